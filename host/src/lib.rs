@@ -1,0 +1,7 @@
+//! Ostrakon's host: one process that runs one shard of a stateful service.
+//!
+//! ARCHITECTURE.md at the top of the repository shows the way of a request and
+//! of a swap through these modules. A module uses those above it, never those
+//! below.
+
+pub mod contract;
