@@ -5,3 +5,5 @@
 //! below.
 
 pub mod contract;
+pub mod digest;
+pub mod settings;
