@@ -5,4 +5,6 @@
 //! below.
 
 pub mod contract;
+pub mod digest;
+pub mod settings;
 pub mod store;
