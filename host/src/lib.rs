@@ -5,3 +5,4 @@
 //! below.
 
 pub mod contract;
+pub mod metrics;
