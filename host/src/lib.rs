@@ -7,4 +7,5 @@
 pub mod contract;
 pub mod digest;
 pub mod settings;
+pub mod metrics;
 pub mod store;
