@@ -8,4 +8,6 @@ pub mod contract;
 pub mod digest;
 pub mod settings;
 pub mod metrics;
+pub mod secrets;
 pub mod store;
+pub mod guest;

@@ -8,34 +8,16 @@ use wasmtime::component::{HasData, ResourceTable};
 use wasmtime::{ResourceLimiter, bail};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
-use super::instance::Export;
 use super::log::GuestLog;
 use super::stdio::LogStream;
 use crate::contract::Request;
-use crate::metrics::Metrics;
+use crate::metrics::{Export, Label, Metrics};
 use crate::secrets::Secrets;
-use crate::store::{self, Migration, Snapshot, Transaction};
+use crate::settings::Settings;
+use crate::store::{Migration, Snapshot, Transaction};
 
 /// The most handles (secrets, streams) that an instance may hold.
 const MAX_HANDLES: usize = 1024;
-
-/// What one instance and one request may take; all inclusive, in bytes unless
-/// said otherwise.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// All memories and tables of an instance.
-    pub max_memory_bytes: usize,
-    /// Headers and body of a reply.
-    pub max_reply_bytes: usize,
-    /// A partition's key, which has at least one byte.
-    pub max_partition_key_bytes: u32,
-    /// Requests after which an instance is replaced.
-    pub max_requests: u64,
-    /// Log lines a second.
-    pub log_lines_per_second: u32,
-    /// What may be stored.
-    pub store: store::Limits,
-}
 
 /// Which shard this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,8 +31,8 @@ pub struct Identity {
 /// What all instances of a guest share.
 #[derive(Debug)]
 pub struct Environment {
-    /// What they may take.
-    pub limits: Limits,
+    /// The runtime's settings: what they may take.
+    pub settings: Arc<Settings>,
     /// Which shard they answer for.
     pub identity: Identity,
     /// The guest's settings: the ConfigMap's keys that are not the host's.
@@ -79,9 +61,16 @@ pub(super) enum Data {
 
 /// A call under way.
 pub(super) struct Call {
-    pub(super) export: Export,
+    /// None while instantiating.
+    pub(super) export: Option<Export>,
     pub(super) request: Option<Arc<Request>>,
     pub(super) data: Data,
+}
+
+impl Call {
+    pub(super) fn none() -> Self {
+        Self { export: None, request: None, data: Data::None }
+    }
 }
 
 /// The data of an instance's wasmtime store.
@@ -104,12 +93,11 @@ impl Context {
         let mut table = ResourceTable::new();
         table.set_max_capacity(MAX_HANDLES);
         let limiter = Limiter {
-            max: environment.limits.max_memory_bytes,
+            max: environment.settings.guest.max_memory,
             used: 0,
             denied: false,
         };
-        let call = Call { export: Export::Instantiate, request: None, data: Data::None };
-        Self { environment, log, call, limiter, table, wasi }
+        Self { environment, log, call: Call::none(), limiter, table, wasi }
     }
 
     /// The current request, where the call is about one.
@@ -120,9 +108,18 @@ impl Context {
         }
     }
 
+    /// Whether the call may see secrets: not where the result must be the same
+    /// always and everywhere.
+    pub(super) fn may_see_secrets(&self) -> bool {
+        matches!(
+            self.call.export,
+            Some(Export::Check | Export::Handle | Export::Gather | Export::Migrate)
+        )
+    }
+
     /// Ends the call: the import is not for this export or target.
     pub(super) fn misused<T>(&self, import: &str) -> wasmtime::Result<T> {
-        let export = self.call.export.name();
+        let export = self.call.export.map_or("start", |export| Export::VALUES[export.index()]);
         let target = match &self.call.data {
             Data::None => "",
             Data::Partition(..) | Data::Transaction(_) => " of a `partition` request",

@@ -20,6 +20,17 @@ const IDLE_TICKS: u32 = 100;
 /// The most stack that a guest's own frames may take, in bytes.
 const MAX_WASM_STACK: usize = 512 << 10;
 
+/// The engine cannot run on this machine.
+#[derive(Debug, thiserror::Error)]
+#[error("guests cannot run on this machine: {0}")]
+pub struct EngineError(String);
+
+impl EngineError {
+    fn new(error: impl std::fmt::Display) -> Self {
+        Self(format!("{error:#}"))
+    }
+}
+
 /// Compiles guests and runs their calls within deadlines. Clones are the same
 /// engine.
 #[derive(Clone)]
@@ -41,7 +52,7 @@ impl Engine {
     ///
     /// # Errors
     /// When this processor or system cannot run it.
-    pub fn new() -> anyhow::Result<Self> {
+    pub fn new() -> Result<Self, EngineError> {
         let mut config = Config::new();
         config
             .wasm_component_model(true)
@@ -49,11 +60,12 @@ impl Engine {
             .epoch_interruption(true)
             .max_wasm_stack(MAX_WASM_STACK)
             .async_stack_size(MAX_WASM_STACK + (512 << 10));
-        let wasmtime = wasmtime::Engine::new(&config)?;
+        let wasmtime = wasmtime::Engine::new(&config).map_err(EngineError::new)?;
         let mut linker = Linker::new(&wasmtime);
-        wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
-        Service::add_to_linker::<_, HasContext>(&mut linker, |context| context)?;
-        let clock = Clock::start(wasmtime.clone())?;
+        wasmtime_wasi::p2::add_to_linker_async(&mut linker).map_err(EngineError::new)?;
+        Service::add_to_linker::<_, HasContext>(&mut linker, |context| context)
+            .map_err(EngineError::new)?;
+        let clock = Clock::start(wasmtime.clone()).map_err(EngineError::new)?;
         Ok(Self { wasmtime, linker: Arc::new(linker), clock })
     }
 

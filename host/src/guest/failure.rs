@@ -21,7 +21,7 @@ pub enum Failure {
     Reply(String),
     /// It routed the request to a partition whose key is empty or too long.
     #[error("the partition key has {0} bytes: give it 1 to {1}")]
-    PartitionKey(usize, u32),
+    PartitionKey(usize, usize),
     /// The data could not be read, or not at this opening of the store.
     #[error("the data cannot be read")]
     Store(#[source] ReadError),

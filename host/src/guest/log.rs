@@ -33,7 +33,7 @@ impl GuestLog {
 
     pub(super) fn write(&self, level: tracing::Level, text: &str) {
         let Some(dropped) = self.admit() else {
-            self.metrics.log_line_dropped();
+            self.metrics.log_lines_dropped(1);
             return;
         };
         let guest = &self.guest;

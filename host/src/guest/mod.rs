@@ -19,8 +19,8 @@ mod stdio;
 
 pub use cache::Cache;
 pub use component::{CompileError, Compiled, LinkError, Linked};
-pub use context::{Environment, Identity, Limits};
-pub use engine::Engine;
+pub use context::{Environment, Identity};
+pub use engine::{Engine, EngineError};
 pub use failure::Failure;
-pub use instance::{Deadlines, ReadData};
-pub use pool::{Guest, Lease};
+pub use instance::ReadData;
+pub use pool::{CheckError, Guest, Lease};

@@ -38,6 +38,17 @@ pub enum WriteError {
     Read(#[from] ReadError),
 }
 
+impl From<&crate::settings::Store> for Limits {
+    fn from(settings: &crate::settings::Store) -> Self {
+        let bytes = |bytes| u32::try_from(bytes).unwrap_or(u32::MAX);
+        Self {
+            max_key_bytes: bytes(settings.max_key_bytes),
+            max_value_bytes: bytes(settings.max_value_bytes),
+            max_partition_bytes: bytes(settings.max_partition_bytes),
+        }
+    }
+}
+
 impl Limits {
     pub(super) fn check(&self, key: &[u8], value: &[u8]) -> Result<(), WriteError> {
         if key.is_empty() || key.len() > self.max_key_bytes as usize {
