@@ -11,3 +11,5 @@ pub mod metrics;
 pub mod secrets;
 pub mod store;
 pub mod guest;
+pub mod lane;
+pub mod service;
