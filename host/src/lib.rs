@@ -7,3 +7,4 @@
 pub mod contract;
 pub mod digest;
 pub mod settings;
+pub mod volume;
