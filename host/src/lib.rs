@@ -6,5 +6,6 @@
 
 pub mod contract;
 pub mod digest;
+pub mod secrets;
 pub mod settings;
 pub mod volume;
