@@ -8,4 +8,5 @@ pub mod contract;
 pub mod digest;
 pub mod secrets;
 pub mod settings;
+pub mod swap;
 pub mod volume;
