@@ -55,14 +55,20 @@ impl Files {
     /// # Errors
     /// Where there is nothing to read, too much, or no two moments alike.
     pub fn read(directory: &Path) -> Result<Self, ReadError> {
+        Self::first_of_tries(|| Self::try_read(directory))
+    }
+
+    /// Tries again on an error, too: what was resolved may since have been
+    /// replaced, and look like missing, empty or anything else.
+    fn first_of_tries(
+        mut try_read: impl FnMut() -> Result<Option<Self>, ReadError>,
+    ) -> Result<Self, ReadError> {
         let mut last = ReadError::Unsteady;
         for _ in 0..TRIES {
-            match Self::try_read(directory) {
+            match try_read() {
                 Ok(Some(files)) => return Ok(files),
                 Ok(None) => last = ReadError::Unsteady,
-                // What was listed is gone: it was replaced between two steps.
-                Err(error) if error.is_missing() => last = error,
-                Err(error) => return Err(error),
+                Err(error) => last = error,
             }
         }
         Err(last)
@@ -140,10 +146,6 @@ impl ReadError {
             self,
             Self::Empty(_) | Self::TooMany(_) | Self::TooLarge(_) | Self::Name(_)
         )
-    }
-
-    fn is_missing(&self) -> bool {
-        matches!(self, Self::Unreadable { source, .. } if source.kind() == io::ErrorKind::NotFound)
     }
 }
 
@@ -251,6 +253,10 @@ mod tests {
 
     use super::*;
 
+    fn is_missing(error: &ReadError) -> bool {
+        matches!(error, ReadError::Unreadable { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+
     fn names(files: &Files) -> Vec<&str> {
         files.contents().keys().map(String::as_str).collect()
     }
@@ -287,14 +293,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path();
         assert!(matches!(Files::read(path), Err(ReadError::Empty(_))));
-        assert!(Files::read(&path.join("nowhere")).unwrap_err().is_missing());
+        assert!(is_missing(&Files::read(&path.join("nowhere")).unwrap_err()));
 
         symlink("..gone", path.join("..data")).unwrap();
-        assert!(Files::read(path).unwrap_err().is_missing());
+        assert!(is_missing(&Files::read(path).unwrap_err()));
         fs::remove_file(path.join("..data")).unwrap();
 
         symlink("gone", path.join("dangling")).unwrap();
-        assert!(Files::read(path).unwrap_err().is_missing());
+        assert!(is_missing(&Files::read(path).unwrap_err()));
         fs::remove_file(path.join("dangling")).unwrap();
 
         fs::write(path.join("a"), vec![0; MAX_BYTES]).unwrap();
@@ -307,6 +313,30 @@ mod tests {
             fs::write(path.join(number.to_string()), "").unwrap();
         }
         assert!(matches!(Files::read(path), Err(ReadError::TooMany(_))));
+    }
+
+    /// The kubelet removes the old directory file by file. A look that resolved
+    /// `..data` just before the rename could find it there, but empty, and told
+    /// of an empty volume in the middle of an update.
+    #[test]
+    fn an_old_directory_found_empty_during_an_update_is_read_again() {
+        let files = Files::new([("a".into(), "1".into())].into());
+        let mut tries = [
+            Err(ReadError::Empty("volume".into())),
+            Ok(None),
+            Ok(Some(files)),
+        ]
+        .into_iter();
+        let read = Files::first_of_tries(|| tries.next().unwrap()).unwrap();
+        assert_eq!(names(&read), ["a"]);
+
+        let mut tries = 0;
+        let never = Files::first_of_tries(|| {
+            tries += 1;
+            Ok(None)
+        });
+        assert!(matches!(never, Err(ReadError::Unsteady)));
+        assert_eq!(tries, TRIES);
     }
 
     #[test]
