@@ -5,3 +5,9 @@
 //! below.
 
 pub mod contract;
+pub mod digest;
+pub mod settings;
+pub mod metrics;
+pub mod secrets;
+pub mod store;
+pub mod guest;

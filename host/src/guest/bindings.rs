@@ -1,0 +1,19 @@
+//! The contract as the host calls and offers it, generated from `wit/`.
+
+#![expect(
+    missing_docs,
+    unreachable_pub,
+    clippy::pedantic,
+    reason = "generated: the documentation is in wit/ostrakon.wit"
+)]
+
+wasmtime::component::bindgen!({
+    path: "../wit",
+    world: "service",
+    imports: { default: trappable },
+    exports: { default: async },
+    with: {
+        "ostrakon:shard/secrets.secret": crate::guest::imports::SecretHandle,
+    },
+    ownership: Borrowing { duplicate_if_necessary: true },
+});

@@ -1,0 +1,138 @@
+//! The guests that have served, in the data directory: components by digest,
+//! and beside them their compiled form.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use wasmtime::component::Component;
+
+use super::engine::Engine;
+use crate::digest::Digest;
+
+/// What a compiled file begins with: then the engine's compatibility hash
+/// (8 bytes), the digest of the code (32 bytes), and the code.
+const MAGIC: &[u8; 8] = b"ostrakn1";
+const HEADER: usize = 8 + 8 + 32;
+
+/// The directory of guests that have served. Its files are as trustworthy as
+/// the data beside them: nothing from a volume gets in but components that
+/// this host compiled itself.
+#[derive(Clone, Debug)]
+pub struct Cache {
+    directory: PathBuf,
+}
+
+impl Cache {
+    /// The cache of a data directory.
+    ///
+    /// # Errors
+    /// When the directory cannot be made.
+    pub fn open(data_directory: &Path) -> io::Result<Self> {
+        let directory = data_directory.join("guests");
+        fs::create_dir_all(&directory)?;
+        Ok(Self { directory })
+    }
+
+    /// A component that was kept; none if it is missing or damaged.
+    pub fn component(&self, digest: &Digest) -> Option<Bytes> {
+        let path = self.path(digest, "wasm");
+        let component = fs::read(&path).ok()?;
+        if Digest::of(&component) != *digest {
+            tracing::warn!(path = %path.display(), "a kept guest is damaged, and not used");
+            return None;
+        }
+        Some(component.into())
+    }
+
+    /// Keeps a component: it is on the disk when this returns.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn keep(&self, digest: &Digest, component: &[u8]) -> io::Result<()> {
+        if self.component(digest).is_some() {
+            return Ok(());
+        }
+        self.write(&self.path(digest, "wasm"), &[component])?;
+        File::open(&self.directory)?.sync_all()
+    }
+
+    /// Removes all guests but these.
+    pub fn prune(&self, kept: &[Digest]) {
+        let kept: Vec<String> = kept.iter().map(ToString::to_string).collect();
+        let Ok(entries) = fs::read_dir(&self.directory) else {
+            return;
+        };
+        for path in entries.flatten().map(|entry| entry.path()) {
+            let stem = path.file_stem().and_then(OsStr::to_str);
+            if !stem.is_some_and(|stem| kept.iter().any(|kept| kept == stem)) {
+                let _ = fs::remove_file(path);
+            }
+        }
+    }
+
+    /// The compiled form of a component for this very engine.
+    #[expect(
+        unsafe_code,
+        reason = "deserialising compiled code trusts it: it is a file that this host wrote into \
+                  its own data directory, whole by its digest, for this engine by its hash"
+    )]
+    pub(super) fn compiled(&self, engine: &Engine, digest: &Digest) -> Option<Component> {
+        let path = self.path(digest, "cwasm");
+        let file = fs::read(&path).ok()?;
+        let (header, code) = file.split_at_checked(HEADER)?;
+        if header != Self::header(engine, code) {
+            return None;
+        }
+        // SAFETY: see the reason above.
+        match unsafe { Component::deserialize(&engine.wasmtime, code) } {
+            Ok(component) => Some(component),
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "a compiled guest is not used");
+                None
+            }
+        }
+    }
+
+    pub(super) fn keep_compiled(&self, engine: &Engine, digest: &Digest, code: &[u8]) {
+        let path = self.path(digest, "cwasm");
+        let header = Self::header(engine, code);
+        if fs::read(&path).is_ok_and(|file| file.starts_with(&header)) {
+            return;
+        }
+        if let Err(error) = self.write(&path, &[&header, code]) {
+            tracing::warn!(path = %path.display(), %error, "a compiled guest cannot be kept");
+        }
+    }
+
+    fn header(engine: &Engine, code: &[u8]) -> [u8; HEADER] {
+        let mut header = [0; HEADER];
+        header[..8].copy_from_slice(MAGIC);
+        header[8..16].copy_from_slice(&engine.compatibility().to_le_bytes());
+        header[16..].copy_from_slice(Digest::of(code).as_bytes());
+        header
+    }
+
+    fn path(&self, digest: &Digest, extension: &str) -> PathBuf {
+        self.directory.join(format!("{digest}.{extension}"))
+    }
+
+    /// Writes a file whole: beside its place first, then renamed into it.
+    fn write(&self, path: &Path, parts: &[&[u8]]) -> io::Result<()> {
+        let mut temporary = path.as_os_str().to_owned();
+        temporary.push(".new");
+        let written = File::create(&temporary).and_then(|mut file| {
+            for part in parts {
+                file.write_all(part)?;
+            }
+            file.sync_all()?;
+            fs::rename(&temporary, path)
+        });
+        if written.is_err() {
+            let _ = fs::remove_file(&temporary);
+        }
+        written
+    }
+}

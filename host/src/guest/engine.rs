@@ -1,0 +1,171 @@
+//! The engine that compiles and runs guests, and its clock.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use wasmtime::Config;
+use wasmtime::component::Linker;
+
+use super::bindings::Service;
+use super::context::{Context, HasContext};
+
+/// How exact a guest's deadline is.
+const TICK: Duration = Duration::from_millis(1);
+
+/// The clock stops after this many ticks without a call.
+const IDLE_TICKS: u32 = 100;
+
+/// The most stack that a guest's own frames may take, in bytes.
+const MAX_WASM_STACK: usize = 512 << 10;
+
+/// The engine cannot run on this machine.
+#[derive(Debug, thiserror::Error)]
+#[error("guests cannot run on this machine: {0}")]
+pub struct EngineError(String);
+
+impl EngineError {
+    fn new(error: impl std::fmt::Display) -> Self {
+        Self(format!("{error:#}"))
+    }
+}
+
+/// Compiles guests and runs their calls within deadlines. Clones are the same
+/// engine.
+#[derive(Clone)]
+pub struct Engine {
+    pub(super) wasmtime: wasmtime::Engine,
+    pub(super) linker: Arc<Linker<Context>>,
+    clock: Arc<Clock>,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Engine").finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    /// An engine for this machine's processor. Its clock is a thread that ends
+    /// with the last clone.
+    ///
+    /// # Errors
+    /// When this processor or system cannot run it.
+    pub fn new() -> Result<Self, EngineError> {
+        let mut config = Config::new();
+        config
+            .wasm_component_model(true)
+            .concurrency_support(false)
+            .epoch_interruption(true)
+            .max_wasm_stack(MAX_WASM_STACK)
+            .async_stack_size(MAX_WASM_STACK + (512 << 10));
+        let wasmtime = wasmtime::Engine::new(&config).map_err(EngineError::new)?;
+        let mut linker = Linker::new(&wasmtime);
+        wasmtime_wasi::p2::add_to_linker_async(&mut linker).map_err(EngineError::new)?;
+        Service::add_to_linker::<_, HasContext>(&mut linker, |context| context)
+            .map_err(EngineError::new)?;
+        let clock = Clock::start(wasmtime.clone()).map_err(EngineError::new)?;
+        Ok(Self { wasmtime, linker: Arc::new(linker), clock })
+    }
+
+    /// The ticks after which a call that starts now has had `deadline`.
+    pub(super) fn ticks(deadline: Duration) -> u64 {
+        let ticks = deadline.as_nanos().div_ceil(TICK.as_nanos());
+        // The tick under way may be almost over.
+        u64::try_from(ticks).unwrap_or(u64::MAX - 1) + 1
+    }
+
+    /// Keeps the clock going for a call, until dropped.
+    pub(super) fn calling(&self) -> Calling<'_> {
+        self.clock.active.fetch_add(1, Ordering::SeqCst);
+        if self.clock.asleep.load(Ordering::SeqCst) {
+            self.clock.thread.unpark();
+        }
+        Calling(&self.clock)
+    }
+
+    /// What compiled code depends on, beside the component: the version of
+    /// wasmtime, its settings and the processor's features.
+    pub(super) fn compatibility(&self) -> u64 {
+        use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+        BuildHasherDefault::<DefaultHasher>::new()
+            .hash_one(self.wasmtime.precompile_compatibility_hash())
+    }
+}
+
+/// A thread that advances the engine's epoch once a [`TICK`] while calls are
+/// made, and sleeps while none are.
+struct Clock {
+    thread: thread::Thread,
+    active: AtomicUsize,
+    asleep: AtomicBool,
+}
+
+/// A call under way.
+pub(super) struct Calling<'a>(&'a Clock);
+
+impl Drop for Calling<'_> {
+    fn drop(&mut self) {
+        self.0.active.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Clock {
+    fn start(engine: wasmtime::Engine) -> std::io::Result<Arc<Self>> {
+        let (sender, receiver) = mpsc::sync_channel::<Weak<Self>>(1);
+        let thread = thread::Builder::new()
+            .name("guest-clock".to_owned())
+            .spawn(move || {
+                if let Ok(clock) = receiver.recv() {
+                    run(&engine, &clock);
+                }
+            })?;
+        let clock = Arc::new(Self {
+            thread: thread.thread().clone(),
+            active: AtomicUsize::new(0),
+            asleep: AtomicBool::new(false),
+        });
+        sender
+            .send(Arc::downgrade(&clock))
+            .expect("the thread waits for its clock");
+        Ok(clock)
+    }
+}
+
+impl Drop for Clock {
+    fn drop(&mut self) {
+        self.thread.unpark();
+    }
+}
+
+/// Runs until the clock is dropped.
+fn run(engine: &wasmtime::Engine, clock: &Weak<Clock>) {
+    let mut idle = 0;
+    while let Some(clock) = clock.upgrade() {
+        if clock.active.load(Ordering::SeqCst) > 0 {
+            idle = 0;
+        } else {
+            idle += 1;
+        }
+        if idle >= IDLE_TICKS {
+            clock.asleep.store(true, Ordering::SeqCst);
+            let still_idle = clock.active.load(Ordering::SeqCst) == 0;
+            let asleep = Arc::downgrade(&clock);
+            drop(clock);
+            // A call or the drop of the clock that came before this parks
+            // leaves the token that ends it at once.
+            if still_idle && asleep.strong_count() > 0 {
+                thread::park();
+            }
+            if let Some(clock) = asleep.upgrade() {
+                clock.asleep.store(false, Ordering::SeqCst);
+            }
+            idle = 0;
+        } else {
+            drop(clock);
+        }
+        thread::sleep(TICK);
+        engine.increment_epoch();
+    }
+}

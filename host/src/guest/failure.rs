@@ -1,0 +1,54 @@
+//! How a call of a guest can fail.
+
+use wasmtime::Trap;
+
+use crate::store::ReadError;
+
+/// Why a guest gave no answer. Nothing that the request wrote is stored.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// It trapped: a panic, an illegal operation, or a misuse of an import.
+    #[error("the guest trapped: {0}")]
+    Trap(String),
+    /// It grew beyond its memory and trapped.
+    #[error("the guest ran out of memory: {0}")]
+    Memory(String),
+    /// It ran longer than it may.
+    #[error("the guest did not answer in time")]
+    Deadline,
+    /// Its answer is not one that can be sent.
+    #[error("the guest's reply cannot be sent: {0}")]
+    Reply(String),
+    /// It routed the request to a partition whose key is empty or too long.
+    #[error("the partition key has {0} bytes: give it 1 to {1}")]
+    PartitionKey(usize, usize),
+    /// The data could not be read, or not at this opening of the store.
+    #[error("the data cannot be read")]
+    Store(#[source] ReadError),
+}
+
+impl Failure {
+    /// Finds the reason in what wasmtime says of a call that ended early.
+    pub(super) fn of(error: wasmtime::Error, memory_denied: bool) -> Self {
+        let error = match error.downcast::<ReadError>() {
+            Ok(error) => return Self::Store(error),
+            Err(error) => error,
+        };
+        let text = match error.downcast_ref::<Trap>() {
+            Some(Trap::Interrupt) => return Self::Deadline,
+            Some(trap) => trap.to_string(),
+            // The first line of the chain is wasm's backtrace.
+            None => error.root_cause().to_string(),
+        };
+        if memory_denied {
+            Self::Memory(text)
+        } else {
+            Self::Trap(text)
+        }
+    }
+
+    /// Whether the instance can be called again.
+    pub(super) fn is_harmless(&self) -> bool {
+        matches!(self, Self::Reply(_) | Self::PartitionKey(..))
+    }
+}

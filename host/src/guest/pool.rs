@@ -1,0 +1,305 @@
+//! A guest that can be called, and its instances.
+
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use super::bindings::ServicePre;
+use super::component::Linked;
+use super::context::{Context, Environment};
+use super::engine::Engine;
+use super::failure::Failure;
+use super::instance::{Instance, ReadData};
+use super::log::GuestLog;
+use crate::contract::{Description, Reply, Request, Route};
+use crate::metrics::DropReason;
+use crate::settings::Settings;
+use crate::store::{Group, Migration, Transaction};
+
+/// The longest name or version that a guest may give itself, in bytes.
+const MAX_NAME: usize = 64;
+
+/// Why a linked component may not serve.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckError {
+    /// It cannot be instantiated.
+    #[error(transparent)]
+    Instantiate(Failure),
+    /// It does not describe itself.
+    #[error(transparent)]
+    Describe(Failure),
+    /// Its description is not within the contract.
+    #[error("{0}")]
+    Description(String),
+    /// Its check failed.
+    #[error(transparent)]
+    Check(Failure),
+    /// Its check said no.
+    #[error("{0}")]
+    Refused(String),
+    /// Its owner function failed or is not one.
+    #[error("{0}")]
+    Owner(String),
+}
+
+/// A guest with its settings in force. Its instances are reused: a new one for
+/// each request would cost many times the call.
+pub struct Guest {
+    engine: Engine,
+    pre: ServicePre<Context>,
+    environment: Arc<Environment>,
+    log: Arc<GuestLog>,
+    description: Description,
+    /// A std mutex: held for a push or a pop.
+    idle: Mutex<Vec<Box<Instance>>>,
+    max_idle: usize,
+}
+
+impl fmt::Debug for Guest {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Guest")
+            .field("description", &self.description)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Guest {
+    /// Instantiates a component with its settings and lets it describe and
+    /// check itself. `label` tells its log lines from another generation's.
+    ///
+    /// # Errors
+    /// When it may not serve.
+    pub async fn check(
+        linked: &Linked,
+        environment: Environment,
+        label: String,
+    ) -> Result<Self, CheckError> {
+        let deadline = environment.settings.guest.check_deadline;
+        let lines = environment.settings.guest.log_lines_per_second;
+        let log = GuestLog::new(label, lines, Arc::clone(&environment.metrics));
+        let (environment, log) = (Arc::new(environment), Arc::new(log));
+        let (engine, pre) = (linked.engine.clone(), linked.pre.clone());
+        let new = Instance::new(
+            &engine,
+            &pre,
+            Arc::clone(&environment),
+            Arc::clone(&log),
+            deadline,
+        );
+        let mut instance = new.await.map_err(CheckError::Instantiate)?;
+        let described = instance.describe(deadline).await;
+        let description = described.map_err(CheckError::Describe)?;
+        if description.name.is_empty()
+            || description.name.len() > MAX_NAME
+            || description.version.len() > MAX_NAME
+        {
+            return Err(CheckError::Description(format!(
+                "`describe` gives a name of {} bytes and a version of {}: a name has 1 to {MAX_NAME}, a version at most {MAX_NAME}",
+                description.name.len(),
+                description.version.len(),
+            )));
+        }
+        let checked = instance.check(deadline).await;
+        checked.map_err(CheckError::Check)?.map_err(CheckError::Refused)?;
+        check_owner(&mut instance, deadline).await?;
+        environment.metrics.instance_created();
+        let workers = thread::available_parallelism().map_or(1, usize::from);
+        Ok(Self {
+            engine,
+            pre,
+            environment,
+            log,
+            description,
+            idle: Mutex::new(vec![Box::new(instance)]),
+            // A worker thread calls one at a time; the lane and slow reads have
+            // theirs.
+            max_idle: 2 * workers + 2,
+        })
+    }
+
+    /// What the guest said of itself.
+    pub fn description(&self) -> &Description {
+        &self.description
+    }
+
+    /// The runtime's settings of its generation.
+    pub fn settings(&self) -> &Arc<Settings> {
+        &self.environment.settings
+    }
+
+    /// An instance to call, until the lease is dropped.
+    ///
+    /// # Errors
+    /// When a new one is needed and cannot be made.
+    pub async fn lease(self: &Arc<Self>) -> Result<Lease, Failure> {
+        let idle = self.idle.lock().expect("no holder of this lock panics").pop();
+        let instance = if let Some(instance) = idle {
+            instance
+        } else {
+            let instance = Instance::new(
+                &self.engine,
+                &self.pre,
+                Arc::clone(&self.environment),
+                Arc::clone(&self.log),
+                self.environment.settings.guest.read_deadline,
+            );
+            let instance = Box::new(instance.await?);
+            self.environment.metrics.instance_created();
+            instance
+        };
+        Ok(Lease { guest: Arc::clone(self), instance: Some(instance), fate: None })
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let idle = self.idle.get_mut().map_or(0, |idle| idle.len());
+        for _ in 0..idle {
+            self.environment.metrics.instance_dropped(DropReason::Generation);
+        }
+    }
+}
+
+/// `owner` must be one before it decides where data lives.
+async fn check_owner(instance: &mut Instance, deadline: Duration) -> Result<(), CheckError> {
+    for (partition, shards) in [(&b"a"[..], 1), (b"ostrakon", 3), (b"\xff\x00", 7)] {
+        let owner = instance.owner(partition, shards, deadline).await;
+        let owner = owner.map_err(|failure| CheckError::Owner(failure.to_string()))?;
+        if owner >= shards {
+            return Err(CheckError::Owner(format!(
+                "`owner` gives shard {owner} of {shards} shards: it must be below their number"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The use of an instance. A call that fails, or is cut off, ends the instance
+/// with the lease.
+pub struct Lease {
+    guest: Arc<Guest>,
+    instance: Option<Box<Instance>>,
+    /// Why the instance is not to be used again.
+    fate: Option<DropReason>,
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Lease").finish_non_exhaustive()
+    }
+}
+
+impl Lease {
+    /// Asks where a request belongs, within `deadline`.
+    ///
+    /// # Errors
+    /// When the guest fails.
+    pub async fn route(&mut self, request: &Request, deadline: Duration) -> Result<Route, Failure> {
+        let routed = self.begin().route(request, deadline).await;
+        self.end(routed.as_ref().err());
+        routed
+    }
+
+    /// Answers a request that only reads, within `deadline`.
+    ///
+    /// # Errors
+    /// When the guest fails.
+    pub async fn read(
+        &mut self,
+        request: &Arc<Request>,
+        data: ReadData,
+        deadline: Duration,
+    ) -> Result<Reply, Failure> {
+        let replied = self.begin().read(request, data, deadline).await;
+        self.end(replied.as_ref().err());
+        replied
+    }
+
+    /// Answers a request that may write, within the write deadline, and gives
+    /// the group back: with its writes if there is a reply that does not ask to
+    /// discard them.
+    pub async fn write(
+        &mut self,
+        request: &Arc<Request>,
+        transaction: Transaction,
+    ) -> (Group, Result<Reply, Failure>) {
+        let deadline = self.guest.settings().guest.write_deadline;
+        let (group, replied) = self.begin().write(request, transaction, deadline).await;
+        self.end(replied.as_ref().err());
+        (group, replied)
+    }
+
+    /// Joins the replies of all shards, given with their ordinals.
+    ///
+    /// # Errors
+    /// When the guest fails.
+    pub async fn gather(
+        &mut self,
+        request: &Arc<Request>,
+        replies: &[(u32, Reply)],
+        deadline: Duration,
+    ) -> Result<Reply, Failure> {
+        let replied = self.begin().gather(request, replies, deadline).await;
+        self.end(replied.as_ref().err());
+        replied
+    }
+
+    /// Migrates the shard from a schema, within the migrate deadline; gives the
+    /// migration back, to be committed or dropped.
+    pub async fn migrate(
+        &mut self,
+        from: u32,
+        migration: Migration,
+    ) -> (Migration, Result<Result<(), String>, Failure>) {
+        let deadline = self.guest.settings().guest.migrate_deadline;
+        let (migration, migrated) = self.begin().migrate(from, migration, deadline).await;
+        self.end(migrated.as_ref().err());
+        (migration, migrated)
+    }
+
+    fn begin(&mut self) -> &mut Instance {
+        // Stands if the call's future is dropped before it ends.
+        self.fate = Some(DropReason::Deadline);
+        self.instance.as_mut().expect("it is there until the lease is dropped")
+    }
+
+    fn end(&mut self, failure: Option<&Failure>) {
+        self.fate = match failure {
+            None => None,
+            Some(failure) if failure.is_harmless() => None,
+            Some(Failure::Deadline) => Some(DropReason::Deadline),
+            Some(Failure::Memory(_)) => Some(DropReason::Memory),
+            Some(_) => Some(DropReason::Trap),
+        };
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let Some(mut instance) = self.instance.take() else {
+            return;
+        };
+        instance.requests += 1;
+        let max_requests = self.guest.settings().guest.max_requests_per_instance;
+        let fate = self.fate.or_else(|| {
+            if instance.requests >= max_requests {
+                Some(DropReason::Requests)
+            } else if instance.has_grown() {
+                Some(DropReason::Memory)
+            } else {
+                None
+            }
+        });
+        if fate.is_none() {
+            let mut idle = self.guest.idle.lock().expect("no holder of this lock panics");
+            if idle.len() < self.guest.max_idle {
+                idle.push(instance);
+                return;
+            }
+        }
+        let reason = fate.unwrap_or(DropReason::Requests);
+        self.guest.environment.metrics.instance_dropped(reason);
+    }
+}

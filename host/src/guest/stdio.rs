@@ -1,0 +1,96 @@
+//! A guest's standard output and error, as lines of the log.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use tokio::io::AsyncWrite;
+use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
+use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
+
+use super::log::GuestLog;
+
+/// The most that is kept of a line before it is written as it is, in bytes.
+const MAX_PENDING: usize = 4 << 10;
+
+/// One of the two streams; clones write to the same line.
+#[derive(Clone)]
+pub(super) struct LogStream {
+    log: Arc<GuestLog>,
+    level: tracing::Level,
+    /// A std mutex: never held over an await.
+    pending: Arc<Mutex<Vec<u8>>>,
+}
+
+impl LogStream {
+    pub(super) fn new(log: Arc<GuestLog>, level: tracing::Level) -> Self {
+        Self { log, level, pending: Arc::default() }
+    }
+
+    fn push(&self, bytes: &[u8]) {
+        let mut pending = self.pending.lock().expect("no holder of this lock panics");
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            pending.extend_from_slice(&piece[..piece.len().min(MAX_PENDING)]);
+            if piece.ends_with(b"\n") || pending.len() >= MAX_PENDING {
+                self.log.write(self.level, &String::from_utf8_lossy(&pending));
+                pending.clear();
+            }
+        }
+    }
+}
+
+impl IsTerminal for LogStream {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdoutStream for LogStream {
+    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
+        Box::new(self.clone())
+    }
+
+    fn p2_stream(&self) -> Box<dyn OutputStream> {
+        Box::new(self.clone())
+    }
+}
+
+impl OutputStream for LogStream {
+    fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        self.push(&bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> StreamResult<()> {
+        Ok(())
+    }
+
+    fn check_write(&mut self) -> StreamResult<usize> {
+        Ok(64 << 10)
+    }
+}
+
+#[wasmtime_wasi::async_trait]
+impl Pollable for LogStream {
+    async fn ready(&mut self) {}
+}
+
+impl AsyncWrite for LogStream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        self.push(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}

@@ -1,0 +1,626 @@
+//! The runtime's settings: the ConfigMap's `ostrakon.toml`, validated as a whole.
+//!
+//! Sizes are written `"8MiB"` or as a number of bytes, durations `"250ms"`. A
+//! missing file, section or field is its default; an unknown one is an error.
+//! All bounds are inclusive.
+
+use std::fmt;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use humantime_serde::re::humantime::format_duration;
+use serde::{Deserialize, Deserializer};
+
+const KIB: usize = 1 << 10;
+const MIB: usize = 1 << 20;
+const GIB: usize = 1 << 30;
+
+/// One consistent set of settings.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Limits on clients.
+    pub http: Http,
+    /// Limits on the guest.
+    pub guest: Guest,
+    /// Limits on the data.
+    pub store: Store,
+    /// Limits on the lane.
+    pub lane: Lane,
+    /// How the shard stops.
+    pub drain: Drain,
+    /// What is logged.
+    pub log: Log,
+}
+
+/// `[http]`: limits on clients.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Http {
+    /// Connections open at once; more wait to be accepted. Default 10,000; 1
+    /// to 1,000,000.
+    pub max_connections: usize,
+    /// The bytes of a request's line and headers. Default 32 KiB; 8 KiB to
+    /// 1 MiB.
+    #[serde(deserialize_with = "size")]
+    pub max_header_bytes: usize,
+    /// The bytes of a request's body. Default 8 MiB; up to 1 GiB, and not
+    /// above `guest.max_memory`.
+    #[serde(deserialize_with = "size")]
+    pub max_body_bytes: usize,
+    /// How long a client may take over a request's headers. Default 10 s; 1 ms
+    /// to 1 h.
+    #[serde(with = "humantime_serde")]
+    pub header_timeout: Duration,
+    /// How long a client may take over a request's body. Default 30 s; 1 ms to
+    /// 1 h.
+    #[serde(with = "humantime_serde")]
+    pub body_timeout: Duration,
+    /// How long a connection may stay open without a request. Default 75 s;
+    /// 1 ms to 24 h.
+    #[serde(with = "humantime_serde")]
+    pub idle_timeout: Duration,
+}
+
+/// `[guest]`: limits on the guest.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Guest {
+    /// The bytes of one instance's linear memory. Default 64 MiB; 1 MiB to
+    /// 4 GiB.
+    #[serde(deserialize_with = "size")]
+    pub max_memory: usize,
+    /// How long a read may hold up others; then it is run again, apart.
+    /// Default 2 ms; 1 ms to `read_deadline`.
+    #[serde(with = "humantime_serde")]
+    pub read_budget: Duration,
+    /// How long a read may run. Default 1 s; 1 ms to 10 min.
+    #[serde(with = "humantime_serde")]
+    pub read_deadline: Duration,
+    /// How long a write may run in the lane, where others wait for it. Default
+    /// 250 ms; 1 ms to 10 min.
+    #[serde(with = "humantime_serde")]
+    pub write_deadline: Duration,
+    /// How long a candidate may take over `describe` and `check`. Default 5 s;
+    /// 1 ms to 10 min.
+    #[serde(with = "humantime_serde")]
+    pub check_deadline: Duration,
+    /// How long a migration may hold the lane. Default 60 s; 1 ms to 24 h.
+    #[serde(with = "humantime_serde")]
+    pub migrate_deadline: Duration,
+    /// The bytes of a reply's headers and body. Default 8 MiB; 1 KiB to 1 GiB,
+    /// and not above `max_memory`.
+    #[serde(deserialize_with = "size")]
+    pub max_reply_bytes: usize,
+    /// After how many requests an instance is dropped. Default 1,000,000; from
+    /// 1.
+    pub max_requests_per_instance: u64,
+    /// How many lines a second one generation may log; more are counted and
+    /// dropped. Default 100; 0 to 1,000,000.
+    pub log_lines_per_second: u32,
+}
+
+/// `[store]`: limits on the data.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Store {
+    /// The bytes of a partition's key. Default 1 KiB; 1 to 64 KiB.
+    #[serde(deserialize_with = "size")]
+    pub max_partition_key_bytes: usize,
+    /// The bytes of an entry's key. Default 1 KiB; 1 to 64 KiB.
+    #[serde(deserialize_with = "size")]
+    pub max_key_bytes: usize,
+    /// The bytes of an entry's value. Default 8 MiB; up to 1 GiB, and not
+    /// above `max_partition_bytes` or `guest.max_memory`.
+    #[serde(deserialize_with = "size")]
+    pub max_value_bytes: usize,
+    /// The bytes of a partition's keys and values together, which bounds what
+    /// moving one costs. Default 16 MiB; 1 KiB to 1 GiB.
+    #[serde(deserialize_with = "size")]
+    pub max_partition_bytes: usize,
+}
+
+/// `[lane]`: limits on the lane.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Lane {
+    /// Write requests that may wait; more are turned away. Default 4,096; 1 to
+    /// 1,000,000.
+    pub max_waiting: usize,
+    /// How long a write request may wait for its turn. Default 10 s; 1 ms to
+    /// 1 h.
+    #[serde(with = "humantime_serde")]
+    pub max_wait: Duration,
+    /// Write requests in one commit. Default 1,024; 1 to 65,536.
+    pub max_group: usize,
+}
+
+/// `[drain]`: how the shard stops.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Drain {
+    /// How long to go on serving after being told to stop, while endpoints are
+    /// taken away. Default 0 s; below `deadline`.
+    #[serde(with = "humantime_serde")]
+    pub serve_for: Duration,
+    /// The time from being told to stop to the exit, `serve_for` included.
+    /// Default 25 s; 1 ms to 1 h.
+    #[serde(with = "humantime_serde")]
+    pub deadline: Duration,
+}
+
+/// `[log]`: what is logged.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// Directives such as `info` or `ostrakon::lane=debug,warn`. Default: what
+    /// the command line says.
+    pub filter: Option<String>,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self {
+            max_connections: 10_000,
+            max_header_bytes: 32 * KIB,
+            max_body_bytes: 8 * MIB,
+            header_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(75),
+        }
+    }
+}
+
+impl Default for Guest {
+    fn default() -> Self {
+        Self {
+            max_memory: 64 * MIB,
+            read_budget: Duration::from_millis(2),
+            read_deadline: Duration::from_secs(1),
+            write_deadline: Duration::from_millis(250),
+            check_deadline: Duration::from_secs(5),
+            migrate_deadline: Duration::from_mins(1),
+            max_reply_bytes: 8 * MIB,
+            max_requests_per_instance: 1_000_000,
+            log_lines_per_second: 100,
+        }
+    }
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self {
+            max_partition_key_bytes: KIB,
+            max_key_bytes: KIB,
+            max_value_bytes: 8 * MIB,
+            max_partition_bytes: 16 * MIB,
+        }
+    }
+}
+
+impl Default for Lane {
+    fn default() -> Self {
+        Self {
+            max_waiting: 4096,
+            max_wait: Duration::from_secs(10),
+            max_group: 1024,
+        }
+    }
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self {
+            serve_for: Duration::ZERO,
+            deadline: Duration::from_secs(25),
+        }
+    }
+}
+
+impl Settings {
+    /// Reads and validates the text of `ostrakon.toml`.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, in one line that names it.
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        let settings: Self = toml::from_str(text).map_err(|error| Error::syntax(text, &error))?;
+        settings.validate()?;
+        Ok(settings)
+    }
+
+    fn validate(&self) -> Result<(), Error> {
+        let Self {
+            http,
+            guest,
+            store,
+            lane,
+            drain,
+            log,
+        } = self;
+
+        count(
+            "http.max_connections",
+            http.max_connections as u64,
+            1,
+            1_000_000,
+        )?;
+        bytes("http.max_header_bytes", http.max_header_bytes, 8 * KIB, MIB)?;
+        bytes("http.max_body_bytes", http.max_body_bytes, 0, GIB)?;
+        time("http.header_timeout", http.header_timeout, HOUR)?;
+        time("http.body_timeout", http.body_timeout, HOUR)?;
+        time("http.idle_timeout", http.idle_timeout, 24 * HOUR)?;
+
+        bytes("guest.max_memory", guest.max_memory, MIB, 4 * GIB)?;
+        time("guest.read_deadline", guest.read_deadline, 10 * MINUTE)?;
+        time("guest.read_budget", guest.read_budget, 10 * MINUTE)?;
+        time("guest.write_deadline", guest.write_deadline, 10 * MINUTE)?;
+        time("guest.check_deadline", guest.check_deadline, 10 * MINUTE)?;
+        time("guest.migrate_deadline", guest.migrate_deadline, 24 * HOUR)?;
+        bytes("guest.max_reply_bytes", guest.max_reply_bytes, KIB, GIB)?;
+        let (name, requests) = (
+            "guest.max_requests_per_instance",
+            guest.max_requests_per_instance,
+        );
+        count(name, requests, 1, i64::MAX as u64)?;
+        count(
+            "guest.log_lines_per_second",
+            guest.log_lines_per_second.into(),
+            0,
+            1_000_000,
+        )?;
+
+        bytes(
+            "store.max_partition_key_bytes",
+            store.max_partition_key_bytes,
+            1,
+            64 * KIB,
+        )?;
+        bytes("store.max_key_bytes", store.max_key_bytes, 1, 64 * KIB)?;
+        bytes("store.max_value_bytes", store.max_value_bytes, 0, GIB)?;
+        bytes(
+            "store.max_partition_bytes",
+            store.max_partition_bytes,
+            KIB,
+            GIB,
+        )?;
+
+        count("lane.max_waiting", lane.max_waiting as u64, 1, 1_000_000)?;
+        time("lane.max_wait", lane.max_wait, HOUR)?;
+        count("lane.max_group", lane.max_group as u64, 1, 65_536)?;
+
+        time("drain.deadline", drain.deadline, HOUR)?;
+
+        let budget = ("guest.read_budget", Value::Time(guest.read_budget));
+        let deadline = ("guest.read_deadline", Value::Time(guest.read_deadline));
+        let memory = ("guest.max_memory", Value::Size(guest.max_memory));
+        let body = ("http.max_body_bytes", Value::Size(http.max_body_bytes));
+        let reply = ("guest.max_reply_bytes", Value::Size(guest.max_reply_bytes));
+        let value = ("store.max_value_bytes", Value::Size(store.max_value_bytes));
+        let partition = (
+            "store.max_partition_bytes",
+            Value::Size(store.max_partition_bytes),
+        );
+        at_most(budget, deadline)?;
+        // What a guest is given or gives has to fit into its memory.
+        at_most(body, memory)?;
+        at_most(reply, memory)?;
+        at_most(value, memory)?;
+        at_most(value, partition)?;
+        if drain.serve_for >= drain.deadline {
+            return Err(Error::NoTimeToDrain {
+                serve_for: Value::Time(drain.serve_for),
+                deadline: Value::Time(drain.deadline),
+            });
+        }
+        if let Some(filter) = &log.filter {
+            tracing_subscriber::EnvFilter::try_new(filter).map_err(|source| Error::Filter {
+                filter: filter.clone(),
+                source,
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// Why settings were not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The text is not TOML, or holds something that is not a setting.
+    #[error("ostrakon.toml, line {line}: {message}")]
+    Syntax {
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong there, in one line.
+        message: String,
+    },
+    /// A value is outside its bounds.
+    #[error("{name} is {value}; it must be {least} to {most}")]
+    OutOfRange {
+        /// The setting.
+        name: &'static str,
+        /// The value given.
+        value: Value,
+        /// The least value allowed.
+        least: Value,
+        /// The greatest value allowed.
+        most: Value,
+    },
+    /// Two values contradict each other.
+    #[error("{name} is {value}; it must not be above {other}, which is {bound}")]
+    Conflict {
+        /// The setting that is too great.
+        name: &'static str,
+        /// The value in force for it.
+        value: Value,
+        /// The setting that bounds it.
+        other: &'static str,
+        /// The value in force for that one.
+        bound: Value,
+    },
+    /// The drain would end before it begins.
+    #[error("drain.serve_for is {serve_for}; it must be below drain.deadline, which is {deadline}")]
+    NoTimeToDrain {
+        /// `drain.serve_for`.
+        serve_for: Value,
+        /// `drain.deadline`.
+        deadline: Value,
+    },
+    /// The log filter cannot be read.
+    #[error(
+        "log.filter is {filter:?}; write directives such as \"info\" or \"ostrakon::lane=debug,warn\""
+    )]
+    Filter {
+        /// The filter given.
+        filter: String,
+        /// What is wrong with it.
+        #[source]
+        source: tracing_subscriber::filter::ParseError,
+    },
+}
+
+impl Error {
+    /// Turns the parser's several lines with a picture into one line of a log.
+    fn syntax(text: &str, error: &toml::de::Error) -> Self {
+        let start = error.span().map_or(0, |span| span.start.min(text.len()));
+        let line = 1 + text.as_bytes()[..start]
+            .iter()
+            .filter(|&&byte| byte == b'\n')
+            .count();
+        Self::Syntax {
+            line,
+            message: error.message().replace('\n', " "),
+        }
+    }
+}
+
+/// A value in an error, as people write it.
+#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
+pub enum Value {
+    /// A number of things.
+    Count(u64),
+    /// A number of bytes.
+    Size(usize),
+    /// A duration.
+    Time(Duration),
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Count(count) => write!(f, "{count}"),
+            Self::Time(time) => write!(f, "{}", format_duration(time)),
+            // Exact, so that a value just outside a bound is not shown as the bound.
+            Self::Size(size) if size > 0 && size % GIB == 0 => write!(f, "{}GiB", size / GIB),
+            Self::Size(size) if size > 0 && size % MIB == 0 => write!(f, "{}MiB", size / MIB),
+            Self::Size(size) if size > 0 && size % KIB == 0 => write!(f, "{}KiB", size / KIB),
+            Self::Size(size) => write!(f, "{size} bytes"),
+        }
+    }
+}
+
+const MINUTE: Duration = Duration::from_mins(1);
+const HOUR: Duration = Duration::from_hours(1);
+
+fn count(name: &'static str, value: u64, least: u64, most: u64) -> Result<(), Error> {
+    within(
+        name,
+        Value::Count(value),
+        Value::Count(least),
+        Value::Count(most),
+    )
+}
+
+fn bytes(name: &'static str, value: usize, least: usize, most: usize) -> Result<(), Error> {
+    within(
+        name,
+        Value::Size(value),
+        Value::Size(least),
+        Value::Size(most),
+    )
+}
+
+fn time(name: &'static str, value: Duration, most: Duration) -> Result<(), Error> {
+    within(
+        name,
+        Value::Time(value),
+        Value::Time(Duration::from_millis(1)),
+        Value::Time(most),
+    )
+}
+
+fn within(name: &'static str, value: Value, least: Value, most: Value) -> Result<(), Error> {
+    if (least..=most).contains(&value) {
+        Ok(())
+    } else {
+        Err(Error::OutOfRange {
+            name,
+            value,
+            least,
+            most,
+        })
+    }
+}
+
+type Named = (&'static str, Value);
+
+fn at_most((name, value): Named, (other, bound): Named) -> Result<(), Error> {
+    if value <= bound {
+        Ok(())
+    } else {
+        Err(Error::Conflict {
+            name,
+            value,
+            other,
+            bound,
+        })
+    }
+}
+
+fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
+    let size = ByteSize::deserialize(deserializer)?;
+    usize::try_from(size.as_u64()).map_err(serde::de::Error::custom)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The table that users are given.
+    const DEFAULTS: &str = r#"
+        [http]
+        max_connections = 10000
+        max_header_bytes = "32KiB"
+        max_body_bytes = "8MiB"
+        header_timeout = "10s"
+        body_timeout = "30s"
+        idle_timeout = "75s"
+
+        [guest]
+        max_memory = "64MiB"
+        read_budget = "2ms"
+        read_deadline = "1s"
+        write_deadline = "250ms"
+        check_deadline = "5s"
+        migrate_deadline = "60s"
+        max_reply_bytes = "8MiB"
+        max_requests_per_instance = 1000000
+        log_lines_per_second = 100
+
+        [store]
+        max_partition_key_bytes = 1024
+        max_key_bytes = 1024
+        max_value_bytes = "8MiB"
+        max_partition_bytes = "16MiB"
+
+        [lane]
+        max_waiting = 4096
+        max_wait = "10s"
+        max_group = 1024
+
+        [drain]
+        serve_for = "0s"
+        deadline = "25s"
+
+        [log]
+    "#;
+
+    #[track_caller]
+    fn refused(text: &str, expected: &str) {
+        let message = Settings::parse(text)
+            .expect_err("must be refused")
+            .to_string();
+        assert_eq!(message, expected);
+    }
+
+    #[test]
+    fn the_documented_defaults_are_the_defaults() {
+        assert_eq!(Settings::parse(DEFAULTS).unwrap(), Settings::default());
+        assert_eq!(Settings::parse("").unwrap(), Settings::default());
+    }
+
+    #[test]
+    fn sizes_are_text_or_bytes_and_times_are_text() {
+        let settings = Settings::parse(
+            "http.max_body_bytes = '2MiB'\nstore.max_value_bytes = 4096\n\
+             guest.read_deadline = '1m 30s'\nlog.filter = 'ostrakon=debug,warn'",
+        )
+        .unwrap();
+        assert_eq!(settings.http.max_body_bytes, 2 << 20);
+        assert_eq!(settings.store.max_value_bytes, 4096);
+        assert_eq!(settings.guest.read_deadline, Duration::from_secs(90));
+        assert_eq!(settings.log.filter.as_deref(), Some("ostrakon=debug,warn"));
+    }
+
+    #[test]
+    fn an_unknown_field_or_section_is_named_with_its_line() {
+        refused(
+            "[lane]\nmax_wait = '1s'\nmax_wiat = '2s'\n",
+            "ostrakon.toml, line 3: unknown field `max_wiat`, expected one of `max_waiting`, `max_wait`, `max_group`",
+        );
+        refused(
+            "[lanes]\n",
+            "ostrakon.toml, line 1: unknown field `lanes`, expected one of `http`, `guest`, `store`, `lane`, `drain`, `log`",
+        );
+    }
+
+    #[test]
+    fn what_is_not_toml_is_one_line() {
+        let message = Settings::parse("a = 1\n= 2")
+            .expect_err("must be refused")
+            .to_string();
+        assert!(message.starts_with("ostrakon.toml, line 2: "), "{message}");
+        assert!(!message.contains('\n'), "{message}");
+    }
+
+    #[test]
+    fn a_value_outside_its_bounds_is_shown_with_them() {
+        refused(
+            "http.max_connections = 0",
+            "http.max_connections is 0; it must be 1 to 1000000",
+        );
+        refused(
+            "http.max_header_bytes = 8191",
+            "http.max_header_bytes is 8191 bytes; it must be 8KiB to 1MiB",
+        );
+        refused(
+            "lane.max_wait = '2h'",
+            "lane.max_wait is 2h; it must be 1ms to 1h",
+        );
+        refused(
+            "lane.max_wait = '0s'",
+            "lane.max_wait is 0s; it must be 1ms to 1h",
+        );
+        refused(
+            "guest.max_memory = '8GiB'",
+            "guest.max_memory is 8GiB; it must be 1MiB to 4GiB",
+        );
+    }
+
+    #[test]
+    fn values_that_contradict_each_other_are_both_shown() {
+        refused(
+            "guest.read_budget = '2s'",
+            "guest.read_budget is 2s; it must not be above guest.read_deadline, which is 1s",
+        );
+        refused(
+            "store.max_value_bytes = '32MiB'",
+            "store.max_value_bytes is 32MiB; it must not be above store.max_partition_bytes, which is 16MiB",
+        );
+        refused(
+            "guest.max_memory = '4MiB'",
+            "http.max_body_bytes is 8MiB; it must not be above guest.max_memory, which is 4MiB",
+        );
+        refused(
+            "drain.serve_for = '25s'",
+            "drain.serve_for is 25s; it must be below drain.deadline, which is 25s",
+        );
+    }
+
+    #[test]
+    fn a_log_filter_that_cannot_be_read_is_refused() {
+        refused(
+            "log.filter = 'ostrakon=loud=x'",
+            "log.filter is \"ostrakon=loud=x\"; write directives such as \"info\" or \"ostrakon::lane=debug,warn\"",
+        );
+    }
+}

@@ -1,0 +1,149 @@
+//! What the store asks of a disk: the seam where a test puts its faults.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// A file of bytes.
+pub trait Disk: std::fmt::Debug + Send + Sync + 'static {
+    /// The file's length in bytes.
+    ///
+    /// # Errors
+    /// Whatever the file system says.
+    fn len(&self) -> io::Result<u64>;
+
+    /// Whether the file has no bytes.
+    ///
+    /// # Errors
+    /// As [`Disk::len`].
+    fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()? == 0)
+    }
+
+    /// Fills `out` from `offset` on.
+    ///
+    /// # Errors
+    /// Also when the file ends before `out` is full.
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()>;
+
+    /// Makes the file `len` bytes long; new bytes are zero and their space is
+    /// taken on the disk, so that later writes into it find room.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::StorageFull`] when there is no space; the length is
+    /// then as before.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+
+    /// Returns when all writes so far are on the disk.
+    ///
+    /// # Errors
+    /// Nothing is known of the writes since the last sync.
+    fn sync(&self) -> io::Result<()>;
+
+    /// Writes `data` at `offset`.
+    ///
+    /// # Errors
+    /// The bytes there are then unknown.
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()>;
+}
+
+/// A real file.
+#[derive(Debug)]
+pub struct FileDisk(File);
+
+impl FileDisk {
+    /// A disk in an open file.
+    pub fn new(file: File) -> Self {
+        Self(file)
+    }
+}
+
+impl Disk for FileDisk {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.read_exact_at(out, offset)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let now = self.len()?;
+        if len > now {
+            reserve(&self.0, now, len - now)?;
+        }
+        self.0.set_len(len)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write_all_at(data, offset)
+    }
+}
+
+/// Takes the space without changing the length. A file system that cannot do
+/// so finds out at the write.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn reserve(file: &File, offset: u64, len: u64) -> io::Result<()> {
+    use rustix::fs::{FallocateFlags, fallocate};
+    match fallocate(file, FallocateFlags::KEEP_SIZE, offset, len) {
+        Err(error) if error == rustix::io::Errno::OPNOTSUPP => Ok(()),
+        done => Ok(done?),
+    }
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn reserve(_: &File, _: u64, _: u64) -> io::Result<()> {
+    Ok(())
+}
+
+/// A disk as redb uses it, that can be shut: after a failed commit the store
+/// opens the file anew, and what is left of the old opening must not write.
+#[derive(Debug)]
+pub(super) struct Backend {
+    disk: Box<dyn Disk>,
+    shut: Arc<AtomicBool>,
+}
+
+impl Backend {
+    pub(super) fn new(disk: Box<dyn Disk>, shut: Arc<AtomicBool>) -> Self {
+        Self { disk, shut }
+    }
+
+    fn writable(&self) -> io::Result<()> {
+        if self.shut.load(Ordering::Acquire) {
+            return Err(io::Error::other("the file was opened anew after a failed commit"));
+        }
+        Ok(())
+    }
+}
+
+impl redb::StorageBackend for Backend {
+    fn len(&self) -> io::Result<u64> {
+        self.disk.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.disk.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.writable()?;
+        self.disk.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.writable()?;
+        self.disk.sync()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.writable()?;
+        self.disk.write(offset, data)
+    }
+}

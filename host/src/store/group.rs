@@ -1,0 +1,325 @@
+//! The writes of one group of requests, on top of a snapshot, before they are
+//! committed together.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
+use std::sync::Arc;
+
+use super::snapshot::{Entry, Page, PageBuilder, ReadError, Snapshot};
+
+/// What a write may not exceed; all inclusive, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// An entry's key, which has at least one byte.
+    pub max_key_bytes: u32,
+    /// An entry's value.
+    pub max_value_bytes: u32,
+    /// All keys and values of a partition.
+    pub max_partition_bytes: u32,
+}
+
+/// Why an entry was not written.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// The key is empty or longer than this.
+    #[error("the key is empty or longer than {0} bytes")]
+    KeySize(u32),
+    /// The value is longer than this.
+    #[error("the value is longer than {0} bytes")]
+    ValueSize(u32),
+    /// The partition would hold more than this.
+    #[error("the partition would hold more than {0} bytes")]
+    PartitionFull(u32),
+    /// The partition did not exist when the migration began.
+    #[error("there was no such partition when the migration began")]
+    NoSuchPartition,
+    /// What is there could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+impl From<&crate::settings::Store> for Limits {
+    fn from(settings: &crate::settings::Store) -> Self {
+        let bytes = |bytes| u32::try_from(bytes).unwrap_or(u32::MAX);
+        Self {
+            max_key_bytes: bytes(settings.max_key_bytes),
+            max_value_bytes: bytes(settings.max_value_bytes),
+            max_partition_bytes: bytes(settings.max_partition_bytes),
+        }
+    }
+}
+
+impl Limits {
+    pub(super) fn check(&self, key: &[u8], value: &[u8]) -> Result<(), WriteError> {
+        if key.is_empty() || key.len() > self.max_key_bytes as usize {
+            return Err(WriteError::KeySize(self.max_key_bytes));
+        }
+        if value.len() > self.max_value_bytes as usize {
+            return Err(WriteError::ValueSize(self.max_value_bytes));
+        }
+        Ok(())
+    }
+}
+
+/// Entries set (some) or deleted (none).
+type Changes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
+
+/// Bytes of keys and values, and the number of entries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Size {
+    pub(super) bytes: u64,
+    pub(super) entries: u64,
+}
+
+impl Size {
+    pub(super) fn of((bytes, entries): (u64, u64)) -> Self {
+        Self { bytes, entries }
+    }
+
+    /// The size once `key` has `new` in place of `old` (none: no entry).
+    pub(super) fn with(self, key: usize, old: Option<usize>, new: Option<usize>) -> Self {
+        let mut size = self;
+        if let Some(old) = old {
+            size.bytes -= (key + old) as u64;
+            size.entries -= 1;
+        }
+        if let Some(new) = new {
+            size.bytes += (key + new) as u64;
+            size.entries += 1;
+        }
+        size
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Pending {
+    pub(super) changes: Changes,
+    pub(super) size: Size,
+}
+
+/// What the requests of a group have written so far.
+#[derive(Debug)]
+pub struct Group {
+    base: Arc<Snapshot>,
+    pub(super) partitions: HashMap<Vec<u8>, Pending>,
+}
+
+impl Group {
+    /// An empty group on top of a snapshot.
+    pub fn new(base: Arc<Snapshot>) -> Self {
+        Self { base, partitions: HashMap::new() }
+    }
+
+    /// Whether nothing was written.
+    pub fn is_empty(&self) -> bool {
+        self.partitions.is_empty()
+    }
+
+    /// Begins one request's transaction on its partition.
+    pub fn begin(self, partition: Vec<u8>, limits: Limits) -> Transaction {
+        Transaction { group: self, partition, limits, changes: Changes::new(), size: None }
+    }
+}
+
+/// One request's reads and writes on its partition, on top of all writes of the
+/// group before it.
+#[derive(Debug)]
+pub struct Transaction {
+    group: Group,
+    partition: Vec<u8>,
+    limits: Limits,
+    changes: Changes,
+    /// The partition's size with `changes`; none until the first write.
+    size: Option<Size>,
+}
+
+impl Transaction {
+    /// The value of a key.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, ReadError> {
+        match self.changed(key) {
+            Some(change) => Ok(change.clone()),
+            None => self.group.base.get(&self.partition, key),
+        }
+    }
+
+    /// Stores a value under a key.
+    ///
+    /// # Errors
+    /// When a limit would be passed or the disk fails; nothing is written then.
+    pub fn set(&mut self, key: Vec<u8>, value: Vec<u8>) -> Result<(), WriteError> {
+        self.limits.check(&key, &value)?;
+        let (_, size) = self.replaced(&key, Some(value.len()))?;
+        if size.bytes > u64::from(self.limits.max_partition_bytes) {
+            return Err(WriteError::PartitionFull(self.limits.max_partition_bytes));
+        }
+        self.size = Some(size);
+        self.changes.insert(key, Some(value));
+        Ok(())
+    }
+
+    /// Stores several entries, the last of one key counting: all or none.
+    ///
+    /// # Errors
+    /// As [`Transaction::set`].
+    pub fn set_many(&mut self, entries: Vec<Entry>) -> Result<(), WriteError> {
+        let size = self.size;
+        let mut undo = Vec::with_capacity(entries.len());
+        for (key, value) in entries {
+            let before = self.changes.get(&key).cloned();
+            match self.set(key.clone(), value) {
+                Ok(()) => undo.push((key, before)),
+                Err(error) => {
+                    for (key, before) in undo.into_iter().rev() {
+                        match before {
+                            Some(change) => self.changes.insert(key, change),
+                            None => self.changes.remove(&key),
+                        };
+                    }
+                    self.size = size;
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes an entry; says whether there was one.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn delete(&mut self, key: Vec<u8>) -> Result<bool, ReadError> {
+        let (old, size) = self.replaced(&key, None)?;
+        if old.is_some() {
+            self.size = Some(size);
+            self.changes.insert(key, None);
+        }
+        Ok(old.is_some())
+    }
+
+    /// Entries from `start` (included) to `end` (left out), backwards when
+    /// `reverse`, at most `limit` and [`super::PAGE_BYTES`].
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn scan(
+        &self,
+        start: Option<&[u8]>,
+        end: Option<&[u8]>,
+        reverse: bool,
+        limit: usize,
+    ) -> Result<Page<Entry>, ReadError> {
+        let mut page = PageBuilder::new(limit);
+        if let (Some(start), Some(end)) = (start, end)
+            && end <= start
+        {
+            return Ok(page.finish());
+        }
+        let changes = self.changes_between(start, end);
+        let mut changes: Box<dyn Iterator<Item = _>> = if reverse {
+            Box::new(changes.into_iter().rev())
+        } else {
+            Box::new(changes.into_iter())
+        };
+        let mut next = changes.next();
+        let mut full = false;
+        let mut push = |page: &mut PageBuilder<Entry>, key: &[u8], value: &[u8]| {
+            full = !page.push(key.len() + value.len(), || (key.to_vec(), value.to_vec()));
+            !full
+        };
+        self.group.base.visit(&self.partition, start, end, reverse, |key, value| {
+            while let Some((changed, change)) = next {
+                if changed == key || (changed > key) != reverse {
+                    break;
+                }
+                next = changes.next();
+                if let Some(value) = change
+                    && !push(&mut page, changed, value)
+                {
+                    return false;
+                }
+            }
+            match next {
+                Some((changed, change)) if changed == key => {
+                    next = changes.next();
+                    change.is_none_or(|value| push(&mut page, key, value))
+                }
+                _ => push(&mut page, key, value),
+            }
+        })?;
+        if !full {
+            for (key, change) in next.into_iter().chain(changes) {
+                if let Some(value) = change
+                    && !page.push(key.len() + value.len(), || (key.to_vec(), value.to_vec()))
+                {
+                    break;
+                }
+            }
+        }
+        Ok(page.finish())
+    }
+
+    /// Ends the transaction: its writes are the group's.
+    pub fn commit(mut self) -> Group {
+        if let Some(size) = self.size {
+            let pending = self.group.partitions.entry(self.partition).or_default();
+            pending.changes.append(&mut self.changes);
+            pending.size = size;
+        }
+        self.group
+    }
+
+    /// Ends the transaction: its writes are dropped.
+    pub fn discard(self) -> Group {
+        self.group
+    }
+
+    fn pending(&self) -> Option<&Pending> {
+        self.group.partitions.get(&self.partition)
+    }
+
+    fn changed(&self, key: &[u8]) -> Option<&Option<Vec<u8>>> {
+        let pending = || self.pending()?.changes.get(key);
+        self.changes.get(key).or_else(pending)
+    }
+
+    /// The changes of the group and of this request in a range, in key order.
+    fn changes_between(
+        &self,
+        start: Option<&[u8]>,
+        end: Option<&[u8]>,
+    ) -> BTreeMap<&[u8], Option<&[u8]>> {
+        let range = (
+            start.map_or(Bound::Unbounded, Bound::Included),
+            end.map_or(Bound::Unbounded, Bound::Excluded),
+        );
+        let pending = self.pending().map(|pending| pending.changes.range::<[u8], _>(range));
+        pending
+            .into_iter()
+            .flatten()
+            .chain(self.changes.range::<[u8], _>(range))
+            .map(|(key, change)| (key.as_slice(), change.as_deref()))
+            .collect()
+    }
+
+    /// The length of what is under a key, and the partition's size once
+    /// something of length `new` (none: nothing) is.
+    fn replaced(
+        &self,
+        key: &[u8],
+        new: Option<usize>,
+    ) -> Result<(Option<usize>, Size), ReadError> {
+        let old = match self.changed(key) {
+            Some(change) => change.as_ref().map(Vec::len),
+            None => self.group.base.length(&self.partition, key)?,
+        };
+        let size = match (self.size, self.pending()) {
+            (Some(size), _) => size,
+            (None, Some(pending)) => pending.size,
+            (None, None) => Size::of(self.group.base.size(&self.partition)?),
+        };
+        Ok((old, size.with(key.len(), old, new)))
+    }
+}

@@ -1,0 +1,184 @@
+//! A guest's rewrite of the whole shard, in one transaction.
+
+use std::sync::Arc;
+
+use redb::{ReadableTable, WriteTransaction};
+
+use super::group::{Limits, Size, WriteError};
+use super::snapshot::{self, Page, PartitionPage, Position, ReadError, Snapshot};
+use super::{ENTRIES, SIZES, SMALL};
+
+/// An open migration: reads see its own writes; dropping it undoes them all.
+pub struct Migration {
+    pub(super) transaction: WriteTransaction,
+    base: Arc<Snapshot>,
+    limits: Limits,
+    /// The partition written last, and its size: a migration goes through
+    /// partitions in order, so one is enough.
+    current: Option<(Vec<u8>, Size)>,
+}
+
+impl std::fmt::Debug for Migration {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Migration").finish_non_exhaustive()
+    }
+}
+
+impl Migration {
+    pub(super) fn new(transaction: WriteTransaction, base: Arc<Snapshot>, limits: Limits) -> Self {
+        Self { transaction, base, limits, current: None }
+    }
+
+    /// As [`Snapshot::partitions`].
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn partitions(
+        &self,
+        start: Option<&[u8]>,
+        end: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<PartitionPage, ReadError> {
+        let table = self.transaction.open_table(ENTRIES).map_err(storage)?;
+        snapshot::partitions(&table, start, end, limit)
+    }
+
+    /// As [`Snapshot::scan`].
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn scan(
+        &self,
+        after: Option<(&[u8], &[u8])>,
+        limit: usize,
+    ) -> Result<Page<(Position, Vec<u8>)>, ReadError> {
+        let table = self.transaction.open_table(ENTRIES).map_err(storage)?;
+        snapshot::scan(&table, after, limit)
+    }
+
+    /// The value of a key in a partition.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn get(&self, partition: &[u8], key: &[u8]) -> Result<Option<Vec<u8>>, ReadError> {
+        let table = self.transaction.open_table(ENTRIES).map_err(storage)?;
+        Ok(table.get((partition, key))?.map(|value| value.value().to_vec()))
+    }
+
+    /// Stores several entries in partitions that the shard had when the
+    /// migration began: all or none.
+    ///
+    /// # Errors
+    /// When a limit would be passed, a partition is new, or the disk fails.
+    pub fn set_many(&mut self, entries: &[(Position, Vec<u8>)]) -> Result<(), WriteError> {
+        let mut undo = Vec::with_capacity(entries.len());
+        for ((partition, key), value) in entries {
+            let set = self.limits.check(key, value).and_then(|()| {
+                if self.base.is_partition(partition)? {
+                    self.put(partition, key, Some(value))
+                } else {
+                    Err(WriteError::NoSuchPartition)
+                }
+            });
+            match set {
+                Ok(old) => undo.push((partition, key, old)),
+                Err(error) => {
+                    for (partition, key, old) in undo.into_iter().rev() {
+                        self.put(partition, key, old.as_deref())?;
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes several entries; says how many there were.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn delete_many(&mut self, positions: &[Position]) -> Result<u32, WriteError> {
+        let mut count = 0;
+        for (partition, key) in positions {
+            count += u32::from(self.put(partition, key, None)?.is_some());
+        }
+        Ok(count)
+    }
+
+    /// Puts a value under a key, or none; gives what was there.
+    fn put(
+        &mut self,
+        partition: &[u8],
+        key: &[u8],
+        value: Option<&[u8]>,
+    ) -> Result<Option<Vec<u8>>, WriteError> {
+        let size = self.size(partition)?;
+        let mut table = self.transaction.open_table(ENTRIES).map_err(storage)?;
+        let old = table
+            .get((partition, key))
+            .map_err(ReadError)?
+            .map(|old| old.value().to_vec());
+        let size = size.with(key.len(), old.as_ref().map(Vec::len), value.map(<[u8]>::len));
+        if value.is_some() && size.bytes > u64::from(self.limits.max_partition_bytes) {
+            return Err(WriteError::PartitionFull(self.limits.max_partition_bytes));
+        }
+        match value {
+            Some(value) => table.insert((partition, key), value),
+            None => table.remove((partition, key)),
+        }
+        .map_err(ReadError)?;
+        self.current = Some((partition.to_vec(), size));
+        Ok(old)
+    }
+
+    fn size(&mut self, partition: &[u8]) -> Result<Size, ReadError> {
+        match &self.current {
+            Some((current, size)) if current == partition => return Ok(*size),
+            _ => self.flush()?,
+        }
+        let sizes = self.transaction.open_table(SIZES).map_err(storage)?;
+        if let Some(size) = sizes.get(partition)? {
+            return Ok(Size::of(size.value()));
+        }
+        let table = self.transaction.open_table(ENTRIES).map_err(storage)?;
+        let successor = snapshot::successor(partition);
+        let mut size = Size::default();
+        for entry in table.range((partition, &[][..])..(successor.as_slice(), &[][..]))? {
+            let (position, value) = entry?;
+            size = size.with(position.value().1.len(), None, Some(value.value().len()));
+        }
+        Ok(size)
+    }
+
+    /// Writes the row of the current partition's size.
+    pub(super) fn flush(&mut self) -> Result<(), ReadError> {
+        let Some((partition, size)) = self.current.take() else {
+            return Ok(());
+        };
+        let mut sizes = self.transaction.open_table(SIZES).map_err(storage)?;
+        record_size(&mut sizes, &partition, size)
+    }
+}
+
+/// Keeps the rule of `sizes`: a row for each partition of more than [`SMALL`]
+/// entries, and for no other.
+pub(super) fn record_size(
+    sizes: &mut redb::Table<'_, &'static [u8], (u64, u64)>,
+    partition: &[u8],
+    size: Size,
+) -> Result<(), ReadError> {
+    if size.entries > SMALL {
+        sizes.insert(partition, (size.bytes, size.entries))?;
+    } else {
+        sizes.remove(partition)?;
+    }
+    Ok(())
+}
+
+pub(super) fn storage(error: redb::TableError) -> ReadError {
+    match error {
+        redb::TableError::Storage(error) => ReadError(error),
+        // The tables are made when the file is, and only this module opens them.
+        other => ReadError(redb::StorageError::Corrupted(other.to_string())),
+    }
+}

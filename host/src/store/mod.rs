@@ -1,0 +1,41 @@
+//! The shard's data: partitions of ordered entries in one redb file.
+//!
+//! [`Snapshot`] is what readers see, [`Group`] and [`Transaction`] are what the
+//! lane builds on top of one, and [`Store::commit`] makes a group durable and
+//! gives the next snapshot. This module is the only one that names redb.
+//!
+//! # The file's layout, version 1
+//!
+//! | table | key | value |
+//! | --- | --- | --- |
+//! | `entries` | (partition key, entry key) | the value |
+//! | `sizes` | partition key | (bytes of keys and values, entries), for each partition of more than [`SMALL`] entries |
+//! | `meta` | `layout`, `schema`, `generation` | little-endian u32; little-endian u32; the caller's bytes |
+
+mod disk;
+mod file;
+mod group;
+mod migration;
+mod snapshot;
+
+#[cfg(test)]
+mod tests;
+
+pub use disk::{Disk, FileDisk};
+pub use file::{CommitError, OpenError, Options, Record, Store};
+pub use group::{Group, Limits, Transaction, WriteError};
+pub use migration::Migration;
+pub use snapshot::{Entry, Page, PartitionPage, Position, ReadError, Snapshot};
+
+use redb::TableDefinition;
+
+/// A partition with at most this many entries has no row in `sizes`: counting
+/// it anew is cheaper than writing a second tree with each small partition.
+pub const SMALL: u64 = 32;
+
+/// The most bytes of keys and values in one page of a scan.
+pub const PAGE_BYTES: usize = 1 << 20;
+
+const ENTRIES: TableDefinition<'_, (&[u8], &[u8]), &[u8]> = TableDefinition::new("entries");
+const SIZES: TableDefinition<'_, &[u8], (u64, u64)> = TableDefinition::new("sizes");
+const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");

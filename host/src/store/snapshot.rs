@@ -1,0 +1,278 @@
+//! A read view of the last durable commit.
+
+use std::ops::Bound;
+
+use redb::{ReadOnlyTable, ReadableTable, ReadableTableMetadata};
+
+use super::PAGE_BYTES;
+
+/// One entry of a partition: key and value.
+pub type Entry = (Vec<u8>, Vec<u8>);
+
+/// Some entries in a scan's order, and whether more of the range are left.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Page<T> {
+    /// What was found.
+    pub entries: Vec<T>,
+    /// Whether there is more beyond the last one.
+    pub more: bool,
+}
+
+/// Some partition keys, and whether more of the range are left.
+pub type PartitionPage = Page<Vec<u8>>;
+
+/// Where an entry stands in a shard: partition key, entry key.
+pub type Position = (Vec<u8>, Vec<u8>);
+
+/// The data could not be read.
+#[derive(Debug, thiserror::Error)]
+#[error("the data cannot be read")]
+pub struct ReadError(#[source] pub(super) redb::StorageError);
+
+impl From<redb::StorageError> for ReadError {
+    fn from(error: redb::StorageError) -> Self {
+        Self(error)
+    }
+}
+
+pub(super) type Entries = ReadOnlyTable<(&'static [u8], &'static [u8]), &'static [u8]>;
+pub(super) type Sizes = ReadOnlyTable<&'static [u8], (u64, u64)>;
+
+/// The shard's data as of one commit; stays as it is however many follow.
+#[derive(Debug)]
+pub struct Snapshot {
+    pub(super) entries: Entries,
+    pub(super) sizes: Sizes,
+    pub(super) opening: u64,
+}
+
+impl Snapshot {
+    /// How often the file had been opened in this process when this was read.
+    /// Reads of an older opening may fail where those of a newer one do not.
+    pub fn opening(&self) -> u64 {
+        self.opening
+    }
+
+    /// The number of entries in all partitions.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn entries(&self) -> Result<u64, ReadError> {
+        Ok(self.entries.len()?)
+    }
+
+    /// The value of a key in a partition.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn get(&self, partition: &[u8], key: &[u8]) -> Result<Option<Vec<u8>>, ReadError> {
+        Ok(self
+            .entries
+            .get((partition, key))?
+            .map(|value| value.value().to_vec()))
+    }
+
+    /// Whether a partition has entries.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn is_partition(&self, partition: &[u8]) -> Result<bool, ReadError> {
+        let mut found = false;
+        self.visit(partition, None, None, false, |_, _| {
+            found = true;
+            false
+        })?;
+        Ok(found)
+    }
+
+    /// The length of the value of a key in a partition.
+    pub(super) fn length(&self, partition: &[u8], key: &[u8]) -> Result<Option<usize>, ReadError> {
+        let value = self.entries.get((partition, key))?;
+        Ok(value.map(|value| value.value().len()))
+    }
+
+    /// Entries of a partition from `start` (included) to `end` (left out),
+    /// backwards when `reverse`, at most `limit` and [`PAGE_BYTES`].
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn scan_partition(
+        &self,
+        partition: &[u8],
+        start: Option<&[u8]>,
+        end: Option<&[u8]>,
+        reverse: bool,
+        limit: usize,
+    ) -> Result<Page<Entry>, ReadError> {
+        let mut page = PageBuilder::new(limit);
+        self.visit(partition, start, end, reverse, |key, value| {
+            page.push(key.len() + value.len(), || (key.to_vec(), value.to_vec()))
+        })?;
+        Ok(page.finish())
+    }
+
+    /// Shows entries of a partition in order until `visit` says `false`.
+    pub(super) fn visit(
+        &self,
+        partition: &[u8],
+        start: Option<&[u8]>,
+        end: Option<&[u8]>,
+        reverse: bool,
+        mut visit: impl FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), ReadError> {
+        let start = start.unwrap_or_default();
+        if end.is_some_and(|end| end <= start) {
+            return Ok(());
+        }
+        let successor = successor(partition);
+        let upper = end.map_or((successor.as_slice(), &[][..]), |end| (partition, end));
+        let mut range = self.entries.range((
+            Bound::Included((partition, start)),
+            Bound::Excluded(upper),
+        ))?;
+        while let Some(entry) = if reverse { range.next_back() } else { range.next() } {
+            let (key, value) = entry?;
+            if !visit(key.value().1, value.value()) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Partition keys from `start` (included) to `end` (left out), at most
+    /// `limit` and [`PAGE_BYTES`].
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn partitions(
+        &self,
+        start: Option<&[u8]>,
+        end: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<PartitionPage, ReadError> {
+        partitions(&self.entries, start, end, limit)
+    }
+
+    /// Entries of the whole shard after a position, at most `limit` and
+    /// [`PAGE_BYTES`].
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn scan(
+        &self,
+        after: Option<(&[u8], &[u8])>,
+        limit: usize,
+    ) -> Result<Page<(Position, Vec<u8>)>, ReadError> {
+        scan(&self.entries, after, limit)
+    }
+
+    /// Bytes of keys and values, and the number of entries, of a partition.
+    pub(super) fn size(&self, partition: &[u8]) -> Result<(u64, u64), ReadError> {
+        if let Some(size) = self.sizes.get(partition)? {
+            return Ok(size.value());
+        }
+        let mut size = (0, 0);
+        self.visit(partition, None, None, false, |key, value| {
+            size.0 += (key.len() + value.len()) as u64;
+            size.1 += 1;
+            true
+        })?;
+        Ok(size)
+    }
+}
+
+pub(super) fn partitions(
+    table: &impl ReadableTable<(&'static [u8], &'static [u8]), &'static [u8]>,
+    start: Option<&[u8]>,
+    end: Option<&[u8]>,
+    limit: usize,
+) -> Result<PartitionPage, ReadError> {
+    let mut page = PageBuilder::new(limit);
+    let upper = end.map_or(Bound::Unbounded, |end| Bound::Excluded((end, &[][..])));
+    let mut from = start.unwrap_or_default().to_vec();
+    'seek: loop {
+        if end.is_some_and(|end| end <= from.as_slice()) {
+            return Ok(page.finish());
+        }
+        let range = table.range((Bound::Included((from.as_slice(), &[][..])), upper))?;
+        let mut last: Option<Vec<u8>> = None;
+        let mut repeats = 0;
+        for entry in range {
+            let entry = entry?;
+            let partition = entry.0.value().0;
+            if last.as_deref() == Some(partition) {
+                // One entry more of the same partition: in a large one it is
+                // quicker to seek past it than to walk it.
+                repeats += 1;
+                if repeats == 8 {
+                    from = successor(partition);
+                    continue 'seek;
+                }
+                continue;
+            }
+            if !page.push(partition.len(), || partition.to_vec()) {
+                return Ok(page.finish());
+            }
+            repeats = 0;
+            last = Some(partition.to_vec());
+        }
+        return Ok(page.finish());
+    }
+}
+
+pub(super) fn scan(
+    table: &impl ReadableTable<(&'static [u8], &'static [u8]), &'static [u8]>,
+    after: Option<(&[u8], &[u8])>,
+    limit: usize,
+) -> Result<Page<(Position, Vec<u8>)>, ReadError> {
+    let mut page = PageBuilder::new(limit);
+    let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+    for entry in table.range((start, Bound::Unbounded))? {
+        let (position, value) = entry?;
+        let ((partition, key), value) = (position.value(), value.value());
+        let bytes = partition.len() + key.len() + value.len();
+        if !page.push(bytes, || ((partition.to_vec(), key.to_vec()), value.to_vec())) {
+            break;
+        }
+    }
+    Ok(page.finish())
+}
+
+/// The least key above a partition key and all keys of its entries.
+pub(super) fn successor(partition: &[u8]) -> Vec<u8> {
+    let mut successor = Vec::with_capacity(partition.len() + 1);
+    successor.extend_from_slice(partition);
+    successor.push(0);
+    successor
+}
+
+/// Collects a page within its limits.
+pub(super) struct PageBuilder<T> {
+    page: Page<T>,
+    limit: usize,
+    bytes: usize,
+}
+
+impl<T> PageBuilder<T> {
+    pub(super) fn new(limit: usize) -> Self {
+        let page = Page { entries: Vec::new(), more: false };
+        Self { page, limit, bytes: 0 }
+    }
+
+    /// Takes one more if it fits; says whether it did, and so whether to go on.
+    pub(super) fn push(&mut self, bytes: usize, item: impl FnOnce() -> T) -> bool {
+        let fits = self.page.entries.len() < self.limit
+            && (self.page.entries.is_empty() || self.bytes + bytes <= PAGE_BYTES);
+        if fits {
+            self.bytes += bytes;
+            self.page.entries.push(item());
+        } else {
+            self.page.more = true;
+        }
+        fits
+    }
+
+    pub(super) fn finish(self) -> Page<T> {
+        self.page
+    }
+}
