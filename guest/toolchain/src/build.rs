@@ -1,0 +1,252 @@
+//! The build of one guest crate: cargo, then the component.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{self, BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use serde_json::Value;
+
+use crate::component;
+use crate::search::Toolchain;
+use crate::sha256;
+
+/// The size profile: what makes a guest of a few tens of KiB. It stands over
+/// the crate's own release profile; a profile that is named stands as it is.
+const SIZE_PROFILE: [(&str, &str); 5] = [
+    ("CARGO_PROFILE_RELEASE_OPT_LEVEL", "s"),
+    ("CARGO_PROFILE_RELEASE_LTO", "true"),
+    ("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1"),
+    ("CARGO_PROFILE_RELEASE_PANIC", "abort"),
+    ("CARGO_PROFILE_RELEASE_STRIP", "true"),
+];
+
+/// A guest crate to be built.
+#[derive(Clone, Debug)]
+pub struct Build {
+    directory: PathBuf,
+    profile: Option<String>,
+    output: Option<PathBuf>,
+}
+
+/// A built guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Built {
+    /// Where the component is.
+    pub path: PathBuf,
+    /// The component's size.
+    pub bytes: usize,
+    /// The component's SHA-256, in hex.
+    pub sha256: String,
+}
+
+impl Build {
+    /// A build of the crate in `directory`, with the size profile, to
+    /// `guests/<crate>.wasm` in its target directory.
+    pub fn new(directory: impl Into<PathBuf>) -> Self {
+        Self {
+            directory: directory.into(),
+            profile: None,
+            output: None,
+        }
+    }
+
+    /// Uses a profile of the crate's workspace, as it is there.
+    #[must_use]
+    pub fn profile(mut self, name: Option<String>) -> Self {
+        self.profile = name;
+        self
+    }
+
+    /// Writes the component to this file.
+    #[must_use]
+    pub fn output(mut self, path: Option<PathBuf>) -> Self {
+        self.output = path;
+        self
+    }
+
+    /// Builds. cargo's messages go to standard error as they come.
+    ///
+    /// # Errors
+    /// When the crate is not one that makes a guest, does not compile, or its
+    /// component cannot be made or written.
+    pub fn run(&self, toolchain: &Toolchain) -> Result<Built, Error> {
+        let package = Package::read(toolchain, &self.directory)?;
+        let module = self.compile(toolchain, &package)?;
+        let bytes = fs::read(&module).map_err(|source| Error::Read {
+            path: module.clone(),
+            source,
+        })?;
+        let component = component::guest(bytes).map_err(|source| Error::Component {
+            package: package.name.clone(),
+            source,
+        })?;
+        let path = self.output.clone().unwrap_or_else(|| {
+            let name = format!("{}.wasm", package.name);
+            package.target_directory.join("guests").join(name)
+        });
+        write_atomically(&path, &component).map_err(|source| Error::Write {
+            path: path.clone(),
+            source,
+        })?;
+        Ok(Built {
+            path,
+            bytes: component.len(),
+            sha256: sha256(&component),
+        })
+    }
+
+    /// Runs cargo and returns the Wasm file that it made.
+    fn compile(&self, toolchain: &Toolchain, package: &Package) -> Result<PathBuf, Error> {
+        let mut cargo = toolchain.cargo(&self.directory);
+        cargo
+            .args(["build", "--lib", "--message-format"])
+            .arg("json-render-diagnostics")
+            .args(toolchain.build_arguments())
+            .arg("--target-dir")
+            .arg(toolchain.target_directory(&package.target_directory));
+        match &self.profile {
+            Some(name) => cargo.args(["--profile", name]),
+            None => cargo.arg("--release").envs(SIZE_PROFILE),
+        };
+        let mut child = cargo
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(Error::Cargo)?;
+        let stdout = child.stdout.take().expect("standard output is piped");
+        let mut module = None;
+        for line in BufReader::new(stdout).lines() {
+            let line = line.map_err(Error::Cargo)?;
+            module = wasm_of(&line, &package.manifest).or(module);
+        }
+        if !child.wait().map_err(Error::Cargo)?.success() {
+            return Err(Error::Compile(package.name.clone()));
+        }
+        module.ok_or_else(|| Error::NoWasm(package.name.clone()))
+    }
+}
+
+/// What cargo says of the crate in a directory.
+struct Package {
+    name: String,
+    manifest: PathBuf,
+    target_directory: PathBuf,
+}
+
+impl Package {
+    fn read(toolchain: &Toolchain, directory: &Path) -> Result<Self, Error> {
+        let not_a_crate = || Error::NotACrate(directory.to_owned());
+        let manifest = directory
+            .join("Cargo.toml")
+            .canonicalize()
+            .map_err(|_| not_a_crate())?;
+        let output = toolchain
+            .cargo(directory)
+            .args(["metadata", "--no-deps", "--format-version", "1"])
+            .stdin(Stdio::null())
+            .stderr(Stdio::inherit())
+            .output()
+            .map_err(Error::Cargo)?;
+        let metadata: Value = serde_json::from_slice(&output.stdout).map_err(|_| not_a_crate())?;
+        let name = metadata["packages"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|package| names_file(&package["manifest_path"], &manifest))
+            .and_then(|package| package["name"].as_str())
+            .ok_or_else(not_a_crate)?;
+        let target_directory = metadata["target_directory"]
+            .as_str()
+            .ok_or_else(not_a_crate)?;
+        Ok(Self {
+            name: name.to_owned(),
+            manifest,
+            target_directory: target_directory.into(),
+        })
+    }
+}
+
+/// The Wasm file in one of cargo's JSON messages, if it is of this package.
+fn wasm_of(message: &str, manifest: &Path) -> Option<PathBuf> {
+    let message: Value = serde_json::from_str(message).ok()?;
+    if message["reason"] != "compiler-artifact" || !names_file(&message["manifest_path"], manifest)
+    {
+        return None;
+    }
+    message["filenames"]
+        .as_array()?
+        .iter()
+        .filter_map(|name| name.as_str().map(PathBuf::from))
+        .find(|path| path.extension() == Some(OsStr::new("wasm")))
+}
+
+fn names_file(path: &Value, file: &Path) -> bool {
+    path.as_str()
+        .and_then(|path| Path::new(path).canonicalize().ok())
+        .is_some_and(|path| path == file)
+}
+
+/// Writes a file so that whoever reads its path sees the old content or the
+/// new one, whole.
+///
+/// # Errors
+/// When its directory cannot be made or written to.
+pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory)?;
+    }
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{}.new", std::process::id()));
+    let new = PathBuf::from(name);
+    fs::write(&new, bytes)?;
+    fs::rename(&new, path).inspect_err(|_| {
+        // The rename's error is the one to tell.
+        let _ = fs::remove_file(&new);
+    })
+}
+
+/// Why a guest was not built.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The directory holds no package.
+    #[error("{0} holds no cargo package: name the directory of a guest's Cargo.toml")]
+    NotACrate(PathBuf),
+    /// cargo could not be run.
+    #[error("cannot run cargo")]
+    Cargo(#[source] io::Error),
+    /// The crate does not compile; cargo has said why.
+    #[error("{0} does not compile: see cargo's messages above")]
+    Compile(String),
+    /// The crate's library is not a dynamic one.
+    #[error("{0} makes no Wasm file: add `[lib] crate-type = [\"cdylib\"]` to its Cargo.toml")]
+    NoWasm(String),
+    /// The file that cargo made could not be read.
+    #[error("cannot read {path}")]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// What was compiled is no guest.
+    #[error("{package} makes no guest")]
+    Component {
+        /// The package's name.
+        package: String,
+        /// What it is instead.
+        #[source]
+        source: component::Error,
+    },
+    /// The component could not be written.
+    #[error("cannot write {path}")]
+    Write {
+        /// Which file.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: io::Error,
+    },
+}
