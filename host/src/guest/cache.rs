@@ -1,12 +1,10 @@
-//! The guests that have served, in the data directory: components by digest,
-//! and beside them their compiled form.
+//! The compiled form of the guests that served last, in the data directory.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use bytes::Bytes;
 use wasmtime::component::Component;
 
 use super::engine::Engine;
@@ -20,8 +18,8 @@ const HEADER: usize = 8 + 8 + 32;
 /// How many guests are kept.
 const KEPT: usize = 8;
 
-/// The directory of guests that have served. Its files are as trustworthy as
-/// the data beside them: nothing from a volume gets in but components that
+/// The directory of compiled guests, by the digest of their components. Its
+/// files are as trustworthy as the data beside them: nothing gets in but what
 /// this host compiled itself.
 #[derive(Clone, Debug)]
 pub struct Cache {
@@ -34,37 +32,13 @@ impl Cache {
     /// # Errors
     /// When the directory cannot be made.
     pub fn open(data_directory: &Path) -> io::Result<Self> {
-        let directory = data_directory.join("guests");
+        let directory = data_directory.join("compiled");
         fs::create_dir_all(&directory)?;
         Ok(Self { directory })
     }
 
-    /// A component that was kept; none if it is missing or damaged.
-    pub fn component(&self, digest: &Digest) -> Option<Bytes> {
-        let path = self.path(digest, "wasm");
-        let component = fs::read(&path).ok()?;
-        if Digest::of(&component) != *digest {
-            tracing::warn!(path = %path.display(), "a kept guest is damaged, and not used");
-            return None;
-        }
-        Some(component.into())
-    }
-
-    /// Keeps a component: it is on the disk when this returns.
-    ///
-    /// # Errors
-    /// When it cannot be written.
-    pub fn keep(&self, digest: &Digest, component: &[u8]) -> io::Result<()> {
-        let path = self.path(digest, "wasm");
-        if self.component(digest).is_some() {
-            return used_now(&path);
-        }
-        self.write(&path, &[component])?;
-        File::open(&self.directory)?.sync_all()
-    }
-
     /// Removes all files but those used last.
-    pub fn prune(&self) {
+    fn prune(&self) {
         let Ok(entries) = fs::read_dir(&self.directory) else {
             return;
         };
@@ -73,7 +47,7 @@ impl Cache {
             .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
             .collect();
         files.sort_unstable_by(|one, other| other.cmp(one));
-        for (_, path) in files.into_iter().skip(2 * KEPT) {
+        for (_, path) in files.into_iter().skip(KEPT) {
             // What stays costs space only.
             let _ = fs::remove_file(path);
         }
@@ -86,7 +60,7 @@ impl Cache {
                   its own data directory, whole by its digest, for this engine by its hash"
     )]
     pub(super) fn compiled(&self, engine: &Engine, digest: &Digest) -> Option<Component> {
-        let path = self.path(digest, "cwasm");
+        let path = self.path(digest);
         let file = fs::read(&path).ok()?;
         let (header, code) = file.split_at_checked(HEADER)?;
         if header != Self::header(engine, code) {
@@ -103,7 +77,7 @@ impl Cache {
     }
 
     pub(super) fn keep_compiled(&self, engine: &Engine, digest: &Digest, code: &[u8]) {
-        let path = self.path(digest, "cwasm");
+        let path = self.path(digest);
         let header = Self::header(engine, code);
         if fs::read(&path).is_ok_and(|file| file.starts_with(&header)) {
             // At worst it is pruned early, and compiled again.
@@ -113,6 +87,7 @@ impl Cache {
         if let Err(error) = self.write(&path, &[&header, code]) {
             tracing::warn!(path = %path.display(), %error, "a compiled guest cannot be kept");
         }
+        self.prune();
     }
 
     fn header(engine: &Engine, code: &[u8]) -> [u8; HEADER] {
@@ -123,8 +98,8 @@ impl Cache {
         header
     }
 
-    fn path(&self, digest: &Digest, extension: &str) -> PathBuf {
-        self.directory.join(format!("{digest}.{extension}"))
+    fn path(&self, digest: &Digest) -> PathBuf {
+        self.directory.join(format!("{digest}.cwasm"))
     }
 
     /// Writes a file whole: beside its place first, then renamed into it.
@@ -135,7 +110,6 @@ impl Cache {
             for part in parts {
                 file.write_all(part)?;
             }
-            file.sync_all()?;
             fs::rename(&temporary, path)
         });
         if written.is_err() {

@@ -29,7 +29,6 @@ pub struct Identity {
 }
 
 /// What all instances of a guest share.
-#[derive(Debug)]
 pub struct Environment {
     /// The runtime's settings: what they may take.
     pub settings: Arc<Settings>,

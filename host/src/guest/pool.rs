@@ -266,6 +266,10 @@ impl Lease {
     }
 
     fn end(&mut self, failure: Option<&Failure>) {
+        if let Some(failure) = failure {
+            // In the guest's log: as bounded in lines as what it writes itself.
+            self.guest.log.write(tracing::Level::WARN, &format!("request failed: {failure}"));
+        }
         self.fate = match failure {
             None => None,
             Some(failure) if failure.is_harmless() => None,

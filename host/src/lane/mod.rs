@@ -13,9 +13,8 @@ mod worker;
 pub use promotion::{Live, PromoteError, Promotion};
 pub use view::{View, Views};
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -91,7 +90,9 @@ struct State {
     depth: AtomicUsize,
     ended: AtomicBool,
     /// Milliseconds since the epoch; 0: none yet.
-    last_commit: std::sync::atomic::AtomicU64,
+    last_commit: AtomicU64,
+    /// The data's schema, once there is one. A std mutex: held for a copy.
+    schema: Mutex<Option<u32>>,
 }
 
 impl Lane {
@@ -107,7 +108,10 @@ impl Lane {
         metrics: Arc<Metrics>,
     ) -> std::io::Result<(Self, thread::JoinHandle<()>)> {
         let (sender, receiver) = mpsc::channel();
-        let state = Arc::new(State::default());
+        let state = Arc::new(State {
+            schema: Mutex::new(store.record().schema),
+            ..State::default()
+        });
         let views = Views::default();
         let worker = worker::Worker::new(
             store,
@@ -177,6 +181,11 @@ impl Lane {
     /// The number of write requests that wait.
     pub fn depth(&self) -> usize {
         self.state.depth.load(Ordering::Relaxed)
+    }
+
+    /// The schema of the stored data; none where no generation was live yet.
+    pub fn schema(&self) -> Option<u32> {
+        *self.state.schema.lock().expect("no holder of this lock panics")
     }
 
     /// Whether the lane's thread runs: if it does not, only a restart helps.

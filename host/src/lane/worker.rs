@@ -226,6 +226,7 @@ impl Worker {
                 self.store.set_record(after)?;
             }
         }
+        *self.state.schema.lock().expect("no holder of this lock panics") = Some(schema);
         self.live = Some((live.clone(), promotion.guest));
         self.committed();
         Ok(live)

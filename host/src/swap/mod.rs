@@ -2,12 +2,14 @@
 
 mod candidate;
 mod controller;
+mod kept;
 mod machine;
 mod performer;
 mod status;
 
 pub use candidate::{Candidate, Rejection};
 pub use controller::Controller;
+pub use kept::Kept;
 pub use machine::{Action, Effect, Event, Live, Refusal, State, Step};
 pub use performer::Performer;
 pub use status::{InProgress, LiveGeneration, Refused, Status};

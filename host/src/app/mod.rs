@@ -1,0 +1,332 @@
+//! One shard: wired, run and ended.
+
+mod options;
+mod performer;
+mod public;
+mod status;
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use tokio::runtime;
+use tokio::sync::{oneshot, watch};
+
+pub use options::Options;
+
+use crate::admin::{self, Admin};
+use crate::digest::Digest;
+use crate::drain::{Drain, End, Outcome, Signals, Timing, until_told};
+use crate::guest::{Cache, Engine, EngineError, Identity};
+use crate::http::Server;
+use crate::lane::{Lane, Live};
+use crate::metrics::{Listener, Metrics};
+use crate::readiness::Readiness;
+use crate::secrets::Secrets;
+use crate::service::Service;
+use crate::settings::Settings;
+use crate::store::{self, OpenError, Store};
+use crate::swap::{Controller, Kept, Refused, Status};
+use crate::telemetry::Filter;
+use crate::volume::{self, Files, StartError, Watcher};
+use performer::{LiveSettings, Performer};
+use public::Public;
+use status::{Parts, Shard};
+
+/// How long an ended lane may take to close the store.
+const CLOSING: Duration = Duration::from_secs(5);
+
+/// Why a shard does not start, or did not end well.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A port cannot be bound.
+    #[error("cannot listen on {address}: stop what uses it, or choose another address")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    /// A part of the data directory cannot be made.
+    #[error("cannot use the data directory {path}: see that it is on a writable volume")]
+    Data {
+        /// The part.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Guests cannot run here.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// A volume cannot be watched.
+    #[error(transparent)]
+    Volume(#[from] StartError),
+    /// The first configuration cannot serve, and there is none from before.
+    #[error("the configuration in {directory} cannot serve, step {step}: {reason}")]
+    Configuration {
+        /// The ConfigMap's directory.
+        directory: PathBuf,
+        /// Where it failed.
+        step: &'static str,
+        /// Why.
+        reason: String,
+    },
+    /// The system denies a thread, a signal or an event queue.
+    #[error("the system does not give what a shard needs")]
+    System(#[from] io::Error),
+    /// Requests were still in flight when the drain's deadline passed.
+    #[error("the drain's deadline passed with {in_flight} requests in flight")]
+    Undrained {
+        /// How many.
+        in_flight: usize,
+    },
+    /// A second signal ended it at once.
+    #[error("ended at once by a second signal")]
+    Forced,
+}
+
+/// Runs a shard until it is told to end, and drains it. `filter` is where a
+/// setting changes the log's.
+///
+/// # Errors
+/// When it cannot start, or ends with requests in flight.
+pub fn serve(options: &Options, filter: Option<Filter>) -> Result<(), Error> {
+    let runtime = runtime::Builder::new_multi_thread()
+        .thread_name("worker")
+        .enable_all()
+        .build()?;
+    let ended = runtime.block_on(run(options, filter));
+    // What is still running on it has no promise to keep.
+    runtime.shutdown_background();
+    ended
+}
+
+async fn run(options: &Options, filter: Option<Filter>) -> Result<(), Error> {
+    let mut signals = Signals::new()?;
+    let app = App::start(options, filter).await?;
+    let told = until_told(&app.drain, async || signals.recv().await).await;
+    match told {
+        End::Forced => Err(Error::Forced),
+        End::Drained(outcome) => {
+            let forced = app.end();
+            tokio::select! {
+                biased;
+                () = forced => {}
+                _ = signals.recv() => return Err(Error::Forced),
+            }
+            match outcome {
+                Outcome::Complete => Ok(()),
+                Outcome::DeadlinePassed { in_flight } => Err(Error::Undrained { in_flight }),
+            }
+        }
+    }
+}
+
+/// A shard that serves.
+///
+/// | task | ends | its failure |
+/// | --- | --- | --- |
+/// | the public port's server | by `shutdown` | logged; the shard is not live |
+/// | the swap controller | by `shutdown` | its panic is our bug: no more swaps |
+/// | the drain | once, or with the runtime | none |
+/// | following the secrets | with their watcher | none |
+struct App {
+    drain: Drain,
+    shutdown: watch::Sender<bool>,
+    server: tokio::task::JoinHandle<()>,
+    controller: tokio::task::JoinHandle<()>,
+    lane: Lane,
+    lane_thread: JoinHandle<()>,
+    _admin: Admin,
+    _watchers: (Watcher, Option<Watcher>),
+}
+
+impl App {
+    /// Opens everything in its order, and returns when a generation is live.
+    async fn start(options: &Options, filter: Option<Filter>) -> Result<Self, Error> {
+        let bind = |address| {
+            Server::bind(address).map_err(|source| Error::Bind { address, source })
+        };
+        let (server, admin) = (bind(options.listen)?, bind(options.admin)?);
+        tracing::info!(
+            shard = options.ordinal,
+            listen = %server.local_addr(),
+            admin = %admin.local_addr(),
+            version = env!("CARGO_PKG_VERSION"),
+            "starting"
+        );
+        let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION")));
+        let readiness = Readiness::default();
+        let drain = Drain::new(readiness.clone());
+        let shard = Shard {
+            ordinal: options.ordinal,
+            readiness: readiness.clone(),
+            store_file: options.data_dir.join("shard.redb"),
+            parts: Arc::new(ArcSwapOption::empty()),
+        };
+        let admin = Admin::start(
+            admin,
+            admin::Parts {
+                subject: shard.clone(),
+                readiness: readiness.clone(),
+                drain: drain.clone(),
+                metrics: Arc::clone(&metrics),
+            },
+        )?;
+
+        let store = store::Options::new(&options.data_dir, options.store_cache_bytes);
+        let store = tokio::task::spawn_blocking(move || Store::open(store))
+            .await
+            .expect("opening the store does not panic")?;
+        let data = |source| Error::Data { path: options.data_dir.clone(), source };
+        let kept = Kept::open(&options.data_dir).map_err(data)?;
+        let cache = Cache::open(&options.data_dir).map_err(data)?;
+        let last = store.record().generation.as_deref().and_then(Live::decode);
+        let last_good = last.and_then(|live| kept.load(live.digest));
+
+        let config = Watcher::start(&options.config_dir, volume::Options::default())?;
+        let (secrets, secrets_watcher) = match &options.secrets_dir {
+            None => (Secrets::default(), None),
+            Some(directory) => {
+                let watcher = Watcher::start(directory, volume::Options::default())?;
+                let observations = watcher.observations();
+                let first = observations.borrow().clone();
+                let secrets = Secrets::new(first);
+                tokio::spawn(secrets.clone().follow(observations));
+                (secrets, Some(watcher))
+            }
+        };
+        let runtime = runtime::Handle::current();
+        let (lane, lane_thread) = Lane::start(store, runtime, Arc::clone(&metrics))?;
+
+        let settings = Arc::new(Settings::default());
+        let limits = Arc::new(ArcSwap::from_pointee(performer::limits(&settings)));
+        let settings = Arc::new(ArcSwap::new(settings));
+        let performer = Performer {
+            engine: Engine::new()?,
+            cache,
+            kept,
+            lane: lane.clone(),
+            secrets: secrets.clone(),
+            // One shard, until there is a topology.
+            identity: Identity { ordinal: options.ordinal, shards: 1 },
+            metrics: Arc::clone(&metrics),
+            live: LiveSettings {
+                settings: Arc::clone(&settings),
+                limits: Arc::clone(&limits),
+                filter,
+                default_filter: options.log_filter.clone(),
+            },
+        };
+        let last_digest = last_good.as_ref().map(Files::digest);
+        let controller =
+            Controller::new(Arc::new(performer), config.observations(), last_good);
+        let swap = controller.status();
+        let parts = Parts { lane: lane.clone(), swap: swap.clone(), secrets };
+        shard.parts.store(Some(Arc::new(parts)));
+        readiness.set_started();
+        let (shutdown, down) = watch::channel(false);
+        let controller = tokio::spawn(controller.run(told(down.clone())));
+        first_generation(swap, last_digest, &config)
+            .await
+            .map_err(|refused| Error::Configuration {
+                directory: options.config_dir.clone(),
+                step: refused.step.name(),
+                reason: refused.reason,
+            })?;
+
+        let service = Service::new(options.ordinal, lane.clone(), Arc::clone(&metrics));
+        let public = Public { service, drain: drain.clone(), metrics: Arc::clone(&metrics) };
+        let listening =
+            server.run(Arc::new(public), limits, metrics, Listener::Public, down);
+        let server = tokio::spawn(async move {
+            if let Err(error) = listening.await {
+                tracing::error!(%error, "the public port ended");
+            }
+        });
+        let (draining, flushing) = (drain.clone(), lane.clone());
+        tokio::spawn(async move {
+            let timing = || {
+                let drain = settings.load().drain.clone();
+                Timing { serve_for: drain.serve_for, deadline: drain.deadline }
+            };
+            draining.run(timing, async move { flushing.flush().await }).await;
+        });
+        readiness.set_generation_live();
+        tracing::info!("ready");
+        Ok(Self {
+            drain,
+            shutdown,
+            server,
+            controller,
+            lane,
+            lane_thread,
+            _admin: admin,
+            _watchers: (config, secrets_watcher),
+        })
+    }
+
+    /// Closes what is open, once drained.
+    async fn end(self) {
+        self.shutdown.send_replace(true);
+        // They end by the signal just given; a panic was logged when it happened.
+        let _ = tokio::time::timeout(CLOSING, async {
+            let _ = self.server.await;
+            let _ = self.controller.await;
+        })
+        .await;
+        // The last handles: the lane's thread ends and closes the store, so
+        // that the next start has nothing to recover.
+        drop(self.lane);
+        let (closed, closing) = oneshot::channel();
+        let thread = self.lane_thread;
+        let joined = std::thread::Builder::new().name("closing".to_owned()).spawn(move || {
+            let _ = thread.join();
+            let _ = closed.send(());
+        });
+        if joined.is_ok() {
+            let _ = tokio::time::timeout(CLOSING, closing).await;
+        }
+    }
+}
+
+/// Returns when told to shut down, or when whoever would tell is gone.
+async fn told(mut down: watch::Receiver<bool>) {
+    let _ = down.wait_for(|down| *down).await;
+}
+
+/// Waits until a generation is live, or it is clear that none can be: neither
+/// the last good one nor what the volume shows.
+async fn first_generation(
+    mut swap: watch::Receiver<Status>,
+    last_good: Option<Digest>,
+    config: &Watcher,
+) -> Result<(), Refused> {
+    loop {
+        {
+            let status = swap.borrow_and_update();
+            if status.live.is_some() {
+                return Ok(());
+            }
+            if let (Some(refused), None) = (&status.refused, &status.candidate) {
+                let shown = config.observations().borrow().as_ref().ok().map(Files::digest);
+                let volume_is_next = last_good.is_some()
+                    && refused.digest == last_good
+                    && shown != last_good;
+                if !volume_is_next {
+                    return Err(refused.clone());
+                }
+            }
+        }
+        swap.changed().await.expect("the controller runs");
+    }
+}

@@ -1,0 +1,25 @@
+//! What a shard is started with.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// The command line and environment of `ostrakon serve`, resolved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// The mounted ConfigMap.
+    pub config_dir: PathBuf,
+    /// Where the data is kept.
+    pub data_dir: PathBuf,
+    /// The mounted Secret, if there is one.
+    pub secrets_dir: Option<PathBuf>,
+    /// The public port.
+    pub listen: SocketAddr,
+    /// The admin port.
+    pub admin: SocketAddr,
+    /// The shard's ordinal.
+    pub ordinal: u32,
+    /// The most memory for the store's pages, in bytes.
+    pub store_cache_bytes: usize,
+    /// The log filter where the settings have none.
+    pub log_filter: String,
+}

@@ -1,0 +1,161 @@
+//! A swap's actions on the real engine, lane and data directory.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::task::spawn_blocking;
+
+use crate::contract::Description;
+use crate::guest::{
+    Cache, CheckError, CompileError, Compiled, Engine, Environment, Guest, Identity, LinkError,
+    Linked,
+};
+use crate::http::Limits;
+use crate::lane::{Lane, PromoteError, Promotion};
+use crate::metrics::Metrics;
+use crate::secrets::Secrets;
+use crate::settings::Settings;
+use crate::swap::{self, Candidate, Kept, Step};
+use crate::telemetry::Filter;
+
+/// What a swap works on.
+#[derive(Debug)]
+pub(super) struct Performer {
+    pub(super) engine: Engine,
+    pub(super) cache: Cache,
+    pub(super) kept: Kept,
+    pub(super) lane: Lane,
+    pub(super) secrets: Secrets,
+    pub(super) identity: Identity,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) live: LiveSettings,
+}
+
+/// The parts of the live generation's settings that are in force outside the
+/// guest.
+#[derive(Debug)]
+pub(super) struct LiveSettings {
+    pub(super) settings: Arc<ArcSwap<Settings>>,
+    pub(super) limits: Arc<ArcSwap<Limits>>,
+    pub(super) filter: Option<Filter>,
+    /// The log filter of the command line, where the settings have none.
+    pub(super) default_filter: String,
+}
+
+/// Why an action failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    #[error(transparent)]
+    Compile(#[from] CompileError),
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    #[error(transparent)]
+    Check(#[from] CheckError),
+    #[error("the generation cannot be kept in the data directory")]
+    Keep(#[source] io::Error),
+    #[error(transparent)]
+    Promote(#[from] PromoteError),
+}
+
+impl swap::Performer for Performer {
+    type Compiled = Compiled;
+    type Linked = (Linked, Compiled);
+    type Checked = (Arc<Guest>, Compiled);
+    type Error = Error;
+
+    async fn compile(&self, candidate: &Candidate) -> Result<Compiled, Error> {
+        let (engine, cache) = (self.engine.clone(), self.cache.clone());
+        let (digest, component) = (candidate.component_digest, candidate.component.clone());
+        let compiling =
+            spawn_blocking(move || Compiled::new(&engine, Some(&cache), digest, &component));
+        Ok(compiling.await.expect("compiling does not panic")?)
+    }
+
+    async fn link(
+        &self,
+        _: &Candidate,
+        compiled: Compiled,
+    ) -> Result<(Linked, Compiled), Error> {
+        Ok((compiled.link(&self.engine)?, compiled))
+    }
+
+    async fn check(
+        &self,
+        candidate: &Candidate,
+        (linked, compiled): (Linked, Compiled),
+    ) -> Result<((Arc<Guest>, Compiled), Description), Error> {
+        let environment = Environment {
+            settings: Arc::clone(&candidate.settings),
+            identity: self.identity,
+            files: Arc::clone(&candidate.files),
+            secrets: self.secrets.clone(),
+            metrics: Arc::clone(&self.metrics),
+        };
+        let guest = Guest::check(&linked, environment, candidate.digest.short()).await?;
+        let description = guest.description().clone();
+        Ok(((Arc::new(guest), compiled), description))
+    }
+
+    fn stored_schema(&self) -> Option<u32> {
+        self.lane.schema()
+    }
+
+    /// The lane finds by itself, in the same transaction, what to migrate from.
+    async fn promote(
+        &self,
+        candidate: &Candidate,
+        (guest, compiled): (Arc<Guest>, Compiled),
+        _migrate_from: Option<u32>,
+    ) -> Result<u64, Error> {
+        // Before it is live: a start must find what the record names.
+        let (kept, files) = (self.kept.clone(), candidate.source.clone());
+        let keeping = spawn_blocking(move || kept.keep(&files)).await;
+        keeping.expect("keeping does not panic").map_err(Error::Keep)?;
+        let promotion = Promotion {
+            guest,
+            digest: candidate.digest,
+            component: candidate.component_digest,
+        };
+        let live = self.lane.promote(promotion).await?;
+        self.live.put_in_force(&candidate.settings);
+        self.metrics.swap_live(live.number);
+        let (engine, cache) = (self.engine.clone(), self.cache.clone());
+        // Nobody waits for it, and the process may end before it does.
+        drop(spawn_blocking(move || compiled.keep(&engine, &cache)));
+        Ok(live.number)
+    }
+
+    fn refused(&self, step: Step) {
+        self.metrics.swap_refused(step.name());
+    }
+
+    fn went_live(&self, _: Duration) {}
+}
+
+impl LiveSettings {
+    fn put_in_force(&self, settings: &Arc<Settings>) {
+        self.limits.store(Arc::new(limits(settings)));
+        self.settings.store(Arc::clone(settings));
+        if let Some(filter) = &self.filter {
+            let directives = settings.log.filter.as_ref().unwrap_or(&self.default_filter);
+            if let Err(error) = filter.set(directives) {
+                tracing::warn!(%error, "the log filter stays as it was");
+            }
+        }
+    }
+}
+
+/// The settings that bound what clients may ask.
+pub(super) fn limits(settings: &Settings) -> Limits {
+    let http = &settings.http;
+    Limits {
+        max_connections: http.max_connections,
+        max_header_bytes: http.max_header_bytes,
+        max_body_bytes: http.max_body_bytes,
+        header_timeout: http.header_timeout,
+        body_timeout: http.body_timeout,
+        idle_timeout: http.idle_timeout,
+    }
+}

@@ -1,0 +1,111 @@
+//! The public port's requests: to the service and back.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Request, Response, request};
+
+use crate::contract;
+use crate::drain::Drain;
+use crate::guest::Failure;
+use crate::http::{Handler, Refusal};
+use crate::metrics::{Access, Limit, Metrics, Target};
+use crate::service::{Answer, Refused, Service};
+use crate::store::CommitError;
+
+/// The shard that answered, as its ordinal.
+const SHARD: HeaderName = HeaderName::from_static("ostrakon-shard");
+/// The generation that answered, as its number.
+const GENERATION: HeaderName = HeaderName::from_static("ostrakon-generation");
+
+/// Answers what comes in on the public port.
+#[derive(Debug)]
+pub(super) struct Public {
+    pub(super) service: Service,
+    pub(super) drain: Drain,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+impl Handler for Public {
+    fn refuse(&self, head: &request::Parts) -> Option<Response<Bytes>> {
+        if self.drain.is_refusing() {
+            return Some(self.shutting_down());
+        }
+        // `OPTIONS *` and `CONNECT host` are not about anything that a guest has.
+        let is_path = head.uri.path().starts_with('/');
+        (!is_path).then(|| self.unrouted(Refusal::BadRequest))
+    }
+
+    async fn call(&self, request: Request<Bytes>, _: SocketAddr) -> Response<Bytes> {
+        let Some(_in_flight) = self.drain.enter() else {
+            return self.shutting_down();
+        };
+        let began = Instant::now();
+        let (head, body) = request.into_parts();
+        let path = head.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
+        let request =
+            contract::Request { method: head.method, path, headers: head.headers, body };
+        let Answer { route, generation, reply } = self.service.answer(Arc::new(request)).await;
+        let mut response = match reply {
+            Ok(reply) => {
+                let mut response = Response::new(reply.body);
+                *response.status_mut() = reply.status;
+                *response.headers_mut() = reply.headers;
+                response
+            }
+            Err(refused) => self.refused(&refused).response(),
+        };
+        let headers = response.headers_mut();
+        headers.insert(SHARD, HeaderValue::from(self.service.ordinal()));
+        if let Some(generation) = generation {
+            headers.insert(GENERATION, HeaderValue::from(generation));
+        }
+        let (target, access) = match &route {
+            Some(route) => (Target::from(&route.target), Access::from(route.access)),
+            None => (Target::Unrouted, Access::Read),
+        };
+        self.metrics.request(target, access, response.status(), began.elapsed());
+        response
+    }
+}
+
+impl Public {
+    fn shutting_down(&self) -> Response<Bytes> {
+        self.metrics.request_refused(Limit::Draining);
+        self.unrouted(Refusal::ShuttingDown)
+    }
+
+    fn unrouted(&self, refusal: Refusal) -> Response<Bytes> {
+        let mut response = refusal.response();
+        response.headers_mut().insert(SHARD, HeaderValue::from(self.service.ordinal()));
+        let (target, access) = (Target::Unrouted, Access::Read);
+        self.metrics.request(target, access, response.status(), std::time::Duration::ZERO);
+        response
+    }
+
+    fn refused(&self, refused: &Refused) -> Refusal {
+        let limited = |limit, refusal| {
+            self.metrics.request_refused(limit);
+            refusal
+        };
+        match refused {
+            Refused::Starting => Refusal::NoGeneration,
+            Refused::Stopping => Refusal::StoreFailed,
+            Refused::TooManySlow => limited(Limit::SlowReads, Refusal::SlowReads),
+            Refused::LaneFull => limited(Limit::LaneFull, Refusal::LaneFull),
+            Refused::LaneWait => limited(Limit::LaneWait, Refusal::LaneWait),
+            Refused::NotStored(CommitError::Full) => Refusal::StoreFull,
+            Refused::NotStored(CommitError::Failed(_)) => Refusal::StoreFailed,
+            Refused::Failed(failure) => match failure {
+                Failure::Trap(_) => Refusal::GuestTrapped,
+                Failure::Memory(_) => Refusal::GuestMemory,
+                Failure::Deadline => Refusal::GuestDeadline,
+                Failure::Reply(_) => Refusal::GuestReply,
+                Failure::PartitionKey(..) => Refusal::BadPartitionKey,
+                Failure::Store(_) => Refusal::StoreFailed,
+            },
+        }
+    }
+}
