@@ -55,7 +55,7 @@ impl Files {
     /// # Errors
     /// Where there is nothing to read, too much, or no two moments alike.
     pub fn read(directory: &Path) -> Result<Self, ReadError> {
-        Self::first_of_tries(|| Self::try_read(directory))
+        Self::first_of_tries(|| Self::try_read(directory, || {}))
     }
 
     /// Tries again on an error, too: what was resolved may since have been
@@ -84,8 +84,10 @@ impl Files {
         self.digest
     }
 
-    /// None: the files changed while they were read.
-    fn try_read(directory: &Path) -> Result<Option<Self>, ReadError> {
+    /// None: the files changed while they were read. `meanwhile` runs after they
+    /// are read and before they are compared: the seam at which tests change
+    /// them.
+    fn try_read(directory: &Path, meanwhile: impl FnOnce()) -> Result<Option<Self>, ReadError> {
         let before = Listing::take(directory)?;
         let mut contents = BTreeMap::new();
         let mut room = MAX_BYTES;
@@ -99,6 +101,7 @@ impl Files {
             room -= content.len();
             contents.insert(name.clone(), content);
         }
+        meanwhile();
         let unchanged = Listing::take(directory)? == before;
         Ok(unchanged.then(|| Self::new(contents)))
     }
@@ -337,6 +340,29 @@ mod tests {
         });
         assert!(matches!(never, Err(ReadError::Unsteady)));
         assert_eq!(tries, TRIES);
+    }
+
+    #[test]
+    fn files_that_change_while_they_are_read_are_not_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path();
+        fs::write(path.join("a"), "1").unwrap();
+        assert!(Files::try_read(path, || {}).unwrap().is_some());
+        let grow = || fs::write(path.join("a"), "22").unwrap();
+        assert!(Files::try_read(path, grow).unwrap().is_none());
+        let add = || fs::write(path.join("b"), "1").unwrap();
+        assert!(Files::try_read(path, add).unwrap().is_none());
+
+        for name in ["..1", "..2"] {
+            fs::create_dir(path.join(name)).unwrap();
+            fs::write(path.join(name).join("a"), "1").unwrap();
+        }
+        symlink("..1", path.join("..data")).unwrap();
+        let switch = || {
+            symlink("..2", path.join("..data_tmp")).unwrap();
+            fs::rename(path.join("..data_tmp"), path.join("..data")).unwrap();
+        };
+        assert!(Files::try_read(path, switch).unwrap().is_none());
     }
 
     #[test]

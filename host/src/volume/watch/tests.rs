@@ -273,3 +273,35 @@ fn our_own_reading_is_no_reason_to_look_again() {
     let failed = signal(Path::new("/volume"), Err(notify::Error::generic("failed")));
     assert!(matches!(failed, Some(Signal::Changed)));
 }
+
+/// A directory that is removed and made again at once may have the inode of the
+/// old one, so that only the event tells that the watch is dead.
+#[test]
+fn a_directory_that_went_away_is_watched_anew_whatever_its_inode() {
+    let removed = EventKind::Remove(notify::event::RemoveKind::Folder);
+    let event = |path: &str| Ok(notify::Event::new(removed).add_path(path.into()));
+    let means = |path| signal(Path::new("/volume"), event(path));
+    assert!(matches!(means("/volume"), Some(Signal::Lost)));
+    assert!(matches!(means("/volume/..1"), Some(Signal::Changed)));
+
+    let dir = tempfile::tempdir().unwrap();
+    let (signals, received) = mpsc::channel();
+    let mut notices = Notices::new(dir.path().to_owned(), true, signals.clone());
+    notices.establish();
+    let (observations, _) = watch::channel(look(dir.path()));
+    let directory = dir.path().to_owned();
+    let options = EVENTS_ONLY;
+    let mut looking = Looking {
+        directory,
+        options,
+        notices,
+        received,
+        observations,
+    };
+    assert!(looking.notices.in_place());
+    signals.send(Signal::Lost).unwrap();
+    assert!(looking.wait());
+    assert!(!looking.notices.in_place(), "the dead watch is let go");
+    looking.notices.establish();
+    assert!(looking.notices.in_place());
+}
