@@ -5,4 +5,15 @@
 //! below.
 
 pub mod contract;
+
 pub mod metrics;
+
+pub mod telemetry;
+
+pub mod http;
+
+pub mod readiness;
+
+pub mod drain;
+
+pub mod admin;
