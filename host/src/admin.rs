@@ -1,0 +1,366 @@
+//! The operators' port: health, state, metrics and draining, on a thread and runtime of its own,
+//! so that it answers however busy the shard is.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use tokio::sync::watch;
+
+use crate::drain::{Drain, Outcome};
+use crate::http::{Handler, Limits, Refusal, Server};
+use crate::metrics::{self, Listener, Metrics};
+use crate::readiness::Readiness;
+
+/// Nothing on this port has a body, and few are they who call it.
+const LIMITS: Limits = Limits {
+    max_connections: 256,
+    max_header_bytes: 16 * 1024,
+    max_body_bytes: 1024,
+    header_timeout: Duration::from_secs(5),
+    body_timeout: Duration::from_secs(5),
+    idle_timeout: Duration::from_mins(2),
+};
+const TEXT: &str = "text/plain; charset=utf-8";
+const JSON: &str = "application/json";
+
+/// What the port shows of the shard. Called on the port's own thread: must not wait.
+pub trait Subject: Send + Sync + 'static {
+    /// Whether the process can go on; if not, why: restarting it is the only cure. It must say
+    /// nothing of the guest, of load, or of other shards, which a restart does not cure.
+    ///
+    /// # Errors
+    /// What is broken.
+    fn live(&self) -> Result<(), String>;
+
+    /// The shard's state, without secrets.
+    fn status(&self) -> serde_json::Value;
+
+    /// Sets the metrics that are looked up rather than counted; called before each rendering.
+    fn measure(&self, metrics: &Metrics) {
+        let _ = metrics;
+    }
+}
+
+/// What the port needs.
+#[derive(Debug)]
+pub struct Parts<S> {
+    /// The shard.
+    pub subject: S,
+    /// Whether it is ready.
+    pub readiness: Readiness,
+    /// How it drains.
+    pub drain: Drain,
+    /// What it counts.
+    pub metrics: Arc<Metrics>,
+}
+
+/// The open port. Dropping it closes the port and ends its thread.
+#[derive(Debug)]
+pub struct Admin {
+    address: SocketAddr,
+    shutdown: Option<watch::Sender<bool>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Admin {
+    /// Serves a bound port on a thread of its own.
+    ///
+    /// # Errors
+    /// When the system has no thread or event queue to give.
+    pub fn start<S: Subject>(server: Server, parts: Parts<S>) -> io::Result<Self> {
+        let address = server.local_addr();
+        let (shutdown, down) = watch::channel(false);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let thread = std::thread::Builder::new()
+            .name("admin".into())
+            .spawn(move || {
+                let metrics = Arc::clone(&parts.metrics);
+                let limits = Arc::new(ArcSwap::from_pointee(LIMITS));
+                let mut cut = down.clone();
+                runtime.block_on(async {
+                tokio::select! {
+                    ended = server.run(Arc::new(parts), limits, metrics, Listener::Admin, down) => {
+                        if let Err(error) = ended {
+                            tracing::error!(%error, "the admin port ended");
+                        }
+                    }
+                    // Connections are cut: a scrape is not worth waiting for.
+                    _ = cut.wait_for(|cut| *cut) => {}
+                }
+            });
+            })?;
+        Ok(Self {
+            address,
+            shutdown: Some(shutdown),
+            thread: Some(thread),
+        })
+    }
+
+    /// The port's address.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for Admin {
+    fn drop(&mut self) {
+        drop(self.shutdown.take());
+        if let Some(thread) = self.thread.take() {
+            // It has panicked or it has ended: either way it is over.
+            let _ended = thread.join();
+        }
+    }
+}
+
+impl<S: Subject> Handler for Parts<S> {
+    async fn call(&self, request: Request<Bytes>, peer: SocketAddr) -> Response<Bytes> {
+        let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+        match request.uri().path() {
+            "/livez" if reads => probe(self.subject.live()),
+            "/readyz" if reads => probe(self.readiness.check()),
+            "/startupz" if reads => probe(if self.readiness.is_started() {
+                Ok(())
+            } else {
+                Err("the shard is starting")
+            }),
+            "/status" if reads => {
+                let status = format!("{:#}\n", self.subject.status());
+                answer(StatusCode::OK, JSON, status)
+            }
+            "/metrics" if reads => {
+                self.subject.measure(&self.metrics);
+                answer(StatusCode::OK, metrics::CONTENT_TYPE, self.metrics.render())
+            }
+            "/drain" if request.method() == Method::POST => self.drain(peer).await,
+            "/livez" | "/readyz" | "/startupz" | "/status" | "/metrics" => not_allowed("GET, HEAD"),
+            "/drain" => not_allowed("POST"),
+            _ => Refusal::NotFound.response(),
+        }
+    }
+}
+
+impl<S> Parts<S> {
+    /// Drains the shard and answers when it has. Only for those on the same machine, such as a
+    /// preStop hook: whoever can drain a shard can take its service away.
+    async fn drain(&self, peer: SocketAddr) -> Response<Bytes> {
+        if !peer.ip().to_canonical().is_loopback() {
+            return Refusal::Forbidden.response();
+        }
+        self.drain.begin();
+        match self.drain.outcome().await {
+            Outcome::Complete => answer(StatusCode::OK, TEXT, "drained\n"),
+            Outcome::DeadlinePassed { in_flight } => {
+                let text =
+                    format!("the drain's deadline passed with {in_flight} requests in flight\n");
+                answer(StatusCode::GATEWAY_TIMEOUT, TEXT, text)
+            }
+        }
+    }
+}
+
+fn probe(result: Result<(), impl std::fmt::Display>) -> Response<Bytes> {
+    match result {
+        Ok(()) => answer(StatusCode::OK, TEXT, "ok\n"),
+        Err(why) => answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{why}\n")),
+    }
+}
+
+fn answer(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response<Bytes> {
+    let mut response = Response::new(body.into());
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+        .headers_mut()
+        .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+fn not_allowed(methods: &'static str) -> Response<Bytes> {
+    let mut response = Refusal::MethodNotAllowed.response();
+    response
+        .headers_mut()
+        .insert(ALLOW, HeaderValue::from_static(methods));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+    use crate::drain::Timing;
+    use crate::http::client;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    #[derive(Default)]
+    struct Shard(Arc<AtomicBool>);
+
+    impl Subject for Shard {
+        fn live(&self) -> Result<(), String> {
+            if self.0.load(Ordering::SeqCst) {
+                Err("the lane's thread has ended".into())
+            } else {
+                Ok(())
+            }
+        }
+
+        fn status(&self) -> serde_json::Value {
+            serde_json::json!({ "shard": 3 })
+        }
+
+        fn measure(&self, metrics: &Metrics) {
+            metrics.store_size(4096, 1);
+        }
+    }
+
+    fn start() -> (Admin, Readiness, Drain, Arc<AtomicBool>) {
+        let broken = Arc::new(AtomicBool::new(false));
+        let readiness = Readiness::default();
+        let drain = Drain::new(readiness.clone());
+        let parts = Parts {
+            subject: Shard(Arc::clone(&broken)),
+            readiness: readiness.clone(),
+            drain: drain.clone(),
+            metrics: Arc::new(Metrics::new("test")),
+        };
+        let server = Server::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        (
+            Admin::start(server, parts).unwrap(),
+            readiness,
+            drain,
+            broken,
+        )
+    }
+
+    async fn get(admin: &Admin, path: &str) -> (u16, String) {
+        call(admin, Method::GET, path).await
+    }
+
+    async fn call(admin: &Admin, method: Method, path: &str) -> (u16, String) {
+        let (status, body) = client::request(admin.local_addr(), method, path, PATIENCE)
+            .await
+            .unwrap();
+        (status.as_u16(), String::from_utf8(body.into()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn probes_follow_the_shards_state() {
+        let (admin, readiness, drain, broken) = start();
+        assert_eq!(get(&admin, "/livez").await, (200, "ok\n".into()));
+        assert_eq!(get(&admin, "/startupz").await.0, 503);
+        assert_eq!(
+            get(&admin, "/readyz").await,
+            (503, "the shard is starting\n".into())
+        );
+        readiness.set_started();
+        assert_eq!(get(&admin, "/startupz").await.0, 200);
+        assert_eq!(get(&admin, "/readyz").await.0, 503);
+        readiness.set_generation_live();
+        assert_eq!(get(&admin, "/readyz").await, (200, "ok\n".into()));
+        drain.begin();
+        assert_eq!(
+            get(&admin, "/readyz").await,
+            (503, "the shard is draining\n".into())
+        );
+        assert_eq!(get(&admin, "/livez").await.0, 200);
+        broken.store(true, Ordering::SeqCst);
+        assert_eq!(
+            get(&admin, "/livez").await,
+            (503, "the lane's thread has ended\n".into())
+        );
+    }
+
+    #[tokio::test]
+    async fn status_is_json_and_metrics_are_measured_and_rendered() {
+        let (admin, ..) = start();
+        let (status, body) = get(&admin, "/status").await;
+        let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+        assert_eq!((status, &body["shard"]), (200, &3.into()));
+        let (status, text) = get(&admin, "/metrics").await;
+        assert_eq!(status, 200);
+        assert!(
+            text.contains("\nostrakon_store_bytes 4096\n") && text.ends_with("# EOF\n"),
+            "{text}"
+        );
+    }
+
+    #[tokio::test]
+    async fn other_paths_and_methods_are_refused_clearly() {
+        let (admin, ..) = start();
+        assert_eq!(get(&admin, "/nothing").await.0, 404);
+        assert_eq!(call(&admin, Method::DELETE, "/livez").await.0, 405);
+        assert_eq!(get(&admin, "/drain").await.0, 405);
+    }
+
+    #[tokio::test]
+    async fn draining_answers_when_it_is_done_and_again_with_the_same() {
+        let (admin, _, drain, _) = start();
+        let timing = Timing {
+            serve_for: Duration::ZERO,
+            deadline: PATIENCE,
+        };
+        let run = drain.clone();
+        tokio::spawn(async move { run.run(|| timing, async {}).await });
+        assert_eq!(
+            call(&admin, Method::POST, "/drain").await,
+            (200, "drained\n".into())
+        );
+        assert_eq!(
+            call(&admin, Method::POST, "/drain").await,
+            (200, "drained\n".into())
+        );
+        assert!(drain.is_refusing());
+    }
+
+    #[tokio::test]
+    async fn draining_is_refused_to_peers_from_elsewhere() {
+        let readiness = Readiness::default();
+        let parts = Parts {
+            subject: Shard::default(),
+            drain: Drain::new(readiness.clone()),
+            readiness: readiness.clone(),
+            metrics: Arc::new(Metrics::new("test")),
+        };
+        for (peer, refused) in [
+            ("10.0.0.1:1", true),
+            ("[::ffff:10.0.0.1]:1", true),
+            ("[2001:db8::1]:1", true),
+        ] {
+            let request = Request::post("/drain").body(Bytes::new()).unwrap();
+            let response = parts.call(request, peer.parse().unwrap()).await;
+            assert_eq!(
+                response.status() == StatusCode::FORBIDDEN,
+                refused,
+                "{peer}"
+            );
+        }
+        assert_eq!(
+            readiness.check().unwrap_err().to_string(),
+            "the shard is starting"
+        );
+    }
+
+    #[tokio::test]
+    async fn dropping_the_port_closes_it_though_connections_are_open() {
+        let (admin, ..) = start();
+        let _idle = tokio::net::TcpStream::connect(admin.local_addr())
+            .await
+            .unwrap();
+        assert_eq!(get(&admin, "/livez").await.0, 200);
+        let address = admin.local_addr();
+        drop(admin);
+        assert!(tokio::net::TcpStream::connect(address).await.is_err());
+    }
+}

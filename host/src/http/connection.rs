@@ -1,0 +1,328 @@
+//! One connection, from its first byte to its last.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::{Instant, Sleep, sleep_until, timeout, timeout_at};
+
+use super::server::down;
+use super::service::Requests;
+use super::wire::{Activity, Phase, Wire};
+use super::{Handler, Limits, LiveLimits, Refusal};
+use crate::metrics::{Limit, Metrics};
+
+/// What an h2 client with prior knowledge sends first.
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Requests that one h2 connection may have open.
+const MAX_STREAMS: u32 = 256;
+/// How much of a body an h2 client may send before it is read, on one stream and on all.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// hyper's buffer for reading, at most; it begins at 8 KiB.
+const MAX_BUFFER: usize = 64 * 1024;
+/// How long an h2 connection that was told to go away may take to do so, when it is idle.
+const GOAWAY_GRACE: Duration = Duration::from_secs(1);
+/// How long and how much is read from a client after the last word to it. Closing with unread
+/// input resets the connection, and the client might never see the answer.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: u64 = 1024 * 1024;
+
+/// What the connections of a server share.
+#[derive(Debug)]
+pub(super) struct Shared<H> {
+    pub(super) handler: Arc<H>,
+    pub(super) limits: LiveLimits,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+/// Serves a connection until it is closed by either side, a limit is passed, or the server is
+/// shut down and its requests are answered.
+pub(super) async fn serve<H: Handler>(
+    shared: Arc<Shared<H>>,
+    mut stream: TcpStream,
+    peer: SocketAddr,
+    mut shutdown: watch::Receiver<bool>,
+) {
+    let limits = **shared.limits.load();
+    // Until a first byte comes there is neither a buffer nor a state machine: thousands of
+    // connections that say nothing cost little.
+    let mut preface = Preface::default();
+    let first_byte = tokio::select! {
+        read = timeout(limits.idle_timeout, preface.read(&mut stream)) => matches!(read, Ok(Ok(1..))),
+        () = down(&mut shutdown) => false,
+    };
+    if !first_byte {
+        return;
+    }
+    let activity = Activity::new();
+    let deadline = Instant::now() + limits.header_timeout;
+    while preface.is_open() {
+        match timeout_at(deadline, preface.read(&mut stream)).await {
+            Ok(Ok(1..)) => {}
+            Ok(Ok(0) | Err(_)) => return,
+            Err(_) => {
+                shared.metrics.request_refused(Limit::HeaderTime);
+                return last_words(stream, Refusal::HeaderTime).await;
+            }
+        }
+    }
+    let http2 = preface.is_http2();
+    let wire = Wire::new(
+        stream,
+        preface.so_far().to_vec(),
+        http2,
+        Arc::clone(&activity),
+    );
+    let requests = Requests {
+        handler: Arc::clone(&shared.handler),
+        limits: Arc::clone(&shared.limits),
+        metrics: Arc::clone(&shared.metrics),
+        peer,
+        activity,
+    };
+    // Boxed: only one of the two is ever needed, and a connection that waits for its first byte
+    // needs neither.
+    if http2 {
+        Box::pin(serve_http2(wire, requests, limits, shutdown)).await;
+    } else {
+        Box::pin(serve_http1(wire, requests, limits, shutdown)).await;
+    }
+}
+
+/// A client's first bytes: as many as h2 begins with.
+#[derive(Default)]
+struct Preface {
+    bytes: [u8; HTTP2_PREFACE.len()],
+    length: usize,
+}
+
+impl Preface {
+    /// Reads some of what is left; gives how much.
+    async fn read(&mut self, stream: &mut TcpStream) -> std::io::Result<usize> {
+        let read = stream.read(&mut self.bytes[self.length..]).await?;
+        self.length += read;
+        Ok(read)
+    }
+
+    fn so_far(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+
+    /// Whether more bytes are needed to know the protocol.
+    fn is_open(&self) -> bool {
+        self.length < HTTP2_PREFACE.len() && HTTP2_PREFACE.starts_with(self.so_far())
+    }
+
+    fn is_http2(&self) -> bool {
+        self.so_far() == HTTP2_PREFACE
+    }
+}
+
+/// What happens to a connection.
+enum Event {
+    Ended(hyper::Result<()>),
+    ShuttingDown,
+    /// It has been in this phase for too long.
+    Overdue(Phase),
+}
+
+async fn serve_http1<H: Handler>(
+    wire: Wire,
+    requests: Requests<H>,
+    limits: Limits,
+    mut shutdown: watch::Receiver<bool>,
+) {
+    let (metrics, peer) = (Arc::clone(&requests.metrics), requests.peer);
+    let mut watchdog = Watchdog::new(&requests, limits);
+    let requests = Arc::new(requests);
+    let mut connection = http1::Builder::new()
+        // The watchdog does it, and answers.
+        .header_read_timeout(None)
+        .timer(TokioTimer::new())
+        .max_header_size(limits.max_header_bytes)
+        .max_buf_size(limits.max_header_bytes.max(MAX_BUFFER))
+        .serve_connection(
+            TokioIo::new(wire),
+            service_fn(move |request| {
+                let requests = Arc::clone(&requests);
+                async move { Ok::<_, Infallible>(requests.answer(request).await) }
+            }),
+        );
+    let mut told = false;
+    let overdue = loop {
+        match next_event(&mut connection, &mut watchdog, &mut shutdown, told).await {
+            Event::Ended(ended) => {
+                if let Err(error) = ended {
+                    tracing::debug!(%peer, %error, "connection ended");
+                }
+                break None;
+            }
+            Event::ShuttingDown => {
+                told = true;
+                Pin::new(&mut connection).graceful_shutdown();
+            }
+            Event::Overdue(phase) => break Some(phase),
+        }
+    };
+    let wire = connection.into_parts().io.into_inner();
+    let refused = wire.refused();
+    let stream = wire.into_stream();
+    match (overdue, refused.map(|status| status.as_u16())) {
+        (Some(Phase::Head), _) => {
+            metrics.request_refused(Limit::HeaderTime);
+            last_words(stream, Refusal::HeaderTime).await;
+        }
+        (Some(_), _) => {}
+        (None, Some(431)) => {
+            metrics.request_refused(Limit::HeaderSize);
+            last_words(stream, Refusal::HeaderSize).await;
+        }
+        (None, Some(414)) => {
+            metrics.request_refused(Limit::HeaderSize);
+            last_words(stream, Refusal::UriSize).await;
+        }
+        (None, Some(_)) => last_words(stream, Refusal::BadRequest).await,
+        (None, None) => linger(stream).await,
+    }
+}
+
+async fn serve_http2<H: Handler>(
+    wire: Wire,
+    requests: Requests<H>,
+    limits: Limits,
+    mut shutdown: watch::Receiver<bool>,
+) {
+    let peer = requests.peer;
+    let mut watchdog = Watchdog::new(&requests, limits);
+    let requests = Arc::new(requests);
+    let mut connection = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_STREAMS)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(u32::try_from(limits.max_header_bytes).unwrap_or(u32::MAX))
+        .serve_connection(
+            TokioIo::new(wire),
+            service_fn(move |request| {
+                let requests = Arc::clone(&requests);
+                async move { Ok::<_, Infallible>(requests.answer(request).await) }
+            }),
+        );
+    let mut told = false;
+    loop {
+        match next_event(&mut connection, &mut watchdog, &mut shutdown, told).await {
+            Event::Ended(Ok(())) => return,
+            Event::Ended(Err(error)) => {
+                tracing::debug!(%peer, %error, "connection ended");
+                return;
+            }
+            Event::ShuttingDown => {
+                told = true;
+                Pin::new(&mut connection).graceful_shutdown();
+            }
+            Event::Overdue(_) => {
+                Pin::new(&mut connection).graceful_shutdown();
+                let _ended_or_cut = timeout(GOAWAY_GRACE, &mut connection).await;
+                return;
+            }
+        }
+    }
+}
+
+/// A connection as hyper serves it, of either protocol.
+trait Connection: Future<Output = hyper::Result<()>> + Unpin {}
+impl<C: Future<Output = hyper::Result<()>> + Unpin> Connection for C {}
+
+/// Drives the connection until something is to be done about it. `told`: it knows already that the
+/// server shuts down.
+async fn next_event(
+    connection: &mut impl Connection,
+    watchdog: &mut Watchdog,
+    shutdown: &mut watch::Receiver<bool>,
+    told: bool,
+) -> Event {
+    let driven = std::future::poll_fn(|context| {
+        if let Poll::Ready(ended) = Pin::new(&mut *connection).poll(context) {
+            return Poll::Ready(Event::Ended(ended));
+        }
+        // After the connection, which may just have come into another phase.
+        watchdog.poll(context).map(Event::Overdue)
+    });
+    tokio::select! {
+        biased;
+        event = driven => event,
+        () = down(shutdown), if !told => Event::ShuttingDown,
+    }
+}
+
+/// Wakes when a connection has been in one phase for too long.
+struct Watchdog {
+    activity: Arc<Activity>,
+    limits: Limits,
+    alarm: Pin<Box<Sleep>>,
+}
+
+impl Watchdog {
+    fn new<H>(requests: &Requests<H>, limits: Limits) -> Self {
+        let activity = Arc::clone(&requests.activity);
+        let alarm = Box::pin(sleep_until(Instant::now() + limits.idle_timeout));
+        Self {
+            activity,
+            limits,
+            alarm,
+        }
+    }
+
+    /// When the connection is overdue, and the phase it is in. What handlers do has deadlines of
+    /// its own.
+    fn due(&self) -> (Phase, Instant) {
+        let (phase, since) = self.activity.phase();
+        match phase {
+            Phase::Head => (phase, since + self.limits.header_timeout),
+            Phase::Busy => (phase, Instant::now() + self.limits.idle_timeout),
+            Phase::Idle | Phase::Answering => (phase, since + self.limits.idle_timeout),
+        }
+    }
+
+    /// Puts the alarm off only when it rings, not with each request; but sets it earlier at once.
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Phase> {
+        if self.activity.phase().0 == Phase::Head && self.due().1 < self.alarm.deadline() {
+            let (_, due) = self.due();
+            self.alarm.as_mut().reset(due);
+        }
+        while self.alarm.as_mut().poll(context).is_ready() {
+            let (phase, due) = self.due();
+            if due <= Instant::now() {
+                return Poll::Ready(phase);
+            }
+            self.alarm.as_mut().reset(due);
+        }
+        Poll::Pending
+    }
+}
+
+/// Sends a refusal to an HTTP/1 client and closes, within [`LINGER`].
+pub(super) async fn last_words(mut stream: TcpStream, refusal: Refusal) {
+    if let Ok(Ok(())) = timeout(LINGER, stream.write_all(&refusal.http1())).await {
+        linger(stream).await;
+    }
+}
+
+/// Closes the sending side, and the rest when the client has done so or a bound is reached.
+async fn linger(mut stream: TcpStream) {
+    if stream.shutdown().await.is_ok() {
+        let mut rest = stream.take(LINGER_BYTES);
+        let _read_or_cut =
+            timeout(LINGER, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await;
+    }
+}

@@ -1,0 +1,193 @@
+//! The answers that the host makes itself.
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use http::{Response, StatusCode};
+
+/// Names the refusal in an answer, for programs.
+const ERROR: HeaderName = HeaderName::from_static("ostrakon-error");
+
+macro_rules! refusals {
+    ($($(#[$doc:meta])* $variant:ident: $status:ident $code:literal $text:literal,)+) => {
+        /// Why the host answers a request itself, in the guest's place.
+        ///
+        /// Each is a status, one line of text for people, and a header `ostrakon-error` with a
+        /// code for programs.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Refusal {
+            $($(#[$doc])* $variant,)+
+        }
+
+        impl Refusal {
+            /// Every refusal there is.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// The status of the answer.
+            pub fn status(self) -> StatusCode {
+                match self { $(Self::$variant => StatusCode::$status,)+ }
+            }
+
+            /// What programs know it by, in kebab case.
+            pub fn code(self) -> &'static str {
+                match self { $(Self::$variant => $code,)+ }
+            }
+
+            /// The answer's body.
+            pub fn text(self) -> &'static str {
+                match self { $(Self::$variant => $text,)+ }
+            }
+        }
+    };
+}
+
+refusals! {
+    /// What was sent is not HTTP.
+    BadRequest: BAD_REQUEST "bad-request"
+        "the request is not valid http: check its request line, headers and body framing\n",
+    /// The partition's key is empty or too long.
+    BadPartitionKey: BAD_REQUEST "bad-partition-key"
+        "the partition key is empty or too long: use 1 to 1024 bytes\n",
+    /// The operation is not for this peer.
+    Forbidden: FORBIDDEN "forbidden"
+        "this is allowed from the same machine only: call it from within the pod\n",
+    /// There is nothing at this path.
+    NotFound: NOT_FOUND "not-found"
+        "there is nothing at this path: check the url\n",
+    /// The path has no such method.
+    MethodNotAllowed: METHOD_NOT_ALLOWED "method-not-allowed"
+        "this path has other methods only: see the allow header\n",
+    /// The headers came too slowly.
+    HeaderTime: REQUEST_TIMEOUT "header-time"
+        "the headers did not arrive in time: send the request again, faster\n",
+    /// The body came too slowly.
+    BodyTime: REQUEST_TIMEOUT "body-time"
+        "the body did not arrive in time: send the request again, faster or in smaller parts\n",
+    /// The body is too large.
+    BodySize: PAYLOAD_TOO_LARGE "body-size"
+        "the body is too large: send less, or raise max_body_bytes\n",
+    /// The request target is too long.
+    UriSize: URI_TOO_LONG "uri-size"
+        "the request's target is too long: send a shorter path and query\n",
+    /// The headers are too large.
+    HeaderSize: REQUEST_HEADER_FIELDS_TOO_LARGE "header-size"
+        "the request line and headers are too large: send less, or raise max_header_bytes\n",
+    /// The host failed: our bug.
+    Internal: INTERNAL_SERVER_ERROR "internal"
+        "the host failed to answer: see its log\n",
+    /// The guest trapped.
+    GuestTrapped: INTERNAL_SERVER_ERROR "guest-trapped"
+        "the guest trapped and nothing was stored: see the host's log\n",
+    /// The guest's reply cannot be sent.
+    GuestReply: INTERNAL_SERVER_ERROR "guest-reply"
+        "the guest's reply is not valid and nothing was stored: see the host's log\n",
+    /// The guest used more memory than it may.
+    GuestMemory: INTERNAL_SERVER_ERROR "guest-memory"
+        "the guest ran out of memory and nothing was stored: ask for less, or raise the limit\n",
+    /// The guest missed its deadline.
+    GuestDeadline: GATEWAY_TIMEOUT "guest-deadline"
+        "the guest missed its deadline and nothing was stored: ask for less, or raise the deadline\n",
+    /// There are too many connections.
+    Connections: SERVICE_UNAVAILABLE "connections"
+        "there are too many connections: try again later, or raise max_connections\n",
+    /// The lane's queue is full.
+    LaneFull: SERVICE_UNAVAILABLE "lane-full"
+        "too many writes are waiting: try again later\n",
+    /// The request waited too long for the lane; it did not run.
+    LaneWait: SERVICE_UNAVAILABLE "lane-wait"
+        "the write waited too long for its turn and did not run: try again later\n",
+    /// Too many slow reads run already.
+    SlowReads: SERVICE_UNAVAILABLE "too-many-slow-reads"
+        "too many slow reads are running: try again later\n",
+    /// There is no live generation yet.
+    NoGeneration: SERVICE_UNAVAILABLE "no-generation"
+        "the shard has no live guest yet: try again later, and see its status\n",
+    /// The shard drains.
+    ShuttingDown: SERVICE_UNAVAILABLE "shutting-down"
+        "_shutting_down_",
+    /// The store cannot be read or written.
+    StoreFailed: SERVICE_UNAVAILABLE "store-failed"
+        "the store failed and the request's outcome was not acknowledged: try again, and see the host's log\n",
+    /// There is no space left to write to.
+    StoreFull: INSUFFICIENT_STORAGE "store-full"
+        "the disk is full and nothing was stored: free some space, or enlarge the volume\n",
+}
+
+impl Refusal {
+    /// The answer. A 503 says to try again after a second.
+    pub fn response(self) -> Response<Bytes> {
+        let mut response = Response::new(Bytes::from_static(self.text().as_bytes()));
+        *response.status_mut() = self.status();
+        let headers = response.headers_mut();
+        headers.insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("text/plain; charset=utf-8"),
+        );
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(ERROR, HeaderValue::from_static(self.code()));
+        if self.status() == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+
+    /// The answer, after which an HTTP/1 connection is closed.
+    pub(super) fn closing(self) -> Response<Bytes> {
+        let mut response = self.response();
+        response
+            .headers_mut()
+            .insert(CONNECTION, HeaderValue::from_static("close"));
+        response
+    }
+
+    /// The closing answer as HTTP/1 sends it, for where there is no request to answer.
+    pub(super) fn http1(self) -> Vec<u8> {
+        let response = self.closing();
+        let mut wire = format!("HTTP/1.1 {}\r\n", response.status()).into_bytes();
+        for (name, value) in response.headers() {
+            wire.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
+        }
+        let date = httpdate::fmt_http_date(std::time::SystemTime::now());
+        let length = response.body().len();
+        wire.extend(format!("date: {date}\r\ncontent-length: {length}\r\n\r\n").as_bytes());
+        wire.extend_from_slice(response.body());
+        wire
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn every_refusal_is_one_lower_case_line_with_a_code_of_its_own() {
+        let mut codes = HashSet::new();
+        for refusal in Refusal::ALL {
+            let (code, text) = (refusal.code(), refusal.text());
+            assert!(codes.insert(code), "{code} twice");
+            assert!(
+                code.bytes()
+                    .all(|byte| byte.is_ascii_lowercase() || byte == b'-'),
+                "{code}"
+            );
+            assert_eq!(text, text.to_lowercase());
+            assert_eq!(text.trim_end_matches('\n').lines().count(), 1, "{text}");
+            assert!(!text.trim_end().ends_with('.'), "{text}");
+            let response = refusal.response();
+            assert_eq!(response.headers()["ostrakon-error"], code);
+            assert_eq!(
+                response.headers().contains_key(RETRY_AFTER),
+                response.status() == 503
+            );
+        }
+    }
+
+    #[test]
+    fn shutting_down_is_said_as_the_courses_store_says_it() {
+        let response = Refusal::ShuttingDown.response();
+        assert_eq!(response.status(), 503);
+        assert_eq!(response.body(), "_shutting_down_");
+        assert_eq!(response.headers()[RETRY_AFTER], "1");
+    }
+}

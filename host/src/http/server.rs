@@ -1,0 +1,151 @@
+//! Accepting connections, and shutting down.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response, request};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::connection::{self, Shared};
+use super::{LiveLimits, Refusal};
+use crate::metrics::{Listener, Metrics};
+
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 1024;
+/// Connections beyond the limit that are told so at a time; those beyond that are just closed.
+const MAX_TOLD: usize = 64;
+/// How long to wait when no connection can be accepted, for want of file descriptors, say.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What answers requests.
+pub trait Handler: Send + Sync + 'static {
+    /// The answer to a request whose body is not to be read, if it is such a one.
+    fn refuse(&self, head: &request::Parts) -> Option<Response<Bytes>> {
+        let _ = head;
+        None
+    }
+
+    /// The answer to a request from `peer`. Dropped when the client goes away; a panic is answered
+    /// with status 500.
+    fn call(
+        &self,
+        request: Request<Bytes>,
+        peer: SocketAddr,
+    ) -> impl Future<Output = Response<Bytes>> + Send;
+}
+
+/// A bound port.
+#[derive(Debug)]
+pub struct Server {
+    listener: std::net::TcpListener,
+    address: SocketAddr,
+}
+
+impl Server {
+    /// Binds an address; port 0 means any that is free. Connections wait until [`Server::run`].
+    ///
+    /// # Errors
+    /// When the address cannot be bound: it is in use, or not this machine's.
+    pub fn bind(address: SocketAddr) -> io::Result<Self> {
+        let socket = Socket::new(
+            Domain::for_address(address),
+            Type::STREAM,
+            Some(Protocol::TCP),
+        )?;
+        // A restart does not wait for the connections of the process before to be forgotten.
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        let listener = std::net::TcpListener::from(socket);
+        let address = listener.local_addr()?;
+        Ok(Self { listener, address })
+    }
+
+    /// The address that is bound.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Accepts connections until `shutdown` is true or its sender is gone. Then tells open
+    /// connections to close, waits until their requests are answered, and returns. The wait has no
+    /// bound of its own: dropping the future cuts all connections.
+    ///
+    /// # Errors
+    /// When the runtime cannot take the socket.
+    pub async fn run<H: Handler>(
+        self,
+        handler: Arc<H>,
+        limits: LiveLimits,
+        metrics: Arc<Metrics>,
+        label: Listener,
+        mut shutdown: watch::Receiver<bool>,
+    ) -> io::Result<()> {
+        let listener = TcpListener::from_std(self.listener)?;
+        let shared = Arc::new(Shared {
+            handler,
+            limits,
+            metrics,
+        });
+        let mut connections = JoinSet::new();
+        let mut told = JoinSet::new();
+        let for_connections = shutdown.clone();
+        loop {
+            tokio::select! {
+                () = down(&mut shutdown) => break,
+                Some(_) = connections.join_next() => shared.metrics.connection_closed(label),
+                Some(_) = told.join_next() => {}
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, _)) if connections.len() >= shared.limits.load().max_connections => {
+                        shared.metrics.connection_refused(label);
+                        if told.len() < MAX_TOLD {
+                            told.spawn(connection::last_words(stream, Refusal::Connections));
+                        }
+                    }
+                    Ok((stream, peer)) => {
+                        shared.metrics.connection_opened(label);
+                        let shutdown = for_connections.clone();
+                        connections.spawn(serve(Arc::clone(&shared), stream, peer, shutdown));
+                    }
+                    Err(error) => {
+                        // The connection's own failure, or this process's want of something that
+                        // comes back when others end.
+                        tracing::warn!(%error, "could not accept a connection");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+            }
+        }
+        drop(listener);
+        while connections.join_next().await.is_some() {
+            shared.metrics.connection_closed(label);
+        }
+        while told.join_next().await.is_some() {}
+        Ok(())
+    }
+}
+
+/// Waits until the server is told to shut down, or its owner is gone.
+pub(super) async fn down(shutdown: &mut watch::Receiver<bool>) {
+    let _told_or_gone = shutdown.wait_for(|down| *down).await;
+}
+
+async fn serve<H: Handler>(
+    shared: Arc<Shared<H>>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    shutdown: watch::Receiver<bool>,
+) {
+    // Answers are whole when they are written: nothing is gained by waiting for more.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%peer, %error, "connection ended");
+        return;
+    }
+    connection::serve(shared, stream, peer, shutdown).await;
+}

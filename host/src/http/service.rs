@@ -1,0 +1,97 @@
+//! From a request's headers to its answer: reads the body within its limits and calls the handler.
+
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+
+use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
+use http::{HeaderValue, Method, Request, Response, Version};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::{Body, Incoming};
+
+use super::wire::Activity;
+use super::{Handler, LiveLimits, Refusal};
+use crate::metrics::{Limit, Metrics};
+
+/// What the requests of one connection share.
+#[derive(Debug)]
+pub(super) struct Requests<H> {
+    pub(super) handler: Arc<H>,
+    pub(super) limits: LiveLimits,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) peer: SocketAddr,
+    pub(super) activity: Arc<Activity>,
+}
+
+impl<H: Handler> Requests<H> {
+    /// Answers a request: with the handler's response, or with a refusal.
+    pub(super) async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        let _in_flight = self.activity.request();
+        let (version, head) = (request.version(), request.method() == Method::HEAD);
+        let mut response = match self.read(request).await {
+            Ok(request) => self.call(request).await,
+            Err(refused) => refused,
+        };
+        if version == Version::HTTP_2 {
+            // The stream ends, not the connection: the header is HTTP/1's.
+            response.headers_mut().remove(http::header::CONNECTION);
+        }
+        if head {
+            let length = response.body().len();
+            response
+                .headers_mut()
+                .insert(CONTENT_LENGTH, HeaderValue::from(length));
+            *response.body_mut() = Bytes::new();
+        }
+        response.map(Full::new)
+    }
+
+    /// The request with its body, or the answer that it gets without a handler.
+    async fn read(&self, request: Request<Incoming>) -> Result<Request<Bytes>, Response<Bytes>> {
+        let (head, body) = request.into_parts();
+        if let Some(response) = self.handler.refuse(&head) {
+            return Err(response);
+        }
+        if body.is_end_stream() {
+            return Ok(Request::from_parts(head, Bytes::new()));
+        }
+        let limits = **self.limits.load();
+        if body.size_hint().lower() > limits.max_body_bytes as u64 {
+            return Err(self.refuse(Limit::BodySize, Refusal::BodySize));
+        }
+        let body = Limited::new(body, limits.max_body_bytes).collect();
+        match tokio::time::timeout(limits.body_timeout, body).await {
+            Ok(Ok(body)) => Ok(Request::from_parts(head, body.to_bytes())),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => {
+                Err(self.refuse(Limit::BodySize, Refusal::BodySize))
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(peer = %self.peer, %error, "request body was not read");
+                Err(Refusal::BadRequest.closing())
+            }
+            Err(_) => Err(self.refuse(Limit::BodyTime, Refusal::BodyTime)),
+        }
+    }
+
+    /// Runs the handler. Its panic is our bug, and this request's end only.
+    async fn call(&self, request: Request<Bytes>) -> Response<Bytes> {
+        let mut answer = pin!(self.handler.call(request, self.peer));
+        std::future::poll_fn(|context| {
+            // Unwind safe: the future is not polled again, and what it shares is behind locks and
+            // atomics that others use in any state they are left in.
+            catch_unwind(AssertUnwindSafe(|| answer.as_mut().poll(context))).unwrap_or_else(|_| {
+                tracing::error!(peer = %self.peer, "a request's handler panicked");
+                Poll::Ready(Refusal::Internal.response())
+            })
+        })
+        .await
+    }
+
+    fn refuse(&self, limit: Limit, refusal: Refusal) -> Response<Bytes> {
+        self.metrics.request_refused(limit);
+        refusal.closing()
+    }
+}

@@ -1,0 +1,94 @@
+//! Whether the shard is to be sent requests.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// A latch of the few conditions for being ready. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Readiness(Arc<Conditions>);
+
+#[derive(Debug, Default)]
+struct Conditions {
+    started: AtomicBool,
+    generation_live: AtomicBool,
+    draining: AtomicBool,
+}
+
+/// Why a shard is not ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotReady {
+    /// It opens its store and binds its ports.
+    #[error("the shard is starting")]
+    Starting,
+    /// It runs, but no guest has gone live.
+    #[error("no generation is live: see /status for what was refused and why")]
+    NoGeneration,
+    /// It ends.
+    #[error("the shard is draining")]
+    Draining,
+}
+
+impl Readiness {
+    /// The shard's store is open and its ports are bound. Stays so.
+    pub fn set_started(&self) {
+        self.0.started.store(true, Ordering::Release);
+    }
+
+    /// A generation is live. Stays so: a generation only ends by another's taking its place, and
+    /// one that is refused never makes the shard unready.
+    pub fn set_generation_live(&self) {
+        self.0.generation_live.store(true, Ordering::Release);
+    }
+
+    /// The shard drains. Stays so.
+    pub fn set_draining(&self) {
+        self.0.draining.store(true, Ordering::Release);
+    }
+
+    /// Whether the shard has started: it may not be ready yet, or no longer.
+    pub fn is_started(&self) -> bool {
+        self.0.started.load(Ordering::Acquire)
+    }
+
+    /// Whether the shard is to be sent requests.
+    ///
+    /// # Errors
+    /// Says why not.
+    pub fn check(&self) -> Result<(), NotReady> {
+        if self.0.draining.load(Ordering::Acquire) {
+            Err(NotReady::Draining)
+        } else if !self.is_started() {
+            Err(NotReady::Starting)
+        } else if !self.0.generation_live.load(Ordering::Acquire) {
+            Err(NotReady::NoGeneration)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shard_is_ready_when_started_with_a_live_generation_and_until_it_drains() {
+        let readiness = Readiness::default();
+        assert_eq!(readiness.check(), Err(NotReady::Starting));
+        readiness.set_generation_live();
+        assert_eq!(readiness.check(), Err(NotReady::Starting));
+        readiness.set_started();
+        assert_eq!(readiness.check(), Ok(()));
+        readiness.set_draining();
+        assert_eq!(readiness.check(), Err(NotReady::Draining));
+        assert!(readiness.is_started());
+    }
+
+    #[test]
+    fn without_a_generation_it_has_started_but_is_not_ready() {
+        let readiness = Readiness::default();
+        readiness.set_started();
+        assert!(readiness.is_started());
+        assert_eq!(readiness.check(), Err(NotReady::NoGeneration));
+    }
+}
