@@ -1,1 +1,41 @@
-//! 
+//! A counter for each path: `POST` adds one, `GET` reads.
+
+use ostrakon_guest::{
+    Description, Error, Guest, Request, RequestLine, Response, Result, Route, Settings,
+};
+
+/// The guest.
+pub struct Counter;
+
+ostrakon_guest::export!(Counter);
+
+impl Guest for Counter {
+    fn describe(_: &Settings) -> Description {
+        Description::new("counter", env!("CARGO_PKG_VERSION"))
+    }
+
+    fn new(_: &Settings) -> Result<Self, String> {
+        Ok(Self)
+    }
+
+    fn route(&self, line: &RequestLine) -> Route {
+        if line.method() == "POST" {
+            Route::write(line.path())
+        } else {
+            Route::read(line.path())
+        }
+    }
+
+    fn handle(&self, request: &Request) -> Result<Response> {
+        let mut count: u64 = request.store().get_json("count")?.unwrap_or(0);
+        match request.method() {
+            "GET" | "HEAD" => {}
+            "POST" => {
+                count += 1;
+                request.store().set_json("count", &count)?;
+            }
+            _ => return Err(Error::method_not_allowed("GET, HEAD, POST")),
+        }
+        Ok(Response::json(&count))
+    }
+}

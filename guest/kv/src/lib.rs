@@ -1,1 +1,132 @@
-//! 
+//! The key/value store: the reference guest.
+//!
+//! It has two APIs over the same data, in which each key is a partition: the course's (`/save`, `/load`, `/allKeys`)
+//! and one by the book (`/kv/<key>`, `/kv?prefix=&after=&limit=`). The files follow a request's way: `call` says what
+//! is asked, `sharding` where it is answered, `item` what is stored, `condition` whether it is what the client
+//! expects, and `page` is the listing.
+
+mod call;
+mod condition;
+mod item;
+mod page;
+mod sharding;
+
+use ostrakon_guest::{
+    Description, Error, Guest, Part, Request, RequestLine, Response, Result, Route, Settings, Shard,
+};
+
+use call::{Call, Page};
+use condition::Conditions;
+use item::Item;
+use sharding::Sharding;
+
+/// The guest.
+pub struct Kv {
+    sharding: Sharding,
+}
+
+ostrakon_guest::export!(Kv);
+
+impl Guest for Kv {
+    fn describe(settings: &Settings) -> Description {
+        let sharding = Sharding::from_settings(settings).unwrap_or_default();
+        Description::new("kv", env!("CARGO_PKG_VERSION")).with_sharding(sharding.version())
+    }
+
+    fn new(settings: &Settings) -> Result<Self, String> {
+        Ok(Self {
+            sharding: Sharding::from_settings(settings)?,
+        })
+    }
+
+    fn owner(&self, partition: &[u8], shards: u32) -> u32 {
+        self.sharding.owner(partition, shards)
+    }
+
+    fn route(&self, line: &RequestLine) -> Route {
+        match Call::of(line) {
+            Ok(Call::Save { key, .. } | Call::Put { key } | Call::Delete { key }) => {
+                Route::write(key)
+            }
+            Ok(Call::Load { key } | Call::Get { key }) => Route::read(key),
+            Ok(Call::List(_)) => Route::everywhere(),
+            // What is wrong with a request any shard can say.
+            Ok(Call::AllKeys) | Err(_) => Route::here(),
+        }
+    }
+
+    fn handle(&self, request: &Request) -> Result<Response> {
+        match Call::of(request)? {
+            Call::Save { word, .. } => save(request, word),
+            Call::Load { .. } => Ok(load(request)),
+            Call::AllKeys => Ok(all_keys(request.shard())),
+            Call::Get { .. } => get(request),
+            Call::Put { .. } => put(request),
+            Call::Delete { .. } => delete(request),
+            Call::List(page) => Ok(page::of_shard(&page, request.shard())),
+        }
+    }
+
+    fn gather(&self, request: &Request, parts: Vec<Part>) -> Result<Response> {
+        match Call::of(request)? {
+            Call::List(Page { limit, .. }) => page::joined(limit, parts),
+            _ => Err(Error::bad_request("only a listing is asked of all shards")),
+        }
+    }
+}
+
+fn save(request: &Request, word: String) -> Result<Response> {
+    Item::text(word.as_bytes()).store(request.store())?;
+    Ok(Response::text(word))
+}
+
+fn load(request: &Request) -> Response {
+    match Item::load(request.store()) {
+        Some(item) => Response::bytes(item.content_type(), item.body()),
+        None => Response::text("_key_not_found_"),
+    }
+}
+
+/// As the course's store has it: a comma in a key looks like one between keys.
+fn all_keys(shard: Shard) -> Response {
+    Response::bytes(
+        item::TEXT,
+        shard.partitions().collect::<Vec<_>>().join(&b','),
+    )
+}
+
+fn get(request: &Request) -> Result<Response> {
+    let item = Item::load(request.store()).ok_or_else(key_not_found)?;
+    let etag = item.etag();
+    match Conditions::of(request)?.read(&etag)? {
+        condition::Read::Unchanged => Ok(Response::new(304).header("etag", etag)),
+        condition::Read::Whole => {
+            Ok(Response::bytes(item.content_type(), item.body()).header("etag", etag))
+        }
+    }
+}
+
+fn put(request: &Request) -> Result<Response> {
+    let before = Item::load(request.store()).map(|item| item.etag());
+    Conditions::of(request)?.write(before.as_deref())?;
+    let content_type = request.header("content-type").into_iter().next();
+    let item = Item::new(
+        content_type
+            .as_deref()
+            .unwrap_or(b"application/octet-stream"),
+        request.body(),
+    )?;
+    item.store(request.store())?;
+    Ok(Response::new(if before.is_some() { 204 } else { 201 }).header("etag", item.etag()))
+}
+
+fn delete(request: &Request) -> Result<Response> {
+    let item = Item::load(request.store()).ok_or_else(key_not_found)?;
+    Conditions::of(request)?.write(Some(&item.etag()))?;
+    Item::remove(request.store())?;
+    Ok(Response::new(204))
+}
+
+fn key_not_found() -> Error {
+    Error::new(404, "key_not_found", "there is no value under this key")
+}

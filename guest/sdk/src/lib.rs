@@ -1,1 +1,67 @@
-//! 
+//! What the author of an Ostrakon guest uses.
+//!
+//! A guest is a type that implements [`Guest`] and is named to [`export!`]:
+//!
+//! ```
+//! use ostrakon_guest::{Description, Error, Guest, Request, RequestLine, Response, Result, Route, Settings};
+//!
+//! struct Greeter;
+//!
+//! ostrakon_guest::export!(Greeter);
+//!
+//! impl Guest for Greeter {
+//!     fn describe(_: &Settings) -> Description {
+//!         Description::new("greeter", "1.0.0")
+//!     }
+//!
+//!     fn new(_: &Settings) -> Result<Self, String> {
+//!         Ok(Self)
+//!     }
+//!
+//!     fn route(&self, line: &RequestLine) -> Route {
+//!         Route::write(line.path())
+//!     }
+//!
+//!     fn handle(&self, request: &Request) -> Result<Response> {
+//!         let visits = request.store().get_json("visits")?.unwrap_or(0) + 1;
+//!         request.store().set_json("visits", &visits)?;
+//!         Ok(Response::text(visits.to_string()))
+//!     }
+//! }
+//! ```
+//!
+//! Compiled for Wasm, the imports are the host's. Compiled natively, they are those of a shard in memory, with
+//! which the same logic is tested without Wasm: see [`testing`].
+
+mod error;
+mod guest;
+pub mod log;
+pub mod paths;
+mod request;
+mod response;
+mod route;
+mod secret;
+mod settings;
+mod shard;
+pub mod sharding;
+mod store;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod testing;
+
+#[doc(hidden)]
+pub mod bindings;
+#[doc(hidden)]
+pub mod exports;
+mod imports;
+
+pub use bindings::ostrakon::shard::types::{
+    Access, Description, Header, Part, Response, Route, Target,
+};
+pub use error::{Error, Result};
+pub use guest::Guest;
+pub use request::{Request, RequestLine};
+pub use secret::Secret;
+pub use settings::Settings;
+pub use shard::{Entries, Migration, Partitions, Shard, ShardEntry};
+pub use store::Error as StoreError;
+pub use store::{Entry, Scan, Store};

@@ -1,1 +1,155 @@
-//! 
+//! A guest that misbehaves in every way on request, and otherwise well.
+//!
+//! | request | answer |
+//! | --- | --- |
+//! | `/get/<k>`, `/set/<k>/<v>` | the value of the partition `k`; stores it |
+//! | `/label` | the setting `label` |
+//! | `/sequence/<k>` | stores the setting `sequence` in the partition `k`; the one before it, or nothing |
+//! | `/<misdeed>` | does it: see `misdeed` |
+//!
+//! A misdeed is done in `handle` of a `read` of the partition `hostile`; the query chooses otherwise:
+//! `access=write`; `at=here`, `at=everywhere` (in `handle`); `at=route`, `at=owner`, `at=gather` (in these exports);
+//! `partition=<k>`.
+//!
+//! The setting `misbehave` is a list, with commas, of `<misdeed>-in-<export>`, for requests and exports that have no
+//! query, and of `schema=<n>`, `sharding=<n>` and `name=<text>` for what `describe` says. The misdeeds `error` (in
+//! `check` and `migrate`) and `out-of-range` (in `owner`) are for these exports only.
+
+mod misdeed;
+
+use ostrakon_guest::{Description, Guest, Migration, Part, Request, RequestLine, Response, Result, Route, Settings};
+
+/// The guest.
+pub struct Hostile {
+    settings: Settings,
+}
+
+ostrakon_guest::export!(Hostile);
+
+/// Partitions whose keys begin so make `owner` do the misdeed that follows.
+const OWNER: &str = "in-owner:";
+
+impl Guest for Hostile {
+    fn describe(settings: &Settings) -> Description {
+        planned(settings, "describe");
+        let number = |name| assigned(settings, name).map_or(1, |number| number.parse().expect("a number"));
+        let name = assigned(settings, "name").unwrap_or_else(|| "hostile".to_owned());
+        Description::new(&name, "1.0.0").with_schema(number("schema=")).with_sharding(number("sharding="))
+    }
+
+    fn new(settings: &Settings) -> Result<Self, String> {
+        Ok(Self { settings: *settings })
+    }
+
+    fn check(&self) -> Result<(), String> {
+        planned(&self.settings, "check");
+        self.planned_error("check")
+    }
+
+    fn owner(&self, partition: &[u8], shards: u32) -> u32 {
+        planned(&self.settings, "owner");
+        let misdeed = std::str::from_utf8(partition).ok().and_then(|key| key.strip_prefix(OWNER));
+        if misdeed == Some("out-of-range") || asked(&self.settings).iter().any(|item| item == "out-of-range-in-owner") {
+            return shards;
+        }
+        if let Some(misdeed) = misdeed {
+            misdeed::commit(misdeed, None);
+        }
+        ostrakon_guest::sharding::jump(partition, shards)
+    }
+
+    fn route(&self, line: &RequestLine) -> Route {
+        planned(&self.settings, "route");
+        let segments = line.segments().unwrap_or_default();
+        let names: Vec<&str> = segments.iter().map(String::as_str).collect();
+        let query = |name| line.query(name).ok().flatten();
+        let write = query("access").as_deref() == Some("write");
+        match (&names[..], query("at").as_deref()) {
+            (["get", key], _) => Route::read(*key),
+            (["set", key, _] | ["sequence", key], _) => Route::write(*key),
+            (["label"], _) | (_, Some("here")) => Route::here(),
+            ([misdeed], Some("route")) => {
+                misdeed::commit(misdeed, None);
+                Route::here()
+            }
+            ([misdeed], Some("owner")) => Route::read([OWNER, misdeed].concat()),
+            (_, Some("everywhere" | "gather")) => Route::everywhere(),
+            _ => {
+                let partition = query("partition").unwrap_or_else(|| "hostile".to_owned());
+                if write { Route::write(partition) } else { Route::read(partition) }
+            }
+        }
+    }
+
+    fn handle(&self, request: &Request) -> Result<Response> {
+        planned(&self.settings, "handle");
+        let segments = request.segments()?;
+        let names: Vec<&str> = segments.iter().map(String::as_str).collect();
+        let store = request.store();
+        match names[..] {
+            ["get", _] => Ok(Response::text(text(store.get("value")))),
+            ["set", _, value] => {
+                store.set("value", value)?;
+                Ok(Response::text(value))
+            }
+            ["label"] => Ok(Response::text(text(self.settings.get("label")))),
+            ["sequence", _] => {
+                let before = store.get("sequence");
+                store.set("sequence", text(self.settings.get("sequence")))?;
+                Ok(Response::text(text(before)))
+            }
+            [misdeed] if request.query("at")?.as_deref() != Some("gather") => {
+                Ok(misdeed::commit(misdeed, Some(request)))
+            }
+            _ => Ok(Response::text("behaved")),
+        }
+    }
+
+    fn gather(&self, request: &Request, _: Vec<Part>) -> Result<Response> {
+        planned(&self.settings, "gather");
+        match &request.segments()?[..] {
+            [misdeed] if request.query("at")?.as_deref() == Some("gather") => Ok(misdeed::commit(misdeed, Some(request))),
+            _ => Ok(Response::text("behaved")),
+        }
+    }
+
+    /// Marks each value with a `~`, and only then misbehaves: none of it may be stored then.
+    fn migrate(&self, _from: u32, shard: &Migration) -> Result<(), String> {
+        for mut entry in shard.scan() {
+            entry.value.push(b'~');
+            shard.set_many(&[entry])?;
+        }
+        planned(&self.settings, "migrate");
+        self.planned_error("migrate")
+    }
+}
+
+impl Hostile {
+    fn planned_error(&self, export: &str) -> Result<(), String> {
+        let error = ["error-in-", export].concat();
+        if asked(&self.settings).contains(&error) { Err("an error was asked for".to_owned()) } else { Ok(()) }
+    }
+}
+
+/// Does what the settings ask for in an export.
+fn planned(settings: &Settings, export: &str) {
+    let suffix = ["-in-", export].concat();
+    for misdeed in asked(settings).iter().filter_map(|item| item.strip_suffix(&suffix)) {
+        if !["error", "out-of-range"].contains(&misdeed) {
+            misdeed::commit(misdeed, None);
+        }
+    }
+}
+
+/// The items of the setting `misbehave`.
+fn asked(settings: &Settings) -> Vec<String> {
+    text(settings.get("misbehave")).trim().split(',').map(str::to_owned).collect()
+}
+
+fn assigned(settings: &Settings, name: &str) -> Option<String> {
+    asked(settings).iter().find_map(|item| item.strip_prefix(name)).map(str::to_owned)
+}
+
+fn text(content: Option<Vec<u8>>) -> String {
+    String::from_utf8_lossy(&content.unwrap_or_default()).into_owned()
+}

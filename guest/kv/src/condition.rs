@@ -1,0 +1,168 @@
+//! Conditional requests: RFC 9110, section 13.
+
+use ostrakon_guest::{Error, Request, Result};
+
+/// What a client expects of a value before its request is done.
+#[derive(Debug)]
+pub(crate) struct Conditions {
+    if_match: Option<Tags>,
+    if_none_match: Option<Tags>,
+}
+
+/// What a read is answered with.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Read {
+    Whole,
+    Unchanged,
+}
+
+impl Conditions {
+    pub(crate) fn of(request: &Request) -> Result<Self> {
+        Ok(Self {
+            if_match: Tags::of(request, "if-match")?,
+            if_none_match: Tags::of(request, "if-none-match")?,
+        })
+    }
+
+    /// Whether and how a value with this tag is read.
+    pub(crate) fn read(&self, etag: &str) -> Result<Read> {
+        self.matches(Some(etag))?;
+        let known = self
+            .if_none_match
+            .as_ref()
+            .is_some_and(|tags| tags.name_weakly(Some(etag)));
+        Ok(if known { Read::Unchanged } else { Read::Whole })
+    }
+
+    /// Whether a value with this tag, or none, may be written.
+    pub(crate) fn write(&self, etag: Option<&str>) -> Result<()> {
+        self.matches(etag)?;
+        match &self.if_none_match {
+            Some(tags) if tags.name_weakly(etag) => {
+                Err(failed("if-none-match: there is such a value"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn matches(&self, etag: Option<&str>) -> Result<()> {
+        match &self.if_match {
+            Some(tags) if !tags.name_strongly(etag) => {
+                Err(failed("if-match: the value is another, or there is none"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn failed(message: &'static str) -> Error {
+    Error::new(412, "precondition_failed", message)
+}
+
+/// The value of `If-Match` or `If-None-Match`.
+#[derive(Debug, PartialEq, Eq)]
+enum Tags {
+    Any,
+    /// Each as sent: `"abc"` or `W/"abc"`.
+    List(Vec<String>),
+}
+
+impl Tags {
+    /// Reads all headers of a name as one list.
+    fn of(request: &Request, name: &str) -> Result<Option<Self>> {
+        let values = request.header(name);
+        if values.is_empty() {
+            return Ok(None);
+        }
+        let list = values.join(&b',');
+        let tags = std::str::from_utf8(&list).ok().and_then(Self::parse);
+        let message = || [name, " is * or a list of entity tags in double quotes"].concat();
+        tags.map(Some)
+            .ok_or_else(|| Error::new(400, "bad_precondition", message()))
+    }
+
+    fn parse(list: &str) -> Option<Self> {
+        if list.trim_matches([' ', '\t']) == "*" {
+            return Some(Self::Any);
+        }
+        let mut tags = Vec::new();
+        let mut rest = list;
+        loop {
+            rest = rest.trim_start_matches([' ', '\t', ',']);
+            if rest.is_empty() {
+                return (!tags.is_empty()).then_some(Self::List(tags));
+            }
+            let weak = if rest.starts_with("W/") { 2 } else { 0 };
+            let opaque = rest[weak..].strip_prefix('"')?;
+            let end = weak + 1 + opaque.find('"')? + 1;
+            if rest[weak + 1..end - 1]
+                .bytes()
+                .any(|byte| byte <= b' ' || byte == 0x7f)
+            {
+                return None;
+            }
+            tags.push(rest[..end].to_owned());
+            rest = rest[end..].trim_start_matches([' ', '\t']);
+            if !rest.is_empty() && !rest.starts_with(',') {
+                return None;
+            }
+        }
+    }
+
+    /// Strong comparison: a weak tag is like no other.
+    fn name_strongly(&self, etag: Option<&str>) -> bool {
+        self.name(etag, |tag, etag| tag == etag)
+    }
+
+    /// Weak comparison: what is in the quotes counts. The tags of this store are strong.
+    fn name_weakly(&self, etag: Option<&str>) -> bool {
+        self.name(etag, |tag, etag| {
+            tag.strip_prefix("W/").unwrap_or(tag) == etag
+        })
+    }
+
+    fn name(&self, etag: Option<&str>, same: impl Fn(&str, &str) -> bool) -> bool {
+        etag.is_some_and(|etag| match self {
+            Self::Any => true,
+            Self::List(tags) => tags.iter().any(|tag| same(tag, etag)),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(list: &str, tags: &[&str]) {
+        let expected = Tags::List(tags.iter().map(ToString::to_string).collect());
+        assert_eq!(Tags::parse(list), Some(expected), "{list}");
+    }
+
+    #[test]
+    fn lists_of_tags_are_read() {
+        check(r#""a""#, &[r#""a""#]);
+        check(
+            r#" "a" , W/"b","c,d" "#,
+            &[r#""a""#, r#"W/"b""#, r#""c,d""#],
+        );
+        check(r#",,"a",,"""#, &[r#""a""#, r#""""#]);
+        assert_eq!(Tags::parse(" * "), Some(Tags::Any));
+    }
+
+    #[test]
+    fn what_is_no_list_of_tags_is_refused() {
+        for list in [
+            "",
+            " , ",
+            "a",
+            r#""a"#,
+            r#""a" "b""#,
+            r#"w/"a""#,
+            r#"*, "a""#,
+            r#""a b""#,
+            "é",
+        ] {
+            assert_eq!(Tags::parse(list), None, "{list}");
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! A request's failure, and how the client is told.
+
+use std::borrow::Cow;
+
+use serde::Serialize;
+
+use crate::{Header, Response, StoreError, paths};
+
+/// What [`Guest::handle`](crate::Guest::handle) and its helpers give.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A request's failure: with it nothing that the request wrote is stored, and the client is answered with its status
+/// and the JSON object `{"error": <code>, "message": <message>}`.
+#[derive(Clone, Debug)]
+pub struct Error {
+    status: u16,
+    code: &'static str,
+    message: Cow<'static, str>,
+    headers: Vec<Header>,
+}
+
+impl Error {
+    /// An error with a status (400..=599), a code for programs and a message for people.
+    pub fn new(status: u16, code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            status,
+            code,
+            message: message.into(),
+            headers: Vec::new(),
+        }
+    }
+
+    /// A request that makes no sense: 400, `bad_request`.
+    pub fn bad_request(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(400, "bad_request", message)
+    }
+
+    /// Something that is not there: 404, `not_found`.
+    pub fn not_found(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(404, "not_found", message)
+    }
+
+    /// A method that the path does not have: 405, `method_not_allowed`; `allow` names the ones it has.
+    pub fn method_not_allowed(allow: &str) -> Self {
+        Self::new(
+            405,
+            "method_not_allowed",
+            ["this path answers ", allow].concat(),
+        )
+        .header("allow", allow)
+    }
+
+    /// The same with a header more.
+    #[must_use]
+    pub fn header(mut self, name: &str, value: impl Into<Vec<u8>>) -> Self {
+        self.headers.push(Header {
+            name: name.into(),
+            value: value.into(),
+        });
+        self
+    }
+
+    /// The status, 400..=599.
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// The code for programs.
+    pub fn code(&self) -> &'static str {
+        self.code
+    }
+}
+
+impl std::fmt::Display for Error {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<Error> for Response {
+    fn from(error: Error) -> Self {
+        #[derive(Serialize)]
+        struct Body<'a> {
+            error: &'a str,
+            message: &'a str,
+        }
+        let mut response = Self::json(&Body {
+            error: error.code,
+            message: &error.message,
+        })
+        .status(error.status)
+        .discard();
+        response.headers.extend(error.headers);
+        response
+    }
+}
+
+impl From<paths::BadEncoding> for Error {
+    fn from(error: paths::BadEncoding) -> Self {
+        Self::new(400, "bad_encoding", error.text())
+    }
+}
+
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Self {
+        let (status, code, message) = match error {
+            StoreError::ReadOnly => (
+                500,
+                "read_only",
+                Cow::from("this request was routed as a read"),
+            ),
+            StoreError::KeySize(max) => (400, "key_size", bound("a key has 1 to ", max)),
+            StoreError::ValueSize(max) => (413, "value_size", bound("a value has at most ", max)),
+            StoreError::PartitionFull(max) => (
+                507,
+                "partition_full",
+                bound("a partition has at most ", max),
+            ),
+        };
+        Self::new(status, code, message)
+    }
+}
+
+/// Says a bound without the weight of `format!`.
+fn bound(text: &str, bytes: u32) -> Cow<'static, str> {
+    [text, &bytes.to_string(), " bytes"].concat().into()
+}

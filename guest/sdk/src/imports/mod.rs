@@ -1,0 +1,9 @@
+//! The contract's imports: the host's in Wasm, those of a shard in memory natively.
+
+#[cfg(target_arch = "wasm32")]
+mod wasm;
+#[cfg(target_arch = "wasm32")]
+pub(crate) use wasm::*;
+
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) use crate::testing::imports::*;

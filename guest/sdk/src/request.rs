@@ -1,0 +1,157 @@
+//! A request: its line, which decides the route, and the rest.
+
+use std::ops::Deref;
+
+use serde::de::DeserializeOwned;
+
+use crate::{Error, Header, Result, Shard, Store, imports, paths};
+
+/// The method and the path of a request: all that [`Guest::route`](crate::Guest::route) knows.
+#[derive(Clone, Debug)]
+pub struct RequestLine {
+    method: String,
+    path_with_query: String,
+}
+
+impl RequestLine {
+    /// A line of a method as sent, and a path and query, percent-encoded as sent.
+    pub fn new(method: impl Into<String>, path_with_query: impl Into<String>) -> Self {
+        Self {
+            method: method.into(),
+            path_with_query: path_with_query.into(),
+        }
+    }
+
+    /// The method as sent: `GET`.
+    pub fn method(&self) -> &str {
+        &self.method
+    }
+
+    /// The path without the query, percent-encoded as sent.
+    pub fn path(&self) -> &str {
+        self.path_with_query.split('?').next().unwrap_or_default()
+    }
+
+    /// The path's segments between its slashes, decoded: `/a/b%2Fc` has `a` and `b/c`.
+    ///
+    /// # Errors
+    /// A malformed or non-UTF-8 percent-encoding, as status 400.
+    pub fn segments(&self) -> Result<Vec<String>> {
+        let path = self.path();
+        path.strip_prefix('/')
+            .unwrap_or(path)
+            .split('/')
+            .map(|segment| Ok(paths::decode(segment)?))
+            .collect()
+    }
+
+    /// The first value in the query under a name, decoded as HTML forms are (`+` is a space).
+    ///
+    /// # Errors
+    /// A malformed or non-UTF-8 percent-encoding, as status 400.
+    pub fn query(&self, name: &str) -> Result<Option<String>> {
+        let Some((_, query)) = self.path_with_query.split_once('?') else {
+            return Ok(None);
+        };
+        for pair in query.split('&') {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            if paths::decode_form(key)? == name {
+                return Ok(Some(paths::decode_form(value)?));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// A request: its line, its body, and, on demand, its headers and data.
+#[derive(Clone, Debug)]
+pub struct Request {
+    line: RequestLine,
+    body: Vec<u8>,
+}
+
+impl Request {
+    pub(crate) fn new(line: RequestLine, body: Vec<u8>) -> Self {
+        Self { line, body }
+    }
+
+    /// The whole body.
+    pub fn body(&self) -> &[u8] {
+        &self.body
+    }
+
+    /// The body, read as JSON.
+    ///
+    /// # Errors
+    /// What is wrong with it, as status 400.
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T> {
+        serde_json::from_slice(&self.body).map_err(|error| Error::bad_request(error.to_string()))
+    }
+
+    /// The values of the headers with this name, in any case; each call asks the host.
+    pub fn header(&self, name: &str) -> Vec<Vec<u8>> {
+        imports::request_header(name)
+    }
+
+    /// All headers, in order.
+    pub fn headers(&self) -> Vec<Header> {
+        imports::request_headers()
+    }
+
+    /// The ordinal of the shard that answers, from 0.
+    pub fn ordinal(&self) -> u32 {
+        imports::request_ordinal()
+    }
+
+    /// The number of shards now, from 1.
+    pub fn shards(&self) -> u32 {
+        imports::request_shards()
+    }
+
+    /// The request's own partition. To use it traps unless the route named a partition.
+    pub fn store(&self) -> Store {
+        Store(())
+    }
+
+    /// The whole shard. To use it traps unless the route was `here` or `everywhere`.
+    pub fn shard(&self) -> Shard {
+        Shard(())
+    }
+}
+
+/// A request is its line, and more.
+impl Deref for Request {
+    type Target = RequestLine;
+
+    fn deref(&self) -> &RequestLine {
+        &self.line
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn segments_are_split_before_they_are_decoded() {
+        let line = RequestLine::new("GET", "/a%2Fb/%C3%A9?c=/d");
+        assert_eq!(line.segments().unwrap(), ["a/b", "é"]);
+        assert_eq!(line.path(), "/a%2Fb/%C3%A9");
+    }
+
+    #[test]
+    fn the_query_is_decoded_as_forms_are() {
+        let line = RequestLine::new("GET", "/?a=1+2&b&c=%2B&a=3");
+        assert_eq!(line.query("a").unwrap().as_deref(), Some("1 2"));
+        assert_eq!(line.query("b").unwrap().as_deref(), Some(""));
+        assert_eq!(line.query("c").unwrap().as_deref(), Some("+"));
+        assert_eq!(line.query("d").unwrap(), None);
+        assert_eq!(
+            RequestLine::new("GET", "/?a=%f")
+                .query("a")
+                .unwrap_err()
+                .status(),
+            400
+        );
+    }
+}

@@ -1,0 +1,86 @@
+//! What the client is told.
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{Error, Header, Part, Response, Result};
+
+/// Each builder's limits are the contract's: what HTTP or the host does not allow fails the request with 500.
+impl Response {
+    /// An empty response with a status of 200..=599.
+    pub fn new(status: u16) -> Self {
+        Self {
+            status,
+            headers: Vec::new(),
+            body: Vec::new(),
+            discard: false,
+        }
+    }
+
+    /// A 200 with a text as its body.
+    pub fn text(body: impl Into<String>) -> Self {
+        Self::bytes("text/plain; charset=utf-8", body.into())
+    }
+
+    /// A 200 with any bytes, of a content type, as its body.
+    pub fn bytes(content_type: impl Into<Vec<u8>>, body: impl Into<Vec<u8>>) -> Self {
+        Self {
+            body: body.into(),
+            ..Self::new(200)
+        }
+        .header("content-type", content_type)
+    }
+
+    /// A 200 with a value, written as JSON, as its body.
+    ///
+    /// # Panics
+    /// Where the value cannot be JSON, as a map with keys that are not texts.
+    pub fn json<T: Serialize + ?Sized>(value: &T) -> Self {
+        let body = serde_json::to_vec(value).expect("the value's type is one that JSON can hold");
+        Self::bytes("application/json", body)
+    }
+
+    /// The same with another status, of 200..=599.
+    #[must_use]
+    pub fn status(mut self, status: u16) -> Self {
+        self.status = status;
+        self
+    }
+
+    /// The same with a header more.
+    #[must_use]
+    pub fn header(mut self, name: &str, value: impl Into<Vec<u8>>) -> Self {
+        self.headers.push(Header {
+            name: name.into(),
+            value: value.into(),
+        });
+        self
+    }
+
+    /// The same, but nothing that the request wrote is stored.
+    #[must_use]
+    pub fn discard(mut self) -> Self {
+        self.discard = true;
+        self
+    }
+}
+
+impl Part {
+    /// The body of a shard's 200, read as JSON.
+    ///
+    /// # Errors
+    /// 503, `incomplete`, where the shard answered otherwise: the joined answer would lack its part.
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T> {
+        let value = serde_json::from_slice(&self.response.body)
+            .ok()
+            .filter(|_| self.response.status == 200);
+        value.ok_or_else(|| {
+            let message = [
+                "shard ",
+                &self.shard.to_string(),
+                " gave no answer to join: ask again",
+            ]
+            .concat();
+            Error::new(503, "incomplete", message).header("retry-after", "1")
+        })
+    }
+}

@@ -1,0 +1,77 @@
+//! The call that a guest is in: what its imports may reach.
+
+use std::{cell::RefCell, collections::BTreeSet};
+
+use super::World;
+use crate::Header;
+
+/// An export that runs.
+#[derive(Debug)]
+pub(crate) enum Export {
+    Describe,
+    /// Not an export: the making of an instance's guest, which may happen in any export but `describe`.
+    Start,
+    Check,
+    Owner,
+    Route,
+    /// `handle`, of a request to a partition.
+    Partition {
+        partition: Vec<u8>,
+        write: bool,
+        headers: Vec<Header>,
+    },
+    /// `handle`, of a request to the shard.
+    Shard {
+        headers: Vec<Header>,
+    },
+    Gather {
+        headers: Vec<Header>,
+    },
+    /// With the partitions that were there when it began.
+    Migrate {
+        partitions: BTreeSet<Vec<u8>>,
+    },
+}
+
+#[derive(Debug)]
+pub(crate) struct Call {
+    pub(crate) world: World,
+    pub(crate) export: Export,
+}
+
+thread_local! {
+    static CALL: RefCell<Option<Call>> = const { RefCell::new(None) };
+}
+
+pub(crate) fn enter(call: Call) {
+    CALL.with_borrow_mut(|current| {
+        assert!(current.replace(call).is_none(), "a guest calls into itself")
+    });
+}
+
+pub(crate) fn leave() -> Call {
+    CALL.take().expect("each `leave` follows an `enter`")
+}
+
+/// Gives an import the call it is made in.
+///
+/// # Panics
+/// Outside of a call: the guest's code runs in a test that has not gone through a `TestShard`.
+pub(crate) fn with<T>(import: impl FnOnce(&mut Call) -> T) -> T {
+    CALL.with_borrow_mut(|call| {
+        import(
+            call.as_mut()
+                .expect("imports are there within a TestShard's calls only"),
+        )
+    })
+}
+
+pub(crate) fn headers(headers: &[(&str, &str)]) -> Vec<Header> {
+    headers
+        .iter()
+        .map(|(name, value)| Header {
+            name: name.to_ascii_lowercase(),
+            value: (*value).into(),
+        })
+        .collect()
+}

@@ -1,0 +1,363 @@
+//! A shard in memory, natively: a guest's logic is tested with it without Wasm.
+//!
+//! ```
+//! # use ostrakon_guest::{Description, Guest, Request, RequestLine, Response, Result, Route, Settings};
+//! # struct Greeter;
+//! # impl Guest for Greeter {
+//! #     fn describe(_: &Settings) -> Description { Description::new("greeter", "1.0.0") }
+//! #     fn new(_: &Settings) -> Result<Self, String> { Ok(Self) }
+//! #     fn route(&self, line: &RequestLine) -> Route { Route::write(line.path()) }
+//! #     fn handle(&self, _: &Request) -> Result<Response> { Ok(Response::text("hello")) }
+//! # }
+//! use ostrakon_guest::testing::TestShard;
+//!
+//! let mut shard = TestShard::<Greeter>::new().start().unwrap();
+//! assert_eq!(shard.get("/ann").text(), "hello");
+//! ```
+//!
+//! It does what the host does: it asks for the route and then calls `handle`, lets each export use the imports that
+//! the contract gives it and no others, keeps to the limits, and stores all that a request writes or, after a panic
+//! or a discarded response, nothing. Deadlines it does not have.
+
+mod call;
+pub(crate) mod imports;
+mod reply;
+
+use std::{
+    collections::BTreeMap,
+    mem,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
+
+use call::{Call, Export};
+pub use reply::Reply;
+
+use crate::{
+    Access, Description, Guest, Migration, Part, Request, RequestLine, Route, Settings, Shard,
+    Target, exports,
+};
+
+/// A partition's entries.
+pub type Partition = BTreeMap<Vec<u8>, Vec<u8>>;
+
+/// The bounds that the host sets, in bytes, with its defaults.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Of a partition's key: 1,024.
+    pub partition_key: usize,
+    /// Of an entry's key: 1,024.
+    pub key: usize,
+    /// Of a value: 8 MiB.
+    pub value: usize,
+    /// Of a partition's keys and values together: 16 MiB.
+    pub partition: usize,
+    /// Of a reply's headers and body: 8 MiB.
+    pub reply: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            partition_key: 1024,
+            key: 1024,
+            value: 8 << 20,
+            partition: 16 << 20,
+            reply: 8 << 20,
+        }
+    }
+}
+
+/// What a shard has beside its guest.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct World {
+    pub(crate) partitions: BTreeMap<Vec<u8>, Partition>,
+    pub(crate) settings: BTreeMap<String, Vec<u8>>,
+    pub(crate) secrets: BTreeMap<String, Vec<u8>>,
+    pub(crate) limits: Limits,
+    pub(crate) ordinal: u32,
+    pub(crate) shards: u32,
+    pub(crate) log: Vec<String>,
+}
+
+/// A shard in memory with a guest.
+#[derive(Debug)]
+pub struct TestShard<G> {
+    world: World,
+    description: Description,
+    guest: Option<G>,
+}
+
+/// A shard that is not started yet.
+#[derive(Debug)]
+pub struct Builder<G> {
+    world: World,
+    schema: Option<u32>,
+    guest: std::marker::PhantomData<G>,
+}
+
+impl<G: Guest> TestShard<G> {
+    /// A shard to be: without data, settings and secrets, the only one, with the host's default limits.
+    #[expect(
+        clippy::new_ret_no_self,
+        reason = "a shard's settings come before it starts"
+    )]
+    pub fn new() -> Builder<G> {
+        Builder {
+            world: World {
+                shards: 1,
+                ..World::default()
+            },
+            schema: None,
+            guest: std::marker::PhantomData,
+        }
+    }
+
+    /// What the guest says of itself.
+    pub fn description(&self) -> &Description {
+        &self.description
+    }
+
+    /// The shard that the guest says owns a partition.
+    pub fn owner(&mut self, partition: impl AsRef<[u8]>, shards: u32) -> u32 {
+        let owner = self
+            .call(Export::Owner, |guest| {
+                guest.owner(partition.as_ref(), shards)
+            })
+            .expect("owner panicked");
+        assert!(owner < shards, "owner gave {owner} of {shards} shards");
+        owner
+    }
+
+    /// The route that the guest gives a request.
+    pub fn route(&mut self, method: &str, path_with_query: &str) -> Route {
+        let line = RequestLine::new(method, path_with_query);
+        self.call(Export::Route, |guest| guest.route(&line))
+            .expect("route panicked")
+    }
+
+    /// The reply to a request without a body or headers.
+    pub fn get(&mut self, path_with_query: &str) -> Reply {
+        self.send("GET", path_with_query, &[], "")
+    }
+
+    /// The reply to a POST without headers.
+    pub fn post(&mut self, path_with_query: &str, body: impl AsRef<[u8]>) -> Reply {
+        self.send("POST", path_with_query, &[], body)
+    }
+
+    /// The reply to a PUT without headers.
+    pub fn put(&mut self, path_with_query: &str, body: impl AsRef<[u8]>) -> Reply {
+        self.send("PUT", path_with_query, &[], body)
+    }
+
+    /// The reply to a DELETE without headers.
+    pub fn delete(&mut self, path_with_query: &str) -> Reply {
+        self.send("DELETE", path_with_query, &[], "")
+    }
+
+    /// The reply to any request. A guest that panics is a 500 and loses its instance, as in the host.
+    pub fn send(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl AsRef<[u8]>,
+    ) -> Reply {
+        let parts = match self.answer(method, path, headers, body.as_ref()) {
+            Answer::Reply(reply) => return reply,
+            Answer::Part(part) => vec![part],
+        };
+        self.gather(method, path, headers, parts)
+    }
+
+    /// This shard's part of the answer to a request that is routed everywhere.
+    ///
+    /// # Panics
+    /// Where the request is routed elsewhere, or the guest fails.
+    pub fn part(&mut self, method: &str, path: &str, headers: &[(&str, &str)]) -> Part {
+        match self.answer(method, path, headers, b"") {
+            Answer::Part(part) => part,
+            Answer::Reply(reply) => panic!("not an answer to `everywhere`: {reply:?}"),
+        }
+    }
+
+    /// The reply that the guest makes of the parts of several shards.
+    pub fn gather(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        parts: Vec<Part>,
+    ) -> Reply {
+        let request = Request::new(RequestLine::new(method, path), Vec::new());
+        let export = Export::Gather {
+            headers: call::headers(headers),
+        };
+        let response = self.call(export, |guest| {
+            exports::reply(guest.gather(&request, parts))
+        });
+        Reply::checked(response, method, &self.world.limits)
+    }
+
+    /// The entries of a partition, where it exists.
+    pub fn partition(&self, partition: impl AsRef<[u8]>) -> Option<&Partition> {
+        self.world.partitions.get(partition.as_ref())
+    }
+
+    /// The lines that the guest has written to the log.
+    pub fn log(&self) -> &[String] {
+        &self.world.log
+    }
+
+    /// Puts a secret in place of any before, as a rotation of the Secret does.
+    pub fn rotate(&mut self, name: &str, secret: impl Into<Vec<u8>>) {
+        self.world.secrets.insert(name.into(), secret.into());
+    }
+
+    /// Stops the shard; its data, secrets and settings go on in one to be, of this guest or another.
+    pub fn swap<H: Guest>(self) -> Builder<H> {
+        Builder {
+            world: self.world,
+            schema: Some(self.description.schema),
+            guest: std::marker::PhantomData,
+        }
+    }
+
+    fn answer(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Answer {
+        let line = RequestLine::new(method, path);
+        let Some(Route { target, access }) = self.call(Export::Route, |guest| guest.route(&line))
+        else {
+            return Answer::Reply(Reply::failed(method));
+        };
+        let everywhere = target == Target::Everywhere;
+        let headers = call::headers(headers);
+        let export = match target {
+            Target::Partition(key)
+                if key.is_empty() || key.len() > self.world.limits.partition_key =>
+            {
+                return Answer::Reply(Reply::status(400));
+            }
+            Target::Partition(partition) => Export::Partition {
+                partition,
+                write: access == Access::Write,
+                headers,
+            },
+            Target::Here | Target::Everywhere => Export::Shard { headers },
+        };
+        let request = Request::new(line, body.to_vec());
+        let before = self.world.partitions.clone();
+        let response = self.call(export, |guest| exports::reply(guest.handle(&request)));
+        let discard = response.as_ref().is_none_or(|response| response.discard);
+        let shard = self.world.ordinal;
+        match response {
+            Some(response) if everywhere => Answer::Part(Part { shard, response }),
+            response => {
+                let reply = Reply::checked(response, method, &self.world.limits);
+                if discard || reply.failed {
+                    self.world.partitions = before;
+                }
+                Answer::Reply(reply)
+            }
+        }
+    }
+
+    /// Calls an export: with the imports that it may use, and a new instance where the last one is lost. None: the
+    /// guest panicked.
+    fn call<T>(&mut self, export: Export, call: impl FnOnce(&G) -> T) -> Option<T> {
+        if self.guest.is_none() {
+            self.guest =
+                Some(within(&mut self.world, Export::Start, || G::new(&Settings(())))?.ok()?);
+        }
+        let guest = self.guest.as_ref()?;
+        let result = within(&mut self.world, export, || call(guest));
+        if result.is_none() {
+            self.guest = None;
+        }
+        result
+    }
+}
+
+enum Answer {
+    Reply(Reply),
+    Part(Part),
+}
+
+/// Calls a guest with a shard's imports at its hand. None: it panicked.
+fn within<T>(world: &mut World, export: Export, call: impl FnOnce() -> T) -> Option<T> {
+    call::enter(Call {
+        world: mem::take(world),
+        export,
+    });
+    let result = catch_unwind(AssertUnwindSafe(call));
+    *world = call::leave().world;
+    result.ok()
+}
+
+impl<G: Guest> Builder<G> {
+    /// With a setting.
+    #[must_use]
+    pub fn setting(mut self, name: &str, content: impl Into<Vec<u8>>) -> Self {
+        self.world.settings.insert(name.into(), content.into());
+        self
+    }
+
+    /// With a secret.
+    #[must_use]
+    pub fn secret(mut self, name: &str, content: impl Into<Vec<u8>>) -> Self {
+        self.world.secrets.insert(name.into(), content.into());
+        self
+    }
+
+    /// As one of several shards.
+    #[must_use]
+    pub fn ordinal(mut self, ordinal: u32, shards: u32) -> Self {
+        (self.world.ordinal, self.world.shards) = (ordinal, shards);
+        self
+    }
+
+    /// With other limits than the host's defaults.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.world.limits = limits;
+        self
+    }
+
+    /// Starts the shard as the host does: `describe`, `check`, and `migrate` where the data's schema is older.
+    ///
+    /// # Errors
+    /// The reason why the guest is refused.
+    pub fn start(self) -> Result<TestShard<G>, String> {
+        let mut world = self.world;
+        let settings = Settings(());
+        let description = within(&mut world, Export::Describe, || G::describe(&settings))
+            .ok_or("describe panicked")?;
+        let schema = self.schema.unwrap_or(description.schema);
+        let guest =
+            within(&mut world, Export::Start, || G::new(&settings)).ok_or("new panicked")??;
+        within(&mut world, Export::Check, || guest.check()).ok_or("check panicked")??;
+        if schema > description.schema {
+            return Err(format!(
+                "the data has schema {schema}, the guest {}",
+                description.schema
+            ));
+        }
+        if schema < description.schema {
+            let partitions = world.partitions.keys().cloned().collect();
+            within(&mut world, Export::Migrate { partitions }, || {
+                guest.migrate(schema, &Migration(Shard(())))
+            })
+            .ok_or("migrate panicked")??;
+        }
+        Ok(TestShard {
+            world,
+            description,
+            guest: Some(guest),
+        })
+    }
+}

@@ -1,0 +1,118 @@
+//! What the client of a shard in memory gets.
+
+use super::Limits;
+use crate::{Header, Response};
+
+/// Headers that only the host can set, beside all that begin with `ostrakon-`.
+const FORBIDDEN: [&str; 8] = [
+    "connection",
+    "content-length",
+    "date",
+    "keep-alive",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// What the client gets.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    /// The status.
+    pub status: u16,
+    /// The body; empty in the reply to a `HEAD`.
+    pub body: Vec<u8>,
+    /// Whether the guest panicked or gave a response that the contract does not allow.
+    pub failed: bool,
+    headers: Vec<Header>,
+}
+
+impl Reply {
+    /// The first header of a name, as a text.
+    ///
+    /// # Panics
+    /// Where it is not UTF-8.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let header = self
+            .headers
+            .iter()
+            .find(|header| header.name.eq_ignore_ascii_case(name))?;
+        Some(std::str::from_utf8(&header.value).expect("the header is a text"))
+    }
+
+    /// The body as a text.
+    ///
+    /// # Panics
+    /// Where it is not UTF-8.
+    pub fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).expect("the body is a text")
+    }
+
+    /// The body, read as JSON.
+    ///
+    /// # Panics
+    /// Where it is not such a value.
+    pub fn json<T: serde::de::DeserializeOwned>(&self) -> T {
+        serde_json::from_slice(&self.body).expect("the body is such a value")
+    }
+
+    pub(super) fn status(status: u16) -> Self {
+        Self {
+            status,
+            body: Vec::new(),
+            failed: false,
+            headers: Vec::new(),
+        }
+    }
+
+    pub(super) fn failed(_method: &str) -> Self {
+        Self {
+            failed: true,
+            ..Self::status(500)
+        }
+    }
+
+    /// What the host makes of a response; none: the guest panicked.
+    pub(super) fn checked(response: Option<Response>, method: &str, limits: &Limits) -> Self {
+        let Some(Response {
+            status,
+            headers,
+            mut body,
+            ..
+        }) = response
+        else {
+            return Self::failed(method);
+        };
+        let size: usize = headers
+            .iter()
+            .map(|header| header.name.len() + header.value.len())
+            .sum();
+        let allowed = (200..=599).contains(&status)
+            && headers.iter().all(allowed)
+            && size + body.len() <= limits.reply;
+        if !allowed {
+            return Self::failed(method);
+        }
+        if method == "HEAD" {
+            body.clear();
+        }
+        Self {
+            status,
+            body,
+            failed: false,
+            headers,
+        }
+    }
+}
+
+/// RFC 9110, sections 5.1 and 5.5, and what the host keeps for itself.
+fn allowed(header: &Header) -> bool {
+    let name = header.name.to_ascii_lowercase();
+    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    let text = |byte: u8| byte == b'\t' || (byte >= b' ' && byte != 0x7f);
+    !name.is_empty()
+        && name.bytes().all(token)
+        && header.value.iter().copied().all(text)
+        && !FORBIDDEN.contains(&name.as_str())
+        && !name.starts_with("ostrakon-")
+}
