@@ -1,8 +1,6 @@
 //! The contract as the host calls and offers it, generated from `wit/`.
 
 #![expect(
-    missing_docs,
-    unreachable_pub,
     clippy::pedantic,
     reason = "generated: the documentation is in wit/ostrakon.wit"
 )]

@@ -1,10 +1,10 @@
 //! The guests that have served, in the data directory: components by digest,
 //! and beside them their compiled form.
 
-use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use wasmtime::component::Component;
@@ -16,6 +16,9 @@ use crate::digest::Digest;
 /// (8 bytes), the digest of the code (32 bytes), and the code.
 const MAGIC: &[u8; 8] = b"ostrakn1";
 const HEADER: usize = 8 + 8 + 32;
+
+/// How many guests are kept.
+const KEPT: usize = 8;
 
 /// The directory of guests that have served. Its files are as trustworthy as
 /// the data beside them: nothing from a volume gets in but components that
@@ -52,24 +55,27 @@ impl Cache {
     /// # Errors
     /// When it cannot be written.
     pub fn keep(&self, digest: &Digest, component: &[u8]) -> io::Result<()> {
+        let path = self.path(digest, "wasm");
         if self.component(digest).is_some() {
-            return Ok(());
+            return used_now(&path);
         }
-        self.write(&self.path(digest, "wasm"), &[component])?;
+        self.write(&path, &[component])?;
         File::open(&self.directory)?.sync_all()
     }
 
-    /// Removes all guests but these.
-    pub fn prune(&self, kept: &[Digest]) {
-        let kept: Vec<String> = kept.iter().map(ToString::to_string).collect();
+    /// Removes all files but those used last.
+    pub fn prune(&self) {
         let Ok(entries) = fs::read_dir(&self.directory) else {
             return;
         };
-        for path in entries.flatten().map(|entry| entry.path()) {
-            let stem = path.file_stem().and_then(OsStr::to_str);
-            if !stem.is_some_and(|stem| kept.iter().any(|kept| kept == stem)) {
-                let _ = fs::remove_file(path);
-            }
+        let mut files: Vec<_> = entries
+            .flatten()
+            .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
+            .collect();
+        files.sort_unstable_by(|one, other| other.cmp(one));
+        for (_, path) in files.into_iter().skip(2 * KEPT) {
+            // What stays costs space only.
+            let _ = fs::remove_file(path);
         }
     }
 
@@ -100,6 +106,8 @@ impl Cache {
         let path = self.path(digest, "cwasm");
         let header = Self::header(engine, code);
         if fs::read(&path).is_ok_and(|file| file.starts_with(&header)) {
+            // At worst it is pruned early, and compiled again.
+            let _ = used_now(&path);
             return;
         }
         if let Err(error) = self.write(&path, &[&header, code]) {
@@ -135,4 +143,8 @@ impl Cache {
         }
         written
     }
+}
+
+fn used_now(path: &Path) -> io::Result<()> {
+    File::options().append(true).open(path)?.set_modified(SystemTime::now())
 }

@@ -1,6 +1,7 @@
 //! The store's file: opening, committing, and opening anew after a failure.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -22,15 +23,27 @@ const LAYOUT: u32 = 1;
 /// How long the store waits after a failure before it tries the disk again.
 const BACKOFF: Duration = Duration::from_millis(250);
 
+/// Makes a disk out of an opened file.
+pub type MakeDisk = Box<dyn Fn(File) -> Box<dyn Disk> + Send>;
+
 /// How to open a store.
-#[derive(Debug)]
 pub struct Options {
     /// The data directory; made if it is missing.
     pub directory: PathBuf,
     /// The most memory redb uses for pages, in bytes.
     pub cache_bytes: usize,
-    /// Makes the disk out of the opened file; called again at each new opening.
-    pub disk: fn(File) -> Box<dyn Disk>,
+    /// Called at each new opening.
+    pub disk: MakeDisk,
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Options")
+            .field("directory", &self.directory)
+            .field("cache_bytes", &self.cache_bytes)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Options {
@@ -39,7 +52,7 @@ impl Options {
         Self {
             directory: directory.into(),
             cache_bytes,
-            disk: |file| Box::new(FileDisk::new(file)),
+            disk: Box::new(|file| Box::new(FileDisk::new(file))),
         }
     }
 }
@@ -85,7 +98,7 @@ pub enum OpenError {
 }
 
 /// Why a group was not committed. Nothing of it is stored.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum CommitError {
     /// There is no space.
     #[error("the disk is full: make space on the data volume; writes go on by themselves then")]
@@ -288,12 +301,23 @@ impl Store {
     }
 
     /// Opens the file anew after a read failed, if it has not been since the
-    /// opening that failed and the last failure is not too recent.
+    /// opening that failed; or if it is closed after a failure that is not too
+    /// recent.
     pub fn recover(&mut self, failed_opening: u64) {
-        if failed_opening == self.openings && !self.backing_off() {
+        if failed_opening == self.openings {
             self.shut();
-            let _ = self.reopen();
         }
+        if self.opened.is_none() {
+            let _ = self.opened();
+        }
+    }
+
+    /// As [`Store::snapshot`], but opens the file anew if it is closed.
+    ///
+    /// # Errors
+    /// When it cannot be, or failed to be just before.
+    pub fn snapshot_or_reopen(&mut self) -> Result<Arc<Snapshot>, CommitError> {
+        Ok(Arc::clone(&self.opened()?.snapshot))
     }
 
     fn backing_off(&self) -> bool {
@@ -376,35 +400,54 @@ impl Store {
 
 fn open(path: &Path, options: &Options, opening: u64) -> Result<(Opened, Record), OpenError> {
     let damaged = |source: redb::Error| OpenError::Damaged { path: path.to_owned(), source };
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)
-        .map_err(|source| OpenError::Io { path: path.to_owned(), source })?;
-    let shut = Arc::new(AtomicBool::new(false));
-    let backend = Backend::new((options.disk)(file), Arc::clone(&shut));
-    let database = Database::builder()
-        .set_cache_size(options.cache_bytes)
-        .create_with_backend(backend)
-        .map_err(|error| damaged(error.into()))?;
+    let io = |source| OpenError::Io { path: path.to_owned(), source };
+    if !path.try_exists().map_err(io)? {
+        create(path, options)?;
+    }
+    let file = File::options().read(true).write(true).open(path).map_err(io)?;
+    let (database, shut) = open_database(file, options).map_err(damaged)?;
     let (layout, record) = read_meta(&database).map_err(damaged)?;
-    match layout {
-        Some(LAYOUT) => {}
-        Some(found) => return Err(OpenError::Layout { path: path.to_owned(), found }),
-        None => initialise(&database).map_err(damaged)?,
+    if layout != LAYOUT {
+        return Err(OpenError::Layout { path: path.to_owned(), found: layout });
     }
     let snapshot = read(&database, opening).map_err(|ReadError(error)| damaged(error.into()))?;
     Ok((Opened { database, snapshot: Arc::new(snapshot), shut }, record))
 }
 
-fn read_meta(database: &Database) -> Result<(Option<u32>, Record), redb::Error> {
-    let meta = match database.begin_read()?.open_table(META) {
-        Ok(meta) => meta,
-        Err(redb::TableError::TableDoesNotExist(_)) => return Ok((None, Record::default())),
-        Err(error) => return Err(error.into()),
-    };
+/// Makes an empty store: beside its place first, then renamed into it, so that
+/// a crash on the way leaves nothing that does not open.
+fn create(path: &Path, options: &Options) -> Result<(), OpenError> {
+    let unfinished = path.with_extension("new");
+    let io = |source| OpenError::Io { path: unfinished.clone(), source };
+    let damaged = |source| OpenError::Damaged { path: unfinished.clone(), source };
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(&unfinished)
+        .map_err(io)?;
+    let (database, _) = open_database(file, options).map_err(damaged)?;
+    initialise(&database).map_err(damaged)?;
+    drop(database);
+    fs::rename(&unfinished, path).map_err(io)?;
+    File::open(&options.directory).and_then(|directory| directory.sync_all()).map_err(io)
+}
+
+fn open_database(
+    file: File,
+    options: &Options,
+) -> Result<(Database, Arc<AtomicBool>), redb::Error> {
+    let shut = Arc::new(AtomicBool::new(false));
+    let backend = Backend::new((options.disk)(file), Arc::clone(&shut));
+    let database = Database::builder()
+        .set_cache_size(options.cache_bytes)
+        .create_with_backend(backend)?;
+    Ok((database, shut))
+}
+
+fn read_meta(database: &Database) -> Result<(u32, Record), redb::Error> {
+    let meta = database.begin_read()?.open_table(META)?;
     let number = |name| -> Result<Option<u32>, redb::Error> {
         let Some(value) = meta.get(name)? else {
             return Ok(None);
@@ -417,7 +460,9 @@ fn read_meta(database: &Database) -> Result<(Option<u32>, Record), redb::Error> 
         schema: number("schema")?,
         generation: meta.get("generation")?.map(|value| value.value().to_vec()),
     };
-    Ok((number("layout")?, record))
+    let layout = number("layout")?;
+    let layout = layout.ok_or_else(|| redb::Error::Corrupted("no `layout` in `meta`".to_owned()))?;
+    Ok((layout, record))
 }
 
 /// Makes the tables, so that a read never finds one missing.

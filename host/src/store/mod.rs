@@ -22,7 +22,7 @@ mod snapshot;
 mod tests;
 
 pub use disk::{Disk, FileDisk};
-pub use file::{CommitError, OpenError, Options, Record, Store};
+pub use file::{CommitError, MakeDisk, OpenError, Options, Record, Store};
 pub use group::{Group, Limits, Transaction, WriteError};
 pub use migration::Migration;
 pub use snapshot::{Entry, Page, PartitionPage, Position, ReadError, Snapshot};

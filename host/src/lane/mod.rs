@@ -1,0 +1,192 @@
+//! The lane: the shard's single writer.
+//!
+//! One thread owns the [`Store`]. It takes all write requests that wait, runs
+//! them one after another, each on top of the writes before it, commits them
+//! together, publishes the [`View`] with them, and only then lets their replies
+//! go. Swaps and migrations are messages in the same queue, so they happen
+//! between requests.
+
+mod promotion;
+mod view;
+mod worker;
+
+pub use promotion::{Live, PromoteError, Promotion};
+pub use view::{View, Views};
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::runtime;
+use tokio::sync::oneshot;
+
+use crate::contract::{Reply, Request};
+use crate::guest::Failure;
+use crate::metrics::Metrics;
+use crate::store::{CommitError, Store};
+
+/// A write request for the lane.
+#[derive(Debug)]
+pub struct Write {
+    /// The request.
+    pub request: Arc<Request>,
+    /// The partition that its guest routed it to.
+    pub partition: Vec<u8>,
+    /// The generation that did so.
+    pub generation: u64,
+}
+
+/// How a write request ended.
+#[derive(Debug)]
+pub enum Written {
+    /// The guest answered; what it wrote is durable, unless it asked to discard.
+    Replied {
+        /// The generation that answered.
+        generation: u64,
+        /// Its reply.
+        reply: Reply,
+    },
+    /// The guest failed; nothing is stored.
+    Failed {
+        /// The generation that failed.
+        generation: u64,
+        /// How.
+        failure: Failure,
+    },
+    /// A newer generation takes the request for something else than a write to
+    /// a partition: it is to be routed anew. Nothing was run.
+    Rerouted,
+    /// Nothing was run: the lane is full.
+    Full,
+    /// Nothing was run: the request waited longer than it may.
+    Waited,
+    /// What was written could not be made durable; nothing is stored.
+    NotStored(CommitError),
+    /// Nothing is stored, and no more is taken: the lane has ended.
+    Ended,
+}
+
+enum Message {
+    Write(Write, Instant, oneshot::Sender<Written>),
+    Promote(Box<Promotion>, oneshot::Sender<Result<Live, PromoteError>>),
+    Recover(u64, oneshot::Sender<()>),
+    Flush(oneshot::Sender<()>),
+}
+
+/// A handle to the lane. Clones are of the same lane, which ends with the last.
+#[derive(Clone, Debug)]
+pub struct Lane {
+    sender: mpsc::Sender<Message>,
+    state: Arc<State>,
+    views: Views,
+    metrics: Arc<Metrics>,
+}
+
+/// What can be seen of the lane from outside.
+#[derive(Debug, Default)]
+struct State {
+    /// Write requests that wait.
+    depth: AtomicUsize,
+    ended: AtomicBool,
+    /// Milliseconds since the epoch; 0: none yet.
+    last_commit: std::sync::atomic::AtomicU64,
+}
+
+impl Lane {
+    /// Starts the lane's thread, which then owns the store. Guests are called
+    /// with the timers of `runtime`. The thread ends with the last handle;
+    /// joining gives the store back closed.
+    ///
+    /// # Errors
+    /// When there can be no more threads.
+    pub fn start(
+        store: Store,
+        runtime: runtime::Handle,
+        metrics: Arc<Metrics>,
+    ) -> std::io::Result<(Self, thread::JoinHandle<()>)> {
+        let (sender, receiver) = mpsc::channel();
+        let state = Arc::new(State::default());
+        let views = Views::default();
+        let worker = worker::Worker::new(
+            store,
+            runtime,
+            views.clone(),
+            Arc::clone(&state),
+            Arc::clone(&metrics),
+        );
+        let thread = thread::Builder::new()
+            .name("lane".to_owned())
+            .spawn(move || worker.run(&receiver))?;
+        Ok((Self { sender, state, views, metrics }, thread))
+    }
+
+    /// What is live.
+    pub fn views(&self) -> &Views {
+        &self.views
+    }
+
+    /// Runs a write request and waits until what it wrote is durable. Dropping
+    /// the future does not take the request back once the lane has begun it.
+    pub async fn write(&self, write: Write, max_waiting: usize) -> Written {
+        let depth = self.state.depth.fetch_add(1, Ordering::Relaxed);
+        if depth >= max_waiting {
+            self.state.depth.fetch_sub(1, Ordering::Relaxed);
+            return Written::Full;
+        }
+        self.metrics.lane_depth(depth + 1);
+        let (sender, receiver) = oneshot::channel();
+        if self.sender.send(Message::Write(write, Instant::now(), sender)).is_err() {
+            return Written::Ended;
+        }
+        receiver.await.unwrap_or(Written::Ended)
+    }
+
+    /// Makes a generation live, migrating the data first if its schema is
+    /// newer.
+    ///
+    /// # Errors
+    /// When it may not be; the live generation and the data are as before.
+    pub async fn promote(&self, promotion: Promotion) -> Result<Live, PromoteError> {
+        let (sender, receiver) = oneshot::channel();
+        let message = Message::Promote(Box::new(promotion), sender);
+        if self.sender.send(message).is_err() {
+            return Err(PromoteError::Ended);
+        }
+        receiver.await.unwrap_or(Err(PromoteError::Ended))
+    }
+
+    /// Opens the store anew if it has not been since `opening`, where a read
+    /// failed, and waits for it.
+    pub async fn recover(&self, opening: u64) {
+        let (sender, receiver) = oneshot::channel();
+        if self.sender.send(Message::Recover(opening, sender)).is_ok() {
+            let _ = receiver.await;
+        }
+    }
+
+    /// Waits until all that was sent before is durable.
+    pub async fn flush(&self) {
+        let (sender, receiver) = oneshot::channel();
+        if self.sender.send(Message::Flush(sender)).is_ok() {
+            let _ = receiver.await;
+        }
+    }
+
+    /// The number of write requests that wait.
+    pub fn depth(&self) -> usize {
+        self.state.depth.load(Ordering::Relaxed)
+    }
+
+    /// Whether the lane's thread runs: if it does not, only a restart helps.
+    pub fn is_alive(&self) -> bool {
+        !self.state.ended.load(Ordering::Relaxed)
+    }
+
+    /// When the last group was committed.
+    pub fn last_commit(&self) -> Option<SystemTime> {
+        let millis = self.state.last_commit.load(Ordering::Relaxed);
+        (millis > 0).then(|| UNIX_EPOCH + Duration::from_millis(millis))
+    }
+}

@@ -1,0 +1,43 @@
+//! What readers see: a generation and a snapshot that belong together.
+
+use std::sync::Arc;
+
+use arc_swap::{ArcSwapOption, Guard};
+
+use crate::digest::Digest;
+use crate::guest::Guest;
+use crate::store::Snapshot;
+
+/// A generation and the last durable commit, published as one: a read never
+/// pairs new code with old data, or the reverse.
+#[derive(Debug)]
+pub struct View {
+    /// The generation's number.
+    pub generation: u64,
+    /// The generation's digest.
+    pub digest: Digest,
+    /// Its guest.
+    pub guest: Arc<Guest>,
+    /// The data.
+    pub snapshot: Arc<Snapshot>,
+}
+
+/// The place where the lane publishes its views.
+#[derive(Clone, Debug, Default)]
+pub struct Views(Arc<ArcSwapOption<View>>);
+
+impl Views {
+    /// The view of now; none before the first generation is live.
+    pub fn load(&self) -> Guard<Option<Arc<View>>> {
+        self.0.load()
+    }
+
+    /// The view of now, to keep.
+    pub fn get(&self) -> Option<Arc<View>> {
+        self.0.load_full()
+    }
+
+    pub(super) fn publish(&self, view: View) {
+        self.0.store(Some(Arc::new(view)));
+    }
+}

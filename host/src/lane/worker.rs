@@ -1,0 +1,319 @@
+//! The lane's thread.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::runtime;
+use tokio::sync::oneshot;
+
+use super::promotion::{Live, PromoteError, Promotion};
+use super::view::{View, Views};
+use super::{Message, State, Write, Written};
+use crate::contract::{Access, Target};
+use crate::guest::{Failure, Guest};
+use crate::metrics::Metrics;
+use crate::store::{CommitError, Group, Record, Snapshot, Store};
+
+/// How long requests are run for one group before it is committed, when more
+/// wait: the first of a group does not wait for slow ones behind it.
+const MAX_COLLECT: Duration = Duration::from_millis(5);
+
+/// The shard's single writer.
+pub(super) struct Worker {
+    store: Store,
+    /// Its timers bound guests that wait.
+    runtime: runtime::Handle,
+    views: Views,
+    state: Arc<State>,
+    metrics: Arc<Metrics>,
+    live: Option<(Live, Arc<Guest>)>,
+}
+
+/// A request of the group under way, and what it will be told.
+type Waiting = (oneshot::Sender<Written>, Written);
+
+impl Worker {
+    pub(super) fn new(
+        store: Store,
+        runtime: runtime::Handle,
+        views: Views,
+        state: Arc<State>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { store, runtime, views, state, metrics, live: None }
+    }
+
+    /// Runs until the last handle is gone.
+    pub(super) fn run(mut self, receiver: &mpsc::Receiver<Message>) {
+        let _ended = Ended(Arc::clone(&self.state));
+        while let Ok(message) = receiver.recv() {
+            match message {
+                Message::Write(write, sent, sender) => {
+                    let after = self.run_group((write, sent, sender), receiver);
+                    if let Some(message) = after {
+                        self.apply(message);
+                    }
+                }
+                message => self.apply(message),
+            }
+        }
+    }
+
+    /// Does what is not a write request.
+    fn apply(&mut self, message: Message) {
+        match message {
+            Message::Write(write, sent, sender) => {
+                unreachable!("a write starts a group: {write:?} {sent:?} {sender:?}")
+            }
+            Message::Promote(promotion, sender) => {
+                // Who asked may be gone; the generation is live all the same.
+                let _ = sender.send(self.promote(*promotion));
+            }
+            Message::Recover(opening, sender) => {
+                self.store.recover(opening);
+                self.publish();
+                let _ = sender.send(());
+            }
+            Message::Flush(sender) => {
+                let _ = sender.send(());
+            }
+        }
+    }
+
+    /// Runs the write requests that wait, the given one first, and commits
+    /// them; gives the message that ended the group early, if one did.
+    fn run_group(
+        &mut self,
+        first: (Write, Instant, oneshot::Sender<Written>),
+        receiver: &mpsc::Receiver<Message>,
+    ) -> Option<Message> {
+        let began = Instant::now();
+        let Some((live, guest)) = self.live.clone() else {
+            self.take((first.1, &first.2));
+            let _ = first.2.send(Written::Rerouted);
+            return None;
+        };
+        let snapshot = match self.snapshot() {
+            Ok(snapshot) => snapshot,
+            Err(error) => {
+                self.take((first.1, &first.2));
+                let _ = first.2.send(Written::NotStored(error));
+                return None;
+            }
+        };
+        let lane = guest.settings().lane.clone();
+        let mut group = Group::new(snapshot);
+        let mut waiting: Vec<Waiting> = Vec::new();
+        let mut next = Some(first);
+        let mut after = None;
+        while let Some((write, sent, sender)) = next.take() {
+            let taken = self.take((sent, &sender));
+            if taken == Taken::Gone {
+                // The client is gone, and nothing was promised to it.
+            } else if sent.elapsed() > lane.max_wait {
+                let _ = sender.send(Written::Waited);
+            } else {
+                let (grown, written) = self.write(group, &live, &guest, write);
+                group = grown;
+                waiting.push((sender, written));
+            }
+            if waiting.len() >= lane.max_group || began.elapsed() > MAX_COLLECT {
+                break;
+            }
+            match receiver.try_recv() {
+                Ok(Message::Write(write, sent, sender)) => next = Some((write, sent, sender)),
+                Ok(other) => after = Some(other),
+                Err(_) => {}
+            }
+        }
+        self.commit(&group, waiting);
+        after
+    }
+
+    /// Runs one request on top of the group.
+    fn write(
+        &self,
+        group: Group,
+        live: &Live,
+        guest: &Arc<Guest>,
+        write: Write,
+    ) -> (Group, Written) {
+        let generation = live.number;
+        let failed = |failure| Written::Failed { generation, failure };
+        let Write { request, mut partition, generation: routed } = write;
+        self.runtime.block_on(async {
+            let mut lease = match guest.lease().await {
+                Ok(lease) => lease,
+                Err(failure) => return (group, failed(failure)),
+            };
+            if routed != generation {
+                // What the request was routed by is no longer live.
+                let deadline = guest.settings().guest.write_deadline;
+                match lease.route(&request, deadline).await {
+                    Ok(route) => match (route.target, route.access) {
+                        (Target::Partition(key), Access::Write) => partition = key,
+                        _ => return (group, Written::Rerouted),
+                    },
+                    Err(failure) => return (group, failed(failure)),
+                }
+            }
+            let limits = (&guest.settings().store).into();
+            let transaction = group.begin(partition, limits);
+            let (group, replied) = lease.write(&request, transaction).await;
+            let written = match replied {
+                Ok(reply) => Written::Replied { generation, reply },
+                Err(failure) => failed(failure),
+            };
+            (group, written)
+        })
+    }
+
+    /// Commits a group and lets its replies go.
+    fn commit(&mut self, group: &Group, waiting: Vec<Waiting>) {
+        if !group.is_empty() {
+            let began = Instant::now();
+            match self.store.commit(group) {
+                Ok(_) => {
+                    self.metrics.commit(began.elapsed(), waiting.len());
+                    self.committed();
+                }
+                Err(error) => {
+                    self.metrics.commit_failed();
+                    tracing::warn!(%error, requests = waiting.len(), "a group was not stored");
+                    // The store may have been opened anew.
+                    self.publish();
+                    for (sender, written) in waiting {
+                        let _ = sender.send(not_stored(written, &error));
+                    }
+                    return;
+                }
+            }
+        }
+        for (sender, written) in waiting {
+            if let Written::Failed { failure: Failure::Store(_), .. } = &written {
+                let opening = self.store.snapshot().map_or(0, |snapshot| snapshot.opening());
+                self.store.recover(opening);
+                self.publish();
+            }
+            // A client that is gone does not hear of it.
+            let _ = sender.send(written);
+        }
+    }
+
+    fn promote(&mut self, promotion: Promotion) -> Result<Live, PromoteError> {
+        let record = self.store.record().clone();
+        let stored = record.generation.as_deref().and_then(Live::decode);
+        let schema = promotion.guest.description().schema;
+        let live = match stored {
+            Some(stored) if stored.digest == promotion.digest => stored,
+            stored => Live {
+                number: stored.map_or(0, |stored| stored.number) + 1,
+                digest: promotion.digest,
+                component: promotion.component,
+            },
+        };
+        let after = Record { schema: Some(schema), generation: Some(live.encode()) };
+        match record.schema {
+            Some(data) if schema < data => {
+                return Err(PromoteError::Schema { guest: schema, data });
+            }
+            Some(data) if schema > data => self.migrate(&promotion.guest, data, after)?,
+            // A restart on the same generation has nothing to store.
+            _ if record == after => {}
+            _ => {
+                self.store.set_record(after)?;
+            }
+        }
+        self.live = Some((live.clone(), promotion.guest));
+        self.committed();
+        Ok(live)
+    }
+
+    /// Migrates the shard and stores, in the same transaction, what the swap
+    /// says.
+    fn migrate(
+        &mut self,
+        guest: &Arc<Guest>,
+        from: u32,
+        record: Record,
+    ) -> Result<(), PromoteError> {
+        let failed = |failure| PromoteError::Failed { from, failure };
+        let migration = self.store.begin_migration((&guest.settings().store).into())?;
+        let (migration, migrated) = self.runtime.block_on(async {
+            let mut lease = guest.lease().await.map_err(failed)?;
+            Ok::<_, PromoteError>(lease.migrate(from, migration).await)
+        })?;
+        match migrated {
+            Ok(Ok(())) => {
+                self.store.commit_migration(migration, record)?;
+                Ok(())
+            }
+            Ok(Err(reason)) => Err(PromoteError::Refused { from, reason }),
+            Err(failure) => Err(failed(failure)),
+        }
+    }
+
+    /// Takes a request out of the queue's count; says whether its client is
+    /// still there.
+    fn take(&self, (sent, sender): (Instant, &oneshot::Sender<Written>)) -> Taken {
+        let depth = self.state.depth.fetch_sub(1, Ordering::Relaxed) - 1;
+        self.metrics.lane_depth(depth);
+        self.metrics.lane_wait(sent.elapsed());
+        if sender.is_closed() { Taken::Gone } else { Taken::Waits }
+    }
+
+    /// The data to build the next group on, opening the store anew if needed.
+    fn snapshot(&mut self) -> Result<Arc<Snapshot>, CommitError> {
+        let was_closed = self.store.snapshot().is_none();
+        let snapshot = self.store.snapshot_or_reopen()?;
+        if was_closed {
+            self.publish();
+        }
+        Ok(snapshot)
+    }
+
+    /// Notes a commit and shows it to readers.
+    fn committed(&self) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let millis = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        self.state.last_commit.store(millis, Ordering::Relaxed);
+        self.publish();
+    }
+
+    fn publish(&self) {
+        if let (Some((live, guest)), Some(snapshot)) = (&self.live, self.store.snapshot()) {
+            self.views.publish(View {
+                generation: live.number,
+                digest: live.digest,
+                guest: Arc::clone(guest),
+                snapshot: Arc::clone(snapshot),
+            });
+        }
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Taken {
+    Waits,
+    Gone,
+}
+
+/// What a request of a failed group is told: its own failure if it had one, for
+/// it read nothing that could be believed otherwise.
+fn not_stored(written: Written, error: &CommitError) -> Written {
+    match written {
+        Written::Rerouted => Written::Rerouted,
+        _ => Written::NotStored(error.clone()),
+    }
+}
+
+/// Says that the lane has ended, also when it panics.
+struct Ended(Arc<State>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.ended.store(true, Ordering::Relaxed);
+    }
+}

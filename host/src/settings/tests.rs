@@ -1,0 +1,142 @@
+//! What is taken, what is refused, and in which words.
+
+use super::*;
+
+/// The table that users are given.
+const DEFAULTS: &str = r#"
+    [http]
+    max_connections = 10000
+    max_header_bytes = "32KiB"
+    max_body_bytes = "8MiB"
+    header_timeout = "10s"
+    body_timeout = "30s"
+    idle_timeout = "75s"
+
+    [guest]
+    max_memory = "64MiB"
+    read_budget = "2ms"
+    read_deadline = "1s"
+    write_deadline = "250ms"
+    check_deadline = "5s"
+    migrate_deadline = "60s"
+    max_reply_bytes = "8MiB"
+    max_requests_per_instance = 1000000
+    log_lines_per_second = 100
+
+    [store]
+    max_partition_key_bytes = 1024
+    max_key_bytes = 1024
+    max_value_bytes = "8MiB"
+    max_partition_bytes = "16MiB"
+
+    [lane]
+    max_waiting = 4096
+    max_wait = "10s"
+    max_group = 1024
+
+    [drain]
+    serve_for = "0s"
+    deadline = "25s"
+
+    [log]
+"#;
+
+#[track_caller]
+fn refused(text: &str, expected: &str) {
+    let message = Settings::parse(text)
+        .expect_err("must be refused")
+        .to_string();
+    assert_eq!(message, expected);
+}
+
+#[test]
+fn the_documented_defaults_are_the_defaults() {
+    assert_eq!(Settings::parse(DEFAULTS).unwrap(), Settings::default());
+    assert_eq!(Settings::parse("").unwrap(), Settings::default());
+}
+
+#[test]
+fn sizes_are_text_or_bytes_and_times_are_text() {
+    let settings = Settings::parse(
+        "http.max_body_bytes = '2MiB'\nstore.max_value_bytes = 4096\n\
+         guest.read_deadline = '1m 30s'\nlog.filter = 'ostrakon=debug,warn'",
+    )
+    .unwrap();
+    assert_eq!(settings.http.max_body_bytes, 2 << 20);
+    assert_eq!(settings.store.max_value_bytes, 4096);
+    assert_eq!(settings.guest.read_deadline, Duration::from_secs(90));
+    assert_eq!(settings.log.filter.as_deref(), Some("ostrakon=debug,warn"));
+}
+
+#[test]
+fn an_unknown_field_or_section_is_named_with_its_line() {
+    refused(
+        "[lane]\nmax_wait = '1s'\nmax_wiat = '2s'\n",
+        "ostrakon.toml, line 3: unknown field `max_wiat`, expected one of `max_waiting`, `max_wait`, `max_group`",
+    );
+    refused(
+        "[lanes]\n",
+        "ostrakon.toml, line 1: unknown field `lanes`, expected one of `http`, `guest`, `store`, `lane`, `drain`, `log`",
+    );
+}
+
+#[test]
+fn what_is_not_toml_is_one_line() {
+    let message = Settings::parse("a = 1\n= 2")
+        .expect_err("must be refused")
+        .to_string();
+    assert!(message.starts_with("ostrakon.toml, line 2: "), "{message}");
+    assert!(!message.contains('\n'), "{message}");
+}
+
+#[test]
+fn a_value_outside_its_bounds_is_shown_with_them() {
+    refused(
+        "http.max_connections = 0",
+        "http.max_connections is 0; it must be 1 to 1000000",
+    );
+    refused(
+        "http.max_header_bytes = 8191",
+        "http.max_header_bytes is 8191 bytes; it must be 8KiB to 1MiB",
+    );
+    refused(
+        "lane.max_wait = '2h'",
+        "lane.max_wait is 2h; it must be 1ms to 1h",
+    );
+    refused(
+        "lane.max_wait = '0s'",
+        "lane.max_wait is 0s; it must be 1ms to 1h",
+    );
+    refused(
+        "guest.max_memory = '8GiB'",
+        "guest.max_memory is 8GiB; it must be 1MiB to 4GiB",
+    );
+}
+
+#[test]
+fn values_that_contradict_each_other_are_both_shown() {
+    refused(
+        "guest.read_budget = '2s'",
+        "guest.read_budget is 2s; it must not be above guest.read_deadline, which is 1s",
+    );
+    refused(
+        "store.max_value_bytes = '32MiB'",
+        "store.max_value_bytes is 32MiB; it must not be above store.max_partition_bytes, which is 16MiB",
+    );
+    refused(
+        "guest.max_memory = '4MiB'",
+        "http.max_body_bytes is 8MiB; it must not be above guest.max_memory, which is 4MiB",
+    );
+    refused(
+        "drain.serve_for = '25s'",
+        "drain.serve_for is 25s; it must be below drain.deadline, which is 25s",
+    );
+}
+
+#[test]
+fn a_log_filter_that_cannot_be_read_is_refused() {
+    refused(
+        "log.filter = 'ostrakon=loud=x'",
+        "log.filter is \"ostrakon=loud=x\"; write directives such as \"info\" or \"ostrakon::lane=debug,warn\"",
+    );
+}

@@ -1,0 +1,56 @@
+//! The store against a plain map, against a full disk, and against disks that
+//! fail and lose power.
+
+mod faults;
+mod layout;
+mod oracle;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::*;
+
+const LIMITS: Limits = Limits {
+    max_key_bytes: 16,
+    max_value_bytes: 4096,
+    max_partition_bytes: 1 << 20,
+};
+
+fn open(directory: &Path) -> Store {
+    Store::open(Options::new(directory, 1 << 20)).expect("the store opens")
+}
+
+fn snapshot(store: &Store) -> Arc<Snapshot> {
+    Arc::clone(store.snapshot().expect("the store is open"))
+}
+
+/// Commits one transaction of sets (some) and deletes (none).
+fn commit(
+    store: &mut Store,
+    partition: &[u8],
+    changes: &[(&[u8], Option<&[u8]>)],
+) -> Result<(), CommitError> {
+    let base = store.snapshot_or_reopen()?;
+    let mut transaction = Group::new(base).begin(partition.to_vec(), LIMITS);
+    for (key, value) in changes {
+        match value {
+            Some(value) => transaction.set(key.to_vec(), value.to_vec()),
+            None => transaction.delete(key.to_vec()).map(drop).map_err(Into::into),
+        }
+        // A read error here stands for the commit's.
+        .map_err(|_| CommitError::Full)?;
+    }
+    store.commit(&transaction.commit()).map(drop)
+}
+
+/// Pseudo-random numbers by xorshift64*, from a seed that a failure prints.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % bound
+    }
+}

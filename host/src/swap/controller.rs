@@ -1,0 +1,378 @@
+//! Runs the swap machine: feeds it what the volume shows, performs its actions,
+//! and tells how it stands.
+
+use std::future::pending;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::candidate::Candidate;
+use super::machine::{Action, Effect, Event, Refusal, State, Step};
+use super::performer::Performer;
+use super::status::{InProgress, LiveGeneration, Refused, Status};
+use crate::contract::Description;
+use crate::volume::{Files, Observation};
+
+/// How many bytes of a reason are kept: a guest may have written it.
+const MAX_REASON_BYTES: usize = 4096;
+
+/// The one task that swaps generations in a shard.
+pub struct Controller<P: Performer> {
+    performer: Arc<P>,
+    observations: watch::Receiver<Observation>,
+    status: watch::Sender<Status>,
+    machine: State,
+    /// The content that the machine was last told of, and when.
+    observed: Option<(Files, Instant)>,
+    work: Work<P>,
+    /// What the live generation's component was compiled to.
+    live_compiled: Option<P::Compiled>,
+}
+
+/// What the actions for one candidate have made so far.
+struct Work<P: Performer> {
+    since: Option<Instant>,
+    candidate: Option<Arc<Candidate>>,
+    compiled: Option<P::Compiled>,
+    linked: Option<P::Linked>,
+    checked: Option<P::Checked>,
+    description: Option<Description>,
+}
+
+impl<P: Performer> Default for Work<P> {
+    fn default() -> Self {
+        Self {
+            since: None,
+            candidate: None,
+            compiled: None,
+            linked: None,
+            checked: None,
+            description: None,
+        }
+    }
+}
+
+/// What an action made.
+enum Made<P: Performer> {
+    Candidate(Arc<Candidate>),
+    Compiled(P::Compiled),
+    Linked(P::Linked),
+    Checked(P::Checked, Description),
+    Live(u64),
+}
+
+type Running<P> = Pin<Box<dyn Future<Output = Result<Made<P>, String>> + Send>>;
+
+enum Input<P: Performer> {
+    Observed,
+    NoMoreObservations,
+    Ended(Result<Made<P>, String>),
+    Shutdown,
+}
+
+impl<P: Performer> Controller<P> {
+    /// A controller that has not begun. Where there is content that served
+    /// before the restart, it begins with that, so that an unusable volume
+    /// does not keep the shard from serving; then it takes what the volume
+    /// shows.
+    pub fn new(
+        performer: Arc<P>,
+        mut observations: watch::Receiver<Observation>,
+        last_good: Option<Files>,
+    ) -> Self {
+        observations.mark_changed();
+        Self {
+            performer,
+            observations,
+            status: watch::Sender::default(),
+            machine: State::default(),
+            observed: last_good.map(|files| (files, Instant::now())),
+            work: Work::default(),
+            live_compiled: None,
+        }
+    }
+
+    /// How it stands, now and later.
+    pub fn status(&self) -> watch::Receiver<Status> {
+        self.status.subscribe()
+    }
+
+    /// Swaps until shutdown. An action under way is then dropped, except a
+    /// promotion, whose end is awaited: it is bounded by its own deadline.
+    pub async fn run(mut self, shutdown: impl Future<Output = ()> + Send) {
+        let mut shutdown = std::pin::pin!(shutdown);
+        let mut running: Option<Running<P>> = None;
+        let mut observing = true;
+        let mut stopping = false;
+        // What was last good has its turn before the volume can supersede it.
+        let mut restoring = false;
+        if let Some((files, _)) = &self.observed {
+            let event = Event::Observed(files.digest());
+            running = self.apply(event);
+            restoring = true;
+        }
+        loop {
+            if stopping && !self.is_promoting() {
+                return;
+            }
+            restoring &= running.is_some();
+            let watching = observing && !restoring && !stopping;
+            let input = tokio::select! {
+                biased;
+                () = &mut shutdown, if !stopping => Input::Shutdown,
+                ended = ended(&mut running) => Input::Ended(ended),
+                changed = self.observations.changed(), if watching => match changed {
+                    Ok(()) => Input::Observed,
+                    Err(_) => Input::NoMoreObservations,
+                },
+            };
+            let event = match input {
+                Input::Shutdown => {
+                    stopping = true;
+                    continue;
+                }
+                // Whoever ends the watcher is about to end this, too.
+                Input::NoMoreObservations => {
+                    observing = false;
+                    continue;
+                }
+                Input::Observed => self.observe(),
+                Input::Ended(result) => {
+                    running = None;
+                    self.keep(result)
+                }
+            };
+            if let Some(next) = self.apply(event) {
+                running = Some(next);
+            }
+        }
+    }
+
+    fn is_promoting(&self) -> bool {
+        let step = self.machine.in_progress().map(|(_, step)| step);
+        matches!(step, Some(Step::Promote | Step::Migrate))
+    }
+
+    fn observe(&mut self) -> Event {
+        let observation = self.observations.borrow_and_update().clone();
+        match observation {
+            Ok(files) => {
+                let digest = files.digest();
+                self.observed = Some((files, Instant::now()));
+                Event::Observed(digest)
+            }
+            Err(error) => Event::Unreadable(reason(&*error)),
+        }
+    }
+
+    /// Keeps what an action made for those after it.
+    fn keep(&mut self, result: Result<Made<P>, String>) -> Event {
+        let made = match result {
+            Ok(made) => made,
+            Err(reason) => return Event::Failed(reason),
+        };
+        match made {
+            Made::Candidate(candidate) => {
+                let component = candidate.component_digest;
+                // Where the machine leaves out the compiling, this is it.
+                self.work.compiled = self.live_compiled.clone();
+                self.work.candidate = Some(candidate);
+                Event::Verified { component }
+            }
+            Made::Compiled(compiled) => {
+                self.work.compiled = Some(compiled);
+                Event::Compiled
+            }
+            Made::Linked(linked) => {
+                self.work.linked = Some(linked);
+                Event::Linked
+            }
+            Made::Checked(checked, description) => {
+                let schema = description.schema;
+                self.work.checked = Some(checked);
+                self.work.description = Some(description);
+                Event::Checked {
+                    schema,
+                    stored: self.performer.stored_schema(),
+                }
+            }
+            Made::Live(generation) => Event::Promoted { generation },
+        }
+    }
+
+    /// Tells the machine, does what it says, and publishes how it stands.
+    fn apply(&mut self, event: Event) -> Option<Running<P>> {
+        let machine = std::mem::take(&mut self.machine);
+        let (machine, effects) = machine.apply(event, unix_time());
+        self.machine = machine;
+        let mut running = None;
+        let mut went_live = None;
+        for effect in effects {
+            match effect {
+                Effect::Begin(action) => running = Some(self.begin(action)),
+                Effect::Refused(Refusal {
+                    digest,
+                    step,
+                    reason,
+                    ..
+                }) => {
+                    self.performer.refused(step);
+                    let digest = digest.map(|digest| digest.short());
+                    warn!(%step, %reason, digest, "generation refused");
+                }
+                Effect::Live(live) => {
+                    let work = std::mem::take(&mut self.work);
+                    self.live_compiled = work.compiled;
+                    let took = work.since.map_or(Duration::ZERO, |since| since.elapsed());
+                    self.performer.went_live(took);
+                    let described = work.description.expect("described before it was promoted");
+                    let Description {
+                        name,
+                        version,
+                        sharding,
+                        schema,
+                    } = described;
+                    let (generation, digest) = (live.generation, live.digest);
+                    info!(generation, digest = %digest.short(), name, version, ?took, "generation live");
+                    went_live = Some(LiveGeneration {
+                        generation,
+                        digest,
+                        name,
+                        version,
+                        sharding,
+                        schema,
+                    });
+                }
+            }
+        }
+        let (candidate, refused) = (self.machine.in_progress(), self.machine.refusal());
+        self.status.send_if_modified(|status| {
+            let before = status.clone();
+            if went_live.is_some() {
+                status.live = went_live;
+            }
+            status.candidate = candidate.map(|(digest, step)| InProgress { digest, step });
+            status.refused = refused.map(Refused::from);
+            *status != before
+        });
+        if running.is_none() && self.machine.in_progress().is_none() {
+            self.work = Work::default();
+        }
+        running
+    }
+
+    fn begin(&mut self, action: Action) -> Running<P> {
+        let performer = Arc::clone(&self.performer);
+        if let Action::Verify(digest) = action {
+            let (files, since) = self
+                .observed
+                .clone()
+                .expect("observed before it is verified");
+            debug_assert_eq!(files.digest(), digest, "the content observed last");
+            self.work = Work {
+                since: Some(since),
+                ..Work::default()
+            };
+            return Box::pin(verify(files));
+        }
+        let candidate = self
+            .work
+            .candidate
+            .clone()
+            .expect("verified before anything else");
+        match action {
+            Action::Verify(_) | Action::Compile => {
+                Box::pin(async move { made(performer.compile(&candidate).await, Made::Compiled) })
+            }
+            Action::Link => {
+                let compiled = self
+                    .work
+                    .compiled
+                    .clone()
+                    .expect("compiled before it is linked");
+                Box::pin(
+                    async move { made(performer.link(&candidate, compiled).await, Made::Linked) },
+                )
+            }
+            Action::Check => {
+                let linked = self
+                    .work
+                    .linked
+                    .take()
+                    .expect("linked before it is checked");
+                Box::pin(async move {
+                    made(
+                        performer.check(&candidate, linked).await,
+                        |(checked, description)| Made::Checked(checked, description),
+                    )
+                })
+            }
+            Action::Promote { migrate_from } => {
+                let checked = self
+                    .work
+                    .checked
+                    .take()
+                    .expect("checked before it is promoted");
+                Box::pin(async move {
+                    made(
+                        performer.promote(&candidate, checked, migrate_from).await,
+                        Made::Live,
+                    )
+                })
+            }
+        }
+    }
+}
+
+/// The end of the action under way; where there is none, never.
+async fn ended<T>(running: &mut Option<Pin<Box<dyn Future<Output = T> + Send>>>) -> T {
+    match running {
+        Some(running) => running.await,
+        None => pending().await,
+    }
+}
+
+/// Hashing and unpacking would hold up the runtime's thread.
+async fn verify<P: Performer>(files: Files) -> Result<Made<P>, String> {
+    let candidate = tokio::task::spawn_blocking(move || Candidate::new(&files)).await;
+    let candidate = candidate.expect("verifying does not panic");
+    made(candidate.map(Arc::new), Made::Candidate)
+}
+
+fn made<P: Performer, T, E: std::error::Error>(
+    result: Result<T, E>,
+    kind: impl FnOnce(T) -> Made<P>,
+) -> Result<Made<P>, String> {
+    result.map(kind).map_err(|error| reason(&error))
+}
+
+/// An error with all its sources, cut where it is too long.
+fn reason(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let next = error.to_string();
+        // Some errors show their source themselves.
+        if !text.contains(&next) {
+            text = format!("{text}: {next}");
+        }
+        source = error.source();
+    }
+    if text.len() > MAX_REASON_BYTES {
+        text.truncate(text.floor_char_boundary(MAX_REASON_BYTES));
+    }
+    text
+}
+
+fn unix_time() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests;

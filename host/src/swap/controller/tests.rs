@@ -1,0 +1,355 @@
+//! The controller with a scripted performer, on a paused clock.
+
+use std::sync::Mutex;
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+use tokio::time::{sleep, timeout};
+
+use super::*;
+use crate::digest::Digest;
+use crate::volume::ReadError;
+
+/// What the performer does is said by the guest's settings: `schema`, `takes`
+/// (milliseconds that compiling and promoting take) and `fails` (the step).
+#[derive(Default)]
+struct Script {
+    calls: Mutex<Vec<String>>,
+    stored: Mutex<Option<u32>>,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("{0} failed")]
+struct Failure(Step, #[source] std::fmt::Error);
+
+fn setting<'a>(candidate: &'a Candidate, name: &str) -> &'a str {
+    candidate
+        .files
+        .get(name)
+        .map_or("", |value| std::str::from_utf8(value).unwrap())
+}
+
+impl Script {
+    async fn step(&self, step: Step, candidate: &Candidate) -> Result<(), Failure> {
+        self.call(format!("{step} {}", setting(candidate, "name")));
+        if matches!(step, Step::Compile | Step::Promote) {
+            let takes = setting(candidate, "takes").parse().unwrap_or(0);
+            sleep(Duration::from_millis(takes)).await;
+        }
+        if setting(candidate, "fails") == step.name() {
+            return Err(Failure(step, std::fmt::Error));
+        }
+        Ok(())
+    }
+
+    fn call(&self, call: String) {
+        self.calls.lock().unwrap().push(call);
+    }
+
+    fn calls(&self) -> Vec<String> {
+        std::mem::take(&mut self.calls.lock().unwrap())
+    }
+}
+
+impl Performer for Script {
+    /// The digest of the component that was compiled.
+    type Compiled = Digest;
+    type Linked = ();
+    type Checked = u32;
+    type Error = Failure;
+
+    async fn compile(&self, candidate: &Candidate) -> Result<Digest, Failure> {
+        self.step(Step::Compile, candidate).await?;
+        Ok(candidate.component_digest)
+    }
+
+    async fn link(&self, candidate: &Candidate, compiled: Digest) -> Result<(), Failure> {
+        assert_eq!(
+            compiled, candidate.component_digest,
+            "what was compiled is what is linked"
+        );
+        self.step(Step::Link, candidate).await
+    }
+
+    async fn check(&self, candidate: &Candidate, (): ()) -> Result<(u32, Description), Failure> {
+        self.step(Step::Check, candidate).await?;
+        let schema = setting(candidate, "schema").parse().unwrap_or(1);
+        let name = setting(candidate, "name").to_owned();
+        Ok((
+            schema,
+            Description {
+                name,
+                version: "1".into(),
+                sharding: 1,
+                schema,
+            },
+        ))
+    }
+
+    fn stored_schema(&self) -> Option<u32> {
+        *self.stored.lock().unwrap()
+    }
+
+    async fn promote(
+        &self,
+        candidate: &Candidate,
+        schema: u32,
+        migrate_from: Option<u32>,
+    ) -> Result<u64, Failure> {
+        if let Some(from) = migrate_from {
+            self.call(format!("migrate from {from}"));
+        }
+        self.step(Step::Promote, candidate).await?;
+        *self.stored.lock().unwrap() = Some(schema);
+        Ok(setting(candidate, "number").parse().unwrap_or(1))
+    }
+
+    fn refused(&self, step: Step) {
+        self.call(format!("refused {step}"));
+    }
+
+    fn went_live(&self, took: Duration) {
+        self.call(format!("live after {} ms", took.as_millis()));
+    }
+}
+
+/// Content with an empty component, told from others by its last byte.
+fn content(component: u8, settings: &[(&str, &str)]) -> Files {
+    let wasm = [b"\0asm\x0d\0\x01\0", &[0, 1, component][..]].concat();
+    let settings = settings.iter();
+    let mut files: std::collections::BTreeMap<String, Bytes> = settings
+        .map(|(name, value)| ((*name).into(), value.to_string().into()))
+        .collect();
+    files.insert("guest.wasm".into(), wasm.into());
+    Files::new(files)
+}
+
+fn unreadable() -> Observation {
+    Err(Arc::new(ReadError::Empty("volume".into())))
+}
+
+/// A controller that runs, and what it is fed with.
+struct Rig {
+    script: Arc<Script>,
+    volume: watch::Sender<Observation>,
+    status: watch::Receiver<Status>,
+    shutdown: Option<oneshot::Sender<()>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Rig {
+    fn start(first: Observation, last_good: Option<Files>) -> Self {
+        let script = Arc::new(Script::default());
+        let (volume, observations) = watch::channel(first);
+        let controller = Controller::new(Arc::clone(&script), observations, last_good);
+        let status = controller.status();
+        let (shutdown, told) = oneshot::channel::<()>();
+        let task = tokio::spawn(controller.run(async { told.await.unwrap_or_default() }));
+        Self {
+            script,
+            volume,
+            status,
+            shutdown: Some(shutdown),
+            task,
+        }
+    }
+
+    fn show(&self, observation: Observation) {
+        let _ = self.volume.send_replace(observation);
+    }
+
+    async fn until(&mut self, what: impl FnMut(&Status) -> bool) -> Status {
+        let reached = self.status.wait_for(what);
+        timeout(Duration::from_mins(1), reached)
+            .await
+            .expect("in time")
+            .unwrap()
+            .clone()
+    }
+
+    async fn live(&mut self, files: &Files) -> Status {
+        let digest = files.digest();
+        self.until(|status| {
+            status
+                .live
+                .as_ref()
+                .is_some_and(|live| live.digest == digest)
+        })
+        .await
+    }
+
+    async fn refused(&mut self, step: Step) -> Refused {
+        let at = |status: &Status| {
+            status
+                .refused
+                .as_ref()
+                .is_some_and(|last| last.step == step)
+        };
+        self.until(at).await.refused.unwrap()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn content_goes_live_step_by_step_and_is_timed() {
+    let one = content(1, &[("name", "a"), ("takes", "20"), ("number", "7")]);
+    let mut rig = Rig::start(Ok(one.clone()), None);
+    let live = rig.live(&one).await.live.unwrap();
+    assert_eq!(
+        (live.generation, live.name.as_str(), live.schema),
+        (7, "a", 1)
+    );
+    let calls = [
+        "compile a",
+        "link a",
+        "check a",
+        "promote a",
+        "live after 40 ms",
+    ];
+    assert_eq!(rig.script.calls(), calls);
+}
+
+#[tokio::test(start_paused = true)]
+async fn changed_settings_go_live_without_a_compile() {
+    let one = content(1, &[("name", "a")]);
+    let two = content(1, &[("name", "b")]);
+    let mut rig = Rig::start(Ok(one.clone()), None);
+    rig.live(&one).await;
+    rig.script.calls();
+    rig.show(Ok(two.clone()));
+    rig.live(&two).await;
+    assert_eq!(
+        rig.script.calls(),
+        ["link b", "check b", "promote b", "live after 0 ms"]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_step_that_fails_is_told_with_its_reason() {
+    let good = content(1, &[]);
+    let mut rig = Rig::start(Ok(good.clone()), None);
+    rig.live(&good).await;
+    for step in [Step::Compile, Step::Link, Step::Check, Step::Promote] {
+        rig.show(Ok(content(2, &[("fails", step.name())])));
+        let refused = rig.refused(step).await;
+        let expected = format!("{step} failed: an error occurred when formatting an argument");
+        assert_eq!(refused.reason, expected);
+        assert_eq!(
+            rig.status.borrow().live.as_ref().unwrap().digest,
+            good.digest()
+        );
+        assert!(rig.script.calls().contains(&format!("refused {step}")));
+    }
+    rig.show(Ok(Files::new([("a".into(), Bytes::new())].into())));
+    assert!(
+        rig.refused(Step::Verify)
+            .await
+            .reason
+            .contains("neither guest.wasm nor")
+    );
+    rig.show(unreadable());
+    assert!(
+        rig.refused(Step::Read)
+            .await
+            .reason
+            .contains("holds no files")
+    );
+    rig.show(Ok(good.clone()));
+    rig.until(|status| status.refused.is_none()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn newer_content_takes_over_from_a_slow_compile() {
+    let slow = content(1, &[("name", "slow"), ("takes", "5000")]);
+    let next = content(2, &[("name", "next")]);
+    let mut rig = Rig::start(Ok(slow), None);
+    rig.until(|status| matches!(&status.candidate, Some(at) if at.step == Step::Compile))
+        .await;
+    rig.show(Ok(content(3, &[("name", "never")])));
+    sleep(Duration::from_secs(1)).await;
+    rig.show(Ok(next.clone()));
+    rig.live(&next).await;
+    let calls = [
+        "compile slow",
+        "compile next",
+        "link next",
+        "check next",
+        "promote next",
+    ];
+    assert_eq!(rig.script.calls()[..5], calls);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_newer_schema_migrates_and_an_older_one_is_refused() {
+    let one = content(1, &[("schema", "1")]);
+    let two = content(2, &[("schema", "2")]);
+    let mut rig = Rig::start(Ok(one.clone()), None);
+    rig.live(&one).await;
+    assert!(
+        !rig.script
+            .calls()
+            .iter()
+            .any(|call| call.starts_with("migrate"))
+    );
+    rig.show(Ok(two.clone()));
+    rig.live(&two).await;
+    assert!(rig.script.calls().contains(&"migrate from 1".to_owned()));
+    rig.show(Ok(one));
+    assert!(
+        rig.refused(Step::Check)
+            .await
+            .reason
+            .contains("older than the stored data's 2")
+    );
+    assert!(
+        !rig.script
+            .calls()
+            .iter()
+            .any(|call| call.starts_with("promote"))
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_with_an_unusable_volume_serves_what_was_last_good() {
+    let good = content(1, &[("name", "good")]);
+    let mut rig = Rig::start(unreadable(), Some(good.clone()));
+    rig.refused(Step::Read).await;
+    rig.live(&good).await;
+    // Once it is live, the refusal that came after it is still to be seen.
+    assert_eq!(rig.refused(Step::Read).await.digest, None);
+
+    let mut rig = Rig::start(Ok(good.clone()), Some(good.clone()));
+    rig.live(&good).await;
+    rig.until(|status| status.candidate.is_none()).await;
+    let calls = rig.script.calls();
+    assert_eq!(
+        calls
+            .iter()
+            .filter(|call| call.starts_with("promote"))
+            .count(),
+        1
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_drops_a_compile_but_awaits_a_promotion() {
+    for (step, promoted) in [(Step::Compile, false), (Step::Promote, true)] {
+        let slow = content(1, &[("takes", "5000")]);
+        let mut rig = Rig::start(Ok(slow), None);
+        rig.until(|status| matches!(&status.candidate, Some(at) if at.step == step))
+            .await;
+        rig.shutdown.take().unwrap().send(()).unwrap();
+        (&mut rig.task).await.unwrap();
+        assert_eq!(rig.status.borrow().live.is_some(), promoted, "{step}");
+    }
+}
+
+#[test]
+fn a_reason_has_all_sources_and_a_bounded_length() {
+    let long = Failure(Step::Link, std::fmt::Error);
+    assert_eq!(
+        reason(&long),
+        "link failed: an error occurred when formatting an argument"
+    );
+    let error = std::io::Error::other("é".repeat(MAX_REASON_BYTES));
+    assert_eq!(reason(&error).len(), MAX_REASON_BYTES);
+}

@@ -1,0 +1,13 @@
+//! Replacing the live generation by another, without a request noticing.
+
+mod candidate;
+mod controller;
+mod machine;
+mod performer;
+mod status;
+
+pub use candidate::{Candidate, Rejection};
+pub use controller::Controller;
+pub use machine::{Action, Effect, Event, Live, Refusal, State, Step};
+pub use performer::Performer;
+pub use status::{InProgress, LiveGeneration, Refused, Status};
