@@ -93,20 +93,17 @@ fn a_guest_crate_becomes_a_component_with_its_size_and_digest() {
 fn an_output_and_a_profile_can_be_named() {
     let directory = bare_guest();
     let output = directory.path().join("deep/below/guest.wasm");
+    let toolchain = toolchain(directory.path());
     let built = Build::new(directory.path())
         .profile(Some("dev".to_owned()))
         .output(Some(output.clone()))
-        .run(&toolchain(directory.path()))
+        .run(&toolchain)
         .unwrap();
     assert_eq!(built.path, output);
     let around = fs::read_dir(output.parent().unwrap()).unwrap().count();
     assert_eq!(around, 1, "nothing but the component is left");
-    assert!(
-        directory
-            .path()
-            .join("target/wasm32-unknown-unknown/debug")
-            .is_dir()
-    );
+    let target = toolchain.target_directory(&directory.path().join("target"));
+    assert!(target.join("wasm32-unknown-unknown/debug").is_dir());
 }
 
 #[test]
