@@ -21,7 +21,6 @@ use crate::swap::{self, Candidate, Kept, Step};
 use crate::telemetry::Filter;
 
 /// What a swap works on.
-#[derive(Debug)]
 pub(super) struct Performer {
     pub(super) engine: Engine,
     pub(super) cache: Cache,
