@@ -69,7 +69,7 @@ impl Guest for Kv {
 
     fn gather(&self, request: &Request, parts: Vec<Part>) -> Result<Response> {
         match Call::of(request)? {
-            Call::List(Page { limit, .. }) => page::joined(limit, parts),
+            Call::List(Page { limit, .. }) => page::joined(limit, &parts),
             _ => Err(Error::bad_request("only a listing is asked of all shards")),
         }
     }
