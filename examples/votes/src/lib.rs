@@ -29,11 +29,11 @@ struct Vote {
 }
 
 impl Guest for Votes {
-    fn describe(_: &Settings) -> Description {
+    fn describe(_: Settings) -> Description {
         Description::new("votes", env!("CARGO_PKG_VERSION"))
     }
 
-    fn new(_: &Settings) -> Result<Self, String> {
+    fn new(_: Settings) -> Result<Self, String> {
         Ok(Self)
     }
 
@@ -59,10 +59,10 @@ impl Guest for Votes {
                 None => Err(Error::not_found("this voter has not voted")),
             },
             ("PUT", ["polls", _, voter]) => vote(request, voter),
-            ("DELETE", ["polls", _, voter]) => match request.store().delete(voter)? {
-                true => Ok(Response::new(204)),
-                false => Err(Error::not_found("this voter has not voted")),
-            },
+            ("DELETE", ["polls", _, voter]) if request.store().delete(voter)? => {
+                Ok(Response::new(204))
+            }
+            ("DELETE", ["polls", _, _]) => Err(Error::not_found("this voter has not voted")),
             (_, ["polls", _, _]) => Err(Error::method_not_allowed("GET, PUT, DELETE")),
             (_, ["polls"] | ["polls", _]) => Err(Error::method_not_allowed("GET")),
             _ => Err(Error::not_found(

@@ -28,12 +28,12 @@ pub struct Kv {
 ostrakon_guest::export!(Kv);
 
 impl Guest for Kv {
-    fn describe(settings: &Settings) -> Description {
+    fn describe(settings: Settings) -> Description {
         let sharding = Sharding::from_settings(settings).unwrap_or_default();
         Description::new("kv", env!("CARGO_PKG_VERSION")).with_sharding(sharding.version())
     }
 
-    fn new(settings: &Settings) -> Result<Self, String> {
+    fn new(settings: Settings) -> Result<Self, String> {
         Ok(Self {
             sharding: Sharding::from_settings(settings)?,
         })

@@ -61,7 +61,7 @@ impl<I: Instance> Exports<I> {
             return Ok(guest);
         }
         report_panics();
-        let guest = Box::leak(Box::new(I::Guest::new(&Settings(()))?));
+        let guest = Box::leak(Box::new(I::Guest::new(Settings(()))?));
         I::keep(guest);
         Ok(guest)
     }
@@ -75,7 +75,7 @@ impl<I: Instance> Exports<I> {
 impl<I: Instance> crate::bindings::Guest for Exports<I> {
     fn describe() -> Description {
         report_panics();
-        I::Guest::describe(&Settings(()))
+        I::Guest::describe(Settings(()))
     }
 
     fn check() -> Result<(), String> {

@@ -10,11 +10,11 @@
 //! ostrakon_guest::export!(Greeter);
 //!
 //! impl Guest for Greeter {
-//!     fn describe(_: &Settings) -> Description {
+//!     fn describe(_: Settings) -> Description {
 //!         Description::new("greeter", "1.0.0")
 //!     }
 //!
-//!     fn new(_: &Settings) -> Result<Self, String> {
+//!     fn new(_: Settings) -> Result<Self, String> {
 //!         Ok(Self)
 //!     }
 //!
