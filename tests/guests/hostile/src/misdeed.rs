@@ -15,7 +15,9 @@ pub(crate) fn commit(misdeed: &str, request: Option<&Request>) -> Response {
         ("loop", _) => loop {
             black_box(());
         },
-        ("stack", _) => Response::text(recurse(0).to_string()),
+        // The engine's stack ends first; with large frames, the guest's own in its memory does.
+        ("stack", _) => Response::text(recurse::<1>(0).to_string()),
+        ("stack-memory", _) => Response::text(recurse::<64>(0).to_string()),
         ("memory", _) => loop {
             leak(16 * MIB);
         },
@@ -173,8 +175,8 @@ fn leak(bytes: usize) {
     unconditional_recursion,
     reason = "that it never returns is the misdeed"
 )]
-fn recurse(depth: usize) -> usize {
-    let frame = black_box([depth; 64]);
-    let below = recurse(depth + 1);
-    black_box(frame)[depth % 64] + below
+fn recurse<const N: usize>(depth: usize) -> usize {
+    let frame = black_box([depth; N]);
+    let below = recurse::<N>(depth + 1);
+    black_box(frame)[depth % N] + below
 }
