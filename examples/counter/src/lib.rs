@@ -10,32 +10,30 @@ pub struct Counter;
 ostrakon_guest::export!(Counter);
 
 impl Guest for Counter {
-    fn describe(_: &Settings) -> Description {
+    fn describe(_: Settings) -> Description {
         Description::new("counter", env!("CARGO_PKG_VERSION"))
     }
 
-    fn new(_: &Settings) -> Result<Self, String> {
+    fn new(_: Settings) -> Result<Self, String> {
         Ok(Self)
     }
 
     fn route(&self, line: &RequestLine) -> Route {
-        if line.method() == "POST" {
-            Route::write(line.path())
-        } else {
-            Route::read(line.path())
+        match line.method() {
+            "POST" => Route::write(line.path()),
+            _ => Route::read(line.path()),
         }
     }
 
     fn handle(&self, request: &Request) -> Result<Response> {
-        let mut count: u64 = request.store().get_json("count")?.unwrap_or(0);
+        let count: u64 = request.store().get_json("count")?.unwrap_or(0);
         match request.method() {
-            "GET" | "HEAD" => {}
+            "GET" | "HEAD" => Ok(Response::json(&count)),
             "POST" => {
-                count += 1;
-                request.store().set_json("count", &count)?;
+                request.store().set_json("count", &(count + 1))?;
+                Ok(Response::json(&(count + 1)))
             }
-            _ => return Err(Error::method_not_allowed("GET, HEAD, POST")),
+            _ => Err(Error::method_not_allowed("GET, HEAD, POST")),
         }
-        Ok(Response::json(&count))
     }
 }

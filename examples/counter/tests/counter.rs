@@ -17,5 +17,8 @@ fn each_counter_counts_for_itself() {
 fn other_methods_are_refused() {
     let mut shard = TestShard::<Counter>::new().start().unwrap();
     let reply = shard.delete("/visits");
-    assert_eq!((reply.status, reply.header("allow")), (405, Some("GET, HEAD, POST")));
+    assert_eq!(
+        (reply.status, reply.header("allow")),
+        (405, Some("GET, HEAD, POST"))
+    );
 }

@@ -10,7 +10,9 @@
 
 use std::collections::BTreeMap;
 
-use ostrakon_guest::{Description, Error, Guest, Part, Request, RequestLine, Response, Result, Route, Settings, Store};
+use ostrakon_guest::{
+    Description, Error, Guest, Part, Request, RequestLine, Response, Result, Route, Settings, Store,
+};
 use serde::{Deserialize, Serialize};
 
 /// The guest.
@@ -27,11 +29,11 @@ struct Vote {
 }
 
 impl Guest for Votes {
-    fn describe(_: &Settings) -> Description {
+    fn describe(_: Settings) -> Description {
         Description::new("votes", env!("CARGO_PKG_VERSION"))
     }
 
-    fn new(_: &Settings) -> Result<Self, String> {
+    fn new(_: Settings) -> Result<Self, String> {
         Ok(Self)
     }
 
@@ -57,13 +59,15 @@ impl Guest for Votes {
                 None => Err(Error::not_found("this voter has not voted")),
             },
             ("PUT", ["polls", _, voter]) => vote(request, voter),
-            ("DELETE", ["polls", _, voter]) => match request.store().delete(voter)? {
-                true => Ok(Response::new(204)),
-                false => Err(Error::not_found("this voter has not voted")),
-            },
+            ("DELETE", ["polls", _, voter]) if request.store().delete(voter)? => {
+                Ok(Response::new(204))
+            }
+            ("DELETE", ["polls", _, _]) => Err(Error::not_found("this voter has not voted")),
             (_, ["polls", _, _]) => Err(Error::method_not_allowed("GET, PUT, DELETE")),
             (_, ["polls"] | ["polls", _]) => Err(Error::method_not_allowed("GET")),
-            _ => Err(Error::not_found("there is /polls, /polls/<poll> and /polls/<poll>/<voter>")),
+            _ => Err(Error::not_found(
+                "there is /polls, /polls/<poll> and /polls/<poll>/<voter>",
+            )),
         }
     }
 
@@ -78,7 +82,11 @@ impl Guest for Votes {
 }
 
 fn polls(request: &Request) -> Vec<String> {
-    request.shard().partitions().map(|poll| String::from_utf8_lossy(&poll).into_owned()).collect()
+    request
+        .shard()
+        .partitions()
+        .map(|poll| String::from_utf8_lossy(&poll).into_owned())
+        .collect()
 }
 
 fn tally(poll: Store) -> Result<BTreeMap<String, u32>> {
@@ -90,8 +98,12 @@ fn tally(poll: Store) -> Result<BTreeMap<String, u32>> {
 }
 
 fn vote(request: &Request, voter: &str) -> Result<Response> {
-    let choice = String::from_utf8(request.body().to_vec()).map_err(|_| Error::bad_request("a choice is a text"))?;
-    let changes = request.store().get_json::<Vote>(voter)?.map_or(0, |before| before.changes + 1);
+    let choice = String::from_utf8(request.body().to_vec())
+        .map_err(|_| Error::bad_request("a choice is a text"))?;
+    let changes = request
+        .store()
+        .get_json::<Vote>(voter)?
+        .map_or(0, |before| before.changes + 1);
     request.store().set_json(voter, &Vote { choice, changes })?;
     Ok(Response::new(204))
 }

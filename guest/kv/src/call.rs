@@ -61,7 +61,7 @@ impl Call {
             // All after `/kv/` is the key: its slashes need no encoding.
             ["", "kv", ..] => {
                 allow(line, &["GET", "HEAD", "PUT", "DELETE"])?;
-                let key = checked(&path["/kv/".len()..])?;
+                let key = checked(path.strip_prefix("/kv/").unwrap_or_default())?;
                 Ok(match line.method() {
                     "PUT" => Self::Put { key },
                     "DELETE" => Self::Delete { key },

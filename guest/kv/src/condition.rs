@@ -63,8 +63,15 @@ fn failed(message: &'static str) -> Error {
 #[derive(Debug, PartialEq, Eq)]
 enum Tags {
     Any,
-    /// Each as sent: `"abc"` or `W/"abc"`.
-    List(Vec<String>),
+    List(Vec<Tag>),
+}
+
+/// An entity tag: `"abc"` or `W/"abc"`.
+#[derive(Debug, PartialEq, Eq)]
+struct Tag {
+    weak: bool,
+    /// With its quotes.
+    opaque: String,
 }
 
 impl Tags {
@@ -82,27 +89,26 @@ impl Tags {
     }
 
     fn parse(list: &str) -> Option<Self> {
-        if list.trim_matches([' ', '\t']) == "*" {
+        let mut rest = list.trim_ascii();
+        if rest == "*" {
             return Some(Self::Any);
         }
         let mut tags = Vec::new();
-        let mut rest = list;
         loop {
             rest = rest.trim_start_matches([' ', '\t', ',']);
             if rest.is_empty() {
                 return (!tags.is_empty()).then_some(Self::List(tags));
             }
-            let weak = if rest.starts_with("W/") { 2 } else { 0 };
-            let opaque = rest[weak..].strip_prefix('"')?;
-            let end = weak + 1 + opaque.find('"')? + 1;
-            if rest[weak + 1..end - 1]
-                .bytes()
-                .any(|byte| byte <= b' ' || byte == 0x7f)
-            {
+            let weak = rest.strip_prefix("W/");
+            let (opaque, after) = weak.unwrap_or(rest).strip_prefix('"')?.split_once('"')?;
+            if opaque.bytes().any(|byte| byte <= b' ' || byte == 0x7f) {
                 return None;
             }
-            tags.push(rest[..end].to_owned());
-            rest = rest[end..].trim_start_matches([' ', '\t']);
+            tags.push(Tag {
+                weak: weak.is_some(),
+                opaque: ["\"", opaque, "\""].concat(),
+            });
+            rest = after.trim_ascii_start();
             if !rest.is_empty() && !rest.starts_with(',') {
                 return None;
             }
@@ -111,20 +117,18 @@ impl Tags {
 
     /// Strong comparison: a weak tag is like no other.
     fn name_strongly(&self, etag: Option<&str>) -> bool {
-        self.name(etag, |tag, etag| tag == etag)
+        self.name(etag, |tag| !tag.weak)
     }
 
     /// Weak comparison: what is in the quotes counts. The tags of this store are strong.
     fn name_weakly(&self, etag: Option<&str>) -> bool {
-        self.name(etag, |tag, etag| {
-            tag.strip_prefix("W/").unwrap_or(tag) == etag
-        })
+        self.name(etag, |_| true)
     }
 
-    fn name(&self, etag: Option<&str>, same: impl Fn(&str, &str) -> bool) -> bool {
+    fn name(&self, etag: Option<&str>, counts: impl Fn(&Tag) -> bool) -> bool {
         etag.is_some_and(|etag| match self {
             Self::Any => true,
-            Self::List(tags) => tags.iter().any(|tag| same(tag, etag)),
+            Self::List(tags) => tags.iter().any(|tag| counts(tag) && tag.opaque == etag),
         })
     }
 }
@@ -133,19 +137,26 @@ impl Tags {
 mod tests {
     use super::*;
 
-    fn check(list: &str, tags: &[&str]) {
-        let expected = Tags::List(tags.iter().map(ToString::to_string).collect());
-        assert_eq!(Tags::parse(list), Some(expected), "{list}");
+    fn check(list: &str, expected: &[(bool, &str)]) {
+        let tags = expected.iter().map(|&(weak, opaque)| Tag {
+            weak,
+            opaque: opaque.to_owned(),
+        });
+        assert_eq!(
+            Tags::parse(list),
+            Some(Tags::List(tags.collect())),
+            "{list}"
+        );
     }
 
     #[test]
     fn lists_of_tags_are_read() {
-        check(r#""a""#, &[r#""a""#]);
+        check(r#""a""#, &[(false, r#""a""#)]);
         check(
             r#" "a" , W/"b","c,d" "#,
-            &[r#""a""#, r#"W/"b""#, r#""c,d""#],
+            &[(false, r#""a""#), (true, r#""b""#), (false, r#""c,d""#)],
         );
-        check(r#",,"a",,"""#, &[r#""a""#, r#""""#]);
+        check(r#",,"a",,"""#, &[(false, r#""a""#), (false, r#""""#)]);
         assert_eq!(Tags::parse(" * "), Some(Tags::Any));
     }
 

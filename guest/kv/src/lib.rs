@@ -28,12 +28,12 @@ pub struct Kv {
 ostrakon_guest::export!(Kv);
 
 impl Guest for Kv {
-    fn describe(settings: &Settings) -> Description {
+    fn describe(settings: Settings) -> Description {
         let sharding = Sharding::from_settings(settings).unwrap_or_default();
         Description::new("kv", env!("CARGO_PKG_VERSION")).with_sharding(sharding.version())
     }
 
-    fn new(settings: &Settings) -> Result<Self, String> {
+    fn new(settings: Settings) -> Result<Self, String> {
         Ok(Self {
             sharding: Sharding::from_settings(settings)?,
         })
@@ -69,7 +69,7 @@ impl Guest for Kv {
 
     fn gather(&self, request: &Request, parts: Vec<Part>) -> Result<Response> {
         match Call::of(request)? {
-            Call::List(Page { limit, .. }) => page::joined(limit, parts),
+            Call::List(Page { limit, .. }) => page::joined(limit, &parts),
             _ => Err(Error::bad_request("only a listing is asked of all shards")),
         }
     }

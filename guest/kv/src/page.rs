@@ -1,31 +1,23 @@
 //! The listing: a page of keys, in order.
 
-use ostrakon_guest::{Part, Response, Result, Shard};
-use serde::{Deserialize, Serialize};
+use std::{iter::Peekable, vec::IntoIter};
+
+use ostrakon_guest::{Part, Response, Result, Shard, paths};
+use serde::Serialize;
 
 use crate::call;
 
-/// A page of keys, of a shard or of all.
-#[derive(Debug, Serialize, Deserialize)]
+/// A page of keys, as the client gets it.
+#[derive(Serialize)]
 struct Page {
     keys: Vec<String>,
     /// What to ask for with `after` to get the next page; none: this is the last.
     next: Option<String>,
 }
 
-impl Page {
-    /// Cuts keys, in order, to a page.
-    fn cut(mut keys: Vec<String>, limit: usize, more: bool) -> Self {
-        let more = more || keys.len() > limit;
-        keys.truncate(limit);
-        let next = keys.last().filter(|_| more).cloned();
-        Self { keys, next }
-    }
-}
-
-/// The page of one shard.
+/// One shard's part: its first keys, one more than the page holds, percent-encoded and each with a line end.
+/// (A reader of JSON would make the component half as large again.)
 pub(crate) fn of_shard(page: &call::Page, shard: Shard) -> Response {
-    let limit = page.limit as usize;
     let mut partitions = shard
         .partitions()
         .prefix(page.prefix.as_bytes())
@@ -33,23 +25,43 @@ pub(crate) fn of_shard(page: &call::Page, shard: Shard) -> Response {
     if !page.after.is_empty() {
         partitions = partitions.after(&page.after);
     }
-    let keys = partitions
-        .take(limit + 1)
-        .map(|key| String::from_utf8(key).expect("keys were texts when stored"));
-    Response::json(&Page::cut(keys.collect(), limit, false))
+    let mut body = String::new();
+    for key in partitions.take(page.limit as usize + 1) {
+        body.push_str(&paths::encode(key));
+        body.push('\n');
+    }
+    Response::text(body)
 }
 
-/// The page of all shards. Each shard gave its first keys, so the first of all are among them.
-pub(crate) fn joined(limit: u32, parts: Vec<Part>) -> Result<Response> {
+/// The page of all shards. Each gave its first keys, in order, so the next of all is always at the head of a part.
+pub(crate) fn joined(limit: u32, parts: &[Part]) -> Result<Response> {
+    let limit = limit as usize;
+    let mut parts = parts.iter().map(keys_of).collect::<Result<Vec<_>>>()?;
     let mut keys = Vec::new();
-    let mut more = false;
-    for part in parts {
-        let page: Page = part.json()?;
-        more |= page.next.is_some();
-        keys.extend(page.keys);
+    while keys.len() <= limit
+        && let Some(key) = parts
+            .iter_mut()
+            .filter_map(|part| part.peek())
+            .min()
+            .cloned()
+    {
+        // A key that is moving from one shard to another may be listed by both.
+        for part in &mut parts {
+            let _ = part.next_if_eq(&key);
+        }
+        keys.push(key);
     }
-    keys.sort_unstable();
-    // A key that is moving from one shard to another may be listed by both.
-    keys.dedup();
-    Ok(Response::json(&Page::cut(keys, limit as usize, more)))
+    let more = keys.len() > limit;
+    keys.truncate(limit);
+    let next = keys.last().filter(|_| more).cloned();
+    Ok(Response::json(&Page { keys, next }))
+}
+
+fn keys_of(part: &Part) -> Result<Peekable<IntoIter<String>>> {
+    let lines = part
+        .body()?
+        .split(|&byte| byte == b'\n')
+        .filter(|line| !line.is_empty());
+    let keys = lines.map(|line| Ok(paths::decode(&String::from_utf8_lossy(line))?));
+    Ok(keys.collect::<Result<Vec<_>>>()?.into_iter().peekable())
 }

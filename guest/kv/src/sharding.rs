@@ -12,7 +12,7 @@ pub(crate) enum Sharding {
 }
 
 impl Sharding {
-    pub(crate) fn from_settings(settings: &Settings) -> Result<Self, String> {
+    pub(crate) fn from_settings(settings: Settings) -> Result<Self, String> {
         match settings.text("sharding")?.as_deref() {
             None | Some("modulo") => Ok(Self::Modulo),
             Some("jump") => Ok(Self::Jump),

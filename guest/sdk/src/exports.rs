@@ -1,6 +1,6 @@
 //! From the component's exports to the guest.
 
-use std::{cell::Cell, panic};
+use std::panic;
 
 use crate::{
     Description, Error, Guest, Migration, Part, Request, RequestLine, Response, Result, Route,
@@ -16,13 +16,16 @@ macro_rules! export {
         #[cfg(target_arch = "wasm32")]
         const _: () = {
             ::std::thread_local! {
-                static GUEST: ::std::cell::OnceCell<$guest> = const { ::std::cell::OnceCell::new() };
+                static GUEST: ::std::cell::Cell<Option<&'static $guest>> = const { ::std::cell::Cell::new(None) };
             }
             struct Instance;
             impl $crate::exports::Instance for Instance {
                 type Guest = $guest;
-                fn with<T>(call: impl FnOnce(&::std::cell::OnceCell<$guest>) -> T) -> T {
-                    GUEST.with(call)
+                fn get() -> Option<&'static $guest> {
+                    GUEST.get()
+                }
+                fn keep(guest: &'static $guest) {
+                    GUEST.set(Some(guest));
                 }
             }
             type Exports = $crate::exports::Exports<Instance>;
@@ -36,69 +39,69 @@ macro_rules! export {
 /// Compiles where a type is a guest: so the macro says natively, too, what is wrong.
 pub const fn is_guest<G: Guest>() {}
 
-/// Where an instance of the component keeps its guest.
+/// Where an instance of the component keeps its guest: for as long as it lives.
 pub trait Instance {
     /// The guest's type.
     type Guest: Guest;
 
-    /// Calls with the cell that holds the guest once it is made.
-    fn with<T>(call: impl FnOnce(&std::cell::OnceCell<Self::Guest>) -> T) -> T;
+    /// The guest, once it is made.
+    fn get() -> Option<&'static Self::Guest>;
+
+    /// Keeps the guest.
+    fn keep(guest: &'static Self::Guest);
 }
 
 /// The component's exports, over the guest that an instance keeps.
 pub struct Exports<I>(std::marker::PhantomData<I>);
 
 impl<I: Instance> Exports<I> {
-    fn guest<T>(call: impl FnOnce(&I::Guest) -> T) -> Result<T, String> {
+    /// The guest, made in the instance's first call.
+    fn start() -> Result<&'static I::Guest, String> {
+        if let Some(guest) = I::get() {
+            return Ok(guest);
+        }
         report_panics();
-        I::with(|cell| {
-            if let Some(guest) = cell.get() {
-                return Ok(call(guest));
-            }
-            let guest = I::Guest::new(&Settings(()))?;
-            Ok(call(cell.get_or_init(|| guest)))
-        })
+        let guest = Box::leak(Box::new(I::Guest::new(Settings(()))?));
+        I::keep(guest);
+        Ok(guest)
     }
 
-    /// For all exports that come after `check`, which has found the settings to be good.
-    fn checked<T>(call: impl FnOnce(&I::Guest) -> T) -> T {
-        match Self::guest(call) {
-            Ok(result) => result,
-            Err(reason) => panic::panic_any(reason),
-        }
+    /// The guest, in all exports that come after `check`, which has found the settings to be good.
+    fn guest() -> &'static I::Guest {
+        Self::start().unwrap_or_else(|reason| panic::panic_any(reason))
     }
 }
 
 impl<I: Instance> crate::bindings::Guest for Exports<I> {
     fn describe() -> Description {
         report_panics();
-        I::Guest::describe(&Settings(()))
+        I::Guest::describe(Settings(()))
     }
 
     fn check() -> Result<(), String> {
-        Self::guest(Guest::check)?
+        Self::start()?.check()
     }
 
     fn owner(partition: Vec<u8>, shards: u32) -> u32 {
-        Self::checked(|guest| guest.owner(&partition, shards))
+        Self::guest().owner(&partition, shards)
     }
 
     fn route(method: String, path_with_query: String) -> Route {
-        Self::checked(|guest| guest.route(&RequestLine::new(method, path_with_query)))
+        Self::guest().route(&RequestLine::new(method, path_with_query))
     }
 
     fn handle(method: String, path_with_query: String, body: Vec<u8>) -> Response {
         let request = Request::new(RequestLine::new(method, path_with_query), body);
-        Self::checked(|guest| reply(guest.handle(&request)))
+        reply(Self::guest().handle(&request))
     }
 
     fn gather(method: String, path_with_query: String, parts: Vec<Part>) -> Response {
         let request = Request::new(RequestLine::new(method, path_with_query), Vec::new());
-        Self::checked(|guest| reply(guest.gather(&request, parts)))
+        reply(Self::guest().gather(&request, parts))
     }
 
     fn migrate(from: u32) -> Result<(), String> {
-        Self::guest(|guest| guest.migrate(from, &Migration(Shard(()))))?
+        Self::start()?.migrate(from, &Migration(Shard(())))
     }
 }
 
@@ -108,10 +111,6 @@ pub(crate) fn reply(result: Result<Response, Error>) -> Response {
 
 /// Sees to it that the host's log says why a guest panicked: the trap that follows says nothing.
 fn report_panics() {
-    thread_local!(static REPORTED: Cell<bool> = const { Cell::new(false) });
-    if REPORTED.replace(true) {
-        return;
-    }
     panic::set_hook(Box::new(|panic| {
         let message = panic.payload_as_str().unwrap_or("panic");
         let (file, line) = panic

@@ -11,14 +11,14 @@ use crate::{
 /// whenever it likes, so what is in the value is a cache, never truth.
 pub trait Guest: Sized + 'static {
     /// Says what this guest is, from its settings alone, also where [`Guest::new`] would refuse them.
-    fn describe(settings: &Settings) -> Description;
+    fn describe(settings: Settings) -> Description;
 
     /// Makes the instance's value from the settings; may use nothing else but the log.
     ///
     /// # Errors
     /// A text for people on what is wrong with the settings: the generation is refused with it and the one before
     /// goes on.
-    fn new(settings: &Settings) -> Result<Self, String>;
+    fn new(settings: Settings) -> Result<Self, String>;
 
     /// What a request is: whom it belongs to and whether it writes. Pure.
     fn route(&self, line: &RequestLine) -> Route;

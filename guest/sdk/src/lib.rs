@@ -10,11 +10,11 @@
 //! ostrakon_guest::export!(Greeter);
 //!
 //! impl Guest for Greeter {
-//!     fn describe(_: &Settings) -> Description {
+//!     fn describe(_: Settings) -> Description {
 //!         Description::new("greeter", "1.0.0")
 //!     }
 //!
-//!     fn new(_: &Settings) -> Result<Self, String> {
+//!     fn new(_: Settings) -> Result<Self, String> {
 //!         Ok(Self)
 //!     }
 //!
@@ -65,3 +65,10 @@ pub use settings::Settings;
 pub use shard::{Entries, Migration, Partitions, Shard, ShardEntry};
 pub use store::Error as StoreError;
 pub use store::{Entry, Scan, Store};
+
+/// A value as JSON.
+fn json<T: serde::Serialize + ?Sized>(value: &T) -> Vec<u8> {
+    // An `expect` would add what writes its error, several KiB.
+    serde_json::to_vec(value)
+        .unwrap_or_else(|_| panic!("the value's type is one that JSON cannot hold"))
+}

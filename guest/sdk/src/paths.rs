@@ -1,6 +1,6 @@
 //! Percent-encoding, strict: what is malformed is an error, not itself.
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
 
 /// All but the unreserved characters of RFC 3986, section 2.3.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
@@ -64,9 +64,9 @@ pub fn decode_form(text: &str) -> Result<String, BadEncoding> {
     decode(&text.replace('+', " "))
 }
 
-/// Encodes a text for use as one segment of a path or one value of a query.
-pub fn encode(text: &str) -> String {
-    utf8_percent_encode(text, RESERVED).collect()
+/// Encodes a text or bytes for use as one segment of a path or one value of a query.
+pub fn encode(text: impl AsRef<[u8]>) -> String {
+    percent_encode(text.as_ref(), RESERVED).collect()
 }
 
 #[cfg(test)]

@@ -35,7 +35,7 @@ impl Response {
     /// # Panics
     /// Where the value cannot be JSON, as a map with keys that are not texts.
     pub fn json<T: Serialize + ?Sized>(value: &T) -> Self {
-        let body = serde_json::to_vec(value).expect("the value's type is one that JSON can hold");
+        let body = crate::json(value);
         Self::bytes("application/json", body)
     }
 
@@ -65,22 +65,33 @@ impl Response {
 }
 
 impl Part {
-    /// The body of a shard's 200, read as JSON.
+    /// The body of a shard's 200.
     ///
     /// # Errors
     /// 503, `incomplete`, where the shard answered otherwise: the joined answer would lack its part.
+    pub fn body(&self) -> Result<&[u8]> {
+        if self.response.status == 200 {
+            Ok(&self.response.body)
+        } else {
+            Err(self.incomplete())
+        }
+    }
+
+    /// The body of a shard's 200, read as JSON.
+    ///
+    /// # Errors
+    /// 503, `incomplete`, where the shard answered otherwise, or with no such value.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T> {
-        let value = serde_json::from_slice(&self.response.body)
-            .ok()
-            .filter(|_| self.response.status == 200);
-        value.ok_or_else(|| {
-            let message = [
-                "shard ",
-                &self.shard.to_string(),
-                " gave no answer to join: ask again",
-            ]
-            .concat();
-            Error::new(503, "incomplete", message).header("retry-after", "1")
-        })
+        serde_json::from_slice(self.body()?).map_err(|_| self.incomplete())
+    }
+
+    fn incomplete(&self) -> Error {
+        let message = [
+            "shard ",
+            &self.shard.to_string(),
+            " gave no answer to join: ask again",
+        ]
+        .concat();
+        Error::new(503, "incomplete", message).header("retry-after", "1")
     }
 }

@@ -21,7 +21,7 @@ impl Settings {
             return Ok(None);
         };
         match std::str::from_utf8(&content) {
-            Ok(text) => Ok(Some(text.trim().to_owned())),
+            Ok(text) => Ok(Some(text.trim_ascii().to_owned())),
             Err(_) => Err(["setting `", name, "` is not UTF-8"].concat()),
         }
     }

@@ -104,10 +104,7 @@ impl Store {
         key: impl AsRef<[u8]>,
         value: &T,
     ) -> Result<(), Error> {
-        self.set(
-            key,
-            serde_json::to_vec(value).expect("the value's type is one that JSON can hold"),
-        )
+        self.set(key, crate::json(value))
     }
 }
 

@@ -45,7 +45,7 @@ thread_local! {
 
 pub(crate) fn enter(call: Call) {
     CALL.with_borrow_mut(|current| {
-        assert!(current.replace(call).is_none(), "a guest calls into itself")
+        assert!(current.replace(call).is_none(), "a guest calls into itself");
     });
 }
 

@@ -217,9 +217,7 @@ pub(crate) fn secret(name: &str) -> Option<SecretHandle> {
 
 pub(crate) fn log_write(level: Level, message: &str) {
     with(|call| {
-        call.world
-            .log
-            .push(format!("{level:?}: {message}").to_lowercase())
+        call.world.log.push((level, message.to_owned()));
     });
 }
 

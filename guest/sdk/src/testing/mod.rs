@@ -4,8 +4,8 @@
 //! # use ostrakon_guest::{Description, Guest, Request, RequestLine, Response, Result, Route, Settings};
 //! # struct Greeter;
 //! # impl Guest for Greeter {
-//! #     fn describe(_: &Settings) -> Description { Description::new("greeter", "1.0.0") }
-//! #     fn new(_: &Settings) -> Result<Self, String> { Ok(Self) }
+//! #     fn describe(_: Settings) -> Description { Description::new("greeter", "1.0.0") }
+//! #     fn new(_: Settings) -> Result<Self, String> { Ok(Self) }
 //! #     fn route(&self, line: &RequestLine) -> Route { Route::write(line.path()) }
 //! #     fn handle(&self, _: &Request) -> Result<Response> { Ok(Response::text("hello")) }
 //! # }
@@ -25,7 +25,7 @@ mod reply;
 
 use std::{
     collections::BTreeMap,
-    mem,
+    fmt, mem,
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
@@ -34,7 +34,7 @@ pub use reply::Reply;
 
 use crate::{
     Access, Description, Guest, Migration, Part, Request, RequestLine, Route, Settings, Shard,
-    Target, exports,
+    Target, exports, log::Level,
 };
 
 /// A partition's entries.
@@ -76,11 +76,10 @@ pub(crate) struct World {
     pub(crate) limits: Limits,
     pub(crate) ordinal: u32,
     pub(crate) shards: u32,
-    pub(crate) log: Vec<String>,
+    pub(crate) log: Vec<(Level, String)>,
 }
 
 /// A shard in memory with a guest.
-#[derive(Debug)]
 pub struct TestShard<G> {
     world: World,
     description: Description,
@@ -88,11 +87,19 @@ pub struct TestShard<G> {
 }
 
 /// A shard that is not started yet.
-#[derive(Debug)]
 pub struct Builder<G> {
     world: World,
     schema: Option<u32>,
     guest: std::marker::PhantomData<G>,
+}
+
+impl<G> fmt::Debug for TestShard<G> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("TestShard")
+            .field("description", &self.description)
+            .finish_non_exhaustive()
+    }
 }
 
 impl<G: Guest> TestShard<G> {
@@ -118,6 +125,9 @@ impl<G: Guest> TestShard<G> {
     }
 
     /// The shard that the guest says owns a partition.
+    ///
+    /// # Panics
+    /// Where the guest does, or names a shard that is not there.
     pub fn owner(&mut self, partition: impl AsRef<[u8]>, shards: u32) -> u32 {
         let owner = self
             .call(Export::Owner, |guest| {
@@ -129,6 +139,9 @@ impl<G: Guest> TestShard<G> {
     }
 
     /// The route that the guest gives a request.
+    ///
+    /// # Panics
+    /// Where the guest does.
     pub fn route(&mut self, method: &str, path_with_query: &str) -> Route {
         let line = RequestLine::new(method, path_with_query);
         self.call(Export::Route, |guest| guest.route(&line))
@@ -205,7 +218,7 @@ impl<G: Guest> TestShard<G> {
     }
 
     /// The lines that the guest has written to the log.
-    pub fn log(&self) -> &[String] {
+    pub fn log(&self) -> &[(Level, String)] {
         &self.world.log
     }
 
@@ -233,7 +246,7 @@ impl<G: Guest> TestShard<G> {
         let line = RequestLine::new(method, path);
         let Some(Route { target, access }) = self.call(Export::Route, |guest| guest.route(&line))
         else {
-            return Answer::Reply(Reply::failed(method));
+            return Answer::Reply(Reply::failed());
         };
         let everywhere = target == Target::Everywhere;
         let headers = call::headers(headers);
@@ -272,7 +285,7 @@ impl<G: Guest> TestShard<G> {
     fn call<T>(&mut self, export: Export, call: impl FnOnce(&G) -> T) -> Option<T> {
         if self.guest.is_none() {
             self.guest =
-                Some(within(&mut self.world, Export::Start, || G::new(&Settings(())))?.ok()?);
+                Some(within(&mut self.world, Export::Start, || G::new(Settings(())))?.ok()?);
         }
         let guest = self.guest.as_ref()?;
         let result = within(&mut self.world, export, || call(guest));
@@ -335,11 +348,11 @@ impl<G: Guest> Builder<G> {
     pub fn start(self) -> Result<TestShard<G>, String> {
         let mut world = self.world;
         let settings = Settings(());
-        let description = within(&mut world, Export::Describe, || G::describe(&settings))
+        let description = within(&mut world, Export::Describe, || G::describe(settings))
             .ok_or("describe panicked")?;
         let schema = self.schema.unwrap_or(description.schema);
         let guest =
-            within(&mut world, Export::Start, || G::new(&settings)).ok_or("new panicked")??;
+            within(&mut world, Export::Start, || G::new(settings)).ok_or("new panicked")??;
         within(&mut world, Export::Check, || guest.check()).ok_or("check panicked")??;
         if schema > description.schema {
             return Err(format!(

@@ -65,7 +65,7 @@ impl Reply {
         }
     }
 
-    pub(super) fn failed(_method: &str) -> Self {
+    pub(super) fn failed() -> Self {
         Self {
             failed: true,
             ..Self::status(500)
@@ -81,7 +81,7 @@ impl Reply {
             ..
         }) = response
         else {
-            return Self::failed(method);
+            return Self::failed();
         };
         let size: usize = headers
             .iter()
@@ -91,7 +91,7 @@ impl Reply {
             && headers.iter().all(allowed)
             && size + body.len() <= limits.reply;
         if !allowed {
-            return Self::failed(method);
+            return Self::failed();
         }
         if method == "HEAD" {
             body.clear();

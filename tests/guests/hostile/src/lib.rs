@@ -17,7 +17,9 @@
 
 mod misdeed;
 
-use ostrakon_guest::{Description, Guest, Migration, Part, Request, RequestLine, Response, Result, Route, Settings};
+use ostrakon_guest::{
+    Description, Guest, Migration, Part, Request, RequestLine, Response, Result, Route, Settings,
+};
 
 /// The guest.
 pub struct Hostile {
@@ -30,26 +32,35 @@ ostrakon_guest::export!(Hostile);
 const OWNER: &str = "in-owner:";
 
 impl Guest for Hostile {
-    fn describe(settings: &Settings) -> Description {
+    fn describe(settings: Settings) -> Description {
         planned(settings, "describe");
-        let number = |name| assigned(settings, name).map_or(1, |number| number.parse().expect("a number"));
-        let name = assigned(settings, "name").unwrap_or_else(|| "hostile".to_owned());
-        Description::new(&name, "1.0.0").with_schema(number("schema=")).with_sharding(number("sharding="))
+        let number =
+            |name| assigned(settings, name).map_or(1, |number| number.parse().expect("a number"));
+        let name = assigned(settings, "name=").unwrap_or_else(|| "hostile".to_owned());
+        Description::new(&name, "1.0.0")
+            .with_schema(number("schema="))
+            .with_sharding(number("sharding="))
     }
 
-    fn new(settings: &Settings) -> Result<Self, String> {
-        Ok(Self { settings: *settings })
+    fn new(settings: Settings) -> Result<Self, String> {
+        Ok(Self { settings })
     }
 
     fn check(&self) -> Result<(), String> {
-        planned(&self.settings, "check");
+        planned(self.settings, "check");
         self.planned_error("check")
     }
 
     fn owner(&self, partition: &[u8], shards: u32) -> u32 {
-        planned(&self.settings, "owner");
-        let misdeed = std::str::from_utf8(partition).ok().and_then(|key| key.strip_prefix(OWNER));
-        if misdeed == Some("out-of-range") || asked(&self.settings).iter().any(|item| item == "out-of-range-in-owner") {
+        planned(self.settings, "owner");
+        let misdeed = std::str::from_utf8(partition)
+            .ok()
+            .and_then(|key| key.strip_prefix(OWNER));
+        if misdeed == Some("out-of-range")
+            || asked(self.settings)
+                .iter()
+                .any(|item| item == "out-of-range-in-owner")
+        {
             return shards;
         }
         if let Some(misdeed) = misdeed {
@@ -59,7 +70,7 @@ impl Guest for Hostile {
     }
 
     fn route(&self, line: &RequestLine) -> Route {
-        planned(&self.settings, "route");
+        planned(self.settings, "route");
         let segments = line.segments().unwrap_or_default();
         let names: Vec<&str> = segments.iter().map(String::as_str).collect();
         let query = |name| line.query(name).ok().flatten();
@@ -76,13 +87,17 @@ impl Guest for Hostile {
             (_, Some("everywhere" | "gather")) => Route::everywhere(),
             _ => {
                 let partition = query("partition").unwrap_or_else(|| "hostile".to_owned());
-                if write { Route::write(partition) } else { Route::read(partition) }
+                if write {
+                    Route::write(partition)
+                } else {
+                    Route::read(partition)
+                }
             }
         }
     }
 
     fn handle(&self, request: &Request) -> Result<Response> {
-        planned(&self.settings, "handle");
+        planned(self.settings, "handle");
         let segments = request.segments()?;
         let names: Vec<&str> = segments.iter().map(String::as_str).collect();
         let store = request.store();
@@ -106,9 +121,11 @@ impl Guest for Hostile {
     }
 
     fn gather(&self, request: &Request, _: Vec<Part>) -> Result<Response> {
-        planned(&self.settings, "gather");
+        planned(self.settings, "gather");
         match &request.segments()?[..] {
-            [misdeed] if request.query("at")?.as_deref() == Some("gather") => Ok(misdeed::commit(misdeed, Some(request))),
+            [misdeed] if request.query("at")?.as_deref() == Some("gather") => {
+                Ok(misdeed::commit(misdeed, Some(request)))
+            }
             _ => Ok(Response::text("behaved")),
         }
     }
@@ -119,7 +136,7 @@ impl Guest for Hostile {
             entry.value.push(b'~');
             shard.set_many(&[entry])?;
         }
-        planned(&self.settings, "migrate");
+        planned(self.settings, "migrate");
         self.planned_error("migrate")
     }
 }
@@ -127,14 +144,21 @@ impl Guest for Hostile {
 impl Hostile {
     fn planned_error(&self, export: &str) -> Result<(), String> {
         let error = ["error-in-", export].concat();
-        if asked(&self.settings).contains(&error) { Err("an error was asked for".to_owned()) } else { Ok(()) }
+        if asked(self.settings).contains(&error) {
+            Err("an error was asked for".to_owned())
+        } else {
+            Ok(())
+        }
     }
 }
 
 /// Does what the settings ask for in an export.
-fn planned(settings: &Settings, export: &str) {
+fn planned(settings: Settings, export: &str) {
     let suffix = ["-in-", export].concat();
-    for misdeed in asked(settings).iter().filter_map(|item| item.strip_suffix(&suffix)) {
+    for misdeed in asked(settings)
+        .iter()
+        .filter_map(|item| item.strip_suffix(&suffix))
+    {
         if !["error", "out-of-range"].contains(&misdeed) {
             misdeed::commit(misdeed, None);
         }
@@ -142,12 +166,19 @@ fn planned(settings: &Settings, export: &str) {
 }
 
 /// The items of the setting `misbehave`.
-fn asked(settings: &Settings) -> Vec<String> {
-    text(settings.get("misbehave")).trim().split(',').map(str::to_owned).collect()
+fn asked(settings: Settings) -> Vec<String> {
+    text(settings.get("misbehave"))
+        .trim()
+        .split(',')
+        .map(str::to_owned)
+        .collect()
 }
 
-fn assigned(settings: &Settings, name: &str) -> Option<String> {
-    asked(settings).iter().find_map(|item| item.strip_prefix(name)).map(str::to_owned)
+fn assigned(settings: Settings, name: &str) -> Option<String> {
+    asked(settings)
+        .iter()
+        .find_map(|item| item.strip_prefix(name))
+        .map(str::to_owned)
 }
 
 fn text(content: Option<Vec<u8>>) -> String {

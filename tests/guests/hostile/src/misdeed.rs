@@ -15,7 +15,9 @@ pub(crate) fn commit(misdeed: &str, request: Option<&Request>) -> Response {
         ("loop", _) => loop {
             black_box(());
         },
-        ("stack", _) => Response::text(recurse(0).to_string()),
+        // The engine's stack ends first; with large frames, the guest's own in its memory does.
+        ("stack", _) => Response::text(recurse::<1>(0).to_string()),
+        ("stack-memory", _) => Response::text(recurse::<64>(0).to_string()),
         ("memory", _) => loop {
             leak(16 * MIB);
         },
@@ -48,29 +50,46 @@ pub(crate) fn commit(misdeed: &str, request: Option<&Request>) -> Response {
 
         // Replies that the contract does not allow.
         ("reply-enormous", Some(request)) => Response::text("x".repeat(number(request, 9 * MIB))),
-        ("headers-many", Some(request)) => (0..number(request, 100_000)).fold(Response::new(200), |response, _| response.header("x-many", "x")),
-        ("header-enormous", Some(request)) => Response::new(200).header("x-long", "x".repeat(number(request, 9 * MIB))),
+        ("headers-many", Some(request)) => (0..number(request, 100_000))
+            .fold(Response::new(200), |response, _| {
+                response.header("x-many", "x")
+            }),
+        ("header-enormous", Some(request)) => {
+            Response::new(200).header("x-long", "x".repeat(number(request, 9 * MIB)))
+        }
         ("header-bad-name", Some(_)) => Response::new(200).header("bad name", "x"),
         ("header-empty-name", Some(_)) => Response::new(200).header("", "x"),
         ("header-bad-value", Some(_)) => Response::new(200).header("x-bad", "x\r\nx-smuggled: y"),
         ("header-forbidden", Some(_)) => Response::new(200).header("Content-Length", "1"),
         ("header-chunked", Some(_)) => Response::new(200).header("transfer-encoding", "chunked"),
         ("header-ostrakon", Some(_)) => Response::new(200).header("Ostrakon-Generation", "99"),
-        ("status", Some(request)) => Response::new(u16::try_from(number(request, 42)).unwrap_or(u16::MAX)),
+        ("status", Some(request)) => {
+            Response::new(u16::try_from(number(request, 42)).unwrap_or(u16::MAX))
+        }
 
         // Data. What the store says is the reply.
         ("write", Some(request)) => said(request.store().set("value", "misplaced")),
-        ("key-enormous", Some(request)) => said(request.store().set(vec![b'k'; number(request, 1025)], "x")),
-        ("key-empty", Some(request)) => said(request.store().set("", "x")),
-        ("value-enormous", Some(request)) => said(request.store().set("value", vec![b'v'; number(request, 8 * MIB + 1)])),
-        ("partition-enormous", Some(request)) => {
-            said((0..40).try_for_each(|entry: u8| request.store().set([b'e', entry], vec![b'v'; MIB])))
+        ("key-enormous", Some(request)) => {
+            said(request.store().set(vec![b'k'; number(request, 1025)], "x"))
         }
+        ("key-empty", Some(request)) => said(request.store().set("", "x")),
+        ("value-enormous", Some(request)) => said(
+            request
+                .store()
+                .set("value", vec![b'v'; number(request, 8 * MIB + 1)]),
+        ),
+        ("partition-enormous", Some(request)) => said(
+            (0..40).try_for_each(|entry: u8| request.store().set([b'e', entry], vec![b'v'; MIB])),
+        ),
         ("batch-enormous", Some(request)) => {
-            let values = request.store().get_many((0..number(request, 1_000_000)).map(|key| key.to_string()));
+            let values = request
+                .store()
+                .get_many((0..number(request, 1_000_000)).map(|key| key.to_string()));
             Response::text(values.len().to_string())
         }
-        ("scan-enormous", Some(request)) => Response::text(scan(request.store(), number(request, 8))),
+        ("scan-enormous", Some(request)) => {
+            Response::text(scan(request.store(), number(request, 8)))
+        }
         ("write-then-trap", Some(request)) => after_write(request, "trap"),
         ("write-then-panic", Some(request)) => after_write(request, "panic"),
         ("write-then-loop", Some(request)) => after_write(request, "loop"),
@@ -79,7 +98,9 @@ pub(crate) fn commit(misdeed: &str, request: Option<&Request>) -> Response {
 
         // Imports that are not for the export or the request.
         ("store", Some(request)) => Response::text(format!("{:?}", request.store().get("value"))),
-        ("shard", Some(request)) => Response::text(request.shard().partitions().count().to_string()),
+        ("shard", Some(request)) => {
+            Response::text(request.shard().partitions().count().to_string())
+        }
         ("secret", _) => Response::text(format!("{:?}", Secret::named("canary").is_some())),
 
         // Secrets told.
@@ -103,7 +124,12 @@ fn after_write(request: &Request, misdeed: &str) -> Response {
 
 /// The size or number of a misdeed: `n` in the query.
 fn number(request: &Request, default: usize) -> usize {
-    request.query("n").ok().flatten().and_then(|number| number.parse().ok()).unwrap_or(default)
+    request
+        .query("n")
+        .ok()
+        .flatten()
+        .and_then(|number| number.parse().ok())
+        .unwrap_or(default)
 }
 
 fn said(result: Result<(), StoreError>) -> Response {
@@ -119,17 +145,24 @@ fn said(result: Result<(), StoreError>) -> Response {
 /// Stores entries of 1 MiB, where that is allowed, and asks for all at once.
 fn scan(store: Store, entries: usize) -> String {
     for entry in 0..entries {
-        if store.set(format!("entry {entry}"), vec![b'v'; MIB - 1]).is_err() {
+        if store
+            .set(format!("entry {entry}"), vec![b'v'; MIB - 1])
+            .is_err()
+        {
             break;
         }
     }
     let scan = store.scan().page_size(u32::MAX);
-    let (count, bytes) = scan.fold((0, 0), |(count, bytes), entry| (count + 1, bytes + entry.value.len()));
+    let (count, bytes) = scan.fold((0, 0), |(count, bytes), entry| {
+        (count + 1, bytes + entry.value.len())
+    });
     format!("{count} entries, {bytes} bytes")
 }
 
 fn canary() -> Vec<u8> {
-    Secret::named("canary").map(|secret| secret.reveal()).unwrap_or_default()
+    Secret::named("canary")
+        .map(|secret| secret.reveal())
+        .unwrap_or_default()
 }
 
 /// Takes memory for good, and touches it.
@@ -137,9 +170,13 @@ fn leak(bytes: usize) {
     black_box(Vec::leak(vec![1_u8; bytes]));
 }
 
-/// Goes down as far as the stack goes. Each call has a frame that the next one needs.
-fn recurse(depth: usize) -> usize {
-    let frame = black_box([depth; 64]);
-    let below = recurse(depth + 1);
-    black_box(frame)[depth % 64] + below
+/// Goes down as far as the stack goes. Each call has a frame that is needed after the next one.
+#[expect(
+    unconditional_recursion,
+    reason = "that it never returns is the misdeed"
+)]
+fn recurse<const N: usize>(depth: usize) -> usize {
+    let frame = black_box([depth; N]);
+    let below = recurse::<N>(depth + 1);
+    black_box(frame)[depth % N] + below
 }
