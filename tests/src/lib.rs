@@ -1,1 +1,3 @@
-//! 
+//! What the tests and the project's own commands share.
+
+pub mod volume;
