@@ -330,10 +330,12 @@ async fn what_is_malformed_after_a_good_request_is_refused_after_its_answer() {
 }
 
 #[tokio::test]
-async fn an_answer_that_looks_like_the_librarys_own_goes_out_as_it_is() {
+async fn a_handler_may_refuse_before_the_body_is_read() {
     let server = Running::new(patient());
     let answer = server
-        .exchange(b"GET /refused HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        .exchange(
+            b"POST /refused HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\nconnection: close\r\n\r\n",
+        )
         .await;
     check_refusal(&answer, Refusal::ShuttingDown);
     assert!(answer.contains("\r\nretry-after: 1\r\n"), "{answer}");
