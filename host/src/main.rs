@@ -1,2 +1,7 @@
 //! The `ostrakon` command.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ostrakon::cli::run(std::env::args_os()).into()
+}

@@ -48,7 +48,7 @@ impl Admin {
     pub(super) async fn swap(self) -> anyhow::Result<Swap> {
         let (_, body) = self.get("/status").await?;
         let status: Value = serde_json::from_str(&body).context("the host's status is not JSON")?;
-        Ok(Swap::read(&status["swap"]))
+        Ok(Swap::read(&status))
     }
 
     /// Waits until swapping stands otherwise than before.
@@ -91,11 +91,11 @@ impl Admin {
 }
 
 impl Swap {
-    fn read(swap: &Value) -> Self {
+    fn read(status: &Value) -> Self {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let refused = &swap["refused"];
+        let refused = &status["refused"];
         Self {
-            live: swap["live"]["generation"].as_u64().unwrap_or(0),
+            live: status["generation"]["generation"].as_u64().unwrap_or(0),
             refused: refused.is_object().then(|| Refused {
                 digest: text(&refused["digest"]),
                 step: text(&refused["step"]),
@@ -129,7 +129,7 @@ mod tests {
     }
 
     fn status(live: u64, refused: &Value) -> Value {
-        serde_json::json!({ "swap": { "live": { "generation": live }, "refused": refused } })
+        serde_json::json!({ "generation": { "generation": live }, "refused": refused })
     }
 
     #[tokio::test]
