@@ -1,3 +1,5 @@
 //! What the tests and the project's own commands share.
 
+pub mod client;
+pub mod host;
 pub mod volume;

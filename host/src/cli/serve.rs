@@ -51,7 +51,7 @@ pub(super) struct Arguments {
         long,
         env = "OSTRAKON_STORE_CACHE",
         value_name = "SIZE",
-        default_value = "32MiB"
+        default_value = "64MiB"
     )]
     store_cache: ByteSize,
     /// What is logged: a level, or target=level pairs; `log.filter` of the settings counts more.

@@ -1,0 +1,345 @@
+//! A real host process, and the volumes and data directory it runs on.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::client::{Client, Response};
+use crate::volume::Volume;
+
+/// How long a test waits for what must happen before it fails.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A ConfigMap's content.
+pub type Files = BTreeMap<String, Vec<u8>>;
+
+/// The ConfigMap of a guest and its settings.
+pub fn config(guest: &[u8], settings: &[(&str, &str)]) -> Files {
+    let mut files = Files::from([("guest.wasm".to_owned(), guest.to_vec())]);
+    for (name, content) in settings {
+        files.insert((*name).to_owned(), content.as_bytes().to_vec());
+    }
+    files
+}
+
+/// A guest's component, as `cargo xtask` builds it: `kv`, `counter`, ...
+///
+/// # Panics
+/// When it was not built.
+pub fn guest(name: &str) -> Vec<u8> {
+    let directory = std::env::var_os("OSTRAKON_TEST_GUESTS")
+        .map_or_else(|| target().join("guests"), PathBuf::from);
+    let path = directory.join(format!("{name}.wasm"));
+    fs::read(&path).unwrap_or_else(|error| {
+        panic!("{}: {error}: run the tests with `cargo xtask test`", path.display())
+    })
+}
+
+/// The `ostrakon` binary that was built beside this test.
+///
+/// # Panics
+/// When it was not built.
+pub fn binary() -> PathBuf {
+    let test = std::env::current_exe().expect("a test has a path");
+    let profile = test.ancestors().nth(2).expect("a test is in target/<profile>/deps");
+    let binary = profile.join("ostrakon");
+    assert!(binary.exists(), "{} is missing: run the tests with `cargo xtask test`", binary.display());
+    binary
+}
+
+fn target() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../target")
+}
+
+/// Where a shard keeps what outlives its process: volumes and data.
+#[derive(Debug)]
+pub struct Shard {
+    /// The mounted ConfigMap.
+    pub config: Volume,
+    /// The mounted Secret.
+    pub secrets: Volume,
+    /// The data directory.
+    pub data: PathBuf,
+    /// More arguments for `ostrakon serve`.
+    pub arguments: Vec<String>,
+    directory: TempDir,
+}
+
+impl Shard {
+    /// A shard with this ConfigMap, empty secrets and no data.
+    ///
+    /// # Panics
+    /// When the test's directory cannot be made.
+    pub fn new(files: &Files) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = |name| directory.path().join(name);
+        let mut config = Volume::create(path("config")).expect("the volume is made");
+        let mut secrets = Volume::create(path("secrets")).expect("the volume is made");
+        config.publish(files).expect("the volume is filled");
+        secrets.publish(&Files::new()).expect("the volume is filled");
+        Self { config, secrets, data: path("data"), arguments: Vec::new(), directory }
+    }
+
+    /// The directory that all of it is in.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Starts a host and waits until it is ready.
+    ///
+    /// # Panics
+    /// When it does not become ready.
+    pub fn start(&self) -> Host {
+        let host = self.spawn();
+        host.wait_until("ready", |host| host.admin("GET", "/readyz").is_ok_and(|r| r.status == 200));
+        host
+    }
+
+    /// The command that starts a host, on ports that the system chooses.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(binary());
+        command
+            .arg("serve")
+            .arg("--config-dir")
+            .arg(self.config.directory())
+            .arg("--secrets-dir")
+            .arg(self.secrets.directory())
+            .arg("--data-dir")
+            .arg(&self.data)
+            .args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--ordinal", "0"])
+            .args(["--log-format", "json"])
+            .args(&self.arguments)
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Starts a host and waits until its ports are open.
+    ///
+    /// # Panics
+    /// When it ends before that.
+    pub fn spawn(&self) -> Host {
+        let mut child = self.command().stderr(Stdio::piped()).spawn().expect("the host starts");
+        let stderr = child.stderr.take().expect("it was piped");
+        let log = Arc::new(Log::default());
+        let lines = Arc::clone(&log);
+        thread::spawn(move || {
+            for line in BufReader::new(stderr).split(b'\n').map_while(Result::ok) {
+                lines.push(String::from_utf8_lossy(&line).into_owned());
+            }
+            lines.end();
+        });
+        let starting = log.wait_for("its ports", |line| line.contains("\"starting\""));
+        let starting: Value = serde_json::from_str(&starting).expect("the log is JSON");
+        let address = |name: &str| -> SocketAddr {
+            let field = starting["fields"].get(name).or_else(|| starting.get(name));
+            let address = field.and_then(Value::as_str).expect("the address is logged");
+            address.parse().expect("it is an address")
+        };
+        Host { address: address("listen"), admin: address("admin"), child: Some(child), log }
+    }
+}
+
+/// A running host. Dropping it kills it.
+#[derive(Debug)]
+pub struct Host {
+    /// The public port.
+    pub address: SocketAddr,
+    /// The admin port.
+    pub admin: SocketAddr,
+    child: Option<Child>,
+    log: Arc<Log>,
+}
+
+impl Host {
+    /// A client of the public port.
+    pub fn client(&self) -> Client {
+        Client::new(self.address)
+    }
+
+    /// One request to the admin port.
+    ///
+    /// # Errors
+    /// When there is no whole answer.
+    pub fn admin(&self, method: &str, path: &str) -> std::io::Result<Response> {
+        Client::new(self.admin).send(method, path, &[("connection", "close")], b"")
+    }
+
+    /// The shard's `/status`.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn status(&self) -> Value {
+        let response = self.admin("GET", "/status").expect("the admin port answers");
+        serde_json::from_slice(&response.body).expect("the status is JSON")
+    }
+
+    /// The number of the live generation; 0 before the first.
+    pub fn generation(&self) -> u64 {
+        self.status()["generation"]["generation"].as_u64().unwrap_or_default()
+    }
+
+    /// A counter or gauge, all its labels summed; `name` may have labels.
+    pub fn metric(&self, name: &str) -> f64 {
+        let response = self.admin("GET", "/metrics").expect("the admin port answers");
+        let values = response.text().lines().filter_map(|line| {
+            let (series, value) = line.rsplit_once(' ')?;
+            let is_it = series == name || series.strip_prefix(name)?.starts_with('{');
+            is_it.then(|| value.parse::<f64>().expect("a metric is a number"))
+        });
+        values.sum()
+    }
+
+    /// Waits until the status is as wanted, and gives it.
+    ///
+    /// # Panics
+    /// When it does not become so in time.
+    pub fn wait_for_status(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let mut last = Value::Null;
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            last = self.status();
+            if wanted(&last) {
+                return last;
+            }
+            thread::yield_now();
+        }
+        panic!("{what} does not come: {last:#}");
+    }
+
+    /// Waits until something is so.
+    ///
+    /// # Panics
+    /// When it does not become so in time, or the host ends.
+    pub fn wait_until(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !is_so(self) {
+            assert!(!self.log.has_ended(), "the host ended before {what}:\n{}", self.log());
+            assert!(Instant::now() < deadline, "{what} does not come:\n{}", self.log());
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// What it logged so far.
+    pub fn log(&self) -> String {
+        self.log.lines.lock().expect("no holder panics").0.join("\n")
+    }
+
+    /// The process's id.
+    ///
+    /// # Panics
+    /// After it has ended.
+    pub fn id(&self) -> u32 {
+        self.child.as_ref().expect("it runs").id()
+    }
+
+    /// Sends a signal by name: `TERM`, `KILL`, ...
+    ///
+    /// # Panics
+    /// When it cannot be sent.
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill").arg(format!("-{name}")).arg(self.id().to_string()).status();
+        assert!(sent.is_ok_and(|status| status.success()), "SIG{name} cannot be sent");
+    }
+
+    /// Waits until it ends by itself, or by what was sent to it.
+    ///
+    /// # Panics
+    /// When it does not end in time.
+    pub fn wait(mut self) -> (ExitStatus, String) {
+        let mut child = self.child.take().expect("it runs");
+        let deadline = Instant::now() + PATIENCE;
+        let status = loop {
+            if let Some(status) = child.try_wait().expect("it can be waited for") {
+                break status;
+            }
+            if Instant::now() > deadline {
+                let _ = child.kill();
+                panic!("the host does not end:\n{}", self.log());
+            }
+            thread::sleep(Duration::from_millis(1));
+        };
+        self.log.wait_end();
+        (status, self.log())
+    }
+
+    /// Kills it with SIGKILL and waits for its end.
+    pub fn kill(self) {
+        self.signal("KILL");
+        self.wait();
+    }
+
+    /// Tells it to end with SIGTERM, and checks that it does, with code 0.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn stop(self) -> String {
+        self.signal("TERM");
+        let (status, log) = self.wait();
+        assert!(status.success(), "{status}:\n{log}");
+        log
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// A process's lines so far, and whether there will be more.
+#[derive(Debug, Default)]
+struct Log {
+    lines: Mutex<(Vec<String>, bool)>,
+    changed: Condvar,
+}
+
+impl Log {
+    fn push(&self, line: String) {
+        self.lines.lock().expect("no holder panics").0.push(line);
+        self.changed.notify_all();
+    }
+
+    fn end(&self) {
+        self.lines.lock().expect("no holder panics").1 = true;
+        self.changed.notify_all();
+    }
+
+    fn has_ended(&self) -> bool {
+        self.lines.lock().expect("no holder panics").1
+    }
+
+    fn wait_end(&self) {
+        let lines = self.lines.lock().expect("no holder panics");
+        let ended = self.changed.wait_timeout_while(lines, PATIENCE, |(_, ended)| !*ended);
+        drop(ended.expect("no holder panics"));
+    }
+
+    fn wait_for(&self, what: &str, is_it: impl Fn(&str) -> bool) -> String {
+        let mut lines = self.lines.lock().expect("no holder panics");
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(line) = lines.0.iter().find(|line| is_it(line)) {
+                return line.clone();
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(
+                !lines.1 && !left.is_zero(),
+                "the host does not say {what}:\n{}",
+                lines.0.join("\n")
+            );
+            lines = self.changed.wait_timeout(lines, left).expect("no holder panics").0;
+        }
+    }
+}
