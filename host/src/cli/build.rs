@@ -10,8 +10,8 @@ use super::{Exit, Failure, say};
 /// Build a guest's crate into a component, ready for `pack`.
 ///
 /// Finds what this machine has to build for Wasm, or installs it: an installed target of the active
-/// toolchain, else with rustup, else (as root on Debian) with apt-get. OSTRAKON_GUEST_TOOLCHAIN set
-/// to installed, rustup or debian takes that way only.
+/// toolchain, else with rustup, else (as root on Debian) with apt-get. `OSTRAKON_GUEST_TOOLCHAIN`
+/// set to installed, rustup or debian takes that way only.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:

@@ -1,6 +1,6 @@
 //! `ostrakon pack`: a guest and its settings as a ConfigMap's manifest.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ostrakon_toolchain::{Interface, build::write_atomically, component};
 
@@ -48,6 +48,11 @@ pub(super) struct Arguments {
     output: Option<PathBuf>,
 }
 
+/// What follows the last `/`.
+fn file_name(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}
+
 fn literal(text: &str) -> Result<(String, String), String> {
     let (key, value) = text
         .split_once('=')
@@ -88,16 +93,12 @@ impl Arguments {
                 .map_err(usage(Exit::Usage))?;
         }
         for argument in &self.from_file {
-            let (key, path) = match argument.split_once('=') {
-                Some((key, path)) => (key.to_owned(), PathBuf::from(path)),
-                None => {
-                    let path = PathBuf::from(argument);
-                    let name = path.file_name().unwrap_or_default();
-                    (name.to_string_lossy().into_owned(), path)
-                }
-            };
+            let (key, path) = argument
+                .split_once('=')
+                .unwrap_or_else(|| (file_name(argument), argument));
+            let path = Path::new(path);
             manifest
-                .add_setting(&key, read(&path)?)
+                .add_setting(key, read(path)?)
                 .map_err(usage(Exit::Usage))?;
         }
         for (key, value) in &self.from_literal {

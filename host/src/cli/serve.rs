@@ -43,7 +43,7 @@ pub(super) struct Arguments {
         default_value = "0.0.0.0:9090"
     )]
     admin: SocketAddr,
-    /// The shard's ordinal [default: the number at the end of POD_NAME or of the host name]
+    /// The shard's ordinal [default: the number at the end of `POD_NAME` or of the host name]
     #[arg(long, env = "OSTRAKON_ORDINAL", value_name = "N")]
     ordinal: Option<u32>,
     /// The most memory for the store's pages.

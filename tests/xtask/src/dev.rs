@@ -82,7 +82,7 @@ struct Place {
     settings: PathBuf,
     /// The ConfigMap as it is mounted.
     config: PathBuf,
-    /// The Secret as it is mounted: put a file per secret here.
+    /// The Secret as it is mounted: put a file per secret here before the start.
     secrets: PathBuf,
     /// The shard's data.
     data: PathBuf,
@@ -274,11 +274,12 @@ impl Dev {
             .arg(&self.place.config)
             .arg("--data-dir")
             .arg(&self.place.data)
-            .arg("--secrets-dir")
-            .arg(&self.place.secrets)
             .args(["--listen", &self.listen.to_string()])
             .args(["--admin", &self.admin.to_string()])
             .args(["--ordinal", "0", "--log", &self.log]);
+        if fs::read_dir(&self.place.secrets).is_ok_and(|mut files| files.next().is_some()) {
+            command.arg("--secrets-dir").arg(&self.place.secrets);
+        }
         command
     }
 
