@@ -21,3 +21,4 @@ pub mod readiness;
 pub mod drain;
 pub mod admin;
 pub mod app;
+pub mod cli;

@@ -14,12 +14,13 @@ use crate::sha256;
 
 /// The size profile: what makes a guest of a few tens of KiB. It stands over
 /// the crate's own release profile; a profile that is named stands as it is.
-const SIZE_PROFILE: [(&str, &str); 5] = [
+const SIZE_PROFILE: [(&str, &str); 6] = [
     ("CARGO_PROFILE_RELEASE_OPT_LEVEL", "s"),
     ("CARGO_PROFILE_RELEASE_LTO", "true"),
     ("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1"),
     ("CARGO_PROFILE_RELEASE_PANIC", "abort"),
     ("CARGO_PROFILE_RELEASE_STRIP", "true"),
+    ("CARGO_PROFILE_RELEASE_DEBUG", "false"),
 ];
 
 /// A guest crate to be built.

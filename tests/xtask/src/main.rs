@@ -1,2 +1,60 @@
-//! 
-fn main() {}
+//! The project's own commands: `cargo xtask dev`, `test` and `bench`.
+
+mod bench;
+mod dependencies;
+mod dev;
+mod documents;
+mod guests;
+mod rust;
+mod steps;
+mod test;
+mod walls;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The project's own commands.
+#[derive(Parser)]
+#[command(name = "cargo xtask", disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a shard here, and swap its guest and settings on each save.
+    Dev(dev::Options),
+    /// Run everything that CI checks, and stop at the first failure.
+    #[command(alias = "ci")]
+    Test,
+    /// Measure the host, and print a table with ratios.
+    Bench(bench::Options),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Dev(options) => dev::run(&options),
+        Command::Test => return test::run(&root()),
+        Command::Bench(options) => bench::run(&root(), &options),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            steps::say(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The top of the repository.
+fn root() -> PathBuf {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    manifest
+        .ancestors()
+        .nth(2)
+        .expect("xtask is two directories below the top")
+        .to_owned()
+}

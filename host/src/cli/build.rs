@@ -1,0 +1,82 @@
+//! `ostrakon build`: a guest's crate to a component.
+
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+use ostrakon_toolchain::{Build, Search, build};
+
+use super::{Exit, Failure, say};
+
+/// Build a guest's crate into a component, ready for `pack`.
+///
+/// Finds what this machine has to build for Wasm, or installs it: an installed target of the active
+/// toolchain, else with rustup, else (as root on Debian) with apt-get. `OSTRAKON_GUEST_TOOLCHAIN`
+/// set to installed, rustup or debian takes that way only.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Example:
+  ostrakon build guest/kv -o kv.wasm")]
+pub(super) struct Arguments {
+    /// The directory of the crate's Cargo.toml.
+    #[arg(value_name = "DIR", default_value = ".")]
+    directory: PathBuf,
+    /// Where to write the component [default: guests/<crate>.wasm in the target directory]
+    #[arg(short, long, env = "OSTRAKON_OUTPUT", value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// A profile of the crate's workspace, as it is [default: release, made for a small file]
+    #[arg(long, env = "OSTRAKON_PROFILE", value_name = "NAME")]
+    profile: Option<String>,
+    /// What to compile for; wasm32-wasip2 is for guests that use WASI.
+    #[arg(
+        long,
+        env = "OSTRAKON_TARGET",
+        value_name = "TARGET",
+        default_value = "wasm32-unknown-unknown"
+    )]
+    target: Target,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Target {
+    #[value(name = "wasm32-unknown-unknown")]
+    Unknown,
+    #[value(name = "wasm32-wasip2")]
+    Wasip2,
+}
+
+impl Arguments {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        if !self.directory.join("Cargo.toml").is_file() {
+            let error = build::Error::NotACrate(self.directory);
+            return Err(Failure::new(Exit::Usage, error));
+        }
+        let target = match self.target {
+            Target::Unknown => ostrakon_toolchain::Target::Unknown,
+            Target::Wasip2 => ostrakon_toolchain::Target::Wasip2,
+        };
+        let toolchain = Search::new(target, &self.directory)
+            .and_then(|search| search.find())
+            .map_err(Failure::with(Exit::Unavailable))?;
+        let built = Build::new(self.directory)
+            .profile(self.profile)
+            .output(self.output)
+            .run(&toolchain)
+            .map_err(|error| Failure::new(exit_of(&error), error))?;
+        say(&format!(
+            "{}\n{} bytes, sha256 {}\n",
+            built.path.display(),
+            built.bytes,
+            built.sha256
+        ))
+    }
+}
+
+fn exit_of(error: &build::Error) -> Exit {
+    use build::Error;
+
+    match error {
+        Error::Read { .. } | Error::Write { .. } => Exit::Io,
+        Error::Cargo(_) => Exit::Unavailable,
+        _ => Exit::Usage,
+    }
+}

@@ -1,0 +1,159 @@
+//! The command line: what is asked for, and what the process's exit code says.
+
+mod build;
+mod client;
+mod exit;
+mod inspect;
+mod manifest;
+mod ordinal;
+mod pack;
+mod serve;
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+
+use clap::error::ErrorKind;
+use clap::{Parser, Subcommand};
+
+pub use exit::Exit;
+
+/// Stateful services on Kubernetes whose code changes without a restart.
+///
+/// One process runs one shard: it owns the network, the volumes and the data. What the service does
+/// is a Wasm component, the guest, which comes in a ConfigMap and is replaced while requests run.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100, after_help = AFTER_HELP)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const AFTER_HELP: &str = "\
+Examples:
+  ostrakon build guest/kv                      make a component of a guest's crate
+  ostrakon inspect target/guests/kv.wasm       see what it is
+  ostrakon pack --name kv --guest target/guests/kv.wasm | kubectl apply --server-side -f -
+  ostrakon serve --config-dir /etc/ostrakon/config --data-dir /var/lib/ostrakon
+  ostrakon status                              how the shard on this machine is
+  ostrakon drain                               for a preStop hook
+
+Exit codes:
+   0  done
+   1  a drain's deadline passed, or a second signal ended it: requests were cut off
+  64  wrong arguments or configuration: the message says what to change
+  69  a port is taken, or nobody answers at an address
+  70  this machine cannot run guests, or a failure of ostrakon itself
+  74  a file or directory cannot be read or written
+  75  the data directory is in use by another process";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(serve::Arguments),
+    Build(build::Arguments),
+    Inspect(inspect::Arguments),
+    Pack(pack::Arguments),
+    Status(client::StatusArguments),
+    Drain(client::DrainArguments),
+}
+
+/// Does what the arguments ask for and says how it ended.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help goes to standard output, the rest to standard error; nobody may read either.
+            let _ = error.print();
+            return match error.kind() {
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Exit::Done,
+                _ => Exit::Usage,
+            };
+        }
+    };
+    let result = match cli.command {
+        Command::Serve(arguments) => arguments.run(),
+        Command::Build(arguments) => arguments.run(),
+        Command::Inspect(arguments) => arguments.run(),
+        Command::Pack(arguments) => arguments.run(),
+        Command::Status(arguments) => arguments.run(),
+        Command::Drain(arguments) => arguments.run(),
+    };
+    result.map_or_else(
+        |failure| {
+            say_aside(&format!("error: {}", failure.line()));
+            failure.exit
+        },
+        |()| Exit::Done,
+    )
+}
+
+/// Why a command failed, and what the exit code is.
+#[derive(Debug)]
+struct Failure {
+    exit: Exit,
+    source: Box<dyn std::error::Error>,
+}
+
+impl Failure {
+    fn new(exit: Exit, source: impl Into<Box<dyn std::error::Error>>) -> Self {
+        Self {
+            exit,
+            source: source.into(),
+        }
+    }
+
+    /// For `map_err`.
+    fn with<E: std::error::Error + 'static>(exit: Exit) -> impl FnOnce(E) -> Self {
+        move |source| Self::new(exit, source)
+    }
+
+    /// The error and its causes. One that repeats its cause's words is told once.
+    fn line(&self) -> String {
+        let mut line = self.source.to_string();
+        let mut cause = self.source.source();
+        while let Some(error) = cause {
+            let words = error.to_string();
+            if !line.ends_with(&words) {
+                line = format!("{line}: {words}");
+            }
+            cause = error.source();
+        }
+        line
+    }
+}
+
+/// Writes to standard output; a closed one is an error of the command.
+fn say(text: &str) -> Result<(), Failure> {
+    let mut output = io::stdout().lock();
+    output
+        .write_all(text.as_bytes())
+        .and_then(|()| output.flush())
+        .map_err(Failure::with(Exit::Io))
+}
+
+/// Writes a line to standard error, where hints and errors go.
+fn say_aside(line: &str) {
+    // When it is closed there is nobody to tell.
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn an_error_is_one_line_with_its_causes_each_told_once() {
+        let cause = io::Error::other("the disk is gone");
+        let error = crate::app::Error::System(cause);
+        assert_eq!(
+            Failure::new(Exit::Io, error).line(),
+            "the system does not give what a shard needs: the disk is gone"
+        );
+    }
+}

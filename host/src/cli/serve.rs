@@ -1,0 +1,114 @@
+//! `ostrakon serve`: one shard, in a Pod or anywhere else.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use bytesize::ByteSize;
+
+use super::{Exit, Failure, ordinal};
+use crate::store::OpenError;
+use crate::{app, telemetry};
+
+/// Run one shard until SIGTERM, SIGINT or a drain.
+///
+/// The guest and the settings are read from the ConfigMap's directory and swapped when it changes.
+/// Each flag can be given by its environment variable instead; the flag counts more.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Example:
+  ostrakon serve --config-dir config --data-dir data --listen 127.0.0.1:8080 --admin 127.0.0.1:9090 --ordinal 0")]
+pub(super) struct Arguments {
+    /// The mounted ConfigMap: guest.wasm (or guest.wasm.zst), ostrakon.toml, the guest's settings.
+    #[arg(long, env = "OSTRAKON_CONFIG_DIR", value_name = "DIR")]
+    config_dir: PathBuf,
+    /// Where the data is kept; made if it is not there. One process at a time.
+    #[arg(long, env = "OSTRAKON_DATA_DIR", value_name = "DIR")]
+    data_dir: PathBuf,
+    /// The mounted Secret; the guest sees its values by name.
+    #[arg(long, env = "OSTRAKON_SECRETS_DIR", value_name = "DIR")]
+    secrets_dir: Option<PathBuf>,
+    /// The address for clients: HTTP/1.1, and h2 with prior knowledge.
+    #[arg(
+        long,
+        env = "OSTRAKON_LISTEN",
+        value_name = "ADDRESS",
+        default_value = "0.0.0.0:8080"
+    )]
+    listen: SocketAddr,
+    /// The address for operators: /livez /readyz /startupz /status /metrics /drain.
+    #[arg(
+        long,
+        env = "OSTRAKON_ADMIN",
+        value_name = "ADDRESS",
+        default_value = "0.0.0.0:9090"
+    )]
+    admin: SocketAddr,
+    /// The shard's ordinal [default: the number at the end of `POD_NAME` or of the host name]
+    #[arg(long, env = "OSTRAKON_ORDINAL", value_name = "N")]
+    ordinal: Option<u32>,
+    /// The most memory for the store's pages.
+    #[arg(
+        long,
+        env = "OSTRAKON_STORE_CACHE",
+        value_name = "SIZE",
+        default_value = "64MiB"
+    )]
+    store_cache: ByteSize,
+    /// What is logged: a level, or target=level pairs; `log.filter` of the settings counts more.
+    #[arg(
+        long,
+        env = "OSTRAKON_LOG",
+        value_name = "FILTER",
+        default_value = "info"
+    )]
+    log: String,
+    /// How log lines are written.
+    #[arg(
+        long,
+        env = "OSTRAKON_LOG_FORMAT",
+        value_name = "FORMAT",
+        default_value = "auto"
+    )]
+    log_format: telemetry::Format,
+}
+
+impl Arguments {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let format = self.log_format;
+        let options = self.options()?;
+        let filter =
+            telemetry::init(format, &options.log_filter).map_err(Failure::with(Exit::Usage))?;
+        app::serve(&options, Some(filter)).map_err(|error| Failure::new(exit_of(&error), error))
+    }
+
+    fn options(self) -> Result<app::Options, Failure> {
+        let ordinal = match self.ordinal {
+            Some(ordinal) => ordinal,
+            None => ordinal::of_this_pod().map_err(Failure::with(Exit::Usage))?,
+        };
+        Ok(app::Options {
+            config_dir: self.config_dir,
+            data_dir: self.data_dir,
+            secrets_dir: self.secrets_dir,
+            listen: self.listen,
+            admin: self.admin,
+            ordinal,
+            // More than the address space is as good as all of it.
+            store_cache_bytes: usize::try_from(self.store_cache.as_u64()).unwrap_or(usize::MAX),
+            log_filter: self.log,
+        })
+    }
+}
+
+fn exit_of(error: &app::Error) -> Exit {
+    use app::Error;
+
+    match error {
+        Error::Configuration { .. } => Exit::Usage,
+        Error::Bind { .. } => Exit::Unavailable,
+        Error::Store(OpenError::InUse(_)) => Exit::InUse,
+        Error::Store(_) | Error::Data { .. } | Error::Volume(_) => Exit::Io,
+        Error::Engine(_) | Error::System(_) => Exit::Internal,
+        Error::Undrained { .. } | Error::Forced => Exit::CutOff,
+    }
+}

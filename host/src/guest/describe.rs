@@ -1,0 +1,65 @@
+//! What a component says of itself, asked without a shard around it.
+
+use std::sync::Arc;
+
+use super::component::{CompileError, Compiled, LinkError};
+use super::context::{Environment, Identity};
+use super::engine::{Engine, EngineError};
+use super::failure::Failure;
+use super::instance::Instance;
+use super::log::GuestLog;
+use crate::contract::Description;
+use crate::digest::Digest;
+use crate::metrics::Metrics;
+use crate::secrets::Secrets;
+use crate::settings::Settings;
+
+/// Lets a component describe itself, with no settings and no secrets.
+///
+/// # Errors
+/// When it cannot be compiled or linked, or its `describe` fails.
+pub async fn describe(component: &[u8]) -> Result<Description, DescribeError> {
+    let engine = Engine::new()?;
+    let compiled = Compiled::new(&engine, None, Digest::of(component), component)?;
+    let linked = compiled.link(&engine)?;
+    let settings = Settings::default();
+    let deadline = settings.guest.check_deadline;
+    let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION")));
+    let lines = settings.guest.log_lines_per_second;
+    let log = GuestLog::new("described".to_owned(), lines, Arc::clone(&metrics));
+    let environment = Environment {
+        settings: Arc::new(settings),
+        identity: Identity {
+            ordinal: 0,
+            shards: 1,
+        },
+        files: Arc::default(),
+        secrets: Secrets::default(),
+        metrics,
+    };
+    let new = Instance::new(
+        &engine,
+        &linked.pre,
+        Arc::new(environment),
+        Arc::new(log),
+        deadline,
+    );
+    Ok(new.await?.describe(deadline).await?)
+}
+
+/// Why a component does not describe itself.
+#[derive(Debug, thiserror::Error)]
+pub enum DescribeError {
+    /// Guests cannot run here.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// It does not compile.
+    #[error(transparent)]
+    Compile(#[from] CompileError),
+    /// Its imports or exports do not fit the contract.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// Its `describe` failed.
+    #[error(transparent)]
+    Call(#[from] Failure),
+}

@@ -1,0 +1,123 @@
+//! The `ostrakon` command as a person meets it.
+
+use std::fs;
+use std::process::{Command, Output};
+
+fn ostrakon(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_ostrakon"))
+        .args(arguments)
+        .env_remove("POD_NAME")
+        .output()
+        .expect("the binary is built with its tests")
+}
+
+/// Runs it, and checks the exit code and that standard error has this text.
+fn check(arguments: &[&str], code: i32, text: &str) {
+    let output = ostrakon(arguments);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");
+    assert!(said.contains(text), "{text:?} is not in {said:?}");
+}
+
+#[test]
+fn help_is_for_reading_and_teaches() {
+    let commands = ["serve", "build", "inspect", "pack", "status", "drain"];
+    let output = ostrakon(&["--help"]);
+    let help = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(0));
+    for part in commands.iter().chain(&["Exit codes:", "Examples:"]) {
+        assert!(help.contains(part), "{part} is not in {help}");
+    }
+    for command in commands {
+        let output = ostrakon(&[command, "--help"]);
+        let help = String::from_utf8_lossy(&output.stdout);
+        assert!(help.contains("Example"), "{help}");
+    }
+    let serve = ostrakon(&["serve", "--help"]);
+    let help = String::from_utf8_lossy(&serve.stdout);
+    for part in ["OSTRAKON_LISTEN", "[default: 0.0.0.0:8080]"] {
+        assert!(help.contains(part), "{part} is not in {help}");
+    }
+}
+
+#[test]
+fn wrong_arguments_are_told_and_exit_with_64() {
+    check(&[], 64, "Usage: ostrakon <COMMAND>");
+    check(&["sreve"], 64, "a similar subcommand exists: 'serve'");
+    check(&["serve"], 64, "--config-dir <DIR>");
+    let dirs = ["serve", "--config-dir", "c", "--data-dir", "d"];
+    let serve = |more: &[&'static str]| [&dirs, more].concat();
+    check(&serve(&["--listen", "8080"]), 64, "invalid socket address");
+    check(&serve(&["--ordinal", "x"]), 64, "--ordinal <N>");
+    check(
+        &serve(&["--ordinal", "0", "--log", "a=b=c"]),
+        64,
+        "not a log filter",
+    );
+    check(&["status", "--timeout", "soon"], 64, "--timeout");
+    check(
+        &[
+            "pack",
+            "--name",
+            "kv",
+            "--guest",
+            "g",
+            "--from-literal",
+            "a",
+        ],
+        64,
+        "write it as KEY=VALUE",
+    );
+}
+
+#[test]
+fn a_pod_name_without_an_ordinal_is_told() {
+    let output = Command::new(env!("CARGO_BIN_EXE_ostrakon"))
+        .args(["serve", "--config-dir", "c", "--data-dir", "d"])
+        .env("POD_NAME", "kv-6f9-abcde")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(64), "{said}");
+    assert!(said.contains("give --ordinal, or set POD_NAME"), "{said}");
+}
+
+#[test]
+fn what_is_no_guest_is_neither_inspected_nor_packed() {
+    let scratch = tempfile::tempdir().unwrap();
+    for (name, content, text) in [
+        ("text", &b"hello"[..], "this is not WebAssembly"),
+        ("core", b"\0asm\x01\0\0\0", "this is a core module"),
+        (
+            "empty",
+            b"\0asm\x0d\0\x01\0",
+            "does not export describe, check",
+        ),
+    ] {
+        let path = scratch.path().join(name);
+        fs::write(&path, content).unwrap();
+        let path = path.to_str().unwrap();
+        check(&["inspect", path], 64, text);
+        check(&["pack", "--name", "kv", "--guest", path], 64, text);
+    }
+    let missing = scratch.path().join("missing");
+    check(&["inspect", missing.to_str().unwrap()], 74, "cannot read");
+}
+
+#[test]
+fn a_directory_that_is_no_crate_is_not_built() {
+    let scratch = tempfile::tempdir().unwrap();
+    let path = scratch.path().to_str().unwrap();
+    check(&["build", path], 64, "holds no cargo package");
+}
+
+#[test]
+fn where_no_shard_runs_status_and_drain_say_so() {
+    // Bound and closed again: nobody is there.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = port.local_addr().unwrap().to_string();
+    drop(port);
+    for command in ["status", "drain"] {
+        check(&[command, "--admin", &address], 69, "cannot connect to");
+    }
+}

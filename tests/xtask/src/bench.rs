@@ -1,0 +1,77 @@
+//! `cargo xtask bench`: builds what is measured and runs the measurements.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::Context;
+
+use crate::guests;
+use crate::steps::Steps;
+
+/// What is measured.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Measure each thing once and briefly: to see that it runs.
+    #[arg(long)]
+    quick: bool,
+    /// Compare with the course's server and with Redis, where installed.
+    #[arg(long)]
+    peers: bool,
+}
+
+/// Builds the hosts with optimisation and measures them.
+pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<()> {
+    let mut steps = Steps::new(root);
+    let guests = steps.step("guests", |_| guests::build(root))?;
+    steps.set("OSTRAKON_TEST_GUESTS", guests);
+    // The same path is built twice, so each binary is put aside.
+    for (heading, name, feature) in [
+        (
+            "the host with a native handler",
+            "native",
+            &["--features", "bench-native"][..],
+        ),
+        ("the host", "host", &[]),
+    ] {
+        let arguments = [&["build", "--release", "--package", "ostrakon"], feature].concat();
+        steps.cargo(heading, &arguments)?;
+        let binary = root.join("target/bench").join(name);
+        fs::create_dir_all(root.join("target/bench"))?;
+        fs::copy(root.join("target/release/ostrakon"), &binary)
+            .with_context(|| format!("cannot write {}", binary.display()))?;
+        let variable = if name == "native" {
+            "OSTRAKON_BENCH_NATIVE"
+        } else {
+            "OSTRAKON_TEST_HOST"
+        };
+        steps.set(variable, binary);
+    }
+    let mut arguments = vec![
+        "bench",
+        "--package",
+        "ostrakon-tests",
+        "--bench",
+        "bench",
+        "--",
+    ];
+    arguments.extend(options.quick.then_some("--quick"));
+    arguments.extend(options.peers.then_some("--peers"));
+    steps.cargo("measurements", &arguments)
+}
+
+/// Runs the measurements once, with the tests' own build of the host.
+pub(crate) fn quick(steps: &mut Steps) -> anyhow::Result<()> {
+    let arguments = [
+        "bench",
+        "--profile",
+        "dev",
+        "--package",
+        "ostrakon-tests",
+        "--bench",
+        "bench",
+    ];
+    steps.cargo(
+        "measurements, once",
+        &[&arguments[..], &["--", "--quick"]].concat(),
+    )
+}

@@ -1,0 +1,175 @@
+//! What the packages of this repository depend on: hosts and guests meet only
+//! in the contract, and nothing is depended on that is not used.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, bail, ensure};
+use serde_json::Value;
+
+use crate::rust;
+
+/// A package and its direct dependencies.
+#[derive(Debug)]
+struct Package {
+    name: String,
+    /// Its directory, from the top of the repository.
+    directory: String,
+    dependencies: Vec<String>,
+}
+
+impl Package {
+    /// Whether it runs as a guest, or in one.
+    fn is_guest(&self) -> bool {
+        let directory = self.directory.as_str();
+        (directory.starts_with("guest/") && directory != "guest/toolchain")
+            || directory.starts_with("tests/guests/")
+            || self
+                .dependencies
+                .iter()
+                .any(|name| name == "ostrakon-guest")
+    }
+}
+
+/// Checks each package.
+pub(crate) fn check(root: &Path) -> anyhow::Result<()> {
+    let packages = read(root)?;
+    let mut faults = directions(&packages);
+    for package in &packages {
+        let mut words = Vec::new();
+        for path in rust::files(&root.join(&package.directory))? {
+            let source = fs::read_to_string(&path)?;
+            words.extend(
+                rust::tokens(&source)
+                    .into_iter()
+                    .map(|token| token.text.to_owned()),
+            );
+        }
+        faults.extend(unused(package, &words));
+    }
+    ensure!(
+        faults.is_empty(),
+        "{} faults:\n  {}",
+        faults.len(),
+        faults.join("\n  ")
+    );
+    Ok(())
+}
+
+fn read(root: &Path) -> anyhow::Result<Vec<Package>> {
+    let output = Command::new("cargo")
+        .args(["metadata", "--no-deps", "--format-version", "1"])
+        .current_dir(root)
+        .output()?;
+    if !output.status.success() {
+        bail!(
+            "cargo metadata failed: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    let metadata: Value = serde_json::from_slice(&output.stdout)?;
+    let packages = metadata["packages"].as_array().context("no packages")?;
+    packages
+        .iter()
+        .map(|package| {
+            let text = |value: &Value| value.as_str().map(str::to_owned);
+            let manifest = text(&package["manifest_path"]).context("a package has no manifest")?;
+            let directory = Path::new(&manifest).parent().context("no directory")?;
+            Ok(Package {
+                name: text(&package["name"]).context("a package has no name")?,
+                directory: directory.strip_prefix(root)?.to_string_lossy().into_owned(),
+                dependencies: package["dependencies"]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .filter_map(|dependency| {
+                        text(&dependency["rename"]).or_else(|| text(&dependency["name"]))
+                    })
+                    .collect(),
+            })
+        })
+        .collect()
+}
+
+/// Dependencies from a host to a guest or the reverse.
+fn directions(packages: &[Package]) -> Vec<String> {
+    let is_guest = |name: &str| {
+        packages
+            .iter()
+            .any(|package| package.name == name && package.is_guest())
+    };
+    let mut faults = Vec::new();
+    for package in packages {
+        for dependency in &package.dependencies {
+            let guest_on_host = package.is_guest() && dependency == "ostrakon";
+            let host_on_guest = package.name == "ostrakon" && is_guest(dependency);
+            if guest_on_host || host_on_guest {
+                let name = &package.name;
+                faults.push(format!(
+                    "{name} depends on {dependency}: they meet in wit/ only"
+                ));
+            }
+        }
+    }
+    faults
+}
+
+/// Dependencies that none of a package's words names.
+fn unused(package: &Package, words: &[String]) -> Vec<String> {
+    package
+        .dependencies
+        .iter()
+        .filter(|dependency| !words.contains(&dependency.replace('-', "_")))
+        .map(|dependency| format!("{} does not use its dependency {dependency}", package.name))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn package(name: &str, directory: &str, dependencies: &[&str]) -> Package {
+        Package {
+            name: name.to_owned(),
+            directory: directory.to_owned(),
+            dependencies: dependencies.iter().map(|&name| name.to_owned()).collect(),
+        }
+    }
+
+    #[test]
+    fn hosts_and_guests_do_not_depend_on_each_other() {
+        let good = [
+            package("ostrakon", "host", &["ostrakon-toolchain"]),
+            package("ostrakon-toolchain", "guest/toolchain", &[]),
+            package("ostrakon-guest", "guest/sdk", &[]),
+            package("counter", "examples/counter", &["ostrakon-guest"]),
+        ];
+        assert_eq!(directions(&good), <[String; 0]>::default());
+        let bad = [
+            package("ostrakon", "host", &["counter"]),
+            package(
+                "counter",
+                "examples/counter",
+                &["ostrakon-guest", "ostrakon"],
+            ),
+        ];
+        assert_eq!(
+            directions(&bad),
+            [
+                "ostrakon depends on counter: they meet in wit/ only",
+                "counter depends on ostrakon: they meet in wit/ only",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_dependency_that_no_source_names_is_unused() {
+        let package = package("a", "a", &["serde-json", "redb"]);
+        let words = ["use", "serde_json"].map(str::to_owned);
+        assert_eq!(
+            unused(&package, &words),
+            ["a does not use its dependency redb"]
+        );
+    }
+}

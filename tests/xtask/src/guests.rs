@@ -1,0 +1,28 @@
+//! The guests of this repository, built for the tests.
+
+use std::path::{Path, PathBuf};
+
+use ostrakon_toolchain::{Build, Search, Target};
+
+use crate::steps::say;
+
+/// Name and directory of each guest.
+pub(crate) const GUESTS: [(&str, &str); 4] = [
+    ("kv", "guest/kv"),
+    ("counter", "examples/counter"),
+    ("votes", "examples/votes"),
+    ("hostile", "tests/guests/hostile"),
+];
+
+/// Builds all guests to `target/guests/<name>.wasm` and returns that directory.
+pub(crate) fn build(root: &Path) -> anyhow::Result<PathBuf> {
+    let directory = root.join("target/guests");
+    let toolchain = Search::new(Target::Unknown, root)?.find()?;
+    for (name, source) in GUESTS {
+        let built = Build::new(root.join(source))
+            .output(Some(directory.join(format!("{name}.wasm"))))
+            .run(&toolchain)?;
+        say(&format!("   {name}: {} bytes", built.bytes));
+    }
+    Ok(directory)
+}

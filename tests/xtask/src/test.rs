@@ -1,0 +1,65 @@
+//! `cargo xtask test`: everything that CI checks.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use crate::steps::{Steps, say};
+use crate::{bench, dependencies, documents, guests, walls};
+
+/// Runs all steps up to the first failure; the last line is the tests' count.
+pub(crate) fn run(root: &Path) -> ExitCode {
+    let mut steps = Steps::new(root);
+    let result = check(&mut steps, root);
+    if let Err(error) = &result {
+        say(&format!("\nerror: {error:#}"));
+    }
+    let tally = steps.tally;
+    say(&format!(
+        "\n{} passed, {} failed",
+        tally.passed, tally.failed
+    ));
+    if result.is_ok() && tally.failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn check(steps: &mut Steps, root: &Path) -> anyhow::Result<()> {
+    steps.cargo("format", &["fmt", "--all", "--check"])?;
+    steps.step("walls between modules", |_| walls::check(root))?;
+    steps.step("dependencies of packages", |_| dependencies::check(root))?;
+    steps.step("ARCHITECTURE.md", |_| documents::check(root))?;
+    steps.cargo(
+        "lints",
+        &[
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--",
+            "-D",
+            "warnings",
+        ],
+    )?;
+    steps.cargo(
+        "documentation",
+        &[
+            "--config",
+            "build.rustdocflags=[\"-D\",\"warnings\"]",
+            "doc",
+            "--workspace",
+            "--no-deps",
+            "--document-private-items",
+        ],
+    )?;
+    let guests = steps.step("guests", |_| guests::build(root))?;
+    steps.set("OSTRAKON_TEST_GUESTS", guests);
+    // This also builds the `ostrakon` binary, with the dependencies that the tests use.
+    steps.cargo(
+        "build of the tests",
+        &["test", "--workspace", "--no-run", "--quiet"],
+    )?;
+    steps.set("OSTRAKON_TEST_HOST", root.join("target/debug/ostrakon"));
+    steps.tests("tests", &["test", "--workspace", "--no-fail-fast"])?;
+    bench::quick(steps)
+}
