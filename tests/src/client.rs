@@ -55,7 +55,10 @@ impl Response {
 impl Client {
     /// A client of an address.
     pub fn new(address: SocketAddr) -> Self {
-        Self { address, stream: None }
+        Self {
+            address,
+            stream: None,
+        }
     }
 
     /// `GET path`.
@@ -128,7 +131,10 @@ pub fn connect(address: SocketAddr) -> io::Result<BufReader<TcpStream>> {
 pub fn read_response(stream: &mut impl BufRead, without_body: bool) -> io::Result<Response> {
     let bad = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
     let status_line = read_line(stream)?;
-    let status = status_line.split(' ').nth(1).and_then(|status| status.parse().ok());
+    let status = status_line
+        .split(' ')
+        .nth(1)
+        .and_then(|status| status.parse().ok());
     let status = status.ok_or_else(|| bad(&format!("not a status line: {status_line:?}")))?;
     let mut headers = Vec::new();
     loop {
@@ -147,7 +153,11 @@ pub fn read_response(stream: &mut impl BufRead, without_body: bool) -> io::Resul
     };
     let mut body = vec![0; length];
     stream.read_exact(&mut body)?;
-    Ok(Response { status, headers, body })
+    Ok(Response {
+        status,
+        headers,
+        body,
+    })
 }
 
 fn read_line(stream: &mut impl BufRead) -> io::Result<String> {

@@ -40,7 +40,10 @@ pub fn guest(name: &str) -> Vec<u8> {
         .map_or_else(|| target().join("guests"), PathBuf::from);
     let path = directory.join(format!("{name}.wasm"));
     fs::read(&path).unwrap_or_else(|error| {
-        panic!("{}: {error}: run the tests with `cargo xtask test`", path.display())
+        panic!(
+            "{}: {error}: run the tests with `cargo xtask test`",
+            path.display()
+        )
     })
 }
 
@@ -50,9 +53,16 @@ pub fn guest(name: &str) -> Vec<u8> {
 /// When it was not built.
 pub fn binary() -> PathBuf {
     let test = std::env::current_exe().expect("a test has a path");
-    let profile = test.ancestors().nth(2).expect("a test is in target/<profile>/deps");
+    let profile = test
+        .ancestors()
+        .nth(2)
+        .expect("a test is in target/<profile>/deps");
     let binary = profile.join("ostrakon");
-    assert!(binary.exists(), "{} is missing: run the tests with `cargo xtask test`", binary.display());
+    assert!(
+        binary.exists(),
+        "{} is missing: run the tests with `cargo xtask test`",
+        binary.display()
+    );
     binary
 }
 
@@ -85,8 +95,16 @@ impl Shard {
         let mut config = Volume::create(path("config")).expect("the volume is made");
         let mut secrets = Volume::create(path("secrets")).expect("the volume is made");
         config.publish(files).expect("the volume is filled");
-        secrets.publish(&Files::new()).expect("the volume is filled");
-        Self { config, secrets, data: path("data"), arguments: Vec::new(), directory }
+        secrets
+            .publish(&Files::new())
+            .expect("the volume is filled");
+        Self {
+            config,
+            secrets,
+            data: path("data"),
+            arguments: Vec::new(),
+            directory,
+        }
     }
 
     /// The directory that all of it is in.
@@ -100,7 +118,9 @@ impl Shard {
     /// When it does not become ready.
     pub fn start(&self) -> Host {
         let host = self.spawn();
-        host.wait_until("ready", |host| host.admin("GET", "/readyz").is_ok_and(|r| r.status == 200));
+        host.wait_until("ready", |host| {
+            host.admin("GET", "/readyz").is_ok_and(|r| r.status == 200)
+        });
         host
     }
 
@@ -115,7 +135,14 @@ impl Shard {
             .arg(self.secrets.directory())
             .arg("--data-dir")
             .arg(&self.data)
-            .args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--ordinal", "0"])
+            .args([
+                "--listen",
+                "127.0.0.1:0",
+                "--admin",
+                "127.0.0.1:0",
+                "--ordinal",
+                "0",
+            ])
             .args(["--log-format", "json"])
             .args(&self.arguments)
             .stdin(Stdio::null());
@@ -127,7 +154,11 @@ impl Shard {
     /// # Panics
     /// When it ends before that.
     pub fn spawn(&self) -> Host {
-        let mut child = self.command().stderr(Stdio::piped()).spawn().expect("the host starts");
+        let mut child = self
+            .command()
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the host starts");
         let stderr = child.stderr.take().expect("it was piped");
         let log = Arc::new(Log::default());
         let lines = Arc::clone(&log);
@@ -141,10 +172,17 @@ impl Shard {
         let starting: Value = serde_json::from_str(&starting).expect("the log is JSON");
         let address = |name: &str| -> SocketAddr {
             let field = starting["fields"].get(name).or_else(|| starting.get(name));
-            let address = field.and_then(Value::as_str).expect("the address is logged");
+            let address = field
+                .and_then(Value::as_str)
+                .expect("the address is logged");
             address.parse().expect("it is an address")
         };
-        Host { address: address("listen"), admin: address("admin"), child: Some(child), log }
+        Host {
+            address: address("listen"),
+            admin: address("admin"),
+            child: Some(child),
+            log,
+        }
     }
 }
 
@@ -178,18 +216,24 @@ impl Host {
     /// # Panics
     /// When there is none.
     pub fn status(&self) -> Value {
-        let response = self.admin("GET", "/status").expect("the admin port answers");
+        let response = self
+            .admin("GET", "/status")
+            .expect("the admin port answers");
         serde_json::from_slice(&response.body).expect("the status is JSON")
     }
 
     /// The number of the live generation; 0 before the first.
     pub fn generation(&self) -> u64 {
-        self.status()["generation"]["generation"].as_u64().unwrap_or_default()
+        self.status()["generation"]["generation"]
+            .as_u64()
+            .unwrap_or_default()
     }
 
     /// A counter or gauge, all its labels summed; `name` may have labels.
     pub fn metric(&self, name: &str) -> f64 {
-        let response = self.admin("GET", "/metrics").expect("the admin port answers");
+        let response = self
+            .admin("GET", "/metrics")
+            .expect("the admin port answers");
         let values = response.text().lines().filter_map(|line| {
             let (series, value) = line.rsplit_once(' ')?;
             let is_it = series == name || series.strip_prefix(name)?.starts_with('{');
@@ -222,15 +266,28 @@ impl Host {
     pub fn wait_until(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
         let deadline = Instant::now() + PATIENCE;
         while !is_so(self) {
-            assert!(!self.log.has_ended(), "the host ended before {what}:\n{}", self.log());
-            assert!(Instant::now() < deadline, "{what} does not come:\n{}", self.log());
+            assert!(
+                !self.log.has_ended(),
+                "the host ended before {what}:\n{}",
+                self.log()
+            );
+            assert!(
+                Instant::now() < deadline,
+                "{what} does not come:\n{}",
+                self.log()
+            );
             thread::sleep(Duration::from_millis(1));
         }
     }
 
     /// What it logged so far.
     pub fn log(&self) -> String {
-        self.log.lines.lock().expect("no holder panics").0.join("\n")
+        self.log
+            .lines
+            .lock()
+            .expect("no holder panics")
+            .0
+            .join("\n")
     }
 
     /// The process's id.
@@ -246,8 +303,14 @@ impl Host {
     /// # Panics
     /// When it cannot be sent.
     pub fn signal(&self, name: &str) {
-        let sent = Command::new("kill").arg(format!("-{name}")).arg(self.id().to_string()).status();
-        assert!(sent.is_ok_and(|status| status.success()), "SIG{name} cannot be sent");
+        let sent = Command::new("kill")
+            .arg(format!("-{name}"))
+            .arg(self.id().to_string())
+            .status();
+        assert!(
+            sent.is_ok_and(|status| status.success()),
+            "SIG{name} cannot be sent"
+        );
     }
 
     /// Waits until it ends by itself, or by what was sent to it.
@@ -322,7 +385,9 @@ impl Log {
 
     fn wait_end(&self) {
         let lines = self.lines.lock().expect("no holder panics");
-        let ended = self.changed.wait_timeout_while(lines, PATIENCE, |(_, ended)| !*ended);
+        let ended = self
+            .changed
+            .wait_timeout_while(lines, PATIENCE, |(_, ended)| !*ended);
         drop(ended.expect("no holder panics"));
     }
 
@@ -339,7 +404,11 @@ impl Log {
                 "the host does not say {what}:\n{}",
                 lines.0.join("\n")
             );
-            lines = self.changed.wait_timeout(lines, left).expect("no holder panics").0;
+            lines = self
+                .changed
+                .wait_timeout(lines, left)
+                .expect("no holder panics")
+                .0;
         }
     }
 }

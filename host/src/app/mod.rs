@@ -153,9 +153,8 @@ struct App {
 impl App {
     /// Opens everything in its order, and returns when a generation is live.
     async fn start(options: &Options, filter: Option<Filter>) -> Result<Self, Error> {
-        let bind = |address| {
-            Server::bind(address).map_err(|source| Error::Bind { address, source })
-        };
+        let bind =
+            |address| Server::bind(address).map_err(|source| Error::Bind { address, source });
         let (server, admin) = (bind(options.listen)?, bind(options.admin)?);
         tracing::info!(
             shard = options.ordinal,
@@ -187,7 +186,10 @@ impl App {
         let store = tokio::task::spawn_blocking(move || Store::open(store))
             .await
             .expect("opening the store does not panic")?;
-        let data = |source| Error::Data { path: options.data_dir.clone(), source };
+        let data = |source| Error::Data {
+            path: options.data_dir.clone(),
+            source,
+        };
         let kept = Kept::open(&options.data_dir).map_err(data)?;
         let cache = Cache::open(&options.data_dir).map_err(data)?;
         let last = store.record().generation.as_deref().and_then(Live::decode);
@@ -218,7 +220,10 @@ impl App {
             lane: lane.clone(),
             secrets: secrets.clone(),
             // One shard, until there is a topology.
-            identity: Identity { ordinal: options.ordinal, shards: 1 },
+            identity: Identity {
+                ordinal: options.ordinal,
+                shards: 1,
+            },
             metrics: Arc::clone(&metrics),
             live: LiveSettings {
                 settings: Arc::clone(&settings),
@@ -228,10 +233,13 @@ impl App {
             },
         };
         let last_digest = last_good.as_ref().map(Files::digest);
-        let controller =
-            Controller::new(Arc::new(performer), config.observations(), last_good);
+        let controller = Controller::new(Arc::new(performer), config.observations(), last_good);
         let swap = controller.status();
-        let parts = Parts { lane: lane.clone(), swap: swap.clone(), secrets };
+        let parts = Parts {
+            lane: lane.clone(),
+            swap: swap.clone(),
+            secrets,
+        };
         shard.parts.store(Some(Arc::new(parts)));
         readiness.set_started();
         let (shutdown, down) = watch::channel(false);
@@ -245,9 +253,12 @@ impl App {
             })?;
 
         let service = Service::new(options.ordinal, lane.clone(), Arc::clone(&metrics));
-        let public = Public { service, drain: drain.clone(), metrics: Arc::clone(&metrics) };
-        let listening =
-            server.run(Arc::new(public), limits, metrics, Listener::Public, down);
+        let public = Public {
+            service,
+            drain: drain.clone(),
+            metrics: Arc::clone(&metrics),
+        };
+        let listening = server.run(Arc::new(public), limits, metrics, Listener::Public, down);
         let server = tokio::spawn(async move {
             if let Err(error) = listening.await {
                 tracing::error!(%error, "the public port ended");
@@ -257,9 +268,14 @@ impl App {
         tokio::spawn(async move {
             let timing = || {
                 let drain = settings.load().drain.clone();
-                Timing { serve_for: drain.serve_for, deadline: drain.deadline }
+                Timing {
+                    serve_for: drain.serve_for,
+                    deadline: drain.deadline,
+                }
             };
-            draining.run(timing, async move { flushing.flush().await }).await;
+            draining
+                .run(timing, async move { flushing.flush().await })
+                .await;
         });
         readiness.set_generation_live();
         tracing::info!("ready");
@@ -289,10 +305,12 @@ impl App {
         drop(self.lane);
         let (closed, closing) = oneshot::channel();
         let thread = self.lane_thread;
-        let joined = std::thread::Builder::new().name("closing".to_owned()).spawn(move || {
-            let _ = thread.join();
-            let _ = closed.send(());
-        });
+        let joined = std::thread::Builder::new()
+            .name("closing".to_owned())
+            .spawn(move || {
+                let _ = thread.join();
+                let _ = closed.send(());
+            });
         if joined.is_ok() {
             let _ = tokio::time::timeout(CLOSING, closing).await;
         }
@@ -318,10 +336,14 @@ async fn first_generation(
                 return Ok(());
             }
             if let (Some(refused), None) = (&status.refused, &status.candidate) {
-                let shown = config.observations().borrow().as_ref().ok().map(Files::digest);
-                let volume_is_next = last_good.is_some()
-                    && refused.digest == last_good
-                    && shown != last_good;
+                let shown = config
+                    .observations()
+                    .borrow()
+                    .as_ref()
+                    .ok()
+                    .map(Files::digest);
+                let volume_is_next =
+                    last_good.is_some() && refused.digest == last_good && shown != last_good;
                 if !volume_is_next {
                     return Err(refused.clone());
                 }

@@ -72,11 +72,7 @@ impl swap::Performer for Performer {
         Ok(compiling.await.expect("compiling does not panic")?)
     }
 
-    async fn link(
-        &self,
-        _: &Candidate,
-        compiled: Compiled,
-    ) -> Result<(Linked, Compiled), Error> {
+    async fn link(&self, _: &Candidate, compiled: Compiled) -> Result<(Linked, Compiled), Error> {
         Ok((compiled.link(&self.engine)?, compiled))
     }
 
@@ -111,7 +107,9 @@ impl swap::Performer for Performer {
         // Before it is live: a start must find what the record names.
         let (kept, files) = (self.kept.clone(), candidate.source.clone());
         let keeping = spawn_blocking(move || kept.keep(&files)).await;
-        keeping.expect("keeping does not panic").map_err(Error::Keep)?;
+        keeping
+            .expect("keeping does not panic")
+            .map_err(Error::Keep)?;
         let promotion = Promotion {
             guest,
             digest: candidate.digest,

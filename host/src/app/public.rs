@@ -44,10 +44,22 @@ impl Handler for Public {
         };
         let began = Instant::now();
         let (head, body) = request.into_parts();
-        let path = head.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
-        let request =
-            contract::Request { method: head.method, path, headers: head.headers, body };
-        let Answer { route, generation, reply } = self.service.answer(Arc::new(request)).await;
+        let path = head
+            .uri
+            .path_and_query()
+            .map_or("/", |path| path.as_str())
+            .to_owned();
+        let request = contract::Request {
+            method: head.method,
+            path,
+            headers: head.headers,
+            body,
+        };
+        let Answer {
+            route,
+            generation,
+            reply,
+        } = self.service.answer(Arc::new(request)).await;
         let mut response = match reply {
             Ok(reply) => {
                 let mut response = Response::new(reply.body);
@@ -66,7 +78,8 @@ impl Handler for Public {
             Some(route) => (Target::from(&route.target), Access::from(route.access)),
             None => (Target::Unrouted, Access::Read),
         };
-        self.metrics.request(target, access, response.status(), began.elapsed());
+        self.metrics
+            .request(target, access, response.status(), began.elapsed());
         response
     }
 }
@@ -79,9 +92,12 @@ impl Public {
 
     fn unrouted(&self, refusal: Refusal) -> Response<Bytes> {
         let mut response = refusal.response();
-        response.headers_mut().insert(SHARD, HeaderValue::from(self.service.ordinal()));
+        response
+            .headers_mut()
+            .insert(SHARD, HeaderValue::from(self.service.ordinal()));
         let (target, access) = (Target::Unrouted, Access::Read);
-        self.metrics.request(target, access, response.status(), std::time::Duration::ZERO);
+        self.metrics
+            .request(target, access, response.status(), std::time::Duration::ZERO);
         response
     }
 

@@ -120,5 +120,8 @@ impl Cache {
 }
 
 fn used_now(path: &Path) -> io::Result<()> {
-    File::options().append(true).open(path)?.set_modified(SystemTime::now())
+    File::options()
+        .append(true)
+        .open(path)?
+        .set_modified(SystemTime::now())
 }

@@ -1,6 +1,5 @@
 //! A component on its way to serve: compiled, then linked.
 
-
 use wasmtime::component::Component;
 
 use super::bindings::ServicePre;
@@ -28,7 +27,10 @@ pub struct Compiled {
 
 impl std::fmt::Debug for Compiled {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_tuple("Compiled").field(&self.digest).finish()
+        formatter
+            .debug_tuple("Compiled")
+            .field(&self.digest)
+            .finish()
     }
 }
 
@@ -68,9 +70,15 @@ impl Compiled {
     /// Says which import or export is missing or of the wrong type.
     pub fn link(&self, engine: &Engine) -> Result<Linked, LinkError> {
         let explain = |error: wasmtime::Error| LinkError(format!("{error:#}"));
-        let pre = engine.linker.instantiate_pre(&self.component).map_err(explain)?;
+        let pre = engine
+            .linker
+            .instantiate_pre(&self.component)
+            .map_err(explain)?;
         let pre = ServicePre::new(pre).map_err(explain)?;
-        Ok(Linked { pre, engine: engine.clone() })
+        Ok(Linked {
+            pre,
+            engine: engine.clone(),
+        })
     }
 }
 

@@ -68,7 +68,11 @@ pub(super) struct Call {
 
 impl Call {
     pub(super) fn none() -> Self {
-        Self { export: None, request: None, data: Data::None }
+        Self {
+            export: None,
+            request: None,
+            data: Data::None,
+        }
     }
 }
 
@@ -96,7 +100,14 @@ impl Context {
             used: 0,
             denied: false,
         };
-        Self { environment, log, call: Call::none(), limiter, table, wasi }
+        Self {
+            environment,
+            log,
+            call: Call::none(),
+            limiter,
+            table,
+            wasi,
+        }
     }
 
     /// The current request, where the call is about one.
@@ -118,7 +129,10 @@ impl Context {
 
     /// Ends the call: the import is not for this export or target.
     pub(super) fn misused<T>(&self, import: &str) -> wasmtime::Result<T> {
-        let export = self.call.export.map_or("start", |export| Export::VALUES[export.index()]);
+        let export = self
+            .call
+            .export
+            .map_or("start", |export| Export::VALUES[export.index()]);
         let target = match &self.call.data {
             Data::None => "",
             Data::Partition(..) | Data::Transaction(_) => " of a `partition` request",
@@ -131,7 +145,10 @@ impl Context {
 
 impl WasiView for Context {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+        WasiCtxView {
+            ctx: &mut self.wasi,
+            table: &mut self.table,
+        }
     }
 }
 

@@ -66,7 +66,11 @@ impl Engine {
         Service::add_to_linker::<_, HasContext>(&mut linker, |context| context)
             .map_err(EngineError::new)?;
         let clock = Clock::start(wasmtime.clone()).map_err(EngineError::new)?;
-        Ok(Self { wasmtime, linker: Arc::new(linker), clock })
+        Ok(Self {
+            wasmtime,
+            linker: Arc::new(linker),
+            clock,
+        })
     }
 
     /// The ticks after which a call that starts now has had `deadline`.

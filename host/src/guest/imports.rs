@@ -54,7 +54,11 @@ impl store::Host for Context {
         .map_err(failed)
     }
 
-    fn set(&mut self, key: Vec<u8>, value: Vec<u8>) -> Result<std::result::Result<(), store::Error>> {
+    fn set(
+        &mut self,
+        key: Vec<u8>,
+        value: Vec<u8>,
+    ) -> Result<std::result::Result<(), store::Error>> {
         match &mut self.call.data {
             Data::Transaction(transaction) => match transaction.set(key, value) {
                 Ok(()) => Ok(Ok(())),
@@ -90,7 +94,10 @@ impl store::Host for Context {
         }
     }
 
-    fn delete_many(&mut self, keys: Vec<Vec<u8>>) -> Result<std::result::Result<u32, store::Error>> {
+    fn delete_many(
+        &mut self,
+        keys: Vec<Vec<u8>>,
+    ) -> Result<std::result::Result<u32, store::Error>> {
         match &mut self.call.data {
             Data::Transaction(transaction) => {
                 let mut count = 0;
@@ -117,7 +124,9 @@ impl store::Host for Context {
         .map_err(failed)?;
         let entries = page.entries.into_iter();
         Ok(store::Page {
-            entries: entries.map(|(key, value)| store::Entry { key, value }).collect(),
+            entries: entries
+                .map(|(key, value)| store::Entry { key, value })
+                .collect(),
             more: page.more,
         })
     }
@@ -137,12 +146,17 @@ impl shard::Host for Context {
             _ => return self.misused("shard.partitions"),
         }
         .map_err(failed)?;
-        Ok(shard::PartitionPage { partitions: page.entries, more: page.more })
+        Ok(shard::PartitionPage {
+            partitions: page.entries,
+            more: page.more,
+        })
     }
 
     fn scan(&mut self, after: Option<shard::Position>, limit: u32) -> Result<shard::Page> {
         let limit = limit as usize;
-        let after = after.as_ref().map(|at| (at.partition.as_slice(), at.key.as_slice()));
+        let after = after
+            .as_ref()
+            .map(|at| (at.partition.as_slice(), at.key.as_slice()));
         let page = match &self.call.data {
             Data::Shard(snapshot) => snapshot.scan(after, limit),
             Data::Migration(migration) => migration.scan(after, limit),
@@ -152,7 +166,11 @@ impl shard::Host for Context {
         let entries = page.entries.into_iter();
         Ok(shard::Page {
             entries: entries
-                .map(|((partition, key), value)| shard::Entry { partition, key, value })
+                .map(|((partition, key), value)| shard::Entry {
+                    partition,
+                    key,
+                    value,
+                })
                 .collect(),
             more: page.more,
         })
@@ -238,7 +256,11 @@ impl request::Host for Context {
 
 impl settings::Host for Context {
     fn get(&mut self, name: String) -> Result<Option<Vec<u8>>> {
-        Ok(self.environment.files.get(&name).map(|content| content.to_vec()))
+        Ok(self
+            .environment
+            .files
+            .get(&name)
+            .map(|content| content.to_vec()))
     }
 
     fn names(&mut self) -> Result<Vec<String>> {

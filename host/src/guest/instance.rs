@@ -64,14 +64,24 @@ impl Instance {
             }
         };
         let initial_memory = store.data().limiter.used;
-        Ok(Self { engine: engine.clone(), store, service, initial_memory, requests: 0 })
+        Ok(Self {
+            engine: engine.clone(),
+            store,
+            service,
+            initial_memory,
+            requests: 0,
+        })
     }
 
     pub(super) async fn describe(&mut self, deadline: Duration) -> Result<Description, Failure> {
         let (_, described) = self
-            .call(Export::Describe, None, Data::None, deadline, async |service, store| {
-                service.call_describe(store).await
-            })
+            .call(
+                Export::Describe,
+                None,
+                Data::None,
+                deadline,
+                async |service, store| service.call_describe(store).await,
+            )
             .await;
         let description = described?;
         Ok(Description {
@@ -82,10 +92,17 @@ impl Instance {
         })
     }
 
-    pub(super) async fn check(&mut self, deadline: Duration) -> Result<Result<(), String>, Failure> {
-        self.call(Export::Check, None, Data::None, deadline, async |service, store| {
-            service.call_check(store).await
-        })
+    pub(super) async fn check(
+        &mut self,
+        deadline: Duration,
+    ) -> Result<Result<(), String>, Failure> {
+        self.call(
+            Export::Check,
+            None,
+            Data::None,
+            deadline,
+            async |service, store| service.call_check(store).await,
+        )
         .await
         .1
     }
@@ -96,9 +113,13 @@ impl Instance {
         shards: u32,
         deadline: Duration,
     ) -> Result<u32, Failure> {
-        self.call(Export::Owner, None, Data::None, deadline, async |service, store| {
-            service.call_owner(store, partition, shards).await
-        })
+        self.call(
+            Export::Owner,
+            None,
+            Data::None,
+            deadline,
+            async |service, store| service.call_owner(store, partition, shards).await,
+        )
         .await
         .1
     }
@@ -110,14 +131,24 @@ impl Instance {
     ) -> Result<Route, Failure> {
         let (method, path) = (request.method.as_str(), request.path.as_str());
         let (_, routed) = self
-            .call(Export::Route, None, Data::None, deadline, async |service, store| {
-                service.call_route(store, method, path).await
-            })
+            .call(
+                Export::Route,
+                None,
+                Data::None,
+                deadline,
+                async |service, store| service.call_route(store, method, path).await,
+            )
             .await;
         let route = routed?;
         let target = match route.target {
             wit::Target::Partition(key) => {
-                let max = self.store.data().environment.settings.store.max_partition_key_bytes;
+                let max = self
+                    .store
+                    .data()
+                    .environment
+                    .settings
+                    .store
+                    .max_partition_key_bytes;
                 if key.is_empty() || key.len() > max {
                     return Err(Failure::PartitionKey(key.len(), max));
                 }
@@ -177,12 +208,23 @@ impl Instance {
         let (method, path) = (request.method.as_str(), request.path.as_str());
         let export = Export::Handle;
         let (data, replied) = self
-            .call(export, Some(request), data, deadline, async |service, store| {
-                service.call_handle(store, method, path, &request.body).await
-            })
+            .call(
+                export,
+                Some(request),
+                data,
+                deadline,
+                async |service, store| {
+                    service
+                        .call_handle(store, method, path, &request.body)
+                        .await
+                },
+            )
             .await;
         let max = self.store.data().environment.settings.guest.max_reply_bytes;
-        (data, replied.and_then(|response| reply::check(response, max)))
+        (
+            data,
+            replied.and_then(|response| reply::check(response, max)),
+        )
     }
 
     /// Joins the replies of all shards, given with their ordinals.
@@ -220,9 +262,13 @@ impl Instance {
             .collect();
         let export = Export::Gather;
         let (_, replied) = self
-            .call(export, Some(request), Data::None, deadline, async |service, store| {
-                service.call_gather(store, method, path, &parts).await
-            })
+            .call(
+                export,
+                Some(request),
+                Data::None,
+                deadline,
+                async |service, store| service.call_gather(store, method, path, &parts).await,
+            )
             .await;
         let max = self.store.data().environment.settings.guest.max_reply_bytes;
         replied.and_then(|response| reply::check(response, max))
@@ -238,9 +284,13 @@ impl Instance {
     ) -> (Migration, Result<Result<(), String>, Failure>) {
         let data = Data::Migration(Box::new(migration));
         let (data, migrated) = self
-            .call(Export::Migrate, None, data, deadline, async |service, store| {
-                service.call_migrate(store, from).await
-            })
+            .call(
+                Export::Migrate,
+                None,
+                data,
+                deadline,
+                async |service, store| service.call_migrate(store, from).await,
+            )
             .await;
         let Data::Migration(migration) = data else {
             unreachable!("a call ends with the data it began with");
@@ -265,7 +315,11 @@ impl Instance {
     ) -> (Data, Result<R, Failure>) {
         let began = Instant::now();
         let context = self.store.data_mut();
-        context.call = Call { export: Some(export), request: request.cloned(), data };
+        context.call = Call {
+            export: Some(export),
+            request: request.cloned(),
+            data,
+        };
         context.limiter.denied = false;
         self.store.set_epoch_deadline(Engine::ticks(deadline));
         let called = {
@@ -275,7 +329,10 @@ impl Instance {
         let context = self.store.data_mut();
         let denied = context.limiter.denied;
         let call = std::mem::replace(&mut context.call, Call::none());
-        context.environment.metrics.guest_call(export, began.elapsed());
+        context
+            .environment
+            .metrics
+            .guest_call(export, began.elapsed());
         let result = match called {
             Ok(Ok(result)) => Ok(result),
             Ok(Err(error)) => Err(Failure::of(error, denied)),

@@ -27,8 +27,17 @@ struct Window {
 impl GuestLog {
     /// `guest` tells one generation's lines from another's.
     pub(super) fn new(guest: String, lines_per_second: u32, metrics: Arc<Metrics>) -> Self {
-        let window = Window { began: Instant::now(), lines: 0, dropped: 0 };
-        Self { guest, lines_per_second, metrics, window: Mutex::new(window) }
+        let window = Window {
+            began: Instant::now(),
+            lines: 0,
+            dropped: 0,
+        };
+        Self {
+            guest,
+            lines_per_second,
+            metrics,
+            window: Mutex::new(window),
+        }
     }
 
     pub(super) fn write(&self, level: tracing::Level, text: &str) {
@@ -56,7 +65,11 @@ impl GuestLog {
         let mut dropped = 0;
         if window.began.elapsed() >= Duration::from_secs(1) {
             dropped = window.dropped;
-            *window = Window { began: Instant::now(), lines: 0, dropped: 0 };
+            *window = Window {
+                began: Instant::now(),
+                lines: 0,
+                dropped: 0,
+            };
         }
         if window.lines < self.lines_per_second {
             window.lines += 1;

@@ -102,7 +102,9 @@ impl Guest {
             )));
         }
         let checked = instance.check(deadline).await;
-        checked.map_err(CheckError::Check)?.map_err(CheckError::Refused)?;
+        checked
+            .map_err(CheckError::Check)?
+            .map_err(CheckError::Refused)?;
         check_owner(&mut instance, deadline).await?;
         environment.metrics.instance_created();
         let workers = thread::available_parallelism().map_or(1, usize::from);
@@ -134,7 +136,11 @@ impl Guest {
     /// # Errors
     /// When a new one is needed and cannot be made.
     pub async fn lease(self: &Arc<Self>) -> Result<Lease, Failure> {
-        let idle = self.idle.lock().expect("no holder of this lock panics").pop();
+        let idle = self
+            .idle
+            .lock()
+            .expect("no holder of this lock panics")
+            .pop();
         let instance = if let Some(instance) = idle {
             instance
         } else {
@@ -149,7 +155,11 @@ impl Guest {
             self.environment.metrics.instance_created();
             instance
         };
-        Ok(Lease { guest: Arc::clone(self), instance: Some(instance), fate: None })
+        Ok(Lease {
+            guest: Arc::clone(self),
+            instance: Some(instance),
+            fate: None,
+        })
     }
 }
 
@@ -157,7 +167,9 @@ impl Drop for Guest {
     fn drop(&mut self) {
         let idle = self.idle.get_mut().map_or(0, |idle| idle.len());
         for _ in 0..idle {
-            self.environment.metrics.instance_dropped(DropReason::Generation);
+            self.environment
+                .metrics
+                .instance_dropped(DropReason::Generation);
         }
     }
 }
@@ -262,13 +274,17 @@ impl Lease {
     fn begin(&mut self) -> &mut Instance {
         // Stands if the call's future is dropped before it ends.
         self.fate = Some(DropReason::Deadline);
-        self.instance.as_mut().expect("it is there until the lease is dropped")
+        self.instance
+            .as_mut()
+            .expect("it is there until the lease is dropped")
     }
 
     fn end(&mut self, failure: Option<&Failure>) {
         if let Some(failure) = failure {
             // In the guest's log: as bounded in lines as what it writes itself.
-            self.guest.log.write(tracing::Level::WARN, &format!("request failed: {failure}"));
+            self.guest
+                .log
+                .write(tracing::Level::WARN, &format!("request failed: {failure}"));
         }
         self.fate = match failure {
             None => None,
@@ -297,7 +313,11 @@ impl Drop for Lease {
             }
         });
         if fate.is_none() {
-            let mut idle = self.guest.idle.lock().expect("no holder of this lock panics");
+            let mut idle = self
+                .guest
+                .idle
+                .lock()
+                .expect("no holder of this lock panics");
             if idle.len() < self.guest.max_idle {
                 idle.push(instance);
                 return;

@@ -1,7 +1,7 @@
 //! The check of a guest's response: what comes out can be sent as it is.
 
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::StatusCode;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use super::bindings::ostrakon::shard::types::ResponseResult as Response;
 use super::failure::Failure;
@@ -27,7 +27,10 @@ pub(super) fn check(response: Response, max_bytes: usize) -> Result<Reply, Failu
         .ok()
         .filter(|status| (200..=599).contains(&status.as_u16()))
         .ok_or_else(|| {
-            Failure::Reply(format!("status {} is not within 200..=599", response.status))
+            Failure::Reply(format!(
+                "status {} is not within 200..=599",
+                response.status
+            ))
         })?;
     let mut bytes = response.body.len();
     let mut headers = HeaderMap::with_capacity(response.headers.len());
@@ -37,10 +40,14 @@ pub(super) fn check(response: Response, max_bytes: usize) -> Result<Reply, Failu
             Failure::Reply(format!("{:?} is not a header name", shown(&given.name)))
         })?;
         if HOST_ONLY.contains(&name) || name.as_str().starts_with(OSTRAKON) {
-            return Err(Failure::Reply(format!("only the host can set header {name}")));
+            return Err(Failure::Reply(format!(
+                "only the host can set header {name}"
+            )));
         }
         let value = HeaderValue::from_bytes(&given.value).map_err(|_| {
-            Failure::Reply(format!("header {name} has a value with a byte that HTTP does not allow"))
+            Failure::Reply(format!(
+                "header {name} has a value with a byte that HTTP does not allow"
+            ))
         })?;
         headers
             .try_append(name, value)
@@ -51,7 +58,12 @@ pub(super) fn check(response: Response, max_bytes: usize) -> Result<Reply, Failu
             "headers and body have {bytes} bytes, more than {max_bytes} (`max_reply_bytes`)"
         )));
     }
-    Ok(Reply { status, headers, body: response.body.into(), discard: response.discard })
+    Ok(Reply {
+        status,
+        headers,
+        body: response.body.into(),
+        discard: response.discard,
+    })
 }
 
 /// The beginning of a name that a guest made up.
@@ -78,7 +90,10 @@ mod tests {
     }
 
     fn with(name: &str, value: &[u8]) -> impl FnOnce(&mut Response) {
-        let header = Header { name: name.to_owned(), value: value.to_vec() };
+        let header = Header {
+            name: name.to_owned(),
+            value: value.to_vec(),
+        };
         move |response| response.headers.push(header)
     }
 
@@ -98,8 +113,12 @@ mod tests {
 
     #[test]
     fn names_are_taken_in_any_case_and_repeated_headers_stay() {
-        let mut response =
-            Response { status: 599, headers: vec![], body: vec![], discard: true };
+        let mut response = Response {
+            status: 599,
+            headers: vec![],
+            body: vec![],
+            discard: true,
+        };
         with("Set-Cookie", b"a")(&mut response);
         with("set-cookie", b"\xff")(&mut response);
         let reply = check(response, 100).expect("it is good");

@@ -25,7 +25,11 @@ pub(super) struct LogStream {
 
 impl LogStream {
     pub(super) fn new(log: Arc<GuestLog>, level: tracing::Level) -> Self {
-        Self { log, level, pending: Arc::default() }
+        Self {
+            log,
+            level,
+            pending: Arc::default(),
+        }
     }
 
     fn push(&self, bytes: &[u8]) {
@@ -33,7 +37,8 @@ impl LogStream {
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
             pending.extend_from_slice(&piece[..piece.len().min(MAX_PENDING)]);
             if piece.ends_with(b"\n") || pending.len() >= MAX_PENDING {
-                self.log.write(self.level, &String::from_utf8_lossy(&pending));
+                self.log
+                    .write(self.level, &String::from_utf8_lossy(&pending));
                 pending.clear();
             }
         }

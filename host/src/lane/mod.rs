@@ -123,7 +123,15 @@ impl Lane {
         let thread = thread::Builder::new()
             .name("lane".to_owned())
             .spawn(move || worker.run(&receiver))?;
-        Ok((Self { sender, state, views, metrics }, thread))
+        Ok((
+            Self {
+                sender,
+                state,
+                views,
+                metrics,
+            },
+            thread,
+        ))
     }
 
     /// What is live.
@@ -141,7 +149,11 @@ impl Lane {
         }
         self.metrics.lane_depth(depth + 1);
         let (sender, receiver) = oneshot::channel();
-        if self.sender.send(Message::Write(write, Instant::now(), sender)).is_err() {
+        if self
+            .sender
+            .send(Message::Write(write, Instant::now(), sender))
+            .is_err()
+        {
             return Written::Ended;
         }
         receiver.await.unwrap_or(Written::Ended)
@@ -185,7 +197,11 @@ impl Lane {
 
     /// The schema of the stored data; none where no generation was live yet.
     pub fn schema(&self) -> Option<u32> {
-        *self.state.schema.lock().expect("no holder of this lock panics")
+        *self
+            .state
+            .schema
+            .lock()
+            .expect("no holder of this lock panics")
     }
 
     /// Whether the lane's thread runs: if it does not, only a restart helps.

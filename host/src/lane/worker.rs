@@ -42,7 +42,14 @@ impl Worker {
         state: Arc<State>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { store, runtime, views, state, metrics, live: None }
+        Self {
+            store,
+            runtime,
+            views,
+            state,
+            metrics,
+            live: None,
+        }
     }
 
     /// Runs until the last handle is gone.
@@ -141,8 +148,15 @@ impl Worker {
         write: Write,
     ) -> (Group, Written) {
         let generation = live.number;
-        let failed = |failure| Written::Failed { generation, failure };
-        let Write { request, mut partition, generation: routed } = write;
+        let failed = |failure| Written::Failed {
+            generation,
+            failure,
+        };
+        let Write {
+            request,
+            mut partition,
+            generation: routed,
+        } = write;
         self.runtime.block_on(async {
             let mut lease = match guest.lease().await {
                 Ok(lease) => lease,
@@ -192,8 +206,15 @@ impl Worker {
             }
         }
         for (sender, written) in waiting {
-            if let Written::Failed { failure: Failure::Store(_), .. } = &written {
-                let opening = self.store.snapshot().map_or(0, |snapshot| snapshot.opening());
+            if let Written::Failed {
+                failure: Failure::Store(_),
+                ..
+            } = &written
+            {
+                let opening = self
+                    .store
+                    .snapshot()
+                    .map_or(0, |snapshot| snapshot.opening());
                 self.store.recover(opening);
                 self.publish();
             }
@@ -214,10 +235,16 @@ impl Worker {
                 component: promotion.component,
             },
         };
-        let after = Record { schema: Some(schema), generation: Some(live.encode()) };
+        let after = Record {
+            schema: Some(schema),
+            generation: Some(live.encode()),
+        };
         match record.schema {
             Some(data) if schema < data => {
-                return Err(PromoteError::Schema { guest: schema, data });
+                return Err(PromoteError::Schema {
+                    guest: schema,
+                    data,
+                });
             }
             Some(data) if schema > data => self.migrate(&promotion.guest, data, after)?,
             // A restart on the same generation has nothing to store.
@@ -226,7 +253,11 @@ impl Worker {
                 self.store.set_record(after)?;
             }
         }
-        *self.state.schema.lock().expect("no holder of this lock panics") = Some(schema);
+        *self
+            .state
+            .schema
+            .lock()
+            .expect("no holder of this lock panics") = Some(schema);
         self.live = Some((live.clone(), promotion.guest));
         self.committed();
         Ok(live)
@@ -241,7 +272,9 @@ impl Worker {
         record: Record,
     ) -> Result<(), PromoteError> {
         let failed = |failure| PromoteError::Failed { from, failure };
-        let migration = self.store.begin_migration((&guest.settings().store).into())?;
+        let migration = self
+            .store
+            .begin_migration((&guest.settings().store).into())?;
         let (migration, migrated) = self.runtime.block_on(async {
             let mut lease = guest.lease().await.map_err(failed)?;
             Ok::<_, PromoteError>(lease.migrate(from, migration).await)
@@ -262,7 +295,11 @@ impl Worker {
         let depth = self.state.depth.fetch_sub(1, Ordering::Relaxed) - 1;
         self.metrics.lane_depth(depth);
         self.metrics.lane_wait(sent.elapsed());
-        if sender.is_closed() { Taken::Gone } else { Taken::Waits }
+        if sender.is_closed() {
+            Taken::Gone
+        } else {
+            Taken::Waits
+        }
     }
 
     /// The data to build the next group on, opening the store anew if needed.
@@ -277,7 +314,9 @@ impl Worker {
 
     /// Notes a commit and shows it to readers.
     fn committed(&self) {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         let millis = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
         self.state.last_commit.store(millis, Ordering::Relaxed);
         self.publish();

@@ -53,15 +53,17 @@ impl Apart {
         };
         let (sender, receiver) = oneshot::channel();
         let (runtime, view, request) = (Handle::current(), Arc::clone(view), Arc::clone(request));
-        let spawned = thread::Builder::new().name("slow-read".to_owned()).spawn(move || {
-            lower_priority();
-            let mut route = None;
-            let attempt = attempt(&view, &request, ordinal, deadline, &mut route);
-            let progress = runtime.block_on(attempt);
-            drop(running);
-            // The client may be gone.
-            let _ = sender.send((route, progress));
-        });
+        let spawned = thread::Builder::new()
+            .name("slow-read".to_owned())
+            .spawn(move || {
+                lower_priority();
+                let mut route = None;
+                let attempt = attempt(&view, &request, ordinal, deadline, &mut route);
+                let progress = runtime.block_on(attempt);
+                drop(running);
+                // The client may be gone.
+                let _ = sender.send((route, progress));
+            });
         if let Err(error) = spawned {
             tracing::warn!(%error, "a slow read cannot have a thread");
             return Err(Refused::TooManySlow);

@@ -73,7 +73,12 @@ impl Service {
     /// A service of shard `ordinal`.
     pub fn new(ordinal: u32, lane: Lane, metrics: Arc<Metrics>) -> Self {
         let apart = Apart::new();
-        Self { ordinal, lane, apart, metrics }
+        Self {
+            ordinal,
+            lane,
+            apart,
+            metrics,
+        }
     }
 
     /// The shard's ordinal.
@@ -88,12 +93,20 @@ impl Service {
         let mut recovered = false;
         for _ in 0..MAX_REROUTES {
             let Some(view) = self.lane.views().get() else {
-                return Answer { route, generation: None, reply: Err(Refused::Starting) };
+                return Answer {
+                    route,
+                    generation: None,
+                    reply: Err(Refused::Starting),
+                };
             };
             let generation = Some(view.generation);
             let partition = match self.read(&view, &request, &mut route).await {
                 Ok(Progress::Replied(reply)) => {
-                    return Answer { route, generation, reply: Ok(reply) };
+                    return Answer {
+                        route,
+                        generation,
+                        reply: Ok(reply),
+                    };
                 }
                 Ok(Progress::Write(partition)) => partition,
                 // A failed commit takes the snapshots down with it: the request
@@ -103,7 +116,13 @@ impl Service {
                     self.lane.recover(view.snapshot.opening()).await;
                     continue;
                 }
-                Err(refused) => return Answer { route, generation, reply: Err(refused) },
+                Err(refused) => {
+                    return Answer {
+                        route,
+                        generation,
+                        reply: Err(refused),
+                    };
+                }
             };
             let max_waiting = view.guest.settings().lane.max_waiting;
             let write = Write {
@@ -114,18 +133,27 @@ impl Service {
             drop(view);
             let (generation, reply) = match self.lane.write(write, max_waiting).await {
                 Written::Replied { generation, reply } => (Some(generation), Ok(reply)),
-                Written::Failed { generation, failure } => {
-                    (Some(generation), Err(Refused::Failed(failure)))
-                }
+                Written::Failed {
+                    generation,
+                    failure,
+                } => (Some(generation), Err(Refused::Failed(failure))),
                 Written::Rerouted => continue,
                 Written::Full => (None, Err(Refused::LaneFull)),
                 Written::Waited => (None, Err(Refused::LaneWait)),
                 Written::NotStored(error) => (generation, Err(Refused::NotStored(error))),
                 Written::Ended => (None, Err(Refused::Stopping)),
             };
-            return Answer { route, generation, reply };
+            return Answer {
+                route,
+                generation,
+                reply,
+            };
         }
-        Answer { route, generation: None, reply: Err(Refused::LaneWait) }
+        Answer {
+            route,
+            generation: None,
+            reply: Err(Refused::LaneWait),
+        }
     }
 
     /// Routes a request and, if it reads, answers it: here within the short
@@ -138,8 +166,7 @@ impl Service {
         route: &mut Option<Route>,
     ) -> Result<Progress, Refused> {
         let settings = &view.guest.settings().guest;
-        let attempted =
-            attempt(view, request, self.ordinal, settings.read_budget, route).await;
+        let attempted = attempt(view, request, self.ordinal, settings.read_budget, route).await;
         match attempted {
             Err(Failure::Deadline) => {
                 self.metrics.slow_read();
@@ -176,7 +203,9 @@ async fn attempt(
     let reply = lease.read(request, data, deadline).await?;
     if route.target == Target::Everywhere {
         let parts = [(ordinal, reply)];
-        return Ok(Progress::Replied(lease.gather(request, &parts, deadline).await?));
+        return Ok(Progress::Replied(
+            lease.gather(request, &parts, deadline).await?,
+        ));
     }
     Ok(Progress::Replied(reply))
 }

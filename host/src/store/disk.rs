@@ -117,7 +117,9 @@ impl Backend {
 
     fn writable(&self) -> io::Result<()> {
         if self.shut.load(Ordering::Acquire) {
-            return Err(io::Error::other("the file was opened anew after a failed commit"));
+            return Err(io::Error::other(
+                "the file was opened anew after a failed commit",
+            ));
         }
         Ok(())
     }

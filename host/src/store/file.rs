@@ -388,9 +388,10 @@ impl Store {
                 Ok(())
             }
             Err(OpenError::Io { source, .. }) => Err(StorageError::Io(source).into()),
-            Err(OpenError::Damaged { source: redb::Error::Io(source), .. }) => {
-                Err(StorageError::Io(source).into())
-            }
+            Err(OpenError::Damaged {
+                source: redb::Error::Io(source),
+                ..
+            }) => Err(StorageError::Io(source).into()),
             Err(other) => Err(CommitFailure::Failed(Arc::new(StorageError::Corrupted(
                 other.to_string(),
             )))),
@@ -399,27 +400,53 @@ impl Store {
 }
 
 fn open(path: &Path, options: &Options, opening: u64) -> Result<(Opened, Record), OpenError> {
-    let damaged = |source: redb::Error| OpenError::Damaged { path: path.to_owned(), source };
-    let io = |source| OpenError::Io { path: path.to_owned(), source };
+    let damaged = |source: redb::Error| OpenError::Damaged {
+        path: path.to_owned(),
+        source,
+    };
+    let io = |source| OpenError::Io {
+        path: path.to_owned(),
+        source,
+    };
     if !path.try_exists().map_err(io)? {
         create(path, options)?;
     }
-    let file = File::options().read(true).write(true).open(path).map_err(io)?;
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .open(path)
+        .map_err(io)?;
     let (database, shut) = open_database(file, options).map_err(damaged)?;
     let (layout, record) = read_meta(&database).map_err(damaged)?;
     if layout != LAYOUT {
-        return Err(OpenError::Layout { path: path.to_owned(), found: layout });
+        return Err(OpenError::Layout {
+            path: path.to_owned(),
+            found: layout,
+        });
     }
     let snapshot = read(&database, opening).map_err(|ReadError(error)| damaged(error.into()))?;
-    Ok((Opened { database, snapshot: Arc::new(snapshot), shut }, record))
+    Ok((
+        Opened {
+            database,
+            snapshot: Arc::new(snapshot),
+            shut,
+        },
+        record,
+    ))
 }
 
 /// Makes an empty store: beside its place first, then renamed into it, so that
 /// a crash on the way leaves nothing that does not open.
 fn create(path: &Path, options: &Options) -> Result<(), OpenError> {
     let unfinished = path.with_extension("new");
-    let io = |source| OpenError::Io { path: unfinished.clone(), source };
-    let damaged = |source| OpenError::Damaged { path: unfinished.clone(), source };
+    let io = |source| OpenError::Io {
+        path: unfinished.clone(),
+        source,
+    };
+    let damaged = |source| OpenError::Damaged {
+        path: unfinished.clone(),
+        source,
+    };
     let file = File::options()
         .read(true)
         .write(true)
@@ -431,7 +458,9 @@ fn create(path: &Path, options: &Options) -> Result<(), OpenError> {
     initialise(&database).map_err(damaged)?;
     drop(database);
     fs::rename(&unfinished, path).map_err(io)?;
-    File::open(&options.directory).and_then(|directory| directory.sync_all()).map_err(io)
+    File::open(&options.directory)
+        .and_then(|directory| directory.sync_all())
+        .map_err(io)
 }
 
 fn open_database(
@@ -461,7 +490,8 @@ fn read_meta(database: &Database) -> Result<(u32, Record), redb::Error> {
         generation: meta.get("generation")?.map(|value| value.value().to_vec()),
     };
     let layout = number("layout")?;
-    let layout = layout.ok_or_else(|| redb::Error::Corrupted("no `layout` in `meta`".to_owned()))?;
+    let layout =
+        layout.ok_or_else(|| redb::Error::Corrupted("no `layout` in `meta`".to_owned()))?;
     Ok((layout, record))
 }
 

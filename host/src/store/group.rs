@@ -107,7 +107,10 @@ pub struct Group {
 impl Group {
     /// An empty group on top of a snapshot.
     pub fn new(base: Arc<Snapshot>) -> Self {
-        Self { base, partitions: HashMap::new() }
+        Self {
+            base,
+            partitions: HashMap::new(),
+        }
     }
 
     /// Whether nothing was written.
@@ -117,7 +120,13 @@ impl Group {
 
     /// Begins one request's transaction on its partition.
     pub fn begin(self, partition: Vec<u8>, limits: Limits) -> Transaction {
-        Transaction { group: self, partition, limits, changes: Changes::new(), size: None }
+        Transaction {
+            group: self,
+            partition,
+            limits,
+            changes: Changes::new(),
+            size: None,
+        }
     }
 }
 
@@ -229,26 +238,28 @@ impl Transaction {
             full = !page.push(key.len() + value.len(), || (key.to_vec(), value.to_vec()));
             !full
         };
-        self.group.base.visit(&self.partition, start, end, reverse, |key, value| {
-            while let Some((changed, change)) = next {
-                if changed == key || (changed > key) != reverse {
-                    break;
-                }
-                next = changes.next();
-                if let Some(value) = change
-                    && !push(&mut page, changed, value)
-                {
-                    return false;
-                }
-            }
-            match next {
-                Some((changed, change)) if changed == key => {
+        self.group
+            .base
+            .visit(&self.partition, start, end, reverse, |key, value| {
+                while let Some((changed, change)) = next {
+                    if changed == key || (changed > key) != reverse {
+                        break;
+                    }
                     next = changes.next();
-                    change.is_none_or(|value| push(&mut page, key, value))
+                    if let Some(value) = change
+                        && !push(&mut page, changed, value)
+                    {
+                        return false;
+                    }
                 }
-                _ => push(&mut page, key, value),
-            }
-        })?;
+                match next {
+                    Some((changed, change)) if changed == key => {
+                        next = changes.next();
+                        change.is_none_or(|value| push(&mut page, key, value))
+                    }
+                    _ => push(&mut page, key, value),
+                }
+            })?;
         if !full {
             for (key, change) in next.into_iter().chain(changes) {
                 if let Some(value) = change
@@ -295,7 +306,9 @@ impl Transaction {
             start.map_or(Bound::Unbounded, Bound::Included),
             end.map_or(Bound::Unbounded, Bound::Excluded),
         );
-        let pending = self.pending().map(|pending| pending.changes.range::<[u8], _>(range));
+        let pending = self
+            .pending()
+            .map(|pending| pending.changes.range::<[u8], _>(range));
         pending
             .into_iter()
             .flatten()
@@ -306,11 +319,7 @@ impl Transaction {
 
     /// The length of what is under a key, and the partition's size once
     /// something of length `new` (none: nothing) is.
-    fn replaced(
-        &self,
-        key: &[u8],
-        new: Option<usize>,
-    ) -> Result<(Option<usize>, Size), ReadError> {
+    fn replaced(&self, key: &[u8], new: Option<usize>) -> Result<(Option<usize>, Size), ReadError> {
         let old = match self.changed(key) {
             Some(change) => change.as_ref().map(Vec::len),
             None => self.group.base.length(&self.partition, key)?,

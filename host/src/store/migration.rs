@@ -26,7 +26,12 @@ impl std::fmt::Debug for Migration {
 
 impl Migration {
     pub(super) fn new(transaction: WriteTransaction, base: Arc<Snapshot>, limits: Limits) -> Self {
-        Self { transaction, base, limits, current: None }
+        Self {
+            transaction,
+            base,
+            limits,
+            current: None,
+        }
     }
 
     /// As [`Snapshot::partitions`].
@@ -62,7 +67,9 @@ impl Migration {
     /// When the disk fails.
     pub fn get(&self, partition: &[u8], key: &[u8]) -> Result<Option<Vec<u8>>, ReadError> {
         let table = self.transaction.open_table(ENTRIES).map_err(storage)?;
-        Ok(table.get((partition, key))?.map(|value| value.value().to_vec()))
+        Ok(table
+            .get((partition, key))?
+            .map(|value| value.value().to_vec()))
     }
 
     /// Stores several entries in partitions that the shard had when the
@@ -118,7 +125,11 @@ impl Migration {
             .get((partition, key))
             .map_err(ReadError)?
             .map(|old| old.value().to_vec());
-        let size = size.with(key.len(), old.as_ref().map(Vec::len), value.map(<[u8]>::len));
+        let size = size.with(
+            key.len(),
+            old.as_ref().map(Vec::len),
+            value.map(<[u8]>::len),
+        );
         if value.is_some() && size.bytes > u64::from(self.limits.max_partition_bytes) {
             return Err(WriteError::PartitionFull(self.limits.max_partition_bytes));
         }

@@ -126,11 +126,14 @@ impl Snapshot {
         }
         let successor = successor(partition);
         let upper = end.map_or((successor.as_slice(), &[][..]), |end| (partition, end));
-        let mut range = self.entries.range((
-            Bound::Included((partition, start)),
-            Bound::Excluded(upper),
-        ))?;
-        while let Some(entry) = if reverse { range.next_back() } else { range.next() } {
+        let mut range = self
+            .entries
+            .range((Bound::Included((partition, start)), Bound::Excluded(upper)))?;
+        while let Some(entry) = if reverse {
+            range.next_back()
+        } else {
+            range.next()
+        } {
             let (key, value) = entry?;
             if !visit(key.value().1, value.value()) {
                 break;
@@ -231,7 +234,9 @@ pub(super) fn scan(
         let (position, value) = entry?;
         let ((partition, key), value) = (position.value(), value.value());
         let bytes = partition.len() + key.len() + value.len();
-        if !page.push(bytes, || ((partition.to_vec(), key.to_vec()), value.to_vec())) {
+        if !page.push(bytes, || {
+            ((partition.to_vec(), key.to_vec()), value.to_vec())
+        }) {
             break;
         }
     }
@@ -255,8 +260,15 @@ pub(super) struct PageBuilder<T> {
 
 impl<T> PageBuilder<T> {
     pub(super) fn new(limit: usize) -> Self {
-        let page = Page { entries: Vec::new(), more: false };
-        Self { page, limit, bytes: 0 }
+        let page = Page {
+            entries: Vec::new(),
+            more: false,
+        };
+        Self {
+            page,
+            limit,
+            bytes: 0,
+        }
     }
 
     /// Takes one more if it fits; says whether it did, and so whether to go on.

@@ -113,7 +113,10 @@ mod tests {
 
     fn files(content: &str) -> Files {
         let content = Bytes::from(content.to_owned());
-        Files::new(BTreeMap::from([("a".to_owned(), content), ("b".to_owned(), Bytes::new())]))
+        Files::new(BTreeMap::from([
+            ("a".to_owned(), content),
+            ("b".to_owned(), Bytes::new()),
+        ]))
     }
 
     #[test]

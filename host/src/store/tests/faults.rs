@@ -37,7 +37,11 @@ impl Image {
         let survivors = random.below(writes.len() as u64 + 1) as usize;
         for (at, (offset, data)) in writes[..survivors].iter().enumerate() {
             let torn = at + 1 == survivors && data.len() > 512;
-            let data = if torn { &data[..data.len() / 2 / 512 * 512] } else { data };
+            let data = if torn {
+                &data[..data.len() / 2 / 512 * 512]
+            } else {
+                data
+            };
             Self::apply(&mut self.durable, *offset, data);
         }
         self.durable.resize(self.length as usize, 0);
@@ -93,12 +97,16 @@ impl TestDisk {
         let number = if number.is_empty() {
             medium.files.push(Image::default());
             let number = medium.files.len() - 1;
-            file.write_all(&number.to_le_bytes()).expect("the number is written");
+            file.write_all(&number.to_le_bytes())
+                .expect("the number is written");
             number
         } else {
             usize::from_le_bytes(number.try_into().expect("a number"))
         };
-        TestFile { medium: Arc::clone(&self.0), number }
+        TestFile {
+            medium: Arc::clone(&self.0),
+            number,
+        }
     }
 }
 
@@ -111,7 +119,10 @@ struct TestFile {
 impl TestFile {
     /// Counts an operation, which may fail, and then makes it.
     fn operate<T>(&self, make: impl FnOnce(&mut Image) -> T) -> io::Result<T> {
-        let mut medium = self.medium.lock().expect("no test panics while it holds this");
+        let mut medium = self
+            .medium
+            .lock()
+            .expect("no test panics while it holds this");
         medium.operate()?;
         Ok(make(&mut medium.files[self.number]))
     }
@@ -155,7 +166,11 @@ const PAIR: [&[u8]; 2] = [b"one", b"two"];
 
 fn set_pair(store: &mut Store, partition: &[u8], value: u64) -> Result<(), CommitError> {
     let value = value.to_le_bytes();
-    commit(store, partition, &PAIR.map(|key| (key, Some(value.as_slice()))))
+    commit(
+        store,
+        partition,
+        &PAIR.map(|key| (key, Some(value.as_slice()))),
+    )
 }
 
 /// The value of a partition's pair; fails if it is half of a transaction.
@@ -196,7 +211,10 @@ fn survive(disk: &TestDisk, mut random: Random, power_loss: bool, context: &str)
     }
     drop(medium);
     let store = disk.open(directory.path()).unwrap_or_else(|error| {
-        panic!("the store does not open again: {error}: {:?}, {context}", error.source())
+        panic!(
+            "the store does not open again: {error}: {:?}, {context}",
+            error.source()
+        )
     });
     for partition in b'a'..=b'e' {
         let partition = vec![partition];
@@ -267,11 +285,17 @@ fn a_full_disk_refuses_writes_keeps_reads_and_takes_writes_again() {
     set_pair(&mut store, b"a", 1).expect("there is space");
     let operations = disk.medium().operations;
     disk.medium().fails = Some((operations + 1, 1, io::ErrorKind::StorageFull));
-    assert!(matches!(set_pair(&mut store, b"a", 2), Err(CommitError::Full)));
+    assert!(matches!(
+        set_pair(&mut store, b"a", 2),
+        Err(CommitError::Full)
+    ));
     assert_eq!(disk.medium().failures, 1);
     assert_eq!(pair(&store, b"a"), Some(1));
     // Until the disk is tried again, writes are refused without it.
-    assert!(matches!(set_pair(&mut store, b"a", 3), Err(CommitError::Full)));
+    assert!(matches!(
+        set_pair(&mut store, b"a", 3),
+        Err(CommitError::Full)
+    ));
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
     while set_pair(&mut store, b"a", 4).is_err() {
         assert!(std::time::Instant::now() < deadline, "writes do not go on");

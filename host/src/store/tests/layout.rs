@@ -30,7 +30,10 @@ fn a_newer_layout_is_refused_with_both_numbers() {
     drop(database);
     let refused = Store::open(Options::new(directory.path(), 1 << 20)).expect_err("it is newer");
     let text = refused.to_string();
-    assert!(text.contains("layout 99") && text.contains("up to 1"), "{text}");
+    assert!(
+        text.contains("layout 99") && text.contains("up to 1"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -50,7 +53,10 @@ fn a_file_that_is_no_store_is_refused_and_left_as_it_is() {
 fn the_record_of_a_swap_is_there_after_a_restart() {
     let directory = tempfile::tempdir().expect("a directory");
     let mut store = open(directory.path());
-    let record = Record { schema: Some(3), generation: Some(b"five".to_vec()) };
+    let record = Record {
+        schema: Some(3),
+        generation: Some(b"five".to_vec()),
+    };
     store.set_record(record.clone()).expect("it is stored");
     drop(store);
     assert_eq!(open(directory.path()).record(), &record);

@@ -35,7 +35,10 @@ fn commit(
     for (key, value) in changes {
         match value {
             Some(value) => transaction.set(key.to_vec(), value.to_vec()),
-            None => transaction.delete(key.to_vec()).map(drop).map_err(Into::into),
+            None => transaction
+                .delete(key.to_vec())
+                .map(drop)
+                .map_err(Into::into),
         }
         // A read error here stands for the commit's.
         .map_err(|_| CommitError::Full)?;

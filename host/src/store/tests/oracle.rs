@@ -40,7 +40,9 @@ fn check_scan(
             end.as_deref().map_or(Bound::Unbounded, Bound::Excluded),
         );
         let found = entries.range::<[u8], _>(range);
-        let mut found: Vec<_> = found.map(|(key, value)| (key.to_vec(), value.to_vec())).collect();
+        let mut found: Vec<_> = found
+            .map(|(key, value)| (key.to_vec(), value.to_vec()))
+            .collect();
         if reverse {
             found.reverse();
         }
@@ -51,7 +53,10 @@ fn check_scan(
         entries: found.into_iter().take(limit).collect(),
     };
     let page = scan(start.as_deref(), end.as_deref(), reverse, limit);
-    assert_eq!(page, expected, "{start:?}..{end:?} reverse {reverse} limit {limit}");
+    assert_eq!(
+        page, expected,
+        "{start:?}..{end:?} reverse {reverse} limit {limit}"
+    );
 }
 
 /// Sets, deletes, batches, scans and discards, in transactions of groups of
@@ -78,7 +83,9 @@ fn random_transactions_read_and_store_what_a_map_would() {
                 match random.below(6) {
                     0 | 1 => {
                         let value = vec![round as u8; random.below(9) as usize];
-                        transaction.set(entry.1.clone(), value.clone()).expect("it is set");
+                        transaction
+                            .set(entry.1.clone(), value.clone())
+                            .expect("it is set");
                         changed.insert(entry, value);
                     }
                     2 => {
@@ -97,9 +104,16 @@ fn random_transactions_read_and_store_what_a_map_would() {
                         let value = transaction.get(&entry.1).expect("it reads");
                         assert_eq!(value.as_ref(), changed.get(&entry));
                     }
-                    _ => check_scan(&mut random, &changed, &partition, |start, end, reverse, limit| {
-                        transaction.scan(start, end, reverse, limit).expect("it reads")
-                    }),
+                    _ => check_scan(
+                        &mut random,
+                        &changed,
+                        &partition,
+                        |start, end, reverse, limit| {
+                            transaction
+                                .scan(start, end, reverse, limit)
+                                .expect("it reads")
+                        },
+                    ),
                 }
             }
             if random.below(4) == 0 {
@@ -124,14 +138,26 @@ fn random_transactions_read_and_store_what_a_map_would() {
         assert_eq!(page.entries, partitions);
         for partition in partitions {
             let entries = partition_of(&oracle, &partition);
-            let bytes = entries.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
+            let bytes = entries
+                .iter()
+                .map(|(key, value)| key.len() + value.len())
+                .sum::<usize>();
             let size = snapshot.size(&partition).expect("it reads");
-            assert_eq!(size, (bytes as u64, entries.len() as u64), "size of {partition:?}");
-            check_scan(&mut random, &oracle, &partition, |start, end, reverse, limit| {
-                snapshot
-                    .scan_partition(&partition, start, end, reverse, limit)
-                    .expect("it reads")
-            });
+            assert_eq!(
+                size,
+                (bytes as u64, entries.len() as u64),
+                "size of {partition:?}"
+            );
+            check_scan(
+                &mut random,
+                &oracle,
+                &partition,
+                |start, end, reverse, limit| {
+                    snapshot
+                        .scan_partition(&partition, start, end, reverse, limit)
+                        .expect("it reads")
+                },
+            );
         }
     }
     println!("{operations} operations");
@@ -145,9 +171,15 @@ fn a_snapshot_stays_as_it_is() {
     commit(&mut store, b"p", &[(b"k", Some(b"old"))]).expect("it is stored");
     let before = snapshot(&store);
     commit(&mut store, b"p", &[(b"k", Some(b"new")), (b"l", Some(b""))]).expect("it is stored");
-    assert_eq!(before.get(b"p", b"k").expect("it reads"), Some(b"old".to_vec()));
+    assert_eq!(
+        before.get(b"p", b"k").expect("it reads"),
+        Some(b"old".to_vec())
+    );
     assert_eq!(before.get(b"p", b"l").expect("it reads"), None);
-    assert_eq!(snapshot(&store).get(b"p", b"l").expect("it reads"), Some(vec![]));
+    assert_eq!(
+        snapshot(&store).get(b"p", b"l").expect("it reads"),
+        Some(vec![])
+    );
 }
 
 #[test]
@@ -155,38 +187,71 @@ fn a_write_over_a_limit_changes_nothing() {
     let directory = tempfile::tempdir().expect("a directory");
     let mut store = open(directory.path());
     commit(&mut store, b"p", &[(b"k", Some(&[1; 10]))]).expect("it is stored");
-    let limits = Limits { max_key_bytes: 2, max_value_bytes: 20, max_partition_bytes: 35 };
+    let limits = Limits {
+        max_key_bytes: 2,
+        max_value_bytes: 20,
+        max_partition_bytes: 35,
+    };
     let mut transaction = Group::new(snapshot(&store)).begin(b"p".to_vec(), limits);
     let set = |transaction: &mut Transaction, key: &[u8], value: usize| {
         transaction.set(key.to_vec(), vec![0; value])
     };
-    assert!(matches!(set(&mut transaction, b"", 1), Err(WriteError::KeySize(2))));
-    assert!(matches!(set(&mut transaction, b"abc", 1), Err(WriteError::KeySize(2))));
-    assert!(matches!(set(&mut transaction, b"k", 21), Err(WriteError::ValueSize(20))));
+    assert!(matches!(
+        set(&mut transaction, b"", 1),
+        Err(WriteError::KeySize(2))
+    ));
+    assert!(matches!(
+        set(&mut transaction, b"abc", 1),
+        Err(WriteError::KeySize(2))
+    ));
+    assert!(matches!(
+        set(&mut transaction, b"k", 21),
+        Err(WriteError::ValueSize(20))
+    ));
     // 11 bytes are there: 24 more fit, 25 do not.
     set(&mut transaction, b"l", 19).expect("it fits");
-    assert!(matches!(set(&mut transaction, b"m", 4), Err(WriteError::PartitionFull(35))));
+    assert!(matches!(
+        set(&mut transaction, b"m", 4),
+        Err(WriteError::PartitionFull(35))
+    ));
     set(&mut transaction, b"m", 3).expect("it fits exactly");
     // In place of a longer value there is room again.
     set(&mut transaction, b"k", 9).expect("it is shorter");
     let many = vec![(b"n".to_vec(), vec![]), (b"o".to_vec(), vec![])];
     let before = transaction.scan(None, None, false, 10).expect("it reads");
-    assert!(matches!(transaction.set_many(many), Err(WriteError::PartitionFull(35))));
-    assert_eq!(transaction.scan(None, None, false, 10).expect("it reads"), before);
+    assert!(matches!(
+        transaction.set_many(many),
+        Err(WriteError::PartitionFull(35))
+    ));
+    assert_eq!(
+        transaction.scan(None, None, false, 10).expect("it reads"),
+        before
+    );
 }
 
 #[test]
 fn a_scan_ends_at_a_mebibyte_but_gives_one_entry_at_least() {
     let directory = tempfile::tempdir().expect("a directory");
     let mut store = open(directory.path());
-    let limits =
-        Limits { max_value_bytes: 4 << 20, max_partition_bytes: 16 << 20, ..LIMITS };
+    let limits = Limits {
+        max_value_bytes: 4 << 20,
+        max_partition_bytes: 16 << 20,
+        ..LIMITS
+    };
     let mut transaction = Group::new(snapshot(&store)).begin(b"p".to_vec(), limits);
     for (key, length) in [(b"a", 2 << 20), (b"b", 1 << 19), (b"c", 1 << 19)] {
-        transaction.set(key.to_vec(), vec![0; length]).expect("it fits");
+        transaction
+            .set(key.to_vec(), vec![0; length])
+            .expect("it fits");
     }
     let lengths = |page: Page<Entry>| {
-        (page.entries.iter().map(|(_, value)| value.len()).collect::<Vec<_>>(), page.more)
+        (
+            page.entries
+                .iter()
+                .map(|(_, value)| value.len())
+                .collect::<Vec<_>>(),
+            page.more,
+        )
     };
     let page = transaction.scan(None, None, false, 10).expect("it reads");
     assert_eq!(lengths(page), (vec![2 << 20], true));
@@ -201,8 +266,10 @@ fn partitions_are_listed_in_pages_past_large_ones() {
     let mut store = open(directory.path());
     for partition in [&b"a"[..], b"b", b"b\0", b"c"] {
         let keys: Vec<[u8; 1]> = (0..60).map(|key| [key]).collect();
-        let changes: Vec<(&[u8], Option<&[u8]>)> =
-            keys.iter().map(|key| (key.as_slice(), Some(&b"v"[..]))).collect();
+        let changes: Vec<(&[u8], Option<&[u8]>)> = keys
+            .iter()
+            .map(|key| (key.as_slice(), Some(&b"v"[..])))
+            .collect();
         commit(&mut store, partition, &changes).expect("it is stored");
     }
     let snapshot = snapshot(&store);
@@ -212,7 +279,10 @@ fn partitions_are_listed_in_pages_past_large_ones() {
     };
     let keys = |keys: &[&[u8]]| keys.iter().map(|key| key.to_vec()).collect::<Vec<_>>();
     assert_eq!(list(None, None, 2), (keys(&[b"a", b"b"]), true));
-    assert_eq!(list(Some(b"b"), None, 9), (keys(&[b"b", b"b\0", b"c"]), false));
+    assert_eq!(
+        list(Some(b"b"), None, 9),
+        (keys(&[b"b", b"b\0", b"c"]), false)
+    );
     assert_eq!(list(Some(b"b\0"), Some(b"c"), 9), (keys(&[b"b\0"]), false));
     assert_eq!(list(Some(b"c"), Some(b"a"), 9), (vec![], false));
     assert_eq!(list(None, None, 0), (vec![], true));
@@ -223,16 +293,30 @@ fn a_migration_sees_its_own_writes_and_is_stored_with_its_record_or_not_at_all()
     let directory = tempfile::tempdir().expect("a directory");
     let mut store = open(directory.path());
     commit(&mut store, b"p", &[(b"k", Some(b"1"))]).expect("it is stored");
-    let record = Record { schema: Some(7), generation: Some(b"g".to_vec()) };
+    let record = Record {
+        schema: Some(7),
+        generation: Some(b"g".to_vec()),
+    };
     let at = |partition: &[u8], key: &[u8]| (partition.to_vec(), key.to_vec());
 
     let mut migration = store.begin_migration(LIMITS).expect("it begins");
     let many: Vec<_> = (0..40).map(|key| (at(b"p", &[key]), vec![key])).collect();
     migration.set_many(&many).expect("they are set");
-    assert_eq!(migration.delete_many(&[at(b"p", b"k"), at(b"p", b"x")]).expect("it reads"), 1);
+    assert_eq!(
+        migration
+            .delete_many(&[at(b"p", b"k"), at(b"p", b"x")])
+            .expect("it reads"),
+        1
+    );
     assert_eq!(migration.get(b"p", &[3]).expect("it reads"), Some(vec![3]));
-    let mixed = [(at(b"p", &[3]), b"changed".to_vec()), (at(b"q", b"k"), vec![])];
-    assert!(matches!(migration.set_many(&mixed), Err(WriteError::NoSuchPartition)));
+    let mixed = [
+        (at(b"p", &[3]), b"changed".to_vec()),
+        (at(b"q", b"k"), vec![]),
+    ];
+    assert!(matches!(
+        migration.set_many(&mixed),
+        Err(WriteError::NoSuchPartition)
+    ));
     assert_eq!(migration.get(b"p", &[3]).expect("it reads"), Some(vec![3]));
     drop(migration);
     assert_eq!(snapshot(&store).entries().expect("it reads"), 1);
@@ -240,7 +324,9 @@ fn a_migration_sees_its_own_writes_and_is_stored_with_its_record_or_not_at_all()
 
     let mut migration = store.begin_migration(LIMITS).expect("it begins");
     migration.set_many(&many).expect("they are set");
-    let after = store.commit_migration(migration, record.clone()).expect("it is stored");
+    let after = store
+        .commit_migration(migration, record.clone())
+        .expect("it is stored");
     assert_eq!(after.entries().expect("it reads"), 41);
     drop(store);
     let store = open(directory.path());
