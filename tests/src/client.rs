@@ -1,12 +1,13 @@
 //! A plain HTTP/1.1 client on one kept connection: what it sends and gets is
 //! what is on the wire.
 
+use std::fmt::Write as _;
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 /// How long a test waits for bytes before it fails.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A connection to a host, opened at the first request and after a failure.
 #[derive(Debug)]
@@ -96,10 +97,10 @@ impl Client {
         };
         let mut request = format!("{method} {path} HTTP/1.1\r\nhost: {}\r\n", self.address);
         for (name, value) in headers {
-            request.push_str(&format!("{name}: {value}\r\n"));
+            let _ = write!(request, "{name}: {value}\r\n");
         }
         if !body.is_empty() || method == "PUT" || method == "POST" {
-            request.push_str(&format!("content-length: {}\r\n", body.len()));
+            let _ = write!(request, "content-length: {}\r\n", body.len());
         }
         request.push_str("\r\n");
         let request = [request.as_bytes(), body].concat();

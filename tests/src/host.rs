@@ -17,7 +17,7 @@ use crate::client::{Client, Response};
 use crate::volume::Volume;
 
 /// How long a test waits for what must happen before it fails.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A ConfigMap's content.
 pub type Files = BTreeMap<String, Vec<u8>>;
@@ -230,6 +230,9 @@ impl Host {
     }
 
     /// A counter or gauge, all its labels summed; `name` may have labels.
+    ///
+    /// # Panics
+    /// When there are no metrics.
     pub fn metric(&self, name: &str) -> f64 {
         let response = self
             .admin("GET", "/metrics")
@@ -281,6 +284,9 @@ impl Host {
     }
 
     /// What it logged so far.
+    ///
+    /// # Panics
+    /// When the thread that reads the log has.
     pub fn log(&self) -> String {
         self.log
             .lines
@@ -335,6 +341,9 @@ impl Host {
     }
 
     /// Kills it with SIGKILL and waits for its end.
+    ///
+    /// # Panics
+    /// When it does not end.
     pub fn kill(self) {
         self.signal("KILL");
         self.wait();

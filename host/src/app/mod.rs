@@ -152,6 +152,10 @@ struct App {
 
 impl App {
     /// Opens everything in its order, and returns when a generation is live.
+    #[expect(
+        clippy::too_many_lines,
+        reason = "one list of what is opened, in its order; each line needs those above it"
+    )]
     async fn start(options: &Options, filter: Option<Filter>) -> Result<Self, Error> {
         let bind =
             |address| Server::bind(address).map_err(|source| Error::Bind { address, source });

@@ -108,12 +108,11 @@ impl Public {
         };
         match refused {
             Refused::Starting => Refusal::NoGeneration,
-            Refused::Stopping => Refusal::StoreFailed,
             Refused::TooManySlow => limited(Limit::SlowReads, Refusal::SlowReads),
             Refused::LaneFull => limited(Limit::LaneFull, Refusal::LaneFull),
             Refused::LaneWait => limited(Limit::LaneWait, Refusal::LaneWait),
             Refused::NotStored(CommitError::Full) => Refusal::StoreFull,
-            Refused::NotStored(CommitError::Failed(_)) => Refusal::StoreFailed,
+            Refused::NotStored(CommitError::Failed(_)) | Refused::Stopping => Refusal::StoreFailed,
             Refused::Failed(failure) => match failure {
                 Failure::Trap(_) => Refusal::GuestTrapped,
                 Failure::Memory(_) => Refusal::GuestMemory,

@@ -1,10 +1,5 @@
 //! The contract as the host calls and offers it, generated from `wit/`.
 
-#![expect(
-    clippy::pedantic,
-    reason = "generated: the documentation is in wit/ostrakon.wit"
-)]
-
 wasmtime::component::bindgen!({
     path: "../wit",
     world: "service",

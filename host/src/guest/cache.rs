@@ -84,7 +84,7 @@ impl Cache {
             let _ = used_now(&path);
             return;
         }
-        if let Err(error) = self.write(&path, &[&header, code]) {
+        if let Err(error) = Self::write(&path, &[&header, code]) {
             tracing::warn!(path = %path.display(), %error, "a compiled guest cannot be kept");
         }
         self.prune();
@@ -103,7 +103,7 @@ impl Cache {
     }
 
     /// Writes a file whole: beside its place first, then renamed into it.
-    fn write(&self, path: &Path, parts: &[&[u8]]) -> io::Result<()> {
+    fn write(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
         let mut temporary = path.as_os_str().to_owned();
         temporary.push(".new");
         let written = File::create(&temporary).and_then(|mut file| {

@@ -134,10 +134,9 @@ impl Context {
             .export
             .map_or("start", |export| Export::VALUES[export.index()]);
         let target = match &self.call.data {
-            Data::None => "",
+            Data::None | Data::Migration(_) => "",
             Data::Partition(..) | Data::Transaction(_) => " of a `partition` request",
             Data::Shard(_) => " of a `here` or `everywhere` request",
-            Data::Migration(_) => "",
         };
         bail!("`{import}` was called in `{export}`{target}, where it is not offered")
     }

@@ -52,6 +52,9 @@ pub struct Guest {
     log: Arc<GuestLog>,
     description: Description,
     /// A std mutex: held for a push or a pop.
+    ///
+    /// Boxed, as an instance has kilobytes that are not to be moved each time.
+    #[expect(clippy::vec_box, reason = "see above")]
     idle: Mutex<Vec<Box<Instance>>>,
     max_idle: usize,
 }
@@ -135,6 +138,9 @@ impl Guest {
     ///
     /// # Errors
     /// When a new one is needed and cannot be made.
+    ///
+    /// # Panics
+    /// When a thread has panicked while it took or gave back an instance.
     pub async fn lease(self: &Arc<Self>) -> Result<Lease, Failure> {
         let idle = self
             .idle

@@ -196,6 +196,9 @@ impl Lane {
     }
 
     /// The schema of the stored data; none where no generation was live yet.
+    ///
+    /// # Panics
+    /// When the lane has panicked while it changed it.
     pub fn schema(&self) -> Option<u32> {
         *self
             .state

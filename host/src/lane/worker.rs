@@ -199,7 +199,7 @@ impl Worker {
                     // The store may have been opened anew.
                     self.publish();
                     for (sender, written) in waiting {
-                        let _ = sender.send(not_stored(written, &error));
+                        let _ = sender.send(not_stored(&written, &error));
                     }
                     return;
                 }
@@ -340,9 +340,9 @@ enum Taken {
     Gone,
 }
 
-/// What a request of a failed group is told: its own failure if it had one, for
-/// it read nothing that could be believed otherwise.
-fn not_stored(written: Written, error: &CommitError) -> Written {
+/// What a request of a failed group is told. Even one that wrote nothing may
+/// have read what was not stored; only one that was not run can be run anew.
+fn not_stored(written: &Written, error: &CommitError) -> Written {
     match written {
         Written::Rerouted => Written::Rerouted,
         _ => Written::NotStored(error.clone()),

@@ -171,7 +171,7 @@ impl Service {
             Err(Failure::Deadline) => {
                 self.metrics.slow_read();
                 let (again, progress) = self.apart.run(view, request, self.ordinal).await?;
-                *route = again.or(route.take());
+                *route = again.or_else(|| route.take());
                 Ok(progress?)
             }
             attempted => Ok(attempted?),

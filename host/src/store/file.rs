@@ -387,11 +387,13 @@ impl Store {
                 tracing::info!(opening = self.openings, "the store was opened anew");
                 Ok(())
             }
-            Err(OpenError::Io { source, .. }) => Err(StorageError::Io(source).into()),
-            Err(OpenError::Damaged {
-                source: redb::Error::Io(source),
-                ..
-            }) => Err(StorageError::Io(source).into()),
+            Err(
+                OpenError::Io { source, .. }
+                | OpenError::Damaged {
+                    source: redb::Error::Io(source),
+                    ..
+                },
+            ) => Err(StorageError::Io(source).into()),
             Err(other) => Err(CommitFailure::Failed(Arc::new(StorageError::Corrupted(
                 other.to_string(),
             )))),

@@ -1,6 +1,12 @@
 //! The store against a plain map, against a full disk, and against disks that
 //! fail and lose power.
 
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "the tests' own numbers are small"
+)]
+
 mod faults;
 mod layout;
 mod oracle;
