@@ -311,7 +311,8 @@ impl Dev {
 
 fn build_host(root: &Path) -> anyhow::Result<()> {
     let status = Command::new("cargo")
-        .args(["build", "--package", "ostrakon"])
+        // With the whole workspace's features, as the tests build it: nothing is compiled twice.
+        .args(["build", "--workspace", "--bin", "ostrakon"])
         .current_dir(root)
         .status()
         .context("cannot run cargo")?;
