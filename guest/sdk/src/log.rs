@@ -1,7 +1,7 @@
 //! The host's log.
 //!
 //! [`write()`] takes a text as it is; the macros [`debug!`](crate::debug), [`info!`](crate::info),
-//! [`warn!`](crate::warn) and [`error!`](crate::error) take what `format!` takes.
+//! [`warn!`](macro@crate::warn) and [`error!`](macro@crate::error) take what `format!` takes.
 
 pub use crate::bindings::ostrakon::shard::log::Level;
 use crate::imports;

@@ -20,7 +20,7 @@ pub(super) struct Arguments {
     /// The directory of the crate's Cargo.toml.
     #[arg(value_name = "DIR", default_value = ".")]
     directory: PathBuf,
-    /// Where to write the component [default: guests/<crate>.wasm in the target directory]
+    /// Where to write the component [default: guests/NAME.wasm in the target directory]
     #[arg(short, long, env = "OSTRAKON_OUTPUT", value_name = "FILE")]
     output: Option<PathBuf>,
     /// A profile of the crate's workspace, as it is [default: release, made for a small file]

@@ -31,7 +31,7 @@ pub struct Live {
 }
 
 impl Live {
-    /// Reads what [`Live::encode`] wrote; none if it is not that.
+    /// Reads what was stored of the live generation; none if it is not that.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         serde_json::from_slice(bytes).ok()
     }
