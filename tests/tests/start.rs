@@ -1,0 +1,116 @@
+//! Starting: who may, on what, and what is said where nobody can.
+
+use ostrakon_tests::host::{Files, Shard, config, guest};
+
+/// What a host that cannot start says besides its log's JSON, and its exit code.
+fn refusal(shard: &Shard) -> (Option<i32>, Vec<String>) {
+    let (status, log) = shard.spawn().wait();
+    let said = log.lines().filter(|line| !line.starts_with('{'));
+    (status.code(), said.map(str::to_owned).collect())
+}
+
+#[test]
+fn a_second_host_on_a_data_directory_is_refused_with_one_line() {
+    let shard = Shard::new(&config(&guest("kv"), &[]));
+    let host = shard.start();
+    let (code, said) = refusal(&shard);
+    assert_eq!(code, Some(75), "{said:?}");
+    let data = shard.data.display().to_string();
+    assert!(
+        matches!(&said[..], [line] if line.starts_with("error: ") && line.contains(&data)),
+        "{said:?}"
+    );
+    // The first one has noticed nothing.
+    let saved = host.client().get("/save/a/b").unwrap();
+    assert_eq!((saved.status, saved.text()), (200, "b"));
+    host.stop();
+}
+
+#[test]
+fn a_first_start_on_a_bad_configuration_is_one_line_and_code_64() {
+    let toml = |text: &str| config(&guest("kv"), &[("ostrakon.toml", text)]);
+    let cases: [(&str, Files, &str); 6] = [
+        ("nothing", Files::new(), "holds no files"),
+        (
+            "not Wasm",
+            config(b"not Wasm at all", &[]),
+            "not WebAssembly",
+        ),
+        ("half a guest", config(&guest("kv")[..5000], &[]), "cut off"),
+        (
+            "an unknown setting",
+            toml("[lane]\nmax_gruop = 3"),
+            "max_gruop",
+        ),
+        ("not TOML", toml("[lane"), "ostrakon.toml"),
+        (
+            "settings that the guest refuses",
+            config(&guest("kv"), &[("sharding", "astrology")]),
+            "astrology",
+        ),
+    ];
+    for (case, files, named) in cases {
+        let (code, said) = refusal(&Shard::new(&files));
+        assert_eq!(code, Some(64), "{case}: {said:?}");
+        assert!(
+            matches!(&said[..], [line] if line.starts_with("error: ") && line.contains(named)),
+            "{case}: {said:?}"
+        );
+    }
+}
+
+#[test]
+fn with_a_bad_configuration_it_starts_on_the_last_good_generation_and_says_why() {
+    let mut shard = Shard::new(&config(&guest("kv"), &[("label", "first")]));
+    let host = shard.start();
+    host.client().get("/save/key/word").unwrap();
+    let first = host.generation();
+    host.stop();
+
+    shard.config.publish(&config(b"not Wasm", &[])).unwrap();
+    let host = shard.start();
+    let status = host.wait_for_status("the refusal", |status| status["refused"].is_object());
+    assert_eq!(status["generation"]["generation"], first, "{status:#}");
+    assert_eq!(status["refused"]["step"], "verify", "{status:#}");
+    let reason = status["refused"]["reason"].as_str().unwrap();
+    assert!(reason.contains("not WebAssembly"), "{reason}");
+    let loaded = host.client().get("/load/key").unwrap();
+    assert_eq!((loaded.text(), loaded.generation()), ("word", first));
+
+    // And it goes on from there.
+    let second = config(&guest("kv"), &[("label", "second")]);
+    shard.config.publish(&second).unwrap();
+    host.wait_for_status("the next generation", |status| {
+        status["generation"]["generation"] == first + 1
+    });
+    assert_eq!(host.client().get("/load/key").unwrap().text(), "word");
+    host.stop();
+}
+
+#[test]
+fn the_generations_number_survives_stops_and_kills() {
+    let mut shard = Shard::new(&config(&guest("kv"), &[("label", "0")]));
+    let mut expected = 1;
+    for label in ["1", "2", "3"] {
+        let host = shard.start();
+        assert_eq!(host.generation(), expected);
+        let files = config(&guest("kv"), &[("label", label)]);
+        shard.config.publish(&files).unwrap();
+        expected += 1;
+        host.wait_for_status("the swap", |status| {
+            status["generation"]["generation"] == expected
+        });
+        host.kill();
+        let host = shard.start();
+        assert_eq!(host.generation(), expected);
+        host.stop();
+    }
+    // What changed while no host ran is a generation of its own.
+    let files = config(&guest("kv"), &[("label", "changed meanwhile")]);
+    shard.config.publish(&files).unwrap();
+    let host = shard.start();
+    host.wait_for_status("the swap", |status| {
+        status["generation"]["generation"] == expected + 1
+    });
+    host.stop();
+}
