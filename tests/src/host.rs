@@ -81,6 +81,9 @@ pub struct Shard {
     pub data: PathBuf,
     /// More arguments for `ostrakon serve`.
     pub arguments: Vec<String>,
+    /// What runs the host, where it is not run directly: a command that ends by
+    /// becoming the command in its last arguments.
+    pub runner: Vec<String>,
     directory: TempDir,
 }
 
@@ -103,6 +106,7 @@ impl Shard {
             secrets,
             data: path("data"),
             arguments: Vec::new(),
+            runner: Vec::new(),
             directory,
         }
     }
@@ -126,7 +130,14 @@ impl Shard {
 
     /// The command that starts a host, on ports that the system chooses.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(binary());
+        let mut command = match self.runner.split_first() {
+            None => Command::new(binary()),
+            Some((runner, arguments)) => {
+                let mut command = Command::new(runner);
+                command.args(arguments).arg(binary());
+                command
+            }
+        };
         command
             .arg("serve")
             .arg("--config-dir")

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::candidate::Candidate;
 use super::machine::{Action, Effect, Event, Refusal, State, Step};
@@ -267,6 +267,7 @@ impl<P: Performer> Controller<P> {
 
     fn begin(&mut self, action: Action) -> Running<P> {
         let performer = Arc::clone(&self.performer);
+        debug!(step = %action.step(), "swap step begins");
         if let Action::Verify(digest) = action {
             let (files, since) = self
                 .observed

@@ -178,17 +178,18 @@ struct Work {
     action: Action,
 }
 
-impl Work {
-    const fn step(&self) -> Step {
-        match self.action {
-            Action::Verify(_) => Step::Verify,
-            Action::Compile => Step::Compile,
-            Action::Link => Step::Link,
-            Action::Check => Step::Check,
-            Action::Promote {
+impl Action {
+    /// The step it is.
+    pub const fn step(&self) -> Step {
+        match self {
+            Self::Verify(_) => Step::Verify,
+            Self::Compile => Step::Compile,
+            Self::Link => Step::Link,
+            Self::Check => Step::Check,
+            Self::Promote {
                 migrate_from: Some(_),
             } => Step::Migrate,
-            Action::Promote { migrate_from: None } => Step::Promote,
+            Self::Promote { migrate_from: None } => Step::Promote,
         }
     }
 }
@@ -201,7 +202,9 @@ impl State {
 
     /// The candidate's digest and the step under way.
     pub fn in_progress(&self) -> Option<(Digest, Step)> {
-        self.work.as_ref().map(|work| (work.digest, work.step()))
+        self.work
+            .as_ref()
+            .map(|work| (work.digest, work.action.step()))
     }
 
     /// What was refused last, until something goes live or the live content is
@@ -238,7 +241,7 @@ impl Transition {
             Event::Unreadable(reason) => self.observed(Observed::Unreadable(reason)),
             Event::Failed(reason) => {
                 let work = self.state.work.take().expect("an action is under way");
-                self.refuse(Some(work.digest), work.step(), reason);
+                self.refuse(Some(work.digest), work.action.step(), reason);
                 self.take_next();
             }
             Event::Promoted { generation } => {

@@ -1,0 +1,51 @@
+//! Clients at full speed while a test does something else.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+
+use crate::client::Client;
+
+/// Lets `workers` clients make requests, each on its own connection and one
+/// after another, until `meanwhile` returns; gives the number of requests and
+/// what `meanwhile` returned. A request checks its own answer: `request` is
+/// given its worker's number and its own, from 0, and panics when it is wrong.
+///
+/// # Panics
+/// When a request or `meanwhile` does.
+pub fn under_load<T>(
+    address: SocketAddr,
+    workers: usize,
+    request: impl Fn(&mut Client, usize, u64) + Sync,
+    meanwhile: impl FnOnce(&AtomicU64) -> T,
+) -> (u64, T) {
+    let (ended, answered) = (AtomicBool::new(false), AtomicU64::new(0));
+    let result = thread::scope(|scope| {
+        for worker in 0..workers {
+            let (ended, answered, request) = (&ended, &answered, &request);
+            scope.spawn(move || {
+                let mut client = Client::new(address);
+                for number in 0.. {
+                    if ended.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    request(&mut client, worker, number);
+                    answered.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        // Also when it panics, or the clients would go on for ever.
+        let _end = End(&ended);
+        meanwhile(&answered)
+    });
+    (answered.into_inner(), result)
+}
+
+/// Ends the clients when dropped.
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}

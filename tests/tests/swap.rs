@@ -1,0 +1,106 @@
+//! Swaps under load: no request fails, none is answered by two generations, and
+//! no write runs on an older generation than one before it.
+//!
+//! Each generation is told its own number by its settings, so a reply whose
+//! body and header disagree is one that two generations made.
+
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+
+use ostrakon_tests::host::{Shard, config, guest};
+use ostrakon_tests::load::under_load;
+
+const SWAPS: u64 = 120;
+
+#[test]
+fn swaps_under_load_drop_and_mix_no_request() {
+    let one = guest("hostile");
+    // Another component that behaves the same: a custom section is appended.
+    let other = [&one[..], b"\0\x06\x05other"].concat();
+    let files = |generation: u64| {
+        let number = generation.to_string();
+        // Both change every second time, by turns: the guest together with the
+        // settings, then the settings alone.
+        let component = if generation.is_multiple_of(4) || generation % 4 == 1 {
+            &one
+        } else {
+            &other
+        };
+        let runtime = ["lane.max_group = 1024", "lane.max_group = 16"];
+        let settings = [
+            ("label", number.as_str()),
+            ("sequence", number.as_str()),
+            ("ostrakon.toml", runtime[usize::from(generation % 2 == 0)]),
+        ];
+        config(component, &settings)
+    };
+    let mut shard = Shard::new(&files(1));
+    shard.arguments = ["--log", "info,ostrakon::swap=debug"]
+        .map(str::to_owned)
+        .to_vec();
+    let host = shard.start();
+    let seen = Mutex::new(BTreeSet::new());
+
+    let request = |client: &mut ostrakon_tests::client::Client, worker: usize, number: u64| {
+        let mut get = |path: &str| {
+            let response = client.get(path).expect("an answer");
+            assert_eq!(response.status, 200, "{path}: {response:?}");
+            response
+        };
+        match worker {
+            // Reads.
+            0 | 1 => {
+                let response = get("/label");
+                let generation = response.generation();
+                assert_eq!(
+                    response.text(),
+                    generation.to_string(),
+                    "mixed: {response:?}"
+                );
+                seen.lock().expect("no holder panics").insert(generation);
+            }
+            // Writes to one partition, each of which stores its generation.
+            2 | 3 => {
+                let response = get("/sequence/k");
+                let before: u64 = response.text().parse().unwrap_or(0);
+                let generation = response.generation();
+                assert!(before <= generation, "{generation} wrote after {before}");
+            }
+            // A load of what was saved.
+            _ => {
+                let value = number.to_string();
+                get(&format!("/set/own-{worker}/{value}"));
+                assert_eq!(get(&format!("/get/own-{worker}")).text(), value);
+            }
+        }
+    };
+    let (requests, ()) = under_load(host.address, 6, request, |_| {
+        for generation in 2..=SWAPS + 1 {
+            shard.config.publish(&files(generation)).expect("published");
+            host.wait_until("the swap", |host| host.generation() >= generation);
+            assert_eq!(host.generation(), generation, "one number for each swap");
+        }
+    });
+
+    assert_eq!(host.metric("ostrakon_swaps_total") as u64, SWAPS + 1);
+    assert_eq!(host.metric("ostrakon_swap_refusals_total") as u64, 0);
+    let compiled = host
+        .stop()
+        .lines()
+        .filter(|line| line.contains("swap step begins") && line.contains("\"compile\""))
+        .count() as u64;
+    assert_eq!(
+        compiled,
+        1 + SWAPS / 2,
+        "settings alone are no reason to compile"
+    );
+    let seen = seen.into_inner().expect("no holder panics").len() as u64;
+    assert!(
+        seen > SWAPS / 2,
+        "only {seen} generations were seen by readers"
+    );
+    println!(
+        "{requests} requests over {SWAPS} swaps, {compiled} compiled: 0 failed, 0 mixed; \
+         readers saw {seen} generations"
+    );
+}
