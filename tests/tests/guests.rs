@@ -32,7 +32,9 @@ fn each_guest_exports_the_whole_world_and_describes_itself() {
         let inspected = inspected.expect("it runs");
         let text = String::from_utf8(inspected.stdout).expect("it is text");
         assert!(inspected.status.success(), "{name}: {text}");
-        for export in ["describe", "check", "owner", "route", "handle", "gather", "migrate"] {
+        for export in [
+            "describe", "check", "owner", "route", "handle", "gather", "migrate",
+        ] {
             assert!(text.contains(export), "{name} has no {export}: {text}");
         }
         assert!(text.contains(&format!("describe  {name} ")), "{text}");

@@ -13,6 +13,7 @@
 //! | `meta` | `layout`, `schema`, `generation` | little-endian u32; little-endian u32; the caller's bytes |
 
 mod disk;
+mod failure;
 mod file;
 mod group;
 mod migration;
@@ -22,12 +23,16 @@ mod snapshot;
 mod tests;
 
 pub use disk::{Disk, FileDisk};
-pub use file::{CommitError, MakeDisk, OpenError, Options, Record, Store};
+pub use failure::{CommitError, OpenError};
+pub use file::{MakeDisk, Options, Record, Store};
 pub use group::{Group, Limits, Transaction, WriteError};
 pub use migration::Migration;
 pub use snapshot::{Entry, Page, PartitionPage, Position, ReadError, Snapshot};
 
 use redb::TableDefinition;
+
+/// The layout that this version writes.
+const LAYOUT: u32 = 1;
 
 /// A partition with at most this many entries has no row in `sizes`: counting
 /// it anew is cheaper than writing a second tree with each small partition.

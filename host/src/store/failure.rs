@@ -1,0 +1,117 @@
+//! How the store can fail.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use redb::StorageError;
+
+use super::LAYOUT;
+use super::snapshot::ReadError;
+
+/// Why a store does not open.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it.
+    #[error(
+        "the data directory {0} is in use by another process: stop that one, or give this one a directory of its own"
+    )]
+    InUse(PathBuf),
+    /// The directory or a file in it cannot be made or opened.
+    #[error("cannot use the data directory {path}: see that it is on a writable volume")]
+    Io {
+        /// What could not be used.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The file's layout is not one this version knows.
+    #[error(
+        "{path} has layout {found}, and this version of ostrakon reads up to {LAYOUT}: run the version that wrote it, or a newer one"
+    )]
+    Layout {
+        /// The store's file.
+        path: PathBuf,
+        /// The layout it says it has.
+        found: u32,
+    },
+    /// The file is not a store, or damaged.
+    #[error(
+        "{path} cannot be opened as a store: move it away to start empty, or restore it from a backup"
+    )]
+    Damaged {
+        /// The store's file.
+        path: PathBuf,
+        /// What redb says.
+        #[source]
+        source: redb::Error,
+    },
+}
+
+/// Why a group was not committed. Nothing of it is stored.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum CommitError {
+    /// There is no space.
+    #[error("the disk is full: make space on the data volume; writes go on by themselves then")]
+    Full,
+    /// The disk failed.
+    #[error("the disk does not take writes")]
+    Failed(#[source] Arc<StorageError>),
+}
+
+/// A failure as the store keeps it until a commit succeeds.
+#[derive(Clone, Debug)]
+pub(super) enum CommitFailure {
+    Full,
+    Failed(Arc<StorageError>),
+}
+
+impl From<CommitFailure> for CommitError {
+    fn from(failure: CommitFailure) -> Self {
+        match failure {
+            CommitFailure::Full => Self::Full,
+            CommitFailure::Failed(error) => Self::Failed(error),
+        }
+    }
+}
+
+impl From<StorageError> for CommitFailure {
+    fn from(error: StorageError) -> Self {
+        match &error {
+            StorageError::Io(io)
+                if matches!(
+                    io.kind(),
+                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+                ) =>
+            {
+                Self::Full
+            }
+            _ => Self::Failed(Arc::new(error)),
+        }
+    }
+}
+
+impl From<ReadError> for CommitFailure {
+    fn from(ReadError(error): ReadError) -> Self {
+        error.into()
+    }
+}
+
+impl From<redb::CommitError> for CommitFailure {
+    fn from(error: redb::CommitError) -> Self {
+        match error {
+            redb::CommitError::Storage(error) => error.into(),
+            other => Self::Failed(Arc::new(StorageError::Corrupted(other.to_string()))),
+        }
+    }
+}
+
+impl From<redb::TransactionError> for CommitFailure {
+    fn from(error: redb::TransactionError) -> Self {
+        match error {
+            redb::TransactionError::Storage(error) => error.into(),
+            other => Self::Failed(Arc::new(StorageError::Corrupted(other.to_string()))),
+        }
+    }
+}
