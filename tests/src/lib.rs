@@ -2,4 +2,6 @@
 
 pub mod client;
 pub mod host;
+pub mod linearizable;
+pub mod random;
 pub mod volume;
