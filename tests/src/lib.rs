@@ -2,5 +2,7 @@
 
 pub mod client;
 pub mod host;
+pub mod linearizable;
 pub mod load;
+pub mod random;
 pub mod volume;

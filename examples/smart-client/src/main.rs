@@ -1,2 +1,138 @@
+//! The course's smart client: it knows which server has which key, and shows with a line of 26
+//! characters how each of the letters' keys fares.
 //!
-fn main() {}
+//! | character | the letter's key |
+//! | --- | --- |
+//! | `h` | a hit: its value is the letter, as written |
+//! | `m` | missing, and left so (`readonly`) |
+//! | `w` | missing, so it was written |
+//! | `x` | there with another value |
+//! | a digit | refused: the first digit of the HTTP status, such as `5` for 503 |
+//! | `.` | no answer |
+
+use std::io::{self, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::{Parser, ValueEnum};
+use humantime_serde::re::humantime::parse_duration;
+
+/// What the store answers for a key that it does not have.
+const NOT_FOUND: &str = "_key_not_found_";
+/// How long a server may take before it counts as not there.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Loads, and writes where it is missing, a key for each letter, and shows how that went.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    /// The servers in the order of their ordinals; the port is 80 if none is given.
+    #[arg(value_name = "SERVER[:PORT],...")]
+    servers: String,
+    /// Write nothing.
+    #[arg(value_enum)]
+    mode: Option<Mode>,
+    /// Stop after this many lines [default: never]
+    #[arg(long, value_name = "N")]
+    rounds: Option<u64>,
+    /// The time between two lines.
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = parse_duration)]
+    interval: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Mode {
+    Readonly,
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let servers: Vec<String> = arguments.servers.split(',').map(with_port).collect();
+    let readonly = arguments.mode == Some(Mode::Readonly);
+    let mut output = io::stdout().lock();
+    writeln!(output, "{}", letters().collect::<String>())?;
+    // The last digit, so that it is one character for each letter.
+    let numbers = letters().map(|letter| (server_of(letter, servers.len()) % 10).to_string());
+    writeln!(output, "{}", numbers.collect::<String>())?;
+    let mut round = 0;
+    while arguments.rounds.is_none_or(|rounds| round < rounds) {
+        if round > 0 {
+            thread::sleep(arguments.interval);
+        }
+        let mut hits = 0;
+        for letter in letters() {
+            let server = &servers[server_of(letter, servers.len())];
+            let mark = visit(server, letter, readonly);
+            hits += u32::from(mark == 'h');
+            write!(output, "{mark}")?;
+            output.flush()?;
+        }
+        writeln!(output, " | hits = {hits} ({}%)", hits * 100 / 26)?;
+        round += 1;
+    }
+    Ok(())
+}
+
+fn letters() -> impl Iterator<Item = char> {
+    'a'..='z'
+}
+
+/// The number of the server that a letter's key belongs to.
+fn server_of(letter: char, servers: usize) -> usize {
+    letter as usize % servers
+}
+
+fn with_port(server: &str) -> String {
+    if server.contains(':') {
+        server.to_owned()
+    } else {
+        format!("{server}:80")
+    }
+}
+
+/// Loads a letter's key, writes it where that is wanted, and says how it went.
+fn visit(server: &str, letter: char, readonly: bool) -> char {
+    let loaded = match get(server, &format!("/load/{letter}")) {
+        Err(_) => return '.',
+        Ok((200, value)) => value,
+        Ok((status, _)) => return first_digit(status),
+    };
+    if loaded.chars().eq([letter]) {
+        return 'h';
+    }
+    match loaded.as_str() {
+        NOT_FOUND if readonly => 'm',
+        NOT_FOUND => match get(server, &format!("/save/{letter}/{letter}")) {
+            Err(_) => '.',
+            Ok((200, _)) => 'w',
+            Ok((status, _)) => first_digit(status),
+        },
+        _ => 'x',
+    }
+}
+
+fn first_digit(status: u16) -> char {
+    char::from(b'0' + u8::try_from(status / 100 % 10).expect("a digit fits"))
+}
+
+/// One request on a connection of its own, so that a server that came back is found again at once:
+/// the status and the body.
+fn get(server: &str, path: &str) -> anyhow::Result<(u16, String)> {
+    let address = server
+        .to_socket_addrs()?
+        .next()
+        .context("the server has no address")?;
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let request = format!("GET {path} HTTP/1.1\r\nhost: {server}\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
+    let mut response = String::new();
+    stream.read_to_string(&mut response)?;
+    let Some((head, body)) = response.split_once("\r\n\r\n") else {
+        bail!("the connection ended in the middle of the answer");
+    };
+    let status = head.split(' ').nth(1).context("not an HTTP answer")?;
+    Ok((status.parse()?, body.to_owned()))
+}

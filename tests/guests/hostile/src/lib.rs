@@ -3,6 +3,7 @@
 //! | request | answer |
 //! | --- | --- |
 //! | `/get/<k>`, `/set/<k>/<v>` | the value of the partition `k`; stores it |
+//! | `/get-many/<k>`, `/set-many/<k>/<v>` | the partition's values, with commas; stores the value in 8 entries of it |
 //! | `/label` | the setting `label` |
 //! | `/sequence/<k>` | stores the setting `sequence` in the partition `k`; the one before it, or nothing |
 //! | `/<misdeed>` | does it: see `misdeed` |
@@ -76,8 +77,8 @@ impl Guest for Hostile {
         let query = |name| line.query(name).ok().flatten();
         let write = query("access").as_deref() == Some("write");
         match (&names[..], query("at").as_deref()) {
-            (["get", key], _) => Route::read(*key),
-            (["set", key, _] | ["sequence", key], _) => Route::write(*key),
+            (["get" | "get-many", key], _) => Route::read(*key),
+            (["set" | "set-many", key, _] | ["sequence", key], _) => Route::write(*key),
             (["label"], _) | (_, Some("here")) => Route::here(),
             ([misdeed], Some("route")) => {
                 misdeed::commit(misdeed, None);
@@ -105,6 +106,16 @@ impl Guest for Hostile {
             ["get", _] => Ok(Response::text(text(store.get("value")))),
             ["set", _, value] => {
                 store.set("value", value)?;
+                Ok(Response::text(value))
+            }
+            ["get-many", _] => {
+                let values = store.scan().map(|entry| entry.value);
+                Ok(Response::text(text(Some(
+                    values.collect::<Vec<_>>().join(&b','),
+                ))))
+            }
+            ["set-many", _, value] => {
+                (0..8u8).try_for_each(|part| store.set([b'p', part], value))?;
                 Ok(Response::text(value))
             }
             ["label"] => Ok(Response::text(text(self.settings.get("label")))),

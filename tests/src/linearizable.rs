@@ -1,0 +1,188 @@
+//! Whether a register's history is linearizable: whether its operations could have happened one
+//! after another, each at an instant between its call and its return.
+//!
+//! The search is Wing and Gong's (*Testing and Verifying Concurrent Objects*, 1993): take any
+//! operation that no other one precedes, see whether it could come next, and go on with the rest.
+//! As Lowe does (*Testing for Linearizability*, 2016), it enters no configuration, the operations
+//! taken and the value then, twice.
+
+use std::collections::HashSet;
+
+/// An operation on a register that has a value or none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// A read, and what it saw.
+    Read(Option<u64>),
+    /// A write, and whether there was a value before, if it said so.
+    Write(u64, bool),
+    /// A deletion, and whether there was a value before.
+    Delete(bool),
+}
+
+/// An operation as its client saw it, by one clock for all clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Operation {
+    /// Before it was sent.
+    pub called: u64,
+    /// After its answer was there.
+    pub returned: u64,
+    /// What it did.
+    pub action: Action,
+}
+
+impl Action {
+    /// The value after it, if it could come at a value.
+    fn after(self, value: Option<u64>) -> Option<Option<u64>> {
+        match self {
+            Self::Read(seen) => (seen == value).then_some(value),
+            Self::Write(written, was) => (was == value.is_some()).then_some(Some(written)),
+            Self::Delete(was) => (was == value.is_some()).then_some(None),
+        }
+    }
+}
+
+/// Whether a history of one register, which begins without a value, is linearizable.
+pub fn is_linearizable(history: &[Operation]) -> bool {
+    let mut operations = history.to_vec();
+    operations.sort_unstable_by_key(|operation| operation.called);
+    let start = Configuration {
+        taken: vec![0; operations.len().div_ceil(64)],
+        value: None,
+    };
+    let mut entered = HashSet::from([start.clone()]);
+    let mut open = vec![start];
+    while let Some(configuration) = open.pop() {
+        let next = configuration.next(&operations);
+        if next.is_empty() && configuration.is_whole(operations.len()) {
+            return true;
+        }
+        open.extend(next.into_iter().filter(|next| entered.insert(next.clone())));
+    }
+    false
+}
+
+/// The operations that have been taken, as bits, and the register's value after them.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Configuration {
+    taken: Vec<u64>,
+    value: Option<u64>,
+}
+
+impl Configuration {
+    fn has(&self, index: usize) -> bool {
+        self.taken[index / 64] >> (index % 64) & 1 == 1
+    }
+
+    fn is_whole(&self, operations: usize) -> bool {
+        (0..operations).all(|index| self.has(index))
+    }
+
+    /// What can come next: operations, sorted by their calls, that were called before any other one
+    /// that is left had returned.
+    fn next(&self, operations: &[Operation]) -> Vec<Self> {
+        let mut next = Vec::new();
+        let mut first_return = u64::MAX;
+        let left = (0..operations.len()).filter(|&index| !self.has(index));
+        for index in left {
+            let operation = &operations[index];
+            if operation.called > first_return {
+                break;
+            }
+            first_return = first_return.min(operation.returned);
+            if let Some(value) = operation.action.after(self.value) {
+                let mut taken = self.taken.clone();
+                taken[index / 64] |= 1 << (index % 64);
+                next.push(Self { taken, value });
+            }
+        }
+        next
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Action::{Delete, Read, Write};
+    use super::*;
+
+    fn check(expected: bool, history: &[(u64, u64, Action)]) {
+        let operation = |&(called, returned, action)| Operation {
+            called,
+            returned,
+            action,
+        };
+        let history: Vec<Operation> = history.iter().map(operation).collect();
+        assert_eq!(is_linearizable(&history), expected, "{history:?}");
+    }
+
+    #[test]
+    fn what_happens_one_after_another_must_fit() {
+        check(true, &[]);
+        check(
+            true,
+            &[
+                (0, 1, Read(None)),
+                (2, 3, Write(1, false)),
+                (4, 5, Read(Some(1))),
+                (6, 7, Write(2, true)),
+                (8, 9, Delete(true)),
+                (10, 11, Delete(false)),
+                (12, 13, Read(None)),
+            ],
+        );
+        check(false, &[(0, 1, Read(Some(1)))]);
+        check(false, &[(0, 1, Write(1, true))]);
+        check(false, &[(0, 1, Delete(true))]);
+    }
+
+    #[test]
+    fn what_overlaps_may_have_come_in_any_order() {
+        for seen in [None, Some(1)] {
+            check(true, &[(0, 3, Write(1, false)), (1, 2, Read(seen))]);
+        }
+        check(
+            true,
+            &[
+                (0, 9, Write(1, true)),
+                (1, 8, Write(2, false)),
+                (10, 11, Read(Some(1))),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_stale_read_is_found() {
+        check(
+            false,
+            &[
+                (0, 1, Write(1, false)),
+                (2, 3, Write(2, true)),
+                (4, 5, Read(Some(1))),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_lost_write_is_found() {
+        check(
+            false,
+            &[
+                (0, 3, Write(1, false)),
+                (1, 2, Write(2, false)),
+                (4, 5, Read(Some(2))),
+            ],
+        );
+    }
+
+    /// Each read alone would fit.
+    #[test]
+    fn reads_that_see_a_write_and_then_not_are_found() {
+        check(
+            false,
+            &[
+                (0, 9, Write(1, false)),
+                (1, 2, Read(Some(1))),
+                (3, 4, Read(None)),
+            ],
+        );
+    }
+}

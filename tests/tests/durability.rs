@@ -1,0 +1,128 @@
+//! `kill -9` at random instants under concurrent writes: each acknowledged write is there after the
+//! restart, and of one that was not, all or nothing.
+//!
+//! Two kinds of writes run at once. A request to the `hostile` guest's `/set-many` stores one number
+//! in eight entries: were half a request stored, the entries would differ. A client writes the
+//! numbers of its key in order, so what is found must be the last one acknowledged or the one under
+//! way. What is found is then what the next round builds on, so nothing is lost later either.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use ostrakon_tests::client::Client;
+use ostrakon_tests::host::{Host, Shard, config, guest};
+use ostrakon_tests::random::{Random, seed};
+
+const ROUNDS: u64 = 60;
+const CLIENTS: usize = 6;
+const KEYS: usize = 3;
+/// Entries that a request writes.
+const ENTRIES: usize = 8;
+
+/// What one key's writes came to.
+#[derive(Default)]
+struct Key {
+    acknowledged: AtomicU64,
+    attempted: AtomicU64,
+}
+
+#[test]
+fn what_was_acknowledged_survives_a_kill_and_nothing_is_there_in_half() {
+    let seed = seed();
+    println!("OSTRAKON_TEST_SEED={seed}");
+    let mut random = Random::new(seed);
+    let shard = Shard::new(&config(&guest("hostile"), &[]));
+    let clients: Vec<Vec<Key>> = (0..CLIENTS)
+        .map(|_| (0..KEYS).map(|_| Key::default()).collect())
+        .collect();
+    let (mut kept, mut lost, mut in_start) = (0, 0, 0);
+    for round in 0..ROUNDS {
+        // A start is cut, too: it recovers what the kill before left.
+        if round % 5 == 4 {
+            let host = shard.spawn();
+            thread::sleep(Duration::from_micros(random.below(60_000)));
+            host.kill();
+            in_start += 1;
+        }
+        let host = shard.start();
+        (kept, lost) = check(&host, &clients, round, (kept, lost));
+        thread::scope(|scope| {
+            for (client, keys) in clients.iter().enumerate() {
+                let connection = host.client();
+                scope.spawn(move || write(connection, client, keys));
+            }
+            // Not a wait: the instant is the test's subject.
+            thread::sleep(Duration::from_micros(random.below(120_000)));
+            host.kill();
+        });
+    }
+    let host = shard.start();
+    (kept, lost) = check(&host, &clients, ROUNDS, (kept, lost));
+    host.stop();
+    let all = clients.iter().flatten();
+    let written: u64 = all.map(|key| key.attempted.load(Ordering::Relaxed)).sum();
+    println!(
+        "{ROUNDS} kills under load and {in_start} while starting, {written} writes of {ENTRIES} entries, \
+         0 acknowledged lost, 0 half; of those under way {kept} were kept, {lost} were not"
+    );
+    assert!(written > ROUNDS, "there was next to nothing to lose");
+}
+
+/// Writes the next numbers, key by key, until the host is gone.
+fn write(mut connection: Client, client: usize, keys: &[Key]) {
+    for (number, key) in (0..KEYS).cycle().map(|number| (number, &keys[number])) {
+        let next = key.attempted.load(Ordering::Relaxed) + 1;
+        key.attempted.store(next, Ordering::Relaxed);
+        let path = format!("/set-many/{client}-{number}/{next}");
+        match connection.get(&path) {
+            Ok(response) => {
+                assert_eq!(response.status, 200, "{response:?}");
+                key.acknowledged.store(next, Ordering::Relaxed);
+            }
+            Err(_) => return,
+        }
+    }
+}
+
+/// Checks each key, and counts the unacknowledged writes that were kept and that were not.
+fn check(
+    host: &Host,
+    clients: &[Vec<Key>],
+    round: u64,
+    (mut kept, mut lost): (u64, u64),
+) -> (u64, u64) {
+    let mut connection = host.client();
+    for (client, keys) in clients.iter().enumerate() {
+        for (number, key) in keys.iter().enumerate() {
+            let response = connection.get(&format!("/get-many/{client}-{number}"));
+            let response = response.unwrap();
+            let text = response.text();
+            let entries: Vec<&str> = text.split(',').filter(|entry| !entry.is_empty()).collect();
+            let acknowledged = key.acknowledged.load(Ordering::Relaxed);
+            let attempted = key.attempted.load(Ordering::Relaxed);
+            let context = format!(
+                "round {round}, key {client}-{number}: found {text:?}, \
+                 acknowledged {acknowledged}, attempted {attempted}"
+            );
+            let found: u64 = match entries.first() {
+                None => 0,
+                Some(first) => {
+                    assert_eq!(entries, [*first; ENTRIES], "half a request: {context}");
+                    first.parse().unwrap()
+                }
+            };
+            assert!((acknowledged..=attempted).contains(&found), "{context}");
+            if attempted > acknowledged {
+                if found == attempted {
+                    kept += 1;
+                } else {
+                    lost += 1;
+                }
+            }
+            key.acknowledged.store(found, Ordering::Relaxed);
+            key.attempted.store(found, Ordering::Relaxed);
+        }
+    }
+    (kept, lost)
+}
