@@ -33,7 +33,10 @@ pub(super) fn check(response: Response, max_bytes: usize) -> Result<Reply, Failu
             ))
         })?;
     let mut bytes = response.body.len();
-    let mut headers = HeaderMap::with_capacity(response.headers.len());
+    let too_many = || Failure::Reply("there are too many headers".to_owned());
+    // The map has a bound of its own, beyond which it panics where it can.
+    let mut headers =
+        HeaderMap::try_with_capacity(response.headers.len()).map_err(|_| too_many())?;
     for given in response.headers {
         bytes += given.name.len() + given.value.len();
         let name = HeaderName::from_bytes(given.name.as_bytes()).map_err(|_| {
@@ -49,9 +52,7 @@ pub(super) fn check(response: Response, max_bytes: usize) -> Result<Reply, Failu
                 "header {name} has a value with a byte that HTTP does not allow"
             ))
         })?;
-        headers
-            .try_append(name, value)
-            .map_err(|_| Failure::Reply("there are too many headers".to_owned()))?;
+        headers.try_append(name, value).map_err(|_| too_many())?;
     }
     if bytes > max_bytes {
         return Err(Failure::Reply(format!(

@@ -1,0 +1,214 @@
+//! A disk that is full: writes are refused with 507, reads go on, writes go on
+//! when there is space again, and nothing acknowledged is lost.
+//!
+//! The disk is a small tmpfs in a mount namespace of the test's own, which an
+//! ordinary user can make, too, where the system allows user namespaces. Where
+//! it does not, the test fails and says so.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use ostrakon_tests::client::Client;
+use ostrakon_tests::host::{PATIENCE, Shard, config, guest};
+use ostrakon_tests::load::under_load;
+
+const DISK: &str = "24m";
+
+/// A namespace with a small disk at a directory, until it is dropped.
+struct SmallDisk {
+    holder: Child,
+    directory: PathBuf,
+}
+
+impl SmallDisk {
+    fn mount(directory: &Path) -> Self {
+        fs::create_dir_all(directory).expect("a directory");
+        let script =
+            format!("mount -t tmpfs -o size={DISK} tmpfs \"$0\" && echo mounted && read end");
+        let mut holder = Command::new("unshare")
+            .args(["--user", "--map-root-user", "--mount", "sh", "-c", &script])
+            .arg(directory)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("`unshare` of util-linux is needed to mount a small disk");
+        let mut line = String::new();
+        let said = holder.stdout.take().expect("it was piped");
+        BufReader::new(said)
+            .read_line(&mut line)
+            .expect("its output");
+        assert_eq!(
+            line, "mounted\n",
+            "a small disk cannot be mounted here: run this test as root, or where users may make \
+             namespaces (sysctl kernel.unprivileged_userns_clone)"
+        );
+        Self {
+            holder,
+            directory: directory.to_owned(),
+        }
+    }
+
+    /// A command in front of one that is to see the disk.
+    fn runner(&self) -> Vec<String> {
+        let target = self.holder.id().to_string();
+        [
+            "nsenter",
+            "--preserve-credentials",
+            "--user",
+            "--mount",
+            "--target",
+            &target,
+        ]
+        .map(str::to_owned)
+        .to_vec()
+    }
+
+    /// Where the disk is for those outside.
+    fn path(&self) -> PathBuf {
+        let inside = self.directory.strip_prefix("/").expect("an absolute path");
+        Path::new("/proc")
+            .join(self.holder.id().to_string())
+            .join("root")
+            .join(inside)
+    }
+
+    /// Takes all space that is left.
+    fn fill(&self) {
+        let mut filler = File::options()
+            .create(true)
+            .append(true)
+            .open(self.path().join("filler"))
+            .expect("a file");
+        for size in [1 << 20, 4096, 1] {
+            while filler.write_all(&vec![1; size]).is_ok() {}
+        }
+    }
+
+    /// Gives back what `fill` took.
+    fn free(&self) {
+        fs::remove_file(self.path().join("filler")).expect("the filler is there");
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = self.holder.kill();
+        let _ = self.holder.wait();
+    }
+}
+
+/// What clients were told is stored.
+#[derive(Default)]
+struct Stored {
+    values: BTreeMap<String, Vec<u8>>,
+    acknowledged: u32,
+    refused: u32,
+}
+
+impl Stored {
+    /// Writes `count` values, some in place of others.
+    fn write(&mut self, client: &mut Client, count: u32) {
+        for _ in 0..count {
+            let number = self.acknowledged + self.refused;
+            let key = format!("/kv/key-{}", number % 97);
+            let value = number.to_le_bytes().repeat(4 << 10);
+            let response = client.put(&key, &value).expect("an answer");
+            match response.status {
+                200..=299 => {
+                    self.acknowledged += 1;
+                    self.values.insert(key, value);
+                }
+                _ => {
+                    let seen = (response.status, response.header("ostrakon-error"));
+                    assert_eq!(seen, (507, Some("store-full")), "{}", response.text());
+                    self.refused += 1;
+                }
+            }
+        }
+    }
+
+    /// Writes where there is space again. The host leaves the disk alone for a
+    /// moment after it was full; from the first write that is stored on, none
+    /// is refused.
+    fn write_with_space(&mut self, client: &mut Client) {
+        let (acknowledged, deadline) = (self.acknowledged, Instant::now() + PATIENCE);
+        while self.acknowledged == acknowledged {
+            assert!(
+                Instant::now() < deadline,
+                "there is space, and no write is stored"
+            );
+            self.write(client, 1);
+        }
+        let refused = self.refused;
+        self.write(client, 50);
+        assert_eq!(self.refused, refused, "there is space again");
+    }
+
+    /// Reads all of it.
+    fn check(&self, client: &mut Client) {
+        for (key, value) in &self.values {
+            let response = client.get(key).expect("an answer");
+            assert_eq!(response.status, 200, "{key}: {}", response.text());
+            assert!(response.body == *value, "{key} has another value");
+        }
+    }
+}
+
+#[test]
+fn a_full_disk_refuses_writes_and_loses_nothing() {
+    let mut shard = Shard::new(&config(&guest("kv"), &[]));
+    let disk = SmallDisk::mount(&shard.data);
+    shard.runner = disk.runner();
+    let mut stored = Stored::default();
+
+    let host = shard.start();
+    let mut client = host.client();
+    stored.write(&mut client, 100);
+    assert_eq!(stored.refused, 0);
+
+    // Full: reads go on, during the writes that are refused, too.
+    disk.fill();
+    let known = stored.values.clone();
+    let keys: Vec<_> = known.keys().collect();
+    let load = |client: &mut Client, _: usize, number: u64| {
+        let key = keys[usize::try_from(number).expect("small") % keys.len()];
+        let response = client.get(key).expect("an answer");
+        assert_eq!(response.status, 200, "{key}: {}", response.text());
+    };
+    let (reads, ()) = under_load(host.address, 2, load, |_| {
+        while stored.refused < 200 {
+            stored.write(&mut client, 10);
+        }
+    });
+    stored.check(&mut client);
+    let ready = host.admin("GET", "/livez").expect("an answer");
+    assert_eq!(ready.status, 200, "a full disk is no reason for a restart");
+
+    // Space again.
+    disk.free();
+    stored.write_with_space(&mut client);
+    stored.check(&mut client);
+
+    // Killed while full, and started on the full disk.
+    disk.fill();
+    stored.write(&mut client, 200);
+    host.kill();
+    let host = shard.start();
+    let mut client = host.client();
+    stored.check(&mut client);
+    stored.write(&mut client, 200);
+    stored.check(&mut client);
+    disk.free();
+    stored.write_with_space(&mut client);
+    host.stop();
+    let host = shard.start();
+    stored.check(&mut host.client());
+    println!(
+        "{} writes acknowledged, {} refused with 507, {reads} reads meanwhile: 0 failed, 0 lost",
+        stored.acknowledged, stored.refused
+    );
+}

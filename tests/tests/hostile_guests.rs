@@ -1,0 +1,204 @@
+//! Guests that misbehave, one per line: what the client sees of each, and that
+//! nobody else is harmed: other clients load and save all the time.
+//!
+//! `owner` is not called by requests while there is one shard; what it does
+//! wrong is found before a generation goes live, as for `describe`, `check` and
+//! `migrate`: see the refusals.
+
+use std::sync::atomic::Ordering;
+
+use ostrakon_tests::client::Client;
+use ostrakon_tests::host::{Host, Shard, config, guest};
+use ostrakon_tests::load::under_load;
+
+/// What the client is to see.
+enum Seen {
+    /// A status of the host's own, and its code.
+    Refusal(u16, &'static str),
+    /// Status 200 with this body.
+    Body(&'static str),
+}
+use Seen::{Body, Refusal};
+
+const TRAPPED: Seen = Refusal(500, "guest-trapped");
+const MEMORY: Seen = Refusal(500, "guest-memory");
+const REPLY: Seen = Refusal(500, "guest-reply");
+const DEADLINE: Seen = Refusal(504, "guest-deadline");
+
+const MISDEEDS: &[(&str, Seen)] = &[
+    // A trap, wherever it is.
+    ("/trap", TRAPPED),
+    ("/trap?access=write", TRAPPED),
+    ("/trap?at=here", TRAPPED),
+    ("/trap?at=everywhere", TRAPPED),
+    ("/trap?at=route", TRAPPED),
+    ("/trap?at=gather", TRAPPED),
+    ("/panic", TRAPPED),
+    ("/panic?access=write", TRAPPED),
+    // A loop without end.
+    ("/loop", DEADLINE),
+    ("/loop?access=write", DEADLINE),
+    ("/loop?at=here", DEADLINE),
+    ("/loop?at=everywhere", DEADLINE),
+    ("/loop?at=route", DEADLINE),
+    ("/loop?at=gather", DEADLINE),
+    // Memory up to the limit, and for good.
+    ("/memory", MEMORY),
+    ("/memory?access=write", MEMORY),
+    ("/memory?at=route", MEMORY),
+    ("/leak", Body("1 MiB")),
+    // Recursion to the end of either stack.
+    ("/stack", TRAPPED),
+    ("/stack?access=write", TRAPPED),
+    ("/stack?at=route", TRAPPED),
+    ("/stack-memory", TRAPPED),
+    ("/stack-memory?access=write", TRAPPED),
+    // Replies that cannot be sent.
+    ("/reply-enormous", REPLY),
+    ("/reply-enormous?access=write", REPLY),
+    ("/reply-enormous?at=gather", REPLY),
+    ("/headers-many", REPLY),
+    ("/headers-many?access=write", REPLY),
+    ("/header-enormous", REPLY),
+    ("/header-bad-name", REPLY),
+    ("/header-empty-name", REPLY),
+    ("/header-bad-value", REPLY),
+    ("/header-forbidden", REPLY),
+    ("/header-chunked", REPLY),
+    ("/header-ostrakon", REPLY),
+    ("/status", REPLY),
+    ("/status?n=0", REPLY),
+    ("/status?n=199", REPLY),
+    ("/status?n=600", REPLY),
+    ("/status?n=65535", REPLY),
+    // Data beyond the bounds, and where it must not be written.
+    ("/write", Body("read-only")),
+    ("/write?at=here", TRAPPED),
+    ("/store?at=here", TRAPPED),
+    ("/shard", TRAPPED),
+    ("/secret?at=route", TRAPPED),
+    ("/key-enormous?access=write", Body("key-size 1024")),
+    ("/key-empty?access=write", Body("key-size 1024")),
+    ("/value-enormous?access=write", Body("value-size 8388608")),
+    (
+        "/partition-enormous?access=write&partition=large",
+        Body("partition-full 16777216"),
+    ),
+    (
+        "/scan-enormous?access=write&partition=scanned&n=4",
+        Body("4 entries, 4194300 bytes"),
+    ),
+    // A write that ends badly stores nothing: see below.
+    ("/write-then-trap?access=write&partition=half", TRAPPED),
+    ("/write-then-panic?access=write&partition=half", TRAPPED),
+    ("/write-then-loop?access=write&partition=half", DEADLINE),
+    ("/write-then-status?access=write&partition=half", REPLY),
+    (
+        "/write-then-discard?access=write&partition=half",
+        Body("behaved"),
+    ),
+    // Other keys of the log.
+    ("/log-flood", Body("10000 lines")),
+    ("/log-long", Body("1 MiB")),
+    ("/log-lines", Body("several lines in one")),
+];
+
+fn hostile() -> Host {
+    // A write may take its time here: what is bounded is tested, not how fast
+    // the machine is.
+    let toml = "guest.write_deadline = \"1s\"\nguest.log_lines_per_second = 50";
+    Shard::new(&config(&guest("hostile"), &[("ostrakon.toml", toml)])).start()
+}
+
+/// A client that does no wrong: saves a value and loads it.
+fn save_and_load(client: &mut Client, worker: usize, number: u64) {
+    let set = client.get(&format!("/set/good-{worker}/{number}"));
+    let set = set.expect("an answer");
+    assert_eq!(set.status, 200, "{set:?}");
+    let get = client
+        .get(&format!("/get/good-{worker}"))
+        .expect("an answer");
+    assert_eq!((get.status, get.text()), (200, &*number.to_string()));
+}
+
+#[test]
+fn each_misdeed_is_answered_clearly_and_harms_nobody_else() {
+    let host = hostile();
+    let (requests, ()) = under_load(host.address, 2, save_and_load, |answered| {
+        let mut client = host.client();
+        for (path, expected) in MISDEEDS {
+            let before = answered.load(Ordering::Relaxed);
+            let response = client
+                .get(path)
+                .unwrap_or_else(|error| panic!("{path}: {error}"));
+            let seen = (response.status, response.header("ostrakon-error"));
+            match expected {
+                Refusal(status, code) => {
+                    assert_eq!(seen, (*status, Some(*code)), "{path}: {}", response.text());
+                }
+                Body(body) => {
+                    assert_eq!((seen, response.text()), ((200, None), *body), "{path}");
+                }
+            }
+            assert_eq!(response.generation(), 1, "{path}");
+            assert_eq!(response.header("x-smuggled"), None, "{path}");
+            // The others go on after each, not only at the end.
+            host.wait_until("another client's answer", |_| {
+                answered.load(Ordering::Relaxed) > before
+            });
+        }
+        assert_eq!(client.get("/get/half").expect("an answer").text(), "");
+    });
+    assert!(host.metric("ostrakon_instances_dropped_total") > 0.0);
+    println!(
+        "{} misdeeds, {requests} requests of others meanwhile: 0 failed",
+        MISDEEDS.len()
+    );
+}
+
+#[test]
+fn what_a_guest_logs_is_bounded_and_cannot_be_taken_for_lines_of_the_host() {
+    let host = hostile();
+    let mut client = host.client();
+    for path in ["/log-flood", "/log-long", "/log-lines"] {
+        assert_eq!(client.get(path).expect("an answer").status, 200);
+        // The next one's lines are in a window of their own.
+        host.wait_until("a line of a new second", |host| {
+            let _ = host.client().get("/log-lines");
+            let marks = host.log().matches("fake line").count();
+            marks > 0
+        });
+    }
+    let dropped = host.metric("ostrakon_log_lines_dropped_total");
+    let log = host.stop();
+    let floods = log.matches("flood").count();
+    assert!((1..=50).contains(&floods), "{floods} lines of the flood");
+    assert!(dropped >= 9_950.0, "{dropped} dropped");
+    for line in log.lines() {
+        let parsed = serde_json::from_str::<serde_json::Value>(line);
+        assert!(parsed.is_ok(), "a guest wrote a line of its own: {line:?}");
+        assert!(line.len() < 8 << 10, "a line of {} bytes", line.len());
+    }
+    println!("{floods} lines logged, {dropped} dropped and counted");
+}
+
+#[test]
+fn an_endless_loop_does_not_hold_up_reads() {
+    let host = hostile();
+    let load = |client: &mut Client, _: usize, _: u64| {
+        let response = client.get("/label").expect("an answer");
+        assert_eq!(response.status, 200);
+    };
+    // Answers that others got while one request looped, which takes its whole
+    // deadline of 1 s.
+    for path in ["/loop", "/loop?at=route", "/loop?access=write"] {
+        let (_, meanwhile) = under_load(host.address, 2, load, |answered| {
+            let before = answered.load(Ordering::Relaxed);
+            let response = host.client().get(path).expect("an answer");
+            assert_eq!(response.status, 504, "{path}");
+            answered.load(Ordering::Relaxed) - before
+        });
+        println!("{meanwhile} reads were answered during {path}");
+        assert!(meanwhile > 100, "{meanwhile} reads during {path}");
+    }
+}

@@ -1,0 +1,172 @@
+//! Secrets: a guest gets them by name, as they are now, and the host tells them
+//! to nobody else.
+
+use std::fs;
+use std::path::Path;
+
+use ostrakon_tests::host::{Files, Host, Shard, config, guest};
+
+const FIRST: &str = "canary-5b0c1f6e-first";
+const SECOND: &str = "canary-5b0c1f6e-second";
+/// What both have in common, and nothing else has.
+const CANARY: &str = "canary-5b0c1f6e";
+
+fn secrets(value: &str) -> Files {
+    // The host's own are not for the guest, and are kept as well.
+    ["canary", "tls.key", "peer-token", "client-token"]
+        .map(|name| (name.to_owned(), value.as_bytes().to_vec()))
+        .into()
+}
+
+fn shard(settings: &[(&str, &str)]) -> Shard {
+    let mut shard = Shard::new(&config(&guest("hostile"), settings));
+    // All that the host itself can say; what compiles guests says millions of lines.
+    let filter = "trace,cranelift_codegen=info,regalloc2=info,wasmtime_internal_cranelift=info";
+    shard.arguments = ["--log", filter].map(str::to_owned).to_vec();
+    shard.secrets.publish(&secrets(FIRST)).expect("published");
+    shard
+}
+
+fn revealed(host: &Host) -> String {
+    let response = host.client().get("/reveal").expect("an answer");
+    assert_eq!(response.status, 200, "{response:?}");
+    response.text().to_owned()
+}
+
+/// What the admin port shows.
+fn shown(host: &Host) -> String {
+    ["/status", "/metrics", "/readyz", "/livez", "/startupz"]
+        .map(|path| {
+            let response = host.admin("GET", path).expect("the admin port answers");
+            format!("{response:?} {}", response.text())
+        })
+        .join("\n")
+}
+
+/// Looks at each file below a directory; gives their number.
+fn search(directory: &Path) -> usize {
+    let mut files = 0;
+    for entry in fs::read_dir(directory).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            files += search(&path);
+        } else {
+            let content = fs::read(&path).expect("a file");
+            let found = content
+                .windows(CANARY.len())
+                .any(|at| at == CANARY.as_bytes());
+            assert!(!found, "{} tells a secret", path.display());
+            files += 1;
+        }
+    }
+    files
+}
+
+#[test]
+fn a_rotated_secret_is_seen_without_a_swap_and_none_is_told() {
+    let mut shard = shard(&[]);
+    let host = shard.start();
+    assert_eq!(revealed(&host), FIRST);
+
+    shard.secrets.publish(&secrets(SECOND)).expect("published");
+    host.wait_until("the rotated secret", |host| revealed(host) == SECOND);
+    assert_eq!(host.generation(), 1);
+
+    // Everything that goes wrong and is told about.
+    let mut told = String::new();
+    let mut client = host.client();
+    for path in [
+        "/secret",
+        "/trap",
+        "/panic",
+        "/loop",
+        "/memory",
+        "/stack",
+        "/status",
+        "/header-bad-value",
+        "/secret?at=route",
+        "/write-then-trap?access=write",
+        "/set/k/v",
+        "/no/such",
+    ] {
+        let response = client.get(path).expect("an answer");
+        told.push_str(&format!(
+            "{response:?} {}\n",
+            String::from_utf8_lossy(&response.body)
+        ));
+    }
+    for misbehave in [
+        "trap-in-check",
+        "error-in-check",
+        "reveal-in-check,trap-in-check",
+    ] {
+        let files = config(&guest("hostile"), &[("misbehave", misbehave)]);
+        let before = host.status()["refused"].clone();
+        shard.config.publish(&files).expect("published");
+        let status = host.wait_for_status("the refusal", |status| {
+            status["refused"] != before && status["candidate"].is_null()
+        });
+        told.push_str(&status.to_string());
+    }
+    told.push_str(&shown(&host));
+
+    // Secrets that cannot be read leave the last ones in force.
+    let secrets_at = shard.secrets.directory().to_owned();
+    let away = secrets_at.with_extension("away");
+    fs::rename(&secrets_at, &away).expect("renamed");
+    host.wait_for_status("the problem", |status| {
+        !status["secrets"]["problem"].is_null()
+    });
+    assert_eq!(revealed(&host), SECOND);
+    told.push_str(&shown(&host));
+    fs::rename(&away, &secrets_at).expect("renamed");
+    host.wait_for_status("its end", |status| status["secrets"]["problem"].is_null());
+    told.push_str(&shown(&host));
+
+    assert!(!told.contains(CANARY), "{told}");
+    let log = host.stop();
+    assert!(
+        log.contains("secrets read"),
+        "the log has been looked at: {log}"
+    );
+    for line in log.lines() {
+        assert!(!line.contains(CANARY), "{line}");
+    }
+    let files = search(&shard.data) + search(shard.config.directory());
+    assert!(files > 3, "there are files to look at");
+    println!(
+        "{} log lines, {files} files, 0 secrets told",
+        log.lines().count()
+    );
+}
+
+/// What a guest has revealed is its own to keep: the host cannot know what it
+/// then says in a line of its log. But the host tells a failing request's client
+/// nothing of what the guest said, and puts nothing of it in the status, the
+/// metrics or any file.
+#[test]
+fn what_a_guest_tells_of_its_secrets_goes_no_further_than_the_log() {
+    let mut shard = shard(&[]);
+    let host = shard.start();
+    let mut client = host.client();
+    assert_eq!(
+        client.get("/reveal-in-log").expect("an answer").text(),
+        "told"
+    );
+    let response = client.get("/reveal-in-panic").expect("an answer");
+    assert_eq!(response.status, 500);
+    let mut told = format!("{response:?} {}", response.text());
+
+    let misbehave = [("misbehave", "reveal-in-panic-in-check")];
+    shard
+        .config
+        .publish(&config(&guest("hostile"), &misbehave))
+        .expect("published");
+    host.wait_for_status("the refusal", |status| !status["refused"].is_null());
+    told.push_str(&shown(&host));
+
+    assert!(!told.contains(CANARY), "{told}");
+    assert!(host.stop().contains(CANARY), "the guest told it in its log");
+    search(&shard.data);
+    search(shard.config.directory());
+}
