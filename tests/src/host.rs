@@ -47,11 +47,15 @@ pub fn guest(name: &str) -> Vec<u8> {
     })
 }
 
-/// The `ostrakon` binary that was built beside this test.
+/// The `ostrakon` binary under test: `OSTRAKON_TEST_HOST`, or the one that was
+/// built beside this test.
 ///
 /// # Panics
 /// When it was not built.
 pub fn binary() -> PathBuf {
+    if let Some(binary) = std::env::var_os("OSTRAKON_TEST_HOST") {
+        return binary.into();
+    }
     let test = std::env::current_exe().expect("a test has a path");
     let profile = test
         .ancestors()
@@ -81,6 +85,8 @@ pub struct Shard {
     pub data: PathBuf,
     /// More arguments for `ostrakon serve`.
     pub arguments: Vec<String>,
+    /// The `ostrakon` binary.
+    pub binary: PathBuf,
     directory: TempDir,
 }
 
@@ -103,6 +109,7 @@ impl Shard {
             secrets,
             data: path("data"),
             arguments: Vec::new(),
+            binary: binary(),
             directory,
         }
     }
@@ -126,7 +133,7 @@ impl Shard {
 
     /// The command that starts a host, on ports that the system chooses.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(binary());
+        let mut command = Command::new(&self.binary);
         command
             .arg("serve")
             .arg("--config-dir")
