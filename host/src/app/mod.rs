@@ -300,9 +300,10 @@ impl App {
             let _ = self.controller.await;
         })
         .await;
-        // The last handles: the lane's thread ends and closes the store, so
-        // that the next start has nothing to recover.
-        drop(self.lane);
+        // The store is closed with it, so that the next start has nothing to
+        // recover. Told, for others still hold handles: the admin port, which
+        // is open to the end, and what still runs after a missed deadline.
+        self.lane.end();
         let (closed, closing) = oneshot::channel();
         let thread = self.lane_thread;
         let joined = std::thread::Builder::new()
@@ -311,8 +312,14 @@ impl App {
                 let _ = thread.join();
                 let _ = closed.send(());
             });
-        if joined.is_ok() {
-            let _ = tokio::time::timeout(CLOSING, closing).await;
+        let closed = match joined {
+            Ok(_) => tokio::time::timeout(CLOSING, closing).await.is_ok(),
+            Err(_) => false,
+        };
+        if closed {
+            tracing::info!("closed");
+        } else {
+            tracing::warn!("the store is not closed: the next start recovers it");
         }
     }
 }

@@ -72,9 +72,11 @@ enum Message {
     Promote(Box<Promotion>, oneshot::Sender<Result<Live, PromoteError>>),
     Recover(u64, oneshot::Sender<()>),
     Flush(oneshot::Sender<()>),
+    End,
 }
 
-/// A handle to the lane. Clones are of the same lane, which ends with the last.
+/// A handle to the lane. Clones are of the same lane, which ends when told to,
+/// or with the last of them.
 #[derive(Clone, Debug)]
 pub struct Lane {
     sender: mpsc::Sender<Message>,
@@ -97,8 +99,8 @@ struct State {
 
 impl Lane {
     /// Starts the lane's thread, which then owns the store. Guests are called
-    /// with the timers of `runtime`. The thread ends with the last handle;
-    /// joining gives the store back closed.
+    /// with the timers of `runtime`. The thread ends by [`Lane::end`] or with
+    /// the last handle; joining gives the store back closed.
     ///
     /// # Errors
     /// When there can be no more threads.
@@ -188,6 +190,13 @@ impl Lane {
         if self.sender.send(Message::Flush(sender)).is_ok() {
             let _ = receiver.await;
         }
+    }
+
+    /// Ends the lane after all that was sent before, and so closes the store.
+    /// What other handles send from then on is told that it has ended.
+    pub fn end(&self) {
+        // If it has ended already, so much the better.
+        let _ = self.sender.send(Message::End);
     }
 
     /// The number of write requests that wait.

@@ -52,39 +52,28 @@ impl Worker {
         }
     }
 
-    /// Runs until the last handle is gone.
+    /// Runs until told to end, or until the last handle is gone.
     pub(super) fn run(mut self, receiver: &mpsc::Receiver<Message>) {
         let _ended = Ended(Arc::clone(&self.state));
-        while let Ok(message) = receiver.recv() {
+        let mut after = None;
+        while let Some(message) = after.take().or_else(|| receiver.recv().ok()) {
             match message {
                 Message::Write(write, sent, sender) => {
-                    let after = self.run_group((write, sent, sender), receiver);
-                    if let Some(message) = after {
-                        self.apply(message);
-                    }
+                    after = self.run_group((write, sent, sender), receiver);
                 }
-                message => self.apply(message),
-            }
-        }
-    }
-
-    /// Does what is not a write request.
-    fn apply(&mut self, message: Message) {
-        match message {
-            Message::Write(write, sent, sender) => {
-                unreachable!("a write starts a group: {write:?} {sent:?} {sender:?}")
-            }
-            Message::Promote(promotion, sender) => {
-                // Who asked may be gone; the generation is live all the same.
-                let _ = sender.send(self.promote(*promotion));
-            }
-            Message::Recover(opening, sender) => {
-                self.store.recover(opening);
-                self.publish();
-                let _ = sender.send(());
-            }
-            Message::Flush(sender) => {
-                let _ = sender.send(());
+                Message::Promote(promotion, sender) => {
+                    // Who asked may be gone; the generation is live all the same.
+                    let _ = sender.send(self.promote(*promotion));
+                }
+                Message::Recover(opening, sender) => {
+                    self.store.recover(opening);
+                    self.publish();
+                    let _ = sender.send(());
+                }
+                Message::Flush(sender) => {
+                    let _ = sender.send(());
+                }
+                Message::End => break,
             }
         }
     }
