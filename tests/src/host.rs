@@ -47,11 +47,15 @@ pub fn guest(name: &str) -> Vec<u8> {
     })
 }
 
-/// The `ostrakon` binary that was built beside this test.
+/// The `ostrakon` binary under test: `OSTRAKON_TEST_HOST`, or the one that was
+/// built beside this test.
 ///
 /// # Panics
 /// When it was not built.
 pub fn binary() -> PathBuf {
+    if let Some(binary) = std::env::var_os("OSTRAKON_TEST_HOST") {
+        return binary.into();
+    }
     let test = std::env::current_exe().expect("a test has a path");
     let profile = test
         .ancestors()
@@ -84,6 +88,8 @@ pub struct Shard {
     /// What runs the host, where it is not run directly: a command that ends by
     /// becoming the command in its last arguments.
     pub runner: Vec<String>,
+    /// The `ostrakon` binary.
+    pub binary: PathBuf,
     directory: TempDir,
 }
 
@@ -107,6 +113,7 @@ impl Shard {
             data: path("data"),
             arguments: Vec::new(),
             runner: Vec::new(),
+            binary: binary(),
             directory,
         }
     }
@@ -131,10 +138,10 @@ impl Shard {
     /// The command that starts a host, on ports that the system chooses.
     pub fn command(&self) -> Command {
         let mut command = match self.runner.split_first() {
-            None => Command::new(binary()),
+            None => Command::new(&self.binary),
             Some((runner, arguments)) => {
                 let mut command = Command::new(runner);
-                command.args(arguments).arg(binary());
+                command.args(arguments).arg(&self.binary);
                 command
             }
         };

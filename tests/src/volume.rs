@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 /// The link whose renaming is the update.
 const DATA: &str = "..data";
@@ -21,6 +21,7 @@ pub struct Volume {
     directory: PathBuf,
     /// Tells versions of one moment apart.
     version: u64,
+    renamed: Option<Instant>,
 }
 
 impl Volume {
@@ -35,12 +36,18 @@ impl Volume {
         Ok(Self {
             directory,
             version: 0,
+            renamed: None,
         })
     }
 
     /// Where the volume is mounted.
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// When the last update was: just before its renaming.
+    pub fn renamed(&self) -> Option<Instant> {
+        self.renamed
     }
 
     /// Replaces all files by these.
@@ -59,6 +66,7 @@ impl Volume {
         let new_link = self.directory.join(DATA_NEW);
         remove_if_there(&new_link)?;
         symlink(&version, &new_link)?;
+        self.renamed = Some(Instant::now());
         fs::rename(&new_link, self.directory.join(DATA))?;
 
         self.mend_names(&files.keys().map(String::as_str).collect())?;

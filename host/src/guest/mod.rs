@@ -14,6 +14,8 @@ mod failure;
 mod imports;
 mod instance;
 mod log;
+#[cfg(feature = "bench-native")]
+mod native;
 mod pool;
 mod reply;
 mod stdio;

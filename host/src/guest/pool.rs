@@ -215,6 +215,10 @@ impl Lease {
     /// # Errors
     /// When the guest fails.
     pub async fn route(&mut self, request: &Request, deadline: Duration) -> Result<Route, Failure> {
+        #[cfg(feature = "bench-native")]
+        if let Some(call) = super::native::Call::of(request) {
+            return Ok(call.route());
+        }
         let routed = self.begin().route(request, deadline).await;
         self.end(routed.as_ref().err());
         routed
@@ -230,6 +234,10 @@ impl Lease {
         data: ReadData,
         deadline: Duration,
     ) -> Result<Reply, Failure> {
+        #[cfg(feature = "bench-native")]
+        if let Some(replied) = super::native::Call::of(request).and_then(|call| call.read(&data)) {
+            return replied.map_err(Failure::Store);
+        }
         let replied = self.begin().read(request, data, deadline).await;
         self.end(replied.as_ref().err());
         replied
@@ -243,6 +251,14 @@ impl Lease {
         request: &Arc<Request>,
         transaction: Transaction,
     ) -> (Group, Result<Reply, Failure>) {
+        #[cfg(feature = "bench-native")]
+        let transaction = match super::native::Call::of(request) {
+            None => transaction,
+            Some(call) => match call.write(transaction) {
+                Ok((group, reply)) => return (group, Ok(reply)),
+                Err(transaction) => transaction,
+            },
+        };
         let deadline = self.guest.settings().guest.write_deadline;
         let (group, replied) = self.begin().write(request, transaction, deadline).await;
         self.end(replied.as_ref().err());

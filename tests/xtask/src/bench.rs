@@ -65,8 +65,8 @@ pub(crate) fn quick(steps: &mut Steps) -> anyhow::Result<()> {
         "bench",
         "--profile",
         "dev",
-        "--package",
-        "ostrakon-tests",
+        // With the features that the tests were built with.
+        "--workspace",
         "--bench",
         "bench",
     ];

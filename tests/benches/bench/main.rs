@@ -1,0 +1,52 @@
+//! What a running host costs and how fast it is: `cargo xtask bench`.
+//!
+//! Each row is measured in turns with what it is compared with, A B A B, in this same run, and its
+//! ratio is the median of the turns' ratios: other work on the machine falls on both.
+
+#![expect(
+    clippy::print_stdout,
+    reason = "a table on the standard output is what this program is for"
+)]
+
+mod clients;
+mod hello;
+mod load;
+mod memory;
+mod peers;
+mod plan;
+mod start;
+mod swap;
+
+use anyhow::Context;
+use ostrakon_tests::host::guest;
+
+use plan::Plan;
+
+fn main() -> anyhow::Result<()> {
+    let has = |name: &str| std::env::args().any(|argument| argument == name);
+    if has(hello::ARGUMENT) {
+        return hello::serve();
+    }
+    let plan = if has("--quick") {
+        Plan::quick()
+    } else {
+        Plan::full()
+    };
+    let cores = std::thread::available_parallelism()?;
+    println!("kv guest of {} bytes; {}", guest("kv").len(), plan.name);
+    println!("{cores} cores, which clients and servers share: only ratios within a row say much");
+    load::run(&plan).context("loads and saves")?;
+    swap::run(&plan).context("swaps")?;
+    start::run(&plan).context("starts")?;
+    memory::run(&plan).context("memory")?;
+    if has("--peers") {
+        peers::run(&plan).context("peers")?;
+    }
+    Ok(())
+}
+
+/// The middle of some numbers.
+fn median(mut numbers: Vec<f64>) -> f64 {
+    numbers.sort_by(f64::total_cmp);
+    numbers[numbers.len() / 2]
+}

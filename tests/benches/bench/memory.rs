@@ -1,0 +1,59 @@
+//! The memory of a host: at rest, at work, and after swaps.
+
+use std::fs;
+
+use anyhow::Context;
+use ostrakon_tests::host::{Host, Shard, config, guest};
+
+use crate::clients::{Action, Target};
+use crate::plan::Plan;
+use crate::swap::{swap, tagged};
+
+pub(crate) fn run(plan: &Plan) -> anyhow::Result<()> {
+    println!("\nresident memory, in MiB");
+    let kv = guest("kv");
+    let mut shard = Shard::new(&config(&kv, &[]));
+    // The first start compiles; what a Pod is at rest is seen after the next.
+    shard.start().stop();
+    let host = shard.start();
+    row("idle", resident(&host)?);
+
+    let target = Target::http(host.address);
+    target.rate(Action::Save, 256, plan.turn)?;
+    target.rate(Action::Load, 256, plan.turn)?;
+    row("after load on 256 connections", resident(&host)?);
+
+    // The engine's compiler has its own memory: what counts is what each further swap adds.
+    let mut swaps = 0..2 * plan.memory_swaps;
+    let mut swap_more = |count: usize| -> anyhow::Result<f64> {
+        for number in swaps.by_ref().take(count) {
+            // Two components in turns, and other settings each time.
+            let files = config(
+                &tagged(&kv, number % 2),
+                &[("note", &format!("swap {number}"))],
+            );
+            swap(&mut shard, &host, &files)?;
+        }
+        resident(&host)
+    };
+    let before = swap_more(plan.memory_swaps / 10)?;
+    row("after the first swaps", before);
+    let after = swap_more(plan.memory_swaps)?;
+    row(&format!("after {} more swaps", plan.memory_swaps), after);
+    row("growth", after - before);
+    host.stop();
+    Ok(())
+}
+
+fn row(name: &str, mebibytes: f64) {
+    println!("{name:36} {mebibytes:>8.1}");
+}
+
+/// The process's resident memory, in MiB.
+fn resident(host: &Host) -> anyhow::Result<f64> {
+    let status = fs::read_to_string(format!("/proc/{}/status", host.id()))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kibibytes = line.and_then(|line| line.trim().strip_suffix("kB"));
+    let kibibytes: f64 = kibibytes.context("no VmRSS")?.trim().parse()?;
+    Ok(kibibytes / 1024.0)
+}

@@ -1,0 +1,49 @@
+//! How much is measured.
+
+use std::time::Duration;
+
+/// How often and how long.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) name: &'static str,
+    /// Turns of each row.
+    pub(crate) turns: usize,
+    /// One turn of one server.
+    pub(crate) turn: Duration,
+    /// Swaps of each kind that are timed.
+    pub(crate) timed_swaps: usize,
+    /// Swaps that memory is looked at around.
+    pub(crate) memory_swaps: usize,
+    /// Starts of each kind.
+    pub(crate) starts: usize,
+    /// Keys in the store that is started on.
+    pub(crate) keys: usize,
+}
+
+impl Plan {
+    /// To see that it all runs.
+    pub(crate) fn quick() -> Self {
+        Self {
+            name: "quick: figures mean nothing",
+            turns: 3,
+            turn: Duration::from_millis(80),
+            timed_swaps: 3,
+            memory_swaps: 10,
+            starts: 1,
+            keys: 20_000,
+        }
+    }
+
+    /// To learn something.
+    pub(crate) fn full() -> Self {
+        Self {
+            name: "medians of 9 turns of 1 s each",
+            turns: 9,
+            turn: Duration::from_secs(1),
+            timed_swaps: 15,
+            memory_swaps: 100,
+            starts: 5,
+            keys: 1_000_000,
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! From the volume's renaming to the first reply of the new generation.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use ostrakon_tests::host::{Files, Host, Shard, config, guest};
+
+use crate::median;
+use crate::plan::Plan;
+
+/// How long a swap may take before it counts as not done.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(crate) fn run(plan: &Plan) -> anyhow::Result<()> {
+    println!("\nswap, from the renaming to the first reply of the new generation, in ms");
+    let kv = guest("kv");
+    let mut shard = Shard::new(&config(&kv, &[]));
+    let host = shard.start();
+    let mut row = |name: &str, contents: &mut dyn FnMut(usize) -> Files| -> anyhow::Result<()> {
+        let mut times = Vec::new();
+        for number in 0..plan.timed_swaps {
+            times.push(swap(&mut shard, &host, &contents(number))?.as_secs_f64() * 1000.0);
+        }
+        ensure!(times.len() == plan.timed_swaps, "a row is not whole");
+        let most = times.iter().copied().fold(0.0, f64::max);
+        println!("{name:36} {:>8.1} (most {most:.1})", median(times));
+        Ok(())
+    };
+    row("a new component, compiled", &mut |number| {
+        config(&tagged(&kv, number), &[])
+    })?;
+    row("a component that served, cached", &mut |number| {
+        config(&tagged(&kv, number % 2), &[])
+    })?;
+    row("settings only", &mut |number| {
+        config(&tagged(&kv, 0), &[("note", &format!("swap {number}"))])
+    })?;
+    host.stop();
+    Ok(())
+}
+
+/// Publishes a generation and waits for its first reply.
+pub(crate) fn swap(shard: &mut Shard, host: &Host, files: &Files) -> anyhow::Result<Duration> {
+    let mut client = host.client();
+    let before = client.get("/load/a")?.generation();
+    shard.config.publish(files)?;
+    let renamed = shard.config.renamed().context("it was published")?;
+    loop {
+        let reply = client.get("/load/a")?;
+        ensure!(reply.status == 200, "answered {}", reply.status);
+        if reply.generation() != before {
+            return Ok(renamed.elapsed());
+        }
+        ensure!(
+            Instant::now() < renamed + PATIENCE,
+            "no swap: {}",
+            host.status()
+        );
+    }
+}
+
+/// The same component with another digest: a custom section is added.
+pub(crate) fn tagged(component: &[u8], number: usize) -> Vec<u8> {
+    const CUSTOM: u8 = 0;
+    let (name, content) = (b"bench", u64::try_from(number).unwrap_or(u64::MAX));
+    let section = [&[5], &name[..], &content.to_le_bytes()].concat();
+    let length = u8::try_from(section.len()).expect("it is short");
+    [component, &[CUSTOM, length], &section].concat()
+}
