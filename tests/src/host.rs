@@ -275,7 +275,7 @@ impl Host {
             if wanted(&last) {
                 return last;
             }
-            thread::yield_now();
+            thread::sleep(Duration::from_millis(1));
         }
         panic!("{what} does not come: {last:#}");
     }

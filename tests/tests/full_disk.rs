@@ -16,7 +16,7 @@ use ostrakon_tests::client::Client;
 use ostrakon_tests::host::{PATIENCE, Shard, config, guest};
 use ostrakon_tests::load::under_load;
 
-const DISK: &str = "24m";
+const DISK: &str = "96m";
 
 /// A namespace with a small disk at a directory, until it is dropped.
 struct SmallDisk {
@@ -110,11 +110,12 @@ struct Stored {
 }
 
 impl Stored {
-    /// Writes `count` values, some in place of others.
+    /// Writes `count` values under new keys, so that the data grows and a full
+    /// disk must come to refuse them.
     fn write(&mut self, client: &mut Client, count: u32) {
         for _ in 0..count {
             let number = self.acknowledged + self.refused;
-            let key = format!("/kv/key-{}", number % 97);
+            let key = format!("/kv/key-{number}");
             let value = number.to_le_bytes().repeat(4 << 10);
             let response = client.put(&key, &value).expect("an answer");
             match response.status {
