@@ -250,15 +250,15 @@ impl Host {
     /// A counter or gauge, all its labels summed; `name` may have labels.
     ///
     /// # Panics
-    /// When there are no metrics.
-    pub fn metric(&self, name: &str) -> f64 {
+    /// When there are no metrics, or this one is not a whole number.
+    pub fn metric(&self, name: &str) -> u64 {
         let response = self
             .admin("GET", "/metrics")
             .expect("the admin port answers");
         let values = response.text().lines().filter_map(|line| {
             let (series, value) = line.rsplit_once(' ')?;
             let is_it = series == name || series.strip_prefix(name)?.starts_with('{');
-            is_it.then(|| value.parse::<f64>().expect("a metric is a number"))
+            is_it.then(|| value.parse::<u64>().expect("it counts"))
         });
         values.sum()
     }

@@ -32,6 +32,10 @@ pub struct Operation {
 
 impl Action {
     /// The value after it, if it could come at a value.
+    #[expect(
+        clippy::option_option,
+        reason = "none: the operation cannot be here; some of none: it leaves no value"
+    )]
     fn after(self, value: Option<u64>) -> Option<Option<u64>> {
         match self {
             Self::Read(seen) => (seen == value).then_some(value),

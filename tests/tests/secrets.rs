@@ -1,6 +1,7 @@
 //! Secrets: a guest gets them by name, as they are now, and the host tells them
 //! to nobody else.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
@@ -90,10 +91,8 @@ fn a_rotated_secret_is_seen_without_a_swap_and_none_is_told() {
         "/no/such",
     ] {
         let response = client.get(path).expect("an answer");
-        told.push_str(&format!(
-            "{response:?} {}\n",
-            String::from_utf8_lossy(&response.body)
-        ));
+        let body = String::from_utf8_lossy(&response.body);
+        writeln!(told, "{response:?} {body}").expect("a string takes it");
     }
     for misbehave in [
         "trap-in-check",

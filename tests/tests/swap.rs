@@ -30,7 +30,10 @@ fn swaps_under_load_drop_and_mix_no_request() {
         let settings = [
             ("label", number.as_str()),
             ("sequence", number.as_str()),
-            ("ostrakon.toml", runtime[usize::from(generation % 2 == 0)]),
+            (
+                "ostrakon.toml",
+                runtime[usize::from(generation.is_multiple_of(2))],
+            ),
         ];
         config(component, &settings)
     };
@@ -82,8 +85,8 @@ fn swaps_under_load_drop_and_mix_no_request() {
         }
     });
 
-    assert_eq!(host.metric("ostrakon_swaps_total") as u64, SWAPS + 1);
-    assert_eq!(host.metric("ostrakon_swap_refusals_total") as u64, 0);
+    assert_eq!(host.metric("ostrakon_swaps_total"), SWAPS + 1);
+    assert_eq!(host.metric("ostrakon_swap_refusals_total"), 0);
     let compiled = host
         .stop()
         .lines()

@@ -9,7 +9,7 @@ use crate::median;
 use crate::plan::Plan;
 
 /// How long a swap may take before it counts as not done.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 pub(crate) fn run(plan: &Plan) -> anyhow::Result<()> {
     println!("\nswap, from the renaming to the first reply of the new generation, in ms");
