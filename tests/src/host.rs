@@ -163,7 +163,9 @@ impl Shard {
             ])
             .args(["--log-format", "json"])
             .args(&self.arguments)
-            .stdin(Stdio::null());
+            .stdin(Stdio::null())
+            // Not the test's: who reads it would wait for this process, too.
+            .stdout(Stdio::null());
         command
     }
 

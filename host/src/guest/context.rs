@@ -8,6 +8,7 @@ use wasmtime::component::{HasData, ResourceTable};
 use wasmtime::{ResourceLimiter, bail};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
+use super::grace::Grace;
 use super::log::GuestLog;
 use super::stdio::LogStream;
 use crate::contract::Request;
@@ -64,6 +65,7 @@ pub(super) struct Call {
     pub(super) export: Option<Export>,
     pub(super) request: Option<Arc<Request>>,
     pub(super) data: Data,
+    pub(super) grace: Grace,
 }
 
 impl Call {
@@ -72,6 +74,7 @@ impl Call {
             export: None,
             request: None,
             data: Data::None,
+            grace: Grace::default(),
         }
     }
 }

@@ -10,6 +10,7 @@ use super::bindings::{Service, ServicePre};
 use super::context::{Call, Context, Data, Environment};
 use super::engine::Engine;
 use super::failure::Failure;
+use super::grace::Grace;
 use super::log::GuestLog;
 use super::reply;
 use crate::contract::{Access, Description, Reply, Request, Route, Target};
@@ -50,7 +51,7 @@ impl Instance {
     ) -> Result<Self, Failure> {
         let mut store = Store::new(&engine.wasmtime, Context::new(environment, log));
         store.limiter(|context| &mut context.limiter);
-        store.epoch_deadline_trap();
+        store.epoch_deadline_callback(|mut store| Ok(store.data_mut().call.grace.overrun()));
         store.set_epoch_deadline(Engine::ticks(deadline));
         let service = {
             let _calling = engine.calling();
@@ -319,6 +320,7 @@ impl Instance {
             export: Some(export),
             request: request.cloned(),
             data,
+            grace: Grace::default(),
         };
         context.limiter.denied = false;
         self.store.set_epoch_deadline(Engine::ticks(deadline));

@@ -11,6 +11,7 @@ mod context;
 mod describe;
 mod engine;
 mod failure;
+mod grace;
 mod imports;
 mod instance;
 mod log;
