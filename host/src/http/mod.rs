@@ -46,6 +46,7 @@ pub struct Limits {
     pub idle_timeout: Duration,
 }
 
+#[cfg(test)]
 impl Default for Limits {
     fn default() -> Self {
         Self {

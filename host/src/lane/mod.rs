@@ -61,7 +61,7 @@ pub enum Written {
     Full,
     /// Nothing was run: the request waited longer than it may.
     Waited,
-    /// What was written could not be made durable; nothing is stored.
+    /// What was written could not be made durable, and must not be acknowledged.
     NotStored(CommitError),
     /// Nothing is stored, and no more is taken: the lane has ended.
     Ended,

@@ -200,12 +200,7 @@ impl Worker {
                 ..
             } = &written
             {
-                let opening = self
-                    .store
-                    .snapshot()
-                    .map_or(0, |snapshot| snapshot.opening());
-                self.store.recover(opening);
-                self.publish();
+                self.recover();
             }
             // A client that is gone does not hear of it.
             let _ = sender.send(written);
@@ -274,8 +269,25 @@ impl Worker {
                 Ok(())
             }
             Ok(Err(reason)) => Err(PromoteError::Refused { from, reason }),
-            Err(failure) => Err(failed(failure)),
+            Err(failure) => {
+                drop(migration);
+                if matches!(failure, Failure::Store(_)) {
+                    self.recover();
+                }
+                Err(failed(failure))
+            }
         }
+    }
+
+    /// Opens the store anew after a read of now's failed: redb answers nothing
+    /// more from that opening.
+    fn recover(&mut self) {
+        let opening = self
+            .store
+            .snapshot()
+            .map_or(0, |snapshot| snapshot.opening());
+        self.store.recover(opening);
+        self.publish();
     }
 
     /// Takes a request out of the queue's count; says whether its client is

@@ -49,7 +49,8 @@ pub enum OpenError {
     },
 }
 
-/// Why a group was not committed. Nothing of it is stored.
+/// Why a group was not committed. Nothing of it is acknowledged: it is not
+/// stored, or, where only the last sync failed, perhaps whole, never in part.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum CommitError {
     /// There is no space.

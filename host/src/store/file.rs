@@ -133,7 +133,7 @@ impl Store {
     /// Makes a group durable, whole, and gives the view with it.
     ///
     /// # Errors
-    /// Nothing of the group is stored. The file has been opened anew if it
+    /// Nothing of the group is acknowledged. The file has been opened anew if it
     /// could be, so [`Store::snapshot`] may have changed.
     pub fn commit(&mut self, group: &Group) -> Result<Arc<Snapshot>, CommitError> {
         self.attempt(|opened| {
@@ -405,7 +405,7 @@ fn initialise(database: &Database) -> Result<(), redb::Error> {
 /// Quick repair: a start after a kill takes a millisecond however large the
 /// file is, where it would otherwise read all of it. It also commits in two
 /// phases, so that a torn commit is never told from a whole one by a checksum
-/// that a client could forge. It costs a sixth of the rate at 64 connections.
+/// that a client could forge. It costs some of the durable rate.
 fn begin(database: &Database) -> Result<WriteTransaction, CommitFailure> {
     let mut transaction = database.begin_write()?;
     transaction.set_quick_repair(true);
