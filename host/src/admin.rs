@@ -23,6 +23,7 @@ const LIMITS: Limits = Limits {
     max_connections: 256,
     max_header_bytes: 16 * 1024,
     max_body_bytes: 1024,
+    max_bodies_bytes: 64 * 1024,
     header_timeout: Duration::from_secs(5),
     body_timeout: Duration::from_secs(5),
     idle_timeout: Duration::from_mins(2),

@@ -44,6 +44,7 @@ pub struct Metrics {
     commit_errors: Counter,
     generation: Level,
     swaps: Counter,
+    swap_duration: Histogram,
     swap_refusals: Family<[(&'static str, &'static str); 1], Counter>,
     store_size: Level,
     store_entries: Level,
@@ -73,6 +74,7 @@ impl Metrics {
             commit_errors: Counter::default(),
             generation: Level::default(),
             swaps: Counter::default(),
+            swap_duration: Histogram::of_durations(),
             swap_refusals: Family::default(),
             store_size: Level::default(),
             store_entries: Level::default(),
@@ -178,6 +180,13 @@ impl Metrics {
             self.generation.clone(),
         );
         to.register("swaps", "Generations that went live", self.swaps.clone());
+        let help = "From new content in the volume to its first view";
+        to.register_with_unit(
+            "swap_duration",
+            help,
+            Unit::Seconds,
+            self.swap_duration.clone(),
+        );
         to.register(
             "swap_refusals",
             "Generations refused, by the step that refused",
@@ -282,6 +291,11 @@ impl Metrics {
     pub fn swap_live(&self, generation: u64) {
         self.swaps.inc();
         self.generation.set(generation);
+    }
+
+    /// A generation went live `duration` after it was observed.
+    pub fn swap_took(&self, duration: Duration) {
+        self.swap_duration.observe_duration(duration);
     }
 
     /// A generation was refused in `step`. Looks the step up under a lock.
@@ -391,6 +405,7 @@ mod tests {
         metrics.lane_depth(7);
         metrics.commit(Duration::from_micros(200), 64);
         metrics.swap_live(5);
+        metrics.swap_took(Duration::from_millis(40));
         metrics.swap_refused("link");
         metrics.swap_refused("link");
         metrics.instance_dropped(DropReason::Trap);
@@ -450,6 +465,7 @@ mod tests {
         check(r#"ostrakon_lane_group_size_bucket{le="64.0"}"#, 1.0);
         check("ostrakon_generation", 5.0);
         check("ostrakon_swaps_total", 1.0);
+        check("ostrakon_swap_duration_seconds_count", 1.0);
         check(r#"ostrakon_swap_refusals_total{step="link"}"#, 2.0);
         check(r#"ostrakon_instances_dropped_total{reason="trap"}"#, 1.0);
         check("ostrakon_store_bytes", 4096.0);

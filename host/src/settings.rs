@@ -48,6 +48,10 @@ pub struct Http {
     /// above `guest.max_memory`.
     #[serde(deserialize_with = "size")]
     pub max_body_bytes: usize,
+    /// The bytes of all requests' bodies in memory at once. Default 256 MiB;
+    /// up to 1 TiB, and not below `max_body_bytes`.
+    #[serde(deserialize_with = "size")]
+    pub max_bodies_bytes: usize,
     /// How long a client may take over a request's headers. Default 10 s; 1 ms
     /// to 1 h.
     #[serde(with = "humantime_serde")]
@@ -164,6 +168,7 @@ impl Default for Http {
             max_connections: 10_000,
             max_header_bytes: 32 * KIB,
             max_body_bytes: 8 * MIB,
+            max_bodies_bytes: 256 * MIB,
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(75),
@@ -246,6 +251,8 @@ impl Settings {
         )?;
         bytes("http.max_header_bytes", http.max_header_bytes, 8 * KIB, MIB)?;
         bytes("http.max_body_bytes", http.max_body_bytes, 0, GIB)?;
+        let (name, bodies) = ("http.max_bodies_bytes", http.max_bodies_bytes);
+        bytes(name, bodies, 0, 1024 * GIB)?;
         time("http.header_timeout", http.header_timeout, HOUR)?;
         time("http.body_timeout", http.body_timeout, HOUR)?;
         time("http.idle_timeout", http.idle_timeout, 24 * HOUR)?;
@@ -257,11 +264,12 @@ impl Settings {
         time("guest.check_deadline", guest.check_deadline, 10 * MINUTE)?;
         time("guest.migrate_deadline", guest.migrate_deadline, 24 * HOUR)?;
         bytes("guest.max_reply_bytes", guest.max_reply_bytes, KIB, GIB)?;
-        let (name, requests) = (
+        count(
             "guest.max_requests_per_instance",
             guest.max_requests_per_instance,
-        );
-        count(name, requests, 1, i64::MAX as u64)?;
+            1,
+            i64::MAX as u64,
+        )?;
         count(
             "guest.log_lines_per_second",
             guest.log_lines_per_second.into(),
@@ -303,6 +311,7 @@ impl Settings {
         at_most(budget, deadline)?;
         // What a guest is given or gives has to fit into its memory.
         at_most(body, memory)?;
+        at_most(body, (name, Value::Size(bodies)))?;
         at_most(reply, memory)?;
         at_most(value, memory)?;
         at_most(value, partition)?;

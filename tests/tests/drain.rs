@@ -98,6 +98,62 @@ fn under_load_each_write_is_acknowledged_or_refused_and_the_acknowledged_are_the
 }
 
 #[test]
+fn sigterm_amid_writers_loses_and_halves_no_write() {
+    const CLIENTS: u64 = 8;
+    let shard = kv("");
+    let host = shard.start();
+    let total = AtomicU64::new(0);
+    // What each was told is stored, and whether it was refused in so many words: once nothing is
+    // in flight the process ends, and a connection may close before its next request arrives.
+    let ends: Vec<(u64, bool)> = thread::scope(|scope| {
+        let writers: Vec<_> = (0..CLIENTS)
+            .map(|number| {
+                let (mut client, total) = (host.client(), &total);
+                scope.spawn(move || {
+                    let path = format!("/kv/{number}");
+                    let mut acknowledged = 0;
+                    loop {
+                        let next = (acknowledged + 1).to_string();
+                        match client.put(&path, next.as_bytes()) {
+                            Ok(response) if response.status < 300 => acknowledged += 1,
+                            Ok(refused) => {
+                                assert!(is_shutting_down(&refused), "{refused:?}");
+                                return (acknowledged, true);
+                            }
+                            Err(_) => return (acknowledged, false),
+                        }
+                        total.fetch_add(1, Ordering::Relaxed);
+                    }
+                })
+            })
+            .collect();
+        host.wait_until("writes", |_| total.load(Ordering::Relaxed) > 500);
+        host.signal("TERM");
+        writers
+            .into_iter()
+            .map(|writer| writer.join().unwrap())
+            .collect()
+    });
+    let (status, log) = host.wait();
+    assert_eq!(status.code(), Some(0), "{log}");
+    assert_closed(&shard);
+
+    let host = shard.start();
+    let mut refused = 0;
+    for (number, &(acknowledged, was_refused)) in ends.iter().enumerate() {
+        let found = host.client().get(&format!("/kv/{number}")).unwrap();
+        let found: u64 = found.text().parse().unwrap();
+        // Without an answer it may have been stored, whole.
+        let at_most = acknowledged + u64::from(!was_refused);
+        assert!((acknowledged..=at_most).contains(&found), "{found}");
+        refused += u64::from(was_refused);
+    }
+    let total = total.into_inner();
+    println!("{total} writes before SIGTERM, all there after; {refused} of {CLIENTS} writers told");
+    host.stop();
+}
+
+#[test]
 fn what_is_in_flight_at_sigterm_is_answered_while_new_requests_are_refused() {
     let settings = "[guest]\nread_deadline = \"2s\"";
     let shard = Shard::new(&config(&guest("hostile"), &[("ostrakon.toml", settings)]));

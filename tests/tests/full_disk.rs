@@ -185,11 +185,23 @@ fn a_full_disk_refuses_writes_and_loses_nothing() {
     stored.check(&mut client);
     let ready = host.admin("GET", "/livez").expect("an answer");
     assert_eq!(ready.status, 200, "a full disk is no reason for a restart");
+    // A generation that cannot be kept is refused, and tried again by itself.
+    let update = config(&guest("kv"), &[("of", "the full disk")]);
+    shard
+        .config
+        .publish(&update)
+        .expect("it is not on that disk");
+    let status = host.wait_for_status("a refusal", |status| status["refused"].is_object());
+    assert_eq!(status["refused"]["will_retry"], true, "{status:#}");
+    assert_eq!(host.generation(), 1);
 
     // Space again.
     disk.free();
     stored.write_with_space(&mut client);
     stored.check(&mut client);
+    host.wait_for_status("the swap", |status| {
+        status["generation"]["generation"] == 2 && status["refused"].is_null()
+    });
 
     // Killed while full, and started on the full disk.
     disk.fill();

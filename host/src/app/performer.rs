@@ -9,8 +9,8 @@ use tokio::task::spawn_blocking;
 
 use crate::contract::Description;
 use crate::guest::{
-    Cache, CheckError, CompileError, Compiled, Engine, Environment, Guest, Identity, LinkError,
-    Linked,
+    Cache, CheckError, CompileError, Compiled, Engine, Environment, Failure, Guest, Identity,
+    LinkError, Linked,
 };
 use crate::http::Limits;
 use crate::lane::{Lane, PromoteError, Promotion};
@@ -128,7 +128,22 @@ impl swap::Performer for Performer {
         self.metrics.swap_refused(step.name());
     }
 
-    fn went_live(&self, _: Duration) {}
+    fn went_live(&self, took: Duration) {
+        self.metrics.swap_took(took);
+    }
+}
+
+impl swap::Failure for Error {
+    /// What the disk refused, it may take later.
+    fn is_transient(&self) -> bool {
+        match self {
+            Self::Keep(_) | Self::Promote(PromoteError::NotStored(_)) => true,
+            Self::Promote(PromoteError::Failed { failure, .. }) => {
+                matches!(failure, Failure::Store(_))
+            }
+            _ => false,
+        }
+    }
 }
 
 impl LiveSettings {
@@ -151,6 +166,7 @@ pub(super) fn limits(settings: &Settings) -> Limits {
         max_connections: http.max_connections,
         max_header_bytes: http.max_header_bytes,
         max_body_bytes: http.max_body_bytes,
+        max_bodies_bytes: http.max_bodies_bytes,
         header_timeout: http.header_timeout,
         body_timeout: http.body_timeout,
         idle_timeout: http.idle_timeout,

@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep_until, timeout, timeout_at};
 
+use super::bodies::Bodies;
 use super::server::down;
 use super::service::Requests;
 use super::wire::{Activity, Phase, Wire};
@@ -43,6 +44,7 @@ pub(super) struct Shared<H> {
     pub(super) handler: Arc<H>,
     pub(super) limits: LiveLimits,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) bodies: Bodies,
 }
 
 /// Serves a connection until it is closed by either side, a limit is passed, or the server is
@@ -87,6 +89,7 @@ pub(super) async fn serve<H: Handler>(
         handler: Arc::clone(&shared.handler),
         limits: Arc::clone(&shared.limits),
         metrics: Arc::clone(&shared.metrics),
+        bodies: shared.bodies.clone(),
         peer,
         activity,
     };

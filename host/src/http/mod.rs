@@ -9,6 +9,7 @@
 //! | one for each connection | with its connection, or with `run` | the peer's fault: logged at debug |
 //! | one for each h2 stream | with its stream or connection | a handler's panic is answered with 500 |
 
+mod bodies;
 mod connection;
 mod refusal;
 mod server;
@@ -37,6 +38,8 @@ pub struct Limits {
     pub max_header_bytes: usize,
     /// A request's body: 413.
     pub max_body_bytes: usize,
+    /// All requests' bodies in memory at once: 503.
+    pub max_bodies_bytes: usize,
     /// From a request's first byte to the end of its headers: 408.
     pub header_timeout: Duration,
     /// From the end of the headers to the end of the body: 408.
@@ -53,6 +56,7 @@ impl Default for Limits {
             max_connections: 10_000,
             max_header_bytes: 32 * 1024,
             max_body_bytes: 8 * 1024 * 1024,
+            max_bodies_bytes: 256 * 1024 * 1024,
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_mins(1),

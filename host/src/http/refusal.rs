@@ -89,6 +89,9 @@ refusals! {
     /// There are too many connections.
     Connections: SERVICE_UNAVAILABLE "connections"
         "there are too many connections: try again later, or raise max_connections\n",
+    /// All bodies together are too large.
+    Bodies: SERVICE_UNAVAILABLE "bodies"
+        "the bodies of all requests together are too large: try again later, or raise max_bodies_bytes\n",
     /// The lane's queue is full.
     LaneFull: SERVICE_UNAVAILABLE "lane-full"
         "too many writes are waiting: try again later\n",

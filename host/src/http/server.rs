@@ -12,6 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::bodies::Bodies;
 use super::connection::{self, Shared};
 use super::{LiveLimits, Refusal};
 use crate::metrics::{Listener, Metrics};
@@ -92,6 +93,7 @@ impl Server {
             handler,
             limits,
             metrics,
+            bodies: Bodies::default(),
         });
         let mut connections = JoinSet::new();
         let mut told = JoinSet::new();

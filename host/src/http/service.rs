@@ -9,9 +9,10 @@ use std::task::Poll;
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
 use http::{HeaderValue, Method, Request, Response, Version};
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{Full, LengthLimitError, Limited};
 use hyper::body::{Body, Incoming};
 
+use super::bodies::{Bodies, Held, Unread};
 use super::wire::Activity;
 use super::{Handler, LiveLimits, Refusal};
 use crate::metrics::{Limit, Metrics};
@@ -22,6 +23,7 @@ pub(super) struct Requests<H> {
     pub(super) handler: Arc<H>,
     pub(super) limits: LiveLimits,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) bodies: Bodies,
     pub(super) peer: SocketAddr,
     pub(super) activity: Arc<Activity>,
 }
@@ -32,7 +34,7 @@ impl<H: Handler> Requests<H> {
         let _in_flight = self.activity.request();
         let (version, head) = (request.version(), request.method() == Method::HEAD);
         let mut response = match self.read(request).await {
-            Ok(request) => self.call(request).await,
+            Ok((request, _held)) => self.call(request).await,
             Err(refused) => refused,
         };
         if version == Version::HTTP_2 {
@@ -49,26 +51,32 @@ impl<H: Handler> Requests<H> {
         response.map(Full::new)
     }
 
-    /// The request with its body, or the answer that it gets without a handler.
-    async fn read(&self, request: Request<Incoming>) -> Result<Request<Bytes>, Response<Bytes>> {
+    /// The request with its body, which counts as long as it is held; or the answer that the
+    /// request gets without a handler.
+    async fn read(
+        &self,
+        request: Request<Incoming>,
+    ) -> Result<(Request<Bytes>, Option<Held>), Response<Bytes>> {
         let (head, body) = request.into_parts();
         if let Some(response) = self.handler.refuse(&head) {
             return Err(response);
         }
         if body.is_end_stream() {
-            return Ok(Request::from_parts(head, Bytes::new()));
+            return Ok((Request::from_parts(head, Bytes::new()), None));
         }
         let limits = **self.limits.load();
         if body.size_hint().lower() > limits.max_body_bytes as u64 {
             return Err(self.refuse(Limit::BodySize, Refusal::BodySize));
         }
-        let body = Limited::new(body, limits.max_body_bytes).collect();
+        let body = Limited::new(body, limits.max_body_bytes);
+        let body = self.bodies.read(body, limits.max_bodies_bytes);
         match tokio::time::timeout(limits.body_timeout, body).await {
-            Ok(Ok(body)) => Ok(Request::from_parts(head, body.to_bytes())),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            Ok(Ok((body, held))) => Ok((Request::from_parts(head, body), Some(held))),
+            Ok(Err(Unread::Full)) => Err(self.refuse(Limit::Bodies, Refusal::Bodies)),
+            Ok(Err(Unread::Body(error))) if error.is::<LengthLimitError>() => {
                 Err(self.refuse(Limit::BodySize, Refusal::BodySize))
             }
-            Ok(Err(error)) => {
+            Ok(Err(Unread::Body(error))) => {
                 tracing::debug!(peer = %self.peer, %error, "request body was not read");
                 Err(Refusal::BadRequest.closing())
             }

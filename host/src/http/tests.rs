@@ -470,6 +470,25 @@ async fn a_body_that_turns_out_too_large_is_refused_though_it_is_still_sent() {
 }
 
 #[tokio::test]
+async fn bodies_that_are_too_large_together_are_refused_until_others_are_done() {
+    let server = Running::new(Limits {
+        max_bodies_bytes: 10,
+        ..patient()
+    });
+    let mut held = server.connect().await;
+    held.write_all(b"POST /wait HTTP/1.1\r\nhost: x\r\ncontent-length: 6\r\n\r\n012345")
+        .await
+        .unwrap();
+    server.handler.entered.notified().await;
+    let post = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\nconnection: close\r\n\r\n01234";
+    check_refusal(&server.exchange(post).await, Refusal::Bodies);
+    server.handler.release.notify_one();
+    read_answer(&mut held, "POST /wait 6".len()).await;
+    assert!(server.exchange(post).await.ends_with("POST / 5"));
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn a_body_that_does_not_come_is_answered_408() {
     let server = Running::new(Limits {
         body_timeout: SHORT,

@@ -109,6 +109,8 @@ label! {
         HeaderTime: "header_time",
         /// The body is too large.
         BodySize: "body_size",
+        /// All bodies together are too large.
+        Bodies: "bodies",
         /// The body came too slowly.
         BodyTime: "body_time",
         /// The shard drains.

@@ -8,6 +8,7 @@ const DEFAULTS: &str = r#"
     max_connections = 10000
     max_header_bytes = "32KiB"
     max_body_bytes = "8MiB"
+    max_bodies_bytes = "256MiB"
     header_timeout = "10s"
     body_timeout = "30s"
     idle_timeout = "75s"
@@ -126,6 +127,10 @@ fn values_that_contradict_each_other_are_both_shown() {
     refused(
         "guest.max_memory = '4MiB'",
         "http.max_body_bytes is 8MiB; it must not be above guest.max_memory, which is 4MiB",
+    );
+    refused(
+        "http.max_bodies_bytes = '1MiB'",
+        "http.max_body_bytes is 8MiB; it must not be above http.max_bodies_bytes, which is 1MiB",
     );
     refused(
         "drain.serve_for = '25s'",

@@ -7,18 +7,23 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
 use super::candidate::Candidate;
 use super::machine::{Action, Effect, Event, Refusal, State, Step};
-use super::performer::Performer;
+use super::performer::{Failure, Performer};
 use super::status::{InProgress, LiveGeneration, Refused, Status};
 use crate::contract::Description;
 use crate::volume::{Files, Observation};
 
 /// How many bytes of a reason are kept: a guest may have written it.
 const MAX_REASON_BYTES: usize = 4096;
+
+/// How long after a transient refusal the same content is tried again; twice
+/// as long after each further one, up to the maximum.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+const RETRY_AFTER_AT_MOST: Duration = Duration::from_mins(1);
 
 /// The one task that swaps generations in a shard.
 pub struct Controller<P: Performer> {
@@ -31,6 +36,8 @@ pub struct Controller<P: Performer> {
     work: Work<P>,
     /// What the live generation's component was compiled to.
     live_compiled: Option<P::Compiled>,
+    /// When to try what was refused again, and how long that wait is.
+    retry: Option<(Instant, Duration)>,
 }
 
 /// What the actions for one candidate have made so far.
@@ -65,12 +72,19 @@ enum Made<P: Performer> {
     Live(u64),
 }
 
-type Running<P> = Pin<Box<dyn Future<Output = Result<Made<P>, String>> + Send>>;
+/// Why an action did not succeed.
+struct Failed {
+    reason: String,
+    transient: bool,
+}
+
+type Running<P> = Pin<Box<dyn Future<Output = Result<Made<P>, Failed>> + Send>>;
 
 enum Input<P: Performer> {
     Observed,
     NoMoreObservations,
-    Ended(Result<Made<P>, String>),
+    Ended(Result<Made<P>, Failed>),
+    Retry,
     Shutdown,
 }
 
@@ -93,6 +107,7 @@ impl<P: Performer> Controller<P> {
             observed: last_good.map(|files| (files, Instant::now())),
             work: Work::default(),
             live_compiled: None,
+            retry: None,
         }
     }
 
@@ -129,6 +144,7 @@ impl<P: Performer> Controller<P> {
                     Ok(()) => Input::Observed,
                     Err(_) => Input::NoMoreObservations,
                 },
+                () = until(self.retry), if running.is_none() && !stopping => Input::Retry,
             };
             let event = match input {
                 Input::Shutdown => {
@@ -141,6 +157,7 @@ impl<P: Performer> Controller<P> {
                     continue;
                 }
                 Input::Observed => self.observe(),
+                Input::Retry => Event::Retry,
                 Input::Ended(result) => {
                     running = None;
                     self.keep(result)
@@ -170,10 +187,10 @@ impl<P: Performer> Controller<P> {
     }
 
     /// Keeps what an action made for those after it.
-    fn keep(&mut self, result: Result<Made<P>, String>) -> Event {
+    fn keep(&mut self, result: Result<Made<P>, Failed>) -> Event {
         let made = match result {
             Ok(made) => made,
-            Err(reason) => return Event::Failed(reason),
+            Err(Failed { reason, transient }) => return Event::Failed { reason, transient },
         };
         match made {
             Made::Candidate(candidate) => {
@@ -218,11 +235,14 @@ impl<P: Performer> Controller<P> {
                     digest,
                     step,
                     reason,
+                    transient,
                     ..
                 }) => {
                     self.performer.refused(step);
+                    self.retry = transient.then(|| next_retry(self.retry));
                     let digest = digest.map(|digest| digest.short());
-                    warn!(%step, %reason, digest, "generation refused");
+                    let retry_after = self.retry.map(|(_, wait)| wait);
+                    warn!(%step, %reason, digest, ?retry_after, "generation refused");
                 }
                 Effect::Live(live) => {
                     let work = std::mem::take(&mut self.work);
@@ -250,6 +270,9 @@ impl<P: Performer> Controller<P> {
             }
         }
         let (candidate, refused) = (self.machine.in_progress(), self.machine.refusal());
+        if refused.is_none_or(|refusal| !refusal.transient) {
+            self.retry = None;
+        }
         self.status.send_if_modified(|status| {
             let before = status.clone();
             if went_live.is_some() {
@@ -338,17 +361,38 @@ async fn ended<T>(running: &mut Option<Pin<Box<dyn Future<Output = T> + Send>>>)
 }
 
 /// Hashing and unpacking would hold up the runtime's thread.
-async fn verify<P: Performer>(files: Files) -> Result<Made<P>, String> {
+async fn verify<P: Performer>(files: Files) -> Result<Made<P>, Failed> {
     let candidate = tokio::task::spawn_blocking(move || Candidate::new(&files)).await;
     let candidate = candidate.expect("verifying does not panic");
-    made(candidate.map(Arc::new), Made::Candidate)
+    let made = candidate.map(|candidate| Made::Candidate(Arc::new(candidate)));
+    made.map_err(|rejection| Failed {
+        reason: reason(&rejection),
+        transient: false,
+    })
 }
 
-fn made<P: Performer, T, E: std::error::Error>(
+fn made<P: Performer, T, E: Failure>(
     result: Result<T, E>,
     kind: impl FnOnce(T) -> Made<P>,
-) -> Result<Made<P>, String> {
-    result.map(kind).map_err(|error| reason(&error))
+) -> Result<Made<P>, Failed> {
+    result.map(kind).map_err(|error| Failed {
+        reason: reason(&error),
+        transient: error.is_transient(),
+    })
+}
+
+/// When to try again what is refused now; before, it was to be at `last`.
+fn next_retry(last: Option<(Instant, Duration)>) -> (Instant, Duration) {
+    let wait = last.map_or(RETRY_AFTER, |(_, wait)| (2 * wait).min(RETRY_AFTER_AT_MOST));
+    (Instant::now() + wait, wait)
+}
+
+/// That time; where there is none, never.
+async fn until(retry: Option<(Instant, Duration)>) {
+    match retry {
+        Some((at, _)) => sleep_until(at).await,
+        None => pending().await,
+    }
 }
 
 /// An error with all its sources, cut where it is too long.

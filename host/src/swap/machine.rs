@@ -46,6 +46,8 @@ pub struct Refusal {
     pub reason: String,
     /// When, in whatever unit the caller's clock has.
     pub at: u64,
+    /// Whether the same content may pass later: it was not what failed.
+    pub transient: bool,
 }
 
 /// A step on the way to being live. Shown in lower case.
@@ -128,8 +130,15 @@ pub enum Event {
         /// The generation's number.
         generation: u64,
     },
-    /// The action failed, for this reason, and changed nothing.
-    Failed(String),
+    /// The action failed and changed nothing.
+    Failed {
+        /// Why, for people.
+        reason: String,
+        /// Whether the same may succeed later: the disk was full, say.
+        transient: bool,
+    },
+    /// Time has passed since a transient refusal.
+    Retry,
 }
 
 /// What is to be done.
@@ -239,11 +248,12 @@ impl Transition {
         match event {
             Event::Observed(digest) => self.observed(Observed::Content(digest)),
             Event::Unreadable(reason) => self.observed(Observed::Unreadable(reason)),
-            Event::Failed(reason) => {
+            Event::Failed { reason, transient } => {
                 let work = self.state.work.take().expect("an action is under way");
-                self.refuse(Some(work.digest), work.action.step(), reason);
+                self.refuse(Some(work.digest), work.action.step(), reason, transient);
                 self.take_next();
             }
+            Event::Retry => self.retry(),
             Event::Promoted { generation } => {
                 let work = self.state.work.take().expect("a promotion is under way");
                 let (Action::Promote { .. }, Some(component)) = (work.action, work.component)
@@ -277,7 +287,7 @@ impl Transition {
     fn consider(&mut self, observed: Observed) {
         let digest = match observed {
             Observed::Content(digest) => digest,
-            Observed::Unreadable(reason) => return self.refuse(None, Step::Read, reason),
+            Observed::Unreadable(reason) => return self.refuse(None, Step::Read, reason, false),
         };
         if self
             .state
@@ -292,12 +302,26 @@ impl Transition {
             .as_ref()
             .is_none_or(|last| last.digest != Some(digest))
         {
-            self.begin(Work {
-                digest,
-                component: None,
-                action: Action::Verify(digest),
-            });
+            self.try_content(digest);
         }
+    }
+
+    /// Tries once more what was refused, where that may help. Until it is live
+    /// or refused anew, the refusal is still to be seen.
+    fn retry(&mut self) {
+        let refused = self.state.refusal.as_ref();
+        let transient = refused.filter(|refusal| refusal.transient);
+        if let (None, Some(digest)) = (&self.state.work, transient.and_then(|last| last.digest)) {
+            self.try_content(digest);
+        }
+    }
+
+    fn try_content(&mut self, digest: Digest) {
+        self.begin(Work {
+            digest,
+            component: None,
+            action: Action::Verify(digest),
+        });
     }
 
     fn step_done(&mut self, event: &Event) {
@@ -328,7 +352,7 @@ impl Transition {
                         "the guest's schema is {schema}, older than the stored data's {stored}; \
                          deliver a guest of schema {stored} or newer"
                     );
-                    return self.refuse(Some(work.digest), Step::Check, reason);
+                    return self.refuse(Some(work.digest), Step::Check, reason, false);
                 }
                 Some(stored) if schema > stored => Action::Promote {
                     migrate_from: Some(stored),
@@ -345,12 +369,13 @@ impl Transition {
         self.state.work = Some(work);
     }
 
-    fn refuse(&mut self, digest: Option<Digest>, step: Step, reason: String) {
+    fn refuse(&mut self, digest: Option<Digest>, step: Step, reason: String, transient: bool) {
         let refusal = Refusal {
             digest,
             step,
             reason,
             at: self.now,
+            transient,
         };
         self.state.refusal = Some(refusal.clone());
         self.effects.push(Effect::Refused(refusal));

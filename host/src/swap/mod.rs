@@ -11,5 +11,5 @@ pub use candidate::{Candidate, Rejection};
 pub use controller::Controller;
 pub use kept::Kept;
 pub use machine::{Action, Effect, Event, Live, Refusal, State, Step};
-pub use performer::Performer;
+pub use performer::{Failure, Performer};
 pub use status::{InProgress, LiveGeneration, Refused, Status};

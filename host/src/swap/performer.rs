@@ -6,6 +6,12 @@ use super::candidate::Candidate;
 use super::machine::Step;
 use crate::contract::Description;
 
+/// Why an action failed.
+pub trait Failure: std::error::Error + Send + 'static {
+    /// Whether the same action on the same content may succeed later.
+    fn is_transient(&self) -> bool;
+}
+
 /// Performs the actions of a swap, one at a time.
 ///
 /// Each gives the next what it made. One that fails has changed nothing, and
@@ -19,7 +25,7 @@ pub trait Performer: Send + Sync + 'static {
     /// A generation that may go live.
     type Checked: Send + 'static;
     /// Why an action failed.
-    type Error: std::error::Error + Send + 'static;
+    type Error: Failure;
 
     /// Compiles the component, or finds it compiled, off the request path.
     fn compile(

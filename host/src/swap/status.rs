@@ -54,6 +54,8 @@ pub struct Refused {
     pub reason: String,
     /// When, in seconds since 1970.
     pub unix_time: u64,
+    /// Whether it is tried again by itself: the disk failed, not the content.
+    pub will_retry: bool,
 }
 
 impl From<&Refusal> for Refused {
@@ -63,12 +65,14 @@ impl From<&Refusal> for Refused {
             step,
             reason,
             at,
+            transient,
         } = refusal.clone();
         Self {
             digest,
             step,
             reason,
             unix_time: at,
+            will_retry: transient,
         }
     }
 }

@@ -10,6 +10,10 @@ use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+/// How long an answer may take before it is taken for lost.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Keys that loads and saves choose from.
 pub(crate) const KEYS: usize = 1000;
@@ -135,7 +139,8 @@ async fn client(target: Target, requests: impl Iterator<Item = Bytes>) -> anyhow
         stream.write_all(&request).await?;
         answer.clear();
         while !is_whole(target.protocol, &answer)? {
-            let read = stream.read_buf(&mut answer).await?;
+            let read = timeout(PATIENCE, stream.read_buf(&mut answer)).await;
+            let read = read.context("the server does not answer")??;
             ensure!(read > 0, "the server closed the connection");
         }
         answered += 1;

@@ -35,15 +35,25 @@ fn main() -> anyhow::Result<()> {
     let cores = std::thread::available_parallelism()?;
     println!("kv guest of {} bytes; {}", guest("kv").len(), plan.name);
     println!("{cores} cores, which clients and servers share: only ratios within a row say much");
-    load::run(&plan).context("loads and saves")?;
-    swap::run(&plan).context("swaps")?;
-    start::run(&plan).context("starts")?;
-    memory::run(&plan).context("memory")?;
-    if has("--peers") {
-        peers::run(&plan).context("peers")?;
+    for (part, run) in PARTS {
+        let by_default = *part != "peers";
+        if has(&format!("--{part}")) || by_default && !has("--only") {
+            run(&plan).context(*part)?;
+        }
     }
     Ok(())
 }
+
+type Measure = fn(&Plan) -> anyhow::Result<()>;
+
+/// What is measured, each by its name.
+const PARTS: &[(&str, Measure)] = &[
+    ("loads", load::run),
+    ("swaps", swap::run),
+    ("starts", start::run),
+    ("memory", memory::run),
+    ("peers", peers::run),
+];
 
 /// The middle of some numbers.
 fn median(mut numbers: Vec<f64>) -> f64 {

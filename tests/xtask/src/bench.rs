@@ -14,9 +14,33 @@ pub(crate) struct Options {
     /// Measure each thing once and briefly: to see that it runs.
     #[arg(long)]
     quick: bool,
-    /// Compare with the course's server and with Redis, where installed.
+    /// Compare with the course's server and with Redis, too, where installed.
     #[arg(long)]
     peers: bool,
+    /// Measure these alone: loads, swaps, starts, memory, peers.
+    #[arg(long, value_name = "PARTS", value_delimiter = ',')]
+    only: Vec<Part>,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Part {
+    Loads,
+    Swaps,
+    Starts,
+    Memory,
+    Peers,
+}
+
+impl Part {
+    fn argument(self) -> &'static str {
+        match self {
+            Self::Loads => "--loads",
+            Self::Swaps => "--swaps",
+            Self::Starts => "--starts",
+            Self::Memory => "--memory",
+            Self::Peers => "--peers",
+        }
+    }
 }
 
 /// Builds the hosts with optimisation and measures them.
@@ -56,6 +80,8 @@ pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<()> {
     ];
     arguments.extend(options.quick.then_some("--quick"));
     arguments.extend(options.peers.then_some("--peers"));
+    arguments.extend((!options.only.is_empty()).then_some("--only"));
+    arguments.extend(options.only.iter().map(|part| part.argument()));
     steps.cargo("measurements", &arguments)
 }
 

@@ -11,16 +11,39 @@ use crate::digest::Digest;
 use crate::volume::ReadError;
 
 /// What the performer does is said by the guest's settings: `schema`, `takes`
-/// (milliseconds that compiling and promoting take) and `fails` (the step).
+/// (milliseconds that compiling and promoting take), `fails` (the step) and
+/// `times` (how often it fails, and may succeed later).
 #[derive(Default)]
 struct Script {
     calls: Mutex<Vec<String>>,
     stored: Mutex<Option<u32>>,
+    failures: Mutex<u32>,
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("{0} failed")]
-struct Failure(Step, #[source] std::fmt::Error);
+#[error("{step} failed")]
+struct Broken {
+    step: Step,
+    transient: bool,
+    source: std::fmt::Error,
+}
+
+impl Broken {
+    fn new(step: Step, transient: bool) -> Self {
+        let source = std::fmt::Error;
+        Self {
+            step,
+            transient,
+            source,
+        }
+    }
+}
+
+impl Failure for Broken {
+    fn is_transient(&self) -> bool {
+        self.transient
+    }
+}
 
 fn setting<'a>(candidate: &'a Candidate, name: &str) -> &'a str {
     candidate
@@ -30,16 +53,24 @@ fn setting<'a>(candidate: &'a Candidate, name: &str) -> &'a str {
 }
 
 impl Script {
-    async fn step(&self, step: Step, candidate: &Candidate) -> Result<(), Failure> {
+    async fn step(&self, step: Step, candidate: &Candidate) -> Result<(), Broken> {
         self.call(format!("{step} {}", setting(candidate, "name")));
         if matches!(step, Step::Compile | Step::Promote) {
             let takes = setting(candidate, "takes").parse().unwrap_or(0);
             sleep(Duration::from_millis(takes)).await;
         }
-        if setting(candidate, "fails") == step.name() {
-            return Err(Failure(step, std::fmt::Error));
+        if setting(candidate, "fails") != step.name() {
+            return Ok(());
         }
-        Ok(())
+        let Ok(times) = setting(candidate, "times").parse::<u32>() else {
+            return Err(Broken::new(step, false));
+        };
+        let mut failures = self.failures.lock().unwrap();
+        if *failures == times {
+            return Ok(());
+        }
+        *failures += 1;
+        Err(Broken::new(step, true))
     }
 
     fn call(&self, call: String) {
@@ -56,14 +87,14 @@ impl Performer for Script {
     type Compiled = Digest;
     type Linked = ();
     type Checked = u32;
-    type Error = Failure;
+    type Error = Broken;
 
-    async fn compile(&self, candidate: &Candidate) -> Result<Digest, Failure> {
+    async fn compile(&self, candidate: &Candidate) -> Result<Digest, Broken> {
         self.step(Step::Compile, candidate).await?;
         Ok(candidate.component_digest)
     }
 
-    async fn link(&self, candidate: &Candidate, compiled: Digest) -> Result<(), Failure> {
+    async fn link(&self, candidate: &Candidate, compiled: Digest) -> Result<(), Broken> {
         assert_eq!(
             compiled, candidate.component_digest,
             "what was compiled is what is linked"
@@ -71,7 +102,7 @@ impl Performer for Script {
         self.step(Step::Link, candidate).await
     }
 
-    async fn check(&self, candidate: &Candidate, (): ()) -> Result<(u32, Description), Failure> {
+    async fn check(&self, candidate: &Candidate, (): ()) -> Result<(u32, Description), Broken> {
         self.step(Step::Check, candidate).await?;
         let schema = setting(candidate, "schema").parse().unwrap_or(1);
         let name = setting(candidate, "name").to_owned();
@@ -95,7 +126,7 @@ impl Performer for Script {
         candidate: &Candidate,
         schema: u32,
         migrate_from: Option<u32>,
-    ) -> Result<u64, Failure> {
+    ) -> Result<u64, Broken> {
         if let Some(from) = migrate_from {
             self.call(format!("migrate from {from}"));
         }
@@ -160,7 +191,7 @@ impl Rig {
 
     async fn until(&mut self, what: impl FnMut(&Status) -> bool) -> Status {
         let reached = self.status.wait_for(what);
-        timeout(Duration::from_mins(1), reached)
+        timeout(Duration::from_mins(10), reached)
             .await
             .expect("in time")
             .unwrap()
@@ -258,6 +289,40 @@ async fn each_step_that_fails_is_told_with_its_reason() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_failed_through_no_fault_of_its_own_is_tried_again_by_itself() {
+    let good = content(1, &[]);
+    let mut rig = Rig::start(Ok(good.clone()), None);
+    rig.live(&good).await;
+    let unlucky = content(2, &[("fails", "promote"), ("times", "8")]);
+    rig.show(Ok(unlucky.clone()));
+    let begun = Instant::now();
+    assert!(rig.refused(Step::Promote).await.will_retry);
+    rig.live(&unlucky).await;
+    // 1 + 2 + 4 + 8 + 16 + 32 + 60 + 60
+    assert_eq!(begun.elapsed().as_secs(), 183);
+    assert_eq!(rig.status.borrow().refused, None);
+    let calls = rig.script.calls();
+    let refused = calls.iter().filter(|call| *call == "refused promote");
+    assert_eq!(refused.count(), 8);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_failed_by_itself_or_was_superseded_is_not_tried_again() {
+    let good = content(1, &[]);
+    let mut rig = Rig::start(Ok(good.clone()), None);
+    rig.live(&good).await;
+    let unlucky = content(2, &[("fails", "promote"), ("times", "8")]);
+    rig.show(Ok(unlucky));
+    rig.refused(Step::Promote).await;
+    let broken = content(3, &[("fails", "check")]);
+    rig.show(Ok(broken));
+    assert!(!rig.refused(Step::Check).await.will_retry);
+    rig.script.calls();
+    sleep(Duration::from_hours(1)).await;
+    assert_eq!(rig.script.calls(), Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
 async fn newer_content_takes_over_from_a_slow_compile() {
     let slow = content(1, &[("name", "slow"), ("takes", "5000")]);
     let next = content(2, &[("name", "next")]);
@@ -345,7 +410,7 @@ async fn a_shutdown_drops_a_compile_but_awaits_a_promotion() {
 
 #[test]
 fn a_reason_has_all_sources_and_a_bounded_length() {
-    let long = Failure(Step::Link, std::fmt::Error);
+    let long = Broken::new(Step::Link, false);
     assert_eq!(
         reason(&long),
         "link failed: an error occurred when formatting an argument"
