@@ -6,6 +6,7 @@
 
 pub mod contract;
 pub mod digest;
+pub mod topology;
 pub mod settings;
 pub mod metrics;
 pub mod telemetry;

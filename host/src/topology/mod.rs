@@ -1,0 +1,36 @@
+//! Who owns which partition, and how partitions move when that changes: the
+//! protocol among shards, as pure state machines.
+//!
+//! Nothing here has a clock, a socket, a file or a task. [`Shard`] decides for
+//! one shard, [`Coordinator`] for all; the host feeds them with what happened
+//! and does what they say, and so does the model checker in `model`.
+//!
+//! # The way of a partition from shard A to shard B
+//!
+//! 1. The coordinator's [`Plan`] says that partitions move: each has an owner
+//!    under `from`, and one under `to`. It has a higher epoch than any before.
+//! 2. A goes through its partitions in key order. Each step, one transaction in
+//!    A's lane, advances the [`Cursor`]: those passed that have another owner
+//!    under `to` are nobody's to write from then on, and a batch for that owner.
+//! 3. The batch is sent to B until B acknowledges it. B applies it once, by its
+//!    number, in one transaction; then A deletes what was in it.
+//! 4. When A's cursor is at the end and its outboxes are empty, A reports that
+//!    it is done. When all sources are, the coordinator's next plan is stable.
+//!
+//! # Who may answer for a partition
+//!
+//! A, while its cursor has not passed it; from then on B, once B has applied
+//! all batches from A up to the one that was the last when the cursor passed.
+//! B knows how far A's cursor is from A's batches and from what A tells those
+//! who ask: see [`Shard::authority`].
+
+mod coordinator;
+mod plan;
+mod shard;
+
+#[cfg(test)]
+mod tests;
+
+pub use coordinator::Coordinator;
+pub use plan::{Cursor, Epoch, Incarnation, Ordinal, Placement, Plan};
+pub use shard::{Authority, Batch, Passed, Range, Received, Shard, Stopped};

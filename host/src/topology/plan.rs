@@ -1,0 +1,126 @@
+//! What a topology is, and how far a change of it has come in one shard.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::Digest;
+
+/// A shard's number in its `StatefulSet`, from 0.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Ordinal(pub u32);
+
+impl Ordinal {
+    /// The one shard that starts and ends changes.
+    pub const COORDINATOR: Self = Self(0);
+}
+
+impl fmt::Display for Ordinal {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(formatter)
+    }
+}
+
+/// The number of a plan. A plan of a higher epoch is the newer one, always.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Epoch(pub u64);
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(formatter)
+    }
+}
+
+/// The number of a shard's process: each start takes a higher one. Of two that
+/// run at once, the one with the lower number is not to be heeded.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Incarnation(pub u64);
+
+/// Where partitions live: a number of shards, and the function that gives each
+/// partition one of them.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Placement {
+    /// The number of shards, at least 1.
+    pub shards: u32,
+    /// The generation whose guest's `owner` counts, by its digest.
+    pub owner: Digest,
+    /// The version of that function: two generations of the same version place
+    /// alike.
+    pub sharding: u32,
+}
+
+impl Placement {
+    /// Whether every partition has the same owner under both.
+    pub fn places_as(&self, other: &Self) -> bool {
+        (self.shards, self.sharding) == (other.shards, other.sharding)
+    }
+}
+
+/// A topology, or a change from one to the next.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Plan {
+    /// Its number.
+    pub epoch: Epoch,
+    /// Where partitions come from.
+    pub from: Placement,
+    /// Where they go to; the same as `from` where none moves.
+    pub to: Placement,
+}
+
+impl Plan {
+    /// The first plan there is.
+    pub fn first(placement: Placement) -> Self {
+        Self {
+            epoch: Epoch(1),
+            from: placement.clone(),
+            to: placement,
+        }
+    }
+
+    /// Whether no partition moves.
+    pub fn is_stable(&self) -> bool {
+        self.from == self.to
+    }
+
+    /// The number of shards that may have data.
+    pub fn shards(&self) -> u32 {
+        self.from.shards.max(self.to.shards)
+    }
+
+    /// Whether a shard has partitions to give away.
+    pub fn is_source(&self, shard: Ordinal) -> bool {
+        !self.is_stable() && shard.0 < self.from.shards
+    }
+}
+
+/// How far a shard has gone through its partitions, in key order.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Cursor {
+    /// It has not begun.
+    #[default]
+    Start,
+    /// It has passed this key and all before it.
+    Through(Vec<u8>),
+    /// It has passed every key there is and can be.
+    End,
+}
+
+impl Cursor {
+    /// Whether a key is passed.
+    pub fn covers(&self, key: &[u8]) -> bool {
+        match self {
+            Self::Start => false,
+            Self::Through(last) => key <= last.as_slice(),
+            Self::End => true,
+        }
+    }
+}

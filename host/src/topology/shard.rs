@@ -1,0 +1,387 @@
+//! What one shard decides: whether a partition is its own, which to give away
+//! next, and what to make of what others send.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use serde::{Deserialize, Serialize};
+
+use super::plan::{Cursor, Epoch, Incarnation, Ordinal, Plan};
+
+/// One shard's part in the protocol.
+///
+/// It is stored with the data: a method that changes it is called for a change
+/// of the data, and both are one transaction, which is durable before anything
+/// is sent or answered that depends on it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Shard {
+    me: Ordinal,
+    incarnation: Incarnation,
+    plan: Option<Plan>,
+    /// How far it has given away its partitions under the plan.
+    cursor: Cursor,
+    outboxes: BTreeMap<Ordinal, Outbox>,
+    inboxes: BTreeMap<Ordinal, Inbox>,
+    /// The highest incarnation of each other shard that was heard of.
+    heard: BTreeMap<Ordinal, Incarnation>,
+}
+
+/// The batches for one shard that it has not acknowledged.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+struct Outbox {
+    last: u64,
+    kept: VecDeque<Range>,
+}
+
+/// What is in a batch: the partitions that are its receiver's in a range of
+/// keys. They stay among the data until they are acknowledged; nobody writes
+/// them meanwhile.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Range {
+    /// The batch's number.
+    pub number: u64,
+    /// The range begins after this.
+    pub after: Cursor,
+    /// The range ends with this.
+    pub through: Cursor,
+}
+
+/// What came from one shard.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+struct Inbox {
+    /// The sender's store: a new one counts from the start.
+    store: u128,
+    applied: u64,
+    /// How far the sender had come with the batch applied last.
+    passed: Cursor,
+    epoch: Epoch,
+}
+
+/// That a source has passed all keys up to a cursor, and that those of them
+/// that are `to`'s are in its batches up to a number.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Passed {
+    /// The plan under which it did.
+    pub epoch: Epoch,
+    /// Whose partitions they were.
+    pub source: Ordinal,
+    /// Whose they are.
+    pub to: Ordinal,
+    /// How far the source had come.
+    pub cursor: Cursor,
+    /// The last batch from `source` to `to` at that time; 0: none yet.
+    pub number: u64,
+}
+
+/// Whose a partition is, as far as a shard knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Authority {
+    /// This shard's.
+    Mine,
+    /// This shard's once it has applied this batch from this source.
+    Awaited {
+        /// The sender.
+        source: Ordinal,
+        /// The batch's number.
+        number: u64,
+    },
+    /// Another's, which is to be told what was passed, if that is known.
+    Elsewhere {
+        /// The shard to ask.
+        at: Ordinal,
+        /// What it needs to know.
+        passed: Option<Passed>,
+    },
+    /// Nobody's that is known: there is no plan yet.
+    Unknown,
+}
+
+/// A batch's envelope: all but the partitions in it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Batch {
+    /// Its number among those from this store to this receiver.
+    pub number: u64,
+    /// The sender's store.
+    pub store: u128,
+    /// What the receiver knows once it has applied it.
+    pub passed: Passed,
+}
+
+/// What to do with a batch that came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Received {
+    /// Store its partitions together with this state, then acknowledge it.
+    Apply,
+    /// Acknowledge it: it was applied before.
+    Known,
+    /// Ignore it: it is not for this shard now.
+    Ignore,
+}
+
+/// Why a shard must not go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Stopped {
+    /// Another process of the same ordinal was started later.
+    #[error(
+        "another process of this ordinal was started later ({0:?}): this one must stop; if it is the one to keep, restart it"
+    )]
+    Superseded(Incarnation),
+    /// The others ended a change that this store says it is in the middle of.
+    #[error(
+        "this shard's data is older than its cluster: the others have ended a change (epoch {0}) in which it still has partitions to give away; bring back the newest copy of its data"
+    )]
+    Outdated(Epoch),
+}
+
+impl Shard {
+    /// A shard that knows nothing yet.
+    pub fn new(me: Ordinal) -> Self {
+        Self {
+            me,
+            incarnation: Incarnation::default(),
+            plan: None,
+            cursor: Cursor::Start,
+            outboxes: BTreeMap::new(),
+            inboxes: BTreeMap::new(),
+            heard: BTreeMap::new(),
+        }
+    }
+
+    /// Its ordinal.
+    pub fn ordinal(&self) -> Ordinal {
+        self.me
+    }
+
+    /// Its process's number.
+    pub fn incarnation(&self) -> Incarnation {
+        self.incarnation
+    }
+
+    /// The plan that it goes by.
+    pub fn plan(&self) -> Option<&Plan> {
+        self.plan.as_ref()
+    }
+
+    /// How far it has given away its partitions under the plan.
+    pub fn cursor(&self) -> &Cursor {
+        &self.cursor
+    }
+
+    /// A process starts, with a number above its last and `at_least`.
+    pub fn start(&mut self, at_least: Incarnation) {
+        self.incarnation = Incarnation(self.incarnation.0 + 1).max(at_least);
+    }
+
+    /// A message came from a shard's process; says whether to heed it. The
+    /// state changes where it is a later one than any before.
+    ///
+    /// # Errors
+    /// That one's successor, which the sender is to be told of.
+    pub fn hear(&mut self, from: Ordinal, incarnation: Incarnation) -> Result<bool, Incarnation> {
+        let heard = self.heard.entry(from).or_default();
+        if incarnation < *heard {
+            return Err(*heard);
+        }
+        let is_new = incarnation > *heard;
+        *heard = incarnation;
+        Ok(is_new)
+    }
+
+    /// Somebody has heard of a process of this shard's ordinal.
+    ///
+    /// # Errors
+    /// When that was started later than this one.
+    pub fn told(&self, incarnation: Incarnation) -> Result<(), Stopped> {
+        if incarnation > self.incarnation {
+            return Err(Stopped::Superseded(incarnation));
+        }
+        Ok(())
+    }
+
+    /// Takes a plan, if it is newer; says whether it was.
+    ///
+    /// # Errors
+    /// When the plan's coordinator counts on what this shard has not done.
+    pub fn learn(&mut self, plan: &Plan) -> Result<bool, Stopped> {
+        if let Some(known) = &self.plan {
+            if plan.epoch <= known.epoch {
+                return Ok(false);
+            }
+            if known.is_source(self.me) && !self.has_given_all() {
+                return Err(Stopped::Outdated(plan.epoch));
+            }
+        }
+        self.plan = Some(plan.clone());
+        self.cursor = Cursor::Start;
+        Ok(true)
+    }
+
+    /// Whose a partition is, given its owners under the plan's two placements,
+    /// and what a source told of how far it has come, if it is known.
+    pub fn authority(
+        &self,
+        partition: &[u8],
+        from: Ordinal,
+        to: Ordinal,
+        told: Option<&Passed>,
+    ) -> Authority {
+        if self.plan.is_none() {
+            return Authority::Unknown;
+        }
+        if from == to {
+            return self.mine_or_elsewhere(to);
+        }
+        if from == self.me {
+            if !self.cursor.covers(partition) {
+                return Authority::Mine;
+            }
+            let passed = Some(self.passed(to));
+            return Authority::Elsewhere { at: to, passed };
+        }
+        let inbox = self.inboxes.get(&from);
+        if to == self.me
+            && inbox
+                .is_some_and(|inbox| inbox.epoch == self.epoch() && inbox.passed.covers(partition))
+        {
+            return Authority::Mine;
+        }
+        let told = told.filter(|told| {
+            let of_it = (told.epoch, told.source, told.to) == (self.epoch(), from, to);
+            of_it && told.cursor.covers(partition)
+        });
+        match told {
+            // The source knows.
+            None => Authority::Elsewhere {
+                at: from,
+                passed: None,
+            },
+            Some(told) if to != self.me => Authority::Elsewhere {
+                at: to,
+                passed: Some(told.clone()),
+            },
+            Some(told) if inbox.map_or(0, |inbox| inbox.applied) >= told.number => Authority::Mine,
+            Some(told) => Authority::Awaited {
+                source: from,
+                number: told.number,
+            },
+        }
+    }
+
+    fn mine_or_elsewhere(&self, owner: Ordinal) -> Authority {
+        if owner == self.me {
+            return Authority::Mine;
+        }
+        Authority::Elsewhere {
+            at: owner,
+            passed: None,
+        }
+    }
+
+    /// What this source tells of how far it has come.
+    fn passed(&self, to: Ordinal) -> Passed {
+        Passed {
+            epoch: self.epoch(),
+            source: self.me,
+            to,
+            cursor: self.cursor.clone(),
+            number: self.outboxes.get(&to).map_or(0, |outbox| outbox.last),
+        }
+    }
+
+    fn epoch(&self) -> Epoch {
+        self.plan.as_ref().map_or(Epoch(0), |plan| plan.epoch)
+    }
+
+    /// Whether there is a next step to take: partitions after the cursor to look
+    /// at.
+    pub fn may_step(&self) -> bool {
+        let plan = self.plan.as_ref();
+        plan.is_some_and(|plan| plan.is_source(self.me)) && self.cursor != Cursor::End
+    }
+
+    /// A step: all partitions after the cursor and through `cursor` are given
+    /// away, as far as another shard is their next owner, in one batch for each
+    /// of `to`.
+    pub fn step(&mut self, cursor: Cursor, to: &BTreeSet<Ordinal>) {
+        debug_assert!(self.may_step() && cursor > self.cursor);
+        for &to in to {
+            let outbox = self.outboxes.entry(to).or_default();
+            outbox.last += 1;
+            outbox.kept.push_back(Range {
+                number: outbox.last,
+                after: self.cursor.clone(),
+                through: cursor.clone(),
+            });
+        }
+        self.cursor = cursor;
+    }
+
+    /// For each shard that has not acknowledged all, the batches that it has
+    /// not. The first is to be sent, again and again until it is acknowledged;
+    /// the next only then.
+    pub fn outboxes(&self) -> impl Iterator<Item = (Ordinal, &VecDeque<Range>)> {
+        let outboxes = self.outboxes.iter();
+        outboxes
+            .filter(|(_, outbox)| !outbox.kept.is_empty())
+            .map(|(to, outbox)| (*to, &outbox.kept))
+    }
+
+    /// A batch's envelope.
+    pub fn envelope(&self, to: Ordinal, range: &Range, store: u128) -> Batch {
+        Batch {
+            number: range.number,
+            store,
+            passed: Passed {
+                epoch: self.epoch(),
+                source: self.me,
+                to,
+                cursor: range.through.clone(),
+                number: range.number,
+            },
+        }
+    }
+
+    /// A batch came, from a process that is to be heeded, with a plan that was
+    /// learned.
+    pub fn receive(&mut self, batch: &Batch) -> Received {
+        let passed = &batch.passed;
+        if passed.to != self.me {
+            return Received::Ignore;
+        }
+        let inbox = self.inboxes.get(&passed.source);
+        let same_store = inbox.filter(|inbox| inbox.store == batch.store);
+        if same_store.is_some_and(|inbox| batch.number <= inbox.applied) {
+            return Received::Known;
+        }
+        // A plan stays until all of its batches are acknowledged: one of another
+        // plan is a late copy.
+        if passed.epoch != self.epoch() {
+            return Received::Ignore;
+        }
+        // It is sent only when all before it are acknowledged, so a gap is none.
+        let inbox = Inbox {
+            store: batch.store,
+            applied: batch.number,
+            passed: passed.cursor.clone(),
+            epoch: passed.epoch,
+        };
+        self.inboxes.insert(passed.source, inbox);
+        Received::Apply
+    }
+
+    /// A receiver has applied a batch durably. Gives what was in it, to be
+    /// deleted; none where that was done before.
+    pub fn acknowledged(&mut self, by: Ordinal, number: u64) -> Option<Range> {
+        let kept = &mut self.outboxes.get_mut(&by)?.kept;
+        kept.pop_front_if(|first| first.number == number)
+    }
+
+    /// The plan's epoch, if this shard is a source of it that is done.
+    pub fn is_done(&self) -> Option<Epoch> {
+        let plan = self.plan.as_ref()?;
+        (plan.is_source(self.me) && self.has_given_all()).then_some(plan.epoch)
+    }
+
+    fn has_given_all(&self) -> bool {
+        self.cursor == Cursor::End && self.outboxes().next().is_none()
+    }
+}

@@ -1,0 +1,224 @@
+//! Every interleaving in some small worlds, by a model checker.
+//!
+//! A world's network loses, repeats and reorders: whatever was sent may arrive
+//! at any time later, again and again, or never. A restart loses what was not
+//! stored, and leaves the old process's messages under way. So these are
+//! explored: any node's restart at any step, and two changes one after the
+//! other, while clients write and read what moves.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use stateright::semantics::ConsistencyTester;
+use stateright::{Checker, HasDiscoveries, Model, Property};
+
+use super::world::{Action, Mutation, Op, Scenario, Seen, World};
+
+impl Model for Scenario {
+    type State = World;
+    type Action = Action;
+
+    fn init_states(&self) -> Vec<World> {
+        vec![self.start()]
+    }
+
+    fn actions(&self, state: &World, actions: &mut Vec<Action>) {
+        actions.extend(Self::actions(self, state));
+    }
+
+    fn next_state(&self, state: &World, action: Action) -> Option<World> {
+        let mut after = self.after(state, &action)?;
+        let seen = std::mem::take(&mut after.seen);
+        self.seen.lock().expect("no holder panics").extend(seen);
+        Some(after)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        vec![
+            Property::always(LINEARIZABLE, |_, world: &World| {
+                world.history.values().all(ConsistencyTester::is_consistent)
+            }),
+            Property::always(ONE_PLACE, |_, world: &World| {
+                let mut truth = world.truth.iter();
+                truth.all(|(key, value)| Scenario::places(world, *key) == [*value])
+            }),
+            Property::always(ONE_AUTHORITY, |model: &Self, world: &World| {
+                let mut keys = world.truth.keys();
+                keys.all(|key| model.authorities(world, *key) <= 1)
+            }),
+            Property::always(NOT_LEFT_BEHIND, |_, world: &World| !world.outdated),
+            Property::always(NOT_STUCK, |model: &Self, world: &World| {
+                let settled = model.settle(world);
+                settled.is_some_and(|settled| model.is_settled(&settled))
+            }),
+        ]
+    }
+}
+
+const LINEARIZABLE: &str = "each key's history is linearizable";
+const ONE_PLACE: &str = "each partition is in one place, with what was written last";
+const ONE_AUTHORITY: &str = "no partition has two authorities";
+const NOT_LEFT_BEHIND: &str = "no change ends before its sources are done";
+const NOT_STUCK: &str = "nothing is stuck once restarts cease";
+
+/// Two shards; a writer and a reader of a key that moves.
+fn two_shards(configured: &[(u32, u32)]) -> Scenario {
+    Scenario {
+        nodes: 2,
+        configured: configured.to_vec(),
+        keys: vec![1, 3],
+        clients: vec![vec![Op::Write(1, 1)], vec![Op::Read(1)]],
+        restarts: 0,
+        lost_replies: 0,
+        mutation: None,
+        seen: Arc::default(),
+    }
+}
+
+/// A third shard comes, and both others have something to give it.
+fn two_to_three() -> Scenario {
+    Scenario {
+        nodes: 3,
+        keys: vec![2, 3],
+        clients: vec![vec![Op::Write(2, 1)], vec![Op::Read(2)]],
+        ..two_shards(&[(2, 1), (3, 1)])
+    }
+}
+
+/// Looks at all of a scenario. Fewer states than there were is a search that
+/// does not look at what it did; so is one that no longer sees what matters.
+#[track_caller]
+fn check(scenario: Scenario, states: usize, seen: &[Seen]) {
+    let found = Arc::clone(&scenario.seen);
+    let checker = scenario.checker().threads(2).spawn_bfs().join();
+    checker.assert_properties();
+    let found = found.lock().expect("no holder panics");
+    let missing: BTreeSet<_> = seen.iter().filter(|seen| !found.contains(seen)).collect();
+    assert!(missing.is_empty(), "not seen: {missing:?}");
+    assert_eq!(checker.unique_state_count(), states);
+    println!("{states} states, all of them good");
+}
+
+#[test]
+fn growing_and_shrinking_again() {
+    let scenario = two_shards(&[(1, 1), (2, 1), (1, 1)]);
+    let seen = [
+        Seen::Redirected,
+        Seen::RedirectedTwice,
+        Seen::Awaited,
+        Seen::BatchAgain,
+        Seen::LateBatch,
+        Seen::ServedByReceiver,
+        Seen::SecondChange,
+    ];
+    check(scenario, 12_840, &seen);
+}
+
+#[test]
+fn growing_with_a_restart() {
+    let scenario = Scenario {
+        restarts: 1,
+        ..two_shards(&[(1, 1), (2, 1)])
+    };
+    let seen = [
+        Seen::OldProcess,
+        Seen::RestartWithOutbox,
+        Seen::CoordinatorRestartedMidway,
+        Seen::ServedByReceiver,
+    ];
+    check(scenario, 27_187, &seen);
+}
+
+#[test]
+fn growing_and_shrinking_with_restarts() {
+    let scenario = Scenario {
+        restarts: 2,
+        keys: vec![1],
+        clients: vec![],
+        ..two_shards(&[(1, 1), (2, 1), (1, 1)])
+    };
+    check(scenario, 6_705, &[Seen::OldProcess, Seen::SecondChange]);
+}
+
+#[test]
+fn growing_and_shrinking_with_a_restart_and_clients() {
+    let scenario = Scenario {
+        restarts: 1,
+        keys: vec![1],
+        ..two_shards(&[(1, 1), (2, 1), (1, 1)])
+    };
+    check(
+        scenario,
+        113_601,
+        &[Seen::OldProcess, Seen::SecondChange, Seen::Awaited],
+    );
+}
+
+#[test]
+fn growing_with_a_reply_that_is_lost() {
+    let scenario = Scenario {
+        lost_replies: 1,
+        clients: vec![vec![Op::Write(1, 1)], vec![Op::Read(1), Op::Read(1)]],
+        ..two_shards(&[(1, 1), (2, 1)])
+    };
+    check(scenario, 8_733, &[Seen::LostReplyThenRead]);
+}
+
+#[test]
+fn placing_otherwise_on_the_same_shards() {
+    let scenario = Scenario {
+        keys: vec![0, 1],
+        ..two_shards(&[(2, 1), (2, 2)])
+    };
+    check(scenario, 5_351, &[Seen::Awaited, Seen::ServedByReceiver]);
+}
+
+#[test]
+fn from_two_shards_to_three() {
+    check(
+        two_to_three(),
+        14_382,
+        &[Seen::Awaited, Seen::RedirectedTwice],
+    );
+}
+
+/// The checker is worth what it finds: each mistake, made on purpose, breaks a
+/// promise in one of these worlds.
+#[test]
+fn each_mistake_made_on_purpose_is_found() {
+    let grow = || two_shards(&[(1, 1), (2, 1)]);
+    let again = || Scenario {
+        restarts: 1,
+        clients: vec![],
+        ..grow()
+    };
+    for (mutation, scenario, broken) in [
+        (Mutation::ApplyTwice, grow(), ONE_PLACE),
+        (Mutation::NotAwaited, grow(), LINEARIZABLE),
+        (Mutation::PassedIsMine, grow(), ONE_AUTHORITY),
+        (Mutation::ForgetSent, grow(), ONE_PLACE),
+        (Mutation::KeepAcknowledged, grow(), ONE_PLACE),
+        (Mutation::FirstDoneIsAll, two_to_three(), NOT_STUCK),
+        (Mutation::DoneAtEnd, grow(), NOT_LEFT_BEHIND),
+        (Mutation::AnyAcknowledgement, grow(), ONE_PLACE),
+        (Mutation::NoResume, again(), NOT_STUCK),
+    ] {
+        let scenario = Scenario {
+            mutation: Some(mutation),
+            ..scenario
+        };
+        let any_of = HasDiscoveries::AnyOf(BTreeSet::from([broken]).into_iter().collect());
+        let checker = scenario
+            .checker()
+            .threads(2)
+            .finish_when(any_of)
+            .spawn_bfs()
+            .join();
+        let found = checker.discovery(broken);
+        assert!(found.is_some(), "{mutation:?} is not found");
+        println!(
+            "{mutation:?}: {broken}, not so after {} states",
+            checker.unique_state_count()
+        );
+    }
+}
