@@ -298,6 +298,13 @@ impl Metrics {
         self.swap_duration.observe_duration(duration);
     }
 
+    /// Generations can be refused in these steps: shown as 0 until one is.
+    pub fn swap_steps(&self, steps: impl IntoIterator<Item = &'static str>) {
+        for step in steps {
+            drop(self.swap_refusals.get_or_create(&[("step", step)]));
+        }
+    }
+
     /// A generation was refused in `step`. Looks the step up under a lock.
     pub fn swap_refused(&self, step: &'static str) {
         self.swap_refusals.get_or_create(&[("step", step)]).inc();
@@ -406,6 +413,7 @@ mod tests {
         metrics.commit(Duration::from_micros(200), 64);
         metrics.swap_live(5);
         metrics.swap_took(Duration::from_millis(40));
+        metrics.swap_steps(["verify", "link"]);
         metrics.swap_refused("link");
         metrics.swap_refused("link");
         metrics.instance_dropped(DropReason::Trap);
@@ -467,10 +475,28 @@ mod tests {
         check("ostrakon_swaps_total", 1.0);
         check("ostrakon_swap_duration_seconds_count", 1.0);
         check(r#"ostrakon_swap_refusals_total{step="link"}"#, 2.0);
+        check(r#"ostrakon_swap_refusals_total{step="verify"}"#, 0.0);
         check(r#"ostrakon_instances_dropped_total{reason="trap"}"#, 1.0);
         check("ostrakon_store_bytes", 4096.0);
         check("ostrakon_store_entries", 12.0);
         check(r#"ostrakon_connections{listener="public"}"#, 1.0);
+    }
+
+    #[test]
+    fn the_readme_shows_each_metric() {
+        let readme = include_str!("../../README.md");
+        let text = Metrics::new("0").render();
+        for line in text.lines().filter(|line| line.starts_with("# TYPE ")) {
+            let mut words = line.split(' ').skip(2);
+            let (name, kind) = (words.next().unwrap(), words.next().unwrap());
+            let suffix = match kind {
+                "counter" => "_total",
+                "info" => "_info",
+                _ => "",
+            };
+            let shown = format!("`{name}{suffix}`");
+            assert!(readme.contains(&shown), "README does not show {shown}");
+        }
     }
 
     #[test]

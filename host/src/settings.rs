@@ -92,7 +92,7 @@ pub struct Guest {
     /// How long a migration may hold the lane. Default 60 s; 1 ms to 24 h.
     #[serde(with = "humantime_serde")]
     pub migrate_deadline: Duration,
-    /// The bytes of a reply's headers and body. Default 8 MiB; 1 KiB to 1 GiB,
+    /// The bytes of a reply's headers and body. Default 9 MiB; 1 KiB to 1 GiB,
     /// and not above `max_memory`.
     #[serde(deserialize_with = "size")]
     pub max_reply_bytes: usize,
@@ -114,7 +114,7 @@ pub struct Store {
     /// The bytes of an entry's key. Default 1 KiB; 1 to 64 KiB.
     #[serde(deserialize_with = "size")]
     pub max_key_bytes: usize,
-    /// The bytes of an entry's value. Default 8 MiB; up to 1 GiB, and not
+    /// The bytes of an entry's value. Default 9 MiB; up to 1 GiB, and not
     /// above `max_partition_bytes` or `guest.max_memory`.
     #[serde(deserialize_with = "size")]
     pub max_value_bytes: usize,
@@ -185,7 +185,7 @@ impl Default for Guest {
             write_deadline: Duration::from_millis(250),
             check_deadline: Duration::from_secs(5),
             migrate_deadline: Duration::from_mins(1),
-            max_reply_bytes: 8 * MIB,
+            max_reply_bytes: 9 * MIB,
             max_requests_per_instance: 1_000_000,
             log_lines_per_second: 100,
         }
@@ -197,7 +197,7 @@ impl Default for Store {
         Self {
             max_partition_key_bytes: KIB,
             max_key_bytes: KIB,
-            max_value_bytes: 8 * MIB,
+            max_value_bytes: 9 * MIB,
             max_partition_bytes: 16 * MIB,
         }
     }
@@ -484,8 +484,27 @@ fn at_most((name, value): Named, (other, bound): Named) -> Result<(), Error> {
 }
 
 fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
-    let size = ByteSize::deserialize(deserializer)?;
-    usize::try_from(size.as_u64()).map_err(serde::de::Error::custom)
+    let bytes = match Size::deserialize(deserializer)? {
+        Size::Bytes(bytes) => bytes,
+        Size::Text(text) => {
+            let size: ByteSize = text.parse().map_err(|_| serde::de::Error::custom(SIZE))?;
+            size.as_u64()
+        }
+    };
+    usize::try_from(bytes).map_err(serde::de::Error::custom)
+}
+
+const SIZE: &str = "write a number of bytes, or a size such as \"8MiB\"";
+
+/// A size as people write it.
+#[derive(Deserialize)]
+#[serde(
+    untagged,
+    expecting = "write a number of bytes, or a size such as \"8MiB\""
+)]
+enum Size {
+    Bytes(u64),
+    Text(String),
 }
 
 #[cfg(test)]

@@ -160,3 +160,17 @@ fn the_smart_client_spreads_keys_over_three_servers_and_misses_only_the_one_that
         host.stop();
     }
 }
+
+/// The defaults once contradicted each other: a value was stored that no reply could carry.
+#[test]
+fn the_largest_body_that_is_taken_can_be_read_again() {
+    let shard = Shard::new(&config(&guest("kv"), &[]));
+    let host = shard.start();
+    let client = &mut host.client();
+    let largest = vec![b'x'; 8 << 20];
+    let stored = client.put("/kv/large", &largest).unwrap();
+    assert_eq!(stored.status, 201, "{}", stored.text());
+    let loaded = client.get("/kv/large").unwrap();
+    assert!(loaded.status == 200 && loaded.body == largest);
+    host.stop();
+}

@@ -80,7 +80,7 @@ const MISDEEDS: &[(&str, Seen)] = &[
     ("/secret?at=route", TRAPPED),
     ("/key-enormous?access=write", Body("key-size 1024")),
     ("/key-empty?access=write", Body("key-size 1024")),
-    ("/value-enormous?access=write", Body("value-size 8388608")),
+    ("/value-enormous?access=write", Body("value-size 9437184")),
     (
         "/partition-enormous?access=write&partition=large",
         Body("partition-full 16777216"),

@@ -12,19 +12,42 @@ use ostrakon_tests::load::under_load;
 
 const SWAPS: u64 = 120;
 
+/// What the guest's two codes say of themselves.
+const ONE: &str = "this is code one";
+const OTHER: &str = "this is code two";
+
+/// The code of a generation.
+fn code_of(generation: u64) -> &'static str {
+    if generation.is_multiple_of(4) || generation % 4 == 1 {
+        ONE
+    } else {
+        OTHER
+    }
+}
+
+/// Another component that behaves the same but for what it says of itself.
+fn other_code(component: &[u8]) -> Vec<u8> {
+    let mut places = component.windows(ONE.len()).enumerate();
+    let (at, _) = places
+        .find(|(_, bytes)| *bytes == ONE.as_bytes())
+        .expect("the mark is in the code's data");
+    assert!(places.all(|(_, bytes)| bytes != ONE.as_bytes()));
+    let mut other = component.to_vec();
+    other[at..at + ONE.len()].copy_from_slice(OTHER.as_bytes());
+    other
+}
+
 #[test]
 fn swaps_under_load_drop_and_mix_no_request() {
     let one = guest("hostile");
-    // Another component that behaves the same: a custom section is appended.
-    let other = [&one[..], b"\0\x06\x05other"].concat();
+    let other = other_code(&one);
     let files = |generation: u64| {
         let number = generation.to_string();
         // Both change every second time, by turns: the guest together with the
         // settings, then the settings alone.
-        let component = if generation.is_multiple_of(4) || generation % 4 == 1 {
-            &one
-        } else {
-            &other
+        let component = match code_of(generation) {
+            ONE => &one,
+            _ => &other,
         };
         let runtime = ["lane.max_group = 1024", "lane.max_group = 16"];
         let settings = [
@@ -53,13 +76,11 @@ fn swaps_under_load_drop_and_mix_no_request() {
         match worker {
             // Reads.
             0 | 1 => {
-                let response = get("/label");
+                let response = get("/code");
                 let generation = response.generation();
-                assert_eq!(
-                    response.text(),
-                    generation.to_string(),
-                    "mixed: {response:?}"
-                );
+                // The setting and the code say of which generation they are.
+                let expected = format!("{generation} {}", code_of(generation));
+                assert_eq!(response.text(), expected, "mixed: {response:?}");
                 seen.lock().expect("no holder panics").insert(generation);
             }
             // Writes to one partition, each of which stores its generation.

@@ -9,7 +9,7 @@ use crate::{bindings::ostrakon::shard::store::Range, imports};
 
 /// The request's own partition: an ordered map from bytes to bytes, in one transaction with the whole request.
 ///
-/// Keys have 1 to 1,024 bytes, values at most 8 MiB, a partition at most 16 MiB, unless the host is set otherwise.
+/// Keys have 1 to 1,024 bytes, values at most 9 MiB, a partition at most 16 MiB, unless the host is set otherwise.
 /// A failed write leaves the request free to go on: its other writes stand unless it answers with an error.
 #[derive(Clone, Copy, Debug)]
 pub struct Store(pub(crate) ());

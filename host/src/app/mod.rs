@@ -30,7 +30,7 @@ use crate::secrets::Secrets;
 use crate::service::Service;
 use crate::settings::Settings;
 use crate::store::{self, OpenError, Store};
-use crate::swap::{Controller, Kept, Refused, Status};
+use crate::swap::{Controller, Kept, Refused, Status, Step};
 use crate::telemetry::Filter;
 use crate::volume::{self, Files, StartError, Watcher};
 use performer::{LiveSettings, Performer};
@@ -70,6 +70,11 @@ pub enum Error {
     /// A volume cannot be watched.
     #[error(transparent)]
     Volume(#[from] StartError),
+    /// There is no Secret where it is said to be mounted.
+    #[error(
+        "there is no directory {0} with secrets: mount the Secret there, or leave --secrets-dir out"
+    )]
+    NoSecrets(PathBuf),
     /// The first configuration cannot serve, and there is none from before.
     #[error("the configuration in {directory} cannot serve, step {step}: {reason}")]
     Configuration {
@@ -168,6 +173,7 @@ impl App {
             "starting"
         );
         let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION")));
+        metrics.swap_steps(Step::ALL.map(Step::name));
         let readiness = Readiness::default();
         let drain = Drain::new(readiness.clone());
         let shard = Shard {
@@ -202,6 +208,9 @@ impl App {
         let config = Watcher::start(&options.config_dir, volume::Options::default())?;
         let (secrets, secrets_watcher) = match &options.secrets_dir {
             None => (Secrets::default(), None),
+            Some(directory) if !directory.is_dir() => {
+                return Err(Error::NoSecrets(directory.clone()));
+            }
             Some(directory) => {
                 let watcher = Watcher::start(directory, volume::Options::default())?;
                 let observations = watcher.observations();

@@ -64,6 +64,7 @@ impl Subject for Shard {
             status["generation"] = json!(swap.live);
             status["candidate"] = json!(swap.candidate);
             status["refused"] = json!(swap.refused);
+            status["last_refused"] = json!(swap.last_refused);
             status["store"] = json!({ "bytes": bytes, "entries": entries });
             status["lane"] = json!({
                 "depth": parts.lane.depth(),

@@ -10,7 +10,7 @@ use http::{Method, StatusCode};
 use humantime_serde::re::humantime::parse_duration;
 use serde_json::Value;
 
-use super::{Exit, Failure, say};
+use super::{Exit, Failure, address, say};
 use crate::http::client;
 
 /// Show how a shard is: its generation, what was refused and why, its store and lane.
@@ -32,7 +32,8 @@ pub(super) struct StatusArguments {
 
 /// Drain a shard: not ready, then no new requests, then all answered and durable.
 ///
-/// For a preStop hook. Waits until it is done; draining twice is the same as once.
+/// For a preStop hook. Waits until it is done; draining twice is the same as once. The process
+/// lives on, refusing requests, until SIGTERM ends it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example, in a Pod:
@@ -52,6 +53,7 @@ struct Port {
         long,
         env = "OSTRAKON_ADMIN",
         value_name = "ADDRESS",
+        value_parser = address,
         default_value = "127.0.0.1:9090"
     )]
     admin: SocketAddr,
@@ -66,7 +68,9 @@ enum Error {
         status: StatusCode,
         body: String,
     },
-    #[error("{address} is not the admin port of a shard: its status is not JSON")]
+    #[error("{address} is not the admin port of a shard: it answers something else; give --admin")]
+    OtherJson { address: SocketAddr },
+    #[error("{address} is not the admin port of a shard: its status is not JSON; give --admin")]
     NotAStatus {
         address: SocketAddr,
         #[source]
@@ -81,6 +85,13 @@ impl StatusArguments {
             let address = self.port.address();
             Failure::new(Exit::Unavailable, Error::NotAStatus { address, source })
         })?;
+        if status.get("shard").is_none() {
+            let address = self.port.address();
+            return Err(Failure::new(
+                Exit::Unavailable,
+                Error::OtherJson { address },
+            ));
+        }
         if self.json {
             return say(&String::from_utf8_lossy(&body));
         }

@@ -11,6 +11,7 @@ mod serve;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
+use std::net::SocketAddr;
 
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
@@ -30,9 +31,9 @@ struct Cli {
 
 const AFTER_HELP: &str = "\
 Examples:
-  ostrakon build guest/kv                      make a component of a guest's crate
-  ostrakon inspect target/guests/kv.wasm       see what it is
-  ostrakon pack --name kv --guest target/guests/kv.wasm | kubectl apply --server-side -f -
+  ostrakon build guest/kv -o kv.wasm           make a component of a guest's crate
+  ostrakon inspect kv.wasm                     see what it is
+  ostrakon pack --name kv --guest kv.wasm | kubectl apply --server-side -f -
   ostrakon serve --config-dir /etc/ostrakon/config --data-dir /var/lib/ostrakon
   ostrakon status                              how the shard on this machine is
   ostrakon drain                               for a preStop hook
@@ -121,13 +122,27 @@ impl Failure {
     }
 }
 
-/// Writes to standard output; a closed one is an error of the command.
+/// Writes to standard output; one that cannot be written to is an error of the command.
 fn say(text: &str) -> Result<(), Failure> {
     let mut output = io::stdout().lock();
-    output
+    match output
         .write_all(text.as_bytes())
         .and_then(|()| output.flush())
-        .map_err(Failure::with(Exit::Io))
+    {
+        // Whoever read it has read enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.map_err(Failure::with(Exit::Io)),
+    }
+}
+
+/// An address and port; `localhost` is 127.0.0.1.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let address = match text.strip_prefix("localhost:") {
+        Some(port) => format!("127.0.0.1:{port}"),
+        None => text.to_owned(),
+    };
+    let address = address.parse();
+    address.map_err(|_| "write an IP address and a port, such as 127.0.0.1:8080".to_owned())
 }
 
 /// Writes a line to standard error, where hints and errors go.

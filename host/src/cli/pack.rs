@@ -14,8 +14,9 @@ const ZSTD_LEVEL: i32 = 19;
 
 /// Write the manifest of the ConfigMap that delivers a guest and its settings.
 ///
-/// The same input gives the same bytes, so the manifest can be kept under source control. The guest
-/// and the settings are checked first.
+/// The same input gives the same bytes, so the manifest can be kept under source control. The guest's
+/// form and the runtime's settings are checked first; the guest itself checks its settings when it
+/// is swapped in.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

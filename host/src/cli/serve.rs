@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use bytesize::ByteSize;
 
-use super::{Exit, Failure, ordinal};
+use super::{Exit, Failure, address, ordinal};
 use crate::store::OpenError;
 use crate::{app, telemetry};
 
@@ -32,6 +32,7 @@ pub(super) struct Arguments {
         long,
         env = "OSTRAKON_LISTEN",
         value_name = "ADDRESS",
+        value_parser = address,
         default_value = "0.0.0.0:8080"
     )]
     listen: SocketAddr,
@@ -40,17 +41,19 @@ pub(super) struct Arguments {
         long,
         env = "OSTRAKON_ADMIN",
         value_name = "ADDRESS",
+        value_parser = address,
         default_value = "0.0.0.0:9090"
     )]
     admin: SocketAddr,
     /// The shard's ordinal [default: the number at the end of `POD_NAME` or of the host name]
-    #[arg(long, env = "OSTRAKON_ORDINAL", value_name = "N")]
+    #[arg(long, env = "OSTRAKON_ORDINAL", value_name = "N", value_parser = number)]
     ordinal: Option<u32>,
     /// The most memory for the store's pages.
     #[arg(
         long,
         env = "OSTRAKON_STORE_CACHE",
         value_name = "SIZE",
+        value_parser = size,
         default_value = "64MiB"
     )]
     store_cache: ByteSize,
@@ -70,6 +73,16 @@ pub(super) struct Arguments {
         default_value = "auto"
     )]
     log_format: telemetry::Format,
+}
+
+fn number(text: &str) -> Result<u32, String> {
+    let number = text.parse();
+    number.map_err(|_| "write a number from 0, such as 2".to_owned())
+}
+
+fn size(text: &str) -> Result<ByteSize, String> {
+    let size = text.parse();
+    size.map_err(|_| "write bytes, or a size such as 64MiB".to_owned())
 }
 
 impl Arguments {
@@ -104,7 +117,7 @@ fn exit_of(error: &app::Error) -> Exit {
     use app::Error;
 
     match error {
-        Error::Configuration { .. } => Exit::Usage,
+        Error::Configuration { .. } | Error::NoSecrets(_) => Exit::Usage,
         Error::Bind { .. } => Exit::Unavailable,
         Error::Store(OpenError::InUse(_)) => Exit::InUse,
         Error::Store(_) | Error::Data { .. } | Error::Volume(_) => Exit::Io,

@@ -13,7 +13,7 @@ use super::failure::Failure;
 use super::instance::{Instance, ReadData};
 use super::log::GuestLog;
 use crate::contract::{Description, Reply, Request, Route};
-use crate::metrics::DropReason;
+use crate::metrics::{DropReason, Export, Label as _};
 use crate::settings::Settings;
 use crate::store::{Group, Migration, Transaction};
 
@@ -220,7 +220,7 @@ impl Lease {
             return Ok(call.route());
         }
         let routed = self.begin().route(request, deadline).await;
-        self.end(routed.as_ref().err());
+        self.end(routed.as_ref().err(), Export::Route, deadline);
         routed
     }
 
@@ -239,7 +239,7 @@ impl Lease {
             return replied.map_err(Failure::Store);
         }
         let replied = self.begin().read(request, data, deadline).await;
-        self.end(replied.as_ref().err());
+        self.end(replied.as_ref().err(), Export::Handle, deadline);
         replied
     }
 
@@ -261,7 +261,7 @@ impl Lease {
         };
         let deadline = self.guest.settings().guest.write_deadline;
         let (group, replied) = self.begin().write(request, transaction, deadline).await;
-        self.end(replied.as_ref().err());
+        self.end(replied.as_ref().err(), Export::Handle, deadline);
         (group, replied)
     }
 
@@ -276,7 +276,7 @@ impl Lease {
         deadline: Duration,
     ) -> Result<Reply, Failure> {
         let replied = self.begin().gather(request, replies, deadline).await;
-        self.end(replied.as_ref().err());
+        self.end(replied.as_ref().err(), Export::Gather, deadline);
         replied
     }
 
@@ -289,7 +289,7 @@ impl Lease {
     ) -> (Migration, Result<Result<(), String>, Failure>) {
         let deadline = self.guest.settings().guest.migrate_deadline;
         let (migration, migrated) = self.begin().migrate(from, migration, deadline).await;
-        self.end(migrated.as_ref().err());
+        self.end(migrated.as_ref().err(), Export::Migrate, deadline);
         (migration, migrated)
     }
 
@@ -301,12 +301,19 @@ impl Lease {
             .expect("it is there until the lease is dropped")
     }
 
-    fn end(&mut self, failure: Option<&Failure>) {
+    fn end(&mut self, failure: Option<&Failure>, export: Export, deadline: Duration) {
+        // Less than any deadline: it runs again, and so it has not failed.
+        let settings = &self.guest.settings().guest;
+        let is_budget = deadline < settings.read_deadline.min(settings.write_deadline);
+        if let (Some(Failure::Deadline), true) = (failure, is_budget) {
+            self.fate = Some(DropReason::Budget);
+            return;
+        }
         if let Some(failure) = failure {
             // In the guest's log: as bounded in lines as what it writes itself.
-            self.guest
-                .log
-                .write(tracing::Level::WARN, &format!("request failed: {failure}"));
+            let export = Export::VALUES[export.index()];
+            let line = format!("`{export}` failed: {failure}");
+            self.guest.log.write(tracing::Level::WARN, &line);
         }
         self.fate = match failure {
             None => None,

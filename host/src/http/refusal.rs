@@ -46,7 +46,7 @@ refusals! {
         "the request is not valid http: check its request line, headers and body framing\n",
     /// The partition's key is empty or too long.
     BadPartitionKey: BAD_REQUEST "bad-partition-key"
-        "the partition key is empty or too long: use 1 to 1024 bytes\n",
+        "the partition key is empty or too long: use 1 byte to store.max_partition_key_bytes\n",
     /// The operation is not for this peer.
     Forbidden: FORBIDDEN "forbidden"
         "this is allowed from the same machine only: call it from within the pod\n",
@@ -70,7 +70,7 @@ refusals! {
         "the request's target is too long: send a shorter path and query\n",
     /// The headers are too large.
     HeaderSize: REQUEST_HEADER_FIELDS_TOO_LARGE "header-size"
-        "the request line and headers are too large: send less, or raise max_header_bytes\n",
+        "the request line and headers are too large, or more than 100: send less, or raise max_header_bytes\n",
     /// The host failed: our bug.
     Internal: INTERNAL_SERVER_ERROR "internal"
         "the host failed to answer: see its log\n",

@@ -8,7 +8,7 @@ use std::task::Poll;
 
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
-use http::{HeaderValue, Method, Request, Response, Version};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body_util::{Full, LengthLimitError, Limited};
 use hyper::body::{Body, Incoming};
 
@@ -41,7 +41,8 @@ impl<H: Handler> Requests<H> {
             // The stream ends, not the connection: the header is HTTP/1's.
             response.headers_mut().remove(http::header::CONNECTION);
         }
-        if head {
+        // Of what was not modified, the length is not known.
+        if head && response.status() != StatusCode::NOT_MODIFIED {
             let length = response.body().len();
             response
                 .headers_mut()

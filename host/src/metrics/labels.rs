@@ -89,8 +89,10 @@ label! {
     DropReason as "reason" {
         /// It trapped.
         Trap: "trap",
-        /// It missed a deadline or overran a budget.
+        /// It missed a deadline.
         Deadline: "deadline",
+        /// A read overran its short budget, and ran again apart.
+        Budget: "budget",
         /// Its memory grew beyond what an instance may keep.
         Memory: "memory",
         /// It answered its number of requests.
@@ -120,7 +122,7 @@ label! {
         /// The request waited too long for the lane.
         LaneWait: "lane_wait",
         /// Too many slow reads run already.
-        SlowReads: "slow_reads",
+        SlowReads: "too_many_slow_reads",
     }
 }
 

@@ -20,14 +20,14 @@ const DEFAULTS: &str = r#"
     write_deadline = "250ms"
     check_deadline = "5s"
     migrate_deadline = "60s"
-    max_reply_bytes = "8MiB"
+    max_reply_bytes = "9MiB"
     max_requests_per_instance = 1000000
     log_lines_per_second = 100
 
     [store]
     max_partition_key_bytes = 1024
     max_key_bytes = 1024
-    max_value_bytes = "8MiB"
+    max_value_bytes = "9MiB"
     max_partition_bytes = "16MiB"
 
     [lane]
@@ -144,4 +144,24 @@ fn a_log_filter_that_cannot_be_read_is_refused() {
         "log.filter = 'ostrakon=loud=x'",
         "log.filter is \"ostrakon=loud=x\"; write directives such as \"info\" or \"ostrakon::lane=debug,warn\"",
     );
+}
+
+/// README's table has a row for each setting, with the default of it.
+#[test]
+fn the_readme_shows_each_setting_with_its_default() {
+    let readme = include_str!("../../../README.md");
+    let defaults: toml::Table = DEFAULTS.parse().unwrap();
+    for (section, settings) in &defaults {
+        for (name, value) in settings.as_table().unwrap() {
+            let row = format!("| `{section}.{name}` |");
+            let line = readme.lines().find(|line| line.starts_with(&row));
+            let line = line.unwrap_or_else(|| panic!("README has no {row}"));
+            let shown = line.split('|').nth(2).unwrap().trim();
+            let number = || value.as_integer().expect("text or a number").to_string();
+            let value = value.as_str().map_or_else(number, str::to_owned);
+            let size = |text: &str| text.parse::<ByteSize>().map(|size| size.as_u64()).ok();
+            let same = shown == value || (size(shown).is_some() && size(shown) == size(&value));
+            assert!(same, "README: {line}; default: {value}");
+        }
+    }
 }

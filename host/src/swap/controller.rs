@@ -241,8 +241,8 @@ impl<P: Performer> Controller<P> {
                     self.performer.refused(step);
                     self.retry = transient.then(|| next_retry(self.retry));
                     let digest = digest.map(|digest| digest.short());
-                    let retry_after = self.retry.map(|(_, wait)| wait);
-                    warn!(%step, %reason, digest, ?retry_after, "generation refused");
+                    let retry_after_s = self.retry.map(|(_, wait)| wait.as_secs());
+                    warn!(%step, %reason, digest, retry_after_s, "generation refused");
                 }
                 Effect::Live(live) => {
                     let work = std::mem::take(&mut self.work);
@@ -280,6 +280,9 @@ impl<P: Performer> Controller<P> {
             }
             status.candidate = candidate.map(|(digest, step)| InProgress { digest, step });
             status.refused = refused.map(Refused::from);
+            if status.refused.is_some() {
+                status.last_refused.clone_from(&status.refused);
+            }
             *status != before
         });
         if running.is_none() && self.machine.in_progress().is_none() {

@@ -12,9 +12,11 @@ pub struct Status {
     pub live: Option<LiveGeneration>,
     /// The candidate on its way.
     pub candidate: Option<InProgress>,
-    /// What was refused last; none once something went live since, or the live
-    /// content is back.
+    /// What the volume shows and was refused; none once something went live
+    /// since, or the live content is back.
     pub refused: Option<Refused>,
+    /// What was refused last, since the process started.
+    pub last_refused: Option<Refused>,
 }
 
 /// The generation that serves.

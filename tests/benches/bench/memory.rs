@@ -2,12 +2,15 @@
 
 use std::fs;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use ostrakon_tests::host::{Host, Shard, config, guest};
 
 use crate::clients::{Action, Target};
 use crate::plan::Plan;
 use crate::swap::{swap, tagged};
+
+/// What swaps may add to a process, in MiB.
+const MAX_GROWTH: f64 = 10.0;
 
 pub(crate) fn run(plan: &Plan) -> anyhow::Result<()> {
     println!("\nresident memory, in MiB");
@@ -41,6 +44,12 @@ pub(crate) fn run(plan: &Plan) -> anyhow::Result<()> {
     let after = swap_more(plan.memory_swaps)?;
     row(&format!("after {} more swaps", plan.memory_swaps), after);
     row("growth", after - before);
+    ensure!(
+        after - before <= MAX_GROWTH,
+        "swaps leave memory behind: {:.1} MiB more after {} of them",
+        after - before,
+        plan.memory_swaps
+    );
     host.stop();
     Ok(())
 }

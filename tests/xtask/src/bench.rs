@@ -59,9 +59,10 @@ pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<()> {
     ] {
         let arguments = [&["build", "--release", "--package", "ostrakon"], feature].concat();
         steps.cargo(heading, &arguments)?;
-        let binary = root.join("target/bench").join(name);
-        fs::create_dir_all(root.join("target/bench"))?;
-        fs::copy(root.join("target/release/ostrakon"), &binary)
+        let target = crate::target(root)?;
+        let binary = target.join("bench").join(name);
+        fs::create_dir_all(target.join("bench"))?;
+        fs::copy(target.join("release/ostrakon"), &binary)
             .with_context(|| format!("cannot write {}", binary.display()))?;
         let variable = if name == "native" {
             "OSTRAKON_BENCH_NATIVE"

@@ -7,6 +7,7 @@ mod sources;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -65,6 +66,8 @@ enum Event {
 
 struct Dev {
     root: PathBuf,
+    /// The host's binary.
+    host: PathBuf,
     guest: PathBuf,
     toolchain: Toolchain,
     place: Place,
@@ -90,14 +93,21 @@ struct Place {
 
 impl Place {
     fn create(root: &Path, guest: &Path) -> anyhow::Result<Self> {
-        let name = guest.file_name().context("name the guest's directory")?;
+        let mut name = guest.file_name().context("name the guest's directory")?;
+        // Two guests whose directories have one name are not to share data.
+        let elsewhere = format!("{}-{:08x}", name.display(), path_hash(guest));
+        if !guest.starts_with(root) {
+            name = elsewhere.as_ref();
+        }
         let place = root.join(".ostrakon").join(name);
         let [settings, config, secrets, data] =
             ["settings", "config", "secrets", "data"].map(|name| place.join(name));
         if !settings.exists() {
             fs::create_dir_all(&settings)?;
             fs::write(settings.join("ostrakon.toml"), OSTRAKON_TOML)?;
-            fs::write(settings.join("sharding"), "modulo")?;
+            if guest == root.join("guest/kv") {
+                fs::write(settings.join("sharding"), "modulo")?;
+            }
         }
         fs::create_dir_all(&secrets)?;
         fs::create_dir_all(&data)?;
@@ -129,6 +139,7 @@ impl Dev {
         }
         let place = Place::create(&root, &guest)?;
         Ok(Self {
+            host: crate::target(&root)?.join("debug/ostrakon"),
             toolchain: Search::new(Target::Unknown, &guest)?.find()?,
             volume: Volume::create(&place.config)?,
             sources: Sources::new(vec![
@@ -267,7 +278,7 @@ impl Dev {
     }
 
     fn host_command(&self) -> Command {
-        let mut command = Command::new(self.root.join("target/debug/ostrakon"));
+        let mut command = Command::new(&self.host);
         command
             .arg("serve")
             .arg("--config-dir")
@@ -307,6 +318,18 @@ impl Dev {
             relative(&self.place.settings),
         ));
     }
+}
+
+/// Tells paths apart. The same for each run of one build.
+fn path_hash(path: &Path) -> u32 {
+    let mut hasher = DefaultHasher::new();
+    path.hash(&mut hasher);
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "any 32 of its bits will do"
+    )]
+    let short = hasher.finish() as u32;
+    short
 }
 
 fn build_host(root: &Path) -> anyhow::Result<()> {

@@ -16,7 +16,7 @@ pub(crate) const GUESTS: [(&str, &str); 4] = [
 
 /// Builds all guests to `target/guests/<name>.wasm` and returns that directory.
 pub(crate) fn build(root: &Path) -> anyhow::Result<PathBuf> {
-    let directory = root.join("target/guests");
+    let directory = crate::target(root)?.join("guests");
     let toolchain = Search::new(Target::Unknown, root)?.find()?;
     for (name, source) in GUESTS {
         let built = Build::new(root.join(source))

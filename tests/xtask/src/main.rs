@@ -11,8 +11,9 @@ mod test;
 mod walls;
 
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{self, ExitCode};
 
+use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
 /// The project's own commands.
@@ -47,6 +48,20 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Where cargo puts what it builds: `target`, or where its settings say.
+fn target(root: &Path) -> anyhow::Result<PathBuf> {
+    let output = process::Command::new("cargo")
+        .args(["metadata", "--no-deps", "--format-version", "1"])
+        .current_dir(root)
+        .stderr(process::Stdio::inherit())
+        .output()
+        .context("cannot run cargo")?;
+    let metadata: serde_json::Value =
+        serde_json::from_slice(&output.stdout).context("cargo does not describe the workspace")?;
+    let directory = metadata["target_directory"].as_str();
+    Ok(directory.context("cargo names no target directory")?.into())
 }
 
 /// The top of the repository.

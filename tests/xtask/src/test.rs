@@ -59,7 +59,8 @@ fn check(steps: &mut Steps, root: &Path) -> anyhow::Result<()> {
         "build of the tests",
         &["build", "--workspace", "--all-targets", "--quiet"],
     )?;
-    steps.set("OSTRAKON_TEST_HOST", root.join("target/debug/ostrakon"));
+    let host = crate::target(root)?.join("debug/ostrakon");
+    steps.set("OSTRAKON_TEST_HOST", host);
     steps.tests("tests", &["test", "--workspace", "--no-fail-fast"])?;
     bench::quick(steps)
 }

@@ -47,11 +47,11 @@ pub struct Limits {
     pub partition_key: usize,
     /// Of an entry's key: 1,024.
     pub key: usize,
-    /// Of a value: 8 MiB.
+    /// Of a value: 9 MiB.
     pub value: usize,
     /// Of a partition's keys and values together: 16 MiB.
     pub partition: usize,
-    /// Of a reply's headers and body: 8 MiB.
+    /// Of a reply's headers and body: 9 MiB.
     pub reply: usize,
 }
 
@@ -60,9 +60,9 @@ impl Default for Limits {
         Self {
             partition_key: 1024,
             key: 1024,
-            value: 8 << 20,
+            value: 9 << 20,
             partition: 16 << 20,
-            reply: 8 << 20,
+            reply: 9 << 20,
         }
     }
 }

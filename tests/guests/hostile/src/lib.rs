@@ -5,6 +5,7 @@
 //! | `/get/<k>`, `/set/<k>/<v>` | the value of the partition `k`; stores it |
 //! | `/get-many/<k>`, `/set-many/<k>/<v>` | the partition's values, with commas; stores the value in 8 entries of it |
 //! | `/label` | the setting `label` |
+//! | `/code` | the setting `label`, and a mark in the code that a test can change |
 //! | `/sequence/<k>` | stores the setting `sequence` in the partition `k`; the one before it, or nothing |
 //! | `/<misdeed>` | does it: see `misdeed` |
 //!
@@ -31,6 +32,9 @@ ostrakon_guest::export!(Hostile);
 
 /// Partitions whose keys begin so make `owner` do the misdeed that follows.
 const OWNER: &str = "in-owner:";
+
+/// Tells code apart that is otherwise the same: changed in the component's bytes.
+static CODE: [u8; 16] = *b"this is code one";
 
 impl Guest for Hostile {
     fn describe(settings: Settings) -> Description {
@@ -79,7 +83,7 @@ impl Guest for Hostile {
         match (&names[..], query("at").as_deref()) {
             (["get" | "get-many", key], _) => Route::read(*key),
             (["set" | "set-many", key, _] | ["sequence", key], _) => Route::write(*key),
-            (["label"], _) | (_, Some("here")) => Route::here(),
+            (["label" | "code"], _) | (_, Some("here")) => Route::here(),
             ([misdeed], Some("route")) => {
                 misdeed::commit(misdeed, None);
                 Route::here()
@@ -119,6 +123,11 @@ impl Guest for Hostile {
                 Ok(Response::text(value))
             }
             ["label"] => Ok(Response::text(text(self.settings.get("label")))),
+            ["code"] => {
+                let code = String::from_utf8_lossy(std::hint::black_box(&CODE));
+                let label = text(self.settings.get("label"));
+                Ok(Response::text(format!("{label} {code}")))
+            }
             ["sequence", _] => {
                 let before = store.get("sequence");
                 store.set("sequence", text(self.settings.get("sequence")))?;

@@ -76,7 +76,7 @@ pub(crate) fn commit(misdeed: &str, request: Option<&Request>) -> Response {
         ("value-enormous", Some(request)) => said(
             request
                 .store()
-                .set("value", vec![b'v'; number(request, 8 * MIB + 1)]),
+                .set("value", vec![b'v'; number(request, 9 * MIB + 1)]),
         ),
         ("partition-enormous", Some(request)) => said(
             (0..40).try_for_each(|entry: u8| request.store().set([b'e', entry], vec![b'v'; MIB])),
