@@ -47,7 +47,11 @@ fn wrong_arguments_are_told_and_exit_with_64() {
     check(&["serve"], 64, "--config-dir <DIR>");
     let dirs = ["serve", "--config-dir", "c", "--data-dir", "d"];
     let serve = |more: &[&'static str]| [&dirs, more].concat();
-    check(&serve(&["--listen", "8080"]), 64, "write an IP address and a port");
+    check(
+        &serve(&["--listen", "8080"]),
+        64,
+        "write an IP address and a port",
+    );
     check(&serve(&["--ordinal", "x"]), 64, "--ordinal <N>");
     check(
         &serve(&["--ordinal", "0", "--log", "a=b=c"]),

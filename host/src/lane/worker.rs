@@ -222,6 +222,7 @@ impl Worker {
         let after = Record {
             schema: Some(schema),
             generation: Some(live.encode()),
+            topology: record.topology.clone(),
         };
         match record.schema {
             Some(data) if schema < data => {

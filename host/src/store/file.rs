@@ -54,7 +54,7 @@ impl Options {
     }
 }
 
-/// What a swap stores with the data.
+/// What is stored with the data: by a swap, and by a transfer of partitions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Record {
     /// The version of the data's layout by the guest; none before the first
@@ -62,6 +62,9 @@ pub struct Record {
     pub schema: Option<u32>,
     /// The generation that goes live, in the caller's encoding.
     pub generation: Option<Vec<u8>>,
+    /// The state of the topology, in the caller's encoding; none in a shard that
+    /// was never one of several.
+    pub topology: Option<Vec<u8>>,
 }
 
 /// A shard's data on disk. One value of this type, in one process, has a data
@@ -149,12 +152,21 @@ impl Store {
     /// # Errors
     /// As [`Store::commit`].
     pub fn set_record(&mut self, record: Record) -> Result<Arc<Snapshot>, CommitError> {
-        let snapshot = self.attempt(|opened| {
-            let transaction = begin(&opened.database)?;
-            write_record(&transaction, &record)?;
+        self.attempt_with(record, |database, record| {
+            let transaction = begin(database)?;
+            write_record(&transaction, record)?;
             transaction.commit()?;
             Ok(())
-        })?;
+        })
+    }
+
+    /// Commits something together with a new record.
+    pub(super) fn attempt_with(
+        &mut self,
+        record: Record,
+        commit: impl FnOnce(&Database, &Record) -> Result<(), CommitFailure>,
+    ) -> Result<Arc<Snapshot>, CommitError> {
+        let snapshot = self.attempt(|opened| commit(&opened.database, &record))?;
         self.record = record;
         Ok(snapshot)
     }
@@ -381,6 +393,7 @@ fn read_meta(database: &Database) -> Result<(u32, Record), redb::Error> {
     let record = Record {
         schema: number("schema")?,
         generation: meta.get("generation")?.map(|value| value.value().to_vec()),
+        topology: meta.get("topology")?.map(|value| value.value().to_vec()),
     };
     let layout = number("layout")?;
     let layout =
@@ -406,7 +419,7 @@ fn initialise(database: &Database) -> Result<(), redb::Error> {
 /// file is, where it would otherwise read all of it. It also commits in two
 /// phases, so that a torn commit is never told from a whole one by a checksum
 /// that a client could forge. It costs a fourth to a third of the durable rate.
-fn begin(database: &Database) -> Result<WriteTransaction, CommitFailure> {
+pub(super) fn begin(database: &Database) -> Result<WriteTransaction, CommitFailure> {
     let mut transaction = database.begin_write()?;
     transaction.set_quick_repair(true);
     Ok(transaction)
@@ -446,13 +459,19 @@ fn write(
     Ok(())
 }
 
-fn write_record(transaction: &WriteTransaction, record: &Record) -> Result<(), CommitFailure> {
+pub(super) fn write_record(
+    transaction: &WriteTransaction,
+    record: &Record,
+) -> Result<(), CommitFailure> {
     let mut meta = transaction.open_table(META).map_err(storage)?;
     if let Some(schema) = record.schema {
         meta.insert("schema", schema.to_le_bytes().as_slice())?;
     }
     if let Some(generation) = &record.generation {
         meta.insert("generation", generation.as_slice())?;
+    }
+    if let Some(topology) = &record.topology {
+        meta.insert("topology", topology.as_slice())?;
     }
     Ok(())
 }

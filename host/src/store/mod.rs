@@ -10,7 +10,7 @@
 //! | --- | --- | --- |
 //! | `entries` | (partition key, entry key) | the value |
 //! | `sizes` | partition key | (bytes of keys and values, entries), for each partition of more than [`SMALL`] entries |
-//! | `meta` | `layout`, `schema`, `generation` | little-endian u32; little-endian u32; the caller's bytes |
+//! | `meta` | `layout`, `schema`, `generation`, `topology` | little-endian u32; little-endian u32; the caller's bytes |
 
 mod disk;
 mod failure;
@@ -18,6 +18,7 @@ mod file;
 mod group;
 mod migration;
 mod snapshot;
+mod transfer;
 
 #[cfg(test)]
 mod tests;
@@ -28,6 +29,7 @@ pub use file::{MakeDisk, Options, Record, Store};
 pub use group::{Group, Limits, Transaction, WriteError};
 pub use migration::Migration;
 pub use snapshot::{Entry, Page, PartitionPage, Position, ReadError, Snapshot};
+pub use transfer::Transfer;
 
 use redb::TableDefinition;
 

@@ -303,3 +303,13 @@ fn a_full_disk_refuses_writes_keeps_reads_and_takes_writes_again() {
     }
     assert_eq!(pair(&store, b"a"), Some(4));
 }
+
+/// What is on the disk is for the system to say: a sync that asks nobody would be believed.
+#[test]
+fn a_real_disk_asks_the_system_to_sync() {
+    let (_reader, writer) = io::pipe().expect("a pipe");
+    let pipe = FileDisk::new(std::os::fd::OwnedFd::from(writer).into());
+    pipe.sync().expect_err("a pipe cannot be synced");
+    let file = FileDisk::new(tempfile::tempfile().expect("a file"));
+    file.sync().expect("a file can be");
+}

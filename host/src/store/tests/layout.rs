@@ -56,6 +56,7 @@ fn the_record_of_a_swap_is_there_after_a_restart() {
     let record = Record {
         schema: Some(3),
         generation: Some(b"five".to_vec()),
+        topology: Some(b"two of three".to_vec()),
     };
     store.set_record(record.clone()).expect("it is stored");
     drop(store);

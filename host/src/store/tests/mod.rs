@@ -10,6 +10,7 @@
 mod faults;
 mod layout;
 mod oracle;
+mod transfer;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -296,6 +296,7 @@ fn a_migration_sees_its_own_writes_and_is_stored_with_its_record_or_not_at_all()
     let record = Record {
         schema: Some(7),
         generation: Some(b"g".to_vec()),
+        topology: None,
     };
     let at = |partition: &[u8], key: &[u8]| (partition.to_vec(), key.to_vec());
 

@@ -1,0 +1,180 @@
+//! Partitions that come and go whole.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::*;
+
+type Oracle = BTreeMap<Position, Vec<u8>>;
+
+fn all(store: &Store) -> Oracle {
+    let snapshot = snapshot(store);
+    let page = snapshot.scan(None, 1_000_000).expect("it reads");
+    assert!(!page.more);
+    page.entries.into_iter().collect()
+}
+
+/// Random partitions, small and large ones, come and go on two stores, with
+/// writes between; both end as two maps do, sizes included.
+#[test]
+fn random_transfers_move_partitions_whole() {
+    let seed = 0x7a_0f_e2;
+    println!("seed {seed:#x}");
+    let mut random = Random(seed);
+    let directories = [(); 2].map(|()| tempfile::tempdir().expect("a directory"));
+    let mut stores = [0, 1].map(|index| open(directories[index].path()));
+    let mut oracles = [Oracle::new(), Oracle::new()];
+    let mut moved = 0;
+    for round in 0..60_u64 {
+        // A write to a partition of the first store, some of them beyond the
+        // size from which a row of `sizes` is kept.
+        let partition = vec![b'a' + random.below(6) as u8; 1 + random.below(2) as usize];
+        let count = [1, 3, 40][random.below(3) as usize];
+        let mut changes = Vec::new();
+        for _ in 0..count {
+            let key = random.below(100).to_string().into_bytes();
+            changes.push((key, round.to_string().into_bytes()));
+        }
+        let home = usize::from(oracles[1].keys().any(|(owner, _)| *owner == partition));
+        let set: Vec<_> = changes
+            .iter()
+            .map(|(key, value)| (key.as_slice(), Some(value.as_slice())))
+            .collect();
+        commit(&mut stores[home], &partition, &set).expect("it is stored");
+        for (key, value) in changes {
+            oracles[home].insert((partition.clone(), key), value);
+        }
+
+        // Some partitions go from one to the other.
+        let from = random.below(2) as usize;
+        let partitions = oracles[from].keys().map(|(partition, _)| partition.clone());
+        let mut leaving: Vec<_> = partitions.collect();
+        leaving.dedup();
+        leaving.retain(|_| random.below(3) == 0);
+        moved += leaving.len();
+        let arrived: Vec<_> = oracles[from]
+            .iter()
+            .filter(|((partition, _), _)| leaving.contains(partition))
+            .map(|(position, value)| (position.clone(), value.clone()))
+            .collect();
+        let topology = round.to_le_bytes().to_vec();
+        let arrive = Transfer {
+            topology: topology.clone(),
+            arrived: arrived.clone(),
+            left: vec![],
+        };
+        let leave = Transfer {
+            topology,
+            arrived: vec![],
+            left: leaving,
+        };
+        // Once more is as once: it takes the place of what is there.
+        for _ in 0..=random.below(2) {
+            stores[1 - from].transfer(&arrive).expect("it is stored");
+        }
+        stores[from].transfer(&leave).expect("it is stored");
+        for (position, value) in arrived {
+            oracles[from].remove(&position);
+            oracles[1 - from].insert(position, value);
+        }
+        if random.below(4) == 0 {
+            drop(stores);
+            stores = [0, 1].map(|index| open(directories[index].path()));
+        }
+        for (store, oracle) in stores.iter().zip(&oracles) {
+            assert_eq!(all(store), *oracle, "round {round}");
+            assert_eq!(store.record().topology, Some(round.to_le_bytes().to_vec()));
+            let mut sizes = BTreeMap::<_, (u64, u64)>::new();
+            for ((partition, key), value) in oracle {
+                let size = sizes.entry(partition).or_default();
+                *size = (size.0 + (key.len() + value.len()) as u64, size.1 + 1);
+            }
+            for (partition, size) in sizes {
+                let found = snapshot(store).size(partition).expect("it reads");
+                assert_eq!(found, size, "round {round}, {partition:?}");
+            }
+        }
+    }
+    println!("{moved} partitions moved");
+    assert!(moved > 50);
+}
+
+#[test]
+fn a_transfer_that_the_disk_refuses_leaves_everything_as_it_was() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut store = open(directory.path());
+    commit(&mut store, b"p", &[(b"k", Some(b"1"))]).expect("it is stored");
+    let before = store.record().clone();
+    let fails = Arc::new(AtomicBool::new(false));
+    drop(store);
+    let failing = Arc::clone(&fails);
+    let options = Options {
+        disk: Box::new(move |file| {
+            Box::new(Refusing {
+                inner: FileDisk::new(file),
+                fails: Arc::clone(&failing),
+            })
+        }),
+        ..Options::new(directory.path(), 1 << 20)
+    };
+    let mut store = Store::open(options).expect("it opens");
+    fails.store(true, Ordering::Relaxed);
+    let transfer = Transfer {
+        topology: b"after".to_vec(),
+        arrived: vec![((b"q".to_vec(), b"k".to_vec()), b"2".to_vec())],
+        left: vec![b"p".to_vec()],
+    };
+    store.transfer(&transfer).expect_err("the disk refuses");
+    assert_eq!(store.record(), &before);
+    fails.store(false, Ordering::Relaxed);
+    drop(store);
+    let store = open(directory.path());
+    assert_eq!(all(&store).len(), 1);
+    assert_eq!(
+        snapshot(&store).get(b"p", b"k").expect("it reads"),
+        Some(b"1".to_vec())
+    );
+    assert_eq!(store.record(), &before);
+}
+
+/// A disk that can be told to refuse writes and syncs.
+#[derive(Debug)]
+struct Refusing {
+    inner: FileDisk,
+    fails: Arc<AtomicBool>,
+}
+
+impl Refusing {
+    fn operate(&self) -> io::Result<()> {
+        if self.fails.load(Ordering::Relaxed) {
+            return Err(io::Error::other("refused for a test"));
+        }
+        Ok(())
+    }
+}
+
+impl Disk for Refusing {
+    fn len(&self) -> io::Result<u64> {
+        self.inner.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.inner.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.operate()?;
+        self.inner.set_len(len)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.operate()?;
+        self.inner.sync()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.operate()?;
+        self.inner.write(offset, data)
+    }
+}

@@ -1,0 +1,66 @@
+//! Partitions that come or go as a whole, as their placement changes.
+
+use std::sync::Arc;
+
+use redb::WriteTransaction;
+
+use super::failure::{CommitError, CommitFailure};
+use super::file::{Store, begin, write_record};
+use super::group::Size;
+use super::migration::{record_size, storage};
+use super::snapshot::{Position, Snapshot, successor};
+use super::{ENTRIES, SIZES};
+
+/// What comes and what goes, in one transaction with what is stored of the
+/// topology.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Transfer {
+    /// The topology's state after it, in the caller's encoding.
+    pub topology: Vec<u8>,
+    /// All entries of each partition that comes, in order. They take the place
+    /// of what is there.
+    pub arrived: Vec<(Position, Vec<u8>)>,
+    /// The partitions that go, by their keys.
+    pub left: Vec<Vec<u8>>,
+}
+
+impl Store {
+    /// Makes a transfer durable, whole, and gives the view with it.
+    ///
+    /// # Errors
+    /// As [`Store::commit`].
+    pub fn transfer(&mut self, transfer: &Transfer) -> Result<Arc<Snapshot>, CommitError> {
+        let mut record = self.record().clone();
+        record.topology = Some(transfer.topology.clone());
+        self.attempt_with(record, |opened, record| {
+            let transaction = begin(opened)?;
+            write(&transaction, transfer)?;
+            write_record(&transaction, record)?;
+            transaction.commit()?;
+            Ok(())
+        })
+    }
+}
+
+fn write(transaction: &WriteTransaction, transfer: &Transfer) -> Result<(), CommitFailure> {
+    let mut entries = transaction.open_table(ENTRIES).map_err(storage)?;
+    let mut sizes = transaction.open_table(SIZES).map_err(storage)?;
+    let of_partition = |(one, _): &(Position, _), (other, _): &(Position, _)| one.0 == other.0;
+    let arriving = transfer.arrived.chunk_by(of_partition);
+    let partitions = arriving.clone().map(|arrived| &arrived[0].0.0);
+    for partition in transfer.left.iter().chain(partitions) {
+        let successor = successor(partition);
+        let all = (partition.as_slice(), &[][..])..(successor.as_slice(), &[][..]);
+        entries.retain_in(all, |_, _| false)?;
+        sizes.remove(partition.as_slice())?;
+    }
+    for arrived in arriving {
+        let mut size = Size::default();
+        for ((partition, key), value) in arrived {
+            entries.insert((partition.as_slice(), key.as_slice()), value.as_slice())?;
+            size = size.with(key.len(), None, Some(value.len()));
+        }
+        record_size(&mut sizes, &arrived[0].0.0, size)?;
+    }
+    Ok(())
+}
