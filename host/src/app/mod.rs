@@ -221,7 +221,7 @@ impl App {
             }
         };
         let runtime = runtime::Handle::current();
-        let (lane, lane_thread) = Lane::start(store, runtime, Arc::clone(&metrics))?;
+        let (lane, lane_thread) = Lane::start(store, None, runtime, Arc::clone(&metrics))?;
 
         let settings = Arc::new(Settings::default());
         let limits = Arc::new(ArcSwap::from_pointee(performer::limits(&settings)));

@@ -134,6 +134,19 @@ impl Guest {
         &self.environment.settings
     }
 
+    /// The owner of a partition among so many shards, by this guest.
+    ///
+    /// # Errors
+    /// When the guest fails, or gives a shard that there is not.
+    pub async fn owner(self: &Arc<Self>, partition: &[u8], shards: u32) -> Result<u32, Failure> {
+        // There is no other that it could give.
+        if shards == 1 {
+            return Ok(0);
+        }
+        let mut lease = self.lease().await?;
+        lease.owner(partition, shards).await
+    }
+
     /// An instance to call, until the lease is dropped.
     ///
     /// # Errors
@@ -222,6 +235,21 @@ impl Lease {
         let routed = self.begin().route(request, deadline).await;
         self.end(routed.as_ref().err(), Export::Route, deadline);
         routed
+    }
+
+    /// The owner of a partition among so many shards.
+    ///
+    /// # Errors
+    /// When the guest fails, or gives a shard that there is not.
+    pub async fn owner(&mut self, partition: &[u8], shards: u32) -> Result<u32, Failure> {
+        let deadline = self.guest.settings().guest.write_deadline;
+        let owner = self.begin().owner(partition, shards, deadline).await;
+        let owner = owner.and_then(|owner| {
+            let out_of_range = || Failure::Trap(format!("`owner` gave {owner} of {shards} shards"));
+            (owner < shards).then_some(owner).ok_or_else(out_of_range)
+        });
+        self.end(owner.as_ref().err(), Export::Owner, deadline);
+        owner
     }
 
     /// Answers a request that only reads, within `deadline`.

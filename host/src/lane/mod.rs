@@ -6,10 +6,12 @@
 //! go. Swaps and migrations are messages in the same queue, so they happen
 //! between requests.
 
+mod place;
 mod promotion;
 mod view;
 mod worker;
 
+pub use place::{Change, ChangeError, Changed, Owners, Place};
 pub use promotion::{Live, PromoteError, Promotion};
 pub use view::{View, Views};
 
@@ -25,6 +27,7 @@ use crate::contract::{Reply, Request};
 use crate::guest::Failure;
 use crate::metrics::Metrics;
 use crate::store::{CommitError, Store};
+use crate::topology::{Authority, Ordinal, Passed, Shard};
 
 /// A write request for the lane.
 #[derive(Debug)]
@@ -35,6 +38,8 @@ pub struct Write {
     pub partition: Vec<u8>,
     /// The generation that did so.
     pub generation: u64,
+    /// What a source has told of how far it has come, if anything.
+    pub told: Option<Passed>,
 }
 
 /// How a write request ended.
@@ -57,6 +62,8 @@ pub enum Written {
     /// A newer generation takes the request for something else than a write to
     /// a partition: it is to be routed anew. Nothing was run.
     Rerouted,
+    /// Nothing was run: the partition is not this shard's to write now.
+    Elsewhere(Authority),
     /// Nothing was run: the lane is full.
     Full,
     /// Nothing was run: the request waited longer than it may.
@@ -70,6 +77,7 @@ pub enum Written {
 enum Message {
     Write(Write, Instant, oneshot::Sender<Written>),
     Promote(Box<Promotion>, oneshot::Sender<Result<Live, PromoteError>>),
+    Change(Box<Change>, oneshot::Sender<Result<Changed, ChangeError>>),
     Recover(u64, oneshot::Sender<()>),
     Flush(oneshot::Sender<()>),
     End,
@@ -98,14 +106,17 @@ struct State {
 }
 
 impl Lane {
-    /// Starts the lane's thread, which then owns the store. Guests are called
-    /// with the timers of `runtime`. The thread ends by [`Lane::end`] or with
+    /// Starts the lane's thread, which then owns the store. With an `ordinal` it
+    /// is one of several shards: what was stored of its place is taken up, and
+    /// [`Change::Start`] is the first thing to tell it. Guests are called with
+    /// the timers of `runtime`. The thread ends by [`Lane::end`] or with
     /// the last handle; joining gives the store back closed.
     ///
     /// # Errors
     /// When there can be no more threads.
     pub fn start(
         store: Store,
+        ordinal: Option<Ordinal>,
         runtime: runtime::Handle,
         metrics: Arc<Metrics>,
     ) -> std::io::Result<(Self, thread::JoinHandle<()>)> {
@@ -115,8 +126,16 @@ impl Lane {
             ..State::default()
         });
         let views = Views::default();
+        let place = ordinal.map(|ordinal| {
+            let stored = store.record().topology.as_deref().and_then(Place::decode);
+            stored.unwrap_or_else(|| Place {
+                shard: Shard::new(ordinal),
+                owners: None,
+            })
+        });
         let worker = worker::Worker::new(
             store,
+            place,
             runtime,
             views.clone(),
             Arc::clone(&state),
@@ -173,6 +192,20 @@ impl Lane {
             return Err(PromoteError::Ended);
         }
         receiver.await.unwrap_or(Err(PromoteError::Ended))
+    }
+
+    /// Makes a change of the shard's place among others, between two groups of
+    /// requests.
+    ///
+    /// # Errors
+    /// When it was not made; all is as before.
+    pub async fn change(&self, change: Change) -> Result<Changed, ChangeError> {
+        let (sender, receiver) = oneshot::channel();
+        let message = Message::Change(Box::new(change), sender);
+        if self.sender.send(message).is_err() {
+            return Err(ChangeError::Ended);
+        }
+        receiver.await.unwrap_or(Err(ChangeError::Ended))
     }
 
     /// Opens the store anew if it has not been since `opening`, where a read

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use arc_swap::{ArcSwapOption, Guard};
 
+use super::place::Place;
 use crate::digest::Digest;
 use crate::guest::Guest;
 use crate::store::Snapshot;
@@ -20,6 +21,8 @@ pub struct View {
     pub guest: Arc<Guest>,
     /// The data.
     pub snapshot: Arc<Snapshot>,
+    /// Where the shard stands among others; none where it is alone.
+    pub place: Option<Arc<Place>>,
 }
 
 /// The place where the lane publishes its views.

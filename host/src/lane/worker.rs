@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::runtime;
 use tokio::sync::oneshot;
 
+use super::place::Place;
 use super::promotion::{Live, PromoteError, Promotion};
 use super::view::{View, Views};
 use super::{Message, State, Write, Written};
@@ -15,6 +16,7 @@ use crate::contract::{Access, Target};
 use crate::guest::{Failure, Guest};
 use crate::metrics::Metrics;
 use crate::store::{CommitError, Group, Record, Snapshot, Store};
+use crate::topology::Authority;
 
 /// How long requests are run for one group before it is committed, when more
 /// wait: the first of a group does not wait for slow ones behind it.
@@ -22,7 +24,9 @@ const MAX_COLLECT: Duration = Duration::from_millis(5);
 
 /// The shard's single writer.
 pub(super) struct Worker {
-    store: Store,
+    pub(super) store: Store,
+    /// None in a shard that is alone.
+    pub(super) place: Option<Arc<Place>>,
     /// Its timers bound guests that wait.
     runtime: runtime::Handle,
     views: Views,
@@ -37,6 +41,7 @@ type Waiting = (oneshot::Sender<Written>, Written);
 impl Worker {
     pub(super) fn new(
         store: Store,
+        place: Option<Place>,
         runtime: runtime::Handle,
         views: Views,
         state: Arc<State>,
@@ -44,6 +49,7 @@ impl Worker {
     ) -> Self {
         Self {
             store,
+            place: place.map(Arc::new),
             runtime,
             views,
             state,
@@ -69,6 +75,10 @@ impl Worker {
                     self.store.recover(opening);
                     self.publish();
                     let _ = sender.send(());
+                }
+                Message::Change(change, sender) => {
+                    // Who asked may be gone; it is made all the same.
+                    let _ = sender.send(self.change(*change));
                 }
                 Message::Flush(sender) => {
                     let _ = sender.send(());
@@ -145,6 +155,7 @@ impl Worker {
             request,
             mut partition,
             generation: routed,
+            told,
         } = write;
         self.runtime.block_on(async {
             let mut lease = match guest.lease().await {
@@ -159,6 +170,13 @@ impl Worker {
                         (Target::Partition(key), Access::Write) => partition = key,
                         _ => return (group, Written::Rerouted),
                     },
+                    Err(failure) => return (group, failed(failure)),
+                }
+            }
+            if let Some(place) = &self.place {
+                match place.authority(&partition, told.as_ref()).await {
+                    Ok(Authority::Mine) => {}
+                    Ok(other) => return (group, Written::Elsewhere(other)),
                     Err(failure) => return (group, failed(failure)),
                 }
             }
@@ -305,7 +323,7 @@ impl Worker {
     }
 
     /// The data to build the next group on, opening the store anew if needed.
-    fn snapshot(&mut self) -> Result<Arc<Snapshot>, CommitError> {
+    pub(super) fn snapshot(&mut self) -> Result<Arc<Snapshot>, CommitError> {
         let was_closed = self.store.snapshot().is_none();
         let snapshot = self.store.snapshot_or_reopen()?;
         if was_closed {
@@ -315,7 +333,7 @@ impl Worker {
     }
 
     /// Notes a commit and shows it to readers.
-    fn committed(&self) {
+    pub(super) fn committed(&self) {
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
@@ -324,13 +342,24 @@ impl Worker {
         self.publish();
     }
 
-    fn publish(&self) {
+    /// The schema of the stored data; none where no generation was live yet.
+    pub(super) fn stored_schema(&self) -> Option<u32> {
+        self.store.record().schema
+    }
+
+    /// Calls guests from the lane's thread.
+    pub(super) fn block_on<F: Future>(&self, future: F) -> F::Output {
+        self.runtime.block_on(future)
+    }
+
+    pub(super) fn publish(&self) {
         if let (Some((live, guest)), Some(snapshot)) = (&self.live, self.store.snapshot()) {
             self.views.publish(View {
                 generation: live.number,
                 digest: live.digest,
                 guest: Arc::clone(guest),
                 snapshot: Arc::clone(snapshot),
+                place: self.place.clone(),
             });
         }
     }
@@ -347,6 +376,7 @@ enum Taken {
 fn not_stored(written: &Written, error: &CommitError) -> Written {
     match written {
         Written::Rerouted => Written::Rerouted,
+        Written::Elsewhere(authority) => Written::Elsewhere(authority.clone()),
         _ => Written::NotStored(error.clone()),
     }
 }

@@ -129,6 +129,7 @@ impl Service {
                 request: Arc::clone(&request),
                 partition,
                 generation: view.generation,
+                told: None,
             };
             drop(view);
             let (generation, reply) = match self.lane.write(write, max_waiting).await {
@@ -137,7 +138,8 @@ impl Service {
                     generation,
                     failure,
                 } => (Some(generation), Err(Refused::Failed(failure))),
-                Written::Rerouted => continue,
+                // Alone, every partition is this shard's.
+                Written::Rerouted | Written::Elsewhere(_) => continue,
                 Written::Full => (None, Err(Refused::LaneFull)),
                 Written::Waited => (None, Err(Refused::LaneWait)),
                 Written::NotStored(error) => (generation, Err(Refused::NotStored(error))),

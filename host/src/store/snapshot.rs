@@ -169,6 +169,14 @@ impl Snapshot {
         scan(&self.entries, after, limit)
     }
 
+    /// Bytes of keys and values of a partition.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn partition_bytes(&self, partition: &[u8]) -> Result<u64, ReadError> {
+        Ok(self.size(partition)?.0)
+    }
+
     /// Bytes of keys and values, and the number of entries, of a partition.
     pub(super) fn size(&self, partition: &[u8]) -> Result<(u64, u64), ReadError> {
         if let Some(size) = self.sizes.get(partition)? {
