@@ -262,14 +262,19 @@ mod tests {
         let (_, drain) = ready();
         let request = drain.enter().unwrap();
         let (flushed, flush) = tokio::sync::oneshot::channel();
+        let begun = Arc::new(AtomicBool::new(false));
         let run = tokio::spawn({
-            let drain = drain.clone();
+            let (drain, begun) = (drain.clone(), Arc::clone(&begun));
             async move {
                 let timing = Timing {
                     serve_for: Duration::ZERO,
                     ..TIMING
                 };
-                drain.run(|| timing, async { flush.await.unwrap() }).await
+                let flush = async move {
+                    begun.store(true, Ordering::SeqCst);
+                    flush.await.unwrap();
+                };
+                drain.run(|| timing, flush).await
             }
         });
         drain.begin();
@@ -277,8 +282,10 @@ mod tests {
         tokio::time::sleep(Duration::from_millis(2)).await;
         assert!(drain.enter().is_none());
         assert!(!flushed.is_closed() && !run.is_finished());
+        assert!(!begun.load(Ordering::SeqCst), "a request is in flight");
         drop(request);
         settle().await;
+        assert!(begun.load(Ordering::SeqCst));
         assert!(!run.is_finished(), "the commit is awaited");
         flushed.send(()).unwrap();
         assert_eq!(run.await.unwrap(), Outcome::Complete);

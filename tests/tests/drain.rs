@@ -29,12 +29,47 @@ fn drain(host: &Host) -> Output {
     command.output().unwrap()
 }
 
-/// Opens the store as the next start would, and fails if it was not closed.
+/// Whether the store's file says that it was closed: it is marked as open, in
+/// the second bit of its tenth byte, as long as a process has it
+/// (redb's design, "Super header").
+fn is_closed(shard: &Shard) -> bool {
+    let file = std::fs::read(shard.data.join("shard.redb")).unwrap();
+    assert!(file.starts_with(b"redb"));
+    file[9] & 2 == 0
+}
+
 fn assert_closed(shard: &Shard) {
-    redb::Builder::new()
-        .set_repair_callback(|_| panic!("the store was not closed"))
-        .open(shard.data.join("shard.redb"))
-        .unwrap();
+    assert!(is_closed(shard), "the store was not closed");
+}
+
+#[test]
+fn a_store_that_was_not_closed_is_told_from_one_that_was() {
+    let shard = kv("");
+    let host = shard.start();
+    host.client().get("/save/a/b").unwrap();
+    host.kill();
+    assert!(!is_closed(&shard));
+    shard.start().stop();
+    assert!(is_closed(&shard));
+}
+
+/// `ostrakon drain` is a preStop hook: what it returns before is cut off.
+#[test]
+fn a_drain_returns_only_when_what_is_in_flight_is_answered() {
+    let settings = "[guest]\nread_deadline = \"2s\"";
+    let shard = Shard::new(&config(&guest("hostile"), &[("ostrakon.toml", settings)]));
+    let host = shard.start();
+    thread::scope(|scope| {
+        let slow = scope.spawn(|| host.client().get("/loop").unwrap());
+        host.wait_until("the slow request", |host| {
+            host.metric("ostrakon_slow_reads_total") >= 1
+        });
+        assert_eq!(host.metric("ostrakon_requests_total"), 0);
+        assert!(drain(&host).status.success());
+        assert_eq!(host.metric("ostrakon_requests_total"), 1, "it is answered");
+        assert_eq!(slow.join().unwrap().status, 504);
+    });
+    host.stop();
 }
 
 /// The admin port, open to the last, once held a handle of the lane: its thread did not end, and

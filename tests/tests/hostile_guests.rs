@@ -5,6 +5,8 @@
 //! wrong is found before a generation goes live, as for `describe`, `check` and
 //! `migrate`: see the refusals.
 
+use std::io::Write;
+use std::net::TcpStream;
 use std::sync::atomic::Ordering;
 use std::thread;
 
@@ -74,6 +76,9 @@ const MISDEEDS: &[(&str, Seen)] = &[
     ("/status?n=65535", REPLY),
     // Data beyond the bounds, and where it must not be written.
     ("/write", Body("read-only")),
+    ("/write-many", Body("read-only")),
+    ("/delete", Body("read-only")),
+    ("/delete-many", Body("read-only")),
     ("/write?at=here", TRAPPED),
     ("/store?at=here", TRAPPED),
     ("/shard", TRAPPED),
@@ -150,12 +155,59 @@ fn each_misdeed_is_answered_clearly_and_harms_nobody_else() {
         }
         assert_eq!(client.get("/get/half").expect("an answer").text(), "");
     });
-    assert!(host.metric("ostrakon_instances_dropped_total") > 0);
+    for reason in ["trap", "deadline", "memory"] {
+        let dropped = format!("ostrakon_instances_dropped_total{{reason=\"{reason}\"}}");
+        assert!(host.metric(&dropped) > 0, "none is dropped for {reason}");
+    }
     println!(
         "{} misdeeds, {} requests of others meanwhile: 0 failed",
         MISDEEDS.len(),
         2 * requests
     );
+}
+
+#[test]
+fn an_instance_that_has_grown_or_has_served_long_is_replaced() {
+    let toml = "guest.max_requests_per_instance = 10";
+    let host = Shard::new(&config(&guest("hostile"), &[("ostrakon.toml", toml)])).start();
+    let mut client = host.client();
+    for _ in 0..100 {
+        assert_eq!(client.get("/label").expect("an answer").status, 200);
+    }
+    let dropped = |reason| {
+        let series = format!("ostrakon_instances_dropped_total{{reason=\"{reason}\"}}");
+        host.metric(&series)
+    };
+    // One more was begun, and one was there before.
+    assert!(
+        (9..=10).contains(&dropped("requests")),
+        "{}",
+        dropped("requests")
+    );
+    drop(client);
+
+    let host = hostile();
+    let mut client = host.client();
+    for _ in 0..40 {
+        assert_eq!(client.get("/leak").expect("an answer").status, 200);
+    }
+    let series = "ostrakon_instances_dropped_total{reason=\"memory\"}";
+    assert!(host.metric(series) > 0, "40 MiB are kept for good");
+}
+
+/// A call that was cut off in its midst leaves memory that nobody may use.
+#[test]
+fn clients_that_leave_a_call_harm_no_other() {
+    let host = hostile();
+    for _ in 0..20 {
+        let mut stream = TcpStream::connect(host.address).expect("it connects");
+        let request = "GET /loop HTTP/1.1\r\nhost: x\r\n\r\n";
+        stream.write_all(request.as_bytes()).expect("it is sent");
+    }
+    let mut client = host.client();
+    for number in 0..200 {
+        save_and_load(&mut client, 0, number);
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! goes on; and the next good one goes live.
 
 use std::fs;
+use std::sync::atomic::Ordering;
 
 use ostrakon_tests::client::Client;
 use ostrakon_tests::host::{Files, Host, Shard, config, guest};
@@ -301,11 +302,25 @@ fn each_unusable_update_is_refused_with_its_reason_and_the_live_guest_goes_on() 
         }
     });
 
-    shard
-        .config
-        .publish(&hostile("schema=3"))
-        .expect("published");
-    host.wait_until("the migration", |host| host.generation() == 4);
+    // New code and old data, or the reverse, are never seen together.
+    let load = |client: &mut Client, _: usize, _: u64| {
+        let old = client.get("/get/old").expect("an answer");
+        let expected = match old.generation() {
+            4 => "stored-before~",
+            _ => "stored-before",
+        };
+        assert_eq!((old.status, old.text()), (200, expected), "{old:?}");
+    };
+    let (reads, ()) = under_load(host.address, 2, load, |answered| {
+        let migrated = hostile("schema=3");
+        shard.config.publish(&migrated).expect("published");
+        host.wait_until("the migration", |host| host.generation() == 4);
+        let before = answered.load(Ordering::Relaxed);
+        host.wait_until("reads after it", |_| {
+            answered.load(Ordering::Relaxed) > before + 20
+        });
+    });
+    assert!(reads > 20);
     assert_eq!(
         client.get("/get/old").expect("an answer").text(),
         "stored-before~"

@@ -6,11 +6,13 @@
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use ostrakon_tests::host::{Shard, config, guest};
 use ostrakon_tests::load::under_load;
 
 const SWAPS: u64 = 120;
+const WORKERS: usize = 6;
 
 /// What the guest's two codes say of themselves.
 const ONE: &str = "this is code one";
@@ -66,11 +68,17 @@ fn swaps_under_load_drop_and_mix_no_request() {
         .to_vec();
     let host = shard.start();
     let seen = Mutex::new(BTreeSet::new());
+    let newest: [AtomicU64; WORKERS] = Default::default();
 
     let request = |client: &mut ostrakon_tests::client::Client, worker: usize, number: u64| {
         let mut get = |path: &str| {
             let response = client.get(path).expect("an answer");
             assert_eq!(response.status, 200, "{path}: {response:?}");
+            // Reads and writes together: once a client has seen a generation, it
+            // sees no older one.
+            let generation = response.generation();
+            let before = newest[worker].fetch_max(generation, Ordering::Relaxed);
+            assert!(before <= generation, "{generation} after {before}: {path}");
             response
         };
         match worker {
@@ -89,6 +97,12 @@ fn swaps_under_load_drop_and_mix_no_request() {
                 let before: u64 = response.text().parse().unwrap_or(0);
                 let generation = response.generation();
                 assert!(before <= generation, "{generation} wrote after {before}");
+                get("/label");
+                // One that each generation routes to a partition of its own: it
+                // has never seen another's mark there.
+                let response = get("/routed/k");
+                let (mark, generation) = (response.text(), response.generation().to_string());
+                assert!(mark.is_empty() || mark == generation, "{response:?}");
             }
             // A load of what was saved.
             _ => {
@@ -98,7 +112,7 @@ fn swaps_under_load_drop_and_mix_no_request() {
             }
         }
     };
-    let (requests, ()) = under_load(host.address, 6, request, |_| {
+    let (requests, ()) = under_load(host.address, WORKERS, request, |_| {
         for generation in 2..=SWAPS + 1 {
             shard.config.publish(&files(generation)).expect("published");
             host.wait_until("the swap", |host| host.generation() >= generation);
@@ -108,6 +122,10 @@ fn swaps_under_load_drop_and_mix_no_request() {
 
     assert_eq!(host.metric("ostrakon_swaps_total"), SWAPS + 1);
     assert_eq!(host.metric("ostrakon_swap_refusals_total"), 0);
+    assert_eq!(
+        host.metric("ostrakon_swap_duration_seconds_count"),
+        SWAPS + 1
+    );
     let compiled = host
         .stop()
         .lines()

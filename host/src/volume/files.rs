@@ -356,6 +356,11 @@ mod tests {
         for name in ["..1", "..2"] {
             fs::create_dir(path.join(name)).unwrap();
             fs::write(path.join(name).join("a"), "1").unwrap();
+            // Alike in all but where they are.
+            let file = fs::File::options()
+                .write(true)
+                .open(path.join(name).join("a"));
+            file.unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
         }
         symlink("..1", path.join("..data")).unwrap();
         let switch = || {

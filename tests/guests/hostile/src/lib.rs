@@ -6,6 +6,7 @@
 //! | `/get-many/<k>`, `/set-many/<k>/<v>` | the partition's values, with commas; stores the value in 8 entries of it |
 //! | `/label` | the setting `label` |
 //! | `/code` | the setting `label`, and a mark in the code that a test can change |
+//! | `/routed/<k>` | as `/sequence/<k>`, with the setting `label`, in the partition `<label>-<k>` |
 //! | `/sequence/<k>` | stores the setting `sequence` in the partition `k`; the one before it, or nothing |
 //! | `/<misdeed>` | does it: see `misdeed` |
 //!
@@ -83,6 +84,10 @@ impl Guest for Hostile {
         match (&names[..], query("at").as_deref()) {
             (["get" | "get-many", key], _) => Route::read(*key),
             (["set" | "set-many", key, _] | ["sequence", key], _) => Route::write(*key),
+            (["routed", key], _) => {
+                let label = text(self.settings.get("label"));
+                Route::write(format!("{label}-{key}"))
+            }
             (["label" | "code"], _) | (_, Some("here")) => Route::here(),
             ([misdeed], Some("route")) => {
                 misdeed::commit(misdeed, None);
@@ -127,6 +132,11 @@ impl Guest for Hostile {
                 let code = String::from_utf8_lossy(std::hint::black_box(&CODE));
                 let label = text(self.settings.get("label"));
                 Ok(Response::text(format!("{label} {code}")))
+            }
+            ["routed", _] => {
+                let before = store.get("label");
+                store.set("label", text(self.settings.get("label")))?;
+                Ok(Response::text(text(before)))
             }
             ["sequence", _] => {
                 let before = store.get("sequence");

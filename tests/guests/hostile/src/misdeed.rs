@@ -69,6 +69,9 @@ pub(crate) fn commit(misdeed: &str, request: Option<&Request>) -> Response {
 
         // Data. What the store says is the reply.
         ("write", Some(request)) => said(request.store().set("value", "misplaced")),
+        ("write-many", Some(request)) => said(request.store().set_many([("value", "misplaced")])),
+        ("delete", Some(request)) => said(request.store().delete("value").map(drop)),
+        ("delete-many", Some(request)) => said(request.store().delete_many(["value"]).map(drop)),
         ("key-enormous", Some(request)) => {
             said(request.store().set(vec![b'k'; number(request, 1025)], "x"))
         }
