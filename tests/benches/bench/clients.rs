@@ -74,7 +74,7 @@ impl Target {
 
     /// Saves so many keys, once each.
     pub(crate) fn fill(self, keys: usize) -> anyhow::Result<()> {
-        let connections = keys.min(256);
+        let connections = keys.min(16);
         let share = keys.div_ceil(connections);
         let answered = self.run(connections, |connection| {
             let keys = connection * share..keys.min((connection + 1) * share);
@@ -131,8 +131,7 @@ impl Target {
 
 /// Sends each request when the one before is answered; counts the answers.
 async fn client(target: Target, requests: impl Iterator<Item = Bytes>) -> anyhow::Result<usize> {
-    let mut stream = TcpStream::connect(target.address).await?;
-    stream.set_nodelay(true)?;
+    let mut stream = connect(target.address).await?;
     let mut answer = Vec::with_capacity(4096);
     let mut answered = 0;
     for request in requests {
@@ -144,8 +143,24 @@ async fn client(target: Target, requests: impl Iterator<Item = Bytes>) -> anyhow
             ensure!(read > 0, "the server closed the connection");
         }
         answered += 1;
+        // A server that keeps no connections costs a new one for each request.
+        if matches!(target.protocol, Protocol::Http) && closes(&answer) {
+            stream = connect(target.address).await?;
+        }
     }
     Ok(answered)
+}
+
+async fn connect(address: SocketAddr) -> anyhow::Result<TcpStream> {
+    let stream = timeout(PATIENCE, TcpStream::connect(address)).await;
+    let stream = stream.context("the server does not accept")??;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+fn closes(answer: &[u8]) -> bool {
+    const CLOSE: &[u8] = b"\r\nConnection: close\r\n";
+    answer.windows(CLOSE.len()).any(|line| line == CLOSE)
 }
 
 /// Whether an answer has come to its end; fails if it is not a good one.

@@ -4,7 +4,7 @@ import pathlib
 import sys
 
 from flask import Flask
-from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler
+from werkzeug.serving import BaseWSGIServer
 
 DATA = pathlib.Path(sys.argv[1])
 app = Flask(__name__)
@@ -28,8 +28,6 @@ if __name__ == "__main__":
     import logging
 
     logging.getLogger("werkzeug").disabled = True
-    # Connections are kept, as the other servers keep them.
-    WSGIRequestHandler.protocol_version = "HTTP/1.1"
     # As many as connect at once: others would be dropped without a word.
     BaseWSGIServer.request_queue_size = 1024
     app.run(host="127.0.0.1", port=int(sys.argv[2]), threaded=True)

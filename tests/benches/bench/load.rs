@@ -57,10 +57,15 @@ pub(crate) fn compare(
             for _ in 0..plan.turns {
                 let rate = subject.rate(action, connections, plan.turn)?;
                 rates[0].push(rate);
-                for (index, (_, baseline)) in baselines.iter().enumerate() {
-                    let other = baseline.rate(action, connections, plan.turn)?;
-                    rates[index + 1].push(other);
-                    ratios[index].push(rate / other);
+                for (index, (name, baseline)) in baselines.iter().enumerate() {
+                    // Another system may not bear so many connections; ours must.
+                    match baseline.rate(action, connections, plan.turn) {
+                        Ok(other) => {
+                            rates[index + 1].push(other);
+                            ratios[index].push(rate / other);
+                        }
+                        Err(error) => println!("{name}: {error:#}"),
+                    }
                 }
             }
             let mut rates = rates.into_iter().map(median);
@@ -71,7 +76,11 @@ pub(crate) fn compare(
             );
             print!("{:6} {connections:>11} {own:>9.0}", action.name());
             for (rate, ratios) in rates.zip(ratios) {
-                print!(" {rate:>9.0} {:>6.2}", median(ratios));
+                if ratios.is_empty() {
+                    print!(" {:>9} {:>6}", "failed", "-");
+                } else {
+                    print!(" {rate:>9.0} {:>6.2}", median(ratios));
+                }
             }
             println!();
         }

@@ -55,8 +55,8 @@ const PARTS: &[(&str, Measure)] = &[
     ("peers", peers::run),
 ];
 
-/// The middle of some numbers.
+/// The middle of some numbers; not a number where there are none.
 fn median(mut numbers: Vec<f64>) -> f64 {
     numbers.sort_by(f64::total_cmp);
-    numbers[numbers.len() / 2]
+    numbers.get(numbers.len() / 2).copied().unwrap_or(f64::NAN)
 }

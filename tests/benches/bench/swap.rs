@@ -1,5 +1,6 @@
 //! From the volume's renaming to the first reply of the new generation.
 
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -8,12 +9,15 @@ use ostrakon_tests::host::{Files, Host, Shard, config, guest};
 use crate::median;
 use crate::plan::Plan;
 
+/// How exact a swap's time is.
+const ASK_EVERY: Duration = Duration::from_micros(200);
 /// How long a swap may take before it counts as not done.
 const PATIENCE: Duration = Duration::from_mins(1);
 
 pub(crate) fn run(plan: &Plan) -> anyhow::Result<()> {
     println!("\nswap, from the renaming to the first reply of the new generation, in ms");
-    let kv = guest("kv");
+    let (kv, small) = (guest("kv"), guest("small"));
+    println!("kv has {} bytes, the small guest {}", kv.len(), small.len());
     let mut shard = Shard::new(&config(&kv, &[]));
     let host = shard.start();
     let mut row = |name: &str, contents: &mut dyn FnMut(usize) -> Files| -> anyhow::Result<()> {
@@ -26,10 +30,19 @@ pub(crate) fn run(plan: &Plan) -> anyhow::Result<()> {
         println!("{name:36} {:>8.1} (most {most:.1})", median(times));
         Ok(())
     };
-    row("a new component, compiled", &mut |number| {
+    row("kv, new, compiled", &mut |number| {
         config(&tagged(&kv, number), &[])
     })?;
-    row("a component that served, cached", &mut |number| {
+    row("kv, served before, cached", &mut |number| {
+        config(&tagged(&kv, number % 2), &[])
+    })?;
+    row("a small guest, new, compiled", &mut |number| {
+        config(&tagged(&small, number), &[])
+    })?;
+    row("a small guest, served before, cached", &mut |number| {
+        config(&tagged(&small, number % 2), &[])
+    })?;
+    row("kv again", &mut |number| {
         config(&tagged(&kv, number % 2), &[])
     })?;
     row("settings only", &mut |number| {
@@ -56,6 +69,8 @@ pub(crate) fn swap(shard: &mut Shard, host: &Host, files: &Files) -> anyhow::Res
             "no swap: {}",
             host.status()
         );
+        // A client that asks without a pause would take a processor from the host.
+        thread::sleep(ASK_EVERY);
     }
 }
 

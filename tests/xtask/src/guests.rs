@@ -7,11 +7,12 @@ use ostrakon_toolchain::{Build, Search, Target};
 use crate::steps::say;
 
 /// Name and directory of each guest.
-pub(crate) const GUESTS: [(&str, &str); 4] = [
+pub(crate) const GUESTS: [(&str, &str); 5] = [
     ("kv", "guest/kv"),
     ("counter", "examples/counter"),
     ("votes", "examples/votes"),
     ("hostile", "tests/guests/hostile"),
+    ("small", "tests/guests/small"),
 ];
 
 /// Builds all guests to `target/guests/<name>.wasm` and returns that directory.
