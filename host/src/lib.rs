@@ -21,5 +21,8 @@ pub mod http;
 pub mod readiness;
 pub mod drain;
 pub mod admin;
+pub mod answers;
+pub mod peers;
+pub mod cluster;
 pub mod app;
 pub mod cli;

@@ -31,6 +31,8 @@ pub struct Settings {
     pub drain: Drain,
     /// What is logged.
     pub log: Log,
+    /// Several shards.
+    pub cluster: Cluster,
 }
 
 /// `[http]`: limits on clients.
@@ -162,6 +164,27 @@ pub struct Log {
     pub filter: Option<String>,
 }
 
+/// `[cluster]`: several shards.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Cluster {
+    /// The number of shards, where the process has peers. Default 1; 1 to 1,024.
+    pub shards: u32,
+    /// How long a request may wait for a shard that is away. Default 10 s; 1 ms
+    /// to 1 h.
+    #[serde(with = "humantime_serde")]
+    pub max_wait: Duration,
+}
+
+impl Default for Cluster {
+    fn default() -> Self {
+        Self {
+            shards: 1,
+            max_wait: Duration::from_secs(10),
+        }
+    }
+}
+
 impl Default for Http {
     fn default() -> Self {
         Self {
@@ -241,6 +264,7 @@ impl Settings {
             lane,
             drain,
             log,
+            cluster,
         } = self;
 
         count(
@@ -297,6 +321,9 @@ impl Settings {
         count("lane.max_group", lane.max_group as u64, 1, 65_536)?;
 
         time("drain.deadline", drain.deadline, HOUR)?;
+
+        count("cluster.shards", cluster.shards.into(), 1, 1024)?;
+        time("cluster.max_wait", cluster.max_wait, HOUR)?;
 
         let budget = ("guest.read_budget", Value::Time(guest.read_budget));
         let deadline = ("guest.read_deadline", Value::Time(guest.read_deadline));

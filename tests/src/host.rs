@@ -83,6 +83,8 @@ pub struct Shard {
     pub secrets: Volume,
     /// The data directory.
     pub data: PathBuf,
+    /// Which shard it is.
+    pub ordinal: u32,
     /// More arguments for `ostrakon serve`.
     pub arguments: Vec<String>,
     /// What runs the host, where it is not run directly: a command that ends by
@@ -111,6 +113,7 @@ impl Shard {
             config,
             secrets,
             data: path("data"),
+            ordinal: 0,
             arguments: Vec::new(),
             runner: Vec::new(),
             binary: binary(),
@@ -159,7 +162,7 @@ impl Shard {
                 "--admin",
                 "127.0.0.1:0",
                 "--ordinal",
-                "0",
+                &self.ordinal.to_string(),
             ])
             .args(["--log-format", "json"])
             .args(&self.arguments)

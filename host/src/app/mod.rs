@@ -19,19 +19,22 @@ use tokio::sync::{oneshot, watch};
 pub use options::Options;
 
 use crate::admin::{self, Admin};
+use crate::cluster::{self, Cluster, Guests};
 use crate::digest::Digest;
 use crate::drain::{Drain, End, Outcome, Signals, Timing, until_told};
 use crate::guest::{Cache, Engine, EngineError, Identity};
 use crate::http::Server;
-use crate::lane::{Lane, Live};
+use crate::lane::{Change, ChangeError, Changed, Lane, Live};
 use crate::metrics::{Listener, Metrics};
+use crate::peers::{self, Token, TokenError, Tokens};
 use crate::readiness::Readiness;
 use crate::secrets::Secrets;
-use crate::service::Service;
+use crate::service::{Others, Service};
 use crate::settings::Settings;
 use crate::store::{self, OpenError, Store};
 use crate::swap::{Controller, Kept, Refused, Status, Step};
 use crate::telemetry::Filter;
+use crate::topology::{Incarnation, Ordinal};
 use crate::volume::{self, Files, StartError, Watcher};
 use performer::{LiveSettings, Performer};
 use public::Public;
@@ -85,6 +88,17 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// Peers from elsewhere could not be told from others.
+    #[error(
+        "the peer port {0} can be reached from elsewhere: put a secret `peer-token` into the Secret, or listen on a loopback address"
+    )]
+    NoPeerToken(SocketAddr),
+    /// The token is none.
+    #[error("the secret `peer-token` cannot be used")]
+    PeerToken(#[from] TokenError),
+    /// The shard's place among others cannot be taken.
+    #[error("the shard's place among others cannot be stored")]
+    Place(#[from] ChangeError),
     /// The system denies a thread, a signal or an event queue.
     #[error("the system does not give what a shard needs")]
     System(#[from] io::Error),
@@ -143,12 +157,14 @@ async fn run(options: &Options, filter: Option<Filter>) -> Result<(), Error> {
 /// | the public port's server | by `shutdown` | logged; the shard is not live |
 /// | the swap controller | by `shutdown` | its panic is our bug: no more swaps |
 /// | the drain | once, or with the runtime | none |
+/// | the part among others | by `shutdown` | none: see `cluster` |
 /// | following the secrets | with their watcher | none |
 struct App {
     drain: Drain,
     shutdown: watch::Sender<bool>,
     server: tokio::task::JoinHandle<()>,
     controller: tokio::task::JoinHandle<()>,
+    cluster: Option<tokio::task::JoinHandle<()>>,
     lane: Lane,
     lane_thread: JoinHandle<()>,
     _admin: Admin,
@@ -221,13 +237,32 @@ impl App {
             }
         };
         let runtime = runtime::Handle::current();
-        let (lane, lane_thread) = Lane::start(store, None, runtime, Arc::clone(&metrics))?;
+        let place = options.cluster.as_ref().map(|_| Ordinal(options.ordinal));
+        let (lane, lane_thread) = Lane::start(store, place, runtime, Arc::clone(&metrics))?;
 
         let settings = Arc::new(Settings::default());
         let limits = Arc::new(ArcSwap::from_pointee(performer::limits(&settings)));
         let settings = Arc::new(ArcSwap::new(settings));
+        let engine = Engine::new()?;
+        let cluster = match &options.cluster {
+            None => None,
+            Some(cluster) => {
+                let guests = Guests {
+                    engine: engine.clone(),
+                    cache: cache.clone(),
+                    kept: kept.clone(),
+                    metrics: Arc::clone(&metrics),
+                    identity: Identity {
+                        ordinal: options.ordinal,
+                        shards: 1,
+                    },
+                };
+                let tokens = peer_tokens(&secrets, cluster.listen)?;
+                Some(among_others(options.ordinal, cluster, &lane, guests, tokens).await?)
+            }
+        };
         let performer = Performer {
-            engine: Engine::new()?,
+            engine,
             cache,
             kept,
             lane: lane.clone(),
@@ -265,7 +300,22 @@ impl App {
                 reason: refused.reason,
             })?;
 
-        let service = Service::new(options.ordinal, lane.clone(), Arc::clone(&metrics));
+        let others = cluster
+            .as_ref()
+            .map(|(cluster, _)| Arc::new(cluster.clone()) as Arc<dyn Others>);
+        let service = Service::new(options.ordinal, lane.clone(), Arc::clone(&metrics), others);
+        let cluster = if let Some((cluster, listener)) = cluster {
+            let (draining, mut stopped) = (drain.clone(), cluster.stopped());
+            tokio::spawn(async move {
+                if stopped.wait_for(Option::is_some).await.is_ok() {
+                    draining.begin();
+                }
+            });
+            let among = cluster.run(listener, service.clone(), down.clone());
+            Some(tokio::spawn(among))
+        } else {
+            None
+        };
         let public = Public {
             service,
             drain: drain.clone(),
@@ -297,6 +347,7 @@ impl App {
             shutdown,
             server,
             controller,
+            cluster,
             lane,
             lane_thread,
             _admin: admin,
@@ -311,6 +362,9 @@ impl App {
         let _ = tokio::time::timeout(CLOSING, async {
             let _ = self.server.await;
             let _ = self.controller.await;
+            if let Some(cluster) = self.cluster {
+                let _ = cluster.await;
+            }
         })
         .await;
         // The store is closed with it, so that the next start has nothing to
@@ -335,6 +389,52 @@ impl App {
             tracing::warn!("the store is not closed: the next start recovers it");
         }
     }
+}
+
+/// The tokens that peers prove to each other: the lines of the secret
+/// `peer-token`. Without one, peers are on this machine only.
+fn peer_tokens(secrets: &Secrets, listen: SocketAddr) -> Result<Tokens, Error> {
+    let Some(secret) = secrets.get("peer-token") else {
+        if listen.ip().is_loopback() {
+            return Ok(Tokens::none());
+        }
+        return Err(Error::NoPeerToken(listen));
+    };
+    let lines = secret.reveal().split(|byte| *byte == b'\n');
+    let lines = lines
+        .map(<[u8]>::trim_ascii)
+        .filter(|line| !line.is_empty());
+    let tokens = lines.map(|line| Token::new(line.to_vec()));
+    let tokens: Vec<_> = tokens.collect::<Result<_, _>>()?;
+    if tokens.is_empty() {
+        return Err(Error::NoPeerToken(listen));
+    }
+    Ok(Tokens::new(tokens))
+}
+
+/// Takes the shard's place among others, and binds its peer port.
+async fn among_others(
+    ordinal: u32,
+    options: &cluster::Options,
+    lane: &Lane,
+    guests: Guests,
+    tokens: Tokens,
+) -> Result<(Cluster, tokio::net::TcpListener), Error> {
+    let address = options.listen;
+    let bound = tokio::net::TcpListener::bind(address).await;
+    let listener = bound.map_err(|source| Error::Bind { address, source })?;
+    let started = lane.change(Change::Start(Incarnation::default())).await?;
+    let Changed::Started(Incarnation(incarnation), store) = started else {
+        unreachable!("a start gives the process its number");
+    };
+    let identity = peers::Identity {
+        ordinal,
+        incarnation,
+        store,
+    };
+    let endpoint = peers::Endpoint::new(identity, tokens);
+    let cluster = Cluster::new(options, endpoint, lane.clone(), guests);
+    Ok((cluster, listener))
 }
 
 /// Returns when told to shut down, or when whoever would tell is gone.

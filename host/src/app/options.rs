@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use crate::cluster;
+
 /// The command line and environment of `ostrakon serve`, resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -18,6 +20,8 @@ pub struct Options {
     pub admin: SocketAddr,
     /// The shard's ordinal.
     pub ordinal: u32,
+    /// Its part among others; none where it is alone.
+    pub cluster: Option<cluster::Options>,
     /// The most memory for the store's pages, in bytes.
     pub store_cache_bytes: usize,
     /// The log filter where the settings have none.

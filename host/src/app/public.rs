@@ -9,11 +9,9 @@ use http::{HeaderName, HeaderValue, Request, Response, request};
 
 use crate::contract;
 use crate::drain::Drain;
-use crate::guest::Failure;
 use crate::http::{Handler, Refusal};
 use crate::metrics::{Access, Limit, Metrics, Target};
 use crate::service::{Answer, Refused, Service};
-use crate::store::CommitError;
 
 /// The shard that answered, as its ordinal.
 const SHARD: HeaderName = HeaderName::from_static("ostrakon-shard");
@@ -56,6 +54,7 @@ impl Handler for Public {
             body,
         };
         let Answer {
+            shard,
             route,
             generation,
             reply,
@@ -70,7 +69,7 @@ impl Handler for Public {
             Err(refused) => self.refused(&refused).response(),
         };
         let headers = response.headers_mut();
-        headers.insert(SHARD, HeaderValue::from(self.service.ordinal()));
+        headers.insert(SHARD, HeaderValue::from(shard));
         if let Some(generation) = generation {
             headers.insert(GENERATION, HeaderValue::from(generation));
         }
@@ -102,25 +101,15 @@ impl Public {
     }
 
     fn refused(&self, refused: &Refused) -> Refusal {
-        let limited = |limit, refusal| {
-            self.metrics.request_refused(limit);
-            refusal
+        let limit = match refused {
+            Refused::TooManySlow => Some(Limit::SlowReads),
+            Refused::LaneFull => Some(Limit::LaneFull),
+            Refused::LaneWait => Some(Limit::LaneWait),
+            _ => None,
         };
-        match refused {
-            Refused::Starting => Refusal::NoGeneration,
-            Refused::TooManySlow => limited(Limit::SlowReads, Refusal::SlowReads),
-            Refused::LaneFull => limited(Limit::LaneFull, Refusal::LaneFull),
-            Refused::LaneWait => limited(Limit::LaneWait, Refusal::LaneWait),
-            Refused::NotStored(CommitError::Full) => Refusal::StoreFull,
-            Refused::NotStored(CommitError::Failed(_)) | Refused::Stopping => Refusal::StoreFailed,
-            Refused::Failed(failure) => match failure {
-                Failure::Trap(_) => Refusal::GuestTrapped,
-                Failure::Memory(_) => Refusal::GuestMemory,
-                Failure::Deadline => Refusal::GuestDeadline,
-                Failure::Reply(_) => Refusal::GuestReply,
-                Failure::PartitionKey(..) => Refusal::BadPartitionKey,
-                Failure::Store(_) => Refusal::StoreFailed,
-            },
+        if let Some(limit) = limit {
+            self.metrics.request_refused(limit);
         }
+        refused.into()
     }
 }

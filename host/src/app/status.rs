@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::admin::Subject;
-use crate::lane::Lane;
+use crate::lane::{Lane, Place};
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
 use crate::secrets::Secrets;
@@ -70,6 +70,8 @@ impl Subject for Shard {
                 "depth": parts.lane.depth(),
                 "last_commit": parts.lane.last_commit().map(unix_seconds),
             });
+            let view = parts.lane.views().get();
+            status["topology"] = json!(view.and_then(|view| topology(view.place.as_ref()?)));
             let problem = parts.secrets.problem().map(|problem| problem.to_string());
             status["secrets"] = json!({ "problem": problem });
         }
@@ -83,6 +85,20 @@ impl Subject for Shard {
             metrics.lane_depth(parts.lane.depth());
         }
     }
+}
+
+/// Where the shard stands among others; none before it knows.
+fn topology(place: &Place) -> Option<Value> {
+    let plan = place.shard.plan()?;
+    let batches: usize = place.shard.outboxes().map(|(_, kept)| kept.len()).sum();
+    Some(json!({
+        "epoch": plan.epoch,
+        "shards": plan.to.shards,
+        "shards_before": plan.from.shards,
+        "stable": plan.is_stable(),
+        "batches_to_send": batches,
+        "incarnation": place.shard.incarnation(),
+    }))
 }
 
 fn unix_seconds(time: SystemTime) -> f64 {

@@ -7,7 +7,7 @@ use bytesize::ByteSize;
 
 use super::{Exit, Failure, address, ordinal};
 use crate::store::OpenError;
-use crate::{app, telemetry};
+use crate::{app, cluster, telemetry};
 
 /// Run one shard until SIGTERM, SIGINT or a drain.
 ///
@@ -45,6 +45,18 @@ pub(super) struct Arguments {
         default_value = "0.0.0.0:9090"
     )]
     admin: SocketAddr,
+    /// Where the peers are, `{}` standing for the ordinal; this makes the shard one of several.
+    #[arg(long, env = "OSTRAKON_PEERS", value_name = "HOST:PORT")]
+    peers: Option<String>,
+    /// The address for peers, where there are any; without TLS or a token, a loopback one.
+    #[arg(
+        long,
+        env = "OSTRAKON_PEER_LISTEN",
+        value_name = "ADDRESS",
+        value_parser = address,
+        default_value = "127.0.0.1:7070"
+    )]
+    peer_listen: SocketAddr,
     /// The shard's ordinal [default: the number at the end of `POD_NAME` or of the host name]
     #[arg(long, env = "OSTRAKON_ORDINAL", value_name = "N", value_parser = number)]
     ordinal: Option<u32>,
@@ -106,6 +118,10 @@ impl Arguments {
             listen: self.listen,
             admin: self.admin,
             ordinal,
+            cluster: self.peers.map(|peers| cluster::Options {
+                listen: self.peer_listen,
+                peers,
+            }),
             // More than the address space is as good as all of it.
             store_cache_bytes: usize::try_from(self.store_cache.as_u64()).unwrap_or(usize::MAX),
             log_filter: self.log,
@@ -117,10 +133,13 @@ fn exit_of(error: &app::Error) -> Exit {
     use app::Error;
 
     match error {
-        Error::Configuration { .. } | Error::NoSecrets(_) => Exit::Usage,
+        Error::Configuration { .. }
+        | Error::NoSecrets(_)
+        | Error::NoPeerToken(_)
+        | Error::PeerToken(_) => Exit::Usage,
         Error::Bind { .. } => Exit::Unavailable,
         Error::Store(OpenError::InUse(_)) => Exit::InUse,
-        Error::Store(_) | Error::Data { .. } | Error::Volume(_) => Exit::Io,
+        Error::Store(_) | Error::Data { .. } | Error::Volume(_) | Error::Place(_) => Exit::Io,
         Error::Engine(_) | Error::System(_) => Exit::Internal,
         Error::Undrained { .. } | Error::Forced => Exit::CutOff,
     }

@@ -27,7 +27,7 @@ use crate::contract::{Reply, Request};
 use crate::guest::Failure;
 use crate::metrics::Metrics;
 use crate::store::{CommitError, Store};
-use crate::topology::{Authority, Ordinal, Passed, Shard};
+use crate::topology::{Authority, Ordinal, Passed};
 
 /// A write request for the lane.
 #[derive(Debug)]
@@ -126,13 +126,12 @@ impl Lane {
             ..State::default()
         });
         let views = Views::default();
-        let place = ordinal.map(|ordinal| {
-            let stored = store.record().topology.as_deref().and_then(Place::decode);
-            stored.unwrap_or_else(|| Place {
-                shard: Shard::new(ordinal),
-                owners: None,
-            })
-        });
+        let stored = store.record().topology.as_deref().and_then(Place::decode);
+        let place = match (ordinal, stored) {
+            (None, _) => None,
+            (Some(_), Some(stored)) => Some(stored),
+            (Some(ordinal), None) => Some(Place::new(ordinal)?),
+        };
         let worker = worker::Worker::new(
             store,
             place,

@@ -25,6 +25,8 @@ const PAGE: usize = 256;
 pub struct Place {
     /// Its part in the protocol, as it is stored.
     pub shard: Shard,
+    /// The store's own number, that no other has: batches are numbered by store.
+    pub store: u128,
     /// The guests whose `owner` counts under the plan; none until they are
     /// found after a start.
     pub owners: Option<Owners>,
@@ -68,6 +70,8 @@ pub enum Change {
 pub enum Changed {
     /// It is made, or was made before.
     Done,
+    /// The process has this number, and its store that one.
+    Started(Incarnation, u128),
     /// The sender is not to be heeded: a later process of its ordinal runs.
     Superseded(Incarnation),
     /// What to do about a batch now.
@@ -104,15 +108,27 @@ pub enum ChangeError {
 impl Place {
     /// Reads what was stored of a place; none if it is not that.
     pub(super) fn decode(stored: &[u8]) -> Option<Self> {
-        let shard = serde_json::from_slice(stored).ok()?;
+        let (store, shard) = postcard::from_bytes(stored).ok()?;
         Some(Self {
             shard,
+            store,
+            owners: None,
+        })
+    }
+
+    /// The place of a shard that is new.
+    pub(super) fn new(ordinal: Ordinal) -> std::io::Result<Self> {
+        let mut store = [0; 16];
+        rustix::rand::getrandom(&mut store, rustix::rand::GetRandomFlags::empty())?;
+        Ok(Self {
+            shard: Shard::new(ordinal),
+            store: u128::from_le_bytes(store),
             owners: None,
         })
     }
 
     fn encode(&self) -> Vec<u8> {
-        serde_json::to_vec(&self.shard).expect("its maps have numbers for keys")
+        postcard::to_stdvec(&(self.store, &self.shard)).expect("it can always be encoded")
     }
 
     /// A partition's owners under the plan's two placements; none where there is
@@ -212,7 +228,7 @@ impl Worker {
         let changed = match change {
             Change::Start(at_least) => {
                 next.shard.start(at_least);
-                Changed::Done
+                Changed::Started(next.shard.incarnation(), next.store)
             }
             Change::Hear(from, incarnation) => match next.shard.hear(from, incarnation) {
                 Ok(_) => Changed::Done,

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use arc_swap::{ArcSwapOption, Guard};
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 use super::place::Place;
 use crate::digest::Digest;
@@ -27,20 +29,32 @@ pub struct View {
 
 /// The place where the lane publishes its views.
 #[derive(Clone, Debug, Default)]
-pub struct Views(Arc<ArcSwapOption<View>>);
+pub struct Views(Arc<Published>);
+
+#[derive(Debug, Default)]
+struct Published {
+    view: ArcSwapOption<View>,
+    changed: Notify,
+}
 
 impl Views {
     /// The view of now; none before the first generation is live.
     pub fn load(&self) -> Guard<Option<Arc<View>>> {
-        self.0.load()
+        self.0.view.load()
     }
 
     /// The view of now, to keep.
     pub fn get(&self) -> Option<Arc<View>> {
-        self.0.load_full()
+        self.0.view.load_full()
+    }
+
+    /// Waits for a view that is published after this call.
+    pub fn changed(&self) -> Notified<'_> {
+        self.0.changed.notified()
     }
 
     pub(super) fn publish(&self, view: View) {
-        self.0.store(Some(Arc::new(view)));
+        self.0.view.store(Some(Arc::new(view)));
+        self.0.changed.notify_waiters();
     }
 }

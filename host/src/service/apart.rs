@@ -10,6 +10,7 @@ use super::{Progress, Refused, attempt};
 use crate::contract::{Request, Route};
 use crate::guest::Failure;
 use crate::lane::View;
+use crate::topology::Passed;
 
 /// How many slow reads may run or wait to.
 const MAX_WAITING: usize = 256;
@@ -41,6 +42,7 @@ impl Apart {
         &self,
         view: &Arc<View>,
         request: &Arc<Request>,
+        told: Option<&Passed>,
         ordinal: u32,
     ) -> Result<(Option<Route>, Result<Progress, Failure>), Refused> {
         let deadline = view.guest.settings().guest.read_deadline;
@@ -53,12 +55,20 @@ impl Apart {
         };
         let (sender, receiver) = oneshot::channel();
         let (runtime, view, request) = (Handle::current(), Arc::clone(view), Arc::clone(request));
+        let told = told.cloned();
         let spawned = thread::Builder::new()
             .name("slow-read".to_owned())
             .spawn(move || {
                 lower_priority();
                 let mut route = None;
-                let attempt = attempt(&view, &request, ordinal, deadline, &mut route);
+                let attempt = attempt(
+                    &view,
+                    &request,
+                    told.as_ref(),
+                    ordinal,
+                    deadline,
+                    &mut route,
+                );
                 let progress = runtime.block_on(attempt);
                 drop(running);
                 // The client may be gone.

@@ -2,19 +2,31 @@
 //! reads, by the lane if it writes.
 
 mod apart;
+mod others;
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
 
 use crate::contract::{Access, Reply, Request, Route, Target};
 use crate::guest::{Failure, Lease, ReadData};
 use crate::lane::{Lane, View, Write, Written};
 use crate::metrics::Metrics;
 use crate::store::CommitError;
+use crate::topology::{Authority, Ordinal, Passed};
 use apart::Apart;
+pub use others::{Boxed, Forwarded, Others, Part};
 
 /// How often a request is routed anew because the generation changed under it.
 /// Each time takes a whole swap, so a request never gets near this.
 const MAX_REROUTES: u32 = 16;
+
+/// How often a request is passed on to another shard than thought.
+const MAX_HOPS: u32 = 8;
+
+/// How long to wait before a shard that was away is asked again.
+const ASK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Answers requests. Clones are the same service.
 #[derive(Clone, Debug)]
@@ -23,11 +35,15 @@ pub struct Service {
     lane: Lane,
     apart: Apart,
     metrics: Arc<Metrics>,
+    /// None in a shard that is alone.
+    others: Option<Arc<dyn Others>>,
 }
 
 /// What a request came to.
 #[derive(Debug)]
 pub struct Answer {
+    /// The shard that answered or refused.
+    pub shard: u32,
     /// Where the guest routed it; none if it did not come so far.
     pub route: Option<Route>,
     /// The generation that answered or failed; none if none did.
@@ -60,6 +76,12 @@ pub enum Refused {
     /// The shard stops.
     #[error("the shard stops: try again soon")]
     Stopping,
+    /// The shard whose it is cannot be asked, and nothing was run.
+    #[error("the shard that has it is away: {0}")]
+    Away(String),
+    /// The shard whose it is was asked to write, and did not answer.
+    #[error("the shard that has it did not answer, and may have written: {0}")]
+    Unknown(String),
 }
 
 /// How far a read or a route came.
@@ -67,17 +89,34 @@ enum Progress {
     Replied(Reply),
     /// It is a write to this partition.
     Write(Vec<u8>),
+    /// The partition is not this shard's.
+    Elsewhere(Authority),
+    /// All shards are to be asked.
+    Everywhere,
+}
+
+/// How far a request came in this shard.
+enum Here {
+    Answered(Answer),
+    Elsewhere(Authority),
+    Everywhere,
 }
 
 impl Service {
     /// A service of shard `ordinal`.
-    pub fn new(ordinal: u32, lane: Lane, metrics: Arc<Metrics>) -> Self {
+    pub fn new(
+        ordinal: u32,
+        lane: Lane,
+        metrics: Arc<Metrics>,
+        others: Option<Arc<dyn Others>>,
+    ) -> Self {
         let apart = Apart::new();
         Self {
             ordinal,
             lane,
             apart,
             metrics,
+            others,
         }
     }
 
@@ -87,27 +126,224 @@ impl Service {
     }
 
     /// Answers a request: whole from one generation, once all that it wrote
-    /// and read is durable.
+    /// and read is durable; by this shard or by the one that has the partition.
     pub async fn answer(&self, request: Arc<Request>) -> Answer {
         let mut route = None;
+        let mut told: Option<Passed> = None;
+        let mut deadline = None;
+        for _ in 0..MAX_HOPS * MAX_REROUTES {
+            let elsewhere = match self.run_here(&request, told.as_ref(), &mut route).await {
+                Here::Answered(answer) => return answer,
+                Here::Everywhere => return self.everywhere(&request, route).await,
+                Here::Elsewhere(authority) => authority,
+            };
+            let deadline = *deadline.get_or_insert_with(|| Instant::now() + self.max_wait());
+            let why = match elsewhere {
+                Authority::Elsewhere { at, passed } => {
+                    match self
+                        .follow(&request, at, passed, &mut told, route.as_ref())
+                        .await
+                    {
+                        Followed::Answered(answer) => return Answer { route, ..answer },
+                        Followed::Here => continue,
+                        Followed::Away(why) => why,
+                    }
+                }
+                _ => "it does not know yet where its partitions are".to_owned(),
+            };
+            if Instant::now() >= deadline {
+                return self.refused(route, Refused::Away(why));
+            }
+            let again = Instant::now() + ASK_AGAIN;
+            // The sooner of a new view and a little time.
+            let changed = self.lane.views().changed();
+            let _ = timeout_at(again.min(deadline), changed).await;
+        }
+        self.refused(
+            route,
+            Refused::Away("it is passed on without end".to_owned()),
+        )
+    }
+
+    /// Answers a request that another shard passed on, here or not at all.
+    ///
+    /// # Errors
+    /// Whose the partition is, where it is not this shard's.
+    pub async fn answer_here(
+        &self,
+        request: &Arc<Request>,
+        told: Option<&Passed>,
+    ) -> Result<Answer, Authority> {
+        let deadline = Instant::now() + self.max_wait();
+        let mut route = None;
+        loop {
+            let changed = self.lane.views().changed();
+            match self.run_here(request, told, &mut route).await {
+                Here::Answered(answer) => return Ok(answer),
+                Here::Elsewhere(awaited @ Authority::Awaited { .. }) => {
+                    if timeout_at(deadline, changed).await.is_err() {
+                        return Err(awaited);
+                    }
+                }
+                Here::Elsewhere(authority) => return Err(authority),
+                Here::Everywhere => return Err(Authority::Unknown),
+            }
+        }
+    }
+
+    /// This shard's part of the answer to an `everywhere` request.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn part(&self, request: &Arc<Request>) -> Result<Part, Refused> {
+        let view = self.lane.views().get().ok_or(Refused::Starting)?;
+        let deadline = view.guest.settings().guest.read_deadline;
+        let mut lease = view.guest.lease().await?;
+        let data = ReadData::Shard(Arc::clone(&view.snapshot));
+        let reply = lease.read(request, data, deadline).await?;
+        let plan = view.place.as_ref().and_then(|place| place.shard.plan());
+        let plan = plan.ok_or(Refused::Starting)?;
+        Ok(Part {
+            shard: self.ordinal,
+            epoch: plan.epoch,
+            is_whole: plan.is_stable(),
+            reply,
+        })
+    }
+
+    /// Asks all shards, and joins what they say; only if all answer, and no
+    /// partition can be missing or come twice.
+    async fn everywhere(&self, request: &Arc<Request>, route: Option<Route>) -> Answer {
+        let Some(view) = self.lane.views().get() else {
+            return self.refused(route, Refused::Starting);
+        };
+        let generation = Some(view.generation);
+        let reply = self.gathered(&view, request).await;
+        Answer {
+            shard: self.ordinal,
+            route,
+            generation,
+            reply,
+        }
+    }
+
+    async fn gathered(&self, view: &View, request: &Arc<Request>) -> Result<Reply, Refused> {
+        let own = self.part(request).await?;
+        let plan = view.place.as_ref().and_then(|place| place.shard.plan());
+        let shards = plan.map_or(1, |plan| plan.to.shards);
+        let others = self.others.as_ref().ok_or(Refused::Starting)?;
+        let asked = (0..shards).filter(|shard| *shard != self.ordinal);
+        let asked: Vec<_> = asked
+            .map(|shard| others.part(Ordinal(shard), request))
+            .collect();
+        let mut parts = vec![own];
+        for part in futures(asked).await {
+            parts.push(part.map_err(Refused::Away)?);
+        }
+        let epoch = parts[0].epoch;
+        if parts
+            .iter()
+            .any(|part| !part.is_whole || part.epoch != epoch)
+        {
+            return Err(Refused::Away("partitions are moving".to_owned()));
+        }
+        parts.sort_unstable_by_key(|part| part.shard);
+        let parts: Vec<_> = parts
+            .into_iter()
+            .map(|part| (part.shard, part.reply))
+            .collect();
+        let deadline = view.guest.settings().guest.read_deadline;
+        let mut lease = view.guest.lease().await?;
+        Ok(lease.gather(request, &parts, deadline).await?)
+    }
+
+    /// Passes a request on to the shard that has the partition, and to the next
+    /// where that one says so.
+    async fn follow(
+        &self,
+        request: &Arc<Request>,
+        mut at: Ordinal,
+        passed: Option<Passed>,
+        told: &mut Option<Passed>,
+        route: Option<&Route>,
+    ) -> Followed {
+        *told = passed.or_else(|| told.take());
+        let Some(others) = &self.others else {
+            return Followed::Away("this shard is alone".to_owned());
+        };
+        let writes = matches!(route, Some(route) if route.access == Access::Write);
+        for _ in 0..MAX_HOPS {
+            if at.0 == self.ordinal {
+                return Followed::Here;
+            }
+            match others.forward(at, request, told.clone()).await {
+                Forwarded::Answered { generation, reply } => {
+                    return Followed::Answered(Answer {
+                        shard: at.0,
+                        route: None,
+                        generation,
+                        reply: Ok(reply),
+                    });
+                }
+                Forwarded::Elsewhere { at: next, passed } => {
+                    at = next;
+                    if passed.is_some() {
+                        *told = passed;
+                    }
+                }
+                // A read has no effects: it can be asked again.
+                Forwarded::Unknown(why) if writes => {
+                    let answer = self.refused(None, Refused::Unknown(why));
+                    return Followed::Answered(answer);
+                }
+                Forwarded::NotTaken(why) | Forwarded::Unknown(why) => return Followed::Away(why),
+            }
+        }
+        Followed::Away("it is passed on without end".to_owned())
+    }
+
+    fn refused(&self, route: Option<Route>, refused: Refused) -> Answer {
+        Answer {
+            shard: self.ordinal,
+            route,
+            generation: None,
+            reply: Err(refused),
+        }
+    }
+
+    /// How long a request may wait for a shard that is away.
+    fn max_wait(&self) -> Duration {
+        let view = self.lane.views().get();
+        view.map_or(Duration::ZERO, |view| {
+            view.guest.settings().cluster.max_wait
+        })
+    }
+
+    /// Answers a request in this shard, if it is this shard's.
+    async fn run_here(
+        &self,
+        request: &Arc<Request>,
+        told: Option<&Passed>,
+        route: &mut Option<Route>,
+    ) -> Here {
+        let answered = |route: &mut Option<Route>, generation, reply| {
+            Here::Answered(Answer {
+                shard: self.ordinal,
+                route: route.take(),
+                generation,
+                reply,
+            })
+        };
         let mut recovered = false;
         for _ in 0..MAX_REROUTES {
             let Some(view) = self.lane.views().get() else {
-                return Answer {
-                    route,
-                    generation: None,
-                    reply: Err(Refused::Starting),
-                };
+                return answered(route, None, Err(Refused::Starting));
             };
             let generation = Some(view.generation);
-            let partition = match self.read(&view, &request, &mut route).await {
-                Ok(Progress::Replied(reply)) => {
-                    return Answer {
-                        route,
-                        generation,
-                        reply: Ok(reply),
-                    };
-                }
+            let partition = match self.read(&view, request, told, route).await {
+                Ok(Progress::Replied(reply)) => return answered(route, generation, Ok(reply)),
+                Ok(Progress::Elsewhere(authority)) => return Here::Elsewhere(authority),
+                Ok(Progress::Everywhere) => return Here::Everywhere,
                 Ok(Progress::Write(partition)) => partition,
                 // A failed commit takes the snapshots down with it: the request
                 // only read, so it can be run on a new one.
@@ -116,20 +352,14 @@ impl Service {
                     self.lane.recover(view.snapshot.opening()).await;
                     continue;
                 }
-                Err(refused) => {
-                    return Answer {
-                        route,
-                        generation,
-                        reply: Err(refused),
-                    };
-                }
+                Err(refused) => return answered(route, generation, Err(refused)),
             };
             let max_waiting = view.guest.settings().lane.max_waiting;
             let write = Write {
-                request: Arc::clone(&request),
+                request: Arc::clone(request),
                 partition,
                 generation: view.generation,
-                told: None,
+                told: told.cloned(),
             };
             drop(view);
             let (generation, reply) = match self.lane.write(write, max_waiting).await {
@@ -138,24 +368,16 @@ impl Service {
                     generation,
                     failure,
                 } => (Some(generation), Err(Refused::Failed(failure))),
-                // Alone, every partition is this shard's.
-                Written::Rerouted | Written::Elsewhere(_) => continue,
+                Written::Rerouted => continue,
+                Written::Elsewhere(authority) => return Here::Elsewhere(authority),
                 Written::Full => (None, Err(Refused::LaneFull)),
                 Written::Waited => (None, Err(Refused::LaneWait)),
                 Written::NotStored(error) => (generation, Err(Refused::NotStored(error))),
                 Written::Ended => (None, Err(Refused::Stopping)),
             };
-            return Answer {
-                route,
-                generation,
-                reply,
-            };
+            return answered(route, generation, reply);
         }
-        Answer {
-            route,
-            generation: None,
-            reply: Err(Refused::LaneWait),
-        }
+        answered(route, None, Err(Refused::LaneWait))
     }
 
     /// Routes a request and, if it reads, answers it: here within the short
@@ -165,14 +387,16 @@ impl Service {
         &self,
         view: &Arc<View>,
         request: &Arc<Request>,
+        told: Option<&Passed>,
         route: &mut Option<Route>,
     ) -> Result<Progress, Refused> {
         let settings = &view.guest.settings().guest;
-        let attempted = attempt(view, request, self.ordinal, settings.read_budget, route).await;
+        let budget = settings.read_budget;
+        let attempted = attempt(view, request, told, self.ordinal, budget, route).await;
         match attempted {
             Err(Failure::Deadline) => {
                 self.metrics.slow_read();
-                let (again, progress) = self.apart.run(view, request, self.ordinal).await?;
+                let (again, progress) = self.apart.run(view, request, told, self.ordinal).await?;
                 *route = again.or_else(|| route.take());
                 Ok(progress?)
             }
@@ -185,13 +409,26 @@ impl Service {
 async fn attempt(
     view: &View,
     request: &Arc<Request>,
+    told: Option<&Passed>,
     ordinal: u32,
-    deadline: std::time::Duration,
+    deadline: Duration,
     routed: &mut Option<Route>,
 ) -> Result<Progress, Failure> {
     let mut lease: Lease = view.guest.lease().await?;
     let route = lease.route(request, deadline).await?;
     let route = routed.insert(route);
+    if let Some(place) = &view.place {
+        match &route.target {
+            Target::Partition(partition) => match place.authority(partition, told).await? {
+                Authority::Mine => {}
+                other => return Ok(Progress::Elsewhere(other)),
+            },
+            Target::Everywhere if place.shard.plan().is_none_or(|plan| plan.shards() > 1) => {
+                return Ok(Progress::Everywhere);
+            }
+            Target::Everywhere | Target::Here => {}
+        }
+    }
     let snapshot = || Arc::clone(&view.snapshot);
     let data = match (&route.target, route.access) {
         (Target::Partition(partition), Access::Write) => {
@@ -210,4 +447,35 @@ async fn attempt(
         ));
     }
     Ok(Progress::Replied(reply))
+}
+
+/// Where a request came that was passed on.
+enum Followed {
+    Answered(Answer),
+    /// Back here.
+    Here,
+    /// Nowhere, and nothing was run.
+    Away(String),
+}
+
+/// All results, in their order.
+async fn futures<T: Send + 'static>(futures: Vec<others::Boxed<'_, T>>) -> Vec<T> {
+    let mut waiting: Vec<_> = futures.into_iter().map(|future| (future, None)).collect();
+    std::future::poll_fn(move |context| {
+        let mut pending = false;
+        for (future, done) in &mut waiting {
+            if done.is_none() {
+                match future.as_mut().poll(context) {
+                    std::task::Poll::Ready(result) => *done = Some(result),
+                    std::task::Poll::Pending => pending = true,
+                }
+            }
+        }
+        if pending {
+            return std::task::Poll::Pending;
+        }
+        let done = waiting.iter_mut().filter_map(|(_, done)| done.take());
+        std::task::Poll::Ready(done.collect())
+    })
+    .await
 }

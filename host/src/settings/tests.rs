@@ -39,6 +39,10 @@ const DEFAULTS: &str = r#"
     serve_for = "0s"
     deadline = "25s"
 
+    [cluster]
+    shards = 1
+    max_wait = "10s"
+
     [log]
 "#;
 
@@ -77,7 +81,7 @@ fn an_unknown_field_or_section_is_named_with_its_line() {
     );
     refused(
         "[lanes]\n",
-        "ostrakon.toml, line 1: unknown field `lanes`, expected one of `http`, `guest`, `store`, `lane`, `drain`, `log`",
+        "ostrakon.toml, line 1: unknown field `lanes`, expected one of `http`, `guest`, `store`, `lane`, `drain`, `log`, `cluster`",
     );
 }
 

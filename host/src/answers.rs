@@ -1,0 +1,29 @@
+//! How a request that no guest answered is told to its client.
+
+use crate::guest::Failure;
+use crate::http::Refusal;
+use crate::service::Refused;
+use crate::store::CommitError;
+
+impl From<&Refused> for Refusal {
+    fn from(refused: &Refused) -> Self {
+        match refused {
+            Refused::Starting => Self::NoGeneration,
+            Refused::TooManySlow => Self::SlowReads,
+            Refused::LaneFull => Self::LaneFull,
+            Refused::LaneWait => Self::LaneWait,
+            Refused::NotStored(CommitError::Full) => Self::StoreFull,
+            Refused::NotStored(CommitError::Failed(_)) | Refused::Stopping => Self::StoreFailed,
+            Refused::Away(_) => Self::ShardAway,
+            Refused::Unknown(_) => Self::OutcomeUnknown,
+            Refused::Failed(failure) => match failure {
+                Failure::Trap(_) => Self::GuestTrapped,
+                Failure::Memory(_) => Self::GuestMemory,
+                Failure::Deadline => Self::GuestDeadline,
+                Failure::Reply(_) => Self::GuestReply,
+                Failure::PartitionKey(..) => Self::BadPartitionKey,
+                Failure::Store(_) => Self::StoreFailed,
+            },
+        }
+    }
+}

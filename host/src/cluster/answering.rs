@@ -1,0 +1,141 @@
+//! What others ask of this shard.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::Response;
+
+use super::Cluster;
+use super::message::{Ask, ForwardedReply, Said};
+use crate::http::Refusal;
+use crate::lane::{Change, Changed};
+use crate::peers::{Handler, Identity};
+use crate::service::{Answer, Service};
+use crate::topology::{Authority, Ordinal, Plan, Received};
+
+/// Answers peers.
+#[derive(Debug)]
+pub(super) struct Answering {
+    pub(super) cluster: Cluster,
+    pub(super) service: Service,
+}
+
+impl Handler for Answering {
+    async fn call(&self, peer: Identity, body: Bytes) -> Bytes {
+        let said = match postcard::from_bytes(&body) {
+            Ok(ask) => self.answer(&peer, ask).await,
+            Err(_) => Said::Later("the host here does not understand this".to_owned()),
+        };
+        let said = postcard::to_stdvec(&said).expect("an answer can always be encoded");
+        Bytes::from(said)
+    }
+}
+
+impl Answering {
+    async fn answer(&self, peer: &Identity, ask: Ask) -> Said {
+        if let Some(by) = self.cluster.hear(peer).await {
+            return Said::Later(format!("a later process of that ordinal runs: {by:?}"));
+        }
+        match ask {
+            Ask::Forward {
+                request,
+                told,
+                plan,
+            } => {
+                let Some(request) = request.unpack() else {
+                    return Said::Later("the request is not one".to_owned());
+                };
+                if let Err(later) = self.learn(plan).await {
+                    return later;
+                }
+                let request = Arc::new(request);
+                match self.service.answer_here(&request, told.as_ref()).await {
+                    Ok(answer) => said(answer),
+                    Err(authority) => self.elsewhere(authority),
+                }
+            }
+            Ask::Part(request) => {
+                let Some(request) = request.unpack() else {
+                    return Said::Later("the request is not one".to_owned());
+                };
+                match self.service.part(&Arc::new(request)).await {
+                    Ok(part) => Said::Part {
+                        epoch: part.epoch,
+                        is_whole: part.is_whole,
+                        reply: ForwardedReply::of(&part.reply),
+                    },
+                    Err(refused) => Said::Later(refused.to_string()),
+                }
+            }
+            Ask::Plan => Said::Plan(self.cluster.plan()),
+            Ask::Learn(plan) => match self.learn(plan).await {
+                Ok(()) => Said::Done,
+                Err(later) => later,
+            },
+            Ask::Receive {
+                plan,
+                batch,
+                schema,
+                entries,
+            } => {
+                if let Err(later) = self.learn(plan).await {
+                    return later;
+                }
+                let number = batch.number;
+                let receive = Change::Receive {
+                    batch,
+                    schema,
+                    entries,
+                };
+                match self.cluster.change(receive).await {
+                    Ok(Changed::Received(Received::Apply | Received::Known)) => {
+                        Said::Acknowledged(number)
+                    }
+                    Ok(other) => Said::Later(format!("the batch is not taken: {other:?}")),
+                    Err(error) => Said::Later(error.to_string()),
+                }
+            }
+            Ask::Done(epoch) => {
+                let source = Ordinal(peer.ordinal);
+                self.cluster.coordinator().done(source, epoch);
+                self.cluster.0.news.notify_one();
+                Said::Plan(self.cluster.plan())
+            }
+            Ask::Generation(digest) => Said::Generation(self.cluster.0.guests.files(digest)),
+        }
+    }
+
+    async fn learn(&self, plan: Plan) -> Result<(), Said> {
+        let learned = self.cluster.learn(plan).await;
+        learned.map_err(|error| Said::Later(error.to_string()))
+    }
+
+    fn elsewhere(&self, authority: Authority) -> Said {
+        match (authority, self.cluster.plan()) {
+            (Authority::Elsewhere { at, passed }, Some(plan)) => Said::Elsewhere {
+                at: at.0,
+                passed,
+                plan,
+            },
+            _ => Said::Later("its partitions have not arrived yet".to_owned()),
+        }
+    }
+}
+
+/// The answer to a client, to be sent as it is.
+fn said(answer: Answer) -> Said {
+    let response = match answer.reply {
+        Ok(reply) => {
+            return Said::Answer {
+                generation: answer.generation,
+                reply: ForwardedReply::of(&reply),
+            };
+        }
+        Err(refused) => Refusal::from(&refused).response(),
+    };
+    let (head, body) = Response::into_parts(response);
+    Said::Answer {
+        generation: answer.generation,
+        reply: ForwardedReply::new(head.status, &head.headers, &body),
+    }
+}

@@ -1,0 +1,151 @@
+//! Finding the guests whose owner functions count.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio::task::spawn_blocking;
+
+use super::Cluster;
+use super::message::{Ask, Said};
+use crate::digest::Digest;
+use crate::guest::{
+    Cache, CheckError, CompileError, Compiled, Engine, Environment, Failure, Guest,
+};
+use crate::guest::{Identity, LinkError};
+use crate::lane::{ChangeError, Owners};
+use crate::metrics::Metrics;
+use crate::secrets::Secrets;
+use crate::swap::{Candidate, Kept, Rejection};
+use crate::topology::{Ordinal, Placement, Plan};
+use crate::volume::Files;
+
+/// What guests are made with that do not serve, and only say whose a partition
+/// is.
+#[derive(Clone, Debug)]
+pub struct Guests {
+    /// The engine.
+    pub engine: Engine,
+    /// Compiled components.
+    pub cache: Cache,
+    /// The generations that served.
+    pub kept: Kept,
+    /// Where calls are counted.
+    pub metrics: Arc<Metrics>,
+    /// Which shard this is.
+    pub identity: Identity,
+}
+
+/// Why a generation's guest cannot be asked.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("no shard that can be asked has the generation {0}")]
+    Nowhere(Digest),
+    #[error(transparent)]
+    Rejected(#[from] Rejection),
+    #[error(transparent)]
+    Compile(#[from] CompileError),
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    #[error(transparent)]
+    Check(#[from] CheckError),
+}
+
+impl Guests {
+    /// The files of a generation that served here.
+    pub(super) fn files(&self, digest: Digest) -> Option<BTreeMap<String, Vec<u8>>> {
+        let files = self.kept.load(digest)?;
+        let contents = files.contents().iter();
+        Some(
+            contents
+                .map(|(name, content)| (name.clone(), content.to_vec()))
+                .collect(),
+        )
+    }
+
+    async fn make(&self, files: &Files) -> Result<Guest, Error> {
+        let candidate = Candidate::new(files)?;
+        let (engine, cache) = (self.engine.clone(), self.cache.clone());
+        let (digest, component) = (candidate.component_digest, candidate.component.clone());
+        let compiling =
+            spawn_blocking(move || Compiled::new(&engine, Some(&cache), digest, &component));
+        let linked = compiling
+            .await
+            .expect("compiling does not panic")?
+            .link(&self.engine)?;
+        let environment = Environment {
+            settings: candidate.settings,
+            identity: self.identity,
+            files: candidate.files,
+            // Placement is a pure function, and no secret is given to it.
+            secrets: Secrets::default(),
+            metrics: Arc::clone(&self.metrics),
+        };
+        let label = candidate.digest.short();
+        Ok(Guest::check(&linked, environment, label).await?)
+    }
+}
+
+impl Cluster {
+    /// The guests whose owner functions count under a plan.
+    pub(super) async fn owners(&self, plan: &Plan) -> Result<Owners, ChangeError> {
+        let to = self.owner(&plan.to).await?;
+        let from = if plan.from.places_as(&plan.to) {
+            Arc::clone(&to)
+        } else {
+            self.owner(&plan.from).await?
+        };
+        Ok(Owners { from, to })
+    }
+
+    async fn owner(&self, placement: &Placement) -> Result<Arc<Guest>, ChangeError> {
+        let view = self.0.lane.views().get();
+        if let Some(view) = &view {
+            // Two generations of one version place alike.
+            if view.guest.description().sharding == placement.sharding {
+                return Ok(Arc::clone(&view.guest));
+            }
+            // What was found before is still good.
+            if let Some((plan, owners)) = view
+                .place
+                .as_ref()
+                .and_then(|place| Some((place.shard.plan()?.clone(), place.owners.clone()?)))
+            {
+                for (known, guest) in [(plan.from, owners.from), (plan.to, owners.to)] {
+                    if known.owner == placement.owner {
+                        return Ok(guest);
+                    }
+                }
+            }
+        }
+        let made = self.make(placement.owner).await;
+        made.map(Arc::new)
+            .map_err(|error| ChangeError::Owner(Failure::Trap(error.to_string())))
+    }
+
+    async fn make(&self, digest: Digest) -> Result<Guest, Error> {
+        let guests = &self.0.guests;
+        let files = match guests.kept.load(digest) {
+            Some(files) => files,
+            None => self.fetch(digest).await.ok_or(Error::Nowhere(digest))?,
+        };
+        guests.make(&files).await
+    }
+
+    /// Asks others for a generation; keeps what they give.
+    async fn fetch(&self, digest: Digest) -> Option<Files> {
+        let shards = self.plan().map_or(1, |plan| plan.shards());
+        for shard in (0..shards).map(Ordinal).filter(|shard| *shard != self.0.me) {
+            if let Ok(Said::Generation(Some(files))) =
+                self.ask(shard, &Ask::Generation(digest)).await
+            {
+                let files = files.into_iter();
+                let files = Files::new(files.map(|(name, bytes)| (name, bytes.into())).collect());
+                // Whoever sent it, its digest says that it is this one.
+                if files.digest() == digest {
+                    return Some(files);
+                }
+            }
+        }
+        None
+    }
+}

@@ -1,0 +1,233 @@
+//! The requests of a connection that have no answer yet.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use tokio::sync::{Notify, oneshot};
+
+use super::beats::Beats;
+use super::cause::Cause;
+use super::frame::Frame;
+use super::lock::lock;
+use super::request_error::RequestError;
+use super::room::{Place, Room};
+use super::settings::Settings;
+use super::writer::{Source, Step};
+
+/// The requests of a connection that have no answer yet.
+pub(super) struct Calls {
+    state: Mutex<State>,
+    more: Notify,
+    room: Room,
+    most_body: usize,
+}
+
+struct State {
+    /// Why no request is taken any more, if so.
+    shut: Option<Cause>,
+    next: u64,
+    queue: VecDeque<u64>,
+    calls: HashMap<u64, Call>,
+    beats: Beats,
+    ack: bool,
+    finish: bool,
+}
+
+struct Call {
+    /// The body until the writer takes it; from then on it counts as sent.
+    body: Option<Bytes>,
+    answer: oneshot::Sender<Result<Bytes, RequestError>>,
+    // Held until the answer, also when nobody waits for it any longer: the
+    // other side still works on it.
+    _place: Place,
+}
+
+/// The interest in the answer of one request; dropping it gives it up.
+struct Ticket<'a> {
+    calls: &'a Calls,
+    id: u64,
+    answer: oneshot::Receiver<Result<Bytes, RequestError>>,
+}
+
+impl Calls {
+    pub(super) fn new(settings: &Settings) -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::new(State {
+                shut: None,
+                next: 1,
+                queue: VecDeque::new(),
+                calls: HashMap::new(),
+                beats: Beats::default(),
+                ack: false,
+                finish: false,
+            }),
+            more: Notify::new(),
+            room: Room::new(settings),
+            most_body: Frame::most_body(settings.max_frame),
+        })
+    }
+
+    /// Sends a request and waits for its answer.
+    pub(super) async fn request(&self, body: Bytes) -> Result<Bytes, RequestError> {
+        if body.len() > self.most_body {
+            return Err(RequestError::NotSent(Cause::TooLarge {
+                length: body.len(),
+                most: self.most_body,
+            }));
+        }
+        let place = self.room.place(body.len()).await;
+        let mut ticket = self.enter(body, place)?;
+        (&mut ticket.answer)
+            .await
+            .unwrap_or(Err(RequestError::Unknown(Cause::Closed)))
+    }
+
+    fn enter(&self, body: Bytes, place: Option<Place>) -> Result<Ticket<'_>, RequestError> {
+        let (sender, answer) = oneshot::channel();
+        let mut state = lock(&self.state);
+        let (None, Some(place)) = (&state.shut, place) else {
+            let cause = state.shut.clone().unwrap_or(Cause::Closed);
+            return Err(RequestError::NotSent(cause));
+        };
+        let id = state.next;
+        state.next += 1;
+        state.queue.push_back(id);
+        let call = Call {
+            body: Some(body),
+            answer: sender,
+            _place: place,
+        };
+        state.calls.insert(id, call);
+        drop(state);
+        self.more.notify_one();
+        Ok(Ticket {
+            calls: self,
+            id,
+            answer,
+        })
+    }
+
+    /// Whether a new request would be taken.
+    pub(super) fn is_open(&self) -> bool {
+        lock(&self.state).shut.is_none()
+    }
+
+    /// Why no request is taken any more, if so.
+    pub(super) fn shut_by(&self) -> Option<Cause> {
+        lock(&self.state).shut.clone()
+    }
+
+    /// Gives the outcome of a request that was sent.
+    pub(super) fn settle(
+        &self,
+        id: u64,
+        outcome: Result<Bytes, RequestError>,
+    ) -> Result<(), Cause> {
+        let mut state = lock(&self.state);
+        if state.calls.get(&id).is_none_or(|call| call.body.is_some()) {
+            return Err(Cause::Malformed("an answer to what was not asked"));
+        }
+        let call = state.calls.remove(&id);
+        drop(state);
+        if let Some(call) = call {
+            // Nobody may wait any longer; then the answer is of no use.
+            let _ = call.answer.send(outcome);
+        }
+        Ok(())
+    }
+
+    /// Takes no more requests and turns away those that are not yet written.
+    pub(super) fn shut(&self, cause: &Cause) {
+        self.turn_away(cause, false, |call| call.body.is_some());
+    }
+
+    /// Shuts, and confirms so after what is already written.
+    pub(super) fn go_away(&self) {
+        self.turn_away(&Cause::GoingAway, true, |call| call.body.is_some());
+        self.more.notify_one();
+    }
+
+    /// Ends all requests, for the connection is gone.
+    pub(super) fn end(&self, cause: &Cause) {
+        self.turn_away(cause, false, |_| true);
+    }
+
+    fn turn_away(&self, cause: &Cause, ack: bool, which: impl Fn(&Call) -> bool) {
+        let mut state = lock(&self.state);
+        state.shut.get_or_insert_with(|| cause.clone());
+        state.ack |= ack;
+        state.queue.clear();
+        let away: Vec<Call> = state
+            .calls
+            .extract_if(|_, call| which(call))
+            .map(|(_, call)| call)
+            .collect();
+        drop(state);
+        self.room.close();
+        for call in away {
+            let error = match call.body {
+                Some(_) => RequestError::NotSent(cause.clone()),
+                None => RequestError::Unknown(cause.clone()),
+            };
+            let _ = call.answer.send(Err(error));
+        }
+    }
+
+    /// Has the writer close once all is written.
+    pub(super) fn finish(&self) {
+        lock(&self.state).finish = true;
+        self.more.notify_one();
+    }
+
+    pub(super) fn ping(&self, number: u64) {
+        lock(&self.state).beats.ping(number);
+        self.more.notify_one();
+    }
+
+    pub(super) fn pong(&self, number: u64) {
+        lock(&self.state).beats.pong(number);
+        self.more.notify_one();
+    }
+}
+
+impl Source for Calls {
+    fn step(&self) -> Step {
+        let mut state = lock(&self.state);
+        if let Some(beat) = state.beats.take() {
+            return Step::Write(beat, None);
+        }
+        while let Some(id) = state.queue.pop_front() {
+            // One that was given up in the queue is not there any more.
+            if let Some(body) = state.calls.get_mut(&id).and_then(|call| call.body.take()) {
+                return Step::Write(Frame::Request { id, body }, None);
+            }
+        }
+        if std::mem::take(&mut state.ack) {
+            return Step::Write(Frame::GoAwayAck, None);
+        }
+        if state.finish {
+            return Step::Finish;
+        }
+        Step::Wait
+    }
+
+    fn more(&self) -> &Notify {
+        &self.more
+    }
+}
+
+impl Drop for Ticket<'_> {
+    fn drop(&mut self) {
+        let mut state = lock(&self.calls.state);
+        if state
+            .calls
+            .get(&self.id)
+            .is_some_and(|call| call.body.is_some())
+        {
+            let call = state.calls.remove(&self.id);
+            drop(state);
+            drop(call);
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! The connecting side of a connection.
+
+use std::fmt;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::oneshot;
+use tokio::time::{sleep_until, timeout};
+
+use super::calls::Calls;
+use super::cause::Cause;
+use super::endpoint::Endpoint;
+use super::frame::Frame;
+use super::frame_buffer::FrameBuffer;
+use super::handshake::{self, plain};
+use super::handshake_error::HandshakeError;
+use super::identity::Identity;
+use super::keepalive::{Due, Keepalive};
+use super::request_error::RequestError;
+use super::writer;
+
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// The connecting side of a connection, which asks; clones share it, and it
+/// closes when the last is dropped.
+#[derive(Clone)]
+pub struct Connection(Arc<Inner>);
+
+struct Inner {
+    peer: Identity,
+    version: u16,
+    calls: Arc<Calls>,
+    // Dropped with the last clone, which tells the driver to close.
+    _held: oneshot::Sender<()>,
+}
+
+impl Connection {
+    /// Makes the handshake on a stream, and checks that the peer has the
+    /// wanted ordinal, if one is given.
+    ///
+    /// # Errors
+    /// When the handshake fails.
+    pub async fn open<S>(
+        mut stream: S,
+        endpoint: &Endpoint,
+        wanted: Option<u32>,
+    ) -> Result<Self, HandshakeError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let greeted = handshake::connect(&mut stream, endpoint, wanted).await?;
+        let calls = Calls::new(&endpoint.settings);
+        let driver = Driver {
+            peer: greeted.peer,
+            calls: Arc::clone(&calls),
+            buffer: greeted.buffer,
+            keepalive: Keepalive::new(&endpoint.settings),
+        };
+        let (held, released) = oneshot::channel();
+        tokio::spawn(driver.run(stream, released));
+        Ok(Self(Arc::new(Inner {
+            peer: greeted.peer,
+            version: greeted.version,
+            calls,
+            _held: held,
+        })))
+    }
+
+    /// The identity of the other side.
+    pub fn peer(&self) -> Identity {
+        self.0.peer
+    }
+
+    /// The protocol version agreed on.
+    pub fn version(&self) -> u16 {
+        self.0.version
+    }
+
+    /// Whether the connection takes new requests.
+    pub fn is_open(&self) -> bool {
+        self.0.calls.is_open()
+    }
+
+    /// Why the connection takes no more requests, if so.
+    pub fn shut_by(&self) -> Option<Cause> {
+        self.0.calls.shut_by()
+    }
+
+    /// Sends a request and waits for its answer; waits first while as much is
+    /// in flight as may be. Dropping the future gives up the answer and
+    /// nothing else.
+    ///
+    /// # Errors
+    /// Whether it may have been carried out, and why there is no answer.
+    pub async fn request(&self, body: Bytes) -> Result<Bytes, RequestError> {
+        self.0.calls.request(body).await
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Connection")
+            .field("peer", &self.0.peer)
+            .field("version", &self.0.version)
+            .field("shut_by", &self.shut_by())
+            .finish()
+    }
+}
+
+struct Driver {
+    peer: Identity,
+    calls: Arc<Calls>,
+    buffer: FrameBuffer,
+    keepalive: Keepalive,
+}
+
+/// Ends the requests also when the runtime drops the driver.
+struct EndOnDrop(Arc<Calls>);
+
+impl Drop for EndOnDrop {
+    fn drop(&mut self) {
+        self.0.end(&Cause::Closed);
+    }
+}
+
+impl Driver {
+    async fn run<S>(mut self, stream: S, released: oneshot::Receiver<()>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let calls = Arc::clone(&self.calls);
+        let _end = EndOnDrop(Arc::clone(&calls));
+        let peer = self.peer;
+        let (mut from, to) = tokio::io::split(stream);
+        let mut reading = pin!(self.read(&mut from));
+        let mut writing = pin!(writer::write(&*calls, to));
+        let cause = tokio::select! {
+            cause = &mut reading => cause,
+            _ = released => {
+                calls.finish();
+                // Closing with bytes unread would reset the stream.
+                let last = async { tokio::join!(writing, reading) };
+                let _ = timeout(LAST_WORDS, last).await;
+                Cause::Closed
+            }
+            written = &mut writing => {
+                let error = written.err().map_or(Cause::Closed, Cause::from);
+                calls.shut(&error);
+                // Answers and the reason of the end may still wait to be read.
+                timeout(LAST_WORDS, reading).await.unwrap_or(error)
+            }
+        };
+        tracing::debug!(peer = peer.ordinal, error = %cause, "connection to peer ended");
+        calls.end(&cause);
+    }
+
+    async fn read<R: AsyncRead + Unpin>(&mut self, from: &mut R) -> Cause {
+        loop {
+            tokio::select! {
+                frame = self.buffer.next(from) => {
+                    let taken = frame.map_err(Cause::from).and_then(Frame::decode);
+                    if let Err(cause) = taken.and_then(|frame| self.take(frame)) {
+                        return cause;
+                    }
+                }
+                () = sleep_until(self.keepalive.deadline()) => {
+                    match self.keepalive.due(self.buffer.heard()) {
+                        Due::Nothing => {}
+                        Due::Ping(number) => self.calls.ping(number),
+                        Due::End(after) => return Cause::Silent(after),
+                    }
+                }
+            }
+        }
+    }
+
+    fn take(&self, frame: Frame) -> Result<(), Cause> {
+        match frame {
+            Frame::Answer { id, body } => self.calls.settle(id, Ok(body)),
+            Frame::NotTaken { id } => {
+                let error = RequestError::NotSent(Cause::NotTaken);
+                self.calls.settle(id, Err(error))
+            }
+            Frame::Failed { id } => {
+                let error = RequestError::Unknown(Cause::Failed);
+                self.calls.settle(id, Err(error))
+            }
+            Frame::Ping(number) => {
+                self.calls.pong(number);
+                Ok(())
+            }
+            Frame::Pong(_) => Ok(()),
+            Frame::GoAway => {
+                self.calls.go_away();
+                Ok(())
+            }
+            Frame::Closing(reason) => Err(Cause::Told(plain(&String::from_utf8_lossy(&reason)))),
+            Frame::Request { .. } | Frame::GoAwayAck => Err(Cause::Malformed(
+                "a frame that only the connecting side sends",
+            )),
+        }
+    }
+}

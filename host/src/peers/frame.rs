@@ -1,0 +1,77 @@
+//! The frames that follow the handshake.
+
+use bytes::{Buf, Bytes};
+
+use super::cause::Cause;
+
+/// The bytes of a frame before its body, without its length field.
+pub(super) const HEAD: u32 = 9;
+
+/// A frame after the handshake: a kind, a number and a body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Frame {
+    Request { id: u64, body: Bytes },
+    Answer { id: u64, body: Bytes },
+    NotTaken { id: u64 },
+    Failed { id: u64 },
+    Ping(u64),
+    Pong(u64),
+    GoAway,
+    GoAwayAck,
+    Closing(Bytes),
+}
+
+impl Frame {
+    /// The longest body that a frame of at most so many bytes can have.
+    pub(super) fn most_body(most: u32) -> usize {
+        usize::try_from(most.saturating_sub(HEAD)).expect("a usize has 32 bits or more")
+    }
+
+    /// The bytes of the frame, as a head with the length field and a body.
+    pub(super) fn encode(self) -> ([u8; 13], Bytes) {
+        let (kind, id, body) = match self {
+            Self::Request { id, body } => (1, id, body),
+            Self::Answer { id, body } => (2, id, body),
+            Self::NotTaken { id } => (3, id, Bytes::new()),
+            Self::Failed { id } => (4, id, Bytes::new()),
+            Self::Ping(id) => (5, id, Bytes::new()),
+            Self::Pong(id) => (6, id, Bytes::new()),
+            Self::GoAway => (7, 0, Bytes::new()),
+            Self::GoAwayAck => (8, 0, Bytes::new()),
+            Self::Closing(reason) => (9, 0, reason),
+        };
+        let length = u32::try_from(body.len())
+            .ok()
+            .and_then(|length| length.checked_add(HEAD))
+            .expect("bodies are held to the longest frame before they come here");
+        let mut head = [0; 13];
+        head[..4].copy_from_slice(&length.to_be_bytes());
+        head[4] = kind;
+        head[5..].copy_from_slice(&id.to_be_bytes());
+        (head, body)
+    }
+
+    /// The frame of these bytes, which come without the length field.
+    pub(super) fn decode(mut bytes: Bytes) -> Result<Self, Cause> {
+        let (Ok(kind), Ok(id)) = (bytes.try_get_u8(), bytes.try_get_u64()) else {
+            return Err(Cause::Malformed("a frame without a head"));
+        };
+        let frame = match kind {
+            1 => return Ok(Self::Request { id, body: bytes }),
+            2 => return Ok(Self::Answer { id, body: bytes }),
+            9 => return Ok(Self::Closing(bytes)),
+            3 => Self::NotTaken { id },
+            4 => Self::Failed { id },
+            5 => Self::Ping(id),
+            6 => Self::Pong(id),
+            7 => Self::GoAway,
+            8 => Self::GoAwayAck,
+            _ => return Err(Cause::Malformed("a frame of an unknown kind")),
+        };
+        if bytes.is_empty() {
+            Ok(frame)
+        } else {
+            Err(Cause::Malformed("a body where there is none"))
+        }
+    }
+}

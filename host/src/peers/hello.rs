@@ -1,0 +1,83 @@
+//! The first message of each side.
+
+use serde::{Deserialize, Serialize};
+
+use super::endpoint::Endpoint;
+use super::handshake_error::HandshakeError;
+use super::identity::Identity;
+use super::versions::Versions;
+
+const MAGIC: [u8; 8] = *b"shardpr\n";
+
+/// The first message of each side, the same in every protocol version; a
+/// later version may only append to it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Hello {
+    magic: [u8; 8],
+    lowest: u16,
+    highest: u16,
+    pub guarded: bool,
+    ordinal: u32,
+    incarnation: u64,
+    store: u128,
+    pub nonce: [u8; 32],
+}
+
+impl Hello {
+    /// A hello of this endpoint with a new nonce.
+    pub(super) fn of(endpoint: &Endpoint) -> Result<Self, HandshakeError> {
+        Ok(Self {
+            magic: MAGIC,
+            lowest: endpoint.settings.versions.lowest,
+            highest: endpoint.settings.versions.highest,
+            guarded: !endpoint.tokens.is_empty(),
+            ordinal: endpoint.identity.ordinal,
+            incarnation: endpoint.identity.incarnation,
+            store: endpoint.identity.store,
+            nonce: nonce()?,
+        })
+    }
+
+    pub(super) fn encode(&self) -> Vec<u8> {
+        postcard::to_stdvec(self).expect("a hello has nothing that postcard cannot write")
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, HandshakeError> {
+        if !bytes.starts_with(&MAGIC) {
+            return Err(HandshakeError::NotAShard);
+        }
+        // What follows is of a later version and does not concern us.
+        let (hello, _later) = postcard::take_from_bytes::<Self>(bytes)
+            .map_err(|_| HandshakeError::Malformed("its hello"))?;
+        if hello.lowest > hello.highest {
+            return Err(HandshakeError::Malformed("its range of versions"));
+        }
+        Ok(hello)
+    }
+
+    pub(super) fn identity(&self) -> Identity {
+        Identity {
+            ordinal: self.ordinal,
+            incarnation: self.incarnation,
+            store: self.store,
+        }
+    }
+
+    pub(super) fn versions(&self) -> Versions {
+        Versions {
+            lowest: self.lowest,
+            highest: self.highest,
+        }
+    }
+}
+
+fn nonce() -> Result<[u8; 32], HandshakeError> {
+    let mut nonce = [0; 32];
+    let mut filled = 0;
+    while filled < nonce.len() {
+        filled +=
+            rustix::rand::getrandom(&mut nonce[filled..], rustix::rand::GetRandomFlags::empty())
+                .map_err(|error| HandshakeError::NoRandomness(error.into()))?;
+    }
+    Ok(nonce)
+}

@@ -1,0 +1,97 @@
+//! The connections to all peers.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+
+use super::cause::Cause;
+use super::dial::{Dial, Tcp};
+use super::endpoint::Endpoint;
+use super::lock::lock;
+use super::request_error::RequestError;
+use super::slot::Slot;
+
+/// The connections to all peers, made on demand.
+///
+/// It retries nothing: a request to a peer that is away fails at once with
+/// [`RequestError::NotSent`], and the caller decides whether to wait.
+pub struct Pool<D = Tcp> {
+    endpoint: Arc<Endpoint>,
+    dial: Arc<D>,
+    peers: Mutex<HashMap<u32, Arc<Slots>>>,
+}
+
+struct Slots {
+    list: Vec<Arc<Slot>>,
+    turn: AtomicUsize,
+}
+
+impl Pool<Tcp> {
+    /// A pool over plain TCP that knows no peer yet.
+    pub fn new(endpoint: Arc<Endpoint>) -> Self {
+        Self::with_dial(endpoint, Tcp)
+    }
+}
+
+impl<D: Dial> Pool<D> {
+    /// A pool over streams that are opened in another way.
+    pub fn with_dial(endpoint: Arc<Endpoint>, dial: D) -> Self {
+        Self {
+            endpoint,
+            dial: Arc::new(dial),
+            peers: Mutex::default(),
+        }
+    }
+
+    /// Sets the address of a peer; at another address than before, new
+    /// requests go there, while those in flight keep their connection.
+    pub fn set_address(&self, ordinal: u32, address: &str) {
+        let mut peers = lock(&self.peers);
+        let known = peers
+            .get(&ordinal)
+            .is_some_and(|slots| slots.list.iter().all(|slot| slot.address() == address));
+        if !known {
+            let count = self.endpoint.settings.connections.max(1);
+            let slots = Slots {
+                list: (0..count).map(|_| Slot::new(ordinal, address)).collect(),
+                turn: AtomicUsize::new(0),
+            };
+            peers.insert(ordinal, Arc::new(slots));
+        }
+    }
+
+    /// Forgets a peer; its connections close when their requests are done.
+    pub fn remove(&self, ordinal: u32) {
+        lock(&self.peers).remove(&ordinal);
+    }
+
+    /// Sends a request to a peer and waits for its answer.
+    ///
+    /// # Errors
+    /// Whether it may have been carried out, and why there is no answer.
+    pub async fn request(&self, ordinal: u32, body: Bytes) -> Result<Bytes, RequestError> {
+        let slots = lock(&self.peers).get(&ordinal).cloned();
+        let slots = slots.ok_or(RequestError::NotSent(Cause::NoAddress(ordinal)))?;
+        let turn = slots.turn.fetch_add(1, Ordering::Relaxed);
+        let slot = &slots.list[turn % slots.list.len()];
+        let connection = slot
+            .connection(&self.endpoint, &self.dial)
+            .await
+            .map_err(RequestError::NotSent)?;
+        connection.request(body).await
+    }
+}
+
+impl<D> fmt::Debug for Pool<D> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut peers: Vec<u32> = lock(&self.peers).keys().copied().collect();
+        peers.sort_unstable();
+        out.debug_struct("Pool")
+            .field("endpoint", &self.endpoint)
+            .field("peers", &peers)
+            .finish_non_exhaustive()
+    }
+}

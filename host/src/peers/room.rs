@@ -1,0 +1,55 @@
+//! The bounds on requests in flight.
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::settings::Settings;
+
+/// The bounds on the requests in flight of one connection.
+pub(super) struct Room {
+    requests: Arc<Semaphore>,
+    bytes: Arc<Semaphore>,
+    most_bytes: u32,
+}
+
+/// The place that one request takes up.
+pub(super) struct Place {
+    _request: OwnedSemaphorePermit,
+    _bytes: OwnedSemaphorePermit,
+}
+
+impl Room {
+    pub(super) fn new(settings: &Settings) -> Self {
+        let most_bytes = settings.max_in_flight_bytes.max(1);
+        Self {
+            requests: semaphore(settings.max_in_flight.max(1)),
+            bytes: semaphore(most_bytes),
+            most_bytes,
+        }
+    }
+
+    /// Waits for a place; there is none once the room is closed.
+    pub(super) async fn place(&self, length: usize) -> Option<Place> {
+        let request = Arc::clone(&self.requests).acquire_owned().await.ok()?;
+        let length = u32::try_from(length).map_or(self.most_bytes, |n| n.min(self.most_bytes));
+        let bytes = Arc::clone(&self.bytes);
+        let bytes = bytes.acquire_many_owned(length).await.ok()?;
+        Some(Place {
+            _request: request,
+            _bytes: bytes,
+        })
+    }
+
+    /// Turns away all that wait and all that come.
+    pub(super) fn close(&self) {
+        self.requests.close();
+        self.bytes.close();
+    }
+}
+
+/// A semaphore with so many permits.
+pub(super) fn semaphore(permits: u32) -> Arc<Semaphore> {
+    let permits = usize::try_from(permits).expect("a usize has 32 bits or more");
+    Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS)))
+}

@@ -1,0 +1,198 @@
+//! The work of the accepting side on one connection.
+
+use std::pin::pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::io::AsyncRead;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{Instant, sleep_until};
+
+use super::cause::Cause;
+use super::frame::Frame;
+use super::frame_buffer::FrameBuffer;
+use super::handler::Handler;
+use super::identity::Identity;
+use super::keepalive::{Due, Keepalive};
+use super::outbox::Outbox;
+use super::reply::Reply;
+use super::room::semaphore;
+use super::settings::Settings;
+
+/// More frames than this waiting to be written means that the other side
+/// sends without reading.
+const MOST_WAITING: usize = 1 << 16;
+
+/// The work of the accepting side on one connection.
+pub(super) struct Session<'a, H> {
+    peer: Identity,
+    settings: &'a Settings,
+    handler: Arc<H>,
+    outbox: Arc<Outbox>,
+    slots: Arc<Semaphore>,
+    // A slot taken ahead of the request that it is for: without one, and
+    // unless we go away, nothing is read.
+    slot: Option<OwnedSemaphorePermit>,
+    tasks: JoinSet<()>,
+    keepalive: Keepalive,
+    phase: Phase,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Open,
+    /// We said that we go away, and wait for the confirmation until then.
+    Leaving(Instant),
+    /// The other side confirmed: no request will follow.
+    Confirmed,
+}
+
+impl<'a, H: Handler> Session<'a, H> {
+    pub(super) fn new(
+        peer: Identity,
+        settings: &'a Settings,
+        handler: Arc<H>,
+        outbox: Arc<Outbox>,
+    ) -> Self {
+        Self {
+            peer,
+            settings,
+            handler,
+            outbox,
+            slots: semaphore(settings.max_running.max(1)),
+            slot: None,
+            tasks: JoinSet::new(),
+            keepalive: Keepalive::new(settings),
+            phase: Phase::Open,
+        }
+    }
+
+    /// Serves until the other side leaves, or until we left in good order.
+    pub(super) async fn run<R: AsyncRead + Unpin>(
+        mut self,
+        buffer: &mut FrameBuffer,
+        from: &mut R,
+        shutdown: watch::Receiver<bool>,
+    ) -> Result<(), Cause> {
+        let mut fired = pin!(fired(shutdown));
+        let all = self.settings.max_running.max(1);
+        loop {
+            let confirmed = self.phase == Phase::Confirmed;
+            let open = self.phase == Phase::Open;
+            let leaving = match self.phase {
+                Phase::Leaving(until) => Some(until),
+                Phase::Open | Phase::Confirmed => None,
+            };
+            let reads = self.slot.is_some() || !open;
+            tokio::select! {
+                () = &mut fired, if open => {
+                    self.outbox.push(Frame::GoAway, None);
+                    self.phase = Phase::Leaving(Instant::now() + self.settings.goaway_timeout);
+                }
+                Some(done) = self.tasks.join_next(), if !self.tasks.is_empty() => {
+                    self.reap(done);
+                }
+                permit = Arc::clone(&self.slots).acquire_owned(),
+                    if self.slot.is_none() && !confirmed =>
+                {
+                    self.slot = Some(permit.expect("the slots are never closed"));
+                }
+                // Slots come back as answers are flushed, so all of them
+                // together mean that every answer is out.
+                _ = Arc::clone(&self.slots).acquire_many_owned(all), if confirmed => break,
+                frame = buffer.next(from), if reads => {
+                    let frame = Frame::decode(frame?)?;
+                    self.take(frame)?;
+                }
+                () = sleep_until(leaving.unwrap_or_else(Instant::now)), if leaving.is_some() => {
+                    return Err(Cause::NoAck(self.settings.goaway_timeout));
+                }
+                () = sleep_until(self.keepalive.deadline()) => {
+                    self.beat(buffer.heard(), reads)?;
+                }
+            }
+        }
+        while let Some(done) = self.tasks.join_next().await {
+            self.reap(done);
+        }
+        Ok(())
+    }
+
+    fn reap(&self, done: Result<(), JoinError>) {
+        if let Err(error) = done {
+            tracing::warn!(peer = self.peer.ordinal, %error, "handler failed");
+        }
+    }
+
+    fn beat(&mut self, heard: Instant, reads: bool) -> Result<(), Cause> {
+        // What we do not read on purpose we cannot hear.
+        let heard = if reads { heard } else { Instant::now() };
+        match self.keepalive.due(heard) {
+            Due::Nothing => Ok(()),
+            Due::Ping(number) => {
+                self.outbox.ping(number);
+                Ok(())
+            }
+            Due::End(after) => Err(Cause::Silent(after)),
+        }
+    }
+
+    fn take(&mut self, frame: Frame) -> Result<(), Cause> {
+        match frame {
+            Frame::Request { id, body } => self.request(id, body),
+            Frame::Ping(number) => {
+                self.outbox.pong(number);
+                Ok(())
+            }
+            Frame::Pong(_) => Ok(()),
+            Frame::GoAwayAck if matches!(self.phase, Phase::Leaving(_)) => {
+                self.phase = Phase::Confirmed;
+                self.slot = None;
+                Ok(())
+            }
+            Frame::GoAwayAck => Err(Cause::Malformed("a confirmation of nothing")),
+            Frame::Answer { .. }
+            | Frame::NotTaken { .. }
+            | Frame::Failed { .. }
+            | Frame::GoAway
+            | Frame::Closing(_) => Err(Cause::Malformed(
+                "a frame that only the accepting side sends",
+            )),
+        }
+    }
+
+    fn request(&mut self, id: u64, body: Bytes) -> Result<(), Cause> {
+        if self.phase == Phase::Confirmed {
+            return Err(Cause::Malformed("a request after the last one"));
+        }
+        let free = || Arc::clone(&self.slots).try_acquire_owned().ok();
+        let Some(permit) = self.slot.take().or_else(free) else {
+            // Only when we leave: reading goes on then, so that busy handlers
+            // do not keep us from the confirmation.
+            if self.outbox.push(Frame::NotTaken { id }, None) > MOST_WAITING {
+                return Err(Cause::Malformed("it sends without reading"));
+            }
+            return Ok(());
+        };
+        let reply = Reply::new(id, Arc::clone(&self.outbox), permit);
+        let handler = Arc::clone(&self.handler);
+        let peer = self.peer;
+        let most = Frame::most_body(self.settings.max_frame);
+        self.tasks.spawn(async move {
+            let body = handler.call(peer, body).await;
+            if let Err(error) = reply.send(body, most) {
+                tracing::warn!(peer = peer.ordinal, %error, "answer could not be sent");
+            }
+        });
+        Ok(())
+    }
+}
+
+async fn fired(mut shutdown: watch::Receiver<bool>) {
+    let fired = shutdown.wait_for(|fired| *fired).await.is_ok();
+    if !fired {
+        // Nobody is left who could give the signal.
+        std::future::pending::<()>().await;
+    }
+}

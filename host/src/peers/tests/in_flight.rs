@@ -1,0 +1,115 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::sync::Semaphore;
+
+use super::*;
+
+/// A handler that counts how many requests it works on at a time.
+struct Gauge {
+    now: AtomicUsize,
+    most: AtomicUsize,
+    done: AtomicUsize,
+    changed: watch::Sender<usize>,
+    gate: Semaphore,
+}
+
+impl Gauge {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            now: 0.into(),
+            most: 0.into(),
+            done: 0.into(),
+            changed: watch::Sender::new(0),
+            gate: Semaphore::new(0),
+        })
+    }
+}
+
+struct Gauged(Arc<Gauge>);
+
+impl Handler for Gauged {
+    async fn call(&self, _peer: Identity, body: Bytes) -> Bytes {
+        let gauge = &self.0;
+        let now = gauge.now.fetch_add(1, Ordering::SeqCst) + 1;
+        gauge.most.fetch_max(now, Ordering::SeqCst);
+        gauge.changed.send_replace(now);
+        gauge.gate.acquire().await.unwrap().forget();
+        tokio::task::yield_now().await;
+        gauge.now.fetch_sub(1, Ordering::SeqCst);
+        gauge.done.fetch_add(1, Ordering::SeqCst);
+        body
+    }
+}
+
+/// Asks many times at once, and returns the most that were worked on at a time.
+async fn most(client: Endpoint, server: Endpoint, bodies: Vec<usize>, reach: usize) -> usize {
+    let count = bodies.len();
+    let gauge = Gauge::new();
+    let server = Server::start(server, Gauged(Arc::clone(&gauge))).await;
+    let connection = connect(&server, &client).await;
+    let mut requests = JoinSet::new();
+    for length in bodies {
+        let connection = connection.clone();
+        requests.spawn(async move {
+            let answer = connection.request(Bytes::from(vec![0; length])).await;
+            assert_eq!(answer.unwrap().len(), length);
+        });
+    }
+    let mut changed = gauge.changed.subscribe();
+    changed.wait_for(|now| *now >= reach).await.unwrap();
+    for _ in 0..1000 {
+        tokio::task::yield_now().await;
+    }
+    gauge.gate.add_permits(count);
+    requests.join_all().await;
+    assert_eq!(gauge.done.load(Ordering::SeqCst), count);
+    let most = gauge.most.load(Ordering::SeqCst);
+    println!("{count} requests, at most {most} at a time");
+    most
+}
+
+#[tokio::test]
+async fn the_number_in_flight_is_bounded() {
+    let mut client = endpoint(1);
+    client.settings.max_in_flight = 8;
+    assert_eq!(most(client, endpoint(2), vec![8; 200], 8).await, 8);
+}
+
+#[tokio::test]
+async fn the_bytes_in_flight_are_bounded() {
+    let mut client = endpoint(1);
+    client.settings.max_in_flight_bytes = 100;
+    assert_eq!(most(client.clone(), endpoint(2), vec![40; 50], 2).await, 2);
+    // Longer than the bound: alone, but not for ever kept waiting.
+    assert_eq!(most(client, endpoint(2), vec![500; 5], 1).await, 1);
+}
+
+#[tokio::test]
+async fn the_accepting_side_works_on_a_bounded_number() {
+    let mut server = endpoint(2);
+    server.settings.max_running = 4;
+    assert_eq!(most(endpoint(1), server, vec![8; 200], 4).await, 4);
+}
+
+#[tokio::test]
+async fn a_request_given_up_keeps_its_place_until_it_is_answered() {
+    let gauge = Gauge::new();
+    let server = Server::start(endpoint(2), Gauged(Arc::clone(&gauge))).await;
+    let mut client = endpoint(1);
+    client.settings.max_in_flight = 1;
+    let connection = connect(&server, &client).await;
+    let copy = connection.clone();
+    let first = tokio::spawn(async move { copy.request(body(1)).await });
+    let mut changed = gauge.changed.subscribe();
+    changed.wait_for(|now| *now == 1).await.unwrap();
+    first.abort();
+    assert!(first.await.unwrap_err().is_cancelled());
+    let second = tokio::spawn(async move { connection.request(body(2)).await });
+    for _ in 0..1000 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(gauge.most.load(Ordering::SeqCst), 1);
+    gauge.gate.add_permits(2);
+    assert_eq!(second.await.unwrap().unwrap(), body(2));
+    assert_eq!(gauge.most.load(Ordering::SeqCst), 1);
+}

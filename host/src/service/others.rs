@@ -1,0 +1,66 @@
+//! The other shards, as requests see them.
+
+use std::fmt::Debug;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use crate::contract::{Reply, Request};
+use crate::topology::{Epoch, Ordinal, Passed};
+
+/// A future that can be named.
+pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// The other shards.
+pub trait Others: Debug + Send + Sync {
+    /// Asks a shard to answer a request, and not to pass it on.
+    fn forward<'a>(
+        &'a self,
+        at: Ordinal,
+        request: &'a Arc<Request>,
+        told: Option<Passed>,
+    ) -> Boxed<'a, Forwarded>;
+
+    /// Asks a shard for its part of the answer to an `everywhere` request; an
+    /// error says why there is none, and of which shard.
+    fn part<'a>(
+        &'a self,
+        at: Ordinal,
+        request: &'a Arc<Request>,
+    ) -> Boxed<'a, Result<Part, String>>;
+}
+
+/// What a request that was passed on came to.
+#[derive(Debug)]
+pub enum Forwarded {
+    /// The shard answered.
+    Answered {
+        /// The generation that did.
+        generation: Option<u64>,
+        /// The whole answer, whether of a guest or of the host.
+        reply: Reply,
+    },
+    /// Nothing was run: the partition is another's.
+    Elsewhere {
+        /// Whose.
+        at: Ordinal,
+        /// What that one needs to know.
+        passed: Option<Passed>,
+    },
+    /// Nothing was run, and why: it can be asked again.
+    NotTaken(String),
+    /// It may have been run or not, and why that is not known.
+    Unknown(String),
+}
+
+/// One shard's part of the answer to an `everywhere` request.
+#[derive(Debug)]
+pub struct Part {
+    /// The shard.
+    pub shard: u32,
+    /// The epoch of its plan.
+    pub epoch: Epoch,
+    /// Whether no partition moves under that plan.
+    pub is_whole: bool,
+    /// What it says.
+    pub reply: Reply,
+}
