@@ -19,6 +19,11 @@ use crate::volume::Volume;
 /// How long a test waits for what must happen before it fails.
 pub const PATIENCE: Duration = Duration::from_mins(1);
 
+/// A secret that every shard of every test is given, and that must be in no log
+/// line, no answer of the admin port and no file of any of them: each is looked
+/// through, as it comes or when its test ends.
+pub const CANARY: &str = "canary-of-the-whole-run-93f1c7";
+
 /// A ConfigMap's content.
 pub type Files = BTreeMap<String, Vec<u8>>;
 
@@ -96,7 +101,7 @@ pub struct Shard {
 }
 
 impl Shard {
-    /// A shard with this ConfigMap, empty secrets and no data.
+    /// A shard with this ConfigMap, a canary for secret and no data.
     ///
     /// # Panics
     /// When the test's directory cannot be made.
@@ -106,9 +111,8 @@ impl Shard {
         let mut config = Volume::create(path("config")).expect("the volume is made");
         let mut secrets = Volume::create(path("secrets")).expect("the volume is made");
         config.publish(files).expect("the volume is filled");
-        secrets
-            .publish(&Files::new())
-            .expect("the volume is filled");
+        let canary = Files::from([("canary-of-all".to_owned(), CANARY.into())]);
+        secrets.publish(&canary).expect("the volume is filled");
         Self {
             config,
             secrets,
@@ -209,6 +213,29 @@ impl Shard {
     }
 }
 
+impl Drop for Shard {
+    fn drop(&mut self) {
+        if !thread::panicking() {
+            assert_no_canary(&self.data);
+            assert_no_canary(self.config.directory());
+        }
+    }
+}
+
+/// Looks at each file below a directory.
+fn assert_no_canary(directory: &Path) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            assert_no_canary(&path);
+        } else if let Ok(content) = fs::read(&path) {
+            let mut places = content.windows(CANARY.len());
+            let found = places.any(|bytes| bytes == CANARY.as_bytes());
+            assert!(!found, "{} tells a secret", path.display());
+        }
+    }
+}
+
 /// A running host. Dropping it kills it.
 #[derive(Debug)]
 pub struct Host {
@@ -230,8 +257,17 @@ impl Host {
     ///
     /// # Errors
     /// When there is no whole answer.
+    ///
+    /// # Panics
+    /// When the answer tells the secret that no shard may tell.
     pub fn admin(&self, method: &str, path: &str) -> std::io::Result<Response> {
-        Client::new(self.admin).send(method, path, &[("connection", "close")], b"")
+        let sent = Client::new(self.admin).send(method, path, &[("connection", "close")], b"");
+        if let Ok(response) = &sent {
+            let mut places = response.body.windows(CANARY.len());
+            let found = places.any(|bytes| bytes == CANARY.as_bytes());
+            assert!(!found, "{path} tells a secret");
+        }
+        sent
     }
 
     /// The shard's `/status`.
@@ -389,6 +425,9 @@ impl Drop for Host {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
             let _ = child.wait();
+        }
+        if !thread::panicking() {
+            assert!(!self.log().contains(CANARY), "the log tells a secret");
         }
     }
 }

@@ -3,9 +3,10 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use ostrakon_tests::host::{Files, Host, Shard, config, guest};
+use ostrakon_tests::host::{CANARY as OF_ALL, Files, Host, Shard, config, guest};
 
 const FIRST: &str = "canary-5b0c1f6e-first";
 const SECOND: &str = "canary-5b0c1f6e-second";
@@ -189,4 +190,14 @@ fn what_a_guest_tells_of_its_secrets_goes_no_further_than_the_log() {
     assert!(host.stop().contains(CANARY), "the guest told it in its log");
     search(&shard.data);
     search(shard.config.directory());
+}
+
+/// Each shard of each test has a secret that is looked for everywhere.
+#[test]
+fn a_secret_told_in_any_test_would_be_found() {
+    let shard = Shard::new(&config(&guest("kv"), &[]));
+    fs::create_dir_all(&shard.data).expect("a directory");
+    fs::write(shard.data.join("told"), OF_ALL).expect("a file");
+    let dropped = catch_unwind(AssertUnwindSafe(|| drop(shard)));
+    assert!(dropped.is_err());
 }
