@@ -191,7 +191,18 @@ impl Cluster {
 
     /// A peer was heard; none: it is to be heeded.
     async fn hear(&self, peer: &Identity) -> Option<Incarnation> {
-        let heard = Change::Hear(Ordinal(peer.ordinal), Incarnation(peer.incarnation));
+        let (ordinal, incarnation) = (Ordinal(peer.ordinal), Incarnation(peer.incarnation));
+        // Only what is new is for the lane, which has requests to run.
+        if let Some(view) = self.0.lane.views().get()
+            && let Some(place) = &view.place
+        {
+            match place.shard.clone().hear(ordinal, incarnation) {
+                Ok(false) => return None,
+                Err(by) => return Some(by),
+                Ok(true) => {}
+            }
+        }
+        let heard = Change::Hear(ordinal, incarnation);
         match self.change(heard).await {
             Ok(Changed::Superseded(by)) => Some(by),
             _ => None,
