@@ -418,7 +418,7 @@ fn initialise(database: &Database) -> Result<(), redb::Error> {
 /// Quick repair: a start after a kill takes a millisecond however large the
 /// file is, where it would otherwise read all of it. It also commits in two
 /// phases, so that a torn commit is never told from a whole one by a checksum
-/// that a client could forge. It costs a fourth to a third of the durable rate.
+/// that a client could forge. It costs a fifth to a third of the durable rate.
 pub(super) fn begin(database: &Database) -> Result<WriteTransaction, CommitFailure> {
     let mut transaction = database.begin_write()?;
     transaction.set_quick_repair(true);
