@@ -159,6 +159,10 @@ impl<S> Parts<S> {
         self.drain.begin();
         match self.drain.outcome().await {
             Outcome::Complete => answer(StatusCode::OK, TEXT, "drained\n"),
+            Outcome::PartitionsLeft => {
+                let text = "the drain's deadline passed with partitions to hand over\n";
+                answer(StatusCode::GATEWAY_TIMEOUT, TEXT, text)
+            }
             Outcome::DeadlinePassed { in_flight } => {
                 let text =
                     format!("the drain's deadline passed with {in_flight} requests in flight\n");
@@ -313,7 +317,7 @@ mod tests {
             deadline: PATIENCE,
         };
         let run = drain.clone();
-        tokio::spawn(async move { run.run(|| timing, async {}).await });
+        tokio::spawn(async move { run.run(|| timing, async {}, async {}).await });
         assert_eq!(
             call(&admin, Method::POST, "/drain").await,
             (200, "drained\n".into())

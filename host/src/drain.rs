@@ -48,6 +48,9 @@ pub enum Outcome {
         /// Requests that were not answered.
         in_flight: usize,
     },
+    /// Every request was answered, but not all partitions that other shards are
+    /// to have could be handed over. They are on this shard's disk.
+    PartitionsLeft,
 }
 
 impl Drain {
@@ -89,12 +92,13 @@ impl Drain {
     }
 
     /// Waits until draining begins, then does it: serves on for a while, refuses, waits for the
-    /// requests in flight, and for `flush`, which makes the last commit durable. To be run once,
-    /// as a task of its own.
+    /// requests in flight, and for `flush`, which makes the last commit durable; meanwhile
+    /// `hand_over` gives partitions away. To be run once, as a task of its own.
     pub async fn run(
         &self,
         timing: impl FnOnce() -> Timing,
         flush: impl Future<Output = ()>,
+        hand_over: impl Future<Output = ()>,
     ) -> Outcome {
         // It cannot fail: the sender lives as long as this handle.
         let mut begun = self.0.begun.subscribe();
@@ -102,20 +106,28 @@ impl Drain {
         let timing = timing();
         let deadline = Instant::now() + timing.deadline;
         tracing::info!(serve_for = ?timing.serve_for, deadline = ?timing.deadline, "draining");
-        sleep(timing.serve_for.min(timing.deadline)).await;
-        self.0.refusing.store(true, Ordering::SeqCst);
-        let drained = timeout_at(deadline, async {
-            self.emptied().await;
-            flush.await;
-        });
-        let outcome = match drained.await {
-            Ok(()) => Outcome::Complete,
-            Err(_) => Outcome::DeadlinePassed {
+        let drained = async {
+            sleep(timing.serve_for.min(timing.deadline)).await;
+            self.0.refusing.store(true, Ordering::SeqCst);
+            let flushed = async {
+                self.emptied().await;
+                flush.await;
+            };
+            timeout_at(deadline, flushed).await
+        };
+        let handed_over = timeout_at(deadline, hand_over);
+        let outcome = match tokio::join!(drained, handed_over) {
+            (Ok(()), Ok(())) => Outcome::Complete,
+            (Ok(()), Err(_)) => Outcome::PartitionsLeft,
+            (Err(_), _) => Outcome::DeadlinePassed {
                 in_flight: self.0.in_flight.load(Ordering::SeqCst),
             },
         };
         match outcome {
             Outcome::Complete => tracing::info!("drained"),
+            Outcome::PartitionsLeft => {
+                tracing::warn!("the drain's deadline passed with partitions to hand over");
+            }
             Outcome::DeadlinePassed { in_flight } => {
                 tracing::warn!(in_flight, "the drain's deadline passed");
             }
@@ -229,7 +241,7 @@ mod tests {
 
     fn start(drain: &Drain, timing: Timing) -> tokio::task::JoinHandle<Outcome> {
         let drain = drain.clone();
-        tokio::spawn(async move { drain.run(|| timing, async {}).await })
+        tokio::spawn(async move { drain.run(|| timing, async {}, async {}).await })
     }
 
     /// Lets the tasks run until each waits for something.
@@ -274,7 +286,7 @@ mod tests {
                     begun.store(true, Ordering::SeqCst);
                     flush.await.unwrap();
                 };
-                drain.run(|| timing, flush).await
+                drain.run(|| timing, flush, async {}).await
             }
         });
         drain.begin();

@@ -7,6 +7,7 @@
 pub mod contract;
 pub mod digest;
 pub mod topology;
+pub mod per_shard;
 pub mod settings;
 pub mod metrics;
 pub mod telemetry;

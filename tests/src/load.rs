@@ -19,17 +19,32 @@ pub fn under_load<T>(
     request: impl Fn(&mut Client, usize, u64) + Sync,
     meanwhile: impl FnOnce(&AtomicU64) -> T,
 ) -> (u64, T) {
+    let request = |clients: &mut [Client], worker, number| request(&mut clients[0], worker, number);
+    under_load_through(&[address], workers, request, meanwhile)
+}
+
+/// As [`under_load`], where each of the clients has a connection to each of
+/// several addresses, in their order.
+///
+/// # Panics
+/// When a request or `meanwhile` does.
+pub fn under_load_through<T>(
+    addresses: &[SocketAddr],
+    workers: usize,
+    request: impl Fn(&mut [Client], usize, u64) + Sync,
+    meanwhile: impl FnOnce(&AtomicU64) -> T,
+) -> (u64, T) {
     let (ended, answered) = (AtomicBool::new(false), AtomicU64::new(0));
     let result = thread::scope(|scope| {
         for worker in 0..workers {
             let (ended, answered, request) = (&ended, &answered, &request);
             scope.spawn(move || {
-                let mut client = Client::new(address);
+                let mut clients: Vec<_> = addresses.iter().copied().map(Client::new).collect();
                 for number in 0.. {
                     if ended.load(Ordering::Relaxed) {
                         break;
                     }
-                    request(&mut client, worker, number);
+                    request(&mut clients, worker, number);
                     answered.fetch_add(1, Ordering::Relaxed);
                 }
             });

@@ -2,40 +2,50 @@
 //! while clients write and read, with no key lost and no request failed.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
 
 use ostrakon_tests::client::Client;
-use ostrakon_tests::host::{Host, Shard, config, guest};
-
-const CLIENTS: usize = 4;
-const KEYS: usize = 40;
+use ostrakon_tests::host::{Files, Host, Shard, config, guest};
+use ostrakon_tests::load::{under_load, under_load_through};
 
 /// Shards that know each other, each on a loopback address of its own, in a
 /// part of 127.0.0.0/8 that no other test has.
-fn shards(part: u8, count: u32) -> Vec<Shard> {
-    let peers = |ordinal: &str| format!("127.7.{part}.{ordinal}:7070");
+fn shards(part: u8, count: u32, files: &Files) -> Vec<Shard> {
     let shard = |ordinal: u32| {
-        let mut shard = Shard::new(&config(&guest("kv"), &settings(2)));
+        let mut shard = Shard::new(files);
         shard.ordinal = ordinal;
-        let listen = peers(&ordinal.to_string());
-        shard.arguments = ["--peers", &peers("{}"), "--peer-listen", &listen]
-            .map(str::to_owned)
-            .to_vec();
+        shard.arguments = [
+            "--peers",
+            &format!("127.7.{part}.{{1}}:7070"),
+            "--peer-listen",
+            &format!("127.7.{part}.{}:7070", ordinal + 1),
+        ]
+        .map(str::to_owned)
+        .to_vec();
         shard
     };
     (0..count).map(shard).collect()
 }
 
-fn settings(shards: u32) -> [(&'static str, &'static str); 2] {
-    let toml = match shards {
-        2 => "[cluster]\nshards = 2",
-        3 => "[cluster]\nshards = 3",
-        _ => unreachable!("these tests have two or three"),
-    };
+fn kv(shards: u32) -> Files {
+    let toml = format!("[cluster]\nshards = {shards}");
     // Keys differ in more than their first character.
-    [("ostrakon.toml", toml), ("sharding", "jump")]
+    config(
+        &guest("kv"),
+        &[("ostrakon.toml", &toml), ("sharding", "jump")],
+    )
+}
+
+fn votes(toml: &str) -> Files {
+    config(&guest("votes"), &[("ostrakon.toml", toml)])
+}
+
+fn publish(shards: &mut [Shard], files: &Files) {
+    for shard in shards {
+        shard.config.publish(files).expect("published");
+    }
 }
 
 /// Waits until a shard says that so many shards have everything.
@@ -55,55 +65,42 @@ fn keys(host: &Host) -> Vec<String> {
 
 #[test]
 fn shards_come_and_go_under_load_and_no_key_is_lost() {
-    let mut shards = shards(1, 3);
+    const CLIENTS: usize = 4;
+    let mut shards = shards(1, 3, &kv(2));
+    let token = Files::from([("peer-token".to_owned(), b"a token of the tests".to_vec())]);
+    for shard in &mut shards {
+        shard.secrets.publish(&token).expect("published");
+    }
     let hosts: Vec<Host> = shards.iter().map(Shard::start).collect();
     for host in &hosts[..2] {
         wait_for_shards(host, 2);
     }
-    let ended = AtomicU64::new(0);
-    let requests = AtomicU64::new(0);
-    let passed_on = AtomicU64::new(0);
     let stored: [Mutex<BTreeMap<String, u64>>; CLIENTS] = Default::default();
-    thread::scope(|scope| {
-        for (worker, stored) in stored.iter().enumerate() {
-            let (hosts, ended, requests, passed_on) = (&hosts, &ended, &requests, &passed_on);
-            scope.spawn(move || {
-                // Through any of the two shards that are always there.
-                let mut clients: Vec<Client> = hosts[..2].iter().map(Host::client).collect();
-                for number in 0_u64.. {
-                    if ended.load(Ordering::Relaxed) > 0 {
-                        break;
-                    }
-                    let key = format!("{worker}-{}", number % KEYS as u64);
-                    let value = number.to_string();
-                    let through = usize::from(number.is_multiple_of(3));
-                    let path = format!("/kv/{key}");
-                    let put = clients[through].put(&path, value.as_bytes());
-                    let put = put.expect("an answer");
-                    assert!(put.status < 300, "{path}: {put:?}");
-                    let got = clients[1 - through].get(&path).expect("an answer");
-                    assert_eq!((got.status, got.text()), (200, &*value), "{path}: {got:?}");
-                    if got.header("ostrakon-shard") != put.header("ostrakon-shard") {
-                        passed_on.fetch_add(1, Ordering::Relaxed);
-                    }
-                    requests.fetch_add(2, Ordering::Relaxed);
-                    stored.lock().expect("no holder panics").insert(key, number);
-                }
-            });
-        }
-        let _end = End(&ended);
+    // Through the two shards that are always there.
+    let addresses = [hosts[0].address, hosts[1].address];
+    let request = |clients: &mut [Client], worker: usize, number: u64| {
+        let key = format!("{worker}-{}", number % 40);
+        let (path, value) = (format!("/kv/{key}"), number.to_string());
+        let through = usize::from(number.is_multiple_of(3));
+        let put = clients[through].put(&path, value.as_bytes());
+        let put = put.expect("an answer");
+        assert!(put.status < 300, "{path}: {put:?}");
+        let got = clients[1 - through].get(&path).expect("an answer");
+        assert_eq!((got.status, got.text()), (200, &*value), "{path}: {got:?}");
+        let mut stored = stored[worker].lock().expect("no holder panics");
+        stored.insert(key, number);
+    };
+    let change = |requests: &AtomicU64| {
         for count in [3, 2, 3, 2, 3] {
             let before = requests.load(Ordering::Relaxed);
-            for shard in &mut shards {
-                let files = config(&guest("kv"), &settings(count));
-                shard.config.publish(&files).expect("published");
-            }
+            publish(&mut shards, &kv(count));
             wait_for_shards(&hosts[0], count);
             hosts[0].wait_until("requests", |_| {
-                requests.load(Ordering::Relaxed) > before + 200
+                requests.load(Ordering::Relaxed) > before + 100
             });
         }
-    });
+    };
+    let (requests, ()) = under_load_through(&addresses, CLIENTS, request, change);
     // Every key is in one shard, with what was written last.
     let mut owners = BTreeMap::new();
     for (shard, host) in hosts.iter().enumerate() {
@@ -113,45 +110,29 @@ fn shards_come_and_go_under_load_and_no_key_is_lost() {
             assert_eq!(before, None, "{key} is in two shards");
         }
     }
-    let mut found = 0;
-    for stored in stored {
-        for (key, value) in stored.into_inner().expect("no holder panics") {
-            let got = hosts[2]
-                .client()
-                .get(&format!("/kv/{key}"))
-                .expect("an answer");
-            assert_eq!(got.text(), value.to_string(), "{key}");
-            let shard = got.header("ostrakon-shard").map(str::to_owned);
-            assert_eq!(shard, Some(owners[&key].to_string()), "{key}");
-            found += 1;
-        }
+    let mut client = hosts[2].client();
+    let stored = stored.map(|stored| stored.into_inner().expect("no holder panics"));
+    for (key, value) in stored.iter().flatten() {
+        let got = client.get(&format!("/kv/{key}")).expect("an answer");
+        assert_eq!(got.text(), value.to_string(), "{key}");
+        let shard = got.header("ostrakon-shard").map(str::to_owned);
+        assert_eq!(shard, Some(owners[key].to_string()), "{key}");
     }
+    let found: usize = stored.iter().map(BTreeMap::len).sum();
     assert_eq!(found, owners.len());
-    assert!(
-        owners.values().any(|shard| *shard == 2),
-        "the third has some"
+    let has_some = |shard| owners.values().any(|owner| *owner == shard);
+    assert!((0..3).all(has_some), "each shard has some: {owners:?}");
+    println!(
+        "{} requests over 5 changes: 0 failed; {found} keys, each in one place",
+        2 * requests
     );
-    let requests = requests.into_inner();
-    println!("{requests} requests over 5 changes: 0 failed; {found} keys, each in one place");
-}
-
-/// Ends the clients when dropped.
-struct End<'a>(&'a AtomicU64);
-
-impl Drop for End<'_> {
-    fn drop(&mut self) {
-        self.0.store(1, Ordering::Relaxed);
-    }
 }
 
 #[test]
 fn a_shard_that_is_away_is_waited_for_and_then_told_of() {
     let toml = "[cluster]\nshards = 2\nmax_wait = \"500ms\"";
-    let mut shards = shards(2, 2);
-    for shard in &mut shards {
-        let files = config(&guest("kv"), &[("ostrakon.toml", toml)]);
-        shard.config.publish(&files).expect("published");
-    }
+    let files = config(&guest("kv"), &[("ostrakon.toml", toml)]);
+    let shards = shards(2, 2, &files);
     let one = shards[0].start();
     let two = shards[1].start();
     wait_for_shards(&one, 2);
@@ -159,17 +140,15 @@ fn a_shard_that_is_away_is_waited_for_and_then_told_of() {
     // `modulo` on the first character: `a` is 97, so the second shard's.
     let mut client = one.client();
     let saved = client.get("/save/a/word").expect("an answer");
-    assert_eq!(
-        (saved.status, saved.header("ostrakon-shard")),
-        (200, Some("1"))
-    );
+    let told = (saved.status, saved.header("ostrakon-shard"));
+    assert_eq!(told, (200, Some("1")));
     two.kill();
     let away = client.get("/load/a").expect("an answer");
     let told = (away.status, away.header("ostrakon-error"));
     assert_eq!(told, (503, Some("shard-away")), "{away:?}");
     assert!(away.header("retry-after").is_some());
-    let everywhere = client.get("/load/b").expect("an answer");
-    assert_eq!(everywhere.status, 200, "its own are served all the same");
+    let own = client.get("/load/b").expect("an answer");
+    assert_eq!(own.status, 200, "its own are served all the same");
     let two = shards[1].start();
     wait_for_shards(&two, 2);
     one.wait_until("the second shard", |one| {
@@ -177,4 +156,197 @@ fn a_shard_that_is_away_is_waited_for_and_then_told_of() {
             .get("/load/a")
             .is_ok_and(|back| back.text() == "word")
     });
+}
+
+/// Makes polls, and gives their names.
+fn make_polls(host: &Host, count: u64) -> Vec<String> {
+    let name = |number| format!("poll-{number:06}");
+    let next = AtomicU64::new(0);
+    let put = |client: &mut Client, _, _| {
+        let number = next.fetch_add(1, Ordering::Relaxed);
+        if number < count {
+            let put = client.put(&format!("/polls/{}/me", name(number)), b"yes");
+            assert_eq!(put.expect("an answer").status, 204);
+        }
+    };
+    under_load(host.address, 16, put, |_| {
+        host.wait_until("all polls", |_| next.load(Ordering::Relaxed) >= count + 16);
+    });
+    (0..count).map(name).collect()
+}
+
+#[test]
+fn a_listing_of_all_shards_is_whole_while_partitions_move() {
+    const POLLS: u64 = 6000;
+    let toml = |count| format!("[cluster]\nshards = {count}");
+    let mut shards = shards(3, 3, &votes(&toml(2)));
+    let mut hosts: Vec<Host> = shards.iter().map(Shard::start).collect();
+    wait_for_shards(&hosts[0], 2);
+    wait_for_shards(&hosts[1], 2);
+    let polls = make_polls(&hosts[0], POLLS);
+    let expected = serde_json::to_string(&polls).expect("JSON");
+    let midway = AtomicU64::new(0);
+    let addresses: Vec<_> = hosts.iter().map(|host| host.address).collect();
+    let list = |clients: &mut [Client], worker: usize, number: u64| {
+        let through = usize::from(number.is_multiple_of(2));
+        let is_moving = |host: &Host| host.status()["topology"]["stable"] == false;
+        let before = is_moving(&hosts[through]);
+        let listed = clients[through].get("/polls").expect("an answer");
+        assert_eq!(listed.status, 200, "{}", listed.text());
+        assert!(
+            listed.text() == expected,
+            "worker {worker}: {} bytes",
+            listed.body.len()
+        );
+        if before && is_moving(&hosts[through]) {
+            midway.fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    let change = |_: &AtomicU64| {
+        for count in [3, 2, 3] {
+            publish(&mut shards, &votes(&toml(count)));
+            wait_for_shards(&hosts[0], count);
+        }
+    };
+    let (listings, ()) = under_load_through(&addresses, 2, list, change);
+    let midway = midway.into_inner();
+    assert!(midway > 0, "none of {listings} was made during a change");
+    println!(
+        "{listings} listings of {POLLS} partitions over 3 changes, {midway} of them midway: all whole"
+    );
+    hosts.pop().expect("the third").kill();
+    let toml = "[cluster]\nshards = 3\nmax_wait = \"200ms\"";
+    publish(&mut shards, &votes(toml));
+    let response = || Client::new(addresses[0]).get("/polls").expect("an answer");
+    let mut away = response();
+    while away.header("ostrakon-generation") == Some("4") {
+        away = response();
+    }
+    let told = (away.status, away.header("ostrakon-error"));
+    assert_eq!(told, (503, Some("shard-away")), "{}", away.text());
+}
+
+#[test]
+fn a_leaving_shard_hands_over_before_it_ends() {
+    let toml = |count| format!("[cluster]\nshards = {count}\n[drain]\ndeadline = \"20s\"");
+    let mut shards = shards(4, 2, &votes(&toml(2)));
+    let mut hosts: Vec<Host> = shards.iter().map(Shard::start).collect();
+    let leaving = hosts.pop().expect("the second");
+    wait_for_shards(&hosts[0], 2);
+    let polls = make_polls(&hosts[0], 4000);
+    publish(&mut shards, &votes(&toml(1)));
+    leaving.wait_for_status("the change", |status| status["topology"]["stable"] == false);
+    let log = leaving.stop();
+    assert!(log.contains("handing over before the end"), "{log}");
+    wait_for_shards(&hosts[0], 1);
+    let listed = hosts[0].client().get("/polls").expect("an answer");
+    assert!(listed.text() == serde_json::to_string(&polls).expect("JSON"));
+}
+
+#[test]
+fn what_a_leaving_shard_cannot_hand_over_comes_back_with_it() {
+    let toml = |count| format!("[cluster]\nshards = {count}\n[drain]\ndeadline = \"200ms\"");
+    let mut shards = shards(5, 2, &votes(&toml(2)));
+    let mut hosts: Vec<Host> = shards.iter().map(Shard::start).collect();
+    let leaving = hosts.pop().expect("the second");
+    wait_for_shards(&hosts[0], 2);
+    wait_for_shards(&leaving, 2);
+    let polls = make_polls(&hosts[0], 500);
+    let receiver = hosts.pop().expect("the first");
+    receiver.signal("STOP");
+    publish(&mut shards, &votes(&toml(1)));
+    // It takes nothing now, but it plans when it goes on.
+    leaving.wait_for_status("the settings", |status| {
+        status["generation"]["generation"] == 2
+    });
+    receiver.signal("CONT");
+    leaving.wait_for_status("the change", |status| status["topology"]["stable"] == false);
+    receiver.signal("STOP");
+    leaving.signal("TERM");
+    let (status, log) = leaving.wait();
+    receiver.signal("CONT");
+    if status.code() == Some(1) {
+        assert!(log.contains("not all partitions are handed over"), "{log}");
+    }
+    let back = shards[1].start();
+    wait_for_shards(&back, 1);
+    wait_for_shards(&receiver, 1);
+    let listed = receiver.client().get("/polls").expect("an answer");
+    assert!(listed.text() == serde_json::to_string(&polls).expect("JSON"));
+}
+
+fn incarnation(host: &Host) -> u64 {
+    let status = host.wait_for_status("the topology", |status| status["topology"].is_object());
+    status["topology"]["incarnation"]
+        .as_u64()
+        .expect("a number")
+}
+
+#[test]
+fn of_two_processes_of_one_ordinal_the_older_stops() {
+    let toml = "[cluster]\nshards = 2";
+    let mut shards = shards(6, 3, &votes(toml));
+    let coordinator = shards[0].start();
+    let older = shards[1].start();
+    wait_for_shards(&coordinator, 2);
+    wait_for_shards(&older, 2);
+    older.stop();
+    // The third is a second process of the second's ordinal, on a copy of its
+    // disk, at another address, that is started twice: its number is higher.
+    let copied = fs::create_dir(&shards[2].data).and_then(|()| {
+        fs::copy(
+            shards[1].data.join("shard.redb"),
+            shards[2].data.join("shard.redb"),
+        )
+    });
+    copied.expect("the data is copied");
+    shards[2].ordinal = 1;
+    let older = shards[1].start();
+    wait_for_shards(&older, 2);
+    shards[2].start().stop();
+    let later = shards[2].start();
+    assert!(incarnation(&later) > incarnation(&older));
+    older.wait_until("the older one to stop", |older| {
+        older
+            .admin("GET", "/readyz")
+            .is_ok_and(|ready| ready.status == 503)
+    });
+    older.wait_until("refusing", |older| {
+        older.client().get("/polls").is_ok_and(|refused| {
+            refused.status == 503 && refused.text().contains("_shutting_down_")
+        })
+    });
+    assert!(older.log().contains("was started later"), "{}", older.log());
+    let ready = later.admin("GET", "/readyz").expect("an answer");
+    assert_eq!(ready.status, 200);
+}
+
+#[test]
+fn a_shard_with_a_new_disk_is_heeded() {
+    let toml = "[cluster]\nshards = 2";
+    let shards = shards(7, 2, &votes(toml));
+    let mut hosts: Vec<Host> = shards.iter().map(Shard::start).collect();
+    for ordinal in [1, 0] {
+        for host in &hosts {
+            wait_for_shards(host, 2);
+        }
+        let before = incarnation(&hosts[ordinal]);
+        hosts.remove(ordinal).kill();
+        fs::remove_dir_all(&shards[ordinal].data).expect("its disk is gone");
+        let other_epoch = hosts[0].status()["topology"]["epoch"].clone();
+        hosts.insert(ordinal, shards[ordinal].start());
+        wait_for_shards(&hosts[ordinal], 2);
+        hosts[ordinal].wait_until("a higher number", |host| incarnation(host) > before);
+        assert_eq!(hosts[ordinal].status()["topology"]["epoch"], other_epoch);
+        // Both ways: polls of either shard are made and found through the other.
+        for (through, back) in [(0, 1), (1, 0)] {
+            for poll in 0..10 {
+                let path = format!("/polls/{ordinal}-{through}-{poll}/me");
+                let put = hosts[through].client().put(&path, b"yes");
+                assert_eq!(put.expect("an answer").status, 204);
+                let got = hosts[back].client().get(&path).expect("an answer");
+                assert_eq!(got.status, 200, "{path}");
+            }
+        }
+    }
 }

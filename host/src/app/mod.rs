@@ -108,6 +108,11 @@ pub enum Error {
         /// How many.
         in_flight: usize,
     },
+    /// Not all partitions were handed over when the drain's deadline passed.
+    #[error(
+        "the drain's deadline passed with partitions to hand over: they come back when this shard does"
+    )]
+    PartitionsLeft,
     /// A second signal ended it at once.
     #[error("ended at once by a second signal")]
     Forced,
@@ -144,6 +149,7 @@ async fn run(options: &Options, filter: Option<Filter>) -> Result<(), Error> {
             }
             match outcome {
                 Outcome::Complete => Ok(()),
+                Outcome::PartitionsLeft => Err(Error::PartitionsLeft),
                 Outcome::DeadlinePassed { in_flight } => Err(Error::Undrained { in_flight }),
             }
         }
@@ -304,6 +310,7 @@ impl App {
             .as_ref()
             .map(|(cluster, _)| Arc::new(cluster.clone()) as Arc<dyn Others>);
         let service = Service::new(options.ordinal, lane.clone(), Arc::clone(&metrics), others);
+        let handing_over = cluster.as_ref().map(|(cluster, _)| cluster.clone());
         let cluster = if let Some((cluster, listener)) = cluster {
             let (draining, mut stopped) = (drain.clone(), cluster.stopped());
             tokio::spawn(async move {
@@ -336,8 +343,13 @@ impl App {
                     deadline: drain.deadline,
                 }
             };
+            let hand_over = async {
+                if let Some(cluster) = handing_over {
+                    cluster.hand_over().await;
+                }
+            };
             draining
-                .run(timing, async move { flushing.flush().await })
+                .run(timing, async { flushing.flush().await }, hand_over)
                 .await;
         });
         readiness.set_generation_live();

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use bytesize::ByteSize;
 
 use super::{Exit, Failure, address, ordinal};
+use crate::per_shard::PerShard;
 use crate::store::OpenError;
 use crate::{app, cluster, telemetry};
 
@@ -45,9 +46,9 @@ pub(super) struct Arguments {
         default_value = "0.0.0.0:9090"
     )]
     admin: SocketAddr,
-    /// Where the peers are, `{}` standing for the ordinal; this makes the shard one of several.
+    /// Where the peers are, `{}` standing for the ordinal, `{1}` for the same counted from 1; this makes the shard one of several.
     #[arg(long, env = "OSTRAKON_PEERS", value_name = "HOST:PORT")]
-    peers: Option<String>,
+    peers: Option<PerShard>,
     /// The address for peers, where there are any; without TLS or a token, a loopback one.
     #[arg(
         long,
@@ -141,6 +142,6 @@ fn exit_of(error: &app::Error) -> Exit {
         Error::Store(OpenError::InUse(_)) => Exit::InUse,
         Error::Store(_) | Error::Data { .. } | Error::Volume(_) | Error::Place(_) => Exit::Io,
         Error::Engine(_) | Error::System(_) => Exit::Internal,
-        Error::Undrained { .. } | Error::Forced => Exit::CutOff,
+        Error::Undrained { .. } | Error::PartitionsLeft | Error::Forced => Exit::CutOff,
     }
 }

@@ -34,7 +34,7 @@ impl Handler for Answering {
 impl Answering {
     async fn answer(&self, peer: &Identity, ask: Ask) -> Said {
         if let Some(by) = self.cluster.hear(peer).await {
-            return Said::Later(format!("a later process of that ordinal runs: {by:?}"));
+            return Said::Superseded(by);
         }
         match ask {
             Ask::Forward {
@@ -60,13 +60,17 @@ impl Answering {
                 };
                 match self.service.part(&Arc::new(request)).await {
                     Ok(part) => Said::Part {
-                        epoch: part.epoch,
-                        is_whole: part.is_whole,
+                        moved: part.moved,
                         reply: ForwardedReply::of(&part.reply),
                     },
                     Err(refused) => Said::Later(refused.to_string()),
                 }
             }
+            Ask::Hold => match self.cluster.hold_here().await {
+                Ok(()) => Said::Done,
+                Err(why) => Said::Later(why),
+            },
+            Ask::Schema => Said::Schema(self.cluster.0.lane.schema()),
             Ask::Plan => Said::Plan(self.cluster.plan()),
             Ask::Learn(plan) => match self.learn(plan).await {
                 Ok(()) => Said::Done,
@@ -136,6 +140,6 @@ fn said(answer: Answer) -> Said {
     let (head, body) = Response::into_parts(response);
     Said::Answer {
         generation: answer.generation,
-        reply: ForwardedReply::new(head.status, &head.headers, &body),
+        reply: ForwardedReply::new(head.status, &head.headers, body),
     }
 }

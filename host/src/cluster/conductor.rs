@@ -1,73 +1,101 @@
 //! What a shard does by itself: learning the plan, giving its partitions away,
 //! and, as the coordinator, beginning and ending changes.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Cluster;
 use super::message::{Ask, Said};
-use crate::lane::{Change, ChangeError, Changed, Place, View};
-use crate::topology::{Cursor, Ordinal, Placement, Plan};
+use crate::lane::{Change, ChangeError, Place, View};
+use crate::topology::{Ordinal, Placement, Plan};
 
 /// How often a shard looks whether there is something to do.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// How often it asks others for their plan when nothing moves.
+/// How often it asks others for their plan.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 /// How long a coordinator without a plan asks whether others have one.
 const BOOTSTRAP: Duration = Duration::from_secs(3);
 /// Batches that are kept ready for each receiver, beyond the one under way.
 const AHEAD: usize = 2;
 
-impl Cluster {
+/// A shard's work, in one task.
+pub(super) struct Conductor {
+    cluster: Cluster,
+    began: Instant,
+    asked: Option<Instant>,
+    /// The shards to which a task is sending batches.
+    receivers: BTreeSet<Ordinal>,
+    sending: JoinSet<Ordinal>,
+    /// The schema of this shard that all others are known to have reached.
+    reached: Option<u32>,
+}
+
+impl Conductor {
+    pub(super) fn new(cluster: Cluster) -> Self {
+        Self {
+            cluster,
+            began: Instant::now(),
+            asked: None,
+            receivers: BTreeSet::new(),
+            sending: JoinSet::new(),
+            reached: None,
+        }
+    }
+
     /// Conducts until shutdown. What cannot be done now is tried again.
-    pub(super) async fn conduct(self, mut shutdown: watch::Receiver<bool>) {
-        let began = Instant::now();
-        let mut asked = None::<Instant>;
-        while !*shutdown.borrow_and_update() && self.0.stopped.borrow().is_none() {
-            if asked.is_none_or(|asked| asked.elapsed() >= ASK_EVERY) {
-                asked = Some(Instant::now());
+    pub(super) async fn run(mut self, mut shutdown: watch::Receiver<bool>) {
+        while !*shutdown.borrow_and_update() && self.cluster.0.stopped.borrow().is_none() {
+            if self.asked.is_none_or(|asked| asked.elapsed() >= ASK_EVERY) {
+                self.asked = Some(Instant::now());
                 self.ask_others().await;
             }
-            match self.conduct_once(began).await {
+            match self.once().await {
                 Ok(true) => continue,
                 Ok(false) => {}
                 Err(error) => tracing::debug!(%error, "conducting goes on later"),
             }
-            let news = timeout(LOOK_EVERY, self.0.news.notified());
             tokio::select! {
                 _ = shutdown.changed() => {}
-                _ = news => {}
+                () = self.cluster.0.news.notified() => {}
+                Some(sent) = self.sending.join_next() => {
+                    self.receivers.remove(&sent.expect("sending does not panic"));
+                }
+                () = sleep(LOOK_EVERY) => {}
             }
         }
     }
 
     /// Does what there is to do now; says whether there is more.
-    async fn conduct_once(&self, began: Instant) -> Result<bool, ChangeError> {
-        let Some(view) = self.0.lane.views().get() else {
+    async fn once(&mut self) -> Result<bool, ChangeError> {
+        let cluster = self.cluster.clone();
+        let Some(view) = cluster.0.lane.views().get() else {
             return Ok(false);
         };
         let Some(place) = &view.place else {
             return Ok(false);
         };
+        let is_coordinator = cluster.0.me == Ordinal::COORDINATOR;
         let Some(plan) = place.shard.plan() else {
-            if self.0.me == Ordinal::COORDINATOR && began.elapsed() >= BOOTSTRAP {
-                self.learn(Plan::first(desired(&view))).await?;
+            if is_coordinator && self.began.elapsed() >= BOOTSTRAP {
+                cluster.learn(Plan::first(desired(&view))).await?;
                 return Ok(true);
             }
             return Ok(false);
         };
         if place.owners.is_none() {
             // After a start: the plan is known, its guests are not.
-            let owners = self.owners(plan).await?;
-            self.change(Change::Learn(plan.clone(), owners)).await?;
+            let owners = cluster.owners(plan).await?;
+            cluster.change(Change::Learn(plan.clone(), owners)).await?;
             return Ok(true);
         }
-        let mut more = false;
-        if self.0.me == Ordinal::COORDINATOR {
-            self.coordinator().desire(desired(&view));
-            let next = self.coordinator().next(plan);
+        if is_coordinator {
+            cluster.coordinator().desire(desired(&view));
+            let next = cluster.coordinator().next(plan);
             if let Some(next) = next {
                 tracing::info!(
                     epoch = next.epoch.0,
@@ -76,102 +104,115 @@ impl Cluster {
                     stable = next.is_stable(),
                     "topology"
                 );
-                self.learn(next).await?;
+                cluster.learn(next).await?;
                 self.tell_all();
                 return Ok(true);
             }
         }
-        more |= self.give(&view, place).await?;
+        self.send(place);
+        let stepped = self.step(place).await?;
         if let Some(epoch) = place.shard.is_done() {
-            if self.0.me == Ordinal::COORDINATOR {
-                self.coordinator().done(self.0.me, epoch);
-            } else if let Ok(Said::Plan(Some(plan))) =
-                self.ask(Ordinal::COORDINATOR, &Ask::Done(epoch)).await
-            {
-                self.learn(plan).await?;
+            if is_coordinator {
+                cluster.coordinator().done(cluster.0.me, epoch);
+                return Ok(cluster.coordinator().next(plan).is_some());
+            }
+            let done = Ask::Done(epoch);
+            let asked = cluster.ask(Ordinal::COORDINATOR, &done);
+            if let Ok(Ok(Said::Plan(Some(plan)))) = timeout(ASK_EVERY, asked).await {
+                cluster.learn(plan).await?;
             }
         }
-        Ok(more)
+        Ok(stepped)
     }
 
-    /// Takes a step, or sends what there is to send; says whether there is more.
-    async fn give(&self, view: &View, place: &Place) -> Result<bool, ChangeError> {
-        let kept = place.shard.outboxes().map(|(_, kept)| kept.len()).max();
-        if place.shard.may_step() && kept.unwrap_or(0) <= AHEAD {
-            let stepped = self.change(Change::Step).await?;
-            return Ok(matches!(
-                stepped,
-                Changed::Stepped(Cursor::Through(_) | Cursor::End)
-            ));
-        }
-        let Some(schema) = self.0.lane.schema() else {
-            return Ok(false);
-        };
-        let Some(plan) = place.shard.plan() else {
-            return Ok(false);
-        };
-        let mut given = false;
-        for (to, kept) in place.shard.outboxes() {
-            let Some(range) = kept.front() else {
-                continue;
-            };
-            let store = self.0.endpoint.identity.store;
-            let ask = Ask::Receive {
-                plan: plan.clone(),
-                batch: place.shard.envelope(to, range, store),
-                schema,
-                entries: place.contents(&view.snapshot, to, range).await?,
-            };
-            match self.ask(to, &ask).await {
-                Ok(Said::Acknowledged(number)) => {
-                    self.change(Change::Acknowledged(to, number)).await?;
-                    given = true;
-                }
-                Ok(Said::Later(why)) => tracing::debug!(shard = to.0, why, "a batch waits"),
-                Ok(_) => {}
-                Err(error) => tracing::debug!(shard = to.0, %error, "a batch waits"),
+    /// Has batches sent to each shard that has some to get.
+    fn send(&mut self, place: &Place) {
+        for (to, _) in place.shard.outboxes() {
+            if self.receivers.insert(to) {
+                let cluster = self.cluster.clone();
+                self.sending.spawn(async move {
+                    if let Err(error) = cluster.send_to(to).await {
+                        tracing::debug!(shard = to.0, %error, "a batch waits");
+                        sleep(LOOK_EVERY).await;
+                    }
+                    to
+                });
             }
         }
-        if !given && place.shard.outboxes().next().is_some() {
-            sleep(LOOK_EVERY).await;
+    }
+
+    /// Takes a step, if partitions may go now; says whether there was one.
+    async fn step(&mut self, place: &Place) -> Result<bool, ChangeError> {
+        let kept = place.shard.outboxes().map(|(_, kept)| kept.len()).max();
+        let is_ahead = kept.unwrap_or(0) > AHEAD;
+        if !place.shard.may_step() || is_ahead || !self.cluster.may_give(place) {
+            return Ok(false);
         }
-        Ok(given)
+        if !self.receivers_have_the_schema(place).await {
+            return Ok(false);
+        }
+        self.cluster.change(Change::Step).await?;
+        Ok(true)
+    }
+
+    /// Whether all who may get partitions can take their data: a shard whose
+    /// guest is older could not read it. Asked before a partition is passed, so
+    /// that it is answered for here until then.
+    async fn receivers_have_the_schema(&mut self, place: &Place) -> bool {
+        let Some(schema) = self.cluster.0.lane.schema() else {
+            return false;
+        };
+        if self.reached.is_some_and(|reached| reached >= schema) {
+            return true;
+        }
+        let (cluster, me) = (&self.cluster, self.cluster.0.me);
+        let shards = place.shard.plan().map_or(0, |plan| plan.to.shards);
+        let asked = (0..shards)
+            .map(Ordinal)
+            .filter(|shard| *shard != me)
+            .map(async |shard| {
+                let said = timeout(ASK_EVERY, cluster.ask(shard, &Ask::Schema)).await;
+                matches!(said, Ok(Ok(Said::Schema(Some(theirs)))) if theirs >= schema)
+            });
+        let all = join_all(asked).await.into_iter().all(|reached| reached);
+        if all {
+            self.reached = Some(schema);
+        } else {
+            tracing::debug!(schema, "partitions wait for shards with an older schema");
+        }
+        all
     }
 
     /// Asks for a newer plan: the coordinator, or, where this is it and has
     /// none, everybody.
     async fn ask_others(&self) {
-        if self.0.me != Ordinal::COORDINATOR {
-            if let Ok(Said::Plan(Some(plan))) = self.ask(Ordinal::COORDINATOR, &Ask::Plan).await {
-                self.learned(plan).await;
+        let cluster = &self.cluster;
+        let asked = async |shard| {
+            let asked = timeout(ASK_EVERY, cluster.ask(shard, &Ask::Plan)).await;
+            if let Ok(Ok(Said::Plan(Some(plan)))) = asked
+                && let Err(error) = cluster.learn(plan).await
+            {
+                tracing::debug!(%error, "a plan is learned later");
             }
-            return;
-        }
-        if self.plan().is_some() {
+        };
+        if cluster.0.me != Ordinal::COORDINATOR {
+            asked(Ordinal::COORDINATOR).await;
+        } else if cluster.plan().is_some() {
             self.tell_all();
-            return;
-        }
-        let shards = self
-            .0
-            .lane
-            .views()
-            .get()
-            .map_or(1, |view| desired(&view).shards);
-        for shard in (1..shards).map(Ordinal) {
-            let asked = timeout(ASK_EVERY, self.ask(shard, &Ask::Plan)).await;
-            if let Ok(Ok(Said::Plan(Some(plan)))) = asked {
-                self.learned(plan).await;
-            }
+        } else {
+            let view = cluster.0.lane.views().get();
+            let shards = view.map_or(1, |view| desired(&view).shards);
+            join_all((1..shards).map(Ordinal).map(asked)).await;
         }
     }
 
     /// Tells the coordinator's plan to all that it is about.
     fn tell_all(&self) {
-        let Some(plan) = self.plan() else {
+        let Some(plan) = self.cluster.plan() else {
             return;
         };
         for shard in (1..plan.shards()).map(Ordinal) {
-            let (cluster, plan) = (self.clone(), plan.clone());
+            let (cluster, plan) = (self.cluster.clone(), plan.clone());
             // Whoever is away asks by itself when it is back.
             drop(tokio::spawn(async move {
                 let learn = Ask::Learn(plan);
@@ -180,12 +221,6 @@ impl Cluster {
                     tracing::debug!(shard = shard.0, %error, "the plan was not told");
                 }
             }));
-        }
-    }
-
-    async fn learned(&self, plan: Plan) {
-        if let Err(error) = self.learn(plan).await {
-            tracing::debug!(%error, "a plan is learned later");
         }
     }
 }

@@ -40,10 +40,22 @@ impl Others for Cluster {
                 }
                 Ok(Said::Later(why)) => Forwarded::NotTaken(why),
                 Ok(_) => Forwarded::Unknown(AskError::Answer.to_string()),
-                Err(AskError::Request(error @ RequestError::NotSent(_))) => {
-                    Forwarded::NotTaken(error.to_string())
-                }
+                Err(
+                    error @ (AskError::Superseded | AskError::Request(RequestError::NotSent(_))),
+                ) => Forwarded::NotTaken(error.to_string()),
                 Err(error) => Forwarded::Unknown(error.to_string()),
+            }
+        })
+    }
+
+    fn hold(&self, at: Ordinal) -> Boxed<'_, Result<(), String>> {
+        Box::pin(async move {
+            if at == self.0.me {
+                return self.hold_here().await;
+            }
+            match self.ask(at, &Ask::Hold).await {
+                Ok(Said::Done) => Ok(()),
+                said => Err(away(at, said)),
             }
         })
     }
@@ -55,26 +67,28 @@ impl Others for Cluster {
     ) -> Boxed<'a, Result<Part, String>> {
         Box::pin(async move {
             let ask = Ask::Part(ForwardedRequest::new(request));
-            let away = |why: String| format!("shard {at} does not answer: {why}");
             match self.ask(at, &ask).await {
-                Ok(Said::Part {
-                    epoch,
-                    is_whole,
-                    reply,
-                }) => {
+                Ok(Said::Part { moved, reply }) => {
                     let reply = reply.unpack();
-                    let reply = reply.ok_or_else(|| away(AskError::Answer.to_string()))?;
+                    let reply = reply.ok_or_else(|| away(at, Err(AskError::Answer)))?;
                     Ok(Part {
-                        shard: at.0,
-                        epoch,
-                        is_whole,
+                        shard: at,
+                        moved,
                         reply,
                     })
                 }
-                Ok(Said::Later(why)) => Err(away(why)),
-                Ok(_) => Err(away(AskError::Answer.to_string())),
-                Err(error) => Err(away(error.to_string())),
+                said => Err(away(at, said)),
             }
         })
     }
+}
+
+/// Why a shard did not do what it was asked.
+fn away(at: Ordinal, said: Result<Said, AskError>) -> String {
+    let why = match said {
+        Ok(Said::Later(why)) => why,
+        Ok(_) => AskError::Answer.to_string(),
+        Err(error) => error.to_string(),
+    };
+    format!("shard {at} does not answer: {why}")
 }

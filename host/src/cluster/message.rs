@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 
 use crate::contract::{Reply, Request};
 use crate::digest::Digest;
 use crate::store::Position;
-use crate::topology::{Batch, Epoch, Passed, Plan};
+use crate::topology::{Batch, Epoch, Incarnation, Moved, Passed, Plan};
 
 /// What one shard asks of another.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -21,8 +22,12 @@ pub(super) enum Ask {
     },
     /// The plan that it goes by.
     Plan,
-    /// Its part of the answer to an `everywhere` request.
+    /// To keep its partitions for a moment, until none is on its way.
+    Hold,
+    /// Its part of the answer to a request to all.
     Part(ForwardedRequest),
+    /// The schema of its data.
+    Schema,
     /// To go by this plan.
     Learn(Plan),
     /// To store the partitions of a batch, under this plan.
@@ -52,12 +57,10 @@ pub(super) enum Said {
         passed: Option<Passed>,
         plan: Plan,
     },
-    /// A part of the answer to an `everywhere` request.
-    Part {
-        epoch: Epoch,
-        is_whole: bool,
-        reply: ForwardedReply,
-    },
+    /// A part of the answer to a request to all.
+    Part { moved: Moved, reply: ForwardedReply },
+    /// The schema of the data; none where there is none yet.
+    Schema(Option<u32>),
     /// Nothing was done: try again soon.
     Later(String),
     /// The plan, if there is one.
@@ -66,6 +69,9 @@ pub(super) enum Said {
     Acknowledged(u64),
     /// It is done, or was before.
     Done,
+    /// Nothing was done: a process of the sender's ordinal with this number was
+    /// heard of, and is to be heeded instead.
+    Superseded(Incarnation),
     /// The generation's files, if they are here.
     Generation(Option<BTreeMap<String, Vec<u8>>>),
 }
@@ -75,30 +81,33 @@ pub(super) enum Said {
 pub(super) struct ForwardedRequest {
     method: String,
     path: String,
-    headers: Vec<(String, Vec<u8>)>,
-    body: Vec<u8>,
+    headers: Vec<(String, Bytes)>,
+    body: Bytes,
 }
 
 /// A reply on its way back.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct ForwardedReply {
     status: u16,
-    headers: Vec<(String, Vec<u8>)>,
-    body: Vec<u8>,
+    headers: Vec<(String, Bytes)>,
+    body: Bytes,
 }
 
-fn pack(headers: &HeaderMap) -> Vec<(String, Vec<u8>)> {
+fn pack(headers: &HeaderMap) -> Vec<(String, Bytes)> {
     let headers = headers.iter();
     headers
-        .map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()))
+        .map(|(name, value)| {
+            let value = Bytes::copy_from_slice(value.as_bytes());
+            (name.as_str().to_owned(), value)
+        })
         .collect()
 }
 
-fn unpack(headers: Vec<(String, Vec<u8>)>) -> Option<HeaderMap> {
+fn unpack(headers: Vec<(String, Bytes)>) -> Option<HeaderMap> {
     let mut unpacked = HeaderMap::with_capacity(headers.len());
     for (name, value) in headers {
         let name = http::HeaderName::try_from(name).ok()?;
-        unpacked.append(name, http::HeaderValue::try_from(value).ok()?);
+        unpacked.append(name, http::HeaderValue::from_maybe_shared(value).ok()?);
     }
     Some(unpacked)
 }
@@ -109,7 +118,7 @@ impl ForwardedRequest {
             method: request.method.as_str().to_owned(),
             path: request.path.clone(),
             headers: pack(&request.headers),
-            body: request.body.to_vec(),
+            body: request.body.clone(),
         }
     }
 
@@ -119,22 +128,22 @@ impl ForwardedRequest {
             method: self.method.parse().ok()?,
             path: self.path,
             headers: unpack(self.headers)?,
-            body: self.body.into(),
+            body: self.body,
         })
     }
 }
 
 impl ForwardedReply {
-    pub(super) fn new(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Self {
+    pub(super) fn new(status: StatusCode, headers: &HeaderMap, body: Bytes) -> Self {
         Self {
             status: status.as_u16(),
             headers: pack(headers),
-            body: body.to_vec(),
+            body,
         }
     }
 
     pub(super) fn of(reply: &Reply) -> Self {
-        Self::new(reply.status, &reply.headers, &reply.body)
+        Self::new(reply.status, &reply.headers, reply.body.clone())
     }
 
     /// The reply; none if it is not one.
@@ -142,7 +151,7 @@ impl ForwardedReply {
         Some(Reply {
             status: StatusCode::from_u16(self.status).ok()?,
             headers: unpack(self.headers)?,
-            body: self.body.into(),
+            body: self.body,
             discard: false,
         })
     }

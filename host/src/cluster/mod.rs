@@ -6,17 +6,22 @@
 //! | accepting peers | by `shutdown` | none: accept errors are logged and waited out |
 //! | one for each peer's connection | with it, or by `shutdown` | the peer's fault: logged at debug |
 //! | the conductor | by `shutdown` | what it could not do it tries again |
+//! | one for each shard that batches go to | when there are none left, or with the conductor | what it could not send is sent again |
 
 mod answering;
 mod conductor;
 mod forwarding;
+mod giving;
 mod guests;
+mod holds;
 mod message;
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
@@ -24,10 +29,13 @@ use tokio::task::JoinSet;
 
 use crate::lane::{Change, ChangeError, Changed, Lane};
 use crate::peers::{Endpoint, Identity, Pool, RequestError, serve};
+use crate::per_shard::PerShard;
 use crate::service::Service;
 use crate::topology::{Coordinator, Incarnation, Ordinal, Plan, Stopped};
 
+use conductor::Conductor;
 pub use guests::Guests;
+use holds::Holds;
 use message::{Ask, Said};
 
 /// How long to wait when no connection can be accepted.
@@ -38,8 +46,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub struct Options {
     /// The peer port.
     pub listen: SocketAddr,
-    /// Where the peers are: `{}` stands for the ordinal.
-    pub peers: String,
+    /// Where the peers are.
+    pub peers: PerShard,
 }
 
 /// One shard's part in its cluster. Clones are the same part.
@@ -49,18 +57,41 @@ pub struct Cluster(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     me: Ordinal,
-    /// Where peers are; `{}` stands for the ordinal.
-    template: String,
-    pool: Pool,
-    endpoint: Arc<Endpoint>,
+    /// Where the peers are.
+    peers: PerShard,
+    line: ArcSwap<Line>,
     lane: Lane,
     guests: Guests,
     /// Only the coordinator's is used. A std mutex: held for a look.
     coordinator: Mutex<Coordinator>,
+    /// A std mutex: held for a look.
+    holds: Mutex<Holds>,
+    /// This process is about to end.
+    stopping: watch::Sender<bool>,
     /// Something happened that the conductor waits for.
     news: Notify,
     /// Why this process must not go on, once it is so.
     stopped: watch::Sender<Option<Stopped>>,
+}
+
+/// The connections to peers, under one number of this process.
+#[derive(Debug)]
+struct Line {
+    endpoint: Arc<Endpoint>,
+    pool: Pool,
+    /// Whether some peer has answered to it.
+    is_heeded: AtomicBool,
+}
+
+impl Line {
+    fn new(endpoint: Endpoint) -> Self {
+        let endpoint = Arc::new(endpoint);
+        Self {
+            pool: Pool::new(Arc::clone(&endpoint)),
+            endpoint,
+            is_heeded: AtomicBool::new(false),
+        }
+    }
 }
 
 /// Waits until told to shut down, or until nobody is there to tell.
@@ -75,20 +106,22 @@ enum AskError {
     Request(#[from] RequestError),
     #[error("it answers in another way than expected: are all hosts of one version?")]
     Answer,
+    #[error("it knows of a later process of this shard's ordinal")]
+    Superseded,
 }
 
 impl Cluster {
     /// A shard among others. The lane has told its start.
     pub fn new(options: &Options, endpoint: Endpoint, lane: Lane, guests: Guests) -> Self {
-        let endpoint = Arc::new(endpoint);
         Self(Arc::new(Inner {
             me: Ordinal(endpoint.identity.ordinal),
-            template: options.peers.clone(),
-            pool: Pool::new(Arc::clone(&endpoint)),
-            endpoint,
+            peers: options.peers.clone(),
+            line: ArcSwap::from_pointee(Line::new(endpoint)),
             lane,
             guests,
             coordinator: Mutex::default(),
+            holds: Mutex::default(),
+            stopping: watch::Sender::default(),
             news: Notify::new(),
             stopped: watch::Sender::default(),
         }))
@@ -108,9 +141,7 @@ impl Cluster {
     ) {
         let mut down = shutdown.clone();
         let mut tasks = JoinSet::new();
-        let conductor = self.clone();
-        let until = shutdown.clone();
-        tasks.spawn(async move { conductor.conduct(until).await });
+        tasks.spawn(Conductor::new(self.clone()).run(shutdown.clone()));
         let handler = Arc::new(answering::Answering {
             cluster: self.clone(),
             service,
@@ -121,7 +152,7 @@ impl Cluster {
                 Some(_) = tasks.join_next() => {}
                 accepted = listener.accept() => match accepted {
                     Ok((stream, peer)) => {
-                        let endpoint = Arc::clone(&self.0.endpoint);
+                        let endpoint = Arc::clone(&self.0.line.load().endpoint);
                         let (handler, shutdown) = (Arc::clone(&handler), shutdown.clone());
                         tasks.spawn(async move {
                             let _ = stream.set_nodelay(true);
@@ -143,10 +174,45 @@ impl Cluster {
     /// Asks a shard.
     async fn ask(&self, at: Ordinal, ask: &Ask) -> Result<Said, AskError> {
         let body = postcard::to_stdvec(ask).expect("an ask can always be encoded");
-        let address = self.0.template.replace("{}", &at.to_string());
-        self.0.pool.set_address(at.0, &address);
-        let said = self.0.pool.request(at.0, Bytes::from(body)).await?;
-        postcard::from_bytes(&said).map_err(|_| AskError::Answer)
+        let line = self.0.line.load_full();
+        if !line.pool.knows(at.0) {
+            line.pool.set_address(at.0, &self.0.peers.of(at));
+        }
+        let said = line.pool.request(at.0, Bytes::from(body)).await?;
+        match postcard::from_bytes(&said) {
+            Ok(Said::Superseded(by)) => {
+                self.superseded(by, &line).await;
+                Err(AskError::Superseded)
+            }
+            said => {
+                line.is_heeded.store(true, Ordering::Relaxed);
+                said.map_err(|_| AskError::Answer)
+            }
+        }
+    }
+
+    /// A peer heeds another process of this ordinal, of the number `by`.
+    async fn superseded(&self, by: Incarnation, line: &Line) {
+        let own = Incarnation(line.endpoint.identity.incarnation);
+        if by > own && line.is_heeded.load(Ordering::Relaxed) {
+            self.stop(Stopped::Superseded(by));
+        } else if let Err(error) = self.start_after(by, &line.endpoint).await {
+            tracing::debug!(%error, "a higher number is taken later");
+        }
+    }
+
+    /// Takes a number above one that was used: this process is the later one, but
+    /// its store is new, and so counted from the start.
+    async fn start_after(&self, by: Incarnation, asked_as: &Endpoint) -> Result<(), ChangeError> {
+        let start = Change::Start(Incarnation(by.0 + 1));
+        if let Changed::Started(incarnation, _) = self.change(start).await? {
+            tracing::info!(incarnation = incarnation.0, "this shard's disk is new");
+            let mut endpoint = asked_as.clone();
+            endpoint.identity.incarnation = incarnation.0;
+            self.0.line.store(Arc::new(Line::new(endpoint)));
+            self.0.news.notify_one();
+        }
+        Ok(())
     }
 
     /// The plan that this shard goes by.
@@ -196,17 +262,22 @@ impl Cluster {
         if let Some(view) = self.0.lane.views().get()
             && let Some(place) = &view.place
         {
-            match place.shard.clone().hear(ordinal, incarnation) {
+            match place.shard.is_later(ordinal, incarnation, peer.store) {
                 Ok(false) => return None,
                 Err(by) => return Some(by),
                 Ok(true) => {}
             }
         }
-        let heard = Change::Hear(ordinal, incarnation);
+        let heard = Change::Hear(ordinal, incarnation, peer.store);
         match self.change(heard).await {
             Ok(Changed::Superseded(by)) => Some(by),
             _ => None,
         }
+    }
+
+    fn holds(&self) -> std::sync::MutexGuard<'_, Holds> {
+        let holds = self.0.holds.lock();
+        holds.expect("no holder of this lock panics")
     }
 
     fn coordinator(&self) -> std::sync::MutexGuard<'_, Coordinator> {

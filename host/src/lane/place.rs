@@ -46,8 +46,8 @@ pub struct Owners {
 pub enum Change {
     /// A process starts, with a number above its last and this one.
     Start(Incarnation),
-    /// A message came from a shard's process.
-    Hear(Ordinal, Incarnation),
+    /// A message came from a shard's process, on this store.
+    Hear(Ordinal, Incarnation, u128),
     /// There is this plan.
     Learn(Plan, Owners),
     /// The next partitions are to be given away.
@@ -131,22 +131,13 @@ impl Place {
         postcard::to_stdvec(&(self.store, &self.shard)).expect("it can always be encoded")
     }
 
-    /// A partition's owners under the plan's two placements; none where there is
-    /// no plan, or its guests are not found yet.
-    ///
-    /// # Errors
-    /// When a guest fails.
-    pub async fn owners_of(&self, partition: &[u8]) -> Result<Option<(Ordinal, Ordinal)>, Failure> {
+    /// The shard that a partition goes to, or stays at, under the plan.
+    async fn next_owner(&self, partition: &[u8]) -> Result<Ordinal, ChangeError> {
         let (Some(plan), Some(owners)) = (self.shard.plan(), &self.owners) else {
-            return Ok(None);
+            return Err(ChangeError::Unplaced);
         };
-        let to = owners.to.owner(partition, plan.to.shards).await?;
-        let from = if plan.is_stable() {
-            to
-        } else {
-            owners.from.owner(partition, plan.from.shards).await?
-        };
-        Ok(Some((Ordinal(from), Ordinal(to))))
+        let owner = owners.to.owner(partition, plan.to.shards).await;
+        owner.map(Ordinal).map_err(ChangeError::Owner)
     }
 
     /// Whose a partition is.
@@ -158,10 +149,53 @@ impl Place {
         partition: &[u8],
         told: Option<&Passed>,
     ) -> Result<Authority, Failure> {
-        Ok(match self.owners_of(partition).await? {
-            Some((from, to)) => self.shard.authority(partition, from, to, told),
-            None => Authority::Unknown,
-        })
+        let (Some(plan), Some(owners)) = (self.shard.plan(), &self.owners) else {
+            return Ok(Authority::Unknown);
+        };
+        let to = owners.to.owner(partition, plan.to.shards).await?;
+        let from = if plan.is_stable() {
+            to
+        } else {
+            owners.from.owner(partition, plan.from.shards).await?
+        };
+        let (from, to) = (Ordinal(from), Ordinal(to));
+        Ok(self.shard.authority(partition, from, to, told))
+    }
+
+    fn has_the_owners_of(&self, other: &Self) -> bool {
+        match (&self.owners, &other.owners) {
+            (Some(mine), Some(theirs)) => {
+                Arc::ptr_eq(&mine.from, &theirs.from) && Arc::ptr_eq(&mine.to, &theirs.to)
+            }
+            (None, None) => true,
+            _ => false,
+        }
+    }
+
+    /// The keys of a batch's partitions, in order.
+    async fn partitions_in(
+        &self,
+        snapshot: &Snapshot,
+        to: Ordinal,
+        range: &Range,
+    ) -> Result<Vec<Vec<u8>>, ChangeError> {
+        let mut partitions = Vec::new();
+        let mut start = first_after(&range.after).map(|(partition, _)| partition);
+        loop {
+            let page = snapshot.partitions(start.as_deref(), None, PAGE)?;
+            for partition in page.entries {
+                if !range.through.covers(&partition) {
+                    return Ok(partitions);
+                }
+                start = Some([&partition[..], &[0]].concat());
+                if self.next_owner(&partition).await? == to {
+                    partitions.push(partition);
+                }
+            }
+            if !page.more {
+                return Ok(partitions);
+            }
+        }
     }
 
     /// All entries of a batch, in order.
@@ -190,11 +224,9 @@ impl Place {
                 let goes = match &is_in {
                     Some((partition, goes)) if *partition == position.0 => *goes,
                     _ => {
-                        let owners = self.owners_of(&position.0).await;
-                        let owners = owners.map_err(ChangeError::Owner)?;
-                        let (_, owner) = owners.ok_or(ChangeError::Unplaced)?;
-                        is_in = Some((position.0.clone(), owner == to));
-                        owner == to
+                        let goes = self.next_owner(&position.0).await? == to;
+                        is_in = Some((position.0.clone(), goes));
+                        goes
                     }
                 };
                 if goes {
@@ -230,10 +262,12 @@ impl Worker {
                 next.shard.start(at_least);
                 Changed::Started(next.shard.incarnation(), next.store)
             }
-            Change::Hear(from, incarnation) => match next.shard.hear(from, incarnation) {
-                Ok(_) => Changed::Done,
-                Err(highest) => return Ok(Changed::Superseded(highest)),
-            },
+            Change::Hear(from, incarnation, store) => {
+                match next.shard.hear(from, incarnation, store) {
+                    Ok(()) => Changed::Done,
+                    Err(highest) => return Ok(Changed::Superseded(highest)),
+                }
+            }
             Change::Learn(plan, owners) => {
                 let is_newer = next.shard.learn(&plan)?;
                 if is_newer || next.shard.plan() == Some(&plan) {
@@ -260,10 +294,8 @@ impl Worker {
             Change::Acknowledged(by, number) => {
                 if let Some(range) = next.shard.acknowledged(by, number) {
                     let snapshot = self.snapshot()?;
-                    let contents = place.contents(&snapshot, by, &range);
-                    let contents = self.block_on(contents)?;
-                    transfer.left = contents.into_iter().map(|((key, _), _)| key).collect();
-                    transfer.left.dedup();
+                    let partitions = place.partitions_in(&snapshot, by, &range);
+                    transfer.left = self.block_on(partitions)?;
                 }
                 Changed::Done
             }
@@ -287,9 +319,7 @@ impl Worker {
         let cursor = 'looking: loop {
             let page = snapshot.partitions(start.as_deref(), None, PAGE)?;
             for partition in page.entries {
-                let owners = self.block_on(place.owners_of(&partition));
-                let owners = owners.map_err(ChangeError::Owner)?;
-                let (_, owner) = owners.ok_or(ChangeError::Unplaced)?;
+                let owner = self.block_on(place.next_owner(&partition))?;
                 if owner != me {
                     to.insert(owner);
                     partitions += 1;
@@ -331,9 +361,12 @@ impl Worker {
                 self.publish();
                 return Err(error.into());
             }
+            self.place = Some(Arc::new(next));
+            self.committed();
+        } else if !next.has_the_owners_of(before) {
+            self.place = Some(Arc::new(next));
+            self.publish();
         }
-        self.place = Some(Arc::new(next));
-        self.committed();
         Ok(())
     }
 }

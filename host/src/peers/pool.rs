@@ -63,6 +63,11 @@ impl<D: Dial> Pool<D> {
         }
     }
 
+    /// Whether a peer's address is set.
+    pub fn knows(&self, ordinal: u32) -> bool {
+        lock(&self.peers).contains_key(&ordinal)
+    }
+
     /// Forgets a peer; its connections close when their requests are done.
     pub fn remove(&self, ordinal: u32) {
         lock(&self.peers).remove(&ordinal);

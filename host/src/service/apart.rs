@@ -2,15 +2,12 @@
 
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
 
-use super::{Progress, Refused, attempt};
-use crate::contract::{Request, Route};
-use crate::guest::Failure;
-use crate::lane::View;
-use crate::topology::Passed;
+use super::Refused;
 
 /// How many slow reads may run or wait to.
 const MAX_WAITING: usize = 256;
@@ -35,17 +32,14 @@ impl Apart {
         }
     }
 
-    /// Routes and reads with the whole deadline for each call; gives the route
-    /// too, if it came so far. Dropping the future does not end the thread: the
-    /// deadline does.
-    pub(super) async fn run(
+    /// Does what takes long, at most about as long as `deadline`, which bounds its
+    /// wait for a thread, too. Dropping the future does not end the work: the
+    /// deadline of its own calls does.
+    pub(super) async fn run<T: Send + 'static>(
         &self,
-        view: &Arc<View>,
-        request: &Arc<Request>,
-        told: Option<&Passed>,
-        ordinal: u32,
-    ) -> Result<(Option<Route>, Result<Progress, Failure>), Refused> {
-        let deadline = view.guest.settings().guest.read_deadline;
+        deadline: Duration,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T, Refused> {
         let Ok(_waiting) = self.waiting.try_acquire() else {
             return Err(Refused::TooManySlow);
         };
@@ -54,25 +48,15 @@ impl Apart {
             return Err(Refused::TooManySlow);
         };
         let (sender, receiver) = oneshot::channel();
-        let (runtime, view, request) = (Handle::current(), Arc::clone(view), Arc::clone(request));
-        let told = told.cloned();
+        let runtime = Handle::current();
         let spawned = thread::Builder::new()
             .name("slow-read".to_owned())
             .spawn(move || {
                 lower_priority();
-                let mut route = None;
-                let attempt = attempt(
-                    &view,
-                    &request,
-                    told.as_ref(),
-                    ordinal,
-                    deadline,
-                    &mut route,
-                );
-                let progress = runtime.block_on(attempt);
+                let done = runtime.block_on(work);
                 drop(running);
                 // The client may be gone.
-                let _ = sender.send((route, progress));
+                let _ = sender.send(done);
             });
         if let Err(error) = spawned {
             tracing::warn!(%error, "a slow read cannot have a thread");

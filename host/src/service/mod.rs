@@ -2,6 +2,7 @@
 //! reads, by the lane if it writes.
 
 mod apart;
+mod everywhere;
 mod others;
 
 use std::sync::Arc;
@@ -191,72 +192,6 @@ impl Service {
         }
     }
 
-    /// This shard's part of the answer to an `everywhere` request.
-    ///
-    /// # Errors
-    /// Why there is none.
-    pub async fn part(&self, request: &Arc<Request>) -> Result<Part, Refused> {
-        let view = self.lane.views().get().ok_or(Refused::Starting)?;
-        let deadline = view.guest.settings().guest.read_deadline;
-        let mut lease = view.guest.lease().await?;
-        let data = ReadData::Shard(Arc::clone(&view.snapshot));
-        let reply = lease.read(request, data, deadline).await?;
-        let plan = view.place.as_ref().and_then(|place| place.shard.plan());
-        let plan = plan.ok_or(Refused::Starting)?;
-        Ok(Part {
-            shard: self.ordinal,
-            epoch: plan.epoch,
-            is_whole: plan.is_stable(),
-            reply,
-        })
-    }
-
-    /// Asks all shards, and joins what they say; only if all answer, and no
-    /// partition can be missing or come twice.
-    async fn everywhere(&self, request: &Arc<Request>, route: Option<Route>) -> Answer {
-        let Some(view) = self.lane.views().get() else {
-            return self.refused(route, Refused::Starting);
-        };
-        let generation = Some(view.generation);
-        let reply = self.gathered(&view, request).await;
-        Answer {
-            shard: self.ordinal,
-            route,
-            generation,
-            reply,
-        }
-    }
-
-    async fn gathered(&self, view: &View, request: &Arc<Request>) -> Result<Reply, Refused> {
-        let own = self.part(request).await?;
-        let plan = view.place.as_ref().and_then(|place| place.shard.plan());
-        let shards = plan.map_or(1, |plan| plan.to.shards);
-        let others = self.others.as_ref().ok_or(Refused::Starting)?;
-        let asked = (0..shards).filter(|shard| *shard != self.ordinal);
-        let asked: Vec<_> = asked
-            .map(|shard| others.part(Ordinal(shard), request))
-            .collect();
-        let mut parts = vec![own];
-        for part in futures(asked).await {
-            parts.push(part.map_err(Refused::Away)?);
-        }
-        let epoch = parts[0].epoch;
-        if parts
-            .iter()
-            .any(|part| !part.is_whole || part.epoch != epoch)
-        {
-            return Err(Refused::Away("partitions are moving".to_owned()));
-        }
-        parts.sort_unstable_by_key(|part| part.shard);
-        let parts: Vec<_> = parts
-            .into_iter()
-            .map(|part| (part.shard, part.reply))
-            .collect();
-        let deadline = view.guest.settings().guest.read_deadline;
-        let mut lease = view.guest.lease().await?;
-        Ok(lease.gather(request, &parts, deadline).await?)
-    }
-
     /// Passes a request on to the shard that has the partition, and to the next
     /// where that one says so.
     async fn follow(
@@ -390,13 +325,23 @@ impl Service {
         told: Option<&Passed>,
         route: &mut Option<Route>,
     ) -> Result<Progress, Refused> {
-        let settings = &view.guest.settings().guest;
+        let settings = view.guest.settings().guest.clone();
         let budget = settings.read_budget;
         let attempted = attempt(view, request, told, self.ordinal, budget, route).await;
         match attempted {
             Err(Failure::Deadline) => {
                 self.metrics.slow_read();
-                let (again, progress) = self.apart.run(view, request, told, self.ordinal).await?;
+                let (view, request) = (Arc::clone(view), Arc::clone(request));
+                let (told, ordinal, deadline) =
+                    (told.cloned(), self.ordinal, settings.read_deadline);
+                let again = async move {
+                    let mut route = None;
+                    let told = told.as_ref();
+                    let attempt = attempt(&view, &request, told, ordinal, deadline, &mut route);
+                    let progress = attempt.await;
+                    (route, progress)
+                };
+                let (again, progress) = self.apart.run(deadline, again).await?;
                 *route = again.or_else(|| route.take());
                 Ok(progress?)
             }
@@ -456,26 +401,4 @@ enum Followed {
     Here,
     /// Nowhere, and nothing was run.
     Away(String),
-}
-
-/// All results, in their order.
-async fn futures<T: Send + 'static>(futures: Vec<others::Boxed<'_, T>>) -> Vec<T> {
-    let mut waiting: Vec<_> = futures.into_iter().map(|future| (future, None)).collect();
-    std::future::poll_fn(move |context| {
-        let mut pending = false;
-        for (future, done) in &mut waiting {
-            if done.is_none() {
-                match future.as_mut().poll(context) {
-                    std::task::Poll::Ready(result) => *done = Some(result),
-                    std::task::Poll::Pending => pending = true,
-                }
-            }
-        }
-        if pending {
-            return std::task::Poll::Pending;
-        }
-        let done = waiting.iter_mut().filter_map(|(_, done)| done.take());
-        std::task::Poll::Ready(done.collect())
-    })
-    .await
 }

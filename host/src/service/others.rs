@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use crate::contract::{Reply, Request};
-use crate::topology::{Epoch, Ordinal, Passed};
+use crate::topology::{Moved, Ordinal, Passed};
 
 /// A future that can be named.
 pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -20,8 +20,13 @@ pub trait Others: Debug + Send + Sync {
         told: Option<Passed>,
     ) -> Boxed<'a, Forwarded>;
 
-    /// Asks a shard for its part of the answer to an `everywhere` request; an
-    /// error says why there is none, and of which shard.
+    /// Asks a shard, be it this one, to keep its partitions for a moment, and
+    /// waits until none is on its way from it. An error says why it does not, and
+    /// of which shard.
+    fn hold(&self, at: Ordinal) -> Boxed<'_, Result<(), String>>;
+
+    /// Asks a shard for its part of the answer to a request to all; an error says
+    /// why there is none, and of which shard.
     fn part<'a>(
         &'a self,
         at: Ordinal,
@@ -52,15 +57,13 @@ pub enum Forwarded {
     Unknown(String),
 }
 
-/// One shard's part of the answer to an `everywhere` request.
+/// One shard's part of the answer to a request to all.
 #[derive(Debug)]
 pub struct Part {
     /// The shard.
-    pub shard: u32,
-    /// The epoch of its plan.
-    pub epoch: Epoch,
-    /// Whether no partition moves under that plan.
-    pub is_whole: bool,
+    pub shard: Ordinal,
+    /// What it had given and taken when it looked at its data.
+    pub moved: Moved,
     /// What it says.
     pub reply: Reply,
 }

@@ -61,6 +61,14 @@ impl Snapshot {
         Ok(self.entries.len()?)
     }
 
+    /// How many partitions there are.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn partition_count(&self) -> Result<u64, ReadError> {
+        Ok(self.sizes.len()?)
+    }
+
     /// The value of a key in a partition.
     ///
     /// # Errors

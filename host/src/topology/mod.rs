@@ -25,6 +25,7 @@
 //! who ask: see [`Shard::authority`].
 
 mod coordinator;
+mod listing;
 mod plan;
 mod shard;
 
@@ -32,5 +33,6 @@ mod shard;
 mod tests;
 
 pub use coordinator::Coordinator;
+pub use listing::Moved;
 pub use plan::{Cursor, Epoch, Incarnation, Ordinal, Placement, Plan};
 pub use shard::{Authority, Batch, Passed, Range, Received, Shard, Stopped};

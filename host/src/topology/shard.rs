@@ -21,14 +21,17 @@ pub struct Shard {
     cursor: Cursor,
     outboxes: BTreeMap<Ordinal, Outbox>,
     inboxes: BTreeMap<Ordinal, Inbox>,
-    /// The highest incarnation of each other shard that was heard of.
-    heard: BTreeMap<Ordinal, Incarnation>,
+    /// The highest incarnation of each other shard that was heard of, and its
+    /// store: a new one counts from the start.
+    heard: BTreeMap<Ordinal, (Incarnation, u128)>,
 }
 
 /// The batches for one shard that it has not acknowledged.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 struct Outbox {
     last: u64,
+    /// The last one under the plans before.
+    before: u64,
     kept: VecDeque<Range>,
 }
 
@@ -171,29 +174,39 @@ impl Shard {
         self.incarnation = Incarnation(self.incarnation.0 + 1).max(at_least);
     }
 
-    /// A message came from a shard's process; says whether to heed it. The
-    /// state changes where it is a later one than any before.
+    /// A message came from a shard's process, on this store; says whether that
+    /// is a later one than any before, which is to be heard.
     ///
     /// # Errors
-    /// That one's successor, which the sender is to be told of.
-    pub fn hear(&mut self, from: Ordinal, incarnation: Incarnation) -> Result<bool, Incarnation> {
-        let heard = self.heard.entry(from).or_default();
-        if incarnation < *heard {
-            return Err(*heard);
+    /// The number of that which is to be heeded instead, to tell the sender: it
+    /// has a lower one, or the same on another store.
+    pub fn is_later(
+        &self,
+        from: Ordinal,
+        incarnation: Incarnation,
+        store: u128,
+    ) -> Result<bool, Incarnation> {
+        match self.heard.get(&from) {
+            Some((heard, of)) if incarnation < *heard || incarnation == *heard && store != *of => {
+                Err(*heard)
+            }
+            Some((heard, _)) => Ok(incarnation > *heard),
+            None => Ok(true),
         }
-        let is_new = incarnation > *heard;
-        *heard = incarnation;
-        Ok(is_new)
     }
 
-    /// Somebody has heard of a process of this shard's ordinal.
+    /// A message came from a shard's process.
     ///
     /// # Errors
-    /// When that was started later than this one.
-    pub fn told(&self, incarnation: Incarnation) -> Result<(), Stopped> {
-        if incarnation > self.incarnation {
-            return Err(Stopped::Superseded(incarnation));
-        }
+    /// As [`Shard::is_later`].
+    pub fn hear(
+        &mut self,
+        from: Ordinal,
+        incarnation: Incarnation,
+        store: u128,
+    ) -> Result<(), Incarnation> {
+        self.is_later(from, incarnation, store)?;
+        self.heard.insert(from, (incarnation, store));
         Ok(())
     }
 
@@ -212,6 +225,9 @@ impl Shard {
         }
         self.plan = Some(plan.clone());
         self.cursor = Cursor::Start;
+        for outbox in self.outboxes.values_mut() {
+            outbox.before = outbox.last;
+        }
         Ok(true)
     }
 
@@ -323,6 +339,26 @@ impl Shard {
         outboxes
             .filter(|(_, outbox)| !outbox.kept.is_empty())
             .map(|(to, outbox)| (*to, &outbox.kept))
+    }
+
+    /// The last batch for each shard under the plan, where all are acknowledged.
+    pub(super) fn given(&self) -> Option<BTreeMap<Ordinal, u64>> {
+        if self.outboxes().next().is_some() {
+            return None;
+        }
+        let outboxes = self.outboxes.iter();
+        let given = outboxes.filter(|(_, outbox)| outbox.last > outbox.before);
+        Some(given.map(|(to, outbox)| (*to, outbox.last)).collect())
+    }
+
+    /// The store and the last batch of each shard that something came from under
+    /// the plan.
+    pub(super) fn taken(&self) -> BTreeMap<Ordinal, (u128, u64)> {
+        let inboxes = self.inboxes.iter();
+        let taken = inboxes.filter(|(_, inbox)| inbox.epoch == self.epoch());
+        taken
+            .map(|(from, inbox)| (*from, (inbox.store, inbox.applied)))
+            .collect()
     }
 
     /// A batch's envelope.

@@ -2,14 +2,15 @@
 //! the protocol, its lane and its disk above all, is done here by a few lines;
 //! the decisions are the protocol's own.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use stateright::semantics::register::{Register, RegisterOp, RegisterRet};
 use stateright::semantics::{ConsistencyTester, LinearizabilityTester};
 
 use super::world::*;
 use crate::topology::{
-    Authority, Coordinator, Cursor, Epoch, Incarnation, Ordinal, Plan, Range, Received, Shard,
+    Authority, Coordinator, Cursor, Epoch, Incarnation, Moved, Ordinal, Plan, Range, Received,
+    Shard,
 };
 
 impl Scenario {
@@ -46,6 +47,7 @@ impl Scenario {
             restarts: self.restarts,
             lost_replies: self.lost_replies,
             outdated: false,
+            listed_wrong: false,
             seen: BTreeSet::new(),
         };
         for node in 0..world.nodes.len() {
@@ -81,6 +83,9 @@ impl Scenario {
                         actions.push(Action::ServeAndLoseReply(index));
                     }
                 }
+                Client::Listing { .. } => {
+                    actions.extend((0..self.nodes).map(|node| Action::Part(index, Ordinal(node))));
+                }
                 Client::Idle(_) | Client::Gone => {}
             }
         }
@@ -97,6 +102,7 @@ impl Scenario {
             Action::Step(node) => self.step(&mut world, *node),
             Action::Restart(node) => self.restart(&mut world, *node),
             Action::Invoke(client, at) => self.invoke(&mut world, *client, *at),
+            Action::Part(client, node) => self.part(&mut world, *client, *node),
             Action::Serve(client) => self.serve(&mut world, *client, false),
             Action::ServeAndLoseReply(client) => {
                 world.lost_replies -= 1;
@@ -147,7 +153,11 @@ impl Scenario {
     fn deliver(&self, world: &mut World, message: &Message) {
         let index = message.to.0 as usize;
         let node = &mut world.nodes[index];
-        if node.shard.hear(message.from, message.incarnation).is_err() {
+        if node
+            .shard
+            .hear(message.from, message.incarnation, 7)
+            .is_err()
+        {
             world.seen.insert(Seen::OldProcess);
             return;
         }
@@ -241,6 +251,11 @@ impl Scenario {
         let (key, op) = match self.clients[client][index] {
             Op::Write(key, value) => (key, RegisterOp::Write(value)),
             Op::Read(key) => (key, RegisterOp::Read),
+            Op::List => {
+                let parts = BTreeMap::new();
+                world.clients[client] = Client::Listing { index, parts };
+                return;
+            }
         };
         let history = world.history.get_mut(&key).expect("a known key");
         history.on_invoke(client, op).expect("a valid history");
@@ -272,8 +287,9 @@ impl Scenario {
         let Some(plan) = node.shard.plan().cloned() else {
             return;
         };
-        let op = self.clients[client][index];
-        let (Op::Write(key, _) | Op::Read(key)) = op;
+        let (Op::Write(key, _) | Op::Read(key)) = self.clients[client][index] else {
+            unreachable!("a listing asks for parts");
+        };
         let (from, to) = owners(key, &plan);
         let is_mine = match node.shard.authority(&[key], from, to, passed.as_ref()) {
             Authority::Mine => true,
@@ -327,6 +343,7 @@ impl Scenario {
                 key,
                 RegisterRet::ReadOk(node.data.get(&key).copied().unwrap_or(255)),
             ),
+            Op::List => unreachable!("a listing asks for parts"),
         };
         if lose_reply {
             world.clients[client] = Client::Gone;
@@ -337,6 +354,49 @@ impl Scenario {
         }
         let history = world.history.get_mut(&key).expect("a known key");
         history.on_return(client, ret).expect("a valid history");
+        world.clients[client] = Client::Idle(index + 1);
+    }
+
+    /// A shard gives its part of a listing; once all have, it is joined, or, where
+    /// the parts do not fit, begun anew.
+    fn part(&self, world: &mut World, client: usize, from: Ordinal) {
+        let Client::Listing { index, mut parts } = world.clients[client].clone() else {
+            // It has what it needs.
+            return;
+        };
+        let node = &world.nodes[from.0 as usize];
+        let (Some(plan), Some(moved)) = (node.shard.plan(), node.shard.moved(7)) else {
+            return;
+        };
+        let (shards, stable) = (plan.shards(), plan.is_stable());
+        if from.0 >= shards {
+            return;
+        }
+        // Those of another epoch are of no use any more.
+        parts.retain(|_, (part, _)| part.epoch == moved.epoch);
+        if parts.contains_key(&from) {
+            return;
+        }
+        parts.insert(from, (moved, node.data.keys().copied().collect()));
+        if parts.len() < shards as usize {
+            world.clients[client] = Client::Listing { index, parts };
+            return;
+        }
+        let moved = parts
+            .iter()
+            .map(|(from, (moved, _))| (*from, moved.clone()));
+        if !Moved::fit(&moved.collect()) && !self.is(Mutation::ListUnfit) {
+            world.seen.insert(Seen::ListedUnfit);
+            let parts = BTreeMap::new();
+            world.clients[client] = Client::Listing { index, parts };
+            return;
+        }
+        if !stable && parts.values().all(|(_, keys)| !keys.is_empty()) {
+            world.seen.insert(Seen::ListedMidway);
+        }
+        let mut listed: Vec<u8> = parts.into_values().flat_map(|(_, keys)| keys).collect();
+        listed.sort_unstable();
+        world.listed_wrong |= !listed.iter().eq(world.truth.keys());
         world.clients[client] = Client::Idle(index + 1);
     }
 
@@ -443,7 +503,11 @@ impl Scenario {
             for action in self.actions(&world) {
                 let goes_on = matches!(
                     action,
-                    Action::Plan | Action::Deliver(_) | Action::Step(_) | Action::Serve(_)
+                    Action::Plan
+                        | Action::Deliver(_)
+                        | Action::Step(_)
+                        | Action::Serve(_)
+                        | Action::Part(..)
                 );
                 if goes_on && let Some(after) = self.after(&world, &action) {
                     world = after;
@@ -470,7 +534,8 @@ impl Scenario {
             Self::places(world, *key).len() == 1
                 && world.nodes[owner.0 as usize].data.contains_key(key)
         };
-        let answered = |client: &Client| !matches!(client, Client::Asking { .. });
+        let answered =
+            |client: &Client| !matches!(client, Client::Asking { .. } | Client::Listing { .. });
         world.nodes[..configured.0 as usize].iter().all(stable)
             && world.truth.keys().all(in_place)
             && world.clients.iter().all(answered)

@@ -46,6 +46,7 @@ impl Model for Scenario {
                 let mut keys = world.truth.keys();
                 keys.all(|key| model.authorities(world, *key) <= 1)
             }),
+            Property::always(WHOLE_LISTINGS, |_, world: &World| !world.listed_wrong),
             Property::always(NOT_LEFT_BEHIND, |_, world: &World| !world.outdated),
             Property::always(NOT_STUCK, |model: &Self, world: &World| {
                 let settled = model.settle(world);
@@ -58,6 +59,7 @@ impl Model for Scenario {
 const LINEARIZABLE: &str = "each key's history is linearizable";
 const ONE_PLACE: &str = "each partition is in one place, with what was written last";
 const ONE_AUTHORITY: &str = "no partition has two authorities";
+const WHOLE_LISTINGS: &str = "each listing has every key once";
 const NOT_LEFT_BEHIND: &str = "no change ends before its sources are done";
 const NOT_STUCK: &str = "nothing is stuck once restarts cease";
 
@@ -182,6 +184,35 @@ fn from_two_shards_to_three() {
     );
 }
 
+#[test]
+fn listing_while_growing_and_shrinking() {
+    let scenario = Scenario {
+        keys: vec![0, 1, 3],
+        clients: vec![vec![Op::List]],
+        ..two_shards(&[(1, 1), (2, 1), (1, 1)])
+    };
+    check(scenario, 1_040, &[Seen::ListedMidway, Seen::ListedUnfit]);
+}
+
+#[test]
+fn listing_while_growing_with_a_restart() {
+    let scenario = Scenario {
+        restarts: 1,
+        clients: vec![vec![Op::List]],
+        ..two_shards(&[(1, 1), (2, 1)])
+    };
+    check(scenario, 2_445, &[Seen::ListedUnfit]);
+}
+
+#[test]
+fn listing_three_shards() {
+    let scenario = Scenario {
+        clients: vec![vec![Op::List]],
+        ..two_to_three()
+    };
+    check(scenario, 3_298, &[Seen::ListedUnfit]);
+}
+
 /// The checker is worth what it finds: each mistake, made on purpose, breaks a
 /// promise in one of these worlds.
 #[test]
@@ -190,6 +221,10 @@ fn each_mistake_made_on_purpose_is_found() {
     let again = || Scenario {
         restarts: 1,
         clients: vec![],
+        ..grow()
+    };
+    let list = || Scenario {
+        clients: vec![vec![Op::List]],
         ..grow()
     };
     for (mutation, scenario, broken) in [
@@ -202,6 +237,7 @@ fn each_mistake_made_on_purpose_is_found() {
         (Mutation::DoneAtEnd, grow(), NOT_LEFT_BEHIND),
         (Mutation::AnyAcknowledgement, grow(), ONE_PLACE),
         (Mutation::NoResume, again(), NOT_STUCK),
+        (Mutation::ListUnfit, list(), WHOLE_LISTINGS),
     ] {
         let scenario = Scenario {
             mutation: Some(mutation),

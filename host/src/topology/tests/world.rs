@@ -8,7 +8,8 @@ use stateright::semantics::register::Register;
 
 use crate::digest::Digest;
 use crate::topology::{
-    Batch, Coordinator, Cursor, Epoch, Incarnation, Ordinal, Passed, Placement, Plan, Range, Shard,
+    Batch, Coordinator, Cursor, Epoch, Incarnation, Moved, Ordinal, Passed, Placement, Plan, Range,
+    Shard,
 };
 
 /// What is given to the checker.
@@ -31,6 +32,8 @@ pub(super) struct Scenario {
 pub(super) enum Op {
     Write(u8, u8),
     Read(u8),
+    /// All keys, of every shard.
+    List,
 }
 
 /// A mistake, made on purpose, that the checker has to find.
@@ -54,6 +57,8 @@ pub(super) enum Mutation {
     AnyAcknowledgement,
     /// A source that has begun never goes on after a restart.
     NoResume,
+    /// A listing is joined of parts that do not fit.
+    ListUnfit,
 }
 
 /// The owner of a key: version 1 goes up from the first shard, 2 down from the
@@ -140,6 +145,11 @@ pub(super) enum Client {
         passed: Option<Passed>,
         plan: Option<Plan>,
     },
+    /// It lists all keys, and has these parts.
+    Listing {
+        index: usize,
+        parts: BTreeMap<Ordinal, (Moved, BTreeSet<u8>)>,
+    },
     /// Its reply was lost: it does nothing more.
     Gone,
 }
@@ -161,6 +171,8 @@ pub(super) struct World {
     pub(super) restarts: u8,
     pub(super) lost_replies: u8,
     pub(super) outdated: bool,
+    /// A listing lacked a key, or had one twice.
+    pub(super) listed_wrong: bool,
     /// What the last action came across.
     pub(super) seen: BTreeSet<Seen>,
 }
@@ -179,6 +191,8 @@ pub(super) enum Seen {
     CoordinatorRestartedMidway,
     SecondChange,
     LostReplyThenRead,
+    ListedMidway,
+    ListedUnfit,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -187,6 +201,8 @@ pub(super) enum Action {
     Plan,
     Deliver(Box<Message>),
     Step(Ordinal),
+    /// This shard's part of this client's listing.
+    Part(usize, Ordinal),
     Restart(Ordinal),
     Invoke(usize, Ordinal),
     Serve(usize),

@@ -1,0 +1,149 @@
+//! Sending batches, keeping partitions for a moment, and handing them over
+//! before the end.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+
+use super::message::{Ask, Said};
+use super::{AskError, Cluster};
+use crate::lane::{Change, ChangeError, Place};
+use crate::topology::Ordinal;
+
+/// How long a listing waits for batches that are on their way.
+const SETTLE: Duration = Duration::from_millis(300);
+
+/// Why batches are not sent now.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SendError {
+    #[error(transparent)]
+    Ask(#[from] AskError),
+    #[error(transparent)]
+    Change(#[from] ChangeError),
+    #[error("the receiver takes it later: {0}")]
+    Later(String),
+}
+
+impl Cluster {
+    /// Sends all batches there are for a shard, one after another.
+    pub(super) async fn send_to(&self, to: Ordinal) -> Result<(), SendError> {
+        loop {
+            let Some(view) = self.0.lane.views().get() else {
+                return Ok(());
+            };
+            let (Some(place), Some(schema)) = (&view.place, self.0.lane.schema()) else {
+                return Ok(());
+            };
+            let mut outboxes = place.shard.outboxes();
+            let first = outboxes.find_map(|(receiver, kept)| {
+                let first = kept.front()?;
+                (receiver == to).then_some(first)
+            });
+            let (Some(range), Some(plan)) = (first, place.shard.plan()) else {
+                return Ok(());
+            };
+            let ask = Ask::Receive {
+                plan: plan.clone(),
+                batch: place.shard.envelope(to, range, place.store),
+                schema,
+                entries: place.contents(&view.snapshot, to, range).await?,
+            };
+            match self.ask(to, &ask).await? {
+                Said::Acknowledged(number) => {
+                    self.change(Change::Acknowledged(to, number)).await?;
+                    self.0.news.notify_one();
+                }
+                Said::Later(why) => return Err(SendError::Later(why)),
+                _ => return Err(AskError::Answer.into()),
+            }
+        }
+    }
+
+    /// Whether this shard may give partitions away now.
+    pub(super) fn may_give(&self, place: &Place) -> bool {
+        let is_stopping = *self.0.stopping.borrow() && !self.is_leaving(place);
+        !is_stopping && !self.holds().is_held(Instant::now())
+    }
+
+    /// Whether this shard is to have no partitions.
+    fn is_leaving(&self, place: &Place) -> bool {
+        let plan = place.shard.plan();
+        plan.is_some_and(|plan| self.0.me.0 >= plan.to.shards)
+    }
+
+    /// Keeps this shard's partitions for a moment, and waits until none is on its
+    /// way to another.
+    pub(super) async fn hold_here(&self) -> Result<(), String> {
+        let now = Instant::now();
+        if !self.holds().take(now) {
+            return Err("partitions are moving: ask again".to_owned());
+        }
+        let settled = self.until(|place| place.shard.outboxes().next().is_none());
+        let settled = timeout_at(now + SETTLE, settled).await;
+        settled.map_err(|_| "a shard does not take its partitions: ask again".to_owned())
+    }
+
+    /// Before the end: a shard that is to have no partitions gives them all away,
+    /// and any other has none under way. What is left when the future is dropped
+    /// comes back when the shard does.
+    pub async fn hand_over(&self) {
+        self.0.stopping.send_replace(true);
+        self.0.news.notify_one();
+        let mut left = Left {
+            cluster: self,
+            ended: false,
+        };
+        let is_handed_over = |place: &Place| {
+            let moves = place.shard.plan().is_some_and(|plan| !plan.is_stable());
+            let gives = place.shard.outboxes().next().is_some();
+            !(gives || moves && self.is_leaving(place))
+        };
+        if let Some(partitions) = self.partitions_left()
+            && !self.is_now(is_handed_over)
+        {
+            tracing::info!(partitions, "handing over before the end");
+        }
+        self.until(is_handed_over).await;
+        left.ended = true;
+    }
+
+    /// How many partitions there are here; none where that is not known.
+    fn partitions_left(&self) -> Option<u64> {
+        let view = self.0.lane.views().get()?;
+        view.snapshot.partition_count().ok()
+    }
+
+    fn is_now(&self, is_so: impl Fn(&Place) -> bool) -> bool {
+        let view = self.0.lane.views().get();
+        let place = view.as_ref().and_then(|view| view.place.as_ref());
+        place.is_none_or(|place| is_so(place))
+    }
+
+    /// Waits until something is so of this shard's place.
+    async fn until(&self, is_so: impl Fn(&Place) -> bool) {
+        loop {
+            let changed = self.0.lane.views().changed();
+            if self.is_now(&is_so) {
+                return;
+            }
+            changed.await;
+        }
+    }
+}
+
+/// Says what is left where handing over is cut off.
+struct Left<'a> {
+    cluster: &'a Cluster,
+    ended: bool,
+}
+
+impl Drop for Left<'_> {
+    fn drop(&mut self) {
+        if !self.ended {
+            tracing::warn!(
+                partitions = self.cluster.partitions_left(),
+                "not all partitions are handed over: they come back when this shard does; give it a longer `drain.deadline`"
+            );
+        }
+    }
+}

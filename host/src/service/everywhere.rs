@@ -1,0 +1,169 @@
+//! Requests to all shards: each answers from its own data, and the guest joins
+//! what they say.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::others::{Boxed, Part};
+use super::{Answer, Refused, Service};
+use crate::contract::{Reply, Request, Route};
+use crate::guest::{Failure, ReadData};
+use crate::lane::View;
+use crate::topology::{Moved, Ordinal, Plan};
+
+/// How long to wait before shards that could not all answer are asked again;
+/// twice as long each time, up to the second.
+const ASK_AGAIN: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(320)];
+
+impl Service {
+    /// Asks all shards, and joins what they say; only if all answer, and no
+    /// partition can be missing or come twice.
+    pub(super) async fn everywhere(&self, request: &Arc<Request>, route: Option<Route>) -> Answer {
+        let deadline = Instant::now() + self.max_wait();
+        let mut pause = ASK_AGAIN[0];
+        loop {
+            let Some(view) = self.lane.views().get() else {
+                return self.refused(route, Refused::Starting);
+            };
+            let reply = self.gathered(&view, request, deadline).await;
+            let may_wait = Instant::now() + pause < deadline;
+            if matches!(reply, Err(Refused::Away(_))) && may_wait {
+                sleep(pause).await;
+                pause = (pause * 2).min(ASK_AGAIN[1]);
+                continue;
+            }
+            return Answer {
+                shard: self.ordinal,
+                route,
+                generation: Some(view.generation),
+                reply,
+            };
+        }
+    }
+
+    async fn gathered(
+        &self,
+        view: &View,
+        request: &Arc<Request>,
+        deadline: Instant,
+    ) -> Result<Reply, Refused> {
+        let plan = view.place.as_ref().and_then(|place| place.shard.plan());
+        let plan = plan.ok_or_else(|| {
+            Refused::Away("it does not know yet how many shards there are".to_owned())
+        })?;
+        let reading = view.guest.settings().guest.read_deadline;
+        let parts = self.parts(plan, request, deadline + reading).await?;
+        let parts: Vec<_> = parts
+            .into_iter()
+            .map(|part| (part.shard.0, part.reply))
+            .collect();
+        let (guest, request) = (Arc::clone(&view.guest), Arc::clone(request));
+        let parts = Arc::new(parts);
+        let call = move |deadline| {
+            let (guest, request, parts) =
+                (Arc::clone(&guest), Arc::clone(&request), Arc::clone(&parts));
+            async move {
+                let mut lease = guest.lease().await?;
+                lease.gather(&request, &parts, deadline).await
+            }
+        };
+        self.within_budget_or_apart(view, call).await
+    }
+
+    /// What each shard says, in their order.
+    async fn parts(
+        &self,
+        plan: &Plan,
+        request: &Arc<Request>,
+        deadline: Instant,
+    ) -> Result<Vec<Part>, Refused> {
+        let others = self.others.as_ref().ok_or(Refused::Starting)?;
+        let shards = || (0..plan.shards()).map(Ordinal);
+        if !plan.is_stable() {
+            let held = shards().map(|shard| in_time(shard, deadline, others.hold(shard)));
+            for held in join_all(held).await {
+                held.map_err(Refused::Away)?;
+            }
+        }
+        let parts = shards().map(|shard| {
+            let part: Boxed<'_, _> = if shard.0 == self.ordinal {
+                Box::pin(async move {
+                    let part = self.part(request).await;
+                    part.map_err(|refused| format!("shard {shard}: {refused}"))
+                })
+            } else {
+                others.part(shard, request)
+            };
+            in_time(shard, deadline, part)
+        });
+        let parts: Result<Vec<_>, _> = join_all(parts).await.into_iter().collect();
+        let parts = parts.map_err(Refused::Away)?;
+        let moved: BTreeMap<_, _> = parts
+            .iter()
+            .map(|part| (part.shard, part.moved.clone()))
+            .collect();
+        let of_plan = parts.iter().all(|part| part.moved.epoch == plan.epoch);
+        if of_plan && (plan.is_stable() || Moved::fit(&moved)) {
+            return Ok(parts);
+        }
+        Err(Refused::Away("partitions are moving".to_owned()))
+    }
+
+    /// This shard's part of the answer to a request to all.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn part(&self, request: &Arc<Request>) -> Result<Part, Refused> {
+        let view = self.lane.views().get().ok_or(Refused::Starting)?;
+        let place = view.place.as_ref().ok_or(Refused::Starting)?;
+        let moved = place.shard.moved(place.store).ok_or(Refused::Starting)?;
+        let call = |deadline| {
+            let (view, request) = (Arc::clone(&view), Arc::clone(request));
+            async move {
+                let mut lease = view.guest.lease().await?;
+                let data = ReadData::Shard(Arc::clone(&view.snapshot));
+                lease.read(&request, data, deadline).await
+            }
+        };
+        Ok(Part {
+            shard: Ordinal(self.ordinal),
+            moved,
+            reply: self.within_budget_or_apart(&view, call).await?,
+        })
+    }
+
+    /// Makes a call that has no effects: within the short budget, or else apart,
+    /// from the start, within a read's whole deadline.
+    async fn within_budget_or_apart<F>(
+        &self,
+        view: &View,
+        call: impl Fn(Duration) -> F,
+    ) -> Result<Reply, Refused>
+    where
+        F: Future<Output = Result<Reply, Failure>> + Send + 'static,
+    {
+        let settings = &view.guest.settings().guest;
+        match call(settings.read_budget).await {
+            Err(Failure::Deadline) => {
+                self.metrics.slow_read();
+                let deadline = settings.read_deadline;
+                Ok(self.apart.run(deadline, call(deadline)).await??)
+            }
+            done => Ok(done?),
+        }
+    }
+}
+
+/// What a shard says, if it does by then.
+async fn in_time<T>(
+    shard: Ordinal,
+    deadline: Instant,
+    asked: Boxed<'_, Result<T, String>>,
+) -> Result<T, String> {
+    let said = timeout_at(deadline, asked).await;
+    said.unwrap_or_else(|_| Err(format!("shard {shard} does not answer in time")))
+}
