@@ -350,3 +350,84 @@ fn a_shard_with_a_new_disk_is_heeded() {
         }
     }
 }
+
+/// The hostile guest's ConfigMap: each migration of it adds a `~` to each value.
+fn hostile(shards: u32, schema: u32) -> Files {
+    let toml = format!("[cluster]\nshards = {shards}");
+    let misbehave = format!("schema={schema}");
+    config(
+        &guest("hostile"),
+        &[("ostrakon.toml", &toml), ("misbehave", &misbehave)],
+    )
+}
+
+/// Sets values in so many partitions through a shard.
+fn fill(host: &Host, count: u64) {
+    let next = AtomicU64::new(0);
+    let set = |client: &mut Client, _, _| {
+        let number = next.fetch_add(1, Ordering::Relaxed);
+        if number < count {
+            let set = client.get(&format!("/set/{number}/value"));
+            assert_eq!(set.expect("an answer").status, 200);
+        }
+    };
+    under_load(host.address, 16, set, |_| {
+        host.wait_until("all values", |_| next.load(Ordering::Relaxed) >= count + 16);
+    });
+}
+
+/// Checks each of so many values through a shard.
+fn check_values(host: &Host, count: u64, expected: &str) {
+    let mut client = host.client();
+    for number in 0..count {
+        let got = client.get(&format!("/get/{number}")).expect("an answer");
+        assert_eq!(
+            (got.status, got.text()),
+            (200, expected),
+            "{number}: {got:?}"
+        );
+    }
+}
+
+#[test]
+fn what_arrives_of_an_older_schema_is_migrated_once() {
+    const COUNT: u64 = 3000;
+    let mut shards = shards(8, 2, &hostile(1, 1));
+    let hosts: Vec<Host> = shards.iter().map(Shard::start).collect();
+    wait_for_shards(&hosts[0], 1);
+    fill(&hosts[0], COUNT);
+    // The receiver has the new schema long before the source.
+    shards[1].config.publish(&hostile(1, 2)).expect("published");
+    hosts[1].wait_for_status("the schema", |status| status["generation"]["schema"] == 2);
+    shards[0].config.publish(&hostile(2, 1)).expect("published");
+    hosts[1].wait_for_status("partitions", |status| {
+        status["store"]["entries"].as_u64() > Some(0)
+    });
+    shards[0].config.publish(&hostile(2, 2)).expect("published");
+    hosts[0].wait_for_status("the schema", |status| status["generation"]["schema"] == 2);
+    for host in &hosts {
+        wait_for_shards(host, 2);
+        check_values(host, COUNT, "value~");
+    }
+}
+
+#[test]
+fn partitions_stay_until_their_receiver_has_their_schema() {
+    const COUNT: u64 = 500;
+    let mut shards = shards(9, 2, &hostile(1, 1));
+    let hosts: Vec<Host> = shards.iter().map(Shard::start).collect();
+    wait_for_shards(&hosts[0], 1);
+    fill(&hosts[0], COUNT);
+    shards[0].config.publish(&hostile(2, 2)).expect("published");
+    for host in &hosts {
+        host.wait_for_status("the change", |status| status["topology"]["stable"] == false);
+        check_values(host, COUNT, "value~");
+    }
+    assert_eq!(hosts[1].status()["store"]["entries"], 0, "none went there");
+    shards[1].config.publish(&hostile(2, 2)).expect("published");
+    for host in &hosts {
+        wait_for_shards(host, 2);
+        check_values(host, COUNT, "value~");
+    }
+    assert_ne!(hosts[1].status()["store"]["entries"], 0);
+}

@@ -285,6 +285,7 @@ impl App {
                 filter,
                 default_filter: options.log_filter.clone(),
             },
+            cluster: cluster.as_ref().map(|(cluster, _)| cluster.clone()),
         };
         let last_digest = last_good.as_ref().map(Files::digest);
         let controller = Controller::new(Arc::new(performer), config.observations(), last_good);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::task::spawn_blocking;
 
+use crate::cluster::Cluster;
 use crate::contract::Description;
 use crate::guest::{
     Cache, CheckError, CompileError, Compiled, Engine, Environment, Failure, Guest, Identity,
@@ -30,6 +31,8 @@ pub(super) struct Performer {
     pub(super) identity: Identity,
     pub(super) metrics: Arc<Metrics>,
     pub(super) live: LiveSettings,
+    /// None where the shard is alone.
+    pub(super) cluster: Option<Cluster>,
 }
 
 /// The parts of the live generation's settings that are in force outside the
@@ -102,8 +105,12 @@ impl swap::Performer for Performer {
         &self,
         candidate: &Candidate,
         (guest, compiled): (Arc<Guest>, Compiled),
-        _migrate_from: Option<u32>,
+        migrate_from: Option<u32>,
     ) -> Result<u64, Error> {
+        let _paused = match &self.cluster {
+            Some(cluster) if migrate_from.is_some() => Some(cluster.pause().await),
+            _ => None,
+        };
         // Before it is live: a start must find what the record names.
         let (kept, files) = (self.kept.clone(), candidate.source.clone());
         let keeping = spawn_blocking(move || kept.keep(&files)).await;

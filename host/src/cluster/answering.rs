@@ -8,7 +8,7 @@ use http::Response;
 use super::Cluster;
 use super::message::{Ask, ForwardedReply, Said};
 use crate::http::Refusal;
-use crate::lane::{Change, Changed};
+use crate::lane::{Change, ChangeError, Changed};
 use crate::peers::{Handler, Identity};
 use crate::service::{Answer, Service};
 use crate::topology::{Authority, Ordinal, Plan, Received};
@@ -70,7 +70,7 @@ impl Answering {
                 Ok(()) => Said::Done,
                 Err(why) => Said::Later(why),
             },
-            Ask::Schema => Said::Schema(self.cluster.0.lane.schema()),
+            Ask::Schema => Said::Schema(self.cluster.schema()),
             Ask::Plan => Said::Plan(self.cluster.plan()),
             Ask::Learn(plan) => match self.learn(plan).await {
                 Ok(()) => Said::Done,
@@ -96,6 +96,10 @@ impl Answering {
                         Said::Acknowledged(number)
                     }
                     Ok(other) => Said::Later(format!("the batch is not taken: {other:?}")),
+                    Err(error @ ChangeError::Unmigrated(..)) => {
+                        tracing::warn!(shard = peer.ordinal, %error, "partitions are not taken");
+                        Said::Later(error.to_string())
+                    }
                     Err(error) => Said::Later(error.to_string()),
                 }
             }

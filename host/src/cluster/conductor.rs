@@ -159,7 +159,7 @@ impl Conductor {
     /// guest is older could not read it. Asked before a partition is passed, so
     /// that it is answered for here until then.
     async fn receivers_have_the_schema(&mut self, place: &Place) -> bool {
-        let Some(schema) = self.cluster.0.lane.schema() else {
+        let Some(schema) = self.cluster.schema() else {
             return false;
         };
         if self.reached.is_some_and(|reached| reached >= schema) {

@@ -1,6 +1,7 @@
 //! Sending batches, keeping partitions for a moment, and handing them over
 //! before the end.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
@@ -12,6 +13,8 @@ use crate::topology::Ordinal;
 
 /// How long a listing waits for batches that are on their way.
 const SETTLE: Duration = Duration::from_millis(300);
+/// How long a migration waits for them.
+const PAUSE: Duration = Duration::from_secs(5);
 
 /// Why batches are not sent now.
 #[derive(Debug, thiserror::Error)]
@@ -31,7 +34,7 @@ impl Cluster {
             let Some(view) = self.0.lane.views().get() else {
                 return Ok(());
             };
-            let (Some(place), Some(schema)) = (&view.place, self.0.lane.schema()) else {
+            let Some(place) = &view.place else {
                 return Ok(());
             };
             let mut outboxes = place.shard.outboxes();
@@ -45,7 +48,7 @@ impl Cluster {
             let ask = Ask::Receive {
                 plan: plan.clone(),
                 batch: place.shard.envelope(to, range, place.store),
-                schema,
+                schema: view.guest.description().schema,
                 entries: place.contents(&view.snapshot, to, range).await?,
             };
             match self.ask(to, &ask).await? {
@@ -62,7 +65,8 @@ impl Cluster {
     /// Whether this shard may give partitions away now.
     pub(super) fn may_give(&self, place: &Place) -> bool {
         let is_stopping = *self.0.stopping.borrow() && !self.is_leaving(place);
-        !is_stopping && !self.holds().is_held(Instant::now())
+        let is_paused = self.0.pauses.load(Ordering::Relaxed) > 0;
+        !is_stopping && !is_paused && !self.holds().is_held(Instant::now())
     }
 
     /// Whether this shard is to have no partitions.
@@ -81,6 +85,19 @@ impl Cluster {
         let settled = self.until(|place| place.shard.outboxes().next().is_none());
         let settled = timeout_at(now + SETTLE, settled).await;
         settled.map_err(|_| "a shard does not take its partitions: ask again".to_owned())
+    }
+
+    /// Before the data's schema changes: no partition is on its way, so that none
+    /// waits for a receiver that has the older one; and none goes until what is
+    /// given is dropped. A receiver that is away is not waited for long.
+    pub async fn pause(&self) -> Pause {
+        self.0.pauses.fetch_add(1, Ordering::Relaxed);
+        let pause = Pause(self.clone());
+        let settled = self.until(|place| place.shard.outboxes().next().is_none());
+        if timeout_at(Instant::now() + PAUSE, settled).await.is_err() {
+            tracing::warn!("migrating with partitions on their way: they wait for their receivers");
+        }
+        pause
     }
 
     /// Before the end: a shard that is to have no partitions gives them all away,
@@ -110,7 +127,7 @@ impl Cluster {
     /// How many partitions there are here; none where that is not known.
     fn partitions_left(&self) -> Option<u64> {
         let view = self.0.lane.views().get()?;
-        view.snapshot.partition_count().ok()
+        view.snapshot.count_partitions().ok()
     }
 
     fn is_now(&self, is_so: impl Fn(&Place) -> bool) -> bool {
@@ -128,6 +145,17 @@ impl Cluster {
             }
             changed.await;
         }
+    }
+}
+
+/// Partitions stay while it is there.
+#[derive(Debug)]
+pub struct Pause(Cluster);
+
+impl Drop for Pause {
+    fn drop(&mut self) {
+        self.0.0.pauses.fetch_sub(1, Ordering::Relaxed);
+        self.0.0.news.notify_one();
     }
 }
 

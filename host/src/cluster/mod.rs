@@ -17,7 +17,7 @@ mod holds;
 mod message;
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -66,6 +66,8 @@ struct Inner {
     coordinator: Mutex<Coordinator>,
     /// A std mutex: held for a look.
     holds: Mutex<Holds>,
+    /// How many ask that no partitions go meanwhile.
+    pauses: AtomicUsize,
     /// This process is about to end.
     stopping: watch::Sender<bool>,
     /// Something happened that the conductor waits for.
@@ -121,6 +123,7 @@ impl Cluster {
             guests,
             coordinator: Mutex::default(),
             holds: Mutex::default(),
+            pauses: AtomicUsize::new(0),
             stopping: watch::Sender::default(),
             news: Notify::new(),
             stopped: watch::Sender::default(),
@@ -219,6 +222,12 @@ impl Cluster {
     fn plan(&self) -> Option<Plan> {
         let view = self.0.lane.views().get()?;
         view.place.as_ref()?.shard.plan().cloned()
+    }
+
+    /// The schema of the data; none before a generation is live.
+    fn schema(&self) -> Option<u32> {
+        let view = self.0.lane.views().get()?;
+        Some(view.guest.description().schema)
     }
 
     /// Takes a plan that somebody else has, if it is newer.

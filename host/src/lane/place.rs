@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::worker::Worker;
 use crate::guest::{Failure, Guest};
-use crate::store::{CommitError, Position, ReadError, Snapshot, Transfer};
+use crate::store::{CommitError, Position, ReadError, Snapshot, Transfer, begin_migration_of};
 use crate::topology::{Authority, Batch, Cursor, Incarnation, Ordinal, Passed, Plan, Range};
 use crate::topology::{Received, Shard, Stopped};
 
@@ -76,7 +76,7 @@ pub enum Changed {
     Superseded(Incarnation),
     /// What to do about a batch now.
     Received(Received),
-    /// A batch has to wait: its data is of another schema than this shard's.
+    /// A batch has to wait: its data is of a newer schema than this shard's.
     OtherSchema(Option<u32>),
     /// A step came as far as this.
     Stepped(Cursor),
@@ -91,6 +91,9 @@ pub enum ChangeError {
     /// It could not be stored.
     #[error(transparent)]
     NotStored(#[from] CommitError),
+    /// A batch is of an older schema, and its data could not be migrated.
+    #[error("a batch of schema {0} waits: {1}")]
+    Unmigrated(u32, String),
     /// The data could not be read.
     #[error(transparent)]
     Unread(#[from] ReadError),
@@ -284,10 +287,11 @@ impl Worker {
                 let stored = self.stored_schema();
                 let received = next.shard.receive(&batch);
                 if received == Received::Apply {
-                    if stored != Some(schema) {
-                        return Ok(Changed::OtherSchema(stored));
-                    }
-                    transfer.arrived = entries;
+                    transfer.arrived = match stored {
+                        Some(stored) if stored == schema => entries,
+                        Some(stored) if stored > schema => self.migrated(schema, entries)?,
+                        _ => return Ok(Changed::OtherSchema(stored)),
+                    };
                 }
                 Changed::Received(received)
             }
@@ -302,6 +306,27 @@ impl Worker {
         };
         self.keep(&place, next, transfer)?;
         Ok(changed)
+    }
+
+    /// What arrived of an older schema, as the live guest migrates it.
+    fn migrated(
+        &self,
+        from: u32,
+        entries: Vec<(Position, Vec<u8>)>,
+    ) -> Result<Vec<(Position, Vec<u8>)>, ChangeError> {
+        let guest = self.live_guest().ok_or(ChangeError::Unplaced)?;
+        let limits = (&guest.settings().store).into();
+        let migration = begin_migration_of(entries, limits)?;
+        let failed = |failure: &Failure| ChangeError::Unmigrated(from, failure.to_string());
+        let (migration, migrated) = self.block_on(async {
+            let mut lease = guest.lease().await.map_err(|failure| failed(&failure))?;
+            Ok::<_, ChangeError>(lease.migrate(from, migration).await)
+        })?;
+        match migrated {
+            Ok(Ok(())) => Ok(migration.into_entries()?),
+            Ok(Err(reason)) => Err(ChangeError::Unmigrated(from, reason)),
+            Err(failure) => Err(failed(&failure)),
+        }
     }
 
     /// Looks at the partitions after the cursor until there is enough for a

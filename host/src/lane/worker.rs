@@ -347,6 +347,10 @@ impl Worker {
         self.store.record().schema
     }
 
+    pub(super) fn live_guest(&self) -> Option<&Arc<Guest>> {
+        self.live.as_ref().map(|(_, guest)| guest)
+    }
+
     /// Calls guests from the lane's thread.
     pub(super) fn block_on<F: Future>(&self, future: F) -> F::Output {
         self.runtime.block_on(future)

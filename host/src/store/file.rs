@@ -402,7 +402,7 @@ fn read_meta(database: &Database) -> Result<(u32, Record), redb::Error> {
 }
 
 /// Makes the tables, so that a read never finds one missing.
-fn initialise(database: &Database) -> Result<(), redb::Error> {
+pub(super) fn initialise(database: &Database) -> Result<(), redb::Error> {
     let transaction = database.begin_write()?;
     transaction.open_table(ENTRIES)?;
     transaction.open_table(SIZES)?;
@@ -425,7 +425,7 @@ pub(super) fn begin(database: &Database) -> Result<WriteTransaction, CommitFailu
     Ok(transaction)
 }
 
-fn read(database: &Database, opening: u64) -> Result<Snapshot, ReadError> {
+pub(super) fn read(database: &Database, opening: u64) -> Result<Snapshot, ReadError> {
     let transaction = database.begin_read().map_err(|error| match error {
         redb::TransactionError::Storage(error) => error,
         other => StorageError::Corrupted(other.to_string()),

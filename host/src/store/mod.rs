@@ -17,6 +17,7 @@ mod failure;
 mod file;
 mod group;
 mod migration;
+mod scratch;
 mod snapshot;
 mod transfer;
 
@@ -28,6 +29,7 @@ pub use failure::{CommitError, OpenError};
 pub use file::{MakeDisk, Options, Record, Store};
 pub use group::{Group, Limits, Transaction, WriteError};
 pub use migration::Migration;
+pub use scratch::begin_migration_of;
 pub use snapshot::{Entry, Page, PartitionPage, Position, ReadError, Snapshot};
 pub use transfer::Transfer;
 

@@ -61,12 +61,21 @@ impl Snapshot {
         Ok(self.entries.len()?)
     }
 
-    /// How many partitions there are.
+    /// Counts the partitions, by going through all of them.
     ///
     /// # Errors
     /// When the disk fails.
-    pub fn partition_count(&self) -> Result<u64, ReadError> {
-        Ok(self.sizes.len()?)
+    pub fn count_partitions(&self) -> Result<u64, ReadError> {
+        let mut count = 0;
+        let mut start = None::<Vec<u8>>;
+        loop {
+            let page = self.partitions(start.as_deref(), None, usize::MAX)?;
+            count += page.entries.len() as u64;
+            start = page.entries.last().map(|last| successor(last));
+            if !page.more {
+                return Ok(count);
+            }
+        }
     }
 
     /// The value of a key in a partition.

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use redb::WriteTransaction;
 
-use super::failure::{CommitError, CommitFailure};
+use super::failure::CommitError;
 use super::file::{Store, begin, write_record};
 use super::group::Size;
 use super::migration::{record_size, storage};
-use super::snapshot::{Position, Snapshot, successor};
+use super::snapshot::{Position, ReadError, Snapshot, successor};
 use super::{ENTRIES, SIZES};
 
 /// What comes and what goes, in one transaction with what is stored of the
@@ -42,7 +42,7 @@ impl Store {
     }
 }
 
-fn write(transaction: &WriteTransaction, transfer: &Transfer) -> Result<(), CommitFailure> {
+pub(super) fn write(transaction: &WriteTransaction, transfer: &Transfer) -> Result<(), ReadError> {
     let mut entries = transaction.open_table(ENTRIES).map_err(storage)?;
     let mut sizes = transaction.open_table(SIZES).map_err(storage)?;
     let of_partition = |(one, _): &(Position, _), (other, _): &(Position, _)| one.0 == other.0;
