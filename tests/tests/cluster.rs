@@ -243,38 +243,6 @@ fn a_leaving_shard_hands_over_before_it_ends() {
     assert!(listed.text() == serde_json::to_string(&polls).expect("JSON"));
 }
 
-#[test]
-fn what_a_leaving_shard_cannot_hand_over_comes_back_with_it() {
-    let toml = |count| format!("[cluster]\nshards = {count}\n[drain]\ndeadline = \"200ms\"");
-    let mut shards = shards(5, 2, &votes(&toml(2)));
-    let mut hosts: Vec<Host> = shards.iter().map(Shard::start).collect();
-    let leaving = hosts.pop().expect("the second");
-    wait_for_shards(&hosts[0], 2);
-    wait_for_shards(&leaving, 2);
-    let polls = make_polls(&hosts[0], 500);
-    let receiver = hosts.pop().expect("the first");
-    receiver.signal("STOP");
-    publish(&mut shards, &votes(&toml(1)));
-    // It takes nothing now, but it plans when it goes on.
-    leaving.wait_for_status("the settings", |status| {
-        status["generation"]["generation"] == 2
-    });
-    receiver.signal("CONT");
-    leaving.wait_for_status("the change", |status| status["topology"]["stable"] == false);
-    receiver.signal("STOP");
-    leaving.signal("TERM");
-    let (status, log) = leaving.wait();
-    receiver.signal("CONT");
-    if status.code() == Some(1) {
-        assert!(log.contains("not all partitions are handed over"), "{log}");
-    }
-    let back = shards[1].start();
-    wait_for_shards(&back, 1);
-    wait_for_shards(&receiver, 1);
-    let listed = receiver.client().get("/polls").expect("an answer");
-    assert!(listed.text() == serde_json::to_string(&polls).expect("JSON"));
-}
-
 fn incarnation(host: &Host) -> u64 {
     let status = host.wait_for_status("the topology", |status| status["topology"].is_object());
     status["topology"]["incarnation"]
@@ -430,4 +398,45 @@ fn partitions_stay_until_their_receiver_has_their_schema() {
         check_values(host, COUNT, "value~");
     }
     assert_ne!(hosts[1].status()["store"]["entries"], 0);
+}
+
+#[test]
+fn what_a_leaving_shard_cannot_hand_over_comes_back_with_it() {
+    const COUNT: u64 = 500;
+    let brief = |mut files: Files| {
+        let toml = files.get_mut("ostrakon.toml").expect("settings");
+        toml.extend_from_slice(b"\n[drain]\ndeadline = \"200ms\"");
+        files
+    };
+    let mut shards = shards(5, 2, &brief(hostile(2, 1)));
+    let mut hosts: Vec<Host> = shards.iter().map(Shard::start).collect();
+    let leaving = hosts.pop().expect("the second");
+    let receiver = hosts.pop().expect("the first");
+    wait_for_shards(&receiver, 2);
+    wait_for_shards(&leaving, 2);
+    fill(&receiver, COUNT);
+    // The receiver cannot take what has a newer schema than it.
+    let newer = brief(hostile(2, 2));
+    shards[1].config.publish(&newer).expect("published");
+    leaving.wait_for_status("the schema", |status| status["generation"]["schema"] == 2);
+    let fewer = brief(hostile(1, 1));
+    shards[0].config.publish(&fewer).expect("published");
+    leaving.wait_for_status("the change", |status| status["topology"]["stable"] == false);
+    let entries = leaving.status()["store"]["entries"].clone();
+    leaving.signal("TERM");
+    let (status, log) = leaving.wait();
+    assert_eq!(status.code(), Some(1), "{log}");
+    let told = format!("\"partitions\":{entries}");
+    let not_all = "not all partitions are handed over";
+    let told = log
+        .lines()
+        .find(|line| line.contains(not_all) && line.contains(&told));
+    assert!(told.is_some(), "{log}");
+    let both = brief(hostile(1, 2));
+    publish(&mut shards, &both);
+    let back = shards[1].start();
+    wait_for_shards(&back, 1);
+    wait_for_shards(&receiver, 1);
+    check_values(&receiver, COUNT, "value~");
+    assert_eq!(back.status()["store"]["entries"], 0);
 }

@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
@@ -10,7 +11,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 /// How long an answer may take before it is taken for lost.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -105,6 +106,31 @@ impl Target {
         Ok(answered as f64 / began.elapsed().as_secs_f64())
     }
 
+    /// How long each request waits for its answer, in milliseconds, where clients
+    /// on so many connections pause between two: nine loads, then a save, until
+    /// `ended`.
+    pub(crate) fn waits(
+        self,
+        connections: usize,
+        pause: Duration,
+        ended: &Arc<AtomicBool>,
+    ) -> anyhow::Result<Vec<f64>> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        runtime.block_on(async {
+            let mut clients = JoinSet::new();
+            for connection in 0..connections {
+                clients.spawn(waiting_client(self, connection, pause, Arc::clone(ended)));
+            }
+            let mut waits = Vec::new();
+            while let Some(client) = clients.join_next().await {
+                waits.extend(client.context("a client panicked")??);
+            }
+            Ok(waits)
+        })
+    }
+
     /// Opens connections, sends each one's requests, and counts the answers.
     fn run<I: Iterator<Item = Bytes> + Send + 'static>(
         self,
@@ -149,6 +175,41 @@ async fn client(target: Target, requests: impl Iterator<Item = Bytes>) -> anyhow
         }
     }
     Ok(answered)
+}
+
+/// Measures each request's wait.
+async fn waiting_client(
+    target: Target,
+    connection: usize,
+    pause: Duration,
+    ended: Arc<AtomicBool>,
+) -> anyhow::Result<Vec<f64>> {
+    let mut stream = connect(target.address).await?;
+    let mut answer = Vec::with_capacity(4096);
+    let mut waits = Vec::new();
+    for number in (connection * 37..).step_by(7) {
+        if ended.load(Ordering::Relaxed) {
+            break;
+        }
+        let action = if number.is_multiple_of(10) {
+            Action::Save
+        } else {
+            Action::Load
+        };
+        let began = Instant::now();
+        stream
+            .write_all(&target.request(action, number % KEYS))
+            .await?;
+        answer.clear();
+        while !is_whole(target.protocol, &answer)? {
+            let read = timeout(PATIENCE, stream.read_buf(&mut answer)).await;
+            let read = read.context("the server does not answer")??;
+            ensure!(read > 0, "the server closed the connection");
+        }
+        waits.push(began.elapsed().as_secs_f64() * 1000.0);
+        sleep(pause).await;
+    }
+    Ok(waits)
 }
 
 async fn connect(address: SocketAddr) -> anyhow::Result<TcpStream> {

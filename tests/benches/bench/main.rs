@@ -14,6 +14,7 @@ mod load;
 mod memory;
 mod peers;
 mod plan;
+mod shards;
 mod start;
 mod swap;
 
@@ -52,6 +53,7 @@ const PARTS: &[(&str, Measure)] = &[
     ("swaps", swap::run),
     ("starts", start::run),
     ("memory", memory::run),
+    ("shards", shards::run),
     ("peers", peers::run),
 ];
 

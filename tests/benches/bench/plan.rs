@@ -18,6 +18,8 @@ pub(crate) struct Plan {
     pub(crate) starts: usize,
     /// Keys in the store that is started on.
     pub(crate) keys: usize,
+    /// Keys in shards that are made more and fewer.
+    pub(crate) moved_keys: &'static [usize],
 }
 
 impl Plan {
@@ -31,6 +33,7 @@ impl Plan {
             memory_swaps: 10,
             starts: 1,
             keys: 20_000,
+            moved_keys: &[10_000],
         }
     }
 
@@ -44,6 +47,7 @@ impl Plan {
             memory_swaps: 100,
             starts: 5,
             keys: 1_000_000,
+            moved_keys: &[100_000, 1_000_000],
         }
     }
 }

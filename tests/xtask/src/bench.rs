@@ -17,7 +17,7 @@ pub(crate) struct Options {
     /// Compare with the course's server and with Redis, too, where installed.
     #[arg(long)]
     peers: bool,
-    /// Measure these alone: loads, swaps, starts, memory, peers.
+    /// Measure these alone: loads, swaps, starts, memory, shards, peers.
     #[arg(long, value_name = "PARTS", value_delimiter = ',')]
     only: Vec<Part>,
 }
@@ -28,6 +28,7 @@ enum Part {
     Swaps,
     Starts,
     Memory,
+    Shards,
     Peers,
 }
 
@@ -38,6 +39,7 @@ impl Part {
             Self::Swaps => "--swaps",
             Self::Starts => "--starts",
             Self::Memory => "--memory",
+            Self::Shards => "--shards",
             Self::Peers => "--peers",
         }
     }
