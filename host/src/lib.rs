@@ -13,6 +13,7 @@ pub mod metrics;
 pub mod telemetry;
 pub mod volume;
 pub mod secrets;
+pub mod tls;
 pub mod store;
 pub mod guest;
 pub mod lane;

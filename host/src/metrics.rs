@@ -52,6 +52,10 @@ pub struct Metrics {
     connections_refused: Labelled<Listener, Counter>,
     secrets_reloads: Counter,
     secrets_errors: Counter,
+    peer_credentials: Counter,
+    peer_credentials_refusals: Counter,
+    peer_handshake_failures: Counter,
+    certificate_expiry: Family<[(&'static str, &'static str); 1], Gauge<f64, AtomicU64>>,
 }
 
 impl Metrics {
@@ -82,6 +86,10 @@ impl Metrics {
             connections_refused: Labelled::new(Counter::default),
             secrets_reloads: Counter::default(),
             secrets_errors: Counter::default(),
+            peer_credentials: Counter::default(),
+            peer_credentials_refusals: Counter::default(),
+            peer_handshake_failures: Counter::default(),
+            certificate_expiry: Family::default(),
         };
         metrics.registered(version)
     }
@@ -211,6 +219,39 @@ impl Metrics {
         to.register("secrets_reload_errors", help, self.secrets_errors.clone());
 
         self.registry = to;
+        self.registered_among_peers()
+    }
+
+    /// The same for what is between shards.
+    fn registered_among_peers(mut self) -> Self {
+        let mut to = std::mem::take(&mut self.registry);
+        let help = "Times peer tokens and certificates were taken from the Secret anew";
+        to.register(
+            "peer_credentials_reloads",
+            help,
+            self.peer_credentials.clone(),
+        );
+        let help = "Times those in the Secret were refused, and the old ones kept";
+        to.register(
+            "peer_credentials_refusals",
+            help,
+            self.peer_credentials_refusals.clone(),
+        );
+        let help = "Connections to the peer port whose other side was not admitted";
+        to.register(
+            "peer_handshake_failures",
+            help,
+            self.peer_handshake_failures.clone(),
+        );
+        let help = "When the certificate in force expires, in Unix time";
+        to.register_with_unit(
+            "certificate_expiry_timestamp",
+            help,
+            Unit::Seconds,
+            self.certificate_expiry.clone(),
+        );
+
+        self.registry = to;
         self
     }
 
@@ -334,6 +375,34 @@ impl Metrics {
     /// The Secret volume was read anew.
     pub fn secrets_reloaded(&self) {
         self.secrets_reloads.inc();
+    }
+
+    /// Peer credentials were taken from the Secret anew.
+    pub fn peer_credentials_taken(&self) {
+        self.peer_credentials.inc();
+    }
+
+    /// Those in the Secret were refused.
+    pub fn peer_credentials_refused(&self) {
+        self.peer_credentials_refusals.inc();
+    }
+
+    /// The other side of a connection to the peer port was not admitted.
+    pub fn peer_handshake_failed(&self) {
+        self.peer_handshake_failures.inc();
+    }
+
+    /// The peer port's certificate expires at this Unix time; not shown where there is none.
+    pub fn peer_certificate_expires(&self, at: Option<f64>) {
+        let labels = [(Listener::NAME, "peers")];
+        match at {
+            Some(at) => {
+                self.certificate_expiry.get_or_create(&labels).set(at);
+            }
+            None => {
+                self.certificate_expiry.remove(&labels);
+            }
+        }
     }
 
     /// The Secret volume could not be read.

@@ -8,16 +8,18 @@ use bytes::Bytes;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
+use crate::metrics::Metrics;
 use crate::volume::{Observation, ReadError};
 
 /// The names that the host uses itself and no guest can see.
-const HOST_NAMES: [&str; 8] = [
+const HOST_NAMES: [&str; 9] = [
     "tls.crt",
     "tls.key",
     "ca.crt",
     "client-ca.crt",
     "client-token",
     "client-tokens",
+    "peer-auth",
     "peer-ca.crt",
     "peer-token",
 ];
@@ -27,6 +29,7 @@ const HOST_NAMES: [&str; 8] = [
 pub struct Secrets {
     // Read in each guest call that asks for a secret, replaced rarely.
     current: Arc<ArcSwap<Current>>,
+    changed: Arc<watch::Sender<()>>,
 }
 
 #[derive(Default)]
@@ -58,10 +61,18 @@ impl Secrets {
 
     /// Takes what the volume shows, until its watcher ends: the one task that
     /// replaces values. Dropping it leaves them as they are.
-    pub async fn follow(self, mut observations: watch::Receiver<Observation>) {
+    pub async fn follow(
+        self,
+        mut observations: watch::Receiver<Observation>,
+        metrics: Arc<Metrics>,
+    ) {
         observations.mark_changed();
         while observations.changed().await.is_ok() {
             let observation = observations.borrow_and_update().clone();
+            match &observation {
+                Ok(_) => metrics.secrets_reloaded(),
+                Err(_) => metrics.secrets_failed(),
+            }
             self.take(observation);
         }
     }
@@ -69,6 +80,17 @@ impl Secrets {
     /// A secret of any name, for the host.
     pub fn get(&self, name: &str) -> Option<Secret> {
         self.current.load().values.get(name).cloned().map(Secret)
+    }
+
+    /// Secrets of one moment, for the host.
+    pub fn get_together<const N: usize>(&self, names: [&str; N]) -> [Option<Secret>; N] {
+        let current = self.current.load();
+        names.map(|name| current.values.get(name).cloned().map(Secret))
+    }
+
+    /// Tells that the values may be others than before.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
     }
 
     /// A secret as a guest may see it: none of the host's own.
@@ -106,6 +128,7 @@ impl Secrets {
             }
         };
         self.current.store(Arc::new(current));
+        self.changed.send_replace(());
     }
 }
 
@@ -151,7 +174,14 @@ mod tests {
         let old = secrets.get("key");
         let _ = volume.send_replace(Ok(observed(&[("key", "2")])));
         drop(volume);
-        secrets.clone().follow(observations).await;
+        let metrics = Arc::new(Metrics::new("0"));
+        let follow = secrets.clone().follow(observations, Arc::clone(&metrics));
+        follow.await;
+        let shown = metrics.render();
+        assert!(
+            shown.contains("ostrakon_secrets_reloads_total 1\n"),
+            "{shown}"
+        );
         assert_eq!(value(secrets.get("key")).unwrap(), b"2");
         assert!(secrets.get("gone").is_none());
         assert_eq!(value(old).unwrap(), b"1");

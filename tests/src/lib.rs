@@ -1,5 +1,6 @@
 //! What the tests and the project's own commands share.
 
+pub mod certificates;
 pub mod client;
 pub mod host;
 pub mod linearizable;

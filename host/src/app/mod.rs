@@ -1,5 +1,6 @@
 //! One shard: wired, run and ended.
 
+mod credentials;
 mod options;
 mod performer;
 mod public;
@@ -16,6 +17,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::runtime;
 use tokio::sync::{oneshot, watch};
 
+pub use credentials::CredentialsError;
 pub use options::Options;
 
 use crate::admin::{self, Admin};
@@ -26,7 +28,7 @@ use crate::guest::{Cache, Engine, EngineError, Identity};
 use crate::http::Server;
 use crate::lane::{Change, ChangeError, Changed, Lane, Live};
 use crate::metrics::{Listener, Metrics};
-use crate::peers::{self, Token, TokenError, Tokens};
+use crate::peers;
 use crate::readiness::Readiness;
 use crate::secrets::Secrets;
 use crate::service::{Others, Service};
@@ -36,6 +38,7 @@ use crate::swap::{Controller, Kept, Refused, Status, Step};
 use crate::telemetry::Filter;
 use crate::topology::{Incarnation, Ordinal};
 use crate::volume::{self, Files, StartError, Watcher};
+use credentials::PeerCredentials;
 use performer::{LiveSettings, Performer};
 use public::Public;
 use status::{Parts, Shard};
@@ -88,14 +91,9 @@ pub enum Error {
         /// Why.
         reason: String,
     },
-    /// Peers from elsewhere could not be told from others.
-    #[error(
-        "the peer port {0} can be reached from elsewhere: put a secret `peer-token` into the Secret, or listen on a loopback address"
-    )]
-    NoPeerToken(SocketAddr),
-    /// The token is none.
-    #[error("the secret `peer-token` cannot be used")]
-    PeerToken(#[from] TokenError),
+    /// What the Secret has for the peer port cannot be used.
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
     /// The shard's place among others cannot be taken.
     #[error("the shard's place among others cannot be stored")]
     Place(#[from] ChangeError),
@@ -165,6 +163,7 @@ async fn run(options: &Options, filter: Option<Filter>) -> Result<(), Error> {
 /// | the drain | once, or with the runtime | none |
 /// | the part among others | by `shutdown` | none: see `cluster` |
 /// | following the secrets | with their watcher | none |
+/// | following the peers' credentials | with the runtime | what it refuses it shows |
 struct App {
     drain: Drain,
     shutdown: watch::Sender<bool>,
@@ -238,7 +237,7 @@ impl App {
                 let observations = watcher.observations();
                 let first = observations.borrow().clone();
                 let secrets = Secrets::new(first);
-                tokio::spawn(secrets.clone().follow(observations));
+                tokio::spawn(secrets.clone().follow(observations, Arc::clone(&metrics)));
                 (secrets, Some(watcher))
             }
         };
@@ -250,7 +249,7 @@ impl App {
         let limits = Arc::new(ArcSwap::from_pointee(performer::limits(&settings)));
         let settings = Arc::new(ArcSwap::new(settings));
         let engine = Engine::new()?;
-        let cluster = match &options.cluster {
+        let (cluster, credentials) = match &options.cluster {
             None => None,
             Some(cluster) => {
                 let guests = Guests {
@@ -263,10 +262,13 @@ impl App {
                         shards: 1,
                     },
                 };
-                let tokens = peer_tokens(&secrets, cluster.listen)?;
-                Some(among_others(options.ordinal, cluster, &lane, guests, tokens).await?)
+                let credentials = PeerCredentials::start(&secrets, cluster.listen, &metrics)?;
+                let part =
+                    among_others(options.ordinal, cluster, &lane, guests, &credentials).await?;
+                Some((part, credentials))
             }
-        };
+        }
+        .unzip();
         let performer = Performer {
             engine,
             cache,
@@ -294,6 +296,7 @@ impl App {
             lane: lane.clone(),
             swap: swap.clone(),
             secrets,
+            credentials,
         };
         shard.parts.store(Some(Arc::new(parts)));
         readiness.set_started();
@@ -404,34 +407,13 @@ impl App {
     }
 }
 
-/// The tokens that peers prove to each other: the lines of the secret
-/// `peer-token`. Without one, peers are on this machine only.
-fn peer_tokens(secrets: &Secrets, listen: SocketAddr) -> Result<Tokens, Error> {
-    let Some(secret) = secrets.get("peer-token") else {
-        if listen.ip().is_loopback() {
-            return Ok(Tokens::none());
-        }
-        return Err(Error::NoPeerToken(listen));
-    };
-    let lines = secret.reveal().split(|byte| *byte == b'\n');
-    let lines = lines
-        .map(<[u8]>::trim_ascii)
-        .filter(|line| !line.is_empty());
-    let tokens = lines.map(|line| Token::new(line.to_vec()));
-    let tokens: Vec<_> = tokens.collect::<Result<_, _>>()?;
-    if tokens.is_empty() {
-        return Err(Error::NoPeerToken(listen));
-    }
-    Ok(Tokens::new(tokens))
-}
-
 /// Takes the shard's place among others, and binds its peer port.
 async fn among_others(
     ordinal: u32,
     options: &cluster::Options,
     lane: &Lane,
     guests: Guests,
-    tokens: Tokens,
+    credentials: &PeerCredentials,
 ) -> Result<(Cluster, tokio::net::TcpListener), Error> {
     let address = options.listen;
     let bound = tokio::net::TcpListener::bind(address).await;
@@ -445,7 +427,7 @@ async fn among_others(
         incarnation,
         store,
     };
-    let endpoint = peers::Endpoint::new(identity, tokens);
+    let endpoint = peers::Endpoint::new(identity, credentials.subscribe());
     let cluster = Cluster::new(options, endpoint, lane.clone(), guests);
     Ok((cluster, listener))
 }

@@ -9,6 +9,7 @@ use arc_swap::ArcSwapOption;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+use super::credentials::PeerCredentials;
 use crate::admin::Subject;
 use crate::lane::{Lane, Place};
 use crate::metrics::Metrics;
@@ -30,6 +31,7 @@ pub(super) struct Parts {
     pub(super) lane: Lane,
     pub(super) swap: watch::Receiver<Status>,
     pub(super) secrets: Secrets,
+    pub(super) credentials: Option<PeerCredentials>,
 }
 
 impl Shard {
@@ -74,6 +76,7 @@ impl Subject for Shard {
             status["topology"] = json!(view.and_then(|view| topology(view.place.as_ref()?)));
             let problem = parts.secrets.problem().map(|problem| problem.to_string());
             status["secrets"] = json!({ "problem": problem });
+            status["peers"] = json!(parts.credentials.as_ref().map(PeerCredentials::status));
         }
         status
     }
@@ -101,7 +104,7 @@ fn topology(place: &Place) -> Option<Value> {
     }))
 }
 
-fn unix_seconds(time: SystemTime) -> f64 {
+pub(super) fn unix_seconds(time: SystemTime) -> f64 {
     time.duration_since(UNIX_EPOCH)
         .unwrap_or_default()
         .as_secs_f64()

@@ -49,7 +49,7 @@ pub(super) struct Arguments {
     /// Where the peers are, `{}` standing for the ordinal, `{1}` for the same counted from 1; this makes the shard one of several.
     #[arg(long, env = "OSTRAKON_PEERS", value_name = "HOST:PORT")]
     peers: Option<PerShard>,
-    /// The address for peers, where there are any; without TLS or a token, a loopback one.
+    /// The address for peers, where there are any; without a certificate or token, a loopback one.
     #[arg(
         long,
         env = "OSTRAKON_PEER_LISTEN",
@@ -134,10 +134,7 @@ fn exit_of(error: &app::Error) -> Exit {
     use app::Error;
 
     match error {
-        Error::Configuration { .. }
-        | Error::NoSecrets(_)
-        | Error::NoPeerToken(_)
-        | Error::PeerToken(_) => Exit::Usage,
+        Error::Configuration { .. } | Error::NoSecrets(_) | Error::Credentials(_) => Exit::Usage,
         Error::Bind { .. } => Exit::Unavailable,
         Error::Store(OpenError::InUse(_)) => Exit::InUse,
         Error::Store(_) | Error::Data { .. } | Error::Volume(_) | Error::Place(_) => Exit::Io,

@@ -28,7 +28,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
 use crate::lane::{Change, ChangeError, Changed, Lane};
-use crate::peers::{Endpoint, Identity, Pool, RequestError, serve};
+use crate::peers::{Endpoint, Identity, Pool, RequestError, ServeError, serve};
 use crate::per_shard::PerShard;
 use crate::service::Service;
 use crate::topology::{Coordinator, Incarnation, Ordinal, Plan, Stopped};
@@ -157,9 +157,13 @@ impl Cluster {
                     Ok((stream, peer)) => {
                         let endpoint = Arc::clone(&self.0.line.load().endpoint);
                         let (handler, shutdown) = (Arc::clone(&handler), shutdown.clone());
+                        let metrics = Arc::clone(&self.0.guests.metrics);
                         tasks.spawn(async move {
                             let _ = stream.set_nodelay(true);
                             if let Err(error) = serve(stream, &endpoint, handler, shutdown).await {
+                                if matches!(error, ServeError::Handshake(_)) {
+                                    metrics.peer_handshake_failed();
+                                }
                                 tracing::debug!(%peer, %error, "a peer's connection ended");
                             }
                         });

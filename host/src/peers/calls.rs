@@ -1,37 +1,34 @@
 //! The requests of a connection that have no answer yet.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::beats::Beats;
-use super::cause::Cause;
+use super::cause::{Cause, RequestError};
 use super::frame::Frame;
-use super::lock::lock;
-use super::request_error::RequestError;
 use super::room::{Place, Room};
 use super::settings::Settings;
-use super::writer::{Source, Step};
+use super::writer::{Outgoing, Queue};
 
 /// The requests of a connection that have no answer yet.
 pub(super) struct Calls {
-    state: Mutex<State>,
-    more: Notify,
+    outgoing: Outgoing<Waiting>,
     room: Room,
     most_body: usize,
 }
 
-struct State {
+/// What waits to be written, and for answers.
+#[derive(Default)]
+pub(super) struct Waiting {
     /// Why no request is taken any more, if so.
     shut: Option<Cause>,
-    next: u64,
+    /// The number of the last request.
+    last: u64,
     queue: VecDeque<u64>,
     calls: HashMap<u64, Call>,
-    beats: Beats,
     ack: bool,
-    finish: bool,
 }
 
 struct Call {
@@ -53,16 +50,7 @@ struct Ticket<'a> {
 impl Calls {
     pub(super) fn new(settings: &Settings) -> Arc<Self> {
         Arc::new(Self {
-            state: Mutex::new(State {
-                shut: None,
-                next: 1,
-                queue: VecDeque::new(),
-                calls: HashMap::new(),
-                beats: Beats::default(),
-                ack: false,
-                finish: false,
-            }),
-            more: Notify::new(),
+            outgoing: Outgoing::default(),
             room: Room::new(settings),
             most_body: Frame::most_body(settings.max_frame),
         })
@@ -85,13 +73,13 @@ impl Calls {
 
     fn enter(&self, body: Bytes, place: Option<Place>) -> Result<Ticket<'_>, RequestError> {
         let (sender, answer) = oneshot::channel();
-        let mut state = lock(&self.state);
+        let mut state = self.outgoing.queue();
         let (None, Some(place)) = (&state.shut, place) else {
             let cause = state.shut.clone().unwrap_or(Cause::Closed);
             return Err(RequestError::NotSent(cause));
         };
-        let id = state.next;
-        state.next += 1;
+        state.last += 1;
+        let id = state.last;
         state.queue.push_back(id);
         let call = Call {
             body: Some(body),
@@ -100,7 +88,7 @@ impl Calls {
         };
         state.calls.insert(id, call);
         drop(state);
-        self.more.notify_one();
+        self.outgoing.tell();
         Ok(Ticket {
             calls: self,
             id,
@@ -110,12 +98,12 @@ impl Calls {
 
     /// Whether a new request would be taken.
     pub(super) fn is_open(&self) -> bool {
-        lock(&self.state).shut.is_none()
+        self.outgoing.queue().shut.is_none()
     }
 
     /// Why no request is taken any more, if so.
     pub(super) fn shut_by(&self) -> Option<Cause> {
-        lock(&self.state).shut.clone()
+        self.outgoing.queue().shut.clone()
     }
 
     /// Gives the outcome of a request that was sent.
@@ -124,7 +112,7 @@ impl Calls {
         id: u64,
         outcome: Result<Bytes, RequestError>,
     ) -> Result<(), Cause> {
-        let mut state = lock(&self.state);
+        let mut state = self.outgoing.queue();
         if state.calls.get(&id).is_none_or(|call| call.body.is_some()) {
             return Err(Cause::Malformed("an answer to what was not asked"));
         }
@@ -145,7 +133,7 @@ impl Calls {
     /// Shuts, and confirms so after what is already written.
     pub(super) fn go_away(&self) {
         self.turn_away(&Cause::GoingAway, true, |call| call.body.is_some());
-        self.more.notify_one();
+        self.outgoing.tell();
     }
 
     /// Ends all requests, for the connection is gone.
@@ -154,7 +142,7 @@ impl Calls {
     }
 
     fn turn_away(&self, cause: &Cause, ack: bool, which: impl Fn(&Call) -> bool) {
-        let mut state = lock(&self.state);
+        let mut state = self.outgoing.queue();
         state.shut.get_or_insert_with(|| cause.clone());
         state.ack |= ack;
         state.queue.clear();
@@ -174,52 +162,27 @@ impl Calls {
         }
     }
 
-    /// Has the writer close once all is written.
-    pub(super) fn finish(&self) {
-        lock(&self.state).finish = true;
-        self.more.notify_one();
-    }
-
-    pub(super) fn ping(&self, number: u64) {
-        lock(&self.state).beats.ping(number);
-        self.more.notify_one();
-    }
-
-    pub(super) fn pong(&self, number: u64) {
-        lock(&self.state).beats.pong(number);
-        self.more.notify_one();
+    /// What there is to write.
+    pub(super) fn outgoing(&self) -> &Outgoing<Waiting> {
+        &self.outgoing
     }
 }
 
-impl Source for Calls {
-    fn step(&self) -> Step {
-        let mut state = lock(&self.state);
-        if let Some(beat) = state.beats.take() {
-            return Step::Write(beat, None);
-        }
-        while let Some(id) = state.queue.pop_front() {
+impl Queue for Waiting {
+    fn next(&mut self) -> Option<(Frame, Option<OwnedSemaphorePermit>)> {
+        while let Some(id) = self.queue.pop_front() {
             // One that was given up in the queue is not there any more.
-            if let Some(body) = state.calls.get_mut(&id).and_then(|call| call.body.take()) {
-                return Step::Write(Frame::Request { id, body }, None);
+            if let Some(body) = self.calls.get_mut(&id).and_then(|call| call.body.take()) {
+                return Some((Frame::Request { id, body }, None));
             }
         }
-        if std::mem::take(&mut state.ack) {
-            return Step::Write(Frame::GoAwayAck, None);
-        }
-        if state.finish {
-            return Step::Finish;
-        }
-        Step::Wait
-    }
-
-    fn more(&self) -> &Notify {
-        &self.more
+        std::mem::take(&mut self.ack).then_some((Frame::GoAwayAck, None))
     }
 }
 
 impl Drop for Ticket<'_> {
     fn drop(&mut self) {
-        let mut state = lock(&self.calls.state);
+        let mut state = self.calls.outgoing.queue();
         if state
             .calls
             .get(&self.id)

@@ -44,6 +44,11 @@ pub enum Cause {
     /// The other side did not confirm in time that we go away.
     #[error("the other side did not confirm within {0:?} that we go away; check that it is alive")]
     NoAck(Duration),
+    /// What the other side has shown was taken away, or has expired.
+    #[error(
+        "the token or certificate that this connection was made with holds no longer; connect again with those of now"
+    )]
+    Revoked,
     /// The stream failed.
     #[error("the stream failed; connect again: {0}")]
     Io(String),
@@ -62,7 +67,7 @@ impl Cause {
     /// The reason to tell the other side, if it would be of use to it.
     pub(super) fn told(&self) -> Option<String> {
         match self {
-            Self::FrameTooLarge { .. } | Self::Malformed(_) | Self::NoAck(_) => {
+            Self::FrameTooLarge { .. } | Self::Malformed(_) | Self::NoAck(_) | Self::Revoked => {
                 Some(self.to_string())
             }
             _ => None,
@@ -73,5 +78,25 @@ impl Cause {
 impl From<std::io::Error> for Cause {
     fn from(error: std::io::Error) -> Self {
         Self::Io(error.to_string())
+    }
+}
+
+/// The reason why a request has no answer, with what that says of its effect.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// The request certainly had no effect.
+    #[error("the request was not sent and may be sent again: {0}")]
+    NotSent(Cause),
+    /// The request may have had its effect.
+    #[error(
+        "the request may or may not have been carried out; find out before sending it again: {0}"
+    )]
+    Unknown(Cause),
+}
+
+impl RequestError {
+    /// Whether the request certainly had no effect.
+    pub fn is_not_sent(&self) -> bool {
+        matches!(self, Self::NotSent(_))
     }
 }

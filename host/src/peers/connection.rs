@@ -8,19 +8,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
-use tokio::time::{sleep_until, timeout};
+use tokio::time::{sleep, sleep_until, timeout};
 
 use super::calls::Calls;
-use super::cause::Cause;
-use super::endpoint::Endpoint;
+use super::cause::{Cause, RequestError};
+use super::credentials::revoked;
+use super::endpoint::{Endpoint, Identity};
 use super::frame::Frame;
 use super::frame_buffer::FrameBuffer;
-use super::handshake::{self, plain};
+use super::handshake::{self, Greeted, Party, plain};
 use super::handshake_error::HandshakeError;
-use super::identity::Identity;
 use super::keepalive::{Due, Keepalive};
-use super::request_error::RequestError;
-use super::writer;
 
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -38,8 +36,8 @@ struct Inner {
 }
 
 impl Connection {
-    /// Makes the handshake on a stream, and checks that the peer has the
-    /// wanted ordinal, if one is given.
+    /// Makes the handshake on a stream without TLS, and checks that the peer
+    /// has the wanted ordinal, if one is given.
     ///
     /// # Errors
     /// When the handshake fails.
@@ -51,7 +49,44 @@ impl Connection {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let greeted = handshake::connect(&mut stream, endpoint, wanted).await?;
+        let credentials = Arc::clone(&endpoint.credentials.borrow());
+        if !credentials.takes_plain() {
+            return Err(HandshakeError::PlainThere);
+        }
+        let us = Party::new(endpoint, &credentials);
+        let greeted = handshake::connect(&mut stream, &us, wanted).await?;
+        Ok(Self::drive(stream, greeted, endpoint))
+    }
+
+    /// Does the same in TLS, in which the peer must show a certificate for the
+    /// host that was called.
+    ///
+    /// # Errors
+    /// When TLS or the handshake fails, or there is no certificate here.
+    pub async fn open_tls<S>(
+        stream: S,
+        endpoint: &Endpoint,
+        host: &str,
+        wanted: Option<u32>,
+    ) -> Result<Self, HandshakeError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let credentials = Arc::clone(&endpoint.credentials.borrow());
+        let mut us = Party::new(endpoint, &credentials);
+        let mutual = credentials.tls.as_ref().ok_or(HandshakeError::PlainHere)?;
+        let secured = async { Ok(mutual.connect(stream, host).await?) };
+        let secured = us.in_time(secured).await?;
+        (us.chain, us.binding) = (Some(secured.chain), Some(secured.binding));
+        let mut stream = Box::new(secured.stream);
+        let greeted = handshake::connect(&mut stream, &us, wanted).await?;
+        Ok(Self::drive(stream, greeted, endpoint))
+    }
+
+    fn drive<S>(stream: S, greeted: Greeted, endpoint: &Endpoint) -> Self
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let calls = Calls::new(&endpoint.settings);
         let driver = Driver {
             peer: greeted.peer,
@@ -60,13 +95,21 @@ impl Connection {
             keepalive: Keepalive::new(&endpoint.settings),
         };
         let (held, released) = oneshot::channel();
-        tokio::spawn(driver.run(stream, released));
-        Ok(Self(Arc::new(Inner {
+        let limit = endpoint.settings.revoked_timeout;
+        let revocation = revoked(endpoint.credentials.clone(), greeted.shown);
+        let ending = Arc::clone(&calls);
+        let revoked = async move {
+            revocation.await;
+            ending.shut(&Cause::Revoked);
+            sleep(limit).await;
+        };
+        tokio::spawn(driver.run(stream, released, revoked));
+        Self(Arc::new(Inner {
             peer: greeted.peer,
             version: greeted.version,
             calls,
             _held: held,
-        })))
+        }))
     }
 
     /// The identity of the other side.
@@ -127,8 +170,12 @@ impl Drop for EndOnDrop {
 }
 
 impl Driver {
-    async fn run<S>(mut self, stream: S, released: oneshot::Receiver<()>)
-    where
+    async fn run<S>(
+        mut self,
+        stream: S,
+        released: oneshot::Receiver<()>,
+        revoked: impl Future<Output = ()>,
+    ) where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let calls = Arc::clone(&self.calls);
@@ -136,16 +183,17 @@ impl Driver {
         let peer = self.peer;
         let (mut from, to) = tokio::io::split(stream);
         let mut reading = pin!(self.read(&mut from));
-        let mut writing = pin!(writer::write(&*calls, to));
+        let mut writing = pin!(calls.outgoing().write(to));
         let cause = tokio::select! {
             cause = &mut reading => cause,
             _ = released => {
-                calls.finish();
+                calls.outgoing().finish();
                 // Closing with bytes unread would reset the stream.
                 let last = async { tokio::join!(writing, reading) };
                 let _ = timeout(LAST_WORDS, last).await;
                 Cause::Closed
             }
+            () = revoked => Cause::Revoked,
             written = &mut writing => {
                 let error = written.err().map_or(Cause::Closed, Cause::from);
                 calls.shut(&error);
@@ -169,7 +217,7 @@ impl Driver {
                 () = sleep_until(self.keepalive.deadline()) => {
                     match self.keepalive.due(self.buffer.heard()) {
                         Due::Nothing => {}
-                        Due::Ping(number) => self.calls.ping(number),
+                        Due::Ping(number) => self.calls.outgoing().ping(number),
                         Due::End(after) => return Cause::Silent(after),
                     }
                 }
@@ -189,7 +237,7 @@ impl Driver {
                 self.calls.settle(id, Err(error))
             }
             Frame::Ping(number) => {
-                self.calls.pong(number);
+                self.calls.outgoing().pong(number);
                 Ok(())
             }
             Frame::Pong(_) => Ok(()),

@@ -1,27 +1,56 @@
 //! This side of every connection.
 
-use super::identity::Identity;
+use std::fmt;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::credentials::Credentials;
+use super::greeting::Lobby;
 use super::settings::Settings;
-use super::token::Tokens;
 
 /// What this process brings to each of its connections.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
     /// Who we are.
     pub identity: Identity,
-    /// The tokens we share with the cluster.
-    pub tokens: Tokens,
+    /// What we share with the cluster, as it is now.
+    pub credentials: watch::Receiver<Arc<Credentials>>,
     /// Our bounds and times.
     pub settings: Settings,
+    pub(super) lobby: Arc<Lobby>,
 }
 
 impl Endpoint {
-    /// An endpoint with the default settings.
-    pub fn new(identity: Identity, tokens: Tokens) -> Self {
+    /// An endpoint with the default settings. Connections follow what becomes
+    /// of the credentials.
+    pub fn new(identity: Identity, credentials: watch::Receiver<Arc<Credentials>>) -> Self {
         Self {
             identity,
-            tokens,
+            credentials,
             settings: Settings::default(),
+            lobby: Arc::default(),
         }
+    }
+}
+
+/// The identity of one shard process, as told in the handshake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Identity {
+    /// The place of the shard in the cluster.
+    pub ordinal: u32,
+    /// The number of this life of the shard; a restart has another one.
+    pub incarnation: u64,
+    /// The identity of the store that the shard keeps.
+    pub store: u128,
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            out,
+            "{}/{}@{:032x}",
+            self.ordinal, self.incarnation, self.store
+        )
     }
 }

@@ -99,7 +99,7 @@ impl From<Unframed> for HandshakeError {
         match reason {
             Unframed::Closed => Self::Closed,
             Unframed::TooLarge { length, most } => Self::TooLarge { length, most },
-            Unframed::Io(error) => Self::Io(error),
+            Unframed::Io(error) => error.into(),
         }
     }
 }

@@ -9,14 +9,17 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
-use super::endpoint::Endpoint;
+use super::credentials::{Credentials, Shown};
+use super::endpoint::{Endpoint, Identity};
 use super::frame_buffer::FrameBuffer;
 use super::handshake_error::HandshakeError;
 use super::hello::Hello;
-use super::identity::Identity;
 use super::proof::{Role, Transcript};
+use super::settings::Settings;
+use super::token::Token;
+use crate::tls::Chain;
 
 const MOST: u32 = 1024;
 const MOST_REASON: usize = 512;
@@ -30,97 +33,181 @@ pub(super) enum Message {
     Refused(String),
 }
 
+/// What this side goes into one handshake with.
+pub(super) struct Party<'a> {
+    pub identity: Identity,
+    pub settings: &'a Settings,
+    /// As they were when the connection began.
+    pub credentials: &'a Credentials,
+    /// What the other side has shown in TLS, if the stream is in it.
+    pub chain: Option<Chain>,
+    pub binding: Option<[u8; 32]>,
+    /// When all of it must be done, TLS included.
+    pub deadline: Instant,
+}
+
+impl<'a> Party<'a> {
+    pub(super) fn new(endpoint: &'a Endpoint, credentials: &'a Credentials) -> Self {
+        Self {
+            identity: endpoint.identity,
+            settings: &endpoint.settings,
+            credentials,
+            chain: None,
+            binding: None,
+            deadline: Instant::now() + endpoint.settings.handshake_timeout,
+        }
+    }
+
+    /// The rest of a handshake, until the deadline.
+    pub(super) async fn in_time<T>(
+        &self,
+        part: impl Future<Output = Result<T, HandshakeError>>,
+    ) -> Result<T, HandshakeError> {
+        let late = HandshakeError::TimedOut(self.settings.handshake_timeout);
+        timeout_at(self.deadline, part).await.unwrap_or(Err(late))
+    }
+
+    fn agree(&self, ours: &Hello, theirs: &Hello) -> Result<u16, HandshakeError> {
+        let common = ours.versions().common(theirs.versions());
+        let version = common.ok_or_else(|| HandshakeError::Versions {
+            ours: ours.versions(),
+            theirs: theirs.versions(),
+        })?;
+        if ours.nonce == theirs.nonce {
+            return Err(HandshakeError::Reflected);
+        }
+        match (ours.guarded, theirs.guarded) {
+            (true, false) if !self.credentials.suffice(&self.shown(None)) => {
+                Err(HandshakeError::TokenMissingThere)
+            }
+            // In TLS it is for whoever has a token to say whether it is needed.
+            (false, true) if self.chain.is_none() => Err(HandshakeError::TokenMissingHere),
+            _ => Ok(version),
+        }
+    }
+
+    fn prove(&self, transcript: &Transcript<'_>, role: Role) -> Option<[u8; 32]> {
+        let token = self.credentials.tokens.first()?;
+        Some(transcript.prove(token, role))
+    }
+
+    fn check(
+        &self,
+        transcript: &Transcript<'_>,
+        role: Role,
+        proof: Option<[u8; 32]>,
+    ) -> Result<Shown, HandshakeError> {
+        let tokens = &self.credentials.tokens;
+        let token = proof.and_then(|proof| transcript.verify(tokens, role, &proof));
+        let shown = self.shown(token.cloned());
+        if self.credentials.suffice(&shown) {
+            Ok(shown)
+        } else {
+            Err(HandshakeError::WrongToken)
+        }
+    }
+
+    fn shown(&self, token: Option<Token>) -> Shown {
+        let chain = self.chain.clone();
+        Shown { chain, token }
+    }
+}
+
 /// What a handshake that went well leads to.
 pub(super) struct Greeted {
     pub peer: Identity,
     pub version: u16,
+    pub shown: Shown,
     pub buffer: FrameBuffer,
 }
 
 /// Makes the handshake of the connecting side.
 pub(super) async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
-    endpoint: &Endpoint,
+    us: &Party<'_>,
     wanted: Option<u32>,
 ) -> Result<Greeted, HandshakeError> {
     let exchange = async |exchange: &mut Exchange<'_, S>| {
-        let ours = Hello::of(endpoint)?;
+        let ours = Hello::of(us)?;
         let our_bytes = ours.encode();
         exchange.send(&our_bytes).await?;
-        let their_bytes = exchange.receive().await?;
+        let received = exchange.receive().await;
+        let their_bytes = received.map_err(|error| match error {
+            HandshakeError::Closed if us.chain.is_none() => HandshakeError::ClosedAtHello,
+            other => other,
+        })?;
         let theirs = Hello::decode(&their_bytes)?;
-        let version = agree(&ours, &theirs)?;
+        let version = us.agree(&ours, &theirs)?;
         let found = theirs.identity().ordinal;
         if let Some(wanted) = wanted.filter(|wanted| *wanted != found) {
             return Err(HandshakeError::WrongOrdinal { wanted, found });
         }
         let transcript = Transcript {
+            binding: us.binding,
             connecting: &our_bytes,
             accepting: &their_bytes,
         };
-        let proof = prove(endpoint, &transcript, Role::Connecting);
+        let proof = us.prove(&transcript, Role::Connecting);
         exchange.say(&Message::Proof(proof)).await?;
         let Message::Welcome(proof) = exchange.hear().await? else {
             return Err(HandshakeError::Malformed("a welcome was due"));
         };
-        check(endpoint, &transcript, Role::Accepting, proof)?;
+        let shown = us.check(&transcript, Role::Accepting, proof)?;
         exchange.say(&Message::Ready).await?;
-        Ok((theirs.identity(), version))
+        Ok((theirs.identity(), version, shown))
     };
-    run(stream, endpoint, exchange).await
+    run(stream, us, exchange).await
 }
 
 /// Makes the handshake of the accepting side.
 pub(super) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
-    endpoint: &Endpoint,
+    us: &Party<'_>,
     admit: impl Fn(&Identity) -> Result<(), String>,
 ) -> Result<Greeted, HandshakeError> {
     let exchange = async |exchange: &mut Exchange<'_, S>| {
         let their_bytes = exchange.receive().await?;
         let theirs = Hello::decode(&their_bytes)?;
-        let ours = Hello::of(endpoint)?;
+        let ours = Hello::of(us)?;
         let our_bytes = ours.encode();
         exchange.send(&our_bytes).await?;
-        let version = agree(&ours, &theirs)?;
+        let version = us.agree(&ours, &theirs)?;
         let Message::Proof(proof) = exchange.hear().await? else {
             return Err(HandshakeError::Malformed("a proof was due"));
         };
         let transcript = Transcript {
+            binding: us.binding,
             connecting: &their_bytes,
             accepting: &our_bytes,
         };
-        check(endpoint, &transcript, Role::Connecting, proof)?;
+        let shown = us.check(&transcript, Role::Connecting, proof)?;
         admit(&theirs.identity()).map_err(HandshakeError::NotAdmitted)?;
-        let proof = prove(endpoint, &transcript, Role::Accepting);
+        let proof = us.prove(&transcript, Role::Accepting);
         exchange.say(&Message::Welcome(proof)).await?;
         let Message::Ready = exchange.hear().await? else {
             return Err(HandshakeError::Malformed("a ready was due"));
         };
-        Ok((theirs.identity(), version))
+        Ok((theirs.identity(), version, shown))
     };
-    run(stream, endpoint, exchange).await
+    run(stream, us, exchange).await
 }
 
 async fn run<'a, S: AsyncRead + AsyncWrite + Unpin>(
     stream: &'a mut S,
-    endpoint: &Endpoint,
-    steps: impl AsyncFnOnce(&mut Exchange<'a, S>) -> Result<(Identity, u16), HandshakeError>,
+    us: &Party<'_>,
+    steps: impl AsyncFnOnce(&mut Exchange<'a, S>) -> Result<(Identity, u16, Shown), HandshakeError>,
 ) -> Result<Greeted, HandshakeError> {
     let mut exchange = Exchange {
         stream,
         buffer: FrameBuffer::new(MOST),
     };
-    let limit = endpoint.settings.handshake_timeout;
-    let outcome = timeout(limit, steps(&mut exchange))
-        .await
-        .unwrap_or(Err(HandshakeError::TimedOut(limit)));
-    match outcome {
-        Ok((peer, version)) => {
-            exchange.buffer.set_most(endpoint.settings.max_frame);
+    match us.in_time(steps(&mut exchange)).await {
+        Ok((peer, version, shown)) => {
+            exchange.buffer.set_most(us.settings.max_frame);
             Ok(Greeted {
                 peer,
                 version,
+                shown,
                 buffer: exchange.buffer,
             })
         }
@@ -130,46 +217,6 @@ async fn run<'a, S: AsyncRead + AsyncWrite + Unpin>(
             }
             Err(error)
         }
-    }
-}
-
-fn agree(ours: &Hello, theirs: &Hello) -> Result<u16, HandshakeError> {
-    let version =
-        ours.versions()
-            .common(theirs.versions())
-            .ok_or_else(|| HandshakeError::Versions {
-                ours: ours.versions(),
-                theirs: theirs.versions(),
-            })?;
-    if ours.nonce == theirs.nonce {
-        return Err(HandshakeError::Reflected);
-    }
-    match (ours.guarded, theirs.guarded) {
-        (true, false) => Err(HandshakeError::TokenMissingThere),
-        (false, true) => Err(HandshakeError::TokenMissingHere),
-        (true, true) | (false, false) => Ok(version),
-    }
-}
-
-fn prove(endpoint: &Endpoint, transcript: &Transcript<'_>, role: Role) -> Option<[u8; 32]> {
-    let token = endpoint.tokens.first()?;
-    Some(transcript.prove(token, role))
-}
-
-fn check(
-    endpoint: &Endpoint,
-    transcript: &Transcript<'_>,
-    role: Role,
-    proof: Option<[u8; 32]>,
-) -> Result<(), HandshakeError> {
-    let right = match proof {
-        Some(proof) => transcript.verify(&endpoint.tokens, role, &proof),
-        None => endpoint.tokens.is_empty(),
-    };
-    if right {
-        Ok(())
-    } else {
-        Err(HandshakeError::WrongToken)
     }
 }
 

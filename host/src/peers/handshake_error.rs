@@ -3,17 +3,41 @@
 use std::io;
 use std::time::Duration;
 
-use super::versions::Versions;
+use super::hello::Versions;
+use crate::tls::Problem;
 
 /// The reason why a handshake failed.
 #[derive(Debug, thiserror::Error)]
 pub enum HandshakeError {
     /// The stream failed.
     #[error("the stream failed in the handshake; check the network and try again: {0}")]
-    Io(#[from] io::Error),
+    Io(io::Error),
     /// The other side closed the stream.
     #[error("the other side closed the stream in the handshake; look at its log for the reason")]
     Closed,
+    /// The other side closed the stream where its hello was due.
+    #[error(
+        "the other side closed the stream at our hello; if it takes TLS only, give us the certificates of the cluster, or else look at its log"
+    )]
+    ClosedAtHello,
+    /// TLS failed.
+    #[error("TLS with the other side failed: {0}")]
+    Tls(#[from] Problem),
+    /// The other side talks without TLS where we demand it.
+    #[error(
+        "the other side talks without TLS, which is demanded here; give it the certificates of the cluster"
+    )]
+    PlainThere,
+    /// The other side talks TLS and we have no certificate.
+    #[error(
+        "the other side talks TLS, which is not set up here; give us the certificates of the cluster"
+    )]
+    PlainHere,
+    /// Others came, and none of their handshakes ended.
+    #[error(
+        "there were too many other handshakes at a time; find out who opens them, and try again"
+    )]
+    CrowdedOut,
     /// The handshake took too long.
     #[error("the handshake took longer than {0:?}; check that the other side is a shard and alive")]
     TimedOut(Duration),
@@ -91,6 +115,11 @@ impl HandshakeError {
             Self::Reflected => "you sent our own hello".to_owned(),
             Self::Io(_)
             | Self::Closed
+            | Self::ClosedAtHello
+            | Self::Tls(_)
+            | Self::PlainThere
+            | Self::PlainHere
+            | Self::CrowdedOut
             | Self::TimedOut(_)
             | Self::TooLarge { .. }
             | Self::NotAShard
@@ -104,5 +133,13 @@ impl HandshakeError {
     /// Whether the fault lies with this process.
     pub(super) fn is_ours(&self) -> bool {
         matches!(self, Self::NoRandomness(_))
+    }
+}
+
+impl From<io::Error> for HandshakeError {
+    fn from(error: io::Error) -> Self {
+        // In TLS the other side looks at our certificate after we have looked
+        // at its: what it says of ours is read in the middle of the hellos.
+        Problem::of(&error).map_or(Self::Io(error), Self::Tls)
     }
 }

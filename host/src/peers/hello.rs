@@ -1,11 +1,12 @@
 //! The first message of each side.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
-use super::endpoint::Endpoint;
+use super::endpoint::Identity;
+use super::handshake::Party;
 use super::handshake_error::HandshakeError;
-use super::identity::Identity;
-use super::versions::Versions;
 
 const MAGIC: [u8; 8] = *b"shardpr\n";
 
@@ -24,16 +25,16 @@ pub(super) struct Hello {
 }
 
 impl Hello {
-    /// A hello of this endpoint with a new nonce.
-    pub(super) fn of(endpoint: &Endpoint) -> Result<Self, HandshakeError> {
+    /// A hello of this side with a new nonce.
+    pub(super) fn of(us: &Party<'_>) -> Result<Self, HandshakeError> {
         Ok(Self {
             magic: MAGIC,
-            lowest: endpoint.settings.versions.lowest,
-            highest: endpoint.settings.versions.highest,
-            guarded: !endpoint.tokens.is_empty(),
-            ordinal: endpoint.identity.ordinal,
-            incarnation: endpoint.identity.incarnation,
-            store: endpoint.identity.store,
+            lowest: us.settings.versions.lowest,
+            highest: us.settings.versions.highest,
+            guarded: !us.credentials.tokens.is_empty(),
+            ordinal: us.identity.ordinal,
+            incarnation: us.identity.incarnation,
+            store: us.identity.store,
             nonce: nonce()?,
         })
     }
@@ -68,6 +69,35 @@ impl Hello {
             lowest: self.lowest,
             highest: self.highest,
         }
+    }
+}
+
+/// The range of protocol versions that a side speaks, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Versions {
+    /// The lowest version spoken.
+    pub lowest: u16,
+    /// The highest version spoken.
+    pub highest: u16,
+}
+
+impl Versions {
+    /// The versions that this code speaks.
+    pub const SPOKEN: Self = Self {
+        lowest: 1,
+        highest: 1,
+    };
+
+    /// The highest version that both ranges hold, if there is one.
+    pub fn common(self, other: Self) -> Option<u16> {
+        let highest = self.highest.min(other.highest);
+        (highest >= self.lowest.max(other.lowest)).then_some(highest)
+    }
+}
+
+impl fmt::Display for Versions {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{} to {}", self.lowest, self.highest)
     }
 }
 

@@ -5,49 +5,43 @@
 //! one connection only the connecting side asks and only the accepting side
 //! answers. Neither side trusts what the other sends before the handshake.
 
-mod backoff;
-mod beats;
 mod calls;
 mod cause;
 mod connection;
+mod credentials;
 mod dial;
 mod endpoint;
 mod frame;
 mod frame_buffer;
-mod handler;
 mod handshake;
 mod handshake_error;
+mod greeting;
 mod hello;
-mod identity;
 mod keepalive;
 mod lock;
 mod outbox;
 mod pool;
 mod proof;
 mod reply;
-mod request_error;
 mod room;
 mod serve;
 mod session;
 mod settings;
 mod slot;
 mod token;
-mod versions;
 mod writer;
 
 #[cfg(test)]
 mod tests;
 
-pub use cause::Cause;
+pub use cause::{Cause, RequestError};
 pub use connection::Connection;
+pub use credentials::{Credentials, Demand};
 pub use dial::{Dial, Tcp};
-pub use endpoint::Endpoint;
-pub use handler::Handler;
+pub use endpoint::{Endpoint, Identity};
 pub use handshake_error::HandshakeError;
-pub use identity::Identity;
+pub use hello::Versions;
 pub use pool::Pool;
-pub use request_error::RequestError;
-pub use serve::{ServeError, serve};
+pub use serve::{Handler, ServeError, serve};
 pub use settings::Settings;
 pub use token::{Token, TokenError, Tokens};
-pub use versions::Versions;

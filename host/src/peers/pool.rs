@@ -7,11 +7,10 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 
-use super::cause::Cause;
+use super::cause::{Cause, RequestError};
 use super::dial::{Dial, Tcp};
 use super::endpoint::Endpoint;
 use super::lock::lock;
-use super::request_error::RequestError;
 use super::slot::Slot;
 
 /// The connections to all peers, made on demand.

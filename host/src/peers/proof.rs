@@ -22,8 +22,10 @@ impl Role {
     }
 }
 
-/// Both hellos of a handshake, as they went over the wire.
+/// Both hellos of a handshake, as they went over the wire, and what binds them
+/// to the stream that they went over, if it is in TLS.
 pub(super) struct Transcript<'a> {
+    pub binding: Option<[u8; 32]>,
     pub connecting: &'a [u8],
     pub accepting: &'a [u8],
 }
@@ -34,11 +36,17 @@ impl Transcript<'_> {
         self.mac(token, role).finalize().into_bytes().into()
     }
 
-    /// Whether a proof shows knowledge of one of the tokens.
-    pub(super) fn verify(&self, tokens: &Tokens, role: Role, proof: &[u8; 32]) -> bool {
+    /// The one of the tokens that a proof shows knowledge of.
+    pub(super) fn verify<'t>(
+        &self,
+        tokens: &'t Tokens,
+        role: Role,
+        proof: &[u8; 32],
+    ) -> Option<&'t Token> {
         // Every token is tried, so that the time tells nothing of which fits.
-        tokens.iter().fold(false, |known, token| {
-            known | self.mac(token, role).verify_slice(proof).is_ok()
+        tokens.iter().fold(None, |known, token| {
+            let fits = self.mac(token, role).verify_slice(proof).is_ok();
+            if fits { Some(token) } else { known }
         })
     }
 
@@ -50,6 +58,10 @@ impl Transcript<'_> {
             // With its length, so that no byte can move from one hello to the other.
             mac.update(&(hello.len() as u64).to_be_bytes());
             mac.update(hello);
+        }
+        // Last and of one length, or not at all: nothing else can read as it.
+        if let Some(binding) = &self.binding {
+            mac.update(binding);
         }
         mac
     }

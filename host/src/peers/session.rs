@@ -5,19 +5,19 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::io::AsyncRead;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
 use super::cause::Cause;
+use super::endpoint::Identity;
 use super::frame::Frame;
 use super::frame_buffer::FrameBuffer;
-use super::handler::Handler;
-use super::identity::Identity;
 use super::keepalive::{Due, Keepalive};
 use super::outbox::Outbox;
 use super::reply::Reply;
 use super::room::semaphore;
+use super::serve::Handler;
 use super::settings::Settings;
 
 /// More frames than this waiting to be written means that the other side
@@ -68,14 +68,15 @@ impl<'a, H: Handler> Session<'a, H> {
         }
     }
 
-    /// Serves until the other side leaves, or until we left in good order.
+    /// Serves until the other side leaves, or until we left in good order, which
+    /// we begin when `leave` is done.
     pub(super) async fn run<R: AsyncRead + Unpin>(
         mut self,
         buffer: &mut FrameBuffer,
         from: &mut R,
-        shutdown: watch::Receiver<bool>,
+        leave: impl Future<Output = ()>,
     ) -> Result<(), Cause> {
-        let mut fired = pin!(fired(shutdown));
+        let mut leave = pin!(leave);
         let all = self.settings.max_running.max(1);
         loop {
             let confirmed = self.phase == Phase::Confirmed;
@@ -86,7 +87,7 @@ impl<'a, H: Handler> Session<'a, H> {
             };
             let reads = self.slot.is_some() || !open;
             tokio::select! {
-                () = &mut fired, if open => {
+                () = &mut leave, if open => {
                     self.outbox.push(Frame::GoAway, None);
                     self.phase = Phase::Leaving(Instant::now() + self.settings.goaway_timeout);
                 }
@@ -186,13 +187,5 @@ impl<'a, H: Handler> Session<'a, H> {
             }
         });
         Ok(())
-    }
-}
-
-async fn fired(mut shutdown: watch::Receiver<bool>) {
-    let fired = shutdown.wait_for(|fired| *fired).await.is_ok();
-    if !fired {
-        // Nobody is left who could give the signal.
-        std::future::pending::<()>().await;
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::versions::Versions;
+use super::hello::Versions;
 
 /// The bounds and times that a side of the transport keeps to.
 #[derive(Clone, Debug)]
@@ -18,6 +18,12 @@ pub struct Settings {
     pub max_running: u32,
     /// The longest time a handshake may take.
     pub handshake_timeout: Duration,
+    /// The most connections that may be in their handshake at a time; one more
+    /// takes the place of the oldest.
+    pub max_greeting: usize,
+    /// How long a connection may go on with what is in flight on it once what
+    /// the other side has shown does not suffice any more.
+    pub revoked_timeout: Duration,
     /// The pause between two pings; give both sides the same.
     pub ping_idle: Duration,
     /// The time that may pass after a ping was due without a byte from the
@@ -45,6 +51,8 @@ impl Default for Settings {
             max_in_flight_bytes: 64 << 20,
             max_running: 1024,
             handshake_timeout: Duration::from_secs(5),
+            max_greeting: 128,
+            revoked_timeout: Duration::from_secs(30),
             ping_idle: Duration::from_secs(5),
             ping_answer: Duration::from_secs(10),
             goaway_timeout: Duration::from_secs(10),

@@ -1,16 +1,19 @@
 //! The place of one connection in a pool.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
-use super::backoff::pause;
 use super::cause::Cause;
 use super::connection::Connection;
+use super::credentials::{Credentials, Way};
 use super::dial::Dial;
 use super::endpoint::Endpoint;
+use super::handshake_error::HandshakeError;
 use super::lock::lock;
+use crate::tls::Problem;
 
 type Outcome = Result<Connection, Cause>;
 
@@ -30,7 +33,12 @@ enum Phase {
     Empty,
     Connecting(watch::Receiver<Option<Outcome>>),
     Open(Connection),
-    Resting { until: Instant, cause: Cause },
+    Resting {
+        until: Instant,
+        cause: Cause,
+        /// What did not help: with others it is tried at once.
+        with: Weak<Credentials>,
+    },
 }
 
 impl Slot {
@@ -47,6 +55,12 @@ impl Slot {
 
     pub(super) fn address(&self) -> &str {
         &self.address
+    }
+
+    /// The name or address in the address.
+    fn host(&self) -> &str {
+        let split = self.address.rsplit_once(':');
+        split.map_or(&*self.address, |(host, _)| host)
     }
 
     /// The connection of the slot, or the outcome of the attempt to make one.
@@ -77,7 +91,10 @@ impl Slot {
             Phase::Open(connection) if connection.is_open() => {
                 return Err(Ok(connection.clone()));
             }
-            Phase::Resting { until, cause } if Instant::now() < *until => {
+            Phase::Resting { until, cause, with }
+                if Instant::now() < *until
+                    && with.as_ptr() == Arc::as_ptr(&endpoint.credentials.borrow()) =>
+            {
                 return Err(Err(cause.clone()));
             }
             // The sender is gone only when the attempt was given up.
@@ -104,13 +121,26 @@ impl Slot {
     async fn connect<D: Dial>(&self, endpoint: &Endpoint, dial: &D) -> Outcome {
         let limit = endpoint.settings.connect_timeout;
         let attempt = async {
-            let stream = dial
-                .dial(&self.address)
-                .await
-                .map_err(|error| error.to_string())?;
-            Connection::open(stream, endpoint, Some(self.ordinal))
-                .await
-                .map_err(|error| error.to_string())
+            let mut refused = String::new();
+            let credentials = Arc::clone(&endpoint.credentials.borrow());
+            for way in credentials.ways() {
+                let stream = dial.dial(&self.address).await;
+                let stream = stream.map_err(|error| error.to_string())?;
+                let wanted = Some(self.ordinal);
+                let opened = match way {
+                    Way::Tls => Connection::open_tls(stream, endpoint, self.host(), wanted).await,
+                    Way::Plain => Connection::open(stream, endpoint, wanted).await,
+                };
+                match opened {
+                    Ok(connection) => return Ok(connection),
+                    // It does not know TLS, so it is worth going on without.
+                    Err(error @ HandshakeError::Tls(Problem::Closed)) => {
+                        refused = error.to_string();
+                    }
+                    Err(error) => return Err(error.to_string()),
+                }
+            }
+            Err(refused)
         };
         timeout(limit, attempt)
             .await
@@ -136,10 +166,17 @@ impl Slot {
                 state.phase = Phase::Resting {
                     until: Instant::now() + rest,
                     cause: cause.clone(),
+                    with: Arc::downgrade(&endpoint.credentials.borrow()),
                 };
                 drop(state);
                 tracing::debug!(peer = self.ordinal, error = %cause, ?rest, "cannot connect");
             }
         }
     }
+}
+
+/// The pause before the attempt that follows so many failures in a row.
+fn pause(first: Duration, most: Duration, failures: u32) -> Duration {
+    let doublings = failures.saturating_sub(1).min(31);
+    first.saturating_mul(1 << doublings).min(most)
 }

@@ -74,6 +74,17 @@ impl Tokens {
         self.0.first()
     }
 
+    /// The number of tokens.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether a token is among them.
+    pub(super) fn contain(&self, token: &Token) -> bool {
+        // Both are ours: no stranger sees how long this takes.
+        self.iter().any(|other| other.bytes() == token.bytes())
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = &Token> {
         self.0.iter()
     }

@@ -1,53 +1,129 @@
 //! The side of a connection that writes.
 
 use std::io;
+use std::sync::{Mutex, MutexGuard};
 
 use tokio::io::{AsyncWrite, AsyncWriteExt, BufWriter};
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 
 use super::frame::Frame;
+use super::lock::lock;
 
 const BATCH: usize = 64 << 10;
 
-/// What a writer is to do next.
-pub(super) enum Step {
-    /// Write a frame, and keep a permit until it is flushed.
+/// The frames that one kind of side writes, besides pings and pongs.
+pub(super) trait Queue {
+    /// Takes the next frame, and a permit to keep until it is flushed.
+    fn next(&mut self) -> Option<(Frame, Option<OwnedSemaphorePermit>)>;
+}
+
+/// What a side has to write, and the word to its writer that there is more.
+#[derive(Default)]
+pub(super) struct Outgoing<Q> {
+    state: Mutex<State<Q>>,
+    // Only the writer waits on it.
+    more: Notify,
+}
+
+/// Of pings and pongs the latest of each, so that a peer that pings without
+/// end makes no heap of them.
+#[derive(Default)]
+struct State<Q> {
+    ping: Option<u64>,
+    pong: Option<u64>,
+    queue: Q,
+    finish: bool,
+}
+
+/// A queue that is locked; tell the writer if something was added.
+pub(super) struct Locked<'a, Q>(MutexGuard<'a, State<Q>>);
+
+impl<Q> std::ops::Deref for Locked<'_, Q> {
+    type Target = Q;
+
+    fn deref(&self) -> &Q {
+        &self.0.queue
+    }
+}
+
+impl<Q> std::ops::DerefMut for Locked<'_, Q> {
+    fn deref_mut(&mut self) -> &mut Q {
+        &mut self.0.queue
+    }
+}
+
+enum Step {
     Write(Frame, Option<OwnedSemaphorePermit>),
-    /// Flush, and wait until there is more.
     Wait,
-    /// Flush, and close our direction of the stream.
     Finish,
 }
 
-/// A source of frames to write.
-pub(super) trait Source {
-    /// What to do next.
-    fn step(&self) -> Step;
+impl<Q> Outgoing<Q> {
+    /// The queue, held for a moment.
+    pub(super) fn queue(&self) -> Locked<'_, Q> {
+        Locked(lock(&self.state))
+    }
 
-    /// What tells that there is more to do; only the writer waits on it.
-    fn more(&self) -> &Notify;
+    /// Tells the writer that the queue has more.
+    pub(super) fn tell(&self) {
+        self.more.notify_one();
+    }
+
+    pub(super) fn ping(&self, number: u64) {
+        lock(&self.state).ping = Some(number);
+        self.tell();
+    }
+
+    pub(super) fn pong(&self, number: u64) {
+        lock(&self.state).pong = Some(number);
+        self.tell();
+    }
+
+    /// Has the writer close once all is written.
+    pub(super) fn finish(&self) {
+        lock(&self.state).finish = true;
+        self.tell();
+    }
 }
 
-/// Writes what a source gives, as many frames to a flush as there are.
-pub(super) async fn write<W: AsyncWrite + Unpin>(source: &impl Source, to: W) -> io::Result<()> {
-    let mut to = BufWriter::with_capacity(BATCH, to);
-    let mut permits = Vec::new();
-    loop {
-        match source.step() {
-            Step::Write(frame, permit) => {
-                let (head, body) = frame.encode();
-                to.write_all(&head).await?;
-                to.write_all(&body).await?;
-                permits.extend(permit);
-            }
-            Step::Wait => {
-                to.flush().await?;
-                permits.clear();
-                source.more().notified().await;
-            }
-            Step::Finish => {
-                to.flush().await?;
-                return to.shutdown().await;
+impl<Q: Queue> Outgoing<Q> {
+    fn step(&self) -> Step {
+        let mut state = lock(&self.state);
+        if let Some(number) = state.pong.take() {
+            Step::Write(Frame::Pong(number), None)
+        } else if let Some(number) = state.ping.take() {
+            Step::Write(Frame::Ping(number), None)
+        } else if let Some((frame, permit)) = state.queue.next() {
+            Step::Write(frame, permit)
+        } else if state.finish {
+            Step::Finish
+        } else {
+            Step::Wait
+        }
+    }
+
+    /// Writes what there is, as many frames to a flush as there are, until told
+    /// to finish.
+    pub(super) async fn write<W: AsyncWrite + Unpin>(&self, to: W) -> io::Result<()> {
+        let mut to = BufWriter::with_capacity(BATCH, to);
+        let mut permits = Vec::new();
+        loop {
+            match self.step() {
+                Step::Write(frame, permit) => {
+                    let (head, body) = frame.encode();
+                    to.write_all(&head).await?;
+                    to.write_all(&body).await?;
+                    permits.extend(permit);
+                }
+                Step::Wait => {
+                    to.flush().await?;
+                    permits.clear();
+                    self.more.notified().await;
+                }
+                Step::Finish => {
+                    to.flush().await?;
+                    return to.shutdown().await;
+                }
             }
         }
     }

@@ -12,7 +12,7 @@ use anyhow::{Context, bail};
 use crate::rust::{self, Token};
 
 /// Crates, and the one module that names them.
-const WALLS: [(&str, &str); 7] = [
+const WALLS: [(&str, &str); 10] = [
     ("wasmtime", "guest"),
     ("wasmtime_wasi", "guest"),
     ("redb", "store"),
@@ -20,6 +20,9 @@ const WALLS: [(&str, &str); 7] = [
     ("hyper_util", "http"),
     ("http_body_util", "http"),
     ("notify", "volume"),
+    ("rustls", "tls"),
+    ("tokio_rustls", "tls"),
+    ("x509_cert", "tls"),
 ];
 
 /// Checks each file of the host.

@@ -5,7 +5,6 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::super::frame_buffer::FrameBuffer;
 use super::super::handshake::Message;
-use super::super::hello::Hello;
 use super::super::proof::{Role, Transcript};
 use super::*;
 
@@ -104,7 +103,7 @@ async fn a_proof_sent_back_is_refused() {
     let attack = tokio::spawn(async move {
         let mut buffer = FrameBuffer::new(1024);
         buffer.next(&mut stream).await.unwrap();
-        let hello = Hello::of(&with_tokens(2, &["guess"])).unwrap();
+        let hello = hello(&with_tokens(2, &["guess"]));
         send(&mut stream, &hello.encode()).await;
         let proof = buffer.next(&mut stream).await.unwrap();
         let Message::Proof(proof) = postcard::from_bytes(&proof).unwrap() else {
@@ -131,27 +130,46 @@ async fn a_proof_sent_back_is_refused() {
 fn a_proof_holds_for_its_role_hellos_and_token_only() {
     let tokens = Tokens::new(vec![token("a"), token("b")]);
     let transcript = Transcript {
+        binding: None,
         connecting: b"onetwo",
         accepting: b"three",
     };
     for right in ["a", "b"] {
         let proof = transcript.prove(&token(right), Role::Connecting);
-        assert!(transcript.verify(&tokens, Role::Connecting, &proof));
-        assert!(!transcript.verify(&tokens, Role::Accepting, &proof));
+        assert!(
+            transcript
+                .verify(&tokens, Role::Connecting, &proof)
+                .is_some()
+        );
+        assert!(
+            transcript
+                .verify(&tokens, Role::Accepting, &proof)
+                .is_none()
+        );
         let moved = Transcript {
+            binding: None,
             connecting: b"one",
             accepting: b"twothree",
         };
-        assert!(!moved.verify(&tokens, Role::Connecting, &proof));
+        assert!(moved.verify(&tokens, Role::Connecting, &proof).is_none());
         let swapped = Transcript {
+            binding: None,
             connecting: b"three",
             accepting: b"onetwo",
         };
-        assert!(!swapped.verify(&tokens, Role::Accepting, &proof));
+        assert!(swapped.verify(&tokens, Role::Accepting, &proof).is_none());
     }
     let proof = transcript.prove(&token("c"), Role::Connecting);
-    assert!(!transcript.verify(&tokens, Role::Connecting, &proof));
-    assert!(!transcript.verify(&Tokens::none(), Role::Connecting, &proof));
+    assert!(
+        transcript
+            .verify(&tokens, Role::Connecting, &proof)
+            .is_none()
+    );
+    assert!(
+        transcript
+            .verify(&Tokens::none(), Role::Connecting, &proof)
+            .is_none()
+    );
 }
 
 #[tokio::test]
@@ -163,7 +181,7 @@ async fn a_guest_cannot_skip_the_proof() {
         Message::Ready,
     ] {
         let mut stream = TcpStream::connect(&server.address).await.unwrap();
-        let hello = Hello::of(&with_tokens(1, &["guess"])).unwrap();
+        let hello = hello(&with_tokens(1, &["guess"]));
         send(&mut stream, &hello.encode()).await;
         send(&mut stream, &postcard::to_stdvec(&message).unwrap()).await;
         stream.shutdown().await.unwrap();

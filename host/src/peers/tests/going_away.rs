@@ -7,7 +7,6 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::Semaphore;
 
 use super::super::frame::Frame;
-use super::super::handshake;
 use super::*;
 
 type Executed = Arc<Mutex<HashMap<u64, u32>>>;
@@ -155,14 +154,14 @@ async fn a_busy_server_that_goes_away_turns_away_what_it_has_no_room_for() {
 /// A connecting side that sends one request after the server said that it
 /// goes away, and confirms only then, if at all.
 async fn leave(confirm: bool) -> (Result<(), ServeError>, Vec<Frame>, Duration) {
-    let (mut here, there) = tokio::io::duplex(4096);
-    let (stop, signal) = watch::channel(false);
     let mut patient = endpoint(2);
     patient.settings.ping_idle = Duration::from_mins(10);
-    let serving = tokio::spawn(async move { serve(there, &patient, Arc::new(Echo), signal).await });
-    let mut greeted = handshake::connect(&mut here, &endpoint(1), None)
-        .await
-        .unwrap();
+    let Piped {
+        stream: mut here,
+        stop,
+        serving,
+    } = piped(4096, patient, Echo);
+    let mut greeted = greet(&mut here, &endpoint(1)).await.unwrap();
     let start = tokio::time::Instant::now();
     stop.send_replace(true);
     let goaway = greeted.buffer.next(&mut here).await.unwrap();
@@ -218,11 +217,12 @@ async fn a_peer_that_never_confirms_is_left_after_the_bound() {
 
 #[tokio::test(start_paused = true)]
 async fn a_slow_reader_gets_its_last_answer() {
-    let (mut here, there) = tokio::io::duplex(4096);
-    let (stop, signal) = watch::channel(false);
-    let serving =
-        tokio::spawn(async move { serve(there, &endpoint(2), Arc::new(Echo), signal).await });
-    let greeted = handshake::connect(&mut here, &endpoint(1), None).await;
+    let Piped {
+        stream: mut here,
+        stop,
+        serving,
+    } = piped(4096, endpoint(2), Echo);
+    let greeted = greet(&mut here, &endpoint(1)).await;
     let mut buffer = greeted.unwrap().buffer;
     let large = Bytes::from(vec![0; 100_000]);
     stop.send_replace(true);

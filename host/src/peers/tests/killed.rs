@@ -1,7 +1,6 @@
 use std::collections::HashSet;
 use std::sync::Mutex;
 
-use super::super::handshake;
 use super::*;
 
 #[tokio::test]
@@ -44,9 +43,7 @@ async fn a_connection_killed_mid_request_gives_unknown_for_what_was_sent_only() 
 async fn a_partly_written_request_is_unknown_and_those_behind_it_not_sent() {
     let (here, mut there) = tokio::io::duplex(256);
     let greeting = tokio::spawn(async move {
-        handshake::accept(&mut there, &endpoint(2), |_| Ok(()))
-            .await
-            .unwrap();
+        welcome(&mut there, &endpoint(2)).await.unwrap();
         there
     });
     let connection = Connection::open(here, &endpoint(1), None).await.unwrap();

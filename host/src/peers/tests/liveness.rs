@@ -3,16 +3,13 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep};
 
-use super::super::handshake;
 use super::*;
 
 #[tokio::test(start_paused = true)]
 async fn a_vanished_server_is_noticed_and_its_request_unknown() {
     let (here, mut there) = tokio::io::duplex(4096);
     let greeting = tokio::spawn(async move {
-        handshake::accept(&mut there, &endpoint(2), |_| Ok(()))
-            .await
-            .unwrap();
+        welcome(&mut there, &endpoint(2)).await.unwrap();
         there
     });
     let connection = Connection::open(here, &endpoint(1), None).await.unwrap();
@@ -27,31 +24,26 @@ async fn a_vanished_server_is_noticed_and_its_request_unknown() {
 
 #[tokio::test(start_paused = true)]
 async fn a_vanished_client_is_noticed() {
-    let (mut here, there) = tokio::io::duplex(4096);
-    let (_stop, signal) = watch::channel(false);
-    let serving =
-        tokio::spawn(async move { serve(there, &endpoint(2), Arc::new(Echo), signal).await });
-    handshake::connect(&mut here, &endpoint(1), None)
-        .await
-        .unwrap();
+    let mut server = piped(4096, endpoint(2), Echo);
+    greet(&mut server.stream, &endpoint(1)).await.unwrap();
     let start = Instant::now();
-    let end = serving.await.unwrap();
+    let end = server.serving.await.unwrap();
     assert!(matches!(end, Err(ServeError::Connection(Cause::Silent(_)))));
     assert_eq!(start.elapsed(), Duration::from_secs(15));
 }
 
 /// Asks for answers that take an hour, of a server that works on so many at a time.
 async fn long(max_running: u32, count: u64) {
-    let (here, there) = tokio::io::duplex(4096);
-    let (_stop, signal) = watch::channel(false);
     let handler = Answers(|body: Bytes| async {
         sleep(Duration::from_hours(1)).await;
         body
     });
     let mut server = endpoint(2);
     server.settings.max_running = max_running;
-    tokio::spawn(async move { serve(there, &server, Arc::new(handler), signal).await });
-    let connection = Connection::open(here, &endpoint(1), None).await.unwrap();
+    let server = piped(4096, server, handler);
+    let connection = Connection::open(server.stream, &endpoint(1), None)
+        .await
+        .unwrap();
     let start = Instant::now();
     let mut requests = JoinSet::new();
     for n in 0..count {

@@ -2,21 +2,27 @@
 
 mod attacks;
 mod going_away;
-mod handshake;
+mod greeting;
+mod handshakes;
 mod in_flight;
 mod killed;
 mod liveness;
 mod pool;
 mod requests;
+mod revocation;
 mod secrecy;
+mod tls;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 
+use super::handshake::{self, Greeted, Party};
+use super::hello::Hello;
 use super::*;
 
 /// A handler made of a function.
@@ -46,7 +52,12 @@ pub(super) fn endpoint(ordinal: u32) -> Endpoint {
         incarnation: 7,
         store: 0xfeed_beef,
     };
-    Endpoint::new(identity, Tokens::none())
+    Endpoint::new(identity, fixed(Credentials::default()))
+}
+
+/// Credentials that stay as they are.
+pub(super) fn fixed(credentials: Credentials) -> watch::Receiver<Arc<Credentials>> {
+    watch::channel(Arc::new(credentials)).1
 }
 
 pub(super) fn token(text: &str) -> Token {
@@ -55,8 +66,58 @@ pub(super) fn token(text: &str) -> Token {
 
 pub(super) fn with_tokens(ordinal: u32, tokens: &[&str]) -> Endpoint {
     Endpoint {
-        tokens: Tokens::new(tokens.iter().map(|text| token(text)).collect()),
+        credentials: fixed(Credentials {
+            tokens: list(tokens),
+            ..Credentials::default()
+        }),
         ..endpoint(ordinal)
+    }
+}
+
+pub(super) fn list(tokens: &[&str]) -> Tokens {
+    Tokens::new(tokens.iter().map(|text| token(text)).collect())
+}
+
+/// The connecting side's part of a handshake, and no more.
+pub(super) async fn greet(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    endpoint: &Endpoint,
+) -> Result<Greeted, HandshakeError> {
+    let credentials = Arc::clone(&endpoint.credentials.borrow());
+    handshake::connect(stream, &Party::new(endpoint, &credentials), None).await
+}
+
+/// The accepting side's.
+pub(super) async fn welcome(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    endpoint: &Endpoint,
+) -> Result<Greeted, HandshakeError> {
+    let credentials = Arc::clone(&endpoint.credentials.borrow());
+    handshake::accept(stream, &Party::new(endpoint, &credentials), |_| Ok(())).await
+}
+
+/// A hello of this endpoint.
+pub(super) fn hello(endpoint: &Endpoint) -> Hello {
+    let credentials = Arc::clone(&endpoint.credentials.borrow());
+    Hello::of(&Party::new(endpoint, &credentials)).unwrap()
+}
+
+/// A stream in memory whose other end is served.
+pub(super) struct Piped {
+    pub stream: DuplexStream,
+    pub stop: watch::Sender<bool>,
+    pub serving: JoinHandle<Result<(), ServeError>>,
+}
+
+pub(super) fn piped<H: Handler>(room: usize, endpoint: Endpoint, handler: H) -> Piped {
+    let (stream, there) = tokio::io::duplex(room);
+    let (stop, signal) = watch::channel(false);
+    let handler = Arc::new(handler);
+    let serving = tokio::spawn(async move { serve(there, &endpoint, handler, signal).await });
+    Piped {
+        stream,
+        stop,
+        serving,
     }
 }
 

@@ -7,7 +7,6 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 use tokio::sync::{Notify, Semaphore};
 
 use super::super::frame::Frame;
-use super::super::handshake;
 use super::*;
 
 #[tokio::test]
@@ -93,11 +92,9 @@ impl AsyncWrite for Counted {
 
 #[tokio::test]
 async fn waiting_requests_share_a_write() {
-    let (here, there) = tokio::io::duplex(1 << 20);
-    let (_stop, signal) = watch::channel(false);
-    tokio::spawn(async move { serve(there, &endpoint(2), Arc::new(Echo), signal).await });
+    let server = piped(1 << 20, endpoint(2), Echo);
     let writes = Arc::new(AtomicUsize::new(0));
-    let stream = Counted(here, Arc::clone(&writes));
+    let stream = Counted(server.stream, Arc::clone(&writes));
     let connection = Connection::open(stream, &endpoint(1), None).await.unwrap();
     let before = writes.load(Ordering::SeqCst);
     let mut requests = JoinSet::new();
@@ -204,7 +201,7 @@ async fn too_large_a_body_is_not_sent_and_too_large_a_frame_ends_the_connection(
 async fn a_length_alone_ends_the_connection_before_anything_is_buffered() {
     let mut server = Server::start(endpoint(2), Echo).await;
     let mut stream = TcpStream::connect(&server.address).await.unwrap();
-    let greeted = handshake::connect(&mut stream, &endpoint(1), None).await;
+    let greeted = greet(&mut stream, &endpoint(1)).await;
     assert!(greeted.is_ok());
     stream.write_all(&u32::MAX.to_be_bytes()).await.unwrap();
     stream.shutdown().await.unwrap();

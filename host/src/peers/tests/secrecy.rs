@@ -10,7 +10,7 @@ fn a_token_never_appears_in_debug_output() {
     for text in [
         format!("{endpoint:?}"),
         format!("{endpoint:#?}"),
-        format!("{:?}", endpoint.tokens),
+        format!("{:?}", endpoint.credentials),
         format!("{:?}", token(secret)),
         format!("{pool:?}"),
         format!("{short:?} {short}"),

@@ -1,0 +1,103 @@
+//! What strangers can do to the port: take places in its handshake, for a time.
+
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::time::{Instant, sleep};
+
+use super::*;
+
+fn crowded(most: usize) -> Endpoint {
+    let mut endpoint = with_tokens(2, &["a"]);
+    endpoint.settings.max_greeting = most;
+    endpoint
+}
+
+#[tokio::test]
+async fn silent_strangers_neither_close_the_port_nor_grow_in_number() {
+    const MOST: usize = 8;
+    const STRANGERS: usize = 100;
+    let mut server = Server::start(crowded(MOST), Echo).await;
+    let early = connect(&server, &with_tokens(1, &["a"])).await;
+    let mut strangers = Vec::new();
+    for n in 0..STRANGERS {
+        let mut stream = TcpStream::connect(&server.address).await.unwrap();
+        // Half of them say something first: of TLS, too.
+        if n % 2 == 1 {
+            let byte = if n % 4 == 1 { 0 } else { 0x16 };
+            let _ = stream.write_all(&[byte]).await;
+        }
+        strangers.push(stream);
+    }
+    for _ in 0..STRANGERS - MOST {
+        let end = server.ends.recv().await.unwrap();
+        assert!(
+            matches!(
+                end,
+                Err(ServeError::Handshake(
+                    HandshakeError::CrowdedOut | HandshakeError::PlainHere
+                ))
+            ),
+            "{end:?}"
+        );
+    }
+    // Peers come in all the same, and those who are in stay.
+    let late = connect(&server, &with_tokens(1, &["a"])).await;
+    for connection in [&early, &late] {
+        assert_eq!(connection.request(body(1)).await.unwrap(), body(1));
+    }
+}
+
+#[tokio::test]
+async fn a_place_is_free_again_after_the_handshake() {
+    let server = Server::start(crowded(1), Echo).await;
+    let mut connections = Vec::new();
+    for _ in 0..5 {
+        connections.push(connect(&server, &with_tokens(1, &["a"])).await);
+    }
+    for connection in connections {
+        assert_eq!(connection.request(body(1)).await.unwrap(), body(1));
+    }
+}
+
+/// One byte each second never makes a hello, but would keep a timer that
+/// begins anew with each byte from ever ending.
+#[tokio::test(start_paused = true)]
+async fn a_drop_of_bytes_now_and_then_does_not_prolong_a_handshake() {
+    for first in [0, 0x16] {
+        let start = Instant::now();
+        let mut server = piped(4096, crowded(8), Echo);
+        let dripping = tokio::spawn(async move {
+            let mut byte = first;
+            while server.stream.write_all(&[byte]).await.is_ok() {
+                byte = 0;
+                sleep(Duration::from_secs(1)).await;
+            }
+        });
+        assert!(server.serving.await.unwrap().is_err());
+        assert!(
+            start.elapsed() <= Duration::from_secs(6),
+            "{:?}",
+            start.elapsed()
+        );
+        dripping.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_handshake_message_is_held_to_its_length_whatever_is_announced() {
+    let mut server = Server::start(crowded(8), Echo).await;
+    let mut stream = TcpStream::connect(&server.address).await.unwrap();
+    stream.write_all(&1025_u32.to_be_bytes()).await.unwrap();
+    let end = server.ends.recv().await.unwrap();
+    assert!(
+        matches!(
+            end,
+            Err(ServeError::Handshake(HandshakeError::TooLarge {
+                length: 1025,
+                most: 1024
+            }))
+        ),
+        "{end:?}"
+    );
+}

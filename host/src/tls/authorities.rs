@@ -1,0 +1,125 @@
+//! Whose certificates are believed.
+
+use std::fmt;
+use std::sync::Arc;
+
+use rustls::RootCertStore;
+use rustls::client::verify_server_cert_signed_by_trust_anchor;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
+
+use super::{PROVIDER, Problem};
+
+/// The authorities whose certificates are believed; several, while one takes
+/// the place of another.
+#[derive(Clone)]
+pub struct Authorities {
+    roots: Arc<RootCertStore>,
+    clients: Arc<dyn ClientCertVerifier>,
+}
+
+/// There is no authority that can be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "there is no certificate of an authority in it that can be read: put one or more there as PEM"
+)]
+pub struct NoAuthorities;
+
+/// The side of a connection that shows a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The one that connects.
+    Client,
+    /// The one that accepts.
+    Server,
+}
+
+/// What one side of a connection has shown: its certificate, and those between
+/// it and its authority.
+#[derive(Clone)]
+pub struct Chain {
+    certificates: Arc<[CertificateDer<'static>]>,
+    side: Side,
+}
+
+impl Chain {
+    pub(super) fn new(certificates: Arc<[CertificateDer<'static>]>, side: Side) -> Self {
+        Self { certificates, side }
+    }
+}
+
+impl fmt::Debug for Chain {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "Chain({}, {:?})", self.certificates.len(), self.side)
+    }
+}
+
+impl Authorities {
+    /// Reads their certificates as PEM. All must be such: one that is left out
+    /// silently would be missed only when it is needed.
+    ///
+    /// # Errors
+    /// When there is none, or one cannot be read.
+    pub fn read(certificates: &[u8]) -> Result<Self, NoAuthorities> {
+        let mut roots = RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(certificates) {
+            let certificate = certificate.map_err(|_| NoAuthorities)?;
+            roots.add(certificate).map_err(|_| NoAuthorities)?;
+        }
+        let roots = Arc::new(roots);
+        let provider = Arc::clone(&PROVIDER);
+        let clients = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), provider)
+            // Their names are nobody's business before he is known.
+            .clear_root_hint_subjects()
+            .build()
+            .map_err(|_| NoAuthorities)?;
+        Ok(Self { roots, clients })
+    }
+
+    /// Checks that a chain leads to one of them, is valid now, and may be used
+    /// on its side. Its names are not looked at.
+    ///
+    /// # Errors
+    /// Why it is not believed.
+    pub fn check(&self, chain: &Chain) -> Result<(), Problem> {
+        let (own, between) = chain
+            .certificates
+            .split_first()
+            .ok_or(Problem::NoCertificate)?;
+        let now = UnixTime::now();
+        let checked = match chain.side {
+            Side::Client => {
+                let verified = self.clients.verify_client_cert(own, between, now);
+                verified.map(drop)
+            }
+            Side::Server => ParsedCertificate::try_from(own).and_then(|own| {
+                let algorithms = PROVIDER.signature_verification_algorithms.all;
+                verify_server_cert_signed_by_trust_anchor(
+                    &own,
+                    &self.roots,
+                    between,
+                    now,
+                    algorithms,
+                )
+            }),
+        };
+        checked.map_err(|error| Problem::from(&error))
+    }
+
+    pub(super) fn roots(&self) -> Arc<RootCertStore> {
+        Arc::clone(&self.roots)
+    }
+
+    pub(super) fn clients(&self) -> Arc<dyn ClientCertVerifier> {
+        Arc::clone(&self.clients)
+    }
+}
+
+impl fmt::Debug for Authorities {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "Authorities({})", self.roots.len())
+    }
+}
