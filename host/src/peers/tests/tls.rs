@@ -4,7 +4,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
 use crate::tls::testing::{Authority, Issued};
-use crate::tls::{Authorities, Mutual, Pair, Problem};
+use crate::tls::{Authorities, Mutual, Pair};
 
 /// TLS as peers have it.
 pub(super) fn mutual(issued: &Issued, believed: &[&Authority]) -> Mutual {
