@@ -1,5 +1,8 @@
 //! What peers know each other by, as the Secret has it now.
 
+#[cfg(test)]
+mod tests;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};

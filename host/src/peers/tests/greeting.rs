@@ -49,14 +49,26 @@ async fn silent_strangers_neither_close_the_port_nor_grow_in_number() {
 }
 
 #[tokio::test]
-async fn a_place_is_free_again_after_the_handshake() {
-    let server = Server::start(crowded(1), Echo).await;
+async fn those_whose_handshake_has_ended_take_no_places() {
+    let mut server = Server::start(crowded(2), Echo).await;
+    let mut stranger = TcpStream::connect(&server.address).await.unwrap();
+    stranger.write_all(&[0]).await.unwrap();
     let mut connections = Vec::new();
     for _ in 0..5 {
         connections.push(connect(&server, &with_tokens(1, &["a"])).await);
     }
     for connection in connections {
         assert_eq!(connection.request(body(1)).await.unwrap(), body(1));
+    }
+    // Nobody has taken the place of the stranger, who has time left.
+    stranger.write_all(&[0, 0, 5]).await.unwrap();
+    stranger.write_all(b"hello").await.unwrap();
+    loop {
+        match server.ends.recv().await.unwrap() {
+            Ok(()) => {}
+            Err(ServeError::Handshake(HandshakeError::NotAShard)) => break,
+            Err(error) => panic!("{error}"),
+        }
     }
 }
 

@@ -109,6 +109,24 @@ async fn pauses_double_up_to_two_seconds_and_fail_at_once_meanwhile() {
     assert!(pauses.len() >= 6);
 }
 
+#[tokio::test(start_paused = true)]
+async fn with_other_credentials_it_is_tried_at_once() {
+    let (change, credentials) = watch::channel(Arc::default());
+    let (pool, pipes) = pool(
+        Endpoint {
+            credentials,
+            ..endpoint(1)
+        },
+        false,
+    );
+    assert_eq!(ask_at_once(&pool, 3).await, 0);
+    assert_eq!(ask_at_once(&pool, 3).await, 0);
+    assert_eq!(pipes.times.lock().unwrap().len(), 1);
+    change.send_replace(Arc::default());
+    assert_eq!(ask_at_once(&pool, 3).await, 0);
+    assert_eq!(pipes.times.lock().unwrap().len(), 2);
+}
+
 #[tokio::test]
 async fn a_peer_of_another_ordinal_is_not_asked() {
     let executed = Arc::new(AtomicUsize::new(0));

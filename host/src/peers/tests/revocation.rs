@@ -4,11 +4,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::tls::{credentials, mutual};
 use super::*;
 use crate::tls::testing::Authority;
+
+/// How long a test waits for what must happen.
+const PATIENCE: Duration = Duration::from_secs(50);
 
 type Changing = watch::Sender<Arc<Credentials>>;
 
@@ -20,6 +23,16 @@ fn changing(ordinal: u32, first: Credentials) -> (Endpoint, Changing) {
         ..endpoint(ordinal)
     };
     (endpoint, sender)
+}
+
+/// Waits until a connection takes no more requests.
+async fn shut(connection: &Connection) {
+    let shut = async {
+        while connection.is_open() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, shut).await.expect("it shuts");
 }
 
 fn tokens(tokens: &[&str]) -> Credentials {
@@ -35,7 +48,8 @@ async fn a_token_that_is_taken_away_ends_what_was_admitted_by_it() {
     let new = connect(&server, &with_tokens(1, &["new"])).await;
     change.send_replace(Arc::new(tokens(&["new"])));
     // Told to go, and gone, without a request having been needed.
-    server.ends.recv().await.unwrap().unwrap();
+    let end = timeout(PATIENCE, server.ends.recv()).await;
+    end.expect("it ends").unwrap().unwrap();
     let refused = old.request(body(1)).await.unwrap_err();
     assert!(refused.is_not_sent(), "{refused}");
     assert_eq!(new.request(body(2)).await.unwrap(), body(2));
@@ -51,9 +65,7 @@ async fn the_connecting_side_leaves_who_has_shown_what_was_taken_away() {
     let connection = connect(&server, &here).await;
     assert_eq!(connection.request(body(1)).await.unwrap(), body(1));
     change.send_replace(Arc::new(tokens(&["new"])));
-    while connection.is_open() {
-        tokio::task::yield_now().await;
-    }
+    shut(&connection).await;
     assert_eq!(connection.shut_by(), Some(Cause::Revoked));
     let refused = connection.request(body(2)).await;
     assert_eq!(refused, Err(RequestError::NotSent(Cause::Revoked)));
@@ -75,7 +87,8 @@ async fn an_authority_that_is_taken_away_ends_what_was_admitted_by_it() {
     with_old.request(2, body(1)).await.unwrap();
     with_new.request(2, body(1)).await.unwrap();
     change.send_replace(Arc::new(all(mutual(&new.issue(), &[&new]))));
-    server.ends.recv().await.unwrap().unwrap();
+    let end = timeout(PATIENCE, server.ends.recv()).await;
+    end.expect("it ends").unwrap().unwrap();
     let refused = with_old.request(2, body(2)).await.unwrap_err();
     assert!(refused.is_not_sent(), "{refused}");
     assert_eq!(with_new.request(2, body(2)).await.unwrap(), body(2));
@@ -107,12 +120,11 @@ async fn requests_in_flight_are_answered_before_a_connection_ends() {
         started.recv().await.unwrap();
     }
     change.send_replace(Arc::new(tokens(&["new"])));
-    while connection.is_open() {
-        tokio::task::yield_now().await;
-    }
+    shut(&connection).await;
     gate.add_permits(20);
     assert_eq!(requests.join_all().await.len(), 20);
-    server.ends.recv().await.unwrap().unwrap();
+    let end = timeout(PATIENCE, server.ends.recv()).await;
+    end.expect("it ends").unwrap().unwrap();
 }
 
 /// One that confirms nothing and one that keeps a request open for ever both
@@ -125,7 +137,10 @@ async fn nobody_stays_beyond_the_bound() {
     assert!(greeted.is_ok());
     let start = Instant::now();
     change.send_replace(Arc::new(tokens(&["new"])));
-    let end = server.serving.await.unwrap();
+    let end = timeout(PATIENCE, server.serving)
+        .await
+        .expect("it ends")
+        .unwrap();
     assert!(matches!(end, Err(ServeError::Connection(Cause::NoAck(_)))));
     assert!(start.elapsed() <= Duration::from_secs(11));
 
@@ -138,7 +153,10 @@ async fn nobody_stays_beyond_the_bound() {
     sleep(Duration::from_secs(1)).await;
     let start = Instant::now();
     change.send_replace(Arc::new(tokens(&["new"])));
-    let end = server.serving.await.unwrap();
+    let end = timeout(PATIENCE, server.serving)
+        .await
+        .expect("it ends")
+        .unwrap();
     assert!(
         matches!(end, Err(ServeError::Connection(Cause::Revoked))),
         "{end:?}"
@@ -148,6 +166,23 @@ async fn nobody_stays_beyond_the_bound() {
         asked.await.unwrap(),
         Err(RequestError::Unknown(_))
     ));
+}
+
+/// Only the runtime's clock is paused: a certificate's time goes on.
+#[tokio::test(start_paused = true)]
+async fn a_certificate_that_expires_ends_what_was_admitted_by_it() {
+    let authority = Authority::new("a");
+    let short = authority.issue_for(&["localhost"], -60, 2, &[]);
+    let all = |tls| credentials(Some(&tls), &[], Demand::All);
+    let (there, _kept) = changing(2, all(mutual(&authority.issue(), &[&authority])));
+    let (here, _kept) = changing(1, all(mutual(&short, &[&authority])));
+    let server = piped(4096, there, Echo);
+    let connection = Connection::open_tls(server.stream, &here, "localhost", None).await;
+    let connection = connection.unwrap();
+    assert_eq!(connection.request(body(1)).await.unwrap(), body(1));
+    let end = timeout(Duration::from_hours(10_000), server.serving).await;
+    end.expect("it ends").unwrap().unwrap();
+    assert_eq!(connection.shut_by(), Some(Cause::GoingAway));
 }
 
 /// Tokens, certificates, authorities, and means themselves, on two shards that
