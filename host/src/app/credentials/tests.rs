@@ -1,3 +1,5 @@
+use tokio::time::timeout;
+
 use super::*;
 use crate::tls::testing::{Authority, Issued};
 use crate::volume::{Files, Observation};
@@ -128,7 +130,8 @@ async fn a_certificate_of_the_future_is_taken_when_its_time_has_come() {
         "{}",
         followed.problem()
     );
-    credentials.changed().await.unwrap();
+    let taken = timeout(Duration::from_hours(2_000), credentials.changed()).await;
+    taken.expect("it is taken").unwrap();
     assert_eq!(followed.problem(), "");
     assert_eq!(followed.credentials.status()["tls"], true);
 }

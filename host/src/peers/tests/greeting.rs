@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep};
 
 use super::tls::{credentials, mutual};
@@ -47,6 +47,25 @@ async fn silent_strangers_neither_close_the_port_nor_grow_in_number() {
     let late = connect(&server, &with_tokens(1, &["a"])).await;
     for connection in [&early, &late] {
         assert_eq!(connection.request(body(1)).await.unwrap(), body(1));
+    }
+}
+
+#[tokio::test]
+async fn the_oldest_gives_way() {
+    let mut server = Server::start(crowded(2), Echo).await;
+    let mut strangers = Vec::new();
+    for _ in 0..3 {
+        strangers.push(TcpStream::connect(&server.address).await.unwrap());
+    }
+    let end = server.ends.recv().await.unwrap();
+    assert!(
+        matches!(end, Err(ServeError::Handshake(HandshakeError::CrowdedOut))),
+        "{end:?}"
+    );
+    assert_eq!(strangers[0].read(&mut [0]).await.unwrap(), 0);
+    for stranger in &strangers[1..] {
+        let waits = stranger.try_read(&mut [0]).unwrap_err();
+        assert_eq!(waits.kind(), std::io::ErrorKind::WouldBlock);
     }
 }
 
