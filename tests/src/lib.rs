@@ -1,6 +1,7 @@
 //! What the tests and the project's own commands share.
 
 pub mod client;
+pub mod cluster;
 pub mod host;
 pub mod linearizable;
 pub mod load;
