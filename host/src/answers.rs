@@ -16,6 +16,8 @@ impl From<&Refused> for Refusal {
             Refused::NotStored(CommitError::Failed(_)) | Refused::Stopping => Self::StoreFailed,
             Refused::Away(_) => Self::ShardAway,
             Refused::Unknown(_) => Self::OutcomeUnknown,
+            Refused::Redirected { .. } => Self::Redirected,
+            Refused::Misplaced { .. } => Self::Misplaced,
             Refused::Failed(failure) => match failure {
                 Failure::Trap(_) => Self::GuestTrapped,
                 Failure::Memory(_) => Self::GuestMemory,

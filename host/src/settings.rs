@@ -4,12 +4,17 @@
 //! missing file, section or field is its default; an unknown one is an error.
 //! All bounds are inclusive.
 
+mod routing;
+
 use std::fmt;
 use std::time::Duration;
 
 use bytesize::ByteSize;
 use humantime_serde::re::humantime::format_duration;
 use serde::{Deserialize, Deserializer};
+
+use crate::per_shard::PerShard;
+pub use routing::Routing;
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
@@ -174,6 +179,12 @@ pub struct Cluster {
     /// to 1 h.
     #[serde(with = "humantime_serde")]
     pub max_wait: Duration,
+    /// What becomes of a client's request for another shard's partition.
+    /// Default `forward`.
+    pub routing: Routing,
+    /// Where clients reach each shard: a URL of scheme, host and port. Default
+    /// none; `redirect` needs it.
+    pub public_url: Option<PerShard>,
 }
 
 impl Default for Cluster {
@@ -181,6 +192,8 @@ impl Default for Cluster {
         Self {
             shards: 1,
             max_wait: Duration::from_secs(10),
+            routing: Routing::default(),
+            public_url: None,
         }
     }
 }
@@ -324,6 +337,7 @@ impl Settings {
 
         count("cluster.shards", cluster.shards.into(), 1, 1024)?;
         time("cluster.max_wait", cluster.max_wait, HOUR)?;
+        routing::validate(cluster)?;
 
         let budget = ("guest.read_budget", Value::Time(guest.read_budget));
         let deadline = ("guest.read_deadline", Value::Time(guest.read_deadline));
@@ -400,6 +414,19 @@ pub enum Error {
         serve_for: Value,
         /// `drain.deadline`.
         deadline: Value,
+    },
+    /// Clients would be sent to shards, and nobody says where these are.
+    #[error(
+        "cluster.routing is \"redirect\"; set cluster.public_url too, such as \"http://kv-{{}}.kv:8080\", where {{}} is the ordinal of the shard that clients are sent to"
+    )]
+    NoPublicUrl,
+    /// What clients are to be sent to is no address.
+    #[error(
+        "cluster.public_url is {url:?}; write http:// or https://, a host, perhaps a port, and nothing after it, such as \"http://kv-{{}}.kv:8080\""
+    )]
+    PublicUrl {
+        /// The URL given.
+        url: String,
     },
     /// The log filter cannot be read.
     #[error(

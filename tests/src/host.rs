@@ -90,6 +90,8 @@ pub struct Shard {
     pub data: PathBuf,
     /// Which shard it is.
     pub ordinal: u32,
+    /// The public port; 0 for one that the system chooses.
+    pub listen: SocketAddr,
     /// More arguments for `ostrakon serve`.
     pub arguments: Vec<String>,
     /// What runs the host, where it is not run directly: a command that ends by
@@ -118,6 +120,7 @@ impl Shard {
             secrets,
             data: path("data"),
             ordinal: 0,
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             arguments: Vec::new(),
             runner: Vec::new(),
             binary: binary(),
@@ -142,7 +145,8 @@ impl Shard {
         host
     }
 
-    /// The command that starts a host, on ports that the system chooses.
+    /// The command that starts a host, on ports that the system chooses unless
+    /// told otherwise.
     pub fn command(&self) -> Command {
         let mut command = match self.runner.split_first() {
             None => Command::new(&self.binary),
@@ -162,7 +166,7 @@ impl Shard {
             .arg(&self.data)
             .args([
                 "--listen",
-                "127.0.0.1:0",
+                &self.listen.to_string(),
                 "--admin",
                 "127.0.0.1:0",
                 "--ordinal",

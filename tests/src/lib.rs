@@ -2,6 +2,7 @@
 
 pub mod certificates;
 pub mod client;
+pub mod cluster;
 pub mod host;
 pub mod linearizable;
 pub mod load;

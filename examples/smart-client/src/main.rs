@@ -9,6 +9,9 @@
 //! | `x` | there with another value |
 //! | a digit | refused: the first digit of the HTTP status, such as `5` for 503 |
 //! | `.` | no answer |
+//!
+//! With one server it asks that one for all letters, which any shard of a cluster answers. Where a
+//! server says that another one has the key (307 or 421 with a `location`), it asks that one.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -23,12 +26,15 @@ use humantime_serde::re::humantime::parse_duration;
 const NOT_FOUND: &str = "_key_not_found_";
 /// How long a server may take before it counts as not there.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How many servers it goes to at most because another one sent it there.
+const MAX_HOPS: u32 = 5;
 
 /// Loads, and writes where it is missing, a key for each letter, and shows how that went.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
-    /// The servers in the order of their ordinals; the port is 80 if none is given.
+    /// The servers in the order of their ordinals, or any one of them that passes requests on; the
+    /// port is 80 if none is given.
     #[arg(value_name = "SERVER[:PORT],...")]
     servers: String,
     /// Write nothing.
@@ -94,7 +100,7 @@ fn with_port(server: &str) -> String {
 
 /// Loads a letter's key, writes it where that is wanted, and says how it went.
 fn visit(server: &str, letter: char, readonly: bool) -> char {
-    let loaded = match get(server, &format!("/load/{letter}")) {
+    let loaded = match follow(server, &format!("/load/{letter}")) {
         Err(_) => return '.',
         Ok((200, value)) => value,
         Ok((status, _)) => return first_digit(status),
@@ -104,7 +110,7 @@ fn visit(server: &str, letter: char, readonly: bool) -> char {
     }
     match loaded.as_str() {
         NOT_FOUND if readonly => 'm',
-        NOT_FOUND => match get(server, &format!("/save/{letter}/{letter}")) {
+        NOT_FOUND => match follow(server, &format!("/save/{letter}/{letter}")) {
             Err(_) => '.',
             Ok((200, _)) => 'w',
             Ok((status, _)) => first_digit(status),
@@ -117,9 +123,29 @@ fn first_digit(status: u16) -> char {
     char::from(b'0' + u8::try_from(status / 100 % 10).expect("a digit fits"))
 }
 
-/// One request on a connection of its own, so that a server that came back is found again at once:
-/// the status and the body.
-fn get(server: &str, path: &str) -> anyhow::Result<(u16, String)> {
+/// A request that goes where it is sent: the status and the body of the last answer.
+fn follow(server: &str, path: &str) -> anyhow::Result<(u16, String)> {
+    let mut server = server.to_owned();
+    for _ in 0..MAX_HOPS {
+        let answer = get(&server, path)?;
+        match (answer.status, answer.sent_to) {
+            (307 | 421, Some(next)) => server = next,
+            (status, _) => return Ok((status, answer.body)),
+        }
+    }
+    bail!("it is sent from server to server without end")
+}
+
+/// What a server says.
+struct Answer {
+    status: u16,
+    /// The server of the header `location`.
+    sent_to: Option<String>,
+    body: String,
+}
+
+/// One request on a connection of its own, so that a server that came back is found again at once.
+fn get(server: &str, path: &str) -> anyhow::Result<Answer> {
     let address = server
         .to_socket_addrs()?
         .next()
@@ -134,5 +160,40 @@ fn get(server: &str, path: &str) -> anyhow::Result<(u16, String)> {
         bail!("the connection ended in the middle of the answer");
     };
     let status = head.split(' ').nth(1).context("not an HTTP answer")?;
-    Ok((status.parse()?, body.to_owned()))
+    let mut headers = head.lines().filter_map(|line| line.split_once(':'));
+    let location = headers.find(|(name, _)| name.eq_ignore_ascii_case("location"));
+    Ok(Answer {
+        status: status.parse()?,
+        sent_to: location.and_then(|(_, url)| server_in(url.trim())),
+        body: body.to_owned(),
+    })
+}
+
+/// The server in a URL; none where it is reached otherwise than by plain HTTP.
+fn server_in(url: &str) -> Option<String> {
+    let server = url.strip_prefix("http://")?.split('/').next()?;
+    Some(with_port(server))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_server_is_found_in_the_url_it_is_sent_to() {
+        let of = |url| server_in(url);
+        assert_eq!(
+            of("http://kv-1.kv:8080/load/a"),
+            Some("kv-1.kv:8080".into())
+        );
+        assert_eq!(of("http://kv-1.kv/load/a"), Some("kv-1.kv:80".into()));
+        assert_eq!(of("https://kv-1.kv/load/a"), None);
+        assert_eq!(of("/load/a"), None);
+    }
+
+    #[test]
+    fn letters_belong_to_servers_as_in_the_course() {
+        assert_eq!(server_of('a', 3), 1);
+        assert_eq!(server_of('z', 1), 0);
+    }
 }

@@ -9,8 +9,10 @@ pub(crate) enum Call {
     Save { key: String, word: String },
     /// `GET /load/<key>`
     Load { key: String },
-    /// `GET /allKeys`
+    /// `GET /allKeys`: this shard's.
     AllKeys,
+    /// `GET /keys`: the cluster's.
+    Keys,
     /// `GET /kv/<key>`
     Get { key: String },
     /// `PUT /kv/<key>`
@@ -54,6 +56,10 @@ impl Call {
                 allow(line, &["GET", "HEAD"])?;
                 Ok(Self::AllKeys)
             }
+            ["", "keys"] => {
+                allow(line, &["GET", "HEAD"])?;
+                Ok(Self::Keys)
+            }
             ["", "kv"] => {
                 allow(line, &["GET", "HEAD"])?;
                 Ok(Self::List(Page::of(line)?))
@@ -71,7 +77,7 @@ impl Call {
             _ => Err(Error::new(
                 404,
                 "path_not_found",
-                "there is /kv/<key>, /kv, /save/<key>/<word>, /load/<key>, /allKeys",
+                "there is /kv/<key>, /kv, /save/<key>/<word>, /load/<key>, /allKeys, /keys",
             )),
         }
     }

@@ -1,18 +1,19 @@
 //! The key/value store: the reference guest.
 //!
 //! It has two APIs over the same data, in which each key is a partition: the course's (`/save`, `/load`, `/allKeys`)
-//! and one by the book (`/kv/<key>`, `/kv?prefix=&after=&limit=`). The files follow a request's way: `call` says what
-//! is asked, `sharding` where it is answered, `item` what is stored, `condition` whether it is what the client
-//! expects, and `page` is the listing.
+//! and one by the book (`/kv/<key>`, `/kv?prefix=&after=&limit=`, `/keys`). The files follow a request's way: `call`
+//! says what is asked, `sharding` where it is answered, `item` what is stored, `condition` whether it is what the
+//! client expects, `part` is what one shard says of its keys, and `page` a listing of all.
 
 mod call;
 mod condition;
 mod item;
 mod page;
+mod part;
 mod sharding;
 
 use ostrakon_guest::{
-    Description, Error, Guest, Part, Request, RequestLine, Response, Result, Route, Settings, Shard,
+    Description, Error, Guest, Part, Request, RequestLine, Response, Result, Route, Settings,
 };
 
 use call::{Call, Page};
@@ -49,7 +50,7 @@ impl Guest for Kv {
                 Route::write(key)
             }
             Ok(Call::Load { key } | Call::Get { key }) => Route::read(key),
-            Ok(Call::List(_)) => Route::everywhere(),
+            Ok(Call::List(_) | Call::Keys) => Route::everywhere(),
             // What is wrong with a request any shard can say.
             Ok(Call::AllKeys) | Err(_) => Route::here(),
         }
@@ -59,17 +60,26 @@ impl Guest for Kv {
         match Call::of(request)? {
             Call::Save { word, .. } => save(request, word),
             Call::Load { .. } => Ok(load(request)),
-            Call::AllKeys => Ok(all_keys(request.shard())),
+            Call::AllKeys => page::all(request.shard().partitions()),
+            Call::Keys => Ok(part::of_shard(
+                request,
+                request.shard().partitions(),
+                usize::MAX,
+            )),
             Call::Get { .. } => get(request),
             Call::Put { .. } => put(request),
             Call::Delete { .. } => delete(request),
-            Call::List(page) => Ok(page::of_shard(&page, request.shard())),
+            Call::List(page) => {
+                let partitions = page::partitions(&page, request);
+                Ok(part::of_shard(request, partitions, page.limit as usize))
+            }
         }
     }
 
     fn gather(&self, request: &Request, parts: Vec<Part>) -> Result<Response> {
         match Call::of(request)? {
-            Call::List(Page { limit, .. }) => page::joined(limit, &parts),
+            Call::List(Page { limit, .. }) => page::of_all(limit, &parts),
+            Call::Keys => page::all_of_all(&parts),
             _ => Err(Error::bad_request("only a listing is asked of all shards")),
         }
     }
@@ -85,14 +95,6 @@ fn load(request: &Request) -> Response {
         Some(item) => Response::bytes(item.content_type(), item.body()),
         None => Response::text("_key_not_found_"),
     }
-}
-
-/// As the course's store has it: a comma in a key looks like one between keys.
-fn all_keys(shard: Shard) -> Response {
-    Response::bytes(
-        item::TEXT,
-        shard.partitions().collect::<Vec<_>>().join(&b','),
-    )
 }
 
 fn get(request: &Request) -> Result<Response> {

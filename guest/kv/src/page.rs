@@ -1,11 +1,12 @@
-//! The listing: a page of keys, in order.
+//! The listings: a page of keys, and all keys.
 
-use std::{iter::Peekable, vec::IntoIter};
-
-use ostrakon_guest::{Part, Response, Result, Shard, paths};
+use ostrakon_guest::{Error, Part, Partitions, Request, Response, Result};
 use serde::Serialize;
 
-use crate::call;
+use crate::{call, item, part::Joined};
+
+/// The most bytes of keys in one answer.
+const MAX_KEYS: usize = 8 << 20;
 
 /// A page of keys, as the client gets it.
 #[derive(Serialize)]
@@ -15,53 +16,60 @@ struct Page {
     next: Option<String>,
 }
 
-/// One shard's part: its first keys, one more than the page holds, percent-encoded and each with a line end.
-/// (A reader of JSON would make the component half as large again.)
-pub(crate) fn of_shard(page: &call::Page, shard: Shard) -> Response {
-    let mut partitions = shard
+/// This shard's keys of a page.
+pub(crate) fn partitions(page: &call::Page, request: &Request) -> Partitions {
+    let partitions = request
+        .shard()
         .partitions()
         .prefix(page.prefix.as_bytes())
         .page_size(page.limit + 1);
-    if !page.after.is_empty() {
-        partitions = partitions.after(&page.after);
+    if page.after.is_empty() {
+        partitions
+    } else {
+        partitions.after(&page.after)
     }
-    let mut body = String::new();
-    for key in partitions.take(page.limit as usize + 1) {
-        body.push_str(&paths::encode(key));
-        body.push('\n');
-    }
-    Response::text(body)
 }
 
-/// The page of all shards. Each gave its first keys, in order, so the next of all is always at the head of a part.
-pub(crate) fn joined(limit: u32, parts: &[Part]) -> Result<Response> {
-    let limit = limit as usize;
-    let mut parts = parts.iter().map(keys_of).collect::<Result<Vec<_>>>()?;
-    let mut keys = Vec::new();
-    while keys.len() <= limit
-        && let Some(key) = parts
-            .iter_mut()
-            .filter_map(|part| part.peek())
-            .min()
-            .cloned()
-    {
-        // A key that is moving from one shard to another may be listed by both.
-        for part in &mut parts {
-            let _ = part.next_if_eq(&key);
-        }
-        keys.push(key);
-    }
-    let more = keys.len() > limit;
-    keys.truncate(limit);
-    let next = keys.last().filter(|_| more).cloned();
+/// The page of all shards. It can be shorter than its limit: `next` alone says whether it is the last.
+pub(crate) fn of_all(limit: u32, parts: &[Part]) -> Result<Response> {
+    let mut joined = Joined::of(parts)?;
+    let keys = joined.by_ref().take(limit as usize);
+    let keys: Vec<_> = keys
+        .map(|key| String::from_utf8_lossy(key).into_owned())
+        .collect();
+    let next = keys.last().filter(|_| joined.has_more()).cloned();
     Ok(Response::json(&Page { keys, next }))
 }
 
-fn keys_of(part: &Part) -> Result<Peekable<IntoIter<String>>> {
-    let lines = part
-        .body()?
-        .split(|&byte| byte == b'\n')
-        .filter(|line| !line.is_empty());
-    let keys = lines.map(|line| Ok(paths::decode(&String::from_utf8_lossy(line))?));
-    Ok(keys.collect::<Result<Vec<_>>>()?.into_iter().peekable())
+/// All keys of the cluster.
+pub(crate) fn all_of_all(parts: &[Part]) -> Result<Response> {
+    let mut joined = Joined::of(parts)?;
+    let response = all(joined.by_ref())?;
+    if joined.has_more() {
+        return Err(too_many());
+    }
+    Ok(response)
+}
+
+/// All keys of a shard, as the course's store has it: a comma in a key looks like one between keys.
+pub(crate) fn all(keys: impl Iterator<Item: AsRef<[u8]>>) -> Result<Response> {
+    let mut body = Vec::new();
+    for key in keys {
+        if !body.is_empty() {
+            body.push(b',');
+        }
+        body.extend(key.as_ref());
+        if body.len() > MAX_KEYS {
+            return Err(too_many());
+        }
+    }
+    Ok(Response::bytes(item::TEXT, body))
+}
+
+fn too_many() -> Error {
+    Error::new(
+        400,
+        "too_many_keys",
+        "there are more keys than one answer can have: ask for pages, /kv?limit=1000",
+    )
 }

@@ -1,5 +1,7 @@
 //! `/kv?prefix=&after=&limit=`, and where keys live.
 
+use std::collections::BTreeSet;
+
 use ostrakon_guest::{Target, testing::TestShard};
 use ostrakon_kv::Kv;
 
@@ -56,7 +58,9 @@ fn a_listing_is_pages_in_order() {
         );
     }
     assert_eq!(shard.route("GET", "/kv?limit=2").target, Target::Everywhere);
+    assert_eq!(shard.route("GET", "/keys").target, Target::Everywhere);
     assert_eq!(shard.route("GET", "/allKeys").target, Target::Here);
+    assert_eq!(shard.get("/keys").text(), "a,a,\n3,a/1,a/2,b,é");
 }
 
 #[test]
@@ -108,6 +112,163 @@ fn a_listing_that_lacks_a_shard_is_no_listing() {
         (reply.status, reply.header("retry-after")),
         (503, Some("1"))
     );
+}
+
+/// Shards whose keys are not where any owner function would have them, as they are while keys move: the answers must
+/// not depend on it.
+struct Sharded {
+    shards: Vec<TestShard<Kv>>,
+    keys: BTreeSet<String>,
+}
+
+impl Sharded {
+    /// Shards that are told that they are `of` many: the more, the less each may say.
+    fn new(random: &mut Random, of: u32) -> Self {
+        let count = 1 + random.below(4);
+        let shard = |ordinal| TestShard::new().ordinal(ordinal, of).start().unwrap();
+        let mut shards: Vec<TestShard<Kv>> = (0..count).map(shard).collect();
+        let mut keys = BTreeSet::new();
+        for _ in 0..random.below(40) {
+            let prefix = ["", "a", "a/", "é,", "b%"][random.below(5) as usize];
+            let length = [1, 8, 400][random.below(3) as usize];
+            let key: String = prefix
+                .chars()
+                .chain((0..length).map(|_| random.letter()))
+                .collect();
+            // One key in eight is in two shards.
+            let copies = 1 + u32::from(random.below(8) == 0);
+            for _ in 0..copies {
+                let shard = &mut shards[random.below(count) as usize];
+                let path = format!("/kv/{}", ostrakon_guest::paths::encode(&key));
+                assert!(shard.put(&path, "x").status < 300);
+            }
+            keys.insert(key);
+        }
+        Self { shards, keys }
+    }
+
+    fn get(&mut self, path: &str) -> ostrakon_guest::testing::Reply {
+        let parts = self.shards.iter_mut();
+        let parts = parts.map(|shard| shard.part("GET", path, &[])).collect();
+        self.shards[0].gather("GET", path, &[], parts)
+    }
+}
+
+/// A generator that gives the same for the same seed (Marsaglia's xorshift64).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u32) -> u32 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        u32::try_from(self.0 % u64::from(bound)).unwrap()
+    }
+
+    fn letter(&mut self) -> char {
+        char::from(b'a' + u8::try_from(self.below(3)).unwrap())
+    }
+}
+
+#[test]
+fn pages_over_any_sharding_are_all_keys_in_order_each_once() {
+    let mut short = 0;
+    for seed in 1..=300 {
+        let random = &mut Random(seed);
+        let of = [3, 24 << 10, 40 << 10][random.below(3) as usize];
+        let mut sharded = Sharded::new(random, of);
+        let keys: Vec<_> = sharded.keys.iter().cloned().collect();
+        let all = sharded.get("/keys");
+        if of == 3 || all.status == 200 {
+            assert_eq!(all.text(), keys.join(","), "seed {seed}");
+        } else {
+            assert!(all.text().contains("too_many_keys"), "seed {seed}");
+        }
+        for prefix in ["", "a", "a/", "é", "x"] {
+            let limit = 1 + random.below(12) as usize;
+            let prefix_path = ostrakon_guest::paths::encode(prefix);
+            let of_prefix = keys.iter().filter(|key| key.starts_with(prefix));
+            let of_prefix: Vec<_> = of_prefix.cloned().collect();
+            let (mut listed, mut after) = (Vec::new(), String::new());
+            loop {
+                let path = format!("/kv?prefix={prefix_path}&limit={limit}&after={after}");
+                let page = sharded.get(&path).json::<Page>();
+                assert!(page.keys.len() <= limit, "seed {seed}: {path}");
+                listed.extend(page.keys.iter().cloned());
+                let Some(next) = page.next else {
+                    break;
+                };
+                short += u32::from(page.keys.len() < limit);
+                assert_eq!(Some(&next), page.keys.last(), "seed {seed}: {path}");
+                after = ostrakon_guest::paths::encode(&next);
+            }
+            assert_eq!(listed, of_prefix, "seed {seed}: {prefix} by {limit}");
+        }
+    }
+    assert!(short > 100, "parts that were cut short are met: {short}");
+}
+
+#[test]
+fn what_is_not_a_part_is_never_taken_for_an_empty_one() {
+    let mut shard = shard(0, &["a"]);
+    for path in ["/kv", "/keys"] {
+        let good = shard.part("GET", path, &[]);
+        let body = good.body().unwrap().to_vec();
+        let reply = shard.gather("GET", path, &[], vec![good.clone(), good.clone()]);
+        assert_eq!(reply.status, 200);
+        let mut bad: Vec<Vec<u8>> = (0..body.len()).map(|end| body[..end].to_vec()).collect();
+        // A part of an empty shard is one byte.
+        bad.retain(|body| body != b".");
+        bad.extend([b"a\n".to_vec(), b"?".to_vec(), [&body[..], b"x"].concat()]);
+        for body in bad {
+            let response = ostrakon_guest::Response::bytes("text/plain", body.clone());
+            let part = ostrakon_guest::Part { shard: 1, response };
+            let reply = shard.gather("GET", path, &[], vec![good.clone(), part]);
+            assert_eq!(reply.status, 503, "{path}: {body:?}");
+            assert!(
+                reply.text().contains("shard 1 gave no answer"),
+                "{}",
+                reply.text()
+            );
+        }
+    }
+}
+
+/// More than one answer can have is said, and not cut off or run out of memory.
+#[test]
+fn too_many_keys_are_refused_with_what_to_do() {
+    let mut long = TestShard::<Kv>::new().ordinal(0, 24 << 10).start().unwrap();
+    for letter in ["a", "b"] {
+        assert_eq!(
+            long.put(&format!("/kv/{}", letter.repeat(800)), "x").status,
+            201
+        );
+    }
+    let reply = long.get("/keys");
+    assert_eq!(reply.status, 400);
+    let text = reply.text();
+    assert!(
+        text.starts_with(r#"{"error":"too_many_keys","#) && text.contains("/kv?limit="),
+        "{text}"
+    );
+    let page = long.get("/kv").json::<Page>();
+    assert_eq!((page.keys.len(), page.next), (1, Some("a".repeat(800))));
+
+    let empty = |ordinal| TestShard::<Kv>::new().ordinal(ordinal, 3).start().unwrap();
+    let keys = |first: u8| {
+        let mut body = b".".to_vec();
+        for number in 0..5000_u32 {
+            body.extend(1000_u32.to_be_bytes());
+            let key = format!("{}{number:0999}", char::from(first));
+            body.extend(key.as_bytes());
+        }
+        let response = ostrakon_guest::Response::bytes("text/plain", body);
+        ostrakon_guest::Part { shard: 0, response }
+    };
+    let one = empty(0).gather("GET", "/keys", &[], vec![keys(b'a')]);
+    assert_eq!((one.status, one.text().len()), (200, 5000 * 1001 - 1));
+    let two = empty(0).gather("GET", "/keys", &[], vec![keys(b'a'), keys(b'b')]);
+    assert_eq!(two.status, 400);
 }
 
 #[test]

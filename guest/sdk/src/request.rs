@@ -103,7 +103,7 @@ impl Request {
         imports::request_ordinal()
     }
 
-    /// The number of shards now, from 1.
+    /// The number of shards now, from 1; while partitions move, the number there will be.
     pub fn shards(&self) -> u32 {
         imports::request_shards()
     }

@@ -85,7 +85,8 @@ impl Part {
         serde_json::from_slice(self.body()?).map_err(|_| self.incomplete())
     }
 
-    fn incomplete(&self) -> Error {
+    /// The error of an answer that would lack this part: 503, `incomplete`, with the shard's number.
+    pub fn incomplete(&self) -> Error {
         let message = [
             "shard ",
             &self.shard.to_string(),

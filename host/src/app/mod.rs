@@ -275,7 +275,6 @@ impl App {
             kept,
             lane: lane.clone(),
             secrets: secrets.clone(),
-            // One shard, until there is a topology.
             identity: Identity {
                 ordinal: options.ordinal,
                 shards: 1,

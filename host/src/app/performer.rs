@@ -86,7 +86,10 @@ impl swap::Performer for Performer {
     ) -> Result<((Arc<Guest>, Compiled), Description), Error> {
         let environment = Environment {
             settings: Arc::clone(&candidate.settings),
-            identity: self.identity,
+            identity: Identity {
+                shards: self.shards(),
+                ..self.identity
+            },
             files: Arc::clone(&candidate.files),
             secrets: self.secrets.clone(),
             metrics: Arc::clone(&self.metrics),
@@ -150,6 +153,14 @@ impl swap::Failure for Error {
             }
             _ => false,
         }
+    }
+}
+
+impl Performer {
+    /// The number of shards, as far as it is known.
+    fn shards(&self) -> u32 {
+        let view = self.lane.views().get();
+        view.map_or(self.identity.shards, |view| view.shards())
     }
 }
 

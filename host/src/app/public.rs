@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use http::header::LOCATION;
 use http::{HeaderName, HeaderValue, Request, Response, request};
 
 use crate::contract;
@@ -13,7 +14,7 @@ use crate::http::{Handler, Refusal};
 use crate::metrics::{Access, Limit, Metrics, Target};
 use crate::service::{Answer, Refused, Service};
 
-/// The shard that answered, as its ordinal.
+/// The shard that answered, or that is to be asked, as its ordinal.
 const SHARD: HeaderName = HeaderName::from_static("ostrakon-shard");
 /// The generation that answered, as its number.
 const GENERATION: HeaderName = HeaderName::from_static("ostrakon-generation");
@@ -66,7 +67,13 @@ impl Handler for Public {
                 *response.headers_mut() = reply.headers;
                 response
             }
-            Err(refused) => self.refused(&refused).response(),
+            Err(refused) => {
+                let mut response = self.refused(&refused).response();
+                if let Some(location) = refused.location() {
+                    response.headers_mut().insert(LOCATION, location);
+                }
+                response
+            }
         };
         let headers = response.headers_mut();
         headers.insert(SHARD, HeaderValue::from(shard));

@@ -7,7 +7,7 @@ use super::{AskError, Cluster};
 use crate::contract::Request;
 use crate::peers::RequestError;
 use crate::service::{Boxed, Forwarded, Others, Part};
-use crate::topology::{Ordinal, Passed};
+use crate::topology::{Epoch, Ordinal, Passed};
 
 impl Others for Cluster {
     fn forward<'a>(
@@ -55,6 +55,19 @@ impl Others for Cluster {
             }
             match self.ask(at, &Ask::Hold).await {
                 Ok(Said::Done) => Ok(()),
+                said => Err(away(at, said)),
+            }
+        })
+    }
+
+    fn tell(&self, at: Ordinal) -> Boxed<'_, Result<Epoch, String>> {
+        Box::pin(async move {
+            let Some(plan) = self.plan() else {
+                return Err("there is no plan yet".to_owned());
+            };
+            let epoch = plan.epoch;
+            match self.ask(at, &Ask::Learn(plan)).await {
+                Ok(Said::Done) => Ok(epoch),
                 said => Err(away(at, said)),
             }
         })

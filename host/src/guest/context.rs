@@ -25,7 +25,8 @@ const MAX_HANDLES: usize = 1024;
 pub struct Identity {
     /// Its ordinal, from 0.
     pub ordinal: u32,
-    /// The number of shards.
+    /// The number of shards when it was asked for; each lease of an instance
+    /// has its own.
     pub shards: u32,
 }
 
@@ -64,15 +65,18 @@ pub(super) struct Call {
     /// None while instantiating.
     pub(super) export: Option<Export>,
     pub(super) request: Option<Arc<Request>>,
+    /// The number of shards that the call is answered among.
+    pub(super) shards: u32,
     pub(super) data: Data,
     pub(super) grace: Grace,
 }
 
 impl Call {
-    pub(super) fn none() -> Self {
+    pub(super) fn none(shards: u32) -> Self {
         Self {
             export: None,
             request: None,
+            shards,
             data: Data::None,
             grace: Grace::default(),
         }
@@ -103,10 +107,11 @@ impl Context {
             used: 0,
             denied: false,
         };
+        let call = Call::none(environment.identity.shards);
         Self {
             environment,
             log,
-            call: Call::none(),
+            call,
             limiter,
             table,
             wasi,

@@ -250,7 +250,7 @@ impl request::Host for Context {
     }
 
     fn shards(&mut self) -> Result<u32> {
-        Ok(self.environment.identity.shards)
+        Ok(self.call.shards)
     }
 }
 

@@ -37,6 +37,8 @@ pub(super) struct Instance {
     service: Service,
     /// Memory after instantiation, in bytes.
     initial_memory: usize,
+    /// The number of shards that calls are answered among.
+    pub(super) shards: u32,
     pub(super) requests: u64,
 }
 
@@ -49,6 +51,7 @@ impl Instance {
         log: Arc<GuestLog>,
         deadline: Duration,
     ) -> Result<Self, Failure> {
+        let shards = environment.identity.shards;
         let mut store = Store::new(&engine.wasmtime, Context::new(environment, log));
         store.limiter(|context| &mut context.limiter);
         store.epoch_deadline_callback(|mut store| Ok(store.data_mut().call.grace.overrun()));
@@ -70,6 +73,7 @@ impl Instance {
             store,
             service,
             initial_memory,
+            shards,
             requests: 0,
         })
     }
@@ -114,15 +118,19 @@ impl Instance {
         shards: u32,
         deadline: Duration,
     ) -> Result<u32, Failure> {
-        self.call(
-            Export::Owner,
-            None,
-            Data::None,
-            deadline,
-            async |service, store| service.call_owner(store, partition, shards).await,
-        )
-        .await
-        .1
+        // Pure: a guest that asks how many shards there are is told its argument.
+        let now = std::mem::replace(&mut self.shards, shards);
+        let (_, owner) = self
+            .call(
+                Export::Owner,
+                None,
+                Data::None,
+                deadline,
+                async |service, store| service.call_owner(store, partition, shards).await,
+            )
+            .await;
+        self.shards = now;
+        owner
     }
 
     pub(super) async fn route(
@@ -319,6 +327,7 @@ impl Instance {
         context.call = Call {
             export: Some(export),
             request: request.cloned(),
+            shards: self.shards,
             data,
             grace: Grace::default(),
         };
@@ -330,7 +339,7 @@ impl Instance {
         };
         let context = self.store.data_mut();
         let denied = context.limiter.denied;
-        let call = std::mem::replace(&mut context.call, Call::none());
+        let call = std::mem::replace(&mut context.call, Call::none(self.shards));
         context
             .environment
             .metrics

@@ -143,24 +143,25 @@ impl Guest {
         if shards == 1 {
             return Ok(0);
         }
-        let mut lease = self.lease().await?;
+        let mut lease = self.lease(shards).await?;
         lease.owner(partition, shards).await
     }
 
-    /// An instance to call, until the lease is dropped.
+    /// An instance to call, until the lease is dropped, for answers among so
+    /// many shards.
     ///
     /// # Errors
     /// When a new one is needed and cannot be made.
     ///
     /// # Panics
     /// When a thread has panicked while it took or gave back an instance.
-    pub async fn lease(self: &Arc<Self>) -> Result<Lease, Failure> {
+    pub async fn lease(self: &Arc<Self>, shards: u32) -> Result<Lease, Failure> {
         let idle = self
             .idle
             .lock()
             .expect("no holder of this lock panics")
             .pop();
-        let instance = if let Some(instance) = idle {
+        let mut instance = if let Some(instance) = idle {
             instance
         } else {
             let instance = Instance::new(
@@ -174,6 +175,7 @@ impl Guest {
             self.environment.metrics.instance_created();
             instance
         };
+        instance.shards = shards;
         Ok(Lease {
             guest: Arc::clone(self),
             instance: Some(instance),

@@ -41,6 +41,9 @@ macro_rules! refusals {
 }
 
 refusals! {
+    /// Another shard has the partition; the client is to ask that one.
+    Redirected: TEMPORARY_REDIRECT "redirected"
+        "another shard has this partition: send the same request to the address in the location header\n",
     /// What was sent is not HTTP.
     BadRequest: BAD_REQUEST "bad-request"
         "the request is not valid http: check its request line, headers and body framing\n",
@@ -68,6 +71,9 @@ refusals! {
     /// The request target is too long.
     UriSize: URI_TOO_LONG "uri-size"
         "the request's target is too long: send a shorter path and query\n",
+    /// Another shard has the partition; nothing was written.
+    Misplaced: MISDIRECTED_REQUEST "misplaced"
+        "another shard has this partition, and nothing was written: ask the one that the ostrakon-shard header names\n",
     /// The headers are too large.
     HeaderSize: REQUEST_HEADER_FIELDS_TOO_LARGE "header-size"
         "the request line and headers are too large, or more than 100: send less, or raise max_header_bytes\n",

@@ -143,6 +143,24 @@ impl Place {
         owner.map(Ordinal).map_err(ChangeError::Owner)
     }
 
+    /// A partition's owners under the plan's two placements; none where there is
+    /// no plan, or its guests are not found yet.
+    ///
+    /// # Errors
+    /// When a guest fails.
+    pub async fn owners_of(&self, partition: &[u8]) -> Result<Option<(Ordinal, Ordinal)>, Failure> {
+        let (Some(plan), Some(owners)) = (self.shard.plan(), &self.owners) else {
+            return Ok(None);
+        };
+        let to = owners.to.owner(partition, plan.to.shards).await?;
+        let from = if plan.is_stable() {
+            to
+        } else {
+            owners.from.owner(partition, plan.from.shards).await?
+        };
+        Ok(Some((Ordinal(from), Ordinal(to))))
+    }
+
     /// Whose a partition is.
     ///
     /// # Errors
@@ -152,17 +170,10 @@ impl Place {
         partition: &[u8],
         told: Option<&Passed>,
     ) -> Result<Authority, Failure> {
-        let (Some(plan), Some(owners)) = (self.shard.plan(), &self.owners) else {
-            return Ok(Authority::Unknown);
-        };
-        let to = owners.to.owner(partition, plan.to.shards).await?;
-        let from = if plan.is_stable() {
-            to
-        } else {
-            owners.from.owner(partition, plan.from.shards).await?
-        };
-        let (from, to) = (Ordinal(from), Ordinal(to));
-        Ok(self.shard.authority(partition, from, to, told))
+        Ok(match self.owners_of(partition).await? {
+            Some((from, to)) => self.shard.authority(partition, from, to, told),
+            None => Authority::Unknown,
+        })
     }
 
     fn has_the_owners_of(&self, other: &Self) -> bool {
@@ -319,7 +330,10 @@ impl Worker {
         let migration = begin_migration_of(entries, limits)?;
         let failed = |failure: &Failure| ChangeError::Unmigrated(from, failure.to_string());
         let (migration, migrated) = self.block_on(async {
-            let mut lease = guest.lease().await.map_err(|failure| failed(&failure))?;
+            let mut lease = guest
+                .lease(self.shards())
+                .await
+                .map_err(|failure| failed(&failure))?;
             Ok::<_, ChangeError>(lease.migrate(from, migration).await)
         })?;
         match migrated {

@@ -8,7 +8,7 @@ use tokio::sync::futures::Notified;
 
 use super::place::Place;
 use crate::digest::Digest;
-use crate::guest::Guest;
+use crate::guest::{Failure, Guest, Lease};
 use crate::store::Snapshot;
 
 /// A generation and the last durable commit, published as one: a read never
@@ -25,6 +25,28 @@ pub struct View {
     pub snapshot: Arc<Snapshot>,
     /// Where the shard stands among others; none where it is alone.
     pub place: Option<Arc<Place>>,
+}
+
+impl View {
+    /// An instance of its guest to call, for answers among the shards that it
+    /// knows of.
+    ///
+    /// # Errors
+    /// When a new one is needed and cannot be made.
+    pub async fn lease(&self) -> Result<Lease, Failure> {
+        self.guest.lease(self.shards()).await
+    }
+
+    /// The number of shards, as far as it is known.
+    pub fn shards(&self) -> u32 {
+        shards(self.place.as_deref())
+    }
+}
+
+/// The number of shards under a place's plan; 1 without one.
+pub(super) fn shards(place: Option<&Place>) -> u32 {
+    let plan = place.and_then(|place| place.shard.plan());
+    plan.map_or(1, |plan| plan.to.shards)
 }
 
 /// The place where the lane publishes its views.

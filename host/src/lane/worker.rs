@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use super::place::Place;
 use super::promotion::{Live, PromoteError, Promotion};
-use super::view::{View, Views};
+use super::view::{self, View, Views};
 use super::{Message, State, Write, Written};
 use crate::contract::{Access, Target};
 use crate::guest::{Failure, Guest};
@@ -158,7 +158,7 @@ impl Worker {
             told,
         } = write;
         self.runtime.block_on(async {
-            let mut lease = match guest.lease().await {
+            let mut lease = match guest.lease(self.shards()).await {
                 Ok(lease) => lease,
                 Err(failure) => return (group, failed(failure)),
             };
@@ -279,7 +279,7 @@ impl Worker {
             .store
             .begin_migration((&guest.settings().store).into())?;
         let (migration, migrated) = self.runtime.block_on(async {
-            let mut lease = guest.lease().await.map_err(failed)?;
+            let mut lease = guest.lease(self.shards()).await.map_err(failed)?;
             Ok::<_, PromoteError>(lease.migrate(from, migration).await)
         })?;
         match migrated {
@@ -354,6 +354,11 @@ impl Worker {
     /// Calls guests from the lane's thread.
     pub(super) fn block_on<F: Future>(&self, future: F) -> F::Output {
         self.runtime.block_on(future)
+    }
+
+    /// The number of shards, as far as it is known.
+    pub(super) fn shards(&self) -> u32 {
+        view::shards(self.place.as_deref())
     }
 
     pub(super) fn publish(&self) {

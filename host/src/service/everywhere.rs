@@ -62,12 +62,12 @@ impl Service {
             .map(|part| (part.shard.0, part.reply))
             .collect();
         let (guest, request) = (Arc::clone(&view.guest), Arc::clone(request));
-        let parts = Arc::new(parts);
+        let (parts, shards) = (Arc::new(parts), view.shards());
         let call = move |deadline| {
             let (guest, request, parts) =
                 (Arc::clone(&guest), Arc::clone(&request), Arc::clone(&parts));
             async move {
-                let mut lease = guest.lease().await?;
+                let mut lease = guest.lease(shards).await?;
                 lease.gather(&request, &parts, deadline).await
             }
         };
@@ -124,7 +124,7 @@ impl Service {
         let call = |deadline| {
             let (view, request) = (Arc::clone(&view), Arc::clone(request));
             async move {
-                let mut lease = view.guest.lease().await?;
+                let mut lease = view.lease().await?;
                 let data = ReadData::Shard(Arc::clone(&view.snapshot));
                 lease.read(&request, data, deadline).await
             }

@@ -4,10 +4,12 @@
 mod apart;
 mod everywhere;
 mod others;
+mod routing;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderValue;
 use tokio::time::{Instant, timeout_at};
 
 use crate::contract::{Access, Reply, Request, Route, Target};
@@ -18,6 +20,7 @@ use crate::store::CommitError;
 use crate::topology::{Authority, Ordinal, Passed};
 use apart::Apart;
 pub use others::{Boxed, Forwarded, Others, Part};
+use routing::{Asker, Known};
 
 /// How often a request is routed anew because the generation changed under it.
 /// Each time takes a whole swap, so a request never gets near this.
@@ -38,12 +41,13 @@ pub struct Service {
     metrics: Arc<Metrics>,
     /// None in a shard that is alone.
     others: Option<Arc<dyn Others>>,
+    known: Known,
 }
 
 /// What a request came to.
 #[derive(Debug)]
 pub struct Answer {
-    /// The shard that answered or refused.
+    /// The shard that answered or refused, or that the client is to ask.
     pub shard: u32,
     /// Where the guest routed it; none if it did not come so far.
     pub route: Option<Route>,
@@ -83,6 +87,19 @@ pub enum Refused {
     /// The shard whose it is was asked to write, and did not answer.
     #[error("the shard that has it did not answer, and may have written: {0}")]
     Unknown(String),
+    /// The client is to ask the owner, at this address.
+    #[error("another shard has this partition: ask that one")]
+    Redirected {
+        /// The owner's address, with the same path and query.
+        location: HeaderValue,
+    },
+    /// The client asked a shard that does not have the partition to write.
+    #[error("another shard has this partition, and nothing was written: ask that one")]
+    Misplaced {
+        /// The owner's address, with the same path and query; none where it is
+        /// not known.
+        location: Option<HeaderValue>,
+    },
 }
 
 /// How far a read or a route came.
@@ -118,6 +135,7 @@ impl Service {
             apart,
             metrics,
             others,
+            known: Known::default(),
         }
     }
 
@@ -130,10 +148,13 @@ impl Service {
     /// and read is durable; by this shard or by the one that has the partition.
     pub async fn answer(&self, request: Arc<Request>) -> Answer {
         let mut route = None;
-        let mut told: Option<Passed> = None;
+        let mut asker = Asker {
+            is_client: true,
+            told: None,
+        };
         let mut deadline = None;
         for _ in 0..MAX_HOPS * MAX_REROUTES {
-            let elsewhere = match self.run_here(&request, told.as_ref(), &mut route).await {
+            let elsewhere = match self.run_here(&request, &asker, &mut route).await {
                 Here::Answered(answer) => return answer,
                 Here::Everywhere => return self.everywhere(&request, route).await,
                 Here::Elsewhere(authority) => authority,
@@ -141,8 +162,9 @@ impl Service {
             let deadline = *deadline.get_or_insert_with(|| Instant::now() + self.max_wait());
             let why = match elsewhere {
                 Authority::Elsewhere { at, passed } => {
+                    let told = &mut asker.told;
                     match self
-                        .follow(&request, at, passed, &mut told, route.as_ref())
+                        .pass_on(&request, at, passed, told, route.as_ref())
                         .await
                     {
                         Followed::Answered(answer) => return Answer { route, ..answer },
@@ -176,10 +198,14 @@ impl Service {
         told: Option<&Passed>,
     ) -> Result<Answer, Authority> {
         let deadline = Instant::now() + self.max_wait();
+        let asker = Asker {
+            is_client: false,
+            told: told.cloned(),
+        };
         let mut route = None;
         loop {
             let changed = self.lane.views().changed();
-            match self.run_here(request, told, &mut route).await {
+            match self.run_here(request, &asker, &mut route).await {
                 Here::Answered(answer) => return Ok(answer),
                 Here::Elsewhere(awaited @ Authority::Awaited { .. }) => {
                     if timeout_at(deadline, changed).await.is_err() {
@@ -258,7 +284,7 @@ impl Service {
     async fn run_here(
         &self,
         request: &Arc<Request>,
-        told: Option<&Passed>,
+        asker: &Asker,
         route: &mut Option<Route>,
     ) -> Here {
         let answered = |route: &mut Option<Route>, generation, reply| {
@@ -275,7 +301,7 @@ impl Service {
                 return answered(route, None, Err(Refused::Starting));
             };
             let generation = Some(view.generation);
-            let partition = match self.read(&view, request, told, route).await {
+            let partition = match self.read(&view, request, asker, route).await {
                 Ok(Progress::Replied(reply)) => return answered(route, generation, Ok(reply)),
                 Ok(Progress::Elsewhere(authority)) => return Here::Elsewhere(authority),
                 Ok(Progress::Everywhere) => return Here::Everywhere,
@@ -294,7 +320,7 @@ impl Service {
                 request: Arc::clone(request),
                 partition,
                 generation: view.generation,
-                told: told.cloned(),
+                told: asker.told.clone(),
             };
             drop(view);
             let (generation, reply) = match self.lane.write(write, max_waiting).await {
@@ -322,22 +348,21 @@ impl Service {
         &self,
         view: &Arc<View>,
         request: &Arc<Request>,
-        told: Option<&Passed>,
+        asker: &Asker,
         route: &mut Option<Route>,
     ) -> Result<Progress, Refused> {
         let settings = view.guest.settings().guest.clone();
         let budget = settings.read_budget;
-        let attempted = attempt(view, request, told, self.ordinal, budget, route).await;
+        let attempted = attempt(view, request, asker, self.ordinal, budget, route).await;
         match attempted {
             Err(Failure::Deadline) => {
                 self.metrics.slow_read();
                 let (view, request) = (Arc::clone(view), Arc::clone(request));
-                let (told, ordinal, deadline) =
-                    (told.cloned(), self.ordinal, settings.read_deadline);
+                let (asker, ordinal, deadline) =
+                    (asker.clone(), self.ordinal, settings.read_deadline);
                 let again = async move {
                     let mut route = None;
-                    let told = told.as_ref();
-                    let attempt = attempt(&view, &request, told, ordinal, deadline, &mut route);
+                    let attempt = attempt(&view, &request, &asker, ordinal, deadline, &mut route);
                     let progress = attempt.await;
                     (route, progress)
                 };
@@ -354,27 +379,35 @@ impl Service {
 async fn attempt(
     view: &View,
     request: &Arc<Request>,
-    told: Option<&Passed>,
+    asker: &Asker,
     ordinal: u32,
     deadline: Duration,
     routed: &mut Option<Route>,
 ) -> Result<Progress, Failure> {
-    let mut lease: Lease = view.guest.lease().await?;
+    let mut lease: Lease = view.lease().await?;
     let route = lease.route(request, deadline).await?;
     let route = routed.insert(route);
+    let snapshot = || Arc::clone(&view.snapshot);
     if let Some(place) = &view.place {
         match &route.target {
-            Target::Partition(partition) => match place.authority(partition, told).await? {
-                Authority::Mine => {}
-                other => return Ok(Progress::Elsewhere(other)),
-            },
+            Target::Partition(partition) => {
+                let authority = place.authority(partition, asker.told.as_ref()).await?;
+                if authority != Authority::Mine {
+                    if !routing::finds_nothing(view, asker, route.access, partition).await? {
+                        return Ok(Progress::Elsewhere(authority));
+                    }
+                    // No partition has the empty key.
+                    let nothing = ReadData::Partition(Vec::new(), snapshot());
+                    let reply = lease.read(request, nothing, deadline).await?;
+                    return Ok(Progress::Replied(reply));
+                }
+            }
             Target::Everywhere if place.shard.plan().is_none_or(|plan| plan.shards() > 1) => {
                 return Ok(Progress::Everywhere);
             }
             Target::Everywhere | Target::Here => {}
         }
     }
-    let snapshot = || Arc::clone(&view.snapshot);
     let data = match (&route.target, route.access) {
         (Target::Partition(partition), Access::Write) => {
             return Ok(Progress::Write(partition.clone()));

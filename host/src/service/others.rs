@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use crate::contract::{Reply, Request};
-use crate::topology::{Moved, Ordinal, Passed};
+use crate::topology::{Epoch, Moved, Ordinal, Passed};
 
 /// A future that can be named.
 pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -24,6 +24,10 @@ pub trait Others: Debug + Send + Sync {
     /// waits until none is on its way from it. An error says why it does not, and
     /// of which shard.
     fn hold(&self, at: Ordinal) -> Boxed<'_, Result<(), String>>;
+
+    /// Tells a shard this one's plan, which it goes by from then on, or by a
+    /// later one; gives the plan's number. An error says why it was not told.
+    fn tell(&self, at: Ordinal) -> Boxed<'_, Result<Epoch, String>>;
 
     /// Asks a shard for its part of the answer to a request to all; an error says
     /// why there is none, and of which shard.

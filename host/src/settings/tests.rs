@@ -42,6 +42,7 @@ const DEFAULTS: &str = r#"
     [cluster]
     shards = 1
     max_wait = "10s"
+    routing = "forward"
 
     [log]
 "#;
@@ -140,6 +141,55 @@ fn values_that_contradict_each_other_are_both_shown() {
         "drain.serve_for = '25s'",
         "drain.serve_for is 25s; it must be below drain.deadline, which is 25s",
     );
+}
+
+#[test]
+fn clients_are_redirected_only_to_where_shards_are() {
+    let parse = |url: &str| {
+        let cluster = format!("[cluster]\nrouting = 'redirect'\npublic_url = '{url}'");
+        Settings::parse(&cluster)
+    };
+    for url in [
+        "http://kv-{}.kv.default.svc:8080",
+        "https://10.0.0.{1}",
+        "http://[::{1}]:80",
+    ] {
+        let settings = parse(url).unwrap_or_else(|error| panic!("{url}: {error}"));
+        assert_eq!(settings.cluster.routing, Routing::Redirect);
+        let of_0 = url.replace("{}", "0").replace("{1}", "1");
+        let public_url = settings.cluster.public_url.expect("it is set");
+        assert_eq!(public_url.of(crate::topology::Ordinal(0)), of_0);
+    }
+    for url in [
+        "kv-{}:8080",
+        "ftp://kv-{}",
+        "http://kv-{}/",
+        "http://kv-{}/kv",
+        "http://kv/{}",
+        "http://kv-{}?a=b",
+        "http://kv-{}#a",
+        "http://you@kv-{}",
+        "http://kv {}",
+        "http://:80{}",
+    ] {
+        let refused = parse(url).expect_err(url).to_string();
+        let start = format!("cluster.public_url is {url:?}; write http:// or https://, a host");
+        assert!(refused.starts_with(&start), "{refused}");
+    }
+    let same = parse("http://kv:8080")
+        .expect_err("all the same")
+        .to_string();
+    assert!(same.contains("the same for every shard"), "{same}");
+    refused(
+        "cluster.routing = 'redirect'",
+        "cluster.routing is \"redirect\"; set cluster.public_url too, such as \"http://kv-{}.kv:8080\", where {} is the ordinal of the shard that clients are sent to",
+    );
+    refused(
+        "cluster.routing = 'proxy'",
+        "ostrakon.toml, line 1: unknown variant `proxy`, expected one of `forward`, `redirect`, `local`",
+    );
+    let local = Settings::parse("cluster.routing = 'local'").expect("needs no address");
+    assert_eq!(local.cluster.routing, Routing::Local);
 }
 
 #[test]

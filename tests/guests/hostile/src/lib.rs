@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `/get/<k>`, `/set/<k>/<v>` | the value of the partition `k`; stores it |
 //! | `/get-many/<k>`, `/set-many/<k>/<v>` | the partition's values, with commas; stores the value in 8 entries of it |
+//! | `/shards` | the number of shards; `at=everywhere` joins what each says, and what `gather` is told |
 //! | `/label` | the setting `label` |
 //! | `/code` | the setting `label`, and a mark in the code that a test can change |
 //! | `/routed/<k>` | as `/sequence/<k>`, with the setting `label`, in the partition `<label>-<k>` |
@@ -127,6 +128,7 @@ impl Guest for Hostile {
                 (0..8u8).try_for_each(|part| store.set([b'p', part], value))?;
                 Ok(Response::text(value))
             }
+            ["shards"] => Ok(Response::text(request.shards().to_string())),
             ["label"] => Ok(Response::text(text(self.settings.get("label")))),
             ["code"] => {
                 let code = String::from_utf8_lossy(std::hint::black_box(&CODE));
@@ -150,9 +152,14 @@ impl Guest for Hostile {
         }
     }
 
-    fn gather(&self, request: &Request, _: Vec<Part>) -> Result<Response> {
+    fn gather(&self, request: &Request, parts: Vec<Part>) -> Result<Response> {
         planned(self.settings, "gather");
         match &request.segments()?[..] {
+            [shards] if shards == "shards" => {
+                let said = parts.into_iter().map(|part| text(Some(part.response.body)));
+                let said = said.chain([request.shards().to_string()]);
+                Ok(Response::text(said.collect::<Vec<_>>().join(",")))
+            }
             [misdeed] if request.query("at")?.as_deref() == Some("gather") => {
                 Ok(misdeed::commit(misdeed, Some(request)))
             }

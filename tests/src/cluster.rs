@@ -1,0 +1,100 @@
+//! Several shards on one machine, as Pods are: each has an address of its own,
+//! and all have the same ports.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::thread;
+
+use crate::host::{Files, Host, Shard};
+
+const PUBLIC: u16 = 8080;
+const PEERS: u16 = 7070;
+
+/// Shards that know each other, and their hosts.
+#[derive(Debug)]
+pub struct Cluster {
+    /// By ordinal.
+    pub hosts: Vec<Host>,
+    /// By ordinal. They outlive their hosts.
+    pub shards: Vec<Shard>,
+}
+
+impl Cluster {
+    /// Starts `count` shards in 127.7.`part`.0/24, which no other test may have,
+    /// and waits until `among` of them are the topology.
+    ///
+    /// # Panics
+    /// When they do not.
+    pub fn start(part: u8, count: u8, among: u64, files: &Files) -> Self {
+        let address =
+            |ordinal, port| SocketAddr::from((Ipv4Addr::new(127, 7, part, ordinal), port));
+        let shard = |ordinal: u8| {
+            let mut shard = Shard::new(files);
+            shard.ordinal = ordinal.into();
+            shard.listen = address(ordinal, PUBLIC);
+            let peers = format!("127.7.{part}.{{}}:{PEERS}");
+            let listen = address(ordinal, PEERS).to_string();
+            let arguments = ["--peers", &peers, "--peer-listen", &listen];
+            shard.arguments = arguments.map(str::to_owned).to_vec();
+            shard
+        };
+        let shards: Vec<_> = (0..count).map(shard).collect();
+        // Together: the first waits for what the others know.
+        let hosts = thread::scope(|scope| {
+            let starting: Vec<_> = shards
+                .iter()
+                .map(|shard| scope.spawn(|| shard.start()))
+                .collect();
+            let started = starting.into_iter().map(thread::ScopedJoinHandle::join);
+            started.map(|host| host.expect("it starts")).collect()
+        });
+        let cluster = Self { hosts, shards };
+        cluster.wait_for(among);
+        cluster
+    }
+
+    /// The setting of the public addresses of such a cluster.
+    pub fn public_url(part: u8) -> String {
+        format!("public_url = \"http://127.7.{part}.{{}}:{PUBLIC}\"")
+    }
+
+    /// Publishes a ConfigMap to all, one after another.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn publish(&mut self, files: &Files) {
+        for shard in &mut self.shards {
+            shard.config.publish(files).expect("published");
+        }
+    }
+
+    /// Waits until each that is among so many says that they have everything.
+    ///
+    /// # Panics
+    /// When that does not come.
+    pub fn wait_for(&self, count: u64) {
+        for (_, host) in (0..count).zip(&self.hosts) {
+            host.wait_for_status("the topology", |status| {
+                let topology = &status["topology"];
+                topology["shards"] == count && topology["stable"] == true
+            });
+        }
+    }
+
+    /// Waits until each goes by the ConfigMap that all were given last.
+    ///
+    /// # Panics
+    /// When that does not come.
+    pub fn wait_for_generation(&self, generation: u64) {
+        for host in &self.hosts {
+            host.wait_for_status("the generation", |status| {
+                status["generation"]["generation"] == generation
+            });
+        }
+    }
+
+    /// Their public addresses, with commas between.
+    pub fn servers(&self) -> String {
+        let addresses = self.hosts.iter().map(|host| host.address.to_string());
+        addresses.collect::<Vec<_>>().join(",")
+    }
+}

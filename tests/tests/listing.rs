@@ -1,0 +1,81 @@
+//! Listings of all keys of a cluster, by any of its shards.
+
+use std::collections::BTreeSet;
+
+use ostrakon_tests::cluster::Cluster;
+use ostrakon_tests::host::{Host, config, guest};
+use serde_json::Value;
+
+fn keys(host: &Host, path: &str) -> BTreeSet<String> {
+    let response = host.client().get(path).expect("an answer");
+    assert_eq!(response.status, 200, "{response:?}");
+    let keys = response.text().split(',').filter(|key| !key.is_empty());
+    keys.map(str::to_owned).collect()
+}
+
+#[test]
+fn any_shard_lists_the_keys_of_all_in_order_and_in_pages() {
+    let toml = "[cluster]\nshards = 3\nmax_wait = \"500ms\"";
+    let settings = [("ostrakon.toml", toml), ("sharding", "jump")];
+    let mut cluster = Cluster::start(15, 3, 3, &config(&guest("kv"), &settings));
+    let mut expected = BTreeSet::new();
+    for number in 0..150 {
+        let (key, host) = (format!("key-{number:03}"), &cluster.hosts[number % 3]);
+        let put = host
+            .client()
+            .put(&format!("/kv/{key}"), b"x")
+            .expect("an answer");
+        assert_eq!(put.status, 201);
+        expected.insert(key);
+    }
+    let of_each: Vec<_> = cluster
+        .hosts
+        .iter()
+        .map(|host| keys(host, "/allKeys"))
+        .collect();
+    assert!(of_each.iter().all(|keys| keys.len() > 20), "{of_each:?}");
+    let in_order: Vec<_> = expected.iter().cloned().collect();
+    for host in &cluster.hosts {
+        let all = host.client().get("/keys").expect("an answer");
+        assert_eq!(all.text(), in_order.join(","));
+        let head = host
+            .client()
+            .send("HEAD", "/keys", &[], b"")
+            .expect("an answer");
+        assert_eq!((head.status, head.body.len()), (200, 0));
+    }
+    let (mut listed, mut after, mut pages) = (Vec::new(), String::new(), 0);
+    while pages == 0 || !after.is_empty() {
+        let path = format!("/kv?prefix=key-0&limit=7&after={after}");
+        let page = cluster.hosts[pages % 3]
+            .client()
+            .get(&path)
+            .expect("an answer");
+        let page: Value = serde_json::from_slice(&page.body).expect("JSON");
+        let keys = page["keys"].as_array().expect("keys").iter();
+        listed.extend(keys.map(|key| key.as_str().expect("a key").to_owned()));
+        page["next"]
+            .as_str()
+            .unwrap_or_default()
+            .clone_into(&mut after);
+        pages += 1;
+    }
+    assert_eq!((listed, pages), (in_order[..100].to_vec(), 15));
+
+    // Without one of them there is no listing, and it is said whose part lacks.
+    cluster.hosts.remove(2).kill();
+    for path in ["/keys", "/kv?limit=5"] {
+        let lacking = cluster.hosts[0].client().get(path).expect("an answer");
+        assert_eq!(lacking.status, 503, "{path}: {lacking:?}");
+    }
+    assert_eq!(
+        keys(&cluster.hosts[0], "/allKeys"),
+        of_each[0],
+        "its own it has"
+    );
+    cluster.hosts.push(cluster.shards[2].start());
+    cluster.hosts[0].wait_until("the listing", |host| {
+        let all = host.client().get("/keys").expect("an answer");
+        all.status == 200 && all.text() == in_order.join(",")
+    });
+}
