@@ -1,8 +1,10 @@
-//! What the tests and the project's own commands share.
+//! What the tests of running hosts and the benches share.
 
 pub mod client;
 pub mod host;
 pub mod linearizable;
 pub mod load;
+pub mod net;
 pub mod random;
+pub mod set;
 pub mod volume;
