@@ -37,7 +37,10 @@ impl Dev {
 
     fn run(directory: TempDir, arguments: &[&str]) -> Self {
         let net = Net::claim();
+        let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
         let mut child = Command::new(binary())
+            // What guests depend on is built there already.
+            .env("CARGO_TARGET_DIR", target)
             .arg("dev")
             .args(["--address", &net.first().to_string()])
             .arg("--state")
@@ -274,6 +277,8 @@ fn crate_in(directory: &Path) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let guest = directory.join("tiny");
     fs::create_dir_all(guest.join("src")).unwrap();
+    // Signs for the build, where no save is looked for.
+    fs::create_dir(guest.join("target")).unwrap();
     let manifest = format!(
         "[package]\nname = \"tiny\"\nedition = \"2024\"\n\n[workspace]\n\n\
          [lib]\ncrate-type = [\"cdylib\"]\n\n\
