@@ -9,6 +9,9 @@ use super::news::What;
 /// Fields that are not shown: the screen has its own order of things, and says which shard.
 const KNOWN: [&str; 6] = ["timestamp", "level", "message", "target", "shard", "span"];
 
+/// This is told from the shard's status, whatever the log's filter is.
+const REFUSED: &str = "generation refused";
+
 /// What a line says, if it is worth telling: warnings, errors, and what is not of the log.
 pub(super) fn worth_telling(line: &str) -> Option<What> {
     let line = line.trim_end();
@@ -22,10 +25,10 @@ pub(super) fn worth_telling(line: &str) -> Option<What> {
         });
     };
     let level = fields.get("level").and_then(Value::as_str)?;
-    if !matches!(level, "WARN" | "ERROR") {
+    let message = fields.get("message").and_then(Value::as_str);
+    if !matches!(level, "WARN" | "ERROR") || message == Some(REFUSED) {
         return None;
     }
-    let message = fields.get("message").and_then(Value::as_str);
     let mut text = message.unwrap_or_default().to_owned();
     for (name, value) in &fields {
         if KNOWN.contains(&name.as_str()) || name == "spans" {
@@ -70,6 +73,7 @@ mod tests {
     #[test]
     fn what_is_well_is_not_told_and_what_is_no_log_is() {
         check(r#"{"level":"INFO","message":"ready"}"#, None);
+        check(r#"{"level":"WARN","message":"generation refused"}"#, None);
         check("\n", None);
         check("error: no\n", Some((None, "error: no")));
         check("{}", None);

@@ -7,10 +7,14 @@ use std::time::Duration;
 
 use super::addresses::Addresses;
 use super::news::{News, What};
+use super::observation::Refused;
+use crate::digest::Digest;
 
 /// The shards' colours, by turns: all but red, which is for what is wrong.
 const COLOURS: [u8; 6] = [36, 33, 32, 35, 34, 96];
 const RED: u8 = 31;
+/// Takes the line that the cursor is in away.
+const WIPE: &str = "\r\x1b[K";
 
 /// Standard output, for people.
 #[derive(Debug)]
@@ -19,6 +23,8 @@ pub(super) struct Screen {
     in_colour: bool,
     /// What is written in front of what the person types.
     prompt: &'static str,
+    /// What was last told to be refused: each shard says it.
+    refused: Mutex<Option<(Option<Digest>, String)>>,
     /// Held while a line is written, so that lines stay whole.
     writing: Mutex<()>,
 }
@@ -32,15 +38,21 @@ impl Screen {
             addresses,
             in_colour: on_terminal && !refused,
             prompt: if prompts { "> " } else { "" },
+            refused: Mutex::default(),
             writing: Mutex::new(()),
         }
     }
 
     /// Tells of something that happened.
     pub(super) fn show(&self, news: &News) {
-        let Some((wrong, text)) = words(news, &self.addresses) else {
+        let Some((wrong, mut text)) = words(news, &self.addresses) else {
             return;
         };
+        if let What::Refused(refused) = &news.what
+            && !self.is_new(refused)
+        {
+            "refused it, too".clone_into(&mut text);
+        }
         self.write(&format!(
             "{}{}",
             self.prefix(news.shard),
@@ -72,6 +84,20 @@ impl Screen {
         }
     }
 
+    /// Asks for nothing more.
+    pub(super) fn end(&self) {
+        if !self.prompt.is_empty() {
+            self.put(WIPE);
+        }
+    }
+
+    /// Whether no shard was told of yet that refused the same.
+    fn is_new(&self, refused: &Refused) -> bool {
+        let told = (refused.digest, refused.reason.clone());
+        let mut last = self.refused.lock().expect("no holder panics");
+        last.replace(told.clone()) != Some(told)
+    }
+
     fn prefix(&self, shard: Option<u32>) -> String {
         let Some(shard) = shard else {
             return String::new();
@@ -99,7 +125,7 @@ impl Screen {
     /// Writes whole lines in place of the prompt, and the prompt anew.
     fn write(&self, text: &str) {
         let prompt = self.prompt;
-        let wipe = if prompt.is_empty() { "" } else { "\r\x1b[K" };
+        let wipe = if prompt.is_empty() { "" } else { WIPE };
         self.put(&format!("{wipe}{text}\n{prompt}"));
     }
 
@@ -264,11 +290,25 @@ mod tests {
     }
 
     #[test]
+    fn what_all_shards_refuse_is_explained_once() {
+        let screen = Screen::new(Addresses::new(Ipv4Addr::LOCALHOST, 1, 2, 3).unwrap());
+        let refused = |content: &[u8]| Refused {
+            digest: Some(Digest::of(content)),
+            step: "verify".to_owned(),
+            reason: "no".to_owned(),
+            unix_time: 1,
+        };
+        let told = [b"1", b"1", b"2", b"2", b"1"].map(|content| screen.is_new(&refused(content)));
+        assert_eq!(told, [true, false, true, false, true]);
+    }
+
+    #[test]
     fn each_shard_has_a_colour_and_none_has_red() {
         let mut screen = Screen {
             addresses: Addresses::new(Ipv4Addr::LOCALHOST, 1, 2, 3).unwrap(),
             in_colour: true,
             prompt: "",
+            refused: Mutex::default(),
             writing: Mutex::new(()),
         };
         assert_eq!(screen.prefix(Some(0)), "\x1b[36mshard 0 |\x1b[0m ");

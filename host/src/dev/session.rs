@@ -137,7 +137,6 @@ impl Session {
             near(&config),
             near(&secrets)
         ));
-        screen.ask();
         let told = self
             .follow(&handle, &mut news, lines, &mut signals, workshop, &screen)
             .await;
@@ -146,6 +145,7 @@ impl Session {
             screen.show(&news);
         }
         let _answered = serving.await;
+        screen.end();
         told
     }
 
@@ -288,7 +288,7 @@ fn directory(path: &Path, flag: &'static str) -> Result<PathBuf, Error> {
 }
 
 /// A path as seen from the working directory.
-fn near(path: &Path) -> String {
+pub(super) fn near(path: &Path) -> String {
     let here = std::env::current_dir().unwrap_or_default();
     path.strip_prefix(here)
         .unwrap_or(path)

@@ -10,6 +10,7 @@ use tokio::task::spawn_blocking;
 use super::handle::Handle;
 use super::projection::Files;
 use super::screen::Screen;
+use super::session::near;
 use super::sources::{self, Sources};
 
 /// How often sources are looked at. A save is taken when two looks agree.
@@ -85,7 +86,7 @@ impl Workshop {
     }
 
     async fn build(&self, guest: &std::path::Path, toolchain: &Toolchain) -> Option<PathBuf> {
-        self.screen.say(&format!("building {}", guest.display()));
+        self.screen.say(&format!("building {}", near(guest)));
         let started = Instant::now();
         let (build, toolchain) = (Build::new(guest).quiet(), toolchain.clone());
         // Apart, so that it holds nothing else up.
