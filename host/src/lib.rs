@@ -27,4 +27,5 @@ pub mod answers;
 pub mod peers;
 pub mod cluster;
 pub mod app;
+pub mod dev;
 pub mod cli;

@@ -227,7 +227,7 @@ impl Drop for Shard {
 }
 
 /// Looks at each file below a directory.
-fn assert_no_canary(directory: &Path) {
+pub(crate) fn assert_no_canary(directory: &Path) {
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         let path = entry.path();
         if path.is_dir() {

@@ -1,4 +1,4 @@
-//! What the tests and the project's own commands share.
+//! What the tests of running hosts and the benches share.
 
 pub mod certificates;
 pub mod client;
@@ -6,5 +6,7 @@ pub mod cluster;
 pub mod host;
 pub mod linearizable;
 pub mod load;
+pub mod net;
 pub mod random;
+pub mod set;
 pub mod volume;

@@ -29,6 +29,7 @@ pub struct Build {
     directory: PathBuf,
     profile: Option<String>,
     output: Option<PathBuf>,
+    quiet: bool,
 }
 
 /// A built guest.
@@ -50,6 +51,7 @@ impl Build {
             directory: directory.into(),
             profile: None,
             output: None,
+            quiet: false,
         }
     }
 
@@ -64,6 +66,13 @@ impl Build {
     #[must_use]
     pub fn output(mut self, path: Option<PathBuf>) -> Self {
         self.output = path;
+        self
+    }
+
+    /// Lets cargo say only what is wrong.
+    #[must_use]
+    pub fn quiet(mut self) -> Self {
+        self.quiet = true;
         self
     }
 
@@ -107,6 +116,9 @@ impl Build {
             .args(toolchain.build_arguments())
             .arg("--target-dir")
             .arg(toolchain.target_directory(&package.target_directory));
+        if self.quiet {
+            cargo.arg("--quiet");
+        }
         match &self.profile {
             Some(name) => cargo.args(["--profile", name]),
             None => cargo.arg("--release").envs(SIZE_PROFILE),

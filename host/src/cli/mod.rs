@@ -2,6 +2,7 @@
 
 mod build;
 mod client;
+mod dev;
 mod exit;
 mod inspect;
 mod manifest;
@@ -31,6 +32,7 @@ struct Cli {
 
 const AFTER_HELP: &str = "\
 Examples:
+  ostrakon dev --guest guest/kv                run three shards here, swap on each save
   ostrakon build guest/kv -o kv.wasm           make a component of a guest's crate
   ostrakon inspect kv.wasm                     see what it is
   ostrakon pack --name kv --guest kv.wasm | kubectl apply --server-side -f -
@@ -45,11 +47,12 @@ Exit codes:
   69  a port is taken, or nobody answers at an address
   70  this machine cannot run guests, or a failure of ostrakon itself
   74  a file or directory cannot be read or written
-  75  the data directory is in use by another process";
+  75  the data or state directory is in use by another process";
 
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(serve::Arguments),
+    Dev(dev::Arguments),
     Build(build::Arguments),
     Inspect(inspect::Arguments),
     Pack(pack::Arguments),
@@ -72,6 +75,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
     };
     let result = match cli.command {
         Command::Serve(arguments) => arguments.run(),
+        Command::Dev(arguments) => arguments.run(),
         Command::Build(arguments) => arguments.run(),
         Command::Inspect(arguments) => arguments.run(),
         Command::Pack(arguments) => arguments.run(),

@@ -78,6 +78,9 @@ pub(super) struct Arguments {
         default_value = "info"
     )]
     log: String,
+    /// The process that started this one: it is killed when that one ends.
+    #[arg(long, value_name = "PID", hide = true)]
+    with_parent: Option<u32>,
     /// How log lines are written.
     #[arg(
         long,
@@ -100,6 +103,9 @@ fn size(text: &str) -> Result<ByteSize, String> {
 
 impl Arguments {
     pub(super) fn run(self) -> Result<(), Failure> {
+        if let Some(parent) = self.with_parent {
+            end_with(parent)?;
+        }
         let format = self.log_format;
         let options = self.options()?;
         let filter =
@@ -128,6 +134,27 @@ impl Arguments {
             log_filter: self.log,
         })
     }
+}
+
+/// Lets this process end with the one that started it, however that ends.
+fn end_with(parent: u32) -> Result<(), Failure> {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::process::{Signal, getppid, set_parent_process_death_signal};
+
+        set_parent_process_death_signal(Some(Signal::KILL))
+            .map_err(|error| Failure::new(Exit::Internal, std::io::Error::from(error)))?;
+        // It may have ended before that.
+        if getppid().map(|pid| pid.as_raw_nonzero().get().cast_unsigned()) != Some(parent) {
+            return Err(Failure::new(
+                Exit::Unavailable,
+                format!("process {parent} did not start this one, or has ended"),
+            ));
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = parent;
+    Ok(())
 }
 
 fn exit_of(error: &app::Error) -> Exit {

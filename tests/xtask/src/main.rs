@@ -26,7 +26,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run a shard here, and swap its guest and settings on each save.
+    /// Run shards here, and swap their guest and settings on each save.
     Dev(dev::Options),
     /// Run everything that CI checks, and stop at the first failure.
     #[command(alias = "ci")]
@@ -37,7 +37,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Dev(options) => dev::run(&options),
+        Command::Dev(options) => dev::run(&root(), &options),
         Command::Test => return test::run(&root()),
         Command::Bench(options) => bench::run(&root(), &options),
     };

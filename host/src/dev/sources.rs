@@ -7,6 +7,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use super::Files;
+
 /// What is seen of each file without reading it.
 type Look = BTreeMap<PathBuf, (SystemTime, u64)>;
 
@@ -71,14 +73,14 @@ fn is_passing(path: &Path) -> bool {
     name == "target" || name.starts_with('.') || name.ends_with('~')
 }
 
-/// The files of a settings directory, as a ConfigMap would have them.
-pub(super) fn settings(directory: &Path) -> io::Result<BTreeMap<String, Vec<u8>>> {
-    let mut files = BTreeMap::new();
+/// The files of a source directory, as a ConfigMap or Secret would have them.
+pub(super) fn files(directory: &Path) -> io::Result<Files> {
+    let mut files = Files::new();
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();
         if path.is_file() && !is_passing(&path) {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            files.insert(name.into_owned(), fs::read(&path)?);
+            files.insert(name.into_owned(), fs::read(&path)?.into());
         }
     }
     Ok(files)
@@ -117,7 +119,7 @@ mod tests {
             seen.into_keys().collect::<Vec<_>>(),
             [scratch.path().join("a")]
         );
-        let names: Vec<_> = settings(scratch.path()).unwrap().into_keys().collect();
+        let names: Vec<_> = files(scratch.path()).unwrap().into_keys().collect();
         assert_eq!(names, ["a"]);
     }
 }

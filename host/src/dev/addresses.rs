@@ -1,0 +1,78 @@
+//! Where each shard of the set listens.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+/// The most shards of a set: as many as addresses that differ in their last part.
+pub const MOST_SHARDS: u32 = 254;
+
+/// A loopback address for each shard, and the same ports on all of them, as Pods have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    first: Ipv4Addr,
+    /// For clients.
+    pub port: u16,
+    /// For operators.
+    pub admin_port: u16,
+    /// For peers.
+    pub peer_port: u16,
+}
+
+impl Addresses {
+    /// The addresses from `first` on, which is a loopback one that ends in `.1`; none where it is
+    /// another.
+    pub fn new(first: Ipv4Addr, port: u16, admin_port: u16, peer_port: u16) -> Option<Self> {
+        let fits = first.is_loopback() && first.octets()[3] == 1;
+        fits.then_some(Self {
+            first,
+            port,
+            admin_port,
+            peer_port,
+        })
+    }
+
+    /// The shard's own address.
+    pub fn of(&self, ordinal: u32) -> IpAddr {
+        Ipv4Addr::from_bits(self.first.to_bits() + ordinal).into()
+    }
+
+    /// Its public port.
+    pub fn public(&self, ordinal: u32) -> SocketAddr {
+        SocketAddr::new(self.of(ordinal), self.port)
+    }
+
+    /// Its admin port.
+    pub fn admin(&self, ordinal: u32) -> SocketAddr {
+        SocketAddr::new(self.of(ordinal), self.admin_port)
+    }
+
+    /// Its peer port.
+    pub fn peer(&self, ordinal: u32) -> SocketAddr {
+        SocketAddr::new(self.of(ordinal), self.peer_port)
+    }
+
+    /// All peer ports, for `--peers`.
+    pub(super) fn peers(&self) -> String {
+        let [a, b, c, _] = self.first.octets();
+        format!("{a}.{b}.{c}.{{1}}:{}", self.peer_port)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_shard_has_the_next_address_and_the_same_ports() {
+        let addresses = Addresses::new(Ipv4Addr::new(127, 0, 5, 1), 80, 81, 82).unwrap();
+        assert_eq!(addresses.public(0).to_string(), "127.0.5.1:80");
+        assert_eq!(addresses.admin(2).to_string(), "127.0.5.3:81");
+        assert_eq!(
+            addresses.peer(MOST_SHARDS - 1).to_string(),
+            "127.0.5.254:82"
+        );
+        assert_eq!(addresses.peers(), "127.0.5.{1}:82");
+        for other in ["127.0.0.2", "10.0.0.1", "0.0.0.0"] {
+            assert_eq!(Addresses::new(other.parse().unwrap(), 80, 81, 82), None);
+        }
+    }
+}

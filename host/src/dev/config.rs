@@ -1,0 +1,83 @@
+//! The number of shards in the ConfigMap, as the controller projects it.
+
+use bytes::Bytes;
+use toml_edit::{DocumentMut, Item, Table, value};
+
+use super::Files;
+
+const NAME: &str = "ostrakon.toml";
+
+/// The files with `cluster.shards` of `ostrakon.toml` set; comments and all else stay as they are.
+/// A file that is no TOML stays as it is, too: the shards say what is wrong with it.
+pub(super) fn with_shards(files: &Files, shards: u32) -> Files {
+    let mut files = files.clone();
+    let text = files.get(NAME).map_or(&[][..], |content| content);
+    let set = std::str::from_utf8(text)
+        .ok()
+        .and_then(|text| set(text, shards));
+    if let Some(text) = set {
+        files.insert(NAME.to_owned(), Bytes::from(text));
+    }
+    files
+}
+
+fn set(text: &str, shards: u32) -> Option<String> {
+    let mut document: DocumentMut = text.parse().ok()?;
+    let cluster = document
+        .entry("cluster")
+        .or_insert(Item::Table(Table::new()));
+    let cluster = cluster.as_table_like_mut()?;
+    match cluster.get_mut("shards").and_then(Item::as_value_mut) {
+        Some(former) => {
+            let decor = former.decor().clone();
+            *former = i64::from(shards).into();
+            *former.decor_mut() = decor;
+        }
+        None => {
+            cluster.insert("shards", value(i64::from(shards)));
+        }
+    }
+    Some(document.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(before: &str, after: &str) {
+        let files = Files::from([(NAME.to_owned(), Bytes::from(before.to_owned()))]);
+        let set = with_shards(&files, 5);
+        assert_eq!(std::str::from_utf8(&set[NAME]).unwrap(), after);
+    }
+
+    #[test]
+    fn the_number_is_set_and_all_else_stays() {
+        check("", "[cluster]\nshards = 5\n");
+        check(
+            "# a\n[log] # b\nfilter = 'x'\n",
+            "# a\n[log] # b\nfilter = 'x'\n\n[cluster]\nshards = 5\n",
+        );
+        check(
+            "[cluster]\nmax_wait = '1s' # a\nshards = 1 # b\n",
+            "[cluster]\nmax_wait = '1s' # a\nshards = 5 # b\n",
+        );
+        check(
+            "[cluster]\nmax_wait = '1s'\n",
+            "[cluster]\nmax_wait = '1s'\nshards = 5\n",
+        );
+        check("cluster.shards = 1\n", "cluster.shards = 5\n");
+        check("cluster = { shards = 1 }\n", "cluster = { shards = 5 }\n");
+    }
+
+    #[test]
+    fn what_cannot_be_set_is_left_to_the_shards_to_refuse() {
+        for text in ["[cluster", "cluster = 3\n"] {
+            check(text, text);
+        }
+    }
+
+    #[test]
+    fn without_the_file_it_is_made() {
+        assert!(with_shards(&Files::new(), 2).contains_key(NAME));
+    }
+}

@@ -1,0 +1,232 @@
+//! `ostrakon dev ctl`: commands over a socket in the state directory, which its owner alone can use.
+
+use std::fs::{self, Permissions};
+use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use socket2::{Domain, SockAddr, Socket, Type};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::task::JoinSet;
+
+use super::handle::Handle;
+use super::order::Order;
+use super::place::Place;
+
+/// Calls that wait to be accepted.
+const BACKLOG: i32 = 16;
+/// How long calls may take to be answered once the set has ended.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
+
+/// What is answered to one command, as a line of JSON.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Answer {
+    Done(String),
+    /// It is no command.
+    Misunderstood(String),
+    Refused(String),
+}
+
+/// Why a command was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// Nobody is there.
+    #[error(
+        "no `ostrakon dev` runs in {}: start it, or name its state directory with --state", .0.display()
+    )]
+    Nobody(PathBuf),
+    /// There are several.
+    #[error("`ostrakon dev` may run in {0}: name one with --state")]
+    Several(String),
+    /// It is no command.
+    #[error("{0}")]
+    Misunderstood(String),
+    /// It cannot be done.
+    #[error("{0}")]
+    Refused(String),
+    /// The connection broke.
+    #[error("`ostrakon dev` ended before it had answered: see its terminal")]
+    CutOff(#[source] io::Error),
+}
+
+/// The socket, open for commands.
+#[derive(Debug)]
+pub(super) struct Ctl {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl Ctl {
+    /// Opens the socket in the place of one that a former process left. To be called in a runtime,
+    /// by whoever has the [`Place`].
+    pub(super) fn open(place: &Path) -> io::Result<Self> {
+        let path = Place::socket(place);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        let address = SockAddr::unix(&path).map_err(|_| {
+            let reason = "its path is too long for a socket: give a shorter --state";
+            io::Error::new(io::ErrorKind::InvalidInput, reason)
+        })?;
+        socket.bind(&address)?;
+        // Before anybody can connect.
+        fs::set_permissions(&path, Permissions::from_mode(0o600))?;
+        socket.listen(BACKLOG)?;
+        socket.set_nonblocking(true)?;
+        let listener = UnixListener::from_std(net::UnixListener::from(socket))?;
+        Ok(Self { listener, path })
+    }
+
+    /// Carries out commands until the set has ended, and all were answered.
+    pub(super) async fn serve(self, handle: Handle) {
+        let mut calls = JoinSet::new();
+        loop {
+            tokio::select! {
+                () = handle.ended() => break,
+                Some(_) = calls.join_next() => {}
+                accepted = self.listener.accept() => match accepted {
+                    Ok((stream, _)) => {
+                        let handle = handle.clone();
+                        // A caller who goes away needs no answer.
+                        calls.spawn(async move { answer(stream, &handle).await.unwrap_or(()) });
+                    }
+                    Err(_) => tokio::time::sleep(LAST_ANSWERS).await,
+                },
+            }
+        }
+        let answered = async { while calls.join_next().await.is_some() {} };
+        let _late = tokio::time::timeout(LAST_ANSWERS, answered).await;
+    }
+}
+
+impl Drop for Ctl {
+    fn drop(&mut self) {
+        // What is left of it is told from a live one.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+async fn answer(mut stream: UnixStream, handle: &Handle) -> io::Result<()> {
+    let (reader, mut writer) = stream.split();
+    let mut line = String::new();
+    tokio::io::BufReader::new(reader)
+        .read_line(&mut line)
+        .await?;
+    let answer = match line.parse::<Order>() {
+        Err(error) => Answer::Misunderstood(error.to_string()),
+        Ok(order) => match order.carry_out(handle, true).await {
+            Ok(said) => Answer::Done(said),
+            Err(refusal) => Answer::Refused(refusal.to_string()),
+        },
+    };
+    let mut answer = serde_json::to_vec(&answer).expect("texts can be encoded");
+    answer.push(b'\n');
+    writer.write_all(&answer).await
+}
+
+/// Lets the `ostrakon dev` of a state directory carry a command out; gives what it says. Without a
+/// directory, the one below [`home`] is meant.
+///
+/// # Errors
+/// When nobody is there, or it is not done.
+pub fn call(state: Option<&Path>, command: &str) -> Result<String, CallError> {
+    let state = match state {
+        Some(state) => state.to_owned(),
+        None => only(&home())?,
+    };
+    let mut stream = net::UnixStream::connect(Place::socket(&state))
+        .map_err(|_| CallError::Nobody(state.clone()))?;
+    let mut line = String::new();
+    stream
+        .write_all(format!("{command}\n").as_bytes())
+        .and_then(|()| BufReader::new(stream).read_line(&mut line))
+        .map_err(CallError::CutOff)?;
+    let answer = serde_json::from_str(&line).map_err(|error| CallError::CutOff(error.into()))?;
+    match answer {
+        Answer::Done(said) => Ok(said),
+        Answer::Misunderstood(why) => Err(CallError::Misunderstood(why)),
+        Answer::Refused(why) => Err(CallError::Refused(why)),
+    }
+}
+
+/// Where state directories are, if they are not named: `.ostrakon` in the working directory or the
+/// nearest one above it that has one; otherwise in the working directory.
+pub(super) fn home() -> PathBuf {
+    let here = std::env::current_dir().unwrap_or_default();
+    let mut above = here
+        .ancestors()
+        .map(|directory| directory.join(".ostrakon"));
+    above
+        .find(|home| home.is_dir())
+        .unwrap_or_else(|| here.join(".ostrakon"))
+}
+
+/// The one state directory with somebody in it.
+fn only(home: &Path) -> Result<PathBuf, CallError> {
+    let entries = fs::read_dir(home).into_iter().flatten().flatten();
+    let mut live: Vec<_> = entries
+        .map(|entry| entry.path())
+        .filter(|place| net::UnixStream::connect(Place::socket(place)).is_ok())
+        .collect();
+    live.sort();
+    match live.as_slice() {
+        [] => Err(CallError::Nobody(home.to_owned())),
+        [place] => Ok(place.clone()),
+        several => {
+            let names = several.iter().map(|place| place.display().to_string());
+            Err(CallError::Several(names.collect::<Vec<_>>().join(" and ")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_socket_takes_the_place_of_a_dead_one_and_is_its_owners_alone() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = Place::socket(scratch.path());
+        drop(net::UnixListener::bind(&path).unwrap());
+        assert!(net::UnixStream::connect(&path).is_err() && path.exists());
+        let ctl = Ctl::open(scratch.path()).unwrap();
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        net::UnixStream::connect(&path).unwrap();
+        drop(ctl);
+        assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn the_only_live_directory_is_meant() {
+        let scratch = tempfile::tempdir().unwrap();
+        let home = scratch.path();
+        assert!(matches!(only(home), Err(CallError::Nobody(_))));
+        let [one, two, dead] = ["one", "two", "dead"].map(|name| home.join(name));
+        for place in [&one, &two, &dead] {
+            fs::create_dir(place).unwrap();
+        }
+        drop(net::UnixListener::bind(Place::socket(&dead)).unwrap());
+        let _one = Ctl::open(&one).unwrap();
+        assert_eq!(only(home).unwrap(), one);
+        let _two = Ctl::open(&two).unwrap();
+        let error = only(home).unwrap_err().to_string();
+        assert!(error.contains("one and "), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_path_that_is_too_long_is_told_what_to_do() {
+        let scratch = tempfile::tempdir().unwrap();
+        let place = scratch.path().join("x".repeat(120));
+        fs::create_dir(&place).unwrap();
+        let error = Ctl::open(&place).unwrap_err().to_string();
+        assert!(error.contains("a shorter --state"), "{error}");
+    }
+}

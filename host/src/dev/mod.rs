@@ -1,0 +1,41 @@
+//! A StatefulSet on one machine: shards as processes, started, ended, scaled, restarted and given
+//! their volumes as Kubernetes does it. `ostrakon dev` and the tests of running hosts use it.
+//!
+//! [`Controller`] is the set; `set` decides, and knows no clock, process or file. A `session` is a
+//! person's: the screen, the prompt, the socket for `ostrakon dev ctl`, and the loop that builds a
+//! guest on each save.
+
+mod addresses;
+mod backoff;
+mod config;
+mod volume;
+mod projection;
+mod place;
+mod observation;
+mod set;
+mod news;
+mod line;
+mod process;
+mod shard;
+mod handle;
+mod work;
+mod controller;
+mod order;
+mod screen;
+mod ctl;
+mod sources;
+mod workshop;
+mod session;
+
+pub use addresses::{Addresses, MOST_SHARDS};
+pub use backoff::Backoff;
+pub use controller::{Controller, Options, StartError};
+pub use ctl::{CallError, call};
+pub use handle::{Handle, Refusal};
+pub use news::{News, ShardStanding, Standing, What};
+pub use observation::{Candidate, Generation, Observation, Refused, Store, Topology};
+pub use order::{NoOrder, Order};
+pub use place::{Place, PlaceError};
+pub use projection::{Files, NoPropagation, Propagation};
+pub use session::{Error, Session, Source};
+pub use volume::Volume;

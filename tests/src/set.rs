@@ -1,0 +1,327 @@
+//! A StatefulSet of real hosts, run by the controller that `ostrakon dev` has.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use ostrakon::dev::{
+    Addresses, Backoff, Controller, Handle, MOST_SHARDS, News, Options, Place, Propagation,
+    Standing, What,
+};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use crate::client::{Client, Response};
+use crate::host::{CANARY, Files, PATIENCE, assert_no_canary, binary};
+use crate::net::Net;
+
+/// How much of each shard's log a failed test shows.
+const LOG_LINES: usize = 30;
+
+/// Shards that start in order, end in reverse order, are started again when they die, and keep
+/// their data by ordinal. All of it can be called from several threads. Dropping it kills them.
+#[derive(Debug)]
+pub struct StatefulSet {
+    /// What the next start is with.
+    pub options: Options,
+    controller: Option<Controller>,
+    runtime: Runtime,
+    news: Mutex<(Vec<News>, Option<UnboundedReceiver<News>>)>,
+    config: Mutex<Files>,
+    directory: TempDir,
+    _net: Net,
+}
+
+impl StatefulSet {
+    /// A set of so many shards with this ConfigMap, a canary for secret and no data. It does not
+    /// run yet.
+    ///
+    /// # Panics
+    /// When there is no place for it.
+    pub fn new(config: &Files, shards: u32) -> Self {
+        let net = Net::claim();
+        let addresses = Addresses::new(net.first(), 8080, 9090, 7070);
+        Self {
+            options: Options {
+                binary: binary(),
+                shards: Some(shards),
+                addresses: addresses.expect("it ends in .1"),
+                grace: Duration::from_secs(30),
+                propagation: Propagation::default(),
+                // Tests kill more often than a cluster does, and have less time.
+                backoff: Backoff {
+                    first: Duration::from_millis(50),
+                    most: Duration::from_millis(500),
+                    ..Backoff::default()
+                },
+                log: "info".to_owned(),
+                arguments: Vec::new(),
+            },
+            controller: None,
+            runtime: tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .expect("a runtime"),
+            news: Mutex::default(),
+            config: Mutex::new(config.clone()),
+            directory: tempfile::tempdir().expect("a directory"),
+            _net: net,
+        }
+    }
+
+    /// Starts it, and waits until it is settled.
+    ///
+    /// # Panics
+    /// When it does not settle.
+    pub fn start(&mut self) {
+        self.begin();
+        self.settle();
+    }
+
+    /// Starts it and does not wait.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn begin(&mut self) {
+        assert!(self.controller.is_none(), "it runs");
+        let place = Place::open(self.directory.path()).expect("its place is free");
+        let controller =
+            Controller::start(place, self.options.clone()).expect("its ports are free");
+        let handle = controller.handle();
+        *self.news.lock().expect("no holder panics") =
+            (Vec::new(), Some(handle.news().expect("it runs")));
+        let canary = ("canary-of-all".to_owned(), Bytes::from(CANARY));
+        let secrets = ostrakon::dev::Files::from([canary]);
+        handle.publish_secrets(secrets).expect("it runs");
+        self.controller = Some(controller);
+        let config = self.config.lock().expect("no holder panics").clone();
+        self.publish(&config);
+    }
+
+    /// Ends all shards in reverse order. Their data is still there, for a look or another start.
+    ///
+    /// # Panics
+    /// When they do not end.
+    pub fn stop(&mut self) {
+        self.handle().stop();
+        self.within("the end", async |handle| handle.ended().await);
+        self.news_so_far();
+        self.controller = None;
+    }
+
+    /// Kills all shards at once.
+    pub fn kill_all(&mut self) {
+        self.controller = None;
+    }
+
+    /// What can be asked of the controller.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn handle(&self) -> Handle {
+        self.controller.as_ref().expect("it runs").handle().clone()
+    }
+
+    /// Changes the ConfigMap; each shard sees it after its delay.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn publish(&self, config: &Files) {
+        self.config
+            .lock()
+            .expect("no holder panics")
+            .clone_from(config);
+        let files = config.iter();
+        let files = files.map(|(name, content)| (name.clone(), Bytes::from(content.clone())));
+        self.handle().publish(files.collect()).expect("it runs");
+    }
+
+    /// Wants another number of shards, and does not wait for them.
+    ///
+    /// # Panics
+    /// When there cannot be so many.
+    pub fn begin_scale(&self, shards: u32) {
+        self.handle().scale(shards).expect("it can be scaled");
+    }
+
+    /// Changes the number of shards, and waits until all data is where it belongs.
+    ///
+    /// # Panics
+    /// When that does not come.
+    pub fn scale(&self, shards: u32) {
+        self.begin_scale(shards);
+        assert_eq!(self.settle().wanted, shards);
+    }
+
+    /// Restarts all shards one after another, and waits until all were.
+    ///
+    /// # Panics
+    /// When that does not come.
+    pub fn restart(&self) {
+        self.handle().restart().expect("it runs");
+        self.settle();
+    }
+
+    /// Kills a shard's process with SIGKILL, if it has one, and does not wait; gives its id.
+    ///
+    /// # Panics
+    /// When nothing runs.
+    pub fn kill(&self, shard: u32) -> Option<u32> {
+        self.within("a kill", async |handle| handle.kill(shard).await.ok())
+    }
+
+    /// Halts a shard's process with SIGSTOP, if it has one.
+    ///
+    /// # Panics
+    /// When nothing runs.
+    pub fn pause(&self, shard: u32) -> Option<u32> {
+        self.within("a pause", async |handle| handle.pause(shard).await.ok())
+    }
+
+    /// Lets a halted process go on.
+    ///
+    /// # Panics
+    /// When nothing runs.
+    pub fn resume(&self, shard: u32) -> Option<u32> {
+        self.within("a resumption", async |handle| {
+            handle.resume(shard).await.ok()
+        })
+    }
+
+    /// Waits until all shards are ready, on the newest content, with all data where it belongs.
+    ///
+    /// # Panics
+    /// When that does not come.
+    pub fn settle(&self) -> Standing {
+        self.within("a settled set", async |handle| {
+            handle.settled().await.expect("it runs")
+        })
+    }
+
+    /// How it stands.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn standing(&self) -> Standing {
+        self.within("its standing", async |handle| {
+            handle.standing().await.expect("it runs")
+        })
+    }
+
+    fn within<T>(&self, what: &str, wait: impl AsyncFnOnce(&Handle) -> T) -> T {
+        let handle = self.handle();
+        let waited = self
+            .runtime
+            .block_on(async { tokio::time::timeout(PATIENCE, wait(&handle)).await });
+        waited.unwrap_or_else(|_| {
+            let standing = self.runtime.block_on(handle.standing());
+            panic!("{what} does not come: {standing:#?}")
+        })
+    }
+
+    /// All that happened since the start.
+    ///
+    /// # Panics
+    /// When another thread has, at this.
+    pub fn news_so_far(&self) -> Vec<News> {
+        let mut news = self.news.lock().expect("no holder panics");
+        let (so_far, receiver) = &mut *news;
+        while let Some(Ok(news)) = receiver.as_mut().map(UnboundedReceiver::try_recv) {
+            so_far.push(news);
+        }
+        so_far.clone()
+    }
+
+    /// Waits until something has happened since the start, and gives when.
+    ///
+    /// # Panics
+    /// When it does not come.
+    pub fn wait_for(&self, what: &str, is_it: impl Fn(Option<u32>, &What) -> bool) -> Instant {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let news = self.news_so_far();
+            if let Some(news) = news.iter().find(|news| is_it(news.shard, &news.what)) {
+                return news.at;
+            }
+            assert!(Instant::now() < deadline, "{what} does not come: {news:#?}");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// A client of a shard's public port.
+    pub fn client(&self, shard: u32) -> Client {
+        Client::new(self.options.addresses.public(shard))
+    }
+
+    /// One request to a shard's admin port.
+    ///
+    /// # Errors
+    /// When there is no whole answer.
+    ///
+    /// # Panics
+    /// When the answer tells the secret that no shard may tell.
+    pub fn admin(&self, shard: u32, method: &str, path: &str) -> io::Result<Response> {
+        let address = self.options.addresses.admin(shard);
+        let response = Client::new(address).send(method, path, &[("connection", "close")], b"")?;
+        let text = String::from_utf8_lossy(&response.body);
+        assert!(!text.contains(CANARY), "{path} tells a secret");
+        Ok(response)
+    }
+
+    /// A shard's `/status`, if it answers.
+    pub fn status(&self, shard: u32) -> Option<Value> {
+        let response = self.admin(shard, "GET", "/status").ok()?;
+        serde_json::from_slice(&response.body).ok()
+    }
+
+    /// Where a shard's data is. It is not to be opened while the shard runs.
+    pub fn data(&self, shard: u32) -> PathBuf {
+        Place::shard(self.directory.path(), shard).join("data")
+    }
+
+    /// What is mounted in a shard as its ConfigMap.
+    pub fn mounted(&self, shard: u32) -> PathBuf {
+        Place::shard(self.directory.path(), shard).join("config")
+    }
+
+    /// What a shard logged, over all its processes.
+    pub fn log(&self, shard: u32) -> String {
+        let log = fs::read(Place::shard(self.directory.path(), shard).join("log"));
+        String::from_utf8_lossy(&log.unwrap_or_default()).into_owned()
+    }
+}
+
+impl Drop for StatefulSet {
+    fn drop(&mut self) {
+        let shards: Vec<_> = (0..MOST_SHARDS)
+            .filter(|&shard| self.data(shard).exists())
+            .collect();
+        self.controller = None;
+        for shard in shards {
+            let log = self.log(shard);
+            if thread::panicking() {
+                let lines: Vec<_> = log.lines().collect();
+                let last = &lines[lines.len().saturating_sub(LOG_LINES)..];
+                // When nobody reads it, the panic is told all the same.
+                let _ = writeln!(
+                    io::stderr(),
+                    "shard {shard} logged last:\n{}",
+                    last.join("\n")
+                );
+            } else {
+                assert!(
+                    !log.contains(CANARY),
+                    "the log of shard {shard} tells a secret"
+                );
+                assert_no_canary(&self.data(shard));
+                assert_no_canary(&self.mounted(shard));
+            }
+        }
+    }
+}
