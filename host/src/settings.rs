@@ -175,6 +175,9 @@ pub struct Log {
 pub struct Cluster {
     /// The number of shards, where the process has peers. Default 1; 1 to 1,024.
     pub shards: u32,
+    /// Requests that may wait for other shards; more are turned away. Default
+    /// 1,024; 1 to 1,000,000.
+    pub max_waiting: usize,
     /// How long a request may wait for a shard that is away. Default 10 s; 1 ms
     /// to 1 h.
     #[serde(with = "humantime_serde")]
@@ -191,6 +194,7 @@ impl Default for Cluster {
     fn default() -> Self {
         Self {
             shards: 1,
+            max_waiting: 1024,
             max_wait: Duration::from_secs(10),
             routing: Routing::default(),
             public_url: None,
@@ -336,6 +340,12 @@ impl Settings {
         time("drain.deadline", drain.deadline, HOUR)?;
 
         count("cluster.shards", cluster.shards.into(), 1, 1024)?;
+        count(
+            "cluster.max_waiting",
+            cluster.max_waiting as u64,
+            1,
+            1_000_000,
+        )?;
         time("cluster.max_wait", cluster.max_wait, HOUR)?;
         routing::validate(cluster)?;
 

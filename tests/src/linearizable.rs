@@ -19,12 +19,16 @@ pub enum Action {
     Delete(bool),
 }
 
+/// In the place of a return: the client was not told. The operation may take effect at any time after
+/// its call, or never, and what it says of the value before means nothing.
+pub const UNKNOWN: u64 = u64::MAX;
+
 /// An operation as its client saw it, by one clock for all clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Operation {
     /// Before it was sent.
     pub called: u64,
-    /// After its answer was there.
+    /// After its answer was there, or [`UNKNOWN`].
     pub returned: u64,
     /// What it did.
     pub action: Action,
@@ -45,6 +49,18 @@ impl Action {
     }
 }
 
+impl Operation {
+    /// The value after it, if it could come at a value.
+    #[expect(clippy::option_option, reason = "as for an action")]
+    fn after(self, value: Option<u64>) -> Option<Option<u64>> {
+        match self.action {
+            Action::Write(written, _) if self.returned == UNKNOWN => Some(Some(written)),
+            Action::Delete(_) if self.returned == UNKNOWN => Some(None),
+            action => action.after(value),
+        }
+    }
+}
+
 /// Whether a history of one register, which begins without a value, is linearizable.
 pub fn is_linearizable(history: &[Operation]) -> bool {
     let mut operations = history.to_vec();
@@ -56,11 +72,16 @@ pub fn is_linearizable(history: &[Operation]) -> bool {
     let mut entered = HashSet::from([start.clone()]);
     let mut open = vec![start];
     while let Some(configuration) = open.pop() {
-        let next = configuration.next(&operations);
-        if next.is_empty() && configuration.is_whole(operations.len()) {
+        if configuration.is_whole(&operations) {
             return true;
         }
-        open.extend(next.into_iter().filter(|next| entered.insert(next.clone())));
+        let next = configuration.next(&operations);
+        // The last is tried first: those that returned soonest.
+        open.extend(
+            next.into_iter()
+                .rev()
+                .filter(|next| entered.insert(next.clone())),
+        );
     }
     false
 }
@@ -77,8 +98,10 @@ impl Configuration {
         self.taken[index / 64] >> (index % 64) & 1 == 1
     }
 
-    fn is_whole(&self, operations: usize) -> bool {
-        (0..operations).all(|index| self.has(index))
+    /// Whether all that returned have been taken.
+    fn is_whole(&self, operations: &[Operation]) -> bool {
+        let mut operations = operations.iter().enumerate();
+        operations.all(|(index, operation)| operation.returned == UNKNOWN || self.has(index))
     }
 
     /// What can come next: operations, sorted by their calls, that were called before any other one
@@ -93,7 +116,7 @@ impl Configuration {
                 break;
             }
             first_return = first_return.min(operation.returned);
-            if let Some(value) = operation.action.after(self.value) {
+            if let Some(value) = operation.after(self.value) {
                 let mut taken = self.taken.clone();
                 taken[index / 64] |= 1 << (index % 64);
                 next.push(Self { taken, value });
@@ -174,6 +197,29 @@ mod tests {
                 (1, 2, Write(2, false)),
                 (4, 5, Read(Some(2))),
             ],
+        );
+    }
+
+    #[test]
+    fn what_nobody_was_told_of_may_have_happened_late_or_never() {
+        let lost = (0, UNKNOWN, Write(1, true));
+        check(true, &[lost]);
+        check(true, &[lost, (2, 3, Read(None))]);
+        check(true, &[lost, (2, 3, Read(None)), (4, 5, Read(Some(1)))]);
+        check(false, &[lost, (2, 3, Read(Some(1))), (4, 5, Read(None))]);
+        check(
+            true,
+            &[
+                lost,
+                (1, 2, Write(2, false)),
+                (3, UNKNOWN, Delete(false)),
+                (4, 5, Read(Some(1))),
+                (6, 7, Read(None)),
+            ],
+        );
+        check(
+            false,
+            &[(2, UNKNOWN, Write(1, false)), (0, 1, Read(Some(1)))],
         );
     }
 

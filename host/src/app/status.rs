@@ -98,6 +98,7 @@ fn topology(place: &Place) -> Option<Value> {
         "epoch": plan.epoch,
         "shards": plan.to.shards,
         "shards_before": plan.from.shards,
+        "sharding": plan.to.sharding,
         "stable": plan.is_stable(),
         "batches_to_send": batches,
         "incarnation": place.shard.incarnation(),

@@ -23,7 +23,10 @@ impl Service {
     /// Asks all shards, and joins what they say; only if all answer, and no
     /// partition can be missing or come twice.
     pub(super) async fn everywhere(&self, request: &Arc<Request>, route: Option<Route>) -> Answer {
-        let deadline = Instant::now() + self.max_wait();
+        let Some((_waits, deadline)) = self.may_wait() else {
+            let why = "too many requests wait for other shards".to_owned();
+            return self.refused(route, Refused::Away(why));
+        };
         let mut pause = ASK_AGAIN[0];
         loop {
             let Some(view) = self.lane.views().get() else {

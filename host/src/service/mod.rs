@@ -5,6 +5,7 @@ mod apart;
 mod everywhere;
 mod others;
 mod routing;
+mod waiting;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +22,7 @@ use crate::topology::{Authority, Ordinal, Passed};
 use apart::Apart;
 pub use others::{Boxed, Forwarded, Others, Part};
 use routing::{Asker, Known};
+use waiting::{Waiting, Waits};
 
 /// How often a request is routed anew because the generation changed under it.
 /// Each time takes a whole swap, so a request never gets near this.
@@ -42,6 +44,7 @@ pub struct Service {
     /// None in a shard that is alone.
     others: Option<Arc<dyn Others>>,
     known: Known,
+    waiting: Waiting,
 }
 
 /// What a request came to.
@@ -136,6 +139,7 @@ impl Service {
             metrics,
             others,
             known: Known::default(),
+            waiting: Waiting::default(),
         }
     }
 
@@ -152,14 +156,16 @@ impl Service {
             is_client: true,
             told: None,
         };
-        let mut deadline = None;
-        for _ in 0..MAX_HOPS * MAX_REROUTES {
+        // Set when it has to wait for the first time.
+        let mut wait = None;
+        // How often it went on without waiting.
+        let mut hops = 0;
+        loop {
             let elsewhere = match self.run_here(&request, &asker, &mut route).await {
                 Here::Answered(answer) => return answer,
                 Here::Everywhere => return self.everywhere(&request, route).await,
                 Here::Elsewhere(authority) => authority,
             };
-            let deadline = *deadline.get_or_insert_with(|| Instant::now() + self.max_wait());
             let why = match elsewhere {
                 Authority::Elsewhere { at, passed } => {
                     let told = &mut asker.told;
@@ -168,24 +174,33 @@ impl Service {
                         .await
                     {
                         Followed::Answered(answer) => return Answer { route, ..answer },
-                        Followed::Here => continue,
+                        Followed::Here if hops < MAX_HOPS => {
+                            hops += 1;
+                            continue;
+                        }
+                        Followed::Here => "it is passed on without end".to_owned(),
                         Followed::Away(why) => why,
                     }
                 }
                 _ => "it does not know yet where its partitions are".to_owned(),
             };
-            if Instant::now() >= deadline {
-                return self.refused(route, Refused::Away(why));
+            if wait.is_none() {
+                wait = self.may_wait();
             }
+            let deadline = match &wait {
+                Some((_, deadline)) if Instant::now() < *deadline => *deadline,
+                Some(_) => return self.refused(route, Refused::Away(why)),
+                None => {
+                    let why = format!("{why}; and too many requests wait for it");
+                    return self.refused(route, Refused::Away(why));
+                }
+            };
+            hops = 0;
             let again = Instant::now() + ASK_AGAIN;
             // The sooner of a new view and a little time.
             let changed = self.lane.views().changed();
             let _ = timeout_at(again.min(deadline), changed).await;
         }
-        self.refused(
-            route,
-            Refused::Away("it is passed on without end".to_owned()),
-        )
     }
 
     /// Answers a request that another shard passed on, here or not at all.
@@ -197,7 +212,7 @@ impl Service {
         request: &Arc<Request>,
         told: Option<&Passed>,
     ) -> Result<Answer, Authority> {
-        let deadline = Instant::now() + self.max_wait();
+        let mut wait = None;
         let asker = Asker {
             is_client: false,
             told: told.cloned(),
@@ -208,7 +223,13 @@ impl Service {
             match self.run_here(request, &asker, &mut route).await {
                 Here::Answered(answer) => return Ok(answer),
                 Here::Elsewhere(awaited @ Authority::Awaited { .. }) => {
-                    if timeout_at(deadline, changed).await.is_err() {
+                    if wait.is_none() {
+                        wait = self.may_wait();
+                    }
+                    let Some((_, deadline)) = &wait else {
+                        return Err(awaited);
+                    };
+                    if timeout_at(*deadline, changed).await.is_err() {
                         return Err(awaited);
                     }
                 }
@@ -272,12 +293,12 @@ impl Service {
         }
     }
 
-    /// How long a request may wait for a shard that is away.
-    fn max_wait(&self) -> Duration {
-        let view = self.lane.views().get();
-        view.map_or(Duration::ZERO, |view| {
-            view.guest.settings().cluster.max_wait
-        })
+    /// Whether a request may wait for another shard, and until when.
+    fn may_wait(&self) -> Option<(Waits, Instant)> {
+        let view = self.lane.views().get()?;
+        let cluster = &view.guest.settings().cluster;
+        let waits = self.waiting.enter(cluster.max_waiting)?;
+        Some((waits, Instant::now() + cluster.max_wait))
     }
 
     /// Answers a request in this shard, if it is this shard's.

@@ -1,0 +1,44 @@
+//! How many requests wait for another shard.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Counts requests that wait. Clones share the count.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Waiting(Arc<AtomicUsize>);
+
+impl Waiting {
+    /// Counts a request in, until the guard is dropped; none: as many as may wait
+    /// do already.
+    pub(super) fn enter(&self, max: usize) -> Option<Waits> {
+        let before = self.0.fetch_add(1, Ordering::Relaxed);
+        let guard = Waits(Arc::clone(&self.0));
+        (before < max).then_some(guard)
+    }
+}
+
+/// A request that waits.
+#[derive(Debug)]
+pub(super) struct Waits(Arc<AtomicUsize>);
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_so_many_wait_at_once() {
+        let waiting = Waiting::default();
+        let first = waiting.enter(2).unwrap();
+        let _second = waiting.enter(2).unwrap();
+        assert!(waiting.enter(2).is_none());
+        assert!(waiting.enter(2).is_none(), "what is refused does not count");
+        drop(first);
+        assert!(waiting.enter(2).is_some());
+    }
+}
