@@ -161,12 +161,13 @@ async fn run(options: &Options, filter: Option<Filter>) -> Result<(), Error> {
 /// | the public port's server | by `shutdown` | logged; the shard is not live |
 /// | the swap controller | by `shutdown` | its panic is our bug: no more swaps |
 /// | the drain | once, or with the runtime | none |
-/// | the part among others | by `shutdown` | none: see `cluster` |
+/// | the part among others | by `peers_shutdown`, after those above | none: see `cluster` |
 /// | following the secrets | with their watcher | none |
 /// | following the peers' credentials | with the runtime | what it refuses it shows |
 struct App {
     drain: Drain,
     shutdown: watch::Sender<bool>,
+    peers_shutdown: watch::Sender<bool>,
     server: tokio::task::JoinHandle<()>,
     controller: tokio::task::JoinHandle<()>,
     cluster: Option<tokio::task::JoinHandle<()>>,
@@ -300,6 +301,7 @@ impl App {
         shard.parts.store(Some(Arc::new(parts)));
         readiness.set_started();
         let (shutdown, down) = watch::channel(false);
+        let (peers_shutdown, peers_down) = watch::channel(false);
         let controller = tokio::spawn(controller.run(told(down.clone())));
         first_generation(swap, last_digest, &config)
             .await
@@ -321,7 +323,7 @@ impl App {
                     draining.begin();
                 }
             });
-            let among = cluster.run(listener, service.clone(), down.clone());
+            let among = cluster.run(listener, service.clone(), peers_down);
             Some(tokio::spawn(among))
         } else {
             None
@@ -360,6 +362,7 @@ impl App {
         Ok(Self {
             drain,
             shutdown,
+            peers_shutdown,
             server,
             controller,
             cluster,
@@ -377,11 +380,13 @@ impl App {
         let _ = tokio::time::timeout(CLOSING, async {
             let _ = self.server.await;
             let _ = self.controller.await;
-            if let Some(cluster) = self.cluster {
-                let _ = cluster.await;
-            }
         })
         .await;
+        // Peers are answered to the last: clients may take a while to hang up.
+        self.peers_shutdown.send_replace(true);
+        if let Some(cluster) = self.cluster {
+            let _ = tokio::time::timeout(CLOSING, cluster).await;
+        }
         // The store is closed with it, so that the next start has nothing to
         // recover. Told, for others still hold handles: the admin port, which
         // is open to the end, and what still runs after a missed deadline.
