@@ -1,5 +1,8 @@
 //! How a request that no guest answered is told to its client.
 
+use bytes::Bytes;
+use http::Response;
+
 use crate::guest::Failure;
 use crate::http::Refusal;
 use crate::service::Refused;
@@ -26,6 +29,18 @@ impl From<&Refused> for Refusal {
                 Failure::PartitionKey(..) => Self::BadPartitionKey,
                 Failure::Store(_) => Self::StoreFailed,
             },
+        }
+    }
+}
+
+impl Refused {
+    /// The answer that its client gets.
+    pub fn response(&self) -> Response<Bytes> {
+        let refusal = Refusal::from(self);
+        match self {
+            // Which shard, for people: the client can do nothing but wait.
+            Self::Away(why) | Self::Unknown(why) => refusal.explained(why),
+            _ => refusal.response(),
         }
     }
 }

@@ -21,7 +21,9 @@ fn check(arguments: &[&str], code: i32, text: &str) {
 
 #[test]
 fn help_is_for_reading_and_teaches() {
-    let commands = ["serve", "dev", "build", "inspect", "pack", "status", "drain"];
+    let commands = [
+        "serve", "dev", "build", "inspect", "pack", "status", "drain",
+    ];
     let output = ostrakon(&["--help"]);
     let help = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(0));
@@ -64,7 +66,11 @@ fn wrong_arguments_are_told_and_exit_with_64() {
     check(&["dev", "--shards", "0"], 64, "--shards <N>");
     let address = "a loopback address that ends in .1";
     check(&["dev", "--address", "127.0.0.2"], 64, address);
-    check(&["dev", "--guest", "nowhere"], 64, "there is no directory nowhere");
+    check(
+        &["dev", "--guest", "nowhere"],
+        64,
+        "there is no directory nowhere",
+    );
     check(&["dev", "--guest", "src"], 64, "holds no Cargo.toml");
     check(&["dev", "ctl"], 64, "<WORDS>...");
     check(

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use ostrakon_tests::client::Client;
 use ostrakon_tests::host::{Files, Host, Shard, config, guest};
@@ -130,7 +132,7 @@ fn shards_come_and_go_under_load_and_no_key_is_lost() {
 
 #[test]
 fn a_shard_that_is_away_is_waited_for_and_then_told_of() {
-    let toml = "[cluster]\nshards = 2\nmax_wait = \"500ms\"";
+    let toml = "[cluster]\nshards = 2\nmax_wait = \"4s\"\nmax_waiting = 2";
     let files = config(&guest("kv"), &[("ostrakon.toml", toml)]);
     let shards = shards(2, 2, &files);
     let one = shards[0].start();
@@ -143,10 +145,25 @@ fn a_shard_that_is_away_is_waited_for_and_then_told_of() {
     let told = (saved.status, saved.header("ostrakon-shard"));
     assert_eq!(told, (200, Some("1")));
     two.kill();
-    let away = client.get("/load/a").expect("an answer");
-    let told = (away.status, away.header("ostrakon-error"));
-    assert_eq!(told, (503, Some("shard-away")), "{away:?}");
-    assert!(away.header("retry-after").is_some());
+    // Two may wait, and do as long as they may; the others are told at once.
+    let began = Instant::now();
+    let load = || {
+        let away = one.client().get("/load/a").expect("an answer");
+        let told = (away.status, away.header("ostrakon-error"));
+        assert_eq!(told, (503, Some("shard-away")), "{away:?}");
+        assert!(away.header("retry-after").is_some());
+        (began.elapsed(), away.text().contains("too many"))
+    };
+    let waits: Vec<_> = thread::scope(|scope| {
+        let loads: Vec<_> = (0..5).map(|_| scope.spawn(load)).collect();
+        let ended = loads.into_iter().map(thread::ScopedJoinHandle::join);
+        ended.map(|load| load.expect("it is told")).collect()
+    });
+    let max_wait = Duration::from_secs(4);
+    let waited = waits.iter().filter(|(waited, _)| *waited >= max_wait);
+    assert_eq!(waited.count(), 2, "{waits:?}");
+    let turned_away = waits.iter().filter(|(_, too_many)| *too_many);
+    assert_eq!(turned_away.count(), 3, "{waits:?}");
     let own = client.get("/load/b").expect("an answer");
     assert_eq!(own.status, 200, "its own are served all the same");
     let two = shards[1].start();
@@ -224,6 +241,11 @@ fn a_listing_of_all_shards_is_whole_while_partitions_move() {
     }
     let told = (away.status, away.header("ostrakon-error"));
     assert_eq!(told, (503, Some("shard-away")), "{}", away.text());
+    assert!(
+        away.text().contains("shard 2 does not answer"),
+        "{}",
+        away.text()
+    );
 }
 
 #[test]

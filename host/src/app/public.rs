@@ -68,7 +68,8 @@ impl Handler for Public {
                 response
             }
             Err(refused) => {
-                let mut response = self.refused(&refused).response();
+                self.count(&refused);
+                let mut response = refused.response();
                 if let Some(location) = refused.location() {
                     response.headers_mut().insert(LOCATION, location);
                 }
@@ -107,7 +108,8 @@ impl Public {
         response
     }
 
-    fn refused(&self, refused: &Refused) -> Refusal {
+    /// Counts a request that a limit turned away.
+    fn count(&self, refused: &Refused) {
         let limit = match refused {
             Refused::TooManySlow => Some(Limit::SlowReads),
             Refused::LaneFull => Some(Limit::LaneFull),
@@ -117,6 +119,5 @@ impl Public {
         if let Some(limit) = limit {
             self.metrics.request_refused(limit);
         }
-        refused.into()
     }
 }

@@ -7,7 +7,6 @@ use http::Response;
 
 use super::Cluster;
 use super::message::{Ask, ForwardedReply, Said};
-use crate::http::Refusal;
 use crate::lane::{Change, ChangeError, Changed};
 use crate::peers::{Handler, Identity};
 use crate::service::{Answer, Service};
@@ -139,7 +138,7 @@ fn said(answer: Answer) -> Said {
                 reply: ForwardedReply::of(&reply),
             };
         }
-        Err(refused) => Refusal::from(&refused).response(),
+        Err(refused) => refused.response(),
     };
     let (head, body) = Response::into_parts(response);
     Said::Answer {

@@ -145,6 +145,12 @@ impl Refusal {
         response
     }
 
+    /// The answer, with the reason at the end of its line.
+    pub fn explained(self, why: &str) -> Response<Bytes> {
+        let line = format!("{} ({why})\n", self.text().trim_end());
+        self.response().map(|_| line.into())
+    }
+
     /// The answer, after which an HTTP/1 connection is closed.
     pub(super) fn closing(self) -> Response<Bytes> {
         let mut response = self.response();
