@@ -132,7 +132,7 @@ async fn answer(mut stream: UnixStream, handle: &Handle) -> io::Result<()> {
 }
 
 /// Lets the `ostrakon dev` of a state directory carry a command out; gives what it says. Without a
-/// directory, the one below [`home`] is meant.
+/// directory, the one below `home` is meant.
 ///
 /// # Errors
 /// When nobody is there, or it is not done.
