@@ -138,6 +138,20 @@ impl Drop for Dev {
     }
 }
 
+/// What a command says that is to end by itself, soon.
+fn output_of(command: &mut Command) -> Output {
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while child.try_wait().unwrap().is_none() {
+        if Instant::now() > deadline {
+            child.kill().unwrap();
+            panic!("it does not end");
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    child.wait_with_output().unwrap()
+}
+
 /// Checks an exit code and what standard error says.
 fn check(output: &Output, code: i32, text: &str) {
     let said = String::from_utf8_lossy(&output.stderr);
@@ -217,7 +231,7 @@ fn a_state_directory_is_for_one_controller_and_one_source() {
     let other = |config: &Path| {
         let mut command = Command::new(binary());
         command.arg("dev").arg("--state").arg(&state);
-        command.arg("--config-dir").arg(config).output().unwrap()
+        output_of(command.arg("--config-dir").arg(config))
     };
     let config = dev.directory.path().join("config");
     check(&other(&config), 75, "is in use by another `ostrakon dev`");
@@ -231,14 +245,13 @@ fn a_port_that_is_taken_is_one_line() {
     let net = Net::claim();
     let _taken = std::net::TcpListener::bind((net.first(), 9090)).unwrap();
     let directory = tempfile::tempdir().unwrap();
-    let output = Command::new(binary())
+    let mut command = Command::new(binary());
+    command
         .args(["dev", "--address", &net.first().to_string(), "--config-dir"])
         .arg(directory.path())
         .arg("--state")
-        .arg(directory.path().join("state"))
-        .output()
-        .unwrap();
-    check(&output, 69, "cannot listen on");
+        .arg(directory.path().join("state"));
+    check(&output_of(&mut command), 69, "cannot listen on");
 }
 
 /// Killed with SIGKILL, a controller can end nothing itself.
