@@ -91,7 +91,9 @@ impl Answering {
                     entries,
                 };
                 match self.cluster.change(receive).await {
-                    Ok(Changed::Received(Received::Apply | Received::Known)) => {
+                    Ok(Changed::Received(Received::Apply)) => Said::Acknowledged(number),
+                    Ok(Changed::Received(Received::Known)) => {
+                        tracing::debug!(shard = peer.ordinal, number, "a batch came again");
                         Said::Acknowledged(number)
                     }
                     Ok(other) => Said::Later(format!("the batch is not taken: {other:?}")),

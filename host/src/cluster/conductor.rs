@@ -60,6 +60,7 @@ impl Conductor {
                 Err(error) => tracing::debug!(%error, "conducting goes on later"),
             }
             tokio::select! {
+                biased;
                 _ = shutdown.changed() => {}
                 () = self.cluster.0.news.notified() => {}
                 Some(sent) = self.sending.join_next() => {

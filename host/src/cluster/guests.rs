@@ -3,8 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tokio::task::spawn_blocking;
-
 use super::Cluster;
 use super::message::{Ask, Said};
 use crate::digest::Digest;
@@ -66,12 +64,9 @@ impl Guests {
         let candidate = Candidate::new(files)?;
         let (engine, cache) = (self.engine.clone(), self.cache.clone());
         let (digest, component) = (candidate.component_digest, candidate.component.clone());
-        let compiling =
-            spawn_blocking(move || Compiled::new(&engine, Some(&cache), digest, &component));
-        let linked = compiling
-            .await
-            .expect("compiling does not panic")?
-            .link(&self.engine)?;
+        let compiled =
+            apart(move || Compiled::new(&engine, Some(&cache), digest, &component)).await?;
+        let linked = compiled.link(&self.engine)?;
         let environment = Environment {
             settings: candidate.settings,
             identity: self.identity,
@@ -83,6 +78,20 @@ impl Guests {
         let label = candidate.digest.short();
         Ok(Guest::check(&linked, environment, label).await?)
     }
+}
+
+/// Does what takes long on a thread for that.
+#[cfg(not(test))]
+async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.expect("compiling does not panic")
+}
+
+/// Does it here: a simulation has one thread, so that it can be repeated.
+#[cfg(test)]
+#[expect(clippy::unused_async, reason = "it stands for what waits")]
+async fn apart<T>(work: impl FnOnce() -> T) -> T {
+    work()
 }
 
 impl Cluster {
@@ -128,6 +137,8 @@ impl Cluster {
             Some(files) => files,
             None => self.fetch(digest).await.ok_or(Error::Nowhere(digest))?,
         };
+        let shard = guests.identity.ordinal;
+        tracing::debug!(shard, generation = %digest, "a generation's guest is made for its owners");
         guests.make(&files).await
     }
 

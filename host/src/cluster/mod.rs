@@ -15,6 +15,8 @@ mod giving;
 mod guests;
 mod holds;
 mod message;
+#[cfg(test)]
+mod simulation;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -23,12 +25,12 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
 use crate::lane::{Change, ChangeError, Changed, Lane};
-use crate::peers::{Endpoint, Identity, Pool, RequestError, ServeError, serve};
+use crate::peers::{Accept, AnyDial, Endpoint, Identity, Pool, RequestError};
+use crate::peers::{ServeError, Tcp, serve};
 use crate::per_shard::PerShard;
 use crate::service::Service;
 use crate::topology::{Coordinator, Incarnation, Ordinal, Plan, Stopped};
@@ -60,6 +62,8 @@ struct Inner {
     /// Where the peers are.
     peers: PerShard,
     line: ArcSwap<Line>,
+    /// How they are reached.
+    dial: AnyDial,
     lane: Lane,
     guests: Guests,
     /// Only the coordinator's is used. A std mutex: held for a look.
@@ -80,16 +84,16 @@ struct Inner {
 #[derive(Debug)]
 struct Line {
     endpoint: Arc<Endpoint>,
-    pool: Pool,
+    pool: Pool<AnyDial>,
     /// Whether some peer has answered to it.
     is_heeded: AtomicBool,
 }
 
 impl Line {
-    fn new(endpoint: Endpoint) -> Self {
+    fn new(endpoint: Endpoint, dial: AnyDial) -> Self {
         let endpoint = Arc::new(endpoint);
         Self {
-            pool: Pool::new(Arc::clone(&endpoint)),
+            pool: Pool::with_dial(Arc::clone(&endpoint), dial),
             endpoint,
             is_heeded: AtomicBool::new(false),
         }
@@ -113,12 +117,24 @@ enum AskError {
 }
 
 impl Cluster {
-    /// A shard among others. The lane has told its start.
+    /// A shard among others, which are reached by TCP. The lane has told its
+    /// start.
     pub fn new(options: &Options, endpoint: Endpoint, lane: Lane, guests: Guests) -> Self {
+        Self::over(AnyDial::new(Tcp), options, endpoint, lane, guests)
+    }
+
+    fn over(
+        dial: AnyDial,
+        options: &Options,
+        endpoint: Endpoint,
+        lane: Lane,
+        guests: Guests,
+    ) -> Self {
         Self(Arc::new(Inner {
             me: Ordinal(endpoint.identity.ordinal),
             peers: options.peers.clone(),
-            line: ArcSwap::from_pointee(Line::new(endpoint)),
+            line: ArcSwap::from_pointee(Line::new(endpoint, dial.clone())),
+            dial,
             lane,
             guests,
             coordinator: Mutex::default(),
@@ -138,7 +154,7 @@ impl Cluster {
     /// Accepts peers, and conducts, until shutdown.
     pub async fn run(
         self,
-        listener: TcpListener,
+        mut listener: impl Accept,
         service: Service,
         shutdown: watch::Receiver<bool>,
     ) {
@@ -151,6 +167,7 @@ impl Cluster {
         });
         loop {
             tokio::select! {
+                biased;
                 () = until_down(&mut down) => break,
                 Some(_) = tasks.join_next() => {}
                 accepted = listener.accept() => match accepted {
@@ -159,7 +176,6 @@ impl Cluster {
                         let (handler, shutdown) = (Arc::clone(&handler), shutdown.clone());
                         let metrics = Arc::clone(&self.0.guests.metrics);
                         tasks.spawn(async move {
-                            let _ = stream.set_nodelay(true);
                             if let Err(error) = serve(stream, &endpoint, handler, shutdown).await {
                                 if matches!(error, ServeError::Handshake(_)) {
                                     metrics.peer_handshake_failed();
@@ -216,7 +232,8 @@ impl Cluster {
             tracing::info!(incarnation = incarnation.0, "this shard's disk is new");
             let mut endpoint = asked_as.clone();
             endpoint.identity.incarnation = incarnation.0;
-            self.0.line.store(Arc::new(Line::new(endpoint)));
+            let line = Line::new(endpoint, self.0.dial.clone());
+            self.0.line.store(Arc::new(line));
             self.0.news.notify_one();
         }
         Ok(())

@@ -6,13 +6,20 @@
 //! go. Swaps and migrations are messages in the same queue, so they happen
 //! between requests.
 
+mod pace;
 mod place;
 mod promotion;
+#[cfg(test)]
+mod turns;
 mod view;
 mod worker;
 
+#[cfg(test)]
+pub(crate) use pace::Pace;
 pub use place::{Change, ChangeError, Changed, Owners, Place};
 pub use promotion::{Live, PromoteError, Promotion};
+#[cfg(test)]
+pub(crate) use turns::Turns;
 pub use view::{View, Views};
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -28,6 +35,9 @@ use crate::guest::Failure;
 use crate::metrics::Metrics;
 use crate::store::{CommitError, Store};
 use crate::topology::{Authority, Ordinal, Passed};
+#[cfg(not(test))]
+use pace::Pace;
+use worker::{Guests, Worker};
 
 /// A write request for the lane.
 #[derive(Debug)]
@@ -103,6 +113,9 @@ struct State {
     last_commit: AtomicU64,
     /// The data's schema, once there is one. A std mutex: held for a copy.
     schema: Mutex<Option<u32>>,
+    /// Something was sent to a lane that has no thread to wait for it.
+    #[cfg(test)]
+    sent: tokio::sync::Notify,
 }
 
 impl Lane {
@@ -120,38 +133,49 @@ impl Lane {
         runtime: runtime::Handle,
         metrics: Arc<Metrics>,
     ) -> std::io::Result<(Self, thread::JoinHandle<()>)> {
-        let (sender, receiver) = mpsc::channel();
-        let state = Arc::new(State {
-            schema: Mutex::new(store.record().schema),
-            ..State::default()
-        });
-        let views = Views::default();
         let stored = store.record().topology.as_deref().and_then(Place::decode);
         let place = match (ordinal, stored) {
             (None, _) => None,
             (Some(_), Some(stored)) => Some(stored),
             (Some(ordinal), None) => Some(Place::new(ordinal)?),
         };
-        let worker = worker::Worker::new(
-            store,
-            place,
-            runtime,
-            views.clone(),
-            Arc::clone(&state),
-            Arc::clone(&metrics),
-        );
+        let guests = Guests::On(runtime);
+        let (lane, worker, receiver) = Self::new(store, place, guests, Pace::default(), metrics);
         let thread = thread::Builder::new()
             .name("lane".to_owned())
             .spawn(move || worker.run(&receiver))?;
-        Ok((
-            Self {
-                sender,
-                state,
-                views,
-                metrics,
-            },
-            thread,
-        ))
+        Ok((lane, thread))
+    }
+
+    /// A lane, what is to work for it, and where that gets its messages.
+    fn new(
+        store: Store,
+        place: Option<Place>,
+        guests: Guests,
+        pace: Pace,
+        metrics: Arc<Metrics>,
+    ) -> (Self, Worker, mpsc::Receiver<Message>) {
+        let (sender, receiver) = mpsc::channel();
+        let state = Arc::new(State {
+            schema: Mutex::new(store.record().schema),
+            ..State::default()
+        });
+        let lane = Self {
+            sender,
+            state,
+            views: Views::default(),
+            metrics,
+        };
+        let worker = Worker::new(store, place, guests, pace, &lane);
+        (lane, worker, receiver)
+    }
+
+    /// Sends a message; says whether the lane is there to take it.
+    fn send(&self, message: Message) -> bool {
+        let sent = self.sender.send(message).is_ok();
+        #[cfg(test)]
+        self.state.sent.notify_one();
+        sent
     }
 
     /// What is live.
@@ -169,11 +193,7 @@ impl Lane {
         }
         self.metrics.lane_depth(depth + 1);
         let (sender, receiver) = oneshot::channel();
-        if self
-            .sender
-            .send(Message::Write(write, Instant::now(), sender))
-            .is_err()
-        {
+        if !self.send(Message::Write(write, Instant::now(), sender)) {
             return Written::Ended;
         }
         receiver.await.unwrap_or(Written::Ended)
@@ -186,8 +206,7 @@ impl Lane {
     /// When it may not be; the live generation and the data are as before.
     pub async fn promote(&self, promotion: Promotion) -> Result<Live, PromoteError> {
         let (sender, receiver) = oneshot::channel();
-        let message = Message::Promote(Box::new(promotion), sender);
-        if self.sender.send(message).is_err() {
+        if !self.send(Message::Promote(Box::new(promotion), sender)) {
             return Err(PromoteError::Ended);
         }
         receiver.await.unwrap_or(Err(PromoteError::Ended))
@@ -200,8 +219,7 @@ impl Lane {
     /// When it was not made; all is as before.
     pub async fn change(&self, change: Change) -> Result<Changed, ChangeError> {
         let (sender, receiver) = oneshot::channel();
-        let message = Message::Change(Box::new(change), sender);
-        if self.sender.send(message).is_err() {
+        if !self.send(Message::Change(Box::new(change), sender)) {
             return Err(ChangeError::Ended);
         }
         receiver.await.unwrap_or(Err(ChangeError::Ended))
@@ -211,7 +229,7 @@ impl Lane {
     /// failed, and waits for it.
     pub async fn recover(&self, opening: u64) {
         let (sender, receiver) = oneshot::channel();
-        if self.sender.send(Message::Recover(opening, sender)).is_ok() {
+        if self.send(Message::Recover(opening, sender)) {
             let _ = receiver.await;
         }
     }
@@ -219,7 +237,7 @@ impl Lane {
     /// Waits until all that was sent before is durable.
     pub async fn flush(&self) {
         let (sender, receiver) = oneshot::channel();
-        if self.sender.send(Message::Flush(sender)).is_ok() {
+        if self.send(Message::Flush(sender)) {
             let _ = receiver.await;
         }
     }
@@ -228,7 +246,7 @@ impl Lane {
     /// What other handles send from then on is told that it has ended.
     pub fn end(&self) {
         // If it has ended already, so much the better.
-        let _ = self.sender.send(Message::End);
+        self.send(Message::End);
     }
 
     /// The number of write requests that wait.

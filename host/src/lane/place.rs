@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::worker::Worker;
 use crate::guest::{Failure, Guest};
@@ -11,12 +11,6 @@ use crate::store::{CommitError, Position, ReadError, Snapshot, Transfer, begin_m
 use crate::topology::{Authority, Batch, Cursor, Incarnation, Ordinal, Passed, Plan, Range};
 use crate::topology::{Received, Shard, Stopped};
 
-/// How long a step may look at partitions, which requests wait for.
-const STEP: Duration = Duration::from_millis(2);
-/// What a step gives away at most, unless one partition is more: so much is
-/// written at once where it goes, and deleted at once where it was.
-const MAX_STEP_PARTITIONS: usize = 1024;
-const MAX_STEP_BYTES: u64 = 1 << 20;
 /// How many partition keys are looked at in one go.
 const PAGE: usize = 256;
 
@@ -364,8 +358,9 @@ impl Worker {
                     partitions += 1;
                     bytes += snapshot.partition_bytes(&partition)?;
                 }
-                let is_enough = partitions >= MAX_STEP_PARTITIONS || bytes >= MAX_STEP_BYTES;
-                if is_enough || began.elapsed() >= STEP {
+                let pace = &self.pace;
+                let is_enough = partitions >= pace.step_partitions || bytes >= pace.step_bytes;
+                if is_enough || began.elapsed() >= pace.step {
                     break 'looking Cursor::Through(partition);
                 }
                 start = Some([&partition[..], &[0]].concat());

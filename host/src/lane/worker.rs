@@ -1,38 +1,45 @@
 //! The lane's thread.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::runtime;
 use tokio::sync::oneshot;
 
+use super::pace::Pace;
 use super::place::Place;
 use super::promotion::{Live, PromoteError, Promotion};
 use super::view::{self, View, Views};
-use super::{Message, State, Write, Written};
+use super::{Lane, Message, State, Write, Written};
 use crate::contract::{Access, Target};
 use crate::guest::{Failure, Guest};
 use crate::metrics::Metrics;
 use crate::store::{CommitError, Group, Record, Snapshot, Store};
 use crate::topology::Authority;
 
-/// How long requests are run for one group before it is committed, when more
-/// wait: the first of a group does not wait for slow ones behind it.
-const MAX_COLLECT: Duration = Duration::from_millis(5);
-
 /// The shard's single writer.
 pub(super) struct Worker {
     pub(super) store: Store,
     /// None in a shard that is alone.
     pub(super) place: Option<Arc<Place>>,
-    /// Its timers bound guests that wait.
-    runtime: runtime::Handle,
+    guests: Guests,
+    pub(super) pace: Pace,
     views: Views,
     state: Arc<State>,
     metrics: Arc<Metrics>,
     live: Option<(Live, Arc<Guest>)>,
+}
+
+/// How the lane calls guests.
+pub(super) enum Guests {
+    /// From its own thread, with the timers of this runtime.
+    On(runtime::Handle),
+    /// In a task: its guests are known to never wait.
+    #[cfg(test)]
+    AtOnce,
 }
 
 /// A request of the group under way, and what it will be told.
@@ -42,18 +49,18 @@ impl Worker {
     pub(super) fn new(
         store: Store,
         place: Option<Place>,
-        runtime: runtime::Handle,
-        views: Views,
-        state: Arc<State>,
-        metrics: Arc<Metrics>,
+        guests: Guests,
+        pace: Pace,
+        lane: &Lane,
     ) -> Self {
         Self {
             store,
             place: place.map(Arc::new),
-            runtime,
-            views,
-            state,
-            metrics,
+            guests,
+            pace,
+            views: lane.views.clone(),
+            state: Arc::clone(&lane.state),
+            metrics: Arc::clone(&lane.metrics),
             live: None,
         }
     }
@@ -63,29 +70,43 @@ impl Worker {
         let _ended = Ended(Arc::clone(&self.state));
         let mut after = None;
         while let Some(message) = after.take().or_else(|| receiver.recv().ok()) {
-            match message {
-                Message::Write(write, sent, sender) => {
-                    after = self.run_group((write, sent, sender), receiver);
-                }
-                Message::Promote(promotion, sender) => {
-                    // Who asked may be gone; the generation is live all the same.
-                    let _ = sender.send(self.promote(*promotion));
-                }
-                Message::Recover(opening, sender) => {
-                    self.store.recover(opening);
-                    self.publish();
-                    let _ = sender.send(());
-                }
-                Message::Change(change, sender) => {
-                    // Who asked may be gone; it is made all the same.
-                    let _ = sender.send(self.change(*change));
-                }
-                Message::Flush(sender) => {
-                    let _ = sender.send(());
-                }
-                Message::End => break,
+            match self.take_up(message, receiver) {
+                ControlFlow::Continue(next) => after = next,
+                ControlFlow::Break(()) => break,
             }
         }
+    }
+
+    /// Does what a message asks for; gives the one to go on with, if it took one
+    /// too many. Breaks where the lane is to end.
+    pub(super) fn take_up(
+        &mut self,
+        message: Message,
+        receiver: &mpsc::Receiver<Message>,
+    ) -> ControlFlow<(), Option<Message>> {
+        match message {
+            Message::Write(write, sent, sender) => {
+                return ControlFlow::Continue(self.run_group((write, sent, sender), receiver));
+            }
+            Message::Promote(promotion, sender) => {
+                // Who asked may be gone; the generation is live all the same.
+                let _ = sender.send(self.promote(*promotion));
+            }
+            Message::Recover(opening, sender) => {
+                self.store.recover(opening);
+                self.publish();
+                let _ = sender.send(());
+            }
+            Message::Change(change, sender) => {
+                // Who asked may be gone; it is made all the same.
+                let _ = sender.send(self.change(*change));
+            }
+            Message::Flush(sender) => {
+                let _ = sender.send(());
+            }
+            Message::End => return ControlFlow::Break(()),
+        }
+        ControlFlow::Continue(None)
     }
 
     /// Runs the write requests that wait, the given one first, and commits
@@ -125,7 +146,7 @@ impl Worker {
                 group = grown;
                 waiting.push((sender, written));
             }
-            if waiting.len() >= lane.max_group || began.elapsed() > MAX_COLLECT {
+            if waiting.len() >= lane.max_group || began.elapsed() > self.pace.collect {
                 break;
             }
             match receiver.try_recv() {
@@ -157,7 +178,7 @@ impl Worker {
             generation: routed,
             told,
         } = write;
-        self.runtime.block_on(async {
+        self.block_on(async {
             let mut lease = match guest.lease(self.shards()).await {
                 Ok(lease) => lease,
                 Err(failure) => return (group, failed(failure)),
@@ -278,7 +299,7 @@ impl Worker {
         let migration = self
             .store
             .begin_migration((&guest.settings().store).into())?;
-        let (migration, migrated) = self.runtime.block_on(async {
+        let (migration, migrated) = self.block_on(async {
             let mut lease = guest.lease(self.shards()).await.map_err(failed)?;
             Ok::<_, PromoteError>(lease.migrate(from, migration).await)
         })?;
@@ -353,7 +374,14 @@ impl Worker {
 
     /// Calls guests from the lane's thread.
     pub(super) fn block_on<F: Future>(&self, future: F) -> F::Output {
-        self.runtime.block_on(future)
+        match &self.guests {
+            Guests::On(runtime) => runtime.block_on(future),
+            #[cfg(test)]
+            Guests::AtOnce => {
+                let called = futures_util::FutureExt::now_or_never(future);
+                called.expect("these guests do not wait")
+            }
+        }
     }
 
     /// The number of shards, as far as it is known.
@@ -391,7 +419,7 @@ fn not_stored(written: &Written, error: &CommitError) -> Written {
 }
 
 /// Says that the lane has ended, also when it panics.
-struct Ended(Arc<State>);
+pub(super) struct Ended(pub(super) Arc<State>);
 
 impl Drop for Ended {
     fn drop(&mut self) {

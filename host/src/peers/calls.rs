@@ -1,6 +1,6 @@
 //! The requests of a connection that have no answer yet.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -27,7 +27,8 @@ pub(super) struct Waiting {
     /// The number of the last request.
     last: u64,
     queue: VecDeque<u64>,
-    calls: HashMap<u64, Call>,
+    /// In their order, in which they end together, too.
+    calls: BTreeMap<u64, Call>,
     ack: bool,
 }
 
@@ -148,7 +149,7 @@ impl Calls {
         state.queue.clear();
         let away: Vec<Call> = state
             .calls
-            .extract_if(|_, call| which(call))
+            .extract_if(.., |_, call| which(call))
             .map(|(_, call)| call)
             .collect();
         drop(state);

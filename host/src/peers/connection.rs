@@ -185,6 +185,7 @@ impl Driver {
         let mut reading = pin!(self.read(&mut from));
         let mut writing = pin!(calls.outgoing().write(to));
         let cause = tokio::select! {
+            biased;
             cause = &mut reading => cause,
             _ = released => {
                 calls.outgoing().finish();
@@ -208,17 +209,19 @@ impl Driver {
     async fn read<R: AsyncRead + Unpin>(&mut self, from: &mut R) -> Cause {
         loop {
             tokio::select! {
-                frame = self.buffer.next(from) => {
-                    let taken = frame.map_err(Cause::from).and_then(Frame::decode);
-                    if let Err(cause) = taken.and_then(|frame| self.take(frame)) {
-                        return cause;
-                    }
-                }
+                // What comes often last: it does not keep pings from their turn.
+                biased;
                 () = sleep_until(self.keepalive.deadline()) => {
                     match self.keepalive.due(self.buffer.heard()) {
                         Due::Nothing => {}
                         Due::Ping(number) => self.calls.outgoing().ping(number),
                         Due::End(after) => return Cause::Silent(after),
+                    }
+                }
+                frame = self.buffer.next(from) => {
+                    let taken = frame.map_err(Cause::from).and_then(Frame::decode);
+                    if let Err(cause) = taken.and_then(|frame| self.take(frame)) {
+                        return cause;
                     }
                 }
             }

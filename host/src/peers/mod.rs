@@ -5,6 +5,7 @@
 //! one connection only the connecting side asks and only the accepting side
 //! answers. Neither side trusts what the other sends before the handshake.
 
+mod accept;
 mod calls;
 mod cause;
 mod connection;
@@ -34,10 +35,11 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use accept::Accept;
 pub use cause::{Cause, RequestError};
 pub use connection::Connection;
 pub use credentials::{Credentials, Demand};
-pub use dial::{Dial, Tcp};
+pub use dial::{AnyDial, Dial, Tcp};
 pub use endpoint::{Endpoint, Identity};
 pub use handshake_error::HandshakeError;
 pub use hello::Versions;

@@ -183,6 +183,7 @@ where
         }
     };
     let end = tokio::select! {
+        biased;
         end = session.run(&mut buffer, &mut from, leave) => end,
         written = &mut writing => Err(written.err().map_or(Cause::Closed, Cause::from)),
         () = revoked => Err(Cause::Revoked),

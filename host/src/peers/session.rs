@@ -87,6 +87,8 @@ impl<'a, H: Handler> Session<'a, H> {
             };
             let reads = self.slot.is_some() || !open;
             tokio::select! {
+                // What comes often last: none keeps the others from their turn.
+                biased;
                 () = &mut leave, if open => {
                     self.outbox.push(Frame::GoAway, None);
                     self.phase = Phase::Leaving(Instant::now() + self.settings.goaway_timeout);
@@ -102,15 +104,15 @@ impl<'a, H: Handler> Session<'a, H> {
                 // Slots come back as answers are flushed, so all of them
                 // together mean that every answer is out.
                 _ = Arc::clone(&self.slots).acquire_many_owned(all), if confirmed => break,
-                frame = buffer.next(from), if reads => {
-                    let frame = Frame::decode(frame?)?;
-                    self.take(frame)?;
-                }
                 () = sleep_until(leaving.unwrap_or_else(Instant::now)), if leaving.is_some() => {
                     return Err(Cause::NoAck(self.settings.goaway_timeout));
                 }
                 () = sleep_until(self.keepalive.deadline()) => {
                     self.beat(buffer.heard(), reads)?;
+                }
+                frame = buffer.next(from), if reads => {
+                    let frame = Frame::decode(frame?)?;
+                    self.take(frame)?;
                 }
             }
         }

@@ -1,9 +1,9 @@
 //! The place of one connection in a pool.
 
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
 use super::cause::Cause;
@@ -31,7 +31,7 @@ struct State {
 
 enum Phase {
     Empty,
-    Connecting(watch::Receiver<Option<Outcome>>),
+    Connecting(Arc<Attempt>),
     Open(Connection),
     Resting {
         until: Instant,
@@ -39,6 +39,38 @@ enum Phase {
         /// What did not help: with others it is tried at once.
         with: Weak<Credentials>,
     },
+}
+
+/// An attempt to connect. Those who wait for it go on in the order in which they
+/// came.
+struct Attempt {
+    /// Empty if it was given up.
+    outcome: OnceLock<Outcome>,
+    /// Without permits, and closed at the end.
+    under_way: Semaphore,
+}
+
+/// Ends the attempt also when its task is dropped.
+struct EndOnDrop(Arc<Attempt>);
+
+impl Attempt {
+    fn is_given_up(&self) -> bool {
+        self.under_way.is_closed() && self.outcome.get().is_none()
+    }
+
+    async fn outcome(&self) -> Outcome {
+        // There is no permit to get, only the end to wait for.
+        let _ended = self.under_way.acquire().await;
+        let outcome = self.outcome.get().cloned();
+        outcome
+            .unwrap_or_else(|| Err(Cause::Unreachable("the attempt was given up".to_owned())))
+    }
+}
+
+impl Drop for EndOnDrop {
+    fn drop(&mut self) {
+        self.0.under_way.close();
+    }
 }
 
 impl Slot {
@@ -69,15 +101,10 @@ impl Slot {
         endpoint: &Arc<Endpoint>,
         dial: &Arc<D>,
     ) -> Outcome {
-        let mut attempt = match self.look(endpoint, dial) {
-            Ok(attempt) => attempt,
-            Err(outcome) => return outcome,
-        };
-        let outcome = attempt.wait_for(Option::is_some).await;
-        outcome
-            .ok()
-            .and_then(|outcome| outcome.clone())
-            .unwrap_or_else(|| Err(Cause::Unreachable("the attempt was given up".to_owned())))
+        match self.look(endpoint, dial) {
+            Ok(attempt) => attempt.outcome().await,
+            Err(outcome) => outcome,
+        }
     }
 
     /// What is known now, or the attempt to wait for.
@@ -85,7 +112,7 @@ impl Slot {
         self: &Arc<Self>,
         endpoint: &Arc<Endpoint>,
         dial: &Arc<D>,
-    ) -> Result<watch::Receiver<Option<Outcome>>, Outcome> {
+    ) -> Result<Arc<Attempt>, Outcome> {
         let mut state = lock(&self.state);
         match &state.phase {
             Phase::Open(connection) if connection.is_open() => {
@@ -97,23 +124,27 @@ impl Slot {
             {
                 return Err(Err(cause.clone()));
             }
-            // The sender is gone only when the attempt was given up.
-            Phase::Connecting(attempt) if attempt.has_changed().is_ok() => {
-                return Ok(attempt.clone());
+            Phase::Connecting(attempt) if !attempt.is_given_up() => {
+                return Ok(Arc::clone(attempt));
             }
             _ => {}
         }
-        let (sender, attempt) = watch::channel(None);
-        state.phase = Phase::Connecting(attempt.clone());
+        let attempt = Arc::new(Attempt {
+            outcome: OnceLock::new(),
+            under_way: Semaphore::new(0),
+        });
+        state.phase = Phase::Connecting(Arc::clone(&attempt));
         drop(state);
         // In a task of its own, so that it does not end with the request that began it.
         let slot = Arc::clone(self);
         let endpoint = Arc::clone(endpoint);
         let dial = Arc::clone(dial);
+        let ending = EndOnDrop(Arc::clone(&attempt));
         tokio::spawn(async move {
             let outcome = slot.connect(&endpoint, &*dial).await;
             slot.settle(&endpoint, &outcome);
-            sender.send_replace(Some(outcome));
+            let ended = ending.0.outcome.set(outcome);
+            debug_assert!(ended.is_ok(), "an attempt ends once");
         });
         Ok(attempt)
     }

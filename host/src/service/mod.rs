@@ -223,6 +223,7 @@ impl Service {
             match self.run_here(request, &asker, &mut route).await {
                 Here::Answered(answer) => return Ok(answer),
                 Here::Elsewhere(awaited @ Authority::Awaited { .. }) => {
+                    tracing::debug!("a request waits for its partition");
                     if wait.is_none() {
                         wait = self.may_wait();
                     }
