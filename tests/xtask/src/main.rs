@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask dev`, `test` and `bench`.
+//! The project's own commands: `cargo xtask dev`, `test`, `simulate` and `bench`.
 
 mod bench;
 mod dependencies;
@@ -6,6 +6,7 @@ mod dev;
 mod documents;
 mod guests;
 mod rust;
+mod simulate;
 mod steps;
 mod test;
 mod walls;
@@ -31,6 +32,8 @@ enum Command {
     /// Run everything that CI checks, and stop at the first failure.
     #[command(alias = "ci")]
     Test,
+    /// Run many seeds of simulated clusters, or one again that failed.
+    Simulate(simulate::Options),
     /// Measure the host, and print a table with ratios.
     Bench(bench::Options),
 }
@@ -39,6 +42,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Dev(options) => dev::run(&root(), &options),
         Command::Test => return test::run(&root()),
+        Command::Simulate(options) => simulate::run(&root(), &options),
         Command::Bench(options) => bench::run(&root(), &options),
     };
     match result {

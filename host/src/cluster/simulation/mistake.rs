@@ -1,0 +1,52 @@
+//! Mistakes made on purpose: each must be found.
+
+use std::sync::Arc;
+
+use crate::contract::Request;
+use crate::service::{Boxed, Forwarded, Others, Part};
+use crate::topology::{Ordinal, Passed};
+
+use super::super::Cluster;
+
+/// A mistake in every process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mistake {
+    /// A batch, as all else, is acknowledged before it is durable.
+    AcknowledgesEarly,
+    /// A source takes a batch for acknowledged before it is.
+    ForgetsBatches,
+    /// A write that was passed on is tried again though it may have been run.
+    RepeatsWrites,
+}
+
+/// The other shards, asked by a process that repeats writes.
+#[derive(Debug)]
+pub(super) struct Repeating(pub(super) Cluster);
+
+impl Others for Repeating {
+    fn forward<'a>(
+        &'a self,
+        at: Ordinal,
+        request: &'a Arc<Request>,
+        told: Option<Passed>,
+    ) -> Boxed<'a, Forwarded> {
+        Box::pin(async move {
+            match self.0.forward(at, request, told).await {
+                Forwarded::Unknown(why) => Forwarded::NotTaken(why),
+                forwarded => forwarded,
+            }
+        })
+    }
+
+    fn hold(&self, at: Ordinal) -> Boxed<'_, Result<(), String>> {
+        self.0.hold(at)
+    }
+
+    fn part<'a>(
+        &'a self,
+        at: Ordinal,
+        request: &'a Arc<Request>,
+    ) -> Boxed<'a, Result<Part, String>> {
+        self.0.part(at, request)
+    }
+}
