@@ -62,8 +62,7 @@ impl Attempt {
         // There is no permit to get, only the end to wait for.
         let _ended = self.under_way.acquire().await;
         let outcome = self.outcome.get().cloned();
-        outcome
-            .unwrap_or_else(|| Err(Cause::Unreachable("the attempt was given up".to_owned())))
+        outcome.unwrap_or_else(|| Err(Cause::Unreachable("the attempt was given up".to_owned())))
     }
 }
 

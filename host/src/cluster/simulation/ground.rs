@@ -147,7 +147,9 @@ impl Generation {
 /// In memory where there is such a place: what must survive is elsewhere.
 fn directory() -> TempDir {
     let in_memory = TempDir::new_in("/dev/shm");
-    in_memory.or_else(|_| TempDir::new()).expect("a directory can be made")
+    in_memory
+        .or_else(|_| TempDir::new())
+        .expect("a directory can be made")
 }
 
 fn component() -> Vec<u8> {

@@ -157,7 +157,9 @@ impl History {
                 return Err(format!("key {} is not linearizable: {history:#?}", key(at)));
             }
         }
-        operations.iter().try_for_each(|it| it.check_list(&operations))
+        operations
+            .iter()
+            .try_for_each(|it| it.check_list(&operations))
     }
 }
 

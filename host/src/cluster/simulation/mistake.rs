@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::contract::Request;
 use crate::service::{Boxed, Forwarded, Others, Part};
-use crate::topology::{Ordinal, Passed};
+use crate::topology::{Epoch, Ordinal, Passed};
 
 use super::super::Cluster;
 
@@ -40,6 +40,10 @@ impl Others for Repeating {
 
     fn hold(&self, at: Ordinal) -> Boxed<'_, Result<(), String>> {
         self.0.hold(at)
+    }
+
+    fn tell(&self, at: Ordinal) -> Boxed<'_, Result<Epoch, String>> {
+        self.0.tell(at)
     }
 
     fn part<'a>(

@@ -10,6 +10,9 @@
 //! `OSTRAKON_SIMULATION_SEEDS` says how many seeds, `OSTRAKON_SIMULATION_FROM`
 //! which is the first: `cargo xtask simulate` sets them.
 
+#![expect(clippy::cast_possible_truncation, reason = "what is drawn is small")]
+
+mod clients;
 mod clock;
 mod disk;
 mod ground;
@@ -20,6 +23,7 @@ mod network;
 mod panics;
 mod process;
 mod random;
+mod rest;
 mod script;
 mod stream;
 mod witness;
@@ -45,7 +49,8 @@ fn setting(name: &str, otherwise: u64) -> u64 {
     let Ok(text) = env::var(name) else {
         return otherwise;
     };
-    text.parse().unwrap_or_else(|_| panic!("{name} is a number, not `{text}`"))
+    text.parse()
+        .unwrap_or_else(|_| panic!("{name} is a number, not `{text}`"))
 }
 
 /// What one seed came to.
@@ -64,7 +69,12 @@ fn run(ground: &Ground, seed: u64, mistake: Option<Mistake>, with_log: bool) -> 
 }
 
 /// Runs seeds on all processors, up to the first that fails: that, and why.
-fn run_all(ground: &Ground, from: u64, seeds: u64, mistake: Option<Mistake>) -> (Option<(u64, String)>, Counts) {
+fn run_all(
+    ground: &Ground,
+    from: u64,
+    seeds: u64,
+    mistake: Option<Mistake>,
+) -> (Option<(u64, String)>, Counts) {
     let next = AtomicU64::new(from);
     let is_over = AtomicBool::new(false);
     let found = Mutex::new((None, Counts::new()));
@@ -121,7 +131,10 @@ fn clusters_keep_their_promises_whatever_befalls_them() {
     for (what, _) in SOMETIMES {
         println!("{:>8}  {what}", counts.get(what).unwrap_or(&0));
     }
-    println!("{seeds} seeds from {from} in {:.1} s", began.elapsed().as_secs_f64());
+    println!(
+        "{seeds} seeds from {from} in {:.1} s",
+        began.elapsed().as_secs_f64()
+    );
     if let Some((seed, why)) = failed {
         panic!("{}", explain(&ground, seed, &why));
     }
@@ -151,7 +164,10 @@ fn a_seed_is_the_same_each_time() {
         let (log, same) = (sorted(&log), sorted(&same));
         let lines = log.iter().zip(&same);
         let line = lines.enumerate().find(|(_, (one, other))| one != other);
-        assert!(line.is_none(), "seed {seed} is another the second time, from here: {line:#?}");
+        assert!(
+            line.is_none(),
+            "seed {seed} is another the second time, from here: {line:#?}"
+        );
         assert_eq!((first, counts), (second, again), "seed {seed}");
     }
 }
@@ -161,7 +177,10 @@ fn finds(mistake: Mistake) {
     let ground = Ground::new();
     let (found, _) = run_all(&ground, 1, SEEDS, Some(mistake));
     let (seed, why) = found.expect("it is found");
-    println!("{mistake:?} is found by seed {seed}: {}", why.lines().next().unwrap_or_default());
+    println!(
+        "{mistake:?} is found by seed {seed}: {}",
+        why.lines().next().unwrap_or_default()
+    );
 }
 
 #[test]

@@ -214,7 +214,11 @@ impl Network {
         let numbers: Vec<u64> = state
             .connections
             .iter()
-            .filter(|(_, it)| [one, other].iter().all(|at| it.sides.iter().any(|side| side.shard == *at)))
+            .filter(|(_, it)| {
+                [one, other]
+                    .iter()
+                    .all(|at| it.sides.iter().any(|side| side.shard == *at))
+            })
             .map(|(number, _)| *number)
             .collect();
         let wakers: Vec<_> = numbers
@@ -229,12 +233,18 @@ impl Network {
     /// otherwise they hear nothing.
     pub(super) fn died(&self, life: &Life, is_told: bool, now: u64) {
         let mut state = self.state();
-        state.listening.retain(|_, it| it.life.number() != life.number());
+        state
+            .listening
+            .retain(|_, it| it.life.number() != life.number());
         let mut ends = Vec::new();
         for (number, connection) in &mut state.connections {
             for side in 0..2 {
                 let of = &mut connection.sides[side];
-                if of.life.as_ref().is_some_and(|it| it.number() == life.number()) {
+                if of
+                    .life
+                    .as_ref()
+                    .is_some_and(|it| it.number() == life.number())
+                {
                     of.life = None;
                     of.is_open = false;
                     ends.push((*number, 1 - side));
@@ -282,7 +292,11 @@ impl Network {
         let about = [number, to as u64, due.unwrap_or(0), data.len() as u64, now];
         state.digest = state.digest.wrapping_add(random::of(state.seed, &about));
         let bytes = data.len();
-        note(now, "network", format_args!("{number}: {link:?} {bytes} bytes, at {due:?}"));
+        note(
+            now,
+            "network",
+            format_args!("{number}: {link:?} {bytes} bytes, at {due:?}"),
+        );
         if let Some(waker) = pipe.waker.take() {
             waker.wake();
         }

@@ -21,7 +21,7 @@ use crate::digest::Digest;
 use crate::guest;
 use crate::lane::{Change, Changed, Lane, Live, Pace, Promotion, Turns};
 use crate::metrics::Metrics;
-use crate::peers::{AnyDial, Endpoint, Identity, Tokens};
+use crate::peers::{AnyDial, Endpoint, Identity};
 use crate::service::{Others, Service};
 use crate::store::Store;
 use crate::swap::Kept;
@@ -97,13 +97,8 @@ impl Process {
         let metrics = Arc::new(Metrics::new("simulation"));
         let last = store.record().generation.as_deref().and_then(Live::decode);
         let of_store = u128::from(random::of(start.seed, &[u64::from(shard), 7]));
-        let (lane, turns) = Lane::in_turns(
-            store,
-            Ordinal(shard),
-            of_store,
-            PACE,
-            Arc::clone(&metrics),
-        );
+        let (lane, turns) =
+            Lane::in_turns(store, Ordinal(shard), of_store, PACE, Arc::clone(&metrics));
         let had_outbox = turns.place().outboxes().next().is_some();
         let kept = Kept::open(start.directory).expect("a directory can be made");
         let work = work(turns, life.clone(), lane.clone(), start.mistake, start.seed);
@@ -221,9 +216,7 @@ impl Process {
 
     /// Why it must not go on, if it is so.
     pub(super) fn stopped(&self) -> Option<Stopped> {
-        let stopped = self.serving.get()?.cluster.stopped();
-        let stopped = *stopped.borrow();
-        stopped
+        *self.serving.get()?.cluster.stopped().borrow()
     }
 }
 
@@ -274,7 +267,9 @@ impl Wired {
             listen: ([127, 0, 0, 1], 0).into(),
             peers: "{}".parse().expect("it differs from shard to shard"),
         };
-        let endpoint = Endpoint::new(identity, Tokens::none());
+        // Peers of a simulation trust each other, until the end.
+        let (_unchanged, credentials) = watch::channel(Arc::default());
+        let endpoint = Endpoint::new(identity, credentials);
         let dial = AnyDial::new(dialing);
         let kept = self.guests.kept.clone();
         let cluster = Cluster::over(dial, &options, endpoint, lane.clone(), self.guests);
@@ -304,13 +299,7 @@ impl Wired {
 }
 
 /// The lane's work: each turn comes a little after it is due.
-async fn work(
-    mut turns: Turns,
-    life: Life,
-    lane: Lane,
-    mistake: Option<Mistake>,
-    seed: u64,
-) {
+async fn work(mut turns: Turns, life: Life, lane: Lane, mistake: Option<Mistake>, seed: u64) {
     for turn in 0_u64.. {
         turns.due().await;
         clock::wait(random::of(seed, &[life.number(), turn, 8]) % 4).await;

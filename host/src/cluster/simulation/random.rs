@@ -3,7 +3,9 @@
 /// A number of what it is about. Tasks that decide at the same time do not take
 /// each other's numbers, as they would from one sequence.
 pub(super) fn of(seed: u64, about: &[u64]) -> u64 {
-    about.iter().fold(mix(seed), |mixed, part| mix(mixed ^ mix(*part)))
+    about
+        .iter()
+        .fold(mix(seed), |mixed, part| mix(mixed ^ mix(*part)))
 }
 
 /// `SplitMix64`, by Steele, Lea and Flood (2014).

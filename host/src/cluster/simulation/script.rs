@@ -17,7 +17,11 @@ pub(super) enum Event {
     /// The volumes are to have so many shards and this way to place.
     Configure { shards: u32, sharding: usize },
     /// A shard's volume has them.
-    Volume { shard: u32, shards: u32, sharding: usize },
+    Volume {
+        shard: u32,
+        shards: u32,
+        sharding: usize,
+    },
     /// A process starts, unless one runs.
     Start { shard: u32 },
     /// A process is killed, and its system tells its peers or not.

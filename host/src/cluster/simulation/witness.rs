@@ -18,10 +18,16 @@ pub(super) type Counts = BTreeMap<&'static str, u64>;
 /// host logs it.
 pub(super) const SOMETIMES: [(&str, Option<&str>); 21] = [
     ("a request was passed on", None),
-    ("a request waited for its partition", Some("a request waits for its partition")),
+    (
+        "a request waited for its partition",
+        Some("a request waits for its partition"),
+    ),
     ("a batch came again", Some("a batch came again")),
     ("a batch waited", Some("a batch waits")),
-    ("a guest of another generation was made for its owners", Some("a generation's guest is made for its owners")),
+    (
+        "a guest of another generation was made for its owners",
+        Some("a generation's guest is made for its owners"),
+    ),
     ("a change was made", None),
     ("a change of the way to place was made", None),
     ("a change was asked for during another", None),
@@ -103,7 +109,11 @@ impl<S: Subscriber> Layer<S> for Watching {
         {
             let who = format!("shard {shard}");
             let level = event.metadata().level();
-            note(time, who, format_args!("{level} {}{}", line.message, line.fields));
+            note(
+                time,
+                who,
+                format_args!("{level} {}{}", line.message, line.fields),
+            );
         }
     }
 }

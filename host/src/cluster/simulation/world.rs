@@ -1,14 +1,14 @@
 //! One seed: five shards, their network and disks, clients, and what befalls them.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::BTreeSet;
 
 use ostrakon_tests::random::Random;
 use tempfile::TempDir;
 
+use super::clients::{CLIENTS, Client};
 use super::disk::Disk;
 use super::ground::{Generation, Ground, MAX_SHARDS};
-use super::history::{Ask, History, KEYS, LASTING, Told};
+use super::history::History;
 use super::mistake::Mistake;
 use super::network::{LEAST_DELAY, Network};
 use super::process::{Process, Start};
@@ -17,10 +17,9 @@ use super::script::{self, Event, Script};
 use super::witness::{note, saw};
 use crate::topology::{Epoch, Plan, Shard};
 
-const CLIENTS: usize = 6;
 /// How long everything may take to come to rest once there are no more faults, in
 /// milliseconds.
-const SETTLING: u64 = 60_000;
+pub(super) const SETTLING: u64 = 60_000;
 /// How long clients go on once there are no more faults.
 const AFTER: u64 = 1500;
 /// How long a volume may take to show what was asked for.
@@ -28,45 +27,37 @@ const MAX_LAG: u64 = 3000;
 
 /// A world.
 pub(super) struct World<'a> {
-    seed: u64,
-    random: Random,
-    ground: &'a Ground,
-    mistake: Option<Mistake>,
-    network: Network,
-    now: u64,
-    agenda: BTreeSet<(u64, Event)>,
-    hosts: Vec<Host>,
-    clients: Vec<Client>,
-    history: History,
-    values: u64,
-    processes: u64,
+    pub(super) seed: u64,
+    pub(super) random: Random,
+    pub(super) ground: &'a Ground,
+    pub(super) mistake: Option<Mistake>,
+    pub(super) network: Network,
+    pub(super) now: u64,
+    pub(super) agenda: BTreeSet<(u64, Event)>,
+    pub(super) hosts: Vec<Host>,
+    pub(super) clients: Vec<Client>,
+    pub(super) history: History,
+    pub(super) values: u64,
+    pub(super) processes: u64,
     /// What was asked for last: shards, and way to place.
-    asked: (u32, usize),
+    pub(super) asked: (u32, usize),
     /// When there were no more faults.
-    healed: Option<u64>,
+    pub(super) healed: Option<u64>,
     /// The change under way that faults were added to.
-    troubled: Epoch,
+    pub(super) troubled: Epoch,
 }
 
 /// A place for processes of one ordinal, one after another.
-struct Host {
-    shard: u32,
-    disk: Disk,
-    directory: TempDir,
-    process: Option<Process>,
+pub(super) struct Host {
+    pub(super) shard: u32,
+    pub(super) disk: Disk,
+    pub(super) directory: TempDir,
+    pub(super) process: Option<Process>,
     /// What its volume has: shards, and way to place.
-    volume: (u32, usize),
-    paused_until: Option<u64>,
+    pub(super) volume: (u32, usize),
+    pub(super) paused_until: Option<u64>,
     /// Whether it was told to stop.
-    is_stopping: bool,
-}
-
-/// A client: one operation after another.
-#[derive(Default)]
-struct Client {
-    /// Its operation under way, and where.
-    waits: Option<(usize, u32)>,
-    rests_until: u64,
+    pub(super) is_stopping: bool,
 }
 
 impl<'a> World<'a> {
@@ -116,9 +107,7 @@ impl<'a> World<'a> {
     pub(super) fn run(mut self) -> Result<u64, String> {
         loop {
             self.befall();
-            let is_over = self
-                .healed
-                .is_some_and(|healed| self.now >= healed + AFTER);
+            let is_over = self.healed.is_some_and(|healed| self.now >= healed + AFTER);
             if is_over && self.clients_are_idle() && self.unrest().is_none() {
                 break;
             }
@@ -140,7 +129,7 @@ impl<'a> World<'a> {
     }
 
     /// All processes run for a while, as if at once.
-    fn turn(&mut self) -> Result<(), String> {
+    pub(super) fn turn(&mut self) -> Result<(), String> {
         let until = self.now + LEAST_DELAY;
         for at in 0..self.hosts.len() {
             let host = &mut self.hosts[at];
@@ -270,8 +259,9 @@ impl<'a> World<'a> {
                 sharding,
             };
             // What was to be shown is overtaken.
-            self.agenda
-                .retain(|(_, event)| !matches!(event, Event::Volume { shard: of, .. } if *of == shard));
+            self.agenda.retain(
+                |(_, event)| !matches!(event, Event::Volume { shard: of, .. } if *of == shard),
+            );
             self.agenda.insert((time, volume));
         }
         for shard in before..shards {
@@ -347,11 +337,16 @@ impl<'a> World<'a> {
             return;
         };
         let place = process.place();
-        let moves = place.as_ref().and_then(Shard::plan).is_some_and(|plan| !plan.is_stable());
+        let moves = place
+            .as_ref()
+            .and_then(Shard::plan)
+            .is_some_and(|plan| !plan.is_stable());
         if host.is_stopping {
             let view = process.lane.views().get();
             let is_empty = view.is_some_and(|view| {
-                view.snapshot.partition_count().is_ok_and(|count| count == 0)
+                view.snapshot
+                    .count_partitions()
+                    .is_ok_and(|count| count == 0)
             });
             if is_empty && shard >= self.asked.0 {
                 saw("a stopped shard had handed its partitions over");
@@ -378,168 +373,12 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Clients that were answered go on.
-    fn hear(&mut self) {
-        let operations = self.history.operations();
-        for client in &mut self.clients {
-            let Some((number, at)) = client.waits else {
-                continue;
-            };
-            let Some((time, told)) = &operations[number].returned else {
-                continue;
-            };
-            let ask = operations[number].ask;
-            note(*time, "client", format_args!("{number} at {at}: {ask:?} -> {told:?}"));
-            match told {
-                Told::Refused(_) => saw("a request was refused"),
-                Told::Unknown => saw("an outcome was unknown"),
-                _ => {}
-            }
-            client.waits = None;
-        }
-    }
-
-    /// Clients that rest no longer ask.
-    fn attend(&mut self, may_ask: bool) {
-        for at in 0..self.clients.len() {
-            let client = &self.clients[at];
-            if !may_ask || client.waits.is_some() || client.rests_until > self.now {
-                continue;
-            }
-            let rest = 5 + self.random.below(90);
-            let shard = self.random.below(u64::from(MAX_SHARDS)) as u32;
-            let key = self.random.below(KEYS as u64) as usize;
-            let ask = match self.random.below(20) {
-                0..=8 => {
-                    self.values += 1;
-                    Ask::Put(key, self.values)
-                }
-                9..=15 => Ask::Get(key),
-                16..=17 => Ask::Delete(LASTING + key % (KEYS - LASTING)),
-                _ => Ask::List,
-            };
-            self.clients[at].rests_until = self.now + rest;
-            self.clients[at].waits = self.ask(shard, ask).map(|number| (number, shard));
-        }
-    }
-
-    /// Asks a shard, if it serves; gives the operation's number.
-    fn ask(&self, shard: u32, ask: Ask) -> Option<usize> {
-        let host = &self.hosts[shard as usize];
-        let process = host.process.as_ref().filter(|_| !host.is_stopping)?;
-        let service = process.service()?;
-        let number = self.history.call(ask, self.now);
-        note(self.now, "client", format_args!("{number} at {shard}: {ask:?}"));
-        let (history, life, lane) = (self.history.clone(), process.life.clone(), process.lane.clone());
-        process.spawn(async move {
-            let answer = service.answer(Arc::new(ask.request())).await;
-            if !life.deed() {
-                return;
-            }
-            let told = ask.told(&answer);
-            if answer.shard != shard {
-                saw("a request was passed on");
-            }
-            let view = lane.views().get();
-            let plan = view.as_ref().and_then(|view| view.place.as_ref()?.shard.plan());
-            if matches!(told, Told::Keys(_)) && plan.is_some_and(|plan| !plan.is_stable()) {
-                saw("a listing was answered in a change");
-            }
-            history.tell(number, super::clock::now(), told);
-        });
-        Some(number)
-    }
-
-    fn clients_are_idle(&self) -> bool {
-        self.clients.iter().all(|client| client.waits.is_none())
-    }
-
     /// The coordinator's plan.
-    fn plan(&self) -> Option<Plan> {
+    pub(super) fn plan(&self) -> Option<Plan> {
         self.hosts[0].process.as_ref()?.place()?.plan().cloned()
     }
 
-    fn asked_for(&self) -> &'a Generation {
+    pub(super) fn asked_for(&self) -> &'a Generation {
         self.ground.generation(self.asked.0, self.asked.1)
-    }
-
-    /// What is not yet as it is to be, if anything is not.
-    fn unrest(&self) -> Option<String> {
-        let wanted = self.asked_for().placement();
-        let mut epochs = BTreeMap::new();
-        for host in &self.hosts {
-            let shard = host.shard;
-            let Some(process) = host.process.as_ref().filter(|_| !host.is_stopping) else {
-                return Some(format!("shard {shard} does not run"));
-            };
-            if process.live() != Some(wanted.owner) {
-                return Some(format!("shard {shard} has not swapped"));
-            }
-            let place = process.place();
-            let Some(plan) = place.as_ref().and_then(Shard::plan) else {
-                return Some(format!("shard {shard} has no plan"));
-            };
-            if !plan.is_stable() || !plan.to.places_as(&wanted) {
-                return Some(format!("shard {shard} goes by {plan:?}"));
-            }
-            epochs.insert(plan.epoch, shard);
-        }
-        (epochs.len() > 1).then(|| format!("not all go by one plan: {epochs:?}"))
-    }
-
-    /// Every key is read once more, and all are listed, when all is at rest.
-    fn read_all(&mut self) -> Result<(), String> {
-        let asks = (0..KEYS).map(Ask::Get).chain([Ask::List]);
-        let numbers: Vec<_> = asks
-            .map(|ask| {
-                let shard = self.random.below(u64::from(MAX_SHARDS)) as u32;
-                self.ask(shard, ask).ok_or_else(|| format!("shard {shard} does not serve"))
-            })
-            .collect::<Result<_, _>>()?;
-        let limit = self.now + SETTLING;
-        while self.now < limit {
-            self.turn()?;
-            let operations = self.history.operations();
-            if numbers.iter().all(|number| operations[*number].returned.is_some()) {
-                break;
-            }
-        }
-        let operations = self.history.operations();
-        for number in numbers {
-            let operation = &operations[number];
-            match &operation.returned {
-                Some((_, Told::Value(_) | Told::Keys(_))) => {}
-                told => return Err(format!("at rest, {:?} was told {told:?}", operation.ask)),
-            }
-        }
-        Ok(())
-    }
-
-    /// Each partition is in the store of its owner, and in no other.
-    fn check_places(&self) -> Result<(), String> {
-        if self.plan().is_some_and(|plan| plan.epoch.0 > 1) {
-            saw("a change was made");
-        }
-        let generation = self.asked_for();
-        let mut seen = BTreeMap::new();
-        for host in &self.hosts {
-            let process = host.process.as_ref().ok_or("a shard does not run")?;
-            let view = process.lane.views().get().ok_or("a shard has no view")?;
-            let page = view.snapshot.partitions(None, None, 10 * KEYS);
-            let page = page.map_err(|error| error.to_string())?;
-            for partition in page.entries {
-                let (name, owner) = (
-                    String::from_utf8_lossy(&partition).into_owned(),
-                    generation.owner(&partition),
-                );
-                if owner != host.shard {
-                    return Err(format!("{name} is in shard {}, and is shard {owner}'s", host.shard));
-                }
-                if let Some(other) = seen.insert(name.clone(), host.shard) {
-                    return Err(format!("{name} is in shard {other} and in shard {}", host.shard));
-                }
-            }
-        }
-        Ok(())
     }
 }
