@@ -1,0 +1,144 @@
+//! The clients of a world: each does one operation after another.
+
+use std::sync::Arc;
+
+use super::clock;
+use super::ground::MAX_SHARDS;
+use super::history::{Ask, KEYS, LASTING, Told};
+use super::witness::{note, saw};
+use super::world::{SETTLING, World};
+
+/// How many there are.
+pub(super) const CLIENTS: usize = 6;
+
+/// A client: one operation after another.
+#[derive(Default)]
+pub(super) struct Client {
+    /// Its operation under way, and where.
+    pub(super) waits: Option<(usize, u32)>,
+    pub(super) rests_until: u64,
+}
+
+impl World<'_> {
+    /// Clients that were answered go on.
+    pub(super) fn hear(&mut self) {
+        let operations = self.history.operations();
+        for client in &mut self.clients {
+            let Some((number, at)) = client.waits else {
+                continue;
+            };
+            let Some((time, told)) = &operations[number].returned else {
+                continue;
+            };
+            let ask = operations[number].ask;
+            note(
+                *time,
+                "client",
+                format_args!("{number} at {at}: {ask:?} -> {told:?}"),
+            );
+            match told {
+                Told::Refused(_) => saw("a request was refused"),
+                Told::Unknown => saw("an outcome was unknown"),
+                _ => {}
+            }
+            client.waits = None;
+        }
+    }
+
+    /// Clients that rest no longer ask.
+    pub(super) fn attend(&mut self, may_ask: bool) {
+        for at in 0..self.clients.len() {
+            let client = &self.clients[at];
+            if !may_ask || client.waits.is_some() || client.rests_until > self.now {
+                continue;
+            }
+            let rest = 5 + self.random.below(90);
+            let shard = self.random.below(u64::from(MAX_SHARDS)) as u32;
+            let key = self.random.below(KEYS as u64) as usize;
+            let ask = match self.random.below(20) {
+                0..=8 => {
+                    self.values += 1;
+                    Ask::Put(key, self.values)
+                }
+                9..=15 => Ask::Get(key),
+                16..=17 => Ask::Delete(LASTING + key % (KEYS - LASTING)),
+                _ => Ask::List,
+            };
+            self.clients[at].rests_until = self.now + rest;
+            self.clients[at].waits = self.ask(shard, ask).map(|number| (number, shard));
+        }
+    }
+
+    /// Asks a shard, if it serves; gives the operation's number.
+    pub(super) fn ask(&self, shard: u32, ask: Ask) -> Option<usize> {
+        let host = &self.hosts[shard as usize];
+        let process = host.process.as_ref().filter(|_| !host.is_stopping)?;
+        let service = process.service()?;
+        let number = self.history.call(ask, self.now);
+        note(
+            self.now,
+            "client",
+            format_args!("{number} at {shard}: {ask:?}"),
+        );
+        let (history, life, lane) = (
+            self.history.clone(),
+            process.life.clone(),
+            process.lane.clone(),
+        );
+        process.spawn(async move {
+            let answer = service.answer(Arc::new(ask.request())).await;
+            if !life.deed() {
+                return;
+            }
+            let told = ask.told(&answer);
+            if answer.shard != shard {
+                saw("a request was passed on");
+            }
+            let view = lane.views().get();
+            let plan = view
+                .as_ref()
+                .and_then(|view| view.place.as_ref()?.shard.plan());
+            if matches!(told, Told::Keys(_)) && plan.is_some_and(|plan| !plan.is_stable()) {
+                saw("a listing was answered in a change");
+            }
+            history.tell(number, clock::now(), told);
+        });
+        Some(number)
+    }
+
+    pub(super) fn clients_are_idle(&self) -> bool {
+        self.clients.iter().all(|client| client.waits.is_none())
+    }
+
+    /// Every key is read once more, and all are listed, when all is at rest.
+    pub(super) fn read_all(&mut self) -> Result<(), String> {
+        let asks = (0..KEYS).map(Ask::Get).chain([Ask::List]);
+        let numbers: Vec<_> = asks
+            .map(|ask| {
+                let shard = self.random.below(u64::from(MAX_SHARDS)) as u32;
+                self.ask(shard, ask)
+                    .ok_or_else(|| format!("shard {shard} does not serve"))
+            })
+            .collect::<Result<_, _>>()?;
+        let limit = self.now + SETTLING;
+        while self.now < limit {
+            self.turn()?;
+            let operations = self.history.operations();
+            if numbers
+                .iter()
+                .all(|number| operations[*number].returned.is_some())
+            {
+                break;
+            }
+        }
+        let operations = self.history.operations();
+        for number in numbers {
+            let operation = &operations[number];
+            match &operation.returned {
+                Some((_, Told::Value(_) | Told::Keys(_))) => {}
+                told => return Err(format!("at rest, {:?} was told {told:?}", operation.ask)),
+            }
+        }
+        Ok(())
+    }
+}
