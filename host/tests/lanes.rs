@@ -171,7 +171,11 @@ impl Shard {
             assert_eq!(received, Changed::Received(expected));
         }
         for _ in 0..2 {
-            let acknowledged = Change::Acknowledged(to, range.number);
+            let acknowledged = Change::Acknowledged {
+                by: to,
+                number: range.number,
+                step_within: None,
+            };
             self.lane.change(acknowledged).await.unwrap();
         }
         true

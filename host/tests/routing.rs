@@ -382,7 +382,17 @@ async fn local_is_right_at_both_ends_of_a_move_and_finds_nothing_elsewhere() {
             assert_eq!(asked, [1, 2]);
         }
     }
-    for (source, change) in [(0, Change::Acknowledged(Ordinal(2), 1)), (1, Change::Step)] {
+    for (source, change) in [
+        (
+            0,
+            Change::Acknowledged {
+                by: Ordinal(2),
+                number: 1,
+                step_within: None,
+            },
+        ),
+        (1, Change::Step),
+    ] {
         let changed = shards.net.0.lanes[source].change(change).await;
         changed.unwrap();
     }

@@ -90,11 +90,16 @@ impl Answering {
                     schema,
                     entries,
                 };
-                match self.cluster.change(receive).await {
-                    Ok(Changed::Received(Received::Apply)) => Said::Acknowledged(number),
+                let received = self.cluster.change(receive).await;
+                let acknowledged = Said::Acknowledged {
+                    number,
+                    was_long: self.cluster.0.lane.was_long(),
+                };
+                match received {
+                    Ok(Changed::Received(Received::Apply)) => acknowledged,
                     Ok(Changed::Received(Received::Known)) => {
                         tracing::debug!(shard = peer.ordinal, number, "a batch came again");
-                        Said::Acknowledged(number)
+                        acknowledged
                     }
                     Ok(other) => Said::Later(format!("the batch is not taken: {other:?}")),
                     Err(error @ ChangeError::Unmigrated(..)) => {

@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Cluster;
+use super::giving::AHEAD;
 use super::message::{Ask, Said};
 use crate::lane::{Change, ChangeError, Place, View};
 use crate::topology::{Ordinal, Placement, Plan};
@@ -20,8 +21,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const ASK_EVERY: Duration = Duration::from_secs(1);
 /// How long a coordinator without a plan asks whether others have one.
 const BOOTSTRAP: Duration = Duration::from_secs(3);
-/// Batches that are kept ready for each receiver, beyond the one under way.
-const AHEAD: usize = 2;
 
 /// A shard's work, in one task.
 pub(super) struct Conductor {
@@ -31,8 +30,6 @@ pub(super) struct Conductor {
     /// The shards to which a task is sending batches.
     receivers: BTreeSet<Ordinal>,
     sending: JoinSet<Ordinal>,
-    /// The schema of this shard that all others are known to have reached.
-    reached: Option<u32>,
 }
 
 impl Conductor {
@@ -43,7 +40,6 @@ impl Conductor {
             asked: None,
             receivers: BTreeSet::new(),
             sending: JoinSet::new(),
-            reached: None,
         }
     }
 
@@ -143,9 +139,8 @@ impl Conductor {
     }
 
     /// Takes a step, if partitions may go now; says whether there was one.
-    async fn step(&mut self, place: &Place) -> Result<bool, ChangeError> {
-        let kept = place.shard.outboxes().map(|(_, kept)| kept.len()).max();
-        let is_ahead = kept.unwrap_or(0) > AHEAD;
+    async fn step(&self, place: &Place) -> Result<bool, ChangeError> {
+        let is_ahead = !place.shard.is_within(AHEAD);
         if !place.shard.may_step() || is_ahead || !self.cluster.may_give(place) {
             return Ok(false);
         }
@@ -159,11 +154,11 @@ impl Conductor {
     /// Whether all who may get partitions can take their data: a shard whose
     /// guest is older could not read it. Asked before a partition is passed, so
     /// that it is answered for here until then.
-    async fn receivers_have_the_schema(&mut self, place: &Place) -> bool {
+    async fn receivers_have_the_schema(&self, place: &Place) -> bool {
         let Some(schema) = self.cluster.schema() else {
             return false;
         };
-        if self.reached.is_some_and(|reached| reached >= schema) {
+        if *self.cluster.reached() >= Some(schema) {
             return true;
         }
         let (cluster, me) = (&self.cluster, self.cluster.0.me);
@@ -177,7 +172,7 @@ impl Conductor {
             });
         let all = join_all(asked).await.into_iter().all(|reached| reached);
         if all {
-            self.reached = Some(schema);
+            *self.cluster.reached() = Some(schema);
         } else {
             tracing::debug!(schema, "partitions wait for shards with an older schema");
         }

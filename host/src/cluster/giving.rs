@@ -11,6 +11,8 @@ use super::{AskError, Cluster};
 use crate::lane::{Change, ChangeError, Place};
 use crate::topology::Ordinal;
 
+/// Batches that are kept ready for each receiver, beyond the one under way.
+pub(super) const AHEAD: usize = 1;
 /// How long a listing waits for batches that are on their way.
 const SETTLE: Duration = Duration::from_millis(300);
 /// How long a migration waits for them.
@@ -28,38 +30,86 @@ pub(super) enum SendError {
 }
 
 impl Cluster {
-    /// Sends all batches there are for a shard, one after another.
+    /// Sends all batches there are for a shard, one after another. While one is
+    /// on its way, it is noted that the one before is acknowledged: were that
+    /// lost, the receiver would know the batch.
     pub(super) async fn send_to(&self, to: Ordinal) -> Result<(), SendError> {
+        let mut acknowledged = None;
         loop {
-            let Some(view) = self.0.lane.views().get() else {
-                return Ok(());
-            };
-            let Some(place) = &view.place else {
-                return Ok(());
-            };
-            let mut outboxes = place.shard.outboxes();
-            let first = outboxes.find_map(|(receiver, kept)| {
-                let first = kept.front()?;
-                (receiver == to).then_some(first)
-            });
-            let (Some(range), Some(plan)) = (first, place.shard.plan()) else {
-                return Ok(());
-            };
-            let ask = Ask::Receive {
-                plan: plan.clone(),
-                batch: place.shard.envelope(to, range, place.store),
-                schema: view.guest.description().schema,
-                entries: place.contents(&view.snapshot, to, range).await?,
-            };
-            match self.ask(to, &ask).await? {
-                Said::Acknowledged(number) => {
-                    self.change(Change::Acknowledged(to, number)).await?;
-                    self.0.news.notify_one();
-                }
-                Said::Later(why) => return Err(SendError::Later(why)),
-                _ => return Err(AskError::Answer.into()),
+            let (said, noted) = tokio::join!(
+                self.send_after(to, acknowledged),
+                self.note(to, acknowledged)
+            );
+            noted?;
+            match said? {
+                Some(number) => acknowledged = Some(number),
+                None if acknowledged.is_some() => acknowledged = None,
+                None => return Ok(()),
             }
         }
+    }
+
+    /// Sends the first batch for a shard, or the first after that which it has
+    /// acknowledged; gives its number once it is acknowledged. None: there is none.
+    async fn send_after(
+        &self,
+        to: Ordinal,
+        acknowledged: Option<u64>,
+    ) -> Result<Option<u64>, SendError> {
+        let Some(view) = self.0.lane.views().get() else {
+            return Ok(None);
+        };
+        let Some(place) = &view.place else {
+            return Ok(None);
+        };
+        let kept = place
+            .shard
+            .outboxes()
+            .find_map(|(receiver, kept)| (receiver == to).then_some(kept));
+        let next = kept.and_then(|kept| {
+            let mut kept = kept.iter();
+            kept.find(|range| acknowledged.is_none_or(|acknowledged| range.number > acknowledged))
+        });
+        let (Some(range), Some(plan)) = (next, place.shard.plan()) else {
+            return Ok(None);
+        };
+        let ask = Ask::Receive {
+            plan: plan.clone(),
+            batch: place.shard.envelope(to, range, place.store),
+            schema: view.guest.description().schema,
+            entries: place.contents(&view.snapshot, to, range).await?,
+        };
+        match self.ask(to, &ask).await? {
+            Said::Acknowledged { number, was_long } => {
+                if was_long {
+                    self.0.lane.press();
+                }
+                Ok(Some(number))
+            }
+            Said::Later(why) => Err(SendError::Later(why)),
+            _ => Err(AskError::Answer.into()),
+        }
+    }
+
+    /// Notes that a shard has acknowledged a batch, which goes from here.
+    async fn note(&self, by: Ordinal, acknowledged: Option<u64>) -> Result<(), ChangeError> {
+        if let Some(number) = acknowledged {
+            let acknowledged = Change::Acknowledged {
+                by,
+                number,
+                step_within: self.may_step().then_some(AHEAD),
+            };
+            self.change(acknowledged).await?;
+            self.0.news.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Whether this shard may take a step now, as far as it is known.
+    fn may_step(&self) -> bool {
+        let reached = *self.reached();
+        let has_reached = self.schema().is_some_and(|schema| reached >= Some(schema));
+        has_reached && self.is_now(|place| self.may_give(place))
     }
 
     /// Whether this shard may give partitions away now.

@@ -66,7 +66,12 @@ pub(super) enum Said {
     /// The plan, if there is one.
     Plan(Option<Plan>),
     /// The batch of this number is stored.
-    Acknowledged(u64),
+    Acknowledged {
+        /// Its number.
+        number: u64,
+        /// The next ones are to be smaller: requests waited for this one.
+        was_long: bool,
+    },
     /// It is done, or was before.
     Done,
     /// Nothing was done: a process of the sender's ordinal with this number was

@@ -70,6 +70,9 @@ struct Inner {
     coordinator: Mutex<Coordinator>,
     /// A std mutex: held for a look.
     holds: Mutex<Holds>,
+    /// The schema of this shard that all others are known to have reached. A std
+    /// mutex: held for a copy.
+    reached: Mutex<Option<u32>>,
     /// How many ask that no partitions go meanwhile.
     pauses: AtomicUsize,
     /// This process is about to end.
@@ -139,6 +142,7 @@ impl Cluster {
             guests,
             coordinator: Mutex::default(),
             holds: Mutex::default(),
+            reached: Mutex::default(),
             pauses: AtomicUsize::new(0),
             stopping: watch::Sender::default(),
             news: Notify::new(),
@@ -308,6 +312,11 @@ impl Cluster {
     fn holds(&self) -> std::sync::MutexGuard<'_, Holds> {
         let holds = self.0.holds.lock();
         holds.expect("no holder of this lock panics")
+    }
+
+    fn reached(&self) -> std::sync::MutexGuard<'_, Option<u32>> {
+        let reached = self.0.reached.lock();
+        reached.expect("no holder of this lock panics")
     }
 
     fn coordinator(&self) -> std::sync::MutexGuard<'_, Coordinator> {

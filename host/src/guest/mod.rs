@@ -28,4 +28,4 @@ pub use describe::{DescribeError, describe};
 pub use engine::{Engine, EngineError};
 pub use failure::Failure;
 pub use instance::ReadData;
-pub use pool::{CheckError, Guest, Lease};
+pub use pool::{CheckError, Guest, Lease, Owning};

@@ -139,12 +139,21 @@ impl Guest {
     /// # Errors
     /// When the guest fails, or gives a shard that there is not.
     pub async fn owner(self: &Arc<Self>, partition: &[u8], shards: u32) -> Result<u32, Failure> {
+        self.owning(shards).await?.owner(partition).await
+    }
+
+    /// To ask for the owners of many partitions among so many shards.
+    ///
+    /// # Errors
+    /// When an instance is needed and cannot be made.
+    pub async fn owning(self: &Arc<Self>, shards: u32) -> Result<Owning, Failure> {
         // There is no other that it could give.
-        if shards == 1 {
-            return Ok(0);
-        }
-        let mut lease = self.lease(shards).await?;
-        lease.owner(partition, shards).await
+        let lease = if shards == 1 {
+            None
+        } else {
+            Some(self.lease(shards).await?)
+        };
+        Ok(Owning { lease, shards })
     }
 
     /// An instance to call, until the lease is dropped, for answers among so
@@ -216,6 +225,27 @@ pub struct Lease {
     instance: Option<Box<Instance>>,
     /// Why the instance is not to be used again.
     fate: Option<DropReason>,
+}
+
+/// Owners of partitions, one after another by one instance.
+#[derive(Debug)]
+pub struct Owning {
+    /// None where there is one shard.
+    lease: Option<Lease>,
+    shards: u32,
+}
+
+impl Owning {
+    /// As [`Guest::owner`].
+    ///
+    /// # Errors
+    /// As [`Guest::owner`].
+    pub async fn owner(&mut self, partition: &[u8]) -> Result<u32, Failure> {
+        match &mut self.lease {
+            Some(lease) => lease.owner(partition, self.shards).await,
+            None => Ok(0),
+        }
+    }
 }
 
 impl fmt::Debug for Lease {

@@ -7,6 +7,7 @@
 //! between requests.
 
 mod pace;
+mod parts;
 mod place;
 mod promotion;
 #[cfg(test)]
@@ -113,6 +114,12 @@ struct State {
     last_commit: AtomicU64,
     /// The data's schema, once there is one. A std mutex: held for a copy.
     schema: Mutex<Option<u32>>,
+    /// Requests that were answered here, or tried to be.
+    asked: AtomicU64,
+    /// The partitions that came or went last kept requests waiting for too long.
+    was_long: AtomicBool,
+    /// The next step is to be a smaller one.
+    is_pressed: AtomicBool,
     /// Something was sent to a lane that has no thread to wait for it.
     #[cfg(test)]
     sent: tokio::sync::Notify,
@@ -247,6 +254,24 @@ impl Lane {
     pub fn end(&self) {
         // If it has ended already, so much the better.
         self.send(Message::End);
+    }
+
+    /// A request is answered here: partitions come and go in smaller steps while
+    /// there are any.
+    pub fn asked(&self) {
+        self.state.asked.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether the partitions that came or went last kept requests waiting for
+    /// longer than they should.
+    pub fn was_long(&self) -> bool {
+        self.state.was_long.load(Ordering::Relaxed)
+    }
+
+    /// The next step is to be smaller: for where its partitions go, they are too
+    /// many.
+    pub fn press(&self) {
+        self.state.is_pressed.store(true, Ordering::Relaxed);
     }
 
     /// The number of write requests that wait.

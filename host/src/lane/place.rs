@@ -1,18 +1,15 @@
 //! A shard's place among others: the protocol's state with the guests whose
 //! owner functions count, and what changes it.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::parts::Parts;
 use super::worker::Worker;
 use crate::guest::{Failure, Guest};
-use crate::store::{CommitError, Position, ReadError, Snapshot, Transfer, begin_migration_of};
-use crate::topology::{Authority, Batch, Cursor, Incarnation, Ordinal, Passed, Plan, Range};
+use crate::store::{CommitError, Position, ReadError, Transfer, begin_migration_of};
+use crate::topology::{Authority, Batch, Cursor, Incarnation, Ordinal, Passed, Plan};
 use crate::topology::{Received, Shard, Stopped};
-
-/// How many partition keys are looked at in one go.
-const PAGE: usize = 256;
 
 /// Where this shard stands among the others.
 #[derive(Clone, Debug)]
@@ -24,6 +21,8 @@ pub struct Place {
     /// The guests whose `owner` counts under the plan; none until they are
     /// found after a start.
     pub owners: Option<Owners>,
+    /// What is in the batches, as far as it is known.
+    pub(super) parts: Parts,
 }
 
 /// The guests whose `owner` counts under a plan.
@@ -56,7 +55,15 @@ pub enum Change {
         entries: Vec<(Position, Vec<u8>)>,
     },
     /// A shard has stored this batch.
-    Acknowledged(Ordinal, u64),
+    Acknowledged {
+        /// The shard.
+        by: Ordinal,
+        /// The batch's number.
+        number: u64,
+        /// The next step is taken in the same transaction, if no shard has more
+        /// than so many batches to get.
+        step_within: Option<usize>,
+    },
 }
 
 /// What a change came to. It is durable.
@@ -106,35 +113,28 @@ impl Place {
     /// Reads what was stored of a place; none if it is not that.
     pub(super) fn decode(stored: &[u8]) -> Option<Self> {
         let (store, shard) = postcard::from_bytes(stored).ok()?;
-        Some(Self {
+        Some(Self::of(shard, store))
+    }
+
+    /// A shard's place, without what is not stored.
+    pub(super) fn of(shard: Shard, store: u128) -> Self {
+        Self {
             shard,
             store,
             owners: None,
-        })
+            parts: Parts::default(),
+        }
     }
 
     /// The place of a shard that is new.
     pub(super) fn new(ordinal: Ordinal) -> std::io::Result<Self> {
         let mut store = [0; 16];
         rustix::rand::getrandom(&mut store, rustix::rand::GetRandomFlags::empty())?;
-        Ok(Self {
-            shard: Shard::new(ordinal),
-            store: u128::from_le_bytes(store),
-            owners: None,
-        })
+        Ok(Self::of(Shard::new(ordinal), u128::from_le_bytes(store)))
     }
 
     fn encode(&self) -> Vec<u8> {
         postcard::to_stdvec(&(self.store, &self.shard)).expect("it can always be encoded")
-    }
-
-    /// The shard that a partition goes to, or stays at, under the plan.
-    async fn next_owner(&self, partition: &[u8]) -> Result<Ordinal, ChangeError> {
-        let (Some(plan), Some(owners)) = (self.shard.plan(), &self.owners) else {
-            return Err(ChangeError::Unplaced);
-        };
-        let owner = owners.to.owner(partition, plan.to.shards).await;
-        owner.map(Ordinal).map_err(ChangeError::Owner)
     }
 
     /// A partition's owners under the plan's two placements; none where there is
@@ -179,89 +179,12 @@ impl Place {
             _ => false,
         }
     }
-
-    /// The keys of a batch's partitions, in order.
-    async fn partitions_in(
-        &self,
-        snapshot: &Snapshot,
-        to: Ordinal,
-        range: &Range,
-    ) -> Result<Vec<Vec<u8>>, ChangeError> {
-        let mut partitions = Vec::new();
-        let mut start = first_after(&range.after).map(|(partition, _)| partition);
-        loop {
-            let page = snapshot.partitions(start.as_deref(), None, PAGE)?;
-            for partition in page.entries {
-                if !range.through.covers(&partition) {
-                    return Ok(partitions);
-                }
-                start = Some([&partition[..], &[0]].concat());
-                if self.next_owner(&partition).await? == to {
-                    partitions.push(partition);
-                }
-            }
-            if !page.more {
-                return Ok(partitions);
-            }
-        }
-    }
-
-    /// All entries of a batch, in order.
-    ///
-    /// # Errors
-    /// When the data cannot be read or a guest fails.
-    pub async fn contents(
-        &self,
-        snapshot: &Snapshot,
-        to: Ordinal,
-        range: &Range,
-    ) -> Result<Vec<(Position, Vec<u8>)>, ChangeError> {
-        let mut contents = Vec::new();
-        let mut is_in: Option<(Vec<u8>, bool)> = None;
-        let mut after = first_after(&range.after);
-        loop {
-            let from = after
-                .as_ref()
-                .map(|(partition, key)| (&partition[..], &key[..]));
-            let page = snapshot.scan(from, usize::MAX)?;
-            after = page.entries.last().map(|(position, _)| position.clone());
-            for (position, value) in page.entries {
-                if !range.through.covers(&position.0) {
-                    return Ok(contents);
-                }
-                let goes = match &is_in {
-                    Some((partition, goes)) if *partition == position.0 => *goes,
-                    _ => {
-                        let goes = self.next_owner(&position.0).await? == to;
-                        is_in = Some((position.0.clone(), goes));
-                        goes
-                    }
-                };
-                if goes {
-                    contents.push((position, value));
-                }
-            }
-            if !page.more {
-                return Ok(contents);
-            }
-        }
-    }
-}
-
-/// The position before the first entry that a cursor has not passed; none: the
-/// start.
-fn first_after(cursor: &Cursor) -> Option<Position> {
-    match cursor {
-        Cursor::Start => None,
-        // Above the partition's last entry, and no entry's key is empty.
-        Cursor::Through(last) => Some(([last, &[0][..]].concat(), Vec::new())),
-        Cursor::End => unreachable!("nothing is after the end"),
-    }
 }
 
 impl Worker {
     /// Makes a change, durable with all that belongs to it.
     pub(super) fn change(&mut self, change: Change) -> Result<Changed, ChangeError> {
+        let began = Instant::now();
         let place = self.place.clone().ok_or(ChangeError::Unplaced)?;
         let mut next = Place::clone(&place);
         let mut transfer = Transfer::default();
@@ -300,16 +223,28 @@ impl Worker {
                 }
                 Changed::Received(received)
             }
-            Change::Acknowledged(by, number) => {
+            Change::Acknowledged {
+                by,
+                number,
+                step_within,
+            } => {
                 if let Some(range) = next.shard.acknowledged(by, number) {
                     let snapshot = self.snapshot()?;
-                    let partitions = place.partitions_in(&snapshot, by, &range);
-                    transfer.left = self.block_on(partitions)?;
+                    let part = place.part(&snapshot, by, &range);
+                    transfer.left = self.block_on(part)?;
+                    next.parts.forget(by, number);
+                }
+                if step_within.is_some_and(|most| next.shard.is_within(most)) {
+                    self.step(&mut next)?;
                 }
                 Changed::Done
             }
         };
+        let moves = !transfer.arrived.is_empty() || !transfer.left.is_empty();
         self.keep(&place, next, transfer)?;
+        if moves {
+            self.moved_in(began.elapsed());
+        }
         Ok(changed)
     }
 
@@ -335,42 +270,6 @@ impl Worker {
             Ok(Err(reason)) => Err(ChangeError::Unmigrated(from, reason)),
             Err(failure) => Err(failed(&failure)),
         }
-    }
-
-    /// Looks at the partitions after the cursor until there is enough for a
-    /// batch or the time is up, but at one of them at least.
-    fn step(&mut self, place: &mut Place) -> Result<Cursor, ChangeError> {
-        if !place.shard.may_step() {
-            return Ok(place.shard.cursor().clone());
-        }
-        let began = Instant::now();
-        let snapshot = self.snapshot()?;
-        let me = place.shard.ordinal();
-        let mut to = BTreeSet::new();
-        let (mut partitions, mut bytes) = (0, 0);
-        let mut start = first_after(place.shard.cursor()).map(|(partition, _)| partition);
-        let cursor = 'looking: loop {
-            let page = snapshot.partitions(start.as_deref(), None, PAGE)?;
-            for partition in page.entries {
-                let owner = self.block_on(place.next_owner(&partition))?;
-                if owner != me {
-                    to.insert(owner);
-                    partitions += 1;
-                    bytes += snapshot.partition_bytes(&partition)?;
-                }
-                let pace = &self.pace;
-                let is_enough = partitions >= pace.step_partitions || bytes >= pace.step_bytes;
-                if is_enough || began.elapsed() >= pace.step {
-                    break 'looking Cursor::Through(partition);
-                }
-                start = Some([&partition[..], &[0]].concat());
-            }
-            if !page.more {
-                break Cursor::End;
-            }
-        };
-        place.shard.step(cursor.clone(), &to);
-        Ok(cursor)
     }
 
     /// Stores a place together with the partitions that come and go, and shows

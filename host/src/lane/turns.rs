@@ -32,11 +32,7 @@ impl Lane {
         metrics: Arc<Metrics>,
     ) -> (Self, Turns) {
         let stored = store.record().topology.as_deref().and_then(Place::decode);
-        let place = stored.unwrap_or_else(|| Place {
-            shard: Shard::new(ordinal),
-            store: number,
-            owners: None,
-        });
+        let place = stored.unwrap_or_else(|| Place::of(Shard::new(ordinal), number));
         let guests = Guests::AtOnce;
         let (lane, worker, receiver) = Self::new(store, Some(place), guests, pace, metrics);
         let turns = Turns {

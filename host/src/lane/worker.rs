@@ -27,8 +27,12 @@ pub(super) struct Worker {
     pub(super) place: Option<Arc<Place>>,
     guests: Guests,
     pub(super) pace: Pace,
+    /// How many partitions a step gives away at most now.
+    pub(super) stride: usize,
+    /// How many requests there were when partitions came or went last.
+    pub(super) asked: u64,
     views: Views,
-    state: Arc<State>,
+    pub(super) state: Arc<State>,
     metrics: Arc<Metrics>,
     live: Option<(Live, Arc<Guest>)>,
 }
@@ -57,7 +61,9 @@ impl Worker {
             store,
             place: place.map(Arc::new),
             guests,
+            stride: *pace.partitions.start(),
             pace,
+            asked: 0,
             views: lane.views.clone(),
             state: Arc::clone(&lane.state),
             metrics: Arc::clone(&lane.metrics),

@@ -317,6 +317,7 @@ impl Service {
                 reply,
             })
         };
+        self.lane.asked();
         let mut recovered = false;
         for _ in 0..MAX_REROUTES {
             let Some(view) = self.lane.views().get() else {

@@ -20,6 +20,7 @@ mod migration;
 mod scratch;
 mod snapshot;
 mod transfer;
+mod walk;
 
 #[cfg(test)]
 mod tests;

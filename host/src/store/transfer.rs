@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use redb::WriteTransaction;
+use redb::{ReadableTable as _, WriteTransaction};
 
 use super::failure::CommitError;
 use super::file::{Store, begin, write_record};
@@ -21,7 +21,7 @@ pub struct Transfer {
     /// of what is there.
     pub arrived: Vec<(Position, Vec<u8>)>,
     /// The partitions that go, by their keys.
-    pub left: Vec<Vec<u8>>,
+    pub left: Arc<Vec<Vec<u8>>>,
 }
 
 impl Store {
@@ -47,14 +47,17 @@ pub(super) fn write(transaction: &WriteTransaction, transfer: &Transfer) -> Resu
     let mut sizes = transaction.open_table(SIZES).map_err(storage)?;
     let of_partition = |(one, _): &(Position, _), (other, _): &(Position, _)| one.0 == other.0;
     let arriving = transfer.arrived.chunk_by(of_partition);
-    let partitions = arriving.clone().map(|arrived| &arrived[0].0.0);
-    for partition in transfer.left.iter().chain(partitions) {
-        let successor = successor(partition);
-        let all = (partition.as_slice(), &[][..])..(successor.as_slice(), &[][..]);
-        entries.retain_in(all, |_, _| false)?;
-        sizes.remove(partition.as_slice())?;
+    for partition in transfer.left.iter() {
+        remove(&mut entries, &mut sizes, partition)?;
     }
     for arrived in arriving {
+        // As a rule it is not there, which is sooner seen than removed.
+        let partition = &arrived[0].0.0;
+        let first = (partition.as_slice(), &[][..])..;
+        let found = entries.range::<(&[u8], &[u8])>(first)?.next().transpose()?;
+        if found.is_some_and(|(position, _)| position.value().0 == partition) {
+            remove(&mut entries, &mut sizes, partition)?;
+        }
         let mut size = Size::default();
         for ((partition, key), value) in arrived {
             entries.insert((partition.as_slice(), key.as_slice()), value.as_slice())?;
@@ -62,5 +65,18 @@ pub(super) fn write(transaction: &WriteTransaction, transfer: &Transfer) -> Resu
         }
         record_size(&mut sizes, &arrived[0].0.0, size)?;
     }
+    Ok(())
+}
+
+/// Removes a partition.
+fn remove(
+    entries: &mut redb::Table<'_, (&'static [u8], &'static [u8]), &'static [u8]>,
+    sizes: &mut redb::Table<'_, &'static [u8], (u64, u64)>,
+    partition: &[u8],
+) -> Result<(), ReadError> {
+    let successor = successor(partition);
+    let all = (partition, &[][..])..(successor.as_slice(), &[][..]);
+    entries.retain_in(all, |_, _| false)?;
+    sizes.remove(partition)?;
     Ok(())
 }

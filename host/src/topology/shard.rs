@@ -341,6 +341,12 @@ impl Shard {
             .map(|(to, outbox)| (*to, &outbox.kept))
     }
 
+    /// Whether no shard has more than so many batches that it has not
+    /// acknowledged.
+    pub fn is_within(&self, most: usize) -> bool {
+        self.outboxes().all(|(_, kept)| kept.len() <= most)
+    }
+
     /// The last batch for each shard under the plan, where all are acknowledged.
     pub(super) fn given(&self) -> Option<BTreeMap<Ordinal, u64>> {
         if self.outboxes().next().is_some() {

@@ -35,9 +35,10 @@ const GRACE: Duration = Duration::from_secs(10);
 /// many.
 const PACE: Pace = Pace {
     collect: Duration::MAX,
-    step: Duration::MAX,
-    step_partitions: 1,
-    step_bytes: u64::MAX,
+    hold: Duration::MAX,
+    hold_alone: Duration::MAX,
+    partitions: 1..=1,
+    bytes: u64::MAX,
 };
 
 /// What a process is started with.
@@ -309,7 +310,11 @@ async fn work(mut turns: Turns, life: Life, lane: Lane, mistake: Option<Mistake>
         if mistake == Some(Mistake::ForgetsBatches) {
             let kept = turns.place();
             for (to, kept) in kept.outboxes() {
-                let forgotten = Change::Acknowledged(to, kept[0].number);
+                let forgotten = Change::Acknowledged {
+                    by: to,
+                    number: kept[0].number,
+                    step_within: None,
+                };
                 let lane = lane.clone();
                 tokio::spawn(async move { lane.change(forgotten).await });
             }

@@ -62,12 +62,12 @@ fn random_transfers_move_partitions_whole() {
         let arrive = Transfer {
             topology: topology.clone(),
             arrived: arrived.clone(),
-            left: vec![],
+            left: Arc::default(),
         };
         let leave = Transfer {
             topology,
             arrived: vec![],
-            left: leaving,
+            left: Arc::new(leaving),
         };
         // Once more is as once: it takes the place of what is there.
         for _ in 0..=random.below(2) {
@@ -90,14 +90,49 @@ fn random_transfers_move_partitions_whole() {
                 let size = sizes.entry(partition).or_default();
                 *size = (size.0 + (key.len() + value.len()) as u64, size.1 + 1);
             }
-            for (partition, size) in sizes {
+            for (partition, size) in &sizes {
                 let found = snapshot(store).size(partition).expect("it reads");
-                assert_eq!(found, size, "round {round}, {partition:?}");
+                assert_eq!(found, *size, "round {round}, {partition:?}");
             }
+            assert_walks(&snapshot(store), oracle, &mut random);
         }
     }
     println!("{moved} partitions moved");
     assert!(moved > 50);
+}
+
+/// Walks over all partitions, page by page, and over some, find what there is.
+fn assert_walks(snapshot: &Snapshot, oracle: &Oracle, random: &mut Random) {
+    let mut measured = Vec::<(Vec<u8>, u64)>::new();
+    for ((partition, key), value) in oracle {
+        let bytes = (key.len() + value.len()) as u64;
+        match measured.last_mut() {
+            Some((last, sum)) if last == partition => *sum += bytes,
+            _ => measured.push((partition.clone(), bytes)),
+        }
+    }
+    let limit = 1 + random.below(4) as usize;
+    let (mut found, mut start) = (Vec::new(), None::<Vec<u8>>);
+    loop {
+        let page = snapshot.measure(start.as_deref(), limit).expect("it reads");
+        assert!(page.entries.len() <= limit);
+        found.extend(page.entries);
+        if !page.more {
+            break;
+        }
+        start = found.last().map(|(last, _)| [last, &[0][..]].concat());
+    }
+    assert_eq!(found, measured);
+
+    // Also some that are not there.
+    let names = (0..6).flat_map(|letter| [1, 2].map(|length| vec![b'a' + letter; length]));
+    let wanted: Vec<_> = names.filter(|_| random.below(2) == 0).collect();
+    let expected: Vec<_> = oracle
+        .iter()
+        .filter(|((partition, _), _)| wanted.contains(partition))
+        .map(|(position, value)| (position.clone(), value.clone()))
+        .collect();
+    assert_eq!(snapshot.entries_of(&wanted).expect("it reads"), expected);
 }
 
 #[test]
@@ -123,7 +158,7 @@ fn a_transfer_that_the_disk_refuses_leaves_everything_as_it_was() {
     let transfer = Transfer {
         topology: b"after".to_vec(),
         arrived: vec![((b"q".to_vec(), b"k".to_vec()), b"2".to_vec())],
-        left: vec![b"p".to_vec()],
+        left: Arc::new(vec![b"p".to_vec()]),
     };
     store.transfer(&transfer).expect_err("the disk refuses");
     assert_eq!(store.record(), &before);

@@ -1,0 +1,104 @@
+//! Going over many partitions at once, in the order of their keys.
+
+use std::ops::Bound;
+
+use super::SMALL;
+use super::snapshot::{Page, PageBuilder, Position, ReadError, Snapshot, successor};
+
+/// From this many entries on it is quicker to seek to the next partition that is
+/// wanted than to walk there.
+const SKIPPED: usize = 8;
+
+impl Snapshot {
+    /// Partition keys from `start` (included), each with the bytes of its keys and
+    /// values; at most `limit` and [`PAGE_BYTES`](super::PAGE_BYTES) of keys.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn measure(
+        &self,
+        start: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Page<(Vec<u8>, u64)>, ReadError> {
+        let mut page = PageBuilder::new(limit);
+        let mut from = start.unwrap_or_default().to_vec();
+        'seek: loop {
+            let mut under_way: Option<(Vec<u8>, u64)> = None;
+            let mut walked = 1;
+            let all = (Bound::Included((&from[..], &[][..])), Bound::Unbounded);
+            for entry in self.entries.range::<(&[u8], &[u8])>(all)? {
+                let (position, value) = entry?;
+                let ((partition, key), value) = (position.value(), value.value());
+                let bytes = (key.len() + value.len()) as u64;
+                match &mut under_way {
+                    Some((of, sum)) if of == partition => {
+                        *sum += bytes;
+                        walked += 1;
+                        // Its size is noted: it is quicker to seek past it.
+                        if walked > SMALL {
+                            let bytes = self.partition_bytes(partition)?;
+                            from = successor(partition);
+                            if !page.push(from.len(), || (partition.to_vec(), bytes)) {
+                                return Ok(page.finish());
+                            }
+                            continue 'seek;
+                        }
+                    }
+                    _ => {
+                        if let Some(measured) = under_way.replace((partition.to_vec(), bytes))
+                            && !page.push(measured.0.len(), || measured)
+                        {
+                            return Ok(page.finish());
+                        }
+                        walked = 1;
+                    }
+                }
+            }
+            if let Some(measured) = under_way {
+                page.push(measured.0.len(), || measured);
+            }
+            return Ok(page.finish());
+        }
+    }
+
+    /// All entries of some partitions, which are in order.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn entries_of(
+        &self,
+        partitions: &[Vec<u8>],
+    ) -> Result<Vec<(Position, Vec<u8>)>, ReadError> {
+        debug_assert!(partitions.is_sorted());
+        let mut found = Vec::with_capacity(partitions.len());
+        let mut wanted = partitions;
+        'seek: while let Some(first) = wanted.first() {
+            let from = (Bound::Included((&first[..], &[][..])), Bound::Unbounded);
+            let mut skipped = 0;
+            for entry in self.entries.range::<(&[u8], &[u8])>(from)? {
+                let (position, value) = entry?;
+                let (partition, key) = position.value();
+                while wanted
+                    .first()
+                    .is_some_and(|first| first.as_slice() < partition)
+                {
+                    wanted = &wanted[1..];
+                }
+                let Some(next) = wanted.first() else {
+                    return Ok(found);
+                };
+                if next == partition {
+                    skipped = 0;
+                    found.push(((partition.to_vec(), key.to_vec()), value.value().to_vec()));
+                } else {
+                    skipped += 1;
+                    if skipped == SKIPPED {
+                        continue 'seek;
+                    }
+                }
+            }
+            return Ok(found);
+        }
+        Ok(found)
+    }
+}
