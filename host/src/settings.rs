@@ -126,7 +126,8 @@ pub struct Store {
     #[serde(deserialize_with = "size")]
     pub max_value_bytes: usize,
     /// The bytes of a partition's keys and values together, which bounds what
-    /// moving one costs. Default 16 MiB; 1 KiB to 1 GiB.
+    /// moving one costs. Default 16 MiB; 1 KiB to 1 GiB, and not above 16 MiB
+    /// where `cluster.shards` is above 1.
     #[serde(deserialize_with = "size")]
     pub max_partition_bytes: usize,
 }
@@ -366,6 +367,9 @@ impl Settings {
         at_most(reply, memory)?;
         at_most(value, memory)?;
         at_most(value, partition)?;
+        if cluster.shards > 1 {
+            at_most(partition, MOVABLE)?;
+        }
         if drain.serve_for >= drain.deadline {
             return Err(Error::NoTimeToDrain {
                 serve_for: Value::Time(drain.serve_for),
@@ -533,6 +537,10 @@ fn within(name: &'static str, value: Value, least: Value, most: Value) -> Result
 }
 
 type Named = (&'static str, Value);
+
+/// A partition moves in one message: this much of it fits into one, however small
+/// its entries are.
+const MOVABLE: Named = ("what can move to another shard", Value::Size(16 * MIB));
 
 fn at_most((name, value): Named, (other, bound): Named) -> Result<(), Error> {
     if value <= bound {

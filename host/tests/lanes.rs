@@ -159,13 +159,13 @@ impl Shard {
         let batch = place
             .shard
             .envelope(to, &range, STORES[self.ordinal as usize]);
-        let entries = place.contents(&view.snapshot, to, &range).await.unwrap();
+        let partitions = place.contents(&view.snapshot, to, &range).await.unwrap();
         // It comes twice: the second is known, and changes nothing.
         for expected in [Received::Apply, Received::Known] {
             let receive = Change::Receive {
                 batch: batch.clone(),
                 schema: 1,
-                entries: entries.clone(),
+                partitions: partitions.clone(),
             };
             let received = other.lane.change(receive).await.unwrap();
             assert_eq!(received, Changed::Received(expected));

@@ -260,11 +260,11 @@ impl Shards {
             .find(|(at, _)| at.0 == to)
             .expect("there is a batch");
         for range in kept {
-            let entries = place.contents(&view.snapshot, Ordinal(to), range).await;
+            let partitions = place.contents(&view.snapshot, Ordinal(to), range).await;
             let receive = Change::Receive {
                 batch: place.shard.envelope(Ordinal(to), range, from.into()),
                 schema: 1,
-                entries: entries.unwrap(),
+                partitions: partitions.unwrap(),
             };
             let received = self.net.0.lanes[to as usize].change(receive).await;
             assert_eq!(received.unwrap(), Changed::Received(Received::Apply));

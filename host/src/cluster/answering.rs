@@ -79,7 +79,7 @@ impl Answering {
                 plan,
                 batch,
                 schema,
-                entries,
+                partitions,
             } => {
                 if let Err(later) = self.learn(plan).await {
                     return later;
@@ -88,7 +88,7 @@ impl Answering {
                 let receive = Change::Receive {
                     batch,
                     schema,
-                    entries,
+                    partitions,
                 };
                 let received = self.cluster.change(receive).await;
                 let acknowledged = Said::Acknowledged {

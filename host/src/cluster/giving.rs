@@ -77,7 +77,7 @@ impl Cluster {
             plan: plan.clone(),
             batch: place.shard.envelope(to, range, place.store),
             schema: view.guest.description().schema,
-            entries: place.contents(&view.snapshot, to, range).await?,
+            partitions: place.contents(&view.snapshot, to, range).await?,
         };
         match self.ask(to, &ask).await? {
             Said::Acknowledged { number, was_long } => {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::contract::{Reply, Request};
 use crate::digest::Digest;
-use crate::store::Position;
+use crate::store::Whole;
 use crate::topology::{Batch, Epoch, Incarnation, Moved, Passed, Plan};
 
 /// What one shard asks of another.
@@ -35,7 +35,7 @@ pub(super) enum Ask {
         plan: Plan,
         batch: Batch,
         schema: u32,
-        entries: Vec<(Position, Vec<u8>)>,
+        partitions: Vec<Whole>,
     },
     /// To note that the sender is done with the plan of this epoch.
     Done(Epoch),
@@ -159,5 +159,29 @@ impl ForwardedReply {
             body: self.body,
             discard: false,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Whole;
+
+    /// The bound on a partition's bytes is half of a message's: this is why.
+    #[test]
+    fn a_partition_of_the_smallest_entries_takes_less_than_twice_its_bytes() {
+        let key = |number: u32| number.to_be_bytes()[1..].to_vec();
+        let entries: Vec<_> = (0..300_000).map(|at| (key(at), Vec::new())).collect();
+        let bytes = entries.len() * 3;
+        let partition = Whole {
+            partition: vec![b'p'; 1024],
+            entries,
+        };
+        let message = postcard::to_stdvec(&[partition]).unwrap();
+        assert!(
+            message.len() < 2 * bytes - 65_536,
+            "{} for {bytes}",
+            message.len()
+        );
     }
 }

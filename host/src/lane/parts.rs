@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::place::{ChangeError, Place};
 use super::worker::Worker;
 use crate::guest::Owning;
-use crate::store::{Position, Snapshot};
+use crate::store::{Snapshot, Whole};
 use crate::topology::{Cursor, Ordinal, Range};
 
 /// How many partitions are looked at in one go.
@@ -67,7 +67,7 @@ impl Place {
         }
     }
 
-    /// All entries of a batch, in order.
+    /// The partitions of a batch, in order.
     ///
     /// # Errors
     /// When the data cannot be read or a guest fails.
@@ -76,9 +76,9 @@ impl Place {
         snapshot: &Snapshot,
         to: Ordinal,
         range: &Range,
-    ) -> Result<Vec<(Position, Vec<u8>)>, ChangeError> {
+    ) -> Result<Vec<Whole>, ChangeError> {
         let part = self.part(snapshot, to, range).await?;
-        Ok(snapshot.entries_of(&part)?)
+        Ok(snapshot.whole(&part)?)
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::parts::Parts;
 use super::worker::Worker;
 use crate::guest::{Failure, Guest};
-use crate::store::{CommitError, Position, ReadError, Transfer, begin_migration_of};
+use crate::store::{CommitError, ReadError, Transfer, Whole, begin_migration_of};
 use crate::topology::{Authority, Batch, Cursor, Incarnation, Ordinal, Passed, Plan};
 use crate::topology::{Received, Shard, Stopped};
 
@@ -51,8 +51,8 @@ pub enum Change {
         batch: Batch,
         /// The schema of its data.
         schema: u32,
-        /// All entries of its partitions, in order.
-        entries: Vec<(Position, Vec<u8>)>,
+        /// Its partitions, in order.
+        partitions: Vec<Whole>,
     },
     /// A shard has stored this batch.
     Acknowledged {
@@ -210,14 +210,14 @@ impl Worker {
             Change::Receive {
                 batch,
                 schema,
-                entries,
+                partitions,
             } => {
                 let stored = self.stored_schema();
                 let received = next.shard.receive(&batch);
                 if received == Received::Apply {
                     transfer.arrived = match stored {
-                        Some(stored) if stored == schema => entries,
-                        Some(stored) if stored > schema => self.migrated(schema, entries)?,
+                        Some(stored) if stored == schema => partitions,
+                        Some(stored) if stored > schema => self.migrated(schema, partitions)?,
                         _ => return Ok(Changed::OtherSchema(stored)),
                     };
                 }
@@ -249,14 +249,10 @@ impl Worker {
     }
 
     /// What arrived of an older schema, as the live guest migrates it.
-    fn migrated(
-        &self,
-        from: u32,
-        entries: Vec<(Position, Vec<u8>)>,
-    ) -> Result<Vec<(Position, Vec<u8>)>, ChangeError> {
+    fn migrated(&self, from: u32, partitions: Vec<Whole>) -> Result<Vec<Whole>, ChangeError> {
         let guest = self.live_guest().ok_or(ChangeError::Unplaced)?;
         let limits = (&guest.settings().store).into();
-        let migration = begin_migration_of(entries, limits)?;
+        let migration = begin_migration_of(partitions, limits)?;
         let failed = |failure: &Failure| ChangeError::Unmigrated(from, failure.to_string());
         let (migration, migrated) = self.block_on(async {
             let mut lease = guest
@@ -266,7 +262,7 @@ impl Worker {
             Ok::<_, ChangeError>(lease.migrate(from, migration).await)
         })?;
         match migrated {
-            Ok(Ok(())) => Ok(migration.into_entries()?),
+            Ok(Ok(())) => Ok(migration.into_partitions()?),
             Ok(Err(reason)) => Err(ChangeError::Unmigrated(from, reason)),
             Err(failure) => Err(failed(&failure)),
         }

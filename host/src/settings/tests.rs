@@ -130,6 +130,10 @@ fn values_that_contradict_each_other_are_both_shown() {
         "store.max_value_bytes is 32MiB; it must not be above store.max_partition_bytes, which is 16MiB",
     );
     refused(
+        "cluster.shards = 2\nstore.max_partition_bytes = '17MiB'",
+        "store.max_partition_bytes is 17MiB; it must not be above what can move to another shard, which is 16MiB",
+    );
+    refused(
         "guest.max_memory = '4MiB'",
         "http.max_body_bytes is 8MiB; it must not be above guest.max_memory, which is 4MiB",
     );

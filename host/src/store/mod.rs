@@ -32,7 +32,7 @@ pub use group::{Group, Limits, Transaction, WriteError};
 pub use migration::Migration;
 pub use scratch::begin_migration_of;
 pub use snapshot::{Entry, Page, PartitionPage, Position, ReadError, Snapshot};
-pub use transfer::Transfer;
+pub use transfer::{Transfer, Whole};
 
 use redb::TableDefinition;
 

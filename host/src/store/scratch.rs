@@ -8,28 +8,25 @@ use redb::{Database, StorageError};
 use super::file::{initialise, read};
 use super::group::Limits;
 use super::migration::Migration;
-use super::snapshot::{Position, ReadError};
-use super::transfer::{Transfer, write};
+use super::snapshot::ReadError;
+use super::transfer::{Transfer, Whole, write};
 
-/// Begins a migration of these entries alone, in order. It touches no disk:
+/// Begins a migration of these partitions alone, in order. It touches no disk:
 /// nothing is stored until somebody takes what it made of them.
 ///
 /// # Errors
 /// Only where redb fails in memory.
-pub fn begin_migration_of(
-    entries: Vec<(Position, Vec<u8>)>,
-    limits: Limits,
-) -> Result<Migration, ReadError> {
-    begin(entries, limits)
+pub fn begin_migration_of(partitions: Vec<Whole>, limits: Limits) -> Result<Migration, ReadError> {
+    begin(partitions, limits)
         .map_err(|error| ReadError(StorageError::Corrupted(format!("in memory: {error}"))))
 }
 
-fn begin(entries: Vec<(Position, Vec<u8>)>, limits: Limits) -> Result<Migration, redb::Error> {
+fn begin(partitions: Vec<Whole>, limits: Limits) -> Result<Migration, redb::Error> {
     let database = Database::builder().create_with_backend(InMemoryBackend::new())?;
     initialise(&database)?;
     let transaction = database.begin_write()?;
     let transfer = Transfer {
-        arrived: entries,
+        arrived: partitions,
         ..Transfer::default()
     };
     write(&transaction, &transfer).map_err(|error| error.0)?;
@@ -39,21 +36,29 @@ fn begin(entries: Vec<(Position, Vec<u8>)>, limits: Limits) -> Result<Migration,
 }
 
 impl Migration {
-    /// All entries as the migration left them, in order.
+    /// All partitions as the migration left them, in order.
     ///
     /// # Errors
     /// When they cannot be read.
-    pub fn into_entries(self) -> Result<Vec<(Position, Vec<u8>)>, ReadError> {
-        let mut entries: Vec<(Position, Vec<u8>)> = Vec::new();
+    pub fn into_partitions(self) -> Result<Vec<Whole>, ReadError> {
+        let mut partitions = Vec::<Whole>::new();
         loop {
-            let last = entries
-                .last()
-                .map(|((partition, key), _)| (&partition[..], &key[..]));
+            let last = partitions.last().and_then(|last| {
+                let (key, _) = last.entries.last()?;
+                Some((&last.partition[..], &key[..]))
+            });
             let page = self.scan(last, usize::MAX)?;
-            let more = page.more;
-            entries.extend(page.entries);
-            if !more {
-                return Ok(entries);
+            for ((partition, key), value) in page.entries {
+                match partitions.last_mut() {
+                    Some(last) if last.partition == partition => last.entries.push((key, value)),
+                    _ => partitions.push(Whole {
+                        partition,
+                        entries: vec![(key, value)],
+                    }),
+                }
+            }
+            if !page.more {
+                return Ok(partitions);
             }
         }
     }

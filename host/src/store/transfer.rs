@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use redb::{ReadableTable as _, WriteTransaction};
+use serde::{Deserialize, Serialize};
 
 use super::failure::CommitError;
 use super::file::{Store, begin, write_record};
 use super::group::Size;
 use super::migration::{record_size, storage};
-use super::snapshot::{Position, ReadError, Snapshot, successor};
+use super::snapshot::{Entry, ReadError, Snapshot, successor};
 use super::{ENTRIES, SIZES};
 
 /// What comes and what goes, in one transaction with what is stored of the
@@ -17,11 +18,19 @@ use super::{ENTRIES, SIZES};
 pub struct Transfer {
     /// The topology's state after it, in the caller's encoding.
     pub topology: Vec<u8>,
-    /// All entries of each partition that comes, in order. They take the place
-    /// of what is there.
-    pub arrived: Vec<(Position, Vec<u8>)>,
+    /// The partitions that come. They take the place of what is there.
+    pub arrived: Vec<Whole>,
     /// The partitions that go, by their keys.
     pub left: Arc<Vec<Vec<u8>>>,
+}
+
+/// A partition with all of its entries, in order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Whole {
+    /// Its key.
+    pub partition: Vec<u8>,
+    /// What is in it.
+    pub entries: Vec<Entry>,
 }
 
 impl Store {
@@ -45,25 +54,26 @@ impl Store {
 pub(super) fn write(transaction: &WriteTransaction, transfer: &Transfer) -> Result<(), ReadError> {
     let mut entries = transaction.open_table(ENTRIES).map_err(storage)?;
     let mut sizes = transaction.open_table(SIZES).map_err(storage)?;
-    let of_partition = |(one, _): &(Position, _), (other, _): &(Position, _)| one.0 == other.0;
-    let arriving = transfer.arrived.chunk_by(of_partition);
     for partition in transfer.left.iter() {
         remove(&mut entries, &mut sizes, partition)?;
     }
-    for arrived in arriving {
+    for Whole {
+        partition,
+        entries: arrived,
+    } in &transfer.arrived
+    {
         // As a rule it is not there, which is sooner seen than removed.
-        let partition = &arrived[0].0.0;
         let first = (partition.as_slice(), &[][..])..;
         let found = entries.range::<(&[u8], &[u8])>(first)?.next().transpose()?;
         if found.is_some_and(|(position, _)| position.value().0 == partition) {
             remove(&mut entries, &mut sizes, partition)?;
         }
         let mut size = Size::default();
-        for ((partition, key), value) in arrived {
+        for (key, value) in arrived {
             entries.insert((partition.as_slice(), key.as_slice()), value.as_slice())?;
             size = size.with(key.len(), None, Some(value.len()));
         }
-        record_size(&mut sizes, &arrived[0].0.0, size)?;
+        record_size(&mut sizes, partition, size)?;
     }
     Ok(())
 }

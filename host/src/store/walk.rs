@@ -3,7 +3,8 @@
 use std::ops::Bound;
 
 use super::SMALL;
-use super::snapshot::{Page, PageBuilder, Position, ReadError, Snapshot, successor};
+use super::snapshot::{Page, PageBuilder, ReadError, Snapshot, successor};
+use super::transfer::Whole;
 
 /// From this many entries on it is quicker to seek to the next partition that is
 /// wanted than to walk there.
@@ -61,16 +62,13 @@ impl Snapshot {
         }
     }
 
-    /// All entries of some partitions, which are in order.
+    /// Some partitions whole, as far as they are there; they are in order.
     ///
     /// # Errors
     /// When the disk fails.
-    pub fn entries_of(
-        &self,
-        partitions: &[Vec<u8>],
-    ) -> Result<Vec<(Position, Vec<u8>)>, ReadError> {
+    pub fn whole(&self, partitions: &[Vec<u8>]) -> Result<Vec<Whole>, ReadError> {
         debug_assert!(partitions.is_sorted());
-        let mut found = Vec::with_capacity(partitions.len());
+        let mut found = Vec::<Whole>::with_capacity(partitions.len());
         let mut wanted = partitions;
         'seek: while let Some(first) = wanted.first() {
             let from = (Bound::Included((&first[..], &[][..])), Bound::Unbounded);
@@ -89,7 +87,14 @@ impl Snapshot {
                 };
                 if next == partition {
                     skipped = 0;
-                    found.push(((partition.to_vec(), key.to_vec()), value.value().to_vec()));
+                    let entry = (key.to_vec(), value.value().to_vec());
+                    match found.last_mut() {
+                        Some(last) if last.partition == partition => last.entries.push(entry),
+                        _ => found.push(Whole {
+                            partition: partition.to_vec(),
+                            entries: vec![entry],
+                        }),
+                    }
                 } else {
                     skipped += 1;
                     if skipped == SKIPPED {
