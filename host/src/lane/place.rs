@@ -9,7 +9,7 @@ use super::worker::Worker;
 use crate::guest::{Failure, Guest};
 use crate::store::{CommitError, Position, ReadError, Snapshot, Transfer, begin_migration_of};
 use crate::topology::{Authority, Batch, Cursor, Incarnation, Ordinal, Passed, Plan, Range};
-use crate::topology::{Received, Shard, Stopped};
+use crate::topology::{Received, Shard, Stopped, Tally};
 
 /// How many partition keys are looked at in one go.
 const PAGE: usize = 256;
@@ -24,6 +24,8 @@ pub struct Place {
     /// The guests whose `owner` counts under the plan; none until they are
     /// found after a start.
     pub owners: Option<Owners>,
+    /// What became of its partitions in the last change.
+    pub tally: Tally,
 }
 
 /// The guests whose `owner` counts under a plan.
@@ -105,8 +107,9 @@ pub enum ChangeError {
 impl Place {
     /// Reads what was stored of a place; none if it is not that.
     pub(super) fn decode(stored: &[u8]) -> Option<Self> {
-        let (store, shard) = postcard::from_bytes(stored).ok()?;
+        let (store, shard): (_, Shard) = postcard::from_bytes(stored).ok()?;
         Some(Self {
+            tally: Tally::resumed(&shard),
             shard,
             store,
             owners: None,
@@ -121,6 +124,7 @@ impl Place {
             shard: Shard::new(ordinal),
             store: u128::from_le_bytes(store),
             owners: None,
+            tally: Tally::default(),
         })
     }
 
@@ -181,7 +185,10 @@ impl Place {
     }
 
     /// The keys of a batch's partitions, in order.
-    async fn partitions_in(
+    ///
+    /// # Errors
+    /// When the data cannot be read or a guest fails.
+    pub async fn partitions_in(
         &self,
         snapshot: &Snapshot,
         to: Ordinal,
@@ -250,7 +257,7 @@ impl Place {
 
 /// The position before the first entry that a cursor has not passed; none: the
 /// start.
-fn first_after(cursor: &Cursor) -> Option<Position> {
+pub(super) fn first_after(cursor: &Cursor) -> Option<Position> {
     match cursor {
         Cursor::Start => None,
         // Above the partition's last entry, and no entry's key is empty.
@@ -278,6 +285,9 @@ impl Worker {
             }
             Change::Learn(plan, owners) => {
                 let is_newer = next.shard.learn(&plan)?;
+                if is_newer && !plan.is_stable() {
+                    next.tally = Tally::begun(&next.shard);
+                }
                 if is_newer || next.shard.plan() == Some(&plan) {
                     next.owners = Some(owners);
                 }
@@ -297,6 +307,9 @@ impl Worker {
                         Some(stored) if stored > schema => self.migrated(schema, entries)?,
                         _ => return Ok(Changed::OtherSchema(stored)),
                     };
+                    let cursor = next.shard.cursor();
+                    let ahead = transfer.arriving().filter(|key| !cursor.covers(key));
+                    next.tally.arrived_ahead += ahead.count() as u64;
                 }
                 Changed::Received(received)
             }
@@ -305,6 +318,7 @@ impl Worker {
                     let snapshot = self.snapshot()?;
                     let partitions = place.partitions_in(&snapshot, by, &range);
                     transfer.left = self.block_on(partitions)?;
+                    next.tally.acknowledged += transfer.left.len() as u64;
                 }
                 Changed::Done
             }
@@ -348,11 +362,13 @@ impl Worker {
         let me = place.shard.ordinal();
         let mut to = BTreeSet::new();
         let (mut partitions, mut bytes) = (0, 0);
+        let mut passed = 0;
         let mut start = first_after(place.shard.cursor()).map(|(partition, _)| partition);
         let cursor = 'looking: loop {
             let page = snapshot.partitions(start.as_deref(), None, PAGE)?;
             for partition in page.entries {
                 let owner = self.block_on(place.next_owner(&partition))?;
+                passed += 1;
                 if owner != me {
                     to.insert(owner);
                     partitions += 1;
@@ -370,6 +386,9 @@ impl Worker {
             }
         };
         place.shard.step(cursor.clone(), &to);
+        place.tally.passed += passed;
+        place.tally.given += partitions as u64;
+        place.tally.is_through = cursor == Cursor::End;
         Ok(cursor)
     }
 
@@ -390,11 +409,15 @@ impl Worker {
                     let known = [before, &next].map(|place| (place.shard.plan(), &place.owners));
                     let of_plan = known.iter().find(|(plan, _)| *plan == stored.shard.plan());
                     stored.owners = of_plan.and_then(|(_, owners)| (*owners).clone());
+                    let is_next = stored.shard == next.shard;
+                    stored.tally = if is_next { next.tally } else { before.tally };
                     self.place = Some(Arc::new(stored));
                 }
                 self.publish();
                 return Err(error.into());
             }
+            let (moved, arrived) = (transfer.left.len(), transfer.arriving().count());
+            self.metrics.partitions_moved(moved, arrived);
             self.place = Some(Arc::new(next));
             self.committed();
         } else if !next.has_the_owners_of(before) {

@@ -9,7 +9,7 @@ use super::worker::{Ended, Guests, Worker};
 use super::{Lane, Message};
 use crate::metrics::Metrics;
 use crate::store::Store;
-use crate::topology::{Ordinal, Shard};
+use crate::topology::{Ordinal, Shard, Tally};
 
 /// The work of a lane that has no thread. It must be done on a thread that has a
 /// runtime, and its guests must never wait.
@@ -36,6 +36,7 @@ impl Lane {
             shard: Shard::new(ordinal),
             store: number,
             owners: None,
+            tally: Tally::default(),
         });
         let guests = Guests::AtOnce;
         let (lane, worker, receiver) = Self::new(store, Some(place), guests, pace, metrics);

@@ -29,7 +29,7 @@ pub(super) struct Worker {
     pub(super) pace: Pace,
     views: Views,
     state: Arc<State>,
-    metrics: Arc<Metrics>,
+    pub(super) metrics: Arc<Metrics>,
     live: Option<(Live, Arc<Guest>)>,
 }
 

@@ -24,6 +24,19 @@ pub struct Transfer {
     pub left: Vec<Vec<u8>>,
 }
 
+impl Transfer {
+    /// The keys of the partitions that come, in order.
+    pub fn arriving(&self) -> impl Iterator<Item = &[u8]> {
+        self.arrived
+            .chunk_by(of_partition)
+            .map(|arrived| &*arrived[0].0.0)
+    }
+}
+
+fn of_partition((one, _): &(Position, Vec<u8>), (other, _): &(Position, Vec<u8>)) -> bool {
+    one.0 == other.0
+}
+
 impl Store {
     /// Makes a transfer durable, whole, and gives the view with it.
     ///
@@ -45,7 +58,6 @@ impl Store {
 pub(super) fn write(transaction: &WriteTransaction, transfer: &Transfer) -> Result<(), ReadError> {
     let mut entries = transaction.open_table(ENTRIES).map_err(storage)?;
     let mut sizes = transaction.open_table(SIZES).map_err(storage)?;
-    let of_partition = |(one, _): &(Position, _), (other, _): &(Position, _)| one.0 == other.0;
     let arriving = transfer.arrived.chunk_by(of_partition);
     let partitions = arriving.clone().map(|arrived| &arrived[0].0.0);
     for partition in transfer.left.iter().chain(partitions) {
