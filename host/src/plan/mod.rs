@@ -34,6 +34,11 @@ pub enum Error {
     /// It cannot be said now.
     #[error("the shard {0}: try again soon")]
     NotYet(&'static str),
+    /// The live generation's settings cannot be read.
+    #[error(
+        "the live generation's settings are not whole in the data directory: restart the shard"
+    )]
+    NotKept,
     /// This shard was not surveyed.
     #[error(transparent)]
     Here(#[from] survey::Error),
@@ -132,7 +137,7 @@ impl Planner {
     /// generation's settings.
     async fn trial(&self, view: &View, component: &Bytes) -> Result<(Arc<Guest>, Strategy), Error> {
         let live = self.guests.kept.load(view.digest);
-        let live = live.ok_or(Error::NotYet("has not kept the settings of its generation"))?;
+        let live = live.ok_or(Error::NotKept)?;
         let files = swap::with_component(&live, component.clone());
         let made = self.guests.make(&files).await.map_err(Error::Guest)?;
         Ok((Arc::new(made), Strategy::Trial(files)))
