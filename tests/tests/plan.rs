@@ -249,6 +249,14 @@ fn a_shard_that_is_alone_can_plan_and_says_so_to_people() {
         planned
     );
 
+    // A hundred bytes more are a hundred more.
+    let longer = vec![b'x'; 101];
+    let put = host.client().put("/kv/key-0", &longer).expect("an answer");
+    assert_eq!(put.status, 204);
+    let bytes = |plan: &Value| number(&plan["total"]["bytes"]);
+    let more = found(&plan(host.admin, 4, None));
+    assert_eq!(bytes(&more), bytes(&planned) + 100);
+
     for (shards, text) in [(0, "0 shards cannot be"), (1025, "ask for 1 to 1024")] {
         let refused = plan(host.admin, shards, None);
         assert!(

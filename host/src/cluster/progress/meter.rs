@@ -9,6 +9,8 @@ use crate::topology::{Counted, Epoch, Tally};
 
 /// The time that a rate is of.
 const WINDOW: Duration = Duration::from_secs(10);
+/// The least time that a rate is of.
+const LEAST: Duration = Duration::from_millis(400);
 /// The least time between two counts within a change.
 const RECOUNT: Duration = Duration::from_secs(5);
 
@@ -89,11 +91,11 @@ impl Meter {
         }
     }
 
-    /// None before two were seen.
+    /// None before there was time to see one.
     fn rate(&self) -> Option<f64> {
         let ((first, before), (last, after)) = (self.seen.front()?, self.seen.back()?);
-        let seconds = last.duration_since(*first).as_secs_f64();
-        (seconds > 0.0).then(|| as_f64(after - before) / seconds)
+        let time = last.duration_since(*first);
+        (time >= LEAST).then(|| as_f64(after - before) / time.as_secs_f64())
     }
 }
 
@@ -136,7 +138,8 @@ mod tests {
         assert!(meter.is_to_count(start, &tally(0, 0, 0)));
         meter.take(counted(tally(0, 0, 0), 1000));
         assert_eq!(meter.read(&tally(0, 0, 0)).left, Some(1000));
-        assert_eq!(meter.read(&tally(0, 0, 0)).rate, None);
+        meter.see(start + Duration::from_millis(9), &tally(0, 0, 0));
+        assert_eq!(meter.read(&tally(0, 0, 0)).rate, None, "too soon");
         let later = tally(300, 200, 100);
         meter.see(start + Duration::from_secs(2), &later);
         let reading = Reading {
