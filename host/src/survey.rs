@@ -147,3 +147,17 @@ async fn count(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_survey_is_made_at_a_time() {
+        let surveys = Surveys::default();
+        let turn = surveys.begin().expect("there is none");
+        assert!(matches!(surveys.clone().begin(), Err(Error::Busy)));
+        drop(turn);
+        assert!(surveys.begin().is_ok());
+    }
+}
