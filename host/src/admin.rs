@@ -1,6 +1,8 @@
 //! The operators' port: health, state, metrics and draining, on a thread and runtime of its own,
 //! so that it answers however busy the shard is.
 
+mod plan;
+
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,20 +12,23 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode, request};
 use tokio::sync::watch;
 
 use crate::drain::{Drain, Outcome};
 use crate::http::{Handler, Limits, Refusal, Server};
 use crate::metrics::{self, Listener, Metrics};
 use crate::readiness::Readiness;
+use crate::volume;
+pub use plan::NoPlan;
 
-/// Nothing on this port has a body, and few are they who call it.
+/// Few are they who call this port, and only a component is a body of any length: no longer than
+/// what a volume can hold.
 const LIMITS: Limits = Limits {
     max_connections: 256,
     max_header_bytes: 16 * 1024,
-    max_body_bytes: 1024,
-    max_bodies_bytes: 64 * 1024,
+    max_body_bytes: volume::MAX_BYTES,
+    max_bodies_bytes: 2 * volume::MAX_BYTES,
     header_timeout: Duration::from_secs(5),
     body_timeout: Duration::from_secs(5),
     idle_timeout: Duration::from_mins(2),
@@ -31,7 +36,8 @@ const LIMITS: Limits = Limits {
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 
-/// What the port shows of the shard. Called on the port's own thread: must not wait.
+/// What the port shows of the shard. Called on the port's own thread: must neither wait nor run a
+/// guest on it.
 pub trait Subject: Send + Sync + 'static {
     /// Whether the process can go on; if not, why: restarting it is the only cure. It must say
     /// nothing of the guest, of load, or of other shards, which a restart does not cure.
@@ -42,6 +48,16 @@ pub trait Subject: Send + Sync + 'static {
 
     /// The shard's state, without secrets.
     fn status(&self) -> serde_json::Value;
+
+    /// What would move among so many shards, by the live guest or by that of a component.
+    ///
+    /// # Errors
+    /// When that is not found out.
+    fn plan(
+        &self,
+        shards: u32,
+        component: Option<Bytes>,
+    ) -> impl Future<Output = Result<serde_json::Value, NoPlan>> + Send;
 
     /// Sets the metrics that are looked up rather than counted; called before each rendering.
     fn measure(&self, metrics: &Metrics) {
@@ -123,6 +139,10 @@ impl Drop for Admin {
 }
 
 impl<S: Subject> Handler for Parts<S> {
+    fn refuse(&self, head: &request::Parts, peer: SocketAddr) -> Option<Response<Bytes>> {
+        plan::refuse(head, peer)
+    }
+
     async fn call(&self, request: Request<Bytes>, peer: SocketAddr) -> Response<Bytes> {
         let reads = matches!(*request.method(), Method::GET | Method::HEAD);
         match request.uri().path() {
@@ -141,6 +161,10 @@ impl<S: Subject> Handler for Parts<S> {
                 self.subject.measure(&self.metrics);
                 answer(StatusCode::OK, metrics::CONTENT_TYPE, self.metrics.render())
             }
+            "/plan" if matches!(*request.method(), Method::GET | Method::POST) => {
+                self.plan(request).await
+            }
+            "/plan" => not_allowed("GET, POST"),
             "/drain" if request.method() == Method::POST => self.drain(peer).await,
             "/livez" | "/readyz" | "/startupz" | "/status" | "/metrics" => not_allowed("GET, HEAD"),
             "/drain" => not_allowed("POST"),
@@ -149,11 +173,28 @@ impl<S: Subject> Handler for Parts<S> {
     }
 }
 
+impl<S: Subject> Parts<S> {
+    async fn plan(&self, request: Request<Bytes>) -> Response<Bytes> {
+        let shards = match plan::shards(request.uri()) {
+            Ok(shards) => shards,
+            Err(no_plan) => return plan::told(Err(no_plan)),
+        };
+        let posted = *request.method() == Method::POST;
+        let component = posted.then(|| request.into_body());
+        plan::told(self.subject.plan(shards, component).await)
+    }
+}
+
+/// Whether a peer is on the same machine.
+fn is_here(peer: SocketAddr) -> bool {
+    peer.ip().to_canonical().is_loopback()
+}
+
 impl<S> Parts<S> {
     /// Drains the shard and answers when it has. Only for those on the same machine, such as a
     /// preStop hook: whoever can drain a shard can take its service away.
     async fn drain(&self, peer: SocketAddr) -> Response<Bytes> {
-        if !peer.ip().to_canonical().is_loopback() {
+        if !is_here(peer) {
             return Refusal::Forbidden.response();
         }
         self.drain.begin();
@@ -223,6 +264,15 @@ mod tests {
 
         fn status(&self) -> serde_json::Value {
             serde_json::json!({ "shard": 3 })
+        }
+
+        async fn plan(
+            &self,
+            shards: u32,
+            component: Option<Bytes>,
+        ) -> Result<serde_json::Value, NoPlan> {
+            let length = component.map(|component| component.len());
+            Ok(serde_json::json!([shards, length]))
         }
 
         fn measure(&self, metrics: &Metrics) {
@@ -299,6 +349,24 @@ mod tests {
             text.contains("\nostrakon_store_bytes 4096\n") && text.ends_with("# EOF\n"),
             "{text}"
         );
+    }
+
+    #[tokio::test]
+    async fn a_plan_is_asked_for_with_a_component_or_without() {
+        let (admin, ..) = start();
+        let asked = async |method, path, body: &'static [u8]| {
+            let body = Bytes::from_static(body);
+            let asked = client::send(admin.local_addr(), method, path, body, PATIENCE).await;
+            let (status, answer) = asked.unwrap();
+            (status.as_u16(), serde_json::from_slice(&answer).ok())
+        };
+        let found = |length| Some(serde_json::json!([5, length]));
+        let path = "/plan?shards=5";
+        assert_eq!(asked(Method::GET, path, b"").await, (200, found(None)));
+        let posted = asked(Method::POST, path, b"wasm").await;
+        assert_eq!(posted, (200, found(Some(4))));
+        assert_eq!(asked(Method::GET, "/plan?shards=x", b"").await.0, 400);
+        assert_eq!(asked(Method::DELETE, path, b"").await.0, 405);
     }
 
     #[tokio::test]

@@ -56,6 +56,9 @@ pub struct Metrics {
     peer_credentials_refusals: Counter,
     peer_handshake_failures: Counter,
     certificate_expiry: Family<[(&'static str, &'static str); 1], Gauge<f64, AtomicU64>>,
+    partitions_moved: Counter,
+    partitions_arrived: Counter,
+    partitions_left: Family<[(&'static str, &'static str); 0], Level>,
 }
 
 impl Metrics {
@@ -90,6 +93,9 @@ impl Metrics {
             peer_credentials_refusals: Counter::default(),
             peer_handshake_failures: Counter::default(),
             certificate_expiry: Family::default(),
+            partitions_moved: Counter::default(),
+            partitions_arrived: Counter::default(),
+            partitions_left: Family::default(),
         };
         metrics.registered(version)
     }
@@ -250,6 +256,12 @@ impl Metrics {
             Unit::Seconds,
             self.certificate_expiry.clone(),
         );
+        let help = "Partitions that other shards took from this one and acknowledged";
+        to.register("partitions_moved", help, self.partitions_moved.clone());
+        let help = "Partitions that this shard took from others";
+        to.register("partitions_arrived", help, self.partitions_arrived.clone());
+        let help = "Partitions that this shard has still to look at or to give in a change";
+        to.register("partitions_left", help, self.partitions_left.clone());
 
         self.registry = to;
         self
@@ -401,6 +413,25 @@ impl Metrics {
             }
             None => {
                 self.certificate_expiry.remove(&labels);
+            }
+        }
+    }
+
+    /// Other shards acknowledged `moved` partitions, and `arrived` came from others.
+    pub fn partitions_moved(&self, moved: usize, arrived: usize) {
+        self.partitions_moved.inc_by(moved as u64);
+        self.partitions_arrived.inc_by(arrived as u64);
+    }
+
+    /// This shard has so many partitions still to look at or to give; not shown while that is not
+    /// known.
+    pub fn partitions_left(&self, left: Option<u64>) {
+        match left {
+            Some(left) => {
+                self.partitions_left.get_or_create(&[]).set(left);
+            }
+            None => {
+                self.partitions_left.remove(&[]);
             }
         }
     }

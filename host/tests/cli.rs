@@ -22,7 +22,7 @@ fn check(arguments: &[&str], code: i32, text: &str) {
 #[test]
 fn help_is_for_reading_and_teaches() {
     let commands = [
-        "serve", "dev", "build", "inspect", "pack", "status", "drain",
+        "serve", "dev", "build", "inspect", "pack", "status", "plan", "drain",
     ];
     let output = ostrakon(&["--help"]);
     let help = String::from_utf8_lossy(&output.stdout);
@@ -61,6 +61,11 @@ fn wrong_arguments_are_told_and_exit_with_64() {
         "not a log filter",
     );
     check(&["status", "--timeout", "soon"], 64, "--timeout");
+    check(&["status", "--interval", "1s"], 64, "--watch");
+    check(&["plan"], 64, "--shards <N>");
+    check(&["plan", "--shards", "0"], 64, "1..=1024");
+    let guest = ["plan", "--shards", "3", "--guest", "nowhere"];
+    check(&guest, 74, "cannot read nowhere");
     let delays = "write a delay for each shard";
     check(&["dev", "--propagation", "soon"], 64, delays);
     check(&["dev", "--shards", "0"], 64, "--shards <N>");
@@ -135,7 +140,8 @@ fn where_no_shard_runs_status_and_drain_say_so() {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = port.local_addr().unwrap().to_string();
     drop(port);
-    for command in ["status", "drain"] {
-        check(&[command, "--admin", &address], 69, "cannot connect to");
+    for command in [&["status"][..], &["drain"], &["plan", "--shards", "3"]] {
+        let arguments = [command, &["--admin", &address]].concat();
+        check(&arguments, 69, "cannot connect to");
     }
 }

@@ -29,6 +29,7 @@ use crate::http::Server;
 use crate::lane::{Change, ChangeError, Changed, Lane, Live};
 use crate::metrics::{Listener, Metrics};
 use crate::peers;
+use crate::plan::Planner;
 use crate::readiness::Readiness;
 use crate::secrets::Secrets;
 use crate::service::{Others, Service};
@@ -250,19 +251,20 @@ impl App {
         let limits = Arc::new(ArcSwap::from_pointee(performer::limits(&settings)));
         let settings = Arc::new(ArcSwap::new(settings));
         let engine = Engine::new()?;
+        let guests = Guests {
+            engine: engine.clone(),
+            cache: cache.clone(),
+            kept: kept.clone(),
+            metrics: Arc::clone(&metrics),
+            identity: Identity {
+                ordinal: options.ordinal,
+                shards: 1,
+            },
+        };
         let (cluster, credentials) = match &options.cluster {
             None => None,
             Some(cluster) => {
-                let guests = Guests {
-                    engine: engine.clone(),
-                    cache: cache.clone(),
-                    kept: kept.clone(),
-                    metrics: Arc::clone(&metrics),
-                    identity: Identity {
-                        ordinal: options.ordinal,
-                        shards: 1,
-                    },
-                };
+                let guests = guests.clone();
                 let credentials = PeerCredentials::start(&secrets, cluster.listen, &metrics)?;
                 let part =
                     among_others(options.ordinal, cluster, &lane, guests, &credentials).await?;
@@ -270,6 +272,7 @@ impl App {
             }
         }
         .unzip();
+        let among = cluster.as_ref().map(|(cluster, _)| cluster.clone());
         let performer = Performer {
             engine,
             cache,
@@ -287,7 +290,7 @@ impl App {
                 filter,
                 default_filter: options.log_filter.clone(),
             },
-            cluster: cluster.as_ref().map(|(cluster, _)| cluster.clone()),
+            cluster: among.clone(),
         };
         let last_digest = last_good.as_ref().map(Files::digest);
         let controller = Controller::new(Arc::new(performer), config.observations(), last_good);
@@ -297,6 +300,9 @@ impl App {
             swap: swap.clone(),
             secrets,
             credentials,
+            planner: Planner::new(lane.clone(), guests, among.clone()),
+            cluster: among,
+            runtime: runtime::Handle::current(),
         };
         shard.parts.store(Some(Arc::new(parts)));
         readiness.set_started();

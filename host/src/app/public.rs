@@ -28,7 +28,7 @@ pub(super) struct Public {
 }
 
 impl Handler for Public {
-    fn refuse(&self, head: &request::Parts) -> Option<Response<Bytes>> {
+    fn refuse(&self, head: &request::Parts, _: SocketAddr) -> Option<Response<Bytes>> {
         if self.drain.is_refusing() {
             return Some(self.shutting_down());
         }

@@ -1,20 +1,29 @@
 //! What the admin port shows of the shard.
 
+use std::error::Error;
 use std::fs;
+use std::iter;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwapOption;
+use bytes::Bytes;
+use http::StatusCode;
 use serde_json::{Value, json};
+use tokio::runtime;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use super::credentials::PeerCredentials;
-use crate::admin::Subject;
+use crate::admin::{NoPlan, Subject};
+use crate::cluster::Cluster;
 use crate::lane::{Lane, Place};
 use crate::metrics::Metrics;
+use crate::plan::{self, Planner};
 use crate::readiness::Readiness;
 use crate::secrets::Secrets;
+use crate::survey;
 use crate::swap::Status;
 
 /// The shard, for the admin port, which is open before the shard is.
@@ -32,6 +41,11 @@ pub(super) struct Parts {
     pub(super) swap: watch::Receiver<Status>,
     pub(super) secrets: Secrets,
     pub(super) credentials: Option<PeerCredentials>,
+    /// None where the shard is alone.
+    pub(super) cluster: Option<Cluster>,
+    pub(super) planner: Planner,
+    /// Where what the admin port's thread must not do is done.
+    pub(super) runtime: runtime::Handle,
 }
 
 impl Shard {
@@ -74,6 +88,11 @@ impl Subject for Shard {
             });
             let view = parts.lane.views().get();
             status["topology"] = json!(view.and_then(|view| topology(view.place.as_ref()?)));
+            if let (Some(cluster), Value::Object(topology)) =
+                (&parts.cluster, &mut status["topology"])
+            {
+                topology.insert("progress".to_owned(), json!(cluster.progress()));
+            }
             let problem = parts.secrets.problem().map(|problem| problem.to_string());
             status["secrets"] = json!({ "problem": problem });
             status["peers"] = json!(parts.credentials.as_ref().map(PeerCredentials::status));
@@ -81,12 +100,52 @@ impl Subject for Shard {
         status
     }
 
+    async fn plan(&self, shards: u32, component: Option<Bytes>) -> Result<Value, NoPlan> {
+        let Some(parts) = self.parts.load_full() else {
+            let why = "the shard is starting: try again when it is ready".to_owned();
+            let status = StatusCode::SERVICE_UNAVAILABLE;
+            return Err(NoPlan { status, why });
+        };
+        let planner = parts.planner.clone();
+        let find_out = async move { planner.find_out(shards, component.as_ref()).await };
+        // A set, for it ends what runs when it is dropped: when who asked is gone.
+        let mut finding = JoinSet::new();
+        finding.spawn_on(find_out, &parts.runtime);
+        match finding.join_next().await {
+            Some(Ok(Ok(outcome))) => Ok(json!(outcome)),
+            Some(Ok(Err(error))) => Err(no_plan(&error)),
+            Some(Err(_)) | None => Err(NoPlan {
+                status: StatusCode::INTERNAL_SERVER_ERROR,
+                why: "the host failed to find it out: see its log".to_owned(),
+            }),
+        }
+    }
+
     fn measure(&self, metrics: &Metrics) {
         if let Some(parts) = &*self.parts.load() {
             let (bytes, entries) = self.store_size(parts);
             metrics.store_size(bytes, entries);
             metrics.lane_depth(parts.lane.depth());
+            if let Some(cluster) = &parts.cluster {
+                metrics.partitions_left(cluster.partitions_to_settle());
+            }
         }
+    }
+}
+
+/// Why nothing was found out, as it is answered.
+fn no_plan(error: &plan::Error) -> NoPlan {
+    let status = match error {
+        plan::Error::Shards(_) => StatusCode::BAD_REQUEST,
+        plan::Error::Guest(_) => StatusCode::UNPROCESSABLE_ENTITY,
+        plan::Error::Here(survey::Error::Busy) => StatusCode::TOO_MANY_REQUESTS,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    let causes = iter::successors(Some(error as &dyn Error), |error| (*error).source());
+    let why: Vec<_> = causes.map(ToString::to_string).collect();
+    NoPlan {
+        status,
+        why: why.join(": "),
     }
 }
 

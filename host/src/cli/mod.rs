@@ -8,7 +8,11 @@ mod inspect;
 mod manifest;
 mod ordinal;
 mod pack;
+mod plan;
+mod progress;
 mod serve;
+mod status;
+mod watch;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -38,6 +42,8 @@ Examples:
   ostrakon pack --name kv --guest kv.wasm | kubectl apply --server-side -f -
   ostrakon serve --config-dir /etc/ostrakon/config --data-dir /var/lib/ostrakon
   ostrakon status                              how the shard on this machine is
+  ostrakon status --watch                      how far partitions have moved
+  ostrakon plan --shards 5                     what more shards would move
   ostrakon drain                               for a preStop hook
 
 Exit codes:
@@ -56,7 +62,8 @@ enum Command {
     Build(build::Arguments),
     Inspect(inspect::Arguments),
     Pack(pack::Arguments),
-    Status(client::StatusArguments),
+    Status(status::Arguments),
+    Plan(plan::Arguments),
     Drain(client::DrainArguments),
 }
 
@@ -80,6 +87,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Inspect(arguments) => arguments.run(),
         Command::Pack(arguments) => arguments.run(),
         Command::Status(arguments) => arguments.run(),
+        Command::Plan(arguments) => arguments.run(),
         Command::Drain(arguments) => arguments.run(),
     };
     result.map_or_else(

@@ -109,8 +109,14 @@ impl Answering {
                     Err(error) => Said::Later(error.to_string()),
                 }
             }
-            Ask::Done(epoch) => {
+            Ask::Survey { shards, basis } => match self.cluster.survey_here(shards, basis).await {
+                Ok(owners) => Said::Survey(owners),
+                Err(why) => Said::Later(why),
+            },
+            Ask::Progress => Said::Progress(self.cluster.source()),
+            Ask::Done(epoch, progress) => {
                 let source = Ordinal(peer.ordinal);
+                self.cluster.measured().hear(source, progress);
                 self.cluster.coordinator().done(source, epoch);
                 self.cluster.0.news.notify_one();
                 Said::Plan(self.cluster.plan())

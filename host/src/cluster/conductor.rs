@@ -113,7 +113,7 @@ impl Conductor {
                 cluster.coordinator().done(cluster.0.me, epoch);
                 return Ok(cluster.coordinator().next(plan).is_some());
             }
-            let done = Ask::Done(epoch);
+            let done = Ask::Done(epoch, cluster.source());
             let asked = cluster.ask(Ordinal::COORDINATOR, &done);
             if let Ok(Ok(Said::Plan(Some(plan)))) = timeout(ASK_EVERY, asked).await {
                 cluster.learn(plan).await?;

@@ -177,7 +177,7 @@ impl Cluster {
     /// How many partitions there are here; none where that is not known.
     fn partitions_left(&self) -> Option<u64> {
         let view = self.0.lane.views().get()?;
-        view.snapshot.count_partitions().ok()
+        view.snapshot.count_partitions(None).ok()
     }
 
     fn is_now(&self, is_so: impl Fn(&Place) -> bool) -> bool {

@@ -35,15 +35,20 @@ pub struct Guests {
 
 /// Why a generation's guest cannot be asked.
 #[derive(Debug, thiserror::Error)]
-enum Error {
+pub enum MakeError {
+    /// Its files are nowhere.
     #[error("no shard that can be asked has the generation {0}")]
     Nowhere(Digest),
+    /// They are not those of a generation.
     #[error(transparent)]
     Rejected(#[from] Rejection),
+    /// Its component does not compile.
     #[error(transparent)]
     Compile(#[from] CompileError),
+    /// Its component is not of the contract.
     #[error(transparent)]
     Link(#[from] LinkError),
+    /// It does not pass its check.
     #[error(transparent)]
     Check(#[from] CheckError),
 }
@@ -51,16 +56,15 @@ enum Error {
 impl Guests {
     /// The files of a generation that served here.
     pub(super) fn files(&self, digest: Digest) -> Option<BTreeMap<String, Vec<u8>>> {
-        let files = self.kept.load(digest)?;
-        let contents = files.contents().iter();
-        Some(
-            contents
-                .map(|(name, content)| (name.clone(), content.to_vec()))
-                .collect(),
-        )
+        Some(pack(&self.kept.load(digest)?))
     }
 
-    async fn make(&self, files: &Files) -> Result<Guest, Error> {
+    /// Makes a guest that does not serve: it is given no secret, and nothing of it
+    /// is kept.
+    ///
+    /// # Errors
+    /// When it would be refused.
+    pub async fn make(&self, files: &Files) -> Result<Guest, MakeError> {
         let candidate = Candidate::new(files)?;
         let (engine, cache) = (self.engine.clone(), self.cache.clone());
         let (digest, component) = (candidate.component_digest, candidate.component.clone());
@@ -80,17 +84,30 @@ impl Guests {
     }
 }
 
+/// A generation's files, to be sent.
+pub(super) fn pack(files: &Files) -> BTreeMap<String, Vec<u8>> {
+    let contents = files.contents().iter();
+    contents
+        .map(|(name, content)| (name.clone(), content.to_vec()))
+        .collect()
+}
+
+/// The files that were sent.
+pub(super) fn unpack(files: BTreeMap<String, Vec<u8>>) -> Files {
+    let files = files.into_iter();
+    Files::new(files.map(|(name, bytes)| (name, bytes.into())).collect())
+}
+
 /// Does what takes long on a thread for that.
 #[cfg(not(test))]
-async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(super) async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     let done = tokio::task::spawn_blocking(work).await;
     done.expect("compiling does not panic")
 }
 
 /// Does it here: a simulation has one thread, so that it can be repeated.
 #[cfg(test)]
-#[expect(clippy::unused_async, reason = "it stands for what waits")]
-async fn apart<T>(work: impl FnOnce() -> T) -> T {
+pub(super) async fn apart<T>(work: impl FnOnce() -> T) -> T {
     work()
 }
 
@@ -106,7 +123,7 @@ impl Cluster {
         Ok(Owners { from, to })
     }
 
-    async fn owner(&self, placement: &Placement) -> Result<Arc<Guest>, ChangeError> {
+    pub(super) async fn owner(&self, placement: &Placement) -> Result<Arc<Guest>, ChangeError> {
         let view = self.0.lane.views().get();
         if let Some(view) = &view {
             // Two generations of one version place alike.
@@ -131,11 +148,11 @@ impl Cluster {
             .map_err(|error| ChangeError::Owner(Failure::Trap(error.to_string())))
     }
 
-    async fn make(&self, digest: Digest) -> Result<Guest, Error> {
+    async fn make(&self, digest: Digest) -> Result<Guest, MakeError> {
         let guests = &self.0.guests;
         let files = match guests.kept.load(digest) {
             Some(files) => files,
-            None => self.fetch(digest).await.ok_or(Error::Nowhere(digest))?,
+            None => self.fetch(digest).await.ok_or(MakeError::Nowhere(digest))?,
         };
         let shard = guests.identity.ordinal;
         tracing::debug!(shard, generation = %digest, "a generation's guest is made for its owners");
@@ -149,8 +166,7 @@ impl Cluster {
             if let Ok(Said::Generation(Some(files))) =
                 self.ask(shard, &Ask::Generation(digest)).await
             {
-                let files = files.into_iter();
-                let files = Files::new(files.map(|(name, bytes)| (name, bytes.into())).collect());
+                let files = unpack(files);
                 // Whoever sent it, its digest says that it is this one.
                 if files.digest() == digest {
                     return Some(files);

@@ -6,10 +6,12 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 
+use super::progress::Source;
 use crate::contract::{Reply, Request};
 use crate::digest::Digest;
 use crate::store::Whole;
-use crate::topology::{Batch, Epoch, Incarnation, Moved, Passed, Plan};
+use crate::survey::Owners;
+use crate::topology::{Batch, Epoch, Incarnation, Moved, Passed, Placement, Plan};
 
 /// What one shard asks of another.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -37,8 +39,12 @@ pub(super) enum Ask {
         schema: u32,
         partitions: Vec<Whole>,
     },
-    /// To note that the sender is done with the plan of this epoch.
-    Done(Epoch),
+    /// To note that the sender is done with the plan of this epoch, and how.
+    Done(Epoch, Option<Source>),
+    /// How far it has come with the change under way.
+    Progress,
+    /// Whose its partitions would be among so many shards.
+    Survey { shards: u32, basis: Basis },
     /// The files of a generation.
     Generation(Digest),
 }
@@ -65,6 +71,10 @@ pub(super) enum Said {
     Later(String),
     /// The plan, if there is one.
     Plan(Option<Plan>),
+    /// How far the change has come; none where it is no source that knows of one.
+    Progress(Option<Source>),
+    /// How much of its data would be whose.
+    Survey(Owners),
     /// The batch of this number is stored.
     Acknowledged {
         /// Its number.
@@ -79,6 +89,15 @@ pub(super) enum Said {
     Superseded(Incarnation),
     /// The generation's files, if they are here.
     Generation(Option<BTreeMap<String, Vec<u8>>>),
+}
+
+/// Whose `owner` counts in a survey.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) enum Basis {
+    /// That of a generation that some shard has.
+    Kept(Placement),
+    /// That of a generation with these files, which is not to be kept.
+    Trial(BTreeMap<String, Vec<u8>>),
 }
 
 /// A client's request on its way.
@@ -164,7 +183,6 @@ impl ForwardedReply {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::store::Whole;
 
     /// The bound on a partition's bytes is half of a message's: this is why.

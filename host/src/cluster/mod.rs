@@ -6,6 +6,7 @@
 //! | accepting peers | by `shutdown` | none: accept errors are logged and waited out |
 //! | one for each peer's connection | with it, or by `shutdown` | the peer's fault: logged at debug |
 //! | the conductor | by `shutdown` | what it could not do it tries again |
+//! | measuring a change | by `shutdown` | what it could not count it counts later |
 //! | one for each shard that batches go to | when there are none left, or with the conductor | what it could not send is sent again |
 
 mod answering;
@@ -15,6 +16,8 @@ mod giving;
 mod guests;
 mod holds;
 mod message;
+mod progress;
+mod surveying;
 #[cfg(test)]
 mod simulation;
 
@@ -33,12 +36,16 @@ use crate::peers::{Accept, AnyDial, Endpoint, Identity, Pool, RequestError};
 use crate::peers::{ServeError, Tcp, serve};
 use crate::per_shard::PerShard;
 use crate::service::Service;
+use crate::survey::Surveys;
 use crate::topology::{Coordinator, Incarnation, Ordinal, Plan, Stopped};
 
 use conductor::Conductor;
-pub use guests::Guests;
+pub use guests::{Guests, MakeError};
 use holds::Holds;
 use message::{Ask, Said};
+use progress::Measured;
+pub use progress::{Known, Progress, Source};
+pub use surveying::{Strategy, SurveyError};
 
 /// How long to wait when no connection can be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -73,6 +80,9 @@ struct Inner {
     /// The schema of this shard that all others are known to have reached. A std
     /// mutex: held for a copy.
     reached: Mutex<Option<u32>>,
+    /// A std mutex: held for a look.
+    measured: Mutex<Measured>,
+    surveys: Surveys,
     /// How many ask that no partitions go meanwhile.
     pauses: AtomicUsize,
     /// This process is about to end.
@@ -143,6 +153,8 @@ impl Cluster {
             coordinator: Mutex::default(),
             holds: Mutex::default(),
             reached: Mutex::default(),
+            measured: Mutex::default(),
+            surveys: Surveys::default(),
             pauses: AtomicUsize::new(0),
             stopping: watch::Sender::default(),
             news: Notify::new(),
@@ -165,6 +177,7 @@ impl Cluster {
         let mut down = shutdown.clone();
         let mut tasks = JoinSet::new();
         tasks.spawn(Conductor::new(self.clone()).run(shutdown.clone()));
+        tasks.spawn(progress::watch(self.clone(), shutdown.clone()));
         let handler = Arc::new(answering::Answering {
             cluster: self.clone(),
             service,

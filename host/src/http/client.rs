@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::HOST;
 use http::{Method, Request, StatusCode};
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -64,7 +64,21 @@ pub async fn request(
     path: &str,
     timeout: Duration,
 ) -> Result<(StatusCode, Bytes), Error> {
-    let answer = tokio::time::timeout(timeout, exchange(address, method, path)).await;
+    send(address, method, path, Bytes::new(), timeout).await
+}
+
+/// As [`request`], with a body.
+///
+/// # Errors
+/// When there is no whole answer in time.
+pub async fn send(
+    address: SocketAddr,
+    method: Method,
+    path: &str,
+    body: Bytes,
+    timeout: Duration,
+) -> Result<(StatusCode, Bytes), Error> {
+    let answer = tokio::time::timeout(timeout, exchange(address, method, path, body)).await;
     answer.unwrap_or(Err(Error::Timeout { address, timeout }))
 }
 
@@ -72,12 +86,13 @@ async fn exchange(
     address: SocketAddr,
     method: Method,
     path: &str,
+    body: Bytes,
 ) -> Result<(StatusCode, Bytes), Error> {
     let request = Request::builder()
         .method(method)
         .uri(path)
         .header(HOST, address.to_string())
-        .body(Empty::<Bytes>::new())
+        .body(Full::new(body))
         .map_err(|source| Error::Path {
             path: path.to_owned(),
             source,

@@ -26,9 +26,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// What answers requests.
 pub trait Handler: Send + Sync + 'static {
-    /// The answer to a request whose body is not to be read, if it is such a one.
-    fn refuse(&self, head: &request::Parts) -> Option<Response<Bytes>> {
-        let _ = head;
+    /// The answer to a request from `peer` whose body is not to be read, if it is such a one.
+    fn refuse(&self, head: &request::Parts, peer: SocketAddr) -> Option<Response<Bytes>> {
+        let _ = (head, peer);
         None
     }
 

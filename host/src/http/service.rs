@@ -59,7 +59,7 @@ impl<H: Handler> Requests<H> {
         request: Request<Incoming>,
     ) -> Result<(Request<Bytes>, Option<Held>), Response<Bytes>> {
         let (head, body) = request.into_parts();
-        if let Some(response) = self.handler.refuse(&head) {
+        if let Some(response) = self.handler.refuse(&head, self.peer) {
             return Err(response);
         }
         if body.is_end_stream() {

@@ -45,7 +45,7 @@ impl Drop for OnDrop<'_> {
 }
 
 impl Handler for Echo {
-    fn refuse(&self, head: &request::Parts) -> Option<Response<Bytes>> {
+    fn refuse(&self, head: &request::Parts, _: SocketAddr) -> Option<Response<Bytes>> {
         (head.uri.path() == "/refused").then(|| Refusal::ShuttingDown.response())
     }
 

@@ -6,6 +6,7 @@
 //! go. Swaps and migrations are messages in the same queue, so they happen
 //! between requests.
 
+mod counting;
 mod pace;
 mod parts;
 mod place;

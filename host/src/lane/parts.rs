@@ -83,7 +83,7 @@ impl Place {
 }
 
 /// The least key that a cursor has not passed; none: any.
-fn first_after(cursor: &Cursor) -> Option<Vec<u8>> {
+pub(super) fn first_after(cursor: &Cursor) -> Option<Vec<u8>> {
     match cursor {
         Cursor::Start => None,
         Cursor::Through(last) => Some([last, &[0][..]].concat()),
@@ -125,13 +125,14 @@ impl Worker {
         let snapshot = self.snapshot()?;
         let mut owners = self.block_on(place.next_owners())?;
         let mut parts = BTreeMap::<Ordinal, Vec<Vec<u8>>>::new();
-        let (mut partitions, mut bytes) = (0, 0);
+        let (mut passed, mut partitions, mut bytes) = (0, 0, 0);
         let mut start = first_after(place.shard.cursor());
         let cursor = 'looking: loop {
             let page = snapshot.measure(start.as_deref(), PAGE)?;
             for (partition, size) in page.entries {
                 let owner = self.block_on(owners.owner(&partition));
                 let owner = Ordinal(owner.map_err(ChangeError::Owner)?);
+                passed += 1;
                 if owner != me {
                     parts.entry(owner).or_default().push(partition.clone());
                     partitions += 1;
@@ -149,6 +150,9 @@ impl Worker {
         };
         let to: BTreeSet<_> = parts.keys().copied().collect();
         place.shard.step(cursor.clone(), &to);
+        place.tally.passed += passed;
+        place.tally.given += partitions as u64;
+        place.tally.is_through = cursor == Cursor::End;
         for (to, kept) in place.shard.outboxes() {
             let last = kept.back().map(|range| range.number);
             if let (Some(number), Some(part)) = (last, parts.remove(&to)) {

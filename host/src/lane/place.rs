@@ -9,7 +9,7 @@ use super::worker::Worker;
 use crate::guest::{Failure, Guest};
 use crate::store::{CommitError, ReadError, Transfer, Whole, begin_migration_of};
 use crate::topology::{Authority, Batch, Cursor, Incarnation, Ordinal, Passed, Plan};
-use crate::topology::{Received, Shard, Stopped};
+use crate::topology::{Received, Shard, Stopped, Tally};
 
 /// Where this shard stands among the others.
 #[derive(Clone, Debug)]
@@ -23,6 +23,8 @@ pub struct Place {
     pub owners: Option<Owners>,
     /// What is in the batches, as far as it is known.
     pub(super) parts: Parts,
+    /// What became of its partitions in the last change.
+    pub tally: Tally,
 }
 
 /// The guests whose `owner` counts under a plan.
@@ -119,6 +121,7 @@ impl Place {
     /// A shard's place, without what is not stored.
     pub(super) fn of(shard: Shard, store: u128) -> Self {
         Self {
+            tally: Tally::resumed(&shard),
             shard,
             store,
             owners: None,
@@ -201,6 +204,9 @@ impl Worker {
             }
             Change::Learn(plan, owners) => {
                 let is_newer = next.shard.learn(&plan)?;
+                if is_newer && !plan.is_stable() {
+                    next.tally = Tally::begun(&next.shard);
+                }
                 if is_newer || next.shard.plan() == Some(&plan) {
                     next.owners = Some(owners);
                 }
@@ -220,6 +226,9 @@ impl Worker {
                         Some(stored) if stored > schema => self.migrated(schema, partitions)?,
                         _ => return Ok(Changed::OtherSchema(stored)),
                     };
+                    let cursor = next.shard.cursor();
+                    let ahead = transfer.arriving().filter(|key| !cursor.covers(key));
+                    next.tally.arrived_ahead += ahead.count() as u64;
                 }
                 Changed::Received(received)
             }
@@ -232,6 +241,7 @@ impl Worker {
                     let snapshot = self.snapshot()?;
                     let part = place.part(&snapshot, by, &range);
                     transfer.left = self.block_on(part)?;
+                    next.tally.acknowledged += transfer.left.len() as u64;
                     next.parts.forget(by, number);
                 }
                 if step_within.is_some_and(|most| next.shard.is_within(most)) {
@@ -285,11 +295,15 @@ impl Worker {
                     let known = [before, &next].map(|place| (place.shard.plan(), &place.owners));
                     let of_plan = known.iter().find(|(plan, _)| *plan == stored.shard.plan());
                     stored.owners = of_plan.and_then(|(_, owners)| (*owners).clone());
+                    let is_next = stored.shard == next.shard;
+                    stored.tally = if is_next { next.tally } else { before.tally };
                     self.place = Some(Arc::new(stored));
                 }
                 self.publish();
                 return Err(error.into());
             }
+            let (moved, arrived) = (transfer.left.len(), transfer.arriving().count());
+            self.metrics.partitions_moved(moved, arrived);
             self.place = Some(Arc::new(next));
             self.committed();
         } else if !next.has_the_owners_of(before) {

@@ -33,7 +33,7 @@ pub(super) struct Worker {
     pub(super) asked: u64,
     views: Views,
     pub(super) state: Arc<State>,
-    metrics: Arc<Metrics>,
+    pub(super) metrics: Arc<Metrics>,
     live: Option<(Live, Arc<Guest>)>,
 }
 

@@ -68,11 +68,11 @@ impl Apart {
 }
 
 #[cfg(target_os = "linux")]
-fn lower_priority() {
+pub(crate) fn lower_priority() {
     // On Linux this is the calling thread's. Where it is not allowed, the
     // thread just has the same priority as the others.
     let _ = rustix::process::setpriority_process(None, NICE);
 }
 
 #[cfg(not(target_os = "linux"))]
-fn lower_priority() {}
+pub(crate) fn lower_priority() {}

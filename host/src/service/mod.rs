@@ -20,6 +20,7 @@ use crate::metrics::Metrics;
 use crate::store::CommitError;
 use crate::topology::{Authority, Ordinal, Passed};
 use apart::Apart;
+pub(crate) use apart::lower_priority;
 pub use others::{Boxed, Forwarded, Others, Part};
 use routing::{Asker, Known};
 use waiting::{Waiting, Waits};

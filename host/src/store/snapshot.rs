@@ -61,13 +61,13 @@ impl Snapshot {
         Ok(self.entries.len()?)
     }
 
-    /// Counts the partitions, by going through all of them.
+    /// Counts the partitions from `start` (included) on, by going through them.
     ///
     /// # Errors
     /// When the disk fails.
-    pub fn count_partitions(&self) -> Result<u64, ReadError> {
+    pub fn count_partitions(&self, start: Option<&[u8]>) -> Result<u64, ReadError> {
         let mut count = 0;
-        let mut start = None::<Vec<u8>>;
+        let mut start = start.map(<[u8]>::to_vec);
         loop {
             let page = self.partitions(start.as_deref(), None, usize::MAX)?;
             count += page.entries.len() as u64;

@@ -33,6 +33,13 @@ pub struct Whole {
     pub entries: Vec<Entry>,
 }
 
+impl Transfer {
+    /// The keys of the partitions that come, in order.
+    pub fn arriving(&self) -> impl Iterator<Item = &[u8]> {
+        self.arrived.iter().map(|whole| &*whole.partition)
+    }
+}
+
 impl Store {
     /// Makes a transfer durable, whole, and gives the view with it.
     ///

@@ -77,6 +77,16 @@ impl Candidate {
     }
 }
 
+/// A volume's files with another component, plain or packed, in place of theirs.
+pub fn with_component(files: &Files, component: Bytes) -> Files {
+    let mut contents = BTreeMap::clone(files.contents());
+    contents.retain(|name, _| name != PLAIN && name != PACKED);
+    let is_packed = component.starts_with(&zstd::zstd_safe::MAGICNUMBER.to_le_bytes());
+    let name = if is_packed { PACKED } else { PLAIN };
+    contents.insert(name.to_owned(), component);
+    Files::new(contents)
+}
+
 impl fmt::Debug for Candidate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Candidate")

@@ -7,7 +7,7 @@ mod machine;
 mod performer;
 mod status;
 
-pub use candidate::{Candidate, Rejection};
+pub use candidate::{Candidate, Rejection, with_component};
 pub use controller::Controller;
 pub use kept::Kept;
 pub use machine::{Action, Effect, Event, Live, Refusal, State, Step};

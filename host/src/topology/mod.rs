@@ -28,6 +28,7 @@ mod coordinator;
 mod listing;
 mod plan;
 mod shard;
+mod tally;
 
 #[cfg(test)]
 mod tests;
@@ -36,3 +37,4 @@ pub use coordinator::Coordinator;
 pub use listing::Moved;
 pub use plan::{Cursor, Epoch, Incarnation, Ordinal, Placement, Plan};
 pub use shard::{Authority, Batch, Passed, Range, Received, Shard, Stopped};
+pub use tally::{Counted, Tally};

@@ -345,7 +345,7 @@ impl<'a> World<'a> {
             let view = process.lane.views().get();
             let is_empty = view.is_some_and(|view| {
                 view.snapshot
-                    .count_partitions()
+                    .count_partitions(None)
                     .is_ok_and(|count| count == 0)
             });
             if is_empty && shard >= self.asked.0 {

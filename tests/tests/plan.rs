@@ -1,0 +1,427 @@
+//! What a plan says is what a change then does, to the partition and the byte; and while it does
+//! it, what is said of how far it has come is true.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::process::{Command, Output, Stdio};
+
+use ostrakon_tests::client::{Client, Response};
+use ostrakon_tests::host::{Files, Host, Shard, binary, config, guest};
+use ostrakon_tests::set::StatefulSet;
+use serde_json::Value;
+
+const KEYS: usize = 300;
+
+fn kv(sharding: &str, more: &[(&str, &str)]) -> Files {
+    config(&guest("kv"), &[&[("sharding", sharding)], more].concat())
+}
+
+/// Stores so many keys, with values of different lengths.
+fn fill(client: &mut Client, keys: usize) {
+    for key in 0..keys {
+        let put = client.put(&format!("/kv/key-{key}"), &vec![b'x'; key % 50 + 1]);
+        assert_eq!(put.expect("an answer").status, 201);
+    }
+}
+
+/// The number of keys in a shard: in the key/value guest each is a partition.
+fn keys(client: &mut Client) -> u64 {
+    let all = client.get("/allKeys").expect("an answer");
+    let keys = all.text().split(',').filter(|key| !key.is_empty());
+    keys.count() as u64
+}
+
+fn plan(admin: SocketAddr, shards: u32, component: Option<&[u8]>) -> Response {
+    let method = if component.is_some() { "POST" } else { "GET" };
+    let path = format!("/plan?shards={shards}");
+    let asked = Client::new(admin).send(method, &path, &[], component.unwrap_or_default());
+    asked.expect("an answer")
+}
+
+fn found(response: &Response) -> Value {
+    assert_eq!(response.status, 200, "{}", response.text());
+    serde_json::from_slice(&response.body).expect("a plan is JSON")
+}
+
+fn number(value: &Value) -> u64 {
+    value
+        .as_u64()
+        .unwrap_or_else(|| panic!("{value} is no number"))
+}
+
+fn list(value: &Value) -> &Vec<Value> {
+    value
+        .as_array()
+        .unwrap_or_else(|| panic!("{value} is no list"))
+}
+
+/// The partitions that move, by the shard at one end.
+fn moves(plan: &Value, end: &str) -> BTreeMap<u64, u64> {
+    let mut moves = BTreeMap::new();
+    for one in list(&plan["moves"]) {
+        *moves.entry(number(&one[end])).or_default() += number(&one["partitions"]);
+    }
+    moves
+}
+
+fn metric(set: &StatefulSet, shard: u32, name: &str) -> u64 {
+    let metrics = set.admin(shard, "GET", "/metrics").expect("an answer");
+    let line = metrics.text().lines().find_map(|line| {
+        let (series, value) = line.rsplit_once(' ')?;
+        (series.trim_end_matches("{}") == name).then(|| value.parse().expect("it counts"))
+    });
+    line.unwrap_or_else(|| panic!("{name} is not in {}", metrics.text()))
+}
+
+/// Asks what a change would move, makes it, and checks that it was this.
+fn check(set: &StatefulSet, asked: u32, from: u32, to: u32) {
+    let addresses = set.options.addresses;
+    let planned = found(&plan(addresses.admin(asked), to, None));
+    assert_eq!(
+        (&planned["shards_now"], &planned["moving"]),
+        (&from.into(), &false.into())
+    );
+    assert_eq!(planned["total"]["partitions"], KEYS);
+    let mut has: Vec<_> = (0..from)
+        .map(|shard| keys(&mut set.client(shard)))
+        .collect();
+    has.resize(from.max(to) as usize, 0);
+    let now: Vec<_> = list(&planned["shards"])
+        .iter()
+        .map(|shard| number(&shard["now"]["partitions"]))
+        .collect();
+    assert_eq!(now, has);
+
+    let counters = |name| -> Vec<u64> {
+        (0..from.min(to))
+            .map(|shard| metric(set, shard, name))
+            .collect()
+    };
+    let (moved, arrived) = (
+        "ostrakon_partitions_moved_total",
+        "ostrakon_partitions_arrived_total",
+    );
+    let before = [moved, arrived].map(counters);
+    set.scale(to);
+    for (shard, planned) in (0..to).zip(list(&planned["shards"])) {
+        let has = keys(&mut set.client(shard));
+        assert_eq!(
+            planned["then"]["partitions"], has,
+            "in shard {shard}: {planned}"
+        );
+    }
+    // The coordinator knows of all, also of those that have left.
+    let status = set.status(0).expect("it answers");
+    let progress = &status["topology"]["progress"];
+    assert_eq!(progress["moving"], false, "{progress:#}");
+    let sources: BTreeMap<_, _> = list(&progress["sources"])
+        .iter()
+        .map(|source| {
+            assert_eq!(
+                (&source["left"], &source["resumed"]),
+                (&0.into(), &false.into()),
+                "{source:#}"
+            );
+            (number(&source["shard"]), number(&source["moved"]))
+        })
+        .collect();
+    let mut given = moves(&planned, "from");
+    let all = (0..u64::from(from)).map(|shard| (shard, given.remove(&shard).unwrap_or(0)));
+    assert_eq!(sources, all.collect(), "{planned:#}");
+    let after = [moved, arrived].map(counters);
+    for shard in 0..from.min(to) {
+        let of = |ends: &BTreeMap<u64, u64>| ends.get(&shard.into()).copied().unwrap_or(0);
+        let at = shard as usize;
+        assert_eq!(
+            after[0][at] - before[0][at],
+            of(&moves(&planned, "from")),
+            "from {shard}"
+        );
+        assert_eq!(
+            after[1][at] - before[1][at],
+            of(&moves(&planned, "to")),
+            "to {shard}"
+        );
+        assert_eq!(metric(set, shard, "ostrakon_partitions_left"), 0);
+    }
+
+    let again = found(&plan(addresses.admin(0), to, None));
+    assert_eq!(
+        (&again["moved"]["partitions"], &again["moves"]),
+        (&0.into(), &Value::Array(vec![]))
+    );
+    for (shard, planned) in list(&again["shards"]).iter().zip(list(&planned["shards"])) {
+        assert_eq!(shard["now"], planned["then"]);
+    }
+}
+
+#[test]
+fn a_change_moves_what_the_plan_said() {
+    let mut set = StatefulSet::new(&kv("jump", &[]), 3);
+    set.start();
+    fill(&mut set.client(1), KEYS);
+    // Whichever shard is asked.
+    check(&set, 1, 3, 5);
+    check(&set, 4, 5, 2);
+    check(&set, 0, 2, 1);
+    check(&set, 0, 1, 2);
+}
+
+#[test]
+fn a_component_is_asked_before_it_is_anything_and_leaves_nothing() {
+    // The keys begin alike: by the first character they are all one shard's.
+    let mut set = StatefulSet::new(&kv("modulo", &[]), 3);
+    set.start();
+    fill(&mut set.client(0), KEYS);
+    let admin = set.options.addresses.admin(1);
+    let live = found(&plan(admin, 3, None));
+    assert_eq!(live["moved"]["partitions"], 0);
+    let warnings = list(&live["warnings"]);
+    assert_eq!(warnings.len(), 1, "{live:#}");
+    let text = warnings[0].as_str().expect("a warning is text");
+    assert!(
+        text.contains("would have 3.00 times the mean of partitions"),
+        "{text}"
+    );
+
+    // Another guest, which every shard asks by the default, a consistent hash.
+    let other = found(&plan(admin, 3, Some(&guest("counter"))));
+    assert_eq!(other["guest"]["name"], "counter", "{other:#}");
+    assert_eq!(list(&other["warnings"]).len(), 0, "{other:#}");
+    let then = |plan: &Value| -> Vec<u64> {
+        list(&plan["shards"])
+            .iter()
+            .map(|shard| number(&shard["then"]["partitions"]))
+            .collect()
+    };
+    assert!(then(&other).iter().all(|shard| *shard > 60), "{other:#}");
+    let all = |plan: &Value| then(plan).into_iter().sum::<u64>();
+    assert_eq!((all(&live), all(&other)), (KEYS as u64, KEYS as u64));
+
+    let refused = plan(admin, 3, Some(b"hello"));
+    assert_eq!(refused.status, 422);
+    assert_eq!(
+        refused.text(),
+        "the guest would be refused: the guest is not WebAssembly; make it with `ostrakon build`\n"
+    );
+    for shard in 0..3 {
+        let status = set.status(shard).expect("it answers");
+        assert_eq!(status["generation"]["generation"], 1);
+        assert_eq!(
+            (&status["candidate"], &status["last_refused"]),
+            (&Value::Null, &Value::Null)
+        );
+        let kept = fs::read_dir(set.data(shard).join("generations")).expect("it is there");
+        assert_eq!(kept.count(), 1, "of the live one");
+        let compiled = fs::read_dir(set.data(shard).join("compiled")).expect("it is there");
+        assert!(compiled.count() <= 1, "of the live one");
+    }
+}
+
+fn ostrakon(arguments: &[&str]) -> Output {
+    let output = Command::new(binary()).args(arguments).output();
+    output.expect("the binary is built with its tests")
+}
+
+#[test]
+fn a_shard_that_is_alone_can_plan_and_says_so_to_people() {
+    let shard = Shard::new(&kv("jump", &[]));
+    let host = shard.start();
+    fill(&mut host.client(), 100);
+    let planned = found(&plan(host.admin, 4, None));
+    let from: Vec<_> = moves(&planned, "from").into_keys().collect();
+    let to: Vec<_> = moves(&planned, "to").into_keys().collect();
+    assert_eq!((from, to), (vec![0], vec![1, 2, 3]), "{planned:#}");
+
+    let admin = host.admin.to_string();
+    let output = ostrakon(&["plan", "--shards", "4", "--admin", &admin]);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{output:?}");
+    let heading = "from 1 shard to 4 shards, by `owner` of kv ";
+    assert!(said.starts_with(heading), "{said}");
+    let total = format!("{} of 100 partitions move", planned["moved"]["partitions"]);
+    assert!(said.contains(&total), "{said}");
+    let json = ostrakon(&["plan", "--shards", "4", "--json", "--admin", &admin]);
+    assert_eq!(
+        serde_json::from_slice::<Value>(&json.stdout).expect("JSON"),
+        planned
+    );
+
+    // A hundred bytes more are a hundred more.
+    let longer = vec![b'x'; 101];
+    let put = host.client().put("/kv/key-0", &longer).expect("an answer");
+    assert_eq!(put.status, 204);
+    let bytes = |plan: &Value| number(&plan["total"]["bytes"]);
+    let more = found(&plan(host.admin, 4, None));
+    assert_eq!(bytes(&more), bytes(&planned) + 100);
+
+    for (shards, text) in [(0, "0 shards cannot be"), (1025, "ask for 1 to 1024")] {
+        let refused = plan(host.admin, shards, None);
+        assert!(
+            refused.status == 400 && refused.text().contains(text),
+            "{refused:?}"
+        );
+    }
+    let component = ostrakon(&[
+        "plan",
+        "--shards",
+        "4",
+        "--admin",
+        &admin,
+        "--guest",
+        "Cargo.toml",
+    ]);
+    let said = String::from_utf8_lossy(&component.stderr);
+    assert_eq!(component.status.code(), Some(64), "{said}");
+    assert!(said.contains("the guest is not WebAssembly"), "{said}");
+}
+
+/// Shards in a part of 127.0.0.0/8 that no other test has, `count` at most.
+fn shards(part: u8, count: u32, files: &Files) -> Vec<Shard> {
+    let shard = |ordinal: u32| {
+        let mut shard = Shard::new(files);
+        shard.ordinal = ordinal;
+        let peers = format!("127.7.{part}.{{1}}:7070");
+        let listen = format!("127.7.{part}.{}:7070", ordinal + 1);
+        let arguments = ["--peers", &peers, "--peer-listen", &listen];
+        shard.arguments = arguments.map(str::to_owned).to_vec();
+        shard
+    };
+    (0..count).map(shard).collect()
+}
+
+fn among(count: u32) -> Files {
+    kv(
+        "jump",
+        &[("ostrakon.toml", &format!("[cluster]\nshards = {count}"))],
+    )
+}
+
+fn publish(shards: &mut [Shard], count: u32) {
+    for shard in shards {
+        shard.config.publish(&among(count)).expect("published");
+    }
+}
+
+fn wait_for_shards(host: &Host, count: u32) -> Value {
+    host.wait_for_status("the topology", |status| {
+        status["topology"]["shards"] == count && status["topology"]["stable"] == true
+    })
+}
+
+/// What the coordinator says of a source.
+fn source(status: &Value, shard: usize) -> &Value {
+    &status["topology"]["progress"]["sources"][shard]
+}
+
+#[test]
+fn what_is_left_and_what_is_moved_is_all_there_is_at_every_moment() {
+    let mut shards = shards(44, 2, &among(1));
+    let first = shards[0].start();
+    wait_for_shards(&first, 1);
+    fill(&mut first.client(), KEYS);
+    publish(&mut shards, 2);
+    // There is nobody yet who takes any.
+    let still = first.wait_for_status("a source that stands still", |status| {
+        source(status, 0)["left"] == KEYS && source(status, 0)["rate"] == 0.0
+    });
+    assert_eq!(source(&still, 0)["seconds_left"], Value::Null);
+    assert_eq!(first.metric("ostrakon_partitions_left"), KEYS as u64);
+    let shown = ostrakon(&["status", "--admin", &first.admin.to_string()]);
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    let bar = "shard 0 [........................]   0 % 300 left, 0 moved, 0/s, standing still\n";
+    assert!(shown.ends_with(bar), "{shown}");
+
+    // Told on, line by line, where there is no terminal.
+    let mut watching = Command::new(binary())
+        .args(["status", "--watch", "--interval", "10ms"])
+        .args(["--admin", &first.admin.to_string()])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the binary is built with its tests");
+    let said = BufReader::new(watching.stdout.take().expect("it was piped"));
+    let mut said = said.lines().map(|line| line.expect("it is text"));
+    let moving = "data moves from 1 shards to 2";
+    assert!(said.next().is_some_and(|line| line.ends_with(moving)));
+    assert_eq!(said.next().as_deref(), Some(bar.trim_end()));
+
+    let second = shards[1].start();
+    let moved = first.wait_for_status("the end", |status| {
+        let source = source(status, 0);
+        if let Some(left) = source["left"].as_u64() {
+            let settled = number(&source["moved"]) + number(&source["stayed"]);
+            assert_eq!(left + settled, KEYS as u64, "{source:#}");
+        }
+        status["topology"]["shards"] == 2 && status["topology"]["stable"] == true
+    });
+    wait_for_shards(&second, 2);
+    let moved = number(&source(&moved, 0)["moved"]);
+    assert_eq!(moved, keys(&mut second.client()));
+    assert!(moved > 100, "about a half: {moved}");
+    // The other is no source.
+    assert_eq!(second.status()["topology"]["progress"], Value::Null);
+    let end = "2 shards have everything";
+    assert!(said.any(|line| line.ends_with(end)), "the watch ends");
+    watching.kill().expect("it goes on by itself");
+    watching.wait().expect("it was killed");
+}
+
+#[test]
+fn a_source_that_is_away_is_named_with_what_it_said_last() {
+    let mut shards = shards(45, 4, &among(3));
+    let first = shards[0].start();
+    let second = shards[1].start();
+    let third = shards[2].start();
+    for host in [&first, &second, &third] {
+        wait_for_shards(host, 3);
+    }
+    fill(&mut first.client(), KEYS);
+    let count = keys(&mut third.client());
+    publish(&mut shards, 4);
+    // The fourth is not there: nothing moves.
+    let known = |status: &Value| source(status, 2)["left"] == count;
+    first.wait_for_status("what a source has", |status| {
+        known(status) && source(status, 2)["away"] == false
+    });
+    // Each but the coordinator shows its own.
+    let own = third.wait_for_status("its own", |status| {
+        known(&serde_json::json!({
+            "topology": { "progress": { "sources": [null, null, source(status, 0)] } }
+        }))
+    });
+    assert_eq!(list(&own["topology"]["progress"]["sources"]).len(), 1);
+    third.kill();
+    first.wait_for_status("that it is away", |status| {
+        known(status) && source(status, 2)["away"] == true
+    });
+    let refused = plan(first.admin, 5, None);
+    let text = refused.text();
+    assert!(
+        refused.status == 503 && text.contains("shard 2 is away"),
+        "{refused:?}"
+    );
+
+    let third = shards[2].start();
+    first.wait_for_status("that it is back, and has counted anew", |status| {
+        let source = source(status, 2);
+        known(status) && source["away"] == false && source["resumed"] == true
+    });
+    // One that has nothing yet may have something the next moment.
+    let refused = plan(second.admin, 5, None);
+    let text = refused.text();
+    assert!(
+        refused.status == 503 && text.contains("shard 3 is away"),
+        "{refused:?}"
+    );
+    let fourth = shards[3].start();
+    let ended = wait_for_shards(&first, 4);
+    assert_eq!(
+        (&source(&ended, 2)["left"], &source(&ended, 2)["away"]),
+        (&0.into(), &false.into())
+    );
+    for host in [second, third, fourth] {
+        wait_for_shards(&host, 4);
+    }
+}
