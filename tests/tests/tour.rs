@@ -1,8 +1,7 @@
 //! The tour of a cluster that grows and shrinks, as a person takes it.
 
-use std::fs;
-use std::io::{BufRead as _, BufReader};
-use std::process::{Child, Command, Output, Stdio};
+use std::fs::{self, File};
+use std::process::{Child, Command};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -34,8 +33,9 @@ impl Tour {
             .arg(component)
             .arg("--ostrakon")
             .arg(binary())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            // Files: what it leaves running would hold a pipe open.
+            .stdout(File::create(directory.path().join("stdout")).unwrap())
+            .stderr(File::create(directory.path().join("stderr")).unwrap())
             .spawn()
             .expect("it is built with the workspace");
         Self {
@@ -45,52 +45,79 @@ impl Tour {
         }
     }
 
-    /// Reads what it says up to a line with this in it.
-    fn read_to(&mut self, text: &str) {
-        let output = self.child.stdout.as_mut().unwrap();
-        // Unbuffered beyond the line, so that the rest is there for later.
-        let mut lines = BufReader::with_capacity(1, output).lines();
-        let found = lines.find(|line| line.as_ref().is_ok_and(|line| line.contains(text)));
-        assert!(found.is_some(), "{text:?} does not come");
-    }
-
-    /// Waits for its end; gives what it said, when nothing of it runs any more.
-    fn end(self) -> (Output, TempDir) {
-        let output = self.child.wait_with_output().unwrap();
-        let address = format!("{}:", self.net.first());
+    /// Waits for a line with this in it.
+    fn wait_for(&self, text: &str) {
         let deadline = Instant::now() + PATIENCE;
-        while let Some(left) = process_with(&address) {
-            assert!(Instant::now() < deadline, "it has left {left:?} running");
+        while !self.said("stdout").contains(text) {
+            let said = [self.said("stdout"), self.said("stderr")].concat();
+            assert!(Instant::now() < deadline, "{text:?} does not come: {said}");
             thread::sleep(Duration::from_millis(1));
         }
-        (output, self.directory)
+    }
+
+    fn said(&self, to: &str) -> String {
+        fs::read_to_string(self.directory.path().join(to)).unwrap()
+    }
+
+    /// Waits for its end, when nothing of it runs any more; gives the exit code.
+    fn end(&mut self) -> Option<i32> {
+        let address = self.net.first().to_string();
+        // Five stations, and other tests meanwhile.
+        let deadline = Instant::now() + 5 * PATIENCE;
+        loop {
+            let ended = self.child.try_wait().unwrap();
+            let left = process_with(&address);
+            if let (Some(status), None) = (ended, &left) {
+                return status.code();
+            }
+            let said = [self.said("stdout"), self.said("stderr")].concat();
+            assert!(Instant::now() < deadline, "{left:?} runs on: {said}");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// What Ctrl-C does.
+    fn interrupt(&self) {
+        let id = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-INT", &id]).status();
+        assert!(sent.unwrap().success());
+    }
+
+    /// How much it left in the directory for what is temporary.
+    fn left(&self) -> usize {
+        let left = fs::read_dir(self.directory.path().join("temporary"));
+        left.unwrap().count()
     }
 }
 
-/// What it left in the directory for what is temporary.
-fn left_in(directory: &TempDir) -> usize {
-    let left = fs::read_dir(directory.path().join("temporary")).unwrap();
-    left.count()
+impl Drop for Tour {
+    fn drop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            // It ends its shards; killed, it could not.
+            self.interrupt();
+            let _ = self.child.wait();
+        }
+    }
 }
 
-/// The command line of a process that was given this.
-fn process_with(argument: &str) -> Option<String> {
+/// The command line of a process that was given this address, or this and a port.
+fn process_with(address: &str) -> Option<String> {
     let processes = fs::read_dir("/proc").unwrap().flatten();
     let mut commands =
         processes.filter_map(|process| fs::read(process.path().join("cmdline")).ok());
     let command = commands.find(|command| {
         let mut arguments = command.split(|byte| *byte == 0);
-        arguments.any(|given| given.starts_with(argument.as_bytes()))
+        arguments.any(|given| given.split(|byte| *byte == b':').next() == Some(address.as_bytes()))
     });
     command.map(|command| String::from_utf8_lossy(&command).replace('\0', " "))
 }
 
 #[test]
 fn three_shards_become_five_and_two_and_no_client_notices() {
-    let (output, directory) = Tour::begin().end();
-    let said = String::from_utf8(output.stdout).unwrap();
-    let wrong = String::from_utf8(output.stderr).unwrap();
-    assert_eq!((output.status.code(), &*wrong), (Some(0), ""), "{said}");
+    let mut tour = Tour::begin();
+    let code = tour.end();
+    let said = tour.said("stdout");
+    assert_eq!((code, &*tour.said("stderr")), (Some(0), ""), "{said}");
     let last = said.lines().last().unwrap();
     let (requests, rest) = last.split_once(" requests over 3 -> 5 -> 2, ").unwrap();
     let requests: u64 = requests.replace(',', "").parse().unwrap();
@@ -109,36 +136,32 @@ fn three_shards_become_five_and_two_and_no_client_notices() {
         assert!(said.contains(&shown), "{shown}\nis not in\n{said}");
     }
     assert!(said.contains("shard 4 | has ended"), "{said}");
-    assert_eq!(left_in(&directory), 0);
+    assert_eq!(tour.left(), 0);
 }
 
 #[test]
 fn a_key_that_is_lost_fails_the_tour() {
     let mut tour = Tour::begin();
-    tour.read_to("2. ");
+    tour.wait_for("2. ");
     let mut client = Client::new((tour.net.first(), 8080).into());
     let deleted = client.send("DELETE", "/kv/q", &[], b"").unwrap();
     assert_eq!(deleted.status, 204);
-    let (output, directory) = tour.end();
-    let wrong = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{wrong}");
+    let code = tour.end();
+    let wrong = tour.said("stderr");
+    assert_eq!(code, Some(1), "{wrong}");
     let expected = "the smart client sees \"hhhhhhhhhhhhhhhhmhhhhhhhhh";
     assert!(wrong.contains(expected), "{wrong}");
     // For a look at what happened.
-    assert_eq!(left_in(&directory), 1);
+    assert_eq!(tour.left(), 1);
 }
 
 #[test]
 fn one_that_is_interrupted_leaves_nothing() {
     for station in ["starts on", "2. ", "shard 3 | starts"] {
         let mut tour = Tour::begin();
-        tour.read_to(station);
-        let id = tour.child.id().to_string();
-        let sent = Command::new("kill").args(["-INT", &id]).status();
-        assert!(sent.unwrap().success());
-        let (output, directory) = tour.end();
-        let wrong = String::from_utf8(output.stderr).unwrap();
-        assert_eq!((output.status.code(), &*wrong), (Some(130), ""));
-        assert_eq!(left_in(&directory), 0, "after {station:?}");
+        tour.wait_for(station);
+        tour.interrupt();
+        assert_eq!((tour.end(), &*tour.said("stderr")), (Some(130), ""));
+        assert_eq!(tour.left(), 0, "after {station:?}");
     }
 }
