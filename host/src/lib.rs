@@ -4,6 +4,7 @@
 //! of a swap through these modules. A module uses those above it, never those
 //! below.
 
+mod blocking;
 pub mod contract;
 pub mod digest;
 pub mod topology;

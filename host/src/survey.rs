@@ -156,7 +156,7 @@ mod tests {
     fn one_survey_is_made_at_a_time() {
         let surveys = Surveys::default();
         let turn = surveys.begin().expect("there is none");
-        assert!(matches!(surveys.clone().begin(), Err(Error::Busy)));
+        assert!(matches!(surveys.begin(), Err(Error::Busy)));
         drop(turn);
         assert!(surveys.begin().is_ok());
     }

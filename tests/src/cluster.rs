@@ -25,9 +25,17 @@ impl Cluster {
     /// # Panics
     /// When they do not.
     pub fn start(part: u8, count: u8, among: u64, files: &Files) -> Self {
+        Self::start_each(part, among, &vec![files; count.into()])
+    }
+
+    /// The same with a ConfigMap for each, as they see it after different times.
+    ///
+    /// # Panics
+    /// When they do not.
+    pub fn start_each(part: u8, among: u64, files: &[&Files]) -> Self {
         let address =
             |ordinal, port| SocketAddr::from((Ipv4Addr::new(127, 7, part, ordinal), port));
-        let shard = |ordinal: u8| {
+        let shard = |(ordinal, files): (u8, &&Files)| {
             let mut shard = Shard::new(files);
             shard.ordinal = ordinal.into();
             shard.listen = address(ordinal, PUBLIC);
@@ -37,7 +45,7 @@ impl Cluster {
             shard.arguments = arguments.map(str::to_owned).to_vec();
             shard
         };
-        let shards: Vec<_> = (0..count).map(shard).collect();
+        let shards: Vec<_> = (0..).zip(files).map(shard).collect();
         // Together: the first waits for what the others know.
         let hosts = thread::scope(|scope| {
             let starting: Vec<_> = shards

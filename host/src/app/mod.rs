@@ -255,6 +255,7 @@ impl App {
             engine: engine.clone(),
             cache: cache.clone(),
             kept: kept.clone(),
+            of_plan: Kept::of_plan(&options.data_dir).map_err(data)?,
             metrics: Arc::clone(&metrics),
             identity: Identity {
                 ordinal: options.ordinal,

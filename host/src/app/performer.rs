@@ -7,6 +7,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::task::spawn_blocking;
 
+use crate::blocking::blocking;
 use crate::cluster::Cluster;
 use crate::contract::Description;
 use crate::guest::{
@@ -68,11 +69,8 @@ impl swap::Performer for Performer {
     type Error = Error;
 
     async fn compile(&self, candidate: &Candidate) -> Result<Compiled, Error> {
-        let (engine, cache) = (self.engine.clone(), self.cache.clone());
-        let (digest, component) = (candidate.component_digest, candidate.component.clone());
-        let compiling =
-            spawn_blocking(move || Compiled::new(&engine, Some(&cache), digest, &component));
-        Ok(compiling.await.expect("compiling does not panic")?)
+        let (digest, component) = (candidate.component_digest, &candidate.component);
+        Ok(Compiled::apart(&self.engine, &self.cache, digest, component).await?)
     }
 
     async fn link(&self, _: &Candidate, compiled: Compiled) -> Result<(Linked, Compiled), Error> {
@@ -116,10 +114,8 @@ impl swap::Performer for Performer {
         };
         // Before it is live: a start must find what the record names.
         let (kept, files) = (self.kept.clone(), candidate.source.clone());
-        let keeping = spawn_blocking(move || kept.keep(&files)).await;
-        keeping
-            .expect("keeping does not panic")
-            .map_err(Error::Keep)?;
+        let keeping = blocking(move || kept.keep(&files));
+        keeping.await.map_err(Error::Keep)?;
         let promotion = Promotion {
             guest,
             digest: candidate.digest,

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use super::Cluster;
 use super::message::{Ask, Said};
+use crate::blocking::blocking;
 use crate::digest::Digest;
 use crate::guest::{
     Cache, CheckError, CompileError, Compiled, Engine, Environment, Failure, Guest,
 };
 use crate::guest::{Identity, LinkError};
-use crate::lane::{ChangeError, Owners};
+use crate::lane::{Change, ChangeError, Owners};
 use crate::metrics::Metrics;
 use crate::secrets::Secrets;
 use crate::swap::{Candidate, Kept, Rejection};
@@ -27,6 +28,8 @@ pub struct Guests {
     pub cache: Cache,
     /// The generations that served.
     pub kept: Kept,
+    /// The generations that the stored plan names.
+    pub of_plan: Kept,
     /// Where calls are counted.
     pub metrics: Arc<Metrics>,
     /// Which shard this is.
@@ -54,9 +57,15 @@ pub enum MakeError {
 }
 
 impl Guests {
-    /// The files of a generation that served here.
+    /// The files of a generation that is in the data directory.
+    fn load(&self, digest: Digest) -> Option<Files> {
+        let of_plan = || self.of_plan.load(digest);
+        self.kept.load(digest).or_else(of_plan)
+    }
+
+    /// The same for a peer.
     pub(super) fn files(&self, digest: Digest) -> Option<BTreeMap<String, Vec<u8>>> {
-        Some(pack(&self.kept.load(digest)?))
+        Some(pack(&self.load(digest)?))
     }
 
     /// Makes a guest that does not serve: it is given no secret, and nothing of it
@@ -66,10 +75,8 @@ impl Guests {
     /// When it would be refused.
     pub async fn make(&self, files: &Files) -> Result<Guest, MakeError> {
         let candidate = Candidate::new(files)?;
-        let (engine, cache) = (self.engine.clone(), self.cache.clone());
-        let (digest, component) = (candidate.component_digest, candidate.component.clone());
-        let compiled =
-            apart(move || Compiled::new(&engine, Some(&cache), digest, &component)).await?;
+        let (digest, component) = (candidate.component_digest, &candidate.component);
+        let compiled = Compiled::apart(&self.engine, &self.cache, digest, component).await?;
         let linked = compiled.link(&self.engine)?;
         let environment = Environment {
             settings: candidate.settings,
@@ -98,20 +105,42 @@ pub(super) fn unpack(files: BTreeMap<String, Vec<u8>>) -> Files {
     Files::new(files.map(|(name, bytes)| (name, bytes.into())).collect())
 }
 
-/// Does what takes long on a thread for that.
-#[cfg(not(test))]
-pub(super) async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.expect("compiling does not panic")
-}
-
-/// Does it here: a simulation has one thread, so that it can be repeated.
-#[cfg(test)]
-pub(super) async fn apart<T>(work: impl FnOnce() -> T) -> T {
-    work()
-}
-
 impl Cluster {
+    /// Takes a plan and its guests. These are on the disk before it is, and as long as it is: a
+    /// start must find them, whoever else is there.
+    pub(super) async fn take(&self, plan: Plan) -> Result<(), ChangeError> {
+        let owners = self.owners(&plan).await?;
+        let mut found = Vec::new();
+        for digest in named(&plan) {
+            if let Some(files) = self.find(digest).await {
+                found.push(files);
+            } else {
+                tracing::warn!(
+                    generation = %digest,
+                    "no shard that can be asked has a generation that the plan names: another of \
+                     its sharding stands for it"
+                );
+            }
+        }
+        let of_plan = &self.0.guests.of_plan;
+        // What one plan needs is not removed for another.
+        let _one_after_another = self.0.taking.lock().await;
+        let keep = {
+            let of_plan = of_plan.clone();
+            move || found.iter().try_for_each(|files| of_plan.keep(files))
+        };
+        blocking(keep).await.map_err(|error| {
+            let reason = format!("a guest cannot be kept in the data directory: {error}");
+            ChangeError::Owner(Failure::Trap(reason))
+        })?;
+        self.change(Change::Learn(plan, owners)).await?;
+        if let Some(plan) = self.plan() {
+            let of_plan = of_plan.clone();
+            blocking(move || of_plan.retain(&named(&plan))).await;
+        }
+        Ok(())
+    }
+
     /// The guests whose owner functions count under a plan.
     pub(super) async fn owners(&self, plan: &Plan) -> Result<Owners, ChangeError> {
         let to = self.owner(&plan.to).await?;
@@ -150,16 +179,21 @@ impl Cluster {
 
     async fn make(&self, digest: Digest) -> Result<Guest, MakeError> {
         let guests = &self.0.guests;
-        let files = match guests.kept.load(digest) {
-            Some(files) => files,
-            None => self.fetch(digest).await.ok_or(MakeError::Nowhere(digest))?,
-        };
+        let files = self.find(digest).await.ok_or(MakeError::Nowhere(digest))?;
         let shard = guests.identity.ordinal;
         tracing::debug!(shard, generation = %digest, "a generation's guest is made for its owners");
         guests.make(&files).await
     }
 
-    /// Asks others for a generation; keeps what they give.
+    /// The files of a generation, from the data directory or from another shard.
+    async fn find(&self, digest: Digest) -> Option<Files> {
+        match self.0.guests.load(digest) {
+            Some(files) => Some(files),
+            None => self.fetch(digest).await,
+        }
+    }
+
+    /// Asks others for a generation.
     async fn fetch(&self, digest: Digest) -> Option<Files> {
         let shards = self.plan().map_or(1, |plan| plan.shards());
         for shard in (0..shards).map(Ordinal).filter(|shard| *shard != self.0.me) {
@@ -175,4 +209,9 @@ impl Cluster {
         }
         None
     }
+}
+
+/// The generations that a plan names.
+fn named(plan: &Plan) -> [Digest; 2] {
+    [plan.from.owner, plan.to.owner]
 }

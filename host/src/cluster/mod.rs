@@ -73,6 +73,8 @@ struct Inner {
     dial: AnyDial,
     lane: Lane,
     guests: Guests,
+    /// Held while a plan is stored with its guests.
+    taking: tokio::sync::Mutex<()>,
     /// Only the coordinator's is used. A std mutex: held for a look.
     coordinator: Mutex<Coordinator>,
     /// A std mutex: held for a look.
@@ -150,6 +152,7 @@ impl Cluster {
             dial,
             lane,
             guests,
+            taking: tokio::sync::Mutex::default(),
             coordinator: Mutex::default(),
             holds: Mutex::default(),
             reached: Mutex::default(),
@@ -282,8 +285,7 @@ impl Cluster {
         if is_known {
             return Ok(());
         }
-        let owners = self.owners(&plan).await?;
-        self.change(Change::Learn(plan, owners)).await?;
+        self.take(plan).await?;
         self.0.news.notify_one();
         Ok(())
     }

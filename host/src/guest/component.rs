@@ -1,11 +1,13 @@
 //! A component on its way to serve: compiled, then linked.
 
+use bytes::Bytes;
 use wasmtime::component::Component;
 
 use super::bindings::ServicePre;
 use super::cache::Cache;
 use super::context::Context;
 use super::engine::Engine;
+use crate::blocking::blocking;
 use crate::digest::Digest;
 
 /// A component does not compile.
@@ -53,6 +55,20 @@ impl Compiled {
         let component = Component::new(&engine.wasmtime, component)
             .map_err(|error| CompileError(format!("{error:#}")))?;
         Ok(Self { component, digest })
+    }
+
+    /// The same on a thread for that.
+    ///
+    /// # Errors
+    /// As [`Compiled::new`].
+    pub async fn apart(
+        engine: &Engine,
+        cache: &Cache,
+        digest: Digest,
+        component: &Bytes,
+    ) -> Result<Self, CompileError> {
+        let (engine, cache, component) = (engine.clone(), cache.clone(), component.clone());
+        blocking(move || Self::new(&engine, Some(&cache), digest, &component)).await
     }
 
     /// Puts the compiled form into the cache, if it is not there. A failure

@@ -5,6 +5,7 @@
 //! force and can be called. This module is the only one that names wasmtime.
 
 mod bindings;
+mod bound;
 mod cache;
 mod component;
 mod context;
@@ -21,6 +22,7 @@ mod pool;
 mod reply;
 mod stdio;
 
+pub use bound::Bound;
 pub use cache::Cache;
 pub use component::{CompileError, Compiled, LinkError, Linked};
 pub use context::{Environment, Identity};

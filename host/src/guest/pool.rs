@@ -6,6 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::bindings::ServicePre;
+use super::bound::Bound;
 use super::component::Linked;
 use super::context::{Context, Environment};
 use super::engine::Engine;
@@ -255,17 +256,17 @@ impl fmt::Debug for Lease {
 }
 
 impl Lease {
-    /// Asks where a request belongs, within `deadline`.
+    /// Asks where a request belongs.
     ///
     /// # Errors
     /// When the guest fails.
-    pub async fn route(&mut self, request: &Request, deadline: Duration) -> Result<Route, Failure> {
+    pub async fn route(&mut self, request: &Request, bound: Bound) -> Result<Route, Failure> {
         #[cfg(feature = "bench-native")]
         if let Some(call) = super::native::Call::of(request) {
             return Ok(call.route());
         }
-        let routed = self.begin().route(request, deadline).await;
-        self.end(routed.as_ref().err(), Export::Route, deadline);
+        let routed = self.begin().route(request, bound.time()).await;
+        self.end(routed.as_ref().err(), Export::Route, bound);
         routed
     }
 
@@ -280,11 +281,15 @@ impl Lease {
             let out_of_range = || Failure::Trap(format!("`owner` gave {owner} of {shards} shards"));
             (owner < shards).then_some(owner).ok_or_else(out_of_range)
         });
-        self.end(owner.as_ref().err(), Export::Owner, deadline);
+        self.end(
+            owner.as_ref().err(),
+            Export::Owner,
+            Bound::Deadline(deadline),
+        );
         owner
     }
 
-    /// Answers a request that only reads, within `deadline`.
+    /// Answers a request that only reads.
     ///
     /// # Errors
     /// When the guest fails.
@@ -292,14 +297,14 @@ impl Lease {
         &mut self,
         request: &Arc<Request>,
         data: ReadData,
-        deadline: Duration,
+        bound: Bound,
     ) -> Result<Reply, Failure> {
         #[cfg(feature = "bench-native")]
         if let Some(replied) = super::native::Call::of(request).and_then(|call| call.read(&data)) {
             return replied.map_err(Failure::Store);
         }
-        let replied = self.begin().read(request, data, deadline).await;
-        self.end(replied.as_ref().err(), Export::Handle, deadline);
+        let replied = self.begin().read(request, data, bound.time()).await;
+        self.end(replied.as_ref().err(), Export::Handle, bound);
         replied
     }
 
@@ -321,7 +326,11 @@ impl Lease {
         };
         let deadline = self.guest.settings().guest.write_deadline;
         let (group, replied) = self.begin().write(request, transaction, deadline).await;
-        self.end(replied.as_ref().err(), Export::Handle, deadline);
+        self.end(
+            replied.as_ref().err(),
+            Export::Handle,
+            Bound::Deadline(deadline),
+        );
         (group, replied)
     }
 
@@ -333,10 +342,10 @@ impl Lease {
         &mut self,
         request: &Arc<Request>,
         replies: &[(u32, Reply)],
-        deadline: Duration,
+        bound: Bound,
     ) -> Result<Reply, Failure> {
-        let replied = self.begin().gather(request, replies, deadline).await;
-        self.end(replied.as_ref().err(), Export::Gather, deadline);
+        let replied = self.begin().gather(request, replies, bound.time()).await;
+        self.end(replied.as_ref().err(), Export::Gather, bound);
         replied
     }
 
@@ -349,7 +358,11 @@ impl Lease {
     ) -> (Migration, Result<Result<(), String>, Failure>) {
         let deadline = self.guest.settings().guest.migrate_deadline;
         let (migration, migrated) = self.begin().migrate(from, migration, deadline).await;
-        self.end(migrated.as_ref().err(), Export::Migrate, deadline);
+        self.end(
+            migrated.as_ref().err(),
+            Export::Migrate,
+            Bound::Deadline(deadline),
+        );
         (migration, migrated)
     }
 
@@ -361,11 +374,8 @@ impl Lease {
             .expect("it is there until the lease is dropped")
     }
 
-    fn end(&mut self, failure: Option<&Failure>, export: Export, deadline: Duration) {
-        // Less than any deadline: it runs again, and so it has not failed.
-        let settings = &self.guest.settings().guest;
-        let is_budget = deadline < settings.read_deadline.min(settings.write_deadline);
-        if let (Some(Failure::Deadline), true) = (failure, is_budget) {
+    fn end(&mut self, failure: Option<&Failure>, export: Export, bound: Bound) {
+        if let (Some(Failure::Deadline), Bound::Budget(_)) = (failure, bound) {
             self.fate = Some(DropReason::Budget);
             return;
         }

@@ -15,7 +15,7 @@ use super::promotion::{Live, PromoteError, Promotion};
 use super::view::{self, View, Views};
 use super::{Lane, Message, State, Write, Written};
 use crate::contract::{Access, Target};
-use crate::guest::{Failure, Guest};
+use crate::guest::{Bound, Failure, Guest};
 use crate::metrics::Metrics;
 use crate::store::{CommitError, Group, Record, Snapshot, Store};
 use crate::topology::Authority;
@@ -192,7 +192,7 @@ impl Worker {
             if routed != generation {
                 // What the request was routed by is no longer live.
                 let deadline = guest.settings().guest.write_deadline;
-                match lease.route(&request, deadline).await {
+                match lease.route(&request, Bound::Deadline(deadline)).await {
                     Ok(route) => match (route.target, route.access) {
                         (Target::Partition(key), Access::Write) => partition = key,
                         _ => return (group, Written::Rerouted),

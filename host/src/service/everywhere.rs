@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::others::{Boxed, Part};
 use super::{Answer, Refused, Service};
 use crate::contract::{Reply, Request, Route};
-use crate::guest::{Failure, ReadData};
+use crate::guest::{Bound, Failure, ReadData};
 use crate::lane::View;
 use crate::topology::{Moved, Ordinal, Plan};
 
@@ -66,12 +66,12 @@ impl Service {
             .collect();
         let (guest, request) = (Arc::clone(&view.guest), Arc::clone(request));
         let (parts, shards) = (Arc::new(parts), view.shards());
-        let call = move |deadline| {
+        let call = move |bound| {
             let (guest, request, parts) =
                 (Arc::clone(&guest), Arc::clone(&request), Arc::clone(&parts));
             async move {
                 let mut lease = guest.lease(shards).await?;
-                lease.gather(&request, &parts, deadline).await
+                lease.gather(&request, &parts, bound).await
             }
         };
         self.within_budget_or_apart(view, call).await
@@ -124,12 +124,12 @@ impl Service {
         let view = self.lane.views().get().ok_or(Refused::Starting)?;
         let place = view.place.as_ref().ok_or(Refused::Starting)?;
         let moved = place.shard.moved(place.store).ok_or(Refused::Starting)?;
-        let call = |deadline| {
+        let call = |bound| {
             let (view, request) = (Arc::clone(&view), Arc::clone(request));
             async move {
                 let mut lease = view.lease().await?;
                 let data = ReadData::Shard(Arc::clone(&view.snapshot));
-                lease.read(&request, data, deadline).await
+                lease.read(&request, data, bound).await
             }
         };
         Ok(Part {
@@ -144,17 +144,18 @@ impl Service {
     async fn within_budget_or_apart<F>(
         &self,
         view: &View,
-        call: impl Fn(Duration) -> F,
+        call: impl Fn(Bound) -> F,
     ) -> Result<Reply, Refused>
     where
         F: Future<Output = Result<Reply, Failure>> + Send + 'static,
     {
         let settings = &view.guest.settings().guest;
-        match call(settings.read_budget).await {
+        match call(Bound::Budget(settings.read_budget)).await {
             Err(Failure::Deadline) => {
                 self.metrics.slow_read();
                 let deadline = settings.read_deadline;
-                Ok(self.apart.run(deadline, call(deadline)).await??)
+                let again = call(Bound::Deadline(deadline));
+                Ok(self.apart.run(deadline, again).await??)
             }
             done => Ok(done?),
         }

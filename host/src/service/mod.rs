@@ -14,7 +14,7 @@ use http::HeaderValue;
 use tokio::time::{Instant, timeout_at};
 
 use crate::contract::{Access, Reply, Request, Route, Target};
-use crate::guest::{Failure, Lease, ReadData};
+use crate::guest::{Bound, Failure, Lease, ReadData};
 use crate::lane::{Lane, View, Write, Written};
 use crate::metrics::Metrics;
 use crate::store::CommitError;
@@ -376,7 +376,7 @@ impl Service {
         route: &mut Option<Route>,
     ) -> Result<Progress, Refused> {
         let settings = view.guest.settings().guest.clone();
-        let budget = settings.read_budget;
+        let budget = Bound::Budget(settings.read_budget);
         let attempted = attempt(view, request, asker, self.ordinal, budget, route).await;
         match attempted {
             Err(Failure::Deadline) => {
@@ -386,7 +386,8 @@ impl Service {
                     (asker.clone(), self.ordinal, settings.read_deadline);
                 let again = async move {
                     let mut route = None;
-                    let attempt = attempt(&view, &request, &asker, ordinal, deadline, &mut route);
+                    let bound = Bound::Deadline(deadline);
+                    let attempt = attempt(&view, &request, &asker, ordinal, bound, &mut route);
                     let progress = attempt.await;
                     (route, progress)
                 };
@@ -399,17 +400,17 @@ impl Service {
     }
 }
 
-/// Routes a request and answers it if it reads, each call within `deadline`.
+/// Routes a request and answers it if it reads, with this bound for each call.
 async fn attempt(
     view: &View,
     request: &Arc<Request>,
     asker: &Asker,
     ordinal: u32,
-    deadline: Duration,
+    bound: Bound,
     routed: &mut Option<Route>,
 ) -> Result<Progress, Failure> {
     let mut lease: Lease = view.lease().await?;
-    let route = lease.route(request, deadline).await?;
+    let route = lease.route(request, bound).await?;
     let route = routed.insert(route);
     let snapshot = || Arc::clone(&view.snapshot);
     if let Some(place) = &view.place {
@@ -422,7 +423,7 @@ async fn attempt(
                     }
                     // No partition has the empty key.
                     let nothing = ReadData::Partition(Vec::new(), snapshot());
-                    let reply = lease.read(request, nothing, deadline).await?;
+                    let reply = lease.read(request, nothing, bound).await?;
                     return Ok(Progress::Replied(reply));
                 }
             }
@@ -441,11 +442,11 @@ async fn attempt(
         }
         (Target::Here | Target::Everywhere, _) => ReadData::Shard(snapshot()),
     };
-    let reply = lease.read(request, data, deadline).await?;
+    let reply = lease.read(request, data, bound).await?;
     if route.target == Target::Everywhere {
         let parts = [(ordinal, reply)];
         return Ok(Progress::Replied(
-            lease.gather(request, &parts, deadline).await?,
+            lease.gather(request, &parts, bound).await?,
         ));
     }
     Ok(Progress::Replied(reply))

@@ -1,7 +1,7 @@
-//! The generations that served last, in the data directory: so that a start
-//! does not depend on a usable volume.
+//! The generations that served last, and those that the plan names, in the data
+//! directory: so that a start does not depend on a usable volume, nor on a peer.
 
-use std::fs::{self, File};
+use std::fs::{self, DirEntry, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use crate::digest::Digest;
 use crate::volume::Files;
 
-/// How many generations are kept.
+/// How many of the generations that served are kept.
 const KEPT: usize = 8;
 
 /// The directory of kept generations: in it, one directory for each by its
@@ -17,17 +17,30 @@ const KEPT: usize = 8;
 #[derive(Clone, Debug)]
 pub struct Kept {
     directory: PathBuf,
+    /// How many are kept at most.
+    most: usize,
 }
 
 impl Kept {
-    /// The kept generations of a data directory.
+    /// The generations that served last, of a data directory.
     ///
     /// # Errors
     /// When the directory cannot be made.
     pub fn open(data_directory: &Path) -> io::Result<Self> {
-        let directory = data_directory.join("generations");
+        Self::within(data_directory.join("generations"), KEPT)
+    }
+
+    /// The generations that the stored plan names, until they are not retained.
+    ///
+    /// # Errors
+    /// When the directory cannot be made.
+    pub fn of_plan(data_directory: &Path) -> io::Result<Self> {
+        Self::within(data_directory.join("owners"), usize::MAX)
+    }
+
+    fn within(directory: PathBuf, most: usize) -> io::Result<Self> {
         fs::create_dir_all(&directory)?;
-        Ok(Self { directory })
+        Ok(Self { directory, most })
     }
 
     /// The files of a generation; none if they are missing or damaged.
@@ -66,19 +79,32 @@ impl Kept {
         Ok(())
     }
 
+    /// Removes all others.
+    pub fn retain(&self, digests: &[Digest]) {
+        let retained: Vec<_> = digests.iter().map(|digest| self.path(*digest)).collect();
+        for entry in self.entries() {
+            if !retained.contains(&entry.path()) {
+                // What stays costs space only.
+                let _ = remove(&entry.path());
+            }
+        }
+    }
+
     fn prune(&self) {
-        let Ok(entries) = fs::read_dir(&self.directory) else {
-            return;
-        };
-        let mut kept: Vec<_> = entries
-            .flatten()
+        let mut kept: Vec<_> = self
+            .entries()
             .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
             .collect();
         kept.sort_unstable_by(|one, other| other.cmp(one));
-        for (_, path) in kept.into_iter().skip(KEPT) {
+        for (_, path) in kept.into_iter().skip(self.most) {
             // What stays costs space only.
             let _ = remove(&path);
         }
+    }
+
+    fn entries(&self) -> impl Iterator<Item = DirEntry> {
+        let entries = fs::read_dir(&self.directory);
+        entries.into_iter().flatten().flatten()
     }
 
     fn path(&self, digest: Digest) -> PathBuf {
@@ -149,5 +175,23 @@ mod tests {
             .collect();
         let last = all.len() - KEPT + 1..all.len();
         assert_eq!(there, std::iter::once(0).chain(last).collect::<Vec<_>>());
+    }
+    #[test]
+    fn what_a_plan_names_stays_as_long_as_it_does() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let served = Kept::open(directory.path()).expect("it opens");
+        let of_plan = Kept::of_plan(directory.path()).expect("it opens");
+        let all: Vec<_> = (0..2 * KEPT).map(|at| files(&at.to_string())).collect();
+        for one in &all {
+            of_plan.keep(one).expect("it is kept");
+            served.keep(one).expect("it is kept");
+        }
+        let there = || {
+            let there = |at: &usize| of_plan.load(all[*at].digest()).is_some();
+            (0..all.len()).filter(there).collect::<Vec<_>>()
+        };
+        assert_eq!(there().len(), all.len());
+        of_plan.retain(&[all[1].digest(), all[4].digest()]);
+        assert_eq!(there(), [1, 4]);
     }
 }

@@ -8,9 +8,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::super::guests::apart;
 use super::super::message::{Ask, Said};
 use super::super::{Cluster, until_down};
+use crate::blocking::blocking;
 use crate::lane::{ChangeError, View};
 use crate::topology::{Counted, Ordinal};
 
@@ -49,7 +49,7 @@ async fn count(view: Arc<View>) -> Result<Counted, ChangeError> {
     let place = view.place.as_ref().ok_or(ChangeError::Unplaced)?;
     let under_way = place.count_under_way(&view.snapshot).await?;
     let counted = Arc::clone(&view);
-    let ahead = apart(move || {
+    let ahead = blocking(move || {
         let place = counted.place.as_ref();
         place.map_or(Ok(0), |place| place.count_ahead(&counted.snapshot))
     });

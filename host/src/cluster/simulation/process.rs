@@ -111,6 +111,7 @@ impl Process {
             engine: start.ground.engine.clone(),
             cache: start.ground.cache.clone(),
             kept,
+            of_plan: Kept::of_plan(start.directory).expect("a directory can be made"),
             metrics: Arc::clone(&metrics),
             identity: guest::Identity {
                 ordinal: shard,
