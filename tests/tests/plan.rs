@@ -376,7 +376,7 @@ fn what_is_left_and_what_is_moved_is_all_there_is_at_every_moment() {
 
     // Told on, line by line, where there is no terminal.
     let watching = Watching::new(&first);
-    assert!(watching.next().ends_with("data moves from 1 shards to 2"));
+    assert!(watching.next().ends_with("data moves from 1 shard to 2"));
     assert_eq!(watching.next(), bar.trim_end());
 
     let second = shards[1].start();
