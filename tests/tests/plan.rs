@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::thread;
 
 use ostrakon_tests::client::{Client, Response};
-use ostrakon_tests::host::{Files, Host, Shard, binary, config, guest};
+use ostrakon_tests::host::{Files, Host, PATIENCE, Shard, binary, config, guest};
 use ostrakon_tests::set::StatefulSet;
 use serde_json::Value;
 
@@ -316,6 +318,44 @@ fn source(status: &Value, shard: usize) -> &Value {
     &status["topology"]["progress"]["sources"][shard]
 }
 
+/// `ostrakon status --watch`, which ends nothing by itself.
+struct Watching {
+    child: Child,
+    lines: mpsc::Receiver<String>,
+}
+
+impl Watching {
+    fn new(host: &Host) -> Self {
+        let mut child = Command::new(binary())
+            .args(["status", "--watch", "--interval", "10ms"])
+            .args(["--admin", &host.admin.to_string()])
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the binary is built with its tests");
+        let said = BufReader::new(child.stdout.take().expect("it was piped"));
+        let (sender, lines) = mpsc::channel();
+        thread::spawn(move || {
+            let lines = said.lines().map_while(Result::ok);
+            lines.map(|line| sender.send(line)).find(Result::is_err)
+        });
+        Self { child, lines }
+    }
+
+    /// The next line that it says.
+    fn next(&self) -> String {
+        let line = self.lines.recv_timeout(PATIENCE);
+        line.expect("it goes on and says something new")
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        // It may have failed, which the test has seen.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 #[test]
 fn what_is_left_and_what_is_moved_is_all_there_is_at_every_moment() {
     let mut shards = shards(44, 2, &among(1));
@@ -335,17 +375,9 @@ fn what_is_left_and_what_is_moved_is_all_there_is_at_every_moment() {
     assert!(shown.ends_with(bar), "{shown}");
 
     // Told on, line by line, where there is no terminal.
-    let mut watching = Command::new(binary())
-        .args(["status", "--watch", "--interval", "10ms"])
-        .args(["--admin", &first.admin.to_string()])
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("the binary is built with its tests");
-    let said = BufReader::new(watching.stdout.take().expect("it was piped"));
-    let mut said = said.lines().map(|line| line.expect("it is text"));
-    let moving = "data moves from 1 shards to 2";
-    assert!(said.next().is_some_and(|line| line.ends_with(moving)));
-    assert_eq!(said.next().as_deref(), Some(bar.trim_end()));
+    let watching = Watching::new(&first);
+    assert!(watching.next().ends_with("data moves from 1 shard to 2"));
+    assert_eq!(watching.next(), bar.trim_end());
 
     let second = shards[1].start();
     let moved = first.wait_for_status("the end", |status| {
@@ -362,10 +394,7 @@ fn what_is_left_and_what_is_moved_is_all_there_is_at_every_moment() {
     assert!(moved > 100, "about a half: {moved}");
     // The other is no source.
     assert_eq!(second.status()["topology"]["progress"], Value::Null);
-    let end = "2 shards have everything";
-    assert!(said.any(|line| line.ends_with(end)), "the watch ends");
-    watching.kill().expect("it goes on by itself");
-    watching.wait().expect("it was killed");
+    while !watching.next().ends_with("2 shards have everything") {}
 }
 
 #[test]

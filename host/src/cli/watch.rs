@@ -67,10 +67,11 @@ fn headline(status: &Value) -> String {
         (Some(1), Some(true)) => "1 shard has everything".to_owned(),
         (Some(shards), Some(true)) => format!("{shards} shards have everything"),
         (Some(shards), _) => {
-            format!(
-                "data moves from {} shards to {shards}",
-                topology["shards_before"]
-            )
+            let before = match topology["shards_before"].as_u64() {
+                Some(1) => "1 shard".to_owned(),
+                before => format!("{} shards", before.unwrap_or(0)),
+            };
+            format!("data moves from {before} to {shards}")
         }
         (None, _) => "alone".to_owned(),
     };
