@@ -129,10 +129,7 @@ impl Cluster {
             let of_plan = of_plan.clone();
             move || found.iter().try_for_each(|files| of_plan.keep(files))
         };
-        blocking(keep).await.map_err(|error| {
-            let reason = format!("a guest cannot be kept in the data directory: {error}");
-            ChangeError::Owner(Failure::Trap(reason))
-        })?;
+        blocking(keep).await.map_err(ChangeError::Unkept)?;
         self.change(Change::Learn(plan, owners)).await?;
         if let Some(plan) = self.plan() {
             let of_plan = of_plan.clone();

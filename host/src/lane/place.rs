@@ -100,6 +100,9 @@ pub enum ChangeError {
     /// The data could not be read.
     #[error(transparent)]
     Unread(#[from] ReadError),
+    /// A guest that the plan names could not be kept in the data directory.
+    #[error("a guest that the plan names cannot be kept in the data directory")]
+    Unkept(#[source] std::io::Error),
     /// A guest's owner function failed.
     #[error("`owner` failed, and nothing was moved")]
     Owner(#[source] Failure),

@@ -22,7 +22,13 @@ pub(crate) struct Options {
     only: Vec<Part>,
 }
 
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+impl Options {
+    fn has(&self, part: Part) -> bool {
+        self.only.is_empty() || self.only.contains(&part)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Part {
     Loads,
     Swaps,
@@ -59,6 +65,9 @@ pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<()> {
         ),
         ("the host", "host", &[]),
     ] {
+        if name == "native" && !options.has(Part::Loads) {
+            continue;
+        }
         let arguments = [&["build", "--release", "--package", "ostrakon"], feature].concat();
         steps.cargo(heading, &arguments)?;
         let target = crate::target(root)?;
