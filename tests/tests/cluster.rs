@@ -131,6 +131,43 @@ fn shards_come_and_go_under_load_and_no_key_is_lost() {
 }
 
 #[test]
+fn a_change_to_shards_that_are_not_there_does_not_begin_and_can_be_taken_back() {
+    let mut shards = shards(10, 3, &kv(2));
+    let mut hosts: Vec<Host> = shards[..2].iter().map(Shard::start).collect();
+    for host in &hosts {
+        wait_for_shards(host, 2);
+    }
+    let put = hosts[0].client().put("/kv/key", b"word");
+    assert_eq!(put.expect("an answer").status, 201);
+    let epoch = hosts[0].status()["topology"]["epoch"].clone();
+    let waits_for = |host: &Host, expected: &[u32]| {
+        host.wait_for_status("what it waits for", |status| {
+            status["topology"]["waits_for"] == serde_json::json!(expected)
+        });
+    };
+
+    // A typing error.
+    publish(&mut shards, &kv(30));
+    waits_for(&hosts[0], &(2..30).collect::<Vec<_>>());
+    let all = hosts[1].client().get("/keys").expect("an answer");
+    assert_eq!(all.status, 200, "nothing has begun");
+    publish(&mut shards, &kv(2));
+    waits_for(&hosts[0], &[]);
+    let status = hosts[0].status();
+    assert_eq!(status["topology"]["epoch"], epoch);
+    assert_eq!(status["topology"]["stable"], true);
+
+    // It begins when they are there.
+    publish(&mut shards, &kv(3));
+    waits_for(&hosts[0], &[2]);
+    hosts.push(shards[2].start());
+    for host in &hosts {
+        wait_for_shards(host, 3);
+    }
+    waits_for(&hosts[0], &[]);
+}
+
+#[test]
 fn a_shard_that_is_away_is_waited_for_and_then_told_of() {
     let toml = "[cluster]\nshards = 2\nmax_wait = \"4s\"\nmax_waiting = 2";
     let files = config(&guest("kv"), &[("ostrakon.toml", toml)]);

@@ -74,8 +74,20 @@ fn any_shard_lists_the_keys_of_all_in_order_and_in_pages() {
         "its own it has"
     );
     cluster.hosts.push(cluster.shards[2].start());
-    cluster.hosts[0].wait_until("the listing", |host| {
+    let is_whole = |host: &Host| {
         let all = host.client().get("/keys").expect("an answer");
         all.status == 200 && all.text() == in_order.join(",")
-    });
+    };
+    cluster.hosts[0].wait_until("the listing", is_whole);
+
+    // Those that have left list what they have no part of, too: also where one is left.
+    let toml = "[cluster]\nshards = 1\nmax_wait = \"500ms\"";
+    let settings = [("ostrakon.toml", toml), ("sharding", "jump")];
+    cluster.publish(&config(&guest("kv"), &settings));
+    for host in &cluster.hosts {
+        host.wait_for_status("one shard", |status| {
+            status["topology"]["shards"] == 1 && status["topology"]["stable"] == true
+        });
+        assert!(is_whole(host), "shard {}", host.status()["shard"]);
+    }
 }

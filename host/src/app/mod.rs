@@ -46,6 +46,9 @@ use status::{Parts, Shard};
 
 /// How long an ended lane may take to close the store.
 const CLOSING: Duration = Duration::from_secs(5);
+/// How long peers may take to hang up: one that hangs does not keep this shard
+/// beyond the grace that its drain's deadline fits into.
+const PEERS_CLOSING: Duration = Duration::from_secs(2);
 
 /// Why a shard does not start, or did not end well.
 #[derive(Debug, thiserror::Error)]
@@ -392,7 +395,7 @@ impl App {
         // Peers are answered to the last: clients may take a while to hang up.
         self.peers_shutdown.send_replace(true);
         if let Some(cluster) = self.cluster {
-            let _ = tokio::time::timeout(CLOSING, cluster).await;
+            let _ = tokio::time::timeout(PEERS_CLOSING, cluster).await;
         }
         // The store is closed with it, so that the next start has nothing to
         // recover. Told, for others still hold handles: the admin port, which

@@ -92,6 +92,8 @@ impl Subject for Shard {
                 (&parts.cluster, &mut status["topology"])
             {
                 topology.insert("progress".to_owned(), json!(cluster.progress()));
+                let awaited: Vec<_> = cluster.awaited().iter().map(|shard| shard.0).collect();
+                topology.insert("waits_for".to_owned(), json!(awaited));
             }
             let problem = parts.secrets.problem().map(|problem| problem.to_string());
             status["secrets"] = json!({ "problem": problem });

@@ -19,6 +19,10 @@ use crate::topology::{Ordinal, Placement, Plan};
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How often it asks others for their plan.
 const ASK_EVERY: Duration = Duration::from_secs(1);
+/// How often it says that it does not learn of any.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
+/// How many shards that a change adds are looked for at once.
+const LOOKED_FOR: usize = 32;
 /// How long a coordinator without a plan asks whether others have one.
 const BOOTSTRAP: Duration = Duration::from_secs(3);
 
@@ -27,6 +31,10 @@ pub(super) struct Conductor {
     cluster: Cluster,
     began: Instant,
     asked: Option<Instant>,
+    /// When shards that a change is about were last looked for.
+    looked: Option<Instant>,
+    /// When it was last told why there is no plan here.
+    complained: Instant,
     /// The shards to which a task is sending batches.
     receivers: BTreeSet<Ordinal>,
     sending: JoinSet<Ordinal>,
@@ -38,6 +46,8 @@ impl Conductor {
             cluster,
             began: Instant::now(),
             asked: None,
+            looked: None,
+            complained: Instant::now(),
             receivers: BTreeSet::new(),
             sending: JoinSet::new(),
         }
@@ -94,6 +104,9 @@ impl Conductor {
             cluster.coordinator().desire(desired(&view));
             let next = cluster.coordinator().next(plan);
             if let Some(next) = next {
+                if !self.are_there(plan, &next).await {
+                    return Ok(false);
+                }
                 tracing::info!(
                     epoch = next.epoch.0,
                     from = next.from.shards,
@@ -105,6 +118,8 @@ impl Conductor {
                 self.tell_all();
                 return Ok(true);
             }
+            // What was asked for may have been taken back.
+            cluster.await_shards(Vec::new());
         }
         self.send(place);
         let stepped = self.step(place).await?;
@@ -179,20 +194,75 @@ impl Conductor {
         all
     }
 
+    /// Whether the shards that a change adds can be asked: until they can, it does
+    /// not begin, and can be taken back.
+    async fn are_there(&mut self, plan: &Plan, next: &Plan) -> bool {
+        let cluster = &self.cluster;
+        let added: Vec<_> = (plan.to.shards..next.to.shards).map(Ordinal).collect();
+        if added.is_empty() {
+            cluster.await_shards(Vec::new());
+            return true;
+        }
+        if self
+            .looked
+            .is_some_and(|looked| looked.elapsed() < ASK_EVERY)
+        {
+            return false;
+        }
+        self.looked = Some(Instant::now());
+        // A typing error can ask for many: those behind the first that are away
+        // are not asked.
+        for some in added.chunks(LOOKED_FOR) {
+            let asked = some.iter().map(async |shard| {
+                let asked = timeout(ASK_EVERY, cluster.ask(*shard, &Ask::Plan)).await;
+                (!matches!(asked, Ok(Ok(_)))).then_some(*shard)
+            });
+            let away: Vec<_> = join_all(asked).await.into_iter().flatten().collect();
+            if let Some(first) = away.first() {
+                if cluster.await_shards(away.clone()) {
+                    tracing::warn!(
+                        from = plan.to.shards,
+                        to = next.to.shards,
+                        first_away = first.0,
+                        "a change begins when the shards that it adds are there: start them, or set `cluster.shards` back"
+                    );
+                }
+                return false;
+            }
+        }
+        self.looked = None;
+        cluster.await_shards(Vec::new());
+        true
+    }
+
     /// Asks for a newer plan: the coordinator, or, where this is it and has
     /// none, everybody.
-    async fn ask_others(&self) {
+    async fn ask_others(&mut self) {
         let cluster = &self.cluster;
         let asked = async |shard| {
             let asked = timeout(ASK_EVERY, cluster.ask(shard, &Ask::Plan)).await;
-            if let Ok(Ok(Said::Plan(Some(plan)))) = asked
-                && let Err(error) = cluster.learn(plan).await
-            {
-                tracing::debug!(%error, "a plan is learned later");
+            match asked {
+                Ok(Ok(Said::Plan(Some(plan)))) => {
+                    if let Err(error) = cluster.learn(plan).await {
+                        tracing::debug!(%error, "a plan is learned later");
+                    }
+                    None
+                }
+                Ok(Err(error)) => Some(error),
+                _ => None,
             }
         };
         if cluster.0.me != Ordinal::COORDINATOR {
-            asked(Ordinal::COORDINATOR).await;
+            let failed = asked(Ordinal::COORDINATOR).await;
+            if let Some(error) = failed.filter(|_| cluster.plan().is_none())
+                && self.complained.elapsed() >= COMPLAIN_EVERY
+            {
+                self.complained = Instant::now();
+                tracing::warn!(
+                    %error,
+                    "shard 0 cannot be asked where partitions are, and requests for them wait"
+                );
+            }
         } else if cluster.plan().is_some() {
             self.tell_all();
         } else {

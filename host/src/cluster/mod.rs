@@ -16,6 +16,7 @@ mod giving;
 mod guests;
 mod holds;
 mod message;
+mod seldom;
 mod progress;
 mod surveying;
 #[cfg(test)]
@@ -45,6 +46,7 @@ use holds::Holds;
 use message::{Ask, Said};
 use progress::Measured;
 pub use progress::{Known, Progress, Source};
+use seldom::Seldom;
 pub use surveying::{Strategy, SurveyError};
 
 /// How long to wait when no connection can be accepted.
@@ -79,6 +81,9 @@ struct Inner {
     coordinator: Mutex<Coordinator>,
     /// A std mutex: held for a look.
     holds: Mutex<Holds>,
+    /// The shards that a change waits for before it begins, as far as they were
+    /// looked for. A std mutex: held for a copy.
+    awaited: Mutex<Vec<Ordinal>>,
     /// The schema of this shard that all others are known to have reached. A std
     /// mutex: held for a copy.
     reached: Mutex<Option<u32>>,
@@ -155,6 +160,7 @@ impl Cluster {
             taking: tokio::sync::Mutex::default(),
             coordinator: Mutex::default(),
             holds: Mutex::default(),
+            awaited: Mutex::default(),
             reached: Mutex::default(),
             measured: Mutex::default(),
             surveys: Surveys::default(),
@@ -185,6 +191,7 @@ impl Cluster {
             cluster: self.clone(),
             service,
         });
+        let refusals = Arc::new(Seldom::default());
         loop {
             tokio::select! {
                 biased;
@@ -195,10 +202,14 @@ impl Cluster {
                         let endpoint = Arc::clone(&self.0.line.load().endpoint);
                         let (handler, shutdown) = (Arc::clone(&handler), shutdown.clone());
                         let metrics = Arc::clone(&self.0.guests.metrics);
+                        let refusals = Arc::clone(&refusals);
                         tasks.spawn(async move {
                             if let Err(error) = serve(stream, &endpoint, handler, shutdown).await {
                                 if matches!(error, ServeError::Handshake(_)) {
                                     metrics.peer_handshake_failed();
+                                    if refusals.may_tell() {
+                                        tracing::warn!(%peer, %error, "a connection to the peer port is not admitted");
+                                    }
                                 }
                                 tracing::debug!(%peer, %error, "a peer's connection ended");
                             }
@@ -327,6 +338,25 @@ impl Cluster {
     fn holds(&self) -> std::sync::MutexGuard<'_, Holds> {
         let holds = self.0.holds.lock();
         holds.expect("no holder of this lock panics")
+    }
+
+    /// The shards that a change waits for before it begins: some of them, where
+    /// they are many. Only the coordinator knows.
+    ///
+    /// # Panics
+    /// When a task has panicked while it noted them.
+    pub fn awaited(&self) -> Vec<Ordinal> {
+        let awaited = self.0.awaited.lock();
+        awaited.expect("no holder of this lock panics").clone()
+    }
+
+    /// Notes for which shards a change waits; says whether these are others.
+    fn await_shards(&self, shards: Vec<Ordinal>) -> bool {
+        let awaited = self.0.awaited.lock();
+        let mut awaited = awaited.expect("no holder of this lock panics");
+        let are_others = *awaited != shards;
+        *awaited = shards;
+        are_others
     }
 
     fn reached(&self) -> std::sync::MutexGuard<'_, Option<u32>> {

@@ -90,6 +90,8 @@ impl Planner {
             Some(component) => self.trial(&view, component).await?,
         };
         let (before, moving) = self.of_now(&view)?;
+        let is_alike = component.is_some()
+            && guest.description().sharding == view.guest.description().sharding;
         drop(view);
         let snapshot = Arc::clone(&live()?.snapshot);
         let me = Ordinal(self.guests.identity.ordinal);
@@ -113,13 +115,12 @@ impl Planner {
         }
         let moves_still = self.of_now(&*live()?)?;
         let moving = moving || moves_still.1 || moves_still.0 != before;
-        Ok(Outcome::new(
-            before,
-            shards,
-            moving,
-            guest.description(),
-            &owners,
-        ))
+        let mut outcome = Outcome::new(before, shards, moving, guest.description(), &owners);
+        if is_alike {
+            let alike = outcome::alike(outcome.guest.sharding);
+            outcome.warnings.insert(0, alike);
+        }
+        Ok(outcome)
     }
 
     /// The shards that may have data, and whether partitions move.

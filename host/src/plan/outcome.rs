@@ -118,6 +118,13 @@ impl Outcome {
     }
 }
 
+/// Of a guest that a shard takes for the live one, as far as owners go.
+pub(super) fn alike(sharding: u32) -> String {
+    format!(
+        "its `sharding` is {sharding}, as the live guest's: shards take the two for alike, and go on by the live `owner`; raise it where `owner` differs"
+    )
+}
+
 /// Of each shard that would have much more than the others.
 fn warnings(shards: &[Shard], total: Amount) -> Vec<String> {
     let count = shards.len() as u64;

@@ -6,7 +6,7 @@ use super::ground::MAX_SHARDS;
 
 /// The numbers of shards that are asked for, one after another, from somewhere in
 /// it on.
-const SHARDS: [u32; 5] = [3, 5, 2, 4, 3];
+const SHARDS: [u32; 6] = [3, 5, 2, 4, 1, 3];
 /// When changes and faults begin at the soonest: most seeds have their first plan
 /// by then, in milliseconds.
 const SETTLED: u64 = 4500;
@@ -55,7 +55,7 @@ impl Script {
         let length = 6000 + random.below(8000);
         let at = |random: &mut Random| begin + random.below(length);
         let mut events = Vec::new();
-        let mut turn = random.below(4) as usize;
+        let mut turn = random.below(SHARDS.len() as u64) as usize;
         let mut wanted = (SHARDS[turn], random.below(2) as usize);
         let first = wanted;
         let mut times: Vec<_> = (0..2 + random.below(3)).map(|_| at(random)).collect();

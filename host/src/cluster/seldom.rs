@@ -1,0 +1,40 @@
+//! Telling of what strangers can cause, without letting them fill the log.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// How often it is told of at most.
+const EVERY: Duration = Duration::from_secs(10);
+
+/// When something was last told of. A std mutex: held for a look.
+#[derive(Debug, Default)]
+pub(super) struct Seldom(Mutex<Option<Instant>>);
+
+impl Seldom {
+    /// Whether it may be told of now; if so, it is.
+    pub(super) fn may_tell(&self) -> bool {
+        let mut last = self.0.lock().expect("no holder of this lock panics");
+        let may = last.is_none_or(|last| last.elapsed() >= EVERY);
+        if may {
+            *last = Some(Instant::now());
+        }
+        may
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_told_of_at_most_so_often() {
+        let seldom = Seldom::default();
+        assert!(seldom.may_tell());
+        assert!(!seldom.may_tell());
+        tokio::time::advance(EVERY).await;
+        assert!(seldom.may_tell());
+        assert!(!seldom.may_tell());
+    }
+}
