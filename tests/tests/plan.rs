@@ -176,7 +176,8 @@ fn a_component_is_asked_before_it_is_anything_and_leaves_nothing() {
     // The keys begin alike: by the first character they are all one shard's.
     let mut set = StatefulSet::new(&kv("modulo", &[]), 3);
     set.start();
-    fill(&mut set.client(0), KEYS);
+    // What it passes on waits until it knows its cluster.
+    fill(&mut set.client(1), KEYS);
     let admin = set.options.addresses.admin(1);
     let live = found(&plan(admin, 3, None));
     assert_eq!(live["moved"]["partitions"], 0);
