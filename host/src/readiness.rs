@@ -11,6 +11,8 @@ pub struct Readiness(Arc<Conditions>);
 struct Conditions {
     started: AtomicBool,
     generation_live: AtomicBool,
+    awaits_plan: AtomicBool,
+    stopped: AtomicBool,
     draining: AtomicBool,
 }
 
@@ -23,6 +25,14 @@ pub enum NotReady {
     /// It runs, but no guest has gone live.
     #[error("no generation is live: see /status for what was refused and why")]
     NoGeneration,
+    /// It has not been told how many shards there are.
+    #[error(
+        "the shard does not know yet how many shards there are: shard 0 tells it, once its peer port can be reached"
+    )]
+    NoPlan,
+    /// Another process has its place, or its data is outdated.
+    #[error("this process must not serve this shard any longer, and drains: see its log for why")]
+    Stopped,
     /// It ends.
     #[error("the shard is draining")]
     Draining,
@@ -40,6 +50,16 @@ impl Readiness {
         self.0.generation_live.store(true, Ordering::Release);
     }
 
+    /// Whether the shard is one of a cluster of which it knows nothing yet.
+    pub fn set_awaits_plan(&self, awaits: bool) {
+        self.0.awaits_plan.store(awaits, Ordering::Release);
+    }
+
+    /// The process may not go on serving. Stays so.
+    pub fn set_stopped(&self) {
+        self.0.stopped.store(true, Ordering::Release);
+    }
+
     /// The shard drains. Stays so.
     pub fn set_draining(&self) {
         self.0.draining.store(true, Ordering::Release);
@@ -55,12 +75,16 @@ impl Readiness {
     /// # Errors
     /// Says why not.
     pub fn check(&self) -> Result<(), NotReady> {
-        if self.0.draining.load(Ordering::Acquire) {
+        if self.0.stopped.load(Ordering::Acquire) {
+            Err(NotReady::Stopped)
+        } else if self.0.draining.load(Ordering::Acquire) {
             Err(NotReady::Draining)
         } else if !self.is_started() {
             Err(NotReady::Starting)
         } else if !self.0.generation_live.load(Ordering::Acquire) {
             Err(NotReady::NoGeneration)
+        } else if self.0.awaits_plan.load(Ordering::Acquire) {
+            Err(NotReady::NoPlan)
         } else {
             Ok(())
         }
@@ -82,6 +106,20 @@ mod tests {
         readiness.set_draining();
         assert_eq!(readiness.check(), Err(NotReady::Draining));
         assert!(readiness.is_started());
+    }
+
+    #[test]
+    fn one_of_a_cluster_is_ready_when_it_knows_the_plan_and_until_it_must_not_go_on() {
+        let readiness = Readiness::default();
+        readiness.set_started();
+        readiness.set_generation_live();
+        readiness.set_awaits_plan(true);
+        assert_eq!(readiness.check(), Err(NotReady::NoPlan));
+        readiness.set_awaits_plan(false);
+        assert_eq!(readiness.check(), Ok(()));
+        readiness.set_stopped();
+        readiness.set_draining();
+        assert_eq!(readiness.check(), Err(NotReady::Stopped));
     }
 
     #[test]

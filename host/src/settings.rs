@@ -16,13 +16,15 @@ use serde::{Deserialize, Deserializer};
 use crate::per_shard::PerShard;
 pub use routing::Routing;
 
+/// The most shards there can be.
+pub const MOST_SHARDS: u32 = 1024;
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
 const GIB: usize = 1 << 30;
 
 /// One consistent set of settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, expecting = "the settings, as tables")]
 pub struct Settings {
     /// Limits on clients.
     pub http: Http,
@@ -42,7 +44,7 @@ pub struct Settings {
 
 /// `[http]`: limits on clients.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, expecting = "a table, as in `[http]`")]
 pub struct Http {
     /// Connections open at once; more wait to be accepted. Default 10,000; 1
     /// to 1,000,000.
@@ -75,7 +77,7 @@ pub struct Http {
 
 /// `[guest]`: limits on the guest.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, expecting = "a table, as in `[guest]`")]
 pub struct Guest {
     /// The bytes of one instance's linear memory. Default 64 MiB; 1 MiB to
     /// 4 GiB.
@@ -113,7 +115,7 @@ pub struct Guest {
 
 /// `[store]`: limits on the data.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, expecting = "a table, as in `[store]`")]
 pub struct Store {
     /// The bytes of a partition's key. Default 1 KiB; 1 to 64 KiB.
     #[serde(deserialize_with = "size")]
@@ -134,7 +136,7 @@ pub struct Store {
 
 /// `[lane]`: limits on the lane.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, expecting = "a table, as in `[lane]`")]
 pub struct Lane {
     /// Write requests that may wait; more are turned away. Default 4,096; 1 to
     /// 1,000,000.
@@ -149,7 +151,7 @@ pub struct Lane {
 
 /// `[drain]`: how the shard stops.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, expecting = "a table, as in `[drain]`")]
 pub struct Drain {
     /// How long to go on serving after being told to stop, while endpoints are
     /// taken away. Default 0 s; below `deadline`.
@@ -163,7 +165,7 @@ pub struct Drain {
 
 /// `[log]`: what is logged.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, expecting = "a table, as in `[log]`")]
 pub struct Log {
     /// Directives such as `info` or `ostrakon::lane=debug,warn`. Default: what
     /// the command line says.
@@ -172,7 +174,7 @@ pub struct Log {
 
 /// `[cluster]`: several shards.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, expecting = "a table, as in `[cluster]`")]
 pub struct Cluster {
     /// The number of shards, where the process has peers. Default 1; 1 to 1,024.
     pub shards: u32,
@@ -293,8 +295,8 @@ impl Settings {
         )?;
         bytes("http.max_header_bytes", http.max_header_bytes, 8 * KIB, MIB)?;
         bytes("http.max_body_bytes", http.max_body_bytes, 0, GIB)?;
-        let (name, bodies) = ("http.max_bodies_bytes", http.max_bodies_bytes);
-        bytes(name, bodies, 0, 1024 * GIB)?;
+        let bodies = http.max_bodies_bytes;
+        bytes("http.max_bodies_bytes", bodies, 0, 1024 * GIB)?;
         time("http.header_timeout", http.header_timeout, HOUR)?;
         time("http.body_timeout", http.body_timeout, HOUR)?;
         time("http.idle_timeout", http.idle_timeout, 24 * HOUR)?;
@@ -340,7 +342,12 @@ impl Settings {
 
         time("drain.deadline", drain.deadline, HOUR)?;
 
-        count("cluster.shards", cluster.shards.into(), 1, 1024)?;
+        count(
+            "cluster.shards",
+            cluster.shards.into(),
+            1,
+            MOST_SHARDS.into(),
+        )?;
         count(
             "cluster.max_waiting",
             cluster.max_waiting as u64,
@@ -349,11 +356,30 @@ impl Settings {
         )?;
         time("cluster.max_wait", cluster.max_wait, HOUR)?;
         routing::validate(cluster)?;
+        if let Some(filter) = &log.filter {
+            tracing_subscriber::EnvFilter::try_new(filter).map_err(|source| Error::Filter {
+                filter: filter.clone(),
+                source,
+            })?;
+        }
+        self.validate_together()
+    }
 
+    /// What holds between settings that are each within their bounds.
+    fn validate_together(&self) -> Result<(), Error> {
+        let Self {
+            http,
+            guest,
+            store,
+            drain,
+            cluster,
+            ..
+        } = self;
         let budget = ("guest.read_budget", Value::Time(guest.read_budget));
         let deadline = ("guest.read_deadline", Value::Time(guest.read_deadline));
         let memory = ("guest.max_memory", Value::Size(guest.max_memory));
         let body = ("http.max_body_bytes", Value::Size(http.max_body_bytes));
+        let bodies = ("http.max_bodies_bytes", Value::Size(http.max_bodies_bytes));
         let reply = ("guest.max_reply_bytes", Value::Size(guest.max_reply_bytes));
         let value = ("store.max_value_bytes", Value::Size(store.max_value_bytes));
         let partition = (
@@ -363,7 +389,7 @@ impl Settings {
         at_most(budget, deadline)?;
         // What a guest is given or gives has to fit into its memory.
         at_most(body, memory)?;
-        at_most(body, (name, Value::Size(bodies)))?;
+        at_most(body, bodies)?;
         at_most(reply, memory)?;
         at_most(value, memory)?;
         at_most(value, partition)?;
@@ -375,12 +401,6 @@ impl Settings {
                 serve_for: Value::Time(drain.serve_for),
                 deadline: Value::Time(drain.deadline),
             });
-        }
-        if let Some(filter) = &log.filter {
-            tracing_subscriber::EnvFilter::try_new(filter).map_err(|source| Error::Filter {
-                filter: filter.clone(),
-                source,
-            })?;
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::guest::{Failure, Guest};
 use crate::service::lower_priority;
-use crate::store::{ReadError, Snapshot};
+use crate::store::{ReadError, Snapshot, successor};
 
 /// How long a survey may take: the snapshot that it goes through keeps the space
 /// of all that is deleted meanwhile.
@@ -131,17 +131,17 @@ async fn count(
     let mut start = None::<Vec<u8>>;
     loop {
         may_go_on()?;
-        let page = snapshot.partitions(start.as_deref(), None, PAGE)?;
-        let mut lease = guest.lease(shards).await.map_err(Error::Owner)?;
-        for partition in &page.entries {
-            let owner = lease.owner(partition, shards).await;
-            let owner = owner.map_err(Error::Owner)?;
+        let page = snapshot.measure(start.as_deref(), PAGE)?;
+        // Of each page anew: an instance that has grown is not used for ever.
+        let mut owning = guest.owning(shards).await.map_err(Error::Owner)?;
+        for (partition, bytes) in &page.entries {
+            let owner = owning.owner(partition).await.map_err(Error::Owner)?;
             *owners.entry(owner).or_default() += Amount {
                 partitions: 1,
-                bytes: snapshot.partition_bytes(partition)?,
+                bytes: *bytes,
             };
         }
-        start = page.entries.last().map(|last| [&last[..], &[0]].concat());
+        start = page.entries.last().map(|(last, _)| successor(last));
         if !page.more {
             return Ok(owners);
         }

@@ -10,6 +10,7 @@ use std::sync::mpsc;
 use std::thread;
 
 use ostrakon_tests::client::{Client, Response};
+use ostrakon_tests::cluster::Cluster;
 use ostrakon_tests::host::{Files, Host, PATIENCE, Shard, binary, config, guest};
 use ostrakon_tests::set::StatefulSet;
 use serde_json::Value;
@@ -287,37 +288,11 @@ fn a_shard_that_is_alone_can_plan_and_says_so_to_people() {
     assert!(said.contains("the guest is not WebAssembly"), "{said}");
 }
 
-/// Shards in a part of 127.0.0.0/8 that no other test has, `count` at most.
-fn shards(part: u8, count: u32, files: &Files) -> Vec<Shard> {
-    let shard = |ordinal: u32| {
-        let mut shard = Shard::new(files);
-        shard.ordinal = ordinal;
-        let peers = format!("127.7.{part}.{{1}}:7070");
-        let listen = format!("127.7.{part}.{}:7070", ordinal + 1);
-        let arguments = ["--peers", &peers, "--peer-listen", &listen];
-        shard.arguments = arguments.map(str::to_owned).to_vec();
-        shard
-    };
-    (0..count).map(shard).collect()
-}
-
 fn among(count: u32, sharding: &str) -> Files {
     kv(
         sharding,
         &[("ostrakon.toml", &format!("[cluster]\nshards = {count}"))],
     )
-}
-
-fn publish(shards: &mut [Shard], files: &Files) {
-    for shard in shards {
-        shard.config.publish(files).expect("published");
-    }
-}
-
-fn wait_for_shards(host: &Host, count: u32) -> Value {
-    host.wait_for_status("the topology", |status| {
-        status["topology"]["shards"] == count && status["topology"]["stable"] == true
-    })
 }
 
 /// What the coordinator says of a source.
@@ -366,14 +341,11 @@ impl Drop for Watching {
 #[test]
 fn what_is_left_and_what_is_moved_is_all_there_is_at_every_moment() {
     // By `modulo`, all are the first shard's.
-    let mut shards = shards(44, 2, &among(2, "modulo"));
-    let [first, second] = [0, 1].map(|shard: usize| shards[shard].start());
-    for host in [&first, &second] {
-        wait_for_shards(host, 2);
-    }
-    fill(&mut first.client(), KEYS);
-    second.kill();
-    publish(&mut shards, &among(2, "jump"));
+    let mut cluster = Cluster::start(44, 2, 2, &among(2, "modulo"));
+    fill(&mut cluster.hosts[0].client(), KEYS);
+    cluster.hosts.remove(1).kill();
+    cluster.publish(&among(2, "jump"));
+    let first = &cluster.hosts[0];
     // There is nobody who takes any.
     let still = first.wait_for_status("a source that stands still", |status| {
         source(status, 0)["left"] == KEYS && source(status, 0)["rate"] == 0.0
@@ -386,11 +358,11 @@ fn what_is_left_and_what_is_moved_is_all_there_is_at_every_moment() {
     assert!(shown.contains(bar), "{shown}");
 
     // Told on, line by line, where there is no terminal.
-    let watching = Watching::new(&first);
+    let watching = Watching::new(first);
     assert!(watching.next().ends_with("data moves from 2 shards to 2"));
     assert_eq!(watching.next(), bar.trim_end());
 
-    let second = shards[1].start();
+    let second = cluster.shards[1].start();
     let moved = first.wait_for_status("the end", |status| {
         let source = source(status, 0);
         if let Some(left) = source["left"].as_u64() {
@@ -399,7 +371,6 @@ fn what_is_left_and_what_is_moved_is_all_there_is_at_every_moment() {
         }
         status["topology"]["shards"] == 2 && status["topology"]["stable"] == true
     });
-    wait_for_shards(&second, 2);
     let moved = number(&source(&moved, 0)["moved"]);
     assert_eq!(moved, keys(&mut second.client()));
     assert!(moved > 100, "about a half: {moved}");
@@ -408,17 +379,14 @@ fn what_is_left_and_what_is_moved_is_all_there_is_at_every_moment() {
 
 #[test]
 fn a_source_that_is_away_is_named_with_what_it_said_last() {
-    let mut shards = shards(45, 4, &among(4, "jump"));
-    let hosts = [0, 1, 2, 3].map(|shard: usize| shards[shard].start());
-    for host in &hosts {
-        wait_for_shards(host, 4);
-    }
-    let [first, second, third, fourth] = hosts;
-    fill(&mut first.client(), KEYS);
-    let count = keys(&mut third.client());
+    let mut cluster = Cluster::start(45, 4, 4, &among(4, "jump"));
+    fill(&mut cluster.hosts[0].client(), KEYS);
+    let count = keys(&mut cluster.hosts[2].client());
     assert!(count > 20, "{count}");
-    fourth.kill();
-    publish(&mut shards, &among(4, "modulo"));
+    cluster.hosts.remove(3).kill();
+    cluster.publish(&among(4, "modulo"));
+    let third = cluster.hosts.remove(2);
+    let (first, second) = (&cluster.hosts[0], &cluster.hosts[1]);
     // The fourth is not there: nothing moves.
     let known = |status: &Value| source(status, 2)["left"] == count;
     first.wait_for_status("what a source has", |status| {
@@ -442,7 +410,7 @@ fn a_source_that_is_away_is_named_with_what_it_said_last() {
         "{refused:?}"
     );
 
-    let third = shards[2].start();
+    let third = cluster.shards[2].start();
     first.wait_for_status("that it is back, and has counted anew", |status| {
         let source = source(status, 2);
         known(status) && source["away"] == false && source["resumed"] == true
@@ -454,13 +422,12 @@ fn a_source_that_is_away_is_named_with_what_it_said_last() {
         refused.status == 503 && text.contains("shard 3 is away"),
         "{refused:?}"
     );
-    let fourth = shards[3].start();
-    let ended = wait_for_shards(&first, 4);
+    let fourth = cluster.shards[3].start();
+    cluster.hosts.extend([third, fourth]);
+    cluster.wait_for(4);
+    let ended = cluster.hosts[0].status();
     assert_eq!(
         (&source(&ended, 2)["left"], &source(&ended, 2)["away"]),
         (&0.into(), &false.into())
     );
-    for host in [second, third, fourth] {
-        wait_for_shards(&host, 4);
-    }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use ostrakon::dev::{MOST_SHARDS, Place};
-use ostrakon::store::{Options, Store};
+use ostrakon::store::{Options, Store, successor};
 
 use crate::set;
 
@@ -37,8 +37,7 @@ fn keys(data: &Path) -> anyhow::Result<Vec<String>> {
     let mut start = None::<Vec<u8>>;
     loop {
         let page = snapshot.partitions(start.as_deref(), None, PAGE)?;
-        // What comes next in order after the last one.
-        start = page.entries.last().map(|last| [&last[..], &[0]].concat());
+        start = page.entries.last().map(|last| successor(last));
         let read = page.entries.into_iter().map(String::from_utf8);
         keys.extend(read.collect::<Result<Vec<_>, _>>()?);
         if !page.more {

@@ -55,7 +55,22 @@ enum Mode {
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    let servers: Vec<String> = arguments.servers.split(',').map(with_port).collect();
+    let servers = arguments
+        .servers
+        .split(',')
+        .map(with_port)
+        .collect::<Vec<_>>();
+    for server in &servers {
+        // Not a reason to end: a name may have an address later.
+        match server
+            .to_socket_addrs()
+            .map(|mut addresses| addresses.next())
+        {
+            Ok(Some(_)) => {}
+            Ok(None) => writeln!(io::stderr(), "{server} has no address")?,
+            Err(error) => writeln!(io::stderr(), "{server} has no address: {error}")?,
+        }
+    }
     let readonly = arguments.mode == Some(Mode::Readonly);
     let mut output = io::stdout().lock();
     writeln!(output, "{}", letters().collect::<String>())?;

@@ -26,7 +26,7 @@ use crate::digest::Digest;
 use crate::drain::{Drain, End, Outcome, Signals, Timing, until_told};
 use crate::guest::{Cache, Engine, EngineError, Identity};
 use crate::http::Server;
-use crate::lane::{Change, ChangeError, Changed, Lane, Live};
+use crate::lane::{Change, ChangeError, Changed, Lane, Live, View, Views};
 use crate::metrics::{Listener, Metrics};
 use crate::peers;
 use crate::plan::Planner;
@@ -328,10 +328,18 @@ impl App {
         let handing_over = cluster.as_ref().map(|(cluster, _)| cluster.clone());
         let cluster = if let Some((cluster, listener)) = cluster {
             let (draining, mut stopped) = (drain.clone(), cluster.stopped());
+            let stopping = readiness.clone();
             tokio::spawn(async move {
                 if stopped.wait_for(Option::is_some).await.is_ok() {
+                    stopping.set_stopped();
                     draining.begin();
                 }
+            });
+            readiness.set_awaits_plan(true);
+            let (knowing, views) = (readiness.clone(), lane.clone());
+            tokio::spawn(async move {
+                until_placed(views.views()).await;
+                knowing.set_awaits_plan(false);
             });
             let among = cluster.run(listener, service.clone(), peers_down);
             Some(tokio::spawn(among))
@@ -444,6 +452,21 @@ async fn among_others(
     let endpoint = peers::Endpoint::new(identity, credentials.subscribe());
     let cluster = Cluster::new(options, endpoint, lane.clone(), guests);
     Ok((cluster, listener))
+}
+
+/// Returns when the shard knows how many shards there are.
+async fn until_placed(views: &Views) {
+    let knows = |view: &View| {
+        let place = view.place.as_ref();
+        place.is_some_and(|place| place.shard.plan().is_some())
+    };
+    loop {
+        let changed = views.changed();
+        if views.load().as_deref().is_some_and(knows) {
+            return;
+        }
+        changed.await;
+    }
 }
 
 /// Returns when told to shut down, or when whoever would tell is gone.

@@ -13,7 +13,8 @@ use humantime_serde::re::humantime::parse_duration;
 use super::client::Port;
 use super::progress::grouped;
 use super::{Exit, Failure, say, say_aside};
-use crate::plan::{MOST_SHARDS, Outcome, share};
+use crate::plan::{Outcome, share};
+use crate::settings::MOST_SHARDS;
 use crate::survey::Amount;
 use crate::volume::MAX_BYTES;
 

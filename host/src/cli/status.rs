@@ -67,7 +67,13 @@ impl Arguments {
         let topology = status.get_mut("topology").and_then(Value::as_object_mut);
         let progress = topology.and_then(|topology| topology.remove("progress"));
         let progress = progress.and_then(|progress| Progress::of(&progress));
-        let progress = progress.map_or_else(String::new, |progress| progress.shown());
+        let moving = progress.filter(|progress| progress.moving);
+        let progress = moving.map_or_else(String::new, |progress| {
+            format!(
+                "\npartitions on their way, by the shard that gives them:\n{}",
+                progress.shown()
+            )
+        });
         say(&format!("{}{progress}", table(&status)))
     }
 

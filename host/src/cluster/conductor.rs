@@ -103,8 +103,22 @@ impl Conductor {
         if is_coordinator {
             cluster.coordinator().desire(desired(&view));
             let next = cluster.coordinator().next(plan);
+            let lacking = match &next {
+                Some(next) => self.lacking(plan, next).await,
+                None => Vec::new(),
+            };
+            let first_lacking = lacking.first().copied();
+            let is_news = cluster.await_shards(lacking);
             if let Some(next) = next {
-                if !self.are_there(plan, &next).await {
+                if let Some(first) = first_lacking {
+                    if is_news {
+                        tracing::warn!(
+                            from = plan.to.shards,
+                            to = next.to.shards,
+                            first_lacking = first.0,
+                            "a change begins when the shards that it adds are there: start them, or set `cluster.shards` back"
+                        );
+                    }
                     return Ok(false);
                 }
                 tracing::info!(
@@ -118,8 +132,6 @@ impl Conductor {
                 self.tell_all();
                 return Ok(true);
             }
-            // What was asked for may have been taken back.
-            cluster.await_shards(Vec::new());
         }
         self.send(place);
         let stepped = self.step(place).await?;
@@ -194,20 +206,15 @@ impl Conductor {
         all
     }
 
-    /// Whether the shards that a change adds can be asked: until they can, it does
-    /// not begin, and can be taken back.
-    async fn are_there(&mut self, plan: &Plan, next: &Plan) -> bool {
+    /// The shards that a change adds and that cannot be asked: some of them, where
+    /// they are many. Until all can, it does not begin, and can be taken back.
+    async fn lacking(&mut self, plan: &Plan, next: &Plan) -> Vec<Ordinal> {
         let cluster = &self.cluster;
         let added: Vec<_> = (plan.to.shards..next.to.shards).map(Ordinal).collect();
-        if added.is_empty() {
-            cluster.await_shards(Vec::new());
-            return true;
-        }
-        if self
-            .looked
-            .is_some_and(|looked| looked.elapsed() < ASK_EVERY)
-        {
-            return false;
+        let was_looked = |looked: Instant| looked.elapsed() < ASK_EVERY;
+        let lacked = cluster.awaited();
+        if !lacked.is_empty() && self.looked.is_some_and(was_looked) {
+            return lacked;
         }
         self.looked = Some(Instant::now());
         // A typing error can ask for many: those behind the first that are away
@@ -218,21 +225,11 @@ impl Conductor {
                 (!matches!(asked, Ok(Ok(_)))).then_some(*shard)
             });
             let away: Vec<_> = join_all(asked).await.into_iter().flatten().collect();
-            if let Some(first) = away.first() {
-                if cluster.await_shards(away.clone()) {
-                    tracing::warn!(
-                        from = plan.to.shards,
-                        to = next.to.shards,
-                        first_away = first.0,
-                        "a change begins when the shards that it adds are there: start them, or set `cluster.shards` back"
-                    );
-                }
-                return false;
+            if !away.is_empty() {
+                return away;
             }
         }
-        self.looked = None;
-        cluster.await_shards(Vec::new());
-        true
+        Vec::new()
     }
 
     /// Asks for a newer plan: the coordinator, or, where this is it and has

@@ -208,7 +208,9 @@ impl Cluster {
     }
 }
 
-/// The generations that a plan names.
-fn named(plan: &Plan) -> [Digest; 2] {
-    [plan.from.owner, plan.to.owner]
+/// The generations that a plan names, each once.
+fn named(plan: &Plan) -> Vec<Digest> {
+    let mut named = vec![plan.from.owner, plan.to.owner];
+    named.dedup();
+    named
 }

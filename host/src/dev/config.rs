@@ -21,6 +21,18 @@ pub(super) fn with_shards(files: &Files, shards: u32) -> Files {
     files
 }
 
+/// Whether `ostrakon.toml` says itself how many shards there are to be.
+pub(super) fn says_shards(files: &Files) -> bool {
+    let text = files
+        .get(NAME)
+        .and_then(|text| std::str::from_utf8(text).ok());
+    let document = text.and_then(|text| text.parse::<DocumentMut>().ok());
+    document.is_some_and(|document| {
+        let cluster = document.get("cluster");
+        cluster.is_some_and(|cluster| cluster.get("shards").is_some())
+    })
+}
+
 fn set(text: &str, shards: u32) -> Option<String> {
     let mut document: DocumentMut = text.parse().ok()?;
     let cluster = document
@@ -67,6 +79,17 @@ mod tests {
         );
         check("cluster.shards = 1\n", "cluster.shards = 5\n");
         check("cluster = { shards = 1 }\n", "cluster = { shards = 5 }\n");
+    }
+
+    #[test]
+    fn it_is_known_whether_the_file_says_the_number_itself() {
+        let says =
+            |text: &'static str| says_shards(&Files::from([(NAME.to_owned(), Bytes::from(text))]));
+        assert!(says("[cluster]\nshards = 1\n"));
+        assert!(says("cluster.shards = 1\n"));
+        assert!(!says("[cluster]\nmax_wait = '1s'\n"));
+        assert!(!says("[cluster"));
+        assert!(!says_shards(&Files::new()));
     }
 
     #[test]

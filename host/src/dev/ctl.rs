@@ -13,7 +13,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
 
-use super::handle::Handle;
+use super::handle::{Handle, Refusal};
 use super::order::Order;
 use super::place::Place;
 
@@ -27,7 +27,7 @@ const LAST_ANSWERS: Duration = Duration::from_secs(1);
 #[serde(rename_all = "snake_case")]
 enum Answer {
     Done(String),
-    /// It is no command.
+    /// It is no command, or one with a number that cannot be.
     Misunderstood(String),
     Refused(String),
 }
@@ -123,6 +123,9 @@ async fn answer(mut stream: UnixStream, handle: &Handle) -> io::Result<()> {
         Err(error) => Answer::Misunderstood(error.to_string()),
         Ok(order) => match order.carry_out(handle, true).await {
             Ok(said) => Answer::Done(said),
+            Err(refusal @ (Refusal::Shards(_) | Refusal::NoShard(_))) => {
+                Answer::Misunderstood(refusal.to_string())
+            }
             Err(refusal) => Answer::Refused(refusal.to_string()),
         },
     };

@@ -117,7 +117,7 @@ impl Order {
                     return Ok(String::new());
                 }
                 match handle.settled().await?.wanted {
-                    wanted if wanted == shards => format!("{shards} shards have everything"),
+                    wanted if wanted == shards => have_everything(shards),
                     wanted => format!("{wanted} shards are wanted by now, and have everything"),
                 }
             }
@@ -137,6 +137,14 @@ impl Order {
                 String::new()
             }
         })
+    }
+}
+
+/// Where the data is, when none of it moves.
+pub(super) fn have_everything(shards: u32) -> String {
+    match shards {
+        1 => "1 shard has everything".to_owned(),
+        shards => format!("{shards} shards have everything"),
     }
 }
 
@@ -183,9 +191,7 @@ fn table(standing: &Standing) -> String {
         .first()
         .and_then(|shard| shard.observation.as_ref());
     let placed = match coordinator.and_then(|seen| seen.topology) {
-        Some(topology) if topology.stable => {
-            format!("{} shards have everything", topology.shards)
-        }
+        Some(topology) if topology.stable => have_everything(topology.shards),
         Some(topology) => format!(
             "data moves from {} shards to {}",
             topology.shards_before, topology.shards

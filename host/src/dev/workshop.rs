@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use ostrakon_toolchain::{Build, Search, Target, Toolchain, build, search};
 use tokio::task::spawn_blocking;
 
+use super::config;
 use super::handle::Handle;
 use super::projection::Files;
 use super::screen::Screen;
@@ -54,6 +55,11 @@ impl Workshop {
                     let _ = handle.publish_secrets(secrets.clone());
                 }
                 if config != published.0 {
+                    if config::says_shards(&config) && !config::says_shards(&published.0) {
+                        self.screen.say(
+                            "cluster.shards in ostrakon.toml is passed over here: write `scale N`",
+                        );
+                    }
                     let _ = handle.publish(config.clone());
                 }
                 if (&config, &secrets) == (&published.0, &published.1) {

@@ -107,9 +107,9 @@ refusals! {
     /// Too many slow reads run already.
     SlowReads: SERVICE_UNAVAILABLE "too-many-slow-reads"
         "too many slow reads are running: try again later\n",
-    /// The shard that has the partition is away; nothing was run.
+    /// The shard that has the partition, or one of all that are to answer, is away; nothing was run.
     ShardAway: SERVICE_UNAVAILABLE "shard-away"
-        "the shard that has this partition is away, and nothing was run: try again later\n",
+        "a shard that is to answer is away, and nothing was run: try again later\n",
     /// The shard that has the partition was asked to write and did not answer.
     OutcomeUnknown: BAD_GATEWAY "outcome-unknown"
         "the shard that has this partition did not answer: it may have written or not; read before you try again\n",

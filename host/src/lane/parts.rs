@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::place::{ChangeError, Place};
 use super::worker::Worker;
 use crate::guest::Owning;
-use crate::store::{Snapshot, Whole};
+use crate::store::{Snapshot, Whole, successor};
 use crate::topology::{Cursor, Ordinal, Range};
 
 /// How many partitions are looked at in one go.
@@ -51,11 +51,11 @@ impl Place {
         let mut start = first_after(&range.after);
         loop {
             let page = snapshot.partitions(start.as_deref(), None, PAGE)?;
+            start = page.entries.last().map(|last| successor(last));
             for partition in page.entries {
                 if !range.through.covers(&partition) {
                     return Ok(Arc::new(part));
                 }
-                start = Some([&partition[..], &[0]].concat());
                 let owner = owners.owner(&partition).await;
                 if Ordinal(owner.map_err(ChangeError::Owner)?) == to {
                     part.push(partition);
@@ -86,7 +86,7 @@ impl Place {
 pub(super) fn first_after(cursor: &Cursor) -> Option<Vec<u8>> {
     match cursor {
         Cursor::Start => None,
-        Cursor::Through(last) => Some([last, &[0][..]].concat()),
+        Cursor::Through(last) => Some(successor(last)),
         Cursor::End => unreachable!("nothing is after the end"),
     }
 }
@@ -129,6 +129,7 @@ impl Worker {
         let mut start = first_after(place.shard.cursor());
         let cursor = 'looking: loop {
             let page = snapshot.measure(start.as_deref(), PAGE)?;
+            start = page.entries.last().map(|(last, _)| successor(last));
             for (partition, size) in page.entries {
                 let owner = self.block_on(owners.owner(&partition));
                 let owner = Ordinal(owner.map_err(ChangeError::Owner)?);
@@ -142,7 +143,6 @@ impl Worker {
                 if is_enough || began.elapsed() >= time {
                     break 'looking Cursor::Through(partition);
                 }
-                start = Some([&partition[..], &[0]].concat());
             }
             if !page.more {
                 break Cursor::End;

@@ -14,13 +14,11 @@ use crate::cluster::{Cluster, Guests, MakeError, Strategy, SurveyError};
 use crate::contract::Description;
 use crate::guest::Guest;
 use crate::lane::{Lane, View};
+use crate::settings::MOST_SHARDS;
 use crate::survey::{self, Owners, Surveys};
 use crate::swap;
 use crate::topology::{Ordinal, Placement};
 pub use outcome::{Asked, Move, Outcome, Shard, share};
-
-/// The most shards there can be.
-pub const MOST_SHARDS: u32 = 1024;
 
 /// Why it was not.
 #[derive(Debug, thiserror::Error)]

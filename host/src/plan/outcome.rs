@@ -10,6 +10,8 @@ use crate::topology::Ordinal;
 
 /// How many times the mean a shard may have before it is warned of.
 const MOST_OF_MEAN: f64 = 1.3;
+/// How many of them are named.
+const MOST_NAMED: usize = 5;
 
 /// What would move from which shard to which.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -125,21 +127,34 @@ pub(super) fn alike(sharding: u32) -> String {
     )
 }
 
-/// Of each shard that would have much more than the others.
+/// Of each shard that would have much more than the others, the worst first;
+/// where they are many, the others in one.
 fn warnings(shards: &[Shard], total: Amount) -> Vec<String> {
     let count = shards.len() as u64;
     let of_mean = |part: u64, whole: u64| share(part * count, whole);
-    let warned = shards.iter().filter_map(|shard| {
-        let partitions = of_mean(shard.then.partitions, total.partitions);
-        let bytes = of_mean(shard.then.bytes, total.bytes);
-        (partitions.max(bytes) > MOST_OF_MEAN).then(|| {
-            format!(
-                "shard {} would have {partitions:.2} times the mean of partitions and {bytes:.2} times that of bytes",
-                shard.shard
+    let mut warned: Vec<_> = shards
+        .iter()
+        .map(|shard| {
+            let partitions = of_mean(shard.then.partitions, total.partitions);
+            (
+                shard.shard,
+                partitions,
+                of_mean(shard.then.bytes, total.bytes),
             )
         })
+        .filter(|(_, partitions, bytes)| partitions.max(*bytes) > MOST_OF_MEAN)
+        .collect();
+    let worst = |(_, partitions, bytes): &(u32, f64, f64)| partitions.max(*bytes);
+    warned.sort_by(|one, other| worst(other).total_cmp(&worst(one)));
+    let named = warned.iter().take(MOST_NAMED).map(|(shard, partitions, bytes)| {
+        format!(
+            "shard {shard} would have {partitions:.2} times the mean of partitions and {bytes:.2} times that of bytes"
+        )
     });
-    warned.collect()
+    let others = warned.len().saturating_sub(MOST_NAMED);
+    let others = (others > 0)
+        .then(|| format!("{others} more shards would have over {MOST_OF_MEAN} times the mean"));
+    named.chain(others).collect()
 }
 
 /// A part of a whole; 0 of nothing.
@@ -231,6 +246,16 @@ mod tests {
             large.warnings[0].starts_with("shard 1 would have 1.00"),
             "{large:?}"
         );
+    }
+
+    #[test]
+    fn of_many_shards_far_above_the_mean_the_worst_are_named() {
+        let owners: Vec<_> = (0..10).map(|to| (to, amount(u64::from(to), 1))).collect();
+        let many = outcome(1, 1000, &[(0, &owners)]);
+        assert_eq!(many.warnings.len(), MOST_NAMED + 1);
+        assert!(many.warnings[0].starts_with("shard 9 would"), "{many:?}");
+        let others = "5 more shards would have over 1.3 times the mean";
+        assert_eq!(many.warnings[MOST_NAMED], others);
     }
 
     #[test]

@@ -427,12 +427,7 @@ async fn attempt(
                     return Ok(Progress::Replied(reply));
                 }
             }
-            // Where there is one shard, any other has left, and has nothing.
-            Target::Everywhere
-                if ordinal != 0 || place.shard.plan().is_none_or(|plan| plan.shards() > 1) =>
-            {
-                return Ok(Progress::Everywhere);
-            }
+            Target::Everywhere if !place.shard.has_all() => return Ok(Progress::Everywhere),
             Target::Everywhere | Target::Here => {}
         }
     }

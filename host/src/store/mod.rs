@@ -31,7 +31,7 @@ pub use file::{MakeDisk, Options, Record, Store};
 pub use group::{Group, Limits, Transaction, WriteError};
 pub use migration::Migration;
 pub use scratch::begin_migration_of;
-pub use snapshot::{Entry, Page, PartitionPage, Position, ReadError, Snapshot};
+pub use snapshot::{Entry, Page, PartitionPage, Position, ReadError, Snapshot, successor};
 pub use transfer::{Transfer, Whole};
 
 use redb::TableDefinition;

@@ -269,7 +269,7 @@ pub(super) fn scan(
 }
 
 /// The least key above a partition key and all keys of its entries.
-pub(super) fn successor(partition: &[u8]) -> Vec<u8> {
+pub fn successor(partition: &[u8]) -> Vec<u8> {
     let mut successor = Vec::with_capacity(partition.len() + 1);
     successor.extend_from_slice(partition);
     successor.push(0);

@@ -176,6 +176,7 @@ mod tests {
         let last = all.len() - KEPT + 1..all.len();
         assert_eq!(there, std::iter::once(0).chain(last).collect::<Vec<_>>());
     }
+
     #[test]
     fn what_a_plan_names_stays_as_long_as_it_does() {
         let directory = tempfile::tempdir().expect("a directory");

@@ -254,3 +254,19 @@ async fn a_client_without_a_certificate_is_refused() {
     assert_eq!(told, Problem::Refused("CertificateRequired".to_owned()));
     assert_eq!(there.unwrap_err().0, Problem::NoCertificate);
 }
+
+/// A resumed stream would be believed by a certificate that nobody looks at again.
+#[tokio::test]
+async fn each_stream_is_begun_with_certificates_also_between_sides_that_met() {
+    let authority = Authority::new("a");
+    let server = mutual(&authority.issue(), &[&authority]);
+    let client = mutual(&authority.issue(), &[&authority]);
+    for _ in 0..3 {
+        let (connected, accepted) = meet(&client, &server, "localhost").await;
+        for secured in [connected.unwrap(), accepted.unwrap()] {
+            let (_, connection) = secured.stream.get_ref();
+            let kind = connection.handshake_kind();
+            assert_eq!(kind, Some(rustls::HandshakeKind::Full));
+        }
+    }
+}

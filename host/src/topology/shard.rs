@@ -341,6 +341,13 @@ impl Shard {
             .map(|(to, outbox)| (*to, &outbox.kept))
     }
 
+    /// Whether all partitions there are, are this shard's: it is the only one. One
+    /// that has left is not, nor one that knows no plan.
+    pub fn has_all(&self) -> bool {
+        let plan = self.plan.as_ref();
+        plan.is_some_and(|plan| plan.shards() == 1) && self.me == Ordinal::COORDINATOR
+    }
+
     /// Whether no shard has more than so many batches that it has not
     /// acknowledged.
     pub fn is_within(&self, most: usize) -> bool {

@@ -133,7 +133,7 @@ fn assert_walks(snapshot: &Snapshot, oracle: &Oracle, random: &mut Random) {
         if !page.more {
             break;
         }
-        start = found.last().map(|(last, _)| [last, &[0][..]].concat());
+        start = found.last().map(|(last, _)| successor(last));
     }
     assert_eq!(found, measured);
 
