@@ -206,7 +206,8 @@ fn commands_are_taken_at_the_prompt_and_by_ctl() {
         64,
         "there is no command \"sclae\"",
     );
-    check(&dev.ctl(&["kill", "9"]), 69, "there is no shard 9");
+    check(&dev.ctl(&["kill", "9"]), 64, "there is no shard 9");
+    check(&dev.ctl(&["scale", "0"]), 64, "0 shards cannot be");
 
     // Whoever closes a pipe has said all.
     dev.input = None;
