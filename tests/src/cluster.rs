@@ -18,6 +18,26 @@ pub struct Cluster {
     pub shards: Vec<Shard>,
 }
 
+/// `count` shards in 127.7.`part`.0/24, which no other test may have; none is
+/// started.
+pub fn shards(part: u8, count: u8, files: &Files) -> Vec<Shard> {
+    (0..count)
+        .map(|ordinal| shard(part, ordinal, files))
+        .collect()
+}
+
+fn shard(part: u8, ordinal: u8, files: &Files) -> Shard {
+    let address = |port| SocketAddr::from((Ipv4Addr::new(127, 7, part, ordinal), port));
+    let mut shard = Shard::new(files);
+    shard.ordinal = ordinal.into();
+    shard.listen = address(PUBLIC);
+    let peers = format!("127.7.{part}.{{}}:{PEERS}");
+    let listen = address(PEERS).to_string();
+    let arguments = ["--peers", &peers, "--peer-listen", &listen];
+    shard.arguments = arguments.map(str::to_owned).to_vec();
+    shard
+}
+
 impl Cluster {
     /// Starts `count` shards in 127.7.`part`.0/24, which no other test may have,
     /// and waits until `among` of them are the topology.
@@ -33,19 +53,10 @@ impl Cluster {
     /// # Panics
     /// When they do not.
     pub fn start_each(part: u8, among: u64, files: &[&Files]) -> Self {
-        let address =
-            |ordinal, port| SocketAddr::from((Ipv4Addr::new(127, 7, part, ordinal), port));
-        let shard = |(ordinal, files): (u8, &&Files)| {
-            let mut shard = Shard::new(files);
-            shard.ordinal = ordinal.into();
-            shard.listen = address(ordinal, PUBLIC);
-            let peers = format!("127.7.{part}.{{}}:{PEERS}");
-            let listen = address(ordinal, PEERS).to_string();
-            let arguments = ["--peers", &peers, "--peer-listen", &listen];
-            shard.arguments = arguments.map(str::to_owned).to_vec();
-            shard
-        };
-        let shards: Vec<_> = (0..).zip(files).map(shard).collect();
+        let shards: Vec<_> = (0..)
+            .zip(files)
+            .map(|(ordinal, files)| shard(part, ordinal, files))
+            .collect();
         // Together: the first waits for what the others know.
         let hosts = thread::scope(|scope| {
             let starting: Vec<_> = shards

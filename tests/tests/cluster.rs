@@ -9,27 +9,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ostrakon_tests::client::Client;
+use ostrakon_tests::cluster::shards;
 use ostrakon_tests::host::{Files, Host, Shard, config, guest};
 use ostrakon_tests::load::{under_load, under_load_through};
-
-/// Shards that know each other, each on a loopback address of its own, in a
-/// part of 127.0.0.0/8 that no other test has.
-fn shards(part: u8, count: u32, files: &Files) -> Vec<Shard> {
-    let shard = |ordinal: u32| {
-        let mut shard = Shard::new(files);
-        shard.ordinal = ordinal;
-        shard.arguments = [
-            "--peers",
-            &format!("127.7.{part}.{{1}}:7070"),
-            "--peer-listen",
-            &format!("127.7.{part}.{}:7070", ordinal + 1),
-        ]
-        .map(str::to_owned)
-        .to_vec();
-        shard
-    };
-    (0..count).map(shard).collect()
-}
 
 fn kv(shards: u32) -> Files {
     let toml = format!("[cluster]\nshards = {shards}");
@@ -302,6 +284,27 @@ fn a_leaving_shard_hands_over_before_it_ends() {
     assert!(listed.text() == serde_json::to_string(&polls).expect("JSON"));
 }
 
+#[test]
+fn a_shard_is_ready_once_it_knows_how_many_shards_there_are() {
+    let shards = shards(18, 2, &kv(2));
+    let one = shards[1].spawn();
+    one.wait_for_status("to wait for shard 0", |status| {
+        let why = status["not_ready"].as_str().unwrap_or_default();
+        why.contains("how many shards there are: shard 0 tells it")
+    });
+    let ready = one.admin("GET", "/readyz").expect("an answer");
+    assert_eq!(ready.status, 503);
+    let started = one.admin("GET", "/startupz").expect("an answer");
+    assert_eq!(started.status, 200);
+    let zero = shards[0].start();
+    one.wait_for_status("ready", |status| status["ready"] == true);
+    wait_for_shards(&zero, 2);
+    // It knows it from its disk when it is started again, alone.
+    one.stop();
+    zero.stop();
+    shards[1].start();
+}
+
 fn incarnation(host: &Host) -> u64 {
     let status = host.wait_for_status("the topology", |status| status["topology"].is_object());
     status["topology"]["incarnation"]
@@ -338,6 +341,12 @@ fn of_two_processes_of_one_ordinal_the_older_stops() {
             .admin("GET", "/readyz")
             .is_ok_and(|ready| ready.status == 503)
     });
+    let not_ready = &older.status()["not_ready"];
+    let why = not_ready.as_str().expect("it says why");
+    assert!(
+        why.contains("must not serve this shard any longer"),
+        "{why}"
+    );
     older.wait_until("refusing", |older| {
         older.client().get("/polls").is_ok_and(|refused| {
             refused.status == 503 && refused.text().contains("_shutting_down_")

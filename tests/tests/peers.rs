@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use ostrakon_tests::certificates::{Authority, Issued};
+use ostrakon_tests::cluster::shards;
 use ostrakon_tests::host::{CANARY, Files, Host, Shard, config, guest};
 use ostrakon_tests::load::under_load;
 
@@ -36,18 +37,12 @@ fn with_certificate(believed: &[&Authority], issued: &Issued, more: &[(&str, &st
 
 /// Two shards in a part of 127.0.0.0/8 that no other test has.
 fn two_shards(part: u8, first: &Files) -> [Shard; 2] {
-    [0, 1].map(|ordinal| {
-        let files = config(&guest("kv"), &[("ostrakon.toml", SETTINGS)]);
-        let mut shard = Shard::new(&files);
+    let files = config(&guest("kv"), &[("ostrakon.toml", SETTINGS)]);
+    let mut shards = shards(part, 2, &files);
+    for shard in &mut shards {
         shard.secrets.publish(first).expect("published");
-        shard.ordinal = ordinal;
-        let peers = format!("127.7.{part}.{{}}:7070");
-        let listen = format!("127.7.{part}.{ordinal}:7070");
-        shard.arguments = ["--peers", &peers, "--peer-listen", &listen]
-            .map(str::to_owned)
-            .to_vec();
-        shard
-    })
+    }
+    shards.try_into().expect("two were made")
 }
 
 fn in_a_day() -> SystemTime {
@@ -270,10 +265,12 @@ fn a_shard_with_another_authority_is_not_heeded() {
     let [one, mut two] = two_shards(43, &issue(&ours));
     two.secrets.publish(&issue(&other)).expect("published");
     let one = one.start();
-    let two = two.start();
+    let two = two.spawn();
     let failures = |host: &Host| host.metric("ostrakon_peer_handshake_failures_total");
     two.wait_until("the refusals", |two| {
         failures(&one) > 2 && failures(two) > 0
     });
-    assert!(two.status()["topology"].is_null(), "it has learned nothing");
+    let status = two.status();
+    assert!(status["topology"].is_null(), "it has learned nothing");
+    assert_eq!(status["ready"], false);
 }
