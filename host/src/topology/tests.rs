@@ -2,5 +2,7 @@
 //! and a network that loses, repeats and reorders.
 
 mod actions;
+mod clients;
 mod model;
+mod properties;
 mod world;

@@ -2,15 +2,14 @@
 //! the protocol, its lane and its disk above all, is done here by a few lines;
 //! the decisions are the protocol's own.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 
-use stateright::semantics::register::{Register, RegisterOp, RegisterRet};
-use stateright::semantics::{ConsistencyTester, LinearizabilityTester};
+use stateright::semantics::LinearizabilityTester;
+use stateright::semantics::register::Register;
 
 use super::world::*;
 use crate::topology::{
-    Authority, Coordinator, Cursor, Epoch, Incarnation, Moved, Ordinal, Plan, Range, Received,
-    Shard,
+    Coordinator, Cursor, Epoch, Incarnation, Ordinal, Plan, Range, Received, Shard,
 };
 
 impl Scenario {
@@ -244,165 +243,9 @@ impl Scenario {
         self.send(world, ordinal.0 as usize);
     }
 
-    fn invoke(&self, world: &mut World, client: usize, at: Ordinal) {
-        let Client::Idle(index) = world.clients[client] else {
-            unreachable!("it is idle");
-        };
-        let (key, op) = match self.clients[client][index] {
-            Op::Write(key, value) => (key, RegisterOp::Write(value)),
-            Op::Read(key) => (key, RegisterOp::Read),
-            Op::List => {
-                let parts = BTreeMap::new();
-                world.clients[client] = Client::Listing { index, parts };
-                return;
-            }
-        };
-        let history = world.history.get_mut(&key).expect("a known key");
-        history.on_invoke(client, op).expect("a valid history");
-        world.clients[client] = Client::Asking {
-            index,
-            at,
-            passed: None,
-            plan: None,
-        };
-    }
-
-    fn serve(&self, world: &mut World, client: usize, lose_reply: bool) {
-        let Client::Asking {
-            index,
-            at,
-            passed,
-            plan,
-        } = world.clients[client].clone()
-        else {
-            unreachable!("it asks");
-        };
-        let node = &mut world.nodes[at.0 as usize];
-        if let Some(plan) = &plan
-            && node.shard.learn(plan).is_err()
-        {
-            world.outdated = true;
-            return;
-        }
-        let Some(plan) = node.shard.plan().cloned() else {
-            return;
-        };
-        let (Op::Write(key, _) | Op::Read(key)) = self.clients[client][index] else {
-            unreachable!("a listing asks for parts");
-        };
-        let (from, to) = owners(key, &plan);
-        let is_mine = match node.shard.authority(&[key], from, to, passed.as_ref()) {
-            Authority::Mine => true,
-            Authority::Elsewhere { .. } if self.is(Mutation::PassedIsMine) && from == at => true,
-            Authority::Elsewhere { at, passed } => {
-                world.seen.insert(Seen::Redirected);
-                let plan = Some(plan);
-                if passed.is_some() {
-                    world.seen.insert(Seen::RedirectedTwice);
-                }
-                world.clients[client] = Client::Asking {
-                    index,
-                    at,
-                    passed,
-                    plan,
-                };
-                false
-            }
-            Authority::Awaited { .. } => {
-                world.seen.insert(Seen::Awaited);
-                self.is(Mutation::NotAwaited)
-            }
-            Authority::Unknown => false,
-        };
-        if is_mine {
-            if from != to && at == to {
-                world.seen.insert(Seen::ServedByReceiver);
-            }
-            self.execute(world, client, index, at, lose_reply);
-        }
-        self.send(world, at.0 as usize);
-    }
-
-    fn execute(
-        &self,
-        world: &mut World,
-        client: usize,
-        index: usize,
-        at: Ordinal,
-        lose_reply: bool,
-    ) {
-        let node = &mut world.nodes[at.0 as usize];
-        let (key, ret) = match self.clients[client][index] {
-            Op::Write(key, value) => {
-                node.data.insert(key, value);
-                world.truth.insert(key, value);
-                (key, RegisterRet::WriteOk)
-            }
-            // 255: there is none, which no write has made so.
-            Op::Read(key) => (
-                key,
-                RegisterRet::ReadOk(node.data.get(&key).copied().unwrap_or(255)),
-            ),
-            Op::List => unreachable!("a listing asks for parts"),
-        };
-        if lose_reply {
-            world.clients[client] = Client::Gone;
-            return;
-        }
-        if world.clients.contains(&Client::Gone) && matches!(ret, RegisterRet::ReadOk(_)) {
-            world.seen.insert(Seen::LostReplyThenRead);
-        }
-        let history = world.history.get_mut(&key).expect("a known key");
-        history.on_return(client, ret).expect("a valid history");
-        world.clients[client] = Client::Idle(index + 1);
-    }
-
-    /// A shard gives its part of a listing; once all have, it is joined, or, where
-    /// the parts do not fit, begun anew.
-    fn part(&self, world: &mut World, client: usize, from: Ordinal) {
-        let Client::Listing { index, mut parts } = world.clients[client].clone() else {
-            // It has what it needs.
-            return;
-        };
-        let node = &world.nodes[from.0 as usize];
-        let (Some(plan), Some(moved)) = (node.shard.plan(), node.shard.moved(7)) else {
-            return;
-        };
-        let (shards, stable) = (plan.shards(), plan.is_stable());
-        if from.0 >= shards {
-            return;
-        }
-        // Those of another epoch are of no use any more.
-        parts.retain(|_, (part, _)| part.epoch == moved.epoch);
-        if parts.contains_key(&from) {
-            return;
-        }
-        parts.insert(from, (moved, node.data.keys().copied().collect()));
-        if parts.len() < shards as usize {
-            world.clients[client] = Client::Listing { index, parts };
-            return;
-        }
-        let moved = parts
-            .iter()
-            .map(|(from, (moved, _))| (*from, moved.clone()));
-        if !Moved::fit(&moved.collect()) && !self.is(Mutation::ListUnfit) {
-            world.seen.insert(Seen::ListedUnfit);
-            let parts = BTreeMap::new();
-            world.clients[client] = Client::Listing { index, parts };
-            return;
-        }
-        if !stable && parts.values().all(|(_, keys)| !keys.is_empty()) {
-            world.seen.insert(Seen::ListedMidway);
-        }
-        let mut listed: Vec<u8> = parts.into_values().flat_map(|(_, keys)| keys).collect();
-        listed.sort_unstable();
-        world.listed_wrong |= !listed.iter().eq(world.truth.keys());
-        world.clients[client] = Client::Idle(index + 1);
-    }
-
     /// Sends what a node has to say: its plan, if it is the coordinator, its
     /// first batches, and that it is done.
-    fn send(&self, world: &mut World, index: usize) {
+    pub(super) fn send(&self, world: &mut World, index: usize) {
         let node = &mut world.nodes[index];
         let me = node.shard.ordinal();
         if me == Ordinal::COORDINATOR
@@ -451,93 +294,7 @@ impl Scenario {
         });
     }
 
-    fn is(&self, mutation: Mutation) -> bool {
+    pub(super) fn is(&self, mutation: Mutation) -> bool {
         self.mutation == Some(mutation)
-    }
-
-    /// How many shards take a key for theirs.
-    pub(super) fn authorities(&self, world: &World, key: u8) -> usize {
-        let is_mine = |node: &&Node| {
-            let Some(plan) = node.shard.plan() else {
-                return false;
-            };
-            let (from, to) = owners(key, plan);
-            match node.shard.authority(&[key], from, to, None) {
-                Authority::Mine => true,
-                Authority::Elsewhere { .. } => {
-                    self.is(Mutation::PassedIsMine) && from == node.shard.ordinal()
-                }
-                Authority::Awaited { .. } => self.is(Mutation::NotAwaited),
-                Authority::Unknown => false,
-            }
-        };
-        world.nodes.iter().filter(is_mine).count()
-    }
-
-    /// The values of a key wherever it is: in the data, or on its way.
-    pub(super) fn places(world: &World, key: u8) -> Vec<u8> {
-        let mut places = Vec::new();
-        for node in &world.nodes {
-            let applied = |(to, kept): (Ordinal, &VecDeque<Range>)| {
-                kept.iter().any(|range| {
-                    let batch = node.shard.envelope(to, range, 7);
-                    let mut receiver = world.nodes[to.0 as usize].shard.clone();
-                    // Applied, and only not deleted yet.
-                    receiver.receive(&batch) == Received::Known
-                        && node.contents(to, range).contains_key(&key)
-                })
-            };
-            if !node.shard.outboxes().any(applied) {
-                places.extend(node.data.get(&key));
-            }
-        }
-        places
-    }
-
-    /// Lets everything happen that can, without restarts or new demands, until
-    /// nothing more does; none if that does not come.
-    pub(super) fn settle(&self, world: &World) -> Option<World> {
-        let mut world = world.clone();
-        for _ in 0..100 {
-            let mut changed = false;
-            for action in self.actions(&world) {
-                let goes_on = matches!(
-                    action,
-                    Action::Plan
-                        | Action::Deliver(_)
-                        | Action::Step(_)
-                        | Action::Serve(_)
-                        | Action::Part(..)
-                );
-                if goes_on && let Some(after) = self.after(&world, &action) {
-                    world = after;
-                    changed = true;
-                }
-            }
-            if !changed {
-                return Some(world);
-            }
-        }
-        None
-    }
-
-    /// Whether each key is where it is configured to be, and nobody waits.
-    pub(super) fn is_settled(&self, world: &World) -> bool {
-        let configured = self.configured[world.configured];
-        let stable = |node: &Node| {
-            node.shard
-                .plan()
-                .is_some_and(|plan| plan.is_stable() && plan.to == placement(configured))
-        };
-        let in_place = |key: &u8| {
-            let owner = owner(*key, configured);
-            Self::places(world, *key).len() == 1
-                && world.nodes[owner.0 as usize].data.contains_key(key)
-        };
-        let answered =
-            |client: &Client| !matches!(client, Client::Asking { .. } | Client::Listing { .. });
-        world.nodes[..configured.0 as usize].iter().all(stable)
-            && world.truth.keys().all(in_place)
-            && world.clients.iter().all(answered)
     }
 }
