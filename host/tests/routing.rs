@@ -20,7 +20,9 @@ use ostrakon::service::{Answer, Boxed, Forwarded, Others, Part, Refused, Service
 use ostrakon::settings::Settings;
 use ostrakon::store::{Options, Store};
 use ostrakon::topology::Received;
-use ostrakon::topology::{Authority, Epoch, Incarnation, Ordinal, Passed, Placement, Plan};
+use ostrakon::topology::{
+    Authority, ClusterId, Epoch, Incarnation, Ordinal, Passed, Placement, Plan,
+};
 
 /// More hops than a client ever needs here.
 const MAX_HOPS: usize = 4;
@@ -282,6 +284,7 @@ fn placement(shards: u32) -> Placement {
 
 fn plan(epoch: u64, from: u32, to: u32) -> Plan {
     Plan {
+        cluster: ClusterId(1),
         epoch: Epoch(epoch),
         from: placement(from),
         to: placement(to),

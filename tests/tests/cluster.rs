@@ -357,36 +357,6 @@ fn of_two_processes_of_one_ordinal_the_older_stops() {
     assert_eq!(ready.status, 200);
 }
 
-#[test]
-fn a_shard_with_a_new_disk_is_heeded() {
-    let toml = "[cluster]\nshards = 2";
-    let shards = shards(7, 2, &votes(toml));
-    let mut hosts: Vec<Host> = shards.iter().map(Shard::start).collect();
-    for ordinal in [1, 0] {
-        for host in &hosts {
-            wait_for_shards(host, 2);
-        }
-        let before = incarnation(&hosts[ordinal]);
-        hosts.remove(ordinal).kill();
-        fs::remove_dir_all(&shards[ordinal].data).expect("its disk is gone");
-        let other_epoch = hosts[0].status()["topology"]["epoch"].clone();
-        hosts.insert(ordinal, shards[ordinal].start());
-        wait_for_shards(&hosts[ordinal], 2);
-        hosts[ordinal].wait_until("a higher number", |host| incarnation(host) > before);
-        assert_eq!(hosts[ordinal].status()["topology"]["epoch"], other_epoch);
-        // Both ways: polls of either shard are made and found through the other.
-        for (through, back) in [(0, 1), (1, 0)] {
-            for poll in 0..10 {
-                let path = format!("/polls/{ordinal}-{through}-{poll}/me");
-                let put = hosts[through].client().put(&path, b"yes");
-                assert_eq!(put.expect("an answer").status, 204);
-                let got = hosts[back].client().get(&path).expect("an answer");
-                assert_eq!(got.status, 200, "{path}");
-            }
-        }
-    }
-}
-
 /// The hostile guest's ConfigMap: each migration of it adds a `~` to each value.
 fn hostile(shards: u32, schema: u32) -> Files {
     let toml = format!("[cluster]\nshards = {shards}");

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::Response;
 
 use super::Cluster;
-use super::message::{Ask, ForwardedReply, Said};
+use super::message::{Ask, Asked, ForwardedReply, Said};
 use crate::lane::{Change, ChangeError, Changed};
 use crate::peers::{Handler, Identity};
 use crate::service::{Answer, Service};
@@ -22,7 +22,10 @@ pub(super) struct Answering {
 impl Handler for Answering {
     async fn call(&self, peer: Identity, body: Bytes) -> Bytes {
         let said = match postcard::from_bytes(&body) {
-            Ok(ask) => self.answer(&peer, ask).await,
+            Ok(Asked { cluster, ask }) => match self.cluster.foreign(cluster) {
+                Some(own) => Said::Foreign(own),
+                None => self.answer(&peer, ask).await,
+            },
             Err(_) => Said::Later("the host here does not understand this".to_owned()),
         };
         let said = postcard::to_stdvec(&said).expect("an answer can always be encoded");
@@ -72,7 +75,7 @@ impl Answering {
             Ask::Schema => Said::Schema(self.cluster.schema()),
             Ask::Plan => Said::Plan(self.cluster.plan()),
             Ask::Learn(plan) => match self.learn(plan).await {
-                Ok(()) => Said::Done,
+                Ok(()) => Said::Plan(self.cluster.plan()),
                 Err(later) => later,
             },
             Ask::Receive {

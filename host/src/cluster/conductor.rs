@@ -13,7 +13,7 @@ use super::Cluster;
 use super::giving::AHEAD;
 use super::message::{Ask, Said};
 use crate::lane::{Change, ChangeError, Place, View};
-use crate::topology::{Ordinal, Placement, Plan};
+use crate::topology::{ClusterId, Ordinal, Placement, Plan};
 
 /// How often a shard looks whether there is something to do.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -21,17 +21,14 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const ASK_EVERY: Duration = Duration::from_secs(1);
 /// How often it says that it does not learn of any.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
-/// How many shards that a change adds are looked for at once.
+/// How many shards that a change is about are asked at once.
 const LOOKED_FOR: usize = 32;
-/// How long a coordinator without a plan asks whether others have one.
-const BOOTSTRAP: Duration = Duration::from_secs(3);
 
 /// A shard's work, in one task.
 pub(super) struct Conductor {
     cluster: Cluster,
-    began: Instant,
     asked: Option<Instant>,
-    /// When shards that a change is about were last looked for.
+    /// When shards that a change is about were last asked.
     looked: Option<Instant>,
     /// When it was last told why there is no plan here.
     complained: Instant,
@@ -44,7 +41,6 @@ impl Conductor {
     pub(super) fn new(cluster: Cluster) -> Self {
         Self {
             cluster,
-            began: Instant::now(),
             asked: None,
             looked: None,
             complained: Instant::now(),
@@ -88,11 +84,11 @@ impl Conductor {
         };
         let is_coordinator = cluster.0.me == Ordinal::COORDINATOR;
         let Some(plan) = place.shard.plan() else {
-            if is_coordinator && self.began.elapsed() >= BOOTSTRAP {
-                cluster.learn(Plan::first(desired(&view))).await?;
-                return Ok(true);
-            }
-            return Ok(false);
+            return if is_coordinator {
+                self.begin(desired(&view)).await
+            } else {
+                Ok(false)
+            };
         };
         if place.owners.is_none() {
             // After a start: the plan is known, its guests are not.
@@ -102,25 +98,22 @@ impl Conductor {
         }
         if is_coordinator {
             cluster.coordinator().desire(desired(&view));
-            let next = cluster.coordinator().next(plan);
-            let lacking = match &next {
-                Some(next) => self.lacking(plan, next).await,
+            let change = cluster.coordinator().change(plan);
+            let lacking = match &change {
+                Some(change) => self.lacking(plan, change).await,
                 None => Vec::new(),
             };
             let first_lacking = lacking.first().copied();
-            let is_news = cluster.await_shards(lacking);
-            if let Some(next) = next {
-                if let Some(first) = first_lacking {
-                    if is_news {
-                        tracing::warn!(
-                            from = plan.to.shards,
-                            to = next.to.shards,
-                            first_lacking = first.0,
-                            "a change begins when the shards that it adds are there: start them, or set `cluster.shards` back"
-                        );
-                    }
-                    return Ok(false);
-                }
+            if let (true, Some(first)) = (cluster.await_shards(lacking), first_lacking) {
+                tracing::warn!(
+                    shards = plan.to.shards,
+                    wanted = change.map_or(0, |change| change.to.shards),
+                    first_lacking = first.0,
+                    "a change begins when all shards that it is about are there: start them, or set their number back"
+                );
+            }
+            let next = cluster.coordinator().next(plan);
+            if let Some(next) = next.filter(|_| first_lacking.is_none()) {
                 tracing::info!(
                     epoch = next.epoch.0,
                     from = next.from.shards,
@@ -206,11 +199,43 @@ impl Conductor {
         all
     }
 
-    /// The shards that a change adds and that cannot be asked: some of them, where
-    /// they are many. Until all can, it does not begin, and can be taken back.
-    async fn lacking(&mut self, plan: &Plan, next: &Plan) -> Vec<Ordinal> {
+    /// Makes the first plan, once all shards that it is about have said that they
+    /// know of none: this one's disk may be new, and theirs not.
+    async fn begin(&mut self, desired: Placement) -> Result<bool, ChangeError> {
+        let cluster = self.cluster.clone();
+        let others: Vec<_> = (1..desired.shards).map(Ordinal).collect();
+        cluster.coordinator().desire(desired);
+        let lacking = self.ask_all(&others, &Ask::Plan).await;
+        let first_lacking = lacking.first().copied();
+        if let (true, Some(first)) = (cluster.await_shards(lacking), first_lacking) {
+            tracing::warn!(
+                shards = others.len() + 1,
+                first_lacking = first.0,
+                "where partitions are is not known on this disk: it is learned, or a new cluster begins, when all shards can be asked"
+            );
+        }
+        let id = ClusterId(cluster.0.line.load().endpoint.identity.store);
+        let first = cluster.coordinator().first(id);
+        let Some(first) = first.filter(|_| cluster.plan().is_none()) else {
+            return Ok(false);
+        };
+        tracing::info!(cluster = %id, shards = first.to.shards, "a new cluster begins");
+        cluster.learn(first).await?;
+        self.tell_all();
+        Ok(true)
+    }
+
+    /// The shards that a change is about and that do not go by the plan: some of them,
+    /// where they are many. Until all do, it does not begin, and can be taken back.
+    async fn lacking(&mut self, plan: &Plan, change: &Plan) -> Vec<Ordinal> {
+        let others: Vec<_> = (1..change.shards()).map(Ordinal).collect();
+        self.ask_all(&others, &Ask::Learn(plan.clone())).await
+    }
+
+    /// Asks others by which plan they go, and learns it, if it is newer. Those that do
+    /// not say, as far as they were asked; they are not asked again at once.
+    async fn ask_all(&mut self, others: &[Ordinal], ask: &Ask) -> Vec<Ordinal> {
         let cluster = &self.cluster;
-        let added: Vec<_> = (plan.to.shards..next.to.shards).map(Ordinal).collect();
         let was_looked = |looked: Instant| looked.elapsed() < ASK_EVERY;
         let lacked = cluster.awaited();
         if !lacked.is_empty() && self.looked.is_some_and(was_looked) {
@@ -219,10 +244,10 @@ impl Conductor {
         self.looked = Some(Instant::now());
         // A typing error can ask for many: those behind the first that are away
         // are not asked.
-        for some in added.chunks(LOOKED_FOR) {
+        for some in others.chunks(LOOKED_FOR) {
             let asked = some.iter().map(async |shard| {
-                let asked = timeout(ASK_EVERY, cluster.ask(*shard, &Ask::Plan)).await;
-                (!matches!(asked, Ok(Ok(_)))).then_some(*shard)
+                let said = cluster.asks_plan(*shard, ask).await;
+                said.is_none().then_some(*shard)
             });
             let away: Vec<_> = join_all(asked).await.into_iter().flatten().collect();
             if !away.is_empty() {
@@ -232,27 +257,23 @@ impl Conductor {
         Vec::new()
     }
 
-    /// Asks for a newer plan: the coordinator, or, where this is it and has
-    /// none, everybody.
+    /// Asks the coordinator for a newer plan; the coordinator tells all its own, and
+    /// learns of a newer one, where its disk is not the newest.
     async fn ask_others(&mut self) {
         let cluster = &self.cluster;
-        let asked = async |shard| {
-            let asked = timeout(ASK_EVERY, cluster.ask(shard, &Ask::Plan)).await;
-            match asked {
-                Ok(Ok(Said::Plan(Some(plan)))) => {
-                    if let Err(error) = cluster.learn(plan).await {
-                        tracing::debug!(%error, "a plan is learned later");
-                    }
-                    None
+        if cluster.0.me == Ordinal::COORDINATOR {
+            self.tell_all();
+            return;
+        }
+        let asked = timeout(ASK_EVERY, cluster.ask(Ordinal::COORDINATOR, &Ask::Plan)).await;
+        match asked {
+            Ok(Ok(Said::Plan(Some(plan)))) => {
+                if let Err(error) = cluster.learn(plan).await {
+                    tracing::debug!(%error, "a plan is learned later");
                 }
-                Ok(Err(error)) => Some(error),
-                _ => None,
             }
-        };
-        if cluster.0.me != Ordinal::COORDINATOR {
-            let failed = asked(Ordinal::COORDINATOR).await;
-            if let Some(error) = failed.filter(|_| cluster.plan().is_none())
-                && self.complained.elapsed() >= COMPLAIN_EVERY
+            Ok(Err(error))
+                if cluster.plan().is_none() && self.complained.elapsed() >= COMPLAIN_EVERY =>
             {
                 self.complained = Instant::now();
                 tracing::warn!(
@@ -260,12 +281,7 @@ impl Conductor {
                     "shard 0 cannot be asked where partitions are, and requests for them wait"
                 );
             }
-        } else if cluster.plan().is_some() {
-            self.tell_all();
-        } else {
-            let view = cluster.0.lane.views().get();
-            let shards = view.map_or(1, |view| desired(&view).shards);
-            join_all((1..shards).map(Ordinal).map(asked)).await;
+            _ => {}
         }
     }
 
@@ -278,13 +294,36 @@ impl Conductor {
             let (cluster, plan) = (self.cluster.clone(), plan.clone());
             // Whoever is away asks by itself when it is back.
             drop(tokio::spawn(async move {
-                let learn = Ask::Learn(plan);
-                let told = timeout(ASK_EVERY, cluster.ask(shard, &learn)).await;
-                if let Ok(Err(error)) = told {
-                    tracing::debug!(shard = shard.0, %error, "the plan was not told");
-                }
+                cluster.asks_plan(shard, &Ask::Learn(plan)).await
             }));
         }
+    }
+}
+
+impl Cluster {
+    /// Asks a shard by which plan it goes, notes and learns it; none where it does not
+    /// say.
+    async fn asks_plan(&self, shard: Ordinal, ask: &Ask) -> Option<()> {
+        let said = match timeout(ASK_EVERY, self.ask(shard, ask)).await {
+            Ok(Ok(Said::Plan(said))) => said,
+            Ok(Err(error)) => {
+                tracing::debug!(shard = shard.0, %error, "it does not say by which plan it goes");
+                self.coordinator().says_nothing(shard);
+                return None;
+            }
+            _ => {
+                self.coordinator().says_nothing(shard);
+                return None;
+            }
+        };
+        let epoch = said.as_ref().map(|plan| plan.epoch);
+        self.coordinator().goes_by(shard, epoch);
+        if let Some(plan) = said
+            && let Err(error) = self.learn(plan).await
+        {
+            tracing::debug!(%error, "a plan is learned later");
+        }
+        Some(())
     }
 }
 

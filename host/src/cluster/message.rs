@@ -11,7 +11,15 @@ use crate::contract::{Reply, Request};
 use crate::digest::Digest;
 use crate::store::Whole;
 use crate::survey::Owners;
-use crate::topology::{Batch, Epoch, Incarnation, Moved, Passed, Placement, Plan};
+use crate::topology::{Batch, ClusterId, Epoch, Incarnation, Moved, Passed, Placement, Plan};
+
+/// What is sent to ask something.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Asked<A> {
+    /// The cluster that the sender belongs to; none while it knows of none.
+    pub(super) cluster: Option<ClusterId>,
+    pub(super) ask: A,
+}
 
 /// What one shard asks of another.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -30,7 +38,7 @@ pub(super) enum Ask {
     Part(ForwardedRequest),
     /// The schema of its data.
     Schema,
-    /// To go by this plan.
+    /// To go by this plan, unless it knows a newer one; and by which it goes.
     Learn(Plan),
     /// To store the partitions of a batch, under this plan.
     Receive {
@@ -87,6 +95,8 @@ pub(super) enum Said {
     /// Nothing was done: a process of the sender's ordinal with this number was
     /// heard of, and is to be heeded instead.
     Superseded(Incarnation),
+    /// Nothing was done: this shard belongs to another cluster.
+    Foreign(ClusterId),
     /// The generation's files, if they are here.
     Generation(Option<BTreeMap<String, Vec<u8>>>),
 }

@@ -22,8 +22,9 @@ mod surveying;
 #[cfg(test)]
 mod simulation;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -38,12 +39,12 @@ use crate::peers::{ServeError, Tcp, serve};
 use crate::per_shard::PerShard;
 use crate::service::Service;
 use crate::survey::Surveys;
-use crate::topology::{Coordinator, Incarnation, Ordinal, Plan, Stopped};
+use crate::topology::{ClusterId, Coordinator, Incarnation, Ordinal, Plan, Stopped};
 
 use conductor::Conductor;
 pub use guests::{Guests, MakeError};
 use holds::Holds;
-use message::{Ask, Said};
+use message::{Ask, Asked, Said};
 use progress::Measured;
 pub use progress::{Known, Progress, Source};
 use seldom::Seldom;
@@ -94,6 +95,8 @@ struct Inner {
     pauses: AtomicUsize,
     /// This process is about to end.
     stopping: watch::Sender<bool>,
+    /// Telling of peers that belong to another cluster.
+    foreigners: Seldom,
     /// Something happened that the conductor waits for.
     news: Notify,
     /// Why this process must not go on, once it is so.
@@ -105,8 +108,8 @@ struct Inner {
 struct Line {
     endpoint: Arc<Endpoint>,
     pool: Pool<AnyDial>,
-    /// Whether some peer has answered to it.
-    is_heeded: AtomicBool,
+    /// The peers that have answered to it. A std mutex: held for a look.
+    heeding: Mutex<BTreeSet<Ordinal>>,
 }
 
 impl Line {
@@ -115,8 +118,20 @@ impl Line {
         Self {
             pool: Pool::with_dial(Arc::clone(&endpoint), dial),
             endpoint,
-            is_heeded: AtomicBool::new(false),
+            heeding: Mutex::default(),
         }
+    }
+
+    fn heed(&self, peer: Ordinal) {
+        self.heeding().insert(peer);
+    }
+
+    fn is_heeded_by(&self, peer: Ordinal) -> bool {
+        self.heeding().contains(&peer)
+    }
+
+    fn heeding(&self) -> std::sync::MutexGuard<'_, BTreeSet<Ordinal>> {
+        self.heeding.lock().expect("no holder of this lock panics")
     }
 }
 
@@ -132,6 +147,8 @@ enum AskError {
     Request(#[from] RequestError),
     #[error("it answers in another way than expected: are all hosts of one version?")]
     Answer,
+    #[error("it belongs to another cluster")]
+    Foreign,
     #[error("it knows of a later process of this shard's ordinal")]
     Superseded,
 }
@@ -166,6 +183,7 @@ impl Cluster {
             surveys: Surveys::default(),
             pauses: AtomicUsize::new(0),
             stopping: watch::Sender::default(),
+            foreigners: Seldom::default(),
             news: Notify::new(),
             stopped: watch::Sender::default(),
         }))
@@ -227,7 +245,9 @@ impl Cluster {
 
     /// Asks a shard.
     async fn ask(&self, at: Ordinal, ask: &Ask) -> Result<Said, AskError> {
-        let body = postcard::to_stdvec(ask).expect("an ask can always be encoded");
+        let cluster = self.id();
+        let body = postcard::to_stdvec(&Asked { cluster, ask });
+        let body = body.expect("an ask can always be encoded");
         let line = self.0.line.load_full();
         if !line.pool.knows(at.0) {
             line.pool.set_address(at.0, &self.0.peers.of(at));
@@ -235,20 +255,34 @@ impl Cluster {
         let said = line.pool.request(at.0, Bytes::from(body)).await?;
         match postcard::from_bytes(&said) {
             Ok(Said::Superseded(by)) => {
-                self.superseded(by, &line).await;
+                self.superseded(by, at, &line).await;
                 Err(AskError::Superseded)
             }
+            Ok(Said::Foreign(other)) => {
+                if self.0.foreigners.may_tell() {
+                    let own = self.id();
+                    tracing::error!(
+                        shard = at.0,
+                        own = %own.map(|own| own.to_string()).unwrap_or_default(),
+                        its = %other,
+                        "a shard belongs to another cluster, and nothing is shared with it: bring back the right data for one of the two, or empty the data directory of the one that is to join the other's"
+                    );
+                }
+                Err(AskError::Foreign)
+            }
             said => {
-                line.is_heeded.store(true, Ordering::Relaxed);
+                line.heed(at);
                 said.map_err(|_| AskError::Answer)
             }
         }
     }
 
-    /// A peer heeds another process of this ordinal, of the number `by`.
-    async fn superseded(&self, by: Incarnation, line: &Line) {
+    /// A peer heeds another process of this ordinal, of the number `by`. One that has
+    /// heeded this process speaks of a later one; any other perhaps of an earlier
+    /// one, on a disk that is lost.
+    async fn superseded(&self, by: Incarnation, peer: Ordinal, line: &Line) {
         let own = Incarnation(line.endpoint.identity.incarnation);
-        if by > own && line.is_heeded.load(Ordering::Relaxed) {
+        if by > own && line.is_heeded_by(peer) {
             self.stop(Stopped::Superseded(by));
         } else if let Err(error) = self.start_after(by, &line.endpoint).await {
             tracing::debug!(%error, "a higher number is taken later");
@@ -274,6 +308,19 @@ impl Cluster {
     fn plan(&self) -> Option<Plan> {
         let view = self.0.lane.views().get()?;
         view.place.as_ref()?.shard.plan().cloned()
+    }
+
+    /// The cluster that this shard belongs to.
+    fn id(&self) -> Option<ClusterId> {
+        let view = self.0.lane.views().load();
+        let place = view.as_ref()?.place.as_ref()?;
+        place.shard.plan().map(|plan| plan.cluster)
+    }
+
+    /// The cluster that this shard belongs to, where a peer belongs to another.
+    fn foreign(&self, peers: Option<ClusterId>) -> Option<ClusterId> {
+        self.id()
+            .filter(|own| peers.is_some_and(|peers| peers != *own))
     }
 
     /// The schema of the data; none before a generation is live.
@@ -311,8 +358,14 @@ impl Cluster {
     }
 
     fn stop(&self, stopped: Stopped) {
-        tracing::error!(error = %stopped, "this shard stops serving");
-        self.0.stopped.send_replace(Some(stopped));
+        let is_news = self.0.stopped.send_if_modified(|former| {
+            let is_first = former.is_none();
+            former.get_or_insert(stopped);
+            is_first
+        });
+        if is_news {
+            tracing::error!(error = %stopped, "this shard stops serving");
+        }
     }
 
     /// A peer was heard; none: it is to be heeded.

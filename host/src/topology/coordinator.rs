@@ -1,17 +1,20 @@
 //! What the coordinator decides: when a change begins, and when it has ended.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::plan::{Epoch, Ordinal, Placement, Plan};
+use super::plan::{ClusterId, Epoch, Ordinal, Placement, Plan};
 
 /// The coordinator's decisions. The plan in force is persisted, as each shard
-/// persists it; who is done is not: sources say so again and again.
+/// persists it; who is done, and who goes by which plan, is not: shards say so again
+/// and again.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Coordinator {
     /// Where partitions are to be, by what is live now; none: not known yet.
     desired: Option<Placement>,
     /// The sources that are done with the plan of this epoch.
     done: (Epoch, BTreeSet<Ordinal>),
+    /// By which plan each other shard goes, as far as it was asked.
+    goes_by: BTreeMap<Ordinal, Option<Epoch>>,
 }
 
 impl Coordinator {
@@ -45,23 +48,108 @@ impl Coordinator {
             .collect()
     }
 
+    /// A shard says, asked by this process, by which plan it goes; none: it knows
+    /// of none.
+    pub fn goes_by(&mut self, shard: Ordinal, plan: Option<Epoch>) {
+        self.goes_by.insert(shard, plan);
+    }
+
+    /// A shard does not say.
+    pub fn says_nothing(&mut self, shard: Ordinal) {
+        self.goes_by.remove(&shard);
+    }
+
+    /// The first plan there is; none while a shard that it is about may know of one:
+    /// this process's disk may be new, and theirs not.
+    pub fn first(&self, cluster: ClusterId) -> Option<Plan> {
+        let desired = self.desired.as_ref()?;
+        let all_know_none = self.all_say(desired.shards, None);
+        all_know_none.then(|| Plan::first(cluster, desired.clone()))
+    }
+
     /// The plan to put in this one's place; none while this one is to stay. It
     /// is in force once the coordinator has persisted it, not before.
+    ///
+    /// A change begins only when all that it is about go by this plan. So no plan is
+    /// newer than what some of them know: a coordinator whose disk is older finds it
+    /// out, and none makes a second plan of an epoch.
     pub fn next(&self, plan: &Plan) -> Option<Plan> {
-        let epoch = Epoch(plan.epoch.0 + 1);
         if !plan.is_stable() {
-            let to = &plan.to;
-            return self.undone(plan).is_empty().then(|| Plan {
-                epoch,
-                from: to.clone(),
-                to: to.clone(),
-            });
+            return self.undone(plan).is_empty().then(|| plan.ended());
         }
+        let change = self.change(plan)?;
+        let all_go_by_it = self.all_say(change.shards(), Some(plan.epoch));
+        all_go_by_it.then_some(change)
+    }
+
+    /// The change that is to come after this plan, once all go by it.
+    pub fn change(&self, plan: &Plan) -> Option<Plan> {
         let desired = self.desired.as_ref()?;
-        (!desired.places_as(&plan.to)).then(|| Plan {
-            epoch,
-            from: plan.to.clone(),
-            to: desired.clone(),
-        })
+        let is_change = plan.is_stable() && !desired.places_as(&plan.to);
+        is_change.then(|| plan.then(desired))
+    }
+
+    /// Whether all but the coordinator, of so many shards, say this.
+    fn all_say(&self, shards: u32, plan: Option<Epoch>) -> bool {
+        let says = |shard: u32| self.goes_by.get(&Ordinal(shard)) == Some(&plan);
+        (1..shards).all(says)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::Digest;
+
+    const ID: ClusterId = ClusterId(7);
+
+    fn placement(shards: u32) -> Placement {
+        Placement {
+            shards,
+            owner: Digest::of(b"guest"),
+            sharding: 1,
+        }
+    }
+
+    #[test]
+    fn the_first_plan_is_made_when_all_say_that_they_know_of_none() {
+        let mut coordinator = Coordinator::default();
+        assert_eq!(coordinator.first(ID), None);
+        coordinator.desire(placement(3));
+        coordinator.goes_by(Ordinal(1), None);
+        assert_eq!(coordinator.first(ID), None);
+        coordinator.goes_by(Ordinal(2), Some(Epoch(4)));
+        assert_eq!(coordinator.first(ID), None);
+        coordinator.goes_by(Ordinal(2), None);
+        assert_eq!(coordinator.first(ID), Some(Plan::first(ID, placement(3))));
+        coordinator.says_nothing(Ordinal(1));
+        assert_eq!(coordinator.first(ID), None);
+        coordinator.desire(placement(1));
+        assert_eq!(coordinator.first(ID), Some(Plan::first(ID, placement(1))));
+    }
+
+    #[test]
+    fn a_change_begins_when_all_that_it_is_about_go_by_the_plan() {
+        let plan = Plan::first(ID, placement(2));
+        let mut coordinator = Coordinator::default();
+        coordinator.desire(placement(2));
+        assert_eq!(coordinator.change(&plan), None);
+        coordinator.desire(placement(3));
+        let change = plan.then(&placement(3));
+        assert_eq!(coordinator.change(&plan), Some(change.clone()));
+        coordinator.goes_by(Ordinal(1), Some(plan.epoch));
+        for other in [None, Some(Epoch(2))] {
+            coordinator.goes_by(Ordinal(2), other);
+            assert_eq!(coordinator.next(&plan), None);
+        }
+        coordinator.goes_by(Ordinal(2), Some(plan.epoch));
+        assert_eq!(coordinator.next(&plan), Some(change.clone()));
+
+        // It ends when its sources are done, whoever can be asked.
+        coordinator.done(Ordinal(0), change.epoch);
+        assert_eq!(coordinator.next(&change), None);
+        coordinator.done(Ordinal(1), change.epoch);
+        assert_eq!(coordinator.next(&change), Some(change.ended()));
+        assert!(change.ended().is_stable());
     }
 }

@@ -35,6 +35,6 @@ mod tests;
 
 pub use coordinator::Coordinator;
 pub use listing::Moved;
-pub use plan::{Cursor, Epoch, Incarnation, Ordinal, Placement, Plan};
+pub use plan::{ClusterId, Cursor, Epoch, Incarnation, Ordinal, Placement, Plan};
 pub use shard::{Authority, Batch, Passed, Range, Received, Shard, Stopped};
 pub use tally::{Counted, Tally};

@@ -65,9 +65,23 @@ impl Placement {
     }
 }
 
+/// A cluster's identity: the store of the coordinator that made its first plan.
+/// Shards of one never go by a plan of another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ClusterId(pub u128);
+
+impl fmt::Display for ClusterId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{:032x}", self.0)
+    }
+}
+
 /// A topology, or a change from one to the next.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Plan {
+    /// Whose it is.
+    pub cluster: ClusterId,
     /// Its number.
     pub epoch: Epoch,
     /// Where partitions come from.
@@ -78,11 +92,29 @@ pub struct Plan {
 
 impl Plan {
     /// The first plan there is.
-    pub fn first(placement: Placement) -> Self {
+    pub fn first(cluster: ClusterId, placement: Placement) -> Self {
         Self {
+            cluster,
             epoch: Epoch(1),
             from: placement.clone(),
             to: placement,
+        }
+    }
+
+    /// The plan that ends this change.
+    #[must_use]
+    pub fn ended(&self) -> Self {
+        self.then(&self.to)
+    }
+
+    /// The plan of a change from here.
+    #[must_use]
+    pub fn then(&self, to: &Placement) -> Self {
+        Self {
+            cluster: self.cluster,
+            epoch: Epoch(self.epoch.0 + 1),
+            from: self.to.clone(),
+            to: to.clone(),
         }
     }
 

@@ -128,9 +128,10 @@ pub enum Stopped {
         "another process of this ordinal was started later ({0:?}): this one must stop; if it is the one to keep, restart it"
     )]
     Superseded(Incarnation),
-    /// The others ended a change that this store says it is in the middle of.
+    /// The others ended a change for which this store says that it has not given
+    /// away its partitions.
     #[error(
-        "this shard's data is older than its cluster: the others have ended a change (epoch {0}) in which it still has partitions to give away; bring back the newest copy of its data"
+        "this shard's data is older than its cluster: by it this shard still has partitions to give away in a change that the others have ended (they go by epoch {0}); bring back the newest copy of its data"
     )]
     Outdated(Epoch),
 }
@@ -216,10 +217,11 @@ impl Shard {
     /// When the plan's coordinator counts on what this shard has not done.
     pub fn learn(&mut self, plan: &Plan) -> Result<bool, Stopped> {
         if let Some(known) = &self.plan {
-            if plan.epoch <= known.epoch {
+            if plan.cluster != known.cluster || plan.epoch <= known.epoch {
                 return Ok(false);
             }
-            if known.is_source(self.me) && !self.has_given_all() {
+            let must_give = known.is_source(self.me) && !self.has_given_all();
+            if must_give || self.has_missed(known, plan) {
                 return Err(Stopped::Outdated(plan.epoch));
             }
         }
@@ -229,6 +231,13 @@ impl Shard {
             outbox.before = outbox.last;
         }
         Ok(true)
+    }
+
+    /// Whether a change has ended, between two plans, that could not without this
+    /// shard.
+    fn has_missed(&self, known: &Plan, plan: &Plan) -> bool {
+        let next_change = known.epoch.0 + if known.is_stable() { 1 } else { 2 };
+        self.me.0 < known.to.shards && plan.epoch.0 > next_change
     }
 
     /// Whose a partition is, given its owners under the plan's two placements,

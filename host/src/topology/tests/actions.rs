@@ -9,13 +9,13 @@ use stateright::semantics::register::Register;
 
 use super::world::*;
 use crate::topology::{
-    Coordinator, Cursor, Epoch, Incarnation, Ordinal, Plan, Range, Received, Shard,
+    ClusterId, Coordinator, Cursor, Epoch, Incarnation, Ordinal, Plan, Range, Received, Shard,
 };
 
 impl Scenario {
     pub(super) fn start(&self) -> World {
         let first = placement(self.configured[0]);
-        let plan = Plan::first(first.clone());
+        let plan = Plan::first(ClusterId(1), first.clone());
         let nodes = (0..self.nodes).map(|ordinal| {
             let mut shard = Shard::new(Ordinal(ordinal));
             shard.start(Incarnation(1));
@@ -45,6 +45,7 @@ impl Scenario {
             configured: 0,
             restarts: self.restarts,
             lost_replies: self.lost_replies,
+            lost_disks: self.lost_disks,
             outdated: false,
             listed_wrong: false,
             seen: BTreeSet::new(),
@@ -61,6 +62,11 @@ impl Scenario {
             actions.push(Action::Configure);
         }
         actions.push(Action::Plan);
+        let concerned = Self::concerned(&world.nodes[0]);
+        actions.extend((1..concerned.min(self.nodes)).map(|node| Action::Ask(Ordinal(node))));
+        if world.lost_disks > 0 {
+            actions.push(Action::LoseDisk);
+        }
         for message in &world.sent {
             actions.push(Action::Deliver(Box::new(message.clone())));
         }
@@ -97,6 +103,8 @@ impl Scenario {
         match action {
             Action::Configure => self.configure(&mut world),
             Action::Plan => self.plan(&mut world),
+            Action::Ask(node) => self.ask(&mut world, *node),
+            Action::LoseDisk => self.lose_disk(&mut world),
             Action::Deliver(message) => self.deliver(&mut world, message),
             Action::Step(node) => self.step(&mut world, *node),
             Action::Restart(node) => self.restart(&mut world, *node),
@@ -120,22 +128,72 @@ impl Scenario {
         world.nodes[0].coordinator.desire(desired);
     }
 
+    /// The number of shards that the coordinator has to do with.
+    fn concerned(coordinator: &Node) -> u32 {
+        let desired = coordinator.coordinator.desired();
+        match coordinator.shard.plan() {
+            None => desired.map_or(0, |to| to.shards),
+            Some(plan) => {
+                let change = coordinator.coordinator.change(plan);
+                change.map_or_else(|| plan.shards(), |change| change.shards())
+            }
+        }
+    }
+
+    fn ask(&self, world: &mut World, of: Ordinal) {
+        let me = &world.nodes[0].shard;
+        let (incarnation, plan) = (me.incarnation(), me.plan().cloned());
+        let asked = &mut world.nodes[of.0 as usize].shard;
+        if asked.hear(Ordinal::COORDINATOR, incarnation, 7).is_err() {
+            return;
+        }
+        if let Some(plan) = &plan {
+            world.outdated |= asked.learn(plan).is_err();
+        }
+        let theirs = asked.plan().cloned();
+        let node = &mut world.nodes[0];
+        let epoch = theirs.as_ref().map(|plan| plan.epoch);
+        node.coordinator.goes_by(of, epoch);
+        if let Some(theirs) = theirs {
+            match node.shard.learn(&theirs) {
+                Ok(true) if plan.is_some() => {
+                    world.seen.insert(Seen::NewerPlanFound);
+                }
+                Ok(_) => {}
+                Err(_) => world.outdated = true,
+            }
+        }
+        self.send(world, 0);
+        self.send(world, of.0 as usize);
+    }
+
     fn plan(&self, world: &mut World) {
         let node = &mut world.nodes[0];
         let Some(plan) = node.shard.plan().cloned() else {
+            let Some(desired) = node.coordinator.desired().cloned() else {
+                return;
+            };
+            if self.is(Mutation::FirstUnasked) {
+                (1..desired.shards)
+                    .for_each(|shard| node.coordinator.goes_by(Ordinal(shard), None));
+            }
+            let id = ClusterId(node.shard.incarnation().0.into());
+            if let Some(first) = node.coordinator.first(id) {
+                world.outdated |= node.shard.learn(&first).is_err();
+                self.send(world, 0);
+            }
             return;
         };
+        if self.is(Mutation::ChangeUnasked) {
+            let others = (1..Self::concerned(node)).map(Ordinal);
+            others.for_each(|shard| node.coordinator.goes_by(shard, Some(plan.epoch)));
+        }
         let next = match node.coordinator.next(&plan) {
             None if self.is(Mutation::FirstDoneIsAll)
                 && !plan.is_stable()
                 && node.coordinator.undone(&plan).len() < plan.from.shards as usize =>
             {
-                let epoch = Epoch(plan.epoch.0 + 1);
-                Some(Plan {
-                    epoch,
-                    from: plan.to.clone(),
-                    to: plan.to,
-                })
+                Some(plan.ended())
             }
             next => next,
         };
@@ -147,6 +205,22 @@ impl Scenario {
         }
         world.outdated |= world.nodes[0].shard.learn(&next).is_err();
         self.send(world, 0);
+    }
+
+    /// The coordinator is killed, and started again on an empty disk.
+    fn lose_disk(&self, world: &mut World) {
+        world.lost_disks -= 1;
+        let node = &mut world.nodes[0];
+        if node.shard.plan().is_some_and(|plan| !plan.is_stable()) {
+            world.seen.insert(Seen::DiskLostMidway);
+        }
+        let Incarnation(last) = node.shard.incarnation();
+        node.shard = Shard::new(Ordinal::COORDINATOR);
+        node.shard.start(Incarnation(last + 1));
+        node.data.clear();
+        node.coordinator = Coordinator::default();
+        node.coordinator
+            .desire(placement(self.configured[world.configured]));
     }
 
     fn deliver(&self, world: &mut World, message: &Message) {

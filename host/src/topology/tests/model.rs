@@ -72,6 +72,7 @@ fn two_shards(configured: &[(u32, u32)]) -> Scenario {
         clients: vec![vec![Op::Write(1, 1)], vec![Op::Read(1)]],
         restarts: 0,
         lost_replies: 0,
+        lost_disks: 0,
         mutation: None,
         seen: Arc::default(),
     }
@@ -83,6 +84,17 @@ fn two_to_three() -> Scenario {
         nodes: 3,
         keys: vec![2, 3],
         clients: vec![vec![Op::Write(2, 1)], vec![Op::Read(2)]],
+        ..two_shards(&[(2, 1), (3, 1)])
+    }
+}
+
+/// A third shard comes and goes, the first one never has data, and its disk is lost.
+fn without_the_coordinators_disk() -> Scenario {
+    Scenario {
+        nodes: 3,
+        keys: vec![1, 5],
+        clients: vec![vec![Op::Write(5, 1)], vec![Op::Read(5)]],
+        lost_disks: 1,
         ..two_shards(&[(2, 1), (3, 1)])
     }
 }
@@ -213,6 +225,33 @@ fn listing_three_shards() {
     check(scenario, 3_298, &[Seen::ListedUnfit]);
 }
 
+#[test]
+fn growing_while_the_coordinators_disk_is_lost() {
+    let scenario = without_the_coordinators_disk();
+    check(scenario, 0, &[Seen::DiskLostMidway, Seen::Awaited]);
+}
+
+#[test]
+fn growing_and_shrinking_while_the_coordinators_disk_is_lost() {
+    let scenario = Scenario {
+        clients: vec![],
+        ..without_the_coordinators_disk()
+    };
+    let scenario = Scenario {
+        configured: vec![(2, 1), (3, 1), (2, 1)],
+        ..scenario
+    };
+    check(
+        scenario,
+        0,
+        &[
+            Seen::DiskLostMidway,
+            Seen::NewerPlanFound,
+            Seen::SecondChange,
+        ],
+    );
+}
+
 /// The checker is worth what it finds: each mistake, made on purpose, breaks a
 /// promise in one of these worlds.
 #[test]
@@ -227,6 +266,11 @@ fn each_mistake_made_on_purpose_is_found() {
         clients: vec![vec![Op::List]],
         ..grow()
     };
+    let without = || Scenario {
+        clients: vec![],
+        configured: vec![(2, 1), (3, 1), (2, 1)],
+        ..without_the_coordinators_disk()
+    };
     for (mutation, scenario, broken) in [
         (Mutation::ApplyTwice, grow(), ONE_PLACE),
         (Mutation::NotAwaited, grow(), LINEARIZABLE),
@@ -238,6 +282,8 @@ fn each_mistake_made_on_purpose_is_found() {
         (Mutation::AnyAcknowledgement, grow(), ONE_PLACE),
         (Mutation::NoResume, again(), NOT_STUCK),
         (Mutation::ListUnfit, list(), WHOLE_LISTINGS),
+        (Mutation::FirstUnasked, without(), NOT_STUCK),
+        (Mutation::ChangeUnasked, without(), NOT_LEFT_BEHIND),
     ] {
         let scenario = Scenario {
             mutation: Some(mutation),

@@ -55,6 +55,7 @@ impl Scenario {
                 let goes_on = matches!(
                     action,
                     Action::Plan
+                        | Action::Ask(_)
                         | Action::Deliver(_)
                         | Action::Step(_)
                         | Action::Serve(_)

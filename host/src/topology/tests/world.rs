@@ -23,6 +23,8 @@ pub(super) struct Scenario {
     pub(super) clients: Vec<Vec<Op>>,
     pub(super) restarts: u8,
     pub(super) lost_replies: u8,
+    /// How often the coordinator's disk is lost, and replaced by an empty one.
+    pub(super) lost_disks: u8,
     pub(super) mutation: Option<Mutation>,
     /// What was come across so far, in all runs together.
     pub(super) seen: Arc<Mutex<BTreeSet<Seen>>>,
@@ -59,6 +61,10 @@ pub(super) enum Mutation {
     NoResume,
     /// A listing is joined of parts that do not fit.
     ListUnfit,
+    /// A coordinator that knows no plan makes the first one without asking.
+    FirstUnasked,
+    /// It begins a change without asking whether others know of a newer one.
+    ChangeUnasked,
 }
 
 /// The owner of a key: version 1 goes up from the first shard, 2 down from the
@@ -170,6 +176,7 @@ pub(super) struct World {
     pub(super) configured: usize,
     pub(super) restarts: u8,
     pub(super) lost_replies: u8,
+    pub(super) lost_disks: u8,
     pub(super) outdated: bool,
     /// A listing lacked a key, or had one twice.
     pub(super) listed_wrong: bool,
@@ -193,12 +200,17 @@ pub(super) enum Seen {
     LostReplyThenRead,
     ListedMidway,
     ListedUnfit,
+    DiskLostMidway,
+    NewerPlanFound,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Action {
     Configure,
     Plan,
+    /// The coordinator asks a shard by which plan it goes, and tells its own.
+    Ask(Ordinal),
+    LoseDisk,
     Deliver(Box<Message>),
     Step(Ordinal),
     /// This shard's part of this client's listing.

@@ -1,0 +1,257 @@
+//! Disks that are lost, or brought back older than they were: only what was on
+//! them is lost, and no shard goes by what is not so.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use ostrakon_tests::cluster::shards;
+use ostrakon_tests::host::{Files, Host, Shard, config, guest};
+
+fn kv(shards: u32) -> Files {
+    let toml = format!("[cluster]\nshards = {shards}\nmax_wait = \"1s\"");
+    let settings = [("ostrakon.toml", &*toml), ("sharding", "jump")];
+    config(&guest("kv"), &settings)
+}
+
+fn start_all(shards: &[Shard]) -> Vec<Host> {
+    shards.iter().map(Shard::spawn).collect()
+}
+
+fn stop_all(hosts: Vec<Host>) {
+    for host in hosts {
+        host.stop();
+    }
+}
+
+fn publish(shards: &mut [Shard], files: &Files) {
+    for shard in shards {
+        shard.config.publish(files).expect("published");
+    }
+}
+
+/// Waits until a shard is ready, and says that so many shards have everything.
+fn wait_for_shards(host: &Host, count: u64) {
+    host.wait_for_status("the topology", |status| {
+        let topology = &status["topology"];
+        status["ready"] == true && topology["shards"] == count && topology["stable"] == true
+    });
+}
+
+fn number(host: &Host, name: &str) -> u64 {
+    let status = host.wait_for_status("the topology", |status| status["topology"].is_object());
+    status["topology"][name].as_u64().expect("a number")
+}
+
+/// Writes so many keys, and says which are whose.
+fn fill(hosts: &[Host], count: usize) -> BTreeMap<String, usize> {
+    for at in 0..count {
+        let put = hosts[at % hosts.len()]
+            .client()
+            .put(&format!("/kv/key-{at}"), b"before");
+        assert_eq!(put.expect("an answer").status, 201);
+    }
+    let mut owners = BTreeMap::new();
+    for (shard, host) in hosts.iter().enumerate() {
+        let listed = host.client().get("/allKeys").expect("an answer");
+        let keys: Vec<_> = listed.text().split(',').map(str::to_owned).collect();
+        assert!(keys.len() > 5, "shard {shard} has {keys:?}");
+        owners.extend(keys.into_iter().map(|key| (key, shard)));
+    }
+    assert_eq!(owners.len(), count);
+    owners
+}
+
+/// Each key that was not on the lost disk is there, through every shard, and none
+/// that was. Says how many.
+fn check(hosts: &[Host], owners: &BTreeMap<String, usize>, lost: usize) -> usize {
+    let mut kept = 0;
+    for (key, owner) in owners {
+        for host in hosts {
+            let got = host.client().get(&format!("/kv/{key}")).expect("an answer");
+            if *owner == lost {
+                assert_eq!(got.status, 404, "{key}: {got:?}");
+            } else {
+                assert_eq!((got.status, &*got.text()), (200, "before"), "{key}");
+                kept += 1;
+            }
+        }
+    }
+    kept
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("made");
+    for entry in fs::read_dir(from).expect("it is there") {
+        let entry = entry.expect("read").path();
+        let copied = to.join(entry.file_name().expect("it has a name"));
+        if entry.is_dir() {
+            copy(&entry, &copied);
+        } else {
+            fs::copy(&entry, &copied).expect("copied");
+        }
+    }
+}
+
+#[test]
+fn a_shard_with_a_new_disk_is_heeded() {
+    let toml = "[cluster]\nshards = 2";
+    let shards = shards(7, 2, &config(&guest("votes"), &[("ostrakon.toml", toml)]));
+    let mut hosts: Vec<Host> = shards.iter().map(Shard::start).collect();
+    for ordinal in [1, 0] {
+        for host in &hosts {
+            wait_for_shards(host, 2);
+        }
+        let before = incarnation(&hosts[ordinal]);
+        hosts.remove(ordinal).kill();
+        fs::remove_dir_all(&shards[ordinal].data).expect("its disk is gone");
+        let other_epoch = hosts[0].status()["topology"]["epoch"].clone();
+        hosts.insert(ordinal, shards[ordinal].start());
+        wait_for_shards(&hosts[ordinal], 2);
+        hosts[ordinal].wait_until("a higher number", |host| incarnation(host) > before);
+        assert_eq!(hosts[ordinal].status()["topology"]["epoch"], other_epoch);
+        // Both ways: polls of either shard are made and found through the other.
+        for (through, back) in [(0, 1), (1, 0)] {
+            for poll in 0..10 {
+                let path = format!("/polls/{ordinal}-{through}-{poll}/me");
+                let put = hosts[through].client().put(&path, b"yes");
+                assert_eq!(put.expect("an answer").status, 204);
+                let got = hosts[back].client().get(&path).expect("an answer");
+                assert_eq!(got.status, 200, "{path}");
+            }
+        }
+    }
+}
+
+/// The worst that can happen to where partitions are: the coordinator's disk is
+/// lost while nobody runs, the number is another one by then, and it is started
+/// first, alone.
+#[test]
+fn a_coordinator_that_knows_nothing_serves_nothing_before_it_has_asked_all() {
+    let mut shards = shards(20, 4, &kv(4));
+    let hosts = start_all(&shards);
+    hosts.iter().for_each(|host| wait_for_shards(host, 4));
+    let owners = fill(&hosts, 60);
+    stop_all(hosts);
+    fs::remove_dir_all(&shards[0].data).expect("its disk is gone");
+    publish(&mut shards, &kv(3));
+
+    let mut hosts = vec![shards[0].spawn()];
+    hosts[0].wait_for_status("to wait for the others", |status| {
+        status["topology"]["waits_for"] == serde_json::json!([1, 2])
+    });
+    // Ready: where shards start in order, the others start only then.
+    let ready = hosts[0].admin("GET", "/readyz").expect("an answer");
+    assert_eq!(ready.status, 200);
+    let put = hosts[0].client().put("/kv/key-1", b"after");
+    assert_eq!(put.expect("an answer").status, 503);
+    hosts.extend(shards[1..].iter().map(Shard::spawn));
+    hosts[..3].iter().for_each(|host| wait_for_shards(host, 3));
+    assert_eq!(
+        number(&hosts[0], "epoch"),
+        3,
+        "a change after the first plan"
+    );
+    let kept = check(&hosts, &owners, 0);
+    println!("{kept} reads of keys of other disks, 0 lost");
+}
+
+/// Shards that have come further than a new coordinator can know are learned
+/// from, and the next change is one.
+#[test]
+fn after_several_changes_a_coordinator_with_a_new_disk_goes_on_from_the_last() {
+    let mut shards = shards(21, 3, &kv(3));
+    let mut hosts = start_all(&shards);
+    hosts.iter().for_each(|host| wait_for_shards(host, 3));
+    let owners = fill(&hosts, 60);
+    for count in [2, 3] {
+        publish(&mut shards, &kv(count));
+        let count = u64::from(count);
+        (0..count).for_each(|at| wait_for_shards(&hosts[usize::try_from(at).unwrap()], count));
+    }
+    assert_eq!(number(&hosts[0], "epoch"), 5);
+    for lost in 0..2 {
+        stop_all(hosts);
+        fs::remove_dir_all(&shards[0].data).expect("its disk is gone");
+        hosts = Vec::new();
+        for shard in &shards {
+            let host = shard.spawn();
+            host.wait_for_status("ready", |status| status["ready"] == true);
+            hosts.push(host);
+        }
+        hosts.iter().for_each(|host| wait_for_shards(host, 3));
+        hosts
+            .iter()
+            .for_each(|host| assert_eq!(number(host, "epoch"), 5, "{lost}"));
+    }
+    let kept = check(&hosts, &owners, 0);
+    publish(&mut shards, &kv(2));
+    hosts[..2].iter().for_each(|host| wait_for_shards(host, 2));
+    assert_eq!(number(&hosts[1], "epoch"), 7);
+    println!("{kept} reads of keys of other disks, 0 lost");
+}
+
+/// A peer that was away while others heeded the new disk remembers a high number
+/// of the old one.
+#[test]
+fn a_shard_with_a_new_disk_is_not_ended_by_its_own_past() {
+    let shards = shards(22, 3, &kv(3));
+    let mut hosts = start_all(&shards);
+    hosts.iter().for_each(|host| wait_for_shards(host, 3));
+    let two = hosts.pop().expect("three");
+    let one = hosts.pop().expect("three");
+    stop_all(hosts);
+    one.stop();
+    let mut last = 0;
+    for _ in 0..4 {
+        let one = shards[1].spawn();
+        last = number(&one, "incarnation");
+        // Shard 2 hears of it: one of these keys is its own.
+        for key in 0..20 {
+            let _away_or_there = one.client().get(&format!("/kv/{key}"));
+        }
+        one.kill();
+    }
+    two.stop();
+    fs::remove_dir_all(&shards[1].data).expect("its disk is gone");
+
+    let hosts = start_all(&shards[..2]);
+    hosts.iter().for_each(|host| wait_for_shards(host, 3));
+    let one = &hosts[1];
+    assert!(number(one, "incarnation") < last);
+    let two = shards[2].spawn();
+    wait_for_shards(&two, 3);
+    for key in 0..20 {
+        let put = one.client().put(&format!("/kv/{key}"), b"x");
+        assert_eq!(put.expect("an answer").status, 201);
+    }
+    assert!(number(one, "incarnation") > last);
+    assert_eq!(one.status()["ready"], true);
+}
+
+/// A copy from before a change has partitions that are elsewhere now.
+#[test]
+fn a_disk_from_before_a_change_is_told_of_and_not_served_from() {
+    let mut shards = shards(23, 3, &kv(2));
+    let hosts = start_all(&shards[..2]);
+    hosts.iter().for_each(|host| wait_for_shards(host, 2));
+    fill(&hosts, 40);
+    stop_all(hosts);
+    let copied = shards[1].data.with_extension("copy");
+    copy(&shards[1].data, &copied);
+    publish(&mut shards, &kv(3));
+    let mut hosts = start_all(&shards);
+    hosts.iter().for_each(|host| wait_for_shards(host, 3));
+    hosts.remove(1).stop();
+    fs::remove_dir_all(&shards[1].data).expect("removed");
+    fs::rename(&copied, &shards[1].data).expect("brought back");
+
+    let older = shards[1].spawn();
+    older.wait_for_status("to stop", |status| {
+        let why = status["not_ready"].as_str().unwrap_or_default();
+        why.contains("must not serve this shard any longer")
+    });
+    let log = older.log();
+    assert_eq!(log.matches("this shard stops serving").count(), 1, "{log}");
+    assert!(log.contains("older than its cluster"), "{log}");
+}
