@@ -156,7 +156,7 @@ impl Conductor {
                 let cluster = self.cluster.clone();
                 self.sending.spawn(async move {
                     if let Err(error) = cluster.send_to(to).await {
-                        tracing::debug!(shard = to.0, %error, "a batch waits");
+                        tracing::debug!(peer = to.0, %error, "a batch waits");
                         sleep(LOOK_EVERY).await;
                     }
                     to
@@ -281,7 +281,7 @@ impl Conductor {
                 let learn = Ask::Learn(plan);
                 let told = timeout(ASK_EVERY, cluster.ask(shard, &learn)).await;
                 if let Ok(Err(error)) = told {
-                    tracing::debug!(shard = shard.0, %error, "the plan was not told");
+                    tracing::debug!(peer = shard.0, %error, "the plan was not told");
                 }
             }));
         }

@@ -208,10 +208,10 @@ impl Cluster {
                                 if matches!(error, ServeError::Handshake(_)) {
                                     metrics.peer_handshake_failed();
                                     if refusals.may_tell() {
-                                        tracing::warn!(%peer, %error, "a connection to the peer port is not admitted");
+                                        tracing::warn!(address = %peer, %error, "a connection to the peer port is not admitted");
                                     }
                                 }
-                                tracing::debug!(%peer, %error, "a peer's connection ended");
+                                tracing::debug!(address = %peer, %error, "a peer's connection ended");
                             }
                         });
                     }
@@ -274,6 +274,15 @@ impl Cluster {
     fn plan(&self) -> Option<Plan> {
         let view = self.0.lane.views().get()?;
         view.place.as_ref()?.shard.plan().cloned()
+    }
+
+    /// Which of the shards that the plan is about could be asked last, as far as
+    /// that is known.
+    pub fn peers_up(&self) -> Vec<(u32, bool)> {
+        let shards = self.plan().map_or(0, |plan| plan.shards());
+        let mut peers = self.0.line.load().pool.reached();
+        peers.retain(|(ordinal, _)| *ordinal < shards && *ordinal != self.0.me.0);
+        peers
     }
 
     /// The schema of the data; none before a generation is live.
