@@ -21,6 +21,7 @@ use ostrakon::settings::Settings;
 use ostrakon::store::{Options, Store};
 use ostrakon::topology::Received;
 use ostrakon::topology::{Authority, Epoch, Incarnation, Ordinal, Passed, Placement, Plan};
+use ostrakon::trace::Trace;
 
 /// More hops than a client ever needs here.
 const MAX_HOPS: usize = 4;
@@ -219,6 +220,7 @@ impl Shards {
             path: path.to_owned(),
             headers: http::HeaderMap::new(),
             body: Bytes::new(),
+            trace: Trace::default(),
         };
         self.services[shard as usize]
             .answer(Arc::new(request))

@@ -18,10 +18,24 @@ fn hostile() -> Files {
     config(&guest("hostile"), &[("ostrakon.toml", toml)])
 }
 
+/// A request in which the guest logs.
+fn logging(partition: u32) -> String {
+    format!("/log-lines?partition={partition}")
+}
+
+/// A request that writes.
+fn writing(partition: u32) -> String {
+    format!("/set/{partition}/value?a=query")
+}
+
 /// Asks the first shard for what the second has, within a trace.
-fn ask_of_the_second(cluster: &Cluster, traceparent: &str) -> Response {
+fn ask_of_the_second(
+    cluster: &Cluster,
+    path: impl Fn(u32) -> String,
+    traceparent: &str,
+) -> Response {
     let mut client = cluster.hosts[0].client();
-    let paths = (0..64).map(|n| format!("/log-lines?access=write&partition={n}"));
+    let paths = (0..64).map(path);
     let is_elsewhere = |path: &String| {
         let untraced = cluster.hosts[0].client().get(path).expect("an answer");
         untraced.header("ostrakon-shard") == Some("1")
@@ -53,7 +67,7 @@ fn spans_of_two_shards_join_in_the_client_s_trace() {
     let files = hostile();
     let more = ["--otlp-endpoint", &endpoint, "--service-name", "joined"];
     let cluster = Cluster::start_with(51, 2, &[&files, &files], &more);
-    let answered = ask_of_the_second(&cluster, &format!("00-{TRACE}-{CALLER}-01"));
+    let answered = ask_of_the_second(&cluster, writing, &format!("00-{TRACE}-{CALLER}-01"));
     assert_eq!(
         (answered.status, answered.header("ostrakon-shard")),
         (200, Some("1"))
@@ -102,18 +116,20 @@ fn spans_of_two_shards_join_in_the_client_s_trace() {
     let said = |span: &Span, key: &str| span.attributes.get(key).cloned().unwrap_or_default();
     assert_eq!(said(asked, "service.name"), "joined");
     assert_eq!(said(asked, "http.request.method"), "GET");
-    assert_eq!(said(asked, "url.path"), "/log-lines", "and no query");
+    let path = said(asked, "url.path");
+    assert!(
+        path.starts_with("/set/") && path.ends_with("/value"),
+        "{path}"
+    );
     assert_eq!(said(asked, "http.response.status_code"), "200");
     assert_eq!(said(asked, "ostrakon.shard"), "1");
     assert_eq!(said(hop, "ostrakon.peer"), "1");
     assert_eq!(said(answering, "ostrakon.access"), "write");
     assert!(spans.iter().all(|span| !span.failed), "{spans:#?}");
 
-    assert!(
-        traced_lines(&cluster.hosts[1]) >= 1,
-        "{}",
-        cluster.hosts[1].log()
-    );
+    let logged = ask_of_the_second(&cluster, logging, &format!("00-{TRACE}-{CALLER}-00"));
+    assert_eq!(logged.status, 200);
+    cluster.hosts[1].wait_until("the line of the trace", |host| traced_lines(host) >= 1);
     assert_eq!(traced_lines(&cluster.hosts[0]), 0);
     assert!(threads(&cluster.hosts[0]).contains(&"otlp".to_owned()));
 
@@ -130,7 +146,7 @@ fn spans_of_two_shards_join_in_the_client_s_trace() {
     }
     // What its caller does not record is not recorded.
     let unsampled = format!("00-{}-{CALLER}-00", TRACE.replace('4', "5"));
-    assert_eq!(ask_of_the_second(&cluster, &unsampled).status, 200);
+    assert_eq!(ask_of_the_second(&cluster, logging, &unsampled).status, 200);
     let exported = |host: &Host| host.metric("ostrakon_spans_exported_total");
     for host in cluster.hosts {
         let counted = exported(&host);
@@ -154,7 +170,7 @@ fn spans_of_two_shards_join_in_the_client_s_trace() {
 fn without_a_collector_a_trace_still_names_log_lines_in_each_shard() {
     let files = hostile();
     let cluster = Cluster::start_with(52, 2, &[&files, &files], &["--service-name", "off"]);
-    let answered = ask_of_the_second(&cluster, &format!("00-{TRACE}-{CALLER}-00"));
+    let answered = ask_of_the_second(&cluster, logging, &format!("00-{TRACE}-{CALLER}-00"));
     assert_eq!(answered.status, 200);
     cluster.hosts[1].wait_until("the line of the trace", |host| traced_lines(host) >= 1);
     for host in &cluster.hosts {

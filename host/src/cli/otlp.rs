@@ -7,8 +7,9 @@ use crate::trace::Sampler;
 /// The one protocol that is spoken, by OpenTelemetry's name for it.
 const PROTOCOL: &str = "http/protobuf";
 
+/// Where spans are exported to, and which.
 #[derive(Debug, clap::Args)]
-pub(super) struct Arguments {
+pub(super) struct Exporting {
     /// Exports traces to this collector, as `http://HOST:4318`; by OTLP, without TLS.
     #[arg(
         long,
@@ -65,7 +66,7 @@ fn text(text: &str) -> Result<String, std::convert::Infallible> {
     Ok(text.trim().to_owned())
 }
 
-impl Arguments {
+impl Exporting {
     /// What was asked for; none where there is no collector. The other variables are not looked
     /// at then: an environment often has them for all.
     pub(super) fn options(self) -> Result<Option<Options>, Failure> {

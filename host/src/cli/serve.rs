@@ -82,7 +82,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "PID", hide = true)]
     with_parent: Option<u32>,
     #[command(flatten)]
-    otlp: otlp::Arguments,
+    otlp: otlp::Exporting,
     /// How log lines are written.
     #[arg(
         long,

@@ -6,6 +6,7 @@
 mod guests;
 mod histogram;
 mod labels;
+mod maybe;
 mod outcomes;
 mod peers;
 mod process;
@@ -18,7 +19,6 @@ mod writes;
 use std::sync::atomic::AtomicU64;
 
 use prometheus_client::encoding::text;
-use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
@@ -27,6 +27,7 @@ pub use peers::Topology;
 pub use writes::StoreSize;
 
 use guests::Guests;
+use maybe::Maybe;
 use peers::Peers;
 use process::{Process, System};
 use requests::Requests;
@@ -37,9 +38,6 @@ use writes::Writes;
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 type Level = Gauge<u64, AtomicU64>;
-
-/// A level that is not shown while it is not known.
-type Maybe = Family<[(&'static str, &'static str); 0], Level>;
 
 /// All metrics of one process. Each group's methods are with it.
 #[derive(Debug)]
@@ -85,17 +83,5 @@ impl Metrics {
         let written = text::encode(&mut text, &self.registry);
         debug_assert!(written.is_ok(), "writing to a string does not fail");
         text
-    }
-}
-
-/// Shows a level, or does not.
-fn show(level: &Maybe, value: Option<u64>) {
-    match value {
-        Some(value) => {
-            level.get_or_create(&[]).set(value);
-        }
-        None => {
-            level.remove(&[]);
-        }
     }
 }

@@ -8,7 +8,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::labels::{Label as _, Listener};
-use super::{Level, Maybe, Metrics, show};
+use super::{Level, Maybe, Metrics};
 
 /// What a shard knows of how data is spread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,13 +47,13 @@ impl Peers {
             credentials_refusals: Counter::default(),
             handshake_failures: Counter::default(),
             certificate_expiry: Family::default(),
-            epoch: Family::default(),
-            shards: Family::default(),
-            moving: Family::default(),
-            awaited: Family::default(),
+            epoch: Maybe::default(),
+            shards: Maybe::default(),
+            moving: Maybe::default(),
+            awaited: Maybe::default(),
             partitions_moved: Counter::default(),
             partitions_arrived: Counter::default(),
-            partitions_left: Family::default(),
+            partitions_left: Maybe::default(),
         }
     }
 
@@ -140,10 +140,13 @@ impl Metrics {
     /// How data is spread, as far as the shard knows.
     pub fn topology(&self, topology: Option<Topology>) {
         let peers = &self.peers;
-        show(&peers.epoch, topology.map(|known| known.epoch));
-        show(&peers.shards, topology.map(|known| known.shards.into()));
-        show(&peers.moving, topology.map(|known| known.is_moving.into()));
-        show(&peers.awaited, topology.map(|known| known.awaited as u64));
+        peers.epoch.set(topology.map(|known| known.epoch));
+        let shards = topology.map(|known| known.shards.into());
+        peers.shards.set(shards);
+        let moving = topology.map(|known| known.is_moving.into());
+        peers.moving.set(moving);
+        let awaited = topology.map(|known| known.awaited as u64);
+        peers.awaited.set(awaited);
     }
 
     /// Other shards acknowledged `moved` partitions, and `arrived` came from others.
@@ -155,6 +158,6 @@ impl Metrics {
     /// This shard has so many partitions still to look at or to give; not shown while that is not
     /// known.
     pub fn partitions_left(&self, left: Option<u64>) {
-        show(&self.peers.partitions_left, left);
+        self.peers.partitions_left.set(left);
     }
 }

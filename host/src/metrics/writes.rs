@@ -1,15 +1,12 @@
 //! What is counted of the lane, its commits, and the store.
 
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::histogram::Histogram;
-use super::{Level, Maybe, Metrics, show};
+use super::{Level, Maybe, Metrics};
 
 /// The store's sizes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +27,7 @@ pub(super) struct Writes {
     group: Histogram,
     commit_duration: Histogram,
     commit_errors: Counter,
-    last_commit: Family<[(&'static str, &'static str); 0], Gauge<f64, AtomicU64>>,
+    last_commit: Maybe<f64>,
     size: Level,
     entries: Level,
     filesystem_size: Maybe,
@@ -45,11 +42,11 @@ impl Writes {
             group: Histogram::of_sizes(),
             commit_duration: Histogram::of_durations(),
             commit_errors: Counter::default(),
-            last_commit: Family::default(),
+            last_commit: Maybe::default(),
             size: Level::default(),
             entries: Level::default(),
-            filesystem_size: Family::default(),
-            filesystem_available: Family::default(),
+            filesystem_size: Maybe::default(),
+            filesystem_available: Maybe::default(),
         }
     }
 
@@ -122,9 +119,7 @@ impl Metrics {
     /// The last commit was made at this Unix time; not shown where there was
     /// none since the start.
     pub fn last_commit(&self, at: Option<f64>) {
-        if let Some(at) = at {
-            self.writes.last_commit.get_or_create(&[]).set(at);
-        }
+        self.writes.last_commit.set(at);
     }
 
     /// How large the store is now.
@@ -132,7 +127,7 @@ impl Metrics {
         self.writes.size.set(size.bytes);
         self.writes.entries.set(size.entries);
         let (all, available) = size.filesystem.unzip();
-        show(&self.writes.filesystem_size, all);
-        show(&self.writes.filesystem_available, available);
+        self.writes.filesystem_size.set(all);
+        self.writes.filesystem_available.set(available);
     }
 }

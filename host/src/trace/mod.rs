@@ -13,6 +13,7 @@ mod tracer;
 mod tests;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use http::HeaderValue;
@@ -36,7 +37,12 @@ struct Inner {
     is_ours: bool,
     /// None: no spans are made.
     recorder: Option<Recorder>,
+    /// How many spans were asked for within the request's.
+    asked: AtomicU32,
 }
+
+/// The most spans within one request's: one that waits tries again and again.
+const MOST: u32 = 128;
 
 impl Trace {
     /// The trace's number.
@@ -67,8 +73,11 @@ impl Trace {
         Some(context.header())
     }
 
+    /// Where one more span is recorded, if it is.
     fn recorded(&self) -> Option<&Arc<Inner>> {
-        let inner = self.0.as_ref();
-        inner.filter(|inner| inner.recorder.is_some())
+        let inner = self.0.as_ref()?;
+        let is_recorded = inner.recorder.is_some();
+        let has_room = || inner.asked.fetch_add(1, Ordering::Relaxed) < MOST;
+        (is_recorded && has_room()).then_some(inner)
     }
 }

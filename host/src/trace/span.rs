@@ -2,10 +2,11 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::Inner;
 use super::context::{Context, SpanId};
+use super::{Inner, MOST};
 
 /// Which side of a call a span is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,6 +155,15 @@ impl Drop for Open {
     fn drop(&mut self) {
         if let (Some(mut span), Some(recorder)) = (self.span.take(), &self.inner.recorder) {
             span.took = self.began.elapsed();
+            let left_out = self
+                .inner
+                .asked
+                .load(Ordering::Relaxed)
+                .saturating_sub(MOST);
+            if span.context.span == self.inner.context.span && left_out > 0 {
+                span.attributes
+                    .push(("ostrakon.spans_left_out", left_out.into()));
+            }
             recorder.take(span);
         }
     }

@@ -130,6 +130,20 @@ fn what_finds_no_room_is_counted() {
 }
 
 #[test]
+fn a_request_that_tries_again_and_again_has_only_so_many_spans_and_says_so() {
+    let (tracer, queue) = Tracer::new(all(), 1000);
+    let (trace, root) = tracer.begin(&HeaderMap::new(), "GET");
+    for _ in 0..500 {
+        drop(trace.span("guest route", Kind::Internal));
+    }
+    drop((root, trace));
+    let spans = spans(tracer, queue);
+    assert_eq!(spans.len(), 129);
+    let left_out = ("ostrakon.spans_left_out", Value::Number(372));
+    assert_eq!(spans[128].attributes, [left_out]);
+}
+
+#[test]
 fn samplers_are_named_as_elsewhere_and_take_their_part() {
     let taken = |name, ratio, given: &[&str]| {
         let sampler = Sampler::new(name, ratio).unwrap();

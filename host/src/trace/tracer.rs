@@ -1,7 +1,7 @@
 //! What begins traces, and where spans go.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use http::HeaderMap;
 use tokio::sync::mpsc;
@@ -73,6 +73,7 @@ impl Tracer {
                 context,
                 is_ours: false,
                 recorder: None,
+                asked: AtomicU32::new(0),
             });
             return (Trace(inner.map(Arc::new)), None);
         };
@@ -91,6 +92,7 @@ impl Tracer {
             },
             is_ours: true,
             recorder: is_sampled.then(|| shared.recorder.clone()),
+            asked: AtomicU32::new(0),
         });
         let parent = parent.map(|parent| parent.span);
         let open = is_sampled.then(|| Open::root(Arc::clone(&inner), parent, name));
