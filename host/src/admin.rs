@@ -159,6 +159,9 @@ impl<S: Subject> Handler for Parts<S> {
             }
             "/metrics" if reads => {
                 self.subject.measure(&self.metrics);
+                self.metrics
+                    .readiness(self.readiness.check().is_ok(), self.drain.has_begun());
+                self.metrics.requests_in_flight(self.drain.in_flight());
                 answer(StatusCode::OK, metrics::CONTENT_TYPE, self.metrics.render())
             }
             "/plan" if matches!(*request.method(), Method::GET | Method::POST) => {
@@ -247,6 +250,7 @@ mod tests {
     use super::*;
     use crate::drain::Timing;
     use crate::http::client;
+    use crate::metrics::StoreSize;
 
     const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -276,7 +280,11 @@ mod tests {
         }
 
         fn measure(&self, metrics: &Metrics) {
-            metrics.store_size(4096, 1);
+            metrics.store_size(StoreSize {
+                bytes: 4096,
+                entries: 1,
+                filesystem: None,
+            });
         }
     }
 
@@ -339,16 +347,30 @@ mod tests {
 
     #[tokio::test]
     async fn status_is_json_and_metrics_are_measured_and_rendered() {
-        let (admin, ..) = start();
+        let (admin, readiness, drain, _) = start();
+        let _in_flight = drain.enter().unwrap();
+        let metrics = async |admin: &Admin| get(admin, "/metrics").await.1;
         let (status, body) = get(&admin, "/status").await;
         let body: serde_json::Value = serde_json::from_str(&body).unwrap();
         assert_eq!((status, &body["shard"]), (200, &3.into()));
         let (status, text) = get(&admin, "/metrics").await;
         assert_eq!(status, 200);
-        assert!(
-            text.contains("\nostrakon_store_bytes 4096\n") && text.ends_with("# EOF\n"),
-            "{text}"
-        );
+        for line in [
+            "ostrakon_store_bytes 4096",
+            "ostrakon_ready 0",
+            "ostrakon_draining 0",
+            "ostrakon_requests_in_flight 1",
+        ] {
+            assert!(text.contains(&format!("\n{line}\n")), "{line} of {text}");
+        }
+        assert!(text.ends_with("# EOF\n"), "{text}");
+        readiness.set_started();
+        readiness.set_generation_live();
+        assert!(metrics(&admin).await.contains("\nostrakon_ready 1\n"));
+        drain.begin();
+        let text = metrics(&admin).await;
+        assert!(text.contains("\nostrakon_ready 0\n"), "{text}");
+        assert!(text.contains("\nostrakon_draining 1\n"), "{text}");
     }
 
     #[tokio::test]

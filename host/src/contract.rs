@@ -2,6 +2,8 @@
 
 use bytes::Bytes;
 
+use crate::trace::Trace;
+
 /// What a guest says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Description {
@@ -55,6 +57,8 @@ pub struct Request {
     pub headers: http::HeaderMap,
     /// The whole body.
     pub body: Bytes,
+    /// The trace that it is part of, if any; a guest does not see it.
+    pub trace: Trace,
 }
 
 /// A guest's response, checked: it can be sent as it is.

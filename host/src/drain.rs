@@ -75,6 +75,16 @@ impl Drain {
         (!self.is_refusing()).then_some(guard)
     }
 
+    /// Whether the drain has begun.
+    pub fn has_begun(&self) -> bool {
+        *self.0.begun.borrow()
+    }
+
+    /// Requests that are being answered.
+    pub fn in_flight(&self) -> usize {
+        self.0.in_flight.load(Ordering::SeqCst)
+    }
+
     /// Whether requests are refused.
     pub fn is_refusing(&self) -> bool {
         self.0.refusing.load(Ordering::SeqCst)

@@ -18,6 +18,7 @@ use ostrakon::store::{Options, Store};
 use ostrakon::topology::{
     Authority, Cursor, Epoch, Incarnation, Ordinal, Passed, Placement, Plan, Received,
 };
+use ostrakon::trace::Trace;
 
 const STORES: [u128; 2] = [10, 11];
 
@@ -106,6 +107,7 @@ impl Shard {
             path: format!("/save/{key}/{word}"),
             headers: http::HeaderMap::new(),
             body: Bytes::new(),
+            trace: Trace::default(),
         };
         let write = Write {
             request: Arc::new(request),

@@ -23,6 +23,7 @@ use ostrakon::topology::Received;
 use ostrakon::topology::{
     Authority, ClusterId, Epoch, Incarnation, Ordinal, Passed, Placement, Plan,
 };
+use ostrakon::trace::Trace;
 
 /// More hops than a client ever needs here.
 const MAX_HOPS: usize = 4;
@@ -221,6 +222,7 @@ impl Shards {
             path: path.to_owned(),
             headers: http::HeaderMap::new(),
             body: Bytes::new(),
+            trace: Trace::default(),
         };
         self.services[shard as usize]
             .answer(Arc::new(request))

@@ -53,9 +53,22 @@ impl Cluster {
     /// # Panics
     /// When they do not.
     pub fn start_each(part: u8, among: u64, files: &[&Files]) -> Self {
+        Self::start_with(part, among, files, &[])
+    }
+
+    /// The same with more arguments for each.
+    ///
+    /// # Panics
+    /// When they do not.
+    pub fn start_with(part: u8, among: u64, files: &[&Files], more: &[&str]) -> Self {
         let shards: Vec<_> = (0..)
             .zip(files)
-            .map(|(ordinal, files)| shard(part, ordinal, files))
+            .map(|(ordinal, files)| {
+                let mut shard = shard(part, ordinal, files);
+                let more = more.iter().map(|&argument| argument.to_owned());
+                shard.arguments.extend(more);
+                shard
+            })
             .collect();
         // Together: the first waits for what the others know.
         let hosts = thread::scope(|scope| {

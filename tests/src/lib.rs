@@ -3,6 +3,7 @@
 pub mod certificates;
 pub mod client;
 pub mod cluster;
+pub mod collector;
 pub mod host;
 pub mod linearizable;
 pub mod load;

@@ -28,6 +28,7 @@ use crate::guest::{Cache, Engine, EngineError, Identity};
 use crate::http::Server;
 use crate::lane::{Change, ChangeError, Changed, Lane, Live, View, Views};
 use crate::metrics::{Listener, Metrics};
+use crate::otlp::Exporter;
 use crate::peers;
 use crate::plan::Planner;
 use crate::readiness::Readiness;
@@ -38,6 +39,7 @@ use crate::store::{self, OpenError, Store};
 use crate::swap::{Controller, Kept, Refused, Status, Step};
 use crate::telemetry::Filter;
 use crate::topology::{Incarnation, Ordinal};
+use crate::trace::Tracer;
 use crate::volume::{self, Files, StartError, Watcher};
 use credentials::PeerCredentials;
 use performer::{LiveSettings, Performer};
@@ -166,6 +168,7 @@ async fn run(options: &Options, filter: Option<Filter>) -> Result<(), Error> {
 /// | the swap controller | by `shutdown` | its panic is our bug: no more swaps |
 /// | the drain | once, or with the runtime | none |
 /// | the part among others | by `peers_shutdown`, after those above | none: see `cluster` |
+/// | exporting spans, where they are | by `end`, last | none: see `otlp` |
 /// | following the secrets | with their watcher | none |
 /// | following the peers' credentials | with the runtime | what it refuses it shows |
 struct App {
@@ -177,6 +180,7 @@ struct App {
     cluster: Option<tokio::task::JoinHandle<()>>,
     lane: Lane,
     lane_thread: JoinHandle<()>,
+    exporter: Option<Exporter>,
     _admin: Admin,
     _watchers: (Watcher, Option<Watcher>),
 }
@@ -324,7 +328,16 @@ impl App {
         let others = cluster
             .as_ref()
             .map(|(cluster, _)| Arc::new(cluster.clone()) as Arc<dyn Others>);
-        let service = Service::new(options.ordinal, lane.clone(), Arc::clone(&metrics), others);
+        let (tracer, exporter) = match &options.otlp {
+            None => (Tracer::default(), None),
+            Some(otlp) => {
+                let counted = Arc::clone(&metrics);
+                let (tracer, exporter) = Exporter::start(otlp, options.ordinal, counted)?;
+                (tracer, Some(exporter))
+            }
+        };
+        let service = Service::new(options.ordinal, lane.clone(), Arc::clone(&metrics), others)
+            .traced(tracer);
         let handing_over = cluster.as_ref().map(|(cluster, _)| cluster.clone());
         let cluster = if let Some((cluster, listener)) = cluster {
             let (draining, mut stopped) = (drain.clone(), cluster.stopped());
@@ -386,6 +399,7 @@ impl App {
             cluster,
             lane,
             lane_thread,
+            exporter,
             _admin: admin,
             _watchers: (config, secrets_watcher),
         })
@@ -421,6 +435,9 @@ impl App {
             Ok(_) => tokio::time::timeout(CLOSING, closing).await.is_ok(),
             Err(_) => false,
         };
+        if let Some(exporter) = self.exporter {
+            exporter.end().await;
+        }
         if closed {
             tracing::info!("closed");
         } else {

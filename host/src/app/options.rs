@@ -3,10 +3,10 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use crate::cluster;
+use crate::{cluster, otlp};
 
 /// The command line and environment of `ostrakon serve`, resolved.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Options {
     /// The mounted ConfigMap.
     pub config_dir: PathBuf,
@@ -24,6 +24,8 @@ pub struct Options {
     pub cluster: Option<cluster::Options>,
     /// The most memory for the store's pages, in bytes.
     pub store_cache_bytes: usize,
+    /// Where spans are exported to, if they are.
+    pub otlp: Option<otlp::Options>,
     /// The log filter where the settings have none.
     pub log_filter: String,
 }

@@ -116,6 +116,7 @@ impl swap::Performer for Performer {
         let (kept, files) = (self.kept.clone(), candidate.source.clone());
         let keeping = blocking(move || kept.keep(&files));
         keeping.await.map_err(Error::Keep)?;
+        let Description { name, version, .. } = guest.description().clone();
         let promotion = Promotion {
             guest,
             digest: candidate.digest,
@@ -123,7 +124,7 @@ impl swap::Performer for Performer {
         };
         let live = self.lane.promote(promotion).await?;
         self.live.put_in_force(&candidate.settings);
-        self.metrics.swap_live(live.number);
+        self.metrics.swap_live(live.number, &name, &version);
         let (engine, cache) = (self.engine.clone(), self.cache.clone());
         // Nobody waits for it, and the process may end before it does.
         drop(spawn_blocking(move || compiled.keep(&engine, &cache)));

@@ -11,8 +11,9 @@ use http::{HeaderName, HeaderValue, Request, Response, request};
 use crate::contract;
 use crate::drain::Drain;
 use crate::http::{Handler, Refusal};
-use crate::metrics::{Access, Limit, Metrics, Target};
+use crate::metrics::{Access, Label as _, Limit, Metrics, Target};
 use crate::service::{Answer, Refused, Service};
+use crate::trace::Open;
 
 /// The shard that answered, or that is to be asked, as its ordinal.
 const SHARD: HeaderName = HeaderName::from_static("ostrakon-shard");
@@ -48,18 +49,24 @@ impl Handler for Public {
             .path_and_query()
             .map_or("/", |path| path.as_str())
             .to_owned();
-        let request = contract::Request {
+        let (trace, mut span) = self.service.tracer().begin(&head.headers, "request");
+        let request = Arc::new(contract::Request {
             method: head.method,
             path,
             headers: head.headers,
             body,
-        };
+            trace,
+        });
+        let answer = self.service.answer(Arc::clone(&request)).await;
+        if let Some(span) = &mut span {
+            describe(span, &request, &answer);
+        }
         let Answer {
             shard,
             route,
             generation,
             reply,
-        } = self.service.answer(Arc::new(request)).await;
+        } = answer;
         let mut response = match reply {
             Ok(reply) => {
                 let mut response = Response::new(reply.body);
@@ -87,8 +94,28 @@ impl Handler for Public {
         };
         self.metrics
             .request(target, access, response.status(), began.elapsed());
+        if let Some(span) = &mut span {
+            let status = u32::from(response.status().as_u16());
+            span.say("http.response.status_code", status);
+        }
         response
     }
+}
+
+/// Says in a request's span what it was and what it came to. A query can have what is nobody
+/// else's to know, and is not said.
+fn describe(span: &mut Open, request: &contract::Request, answer: &Answer) {
+    let path = request.path.split('?').next().unwrap_or_default();
+    span.say("http.request.method", request.method.to_string());
+    span.say("url.path", path.to_owned());
+    let target = answer.route.as_ref().map(|route| &route.target);
+    let target = target.map_or(Target::Unrouted, Target::from);
+    span.name(format!(
+        "{} {}",
+        request.method,
+        Target::VALUES[target.index()]
+    ));
+    answer.tell(span);
 }
 
 impl Public {

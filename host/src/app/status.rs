@@ -10,6 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use http::StatusCode;
+use rustix::fs::statvfs;
 use serde_json::{Value, json};
 use tokio::runtime;
 use tokio::sync::watch;
@@ -19,7 +20,7 @@ use super::credentials::PeerCredentials;
 use crate::admin::{NoPlan, Subject};
 use crate::cluster::Cluster;
 use crate::lane::{Lane, Place};
-use crate::metrics::Metrics;
+use crate::metrics::{self, Metrics, StoreSize};
 use crate::plan::{self, Planner};
 use crate::readiness::Readiness;
 use crate::secrets::Secrets;
@@ -49,12 +50,20 @@ pub(super) struct Parts {
 }
 
 impl Shard {
-    /// The store's bytes on disk and its entries; zero where they are unknown.
-    fn store_size(&self, parts: &Parts) -> (u64, u64) {
+    /// The store's sizes; zero where they are unknown.
+    fn store_size(&self, parts: &Parts) -> StoreSize {
         let bytes = fs::metadata(&self.store_file).map_or(0, |metadata| metadata.len());
         let view = parts.lane.views().get();
         let entries = view.and_then(|view| view.snapshot.entries().ok());
-        (bytes, entries.unwrap_or_default())
+        let filesystem = statvfs(&self.store_file).ok().map(|found| {
+            let size = |blocks: u64| blocks.saturating_mul(found.f_frsize);
+            (size(found.f_blocks), size(found.f_bavail))
+        });
+        StoreSize {
+            bytes,
+            entries: entries.unwrap_or_default(),
+            filesystem,
+        }
     }
 }
 
@@ -76,7 +85,7 @@ impl Subject for Shard {
         });
         if let Some(parts) = &*self.parts.load() {
             let swap = parts.swap.borrow().clone();
-            let (bytes, entries) = self.store_size(parts);
+            let StoreSize { bytes, entries, .. } = self.store_size(parts);
             status["generation"] = json!(swap.live);
             status["candidate"] = json!(swap.candidate);
             status["refused"] = json!(swap.refused);
@@ -125,11 +134,22 @@ impl Subject for Shard {
 
     fn measure(&self, metrics: &Metrics) {
         if let Some(parts) = &*self.parts.load() {
-            let (bytes, entries) = self.store_size(parts);
-            metrics.store_size(bytes, entries);
+            metrics.store_size(self.store_size(parts));
             metrics.lane_depth(parts.lane.depth());
+            metrics.last_commit(parts.lane.last_commit().map(unix_seconds));
+            metrics.swap_is_refused(parts.swap.borrow().refused.is_some());
             if let Some(cluster) = &parts.cluster {
                 metrics.partitions_left(cluster.partitions_to_settle());
+                metrics.peers_up(cluster.peers_up());
+                let view = parts.lane.views().get();
+                let place = view.as_ref().and_then(|view| view.place.as_ref());
+                let plan = place.and_then(|place| place.shard.plan());
+                metrics.topology(plan.map(|plan| metrics::Topology {
+                    epoch: plan.epoch.0,
+                    shards: plan.to.shards,
+                    is_moving: !plan.is_stable(),
+                    awaited: cluster.awaited().len(),
+                }));
             }
         }
     }

@@ -7,6 +7,7 @@ mod exit;
 mod inspect;
 mod manifest;
 mod ordinal;
+mod otlp;
 mod pack;
 mod plan;
 mod progress;

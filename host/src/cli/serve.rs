@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use bytesize::ByteSize;
 
-use super::{Exit, Failure, address, ordinal};
+use super::{Exit, Failure, address, ordinal, otlp};
 use crate::per_shard::PerShard;
 use crate::store::OpenError;
 use crate::{app, cluster, telemetry};
@@ -81,6 +81,8 @@ pub(super) struct Arguments {
     /// The process that started this one: it is killed when that one ends.
     #[arg(long, value_name = "PID", hide = true)]
     with_parent: Option<u32>,
+    #[command(flatten)]
+    otlp: otlp::Exporting,
     /// How log lines are written.
     #[arg(
         long,
@@ -108,8 +110,8 @@ impl Arguments {
         }
         let format = self.log_format;
         let options = self.options()?;
-        let filter =
-            telemetry::init(format, &options.log_filter).map_err(Failure::with(Exit::Usage))?;
+        let filter = telemetry::init(format, &options.log_filter, options.ordinal);
+        let filter = filter.map_err(Failure::with(Exit::Usage))?;
         app::serve(&options, Some(filter)).map_err(|error| Failure::new(exit_of(&error), error))
     }
 
@@ -131,6 +133,7 @@ impl Arguments {
             }),
             // More than the address space is as good as all of it.
             store_cache_bytes: usize::try_from(self.store_cache.as_u64()).unwrap_or(usize::MAX),
+            otlp: self.otlp.options()?,
             log_filter: self.log,
         })
     }
@@ -167,5 +170,29 @@ fn exit_of(error: &app::Error) -> Exit {
         Error::Store(_) | Error::Data { .. } | Error::Volume(_) | Error::Place(_) => Exit::Io,
         Error::Engine(_) | Error::System(_) => Exit::Internal,
         Error::Undrained { .. } | Error::PartitionsLeft | Error::Forced => Exit::CutOff,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Args as _, Command};
+
+    use super::*;
+
+    #[test]
+    fn the_readme_shows_each_flag_with_its_variable() {
+        let readme = include_str!("../../../README.md");
+        let command = Arguments::augment_args(Command::new("serve"));
+        let shown = command.get_arguments().filter(|flag| !flag.is_hide_set());
+        for flag in shown {
+            let long = flag.get_long().expect("each has a long name");
+            let variable = flag.get_env().and_then(|name| name.to_str());
+            let variable = variable.expect("each has a variable");
+            let mut rows = readme.lines().filter(|row| row.starts_with("| `--"));
+            let is_shown = rows.any(|row| {
+                row.contains(&format!("`--{long}")) && row.contains(&format!("`{variable}`"))
+            });
+            assert!(is_shown, "README does not show --{long} with {variable}");
+        }
     }
 }

@@ -6,11 +6,11 @@ use bytes::Bytes;
 use http::Response;
 
 use super::Cluster;
-use super::message::{Ask, Asked, ForwardedReply, Said};
+use super::message::{Ask, Asked, ForwardedReply, ForwardedRequest, Said};
 use crate::lane::{Change, ChangeError, Changed};
 use crate::peers::{Handler, Identity};
 use crate::service::{Answer, Service};
-use crate::topology::{Authority, Ordinal, Plan, Received};
+use crate::topology::{Authority, Ordinal, Passed, Plan, Received};
 
 /// Answers peers.
 #[derive(Debug)]
@@ -43,21 +43,9 @@ impl Answering {
                 request,
                 told,
                 plan,
-            } => {
-                let Some(request) = request.unpack() else {
-                    return Said::Later("the request is not one".to_owned());
-                };
-                if let Err(later) = self.learn(plan).await {
-                    return later;
-                }
-                let request = Arc::new(request);
-                match self.service.answer_here(&request, told.as_ref()).await {
-                    Ok(answer) => said(answer),
-                    Err(authority) => self.elsewhere(authority),
-                }
-            }
+            } => self.forwarded(peer, request, told, plan).await,
             Ask::Part(request) => {
-                let Some(request) = request.unpack() else {
+                let Some((request, _span)) = request.unpack(self.service.tracer()) else {
                     return Said::Later("the request is not one".to_owned());
                 };
                 match self.service.part(&Arc::new(request)).await {
@@ -101,12 +89,12 @@ impl Answering {
                 match received {
                     Ok(Changed::Received(Received::Apply)) => acknowledged,
                     Ok(Changed::Received(Received::Known)) => {
-                        tracing::debug!(shard = peer.ordinal, number, "a batch came again");
+                        tracing::debug!(peer = peer.ordinal, number, "a batch came again");
                         acknowledged
                     }
                     Ok(other) => Said::Later(format!("the batch is not taken: {other:?}")),
                     Err(error @ ChangeError::Unmigrated(..)) => {
-                        tracing::warn!(shard = peer.ordinal, %error, "partitions are not taken");
+                        tracing::warn!(peer = peer.ordinal, %error, "partitions are not taken");
                         Said::Later(error.to_string())
                     }
                     Err(error) => Said::Later(error.to_string()),
@@ -125,6 +113,35 @@ impl Answering {
                 Said::Plan(self.cluster.plan())
             }
             Ask::Generation(digest) => Said::Generation(self.cluster.0.guests.files(digest)),
+        }
+    }
+
+    /// Answers a client's request that a peer passed on.
+    async fn forwarded(
+        &self,
+        peer: &Identity,
+        request: ForwardedRequest,
+        told: Option<Passed>,
+        plan: Plan,
+    ) -> Said {
+        let Some((request, mut span)) = request.unpack(self.service.tracer()) else {
+            return Said::Later("the request is not one".to_owned());
+        };
+        if let Some(span) = &mut span {
+            span.say("ostrakon.peer", peer.ordinal);
+        }
+        if let Err(later) = self.learn(plan).await {
+            return later;
+        }
+        let request = Arc::new(request);
+        match self.service.answer_here(&request, told.as_ref()).await {
+            Ok(answer) => {
+                if let Some(span) = &mut span {
+                    answer.tell(span);
+                }
+                said(answer)
+            }
+            Err(authority) => self.elsewhere(authority),
         }
     }
 

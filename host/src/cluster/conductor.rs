@@ -149,7 +149,7 @@ impl Conductor {
                 let cluster = self.cluster.clone();
                 self.sending.spawn(async move {
                     if let Err(error) = cluster.send_to(to).await {
-                        tracing::debug!(shard = to.0, %error, "a batch waits");
+                        tracing::debug!(peer = to.0, %error, "a batch waits");
                         sleep(LOOK_EVERY).await;
                     }
                     to
@@ -307,7 +307,7 @@ impl Cluster {
         let said = match timeout(ASK_EVERY, self.ask(shard, ask)).await {
             Ok(Ok(Said::Plan(said))) => said,
             Ok(Err(error)) => {
-                tracing::debug!(shard = shard.0, %error, "it does not say by which plan it goes");
+                tracing::debug!(peer = shard.0, %error, "it does not say by which plan it goes");
                 self.coordinator().says_nothing(shard);
                 return None;
             }

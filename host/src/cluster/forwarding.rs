@@ -8,6 +8,7 @@ use crate::contract::Request;
 use crate::peers::RequestError;
 use crate::service::{Boxed, Forwarded, Others, Part};
 use crate::topology::{Epoch, Ordinal, Passed};
+use crate::trace::{Kind, Open};
 
 impl Others for Cluster {
     fn forward<'a>(
@@ -20,12 +21,18 @@ impl Others for Cluster {
             let Some(plan) = self.plan() else {
                 return Forwarded::NotTaken("there is no plan yet".to_owned());
             };
+            let mut span = hop(request, at, "forward");
             let ask = Ask::Forward {
-                request: ForwardedRequest::new(request),
+                request: ForwardedRequest::new(request, span.as_ref()),
                 told,
                 plan,
             };
-            match self.ask(at, &ask).await {
+            let said = self.ask(at, &ask).await;
+            if let (Some(span), Err(error)) = (&mut span, &said) {
+                span.fail(error.to_string());
+            }
+            drop(span);
+            match said {
                 Ok(Said::Answer { generation, reply }) => match reply.unpack() {
                     Some(reply) => Forwarded::Answered { generation, reply },
                     None => Forwarded::Unknown(AskError::Answer.to_string()),
@@ -79,8 +86,14 @@ impl Others for Cluster {
         request: &'a Arc<Request>,
     ) -> Boxed<'a, Result<Part, String>> {
         Box::pin(async move {
-            let ask = Ask::Part(ForwardedRequest::new(request));
-            match self.ask(at, &ask).await {
+            let mut span = hop(request, at, "ask for a part");
+            let ask = Ask::Part(ForwardedRequest::new(request, span.as_ref()));
+            let said = self.ask(at, &ask).await;
+            if let (Some(span), Err(error)) = (&mut span, &said) {
+                span.fail(error.to_string());
+            }
+            drop(span);
+            match said {
                 Ok(Said::Part { moved, reply }) => {
                     let reply = reply.unpack();
                     let reply = reply.ok_or_else(|| away(at, Err(AskError::Answer)))?;
@@ -94,6 +107,13 @@ impl Others for Cluster {
             }
         })
     }
+}
+
+/// The span of asking another shard.
+fn hop(request: &Request, at: Ordinal, name: &'static str) -> Option<Open> {
+    let mut span = request.trace.span(name, Kind::Client)?;
+    span.say("ostrakon.peer", at.0);
+    Some(span)
 }
 
 /// Why a shard did not do what it was asked.

@@ -116,7 +116,7 @@ impl Cluster {
                 found.push(files);
             } else {
                 tracing::warn!(
-                    generation = %digest,
+                    %digest,
                     "no shard that can be asked has a generation that the plan names: another of \
                      its sharding stands for it"
                 );
@@ -177,8 +177,7 @@ impl Cluster {
     async fn make(&self, digest: Digest) -> Result<Guest, MakeError> {
         let guests = &self.0.guests;
         let files = self.find(digest).await.ok_or(MakeError::Nowhere(digest))?;
-        let shard = guests.identity.ordinal;
-        tracing::debug!(shard, generation = %digest, "a generation's guest is made for its owners");
+        tracing::debug!(%digest, "a generation's guest is made for its owners");
         guests.make(&files).await
     }
 

@@ -12,6 +12,7 @@ use crate::digest::Digest;
 use crate::store::Whole;
 use crate::survey::Owners;
 use crate::topology::{Batch, ClusterId, Epoch, Incarnation, Moved, Passed, Placement, Plan};
+use crate::trace::{Open, TRACEPARENT, Tracer};
 
 /// What is sent to ask something.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -147,23 +148,34 @@ fn unpack(headers: Vec<(String, Bytes)>) -> Option<HeaderMap> {
 }
 
 impl ForwardedRequest {
-    pub(super) fn new(request: &Request) -> Self {
+    /// The request, to be sent within `span`.
+    pub(super) fn new(request: &Request, span: Option<&Open>) -> Self {
+        let mut headers = pack(&request.headers);
+        if let Some(parent) = request.trace.header(span) {
+            headers.retain(|(name, _)| name != TRACEPARENT.as_str());
+            let value = Bytes::copy_from_slice(parent.as_bytes());
+            headers.push((TRACEPARENT.as_str().to_owned(), value));
+        }
         Self {
             method: request.method.as_str().to_owned(),
             path: request.path.clone(),
-            headers: pack(&request.headers),
+            headers,
             body: request.body.clone(),
         }
     }
 
-    /// The request; none if it is not one.
-    pub(super) fn unpack(self) -> Option<Request> {
-        Some(Request {
+    /// The request, and the span of answering it here, if it is recorded; none if it is none.
+    pub(super) fn unpack(self, tracer: &Tracer) -> Option<(Request, Option<Open>)> {
+        let headers = unpack(self.headers)?;
+        let (trace, span) = tracer.begin(&headers, "answer for a peer");
+        let request = Request {
             method: self.method.parse().ok()?,
             path: self.path,
-            headers: unpack(self.headers)?,
+            headers,
             body: self.body,
-        })
+            trace,
+        };
+        Some((request, span))
     }
 }
 

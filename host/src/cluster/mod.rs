@@ -226,10 +226,10 @@ impl Cluster {
                                 if matches!(error, ServeError::Handshake(_)) {
                                     metrics.peer_handshake_failed();
                                     if refusals.may_tell() {
-                                        tracing::warn!(%peer, %error, "a connection to the peer port is not admitted");
+                                        tracing::warn!(address = %peer, %error, "a connection to the peer port is not admitted");
                                     }
                                 }
-                                tracing::debug!(%peer, %error, "a peer's connection ended");
+                                tracing::debug!(address = %peer, %error, "a peer's connection ended");
                             }
                         });
                     }
@@ -262,7 +262,7 @@ impl Cluster {
                 if self.0.foreigners.may_tell() {
                     let own = self.id();
                     tracing::error!(
-                        shard = at.0,
+                        peer = at.0,
                         own = %own.map(|own| own.to_string()).unwrap_or_default(),
                         its = %other,
                         "a shard belongs to another cluster, and nothing is shared with it: bring back the right data for one of the two, or empty the data directory of the one that is to join the other's"
@@ -321,6 +321,15 @@ impl Cluster {
     fn foreign(&self, peers: Option<ClusterId>) -> Option<ClusterId> {
         self.id()
             .filter(|own| peers.is_some_and(|peers| peers != *own))
+    }
+
+    /// Which of the shards that the plan is about could be asked last, as far as
+    /// that is known.
+    pub fn peers_up(&self) -> Vec<(u32, bool)> {
+        let shards = self.plan().map_or(0, |plan| plan.shards());
+        let mut peers = self.0.line.load().pool.reached();
+        peers.retain(|(ordinal, _)| *ordinal < shards && *ordinal != self.0.me.0);
+        peers
     }
 
     /// The schema of the data; none before a generation is live.

@@ -9,7 +9,7 @@ use wasmtime::{ResourceLimiter, bail};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use super::grace::Grace;
-use super::log::GuestLog;
+use super::log::{GuestLog, Lines};
 use super::stdio::LogStream;
 use crate::contract::Request;
 use crate::metrics::{Export, Label, Metrics};
@@ -86,7 +86,7 @@ impl Call {
 /// The data of an instance's wasmtime store.
 pub(super) struct Context {
     pub(super) environment: Arc<Environment>,
-    pub(super) log: Arc<GuestLog>,
+    pub(super) lines: Lines,
     pub(super) call: Call,
     pub(super) limiter: Limiter,
     pub(super) table: ResourceTable,
@@ -96,9 +96,10 @@ pub(super) struct Context {
 impl Context {
     pub(super) fn new(environment: Arc<Environment>, log: Arc<GuestLog>) -> Self {
         // Nothing is inherited: no arguments, environment, files or network.
+        let lines = Lines::new(log);
         let wasi = WasiCtx::builder()
-            .stdout(LogStream::new(Arc::clone(&log), tracing::Level::INFO))
-            .stderr(LogStream::new(Arc::clone(&log), tracing::Level::WARN))
+            .stdout(LogStream::new(lines.clone(), tracing::Level::INFO))
+            .stderr(LogStream::new(lines.clone(), tracing::Level::WARN))
             .build();
         let mut table = ResourceTable::new();
         table.set_max_capacity(MAX_HANDLES);
@@ -110,7 +111,7 @@ impl Context {
         let call = Call::none(environment.identity.shards);
         Self {
             environment,
-            log,
+            lines,
             call,
             limiter,
             table,

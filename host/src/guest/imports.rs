@@ -302,7 +302,7 @@ impl log::Host for Context {
             log::Level::Warn => Level::WARN,
             log::Level::Error => Level::ERROR,
         };
-        self.log.write(level, &message);
+        self.lines.write(level, &message);
         Ok(())
     }
 }

@@ -16,6 +16,7 @@ use super::reply;
 use crate::contract::{Access, Description, Reply, Request, Route, Target};
 use crate::metrics::Export;
 use crate::store::{Group, Migration, Snapshot, Transaction};
+use crate::trace::{Kind, Trace};
 
 /// Memory beyond twice what an instance began with, in bytes, that it may keep
 /// for its next request.
@@ -82,7 +83,7 @@ impl Instance {
         let (_, described) = self
             .call(
                 Export::Describe,
-                None,
+                About::Nothing,
                 Data::None,
                 deadline,
                 async |service, store| service.call_describe(store).await,
@@ -103,7 +104,7 @@ impl Instance {
     ) -> Result<Result<(), String>, Failure> {
         self.call(
             Export::Check,
-            None,
+            About::Nothing,
             Data::None,
             deadline,
             async |service, store| service.call_check(store).await,
@@ -123,7 +124,7 @@ impl Instance {
         let (_, owner) = self
             .call(
                 Export::Owner,
-                None,
+                About::Nothing,
                 Data::None,
                 deadline,
                 async |service, store| service.call_owner(store, partition, shards).await,
@@ -142,7 +143,7 @@ impl Instance {
         let (_, routed) = self
             .call(
                 Export::Route,
-                None,
+                About::Routing(request),
                 Data::None,
                 deadline,
                 async |service, store| service.call_route(store, method, path).await,
@@ -219,7 +220,7 @@ impl Instance {
         let (data, replied) = self
             .call(
                 export,
-                Some(request),
+                About::Request(request),
                 data,
                 deadline,
                 async |service, store| {
@@ -273,7 +274,7 @@ impl Instance {
         let (_, replied) = self
             .call(
                 export,
-                Some(request),
+                About::Request(request),
                 Data::None,
                 deadline,
                 async |service, store| service.call_gather(store, method, path, &parts).await,
@@ -295,7 +296,7 @@ impl Instance {
         let (data, migrated) = self
             .call(
                 Export::Migrate,
-                None,
+                About::Nothing,
                 data,
                 deadline,
                 async |service, store| service.call_migrate(store, from).await,
@@ -305,6 +306,11 @@ impl Instance {
             unreachable!("a call ends with the data it began with");
         };
         (*migration, migrated)
+    }
+
+    /// Writes a line in the guest's log, of the trace of the last call.
+    pub(super) fn log(&self, level: tracing::Level, line: &str) {
+        self.store.data().lines.write(level, line);
     }
 
     /// Whether the instance has more memory than it may keep.
@@ -317,16 +323,19 @@ impl Instance {
     async fn call<R>(
         &mut self,
         export: Export,
-        request: Option<&Arc<Request>>,
+        about: About<'_>,
         data: Data,
         deadline: Duration,
         make: impl AsyncFnOnce(&Service, &mut Store<Context>) -> wasmtime::Result<R>,
     ) -> (Data, Result<R, Failure>) {
         let began = Instant::now();
+        let trace = about.trace();
+        let mut span = trace.and_then(|trace| trace.span(span_name(export), Kind::Internal));
         let context = self.store.data_mut();
+        context.lines.set_trace(trace.and_then(Trace::id));
         context.call = Call {
             export: Some(export),
-            request: request.cloned(),
+            request: about.visible(),
             shards: self.shards,
             data,
             grace: Grace::default(),
@@ -349,6 +358,48 @@ impl Instance {
             Ok(Err(error)) => Err(Failure::of(error, denied)),
             Err(_) => Err(Failure::Deadline),
         };
+        if let (Some(span), Err(failure)) = (&mut span, &result) {
+            span.fail(failure.to_string());
+        }
         (call.data, result)
+    }
+}
+
+/// What a call is about.
+enum About<'a> {
+    /// No request.
+    Nothing,
+    /// A request that the guest is told of by arguments alone.
+    Routing(&'a Request),
+    /// A request that the guest can ask more of.
+    Request(&'a Arc<Request>),
+}
+
+impl About<'_> {
+    fn trace(&self) -> Option<&Trace> {
+        match self {
+            Self::Nothing => None,
+            Self::Routing(request) => Some(&request.trace),
+            Self::Request(request) => Some(&request.trace),
+        }
+    }
+
+    fn visible(&self) -> Option<Arc<Request>> {
+        match self {
+            Self::Nothing | Self::Routing(_) => None,
+            Self::Request(request) => Some(Arc::clone(request)),
+        }
+    }
+}
+
+fn span_name(export: Export) -> &'static str {
+    match export {
+        Export::Describe => "guest describe",
+        Export::Check => "guest check",
+        Export::Owner => "guest owner",
+        Export::Route => "guest route",
+        Export::Handle => "guest handle",
+        Export::Gather => "guest gather",
+        Export::Migrate => "guest migrate",
     }
 }

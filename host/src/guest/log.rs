@@ -5,9 +5,43 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use crate::metrics::Metrics;
+use crate::trace::TraceId;
 
 /// The longest line, in bytes; longer ones are cut.
 const MAX_LINE: usize = 4 << 10;
+
+/// The lines of one instance, whichever way it writes them. Clones are of the same instance.
+#[derive(Clone)]
+pub(super) struct Lines {
+    log: Arc<GuestLog>,
+    /// That of the call under way. A std mutex: held for a copy.
+    trace: Arc<Mutex<Option<TraceId>>>,
+    /// What was set last: most calls are of no trace, as those before them.
+    set: Option<TraceId>,
+}
+
+impl Lines {
+    pub(super) fn new(log: Arc<GuestLog>) -> Self {
+        Self {
+            log,
+            trace: Arc::default(),
+            set: None,
+        }
+    }
+
+    /// Lines are of this trace from now on.
+    pub(super) fn set_trace(&mut self, trace: Option<TraceId>) {
+        if self.set != trace {
+            self.set = trace;
+            *self.trace.lock().expect("no holder of this lock panics") = trace;
+        }
+    }
+
+    pub(super) fn write(&self, level: tracing::Level, text: &str) {
+        let trace = *self.trace.lock().expect("no holder of this lock panics");
+        self.log.write(level, text, trace);
+    }
+}
 
 /// Writes a guest's lines, shared by all its instances.
 pub(super) struct GuestLog {
@@ -40,7 +74,8 @@ impl GuestLog {
         }
     }
 
-    pub(super) fn write(&self, level: tracing::Level, text: &str) {
+    /// Writes a line; of a request's trace, where it has one.
+    pub(super) fn write(&self, level: tracing::Level, text: &str, trace: Option<TraceId>) {
         let Some(dropped) = self.admit() else {
             self.metrics.log_lines_dropped(1);
             return;
@@ -50,11 +85,12 @@ impl GuestLog {
             tracing::warn!(target: "guest", %guest, dropped, "the guest logs too much: lines were dropped");
         }
         let text = cut(text);
+        let trace_id = trace.map(tracing::field::display);
         match level {
-            tracing::Level::ERROR => tracing::error!(target: "guest", %guest, "{text}"),
-            tracing::Level::WARN => tracing::warn!(target: "guest", %guest, "{text}"),
-            tracing::Level::INFO => tracing::info!(target: "guest", %guest, "{text}"),
-            _ => tracing::debug!(target: "guest", %guest, "{text}"),
+            tracing::Level::ERROR => tracing::error!(target: "guest", %guest, trace_id, "{text}"),
+            tracing::Level::WARN => tracing::warn!(target: "guest", %guest, trace_id, "{text}"),
+            tracing::Level::INFO => tracing::info!(target: "guest", %guest, trace_id, "{text}"),
+            _ => tracing::debug!(target: "guest", %guest, trace_id, "{text}"),
         }
     }
 

@@ -383,7 +383,9 @@ impl Lease {
             // In the guest's log: as bounded in lines as what it writes itself.
             let export = Export::VALUES[export.index()];
             let line = format!("`{export}` failed: {failure}");
-            self.guest.log.write(tracing::Level::WARN, &line);
+            if let Some(instance) = &self.instance {
+                instance.log(tracing::Level::WARN, &line);
+            }
         }
         self.fate = match failure {
             None => None,

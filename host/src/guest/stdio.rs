@@ -9,7 +9,7 @@ use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
-use super::log::GuestLog;
+use super::log::Lines;
 
 /// The most that is kept of a line before it is written as it is, in bytes.
 const MAX_PENDING: usize = 4 << 10;
@@ -17,16 +17,16 @@ const MAX_PENDING: usize = 4 << 10;
 /// One of the two streams; clones write to the same line.
 #[derive(Clone)]
 pub(super) struct LogStream {
-    log: Arc<GuestLog>,
+    lines: Lines,
     level: tracing::Level,
     /// A std mutex: never held over an await.
     pending: Arc<Mutex<Vec<u8>>>,
 }
 
 impl LogStream {
-    pub(super) fn new(log: Arc<GuestLog>, level: tracing::Level) -> Self {
+    pub(super) fn new(lines: Lines, level: tracing::Level) -> Self {
         Self {
-            log,
+            lines,
             level,
             pending: Arc::default(),
         }
@@ -37,7 +37,7 @@ impl LogStream {
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
             pending.extend_from_slice(&piece[..piece.len().min(MAX_PENDING)]);
             if piece.ends_with(b"\n") || pending.len() >= MAX_PENDING {
-                self.log
+                self.lines
                     .write(self.level, &String::from_utf8_lossy(&pending));
                 pending.clear();
             }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::HOST;
-use http::{Method, Request, StatusCode};
+use http::{HeaderValue, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -22,6 +22,15 @@ pub enum Error {
     Connect {
         /// Whom the request was for.
         address: SocketAddr,
+        /// What the system says.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The host's address is not known.
+    #[error("the address of {authority} cannot be found: check the name")]
+    Resolve {
+        /// Whom the request was for.
+        authority: String,
         /// What the system says.
         #[source]
         source: std::io::Error,
@@ -91,8 +100,7 @@ async fn exchange(
     let request = Request::builder()
         .method(method)
         .uri(path)
-        .header(HOST, address.to_string())
-        .body(Full::new(body))
+        .body(body)
         .map_err(|source| Error::Path {
             path: path.to_owned(),
             source,
@@ -100,6 +108,44 @@ async fn exchange(
     let stream = TcpStream::connect(address)
         .await
         .map_err(|source| Error::Connect { address, source })?;
+    exchange_on(stream, address, &address.to_string(), request).await
+}
+
+/// Sends a request to a host and port by name; gives the answer's status and body. The caller
+/// bounds its time.
+///
+/// # Errors
+/// When there is no whole answer.
+pub async fn deliver(
+    authority: &str,
+    request: Request<Bytes>,
+) -> Result<(StatusCode, Bytes), Error> {
+    let unresolved = |source| Error::Resolve {
+        authority: authority.to_owned(),
+        source,
+    };
+    let found = tokio::net::lookup_host(authority)
+        .await
+        .map_err(&unresolved)?;
+    let mut failed = unresolved(std::io::ErrorKind::NotFound.into());
+    // A name can have addresses on which nobody listens.
+    for address in found {
+        match TcpStream::connect(address).await {
+            Ok(stream) => return exchange_on(stream, address, authority, request).await,
+            Err(source) => failed = Error::Connect { address, source },
+        }
+    }
+    Err(failed)
+}
+
+async fn exchange_on(
+    stream: TcpStream,
+    address: SocketAddr,
+    authority: &str,
+    mut request: Request<Bytes>,
+) -> Result<(StatusCode, Bytes), Error> {
+    let host = HeaderValue::try_from(authority).expect("a host and port make a header");
+    request.headers_mut().insert(HOST, host);
     let exchange = |source: hyper::Error| Error::Exchange {
         address,
         source: source.into(),
@@ -109,7 +155,7 @@ async fn exchange(
         .map_err(exchange)?;
     let answer = async {
         let (head, body) = sender
-            .send_request(request)
+            .send_request(request.map(Full::new))
             .await
             .map_err(exchange)?
             .into_parts();

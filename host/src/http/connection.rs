@@ -166,7 +166,7 @@ async fn serve_http1<H: Handler>(
         match next_event(&mut connection, &mut watchdog, &mut shutdown, told).await {
             Event::Ended(ended) => {
                 if let Err(error) = ended {
-                    tracing::debug!(%peer, %error, "connection ended");
+                    tracing::debug!(client = %peer, %error, "connection ended");
                 }
                 break None;
             }
@@ -226,7 +226,7 @@ async fn serve_http2<H: Handler>(
         match next_event(&mut connection, &mut watchdog, &mut shutdown, told).await {
             Event::Ended(Ok(())) => return,
             Event::Ended(Err(error)) => {
-                tracing::debug!(%peer, %error, "connection ended");
+                tracing::debug!(client = %peer, %error, "connection ended");
                 return;
             }
             Event::ShuttingDown => {

@@ -146,7 +146,7 @@ async fn serve<H: Handler>(
 ) {
     // Answers are whole when they are written: nothing is gained by waiting for more.
     if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%peer, %error, "connection ended");
+        tracing::debug!(client = %peer, %error, "connection ended");
         return;
     }
     connection::serve(shared, stream, peer, shutdown).await;

@@ -78,7 +78,7 @@ impl<H: Handler> Requests<H> {
                 Err(self.refuse(Limit::BodySize, Refusal::BodySize))
             }
             Ok(Err(Unread::Body(error))) => {
-                tracing::debug!(peer = %self.peer, %error, "request body was not read");
+                tracing::debug!(client = %self.peer, %error, "request body was not read");
                 Err(Refusal::BadRequest.closing())
             }
             Err(_) => Err(self.refuse(Limit::BodyTime, Refusal::BodyTime)),
@@ -92,7 +92,7 @@ impl<H: Handler> Requests<H> {
             // Unwind safe: the future is not polled again, and what it shares is behind locks and
             // atomics that others use in any state they are left in.
             catch_unwind(AssertUnwindSafe(|| answer.as_mut().poll(context))).unwrap_or_else(|_| {
-                tracing::error!(peer = %self.peer, "a request's handler panicked");
+                tracing::error!(client = %self.peer, "a request's handler panicked");
                 Poll::Ready(Refusal::Internal.response())
             })
         })

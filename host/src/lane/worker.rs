@@ -19,6 +19,7 @@ use crate::guest::{Bound, Failure, Guest};
 use crate::metrics::Metrics;
 use crate::store::{CommitError, Group, Record, Snapshot, Store};
 use crate::topology::Authority;
+use crate::trace::Trace;
 
 /// The shard's single writer.
 pub(super) struct Worker {
@@ -46,8 +47,8 @@ pub(super) enum Guests {
     AtOnce,
 }
 
-/// A request of the group under way, and what it will be told.
-type Waiting = (oneshot::Sender<Written>, Written);
+/// A request of the group under way, what it will be told, and its trace.
+type Waiting = (oneshot::Sender<Written>, Written, Trace);
 
 impl Worker {
     pub(super) fn new(
@@ -148,9 +149,11 @@ impl Worker {
             } else if sent.elapsed() > lane.max_wait {
                 let _ = sender.send(Written::Waited);
             } else {
+                let trace = write.request.trace.clone();
+                trace.record("wait for the lane", sent);
                 let (grown, written) = self.write(group, &live, &guest, write);
                 group = grown;
-                waiting.push((sender, written));
+                waiting.push((sender, written, trace));
             }
             if waiting.len() >= lane.max_group || began.elapsed() > self.pace.collect {
                 break;
@@ -225,6 +228,9 @@ impl Worker {
             match self.store.commit(group) {
                 Ok(_) => {
                     self.metrics.commit(began.elapsed(), waiting.len());
+                    for (_, _, trace) in &waiting {
+                        trace.record("commit", began);
+                    }
                     self.committed();
                 }
                 Err(error) => {
@@ -232,14 +238,14 @@ impl Worker {
                     tracing::warn!(%error, requests = waiting.len(), "a group was not stored");
                     // The store may have been opened anew.
                     self.publish();
-                    for (sender, written) in waiting {
+                    for (sender, written, _) in waiting {
                         let _ = sender.send(not_stored(&written, &error));
                     }
                     return;
                 }
             }
         }
-        for (sender, written) in waiting {
+        for (sender, written, _) in waiting {
             if let Written::Failed {
                 failure: Failure::Store(_),
                 ..

@@ -3,9 +3,8 @@
 use std::fmt::Debug;
 use std::marker::PhantomData;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use prometheus_client::encoding::{EncodeMetric, MetricEncoder, NoLabelSet};
+use prometheus_client::encoding::{EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::MetricType;
 
 use crate::contract;
@@ -127,6 +126,30 @@ label! {
 }
 
 label! {
+    /// What became of a request that was passed on to another shard.
+    Hop as "result" {
+        /// The shard answered.
+        Answered: "answered",
+        /// It said that the partition is another's.
+        Elsewhere: "elsewhere",
+        /// It could not be asked, and nothing was run.
+        Away: "away",
+        /// It was asked and did not answer: a write may be stored.
+        Unknown: "unknown",
+    }
+}
+
+label! {
+    /// Why a span was not exported.
+    Unexported as "reason" {
+        /// Too many waited to be.
+        QueueFull: "queue_full",
+        /// The collector did not take it.
+        Refused: "refused",
+    }
+}
+
+label! {
     /// A port of the host.
     Listener as "listener" {
         /// The clients' port.
@@ -197,56 +220,48 @@ impl<L: Label, M: EncodeMetric> EncodeMetric for Labelled<L, M> {
     }
 }
 
-/// The first status that a response may have.
-const FIRST_STATUS: u16 = 200;
-/// How many there are.
-const STATUSES: usize = 400;
+/// A metric for each pair of values of two labels. Clones share them.
+#[derive(Debug)]
+pub(super) struct Paired<L, K, M> {
+    metrics: Arc<[M]>,
+    labels: PhantomData<(L, K)>,
+}
 
-/// Requests by target, access and status: a counter for each combination there can be (25 KiB), so
-/// that none has to be looked up. Those that are 0 are not shown. Clones share the counters.
-#[derive(Clone, Debug)]
-pub(super) struct Requests(Arc<[AtomicU64]>);
-
-impl Requests {
-    pub(super) fn new() -> Self {
-        let combinations = Target::VALUES.len() * Access::VALUES.len() * STATUSES;
-        Self((0..combinations).map(|_| AtomicU64::new(0)).collect())
+impl<L: Label, K: Label, M> Paired<L, K, M> {
+    pub(super) fn new(metric: impl Fn() -> M) -> Self {
+        let pairs = L::VALUES.len() * K::VALUES.len();
+        Self {
+            metrics: (0..pairs).map(|_| metric()).collect(),
+            labels: PhantomData,
+        }
     }
 
-    /// Counts a request. A status outside 200..=599 is counted as 599.
-    pub(super) fn count(&self, target: Target, access: Access, status: http::StatusCode) {
-        let status = usize::from(status.as_u16().wrapping_sub(FIRST_STATUS)).min(STATUSES - 1);
-        let row = target.index() * Access::VALUES.len() + access.index();
-        self.0[row * STATUSES + status].fetch_add(1, Ordering::Relaxed);
+    pub(super) fn of(&self, first: L, second: K) -> &M {
+        &self.metrics[first.index() * K::VALUES.len() + second.index()]
     }
 }
 
-impl EncodeMetric for Requests {
+impl<L, K, M> Clone for Paired<L, K, M> {
+    fn clone(&self) -> Self {
+        Self {
+            metrics: Arc::clone(&self.metrics),
+            labels: PhantomData,
+        }
+    }
+}
+
+impl<L: Label, K: Label, M: EncodeMetric> EncodeMetric for Paired<L, K, M> {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> std::fmt::Result {
-        let rows = Target::VALUES
-            .iter()
-            .flat_map(|target| Access::VALUES.iter().map(move |access| (target, access)));
-        for ((target, access), counters) in rows.zip(self.0.chunks(STATUSES)) {
-            for (status, counter) in (FIRST_STATUS..).zip(counters) {
-                let count = counter.load(Ordering::Relaxed);
-                if count == 0 {
-                    continue;
-                }
-                let status = status.to_string();
-                let labels = [
-                    (Target::NAME, *target),
-                    (Access::NAME, *access),
-                    ("status", &status),
-                ];
-                encoder
-                    .encode_family(&labels)?
-                    .encode_counter::<NoLabelSet, _, u64>(&count, None)?;
+        for (first, row) in L::VALUES.iter().zip(self.metrics.chunks(K::VALUES.len())) {
+            for (second, metric) in K::VALUES.iter().zip(row) {
+                let labels = [(L::NAME, *first), (K::NAME, *second)];
+                metric.encode(encoder.encode_family(&labels)?)?;
             }
         }
         Ok(())
     }
 
     fn metric_type(&self) -> MetricType {
-        MetricType::Counter
+        self.metrics[0].metric_type()
     }
 }

@@ -67,6 +67,20 @@ impl<D: Dial> Pool<D> {
         lock(&self.peers).contains_key(&ordinal)
     }
 
+    /// Which peers could be reached last, of those of which that is known still.
+    pub fn reached(&self) -> Vec<(u32, bool)> {
+        let peers = lock(&self.peers);
+        let known = peers.iter().filter_map(|(ordinal, slots)| {
+            let known: Vec<bool> = slots
+                .list
+                .iter()
+                .filter_map(|slot| slot.reached())
+                .collect();
+            (!known.is_empty()).then(|| (*ordinal, known.contains(&true)))
+        });
+        known.collect()
+    }
+
     /// Forgets a peer; its connections close when their requests are done.
     pub fn remove(&self, ordinal: u32) {
         lock(&self.peers).remove(&ordinal);

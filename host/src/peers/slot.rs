@@ -15,6 +15,9 @@ use super::handshake_error::HandshakeError;
 use super::lock::lock;
 use crate::tls::Problem;
 
+/// How long after its pause a failed attempt says that the peer is away.
+const RECENT: Duration = Duration::from_secs(5);
+
 type Outcome = Result<Connection, Cause>;
 
 /// The place of one connection in a pool, filled on demand.
@@ -92,6 +95,17 @@ impl Slot {
     fn host(&self) -> &str {
         let split = self.address.rsplit_once(':');
         split.map_or(&*self.address, |(host, _)| host)
+    }
+
+    /// Whether the peer could be reached last; none: nobody has tried of late.
+    pub(super) fn reached(&self) -> Option<bool> {
+        let state = lock(&self.state);
+        match &state.phase {
+            Phase::Open(connection) => connection.is_open().then_some(true),
+            Phase::Connecting(_) => (state.failures > 0).then_some(false),
+            Phase::Resting { until, .. } => (until.elapsed() < RECENT).then_some(false),
+            Phase::Empty => None,
+        }
     }
 
     /// The connection of the slot, or the outcome of the attempt to make one.

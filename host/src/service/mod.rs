@@ -16,9 +16,10 @@ use tokio::time::{Instant, timeout_at};
 use crate::contract::{Access, Reply, Request, Route, Target};
 use crate::guest::{Bound, Failure, Lease, ReadData};
 use crate::lane::{Lane, View, Write, Written};
-use crate::metrics::Metrics;
+use crate::metrics::{self, Hop, Label, Metrics};
 use crate::store::CommitError;
 use crate::topology::{Authority, Ordinal, Passed};
+use crate::trace::{Open, Tracer};
 use apart::Apart;
 pub(crate) use apart::lower_priority;
 pub use others::{Boxed, Forwarded, Others, Part};
@@ -46,6 +47,7 @@ pub struct Service {
     others: Option<Arc<dyn Others>>,
     known: Known,
     waiting: Waiting,
+    tracer: Tracer,
 }
 
 /// What a request came to.
@@ -59,6 +61,28 @@ pub struct Answer {
     pub generation: Option<u64>,
     /// The guest's reply, or why there is none.
     pub reply: Result<Reply, Refused>,
+}
+
+impl Answer {
+    /// Says in the span of the request what it came to.
+    pub fn tell(&self, span: &mut Open) {
+        span.say("ostrakon.shard", self.shard);
+        if let Some(generation) = self.generation {
+            span.say("ostrakon.generation", generation.to_string());
+        }
+        if let Some(route) = &self.route {
+            let (target, access) = (metrics::Target::from(&route.target), route.access.into());
+            span.say("ostrakon.target", value_of(target));
+            span.say("ostrakon.access", value_of::<metrics::Access>(access));
+        }
+        if let Err(refused) = &self.reply {
+            span.fail(refused.to_string());
+        }
+    }
+}
+
+fn value_of<L: Label>(label: L) -> &'static str {
+    L::VALUES[label.index()]
 }
 
 /// Why a request has no reply by a guest. Nothing it wrote is stored.
@@ -141,7 +165,19 @@ impl Service {
             others,
             known: Known::default(),
             waiting: Waiting::default(),
+            tracer: Tracer::default(),
         }
+    }
+
+    /// The same service, whose requests' traces are begun by `tracer`.
+    #[must_use]
+    pub fn traced(self, tracer: Tracer) -> Self {
+        Self { tracer, ..self }
+    }
+
+    /// What begins the traces of its requests.
+    pub fn tracer(&self) -> &Tracer {
+        &self.tracer
     }
 
     /// The shard's ordinal.
@@ -260,7 +296,10 @@ impl Service {
             if at.0 == self.ordinal {
                 return Followed::Here;
             }
-            match others.forward(at, request, told.clone()).await {
+            let began = Instant::now();
+            let forwarded = others.forward(at, request, told.clone()).await;
+            self.metrics.forwarded(hop(&forwarded), began.elapsed());
+            match forwarded {
                 Forwarded::Answered { generation, reply } => {
                     return Followed::Answered(Answer {
                         shard: at.0,
@@ -299,7 +338,7 @@ impl Service {
     fn may_wait(&self) -> Option<(Waits, Instant)> {
         let view = self.lane.views().get()?;
         let cluster = &view.guest.settings().cluster;
-        let waits = self.waiting.enter(cluster.max_waiting)?;
+        let waits = self.waiting.enter(cluster.max_waiting, &self.metrics)?;
         Some((waits, Instant::now() + cluster.max_wait))
     }
 
@@ -448,6 +487,16 @@ async fn attempt(
         ));
     }
     Ok(Progress::Replied(reply))
+}
+
+/// What became of a request that was passed on, as it is counted.
+fn hop(forwarded: &Forwarded) -> Hop {
+    match forwarded {
+        Forwarded::Answered { .. } => Hop::Answered,
+        Forwarded::Elsewhere { .. } => Hop::Elsewhere,
+        Forwarded::NotTaken(_) => Hop::Away,
+        Forwarded::Unknown(_) => Hop::Unknown,
+    }
 }
 
 /// Where a request came that was passed on.

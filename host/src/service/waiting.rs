@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::metrics::Metrics;
+
 /// Counts requests that wait. Clones share the count.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Waiting(Arc<AtomicUsize>);
@@ -10,20 +12,22 @@ pub(super) struct Waiting(Arc<AtomicUsize>);
 impl Waiting {
     /// Counts a request in, until the guard is dropped; none: as many as may wait
     /// do already.
-    pub(super) fn enter(&self, max: usize) -> Option<Waits> {
+    pub(super) fn enter(&self, max: usize, metrics: &Arc<Metrics>) -> Option<Waits> {
         let before = self.0.fetch_add(1, Ordering::Relaxed);
-        let guard = Waits(Arc::clone(&self.0));
+        metrics.request_waits();
+        let guard = Waits(Arc::clone(&self.0), Arc::clone(metrics));
         (before < max).then_some(guard)
     }
 }
 
 /// A request that waits.
 #[derive(Debug)]
-pub(super) struct Waits(Arc<AtomicUsize>);
+pub(super) struct Waits(Arc<AtomicUsize>, Arc<Metrics>);
 
 impl Drop for Waits {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
+        self.1.request_waited();
     }
 }
 
@@ -34,11 +38,15 @@ mod tests {
     #[test]
     fn only_so_many_wait_at_once() {
         let waiting = Waiting::default();
-        let first = waiting.enter(2).unwrap();
-        let _second = waiting.enter(2).unwrap();
-        assert!(waiting.enter(2).is_none());
-        assert!(waiting.enter(2).is_none(), "what is refused does not count");
+        let metrics = Arc::new(Metrics::new("0"));
+        let first = waiting.enter(2, &metrics).unwrap();
+        let _second = waiting.enter(2, &metrics).unwrap();
+        assert!(waiting.enter(2, &metrics).is_none());
+        assert!(
+            waiting.enter(2, &metrics).is_none(),
+            "what is refused does not count"
+        );
         drop(first);
-        assert!(waiting.enter(2).is_some());
+        assert!(waiting.enter(2, &metrics).is_some());
     }
 }

@@ -12,7 +12,7 @@ use anyhow::{Context, bail};
 use crate::rust::{self, Token};
 
 /// Crates, and the one module that names them.
-const WALLS: [(&str, &str); 10] = [
+const WALLS: [(&str, &str); 11] = [
     ("wasmtime", "guest"),
     ("wasmtime_wasi", "guest"),
     ("redb", "store"),
@@ -23,6 +23,7 @@ const WALLS: [(&str, &str); 10] = [
     ("rustls", "tls"),
     ("tokio_rustls", "tls"),
     ("x509_cert", "tls"),
+    ("prost", "otlp"),
 ];
 
 /// Checks each file of the host.

@@ -10,6 +10,7 @@ use ostrakon_tests::linearizable::{self, Action, UNKNOWN, is_linearizable};
 use crate::contract::{Reply, Request};
 use crate::http::Refusal;
 use crate::service::Answer;
+use crate::trace::Trace;
 
 /// The keys. Some begin alike, so that `modulo` puts them together.
 pub(super) const KEYS: usize = 24;
@@ -75,6 +76,7 @@ impl Ask {
             path,
             headers: http::HeaderMap::new(),
             body: Bytes::from(body),
+            trace: Trace::default(),
         }
     }
 

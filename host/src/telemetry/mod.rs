@@ -1,10 +1,17 @@
 //! The process's own log: on standard error, for people on a terminal and as JSON elsewhere.
 
+mod json;
+mod panics;
+#[cfg(test)]
+mod tests;
+
 use std::io::IsTerminal as _;
 
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
+
+use json::Json;
 
 /// How a log line is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -63,22 +70,28 @@ pub fn check(directives: &str) -> Result<(), Error> {
     parse(directives).map(drop)
 }
 
-/// Sets the process's log up.
+/// Sets the log of shard `shard`'s process up. Panics are lines of it from then on.
 ///
 /// # Errors
 /// When `directives` are not a filter, or the process has a log already.
-pub fn init(format: Format, directives: &str) -> Result<Filter, Error> {
-    let (layer, filter) = layer(format, directives, std::io::stderr)?;
+pub fn init(format: Format, directives: &str, shard: u32) -> Result<Filter, Error> {
+    let (layer, filter) = layer(format, directives, shard, std::io::stderr)?;
     tracing_subscriber::registry()
         .with(layer)
         .try_init()
         .map_err(Error::Installed)?;
+    panics::log();
     Ok(filter)
 }
 
 type Boxed = Box<dyn Layer<Registry> + Send + Sync>;
 
-fn layer<W>(format: Format, directives: &str, writer: W) -> Result<(Boxed, Filter), Error>
+fn layer<W>(
+    format: Format,
+    directives: &str,
+    shard: u32,
+    writer: W,
+) -> Result<(Boxed, Filter), Error>
 where
     W: for<'w> fmt::MakeWriter<'w> + Send + Sync + 'static,
 {
@@ -93,7 +106,8 @@ where
     let layer = if human {
         lines.with_ansi(terminal).with_filter(filter).boxed()
     } else {
-        lines.json().flatten_event(true).with_filter(filter).boxed()
+        let lines = lines.event_format(Json { shard });
+        lines.with_filter(filter).boxed()
     };
     Ok((layer, Filter(handle)))
 }
@@ -103,74 +117,4 @@ fn parse(directives: &str) -> Result<EnvFilter, Error> {
         directives: directives.to_owned(),
         source,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use std::io;
-    use std::sync::{Arc, Mutex};
-
-    use super::*;
-
-    #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
-
-    impl Lines {
-        fn take(&self) -> String {
-            String::from_utf8(std::mem::take(&mut *self.0.lock().unwrap())).unwrap()
-        }
-    }
-
-    impl io::Write for Lines {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    #[test]
-    fn json_lines_have_their_fields_and_the_filter_changes_live() {
-        let lines = Lines::default();
-        let writer = lines.clone();
-        let (layer, filter) = layer(Format::Json, "warn", move || writer.clone()).unwrap();
-        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
-            tracing::info!("unseen");
-            assert_eq!(lines.take(), "");
-
-            tracing::warn!(shard = 3, "seen");
-            let line: serde_json::Value = serde_json::from_str(&lines.take()).unwrap();
-            assert_eq!(
-                (&line["level"], &line["shard"]),
-                (&"WARN".into(), &3.into())
-            );
-            assert_eq!(line["message"], "seen");
-
-            filter.set("error,ostrakon=info").unwrap();
-            tracing::info!("seen now");
-            assert!(lines.take().contains("seen now"));
-
-            let error = filter.set("ostrakon=loud").unwrap_err();
-            assert!(error.to_string().contains("ostrakon=loud"), "{error}");
-            tracing::info!("still seen");
-            assert!(lines.take().contains("still seen"));
-        });
-    }
-
-    #[test]
-    fn people_get_a_line_without_colour_codes_where_there_is_no_terminal() {
-        let lines = Lines::default();
-        let writer = lines.clone();
-        let (layer, _) = layer(Format::Human, "info", move || writer.clone()).unwrap();
-        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
-            tracing::info!(shard = 3, "hello");
-        });
-        let line = lines.take();
-        assert!(
-            line.contains("INFO") && line.contains("hello") && line.contains("shard"),
-            "{line}"
-        );
-    }
 }

@@ -1,0 +1,163 @@
+//! What is counted of what is between shards.
+
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::labels::{Label as _, Listener};
+use super::{Level, Maybe, Metrics};
+
+/// What a shard knows of how data is spread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Topology {
+    /// The number of its plan.
+    pub epoch: u64,
+    /// Among how many shards data is spread, or is to be.
+    pub shards: u32,
+    /// Whether partitions move.
+    pub is_moving: bool,
+    /// For how many shards a change waits.
+    pub awaited: usize,
+}
+
+#[derive(Debug)]
+pub(super) struct Peers {
+    up: Family<[(&'static str, String); 1], Level>,
+    credentials: Counter,
+    credentials_refusals: Counter,
+    handshake_failures: Counter,
+    certificate_expiry: Family<[(&'static str, &'static str); 1], Gauge<f64, AtomicU64>>,
+    epoch: Maybe,
+    shards: Maybe,
+    moving: Maybe,
+    awaited: Maybe,
+    partitions_moved: Counter,
+    partitions_arrived: Counter,
+    partitions_left: Maybe,
+}
+
+impl Peers {
+    pub(super) fn new() -> Self {
+        Self {
+            up: Family::default(),
+            credentials: Counter::default(),
+            credentials_refusals: Counter::default(),
+            handshake_failures: Counter::default(),
+            certificate_expiry: Family::default(),
+            epoch: Maybe::default(),
+            shards: Maybe::default(),
+            moving: Maybe::default(),
+            awaited: Maybe::default(),
+            partitions_moved: Counter::default(),
+            partitions_arrived: Counter::default(),
+            partitions_left: Maybe::default(),
+        }
+    }
+
+    pub(super) fn register(&self, to: &mut Registry) {
+        let help = "Whether another shard could be asked last: shard 0 asks all each second, the others shard 0";
+        to.register("peer_up", help, self.up.clone());
+        let help = "Times peer tokens and certificates were taken from the Secret anew";
+        to.register("peer_credentials_reloads", help, self.credentials.clone());
+        let help = "Times those in the Secret were refused, and the old ones kept";
+        to.register(
+            "peer_credentials_refusals",
+            help,
+            self.credentials_refusals.clone(),
+        );
+        let help = "Connections to the peer port whose other side was not admitted";
+        to.register(
+            "peer_handshake_failures",
+            help,
+            self.handshake_failures.clone(),
+        );
+        let help = "When the certificate in force expires, in Unix time";
+        to.register_with_unit(
+            "certificate_expiry_timestamp",
+            help,
+            Unit::Seconds,
+            self.certificate_expiry.clone(),
+        );
+        let help = "The number of the plan that the shard goes by";
+        to.register("topology_epoch", help, self.epoch.clone());
+        let help = "Among how many shards data is spread, or is to be";
+        to.register("topology_shards", help, self.shards.clone());
+        let help = "1 while partitions move";
+        to.register("topology_moving", help, self.moving.clone());
+        let help = "Shards that a change waits for before it begins; of shard 0";
+        to.register("topology_awaited_shards", help, self.awaited.clone());
+        let help = "Partitions that other shards took from this one and acknowledged";
+        to.register("partitions_moved", help, self.partitions_moved.clone());
+        let help = "Partitions that this shard took from others";
+        to.register("partitions_arrived", help, self.partitions_arrived.clone());
+        let help = "Partitions that this shard has still to look at or to give in a change";
+        to.register("partitions_left", help, self.partitions_left.clone());
+    }
+}
+
+impl Metrics {
+    /// Which other shards could be asked last, and which not.
+    pub fn peers_up(&self, peers: impl IntoIterator<Item = (u32, bool)>) {
+        self.peers.up.clear();
+        for (ordinal, is_up) in peers {
+            let labels = [("peer", ordinal.to_string())];
+            self.peers.up.get_or_create(&labels).set(is_up.into());
+        }
+    }
+
+    /// Peer credentials were taken from the Secret anew.
+    pub fn peer_credentials_taken(&self) {
+        self.peers.credentials.inc();
+    }
+
+    /// Those in the Secret were refused.
+    pub fn peer_credentials_refused(&self) {
+        self.peers.credentials_refusals.inc();
+    }
+
+    /// The other side of a connection to the peer port was not admitted.
+    pub fn peer_handshake_failed(&self) {
+        self.peers.handshake_failures.inc();
+    }
+
+    /// The peer port's certificate expires at this Unix time; not shown where there is none.
+    pub fn peer_certificate_expires(&self, at: Option<f64>) {
+        let labels = [(Listener::NAME, "peers")];
+        let expiry = &self.peers.certificate_expiry;
+        match at {
+            Some(at) => {
+                expiry.get_or_create(&labels).set(at);
+            }
+            None => {
+                expiry.remove(&labels);
+            }
+        }
+    }
+
+    /// How data is spread, as far as the shard knows.
+    pub fn topology(&self, topology: Option<Topology>) {
+        let peers = &self.peers;
+        peers.epoch.set(topology.map(|known| known.epoch));
+        let shards = topology.map(|known| known.shards.into());
+        peers.shards.set(shards);
+        let moving = topology.map(|known| known.is_moving.into());
+        peers.moving.set(moving);
+        let awaited = topology.map(|known| known.awaited as u64);
+        peers.awaited.set(awaited);
+    }
+
+    /// Other shards acknowledged `moved` partitions, and `arrived` came from others.
+    pub fn partitions_moved(&self, moved: usize, arrived: usize) {
+        self.peers.partitions_moved.inc_by(moved as u64);
+        self.peers.partitions_arrived.inc_by(arrived as u64);
+    }
+
+    /// This shard has so many partitions still to look at or to give; not shown while that is not
+    /// known.
+    pub fn partitions_left(&self, left: Option<u64>) {
+        self.peers.partitions_left.set(left);
+    }
+}

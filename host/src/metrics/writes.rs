@@ -1,0 +1,133 @@
+//! What is counted of the lane, its commits, and the store.
+
+use std::time::Duration;
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::histogram::Histogram;
+use super::{Level, Maybe, Metrics};
+
+/// The store's sizes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoreSize {
+    /// Its file's length.
+    pub bytes: u64,
+    /// How many entries it has.
+    pub entries: u64,
+    /// The filesystem of its file: the bytes that it has, and those that the
+    /// store may still take; none where the system does not say.
+    pub filesystem: Option<(u64, u64)>,
+}
+
+#[derive(Debug)]
+pub(super) struct Writes {
+    depth: Level,
+    wait: Histogram,
+    group: Histogram,
+    commit_duration: Histogram,
+    commit_errors: Counter,
+    last_commit: Maybe<f64>,
+    size: Level,
+    entries: Level,
+    filesystem_size: Maybe,
+    filesystem_available: Maybe,
+}
+
+impl Writes {
+    pub(super) fn new() -> Self {
+        Self {
+            depth: Level::default(),
+            wait: Histogram::of_durations(),
+            group: Histogram::of_sizes(),
+            commit_duration: Histogram::of_durations(),
+            commit_errors: Counter::default(),
+            last_commit: Maybe::default(),
+            size: Level::default(),
+            entries: Level::default(),
+            filesystem_size: Maybe::default(),
+            filesystem_available: Maybe::default(),
+        }
+    }
+
+    pub(super) fn register(&self, to: &mut Registry) {
+        let help = "Write requests that wait for the lane";
+        to.register("lane_depth", help, self.depth.clone());
+        let help = "From a write request's arrival at the lane to its turn";
+        to.register_with_unit("lane_wait", help, Unit::Seconds, self.wait.clone());
+        let help = "Write requests in one commit";
+        to.register("lane_group_size", help, self.group.clone());
+        let help = "Time to make one group of writes durable";
+        to.register_with_unit(
+            "commit_duration",
+            help,
+            Unit::Seconds,
+            self.commit_duration.clone(),
+        );
+        let help = "Commits that failed: nothing of them was acknowledged";
+        to.register("commit_errors", help, self.commit_errors.clone());
+        let help = "When the last commit was made, in Unix time";
+        to.register_with_unit(
+            "last_commit_timestamp",
+            help,
+            Unit::Seconds,
+            self.last_commit.clone(),
+        );
+        let help = "The store's size on disk";
+        to.register_with_unit("store", help, Unit::Bytes, self.size.clone());
+        let help = "Entries in the store";
+        to.register("store_entries", help, self.entries.clone());
+        let help = "The size of the filesystem that the store is on";
+        to.register_with_unit(
+            "store_filesystem_size",
+            help,
+            Unit::Bytes,
+            self.filesystem_size.clone(),
+        );
+        let help = "What the store may still take of its filesystem";
+        to.register_with_unit(
+            "store_filesystem_available",
+            help,
+            Unit::Bytes,
+            self.filesystem_available.clone(),
+        );
+    }
+}
+
+impl Metrics {
+    /// `depth` write requests wait for the lane now.
+    pub fn lane_depth(&self, depth: usize) {
+        self.writes.depth.set(depth as u64);
+    }
+
+    /// A write request waited `duration` for its turn in the lane.
+    pub fn lane_wait(&self, duration: Duration) {
+        self.writes.wait.observe_duration(duration);
+    }
+
+    /// A group of `size` write requests became durable, in `duration`.
+    pub fn commit(&self, duration: Duration, size: usize) {
+        self.writes.commit_duration.observe_duration(duration);
+        self.writes.group.observe(size as u64);
+    }
+
+    /// A commit failed.
+    pub fn commit_failed(&self) {
+        self.writes.commit_errors.inc();
+    }
+
+    /// The last commit was made at this Unix time; not shown where there was
+    /// none since the start.
+    pub fn last_commit(&self, at: Option<f64>) {
+        self.writes.last_commit.set(at);
+    }
+
+    /// How large the store is now.
+    pub fn store_size(&self, size: StoreSize) {
+        self.writes.size.set(size.bytes);
+        self.writes.entries.set(size.entries);
+        let (all, available) = size.filesystem.unzip();
+        self.writes.filesystem_size.set(all);
+        self.writes.filesystem_available.set(available);
+    }
+}

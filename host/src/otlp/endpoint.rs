@@ -1,0 +1,104 @@
+//! The collector's address, and lists as OpenTelemetry's variables have them.
+
+use std::str::FromStr;
+
+use http::uri::{PathAndQuery, Scheme};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri};
+
+/// The path of traces below the collector's address.
+const TRACES: &str = "v1/traces";
+
+/// Where a collector takes traces.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The host, and its port.
+    pub(super) authority: String,
+    /// The path of traces there.
+    pub(super) path: PathAndQuery,
+}
+
+/// What is given is no address of a collector, or no list.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadEndpoint {
+    /// The address is not one.
+    #[error("{0:?} is not a collector's address: write http://HOST:4318")]
+    Address(String),
+    /// The address is of a protocol that is not spoken.
+    #[error(
+        "{0:?} is not an address for OTLP over plain HTTP: write http://HOST:4318, and have a collector near, on the node or in the namespace, send it on by TLS"
+    )]
+    Scheme(String),
+    /// The protocol is another.
+    #[error("the protocol {0:?} is not spoken: unset it, or write http/protobuf")]
+    Protocol(String),
+    /// A list is not of names and values. What it says may be secret.
+    #[error("write it as name=value,name=value, each value percent-encoded")]
+    Pairs,
+    /// A name cannot be a header's.
+    #[error("{0:?} cannot be the name of a header")]
+    Header(String),
+}
+
+impl FromStr for Endpoint {
+    type Err = BadEndpoint;
+
+    fn from_str(text: &str) -> Result<Self, BadEndpoint> {
+        let bad = || BadEndpoint::Address(text.to_owned());
+        let uri: Uri = text.parse().map_err(|_| bad())?;
+        match uri.scheme() {
+            Some(scheme) if *scheme == Scheme::HTTP => {}
+            Some(_) => return Err(BadEndpoint::Scheme(text.to_owned())),
+            None => return Err(bad()),
+        }
+        let authority = uri.authority().ok_or_else(bad)?;
+        if authority.as_str().contains('@') || authority.host().is_empty() {
+            return Err(bad());
+        }
+        let port = authority.port_u16().unwrap_or(80);
+        let path = format!("{}/{TRACES}", uri.path().trim_end_matches('/'));
+        Ok(Self {
+            authority: format!("{}:{port}", authority.host()),
+            path: path.parse().map_err(|_| bad())?,
+        })
+    }
+}
+
+/// The names and values of a list such as `a=1,b=2`, decoded.
+///
+/// # Errors
+/// When it is not one.
+pub fn pairs(list: &str) -> Result<Vec<(String, String)>, BadEndpoint> {
+    let items = list
+        .split(',')
+        .map(str::trim)
+        .filter(|item| !item.is_empty());
+    items
+        .map(|item| {
+            let (name, value) = item.split_once('=').ok_or(BadEndpoint::Pairs)?;
+            let decoded = percent_encoding::percent_decode_str(value.trim()).decode_utf8();
+            let value = decoded.map_err(|_| BadEndpoint::Pairs)?.into_owned();
+            let name = name.trim();
+            if name.is_empty() {
+                return Err(BadEndpoint::Pairs);
+            }
+            Ok((name.to_owned(), value))
+        })
+        .collect()
+}
+
+/// The headers of such a list.
+///
+/// # Errors
+/// When it is not one, or cannot be headers.
+pub fn headers(list: &str) -> Result<HeaderMap, BadEndpoint> {
+    let mut headers = HeaderMap::new();
+    for (name, value) in pairs(list)? {
+        let Ok(known) = HeaderName::try_from(&name) else {
+            return Err(BadEndpoint::Header(name));
+        };
+        let mut value = HeaderValue::try_from(value).map_err(|_| BadEndpoint::Pairs)?;
+        value.set_sensitive(true);
+        headers.append(known, value);
+    }
+    Ok(headers)
+}

@@ -1,0 +1,112 @@
+//! A log line as a JSON object.
+
+use std::error::Error;
+use std::fmt;
+
+use serde_json::{Map, Value};
+use tracing::field::{Field, Visit};
+use tracing::{Event, Subscriber};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
+
+/// Writes each event as one line: `timestamp` (RFC 3339, UTC), `level`, `shard`, `target` and
+/// `message`, which are always there, and then the event's own fields.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Json {
+    pub(super) shard: u32,
+}
+
+/// The target that events of the `log` crate come under; theirs is a field.
+const FROM_LOG: &str = "log";
+
+impl<S, N> FormatEvent<S, N> for Json
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        _: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        let mut timestamp = String::with_capacity(32);
+        SystemTime.format_time(&mut Writer::new(&mut timestamp))?;
+        let metadata = event.metadata();
+        let (mut target, mut rest) = (metadata.target().to_owned(), fields.rest);
+        if target == FROM_LOG {
+            if let Some(Value::String(named)) = rest.remove("log.target") {
+                target = named;
+            }
+            rest.retain(|name, _| !name.starts_with("log."));
+        }
+        write!(
+            writer,
+            r#"{{"timestamp":"{timestamp}","level":"{}","shard":{},"target":{},"message":{}"#,
+            metadata.level(),
+            self.shard,
+            Value::String(target),
+            Value::String(fields.message),
+        )?;
+        for (name, value) in rest {
+            // Each name once: the line's own go before.
+            if !matches!(&*name, "timestamp" | "level" | "shard" | "target") {
+                write!(writer, ",{}:{value}", Value::String(name))?;
+            }
+        }
+        writeln!(writer, "}}")
+    }
+}
+
+#[derive(Default)]
+struct Fields {
+    message: String,
+    rest: Map<String, Value>,
+}
+
+impl Fields {
+    fn take(&mut self, field: &Field, value: Value) {
+        let name = field.name();
+        // A field named by a keyword.
+        let name = name.strip_prefix("r#").unwrap_or(name);
+        match (name, value) {
+            ("message", Value::String(text)) => self.message = text,
+            ("message", other) => self.message = other.to_string(),
+            (name, value) => drop(self.rest.insert(name.to_owned(), value)),
+        }
+    }
+}
+
+impl Visit for Fields {
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.take(field, value.into());
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.take(field, value.into());
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.take(field, value.into());
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.take(field, value.into());
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.take(field, value.into());
+    }
+
+    fn record_error(&mut self, field: &Field, value: &(dyn Error + 'static)) {
+        self.take(field, value.to_string().into());
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.take(field, format!("{value:?}").into());
+    }
+}

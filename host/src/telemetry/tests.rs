@@ -1,0 +1,131 @@
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use super::*;
+
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Lines {
+    fn take(&self) -> String {
+        String::from_utf8(std::mem::take(&mut *self.0.lock().unwrap())).unwrap()
+    }
+}
+
+impl io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn json_lines_have_their_fields_and_the_filter_changes_live() {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let (layer, filter) = layer(Format::Json, "warn", 3, move || writer.clone()).unwrap();
+    tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+        tracing::info!("unseen");
+        assert_eq!(lines.take(), "");
+
+        tracing::warn!(peer = 4, "seen");
+        let line: serde_json::Value = serde_json::from_str(&lines.take()).unwrap();
+        assert_eq!(
+            (&line["level"], &line["shard"], &line["peer"]),
+            (&"WARN".into(), &3.into(), &4.into())
+        );
+        assert_eq!(line["message"], "seen");
+
+        filter.set("error,ostrakon=info").unwrap();
+        tracing::info!("seen now");
+        assert!(lines.take().contains("seen now"));
+
+        let error = filter.set("ostrakon=loud").unwrap_err();
+        assert!(error.to_string().contains("ostrakon=loud"), "{error}");
+        tracing::info!("still seen");
+        assert!(lines.take().contains("still seen"));
+    });
+}
+
+#[test]
+fn people_get_a_line_without_colour_codes_where_there_is_no_terminal() {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let (layer, _) = layer(Format::Human, "info", 3, move || writer.clone()).unwrap();
+    tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+        tracing::info!(shard = 3, "hello");
+    });
+    let line = lines.take();
+    assert!(
+        line.contains("INFO") && line.contains("hello") && line.contains("shard"),
+        "{line}"
+    );
+}
+
+/// What the line of an event says, which is an object on one line.
+fn logged(event: impl FnOnce()) -> serde_json::Map<String, serde_json::Value> {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let (layer, _) = layer(Format::Json, "trace", 3, move || writer.clone()).unwrap();
+    tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), event);
+    let line = lines.take();
+    assert_eq!(line.matches('\n').count(), 1, "{line}");
+    serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"))
+}
+
+#[test]
+fn each_line_has_the_same_fields_first_and_each_once() {
+    let nothing: Option<u32> = None;
+    let line = logged(|| {
+        let error = io::Error::other("a \"reason\"\nin two lines");
+        tracing::info!(
+            target: "guest",
+            %error,
+            generation = 7_u64,
+            ratio = 0.5,
+            is_so = true,
+            took = ?std::time::Duration::from_millis(5),
+            nothing,
+            shard = 9,
+            level = "mine",
+            "said {}",
+            "so"
+        );
+    });
+    let names: Vec<_> = line.keys().map(String::as_str).collect();
+    let first = ["timestamp", "level", "shard", "target", "message"];
+    let all: std::collections::BTreeSet<_> = names.iter().copied().collect();
+    assert!(first.iter().all(|name| all.contains(name)), "{names:?}");
+    assert!(!all.contains("nothing"), "{names:?}");
+    let is = |name: &str, value: serde_json::Value| assert_eq!(line[name], value, "{name}");
+    is("level", "INFO".into());
+    is("shard", 3.into());
+    is("target", "guest".into());
+    is("message", "said so".into());
+    is("error", "a \"reason\"\nin two lines".into());
+    is("generation", 7.into());
+    is("ratio", 0.5.into());
+    is("is_so", true.into());
+    is("took", "5ms".into());
+    let time = line["timestamp"].as_str().unwrap();
+    let form = "0000-00-00T00:00:00.000000Z";
+    let digits = |text: &str| text.replace(|letter: char| letter.is_ascii_digit(), "0");
+    assert_eq!(digits(time), form, "{time}");
+}
+
+#[test]
+fn a_panic_is_one_line() {
+    let before = std::panic::take_hook();
+    let line = logged(|| {
+        panics::log();
+        let caught = std::panic::catch_unwind(|| panic!("first\nsecond"));
+        assert!(caught.is_err());
+    });
+    std::panic::set_hook(before);
+    assert_eq!(line["level"], "ERROR");
+    assert_eq!(line["panic"], "first\nsecond");
+    assert!(line["place"].as_str().unwrap().contains("tests.rs:"));
+}
