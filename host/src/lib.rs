@@ -6,6 +6,7 @@
 
 mod blocking;
 pub mod trace;
+mod lobby;
 pub mod contract;
 pub mod digest;
 pub mod topology;
@@ -24,6 +25,7 @@ pub mod survey;
 pub mod swap;
 pub mod http;
 pub mod otlp;
+pub mod bearer;
 pub mod readiness;
 pub mod drain;
 pub mod admin;

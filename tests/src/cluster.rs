@@ -48,20 +48,38 @@ impl Cluster {
         Self::start_each(part, among, &vec![files; count.into()])
     }
 
+    /// The same with a Secret.
+    ///
+    /// # Panics
+    /// When they do not.
+    pub fn start_with(part: u8, count: u8, among: u64, files: &Files, secret: &Files) -> Self {
+        Self::start_all(part, among, &vec![files; count.into()], Some(secret), &[])
+    }
+
     /// The same with a ConfigMap for each, as they see it after different times.
     ///
     /// # Panics
     /// When they do not.
     pub fn start_each(part: u8, among: u64, files: &[&Files]) -> Self {
-        Self::start_with(part, among, files, &[])
+        Self::start_all(part, among, files, None, &[])
     }
 
     /// The same with more arguments for each.
     ///
     /// # Panics
     /// When they do not.
-    pub fn start_with(part: u8, among: u64, files: &[&Files], more: &[&str]) -> Self {
-        let shards: Vec<_> = (0..)
+    pub fn start_with_arguments(part: u8, among: u64, files: &[&Files], more: &[&str]) -> Self {
+        Self::start_all(part, among, files, None, more)
+    }
+
+    fn start_all(
+        part: u8,
+        among: u64,
+        files: &[&Files],
+        secret: Option<&Files>,
+        more: &[&str],
+    ) -> Self {
+        let mut shards: Vec<_> = (0..)
             .zip(files)
             .map(|(ordinal, files)| {
                 let mut shard = shard(part, ordinal, files);
@@ -70,6 +88,11 @@ impl Cluster {
                 shard
             })
             .collect();
+        if let Some(secret) = secret {
+            for shard in &mut shards {
+                shard.secrets.publish(secret).expect("published");
+            }
+        }
         // Together: the first waits for what the others know.
         let hosts = thread::scope(|scope| {
             let starting: Vec<_> = shards

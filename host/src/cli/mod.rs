@@ -11,6 +11,7 @@ mod otlp;
 mod pack;
 mod plan;
 mod progress;
+mod secretive;
 mod serve;
 mod status;
 mod watch;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use bytesize::ByteSize;
 
+use super::secretive::keep_secrets;
 use super::{Exit, Failure, address, ordinal, otlp};
 use crate::per_shard::PerShard;
 use crate::store::OpenError;
@@ -28,7 +29,7 @@ pub(super) struct Arguments {
     /// The mounted Secret; the guest sees its values by name.
     #[arg(long, env = "OSTRAKON_SECRETS_DIR", value_name = "DIR")]
     secrets_dir: Option<PathBuf>,
-    /// The address for clients: HTTP/1.1, and h2 with prior knowledge.
+    /// The address for clients: HTTP/1.1 and h2; HTTPS where the Secret has `tls.crt`.
     #[arg(
         long,
         env = "OSTRAKON_LISTEN",
@@ -37,6 +38,9 @@ pub(super) struct Arguments {
         default_value = "0.0.0.0:8080"
     )]
     listen: SocketAddr,
+    /// Refuse to start, rather than speak plain HTTP, where the Secret has no certificate.
+    #[arg(long, env = "OSTRAKON_HTTPS_ONLY")]
+    https_only: bool,
     /// The address for operators: /livez /readyz /startupz /status /metrics /drain.
     #[arg(
         long,
@@ -105,6 +109,8 @@ fn size(text: &str) -> Result<ByteSize, String> {
 
 impl Arguments {
     pub(super) fn run(self) -> Result<(), Failure> {
+        // Before any secret is read.
+        keep_secrets().map_err(Failure::with(Exit::Internal))?;
         if let Some(parent) = self.with_parent {
             end_with(parent)?;
         }
@@ -125,6 +131,7 @@ impl Arguments {
             data_dir: self.data_dir,
             secrets_dir: self.secrets_dir,
             listen: self.listen,
+            https_only: self.https_only,
             admin: self.admin,
             ordinal,
             cluster: self.peers.map(|peers| cluster::Options {
@@ -164,10 +171,18 @@ fn exit_of(error: &app::Error) -> Exit {
     use app::Error;
 
     match error {
-        Error::Configuration { .. } | Error::NoSecrets(_) | Error::Credentials(_) => Exit::Usage,
+        Error::Configuration { .. }
+        | Error::NoSecrets(_)
+        | Error::Clients(_)
+        | Error::Operators(_)
+        | Error::Peers(_) => Exit::Usage,
         Error::Bind { .. } => Exit::Unavailable,
         Error::Store(OpenError::InUse(_)) => Exit::InUse,
-        Error::Store(_) | Error::Data { .. } | Error::Volume(_) | Error::Place(_) => Exit::Io,
+        Error::Store(_)
+        | Error::Data { .. }
+        | Error::Secrets(_)
+        | Error::Volume(_)
+        | Error::Place(_) => Exit::Io,
         Error::Engine(_) | Error::System(_) => Exit::Internal,
         Error::Undrained { .. } | Error::PartitionsLeft | Error::Forced => Exit::CutOff,
     }

@@ -3,6 +3,7 @@
 //! Recording never locks, allocates or looks up a label, except where a method says so: a request
 //! takes a few microseconds in all. What is looked up rather than counted is set before a scrape.
 
+mod credentials;
 mod guests;
 mod histogram;
 mod labels;
@@ -22,10 +23,11 @@ use prometheus_client::encoding::text;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-pub use labels::{Access, DropReason, Export, Hop, Label, Limit, Listener, Target, Unexported};
+pub use labels::{Access, DropReason, Export, Guarded, Hop, Label, Limit, Listener, Target, Unexported};
 pub use peers::Topology;
 pub use writes::StoreSize;
 
+use credentials::Credentials;
 use guests::Guests;
 use maybe::Maybe;
 use peers::Peers;
@@ -47,6 +49,7 @@ pub struct Metrics {
     guests: Guests,
     writes: Writes,
     swaps: Swaps,
+    credentials: Credentials,
     peers: Peers,
     process: Process,
 }
@@ -62,6 +65,7 @@ impl Metrics {
             guests: Guests::new(),
             writes: Writes::new(),
             swaps: Swaps::new(),
+            credentials: Credentials::new(),
             peers: Peers::new(),
             process: Process::new(),
         };
@@ -71,6 +75,7 @@ impl Metrics {
         metrics.guests.register(ours);
         metrics.writes.register(ours);
         metrics.swaps.register(ours);
+        metrics.credentials.register(ours);
         metrics.peers.register(ours);
         let system = Box::new(System::new());
         metrics.registry.register_collector(system);

@@ -1,13 +1,9 @@
 //! What is counted of what is between shards.
 
-use std::sync::atomic::AtomicU64;
-
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::registry::Registry;
 
-use super::labels::{Label as _, Listener};
 use super::{Level, Maybe, Metrics};
 
 /// What a shard knows of how data is spread.
@@ -26,10 +22,7 @@ pub struct Topology {
 #[derive(Debug)]
 pub(super) struct Peers {
     up: Family<[(&'static str, String); 1], Level>,
-    credentials: Counter,
-    credentials_refusals: Counter,
     handshake_failures: Counter,
-    certificate_expiry: Family<[(&'static str, &'static str); 1], Gauge<f64, AtomicU64>>,
     epoch: Maybe,
     shards: Maybe,
     moving: Maybe,
@@ -43,10 +36,7 @@ impl Peers {
     pub(super) fn new() -> Self {
         Self {
             up: Family::default(),
-            credentials: Counter::default(),
-            credentials_refusals: Counter::default(),
             handshake_failures: Counter::default(),
-            certificate_expiry: Family::default(),
             epoch: Maybe::default(),
             shards: Maybe::default(),
             moving: Maybe::default(),
@@ -60,26 +50,11 @@ impl Peers {
     pub(super) fn register(&self, to: &mut Registry) {
         let help = "Whether another shard could be asked last: shard 0 asks all each second, the others shard 0";
         to.register("peer_up", help, self.up.clone());
-        let help = "Times peer tokens and certificates were taken from the Secret anew";
-        to.register("peer_credentials_reloads", help, self.credentials.clone());
-        let help = "Times those in the Secret were refused, and the old ones kept";
-        to.register(
-            "peer_credentials_refusals",
-            help,
-            self.credentials_refusals.clone(),
-        );
         let help = "Connections to the peer port whose other side was not admitted";
         to.register(
             "peer_handshake_failures",
             help,
             self.handshake_failures.clone(),
-        );
-        let help = "When the certificate in force expires, in Unix time";
-        to.register_with_unit(
-            "certificate_expiry_timestamp",
-            help,
-            Unit::Seconds,
-            self.certificate_expiry.clone(),
         );
         let help = "The number of the plan that the shard goes by";
         to.register("topology_epoch", help, self.epoch.clone());
@@ -108,33 +83,9 @@ impl Metrics {
         }
     }
 
-    /// Peer credentials were taken from the Secret anew.
-    pub fn peer_credentials_taken(&self) {
-        self.peers.credentials.inc();
-    }
-
-    /// Those in the Secret were refused.
-    pub fn peer_credentials_refused(&self) {
-        self.peers.credentials_refusals.inc();
-    }
-
     /// The other side of a connection to the peer port was not admitted.
     pub fn peer_handshake_failed(&self) {
         self.peers.handshake_failures.inc();
-    }
-
-    /// The peer port's certificate expires at this Unix time; not shown where there is none.
-    pub fn peer_certificate_expires(&self, at: Option<f64>) {
-        let labels = [(Listener::NAME, "peers")];
-        let expiry = &self.peers.certificate_expiry;
-        match at {
-            Some(at) => {
-                expiry.get_or_create(&labels).set(at);
-            }
-            None => {
-                expiry.remove(&labels);
-            }
-        }
     }
 
     /// How data is spread, as far as the shard knows.

@@ -85,7 +85,8 @@ fn after_everything() -> Metrics {
     metrics.readiness(true, false);
     metrics.peers_up([(1, true), (3, true)]);
     metrics.peers_up([(1, true), (2, false)]);
-    metrics.peer_certificate_expires(Some(2e9));
+    metrics.credentials_taken(Guarded::Public);
+    metrics.certificate_expires(Guarded::Peers, Some(2e9));
     metrics.topology(Some(Topology {
         epoch: 8,
         shards: 5,
