@@ -16,7 +16,7 @@ use ostrakon::secrets::Secrets;
 use ostrakon::settings::Settings;
 use ostrakon::store::{Options, Store};
 use ostrakon::topology::{
-    Authority, Cursor, Epoch, Incarnation, Ordinal, Passed, Placement, Plan, Received,
+    Authority, ClusterId, Cursor, Epoch, Incarnation, Ordinal, Passed, Placement, Plan, Received,
 };
 use ostrakon::trace::Trace;
 
@@ -205,15 +205,11 @@ async fn partitions_go_from_lane_to_lane_while_both_write_and_restart() {
         matches!(unplaced, Written::Elsewhere(Authority::Unknown)),
         "{unplaced:?}"
     );
-    let first = Plan::first(placement(1));
+    let first = Plan::first(ClusterId(1), placement(1), false);
     one.learn(&first, &guest).await;
     let keys = one.fill(3000).await;
 
-    let change = Plan {
-        epoch: Epoch(2),
-        from: placement(1),
-        to: placement(2),
-    };
+    let change = first.then(&placement(2));
     one.learn(&change, &guest).await;
     two.learn(&change, &guest).await;
     let mut going = None;

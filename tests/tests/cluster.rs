@@ -124,7 +124,7 @@ fn a_change_to_shards_that_are_not_there_does_not_begin_and_can_be_taken_back() 
     let epoch = hosts[0].status()["topology"]["epoch"].clone();
     let waits_for = |host: &Host, expected: &[u32]| {
         host.wait_for_status("what it waits for", |status| {
-            status["topology"]["waits_for"] == serde_json::json!(expected)
+            status["waits_for"] == serde_json::json!(expected)
         });
     };
 
@@ -282,6 +282,30 @@ fn a_leaving_shard_hands_over_before_it_ends() {
     wait_for_shards(&hosts[0], 1);
     let listed = hosts[0].client().get("/polls").expect("an answer");
     assert!(listed.text() == serde_json::to_string(&polls).expect("JSON"));
+}
+
+/// Started with peers for the first time, a shard that was alone has everything.
+#[test]
+fn what_a_shard_has_from_a_time_alone_is_spread() {
+    let mut shards = shards(19, 2, &kv(2));
+    let arguments = std::mem::take(&mut shards[0].arguments);
+    let alone = shards[0].start();
+    for key in 0..40 {
+        let put = alone.client().put(&format!("/kv/{key}"), b"x");
+        assert_eq!(put.expect("an answer").status, 201);
+    }
+    alone.stop();
+    shards[0].arguments = arguments;
+    let hosts: Vec<_> = shards.iter().map(Shard::spawn).collect();
+    for host in &hosts {
+        wait_for_shards(host, 2);
+    }
+    for key in 0..40 {
+        let got = hosts[key % 2].client().get(&format!("/kv/{key}"));
+        assert_eq!(got.expect("an answer").status, 200, "{key}");
+    }
+    let [one, two] = [0, 1].map(|shard: usize| keys(&hosts[shard]).len());
+    assert!(one > 5 && two > 5 && one + two == 40, "{one} and {two}");
 }
 
 #[test]

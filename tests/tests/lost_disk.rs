@@ -130,7 +130,9 @@ fn a_shard_with_a_new_disk_is_heeded() {
 fn a_coordinator_that_knows_nothing_serves_nothing_before_it_has_asked_all() {
     let mut shards = shards(20, 4, &kv(4));
     let hosts = start_all(&shards);
-    hosts.iter().for_each(|host| wait_for_shards(host, 4));
+    for host in &hosts {
+        wait_for_shards(host, 4);
+    }
     let owners = fill(&hosts, 60);
     stop_all(hosts);
     fs::remove_dir_all(&shards[0].data).expect("its disk is gone");
@@ -138,7 +140,7 @@ fn a_coordinator_that_knows_nothing_serves_nothing_before_it_has_asked_all() {
 
     let mut hosts = vec![shards[0].spawn()];
     hosts[0].wait_for_status("to wait for the others", |status| {
-        status["topology"]["waits_for"] == serde_json::json!([1, 2])
+        status["waits_for"] == serde_json::json!([1, 2])
     });
     // Ready: where shards start in order, the others start only then.
     let ready = hosts[0].admin("GET", "/readyz").expect("an answer");
@@ -146,7 +148,9 @@ fn a_coordinator_that_knows_nothing_serves_nothing_before_it_has_asked_all() {
     let put = hosts[0].client().put("/kv/key-1", b"after");
     assert_eq!(put.expect("an answer").status, 503);
     hosts.extend(shards[1..].iter().map(Shard::spawn));
-    hosts[..3].iter().for_each(|host| wait_for_shards(host, 3));
+    for host in &hosts[..3] {
+        wait_for_shards(host, 3);
+    }
     assert_eq!(
         number(&hosts[0], "epoch"),
         3,
@@ -162,12 +166,16 @@ fn a_coordinator_that_knows_nothing_serves_nothing_before_it_has_asked_all() {
 fn after_several_changes_a_coordinator_with_a_new_disk_goes_on_from_the_last() {
     let mut shards = shards(21, 3, &kv(3));
     let mut hosts = start_all(&shards);
-    hosts.iter().for_each(|host| wait_for_shards(host, 3));
+    for host in &hosts {
+        wait_for_shards(host, 3);
+    }
     let owners = fill(&hosts, 60);
     for count in [2, 3] {
         publish(&mut shards, &kv(count));
         let count = u64::from(count);
-        (0..count).for_each(|at| wait_for_shards(&hosts[usize::try_from(at).unwrap()], count));
+        for (_, host) in (0..count).zip(&hosts) {
+            wait_for_shards(host, count);
+        }
     }
     assert_eq!(number(&hosts[0], "epoch"), 5);
     for lost in 0..2 {
@@ -179,14 +187,18 @@ fn after_several_changes_a_coordinator_with_a_new_disk_goes_on_from_the_last() {
             host.wait_for_status("ready", |status| status["ready"] == true);
             hosts.push(host);
         }
-        hosts.iter().for_each(|host| wait_for_shards(host, 3));
-        hosts
-            .iter()
-            .for_each(|host| assert_eq!(number(host, "epoch"), 5, "{lost}"));
+        for host in &hosts {
+            wait_for_shards(host, 3);
+        }
+        for host in &hosts {
+            assert_eq!(number(host, "epoch"), 5, "{lost}");
+        }
     }
     let kept = check(&hosts, &owners, 0);
     publish(&mut shards, &kv(2));
-    hosts[..2].iter().for_each(|host| wait_for_shards(host, 2));
+    for host in &hosts[..2] {
+        wait_for_shards(host, 2);
+    }
     assert_eq!(number(&hosts[1], "epoch"), 7);
     println!("{kept} reads of keys of other disks, 0 lost");
 }
@@ -197,7 +209,9 @@ fn after_several_changes_a_coordinator_with_a_new_disk_goes_on_from_the_last() {
 fn a_shard_with_a_new_disk_is_not_ended_by_its_own_past() {
     let shards = shards(22, 3, &kv(3));
     let mut hosts = start_all(&shards);
-    hosts.iter().for_each(|host| wait_for_shards(host, 3));
+    for host in &hosts {
+        wait_for_shards(host, 3);
+    }
     let two = hosts.pop().expect("three");
     let one = hosts.pop().expect("three");
     stop_all(hosts);
@@ -216,7 +230,9 @@ fn a_shard_with_a_new_disk_is_not_ended_by_its_own_past() {
     fs::remove_dir_all(&shards[1].data).expect("its disk is gone");
 
     let hosts = start_all(&shards[..2]);
-    hosts.iter().for_each(|host| wait_for_shards(host, 3));
+    for host in &hosts {
+        wait_for_shards(host, 3);
+    }
     let one = &hosts[1];
     assert!(number(one, "incarnation") < last);
     let two = shards[2].spawn();
@@ -234,14 +250,18 @@ fn a_shard_with_a_new_disk_is_not_ended_by_its_own_past() {
 fn a_disk_from_before_a_change_is_told_of_and_not_served_from() {
     let mut shards = shards(23, 3, &kv(2));
     let hosts = start_all(&shards[..2]);
-    hosts.iter().for_each(|host| wait_for_shards(host, 2));
+    for host in &hosts {
+        wait_for_shards(host, 2);
+    }
     fill(&hosts, 40);
     stop_all(hosts);
     let copied = shards[1].data.with_extension("copy");
     copy(&shards[1].data, &copied);
     publish(&mut shards, &kv(3));
     let mut hosts = start_all(&shards);
-    hosts.iter().for_each(|host| wait_for_shards(host, 3));
+    for host in &hosts {
+        wait_for_shards(host, 3);
+    }
     hosts.remove(1).stop();
     fs::remove_dir_all(&shards[1].data).expect("removed");
     fs::rename(&copied, &shards[1].data).expect("brought back");

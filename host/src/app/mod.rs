@@ -27,7 +27,7 @@ use crate::digest::Digest;
 use crate::drain::{Drain, End, Outcome, Signals, Timing, until_told};
 use crate::guest::{Cache, Engine, EngineError, Identity};
 use crate::http::Server;
-use crate::lane::{Change, ChangeError, Changed, Lane, Live, View, Views};
+use crate::lane::{Change, ChangeError, Changed, Lane, Live};
 use crate::metrics::{Listener, Metrics};
 use crate::otlp::Exporter;
 use crate::peers;
@@ -385,9 +385,9 @@ impl App {
                 }
             });
             readiness.set_awaits_plan(true);
-            let (knowing, views) = (readiness.clone(), lane.clone());
+            let (knowing, among) = (readiness.clone(), cluster.clone());
             tokio::spawn(async move {
-                until_placed(views.views()).await;
+                among.until_placed().await;
                 knowing.set_awaits_plan(false);
             });
             let among = cluster.run(listener, service.clone(), peers_down);
@@ -507,21 +507,6 @@ async fn among_others(
     let endpoint = peers::Endpoint::new(identity, credentials.port().subscribe());
     let cluster = Cluster::new(options, endpoint, lane.clone(), guests);
     Ok((cluster, listener))
-}
-
-/// Returns when the shard knows how many shards there are.
-async fn until_placed(views: &Views) {
-    let knows = |view: &View| {
-        let place = view.place.as_ref();
-        place.is_some_and(|place| place.shard.plan().is_some())
-    };
-    loop {
-        let changed = views.changed();
-        if views.load().as_deref().is_some_and(knows) {
-            return;
-        }
-        changed.await;
-    }
 }
 
 /// Returns when told to shut down, or when whoever would tell is gone.

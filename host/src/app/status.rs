@@ -109,9 +109,10 @@ impl Subject for Shard {
                 (&parts.cluster, &mut status["topology"])
             {
                 topology.insert("progress".to_owned(), json!(cluster.progress()));
-                let awaited: Vec<_> = cluster.awaited().iter().map(|shard| shard.0).collect();
-                topology.insert("waits_for".to_owned(), json!(awaited));
             }
+            let awaited = parts.cluster.as_ref().map(Cluster::awaited);
+            let awaited = awaited.iter().flatten().map(|shard| shard.0);
+            status["waits_for"] = json!(awaited.collect::<Vec<_>>());
             let problem = parts.secrets.problem().map(|problem| problem.to_string());
             status["secrets"] = json!({ "problem": problem });
             let ports = &parts.credentials;

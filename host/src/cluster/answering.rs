@@ -62,7 +62,7 @@ impl Answering {
             },
             Ask::Schema => Said::Schema(self.cluster.schema()),
             Ask::Plan => Said::Plan(self.cluster.plan()),
-            Ask::Learn(plan) => match self.learn(plan).await {
+            Ask::Learn(plan) => match self.learn(peer, plan).await {
                 Ok(()) => Said::Plan(self.cluster.plan()),
                 Err(later) => later,
             },
@@ -72,7 +72,7 @@ impl Answering {
                 schema,
                 partitions,
             } => {
-                if let Err(later) = self.learn(plan).await {
+                if let Err(later) = self.learn(peer, plan).await {
                     return later;
                 }
                 let number = batch.number;
@@ -130,7 +130,7 @@ impl Answering {
         if let Some(span) = &mut span {
             span.say("ostrakon.peer", peer.ordinal);
         }
-        if let Err(later) = self.learn(plan).await {
+        if let Err(later) = self.learn(peer, plan).await {
             return later;
         }
         let request = Arc::new(request);
@@ -145,7 +145,15 @@ impl Answering {
         }
     }
 
-    async fn learn(&self, plan: Plan) -> Result<(), Said> {
+    /// Learns the plan that came with what a peer asks. A shard that knows none takes
+    /// it from the coordinator alone: any other peer's may be an older one, by which
+    /// it would answer for what is another's.
+    async fn learn(&self, peer: &Identity, plan: Plan) -> Result<(), Said> {
+        let knows_none = self.cluster.plan().is_none();
+        if knows_none && Ordinal(peer.ordinal) != Ordinal::COORDINATOR {
+            let why = "this shard has not yet learned where partitions are";
+            return Err(Said::Later(why.to_owned()));
+        }
         let learned = self.cluster.learn(plan).await;
         learned.map_err(|error| Said::Later(error.to_string()))
     }

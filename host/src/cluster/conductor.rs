@@ -16,7 +16,7 @@ use crate::lane::{Change, ChangeError, Place, View};
 use crate::topology::{ClusterId, Ordinal, Placement, Plan};
 
 /// How often a shard looks whether there is something to do.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How often it asks others for their plan.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 /// How often it says that it does not learn of any.
@@ -85,7 +85,7 @@ impl Conductor {
         let is_coordinator = cluster.0.me == Ordinal::COORDINATOR;
         let Some(plan) = place.shard.plan() else {
             return if is_coordinator {
-                self.begin(desired(&view)).await
+                self.begin(&view, desired(&view)).await
             } else {
                 Ok(false)
             };
@@ -199,28 +199,37 @@ impl Conductor {
         all
     }
 
-    /// Makes the first plan, once all shards that it is about have said that they
-    /// know of none: this one's disk may be new, and theirs not.
-    async fn begin(&mut self, desired: Placement) -> Result<bool, ChangeError> {
+    /// Finds the plan to begin with: asks all.
+    async fn begin(&mut self, view: &View, desired: Placement) -> Result<bool, ChangeError> {
         let cluster = self.cluster.clone();
-        let others: Vec<_> = (1..desired.shards).map(Ordinal).collect();
         cluster.coordinator().desire(desired);
+        let to_ask = cluster.coordinator().to_ask();
+        let others: Vec<_> = (1..to_ask).map(Ordinal).collect();
         let lacking = self.ask_all(&others, &Ask::Plan).await;
         let first_lacking = lacking.first().copied();
         if let (true, Some(first)) = (cluster.await_shards(lacking), first_lacking) {
             tracing::warn!(
-                shards = others.len() + 1,
+                shards = to_ask,
                 first_lacking = first.0,
                 "where partitions are is not known on this disk: it is learned, or a new cluster begins, when all shards can be asked"
             );
         }
         let id = ClusterId(cluster.0.line.load().endpoint.identity.store);
-        let first = cluster.coordinator().first(id);
-        let Some(first) = first.filter(|_| cluster.plan().is_none()) else {
+        let Ok(entries) = view.snapshot.entries() else {
             return Ok(false);
         };
-        tracing::info!(cluster = %id, shards = first.to.shards, "a new cluster begins");
-        cluster.learn(first).await?;
+        let alone = entries > 0;
+        let plan = cluster.coordinator().begin(id, alone);
+        let Some(plan) = plan.filter(|_| first_lacking.is_none()) else {
+            return Ok(false);
+        };
+        tracing::info!(
+            cluster = %plan.cluster,
+            epoch = plan.epoch.0,
+            shards = plan.to.shards,
+            "where partitions are, by all shards"
+        );
+        cluster.take(plan).await?;
         self.tell_all();
         Ok(true)
     }
@@ -316,9 +325,9 @@ impl Cluster {
                 return None;
             }
         };
-        let epoch = said.as_ref().map(|plan| plan.epoch);
-        self.coordinator().goes_by(shard, epoch);
+        self.coordinator().goes_by(shard, said.clone());
         if let Some(plan) = said
+            && self.plan().is_some()
             && let Err(error) = self.learn(plan).await
         {
             tracing::debug!(%error, "a plan is learned later");

@@ -41,7 +41,7 @@ use crate::service::Service;
 use crate::survey::Surveys;
 use crate::topology::{ClusterId, Coordinator, Incarnation, Ordinal, Plan, Stopped};
 
-use conductor::Conductor;
+use conductor::{Conductor, LOOK_EVERY};
 pub use guests::{Guests, MakeError};
 use holds::Holds;
 use message::{Ask, Asked, Said};
@@ -308,6 +308,16 @@ impl Cluster {
     fn plan(&self) -> Option<Plan> {
         let view = self.0.lane.views().get()?;
         view.place.as_ref()?.shard.plan().cloned()
+    }
+
+    /// Returns when the shard knows the plan; the coordinator, which makes the first
+    /// one, also when it only waits for others: in an ordered start they wait for it.
+    pub async fn until_placed(&self) {
+        let waits_for_others = || self.0.me == Ordinal::COORDINATOR && !self.awaited().is_empty();
+        while self.plan().is_none() && !waits_for_others() {
+            let changed = self.0.lane.views().changed();
+            let _in_time = tokio::time::timeout(LOOK_EVERY, changed).await;
+        }
     }
 
     /// The cluster that this shard belongs to.

@@ -14,7 +14,7 @@ pub struct Coordinator {
     /// The sources that are done with the plan of this epoch.
     done: (Epoch, BTreeSet<Ordinal>),
     /// By which plan each other shard goes, as far as it was asked.
-    goes_by: BTreeMap<Ordinal, Option<Epoch>>,
+    goes_by: BTreeMap<Ordinal, Option<Plan>>,
 }
 
 impl Coordinator {
@@ -50,7 +50,7 @@ impl Coordinator {
 
     /// A shard says, asked by this process, by which plan it goes; none: it knows
     /// of none.
-    pub fn goes_by(&mut self, shard: Ordinal, plan: Option<Epoch>) {
+    pub fn goes_by(&mut self, shard: Ordinal, plan: Option<Plan>) {
         self.goes_by.insert(shard, plan);
     }
 
@@ -59,12 +59,31 @@ impl Coordinator {
         self.goes_by.remove(&shard);
     }
 
-    /// The first plan there is; none while a shard that it is about may know of one:
-    /// this process's disk may be new, and theirs not.
-    pub fn first(&self, cluster: ClusterId) -> Option<Plan> {
+    /// The number of shards that are to be asked by a coordinator that knows no plan.
+    pub fn to_ask(&self) -> u32 {
+        let desired = self.desired.as_ref().map_or(1, |desired| desired.shards);
+        let known = self.newest().map_or(1, Plan::shards);
+        desired.max(known)
+    }
+
+    /// The plan that a coordinator begins with that knows none: the newest that others
+    /// know or, where they know of none, the first. None while one of them has not
+    /// said: this disk may be new, and theirs not, and by an older plan it would
+    /// answer for what is another's. `alone` says that the shard has data from a time
+    /// when it was alone.
+    pub fn begin(&self, cluster: ClusterId, alone: bool) -> Option<Plan> {
         let desired = self.desired.as_ref()?;
-        let all_know_none = self.all_say(desired.shards, None);
-        all_know_none.then(|| Plan::first(cluster, desired.clone()))
+        let has_said = |shard: u32| self.goes_by.contains_key(&Ordinal(shard));
+        let first = || Plan::first(cluster, desired.clone(), alone);
+        let newest = self.newest().cloned();
+        (1..self.to_ask())
+            .all(has_said)
+            .then(|| newest.unwrap_or_else(first))
+    }
+
+    fn newest(&self) -> Option<&Plan> {
+        let known = self.goes_by.values().flatten();
+        known.max_by_key(|plan| plan.epoch)
     }
 
     /// The plan to put in this one's place; none while this one is to stay. It
@@ -78,8 +97,11 @@ impl Coordinator {
             return self.undone(plan).is_empty().then(|| plan.ended());
         }
         let change = self.change(plan)?;
-        let all_go_by_it = self.all_say(change.shards(), Some(plan.epoch));
-        all_go_by_it.then_some(change)
+        let goes_by_it = |shard: u32| {
+            let said = self.goes_by.get(&Ordinal(shard));
+            said.is_some_and(|said| said.as_ref() == Some(plan))
+        };
+        (1..change.shards()).all(goes_by_it).then_some(change)
     }
 
     /// The change that is to come after this plan, once all go by it.
@@ -87,12 +109,6 @@ impl Coordinator {
         let desired = self.desired.as_ref()?;
         let is_change = plan.is_stable() && !desired.places_as(&plan.to);
         is_change.then(|| plan.then(desired))
-    }
-
-    /// Whether all but the coordinator, of so many shards, say this.
-    fn all_say(&self, shards: u32, plan: Option<Epoch>) -> bool {
-        let says = |shard: u32| self.goes_by.get(&Ordinal(shard)) == Some(&plan);
-        (1..shards).all(says)
     }
 }
 
@@ -112,37 +128,53 @@ mod tests {
     }
 
     #[test]
-    fn the_first_plan_is_made_when_all_say_that_they_know_of_none() {
+    fn a_coordinator_that_knows_no_plan_begins_with_the_newest_of_all_or_the_first() {
         let mut coordinator = Coordinator::default();
-        assert_eq!(coordinator.first(ID), None);
+        let begin = |coordinator: &Coordinator| coordinator.begin(ID, false);
+        assert_eq!(begin(&coordinator), None);
         coordinator.desire(placement(3));
         coordinator.goes_by(Ordinal(1), None);
-        assert_eq!(coordinator.first(ID), None);
-        coordinator.goes_by(Ordinal(2), Some(Epoch(4)));
-        assert_eq!(coordinator.first(ID), None);
+        assert_eq!(begin(&coordinator), None);
         coordinator.goes_by(Ordinal(2), None);
-        assert_eq!(coordinator.first(ID), Some(Plan::first(ID, placement(3))));
+        let first = Plan::first(ID, placement(3), false);
+        assert_eq!(begin(&coordinator), Some(first.clone()));
         coordinator.says_nothing(Ordinal(1));
-        assert_eq!(coordinator.first(ID), None);
-        coordinator.desire(placement(1));
-        assert_eq!(coordinator.first(ID), Some(Plan::first(ID, placement(1))));
+        assert_eq!(begin(&coordinator), None);
+
+        // What others know counts, also of more shards than are wanted.
+        let newer = first.then(&placement(4));
+        coordinator.goes_by(Ordinal(1), Some(newer.clone()));
+        coordinator.goes_by(Ordinal(2), Some(first));
+        assert_eq!((begin(&coordinator), coordinator.to_ask()), (None, 4));
+        coordinator.goes_by(Ordinal(3), None);
+        assert_eq!(begin(&coordinator), Some(newer));
+    }
+
+    #[test]
+    fn what_a_shard_has_from_a_time_alone_moves_by_the_first_plan() {
+        let mut coordinator = Coordinator::default();
+        coordinator.desire(placement(2));
+        coordinator.goes_by(Ordinal(1), None);
+        let first = coordinator.begin(ID, true).expect("all have said");
+        assert_eq!((first.from.shards, first.to.shards), (1, 2));
+        assert_eq!(first.epoch, Epoch(1));
     }
 
     #[test]
     fn a_change_begins_when_all_that_it_is_about_go_by_the_plan() {
-        let plan = Plan::first(ID, placement(2));
+        let plan = Plan::first(ID, placement(2), false);
         let mut coordinator = Coordinator::default();
         coordinator.desire(placement(2));
         assert_eq!(coordinator.change(&plan), None);
         coordinator.desire(placement(3));
         let change = plan.then(&placement(3));
         assert_eq!(coordinator.change(&plan), Some(change.clone()));
-        coordinator.goes_by(Ordinal(1), Some(plan.epoch));
-        for other in [None, Some(Epoch(2))] {
+        coordinator.goes_by(Ordinal(1), Some(plan.clone()));
+        for other in [None, Some(change.clone())] {
             coordinator.goes_by(Ordinal(2), other);
             assert_eq!(coordinator.next(&plan), None);
         }
-        coordinator.goes_by(Ordinal(2), Some(plan.epoch));
+        coordinator.goes_by(Ordinal(2), Some(plan.clone()));
         assert_eq!(coordinator.next(&plan), Some(change.clone()));
 
         // It ends when its sources are done, whoever can be asked.

@@ -31,6 +31,11 @@ impl fmt::Display for Ordinal {
 #[serde(transparent)]
 pub struct Epoch(pub u64);
 
+impl Epoch {
+    /// That of the first plan.
+    pub const FIRST: Self = Self(1);
+}
+
 impl fmt::Display for Epoch {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(formatter)
@@ -91,12 +96,17 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The first plan there is.
-    pub fn first(cluster: ClusterId, placement: Placement) -> Self {
+    /// The first plan there is. `alone`: the first shard has data from a time when it
+    /// was alone, which is to be spread.
+    pub fn first(cluster: ClusterId, placement: Placement, alone: bool) -> Self {
+        let shards = if alone { 1 } else { placement.shards };
         Self {
             cluster,
-            epoch: Epoch(1),
-            from: placement.clone(),
+            epoch: Epoch::FIRST,
+            from: Placement {
+                shards,
+                ..placement.clone()
+            },
             to: placement,
         }
     }

@@ -225,8 +225,15 @@ impl Shard {
                 return Err(Stopped::Outdated(plan.epoch));
             }
         }
+        // Whoever learns of a change that it did not see begin has a new disk, and
+        // nothing to give.
+        let is_new = self.plan.is_none() && plan.epoch > Epoch::FIRST;
+        self.cursor = if is_new && plan.is_source(self.me) {
+            Cursor::End
+        } else {
+            Cursor::Start
+        };
         self.plan = Some(plan.clone());
-        self.cursor = Cursor::Start;
         for outbox in self.outboxes.values_mut() {
             outbox.before = outbox.last;
         }

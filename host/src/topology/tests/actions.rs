@@ -15,7 +15,7 @@ use crate::topology::{
 impl Scenario {
     pub(super) fn start(&self) -> World {
         let first = placement(self.configured[0]);
-        let plan = Plan::first(ClusterId(1), first.clone());
+        let plan = Plan::first(ClusterId(1), first.clone(), false);
         let nodes = (0..self.nodes).map(|ordinal| {
             let mut shard = Shard::new(Ordinal(ordinal));
             shard.start(Incarnation(1));
@@ -130,9 +130,8 @@ impl Scenario {
 
     /// The number of shards that the coordinator has to do with.
     fn concerned(coordinator: &Node) -> u32 {
-        let desired = coordinator.coordinator.desired();
         match coordinator.shard.plan() {
-            None => desired.map_or(0, |to| to.shards),
+            None => coordinator.coordinator.to_ask(),
             Some(plan) => {
                 let change = coordinator.coordinator.change(plan);
                 change.map_or_else(|| plan.shards(), |change| change.shards())
@@ -152,16 +151,9 @@ impl Scenario {
         }
         let theirs = asked.plan().cloned();
         let node = &mut world.nodes[0];
-        let epoch = theirs.as_ref().map(|plan| plan.epoch);
-        node.coordinator.goes_by(of, epoch);
-        if let Some(theirs) = theirs {
-            match node.shard.learn(&theirs) {
-                Ok(true) if plan.is_some() => {
-                    world.seen.insert(Seen::NewerPlanFound);
-                }
-                Ok(_) => {}
-                Err(_) => world.outdated = true,
-            }
+        node.coordinator.goes_by(of, theirs.clone());
+        if let (Some(theirs), Some(_)) = (theirs, plan) {
+            world.outdated |= node.shard.learn(&theirs).is_err();
         }
         self.send(world, 0);
         self.send(world, of.0 as usize);
@@ -178,7 +170,10 @@ impl Scenario {
                     .for_each(|shard| node.coordinator.goes_by(Ordinal(shard), None));
             }
             let id = ClusterId(node.shard.incarnation().0.into());
-            if let Some(first) = node.coordinator.first(id) {
+            if let Some(first) = node.coordinator.begin(id, false) {
+                if first.epoch > Epoch(1) {
+                    world.seen.insert(Seen::PlanFound);
+                }
                 world.outdated |= node.shard.learn(&first).is_err();
                 self.send(world, 0);
             }
@@ -186,7 +181,7 @@ impl Scenario {
         };
         if self.is(Mutation::ChangeUnasked) {
             let others = (1..Self::concerned(node)).map(Ordinal);
-            others.for_each(|shard| node.coordinator.goes_by(shard, Some(plan.epoch)));
+            others.for_each(|shard| node.coordinator.goes_by(shard, Some(plan.clone())));
         }
         let next = match node.coordinator.next(&plan) {
             None if self.is(Mutation::FirstDoneIsAll)

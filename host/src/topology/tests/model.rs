@@ -244,11 +244,7 @@ fn growing_and_shrinking_while_the_coordinators_disk_is_lost() {
     check(
         scenario,
         0,
-        &[
-            Seen::DiskLostMidway,
-            Seen::NewerPlanFound,
-            Seen::SecondChange,
-        ],
+        &[Seen::DiskLostMidway, Seen::PlanFound, Seen::SecondChange],
     );
 }
 

@@ -201,7 +201,7 @@ pub(super) enum Seen {
     ListedMidway,
     ListedUnfit,
     DiskLostMidway,
-    NewerPlanFound,
+    PlanFound,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
