@@ -185,8 +185,17 @@ impl Shard {
     /// # Panics
     /// When it ends before that.
     pub fn spawn(&self) -> Host {
-        let mut child = self
-            .command()
+        Host::spawn(&mut self.command())
+    }
+}
+
+impl Host {
+    /// Runs a command that becomes a host whose log is JSON, and waits until its ports are open.
+    ///
+    /// # Panics
+    /// When it ends before that.
+    pub fn spawn(command: &mut Command) -> Self {
+        let mut child = command
             .stderr(Stdio::piped())
             .spawn()
             .expect("the host starts");
@@ -208,7 +217,7 @@ impl Shard {
                 .expect("the address is logged");
             address.parse().expect("it is an address")
         };
-        Host {
+        Self {
             address: address("listen"),
             admin: address("admin"),
             child: Some(child),

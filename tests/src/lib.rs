@@ -3,10 +3,13 @@
 pub mod certificates;
 pub mod client;
 pub mod cluster;
+pub mod container;
 pub mod host;
 pub mod linearizable;
 pub mod load;
+pub mod manifests;
 pub mod net;
 pub mod random;
 pub mod set;
+pub mod tools;
 pub mod volume;

@@ -241,7 +241,11 @@ fn it_is_not_ready_at_once_and_serves_on_for_as_long_as_is_set() {
     let mut served = 0;
     let refused = loop {
         match client.get("/load/a") {
-            Ok(response) if response.status == 200 => served += 1,
+            Ok(response) if response.status == 200 => {
+                // A Service sends new connections elsewhere, and those that are kept nowhere else.
+                assert_eq!(response.header("connection"), Some("close"));
+                served += 1;
+            }
             other => break other,
         }
     };

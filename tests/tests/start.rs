@@ -1,6 +1,6 @@
 //! Starting: who may, on what, and what is said where nobody can.
 
-use ostrakon_tests::host::{Files, Shard, config, guest};
+use ostrakon_tests::host::{Files, Host, Shard, config, guest};
 
 /// What a host that cannot start says besides its log's JSON, and its exit code.
 fn refusal(shard: &Shard) -> (Option<i32>, Vec<String>) {
@@ -113,4 +113,47 @@ fn the_generations_number_survives_stops_and_kills() {
         status["generation"]["generation"] == expected + 1
     });
     host.stop();
+}
+
+#[test]
+fn a_default_guest_serves_until_the_configmap_brings_one_and_after_it_took_it_away() {
+    let settings = Files::from([("label".to_owned(), b"settings alone".to_vec())]);
+    let mut shard = Shard::new(&settings);
+    let default = shard.directory().join("default.wasm");
+    std::fs::write(&default, guest("kv")).unwrap();
+    shard.arguments = ["--default-guest".to_owned(), default.display().to_string()].to_vec();
+    let named = |host: &Host, generation: u64, name: &str| {
+        let status = host.wait_for_status("the generation", |status| {
+            status["generation"]["generation"] == generation
+        });
+        assert_eq!(status["generation"]["name"], name, "{status:#}");
+        status["generation"]["digest"].clone()
+    };
+    let host = shard.start();
+    assert_eq!(host.client().get("/save/a/b").unwrap().text(), "b");
+    let of_default = named(&host, 1, "kv");
+    let same = config(&guest("kv"), &[("label", "settings alone")]);
+    shard
+        .config
+        .publish(&config(&guest("counter"), &[]))
+        .unwrap();
+    named(&host, 2, "counter");
+    shard.config.publish(&settings).unwrap();
+    assert_eq!(named(&host, 3, "kv"), of_default);
+    // The same content, from wherever it comes, is the same generation.
+    shard.config.publish(&same).unwrap();
+    host.stop();
+    let host = shard.start();
+    assert_eq!(named(&host, 3, "kv"), of_default);
+    assert_eq!(host.client().get("/load/a").unwrap().text(), "b");
+    host.stop();
+
+    shard.config.publish(&settings).unwrap();
+    std::fs::remove_file(&default).unwrap();
+    let (code, said) = refusal(&shard);
+    assert_eq!(code, Some(64), "{said:?}");
+    assert!(
+        matches!(&said[..], [line] if line.contains("default.wasm") && line.contains("--default-guest")),
+        "{said:?}"
+    );
 }

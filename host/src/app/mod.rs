@@ -35,7 +35,7 @@ use crate::secrets::Secrets;
 use crate::service::{Others, Service};
 use crate::settings::Settings;
 use crate::store::{self, OpenError, Store};
-use crate::swap::{Controller, Kept, Refused, Status, Step};
+use crate::swap::{Controller, DefaultGuest, DefaultGuestError, Kept, Refused, Status, Step};
 use crate::telemetry::Filter;
 use crate::topology::{Incarnation, Ordinal};
 use crate::volume::{self, Files, StartError, Watcher};
@@ -95,6 +95,9 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// The default guest cannot be read.
+    #[error(transparent)]
+    DefaultGuest(#[from] DefaultGuestError),
     /// What the Secret has for the peer port cannot be used.
     #[error(transparent)]
     Credentials(#[from] CredentialsError),
@@ -231,6 +234,10 @@ impl App {
         let last = store.record().generation.as_deref().and_then(Live::decode);
         let last_good = last.and_then(|live| kept.load(live.digest));
 
+        let default_guest = match &options.default_guest {
+            None => DefaultGuest::default(),
+            Some(path) => DefaultGuest::read(path)?,
+        };
         let config = Watcher::start(&options.config_dir, volume::Options::default())?;
         let (secrets, secrets_watcher) = match &options.secrets_dir {
             None => (Secrets::default(), None),
@@ -297,7 +304,8 @@ impl App {
             cluster: among.clone(),
         };
         let last_digest = last_good.as_ref().map(Files::digest);
-        let controller = Controller::new(Arc::new(performer), config.observations(), last_good);
+        let controller = Controller::new(Arc::new(performer), config.observations(), last_good)
+            .with_default_guest(default_guest.clone());
         let swap = controller.status();
         let parts = Parts {
             lane: lane.clone(),
@@ -313,7 +321,11 @@ impl App {
         let (shutdown, down) = watch::channel(false);
         let (peers_shutdown, peers_down) = watch::channel(false);
         let controller = tokio::spawn(controller.run(told(down.clone())));
-        first_generation(swap, last_digest, &config)
+        let shown = || {
+            let shown = config.observations().borrow().clone().ok()?;
+            Some(default_guest.complete(shown).digest())
+        };
+        first_generation(swap, last_digest, shown)
             .await
             .map_err(|refused| Error::Configuration {
                 directory: options.config_dir.clone(),
@@ -479,7 +491,7 @@ async fn told(mut down: watch::Receiver<bool>) {
 async fn first_generation(
     mut swap: watch::Receiver<Status>,
     last_good: Option<Digest>,
-    config: &Watcher,
+    shown: impl Fn() -> Option<Digest>,
 ) -> Result<(), Refused> {
     loop {
         {
@@ -488,14 +500,8 @@ async fn first_generation(
                 return Ok(());
             }
             if let (Some(refused), None) = (&status.refused, &status.candidate) {
-                let shown = config
-                    .observations()
-                    .borrow()
-                    .as_ref()
-                    .ok()
-                    .map(Files::digest);
                 let volume_is_next =
-                    last_good.is_some() && refused.digest == last_good && shown != last_good;
+                    last_good.is_some() && refused.digest == last_good && shown() != last_good;
                 if !volume_is_next {
                     return Err(refused.clone());
                 }

@@ -10,6 +10,8 @@ use crate::cluster;
 pub struct Options {
     /// The mounted ConfigMap.
     pub config_dir: PathBuf,
+    /// The component that serves where the ConfigMap has none.
+    pub default_guest: Option<PathBuf>,
     /// Where the data is kept.
     pub data_dir: PathBuf,
     /// The mounted Secret, if there is one.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::header::LOCATION;
-use http::{HeaderName, HeaderValue, Request, Response, request};
+use http::header::{CONNECTION, LOCATION};
+use http::{HeaderName, HeaderValue, Request, Response, Version, request};
 
 use crate::contract;
 use crate::drain::Drain;
@@ -43,6 +43,7 @@ impl Handler for Public {
         };
         let began = Instant::now();
         let (head, body) = request.into_parts();
+        let version = head.version;
         let path = head
             .uri
             .path_and_query()
@@ -80,6 +81,10 @@ impl Handler for Public {
         headers.insert(SHARD, HeaderValue::from(shard));
         if let Some(generation) = generation {
             headers.insert(GENERATION, HeaderValue::from(generation));
+        }
+        // So that its next request goes to another shard, while this one still serves.
+        if self.drain.has_begun() && version < Version::HTTP_2 {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         let (target, access) = match &route {
             Some(route) => (Target::from(&route.target), Access::from(route.access)),

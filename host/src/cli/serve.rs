@@ -22,6 +22,9 @@ pub(super) struct Arguments {
     /// The mounted ConfigMap: guest.wasm (or guest.wasm.zst), ostrakon.toml, the guest's settings.
     #[arg(long, env = "OSTRAKON_CONFIG_DIR", value_name = "DIR")]
     config_dir: PathBuf,
+    /// The component that serves where the ConfigMap has neither guest.wasm nor guest.wasm.zst.
+    #[arg(long, env = "OSTRAKON_DEFAULT_GUEST", value_name = "FILE")]
+    default_guest: Option<PathBuf>,
     /// Where the data is kept; made if it is not there. One process at a time.
     #[arg(long, env = "OSTRAKON_DATA_DIR", value_name = "DIR")]
     data_dir: PathBuf,
@@ -120,6 +123,7 @@ impl Arguments {
         };
         Ok(app::Options {
             config_dir: self.config_dir,
+            default_guest: self.default_guest,
             data_dir: self.data_dir,
             secrets_dir: self.secrets_dir,
             listen: self.listen,
@@ -161,7 +165,10 @@ fn exit_of(error: &app::Error) -> Exit {
     use app::Error;
 
     match error {
-        Error::Configuration { .. } | Error::NoSecrets(_) | Error::Credentials(_) => Exit::Usage,
+        Error::Configuration { .. }
+        | Error::DefaultGuest(_)
+        | Error::NoSecrets(_)
+        | Error::Credentials(_) => Exit::Usage,
         Error::Bind { .. } => Exit::Unavailable,
         Error::Store(OpenError::InUse(_)) => Exit::InUse,
         Error::Store(_) | Error::Data { .. } | Error::Volume(_) | Error::Place(_) => Exit::Io,

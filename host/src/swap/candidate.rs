@@ -77,6 +77,12 @@ impl Candidate {
     }
 }
 
+/// Whether a volume's files bring a component, be it a good one or not.
+pub(super) fn has_component(files: &Files) -> bool {
+    let contents = files.contents();
+    contents.contains_key(PLAIN) || contents.contains_key(PACKED)
+}
+
 /// A volume's files with another component, plain or packed, in place of theirs.
 pub fn with_component(files: &Files, component: Bytes) -> Files {
     let mut contents = BTreeMap::clone(files.contents());

@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
 use super::candidate::Candidate;
+use super::default_guest::DefaultGuest;
 use super::machine::{Action, Effect, Event, Refusal, State, Step};
 use super::performer::{Failure, Performer};
 use super::status::{InProgress, LiveGeneration, Refused, Status};
@@ -29,6 +30,7 @@ const RETRY_AFTER_AT_MOST: Duration = Duration::from_mins(1);
 pub struct Controller<P: Performer> {
     performer: Arc<P>,
     observations: watch::Receiver<Observation>,
+    default_guest: DefaultGuest,
     status: watch::Sender<Status>,
     machine: State,
     /// The content that the machine was last told of, and when.
@@ -102,12 +104,21 @@ impl<P: Performer> Controller<P> {
         Self {
             performer,
             observations,
+            default_guest: DefaultGuest::default(),
             status: watch::Sender::default(),
             machine: State::default(),
             observed: last_good.map(|files| (files, Instant::now())),
             work: Work::default(),
             live_compiled: None,
             retry: None,
+        }
+    }
+
+    /// The same with a component for a volume that brings none.
+    pub fn with_default_guest(self, default_guest: DefaultGuest) -> Self {
+        Self {
+            default_guest,
+            ..self
         }
     }
 
@@ -178,6 +189,7 @@ impl<P: Performer> Controller<P> {
         let observation = self.observations.borrow_and_update().clone();
         match observation {
             Ok(files) => {
+                let files = self.default_guest.complete(files);
                 let digest = files.digest();
                 self.observed = Some((files, Instant::now()));
                 Event::Observed(digest)

@@ -2,6 +2,7 @@
 
 mod candidate;
 mod controller;
+mod default_guest;
 mod kept;
 mod machine;
 mod performer;
@@ -9,6 +10,7 @@ mod status;
 
 pub use candidate::{Candidate, Rejection, with_component};
 pub use controller::Controller;
+pub use default_guest::{DefaultGuest, DefaultGuestError};
 pub use kept::Kept;
 pub use machine::{Action, Effect, Event, Live, Refusal, State, Step};
 pub use performer::{Failure, Performer};

@@ -9,6 +9,7 @@ mod rust;
 mod simulate;
 mod steps;
 mod test;
+mod tools;
 mod walls;
 
 use std::path::{Path, PathBuf};
@@ -32,6 +33,8 @@ enum Command {
     /// Run everything that CI checks, and stop at the first failure.
     #[command(alias = "ci")]
     Test,
+    /// Install what the tests of the image and the manifests run, as `test` does first.
+    Tools,
     /// Run many seeds of simulated clusters, or one again that failed.
     Simulate(simulate::Options),
     /// Measure the host, and print a table with ratios.
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Dev(options) => dev::run(&root(), &options),
         Command::Test => return test::run(&root()),
+        Command::Tools => tools::provide(&root()).map(drop),
         Command::Simulate(options) => simulate::run(&root(), &options),
         Command::Bench(options) => bench::run(&root(), &options),
     };

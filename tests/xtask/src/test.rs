@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use crate::steps::{Steps, say};
-use crate::{bench, dependencies, documents, guests, walls};
+use crate::{bench, dependencies, documents, guests, tools, walls};
 
 /// Runs all steps up to the first failure; the last line is the tests' count.
 pub(crate) fn run(root: &Path) -> ExitCode {
@@ -54,6 +54,8 @@ fn check(steps: &mut Steps, root: &Path) -> anyhow::Result<()> {
     )?;
     let guests = steps.step("guests", |_| guests::build(root))?;
     steps.set("OSTRAKON_TEST_GUESTS", guests);
+    let tools = steps.step("tools", |_| tools::provide(root))?;
+    steps.set("OSTRAKON_TEST_TOOLS", tools);
     // All targets: tests run the binaries of other packages than their own.
     steps.cargo(
         "build of the tests",

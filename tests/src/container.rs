@@ -1,0 +1,207 @@
+//! The image's root, laid out as the Dockerfile does, and containers of it.
+//!
+//! They run as Kubernetes' restricted profile demands it, by an OCI runtime, on this machine's network
+//! and without control groups.
+
+use std::fs;
+use std::os::unix::fs::chown;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::host::{Host, binary, guest};
+use crate::manifests::{dockerfile, repository};
+use crate::tools::output;
+
+/// The image: its root, and what the Dockerfile says of how it is run.
+#[derive(Debug)]
+pub struct Image {
+    directory: TempDir,
+    /// The entry point and its arguments.
+    pub command: Vec<String>,
+    /// Variables, as `NAME=VALUE`.
+    pub env: Vec<String>,
+    /// The user, and the group.
+    pub user: u32,
+}
+
+impl Image {
+    /// Lays it out from the binary under test, without its symbols, and the key/value guest.
+    ///
+    /// # Panics
+    /// When it cannot be.
+    pub fn assemble() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = |name| directory.path().join(name);
+        output(
+            Command::new("strip")
+                .arg("-o")
+                .arg(path("ostrakon"))
+                .arg(binary()),
+        );
+        fs::write(path("kv.wasm"), guest("kv")).expect("a file");
+        let mut layout = Command::new(repository().join("deploy/rootfs.sh"));
+        layout
+            .args([path("ostrakon"), path("kv.wasm")])
+            .arg(path("root"));
+        output(&mut layout);
+        let (mut command, mut env, mut user) = (Vec::new(), Vec::new(), None);
+        let last = dockerfile().into_iter().rev();
+        let stage: Vec<_> = last.take_while(|(name, _)| name != "FROM").collect();
+        for (name, rest) in stage.iter().rev() {
+            match name.as_str() {
+                "ENV" => env = rest.split_whitespace().map(str::to_owned).collect(),
+                "USER" => user = rest.split(':').next().and_then(|id| id.parse().ok()),
+                "ENTRYPOINT" | "CMD" => {
+                    let words: Vec<String> = serde_json::from_str(rest).expect("the exec form");
+                    command.extend(words);
+                }
+                _ => {}
+            }
+        }
+        Self {
+            directory,
+            command,
+            env,
+            user: user.expect("a user by number"),
+        }
+    }
+
+    /// Its root.
+    pub fn root(&self) -> PathBuf {
+        self.directory.path().join("root")
+    }
+
+    /// A directory that the image's user may write to.
+    ///
+    /// # Panics
+    /// When this is not root.
+    pub fn give(&self, directory: &Path) {
+        fs::create_dir_all(directory).expect("a directory");
+        chown(directory, Some(self.user), Some(self.user)).expect("root can give it away");
+    }
+
+    /// Runs a container: a Pod of this name with more variables, and directories mounted read-only,
+    /// but for the data's.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn run(&self, pod: &str, env: &[String], mounts: &[(&Path, &str)]) -> Container {
+        let bundle = self.directory.path().join(pod);
+        fs::create_dir(&bundle).expect("a directory");
+        let config = self.runtime_configuration(pod, env, mounts);
+        fs::write(bundle.join("config.json"), config.to_string()).expect("a file");
+        let pid_file = bundle.join("pid");
+        // The runtime looks at control groups even where it is to leave them alone, and takes one kind of
+        // mount only; so it has one of its own.
+        let script = "umount -R /sys/fs/cgroup 2>/dev/null; mount -t cgroup2 none /sys/fs/cgroup && exec \"$@\"";
+        let mut command = Command::new("unshare");
+        command
+            .args(["--mount", "sh", "-c", script, "sh"])
+            .args(["crun", "--cgroup-manager=disabled", "--root"])
+            .arg(self.directory.path().join("state"))
+            .args(["run", "--pid-file"])
+            .arg(&pid_file)
+            .arg("--bundle")
+            .arg(&bundle)
+            // The names of containers are for all of the machine.
+            .arg(format!("{pod}-{}", std::process::id()))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
+        Container {
+            host: Some(Host::spawn(&mut command)),
+            pid_file,
+        }
+    }
+
+    /// The OCI runtime's configuration (its specification, version 1.0.2).
+    fn runtime_configuration(&self, pod: &str, env: &[String], mounts: &[(&Path, &str)]) -> Value {
+        let name = format!("POD_NAME={pod}");
+        let env: Vec<_> = self.env.iter().chain([&name]).chain(env).collect();
+        let none: [&str; 0] = [];
+        let mut all = vec![
+            json!({ "destination": "/proc", "type": "proc", "source": "proc" }),
+            json!({ "destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "noexec", "mode=755"] }),
+        ];
+        all.extend(mounts.iter().map(|(source, destination)| {
+            let access = if destination.starts_with("/var/") { "rw" } else { "ro" };
+            let options = ["rbind", access, "nosuid", "nodev"];
+            json!({ "destination": destination, "type": "bind", "source": source, "options": options })
+        }));
+        let namespaces = ["pid", "ipc", "uts", "mount"].map(|kind| json!({ "type": kind }));
+        json!({
+            "ociVersion": "1.0.2",
+            "process": {
+                "terminal": false,
+                "user": { "uid": self.user, "gid": self.user },
+                "args": self.command,
+                "env": env,
+                "cwd": "/",
+                "capabilities": {
+                    "bounding": none, "effective": none, "inheritable": none, "permitted": none, "ambient": none,
+                },
+                "noNewPrivileges": true,
+            },
+            "root": { "path": self.root(), "readonly": true },
+            "hostname": pod,
+            "mounts": all,
+            "linux": { "namespaces": namespaces },
+        })
+    }
+}
+
+/// A container that runs. Dropping it kills it.
+#[derive(Debug)]
+pub struct Container {
+    host: Option<Host>,
+    pid_file: PathBuf,
+}
+
+impl Container {
+    /// The host in it.
+    ///
+    /// # Panics
+    /// After it has ended.
+    pub fn host(&self) -> &Host {
+        self.host.as_ref().expect("it runs")
+    }
+
+    /// The host's process, as this machine numbers it.
+    ///
+    /// # Panics
+    /// When the runtime did not say.
+    pub fn id(&self) -> u32 {
+        let id = fs::read_to_string(&self.pid_file).expect("it started");
+        id.trim().parse().expect("a number")
+    }
+
+    /// Sends SIGTERM to the host alone, as the kubelet does, and gives its log when it has ended with
+    /// code 0.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn stop(mut self) -> String {
+        let host = self.host.take().expect("it runs");
+        self.kill("TERM");
+        let (status, log) = host.wait();
+        assert!(status.success(), "{status}:\n{log}");
+        log
+    }
+
+    fn kill(&self, signal: &str) {
+        let kill = Command::new("kill")
+            .args([&format!("-{signal}"), &self.id().to_string()])
+            .status();
+        assert!(kill.is_ok_and(|status| status.success()), "SIG{signal}");
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        if self.host.is_some() {
+            self.kill("KILL");
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! The manifests under `deploy/`, rendered.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize as _;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::tools::{output, tool};
+
+/// The top of the repository.
+pub fn repository() -> PathBuf {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    top.canonicalize().expect("it is there")
+}
+
+/// A copy of `deploy/`, in which overlays can be put.
+#[derive(Debug)]
+pub struct Deploy(TempDir);
+
+impl Deploy {
+    /// A copy of it as it is.
+    ///
+    /// # Panics
+    /// When it cannot be copied.
+    pub fn new() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let from = repository().join("deploy");
+        for path in files(&from) {
+            let to = directory
+                .path()
+                .join(path.strip_prefix(&from).expect("it is below"));
+            fs::create_dir_all(to.parent().expect("it is below")).expect("a directory");
+            fs::copy(&path, to).expect("a copy");
+        }
+        Self(directory)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// The objects of an overlay, as kustomize renders it.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn render(&self, overlay: &str) -> Vec<Value> {
+        let mut kubectl = tool("kubectl");
+        kubectl
+            .arg("kustomize")
+            .arg(self.path().join("overlays").join(overlay));
+        objects(&output(&mut kubectl))
+    }
+
+    /// Adds an overlay: another one with components.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn add(&self, name: &str, on: &str, components: &[&str]) {
+        let directory = self.path().join("overlays").join(name);
+        let mut text = format!(
+            "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [../{on}]\ncomponents:\n"
+        );
+        for component in components {
+            text.push_str(&format!("  - ../../components/{component}\n"));
+        }
+        fs::create_dir_all(&directory).expect("a directory");
+        fs::write(directory.join("kustomization.yaml"), text).expect("a file");
+    }
+}
+
+impl Default for Deploy {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The documents of a YAML text.
+///
+/// # Panics
+/// When it is none.
+pub fn objects(yaml: &str) -> Vec<Value> {
+    let documents = serde_yaml_ng::Deserializer::from_str(yaml);
+    let documents = documents.map(|document| Value::deserialize(document).expect("it is YAML"));
+    documents.filter(|object| !object.is_null()).collect()
+}
+
+/// All plain files below a directory, in order.
+///
+/// # Panics
+/// When it cannot be read.
+pub fn files(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).expect("it can be listed") {
+        let path = entry.expect("it can be listed").path();
+        if path.is_dir() {
+            found.extend(files(&path));
+        } else {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+/// The one object of a kind and name.
+///
+/// # Panics
+/// When there is none, or several.
+pub fn the<'a>(objects: &'a [Value], kind: &str, name: &str) -> &'a Value {
+    let mut found = objects
+        .iter()
+        .filter(|object| object["kind"] == kind && object["metadata"]["name"] == name);
+    let one = found.next();
+    assert!(found.next().is_none(), "two of {kind} {name}");
+    one.unwrap_or_else(|| panic!("no {kind} {name}"))
+}
+
+/// The Dockerfile's instructions, continued lines joined, without comments; a stage begins with its `FROM`.
+///
+/// # Panics
+/// When it cannot be read.
+pub fn dockerfile() -> Vec<(String, String)> {
+    let text = fs::read_to_string(repository().join("deploy/Dockerfile")).expect("it is there");
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    let joined = lines.collect::<Vec<_>>().join("\n").replace("\\\n", " ");
+    let instructions = joined
+        .lines()
+        .filter_map(|line| line.split_once(' '))
+        .map(|(name, rest)| (name.to_owned(), rest.trim().to_owned()));
+    instructions.collect()
+}

@@ -1,0 +1,48 @@
+//! Programs that are not the project's own, as `cargo xtask tools` provides them.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// The command of a tool that is not the system's: `kubectl`, `promtool`, ...
+///
+/// # Panics
+/// When it is not there.
+pub fn tool(name: &str) -> Command {
+    let tools = env::var_os("OSTRAKON_TEST_TOOLS").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools"),
+        PathBuf::from,
+    );
+    let places = [tools.join(name), tools.join("venv/bin").join(name)];
+    let found = places.iter().find(|path| path.exists());
+    let found = found.unwrap_or_else(|| panic!("there is no {name}: run `cargo xtask tools`"));
+    // It is run in other directories, too.
+    Command::new(found.canonicalize().expect("it is there"))
+}
+
+/// Runs a command to its end, and gives what it wrote to standard output.
+///
+/// # Panics
+/// When it cannot be run or fails, with what it said.
+pub fn output(command: &mut Command) -> String {
+    let name = command.get_program().to_owned();
+    let run = command.output();
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = run.unwrap_or_else(|error| {
+        panic!(
+            "{}: {error}: run `cargo xtask tools`",
+            name.to_string_lossy()
+        )
+    });
+    let said = String::from_utf8_lossy(&stdout).into_owned();
+    assert!(
+        status.success(),
+        "{} {status}:\n{said}{}",
+        name.to_string_lossy(),
+        String::from_utf8_lossy(&stderr)
+    );
+    said
+}

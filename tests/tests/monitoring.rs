@@ -1,0 +1,282 @@
+//! The alert rules and the dashboard: each names metrics that there are, and each alert comes when it
+//! should, and says what to do.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+use ostrakon_tests::manifests::{Deploy, objects, repository, the};
+use ostrakon_tests::tools::{output, tool};
+use serde_json::{Value, json};
+
+/// What Prometheus, its operator and the kubelet add.
+const LABELS: [&str; 6] = [
+    "namespace",
+    "job",
+    "pod",
+    "instance",
+    "le",
+    "persistentvolumeclaim",
+];
+const NOT_OURS: [&str; 3] = [
+    "up",
+    "kubelet_volume_stats_available_bytes",
+    "kubelet_volume_stats_capacity_bytes",
+];
+
+/// The metrics that README.md lists, which a test of the host compares with the code, and their labels.
+fn metrics() -> BTreeMap<String, BTreeSet<String>> {
+    let readme = fs::read_to_string(repository().join("README.md")).unwrap();
+    let rows = readme
+        .lines()
+        .filter(|line| line.starts_with("| `ostrakon_"));
+    let mut metrics = BTreeMap::<_, BTreeSet<_>>::new();
+    for row in rows {
+        let cells: Vec<_> = row.split('|').collect();
+        let spans = |text: &str| -> Vec<String> {
+            let spans = text.split('`').skip(1).step_by(2);
+            spans.map(str::to_owned).collect()
+        };
+        let labels: BTreeSet<_> = spans(&cells[2..].join("|")).into_iter().collect();
+        for name in spans(cells[1]) {
+            metrics.entry(name).or_default().extend(labels.clone());
+        }
+    }
+    assert!(metrics.len() > 20, "{metrics:?}");
+    metrics
+}
+
+/// Checks the names in a query: metrics, and labels in selectors and aggregations.
+fn check_names(query: &str, metrics: &BTreeMap<String, BTreeSet<String>>) {
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let mut found = 0;
+    let mut labels: BTreeSet<_> = LABELS.into_iter().map(str::to_owned).collect();
+    for word in query.split(|c: char| !is_word(c)) {
+        if !word.starts_with("ostrakon_") {
+            found += usize::from(NOT_OURS.contains(&word));
+            continue;
+        }
+        let base = ["_bucket", "_sum", "_count"]
+            .iter()
+            .find_map(|suffix| word.strip_suffix(suffix))
+            .filter(|base| metrics.contains_key(*base));
+        let of = metrics.get(base.unwrap_or(word));
+        labels.extend(
+            of.unwrap_or_else(|| panic!("there is no {word}: {query}"))
+                .clone(),
+        );
+        found += 1;
+    }
+    assert!(found > 0, "no metric in {query}");
+    // Names before a comparison in braces, and lists in parentheses after `by` and `on`.
+    let mut used = Vec::new();
+    for braces in query.split('{').skip(1) {
+        let inside = braces.split('}').next().unwrap();
+        used.extend(
+            inside
+                .split(',')
+                .map(|one| one.split(['=', '!']).next().unwrap().trim()),
+        );
+    }
+    for list in query
+        .split(" by (")
+        .skip(1)
+        .chain(query.split(" on (").skip(1))
+    {
+        used.extend(list.split(')').next().unwrap().split(',').map(str::trim));
+    }
+    for label in used {
+        assert!(labels.contains(label), "no label {label}: {query}");
+    }
+}
+
+/// The alert rules, as Prometheus itself reads them.
+fn rules() -> Value {
+    let path = repository().join("deploy/components/monitoring/prometheusrule.yaml");
+    objects(&fs::read_to_string(path).unwrap())[0]["spec"].clone()
+}
+
+fn alerts() -> Vec<Value> {
+    let groups = rules()["groups"].as_array().unwrap().clone();
+    let rules = groups
+        .iter()
+        .flat_map(|group| group["rules"].as_array().unwrap().clone());
+    rules.collect()
+}
+
+fn dashboard() -> Value {
+    let path = repository().join("deploy/components/monitoring/dashboard.json");
+    serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+}
+
+/// Each panel's title and query, those of annotations and variables included.
+fn queries(dashboard: &Value) -> Vec<(String, String)> {
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let mut queries = Vec::new();
+    for panel in list(&dashboard["panels"]) {
+        for target in list(&panel["targets"]) {
+            queries.push((text(&panel["title"]), text(&target["expr"])));
+        }
+    }
+    for annotation in list(&dashboard["annotations"]["list"]) {
+        queries.push((text(&annotation["name"]), text(&annotation["expr"])));
+    }
+    for variable in list(&dashboard["templating"]["list"]) {
+        if let Some(of) = text(&variable["definition"]).strip_prefix("label_values(") {
+            let (series, label) = of.trim_end_matches(')').rsplit_once(", ").unwrap();
+            let name = text(&variable["name"]);
+            queries.push((name, format!("count by ({label}) ({series})")));
+        }
+    }
+    queries
+}
+
+fn check_rules(directory: &Path, rules: &Value) {
+    let path = directory.join("rules.json");
+    fs::write(&path, rules.to_string()).unwrap();
+    output(
+        tool("promtool")
+            .args(["check", "rules", "--lint=all", "--lint-fatal"])
+            .arg(path),
+    );
+}
+
+#[test]
+fn every_alert_names_metrics_that_there_are_and_says_what_to_do() {
+    let directory = tempfile::tempdir().unwrap();
+    check_rules(directory.path(), &rules());
+    let metrics = metrics();
+    let mut names = BTreeSet::new();
+    for alert in alerts() {
+        let name = alert["alert"].as_str().unwrap();
+        check_names(alert["expr"].as_str().unwrap(), &metrics);
+        assert!(names.insert(name.to_owned()), "{name} twice");
+        assert!(name.starts_with("Ostrakon"), "{name}");
+        let annotation = |key: &str| alert["annotations"][key].as_str().unwrap_or_default();
+        assert!(annotation("summary").len() > 20, "{name}");
+        assert!(
+            annotation("description").len() > 100,
+            "{name} says what to do"
+        );
+        let severity = &alert["labels"]["severity"];
+        assert!(
+            ["critical", "warning"].iter().any(|one| severity == one),
+            "{name}"
+        );
+    }
+    println!("{} alerts", names.len());
+}
+
+/// `alerts.yaml` has for each alert what makes it come, and what does not.
+#[test]
+fn each_alert_comes_when_it_should_and_not_before() {
+    let directory = tempfile::tempdir().unwrap();
+    // What they say is not compared: promtool would have it all written twice.
+    let mut silent = rules();
+    for rule in silent["groups"][0]["rules"].as_array_mut().unwrap() {
+        rule.as_object_mut().unwrap().remove("annotations");
+    }
+    check_rules(directory.path(), &silent);
+    let cases = repository().join("tests/tests/alerts.yaml");
+    let cases = fs::read_to_string(cases).unwrap();
+    let parsed = &objects(&cases)[0];
+    let tests = parsed["tests"].as_array().unwrap();
+    for alert in alerts() {
+        let firing = |expected: bool| {
+            tests.iter().any(|test| {
+                test["alert_rule_test"]
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .any(|rule| {
+                        let empty = rule["exp_alerts"].as_array().is_none_or(Vec::is_empty);
+                        rule["alertname"] == alert["alert"] && empty != expected
+                    })
+            })
+        };
+        assert!(
+            firing(true) && firing(false),
+            "{} is not tried both ways",
+            alert["alert"]
+        );
+    }
+    fs::write(directory.path().join("alerts.yaml"), &cases).unwrap();
+    let mut promtool = tool("promtool");
+    promtool
+        .current_dir(directory.path())
+        .args(["test", "rules", "alerts.yaml"]);
+    output(&mut promtool);
+    println!("{} cases", tests.len());
+}
+
+#[test]
+fn every_panel_of_the_dashboard_asks_for_metrics_that_there_are() {
+    let directory = tempfile::tempdir().unwrap();
+    let (dashboard, metrics) = (dashboard(), metrics());
+    let queries = queries(&dashboard);
+    let mut rules = Vec::new();
+    for (number, (title, query)) in queries.iter().enumerate() {
+        let query = query.replace("$__rate_interval", "5m");
+        check_names(&query, &metrics);
+        assert!(!title.is_empty());
+        rules.push(json!({ "record": format!("panel:number:{number}"), "expr": query }));
+    }
+    // Prometheus itself reads them.
+    let group = json!({ "groups": [{ "name": "dashboard", "rules": rules }] });
+    check_rules(directory.path(), &group);
+    let mut ids = BTreeSet::new();
+    let panels = dashboard["panels"].as_array().unwrap();
+    for panel in panels {
+        assert!(ids.insert(panel["id"].as_u64().unwrap()), "{panel}");
+        let is_row = panel["type"] == "row";
+        assert!(
+            is_row
+                || panel["description"]
+                    .as_str()
+                    .is_some_and(|text| !text.is_empty())
+        );
+        let place = &panel["gridPos"];
+        assert!(
+            place["x"].as_u64().unwrap() + place["w"].as_u64().unwrap() <= 24,
+            "{panel}"
+        );
+    }
+    // What the project measures can be seen.
+    let all: String = queries.iter().map(|(_, query)| query.as_str()).collect();
+    let unseen: Vec<_> = metrics
+        .keys()
+        .filter(|name| !all.contains(name.as_str()))
+        .collect();
+    println!(
+        "{} panels, {} queries; in none of them: {unseen:?}",
+        panels.len(),
+        queries.len()
+    );
+}
+
+#[test]
+fn the_operators_find_the_ports_rules_and_dashboard() {
+    let deploy = Deploy::new();
+    deploy.add("watched", "disk", &["monitoring"]);
+    let objects = deploy.render("watched");
+    let monitor = &the(&objects, "ServiceMonitor", "server")["spec"];
+    let service = the(&objects, "Service", "server-peers");
+    for (label, value) in monitor["selector"]["matchLabels"].as_object().unwrap() {
+        assert_eq!(&service["metadata"]["labels"][label], value);
+    }
+    // One of the two Services, or each shard is counted twice.
+    let clients = &the(&objects, "Service", "server")["metadata"]["labels"];
+    assert!(clients["app.kubernetes.io/component"].is_null());
+    let endpoint = &monitor["endpoints"][0];
+    let ports = service["spec"]["ports"].as_array().unwrap();
+    assert!(ports.iter().any(|port| port["name"] == endpoint["port"]));
+    assert_eq!(
+        (&endpoint["port"], &endpoint["path"]),
+        (&json!("admin"), &json!("/metrics"))
+    );
+    let map = the(&objects, "ConfigMap", "server-dashboard");
+    assert_eq!(map["metadata"]["labels"]["grafana_dashboard"], "1");
+    let text = map["data"]["ostrakon.json"].as_str().unwrap();
+    assert_eq!(serde_json::from_str::<Value>(text).unwrap(), dashboard());
+}
