@@ -23,8 +23,8 @@ pub(crate) struct Server {
     tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
 }
 
-trait Stream: Read + Write {}
-impl<S: Read + Write> Stream for S {}
+trait Stream: Read + Write + Send {}
+impl<S: Read + Write + Send> Stream for S {}
 
 /// What came of a request.
 #[derive(Debug, PartialEq, Eq)]

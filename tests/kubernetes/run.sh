@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Runs what must be true of a cluster, on the cluster of a kubectl context. Not a part of the test command.
+#
+#   tests/kubernetes/run.sh CONTEXT [SCENARIO...]
+#
+# All scenarios are run where none is named: see scenarios/. The context is named so that no cluster is
+# used by accident. Everything is in the namespace NAMESPACE (ostrakon-test), and in NAMESPACE-tls, which
+# are made and, unless KEEP is set, deleted again.
+#
+#   IMAGE, CLIENT_IMAGE   the images, built from deploy/Dockerfile (its targets) and known to the cluster
+#   OVERLAY               disk (the default) or memory
+#   GUEST                 a component that is swapped in, too [target/guests/kv.wasm, if it is there]
+#   HASTEN=1              annotate Pods after a change, so that it reaches them at once
+#   PATIENCE              seconds after which something counts as never coming [300]
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+
+if [ $# -lt 1 ]; then
+    sed -n 's/^# \{0,1\}//p' "${BASH_SOURCE[0]}" | sed 1d
+    exit 64
+fi
+export CONTEXT=$1
+shift
+if ! kubectl config get-contexts "$CONTEXT" >/dev/null 2>&1; then
+    echo "error: there is no context $CONTEXT: see kubectl config get-contexts" >&2
+    exit 64
+fi
+# shellcheck source=lib.sh
+. "$here/lib.sh"
+
+if [ $# -eq 0 ]; then
+    set -- smart-client swap refused-guest scale delete-pod rolling-restart delete-statefulset rotate-token rotate-certificate
+fi
+for scenario in "$@"; do
+    if [ ! -f "$here/scenarios/$scenario.sh" ]; then
+        echo "error: there is no scenario $scenario: see $here/scenarios" >&2
+        exit 64
+    fi
+done
+
+if [ -z "${KEEP:-}" ]; then
+    trap remove_all EXIT
+fi
+say "== install"
+make_namespace
+install_all
+passed=0 failed=0
+for scenario in "$@"; do
+    say "== $scenario"
+    if bash "$here/scenarios/$scenario.sh"; then
+        passed=$((passed + 1))
+    else
+        failed=$((failed + 1))
+    fi
+done
+say "$passed passed, $failed failed"
+[ "$failed" -eq 0 ]

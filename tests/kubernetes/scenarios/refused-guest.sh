@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# shellcheck source=../lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
+# What is no guest never serves: each shard says why, and goes on.
+refused() { for pod in $(pods); do [ "$(status "$pod" refused.step)" = "$1" ] || return 1; done; }
+
+before=$(generations)
+load_begin
+printf 'no WebAssembly at all' >"$work/guest.wasm"
+render
+apply
+[ -z "${HASTEN:-}" ] || hasten
+until_so "the refusal" refused verify
+say "refused by $(replicas) shards at the step verify; generations $(generations), as before"
+[ "$(generations)" = "$before" ] || fail "the generations were $before"
+rm "$work/guest.wasm"
+render
+apply
+[ -z "${HASTEN:-}" ] || hasten
+until_so "the end of the refusal" refused -
+load_end

@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# shellcheck source=../lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
+# Shards of their own, in TLS: their certificate is changed while clients save and load.
+rounds=${ROUNDS:-3}
+export NAMESPACE=$NAMESPACE-tls COMPONENTS=tls
+# Again, for the names that go by the namespace.
+. "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
+[ -n "${KEEP:-}" ] || trap remove_all EXIT
+
+pki=$(mktemp -d)
+
+# certificate DAYS: a new key, and for it a certificate that expires after so many days.
+certificate() {
+    openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout "$pki/tls.key" -subj /CN=server -out "$pki/tls.csr" 2>/dev/null
+    printf 'subjectAltName=DNS:server,DNS:server.%s.svc,DNS:*.server-peers.%s.svc\nextendedKeyUsage=serverAuth,clientAuth\n' "$NAMESPACE" "$NAMESPACE" >"$pki/extensions"
+    openssl x509 -req -in "$pki/tls.csr" -CA "$pki/ca.crt" -CAkey "$pki/ca.key" -CAcreateserial -days "$1" -extfile "$pki/extensions" -out "$pki/tls.crt" 2>/dev/null
+    secret server-tls --from-file="$pki/tls.crt" --from-file="$pki/tls.key" --from-file="$pki/ca.crt"
+}
+
+taken() { for pod in $(pods); do [ "$(status "$pod" peers.certificate_expires)" != "${expiry[$pod]}" ] || return 1; done; }
+
+make_namespace
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout "$pki/ca.key" -subj /CN=test-authority -days 365 -out "$pki/ca.crt" 2>/dev/null
+certificate 30
+install_all
+export CLIENT_ARGUMENTS="--ca /tls/ca.crt"
+load_begin
+declare -A expiry
+for ((round = 1; round <= rounds; round++)); do
+    for pod in $(pods); do expiry[$pod]=$(status "$pod" peers.certificate_expires); done
+    began=$(now_ms)
+    certificate $((30 + round))
+    [ -z "${HASTEN:-}" ] || hasten
+    until_so "the certificate in all shards" taken
+    say "certificate $round in force in $(replicas) shards after $(($(now_ms) - began)) ms"
+done
+load_end
+rm -rf "$pki"

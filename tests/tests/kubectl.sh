@@ -1,0 +1,84 @@
+#!/usr/bin/env bash
+# Stands for kubectl and a cluster where the scripts of tests/kubernetes are tried: it answers as a cluster
+# would in which everything is well, and remembers what it was told in the directory STATE.
+# REAL_KUBECTL renders what is applied.
+set -euo pipefail
+
+: "${STATE:?}" "${REAL_KUBECTL:?}"
+namespace=default
+while [ $# -gt 0 ]; do
+    case $1 in
+        --context) shift 2 ;;
+        --namespace) namespace=$2 && shift 2 ;;
+        *) break ;;
+    esac
+done
+state=$STATE/$namespace
+mkdir -p "$state"
+printf '%s\n' "$namespace: $*" >>"$STATE/log"
+
+read_or() { cat "$state/$1" 2>/dev/null || printf '%s\n' "$2"; }
+more() { printf '%s\n' "$(($(read_or "$1" 1) + 1))" >"$state/$1"; }
+
+applied() {
+    if [ "$1" = "--filename" ]; then
+        # What is piped in: a Secret is read anew by all.
+        ! grep -q Secret || more secrets
+        return
+    fi
+    "$REAL_KUBECTL" kustomize "$1" >"$state/rendered"
+    if grep -q 'guest.wasm: no WebAssembly' "$state/rendered"; then
+        printf 'verify\n' >"$state/refused"
+    elif [ "$(read_or refused -)" = verify ]; then
+        printf -- '-\n' >"$state/refused"
+    else
+        more generation
+    fi
+    printf '3\n' >"$state/replicas"
+    rm -f "$state/gone"
+}
+
+execute() {
+    local pod=$1
+    shift 2
+    case "$*" in
+        "ostrakon status")
+            printf '%s\n' "generation.generation  $(read_or generation 1)" "topology.shards  $(read_or replicas 3)" \
+                "topology.stable  true" "refused.step  $(read_or refused -)" "peers.tokens  1" "peers.problem  -" \
+                "peers.certificate_expires  $(read_or secrets 1)"
+            ;;
+        "rm -f /tmp/stop") rm -f "$state/stop" ;;
+        "touch /tmp/stop") touch "$state/stop" ;;
+        load-client*" run "*)
+            printf '1 requests, 0 failed, 1 connections, longest 1 ms\n'
+            until [ -e "$state/stop" ]; do sleep 0.01; done
+            printf '1000 requests, %s failed, 8 connections, longest 9 ms, 800 keys, 0 wrong\n' "${FAILED:-0}"
+            [ "${FAILED:-0}" = 0 ]
+            ;;
+        load-client*) printf '1000 requests, 0 failed, 4 connections, longest 2 ms, 1000 keys, 0 wrong\n' ;;
+        smart-client*) printf 'abcdefghijklmnopqrstuvwxyz\n%s | hits = 26 (100%%)\n' hhhhhhhhhhhhhhhhhhhhhhhhhh ;;
+        bash*) printf '# TYPE a counter\nostrakon_peer_credentials_reloads_total %s\n' "$(read_or secrets 1)" ;;
+        *) printf 'unknown in %s: %s\n' "$pod" "$*" >&2 && exit 1 ;;
+    esac
+}
+
+case "$*" in
+    "config get-contexts known") ;;
+    "get namespace "*jsonpath*) printf 'true' ;;
+    "get namespace "*) [ -e "$STATE/$3.made" ] ;;
+    "create namespace "*) touch "$STATE/$3.made" ;;
+    "delete namespace "*) rm "$STATE/$3.made" ;;
+    "label namespace "* | "wait "* | "rollout "* | "annotate "*) [ "$1 $2" != "rollout restart" ] || more uid ;;
+    "create secret "*) printf 'kind: Secret\n' ;;
+    "apply "*--kustomize*) applied "${!#}" ;;
+    "apply "*) applied --filename ;;
+    "get statefulset server "*) read_or replicas 3 ;;
+    "scale statefulset server --replicas "*) printf '%s\n' "$5" >"$state/replicas" ;;
+    "delete pod "*) more uid ;;
+    "delete statefulset "*) touch "$state/gone" ;;
+    "get pod server-1 "*) read_or uid 1 ;;
+    "get pods "*) [ -e "$state/gone" ] || printf 'pod/server-0\n' ;;
+    "get secret server "*) printf 'a-former-token' ;;
+    "exec "*) shift && execute "$@" ;;
+    *) printf 'unknown: %s\n' "$*" >&2 && exit 1 ;;
+esac
