@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize as _;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::tools::{output, tool};
@@ -60,14 +60,19 @@ impl Deploy {
     /// When it cannot be written.
     pub fn add(&self, name: &str, on: &str, components: &[&str]) {
         let directory = self.path().join("overlays").join(name);
-        let mut text = format!(
-            "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [../{on}]\ncomponents:\n"
-        );
-        for component in components {
-            text.push_str(&format!("  - ../../components/{component}\n"));
-        }
+        let components: Vec<_> = components
+            .iter()
+            .map(|component| format!("../../components/{component}"))
+            .collect();
+        let overlay = json!({
+            "apiVersion": "kustomize.config.k8s.io/v1beta1",
+            "kind": "Kustomization",
+            "resources": [format!("../{on}")],
+            "components": components,
+        });
         fs::create_dir_all(&directory).expect("a directory");
-        fs::write(directory.join("kustomization.yaml"), text).expect("a file");
+        let path = directory.join("kustomization.yaml");
+        fs::write(path, overlay.to_string()).expect("a file");
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::process::Command;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use ostrakon_tests::host::{Shard, binary, config, guest};
@@ -16,7 +17,7 @@ const OVERLAYS: [&str; 3] = ["memory", "disk", "production"];
 const CLOSING: Duration = Duration::from_secs(10);
 
 /// Each overlay by itself, and with all options on.
-fn variants() -> Vec<(String, Vec<Value>)> {
+static VARIANTS: LazyLock<Vec<(String, Vec<Value>)>> = LazyLock::new(|| {
     let deploy = Deploy::new();
     let guest_file = deploy.path().join("components/guest/guest.wasm");
     fs::write(guest_file, guest("kv")).unwrap();
@@ -34,11 +35,11 @@ fn variants() -> Vec<(String, Vec<Value>)> {
     names
         .map(|name| (name.to_owned(), deploy.render(name)))
         .collect()
-}
+});
 
 fn each(check: impl Fn(&str, &[Value])) {
-    for (name, objects) in variants() {
-        check(&name, &objects);
+    for (name, objects) in &*VARIANTS {
+        check(name, objects);
     }
 }
 
@@ -73,7 +74,7 @@ fn each_variant_is_valid_strictly_in_the_oldest_and_the_newest_kubernetes() {
     let directory = tempfile::tempdir().unwrap();
     let mut paths = Vec::new();
     let mut of_operators = 0;
-    for (name, objects) in variants() {
+    for (name, objects) in &*VARIANTS {
         assert!(objects.len() >= 8, "{name}");
         for (number, object) in objects.iter().enumerate() {
             let group = object["apiVersion"].as_str().unwrap();
@@ -411,8 +412,8 @@ fn updates_reach_pods_that_run() {
 
 #[test]
 fn a_guest_of_ones_own_is_in_the_configmap_byte_for_byte() {
-    for (name, objects) in variants() {
-        let data = &the(&objects, "ConfigMap", "server")["binaryData"]["guest.wasm"];
+    for (name, objects) in &*VARIANTS {
+        let data = &the(objects, "ConfigMap", "server")["binaryData"]["guest.wasm"];
         if !name.ends_with("-all") {
             assert!(data.is_null(), "{name}: the image's serves");
             continue;
@@ -423,7 +424,7 @@ fn a_guest_of_ones_own_is_in_the_configmap_byte_for_byte() {
         fs::write(&encoded, data.as_str().unwrap()).unwrap();
         let decoded = decode.arg("--decode").arg(&encoded).output().unwrap();
         assert_eq!(decoded.stdout, guest("kv"), "{name}");
-        let settings = &the(&objects, "ConfigMap", "server")["data"]["ostrakon.toml"];
+        let settings = &the(objects, "ConfigMap", "server")["data"]["ostrakon.toml"];
         assert!(settings.is_string(), "{name}: merged, not replaced");
     }
 }

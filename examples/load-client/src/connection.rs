@@ -125,11 +125,11 @@ impl Connection {
     }
 
     fn ask(&mut self, mut stream: BufReader<Box<dyn Stream>>, path: &str) -> io::Result<Answer> {
-        let mut request = format!("GET {path} HTTP/1.1\r\nhost: {}\r\n", self.server.address);
-        if let Some(token) = &self.server.token {
-            request.push_str(&format!("authorization: Bearer {token}\r\n"));
-        }
-        request.push_str("\r\n");
+        let address = &self.server.address;
+        let token = self.server.token.as_ref();
+        let token = token.map(|token| format!("authorization: Bearer {token}\r\n"));
+        let token = token.unwrap_or_default();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\n{token}\r\n");
         stream
             .get_mut()
             .write_all(request.as_bytes())

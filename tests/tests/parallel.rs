@@ -1,0 +1,101 @@
+//! What `podManagementPolicy: Parallel` asks of shards: they start, and leave, together and in any order.
+
+use std::sync::atomic::Ordering;
+use std::thread;
+
+use ostrakon_tests::cluster::{Cluster, shards};
+use ostrakon_tests::host::{Files, Host, Shard, config, guest};
+use ostrakon_tests::load::under_load;
+
+const KEYS: u32 = 600;
+
+fn kv(count: u32) -> Files {
+    let toml = format!("[cluster]\nshards = {count}\n[drain]\nserve_for = \"200ms\"");
+    config(
+        &guest("kv"),
+        &[("ostrakon.toml", &toml), ("sharding", "jump")],
+    )
+}
+
+fn save(host: &Host) {
+    let mut client = host.client();
+    for key in 0..KEYS {
+        let saved = client.get(&format!("/save/{key}/{key}")).unwrap();
+        assert_eq!(saved.text(), key.to_string(), "{saved:?}");
+    }
+}
+
+fn assert_all_there(host: &Host) {
+    let mut client = host.client();
+    for key in 0..KEYS {
+        let found = client.get(&format!("/load/{key}")).unwrap();
+        assert_eq!(found.text(), key.to_string(), "key {key}: {found:?}");
+    }
+}
+
+fn wait_until_ready(hosts: &[Host]) {
+    for host in hosts {
+        host.wait_until("readiness", |host| {
+            host.admin("GET", "/readyz").is_ok_and(|r| r.status == 200)
+        });
+    }
+}
+
+#[test]
+fn shards_that_leave_together_lose_no_key_and_fail_no_request() {
+    let mut cluster = Cluster::start(47, 5, 5, &kv(5));
+    save(&cluster.hosts[0]);
+    cluster.publish(&kv(3));
+    let leaving = cluster.hosts.split_off(3);
+    let staying = &cluster.hosts[0];
+    let load = |client: &mut _, worker, number| load(client, worker, number);
+    let (requests, ()) = under_load(staying.address, 4, load, |answered| {
+        staying.wait_until("requests", |_| answered.load(Ordering::Relaxed) > 200);
+        for host in &leaving {
+            host.signal("TERM");
+        }
+        for host in leaving {
+            let (status, log) = host.wait();
+            assert_eq!(status.code(), Some(0), "{log}");
+        }
+        cluster.wait_for(3);
+    });
+    for host in &cluster.hosts {
+        assert_all_there(host);
+    }
+    println!("{requests} requests while two of five shards left, none failed; {KEYS} keys there");
+}
+
+fn load(client: &mut ostrakon_tests::client::Client, worker: usize, number: u64) {
+    let key = (number * 7 + worker as u64) % u64::from(KEYS);
+    let found = client.get(&format!("/load/{key}")).unwrap();
+    assert_eq!((found.status, found.text()), (200, &*key.to_string()));
+}
+
+#[test]
+fn the_coordinator_can_be_the_last_to_start_at_first_and_after_a_power_cut() {
+    let shards = shards(48, 3, &kv(3));
+    let start_last_first = || -> Vec<Host> {
+        let mut hosts: Vec<_> = shards.iter().rev().map(Shard::spawn).collect();
+        hosts.reverse();
+        wait_until_ready(&hosts);
+        hosts
+    };
+    let hosts = start_last_first();
+    hosts[0].wait_for_status("all", |status| {
+        status["topology"]["shards"] == 3 && status["topology"]["stable"] == true
+    });
+    save(&hosts[1]);
+    thread::scope(|scope| {
+        for host in hosts {
+            scope.spawn(|| host.kill());
+        }
+    });
+    let hosts = start_last_first();
+    for host in &hosts {
+        assert_all_there(host);
+    }
+    for host in hosts {
+        host.stop();
+    }
+}
