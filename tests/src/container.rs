@@ -65,7 +65,9 @@ impl Image {
             directory,
             command,
             env,
-            user: user.expect("a user by number"),
+            user: user
+                .filter(|&id| id > 0)
+                .expect("a user by number, not root"),
         }
     }
 
@@ -184,23 +186,24 @@ impl Container {
     /// When it does not.
     pub fn stop(mut self) -> String {
         let host = self.host.take().expect("it runs");
-        self.kill("TERM");
+        assert!(self.kill("TERM"), "SIGTERM cannot be sent");
         let (status, log) = host.wait();
         assert!(status.success(), "{status}:\n{log}");
         log
     }
 
-    fn kill(&self, signal: &str) {
+    fn kill(&self, signal: &str) -> bool {
         let kill = Command::new("kill")
             .args([&format!("-{signal}"), &self.id().to_string()])
             .status();
-        assert!(kill.is_ok_and(|status| status.success()), "SIG{signal}");
+        kill.is_ok_and(|status| status.success())
     }
 }
 
 impl Drop for Container {
     fn drop(&mut self) {
-        if self.host.is_some() {
+        // It may have ended by itself, and nobody waited for it.
+        if self.host.is_some() && fs::exists(&self.pid_file).unwrap_or(false) {
             self.kill("KILL");
         }
     }

@@ -169,24 +169,12 @@ fn ports_and_arguments_are_those_of_the_command() {
         let service = set(objects)["serviceName"].as_str().unwrap();
         let peers = format!("--peers=server-{{}}.{service}.$(POD_NAMESPACE).svc:7070");
         assert!(arguments.contains(&json!(peers)), "{name}");
-        let env: Vec<_> = list(&container(objects)["env"])
-            .iter()
-            .map(|variable| {
-                (
-                    variable["name"].clone(),
-                    variable["valueFrom"]["fieldRef"]["fieldPath"].clone(),
-                )
-            })
-            .collect();
-        let wanted = [
-            ("POD_NAME", "metadata.name"),
-            ("POD_NAMESPACE", "metadata.namespace"),
-        ];
-        assert_eq!(
-            env,
-            wanted.map(|(name, path)| (json!(name), json!(path))),
-            "{name}"
-        );
+        let env = list(&container(objects)["env"]);
+        for (variable, field) in [("NAME", "name"), ("NAMESPACE", "namespace"), ("UID", "uid")] {
+            let from = json!({ "fieldRef": { "fieldPath": format!("metadata.{field}") } });
+            let wanted = json!({ "name": format!("POD_{variable}"), "valueFrom": from });
+            assert!(env.contains(&wanted), "{name}: {variable}");
+        }
     });
 }
 
@@ -300,7 +288,7 @@ fn the_role_is_no_more_than_what_the_host_asks_for() {
     each(|name, objects| {
         let rules = &the(objects, "Role", "server")["rules"];
         let wanted = json!([
-            { "apiGroups": ["apps"], "resources": ["statefulsets"], "resourceNames": ["server"], "verbs": ["get", "list", "watch"] },
+            { "apiGroups": ["apps"], "resources": ["statefulsets"], "resourceNames": ["server"], "verbs": ["list", "watch"] },
             { "apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch"] },
         ]);
         assert_eq!(*rules, wanted, "{name}");
@@ -448,7 +436,8 @@ fn no_secret_is_in_the_manifests_and_each_that_is_named_must_be_made() {
                 .iter()
                 .map(|source| &source["secret"]["name"])
                 .collect();
-            assert_eq!(names, [&json!("server"), &json!("server-tls")], "{name}");
+            let wanted = ["server", "server-tls", "server-peers-tls"].map(|name| json!(name));
+            assert!(names.into_iter().eq(&wanted), "{name}: {sources:?}");
             assert!(secrets["secret"].is_null(), "{name}");
         } else {
             assert_eq!(secrets["secret"]["secretName"], "server", "{name}");

@@ -115,6 +115,7 @@ impl<P: Performer> Controller<P> {
     }
 
     /// The same with a component for a volume that brings none.
+    #[must_use]
     pub fn with_default_guest(self, default_guest: DefaultGuest) -> Self {
         Self {
             default_guest,

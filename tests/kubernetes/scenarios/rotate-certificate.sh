@@ -16,6 +16,7 @@ certificate() {
     printf 'subjectAltName=DNS:server,DNS:server.%s.svc,DNS:*.server-peers.%s.svc\nextendedKeyUsage=serverAuth,clientAuth\n' "$NAMESPACE" "$NAMESPACE" >"$pki/extensions"
     openssl x509 -req -in "$pki/tls.csr" -CA "$pki/ca.crt" -CAkey "$pki/ca.key" -CAcreateserial -days "$1" -extfile "$pki/extensions" -out "$pki/tls.crt" 2>/dev/null
     secret server-tls --from-file="$pki/tls.crt" --from-file="$pki/tls.key" --from-file="$pki/ca.crt"
+    secret server-peers-tls --from-file="$pki/tls.crt" --from-file="$pki/tls.key" --from-file="$pki/ca.crt"
 }
 
 taken() { for pod in $(pods); do [ "$(status "$pod" peers.certificate_expires)" != "${expiry[$pod]}" ] || return 1; done; }
