@@ -10,6 +10,9 @@ use tempfile::TempDir;
 use crate::tools::{output, tool};
 
 /// The top of the repository.
+///
+/// # Panics
+/// When it is gone.
 pub fn repository() -> PathBuf {
     let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     top.canonicalize().expect("it is there")

@@ -105,7 +105,7 @@ mod tests {
             brought.contents()["sharding"]
         );
         assert_ne!(complete.digest(), brought.digest());
-        let other = default_guest(b"\0asm, another").complete(brought.clone());
+        let other = default_guest(b"\0asm, another").complete(brought);
         assert_ne!(complete.digest(), other.digest());
         assert_eq!(
             default.complete(complete.clone()).digest(),
