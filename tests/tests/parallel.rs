@@ -51,6 +51,10 @@ fn shards_that_leave_together_lose_no_key_and_fail_no_request() {
     let load = |client: &mut _, worker, number| load(client, worker, number);
     let (requests, ()) = under_load(staying.address, 4, load, |answered| {
         staying.wait_until("requests", |_| answered.load(Ordering::Relaxed) > 200);
+        // With the number in the settings, a shard learns from the plan that it is to leave.
+        for host in &leaving {
+            host.wait_for_status("the change", |status| status["topology"]["shards"] == 3);
+        }
         for host in &leaving {
             host.signal("TERM");
         }
