@@ -96,11 +96,6 @@ impl Drain {
         self.0.begun.send_replace(true);
     }
 
-    /// Whether draining has begun.
-    pub fn has_begun(&self) -> bool {
-        *self.0.begun.borrow()
-    }
-
     /// How draining ended, once it has.
     pub async fn outcome(&self) -> Outcome {
         ended(self.0.outcome.subscribe()).await
