@@ -16,7 +16,7 @@ use ostrakon::secrets::Secrets;
 use ostrakon::settings::Settings;
 use ostrakon::store::{Options, Store};
 use ostrakon::topology::{
-    Authority, ClusterId, Cursor, Epoch, Incarnation, Ordinal, Passed, Placement, Plan, Received,
+    Authority, ClusterId, Cursor, Incarnation, Ordinal, Passed, Placement, Plan, Received,
 };
 use ostrakon::trace::Trace;
 

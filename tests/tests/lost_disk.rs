@@ -102,13 +102,15 @@ fn a_shard_with_a_new_disk_is_heeded() {
         for host in &hosts {
             wait_for_shards(host, 2);
         }
-        let before = incarnation(&hosts[ordinal]);
+        let before = number(&hosts[ordinal], "incarnation");
         hosts.remove(ordinal).kill();
         fs::remove_dir_all(&shards[ordinal].data).expect("its disk is gone");
         let other_epoch = hosts[0].status()["topology"]["epoch"].clone();
         hosts.insert(ordinal, shards[ordinal].start());
         wait_for_shards(&hosts[ordinal], 2);
-        hosts[ordinal].wait_until("a higher number", |host| incarnation(host) > before);
+        hosts[ordinal].wait_until("a higher number", |host| {
+            number(host, "incarnation") > before
+        });
         assert_eq!(hosts[ordinal].status()["topology"]["epoch"], other_epoch);
         // Both ways: polls of either shard are made and found through the other.
         for (through, back) in [(0, 1), (1, 0)] {
