@@ -57,7 +57,7 @@ execute() {
             ;;
         load-client*) printf '1000 requests, 0 failed, 4 connections, longest 2 ms, 1000 keys, 0 wrong\n' ;;
         smart-client*) printf 'abcdefghijklmnopqrstuvwxyz\n%s | hits = 26 (100%%)\n' hhhhhhhhhhhhhhhhhhhhhhhhhh ;;
-        bash*) printf '# TYPE a counter\nostrakon_peer_credentials_reloads_total %s\n' "$(read_or secrets 1)" ;;
+        bash*) printf '# TYPE a counter\nostrakon_credentials_reloads_total %s\n' "$(read_or secrets 1)" ;;
         *) printf 'unknown in %s: %s\n' "$pod" "$*" >&2 && exit 1 ;;
     esac
 }

@@ -177,7 +177,7 @@ fn what_is_not_known_is_not_shown() {
     let metrics = after_everything();
     metrics.topology(None);
     metrics.partitions_left(None);
-    metrics.peer_certificate_expires(None);
+    metrics.certificate_expires(Guarded::Peers, None);
     metrics.store_size(StoreSize {
         bytes: 1,
         entries: 0,

@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::message::Export;
 use super::*;
-use crate::http::{Handler, Limits, Server};
+use crate::http::{Caller, Handler, Limits, Server};
 use crate::metrics::Listener;
 use crate::trace::{Kind, Span};
 
@@ -18,11 +18,7 @@ struct Collector {
 }
 
 impl Handler for Collector {
-    fn refuse(&self, _: &http::request::Parts, _: std::net::SocketAddr) -> Option<Response<Bytes>> {
-        None
-    }
-
-    async fn call(&self, request: Request<Bytes>, _: std::net::SocketAddr) -> Response<Bytes> {
+    async fn call(&self, request: Request<Bytes>, _: &Caller) -> Response<Bytes> {
         let _ = self.seen.send(request);
         let status = self.answers.lock().unwrap().pop().unwrap_or(200);
         let mut response = Response::new(Bytes::new());
@@ -45,8 +41,8 @@ async fn exported(answers: &[u16]) -> (Vec<Request<Bytes>>, String) {
     let metrics = Arc::new(Metrics::new("0"));
     let limits = Arc::new(arc_swap::ArcSwap::from_pointee(Limits::default()));
     let counted = Arc::new(Metrics::new("0"));
-    let serving =
-        tokio::spawn(server.run(Arc::new(collector), limits, counted, Listener::Public, down));
+    let plain = (Listener::Public, watch::channel(None).1);
+    let serving = tokio::spawn(server.run(Arc::new(collector), limits, counted, plain, down));
     let options = Options {
         endpoint: endpoint.parse().unwrap(),
         headers: headers("x-key=a%20secret").unwrap(),

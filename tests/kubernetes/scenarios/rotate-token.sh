@@ -2,14 +2,14 @@
 # shellcheck source=../lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 # The peers' token is changed, step by step, while clients save and load.
-taken() { for pod in $(pods); do [ "$(metric "$pod" ostrakon_peer_credentials_reloads_total)" -gt "${reloads[$pod]}" ] || return 1; done; }
+taken() { for pod in $(pods); do [ "$(metric "$pod" ostrakon_credentials_reloads_total)" -gt "${reloads[$pod]}" ] || return 1; done; }
 
 declare -A reloads
 
 # step TOKENS: and waits until each shard has taken it.
 step() {
     local pod
-    for pod in $(pods); do reloads[$pod]=$(metric "$pod" ostrakon_peer_credentials_reloads_total); done
+    for pod in $(pods); do reloads[$pod]=$(metric "$pod" ostrakon_credentials_reloads_total); done
     secret server --from-literal=peer-token="$1"
     [ -z "${HASTEN:-}" ] || hasten
     until_so "the token in all shards" taken
