@@ -1,5 +1,6 @@
 //! What the tests of running hosts and the benches share.
 
+pub mod api_server;
 pub mod certificates;
 pub mod client;
 pub mod cluster;
@@ -11,6 +12,7 @@ pub mod load;
 pub mod manifests;
 pub mod net;
 pub mod random;
+pub mod service;
 pub mod set;
 pub mod tls;
 pub mod tools;

@@ -169,7 +169,8 @@ fn spans_of_two_shards_join_in_the_client_s_trace() {
 #[test]
 fn without_a_collector_a_trace_still_names_log_lines_in_each_shard() {
     let files = hostile();
-    let cluster = Cluster::start_with_arguments(52, 2, &[&files, &files], &["--service-name", "off"]);
+    let cluster =
+        Cluster::start_with_arguments(52, 2, &[&files, &files], &["--service-name", "off"]);
     let answered = ask_of_the_second(&cluster, logging, &format!("00-{TRACE}-{CALLER}-00"));
     assert_eq!(answered.status, 200);
     cluster.hosts[1].wait_until("the line of the trace", |host| traced_lines(host) >= 1);

@@ -1,6 +1,7 @@
 //! One shard: wired, run and ended.
 
 mod credentials;
+mod kubernetes;
 mod options;
 mod performer;
 mod public;
@@ -27,6 +28,7 @@ use crate::digest::Digest;
 use crate::drain::{Drain, End, Outcome, Signals, Timing, until_told};
 use crate::guest::{Cache, Engine, EngineError, Identity};
 use crate::http::Server;
+use crate::kubernetes::Kubernetes;
 use crate::lane::{Change, ChangeError, Changed, Lane, Live};
 use crate::metrics::{Listener, Metrics};
 use crate::otlp::Exporter;
@@ -184,6 +186,7 @@ async fn run(options: &Options, filter: Option<Filter>) -> Result<(), Error> {
 /// | exporting spans, where they are | by `end`, last | none: see `otlp` |
 /// | following the secrets | with their watcher | none |
 /// | following the credentials of each port | with the runtime | what it refuses it shows |
+/// | following the StatefulSet, posting Events, seeing what they are about | with the runtime | what fails is tried again, and shown |
 struct App {
     drain: Drain,
     shutdown: watch::Sender<bool>,
@@ -296,14 +299,19 @@ impl App {
                 shards: 1,
             },
         };
+        let kubernetes = options.place.as_ref().ok();
+        let kubernetes =
+            kubernetes.map(|place| Kubernetes::new(place.clone(), Arc::clone(&metrics)));
         let (cluster, peers) = match &options.cluster {
             None => None,
             Some(cluster) => {
                 let guests = guests.clone();
                 let peers = PeersPort::new(cluster.listen);
                 let peers = Credentials::start(peers, &secrets, &metrics)?;
-                let part = among_others(options.ordinal, cluster, &lane, guests, &peers).await?;
-                Some((part, peers))
+                let replicas = kubernetes.as_ref().map(Kubernetes::replicas);
+                let replicas = replicas.unwrap_or_else(|| watch::Sender::default().subscribe());
+                let part = among_others(options.ordinal, cluster, &lane, guests, &peers, replicas);
+                Some((part.await?, peers))
             }
         }
         .unzip();
@@ -326,6 +334,7 @@ impl App {
                 default_filter: options.log_filter.clone(),
             },
             cluster: among.clone(),
+            no_place: options.place.as_ref().err().cloned(),
         };
         let last_digest = last_good.as_ref().map(Files::digest);
         let controller = Controller::new(Arc::new(performer), config.observations(), last_good)
@@ -342,6 +351,7 @@ impl App {
             },
             planner: Planner::new(lane.clone(), guests, among.clone()),
             cluster: among,
+            kubernetes: kubernetes.clone(),
             runtime: runtime::Handle::current(),
         };
         shard.parts.store(Some(Arc::new(parts)));
@@ -349,6 +359,17 @@ impl App {
         let (shutdown, down) = watch::channel(false);
         let (peers_shutdown, peers_down) = watch::channel(false);
         let controller = tokio::spawn(controller.run(told(down.clone())));
+        if let Some(kubernetes) = kubernetes {
+            kubernetes::Part {
+                kubernetes,
+                ordinal: options.ordinal,
+                settings: Arc::clone(&settings),
+                swap: swap.clone(),
+                lane: lane.clone(),
+                drain: drain.clone(),
+            }
+            .start();
+        }
         let shown = || {
             let shown = config.observations().borrow().clone().ok()?;
             Some(default_guest.complete(shown).digest())
@@ -491,6 +512,7 @@ async fn among_others(
     lane: &Lane,
     guests: Guests,
     credentials: &Credentials<PeersPort>,
+    replicas: watch::Receiver<cluster::Replicas>,
 ) -> Result<(Cluster, tokio::net::TcpListener), Error> {
     let address = options.listen;
     let bound = tokio::net::TcpListener::bind(address).await;
@@ -505,7 +527,7 @@ async fn among_others(
         store,
     };
     let endpoint = peers::Endpoint::new(identity, credentials.port().subscribe());
-    let cluster = Cluster::new(options, endpoint, lane.clone(), guests);
+    let cluster = Cluster::new(options, endpoint, lane.clone(), guests, replicas);
     Ok((cluster, listener))
 }
 

@@ -6,6 +6,7 @@
 mod credentials;
 mod guests;
 mod histogram;
+mod kubernetes;
 mod labels;
 mod maybe;
 mod outcomes;
@@ -23,7 +24,10 @@ use prometheus_client::encoding::text;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-pub use labels::{Access, DropReason, Export, Guarded, Hop, Label, Limit, Listener, Target, Unexported};
+pub use kubernetes::Kubernetes;
+pub use labels::{
+    Access, DropReason, Export, Guarded, Hop, Label, Limit, Listener, Target, Unexported,
+};
 pub use peers::Topology;
 pub use writes::StoreSize;
 
@@ -45,6 +49,8 @@ type Level = Gauge<u64, AtomicU64>;
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    /// What is measured of the API server.
+    pub kubernetes: Kubernetes,
     requests: Requests,
     guests: Guests,
     writes: Writes,
@@ -61,6 +67,7 @@ impl Metrics {
     pub fn new(version: &str) -> Self {
         let mut metrics = Self {
             registry: Registry::default(),
+            kubernetes: Kubernetes::default(),
             requests: Requests::new(),
             guests: Guests::new(),
             writes: Writes::new(),
@@ -77,6 +84,7 @@ impl Metrics {
         metrics.swaps.register(ours);
         metrics.credentials.register(ours);
         metrics.peers.register(ours);
+        metrics.kubernetes.register(ours);
         let system = Box::new(System::new());
         metrics.registry.register_collector(system);
         metrics

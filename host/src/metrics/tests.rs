@@ -86,6 +86,8 @@ fn after_everything() -> Metrics {
     metrics.peers_up([(1, true), (3, true)]);
     metrics.peers_up([(1, true), (2, false)]);
     metrics.credentials_taken(Guarded::Public);
+    metrics.kubernetes.replicas(3);
+    metrics.kubernetes.heard();
     metrics.certificate_expires(Guarded::Peers, Some(2e9));
     metrics.topology(Some(Topology {
         epoch: 8,

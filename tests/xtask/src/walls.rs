@@ -12,7 +12,7 @@ use anyhow::{Context, bail};
 use crate::rust::{self, Token};
 
 /// Crates, and the one module that names them.
-const WALLS: [(&str, &str); 11] = [
+const WALLS: [(&str, &str); 13] = [
     ("wasmtime", "guest"),
     ("wasmtime_wasi", "guest"),
     ("redb", "store"),
@@ -24,6 +24,8 @@ const WALLS: [(&str, &str); 11] = [
     ("tokio_rustls", "tls"),
     ("x509_cert", "tls"),
     ("prost", "otlp"),
+    ("kube", "kubernetes"),
+    ("k8s_openapi", "kubernetes"),
 ];
 
 /// Checks each file of the host.
