@@ -11,12 +11,13 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue, ORIGIN};
 use http::{Method, Request, Response, StatusCode, request};
 use tokio::sync::watch;
 
+use crate::bearer::LiveTokens;
 use crate::drain::{Drain, Outcome};
-use crate::http::{Handler, Limits, Refusal, Server};
+use crate::http::{self as server, Caller, Handler, Limits, Refusal, Server};
 use crate::metrics::{self, Listener, Metrics};
 use crate::readiness::Readiness;
 use crate::volume;
@@ -76,6 +77,8 @@ pub struct Parts<S> {
     pub drain: Drain,
     /// What it counts.
     pub metrics: Arc<Metrics>,
+    /// Who else than those on the same machine may change something.
+    pub tokens: LiveTokens,
 }
 
 /// The open port. Dropping it closes the port and ends its thread.
@@ -102,18 +105,19 @@ impl Admin {
             .spawn(move || {
                 let metrics = Arc::clone(&parts.metrics);
                 let limits = Arc::new(ArcSwap::from_pointee(LIMITS));
+                let port = (Listener::Admin, server::plain());
                 let mut cut = down.clone();
                 runtime.block_on(async {
-                tokio::select! {
-                    ended = server.run(Arc::new(parts), limits, metrics, Listener::Admin, down) => {
-                        if let Err(error) = ended {
-                            tracing::error!(%error, "the admin port ended");
+                    tokio::select! {
+                        ended = server.run(Arc::new(parts), limits, metrics, port, down) => {
+                            if let Err(error) = ended {
+                                tracing::error!(%error, "the admin port ended");
+                            }
                         }
+                        // Connections are cut: a scrape is not worth waiting for.
+                        _ = cut.wait_for(|cut| *cut) => {}
                     }
-                    // Connections are cut: a scrape is not worth waiting for.
-                    _ = cut.wait_for(|cut| *cut) => {}
-                }
-            });
+                });
             })?;
         Ok(Self {
             address,
@@ -139,11 +143,21 @@ impl Drop for Admin {
 }
 
 impl<S: Subject> Handler for Parts<S> {
-    fn refuse(&self, head: &request::Parts, peer: SocketAddr) -> Option<Response<Bytes>> {
-        plan::refuse(head, peer)
+    fn refuse(&self, head: &mut request::Parts, caller: &Caller) -> Option<Response<Bytes>> {
+        // All that is posted changes something, or runs what is posted.
+        let posted = head.method == Method::POST && ["/drain", "/plan"].contains(&head.uri.path());
+        let operator = if posted {
+            self.admit(&head.headers, caller.address())
+        } else {
+            Ok(())
+        };
+        match operator {
+            Ok(()) => plan::refuse(head),
+            Err(refusal) => Some(refusal.response()),
+        }
     }
 
-    async fn call(&self, request: Request<Bytes>, peer: SocketAddr) -> Response<Bytes> {
+    async fn call(&self, request: Request<Bytes>, _: &Caller) -> Response<Bytes> {
         let reads = matches!(*request.method(), Method::GET | Method::HEAD);
         match request.uri().path() {
             "/livez" if reads => probe(self.subject.live()),
@@ -165,7 +179,7 @@ impl<S: Subject> Handler for Parts<S> {
                 self.plan(request).await
             }
             "/plan" => not_allowed("GET, POST"),
-            "/drain" if request.method() == Method::POST => self.drain(peer).await,
+            "/drain" if request.method() == Method::POST => self.drain().await,
             "/livez" | "/readyz" | "/startupz" | "/status" | "/metrics" => not_allowed("GET, HEAD"),
             "/drain" => not_allowed("POST"),
             _ => Refusal::NotFound.response(),
@@ -185,18 +199,21 @@ impl<S: Subject> Parts<S> {
     }
 }
 
-/// Whether a peer is on the same machine.
-fn is_here(peer: SocketAddr) -> bool {
-    peer.ip().to_canonical().is_loopback()
-}
-
 impl<S> Parts<S> {
-    /// Drains the shard and answers when it has. Only for those on the same machine, such as a
-    /// preStop hook: whoever can drain a shard can take its service away.
-    async fn drain(&self, peer: SocketAddr) -> Response<Bytes> {
-        if !is_here(peer) {
-            return Refusal::Forbidden.response();
+    /// Lets those change something who have a token, or are on the same machine, such as a preStop
+    /// hook: whoever can drain a shard can take its service away.
+    fn admit(&self, headers: &HeaderMap, from: SocketAddr) -> Result<(), Refusal> {
+        // A browser says for which page it asks: any page could have it ask what is on its machine.
+        let is_here = from.ip().to_canonical().is_loopback() && !headers.contains_key(ORIGIN);
+        match &*self.tokens.load() {
+            _ if is_here => Ok(()),
+            Some(tokens) => tokens.check(headers),
+            None => Err(Refusal::Forbidden),
         }
+    }
+
+    /// Drains the shard and answers when it has.
+    async fn drain(&self) -> Response<Bytes> {
         self.drain.begin();
         match self.drain.outcome().await {
             Outcome::Complete => answer(StatusCode::OK, TEXT, "drained\n"),
@@ -245,6 +262,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
+    use crate::bearer::BearerTokens;
     use crate::drain::Timing;
     use crate::http::client;
 
@@ -289,6 +307,7 @@ mod tests {
             readiness: readiness.clone(),
             drain: drain.clone(),
             metrics: Arc::new(Metrics::new("test")),
+            tokens: LiveTokens::default(),
         };
         let server = Server::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         (
@@ -397,32 +416,58 @@ mod tests {
         assert!(drain.is_refusing());
     }
 
-    #[tokio::test]
-    async fn draining_is_refused_to_peers_from_elsewhere() {
+    #[test]
+    fn what_changes_something_is_for_this_machine_and_for_tokens() {
+        const ONE: &str = "one-0123456789abcdef";
+        const TWO: &str = "two-0123456789abcdef";
         let readiness = Readiness::default();
         let parts = Parts {
             subject: Shard::default(),
             drain: Drain::new(readiness.clone()),
-            readiness: readiness.clone(),
+            readiness,
             metrics: Arc::new(Metrics::new("test")),
+            tokens: LiveTokens::default(),
         };
-        for (peer, refused) in [
-            ("10.0.0.1:1", true),
-            ("[::ffff:10.0.0.1]:1", true),
-            ("[2001:db8::1]:1", true),
-        ] {
-            let request = Request::post("/drain").body(Bytes::new()).unwrap();
-            let response = parts.call(request, peer.parse().unwrap()).await;
-            assert_eq!(
-                response.status() == StatusCode::FORBIDDEN,
-                refused,
-                "{peer}"
-            );
+        let asked = |path: &str, from: &str, headers: &[(&str, &str)]| {
+            let mut request = Request::post(path);
+            for (name, value) in headers {
+                request = request.header(*name, *value);
+            }
+            let mut head = request.body(()).unwrap().into_parts().0;
+            let refused = parts.refuse(&mut head, &Caller::plain(from.parse().unwrap()));
+            refused.map_or(200, |response| response.status().as_u16())
+        };
+        let shown = |token: &str| format!("Bearer {token}");
+        let (one, two) = (shown(ONE), shown(TWO));
+        let (one, two) = ([("authorization", &*one)], [("authorization", &*two)]);
+        let page = ("origin", "https://a.page");
+        let elsewhere = ["10.0.0.1:1", "[::ffff:10.0.0.1]:1", "[2001:db8::1]:1"];
+        let here = ["127.0.0.1:1", "[::1]:1", "[::ffff:127.0.0.1]:1"];
+        for path in ["/drain", "/plan?shards=5"] {
+            parts.tokens.store(None);
+            for from in here {
+                assert_eq!(asked(path, from, &[]), 200, "{from}");
+                assert_eq!(asked(path, from, &[page]), 403, "{from}");
+            }
+            for from in elsewhere {
+                assert_eq!(asked(path, from, &[]), 403, "{from}");
+                assert_eq!(asked(path, from, &one), 403, "{from}");
+            }
+            let both = BearerTokens::read(format!("{ONE}\n{TWO}").as_bytes()).unwrap();
+            parts.tokens.store(Some(Arc::new(both)));
+            for from in elsewhere {
+                assert_eq!(asked(path, from, &[]), 401, "{from}");
+                assert_eq!(asked(path, from, &one), 200, "{from}");
+                assert_eq!(asked(path, from, &two), 200, "{from}");
+            }
+            assert_eq!(asked(path, here[0], &[]), 200);
+            assert_eq!(asked(path, here[0], &[page]), 401);
+            assert_eq!(asked(path, here[0], &[page, one[0]]), 200);
+            let rotated = BearerTokens::read(TWO.as_bytes()).unwrap();
+            parts.tokens.store(Some(Arc::new(rotated)));
+            assert_eq!(asked(path, elsewhere[0], &one), 401);
+            assert_eq!(asked(path, elsewhere[0], &two), 200);
         }
-        assert_eq!(
-            readiness.check().unwrap_err().to_string(),
-            "the shard is starting"
-        );
     }
 
     #[tokio::test]

@@ -5,6 +5,7 @@
 //! below.
 
 mod blocking;
+mod lobby;
 pub mod contract;
 pub mod digest;
 pub mod topology;
@@ -22,6 +23,7 @@ pub mod service;
 pub mod survey;
 pub mod swap;
 pub mod http;
+pub mod bearer;
 pub mod readiness;
 pub mod drain;
 pub mod admin;

@@ -3,6 +3,7 @@
 //! Recording never locks, allocates or looks up a label, except where a method says so: a request
 //! takes a few microseconds in all.
 
+mod credentials;
 mod histogram;
 mod labels;
 
@@ -16,8 +17,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use credentials::Credentials;
 use histogram::Histogram;
-pub use labels::{Access, DropReason, Export, Label, Limit, Listener, Target};
+pub use labels::{Access, DropReason, Export, Guarded, Label, Limit, Listener, Target};
 use labels::{Labelled, Requests};
 
 /// The media type of [`Metrics::render`].
@@ -52,10 +54,8 @@ pub struct Metrics {
     connections_refused: Labelled<Listener, Counter>,
     secrets_reloads: Counter,
     secrets_errors: Counter,
-    peer_credentials: Counter,
-    peer_credentials_refusals: Counter,
+    credentials: Credentials,
     peer_handshake_failures: Counter,
-    certificate_expiry: Family<[(&'static str, &'static str); 1], Gauge<f64, AtomicU64>>,
     partitions_moved: Counter,
     partitions_arrived: Counter,
     partitions_left: Family<[(&'static str, &'static str); 0], Level>,
@@ -89,10 +89,8 @@ impl Metrics {
             connections_refused: Labelled::new(Counter::default),
             secrets_reloads: Counter::default(),
             secrets_errors: Counter::default(),
-            peer_credentials: Counter::default(),
-            peer_credentials_refusals: Counter::default(),
+            credentials: Credentials::new(),
             peer_handshake_failures: Counter::default(),
-            certificate_expiry: Family::default(),
             partitions_moved: Counter::default(),
             partitions_arrived: Counter::default(),
             partitions_left: Family::default(),
@@ -231,30 +229,12 @@ impl Metrics {
     /// The same for what is between shards.
     fn registered_among_peers(mut self) -> Self {
         let mut to = std::mem::take(&mut self.registry);
-        let help = "Times peer tokens and certificates were taken from the Secret anew";
-        to.register(
-            "peer_credentials_reloads",
-            help,
-            self.peer_credentials.clone(),
-        );
-        let help = "Times those in the Secret were refused, and the old ones kept";
-        to.register(
-            "peer_credentials_refusals",
-            help,
-            self.peer_credentials_refusals.clone(),
-        );
+        self.credentials.register(&mut to);
         let help = "Connections to the peer port whose other side was not admitted";
         to.register(
             "peer_handshake_failures",
             help,
             self.peer_handshake_failures.clone(),
-        );
-        let help = "When the certificate in force expires, in Unix time";
-        to.register_with_unit(
-            "certificate_expiry_timestamp",
-            help,
-            Unit::Seconds,
-            self.certificate_expiry.clone(),
         );
         let help = "Partitions that other shards took from this one and acknowledged";
         to.register("partitions_moved", help, self.partitions_moved.clone());
@@ -389,32 +369,9 @@ impl Metrics {
         self.secrets_reloads.inc();
     }
 
-    /// Peer credentials were taken from the Secret anew.
-    pub fn peer_credentials_taken(&self) {
-        self.peer_credentials.inc();
-    }
-
-    /// Those in the Secret were refused.
-    pub fn peer_credentials_refused(&self) {
-        self.peer_credentials_refusals.inc();
-    }
-
     /// The other side of a connection to the peer port was not admitted.
     pub fn peer_handshake_failed(&self) {
         self.peer_handshake_failures.inc();
-    }
-
-    /// The peer port's certificate expires at this Unix time; not shown where there is none.
-    pub fn peer_certificate_expires(&self, at: Option<f64>) {
-        let labels = [(Listener::NAME, "peers")];
-        match at {
-            Some(at) => {
-                self.certificate_expiry.get_or_create(&labels).set(at);
-            }
-            None => {
-                self.certificate_expiry.remove(&labels);
-            }
-        }
     }
 
     /// Other shards acknowledged `moved` partitions, and `arrived` came from others.

@@ -11,17 +11,23 @@ use tracing::{info, warn};
 use crate::metrics::Metrics;
 use crate::volume::{Observation, ReadError};
 
-/// The names that the host uses itself and no guest can see.
-const HOST_NAMES: [&str; 9] = [
-    "tls.crt",
-    "tls.key",
+/// The names that the host uses itself and no guest can see; with those that
+/// they could be mistaken for.
+const HOST_NAMES: [&str; 14] = [
+    "admin-token",
+    "admin-tokens",
     "ca.crt",
+    "client-auth",
     "client-ca.crt",
     "client-token",
     "client-tokens",
     "peer-auth",
     "peer-ca.crt",
     "peer-token",
+    "peer.crt",
+    "peer.key",
+    "tls.crt",
+    "tls.key",
 ];
 
 /// The current secrets; clones share them. Without a volume there are none.
@@ -82,10 +88,14 @@ impl Secrets {
         self.current.load().values.get(name).cloned().map(Secret)
     }
 
-    /// Secrets of one moment, for the host.
-    pub fn get_together<const N: usize>(&self, names: [&str; N]) -> [Option<Secret>; N] {
+    /// Secrets of one moment, for the host: those of these names that there are.
+    pub fn get_together(&self, names: &[&'static str]) -> BTreeMap<&'static str, Secret> {
         let current = self.current.load();
-        names.map(|name| current.values.get(name).cloned().map(Secret))
+        let known = names.iter().filter_map(|name| {
+            let value = current.values.get(*name).cloned()?;
+            Some((*name, Secret(value)))
+        });
+        known.collect()
     }
 
     /// Tells that the values may be others than before.

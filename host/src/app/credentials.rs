@@ -1,191 +1,167 @@
-//! What peers know each other by, as the Secret has it now.
+//! Tokens and certificates of the ports, as the Secret has them now.
+//!
+//! What a port needs is made of some of the Secret's keys: as a whole, or, where they cannot be used
+//! together, not at all, and then what was in force before stays.
 
+mod clients;
+mod operators;
+mod peers;
 #[cfg(test)]
 mod tests;
 
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
+use std::error::Error;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use super::status::unix_seconds;
-use crate::metrics::Metrics;
-use crate::peers::{Credentials, Demand, Token, TokenError, Tokens};
-use crate::secrets::{Secret, Secrets};
-use crate::tls::{Authorities, Mutual, NoAuthorities, Pair, PairError, Problem};
+pub use clients::ClientsError;
+pub(super) use clients::ClientsPort;
+pub use operators::OperatorsError;
+pub(super) use operators::OperatorsPort;
+pub use peers::PeersError;
+pub(super) use peers::PeersPort;
 
-/// What streams between shards are called in TLS (ALPN), so that none of
-/// another protocol with the same certificate is taken for one.
-const PROTOCOL: &[u8] = b"ostrakon-peers";
+use super::status::unix_seconds;
+use crate::metrics::{Guarded, Label as _, Metrics};
+use crate::secrets::{Secret, Secrets};
+use crate::tls::{Pair, PairError};
+
 /// How often what was refused is looked at again: a certificate becomes valid
 /// without anything having changed.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
-/// Why what the Secret has for peers is not taken.
-#[derive(Debug, thiserror::Error)]
-pub enum CredentialsError {
-    /// Peers from elsewhere could not be told from others.
-    #[error(
-        "the peer port {0} can be reached from elsewhere: put `peer-token`, or `peer-ca.crt`, `tls.crt` and `tls.key`, into the Secret, or listen on a loopback address"
-    )]
-    None(SocketAddr),
-    /// A token is none.
-    #[error("`peer-token` in the Secret cannot be used: {0}")]
-    Token(#[from] TokenError),
-    /// There is no line in it.
-    #[error("`peer-token` in the Secret has no token: put one on a line, or take the key away")]
-    NoToken,
-    /// The authorities are none.
-    #[error("`peer-ca.crt` in the Secret cannot be used: {0}")]
-    Authorities(#[from] NoAuthorities),
-    /// Half of what TLS takes.
-    #[error("the Secret has `peer-ca.crt` and no `{0}`: put it there, or take `peer-ca.crt` away")]
-    Missing(&'static str),
-    /// The certificate or its key is of no use.
-    #[error("`tls.crt` and `tls.key` in the Secret cannot be used: {0}")]
-    Pair(#[from] PairError),
-    /// No peer would believe the certificate.
-    #[error("`tls.crt` in the Secret would be refused by peers that have this `peer-ca.crt`: {0}")]
-    Own(#[from] Problem),
-    /// A word that says nothing.
-    #[error(
-        "`peer-auth` in the Secret is neither `all` nor `any`: write one of them, or take the key away"
-    )]
-    Demand,
+/// A port, and what it makes of the Secret.
+pub(super) trait Port: Send + Sync + 'static {
+    /// What is made of it.
+    type Made: Send + Sync + 'static;
+    /// Why nothing can be made of it.
+    type Error: Error + Send + Sync + 'static;
+
+    /// Which port it is.
+    const NAME: Guarded;
+    /// The keys in the Secret that are for it.
+    const KEYS: &'static [&'static str];
+
+    /// Makes something of the values, where that can be used from now on; `before` is in force.
+    fn make(
+        &self,
+        values: &Values,
+        before: Option<&Self::Made>,
+        now: SystemTime,
+    ) -> Result<Self::Made, Self::Error>;
+
+    /// Has the port go by it from now on.
+    fn put_in_force(&self, made: &Arc<Self::Made>);
+
+    /// What `/status` shows of it.
+    fn status(made: &Self::Made) -> Value;
+
+    /// The certificate in it that the port shows.
+    fn pair(made: &Self::Made) -> Option<&Pair>;
 }
 
-/// The values in the Secret that are for the peer port.
-#[derive(Clone, Default)]
-struct Values {
-    tokens: Option<Secret>,
-    authorities: Option<Secret>,
-    certificate: Option<Secret>,
-    key: Option<Secret>,
-    demand: Option<Secret>,
-}
+/// The values of a port's keys, of one moment; empty ones are there, too.
+pub(super) struct Values(BTreeMap<&'static str, Secret>);
 
 impl Values {
-    fn of(secrets: &Secrets) -> Self {
-        let [tokens, authorities, certificate, key, demand] = secrets.get_together([
-            "peer-token",
-            "peer-ca.crt",
-            "tls.crt",
-            "tls.key",
-            "peer-auth",
-        ]);
-        Self {
-            tokens,
-            authorities,
-            certificate,
-            key,
-            demand,
-        }
+    fn of<P: Port>(secrets: &Secrets) -> Self {
+        Self(secrets.get_together(P::KEYS))
     }
 
-    fn all(&self) -> [Option<&[u8]>; 5] {
-        let Self {
-            tokens,
-            authorities,
-            certificate,
-            key,
-            demand,
-        } = self;
-        [tokens, authorities, certificate, key, demand]
-            .map(|value| value.as_ref().map(Secret::reveal))
+    fn get(&self, key: &str) -> Option<&[u8]> {
+        self.0.get(key).map(Secret::reveal)
     }
 
-    /// What they are, if all of it can be used together.
-    fn read(&self, listen: SocketAddr, now: SystemTime) -> Result<Credentials, CredentialsError> {
-        let [tokens, authorities, certificate, key, demand] = self.all();
-        let tokens = tokens.map_or(Ok(Tokens::none()), read_tokens)?;
-        let tls = match authorities {
-            None => None,
-            Some(authorities) => {
-                let authorities = Authorities::read(authorities)?;
-                let certificate = certificate.ok_or(CredentialsError::Missing("tls.crt"))?;
-                let key = key.ok_or(CredentialsError::Missing("tls.key"))?;
-                let pair = Pair::read(certificate, key)?;
-                pair.check(now)?;
-                Some(Mutual::new(pair, authorities, PROTOCOL)?)
-            }
-        };
-        let demand = match demand.map(<[u8]>::trim_ascii) {
-            None | Some(b"all") => Demand::All,
-            Some(b"any") => Demand::Any,
-            Some(_) => return Err(CredentialsError::Demand),
-        };
-        if tls.is_none() && tokens.is_empty() && !listen.ip().is_loopback() {
-            return Err(CredentialsError::None(listen));
-        }
-        Ok(Credentials {
-            tokens,
-            tls,
-            demand,
-        })
+    fn are_those_of(&self, other: &Self) -> bool {
+        self.0.len() == other.0.len()
+            && self.0.iter().all(|(key, value)| {
+                let other = other.0.get(key);
+                other.is_some_and(|other| other.reveal() == value.reveal())
+            })
     }
 }
 
-/// The tokens in a file: each line is one, and the first is proved to others.
-fn read_tokens(lines: &[u8]) -> Result<Tokens, CredentialsError> {
-    let lines = lines.split(|byte| *byte == b'\n');
-    let lines = lines
-        .map(<[u8]>::trim_ascii)
-        .filter(|line| !line.is_empty());
-    let tokens = lines.map(|line| Token::new(line.to_vec()));
-    let tokens: Vec<_> = tokens.collect::<Result<_, _>>()?;
-    if tokens.is_empty() {
-        return Err(CredentialsError::NoToken);
-    }
-    Ok(Tokens::new(tokens))
+/// What a port goes by, which follows the Secret. Clones share it.
+pub(super) struct Credentials<P: Port> {
+    shared: Arc<Shared<P>>,
 }
 
-/// The credentials in force: those of the Secret, or, where they cannot be
-/// used, those before. Clones share them.
-#[derive(Clone)]
-pub(super) struct PeerCredentials {
+struct Shared<P: Port> {
+    port: P,
     secrets: Secrets,
-    listen: SocketAddr,
     metrics: Arc<Metrics>,
-    current: Arc<watch::Sender<Arc<Credentials>>>,
-    problem: Arc<ArcSwapOption<CredentialsError>>,
+    current: ArcSwap<P::Made>,
+    problem: ArcSwapOption<P::Error>,
 }
 
-impl PeerCredentials {
-    /// The credentials to start with, and the task that follows the Secret.
+impl<P: Port> Clone for Credentials<P> {
+    fn clone(&self) -> Self {
+        let shared = Arc::clone(&self.shared);
+        Self { shared }
+    }
+}
+
+impl<P: Port> Credentials<P> {
+    /// What to start with, and the task that follows the Secret.
     ///
     /// # Errors
-    /// When they cannot be used.
+    /// When it cannot be used.
     pub(super) fn start(
+        port: P,
         secrets: &Secrets,
-        listen: SocketAddr,
         metrics: &Arc<Metrics>,
-    ) -> Result<Self, CredentialsError> {
+    ) -> Result<Self, P::Error> {
         // Before they are read, so that no change is missed.
         let changes = secrets.changes();
-        let values = Values::of(secrets);
-        let first = Arc::new(values.read(listen, SystemTime::now())?);
-        let credentials = Self {
+        let values = Values::of::<P>(secrets);
+        let first = port.make(&values, None, SystemTime::now())?;
+        let shared = Arc::new(Shared {
+            port,
             secrets: secrets.clone(),
-            listen,
             metrics: Arc::clone(metrics),
-            current: Arc::new(watch::Sender::new(Arc::clone(&first))),
-            problem: Arc::default(),
-        };
-        credentials.taken(&first);
-        tokio::spawn(credentials.clone().follow(values, changes));
-        Ok(credentials)
+            current: ArcSwap::from_pointee(first),
+            problem: ArcSwapOption::empty(),
+        });
+        shared.put_in_force(&shared.current.load_full());
+        tokio::spawn(Arc::clone(&shared).follow(values, changes));
+        Ok(Self { shared })
     }
 
-    /// What connections go by.
-    pub(super) fn subscribe(&self) -> watch::Receiver<Arc<Credentials>> {
-        self.current.subscribe()
+    /// What the port goes by now.
+    pub(super) fn current(&self) -> arc_swap::Guard<Arc<P::Made>> {
+        self.shared.current.load()
     }
 
-    async fn follow(self, mut seen: Values, mut changes: watch::Receiver<()>) {
+    /// The port.
+    pub(super) fn port(&self) -> &P {
+        &self.shared.port
+    }
+
+    /// What `/status` shows.
+    pub(super) fn status(&self) -> Value {
+        let current = self.current();
+        let pair = P::pair(&current);
+        let refused = self.shared.problem.load_full();
+        let refused = refused.map(|error| error.to_string());
+        // The certificate in force goes on aging.
+        let aged = pair.and_then(|pair| pair.check(SystemTime::now()).err());
+        let mut status = P::status(&current);
+        status["problem"] = json!(refused.or_else(|| aged.as_ref().map(aged_in_force)));
+        if let Some(pair) = pair {
+            status["certificate_expires"] = json!(unix_seconds(pair.expires()));
+            status["certificate_days_left"] = json!(days_left(pair.expires()));
+        }
+        status
+    }
+}
+
+impl<P: Port> Shared<P> {
+    async fn follow(self: Arc<Self>, mut seen: Values, mut changes: watch::Receiver<()>) {
         loop {
             let refused = self.problem.load().is_some();
             tokio::select! {
@@ -194,8 +170,8 @@ impl PeerCredentials {
                 },
                 () = sleep(LOOK_EVERY), if refused => {}
             }
-            let values = Values::of(&self.secrets);
-            let is_new = values.all() != seen.all();
+            let values = Values::of::<P>(&self.secrets);
+            let is_new = !values.are_those_of(&seen);
             // What is for others in the Secret changes, too.
             if is_new || refused {
                 self.take(&values, is_new);
@@ -206,56 +182,55 @@ impl PeerCredentials {
 
     /// Takes values as a whole or not at all.
     fn take(&self, values: &Values, is_new: bool) {
-        match values.read(self.listen, SystemTime::now()) {
-            Ok(credentials) => {
-                let credentials = Arc::new(credentials);
-                self.taken(&credentials);
+        let before = self.current.load_full();
+        let made = self.port.make(values, Some(&before), SystemTime::now());
+        let refused = made.is_err();
+        match made {
+            Ok(made) => {
+                let made = Arc::new(made);
+                self.current.store(Arc::clone(&made));
                 self.problem.store(None);
-                self.current.send_replace(credentials);
-                self.metrics.peer_credentials_taken();
+                self.put_in_force(&made);
+                self.metrics.credentials_taken(P::NAME);
             }
             Err(error) => {
+                let listener = listener::<P>();
                 if is_new {
-                    tracing::warn!(%error, "peer credentials refused, the old ones stay in force");
-                    self.metrics.peer_credentials_refused();
+                    tracing::warn!(%error, listener, "credentials refused, the old ones stay in force");
                 }
                 self.problem.store(Some(Arc::new(error)));
+                if is_new {
+                    self.metrics.credentials_refused(P::NAME);
+                }
             }
         }
+        self.metrics.credentials_are_refused(P::NAME, refused);
     }
 
-    fn taken(&self, credentials: &Credentials) {
-        let expires = credentials.tls.as_ref().map(Mutual::expires);
-        let expires = expires.map(unix_seconds);
-        self.metrics.peer_certificate_expires(expires);
-        tracing::info!(
-            tokens = credentials.tokens.len(),
-            tls = credentials.tls.is_some(),
-            demand = ?credentials.demand,
-            certificate_expires = expires,
-            "peer credentials"
-        );
+    fn put_in_force(&self, made: &Arc<P::Made>) {
+        self.port.put_in_force(made);
+        let expires = P::pair(made).map(|pair| unix_seconds(pair.expires()));
+        self.metrics.certificate_expires(P::NAME, expires);
+        let in_force = P::status(made);
+        tracing::info!(listener = listener::<P>(), %in_force, certificate_expires = expires, "credentials");
     }
+}
 
-    /// What `/status` shows of them.
-    pub(super) fn status(&self) -> Value {
-        let current = Arc::clone(&self.current.borrow());
-        let refused = self.problem.load_full().map(|error| error.to_string());
-        // The certificate in force goes on aging.
-        let expired = || {
-            let pair = current.tls.as_ref()?.pair();
-            let error = pair.check(SystemTime::now()).err()?;
-            Some(CredentialsError::Pair(error).to_string())
-        };
-        json!({
-            "tokens": current.tokens.len(),
-            "tls": current.tls.is_some(),
-            "certificate_expires": current.tls.as_ref().map(|tls| unix_seconds(tls.expires())),
-            "demand": match current.demand {
-                Demand::All => "all",
-                Demand::Any => "any",
-            },
-            "problem": refused.or_else(expired),
-        })
-    }
+/// The name of a port, as metrics and the log have it.
+fn listener<P: Port>() -> &'static str {
+    Guarded::VALUES[P::NAME.index()]
+}
+
+fn aged_in_force(error: &PairError) -> String {
+    format!("the certificate in force cannot be used any more: {error}")
+}
+
+/// The whole days until a time; those since, as a negative number.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "a time has fewer days than an i64"
+)]
+fn days_left(until: SystemTime) -> i64 {
+    let seconds = unix_seconds(until) - unix_seconds(SystemTime::now());
+    (seconds / 86_400.0).floor() as i64
 }

@@ -17,10 +17,11 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::runtime;
 use tokio::sync::{oneshot, watch};
 
-pub use credentials::CredentialsError;
+pub use credentials::{ClientsError, OperatorsError, PeersError};
 pub use options::Options;
 
 use crate::admin::{self, Admin};
+use crate::bearer::LiveTokens;
 use crate::cluster::{self, Cluster, Guests};
 use crate::digest::Digest;
 use crate::drain::{Drain, End, Outcome, Signals, Timing, until_told};
@@ -38,8 +39,8 @@ use crate::store::{self, OpenError, Store};
 use crate::swap::{Controller, Kept, Refused, Status, Step};
 use crate::telemetry::Filter;
 use crate::topology::{Incarnation, Ordinal};
-use crate::volume::{self, Files, StartError, Watcher};
-use credentials::PeerCredentials;
+use crate::volume::{self, Files, ReadError, StartError, Watcher};
+use credentials::{ClientsPort, Credentials, OperatorsPort, PeersPort};
 use performer::{LiveSettings, Performer};
 use public::Public;
 use status::{Parts, Shard};
@@ -85,6 +86,9 @@ pub enum Error {
         "there is no directory {0} with secrets: mount the Secret there, or leave --secrets-dir out"
     )]
     NoSecrets(PathBuf),
+    /// The Secret cannot be read, and what it would have demanded is not known.
+    #[error("the Secret cannot be read")]
+    Secrets(#[source] Arc<ReadError>),
     /// The first configuration cannot serve, and there is none from before.
     #[error("the configuration in {directory} cannot serve, step {step}: {reason}")]
     Configuration {
@@ -95,9 +99,15 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// What the Secret has for the public port cannot be used.
+    #[error(transparent)]
+    Clients(#[from] ClientsError),
+    /// What the Secret has for the admin port cannot be used.
+    #[error(transparent)]
+    Operators(#[from] OperatorsError),
     /// What the Secret has for the peer port cannot be used.
     #[error(transparent)]
-    Credentials(#[from] CredentialsError),
+    Peers(#[from] PeersError),
     /// The shard's place among others cannot be taken.
     #[error("the shard's place among others cannot be stored")]
     Place(#[from] ChangeError),
@@ -167,7 +177,7 @@ async fn run(options: &Options, filter: Option<Filter>) -> Result<(), Error> {
 /// | the drain | once, or with the runtime | none |
 /// | the part among others | by `peers_shutdown`, after those above | none: see `cluster` |
 /// | following the secrets | with their watcher | none |
-/// | following the peers' credentials | with the runtime | what it refuses it shows |
+/// | following the credentials of each port | with the runtime | what it refuses it shows |
 struct App {
     drain: Drain,
     shutdown: watch::Sender<bool>,
@@ -208,6 +218,7 @@ impl App {
             store_file: options.data_dir.join("shard.redb"),
             parts: Arc::new(ArcSwapOption::empty()),
         };
+        let operators = LiveTokens::default();
         let admin = Admin::start(
             admin,
             admin::Parts {
@@ -215,6 +226,7 @@ impl App {
                 readiness: readiness.clone(),
                 drain: drain.clone(),
                 metrics: Arc::clone(&metrics),
+                tokens: Arc::clone(&operators),
             },
         )?;
 
@@ -242,10 +254,18 @@ impl App {
                 let observations = watcher.observations();
                 let first = observations.borrow().clone();
                 let secrets = Secrets::new(first);
+                if let Some(problem) = secrets.problem()
+                    && !matches!(*problem, ReadError::Empty(_))
+                {
+                    return Err(Error::Secrets(problem));
+                }
                 tokio::spawn(secrets.clone().follow(observations, Arc::clone(&metrics)));
                 (secrets, Some(watcher))
             }
         };
+        let clients = ClientsPort::new(options.https_only);
+        let clients = Credentials::start(clients, &secrets, &metrics)?;
+        let operators = Credentials::start(OperatorsPort(operators), &secrets, &metrics)?;
         let runtime = runtime::Handle::current();
         let place = options.cluster.as_ref().map(|_| Ordinal(options.ordinal));
         let (lane, lane_thread) = Lane::start(store, place, runtime, Arc::clone(&metrics))?;
@@ -265,14 +285,14 @@ impl App {
                 shards: 1,
             },
         };
-        let (cluster, credentials) = match &options.cluster {
+        let (cluster, peers) = match &options.cluster {
             None => None,
             Some(cluster) => {
                 let guests = guests.clone();
-                let credentials = PeerCredentials::start(&secrets, cluster.listen, &metrics)?;
-                let part =
-                    among_others(options.ordinal, cluster, &lane, guests, &credentials).await?;
-                Some((part, credentials))
+                let peers = PeersPort::new(cluster.listen);
+                let peers = Credentials::start(peers, &secrets, &metrics)?;
+                let part = among_others(options.ordinal, cluster, &lane, guests, &peers).await?;
+                Some((part, peers))
             }
         }
         .unzip();
@@ -303,7 +323,11 @@ impl App {
             lane: lane.clone(),
             swap: swap.clone(),
             secrets,
-            credentials,
+            credentials: status::Ports {
+                clients: clients.clone(),
+                operators,
+                peers,
+            },
             planner: Planner::new(lane.clone(), guests, among.clone()),
             cluster: among,
             runtime: runtime::Handle::current(),
@@ -350,8 +374,10 @@ impl App {
             service,
             drain: drain.clone(),
             metrics: Arc::clone(&metrics),
+            clients: clients.clone(),
         };
-        let listening = server.run(Arc::new(public), limits, metrics, Listener::Public, down);
+        let port = (Listener::Public, clients.port().door());
+        let listening = server.run(Arc::new(public), limits, metrics, port, down);
         let server = tokio::spawn(async move {
             if let Err(error) = listening.await {
                 tracing::error!(%error, "the public port ended");
@@ -435,7 +461,7 @@ async fn among_others(
     options: &cluster::Options,
     lane: &Lane,
     guests: Guests,
-    credentials: &PeerCredentials,
+    credentials: &Credentials<PeersPort>,
 ) -> Result<(Cluster, tokio::net::TcpListener), Error> {
     let address = options.listen;
     let bound = tokio::net::TcpListener::bind(address).await;
@@ -449,7 +475,7 @@ async fn among_others(
         incarnation,
         store,
     };
-    let endpoint = peers::Endpoint::new(identity, credentials.subscribe());
+    let endpoint = peers::Endpoint::new(identity, credentials.port().subscribe());
     let cluster = Cluster::new(options, endpoint, lane.clone(), guests);
     Ok((cluster, listener))
 }

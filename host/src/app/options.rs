@@ -16,6 +16,8 @@ pub struct Options {
     pub secrets_dir: Option<PathBuf>,
     /// The public port.
     pub listen: SocketAddr,
+    /// Whether the public port speaks nothing but HTTPS, from the start.
+    pub https_only: bool,
     /// The admin port.
     pub admin: SocketAddr,
     /// The shard's ordinal.

@@ -1,6 +1,5 @@
 //! The public port's requests: to the service and back.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -8,9 +7,10 @@ use bytes::Bytes;
 use http::header::LOCATION;
 use http::{HeaderName, HeaderValue, Request, Response, request};
 
+use super::credentials::{ClientsPort, Credentials};
 use crate::contract;
 use crate::drain::Drain;
-use crate::http::{Handler, Refusal};
+use crate::http::{Caller, Handler, Refusal};
 use crate::metrics::{Access, Limit, Metrics, Target};
 use crate::service::{Answer, Refused, Service};
 
@@ -20,24 +20,27 @@ const SHARD: HeaderName = HeaderName::from_static("ostrakon-shard");
 const GENERATION: HeaderName = HeaderName::from_static("ostrakon-generation");
 
 /// Answers what comes in on the public port.
-#[derive(Debug)]
 pub(super) struct Public {
     pub(super) service: Service,
     pub(super) drain: Drain,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) clients: Credentials<ClientsPort>,
 }
 
 impl Handler for Public {
-    fn refuse(&self, head: &request::Parts, _: SocketAddr) -> Option<Response<Bytes>> {
+    fn refuse(&self, head: &mut request::Parts, caller: &Caller) -> Option<Response<Bytes>> {
         if self.drain.is_refusing() {
             return Some(self.shutting_down());
+        }
+        if let Err(refusal) = self.clients.current().admit(head, caller) {
+            return Some(self.unrouted(refusal));
         }
         // `OPTIONS *` and `CONNECT host` are not about anything that a guest has.
         let is_path = head.uri.path().starts_with('/');
         (!is_path).then(|| self.unrouted(Refusal::BadRequest))
     }
 
-    async fn call(&self, request: Request<Bytes>, _: SocketAddr) -> Response<Bytes> {
+    async fn call(&self, request: Request<Bytes>, _: &Caller) -> Response<Bytes> {
         let Some(_in_flight) = self.drain.enter() else {
             return self.shutting_down();
         };

@@ -15,7 +15,7 @@ use tokio::runtime;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::credentials::PeerCredentials;
+use super::credentials::{ClientsPort, Credentials, OperatorsPort, PeersPort};
 use crate::admin::{NoPlan, Subject};
 use crate::cluster::Cluster;
 use crate::lane::{Lane, Place};
@@ -40,12 +40,20 @@ pub(super) struct Parts {
     pub(super) lane: Lane,
     pub(super) swap: watch::Receiver<Status>,
     pub(super) secrets: Secrets,
-    pub(super) credentials: Option<PeerCredentials>,
+    pub(super) credentials: Ports,
     /// None where the shard is alone.
     pub(super) cluster: Option<Cluster>,
     pub(super) planner: Planner,
     /// Where what the admin port's thread must not do is done.
     pub(super) runtime: runtime::Handle,
+}
+
+/// What each port goes by.
+pub(super) struct Ports {
+    pub(super) clients: Credentials<ClientsPort>,
+    pub(super) operators: Credentials<OperatorsPort>,
+    /// None where the shard is alone.
+    pub(super) peers: Option<Credentials<PeersPort>>,
 }
 
 impl Shard {
@@ -98,7 +106,10 @@ impl Subject for Shard {
             status["waits_for"] = json!(awaited.collect::<Vec<_>>());
             let problem = parts.secrets.problem().map(|problem| problem.to_string());
             status["secrets"] = json!({ "problem": problem });
-            status["peers"] = json!(parts.credentials.as_ref().map(PeerCredentials::status));
+            let ports = &parts.credentials;
+            status["public"] = ports.clients.status();
+            status["admin"] = ports.operators.status();
+            status["peers"] = json!(ports.peers.as_ref().map(Credentials::status));
         }
         status
     }

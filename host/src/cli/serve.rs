@@ -28,7 +28,7 @@ pub(super) struct Arguments {
     /// The mounted Secret; the guest sees its values by name.
     #[arg(long, env = "OSTRAKON_SECRETS_DIR", value_name = "DIR")]
     secrets_dir: Option<PathBuf>,
-    /// The address for clients: HTTP/1.1, and h2 with prior knowledge.
+    /// The address for clients: HTTP/1.1 and h2; HTTPS where the Secret has `tls.crt`.
     #[arg(
         long,
         env = "OSTRAKON_LISTEN",
@@ -37,6 +37,9 @@ pub(super) struct Arguments {
         default_value = "0.0.0.0:8080"
     )]
     listen: SocketAddr,
+    /// Refuse to start, rather than speak plain HTTP, where the Secret has no certificate.
+    #[arg(long, env = "OSTRAKON_HTTPS_ONLY")]
+    https_only: bool,
     /// The address for operators: /livez /readyz /startupz /status /metrics /drain.
     #[arg(
         long,
@@ -123,6 +126,7 @@ impl Arguments {
             data_dir: self.data_dir,
             secrets_dir: self.secrets_dir,
             listen: self.listen,
+            https_only: self.https_only,
             admin: self.admin,
             ordinal,
             cluster: self.peers.map(|peers| cluster::Options {
@@ -161,10 +165,18 @@ fn exit_of(error: &app::Error) -> Exit {
     use app::Error;
 
     match error {
-        Error::Configuration { .. } | Error::NoSecrets(_) | Error::Credentials(_) => Exit::Usage,
+        Error::Configuration { .. }
+        | Error::NoSecrets(_)
+        | Error::Clients(_)
+        | Error::Operators(_)
+        | Error::Peers(_) => Exit::Usage,
         Error::Bind { .. } => Exit::Unavailable,
         Error::Store(OpenError::InUse(_)) => Exit::InUse,
-        Error::Store(_) | Error::Data { .. } | Error::Volume(_) | Error::Place(_) => Exit::Io,
+        Error::Store(_)
+        | Error::Data { .. }
+        | Error::Secrets(_)
+        | Error::Volume(_)
+        | Error::Place(_) => Exit::Io,
         Error::Engine(_) | Error::System(_) => Exit::Internal,
         Error::Undrained { .. } | Error::PartitionsLeft | Error::Forced => Exit::CutOff,
     }

@@ -16,10 +16,14 @@ use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep_until, timeout, timeout_at};
 
 use super::bodies::Bodies;
+use super::caller::Door;
+use super::entrance::enter;
 use super::server::down;
 use super::service::Requests;
+use super::stream::Stream;
 use super::wire::{Activity, Phase, Wire};
-use super::{Handler, Limits, LiveLimits, Refusal};
+use super::{Caller, Handler, Limits, LiveLimits, Refusal};
+use crate::lobby::Lobby;
 use crate::metrics::{Limit, Metrics};
 
 /// What an h2 client with prior knowledge sends first.
@@ -45,19 +49,24 @@ pub(super) struct Shared<H> {
     pub(super) limits: LiveLimits,
     pub(super) metrics: Arc<Metrics>,
     pub(super) bodies: Bodies,
+    /// The connections in the middle of a TLS handshake.
+    pub(super) lobby: Lobby,
+    pub(super) door: Door,
 }
 
-/// Serves a connection until it is closed by either side, a limit is passed, or the server is
-/// shut down and its requests are answered.
+/// Serves a connection until it is closed by either side, a limit is passed, its client may not go
+/// on, or the server is shut down and its requests are answered.
 pub(super) async fn serve<H: Handler>(
     shared: Arc<Shared<H>>,
-    mut stream: TcpStream,
-    peer: SocketAddr,
+    stream: TcpStream,
+    address: SocketAddr,
     mut shutdown: watch::Receiver<bool>,
 ) {
     let limits = **shared.limits.load();
-    // Until a first byte comes there is neither a buffer nor a state machine: thousands of
-    // connections that say nothing cost little.
+    let Some(entered) = enter(&shared, stream, address, limits, &mut shutdown).await else {
+        return;
+    };
+    let (mut stream, caller) = (entered.stream, Arc::new(entered.caller));
     let mut preface = Preface::default();
     let first_byte = tokio::select! {
         read = timeout(limits.idle_timeout, preface.read(&mut stream)) => matches!(read, Ok(Ok(1..))),
@@ -90,15 +99,16 @@ pub(super) async fn serve<H: Handler>(
         limits: Arc::clone(&shared.limits),
         metrics: Arc::clone(&shared.metrics),
         bodies: shared.bodies.clone(),
-        peer,
+        caller: Arc::clone(&caller),
         activity,
     };
+    let ending = Ending::new(shutdown, caller, entered.door);
     // Boxed: only one of the two is ever needed, and a connection that waits for its first byte
     // needs neither.
     if http2 {
-        Box::pin(serve_http2(wire, requests, limits, shutdown)).await;
+        Box::pin(serve_http2(wire, requests, limits, ending)).await;
     } else {
-        Box::pin(serve_http1(wire, requests, limits, shutdown)).await;
+        Box::pin(serve_http1(wire, requests, limits, ending)).await;
     }
 }
 
@@ -111,7 +121,7 @@ struct Preface {
 
 impl Preface {
     /// Reads some of what is left; gives how much.
-    async fn read(&mut self, stream: &mut TcpStream) -> std::io::Result<usize> {
+    async fn read(&mut self, stream: &mut Stream) -> std::io::Result<usize> {
         let read = stream.read(&mut self.bytes[self.length..]).await?;
         self.length += read;
         Ok(read)
@@ -134,7 +144,8 @@ impl Preface {
 /// What happens to a connection.
 enum Event {
     Ended(hyper::Result<()>),
-    ShuttingDown,
+    /// It is to end when its requests are answered.
+    Ending,
     /// It has been in this phase for too long.
     Overdue(Phase),
 }
@@ -143,9 +154,9 @@ async fn serve_http1<H: Handler>(
     wire: Wire,
     requests: Requests<H>,
     limits: Limits,
-    mut shutdown: watch::Receiver<bool>,
+    mut ending: Ending,
 ) {
-    let (metrics, peer) = (Arc::clone(&requests.metrics), requests.peer);
+    let (metrics, peer) = (Arc::clone(&requests.metrics), requests.caller.address());
     let mut watchdog = Watchdog::new(&requests, limits);
     let requests = Arc::new(requests);
     let mut connection = http1::Builder::new()
@@ -161,19 +172,15 @@ async fn serve_http1<H: Handler>(
                 async move { Ok::<_, Infallible>(requests.answer(request).await) }
             }),
         );
-    let mut told = false;
     let overdue = loop {
-        match next_event(&mut connection, &mut watchdog, &mut shutdown, told).await {
+        match next_event(&mut connection, &mut watchdog, &mut ending).await {
             Event::Ended(ended) => {
                 if let Err(error) = ended {
                     tracing::debug!(%peer, %error, "connection ended");
                 }
                 break None;
             }
-            Event::ShuttingDown => {
-                told = true;
-                Pin::new(&mut connection).graceful_shutdown();
-            }
+            Event::Ending => Pin::new(&mut connection).graceful_shutdown(),
             Event::Overdue(phase) => break Some(phase),
         }
     };
@@ -203,9 +210,9 @@ async fn serve_http2<H: Handler>(
     wire: Wire,
     requests: Requests<H>,
     limits: Limits,
-    mut shutdown: watch::Receiver<bool>,
+    mut ending: Ending,
 ) {
-    let peer = requests.peer;
+    let peer = requests.caller.address();
     let mut watchdog = Watchdog::new(&requests, limits);
     let requests = Arc::new(requests);
     let mut connection = http2::Builder::new(TokioExecutor::new())
@@ -221,18 +228,14 @@ async fn serve_http2<H: Handler>(
                 async move { Ok::<_, Infallible>(requests.answer(request).await) }
             }),
         );
-    let mut told = false;
     loop {
-        match next_event(&mut connection, &mut watchdog, &mut shutdown, told).await {
+        match next_event(&mut connection, &mut watchdog, &mut ending).await {
             Event::Ended(Ok(())) => return,
             Event::Ended(Err(error)) => {
                 tracing::debug!(%peer, %error, "connection ended");
                 return;
             }
-            Event::ShuttingDown => {
-                told = true;
-                Pin::new(&mut connection).graceful_shutdown();
-            }
+            Event::Ending => Pin::new(&mut connection).graceful_shutdown(),
             Event::Overdue(_) => {
                 Pin::new(&mut connection).graceful_shutdown();
                 let _ended_or_cut = timeout(GOAWAY_GRACE, &mut connection).await;
@@ -246,25 +249,51 @@ async fn serve_http2<H: Handler>(
 trait Connection: Future<Output = hyper::Result<()>> + Unpin {}
 impl<C: Future<Output = hyper::Result<()>> + Unpin> Connection for C {}
 
-/// Drives the connection until something is to be done about it. `told`: it knows already that the
-/// server shuts down.
+/// Drives the connection until something is to be done about it.
 async fn next_event(
     connection: &mut impl Connection,
     watchdog: &mut Watchdog,
-    shutdown: &mut watch::Receiver<bool>,
-    told: bool,
+    ending: &mut Ending,
 ) -> Event {
-    let driven = std::future::poll_fn(|context| {
+    std::future::poll_fn(|context| {
+        // Before the connection: what its client may not ask any more is not read as if it might.
+        if ending.poll(context).is_ready() {
+            return Poll::Ready(Event::Ending);
+        }
         if let Poll::Ready(ended) = Pin::new(&mut *connection).poll(context) {
             return Poll::Ready(Event::Ended(ended));
         }
         // After the connection, which may just have come into another phase.
         watchdog.poll(context).map(Event::Overdue)
-    });
-    tokio::select! {
-        biased;
-        event = driven => event,
-        () = down(shutdown), if !told => Event::ShuttingDown,
+    })
+    .await
+}
+
+/// When a connection is to end: once because the server shuts down, and once because its client
+/// may not go on.
+struct Ending {
+    down: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    unwelcome: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+}
+
+impl Ending {
+    fn new(mut shutdown: watch::Receiver<bool>, caller: Arc<Caller>, door: Door) -> Self {
+        Self {
+            down: Some(Box::pin(async move { down(&mut shutdown).await })),
+            unwelcome: Some(Box::pin(async move { caller.until_unwelcome(door).await })),
+        }
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        for reason in [&mut self.unwelcome, &mut self.down] {
+            if let Some(future) = reason
+                && future.as_mut().poll(context).is_ready()
+            {
+                *reason = None;
+                return Poll::Ready(());
+            }
+        }
+        Poll::Pending
     }
 }
 
@@ -315,14 +344,14 @@ impl Watchdog {
 }
 
 /// Sends a refusal to an HTTP/1 client and closes, within [`LINGER`].
-pub(super) async fn last_words(mut stream: TcpStream, refusal: Refusal) {
+pub(super) async fn last_words(mut stream: Stream, refusal: Refusal) {
     if let Ok(Ok(())) = timeout(LINGER, stream.write_all(&refusal.http1())).await {
         linger(stream).await;
     }
 }
 
 /// Closes the sending side, and the rest when the client has done so or a bound is reached.
-async fn linger(mut stream: TcpStream) {
+pub(super) async fn linger(mut stream: Stream) {
     if stream.shutdown().await.is_ok() {
         let mut rest = stream.take(LINGER_BYTES);
         let _read_or_cut =

@@ -1,5 +1,4 @@
-//! HTTP/1.1 and h2 with prior knowledge on one port, and a small client. The only place that
-//! knows hyper.
+//! HTTP/1.1 and h2 on one port, in TLS or not, and a small client. The only place that knows hyper.
 //!
 //! Tasks, what ends each, and what its failure means:
 //!
@@ -10,10 +9,13 @@
 //! | one for each h2 stream | with its stream or connection | a handler's panic is answered with 500 |
 
 mod bodies;
+mod caller;
 mod connection;
+mod entrance;
 mod refusal;
 mod server;
 mod service;
+mod stream;
 mod wire;
 
 pub mod client;
@@ -26,6 +28,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
+pub use caller::{Caller, Door, plain};
 pub use refusal::Refusal;
 pub use server::{Handler, Server};
 

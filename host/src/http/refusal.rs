@@ -1,7 +1,9 @@
 //! The answers that the host makes itself.
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use http::header::{
+    CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use http::{Response, StatusCode};
 
 /// Names the refusal in an answer, for programs.
@@ -50,9 +52,21 @@ refusals! {
     /// The partition's key is empty or too long.
     BadPartitionKey: BAD_REQUEST "bad-partition-key"
         "the partition key is empty or too long: use 1 byte to store.max_partition_key_bytes\n",
-    /// The operation is not for this peer.
+    /// What came is not TLS.
+    HttpsOnly: BAD_REQUEST "https-only"
+        "this port speaks https only: ask again with https:// in place of http://\n",
+    /// No token came.
+    NoToken: UNAUTHORIZED "no-token"
+        "a token is needed: send one that is known here as authorization: bearer <token>\n",
+    /// The token that came is not, or no longer, known.
+    WrongToken: UNAUTHORIZED "wrong-token"
+        "the token is not, or no longer, known here: send one that is\n",
+    /// What the client has shown is not, or no longer, believed.
+    ClientCertificate: FORBIDDEN "client-certificate"
+        "this connection's client certificate is missing, or not believed any more: connect again with one of an authority that is known here\n",
+    /// The operation is not for this caller.
     Forbidden: FORBIDDEN "forbidden"
-        "this is allowed from the same machine only: call it from within the pod\n",
+        "this is allowed from the same machine, and not from a web page there, or with a token: call it from within the pod, or put admin-token into the secret\n",
     /// There is nothing at this path.
     NotFound: NOT_FOUND "not-found"
         "there is nothing at this path: check the url\n",
@@ -128,7 +142,7 @@ refusals! {
 }
 
 impl Refusal {
-    /// The answer. A 503 says to try again after a second.
+    /// The answer. A 503 says to try again after a second, a 401 what is to be shown.
     pub fn response(self) -> Response<Bytes> {
         let mut response = Response::new(Bytes::from_static(self.text().as_bytes()));
         *response.status_mut() = self.status();
@@ -139,8 +153,19 @@ impl Refusal {
         );
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert(ERROR, HeaderValue::from_static(self.code()));
-        if self.status() == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        match self {
+            Self::NoToken => {
+                let scheme = "Bearer realm=\"ostrakon\"";
+                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(scheme));
+            }
+            Self::WrongToken => {
+                let scheme = "Bearer realm=\"ostrakon\", error=\"invalid_token\"";
+                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(scheme));
+            }
+            _ if self.status() == StatusCode::SERVICE_UNAVAILABLE => {
+                headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+            }
+            _ => {}
         }
         response
     }
@@ -200,6 +225,10 @@ mod tests {
             assert_eq!(
                 response.headers().contains_key(RETRY_AFTER),
                 response.status() == 503
+            );
+            assert_eq!(
+                response.headers().contains_key(WWW_AUTHENTICATE),
+                response.status() == 401
             );
         }
     }

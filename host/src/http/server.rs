@@ -13,8 +13,11 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::bodies::Bodies;
+use super::caller::{Caller, Door};
 use super::connection::{self, Shared};
+use super::stream::Stream;
 use super::{LiveLimits, Refusal};
+use crate::lobby::Lobby;
 use crate::metrics::{Listener, Metrics};
 
 /// Connections that wait to be accepted.
@@ -26,18 +29,19 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// What answers requests.
 pub trait Handler: Send + Sync + 'static {
-    /// The answer to a request from `peer` whose body is not to be read, if it is such a one.
-    fn refuse(&self, head: &request::Parts, peer: SocketAddr) -> Option<Response<Bytes>> {
-        let _ = (head, peer);
+    /// The answer to a request whose body is not to be read, if it is such a one. What is in its
+    /// head and not for [`Handler::call`] is taken out here.
+    fn refuse(&self, head: &mut request::Parts, caller: &Caller) -> Option<Response<Bytes>> {
+        let _ = (head, caller);
         None
     }
 
-    /// The answer to a request from `peer`. Dropped when the client goes away; a panic is answered
+    /// The answer to a request. Dropped when the client goes away; a panic is answered
     /// with status 500.
     fn call(
         &self,
         request: Request<Bytes>,
-        peer: SocketAddr,
+        caller: &Caller,
     ) -> impl Future<Output = Response<Bytes>> + Send;
 }
 
@@ -78,6 +82,9 @@ impl Server {
     /// connections to close, waits until their requests are answered, and returns. The wait has no
     /// bound of its own: dropping the future cuts all connections.
     ///
+    /// Where the `door` has TLS, nothing else is spoken; connections that it would not let in any
+    /// more when it changes are told to go, and nothing that they ask is answered.
+    ///
     /// # Errors
     /// When the runtime cannot take the socket.
     pub async fn run<H: Handler>(
@@ -85,7 +92,7 @@ impl Server {
         handler: Arc<H>,
         limits: LiveLimits,
         metrics: Arc<Metrics>,
-        label: Listener,
+        (label, door): (Listener, Door),
         mut shutdown: watch::Receiver<bool>,
     ) -> io::Result<()> {
         let listener = TcpListener::from_std(self.listener)?;
@@ -94,6 +101,8 @@ impl Server {
             limits,
             metrics,
             bodies: Bodies::default(),
+            lobby: Lobby::default(),
+            door,
         });
         let mut connections = JoinSet::new();
         let mut told = JoinSet::new();
@@ -106,7 +115,9 @@ impl Server {
                 accepted = listener.accept() => match accepted {
                     Ok((stream, _)) if connections.len() >= shared.limits.load().max_connections => {
                         shared.metrics.connection_refused(label);
-                        if told.len() < MAX_TOLD {
+                        // In TLS it takes a handshake to say anything, and that takes a place.
+                        if told.len() < MAX_TOLD && shared.door.borrow().is_none() {
+                            let stream = Stream::Plain(stream);
                             told.spawn(connection::last_words(stream, Refusal::Connections));
                         }
                     }

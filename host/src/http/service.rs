@@ -1,6 +1,5 @@
 //! From a request's headers to its answer: reads the body within its limits and calls the handler.
 
-use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
@@ -14,7 +13,7 @@ use hyper::body::{Body, Incoming};
 
 use super::bodies::{Bodies, Held, Unread};
 use super::wire::Activity;
-use super::{Handler, LiveLimits, Refusal};
+use super::{Caller, Handler, LiveLimits, Refusal};
 use crate::metrics::{Limit, Metrics};
 
 /// What the requests of one connection share.
@@ -24,7 +23,7 @@ pub(super) struct Requests<H> {
     pub(super) limits: LiveLimits,
     pub(super) metrics: Arc<Metrics>,
     pub(super) bodies: Bodies,
-    pub(super) peer: SocketAddr,
+    pub(super) caller: Arc<Caller>,
     pub(super) activity: Arc<Activity>,
 }
 
@@ -58,8 +57,11 @@ impl<H: Handler> Requests<H> {
         &self,
         request: Request<Incoming>,
     ) -> Result<(Request<Bytes>, Option<Held>), Response<Bytes>> {
-        let (head, body) = request.into_parts();
-        if let Some(response) = self.handler.refuse(&head, self.peer) {
+        if let Some(refusal) = self.caller.unwelcome() {
+            return Err(refusal.closing());
+        }
+        let (mut head, body) = request.into_parts();
+        if let Some(response) = self.handler.refuse(&mut head, &self.caller) {
             return Err(response);
         }
         if body.is_end_stream() {
@@ -78,7 +80,7 @@ impl<H: Handler> Requests<H> {
                 Err(self.refuse(Limit::BodySize, Refusal::BodySize))
             }
             Ok(Err(Unread::Body(error))) => {
-                tracing::debug!(peer = %self.peer, %error, "request body was not read");
+                tracing::debug!(peer = %self.caller.address(), %error, "request body was not read");
                 Err(Refusal::BadRequest.closing())
             }
             Err(_) => Err(self.refuse(Limit::BodyTime, Refusal::BodyTime)),
@@ -87,12 +89,12 @@ impl<H: Handler> Requests<H> {
 
     /// Runs the handler. Its panic is our bug, and this request's end only.
     async fn call(&self, request: Request<Bytes>) -> Response<Bytes> {
-        let mut answer = pin!(self.handler.call(request, self.peer));
+        let mut answer = pin!(self.handler.call(request, &self.caller));
         std::future::poll_fn(|context| {
             // Unwind safe: the future is not polled again, and what it shares is behind locks and
             // atomics that others use in any state they are left in.
             catch_unwind(AssertUnwindSafe(|| answer.as_mut().poll(context))).unwrap_or_else(|_| {
-                tracing::error!(peer = %self.peer, "a request's handler panicked");
+                tracing::error!(peer = %self.caller.address(), "a request's handler panicked");
                 Poll::Ready(Refusal::Internal.response())
             })
         })

@@ -45,12 +45,12 @@ impl Drop for OnDrop<'_> {
 }
 
 impl Handler for Echo {
-    fn refuse(&self, head: &request::Parts, _: SocketAddr) -> Option<Response<Bytes>> {
+    fn refuse(&self, head: &mut request::Parts, _: &Caller) -> Option<Response<Bytes>> {
         (head.uri.path() == "/refused").then(|| Refusal::ShuttingDown.response())
     }
 
-    async fn call(&self, request: Request<Bytes>, peer: SocketAddr) -> Response<Bytes> {
-        assert!(peer.ip().is_loopback());
+    async fn call(&self, request: Request<Bytes>, caller: &Caller) -> Response<Bytes> {
+        assert!(caller.address().ip().is_loopback());
         match request.uri().path() {
             "/panic" => panic!("this handler panics for a test"),
             "/wait" => {
@@ -92,7 +92,7 @@ impl Running {
             Arc::clone(&handler),
             Arc::clone(&limits),
             Arc::clone(&metrics),
-            Listener::Public,
+            (Listener::Public, plain()),
             down,
         );
         Self {

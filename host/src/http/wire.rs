@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::Instant;
+
+use super::stream::Stream;
 
 /// Longer than what h2 writes without a request: a peer that only pings does not count as busy.
 const CONTROL_BYTES: usize = 64;
@@ -122,7 +123,7 @@ impl Drop for InFlight {
 /// cannot parse, which is then given in the host's words.
 #[derive(Debug)]
 pub(super) struct Wire {
-    stream: TcpStream,
+    stream: Stream,
     /// What was read already, and how far it is handed on.
     preface: Vec<u8>,
     activity: Arc<Activity>,
@@ -132,7 +133,7 @@ pub(super) struct Wire {
 
 impl Wire {
     pub(super) fn new(
-        stream: TcpStream,
+        stream: Stream,
         preface: Vec<u8>,
         http2: bool,
         activity: Arc<Activity>,
@@ -155,7 +156,7 @@ impl Wire {
         self.refused
     }
 
-    pub(super) fn into_stream(self) -> TcpStream {
+    pub(super) fn into_stream(self) -> Stream {
         self.stream
     }
 
@@ -249,8 +250,13 @@ impl AsyncWrite for Wire {
         flushed
     }
 
-    /// Does nothing: the connection closes the socket when it has said its last.
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Does nothing on HTTP/1: the connection closes the socket when it has said its last. On h2
+    /// this was its last.
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let wire = self.get_mut();
+        if wire.http2 {
+            return Pin::new(&mut wire.stream).poll_shutdown(context);
+        }
         Poll::Ready(Ok(()))
     }
 }

@@ -136,6 +136,18 @@ label! {
     }
 }
 
+label! {
+    /// A port that the Secret has tokens or certificates for.
+    Guarded as "listener" {
+        /// The clients' port.
+        Public: "public",
+        /// The operators' port.
+        Admin: "admin",
+        /// The other shards' port.
+        Peers: "peers",
+    }
+}
+
 impl From<&contract::Target> for Target {
     fn from(target: &contract::Target) -> Self {
         match target {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::credentials::Credentials;
-use super::greeting::Lobby;
 use super::settings::Settings;
+use crate::lobby::Lobby;
 
 /// What this process brings to each of its connections.
 #[derive(Clone, Debug)]

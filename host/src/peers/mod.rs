@@ -16,7 +16,6 @@ mod frame;
 mod frame_buffer;
 mod handshake;
 mod handshake_error;
-mod greeting;
 mod hello;
 mod keepalive;
 mod lock;

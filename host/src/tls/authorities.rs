@@ -19,6 +19,7 @@ use super::{PROVIDER, Problem};
 pub struct Authorities {
     roots: Arc<RootCertStore>,
     clients: Arc<dyn ClientCertVerifier>,
+    clients_or_none: Arc<dyn ClientCertVerifier>,
 }
 
 /// There is no authority that can be used.
@@ -70,13 +71,20 @@ impl Authorities {
             roots.add(certificate).map_err(|_| NoAuthorities)?;
         }
         let roots = Arc::new(roots);
-        let provider = Arc::clone(&PROVIDER);
-        let clients = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), provider)
-            // Their names are nobody's business before he is known.
-            .clear_root_hint_subjects()
-            .build()
-            .map_err(|_| NoAuthorities)?;
-        Ok(Self { roots, clients })
+        let verifier = || {
+            let (roots, provider) = (Arc::clone(&roots), Arc::clone(&PROVIDER));
+            WebPkiClientVerifier::builder_with_provider(roots, provider)
+                // Their names are nobody's business before he is known.
+                .clear_root_hint_subjects()
+        };
+        let clients = verifier().build().map_err(|_| NoAuthorities)?;
+        let clients_or_none = verifier().allow_unauthenticated().build();
+        let clients_or_none = clients_or_none.map_err(|_| NoAuthorities)?;
+        Ok(Self {
+            roots,
+            clients,
+            clients_or_none,
+        })
     }
 
     /// Checks that a chain leads to one of them, is valid now, and may be used
@@ -115,6 +123,10 @@ impl Authorities {
 
     pub(super) fn clients(&self) -> Arc<dyn ClientCertVerifier> {
         Arc::clone(&self.clients)
+    }
+
+    pub(super) fn clients_or_none(&self) -> Arc<dyn ClientCertVerifier> {
+        Arc::clone(&self.clients_or_none)
     }
 }
 

@@ -1,4 +1,5 @@
-//! Certificates, their keys, and the streams they protect: TLS 1.3.
+//! Certificates, their keys, and the streams they protect: TLS 1.3 between
+//! shards, 1.2 as well with clients.
 //!
 //! What is given is read, and found to be of use now, before it is taken:
 //! [`Pair`] and [`Authorities`]. It knows nothing of who talks to whom.
@@ -7,6 +8,7 @@ mod authorities;
 mod mutual;
 mod pair;
 mod problem;
+mod server;
 
 #[cfg(test)]
 pub(crate) mod testing;
@@ -21,6 +23,7 @@ pub use authorities::{Authorities, Chain, NoAuthorities, Side};
 pub use mutual::{Mutual, Secured, Stream};
 pub use pair::{Pair, PairError};
 pub use problem::Problem;
+pub use server::{Need, Server, ServerStream};
 
 /// The first byte of every TLS stream: a record of the handshake.
 pub const FIRST_BYTE: u8 = 0x16;

@@ -26,7 +26,7 @@ fn certificate(authority: &Authority, issued: &Issued, token: Option<&str>) -> F
 struct Followed {
     volume: watch::Sender<Observation>,
     metrics: Arc<Metrics>,
-    credentials: PeerCredentials,
+    credentials: Credentials<PeersPort>,
 }
 
 impl Followed {
@@ -34,8 +34,8 @@ impl Followed {
         let (volume, observations) = watch::channel(Ok(first.clone()));
         let secrets = Secrets::new(Ok(first));
         let metrics = Arc::new(Metrics::new("0"));
-        let credentials =
-            PeerCredentials::start(&secrets, ([0, 0, 0, 0], 0).into(), &metrics).unwrap();
+        let port = PeersPort::new(([0, 0, 0, 0], 0).into());
+        let credentials = Credentials::start(port, &secrets, &metrics).unwrap();
         tokio::spawn(secrets.follow(observations, Arc::clone(&metrics)));
         Self {
             volume,
@@ -69,13 +69,13 @@ async fn an_update_is_taken_as_a_whole_or_not_at_all() {
     let authority = Authority::new("a");
     let (one, two) = (authority.issue(), authority.issue());
     let followed = Followed::start(certificate(&authority, &one, Some(TOKEN)));
-    let first = Arc::clone(&followed.credentials.subscribe().borrow());
+    let first = Arc::clone(&followed.credentials.port().subscribe().borrow());
     let mixed = Issued {
         key: two.key.clone(),
         ..one
     };
     followed.change(certificate(&authority, &mixed, None)).await;
-    let kept = Arc::clone(&followed.credentials.subscribe().borrow());
+    let kept = Arc::clone(&followed.credentials.port().subscribe().borrow());
     assert!(Arc::ptr_eq(&first, &kept));
     assert_eq!(followed.credentials.status()["tokens"], 1);
     let problem = followed.problem();
@@ -86,7 +86,7 @@ async fn an_update_is_taken_as_a_whole_or_not_at_all() {
     // It is counted once, however often it is looked at.
     sleep(LOOK_EVERY * 10).await;
     assert_eq!(
-        followed.counted("ostrakon_peer_credentials_refusals_total"),
+        followed.counted("ostrakon_credentials_refusals_total{listener=\"peers\"}"),
         1
     );
     // Taking everything away would leave the port open to all.
@@ -98,7 +98,7 @@ async fn an_update_is_taken_as_a_whole_or_not_at_all() {
     assert_eq!(followed.problem(), "");
     assert_eq!(followed.credentials.status()["tokens"], 0);
     assert_eq!(
-        followed.counted("ostrakon_peer_credentials_reloads_total"),
+        followed.counted("ostrakon_credentials_reloads_total{listener=\"peers\"}"),
         1
     );
 }
@@ -106,13 +106,13 @@ async fn an_update_is_taken_as_a_whole_or_not_at_all() {
 #[tokio::test(start_paused = true)]
 async fn what_is_for_others_in_the_secret_changes_nothing() {
     let followed = Followed::start(files(&[("peer-token", TOKEN), ("other", "1")]));
-    let first = Arc::clone(&followed.credentials.subscribe().borrow());
+    let first = Arc::clone(&followed.credentials.port().subscribe().borrow());
     let other = files(&[("peer-token", TOKEN), ("other", "2")]);
     followed.change(other).await;
-    let kept = Arc::clone(&followed.credentials.subscribe().borrow());
+    let kept = Arc::clone(&followed.credentials.port().subscribe().borrow());
     assert!(Arc::ptr_eq(&first, &kept));
     assert_eq!(
-        followed.counted("ostrakon_peer_credentials_reloads_total"),
+        followed.counted("ostrakon_credentials_reloads_total{listener=\"peers\"}"),
         0
     );
 }
@@ -123,7 +123,7 @@ async fn a_certificate_of_the_future_is_taken_when_its_time_has_come() {
     let authority = Authority::new("a");
     let soon = authority.issue_for(&["localhost"], 2, 60, &[]);
     let followed = Followed::start(files(&[("peer-token", TOKEN)]));
-    let mut credentials = followed.credentials.subscribe();
+    let mut credentials = followed.credentials.port().subscribe();
     followed.change(certificate(&authority, &soon, None)).await;
     assert!(
         followed.problem().contains("is not valid before"),

@@ -1,19 +1,17 @@
 //! The bound on connections of which nothing is known yet.
 
 use std::collections::VecDeque;
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
-
-use super::lock::lock;
 
 /// The accepted connections that are in their handshake.
 ///
 /// One that comes while there are as many as may be takes the place of the
 /// oldest. Turning the new one away would let a few silent connections close
-/// the port to peers, whose handshake takes milliseconds.
+/// the port to all others, whose handshake takes milliseconds.
 #[derive(Debug, Default)]
-pub(super) struct Lobby(Mutex<Strangers>);
+pub(crate) struct Lobby(Mutex<Strangers>);
 
 #[derive(Debug, Default)]
 struct Strangers {
@@ -23,7 +21,7 @@ struct Strangers {
 }
 
 /// The place of one connection, until its handshake has ended.
-pub(super) struct Place<'a> {
+pub(crate) struct Place<'a> {
     lobby: &'a Lobby,
     number: u64,
     lost: oneshot::Receiver<()>,
@@ -31,9 +29,9 @@ pub(super) struct Place<'a> {
 
 impl Lobby {
     /// Takes a place, of which there are so many (0 counts as 1).
-    pub(super) fn enter(&self, most: usize) -> Place<'_> {
+    pub(crate) fn enter(&self, most: usize) -> Place<'_> {
         let (sender, lost) = oneshot::channel();
-        let mut strangers = lock(&self.0);
+        let mut strangers = self.strangers();
         while strangers.places.len() >= most.max(1) {
             strangers.places.pop_front();
         }
@@ -46,11 +44,16 @@ impl Lobby {
             lost,
         }
     }
+
+    /// Also after a holder panicked: none leaves it half changed.
+    fn strangers(&self) -> MutexGuard<'_, Strangers> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Place<'_> {
     /// Waits until another has taken the place.
-    pub(super) async fn lost(&mut self) {
+    pub(crate) async fn lost(&mut self) {
         // Nothing is sent: the sender is dropped with its place.
         let _ = (&mut self.lost).await;
     }
@@ -58,7 +61,7 @@ impl Place<'_> {
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        let mut strangers = lock(&self.lobby.0);
+        let mut strangers = self.lobby.strangers();
         let at = strangers
             .places
             .binary_search_by_key(&self.number, |place| place.0);

@@ -1,0 +1,96 @@
+//! How a connection comes in: by its first byte, and through TLS where that is spoken.
+
+use std::net::SocketAddr;
+
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::caller::{Caller, Door};
+use super::connection::{Shared, last_words, linger};
+use super::server::down;
+use super::stream::Stream;
+use super::{Limits, Refusal};
+use crate::tls;
+
+/// The part of all connections that may be in the middle of a TLS handshake.
+const HANDSHAKING: usize = 2;
+
+/// A connection that came in.
+pub(super) struct Entered {
+    pub(super) stream: Stream,
+    pub(super) caller: Caller,
+    /// As it was when it came in: what has changed since is yet to be seen.
+    pub(super) door: Door,
+}
+
+/// Lets a connection in when its first byte has come. None: it went, it was told why it may not
+/// come in, or the server is shut down.
+pub(super) async fn enter<H>(
+    shared: &Shared<H>,
+    stream: TcpStream,
+    address: SocketAddr,
+    limits: Limits,
+    shutdown: &mut watch::Receiver<bool>,
+) -> Option<Entered> {
+    // Nothing is kept for a connection that says nothing: thousands of them cost little.
+    let mut first = [0];
+    let said = tokio::select! {
+        peeked = timeout(limits.idle_timeout, stream.peek(&mut first)) => matches!(peeked, Ok(Ok(1))),
+        () = down(shutdown) => false,
+    };
+    if !said {
+        return None;
+    }
+    let mut door = shared.door.clone();
+    let server = door.borrow_and_update().clone();
+    let (stream, caller) = match server {
+        None => (Stream::Plain(stream), Caller::plain(address)),
+        Some(_) if first != [tls::FIRST_BYTE] => {
+            last_words(Stream::Plain(stream), Refusal::HttpsOnly).await;
+            return None;
+        }
+        // Boxed: it takes much, and for a moment only.
+        Some(server) => Box::pin(handshake(shared, &server, stream, address, limits)).await?,
+    };
+    Some(Entered {
+        stream,
+        caller,
+        door,
+    })
+}
+
+/// Makes the handshake, in the time that headers have, and as long as not too many others that are
+/// newer make theirs.
+async fn handshake<H>(
+    shared: &Shared<H>,
+    server: &tls::Server,
+    stream: TcpStream,
+    address: SocketAddr,
+    limits: Limits,
+) -> Option<(Stream, Caller)> {
+    let mut place = shared.lobby.enter(limits.max_connections / HANDSHAKING);
+    let accepted = tokio::select! {
+        accepted = timeout(limits.header_timeout, server.accept(stream)) => accepted.ok(),
+        () = place.lost() => None,
+    };
+    drop(place);
+    match accepted {
+        Some(Ok((stream, chain))) => {
+            let caller = Caller::in_tls(address, chain);
+            Some((Stream::Tls(Box::new(stream)), caller))
+        }
+        Some(Err((problem, stream))) => {
+            shared.metrics.tls_handshake_failed();
+            tracing::debug!(peer = %address, error = %problem, "TLS handshake failed");
+            // The client may have yet to read why.
+            linger(Stream::Plain(stream)).await;
+            None
+        }
+        None => {
+            shared.metrics.tls_handshake_failed();
+            tracing::debug!(peer = %address, "TLS handshake cut off: it took too long, or too many were newer");
+            None
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! What is counted of tokens and certificates.
+
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::labels::{Guarded, Label, Labelled};
+use super::{Level, Metrics};
+
+/// The part of all metrics that is about credentials.
+#[derive(Debug)]
+pub(super) struct Credentials {
+    reloads: Labelled<Guarded, Counter>,
+    refusals: Labelled<Guarded, Counter>,
+    refused: Labelled<Guarded, Level>,
+    expiry: Family<[(&'static str, &'static str); 1], Gauge<f64, AtomicU64>>,
+    handshake_failures: Counter,
+}
+
+impl Credentials {
+    pub(super) fn new() -> Self {
+        Self {
+            reloads: Labelled::new(Counter::default),
+            refusals: Labelled::new(Counter::default),
+            refused: Labelled::new(Level::default),
+            expiry: Family::default(),
+            handshake_failures: Counter::default(),
+        }
+    }
+
+    pub(super) fn register(&self, to: &mut Registry) {
+        let help = "Times a port's tokens and certificates were taken from the Secret anew";
+        to.register("credentials_reloads", help, self.reloads.clone());
+        let help = "Times those in the Secret were refused, and the old ones kept";
+        to.register("credentials_refusals", help, self.refusals.clone());
+        let help = "1 while those in the Secret are refused, and older ones are in force";
+        to.register("credentials_refused", help, self.refused.clone());
+        let help = "When the certificate in force expires, in Unix time";
+        to.register_with_unit(
+            "certificate_expiry_timestamp",
+            help,
+            Unit::Seconds,
+            self.expiry.clone(),
+        );
+        let help = "Connections to the public port that did not come through TLS";
+        let failures = self.handshake_failures.clone();
+        to.register("tls_handshake_failures", help, failures);
+    }
+}
+
+impl Metrics {
+    /// A port's credentials were taken from the Secret anew.
+    pub fn credentials_taken(&self, port: Guarded) {
+        self.credentials.reloads.of(port).inc();
+    }
+
+    /// Those in the Secret were refused.
+    pub fn credentials_refused(&self, port: Guarded) {
+        self.credentials.refusals.of(port).inc();
+    }
+
+    /// Whether those in the Secret are refused now.
+    pub fn credentials_are_refused(&self, port: Guarded, refused: bool) {
+        self.credentials.refused.of(port).set(refused.into());
+    }
+
+    /// A port's certificate expires at this Unix time; not shown where there is none.
+    pub fn certificate_expires(&self, port: Guarded, at: Option<f64>) {
+        let labels = [(Guarded::NAME, Guarded::VALUES[port.index()])];
+        match at {
+            Some(at) => {
+                self.credentials.expiry.get_or_create(&labels).set(at);
+            }
+            None => {
+                self.credentials.expiry.remove(&labels);
+            }
+        }
+    }
+
+    /// A connection to the public port did not come through TLS.
+    pub fn tls_handshake_failed(&self) {
+        self.credentials.handshake_failures.inc();
+    }
+}

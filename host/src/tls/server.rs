@@ -1,0 +1,118 @@
+//! Streams on which the accepting side shows a certificate, and the other side
+//! one only where it is asked to.
+
+use std::fmt;
+use std::sync::Arc;
+
+use rustls::ServerConfig;
+use rustls::server::{NoClientAuth, NoServerSessionStorage};
+use rustls::sign::SingleCertAndKey;
+use rustls::version::{TLS12, TLS13};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsAcceptor;
+
+use super::{Authorities, Chain, PROVIDER, Pair, Problem, Side};
+
+/// A stream within TLS, on the side that accepted it.
+pub type ServerStream<S> = tokio_rustls::server::TlsStream<S>;
+
+/// Whether clients have to show a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Each of them.
+    Must,
+    /// Those that have one; they can show otherwise who they are.
+    May,
+}
+
+/// A certificate to show to clients, and what they are to show: TLS 1.2 and 1.3.
+#[derive(Clone)]
+pub struct Server {
+    acceptor: TlsAcceptor,
+    pair: Pair,
+    clients: Option<(Authorities, Need)>,
+}
+
+impl Server {
+    /// Shows a certificate to clients that speak one of the protocols (ALPN), the
+    /// best first, or that do not say what they speak. They are asked for theirs
+    /// where there are authorities to believe.
+    ///
+    /// # Errors
+    /// When the certificate cannot be shown, or the authorities are none.
+    pub fn new(
+        pair: Pair,
+        clients: Option<(Authorities, Need)>,
+        protocols: &[&[u8]],
+    ) -> Result<Self, Problem> {
+        let verifier = match &clients {
+            None => Arc::new(NoClientAuth),
+            Some((authorities, Need::Must)) => authorities.clients(),
+            Some((authorities, Need::May)) => authorities.clients_or_none(),
+        };
+        let config = ServerConfig::builder_with_provider(Arc::clone(&PROVIDER));
+        let mut config = config
+            .with_protocol_versions(&[&TLS13, &TLS12])
+            .map_err(|error| Problem::from(&error))?
+            .with_client_cert_verifier(verifier)
+            .with_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(
+                pair.certified(),
+            ))));
+        config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+        // A resumed stream would be that of a certificate nobody looks at again.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        Ok(Self {
+            acceptor: TlsAcceptor::from(Arc::new(config)),
+            pair,
+            clients,
+        })
+    }
+
+    /// Makes the handshake; gives the stream and what the client has shown.
+    ///
+    /// # Errors
+    /// Why the two do not come together; and the stream, on which the client may
+    /// have yet to read why.
+    pub async fn accept<S>(
+        &self,
+        stream: S,
+    ) -> Result<(ServerStream<S>, Option<Chain>), (Problem, S)>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let accepted = self.acceptor.accept(stream).into_fallible().await;
+        let stream = accepted.map_err(|(error, stream)| (Problem::in_handshake(&error), stream))?;
+        let shown = stream.get_ref().1.peer_certificates();
+        let chain = shown.map(|shown| Chain::new(shown.into(), Side::Client));
+        Ok((stream, chain))
+    }
+
+    /// Whether a client that has shown this, or nothing, may come in now.
+    pub fn admits(&self, shown: Option<&Chain>) -> bool {
+        match (&self.clients, shown) {
+            (None, _) | (Some((_, Need::May)), None) => true,
+            (Some((_, Need::Must)), None) => false,
+            (Some((authorities, _)), Some(chain)) => authorities.check(chain).is_ok(),
+        }
+    }
+
+    /// Whether clients are asked for a certificate, and whether they need one.
+    pub fn asks(&self) -> Option<Need> {
+        self.clients.as_ref().map(|(_, need)| *need)
+    }
+
+    /// The certificate that is shown, with its key.
+    pub fn pair(&self) -> &Pair {
+        &self.pair
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Server")
+            .field("pair", &self.pair)
+            .field("clients", &self.clients)
+            .finish_non_exhaustive()
+    }
+}
