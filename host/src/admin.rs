@@ -374,8 +374,11 @@ mod tests {
     async fn a_plan_is_asked_for_with_a_component_or_without() {
         let (admin, ..) = start();
         let asked = async |method, path, body: &'static [u8]| {
-            let body = Bytes::from_static(body);
-            let asked = client::send(admin.local_addr(), method, path, body, PATIENCE).await;
+            let question = client::Question {
+                body: Bytes::from_static(body),
+                ..Default::default()
+            };
+            let asked = client::send(admin.local_addr(), method, path, question, PATIENCE).await;
             let (status, answer) = asked.unwrap();
             (status.as_u16(), serde_json::from_slice(&answer).ok())
         };

@@ -134,6 +134,61 @@ fn a_directory_that_is_no_crate_is_not_built() {
     check(&["build", path], 64, "holds no cargo package");
 }
 
+/// The token goes in a header, and is told to nobody else.
+#[test]
+fn a_token_in_a_file_is_shown_to_the_shard() {
+    use std::io::{BufRead as _, BufReader, Write as _};
+
+    const TOKEN: &str = "token-0123456789abcdef";
+    let scratch = tempfile::tempdir().unwrap();
+    let file = |name: &str, content: &str| {
+        let path = scratch.path().join(name);
+        fs::write(&path, content).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let token = file("token", &format!("{TOKEN} \nanother\n"));
+    let shard = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let admin = shard.local_addr().unwrap().to_string();
+    let answering = std::thread::spawn(move || {
+        let (mut stream, _) = shard.accept().unwrap();
+        let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+        let asked: Vec<_> = lines
+            .by_ref()
+            .map(Result::unwrap)
+            .take_while(|line| !line.is_empty())
+            .collect();
+        let answer = b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 4\r\n\r\nnot\n";
+        stream.write_all(answer).unwrap();
+        asked
+    });
+    let asked_with = ["drain", "--admin", &admin, "--token-file", &token];
+    let output = ostrakon(&asked_with);
+    let asked = answering.join().unwrap();
+    assert_eq!(asked[0], "POST /drain HTTP/1.1");
+    let shown = format!("authorization: Bearer {TOKEN}");
+    assert!(asked.contains(&shown), "{asked:?}");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(69), "{said}");
+    assert!(said.contains("401") && !said.contains(TOKEN), "{said}");
+
+    let with = |file: &str| ["drain", "--token-file", file].map(str::to_owned);
+    let refused = |file: &str, code, text| {
+        let arguments = with(file);
+        check(&arguments.each_ref().map(String::as_str), code, text);
+    };
+    refused("nowhere", 74, "cannot read the token in nowhere");
+    refused(
+        &file("empty", "\nsecond\n"),
+        64,
+        "holds no token on its first line",
+    );
+    refused(
+        &file("odd", "a\u{1}b"),
+        64,
+        "holds no token on its first line",
+    );
+}
+
 #[test]
 fn where_no_shard_runs_status_and_drain_say_so() {
     // Bound and closed again: nobody is there.

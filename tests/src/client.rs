@@ -1,19 +1,35 @@
-//! A plain HTTP/1.1 client on one kept connection: what it sends and gets is
-//! what is on the wire.
+//! An HTTP/1.1 client on one kept connection, in TLS or not: what it sends and
+//! gets is what is on the wire.
 
+use std::fmt;
 use std::fmt::Write as _;
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::time::Duration;
+
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 /// How long a test waits for bytes before it fails.
 const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A connection to a host, opened at the first request and after a failure.
-#[derive(Debug)]
 pub struct Client {
     address: SocketAddr,
-    stream: Option<BufReader<TcpStream>>,
+    tls: Option<Arc<ClientConfig>>,
+    /// Sent with each request.
+    headers: Vec<(String, String)>,
+    stream: Option<BufReader<Box<dyn Duplex>>>,
+}
+
+/// What a request and its answer go over.
+trait Duplex: Read + Write + Send {}
+impl<S: Read + Write + Send> Duplex for S {}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "Client({})", self.address)
+    }
 }
 
 /// A whole response.
@@ -58,8 +74,37 @@ impl Client {
     pub fn new(address: SocketAddr) -> Self {
         Self {
             address,
+            tls: None,
+            headers: Vec::new(),
             stream: None,
         }
+    }
+
+    /// A client that speaks HTTPS, by what it believes and shows.
+    #[must_use]
+    pub fn over_tls(mut self, tls: Arc<ClientConfig>) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// A client that shows a token with each request.
+    #[must_use]
+    pub fn with_token(mut self, token: &str) -> Self {
+        let value = format!("Bearer {token}");
+        self.headers.push(("authorization".to_owned(), value));
+        self
+    }
+
+    fn connect(&self) -> io::Result<BufReader<Box<dyn Duplex>>> {
+        let stream = connect(self.address)?.into_inner();
+        let Some(tls) = &self.tls else {
+            return Ok(BufReader::new(Box::new(stream)));
+        };
+        let name = self.address.ip().into();
+        let connection = ClientConnection::new(Arc::clone(tls), name).map_err(io::Error::other)?;
+        Ok(BufReader::new(Box::new(StreamOwned::new(
+            connection, stream,
+        ))))
     }
 
     /// `GET path`.
@@ -93,10 +138,12 @@ impl Client {
     ) -> io::Result<Response> {
         let mut stream = match self.stream.take() {
             Some(stream) => stream,
-            None => connect(self.address)?,
+            None => self.connect()?,
         };
         let mut request = format!("{method} {path} HTTP/1.1\r\nhost: {}\r\n", self.address);
-        for (name, value) in headers {
+        let own = self.headers.iter();
+        let own = own.map(|(name, value)| (name.as_str(), value.as_str()));
+        for (name, value) in own.chain(headers.iter().copied()) {
             let _ = write!(request, "{name}: {value}\r\n");
         }
         if !body.is_empty() || method == "PUT" || method == "POST" {

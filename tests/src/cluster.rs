@@ -48,15 +48,32 @@ impl Cluster {
         Self::start_each(part, among, &vec![files; count.into()])
     }
 
+    /// The same with a Secret.
+    ///
+    /// # Panics
+    /// When they do not.
+    pub fn start_with(part: u8, count: u8, among: u64, files: &Files, secret: &Files) -> Self {
+        Self::start_all(part, among, &vec![files; count.into()], Some(secret))
+    }
+
     /// The same with a ConfigMap for each, as they see it after different times.
     ///
     /// # Panics
     /// When they do not.
     pub fn start_each(part: u8, among: u64, files: &[&Files]) -> Self {
-        let shards: Vec<_> = (0..)
+        Self::start_all(part, among, files, None)
+    }
+
+    fn start_all(part: u8, among: u64, files: &[&Files], secret: Option<&Files>) -> Self {
+        let mut shards: Vec<_> = (0..)
             .zip(files)
             .map(|(ordinal, files)| shard(part, ordinal, files))
             .collect();
+        if let Some(secret) = secret {
+            for shard in &mut shards {
+                shard.secrets.publish(secret).expect("published");
+            }
+        }
         // Together: the first waits for what the others know.
         let hosts = thread::scope(|scope| {
             let starting: Vec<_> = shards

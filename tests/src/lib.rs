@@ -9,4 +9,5 @@ pub mod load;
 pub mod net;
 pub mod random;
 pub mod set;
+pub mod tls;
 pub mod volume;

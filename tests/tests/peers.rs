@@ -27,8 +27,8 @@ fn with_certificate(believed: &[&Authority], issued: &Issued, more: &[(&str, &st
     let mut files = secret(more);
     for (name, value) in [
         ("peer-ca.crt", &believed),
-        ("tls.crt", &issued.certificate),
-        ("tls.key", &issued.key),
+        ("peer.crt", &issued.certificate),
+        ("peer.key", &issued.key),
     ] {
         files.insert(name.to_owned(), value.as_bytes().to_vec());
     }
@@ -126,8 +126,9 @@ fn tokens_certificates_and_authorities_rotate_under_load_without_a_failure() {
                 shards[at].secrets.publish(files).expect("published");
                 let host = &hosts[at];
                 host.wait_until("the change", |host| {
-                    host.metric("ostrakon_peer_credentials_reloads_total") == taken
-                        && host.metric("ostrakon_peer_credentials_refusals_total") == refused
+                    host.metric("ostrakon_credentials_reloads_total{listener=\"peers\"}") == taken
+                        && host.metric("ostrakon_credentials_refusals_total{listener=\"peers\"}")
+                            == refused
                 });
                 let status = host.wait_for_status("the problem", |status| {
                     status["peers"]["problem"].is_null() == problem.is_none()
@@ -204,7 +205,7 @@ fn what_cannot_be_used_at_a_start_is_one_line_and_code_64() {
     let issued = authority.issue(&names, in_a_day());
     let expired = authority.issue(&names, SystemTime::now() - Duration::from_mins(1));
     let mut without_key = with_certificate(&[&authority], &issued, &[]);
-    without_key.remove("tls.key");
+    without_key.remove("peer.key");
     let (everywhere, loopback) = ("0.0.0.0:0", "127.0.0.1:0");
     for (listen, files, said) in [
         (
@@ -233,7 +234,7 @@ fn what_cannot_be_used_at_a_start_is_one_line_and_code_64() {
             secret(&[("peer-ca.crt", "?")]),
             "no certificate of an authority",
         ),
-        (loopback, without_key, "no `tls.key`: put it there"),
+        (loopback, without_key, "no `peer.key`: put it there"),
         (
             loopback,
             with_certificate(&[&authority], &expired, &[]),

@@ -10,9 +10,12 @@
 //! | a digit | refused: the first digit of the HTTP status, such as `5` for 503 |
 //! | `.` | no answer |
 //!
+//! It speaks plain HTTP, and ends where a server speaks HTTPS only.
+//!
 //! With one server it asks that one for all letters, which any shard of a cluster answers. Where a
 //! server says that another one has the key (307 or 421 with a `location`), it asks that one.
 
+use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::thread;
@@ -85,7 +88,7 @@ fn main() -> anyhow::Result<()> {
         let mut hits = 0;
         for letter in letters() {
             let server = &servers[server_of(letter, servers.len())];
-            let mark = visit(server, letter, readonly);
+            let mark = visit(server, letter, readonly)?;
             hits += u32::from(mark == 'h');
             write!(output, "{mark}")?;
             output.flush()?;
@@ -114,23 +117,49 @@ fn with_port(server: &str) -> String {
 }
 
 /// Loads a letter's key, writes it where that is wanted, and says how it went.
-fn visit(server: &str, letter: char, readonly: bool) -> char {
-    let loaded = match follow(server, &format!("/load/{letter}")) {
-        Err(_) => return '.',
+///
+/// # Errors
+/// Where no request of this client is ever answered.
+fn visit(server: &str, letter: char, readonly: bool) -> Result<char, HttpsOnly> {
+    let ask = |path: String| match follow(server, &path) {
+        Ok(answer) => Ok(Ok(answer)),
+        Err(error) => match error.downcast::<HttpsOnly>() {
+            Ok(https_only) => Err(https_only),
+            Err(_) => Ok(Err('.')),
+        },
+    };
+    let loaded = match ask(format!("/load/{letter}"))? {
+        Err(mark) => return Ok(mark),
         Ok((200, value)) => value,
-        Ok((status, _)) => return first_digit(status),
+        Ok((status, _)) => return Ok(first_digit(status)),
     };
     if loaded.chars().eq([letter]) {
-        return 'h';
+        return Ok('h');
     }
-    match loaded.as_str() {
+    Ok(match loaded.as_str() {
         NOT_FOUND if readonly => 'm',
-        NOT_FOUND => match follow(server, &format!("/save/{letter}/{letter}")) {
-            Err(_) => '.',
+        NOT_FOUND => match ask(format!("/save/{letter}/{letter}"))? {
+            Err(mark) => mark,
             Ok((200, _)) => 'w',
             Ok((status, _)) => first_digit(status),
         },
         _ => 'x',
+    })
+}
+
+/// A server with which this client cannot speak.
+#[derive(Debug)]
+struct HttpsOnly(String);
+
+impl std::error::Error for HttpsOnly {}
+
+impl fmt::Display for HttpsOnly {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(server) = self;
+        write!(
+            out,
+            "{server} speaks HTTPS only, and this client plain HTTP: ask with another, such as curl"
+        )
     }
 }
 
@@ -175,11 +204,19 @@ fn get(server: &str, path: &str) -> anyhow::Result<Answer> {
         bail!("the connection ended in the middle of the answer");
     };
     let status = head.split(' ').nth(1).context("not an HTTP answer")?;
-    let mut headers = head.lines().filter_map(|line| line.split_once(':'));
-    let location = headers.find(|(name, _)| name.eq_ignore_ascii_case("location"));
+    let header = |wanted: &str| {
+        let mut headers = head.lines().filter_map(|line| line.split_once(':'));
+        let found = headers.find(|(name, _)| name.eq_ignore_ascii_case(wanted));
+        found.map(|(_, value)| value.trim())
+    };
+    let location = header("location");
+    let is_https = location.is_some_and(|url| url.starts_with("https://"));
+    if is_https || header("ostrakon-error") == Some("https-only") {
+        return Err(HttpsOnly(location.unwrap_or(server).to_owned()).into());
+    }
     Ok(Answer {
         status: status.parse()?,
-        sent_to: location.and_then(|(_, url)| server_in(url.trim())),
+        sent_to: location.and_then(server_in),
         body: body.to_owned(),
     })
 }

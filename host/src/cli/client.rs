@@ -1,15 +1,18 @@
 //! What is asked of a shard's admin port, and `ostrakon drain`.
 
+use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, StatusCode};
+use http::{HeaderValue, Method, StatusCode};
 use humantime_serde::re::humantime::parse_duration;
+use zeroize::Zeroizing;
 
 use super::{Exit, Failure, address, say};
-use crate::http::client;
+use crate::http::client::{self, Question};
 
 /// Drain a shard: not ready, then no new requests, then all answered and durable.
 ///
@@ -22,6 +25,8 @@ Example, in a Pod:
 pub(super) struct DrainArguments {
     #[command(flatten)]
     port: Port,
+    #[command(flatten)]
+    token: Token,
     /// How long to wait; the shard's own limit is `drain.deadline` of its settings.
     #[arg(long, env = "OSTRAKON_TIMEOUT", value_name = "TIME", default_value = "2m", value_parser = parse_duration)]
     timeout: Duration,
@@ -41,9 +46,26 @@ pub(super) struct Port {
     admin: SocketAddr,
 }
 
-/// The shard did not do what was asked.
+/// What allows an operator on another machine to ask.
+#[derive(Debug, clap::Args)]
+pub(super) struct Token {
+    /// A file whose first line is one of `admin-token` in the Secret; not needed on the shard's
+    /// machine.
+    #[arg(long, env = "OSTRAKON_TOKEN_FILE", value_name = "FILE")]
+    token_file: Option<PathBuf>,
+}
+
+/// The shard did not do what was asked, or was not asked.
 #[derive(Debug, thiserror::Error)]
 enum Error {
+    #[error("cannot read the token in {path}")]
+    Token {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{path} holds no token on its first line: put one of `admin-token` there")]
+    NoToken { path: PathBuf },
     #[error("{address} answered {status}: {body}")]
     Answer {
         address: SocketAddr,
@@ -54,8 +76,38 @@ enum Error {
 
 impl DrainArguments {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let body = self.port.ask(Method::POST, "/drain", self.timeout)?;
+        let question = Question {
+            authorization: self.token.read()?,
+            ..Question::default()
+        };
+        let body = self
+            .port
+            .send(Method::POST, "/drain", question, self.timeout)?;
         say(&String::from_utf8_lossy(&body))
+    }
+}
+
+impl Token {
+    /// The header's value that shows it.
+    pub(super) fn read(&self) -> Result<Option<HeaderValue>, Failure> {
+        let Some(path) = &self.token_file else {
+            return Ok(None);
+        };
+        let path = path.clone();
+        let read = match fs::read(&path).map(Zeroizing::new) {
+            Ok(read) => read,
+            Err(source) => return Err(Failure::new(Exit::Io, Error::Token { path, source })),
+        };
+        let line = read.split(|byte| *byte == b'\n').next();
+        let line = line.unwrap_or_default().trim_ascii();
+        let value = Zeroizing::new([b"Bearer ", line].concat());
+        match HeaderValue::from_bytes(&value) {
+            Ok(mut value) if !line.is_empty() => {
+                value.set_sensitive(true);
+                Ok(Some(value))
+            }
+            _ => Err(Failure::new(Exit::Usage, Error::NoToken { path })),
+        }
     }
 }
 
@@ -70,14 +122,14 @@ impl Port {
         SocketAddr::new(loopback, self.admin.port())
     }
 
-    /// Asks it, without a body.
+    /// Asks it for what is open to all.
     pub(super) fn ask(
         &self,
         method: Method,
         path: &str,
         timeout: Duration,
     ) -> Result<Bytes, Failure> {
-        self.send(method, path, Bytes::new(), timeout)
+        self.send(method, path, Question::default(), timeout)
     }
 
     /// Asks it.
@@ -85,7 +137,7 @@ impl Port {
         &self,
         method: Method,
         path: &str,
-        body: Bytes,
+        question: Question,
         timeout: Duration,
     ) -> Result<Bytes, Failure> {
         let address = self.address();
@@ -94,7 +146,7 @@ impl Port {
             .build()
             .map_err(Failure::with::<io::Error>(Exit::Internal))?;
         let (status, body) = runtime
-            .block_on(client::send(address, method, path, body, timeout))
+            .block_on(client::send(address, method, path, question, timeout))
             .map_err(Failure::with(Exit::Unavailable))?;
         if status.is_success() {
             return Ok(body);

@@ -10,6 +10,7 @@ mod ordinal;
 mod pack;
 mod plan;
 mod progress;
+mod secretive;
 mod serve;
 mod status;
 mod watch;

@@ -10,9 +10,10 @@ use bytesize::ByteSize;
 use http::Method;
 use humantime_serde::re::humantime::parse_duration;
 
-use super::client::Port;
+use super::client::{Port, Token};
 use super::progress::grouped;
 use super::{Exit, Failure, say, say_aside};
+use crate::http::client::Question;
 use crate::plan::{Outcome, share};
 use crate::settings::MOST_SHARDS;
 use crate::survey::Amount;
@@ -27,7 +28,7 @@ use crate::volume::MAX_BYTES;
 #[command(after_help = "\
 Examples:
   ostrakon plan --shards 5
-  ostrakon plan --shards 3 --guest new.wasm    when asked on the shard's machine
+  ostrakon plan --shards 3 --guest new.wasm
   ostrakon plan --shards 5 --json | jq .moved")]
 pub(super) struct Arguments {
     /// The number of shards to find it out for.
@@ -38,6 +39,8 @@ pub(super) struct Arguments {
     guest: Option<PathBuf>,
     #[command(flatten)]
     port: Port,
+    #[command(flatten)]
+    token: Token,
     /// Print the JSON as the shard gives it.
     #[arg(long, env = "OSTRAKON_JSON")]
     json: bool,
@@ -67,9 +70,12 @@ impl Arguments {
         let answer = match &self.guest {
             None => self.port.ask(Method::GET, &path, self.timeout)?,
             Some(guest) => {
-                let component = component(guest)?;
+                let question = Question {
+                    body: component(guest)?,
+                    authorization: self.token.read()?,
+                };
                 self.port
-                    .send(Method::POST, &path, component, self.timeout)?
+                    .send(Method::POST, &path, question, self.timeout)?
             }
         };
         if self.json {

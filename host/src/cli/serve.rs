@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use bytesize::ByteSize;
 
+use super::secretive::keep_secrets;
 use super::{Exit, Failure, address, ordinal};
 use crate::per_shard::PerShard;
 use crate::store::OpenError;
@@ -106,6 +107,8 @@ fn size(text: &str) -> Result<ByteSize, String> {
 
 impl Arguments {
     pub(super) fn run(self) -> Result<(), Failure> {
+        // Before any secret is read.
+        keep_secrets().map_err(Failure::with(Exit::Internal))?;
         if let Some(parent) = self.with_parent {
             end_with(parent)?;
         }

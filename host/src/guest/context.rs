@@ -222,3 +222,45 @@ impl ResourceLimiter for Limiter {
         100
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use wasmtime_wasi::cli::WasiCliView as _;
+    use wasmtime_wasi::filesystem::WasiFilesystemView as _;
+    use wasmtime_wasi::p2::bindings::cli::environment::Host as _;
+    use wasmtime_wasi::p2::bindings::filesystem::preopens::Host as _;
+    use wasmtime_wasi::p2::bindings::sockets::network::IpAddressFamily;
+    use wasmtime_wasi::p2::bindings::sockets::tcp_create_socket::Host as _;
+    use wasmtime_wasi::p2::bindings::sockets::udp_create_socket::Host as _;
+    use wasmtime_wasi::sockets::WasiSocketsView as _;
+
+    use super::*;
+
+    /// What WASI lets a guest ask for is there, and gives nothing.
+    #[tokio::test]
+    async fn wasi_gives_no_file_no_environment_and_no_socket() {
+        let metrics = Arc::new(Metrics::new("test"));
+        let environment = Environment {
+            settings: Arc::default(),
+            identity: Identity {
+                ordinal: 0,
+                shards: 1,
+            },
+            files: Arc::default(),
+            secrets: Secrets::default(),
+            metrics: Arc::clone(&metrics),
+        };
+        let log = Arc::new(GuestLog::new("test".to_owned(), 1, metrics));
+        let mut context = Context::new(Arc::new(environment), log);
+        assert!(std::env::vars().next().is_some(), "the host has one");
+        assert_eq!(context.cli().get_environment().unwrap(), []);
+        assert_eq!(context.cli().get_arguments().unwrap(), [""; 0]);
+        assert_eq!(context.cli().initial_cwd().unwrap(), None);
+        assert!(context.filesystem().get_directories().unwrap().is_empty());
+        for family in [IpAddressFamily::Ipv4, IpAddressFamily::Ipv6] {
+            let mut sockets = context.sockets();
+            sockets.create_tcp_socket(family).unwrap_err();
+            sockets.create_udp_socket(family).await.unwrap_err();
+        }
+    }
+}

@@ -45,7 +45,7 @@ impl Caller {
     }
 
     /// One in TLS, and what it has shown there.
-    pub(super) fn in_tls(address: SocketAddr, chain: Option<Chain>) -> Self {
+    pub fn in_tls(address: SocketAddr, chain: Option<Chain>) -> Self {
         Self::new(address, Shown::Tls(chain))
     }
 

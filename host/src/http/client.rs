@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::HOST;
-use http::{Method, Request, StatusCode};
+use http::header::{AUTHORIZATION, HOST};
+use http::{HeaderValue, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -64,10 +64,19 @@ pub async fn request(
     path: &str,
     timeout: Duration,
 ) -> Result<(StatusCode, Bytes), Error> {
-    send(address, method, path, Bytes::new(), timeout).await
+    send(address, method, path, Question::default(), timeout).await
 }
 
-/// As [`request`], with a body.
+/// What goes with a request.
+#[derive(Clone, Default)]
+pub struct Question {
+    /// Its body.
+    pub body: Bytes,
+    /// What it is allowed by: the value of its header `authorization`.
+    pub authorization: Option<HeaderValue>,
+}
+
+/// As [`request`], with what goes with it.
 ///
 /// # Errors
 /// When there is no whole answer in time.
@@ -75,10 +84,10 @@ pub async fn send(
     address: SocketAddr,
     method: Method,
     path: &str,
-    body: Bytes,
+    question: Question,
     timeout: Duration,
 ) -> Result<(StatusCode, Bytes), Error> {
-    let answer = tokio::time::timeout(timeout, exchange(address, method, path, body)).await;
+    let answer = tokio::time::timeout(timeout, exchange(address, method, path, question)).await;
     answer.unwrap_or(Err(Error::Timeout { address, timeout }))
 }
 
@@ -86,17 +95,20 @@ async fn exchange(
     address: SocketAddr,
     method: Method,
     path: &str,
-    body: Bytes,
+    question: Question,
 ) -> Result<(StatusCode, Bytes), Error> {
-    let request = Request::builder()
+    let mut request = Request::builder()
         .method(method)
         .uri(path)
         .header(HOST, address.to_string())
-        .body(Full::new(body))
+        .body(Full::new(question.body))
         .map_err(|source| Error::Path {
             path: path.to_owned(),
             source,
         })?;
+    if let Some(authorization) = question.authorization {
+        request.headers_mut().insert(AUTHORIZATION, authorization);
+    }
     let stream = TcpStream::connect(address)
         .await
         .map_err(|source| Error::Connect { address, source })?;

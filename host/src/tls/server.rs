@@ -108,6 +108,15 @@ impl Server {
     }
 }
 
+#[cfg(test)]
+impl Server {
+    /// Its own certificate, as if a client had shown it.
+    pub(crate) fn own_chain(&self) -> Chain {
+        let own = self.pair.certified().cert.clone();
+        Chain::new(own.into(), Side::Client)
+    }
+}
+
 impl fmt::Debug for Server {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_struct("Server")

@@ -1,9 +1,11 @@
 //! The project's own commands: `cargo xtask dev`, `test`, `simulate` and `bench`.
 
 mod bench;
+mod deny;
 mod dependencies;
 mod dev;
 mod documents;
+mod foreign;
 mod guests;
 mod rust;
 mod simulate;

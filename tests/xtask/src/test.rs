@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use crate::steps::{Steps, say};
-use crate::{bench, dependencies, documents, guests, walls};
+use crate::{bench, deny, dependencies, documents, foreign, guests, walls};
 
 /// Runs all steps up to the first failure; the last line is the tests' count.
 pub(crate) fn run(root: &Path) -> ExitCode {
@@ -29,7 +29,11 @@ fn check(steps: &mut Steps, root: &Path) -> anyhow::Result<()> {
     steps.cargo("format", &["fmt", "--all", "--check"])?;
     steps.step("walls between modules", |_| walls::check(root))?;
     steps.step("dependencies of packages", |_| dependencies::check(root))?;
-    steps.step("ARCHITECTURE.md", |_| documents::check(root))?;
+    steps.step("documents", |_| documents::check(root))?;
+    steps.step("licences, bans and sources of dependencies", |_| {
+        deny::check(root)
+    })?;
+    steps.step("programs that the tests run", |_| foreign::check())?;
     steps.cargo(
         "lints",
         &[

@@ -1,5 +1,8 @@
 //! What clients come in by: TLS, certificates of theirs, and tokens.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 use std::time::SystemTime;
 

@@ -107,6 +107,9 @@ pub(crate) fn commit(misdeed: &str, request: Option<&Request>) -> Response {
         ("secret", _) => Response::text(format!("{:?}", Secret::named("canary").is_some())),
 
         // Secrets told.
+        ("authorization", Some(request)) => {
+            Response::text(format!("{} headers", request.header("authorization").len()))
+        }
         ("reveal", _) => Response::bytes("application/octet-stream", canary()),
         ("reveal-in-log", _) => {
             log::write(log::Level::Info, &String::from_utf8_lossy(&canary()));

@@ -1,0 +1,72 @@
+//! What clients believe and show in TLS, and what they are shown.
+
+use std::io::{self, Write as _};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+
+use crate::certificates::{Authority, Issued};
+use crate::client::connect;
+
+/// A client that believes an authority, shows a certificate if it has one, and
+/// speaks one protocol.
+///
+/// # Panics
+/// When these are none.
+pub fn client(believed: &Authority, shown: Option<&Issued>, protocol: &[u8]) -> Arc<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    roots
+        .add(certificate(&believed.pem))
+        .expect("it is an authority");
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("the provider has them")
+        .with_root_certificates(roots);
+    let mut config = match shown {
+        None => config.with_no_client_auth(),
+        Some(issued) => {
+            let key = PrivateKeyDer::from_pem_slice(issued.key.as_bytes()).expect("a key");
+            config
+                .with_client_auth_cert(vec![certificate(&issued.certificate)], key)
+                .expect("they belong together")
+        }
+    };
+    config.alpn_protocols = vec![protocol.to_vec()];
+    Arc::new(config)
+}
+
+/// The certificate that a new connection is shown, believed or not by what is
+/// asked with.
+///
+/// # Errors
+/// When there is no handshake.
+///
+/// # Panics
+/// When the address can be no name.
+pub fn shown_by(
+    address: SocketAddr,
+    asked_with: &Arc<ClientConfig>,
+) -> io::Result<CertificateDer<'static>> {
+    let stream = connect(address)?.into_inner();
+    let name = address.ip().into();
+    let connection = ClientConnection::new(Arc::clone(asked_with), name).expect("a client");
+    let mut stream = StreamOwned::new(connection, stream);
+    stream.flush()?;
+    while stream.conn.is_handshaking() {
+        stream.conn.complete_io(&mut stream.sock)?;
+    }
+    let shown = stream.conn.peer_certificates().expect("it was shown");
+    Ok(shown[0].clone().into_owned())
+}
+
+/// A certificate as it is shown.
+///
+/// # Panics
+/// When it is none.
+pub fn certificate(pem: &str) -> CertificateDer<'static> {
+    CertificateDer::from_pem_slice(pem.as_bytes()).expect("a certificate")
+}

@@ -1,0 +1,580 @@
+//! HTTPS, clients' certificates and tokens: they change while clients come in, and what cannot be
+//! used is refused, with the old kept.
+
+use std::io::{BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::Request;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use ostrakon_tests::certificates::{Authority, Issued};
+use ostrakon_tests::client::{Client, connect, read_response};
+use ostrakon_tests::host::{CANARY, Files, Host, PATIENCE, Shard, config, guest};
+use ostrakon_tests::load::under_load;
+use ostrakon_tests::tls::{self, certificate, shown_by};
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
+
+const OLD: &str = "old-0123456789abcdef";
+const NEW: &str = "new-0123456789abcdef";
+const RELOADS: &str = r#"ostrakon_credentials_reloads_total{listener="public"}"#;
+const REFUSALS: &str = r#"ostrakon_credentials_refusals_total{listener="public"}"#;
+const REFUSED: &str = r#"ostrakon_credentials_refused{listener="public"}"#;
+const HTTP1: &[u8] = b"http/1.1";
+
+/// A Secret with what is given, beside what every shard of every test has.
+fn secret(entries: &[(&str, &str)]) -> Files {
+    let mut files = Files::from([("canary-of-all".to_owned(), CANARY.into())]);
+    for (name, value) in entries {
+        files.insert((*name).to_owned(), value.as_bytes().to_vec());
+    }
+    files
+}
+
+/// A Secret with a certificate to show.
+fn secret_with(issued: &Issued, more: &[(&str, &str)]) -> Files {
+    let pair = [("tls.crt", &*issued.certificate), ("tls.key", &issued.key)];
+    secret(&[&pair, more].concat())
+}
+
+fn here() -> Vec<String> {
+    vec!["127.0.0.1".to_owned()]
+}
+
+fn in_a_day() -> SystemTime {
+    SystemTime::now() + Duration::from_hours(24)
+}
+
+fn issue(authority: &Authority) -> Issued {
+    authority.issue(&here(), in_a_day())
+}
+
+fn shard(secret: &Files, settings: &str) -> Shard {
+    let mut shard = Shard::new(&config(&guest("kv"), &[("ostrakon.toml", settings)]));
+    shard.secrets.publish(secret).expect("published");
+    shard
+}
+
+/// Publishes a Secret, and waits until the public port goes by it.
+#[track_caller]
+fn change(shard: &mut Shard, host: &Host, to: &Files) {
+    let before = host.metric(RELOADS);
+    shard.secrets.publish(to).expect("published");
+    host.wait_until("the change", |host| host.metric(RELOADS) > before);
+    assert_eq!(host.metric(REFUSED), 0);
+    assert!(host.status()["public"]["problem"].is_null());
+}
+
+/// Publishes a Secret that is refused, and waits until it is said why.
+#[track_caller]
+fn change_refused(shard: &mut Shard, host: &Host, to: &Files, said: &str) {
+    let before = host.metric(REFUSALS);
+    shard.secrets.publish(to).expect("published");
+    host.wait_until("the refusal", |host| host.metric(REFUSALS) > before);
+    host.wait_until("the refusal in force", |host| host.metric(REFUSED) == 1);
+    let problem = host.status()["public"]["problem"].clone();
+    let problem = problem.as_str().unwrap_or_default().to_owned();
+    assert!(problem.contains(said), "{said}: {problem}");
+}
+
+/// What the clients of a load come in by, and how often it has changed.
+struct Shown {
+    version: u64,
+    tls: Arc<ClientConfig>,
+    token: &'static str,
+}
+
+const WORKERS: usize = 4;
+
+/// Clients that come in by what they are told to, and count.
+struct Load<'a> {
+    address: SocketAddr,
+    authority: &'a Authority,
+    shown: Mutex<Shown>,
+    /// What each of them has come in by last.
+    used: [AtomicU64; WORKERS],
+    connections: AtomicU64,
+}
+
+impl<'a> Load<'a> {
+    fn new(address: SocketAddr, authority: &'a Authority, issued: &Issued) -> Self {
+        let shown = Shown {
+            version: 1,
+            tls: tls::client(authority, Some(issued), HTTP1),
+            token: OLD,
+        };
+        Self {
+            address,
+            authority,
+            shown: Mutex::new(shown),
+            used: Default::default(),
+            connections: AtomicU64::new(0),
+        }
+    }
+
+    fn client(&self) -> (Client, u64) {
+        let shown = self.shown.lock().expect("no holder panics");
+        let client = Client::new(self.address).over_tls(Arc::clone(&shown.tls));
+        (client.with_token(shown.token), shown.version)
+    }
+
+    fn request(&self, client: &mut Client, worker: usize, number: u64) {
+        let version = self.shown.lock().expect("no holder panics").version;
+        // A connection is used for a while, so that some are old and some are new.
+        if number.is_multiple_of(16) || self.used[worker].load(Ordering::SeqCst) != version {
+            *client = self.client().0;
+            self.connections.fetch_add(1, Ordering::SeqCst);
+        }
+        let path = if number.is_multiple_of(2) {
+            format!("/save/key{worker}/word")
+        } else {
+            format!("/load/key{worker}")
+        };
+        let answer = client.get(&path).expect("an answer");
+        assert_eq!((answer.status, answer.text()), (200, "word"), "{answer:?}");
+        self.used[worker].store(version, Ordering::SeqCst);
+    }
+
+    /// Has all of them come in by something else, and waits until they do.
+    fn show(&self, host: &Host, issued: &Issued, token: &'static str) {
+        let version = {
+            let mut shown = self.shown.lock().expect("no holder panics");
+            shown.tls = tls::client(self.authority, Some(issued), HTTP1);
+            shown.token = token;
+            shown.version += 1;
+            shown.version
+        };
+        host.wait_until("all clients to show it", |_| {
+            let mut used = self.used.iter();
+            used.all(|used| used.load(Ordering::SeqCst) == version)
+        });
+    }
+}
+
+#[test]
+fn all_that_clients_come_in_by_rotates_20_times_under_load_and_nothing_fails() {
+    const ROUNDS: u64 = 20;
+    let public = Authority::new("public");
+    let mut clients_of = Authority::new("clients 0");
+    let mut shown_by_clients = issue(&clients_of);
+    let first = issue(&public);
+    let secret_of = |issued: &Issued, believed: &[&Authority], tokens: &str| {
+        let believed: String = believed.iter().map(|authority| &*authority.pem).collect();
+        secret_with(
+            issued,
+            &[("client-ca.crt", &believed), ("client-tokens", tokens)],
+        )
+    };
+    let mut shard = shard(&secret_of(&first, &[&clients_of], OLD), "");
+    let host = shard.start();
+    let load = Load::new(host.address, &public, &shown_by_clients);
+    let request = |client: &mut Client, worker, number| load.request(client, worker, number);
+    let mut tokens = [OLD, NEW];
+    let (mut changes, mut refused) = (0, 0);
+    let (answered, ()) = under_load(host.address, WORKERS, request, |_| {
+        for round in 0..ROUNDS {
+            let [token, next_token] = tokens;
+            let next_authority = Authority::new(&format!("clients {}", round + 1));
+            let next_shown = issue(&next_authority);
+            let issued = issue(&public);
+            let both = format!("{token}\n{next_token}\n");
+            // First what will be known is added, then it is used, then what was is taken away.
+            change(
+                &mut shard,
+                &host,
+                &secret_of(&issued, &[&clients_of, &next_authority], &both),
+            );
+            let (client, _) = load.client();
+            drop(client);
+            let asked_with = tls::client(&public, Some(&shown_by_clients), HTTP1);
+            let seen = shown_by(host.address, &asked_with).expect("a handshake");
+            assert_eq!(
+                seen,
+                certificate(&issued.certificate),
+                "new ones see the new one"
+            );
+
+            let other = issue(&public);
+            let mixed = Issued {
+                certificate: other.certificate.clone(),
+                key: issued.key.clone(),
+            };
+            let expired = public.issue(&here(), SystemTime::now() - Duration::from_mins(1));
+            let (unusable, said) = if round % 2 == 0 {
+                (&mixed, "is not that of the certificate")
+            } else {
+                (&expired, "expired at")
+            };
+            change_refused(
+                &mut shard,
+                &host,
+                &secret_of(unusable, &[&clients_of], token),
+                said,
+            );
+            let seen = shown_by(host.address, &asked_with).expect("a handshake");
+            assert_eq!(
+                seen,
+                certificate(&issued.certificate),
+                "the old one is kept"
+            );
+
+            load.show(&host, &next_shown, next_token);
+            change(
+                &mut shard,
+                &host,
+                &secret_of(&other, &[&next_authority], next_token),
+            );
+            let with = |shown: &Issued, token: &str| {
+                let config = tls::client(&public, Some(shown), HTTP1);
+                Client::new(host.address)
+                    .over_tls(config)
+                    .with_token(token)
+                    .get("/load/key0")
+            };
+            let late = with(&next_shown, token).expect("an answer");
+            assert_eq!(
+                (late.status, late.header("ostrakon-error")),
+                (401, Some("wrong-token"))
+            );
+            with(&shown_by_clients, next_token).expect_err("its authority is not known any more");
+            assert_eq!(
+                with(&next_shown, next_token).expect("an answer").status,
+                200
+            );
+            (clients_of, shown_by_clients) = (next_authority, next_shown);
+            tokens.reverse();
+            changes += 2;
+            refused += 1;
+        }
+    });
+    println!(
+        "{ROUNDS} rotations of certificate, key, authority and token in {changes} changes, and \
+         {refused} refused ones: {answered} requests on {} connections, 0 failed",
+        load.connections.into_inner()
+    );
+    assert!(answered > ROUNDS * 50, "there was a load: {answered}");
+    let log = host.stop();
+    for told in [OLD, NEW, first.key.lines().nth(1).expect("a line")] {
+        assert!(!log.contains(told), "a secret is told");
+    }
+}
+
+/// The expiry that is shown is that of the certificate in force.
+#[test]
+fn the_certificate_in_force_and_its_days_are_shown() {
+    let authority = Authority::new("a");
+    let in_ten_days = SystemTime::now() + Duration::from_hours(10 * 24 + 1);
+    let issued = authority.issue(&here(), in_ten_days);
+    let shard = shard(&secret_with(&issued, &[("client-tokens", OLD)]), "");
+    let host = shard.start();
+    let public = host.status()["public"].clone();
+    assert_eq!(public["tls"], true, "{public}");
+    assert_eq!(public["certificate_days_left"], 10, "{public}");
+    assert_eq!(public["tokens"], 1, "{public}");
+    assert_eq!(public["client_certificates"], false, "{public}");
+    let series = r#"ostrakon_certificate_expiry_timestamp_seconds{listener="public"}"#;
+    let metrics = host.admin("GET", "/metrics").expect("an answer");
+    let line = metrics.text().lines().find(|line| line.starts_with(series));
+    let shown: f64 = line.expect("it is shown")[series.len() + 1..]
+        .parse()
+        .expect("a number");
+    let expected = in_ten_days.duration_since(SystemTime::UNIX_EPOCH);
+    assert!((shown - expected.expect("after 1970").as_secs_f64()).abs() < 2.0);
+    host.stop();
+}
+
+#[test]
+fn what_cannot_be_used_at_a_start_is_one_line_and_code_64_and_no_plain_http() {
+    let authority = Authority::new("a");
+    let issued = issue(&authority);
+    let other = issue(&authority);
+    let mixed = Issued {
+        key: other.key,
+        ..issued.clone()
+    };
+    let expired = authority.issue(&here(), SystemTime::now() - Duration::from_mins(1));
+    let only = ["--https-only"];
+    let cases: [(Files, &[&str], &str); 9] = [
+        (
+            secret_with(&mixed, &[]),
+            &[],
+            "is not that of the certificate",
+        ),
+        (secret_with(&expired, &[]), &[], "renew it"),
+        (
+            secret(&[("tls.crt", &issued.certificate)]),
+            &[],
+            "and no `tls.key`",
+        ),
+        (secret(&[("tls.key", &issued.key)]), &[], "and no `tls.crt`"),
+        (
+            secret(&[("client-ca.crt", &authority.pem)]),
+            &[],
+            "and no `tls.crt`",
+        ),
+        (
+            secret(&[("client-token", OLD)]),
+            &[],
+            "call it `client-tokens`",
+        ),
+        (
+            secret(&[("client-tokens", "short")]),
+            &[],
+            "use at least 16 random ones",
+        ),
+        (
+            secret(&[("admin-token", "a b c d e f g h i")]),
+            &[],
+            "`admin-token`",
+        ),
+        (
+            secret(&[("client-tokens", OLD)]),
+            &only,
+            "--https-only is given",
+        ),
+    ];
+    for (files, arguments, said) in cases {
+        let mut shard = shard(&files, "");
+        shard.arguments = arguments.iter().map(|flag| (*flag).to_owned()).collect();
+        let (status, log) = shard.spawn().wait();
+        let lines: Vec<&str> = log.lines().filter(|line| !line.starts_with('{')).collect();
+        assert_eq!(status.code(), Some(64), "{lines:?}");
+        assert!(
+            matches!(&lines[..], [line] if line.starts_with("error: ") && line.contains(said)),
+            "{said}: {lines:?}"
+        );
+        assert!(!log.contains("\"ready\""), "it never served");
+    }
+}
+
+/// The first answer to a plain request on a connection of its own.
+fn plain(address: SocketAddr) -> (u16, String) {
+    let mut stream = connect(address).expect("a connection");
+    let request = b"GET /load/key HTTP/1.1\r\nhost: here\r\n\r\n";
+    stream.get_mut().write_all(request).expect("sent");
+    let answer = read_response(&mut stream, false).expect("an answer");
+    let code = answer.header("ostrakon-error").unwrap_or_default();
+    (answer.status, code.to_owned())
+}
+
+#[test]
+fn once_there_is_a_certificate_nothing_is_said_in_the_clear() {
+    let authority = Authority::new("a");
+    let issued = issue(&authority);
+    let with_token = [("client-tokens", OLD)];
+    let mut shard = shard(&secret(&[]), "");
+    let host = shard.start();
+    // A connection from before, in the middle of nothing.
+    let mut before = host.client();
+    assert_eq!(before.get("/save/key/word").expect("an answer").status, 200);
+
+    change(&mut shard, &host, &secret_with(&issued, &with_token));
+    match before.get("/load/key") {
+        Ok(answer) => assert_eq!(answer.header("ostrakon-error"), Some("https-only")),
+        Err(error) => println!("the plain connection was closed: {error}"),
+    }
+    assert_eq!(plain(host.address), (400, "https-only".to_owned()));
+    let config = tls::client(&authority, None, HTTP1);
+    let https = || Client::new(host.address).over_tls(Arc::clone(&config));
+    let answer = https().with_token(OLD).get("/load/key").expect("an answer");
+    assert_eq!((answer.status, answer.text()), (200, "word"));
+    let answer = https().get("/load/key").expect("an answer");
+    let challenge = answer.header("www-authenticate");
+    assert_eq!(
+        (answer.status, challenge),
+        (401, Some("Bearer realm=\"ostrakon\""))
+    );
+
+    // Nothing that is taken away makes it less.
+    for (files, said) in [
+        (secret(&[]), "does not go from HTTPS to plain HTTP"),
+        (secret(&with_token), "does not go from HTTPS to plain HTTP"),
+        (secret_with(&issued, &[]), "does not open to everybody"),
+    ] {
+        change_refused(&mut shard, &host, &files, said);
+        assert_eq!(plain(host.address), (400, "https-only".to_owned()));
+        assert_eq!(https().get("/load/key").expect("an answer").status, 401);
+        let answer = https().with_token(OLD).get("/load/key").expect("an answer");
+        assert_eq!(answer.status, 200);
+    }
+    host.stop();
+}
+
+type Sender = http2::SendRequest<Full<Bytes>>;
+
+async fn h2(address: SocketAddr, config: &Arc<ClientConfig>) -> std::io::Result<Sender> {
+    let stream = tokio::net::TcpStream::connect(address).await?;
+    let connector = tokio_rustls::TlsConnector::from(Arc::clone(config));
+    let stream = connector.connect(address.ip().into(), stream).await?;
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+    let io = TokioIo::new(stream);
+    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), io)
+        .await
+        .map_err(std::io::Error::other)?;
+    tokio::spawn(connection);
+    sender.ready().await.map_err(std::io::Error::other)?;
+    Ok(sender)
+}
+
+async fn ask(sender: &mut Sender, token: &str) -> Result<(u16, String), hyper::Error> {
+    let request = Request::get("https://127.0.0.1/load/key")
+        .header("authorization", format!("Bearer {token}"))
+        .body(Full::default())
+        .expect("a request");
+    let answer = sender.send_request(request).await?;
+    let status = answer.status().as_u16();
+    let code = answer.headers().get("ostrakon-error");
+    let code = code
+        .map_or("", |code| code.to_str().expect("text"))
+        .to_owned();
+    let _body = answer.into_body().collect().await?;
+    Ok((status, code))
+}
+
+/// A connection is as good as what its client shows and has shown is now, not
+/// when it was made.
+#[test]
+fn what_is_taken_away_is_refused_on_open_connections_at_once() {
+    let public = Authority::new("public");
+    let (one, two) = (Authority::new("one"), Authority::new("two"));
+    let issued = issue(&public);
+    let secret_of = |believed: &Authority, tokens: &str| {
+        let more = [("client-ca.crt", &*believed.pem), ("client-tokens", tokens)];
+        secret_with(&issued, &more)
+    };
+    let mut shard = shard(&secret_of(&one, &format!("{OLD}\n{NEW}")), "");
+    let host = shard.start();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let of_one = tls::client(&public, Some(&issue(&one)), b"h2");
+    let of_two = tls::client(&public, Some(&issue(&two)), b"h2");
+    let mut open = runtime.block_on(h2(host.address, &of_one)).expect("h2");
+    let mut asked = |token| runtime.block_on(ask(&mut open, token));
+    assert_eq!(asked(OLD).expect("an answer").0, 200);
+
+    change(&mut shard, &host, &secret_of(&one, NEW));
+    let (status, code) = asked(OLD).expect("an answer");
+    assert_eq!((status, &*code), (401, "wrong-token"));
+    assert_eq!(asked(NEW).expect("an answer").0, 200);
+
+    // In the middle of a request when its authority goes: that one is answered.
+    let by_one = tls::client(&public, Some(&issue(&one)), HTTP1);
+    let connection = ClientConnection::new(by_one, host.address.ip().into()).expect("a client");
+    let stream = TcpStream::connect(host.address).expect("a connection");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    let mut stream = BufReader::new(StreamOwned::new(connection, stream));
+    let head = format!(
+        "PUT /kv/half HTTP/1.1\r\nhost: here\r\nauthorization: Bearer {NEW}\r\n\
+         expect: 100-continue\r\ncontent-length: 4\r\n\r\n"
+    );
+    stream.get_mut().write_all(head.as_bytes()).expect("sent");
+    let mut go_on = [0; 25];
+    stream.read_exact(&mut go_on).expect("it is let in");
+    assert_eq!(&go_on, b"HTTP/1.1 100 Continue\r\n\r\n");
+
+    change(&mut shard, &host, &secret_of(&two, NEW));
+    stream.get_mut().write_all(b"body").expect("sent");
+    let answer = read_response(&mut stream, false).expect("an answer");
+    assert_eq!(answer.status, 201, "{answer:?}");
+    assert_eq!(answer.header("connection"), Some("close"), "{answer:?}");
+    match asked(NEW) {
+        Ok((status, code)) => assert_eq!((status, &*code), (403, "client-certificate")),
+        Err(error) => println!("the connection was told to go: {error}"),
+    }
+    assert!(runtime.block_on(h2(host.address, &of_one)).is_err());
+    let mut of_two = runtime.block_on(h2(host.address, &of_two)).expect("h2");
+    let answer = runtime.block_on(ask(&mut of_two, NEW)).expect("an answer");
+    assert_eq!(answer.0, 200);
+    host.stop();
+}
+
+/// What a client has shown to the host is not the guest's to see.
+#[test]
+fn a_token_that_is_the_hosts_reaches_no_guest() {
+    let mut shard = Shard::new(&config(&guest("hostile"), &[]));
+    let host = shard.start();
+    let seen = |client: Client| {
+        let mut client = client.with_token(OLD);
+        let answer = client.get("/authorization").expect("an answer");
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.text().to_owned()
+    };
+    assert_eq!(seen(host.client()), "1 headers", "it is the guest's own");
+    change(&mut shard, &host, &secret(&[("client-tokens", OLD)]));
+    assert_eq!(seen(host.client()), "0 headers");
+    host.stop();
+}
+
+/// Handshakes that are begun and go no further.
+fn half_handshakes(address: SocketAddr, count: usize) -> Vec<TcpStream> {
+    let begun = (0..count).map(|_| {
+        let mut stream = TcpStream::connect(address).expect("a connection");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        // A record of 512 bytes, of which four come.
+        stream
+            .write_all(&[0x16, 3, 1, 2, 0, 1, 0, 1, 252])
+            .expect("sent");
+        stream
+    });
+    begun.collect()
+}
+
+#[test]
+fn handshakes_that_do_not_go_on_hold_nobody_up_and_are_cut_off() {
+    const MANY: usize = 500;
+    let authority = Authority::new("a");
+    let settings = "[http]\nheader_timeout = '1s'";
+    let shard = shard(&secret_with(&issue(&authority), &[]), settings);
+    let host = shard.start();
+    let config = tls::client(&authority, None, HTTP1);
+    let mut silent = half_handshakes(host.address, MANY);
+    for number in 0..50 {
+        let mut client = Client::new(host.address).over_tls(Arc::clone(&config));
+        let answer = client.get(&format!("/save/key{number}/word"));
+        assert_eq!(answer.expect("an answer").status, 200);
+    }
+    for stream in &mut silent {
+        let ended = stream.read(&mut [0; 64]);
+        assert!(matches!(ended, Ok(0) | Err(_)), "nothing is said to it");
+    }
+    host.wait_until("all of them to be cut off", |host| {
+        host.metric("ostrakon_tls_handshake_failures_total") == MANY as u64
+    });
+    // What begins as TLS and is not is told so in TLS.
+    let mut stream = TcpStream::connect(host.address).expect("a connection");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    stream
+        .write_all(&[0x16, 3, 1, 0, 4, 99, 0, 0, 0])
+        .expect("sent");
+    let mut alert = [0; 2];
+    stream.read_exact(&mut alert).expect("an alert");
+    assert_eq!(alert[0], 0x15);
+    println!("{MANY} half handshakes, 50 whole ones with requests meanwhile, 0 failed");
+    host.stop();
+}
+
+/// They take no more than half of all places, and the oldest make room.
+#[test]
+fn half_handshakes_leave_places_to_others() {
+    let authority = Authority::new("a");
+    let settings = "[http]\nmax_connections = 20\nheader_timeout = '60s'";
+    let shard = shard(&secret_with(&issue(&authority), &[]), settings);
+    let host = shard.start();
+    let mut silent = half_handshakes(host.address, 10);
+    host.wait_until("all of them", |host| {
+        host.metric(r#"ostrakon_connections{listener="public"}"#) == 10
+    });
+    let more = half_handshakes(host.address, 5);
+    for oldest in &mut silent[..5] {
+        let ended = oldest.read(&mut [0; 64]);
+        assert!(matches!(ended, Ok(0) | Err(_)), "it made room");
+    }
+    let config = tls::client(&authority, None, HTTP1);
+    let mut client = Client::new(host.address).over_tls(config);
+    assert_eq!(client.get("/save/key/word").expect("an answer").status, 200);
+    drop((silent, more));
+    host.stop();
+}

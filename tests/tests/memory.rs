@@ -1,0 +1,209 @@
+//! What is in a shard's memory stays there, and goes when it is not needed any more.
+
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _, chown};
+use std::path::Path;
+use std::process::Command;
+
+use ostrakon_tests::host::{CANARY, Files, Host, Shard, config, guest};
+
+/// A user who is not root, and not the one who runs the tests.
+const NOBODY: u32 = 65_534;
+
+fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)
+}
+
+/// A shard's process, of a user who is not root.
+fn of_a_user() -> (Shard, Host) {
+    let mut shard = Shard::new(&config(&guest("kv"), &[]));
+    if is_root() {
+        // Where it is built may be closed to that user.
+        let binary = shard.directory().join("ostrakon");
+        fs::copy(&shard.binary, &binary).expect("a copy");
+        shard.binary = binary;
+        let user = ["--reuid", "65534", "--regid", "65534", "--clear-groups"];
+        shard.runner = [&["setpriv"], &user[..]]
+            .concat()
+            .iter()
+            .map(|part| (*part).to_owned())
+            .collect();
+        give_away(shard.directory());
+        fs::set_permissions(shard.directory(), Permissions::from_mode(0o755)).expect("opened");
+    }
+    let host = shard.start();
+    (shard, host)
+}
+
+fn give_away(path: &Path) {
+    chown(path, Some(NOBODY), Some(NOBODY)).expect("given away");
+    if path.is_dir() && !path.is_symlink() {
+        for entry in fs::read_dir(path).expect("a directory") {
+            let path = entry.expect("an entry").path();
+            if !path.is_symlink() {
+                give_away(&path);
+            }
+        }
+    }
+}
+
+#[test]
+fn no_dump_is_made_and_nobody_of_the_same_user_looks_in() {
+    let (_shard, host) = of_a_user();
+    assert_eq!(
+        host.client()
+            .get("/save/key/word")
+            .expect("an answer")
+            .status,
+        200
+    );
+    let process = format!("/proc/{}", host.id());
+    let limits = fs::read_to_string(format!("{process}/limits")).expect("limits");
+    let core = limits
+        .lines()
+        .find(|line| line.starts_with("Max core file size"));
+    let words: Vec<_> = core.expect("there is a limit").split_whitespace().collect();
+    assert_eq!(words[4..6], ["0", "0"], "{limits}");
+    // The system gives the files of a process that may be dumped to its user, and of another to root.
+    for file in ["environ", "maps", "mem"] {
+        let owner = fs::metadata(format!("{process}/{file}"))
+            .expect("it is there")
+            .uid();
+        assert_eq!(owner, 0, "{file} is to be read by its user");
+    }
+    if is_root() {
+        let mut same_user = Command::new("setpriv");
+        same_user.args([
+            "--reuid",
+            "65534",
+            "--regid",
+            "65534",
+            "--clear-groups",
+            "cat",
+        ]);
+        let read = same_user
+            .arg(format!("{process}/environ"))
+            .output()
+            .expect("cat runs");
+        assert!(!read.status.success() && read.stdout.is_empty(), "{read:?}");
+    }
+    host.stop();
+}
+
+#[test]
+fn nothing_is_left_to_a_child() {
+    let shard = Shard::new(&config(&guest("kv"), &[]));
+    let host = shard.start();
+    let process = format!("/proc/{}", host.id());
+    let mut looked_at = 0;
+    for entry in fs::read_dir(format!("{process}/fdinfo")).expect("descriptors") {
+        let path = entry.expect("an entry").path();
+        let number: u32 = path
+            .file_name()
+            .and_then(|name| name.to_str()?.parse().ok())
+            .expect("a number");
+        let Ok(said) = fs::read_to_string(&path) else {
+            continue;
+        };
+        let flags = said.lines().find_map(|line| line.strip_prefix("flags:"));
+        let flags = u32::from_str_radix(flags.expect("flags").trim(), 8).expect("octal");
+        // Standard input, output and error are its starter's.
+        if number > 2 {
+            let close_on_exec = 0o2_000_000;
+            assert_ne!(
+                flags & close_on_exec,
+                0,
+                "descriptor {number} would be inherited"
+            );
+            looked_at += 1;
+        }
+    }
+    assert!(
+        looked_at > 5,
+        "ports, volumes and the store are open: {looked_at}"
+    );
+    for task in fs::read_dir(format!("{process}/task")).expect("threads") {
+        let children = task.expect("a thread").path().join("children");
+        let children = fs::read_to_string(children).unwrap_or_default();
+        assert_eq!(children.trim(), "", "it has a child");
+    }
+    println!("{looked_at} descriptors are closed by exec, no children");
+    host.stop();
+}
+
+/// How often some bytes are in what a process can write to.
+fn count_in_memory(process: u32, wanted: &[u8]) -> usize {
+    const CHUNK: u64 = 1 << 20;
+    let maps = fs::read_to_string(format!("/proc/{process}/maps")).expect("maps");
+    let memory = File::open(format!("/proc/{process}/mem")).expect("its memory");
+    let mut found = 0;
+    for line in maps.lines().filter(|line| line.contains(" rw")) {
+        let (range, _) = line.split_once(' ').expect("a range");
+        let (start, end) = range.split_once('-').expect("a range");
+        let at = |text| u64::from_str_radix(text, 16).expect("hexadecimal");
+        let (mut start, end) = (at(start), at(end));
+        // Overlapping by one byte less than what is looked for.
+        let overlap = wanted.len() as u64 - 1;
+        while start < end {
+            let length = CHUNK.min(end - start);
+            let mut bytes = vec![0; usize::try_from(length).expect("a chunk")];
+            if memory.read_exact_at(&mut bytes, start).is_ok() {
+                found += bytes
+                    .windows(wanted.len())
+                    .filter(|window| *window == wanted)
+                    .count();
+            }
+            start += if start + length == end {
+                length
+            } else {
+                length - overlap
+            };
+        }
+    }
+    found
+}
+
+fn secrets(value: &str) -> Files {
+    let mut files = Files::from([("canary-of-all".to_owned(), CANARY.into())]);
+    for name in ["api-key", "client-tokens", "admin-token", "peer-token"] {
+        // Longer than what hashing works on at a time, so that none of it stays there.
+        let value = format!("{value}-{name}-{}", "0123456789".repeat(20));
+        files.insert(name.to_owned(), value.into_bytes());
+    }
+    files
+}
+
+/// What clients and operators have sent, and what a guest was told, is not
+/// looked for: those are in buffers and memories that are not wiped.
+#[test]
+fn a_value_that_was_rotated_out_is_in_the_memory_no_more() {
+    if !is_root() {
+        println!("not looked at: only root reads the memory of a process that cannot be dumped");
+        return;
+    }
+    let mut shard = Shard::new(&config(&guest("kv"), &[]));
+    shard
+        .secrets
+        .publish(&secrets("first-7d0e"))
+        .expect("published");
+    let host = shard.start();
+    let before = count_in_memory(host.id(), b"first-7d0e");
+    assert!(before >= 4, "what is in force is found: {before}");
+    let reloads = r#"ostrakon_credentials_reloads_total{listener="public"}"#;
+    for (round, (value, gone)) in [("second-a1c9", "first-7d0e"), ("third-58be", "second-a1c9")]
+        .into_iter()
+        .enumerate()
+    {
+        shard.secrets.publish(&secrets(value)).expect("published");
+        host.wait_until("the change", |host| {
+            host.metric(reloads) == round as u64 + 1
+        });
+        assert!(count_in_memory(host.id(), value.as_bytes()) >= 4);
+        // Whoever holds the last of it may be about to let it go.
+        host.wait_until("the end of what was", |host| {
+            count_in_memory(host.id(), gone.as_bytes()) == 0
+        });
+    }
+    println!("{before} places had the first values, and none has them after the change");
+    host.stop();
+}

@@ -1,0 +1,46 @@
+//! Programs that others wrote and the tests run: found, or installed from Debian's packages.
+
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, ensure};
+use ostrakon_toolchain::machine::ThisMachine;
+use ostrakon_toolchain::search::install;
+
+use crate::steps::say;
+
+/// A program, how it is asked whether it is there, and its package.
+const PROGRAMS: [(&str, &str, &str); 3] = [
+    ("curl", "--version", "curl"),
+    ("openssl", "version", "openssl"),
+    ("setpriv", "--version", "util-linux"),
+];
+
+/// Has all of them there.
+pub(crate) fn check() -> anyhow::Result<()> {
+    let missing = missing();
+    if !missing.is_empty() {
+        let names = missing.join(", ");
+        install(&ThisMachine, &missing).with_context(|| format!("install {names}"))?;
+    }
+    let missing = self::missing();
+    ensure!(
+        missing.is_empty(),
+        "{} are still not there",
+        missing.join(", ")
+    );
+    say("   curl, openssl and setpriv are there");
+    Ok(())
+}
+
+fn missing() -> Vec<&'static str> {
+    let is_missing = |(program, question, _): &&(&str, &str, &str)| {
+        let mut command = Command::new(program);
+        let asked = command
+            .arg(question)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        !asked.status().is_ok_and(|status| status.success())
+    };
+    let missing = PROGRAMS.iter().filter(is_missing);
+    missing.map(|(_, _, package)| *package).collect()
+}
