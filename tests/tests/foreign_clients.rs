@@ -218,7 +218,7 @@ fn openssl_agrees_on_what_is_spoken_and_old_versions_are_refused() {
     for (arguments, part) in [
         (
             &["-tls1_1", "-cipher", "ALL:@SECLEVEL=0"][..],
-            "alert protocol version",
+            "SSL alert number",
         ),
         (&["-alpn", "acme-tls/1"], "alert no application protocol"),
     ] {

@@ -51,7 +51,10 @@ pub(super) async fn enter<H>(
             return None;
         }
         // Boxed: it takes much, and for a moment only.
-        Some(server) => Box::pin(handshake(shared, &server, stream, address, limits)).await?,
+        Some(server) => tokio::select! {
+            entered = Box::pin(handshake(shared, &server, stream, address, limits)) => entered?,
+            () = down(shutdown) => return None,
+        },
     };
     Some(Entered {
         stream,
