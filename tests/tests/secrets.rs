@@ -15,7 +15,7 @@ const CANARY: &str = "canary-5b0c1f6e";
 
 fn secrets(value: &str) -> Files {
     // The host's own are not for the guest, and are kept as well.
-    ["canary", "tls.key", "peer-token", "client-token"]
+    ["canary", "ca.crt", "peer-token", "admin-token"]
         .map(|name| (name.to_owned(), value.as_bytes().to_vec()))
         .into()
 }
