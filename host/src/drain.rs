@@ -86,6 +86,13 @@ impl Drain {
         self.0.begun.send_replace(true);
     }
 
+    /// Waits until draining begins.
+    pub async fn begun(&self) {
+        let mut begun = self.0.begun.subscribe();
+        // It cannot fail: the sender lives as long as this handle.
+        let _ = begun.wait_for(|begun| *begun).await;
+    }
+
     /// How draining ended, once it has.
     pub async fn outcome(&self) -> Outcome {
         ended(self.0.outcome.subscribe()).await
@@ -100,9 +107,7 @@ impl Drain {
         flush: impl Future<Output = ()>,
         hand_over: impl Future<Output = ()>,
     ) -> Outcome {
-        // It cannot fail: the sender lives as long as this handle.
-        let mut begun = self.0.begun.subscribe();
-        let _ = begun.wait_for(|begun| *begun).await;
+        self.begun().await;
         let timing = timing();
         let deadline = Instant::now() + timing.deadline;
         tracing::info!(serve_for = ?timing.serve_for, deadline = ?timing.deadline, "draining");

@@ -29,6 +29,7 @@ pub mod answers;
 pub mod peers;
 pub mod cluster;
 pub mod plan;
+pub mod kubernetes;
 pub mod app;
 pub mod dev;
 pub mod cli;

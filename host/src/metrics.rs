@@ -4,6 +4,7 @@
 //! takes a few microseconds in all.
 
 mod histogram;
+mod kubernetes;
 mod labels;
 
 use std::sync::atomic::AtomicU64;
@@ -17,6 +18,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use histogram::Histogram;
+pub use kubernetes::Kubernetes;
 pub use labels::{Access, DropReason, Export, Label, Limit, Listener, Target};
 use labels::{Labelled, Requests};
 
@@ -29,6 +31,8 @@ type Level = Gauge<u64, AtomicU64>;
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    /// What is measured of the API server.
+    pub kubernetes: Kubernetes,
     requests: Requests,
     request_duration: Labelled<Access, Histogram>,
     requests_refused: Labelled<Limit, Counter>,
@@ -66,6 +70,7 @@ impl Metrics {
     pub fn new(version: &str) -> Self {
         let metrics = Self {
             registry: Registry::with_prefix("ostrakon"),
+            kubernetes: Kubernetes::default(),
             requests: Requests::new(),
             request_duration: Labelled::new(Histogram::of_durations),
             requests_refused: Labelled::new(Counter::default),
@@ -262,6 +267,7 @@ impl Metrics {
         to.register("partitions_arrived", help, self.partitions_arrived.clone());
         let help = "Partitions that this shard has still to look at or to give in a change";
         to.register("partitions_left", help, self.partitions_left.clone());
+        self.kubernetes.register(&mut to);
 
         self.registry = to;
         self

@@ -27,7 +27,7 @@ pub enum NotReady {
     NoGeneration,
     /// It has not been told how many shards there are.
     #[error(
-        "the shard does not know yet how many shards there are: shard 0 tells it, once its peer port can be reached"
+        "the shard does not know yet how many shards there are: shard 0 tells it, once its peer port can be reached; where the number is a StatefulSet's, see `kubernetes` in its /status"
     )]
     NoPlan,
     /// Another process has its place, or its data is outdated.

@@ -5,6 +5,7 @@
 //! All bounds are inclusive.
 
 mod routing;
+mod topology;
 
 use std::fmt;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Deserializer};
 
 use crate::per_shard::PerShard;
 pub use routing::Routing;
+pub use topology::Topology;
 
 /// The most shards there can be.
 pub const MOST_SHARDS: u32 = 1024;
@@ -129,7 +131,8 @@ pub struct Store {
     pub max_value_bytes: usize,
     /// The bytes of a partition's keys and values together, which bounds what
     /// moving one costs. Default 16 MiB; 1 KiB to 1 GiB, and not above 16 MiB
-    /// where `cluster.shards` is above 1.
+    /// where there may be several shards: `cluster.shards` is above 1, or
+    /// `cluster.topology` is not `settings`.
     #[serde(deserialize_with = "size")]
     pub max_partition_bytes: usize,
 }
@@ -176,7 +179,10 @@ pub struct Log {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a table, as in `[cluster]`")]
 pub struct Cluster {
-    /// The number of shards, where the process has peers. Default 1; 1 to 1,024.
+    /// Where the number of shards comes from. Default `settings`.
+    pub topology: Topology,
+    /// The number of shards, where the process has peers and `topology` is
+    /// `settings`. Default 1; 1 to 1,024.
     pub shards: u32,
     /// Requests that may wait for other shards; more are turned away. Default
     /// 1,024; 1 to 1,000,000.
@@ -196,6 +202,7 @@ pub struct Cluster {
 impl Default for Cluster {
     fn default() -> Self {
         Self {
+            topology: Topology::default(),
             shards: 1,
             max_waiting: 1024,
             max_wait: Duration::from_secs(10),
@@ -393,7 +400,7 @@ impl Settings {
         at_most(reply, memory)?;
         at_most(value, memory)?;
         at_most(value, partition)?;
-        if cluster.shards > 1 {
+        if cluster.may_be_several() {
             at_most(partition, MOVABLE)?;
         }
         if drain.serve_for >= drain.deadline {

@@ -174,6 +174,8 @@ impl Shard {
             ])
             .args(["--log-format", "json"])
             .args(&self.arguments)
+            // Also where the tests run in a Pod: they are no part of its cluster.
+            .env_remove("KUBERNETES_SERVICE_HOST")
             .stdin(Stdio::null())
             // Not the test's: who reads it would wait for this process, too.
             .stdout(Stdio::null());

@@ -1,5 +1,6 @@
 //! What the tests of running hosts and the benches share.
 
+pub mod api_server;
 pub mod certificates;
 pub mod client;
 pub mod cluster;
@@ -8,5 +9,6 @@ pub mod linearizable;
 pub mod load;
 pub mod net;
 pub mod random;
+pub mod service;
 pub mod set;
 pub mod volume;

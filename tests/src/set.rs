@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ostrakon::dev::{
-    Addresses, Backoff, Controller, Handle, MOST_SHARDS, News, Options, Place, Propagation,
-    Standing, What,
+    Addresses, Backoff, Controller, Handle, MOST_SHARDS, News, Numbers, Options, Place,
+    Propagation, Standing, What,
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -53,6 +53,7 @@ impl StatefulSet {
                 shards: Some(shards),
                 addresses: addresses.expect("it ends in .1"),
                 grace: Duration::from_secs(30),
+                numbers: Numbers::default(),
                 propagation: Propagation::default(),
                 // Tests kill more often than a cluster does, and have less time.
                 backoff: Backoff {
@@ -62,6 +63,7 @@ impl StatefulSet {
                 },
                 log: "info".to_owned(),
                 arguments: Vec::new(),
+                environment: Vec::new(),
             },
             controller: None,
             runtime: tokio::runtime::Builder::new_current_thread()

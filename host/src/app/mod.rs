@@ -1,6 +1,7 @@
 //! One shard: wired, run and ended.
 
 mod credentials;
+mod kubernetes;
 mod options;
 mod performer;
 mod public;
@@ -26,6 +27,7 @@ use crate::digest::Digest;
 use crate::drain::{Drain, End, Outcome, Signals, Timing, until_told};
 use crate::guest::{Cache, Engine, EngineError, Identity};
 use crate::http::Server;
+use crate::kubernetes::Kubernetes;
 use crate::lane::{Change, ChangeError, Changed, Lane, Live};
 use crate::metrics::{Listener, Metrics};
 use crate::peers;
@@ -168,6 +170,7 @@ async fn run(options: &Options, filter: Option<Filter>) -> Result<(), Error> {
 /// | the part among others | by `peers_shutdown`, after those above | none: see `cluster` |
 /// | following the secrets | with their watcher | none |
 /// | following the peers' credentials | with the runtime | what it refuses it shows |
+/// | following the StatefulSet, posting Events, seeing what they are about | with the runtime | what fails is tried again, and shown |
 struct App {
     drain: Drain,
     shutdown: watch::Sender<bool>,
@@ -265,13 +268,25 @@ impl App {
                 shards: 1,
             },
         };
+        let kubernetes = options.place.as_ref().ok();
+        let kubernetes =
+            kubernetes.map(|place| Kubernetes::new(place.clone(), Arc::clone(&metrics)));
         let (cluster, credentials) = match &options.cluster {
             None => None,
             Some(cluster) => {
                 let guests = guests.clone();
                 let credentials = PeerCredentials::start(&secrets, cluster.listen, &metrics)?;
-                let part =
-                    among_others(options.ordinal, cluster, &lane, guests, &credentials).await?;
+                let replicas = kubernetes.as_ref().map(Kubernetes::replicas);
+                let replicas = replicas.unwrap_or_else(|| watch::Sender::default().subscribe());
+                let part = among_others(
+                    options.ordinal,
+                    cluster,
+                    &lane,
+                    guests,
+                    &credentials,
+                    replicas,
+                );
+                let part = part.await?;
                 Some((part, credentials))
             }
         }
@@ -295,6 +310,7 @@ impl App {
                 default_filter: options.log_filter.clone(),
             },
             cluster: among.clone(),
+            no_place: options.place.as_ref().err().cloned(),
         };
         let last_digest = last_good.as_ref().map(Files::digest);
         let controller = Controller::new(Arc::new(performer), config.observations(), last_good);
@@ -306,6 +322,7 @@ impl App {
             credentials,
             planner: Planner::new(lane.clone(), guests, among.clone()),
             cluster: among,
+            kubernetes: kubernetes.clone(),
             runtime: runtime::Handle::current(),
         };
         shard.parts.store(Some(Arc::new(parts)));
@@ -313,6 +330,17 @@ impl App {
         let (shutdown, down) = watch::channel(false);
         let (peers_shutdown, peers_down) = watch::channel(false);
         let controller = tokio::spawn(controller.run(told(down.clone())));
+        if let Some(kubernetes) = kubernetes {
+            kubernetes::Part {
+                kubernetes,
+                ordinal: options.ordinal,
+                settings: Arc::clone(&settings),
+                swap: swap.clone(),
+                lane: lane.clone(),
+                drain: drain.clone(),
+            }
+            .start();
+        }
         first_generation(swap, last_digest, &config)
             .await
             .map_err(|refused| Error::Configuration {
@@ -436,6 +464,7 @@ async fn among_others(
     lane: &Lane,
     guests: Guests,
     credentials: &PeerCredentials,
+    replicas: watch::Receiver<cluster::Replicas>,
 ) -> Result<(Cluster, tokio::net::TcpListener), Error> {
     let address = options.listen;
     let bound = tokio::net::TcpListener::bind(address).await;
@@ -450,7 +479,7 @@ async fn among_others(
         store,
     };
     let endpoint = peers::Endpoint::new(identity, credentials.subscribe());
-    let cluster = Cluster::new(options, endpoint, lane.clone(), guests);
+    let cluster = Cluster::new(options, endpoint, lane.clone(), guests, replicas);
     Ok((cluster, listener))
 }
 

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::cluster;
+use crate::kubernetes;
 
 /// The command line and environment of `ostrakon serve`, resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +23,8 @@ pub struct Options {
     pub ordinal: u32,
     /// Its part among others; none where it is alone.
     pub cluster: Option<cluster::Options>,
+    /// Where this Pod is in its cluster, if it is in a Pod.
+    pub place: Result<kubernetes::Place, kubernetes::NoPlace>,
     /// The most memory for the store's pages, in bytes.
     pub store_cache_bytes: usize,
     /// The log filter where the settings have none.

@@ -15,10 +15,11 @@ use crate::guest::{
     LinkError, Linked,
 };
 use crate::http::Limits;
+use crate::kubernetes::NoPlace;
 use crate::lane::{Lane, PromoteError, Promotion};
 use crate::metrics::Metrics;
 use crate::secrets::Secrets;
-use crate::settings::Settings;
+use crate::settings::{Settings, Topology};
 use crate::swap::{self, Candidate, Kept, Step};
 use crate::telemetry::Filter;
 
@@ -34,6 +35,8 @@ pub(super) struct Performer {
     pub(super) live: LiveSettings,
     /// None where the shard is alone.
     pub(super) cluster: Option<Cluster>,
+    /// Why no StatefulSet can be followed; none: it can.
+    pub(super) no_place: Option<NoPlace>,
 }
 
 /// The parts of the live generation's settings that are in force outside the
@@ -56,6 +59,12 @@ pub(super) enum Error {
     Link(#[from] LinkError),
     #[error(transparent)]
     Check(#[from] CheckError),
+    #[error(
+        "cluster.topology is \"statefulset\", and {0}; where there is no StatefulSet, set cluster.topology to \"settings\""
+    )]
+    NoStatefulSet(NoPlace),
+    #[error("cluster.topology is \"statefulset\": start the shard with --peers, or leave it out")]
+    NoPeers,
     #[error("the generation cannot be kept in the data directory")]
     Keep(#[source] io::Error),
     #[error(transparent)]
@@ -82,6 +91,7 @@ impl swap::Performer for Performer {
         candidate: &Candidate,
         (linked, compiled): (Linked, Compiled),
     ) -> Result<((Arc<Guest>, Compiled), Description), Error> {
+        self.check_topology(&candidate.settings)?;
         let environment = Environment {
             settings: Arc::clone(&candidate.settings),
             identity: Identity {
@@ -153,6 +163,15 @@ impl swap::Failure for Error {
 }
 
 impl Performer {
+    /// Whether the number of shards can come from where the settings say.
+    fn check_topology(&self, settings: &Settings) -> Result<(), Error> {
+        match (settings.cluster.topology, &self.cluster, &self.no_place) {
+            (Topology::Settings, _, _) | (Topology::StatefulSet, Some(_), None) => Ok(()),
+            (Topology::StatefulSet, None, _) => Err(Error::NoPeers),
+            (Topology::StatefulSet, _, Some(why)) => Err(Error::NoStatefulSet(why.clone())),
+        }
+    }
+
     /// The number of shards, as far as it is known.
     fn shards(&self) -> u32 {
         let view = self.lane.views().get();

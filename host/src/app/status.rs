@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 use super::credentials::PeerCredentials;
 use crate::admin::{NoPlan, Subject};
 use crate::cluster::Cluster;
+use crate::kubernetes::Kubernetes;
 use crate::lane::{Lane, Place};
 use crate::metrics::Metrics;
 use crate::plan::{self, Planner};
@@ -43,6 +44,8 @@ pub(super) struct Parts {
     pub(super) credentials: Option<PeerCredentials>,
     /// None where the shard is alone.
     pub(super) cluster: Option<Cluster>,
+    /// None where there is no API server.
+    pub(super) kubernetes: Option<Kubernetes>,
     pub(super) planner: Planner,
     /// Where what the admin port's thread must not do is done.
     pub(super) runtime: runtime::Handle,
@@ -87,12 +90,18 @@ impl Subject for Shard {
                 "last_commit": parts.lane.last_commit().map(unix_seconds),
             });
             let view = parts.lane.views().get();
-            status["topology"] = json!(view.and_then(|view| topology(view.place.as_ref()?)));
+            status["topology"] = json!(
+                view.as_ref()
+                    .and_then(|view| topology(view.place.as_ref()?))
+            );
             if let (Some(cluster), Value::Object(topology)) =
                 (&parts.cluster, &mut status["topology"])
             {
                 topology.insert("progress".to_owned(), json!(cluster.progress()));
+                let source = view.map(|view| view.guest.settings().cluster.topology);
+                topology.insert("source".to_owned(), json!(source));
             }
+            status["kubernetes"] = json!(parts.kubernetes.as_ref().map(Kubernetes::status));
             let awaited = parts.cluster.as_ref().map(Cluster::awaited);
             let awaited = awaited.iter().flatten().map(|shard| shard.0);
             status["waits_for"] = json!(awaited.collect::<Vec<_>>());

@@ -11,8 +11,8 @@ use ostrakon_toolchain::search;
 
 use super::{Exit, Failure, say};
 use crate::dev::{
-    self, Addresses, Backoff, CallError, Error, MOST_SHARDS, PlaceError, Propagation, Session,
-    Source, StartError,
+    self, Addresses, Backoff, CallError, Error, MOST_SHARDS, Numbers, PlaceError, Propagation,
+    Session, Source, StartError,
 };
 
 /// Run a StatefulSet on this machine: each shard a process with its own address and data.
@@ -177,10 +177,12 @@ impl Run {
                 shards: self.shards,
                 addresses,
                 grace: self.grace,
+                numbers: Numbers::default(),
                 propagation: self.propagation,
                 backoff: Backoff::default(),
                 log: self.log,
                 arguments: self.arguments,
+                environment: Vec::new(),
             },
         };
         session

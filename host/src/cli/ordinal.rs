@@ -15,8 +15,13 @@ pub(super) struct NoOrdinal(String);
 
 /// The ordinal of this Pod: `POD_NAME`'s, or else the host name's.
 pub(super) fn of_this_pod() -> Result<u32, NoOrdinal> {
+    of(&pod_name())
+}
+
+/// This Pod's name: `POD_NAME`, or else the host name.
+pub(super) fn pod_name() -> String {
     let name = env::var("POD_NAME").or_else(|_| fs::read_to_string(HOST_NAME));
-    of(name.unwrap_or_default().trim())
+    name.unwrap_or_default().trim().to_owned()
 }
 
 /// The number after a Pod name's last `-`.

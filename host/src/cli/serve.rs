@@ -1,11 +1,13 @@
 //! `ostrakon serve`: one shard, in a Pod or anywhere else.
 
+use std::env;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use bytesize::ByteSize;
 
 use super::{Exit, Failure, address, ordinal};
+use crate::kubernetes::{ACCOUNT, Given, Place};
 use crate::per_shard::PerShard;
 use crate::store::OpenError;
 use crate::{app, cluster, telemetry};
@@ -61,6 +63,12 @@ pub(super) struct Arguments {
     /// The shard's ordinal [default: the number at the end of `POD_NAME` or of the host name]
     #[arg(long, env = "OSTRAKON_ORDINAL", value_name = "N", value_parser = number)]
     ordinal: Option<u32>,
+    /// The StatefulSet that this Pod is of, where settings go by it or Events are posted [default: what is before the ordinal in `POD_NAME` or the host name]
+    #[arg(long, env = "OSTRAKON_STATEFULSET", value_name = "NAME")]
+    statefulset: Option<String>,
+    /// The mounted ServiceAccount: token, ca.crt, namespace.
+    #[arg(long, env = "OSTRAKON_SERVICE_ACCOUNT", value_name = "DIR", default_value = ACCOUNT)]
+    service_account: PathBuf,
     /// The most memory for the store's pages.
     #[arg(
         long,
@@ -118,7 +126,18 @@ impl Arguments {
             Some(ordinal) => ordinal,
             None => ordinal::of_this_pod().map_err(Failure::with(Exit::Usage))?,
         };
+        let set = |name| env::var(name).ok();
+        let place = Place::find(Given {
+            host: set("KUBERNETES_SERVICE_HOST"),
+            port: set("KUBERNETES_SERVICE_PORT"),
+            account: self.service_account,
+            pod: ordinal::pod_name(),
+            pod_uid: set("POD_UID"),
+            namespace: set("POD_NAMESPACE"),
+            stateful_set: self.statefulset,
+        });
         Ok(app::Options {
+            place,
             config_dir: self.config_dir,
             data_dir: self.data_dir,
             secrets_dir: self.secrets_dir,

@@ -84,10 +84,9 @@ impl Conductor {
         };
         let is_coordinator = cluster.0.me == Ordinal::COORDINATOR;
         let Some(plan) = place.shard.plan() else {
-            return if is_coordinator {
-                self.begin(&view, desired(&view)).await
-            } else {
-                Ok(false)
+            return match cluster.desired(&view, None) {
+                Some(desired) if is_coordinator => self.begin(&view, desired).await,
+                _ => Ok(false),
             };
         };
         if place.owners.is_none() {
@@ -97,7 +96,9 @@ impl Conductor {
             return Ok(true);
         }
         if is_coordinator {
-            cluster.coordinator().desire(desired(&view));
+            if let Some(desired) = cluster.desired(&view, Some(plan)) {
+                cluster.coordinator().desire(desired);
+            }
             let change = cluster.coordinator().change(plan);
             let lacking = match &change {
                 Some(change) => self.lacking(plan, change).await,
@@ -333,14 +334,5 @@ impl Cluster {
             tracing::debug!(%error, "a plan is learned later");
         }
         Some(())
-    }
-}
-
-/// Where partitions are to be, by what is live here.
-fn desired(view: &View) -> Placement {
-    Placement {
-        shards: view.guest.settings().cluster.shards,
-        owner: view.digest,
-        sharding: view.guest.description().sharding,
     }
 }

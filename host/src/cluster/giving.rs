@@ -114,7 +114,10 @@ impl Cluster {
 
     /// Whether this shard may give partitions away now.
     pub(super) fn may_give(&self, place: &Place) -> bool {
-        let is_stopping = *self.0.stopping.borrow() && !self.is_leaving(place);
+        // One that is to leave by a plan yet to come gives on: a plan that is
+        // under way has to end first, and may need it.
+        let stays = || !self.is_leaving(place) && !self.is_to_leave(place);
+        let is_stopping = *self.0.stopping.borrow() && stays();
         let is_paused = self.0.pauses.load(Ordering::Relaxed) > 0;
         !is_stopping && !is_paused && !self.holds().is_held(Instant::now())
     }
@@ -151,11 +154,13 @@ impl Cluster {
     }
 
     /// Before the end: a shard that is to have no partitions gives them all away,
-    /// and any other has none under way. What is left when the future is dropped
-    /// comes back when the shard does.
+    /// also where the plan that says so is yet to come, and any other has none
+    /// under way. What is left when the future is dropped comes back when the
+    /// shard does.
     pub async fn hand_over(&self) {
         self.0.stopping.send_replace(true);
         self.0.news.notify_one();
+        self.until_heard().await;
         let mut left = Left {
             cluster: self,
             ended: false,
@@ -163,14 +168,23 @@ impl Cluster {
         let is_handed_over = |place: &Place| {
             let moves = place.shard.plan().is_some_and(|plan| !plan.is_stable());
             let gives = place.shard.outboxes().next().is_some();
-            !(gives || moves && self.is_leaving(place))
+            !(gives || moves && self.is_leaving(place) || self.is_to_leave(place))
         };
         if let Some(partitions) = self.partitions_left()
             && !self.is_now(is_handed_over)
         {
             tracing::info!(partitions, "handing over before the end");
         }
-        self.until(is_handed_over).await;
+        let mut replicas = self.replicas();
+        loop {
+            replicas.mark_unchanged();
+            tokio::select! {
+                biased;
+                () = self.until(is_handed_over) => break,
+                // It may stay after all, or leave after all.
+                Ok(()) = replicas.changed() => {}
+            }
+        }
         left.ended = true;
     }
 

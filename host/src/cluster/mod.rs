@@ -16,6 +16,7 @@ mod giving;
 mod guests;
 mod holds;
 mod message;
+mod replicas;
 mod seldom;
 mod progress;
 mod surveying;
@@ -47,6 +48,7 @@ use holds::Holds;
 use message::{Ask, Asked, Said};
 use progress::Measured;
 pub use progress::{Known, Progress, Source};
+pub use replicas::Replicas;
 use seldom::Seldom;
 pub use surveying::{Strategy, SurveyError};
 
@@ -76,6 +78,8 @@ struct Inner {
     dial: AnyDial,
     lane: Lane,
     guests: Guests,
+    /// What the StatefulSet is heard to want, where the settings go by it.
+    replicas: watch::Receiver<Replicas>,
     /// Held while a plan is stored with its guests.
     taking: tokio::sync::Mutex<()>,
     /// Only the coordinator's is used. A std mutex: held for a look.
@@ -155,9 +159,15 @@ enum AskError {
 
 impl Cluster {
     /// A shard among others, which are reached by TCP. The lane has told its
-    /// start.
-    pub fn new(options: &Options, endpoint: Endpoint, lane: Lane, guests: Guests) -> Self {
-        Self::over(AnyDial::new(Tcp), options, endpoint, lane, guests)
+    /// start. `replicas` is what counts where the settings go by a StatefulSet.
+    pub fn new(
+        options: &Options,
+        endpoint: Endpoint,
+        lane: Lane,
+        guests: Guests,
+        replicas: watch::Receiver<Replicas>,
+    ) -> Self {
+        Self::over(AnyDial::new(Tcp), options, endpoint, lane, guests, replicas)
     }
 
     fn over(
@@ -166,6 +176,7 @@ impl Cluster {
         endpoint: Endpoint,
         lane: Lane,
         guests: Guests,
+        replicas: watch::Receiver<Replicas>,
     ) -> Self {
         Self(Arc::new(Inner {
             me: Ordinal(endpoint.identity.ordinal),
@@ -174,6 +185,7 @@ impl Cluster {
             dial,
             lane,
             guests,
+            replicas,
             taking: tokio::sync::Mutex::default(),
             coordinator: Mutex::default(),
             holds: Mutex::default(),

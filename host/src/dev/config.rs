@@ -1,4 +1,5 @@
-//! The number of shards in the ConfigMap, as the controller projects it.
+//! The number of shards in the ConfigMap, as the controller projects it: there is no API server here
+//! that could say another.
 
 use bytes::Bytes;
 use toml_edit::{DocumentMut, Item, Table, value};
@@ -7,7 +8,8 @@ use super::Files;
 
 const NAME: &str = "ostrakon.toml";
 
-/// The files with `cluster.shards` of `ostrakon.toml` set; comments and all else stay as they are.
+/// The files with `cluster.shards` of `ostrakon.toml` set, and where it counts; comments and all else
+/// stay as they are.
 /// A file that is no TOML stays as it is, too: the shards say what is wrong with it.
 pub(super) fn with_shards(files: &Files, shards: u32) -> Files {
     let mut files = files.clone();
@@ -49,6 +51,11 @@ fn set(text: &str, shards: u32) -> Option<String> {
             cluster.insert("shards", value(i64::from(shards)));
         }
     }
+    if let Some(topology) = cluster.get_mut("topology").and_then(Item::as_value_mut) {
+        let decor = topology.decor().clone();
+        *topology = "settings".into();
+        *topology.decor_mut() = decor;
+    }
     Some(document.to_string())
 }
 
@@ -79,6 +86,10 @@ mod tests {
         );
         check("cluster.shards = 1\n", "cluster.shards = 5\n");
         check("cluster = { shards = 1 }\n", "cluster = { shards = 5 }\n");
+        check(
+            "[cluster]\nshards = 1\ntopology = 'statefulset' # in Kubernetes\n",
+            "[cluster]\nshards = 5\ntopology = \"settings\" # in Kubernetes\n",
+        );
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::backoff::Backoff;
 use super::handle::Handle;
 use super::place::Place;
 use super::projection::Propagation;
-use super::set::Set;
+use super::set::{Numbers, Set};
 use super::work::Work;
 
 /// How many shards there are at first.
@@ -31,6 +31,8 @@ pub struct Options {
     pub addresses: Addresses,
     /// How long a shard may take to end after SIGTERM.
     pub grace: Duration,
+    /// How the shards learn how many they are to be.
+    pub numbers: Numbers,
     /// When changed content shows in the shards' volumes.
     pub propagation: Propagation,
     /// How long a shard that ends waits to be started again.
@@ -39,6 +41,8 @@ pub struct Options {
     pub log: String,
     /// More arguments for `ostrakon serve`.
     pub arguments: Vec<OsString>,
+    /// More of its environment.
+    pub environment: Vec<(String, String)>,
 }
 
 /// Why there is no controller.
@@ -77,7 +81,11 @@ impl Controller {
     pub fn start(place: Place, options: Options) -> Result<Self, StartError> {
         let spread = place.spread();
         let wanted = options.shards.or(spread).unwrap_or(SHARDS);
-        for ordinal in 0..wanted.max(spread.unwrap_or(0)) {
+        let all = match options.numbers {
+            Numbers::Published => wanted.max(spread.unwrap_or(0)),
+            Numbers::Heard => wanted,
+        };
+        for ordinal in 0..all {
             let addresses = &options.addresses;
             for address in [
                 addresses.public(ordinal),
@@ -93,7 +101,8 @@ impl Controller {
             .enable_all()
             .build()?;
         let (events, received) = unbounded_channel();
-        let work = Work::new(Set::new(wanted, spread), options, place, events.clone());
+        let set = Set::new(options.numbers, wanted, spread);
+        let work = Work::new(set, options, place, events.clone());
         let thread = std::thread::Builder::new()
             .name("controller".to_owned())
             .spawn(move || runtime.block_on(work.run(received)))?;

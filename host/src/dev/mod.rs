@@ -38,4 +38,5 @@ pub use order::{NoOrder, Order};
 pub use place::{Place, PlaceError};
 pub use projection::{Files, NoPropagation, Propagation};
 pub use session::{Error, Session, Source};
+pub use set::Numbers;
 pub use volume::Volume;

@@ -4,6 +4,9 @@
 //! number of shards that the data is spread over follows: up when all new Pods are ready, down
 //! first, and Pods go only when nothing is left in them. Nothing here waits for a command to be
 //! done: whatever is wanted meanwhile, [`Set::next`] leads there from where things are.
+//!
+//! Where the shards hear of the number by themselves ([`Numbers::Heard`]), it is as in Kubernetes:
+//! Pods come and go as wanted, whatever is in them.
 
 use std::collections::BTreeMap;
 
@@ -18,6 +21,16 @@ pub(super) enum Act {
     End(u32),
     /// Set the number of shards in the ConfigMap.
     Publish(u32),
+}
+
+/// How the shards learn how many they are to be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Numbers {
+    /// By `cluster.shards` in the ConfigMap, which the controller sets.
+    #[default]
+    Published,
+    /// From an API server. A Pod that is one too many is ended at once.
+    Heard,
 }
 
 /// How a Pod's process is.
@@ -42,6 +55,7 @@ pub(super) struct Pod {
 /// A StatefulSet with the setting for the number of shards.
 #[derive(Clone, Debug)]
 pub(super) struct Set {
+    numbers: Numbers,
     wanted: u32,
     published: u32,
     /// Shards from this ordinal on are known to be empty.
@@ -55,11 +69,16 @@ pub(super) struct Set {
 
 impl Set {
     /// A set without Pods, whose data is spread over `spread` shards, if there is any.
-    pub(super) fn new(wanted: u32, spread: Option<u32>) -> Self {
+    pub(super) fn new(numbers: Numbers, wanted: u32, spread: Option<u32>) -> Self {
         let spread = spread.unwrap_or(wanted);
+        let published = match numbers {
+            Numbers::Published => wanted.min(spread),
+            Numbers::Heard => wanted,
+        };
         Self {
+            numbers,
             wanted,
-            published: wanted.min(spread),
+            published,
             spread,
             confirmed: false,
             revision: 0,
@@ -70,6 +89,10 @@ impl Set {
 
     pub(super) fn scale(&mut self, wanted: u32) {
         self.wanted = wanted;
+        if self.numbers == Numbers::Heard && self.published != wanted {
+            self.published = wanted;
+            self.confirmed = false;
+        }
     }
 
     /// Replaces each Pod by a new one, in reverse order.
@@ -183,7 +206,10 @@ impl Set {
         if self.wanted < self.published {
             return Some(Act::Publish(self.wanted));
         }
-        let replicas = self.wanted.max(self.spread);
+        let replicas = match self.numbers {
+            Numbers::Published => self.wanted.max(self.spread),
+            Numbers::Heard => self.wanted,
+        };
         for ordinal in 0..replicas {
             match self.pods.get(&ordinal) {
                 None if is_ending => return None,

@@ -23,6 +23,9 @@ const ASK_EVERY: Duration = Duration::from_millis(250);
 /// How often it is asked when something is.
 const ASK_SOON: Duration = Duration::from_millis(20);
 
+/// The StatefulSet's name, which each Pod's begins with.
+const SET: &str = "shard";
+
 #[derive(Debug)]
 pub(super) struct Shard {
     pub(super) ordinal: u32,
@@ -100,7 +103,13 @@ impl Shard {
         } else {
             command.env_remove("OSTRAKON_SECRETS_DIR");
         }
-        command.args(&options.arguments);
+        let environment = options.environment.iter();
+        // Also where this machine is a Pod: its API server knows nothing of these shards.
+        command
+            .env_remove("KUBERNETES_SERVICE_HOST")
+            .env("POD_NAME", format!("{SET}-{}", self.ordinal))
+            .envs(environment.map(|(name, value)| (name, value)))
+            .args(&options.arguments);
         command
     }
 

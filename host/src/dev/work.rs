@@ -18,7 +18,7 @@ use super::observation::Observation;
 use super::place::Place;
 use super::process::{Doing, Process};
 use super::projection::Files;
-use super::set::{Act, Phase, Set};
+use super::set::{Act, Numbers, Phase, Set};
 use super::shard::Shard;
 
 mod obey;
@@ -319,7 +319,10 @@ impl Work {
             .config
             .as_ref()
             .expect("Pods are made when there is one");
-        with_shards(config, self.set.published())
+        match self.options.numbers {
+            Numbers::Published => with_shards(config, self.set.published()),
+            Numbers::Heard => config.clone(),
+        }
     }
 
     /// Lets the newest content reach each shard in its time. One that waits already for its next

@@ -40,6 +40,7 @@ const DEFAULTS: &str = r#"
     deadline = "25s"
 
     [cluster]
+    topology = "settings"
     shards = 1
     max_wait = "10s"
     routing = "forward"
@@ -134,6 +135,10 @@ fn values_that_contradict_each_other_are_both_shown() {
         "store.max_partition_bytes is 17MiB; it must not be above what can move to another shard, which is 16MiB",
     );
     refused(
+        "cluster.topology = 'statefulset'\nstore.max_partition_bytes = '17MiB'",
+        "store.max_partition_bytes is 17MiB; it must not be above what can move to another shard, which is 16MiB",
+    );
+    refused(
         "guest.max_memory = '4MiB'",
         "http.max_body_bytes is 8MiB; it must not be above guest.max_memory, which is 4MiB",
     );
@@ -194,6 +199,16 @@ fn clients_are_redirected_only_to_where_shards_are() {
     );
     let local = Settings::parse("cluster.routing = 'local'").expect("needs no address");
     assert_eq!(local.cluster.routing, Routing::Local);
+}
+
+#[test]
+fn the_number_of_shards_can_come_from_a_stateful_set() {
+    let settings = Settings::parse("cluster.topology = 'statefulset'").unwrap();
+    assert_eq!(settings.cluster.topology, Topology::StatefulSet);
+    refused(
+        "cluster.topology = 'deployment'",
+        "ostrakon.toml, line 1: unknown variant `deployment`, expected `settings` or `statefulset`",
+    );
 }
 
 #[test]

@@ -12,7 +12,7 @@ use anyhow::{Context, bail};
 use crate::rust::{self, Token};
 
 /// Crates, and the one module that names them.
-const WALLS: [(&str, &str); 10] = [
+const WALLS: [(&str, &str); 12] = [
     ("wasmtime", "guest"),
     ("wasmtime_wasi", "guest"),
     ("redb", "store"),
@@ -23,6 +23,8 @@ const WALLS: [(&str, &str); 10] = [
     ("rustls", "tls"),
     ("tokio_rustls", "tls"),
     ("x509_cert", "tls"),
+    ("kube", "kubernetes"),
+    ("k8s_openapi", "kubernetes"),
 ];
 
 /// Checks each file of the host.

@@ -274,7 +274,15 @@ impl Wired {
         let endpoint = Endpoint::new(identity, credentials);
         let dial = AnyDial::new(dialing);
         let kept = self.guests.kept.clone();
-        let cluster = Cluster::over(dial, &options, endpoint, lane.clone(), self.guests);
+        let replicas = watch::Sender::default().subscribe();
+        let cluster = Cluster::over(
+            dial,
+            &options,
+            endpoint,
+            lane.clone(),
+            self.guests,
+            replicas,
+        );
         follow_one(&lane, &kept, &mut volume).await;
         tokio::spawn({
             let lane = lane.clone();

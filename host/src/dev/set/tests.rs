@@ -42,7 +42,7 @@ fn moving(before: u32, shards: u32) -> Topology {
 }
 
 fn settled(shards: u32) -> Set {
-    let mut set = Set::new(shards, None);
+    let mut set = Set::new(Numbers::Published, shards, None);
     run(&mut set);
     assert!(set.is_settled());
     set
@@ -50,7 +50,7 @@ fn settled(shards: u32) -> Set {
 
 #[test]
 fn each_pod_is_made_when_the_one_before_is_ready() {
-    let mut set = Set::new(3, None);
+    let mut set = Set::new(Numbers::Published, 3, None);
     for ordinal in 0..3 {
         assert_eq!(set.next(), Some(Act::Create(ordinal)));
         assert_eq!(set.next(), None);
@@ -126,12 +126,12 @@ fn shards_that_a_change_needs_are_made_again() {
 
 #[test]
 fn data_in_more_shards_than_wanted_is_fetched_from_them_first() {
-    let mut set = Set::new(2, Some(3));
+    let mut set = Set::new(Numbers::Published, 2, Some(3));
     let creates = [0, 1, 2].map(Act::Create);
     assert_eq!(set.published(), 2);
     assert_eq!(run(&mut set), [&creates[..], &[Act::End(2)]].concat());
 
-    let mut set = Set::new(3, Some(2));
+    let mut set = Set::new(Numbers::Published, 3, Some(2));
     assert_eq!(set.published(), 2, "as it was, until there are three");
     assert_eq!(run(&mut set), [&creates[..], &[Act::Publish(3)]].concat());
 }
@@ -182,4 +182,35 @@ fn an_end_takes_all_pods_in_reverse_order_whatever_they_do() {
     set.is_gone(3);
     assert_eq!(run(&mut set), [Act::End(2), Act::End(1), Act::End(0)]);
     assert!(set.has_ended());
+}
+
+#[test]
+fn pods_go_at_once_where_the_shards_hear_of_the_number_by_themselves() {
+    let mut set = Set::new(Numbers::Heard, 3, None);
+    let made = [0, 1, 2].map(Act::Create);
+    assert_eq!(run(&mut set), made);
+    set.scale(5);
+    assert!(
+        !set.is_settled(),
+        "the coordinator is still to say that it heard"
+    );
+    assert_eq!(run(&mut set), [3, 4].map(Act::Create));
+    set.observe(&stable(5), true);
+    assert!(set.is_settled());
+
+    // Nothing is known of what is in them, and one goes after another.
+    set.scale(3);
+    assert_eq!(set.next(), Some(Act::End(4)));
+    assert_eq!(set.next(), None);
+    set.is_gone(4);
+    set.observe(&moving(5, 3), true);
+    assert_eq!(set.next(), Some(Act::End(3)));
+    set.is_gone(3);
+    assert!(!set.is_settled());
+    set.observe(&stable(3), true);
+    assert!(set.is_settled());
+
+    // Where there is data beyond does not matter to a start either.
+    let mut set = Set::new(Numbers::Heard, 2, Some(5));
+    assert_eq!(run(&mut set), [0, 1].map(Act::Create));
 }

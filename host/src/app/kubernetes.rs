@@ -1,0 +1,167 @@
+//! This shard's part in its cluster: when it follows the StatefulSet, and what
+//! Events it posts.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::drain::Drain;
+use crate::kubernetes::{Event, Kind, Kubernetes};
+use crate::lane::Lane;
+use crate::settings::{Settings, Topology};
+use crate::swap::Status;
+use crate::topology::{Ordinal, Plan};
+
+/// How often the plan is looked at, for Events. It changes in the lane, which has
+/// no time to say so.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// What it goes by. Clones are the same.
+#[derive(Clone)]
+pub(super) struct Part {
+    pub(super) kubernetes: Kubernetes,
+    pub(super) ordinal: u32,
+    pub(super) settings: Arc<ArcSwap<Settings>>,
+    pub(super) swap: watch::Receiver<Status>,
+    pub(super) lane: Lane,
+    pub(super) drain: Drain,
+}
+
+impl Part {
+    /// Starts what runs until the process ends.
+    pub(super) fn start(self) {
+        let telling = self.kubernetes.clone();
+        tokio::spawn(async move { telling.tell().await });
+        if Ordinal(self.ordinal) == Ordinal::COORDINATOR {
+            tokio::spawn(self.clone().see_plans());
+        }
+        tokio::spawn(self.clone().see_swaps());
+        tokio::spawn(self.follow());
+    }
+
+    /// Follows the StatefulSet while the settings go by it: all the time as the
+    /// coordinator, which begins the changes; as any other shard when it is told
+    /// to end, to know whether it leaves.
+    async fn follow(mut self) {
+        if Ordinal(self.ordinal) != Ordinal::COORDINATOR {
+            self.drain.begun().await;
+        }
+        loop {
+            self.until_topology_is(Topology::StatefulSet).await;
+            let kubernetes = self.kubernetes.clone();
+            tokio::select! {
+                biased;
+                () = self.until_topology_is(Topology::Settings) => {}
+                () = kubernetes.follow() => {}
+            }
+        }
+    }
+
+    async fn until_topology_is(&mut self, topology: Topology) {
+        loop {
+            let is_live = self.swap.borrow_and_update().live.is_some();
+            if is_live && self.settings.load().cluster.topology == topology {
+                return;
+            }
+            if self.swap.changed().await.is_err() {
+                // Nothing changes any more: the process ends.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    async fn see_swaps(mut self) {
+        let mut before = self.swap.borrow_and_update().clone();
+        while self.swap.changed().await.is_ok() {
+            let now = self.swap.borrow_and_update().clone();
+            for event in of_swaps(&before, &now) {
+                self.kubernetes.record(event);
+            }
+            before = now;
+        }
+    }
+
+    async fn see_plans(self) {
+        let mut looks = interval(LOOK_EVERY);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut before: Option<Plan> = None;
+        loop {
+            looks.tick().await;
+            let view = self.lane.views().get();
+            let place = view.as_ref().and_then(|view| view.place.as_ref());
+            let Some(now) = place.and_then(|place| place.shard.plan()) else {
+                continue;
+            };
+            if let Some(before) = &before {
+                for event in of_plans(before, now) {
+                    self.kubernetes.record(event);
+                }
+            }
+            if before.as_ref() != Some(now) {
+                before = Some(now.clone());
+            }
+        }
+    }
+}
+
+/// What is worth an Event between two looks at the swaps. The first generation
+/// of a process is none: each start would say it again.
+fn of_swaps(before: &Status, now: &Status) -> Vec<Event> {
+    let mut events = Vec::new();
+    if let Some(refused) = &now.refused
+        && before.refused.as_ref() != Some(refused)
+    {
+        events.push(Event {
+            kind: Kind::SwapRefused,
+            note: format!(
+                "the ConfigMap's content is refused, at the step {}: {}",
+                refused.step.name(),
+                refused.reason
+            ),
+        });
+    }
+    if let (Some(was), Some(live)) = (&before.live, &now.live)
+        && was != live
+    {
+        let (generation, name, version) = (live.generation, &live.name, &live.version);
+        events.push(Event {
+            kind: Kind::GenerationLive,
+            note: format!("generation {generation} is live: {name} {version}"),
+        });
+    }
+    events
+}
+
+/// What is worth an Event between two looks at the plan. A change can begin and
+/// end between them.
+fn of_plans(before: &Plan, now: &Plan) -> Vec<Event> {
+    let mut events = Vec::new();
+    if now.epoch <= before.epoch {
+        return events;
+    }
+    if !now.is_stable() || before.is_stable() {
+        let (from, to) = (before.to.shards, now.to.shards);
+        let note = if from == to {
+            let sharding = now.to.sharding;
+            format!("partitions move among {to} shards, to where sharding {sharding} places them")
+        } else {
+            format!("partitions move from {from} shards to {to}")
+        };
+        let kind = Kind::ReshardingStarted;
+        events.push(Event { kind, note });
+    }
+    if now.is_stable() {
+        let shards = now.to.shards;
+        let note = format!("all partitions are where they belong, in {shards} shards");
+        let kind = Kind::ReshardingDone;
+        events.push(Event { kind, note });
+    }
+    events
+}
+
+#[cfg(test)]
+#[path = "kubernetes/tests.rs"]
+mod tests;

@@ -1,0 +1,117 @@
+//! Kubernetes Events: what `kubectl describe` shows of a Pod and its StatefulSet.
+//!
+//! They are told as well as can be: none is waited for, and one that cannot be
+//! posted is dropped and counted. The log says the same things.
+
+mod recorder;
+mod series;
+
+use k8s_openapi::api::core::v1::ObjectReference;
+
+pub(super) use recorder::Recorder;
+
+use super::place::Place;
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A generation was refused.
+    SwapRefused,
+    /// A generation went live in place of another.
+    GenerationLive,
+    /// Partitions begin to move.
+    ReshardingStarted,
+    /// All partitions are where they belong.
+    ReshardingDone,
+}
+
+impl Kind {
+    /// One word for people and filters.
+    fn reason(self) -> &'static str {
+        match self {
+            Self::SwapRefused => "SwapRefused",
+            Self::GenerationLive => "GenerationLive",
+            Self::ReshardingStarted => "ReshardingStarted",
+            Self::ReshardingDone => "ReshardingDone",
+        }
+    }
+
+    /// What was being done.
+    fn action(self) -> &'static str {
+        match self {
+            Self::SwapRefused | Self::GenerationLive => "Swap",
+            Self::ReshardingStarted | Self::ReshardingDone => "Reshard",
+        }
+    }
+
+    /// How much it is to alarm.
+    fn severity(self) -> &'static str {
+        match self {
+            Self::SwapRefused => "Warning",
+            Self::GenerationLive | Self::ReshardingStarted | Self::ReshardingDone => "Normal",
+        }
+    }
+
+    /// What it is about: one Pod, or all of them.
+    fn regarding(self, place: &Place, set_uid: Option<String>) -> ObjectReference {
+        let (api_version, kind, name, uid) = match self {
+            Self::SwapRefused | Self::GenerationLive => {
+                ("v1", "Pod", &place.pod, place.pod_uid.clone())
+            }
+            Self::ReshardingStarted | Self::ReshardingDone => {
+                ("apps/v1", "StatefulSet", &place.stateful_set, set_uid)
+            }
+        };
+        ObjectReference {
+            api_version: Some(api_version.to_owned()),
+            kind: Some(kind.to_owned()),
+            name: Some(name.clone()),
+            namespace: Some(place.namespace.clone()),
+            uid,
+            ..ObjectReference::default()
+        }
+    }
+
+    /// Whether it is about the StatefulSet.
+    fn is_of_the_set(self) -> bool {
+        matches!(self, Self::ReshardingStarted | Self::ReshardingDone)
+    }
+}
+
+/// One thing that happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// Of which kind.
+    pub kind: Kind,
+    /// What it is, for people.
+    pub note: String,
+}
+
+/// The longest note that the API server takes, in bytes.
+const LONGEST_NOTE: usize = 1024;
+
+/// A note that the API server takes.
+fn shortened(note: &str) -> String {
+    if note.len() <= LONGEST_NOTE {
+        return note.to_owned();
+    }
+    let end = note.floor_char_boundary(LONGEST_NOTE - "...".len());
+    format!("{}...", &note[..end])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_note_is_cut_between_characters() {
+        let most = "x".repeat(LONGEST_NOTE);
+        assert_eq!(shortened(&most), most);
+        let cut = shortened(&"ä".repeat(LONGEST_NOTE));
+        assert!(
+            cut.len() <= LONGEST_NOTE && cut.ends_with("ä..."),
+            "{}",
+            cut.len()
+        );
+    }
+}

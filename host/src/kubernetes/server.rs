@@ -1,0 +1,47 @@
+//! The API server, as a Pod may ask it.
+
+use std::time::Duration;
+
+use kube::core::{ApiResource, GroupVersionKind, NotUsed, Object};
+use kube::{Api, Client, Config};
+use serde::Deserialize;
+
+use super::place::Place;
+
+/// A StatefulSet, as far as it is needed.
+pub(super) type StatefulSet = Object<Spec, NotUsed>;
+
+/// What a StatefulSet is to be.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Spec {
+    /// How many Pods it is to have; 1 where it is not said.
+    pub(super) replicas: Option<i32>,
+}
+
+/// A client that shows this Pod's token, as it is then, and trusts the cluster's
+/// authority. Both are read again each minute. It does not repeat requests by
+/// itself: who asks knows better when.
+pub(super) fn client(place: &Place, connect: Duration) -> Result<Client, kube::Error> {
+    let mut config = Config::new(place.server.clone());
+    config.default_namespace.clone_from(&place.namespace);
+    // Of no others: with none given, the system's would be looked for, and an
+    // image has none.
+    config.root_cert = Some(Vec::new());
+    config.root_cert_file = Some(place.authority());
+    config.auth_info.token_file = Some(place.token().display().to_string());
+    config.connect_timeout = Some(connect);
+    config.default_retry = false;
+    Client::try_from(config)
+}
+
+/// The StatefulSets of the Pod's namespace.
+pub(super) fn stateful_sets(client: Client, place: &Place) -> Api<StatefulSet> {
+    let kind = GroupVersionKind::gvk("apps", "v1", "StatefulSet");
+    let kind = ApiResource::from_gvk_with_plural(&kind, "statefulsets");
+    Api::namespaced_with(client, &place.namespace, &kind)
+}
+
+/// What a Role that names its StatefulSet allows to list and watch.
+pub(super) fn selector(place: &Place) -> String {
+    format!("metadata.name={}", place.stateful_set)
+}

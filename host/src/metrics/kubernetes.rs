@@ -1,0 +1,75 @@
+//! What is measured of the API server, where there is one.
+
+use std::sync::atomic::AtomicU64;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::Level;
+
+/// Shown only once there is something to show.
+type Once<G> = Family<[(&'static str, &'static str); 0], G>;
+
+/// What is measured of the API server.
+#[derive(Debug, Default)]
+pub struct Kubernetes {
+    replicas: Once<Level>,
+    heard: Once<Gauge<f64, AtomicU64>>,
+    failures: Counter,
+    events_posted: Counter,
+    events_dropped: Counter,
+}
+
+impl Kubernetes {
+    pub(super) fn register(&self, to: &mut Registry) {
+        let help = "How many replicas the StatefulSet is to have, as last heard";
+        to.register("statefulset_replicas", help, self.replicas.clone());
+        let help = "When the API server last confirmed that number, in Unix time";
+        to.register_with_unit(
+            "kubernetes_heard_timestamp",
+            help,
+            Unit::Seconds,
+            self.heard.clone(),
+        );
+        let help = "Times the API server could not be asked for that number, or did not say it";
+        to.register("kubernetes_failures", help, self.failures.clone());
+        let help = "Kubernetes Events posted";
+        to.register("kubernetes_events_posted", help, self.events_posted.clone());
+        let help = "Kubernetes Events that could not be posted, or were too many";
+        to.register(
+            "kubernetes_events_dropped",
+            help,
+            self.events_dropped.clone(),
+        );
+    }
+
+    /// The StatefulSet is to have so many replicas.
+    pub fn replicas(&self, replicas: u32) {
+        self.replicas.get_or_create(&[]).set(replicas.into());
+    }
+
+    /// The API server confirmed what is known of it, just now.
+    pub fn heard(&self) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now = now.unwrap_or_default().as_secs_f64();
+        self.heard.get_or_create(&[]).set(now);
+    }
+
+    /// It could not be asked, or did not say it.
+    pub fn failed(&self) {
+        self.failures.inc();
+    }
+
+    /// An Event was posted.
+    pub fn event_posted(&self) {
+        self.events_posted.inc();
+    }
+
+    /// An Event was not posted.
+    pub fn event_dropped(&self) {
+        self.events_dropped.inc();
+    }
+}

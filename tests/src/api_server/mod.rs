@@ -1,0 +1,218 @@
+//! An API server of Kubernetes, as far as a host asks one: lists and watches of
+//! StatefulSets, and Events. It is as strict as the real one, and has its faults.
+
+mod account;
+mod events;
+mod fault;
+mod question;
+mod refusal;
+mod serve;
+mod watching;
+mod world;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+pub use fault::Faults;
+pub use question::Question;
+pub use world::{Rule, World};
+
+use crate::certificates::Authority;
+use crate::host::PATIENCE;
+use crate::net::Net;
+use account::Account;
+
+/// The namespace of all that is in it.
+pub const NAMESPACE: &str = "shop";
+/// The StatefulSet that there is at first.
+pub const SET: &str = "shard";
+
+/// A running API server. Dropping it ends it.
+#[derive(Debug)]
+pub struct ApiServer {
+    shared: Arc<Shared>,
+    account: Account,
+    end: watch::Sender<bool>,
+    thread: Option<JoinHandle<()>>,
+    _net: Net,
+}
+
+/// What its thread and its owner see.
+#[derive(Debug)]
+struct Shared {
+    address: SocketAddr,
+    world: Mutex<World>,
+    faults: Mutex<Faults>,
+    /// Counts what watches wait for: changes of the world and of the faults.
+    news: watch::Sender<u64>,
+    /// Counts how often all connections were cut.
+    cuts: watch::Sender<u64>,
+    /// Whether it listens.
+    is_open: watch::Sender<bool>,
+}
+
+impl ApiServer {
+    /// Starts one with the StatefulSet [`SET`] of so many replicas, and a Role
+    /// that allows what a host needs.
+    ///
+    /// # Panics
+    /// When there is no place for it.
+    pub fn start(replicas: i32) -> Self {
+        let net = Net::claim();
+        let address = SocketAddr::from((net.first(), 6443));
+        let authority = Authority::new("kubernetes");
+        let account = Account::new(&authority.pem);
+        let shared = Arc::new(Shared {
+            address,
+            world: Mutex::new(World::new(replicas, account.token())),
+            faults: Mutex::default(),
+            news: watch::Sender::default(),
+            cuts: watch::Sender::default(),
+            is_open: watch::Sender::new(true),
+        });
+        let tls = serve::tls(&authority, address.ip());
+        let (end, ended) = watch::channel(false);
+        let running = Arc::clone(&shared);
+        let (ready, is_ready) = std::sync::mpsc::channel();
+        let thread = thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .expect("a runtime");
+            runtime.block_on(async {
+                let listener = TcpListener::bind(address).await.expect("a free port");
+                ready.send(()).expect("it is waited for");
+                serve::run(listener, tls, running, ended).await;
+            });
+        });
+        is_ready.recv().expect("it starts");
+        Self {
+            shared,
+            account,
+            end,
+            thread: Some(thread),
+            _net: net,
+        }
+    }
+
+    /// What a host's environment says of it, as a Pod's does.
+    pub fn environment(&self) -> Vec<(String, String)> {
+        let address = self.shared.address;
+        let pairs = [
+            ("KUBERNETES_SERVICE_HOST", address.ip().to_string()),
+            ("KUBERNETES_SERVICE_PORT", address.port().to_string()),
+            (
+                "OSTRAKON_SERVICE_ACCOUNT",
+                self.account().display().to_string(),
+            ),
+        ];
+        pairs.map(|(name, value)| (name.to_owned(), value)).to_vec()
+    }
+
+    /// Its address.
+    pub fn address(&self) -> SocketAddr {
+        self.shared.address
+    }
+
+    /// Where its ServiceAccount is mounted.
+    pub fn account(&self) -> PathBuf {
+        self.account.directory()
+    }
+
+    /// Changes the world: StatefulSets, rules, versions.
+    pub fn change<T>(&self, change: impl FnOnce(&mut World) -> T) -> T {
+        let changed = change(&mut self.shared.world());
+        self.shared.tell();
+        changed
+    }
+
+    /// `kubectl scale`.
+    pub fn scale(&self, replicas: i32) {
+        self.change(|world| world.scale(replicas));
+    }
+
+    /// Replaces the token, as it is before it expires; the former is taken no more.
+    pub fn rotate_token(&self) {
+        let token = self.account.rotate();
+        self.shared.world().set_token(token);
+    }
+
+    /// Changes what goes wrong from now on.
+    pub fn fail(&self, change: impl FnOnce(&mut Faults)) {
+        change(&mut self.shared.faults());
+        self.shared.tell();
+    }
+
+    /// Cuts all connections, without a word.
+    pub fn cut(&self) {
+        self.shared.cuts.send_modify(|cuts| *cuts += 1);
+    }
+
+    /// Listens no more, and cuts all connections; or listens again.
+    pub fn open(&self, is_open: bool) {
+        self.shared.is_open.send_replace(is_open);
+        if !is_open {
+            self.cut();
+        }
+    }
+
+    /// All Events that were posted, as they are now.
+    pub fn events(&self) -> Vec<Value> {
+        self.shared.world().events().cloned().collect()
+    }
+
+    /// All that was asked, refused or not.
+    pub fn asked(&self) -> Vec<Question> {
+        self.shared.world().asked().to_vec()
+    }
+
+    /// Waits until something is so, and gives it.
+    ///
+    /// # Panics
+    /// When it does not come.
+    pub fn wait_for<T>(&self, what: &str, is_so: impl Fn(&Self) -> Option<T>) -> T {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(so) = is_so(self) {
+                return so;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "{what} does not come; asked was {:#?}",
+                self.asked()
+            );
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+impl Drop for ApiServer {
+    fn drop(&mut self) {
+        self.end.send_replace(true);
+        if let Some(thread) = self.thread.take() {
+            // Its panic was told when it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().expect("no holder panics")
+    }
+
+    fn faults(&self) -> MutexGuard<'_, Faults> {
+        self.faults.lock().expect("no holder panics")
+    }
+
+    fn tell(&self) {
+        self.news.send_modify(|news| *news += 1);
+    }
+}

@@ -1,0 +1,264 @@
+//! What there is, who may ask for it, and how it came to be.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::events::{self, Events};
+use super::question::Question;
+use super::refusal::Refusal;
+use super::{NAMESPACE, SET};
+
+/// What a Role allows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// The API group.
+    pub group: &'static str,
+    /// What may be asked for.
+    pub resource: &'static str,
+    /// What may be done.
+    pub verbs: &'static [&'static str],
+    /// With which alone; with all, where there is none.
+    pub name: Option<&'static str>,
+}
+
+/// A change of a StatefulSet.
+#[derive(Clone, Debug)]
+pub(super) struct Change {
+    pub(super) version: u64,
+    pub(super) kind: &'static str,
+    pub(super) object: Value,
+}
+
+/// All there is.
+#[derive(Debug)]
+pub struct World {
+    /// What the Role allows.
+    pub rules: Vec<Rule>,
+    token: String,
+    version: u64,
+    /// Changes up to this version are forgotten.
+    forgotten: u64,
+    /// By name.
+    sets: BTreeMap<String, Value>,
+    changes: Vec<Change>,
+    uids: u64,
+    events: Events,
+    asked: Vec<Question>,
+}
+
+impl World {
+    pub(super) fn new(replicas: i32, token: String) -> Self {
+        let mut world = Self {
+            rules: vec![
+                Rule {
+                    group: "apps",
+                    resource: "statefulsets",
+                    verbs: &["list", "watch"],
+                    name: Some(SET),
+                },
+                Rule {
+                    group: "events.k8s.io",
+                    resource: "events",
+                    verbs: &["create", "patch"],
+                    name: None,
+                },
+            ],
+            token,
+            version: 100,
+            forgotten: 0,
+            sets: BTreeMap::new(),
+            changes: Vec::new(),
+            uids: 0,
+            events: Events::default(),
+            asked: Vec::new(),
+        };
+        world.create(SET, replicas);
+        // Whoever listed nothing or all would see this one.
+        world.create("another", 7);
+        world
+    }
+
+    pub(super) fn set_token(&mut self, token: String) {
+        self.token = token;
+    }
+
+    /// Applies a StatefulSet that is not there.
+    ///
+    /// # Panics
+    /// When it is.
+    pub fn create(&mut self, name: &str, replicas: i32) {
+        assert!(!self.sets.contains_key(name), "there is one");
+        self.uids += 1;
+        let set = json!({
+            "apiVersion": "apps/v1",
+            "kind": "StatefulSet",
+            "metadata": {
+                "name": name,
+                "namespace": NAMESPACE,
+                "uid": format!("00000000-0000-0000-0000-{:012}", self.uids),
+                "generation": 1,
+                "creationTimestamp": "2026-11-21T08:00:00Z",
+                "managedFields": [{ "manager": "kubectl", "operation": "Apply" }],
+            },
+            "spec": {
+                "replicas": replicas,
+                "serviceName": name,
+                "podManagementPolicy": "OrderedReady",
+                "selector": { "matchLabels": { "app": name } },
+                "template": { "spec": { "containers": [{ "name": "ostrakon" }] } },
+            },
+            "status": { "replicas": 0, "availableReplicas": 0 },
+        });
+        self.note("ADDED", set);
+    }
+
+    /// Deletes a StatefulSet.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn delete(&mut self, name: &str) {
+        let set = self.sets.remove(name).expect("there is one");
+        self.note("DELETED", set);
+    }
+
+    /// Begins to delete a StatefulSet: it goes when its Pods have gone.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn begin_to_delete(&mut self, name: &str) {
+        let mut set = self.sets[name].clone();
+        set["metadata"]["deletionTimestamp"] = json!("2026-11-21T09:00:00Z");
+        self.note("MODIFIED", set);
+    }
+
+    pub(super) fn scale(&mut self, replicas: i32) {
+        let mut set = self.sets[SET].clone();
+        set["spec"]["replicas"] = json!(replicas);
+        self.note("MODIFIED", set);
+    }
+
+    /// Things change that are not asked for, so that versions go on.
+    pub fn pass(&mut self, versions: u64) {
+        self.version += versions;
+    }
+
+    /// Forgets all changes so far, as it does after some minutes.
+    pub fn forget(&mut self) {
+        self.forgotten = self.version;
+        self.changes.clear();
+    }
+
+    fn note(&mut self, kind: &'static str, mut set: Value) {
+        self.version += 1;
+        let version = self.version;
+        set["metadata"]["resourceVersion"] = json!(version.to_string());
+        if kind != "DELETED" {
+            let name = set["metadata"]["name"].as_str().expect("it has one");
+            self.sets.insert(name.to_owned(), set.clone());
+        }
+        self.changes.push(Change {
+            version,
+            kind,
+            object: set,
+        });
+    }
+
+    pub(super) fn version(&self) -> u64 {
+        self.version
+    }
+
+    pub(super) fn events(&self) -> impl Iterator<Item = &Value> {
+        self.events.all()
+    }
+
+    /// Forgets the Events, as it does after an hour.
+    pub fn forget_events(&mut self) {
+        self.events = Events::default();
+    }
+
+    pub(super) fn asked(&self) -> &[Question] {
+        &self.asked
+    }
+
+    /// Whether a question may be asked by whoever shows this.
+    pub(super) fn admit(
+        &mut self,
+        question: &Question,
+        authorization: Option<&str>,
+    ) -> Result<(), Refusal> {
+        self.asked.push(question.clone());
+        let user = match authorization {
+            None => "system:anonymous",
+            Some(shown) if shown == format!("Bearer {}", self.token) => {
+                "system:serviceaccount:shop:shard"
+            }
+            Some(_) => return Err(Refusal::new(401, "Unauthorized")),
+        };
+        let Question {
+            verb,
+            group,
+            resource,
+            ..
+        } = *question;
+        let allows = |rule: &Rule| {
+            (rule.group, rule.resource) == (group, resource)
+                && rule.verbs.contains(&verb)
+                && rule
+                    .name
+                    .is_none_or(|name| question.name.as_deref() == Some(name))
+        };
+        if user != "system:anonymous" && self.rules.iter().any(allows) {
+            return Ok(());
+        }
+        let name = question.name.as_deref();
+        let name = name.map(|name| format!(" \"{name}\"")).unwrap_or_default();
+        let message = format!(
+            "{resource}.{group}{name} is forbidden: User \"{user}\" cannot {verb} resource \"{resource}\" in API group \"{group}\" in the namespace \"{NAMESPACE}\""
+        );
+        Err(Refusal::new(403, message))
+    }
+
+    /// A list.
+    pub(super) fn list(&self, question: &Question) -> Value {
+        let wanted = |name: &str| question.name.as_deref().is_none_or(|wanted| wanted == name);
+        let sets = self.sets.iter().filter(|(name, _)| wanted(name));
+        // In a list, the items do not say of which kind they are.
+        let items = sets.map(|(_, set)| {
+            let mut set = set.clone();
+            let fields = set.as_object_mut().expect("it is one");
+            fields.remove("kind");
+            fields.remove("apiVersion");
+            set
+        });
+        json!({
+            "kind": "StatefulSetList",
+            "apiVersion": "apps/v1",
+            "metadata": { "resourceVersion": self.version.to_string() },
+            "items": items.collect::<Vec<_>>(),
+        })
+    }
+
+    /// What has changed since a version; none: it is forgotten.
+    pub(super) fn since(&self, version: u64, name: Option<&str>) -> Option<Vec<Change>> {
+        let is_wanted = |change: &&Change| {
+            let own = change.object["metadata"]["name"].as_str();
+            change.version > version && name.is_none_or(|name| own == Some(name))
+        };
+        let changes = self.changes.iter().filter(is_wanted);
+        (version >= self.forgotten).then(|| changes.cloned().collect())
+    }
+
+    /// Posts an Event.
+    pub(super) fn post(&mut self, event: Value) -> Result<Value, Refusal> {
+        self.version += 1;
+        events::valid(&event)?;
+        self.events.add(event)
+    }
+
+    /// Changes an Event.
+    pub(super) fn patch(&mut self, name: &str, patch: &Value) -> Result<Value, Refusal> {
+        self.version += 1;
+        self.events.patch(name, patch)
+    }
+}
