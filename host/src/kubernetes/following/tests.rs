@@ -24,6 +24,10 @@ fn unreachable() -> Problem {
 
 /// What is heard, and then: what counts, what is wrong, what is asked next, and
 /// how many failures in a row there were.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "what is expected is written where it is called"
+)]
 fn check(heard: &[Heard], replicas: Replicas, problem: Option<Problem>, next: Ask, failures: u32) {
     let mut following = Following::new(missing());
     for heard in heard {
