@@ -2,6 +2,7 @@
 //! and, as the coordinator, beginning and ending changes.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -277,6 +278,7 @@ impl Conductor {
         }
         let asked = timeout(ASK_EVERY, cluster.ask(Ordinal::COORDINATOR, &Ask::Plan)).await;
         match asked {
+            Ok(Ok(Said::Plan(None))) => cluster.0.is_beginning.store(true, Ordering::Relaxed),
             Ok(Ok(Said::Plan(Some(plan)))) => {
                 if let Err(error) = cluster.learn(plan).await {
                     tracing::debug!(%error, "a plan is learned later");

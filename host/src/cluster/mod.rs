@@ -25,7 +25,8 @@ mod simulation;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -99,6 +100,8 @@ struct Inner {
     pauses: AtomicUsize,
     /// This process is about to end.
     stopping: watch::Sender<bool>,
+    /// The coordinator can be asked, and has not known a plan yet.
+    is_beginning: AtomicBool,
     /// Telling of peers that belong to another cluster.
     foreigners: Seldom,
     /// Something happened that the conductor waits for.
@@ -195,6 +198,7 @@ impl Cluster {
             surveys: Surveys::default(),
             pauses: AtomicUsize::new(0),
             stopping: watch::Sender::default(),
+            is_beginning: AtomicBool::default(),
             foreigners: Seldom::default(),
             news: Notify::new(),
             stopped: watch::Sender::default(),
@@ -322,11 +326,14 @@ impl Cluster {
         view.place.as_ref()?.shard.plan().cloned()
     }
 
-    /// Returns when the shard knows the plan; the coordinator, which makes the first
-    /// one, also when it only waits for others: in an ordered start they wait for it.
+    /// Returns when the shard knows the plan, or that there is none before others are
+    /// there: in an ordered start they wait for it.
     pub async fn until_placed(&self) {
-        let waits_for_others = || self.0.me == Ordinal::COORDINATOR && !self.awaited().is_empty();
-        while self.plan().is_none() && !waits_for_others() {
+        let is_beginning = || match self.0.me {
+            Ordinal::COORDINATOR => !self.awaited().is_empty(),
+            _ => self.0.is_beginning.load(Relaxed),
+        };
+        while self.plan().is_none() && !is_beginning() {
             let changed = self.0.lane.views().changed();
             let _in_time = tokio::time::timeout(LOOK_EVERY, changed).await;
         }
