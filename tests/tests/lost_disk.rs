@@ -141,12 +141,10 @@ fn a_coordinator_that_knows_nothing_serves_nothing_before_it_has_asked_all() {
     publish(&mut shards, &kv(3));
 
     let mut hosts = vec![shards[0].spawn()];
-    hosts[0].wait_for_status("to wait for the others", |status| {
-        status["waits_for"] == serde_json::json!([1, 2])
-    });
     // Ready: where shards start in order, the others start only then.
-    let ready = hosts[0].admin("GET", "/readyz").expect("an answer");
-    assert_eq!(ready.status, 200);
+    hosts[0].wait_for_status("to wait for the others, ready", |status| {
+        status["waits_for"] == serde_json::json!([1, 2]) && status["ready"] == true
+    });
     let put = hosts[0].client().put("/kv/key-1", b"after");
     assert_eq!(put.expect("an answer").status, 503);
     hosts.extend(shards[1..].iter().map(Shard::spawn));

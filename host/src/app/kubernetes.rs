@@ -17,7 +17,7 @@ use crate::topology::{Ordinal, Plan};
 
 /// How often the plan is looked at, for Events. It changes in the lane, which has
 /// no time to say so.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// What it goes by. Clones are the same.
 #[derive(Clone)]

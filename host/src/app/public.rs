@@ -41,6 +41,10 @@ impl Handler for Public {
         (!is_path).then(|| self.unrouted(Refusal::BadRequest))
     }
 
+    async fn leaving(&self) {
+        self.drain.begun().await;
+    }
+
     async fn call(&self, request: Request<Bytes>, _: &Caller) -> Response<Bytes> {
         let Some(_in_flight) = self.drain.enter() else {
             return self.shutting_down();

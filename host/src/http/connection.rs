@@ -102,10 +102,12 @@ pub(super) async fn serve<H: Handler>(
         caller: Arc::clone(&caller),
         activity,
     };
-    let ending = Ending::new(shutdown, caller, entered.door);
+    let mut ending = Ending::new(shutdown, caller, entered.door);
     // Boxed: only one of the two is ever needed, and a connection that waits for its first byte
     // needs neither.
     if http2 {
+        let handler = Arc::clone(&shared.handler);
+        ending.leaving = Some(Box::pin(async move { handler.leaving().await }));
         Box::pin(serve_http2(wire, requests, limits, ending)).await;
     } else {
         Box::pin(serve_http1(wire, requests, limits, ending)).await;
@@ -269,11 +271,12 @@ async fn next_event(
     .await
 }
 
-/// When a connection is to end: once because the server shuts down, and once because its client
-/// may not go on.
+/// When a connection is to end: once because the server shuts down, once because its client
+/// may not go on, and once because it is to go elsewhere.
 struct Ending {
     down: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     unwelcome: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    leaving: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
 impl Ending {
@@ -281,11 +284,12 @@ impl Ending {
         Self {
             down: Some(Box::pin(async move { down(&mut shutdown).await })),
             unwelcome: Some(Box::pin(async move { caller.until_unwelcome(door).await })),
+            leaving: None,
         }
     }
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        for reason in [&mut self.unwelcome, &mut self.down] {
+        for reason in [&mut self.unwelcome, &mut self.down, &mut self.leaving] {
             if let Some(future) = reason
                 && future.as_mut().poll(context).is_ready()
             {

@@ -36,6 +36,12 @@ pub trait Handler: Send + Sync + 'static {
         None
     }
 
+    /// Completes when clients are to go elsewhere, while their requests are still
+    /// answered. Where it can be said without losing one, in h2, they are told so.
+    fn leaving(&self) -> impl Future<Output = ()> + Send {
+        std::future::pending()
+    }
+
     /// The answer to a request. Dropped when the client goes away; a panic is answered
     /// with status 500.
     fn call(

@@ -32,6 +32,7 @@ struct Echo {
     release: Notify,
     cut: AtomicBool,
     dropped: Notify,
+    leaving: Notify,
 }
 
 /// Tells when the handler's future is dropped before it is done.
@@ -47,6 +48,10 @@ impl Drop for OnDrop<'_> {
 impl Handler for Echo {
     fn refuse(&self, head: &mut request::Parts, _: &Caller) -> Option<Response<Bytes>> {
         (head.uri.path() == "/refused").then(|| Refusal::ShuttingDown.response())
+    }
+
+    async fn leaving(&self) {
+        self.leaving.notified().await;
     }
 
     async fn call(&self, request: Request<Bytes>, caller: &Caller) -> Response<Bytes> {
@@ -733,4 +738,27 @@ async fn the_client_says_what_went_wrong() {
         .await
         .unwrap_err();
     assert!(matches!(error, client::Error::Path { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn an_h2_client_is_told_to_go_elsewhere_while_it_is_still_answered() {
+    let server = Running::new(patient());
+    let mut sender = server.h2().await;
+    let request = |path| Request::get(path).body(Full::default()).unwrap();
+    let waiting = tokio::spawn(sender.send_request(request("http://x/wait")));
+    server.handler.entered.notified().await;
+    server.handler.leaving.notify_one();
+    server.handler.release.notify_one();
+    let response = timeout(PATIENCE, waiting).await.unwrap().unwrap().unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    // Nothing more is to be sent on this connection.
+    let told = async {
+        while sender.ready().await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, told).await.expect("it is told");
+    // Others are served on.
+    server.is_well().await;
+    server.stop().await;
 }

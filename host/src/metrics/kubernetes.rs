@@ -1,23 +1,17 @@
 //! What is measured of the API server, where there is one.
 
-use std::sync::atomic::AtomicU64;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::Level;
-
-/// Shown only once there is something to show.
-type Once<G> = Family<[(&'static str, &'static str); 0], G>;
+use super::maybe::Maybe;
 
 /// What is measured of the API server.
 #[derive(Debug, Default)]
 pub struct Kubernetes {
-    replicas: Once<Level>,
-    heard: Once<Gauge<f64, AtomicU64>>,
+    replicas: Maybe,
+    heard: Maybe<f64>,
     failures: Counter,
     events_posted: Counter,
     events_dropped: Counter,
@@ -48,14 +42,14 @@ impl Kubernetes {
 
     /// The StatefulSet is to have so many replicas.
     pub fn replicas(&self, replicas: u32) {
-        self.replicas.get_or_create(&[]).set(replicas.into());
+        self.replicas.set(Some(replicas.into()));
     }
 
     /// The API server confirmed what is known of it, just now.
     pub fn heard(&self) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let now = now.unwrap_or_default().as_secs_f64();
-        self.heard.get_or_create(&[]).set(now);
+        self.heard.set(Some(now));
     }
 
     /// It could not be asked, or did not say it.

@@ -179,10 +179,6 @@ impl Scenario {
             }
             return;
         };
-        if self.is(Mutation::ChangeUnasked) {
-            let others = (1..Self::concerned(node)).map(Ordinal);
-            others.for_each(|shard| node.coordinator.goes_by(shard, Some(plan.clone())));
-        }
         let next = match node.coordinator.next(&plan) {
             None if self.is(Mutation::FirstDoneIsAll)
                 && !plan.is_stable()

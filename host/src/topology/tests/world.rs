@@ -63,8 +63,6 @@ pub(super) enum Mutation {
     ListUnfit,
     /// A coordinator that knows no plan makes the first one without asking.
     FirstUnasked,
-    /// It begins a change without asking whether others know of a newer one.
-    ChangeUnasked,
 }
 
 /// The owner of a key: version 1 goes up from the first shard, 2 down from the
