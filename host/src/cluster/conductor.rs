@@ -236,10 +236,17 @@ impl Conductor {
         Ok(true)
     }
 
-    /// The shards that a change is about and that do not go by the plan: some of them,
-    /// where they are many. Until all do, it does not begin, and can be taken back.
+    /// The shards that a change adds and that cannot be asked, and those that have not
+    /// said that they go by the plan: some of them, where they are many. Until there
+    /// are none, it does not begin, and can be taken back.
     async fn lacking(&mut self, plan: &Plan, change: &Plan) -> Vec<Ordinal> {
-        let others: Vec<_> = (1..change.shards()).map(Ordinal).collect();
+        let others: Vec<_> = {
+            let coordinator = self.cluster.coordinator();
+            let is_added = |shard: &Ordinal| shard.0 >= plan.to.shards;
+            let others = (1..change.shards()).map(Ordinal);
+            let to_ask = |shard: &Ordinal| is_added(shard) || !coordinator.is_by(*shard, plan);
+            others.filter(to_ask).collect()
+        };
         self.ask_all(&others, &Ask::Learn(plan.clone())).await
     }
 
@@ -320,13 +327,9 @@ impl Cluster {
             Ok(Ok(Said::Plan(said))) => said,
             Ok(Err(error)) => {
                 tracing::debug!(peer = shard.0, %error, "it does not say by which plan it goes");
-                self.coordinator().says_nothing(shard);
                 return None;
             }
-            _ => {
-                self.coordinator().says_nothing(shard);
-                return None;
-            }
+            _ => return None,
         };
         self.coordinator().goes_by(shard, said.clone());
         if let Some(plan) = said

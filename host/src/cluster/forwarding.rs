@@ -74,7 +74,7 @@ impl Others for Cluster {
             };
             let epoch = plan.epoch;
             match self.ask(at, &Ask::Learn(plan)).await {
-                Ok(Said::Done) => Ok(epoch),
+                Ok(Said::Plan(Some(_))) => Ok(epoch),
                 said => Err(away(at, said)),
             }
         })

@@ -54,9 +54,10 @@ impl Coordinator {
         self.goes_by.insert(shard, plan);
     }
 
-    /// A shard does not say.
-    pub fn says_nothing(&mut self, shard: Ordinal) {
-        self.goes_by.remove(&shard);
+    /// Whether a shard has said, to this process, that it goes by a plan.
+    pub fn is_by(&self, shard: Ordinal, plan: &Plan) -> bool {
+        let said = self.goes_by.get(&shard);
+        said.is_some_and(|said| said.as_ref() == Some(plan))
     }
 
     /// The number of shards that are to be asked by a coordinator that knows no plan.
@@ -89,19 +90,18 @@ impl Coordinator {
     /// The plan to put in this one's place; none while this one is to stay. It
     /// is in force once the coordinator has persisted it, not before.
     ///
-    /// A change begins only when all that it is about go by this plan. So no plan is
-    /// newer than what some of them know: a coordinator whose disk is older finds it
-    /// out, and none makes a second plan of an epoch.
+    /// A change begins only when all that it is about have said that they go by this
+    /// plan; then there is no newer one, for nobody else makes any. A coordinator whose
+    /// disk is older finds it out, and none makes a second plan of an epoch.
     pub fn next(&self, plan: &Plan) -> Option<Plan> {
         if !plan.is_stable() {
             return self.undone(plan).is_empty().then(|| plan.ended());
         }
         let change = self.change(plan)?;
-        let goes_by_it = |shard: u32| {
-            let said = self.goes_by.get(&Ordinal(shard));
-            said.is_some_and(|said| said.as_ref() == Some(plan))
-        };
-        (1..change.shards()).all(goes_by_it).then_some(change)
+        let mut others = (1..change.shards()).map(Ordinal);
+        others
+            .all(|shard| self.is_by(shard, plan))
+            .then_some(change)
     }
 
     /// The change that is to come after this plan, once all go by it.
@@ -138,8 +138,6 @@ mod tests {
         coordinator.goes_by(Ordinal(2), None);
         let first = Plan::first(ID, placement(3), false);
         assert_eq!(begin(&coordinator), Some(first.clone()));
-        coordinator.says_nothing(Ordinal(1));
-        assert_eq!(begin(&coordinator), None);
 
         // What others know counts, also of more shards than are wanted.
         let newer = first.then(&placement(4));
