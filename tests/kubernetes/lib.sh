@@ -15,7 +15,7 @@ CLIENT_IMAGE=${CLIENT_IMAGE:-ghcr.io/ostrakon/client:0.1.0}
 # How long anything may take before it counts as never, in seconds.
 PATIENCE=${PATIENCE:-300}
 # Kustomize takes only what is below its directory, or named by a relative path.
-work=$here/work/$NAMESPACE
+work=$here/overlays/$NAMESPACE
 server=server
 
 k() { kubectl --context "$CONTEXT" --namespace "$NAMESPACE" "$@"; }
