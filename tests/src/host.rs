@@ -182,6 +182,22 @@ impl Shard {
         command
     }
 
+    /// Starts a host that ends with exit code 64 and one line in which something is
+    /// `said`; gives its log.
+    ///
+    /// # Panics
+    /// When it ends otherwise.
+    pub fn is_refused(&self, said: &str) -> String {
+        let (status, log) = self.spawn().wait();
+        let lines: Vec<&str> = log.lines().filter(|line| !line.starts_with('{')).collect();
+        assert_eq!(status.code(), Some(64), "{lines:?}");
+        assert!(
+            matches!(&lines[..], [line] if line.starts_with("error: ") && line.contains(said)),
+            "{said}: {lines:?}"
+        );
+        log
+    }
+
     /// Starts a host and waits until its ports are open.
     ///
     /// # Panics

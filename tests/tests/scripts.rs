@@ -90,7 +90,11 @@ fn each_scenario_passes_where_all_is_well_and_says_what_it_counted() {
             "{log}"
         );
     }
-    assert!(!repository().join("tests/kubernetes/overlays/all-well").exists());
+    assert!(
+        !repository()
+            .join("tests/kubernetes/overlays/all-well")
+            .exists()
+    );
 }
 
 #[test]

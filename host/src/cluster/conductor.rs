@@ -264,8 +264,8 @@ impl Conductor {
         // are not asked.
         for some in others.chunks(LOOKED_FOR) {
             let asked = some.iter().map(async |shard| {
-                let said = cluster.asks_plan(*shard, ask).await;
-                said.is_none().then_some(*shard)
+                let says = cluster.asks_plan(*shard, ask).await;
+                (!says).then_some(*shard)
             });
             let away: Vec<_> = join_all(asked).await.into_iter().flatten().collect();
             if !away.is_empty() {
@@ -320,16 +320,15 @@ impl Conductor {
 }
 
 impl Cluster {
-    /// Asks a shard by which plan it goes, notes and learns it; none where it does not
-    /// say.
-    async fn asks_plan(&self, shard: Ordinal, ask: &Ask) -> Option<()> {
+    /// Asks a shard by which plan it goes, notes and learns it; whether it says.
+    async fn asks_plan(&self, shard: Ordinal, ask: &Ask) -> bool {
         let said = match timeout(ASK_EVERY, self.ask(shard, ask)).await {
             Ok(Ok(Said::Plan(said))) => said,
             Ok(Err(error)) => {
                 tracing::debug!(peer = shard.0, %error, "it does not say by which plan it goes");
-                return None;
+                return false;
             }
-            _ => return None,
+            _ => return false,
         };
         self.coordinator().goes_by(shard, said.clone());
         if let Some(plan) = said
@@ -338,6 +337,6 @@ impl Cluster {
         {
             tracing::debug!(%error, "a plan is learned later");
         }
-        Some(())
+        true
     }
 }

@@ -78,7 +78,7 @@ pub(super) async fn follow(place: &Place, timing: &Timing, standing: &Standing, 
             follower.hear(heard);
         }
         let failures = follower.following.failures();
-        sleep(timing.wait(failures, random())).await;
+        sleep(timing.wait(failures, fastrand::u32(..))).await;
     }
 }
 
@@ -215,14 +215,6 @@ fn seen(set: &StatefulSet) -> Seen {
         replicas: set.spec.replicas.unwrap_or(1),
         is_deleting: set.metadata.deletion_timestamp.is_some(),
     }
-}
-
-/// It keeps clients apart, and nothing more.
-pub(super) fn random() -> u32 {
-    let mut bytes = [0; 4];
-    // Without random bytes they are not kept apart, and that is all.
-    let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
-    u32::from_le_bytes(bytes)
 }
 
 #[cfg(test)]

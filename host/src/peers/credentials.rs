@@ -13,7 +13,7 @@ use crate::tls::{Chain, Mutual};
 /// certificate expires without anything having changed.
 const LOOK_EVERY: Duration = Duration::from_mins(1);
 
-/// How much of what we have the other side must show.
+/// How much of what can be demanded the other side must show.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Demand {
     /// All of it.
@@ -21,6 +21,26 @@ pub enum Demand {
     All,
     /// A token or a certificate: while a cluster changes from one to the other.
     Any,
+}
+
+impl Demand {
+    /// What a word in the Secret says; all where there is none, and none where it
+    /// says nothing.
+    pub fn read(word: Option<&[u8]>) -> Option<Self> {
+        match word.map(<[u8]>::trim_ascii) {
+            None | Some(b"all") => Some(Self::All),
+            Some(b"any") => Some(Self::Any),
+            Some(_) => None,
+        }
+    }
+
+    /// The word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Any => "any",
+        }
+    }
 }
 
 /// What a side has to show, and what it demands to be shown. Whoever has the

@@ -9,10 +9,12 @@ use ostrakon_toolchain::search::install;
 use crate::steps::say;
 
 /// A program, how it is asked whether it is there, and its package.
-const PROGRAMS: [(&str, &str, &str); 3] = [
+const PROGRAMS: [(&str, &str, &str); 5] = [
+    ("crun", "--version", "crun"),
     ("curl", "--version", "curl"),
     ("openssl", "version", "openssl"),
     ("setpriv", "--version", "util-linux"),
+    ("shellcheck", "--version", "shellcheck"),
 ];
 
 /// Has all of them there.
@@ -28,7 +30,8 @@ pub(crate) fn check() -> anyhow::Result<()> {
         "{} are still not there",
         missing.join(", ")
     );
-    say("   curl, openssl and setpriv are there");
+    let names = PROGRAMS.map(|(program, _, _)| program).join(", ");
+    say(&format!("   there: {names}"));
     Ok(())
 }
 

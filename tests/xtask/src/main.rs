@@ -35,7 +35,7 @@ enum Command {
     /// Run everything that CI checks, and stop at the first failure.
     #[command(alias = "ci")]
     Test,
-    /// Install what the tests of the image and the manifests run, as `test` does first.
+    /// Install the programs of others that the tests run, as `test` does first.
     Tools,
     /// Run many seeds of simulated clusters, or one again that failed.
     Simulate(simulate::Options),
@@ -47,7 +47,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Dev(options) => dev::run(&root(), &options),
         Command::Test => return test::run(&root()),
-        Command::Tools => tools::provide(&root()).map(drop),
+        Command::Tools => foreign::check().and_then(|()| tools::provide(&root()).map(drop)),
         Command::Simulate(options) => simulate::run(&root(), &options),
         Command::Bench(options) => bench::run(&root(), &options),
     };

@@ -1,5 +1,5 @@
-//! What the tests of the image and the manifests run beside the project's own programs: found, or
-//! installed from Debian's and Python's packages.
+//! What the tests of the manifests run that is not to be installed on the system: Python's packages, and
+//! Prometheus' checker of rules.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,8 +10,6 @@ use anyhow::{Context, bail};
 use ostrakon_toolchain::machine::{Machine, ThisMachine};
 use ostrakon_toolchain::search::install;
 
-/// Programs that Debian has in a package of the same name.
-const DEBIAN: [&str; 2] = ["crun", "shellcheck"];
 /// The Python packages, each with its version.
 const PYTHON: &str = include_str!("../tools.txt");
 /// How long an installation may take.
@@ -21,10 +19,6 @@ const LIMIT: Duration = Duration::from_mins(10);
 pub(crate) fn provide(root: &Path) -> anyhow::Result<PathBuf> {
     let directory = crate::target(root)?.join("tools");
     fs::create_dir_all(&directory).context("cannot make the tools' directory")?;
-    let missing: Vec<_> = DEBIAN.into_iter().filter(|name| !runs(name)).collect();
-    if !missing.is_empty() {
-        install(&ThisMachine, &missing)?;
-    }
     python(&directory)?;
     promtool(&directory)?;
     Ok(directory)

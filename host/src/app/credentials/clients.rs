@@ -15,6 +15,7 @@ use super::{Port, Values};
 use crate::bearer::{BearerTokens, TokensError};
 use crate::http::{Caller, Door, Refusal};
 use crate::metrics::Guarded;
+use crate::peers::Demand;
 use crate::tls::{Authorities, Need, NoAuthorities, Pair, PairError, Problem, Server};
 
 /// What is spoken in TLS (ALPN), the better first.
@@ -64,13 +65,6 @@ pub enum ClientsError {
         "the Secret has neither `client-tokens` nor `client-ca.crt` any more: a shard does not open to everybody while it runs; put one back, or restart it"
     )]
     WouldBeOpen,
-}
-
-/// How much of what clients can be asked for they have to show.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Demand {
-    All,
-    Any,
 }
 
 /// What clients come in by.
@@ -149,11 +143,7 @@ impl Port for ClientsPort {
         }
         let tokens = values.get("client-tokens").map(BearerTokens::read);
         let tokens = tokens.transpose()?;
-        let demand = match values.get("client-auth").map(<[u8]>::trim_ascii) {
-            None | Some(b"all") => Demand::All,
-            Some(b"any") => Demand::Any,
-            Some(_) => return Err(ClientsError::Demand),
-        };
+        let demand = Demand::read(values.get("client-auth")).ok_or(ClientsError::Demand)?;
         let need = match (demand, &tokens) {
             (Demand::Any, Some(_)) => Need::May,
             _ => Need::Must,
@@ -187,10 +177,7 @@ impl Port for ClientsPort {
             "tls": made.tls.is_some(),
             "client_certificates": made.tls.as_ref().is_some_and(|tls| tls.asks().is_some()),
             "tokens": made.tokens.as_ref().map_or(0, BearerTokens::count),
-            "demand": match made.demand {
-                Demand::All => "all",
-                Demand::Any => "any",
-            },
+            "demand": made.demand.name(),
         })
     }
 

@@ -115,11 +115,7 @@ impl Port for PeersPort {
                 Some(mutual)
             }
         };
-        let demand = match values.get("peer-auth").map(<[u8]>::trim_ascii) {
-            None | Some(b"all") => Demand::All,
-            Some(b"any") => Demand::Any,
-            Some(_) => return Err(PeersError::Demand),
-        };
+        let demand = Demand::read(values.get("peer-auth")).ok_or(PeersError::Demand)?;
         if tls.is_none() && tokens.is_empty() && !self.listen.ip().is_loopback() {
             return Err(PeersError::None(self.listen));
         }
@@ -138,10 +134,7 @@ impl Port for PeersPort {
         json!({
             "tokens": made.tokens.len(),
             "tls": made.tls.is_some(),
-            "demand": match made.demand {
-                Demand::All => "all",
-                Demand::Any => "any",
-            },
+            "demand": made.demand.name(),
         })
     }
 

@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::super::follower::{Timing, random};
+use super::super::follower::Timing;
 use super::super::place::Place;
 use super::super::problem::chain;
 use super::super::server;
@@ -155,7 +155,7 @@ impl Poster<'_> {
                     decision = Decision::Post;
                 }
                 Err(error) if error.is_transient() && tries < TRIES => {
-                    sleep(self.timing.wait(tries, random())).await;
+                    sleep(self.timing.wait(tries, fastrand::u32(..))).await;
                 }
                 tried => return tried,
             }
