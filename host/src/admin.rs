@@ -147,7 +147,7 @@ impl<S: Subject> Handler for Parts<S> {
         // All that is posted changes something, or runs what is posted.
         let posted = head.method == Method::POST && ["/drain", "/plan"].contains(&head.uri.path());
         let operator = if posted {
-            self.admit(&head.headers, caller.address())
+            self.admit(&head.headers, caller)
         } else {
             Ok(())
         };
@@ -205,9 +205,9 @@ impl<S: Subject> Parts<S> {
 impl<S> Parts<S> {
     /// Lets those change something who have a token, or are on the same machine, such as a preStop
     /// hook: whoever can drain a shard can take its service away.
-    fn admit(&self, headers: &HeaderMap, from: SocketAddr) -> Result<(), Refusal> {
+    fn admit(&self, headers: &HeaderMap, caller: &Caller) -> Result<(), Refusal> {
         // A browser says for which page it asks: any page could have it ask what is on its machine.
-        let is_here = from.ip().to_canonical().is_loopback() && !headers.contains_key(ORIGIN);
+        let is_here = caller.is_here() && !headers.contains_key(ORIGIN);
         match &*self.tokens.load() {
             _ if is_here => Ok(()),
             Some(tokens) => tokens.check(headers),
@@ -453,15 +453,18 @@ mod tests {
             metrics: Arc::new(Metrics::new("test")),
             tokens: LiveTokens::default(),
         };
-        let asked = |path: &str, from: &str, headers: &[(&str, &str)]| {
+        let asked_at = |to: &str, path: &str, from: &str, headers: &[(&str, &str)]| {
             let mut request = Request::post(path);
             for (name, value) in headers {
                 request = request.header(*name, *value);
             }
             let mut head = request.body(()).unwrap().into_parts().0;
-            let refused = parts.refuse(&mut head, &Caller::plain(from.parse().unwrap()));
+            let caller = Caller::plain(from.parse().unwrap(), to.parse().unwrap());
+            let refused = parts.refuse(&mut head, &caller);
             refused.map_or(200, |response| response.status().as_u16())
         };
+        let asked =
+            |path: &str, from: &str, headers: &[_]| asked_at("127.0.0.1:9090", path, from, headers);
         let shown = |token: &str| format!("Bearer {token}");
         let (one, two) = (shown(ONE), shown(TWO));
         let (one, two) = ([("authorization", &*one)], [("authorization", &*two)]);
@@ -473,6 +476,8 @@ mod tests {
             for from in here {
                 assert_eq!(asked(path, from, &[]), 200, "{from}");
                 assert_eq!(asked(path, from, &[page]), 403, "{from}");
+                // A service mesh's sidecar, for anybody.
+                assert_eq!(asked_at("10.0.0.2:9090", path, from, &[]), 403, "{from}");
             }
             for from in elsewhere {
                 assert_eq!(asked(path, from, &[]), 403, "{from}");

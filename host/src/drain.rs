@@ -1,4 +1,7 @@
 //! Ending without losing a request: not ready, then refusing, then empty, then durable.
+//!
+//! Clients are served, each answer asking them to go elsewhere, for as long as others may still send
+//! some and partitions are handed over; what is refused is refused at the very end.
 
 use std::io;
 use std::sync::Arc;
@@ -36,6 +39,14 @@ pub struct Timing {
     pub serve_for: Duration,
     /// For the whole of it.
     pub deadline: Duration,
+}
+
+impl Timing {
+    /// What of it is not for handing over: requests in flight are answered, and the last commit is
+    /// made.
+    fn last(&self) -> Duration {
+        (self.deadline / 10).min(Duration::from_secs(5))
+    }
 }
 
 /// How draining ended.
@@ -108,9 +119,9 @@ impl Drain {
         ended(self.0.outcome.subscribe()).await
     }
 
-    /// Waits until draining begins, then does it: serves on for a while, refuses, waits for the
-    /// requests in flight, and for `flush`, which makes the last commit durable; meanwhile
-    /// `hand_over` gives partitions away. To be run once, as a task of its own.
+    /// Waits until draining begins, then does it: serves on for a while, and until `hand_over` has
+    /// given partitions away; refuses, waits for the requests in flight, and for `flush`, which
+    /// makes the last commit durable. To be run once, as a task of its own.
     pub async fn run(
         &self,
         timing: impl FnOnce() -> Timing,
@@ -121,17 +132,16 @@ impl Drain {
         let timing = timing();
         let deadline = Instant::now() + timing.deadline;
         tracing::info!(serve_for = ?timing.serve_for, deadline = ?timing.deadline, "draining");
-        let drained = async {
-            sleep(timing.serve_for.min(timing.deadline)).await;
-            self.0.refusing.store(true, Ordering::SeqCst);
-            let flushed = async {
-                self.emptied().await;
-                flush.await;
-            };
-            timeout_at(deadline, flushed).await
+        let (handed_over, ()) = tokio::join!(
+            timeout_at(deadline - timing.last(), hand_over),
+            sleep(timing.serve_for.min(timing.deadline))
+        );
+        self.0.refusing.store(true, Ordering::SeqCst);
+        let flushed = async {
+            self.emptied().await;
+            flush.await;
         };
-        let handed_over = timeout_at(deadline, hand_over);
-        let outcome = match tokio::join!(drained, handed_over) {
+        let outcome = match (timeout_at(deadline, flushed).await, handed_over) {
             (Ok(()), Ok(())) => Outcome::Complete,
             (Ok(()), Err(_)) => Outcome::PartitionsLeft,
             (Err(_), _) => Outcome::DeadlinePassed {
@@ -282,6 +292,30 @@ mod tests {
         assert_eq!(run.await.unwrap(), Outcome::Complete);
         assert!(began.elapsed() <= Duration::from_millis(2));
         assert!(drain.enter().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_serves_on_while_it_hands_over_and_answers_what_is_in_flight_if_that_takes_too_long()
+    {
+        for (takes, outcome, served) in [
+            (Duration::from_secs(6), Outcome::Complete, 6_000),
+            (Duration::MAX, Outcome::PartitionsLeft, 9_000),
+        ] {
+            let (_, drain) = ready();
+            let run = tokio::spawn({
+                let drain = drain.clone();
+                async move { drain.run(|| TIMING, async {}, sleep(takes)).await }
+            });
+            drain.begin();
+            settle().await;
+            tokio::time::advance(Duration::from_millis(served - 1)).await;
+            settle().await;
+            let request = drain.enter().expect("it is served");
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            assert!(drain.enter().is_none() && !run.is_finished());
+            drop(request);
+            assert_eq!(run.await.unwrap(), outcome);
+        }
     }
 
     #[tokio::test(start_paused = true)]

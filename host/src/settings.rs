@@ -4,17 +4,19 @@
 //! missing file, section or field is its default; an unknown one is an error.
 //! All bounds are inclusive.
 
+mod bounds;
+mod error;
 mod routing;
 mod topology;
 
-use std::fmt;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use humantime_serde::re::humantime::format_duration;
 use serde::{Deserialize, Deserializer};
 
 use crate::per_shard::PerShard;
+use bounds::{HOUR, MINUTE, MOVABLE, at_most, bytes, count, time};
+pub use error::{Error, Value};
 pub use routing::Routing;
 pub use topology::Topology;
 
@@ -63,6 +65,11 @@ pub struct Http {
     /// up to 1 TiB, and not below `max_body_bytes`.
     #[serde(deserialize_with = "size")]
     pub max_bodies_bytes: usize,
+    /// The bytes of all replies that clients have not taken yet; reads beyond it
+    /// are turned away. Default 256 MiB; up to 1 TiB, and not below
+    /// `guest.max_reply_bytes`.
+    #[serde(deserialize_with = "size")]
+    pub max_replies_bytes: usize,
     /// How long a client may take over a request's headers. Default 10 s; 1 ms
     /// to 1 h.
     #[serde(with = "humantime_serde")]
@@ -219,6 +226,7 @@ impl Default for Http {
             max_header_bytes: 32 * KIB,
             max_body_bytes: 8 * MIB,
             max_bodies_bytes: 256 * MIB,
+            max_replies_bytes: 256 * MIB,
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(75),
@@ -304,6 +312,8 @@ impl Settings {
         bytes("http.max_body_bytes", http.max_body_bytes, 0, GIB)?;
         let bodies = http.max_bodies_bytes;
         bytes("http.max_bodies_bytes", bodies, 0, 1024 * GIB)?;
+        let replies = http.max_replies_bytes;
+        bytes("http.max_replies_bytes", replies, 0, 1024 * GIB)?;
         time("http.header_timeout", http.header_timeout, HOUR)?;
         time("http.body_timeout", http.body_timeout, HOUR)?;
         time("http.idle_timeout", http.idle_timeout, 24 * HOUR)?;
@@ -387,6 +397,8 @@ impl Settings {
         let memory = ("guest.max_memory", Value::Size(guest.max_memory));
         let body = ("http.max_body_bytes", Value::Size(http.max_body_bytes));
         let bodies = ("http.max_bodies_bytes", Value::Size(http.max_bodies_bytes));
+        let replies = http.max_replies_bytes;
+        let replies = ("http.max_replies_bytes", Value::Size(replies));
         let reply = ("guest.max_reply_bytes", Value::Size(guest.max_reply_bytes));
         let value = ("store.max_value_bytes", Value::Size(store.max_value_bytes));
         let partition = (
@@ -398,6 +410,7 @@ impl Settings {
         at_most(body, memory)?;
         at_most(body, bodies)?;
         at_most(reply, memory)?;
+        at_most(reply, replies)?;
         at_most(value, memory)?;
         at_most(value, partition)?;
         if cluster.may_be_several() {
@@ -410,175 +423,6 @@ impl Settings {
             });
         }
         Ok(())
-    }
-}
-
-/// Why settings were not taken.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The text is not TOML, or holds something that is not a setting.
-    #[error("ostrakon.toml, line {line}: {message}")]
-    Syntax {
-        /// The line, from 1.
-        line: usize,
-        /// What is wrong there, in one line.
-        message: String,
-    },
-    /// A value is outside its bounds.
-    #[error("{name} is {value}; it must be {least} to {most}")]
-    OutOfRange {
-        /// The setting.
-        name: &'static str,
-        /// The value given.
-        value: Value,
-        /// The least value allowed.
-        least: Value,
-        /// The greatest value allowed.
-        most: Value,
-    },
-    /// Two values contradict each other.
-    #[error("{name} is {value}; it must not be above {other}, which is {bound}")]
-    Conflict {
-        /// The setting that is too great.
-        name: &'static str,
-        /// The value in force for it.
-        value: Value,
-        /// The setting that bounds it.
-        other: &'static str,
-        /// The value in force for that one.
-        bound: Value,
-    },
-    /// The drain would end before it begins.
-    #[error("drain.serve_for is {serve_for}; it must be below drain.deadline, which is {deadline}")]
-    NoTimeToDrain {
-        /// `drain.serve_for`.
-        serve_for: Value,
-        /// `drain.deadline`.
-        deadline: Value,
-    },
-    /// Clients would be sent to shards, and nobody says where these are.
-    #[error(
-        "cluster.routing is \"redirect\"; set cluster.public_url too, such as \"http://kv-{{}}.kv:8080\", where {{}} is the ordinal of the shard that clients are sent to"
-    )]
-    NoPublicUrl,
-    /// What clients are to be sent to is no address.
-    #[error(
-        "cluster.public_url is {url:?}; write http:// or https://, a host, perhaps a port, and nothing after it, such as \"http://kv-{{}}.kv:8080\""
-    )]
-    PublicUrl {
-        /// The URL given.
-        url: String,
-    },
-    /// The log filter cannot be read.
-    #[error(
-        "log.filter is {filter:?}; write directives such as \"info\" or \"ostrakon::lane=debug,warn\""
-    )]
-    Filter {
-        /// The filter given.
-        filter: String,
-        /// What is wrong with it.
-        #[source]
-        source: tracing_subscriber::filter::ParseError,
-    },
-}
-
-impl Error {
-    /// Turns the parser's several lines with a picture into one line of a log.
-    fn syntax(text: &str, error: &toml::de::Error) -> Self {
-        let start = error.span().map_or(0, |span| span.start);
-        let before = text.get(..start).unwrap_or(text);
-        let line = 1 + before.matches('\n').count();
-        Self::Syntax {
-            line,
-            message: error.message().replace('\n', " "),
-        }
-    }
-}
-
-/// A value in an error, as people write it.
-#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
-pub enum Value {
-    /// A number of things.
-    Count(u64),
-    /// A number of bytes.
-    Size(usize),
-    /// A duration.
-    Time(Duration),
-}
-
-impl fmt::Display for Value {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
-            Self::Count(count) => write!(f, "{count}"),
-            Self::Time(time) => write!(f, "{}", format_duration(time)),
-            // Exact, so that a value just outside a bound is not shown as the bound.
-            Self::Size(size) if size > 0 && size % GIB == 0 => write!(f, "{}GiB", size / GIB),
-            Self::Size(size) if size > 0 && size % MIB == 0 => write!(f, "{}MiB", size / MIB),
-            Self::Size(size) if size > 0 && size % KIB == 0 => write!(f, "{}KiB", size / KIB),
-            Self::Size(size) => write!(f, "{size} bytes"),
-        }
-    }
-}
-
-const MINUTE: Duration = Duration::from_mins(1);
-const HOUR: Duration = Duration::from_hours(1);
-
-fn count(name: &'static str, value: u64, least: u64, most: u64) -> Result<(), Error> {
-    within(
-        name,
-        Value::Count(value),
-        Value::Count(least),
-        Value::Count(most),
-    )
-}
-
-fn bytes(name: &'static str, value: usize, least: usize, most: usize) -> Result<(), Error> {
-    within(
-        name,
-        Value::Size(value),
-        Value::Size(least),
-        Value::Size(most),
-    )
-}
-
-fn time(name: &'static str, value: Duration, most: Duration) -> Result<(), Error> {
-    within(
-        name,
-        Value::Time(value),
-        Value::Time(Duration::from_millis(1)),
-        Value::Time(most),
-    )
-}
-
-fn within(name: &'static str, value: Value, least: Value, most: Value) -> Result<(), Error> {
-    if (least..=most).contains(&value) {
-        Ok(())
-    } else {
-        Err(Error::OutOfRange {
-            name,
-            value,
-            least,
-            most,
-        })
-    }
-}
-
-type Named = (&'static str, Value);
-
-/// A partition moves in one message: this much of it fits into one, however small
-/// its entries are.
-const MOVABLE: Named = ("what can move to another shard", Value::Size(16 * MIB));
-
-fn at_most((name, value): Named, (other, bound): Named) -> Result<(), Error> {
-    if value <= bound {
-        Ok(())
-    } else {
-        Err(Error::Conflict {
-            name,
-            value,
-            other,
-            bound,
-        })
     }
 }
 

@@ -62,6 +62,11 @@ fn wrong_arguments_are_told_and_exit_with_64() {
     );
     check(&["status", "--timeout", "soon"], 64, "--timeout");
     check(&["status", "--interval", "1s"], 64, "--watch");
+    check(
+        &["status", "--watch", "--interval", "0s"],
+        64,
+        "give at least 10ms",
+    );
     check(&["plan"], 64, "--shards <N>");
     check(&["plan", "--shards", "0"], 64, "1..=1024");
     let guest = ["plan", "--shards", "3", "--guest", "nowhere"];

@@ -41,10 +41,25 @@ until_so() {
     done
 }
 
+# image_fields IMAGE: what kustomize calls its parts. Only a colon after the last slash begins a tag: one before it
+# begins a port.
+image_fields() {
+    local name=${1%%@*} digest='' tag=latest
+    [ "$name" = "$1" ] || digest=${1#*@}
+    case ${name##*/} in
+        *:*)
+            tag=${name##*:}
+            name=${name%:*}
+            ;;
+    esac
+    say "newName: $name"
+    if [ -n "$digest" ]; then say "digest: $digest"; else say "newTag: \"$tag\""; fi
+}
+
 # render [SETTING...]: writes the overlay that is installed, with settings KEY=VALUE of the guest.
 # shellcheck disable=SC2120
 render() {
-    local name=${IMAGE%:*} tag=${IMAGE##*:} setting
+    local component field setting
     mkdir -p "$work"
     {
         say "apiVersion: kustomize.config.k8s.io/v1beta1"
@@ -57,8 +72,7 @@ render() {
         fi
         say "images:"
         say "  - name: ghcr.io/ostrakon/ostrakon"
-        say "    newName: $name"
-        say "    newTag: \"$tag\""
+        image_fields "$IMAGE" | while read -r field; do say "    $field"; done
         say "generatorOptions:"
         say "  disableNameSuffixHash: true"
         say "configMapGenerator:"
@@ -119,7 +133,7 @@ load_begin() {
     # shellcheck disable=SC2086
     k exec client -- load-client "$server" ${CLIENT_ARGUMENTS:-} run --for 1h --until /tmp/stop >"$work/load.txt" 2>&1 &
     load=$!
-    until_so "the load's first report" grep -q ' requests, ' "$work/load.txt"
+    until_so "the load's first report" grep -qs ' requests, ' "$work/load.txt"
 }
 
 # load_end: prints what they counted, and fails where a request did.

@@ -15,7 +15,9 @@ fn kv(settings: &str) -> Shard {
 
 fn is_shutting_down(response: &Response) -> bool {
     let told = (response.status, response.body.as_slice()) == (503, b"_shutting_down_");
-    told && response.header("retry-after").is_some()
+    // Elsewhere: what is asked on this connection would be refused again.
+    let elsewhere = response.header("connection") == Some("close");
+    told && elsewhere && response.header("retry-after").is_some()
 }
 
 fn is_ready(host: &Host) -> bool {

@@ -379,6 +379,69 @@ fn connections_over_the_limit_are_answered_503_and_the_others_go_on() {
 }
 
 #[test]
+fn replies_that_nobody_takes_are_bounded_and_others_go_on() {
+    const VALUE: usize = 60_000;
+    const FIT: usize = (1 << 20) / VALUE;
+    const ASKED: usize = 30;
+    let limits = "max_replies_bytes = \"1MiB\"\n[guest]\nmax_reply_bytes = \"512KiB\"";
+    let host = shard(limits).start();
+    let stored = host.client().put("/kv/large", &vec![b'x'; VALUE]).unwrap();
+    assert!(stored.status < 300, "{stored:?}");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let held = runtime.block_on(async {
+        let stream = tokio::net::TcpStream::connect(host.address).await.unwrap();
+        // Of each body, one byte may be sent.
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        let handshake = builder
+            .initial_stream_window_size(1)
+            .handshake(TokioIo::new(stream));
+        let (mut sender, connection) = handshake.await.expect("h2");
+        tokio::spawn(connection);
+        let mut answers = Vec::new();
+        for _ in 0..ASKED {
+            let request = Request::get(format!("http://{}/kv/large", host.address))
+                .body(Full::<Bytes>::default())
+                .unwrap();
+            sender.ready().await.expect("the connection is open");
+            answers.push(sender.send_request(request).await.expect("an answer"));
+        }
+        answers
+    });
+    let code = |answer: &hyper::Response<_>| {
+        let code = answer.headers().get("ostrakon-error")?;
+        Some((answer.status().as_u16(), code.to_str().unwrap().to_owned()))
+    };
+    let codes: Vec<_> = held.iter().map(code).collect();
+    assert_eq!(codes[..FIT], [const { None::<(u16, String)> }; FIT]);
+    assert_eq!(
+        codes[FIT..],
+        vec![Some((503, "replies".to_owned())); ASKED - FIT]
+    );
+    // What is written is said, however long it is.
+    let refused = host.client().get("/kv/large").expect("an answer");
+    check_refused(&refused, 503, "replies");
+    let word = "y".repeat(5000);
+    for _ in 0..10 {
+        let saved = host.client().get(&format!("/save/more/{word}")).unwrap();
+        assert_eq!((saved.status, saved.text()), (200, word.as_str()));
+    }
+    others_are_served(&host);
+    drop((held, runtime));
+    host.wait_until("their end", |host| {
+        host.client()
+            .get("/kv/large")
+            .is_ok_and(|r| r.status == 200)
+    });
+    let refused = host.metric(r#"ostrakon_requests_refused_total{limit="replies"}"#);
+    assert!(refused > (ASKED - FIT) as u64, "{refused}");
+    println!("{FIT} replies of {VALUE} bytes were held, {refused} refused");
+    host.stop();
+}
+
+#[test]
 fn h2_with_prior_knowledge_is_served_on_the_same_port() {
     let shard = shard("");
     let host = shard.start();

@@ -38,24 +38,51 @@ applied() {
     rm -f "$state/gone"
 }
 
+# load_client ARGUMENT...: what `fill` saves stays, until a `run` in keys of the same names saves other values.
+load_client() {
+    local clients=8 keys=100 prefix='' command='' all wrong
+    while [ $# -gt 0 ]; do
+        case $1 in
+            --clients) clients=$2 && shift ;;
+            --keys) keys=$2 && shift ;;
+            --prefix) prefix=$2 && shift ;;
+            run | fill | check) command=$1 ;;
+        esac
+        shift
+    done
+    all=$((clients * keys)) wrong=0
+    case $command in
+        run)
+            rm -f "$state/filled-$prefix"
+            printf '1 requests, 0 failed, 1 connections, longest 1 ms\n'
+            until [ -e "$state/stop" ]; do sleep 0.01; done
+            printf '1000 requests, %s failed, 8 connections, longest 9 ms, %s keys, 0 wrong\n' "${FAILED:-0}" "$all"
+            [ "${FAILED:-0}" = 0 ]
+            ;;
+        fill | check)
+            [ "$command" = check ] || printf '%s\n' "$all" >"$state/filled-$prefix"
+            [ "$command" = fill ] || wrong=$((all - $(read_or "filled-$prefix" 0) + ${LOST:-0}))
+            printf '%s requests, %s failed, 4 connections, longest 2 ms, %s keys, %s wrong\n' "$all" "$wrong" "$all" "$wrong"
+            [ "$wrong" = 0 ]
+            ;;
+        *) printf 'unknown to load-client\n' >&2 && exit 1 ;;
+    esac
+}
+
 execute() {
     local pod=$1
     shift 2
     case "$*" in
         "ostrakon status")
+            # Where Secrets have been written more than DEAF times, no Pod can be asked.
+            [ "$(read_or secrets 1)" -le "${DEAF:-1000}" ] || exit 1
             printf '%s\n' "generation.generation  $(read_or generation 1)" "topology.shards  $(read_or replicas 3)" \
                 "topology.stable  true" "refused.step  $(read_or refused -)" "peers.tokens  1" "peers.problem  -" \
                 "peers.certificate_expires  $(read_or secrets 1)"
             ;;
         "rm -f /tmp/stop") rm -f "$state/stop" ;;
         "touch /tmp/stop") touch "$state/stop" ;;
-        load-client*" run "*)
-            printf '1 requests, 0 failed, 1 connections, longest 1 ms\n'
-            until [ -e "$state/stop" ]; do sleep 0.01; done
-            printf '1000 requests, %s failed, 8 connections, longest 9 ms, 800 keys, 0 wrong\n' "${FAILED:-0}"
-            [ "${FAILED:-0}" = 0 ]
-            ;;
-        load-client*) printf '1000 requests, 0 failed, 4 connections, longest 2 ms, 1000 keys, 0 wrong\n' ;;
+        load-client*) load_client "$@" ;;
         smart-client*) printf 'abcdefghijklmnopqrstuvwxyz\n%s | hits = 26 (100%%)\n' hhhhhhhhhhhhhhhhhhhhhhhhhh ;;
         bash*) printf '# TYPE a counter\nostrakon_credentials_reloads_total %s\n' "$(read_or secrets 1)" ;;
         *) printf 'unknown in %s: %s\n' "$pod" "$*" >&2 && exit 1 ;;

@@ -39,12 +39,21 @@ fn it_finds_what_it_saved_and_counts_what_failed() {
         );
     }
 
+    // Keys of another prefix are other keys, and stay as they are.
+    for (arguments, wrong) in [
+        (&["--prefix", "kept-", "check"][..], 90),
+        (&["--prefix", "kept-", "fill"], 0),
+        (&["run", "--for", "300ms"], 0),
+        (&["--prefix", "kept-", "check"], 0),
+    ] {
+        let ran = load_client(&server, arguments);
+        let wanted = format!("90 keys, {wrong} wrong");
+        assert!(last_line(&ran).ends_with(&wanted), "{ran:?}");
+    }
+
     let directory = tempfile::tempdir().unwrap();
     let stop = directory.path().join("stop");
     std::fs::write(&stop, "").unwrap();
-    let ran = load_client(&server, &["run", "--for", "300ms"]);
-    assert!(ran.status.success(), "{ran:?}");
-    assert!(last_line(&ran).ends_with("90 keys, 0 wrong"), "{ran:?}");
     let until = stop.display().to_string();
     let ran = load_client(&server, &["run", "--for", "1h", "--until", &until]);
     assert!(ran.status.success(), "{ran:?}");

@@ -5,6 +5,7 @@ use std::process::Command;
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use ostrakon::settings::Settings;
 use ostrakon_tests::host::{Shard, binary, config, guest};
 use ostrakon_tests::manifests::{Deploy, dockerfile, files, objects, repository, the};
 use ostrakon_tests::tools::{output, tool};
@@ -13,8 +14,9 @@ use serde_json::{Value, json};
 /// The oldest and the newest minor version of Kubernetes that is supported.
 const VERSIONS: [&str; 2] = ["1.32", "1.37"];
 const OVERLAYS: [&str; 3] = ["memory", "disk", "production"];
-/// What of the grace is not the drain's: hanging up, and closing the store.
-const CLOSING: Duration = Duration::from_secs(10);
+/// What of the grace is not the drain's: clients and peers hang up, the store is closed and the last spans
+/// go, up to 13 s in all; and some time to spare.
+const CLOSING: Duration = Duration::from_secs(15);
 
 /// Each overlay by itself, and with all options on.
 static VARIANTS: LazyLock<Vec<(String, Vec<Value>)>> = LazyLock::new(|| {
@@ -221,6 +223,47 @@ fn services_policies_and_budgets_select_these_pods_and_their_ports() {
     });
 }
 
+/// A cordoned node once counted as the emptiest, so that the Pod of a drained one stayed Pending.
+#[test]
+fn a_node_that_takes_no_pods_does_not_keep_one_from_the_others() {
+    each(|name, objects| {
+        let constraints = list(&pod(objects)["topologySpreadConstraints"]);
+        let strict: Vec<_> = constraints
+            .iter()
+            .filter(|one| one["whenUnsatisfiable"] == "DoNotSchedule")
+            .collect();
+        for one in &strict {
+            assert_eq!(one["nodeTaintsPolicy"], "Honor", "{name}");
+            assert_eq!(one["topologyKey"], "kubernetes.io/hostname", "{name}");
+            assert_eq!(one["maxSkew"], 1, "{name}");
+        }
+        let wanted = usize::from(name.starts_with("production"));
+        assert_eq!(strict.len(), wanted, "{name}: {constraints:?}");
+    });
+}
+
+/// Peers believe what was signed before the authority is renewed, and after, whichever of its
+/// certificates they have seen: it keeps its key, and is renewed long before what it signed expires.
+#[test]
+fn the_peers_authority_keeps_its_key_when_it_is_renewed() {
+    let (_, objects) = VARIANTS
+        .iter()
+        .find(|(name, _)| name == "production-all")
+        .unwrap();
+    let certificate = |name: &str| the(objects, "Certificate", name)["spec"].clone();
+    let authority = certificate("server-peers-authority");
+    let issued = certificate("server-peers");
+    assert_eq!(authority["isCA"], true);
+    assert_eq!(authority["privateKey"]["rotationPolicy"], "Never");
+    assert_eq!(issued["privateKey"]["rotationPolicy"], "Always");
+    let hours = |time: &Value| -> u64 {
+        let time = time.as_str().unwrap().strip_suffix('h').unwrap();
+        time.parse().unwrap()
+    };
+    assert!(hours(&authority["renewBefore"]) > hours(&issued["duration"]));
+    assert!(hours(&authority["duration"]) > 2 * hours(&authority["renewBefore"]));
+}
+
 #[test]
 fn the_policy_lets_clients_peers_and_prometheus_in_each_by_its_port() {
     let deploy = Deploy::new();
@@ -253,8 +296,10 @@ fn the_policy_lets_clients_peers_and_prometheus_in_each_by_its_port() {
     let egress = list(&policy["egress"]);
     assert_eq!(
         egress[0],
-        json!({ "to": own, "ports": [{ "port": "peers" }] })
+        json!({ "to": own, "ports": [{ "port": 7070 }] }),
+        "by number: not all plugins know the names of others' ports"
     );
+    assert_eq!(port(&objects, &json!("peers")), Some(7070));
     assert_eq!(egress.len(), 3, "peers, DNS, the API server");
 }
 
@@ -280,6 +325,40 @@ fn the_grace_is_longer_than_the_drain_in_each_variant() {
             container(objects)["lifecycle"].is_null(),
             "{name}: SIGTERM does it all"
         );
+    });
+}
+
+#[test]
+fn the_memory_of_a_pod_holds_what_its_settings_allow() {
+    const MIB: usize = 1 << 20;
+    let mebibytes = |size: &Value| -> usize {
+        let size = size.as_str().unwrap();
+        match size.strip_suffix("Mi") {
+            Some(size) => size.parse().unwrap(),
+            None => 1024 * size.strip_suffix("Gi").unwrap().parse::<usize>().unwrap(),
+        }
+    };
+    each(|name, objects| {
+        let settings = &the(objects, "ConfigMap", "server")["data"]["ostrakon.toml"];
+        let Settings { http, guest, .. } = Settings::parse(settings.as_str().unwrap()).unwrap();
+        let container = container(objects);
+        let threads = list(&container["env"])
+            .iter()
+            .find(|variable| variable["name"] == "OSTRAKON_THREADS");
+        let threads = threads.expect("its number is not the node's")["value"].as_str();
+        let threads: usize = threads.unwrap().parse().unwrap();
+        let data = list(&pod(objects)["volumes"])
+            .iter()
+            .find(|volume| volume["emptyDir"]["medium"] == "Memory")
+            .map_or(0, |volume| mebibytes(&volume["emptyDir"]["sizeLimit"]));
+        let most = http.max_bodies_bytes
+            + http.max_replies_bytes
+            + http.max_connections * http.max_header_bytes
+            + (2 * threads + 3) * guest.max_memory
+            + (64 + 200 + data) * MIB;
+        let limit = mebibytes(&container["resources"]["limits"]["memory"]);
+        assert!(most <= limit * MIB, "{name}: {} of {limit} MiB", most / MIB);
+        println!("{name}: at most {} of {limit} MiB", most / MIB);
     });
 }
 

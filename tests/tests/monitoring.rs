@@ -9,20 +9,9 @@ use ostrakon_tests::manifests::{Deploy, objects, repository, the};
 use ostrakon_tests::tools::{output, tool};
 use serde_json::{Value, json};
 
-/// What Prometheus, its operator and the kubelet add.
-const LABELS: [&str; 6] = [
-    "namespace",
-    "job",
-    "pod",
-    "instance",
-    "le",
-    "persistentvolumeclaim",
-];
-const NOT_OURS: [&str; 3] = [
-    "up",
-    "kubelet_volume_stats_available_bytes",
-    "kubelet_volume_stats_capacity_bytes",
-];
+/// What Prometheus and its operator add.
+const LABELS: [&str; 5] = ["namespace", "job", "pod", "instance", "le"];
+const NOT_OURS: [&str; 1] = ["up"];
 
 /// The metrics that README.md lists, which a test of the host compares with the code, and their labels.
 fn metrics() -> BTreeMap<String, BTreeSet<String>> {

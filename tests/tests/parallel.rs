@@ -2,7 +2,9 @@
 
 use std::sync::atomic::Ordering;
 use std::thread;
+use std::time::Duration;
 
+use ostrakon_tests::api_server::{ApiServer, SET};
 use ostrakon_tests::cluster::{Cluster, shards};
 use ostrakon_tests::host::{Files, Host, Shard, config, guest};
 use ostrakon_tests::load::under_load;
@@ -10,7 +12,11 @@ use ostrakon_tests::load::under_load;
 const KEYS: u32 = 600;
 
 fn kv(count: u32) -> Files {
-    let toml = format!("[cluster]\nshards = {count}\n[drain]\nserve_for = \"200ms\"");
+    kv_by(&format!("shards = {count}"))
+}
+
+fn kv_by(cluster: &str) -> Files {
+    let toml = format!("[cluster]\n{cluster}\n[drain]\nserve_for = \"200ms\"");
     config(
         &guest("kv"),
         &[("ostrakon.toml", &toml), ("sharding", "jump")],
@@ -48,7 +54,6 @@ fn shards_that_leave_together_lose_no_key_and_fail_no_request() {
     cluster.publish(&kv(3));
     let leaving = cluster.hosts.split_off(3);
     let staying = &cluster.hosts[0];
-    let load = |client: &mut _, worker, number| load(client, worker, number);
     let (requests, ()) = under_load(staying.address, 4, load, |answered| {
         staying.wait_until("requests", |_| answered.load(Ordering::Relaxed) > 200);
         // With the number in the settings, a shard learns from the plan that it is to leave.
@@ -70,10 +75,86 @@ fn shards_that_leave_together_lose_no_key_and_fail_no_request() {
     println!("{requests} requests while two of five shards left, none failed; {KEYS} keys there");
 }
 
+#[test]
+fn pods_that_are_scaled_away_together_lose_no_key_and_fail_no_request() {
+    let api = ApiServer::start(5);
+    let mut shards = shards(62, 5, &kv_by("topology = \"statefulset\""));
+    for shard in &mut shards {
+        let pod = ("POD_NAME".to_owned(), format!("{SET}-{}", shard.ordinal));
+        let environment = api.environment().into_iter().chain([pod]);
+        let assigned = environment.map(|(name, value)| format!("{name}={value}"));
+        shard.runner = ["env".to_owned()].into_iter().chain(assigned).collect();
+    }
+    let mut hosts: Vec<_> = shards.iter().map(Shard::spawn).collect();
+    wait_until_ready(&hosts);
+    hosts[0].wait_for_status("all", |status| {
+        status["topology"]["shards"] == 5 && status["topology"]["stable"] == true
+    });
+    save(&hosts[0]);
+    let leaving = hosts.split_off(3);
+    let cluster = Cluster { hosts, shards };
+    let staying = &cluster.hosts[0];
+    let (requests, ()) = under_load(staying.address, 4, load, |answered| {
+        staying.wait_until("requests", |_| answered.load(Ordering::Relaxed) > 200);
+        // As the controller does it: before any shard can have heard of the number.
+        api.scale(3);
+        for host in &leaving {
+            host.signal("TERM");
+        }
+        for host in leaving {
+            let (status, log) = host.wait();
+            assert_eq!(status.code(), Some(0), "{log}");
+        }
+        cluster.wait_for(3);
+    });
+    for host in &cluster.hosts {
+        assert_all_there(host);
+    }
+    println!("{requests} requests while two of five Pods left, none failed; {KEYS} keys there");
+}
+
 fn load(client: &mut ostrakon_tests::client::Client, worker: usize, number: u64) {
     let key = (number * 7 + worker as u64) % u64::from(KEYS);
     let found = client.get(&format!("/load/{key}")).unwrap();
     assert_eq!((found.status, found.text()), (200, &*key.to_string()));
+}
+
+#[test]
+fn a_shard_that_leaves_serves_until_it_has_given_all_away() {
+    let mut cluster = Cluster::start(63, 3, 3, &kv(3));
+    save(&cluster.hosts[0]);
+    let of_the_first = |key: &u32| {
+        let mut client = cluster.hosts[0].client();
+        let found = client.get(&format!("/load/{key}")).unwrap();
+        found.header("ostrakon-shard") == Some("0")
+    };
+    let key = (0..KEYS).find(of_the_first).expect("some are");
+    let load = format!("/load/{key}");
+    let mut kept = cluster.hosts[2].client();
+    assert_eq!(kept.get(&load).unwrap().text(), key.to_string());
+    // It is to get partitions, and takes none.
+    cluster.hosts[1].signal("STOP");
+    cluster.publish(&kv(2));
+    let leaving = cluster.hosts.pop().expect("the third");
+    leaving.wait_for_status("the change", |status| status["topology"]["shards"] == 2);
+    leaving.signal("TERM");
+    leaving.wait_until("its drain", |host| {
+        host.admin("GET", "/readyz").is_ok_and(|r| r.status == 503)
+    });
+    // Much longer than `drain.serve_for`.
+    thread::sleep(Duration::from_secs(1));
+    for client in [&mut kept, &mut leaving.client()] {
+        let found = client.get(&load).unwrap();
+        assert_eq!((found.status, found.text()), (200, &*key.to_string()));
+        assert_eq!(found.header("connection"), Some("close"), "{found:?}");
+    }
+    cluster.hosts[1].signal("CONT");
+    let (status, log) = leaving.wait();
+    assert_eq!(status.code(), Some(0), "{log}");
+    cluster.wait_for(2);
+    for host in &cluster.hosts {
+        assert_all_there(host);
+    }
 }
 
 #[test]

@@ -348,13 +348,16 @@ fn what_is_left_and_what_is_moved_is_all_there_is_at_every_moment() {
     let first = &cluster.hosts[0];
     // There is nobody who takes any.
     let still = first.wait_for_status("a source that stands still", |status| {
-        source(status, 0)["left"] == KEYS && source(status, 0)["rate"] == 0.0
+        let held_up_by = &source(status, 0)["held_up_by"];
+        source(status, 0)["left"] == KEYS
+            && source(status, 0)["rate"] == 0.0
+            && *held_up_by == serde_json::json!([1])
     });
     assert_eq!(source(&still, 0)["seconds_left"], Value::Null);
     assert_eq!(first.metric("ostrakon_partitions_left"), KEYS as u64);
     let shown = ostrakon(&["status", "--admin", &first.admin.to_string()]);
     let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
-    let bar = "shard 0 [........................]   0 % 300 left, 0 moved, 0/s, standing still\n";
+    let bar = "shard 0 [........................]   0 % 300 left, 0 moved, 0/s, standing still, held up by shard 1\n";
     assert!(shown.contains(bar), "{shown}");
 
     // Told on, line by line, where there is no terminal.
@@ -371,6 +374,7 @@ fn what_is_left_and_what_is_moved_is_all_there_is_at_every_moment() {
         }
         status["topology"]["shards"] == 2 && status["topology"]["stable"] == true
     });
+    assert_eq!(source(&moved, 0)["held_up_by"], serde_json::json!([]));
     let moved = number(&source(&moved, 0)["moved"]);
     assert_eq!(moved, keys(&mut second.client()));
     assert!(moved > 100, "about a half: {moved}");

@@ -1,10 +1,12 @@
 //! The project's shell scripts, and the logic of those that are for real clusters: tried here on
 //! a stand-in for kubectl that answers as a cluster would.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use ostrakon_tests::host::binary;
 use ostrakon_tests::manifests::{files, repository};
 use ostrakon_tests::tools::{output, tool};
 
@@ -25,12 +27,15 @@ fn shellcheck_finds_nothing_in_any_script() {
     println!("{} scripts", scripts.len());
 }
 
-/// Runs `run.sh` where `kubectl` is the stand-in, in which the context `known` is one.
-fn run(namespace: &str, arguments: &[&str], failed: u32) -> (Output, String) {
+/// Runs `run.sh` where `kubectl` is the stand-in, in which the context `known` is one; gives what the
+/// stand-in was asked for, too. Nothing that it made on this machine may stay.
+fn run(namespace: &str, arguments: &[&str], variables: &[(&str, &str)]) -> (Output, String) {
     let directory = tempfile::tempdir().unwrap();
     let top = repository();
     let bin = directory.path().join("bin");
+    let scratch = directory.path().join("scratch");
     fs::create_dir(&bin).unwrap();
+    fs::create_dir(&scratch).unwrap();
     fs::copy(top.join("tests/tests/kubectl.sh"), bin.join("kubectl")).unwrap();
     let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
     let guest = directory.path().join("guest.wasm");
@@ -39,14 +44,17 @@ fn run(namespace: &str, arguments: &[&str], failed: u32) -> (Output, String) {
     let ran = Command::new(top.join("tests/kubernetes/run.sh"))
         .args(arguments)
         .env("PATH", path)
+        .env("TMPDIR", &scratch)
         .env("STATE", directory.path())
         .env("REAL_KUBECTL", real.get_program())
         .env("NAMESPACE", namespace)
         .env("PATIENCE", "60")
         .env("GUEST", guest)
-        .env("FAILED", failed.to_string())
+        .envs(variables.iter().copied())
         .output()
         .unwrap();
+    let left = files(&scratch);
+    assert!(left.is_empty(), "left behind: {left:?}");
     let log = fs::read_to_string(directory.path().join("log")).unwrap_or_default();
     (ran, log)
 }
@@ -57,7 +65,7 @@ fn said(ran: &Output) -> String {
 
 #[test]
 fn each_scenario_passes_where_all_is_well_and_says_what_it_counted() {
-    let (ran, log) = run("all-well", &["known"], 0);
+    let (ran, log) = run("all-well", &["known"], &[]);
     let text = said(&ran);
     assert!(
         ran.status.success(),
@@ -71,6 +79,7 @@ fn each_scenario_passes_where_all_is_well_and_says_what_it_counted() {
         "refused by 3 shards at the step verify",
         "from 3 to 5 shards in",
         "from 5 to 2 shards in",
+        "in 2 shards: 2000 requests, 0 failed",
         "server-1 was back and ready after",
         "3 Pods replaced in",
         "back after",
@@ -80,7 +89,7 @@ fn each_scenario_passes_where_all_is_well_and_says_what_it_counted() {
     ] {
         assert!(text.contains(wanted), "{wanted}:\n{text}");
     }
-    assert_eq!(text.matches("requests, 0 failed").count(), 10, "{text}");
+    assert_eq!(text.matches("requests, 0 failed").count(), 13, "{text}");
     let scenarios = files(&repository().join("tests/kubernetes/scenarios"));
     assert_eq!(text.matches("== ").count(), scenarios.len() + 1, "{text}");
     // What it made it deletes, and it says at each step which cluster it means.
@@ -95,25 +104,116 @@ fn each_scenario_passes_where_all_is_well_and_says_what_it_counted() {
             .join("tests/kubernetes/overlays/all-well")
             .exists()
     );
+    options_are_there(&log);
+}
+
+/// Each option that a script gives to the load client is one that it has.
+fn options_are_there(log: &str) {
+    let client = binary().with_file_name("load-client");
+    let help = ["--help", "run --help"].map(|asked| {
+        let mut command = Command::new(&client);
+        output(command.arg("server").args(asked.split(' ')))
+    });
+    let help = help.concat();
+    let mut options = BTreeSet::new();
+    for line in log.lines() {
+        if let Some((_, arguments)) = line.split_once("load-client ") {
+            let words = arguments.split(' ');
+            options.extend(words.filter(|word| word.starts_with("--")));
+        }
+    }
+    assert!(options.len() > 4, "{options:?}");
+    for option in options {
+        assert!(help.contains(&format!("{option} <")), "{option}:\n{help}");
+    }
+}
+
+/// The scenario once filled keys, and never looked whether they were there; and the load saved others in
+/// some of them.
+#[test]
+fn keys_that_nobody_saves_anew_are_looked_for_after_each_change_of_the_number() {
+    let (ran, log) = run("scaled", &["known", "scale"], &[]);
+    assert!(ran.status.success(), "{}", said(&ran));
+    let steps: Vec<_> = log
+        .lines()
+        .filter(|line| line.contains(" load-client ") || line.contains(" scale "))
+        .map(|line| match line.split_once(" run ") {
+            Some(_) => "run",
+            None => line.rsplit(' ').next().unwrap(),
+        })
+        .collect();
+    let wanted = ["fill", "run", "5", "check", "2", "check", "3", "check"];
+    assert_eq!(steps, wanted, "{log}");
+
+    let (ran, _) = run("lossy", &["known", "scale"], &[("LOST", "1")]);
+    let text = said(&ran);
+    assert_eq!(ran.status.code(), Some(1), "{text}");
+    assert!(
+        text.contains("FAILED: not every key is found in 5 shards"),
+        "{text}"
+    );
+}
+
+/// A Pod that says nothing was once taken for one that says something new.
+#[test]
+fn a_pod_that_cannot_be_asked_has_not_taken_a_certificate() {
+    let variables = [("DEAF", "4"), ("PATIENCE", "5")];
+    let (ran, _) = run("deaf", &["known", "rotate-certificate"], &variables);
+    let text = said(&ran);
+    assert_eq!(ran.status.code(), Some(1), "{text}");
+    let wanted = "FAILED: the certificate in all shards does not come within 5 s";
+    assert!(text.contains(wanted), "{text}");
+}
+
+#[test]
+fn an_image_is_named_by_tag_or_digest_of_any_registry() {
+    let check = |image: &str, name: &str, other: &str| {
+        let script = ". \"$0\" && image_fields \"$1\"";
+        let mut bash = Command::new("bash");
+        bash.arg("-c")
+            .arg(script)
+            .arg(repository().join("tests/kubernetes/lib.sh"))
+            .arg(image)
+            .env("CONTEXT", "none");
+        assert_eq!(
+            output(&mut bash),
+            format!("newName: {name}\n{other}\n"),
+            "{image}"
+        );
+    };
+    check("name", "name", "newTag: \"latest\"");
+    check("name:0.1", "name", "newTag: \"0.1\"");
+    check("host:5000/name", "host:5000/name", "newTag: \"latest\"");
+    check("host:5000/a/name:1", "host:5000/a/name", "newTag: \"1\"");
+    check("a/name@sha256:0f", "a/name", "digest: sha256:0f");
+    check("host:5000/a@sha256:0f", "host:5000/a", "digest: sha256:0f");
+    // What is signed for counts.
+    check("host/a:1@sha256:0f", "host/a", "digest: sha256:0f");
 }
 
 #[test]
 fn one_failed_request_fails_its_scenario_and_the_run() {
-    let (ran, _) = run("not-well", &["known", "smart-client", "rolling-restart"], 1);
+    let scenarios = [
+        "known",
+        "smart-client",
+        "rolling-restart",
+        "rotate-certificate",
+    ];
+    let (ran, _) = run("not-well", &scenarios, &[("FAILED", "1")]);
     let text = said(&ran);
     assert_eq!(ran.status.code(), Some(1), "{text}");
-    assert!(text.contains("FAILED: requests failed"), "{text}");
-    assert!(text.contains("1 passed, 1 failed"), "{text}");
+    assert_eq!(text.matches("FAILED: requests failed").count(), 2, "{text}");
+    assert!(text.contains("1 passed, 2 failed"), "{text}");
 }
 
 #[test]
 fn no_cluster_is_touched_that_is_not_named() {
-    let (ran, log) = run("unnamed", &[], 0);
+    let (ran, log) = run("unnamed", &[], &[]);
     assert_eq!(ran.status.code(), Some(64));
     assert!(said(&ran).contains("tests/kubernetes/run.sh CONTEXT"));
     assert_eq!(log, "");
     for arguments in [&["unknown"][..], &["known", "no-such-scenario"]] {
-        let (ran, log) = run("unnamed", arguments, 0);
+        let (ran, log) = run("unnamed", arguments, &[]);
         assert_eq!(ran.status.code(), Some(64));
         assert!(
             log.lines().all(|line| line.contains("config get-contexts")),

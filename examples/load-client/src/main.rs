@@ -38,6 +38,9 @@ struct Arguments {
     /// How many keys each of them has.
     #[arg(long, value_name = "N", default_value_t = 100)]
     keys: u64,
+    /// What the names of the keys have after their first letter: with another one they are other keys.
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    prefix: String,
     #[command(subcommand)]
     command: Command,
 }
@@ -83,6 +86,7 @@ fn main() -> anyhow::Result<ExitCode> {
             .map(|number| {
                 let client = Client {
                     number,
+                    prefix: &arguments.prefix,
                     connection: Connection::new(server.clone()),
                     count: &count,
                 };
@@ -133,6 +137,7 @@ impl Count {
 /// One of the clients; it has keys of its own, so it knows what is in them.
 struct Client<'a> {
     number: u64,
+    prefix: &'a str,
     connection: Connection,
     count: &'a Count,
 }
@@ -181,7 +186,7 @@ impl Client<'_> {
     /// Spread over shards by their first letters, too, as the course does it.
     fn key(&self, key: u64) -> String {
         let letter = char::from(b'a' + u8::try_from(key % 26).expect("a letter fits"));
-        format!("{letter}-{}-{key}", self.number)
+        format!("{letter}-{}{}-{key}", self.prefix, self.number)
     }
 
     fn save(&mut self, key: u64, value: u64) -> bool {

@@ -1,16 +1,15 @@
 //! One shard: wired, run and ended.
 
 mod credentials;
+mod error;
 mod kubernetes;
 mod options;
 mod performer;
 mod public;
 mod status;
 
-use std::io;
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -19,6 +18,7 @@ use tokio::runtime;
 use tokio::sync::{oneshot, watch};
 
 pub use credentials::{ClientsError, OperatorsError, PeersError};
+pub use error::Error;
 pub use options::Options;
 
 use crate::admin::{self, Admin};
@@ -26,10 +26,10 @@ use crate::bearer::LiveTokens;
 use crate::cluster::{self, Cluster, Guests};
 use crate::digest::Digest;
 use crate::drain::{Drain, End, Outcome, Signals, Timing, until_told};
-use crate::guest::{Cache, Engine, EngineError, Identity};
-use crate::http::Server;
+use crate::guest::{Cache, Engine, Identity};
+use crate::http::{Replies, Server};
 use crate::kubernetes::Kubernetes;
-use crate::lane::{Change, ChangeError, Changed, Lane, Live};
+use crate::lane::{Change, Changed, Lane, Live};
 use crate::metrics::{Listener, Metrics};
 use crate::otlp::Exporter;
 use crate::peers;
@@ -38,12 +38,12 @@ use crate::readiness::Readiness;
 use crate::secrets::Secrets;
 use crate::service::{Others, Service};
 use crate::settings::Settings;
-use crate::store::{self, OpenError, Store};
-use crate::swap::{Controller, DefaultGuest, DefaultGuestError, Kept, Refused, Status, Step};
+use crate::store::{self, Store};
+use crate::swap::{Controller, DefaultGuest, Kept, Refused, Status, Step};
 use crate::telemetry::Filter;
 use crate::topology::{Incarnation, Ordinal};
 use crate::trace::Tracer;
-use crate::volume::{self, Files, ReadError, StartError, Watcher};
+use crate::volume::{self, Files, ReadError, Watcher};
 use credentials::{ClientsPort, Credentials, OperatorsPort, PeersPort};
 use performer::{LiveSettings, Performer};
 use public::Public;
@@ -55,88 +55,6 @@ const CLOSING: Duration = Duration::from_secs(5);
 /// beyond the grace that its drain's deadline fits into.
 const PEERS_CLOSING: Duration = Duration::from_secs(2);
 
-/// Why a shard does not start, or did not end well.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// A port cannot be bound.
-    #[error("cannot listen on {address}: stop what uses it, or choose another address")]
-    Bind {
-        /// The address.
-        address: SocketAddr,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// The data directory cannot be used.
-    #[error(transparent)]
-    Store(#[from] OpenError),
-    /// A part of the data directory cannot be made.
-    #[error("cannot use the data directory {path}: see that it is on a writable volume")]
-    Data {
-        /// The part.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// Guests cannot run here.
-    #[error(transparent)]
-    Engine(#[from] EngineError),
-    /// A volume cannot be watched.
-    #[error(transparent)]
-    Volume(#[from] StartError),
-    /// There is no Secret where it is said to be mounted.
-    #[error(
-        "there is no directory {0} with secrets: mount the Secret there, or leave --secrets-dir out"
-    )]
-    NoSecrets(PathBuf),
-    /// The Secret cannot be read, and what it would have demanded is not known.
-    #[error("the Secret cannot be read")]
-    Secrets(#[source] Arc<ReadError>),
-    /// The first configuration cannot serve, and there is none from before.
-    #[error("the configuration in {directory} cannot serve, step {step}: {reason}")]
-    Configuration {
-        /// The ConfigMap's directory.
-        directory: PathBuf,
-        /// Where it failed.
-        step: &'static str,
-        /// Why.
-        reason: String,
-    },
-    /// What the Secret has for the public port cannot be used.
-    #[error(transparent)]
-    Clients(#[from] ClientsError),
-    /// What the Secret has for the admin port cannot be used.
-    #[error(transparent)]
-    Operators(#[from] OperatorsError),
-    /// The default guest cannot be read.
-    #[error(transparent)]
-    DefaultGuest(#[from] DefaultGuestError),
-    /// What the Secret has for the peer port cannot be used.
-    #[error(transparent)]
-    Peers(#[from] PeersError),
-    /// The shard's place among others cannot be taken.
-    #[error("the shard's place among others cannot be stored")]
-    Place(#[from] ChangeError),
-    /// The system denies a thread, a signal or an event queue.
-    #[error("the system does not give what a shard needs")]
-    System(#[from] io::Error),
-    /// Requests were still in flight when the drain's deadline passed.
-    #[error("the drain's deadline passed with {in_flight} requests in flight")]
-    Undrained {
-        /// How many.
-        in_flight: usize,
-    },
-    /// Not all partitions were handed over when the drain's deadline passed.
-    #[error(
-        "the drain's deadline passed with partitions to hand over: they come back when this shard does"
-    )]
-    PartitionsLeft,
-    /// A second signal ended it at once.
-    #[error("ended at once by a second signal")]
-    Forced,
-}
-
 /// Runs a shard until it is told to end, and drains it. `filter` is where a
 /// setting changes the log's.
 ///
@@ -144,6 +62,7 @@ pub enum Error {
 /// When it cannot start, or ends with requests in flight.
 pub fn serve(options: &Options, filter: Option<Filter>) -> Result<(), Error> {
     let runtime = runtime::Builder::new_multi_thread()
+        .worker_threads(options.threads.get())
         .thread_name("worker")
         .enable_all()
         .build()?;
@@ -155,7 +74,15 @@ pub fn serve(options: &Options, filter: Option<Filter>) -> Result<(), Error> {
 
 async fn run(options: &Options, filter: Option<Filter>) -> Result<(), Error> {
     let mut signals = Signals::new()?;
-    let app = App::start(options, filter).await?;
+    let app = tokio::select! {
+        biased;
+        started = App::start(options, filter) => started?,
+        signal = signals.recv() => {
+            // Nothing was served, and what is on the disk is whole at every moment.
+            tracing::info!(signal, "told to end before it was ready");
+            return Ok(());
+        }
+    };
     let told = until_told(&app.drain, async || signals.recv().await).await;
     match told {
         End::Forced => Err(Error::Forced),
@@ -226,8 +153,10 @@ impl App {
             ordinal: options.ordinal,
             readiness: readiness.clone(),
             store_file: options.data_dir.join("shard.redb"),
+            public_has_failed: Arc::default(),
             parts: Arc::new(ArcSwapOption::empty()),
         };
+        let has_failed = Arc::clone(&shard.public_has_failed);
         let operators = LiveTokens::default();
         let admin = Admin::start(
             admin,
@@ -396,6 +325,7 @@ impl App {
         let service = Service::new(options.ordinal, lane.clone(), Arc::clone(&metrics), others)
             .traced(tracer);
         let handing_over = cluster.as_ref().map(|(cluster, _)| cluster.clone());
+        let placed = handing_over.clone();
         let cluster = if let Some((cluster, listener)) = cluster {
             let (draining, mut stopped) = (drain.clone(), cluster.stopped());
             let stopping = readiness.clone();
@@ -406,11 +336,6 @@ impl App {
                 }
             });
             readiness.set_awaits_plan(true);
-            let (knowing, among) = (readiness.clone(), cluster.clone());
-            tokio::spawn(async move {
-                among.until_placed().await;
-                knowing.set_awaits_plan(false);
-            });
             let among = cluster.run(listener, service.clone(), peers_down);
             Some(tokio::spawn(among))
         } else {
@@ -421,13 +346,20 @@ impl App {
             drain: drain.clone(),
             metrics: Arc::clone(&metrics),
             clients: clients.clone(),
+            settings: Arc::clone(&settings),
+            replies: Replies::default(),
         };
         let port = (Listener::Public, clients.port().door());
         let listening = server.run(Arc::new(public), limits, metrics, port, down);
+        let listening = tokio::spawn(listening);
         let server = tokio::spawn(async move {
-            if let Err(error) = listening.await {
-                tracing::error!(%error, "the public port ended");
-            }
+            let error = match listening.await {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => error.to_string(),
+                Err(error) => error.to_string(),
+            };
+            tracing::error!(error, "the public port ended");
+            has_failed.store(true, Ordering::Relaxed);
         });
         let (draining, flushing) = (drain.clone(), lane.clone());
         tokio::spawn(async move {
@@ -448,7 +380,13 @@ impl App {
                 .await;
         });
         readiness.set_generation_live();
-        tracing::info!("ready");
+        tokio::spawn(async move {
+            if let Some(cluster) = placed {
+                cluster.until_placed().await;
+                readiness.set_awaits_plan(false);
+            }
+            tracing::info!("ready");
+        });
         Ok(Self {
             drain,
             shutdown,

@@ -1,6 +1,7 @@
 //! What a shard is started with.
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use crate::{cluster, kubernetes, otlp};
@@ -28,6 +29,8 @@ pub struct Options {
     pub cluster: Option<cluster::Options>,
     /// Where this Pod is in its cluster, if it is in a Pod.
     pub place: Result<kubernetes::Place, kubernetes::NoPlace>,
+    /// The threads that answer requests.
+    pub threads: NonZeroUsize,
     /// The most memory for the store's pages, in bytes.
     pub store_cache_bytes: usize,
     /// Where spans are exported to, if they are.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::{CONNECTION, LOCATION};
 use http::{HeaderName, HeaderValue, Request, Response, Version, request};
@@ -10,9 +11,10 @@ use http::{HeaderName, HeaderValue, Request, Response, Version, request};
 use super::credentials::{ClientsPort, Credentials};
 use crate::contract;
 use crate::drain::Drain;
-use crate::http::{Caller, Handler, Refusal};
+use crate::http::{Caller, Handler, Refusal, Replies};
 use crate::metrics::{Access, Label as _, Limit, Metrics, Target};
 use crate::service::{Answer, Refused, Service};
+use crate::settings::Settings;
 use crate::trace::Open;
 
 /// The shard that answered, or that is to be asked, as its ordinal.
@@ -26,6 +28,8 @@ pub(super) struct Public {
     pub(super) drain: Drain,
     pub(super) metrics: Arc<Metrics>,
     pub(super) clients: Credentials<ClientsPort>,
+    pub(super) settings: Arc<ArcSwap<Settings>>,
+    pub(super) replies: Replies,
 }
 
 impl Handler for Public {
@@ -75,12 +79,21 @@ impl Handler for Public {
             generation,
             reply,
         } = answer;
+        let (target, access) = match &route {
+            Some(route) => (Target::from(&route.target), Access::from(route.access)),
+            None => (Target::Unrouted, Access::Read),
+        };
         let mut response = match reply {
             Ok(reply) => {
-                let mut response = Response::new(reply.body);
-                *response.status_mut() = reply.status;
-                *response.headers_mut() = reply.headers;
-                response
+                if let Some(body) = self.hold(reply.body, access) {
+                    let mut response = Response::new(body);
+                    *response.status_mut() = reply.status;
+                    *response.headers_mut() = reply.headers;
+                    response
+                } else {
+                    self.metrics.request_refused(Limit::Replies);
+                    Refusal::Replies.response()
+                }
             }
             Err(refused) => {
                 self.count(&refused);
@@ -100,10 +113,6 @@ impl Handler for Public {
         if self.drain.has_begun() && version < Version::HTTP_2 {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        let (target, access) = match &route {
-            Some(route) => (Target::from(&route.target), Access::from(route.access)),
-            None => (Target::Unrouted, Access::Read),
-        };
         self.metrics
             .request(target, access, response.status(), began.elapsed());
         if let Some(span) = &mut span {
@@ -133,7 +142,11 @@ fn describe(span: &mut Open, request: &contract::Request, answer: &Answer) {
 impl Public {
     fn shutting_down(&self) -> Response<Bytes> {
         self.metrics.request_refused(Limit::Draining);
-        self.unrouted(Refusal::ShuttingDown)
+        let mut response = self.unrouted(Refusal::ShuttingDown);
+        // So that the client does not try again here.
+        let headers = response.headers_mut();
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        response
     }
 
     fn unrouted(&self, refusal: Refusal) -> Response<Bytes> {
@@ -145,6 +158,16 @@ impl Public {
         self.metrics
             .request(target, access, response.status(), std::time::Duration::ZERO);
         response
+    }
+
+    /// A reply's body, until its client has taken it. None: it is a read's, which can be asked
+    /// again, and too much is held already. What was written has to be said.
+    fn hold(&self, body: Bytes, access: Access) -> Option<Bytes> {
+        let limit = match access {
+            Access::Read => self.settings.load().http.max_replies_bytes,
+            Access::Write => usize::MAX,
+        };
+        self.replies.hold(body, limit)
     }
 
     /// Counts a request that a limit turned away.

@@ -5,6 +5,7 @@ use std::fs;
 use std::iter;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwapOption;
@@ -34,6 +35,8 @@ pub(super) struct Shard {
     pub(super) ordinal: u32,
     pub(super) readiness: Readiness,
     pub(super) store_file: PathBuf,
+    /// Nobody listens on the public port any more. Relaxed: nothing else is read by it.
+    pub(super) public_has_failed: Arc<AtomicBool>,
     pub(super) parts: Arc<ArcSwapOption<Parts>>,
 }
 
@@ -82,6 +85,9 @@ impl Subject for Shard {
     fn live(&self) -> Result<(), String> {
         match &*self.parts.load() {
             Some(parts) if !parts.lane.is_alive() => Err("the lane's thread has ended".to_owned()),
+            _ if self.public_has_failed.load(Ordering::Relaxed) => {
+                Err("the public port has ended".to_owned())
+            }
             _ => Ok(()),
         }
     }

@@ -59,7 +59,7 @@ Exit codes:
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Serve(serve::Arguments),
+    Serve(Box<serve::Arguments>),
     Dev(dev::Arguments),
     Build(build::Arguments),
     Inspect(inspect::Arguments),

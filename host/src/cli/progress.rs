@@ -28,6 +28,7 @@ pub(super) struct Source {
     rate: Option<f64>,
     seconds_left: Option<f64>,
     resumed: bool,
+    held_up_by: Vec<u32>,
 }
 
 impl Progress {
@@ -101,6 +102,11 @@ impl Source {
             None if self.rate == Some(0.0) => words.push_str(", standing still"),
             None => {}
         }
+        if !self.held_up_by.is_empty() {
+            let shards: Vec<_> = self.held_up_by.iter().map(u32::to_string).collect();
+            let plural = if shards.len() > 1 { "s" } else { "" };
+            let _ = write!(words, ", held up by shard{plural} {}", shards.join(" and "));
+        }
         words
     }
 }
@@ -155,6 +161,10 @@ mod tests {
         check(
             &json!({ "shard": 12, "left": 1, "moved": 999, "stayed": 0, "rate": 0.0 }),
             "12 [#######################.]  99 % 1 left, 999 moved, 0/s, standing still",
+        );
+        check(
+            &json!({ "shard": 0, "left": 1, "moved": 999, "rate": 0.0, "held_up_by": [3, 4] }),
+            "0 [#######################.]  99 % 1 left, 999 moved, 0/s, standing still, held up by shards 3 and 4",
         );
         check(
             &json!({ "shard": 1, "left": 0, "moved": 0, "stayed": 0, "seconds_left": 0.0 }),

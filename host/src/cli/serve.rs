@@ -2,7 +2,9 @@
 
 use std::env;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::thread;
 
 use bytesize::ByteSize;
 
@@ -12,6 +14,9 @@ use crate::kubernetes::{ACCOUNT, Given, Place};
 use crate::per_shard::PerShard;
 use crate::store::OpenError;
 use crate::{app, cluster, telemetry};
+
+/// The most threads that may be asked for.
+const MOST_THREADS: usize = 1024;
 
 /// Run one shard until SIGTERM, SIGINT or a drain.
 ///
@@ -76,6 +81,9 @@ pub(super) struct Arguments {
     /// The mounted ServiceAccount: token, ca.crt, namespace.
     #[arg(long, env = "OSTRAKON_SERVICE_ACCOUNT", value_name = "DIR", default_value = ACCOUNT)]
     service_account: PathBuf,
+    /// The threads that answer requests: each may have two instances of the guest [default: the processors that this process may use]
+    #[arg(long, env = "OSTRAKON_THREADS", value_name = "N", value_parser = threads)]
+    threads: Option<NonZeroUsize>,
     /// The most memory for the store's pages.
     #[arg(
         long,
@@ -111,6 +119,17 @@ pub(super) struct Arguments {
 fn number(text: &str) -> Result<u32, String> {
     let number = text.parse();
     number.map_err(|_| "write a number from 0, such as 2".to_owned())
+}
+
+/// As many as this process may use, by its affinity and its cgroup's quota.
+fn processors() -> NonZeroUsize {
+    thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
+}
+
+fn threads(text: &str) -> Result<NonZeroUsize, String> {
+    let threads = text.parse().ok();
+    let threads = threads.filter(|threads: &NonZeroUsize| threads.get() <= MOST_THREADS);
+    threads.ok_or_else(|| format!("write a number from 1 to {MOST_THREADS}"))
 }
 
 fn size(text: &str) -> Result<ByteSize, String> {
@@ -161,6 +180,7 @@ impl Arguments {
                 listen: self.peer_listen,
                 peers,
             }),
+            threads: self.threads.unwrap_or_else(processors),
             // More than the address space is as good as all of it.
             store_cache_bytes: usize::try_from(self.store_cache.as_u64()).unwrap_or(usize::MAX),
             otlp: self.otlp.options()?,

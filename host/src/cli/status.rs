@@ -34,12 +34,21 @@ pub(super) struct Arguments {
     /// time.
     #[arg(long)]
     watch: bool,
-    /// How long to wait between two looks.
-    #[arg(long, env = "OSTRAKON_INTERVAL", value_name = "TIME", default_value = "1s", value_parser = parse_duration, requires = "watch")]
+    /// How long to wait between two looks: 10 ms at least.
+    #[arg(long, env = "OSTRAKON_INTERVAL", value_name = "TIME", default_value = "1s", value_parser = interval, requires = "watch")]
     interval: Duration,
     /// How long to wait for the answer.
     #[arg(long, env = "OSTRAKON_TIMEOUT", value_name = "TIME", default_value = "5s", value_parser = parse_duration)]
     timeout: Duration,
+}
+
+/// Reads a time that is no busy loop.
+fn interval(text: &str) -> Result<Duration, String> {
+    match parse_duration(text) {
+        Ok(time) if time < Duration::from_millis(10) => Err("give at least 10ms".to_owned()),
+        Ok(time) => Ok(time),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// What answers is no shard.

@@ -10,9 +10,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::Cluster;
 use super::giving::AHEAD;
 use super::message::{Ask, Said};
+use super::{AskError, Cluster};
 use crate::lane::{Change, ChangeError, Place, View};
 use crate::topology::{ClusterId, Ordinal, Placement, Plan};
 
@@ -150,8 +150,11 @@ impl Conductor {
             if self.receivers.insert(to) {
                 let cluster = self.cluster.clone();
                 self.sending.spawn(async move {
-                    if let Err(error) = cluster.send_to(to).await {
-                        tracing::debug!(peer = to.0, %error, "a batch waits");
+                    let sent = cluster.send_to(to).await;
+                    let why_not = sent.err().map(|error| error.to_string());
+                    cluster.note_takes(to, why_not.as_deref());
+                    if let Some(why) = why_not {
+                        tracing::debug!(peer = to.0, why, "a batch waits");
                         sleep(LOOK_EVERY).await;
                     }
                     to
@@ -189,8 +192,15 @@ impl Conductor {
             .map(Ordinal)
             .filter(|shard| *shard != me)
             .map(async |shard| {
-                let said = timeout(ASK_EVERY, cluster.ask(shard, &Ask::Schema)).await;
-                matches!(said, Ok(Ok(Said::Schema(Some(theirs)))) if theirs >= schema)
+                let why_not = match timeout(ASK_EVERY, cluster.ask(shard, &Ask::Schema)).await {
+                    Ok(Ok(Said::Schema(Some(theirs)))) if theirs >= schema => None,
+                    Ok(Ok(Said::Schema(_))) => Some("its guest is of an older schema".to_owned()),
+                    Ok(Ok(_)) => Some(AskError::Answer.to_string()),
+                    Ok(Err(error)) => Some(error.to_string()),
+                    Err(_) => Some("it does not answer in time".to_owned()),
+                };
+                cluster.note_takes(shard, why_not.as_deref());
+                why_not.is_none()
             });
         let all = join_all(asked).await.into_iter().all(|reached| reached);
         if all {
@@ -320,6 +330,21 @@ impl Conductor {
 }
 
 impl Cluster {
+    /// Notes whether a shard takes partitions from here, or why not.
+    fn note_takes(&self, shard: Ordinal, why_not: Option<&str>) {
+        let holds_up = self.measured().takes(shard, why_not.is_none());
+        if let Some(why) = why_not
+            && holds_up
+            && self.0.held_up.may_tell()
+        {
+            tracing::warn!(
+                peer = shard.0,
+                why,
+                "a shard does not take its partitions: they wait here"
+            );
+        }
+    }
+
     /// Asks a shard by which plan it goes, notes and learns it; whether it says.
     async fn asks_plan(&self, shard: Ordinal, ask: &Ask) -> bool {
         let said = match timeout(ASK_EVERY, self.ask(shard, ask)).await {

@@ -104,6 +104,8 @@ struct Inner {
     is_beginning: AtomicBool,
     /// Telling of peers that belong to another cluster.
     foreigners: Seldom,
+    /// Telling of peers that do not take their partitions.
+    held_up: Seldom,
     /// Something happened that the conductor waits for.
     news: Notify,
     /// Why this process must not go on, once it is so.
@@ -200,6 +202,7 @@ impl Cluster {
             stopping: watch::Sender::default(),
             is_beginning: AtomicBool::default(),
             foreigners: Seldom::default(),
+            held_up: Seldom::default(),
             news: Notify::new(),
             stopped: watch::Sender::default(),
         }))

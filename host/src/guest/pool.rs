@@ -2,8 +2,9 @@
 
 use std::fmt;
 use std::sync::{Arc, Mutex};
-use std::thread;
 use std::time::Duration;
+
+use tokio::runtime::Handle;
 
 use super::bindings::ServicePre;
 use super::bound::Bound;
@@ -111,7 +112,7 @@ impl Guest {
             .map_err(CheckError::Refused)?;
         check_owner(&mut instance, deadline).await?;
         environment.metrics.instance_created();
-        let workers = thread::available_parallelism().map_or(1, usize::from);
+        let workers = Handle::current().metrics().num_workers();
         Ok(Self {
             engine,
             pre,

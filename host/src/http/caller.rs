@@ -26,6 +26,7 @@ pub fn plain() -> Door {
 #[derive(Debug)]
 pub struct Caller {
     address: SocketAddr,
+    is_here: bool,
     shown: Shown,
     /// Relaxed: whoever reads it reads nothing else by it.
     welcome: AtomicBool,
@@ -39,9 +40,15 @@ enum Shown {
 }
 
 impl Caller {
-    /// One whose stream is plain.
-    pub fn plain(address: SocketAddr) -> Self {
-        Self::new(address, Shown::Plain)
+    /// One whose stream is plain, from its address to one of this machine's.
+    pub fn plain(address: SocketAddr, to: SocketAddr) -> Self {
+        let is_loopback = |address: SocketAddr| address.ip().to_canonical().is_loopback();
+        Self {
+            // A proxy beside this process can call from a loopback address for anybody; it calls
+            // the address that it was called at.
+            is_here: is_loopback(address) && is_loopback(to),
+            ..Self::new(address, Shown::Plain)
+        }
     }
 
     /// One in TLS, and what it has shown there.
@@ -52,6 +59,7 @@ impl Caller {
     fn new(address: SocketAddr, shown: Shown) -> Self {
         Self {
             address,
+            is_here: false,
             shown,
             welcome: AtomicBool::new(true),
         }
@@ -60,6 +68,11 @@ impl Caller {
     /// Where it is.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Whether it is on this machine, and called it at a loopback address.
+    pub fn is_here(&self) -> bool {
+        self.is_here
     }
 
     /// Whether it has shown a certificate that was believed.

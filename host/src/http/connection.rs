@@ -28,8 +28,8 @@ use crate::metrics::{Limit, Metrics};
 
 /// What an h2 client with prior knowledge sends first.
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// Requests that one h2 connection may have open.
-const MAX_STREAMS: u32 = 256;
+/// Requests that one h2 connection may have open. RFC 9113 has it be 100 at least.
+const MAX_STREAMS: u32 = 128;
 /// How much of a body an h2 client may send before it is read, on one stream and on all.
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;

@@ -45,7 +45,10 @@ pub(super) async fn enter<H>(
     let mut door = shared.door.clone();
     let server = door.borrow_and_update().clone();
     let (stream, caller) = match server {
-        None => (Stream::Plain(stream), Caller::plain(address)),
+        None => {
+            let to = stream.local_addr().ok()?;
+            (Stream::Plain(stream), Caller::plain(address, to))
+        }
         Some(_) if first != [tls::FIRST_BYTE] => {
             last_words(Stream::Plain(stream), Refusal::HttpsOnly).await;
             return None;

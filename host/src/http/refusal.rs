@@ -112,6 +112,9 @@ refusals! {
     /// All bodies together are too large.
     Bodies: SERVICE_UNAVAILABLE "bodies"
         "the bodies of all requests together are too large: try again later, or raise max_bodies_bytes\n",
+    /// All replies together are too large.
+    Replies: SERVICE_UNAVAILABLE "replies"
+        "the replies that clients have not taken yet are too large together: try again later, or raise max_replies_bytes\n",
     /// The lane's queue is full.
     LaneFull: SERVICE_UNAVAILABLE "lane-full"
         "too many writes are waiting: try again later\n",

@@ -63,7 +63,7 @@ impl Timing {
 
 /// Follows for as long as it is polled.
 pub(super) async fn follow(place: &Place, timing: &Timing, standing: &Standing, metrics: &Metrics) {
-    let _followed = standing.followed();
+    let _followed = standing.followed(metrics);
     let mut follower = Follower {
         place,
         timing,

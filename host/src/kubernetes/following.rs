@@ -2,8 +2,8 @@
 //!
 //! A list says how things are, and a version from which a watch says how they
 //! change. A watch that ends is begun again from the last version that was said,
-//! so that nothing is missed; where the API server has forgotten that version,
-//! all is listed again.
+//! so that nothing is missed; where the API server has forgotten that version or
+//! refuses it, and every so often, all is listed again.
 
 use std::time::Duration;
 
@@ -13,6 +13,10 @@ use crate::settings::MOST_SHARDS;
 
 /// A watch that ended sooner, and said nothing, is not begun again at once.
 const QUICK: Duration = Duration::from_secs(1);
+
+/// After so many watches all is listed again. An API server that was restored from an
+/// older copy lets one watch from a version that it has not reached, and says nothing.
+const LIST_AFTER: u32 = 10;
 
 /// What to ask next.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +64,8 @@ pub(super) struct Following {
     /// Why nothing was heard last.
     failure: Option<Problem>,
     failures: u32,
+    /// How many watches have ended in good order since the last list.
+    watches: u32,
     has_heard: bool,
 }
 
@@ -73,6 +79,7 @@ impl Following {
             unfit: None,
             failure: None,
             failures: 0,
+            watches: 0,
             has_heard: false,
         }
     }
@@ -115,6 +122,7 @@ impl Following {
             Heard::Listed(version, seen) => {
                 self.next = Ask::Watch(version);
                 self.failure = None;
+                self.watches = 0;
                 self.judge(seen);
             }
             Heard::Changed(version, seen) => {
@@ -129,6 +137,10 @@ impl Following {
             Heard::Ended(_) if self.has_heard => {
                 self.failures = 0;
                 self.failure = None;
+                self.watches += 1;
+                if self.watches >= LIST_AFTER {
+                    self.next = Ask::List;
+                }
             }
             Heard::Ended(_) => self.failures = self.failures.saturating_add(1),
             Heard::Gone => {
@@ -137,6 +149,10 @@ impl Following {
             }
             Heard::Failed(problem) => {
                 self.failures = self.failures.saturating_add(1);
+                // It may be about the version: one that it has not reached, say.
+                if matches!(problem, Problem::Refused { .. }) {
+                    self.next = Ask::List;
+                }
                 if problem.is_final() && self.replicas == Replicas::NotHeard {
                     self.replicas = Replicas::None;
                 }

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use super::following::Following;
 use super::place::Place;
 use crate::cluster::Replicas;
+use crate::metrics::Metrics;
 
 /// What was heard so far.
 #[derive(Debug, Default)]
@@ -51,12 +52,15 @@ impl Standing {
     }
 
     /// Notes that it is followed, until what is given is dropped.
-    pub(super) fn followed(&self) -> Followed<'_> {
+    pub(super) fn followed<'a>(&'a self, metrics: &'a Metrics) -> Followed<'a> {
         *self.told() = Told {
             is_followed: true,
             ..Told::default()
         };
-        Followed(self)
+        Followed {
+            standing: self,
+            metrics,
+        }
     }
 
     /// Notes what was heard.
@@ -97,11 +101,15 @@ impl Standing {
 }
 
 /// While it is there, the StatefulSet is followed.
-pub(super) struct Followed<'a>(&'a Standing);
+pub(super) struct Followed<'a> {
+    standing: &'a Standing,
+    metrics: &'a Metrics,
+}
 
 impl Drop for Followed<'_> {
     fn drop(&mut self) {
-        *self.0.told() = Told::default();
-        self.0.replicas.send_replace(Replicas::NotHeard);
+        *self.standing.told() = Told::default();
+        self.standing.replicas.send_replace(Replicas::NotHeard);
+        self.metrics.kubernetes.not_followed();
     }
 }

@@ -52,6 +52,12 @@ impl Kubernetes {
         self.heard.set(Some(now));
     }
 
+    /// It is not followed any more.
+    pub fn not_followed(&self) {
+        self.replicas.set(None);
+        self.heard.set(None);
+    }
+
     /// It could not be asked, or did not say it.
     pub fn failed(&self) {
         self.failures.inc();

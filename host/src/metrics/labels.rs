@@ -112,6 +112,8 @@ label! {
         BodySize: "body_size",
         /// All bodies together are too large.
         Bodies: "bodies",
+        /// All replies together are too large.
+        Replies: "replies",
         /// The body came too slowly.
         BodyTime: "body_time",
         /// The shard drains.

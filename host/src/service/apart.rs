@@ -16,7 +16,7 @@ const MAX_WAITING: usize = 256;
 #[cfg(target_os = "linux")]
 const NICE: i32 = 10;
 
-/// Runs slow reads, as many at a time as the machine has processors.
+/// Runs slow reads, as many at a time as there are worker threads, and two at least.
 #[derive(Clone, Debug)]
 pub(super) struct Apart {
     running: Arc<Semaphore>,
@@ -24,10 +24,11 @@ pub(super) struct Apart {
 }
 
 impl Apart {
+    /// For the runtime that this is called in.
     pub(super) fn new() -> Self {
-        let processors = thread::available_parallelism().map_or(1, usize::from);
+        let workers = Handle::current().metrics().num_workers();
         Self {
-            running: Arc::new(Semaphore::new(processors.max(2))),
+            running: Arc::new(Semaphore::new(workers.max(2))),
             waiting: Arc::new(Semaphore::new(MAX_WAITING)),
         }
     }

@@ -9,6 +9,7 @@ const DEFAULTS: &str = r#"
     max_header_bytes = "32KiB"
     max_body_bytes = "8MiB"
     max_bodies_bytes = "256MiB"
+    max_replies_bytes = "256MiB"
     header_timeout = "10s"
     body_timeout = "30s"
     idle_timeout = "75s"
@@ -141,6 +142,10 @@ fn values_that_contradict_each_other_are_both_shown() {
     refused(
         "guest.max_memory = '4MiB'",
         "http.max_body_bytes is 8MiB; it must not be above guest.max_memory, which is 4MiB",
+    );
+    refused(
+        "http.max_replies_bytes = '1MiB'",
+        "guest.max_reply_bytes is 9MiB; it must not be above http.max_replies_bytes, which is 1MiB",
     );
     refused(
         "http.max_bodies_bytes = '1MiB'",

@@ -2,7 +2,11 @@
 # shellcheck source=../lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 # What is no guest never serves: each shard says why, and goes on.
-refused() { for pod in $(pods); do [ "$(status "$pod" refused.step)" = "$1" ] || return 1; done; }
+refused() {
+    local all pod
+    all=$(pods) || return 1
+    for pod in $all; do [ "$(status "$pod" refused.step)" = "$1" ] || return 1; done
+}
 
 before=$(generations)
 load_begin

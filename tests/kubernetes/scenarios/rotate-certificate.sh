@@ -6,9 +6,6 @@ rounds=${ROUNDS:-3}
 export NAMESPACE=$NAMESPACE-tls COMPONENTS=tls
 # Again, for the names that go by the namespace.
 . "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
-[ -n "${KEEP:-}" ] || trap remove_all EXIT
-
-pki=$(mktemp -d)
 
 # certificate DAYS: a new key, and for it a certificate that expires after so many days.
 certificate() {
@@ -19,9 +16,33 @@ certificate() {
     secret server-peers-tls --from-file="$pki/tls.crt" --from-file="$pki/tls.key" --from-file="$pki/ca.crt"
 }
 
-taken() { for pod in $(pods); do [ "$(status "$pod" peers.certificate_expires)" != "${expiry[$pod]}" ] || return 1; done; }
+# expires POD: when its certificate does. It fails where the Pod does not say.
+expires() {
+    local said
+    said=$(status "$1" peers.certificate_expires) && [ -n "$said" ] && say "$said"
+}
 
+noted() { expiry[$1]=$(expires "$1"); }
+
+# taken: each shard says that it has another certificate than before.
+taken() {
+    local all pod now
+    all=$(pods) || return 1
+    for pod in $all; do
+        now=$(expires "$pod") && [ "$now" != "${expiry[$pod]}" ] || return 1
+    done
+}
+
+# end: also where it fails, private keys do not stay on this machine.
+end() {
+    rm -rf "$pki"
+    [ -n "${KEEP:-}" ] || remove_all
+}
+
+[ -n "${KEEP:-}" ] || trap remove_all EXIT
 make_namespace
+pki=$(mktemp -d)
+trap end EXIT
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout "$pki/ca.key" -subj /CN=test-authority -days 365 -out "$pki/ca.crt" 2>/dev/null
 certificate 30
 install_all
@@ -29,7 +50,7 @@ export CLIENT_ARGUMENTS="--ca /tls/ca.crt"
 load_begin
 declare -A expiry
 for ((round = 1; round <= rounds; round++)); do
-    for pod in $(pods); do expiry[$pod]=$(status "$pod" peers.certificate_expires); done
+    for pod in $(pods); do until_so "when the certificate of $pod expires" noted "$pod"; done
     began=$(now_ms)
     certificate $((30 + round))
     [ -z "${HASTEN:-}" ] || hasten
@@ -37,4 +58,3 @@ for ((round = 1; round <= rounds; round++)); do
     say "certificate $round in force in $(replicas) shards after $(($(now_ms) - began)) ms"
 done
 load_end
-rm -rf "$pki"

@@ -2,7 +2,11 @@
 # shellcheck source=../lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 # The peers' token is changed, step by step, while clients save and load.
-taken() { for pod in $(pods); do [ "$(metric "$pod" ostrakon_credentials_reloads_total)" -gt "${reloads[$pod]}" ] || return 1; done; }
+taken() {
+    local all pod
+    all=$(pods) || return 1
+    for pod in $all; do [ "$(metric "$pod" ostrakon_credentials_reloads_total)" -gt "${reloads[$pod]}" ] || return 1; done
+}
 
 declare -A reloads
 

@@ -1,10 +1,27 @@
 #!/usr/bin/env bash
 # shellcheck source=../lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
-# kubectl scale, up and down, while clients save and load: no request fails, no key is lost.
-count=500
+# kubectl scale, up and down, while clients save and load: no request fails, and no key is lost. Keys that are saved
+# once and then left alone are what shows the latter: those of the clients are saved anew all the time, so their
+# names are others.
+clients=4 keys=500
+
 # shellcheck disable=SC2086
-k exec client -- load-client "$server" ${CLIENT_ARGUMENTS:-} --clients 4 --keys $count fill
+kept() { k exec client -- load-client "$server" ${CLIENT_ARGUMENTS:-} --clients $clients --keys $keys --prefix kept- "$1"; }
+
+# found_all WHEN: looks for each of them, and says how many there are.
+found_all() {
+    local line said
+    if ! said=$(kept check); then
+        say "$said"
+        fail "not every key is found $1"
+    fi
+    line=$(tail -n 1 <<<"$said")
+    say "$1: $line"
+    [[ $line == *", $((clients * keys)) keys, 0 wrong" ]] || fail "not $((clients * keys)) keys $1"
+}
+
+kept fill
 before=$(replicas)
 load_begin
 for shards in 5 2 "$before"; do
@@ -14,5 +31,6 @@ for shards in 5 2 "$before"; do
     rolled_out
     settle "$shards"
     say "from $from to $shards shards in $(($(now_ms) - began)) ms"
+    found_all "in $shards shards"
 done
 load_end

@@ -143,6 +143,16 @@ impl World {
         self.version += versions;
     }
 
+    /// Goes back to a version, as when etcd is restored from an older copy.
+    ///
+    /// # Panics
+    /// When it is not older.
+    pub fn restore(&mut self, version: u64) {
+        assert!(version < self.version, "it is older");
+        self.version = version;
+        self.changes.retain(|change| change.version <= version);
+    }
+
     /// Forgets all changes so far, as it does after some minutes.
     pub fn forget(&mut self) {
         self.forgotten = self.version;

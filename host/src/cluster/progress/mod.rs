@@ -5,6 +5,7 @@ mod meter;
 mod watching;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -14,6 +15,10 @@ use crate::lane::Place;
 use crate::topology::{Counted, Epoch, Ordinal};
 use meter::Meter;
 pub(super) use watching::watch;
+
+/// How long a receiver may take none before it is said to hold a change up: at its
+/// beginning, and while shards restart, it may be a moment.
+const HELD_UP_AFTER: Duration = Duration::from_secs(2);
 
 /// How far a source has come with a change, in partitions.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -36,6 +41,9 @@ pub struct Source {
     /// Whether its process was started within the change: `moved` and `stayed`
     /// count from then on.
     pub resumed: bool,
+    /// The shards that have not taken partitions for two seconds: they are away,
+    /// hang, or have a guest of an older schema. The log says which of it.
+    pub held_up_by: Vec<Ordinal>,
 }
 
 /// What is known of a source.
@@ -69,6 +77,8 @@ pub struct Progress {
 pub(super) struct Measured {
     meter: Meter,
     heard: BTreeMap<Ordinal, Heard>,
+    /// The shards that do not take partitions, and since when.
+    held_up_by: BTreeMap<Ordinal, Instant>,
 }
 
 #[derive(Debug, Default)]
@@ -92,6 +102,17 @@ impl Measured {
         self.meter.take(counted);
     }
 
+    /// Whether a shard takes partitions from here, as it was found now; says
+    /// whether it holds the change up.
+    pub(super) fn takes(&mut self, shard: Ordinal, takes: bool) -> bool {
+        if takes {
+            self.held_up_by.remove(&shard);
+            return false;
+        }
+        let since = self.held_up_by.entry(shard).or_insert_with(Instant::now);
+        since.elapsed() >= HELD_UP_AFTER
+    }
+
     /// A source did not answer.
     fn miss(&mut self, shard: Ordinal) {
         self.heard.entry(shard).or_default().away = true;
@@ -102,9 +123,14 @@ impl Measured {
         let tally = &place.tally;
         let plan = place.shard.plan()?;
         let mut reading = self.meter.read(tally);
-        if plan.epoch > tally.epoch || place.shard.is_done().is_some() {
+        let is_done = plan.epoch > tally.epoch || place.shard.is_done().is_some();
+        if is_done {
             (reading.left, reading.seconds_left) = (Some(0), Some(0.0));
         }
+        let held_up_by = self.held_up_by.iter().filter(|(shard, since)| {
+            let is_receiver = shard.0 < plan.to.shards && !is_done;
+            is_receiver && since.elapsed() >= HELD_UP_AFTER
+        });
         (tally.epoch > Epoch(0)).then(|| Source {
             shard: place.shard.ordinal(),
             epoch: tally.epoch,
@@ -114,6 +140,7 @@ impl Measured {
             rate: reading.rate,
             seconds_left: reading.seconds_left,
             resumed: !tally.is_whole,
+            held_up_by: held_up_by.map(|(shard, _)| *shard).collect(),
         })
     }
 

@@ -133,6 +133,25 @@ fn a_version_that_is_forgotten_means_a_list_and_not_in_a_circle() {
 }
 
 #[test]
+fn all_is_listed_again_where_a_version_may_be_wrong_and_every_so_often() {
+    let listed = Heard::Listed(version("7"), Some(seen(3)));
+    let problem = Problem::Refused {
+        code: 504,
+        said: "Too large resource version".to_owned(),
+    };
+    let refused = [listed.clone(), Heard::Failed(problem.clone())];
+    check(&refused, Replicas::Are(3), Some(problem), Ask::List, 1);
+    let ended = Heard::Ended(Duration::from_mins(1));
+    let mut watched = vec![listed.clone()];
+    watched.extend(vec![ended.clone(); 9]);
+    check(&watched, Replicas::Are(3), None, watch("7"), 0);
+    watched.push(ended.clone());
+    check(&watched, Replicas::Are(3), None, Ask::List, 0);
+    watched.extend([listed, ended]);
+    check(&watched, Replicas::Are(3), None, watch("7"), 0);
+}
+
+#[test]
 fn what_cannot_be_asked_leaves_the_last_number() {
     let forbidden = Problem::Forbidden {
         said: "no".to_owned(),

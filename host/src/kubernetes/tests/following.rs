@@ -70,6 +70,19 @@ fn what_the_server_has_forgotten_is_listed_again() {
 }
 
 #[test]
+fn a_server_that_is_restored_from_an_older_copy_is_listed_again() {
+    let pod = Pod::following();
+    pod.server.change(|world| world.pass(1000));
+    pod.server.scale(5);
+    pod.hears(Replicas::Are(5));
+    pod.server.change(|world| world.restore(500));
+    pod.server.cut();
+    pod.server.scale(4);
+    pod.hears(Replicas::Are(4));
+    assert_eq!(pod.asked("list"), 2);
+}
+
+#[test]
 fn bookmarks_spare_the_list() {
     let pod = Pod::following();
     pod.server
@@ -240,4 +253,7 @@ fn what_is_not_followed_any_more_does_not_count() {
     pod.hears(Replicas::NotHeard);
     let status = pod.kubernetes.status();
     assert!(!status.followed && status.replicas.is_none() && status.heard.is_none());
+    for name in ["statefulset_replicas", "kubernetes_heard_timestamp_seconds"] {
+        assert_eq!(pod.metric(&format!("ostrakon_{name}")), None);
+    }
 }

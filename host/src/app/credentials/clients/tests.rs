@@ -112,7 +112,7 @@ fn asked(clients: &Clients, token: Option<&str>, caller: &Caller) -> (Result<(),
 
 #[test]
 fn a_token_is_demanded_where_there_are_any_and_told_to_no_guest() {
-    let plain = Caller::plain(([10, 0, 0, 1], 1).into());
+    let plain = Caller::plain(([10, 0, 0, 1], 1).into(), ([10, 0, 0, 2], 2).into());
     let open = make(&[], None).unwrap();
     // It may be the guest's own.
     assert_eq!(asked(&open, Some(ONE), &plain), (Ok(()), true));
