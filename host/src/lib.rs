@@ -5,6 +5,7 @@
 //! below.
 
 mod blocking;
+mod unix_time;
 pub mod trace;
 mod lobby;
 pub mod contract;

@@ -55,6 +55,13 @@ fn wrong_arguments_are_told_and_exit_with_64() {
         "write an IP address and a port",
     );
     check(&serve(&["--ordinal", "x"]), 64, "--ordinal <N>");
+    check(&serve(&["--ordinal", "1024"]), 64, "from 0 to 1023");
+    for peers in ["kv-{}", "kv-{}:0", "kv-{}:99999", ":{}7070"] {
+        check(&serve(&["--peers", peers]), 64, "write a host and a port");
+    }
+    for threads in ["0", "1025", "all"] {
+        check(&serve(&["--threads", threads]), 64, "from 1 to 1024");
+    }
     check(
         &serve(&["--ordinal", "0", "--log", "a=b=c"]),
         64,

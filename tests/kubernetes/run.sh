@@ -16,8 +16,15 @@ set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
-if [ $# -lt 1 ]; then
-    sed -n 's/^# \{0,1\}//p' "${BASH_SOURCE[0]}" | sed 1d
+case ${1:--h} in
+    -*)
+        # The comment above.
+        sed -n '2,/^[^#]/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+        exit 64
+        ;;
+esac
+if ! command -v kubectl >/dev/null; then
+    echo "error: there is no kubectl: install it, and put it on the PATH" >&2
     exit 64
 fi
 export CONTEXT=$1

@@ -93,6 +93,10 @@ fn take(stream: TcpStream, spans: &Mutex<Vec<Span>>) -> io::Result<()> {
     let mut stream = BufReader::new(stream);
     let mut head = String::new();
     while stream.read_line(&mut head)? > 2 {}
+    if head.is_empty() {
+        // It was opened and left.
+        return Ok(());
+    }
     let head = head.to_lowercase();
     let header = |name: &str| {
         let mut lines = head.lines();

@@ -79,6 +79,9 @@ fn target() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../target")
 }
 
+/// How much of a host's log a test that fails shows.
+const LAST_LINES: usize = 60;
+
 /// Where a shard keeps what outlives its process: volumes and data.
 #[derive(Debug)]
 pub struct Shard {
@@ -452,12 +455,18 @@ impl Host {
 }
 
 impl Drop for Host {
+    #[expect(clippy::print_stderr, reason = "shown where the test fails")]
     fn drop(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
             let _ = child.wait();
         }
-        if !thread::panicking() {
+        if thread::panicking() {
+            let log = self.log();
+            let last: Vec<_> = log.lines().rev().take(LAST_LINES).collect();
+            let last: Vec<_> = last.into_iter().rev().collect();
+            eprintln!("the host's last lines:\n{}", last.join("\n"));
+        } else {
             assert!(!self.log().contains(CANARY), "the log tells a secret");
         }
     }

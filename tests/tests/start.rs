@@ -157,3 +157,20 @@ fn a_default_guest_serves_until_the_configmap_brings_one_and_after_it_took_it_aw
         "{said:?}"
     );
 }
+
+/// A guest may take long to compile or to check itself, and nobody is served yet.
+#[test]
+fn one_that_is_told_to_end_before_it_is_ready_ends_at_once() {
+    let toml = "guest.check_deadline = \"10m\"";
+    let files = [("ostrakon.toml", toml), ("misbehave", "loop-in-check")];
+    let mut shard = Shard::new(&config(&guest("hostile"), &files));
+    let host = shard.spawn();
+    host.wait_for_status("the check", |status| status["candidate"]["step"] == "check");
+    host.signal("TERM");
+    let (status, log) = host.wait();
+    assert_eq!(status.code(), Some(0), "{log}");
+    assert!(log.contains("told to end before it was ready"), "{log}");
+    // What it leaves is in order.
+    shard.config.publish(&config(&guest("kv"), &[])).unwrap();
+    shard.start().stop();
+}

@@ -26,10 +26,10 @@ pub(super) use operators::OperatorsPort;
 pub use peers::PeersError;
 pub(super) use peers::PeersPort;
 
-use super::status::unix_seconds;
 use crate::metrics::{Guarded, Label as _, Metrics};
 use crate::secrets::{Secret, Secrets};
 use crate::tls::{Pair, PairError};
+use crate::unix_time::unix_time;
 
 /// How often what was refused is looked at again: a certificate becomes valid
 /// without anything having changed.
@@ -153,7 +153,7 @@ impl<P: Port> Credentials<P> {
         let mut status = P::status(&current);
         status["problem"] = json!(refused.or_else(|| aged.as_ref().map(aged_in_force)));
         if let Some(pair) = pair {
-            status["certificate_expires"] = json!(unix_seconds(pair.expires()));
+            status["certificate_expires"] = json!(unix_time(pair.expires()).as_secs_f64());
             status["certificate_days_left"] = json!(days_left(pair.expires()));
         }
         status
@@ -209,7 +209,7 @@ impl<P: Port> Shared<P> {
 
     fn put_in_force(&self, made: &Arc<P::Made>) {
         self.port.put_in_force(made);
-        let expires = P::pair(made).map(|pair| unix_seconds(pair.expires()));
+        let expires = P::pair(made).map(|pair| unix_time(pair.expires()).as_secs_f64());
         self.metrics.certificate_expires(P::NAME, expires);
         let in_force = P::status(made);
         tracing::info!(listener = listener::<P>(), %in_force, certificate_expires = expires, "credentials");
@@ -231,6 +231,7 @@ fn aged_in_force(error: &PairError) -> String {
     reason = "a time has fewer days than an i64"
 )]
 fn days_left(until: SystemTime) -> i64 {
-    let seconds = unix_seconds(until) - unix_seconds(SystemTime::now());
+    let [until, now] = [until, SystemTime::now()].map(unix_time);
+    let seconds = until.as_secs_f64() - now.as_secs_f64();
     (seconds / 86_400.0).floor() as i64
 }

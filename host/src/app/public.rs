@@ -40,6 +40,12 @@ impl Handler for Public {
         if let Err(refusal) = self.clients.current().admit(head, caller) {
             return Some(self.unrouted(refusal));
         }
+        // Before it is run: what is written has to be said afterwards.
+        let most = self.settings.load().http.max_replies_bytes;
+        if self.replies.are_full(caller, most) {
+            self.metrics.request_refused(Limit::Replies);
+            return Some(self.unrouted(Refusal::Replies));
+        }
         // `OPTIONS *` and `CONNECT host` are not about anything that a guest has.
         let is_path = head.uri.path().starts_with('/');
         (!is_path).then(|| self.unrouted(Refusal::BadRequest))
@@ -49,7 +55,7 @@ impl Handler for Public {
         self.drain.begun().await;
     }
 
-    async fn call(&self, request: Request<Bytes>, _: &Caller) -> Response<Bytes> {
+    async fn call(&self, request: Request<Bytes>, caller: &Caller) -> Response<Bytes> {
         let Some(_in_flight) = self.drain.enter() else {
             return self.shutting_down();
         };
@@ -85,7 +91,7 @@ impl Handler for Public {
         };
         let mut response = match reply {
             Ok(reply) => {
-                if let Some(body) = self.hold(reply.body, access) {
+                if let Some(body) = self.hold(caller, reply.body, access) {
                     let mut response = Response::new(body);
                     *response.status_mut() = reply.status;
                     *response.headers_mut() = reply.headers;
@@ -162,12 +168,12 @@ impl Public {
 
     /// A reply's body, until its client has taken it. None: it is a read's, which can be asked
     /// again, and too much is held already. What was written has to be said.
-    fn hold(&self, body: Bytes, access: Access) -> Option<Bytes> {
+    fn hold(&self, caller: &Caller, body: Bytes, access: Access) -> Option<Bytes> {
         let limit = match access {
             Access::Read => self.settings.load().http.max_replies_bytes,
             Access::Write => usize::MAX,
         };
-        self.replies.hold(body, limit)
+        self.replies.hold(caller, body, limit)
     }
 
     /// Counts a request that a limit turned away.

@@ -6,7 +6,7 @@ use std::iter;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
@@ -28,6 +28,7 @@ use crate::readiness::Readiness;
 use crate::secrets::Secrets;
 use crate::survey;
 use crate::swap::Status;
+use crate::unix_time::unix_time;
 
 /// The shard, for the admin port, which is open before the shard is.
 #[derive(Clone)]
@@ -213,8 +214,6 @@ fn topology(place: &Place) -> Option<Value> {
     }))
 }
 
-pub(super) fn unix_seconds(time: SystemTime) -> f64 {
-    time.duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs_f64()
+fn unix_seconds(time: SystemTime) -> f64 {
+    unix_time(time).as_secs_f64()
 }

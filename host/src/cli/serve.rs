@@ -11,8 +11,10 @@ use bytesize::ByteSize;
 use super::secretive::keep_secrets;
 use super::{Exit, Failure, address, ordinal, otlp};
 use crate::kubernetes::{ACCOUNT, Given, Place};
-use crate::per_shard::PerShard;
+use crate::per_shard::{PerShard, Same};
+use crate::settings::MOST_SHARDS;
 use crate::store::OpenError;
+use crate::topology::Ordinal;
 use crate::{app, cluster, telemetry};
 
 /// The most threads that may be asked for.
@@ -61,7 +63,7 @@ pub(super) struct Arguments {
     )]
     admin: SocketAddr,
     /// Where the peers are, `{}` standing for the ordinal, `{1}` for the same counted from 1; this makes the shard one of several.
-    #[arg(long, env = "OSTRAKON_PEERS", value_name = "HOST:PORT")]
+    #[arg(long, env = "OSTRAKON_PEERS", value_name = "HOST:PORT", value_parser = peers)]
     peers: Option<PerShard>,
     /// The address for peers, where there are any; without a certificate or token, a loopback one.
     #[arg(
@@ -117,8 +119,19 @@ pub(super) struct Arguments {
 }
 
 fn number(text: &str) -> Result<u32, String> {
-    let number = text.parse();
-    number.map_err(|_| "write a number from 0, such as 2".to_owned())
+    let number = text.parse().ok().filter(|number| *number < MOST_SHARDS);
+    number.ok_or_else(|| format!("write a number from 0 to {}, such as 2", MOST_SHARDS - 1))
+}
+
+fn peers(text: &str) -> Result<PerShard, String> {
+    let peers: PerShard = text.parse().map_err(|error: Same| error.to_string())?;
+    let one = peers.of(Ordinal(0));
+    let is_address = one.rsplit_once(':').is_some_and(|(host, port)| {
+        !host.is_empty() && port.parse().is_ok_and(|port: u16| port > 0)
+    });
+    is_address
+        .then_some(peers)
+        .ok_or_else(|| "write a host and a port, such as kv-{}.kv-peers:7070".to_owned())
 }
 
 /// As many as this process may use, by its affinity and its cgroup's quota.

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::Refusal;
+use super::replies::Sum;
 use crate::tls::{self, Chain};
 
 /// How often what a client has shown is looked at again: a certificate expires without anything
@@ -27,6 +28,8 @@ pub fn plain() -> Door {
 pub struct Caller {
     address: SocketAddr,
     is_here: bool,
+    /// What replies on its connection hold of memory.
+    replies: Sum,
     shown: Shown,
     /// Relaxed: whoever reads it reads nothing else by it.
     welcome: AtomicBool,
@@ -60,6 +63,7 @@ impl Caller {
         Self {
             address,
             is_here: false,
+            replies: Sum::default(),
             shown,
             welcome: AtomicBool::new(true),
         }
@@ -68,6 +72,10 @@ impl Caller {
     /// Where it is.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    pub(super) fn replies(&self) -> &Sum {
+        &self.replies
     }
 
     /// Whether it is on this machine, and called it at a loopback address.

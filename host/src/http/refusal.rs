@@ -114,7 +114,7 @@ refusals! {
         "the bodies of all requests together are too large: try again later, or raise max_bodies_bytes\n",
     /// All replies together are too large.
     Replies: SERVICE_UNAVAILABLE "replies"
-        "the replies that clients have not taken yet are too large together: try again later, or raise max_replies_bytes\n",
+        "the replies that clients, or this one, have not taken yet are too large together: take them, try again later, or raise max_replies_bytes\n",
     /// The lane's queue is full.
     LaneFull: SERVICE_UNAVAILABLE "lane-full"
         "too many writes are waiting: try again later\n",

@@ -5,30 +5,68 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 
-/// The sum over a server's connections. A relaxed atomic: nothing else is read by it.
+use super::Caller;
+
+/// A reply of at most so many bytes is small: what is left for those cannot be taken by others.
+const SMALL: usize = 64 * 1024;
+/// The part of all that is left for small ones, and the part that one connection may have.
+const PART: usize = 4;
+
+/// A sum of bytes. A relaxed atomic: nothing else is read by it.
 #[derive(Clone, Debug, Default)]
-pub struct Replies(Arc<AtomicUsize>);
+pub(super) struct Sum(Arc<AtomicUsize>);
+
+impl Sum {
+    fn get(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Gives what it was before.
+    fn add(&self, bytes: usize) -> usize {
+        self.0.fetch_add(bytes, Ordering::Relaxed)
+    }
+
+    fn take(&self, bytes: usize) {
+        self.0.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// What a server's replies hold, of all its connections.
+#[derive(Clone, Debug, Default)]
+pub struct Replies(Sum);
 
 /// A reply's bytes, which count until the last of them is let go.
 struct Held {
     reply: Bytes,
-    replies: Replies,
+    sums: [Sum; 2],
 }
 
 impl Replies {
-    /// The same bytes, which count from now on for as long as anybody has them; none where all
-    /// together would then be more than `limit`.
-    pub fn hold(&self, reply: Bytes, limit: usize) -> Option<Bytes> {
-        if reply.is_empty() {
+    /// Whether so much is held, by all or by a caller's connection, that it is to be asked nothing
+    /// more: all hold `limit` bytes or more, or the connection its part of that.
+    pub fn are_full(&self, caller: &Caller, limit: usize) -> bool {
+        self.0.get() >= limit || caller.replies().get() >= limit / PART
+    }
+
+    /// The same bytes, which count from now on for as long as anybody has them; none where that
+    /// would be more than `limit`, or than what a part of it is for. A reply by itself is never
+    /// too large.
+    pub fn hold(&self, caller: &Caller, reply: Bytes, limit: usize) -> Option<Bytes> {
+        let length = reply.len();
+        if length == 0 {
             return Some(reply);
         }
-        let length = reply.len();
-        let before = self.0.fetch_add(length, Ordering::Relaxed);
-        let held = Held {
-            reply,
-            replies: self.clone(),
+        let sums = [self.0.clone(), caller.replies().clone()];
+        let [of_all, of_connection] = [&sums[0], &sums[1]].map(|sum| sum.add(length));
+        let held = Held { reply, sums };
+        let most = if length <= SMALL {
+            limit
+        } else {
+            limit - limit / PART
         };
-        (before.saturating_add(length) <= limit).then(|| Bytes::from_owner(held))
+        let fits = |before: usize, most| before == 0 || before.saturating_add(length) <= most;
+        let has_room = fits(of_all, most) && fits(of_connection, limit / PART);
+        has_room.then(|| Bytes::from_owner(held))
     }
 }
 
@@ -40,8 +78,9 @@ impl AsRef<[u8]> for Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        let length = self.reply.len();
-        self.replies.0.fetch_sub(length, Ordering::Relaxed);
+        for sum in &self.sums {
+            sum.take(self.reply.len());
+        }
     }
 }
 
@@ -49,22 +88,52 @@ impl Drop for Held {
 mod tests {
     use super::*;
 
+    fn caller() -> Caller {
+        Caller::plain(([10, 0, 0, 1], 1).into(), ([10, 0, 0, 2], 2).into())
+    }
+
+    fn reply(length: usize) -> Bytes {
+        vec![1; length].into()
+    }
+
     #[test]
     fn replies_count_until_the_last_of_their_bytes_is_let_go() {
-        let replies = Replies::default();
-        let reply = || Bytes::from_static(b"12345");
-        let first = replies.hold(reply(), 10).unwrap();
-        let part = first.slice(4..);
+        let (replies, callers) = (Replies::default(), [(); 3].map(|()| caller()));
+        let hold = |caller: usize, length| replies.hold(&callers[caller], reply(length), 10);
+        let first = hold(0, 6).unwrap();
+        let part = first.slice(5..);
         drop(first);
-        let second = replies.hold(reply(), 10).unwrap();
-        assert_eq!((&*second, &*part), (&b"12345"[..], &b"5"[..]));
-        assert!(replies.hold(reply(), 10).is_none());
-        assert!(replies.hold(Bytes::new(), 10).is_some());
+        let second = hold(1, 4).unwrap();
+        assert_eq!((&*second, &*part), (&[1; 4][..], &[1][..]));
+        assert!(hold(2, 1).is_none() && hold(2, 0).is_some());
+        assert!(replies.are_full(&callers[2], 10));
         // What must be said is said.
-        let third = replies.hold(reply(), usize::MAX);
+        let third = replies.hold(&callers[2], reply(5), usize::MAX);
         drop((part, second));
-        assert!(third.is_some() && replies.hold(reply(), 10).is_some());
+        assert!(third.is_some() && !replies.are_full(&callers[0], 10));
+        assert!(hold(0, 5).is_some() && hold(0, 6).is_none());
         drop(third);
-        assert_eq!(replies.0.load(Ordering::Relaxed), 0);
+        let sums = callers.each_ref().map(|caller| caller.replies().get());
+        assert_eq!((replies.0.get(), sums), (0, [0; 3]));
+    }
+
+    #[test]
+    fn a_connection_has_a_part_and_large_replies_leave_some_for_small_ones() {
+        const LIMIT: usize = 16 * SMALL;
+        let (replies, callers) = (Replies::default(), [(); 5].map(|()| caller()));
+        let hold = |caller: usize, length| replies.hold(&callers[caller], reply(length), LIMIT);
+        // One connection has a quarter, in as many replies as it likes.
+        let mut held: Vec<_> = (0..4).map(|_| hold(0, SMALL).unwrap()).collect();
+        assert!(hold(0, 1).is_none() && replies.are_full(&callers[0], LIMIT));
+        assert!(!replies.are_full(&callers[1], LIMIT));
+        // By itself a reply can be larger than that; large ones have three quarters in all.
+        held.push(hold(1, 8 * SMALL).unwrap());
+        assert!(hold(2, SMALL + 1).is_none());
+        for caller in 2..4 {
+            held.extend([hold(caller, SMALL).unwrap(), hold(caller, SMALL).unwrap()]);
+        }
+        assert!(hold(4, 1).is_none() && replies.are_full(&callers[4], LIMIT));
+        held.clear();
+        assert!(hold(4, LIMIT).is_some());
     }
 }

@@ -1,7 +1,7 @@
 //! What was heard so far, for those who go by it and for operators.
 
 use std::sync::{Mutex, MutexGuard};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use serde::Serialize;
 use tokio::sync::watch;
@@ -10,6 +10,7 @@ use super::following::Following;
 use super::place::Place;
 use crate::cluster::Replicas;
 use crate::metrics::Metrics;
+use crate::unix_time::unix_time;
 
 /// What was heard so far.
 #[derive(Debug, Default)]
@@ -83,13 +84,12 @@ impl Standing {
 
     pub(super) fn status(&self, place: &Place, events_problem: Option<String>) -> Status {
         let told = self.told().clone();
-        let seconds = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default();
         Status {
             namespace: place.namespace.clone(),
             statefulset: place.stateful_set.clone(),
             followed: told.is_followed,
             replicas: told.number,
-            heard: told.heard.map(|heard| seconds(heard).as_secs_f64()),
+            heard: told.heard.map(|heard| unix_time(heard).as_secs_f64()),
             problem: told.problem,
             events_problem,
         }

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime};
 
 use tokio::runtime;
 use tokio::sync::oneshot;
@@ -20,6 +20,7 @@ use crate::metrics::Metrics;
 use crate::store::{CommitError, Group, Record, Snapshot, Store};
 use crate::topology::Authority;
 use crate::trace::Trace;
+use crate::unix_time::unix_time;
 
 /// The shard's single writer.
 pub(super) struct Worker {
@@ -367,9 +368,7 @@ impl Worker {
 
     /// Notes a commit and shows it to readers.
     pub(super) fn committed(&self) {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
+        let now = unix_time(SystemTime::now());
         let millis = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
         self.state.last_commit.store(millis, Ordering::Relaxed);
         self.publish();

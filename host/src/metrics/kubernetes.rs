@@ -1,11 +1,12 @@
 //! What is measured of the API server, where there is one.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::maybe::Maybe;
+use crate::unix_time::unix_time;
 
 /// What is measured of the API server.
 #[derive(Debug, Default)]
@@ -47,9 +48,8 @@ impl Kubernetes {
 
     /// The API server confirmed what is known of it, just now.
     pub fn heard(&self) {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        let now = now.unwrap_or_default().as_secs_f64();
-        self.heard.set(Some(now));
+        let now = unix_time(SystemTime::now());
+        self.heard.set(Some(now.as_secs_f64()));
     }
 
     /// It is not followed any more.

@@ -1,7 +1,7 @@
 //! What is counted of the process, by the names that Prometheus' own clients use.
 
 use std::fs;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
@@ -14,6 +14,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::labels::{Labelled, Unexported};
 use super::{Level, Metrics};
+use crate::unix_time::unix_time;
 
 #[derive(Debug)]
 pub(super) struct Process {
@@ -75,9 +76,8 @@ pub(super) struct System {
 impl System {
     /// For a process that starts now.
     pub(super) fn new() -> Self {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
         Self {
-            started: now.unwrap_or_default().as_secs_f64(),
+            started: unix_time(SystemTime::now()).as_secs_f64(),
         }
     }
 }

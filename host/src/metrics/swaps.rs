@@ -1,7 +1,7 @@
 //! What is counted of generations and of the Secret.
 
 use std::sync::atomic::AtomicU64;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -10,6 +10,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::histogram::Histogram;
 use super::{Level, Metrics};
+use crate::unix_time::unix_time;
 
 #[derive(Debug)]
 pub(super) struct Swaps {
@@ -70,10 +71,8 @@ impl Metrics {
     pub fn swap_live(&self, generation: u64, name: &str, version: &str) {
         self.swaps.count.inc();
         self.swaps.generation.set(generation);
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        self.swaps
-            .live_since
-            .set(now.unwrap_or_default().as_secs_f64());
+        let now = unix_time(SystemTime::now());
+        self.swaps.live_since.set(now.as_secs_f64());
         let labels = [("name", name.to_owned()), ("version", version.to_owned())];
         self.swaps.guest.clear();
         self.swaps.guest.get_or_create(&labels).set(1);

@@ -1,11 +1,12 @@
 //! The messages of OTLP for traces, as far as they are used: numbers and types are those of
 //! `opentelemetry/proto/trace/v1/trace.proto`.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use prost::{Message, Oneof};
 
 use crate::trace;
+use crate::unix_time::unix_time;
 
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Export {
@@ -141,6 +142,5 @@ impl From<trace::Span> for Span {
 }
 
 fn nanoseconds(time: SystemTime) -> u64 {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+    u64::try_from(unix_time(time).as_nanos()).unwrap_or(u64::MAX)
 }

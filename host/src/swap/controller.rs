@@ -4,7 +4,7 @@
 use std::future::pending;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
@@ -16,6 +16,7 @@ use super::machine::{Action, Effect, Event, Refusal, State, Step};
 use super::performer::{Failure, Performer};
 use super::status::{InProgress, LiveGeneration, Refused, Status};
 use crate::contract::Description;
+use crate::unix_time::unix_time;
 use crate::volume::{Files, Observation};
 
 /// How many bytes of a reason are kept: a guest may have written it.
@@ -237,7 +238,7 @@ impl<P: Performer> Controller<P> {
     /// Tells the machine, does what it says, and publishes how it stands.
     fn apply(&mut self, event: Event) -> Option<Running<P>> {
         let machine = std::mem::take(&mut self.machine);
-        let (machine, effects) = machine.apply(event, unix_time());
+        let (machine, effects) = machine.apply(event, unix_time(SystemTime::now()).as_secs());
         self.machine = machine;
         let mut running = None;
         let mut went_live = None;
@@ -427,12 +428,6 @@ fn reason(error: &dyn std::error::Error) -> String {
         text.truncate(text.floor_char_boundary(MAX_REASON_BYTES));
     }
     text
-}
-
-fn unix_time() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
 }
 
 #[cfg(test)]

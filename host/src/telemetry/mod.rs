@@ -112,9 +112,18 @@ where
     Ok((layer, Filter(handle)))
 }
 
+/// The client of the API server, as the target of lines of its own.
+const KUBE: &str = "kube_client";
+
 fn parse(directives: &str) -> Result<EnvFilter, Error> {
-    EnvFilter::try_new(directives).map_err(|source| Error::Filter {
+    let filter = EnvFilter::try_new(directives).map_err(|source| Error::Filter {
         directives: directives.to_owned(),
         source,
-    })
+    })?;
+    if directives.contains(KUBE) {
+        return Ok(filter);
+    }
+    // What it tells at each failure is told here once, with what to do.
+    let off = format!("{KUBE}=off").parse();
+    Ok(filter.add_directive(off.expect("it is a directive")))
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use rustls::crypto::ring::sign::any_supported_type;
 use rustls::pki_types::pem::PemObject;
@@ -11,6 +11,8 @@ use rustls::sign::CertifiedKey;
 use x509_cert::der::Decode;
 use x509_cert::time::{Time, Validity};
 use zeroize::Zeroizing;
+
+use crate::unix_time::unix_time;
 
 /// A certificate with its key, which belong together. It cannot be printed.
 ///
@@ -101,7 +103,7 @@ impl Pair {
     /// When it is not yet, or no longer.
     pub fn check(&self, now: SystemTime) -> Result<(), PairError> {
         // In whole seconds, as the other side looks at it in a handshake.
-        let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let now = unix_time(now).as_secs();
         if now < self.begins.to_unix_duration().as_secs() {
             Err(PairError::NotYetValid(self.begins))
         } else if now > self.expires.to_unix_duration().as_secs() {

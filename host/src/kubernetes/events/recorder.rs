@@ -1,7 +1,7 @@
 //! Takes Events from whoever says them, and posts them.
 
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use k8s_openapi::api::events::v1 as api;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
@@ -19,6 +19,7 @@ use super::super::server;
 use super::series::{Decision, Series};
 use super::{Event, shortened};
 use crate::metrics::Metrics;
+use crate::unix_time::unix_time;
 
 /// How many may wait to be posted.
 const WAITING: usize = 64;
@@ -212,6 +213,5 @@ impl Poster<'_> {
 
 /// A name that no other Event has: the Pod's, and the time in nanoseconds.
 fn name(pod: &str) -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    format!("{pod}.{:x}", now.unwrap_or_default().as_nanos())
+    format!("{pod}.{:x}", unix_time(SystemTime::now()).as_nanos())
 }
