@@ -121,7 +121,12 @@ impl Secrets {
         let current = match observation {
             Ok(files) => {
                 let values = Arc::clone(files.contents());
-                info!(names = ?values.keys(), "secrets read");
+                let before = self.current.load();
+                // The first look is taken twice: by whoever starts, and by whoever follows.
+                if before.problem.is_some() || before.values != values {
+                    let names: Vec<_> = values.keys().map(String::as_str).collect();
+                    info!(names = names.join(", "), "secrets read");
+                }
                 Current {
                     values,
                     problem: None,

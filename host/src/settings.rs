@@ -15,6 +15,7 @@ use bytesize::ByteSize;
 use serde::{Deserialize, Deserializer};
 
 use crate::per_shard::PerShard;
+use crate::telemetry;
 use bounds::{HOUR, MINUTE, MOVABLE, at_most, bytes, count, time};
 pub use error::{Error, Value};
 pub use routing::Routing;
@@ -374,10 +375,7 @@ impl Settings {
         time("cluster.max_wait", cluster.max_wait, HOUR)?;
         routing::validate(cluster)?;
         if let Some(filter) = &log.filter {
-            tracing_subscriber::EnvFilter::try_new(filter).map_err(|source| Error::Filter {
-                filter: filter.clone(),
-                source,
-            })?;
+            telemetry::check(filter).map_err(Error::Filter)?;
         }
         self.validate_together()
     }

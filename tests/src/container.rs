@@ -13,6 +13,7 @@ use tempfile::TempDir;
 
 use crate::host::{Host, binary, guest};
 use crate::manifests::{dockerfile, repository};
+use crate::seccomp::runtime_default;
 use crate::tools::output;
 
 /// The image: its root, and what the Dockerfile says of how it is run.
@@ -96,25 +97,23 @@ impl Image {
         let config = self.runtime_configuration(pod, env, mounts);
         fs::write(bundle.join("config.json"), config.to_string()).expect("a file");
         let pid_file = bundle.join("pid");
-        // The runtime looks at control groups even where it is to leave them alone, and takes one kind of
-        // mount only; so it has one of its own.
-        let script = "umount -R /sys/fs/cgroup 2>/dev/null; mount -t cgroup2 none /sys/fs/cgroup && exec \"$@\"";
-        let mut command = Command::new("unshare");
+        let state = self.directory.path().join("state");
+        // The names of containers are for all of the machine.
+        let name = format!("{pod}-{}", std::process::id());
+        let mut command = runtime(&state);
         command
-            .args(["--mount", "sh", "-c", script, "sh"])
-            .args(["crun", "--cgroup-manager=disabled", "--root"])
-            .arg(self.directory.path().join("state"))
             .args(["run", "--pid-file"])
             .arg(&pid_file)
             .arg("--bundle")
             .arg(&bundle)
-            // The names of containers are for all of the machine.
-            .arg(format!("{pod}-{}", std::process::id()))
+            .arg(&name)
             .stdin(Stdio::null())
             .stdout(Stdio::null());
         Container {
             host: Some(Host::spawn(&mut command)),
             pid_file,
+            state,
+            name,
         }
     }
 
@@ -128,7 +127,7 @@ impl Image {
             json!({ "destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "noexec", "mode=755"] }),
         ];
         all.extend(mounts.iter().map(|(source, destination)| {
-            let access = if destination.starts_with("/var/") { "rw" } else { "ro" };
+            let access = if destination.starts_with("/var/lib/") { "rw" } else { "ro" };
             let options = ["rbind", access, "nosuid", "nodev"];
             json!({ "destination": destination, "type": "bind", "source": source, "options": options })
         }));
@@ -149,9 +148,23 @@ impl Image {
             "root": { "path": self.root(), "readonly": true },
             "hostname": pod,
             "mounts": all,
-            "linux": { "namespaces": namespaces },
+            "linux": { "namespaces": namespaces, "seccomp": runtime_default() },
         })
     }
+}
+
+/// The OCI runtime, which keeps its state in a directory.
+fn runtime(state: &Path) -> Command {
+    // It looks at control groups even where it is to leave them alone, and takes one kind of mount
+    // only; so it has one of its own.
+    let script =
+        "umount -R /sys/fs/cgroup 2>/dev/null; mount -t cgroup2 none /sys/fs/cgroup && exec \"$@\"";
+    let mut command = Command::new("unshare");
+    command
+        .args(["--mount", "sh", "-c", script, "sh"])
+        .args(["crun", "--cgroup-manager=disabled", "--root"])
+        .arg(state);
+    command
 }
 
 /// A container that runs. Dropping it kills it.
@@ -159,6 +172,8 @@ impl Image {
 pub struct Container {
     host: Option<Host>,
     pid_file: PathBuf,
+    state: PathBuf,
+    name: String,
 }
 
 impl Container {
@@ -168,6 +183,18 @@ impl Container {
     /// After it has ended.
     pub fn host(&self) -> &Host {
         self.host.as_ref().expect("it runs")
+    }
+
+    /// Runs a program of the image in it, as `kubectl exec` does, and gives what it printed.
+    ///
+    /// # Panics
+    /// When it cannot be run, or fails.
+    pub fn exec(&self, command: &[&str]) -> String {
+        output(
+            runtime(&self.state)
+                .args(["exec", &self.name])
+                .args(command),
+        )
     }
 
     /// The host's process, as this machine numbers it.

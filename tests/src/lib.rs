@@ -12,6 +12,7 @@ pub mod load;
 pub mod manifests;
 pub mod net;
 pub mod random;
+pub mod seccomp;
 pub mod service;
 pub mod set;
 pub mod tls;

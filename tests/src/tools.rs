@@ -1,7 +1,7 @@
 //! Programs that are not the project's own, as `cargo xtask tools` provides them.
 
 use std::env;
-use std::path::{Path, PathBuf};
+use std::path::{self, Path, PathBuf};
 use std::process::{Command, Output};
 
 /// The command of a tool that is not the system's: `kubectl`, `promtool`, ...
@@ -9,6 +9,14 @@ use std::process::{Command, Output};
 /// # Panics
 /// When it is not there.
 pub fn tool(name: &str) -> Command {
+    Command::new(provided(name))
+}
+
+/// Where a tool is, or a file that came with one.
+///
+/// # Panics
+/// When it is not there.
+pub fn provided(name: &str) -> PathBuf {
     let tools = env::var_os("OSTRAKON_TEST_TOOLS").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools"),
         PathBuf::from,
@@ -17,7 +25,7 @@ pub fn tool(name: &str) -> Command {
     let found = places.iter().find(|path| path.exists());
     let found = found.unwrap_or_else(|| panic!("there is no {name}: run `cargo xtask tools`"));
     // It is run in other directories, too.
-    Command::new(found.canonicalize().expect("it is there"))
+    path::absolute(found).expect("there is a directory to be in")
 }
 
 /// Runs a command to its end, and gives what it wrote to standard output.

@@ -2,17 +2,19 @@
 //! do nothing else.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, Permissions};
 use std::net::{Ipv4Addr, UdpSocket};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::thread;
 
+use ostrakon_tests::api_server::ApiServer;
 use ostrakon_tests::container::Image;
 use ostrakon_tests::host::{Files, binary, config, guest};
-use ostrakon_tests::manifests::files;
+use ostrakon_tests::manifests::{Deploy, files, the};
 use ostrakon_tests::net::Net;
 use ostrakon_tests::volume::Volume;
+use serde_json::Value;
 
 /// The most that the image of a released binary may have, unpacked.
 const MOST_BYTES: u64 = 40 << 20;
@@ -147,6 +149,125 @@ fn without_any_volume_it_serves_with_what_is_in_it() {
         container.host().client().get("/save/a/b").unwrap().text(),
         "b"
     );
+    container.stop();
+}
+
+/// A container's variables, as the kubelet makes them, and the addresses that it is to listen on.
+fn variables(container: &Value, pod: &str, net: Ipv4Addr, api: &ApiServer) -> Vec<String> {
+    let mut env = vec![
+        format!("OSTRAKON_LISTEN={net}:8080"),
+        format!("OSTRAKON_ADMIN={net}:9090"),
+    ];
+    for variable in container["env"].as_array().unwrap() {
+        let value = match variable["valueFrom"]["fieldRef"]["fieldPath"].as_str() {
+            None => variable["value"].as_str().unwrap(),
+            Some("metadata.name") => pod,
+            Some("metadata.namespace") => "shop",
+            Some("metadata.uid") => "11111111-0000-0000-0000-000000000000",
+            Some(other) => panic!("{other}"),
+        };
+        env.push(format!("{}={value}", variable["name"].as_str().unwrap()));
+    }
+    let of_the_api = api.environment().into_iter();
+    let of_the_api = of_the_api.filter(|(name, _)| name.starts_with("KUBERNETES_"));
+    env.extend(of_the_api.map(|(name, value)| format!("{name}={value}")));
+    env
+}
+
+/// A container with the arguments, variables and volumes that the manifests give it: on addresses of
+/// this test's own in place of all addresses, and alone, for there is no other Pod to be found.
+#[test]
+fn the_pod_of_the_manifests_runs_and_is_asked_from_within() {
+    const SET: &str = "server";
+    let api = ApiServer::start(3);
+    api.change(|world| {
+        world.create(SET, 1);
+        world.rules[0].name = Some(SET);
+    });
+    let objects = Deploy::new().render("disk");
+    let pod = &the(&objects, "StatefulSet", SET)["spec"]["template"]["spec"];
+    let container = &pod["containers"][0];
+    let mut image = Image::assemble();
+    let net = Net::claim().first();
+    // Arguments take the place of the image's CMD; the entry point stays.
+    image.command.truncate(1);
+    for argument in container["args"].as_array().unwrap() {
+        let argument = argument.as_str().unwrap();
+        let argument = argument.replace("$(POD_NAMESPACE)", "shop");
+        image
+            .command
+            .push(argument.replace("0.0.0.0", &net.to_string()));
+    }
+    let name = format!("{SET}-0");
+    let env = variables(container, &name, net, &api);
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    image.give(&path("data"));
+    let data = the(&objects, "ConfigMap", SET)["data"].as_object().unwrap();
+    let config = data.iter().map(|(key, value)| {
+        let value = value.as_str().unwrap();
+        (key.clone(), value.as_bytes().to_vec())
+    });
+    Volume::create(path("config"))
+        .unwrap()
+        .publish(&config.collect())
+        .unwrap();
+    let token = (
+        "peer-token".to_owned(),
+        b"0123456789abcdef0123456789abcdef".to_vec(),
+    );
+    let secrets = Files::from([token]);
+    Volume::create(path("secrets"))
+        .unwrap()
+        .publish(&secrets)
+        .unwrap();
+    // For root and the Pod's fsGroup alone, as `defaultMode` has it.
+    for file in files(&path("secrets")) {
+        chown(&file, None, Some(image.user)).unwrap();
+        fs::set_permissions(&file, Permissions::from_mode(0o440)).unwrap();
+    }
+    fs::create_dir(path("account")).unwrap();
+    for file in ["ca.crt", "namespace", "token"] {
+        fs::copy(api.account().join(file), path("account").join(file)).unwrap();
+    }
+    let account = "/var/run/secrets/kubernetes.io/serviceaccount";
+    let mut mounts = vec![(path("account"), account)];
+    for mount in container["volumeMounts"].as_array().unwrap() {
+        let name = mount["name"].as_str().unwrap();
+        mounts.push((path(name), mount["mountPath"].as_str().unwrap()));
+    }
+    let mounts: Vec<_> = mounts
+        .iter()
+        .map(|(from, to)| (from.as_path(), *to))
+        .collect();
+    let container = image.run(&name, &env, &mounts);
+    let host = container.host();
+    host.wait_until("readiness", |host| {
+        host.admin("GET", "/readyz")
+            .is_ok_and(|ready| ready.status == 200)
+    });
+    assert_eq!(host.client().get("/save/a/b").unwrap().text(), "b");
+    let admin = format!("{net}:9090");
+    let said = container.exec(&["ostrakon", "status", "--admin", &admin]);
+    let row = |name: &str| {
+        let mut lines = said.lines().map(|line| line.split_once(' '));
+        let found = lines.find_map(|line| line.filter(|(of, _)| *of == name));
+        found.map(|(_, value)| value.trim())
+    };
+    for (name, value) in [
+        ("shard", "0"),
+        ("ready", "true"),
+        ("generation.name", "kv"),
+        ("topology.shards", "1"),
+        ("kubernetes.namespace", "shop"),
+        ("kubernetes.replicas", "1"),
+        ("kubernetes.problem", "-"),
+        ("peers.tokens", "1"),
+    ] {
+        assert_eq!(row(name), Some(value), "{name}: {said}");
+    }
+    let status = fs::read_to_string(format!("/proc/{}/status", container.id())).unwrap();
+    assert!(status.contains("Seccomp:\t2"), "filtered: {status}");
     container.stop();
 }
 

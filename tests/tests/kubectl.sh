@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Stands for kubectl and a cluster where the scripts of tests/kubernetes are tried: it answers as a cluster
 # would in which everything is well, and remembers what it was told in the directory STATE.
-# REAL_KUBECTL renders what is applied.
+# REAL_KUBECTL renders what is applied; STATUSES holds what a real shard answers to `ostrakon status` where all is
+# well, and where a guest is refused.
 set -euo pipefail
 
-: "${STATE:?}" "${REAL_KUBECTL:?}"
+: "${STATE:?}" "${REAL_KUBECTL:?}" "${STATUSES:?}"
 namespace=default
 while [ $# -gt 0 ]; do
     case $1 in
@@ -28,9 +29,9 @@ applied() {
     fi
     "$REAL_KUBECTL" kustomize "$1" >"$state/rendered"
     if grep -q 'guest.wasm: no WebAssembly' "$state/rendered"; then
-        printf 'verify\n' >"$state/refused"
-    elif [ "$(read_or refused -)" = verify ]; then
-        printf -- '-\n' >"$state/refused"
+        printf 'refused\n' >"$state/status"
+    elif [ "$(read_or status well)" = refused ]; then
+        printf 'well\n' >"$state/status"
     else
         more generation
     fi
@@ -69,6 +70,18 @@ load_client() {
     esac
 }
 
+# fits ARGUMENT...: whether the certificate in a Secret is that of its key.
+fits() {
+    local argument certificate='' key=''
+    for argument in "$@"; do
+        case $argument in
+            --from-file=*tls.crt) certificate=${argument#*=} ;;
+            --from-file=*tls.key) key=${argument#*=} ;;
+        esac
+    done
+    [ -z "$key" ] || [ "$(openssl x509 -in "$certificate" -noout -pubkey)" = "$(openssl pkey -in "$key" -pubout)" ]
+}
+
 execute() {
     local pod=$1
     shift 2
@@ -76,9 +89,14 @@ execute() {
         "ostrakon status")
             # Where Secrets have been written more than DEAF times, no Pod can be asked.
             [ "$(read_or secrets 1)" -le "${DEAF:-1000}" ] || exit 1
-            printf '%s\n' "generation.generation  $(read_or generation 1)" "topology.shards  $(read_or replicas 3)" \
-                "topology.stable  true" "refused.step  $(read_or refused -)" "peers.tokens  1" "peers.problem  -" \
-                "peers.certificate_expires  $(read_or secrets 1)"
+            # Its lines, with what would be said here by now: no line that it does not have.
+            awk -v generation="$(read_or generation 1)" -v shards="$(read_or replicas 3)" \
+                -v secrets="$(read_or secrets 1)" -v problem="$(read_or problem -)" '
+                $1 == "generation.generation" { $2 = generation }
+                $1 == "topology.shards" { $2 = shards }
+                $1 == "peers.certificate_expires" { $2 = secrets }
+                $1 == "peers.problem" { $2 = problem }
+                { print }' "$STATUSES/$(read_or status well)"
             ;;
         "rm -f /tmp/stop") rm -f "$state/stop" ;;
         "touch /tmp/stop") touch "$state/stop" ;;
@@ -96,7 +114,15 @@ case "$*" in
     "create namespace "*) touch "$STATE/$3.made" ;;
     "delete namespace "*) rm "$STATE/$3.made" ;;
     "label namespace "* | "wait "* | "rollout "* | "annotate "*) [ "$1 $2" != "rollout restart" ] || more uid ;;
-    "create secret "*) printf 'kind: Secret\n' ;;
+    "create secret "*)
+        # One that cannot be used changes nothing that is in force.
+        if fits "$@"; then
+            rm -f "$state/problem"
+            printf 'kind: Secret\n'
+        else
+            printf 'misfit\n' >"$state/problem"
+        fi
+        ;;
     "apply "*--kustomize*) applied "${!#}" ;;
     "apply "*) applied --filename ;;
     "get statefulset server "*) read_or replicas 3 ;;

@@ -275,3 +275,60 @@ fn a_disk_from_before_a_change_is_told_of_and_not_served_from() {
     assert_eq!(log.matches("this shard stops serving").count(), 1, "{log}");
     assert!(log.contains("older than its cluster"), "{log}");
 }
+
+/// As deploy/README.md has it: each disk is copied at an instant of its own, while its shard runs,
+/// and all copies are put back together.
+#[test]
+fn copies_of_all_disks_bring_back_what_was_there_and_nothing_else() {
+    let mut shards = shards(67, 3, &kv(3));
+    let hosts = start_all(&shards);
+    for host in &hosts {
+        wait_for_shards(host, 3);
+    }
+    let owners = fill(&hosts, 60);
+    let epoch = number(&hosts[0], "epoch");
+    let copied = |shard: &Shard| shard.data.with_extension("copy");
+    for (host, shard) in hosts.iter().zip(&shards) {
+        host.signal("STOP");
+        copy(&shard.data, &copied(shard));
+        host.signal("CONT");
+    }
+    // What comes after is not in them: other values, more keys, another number of shards.
+    let mut client = hosts[0].client();
+    for key in owners.keys() {
+        let put = client.put(&format!("/kv/{key}"), b"after");
+        assert_eq!(put.expect("an answer").status, 204);
+        let put = client.put(&format!("/kv/{key}-more"), b"after");
+        assert_eq!(put.expect("an answer").status, 201);
+    }
+    drop(client);
+    publish(&mut shards, &kv(2));
+    for host in &hosts {
+        // The third one, too: until it knows, it waits for the coordinator before it ends.
+        host.wait_for_status("the end of the change", |status| {
+            status["topology"]["shards"] == 2 && status["topology"]["stable"] == true
+        });
+    }
+    stop_all(hosts);
+    publish(&mut shards, &kv(3));
+    for shard in &shards {
+        fs::remove_dir_all(&shard.data).expect("removed");
+        fs::rename(copied(shard), &shard.data).expect("brought back");
+    }
+    let hosts = start_all(&shards);
+    for host in &hosts {
+        wait_for_shards(host, 3);
+        assert_eq!(number(host, "epoch"), epoch);
+    }
+    let none_is_lost = hosts.len();
+    let kept = check(&hosts, &owners, none_is_lost);
+    let mut client = hosts[1].client();
+    for key in owners.keys() {
+        let got = client.get(&format!("/kv/{key}-more")).expect("an answer");
+        assert_eq!(got.status, 404, "{got:?}");
+    }
+    println!(
+        "{kept} reads of keys that were copied, 0 lost; {} that were not, none there",
+        owners.len()
+    );
+}

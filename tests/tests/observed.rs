@@ -1,10 +1,11 @@
 //! What is seen of shards from outside: metrics of what befalls them, and a log whose filter
 //! changes while they run.
 
+use std::process::Command;
 use std::thread;
 
 use ostrakon_tests::cluster::Cluster;
-use ostrakon_tests::host::{Files, Host, Shard, config, guest};
+use ostrakon_tests::host::{Files, Host, Shard, binary, config, guest};
 
 fn kv(toml: &str) -> Files {
     config(&guest("kv"), &[("ostrakon.toml", toml)])
@@ -160,4 +161,30 @@ fn the_log_s_filter_changes_while_requests_run_and_each_line_is_an_object() {
     }
     assert!(log.contains("generation refused"), "{log}");
     println!("{} lines, each an object", log.lines().count());
+}
+
+#[test]
+fn on_a_terminal_the_log_is_for_people_and_elsewhere_it_is_json() {
+    // It says that it starts, and ends: what is to be its data's directory is a file.
+    let serve = format!(
+        "{} serve --config-dir . --data-dir /dev/null --listen 127.0.0.1:0 --admin 127.0.0.1:0 --ordinal 0",
+        binary().display()
+    );
+    let first_line_of = |command: &mut Command| {
+        let ran = command.env_remove("KUBERNETES_SERVICE_HOST").output();
+        let ran = ran.expect("it runs");
+        let said = String::from_utf8_lossy(&[ran.stdout, ran.stderr].concat()).into_owned();
+        let mut lines = said.lines().map(str::to_owned);
+        lines.find(|line| line.contains("starting")).unwrap_or(said)
+    };
+    let elsewhere = first_line_of(Command::new("sh").args(["-c", &serve]));
+    let elsewhere: serde_json::Value = serde_json::from_str(&elsewhere).expect("an object");
+    assert_eq!(elsewhere["message"], "starting");
+    // This program runs another one on a terminal.
+    let on_terminal = first_line_of(Command::new("script").args(["-qec", &serve, "/dev/null"]));
+    assert!(
+        on_terminal.contains("INFO") && on_terminal.contains("\u{1b}["),
+        "coloured: {on_terminal:?}"
+    );
+    serde_json::from_str::<serde_json::Value>(&on_terminal).unwrap_err();
 }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ostrakon_tests::api_server::{ApiServer, SET};
 use ostrakon_tests::cluster::{Cluster, shards};
@@ -84,25 +84,78 @@ fn shards_that_leave_together_lose_no_key_and_fail_no_request() {
     println!("{counted}");
 }
 
-#[test]
-fn pods_that_are_scaled_away_together_lose_no_key_and_fail_no_request() {
-    let api = ApiServer::start(5);
-    let mut shards = shards(62, 5, &kv_by("topology = \"statefulset\""));
+/// Shards that are Pods of the StatefulSet, in a part of 127.7.0.0/16 of their own.
+fn pods(part: u8, count: u8, api: &ApiServer) -> Vec<Shard> {
+    let mut shards = shards(part, count, &kv_by("topology = \"statefulset\""));
     for shard in &mut shards {
         let pod = ("POD_NAME".to_owned(), format!("{SET}-{}", shard.ordinal));
         let environment = api.environment().into_iter().chain([pod]);
         let assigned = environment.map(|(name, value)| format!("{name}={value}"));
         shard.runner = ["env".to_owned()].into_iter().chain(assigned).collect();
     }
-    let hosts: Vec<_> = shards.iter().map(Shard::spawn).collect();
+    shards
+}
+
+/// Starts all at once, the last first, and waits until they have everything.
+fn start_together(shards: &[Shard]) -> Vec<Host> {
+    let mut hosts: Vec<_> = shards.iter().rev().map(Shard::spawn).collect();
+    hosts.reverse();
     wait_until_ready(&hosts);
     hosts[0].wait_for_status("all", |status| {
-        status["topology"]["shards"] == 5 && status["topology"]["stable"] == true
+        status["topology"]["shards"] == shards.len() && status["topology"]["stable"] == true
     });
+    hosts
+}
+
+#[test]
+fn pods_that_are_scaled_away_together_lose_no_key_and_fail_no_request() {
+    let api = ApiServer::start(5);
+    let shards = pods(62, 5, &api);
+    let hosts = start_together(&shards);
     save(&hosts[0]);
     // As the controller does it: before any shard can have heard of the number.
     let counted = leave_together(Cluster { hosts, shards }, |_| api.scale(3));
     println!("{counted}");
+}
+
+/// The garbage collector ends all Pods of a StatefulSet that was deleted at once; applied again, all start at once.
+#[test]
+fn a_set_that_is_deleted_and_applied_again_has_every_key() {
+    let api = ApiServer::start(3);
+    let shards = pods(66, 3, &api);
+    let mut hosts = start_together(&shards);
+    save(&hosts[0]);
+    let epoch = |hosts: &[Host]| hosts[0].status()["topology"]["epoch"].clone();
+    let before = epoch(&hosts);
+    // The object goes first, then the Pods; or the object is marked, and goes last.
+    for is_foreground in [false, true] {
+        if is_foreground {
+            api.change(|world| world.begin_to_delete(SET));
+        } else {
+            api.change(|world| world.delete(SET));
+        }
+        let began = Instant::now();
+        for host in &hosts {
+            host.signal("TERM");
+        }
+        for host in hosts {
+            let (status, log) = host.wait();
+            assert_eq!(status.code(), Some(0), "{log}");
+        }
+        // Nobody waits until `drain.deadline` for a plan that does not come.
+        let took = began.elapsed();
+        assert!(took < Duration::from_secs(20), "it took {took:?}");
+        if is_foreground {
+            api.change(|world| world.delete(SET));
+        }
+        api.change(|world| world.create(SET, 3));
+        hosts = start_together(&shards);
+        for host in &hosts {
+            assert_all_there(host);
+        }
+        assert_eq!(epoch(&hosts), before, "partitions moved");
+    }
+    println!("{KEYS} keys there, twice");
 }
 
 fn load(client: &mut ostrakon_tests::client::Client, worker: usize, number: u64) {
@@ -152,23 +205,14 @@ fn a_shard_that_leaves_serves_until_it_has_given_all_away() {
 #[test]
 fn the_coordinator_can_be_the_last_to_start_at_first_and_after_a_power_cut() {
     let shards = shards(48, 3, &kv(3));
-    let start_last_first = || -> Vec<Host> {
-        let mut hosts: Vec<_> = shards.iter().rev().map(Shard::spawn).collect();
-        hosts.reverse();
-        wait_until_ready(&hosts);
-        hosts
-    };
-    let hosts = start_last_first();
-    hosts[0].wait_for_status("all", |status| {
-        status["topology"]["shards"] == 3 && status["topology"]["stable"] == true
-    });
+    let hosts = start_together(&shards);
     save(&hosts[1]);
     thread::scope(|scope| {
         for host in hosts {
             scope.spawn(|| host.kill());
         }
     });
-    let hosts = start_last_first();
+    let hosts = start_together(&shards);
     for host in &hosts {
         assert_all_there(host);
     }

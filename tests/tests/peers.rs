@@ -1,6 +1,8 @@
 //! What shards know each other by: tokens and certificates, which change while
 //! they serve, and what is said where they cannot be used.
 
+use std::fs;
+use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
@@ -8,6 +10,8 @@ use ostrakon_tests::certificates::{Authority, Issued};
 use ostrakon_tests::cluster::shards;
 use ostrakon_tests::host::{CANARY, Files, Host, Shard, config, guest};
 use ostrakon_tests::load::under_load;
+use ostrakon_tests::manifests::repository;
+use ostrakon_tests::tools::output;
 
 const OLD: &str = "old-0123456789abcdef";
 const NEW: &str = "new-0123456789abcdef";
@@ -89,6 +93,10 @@ fn tokens_certificates_and_authorities_rotate_under_load_without_a_failure() {
         ),
         (with_certificate(&[&two], &of_two, &any), None),
         (tokens(NEW), None),
+        // Back to where it began.
+        (tokens(&format!("{NEW}\n{OLD}")), None),
+        (tokens(&format!("{OLD}\n{NEW}")), None),
+        (tokens(OLD), None),
     ];
     let mut shards = two_shards(40, &tokens(OLD));
     let hosts = [shards[0].start(), shards[1].start()];
@@ -115,7 +123,7 @@ fn tokens_certificates_and_authorities_rotate_under_load_without_a_failure() {
     };
     let (mut taken, mut refused) = (0, 0);
     let (answered, ()) = under_load(hosts[0].address, 4, request, |_| {
-        for (files, problem) in &steps {
+        for (files, problem) in steps.iter().chain(&steps) {
             match problem {
                 None => taken += 1,
                 Some(_) => refused += 1,
@@ -148,7 +156,7 @@ fn tokens_certificates_and_authorities_rotate_under_load_without_a_failure() {
         "{taken} changes and {refused} refused ones on each of two shards: {answered} requests, \
          {passed_on} passed on, 0 failed"
     );
-    assert!(taken >= 10 && refused >= 3);
+    assert!(taken >= 20 && refused >= 6);
     assert_told_by_none(hosts, &[OLD, NEW, &of_one.key, &of_two.key]);
 }
 
@@ -268,4 +276,68 @@ fn a_shard_with_another_authority_is_not_heeded() {
     let status = two.status();
     assert!(status["topology"].is_null(), "it has learned nothing");
     assert_eq!(status["ready"], false);
+}
+
+/// What deploy/README.md has one type where there is no cert-manager, with these shards' addresses for
+/// names: certificates, and another authority in its three updates.
+#[test]
+fn certificates_and_another_authority_are_made_as_the_documents_say() {
+    let readme = fs::read_to_string(repository().join("deploy/README.md")).expect("it is there");
+    let from = readme.find("$ authority() {").expect("it is there");
+    let to = readme.find("$ put() {").expect("it is there");
+    let lines = readme[from..to].lines();
+    let functions: Vec<_> = lines
+        .map(|line| line.strip_prefix("$ ").unwrap_or(line))
+        .collect();
+    let names = "IP:127.7.68.0,IP:127.7.68.1";
+    let script = format!(
+        "set -euo pipefail; umask 077\n{}\n\
+         authority for-peers && certificate for-peers peers '{names}'\n\
+         authority next && certificate next peers-next '{names}'\n",
+        functions.join("\n")
+    );
+    let directory = tempfile::tempdir().expect("a directory");
+    output(
+        Command::new("bash")
+            .args(["-c", &script])
+            .current_dir(&directory),
+    );
+    let made = |name: &str| fs::read_to_string(directory.path().join(name)).expect("it is made");
+    let update = |pair: &str, believed: &[&str]| {
+        let believed: String = believed.iter().map(|name| made(name)).collect();
+        secret(&[
+            ("peer-ca.crt", &believed),
+            ("peer.crt", &made(&format!("{pair}.crt"))),
+            ("peer.key", &made(&format!("{pair}.key"))),
+        ])
+    };
+    let updates = [
+        update("peers", &["for-peers.crt", "next.crt"]),
+        update("peers-next", &["for-peers.crt", "next.crt"]),
+        update("peers-next", &["next.crt"]),
+    ];
+    let mut shards = two_shards(68, &update("peers", &["for-peers.crt"]));
+    let hosts = [shards[0].start(), shards[1].start()];
+    for host in &hosts {
+        host.wait_for_status("the topology", |status| status["topology"]["shards"] == 2);
+    }
+    for (taken, files) in updates.iter().enumerate() {
+        for (shard, host) in shards.iter_mut().zip(&hosts) {
+            shard.secrets.publish(files).expect("published");
+            host.wait_until("the change", |host| {
+                host.metric("ostrakon_credentials_reloads_total{listener=\"peers\"}")
+                    == taken as u64 + 1
+            });
+            // Between one shard's change and the other's, too.
+            for host in &hosts {
+                for key in ["a", "b"] {
+                    let saved = host.client().get(&format!("/save/{key}/word"));
+                    assert_eq!(saved.expect("an answer").text(), "word");
+                }
+            }
+        }
+    }
+    for host in hosts {
+        host.stop();
+    }
 }

@@ -1,8 +1,12 @@
 //! What happens to a StatefulSet in its everyday life fails no request: all
-//! shards are restarted one after another, and their number changes, while
-//! clients go to any shard that is ready, as a Service lets them.
+//! shards are restarted one after another, their number changes, and so does
+//! their guest, while clients go to any shard that is ready, as a Service lets
+//! them.
 
-use ostrakon_tests::host::{config, guest};
+use std::time::{Duration, Instant};
+
+use ostrakon::dev::Propagation;
+use ostrakon_tests::host::{Files, config, guest};
 use ostrakon_tests::random::{Random, seed};
 use ostrakon_tests::service;
 use ostrakon_tests::set::StatefulSet;
@@ -10,14 +14,25 @@ use ostrakon_tests::set::StatefulSet;
 const SHARDS: u32 = 5;
 const SETTINGS: &str = "[drain]\nserve_for = \"1s\"";
 
+fn files(component: &[u8]) -> Files {
+    let settings = [("ostrakon.toml", SETTINGS), ("sharding", "jump")];
+    config(component, &settings)
+}
+
+/// The component with a custom section more (its binary format: an id of 0, then the length of what
+/// follows, of which the name's length and the name are the first): it does the same, and is another.
+fn marked(component: &[u8], mark: u8) -> Vec<u8> {
+    [component, &[0, 5, 3, b'm', b'a', b'r', mark]].concat()
+}
+
 /// Does something with a set of three shards while clients use it; says how many
 /// requests were answered, and how long one took at most.
 #[expect(clippy::print_stdout, reason = "a load test says what it counted")]
-fn under_load(what: &str, meanwhile: impl FnOnce(&StatefulSet)) {
+fn under_load(what: &str, propagation: Propagation, meanwhile: impl FnOnce(&StatefulSet)) {
     let seed = seed();
     println!("OSTRAKON_TEST_SEED={seed}");
-    let settings = [("ostrakon.toml", SETTINGS), ("sharding", "jump")];
-    let mut set = StatefulSet::new(&config(&guest("kv"), &settings), 3);
+    let mut set = StatefulSet::new(&files(&guest("kv")), 3);
+    set.options.propagation = propagation;
     set.start();
     let load = service::under_load(&set, SHARDS, Random::new(seed), || meanwhile(&set));
     let keys = load.check(&mut set.client(0));
@@ -30,13 +45,37 @@ fn under_load(what: &str, meanwhile: impl FnOnce(&StatefulSet)) {
 
 #[test]
 fn a_rolling_restart_fails_no_request() {
-    under_load("a restart of each of three shards", StatefulSet::restart);
+    let what = "a restart of each of three shards";
+    under_load(what, Propagation::default(), StatefulSet::restart);
 }
 
 #[test]
 fn scaling_up_and_down_fails_no_request() {
-    under_load("changes from 3 shards to 5 and to 3", |set| {
+    let what = "changes from 3 shards to 5 and to 3";
+    under_load(what, Propagation::default(), |set| {
         set.scale(5);
         set.scale(3);
+    });
+}
+
+#[test]
+fn swaps_that_each_shard_sees_at_another_time_fail_no_request() {
+    const SWAPS: u8 = 10;
+    let delays = [0, 150, 400].map(Duration::from_millis);
+    let kv = guest("kv");
+    let what = format!("{SWAPS} swaps of code in each of three shards");
+    under_load(&what, Propagation::Each(delays.to_vec()), |set| {
+        let mut longest = Duration::ZERO;
+        for swap in 1..=SWAPS {
+            let began = Instant::now();
+            set.publish(&files(&marked(&kv, swap)));
+            set.settle();
+            longest = longest.max(began.elapsed());
+        }
+        for shard in 0..3 {
+            let generation = &set.status(shard).expect("it is up")["generation"]["generation"];
+            assert_eq!(*generation, 1 + u64::from(SWAPS), "shard {shard}");
+        }
+        println!("{longest:?} at most until the last shard had swapped");
     });
 }

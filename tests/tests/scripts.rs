@@ -5,10 +5,43 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::LazyLock;
+use std::time::{Duration, SystemTime};
 
-use ostrakon_tests::host::binary;
+use ostrakon_tests::certificates::Authority;
+use ostrakon_tests::cluster::shards;
+use ostrakon_tests::host::{Host, binary, config, guest};
 use ostrakon_tests::manifests::{files, repository};
 use ostrakon_tests::tools::{output, tool};
+
+/// What `ostrakon status` says in a Pod where all is well, and where a guest is refused: the
+/// scripts read its lines, and the stand-in must not make any up.
+static STATUSES: LazyLock<[(&str, String); 2]> = LazyLock::new(|| {
+    let mut shard = shards(65, 1, &config(&guest("kv"), &[])).remove(0);
+    let in_a_day = SystemTime::now() + Duration::from_hours(24);
+    let authority = Authority::new("peers");
+    let issued = authority.issue(&["127.7.65.0".to_owned()], in_a_day);
+    let secret = [
+        ("peer-token", "0123456789abcdef0123456789abcdef"),
+        ("peer-ca.crt", &authority.pem),
+        ("peer.crt", &issued.certificate),
+        ("peer.key", &issued.key),
+    ];
+    let secret = secret.map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec()));
+    shard.secrets.publish(&secret.into()).unwrap();
+    let host = shard.start();
+    host.wait_for_status("all data", |status| status["topology"]["stable"] == true);
+    let status = |host: &Host| {
+        let mut status = Command::new(binary());
+        output(status.args(["status", "--admin", &host.admin.to_string()]))
+    };
+    let well = status(&host);
+    shard.config.publish(&config(b"none", &[])).unwrap();
+    host.wait_for_status("a refusal", |status| status["refused"].is_object());
+    let refused = status(&host);
+    host.stop();
+    [("well", well), ("refused", refused)]
+});
 
 #[test]
 fn shellcheck_finds_nothing_in_any_script() {
@@ -38,6 +71,9 @@ fn run(namespace: &str, arguments: &[&str], variables: &[(&str, &str)]) -> (Outp
     fs::create_dir(&scratch).unwrap();
     fs::copy(top.join("tests/tests/kubectl.sh"), bin.join("kubectl")).unwrap();
     let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    for (name, said) in &*STATUSES {
+        fs::write(directory.path().join(name), said).unwrap();
+    }
     let guest = directory.path().join("guest.wasm");
     fs::write(&guest, b"\0asm").unwrap();
     let real = tool("kubectl");
@@ -46,6 +82,7 @@ fn run(namespace: &str, arguments: &[&str], variables: &[(&str, &str)]) -> (Outp
         .env("PATH", path)
         .env("TMPDIR", &scratch)
         .env("STATE", directory.path())
+        .env("STATUSES", directory.path())
         .env("REAL_KUBECTL", real.get_program())
         .env("NAMESPACE", namespace)
         .env("PATIENCE", "60")
@@ -85,6 +122,7 @@ fn each_scenario_passes_where_all_is_well_and_says_what_it_counted() {
         "back after",
         "changed in three steps in",
         "certificate 3 in force in 3 shards after",
+        "a key that does not fit was refused by 3 shards, which go on with the one before",
         "9 passed, 0 failed",
     ] {
         assert!(text.contains(wanted), "{wanted}:\n{text}");

@@ -163,5 +163,4 @@ fn of_plans(before: &Plan, now: &Plan) -> Vec<Event> {
 }
 
 #[cfg(test)]
-#[path = "kubernetes/tests.rs"]
 mod tests;

@@ -11,7 +11,7 @@ use http::{HeaderValue, Method, StatusCode};
 use humantime_serde::re::humantime::parse_duration;
 use zeroize::Zeroizing;
 
-use super::{Exit, Failure, address, say};
+use super::{Exit, Failure, is_authority, say};
 use crate::http::client::{self, Question};
 
 /// Drain a shard: not ready, then no new requests, then all answered and durable.
@@ -35,15 +35,32 @@ pub(super) struct DrainArguments {
 /// Where to ask.
 #[derive(Debug, clap::Args)]
 pub(super) struct Port {
-    /// The shard's admin port.
+    /// The shard's admin port, on a host by its name or IP address.
     #[arg(
         long,
         env = "OSTRAKON_ADMIN",
         value_name = "ADDRESS",
-        value_parser = address,
+        value_parser = reachable,
         default_value = "127.0.0.1:9090"
     )]
-    admin: SocketAddr,
+    admin: String,
+}
+
+/// A host and a port that can be connected to: what listens on all addresses is reached on the
+/// loopback one.
+fn reachable(text: &str) -> Result<String, String> {
+    if !is_authority(text) {
+        return Err("write a host and a port, such as 127.0.0.1:9090".to_owned());
+    }
+    let Ok(address) = text.parse::<SocketAddr>() else {
+        return Ok(text.to_owned());
+    };
+    let loopback: IpAddr = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    Ok(SocketAddr::new(loopback, address.port()).to_string())
 }
 
 /// What allows an operator on another machine to ask.
@@ -68,7 +85,7 @@ enum Error {
     NoToken { path: PathBuf },
     #[error("{address} answered {status}: {body}")]
     Answer {
-        address: SocketAddr,
+        address: String,
         status: StatusCode,
         body: String,
     },
@@ -112,14 +129,9 @@ impl Token {
 }
 
 impl Port {
-    /// Where to connect: what listens on all addresses is reached on the loopback one.
-    pub(super) fn address(&self) -> SocketAddr {
-        let loopback: IpAddr = match self.admin.ip() {
-            IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-            IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-            ip => ip,
-        };
-        SocketAddr::new(loopback, self.admin.port())
+    /// Where it is.
+    pub(super) fn address(&self) -> &str {
+        &self.admin
     }
 
     /// Asks it for what is open to all.
@@ -160,7 +172,7 @@ impl Port {
         Err(Failure::new(
             exit,
             Error::Answer {
-                address,
+                address: address.to_owned(),
                 status,
                 body,
             },
@@ -178,11 +190,16 @@ mod tests {
             ("0.0.0.0:9090", "127.0.0.1:9090"),
             ("[::]:9090", "[::1]:9090"),
             ("10.0.0.7:9090", "10.0.0.7:9090"),
+            ("localhost:9090", "localhost:9090"),
+            ("kv-0.kv-peers:9090", "kv-0.kv-peers:9090"),
         ] {
-            let port = Port {
-                admin: given.parse().unwrap(),
-            };
-            assert_eq!(port.address(), asked.parse().unwrap());
+            assert_eq!(reachable(given).as_deref(), Ok(asked));
+        }
+        for given in ["", "9090", "kv-0", "kv-0:", ":9090", "kv-0:0", "kv-0:65536"] {
+            assert!(reachable(given).is_err(), "{given}");
+        }
+        for given in ["http://kv-0:9090", "kv 0:9090", "a/b:9090"] {
+            assert!(reachable(given).is_err(), "{given}");
         }
     }
 }

@@ -159,6 +159,15 @@ fn address(text: &str) -> Result<SocketAddr, String> {
     address.map_err(|_| "write an IP address and a port, such as 127.0.0.1:8080".to_owned())
 }
 
+/// Whether a text is a host, by its name or IP address, and a port.
+fn is_authority(text: &str) -> bool {
+    text.rsplit_once(':').is_some_and(|(host, port)| {
+        let of_a_host = |c: char| c.is_ascii_alphanumeric() || "-._:[]%".contains(c);
+        let is_port = port.parse().is_ok_and(|port: u16| port > 0);
+        is_port && !host.is_empty() && host.chars().all(of_a_host)
+    })
+}
+
 /// Writes a line to standard error, where hints and errors go.
 fn say_aside(line: &str) {
     // When it is closed there is nobody to tell.

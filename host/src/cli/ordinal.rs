@@ -3,13 +3,16 @@
 use std::env;
 use std::fs;
 
+use crate::settings::MOST_SHARDS;
+
 /// Where the system says its own name: in a Pod, the Pod's.
 const HOST_NAME: &str = "/proc/sys/kernel/hostname";
 
 /// There is no ordinal.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is not the name of a StatefulSet's Pod, such as `kv-0`: give --ordinal, or set POD_NAME"
+    "{0:?} is not the name of a StatefulSet's Pod, such as `kv-0` to `kv-{max}`: give --ordinal, or set POD_NAME",
+    max = MOST_SHARDS - 1
 )]
 pub(super) struct NoOrdinal(String);
 
@@ -24,11 +27,12 @@ pub(super) fn pod_name() -> String {
     name.unwrap_or_default().trim().to_owned()
 }
 
-/// The number after a Pod name's last `-`.
+/// The number after a Pod name's last `-`, if there can be as many shards.
 fn of(name: &str) -> Result<u32, NoOrdinal> {
     name.rsplit_once('-')
         .filter(|(set, digits)| !set.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()))
         .and_then(|(_, digits)| digits.parse().ok())
+        .filter(|ordinal| *ordinal < MOST_SHARDS)
         .ok_or_else(|| NoOrdinal(name.to_owned()))
 }
 
@@ -38,7 +42,7 @@ mod tests {
 
     #[test]
     fn the_number_after_the_last_dash_is_the_ordinal() {
-        for (name, ordinal) in [("kv-0", 0), ("my-kv-17", 17), ("kv-4294967295", u32::MAX)] {
+        for (name, ordinal) in [("kv-0", 0), ("my-kv-17", 17), ("kv-1023", 1023)] {
             assert_eq!(of(name), Ok(ordinal), "{name}");
         }
         for name in [
@@ -48,6 +52,7 @@ mod tests {
             "-3",
             "kv-x",
             "kv-+1",
+            "kv-1024",
             "kv-4294967296",
             "kv-6f9-abcde",
         ] {

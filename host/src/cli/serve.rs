@@ -9,7 +9,7 @@ use std::thread;
 use bytesize::ByteSize;
 
 use super::secretive::keep_secrets;
-use super::{Exit, Failure, address, ordinal, otlp};
+use super::{Exit, Failure, address, is_authority, ordinal, otlp};
 use crate::kubernetes::{ACCOUNT, Given, Place};
 use crate::per_shard::{PerShard, Same};
 use crate::settings::MOST_SHARDS;
@@ -125,11 +125,7 @@ fn number(text: &str) -> Result<u32, String> {
 
 fn peers(text: &str) -> Result<PerShard, String> {
     let peers: PerShard = text.parse().map_err(|error: Same| error.to_string())?;
-    let one = peers.of(Ordinal(0));
-    let is_address = one.rsplit_once(':').is_some_and(|(host, port)| {
-        !host.is_empty() && port.parse().is_ok_and(|port: u16| port > 0)
-    });
-    is_address
+    is_authority(&peers.of(Ordinal(0)))
         .then_some(peers)
         .ok_or_else(|| "write a host and a port, such as kv-{}.kv-peers:7070".to_owned())
 }

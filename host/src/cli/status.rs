@@ -55,10 +55,10 @@ fn interval(text: &str) -> Result<Duration, String> {
 #[derive(Debug, thiserror::Error)]
 enum Error {
     #[error("{address} is not the admin port of a shard: it answers something else; give --admin")]
-    OtherJson { address: std::net::SocketAddr },
+    OtherJson { address: String },
     #[error("{address} is not the admin port of a shard: its status is not JSON; give --admin")]
     NotAStatus {
-        address: std::net::SocketAddr,
+        address: String,
         #[source]
         source: serde_json::Error,
     },
@@ -107,14 +107,15 @@ impl Arguments {
 
     fn ask(&self) -> Result<Value, Failure> {
         let body = self.port.ask(Method::GET, "/status", self.timeout)?;
-        let address = self.port.address();
+        let address = || self.port.address().to_owned();
         let status: Value = serde_json::from_slice(&body).map_err(|source| {
+            let address = address();
             Failure::new(Exit::Unavailable, Error::NotAStatus { address, source })
         })?;
         if status.get("shard").is_none() {
             return Err(Failure::new(
                 Exit::Unavailable,
-                Error::OtherJson { address },
+                Error::OtherJson { address: address() },
             ));
         }
         Ok(status)

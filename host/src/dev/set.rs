@@ -240,5 +240,4 @@ impl Set {
 }
 
 #[cfg(test)]
-#[path = "set/tests.rs"]
 mod tests;

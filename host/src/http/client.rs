@@ -54,10 +54,10 @@ pub enum Error {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The answer did not come in time.
-    #[error("{address} did not answer within {timeout:?}: try again, or allow it more time")]
+    #[error("{authority} did not answer within {timeout:?}: try again, or allow it more time")]
     Timeout {
         /// Whom the request was for.
-        address: SocketAddr,
+        authority: String,
         /// The time it had.
         timeout: Duration,
     },
@@ -73,7 +73,8 @@ pub async fn request(
     path: &str,
     timeout: Duration,
 ) -> Result<(StatusCode, Bytes), Error> {
-    send(address, method, path, Question::default(), timeout).await
+    let authority = address.to_string();
+    send(&authority, method, path, Question::default(), timeout).await
 }
 
 /// What goes with a request.
@@ -85,26 +86,16 @@ pub struct Question {
     pub authorization: Option<HeaderValue>,
 }
 
-/// As [`request`], with what goes with it.
+/// As [`request`], to a host and port by name, with what goes with it.
 ///
 /// # Errors
 /// When there is no whole answer in time.
 pub async fn send(
-    address: SocketAddr,
+    authority: &str,
     method: Method,
     path: &str,
     question: Question,
     timeout: Duration,
-) -> Result<(StatusCode, Bytes), Error> {
-    let answer = tokio::time::timeout(timeout, exchange(address, method, path, question)).await;
-    answer.unwrap_or(Err(Error::Timeout { address, timeout }))
-}
-
-async fn exchange(
-    address: SocketAddr,
-    method: Method,
-    path: &str,
-    question: Question,
 ) -> Result<(StatusCode, Bytes), Error> {
     let mut request = Request::builder()
         .method(method)
@@ -117,10 +108,11 @@ async fn exchange(
     if let Some(authorization) = question.authorization {
         request.headers_mut().insert(AUTHORIZATION, authorization);
     }
-    let stream = TcpStream::connect(address)
-        .await
-        .map_err(|source| Error::Connect { address, source })?;
-    exchange_on(stream, address, &address.to_string(), request).await
+    let answer = tokio::time::timeout(timeout, deliver(authority, request)).await;
+    answer.unwrap_or_else(|_| {
+        let authority = authority.to_owned();
+        Err(Error::Timeout { authority, timeout })
+    })
 }
 
 /// Sends a request to a host and port by name; gives the answer's status and body. The caller
@@ -143,14 +135,14 @@ pub async fn deliver(
     // A name can have addresses on which nobody listens.
     for address in found {
         match TcpStream::connect(address).await {
-            Ok(stream) => return exchange_on(stream, address, authority, request).await,
+            Ok(stream) => return exchange(stream, address, authority, request).await,
             Err(source) => failed = Error::Connect { address, source },
         }
     }
     Err(failed)
 }
 
-async fn exchange_on(
+async fn exchange(
     stream: TcpStream,
     address: SocketAddr,
     authority: &str,

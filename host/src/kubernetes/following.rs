@@ -185,5 +185,4 @@ impl Following {
 }
 
 #[cfg(test)]
-#[path = "following/tests.rs"]
 mod tests;

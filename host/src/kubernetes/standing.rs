@@ -58,6 +58,7 @@ impl Standing {
             is_followed: true,
             ..Told::default()
         };
+        metrics.kubernetes.followed();
         Followed {
             standing: self,
             metrics,

@@ -22,7 +22,7 @@ impl Kubernetes {
     pub(super) fn register(&self, to: &mut Registry) {
         let help = "How many replicas the StatefulSet is to have, as last heard";
         to.register("statefulset_replicas", help, self.replicas.clone());
-        let help = "When the API server last confirmed that number, in Unix time";
+        let help = "When the API server last confirmed that number or, until it has, was first asked, in Unix time";
         to.register_with_unit(
             "kubernetes_heard_timestamp",
             help,
@@ -44,6 +44,12 @@ impl Kubernetes {
     /// The StatefulSet is to have so many replicas.
     pub fn replicas(&self, replicas: u32) {
         self.replicas.set(Some(replicas.into()));
+    }
+
+    /// It is followed from now on. Until the API server has said anything, the time since when it
+    /// has not counts from here: it may be away when a shard starts.
+    pub fn followed(&self) {
+        self.heard();
     }
 
     /// The API server confirmed what is known of it, just now.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use humantime_serde::re::humantime::format_duration;
 
 use super::{GIB, KIB, MIB};
+use crate::telemetry::FilterError;
 
 /// Why settings were not taken.
 #[derive(Debug, thiserror::Error)]
@@ -64,16 +65,8 @@ pub enum Error {
         url: String,
     },
     /// The log filter cannot be read.
-    #[error(
-        "log.filter is {filter:?}; write directives such as \"info\" or \"ostrakon::lane=debug,warn\""
-    )]
-    Filter {
-        /// The filter given.
-        filter: String,
-        /// What is wrong with it.
-        #[source]
-        source: tracing_subscriber::filter::ParseError,
-    },
+    #[error("log.filter: {0}")]
+    Filter(#[source] FilterError),
 }
 
 impl Error {

@@ -220,7 +220,11 @@ fn the_number_of_shards_can_come_from_a_stateful_set() {
 fn a_log_filter_that_cannot_be_read_is_refused() {
     refused(
         "log.filter = 'ostrakon=loud=x'",
-        "log.filter is \"ostrakon=loud=x\"; write directives such as \"info\" or \"ostrakon::lane=debug,warn\"",
+        "log.filter: \"ostrakon=loud=x\" is not a log filter: write a level, or target=level pairs with commas between",
+    );
+    refused(
+        "log.filter = 'inof'",
+        "log.filter: \"inof\" in \"inof\" is none of the levels off, error, warn, info, debug and trace: write a target with its level, as in inof=trace",
     );
 }
 

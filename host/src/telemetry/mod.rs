@@ -7,6 +7,7 @@ mod tests;
 
 use std::io::IsTerminal as _;
 
+use tracing_subscriber::filter::{LevelFilter, ParseError};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
@@ -25,20 +26,38 @@ pub enum Format {
     Json,
 }
 
-/// Why the log could not be set up or changed.
+/// Why a log filter is not taken.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The filter is not one.
+pub enum FilterError {
+    /// It is not a filter.
     #[error(
         "{directives:?} is not a log filter: write a level, or target=level pairs with commas between"
     )]
-    Filter {
+    Directives {
         /// The filter given.
         directives: String,
         /// What is wrong with it.
         #[source]
-        source: tracing_subscriber::filter::ParseError,
+        source: ParseError,
     },
+    /// A level is misspelt, it seems: a target alone would silence all others.
+    #[error(
+        "{word:?} in {directives:?} is none of the levels off, error, warn, info, debug and trace: write a target with its level, as in {word}=trace"
+    )]
+    Word {
+        /// The filter given.
+        directives: String,
+        /// The word in it.
+        word: String,
+    },
+}
+
+/// Why the log could not be set up or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The filter is not one.
+    #[error(transparent)]
+    Filter(#[from] FilterError),
     /// The process has a log already.
     #[error("the log is set up already: set it up once in a process")]
     Installed(#[source] tracing_subscriber::util::TryInitError),
@@ -66,7 +85,7 @@ impl Filter {
 ///
 /// # Errors
 /// When they are not.
-pub fn check(directives: &str) -> Result<(), Error> {
+pub fn check(directives: &str) -> Result<(), FilterError> {
     parse(directives).map(drop)
 }
 
@@ -115,11 +134,19 @@ where
 /// The client of the API server, as the target of lines of its own.
 const KUBE: &str = "kube_client";
 
-fn parse(directives: &str) -> Result<EnvFilter, Error> {
-    let filter = EnvFilter::try_new(directives).map_err(|source| Error::Filter {
+fn parse(directives: &str) -> Result<EnvFilter, FilterError> {
+    let filter = EnvFilter::try_new(directives).map_err(|source| FilterError::Directives {
         directives: directives.to_owned(),
         source,
     })?;
+    let mut words = directives.split(',').map(str::trim);
+    let is_target = |word: &str| !word.contains(['=', '[']) && word.parse::<LevelFilter>().is_err();
+    if let Some(word) = words.find(|word| !word.is_empty() && is_target(word)) {
+        return Err(FilterError::Word {
+            directives: directives.to_owned(),
+            word: word.to_owned(),
+        });
+    }
     if directives.contains(KUBE) {
         return Ok(filter);
     }

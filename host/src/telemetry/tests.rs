@@ -50,6 +50,47 @@ fn json_lines_have_their_fields_and_the_filter_changes_live() {
     });
 }
 
+/// A word that is no level is a target to the parser, and a target alone silences all others.
+#[test]
+fn a_misspelt_level_is_refused_and_the_rest_of_the_grammar_is_not() {
+    for word in ["inof", "ostrakon", "warning"] {
+        for filter in [word.to_owned(), format!("info, {word}")] {
+            let error = check(&filter).unwrap_err().to_string();
+            assert!(error.contains(&format!("{word}=trace")), "{error}");
+        }
+    }
+    for filter in [
+        "",
+        "off",
+        "INFO",
+        "3",
+        "warn,",
+        "ostrakon::lane=debug, warn",
+        "guest=off",
+        "info,[request{path=a}]=trace",
+        "info,[request]",
+    ] {
+        check(filter).unwrap_or_else(|error| panic!("{filter:?}: {error}"));
+    }
+}
+
+/// What is told of the API server is told here once, with what to do: its client's own lines are
+/// for whoever asks for them.
+#[test]
+fn the_api_servers_client_is_silent_unless_it_is_named() {
+    let logged = |directives| {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let (layer, _) = layer(Format::Json, directives, 3, move || writer.clone()).unwrap();
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            tracing::error!(target: "kube_client::client::builder", "failed");
+        });
+        lines.take()
+    };
+    assert_eq!(logged("trace"), "");
+    assert!(logged("info,kube_client=warn").contains("failed"));
+}
+
 #[test]
 fn people_get_a_line_without_colour_codes_where_there_is_no_terminal() {
     let lines = Lines::default();

@@ -5,13 +5,12 @@ use std::sync::Arc;
 
 use rustls::RootCertStore;
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
-use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 
-use super::{PROVIDER, Problem};
+use super::{PROVIDER, Problem, pem};
 
 /// The authorities whose certificates are believed; several, while one takes
 /// the place of another.
@@ -66,8 +65,7 @@ impl Authorities {
     /// When there is none, or one cannot be read.
     pub fn read(certificates: &[u8]) -> Result<Self, NoAuthorities> {
         let mut roots = RootCertStore::empty();
-        for certificate in CertificateDer::pem_slice_iter(certificates) {
-            let certificate = certificate.map_err(|_| NoAuthorities)?;
+        for certificate in pem::certificates(certificates).ok_or(NoAuthorities)? {
             roots.add(certificate).map_err(|_| NoAuthorities)?;
         }
         let roots = Arc::new(roots);

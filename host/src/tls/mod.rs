@@ -7,6 +7,7 @@
 mod authorities;
 mod mutual;
 mod pair;
+mod pem;
 mod problem;
 mod server;
 

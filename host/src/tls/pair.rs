@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use rustls::crypto::ring::sign::any_supported_type;
+use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use x509_cert::der::Decode;
 use x509_cert::time::{Time, Validity};
 use zeroize::Zeroizing;
 
+use super::pem;
 use crate::unix_time::unix_time;
 
 /// A certificate with its key, which belong together. It cannot be printed.
@@ -25,6 +26,10 @@ pub struct Pair {
     expires: Time,
 }
 
+/// The bytes of all certificates of a chain: one message of a handshake, which most clients take
+/// up to 64 KiB of, holds them.
+const MAX_CHAIN_BYTES: usize = 60 * 1024;
+
 /// Why a certificate and a key are not taken. None tells what was in the files.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PairError {
@@ -36,6 +41,11 @@ pub enum PairError {
     /// A certificate cannot be read.
     #[error("a certificate cannot be read: put it there as PEM, as it was issued")]
     Certificate,
+    /// There are more certificates than clients take.
+    #[error(
+        "the certificates have {0} bytes, and clients take at most {MAX_CHAIN_BYTES}: put only those there that lead to the authority"
+    )]
+    TooLong(usize),
     /// There is no key.
     #[error(
         "there is no private key that can be read: put it there as PEM that is not encrypted (PKCS#8, PKCS#1 or SEC 1)"
@@ -63,9 +73,11 @@ impl Pair {
     /// # Errors
     /// When they cannot be read, or do not belong together.
     pub fn read(certificates: &[u8], key: &[u8]) -> Result<Self, PairError> {
-        let chain: Vec<_> = CertificateDer::pem_slice_iter(certificates)
-            .collect::<Result<_, _>>()
-            .map_err(|_| PairError::Certificate)?;
+        let chain = pem::certificates(certificates).ok_or(PairError::Certificate)?;
+        let bytes = chain.iter().map(|certificate| certificate.len()).sum();
+        if bytes > MAX_CHAIN_BYTES {
+            return Err(PairError::TooLong(bytes));
+        }
         let mut validity = chain.iter().map(|certificate| {
             let read = x509_cert::Certificate::from_der(certificate);
             let read = read.map_err(|_| PairError::Certificate)?;

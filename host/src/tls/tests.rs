@@ -69,6 +69,35 @@ fn what_cannot_be_a_pair_is_told_apart() {
     }
 }
 
+/// The parser passes over a line that begins with anything else, and so over the certificate.
+#[test]
+fn a_certificate_that_something_stands_before_is_not_left_out() {
+    let (a, b) = (Authority::new("a"), Authority::new("b"));
+    let issued = a.issue();
+    for before in ["\u{feff}", " ", "x"] {
+        let hidden = format!("{before}{}", issued.certificate);
+        assert_eq!(refused(&hidden, &issued.key), PairError::Certificate);
+        for both in [
+            format!("{before}{}{}", a.pem, b.pem),
+            format!("{}{before}{}", a.pem, b.pem),
+        ] {
+            let error = Authorities::read(both.as_bytes()).unwrap_err();
+            assert_eq!(error, NoAuthorities);
+        }
+    }
+    let text = format!("Subject: a\r\n{}\n# the next\n{}", a.pem, b.pem);
+    Authorities::read(text.as_bytes()).unwrap();
+}
+
+#[test]
+fn a_chain_that_clients_would_not_take_is_refused() {
+    let issued = Authority::new("a").issue();
+    let several = issued.certificate.repeat(20);
+    Pair::read(several.as_bytes(), issued.key.as_bytes()).unwrap();
+    let many = refused(&issued.certificate.repeat(900), &issued.key);
+    assert!(matches!(many, PairError::TooLong(bytes) if bytes > 100_000));
+}
+
 #[test]
 fn no_error_and_no_debug_output_tells_the_key() {
     let authority = Authority::new("a");

@@ -2,10 +2,11 @@
 # shellcheck source=../lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 # What is no guest never serves: each shard says why, and goes on.
-refused() {
+# each_says FIELD VALUE: all shards do.
+each_says() {
     local all pod
     all=$(pods) || return 1
-    for pod in $all; do [ "$(status "$pod" refused.step)" = "$1" ] || return 1; done
+    for pod in $all; do [ "$(status "$pod" "$1")" = "$2" ] || return 1; done
 }
 
 before=$(generations)
@@ -14,12 +15,12 @@ printf 'no WebAssembly at all' >"$work/guest.wasm"
 render
 apply
 [ -z "${HASTEN:-}" ] || hasten
-until_so "the refusal" refused verify
+until_so "the refusal" each_says refused.step verify
 say "refused by $(replicas) shards at the step verify; generations $(generations), as before"
 [ "$(generations)" = "$before" ] || fail "the generations were $before"
 rm "$work/guest.wasm"
 render
 apply
 [ -z "${HASTEN:-}" ] || hasten
-until_so "the end of the refusal" refused -
+until_so "the end of the refusal" each_says refused -
 load_end

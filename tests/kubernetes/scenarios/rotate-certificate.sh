@@ -33,6 +33,15 @@ taken() {
     done
 }
 
+# refused: each shard says that it cannot use what it sees.
+refused() {
+    local all pod said
+    all=$(pods) || return 1
+    for pod in $all; do
+        said=$(status "$pod" peers.problem) && [ -n "$said" ] && [ "$said" != - ] || return 1
+    done
+}
+
 # end: also where it fails, private keys do not stay on this machine.
 end() {
     rm -rf "$pki"
@@ -57,4 +66,14 @@ for ((round = 1; round <= rounds; round++)); do
     until_so "the certificate in all shards" taken
     say "certificate $round in force in $(replicas) shards after $(($(now_ms) - began)) ms"
 done
+mkdir "$pki/other"
+openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:prime256v1 -out "$pki/other/tls.key" 2>/dev/null
+secret server-peers-tls --from-file="$pki/tls.crt" --from-file="$pki/other/tls.key" --from-file="$pki/ca.crt"
+[ -z "${HASTEN:-}" ] || hasten
+until_so "the refusal of a key that does not fit" refused
+say "a key that does not fit was refused by $(replicas) shards, which go on with the one before"
+for pod in $(pods); do until_so "when the certificate of $pod expires" noted "$pod"; done
+certificate $((31 + rounds))
+[ -z "${HASTEN:-}" ] || hasten
+until_so "the certificate in all shards" taken
 load_end

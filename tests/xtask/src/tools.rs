@@ -1,5 +1,5 @@
-//! What the tests of the manifests run that is not to be installed on the system: Python's packages, and
-//! Prometheus' checker of rules.
+//! What the tests of the manifests and of the image need that is not to be installed on the system: Python's
+//! packages, and files out of Debian's.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,14 @@ pub(crate) fn provide(root: &Path) -> anyhow::Result<PathBuf> {
     let directory = crate::target(root)?.join("tools");
     fs::create_dir_all(&directory).context("cannot make the tools' directory")?;
     python(&directory)?;
-    promtool(&directory)?;
+    // Prometheus' own checker of rules.
+    from_package(&directory, "prometheus", "usr/bin/promtool")?;
+    // What container engines let processes ask of the kernel unless they are told otherwise.
+    from_package(
+        &directory,
+        "golang-github-containers-common",
+        "usr/share/containers/seccomp.json",
+    )?;
     Ok(directory)
 }
 
@@ -65,23 +72,25 @@ fn python(directory: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Prometheus' own checker of rules, out of Debian's package: installing that would start a server.
-fn promtool(directory: &Path) -> anyhow::Result<()> {
-    let promtool = directory.join("promtool");
-    if promtool.exists() {
+/// Takes a file out of one of Debian's packages, under its own name: to install the package would start a server,
+/// or bring much else.
+fn from_package(directory: &Path, package: &str, path: &str) -> anyhow::Result<()> {
+    let name = Path::new(path).file_name().context("it names a file")?;
+    let wanted = directory.join(name);
+    if wanted.exists() {
         return Ok(());
     }
     if !runs("apt-get") {
         bail!(
-            "there is neither {} nor apt-get: put Prometheus' promtool there",
-            promtool.display()
+            "there is neither {} nor apt-get: put the file of Debian's package {package} there",
+            wanted.display()
         );
     }
     let scratch = tempfile::tempdir()?;
     let fetch = || {
         let mut fetch = Command::new("apt-get");
         fetch
-            .args(["-q", "download", "prometheus"])
+            .args(["-q", "download", package])
             // It leaves a file in the working directory, as the user that runs it.
             .args(["-o", "APT::Sandbox::User=root"])
             .current_dir(scratch.path());
@@ -94,19 +103,20 @@ fn promtool(directory: &Path) -> anyhow::Result<()> {
         run(update)?;
         fetch()?;
     }
-    let package = fs::read_dir(scratch.path())?
+    let archive = fs::read_dir(scratch.path())?
         .next()
         .context("apt-get left no package")??;
     let mut unpack = Command::new("dpkg-deb");
     unpack
         .arg("--extract")
-        .arg(package.path())
+        .arg(archive.path())
         .arg(scratch.path());
     run(unpack)?;
     // Not a rename, for it may be another filesystem; and then one, for it may be cut off.
-    let partial = directory.join("promtool.partial");
-    fs::copy(scratch.path().join("usr/bin/promtool"), &partial)?;
-    fs::rename(partial, promtool)?;
+    let partial = wanted.with_extension("partial");
+    fs::copy(scratch.path().join(path), &partial)
+        .with_context(|| format!("{package} has no {path}"))?;
+    fs::rename(partial, wanted)?;
     Ok(())
 }
 

@@ -37,6 +37,32 @@ fn the_number_and_its_changes_are_heard_by_one_list_and_a_watch() {
     assert_eq!(pod.metric("ostrakon_kubernetes_failures_total"), Some(0.0));
 }
 
+/// A shard that started while the API server was away once showed no time at all, and no alert came.
+#[test]
+fn since_when_nothing_is_heard_is_shown_from_the_first_question_on() {
+    let pod = Pod::new(3);
+    pod.server.open(false);
+    let began = crate::unix_time::unix_time(std::time::SystemTime::now()).as_secs_f64();
+    pod.follow();
+    pod.problem("cannot be reached");
+    let heard = pod.metric("ostrakon_kubernetes_heard_timestamp_seconds");
+    let first = heard.expect("it is shown");
+    assert!(first >= began, "{first} is before {began}");
+    assert_eq!(pod.kubernetes.status().heard, None);
+    // It stays while it fails, and goes on when it is heard.
+    let failures = pod.metric("ostrakon_kubernetes_failures_total");
+    pod.server.wait_for("more failures", |_| {
+        (pod.metric("ostrakon_kubernetes_failures_total") > failures).then_some(())
+    });
+    assert_eq!(
+        pod.metric("ostrakon_kubernetes_heard_timestamp_seconds"),
+        Some(first)
+    );
+    pod.server.open(true);
+    pod.hears(Replicas::Are(3));
+    assert!(pod.metric("ostrakon_kubernetes_heard_timestamp_seconds") > Some(first));
+}
+
 #[test]
 fn what_changed_while_nobody_could_be_asked_is_heard_from_where_it_was() {
     let pod = Pod::following();

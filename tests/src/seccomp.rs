@@ -1,0 +1,46 @@
+//! The seccomp profile `RuntimeDefault`: what container engines let a process without capabilities
+//! ask of the kernel.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::tools::provided;
+
+/// The profile that engines come with, as the OCI runtime's configuration has it (`linux.seccomp`).
+///
+/// # Panics
+/// When it cannot be read.
+pub fn runtime_default() -> Value {
+    let profile = fs::read_to_string(provided("seccomp.json")).expect("it can be read");
+    let profile: Value = serde_json::from_str(&profile).expect("it is JSON");
+    let (name, architecture) = match std::env::consts::ARCH {
+        "x86_64" => ("amd64", "SCMP_ARCH_X86_64"),
+        "aarch64" => ("arm64", "SCMP_ARCH_AARCH64"),
+        other => panic!("this test does not know seccomp's name of {other}"),
+    };
+    let rules = profile["syscalls"].as_array().expect("a list");
+    let rules = rules.iter().filter(|rule| {
+        let names = |of: &str, field: &str| rule[of][field].as_array().cloned();
+        let is_here = |names: Vec<Value>| names.contains(&name.into());
+        // Rules for those with a capability are not for this one, and rules for others are.
+        names("includes", "caps").is_none()
+            && names("includes", "arches").is_none_or(is_here)
+            && !names("excludes", "arches").is_some_and(is_here)
+    });
+    let rules = rules.map(|rule| {
+        let mut taken = json!({ "names": rule["names"], "action": rule["action"] });
+        for name in ["errnoRet", "args"] {
+            if !rule[name].is_null() {
+                taken[name] = rule[name].clone();
+            }
+        }
+        taken
+    });
+    json!({
+        "defaultAction": profile["defaultAction"],
+        "defaultErrnoRet": profile["defaultErrnoRet"],
+        "architectures": [architecture],
+        "syscalls": rules.collect::<Vec<_>>(),
+    })
+}
