@@ -55,8 +55,12 @@ fn it_holds_the_binary_what_that_loads_and_a_guest_and_nothing_else() {
     let is_debug = binary()
         .components()
         .any(|part| part.as_os_str() == "debug");
-    println!("{bytes} bytes unpacked, of a debug build: {is_debug}");
-    assert!(is_debug || bytes <= MOST_BYTES, "{bytes}");
+    if is_debug {
+        println!("{bytes} bytes unpacked, NOT CHECKED: OSTRAKON_TEST_HOST is no released binary");
+    } else {
+        println!("{bytes} bytes unpacked");
+        assert!(bytes <= MOST_BYTES, "{bytes}");
+    }
     let passwd = fs::read_to_string(image.root().join("etc/passwd")).unwrap();
     assert!(
         passwd.contains(&format!(":{0}:{0}:", image.user)),
