@@ -242,6 +242,20 @@ fn a_state_directory_is_for_one_controller_and_one_source() {
 }
 
 #[test]
+fn a_directory_without_files_is_told_and_a_guest_that_comes_is_taken() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("config");
+    fs::create_dir(&config).unwrap();
+    let path = config.display().to_string();
+    let mut dev = Dev::run(directory, &["--config-dir", &path, "--shards", "1"]);
+    let told = dev.wait_for(0, "put guest.wasm there");
+    fs::write(config.join("guest.wasm"), guest("kv")).unwrap();
+    dev.wait_for(told, "shard 0 | is ready after");
+    dev.write("stop");
+    assert_eq!(dev.wait(), Some(0));
+}
+
+#[test]
 fn a_port_that_is_taken_is_one_line() {
     let net = Net::claim();
     let _taken = std::net::TcpListener::bind((net.first(), 9090)).unwrap();

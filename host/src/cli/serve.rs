@@ -53,7 +53,7 @@ pub(super) struct Arguments {
     /// Refuse to start, rather than speak plain HTTP, where the Secret has no certificate.
     #[arg(long, env = "OSTRAKON_HTTPS_ONLY")]
     https_only: bool,
-    /// The address for operators: /livez /readyz /startupz /status /metrics /drain.
+    /// The address for operators: /livez /readyz /startupz /status /plan /metrics /drain.
     #[arg(
         long,
         env = "OSTRAKON_ADMIN",

@@ -84,11 +84,21 @@ impl Workshop {
             }
             Ok((config, sources::files(&self.secrets)?))
         };
-        read()
-            .inspect_err(|error: &std::io::Error| {
+        match read() {
+            Ok((config, _)) if config.is_empty() => {
+                let directory = self.config.display();
+                self.screen.complain(&format!(
+                    "not published: {directory} holds no files: put {GUEST} there"
+                ));
+                None
+            }
+            Ok(made) => Some(made),
+            Err(error) => {
+                let error: std::io::Error = error;
                 self.screen.complain(&format!("not published: {error}"));
-            })
-            .ok()
+                None
+            }
+        }
     }
 
     async fn build(&self, guest: &std::path::Path, toolchain: &Toolchain) -> Option<PathBuf> {
