@@ -231,8 +231,10 @@ struct Left<'a> {
 
 impl Drop for Left<'_> {
     fn drop(&mut self) {
+        if self.ended {
+            return;
+        }
         match self.cluster.partitions_left() {
-            _ if self.ended => {}
             // Where it leaves for good, the plan cannot end before this is known.
             Some(0) => tracing::warn!(
                 "all partitions are handed over, but shard 0 has not confirmed it: if the change does not end, start this shard once more"

@@ -77,7 +77,7 @@ impl Workshop {
             (Some(guest), Some(toolchain)) => Some(self.build(guest, toolchain).await?),
             _ => None,
         };
-        let read = || {
+        let read = || -> std::io::Result<_> {
             let mut config = sources::files(&self.config)?;
             if let Some(built) = built {
                 config.insert(GUEST.to_owned(), std::fs::read(built)?.into());
@@ -94,7 +94,6 @@ impl Workshop {
             }
             Ok(made) => Some(made),
             Err(error) => {
-                let error: std::io::Error = error;
                 self.screen.complain(&format!("not published: {error}"));
                 None
             }
