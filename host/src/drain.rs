@@ -107,6 +107,12 @@ impl Drain {
         self.0.begun.send_replace(true);
     }
 
+    /// Begins to drain, and refuses requests at once: what this process would answer may not be so.
+    pub fn begin_refusing(&self) {
+        self.0.refusing.store(true, Ordering::SeqCst);
+        self.begin();
+    }
+
     /// Waits until draining begins.
     pub async fn begun(&self) {
         let mut begun = self.0.begun.subscribe();

@@ -31,7 +31,9 @@ pub enum NotReady {
     )]
     NoPlan,
     /// Another process has its place, or its data is outdated.
-    #[error("this process must not serve this shard any longer, and drains: see its log for why")]
+    #[error(
+        "this process must not serve this shard any longer: see its log for why; it asks the others whether that is so, and ends, to be started again, when nobody says so"
+    )]
     Stopped,
     /// It ends.
     #[error("the shard is draining")]

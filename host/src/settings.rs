@@ -21,8 +21,8 @@ pub use error::{Error, Value};
 pub use routing::Routing;
 pub use topology::Topology;
 
-/// The most shards there can be.
-pub const MOST_SHARDS: u32 = 1024;
+pub use crate::topology::MOST_SHARDS;
+
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
 const GIB: usize = 1 << 30;

@@ -30,8 +30,9 @@ pub struct Amount {
 
 impl std::ops::AddAssign for Amount {
     fn add_assign(&mut self, other: Self) {
-        self.partitions += other.partitions;
-        self.bytes += other.bytes;
+        // Other shards say some of it.
+        self.partitions = self.partitions.saturating_add(other.partitions);
+        self.bytes = self.bytes.saturating_add(other.bytes);
     }
 }
 

@@ -310,6 +310,66 @@ fn a_set_that_is_deleted_and_applied_again_has_every_key() {
     set.stop();
 }
 
+/// All Pods of it get Ready, and nothing of what the others have is served: that is said wherever
+/// one looks.
+#[test]
+fn a_set_that_comes_back_smaller_than_its_data_says_what_is_missing_and_how_to_mend_it() {
+    let api = ApiServer::start(5);
+    let mut set = set(&api, 5);
+    set.start();
+    save(&set, 200);
+    api.change(|world| world.delete(SET));
+    wait_for_status(&set, "the deletion", |status| {
+        !status["kubernetes"]["problem"].is_null()
+    });
+    set.stop();
+    api.change(|world| world.create(SET, 3));
+    set.options.shards = Some(3);
+    set.begin();
+    let status = wait_for_status(&set, "what is missing", |status| {
+        status["topology"]["missing"] == serde_json::json!([3, 4])
+    });
+    assert_eq!(status["ready"], true);
+    let problems = status["problems"].to_string();
+    let note = "shards 3 and 4 have partitions and are not there";
+    assert!(
+        problems.contains(note) && problems.contains("--replicas=5"),
+        "{problems}"
+    );
+    let event = api.wait_for("the Event", |api| {
+        let mut events = api.events().into_iter();
+        events.find(|event| event["reason"] == "ShardsMissing")
+    });
+    assert_eq!(event["type"], "Warning");
+    assert_eq!(event["regarding"]["kind"], "StatefulSet");
+    assert!(
+        event["note"].as_str().unwrap().contains("--replicas=5"),
+        "{event}"
+    );
+    let metrics = set.admin(0, "GET", "/metrics").expect("an answer");
+    let shown = "\nostrakon_topology_missing_shards 2\n";
+    assert!(metrics.text().contains(shown), "{}", metrics.text());
+    let refused = set.client(0).get("/kv?limit=1000").expect("an answer");
+    assert_eq!(refused.status, 503, "{refused:?}");
+    assert!(refused.text().contains("--replicas=5"), "{refused:?}");
+
+    // As it says.
+    scale(&api, &set, 5);
+    set.settle();
+    wait_for_status(&set, "nothing to be missing", |status| {
+        status["topology"]["missing"] == serde_json::json!([])
+    });
+    check(&set, 200);
+    api.wait_for("the Event", |_| {
+        (!notes(&api, "ShardsBack").is_empty()).then_some(())
+    });
+    scale(&api, &set, 3);
+    set.settle();
+    check(&set, 200);
+    println!("200 keys in 5 shards, back with 3: said so; with 5, and 3 again: each found");
+    set.stop();
+}
+
 #[test]
 fn a_first_start_waits_until_it_hears_the_number() {
     let api = ApiServer::start(3);

@@ -10,6 +10,7 @@ use crate::guest::EngineError;
 use crate::lane::ChangeError;
 use crate::store::OpenError;
 use crate::swap::DefaultGuestError;
+use crate::topology::Stopped;
 use crate::volume::{ReadError, StartError};
 
 /// Why a shard does not start, or did not end well.
@@ -89,6 +90,9 @@ pub enum Error {
         "the drain's deadline passed with partitions to hand over: they come back when this shard does"
     )]
     PartitionsLeft,
+    /// It was told that it must not go on, and nobody says so any longer.
+    #[error("told that this process must not go on, which nobody confirms: start it again ({0})")]
+    Stopped(#[source] Stopped),
     /// A second signal ended it at once.
     #[error("ended at once by a second signal")]
     Forced,

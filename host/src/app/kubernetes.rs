@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use crate::cluster::{Cluster, Missing};
 use crate::drain::Drain;
 use crate::kubernetes::{Event, Kind, Kubernetes};
 use crate::lane::Lane;
@@ -18,6 +19,10 @@ use crate::topology::{Ordinal, Plan};
 /// How often the plan is looked at, for Events. It changes in the lane, which has
 /// no time to say so.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// How often it is looked whether shards are missing.
+const COUNT_EVERY: Duration = Duration::from_secs(1);
+/// How often it is said again that they are: an Event is forgotten after an hour.
+const SAY_EVERY: Duration = Duration::from_mins(9);
 
 /// What it goes by. Clones are the same.
 #[derive(Clone)]
@@ -28,6 +33,8 @@ pub(super) struct Part {
     pub(super) swap: watch::Receiver<Status>,
     pub(super) lane: Lane,
     pub(super) drain: Drain,
+    /// None where the shard is alone.
+    pub(super) cluster: Option<Cluster>,
 }
 
 impl Part {
@@ -37,6 +44,9 @@ impl Part {
         tokio::spawn(async move { telling.tell().await });
         if Ordinal(self.ordinal) == Ordinal::COORDINATOR {
             tokio::spawn(self.clone().see_plans());
+            if let Some(cluster) = self.cluster.clone() {
+                tokio::spawn(self.clone().see_missing(cluster));
+            }
         }
         tokio::spawn(self.clone().see_swaps());
         tokio::spawn(self.follow());
@@ -81,6 +91,25 @@ impl Part {
                 self.kubernetes.record(event);
             }
             before = now;
+        }
+    }
+
+    async fn see_missing(self, cluster: Cluster) {
+        let mut looks = interval(COUNT_EVERY);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut before: Option<(Missing, Instant)> = None;
+        loop {
+            looks.tick().await;
+            let now = cluster.missing();
+            let known = before
+                .as_ref()
+                .filter(|(_, said)| said.elapsed() < SAY_EVERY);
+            if known.map(|(missing, _)| missing) != now.as_ref() {
+                if let Some(event) = of_missing(before.is_some(), now.as_ref()) {
+                    self.kubernetes.record(event);
+                }
+                before = now.map(|missing| (missing, Instant::now()));
+            }
         }
     }
 
@@ -133,6 +162,21 @@ fn of_swaps(before: &Status, now: &Status) -> Vec<Event> {
         });
     }
     events
+}
+
+/// What is worth an Event of the shards that are missing now; `were` says whether any was
+/// before.
+fn of_missing(were: bool, now: Option<&Missing>) -> Option<Event> {
+    match now {
+        Some(missing) => Some(Event {
+            kind: Kind::ShardsMissing,
+            note: missing.to_string(),
+        }),
+        None => were.then(|| Event {
+            kind: Kind::ShardsBack,
+            note: "all shards that have data are there".to_owned(),
+        }),
+    }
 }
 
 /// What is worth an Event between two looks at the plan. A change can begin and

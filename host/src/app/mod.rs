@@ -41,7 +41,7 @@ use crate::settings::Settings;
 use crate::store::{self, Store};
 use crate::swap::{Controller, DefaultGuest, Kept, Refused, Status, Step};
 use crate::telemetry::Filter;
-use crate::topology::{Incarnation, Ordinal};
+use crate::topology::{Incarnation, Ordinal, Stopped};
 use crate::trace::Tracer;
 use crate::volume::{self, Files, ReadError, Watcher};
 use credentials::{ClientsPort, Credentials, OperatorsPort, PeersPort};
@@ -83,7 +83,18 @@ async fn run(options: &Options, filter: Option<Filter>) -> Result<(), Error> {
             return Ok(());
         }
     };
-    let told = until_told(&app.drain, async || signals.recv().await).await;
+    let told = tokio::select! {
+        biased;
+        told = until_told(&app.drain, async || signals.recv().await) => told,
+        stopped = app.until_over() => {
+            tokio::select! {
+                biased;
+                () = async { app.drain.outcome().await; app.end().await; } => {}
+                _ = signals.recv() => return Err(Error::Forced),
+            }
+            return Err(Error::Stopped(stopped));
+        }
+    };
     match told {
         End::Forced => Err(Error::Forced),
         End::Drained(outcome) => {
@@ -121,6 +132,7 @@ struct App {
     server: tokio::task::JoinHandle<()>,
     controller: tokio::task::JoinHandle<()>,
     cluster: Option<tokio::task::JoinHandle<()>>,
+    among: Option<Cluster>,
     lane: Lane,
     lane_thread: JoinHandle<()>,
     exporter: Option<Exporter>,
@@ -269,6 +281,7 @@ impl App {
         let controller = Controller::new(Arc::new(performer), config.observations(), last_good)
             .with_default_guest(default_guest.clone());
         let swap = controller.status();
+        let parts_cluster = among.clone();
         let parts = Parts {
             lane: lane.clone(),
             swap: swap.clone(),
@@ -296,6 +309,7 @@ impl App {
                 swap: swap.clone(),
                 lane: lane.clone(),
                 drain: drain.clone(),
+                cluster: parts_cluster,
             }
             .start();
         }
@@ -326,13 +340,14 @@ impl App {
             .traced(tracer);
         let handing_over = cluster.as_ref().map(|(cluster, _)| cluster.clone());
         let placed = handing_over.clone();
+        let of_app = handing_over.clone();
         let cluster = if let Some((cluster, listener)) = cluster {
             let (draining, mut stopped) = (drain.clone(), cluster.stopped());
             let stopping = readiness.clone();
             tokio::spawn(async move {
                 if stopped.wait_for(Option::is_some).await.is_ok() {
                     stopping.set_stopped();
-                    draining.begin();
+                    draining.begin_refusing();
                 }
             });
             readiness.set_awaits_plan(true);
@@ -394,12 +409,21 @@ impl App {
             server,
             controller,
             cluster,
+            among: of_app,
             lane,
             lane_thread,
             exporter,
             _admin: admin,
             _watchers: (config, secrets_watcher),
         })
+    }
+
+    /// Returns once this process is to end for another to take its place; says why.
+    async fn until_over(&self) -> Stopped {
+        match &self.among {
+            Some(cluster) => cluster.until_over().await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Closes what is open, once drained.

@@ -122,6 +122,11 @@ impl Subject for Shard {
                 (&parts.cluster, &mut status["topology"])
             {
                 topology.insert("progress".to_owned(), json!(cluster.progress()));
+                topology.insert("peers".to_owned(), json!(cluster.peers()));
+                topology.insert("away".to_owned(), json!(cluster.away()));
+                let missing = cluster.missing().map(|missing| missing.shards);
+                let missing = missing.unwrap_or_default();
+                topology.insert("missing".to_owned(), json!(missing));
                 let source = view.map(|view| view.guest.settings().cluster.topology);
                 topology.insert("source".to_owned(), json!(source));
             }
@@ -129,6 +134,8 @@ impl Subject for Shard {
             let awaited = parts.cluster.as_ref().map(Cluster::awaited);
             let awaited = awaited.iter().flatten().map(|shard| shard.0);
             status["waits_for"] = json!(awaited.collect::<Vec<_>>());
+            let problems = parts.cluster.as_ref().map(Cluster::problems);
+            status["problems"] = json!(problems.unwrap_or_default());
             let problem = parts.secrets.problem().map(|problem| problem.to_string());
             status["secrets"] = json!({ "problem": problem });
             let ports = &parts.credentials;
@@ -168,7 +175,8 @@ impl Subject for Shard {
             metrics.swap_is_refused(parts.swap.borrow().refused.is_some());
             if let Some(cluster) = &parts.cluster {
                 metrics.partitions_left(cluster.partitions_to_settle());
-                metrics.peers_up(cluster.peers_up());
+                let peers = cluster.peers();
+                metrics.peers_up(peers.iter().map(|peer| (peer.shard.0, peer.reached)));
                 let view = parts.lane.views().get();
                 let place = view.as_ref().and_then(|view| view.place.as_ref());
                 let plan = place.and_then(|place| place.shard.plan());
@@ -177,6 +185,7 @@ impl Subject for Shard {
                     shards: plan.to.shards,
                     is_moving: !plan.is_stable(),
                     awaited: cluster.awaited().len(),
+                    missing: cluster.missing().map_or(0, |missing| missing.shards.len()),
                 }));
             }
         }

@@ -20,6 +20,8 @@ pub enum Exit {
     Io = 74,
     /// The data directory is in use by another process.
     InUse = 75,
+    /// Peers told this process that it must not go on, and do not say so any longer.
+    Stopped = 76,
 }
 
 impl From<Exit> for ExitCode {

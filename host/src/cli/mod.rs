@@ -9,6 +9,7 @@ mod manifest;
 mod ordinal;
 mod otlp;
 mod pack;
+mod peers;
 mod plan;
 mod progress;
 mod secretive;
@@ -55,7 +56,8 @@ Exit codes:
   69  a port is taken, or nobody answers at an address
   70  this machine cannot run guests, or a failure of ostrakon itself
   74  a file or directory cannot be read or written
-  75  the data or state directory is in use by another process";
+  75  the data or state directory is in use by another process
+  76  peers said that this process must not go on, and do not say so any longer: start it again";
 
 #[derive(Debug, Subcommand)]
 enum Command {

@@ -54,8 +54,8 @@ impl Source {
     /// The partitions that need nothing more, and those it is about; none where
     /// it is not known how many.
     fn done(&self) -> Option<(u64, u64)> {
-        let done = self.moved? + self.stayed;
-        Some((done, done + self.left?))
+        let done = self.moved?.saturating_add(self.stayed);
+        Some((done, done.saturating_add(self.left?)))
     }
 
     fn bar(&self) -> String {
@@ -67,7 +67,7 @@ impl Source {
             return format!("[{}]    ? %", drawn(0));
         };
         // Full, and 100 %, only when it is done.
-        let of = |whole: u64| (done * whole).checked_div(all).unwrap_or(whole);
+        let of = |whole: u64| done.saturating_mul(whole).checked_div(all).unwrap_or(whole);
         format!("[{}] {:>3} %", drawn(of(BAR)), of(100))
     }
 

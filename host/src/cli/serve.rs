@@ -236,6 +236,7 @@ fn exit_of(error: &app::Error) -> Exit {
         | Error::Secrets(_)
         | Error::Volume(_)
         | Error::Place(_) => Exit::Io,
+        Error::Stopped(_) => Exit::Stopped,
         Error::Engine(_) | Error::System(_) => Exit::Internal,
         Error::Undrained { .. } | Error::PartitionsLeft | Error::Forced => Exit::CutOff,
     }

@@ -10,6 +10,7 @@ use humantime_serde::re::humantime::parse_duration;
 use serde_json::Value;
 
 use super::client::Port;
+use super::peers;
 use super::progress::Progress;
 use super::watch::Watch;
 use super::{Exit, Failure, say};
@@ -73,8 +74,18 @@ impl Arguments {
         if self.json {
             return say(&format!("{status:#}\n"));
         }
-        let topology = status.get_mut("topology").and_then(Value::as_object_mut);
-        let progress = topology.and_then(|topology| topology.remove("progress"));
+        let problems = peers::problems(&status);
+        let mut rows = peers::rows(&status, false);
+        if !rows.is_empty() {
+            rows.insert_str(0, "\nthe other shards:\n");
+        }
+        if let Some(status) = status.as_object_mut() {
+            status.remove("problems");
+        }
+        let mut topology = status.get_mut("topology").and_then(Value::as_object_mut);
+        let mut take = |part: &str| topology.as_mut().and_then(|topology| topology.remove(part));
+        let _rows = take("peers");
+        let progress = take("progress");
         let progress = progress.and_then(|progress| Progress::of(&progress));
         let moving = progress.filter(|progress| progress.moving);
         let progress = moving.map_or_else(String::new, |progress| {
@@ -83,7 +94,7 @@ impl Arguments {
                 progress.shown()
             )
         });
-        say(&format!("{}{progress}", table(&status)))
+        say(&format!("{problems}{}{rows}{progress}", table(&status)))
     }
 
     /// Shows it again and again: what fails may be well the next time.

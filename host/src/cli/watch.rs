@@ -4,6 +4,7 @@
 use serde_json::Value;
 
 use super::Failure;
+use super::peers;
 use super::progress::Progress;
 
 /// What was shown before.
@@ -48,7 +49,8 @@ fn shown(asked: &Result<Value, Failure>) -> String {
     let progress = Progress::of(&status["topology"]["progress"]);
     let moving = progress.filter(|progress| progress.moving);
     let progress = moving.map_or_else(String::new, |progress| progress.shown());
-    format!("{}\n{progress}", headline(status))
+    let (problems, lost) = (peers::problems(status), peers::rows(status, true));
+    format!("{}\n{problems}{lost}{progress}", headline(status))
 }
 
 fn headline(status: &Value) -> String {
@@ -75,7 +77,13 @@ fn headline(status: &Value) -> String {
         }
         (None, _) => "alone".to_owned(),
     };
-    format!("shard {shard}: {state}, {live}; {data}")
+    let lost = status["topology"]["away"].as_array().map_or(0, Vec::len);
+    let lost = match lost {
+        0 => String::new(),
+        1 => ", and 1 of them cannot be asked".to_owned(),
+        lost => format!(", and {lost} of them cannot be asked"),
+    };
+    format!("shard {shard}: {state}, {live}; {data}{lost}")
 }
 
 #[cfg(test)]
@@ -108,6 +116,23 @@ mod tests {
         let alone = json!({ "shard": 0, "ready": false, "not_ready": "the shard is starting" });
         let line = "shard 0: not ready (the shard is starting), no generation; alone\n";
         assert_eq!(shown(&Ok(alone)), line);
+    }
+
+    #[test]
+    fn a_shard_that_cannot_be_asked_is_told_of() {
+        let mut status = status(true);
+        status["topology"]["away"] = json!([4]);
+        status["topology"]["peers"] = json!([
+            { "shard": 3, "reached": true, "since": 0.0, "cause": null },
+            { "shard": 4, "reached": false, "since": 0.0, "cause": "nobody is there" },
+        ]);
+        status["problems"] = json!(["shard 4 cannot be asked"]);
+        assert_eq!(
+            shown(&Ok(status)),
+            "shard 0: ready, generation 2, kv; 5 shards have everything, and 1 of them cannot be asked\n\
+             ! shard 4 cannot be asked\n\
+             shard 4 cannot be asked, since 1970-01-01T00:00:00Z: nobody is there\n"
+        );
     }
 
     #[test]

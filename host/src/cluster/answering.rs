@@ -10,7 +10,7 @@ use super::message::{Ask, Asked, ForwardedReply, ForwardedRequest, Said};
 use crate::lane::{Change, ChangeError, Changed};
 use crate::peers::{Handler, Identity};
 use crate::service::{Answer, Service};
-use crate::topology::{Authority, Ordinal, Passed, Plan, Received};
+use crate::topology::{Authority, MOST_SHARDS, Ordinal, Passed, Plan, Received};
 
 /// Answers peers.
 #[derive(Debug)]
@@ -20,11 +20,28 @@ pub(super) struct Answering {
 }
 
 impl Handler for Answering {
+    fn admit(&self, peer: &Identity) -> Result<(), String> {
+        if peer.ordinal >= MOST_SHARDS {
+            let most = MOST_SHARDS - 1;
+            return Err(format!(
+                "no shard has the ordinal {}: {most} is the last",
+                peer.ordinal
+            ));
+        }
+        if Ordinal(peer.ordinal) == self.cluster.0.me {
+            return Err(format!(
+                "shard {} is here: see where your peers' names lead",
+                peer.ordinal
+            ));
+        }
+        Ok(())
+    }
+
     async fn call(&self, peer: Identity, body: Bytes) -> Bytes {
-        let said = match postcard::from_bytes(&body) {
-            Ok(Asked { cluster, ask }) => match self.cluster.foreign(cluster) {
+        let said = match postcard::from_bytes::<Asked<Ask>>(&body) {
+            Ok(asked) => match self.cluster.foreign(asked.cluster) {
                 Some(own) => Said::Foreign(own),
-                None => self.answer(&peer, ask).await,
+                None => self.answer(&peer, asked).await,
             },
             Err(_) => Said::Later("the host here does not understand this".to_owned()),
         };
@@ -34,11 +51,26 @@ impl Handler for Answering {
 }
 
 impl Answering {
-    async fn answer(&self, peer: &Identity, ask: Ask) -> Said {
-        if let Some(by) = self.cluster.hear(peer).await {
-            return Said::Superseded(by);
+    async fn answer(&self, peer: &Identity, asked: Asked<Ask>) -> Said {
+        let source = Ordinal(peer.ordinal);
+        if matches!(asked.ask, Ask::Heeded) {
+            // A process that is not heeded asks it, too.
+            return Said::Heeded(self.cluster.heeded(source));
         }
-        match ask {
+        if self.cluster.has_stopped() {
+            let why = "this process must not go on serving its shard";
+            return Said::Later(why.to_owned());
+        }
+        if let Some(unheeded) = self.cluster.hear(peer).await {
+            return unheeded;
+        }
+        if self.cluster.is_past(peer, asked.heeds).await {
+            return Said::Past;
+        }
+        match asked.ask {
+            Ask::Heeded => Said::Heeded(self.cluster.heeded(source)),
+            Ask::HasGiven(epoch) if self.cluster.has_given(epoch) => Said::Done,
+            Ask::HasGiven(_) => Said::Later("there are partitions to give away".to_owned()),
             Ask::Forward {
                 request,
                 told,
@@ -72,6 +104,9 @@ impl Answering {
                 schema,
                 partitions,
             } => {
+                if batch.passed.source != source {
+                    return Said::Later("the batch is another shard's".to_owned());
+                }
                 if let Err(later) = self.learn(peer, plan).await {
                     return later;
                 }
@@ -106,10 +141,8 @@ impl Answering {
             },
             Ask::Progress => Said::Progress(self.cluster.source()),
             Ask::Done(epoch, progress) => {
-                let source = Ordinal(peer.ordinal);
                 self.cluster.measured().hear(source, progress);
-                self.cluster.coordinator().done(source, epoch);
-                self.cluster.0.news.notify_one();
+                self.cluster.hear_done(source, epoch).await;
                 Said::Plan(self.cluster.plan())
             }
             Ask::Generation(digest) => Said::Generation(self.cluster.0.guests.files(digest)),
@@ -145,17 +178,17 @@ impl Answering {
         }
     }
 
-    /// Learns the plan that came with what a peer asks. A shard that knows none takes
-    /// it from the coordinator alone: any other peer's may be an older one, by which
-    /// it would answer for what is another's.
+    /// Learns of the plan that came with what a peer asks.
     async fn learn(&self, peer: &Identity, plan: Plan) -> Result<(), Said> {
-        let knows_none = self.cluster.plan().is_none();
-        if knows_none && Ordinal(peer.ordinal) != Ordinal::COORDINATOR {
-            let why = "this shard has not yet learned where partitions are";
-            return Err(Said::Later(why.to_owned()));
+        let peer = Ordinal(peer.ordinal);
+        match self.cluster.learn_of(peer, &plan).await {
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                let why = "this shard has not yet learned where partitions are";
+                Err(Said::Later(why.to_owned()))
+            }
+            Err(error) => Err(Said::Later(error.to_string())),
         }
-        let learned = self.cluster.learn(plan).await;
-        learned.map_err(|error| Said::Later(error.to_string()))
     }
 
     fn elsewhere(&self, authority: Authority) -> Said {

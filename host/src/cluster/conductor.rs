@@ -19,7 +19,7 @@ use crate::topology::{ClusterId, Ordinal, Placement, Plan};
 /// How often a shard looks whether there is something to do.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How often it asks others for their plan.
-const ASK_EVERY: Duration = Duration::from_secs(1);
+pub(super) const ASK_EVERY: Duration = Duration::from_secs(1);
 /// How often it says that it does not learn of any.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 /// How many shards that a change is about are asked at once.
@@ -29,6 +29,8 @@ const LOOKED_FOR: usize = 32;
 pub(super) struct Conductor {
     cluster: Cluster,
     asked: Option<Instant>,
+    /// The peer that was looked for last.
+    turn: u32,
     /// When shards that a change is about were last asked.
     looked: Option<Instant>,
     /// When it was last told why there is no plan here.
@@ -43,6 +45,7 @@ impl Conductor {
         Self {
             cluster,
             asked: None,
+            turn: 0,
             looked: None,
             complained: Instant::now(),
             receivers: BTreeSet::new(),
@@ -293,7 +296,11 @@ impl Conductor {
             self.tell_all();
             return;
         }
+        cluster.look_for_peers(&mut self.turn);
         let asked = timeout(ASK_EVERY, cluster.ask(Ordinal::COORDINATOR, &Ask::Plan)).await;
+        if asked.is_err() {
+            cluster.note_late(Ordinal::COORDINATOR);
+        }
         match asked {
             Ok(Ok(Said::Plan(None))) => cluster.0.is_beginning.store(true, Ordering::Relaxed),
             Ok(Ok(Said::Plan(Some(plan)))) => {
@@ -353,8 +360,13 @@ impl Cluster {
                 tracing::debug!(peer = shard.0, %error, "it does not say by which plan it goes");
                 return false;
             }
-            _ => return false,
+            Ok(Ok(_)) => return false,
+            Err(_) => {
+                self.note_late(shard);
+                return false;
+            }
         };
+        let said = said.filter(Plan::is_possible);
         self.coordinator().goes_by(shard, said.clone());
         if let Some(plan) = said
             && self.plan().is_some()

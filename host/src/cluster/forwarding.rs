@@ -5,7 +5,6 @@ use std::sync::Arc;
 use super::message::{Ask, ForwardedRequest, Said};
 use super::{AskError, Cluster};
 use crate::contract::Request;
-use crate::peers::RequestError;
 use crate::service::{Boxed, Forwarded, Others, Part};
 use crate::topology::{Epoch, Ordinal, Passed};
 use crate::trace::{Kind, Open};
@@ -37,6 +36,9 @@ impl Others for Cluster {
                     Some(reply) => Forwarded::Answered { generation, reply },
                     None => Forwarded::Unknown(AskError::Answer.to_string()),
                 },
+                Ok(Said::Elsewhere { at, plan, .. }) if at >= plan.shards() => {
+                    Forwarded::NotTaken(AskError::Answer.to_string())
+                }
                 Ok(Said::Elsewhere { at, passed, plan }) => {
                     // Whoever is behind learns.
                     if let Err(error) = self.learn(plan).await {
@@ -47,9 +49,7 @@ impl Others for Cluster {
                 }
                 Ok(Said::Later(why)) => Forwarded::NotTaken(why),
                 Ok(_) => Forwarded::Unknown(AskError::Answer.to_string()),
-                Err(
-                    error @ (AskError::Superseded | AskError::Request(RequestError::NotSent(_))),
-                ) => Forwarded::NotTaken(error.to_string()),
+                Err(error) if error.is_not_run() => Forwarded::NotTaken(self.why_away(at, &error)),
                 Err(error) => Forwarded::Unknown(error.to_string()),
             }
         })
@@ -62,7 +62,7 @@ impl Others for Cluster {
             }
             match self.ask(at, &Ask::Hold).await {
                 Ok(Said::Done) => Ok(()),
-                said => Err(away(at, said)),
+                said => Err(self.refusal(at, said)),
             }
         })
     }
@@ -75,7 +75,7 @@ impl Others for Cluster {
             let epoch = plan.epoch;
             match self.ask(at, &Ask::Learn(plan)).await {
                 Ok(Said::Plan(Some(_))) => Ok(epoch),
-                said => Err(away(at, said)),
+                said => Err(self.refusal(at, said)),
             }
         })
     }
@@ -96,14 +96,14 @@ impl Others for Cluster {
             match said {
                 Ok(Said::Part { moved, reply }) => {
                     let reply = reply.unpack();
-                    let reply = reply.ok_or_else(|| away(at, Err(AskError::Answer)))?;
+                    let reply = reply.ok_or_else(|| self.refusal(at, Err(AskError::Answer)))?;
                     Ok(Part {
                         shard: at,
                         moved,
                         reply,
                     })
                 }
-                said => Err(away(at, said)),
+                said => Err(self.refusal(at, said)),
             }
         })
     }
@@ -116,12 +116,14 @@ fn hop(request: &Request, at: Ordinal, name: &'static str) -> Option<Open> {
     Some(span)
 }
 
-/// Why a shard did not do what it was asked.
-fn away(at: Ordinal, said: Result<Said, AskError>) -> String {
-    let why = match said {
-        Ok(Said::Later(why)) => why,
-        Ok(_) => AskError::Answer.to_string(),
-        Err(error) => error.to_string(),
-    };
-    format!("shard {at} does not answer: {why}")
+impl Cluster {
+    /// Why a shard did not do what it was asked.
+    fn refusal(&self, at: Ordinal, said: Result<Said, AskError>) -> String {
+        let why = match said {
+            Ok(Said::Later(why)) => why,
+            Ok(_) => AskError::Answer.to_string(),
+            Err(error) => self.why_away(at, &error),
+        };
+        format!("shard {at} does not answer: {why}")
+    }
 }

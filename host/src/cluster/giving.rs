@@ -80,7 +80,7 @@ impl Cluster {
             partitions: place.contents(&view.snapshot, to, range).await?,
         };
         match self.ask(to, &ask).await? {
-            Said::Acknowledged { number, was_long } => {
+            Said::Acknowledged { number, was_long } if number == range.number => {
                 if was_long {
                     self.0.lane.press();
                 }
@@ -160,6 +160,10 @@ impl Cluster {
     pub async fn hand_over(&self) {
         self.0.stopping.send_replace(true);
         self.0.news.notify_one();
+        if self.has_stopped() {
+            // Nobody takes anything from it.
+            return;
+        }
         self.until_heard().await;
         let mut left = Left {
             cluster: self,
@@ -176,11 +180,13 @@ impl Cluster {
             tracing::info!(partitions, "handing over before the end");
         }
         let mut replicas = self.replicas();
+        let mut stopped = self.stopped();
         loop {
             replicas.mark_unchanged();
             tokio::select! {
                 biased;
                 () = self.until(is_handed_over) => break,
+                Ok(_) = stopped.wait_for(Option::is_some) => break,
                 // It may stay after all, or leave after all.
                 Ok(()) = replicas.changed() => {}
             }

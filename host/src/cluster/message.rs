@@ -1,6 +1,7 @@
 //! What shards ask of each other.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
@@ -19,8 +20,14 @@ use crate::trace::{Open, TRACEPARENT, Tracer};
 pub(super) struct Asked<A> {
     /// The cluster that the sender belongs to; none while it knows of none.
     pub(super) cluster: Option<ClusterId>,
+    /// The process of the receiver's ordinal that the sender heeds, if it knows of any: an
+    /// earlier one does nothing.
+    pub(super) heeds: Option<Process>,
     pub(super) ask: A,
 }
+
+/// The number of a process, and its store.
+pub(super) type Process = (Incarnation, u128);
 
 /// What one shard asks of another.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -56,6 +63,10 @@ pub(super) enum Ask {
     Survey { shards: u32, basis: Basis },
     /// The files of a generation.
     Generation(Digest),
+    /// Which process of the sender's ordinal it heeds.
+    Heeded,
+    /// Whether it has given away all that it has to under the plan of this epoch.
+    HasGiven(Epoch),
 }
 
 /// What is said to that.
@@ -100,6 +111,19 @@ pub(super) enum Said {
     Foreign(ClusterId),
     /// The generation's files, if they are here.
     Generation(Option<BTreeMap<String, Vec<u8>>>),
+    /// The process of the sender's ordinal that is heeded, if any was heard of.
+    Heeded(Option<Heeded>),
+    /// Nothing was done: the sender heeds a later process of this ordinal.
+    Past,
+}
+
+/// A process that is heeded.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(super) struct Heeded {
+    pub(super) process: Process,
+    /// For how long it has said nothing to who is asked; none: it has never said
+    /// anything to that process.
+    pub(super) silent: Option<Duration>,
 }
 
 /// Whose `owner` counts in a survey.

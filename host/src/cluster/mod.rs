@@ -7,18 +7,25 @@
 //! | one for each peer's connection | with it, or by `shutdown` | the peer's fault: logged at debug |
 //! | the conductor | by `shutdown` | what it could not do it tries again |
 //! | measuring a change | by `shutdown` | what it could not count it counts later |
+//! | verifying that this process must not go on | by `shutdown`, or when nobody says so | whom it cannot ask it asks again |
+//! | asking peers only to find out whether they can be | by itself, within a second | that is what is noted |
 //! | one for each shard that batches go to | when there are none left, or with the conductor | what it could not send is sent again |
 
 mod answering;
+mod ceilings;
 mod conductor;
+mod fence;
 mod forwarding;
 mod giving;
 mod guests;
 mod holds;
+mod learning;
 mod message;
+mod missing;
 mod replicas;
 mod seldom;
 mod progress;
+mod reach;
 mod surveying;
 #[cfg(test)]
 mod simulation;
@@ -36,19 +43,23 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
 use crate::lane::{Change, ChangeError, Changed, Lane};
-use crate::peers::{Accept, AnyDial, Endpoint, Identity, Pool, RequestError};
+use crate::peers::{Accept, Answered, AnyDial, Endpoint, Pool, RequestError};
 use crate::peers::{ServeError, Tcp, serve};
 use crate::per_shard::PerShard;
 use crate::service::Service;
 use crate::survey::Surveys;
-use crate::topology::{ClusterId, Coordinator, Incarnation, Ordinal, Plan, Stopped};
+use crate::topology::{ClusterId, Coordinator, Ordinal, Plan, Stopped};
 
 use conductor::{Conductor, LOOK_EVERY};
+use fence::Fence;
 pub use guests::{Guests, MakeError};
 use holds::Holds;
 use message::{Ask, Asked, Said};
+pub use missing::Missing;
 use progress::Measured;
 pub use progress::{Known, Progress, Source};
+pub use reach::Peer;
+use reach::Reach;
 pub use replicas::Replicas;
 use seldom::Seldom;
 pub use surveying::{Strategy, SurveyError};
@@ -106,6 +117,14 @@ struct Inner {
     foreigners: Seldom,
     /// Telling of peers that do not take their partitions.
     held_up: Seldom,
+    /// Telling of plans that cannot be.
+    impossible: Seldom,
+    /// Held while a peer is asked for a plan that somebody spoke of.
+    asking: tokio::sync::Mutex<()>,
+    /// Which processes are heeded.
+    fence: Fence,
+    /// Which peers can be asked.
+    reach: Reach,
     /// Something happened that the conductor waits for.
     news: Notify,
     /// Why this process must not go on, once it is so.
@@ -160,6 +179,19 @@ enum AskError {
     Foreign,
     #[error("it knows of a later process of this shard's ordinal")]
     Superseded,
+    #[error("an earlier process of it answers at its address, and does nothing")]
+    Past,
+}
+
+impl AskError {
+    /// Whether nothing was run for it.
+    fn is_not_run(&self) -> bool {
+        match self {
+            Self::Request(error) => error.is_not_sent(),
+            Self::Foreign | Self::Superseded | Self::Past => true,
+            Self::Answer => false,
+        }
+    }
 }
 
 impl Cluster {
@@ -203,6 +235,10 @@ impl Cluster {
             is_beginning: AtomicBool::default(),
             foreigners: Seldom::default(),
             held_up: Seldom::default(),
+            impossible: Seldom::default(),
+            asking: tokio::sync::Mutex::default(),
+            fence: Fence::default(),
+            reach: Reach::default(),
             news: Notify::new(),
             stopped: watch::Sender::default(),
         }))
@@ -224,6 +260,7 @@ impl Cluster {
         let mut tasks = JoinSet::new();
         tasks.spawn(Conductor::new(self.clone()).run(shutdown.clone()));
         tasks.spawn(progress::watch(self.clone(), shutdown.clone()));
+        tasks.spawn(self.clone().verify(shutdown.clone()));
         let handler = Arc::new(answering::Answering {
             cluster: self.clone(),
             service,
@@ -265,26 +302,47 @@ impl Cluster {
     /// Asks a shard.
     async fn ask(&self, at: Ordinal, ask: &Ask) -> Result<Said, AskError> {
         let cluster = self.id();
-        let body = postcard::to_stdvec(&Asked { cluster, ask });
+        let heeds = self.heeds(at);
+        let body = postcard::to_stdvec(&Asked {
+            cluster,
+            heeds,
+            ask,
+        });
         let body = body.expect("an ask can always be encoded");
         let line = self.0.line.load_full();
         if !line.pool.knows(at.0) {
             line.pool.set_address(at.0, &self.0.peers.of(at));
         }
-        let said = line.pool.request(at.0, Bytes::from(body)).await?;
-        match postcard::from_bytes(&said) {
+        let said = match line.pool.ask(at.0, Bytes::from(body)).await {
+            Ok(answered) => self.said(at, &line, &answered).await,
+            Err(error) => Err(error.into()),
+        };
+        self.note_reached(at, &said);
+        said
+    }
+
+    /// What a shard said, if it is one of this cluster, and the one that is heeded.
+    async fn said(&self, at: Ordinal, line: &Line, answered: &Answered) -> Result<Said, AskError> {
+        match postcard::from_bytes(&answered.body) {
             Ok(Said::Superseded(by)) => {
-                self.superseded(by, at, &line).await;
+                self.superseded(by, at, line).await;
                 Err(AskError::Superseded)
             }
+            Ok(Said::Past) => {
+                line.pool
+                    .leave(answered, "it is an earlier process of that shard");
+                Err(AskError::Past)
+            }
             Ok(Said::Foreign(other)) => {
+                // Whatever this shard sends there is answered so.
+                line.pool.disown(answered, "it belongs to another cluster");
                 if self.0.foreigners.may_tell() {
                     let own = self.id();
                     tracing::error!(
                         peer = at.0,
                         own = %own.map(|own| own.to_string()).unwrap_or_default(),
                         its = %other,
-                        "a shard belongs to another cluster, and nothing is shared with it: bring back the right data for one of the two, or empty the data directory of the one that is to join the other's"
+                        "what answers at a shard's address belongs to another cluster, and nothing is shared with it: see where the name of that shard leads; or bring back the right data for one of the two, or empty the data directory of the one that is to join the other's"
                     );
                 }
                 Err(AskError::Foreign)
@@ -296,31 +354,11 @@ impl Cluster {
         }
     }
 
-    /// A peer heeds another process of this ordinal, of the number `by`. One that has
-    /// heeded this process speaks of a later one; any other perhaps of an earlier
-    /// one, on a disk that is lost.
-    async fn superseded(&self, by: Incarnation, peer: Ordinal, line: &Line) {
-        let own = Incarnation(line.endpoint.identity.incarnation);
-        if by > own && line.is_heeded_by(peer) {
-            self.stop(Stopped::Superseded(by));
-        } else if let Err(error) = self.start_after(by, &line.endpoint).await {
-            tracing::debug!(%error, "a higher number is taken later");
-        }
-    }
-
-    /// Takes a number above one that was used: this process is the later one, but
-    /// its store is new, and so counted from the start.
-    async fn start_after(&self, by: Incarnation, asked_as: &Endpoint) -> Result<(), ChangeError> {
-        let start = Change::Start(Incarnation(by.0 + 1));
-        if let Changed::Started(incarnation, _) = self.change(start).await? {
-            tracing::info!(incarnation = incarnation.0, "this shard's disk is new");
-            let mut endpoint = asked_as.clone();
-            endpoint.identity.incarnation = incarnation.0;
-            let line = Line::new(endpoint, self.0.dial.clone());
-            self.0.line.store(Arc::new(line));
-            self.0.news.notify_one();
-        }
-        Ok(())
+    /// The process of a shard that is heeded.
+    fn heeds(&self, shard: Ordinal) -> Option<message::Process> {
+        let view = self.0.lane.views().load();
+        let place = view.as_ref()?.place.as_ref()?;
+        place.shard.heeds(shard)
     }
 
     /// The plan that this shard goes by.
@@ -355,38 +393,10 @@ impl Cluster {
             .filter(|own| peers.is_some_and(|peers| peers != *own))
     }
 
-    /// Which of the shards that the plan is about could be asked last, as far as
-    /// that is known.
-    pub fn peers_up(&self) -> Vec<(u32, bool)> {
-        let shards = self.plan().map_or(0, |plan| plan.shards());
-        let mut peers = self.0.line.load().pool.reached();
-        peers.retain(|(ordinal, _)| *ordinal < shards && *ordinal != self.0.me.0);
-        peers
-    }
-
     /// The schema of the data; none before a generation is live.
     fn schema(&self) -> Option<u32> {
         let view = self.0.lane.views().get()?;
         Some(view.guest.description().schema)
-    }
-
-    /// Takes a plan that somebody else has, if it is newer.
-    async fn learn(&self, plan: Plan) -> Result<(), ChangeError> {
-        let known = self.0.lane.views().get();
-        let place = known.as_ref().and_then(|view| view.place.as_ref());
-        let is_known = place.is_some_and(|place| {
-            place.owners.is_some()
-                && place
-                    .shard
-                    .plan()
-                    .is_some_and(|known| known.epoch >= plan.epoch)
-        });
-        if is_known {
-            return Ok(());
-        }
-        self.take(plan).await?;
-        self.0.news.notify_one();
-        Ok(())
     }
 
     /// Makes a change in the lane; what must stop this process is noted.
@@ -396,37 +406,6 @@ impl Cluster {
             self.stop(*stopped);
         }
         changed
-    }
-
-    fn stop(&self, stopped: Stopped) {
-        let is_news = self.0.stopped.send_if_modified(|former| {
-            let is_first = former.is_none();
-            former.get_or_insert(stopped);
-            is_first
-        });
-        if is_news {
-            tracing::error!(error = %stopped, "this shard stops serving");
-        }
-    }
-
-    /// A peer was heard; none: it is to be heeded.
-    async fn hear(&self, peer: &Identity) -> Option<Incarnation> {
-        let (ordinal, incarnation) = (Ordinal(peer.ordinal), Incarnation(peer.incarnation));
-        // Only what is new is for the lane, which has requests to run.
-        if let Some(view) = self.0.lane.views().get()
-            && let Some(place) = &view.place
-        {
-            match place.shard.is_later(ordinal, incarnation, peer.store) {
-                Ok(false) => return None,
-                Err(by) => return Some(by),
-                Ok(true) => {}
-            }
-        }
-        let heard = Change::Hear(ordinal, incarnation, peer.store);
-        match self.change(heard).await {
-            Ok(Changed::Superseded(by)) => Some(by),
-            _ => None,
-        }
     }
 
     fn holds(&self) -> std::sync::MutexGuard<'_, Holds> {

@@ -10,7 +10,7 @@ use super::message::{Ask, Basis, Said};
 use super::{AskError, Cluster};
 use crate::guest::Guest;
 use crate::survey::{self, Owners, Surveys};
-use crate::topology::{Ordinal, Placement};
+use crate::topology::{MOST_SHARDS, Ordinal, Placement};
 use crate::volume::Files;
 
 /// How long another shard may take to answer: its guest may have to be fetched
@@ -74,7 +74,7 @@ impl Cluster {
         let asked = timeout(PATIENCE, self.ask(shard, &ask)).await;
         let said = asked.map_err(|_| away(format!("no answer within {} s", PATIENCE.as_secs())))?;
         match said {
-            Ok(Said::Survey(owners)) => Ok(owners),
+            Ok(Said::Survey(owners)) if owners.keys().all(|owner| *owner < shards) => Ok(owners),
             Ok(Said::Later(why)) => Err(SurveyError::Refused { shard, why }),
             Ok(_) => Err(SurveyError::Refused {
                 shard,
@@ -86,6 +86,9 @@ impl Cluster {
 
     /// Says whose the partitions here would be among so many shards.
     pub(super) async fn survey_here(&self, shards: u32, basis: Basis) -> Result<Owners, String> {
+        if !(1..=MOST_SHARDS).contains(&shards) {
+            return Err(format!("there are 1 to {MOST_SHARDS} shards, not {shards}"));
+        }
         let _turn = self.0.surveys.begin().map_err(|error| error.to_string())?;
         let guest = self.surveyor(basis).await?;
         let Some(view) = self.0.lane.views().get() else {

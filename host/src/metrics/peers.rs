@@ -17,6 +17,8 @@ pub struct Topology {
     pub is_moving: bool,
     /// For how many shards a change waits.
     pub awaited: usize,
+    /// How many shards have data and are not there, as fewer are wanted.
+    pub missing: usize,
 }
 
 #[derive(Debug)]
@@ -27,6 +29,7 @@ pub(super) struct Peers {
     shards: Maybe,
     moving: Maybe,
     awaited: Maybe,
+    missing: Maybe,
     partitions_moved: Counter,
     partitions_arrived: Counter,
     partitions_left: Maybe,
@@ -41,6 +44,7 @@ impl Peers {
             shards: Maybe::default(),
             moving: Maybe::default(),
             awaited: Maybe::default(),
+            missing: Maybe::default(),
             partitions_moved: Counter::default(),
             partitions_arrived: Counter::default(),
             partitions_left: Maybe::default(),
@@ -48,7 +52,7 @@ impl Peers {
     }
 
     pub(super) fn register(&self, to: &mut Registry) {
-        let help = "Whether another shard could be asked last: shard 0 asks all each second, the others shard 0";
+        let help = "Whether another shard could be asked last";
         to.register("peer_up", help, self.up.clone());
         let help = "Connections to the peer port whose other side was not admitted";
         to.register(
@@ -64,6 +68,8 @@ impl Peers {
         to.register("topology_moving", help, self.moving.clone());
         let help = "Shards that a change waits for before it begins; of shard 0";
         to.register("topology_awaited_shards", help, self.awaited.clone());
+        let help = "Shards that have data and are not there, as fewer are wanted; of shard 0";
+        to.register("topology_missing_shards", help, self.missing.clone());
         let help = "Partitions that other shards took from this one and acknowledged";
         to.register("partitions_moved", help, self.partitions_moved.clone());
         let help = "Partitions that this shard took from others";
@@ -98,6 +104,8 @@ impl Metrics {
         peers.moving.set(moving);
         let awaited = topology.map(|known| known.awaited as u64);
         peers.awaited.set(awaited);
+        let missing = topology.map(|known| known.missing as u64);
+        peers.missing.set(missing);
     }
 
     /// Other shards acknowledged `moved` partitions, and `arrived` came from others.

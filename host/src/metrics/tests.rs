@@ -94,6 +94,7 @@ fn after_everything() -> Metrics {
         shards: 5,
         is_moving: true,
         awaited: 2,
+        missing: 1,
     }));
     metrics.partitions_left(Some(77));
     metrics.spans_dropped(Unexported::QueueFull, 9);
@@ -166,6 +167,7 @@ fn what_is_recorded_is_shown_under_conventional_names() {
     check(r#"ostrakon_peer_up{peer="2"}"#, 0.0);
     check("ostrakon_topology_shards", 5.0);
     check("ostrakon_topology_awaited_shards", 2.0);
+    check("ostrakon_topology_missing_shards", 1.0);
     check("ostrakon_partitions_left", 77.0);
     check(r#"ostrakon_spans_dropped_total{reason="queue_full"}"#, 9.0);
     check(r#"ostrakon_guest_info{name="kv",version="0.1.0"}"#, 1.0);

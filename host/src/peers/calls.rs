@@ -41,6 +41,17 @@ struct Call {
     _place: Place,
 }
 
+/// Which requests are turned away.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Which {
+    /// Those that are not written yet.
+    Unwritten,
+    /// All: those that are written may have been run.
+    All,
+    /// All, and none of them was run.
+    AllUnrun,
+}
+
 /// The interest in the answer of one request; dropping it gives it up.
 struct Ticket<'a> {
     calls: &'a Calls,
@@ -128,36 +139,43 @@ impl Calls {
 
     /// Takes no more requests and turns away those that are not yet written.
     pub(super) fn shut(&self, cause: &Cause) {
-        self.turn_away(cause, false, |call| call.body.is_some());
+        self.turn_away(cause, false, Which::Unwritten);
     }
 
     /// Shuts, and confirms so after what is already written.
     pub(super) fn go_away(&self) {
-        self.turn_away(&Cause::GoingAway, true, |call| call.body.is_some());
+        self.turn_away(&Cause::GoingAway, true, Which::Unwritten);
         self.outgoing.tell();
     }
 
     /// Ends all requests, for the connection is gone.
     pub(super) fn end(&self, cause: &Cause) {
-        self.turn_away(cause, false, |_| true);
+        self.turn_away(cause, false, Which::All);
     }
 
-    fn turn_away(&self, cause: &Cause, ack: bool, which: impl Fn(&Call) -> bool) {
+    /// Ends all requests, for the other side runs none of them.
+    pub(super) fn disown(&self, cause: &Cause) {
+        self.turn_away(cause, false, Which::AllUnrun);
+    }
+
+    fn turn_away(&self, cause: &Cause, ack: bool, which: Which) {
         let mut state = self.outgoing.queue();
         state.shut.get_or_insert_with(|| cause.clone());
         state.ack |= ack;
         state.queue.clear();
         let away: Vec<Call> = state
             .calls
-            .extract_if(.., |_, call| which(call))
+            .extract_if(.., |_, call| {
+                which != Which::Unwritten || call.body.is_some()
+            })
             .map(|(_, call)| call)
             .collect();
         drop(state);
         self.room.close();
         for call in away {
             let error = match call.body {
-                Some(_) => RequestError::NotSent(cause.clone()),
-                None => RequestError::Unknown(cause.clone()),
+                None if which == Which::All => RequestError::Unknown(cause.clone()),
+                _ => RequestError::NotSent(cause.clone()),
             };
             let _ = call.answer.send(Err(error));
         }

@@ -17,6 +17,9 @@ pub enum Cause {
     /// The other side took the request but came to no answer.
     #[error("the other side failed at the request; look at its log")]
     Failed,
+    /// What answers there runs nothing that is sent to it from here.
+    #[error("what answers at its address is not it, and runs nothing for this cluster: {0}")]
+    NotThePeer(&'static str),
     /// A body is too long for a frame.
     #[error("a body of {length} bytes is above the {most} allowed; split it")]
     TooLarge {

@@ -132,6 +132,17 @@ impl Connection {
         self.0.calls.shut_by()
     }
 
+    /// Whether it is the same connection.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Takes no more requests, and ends those in flight as not run: call it only where
+    /// the other side has said that it runs none.
+    pub(super) fn disown(&self, cause: &Cause) {
+        self.0.calls.disown(cause);
+    }
+
     /// Sends a request and waits for its answer; waits first while as much is
     /// in flight as may be. Dropping the future gives up the answer and
     /// nothing else.

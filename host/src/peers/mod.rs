@@ -42,7 +42,7 @@ pub use dial::{AnyDial, Dial, Tcp};
 pub use endpoint::{Endpoint, Identity};
 pub use handshake_error::HandshakeError;
 pub use hello::Versions;
-pub use pool::Pool;
+pub use pool::{Answered, Pool};
 pub use serve::{Handler, ServeError, serve};
 pub use settings::Settings;
 pub use token::{Token, TokenError, Tokens};

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 
 use super::cause::{Cause, RequestError};
+use super::connection::Connection;
 use super::dial::{Dial, Tcp};
 use super::endpoint::Endpoint;
 use super::lock::lock;
@@ -26,6 +27,14 @@ pub struct Pool<D = Tcp> {
 struct Slots {
     list: Vec<Arc<Slot>>,
     turn: AtomicUsize,
+}
+
+/// An answer, and where it came from.
+pub struct Answered {
+    /// What was answered.
+    pub body: Bytes,
+    slot: Arc<Slot>,
+    connection: Connection,
 }
 
 impl Pool<Tcp> {
@@ -91,6 +100,15 @@ impl<D: Dial> Pool<D> {
     /// # Errors
     /// Whether it may have been carried out, and why there is no answer.
     pub async fn request(&self, ordinal: u32, body: Bytes) -> Result<Bytes, RequestError> {
+        let answered = self.ask(ordinal, body).await;
+        answered.map(|answered| answered.body)
+    }
+
+    /// The same, to be able to disown whoever answered.
+    ///
+    /// # Errors
+    /// Whether it may have been carried out, and why there is no answer.
+    pub async fn ask(&self, ordinal: u32, body: Bytes) -> Result<Answered, RequestError> {
         let slots = lock(&self.peers).get(&ordinal).cloned();
         let slots = slots.ok_or(RequestError::NotSent(Cause::NoAddress(ordinal)))?;
         let turn = slots.turn.fetch_add(1, Ordering::Relaxed);
@@ -99,7 +117,35 @@ impl<D: Dial> Pool<D> {
             .connection(&self.endpoint, &self.dial)
             .await
             .map_err(RequestError::NotSent)?;
-        connection.request(body).await
+        let body = connection.request(body).await?;
+        Ok(Answered {
+            body,
+            slot: Arc::clone(slot),
+            connection,
+        })
+    }
+
+    /// Whoever answered is not to be asked any more: what is in flight to it is still
+    /// waited for, and the peer is looked for anew after a short pause.
+    pub fn leave(&self, answered: &Answered, why: &'static str) {
+        let (slot, connection) = (&answered.slot, &answered.connection);
+        slot.leave(&self.endpoint, connection, &Cause::NotThePeer(why));
+    }
+
+    /// Whoever answered is not the peer, and runs nothing for us: what is in flight to
+    /// it ends as not sent, and the peer is looked for anew after a short pause.
+    pub fn disown(&self, answered: &Answered, why: &'static str) {
+        let (slot, connection) = (&answered.slot, &answered.connection);
+        slot.disown(&self.endpoint, connection, &Cause::NotThePeer(why));
+    }
+}
+
+impl fmt::Debug for Answered {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Answered")
+            .field("bytes", &self.body.len())
+            .field("connection", &self.connection)
+            .finish_non_exhaustive()
     }
 }
 

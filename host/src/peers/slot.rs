@@ -17,6 +17,8 @@ use crate::tls::Problem;
 
 /// How long after its pause a failed attempt says that the peer is away.
 const RECENT: Duration = Duration::from_secs(5);
+/// How long nobody connects anew to where somebody else was found.
+const DISOWNED: Duration = Duration::from_millis(500);
 
 type Outcome = Result<Connection, Cause>;
 
@@ -160,6 +162,28 @@ impl Slot {
             debug_assert!(ended.is_ok(), "an attempt ends once");
         });
         Ok(attempt)
+    }
+
+    /// Somebody else answers on a connection, and runs nothing that is sent there.
+    pub(super) fn disown(&self, endpoint: &Endpoint, connection: &Connection, cause: &Cause) {
+        self.leave(endpoint, connection, cause);
+        connection.disown(cause);
+    }
+
+    /// A connection is not to be used: another one is made, from the name on, after a
+    /// short pause.
+    pub(super) fn leave(&self, endpoint: &Endpoint, connection: &Connection, cause: &Cause) {
+        let mut state = lock(&self.state);
+        if let Phase::Open(open) = &state.phase
+            && open.is(connection)
+        {
+            state.failures = state.failures.saturating_add(1);
+            state.phase = Phase::Resting {
+                until: Instant::now() + DISOWNED,
+                cause: cause.clone(),
+                with: Arc::downgrade(&endpoint.credentials.borrow()),
+            };
+        }
     }
 
     async fn connect<D: Dial>(&self, endpoint: &Endpoint, dial: &D) -> Outcome {

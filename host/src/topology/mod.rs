@@ -23,6 +23,13 @@
 //! all batches from A up to the one that was the last when the cursor passed.
 //! B knows how far A's cursor is from A's batches and from what A tells those
 //! who ask: see [`Shard::authority`].
+//!
+//! # What is not believed
+//!
+//! Whoever has what a peer shows can say anything. A number that no cluster comes to
+//! is not taken, whoever says it: it would leave no number above it, and so no way
+//! back. See [`Plan::may_follow`] and [`Shard::receive`]; of processes' numbers the
+//! host sees to it, for that takes a clock.
 
 mod coordinator;
 mod listing;
@@ -35,6 +42,6 @@ mod tests;
 
 pub use coordinator::Coordinator;
 pub use listing::Moved;
-pub use plan::{ClusterId, Cursor, Epoch, Incarnation, Ordinal, Placement, Plan};
+pub use plan::{ClusterId, Cursor, Epoch, Incarnation, MOST_SHARDS, Ordinal, Placement, Plan};
 pub use shard::{Authority, Batch, Passed, Range, Received, Shard, Stopped};
 pub use tally::{Counted, Tally};

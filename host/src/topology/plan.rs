@@ -6,6 +6,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 
+/// The most shards of a cluster.
+pub const MOST_SHARDS: u32 = 1024;
+/// So far ahead of a number that is known another of its kind can be, at most: of
+/// epochs, of which two come with a change, and of batches, as many come in a century
+/// of one each second.
+pub(super) const MOST_AHEAD: u64 = 1 << 32;
+/// As high can a number be where none of its kind is known. What follows it has still
+/// room for any number of steps.
+pub(super) const HIGHEST_FIRST: u64 = 1 << 48;
+
 /// A shard's number in its `StatefulSet`, from 0.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
@@ -122,9 +132,30 @@ impl Plan {
     pub fn then(&self, to: &Placement) -> Self {
         Self {
             cluster: self.cluster,
-            epoch: Epoch(self.epoch.0 + 1),
+            epoch: Epoch(self.epoch.0.saturating_add(1)),
             from: self.to.clone(),
             to: to.clone(),
+        }
+    }
+
+    /// Whether there can be such a plan at all, whoever says it.
+    pub fn is_possible(&self) -> bool {
+        let can_be = |placement: &Placement| (1..=MOST_SHARDS).contains(&placement.shards);
+        let epochs = Epoch::FIRST.0..=u64::MAX / 2;
+        can_be(&self.from) && can_be(&self.to) && epochs.contains(&self.epoch.0)
+    }
+
+    /// Whether a plan can be that comes after one that is known: the next ones go on
+    /// from where that one ends. Of those that are further ahead not all is known.
+    pub fn may_follow(&self, known: &Self) -> bool {
+        let Some(ahead) = self.epoch.0.checked_sub(known.epoch.0) else {
+            return false;
+        };
+        match (ahead, known.is_stable()) {
+            (0, _) => false,
+            (1, false) => *self == known.ended(),
+            (1, true) | (2, false) => self.from == known.to && !self.is_stable(),
+            _ => ahead <= MOST_AHEAD,
         }
     }
 

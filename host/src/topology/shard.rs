@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
-use super::plan::{Cursor, Epoch, Incarnation, Ordinal, Plan};
+use super::plan::{Cursor, Epoch, HIGHEST_FIRST, Incarnation, MOST_AHEAD, Ordinal, Plan};
 
 /// One shard's part in the protocol.
 ///
@@ -125,7 +125,7 @@ pub enum Received {
 pub enum Stopped {
     /// Another process of the same ordinal was started later.
     #[error(
-        "another process of this ordinal was started later ({0:?}): this one must stop; if it is the one to keep, restart it"
+        "peers heed another process of this ordinal, of the number {}: this one serves nothing until it is known whether that one is there", .0.0
     )]
     Superseded(Incarnation),
     /// The others ended a change for which this store says that it has not given
@@ -172,7 +172,12 @@ impl Shard {
 
     /// A process starts, with a number above its last and `at_least`.
     pub fn start(&mut self, at_least: Incarnation) {
-        self.incarnation = Incarnation(self.incarnation.0 + 1).max(at_least);
+        self.incarnation = Incarnation(self.incarnation.0.saturating_add(1)).max(at_least);
+    }
+
+    /// The process of a shard that is heeded, and its store; none was heard of yet.
+    pub fn heeds(&self, shard: Ordinal) -> Option<(Incarnation, u128)> {
+        self.heard.get(&shard).copied()
     }
 
     /// A message came from a shard's process, on this store; says whether that
@@ -211,15 +216,24 @@ impl Shard {
         Ok(())
     }
 
+    /// Whether it is a plan to go by in place of the one that is known.
+    pub fn is_news(&self, plan: &Plan) -> bool {
+        let follows = match &self.plan {
+            Some(known) => plan.cluster == known.cluster && plan.may_follow(known),
+            None => plan.epoch.0 <= HIGHEST_FIRST,
+        };
+        follows && plan.is_possible()
+    }
+
     /// Takes a plan, if it is newer; says whether it was.
     ///
     /// # Errors
     /// When the plan's coordinator counts on what this shard has not done.
     pub fn learn(&mut self, plan: &Plan) -> Result<bool, Stopped> {
+        if !self.is_news(plan) {
+            return Ok(false);
+        }
         if let Some(known) = &self.plan {
-            if plan.cluster != known.cluster || plan.epoch <= known.epoch {
-                return Ok(false);
-            }
             let must_give = known.is_source(self.me) && !self.has_given_all();
             if must_give || self.has_missed(known, plan) {
                 return Err(Stopped::Outdated(plan.epoch));
@@ -243,8 +257,9 @@ impl Shard {
     /// Whether a change has ended, between two plans, that could not without this
     /// shard.
     fn has_missed(&self, known: &Plan, plan: &Plan) -> bool {
-        let next_change = known.epoch.0 + if known.is_stable() { 1 } else { 2 };
-        self.me.0 < known.to.shards && plan.epoch.0 > next_change
+        let next_change = if known.is_stable() { 1 } else { 2 };
+        let ahead = plan.epoch.0.saturating_sub(known.epoch.0);
+        self.me.0 < known.to.shards && ahead > next_change
     }
 
     /// Whose a partition is, given its owners under the plan's two placements,
@@ -419,7 +434,14 @@ impl Shard {
         }
         // A plan stays until all of its batches are acknowledged: one of another
         // plan is a late copy.
-        if passed.epoch != self.epoch() {
+        let is_source = |plan: &Plan| plan.is_source(passed.source) && passed.source != self.me;
+        if passed.epoch != self.epoch() || !self.plan.as_ref().is_some_and(is_source) {
+            return Received::Ignore;
+        }
+        let highest = same_store.map_or(HIGHEST_FIRST, |inbox| {
+            inbox.applied.saturating_add(MOST_AHEAD)
+        });
+        if batch.number != passed.number || !(1..=highest).contains(&batch.number) {
             return Received::Ignore;
         }
         // It is sent only when all before it are acknowledged, so a gap is none.
@@ -450,3 +472,6 @@ impl Shard {
         self.cursor == Cursor::End && self.outboxes().next().is_none()
     }
 }
+
+#[cfg(test)]
+mod tests;

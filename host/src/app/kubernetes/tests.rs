@@ -56,6 +56,21 @@ fn a_change_is_told_when_it_begins_and_when_it_has_ended() {
 }
 
 #[test]
+fn shards_that_are_missing_are_a_warning_that_says_what_to_do_and_their_return_is_told() {
+    let missing = Missing {
+        shards: vec![Ordinal(3), Ordinal(4)],
+        wanted: 3,
+        having_data: 5,
+    };
+    let event = of_missing(false, Some(&missing)).expect("it is told");
+    assert_eq!(event.kind, Kind::ShardsMissing);
+    assert!(event.note.contains("--replicas=5"), "{}", event.note);
+    assert_eq!(of_missing(false, None), None);
+    let event = of_missing(true, None).expect("it is told");
+    assert_eq!(event.kind, Kind::ShardsBack);
+}
+
+#[test]
 fn a_refusal_and_a_generation_in_place_of_another_are_told_once() {
     let live = |generation| LiveGeneration {
         generation,

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::Cluster;
 use crate::lane::Place;
-use crate::topology::{Counted, Epoch, Ordinal};
+use crate::topology::{Counted, Epoch, MOST_SHARDS, Ordinal};
 use meter::Meter;
 pub(super) use watching::watch;
 
@@ -92,7 +92,10 @@ impl Measured {
     pub(super) fn hear(&mut self, shard: Ordinal, source: Option<Source>) {
         let heard = self.heard.entry(shard).or_default();
         heard.away = false;
-        if let Some(source) = source {
+        let is_its_own = |source: &Source| {
+            source.shard == shard && source.held_up_by.len() <= MOST_SHARDS as usize
+        };
+        if let Some(source) = source.filter(is_its_own) {
             heard.last = Some((Instant::now(), source));
         }
     }

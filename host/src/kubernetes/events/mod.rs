@@ -23,6 +23,10 @@ pub enum Kind {
     ReshardingStarted,
     /// All partitions are where they belong.
     ReshardingDone,
+    /// Shards that have data are not there, as fewer are wanted.
+    ShardsMissing,
+    /// They are there again.
+    ShardsBack,
 }
 
 impl Kind {
@@ -33,6 +37,8 @@ impl Kind {
             Self::GenerationLive => "GenerationLive",
             Self::ReshardingStarted => "ReshardingStarted",
             Self::ReshardingDone => "ReshardingDone",
+            Self::ShardsMissing => "ShardsMissing",
+            Self::ShardsBack => "ShardsBack",
         }
     }
 
@@ -41,26 +47,27 @@ impl Kind {
         match self {
             Self::SwapRefused | Self::GenerationLive => "Swap",
             Self::ReshardingStarted | Self::ReshardingDone => "Reshard",
+            Self::ShardsMissing | Self::ShardsBack => "Scale",
         }
     }
 
     /// How much it is to alarm.
     fn severity(self) -> &'static str {
         match self {
-            Self::SwapRefused => "Warning",
-            Self::GenerationLive | Self::ReshardingStarted | Self::ReshardingDone => "Normal",
+            Self::SwapRefused | Self::ShardsMissing => "Warning",
+            Self::GenerationLive
+            | Self::ReshardingStarted
+            | Self::ReshardingDone
+            | Self::ShardsBack => "Normal",
         }
     }
 
     /// What it is about: one Pod, or all of them.
     fn regarding(self, place: &Place, set_uid: Option<String>) -> ObjectReference {
-        let (api_version, kind, name, uid) = match self {
-            Self::SwapRefused | Self::GenerationLive => {
-                ("v1", "Pod", &place.pod, place.pod_uid.clone())
-            }
-            Self::ReshardingStarted | Self::ReshardingDone => {
-                ("apps/v1", "StatefulSet", &place.stateful_set, set_uid)
-            }
+        let (api_version, kind, name, uid) = if self.is_of_the_set() {
+            ("apps/v1", "StatefulSet", &place.stateful_set, set_uid)
+        } else {
+            ("v1", "Pod", &place.pod, place.pod_uid.clone())
         };
         ObjectReference {
             api_version: Some(api_version.to_owned()),
@@ -74,7 +81,7 @@ impl Kind {
 
     /// Whether it is about the StatefulSet.
     fn is_of_the_set(self) -> bool {
-        matches!(self, Self::ReshardingStarted | Self::ReshardingDone)
+        !matches!(self, Self::SwapRefused | Self::GenerationLive)
     }
 }
 

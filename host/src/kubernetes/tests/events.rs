@@ -50,6 +50,15 @@ fn an_event_says_what_happened_to_whom() {
     assert_eq!(event["reportingInstance"], "shard-0");
 
     pod.kubernetes.record(Event {
+        kind: Kind::ShardsMissing,
+        note: "missing".to_owned(),
+    });
+    let event = pod.event("missing");
+    assert_eq!(
+        (&event["type"], &event["regarding"]["kind"]),
+        (&"Warning".into(), &"StatefulSet".into())
+    );
+    pod.kubernetes.record(Event {
         kind: Kind::ReshardingDone,
         note: "done".to_owned(),
     });
@@ -64,7 +73,7 @@ fn an_event_says_what_happened_to_whom() {
         event["regarding"]["uid"],
         "00000000-0000-0000-0000-000000000001"
     );
-    pod.waits_for_metric("ostrakon_kubernetes_events_posted_total", 2.0);
+    pod.waits_for_metric("ostrakon_kubernetes_events_posted_total", 3.0);
 
     // Its note has to fit.
     pod.kubernetes.record(refused(&"x".repeat(5000)));

@@ -170,3 +170,30 @@ async fn a_lost_connection_is_made_again() {
     });
     assert_eq!(pool.request(2, body(2)).await.unwrap(), body(2));
 }
+
+/// Whoever answers runs nothing for us: what else was sent there was not run, and the peer is
+/// looked for anew after a pause.
+#[tokio::test(start_paused = true)]
+async fn what_was_sent_to_somebody_else_was_not_run_and_a_late_answer_harms_no_new_connection() {
+    let (pool, pipes) = pool(endpoint(1), true);
+    let answered = pool.ask(2, body(1)).await.unwrap();
+    let sent = tokio::spawn({
+        let pool = Arc::clone(&pool);
+        async move { pool.request(2, body(2)).await }
+    });
+    tokio::task::yield_now().await;
+    pool.disown(&answered, "a stranger");
+    let error = sent.await.unwrap().unwrap_err();
+    assert!(
+        error.is_not_sent() && error.to_string().contains("a stranger"),
+        "{error}"
+    );
+    assert!(pool.request(2, body(3)).await.unwrap_err().is_not_sent());
+    assert_eq!(pipes.times.lock().unwrap().len(), 1, "not at once");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(pool.request(2, body(4)).await.unwrap(), body(4));
+    assert_eq!(pipes.times.lock().unwrap().len(), 2);
+    pool.disown(&answered, "a stranger");
+    assert_eq!(pool.request(2, body(5)).await.unwrap(), body(5));
+    assert_eq!(pipes.times.lock().unwrap().len(), 2);
+}

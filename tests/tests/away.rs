@@ -1,0 +1,229 @@
+//! Shards that cannot be asked, and addresses at which somebody else answers.
+
+use std::io::Write as _;
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ostrakon_tests::cluster::{Cluster, shards};
+use ostrakon_tests::host::{Files, Host, Shard, binary, config, guest};
+use ostrakon_tests::tools::output;
+use serde_json::json;
+
+fn kv(shards: u32, max_wait: &str) -> Files {
+    let toml = format!("[cluster]\nshards = {shards}\nmax_wait = \"{max_wait}\"");
+    config(&guest("kv"), &[("ostrakon.toml", &*toml)])
+}
+
+/// Both of its peers are gone for longer than a restart takes: each is told of once, and so is its
+/// return.
+#[test]
+fn a_peer_that_cannot_be_asked_is_told_of_once_and_so_is_its_return() {
+    let mut cluster = Cluster::start(80, 3, 3, &kv(3, "1s"));
+    for host in cluster.hosts.drain(1..) {
+        host.kill();
+    }
+    let host = &cluster.hosts[0];
+    let status = host.wait_for_status("the loss of both", |status| {
+        status["topology"]["away"] == json!([1, 2])
+    });
+    assert_eq!(status["topology"]["stable"], true, "nothing moves");
+    let problems = status["problems"].to_string();
+    assert!(
+        problems.contains("shards 1 and 2 cannot be asked"),
+        "{problems}"
+    );
+    let said = |what: &str| host.log().matches(what).count();
+    let lost = "a shard cannot be asked";
+    host.wait_until("a warning for each", |_| said(lost) == 2);
+    let admin = host.admin.to_string();
+    let shown = output(Command::new(binary()).args(["status", "--admin", &admin]));
+    for row in [
+        "! shards 1 and 2",
+        "shard 1 cannot be asked, since",
+        "shard 2 cannot be",
+    ] {
+        assert!(shown.contains(row), "{row}: {shown}");
+    }
+    let get = host.client().get("/load/b").expect("an answer");
+    assert_eq!(get.status, 503);
+    assert!(
+        get.text().contains("has not been there for a while"),
+        "{get:?}"
+    );
+
+    let back: Vec<Host> = cluster.shards[1..].iter().map(Shard::start).collect();
+    let host = &cluster.hosts[0];
+    host.wait_for_status("the return of both", |status| {
+        let reached = |peer: &serde_json::Value| peer["reached"] == true;
+        let peers = status["topology"]["peers"].as_array();
+        peers.is_some_and(|peers| peers.len() == 2 && peers.iter().all(reached))
+            && status["problems"] == json!([])
+    });
+    host.wait_until("a line for each", |_| {
+        said("a shard can be asked again") == 2
+    });
+    assert_eq!(said(lost), 2, "once for each");
+    // Shards know it of each other, too, not only shard 0 of all.
+    back[1].wait_for_status("the others", |status| {
+        status["topology"]["peers"].as_array().map(Vec::len) == Some(2)
+    });
+}
+
+/// What a name leads to, which can change while connections are open, as a Pod's can.
+struct Name {
+    to: Mutex<SocketAddr>,
+    open: Mutex<Vec<TcpStream>>,
+    connections: AtomicU64,
+}
+
+impl Name {
+    fn at(address: SocketAddr, to: SocketAddr) -> Arc<Self> {
+        let listener = TcpListener::bind(address).expect("it is free");
+        let name = Arc::new(Self {
+            to: Mutex::new(to),
+            open: Mutex::default(),
+            connections: AtomicU64::new(0),
+        });
+        let of_thread = Arc::clone(&name);
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                of_thread.connections.fetch_add(1, Ordering::Relaxed);
+                of_thread.pass_on(stream);
+            }
+        });
+        name
+    }
+
+    fn pass_on(&self, stream: TcpStream) {
+        let Ok(other) = TcpStream::connect(*self.to.lock().unwrap()) else {
+            return;
+        };
+        let both = [(&stream, &other), (&other, &stream)].map(|(from, to)| {
+            (
+                from.try_clone().expect("cloned"),
+                to.try_clone().expect("cloned"),
+            )
+        });
+        for (mut from, mut to) in both {
+            thread::spawn(move || {
+                let _ = std::io::copy(&mut from, &mut to);
+                let _ = to.shutdown(Shutdown::Both);
+            });
+        }
+        self.open.lock().unwrap().extend([stream, other]);
+    }
+
+    fn leads_to(&self, to: SocketAddr) {
+        *self.to.lock().unwrap() = to;
+    }
+
+    fn cut(&self) {
+        for stream in self.open.lock().unwrap().drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+/// A server that speaks, and is no Ostrakon.
+fn stranger() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("it has one");
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let _ = stream.write_all(b"220 mail.example ESMTP\r\n");
+        }
+    });
+    address
+}
+
+/// An address that was a shard's is another cluster's for a while, which has the same token; or
+/// that of somebody else. Connections that were made meanwhile stay open when the name is right
+/// again. Nothing was run there, so that all requests wait, and are answered.
+#[test]
+fn requests_outlast_an_address_that_is_somebody_elses_for_a_while() {
+    let files = kv(2, "40s");
+    let mut ours = shards(81, 2, &files);
+    let peer = |part: u8, ordinal: u8, port| SocketAddr::from(([127, 7, part, ordinal], port));
+    let own = peer(81, 1, 7071);
+    ours[1].arguments[3] = own.to_string();
+    let name = Name::at(peer(81, 1, 7070), own);
+    let theirs = Cluster::start(82, 2, 2, &files);
+    let hosts: Vec<Host> = thread::scope(|scope| {
+        let starting: Vec<_> = ours
+            .iter()
+            .map(|shard| scope.spawn(|| shard.start()))
+            .collect();
+        starting
+            .into_iter()
+            .map(|host| host.join().unwrap())
+            .collect()
+    });
+    let zero = &hosts[0];
+    zero.wait_for_status("the topology", |status| status["topology"]["shards"] == 2);
+    let (mut requests, mut worst) = (0, Duration::ZERO);
+    for (who, at) in [
+        ("another cluster", peer(82, 1, 7070)),
+        ("another shard of another cluster", peer(82, 0, 7070)),
+        ("the shard itself", peer(81, 0, 7070)),
+        ("no Ostrakon", stranger()),
+        ("nobody", peer(81, 9, 7070)),
+    ] {
+        name.leads_to(at);
+        name.cut();
+        let before = name.connections.load(Ordering::Relaxed);
+        let ask = |write: bool| {
+            let began = Instant::now();
+            let path = if write { "/save/a/word" } else { "/load/a" };
+            let answer = zero.client().get(path).expect("an answer");
+            (answer, began.elapsed())
+        };
+        ask_own(zero);
+        thread::scope(|scope| {
+            let asked: Vec<_> = (0..16)
+                .map(|number| scope.spawn(move || ask(number % 2 == 0)))
+                .collect();
+            // It was looked for there more than once.
+            zero.wait_until("attempts", |_| {
+                name.connections.load(Ordering::Relaxed) > before + 2
+            });
+            ask_own(zero);
+            // From now on the name is right, and what is open stays.
+            name.leads_to(own);
+            for asked in asked {
+                let (answer, took) = asked.join().unwrap();
+                let is_answered = answer.status == 200 && answer.text() == "word";
+                let is_not_saved_yet = answer.status == 404 && who == "another cluster";
+                assert!(is_answered || is_not_saved_yet, "{who}: {answer:?}");
+                requests += 1;
+                worst = worst.max(took);
+            }
+        });
+        zero.wait_for_status("its peer", |status| {
+            status["topology"]["peers"][0]["reached"] == true
+        });
+    }
+    let said = zero.log();
+    assert!(said.contains("belongs to another cluster"), "{said}");
+    for host in &theirs.hosts {
+        assert_eq!(host.client().get("/load/a").expect("an answer").status, 404);
+    }
+    println!(
+        "{requests} requests, 0 failed; the longest waited {worst:?}, until the name was right"
+    );
+}
+
+/// Others go on meanwhile.
+fn ask_own(host: &Host) {
+    let began = Instant::now();
+    let saved = host.client().get("/save/b/word").expect("an answer");
+    assert_eq!(saved.status, 200, "{saved:?}");
+    let took = began.elapsed();
+    assert!(
+        took < Duration::from_secs(5),
+        "its own partitions waited {took:?}"
+    );
+}
