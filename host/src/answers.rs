@@ -16,6 +16,8 @@ impl From<&Refused> for Refusal {
             Refused::LaneFull => Self::LaneFull,
             Refused::LaneWait => Self::LaneWait,
             Refused::NotStored(CommitError::Full) => Self::StoreFull,
+            Refused::NotStored(CommitError::Missing(_)) => Self::StoreMissing,
+            Refused::NotStored(error) if error.is_damage() => Self::StoreDamaged,
             Refused::NotStored(CommitError::Failed(_)) | Refused::Stopping => Self::StoreFailed,
             Refused::Away(_) => Self::ShardAway,
             Refused::Unknown(_) => Self::OutcomeUnknown,
@@ -27,6 +29,7 @@ impl From<&Refused> for Refusal {
                 Failure::Deadline => Self::GuestDeadline,
                 Failure::Reply(_) => Self::GuestReply,
                 Failure::PartitionKey(..) => Self::BadPartitionKey,
+                Failure::Store(error) if error.is_damage() => Self::StoreDamaged,
                 Failure::Store(_) => Self::StoreFailed,
             },
         }

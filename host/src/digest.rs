@@ -35,6 +35,11 @@ impl Digest {
         Self(bytes)
     }
 
+    /// The digest that a text shows in full.
+    pub fn named(text: &str) -> Option<Self> {
+        parse(text)
+    }
+
     /// The digest to store.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0

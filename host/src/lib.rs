@@ -6,6 +6,7 @@
 
 mod blocking;
 mod unix_time;
+mod printable;
 pub mod trace;
 mod lobby;
 pub mod contract;

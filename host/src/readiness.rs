@@ -13,6 +13,7 @@ struct Conditions {
     generation_live: AtomicBool,
     awaits_plan: AtomicBool,
     stopped: AtomicBool,
+    store_missing: AtomicBool,
     draining: AtomicBool,
 }
 
@@ -30,6 +31,9 @@ pub enum NotReady {
         "the shard does not know yet how many shards there are: shard 0 tells it, once its peer port can be reached; where the number is a StatefulSet's, see `kubernetes` in its /status"
     )]
     NoPlan,
+    /// Its data file is not where it was opened.
+    #[error("the data file was moved or removed: see store.problem in /status")]
+    StoreMissing,
     /// Another process has its place, or its data is outdated.
     #[error(
         "this process must not serve this shard any longer: see its log for why; it asks the others whether that is so, and ends, to be started again, when nobody says so"
@@ -55,6 +59,11 @@ impl Readiness {
     /// Whether the shard is one of a cluster of which it knows nothing yet.
     pub fn set_awaits_plan(&self, awaits: bool) {
         self.0.awaits_plan.store(awaits, Ordering::Release);
+    }
+
+    /// Whether the data file is not where it was opened.
+    pub fn set_store_missing(&self, missing: bool) {
+        self.0.store_missing.store(missing, Ordering::Release);
     }
 
     /// The process may not go on serving. Stays so.
@@ -87,6 +96,8 @@ impl Readiness {
             Err(NotReady::NoGeneration)
         } else if self.0.awaits_plan.load(Ordering::Acquire) {
             Err(NotReady::NoPlan)
+        } else if self.0.store_missing.load(Ordering::Acquire) {
+            Err(NotReady::StoreMissing)
         } else {
             Ok(())
         }
@@ -122,6 +133,17 @@ mod tests {
         readiness.set_stopped();
         readiness.set_draining();
         assert_eq!(readiness.check(), Err(NotReady::Stopped));
+    }
+
+    #[test]
+    fn one_whose_data_file_is_missing_is_not_ready_until_it_is_there_again() {
+        let readiness = Readiness::default();
+        readiness.set_started();
+        readiness.set_generation_live();
+        readiness.set_store_missing(true);
+        assert_eq!(readiness.check(), Err(NotReady::StoreMissing));
+        readiness.set_store_missing(false);
+        assert_eq!(readiness.check(), Ok(()));
     }
 
     #[test]

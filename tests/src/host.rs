@@ -224,10 +224,14 @@ impl Host {
         let log = Arc::new(Log::default());
         let lines = Arc::clone(&log);
         thread::spawn(move || {
-            for line in BufReader::new(stderr).split(b'\n').map_while(Result::ok) {
-                lines.push(String::from_utf8_lossy(&line).into_owned());
+            let mut read = BufReader::new(stderr).split(b'\n');
+            while lines.may_read() {
+                match read.next() {
+                    Some(Ok(line)) => lines.push(String::from_utf8_lossy(&line).into_owned()),
+                    _ => return lines.end(),
+                }
             }
-            lines.end();
+            // It is closed, though the host may run on.
         });
         let starting = log.wait_for("its ports", |line| line.contains("\"starting\""));
         let starting: Value = serde_json::from_str(&starting).expect("the log is JSON");
@@ -389,6 +393,15 @@ impl Host {
             .join("\n")
     }
 
+    /// Reads its log from now on, or not, or closes it.
+    ///
+    /// # Panics
+    /// When the thread that reads the log has.
+    pub fn set_reading(&self, reading: Reading) {
+        *self.log.reading.lock().expect("no holder panics") = reading;
+        self.log.resumed.notify_all();
+    }
+
     /// The process's id.
     ///
     /// # Panics
@@ -429,7 +442,11 @@ impl Host {
             }
             thread::sleep(Duration::from_millis(1));
         };
-        self.log.wait_end();
+        let reading = *self.log.reading.lock().expect("no holder panics");
+        if reading != Reading::Closed {
+            self.set_reading(Reading::On);
+            self.log.wait_end();
+        }
         (status, self.log())
     }
 
@@ -472,17 +489,40 @@ impl Drop for Host {
     }
 }
 
+/// What is done about a host's log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reading {
+    /// It is read as it comes.
+    #[default]
+    On,
+    /// Nobody reads it, and it fills its pipe.
+    Paused,
+    /// Its pipe is closed on this side, once one more line was read.
+    Closed,
+}
+
 /// A process's lines so far, and whether there will be more.
 #[derive(Debug, Default)]
 struct Log {
     lines: Mutex<(Vec<String>, bool)>,
+    reading: Mutex<Reading>,
     changed: Condvar,
+    resumed: Condvar,
 }
 
 impl Log {
     fn push(&self, line: String) {
         self.lines.lock().expect("no holder panics").0.push(line);
         self.changed.notify_all();
+    }
+
+    /// Waits while nobody is to read; false: nobody ever is.
+    fn may_read(&self) -> bool {
+        let reading = self.reading.lock().expect("no holder panics");
+        let resumed = self
+            .resumed
+            .wait_while(reading, |reading| *reading == Reading::Paused);
+        *resumed.expect("no holder panics") != Reading::Closed
     }
 
     fn end(&self) {

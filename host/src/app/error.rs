@@ -28,6 +28,16 @@ pub enum Error {
     /// The data directory cannot be used.
     #[error(transparent)]
     Store(#[from] OpenError),
+    /// What is stored beside the data cannot be read.
+    #[error(
+        "{path} is damaged, or was written by a newer version: {what} cannot be read; restore it from a backup"
+    )]
+    Record {
+        /// The store's file.
+        path: PathBuf,
+        /// What of it.
+        what: &'static str,
+    },
     /// A part of the data directory cannot be made.
     #[error("cannot use the data directory {path}: see that it is on a writable volume")]
     Data {

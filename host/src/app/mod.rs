@@ -29,7 +29,7 @@ use crate::drain::{Drain, End, Outcome, Signals, Timing, until_told};
 use crate::guest::{Cache, Engine, Identity};
 use crate::http::{Replies, Server};
 use crate::kubernetes::Kubernetes;
-use crate::lane::{Change, Changed, Lane, Live};
+use crate::lane::{self, Change, Changed, Lane, Live};
 use crate::metrics::{Listener, Metrics};
 use crate::otlp::Exporter;
 use crate::peers;
@@ -40,7 +40,7 @@ use crate::service::{Others, Service};
 use crate::settings::Settings;
 use crate::store::{self, Store};
 use crate::swap::{Controller, DefaultGuest, Kept, Refused, Status, Step};
-use crate::telemetry::Filter;
+use crate::telemetry::{Backlog, Filter, Log};
 use crate::topology::{Incarnation, Ordinal, Stopped};
 use crate::trace::Tracer;
 use crate::volume::{self, Files, ReadError, Watcher};
@@ -55,28 +55,34 @@ const CLOSING: Duration = Duration::from_secs(5);
 /// beyond the grace that its drain's deadline fits into.
 const PEERS_CLOSING: Duration = Duration::from_secs(2);
 
-/// Runs a shard until it is told to end, and drains it. `filter` is where a
-/// setting changes the log's.
+/// Runs a shard until it is told to end, and drains it. A setting changes what
+/// `log` logs.
 ///
 /// # Errors
 /// When it cannot start, or ends with requests in flight.
-pub fn serve(options: &Options, filter: Option<Filter>) -> Result<(), Error> {
+pub fn serve(options: &Options, log: Option<&Log>) -> Result<(), Error> {
     let runtime = runtime::Builder::new_multi_thread()
         .worker_threads(options.threads.get())
         .thread_name("worker")
         .enable_all()
         .build()?;
-    let ended = runtime.block_on(run(options, filter));
+    let log = log
+        .map(|log| (log.filter.clone(), log.lines.clone()))
+        .unzip();
+    let ended = runtime.block_on(run(options, log));
     // What is still running on it has no promise to keep.
     runtime.shutdown_background();
     ended
 }
 
-async fn run(options: &Options, filter: Option<Filter>) -> Result<(), Error> {
+/// What of the log is changed and looked at while a shard runs.
+type Logging = (Option<Filter>, Option<Backlog>);
+
+async fn run(options: &Options, log: Logging) -> Result<(), Error> {
     let mut signals = Signals::new()?;
     let app = tokio::select! {
         biased;
-        started = App::start(options, filter) => started?,
+        started = App::start(options, log) => started?,
         signal = signals.recv() => {
             // Nothing was served, and what is on the disk is whole at every moment.
             tracing::info!(signal, "told to end before it was ready");
@@ -124,6 +130,7 @@ async fn run(options: &Options, filter: Option<Filter>) -> Result<(), Error> {
 /// | exporting spans, where they are | by `end`, last | none: see `otlp` |
 /// | following the secrets | with their watcher | none |
 /// | following the credentials of each port | with the runtime | what it refuses it shows |
+/// | following where the data file is | with the lane | none |
 /// | following the StatefulSet, posting Events, seeing what they are about | with the runtime | what fails is tried again, and shown |
 struct App {
     drain: Drain,
@@ -146,7 +153,7 @@ impl App {
         clippy::too_many_lines,
         reason = "one list of what is opened, in its order; each line needs those above it"
     )]
-    async fn start(options: &Options, filter: Option<Filter>) -> Result<Self, Error> {
+    async fn start(options: &Options, (filter, log): Logging) -> Result<Self, Error> {
         let bind =
             |address| Server::bind(address).map_err(|source| Error::Bind { address, source });
         let (server, admin) = (bind(options.listen)?, bind(options.admin)?);
@@ -166,6 +173,7 @@ impl App {
             readiness: readiness.clone(),
             store_file: options.data_dir.join("shard.redb"),
             public_has_failed: Arc::default(),
+            log,
             parts: Arc::new(ArcSwapOption::empty()),
         };
         let has_failed = Arc::clone(&shard.public_has_failed);
@@ -181,7 +189,10 @@ impl App {
             },
         )?;
 
-        let store = store::Options::new(&options.data_dir, options.store_cache_bytes);
+        let store = store::Options {
+            check: options.check,
+            ..store::Options::new(&options.data_dir, options.store_cache_bytes)
+        };
         let store = tokio::task::spawn_blocking(move || Store::open(store))
             .await
             .expect("opening the store does not panic")?;
@@ -191,6 +202,10 @@ impl App {
         };
         let kept = Kept::open(&options.data_dir).map_err(data)?;
         let cache = Cache::open(&options.data_dir).map_err(data)?;
+        if let Some(what) = lane::unreadable(store.record()) {
+            let path = options.data_dir.join("shard.redb");
+            return Err(Error::Record { path, what });
+        }
         let last = store.record().generation.as_deref().and_then(Live::decode);
         let last_good = last.and_then(|live| kept.load(live.digest));
 
@@ -341,6 +356,16 @@ impl App {
         let handing_over = cluster.as_ref().map(|(cluster, _)| cluster.clone());
         let placed = handing_over.clone();
         let of_app = handing_over.clone();
+        let (mut missing, of_store) = (lane.missing(), readiness.clone());
+        tokio::spawn(async move {
+            loop {
+                let is_missing = missing.borrow_and_update().is_some();
+                of_store.set_store_missing(is_missing);
+                if missing.changed().await.is_err() {
+                    return;
+                }
+            }
+        });
         let cluster = if let Some((cluster, listener)) = cluster {
             let (draining, mut stopped) = (drain.clone(), cluster.stopped());
             let stopping = readiness.clone();

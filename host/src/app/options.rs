@@ -33,6 +33,8 @@ pub struct Options {
     pub threads: NonZeroUsize,
     /// The most memory for the store's pages, in bytes.
     pub store_cache_bytes: usize,
+    /// Whether the whole data file is looked through before it is opened.
+    pub check: bool,
     /// Where spans are exported to, if they are.
     pub otlp: Option<otlp::Options>,
     /// The log filter where the settings have none.

@@ -28,6 +28,7 @@ use crate::readiness::Readiness;
 use crate::secrets::Secrets;
 use crate::survey;
 use crate::swap::Status;
+use crate::telemetry::Backlog;
 use crate::unix_time::unix_time;
 
 /// The shard, for the admin port, which is open before the shard is.
@@ -39,6 +40,8 @@ pub(super) struct Shard {
     /// Nobody listens on the public port any more. Relaxed: nothing else is read by it.
     pub(super) public_has_failed: Arc<AtomicBool>,
     pub(super) parts: Arc<ArcSwapOption<Parts>>,
+    /// None where the process logs elsewhere.
+    pub(super) log: Option<Backlog>,
 }
 
 /// What is there once the shard has started.
@@ -108,7 +111,8 @@ impl Subject for Shard {
             status["candidate"] = json!(swap.candidate);
             status["refused"] = json!(swap.refused);
             status["last_refused"] = json!(swap.last_refused);
-            status["store"] = json!({ "bytes": bytes, "entries": entries });
+            let problem = parts.lane.store_problem();
+            status["store"] = json!({ "bytes": bytes, "entries": entries, "problem": problem });
             status["lane"] = json!({
                 "depth": parts.lane.depth(),
                 "last_commit": parts.lane.last_commit().map(unix_seconds),
@@ -168,8 +172,14 @@ impl Subject for Shard {
     }
 
     fn measure(&self, metrics: &Metrics) {
+        if let Some(log) = &self.log {
+            metrics.log_lines_lost(log.lost());
+        }
         if let Some(parts) = &*self.parts.load() {
             metrics.store_size(self.store_size(parts));
+            let is_missing = parts.lane.missing().borrow().is_some();
+            let is_damaged = parts.lane.damage().first().is_some();
+            metrics.store_standing(is_missing, is_damaged);
             metrics.lane_depth(parts.lane.depth());
             metrics.last_commit(parts.lane.last_commit().map(unix_seconds));
             metrics.swap_is_refused(parts.swap.borrow().refused.is_some());

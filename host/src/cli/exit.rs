@@ -12,6 +12,8 @@ pub enum Exit {
     CutOff = 1,
     /// The arguments or the configuration are wrong.
     Usage = 64,
+    /// The data is damaged.
+    Damaged = crate::telemetry::DAMAGED,
     /// A port is taken, or nobody answers at an address.
     Unavailable = 69,
     /// This machine cannot run guests, or ostrakon itself failed.

@@ -10,6 +10,7 @@ use super::manifest::{self, share};
 use super::{Exit, Failure, say};
 use crate::digest::Digest;
 use crate::guest;
+use crate::printable::Printable;
 
 /// Show what a component is: its world, size, digest, and how it describes itself.
 #[derive(Debug, clap::Args)]
@@ -36,8 +37,8 @@ impl Arguments {
         for (name, value) in [
             ("file", self.file.display().to_string()),
             ("world", world),
-            ("exports", interface.exports.join("\n          ")),
-            ("imports", interface.imports.join("\n          ")),
+            ("exports", listed(&interface.exports)),
+            ("imports", listed(&interface.imports)),
             ("size", share(bytes.len())),
             ("sha256", Digest::of(&bytes).to_string()),
         ] {
@@ -57,9 +58,21 @@ impl Arguments {
             .map_err(Failure::with(Exit::Usage))?;
         say(&format!(
             "describe  {} {}, sharding {}, schema {}\n",
-            described.name, described.version, described.sharding, described.schema
+            Printable(&described.name),
+            Printable(&described.version),
+            described.sharding,
+            described.schema
         ))
     }
+}
+
+/// Names of the component's, each on a line.
+fn listed(names: &[String]) -> String {
+    let names: Vec<_> = names
+        .iter()
+        .map(|name| Printable(name).to_string())
+        .collect();
+    names.join("\n          ")
 }
 
 /// Reads a file that the command line names.

@@ -1,6 +1,7 @@
 //! The command line: what is asked for, and what the process's exit code says.
 
 mod build;
+mod check;
 mod client;
 mod dev;
 mod exit;
@@ -20,11 +21,16 @@ mod watch;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
 pub use exit::Exit;
+
+use crate::printable::Printable;
 
 /// Stateful services on Kubernetes whose code changes without a restart.
 ///
@@ -47,12 +53,14 @@ Examples:
   ostrakon status                              how the shard on this machine is
   ostrakon status --watch                      how far partitions have moved
   ostrakon plan --shards 5                     what more shards would move
+  ostrakon check /var/lib/ostrakon             whether a stopped shard's data is whole
   ostrakon drain                               for a preStop hook
 
 Exit codes:
    0  done
    1  a drain's deadline passed, or a second signal ended it: requests were cut off
   64  wrong arguments or configuration: the message says what to change
+  65  the data is damaged: the message says what
   69  a port is taken, or nobody answers at an address
   70  this machine cannot run guests, or a failure of ostrakon itself
   74  a file or directory cannot be read or written
@@ -67,6 +75,7 @@ enum Command {
     Inspect(inspect::Arguments),
     Pack(pack::Arguments),
     Status(status::Arguments),
+    Check(check::Arguments),
     Plan(plan::Arguments),
     Drain(client::DrainArguments),
 }
@@ -77,10 +86,17 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         Ok(cli) => cli,
         Err(error) => {
             // Help goes to standard output, the rest to standard error; nobody may read either.
-            let _ = error.print();
             return match error.kind() {
-                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Exit::Done,
-                _ => Exit::Usage,
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+                    let _ = error.print();
+                    Exit::Done
+                }
+                _ => {
+                    aside(move || {
+                        let _ = error.print();
+                    });
+                    Exit::Usage
+                }
             };
         }
     };
@@ -91,6 +107,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Inspect(arguments) => arguments.run(),
         Command::Pack(arguments) => arguments.run(),
         Command::Status(arguments) => arguments.run(),
+        Command::Check(arguments) => arguments.run(),
         Command::Plan(arguments) => arguments.run(),
         Command::Drain(arguments) => arguments.run(),
     };
@@ -170,10 +187,28 @@ fn is_authority(text: &str) -> bool {
     })
 }
 
-/// Writes a line to standard error, where hints and errors go.
+/// How long a line on standard error may take.
+const ASIDE: Duration = Duration::from_secs(1);
+
+/// Writes a line to standard error, where hints and errors go. A process ends also where nobody
+/// reads what it says last.
 fn say_aside(line: &str) {
-    // When it is closed there is nobody to tell.
-    let _ = writeln!(io::stderr(), "{line}");
+    let line = format!("{}\n", Printable(line));
+    aside(move || {
+        // When it is closed there is nobody to tell.
+        let _ = io::stderr().write_all(line.as_bytes());
+    });
+}
+
+fn aside(say: impl FnOnce() + Send + 'static) {
+    let (said, saying) = mpsc::channel();
+    let spawned = thread::Builder::new().spawn(move || {
+        say();
+        let _ = said.send(());
+    });
+    if spawned.is_ok() {
+        let _ = saying.recv_timeout(ASIDE);
+    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,8 @@ use humantime_serde::re::humantime::format_rfc3339_seconds;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::printable::Printable;
+
 /// What a shard shows of another one: `topology.peers` in its status.
 #[derive(Debug, Deserialize)]
 struct Peer {
@@ -31,7 +33,8 @@ pub(super) fn rows(status: &Value, only_lost: bool) -> String {
             None => writeln!(text, "shard {shard:<width$} can be asked, since {since}"),
             Some(why) => writeln!(
                 text,
-                "shard {shard:<width$} cannot be asked, since {since}: {why}"
+                "shard {shard:<width$} cannot be asked, since {since}: {}",
+                Printable(why)
             ),
         };
         text
@@ -44,7 +47,7 @@ pub(super) fn problems(status: &Value) -> String {
     problems
         .filter_map(Value::as_str)
         .fold(String::new(), |mut text, problem| {
-            let _ = writeln!(text, "! {problem}");
+            let _ = writeln!(text, "! {}", Printable(problem));
             text
         })
 }

@@ -15,6 +15,7 @@ use super::progress::grouped;
 use super::{Exit, Failure, say, say_aside};
 use crate::http::client::Question;
 use crate::plan::{Outcome, share};
+use crate::printable::Printable;
 use crate::settings::MOST_SHARDS;
 use crate::survey::Amount;
 use crate::volume::MAX_BYTES;
@@ -112,8 +113,8 @@ fn shown(outcome: &Outcome) -> String {
          {} of {} partitions move ({}), and {} of {} ({})\n",
         shards(outcome.shards_now),
         shards(outcome.shards_then),
-        guest.name,
-        guest.version,
+        Printable(&guest.name),
+        Printable(&guest.version),
         guest.sharding,
         grouped(moved.partitions),
         grouped(total.partitions),

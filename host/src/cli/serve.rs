@@ -95,6 +95,9 @@ pub(super) struct Arguments {
         default_value = "64MiB"
     )]
     store_cache: ByteSize,
+    /// Read the whole data file first, and refuse to start where it is damaged.
+    #[arg(long, env = "OSTRAKON_CHECK")]
+    check: bool,
     /// What is logged: a level, or target=level pairs; `log.filter` of the settings counts more.
     #[arg(
         long,
@@ -155,9 +158,15 @@ impl Arguments {
         }
         let format = self.log_format;
         let options = self.options()?;
-        let filter = telemetry::init(format, &options.log_filter, options.ordinal);
-        let filter = filter.map_err(Failure::with(Exit::Usage))?;
-        app::serve(&options, Some(filter)).map_err(|error| Failure::new(exit_of(&error), error))
+        let log = telemetry::init(format, &options.log_filter, options.ordinal);
+        let log = log.map_err(|error| {
+            let exit = match error {
+                telemetry::Error::System(_) => Exit::Internal,
+                _ => Exit::Usage,
+            };
+            Failure::new(exit, error)
+        })?;
+        app::serve(&options, Some(&log)).map_err(|error| Failure::new(exit_of(&error), error))
     }
 
     fn options(self) -> Result<app::Options, Failure> {
@@ -192,6 +201,7 @@ impl Arguments {
             threads: self.threads.unwrap_or_else(processors),
             // More than the address space is as good as all of it.
             store_cache_bytes: usize::try_from(self.store_cache.as_u64()).unwrap_or(usize::MAX),
+            check: self.check,
             otlp: self.otlp.options()?,
             log_filter: self.log,
         })
@@ -219,6 +229,15 @@ fn end_with(parent: u32) -> Result<(), Failure> {
     Ok(())
 }
 
+/// What the exit code says where a data directory cannot be opened.
+pub(super) fn exit_of_store(error: &OpenError) -> Exit {
+    match error {
+        OpenError::InUse(_) => Exit::InUse,
+        error if error.is_damage() => Exit::Damaged,
+        _ => Exit::Io,
+    }
+}
+
 fn exit_of(error: &app::Error) -> Exit {
     use app::Error;
 
@@ -230,12 +249,9 @@ fn exit_of(error: &app::Error) -> Exit {
         | Error::Operators(_)
         | Error::Peers(_) => Exit::Usage,
         Error::Bind { .. } => Exit::Unavailable,
-        Error::Store(OpenError::InUse(_)) => Exit::InUse,
-        Error::Store(_)
-        | Error::Data { .. }
-        | Error::Secrets(_)
-        | Error::Volume(_)
-        | Error::Place(_) => Exit::Io,
+        Error::Store(error) => exit_of_store(error),
+        Error::Record { .. } => Exit::Damaged,
+        Error::Data { .. } | Error::Secrets(_) | Error::Volume(_) | Error::Place(_) => Exit::Io,
         Error::Stopped(_) => Exit::Stopped,
         Error::Engine(_) | Error::System(_) => Exit::Internal,
         Error::Undrained { .. } | Error::PartitionsLeft | Error::Forced => Exit::CutOff,

@@ -14,6 +14,7 @@ use super::peers;
 use super::progress::Progress;
 use super::watch::Watch;
 use super::{Exit, Failure, say};
+use crate::printable::Printable;
 
 /// Show how a shard is: its generation, what was refused and why, its store and lane.
 ///
@@ -157,7 +158,7 @@ fn flatten(name: &str, value: &Value, rows: &mut Vec<(String, String)>) {
             }
         }
         Value::Null => rows.push((name.to_owned(), "-".to_owned())),
-        Value::String(text) => rows.push((name.to_owned(), text.clone())),
+        Value::String(text) => rows.push((name.to_owned(), Printable(text).to_string())),
         other => rows.push((name.to_owned(), other.to_string())),
     }
 }

@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::Failure;
 use super::peers;
 use super::progress::Progress;
+use crate::printable::Printable;
 
 /// What was shown before.
 #[derive(Debug, Default)]
@@ -44,13 +45,16 @@ impl Watch {
 fn shown(asked: &Result<Value, Failure>) -> String {
     let status = match asked {
         Ok(status) => status,
-        Err(failure) => return format!("{}\n", failure.line()),
+        Err(failure) => return format!("{}\n", Printable(&failure.line())),
     };
     let progress = Progress::of(&status["topology"]["progress"]);
     let moving = progress.filter(|progress| progress.moving);
     let progress = moving.map_or_else(String::new, |progress| progress.shown());
     let (problems, lost) = (peers::problems(status), peers::rows(status, true));
-    format!("{}\n{problems}{lost}{progress}", headline(status))
+    format!(
+        "{}\n{problems}{lost}{progress}",
+        Printable(&headline(status))
+    )
 }
 
 fn headline(status: &Value) -> String {

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use super::handle::{Handle, Refusal};
 use super::news::Standing;
+use crate::printable::Printable;
 
 /// What can be said.
 pub(super) const HELP: &str = "\
@@ -170,7 +171,7 @@ fn table(standing: &Standing) -> String {
             or_none(shard.pid.map(|pid| pid.to_string())),
             shard.state.to_owned(),
             shard.restarts.to_string(),
-            or_none(live.map(|live| format!("{}, {}", live.generation, live.name))),
+            or_none(live.map(|live| format!("{}, {}", live.generation, Printable(&live.name)))),
             or_none(seen.map(|seen| seen.store.entries.to_string())),
         ]
     });

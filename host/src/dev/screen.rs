@@ -1,7 +1,7 @@
 //! What a person sees of a set: a line for each thing that happens.
 
 use std::fmt::Write as _;
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -9,10 +9,14 @@ use super::addresses::Addresses;
 use super::news::{News, What};
 use super::observation::Refused;
 use crate::digest::Digest;
+use crate::printable::Printable;
+use crate::telemetry::{Backlog, MOST, unlocked};
 
 /// The shards' colours, by turns: all but red, which is for what is wrong.
 const COLOURS: [u8; 6] = [36, 33, 32, 35, 34, 96];
 const RED: u8 = 31;
+/// How long the end waits until all is written.
+const LAST_LINES: Duration = Duration::from_secs(1);
 /// Takes the line that the cursor is in away.
 const WIPE: &str = "\r\x1b[K";
 
@@ -25,22 +29,22 @@ pub(super) struct Screen {
     prompt: &'static str,
     /// What was last told to be refused: each shard says it.
     refused: Mutex<Option<(Option<Digest>, String)>>,
-    /// Held while a line is written, so that lines stay whole.
-    writing: Mutex<()>,
+    /// The shards run on, and signals are heard, also where nobody reads.
+    output: Backlog,
 }
 
 impl Screen {
-    pub(super) fn new(addresses: Addresses) -> Self {
+    pub(super) fn new(addresses: Addresses) -> io::Result<Self> {
         let on_terminal = io::stdout().is_terminal();
         let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let prompts = on_terminal && io::stdin().is_terminal();
-        Self {
+        Ok(Self {
             addresses,
             in_colour: on_terminal && !refused,
             prompt: if prompts { "> " } else { "" },
             refused: Mutex::default(),
-            writing: Mutex::new(()),
-        }
+            output: Backlog::start(MOST, unlocked(io::stdout())?, |_| {})?,
+        })
     }
 
     /// Tells of something that happened.
@@ -53,6 +57,8 @@ impl Screen {
         {
             "refused it, too".clone_into(&mut text);
         }
+        // Much of it is what a guest, or what another process, says.
+        let text = Printable(&text).to_string();
         self.write(&format!(
             "{}{}",
             self.prefix(news.shard),
@@ -89,6 +95,7 @@ impl Screen {
         if !self.prompt.is_empty() {
             self.put(WIPE);
         }
+        self.output.flush(LAST_LINES);
     }
 
     /// Whether no shard was told of yet that refused the same.
@@ -130,12 +137,7 @@ impl Screen {
     }
 
     fn put(&self, text: &str) {
-        let _lines_stay_whole = self.writing.lock();
-        let mut output = io::stdout().lock();
-        // When nobody reads it any more, the shards run on all the same.
-        let _ = output
-            .write_all(text.as_bytes())
-            .and_then(|()| output.flush());
+        self.output.put(text.as_bytes());
     }
 }
 
@@ -227,6 +229,10 @@ mod tests {
 
     use super::*;
 
+    fn screen() -> Screen {
+        Screen::new(Addresses::new(Ipv4Addr::LOCALHOST, 1, 2, 3).unwrap()).unwrap()
+    }
+
     fn check(what: What, expected: Option<(bool, &str)>) {
         let addresses = Addresses::new(Ipv4Addr::LOCALHOST, 8080, 9090, 7070).unwrap();
         let news = News {
@@ -291,7 +297,7 @@ mod tests {
 
     #[test]
     fn what_all_shards_refuse_is_explained_once() {
-        let screen = Screen::new(Addresses::new(Ipv4Addr::LOCALHOST, 1, 2, 3).unwrap());
+        let screen = screen();
         let refused = |content: &[u8]| Refused {
             digest: Some(Digest::of(content)),
             step: "verify".to_owned(),
@@ -304,13 +310,8 @@ mod tests {
 
     #[test]
     fn each_shard_has_a_colour_and_none_has_red() {
-        let mut screen = Screen {
-            addresses: Addresses::new(Ipv4Addr::LOCALHOST, 1, 2, 3).unwrap(),
-            in_colour: true,
-            prompt: "",
-            refused: Mutex::default(),
-            writing: Mutex::new(()),
-        };
+        let mut screen = screen();
+        screen.in_colour = true;
         assert_eq!(screen.prefix(Some(0)), "\x1b[36mshard 0 |\x1b[0m ");
         assert_ne!(screen.prefix(Some(1))[..5], screen.prefix(Some(0))[..5]);
         assert_eq!(screen.red(true, "no"), "\x1b[31mno\x1b[0m");

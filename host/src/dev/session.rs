@@ -119,7 +119,7 @@ impl Session {
         let place = Place::open(state)?;
         place.belongs_to(&source)?;
         let root = place.root().to_owned();
-        let screen = Arc::new(Screen::new(self.options.addresses));
+        let screen = Arc::new(Screen::new(self.options.addresses)?);
         let workshop = self.workshop(&root, source, Arc::clone(&screen))?;
         let ctl = Ctl::open(&root).map_err(|source| Error::Ctl {
             path: Place::socket(&root),

@@ -103,6 +103,9 @@ refusals! {
     /// The guest used more memory than it may.
     GuestMemory: INTERNAL_SERVER_ERROR "guest-memory"
         "the guest ran out of memory and nothing was stored: ask for less, or raise the limit\n",
+    /// A part of the data is damaged.
+    StoreDamaged: INTERNAL_SERVER_ERROR "store-damaged"
+        "a part of the data is damaged and nothing was stored: see the shard's status and log, and restore a backup\n",
     /// The guest missed its deadline.
     GuestDeadline: GATEWAY_TIMEOUT "guest-deadline"
         "the guest missed its deadline and nothing was stored: ask for less, or raise the deadline\n",
@@ -139,6 +142,9 @@ refusals! {
     /// The store cannot be read or written.
     StoreFailed: SERVICE_UNAVAILABLE "store-failed"
         "the store failed and the request's outcome was not acknowledged: try again, and see the host's log\n",
+    /// The data file is not where it was opened.
+    StoreMissing: SERVICE_UNAVAILABLE "store-missing"
+        "the shard's data file was moved or removed and nothing was stored: put it back, and see the shard's status\n",
     /// There is no space left to write to.
     StoreFull: INSUFFICIENT_STORAGE "store-full"
         "the disk is full and nothing was stored: free some space, or enlarge the volume\n",

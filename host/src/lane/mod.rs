@@ -11,6 +11,7 @@ mod pace;
 mod parts;
 mod place;
 mod promotion;
+mod standing;
 #[cfg(test)]
 mod turns;
 mod view;
@@ -30,16 +31,32 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::runtime;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::contract::{Reply, Request};
 use crate::guest::Failure;
 use crate::metrics::Metrics;
-use crate::store::{CommitError, Store};
+use crate::store::{CommitError, Damage, Missing, Record, Store};
 use crate::topology::{Authority, Ordinal, Passed};
 #[cfg(not(test))]
 use pace::Pace;
 use worker::{Guests, Worker};
+
+/// What is wrong with what is stored beside the data; none: it can be read.
+///
+/// It is not guessed: a shard that began anew would number its generations from 1 again, and take
+/// a new place among the others.
+pub fn unreadable(record: &Record) -> Option<&'static str> {
+    let generation = record.generation.as_deref();
+    let topology = record.topology.as_deref();
+    if generation.is_some_and(|stored| Live::decode(stored).is_none()) {
+        Some("what is stored of the live generation")
+    } else if topology.is_some_and(|stored| Place::decode(stored).is_none()) {
+        Some("what is stored of the shard's place among others")
+    } else {
+        None
+    }
+}
 
 /// A write request for the lane.
 #[derive(Debug)]
@@ -103,6 +120,7 @@ pub struct Lane {
     state: Arc<State>,
     views: Views,
     metrics: Arc<Metrics>,
+    damage: Damage,
 }
 
 /// What can be seen of the lane from outside.
@@ -121,6 +139,8 @@ struct State {
     was_long: AtomicBool,
     /// The next step is to be a smaller one.
     is_pressed: AtomicBool,
+    /// Why the data file is not where it was opened, if it is not.
+    missing: watch::Sender<Option<Missing>>,
     /// Something was sent to a lane that has no thread to wait for it.
     #[cfg(test)]
     sent: tokio::sync::Notify,
@@ -173,6 +193,7 @@ impl Lane {
             state,
             views: Views::default(),
             metrics,
+            damage: store.damage().clone(),
         };
         let worker = Worker::new(store, place, guests, pace, &lane);
         (lane, worker, receiver)

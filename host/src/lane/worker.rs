@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::runtime;
 use tokio::sync::oneshot;
@@ -13,7 +13,7 @@ use super::pace::Pace;
 use super::place::Place;
 use super::promotion::{Live, PromoteError, Promotion};
 use super::view::{self, View, Views};
-use super::{Lane, Message, State, Write, Written};
+use super::{ChangeError, Lane, Message, State, Write, Written};
 use crate::contract::{Access, Target};
 use crate::guest::{Bound, Failure, Guest};
 use crate::metrics::Metrics;
@@ -21,6 +21,9 @@ use crate::store::{CommitError, Group, Record, Snapshot, Store};
 use crate::topology::Authority;
 use crate::trace::Trace;
 use crate::unix_time::unix_time;
+
+/// How often the lane looks whether the data file is where it was, besides before each commit.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// The shard's single writer.
 pub(super) struct Worker {
@@ -48,8 +51,8 @@ pub(super) enum Guests {
     AtOnce,
 }
 
-/// A request of the group under way, what it will be told, and its trace.
-type Waiting = (oneshot::Sender<Written>, Written, Trace);
+/// A request of the group under way, what it will be told, its trace, and its partition.
+type Waiting = (oneshot::Sender<Written>, Written, Trace, Vec<u8>);
 
 impl Worker {
     pub(super) fn new(
@@ -77,7 +80,18 @@ impl Worker {
     pub(super) fn run(mut self, receiver: &mpsc::Receiver<Message>) {
         let _ended = Ended(Arc::clone(&self.state));
         let mut after = None;
-        while let Some(message) = after.take().or_else(|| receiver.recv().ok()) {
+        let mut looked = Instant::now();
+        loop {
+            if looked.elapsed() >= LOOK {
+                self.look();
+                looked = Instant::now();
+            }
+            let next = after.take().map_or_else(|| receiver.recv_timeout(LOOK), Ok);
+            let message = match next {
+                Ok(message) => message,
+                Err(mpsc::RecvTimeoutError::Timeout) => continue,
+                Err(mpsc::RecvTimeoutError::Disconnected) => break,
+            };
             match self.take_up(message, receiver) {
                 ControlFlow::Continue(next) => after = next,
                 ControlFlow::Break(()) => break,
@@ -107,7 +121,11 @@ impl Worker {
             }
             Message::Change(change, sender) => {
                 // Who asked may be gone; it is made all the same.
-                let _ = sender.send(self.change(*change));
+                let changed = self.change(*change);
+                if let Err(ChangeError::NotStored(error)) = &changed {
+                    self.tell(error);
+                }
+                let _ = sender.send(changed);
             }
             Message::Flush(sender) => {
                 let _ = sender.send(());
@@ -133,6 +151,7 @@ impl Worker {
         let snapshot = match self.snapshot() {
             Ok(snapshot) => snapshot,
             Err(error) => {
+                self.tell(&error);
                 self.take((first.1, &first.2));
                 let _ = first.2.send(Written::NotStored(error));
                 return None;
@@ -150,11 +169,11 @@ impl Worker {
             } else if sent.elapsed() > lane.max_wait {
                 let _ = sender.send(Written::Waited);
             } else {
-                let trace = write.request.trace.clone();
+                let (trace, partition) = (write.request.trace.clone(), write.partition.clone());
                 trace.record("wait for the lane", sent);
                 let (grown, written) = self.write(group, &live, &guest, write);
                 group = grown;
-                waiting.push((sender, written, trace));
+                waiting.push((sender, written, trace, partition));
             }
             if waiting.len() >= lane.max_group || began.elapsed() > self.pace.collect {
                 break;
@@ -165,7 +184,7 @@ impl Worker {
                 Err(_) => {}
             }
         }
-        self.commit(&group, waiting);
+        self.commit(group, waiting);
         after
     }
 
@@ -223,34 +242,49 @@ impl Worker {
     }
 
     /// Commits a group and lets its replies go.
-    fn commit(&mut self, group: &Group, waiting: Vec<Waiting>) {
+    fn commit(&mut self, group: Group, waiting: Vec<Waiting>) {
         if !group.is_empty() {
             let began = Instant::now();
-            match self.store.commit(group) {
+            match self.store.commit(&group) {
                 Ok(_) => {
                     self.metrics.commit(began.elapsed(), waiting.len());
-                    for (_, _, trace) in &waiting {
+                    for (_, _, trace, _) in &waiting {
                         trace.record("commit", began);
                     }
                     self.committed();
                 }
+                Err(error) if error.is_damage() => {
+                    self.metrics.commit_failed();
+                    let failed = self.store.commit_apart(group);
+                    tracing::warn!(%error, partitions = failed.len(), "a part of a group was not stored");
+                    self.committed();
+                    for (sender, written, _, partition) in waiting {
+                        let _ = sender.send(match failed.get(&partition) {
+                            Some(error) => not_stored(&written, error),
+                            None => written,
+                        });
+                    }
+                    return;
+                }
                 Err(error) => {
                     self.metrics.commit_failed();
+                    self.tell(&error);
                     tracing::warn!(%error, requests = waiting.len(), "a group was not stored");
                     // The store may have been opened anew.
                     self.publish();
-                    for (sender, written, _) in waiting {
+                    for (sender, written, ..) in waiting {
                         let _ = sender.send(not_stored(&written, &error));
                     }
                     return;
                 }
             }
         }
-        for (sender, written, _) in waiting {
+        for (sender, written, ..) in waiting {
             if let Written::Failed {
-                failure: Failure::Store(_),
+                failure: Failure::Store(error),
                 ..
             } = &written
+                && !error.is_damage()
             {
                 self.recover();
             }

@@ -22,6 +22,7 @@ pub(super) struct Process {
     draining: Level,
     spans_exported: Counter,
     spans_dropped: Labelled<Unexported, Counter>,
+    log_lines_lost: Counter,
 }
 
 impl Process {
@@ -31,6 +32,7 @@ impl Process {
             draining: Level::default(),
             spans_exported: Counter::default(),
             spans_dropped: Labelled::new(Counter::default),
+            log_lines_lost: Counter::default(),
         }
     }
 
@@ -45,6 +47,8 @@ impl Process {
         to.register("spans_exported", help, self.spans_exported.clone());
         let help = "Spans that were made and not exported";
         to.register("spans_dropped", help, self.spans_dropped.clone());
+        let help = "Lines of the log that were lost, as nobody read them in time";
+        to.register("log_lines_lost", help, self.log_lines_lost.clone());
     }
 }
 
@@ -63,6 +67,16 @@ impl Metrics {
     /// So many spans were not exported.
     pub fn spans_dropped(&self, why: Unexported, count: u64) {
         self.process.spans_dropped.of(why).inc_by(count);
+    }
+}
+
+impl Metrics {
+    /// So many lines of the log were lost since the start.
+    pub fn log_lines_lost(&self, so_far: u64) {
+        let counted = self.process.log_lines_lost.get();
+        self.process
+            .log_lines_lost
+            .inc_by(so_far.saturating_sub(counted));
     }
 }
 

@@ -32,6 +32,8 @@ pub(super) struct Writes {
     entries: Level,
     filesystem_size: Maybe,
     filesystem_available: Maybe,
+    missing: Level,
+    damaged: Level,
 }
 
 impl Writes {
@@ -47,6 +49,8 @@ impl Writes {
             entries: Level::default(),
             filesystem_size: Maybe::default(),
             filesystem_available: Maybe::default(),
+            missing: Level::default(),
+            damaged: Level::default(),
         }
     }
 
@@ -91,6 +95,10 @@ impl Writes {
             Unit::Bytes,
             self.filesystem_available.clone(),
         );
+        let help = "Whether the store's file is not where it was opened, and writes are refused";
+        to.register("store_missing", help, self.missing.clone());
+        let help = "Whether a part of the store's file was found to be damaged";
+        to.register("store_damaged", help, self.damaged.clone());
     }
 }
 
@@ -120,6 +128,12 @@ impl Metrics {
     /// none since the start.
     pub fn last_commit(&self, at: Option<f64>) {
         self.writes.last_commit.set(at);
+    }
+
+    /// Whether the store's file is missing, and whether a part of it is damaged.
+    pub fn store_standing(&self, is_missing: bool, is_damaged: bool) {
+        self.writes.missing.set(is_missing.into());
+        self.writes.damaged.set(is_damaged.into());
     }
 
     /// How large the store is now.

@@ -371,7 +371,8 @@ impl Service {
                 Ok(Progress::Write(partition)) => partition,
                 // A failed commit takes the snapshots down with it: the request
                 // only read, so it can be run on a new one.
-                Err(Refused::Failed(Failure::Store(_))) if !recovered => {
+                // What is damaged is so in each opening.
+                Err(Refused::Failed(Failure::Store(error))) if !recovered && !error.is_damage() => {
                     recovered = true;
                     self.lane.recover(view.snapshot.opening()).await;
                     continue;

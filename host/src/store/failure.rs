@@ -7,6 +7,8 @@ use std::sync::Arc;
 use redb::StorageError;
 
 use super::LAYOUT;
+use super::damage::{is_damage, is_nonsense};
+use super::held::Missing;
 use super::snapshot::ReadError;
 
 /// Why a store does not open.
@@ -26,6 +28,26 @@ pub enum OpenError {
         #[source]
         source: io::Error,
     },
+    /// A look through the whole file found damage.
+    #[error(
+        "{path} is damaged: {first}; `ostrakon check` says what else is, and a backup is what to restore"
+    )]
+    Unsound {
+        /// The store's file.
+        path: PathBuf,
+        /// What was found first.
+        first: String,
+    },
+    /// There was a data file, and there is none.
+    #[error(
+        "{path} is missing, and this data directory had it: put it back, or restore it from a backup; to start empty, remove {lock}"
+    )]
+    Missing {
+        /// The store's file.
+        path: PathBuf,
+        /// What remembers it.
+        lock: PathBuf,
+    },
     /// The file's layout is not one this version knows.
     #[error(
         "{path} has layout {found}, and this version of ostrakon reads up to {LAYOUT}: run the version that wrote it, or a newer one"
@@ -38,7 +60,7 @@ pub enum OpenError {
     },
     /// The file is not a store, or damaged.
     #[error(
-        "{path} cannot be opened as a store: move it away to start empty, or restore it from a backup"
+        "{path} cannot be opened as a store: restore it from a backup, or, to start empty, move all of the data directory away"
     )]
     Damaged {
         /// The store's file.
@@ -47,6 +69,33 @@ pub enum OpenError {
         #[source]
         source: redb::Error,
     },
+}
+
+impl OpenError {
+    /// Whether the file is there and can be read, and makes no sense.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Damaged { source, .. } => match source {
+                redb::Error::Io(error) => is_nonsense(error),
+                _ => true,
+            },
+            Self::Unsound { .. } => true,
+            _ => false,
+        }
+    }
+}
+
+impl CommitError {
+    /// Whether a damaged part of the file is why.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::Failed(error) if is_damage(error))
+    }
+}
+
+impl CommitFailure {
+    pub(super) fn is_damage(&self) -> bool {
+        matches!(self, Self::Failed(error) if is_damage(error))
+    }
 }
 
 /// Why a group was not committed. Nothing of it is acknowledged: it is not
@@ -59,6 +108,9 @@ pub enum CommitError {
     /// The disk failed.
     #[error("the disk does not take writes")]
     Failed(#[source] Arc<StorageError>),
+    /// The data file is not where it was opened: what was written would be lost.
+    #[error(transparent)]
+    Missing(#[from] Missing),
 }
 
 /// A failure as the store keeps it until a commit succeeds.

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::fs::{self, File, TryLockError};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,9 +11,12 @@ use std::time::{Duration, Instant};
 
 use redb::{Database, ReadableDatabase, StorageError, WriteTransaction};
 
+use super::check::check_file;
+use super::damage::{Contained, Damage, contain};
 use super::disk::{Backend, Disk, FileDisk};
 use super::failure::{CommitError, CommitFailure, OpenError};
 use super::group::{Group, Limits, Pending};
+use super::held::{Held, Missing};
 use super::migration::{Migration, record_size, storage};
 use super::snapshot::{ReadError, Snapshot};
 use super::{ENTRIES, LAYOUT, META, SIZES};
@@ -29,6 +33,8 @@ pub struct Options {
     pub directory: PathBuf,
     /// The most memory redb uses for pages, in bytes.
     pub cache_bytes: usize,
+    /// Whether the whole file is looked through before it is opened first.
+    pub check: bool,
     /// Called at each new opening.
     pub disk: MakeDisk,
 }
@@ -39,6 +45,7 @@ impl fmt::Debug for Options {
             .debug_struct("Options")
             .field("directory", &self.directory)
             .field("cache_bytes", &self.cache_bytes)
+            .field("check", &self.check)
             .finish_non_exhaustive()
     }
 }
@@ -49,6 +56,7 @@ impl Options {
         Self {
             directory: directory.into(),
             cache_bytes,
+            check: false,
             disk: Box::new(|file| Box::new(FileDisk::new(file))),
         }
     }
@@ -79,13 +87,15 @@ pub struct Store {
     record: Record,
     /// The last failure, until a commit succeeds.
     failure: Option<(CommitFailure, Instant)>,
+    held: Held,
+    damage: Damage,
     /// Held for the life of the store, over all openings of the file.
     _lock: File,
 }
 
 #[derive(Debug)]
 struct Opened {
-    database: Database,
+    database: Contained<Database>,
     snapshot: Arc<Snapshot>,
     shut: Arc<AtomicBool>,
 }
@@ -103,14 +113,46 @@ impl Store {
         let directory = &options.directory;
         fs::create_dir_all(directory).map_err(io(directory))?;
         let lock_path = directory.join("lock");
-        let lock = File::create(&lock_path).map_err(io(&lock_path))?;
+        let lock = File::options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&lock_path)
+            .map_err(io(&lock_path))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(OpenError::InUse(directory.clone())),
             Err(TryLockError::Error(error)) => return Err(io(&lock_path)(error)),
         }
         let path = directory.join("shard.redb");
-        let (opened, record) = open(&path, &options, 1)?;
+        let had_one = lock.metadata().map_err(io(&lock_path))?.len() > 0;
+        if !path.try_exists().map_err(io(&path))? {
+            if had_one {
+                let lock = lock_path;
+                return Err(OpenError::Missing { path, lock });
+            }
+            create(&path, &options)?;
+        }
+        if !had_one && let Err(error) = remember(&lock) {
+            // The disk may be full; the next start tries again.
+            tracing::warn!(%error, path = %lock_path.display(), "that there is a data file cannot be noted");
+        }
+        let held = Held::take(&path, directory).map_err(io(&path))?;
+        let held = held.ok_or_else(|| OpenError::InUse(directory.clone()))?;
+        if options.check {
+            let checked = check_file(held.file(), options.cache_bytes);
+            if let Some(first) = checked.problems.first() {
+                let (first, path) = (first.clone(), path);
+                return Err(OpenError::Unsound { path, first });
+            }
+            tracing::info!(
+                entries = checked.entries,
+                partitions = checked.partitions,
+                "the data file was checked, and is whole"
+            );
+        }
+        let damage = Damage::default();
+        let (opened, record) = open(&path, &options, &held, &damage, 1)?;
         Ok(Self {
             path,
             options,
@@ -118,8 +160,23 @@ impl Store {
             openings: 1,
             record,
             failure: None,
+            held,
+            damage,
             _lock: lock,
         })
+    }
+
+    /// What was found to be damaged.
+    pub fn damage(&self) -> &Damage {
+        &self.damage
+    }
+
+    /// Looks whether the data file is where it was opened.
+    ///
+    /// # Errors
+    /// When it is not: nothing is stored until it is there again.
+    pub fn look(&self) -> Result<(), Missing> {
+        self.held.look()
     }
 
     /// The view of the last durable commit; none while the file cannot be
@@ -145,6 +202,30 @@ impl Store {
             transaction.commit()?;
             Ok(())
         })
+    }
+
+    /// Commits each partition of a group that could not be committed whole, as a
+    /// part of the file is damaged: those that are elsewhere are stored. Gives why
+    /// the others are not. A request is about one partition, so none is cut.
+    pub fn commit_apart(&mut self, group: Group) -> HashMap<Vec<u8>, CommitError> {
+        let mut failed = HashMap::new();
+        for (partition, pending) in group.partitions {
+            let alone = HashMap::from([(partition, pending)]);
+            let stored = self.attempt(|opened| {
+                let transaction = begin(&opened.database)?;
+                write(&transaction, &alone)?;
+                transaction.commit()?;
+                Ok(())
+            });
+            if let Err(error) = stored {
+                failed.extend(
+                    alone
+                        .into_keys()
+                        .map(|partition| (partition, error.clone())),
+                );
+            }
+        }
+        failed
     }
 
     /// Stores what a swap says, alone.
@@ -178,7 +259,7 @@ impl Store {
     pub fn begin_migration(&mut self, limits: Limits) -> Result<Migration, CommitError> {
         let opened = self.opened()?;
         let base = Arc::clone(&opened.snapshot);
-        match begin(&opened.database) {
+        match base.damage.contain(|| begin(&opened.database)) {
             Ok(transaction) => Ok(Migration::new(transaction, base, limits)),
             Err(failure) => Err(self.fail(failure)),
         }
@@ -196,7 +277,7 @@ impl Store {
         let snapshot = self.attempt(|_| {
             migration.flush()?;
             write_record(&migration.transaction, &record)?;
-            migration.transaction.commit()?;
+            migration.transaction.into_inner().commit()?;
             Ok(())
         })?;
         self.record = record;
@@ -230,7 +311,11 @@ impl Store {
     }
 
     /// The opened file; opens it anew if it is not, at most once a [`BACKOFF`].
+    ///
+    /// Looks first whether the file is where it was: nothing is written to one that nobody would
+    /// find again. That takes two microseconds.
     fn opened(&mut self) -> Result<&mut Opened, CommitError> {
+        self.held.look()?;
         if let Some((failure, _)) = &self.failure
             && self.backing_off()
         {
@@ -249,10 +334,13 @@ impl Store {
         &mut self,
         commit: impl FnOnce(&mut Opened) -> Result<(), CommitFailure>,
     ) -> Result<Arc<Snapshot>, CommitError> {
+        let damage = self.damage.clone();
         let opened = self.opened()?;
         let opening = opened.snapshot.opening;
-        let committed = commit(opened).and_then(|()| {
-            opened.snapshot = Arc::new(read(&opened.database, opening)?);
+        let committed = damage.contain(|| {
+            commit(opened)?;
+            let snapshot = read(&opened.database, opening, damage.clone())?;
+            opened.snapshot = Arc::new(snapshot);
             Ok(Arc::clone(&opened.snapshot))
         });
         match committed {
@@ -267,11 +355,13 @@ impl Store {
     /// After a failed operation redb answers nothing more from this opening, so
     /// a new one takes its place.
     fn fail(&mut self, failure: CommitFailure) -> CommitError {
-        self.failure = Some((failure.clone(), Instant::now()));
         self.shut();
-        if let Err(again) = self.reopen() {
-            self.failure = Some((again, Instant::now()));
-        }
+        self.failure = match self.reopen() {
+            Err(again) => Some((again, Instant::now())),
+            // Only what met the damage fails: the next may be elsewhere.
+            Ok(()) if failure.is_damage() => None,
+            Ok(()) => Some((failure.clone(), Instant::now())),
+        };
         failure.into()
     }
 
@@ -282,7 +372,8 @@ impl Store {
     }
 
     fn reopen(&mut self) -> Result<(), CommitFailure> {
-        match open(&self.path, &self.options, self.openings + 1) {
+        let opening = self.openings + 1;
+        match open(&self.path, &self.options, &self.held, &self.damage, opening) {
             Ok((opened, record)) => {
                 self.openings += 1;
                 self.opened = Some(opened);
@@ -304,7 +395,21 @@ impl Store {
     }
 }
 
-fn open(path: &Path, options: &Options, opening: u64) -> Result<(Opened, Record), OpenError> {
+/// What the lock's file says once there was a data file: one that is missing then is not made anew.
+const HAD_ONE: &[u8] = b"The data is in shard.redb.\n";
+
+fn remember(mut lock: &File) -> io::Result<()> {
+    lock.write_all(HAD_ONE)?;
+    lock.sync_all()
+}
+
+fn open(
+    path: &Path,
+    options: &Options,
+    held: &Held,
+    damage: &Damage,
+    opening: u64,
+) -> Result<(Opened, Record), OpenError> {
     let damaged = |source: redb::Error| OpenError::Damaged {
         path: path.to_owned(),
         source,
@@ -313,23 +418,25 @@ fn open(path: &Path, options: &Options, opening: u64) -> Result<(Opened, Record)
         path: path.to_owned(),
         source,
     };
-    if !path.try_exists().map_err(io)? {
-        create(path, options)?;
-    }
     let file = File::options()
         .read(true)
         .write(true)
         .open(path)
         .map_err(io)?;
-    let (database, shut) = open_database(file, options).map_err(damaged)?;
-    let (layout, record) = read_meta(&database).map_err(damaged)?;
+    if !held.is(&file).map_err(io)? {
+        return Err(io(io::Error::other("it is another file by now")));
+    }
+    let (database, shut) = contain(|| open_database(file, options, false)).map_err(damaged)?;
+    let database = Contained::new(database);
+    let (layout, record) = contain(|| read_meta(&database)).map_err(damaged)?;
     if layout != LAYOUT {
         return Err(OpenError::Layout {
             path: path.to_owned(),
             found: layout,
         });
     }
-    let snapshot = read(&database, opening).map_err(|ReadError(error)| damaged(error.into()))?;
+    let snapshot = damage.contain(|| read(&database, opening, damage.clone()));
+    let snapshot = snapshot.map_err(|ReadError(error)| damaged(error.into()))?;
     Ok((
         Opened {
             database,
@@ -359,7 +466,7 @@ fn create(path: &Path, options: &Options) -> Result<(), OpenError> {
         .truncate(true)
         .open(&unfinished)
         .map_err(io)?;
-    let (database, _) = open_database(file, options).map_err(damaged)?;
+    let (database, _) = open_database(file, options, true).map_err(damaged)?;
     initialise(&database).map_err(damaged)?;
     drop(database);
     fs::rename(&unfinished, path).map_err(io)?;
@@ -371,16 +478,22 @@ fn create(path: &Path, options: &Options) -> Result<(), OpenError> {
 fn open_database(
     file: File,
     options: &Options,
+    is_new: bool,
 ) -> Result<(Database, Arc<AtomicBool>), redb::Error> {
     let shut = Arc::new(AtomicBool::new(false));
-    let backend = Backend::new((options.disk)(file), Arc::clone(&shut));
+    let disk = (options.disk)(file);
+    // redb would make a new store of it.
+    if !is_new && disk.is_empty()? {
+        return Err(redb::Error::Corrupted("it is empty".to_owned()));
+    }
+    let backend = Backend::new(disk, Arc::clone(&shut));
     let database = Database::builder()
         .set_cache_size(options.cache_bytes)
         .create_with_backend(backend)?;
     Ok((database, shut))
 }
 
-fn read_meta(database: &Database) -> Result<(u32, Record), redb::Error> {
+pub(super) fn read_meta(database: &Database) -> Result<(u32, Record), redb::Error> {
     let meta = database.begin_read()?.open_table(META)?;
     let number = |name| -> Result<Option<u32>, redb::Error> {
         let Some(value) = meta.get(name)? else {
@@ -425,7 +538,11 @@ pub(super) fn begin(database: &Database) -> Result<WriteTransaction, CommitFailu
     Ok(transaction)
 }
 
-pub(super) fn read(database: &Database, opening: u64) -> Result<Snapshot, ReadError> {
+pub(super) fn read(
+    database: &Database,
+    opening: u64,
+    damage: Damage,
+) -> Result<Snapshot, ReadError> {
     let transaction = database.begin_read().map_err(|error| match error {
         redb::TransactionError::Storage(error) => error,
         other => StorageError::Corrupted(other.to_string()),
@@ -434,6 +551,7 @@ pub(super) fn read(database: &Database, opening: u64) -> Result<Snapshot, ReadEr
         entries: transaction.open_table(ENTRIES).map_err(storage)?,
         sizes: transaction.open_table(SIZES).map_err(storage)?,
         opening,
+        damage,
     })
 }
 

@@ -38,6 +38,12 @@ pub enum WriteError {
     Read(#[from] ReadError),
 }
 
+impl From<redb::StorageError> for WriteError {
+    fn from(error: redb::StorageError) -> Self {
+        Self::Read(error.into())
+    }
+}
+
 impl From<&crate::settings::Store> for Limits {
     fn from(settings: &crate::settings::Store) -> Self {
         let bytes = |bytes| u32::try_from(bytes).unwrap_or(u32::MAX);

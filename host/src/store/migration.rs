@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use redb::{ReadableTable, WriteTransaction};
 
+use super::damage::Contained;
 use super::group::{Limits, Size, WriteError};
 use super::snapshot::{self, Page, PartitionPage, Position, ReadError, Snapshot};
 use super::{ENTRIES, SIZES, SMALL};
 
 /// An open migration: reads see its own writes; dropping it undoes them all.
 pub struct Migration {
-    pub(super) transaction: WriteTransaction,
+    pub(super) transaction: Contained<WriteTransaction>,
     base: Arc<Snapshot>,
     limits: Limits,
     /// The partition written last, and its size: a migration goes through
@@ -27,7 +28,7 @@ impl std::fmt::Debug for Migration {
 impl Migration {
     pub(super) fn new(transaction: WriteTransaction, base: Arc<Snapshot>, limits: Limits) -> Self {
         Self {
-            transaction,
+            transaction: Contained::new(transaction),
             base,
             limits,
             current: None,
@@ -44,8 +45,10 @@ impl Migration {
         end: Option<&[u8]>,
         limit: usize,
     ) -> Result<PartitionPage, ReadError> {
-        let table = self.transaction.open_table(ENTRIES).map_err(storage)?;
-        snapshot::partitions(&table, start, end, limit)
+        self.base.damage.contain(|| {
+            let table = self.transaction.open_table(ENTRIES).map_err(storage)?;
+            snapshot::partitions(&table, start, end, limit)
+        })
     }
 
     /// As [`Snapshot::scan`].
@@ -57,8 +60,10 @@ impl Migration {
         after: Option<(&[u8], &[u8])>,
         limit: usize,
     ) -> Result<Page<(Position, Vec<u8>)>, ReadError> {
-        let table = self.transaction.open_table(ENTRIES).map_err(storage)?;
-        snapshot::scan(&table, after, limit)
+        self.base.damage.contain(|| {
+            let table = self.transaction.open_table(ENTRIES).map_err(storage)?;
+            snapshot::scan(&table, after, limit)
+        })
     }
 
     /// The value of a key in a partition.
@@ -66,10 +71,11 @@ impl Migration {
     /// # Errors
     /// When the disk fails.
     pub fn get(&self, partition: &[u8], key: &[u8]) -> Result<Option<Vec<u8>>, ReadError> {
-        let table = self.transaction.open_table(ENTRIES).map_err(storage)?;
-        Ok(table
-            .get((partition, key))?
-            .map(|value| value.value().to_vec()))
+        self.base.damage.contain(|| {
+            let table = self.transaction.open_table(ENTRIES).map_err(storage)?;
+            let value = table.get((partition, key))?;
+            Ok(value.map(|value| value.value().to_vec()))
+        })
     }
 
     /// Stores several entries in partitions that the shard had when the
@@ -114,6 +120,16 @@ impl Migration {
 
     /// Puts a value under a key, or none; gives what was there.
     fn put(
+        &mut self,
+        partition: &[u8],
+        key: &[u8],
+        value: Option<&[u8]>,
+    ) -> Result<Option<Vec<u8>>, WriteError> {
+        let damage = self.base.damage.clone();
+        damage.contain(|| self.put_as_it_is(partition, key, value))
+    }
+
+    fn put_as_it_is(
         &mut self,
         partition: &[u8],
         key: &[u8],

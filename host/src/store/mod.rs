@@ -12,10 +12,13 @@
 //! | `sizes` | partition key | (bytes of keys and values, entries), for each partition of more than [`SMALL`] entries |
 //! | `meta` | `layout`, `schema`, `generation`, `topology` | little-endian u32; little-endian u32; the caller's bytes |
 
+mod check;
+mod damage;
 mod disk;
 mod failure;
 mod file;
 mod group;
+mod held;
 mod migration;
 mod scratch;
 mod snapshot;
@@ -25,10 +28,13 @@ mod walk;
 #[cfg(test)]
 mod tests;
 
+pub use check::{Checked, check};
+pub use damage::Damage;
 pub use disk::{Disk, FileDisk};
 pub use failure::{CommitError, OpenError};
 pub use file::{MakeDisk, Options, Record, Store};
 pub use group::{Group, Limits, Transaction, WriteError};
+pub use held::Missing;
 pub use migration::Migration;
 pub use scratch::begin_migration_of;
 pub use snapshot::{Entry, Page, PartitionPage, Position, ReadError, Snapshot, successor};

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use redb::backends::InMemoryBackend;
 use redb::{Database, StorageError};
 
+use super::damage::Damage;
 use super::file::{initialise, read};
 use super::group::Limits;
 use super::migration::Migration;
@@ -31,7 +32,7 @@ fn begin(partitions: Vec<Whole>, limits: Limits) -> Result<Migration, redb::Erro
     };
     write(&transaction, &transfer).map_err(|error| error.0)?;
     transaction.commit()?;
-    let base = Arc::new(read(&database, 0).map_err(|error| error.0)?);
+    let base = Arc::new(read(&database, 0, Damage::default()).map_err(|error| error.0)?);
     Ok(Migration::new(database.begin_write()?, base, limits))
 }
 

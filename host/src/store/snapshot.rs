@@ -5,6 +5,7 @@ use std::ops::Bound;
 use redb::{ReadOnlyTable, ReadableTable, ReadableTableMetadata};
 
 use super::PAGE_BYTES;
+use super::damage::{self, Damage};
 
 /// One entry of a partition: key and value.
 pub type Entry = (Vec<u8>, Vec<u8>);
@@ -29,6 +30,13 @@ pub type Position = (Vec<u8>, Vec<u8>);
 #[error("the data cannot be read")]
 pub struct ReadError(#[source] pub(super) redb::StorageError);
 
+impl ReadError {
+    /// Whether what is there cannot be made sense of, however often it is read.
+    pub fn is_damage(&self) -> bool {
+        damage::is_damage(&self.0)
+    }
+}
+
 impl From<redb::StorageError> for ReadError {
     fn from(error: redb::StorageError) -> Self {
         Self(error)
@@ -44,6 +52,7 @@ pub struct Snapshot {
     pub(super) entries: Entries,
     pub(super) sizes: Sizes,
     pub(super) opening: u64,
+    pub(super) damage: Damage,
 }
 
 impl Snapshot {
@@ -58,7 +67,7 @@ impl Snapshot {
     /// # Errors
     /// When the disk fails.
     pub fn entries(&self) -> Result<u64, ReadError> {
-        Ok(self.entries.len()?)
+        self.damage.contain(|| Ok(self.entries.len()?))
     }
 
     /// Counts the partitions from `start` (included) on, by going through them.
@@ -83,10 +92,10 @@ impl Snapshot {
     /// # Errors
     /// When the disk fails.
     pub fn get(&self, partition: &[u8], key: &[u8]) -> Result<Option<Vec<u8>>, ReadError> {
-        Ok(self
-            .entries
-            .get((partition, key))?
-            .map(|value| value.value().to_vec()))
+        self.damage.contain(|| {
+            let value = self.entries.get((partition, key))?;
+            Ok(value.map(|value| value.value().to_vec()))
+        })
     }
 
     /// Whether a partition has entries.
@@ -104,8 +113,10 @@ impl Snapshot {
 
     /// The length of the value of a key in a partition.
     pub(super) fn length(&self, partition: &[u8], key: &[u8]) -> Result<Option<usize>, ReadError> {
-        let value = self.entries.get((partition, key))?;
-        Ok(value.map(|value| value.value().len()))
+        self.damage.contain(|| {
+            let value = self.entries.get((partition, key))?;
+            Ok(value.map(|value| value.value().len()))
+        })
     }
 
     /// Entries of a partition from `start` (included) to `end` (left out),
@@ -130,6 +141,18 @@ impl Snapshot {
 
     /// Shows entries of a partition in order until `visit` says `false`.
     pub(super) fn visit(
+        &self,
+        partition: &[u8],
+        start: Option<&[u8]>,
+        end: Option<&[u8]>,
+        reverse: bool,
+        visit: impl FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), ReadError> {
+        self.damage
+            .contain(|| self.visit_as_it_is(partition, start, end, reverse, visit))
+    }
+
+    fn visit_as_it_is(
         &self,
         partition: &[u8],
         start: Option<&[u8]>,
@@ -170,7 +193,8 @@ impl Snapshot {
         end: Option<&[u8]>,
         limit: usize,
     ) -> Result<PartitionPage, ReadError> {
-        partitions(&self.entries, start, end, limit)
+        self.damage
+            .contain(|| partitions(&self.entries, start, end, limit))
     }
 
     /// Entries of the whole shard after a position, at most `limit` and
@@ -183,7 +207,7 @@ impl Snapshot {
         after: Option<(&[u8], &[u8])>,
         limit: usize,
     ) -> Result<Page<(Position, Vec<u8>)>, ReadError> {
-        scan(&self.entries, after, limit)
+        self.damage.contain(|| scan(&self.entries, after, limit))
     }
 
     /// Bytes of keys and values of a partition.
@@ -196,8 +220,12 @@ impl Snapshot {
 
     /// Bytes of keys and values, and the number of entries, of a partition.
     pub(super) fn size(&self, partition: &[u8]) -> Result<(u64, u64), ReadError> {
-        if let Some(size) = self.sizes.get(partition)? {
-            return Ok(size.value());
+        let noted = self.damage.contain(|| {
+            let noted = self.sizes.get(partition)?;
+            Ok::<_, ReadError>(noted.map(|size| size.value()))
+        })?;
+        if let Some(size) = noted {
+            return Ok(size);
         }
         let mut size = (0, 0);
         self.visit(partition, None, None, false, |key, value| {
@@ -228,6 +256,7 @@ pub(super) fn partitions(
         for entry in range {
             let entry = entry?;
             let partition = entry.0.value().0;
+            in_order(last.as_deref().unwrap_or(&from), partition)?;
             if last.as_deref() == Some(partition) {
                 // One entry more of the same partition: in a large one it is
                 // quicker to seek past it than to walk it.
@@ -253,11 +282,16 @@ pub(super) fn scan(
     after: Option<(&[u8], &[u8])>,
     limit: usize,
 ) -> Result<Page<(Position, Vec<u8>)>, ReadError> {
-    let mut page = PageBuilder::new(limit);
+    let mut page = PageBuilder::<(Position, Vec<u8>)>::new(limit);
     let start = after.map_or(Bound::Unbounded, Bound::Excluded);
     for entry in table.range((start, Bound::Unbounded))? {
         let (position, value) = entry?;
         let ((partition, key), value) = (position.value(), value.value());
+        let last = page.page.entries.last();
+        let before = last.map(|((partition, key), _)| (&partition[..], &key[..]));
+        if let Some(before) = before.or(after) {
+            in_order(before, (partition, key))?;
+        }
         let bytes = partition.len() + key.len() + value.len();
         if !page.push(bytes, || {
             ((partition.to_vec(), key.to_vec()), value.to_vec())
@@ -266,6 +300,16 @@ pub(super) fn scan(
         }
     }
     Ok(page.finish())
+}
+
+/// Looks whether a walk comes forward. Keys that are damaged can be in any order, and a walk that
+/// seeks by them would go round for ever.
+pub(super) fn in_order<K: Ord + Copy>(before: K, now: K) -> Result<(), ReadError> {
+    if now < before {
+        let what = "entries are out of order".to_owned();
+        return Err(redb::StorageError::Corrupted(what).into());
+    }
+    Ok(())
 }
 
 /// The least key above a partition key and all keys of its entries.

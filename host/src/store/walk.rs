@@ -3,7 +3,7 @@
 use std::ops::Bound;
 
 use super::SMALL;
-use super::snapshot::{Page, PageBuilder, ReadError, Snapshot, successor};
+use super::snapshot::{Page, PageBuilder, ReadError, Snapshot, in_order, successor};
 use super::transfer::Whole;
 
 /// From this many entries on it is quicker to seek to the next partition that is
@@ -21,6 +21,14 @@ impl Snapshot {
         start: Option<&[u8]>,
         limit: usize,
     ) -> Result<Page<(Vec<u8>, u64)>, ReadError> {
+        self.damage.contain(|| self.measure_as_it_is(start, limit))
+    }
+
+    fn measure_as_it_is(
+        &self,
+        start: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Page<(Vec<u8>, u64)>, ReadError> {
         let mut page = PageBuilder::new(limit);
         let mut from = start.unwrap_or_default().to_vec();
         'seek: loop {
@@ -30,6 +38,8 @@ impl Snapshot {
             for entry in self.entries.range::<(&[u8], &[u8])>(all)? {
                 let (position, value) = entry?;
                 let ((partition, key), value) = (position.value(), value.value());
+                let before = under_way.as_ref().map_or(&from, |(before, _)| before);
+                in_order(&before[..], partition)?;
                 let bytes = (key.len() + value.len()) as u64;
                 match &mut under_way {
                     Some((of, sum)) if of == partition => {
@@ -67,6 +77,10 @@ impl Snapshot {
     /// # Errors
     /// When the disk fails.
     pub fn whole(&self, partitions: &[Vec<u8>]) -> Result<Vec<Whole>, ReadError> {
+        self.damage.contain(|| self.whole_as_it_is(partitions))
+    }
+
+    fn whole_as_it_is(&self, partitions: &[Vec<u8>]) -> Result<Vec<Whole>, ReadError> {
         debug_assert!(partitions.is_sorted());
         let mut found = Vec::<Whole>::with_capacity(partitions.len());
         let mut wanted = partitions;
@@ -76,6 +90,8 @@ impl Snapshot {
             for entry in self.entries.range::<(&[u8], &[u8])>(from)? {
                 let (position, value) = entry?;
                 let (partition, key) = position.value();
+                // So each seek goes beyond the one before.
+                in_order(&first[..], partition)?;
                 while wanted
                     .first()
                     .is_some_and(|first| first.as_slice() < partition)

@@ -38,6 +38,20 @@ impl Kept {
         Self::within(data_directory.join("owners"), usize::MAX)
     }
 
+    /// The generations in a data directory whose files are damaged. Nothing is changed.
+    pub fn damaged(data_directory: &Path) -> Vec<Digest> {
+        let mut damaged = Vec::new();
+        for (name, most) in [("generations", KEPT), ("owners", usize::MAX)] {
+            let directory = data_directory.join(name);
+            let kept = Self { directory, most };
+            for entry in kept.entries() {
+                let digest = entry.file_name().to_str().and_then(Digest::named);
+                damaged.extend(digest.filter(|digest| kept.load(*digest).is_none()));
+            }
+        }
+        damaged
+    }
+
     fn within(directory: PathBuf, most: usize) -> io::Result<Self> {
         fs::create_dir_all(&directory)?;
         Ok(Self { directory, most })

@@ -1,7 +1,7 @@
 //! A log line as a JSON object.
 
 use std::error::Error;
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
@@ -11,15 +11,15 @@ use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
+use super::FROM_LOG;
+use crate::printable::is_printable;
+
 /// Writes each event as one line: `timestamp` (RFC 3339, UTC), `level`, `shard`, `target` and
 /// `message`, which are always there, and then the event's own fields.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Json {
     pub(super) shard: u32,
 }
-
-/// The target that events of the `log` crate come under; theirs is a field.
-const FROM_LOG: &str = "log";
 
 impl<S, N> FormatEvent<S, N> for Json
 where
@@ -44,8 +44,9 @@ where
             }
             rest.retain(|name, _| !name.starts_with("log."));
         }
+        let mut line = String::with_capacity(256);
         write!(
-            writer,
+            line,
             r#"{{"timestamp":"{timestamp}","level":"{}","shard":{},"target":{},"message":{}"#,
             metadata.level(),
             self.shard,
@@ -55,11 +56,30 @@ where
         for (name, value) in rest {
             // Each name once: the line's own go before.
             if !matches!(&*name, "timestamp" | "level" | "shard" | "target") {
-                write!(writer, ",{}:{value}", Value::String(name))?;
+                write!(line, ",{}:{value}", Value::String(name))?;
             }
         }
-        writeln!(writer, "}}")
+        line.push('}');
+        escape(&line, &mut writer)?;
+        writer.write_char('\n')
     }
+}
+
+/// JSON escapes the controls of ASCII, but no other line ends and nothing that hides text or turns
+/// it round. Such characters are within its strings only, where they may be escaped, too.
+fn escape(line: &str, to: &mut impl fmt::Write) -> fmt::Result {
+    let mut from = 0;
+    for (at, letter) in line
+        .char_indices()
+        .filter(|(_, letter)| !is_printable(*letter))
+    {
+        to.write_str(&line[from..at])?;
+        for unit in letter.encode_utf16(&mut [0; 2]) {
+            write!(to, "\\u{unit:04x}")?;
+        }
+        from = at + letter.len_utf8();
+    }
+    to.write_str(&line[from..])
 }
 
 #[derive(Default)]

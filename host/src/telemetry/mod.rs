@@ -1,18 +1,36 @@
 //! The process's own log: on standard error, for people on a terminal and as JSON elsewhere.
+//!
+//! Who logs never waits: lines go through a [`Backlog`].
 
+mod backlog;
+mod filter;
+mod human;
 mod json;
 mod panics;
 #[cfg(test)]
 mod tests;
 
-use std::io::IsTerminal as _;
+use std::fs::File;
+use std::io::{self, IsTerminal as _};
+use std::os::fd::AsFd;
+use std::time::Duration;
 
-use tracing_subscriber::filter::{LevelFilter, ParseError};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
+pub use backlog::{Backlog, MOST};
+pub use filter::{FilterError, check};
+pub use panics::{DAMAGED, contain};
+
+use human::Human;
 use json::Json;
+
+/// How long the end of a process waits until the last lines are written.
+const LAST_LINES: Duration = Duration::from_secs(1);
+
+/// The target that events of the `log` crate come under; theirs is a field.
+const FROM_LOG: &str = "log";
 
 /// How a log line is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -24,32 +42,6 @@ pub enum Format {
     Human,
     /// A JSON object on a line of its own.
     Json,
-}
-
-/// Why a log filter is not taken.
-#[derive(Debug, thiserror::Error)]
-pub enum FilterError {
-    /// It is not a filter.
-    #[error(
-        "{directives:?} is not a log filter: write a level, or target=level pairs with commas between"
-    )]
-    Directives {
-        /// The filter given.
-        directives: String,
-        /// What is wrong with it.
-        #[source]
-        source: ParseError,
-    },
-    /// A level is misspelt, it seems: a target alone would silence all others.
-    #[error(
-        "{word:?} in {directives:?} is none of the levels off, error, warn, info, debug and trace: write a target with its level, as in {word}=trace"
-    )]
-    Word {
-        /// The filter given.
-        directives: String,
-        /// The word in it.
-        word: String,
-    },
 }
 
 /// Why the log could not be set up or changed.
@@ -64,6 +56,25 @@ pub enum Error {
     /// The log is gone.
     #[error("the log's filter cannot be replaced: restart the process")]
     Gone(#[source] reload::Error),
+    /// There is no thread or descriptor to write it by.
+    #[error("the system does not give what the log needs")]
+    System(#[from] io::Error),
+}
+
+/// The log of a process. Dropped at its end, it waits a second at most until the last lines are
+/// written.
+#[derive(Debug)]
+pub struct Log {
+    /// What is logged.
+    pub filter: Filter,
+    /// The lines on their way.
+    pub lines: Backlog,
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.lines.flush(LAST_LINES);
+    }
 }
 
 /// Changes what is logged while the process runs.
@@ -77,30 +88,54 @@ impl Filter {
     /// # Errors
     /// When `directives` are not a filter.
     pub fn set(&self, directives: &str) -> Result<(), Error> {
-        self.0.reload(parse(directives)?).map_err(Error::Gone)
+        self.0
+            .reload(filter::parse(directives)?)
+            .map_err(Error::Gone)
     }
-}
-
-/// Whether `directives` are a filter.
-///
-/// # Errors
-/// When they are not.
-pub fn check(directives: &str) -> Result<(), FilterError> {
-    parse(directives).map(drop)
 }
 
 /// Sets the log of shard `shard`'s process up. Panics are lines of it from then on.
 ///
 /// # Errors
 /// When `directives` are not a filter, or the process has a log already.
-pub fn init(format: Format, directives: &str, shard: u32) -> Result<Filter, Error> {
-    let (layer, filter) = layer(format, directives, shard, std::io::stderr)?;
+pub fn init(format: Format, directives: &str, shard: u32) -> Result<Log, Error> {
+    let lines = Backlog::start(MOST, unlocked(io::stderr())?, |lines| {
+        tracing::warn!(
+            lines,
+            "lines of the log were lost: they were not read in time"
+        );
+    })?;
+    let to = lines.clone();
+    let (layer, filter) = layer(format, directives, shard, move || Line(to.clone()))?;
     tracing_subscriber::registry()
         .with(layer)
         .try_init()
         .map_err(Error::Installed)?;
-    panics::log();
-    Ok(filter)
+    panics::log(lines.clone());
+    Ok(Log { filter, lines })
+}
+
+/// A standard stream without its lock and buffer: who holds the one, or fills the other, may wait
+/// for a reader.
+///
+/// # Errors
+/// When there are no descriptors left.
+pub fn unlocked(stream: impl AsFd) -> io::Result<File> {
+    Ok(stream.as_fd().try_clone_to_owned()?.into())
+}
+
+/// One line on its way, which is written whole.
+struct Line(Backlog);
+
+impl io::Write for Line {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.put(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 type Boxed = Box<dyn Layer<Registry> + Send + Sync>;
@@ -114,8 +149,8 @@ fn layer<W>(
 where
     W: for<'w> fmt::MakeWriter<'w> + Send + Sync + 'static,
 {
-    let (filter, handle) = reload::Layer::new(parse(directives)?);
-    let terminal = std::io::stderr().is_terminal();
+    let (filter, handle) = reload::Layer::new(filter::parse(directives)?);
+    let terminal = io::stderr().is_terminal();
     let lines = fmt::layer().with_writer(writer);
     let human = match format {
         Format::Auto => terminal,
@@ -123,34 +158,11 @@ where
         Format::Json => false,
     };
     let layer = if human {
-        lines.with_ansi(terminal).with_filter(filter).boxed()
+        let lines = lines.with_ansi(terminal).event_format(Human);
+        lines.with_filter(filter).boxed()
     } else {
         let lines = lines.event_format(Json { shard });
         lines.with_filter(filter).boxed()
     };
     Ok((layer, Filter(handle)))
-}
-
-/// The client of the API server, as the target of lines of its own.
-const KUBE: &str = "kube_client";
-
-fn parse(directives: &str) -> Result<EnvFilter, FilterError> {
-    let filter = EnvFilter::try_new(directives).map_err(|source| FilterError::Directives {
-        directives: directives.to_owned(),
-        source,
-    })?;
-    let mut words = directives.split(',').map(str::trim);
-    let is_target = |word: &str| !word.contains(['=', '[']) && word.parse::<LevelFilter>().is_err();
-    if let Some(word) = words.find(|word| !word.is_empty() && is_target(word)) {
-        return Err(FilterError::Word {
-            directives: directives.to_owned(),
-            word: word.to_owned(),
-        });
-    }
-    if directives.contains(KUBE) {
-        return Ok(filter);
-    }
-    // What it tells at each failure is told here once, with what to do.
-    let off = format!("{KUBE}=off").parse();
-    Ok(filter.add_directive(off.expect("it is a directive")))
 }

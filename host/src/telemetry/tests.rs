@@ -22,6 +22,11 @@ impl io::Write for Lines {
     }
 }
 
+/// Lines that go nowhere.
+fn unread() -> Backlog {
+    Backlog::start(MOST, io::pipe().expect("a pipe").1, |_| {}).expect("it starts")
+}
+
 #[test]
 fn json_lines_have_their_fields_and_the_filter_changes_live() {
     let lines = Lines::default();
@@ -161,7 +166,7 @@ fn each_line_has_the_same_fields_first_and_each_once() {
 fn a_panic_is_one_line() {
     let before = std::panic::take_hook();
     let line = logged(|| {
-        panics::log();
+        panics::log(unread());
         let caught = std::panic::catch_unwind(|| panic!("first\nsecond"));
         assert!(caught.is_err());
     });
@@ -169,4 +174,78 @@ fn a_panic_is_one_line() {
     assert_eq!(line["level"], "ERROR");
     assert_eq!(line["panic"], "first\nsecond");
     assert!(line["place"].as_str().unwrap().contains("tests.rs:"));
+}
+
+/// What a guest, a client or a peer may say to be taken for the host.
+const FORGED: &str = "well\r\n2026-11-21T08:00:00Z ERROR ostrakon: forged\u{85}a\u{2028}b\u{2029}c\0\x1b[2K\u{202e}dlo\u{2066}\u{200b}\u{9b}1A\x7f";
+
+fn forge() {
+    let error = io::Error::other(FORGED);
+    tracing::info!(target: "guest", guest = %FORGED, error = &error as &dyn std::error::Error, "{FORGED}");
+    tracing::warn!(quoted = FORGED, shown = ?FORGED, "none");
+}
+
+#[test]
+fn nobody_elses_words_end_a_line_or_colour_it_in_any_format() {
+    for format in [Format::Human, Format::Json] {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let (layer, _) = layer(format, "trace", 3, move || writer.clone()).unwrap();
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), forge);
+        let text = lines.take();
+        assert_eq!(text.lines().count(), 2, "{text:?}");
+        let strange: Vec<char> = text
+            .chars()
+            .filter(|letter| *letter != '\n' && !crate::printable::is_printable(*letter))
+            .collect();
+        assert!(strange.is_empty(), "{format:?}: {strange:?} in {text:?}");
+        if format == Format::Json {
+            let line: serde_json::Value =
+                serde_json::from_str(text.lines().next().unwrap()).unwrap();
+            for field in ["message", "guest", "error"] {
+                assert_eq!(line[field], FORGED, "it is told as it is");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_level_alone_is_that_of_our_own_lines() {
+    let logged = |directives: &str| {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let (layer, _) = layer(Format::Json, directives, 3, move || writer.clone()).unwrap();
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            tracing::debug!(target: "ostrakon::lane", "ours");
+            tracing::debug!(target: "guest", "guest's");
+            tracing::trace!(target: "ostrakon::lane", "our trace");
+            tracing::debug!(target: "cranelift_codegen::context", "theirs");
+            tracing::info!(target: "wasmtime", "their info");
+            tracing::debug!(target: "wasmtime::runtime", "named");
+        });
+        let text = lines.take();
+        let lines = text.lines().map(|line| {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            line["message"].as_str().unwrap().to_owned()
+        });
+        lines.collect::<Vec<_>>()
+    };
+    assert_eq!(logged("debug"), ["ours", "guest's", "their info"]);
+    assert_eq!(
+        logged("trace"),
+        ["ours", "guest's", "our trace", "their info"]
+    );
+    assert_eq!(logged("info"), ["their info"]);
+    assert_eq!(logged("warn"), [""; 0]);
+    assert_eq!(logged("warn, debug"), ["ours", "guest's", "their info"]);
+    assert_eq!(
+        logged("debug,wasmtime=debug"),
+        ["ours", "guest's", "their info", "named"]
+    );
+    assert_eq!(logged("debug,guest=off,wasmtime=off"), ["ours"]);
+    assert_eq!(logged("debug,ostrakon=info"), ["guest's", "their info"]);
+    assert_eq!(
+        logged("debug,ostrakon::lane=trace"),
+        ["ours", "guest's", "our trace", "their info"]
+    );
 }

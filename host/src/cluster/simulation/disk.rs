@@ -52,6 +52,7 @@ impl Disk {
         store::Options {
             directory: directory.to_owned(),
             cache_bytes: 1 << 20,
+            check: false,
             disk: Box::new(move |file| Box::new(Opened::new(&disk, &life, file))),
         }
     }

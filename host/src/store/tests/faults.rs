@@ -84,6 +84,7 @@ impl TestDisk {
         Store::open(Options {
             directory: directory.to_owned(),
             cache_bytes: 1 << 20,
+            check: false,
             disk: Box::new(move |file| Box::new(disk.file(file))),
         })
     }

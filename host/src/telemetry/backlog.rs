@@ -1,0 +1,312 @@
+//! Lines on their way to a stream that may be slow, or that nobody reads.
+//!
+//! Who writes a line must not wait for who reads it: a log on a pipe that nobody empties would
+//! stop the process. So lines are put into a bounded memory, and a thread of its own writes them.
+//! Those that find no room are dropped and counted. tracing-appender's writer does the same with a
+//! bound in lines; here it is in bytes, the end waits for a bounded time, and a pipe that does not
+//! block is waited for.
+
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, ThreadId};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, poll};
+
+/// The most bytes of lines that wait; as many again can be under way.
+pub const MOST: usize = 4 << 20;
+/// What of its memory a thread without work keeps.
+const KEPT: usize = 64 << 10;
+
+/// Lines that wait for their thread. Clones are the same.
+#[derive(Clone, Debug)]
+pub struct Backlog(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    most: usize,
+    /// A std mutex: held for a copy of a line. Poison is nothing: bytes are bytes.
+    waiting: Mutex<Waiting>,
+    /// There is something to write.
+    filled: Condvar,
+    /// All was written, or given up.
+    emptied: Condvar,
+    /// Lines that nobody will see. Relaxed: nothing else is read by it.
+    lost: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    lines: Vec<u8>,
+    /// The thread has lines in hand.
+    is_writing: bool,
+    writer: Option<ThreadId>,
+}
+
+impl Backlog {
+    /// Starts the thread that writes lines to `output`. Whenever it has written again after lines
+    /// were lost, it tells `lost` how many they were.
+    ///
+    /// # Errors
+    /// When there can be no more threads.
+    pub fn start<W: Write + AsFd + Send + 'static>(
+        most: usize,
+        output: W,
+        lost: impl Fn(u64) + Send + 'static,
+    ) -> io::Result<Self> {
+        let backlog = Self(Arc::new(Shared {
+            most,
+            waiting: Mutex::default(),
+            filled: Condvar::new(),
+            emptied: Condvar::new(),
+            lost: AtomicU64::new(0),
+        }));
+        let shared = Arc::clone(&backlog.0);
+        thread::Builder::new()
+            .name("log".to_owned())
+            .spawn(move || shared.write_on(output, lost))?;
+        Ok(backlog)
+    }
+
+    /// Takes whole lines if there is room for them, and never waits.
+    pub fn put(&self, lines: &[u8]) {
+        let mut waiting = self.0.waiting();
+        if waiting.lines.len() + lines.len() > self.0.most {
+            drop(waiting);
+            self.0.lose(lines);
+            return;
+        }
+        waiting.lines.extend_from_slice(lines);
+        drop(waiting);
+        self.0.filled.notify_one();
+    }
+
+    /// How many lines were lost so far.
+    pub fn lost(&self) -> u64 {
+        self.0.lost.load(Ordering::Relaxed)
+    }
+
+    /// Waits until all lines are written, but no longer than this.
+    pub fn flush(&self, at_most: Duration) {
+        let deadline = Instant::now() + at_most;
+        let mut waiting = self.0.waiting();
+        // It would wait for itself.
+        if waiting.writer == Some(thread::current().id()) {
+            return;
+        }
+        while waiting.is_writing || !waiting.lines.is_empty() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            let waited = self.0.emptied.wait_timeout(waiting, left);
+            (waiting, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+impl Shared {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lose(&self, lines: &[u8]) {
+        let lines = lines.split_inclusive(|byte| *byte == b'\n').count() as u64;
+        self.lost.fetch_add(lines, Ordering::Relaxed);
+    }
+
+    fn write_on(&self, mut output: impl Write + AsFd, tell: impl Fn(u64)) {
+        let mut told = 0;
+        let mut lines = Vec::new();
+        self.waiting().writer = Some(thread::current().id());
+        loop {
+            lines.clear();
+            lines.shrink_to(KEPT);
+            self.take(&mut lines);
+            let mut has_written = false;
+            // Each line by a call of its own: a pipe takes it whole, whoever else writes there.
+            for line in lines.split_inclusive(|byte| *byte == b'\n') {
+                match write_whole(&mut output, line) {
+                    Ok(()) => has_written = true,
+                    Err(_) => self.lose(line),
+                }
+            }
+            let lost = self.lost.load(Ordering::Relaxed);
+            // Not where nothing comes through: that line would be lost, too, and so on for ever.
+            if has_written && lost > told {
+                tell(lost - told);
+                told = lost;
+            }
+        }
+    }
+
+    /// Waits for lines, and takes all there are.
+    fn take(&self, lines: &mut Vec<u8>) {
+        let mut waiting = self.waiting();
+        waiting.is_writing = false;
+        while waiting.lines.is_empty() {
+            self.emptied.notify_all();
+            let filled = self.filled.wait(waiting);
+            waiting = filled.unwrap_or_else(PoisonError::into_inner);
+        }
+        waiting.is_writing = true;
+        std::mem::swap(&mut waiting.lines, lines);
+    }
+}
+
+/// Writes a line to its end, waiting where the stream does not.
+fn write_whole(output: &mut (impl Write + AsFd), mut line: &[u8]) -> io::Result<()> {
+    while !line.is_empty() {
+        match output.write(line) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => line = &line[written..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let mut until = [PollFd::new(output, PollFlags::OUT)];
+                match poll(&mut until, None) {
+                    Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    output.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead as _, BufReader, PipeReader, Read as _};
+    use std::sync::mpsc;
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    /// Lines of a pipe that holds 64 KiB, a bound of 32 KiB, and what was told to be lost.
+    fn pipe(most: usize) -> (Backlog, PipeReader, mpsc::Receiver<u64>) {
+        let (reader, writer) = io::pipe().expect("a pipe");
+        let (told, lost) = mpsc::channel();
+        let backlog = Backlog::start(most, writer, move |lines| {
+            let _ = told.send(lines);
+        });
+        (backlog.expect("it starts"), reader, lost)
+    }
+
+    fn line(number: usize) -> String {
+        format!("{number:06} {}\n", "x".repeat(number % 300))
+    }
+
+    #[test]
+    fn who_writes_to_a_full_pipe_waits_for_nobody_and_what_is_lost_is_counted() {
+        let (backlog, reader, lost) = pipe(32 << 10);
+        let all = 100_000;
+        let began = Instant::now();
+        for number in 0..all {
+            backlog.put(line(number).as_bytes());
+        }
+        let took = began.elapsed();
+        assert!(took < PATIENCE, "{took:?}");
+        assert!(backlog.lost() > 0);
+        let began = Instant::now();
+        backlog.flush(Duration::from_millis(50));
+        assert!(began.elapsed() < PATIENCE, "a flush is bounded");
+
+        let mut reader = BufReader::new(reader);
+        let mut seen = 0;
+        let mut read = |reader: &mut BufReader<PipeReader>| {
+            let mut text = String::new();
+            reader.read_line(&mut text).expect("a line");
+            let number = text[..6].parse().expect("a line is whole");
+            assert_eq!(text, line(number), "a line is whole");
+            seen += 1;
+            number
+        };
+        // What is written once it flows again comes through, and the loss is told of.
+        let mut told = 0;
+        let last = loop {
+            backlog.put(line(999_999).as_bytes());
+            if read(&mut reader) == 999_999 {
+                break 999_999;
+            }
+        };
+        assert_eq!(last, 999_999);
+        let deadline = Instant::now() + PATIENCE;
+        while told == 0 {
+            told += lost.recv_timeout(PATIENCE).expect("it is told");
+            assert!(Instant::now() < deadline);
+        }
+        println!("{all} lines in {took:?}: {seen} seen, {told} told to be lost");
+    }
+
+    #[test]
+    fn a_reader_that_is_gone_costs_lines_and_nothing_else() {
+        let (backlog, reader, lost) = pipe(1 << 20);
+        drop(reader);
+        for number in 0..1000 {
+            backlog.put(line(number).as_bytes());
+        }
+        backlog.flush(PATIENCE);
+        assert_eq!(backlog.lost(), 1000);
+        assert!(lost.try_recv().is_err(), "there is nobody to tell");
+    }
+
+    /// As where another process that has the same pipe has set it so.
+    #[test]
+    fn a_pipe_that_does_not_block_is_waited_for() {
+        let (mut reader, writer) = io::pipe().expect("a pipe");
+        rustix::io::ioctl_fionbio(&writer, true).expect("it can be set");
+        let calls = Arc::new(AtomicU64::new(0));
+        let output = Counted(writer, Arc::clone(&calls));
+        let backlog = Backlog::start(MOST, output, |_| {}).expect("it starts");
+        let mut expected = String::new();
+        for number in 0..3000 {
+            expected += &line(number);
+            backlog.put(line(number).as_bytes());
+        }
+        // The pipe is full, and stays so for a while.
+        thread::sleep(Duration::from_millis(100));
+        let mut seen = vec![0; expected.len()];
+        reader.read_exact(&mut seen).expect("all comes");
+        assert!(seen == expected.as_bytes(), "each line, in order");
+        backlog.flush(PATIENCE);
+        assert_eq!(backlog.lost(), 0);
+        let calls = calls.load(Ordering::Relaxed);
+        println!("3000 lines by {calls} calls");
+        // One for each line, and one more each time the pipe was full.
+        assert!(calls < 3 * 3000, "it was tried again and again: {calls}");
+    }
+
+    /// Counts the calls of `write`.
+    struct Counted(io::PipeWriter, Arc<AtomicU64>);
+
+    impl Write for Counted {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.1.fetch_add(1, Ordering::Relaxed);
+            self.0.write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl AsFd for Counted {
+        fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+            self.0.as_fd()
+        }
+    }
+
+    #[test]
+    fn a_flush_returns_when_all_is_written() {
+        let (backlog, mut reader, _) = pipe(1 << 20);
+        backlog.flush(PATIENCE);
+        backlog.put(b"one\n");
+        backlog.flush(PATIENCE);
+        let mut seen = [0; 4];
+        reader.read_exact(&mut seen).expect("it was written");
+        assert_eq!(&seen, b"one\n");
+    }
+}

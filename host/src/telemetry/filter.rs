@@ -1,0 +1,88 @@
+//! What is logged: a level for our own lines, and others by name.
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, ParseError};
+
+/// The targets of our own lines: the host's crates, and the guests.
+const OURS: [&str; 2] = ["ostrakon", "guest"];
+/// The client of the API server, as the target of lines of its own.
+const KUBE: &str = "kube_client";
+
+/// Why a log filter is not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum FilterError {
+    /// It is not a filter.
+    #[error(
+        "{directives:?} is not a log filter: write a level, or target=level pairs with commas between"
+    )]
+    Directives {
+        /// The filter given.
+        directives: String,
+        /// What is wrong with it.
+        #[source]
+        source: ParseError,
+    },
+    /// A level is misspelt, it seems: a target alone would silence all others.
+    #[error(
+        "{word:?} in {directives:?} is none of the levels off, error, warn, info, debug and trace: write a target with its level, as in {word}=trace"
+    )]
+    Word {
+        /// The filter given.
+        directives: String,
+        /// The word in it.
+        word: String,
+    },
+}
+
+/// Whether `directives` are a filter.
+///
+/// # Errors
+/// When they are not.
+pub fn check(directives: &str) -> Result<(), FilterError> {
+    parse(directives).map(drop)
+}
+
+/// A level alone is that of our own lines; of other crates, whose lines of debugging are many, it
+/// lets through `info` at most, unless they are named.
+pub(super) fn parse(directives: &str) -> Result<EnvFilter, FilterError> {
+    let mut filter = EnvFilter::try_new(directives).map_err(|source| FilterError::Directives {
+        directives: directives.to_owned(),
+        source,
+    })?;
+    let mut alone = None;
+    for word in directives.split(',').map(str::trim) {
+        if word.is_empty() || word.contains(['=', '[']) {
+            continue;
+        }
+        match word.parse::<LevelFilter>() {
+            Ok(level) => alone = Some(level),
+            Err(_) => {
+                return Err(FilterError::Word {
+                    directives: directives.to_owned(),
+                    word: word.to_owned(),
+                });
+            }
+        }
+    }
+    let add = |filter: EnvFilter, directive: &str| {
+        filter.add_directive(directive.parse().expect("it is a directive"))
+    };
+    if let Some(level) = alone.filter(|level| *level > LevelFilter::INFO) {
+        filter = add(filter, "info");
+        let names = |target: &str| {
+            let mut words = directives.split(',').map(str::trim);
+            words.any(|word| {
+                word.split_once('=')
+                    .is_some_and(|(named, _)| named.trim() == target)
+            })
+        };
+        for target in OURS.into_iter().filter(|target| !names(target)) {
+            filter = add(filter, &format!("{target}={level}"));
+        }
+    }
+    if !directives.contains(KUBE) {
+        // What it tells at each failure is told here once, with what to do.
+        filter = add(filter, &format!("{KUBE}=off"));
+    }
+    Ok(filter)
+}
