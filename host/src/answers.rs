@@ -12,6 +12,7 @@ impl From<&Refused> for Refusal {
     fn from(refused: &Refused) -> Self {
         match refused {
             Refused::Starting => Self::NoGeneration,
+            Refused::RepliesFull => Self::Replies,
             Refused::TooManySlow => Self::SlowReads,
             Refused::LaneFull => Self::LaneFull,
             Refused::LaneWait => Self::LaneWait,

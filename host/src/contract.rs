@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use crate::client::Client;
 use crate::trace::Trace;
 
 /// What a guest says of itself.
@@ -59,6 +60,8 @@ pub struct Request {
     pub body: Bytes,
     /// The trace that it is part of, if any; a guest does not see it.
     pub trace: Trace,
+    /// Whose it is; a guest does not see it.
+    pub client: Client,
 }
 
 /// A guest's response, checked: it can be sent as it is.

@@ -8,6 +8,8 @@ mod blocking;
 mod unix_time;
 mod printable;
 pub mod trace;
+pub mod replies;
+pub mod client;
 mod lobby;
 pub mod contract;
 pub mod digest;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
+use ostrakon::client::Client;
 use ostrakon::contract::Request;
 use ostrakon::digest::Digest;
 use ostrakon::guest::{Compiled, Engine, Environment, Guest, Identity};
@@ -108,6 +109,7 @@ impl Shard {
             headers: http::HeaderMap::new(),
             body: Bytes::new(),
             trace: Trace::default(),
+            client: Client::default(),
         };
         let write = Write {
             request: Arc::new(request),
@@ -133,7 +135,7 @@ impl Shard {
     /// The value stored under a key, with what surrounds it.
     fn value(&self, key: &str) -> Vec<u8> {
         let snapshot = Arc::clone(&self.lane.views().get().unwrap().snapshot);
-        let page = snapshot.scan_partition(key.as_bytes(), None, None, false, 2);
+        let page = snapshot.scan_partition(key.as_bytes(), None, None, false, 2, |_| true);
         page.unwrap().entries.remove(0).1
     }
 

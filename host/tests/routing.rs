@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
+use ostrakon::client::Client;
 use ostrakon::contract::{Reply, Request};
 use ostrakon::digest::Digest;
 use ostrakon::guest::{Compiled, Engine, Environment, Guest, Identity};
@@ -223,6 +224,7 @@ impl Shards {
             headers: http::HeaderMap::new(),
             body: Bytes::new(),
             trace: Trace::default(),
+            client: Client::default(),
         };
         self.services[shard as usize]
             .answer(Arc::new(request))

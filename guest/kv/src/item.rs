@@ -49,8 +49,11 @@ impl Item {
         &self.0[HEAD..self.body_start()]
     }
 
-    pub(crate) fn body(&self) -> &[u8] {
-        &self.0[self.body_start()..]
+    /// The content type and the body, without room for another one of that length.
+    pub(crate) fn into_parts(mut self) -> (Vec<u8>, Vec<u8>) {
+        let content_type = self.content_type().to_vec();
+        self.0.drain(..self.body_start());
+        (content_type, self.0)
     }
 
     /// A strong validator (RFC 9110, section 8.8.3): half of the SHA-256 of content type and body, in quotes.

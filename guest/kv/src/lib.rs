@@ -92,9 +92,14 @@ fn save(request: &Request, word: String) -> Result<Response> {
 
 fn load(request: &Request) -> Response {
     match Item::load(request.store()) {
-        Some(item) => Response::bytes(item.content_type(), item.body()),
+        Some(item) => reply(item),
         None => Response::text("_key_not_found_"),
     }
+}
+
+fn reply(item: Item) -> Response {
+    let (content_type, body) = item.into_parts();
+    Response::bytes(content_type, body)
 }
 
 fn get(request: &Request) -> Result<Response> {
@@ -102,9 +107,7 @@ fn get(request: &Request) -> Result<Response> {
     let etag = item.etag();
     match Conditions::of(request)?.read(&etag)? {
         condition::Read::Unchanged => Ok(Response::new(304).header("etag", etag)),
-        condition::Read::Whole => {
-            Ok(Response::bytes(item.content_type(), item.body()).header("etag", etag))
-        }
+        condition::Read::Whole => Ok(reply(item).header("etag", etag)),
     }
 }
 

@@ -27,7 +27,7 @@ use crate::cluster::{self, Cluster, Guests};
 use crate::digest::Digest;
 use crate::drain::{Drain, End, Outcome, Signals, Timing, until_told};
 use crate::guest::{Cache, Engine, Identity};
-use crate::http::{Replies, Server};
+use crate::http::Server;
 use crate::kubernetes::Kubernetes;
 use crate::lane::{self, Change, Changed, Lane, Live};
 use crate::metrics::{Listener, Metrics};
@@ -387,7 +387,6 @@ impl App {
             metrics: Arc::clone(&metrics),
             clients: clients.clone(),
             settings: Arc::clone(&settings),
-            replies: Replies::default(),
         };
         let port = (Listener::Public, clients.port().door());
         let listening = server.run(Arc::new(public), limits, metrics, port, down);

@@ -11,7 +11,7 @@ use http::{HeaderName, HeaderValue, Request, Response, Version, request};
 use super::credentials::{ClientsPort, Credentials};
 use crate::contract;
 use crate::drain::Drain;
-use crate::http::{Caller, Handler, Refusal, Replies};
+use crate::http::{Caller, Handler, Refusal};
 use crate::metrics::{Access, Label as _, Limit, Metrics, Target};
 use crate::service::{Answer, Refused, Service};
 use crate::settings::Settings;
@@ -29,7 +29,6 @@ pub(super) struct Public {
     pub(super) metrics: Arc<Metrics>,
     pub(super) clients: Credentials<ClientsPort>,
     pub(super) settings: Arc<ArcSwap<Settings>>,
-    pub(super) replies: Replies,
 }
 
 impl Handler for Public {
@@ -42,7 +41,8 @@ impl Handler for Public {
         }
         // Before it is run: what is written has to be said afterwards.
         let most = self.settings.load().http.max_replies_bytes;
-        if self.replies.are_full(caller, most) {
+        let replies = self.service.replies();
+        if replies.are_full(caller.client().replies(), most) {
             self.metrics.request_refused(Limit::Replies);
             return Some(self.unrouted(Refusal::Replies));
         }
@@ -62,6 +62,13 @@ impl Handler for Public {
         let began = Instant::now();
         let (head, body) = request.into_parts();
         let version = head.version;
+        if version == Version::HTTP_2 {
+            // Whoever drives this looks only now whether the client has taken it back, which
+            // costs it two frames.
+            let waits = self.metrics.not_yet_run();
+            tokio::task::yield_now().await;
+            waits.is_run();
+        }
         let path = head
             .uri
             .path_and_query()
@@ -74,6 +81,7 @@ impl Handler for Public {
             headers: head.headers,
             body,
             trace,
+            client: caller.client().clone(),
         });
         let answer = self.service.answer(Arc::clone(&request)).await;
         if let Some(span) = &mut span {
@@ -173,12 +181,14 @@ impl Public {
             Access::Read => self.settings.load().http.max_replies_bytes,
             Access::Write => usize::MAX,
         };
-        self.replies.hold(caller, body, limit)
+        let of_one = caller.client().replies();
+        self.service.replies().hold(of_one, body, limit)
     }
 
     /// Counts a request that a limit turned away.
     fn count(&self, refused: &Refused) {
         let limit = match refused {
+            Refused::RepliesFull => Some(Limit::Replies),
             Refused::TooManySlow => Some(Limit::SlowReads),
             Refused::LaneFull => Some(Limit::LaneFull),
             Refused::LaneWait => Some(Limit::LaneWait),

@@ -6,17 +6,25 @@ use bytes::Bytes;
 use http::Response;
 
 use super::Cluster;
-use super::message::{Ask, Asked, ForwardedReply, ForwardedRequest, Said};
+use super::message::{Ask, Asked, ForwardedReply, Said};
+use crate::client::{Client, Clients};
+use crate::contract::Request;
 use crate::lane::{Change, ChangeError, Changed};
 use crate::peers::{Handler, Identity};
 use crate::service::{Answer, Service};
 use crate::topology::{Authority, MOST_SHARDS, Ordinal, Passed, Plan, Received};
+use crate::trace::Open;
+
+/// Why a request that was passed on is not answered.
+const NO_REQUEST: &str = "the request is not one";
 
 /// Answers peers.
 #[derive(Debug)]
 pub(super) struct Answering {
     pub(super) cluster: Cluster,
     pub(super) service: Service,
+    /// Whose requests peers pass on.
+    pub(super) clients: Clients,
 }
 
 impl Handler for Answering {
@@ -38,20 +46,39 @@ impl Handler for Answering {
     }
 
     async fn call(&self, peer: Identity, body: Bytes) -> Bytes {
+        let mut client = Client::default();
         let said = match postcard::from_bytes::<Asked<Ask>>(&body) {
-            Ok(asked) => match self.cluster.foreign(asked.cluster) {
-                Some(own) => Said::Foreign(own),
-                None => self.answer(&peer, asked).await,
-            },
+            Ok(asked) => {
+                if let Some(own) = self.cluster.foreign(asked.cluster) {
+                    Said::Foreign(own)
+                } else {
+                    client = self.client(&peer, &asked.ask).unwrap_or(client);
+                    self.answer(&peer, &client, asked).await
+                }
+            }
             Err(_) => Said::Later("the host here does not understand this".to_owned()),
         };
         let said = postcard::to_stdvec(&said).expect("an answer can always be encoded");
-        Bytes::from(said)
+        // Whoever asks for a client takes its replies as fast as the line is; until then they
+        // count as what clients of this shard have not taken.
+        let replies = self.service.replies();
+        let held = replies.hold(client.replies(), Bytes::from(said), usize::MAX);
+        held.expect("without a bound all has room")
     }
 }
 
 impl Answering {
-    async fn answer(&self, peer: &Identity, asked: Asked<Ask>) -> Said {
+    /// For whom a peer asks, if for a client of its own.
+    fn client(&self, peer: &Identity, ask: &Ask) -> Option<Client> {
+        match ask {
+            Ask::Forward { request, .. } | Ask::Part(request) => {
+                Some(self.clients.of(peer.ordinal, request.client()))
+            }
+            _ => None,
+        }
+    }
+
+    async fn answer(&self, peer: &Identity, client: &Client, asked: Asked<Ask>) -> Said {
         let source = Ordinal(peer.ordinal);
         if matches!(asked.ask, Ask::Heeded) {
             // A process that is not heeded asks it, too.
@@ -75,10 +102,17 @@ impl Answering {
                 request,
                 told,
                 plan,
-            } => self.forwarded(peer, request, told, plan).await,
+            } => {
+                let unpacked = request.unpack(self.service.tracer(), client.clone());
+                let Some(unpacked) = unpacked else {
+                    return Said::Later(NO_REQUEST.to_owned());
+                };
+                self.forwarded(peer, unpacked, told, plan).await
+            }
             Ask::Part(request) => {
-                let Some((request, _span)) = request.unpack(self.service.tracer()) else {
-                    return Said::Later("the request is not one".to_owned());
+                let unpacked = request.unpack(self.service.tracer(), client.clone());
+                let Some((request, _span)) = unpacked else {
+                    return Said::Later(NO_REQUEST.to_owned());
                 };
                 match self.service.part(&Arc::new(request)).await {
                     Ok(part) => Said::Part {
@@ -153,13 +187,10 @@ impl Answering {
     async fn forwarded(
         &self,
         peer: &Identity,
-        request: ForwardedRequest,
+        (request, mut span): (Request, Option<Open>),
         told: Option<Passed>,
         plan: Plan,
     ) -> Said {
-        let Some((request, mut span)) = request.unpack(self.service.tracer()) else {
-            return Said::Later("the request is not one".to_owned());
-        };
         if let Some(span) = &mut span {
             span.say("ostrakon.peer", peer.ordinal);
         }

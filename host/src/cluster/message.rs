@@ -8,6 +8,7 @@ use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 
 use super::progress::Source;
+use crate::client::Client;
 use crate::contract::{Reply, Request};
 use crate::digest::Digest;
 use crate::store::Whole;
@@ -142,6 +143,9 @@ pub(super) struct ForwardedRequest {
     path: String,
     headers: Vec<(String, Bytes)>,
     body: Bytes,
+    /// What the sender knows the client by: its requests share what there is for one.
+    /// Of one length, whatever the number.
+    client: [u8; 8],
 }
 
 /// A reply on its way back.
@@ -185,11 +189,18 @@ impl ForwardedRequest {
             path: request.path.clone(),
             headers,
             body: request.body.clone(),
+            client: request.client.number().to_be_bytes(),
         }
     }
 
-    /// The request, and the span of answering it here, if it is recorded; none if it is none.
-    pub(super) fn unpack(self, tracer: &Tracer) -> Option<(Request, Option<Open>)> {
+    /// What the sender knows the client by.
+    pub(super) fn client(&self) -> u64 {
+        u64::from_be_bytes(self.client)
+    }
+
+    /// The request of a client, and the span of answering it here, if it is recorded; none if it
+    /// is none.
+    pub(super) fn unpack(self, tracer: &Tracer, client: Client) -> Option<(Request, Option<Open>)> {
         let headers = unpack(self.headers)?;
         let (trace, span) = tracer.begin(&headers, "answer for a peer");
         let request = Request {
@@ -198,6 +209,7 @@ impl ForwardedRequest {
             headers,
             body: self.body,
             trace,
+            client,
         };
         Some((request, span))
     }

@@ -42,6 +42,7 @@ use bytes::Bytes;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
+use crate::client::Clients;
 use crate::lane::{Change, ChangeError, Changed, Lane};
 use crate::peers::{Accept, Answered, AnyDial, Endpoint, Pool, RequestError};
 use crate::peers::{ServeError, Tcp, serve};
@@ -264,6 +265,7 @@ impl Cluster {
         let handler = Arc::new(answering::Answering {
             cluster: self.clone(),
             service,
+            clients: Clients::default(),
         });
         let refusals = Arc::new(Seldom::default());
         loop {

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use wasmtime::component::{HasData, ResourceTable};
-use wasmtime::{ResourceLimiter, bail};
+use wasmtime::{ResourceLimiter, Trap, bail};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
+use super::copies::Copies;
 use super::grace::Grace;
 use super::log::{GuestLog, Lines};
 use super::stdio::LogStream;
@@ -68,6 +69,7 @@ pub(super) struct Call {
     /// The number of shards that the call is answered among.
     pub(super) shards: u32,
     pub(super) data: Data,
+    pub(super) copies: Copies,
     pub(super) grace: Grace,
 }
 
@@ -78,6 +80,7 @@ impl Call {
             request: None,
             shards,
             data: Data::None,
+            copies: Copies::ANY,
             grace: Grace::default(),
         }
     }
@@ -134,6 +137,14 @@ impl Context {
             self.call.export,
             Some(Export::Check | Export::Handle | Export::Gather | Export::Migrate)
         )
+    }
+
+    /// Ends the call if it has asked for more than it may copy: as if its time were over.
+    pub(super) fn within_copies(&self) -> wasmtime::Result<()> {
+        if self.call.copies.are_overrun() {
+            return Err(Trap::Interrupt.into());
+        }
+        Ok(())
     }
 
     /// Ends the call: the import is not for this export or target.

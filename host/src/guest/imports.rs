@@ -5,8 +5,9 @@ use wasmtime::component::Resource;
 
 use super::bindings::ostrakon::shard::{log, request, secrets, settings, shard, store, types};
 use super::context::{Context, Data};
+use super::copies::Copies;
 use crate::secrets::Secret;
-use crate::store::{ReadError, WriteError};
+use crate::store::{ReadError, Snapshot, WriteError};
 
 /// A secret that a guest holds. It is not revealed by being held.
 #[expect(unreachable_pub, reason = "the bindings re-export it")]
@@ -26,6 +27,17 @@ fn told(error: WriteError) -> Result<store::Error> {
     })
 }
 
+/// A copy of a value, as far as the call may copy as much: the call ends otherwise.
+fn copied(
+    snapshot: &Snapshot,
+    (partition, key): (&[u8], &[u8]),
+    copies: &mut Copies,
+) -> std::result::Result<Option<Vec<u8>>, ReadError> {
+    let value = snapshot.value(partition, key)?;
+    let value = value.filter(|value| copies.may(value.bytes().len()));
+    Ok(value.map(|value| value.bytes().to_vec()))
+}
+
 fn failed(error: ReadError) -> wasmtime::Error {
     wasmtime::Error::new(error)
 }
@@ -34,24 +46,28 @@ impl types::Host for Context {}
 
 impl store::Host for Context {
     fn get(&mut self, key: Vec<u8>) -> Result<Option<Vec<u8>>> {
-        match &self.call.data {
-            Data::Partition(partition, snapshot) => snapshot.get(partition, &key),
+        let copies = &mut self.call.copies;
+        let value = match &self.call.data {
+            Data::Partition(partition, snapshot) => copied(snapshot, (partition, &key), copies),
             Data::Transaction(transaction) => transaction.get(&key),
             _ => return self.misused("store.get"),
-        }
-        .map_err(failed)
+        };
+        self.within_copies()?;
+        value.map_err(failed)
     }
 
     fn get_many(&mut self, keys: Vec<Vec<u8>>) -> Result<Vec<Option<Vec<u8>>>> {
-        match &self.call.data {
+        let copies = &mut self.call.copies;
+        let values = match &self.call.data {
             Data::Partition(partition, snapshot) => keys
                 .iter()
-                .map(|key| snapshot.get(partition, key))
+                .map(|key| copied(snapshot, (partition, key), copies))
                 .collect::<std::result::Result<_, _>>(),
             Data::Transaction(transaction) => keys.iter().map(|key| transaction.get(key)).collect(),
             _ => return self.misused("store.get-many"),
-        }
-        .map_err(failed)
+        };
+        self.within_copies()?;
+        values.map_err(failed)
     }
 
     fn set(
@@ -113,15 +129,17 @@ impl store::Host for Context {
 
     fn scan(&mut self, range: store::Range, limit: u32) -> Result<store::Page> {
         let (start, end) = (range.start.as_deref(), range.end.as_deref());
-        let limit = limit as usize;
+        let (limit, copies) = (limit as usize, &mut self.call.copies);
         let page = match &self.call.data {
             Data::Partition(partition, snapshot) => {
-                snapshot.scan_partition(partition, start, end, range.reverse, limit)
+                let may_copy = |bytes| copies.may(bytes);
+                snapshot.scan_partition(partition, start, end, range.reverse, limit, may_copy)
             }
             Data::Transaction(transaction) => transaction.scan(start, end, range.reverse, limit),
             _ => return self.misused("store.scan"),
-        }
-        .map_err(failed)?;
+        };
+        self.within_copies()?;
+        let page = page.map_err(failed)?;
         let entries = page.entries.into_iter();
         Ok(store::Page {
             entries: entries
@@ -146,6 +164,9 @@ impl shard::Host for Context {
             _ => return self.misused("shard.partitions"),
         }
         .map_err(failed)?;
+        let bytes = page.entries.iter().map(Vec::len).sum();
+        self.call.copies.may(bytes);
+        self.within_copies()?;
         Ok(shard::PartitionPage {
             partitions: page.entries,
             more: page.more,
@@ -153,16 +174,17 @@ impl shard::Host for Context {
     }
 
     fn scan(&mut self, after: Option<shard::Position>, limit: u32) -> Result<shard::Page> {
-        let limit = limit as usize;
+        let (limit, copies) = (limit as usize, &mut self.call.copies);
         let after = after
             .as_ref()
             .map(|at| (at.partition.as_slice(), at.key.as_slice()));
         let page = match &self.call.data {
-            Data::Shard(snapshot) => snapshot.scan(after, limit),
+            Data::Shard(snapshot) => snapshot.scan(after, limit, |bytes| copies.may(bytes)),
             Data::Migration(migration) => migration.scan(after, limit),
             _ => return self.misused("shard.scan"),
-        }
-        .map_err(failed)?;
+        };
+        self.within_copies()?;
+        let page = page.map_err(failed)?;
         let entries = page.entries.into_iter();
         Ok(shard::Page {
             entries: entries
@@ -177,12 +199,14 @@ impl shard::Host for Context {
     }
 
     fn get(&mut self, partition: Vec<u8>, key: Vec<u8>) -> Result<Option<Vec<u8>>> {
-        match &self.call.data {
-            Data::Shard(snapshot) => snapshot.get(&partition, &key),
+        let copies = &mut self.call.copies;
+        let value = match &self.call.data {
+            Data::Shard(snapshot) => copied(snapshot, (&partition, &key), copies),
             Data::Migration(migration) => migration.get(&partition, &key),
             _ => return self.misused("shard.get"),
-        }
-        .map_err(failed)
+        };
+        self.within_copies()?;
+        value.map_err(failed)
     }
 
     fn set_many(

@@ -8,6 +8,7 @@ use wasmtime::Store;
 use super::bindings::ostrakon::shard::types as wit;
 use super::bindings::{Service, ServicePre};
 use super::context::{Call, Context, Data, Environment};
+use super::copies::Copies;
 use super::engine::Engine;
 use super::failure::Failure;
 use super::grace::Grace;
@@ -40,6 +41,8 @@ pub(super) struct Instance {
     initial_memory: usize,
     /// The number of shards that calls are answered among.
     pub(super) shards: u32,
+    /// What each call may copy.
+    pub(super) copies: Copies,
     pub(super) requests: u64,
 }
 
@@ -75,6 +78,7 @@ impl Instance {
             service,
             initial_memory,
             shards,
+            copies: Copies::ANY,
             requests: 0,
         })
     }
@@ -338,6 +342,7 @@ impl Instance {
             request: about.visible(),
             shards: self.shards,
             data,
+            copies: self.copies,
             grace: Grace::default(),
         };
         context.limiter.denied = false;

@@ -9,6 +9,7 @@ mod bound;
 mod cache;
 mod component;
 mod context;
+mod copies;
 mod describe;
 mod engine;
 mod failure;

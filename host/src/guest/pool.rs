@@ -10,6 +10,7 @@ use super::bindings::ServicePre;
 use super::bound::Bound;
 use super::component::Linked;
 use super::context::{Context, Environment};
+use super::copies::Copies;
 use super::engine::Engine;
 use super::failure::Failure;
 use super::instance::{Instance, ReadData};
@@ -266,7 +267,7 @@ impl Lease {
         if let Some(call) = super::native::Call::of(request) {
             return Ok(call.route());
         }
-        let routed = self.begin().route(request, bound.time()).await;
+        let routed = self.begin_within(bound).route(request, bound.time()).await;
         self.end(routed.as_ref().err(), Export::Route, bound);
         routed
     }
@@ -304,7 +305,8 @@ impl Lease {
         if let Some(replied) = super::native::Call::of(request).and_then(|call| call.read(&data)) {
             return replied.map_err(Failure::Store);
         }
-        let replied = self.begin().read(request, data, bound.time()).await;
+        let instance = self.begin_within(bound);
+        let replied = instance.read(request, data, bound.time()).await;
         self.end(replied.as_ref().err(), Export::Handle, bound);
         replied
     }
@@ -345,7 +347,8 @@ impl Lease {
         replies: &[(u32, Reply)],
         bound: Bound,
     ) -> Result<Reply, Failure> {
-        let replied = self.begin().gather(request, replies, bound.time()).await;
+        let instance = self.begin_within(bound);
+        let replied = instance.gather(request, replies, bound.time()).await;
         self.end(replied.as_ref().err(), Export::Gather, bound);
         replied
     }
@@ -370,9 +373,16 @@ impl Lease {
     fn begin(&mut self) -> &mut Instance {
         // Stands if the call's future is dropped before it ends.
         self.fate = Some(DropReason::Deadline);
-        self.instance
-            .as_mut()
-            .expect("it is there until the lease is dropped")
+        let instance = self.instance.as_mut();
+        let instance = instance.expect("it is there until the lease is dropped");
+        instance.copies = Copies::ANY;
+        instance
+    }
+
+    fn begin_within(&mut self, bound: Bound) -> &mut Instance {
+        let instance = self.begin();
+        instance.copies = bound.copies();
+        instance
     }
 
     fn end(&mut self, failure: Option<&Failure>, export: Export, bound: Bound) {

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::Refusal;
-use super::replies::Sum;
+use crate::client::Client;
 use crate::tls::{self, Chain};
 
 /// How often what a client has shown is looked at again: a certificate expires without anything
@@ -28,8 +28,8 @@ pub fn plain() -> Door {
 pub struct Caller {
     address: SocketAddr,
     is_here: bool,
-    /// What replies on its connection hold of memory.
-    replies: Sum,
+    /// What its requests share.
+    client: Client,
     shown: Shown,
     /// Relaxed: whoever reads it reads nothing else by it.
     welcome: AtomicBool,
@@ -63,7 +63,7 @@ impl Caller {
         Self {
             address,
             is_here: false,
-            replies: Sum::default(),
+            client: Client::default(),
             shown,
             welcome: AtomicBool::new(true),
         }
@@ -74,8 +74,9 @@ impl Caller {
         self.address
     }
 
-    pub(super) fn replies(&self) -> &Sum {
-        &self.replies
+    /// What its requests share with each other.
+    pub fn client(&self) -> &Client {
+        &self.client
     }
 
     /// Whether it is on this machine, and called it at a loopback address.

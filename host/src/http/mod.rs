@@ -13,7 +13,6 @@ mod caller;
 mod connection;
 mod entrance;
 mod refusal;
-mod replies;
 mod server;
 mod service;
 mod stream;
@@ -31,7 +30,6 @@ use arc_swap::ArcSwap;
 
 pub use caller::{Caller, Door, plain};
 pub use refusal::Refusal;
-pub use replies::Replies;
 pub use server::{Handler, Server};
 
 /// What a client may ask of a server. All sizes are in bytes and inclusive.

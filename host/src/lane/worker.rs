@@ -165,7 +165,8 @@ impl Worker {
         while let Some((write, sent, sender)) = next.take() {
             let taken = self.take((sent, &sender));
             if taken == Taken::Gone {
-                // The client is gone, and nothing was promised to it.
+                // Nothing was promised to it.
+                self.metrics.request_gone();
             } else if sent.elapsed() > lane.max_wait {
                 let _ = sender.send(Written::Waited);
             } else {

@@ -37,7 +37,8 @@ impl Guests {
             Unit::Seconds,
             self.call_duration.clone(),
         );
-        let help = "Reads that overran their budget and were run again apart";
+        let help =
+            "Reads that overran their budget, in time or in what they copy, and run again apart";
         to.register("slow_reads", help, self.slow_reads.clone());
         let help = "Guest instances created";
         to.register("instances_created", help, self.instances_created.clone());

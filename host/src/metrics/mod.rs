@@ -29,6 +29,7 @@ pub use labels::{
     Access, DropReason, Export, Guarded, Hop, Label, Limit, Listener, Target, Unexported,
 };
 pub use peers::Topology;
+pub use requests::NotYetRun;
 pub use writes::StoreSize;
 
 use credentials::Credentials;

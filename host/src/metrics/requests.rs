@@ -18,6 +18,7 @@ pub(super) struct Requests {
     refused: Labelled<Limit, Counter>,
     in_flight: Level,
     waiting: Gauge,
+    gone: Counter,
     hops: Labelled<Hop, Counter>,
     hop_duration: Histogram,
     connections: Labelled<Listener, Gauge>,
@@ -32,6 +33,7 @@ impl Requests {
             refused: Labelled::new(Counter::default),
             in_flight: Level::default(),
             waiting: Gauge::default(),
+            gone: Counter::default(),
             hops: Labelled::new(Counter::default),
             hop_duration: Histogram::of_durations(),
             connections: Labelled::new(Gauge::default),
@@ -54,6 +56,8 @@ impl Requests {
         to.register("requests_in_flight", help, self.in_flight.clone());
         let help = "Requests that wait for other shards, or for their partition to arrive";
         to.register("requests_waiting", help, self.waiting.clone());
+        let help = "Requests that were not run, as their clients were gone";
+        to.register("requests_gone", help, self.gone.clone());
         let help = "Times a request was passed on to another shard";
         to.register("requests_forwarded", help, self.hops.clone());
         let help = "From passing a request on to what the other shard says";
@@ -70,6 +74,25 @@ impl Requests {
             help,
             self.connections_refused.clone(),
         );
+    }
+}
+
+/// A request that waits to be run.
+#[derive(Debug)]
+pub struct NotYetRun<'a>(Option<&'a Metrics>);
+
+impl NotYetRun<'_> {
+    /// It is run now.
+    pub fn is_run(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for NotYetRun<'_> {
+    fn drop(&mut self) {
+        if let Some(metrics) = self.0 {
+            metrics.request_gone();
+        }
     }
 }
 
@@ -105,6 +128,17 @@ impl Metrics {
     /// One that waited does no longer.
     pub fn request_waited(&self) {
         self.requests.waiting.dec();
+    }
+
+    /// A request was not run, as its client was gone.
+    pub fn request_gone(&self) {
+        self.requests.gone.inc();
+    }
+
+    /// A request that waits to be run: if what this gives is dropped before it is, its client is
+    /// gone.
+    pub fn not_yet_run(&self) -> NotYetRun<'_> {
+        NotYetRun(Some(self))
     }
 
     /// A request was passed on, and what came of it after `duration`.

@@ -60,6 +60,8 @@ fn after_everything() -> Metrics {
     metrics.requests_in_flight(4);
     metrics.request_waits();
     metrics.request_waits();
+    drop(metrics.not_yet_run());
+    metrics.not_yet_run().is_run();
     metrics.request_waited();
     metrics.forwarded(Hop::Elsewhere, Duration::from_millis(2));
     metrics.guest_call(Export::Handle, Duration::from_nanos(600));
@@ -137,6 +139,7 @@ fn what_is_recorded_is_shown_under_conventional_names() {
     check(r#"ostrakon_requests_refused_total{limit="draining"}"#, 0.0);
     check("ostrakon_requests_in_flight", 4.0);
     check("ostrakon_requests_waiting", 1.0);
+    check("ostrakon_requests_gone_total", 1.0);
     check(
         r#"ostrakon_requests_forwarded_total{result="elsewhere"}"#,
         1.0,

@@ -27,6 +27,8 @@ pub(super) struct Waiting {
     /// The number of the last request.
     last: u64,
     queue: VecDeque<u64>,
+    /// Those that were sent, and whose answers nobody waits for any more.
+    given_up: VecDeque<u64>,
     /// In their order, in which they end together, too.
     calls: BTreeMap<u64, Call>,
     ack: bool,
@@ -163,6 +165,7 @@ impl Calls {
         state.shut.get_or_insert_with(|| cause.clone());
         state.ack |= ack;
         state.queue.clear();
+        state.given_up.clear();
         let away: Vec<Call> = state
             .calls
             .extract_if(.., |_, call| {
@@ -189,6 +192,12 @@ impl Calls {
 
 impl Queue for Waiting {
     fn next(&mut self) -> Option<(Frame, Option<OwnedSemaphorePermit>)> {
+        while let Some(id) = self.given_up.pop_front() {
+            // The answer may have come meanwhile.
+            if self.calls.contains_key(&id) {
+                return Some((Frame::GivenUp { id }, None));
+            }
+        }
         while let Some(id) = self.queue.pop_front() {
             // One that was given up in the queue is not there any more.
             if let Some(body) = self.calls.get_mut(&id).and_then(|call| call.body.take()) {
@@ -202,14 +211,19 @@ impl Queue for Waiting {
 impl Drop for Ticket<'_> {
     fn drop(&mut self) {
         let mut state = self.calls.outgoing.queue();
-        if state
-            .calls
-            .get(&self.id)
-            .is_some_and(|call| call.body.is_some())
-        {
-            let call = state.calls.remove(&self.id);
-            drop(state);
-            drop(call);
+        match state.calls.get(&self.id) {
+            None => {}
+            Some(call) if call.body.is_some() => {
+                let call = state.calls.remove(&self.id);
+                drop(state);
+                drop(call);
+            }
+            // Its place is free again once the other side says that there is no answer.
+            Some(_) => {
+                state.given_up.push_back(self.id);
+                drop(state);
+                self.calls.outgoing.tell();
+            }
         }
     }
 }

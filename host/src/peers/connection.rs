@@ -144,8 +144,8 @@ impl Connection {
     }
 
     /// Sends a request and waits for its answer; waits first while as much is
-    /// in flight as may be. Dropping the future gives up the answer and
-    /// nothing else.
+    /// in flight as may be. Dropping the future gives the answer up, and has the
+    /// other side told that nobody waits for it.
     ///
     /// # Errors
     /// Whether it may have been carried out, and why there is no answer.
@@ -260,9 +260,9 @@ impl Driver {
                 Ok(())
             }
             Frame::Closing(reason) => Err(Cause::Told(plain(&String::from_utf8_lossy(&reason)))),
-            Frame::Request { .. } | Frame::GoAwayAck => Err(Cause::Malformed(
-                "a frame that only the connecting side sends",
-            )),
+            Frame::Request { .. } | Frame::GoAwayAck | Frame::GivenUp { .. } => Err(
+                Cause::Malformed("a frame that only the connecting side sends"),
+            ),
         }
     }
 }

@@ -10,15 +10,29 @@ pub(super) const HEAD: u32 = 9;
 /// A frame after the handshake: a kind, a number and a body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Frame {
-    Request { id: u64, body: Bytes },
-    Answer { id: u64, body: Bytes },
-    NotTaken { id: u64 },
-    Failed { id: u64 },
+    Request {
+        id: u64,
+        body: Bytes,
+    },
+    Answer {
+        id: u64,
+        body: Bytes,
+    },
+    NotTaken {
+        id: u64,
+    },
+    Failed {
+        id: u64,
+    },
     Ping(u64),
     Pong(u64),
     GoAway,
     GoAwayAck,
     Closing(Bytes),
+    /// Nobody waits for the answer to a request any more.
+    GivenUp {
+        id: u64,
+    },
 }
 
 impl Frame {
@@ -39,6 +53,7 @@ impl Frame {
             Self::GoAway => (7, 0, Bytes::new()),
             Self::GoAwayAck => (8, 0, Bytes::new()),
             Self::Closing(reason) => (9, 0, reason),
+            Self::GivenUp { id } => (10, id, Bytes::new()),
         };
         let length = u32::try_from(body.len())
             .ok()
@@ -66,6 +81,7 @@ impl Frame {
             6 => Self::Pong(id),
             7 => Self::GoAway,
             8 => Self::GoAwayAck,
+            10 => Self::GivenUp { id },
             _ => return Err(Cause::Malformed("a frame of an unknown kind")),
         };
         if bytes.is_empty() {

@@ -35,7 +35,8 @@ pub trait Handler: Send + Sync + 'static {
         Ok(())
     }
 
-    /// Answers one request; the future is dropped if the connection ends.
+    /// Answers one request; the future is dropped if the connection ends, or if the
+    /// other side says that nobody waits for the answer.
     fn call(&self, peer: Identity, body: Bytes) -> impl Future<Output = Bytes> + Send;
 }
 

@@ -1,11 +1,12 @@
 //! The work of the accepting side on one connection.
 
+use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::io::AsyncRead;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
@@ -24,6 +25,9 @@ use super::settings::Settings;
 /// sends without reading.
 const MOST_WAITING: usize = 1 << 16;
 
+/// Requests that are done and not yet forgotten, at least.
+const SPARE: usize = 64;
+
 /// The work of the accepting side on one connection.
 pub(super) struct Session<'a, H> {
     peer: Identity,
@@ -35,6 +39,8 @@ pub(super) struct Session<'a, H> {
     // unless we go away, nothing is read.
     slot: Option<OwnedSemaphorePermit>,
     tasks: JoinSet<()>,
+    // Dropped, the sender ends the request's task.
+    wanted: HashMap<u64, oneshot::Sender<()>>,
     keepalive: Keepalive,
     phase: Phase,
 }
@@ -63,6 +69,7 @@ impl<'a, H: Handler> Session<'a, H> {
             slots: semaphore(settings.max_running.max(1)),
             slot: None,
             tasks: JoinSet::new(),
+            wanted: HashMap::new(),
             keepalive: Keepalive::new(settings),
             phase: Phase::Open,
         }
@@ -148,6 +155,10 @@ impl<'a, H: Handler> Session<'a, H> {
                 self.outbox.pong(number);
                 Ok(())
             }
+            Frame::GivenUp { id } => {
+                self.wanted.remove(&id);
+                Ok(())
+            }
             Frame::Pong(_) => Ok(()),
             Frame::GoAwayAck if matches!(self.phase, Phase::Leaving(_)) => {
                 self.phase = Phase::Confirmed;
@@ -182,8 +193,17 @@ impl<'a, H: Handler> Session<'a, H> {
         let handler = Arc::clone(&self.handler);
         let peer = self.peer;
         let most = Frame::most_body(self.settings.max_frame);
+        if self.wanted.len() >= 2 * self.tasks.len() + SPARE {
+            self.wanted.retain(|_, sender| !sender.is_closed());
+        }
+        let (sender, unwanted) = oneshot::channel();
+        self.wanted.insert(id, sender);
         self.tasks.spawn(async move {
-            let body = handler.call(peer, body).await;
+            let body = tokio::select! {
+                body = handler.call(peer, body) => body,
+                // What the handler has begun elsewhere goes on there.
+                _ = unwanted => return,
+            };
             if let Err(error) = reply.send(body, most) {
                 tracing::warn!(peer = peer.ordinal, %error, "answer could not be sent");
             }

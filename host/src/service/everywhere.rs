@@ -9,7 +9,8 @@ use futures_util::future::join_all;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::others::{Boxed, Part};
-use super::{Answer, Refused, Service};
+use super::{Answer, Refused, Service, has_no_room};
+use crate::client::Client;
 use crate::contract::{Reply, Request, Route};
 use crate::guest::{Bound, Failure, ReadData};
 use crate::lane::View;
@@ -60,10 +61,15 @@ impl Service {
         })?;
         let reading = view.guest.settings().guest.read_deadline;
         let parts = self.parts(plan, request, deadline + reading).await?;
-        let parts: Vec<_> = parts
-            .into_iter()
-            .map(|part| (part.shard.0, part.reply))
-            .collect();
+        let (client, http) = (&request.client, &view.guest.settings().http);
+        let of_one = client.replies();
+        let held = parts.into_iter().map(|part| {
+            let (shard, mut reply) = (part.shard.0, part.reply);
+            let limit = http.max_replies_bytes;
+            reply.body = self.replies.hold(of_one, reply.body, limit)?;
+            Some((shard, reply))
+        });
+        let parts: Vec<_> = held.collect::<Option<_>>().ok_or(Refused::RepliesFull)?;
         let (guest, request) = (Arc::clone(&view.guest), Arc::clone(request));
         let (parts, shards) = (Arc::new(parts), view.shards());
         let call = move |bound| {
@@ -74,7 +80,7 @@ impl Service {
                 lease.gather(&request, &parts, bound).await
             }
         };
-        self.within_budget_or_apart(view, call).await
+        self.within_budget_or_apart(view, client, call).await
     }
 
     /// What each shard says, in their order.
@@ -124,6 +130,7 @@ impl Service {
         let view = self.lane.views().get().ok_or(Refused::Starting)?;
         let place = view.place.as_ref().ok_or(Refused::Starting)?;
         let moved = place.shard.moved(place.store).ok_or(Refused::Starting)?;
+        let client = &request.client;
         let call = |bound| {
             let (view, request) = (Arc::clone(&view), Arc::clone(request));
             async move {
@@ -135,7 +142,7 @@ impl Service {
         Ok(Part {
             shard: Ordinal(self.ordinal),
             moved,
-            reply: self.within_budget_or_apart(&view, call).await?,
+            reply: self.within_budget_or_apart(&view, client, call).await?,
         })
     }
 
@@ -144,18 +151,25 @@ impl Service {
     async fn within_budget_or_apart<F>(
         &self,
         view: &View,
+        client: &Client,
         call: impl Fn(Bound) -> F,
     ) -> Result<Reply, Refused>
     where
         F: Future<Output = Result<Reply, Failure>> + Send + 'static,
     {
         let settings = &view.guest.settings().guest;
-        match call(Bound::Budget(settings.read_budget)).await {
+        let turn = self.turn(client).await;
+        if has_no_room(&self.replies, view, client) {
+            return Err(Refused::RepliesFull);
+        }
+        let called = call(Bound::Budget(settings.read_budget)).await;
+        drop(turn);
+        match called {
             Err(Failure::Deadline) => {
                 self.metrics.slow_read();
                 let deadline = settings.read_deadline;
                 let again = call(Bound::Deadline(deadline));
-                Ok(self.apart.run(deadline, again).await??)
+                Ok(self.apart.run(client, deadline, again).await??)
             }
             done => Ok(done?),
         }

@@ -4,6 +4,7 @@
 mod apart;
 mod everywhere;
 mod others;
+mod queue;
 mod routing;
 mod waiting;
 
@@ -11,12 +12,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
+use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout_at};
 
+use crate::client::{Client, Turn};
 use crate::contract::{Access, Reply, Request, Route, Target};
 use crate::guest::{Bound, Failure, Lease, ReadData};
 use crate::lane::{Lane, View, Write, Written};
 use crate::metrics::{self, Hop, Label, Metrics};
+use crate::replies::Replies;
 use crate::store::CommitError;
 use crate::topology::{Authority, Ordinal, Passed};
 use crate::trace::{Open, Tracer};
@@ -42,6 +46,10 @@ pub struct Service {
     ordinal: u32,
     lane: Lane,
     apart: Apart,
+    /// How many requests of one connection have their turn at a time: as many as there are
+    /// threads for those of all.
+    turns: usize,
+    replies: Replies,
     metrics: Arc<Metrics>,
     /// None in a shard that is alone.
     others: Option<Arc<dyn Others>>,
@@ -94,6 +102,11 @@ pub enum Refused {
     /// The guest failed.
     #[error(transparent)]
     Failed(#[from] Failure),
+    /// So many replies wait for their clients, or this one, to take them that no more is run.
+    #[error(
+        "the replies that clients, or this one, have not taken yet are too large together: take them, or try again later"
+    )]
+    RepliesFull,
     /// Too many slow reads wait to be run apart.
     #[error("too many slow requests are under way: try again later")]
     TooManySlow,
@@ -156,11 +169,12 @@ impl Service {
         metrics: Arc<Metrics>,
         others: Option<Arc<dyn Others>>,
     ) -> Self {
-        let apart = Apart::new();
         Self {
             ordinal,
             lane,
-            apart,
+            apart: Apart::new(Arc::clone(&metrics)),
+            turns: Handle::current().metrics().num_workers().max(2),
+            replies: Replies::default(),
             metrics,
             others,
             known: Known::default(),
@@ -183,6 +197,11 @@ impl Service {
     /// The shard's ordinal.
     pub fn ordinal(&self) -> u32 {
         self.ordinal
+    }
+
+    /// What its replies hold until they are taken: whoever passes them on counts them there.
+    pub fn replies(&self) -> &Replies {
+        &self.replies
     }
 
     /// Answers a request: whole from one generation, once all that it wrote
@@ -360,11 +379,14 @@ impl Service {
         self.lane.asked();
         let mut recovered = false;
         for _ in 0..MAX_REROUTES {
+            // Before its view, which is not to be old when it is run.
+            let turn = self.turn(&request.client).await;
             let Some(view) = self.lane.views().get() else {
                 return answered(route, None, Err(Refused::Starting));
             };
-            let generation = Some(view.generation);
-            let partition = match self.read(&view, request, asker, route).await {
+            let (seen, read) = self.read(turn, view, request, asker, route).await;
+            let generation = Some(seen.generation);
+            let partition = match read {
                 Ok(Progress::Replied(reply)) => return answered(route, generation, Ok(reply)),
                 Ok(Progress::Elsewhere(authority)) => return Here::Elsewhere(authority),
                 Ok(Progress::Everywhere) => return Here::Everywhere,
@@ -374,20 +396,18 @@ impl Service {
                 // What is damaged is so in each opening.
                 Err(Refused::Failed(Failure::Store(error))) if !recovered && !error.is_damage() => {
                     recovered = true;
-                    self.lane.recover(view.snapshot.opening()).await;
+                    self.lane.recover(seen.opening).await;
                     continue;
                 }
                 Err(refused) => return answered(route, generation, Err(refused)),
             };
-            let max_waiting = view.guest.settings().lane.max_waiting;
             let write = Write {
                 request: Arc::clone(request),
                 partition,
-                generation: view.generation,
+                generation: seen.generation,
                 told: asker.told.clone(),
             };
-            drop(view);
-            let (generation, reply) = match self.lane.write(write, max_waiting).await {
+            let (generation, reply) = match self.lane.write(write, seen.max_waiting).await {
                 Written::Replied { generation, reply } => (Some(generation), Ok(reply)),
                 Written::Failed {
                     generation,
@@ -405,39 +425,89 @@ impl Service {
         answered(route, None, Err(Refused::LaneWait))
     }
 
+    /// Waits for a request's turn to be run on the threads that all share, after those that
+    /// came before it on its connection. One whose client goes meanwhile is not run.
+    async fn turn<'a>(&self, client: &'a Client) -> Turn<'a> {
+        let waits = self.metrics.not_yet_run();
+        let turn = client.turn(self.turns).await;
+        waits.is_run();
+        turn
+    }
+
     /// Routes a request and, if it reads, answers it: here within the short
     /// budget, or else apart, from the start, within the whole deadline. It
     /// has had no effects, so it can be run again.
     async fn read(
         &self,
-        view: &Arc<View>,
+        turn: Turn<'_>,
+        view: Arc<View>,
         request: &Arc<Request>,
         asker: &Asker,
         route: &mut Option<Route>,
-    ) -> Result<Progress, Refused> {
-        let settings = view.guest.settings().guest.clone();
+    ) -> (Seen, Result<Progress, Refused>) {
+        let seen = Seen::of(&view);
+        if has_no_room(&self.replies, &view, &request.client) {
+            return (seen, Err(Refused::RepliesFull));
+        }
+        let (ordinal, settings) = (self.ordinal, &view.guest.settings().guest);
+        let deadline = settings.read_deadline;
         let budget = Bound::Budget(settings.read_budget);
-        let attempted = attempt(view, request, asker, self.ordinal, budget, route).await;
-        match attempted {
-            Err(Failure::Deadline) => {
-                self.metrics.slow_read();
-                let (view, request) = (Arc::clone(view), Arc::clone(request));
-                let (asker, ordinal, deadline) =
-                    (asker.clone(), self.ordinal, settings.read_deadline);
-                let again = async move {
-                    let mut route = None;
-                    let bound = Bound::Deadline(deadline);
-                    let attempt = attempt(&view, &request, &asker, ordinal, bound, &mut route);
-                    let progress = attempt.await;
-                    (route, progress)
-                };
-                let (again, progress) = self.apart.run(deadline, again).await?;
-                *route = again.or_else(|| route.take());
-                Ok(progress?)
+        let attempted = attempt(&view, request, asker, ordinal, budget, route).await;
+        drop(turn);
+        let Err(Failure::Deadline) = attempted else {
+            return (seen, attempted.map_err(Refused::Failed));
+        };
+        self.metrics.slow_read();
+        // While it waits it keeps no snapshot.
+        drop(view);
+        let client = request.client.clone();
+        let (views, replies) = (self.lane.views().clone(), self.replies.clone());
+        let (request, asker) = (Arc::clone(request), asker.clone());
+        let again = async move {
+            let view = views.get()?;
+            let (seen, mut route) = (Seen::of(&view), None);
+            if has_no_room(&replies, &view, &request.client) {
+                return Some((seen, route, Err(Refused::RepliesFull)));
             }
-            attempted => Ok(attempted?),
+            let bound = Bound::Deadline(deadline);
+            let attempt = attempt(&view, &request, &asker, ordinal, bound, &mut route);
+            let progress = attempt.await.map_err(Refused::Failed);
+            Some((seen, route, progress))
+        };
+        match self.apart.run(&client, deadline, again).await {
+            Ok(Some((seen, again, progress))) => {
+                *route = again.or_else(|| route.take());
+                (seen, progress)
+            }
+            Ok(None) => (seen, Err(Refused::Starting)),
+            Err(refused) => (seen, Err(refused)),
         }
     }
+}
+
+/// What is kept of the view that a request was run on.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    generation: u64,
+    opening: u64,
+    max_waiting: usize,
+}
+
+impl Seen {
+    fn of(view: &View) -> Self {
+        Self {
+            generation: view.generation,
+            opening: view.snapshot.opening(),
+            max_waiting: view.guest.settings().lane.max_waiting,
+        }
+    }
+}
+
+/// Whether so many replies are held that this client's request is not to be run: its own could
+/// not be.
+fn has_no_room(replies: &Replies, view: &View, client: &Client) -> bool {
+    let limit = view.guest.settings().http.max_replies_bytes;
+    replies.are_full(client.replies(), limit)
 }
 
 /// Routes a request and answers it if it reads, with this bound for each call.

@@ -62,7 +62,7 @@ impl Migration {
     ) -> Result<Page<(Position, Vec<u8>)>, ReadError> {
         self.base.damage.contain(|| {
             let table = self.transaction.open_table(ENTRIES).map_err(storage)?;
-            snapshot::scan(&table, after, limit)
+            snapshot::scan(&table, after, limit, |_| true)
         })
     }
 

@@ -37,7 +37,7 @@ pub use group::{Group, Limits, Transaction, WriteError};
 pub use held::Missing;
 pub use migration::Migration;
 pub use scratch::begin_migration_of;
-pub use snapshot::{Entry, Page, PartitionPage, Position, ReadError, Snapshot, successor};
+pub use snapshot::{Entry, Page, PartitionPage, Position, ReadError, Snapshot, Value, successor};
 pub use transfer::{Transfer, Whole};
 
 use redb::TableDefinition;

@@ -1,8 +1,9 @@
 //! A read view of the last durable commit.
 
+use std::fmt;
 use std::ops::Bound;
 
-use redb::{ReadOnlyTable, ReadableTable, ReadableTableMetadata};
+use redb::{AccessGuard, ReadOnlyTable, ReadableTable, ReadableTableMetadata};
 
 use super::PAGE_BYTES;
 use super::damage::{self, Damage};
@@ -46,6 +47,23 @@ impl From<redb::StorageError> for ReadError {
 pub(super) type Entries = ReadOnlyTable<(&'static [u8], &'static [u8]), &'static [u8]>;
 pub(super) type Sizes = ReadOnlyTable<&'static [u8], (u64, u64)>;
 
+/// A value where the store has it: its length is known before it is copied.
+pub struct Value(AccessGuard<'static, &'static [u8]>);
+
+impl fmt::Debug for Value {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let length = self.bytes().len();
+        formatter.debug_tuple("Value").field(&length).finish()
+    }
+}
+
+impl Value {
+    /// Its bytes.
+    pub fn bytes(&self) -> &[u8] {
+        self.0.value()
+    }
+}
+
 /// The shard's data as of one commit; stays as it is however many follow.
 #[derive(Debug)]
 pub struct Snapshot {
@@ -87,15 +105,22 @@ impl Snapshot {
         }
     }
 
-    /// The value of a key in a partition.
+    /// The value of a key in a partition, not yet copied.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn value(&self, partition: &[u8], key: &[u8]) -> Result<Option<Value>, ReadError> {
+        self.damage
+            .contain(|| Ok(self.entries.get((partition, key))?.map(Value)))
+    }
+
+    /// A copy of the value of a key in a partition.
     ///
     /// # Errors
     /// When the disk fails.
     pub fn get(&self, partition: &[u8], key: &[u8]) -> Result<Option<Vec<u8>>, ReadError> {
-        self.damage.contain(|| {
-            let value = self.entries.get((partition, key))?;
-            Ok(value.map(|value| value.value().to_vec()))
-        })
+        let value = self.value(partition, key)?;
+        Ok(value.map(|value| value.bytes().to_vec()))
     }
 
     /// Whether a partition has entries.
@@ -113,14 +138,13 @@ impl Snapshot {
 
     /// The length of the value of a key in a partition.
     pub(super) fn length(&self, partition: &[u8], key: &[u8]) -> Result<Option<usize>, ReadError> {
-        self.damage.contain(|| {
-            let value = self.entries.get((partition, key))?;
-            Ok(value.map(|value| value.value().len()))
-        })
+        let value = self.value(partition, key)?;
+        Ok(value.map(|value| value.bytes().len()))
     }
 
     /// Entries of a partition from `start` (included) to `end` (left out),
-    /// backwards when `reverse`, at most `limit` and [`PAGE_BYTES`].
+    /// backwards when `reverse`, at most `limit` and [`PAGE_BYTES`]. `may_copy` is
+    /// asked before each is copied; where it says no, the page ends.
     ///
     /// # Errors
     /// When the disk fails.
@@ -131,10 +155,12 @@ impl Snapshot {
         end: Option<&[u8]>,
         reverse: bool,
         limit: usize,
+        mut may_copy: impl FnMut(usize) -> bool,
     ) -> Result<Page<Entry>, ReadError> {
         let mut page = PageBuilder::new(limit);
         self.visit(partition, start, end, reverse, |key, value| {
-            page.push(key.len() + value.len(), || (key.to_vec(), value.to_vec()))
+            let bytes = key.len() + value.len();
+            page.offer(bytes, &mut may_copy, || (key.to_vec(), value.to_vec()))
         })?;
         Ok(page.finish())
     }
@@ -198,7 +224,8 @@ impl Snapshot {
     }
 
     /// Entries of the whole shard after a position, at most `limit` and
-    /// [`PAGE_BYTES`].
+    /// [`PAGE_BYTES`]. `may_copy` is asked before each is copied; where it says no,
+    /// the page ends.
     ///
     /// # Errors
     /// When the disk fails.
@@ -206,8 +233,10 @@ impl Snapshot {
         &self,
         after: Option<(&[u8], &[u8])>,
         limit: usize,
+        may_copy: impl FnMut(usize) -> bool,
     ) -> Result<Page<(Position, Vec<u8>)>, ReadError> {
-        self.damage.contain(|| scan(&self.entries, after, limit))
+        self.damage
+            .contain(|| scan(&self.entries, after, limit, may_copy))
     }
 
     /// Bytes of keys and values of a partition.
@@ -281,6 +310,7 @@ pub(super) fn scan(
     table: &impl ReadableTable<(&'static [u8], &'static [u8]), &'static [u8]>,
     after: Option<(&[u8], &[u8])>,
     limit: usize,
+    mut may_copy: impl FnMut(usize) -> bool,
 ) -> Result<Page<(Position, Vec<u8>)>, ReadError> {
     let mut page = PageBuilder::<(Position, Vec<u8>)>::new(limit);
     let start = after.map_or(Bound::Unbounded, Bound::Excluded);
@@ -293,7 +323,7 @@ pub(super) fn scan(
             in_order(before, (partition, key))?;
         }
         let bytes = partition.len() + key.len() + value.len();
-        if !page.push(bytes, || {
+        if !page.offer(bytes, &mut may_copy, || {
             ((partition.to_vec(), key.to_vec()), value.to_vec())
         }) {
             break;
@@ -342,8 +372,7 @@ impl<T> PageBuilder<T> {
 
     /// Takes one more if it fits; says whether it did, and so whether to go on.
     pub(super) fn push(&mut self, bytes: usize, item: impl FnOnce() -> T) -> bool {
-        let fits = self.page.entries.len() < self.limit
-            && (self.page.entries.is_empty() || self.bytes + bytes <= PAGE_BYTES);
+        let fits = self.has_room(bytes);
         if fits {
             self.bytes += bytes;
             self.page.entries.push(item());
@@ -351,6 +380,25 @@ impl<T> PageBuilder<T> {
             self.page.more = true;
         }
         fits
+    }
+
+    /// As [`PageBuilder::push`], where `may_copy` says that so much may be copied.
+    pub(super) fn offer(
+        &mut self,
+        bytes: usize,
+        may_copy: &mut impl FnMut(usize) -> bool,
+        item: impl FnOnce() -> T,
+    ) -> bool {
+        if self.has_room(bytes) && !may_copy(bytes) {
+            self.page.more = true;
+            return false;
+        }
+        self.push(bytes, item)
+    }
+
+    fn has_room(&self, bytes: usize) -> bool {
+        self.page.entries.len() < self.limit
+            && (self.page.entries.is_empty() || self.bytes + bytes <= PAGE_BYTES)
     }
 
     pub(super) fn finish(self) -> Page<T> {

@@ -1,6 +1,7 @@
 //! Clients that are slow, too large, too many, not HTTP, or gone: what each of them sees, and that
 //! the others are served meanwhile.
 
+mod large_reads;
 mod over_h2;
 
 use std::io::{self, BufReader, ErrorKind, Read, Write};

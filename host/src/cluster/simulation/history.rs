@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::Method;
 use ostrakon_tests::linearizable::{self, Action, UNKNOWN, is_linearizable};
 
+use crate::client::Client;
 use crate::contract::{Reply, Request};
 use crate::http::Refusal;
 use crate::service::Answer;
@@ -77,6 +78,7 @@ impl Ask {
             headers: http::HeaderMap::new(),
             body: Bytes::from(body),
             trace: Trace::default(),
+            client: Client::default(),
         }
     }
 

@@ -129,7 +129,7 @@ fn random_transactions_read_and_store_what_a_map_would() {
             store = open(directory.path());
         }
         let snapshot = snapshot(&store);
-        let all = snapshot.scan(None, usize::MAX).expect("it reads");
+        let all = snapshot.scan(None, usize::MAX, |_| true).expect("it reads");
         assert_eq!(all.entries, oracle.clone().into_iter().collect::<Vec<_>>());
         assert_eq!(snapshot.entries().expect("it reads"), oracle.len() as u64);
         let mut partitions: Vec<_> = oracle.keys().map(|(owner, _)| owner.clone()).collect();
@@ -154,7 +154,7 @@ fn random_transactions_read_and_store_what_a_map_would() {
                 &partition,
                 |start, end, reverse, limit| {
                     snapshot
-                        .scan_partition(&partition, start, end, reverse, limit)
+                        .scan_partition(&partition, start, end, reverse, limit, |_| true)
                         .expect("it reads")
                 },
             );
@@ -256,7 +256,7 @@ fn a_scan_ends_at_a_mebibyte_but_gives_one_entry_at_least() {
     let page = transaction.scan(None, None, false, 10).expect("it reads");
     assert_eq!(lengths(page), (vec![2 << 20], true));
     store.commit(&transaction.commit()).expect("it is stored");
-    let page = snapshot(&store).scan_partition(b"p", Some(b"b"), None, false, 10);
+    let page = snapshot(&store).scan_partition(b"p", Some(b"b"), None, false, 10, |_| true);
     assert_eq!(lengths(page.expect("it reads")), (vec![1 << 19], true));
 }
 

@@ -1,0 +1,240 @@
+//! Who of those that wait for one of a few threads is next.
+
+use std::collections::{BTreeMap, VecDeque};
+
+/// What waits, of each client by itself; a pure structure.
+///
+/// Clients take turns, whatever each of them has sent. None may have all of the threads, or more
+/// than its part of the places to wait; where there is no place left, whoever has the most gives
+/// its newest up for one that has fewer.
+#[derive(Debug)]
+pub(super) struct Queue<T> {
+    bounds: Bounds,
+    /// Those that have something running or waiting.
+    clients: BTreeMap<u64, OfOne<T>>,
+    /// Those that have something waiting, in the order of their turns.
+    order: VecDeque<u64>,
+    running: usize,
+    waiting: usize,
+    /// The number of the last that came.
+    last: u64,
+}
+
+/// How many there may be at a time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    /// How many may run.
+    pub(super) running: usize,
+    /// How many of one client may run.
+    pub(super) running_of_one: usize,
+    /// How many may wait.
+    pub(super) waiting: usize,
+    /// How many of one client may wait.
+    pub(super) waiting_of_one: usize,
+}
+
+#[derive(Debug)]
+struct OfOne<T> {
+    running: usize,
+    waiting: VecDeque<(Place, T)>,
+}
+
+/// Where something waits, to take it back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    client: u64,
+    number: u64,
+}
+
+/// What came of entering.
+#[derive(Debug)]
+pub(super) enum Entered<T> {
+    /// It waits; in place of this one, if there was no room for both.
+    Waits(Place, Option<T>),
+    /// There is no room for it.
+    Full(T),
+}
+
+impl<T> Queue<T> {
+    pub(super) fn new(bounds: Bounds) -> Self {
+        Self {
+            bounds,
+            clients: BTreeMap::new(),
+            order: VecDeque::new(),
+            running: 0,
+            waiting: 0,
+            last: 0,
+        }
+    }
+
+    /// Has it wait as the last of its client's.
+    pub(super) fn enter(&mut self, client: u64, item: T) -> Entered<T> {
+        let own = self.clients.get(&client);
+        let own = own.map_or(0, |of_one| of_one.waiting.len());
+        if own >= self.bounds.waiting_of_one {
+            return Entered::Full(item);
+        }
+        let mut put_out = None;
+        if self.waiting >= self.bounds.waiting {
+            let waiting = self.clients.iter();
+            let waiting = waiting.map(|(client, of_one)| (of_one.waiting.len(), *client));
+            match waiting.max() {
+                Some((most, greedy)) if most > own + 1 => {
+                    let newest = self.clients[&greedy].waiting.back();
+                    let (place, _) = newest.expect("it has the most");
+                    put_out = self.take_back(*place);
+                }
+                _ => return Entered::Full(item),
+            }
+        }
+        self.last += 1;
+        let place = Place {
+            client,
+            number: self.last,
+        };
+        let of_one = self.clients.entry(client).or_insert_with(|| OfOne {
+            running: 0,
+            waiting: VecDeque::new(),
+        });
+        if of_one.waiting.is_empty() {
+            self.order.push_back(client);
+        }
+        of_one.waiting.push_back((place, item));
+        self.waiting += 1;
+        Entered::Waits(place, put_out)
+    }
+
+    /// Takes what is to run now, if there is any; and whose it is, to be told when it is done.
+    pub(super) fn next(&mut self) -> Option<(u64, T)> {
+        if self.running >= self.bounds.running {
+            return None;
+        }
+        let (clients, bounds) = (&self.clients, self.bounds);
+        let may_run = |client: &u64| clients[client].running < bounds.running_of_one;
+        let at = self.order.iter().position(may_run)?;
+        let client = self.order.remove(at)?;
+        let of_one = self.clients.get_mut(&client)?;
+        let (_, item) = of_one.waiting.pop_front()?;
+        of_one.running += 1;
+        if !of_one.waiting.is_empty() {
+            self.order.push_back(client);
+        }
+        self.running += 1;
+        self.waiting -= 1;
+        Some((client, item))
+    }
+
+    /// One of a client's is done.
+    pub(super) fn done(&mut self, client: u64) {
+        if let Some(of_one) = self.clients.get_mut(&client) {
+            of_one.running -= 1;
+            self.running -= 1;
+            self.forget(client);
+        }
+    }
+
+    /// Takes back what waits; none if it does no longer.
+    pub(super) fn take_back(&mut self, place: Place) -> Option<T> {
+        let of_one = self.clients.get_mut(&place.client)?;
+        let at = of_one
+            .waiting
+            .binary_search_by_key(&place.number, |(place, _)| place.number);
+        let (_, item) = of_one.waiting.remove(at.ok()?)?;
+        self.waiting -= 1;
+        if of_one.waiting.is_empty() {
+            self.order.retain(|client| *client != place.client);
+            self.forget(place.client);
+        }
+        Some(item)
+    }
+
+    fn forget(&mut self, client: u64) {
+        let of_one = self.clients.get(&client);
+        if of_one.is_some_and(|of_one| of_one.running == 0 && of_one.waiting.is_empty()) {
+            self.clients.remove(&client);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOUNDS: Bounds = Bounds {
+        running: 3,
+        running_of_one: 2,
+        waiting: 8,
+        waiting_of_one: 6,
+    };
+
+    /// Has a client's items wait, each of which has to find a place.
+    #[track_caller]
+    fn enter(queue: &mut Queue<u32>, client: u64, items: impl IntoIterator<Item = u32>) {
+        for item in items {
+            let entered = queue.enter(client, item);
+            assert!(matches!(entered, Entered::Waits(_, None)), "{entered:?}");
+        }
+    }
+
+    #[test]
+    fn clients_take_turns_and_none_has_all_the_threads() {
+        let mut queue = Queue::new(BOUNDS);
+        enter(&mut queue, 1, 10..15);
+        assert_eq!(queue.next(), Some((1, 10)));
+        assert_eq!(queue.next(), Some((1, 11)));
+        assert_eq!(queue.next(), None, "the third thread is for others");
+        enter(&mut queue, 2, 20..22);
+        assert_eq!(queue.next(), Some((2, 20)));
+        assert_eq!(queue.next(), None);
+        // Who has waited for the turn has it, not who has sent more.
+        for (done, next) in [(1, (1, 12)), (2, (2, 21)), (2, (1, 13))] {
+            queue.done(done);
+            let found = queue.next();
+            assert_eq!(found.is_some_and(|found| found == next), found.is_some());
+        }
+        for client in [1, 1, 1, 2] {
+            queue.done(client);
+            while queue.next().is_some() {}
+        }
+        queue.done(1);
+        assert!(
+            queue.clients.is_empty() && queue.order.is_empty(),
+            "{queue:?}"
+        );
+        assert_eq!((queue.running, queue.waiting), (0, 0));
+    }
+
+    #[test]
+    fn who_waits_with_the_most_gives_way_to_who_has_fewer() {
+        let mut queue = Queue::new(BOUNDS);
+        enter(&mut queue, 1, 10..16);
+        assert!(matches!(queue.enter(1, 16), Entered::Full(16)), "its part");
+        enter(&mut queue, 2, 20..22);
+        let put_out = |entered| match entered {
+            Entered::Waits(_, put_out) => put_out,
+            Entered::Full(_) => None,
+        };
+        assert_eq!(put_out(queue.enter(3, 30)), Some(15));
+        assert_eq!(put_out(queue.enter(3, 31)), Some(14));
+        assert_eq!(put_out(queue.enter(3, 32)), Some(13));
+        assert!(
+            matches!(queue.enter(3, 33), Entered::Full(33)),
+            "as many as the others"
+        );
+        assert_eq!(queue.waiting, BOUNDS.waiting);
+    }
+
+    #[test]
+    fn what_is_taken_back_does_not_run_and_leaves_room() {
+        let mut queue = Queue::new(BOUNDS);
+        let Entered::Waits(first, None) = queue.enter(1, 10) else {
+            panic!("there is room");
+        };
+        enter(&mut queue, 1, [11]);
+        assert_eq!(queue.take_back(first), Some(10));
+        assert_eq!(queue.take_back(first), None);
+        assert_eq!(queue.next(), Some((1, 11)));
+        queue.done(1);
+        assert!(queue.clients.is_empty() && queue.order.is_empty());
+    }
+}
