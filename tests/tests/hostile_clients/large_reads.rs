@@ -11,9 +11,9 @@ use ostrakon_tests::client::{Client, connect};
 use ostrakon_tests::host::{Host, Shard, config, guest};
 use ostrakon_tests::load::under_load;
 
-const LARGE: usize = 8 << 20;
+pub(super) const LARGE: usize = 8 << 20;
 /// As many as an h2 connection may have open.
-const STREAMS: usize = 128;
+pub(super) const STREAMS: usize = 128;
 
 const SETTINGS: u8 = 4;
 const HEADERS: u8 = 1;
@@ -21,14 +21,14 @@ const RST_STREAM: u8 = 3;
 
 /// An h2 connection that is said what no good client says, by a client that takes no byte of any
 /// body.
-struct Raw {
+pub(super) struct Raw {
     stream: BufReader<TcpStream>,
     to_send: Vec<u8>,
     next: u32,
 }
 
 impl Raw {
-    fn open(host: &Host) -> Self {
+    pub(super) fn open(host: &Host) -> Self {
         let mut raw = Self {
             stream: connect(host.address).expect("a connection"),
             to_send: b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
@@ -48,7 +48,7 @@ impl Raw {
     }
 
     /// `GET path`, on a stream of its own.
-    fn get(&mut self, path: &str) -> u32 {
+    pub(super) fn get(&mut self, path: &str) -> u32 {
         // GET, http, and the authority and path as they are.
         let mut block = vec![0x82, 0x86, 0x01, 1, b'a', 0x04];
         block.push(u8::try_from(path.len()).expect("it is short"));
@@ -65,13 +65,13 @@ impl Raw {
     }
 
     /// Sends what was said; whether the host still takes it.
-    fn send(&mut self) -> bool {
+    pub(super) fn send(&mut self) -> bool {
         let sent = std::mem::take(&mut self.to_send);
         self.stream.get_mut().write_all(&sent).is_ok()
     }
 
     /// Waits for so many answers; gives how many are 200.
-    fn answers(&mut self, count: usize) -> usize {
+    pub(super) fn answers(&mut self, count: usize) -> usize {
         let (mut answers, mut good) = (0, 0);
         while answers < count {
             let mut head = [0; 9];
@@ -96,7 +96,10 @@ fn shard_of(name: &str) -> Shard {
 
 /// What others wait for at most, who save and load while something goes on, and are all answered
 /// well.
-fn worst_of_others<T>(host: &Host, meanwhile: impl FnOnce(&AtomicU64) -> T) -> (Worst, T) {
+pub(super) fn worst_of_others<T>(
+    host: &Host,
+    meanwhile: impl FnOnce(&AtomicU64) -> T,
+) -> (Worst, T) {
     let worst = AtomicU64::new(0);
     let request = |client: &mut Client, worker: usize, number: u64| {
         let began = Instant::now();
@@ -115,8 +118,8 @@ fn worst_of_others<T>(host: &Host, meanwhile: impl FnOnce(&AtomicU64) -> T) -> (
 }
 
 /// What others waited for.
-struct Worst {
-    took: Duration,
+pub(super) struct Worst {
+    pub(super) took: Duration,
     answered: u64,
 }
 
@@ -131,7 +134,7 @@ impl fmt::Display for Worst {
 }
 
 /// Waits until others were answered so many times more.
-fn until_answered(host: &Host, answered: &AtomicU64, more: u64) {
+pub(super) fn until_answered(host: &Host, answered: &AtomicU64, more: u64) {
     let enough = answered.load(Ordering::Relaxed) + more;
     host.wait_until("others' answers", |_| {
         answered.load(Ordering::Relaxed) >= enough
@@ -139,11 +142,11 @@ fn until_answered(host: &Host, answered: &AtomicU64, more: u64) {
 }
 
 /// The metric of calls of `handle`.
-fn handled(host: &Host) -> u64 {
+pub(super) fn handled(host: &Host) -> u64 {
     host.metric("ostrakon_guest_call_duration_seconds_count{export=\"handle\"}")
 }
 
-fn gone(host: &Host) -> u64 {
+pub(super) fn gone(host: &Host) -> u64 {
     host.metric("ostrakon_requests_gone_total")
 }
 
@@ -228,7 +231,7 @@ fn one_connections_slow_reads_leave_threads_to_others() {
 
 /// It was run for as long as it may be.
 #[track_caller]
-fn check_run(answer: &ostrakon_tests::client::Response) {
+pub(super) fn check_run(answer: &ostrakon_tests::client::Response) {
     let code = answer.header("ostrakon-error");
     assert_eq!(
         (answer.status, code),
@@ -240,7 +243,8 @@ fn check_run(answer: &ostrakon_tests::client::Response) {
 #[test]
 fn what_waits_is_not_run_once_its_client_is_gone() {
     const ASKED: u64 = 30;
-    let shard = shard_of("hostile");
+    let toml = "[guest]\nread_deadline = \"3s\"\n";
+    let shard = Shard::new(&config(&guest("hostile"), &[("ostrakon.toml", toml)]));
     let host = shard.start();
 
     // Reads: all are tried for a moment, one at a time is run for a second.

@@ -3,6 +3,7 @@
 
 mod large_reads;
 mod over_h2;
+mod through_shards;
 
 use std::io::{self, BufReader, ErrorKind, Read, Write};
 use std::net::TcpStream;
