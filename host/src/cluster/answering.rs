@@ -109,19 +109,10 @@ impl Answering {
                 };
                 self.forwarded(peer, unpacked, told, plan).await
             }
-            Ask::Part(request) => {
-                let unpacked = request.unpack(self.service.tracer(), client.clone());
-                let Some((request, _span)) = unpacked else {
-                    return Said::Later(NO_REQUEST.to_owned());
-                };
-                match self.service.part(&Arc::new(request)).await {
-                    Ok(part) => Said::Part {
-                        moved: part.moved,
-                        reply: ForwardedReply::of(&part.reply),
-                    },
-                    Err(refused) => Said::Later(refused.to_string()),
-                }
-            }
+            Ask::Part(request) => match request.unpack(self.service.tracer(), client.clone()) {
+                Some((request, _span)) => self.part(request).await,
+                None => Said::Later(NO_REQUEST.to_owned()),
+            },
             Ask::Hold => match self.cluster.hold_here().await {
                 Ok(()) => Said::Done,
                 Err(why) => Said::Later(why),
@@ -180,6 +171,17 @@ impl Answering {
                 Said::Plan(self.cluster.plan())
             }
             Ask::Generation(digest) => Said::Generation(self.cluster.0.guests.files(digest)),
+        }
+    }
+
+    /// Answers a client's request to all shards for this one.
+    async fn part(&self, request: Request) -> Said {
+        match self.service.part(&Arc::new(request)).await {
+            Ok(part) => Said::Part {
+                moved: part.moved,
+                reply: ForwardedReply::of(&part.reply),
+            },
+            Err(refused) => Said::Later(refused.to_string()),
         }
     }
 
