@@ -11,14 +11,14 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue, ORIGIN};
+use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue, ORIGIN};
 use http::{Method, Request, Response, StatusCode, request};
 use tokio::sync::watch;
 
 use crate::bearer::LiveTokens;
 use crate::drain::{Drain, Outcome};
 use crate::http::{self as server, Caller, Handler, Limits, Refusal, Server};
-use crate::metrics::{self, Listener, Metrics};
+use crate::metrics::{Exposition, Listener, Metrics};
 use crate::readiness::Readiness;
 use crate::volume;
 pub use plan::NoPlan;
@@ -176,7 +176,13 @@ impl<S: Subject> Handler for Parts<S> {
                 self.metrics
                     .readiness(self.readiness.check().is_ok(), self.drain.has_begun());
                 self.metrics.requests_in_flight(self.drain.in_flight());
-                answer(StatusCode::OK, metrics::CONTENT_TYPE, self.metrics.render())
+                let accept = request.headers().get_all(ACCEPT).into_iter();
+                let asked = Exposition::accepted(accept.filter_map(|value| value.to_str().ok()));
+                answer(
+                    StatusCode::OK,
+                    asked.content_type(),
+                    self.metrics.show(asked),
+                )
             }
             "/plan" if matches!(*request.method(), Method::GET | Method::POST) => {
                 self.plan(request).await

@@ -5,6 +5,7 @@
 //! below.
 
 mod blocking;
+mod recency;
 mod unix_time;
 mod printable;
 pub mod trace;

@@ -11,6 +11,7 @@ pub mod linearizable;
 pub mod load;
 pub mod manifests;
 pub mod net;
+pub mod nginx;
 pub mod random;
 pub mod seccomp;
 pub mod service;

@@ -270,3 +270,51 @@ fn curl_follows_to_the_owner_over_https() {
 
 /// The part of 127.0.0.0/8 of the shards here.
 const PART: u8 = 61;
+
+#[test]
+fn curl_gets_an_early_answer_over_each_version_of_http_in_tls_and_in_the_clear() {
+    const LIMITS: &str = "[http]\nmax_body_bytes = \"1MiB\"\n";
+    let clear = Shard::new(&config(&guest("kv"), &[("ostrakon.toml", LIMITS)]));
+    let clear_host = clear.start();
+    let mut front = Front::start(&[("client-tokens", TOKEN)]);
+    let files = config(&guest("kv"), &[("ostrakon.toml", LIMITS)]);
+    front.shard.config.publish(&files).expect("published");
+    front
+        .host
+        .wait_until("the limits", |host| host.generation() == 2);
+    let large = front
+        .file("large", &"x".repeat(9 << 20))
+        .display()
+        .to_string();
+    let token = format!("authorization: Bearer {TOKEN}");
+    let in_tls = format!("https://{}/kv/large", front.host.address);
+    let in_clear = format!("http://{}/kv/large", clear_host.address);
+    let authority = front.shard.directory().join("authority");
+    let mut count = 0;
+    for (url, version, more, answer) in [
+        (&in_clear, "--http1.1", &[][..], "413 1.1"),
+        (&in_clear, "--http2-prior-knowledge", &[], "413 2"),
+        (&in_tls, "--http1.1", &["-H", &token], "413 1.1"),
+        (&in_tls, "--http2", &["-H", &token], "413 2"),
+        (&in_tls, "--http1.1", &[], "401 1.1"),
+        (&in_tls, "--http2", &[], "401 2"),
+    ] {
+        // By itself it asks before it sends.
+        for expect in ["Expect:", "Expect: 100-continue"] {
+            for _ in 0..10 {
+                let arguments = [&[version, "-T", &large, "-H", expect], more].concat();
+                let said = curl(&authority, url, &arguments);
+                assert_eq!(
+                    (said.code, &*said.answer),
+                    (Some(0), answer),
+                    "{arguments:?}"
+                );
+                assert!(!said.body.is_empty(), "{arguments:?}");
+                count += 1;
+            }
+        }
+    }
+    println!("{count} early answers, 0 lost");
+    front.host.stop();
+    clear_host.stop();
+}

@@ -1,11 +1,14 @@
 //! What is seen of shards from outside: metrics of what befalls them, and a log whose filter
 //! changes while they run.
 
-use std::process::Command;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
 use std::thread;
 
+use ostrakon_tests::client::Client;
 use ostrakon_tests::cluster::Cluster;
 use ostrakon_tests::host::{Files, Host, Shard, binary, config, guest};
+use ostrakon_tests::tools::tool;
 
 fn kv(toml: &str) -> Files {
     config(&guest("kv"), &[("ostrakon.toml", toml)])
@@ -27,6 +30,39 @@ fn wait_for(host: &Host, series: &str, wanted: Option<f64>) {
     host.wait_until(&format!("{series} {wanted:?}"), |host| {
         shown(host, series) == wanted
     });
+}
+
+#[test]
+fn promtool_finds_nothing_wrong_with_a_shard_s_metrics() {
+    let host = Shard::new(&kv("")).start();
+    host.client().get("/save/a/b").expect("an answer");
+    let mut asked = Client::new(host.admin);
+    let accept = [("accept", "text/plain")];
+    let scraped = asked
+        .send("GET", "/metrics", &accept, b"")
+        .expect("an answer");
+    let kind = scraped.header("content-type");
+    assert_eq!(kind, Some("text/plain; version=0.0.4; charset=utf-8"));
+    let mut promtool = tool("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it runs");
+    let mut stdin = promtool.stdin.take().expect("it was piped");
+    stdin.write_all(&scraped.body).expect("it reads");
+    drop(stdin);
+    let output = promtool.wait_with_output().expect("it ends");
+    let said = [output.stdout, output.stderr].concat();
+    assert!(
+        output.status.success() && said.is_empty(),
+        "{}: {}",
+        output.status,
+        String::from_utf8_lossy(&said)
+    );
+    println!("{} lines", scraped.text().lines().count());
+    host.stop();
 }
 
 #[test]

@@ -1,5 +1,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
 use super::*;
 use crate::bearer::BearerTokens;
 use crate::drain::Timing;
@@ -101,6 +103,51 @@ async fn probes_follow_the_shards_state() {
 }
 
 #[tokio::test]
+async fn metrics_are_in_the_format_that_is_asked_for() {
+    let (admin, _, _, _) = start();
+    for (accept, kind, family) in [
+        (
+            "",
+            "text/plain; version=0.0.4; charset=utf-8",
+            "ostrakon_swaps_total",
+        ),
+        (
+            "accept: text/plain\r\n",
+            "text/plain; version=0.0.4; charset=utf-8",
+            "ostrakon_swaps_total",
+        ),
+        (
+            "accept: application/openmetrics-text;q=0.6\r\naccept: text/plain;q=0.3,*/*;q=0.2\r\n",
+            "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            "ostrakon_swaps",
+        ),
+        (
+            "accept: image/png\r\n",
+            "text/plain; version=0.0.4; charset=utf-8",
+            "ostrakon_swaps_total",
+        ),
+    ] {
+        let mut stream = tokio::net::TcpStream::connect(admin.local_addr())
+            .await
+            .unwrap();
+        let request =
+            format!("GET /metrics HTTP/1.1\r\nhost: x\r\n{accept}connection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{accept}: {answer}");
+        assert!(
+            answer.contains(&format!("\r\ncontent-type: {kind}\r\n")),
+            "{accept}: {answer}"
+        );
+        let declared = format!("\n# TYPE {family} counter\n");
+        assert!(answer.contains(&declared), "{accept}: {answer}");
+        let is_open = kind.starts_with("application");
+        assert_eq!(answer.ends_with("\n# EOF\n"), is_open, "{accept}: {answer}");
+    }
+}
+
+#[tokio::test]
 async fn status_is_json_and_metrics_are_measured_and_rendered() {
     let (admin, readiness, drain, _) = start();
     let _in_flight = drain.enter().unwrap();
@@ -118,7 +165,11 @@ async fn status_is_json_and_metrics_are_measured_and_rendered() {
     ] {
         assert!(text.contains(&format!("\n{line}\n")), "{line} of {text}");
     }
-    assert!(text.ends_with("# EOF\n"), "{text}");
+    // As it is asked for by who does not say how.
+    assert!(
+        text.contains("\n# TYPE ostrakon_swaps_total counter\n"),
+        "{text}"
+    );
     readiness.set_started();
     readiness.set_generation_live();
     assert!(metrics(&admin).await.contains("\nostrakon_ready 1\n"));

@@ -6,7 +6,7 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::{CONNECTION, LOCATION};
-use http::{HeaderName, HeaderValue, Request, Response, Version, request};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, request};
 
 use super::credentials::{ClientsPort, Credentials};
 use crate::contract;
@@ -46,9 +46,16 @@ impl Handler for Public {
             self.metrics.request_refused(Limit::Replies);
             return Some(self.unrouted(Refusal::Replies));
         }
-        // `OPTIONS *` and `CONNECT host` are not about anything that a guest has.
-        let is_path = head.uri.path().starts_with('/');
-        (!is_path).then(|| self.unrouted(Refusal::BadRequest))
+        if head.uri.path().starts_with('/') {
+            return None;
+        }
+        // `OPTIONS *` is about the host, and not about anything that a guest has.
+        if head.method == Method::OPTIONS && head.uri.path() == "*" {
+            let mut response = Response::default();
+            *response.status_mut() = StatusCode::NO_CONTENT;
+            return Some(self.the_hosts(response));
+        }
+        Some(self.unrouted(Refusal::BadRequest))
     }
 
     async fn leaving(&self) {
@@ -164,10 +171,13 @@ impl Public {
     }
 
     fn unrouted(&self, refusal: Refusal) -> Response<Bytes> {
-        let mut response = refusal.response();
-        response
-            .headers_mut()
-            .insert(SHARD, HeaderValue::from(self.service.ordinal()));
+        self.the_hosts(refusal.response())
+    }
+
+    /// An answer that no guest was asked for.
+    fn the_hosts(&self, mut response: Response<Bytes>) -> Response<Bytes> {
+        let shard = HeaderValue::from(self.service.ordinal());
+        response.headers_mut().insert(SHARD, shard);
         let (target, access) = (Target::Unrouted, Access::Read);
         self.metrics
             .request(target, access, response.status(), std::time::Duration::ZERO);

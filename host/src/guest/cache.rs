@@ -3,12 +3,12 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use wasmtime::component::Component;
 
 use super::engine::Engine;
 use crate::digest::Digest;
+use crate::recency;
 
 /// What a compiled file begins with: then the engine's compatibility hash
 /// (8 bytes), the digest of the code (32 bytes), and the code.
@@ -39,15 +39,7 @@ impl Cache {
 
     /// Removes all files but those used last.
     fn prune(&self) {
-        let Ok(entries) = fs::read_dir(&self.directory) else {
-            return;
-        };
-        let mut files: Vec<_> = entries
-            .flatten()
-            .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
-            .collect();
-        files.sort_unstable_by(|one, other| other.cmp(one));
-        for (_, path) in files.into_iter().skip(KEPT) {
+        for (_, path) in recency::by_use(&self.directory).into_iter().skip(KEPT) {
             // What stays costs space only.
             let _ = fs::remove_file(path);
         }
@@ -81,10 +73,11 @@ impl Cache {
         let header = Self::header(engine, code);
         if fs::read(&path).is_ok_and(|file| file.starts_with(&header)) {
             // At worst it is pruned early, and compiled again.
-            let _ = used_now(&path);
+            let _ = recency::used_last(&path);
             return;
         }
-        if let Err(error) = Self::write(&path, &[&header, code]) {
+        let written = Self::write(&path, &[&header, code]).and_then(|()| recency::used_last(&path));
+        if let Err(error) = written {
             tracing::warn!(path = %path.display(), %error, "a compiled guest cannot be kept");
         }
         self.prune();
@@ -117,11 +110,4 @@ impl Cache {
         }
         written
     }
-}
-
-fn used_now(path: &Path) -> io::Result<()> {
-    File::options()
-        .append(true)
-        .open(path)?
-        .set_modified(SystemTime::now())
 }

@@ -5,12 +5,12 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep_until, timeout, timeout_at};
@@ -18,6 +18,8 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout, timeout_at};
 use super::bodies::Bodies;
 use super::caller::Door;
 use super::entrance::enter;
+use super::lent::Lent;
+use super::linger::Lingering;
 use super::server::down;
 use super::service::Requests;
 use super::stream::Stream;
@@ -37,10 +39,8 @@ const CONNECTION_WINDOW: u32 = 1024 * 1024;
 const MAX_BUFFER: usize = 64 * 1024;
 /// How long an h2 connection that was told to go away may take to do so, when it is idle.
 const GOAWAY_GRACE: Duration = Duration::from_secs(1);
-/// How long and how much is read from a client after the last word to it. Closing with unread
-/// input resets the connection, and the client might never see the answer.
-const LINGER: Duration = Duration::from_secs(1);
-const LINGER_BYTES: u64 = 1024 * 1024;
+/// A request's headers that hyper takes.
+const MAX_HEADERS: usize = 100;
 
 /// What the connections of a server share.
 #[derive(Debug)]
@@ -51,7 +51,10 @@ pub(super) struct Shared<H> {
     pub(super) bodies: Bodies,
     /// The connections in the middle of a TLS handshake.
     pub(super) lobby: Lobby,
+    /// Those that are over but for what their clients still send.
+    pub(super) lingering: Lingering,
     pub(super) door: Door,
+    pub(super) clock: fn() -> SystemTime,
 }
 
 /// Serves a connection until it is closed by either side, a limit is passed, its client may not go
@@ -83,7 +86,8 @@ pub(super) async fn serve<H: Handler>(
             Ok(Ok(0) | Err(_)) => return,
             Err(_) => {
                 shared.metrics.request_refused(Limit::HeaderTime);
-                return last_words(stream, Refusal::HeaderTime).await;
+                let refusal = Some(Refusal::HeaderTime);
+                return shared.lingering.close(stream, refusal, shutdown).await;
             }
         }
     }
@@ -101,17 +105,28 @@ pub(super) async fn serve<H: Handler>(
         bodies: shared.bodies.clone(),
         caller: Arc::clone(&caller),
         activity,
+        clock: shared.clock,
     };
+    let until = shutdown.clone();
     let mut ending = Ending::new(shutdown, caller, entered.door);
     // Boxed: only one of the two is ever needed, and a connection that waits for its first byte
     // needs neither.
-    if http2 {
+    let over = if http2 {
         let handler = Arc::clone(&shared.handler);
         ending.leaving = Some(Box::pin(async move { handler.leaving().await }));
-        Box::pin(serve_http2(wire, requests, limits, ending)).await;
+        Box::pin(serve_http2(wire, requests, limits, ending)).await
     } else {
-        Box::pin(serve_http1(wire, requests, limits, ending)).await;
+        Box::pin(serve_http1(wire, requests, limits, ending)).await
+    };
+    if let Some(Over { stream, last_words }) = over {
+        shared.lingering.close(stream, last_words, until).await;
     }
+}
+
+/// A connection of which nothing is left but to close it.
+struct Over {
+    stream: Stream,
+    last_words: Option<Refusal>,
 }
 
 /// A client's first bytes: as many as h2 begins with.
@@ -152,16 +167,21 @@ enum Event {
     Overdue(Phase),
 }
 
+/// None: its client takes nothing, or asks for nothing.
 async fn serve_http1<H: Handler>(
     wire: Wire,
     requests: Requests<H>,
     limits: Limits,
     mut ending: Ending,
-) {
+) -> Option<Over> {
     let (metrics, peer) = (Arc::clone(&requests.metrics), requests.caller.address());
     let mut watchdog = Watchdog::new(&requests, limits);
     let requests = Arc::new(requests);
     let mut connection = http1::Builder::new()
+        // Who has asked and says no more may wait for the answer; the wire sees who is gone.
+        .half_close(true)
+        // It would not be set back with the clock.
+        .auto_date_header(false)
         // The watchdog does it, and answers.
         .header_read_timeout(None)
         .timer(TokioTimer::new())
@@ -186,38 +206,60 @@ async fn serve_http1<H: Handler>(
             Event::Overdue(phase) => break Some(phase),
         }
     };
-    let wire = connection.into_parts().io.into_inner();
+    let parts = connection.into_parts();
+    let wire = parts.io.into_inner();
     let refused = wire.refused();
-    let stream = wire.into_stream();
-    match (overdue, refused.map(|status| status.as_u16())) {
-        (Some(Phase::Head), _) => {
-            metrics.request_refused(Limit::HeaderTime);
-            last_words(stream, Refusal::HeaderTime).await;
+    let last_words = match (overdue, refused.map(|status| status.as_u16())) {
+        (Some(Phase::Head), _) => Some((Refusal::HeaderTime, Some(Limit::HeaderTime))),
+        (Some(_), _) => return None,
+        (None, Some(431)) if is_head(&parts.read_buf, limits) => {
+            Some((Refusal::HeaderSize, Some(Limit::HeaderSize)))
         }
-        (Some(_), _) => {}
-        (None, Some(431)) => {
-            metrics.request_refused(Limit::HeaderSize);
-            last_words(stream, Refusal::HeaderSize).await;
-        }
-        (None, Some(414)) => {
-            metrics.request_refused(Limit::HeaderSize);
-            last_words(stream, Refusal::UriSize).await;
-        }
-        (None, Some(_)) => last_words(stream, Refusal::BadRequest).await,
-        (None, None) => linger(stream).await,
+        // hyper takes no body of 2^64-2 bytes or more, and says so in the same way.
+        (None, Some(431)) => Some((Refusal::BodySize, Some(Limit::BodySize))),
+        (None, Some(414)) => Some((Refusal::UriSize, Some(Limit::HeaderSize))),
+        (None, Some(_)) => Some((Refusal::BadRequest, None)),
+        (None, None) => None,
+    };
+    if let Some((_, Some(limit))) = last_words {
+        metrics.request_refused(limit);
     }
+    Some(Over {
+        stream: wire.into_stream(),
+        last_words: last_words.map(|(refusal, _)| refusal),
+    })
 }
 
+/// Whether what hyper has not taken is a head that is too large: of one that it has read, what
+/// follows is left.
+fn is_head(unread: &[u8], limits: Limits) -> bool {
+    let mut lines = unread
+        .split(|byte| *byte == b'\n')
+        .map(<[u8]>::trim_ascii_end);
+    let headers = lines.clone().skip(1).take_while(|line| !line.is_empty());
+    let is_large = unread.len() >= limits.max_header_bytes || headers.count() > MAX_HEADERS;
+    let is_request = |line: &[u8]| {
+        let words: Vec<_> = line.split(|byte| *byte == b' ').collect();
+        matches!(words[..], [_, _, version] if version.starts_with(b"HTTP/1."))
+    };
+    // Its first line may be what is too large.
+    let is_long = !unread.contains(&b'\n');
+    is_large && (is_long || lines.find(|line| !line.is_empty()).is_some_and(is_request))
+}
+
+/// None: its client takes nothing, or asks for nothing.
 async fn serve_http2<H: Handler>(
     wire: Wire,
     requests: Requests<H>,
     limits: Limits,
     mut ending: Ending,
-) {
+) -> Option<Over> {
+    let (wire, returned) = Lent::new(wire);
     let peer = requests.caller.address();
     let mut watchdog = Watchdog::new(&requests, limits);
     let requests = Arc::new(requests);
     let mut connection = http2::Builder::new(TokioExecutor::new())
+        .auto_date_header(false)
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_STREAMS)
         .initial_stream_window_size(STREAM_WINDOW)
@@ -232,19 +274,25 @@ async fn serve_http2<H: Handler>(
         );
     loop {
         match next_event(&mut connection, &mut watchdog, &mut ending).await {
-            Event::Ended(Ok(())) => return,
+            Event::Ended(Ok(())) => break,
             Event::Ended(Err(error)) => {
                 tracing::debug!(client = %peer, %error, "connection ended");
-                return;
+                break;
             }
             Event::Ending => Pin::new(&mut connection).graceful_shutdown(),
             Event::Overdue(_) => {
                 Pin::new(&mut connection).graceful_shutdown();
                 let _ended_or_cut = timeout(GOAWAY_GRACE, &mut connection).await;
-                return;
+                return None;
             }
         }
     }
+    drop(connection);
+    let wire = returned.await.ok()?;
+    Some(Over {
+        stream: wire.into_stream(),
+        last_words: None,
+    })
 }
 
 /// A connection as hyper serves it, of either protocol.
@@ -344,21 +392,5 @@ impl Watchdog {
             self.alarm.as_mut().reset(due);
         }
         Poll::Pending
-    }
-}
-
-/// Sends a refusal to an HTTP/1 client and closes, within [`LINGER`].
-pub(super) async fn last_words(mut stream: Stream, refusal: Refusal) {
-    if let Ok(Ok(())) = timeout(LINGER, stream.write_all(&refusal.http1())).await {
-        linger(stream).await;
-    }
-}
-
-/// Closes the sending side, and the rest when the client has done so or a bound is reached.
-pub(super) async fn linger(mut stream: Stream) {
-    if stream.shutdown().await.is_ok() {
-        let mut rest = stream.take(LINGER_BYTES);
-        let _read_or_cut =
-            timeout(LINGER, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await;
     }
 }

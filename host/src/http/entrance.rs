@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::caller::{Caller, Door};
-use super::connection::{Shared, last_words, linger};
+use super::connection::Shared;
 use super::server::down;
 use super::stream::Stream;
 use super::{Limits, Refusal};
@@ -50,14 +50,29 @@ pub(super) async fn enter<H>(
             (Stream::Plain(stream), Caller::plain(address, to))
         }
         Some(_) if first != [tls::FIRST_BYTE] => {
-            last_words(Stream::Plain(stream), Refusal::HttpsOnly).await;
+            let (stream, refusal) = (Stream::Plain(stream), Some(Refusal::HttpsOnly));
+            shared
+                .lingering
+                .close(stream, refusal, shutdown.clone())
+                .await;
             return None;
         }
         // Boxed: it takes much, and for a moment only.
-        Some(server) => tokio::select! {
-            entered = Box::pin(handshake(shared, &server, stream, address, limits)) => entered?,
-            () = down(shutdown) => return None,
-        },
+        Some(server) => {
+            let entered = tokio::select! {
+                entered = Box::pin(handshake(shared, &server, stream, address, limits)) => entered?,
+                () = down(shutdown) => return None,
+            };
+            match entered {
+                Ok(entered) => entered,
+                // The client may have yet to read why.
+                Err(stream) => {
+                    let stream = Stream::Plain(stream);
+                    shared.lingering.close(stream, None, shutdown.clone()).await;
+                    return None;
+                }
+            }
+        }
     };
     Some(Entered {
         stream,
@@ -67,14 +82,14 @@ pub(super) async fn enter<H>(
 }
 
 /// Makes the handshake, in the time that headers have, and as long as not too many others that are
-/// newer make theirs.
+/// newer make theirs. The error is the stream that was told why it failed.
 async fn handshake<H>(
     shared: &Shared<H>,
     server: &tls::Server,
     stream: TcpStream,
     address: SocketAddr,
     limits: Limits,
-) -> Option<(Stream, Caller)> {
+) -> Option<Result<(Stream, Caller), TcpStream>> {
     let mut place = shared.lobby.enter(limits.max_connections / HANDSHAKING);
     let accepted = tokio::select! {
         accepted = timeout(limits.header_timeout, server.accept(stream)) => accepted.ok(),
@@ -84,14 +99,12 @@ async fn handshake<H>(
     match accepted {
         Some(Ok((stream, chain))) => {
             let caller = Caller::in_tls(address, chain);
-            Some((Stream::Tls(Box::new(stream)), caller))
+            Some(Ok((Stream::Tls(Box::new(stream)), caller)))
         }
         Some(Err((problem, stream))) => {
             shared.metrics.tls_handshake_failed();
             tracing::debug!(peer = %address, error = %problem, "TLS handshake failed");
-            // The client may have yet to read why.
-            linger(Stream::Plain(stream)).await;
-            None
+            Some(Err(stream))
         }
         None => {
             shared.metrics.tls_handshake_failed();

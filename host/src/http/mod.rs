@@ -7,15 +7,21 @@
 //! | `Server::run`, in its caller's task | when shut down and its last connection is closed | none: accept errors are logged and waited out |
 //! | one for each connection | with its connection, or with `run` | the peer's fault: logged at debug |
 //! | one for each h2 stream | with its stream or connection | a handler's panic is answered with 500 |
+//! | one for the rest of each body of a refused h2 request | with its stream or connection, or in 2 s | none |
 
 mod bodies;
 mod caller;
 mod connection;
+mod date;
 mod entrance;
+mod head;
+mod lent;
+mod linger;
 mod refusal;
 mod server;
 mod service;
 mod stream;
+mod unwanted;
 mod wire;
 
 pub mod client;
@@ -35,7 +41,8 @@ pub use server::{Handler, Server};
 /// What a client may ask of a server. All sizes are in bytes and inclusive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Open connections; those beyond are answered 503 and closed.
+    /// Open connections; those beyond are answered 503 and closed. A connection that only waits
+    /// for its client to stop sending makes room.
     pub max_connections: usize,
     /// A request's line and headers together: 431.
     pub max_header_bytes: usize,

@@ -1,10 +1,14 @@
 //! The answers that the host makes itself.
 
+use std::time::SystemTime;
+
 use bytes::Bytes;
 use http::header::{
     CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use http::{Response, StatusCode};
+
+use super::date::date;
 
 /// Names the refusal in an answer, for programs.
 const ERROR: HeaderName = HeaderName::from_static("ostrakon-error");
@@ -94,6 +98,9 @@ refusals! {
     /// The host failed: our bug.
     Internal: INTERNAL_SERVER_ERROR "internal"
         "the host failed to answer: see its log\n",
+    /// What is asked for is not offered to anybody.
+    NotImplemented: NOT_IMPLEMENTED "not-implemented"
+        "this is not offered: send bodies in no transfer coding but chunked, and do not ask for a tunnel\n",
     /// The guest trapped.
     GuestTrapped: INTERNAL_SERVER_ERROR "guest-trapped"
         "the guest trapped and nothing was stored: see the host's log\n",
@@ -201,9 +208,10 @@ impl Refusal {
         for (name, value) in response.headers() {
             wire.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
         }
-        let date = httpdate::fmt_http_date(std::time::SystemTime::now());
+        let date = date(SystemTime::now());
+        wire.extend([b"date: ", date.as_bytes(), b"\r\n"].concat());
         let length = response.body().len();
-        wire.extend(format!("date: {date}\r\ncontent-length: {length}\r\n\r\n").as_bytes());
+        wire.extend(format!("content-length: {length}\r\n\r\n").as_bytes());
         wire.extend_from_slice(response.body());
         wire
     }

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::{Request, Response, request};
@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use super::bodies::Bodies;
 use super::caller::{Caller, Door};
 use super::connection::{self, Shared};
+use super::linger::Lingering;
 use super::stream::Stream;
 use super::{LiveLimits, Refusal};
 use crate::lobby::Lobby;
@@ -22,7 +23,8 @@ use crate::metrics::{Listener, Metrics};
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
-/// Connections beyond the limit that are told so at a time; those beyond that are just closed.
+/// Connections beyond the limit that are told so at a time; the oldest make room for those that
+/// come.
 const MAX_TOLD: usize = 64;
 /// How long to wait when no connection can be accepted, for want of file descriptors, say.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -42,8 +44,9 @@ pub trait Handler: Send + Sync + 'static {
         std::future::pending()
     }
 
-    /// The answer to a request. Dropped when the client goes away; a panic is answered
-    /// with status 500.
+    /// The answer to a request. Dropped when the client resets its connection, or in h2 closes it or
+    /// cancels the request; in HTTP/1 the end of what it sends may mean that it waits. A panic is
+    /// answered with status 500.
     fn call(
         &self,
         request: Request<Bytes>,
@@ -56,6 +59,8 @@ pub trait Handler: Send + Sync + 'static {
 pub struct Server {
     listener: std::net::TcpListener,
     address: SocketAddr,
+    /// What answers are dated by.
+    pub(super) clock: fn() -> SystemTime,
 }
 
 impl Server {
@@ -76,7 +81,11 @@ impl Server {
         socket.listen(BACKLOG)?;
         let listener = std::net::TcpListener::from(socket);
         let address = listener.local_addr()?;
-        Ok(Self { listener, address })
+        Ok(Self {
+            listener,
+            address,
+            clock: SystemTime::now,
+        })
     }
 
     /// The address that is bound.
@@ -108,8 +117,11 @@ impl Server {
             metrics,
             bodies: Bodies::default(),
             lobby: Lobby::default(),
+            lingering: Lingering::default(),
             door,
+            clock: self.clock,
         });
+        let beyond = Arc::new(Lingering::default());
         let mut connections = JoinSet::new();
         let mut told = JoinSet::new();
         let for_connections = shutdown.clone();
@@ -119,12 +131,20 @@ impl Server {
                 Some(_) = connections.join_next() => shared.metrics.connection_closed(label),
                 Some(_) = told.join_next() => {}
                 accepted = listener.accept() => match accepted {
-                    Ok((stream, _)) if connections.len() >= shared.limits.load().max_connections => {
+                    Ok((stream, _)) if connections.len() >= shared.limits.load().max_connections
+                        && !shared.lingering.make_room() =>
+                    {
                         shared.metrics.connection_refused(label);
                         // In TLS it takes a handshake to say anything, and that takes a place.
-                        if told.len() < MAX_TOLD && shared.door.borrow().is_none() {
-                            let stream = Stream::Plain(stream);
-                            told.spawn(connection::last_words(stream, Refusal::Connections));
+                        if shared.door.borrow().is_none() {
+                            if told.len() >= MAX_TOLD {
+                                beyond.make_room();
+                            }
+                            let (beyond, down) = (Arc::clone(&beyond), for_connections.clone());
+                            let refusal = Some(Refusal::Connections);
+                            told.spawn(async move {
+                                beyond.close(Stream::Plain(stream), refusal, down).await;
+                            });
                         }
                     }
                     Ok((stream, peer)) => {

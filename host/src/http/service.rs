@@ -4,14 +4,18 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::header::CONTENT_LENGTH;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::header::{CONNECTION, CONTENT_LENGTH, DATE};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, request};
 use http_body_util::{Full, LengthLimitError, Limited};
 use hyper::body::{Body, Incoming};
 
 use super::bodies::{Bodies, Held, Unread};
+use super::date::date;
+use super::head;
+use super::unwanted;
 use super::wire::Activity;
 use super::{Caller, Handler, LiveLimits, Refusal};
 use crate::metrics::{Limit, Metrics};
@@ -25,6 +29,7 @@ pub(super) struct Requests<H> {
     pub(super) bodies: Bodies,
     pub(super) caller: Arc<Caller>,
     pub(super) activity: Arc<Activity>,
+    pub(super) clock: fn() -> SystemTime,
 }
 
 impl<H: Handler> Requests<H> {
@@ -38,10 +43,18 @@ impl<H: Handler> Requests<H> {
         };
         if version == Version::HTTP_2 {
             // The stream ends, not the connection: the header is HTTP/1's.
-            response.headers_mut().remove(http::header::CONNECTION);
+            response.headers_mut().remove(CONNECTION);
         }
-        // Of what was not modified, the length is not known.
-        if head && response.status() != StatusCode::NOT_MODIFIED {
+        response.headers_mut().insert(DATE, date((self.clock)()));
+        let has_body = !matches!(
+            response.status(),
+            StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED
+        );
+        if !has_body {
+            *response.body_mut() = Bytes::new();
+        }
+        // Of what has no body, the length is not said: not known, or 0.
+        if head && has_body {
             let length = response.body().len();
             response
                 .headers_mut()
@@ -57,15 +70,38 @@ impl<H: Handler> Requests<H> {
         &self,
         request: Request<Incoming>,
     ) -> Result<(Request<Bytes>, Option<Held>), Response<Bytes>> {
+        let (mut head, mut body) = request.into_parts();
+        match self.read_body(&mut head, &mut body).await {
+            Ok((body, held)) => Ok((Request::from_parts(head, body), held)),
+            Err(refused) => {
+                if head.version == Version::HTTP_2 {
+                    unwanted::discard(body);
+                }
+                Err(refused)
+            }
+        }
+    }
+
+    async fn read_body(
+        &self,
+        head: &mut request::Parts,
+        body: &mut Incoming,
+    ) -> Result<(Bytes, Option<Held>), Response<Bytes>> {
         if let Some(refusal) = self.caller.unwelcome() {
             return Err(refusal.closing());
         }
-        let (mut head, body) = request.into_parts();
-        if let Some(response) = self.handler.refuse(&mut head, &self.caller) {
+        if let Err(refusal) = head::check(head) {
+            return Err(refusal.closing());
+        }
+        if let Some(mut response) = self.handler.refuse(head, &self.caller) {
+            if head.version < Version::HTTP_2 && !unwanted::is_over(head, body).await {
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(CONNECTION, close);
+            }
             return Err(response);
         }
         if body.is_end_stream() {
-            return Ok((Request::from_parts(head, Bytes::new()), None));
+            return Ok((Bytes::new(), None));
         }
         let limits = **self.limits.load();
         if body.size_hint().lower() > limits.max_body_bytes as u64 {
@@ -74,7 +110,7 @@ impl<H: Handler> Requests<H> {
         let body = Limited::new(body, limits.max_body_bytes);
         let body = self.bodies.read(body, limits.max_bodies_bytes);
         match tokio::time::timeout(limits.body_timeout, body).await {
-            Ok(Ok((body, held))) => Ok((Request::from_parts(head, body), Some(held))),
+            Ok(Ok((body, held))) => Ok((body, Some(held))),
             Ok(Err(Unread::Full)) => Err(self.refuse(Limit::Bodies, Refusal::Bodies)),
             Ok(Err(Unread::Body(error))) if error.is::<LengthLimitError>() => {
                 Err(self.refuse(Limit::BodySize, Refusal::BodySize))

@@ -16,6 +16,42 @@ pub(super) enum Stream {
     Tls(Box<ServerStream<TcpStream>>),
 }
 
+impl Stream {
+    /// The socket below, for what has no meaning any more.
+    pub(super) fn into_socket(self) -> TcpStream {
+        match self {
+            Self::Plain(socket) => socket,
+            Self::Tls(stream) => stream.into_inner().0,
+        }
+    }
+
+    fn socket(&self) -> &TcpStream {
+        match self {
+            Self::Plain(socket) => socket,
+            Self::Tls(stream) => stream.get_ref().0,
+        }
+    }
+
+    /// Waits until the client has sent something, or closed its sending side.
+    ///
+    /// # Errors
+    /// When it has reset the connection.
+    pub(super) fn poll_sent(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut byte = [0];
+        let mut byte = ReadBuf::new(&mut byte);
+        let peeked = self.socket().poll_peek(context, &mut byte);
+        peeked.map_ok(|_| ())
+    }
+
+    /// Whether the connection still is, whatever can be read of it.
+    ///
+    /// # Errors
+    /// When the client has reset it.
+    pub(super) fn check(&self) -> io::Result<()> {
+        self.socket().take_error()?.map_or(Ok(()), Err)
+    }
+}
+
 impl AsyncRead for Stream {
     fn poll_read(
         self: Pin<&mut Self>,

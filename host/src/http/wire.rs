@@ -9,12 +9,16 @@ use std::time::Duration;
 
 use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep};
 
 use super::stream::Stream;
 
 /// Longer than what h2 writes without a request: a peer that only pings does not count as busy.
 const CONTROL_BYTES: usize = 64;
+
+/// How often a client is looked for of which nothing can come that would wake anybody: it has
+/// closed its sending side, or sent more than is read yet.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// What a connection is waiting for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,6 +104,10 @@ impl Activity {
         }
     }
 
+    fn is_busy(&self) -> bool {
+        self.in_flight.load(Ordering::Relaxed) > 0
+    }
+
     fn unasked(&self) -> bool {
         self.in_flight.load(Ordering::Relaxed) == 0 && !self.owed.load(Ordering::Relaxed)
     }
@@ -129,6 +137,8 @@ pub(super) struct Wire {
     activity: Arc<Activity>,
     http2: bool,
     refused: Option<StatusCode>,
+    /// When the client is looked for next, where nothing would wake anybody.
+    look: Option<Pin<Box<Sleep>>>,
 }
 
 impl Wire {
@@ -148,6 +158,7 @@ impl Wire {
             activity,
             http2,
             refused: None,
+            look: None,
         }
     }
 
@@ -171,6 +182,35 @@ impl Wire {
         let refused = status.filter(StatusCode::is_client_error);
         self.refused = self.refused.or(refused);
         self.refused.is_some()
+    }
+
+    /// Whether the client has gone while its request is worked on.
+    ///
+    /// Nothing is read of it meanwhile, for the end of what it sends does not mean that: it may wait
+    /// for its answer. Only a reset does.
+    fn poll_gone(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        if self.http2 || !self.activity.is_busy() {
+            self.look = None;
+            return Ok(());
+        }
+        loop {
+            match &mut self.look {
+                None => match self.stream.poll_sent(context) {
+                    Poll::Ready(sent) => {
+                        sent?;
+                        self.look = Some(Box::pin(sleep(LOOK_EVERY)));
+                    }
+                    Poll::Pending => return Ok(()),
+                },
+                Some(look) => {
+                    if look.as_mut().poll(context).is_pending() {
+                        return Ok(());
+                    }
+                    self.stream.check()?;
+                    look.as_mut().reset(Instant::now() + LOOK_EVERY);
+                }
+            }
+        }
     }
 
     fn wrote(&self, written: &Poll<io::Result<usize>>, offered: usize) {
@@ -243,6 +283,8 @@ impl AsyncWrite for Wire {
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let wire = self.get_mut();
+        // hyper flushes each time it was woken, and so also while it waits for a handler.
+        wire.poll_gone(context)?;
         let flushed = Pin::new(&mut wire.stream).poll_flush(context);
         if flushed.is_ready() {
             wire.activity.flushed();

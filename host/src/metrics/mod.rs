@@ -4,6 +4,7 @@
 //! takes a few microseconds in all. What is looked up rather than counted is set before a scrape.
 
 mod credentials;
+mod exposition;
 mod guests;
 mod histogram;
 mod kubernetes;
@@ -24,6 +25,7 @@ use prometheus_client::encoding::text;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+pub use exposition::Exposition;
 pub use kubernetes::Kubernetes;
 pub use labels::{
     Access, DropReason, Export, Guarded, Hop, Label, Limit, Listener, Target, Unexported,
@@ -40,9 +42,6 @@ use process::{Process, System};
 use requests::Requests;
 use swaps::Swaps;
 use writes::Writes;
-
-/// The media type of [`Metrics::render`].
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 type Level = Gauge<u64, AtomicU64>;
 
@@ -91,7 +90,16 @@ impl Metrics {
         metrics
     }
 
-    /// The metrics as text of type [`CONTENT_TYPE`].
+    /// The metrics in a format.
+    pub fn show(&self, exposition: Exposition) -> String {
+        let open_metrics = self.render();
+        match exposition {
+            Exposition::Text => exposition::text_of(&open_metrics),
+            Exposition::OpenMetrics => open_metrics,
+        }
+    }
+
+    /// The metrics as `OpenMetrics` text.
     pub fn render(&self) -> String {
         let mut text = String::with_capacity(64 * 1024);
         let written = text::encode(&mut text, &self.registry);

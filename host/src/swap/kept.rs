@@ -4,9 +4,9 @@
 use std::fs::{self, DirEntry, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use crate::digest::Digest;
+use crate::recency;
 use crate::volume::Files;
 
 /// How many of the generations that served are kept.
@@ -88,7 +88,7 @@ impl Kept {
                 return Err(error);
             }
         }
-        File::open(&path)?.set_modified(SystemTime::now())?;
+        recency::used_last(&path)?;
         self.prune();
         Ok(())
     }
@@ -105,12 +105,8 @@ impl Kept {
     }
 
     fn prune(&self) {
-        let mut kept: Vec<_> = self
-            .entries()
-            .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
-            .collect();
-        kept.sort_unstable_by(|one, other| other.cmp(one));
-        for (_, path) in kept.into_iter().skip(self.most) {
+        let kept = recency::by_use(&self.directory).into_iter();
+        for (_, path) in kept.skip(self.most) {
             // What stays costs space only.
             let _ = remove(&path);
         }
@@ -189,6 +185,23 @@ mod tests {
             .collect();
         let last = all.len() - KEPT + 1..all.len();
         assert_eq!(there, std::iter::once(0).chain(last).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_is_kept_after_the_clock_was_set_back_stays() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let kept = Kept::open(directory.path()).expect("it opens");
+        let ahead = std::time::SystemTime::now() + std::time::Duration::from_hours(60 * 24);
+        for at in 0..KEPT {
+            let files = files(&at.to_string());
+            kept.keep(&files).expect("it is kept");
+            let path = File::open(kept.path(files.digest())).expect("it is there");
+            path.set_modified(ahead).expect("its time is set");
+        }
+        let after = files("after");
+        kept.keep(&after).expect("it is kept");
+        assert!(kept.load(after.digest()).is_some());
+        assert_eq!(kept.entries().count(), KEPT);
     }
 
     #[test]

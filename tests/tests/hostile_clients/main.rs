@@ -264,7 +264,7 @@ fn what_is_not_http_is_answered_400_and_closed() {
         b"PUT /kv/bad HTTP/1.1\r\nhost: a\r\ntransfer-encoding: gzip\r\n\r\nab",
         b"PUT /kv/bad HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\nnot a length\r\n",
         b"PUT /kv/bad HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1\r\nab\r\n0\r\n\r\n",
-        b"OPTIONS * HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n",
+        b"GET * HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n",
     ];
     for case in cases {
         let response = last_answer(open(&host, case));

@@ -22,6 +22,8 @@ pub(crate) fn provide(root: &Path) -> anyhow::Result<PathBuf> {
     python(&directory)?;
     // Prometheus' own checker of rules.
     from_package(&directory, "prometheus", "usr/bin/promtool")?;
+    // A proxy as many have it in front.
+    from_package(&directory, "nginx", "usr/sbin/nginx")?;
     // What container engines let processes ask of the kernel unless they are told otherwise.
     from_package(
         &directory,

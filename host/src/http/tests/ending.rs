@@ -13,6 +13,9 @@ async fn a_client_that_goes_away_ends_its_request_only() {
     timeout(PATIENCE, server.handler.entered.notified())
         .await
         .unwrap();
+    // By a reset: to close what it sends is not to go away.
+    let socket = socket2::SockRef::from(&stream);
+    socket.set_linger(Some(Duration::ZERO)).unwrap();
     drop(stream);
     timeout(PATIENCE, server.handler.dropped.notified())
         .await

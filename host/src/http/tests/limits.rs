@@ -14,7 +14,7 @@ async fn headers_that_are_too_large_are_answered_431() {
     );
     check_refusal(&server.exchange(line.as_bytes()).await, Refusal::HeaderSize);
     let just_fits = format!(
-        "GET / HTTP/1.1\r\nconnection: close\r\nx: {}\r\n\r\n",
+        "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx: {}\r\n\r\n",
         "y".repeat(900)
     );
     assert!(
@@ -97,7 +97,8 @@ async fn a_body_that_is_said_to_be_too_large_is_refused_before_it_is_sent() {
     });
     let head = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 11\r\nexpect: 100-continue\r\n\r\n";
     check_refusal(&server.exchange(head).await, Refusal::BodySize);
-    let fits = b"POST / HTTP/1.1\r\ncontent-length: 10\r\nconnection: close\r\n\r\n0123456789";
+    let fits =
+        b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\nconnection: close\r\n\r\n0123456789";
     assert!(server.exchange(fits).await.ends_with("POST / 10"));
     assert!(
         server

@@ -1,13 +1,18 @@
 //! A server over real sockets, and its clients, well behaved or not.
 
 mod answers;
+mod dates;
+mod early;
 mod ending;
+mod half_closed;
 mod limits;
+mod strict;
+mod strict_h2;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -76,7 +81,14 @@ impl Handler for Echo {
             request.uri().path(),
             request.body().len()
         );
-        Response::new(Bytes::from(text))
+        let mut response = Response::new(Bytes::from(text));
+        if let Some(status) = request.uri().path().strip_prefix("/status/") {
+            *response.status_mut() = status.parse().expect("a status");
+        }
+        if let Some(asked) = request.headers().get("host") {
+            response.headers_mut().insert("asked", asked.clone());
+        }
+        response
     }
 }
 
@@ -91,7 +103,12 @@ struct Running {
 
 impl Running {
     fn new(limits: Limits) -> Self {
-        let server = Server::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        Self::with_clock(limits, SystemTime::now)
+    }
+
+    fn with_clock(limits: Limits, clock: fn() -> SystemTime) -> Self {
+        let mut server = Server::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        server.clock = clock;
         let (shutdown, down) = watch::channel(false);
         let address = server.local_addr();
         let handler = Arc::new(Echo::default());

@@ -1,0 +1,135 @@
+//! Clients that have said all and closed their sending side, and those that are gone.
+
+use socket2::SockRef;
+
+use super::*;
+
+/// Sends bytes, closes the sending side, then reads until the server closes.
+async fn ask_and_close(server: &Running, bytes: &[u8]) -> String {
+    let mut stream = server.connect().await;
+    stream.write_all(bytes).await.unwrap();
+    stream.shutdown().await.unwrap();
+    read_to_end(&mut stream).await
+}
+
+/// Closes a connection by a reset.
+fn reset(stream: TcpStream) {
+    let socket = SockRef::from(&stream);
+    socket.set_linger(Some(Duration::ZERO)).unwrap();
+}
+
+#[tokio::test]
+async fn a_request_that_came_whole_is_answered_though_its_client_says_no_more() {
+    let server = Running::new(patient());
+    let mut answered = 0;
+    for round in 0..20 {
+        for (request, answers) in [
+            (&b"GET /a HTTP/1.1\r\nhost: x\r\n\r\n"[..], &["GET /a 0"][..]),
+            (
+                b"PUT /a HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\n1",
+                &["PUT /a 1"],
+            ),
+            (
+                b"PUT /a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+                &["PUT /a 3"],
+            ),
+            (
+                b"PUT /a HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\nexpect: 100-continue\r\n\r\n1",
+                &["PUT /a 1"],
+            ),
+            (b"GET /a HTTP/1.0\r\n\r\n", &["GET /a 0"]),
+            (
+                b"PUT /a HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\n1GET /b HTTP/1.1\r\nhost: x\r\n\r\n\
+                  PUT /c HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n12",
+                &["PUT /a 1", "GET /b 0", "PUT /c 2"],
+            ),
+        ] {
+            let answer = ask_and_close(&server, request).await;
+            let bodies: Vec<_> = answer.match_indices(" 200 OK").collect();
+            assert_eq!(bodies.len(), answers.len(), "round {round}: {answer}");
+            assert!(answer.ends_with(answers[answers.len() - 1]), "{answer}");
+            for body in answers {
+                assert!(answer.contains(body), "{body} is not in {answer}");
+            }
+            answered += answers.len();
+        }
+    }
+    println!("{answered} requests, 0 failed");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn it_is_answered_however_long_that_takes() {
+    let server = Running::new(Limits {
+        idle_timeout: SHORT,
+        ..patient()
+    });
+    let mut stream = server.connect().await;
+    stream
+        .write_all(b"PUT /wait HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\n1")
+        .await
+        .unwrap();
+    stream.shutdown().await.unwrap();
+    server.handler.entered.notified().await;
+    // Longer than the server looks for it twice.
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert!(!server.handler.cut.load(Ordering::SeqCst));
+    server.handler.release.notify_one();
+    let answer = read_to_end(&mut stream).await;
+    assert!(answer.ends_with("PUT /wait 1"), "{answer}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_request_that_did_not_come_whole_is_not_run() {
+    let server = Running::new(patient());
+    let half = b"PUT /a HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n1";
+    check_refusal(&ask_and_close(&server, half).await, Refusal::BadRequest);
+    let half = b"PUT /a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n2\r\n12\r\n";
+    check_refusal(&ask_and_close(&server, half).await, Refusal::BadRequest);
+    for nothing in [&b"PUT /a HTTP/1.1\r\nhost: x\r\n"[..], b"P", b""] {
+        assert_eq!(ask_and_close(&server, nothing).await, "");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_connection_that_is_idle_is_closed_at_once_when_its_client_has_said_all() {
+    let server = Running::new(patient());
+    let mut stream = server.connect().await;
+    stream
+        .write_all(b"GET /1 HTTP/1.1\r\nhost: x\r\n\r\n")
+        .await
+        .unwrap();
+    read_answer(&mut stream, 8).await;
+    stream.shutdown().await.unwrap();
+    // Long before it would be closed for saying nothing.
+    assert_eq!(read_to_end(&mut stream).await, "");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_resets_its_connection_ends_its_request() {
+    let server = Running::new(patient());
+    let request = b"GET /wait HTTP/1.1\r\nhost: x\r\n\r\n";
+    for (what, is_half_closed, more) in [
+        ("it says nothing", false, &b""[..]),
+        ("it has said all", true, b""),
+        ("it has said more", false, request),
+        ("it has said more, and all", true, request),
+    ] {
+        let mut stream = server.connect().await;
+        stream.write_all(request).await.unwrap();
+        server.handler.entered.notified().await;
+        stream.write_all(more).await.unwrap();
+        if is_half_closed {
+            stream.shutdown().await.unwrap();
+        }
+        reset(stream);
+        timeout(PATIENCE, server.handler.dropped.notified())
+            .await
+            .unwrap_or_else(|_| panic!("{what}: the request is not dropped"));
+        server.is_well().await;
+    }
+    server.stop().await;
+}

@@ -1,0 +1,56 @@
+//! Bodies that nobody wants, for their requests are refused.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::EXPECT;
+use http::request;
+use http_body_util::BodyExt;
+use hyper::body::{Body, Incoming};
+
+/// How much of one is read in HTTP/1 before the refusal is sent, and for how long: where it ends
+/// within that, its connection goes on.
+const SMALL: u64 = 64 * 1024;
+const MOMENT: Duration = Duration::from_millis(100);
+/// How much of one is read in h2 after the refusal was sent, and for how long. Then the stream is
+/// reset: a client that gets that together with the answer may not see the answer (curl 7.88).
+const BYTES: u64 = 64 * 1024 * 1024;
+const TIME: Duration = Duration::from_secs(2);
+
+/// Whether an HTTP/1 request's body is over, or was so in a moment.
+pub(super) async fn is_over(head: &request::Parts, body: &mut Incoming) -> bool {
+    if body.is_end_stream() {
+        return true;
+    }
+    // Who asks before it sends is answered, and not told to send.
+    if head.headers.contains_key(EXPECT) || body.size_hint().lower() > SMALL {
+        return false;
+    }
+    skip(body, SMALL, MOMENT).await
+}
+
+/// Reads on in an h2 stream whose request is answered. Only the stream is concerned: others have
+/// what is given back of the connection's window.
+pub(super) fn discard(mut body: Incoming) {
+    if !body.is_end_stream() {
+        tokio::spawn(async move { skip(&mut body, BYTES, TIME).await });
+    }
+}
+
+/// Reads until the body has ended: true, or a bound is reached.
+async fn skip(body: &mut Incoming, most: u64, within: Duration) -> bool {
+    let rest = async {
+        let mut read = 0;
+        while let Some(frame) = body.frame().await {
+            let Ok(frame) = frame else {
+                return false;
+            };
+            read += frame.data_ref().map_or(0, Bytes::len) as u64;
+            if read > most {
+                return false;
+            }
+        }
+        true
+    };
+    tokio::time::timeout(within, rest).await == Ok(true)
+}

@@ -1,0 +1,95 @@
+//! nginx in front of shards, as it is unless it is told otherwise.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::host::PATIENCE;
+use crate::tools::tool;
+
+/// A running nginx. Dropping it kills it.
+#[derive(Debug)]
+pub struct Nginx {
+    /// Where it listens.
+    pub address: SocketAddr,
+    child: Child,
+    directory: TempDir,
+}
+
+impl Nginx {
+    /// Starts one that listens at `address` and passes on to `servers`, as `location` says beside
+    /// that, and waits until it does.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn start(
+        address: SocketAddr,
+        servers: &[SocketAddr],
+        upstream: &str,
+        location: &str,
+    ) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = |name: &str| directory.path().join(name).display().to_string();
+        let mut temporary = String::new();
+        for kind in ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"] {
+            let _ = writeln!(temporary, "{kind}_temp_path {};", path(kind));
+        }
+        let servers: Vec<_> = servers
+            .iter()
+            .map(|server| format!("server {server};"))
+            .collect();
+        let servers = servers.join(" ");
+        let configuration = format!(
+            "daemon off; master_process off; pid {pid};\n\
+             events {{ worker_connections 512; }}\n\
+             http {{ access_log off; {temporary} client_max_body_size 64m;\n\
+             upstream shards {{ {servers} {upstream} }}\n\
+             server {{ listen {address}; location / {{ proxy_pass http://shards; {location} }} }} }}\n",
+            pid = path("pid"),
+        );
+        fs::write(path("nginx.conf"), configuration).expect("it is written");
+        let log = fs::File::create(path("log")).expect("a file");
+        let child = tool("nginx")
+            .args(["-e", "stderr", "-p"])
+            .arg(directory.path())
+            .args(["-c", &path("nginx.conf")])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("it starts");
+        let mut nginx = Self {
+            address,
+            child,
+            directory,
+        };
+        let deadline = Instant::now() + PATIENCE;
+        while TcpStream::connect(address).is_err() {
+            let ended = nginx.child.try_wait().expect("it can be waited for");
+            assert!(
+                ended.is_none() && Instant::now() < deadline,
+                "nginx does not listen: {}",
+                nginx.log()
+            );
+            thread::sleep(Duration::from_millis(1));
+        }
+        nginx
+    }
+
+    /// What it has logged: each failure of a server that it passes on to is a line.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
