@@ -88,6 +88,46 @@ fn an_idle_host_ends_with_its_store_closed() {
     assert_closed(&shard);
 }
 
+/// SIGHUP, as when a terminal is closed, once ended the host in the middle of its requests.
+#[test]
+fn a_hang_up_drains_and_signals_that_mean_nothing_do_nothing() {
+    let settings = "[guest]\nread_deadline = \"2s\"";
+    let shard = Shard::new(&config(&guest("hostile"), &[("ostrakon.toml", settings)]));
+    let host = shard.start();
+    for signal in ["USR1", "USR2", "XFSZ"] {
+        host.signal(signal);
+    }
+    thread::scope(|scope| {
+        let slow = scope.spawn(|| host.client().get("/loop").unwrap());
+        host.wait_until("the slow request", |host| {
+            host.metric("ostrakon_slow_reads_total") >= 1
+        });
+        assert!(is_ready(&host));
+        host.signal("HUP");
+        assert_eq!(slow.join().unwrap().status, 504);
+    });
+    let (status, log) = host.wait();
+    assert_eq!(status.code(), Some(0), "{status}: {log}");
+    assert!(log.contains(r#""SIGHUP""#), "{log}");
+    assert_closed(&shard);
+}
+
+/// `nohup` has a process outlive its terminal.
+#[test]
+fn a_host_that_was_started_to_ignore_a_hang_up_goes_on() {
+    let mut shard = kv("");
+    shard.runner = vec!["nohup".into()];
+    let host = shard.start();
+    host.signal("HUP");
+    // Signals of one process that wait are taken by their numbers: SIGHUP is the first.
+    host.signal("USR1");
+    assert_eq!(host.client().get("/save/a/b").unwrap().status, 200);
+    assert!(is_ready(&host));
+    let log = host.stop();
+    assert!(!log.contains("SIGHUP"), "{log}");
+    assert_closed(&shard);
+}
+
 #[test]
 fn under_load_each_write_is_acknowledged_or_refused_and_the_acknowledged_are_there_after() {
     const CLIENTS: u64 = 8;

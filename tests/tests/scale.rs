@@ -425,6 +425,8 @@ fn what_is_refused_is_an_event_of_the_pod() {
         "{refused}"
     );
     assert_eq!(refused["regarding"]["name"], "shard-0");
+    set.publish(&files());
+    api.wait_for("the Event", |api| notes(api, "SwapRefusalEnded").pop());
     let mut other = files();
     other.insert("x".to_owned(), b"1".to_vec());
     set.publish(&other);

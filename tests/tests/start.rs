@@ -158,6 +158,36 @@ fn a_default_guest_serves_until_the_configmap_brings_one_and_after_it_took_it_aw
     );
 }
 
+/// An optional ConfigMap that is not there is mounted as an empty directory.
+#[test]
+fn a_default_guest_serves_where_the_configmap_is_empty() {
+    let mut shard = Shard::new(&Files::new());
+    let default = shard.directory().join("default.wasm");
+    std::fs::write(&default, guest("kv")).unwrap();
+    shard.arguments = ["--default-guest".to_owned(), default.display().to_string()].to_vec();
+    for start in 1..=2 {
+        let host = shard.start();
+        let status = host.status();
+        assert_eq!(status["generation"]["name"], "kv", "{status:#}");
+        assert_eq!(status["generation"]["generation"], 1, "start {start}");
+        assert!(status["refused"].is_null(), "{status:#}");
+        assert_eq!(host.client().get("/save/a/b").unwrap().text(), "b");
+        host.stop();
+    }
+    // One that has had settings is not emptied on purpose.
+    let host = shard.start();
+    let settings = Files::from([("label".to_owned(), b"settings".to_vec())]);
+    shard.config.publish(&settings).unwrap();
+    host.wait_for_status("the settings", |status| {
+        status["generation"]["generation"] == 2
+    });
+    shard.config.publish(&Files::new()).unwrap();
+    let status = host.wait_for_status("the refusal", |status| !status["refused"].is_null());
+    assert_eq!(status["generation"]["generation"], 2, "{status:#}");
+    assert_eq!(host.client().get("/load/a").unwrap().text(), "b");
+    host.stop();
+}
+
 /// A guest may take long to compile or to check itself, and nobody is served yet.
 #[test]
 fn one_that_is_told_to_end_before_it_is_ready_ends_at_once() {

@@ -137,7 +137,8 @@ impl Part {
 }
 
 /// What is worth an Event between two looks at the swaps. The first generation
-/// of a process is none: each start would say it again.
+/// of a process is none: each start would say it again. A refusal that a swap has
+/// ended needs no other Event than the swap's.
 fn of_swaps(before: &Status, now: &Status) -> Vec<Event> {
     let mut events = Vec::new();
     if let Some(refused) = &now.refused
@@ -159,6 +160,14 @@ fn of_swaps(before: &Status, now: &Status) -> Vec<Event> {
         events.push(Event {
             kind: Kind::GenerationLive,
             note: format!("generation {generation} is live: {name} {version}"),
+        });
+    } else if let (Some(_), None, Some(live)) = (&before.refused, &now.refused, &now.live) {
+        events.push(Event {
+            kind: Kind::SwapRefusalEnded,
+            note: format!(
+                "the ConfigMap's content is refused no longer: it is that of generation {}, which is live",
+                live.generation
+            ),
         });
     }
     events

@@ -206,6 +206,7 @@ impl App {
             let path = options.data_dir.join("shard.redb");
             return Err(Error::Record { path, what });
         }
+        let has_served = store.record().generation.is_some();
         let last = store.record().generation.as_deref().and_then(Live::decode);
         let last_good = last.and_then(|live| kept.load(live.digest));
 
@@ -294,7 +295,7 @@ impl App {
         };
         let last_digest = last_good.as_ref().map(Files::digest);
         let controller = Controller::new(Arc::new(performer), config.observations(), last_good)
-            .with_default_guest(default_guest.clone());
+            .with_default_guest(default_guest.clone(), has_served);
         let swap = controller.status();
         let parts_cluster = among.clone();
         let parts = Parts {

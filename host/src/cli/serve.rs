@@ -20,7 +20,7 @@ use crate::{app, cluster, telemetry};
 /// The most threads that may be asked for.
 const MOST_THREADS: usize = 1024;
 
-/// Run one shard until SIGTERM, SIGINT or a drain.
+/// Run one shard until SIGTERM, SIGINT, SIGHUP or a drain.
 ///
 /// The guest and the settings are read from the ConfigMap's directory and swapped when it changes.
 /// Each flag can be given by its environment variable instead; the flag counts more.

@@ -83,6 +83,11 @@ pub(super) fn has_component(files: &Files) -> bool {
     contents.contains_key(PLAIN) || contents.contains_key(PACKED)
 }
 
+/// Whether they bring a component and nothing else.
+pub(super) fn is_component_alone(files: &Files) -> bool {
+    has_component(files) && files.contents().len() == 1
+}
+
 /// A volume's files with another component, plain or packed, in place of theirs.
 pub fn with_component(files: &Files, component: Bytes) -> Files {
     let mut contents = BTreeMap::clone(files.contents());

@@ -10,14 +10,14 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
-use super::candidate::Candidate;
+use super::candidate::{self, Candidate};
 use super::default_guest::DefaultGuest;
 use super::machine::{Action, Effect, Event, Refusal, State, Step};
 use super::performer::{Failure, Performer};
 use super::status::{InProgress, LiveGeneration, Refused, Status};
 use crate::contract::Description;
 use crate::unix_time::unix_time;
-use crate::volume::{Files, Observation};
+use crate::volume::{Files, Observation, ReadError};
 
 /// How many bytes of a reason are kept: a guest may have written it.
 const MAX_REASON_BYTES: usize = 4096;
@@ -36,6 +36,8 @@ pub struct Controller<P: Performer> {
     machine: State,
     /// The content that the machine was last told of, and when.
     observed: Option<(Files, Instant)>,
+    /// What serves, or served last before the restart.
+    serves: Serves,
     work: Work<P>,
     /// What the live generation's component was compiled to.
     live_compiled: Option<P::Compiled>,
@@ -75,6 +77,16 @@ enum Made<P: Performer> {
     Live(u64),
 }
 
+/// What serves in this shard.
+enum Serves {
+    /// Nothing ever did.
+    Nothing,
+    /// This did.
+    Content(Files),
+    /// Something did that is no longer there.
+    Lost,
+}
+
 /// Why an action did not succeed.
 struct Failed {
     reason: String,
@@ -108,6 +120,7 @@ impl<P: Performer> Controller<P> {
             default_guest: DefaultGuest::default(),
             status: watch::Sender::default(),
             machine: State::default(),
+            serves: last_good.clone().map_or(Serves::Lost, Serves::Content),
             observed: last_good.map(|files| (files, Instant::now())),
             work: Work::default(),
             live_compiled: None,
@@ -115,11 +128,17 @@ impl<P: Performer> Controller<P> {
         }
     }
 
-    /// The same with a component for a volume that brings none.
+    /// The same with a component for a volume that brings none. In a shard where nothing
+    /// `has_served` yet, it serves an empty volume, too.
     #[must_use]
-    pub fn with_default_guest(self, default_guest: DefaultGuest) -> Self {
+    pub fn with_default_guest(self, default_guest: DefaultGuest, has_served: bool) -> Self {
         Self {
             default_guest,
+            serves: if has_served {
+                self.serves
+            } else {
+                Serves::Nothing
+            },
             ..self
         }
     }
@@ -189,15 +208,32 @@ impl<P: Performer> Controller<P> {
 
     fn observe(&mut self) -> Event {
         let observation = self.observations.borrow_and_update().clone();
-        match observation {
+        let shown = match observation {
+            Ok(files) => Ok(self.default_guest.complete(files)),
+            Err(error) if matches!(*error, ReadError::Empty(_)) => {
+                self.of_empty_volume().ok_or(error)
+            }
+            Err(error) => Err(error),
+        };
+        match shown {
             Ok(files) => {
-                let files = self.default_guest.complete(files);
                 let digest = files.digest();
                 self.observed = Some((files, Instant::now()));
                 Event::Observed(digest)
             }
             Err(error) => Event::Unreadable(reason(&*error)),
         }
+    }
+
+    /// What an empty volume stands for: the default guest without any settings, but not where
+    /// something else has served, for that was not taken away on purpose, most likely.
+    fn of_empty_volume(&self) -> Option<Files> {
+        let may_serve = match &self.serves {
+            Serves::Nothing => true,
+            Serves::Content(files) => candidate::is_component_alone(files),
+            Serves::Lost => false,
+        };
+        self.default_guest.alone().filter(|_| may_serve)
     }
 
     /// Keeps what an action made for those after it.
@@ -260,6 +296,9 @@ impl<P: Performer> Controller<P> {
                 }
                 Effect::Live(live) => {
                     let work = std::mem::take(&mut self.work);
+                    if let Some(candidate) = &work.candidate {
+                        self.serves = Serves::Content(candidate.source.clone());
+                    }
                     self.live_compiled = work.compiled;
                     let took = work.since.map_or(Duration::ZERO, |since| since.elapsed());
                     self.performer.went_live(took);

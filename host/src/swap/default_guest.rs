@@ -1,5 +1,6 @@
 //! The component that serves where a volume brings none.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
@@ -43,6 +44,13 @@ impl DefaultGuest {
             }
             _ => files,
         }
+    }
+
+    /// This component without any settings; none where there is no default guest.
+    pub(super) fn alone(&self) -> Option<Files> {
+        let component = self.0.as_ref()?;
+        let none = Files::new(BTreeMap::new());
+        Some(candidate::with_component(&none, component.clone()))
     }
 }
 

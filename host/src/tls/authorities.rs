@@ -9,8 +9,10 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
+use x509_cert::Certificate;
+use x509_cert::der::Decode as _;
 
-use super::{PROVIDER, Problem, pem};
+use super::{PROVIDER, Problem, pem, rsa};
 
 /// The authorities whose certificates are believed; several, while one takes
 /// the place of another.
@@ -21,12 +23,22 @@ pub struct Authorities {
     clients_or_none: Arc<dyn ClientCertVerifier>,
 }
 
-/// There is no authority that can be used.
+/// Why there are no authorities that can be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "there is no certificate of an authority in it that can be read: put one or more there as PEM"
-)]
-pub struct NoAuthorities;
+pub enum NoAuthorities {
+    /// There is none, or one cannot be read.
+    #[error(
+        "there is no certificate of an authority in it that can be read: put one or more there as PEM"
+    )]
+    Unreadable,
+    /// The signatures of one cannot be checked.
+    #[error(
+        "an authority has an RSA key with {0} bits, and signatures of such keys are not checked: make one with {min} to {max} bits, or one for ECDSA P-256",
+        min = rsa::IS_CHECKED.start(),
+        max = rsa::IS_CHECKED.end()
+    )]
+    RsaBits(usize),
+}
 
 /// The side of a connection that shows a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,11 +74,17 @@ impl Authorities {
     /// silently would be missed only when it is needed.
     ///
     /// # Errors
-    /// When there is none, or one cannot be read.
+    /// When there is none, or one cannot be used.
     pub fn read(certificates: &[u8]) -> Result<Self, NoAuthorities> {
         let mut roots = RootCertStore::empty();
-        for certificate in pem::certificates(certificates).ok_or(NoAuthorities)? {
-            roots.add(certificate).map_err(|_| NoAuthorities)?;
+        for certificate in pem::certificates(certificates).ok_or(NoAuthorities::Unreadable)? {
+            let read = Certificate::from_der(&certificate);
+            let bits = read.ok().as_ref().and_then(rsa::bits);
+            if let Some(bits) = bits.filter(|bits| !rsa::IS_CHECKED.contains(bits)) {
+                return Err(NoAuthorities::RsaBits(bits));
+            }
+            let added = roots.add(certificate);
+            added.map_err(|_| NoAuthorities::Unreadable)?;
         }
         let roots = Arc::new(roots);
         let verifier = || {
@@ -75,9 +93,9 @@ impl Authorities {
                 // Their names are nobody's business before he is known.
                 .clear_root_hint_subjects()
         };
-        let clients = verifier().build().map_err(|_| NoAuthorities)?;
+        let clients = verifier().build().map_err(|_| NoAuthorities::Unreadable)?;
         let clients_or_none = verifier().allow_unauthenticated().build();
-        let clients_or_none = clients_or_none.map_err(|_| NoAuthorities)?;
+        let clients_or_none = clients_or_none.map_err(|_| NoAuthorities::Unreadable)?;
         Ok(Self {
             roots,
             clients,

@@ -9,6 +9,7 @@ mod mutual;
 mod pair;
 mod pem;
 mod problem;
+mod rsa;
 mod server;
 
 #[cfg(test)]

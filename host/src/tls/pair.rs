@@ -12,7 +12,7 @@ use x509_cert::der::Decode;
 use x509_cert::time::{Time, Validity};
 use zeroize::Zeroizing;
 
-use super::pem;
+use super::{pem, rsa};
 use crate::unix_time::unix_time;
 
 /// A certificate with its key, which belong together. It cannot be printed.
@@ -52,8 +52,17 @@ pub enum PairError {
     )]
     NoKey,
     /// The key is of a kind that cannot be used.
-    #[error("the private key cannot be used: make one for ECDSA P-256 or P-384, Ed25519, or RSA")]
+    #[error(
+        "the private key cannot be used: make one for ECDSA P-256 or P-384, Ed25519, or RSA with 2048 to 4096 bits"
+    )]
     Key,
+    /// The key is for RSA, and of a length that cannot be used.
+    #[error(
+        "the private key is for RSA with {0} bits: make one with {min} to {max} bits, or one for ECDSA P-256",
+        min = rsa::SIGNS.start(),
+        max = rsa::SIGNS.end()
+    )]
+    RsaBits(usize),
     /// The key belongs to another certificate.
     #[error(
         "the private key is not that of the certificate: put both of the same issue there, in one update"
@@ -78,19 +87,21 @@ impl Pair {
         if bytes > MAX_CHAIN_BYTES {
             return Err(PairError::TooLong(bytes));
         }
-        let mut validity = chain.iter().map(|certificate| {
+        let mut read = chain.iter().map(|certificate| {
             let read = x509_cert::Certificate::from_der(certificate);
-            let read = read.map_err(|_| PairError::Certificate)?;
-            Ok(read.tbs_certificate.validity)
+            read.map_err(|_| PairError::Certificate)
         });
-        let own: Validity = validity.next().ok_or(PairError::NoCertificate)??;
-        let (mut begins, mut expires) = (own.not_before, own.not_after);
+        let own = read.next().ok_or(PairError::NoCertificate)??;
+        let Validity {
+            not_before: mut begins,
+            not_after: mut expires,
+        } = own.tbs_certificate.validity;
         // A chain holds as long as each part of it does.
-        for Validity {
-            not_before,
-            not_after,
-        } in validity.collect::<Result<Vec<_>, _>>()?
-        {
+        for above in read.collect::<Result<Vec<_>, _>>()? {
+            let Validity {
+                not_before,
+                not_after,
+            } = above.tbs_certificate.validity;
             if not_before.to_unix_duration() > begins.to_unix_duration() {
                 begins = not_before;
             }
@@ -99,7 +110,10 @@ impl Pair {
             }
         }
         let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| PairError::NoKey)?;
-        let key = any_supported_type(&Zeroizing::new(key)).map_err(|_| PairError::Key)?;
+        let key = any_supported_type(&Zeroizing::new(key)).map_err(|_| {
+            let bits = rsa::bits(&own).filter(|bits| !rsa::SIGNS.contains(bits));
+            bits.map_or(PairError::Key, PairError::RsaBits)
+        })?;
         let certified = CertifiedKey::new(chain, key);
         certified.keys_match().map_err(|_| PairError::Mismatch)?;
         Ok(Self {

@@ -65,7 +65,10 @@ fn what_cannot_be_a_pair_is_told_apart() {
     assert_eq!(refused(&one.certificate, &broken), PairError::Key);
     assert_eq!(refused(&one.certificate, &two.key), PairError::Mismatch);
     for bytes in [&b""[..], b"text", one.key.as_bytes(), broken.as_bytes()] {
-        assert_eq!(Authorities::read(bytes).unwrap_err(), NoAuthorities);
+        assert_eq!(
+            Authorities::read(bytes).unwrap_err(),
+            NoAuthorities::Unreadable
+        );
     }
 }
 
@@ -82,11 +85,61 @@ fn a_certificate_that_something_stands_before_is_not_left_out() {
             format!("{}{before}{}", a.pem, b.pem),
         ] {
             let error = Authorities::read(both.as_bytes()).unwrap_err();
-            assert_eq!(error, NoAuthorities);
+            assert_eq!(error, NoAuthorities::Unreadable);
         }
     }
     let text = format!("Subject: a\r\n{}\n# the next\n{}", a.pem, b.pem);
     Authorities::read(text.as_bytes()).unwrap();
+}
+
+/// Made by OpenSSL: a certificate that its own key has signed, and that key.
+fn of_rsa(bits: u32) -> (String, String) {
+    let directory = tempfile::tempdir().unwrap();
+    let [certificate, key] = ["crt", "key"].map(|name| directory.path().join(name));
+    let mut openssl = std::process::Command::new("openssl");
+    openssl.args([
+        "req",
+        "-x509",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=server",
+    ]);
+    openssl
+        .args(["-newkey", &format!("rsa:{bits}"), "-keyout"])
+        .arg(&key);
+    openssl.arg("-out").arg(&certificate);
+    let made = openssl.output().unwrap();
+    assert!(
+        made.status.success(),
+        "{}",
+        String::from_utf8_lossy(&made.stderr)
+    );
+    let read = |path| std::fs::read_to_string(path).unwrap();
+    (read(certificate), read(key))
+}
+
+/// The text once said to make a key for RSA, which it was.
+#[test]
+fn an_rsa_key_that_is_too_short_is_refused_by_its_length() {
+    let (certificate, key) = of_rsa(1024);
+    let error = refused(&certificate, &key);
+    assert_eq!(error, PairError::RsaBits(1024));
+    assert!(
+        error.to_string().contains("with 2048 to 4096 bits"),
+        "{error}"
+    );
+    let error = Authorities::read(certificate.as_bytes()).unwrap_err();
+    assert_eq!(error, NoAuthorities::RsaBits(1024));
+    assert!(
+        error.to_string().contains("with 2048 to 8192 bits"),
+        "{error}"
+    );
+
+    let (certificate, key) = of_rsa(2048);
+    Pair::read(certificate.as_bytes(), key.as_bytes()).unwrap();
+    Authorities::read(certificate.as_bytes()).unwrap();
 }
 
 #[test]

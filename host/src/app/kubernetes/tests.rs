@@ -106,6 +106,10 @@ fn a_refusal_and_a_generation_in_place_of_another_are_told_once() {
         "the ConfigMap's content is refused, at the step check: no"
     );
     assert_eq!(of_swaps(&bad, &bad), []);
+    let events = of_swaps(&bad, &first);
+    assert_eq!(events.len(), 1);
+    assert_eq!(events[0].kind, Kind::SwapRefusalEnded);
+    assert!(events[0].note.ends_with("generation 1, which is live"));
     let next = Status {
         live: Some(live(2)),
         ..Status::default()

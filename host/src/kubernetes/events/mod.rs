@@ -17,6 +17,8 @@ use super::place::Place;
 pub enum Kind {
     /// A generation was refused.
     SwapRefused,
+    /// What was refused is gone, and what is live came back.
+    SwapRefusalEnded,
     /// A generation went live in place of another.
     GenerationLive,
     /// Partitions begin to move.
@@ -34,6 +36,7 @@ impl Kind {
     fn reason(self) -> &'static str {
         match self {
             Self::SwapRefused => "SwapRefused",
+            Self::SwapRefusalEnded => "SwapRefusalEnded",
             Self::GenerationLive => "GenerationLive",
             Self::ReshardingStarted => "ReshardingStarted",
             Self::ReshardingDone => "ReshardingDone",
@@ -45,7 +48,7 @@ impl Kind {
     /// What was being done.
     fn action(self) -> &'static str {
         match self {
-            Self::SwapRefused | Self::GenerationLive => "Swap",
+            Self::SwapRefused | Self::SwapRefusalEnded | Self::GenerationLive => "Swap",
             Self::ReshardingStarted | Self::ReshardingDone => "Reshard",
             Self::ShardsMissing | Self::ShardsBack => "Scale",
         }
@@ -55,7 +58,8 @@ impl Kind {
     fn severity(self) -> &'static str {
         match self {
             Self::SwapRefused | Self::ShardsMissing => "Warning",
-            Self::GenerationLive
+            Self::SwapRefusalEnded
+            | Self::GenerationLive
             | Self::ReshardingStarted
             | Self::ReshardingDone
             | Self::ShardsBack => "Normal",

@@ -170,9 +170,20 @@ struct Rig {
 
 impl Rig {
     fn start(first: Observation, last_good: Option<Files>) -> Self {
+        let has_served = last_good.is_some();
+        Self::start_with(first, last_good, DefaultGuest::default(), has_served)
+    }
+
+    fn start_with(
+        first: Observation,
+        last_good: Option<Files>,
+        default_guest: DefaultGuest,
+        has_served: bool,
+    ) -> Self {
         let script = Arc::new(Script::default());
         let (volume, observations) = watch::channel(first);
-        let controller = Controller::new(Arc::clone(&script), observations, last_good);
+        let controller = Controller::new(Arc::clone(&script), observations, last_good)
+            .with_default_guest(default_guest, has_served);
         let status = controller.status();
         let (shutdown, told) = oneshot::channel::<()>();
         let task = tokio::spawn(controller.run(async { told.await.unwrap_or_default() }));
@@ -237,6 +248,48 @@ async fn content_goes_live_step_by_step_and_is_timed() {
         "live after 40 ms",
     ];
     assert_eq!(rig.script.calls(), calls);
+}
+
+fn default_guest(files: &Files) -> DefaultGuest {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("default.wasm");
+    std::fs::write(&path, &files.contents()["guest.wasm"]).unwrap();
+    DefaultGuest::read(&path).unwrap()
+}
+
+/// An empty ConfigMap, or an optional one that was not there, once kept a first start from serving
+/// the default guest.
+#[tokio::test(start_paused = true)]
+async fn an_empty_volume_is_the_default_guest_alone() {
+    let (default, newer) = (content(1, &[]), content(2, &[]));
+    let mut rig = Rig::start_with(unreadable(), None, default_guest(&default), false);
+    rig.live(&default).await;
+    // Filled and emptied again, it is a mistake: the settings would be gone.
+    let configured = content(1, &[("name", "a")]);
+    rig.show(Ok(configured.clone()));
+    rig.live(&configured).await;
+    rig.show(unreadable());
+    rig.refused(Step::Read).await;
+    // After a restart, it is the default guest of a newer image.
+    let restarted = Some(default.clone());
+    let mut rig = Rig::start_with(unreadable(), restarted, default_guest(&newer), true);
+    rig.live(&newer).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_empty_volume_replaces_nothing_else_that_served() {
+    let (default, other) = (content(1, &[]), content(2, &[("name", "a")]));
+    let served = Some(other.clone());
+    let mut rig = Rig::start_with(unreadable(), served, default_guest(&default), true);
+    rig.refused(Step::Read).await;
+    assert_eq!(
+        rig.status.borrow().live.as_ref().unwrap().digest,
+        other.digest()
+    );
+    // What served may be gone from the disk.
+    let mut rig = Rig::start_with(unreadable(), None, default_guest(&default), true);
+    rig.refused(Step::Read).await;
+    assert_eq!(rig.status.borrow().live, None);
 }
 
 #[tokio::test(start_paused = true)]
