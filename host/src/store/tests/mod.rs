@@ -7,6 +7,7 @@
     reason = "the tests' own numbers are small"
 )]
 
+mod damage;
 mod faults;
 mod layout;
 mod oracle;

@@ -1,0 +1,260 @@
+//! Files with flipped bits, zeroed and missing parts: what is read of them is right or an error,
+//! and what is neither, the check of the whole file finds.
+
+use std::fs;
+use std::path::PathBuf;
+
+use super::*;
+
+const PARTITIONS: u64 = 60;
+const ENTRIES_EACH: u64 = 50;
+
+fn key(partition: u64, entry: u64) -> (Vec<u8>, Vec<u8>) {
+    let partition = format!("partition-{partition:03}").into_bytes();
+    (partition, format!("entry-{entry:03}").into_bytes())
+}
+
+/// What is under a key: its length and each byte follow from the key.
+fn value(partition: u64, entry: u64) -> Vec<u8> {
+    let mut random = Random(1 + partition * 1000 + entry);
+    let length = 20 + random.below(200);
+    (0..length).map(|_| random.below(256) as u8).collect()
+}
+
+/// A file with some thousand entries, as it is when it was closed, and as it is after a kill.
+fn images() -> (Vec<u8>, Vec<u8>) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("shard.redb");
+    let mut store = open(directory.path());
+    for partition in 0..PARTITIONS {
+        let entries: Vec<_> = (0..ENTRIES_EACH)
+            .map(|entry| (key(partition, entry).1, value(partition, entry)))
+            .collect();
+        let changes: Vec<_> = entries
+            .iter()
+            .map(|(key, value)| (key.as_slice(), Some(value.as_slice())))
+            .collect();
+        commit(&mut store, &key(partition, 0).0, &changes).expect("it is stored");
+    }
+    let record = Record {
+        schema: Some(1),
+        ..Record::default()
+    };
+    store.set_record(record).expect("it is stored");
+    let killed = fs::read(&path).expect("it is read");
+    drop(store);
+    (fs::read(&path).expect("it is read"), killed)
+}
+
+/// A data directory with this file.
+fn directory_of(image: &[u8]) -> (tempfile::TempDir, PathBuf) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("shard.redb");
+    fs::write(&path, image).expect("it is written");
+    (directory, path)
+}
+
+#[derive(Debug, Default)]
+struct Outcomes {
+    runs: u32,
+    served: u32,
+    starts_refused: u32,
+    reads_refused: u32,
+    writes_refused: u32,
+    /// A value that was stored came as another, or not at all.
+    silently_wrong: u32,
+    found_by_check: u32,
+    values_right: u64,
+    values_refused: u64,
+}
+
+impl Outcomes {
+    /// Opens a damaged file, reads and writes all over it, and has it checked.
+    fn meet(&mut self, image: &[u8], context: &str) {
+        self.runs += 1;
+        let (checked, path) = directory_of(image);
+        let found = check(checked.path(), 1 << 20).expect("nobody has it");
+        assert!(
+            fs::read(&path).expect("it is read") == image,
+            "a check changes nothing, {context}"
+        );
+        let is_found = !found.problems.is_empty();
+        self.found_by_check += u32::from(is_found);
+
+        let (opened, _) = directory_of(image);
+        let mut store = match Store::open(Options::new(opened.path(), 1 << 20)) {
+            Ok(store) => store,
+            Err(error) => {
+                assert!(error.is_damage(), "{error}, {context}");
+                assert!(
+                    is_found,
+                    "refused at a start, and not by the check, {context}"
+                );
+                self.starts_refused += 1;
+                return;
+            }
+        };
+        let (mut refused, mut wrong) = (0_u32, 0_u32);
+        for partition in 0..PARTITIONS {
+            for entry in 0..ENTRIES_EACH {
+                let (of, key) = key(partition, entry);
+                match snapshot(&store).get(&of, &key) {
+                    Ok(found) if found.as_ref() == Some(&value(partition, entry)) => {
+                        self.values_right += 1;
+                    }
+                    Ok(_) => wrong += 1,
+                    Err(error) => {
+                        assert!(error.is_damage(), "{error:?}, {context}");
+                        refused += 1;
+                    }
+                }
+            }
+            // These go through redb in other ways.
+            let (of, _) = key(partition, 0);
+            let (view, limit) = (snapshot(&store), 10_000);
+            let _ = view.scan_partition(&of, None, None, partition % 2 == 0, limit, |_| true);
+            let _ = view.size(&of);
+            let _ = view.whole(std::slice::from_ref(&of));
+            let _ = view.measure(Some(&of), limit);
+        }
+        let _ = snapshot(&store).count_partitions(None);
+        let _ = snapshot(&store).scan(None, 10_000, |_| true);
+        let mut writes_refused = 0_u32;
+        for partition in (0..PARTITIONS).step_by(7) {
+            let (of, key) = key(partition, partition % ENTRIES_EACH);
+            let changed: [(&[u8], _); 2] = [(&key, Some(&b"another"[..])), (b"new", Some(b"one"))];
+            if store.snapshot_or_reopen().is_err() {
+                writes_refused += 1;
+                continue;
+            }
+            match commit(&mut store, &of, &changed) {
+                // Among keys that are damaged it may be put where nobody looks for it.
+                Ok(()) => {
+                    let stored = snapshot(&store).get(&of, &key).ok().flatten();
+                    wrong += u32::from(stored.as_deref() != Some(&b"another"[..]));
+                }
+                Err(_) => writes_refused += 1,
+            }
+        }
+        let migration = store.begin_migration(LIMITS);
+        if let Ok(mut migration) = migration {
+            let (of, key) = key(3, 3);
+            let _ = migration.partitions(None, None, 10_000);
+            let _ = migration.set_many(&[((of, key), b"migrated".to_vec())]);
+            let _ = store.commit_migration(migration, Record::default());
+        }
+        drop(store);
+        self.values_refused += u64::from(refused);
+        self.reads_refused += u32::from(refused > 0);
+        self.writes_refused += u32::from(writes_refused > 0);
+        self.silently_wrong += u32::from(wrong > 0);
+        self.served += u32::from(refused + wrong + writes_refused == 0);
+        assert!(
+            is_found || refused + wrong + writes_refused == 0,
+            "{refused} reads and {writes_refused} writes refused, {wrong} wrong, and the check finds nothing, {context}"
+        );
+    }
+}
+
+/// Each start, read and write of a damaged file ends well, or with an error; a value that is wrong
+/// is one that the check finds.
+#[test]
+fn damage_is_an_error_or_found_by_the_check_and_never_a_panic() {
+    let (closed, killed) = images();
+    let mut outcomes = Outcomes::default();
+    for seed in 1..=12 {
+        let mut random = Random(seed * 7919);
+        for (name, image) in [("closed", &closed), ("killed", &killed)] {
+            let length = image.len() as u64;
+            // The header, the first pages, or anywhere.
+            for (within, flips) in [(512, 1), (length, 1), (length, 5), (length, 200)] {
+                let mut damaged = image.clone();
+                for _ in 0..flips {
+                    let at = random.below(within) as usize;
+                    damaged[at] ^= 1 << random.below(8);
+                }
+                let context = format!("seed {seed}, {name}, {flips} bits of the first {within}");
+                outcomes.meet(&damaged, &context);
+            }
+        }
+    }
+    println!("{outcomes:#?}");
+    assert!(outcomes.served > 0 && outcomes.starts_refused > 0 && outcomes.reads_refused > 0);
+}
+
+#[test]
+fn parts_that_are_zero_or_missing_are_errors_too() {
+    let (closed, killed) = images();
+    let mut outcomes = Outcomes::default();
+    for seed in 1..=30 {
+        let mut random = Random(seed * 104_729);
+        for (name, image) in [("closed", &closed), ("killed", &killed)] {
+            let length = image.len() as u64;
+            let page = (random.below(length / 4096) * 4096) as usize;
+            let mut damaged = image.clone();
+            damaged[page..page + 4096].fill(0);
+            outcomes.meet(
+                &damaged,
+                &format!("seed {seed}, {name}, page at {page} is zero"),
+            );
+            let mut damaged = image.clone();
+            let other = (random.below(length / 4096) * 4096) as usize;
+            damaged.copy_within(other..other + 4096, page);
+            let context = format!("seed {seed}, {name}, page at {page} is that at {other}");
+            outcomes.meet(&damaged, &context);
+            let cut = random.below(length) as usize;
+            let context = format!("seed {seed}, {name}, cut off at {cut}");
+            outcomes.meet(&image[..cut], &context);
+        }
+    }
+    for (image, what) in [
+        (Vec::new(), "empty"),
+        (vec![0; closed.len()], "zero"),
+        (vec![b'x'; 100], "short"),
+        (b"redb".to_vec(), "the beginning"),
+    ] {
+        let refused = outcomes.starts_refused;
+        outcomes.meet(&image, what);
+        assert_eq!(outcomes.starts_refused, refused + 1, "{what}");
+    }
+    println!("{outcomes:#?}");
+}
+
+/// A start that looks first refuses what the check finds, and changes nothing.
+#[test]
+fn a_checked_start_refuses_a_value_that_is_wrong() {
+    let (closed, killed) = images();
+    for image in [&closed, &killed] {
+        let options = |directory: &Path| Options {
+            check: true,
+            ..Options::new(directory, 1 << 20)
+        };
+        let (whole, path) = directory_of(image);
+        let found = check(whole.path(), 1 << 20).expect("nobody has it");
+        assert_eq!(found.problems, [""; 0]);
+        let counted = (found.entries, found.partitions, found.record.schema);
+        assert_eq!(counted, (PARTITIONS * ENTRIES_EACH, PARTITIONS, Some(1)));
+        assert!(fs::read(&path).expect("it is read") == **image);
+        Store::open(options(whole.path())).expect("it is whole");
+
+        // In the middle of a value, where redb does not look.
+        let value = value(7, 7);
+        let mut damaged = image.to_vec();
+        let mut hits = 0;
+        for at in 0..damaged.len() - value.len() {
+            if damaged[at..].starts_with(&value) {
+                damaged[at + 5] ^= 1;
+                hits += 1;
+            }
+        }
+        assert!(hits > 0);
+        let (directory, path) = directory_of(&damaged);
+        let refused = Store::open(options(directory.path())).expect_err("it is damaged");
+        assert!(matches!(refused, OpenError::Unsound { .. }), "{refused}");
+        assert!(fs::read(&path).expect("it is read") == damaged);
+        let store = Store::open(Options::new(directory.path(), 1 << 20)).expect("it opens");
+        let (of, key) = key(7, 7);
+        let found = snapshot(&store).get(&of, &key).expect("it is read");
+        assert_ne!(found, Some(value), "what only the check finds");
+    }
+}
