@@ -239,7 +239,7 @@ fn a_checked_start_refuses_a_value_that_is_wrong() {
 
         // In the middle of a value, where redb does not look.
         let value = value(7, 7);
-        let mut damaged = image.to_vec();
+        let mut damaged = image.clone();
         let mut hits = 0;
         for at in 0..damaged.len() - value.len() {
             if damaged[at..].starts_with(&value) {
