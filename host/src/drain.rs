@@ -241,7 +241,7 @@ impl Signals {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
-            Some(_) = async { self.hang_up.as_mut()?.recv().await } => "SIGHUP",
+            Some(()) = async { self.hang_up.as_mut()?.recv().await } => "SIGHUP",
         }
     }
 }
