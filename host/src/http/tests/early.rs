@@ -129,8 +129,8 @@ async fn a_refusal_for_its_slowness_arrives_though_more_is_sent() {
         stream.write_all(head.as_bytes()).await.unwrap();
         // The refusal is there.
         stream.readable().await.unwrap();
-        for _ in 0..64 {
-            let sent = timeout(PATIENCE, stream.write_all(&[b'x'; 64 * 1024])).await;
+        for _ in 0..256 {
+            let sent = timeout(PATIENCE, stream.write_all(&[b'x'; 16 * 1024])).await;
             sent.expect("it is taken").expect("it is not reset");
         }
         check_refusal(&read_to_end(&mut stream).await, refusal);
@@ -142,7 +142,7 @@ async fn a_refusal_for_its_slowness_arrives_though_more_is_sent() {
 async fn a_connection_goes_on_after_a_refusal_whose_body_was_small() {
     let server = Running::new(patient());
     let mut stream = server.connect().await;
-    for body in [&b""[..], b"012345678", &[b'x'; 60_000]] {
+    for body in [&b""[..], b"012345678", &vec![b'x'; 60_000]] {
         let length = body.len();
         let head = format!("PUT /refused HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n");
         stream.write_all(head.as_bytes()).await.unwrap();
@@ -196,7 +196,7 @@ async fn flood(server: &Running) -> JoinHandle<()> {
     let head = b"PUT /refused HTTP/1.1\r\nhost: x\r\ncontent-length: 999999999999\r\n\r\n";
     stream.write_all(head).await.unwrap();
     stream.readable().await.unwrap();
-    tokio::spawn(async move { while stream.write_all(&[b'x'; 64 * 1024]).await.is_ok() {} })
+    tokio::spawn(async move { while stream.write_all(&[b'x'; 16 * 1024]).await.is_ok() {} })
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -16,6 +16,7 @@ async fn ask_and_close(server: &Running, bytes: &[u8]) -> String {
 fn reset(stream: TcpStream) {
     let socket = SockRef::from(&stream);
     socket.set_linger(Some(Duration::ZERO)).unwrap();
+    drop(stream);
 }
 
 #[tokio::test]

@@ -90,122 +90,133 @@ fn hpack_status(block: &[u8]) -> Option<u16> {
     digits.parse().ok()
 }
 
+/// What it is, fields, a body, and the status.
+type Case = (
+    &'static str,
+    &'static [(&'static str, &'static str)],
+    &'static [u8],
+    Option<u16>,
+);
+
+/// What is sent beside the pseudo-header fields that each has, the body, and the status; none where
+/// the stream is reset.
+const CASES: &[Case] = &[
+    ("an authority", &[(":authority", "x")], b"", Some(200)),
+    ("a host", &[("host", "x")], b"", Some(200)),
+    (
+        "both",
+        &[(":authority", "x:80"), ("host", "X:80")],
+        b"",
+        Some(200),
+    ),
+    (
+        "both, and they differ",
+        &[(":authority", "x"), ("host", "y")],
+        b"",
+        Some(400),
+    ),
+    ("neither", &[], b"", Some(400)),
+    (
+        "two hosts",
+        &[(":authority", "x"), ("host", "x"), ("host", "x")],
+        b"",
+        Some(400),
+    ),
+    (
+        "an authority with a user",
+        &[(":authority", "u@x")],
+        b"",
+        Some(400),
+    ),
+    (
+        "te",
+        &[(":authority", "x"), ("te", "trailers")],
+        b"",
+        Some(200),
+    ),
+    (
+        "another te",
+        &[(":authority", "x"), ("te", "gzip")],
+        b"",
+        None,
+    ),
+    (
+        "connection",
+        &[(":authority", "x"), ("connection", "close")],
+        b"",
+        None,
+    ),
+    (
+        "transfer-encoding",
+        &[(":authority", "x"), ("transfer-encoding", "chunked")],
+        b"",
+        None,
+    ),
+    (
+        "upgrade",
+        &[(":authority", "x"), ("upgrade", "h2c")],
+        b"",
+        None,
+    ),
+    (
+        "keep-alive",
+        &[(":authority", "x"), ("keep-alive", "1")],
+        b"",
+        None,
+    ),
+    (
+        "a name in capitals",
+        &[(":authority", "x"), ("A", "b")],
+        b"",
+        None,
+    ),
+    (
+        "a pseudo-header after others",
+        &[("a", "b"), (":authority", "x")],
+        b"",
+        None,
+    ),
+    (
+        "a second path",
+        &[(":authority", "x"), (":path", "/b")],
+        b"",
+        None,
+    ),
+    (
+        "a length",
+        &[(":authority", "x"), ("content-length", "2")],
+        b"ab",
+        Some(200),
+    ),
+    (
+        "another length",
+        &[(":authority", "x"), ("content-length", "1")],
+        b"ab",
+        None,
+    ),
+    (
+        "a length of nothing",
+        &[(":authority", "x"), ("content-length", "1")],
+        b"",
+        None,
+    ),
+    (
+        "two lengths",
+        &[
+            (":authority", "x"),
+            ("content-length", "2"),
+            ("content-length", "3"),
+        ],
+        b"ab",
+        None,
+    ),
+];
+
 #[tokio::test]
 async fn requests_over_h2_are_taken_as_the_standard_says() {
     let server = Running::new(patient());
     let start = [(":method", "PUT"), (":scheme", "http"), (":path", "/a")];
-    let cases: &[(&str, &[(&str, &str)], &[u8], Option<u16>)] = &[
-        ("an authority", &[(":authority", "x")], b"", Some(200)),
-        ("a host", &[("host", "x")], b"", Some(200)),
-        (
-            "both",
-            &[(":authority", "x:80"), ("host", "X:80")],
-            b"",
-            Some(200),
-        ),
-        (
-            "both, and they differ",
-            &[(":authority", "x"), ("host", "y")],
-            b"",
-            Some(400),
-        ),
-        ("neither", &[], b"", Some(400)),
-        (
-            "two hosts",
-            &[(":authority", "x"), ("host", "x"), ("host", "x")],
-            b"",
-            Some(400),
-        ),
-        (
-            "an authority with a user",
-            &[(":authority", "u@x")],
-            b"",
-            Some(400),
-        ),
-        (
-            "te",
-            &[(":authority", "x"), ("te", "trailers")],
-            b"",
-            Some(200),
-        ),
-        (
-            "another te",
-            &[(":authority", "x"), ("te", "gzip")],
-            b"",
-            None,
-        ),
-        (
-            "connection",
-            &[(":authority", "x"), ("connection", "close")],
-            b"",
-            None,
-        ),
-        (
-            "transfer-encoding",
-            &[(":authority", "x"), ("transfer-encoding", "chunked")],
-            b"",
-            None,
-        ),
-        (
-            "upgrade",
-            &[(":authority", "x"), ("upgrade", "h2c")],
-            b"",
-            None,
-        ),
-        (
-            "keep-alive",
-            &[(":authority", "x"), ("keep-alive", "1")],
-            b"",
-            None,
-        ),
-        (
-            "a name in capitals",
-            &[(":authority", "x"), ("A", "b")],
-            b"",
-            None,
-        ),
-        (
-            "a pseudo-header after others",
-            &[("a", "b"), (":authority", "x")],
-            b"",
-            None,
-        ),
-        (
-            "a second path",
-            &[(":authority", "x"), (":path", "/b")],
-            b"",
-            None,
-        ),
-        (
-            "a length",
-            &[(":authority", "x"), ("content-length", "2")],
-            b"ab",
-            Some(200),
-        ),
-        (
-            "another length",
-            &[(":authority", "x"), ("content-length", "1")],
-            b"ab",
-            None,
-        ),
-        (
-            "a length of nothing",
-            &[(":authority", "x"), ("content-length", "1")],
-            b"",
-            None,
-        ),
-        (
-            "two lengths",
-            &[
-                (":authority", "x"),
-                ("content-length", "2"),
-                ("content-length", "3"),
-            ],
-            b"ab",
-            None,
-        ),
-    ];
-    for (what, more, data, status) in cases {
+    for (what, more, data, status) in CASES {
         let fields = [&start[..], more].concat();
         let answer = raw_h2(&server, &fields, data).await;
         assert_eq!(
@@ -220,7 +231,7 @@ async fn requests_over_h2_are_taken_as_the_standard_says() {
     let tunnel = [(":method", "CONNECT"), (":authority", "x:80")];
     let answer = raw_h2(&server, &tunnel, b"").await;
     assert_eq!(answer.map(|answer| answer.0), Some(501));
-    println!("{} cases", cases.len() + 1);
+    println!("{} cases", CASES.len() + 1);
     server.is_well().await;
     server.stop().await;
 }
