@@ -102,7 +102,8 @@ pub struct Shard {
     pub runner: Vec<String>,
     /// The `ostrakon` binary.
     pub binary: PathBuf,
-    directory: TempDir,
+    /// Shared with the hosts that run on it: one whose data is gone stores nothing more.
+    directory: Arc<TempDir>,
 }
 
 impl Shard {
@@ -111,7 +112,7 @@ impl Shard {
     /// # Panics
     /// When the test's directory cannot be made.
     pub fn new(files: &Files) -> Self {
-        let directory = tempfile::tempdir().expect("a directory");
+        let directory = Arc::new(tempfile::tempdir().expect("a directory"));
         let path = |name| directory.path().join(name);
         let mut config = Volume::create(path("config")).expect("the volume is made");
         let mut secrets = Volume::create(path("secrets")).expect("the volume is made");
@@ -206,7 +207,9 @@ impl Shard {
     /// # Panics
     /// When it ends before that.
     pub fn spawn(&self) -> Host {
-        Host::spawn(&mut self.command())
+        let mut host = Host::spawn(&mut self.command());
+        host.directory = Some(Arc::clone(&self.directory));
+        host
     }
 }
 
@@ -247,6 +250,7 @@ impl Host {
             admin: address("admin"),
             child: Some(child),
             log,
+            directory: None,
         }
     }
 }
@@ -283,6 +287,8 @@ pub struct Host {
     pub admin: SocketAddr,
     child: Option<Child>,
     log: Arc<Log>,
+    /// Where it keeps its data, which is there as long as it runs.
+    directory: Option<Arc<TempDir>>,
 }
 
 impl Host {

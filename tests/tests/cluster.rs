@@ -376,7 +376,11 @@ fn of_two_processes_of_one_ordinal_the_older_stops() {
             refused.status == 503 && refused.text().contains("_shutting_down_")
         })
     });
-    assert!(older.log().contains("was started later"), "{}", older.log());
+    let log = older.log();
+    assert!(
+        log.contains("peers heed another process of this ordinal"),
+        "{log}"
+    );
     let ready = later.admin("GET", "/readyz").expect("an answer");
     assert_eq!(ready.status, 200);
 }

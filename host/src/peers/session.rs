@@ -1,6 +1,6 @@
 //! The work of the accepting side on one connection.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -40,7 +40,7 @@ pub(super) struct Session<'a, H> {
     slot: Option<OwnedSemaphorePermit>,
     tasks: JoinSet<()>,
     // Dropped, the sender ends the request's task.
-    wanted: HashMap<u64, oneshot::Sender<()>>,
+    wanted: BTreeMap<u64, oneshot::Sender<()>>,
     keepalive: Keepalive,
     phase: Phase,
 }
@@ -69,7 +69,7 @@ impl<'a, H: Handler> Session<'a, H> {
             slots: semaphore(settings.max_running.max(1)),
             slot: None,
             tasks: JoinSet::new(),
-            wanted: HashMap::new(),
+            wanted: BTreeMap::new(),
             keepalive: Keepalive::new(settings),
             phase: Phase::Open,
         }

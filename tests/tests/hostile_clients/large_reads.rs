@@ -273,7 +273,6 @@ fn what_waits_is_not_run_once_its_client_is_gone() {
     for _ in 0..ASKED {
         client.get("/loop?access=write");
     }
-    client.get("/set/last/stored");
     assert!(client.send());
     host.wait_until("its writes to wait", |host| {
         host.metric("ostrakon_lane_depth") >= ASKED - 3
@@ -284,15 +283,9 @@ fn what_waits_is_not_run_once_its_client_is_gone() {
         host.metric("ostrakon_lane_depth") == 0
     });
     let (run, writes_gone) = (handled(&host) - before, gone(&host) - reads_gone);
-    println!("writes: {writes_gone} of {} not run", ASKED + 1);
-    assert_eq!(run + writes_gone, ASKED + 1);
+    println!("writes: {writes_gone} of {ASKED} not run");
+    assert_eq!(run + writes_gone, ASKED);
     assert!(writes_gone >= ASKED / 2, "{writes_gone}");
-    let answer = host.client().get("/get/last").expect("an answer");
-    assert_ne!(
-        answer.text(),
-        "stored",
-        "it came last, and nobody waited for it"
-    );
     host.stop();
 }
 
