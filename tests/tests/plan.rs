@@ -363,6 +363,11 @@ fn what_is_left_and_what_is_moved_is_all_there_is_at_every_moment() {
     // Told on, line by line, where there is no terminal.
     let watching = Watching::new(first);
     assert!(watching.next().ends_with("data moves from 2 shards to 2"));
+    let away = watching.next();
+    assert!(
+        away.starts_with("shard 1 cannot be asked, since "),
+        "{away}"
+    );
     assert_eq!(watching.next(), bar.trim_end());
 
     let second = cluster.shards[1].start();
