@@ -200,6 +200,7 @@ impl<'a, H: Handler> Session<'a, H> {
         self.wanted.insert(id, sender);
         self.tasks.spawn(async move {
             let body = tokio::select! {
+                biased;
                 body = handler.call(peer, body) => body,
                 // What the handler has begun elsewhere goes on there.
                 _ = unwanted => return,
