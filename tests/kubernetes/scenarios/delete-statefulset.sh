@@ -18,7 +18,7 @@ settle "$(replicas)"
 # The Service can refuse connections for a moment after its Pods are ready.
 answers() {
     # shellcheck disable=SC2086
-    k exec client -- load-client "$server" ${CLIENT_ARGUMENTS:-} --clients 1 --keys 1 check >/dev/null 2>&1
+    k exec client -- load-client "$server" ${CLIENT_ARGUMENTS:-} --prefix answers- --clients 1 --keys 1 fill >/dev/null 2>&1
 }
 until_so "an answer" answers
 say "back after $(($(now_ms) - began)) ms"
