@@ -70,10 +70,12 @@ impl Backlog {
         Ok(backlog)
     }
 
-    /// Takes whole lines if there is room for them, and never waits.
+    /// Takes whole lines if there is room for them, and never waits. The thread that writes has
+    /// room beyond the bound: it puts a line only after it has written, to tell what was lost.
     pub fn put(&self, lines: &[u8]) {
         let mut waiting = self.0.waiting();
-        if waiting.lines.len() + lines.len() > self.0.most {
+        let is_told = waiting.writer == Some(thread::current().id());
+        if waiting.lines.len() + lines.len() > self.0.most && !is_told {
             drop(waiting);
             self.0.lose(lines);
             return;
@@ -179,7 +181,7 @@ fn write_whole(output: &mut (impl Write + AsFd), mut line: &[u8]) -> io::Result<
 #[cfg(test)]
 mod tests {
     use std::io::{BufRead as _, BufReader, PipeReader, Read as _};
-    use std::sync::mpsc;
+    use std::sync::{OnceLock, mpsc};
 
     use super::*;
 
@@ -297,6 +299,41 @@ mod tests {
         fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
             self.0.as_fd()
         }
+    }
+
+    /// Where lines wait in full, the one that told of the lost found no room itself.
+    #[test]
+    fn what_is_told_of_lost_lines_is_all_that_was_lost() {
+        let (reader, writer) = io::pipe().expect("a pipe");
+        let own = Arc::new(OnceLock::<Backlog>::new());
+        let to = Arc::clone(&own);
+        let backlog = Backlog::start(32 << 10, writer, move |lines| {
+            let to = to.get().expect("it is there before lines are lost");
+            to.put(format!("told {lines}\n").as_bytes());
+        });
+        let backlog = backlog.expect("it starts");
+        own.set(backlog.clone()).expect("it is set once");
+        for number in 0.. {
+            if backlog.lost() >= 1000 {
+                break;
+            }
+            backlog.put(line(number).as_bytes());
+        }
+        let (send, told) = mpsc::channel();
+        thread::spawn(move || {
+            for line in BufReader::new(reader).lines().map_while(Result::ok) {
+                if let Some(lines) = line.strip_prefix("told ") {
+                    let _ = send.send(lines.parse::<u64>().expect("a number"));
+                }
+            }
+        });
+        let mut sum = 0;
+        while sum < backlog.lost() {
+            sum += told
+                .recv_timeout(PATIENCE)
+                .expect("all lost lines are told");
+        }
+        assert_eq!(sum, 1000);
     }
 
     #[test]
