@@ -1,5 +1,5 @@
-//! A disk that is full: writes are refused with 507, reads go on, writes go on
-//! when there is space again, and nothing acknowledged is lost.
+//! A disk that is full: writes are refused with 507, counted and told of, reads go on, writes go
+//! on when there is space again, and nothing acknowledged is lost.
 //!
 //! The disk is a small tmpfs in a mount namespace of the test's own, which an
 //! ordinary user can make, too, where the system allows user namespaces. Where
@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
+use ostrakon_tests::api_server::ApiServer;
 use ostrakon_tests::client::Client;
 use ostrakon_tests::host::{PATIENCE, Shard, config, guest};
 use ostrakon_tests::load::under_load;
@@ -161,6 +162,17 @@ fn a_full_disk_refuses_writes_and_loses_nothing() {
     let mut shard = Shard::new(&config(&guest("kv"), &[]));
     let disk = SmallDisk::mount(&shard.data);
     shard.runner = disk.runner();
+    let api = ApiServer::start(1);
+    let environment = api.environment().into_iter();
+    let pod = ("POD_NAME".to_owned(), "shard-0".to_owned());
+    shard.runner.push("env".to_owned());
+    for (name, value) in environment.chain([pod]) {
+        shard.runner.push(format!("{name}={value}"));
+    }
+    let told = |reason: &str| {
+        let of_reason = |event: &serde_json::Value| event["reason"] == reason;
+        api.wait_for(reason, |api| api.events().into_iter().find(of_reason))
+    };
     let mut stored = Stored::default();
 
     let host = shard.start();
@@ -183,6 +195,18 @@ fn a_full_disk_refuses_writes_and_loses_nothing() {
         }
     });
     stored.check(&mut client);
+    let event = told("WritesRefused");
+    assert_eq!(
+        (&event["type"], &event["regarding"]["name"]),
+        (&"Warning".into(), &"shard-0".into())
+    );
+    let why = "the disk is full";
+    let problem = &host.status()["store"]["problem"];
+    for text in [&event["note"], problem] {
+        assert!(text.as_str().unwrap().contains(why), "{text}");
+    }
+    let not_stored = "ostrakon_writes_not_stored_total{error=\"full\"}";
+    assert_eq!(host.metric(not_stored), u64::from(stored.refused));
     let ready = host.admin("GET", "/livez").expect("an answer");
     assert_eq!(ready.status, 200, "a full disk is no reason for a restart");
     // A generation that cannot be kept is refused, and tried again by itself.
@@ -202,6 +226,9 @@ fn a_full_disk_refuses_writes_and_loses_nothing() {
     host.wait_for_status("the swap", |status| {
         status["generation"]["generation"] == 2 && status["refused"].is_null()
     });
+    told("WritesResumed");
+    assert!(host.status()["store"]["problem"].is_null());
+    assert_eq!(host.metric(not_stored), u64::from(stored.refused));
 
     // Killed while full, and started on the full disk.
     disk.fill();

@@ -1,12 +1,13 @@
 //! Starting: who may, on what, and what is said where nobody can.
 
-use ostrakon_tests::host::{Files, Host, Shard, config, guest};
+use std::process::Command;
 
-/// What a host that cannot start says besides its log's JSON, and its exit code.
-fn refusal(shard: &Shard) -> (Option<i32>, Vec<String>) {
+use ostrakon_tests::host::{Files, Host, Shard, config, guest, last_words};
+
+/// What a host that cannot start says at last, and its exit code.
+fn refusal(shard: &Shard) -> (Option<i32>, String) {
     let (status, log) = shard.spawn().wait();
-    let said = log.lines().filter(|line| !line.starts_with('{'));
-    (status.code(), said.map(str::to_owned).collect())
+    (status.code(), last_words(&log))
 }
 
 #[test]
@@ -16,10 +17,7 @@ fn a_second_host_on_a_data_directory_is_refused_with_one_line() {
     let (code, said) = refusal(&shard);
     assert_eq!(code, Some(75), "{said:?}");
     let data = shard.data.display().to_string();
-    assert!(
-        matches!(&said[..], [line] if line.starts_with("error: ") && line.contains(&data)),
-        "{said:?}"
-    );
+    assert!(said.contains(&data), "{said:?}");
     // The first one has noticed nothing.
     let saved = host.client().get("/save/a/b").unwrap();
     assert_eq!((saved.status, saved.text()), (200, "b"));
@@ -52,11 +50,38 @@ fn a_first_start_on_a_bad_configuration_is_one_line_and_code_64() {
     for (case, files, named) in cases {
         let (code, said) = refusal(&Shard::new(&files));
         assert_eq!(code, Some(64), "{case}: {said:?}");
-        assert!(
-            matches!(&said[..], [line] if line.starts_with("error: ") && line.contains(named)),
-            "{case}: {said:?}"
-        );
+        assert!(said.contains(named), "{case}: {said:?}");
     }
+}
+
+/// What `kubectl describe` shows of a Pod that ended is the last of its log.
+#[test]
+fn what_ends_a_shard_is_told_in_the_format_of_its_log_whatever_the_filter_is() {
+    let shard = Shard::new(&config(b"not Wasm at all", &[]));
+    let ends = |flags: &[&str]| {
+        let output = Command::new(&shard.binary)
+            .args(["serve", "--config-dir"])
+            .arg(shard.config.directory())
+            .arg("--data-dir")
+            .arg(&shard.data)
+            .args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
+            .args(flags)
+            .env("POD_NAME", "without-a-number")
+            .output()
+            .expect("it ends");
+        let said = String::from_utf8(output.stderr).expect("a text");
+        assert_eq!(output.status.code(), Some(64), "{said}");
+        said
+    };
+    let said = ends(&["--ordinal", "0", "--log-format", "json", "--log", "off"]);
+    let said = last_words(&said);
+    assert!(said.contains("not WebAssembly"), "{said}");
+    // For people, as any command says it.
+    let said = ends(&["--ordinal", "0", "--log-format", "human", "--log", "error"]);
+    assert!(said.starts_with("error: "), "{said}");
+    // Where the shard is not known yet.
+    let said = last_words(&ends(&["--log-format", "json"]));
+    assert!(said.contains("without-a-number"), "{said}");
 }
 
 #[test]
@@ -152,10 +177,9 @@ fn a_default_guest_serves_until_the_configmap_brings_one_and_after_it_took_it_aw
     std::fs::remove_file(&default).unwrap();
     let (code, said) = refusal(&shard);
     assert_eq!(code, Some(64), "{said:?}");
-    assert!(
-        matches!(&said[..], [line] if line.contains("default.wasm") && line.contains("--default-guest")),
-        "{said:?}"
-    );
+    for part in ["default.wasm", "--default-guest"] {
+        assert!(said.contains(part), "{said:?}");
+    }
 }
 
 /// An optional ConfigMap that is not there is mounted as an empty directory.

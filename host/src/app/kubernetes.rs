@@ -19,7 +19,7 @@ use crate::topology::{Ordinal, Plan};
 /// How often the plan is looked at, for Events. It changes in the lane, which has
 /// no time to say so.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// How often it is looked whether shards are missing.
+/// How often it is looked whether shards are missing, or writes refused.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
 /// How often it is said again that they are: an Event is forgotten after an hour.
 const SAY_EVERY: Duration = Duration::from_mins(9);
@@ -49,6 +49,7 @@ impl Part {
             }
         }
         tokio::spawn(self.clone().see_swaps());
+        tokio::spawn(self.clone().see_the_store());
         tokio::spawn(self.follow());
     }
 
@@ -95,20 +96,35 @@ impl Part {
     }
 
     async fn see_missing(self, cluster: Cluster) {
+        self.see_trouble(|| cluster.missing(), of_missing).await;
+    }
+
+    async fn see_the_store(self) {
+        self.see_trouble(|| self.lane.writes_problem(), of_writes)
+            .await;
+    }
+
+    /// Records an Event of what is in a bad way when that begins, changes or ends, and now and
+    /// then while it lasts. `event` is told whether anything was, and what is now.
+    async fn see_trouble<T: PartialEq>(
+        &self,
+        look: impl Fn() -> Option<T>,
+        event: impl Fn(bool, Option<&T>) -> Option<Event>,
+    ) {
         let mut looks = interval(COUNT_EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut before: Option<(Missing, Instant)> = None;
+        let mut before: Option<(T, Instant)> = None;
         loop {
             looks.tick().await;
-            let now = cluster.missing();
+            let now = look();
             let known = before
                 .as_ref()
                 .filter(|(_, said)| said.elapsed() < SAY_EVERY);
-            if known.map(|(missing, _)| missing) != now.as_ref() {
-                if let Some(event) = of_missing(before.is_some(), now.as_ref()) {
+            if known.map(|(trouble, _)| trouble) != now.as_ref() {
+                if let Some(event) = event(before.is_some(), now.as_ref()) {
                     self.kubernetes.record(event);
                 }
-                before = now.map(|missing| (missing, Instant::now()));
+                before = now.map(|trouble| (trouble, Instant::now()));
             }
         }
     }
@@ -184,6 +200,20 @@ fn of_missing(were: bool, now: Option<&Missing>) -> Option<Event> {
         None => were.then(|| Event {
             kind: Kind::ShardsBack,
             note: "all shards that have data are there".to_owned(),
+        }),
+    }
+}
+
+/// What is worth an Event of why writes are refused now; `were` says whether they were before.
+fn of_writes(were: bool, now: Option<&String>) -> Option<Event> {
+    match now {
+        Some(why) => Some(Event {
+            kind: Kind::WritesRefused,
+            note: format!("writes are refused: {why}"),
+        }),
+        None => were.then(|| Event {
+            kind: Kind::WritesResumed,
+            note: "writes are stored again".to_owned(),
         }),
     }
 }

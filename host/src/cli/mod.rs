@@ -31,6 +31,7 @@ use clap::{Parser, Subcommand};
 pub use exit::Exit;
 
 use crate::printable::Printable;
+use crate::telemetry::Format;
 
 /// Stateful services on Kubernetes whose code changes without a restart.
 ///
@@ -113,7 +114,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
     };
     result.map_or_else(
         |failure| {
-            say_aside(&format!("error: {}", failure.line()));
+            failure.tell();
             failure.exit
         },
         |()| Exit::Done,
@@ -125,6 +126,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
 struct Failure {
     exit: Exit,
     source: Box<dyn std::error::Error>,
+    log: Option<(Format, Option<u32>)>,
 }
 
 impl Failure {
@@ -132,7 +134,20 @@ impl Failure {
         Self {
             exit,
             source: source.into(),
+            log: None,
         }
+    }
+
+    /// It ends a process that has a log: of this format, and of this shard, if that is known.
+    fn of_a_log(mut self, format: Format, shard: Option<u32>) -> Self {
+        self.log = Some((format, shard));
+        self
+    }
+
+    /// Says what failed, as the last line.
+    fn tell(&self) {
+        let (format, shard) = self.log.unwrap_or((Format::Human, None));
+        write_aside(format.last_line(shard, &self.line()));
     }
 
     /// For `map_err`.
@@ -193,7 +208,10 @@ const ASIDE: Duration = Duration::from_secs(1);
 /// Writes a line to standard error, where hints and errors go. A process ends also where nobody
 /// reads what it says last.
 fn say_aside(line: &str) {
-    let line = format!("{}\n", Printable(line));
+    write_aside(format!("{}\n", Printable(line)));
+}
+
+fn write_aside(line: String) {
     aside(move || {
         // When it is closed there is nobody to tell.
         let _ = io::stderr().write_all(line.as_bytes());

@@ -151,6 +151,14 @@ fn size(text: &str) -> Result<ByteSize, String> {
 
 impl Arguments {
     pub(super) fn run(self) -> Result<(), Failure> {
+        let format = self.log_format;
+        let mut shard = self.ordinal;
+        self.serve(&mut shard)
+            .map_err(|failure| failure.of_a_log(format, shard))
+    }
+
+    /// `shard` is told as soon as it is known.
+    fn serve(self, shard: &mut Option<u32>) -> Result<(), Failure> {
         // Before any secret is read.
         keep_secrets().map_err(Failure::with(Exit::Internal))?;
         if let Some(parent) = self.with_parent {
@@ -158,6 +166,7 @@ impl Arguments {
         }
         let format = self.log_format;
         let options = self.options()?;
+        *shard = Some(options.ordinal);
         let log = telemetry::init(format, &options.log_filter, options.ordinal);
         let log = log.map_err(|error| {
             let exit = match error {

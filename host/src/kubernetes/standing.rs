@@ -110,7 +110,8 @@ pub(super) struct Followed<'a> {
 impl Drop for Followed<'_> {
     fn drop(&mut self) {
         *self.standing.told() = Told::default();
-        self.standing.replicas.send_replace(Replicas::NotHeard);
         self.metrics.kubernetes.not_followed();
+        // At last: who goes by it looks at the others then.
+        self.standing.replicas.send_replace(Replicas::NotHeard);
     }
 }

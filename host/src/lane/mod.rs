@@ -141,6 +141,8 @@ struct State {
     is_pressed: AtomicBool,
     /// Why the data file is not where it was opened, if it is not.
     missing: watch::Sender<Option<Missing>>,
+    /// The last write found no space.
+    full: AtomicBool,
     /// Something was sent to a lane that has no thread to wait for it.
     #[cfg(test)]
     sent: tokio::sync::Notify,

@@ -308,6 +308,7 @@ impl Worker {
             let (moved, arrived) = (transfer.left.len(), transfer.arriving().count());
             self.metrics.partitions_moved(moved, arrived);
             self.place = Some(Arc::new(next));
+            self.stored();
             self.committed();
         } else if !next.has_the_owners_of(before) {
             self.place = Some(Arc::new(next));

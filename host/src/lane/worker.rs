@@ -153,7 +153,7 @@ impl Worker {
             Err(error) => {
                 self.tell(&error);
                 self.take((first.1, &first.2));
-                let _ = first.2.send(Written::NotStored(error));
+                let _ = first.2.send(self.not_stored(&error));
                 return None;
             }
         };
@@ -249,6 +249,7 @@ impl Worker {
             match self.store.commit(&group) {
                 Ok(_) => {
                     self.metrics.commit(began.elapsed(), waiting.len());
+                    self.stored();
                     for (_, _, trace, _) in &waiting {
                         trace.record("commit", began);
                     }
@@ -261,7 +262,7 @@ impl Worker {
                     self.committed();
                     for (sender, written, _, partition) in waiting {
                         let _ = sender.send(match failed.get(&partition) {
-                            Some(error) => not_stored(&written, error),
+                            Some(error) => self.instead(written, error),
                             None => written,
                         });
                     }
@@ -274,7 +275,7 @@ impl Worker {
                     // The store may have been opened anew.
                     self.publish();
                     for (sender, written, ..) in waiting {
-                        let _ = sender.send(not_stored(&written, &error));
+                        let _ = sender.send(self.instead(written, &error));
                     }
                     return;
                 }
@@ -322,7 +323,10 @@ impl Worker {
             // A restart on the same generation has nothing to store.
             _ if record == after => {}
             _ => {
-                self.store.set_record(after)?;
+                self.store
+                    .set_record(after)
+                    .inspect_err(|error| self.tell(error))?;
+                self.stored();
             }
         }
         *self
@@ -353,7 +357,10 @@ impl Worker {
         })?;
         match migrated {
             Ok(Ok(())) => {
-                self.store.commit_migration(migration, record)?;
+                self.store
+                    .commit_migration(migration, record)
+                    .inspect_err(|error| self.tell(error))?;
+                self.stored();
                 Ok(())
             }
             Ok(Err(reason)) => Err(PromoteError::Refused { from, reason }),
@@ -452,16 +459,6 @@ impl Worker {
 enum Taken {
     Waits,
     Gone,
-}
-
-/// What a request of a failed group is told. Even one that wrote nothing may
-/// have read what was not stored; only one that was not run can be run anew.
-fn not_stored(written: &Written, error: &CommitError) -> Written {
-    match written {
-        Written::Rerouted => Written::Rerouted,
-        Written::Elsewhere(authority) => Written::Elsewhere(authority.clone()),
-        _ => Written::NotStored(error.clone()),
-    }
 }
 
 /// Says that the lane has ended, also when it panics.

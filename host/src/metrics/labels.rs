@@ -128,6 +128,20 @@ label! {
 }
 
 label! {
+    /// Why a write was not stored.
+    NotStored as "error" {
+        /// The disk is full.
+        Full: "full",
+        /// The data file is not where it was opened.
+        Missing: "missing",
+        /// A part of the data file is damaged.
+        Damaged: "damaged",
+        /// The disk failed.
+        Failed: "failed",
+    }
+}
+
+label! {
     /// What became of a request that was passed on to another shard.
     Hop as "result" {
         /// The shard answered.

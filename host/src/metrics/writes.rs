@@ -6,6 +6,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::histogram::Histogram;
+use super::labels::{Labelled, NotStored};
 use super::{Level, Maybe, Metrics};
 
 /// The store's sizes.
@@ -27,6 +28,7 @@ pub(super) struct Writes {
     group: Histogram,
     commit_duration: Histogram,
     commit_errors: Counter,
+    not_stored: Labelled<NotStored, Counter>,
     last_commit: Maybe<f64>,
     size: Level,
     entries: Level,
@@ -44,6 +46,7 @@ impl Writes {
             group: Histogram::of_sizes(),
             commit_duration: Histogram::of_durations(),
             commit_errors: Counter::default(),
+            not_stored: Labelled::new(Counter::default),
             last_commit: Maybe::default(),
             size: Level::default(),
             entries: Level::default(),
@@ -70,6 +73,8 @@ impl Writes {
         );
         let help = "Commits that failed: nothing of them was acknowledged";
         to.register("commit_errors", help, self.commit_errors.clone());
+        let help = "Write requests that were not acknowledged, as they could not be stored";
+        to.register("writes_not_stored", help, self.not_stored.clone());
         let help = "When the last commit was made, in Unix time";
         to.register_with_unit(
             "last_commit_timestamp",
@@ -122,6 +127,11 @@ impl Metrics {
     /// A commit failed.
     pub fn commit_failed(&self) {
         self.writes.commit_errors.inc();
+    }
+
+    /// A write request is told that it was not stored.
+    pub fn write_not_stored(&self, why: NotStored) {
+        self.writes.not_stored.of(why).inc();
     }
 
     /// The last commit was made at this Unix time; not shown where there was

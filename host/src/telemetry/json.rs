@@ -5,7 +5,7 @@ use std::fmt::{self, Write as _};
 
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
-use tracing::{Event, Subscriber};
+use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
@@ -34,8 +34,6 @@ where
     ) -> fmt::Result {
         let mut fields = Fields::default();
         event.record(&mut fields);
-        let mut timestamp = String::with_capacity(32);
-        SystemTime.format_time(&mut Writer::new(&mut timestamp))?;
         let metadata = event.metadata();
         let (mut target, mut rest) = (metadata.target().to_owned(), fields.rest);
         if target == FROM_LOG {
@@ -44,24 +42,63 @@ where
             }
             rest.retain(|name, _| !name.starts_with("log."));
         }
+        let line = Line {
+            level: *metadata.level(),
+            shard: Some(self.shard),
+            target,
+            message: fields.message,
+            rest,
+        };
+        line.write(&mut writer)
+    }
+}
+
+/// The line of an error that ends a process, whatever its log lets through. The shard is none where
+/// it is not known yet.
+pub(super) fn last_line(shard: Option<u32>, target: &str, message: &str) -> String {
+    let line = Line {
+        level: Level::ERROR,
+        shard,
+        target: target.to_owned(),
+        message: message.to_owned(),
+        rest: Map::new(),
+    };
+    let mut text = String::new();
+    let written = line.write(&mut text);
+    debug_assert!(written.is_ok(), "writing to a string does not fail");
+    text
+}
+
+struct Line {
+    level: Level,
+    shard: Option<u32>,
+    target: String,
+    message: String,
+    rest: Map<String, Value>,
+}
+
+impl Line {
+    fn write(self, to: &mut impl fmt::Write) -> fmt::Result {
+        let mut timestamp = String::with_capacity(32);
+        SystemTime.format_time(&mut Writer::new(&mut timestamp))?;
         let mut line = String::with_capacity(256);
         write!(
             line,
             r#"{{"timestamp":"{timestamp}","level":"{}","shard":{},"target":{},"message":{}"#,
-            metadata.level(),
-            self.shard,
-            Value::String(target),
-            Value::String(fields.message),
+            self.level,
+            Value::from(self.shard),
+            Value::String(self.target),
+            Value::String(self.message),
         )?;
-        for (name, value) in rest {
+        for (name, value) in self.rest {
             // Each name once: the line's own go before.
             if !matches!(&*name, "timestamp" | "level" | "shard" | "target") {
                 write!(line, ",{}:{value}", Value::String(name))?;
             }
         }
         line.push('}');
-        escape(&line, &mut writer)?;
-        writer.write_char('\n')
+        escape(&line, to)?;
+        to.write_char('\n')
     }
 }
 

@@ -26,6 +26,8 @@ pub use panics::{DAMAGED, contain};
 use human::Human;
 use json::Json;
 
+use crate::printable::Printable;
+
 /// How long the end of a process waits until the last lines are written.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
@@ -42,6 +44,28 @@ pub enum Format {
     Human,
     /// A JSON object on a line of its own.
     Json,
+}
+
+impl Format {
+    /// Whether lines are JSON.
+    fn is_json(self) -> bool {
+        match self {
+            Self::Auto => !io::stderr().is_terminal(),
+            Self::Human => false,
+            Self::Json => true,
+        }
+    }
+
+    /// What a process says last that an error ends, with its line end: a line as those of its log
+    /// where they are JSON, whatever the log's filter is. The shard is none where it is not known
+    /// yet.
+    pub fn last_line(self, shard: Option<u32>, error: &str) -> String {
+        if self.is_json() {
+            json::last_line(shard, module_path!(), error)
+        } else {
+            format!("error: {}\n", Printable(error))
+        }
+    }
 }
 
 /// Why the log could not be set up or changed.
@@ -152,16 +176,11 @@ where
     let (filter, handle) = reload::Layer::new(filter::parse(directives)?);
     let terminal = io::stderr().is_terminal();
     let lines = fmt::layer().with_writer(writer);
-    let human = match format {
-        Format::Auto => terminal,
-        Format::Human => true,
-        Format::Json => false,
-    };
-    let layer = if human {
-        let lines = lines.with_ansi(terminal).event_format(Human);
+    let layer = if format.is_json() {
+        let lines = lines.event_format(Json { shard });
         lines.with_filter(filter).boxed()
     } else {
-        let lines = lines.event_format(Json { shard });
+        let lines = lines.with_ansi(terminal).event_format(Human);
         lines.with_filter(filter).boxed()
     };
     Ok((layer, Filter(handle)))

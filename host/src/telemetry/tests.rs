@@ -249,3 +249,26 @@ fn a_level_alone_is_that_of_our_own_lines() {
         ["ours", "guest's", "our trace", "their info"]
     );
 }
+
+#[test]
+fn the_last_line_is_as_the_others_are() {
+    let error = "no\nsuch \u{202e}file";
+    let line = Format::Json.last_line(Some(3), error);
+    let (line, rest) = line.split_once('\n').expect("it ends");
+    assert_eq!(rest, "");
+    let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+    assert_eq!(
+        (&line["level"], &line["shard"], &line["message"]),
+        (&"ERROR".into(), &3.into(), &error.into())
+    );
+    assert_eq!(line["target"], "ostrakon::telemetry");
+    assert!(
+        line["timestamp"]
+            .as_str()
+            .is_some_and(|at| at.ends_with('Z'))
+    );
+    let line = Format::Json.last_line(None, error);
+    assert!(line.contains(r#""shard":null"#), "{line}");
+    let line = Format::Human.last_line(Some(3), error);
+    assert_eq!(line, "error: no\\nsuch \\u{202e}file\n");
+}

@@ -2,7 +2,7 @@
 //! not wanted any more is not run.
 
 use std::fmt;
-use std::io::{BufReader, Read, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -72,20 +72,25 @@ impl Raw {
 
     /// Waits for so many answers; gives how many are 200.
     pub(super) fn answers(&mut self, count: usize) -> usize {
+        self.answers_if_any(count).expect("a frame")
+    }
+
+    /// The same of a host that may have had enough of this client, and have left it.
+    fn answers_if_any(&mut self, count: usize) -> io::Result<usize> {
         let (mut answers, mut good) = (0, 0);
         while answers < count {
             let mut head = [0; 9];
-            self.stream.read_exact(&mut head).expect("a frame");
+            self.stream.read_exact(&mut head)?;
             let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
             let mut payload = vec![0; length as usize];
-            self.stream.read_exact(&mut payload).expect("a frame");
+            self.stream.read_exact(&mut payload)?;
             if head[3] == HEADERS {
                 answers += 1;
                 // 200 has a number of its own.
                 good += usize::from(payload[0] == 0x88);
             }
         }
-        good
+        Ok(good)
     }
 }
 
@@ -311,6 +316,7 @@ fn requests_that_are_taken_back_at_once_are_not_queued() {
     let host = shard.start();
     let stored = host.client().put("/kv/large", &vec![b'x'; LARGE]).unwrap();
     assert_eq!(stored.status, 201);
+    let (alone, ()) = worst_of_others(&host, |answered| until_answered(&host, answered, 500));
     let before = handled(&host);
     let attack = |answered: &AtomicU64| {
         let mut sent = 0;
@@ -320,9 +326,8 @@ fn requests_that_are_taken_back_at_once_are_not_queued() {
             let at_once = connection % 2 == 0;
             for _ in 0..ROUNDS {
                 let streams: Vec<_> = (0..100).map(|_| raw.get("/kv/large")).collect();
-                if !at_once {
-                    assert!(raw.send());
-                    raw.answers(1);
+                if !at_once && !(raw.send() && raw.answers_if_any(1).is_ok()) {
+                    break;
                 }
                 for stream in streams {
                     raw.reset(stream);
@@ -341,10 +346,11 @@ fn requests_that_are_taken_back_at_once_are_not_queued() {
     let (run, gone) = (handled(&host) - before, gone(&host));
     println!(
         "{sent} taken back: {gone} counted as not run, {run} calls of the guest for these and the \
-         others; {worst}"
+         others; {worst}; without them {alone}"
     );
-    assert!(gone > 0);
-    assert!(worst.took < Duration::from_secs(2), "{worst}");
+    assert!(sent > 0 && gone > 0, "{gone} of {sent}");
+    let most = alone.took * 20 + Duration::from_secs(1);
+    assert!(worst.took < most, "{worst}; without them {alone}");
     assert_eq!(host.metric("ostrakon_lane_depth"), 0);
     let large = host.client().get("/kv/large").expect("an answer");
     assert_eq!((large.status, large.body.len()), (200, LARGE));

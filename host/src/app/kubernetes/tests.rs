@@ -71,6 +71,19 @@ fn shards_that_are_missing_are_a_warning_that_says_what_to_do_and_their_return_i
 }
 
 #[test]
+fn writes_that_are_refused_are_a_warning_that_says_why_and_their_return_is_told() {
+    let why = "the disk is full".to_owned();
+    let event = of_writes(false, Some(&why)).expect("it is told");
+    assert_eq!(
+        (event.kind, &*event.note),
+        (Kind::WritesRefused, "writes are refused: the disk is full")
+    );
+    assert_eq!(of_writes(false, None), None);
+    let event = of_writes(true, None).expect("it is told");
+    assert_eq!(event.kind, Kind::WritesResumed);
+}
+
+#[test]
 fn a_refusal_and_a_generation_in_place_of_another_are_told_once() {
     let live = |generation| LiveGeneration {
         generation,

@@ -29,6 +29,10 @@ pub enum Kind {
     ShardsMissing,
     /// They are there again.
     ShardsBack,
+    /// A shard stores no writes: its disk is full, or its data file is missing.
+    WritesRefused,
+    /// It does again.
+    WritesResumed,
 }
 
 impl Kind {
@@ -42,6 +46,8 @@ impl Kind {
             Self::ReshardingDone => "ReshardingDone",
             Self::ShardsMissing => "ShardsMissing",
             Self::ShardsBack => "ShardsBack",
+            Self::WritesRefused => "WritesRefused",
+            Self::WritesResumed => "WritesResumed",
         }
     }
 
@@ -51,18 +57,20 @@ impl Kind {
             Self::SwapRefused | Self::SwapRefusalEnded | Self::GenerationLive => "Swap",
             Self::ReshardingStarted | Self::ReshardingDone => "Reshard",
             Self::ShardsMissing | Self::ShardsBack => "Scale",
+            Self::WritesRefused | Self::WritesResumed => "Store",
         }
     }
 
     /// How much it is to alarm.
     fn severity(self) -> &'static str {
         match self {
-            Self::SwapRefused | Self::ShardsMissing => "Warning",
+            Self::SwapRefused | Self::ShardsMissing | Self::WritesRefused => "Warning",
             Self::SwapRefusalEnded
             | Self::GenerationLive
             | Self::ReshardingStarted
             | Self::ReshardingDone
-            | Self::ShardsBack => "Normal",
+            | Self::ShardsBack
+            | Self::WritesResumed => "Normal",
         }
     }
 
@@ -85,7 +93,17 @@ impl Kind {
 
     /// Whether it is about the StatefulSet.
     fn is_of_the_set(self) -> bool {
-        !matches!(self, Self::SwapRefused | Self::GenerationLive)
+        match self {
+            Self::ReshardingStarted
+            | Self::ReshardingDone
+            | Self::ShardsMissing
+            | Self::ShardsBack => true,
+            Self::SwapRefused
+            | Self::SwapRefusalEnded
+            | Self::GenerationLive
+            | Self::WritesRefused
+            | Self::WritesResumed => false,
+        }
     }
 }
 
