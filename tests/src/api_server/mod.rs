@@ -54,8 +54,10 @@ struct Shared {
     news: watch::Sender<u64>,
     /// Counts how often all connections were cut.
     cuts: watch::Sender<u64>,
-    /// Whether it listens.
+    /// Whether it is to listen.
     is_open: watch::Sender<bool>,
+    /// Whether it does.
+    listens: watch::Sender<bool>,
 }
 
 impl ApiServer {
@@ -76,6 +78,7 @@ impl ApiServer {
             news: watch::Sender::default(),
             cuts: watch::Sender::default(),
             is_open: watch::Sender::new(true),
+            listens: watch::Sender::new(true),
         });
         let tls = serve::tls(&authority, address.ip());
         let (end, ended) = watch::channel(false);
@@ -156,8 +159,14 @@ impl ApiServer {
     }
 
     /// Listens no more, and cuts all connections; or listens again.
+    ///
+    /// # Panics
+    /// When it cannot.
     pub fn open(&self, is_open: bool) {
         self.shared.is_open.send_replace(is_open);
+        self.wait_for("what it is to do", |server| {
+            (*server.shared.listens.borrow() == is_open).then_some(())
+        });
         if !is_open {
             self.cut();
         }

@@ -56,6 +56,7 @@ pub(super) async fn run(
         } else if listener.is_none() {
             listener = TcpListener::bind(shared.address).await.ok();
         }
+        shared.listens.send_replace(listener.is_some());
         let accept = async {
             match &listener {
                 Some(listener) => listener.accept().await,
@@ -67,7 +68,9 @@ pub(super) async fn run(
             _ = open.changed() => {}
             accepted = accept => {
                 if let Ok((stream, _)) = accepted {
-                    tokio::spawn(connection(stream, tls.clone(), Arc::clone(&shared)));
+                    // From now on, so that no cut is missed.
+                    let cuts = shared.cuts.subscribe();
+                    tokio::spawn(connection(stream, tls.clone(), Arc::clone(&shared), cuts));
                 }
             }
         }
@@ -75,8 +78,12 @@ pub(super) async fn run(
 }
 
 /// One connection, until it ends or is cut.
-async fn connection(stream: TcpStream, tls: TlsAcceptor, shared: Arc<Shared>) {
-    let mut cuts = shared.cuts.subscribe();
+async fn connection(
+    stream: TcpStream,
+    tls: TlsAcceptor,
+    shared: Arc<Shared>,
+    mut cuts: watch::Receiver<u64>,
+) {
     let served = async {
         let Ok(stream) = tls.accept(stream).await else {
             return;
