@@ -12,6 +12,7 @@ struct Conditions {
     started: AtomicBool,
     generation_live: AtomicBool,
     awaits_plan: AtomicBool,
+    awaits_peers: AtomicBool,
     stopped: AtomicBool,
     store_missing: AtomicBool,
     draining: AtomicBool,
@@ -34,6 +35,9 @@ pub enum NotReady {
     /// Its data file is not where it was opened.
     #[error("the data file was moved or removed: see store.problem in /status")]
     StoreMissing,
+    /// Its peers do not know yet where it is.
+    #[error("the shard is telling its peers where it is: this takes a few seconds at most")]
+    Unknown,
     /// Another process has its place, or its data is outdated.
     #[error(
         "this process must not serve this shard any longer: see its log for why; it asks the others whether that is so, and ends, to be started again, when nobody says so"
@@ -64,6 +68,11 @@ impl Readiness {
     /// Whether the data file is not where it was opened.
     pub fn set_store_missing(&self, missing: bool) {
         self.0.store_missing.store(missing, Ordering::Release);
+    }
+
+    /// Whether the shard's peers are still to learn where it is.
+    pub fn set_awaits_peers(&self, awaits: bool) {
+        self.0.awaits_peers.store(awaits, Ordering::Release);
     }
 
     /// The process may not go on serving. Stays so.
@@ -98,6 +107,8 @@ impl Readiness {
             Err(NotReady::NoPlan)
         } else if self.0.store_missing.load(Ordering::Acquire) {
             Err(NotReady::StoreMissing)
+        } else if self.0.awaits_peers.load(Ordering::Acquire) {
+            Err(NotReady::Unknown)
         } else {
             Ok(())
         }
@@ -122,13 +133,16 @@ mod tests {
     }
 
     #[test]
-    fn one_of_a_cluster_is_ready_when_it_knows_the_plan_and_until_it_must_not_go_on() {
+    fn one_of_a_cluster_is_ready_when_it_knows_the_plan_and_is_known_and_until_it_must_not_go_on() {
         let readiness = Readiness::default();
         readiness.set_started();
         readiness.set_generation_live();
         readiness.set_awaits_plan(true);
+        readiness.set_awaits_peers(true);
         assert_eq!(readiness.check(), Err(NotReady::NoPlan));
         readiness.set_awaits_plan(false);
+        assert_eq!(readiness.check(), Err(NotReady::Unknown));
+        readiness.set_awaits_peers(false);
         assert_eq!(readiness.check(), Ok(()));
         readiness.set_stopped();
         readiness.set_draining();

@@ -25,6 +25,7 @@ use ostrakon::topology::{
     Authority, ClusterId, Epoch, Incarnation, Ordinal, Passed, Placement, Plan,
 };
 use ostrakon::trace::Trace;
+use tokio::time::Instant;
 
 /// More hops than a client ever needs here.
 const MAX_HOPS: usize = 4;
@@ -108,12 +109,13 @@ impl Others for From {
         at: Ordinal,
         request: &'a Arc<Request>,
         told: Option<Passed>,
+        until: Instant,
     ) -> Boxed<'a, Forwarded> {
         Box::pin(async move {
             self.net.learn(at.0, &self.net.plan(self.me)).await;
             let services = self.net.0.services.get().unwrap();
             match services[at.0 as usize]
-                .answer_here(request, told.as_ref())
+                .answer_here(request, told.as_ref(), until - Instant::now())
                 .await
             {
                 Ok(answer) => Forwarded::Answered {
@@ -129,7 +131,7 @@ impl Others for From {
         })
     }
 
-    fn tell(&self, at: Ordinal) -> Boxed<'_, Result<Epoch, String>> {
+    fn tell(&self, at: Ordinal, _: Instant) -> Boxed<'_, Result<Epoch, String>> {
         Box::pin(async move {
             let plan = self.net.plan(self.me);
             self.net.learn(at.0, &plan).await;
@@ -138,11 +140,16 @@ impl Others for From {
         })
     }
 
-    fn hold(&self, _: Ordinal) -> Boxed<'_, Result<(), String>> {
+    fn hold(&self, _: Ordinal, _: Instant) -> Boxed<'_, Result<(), String>> {
         unreachable!("nothing is asked of all shards here")
     }
 
-    fn part<'a>(&'a self, _: Ordinal, _: &'a Arc<Request>) -> Boxed<'a, Result<Part, String>> {
+    fn part<'a>(
+        &'a self,
+        _: Ordinal,
+        _: &'a Arc<Request>,
+        _: Instant,
+    ) -> Boxed<'a, Result<Part, String>> {
         unreachable!("nothing is asked of all shards here")
     }
 }

@@ -377,6 +377,7 @@ impl App {
                 }
             });
             readiness.set_awaits_plan(true);
+            readiness.set_awaits_peers(true);
             let among = cluster.run(listener, service.clone(), peers_down);
             Some(tokio::spawn(among))
         } else {
@@ -424,6 +425,8 @@ impl App {
             if let Some(cluster) = placed {
                 cluster.until_placed().await;
                 readiness.set_awaits_plan(false);
+                cluster.until_known().await;
+                readiness.set_awaits_peers(false);
             }
             tracing::info!("ready");
         });

@@ -1,6 +1,10 @@
 //! What others ask of this shard.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::Response;
@@ -18,13 +22,17 @@ use crate::trace::Open;
 /// Why a request that was passed on is not answered.
 const NO_REQUEST: &str = "the request is not one";
 
-/// Answers peers.
+/// Answers the peer of one connection.
 #[derive(Debug)]
 pub(super) struct Answering {
     pub(super) cluster: Cluster,
     pub(super) service: Service,
     /// Whose requests peers pass on.
-    pub(super) clients: Clients,
+    pub(super) clients: Arc<Clients>,
+    /// Where it calls from.
+    pub(super) from: SocketAddr,
+    /// Whether it is noted where it is.
+    pub(super) is_noted: AtomicBool,
 }
 
 impl Handler for Answering {
@@ -94,6 +102,9 @@ impl Answering {
         if self.cluster.is_past(peer, asked.heeds).await {
             return Said::Past;
         }
+        if !self.is_noted.swap(true, Relaxed) {
+            self.cluster.meet(peer, self.from.ip());
+        }
         match asked.ask {
             Ask::Heeded => Said::Heeded(self.cluster.heeded(source)),
             Ask::HasGiven(epoch) if self.cluster.has_given(epoch) => Said::Done,
@@ -102,12 +113,14 @@ impl Answering {
                 request,
                 told,
                 plan,
+                within,
             } => {
                 let unpacked = request.unpack(self.service.tracer(), client.clone());
                 let Some(unpacked) = unpacked else {
                     return Said::Later(NO_REQUEST.to_owned());
                 };
-                self.forwarded(peer, unpacked, told, plan).await
+                let within = Duration::from_millis(within);
+                self.forwarded(peer, unpacked, told, plan, within).await
             }
             Ask::Part(request) => match request.unpack(self.service.tracer(), client.clone()) {
                 Some((request, _span)) => self.part(request).await,
@@ -117,6 +130,7 @@ impl Answering {
                 Ok(()) => Said::Done,
                 Err(why) => Said::Later(why),
             },
+            Ask::Addresses => Said::Addresses(self.cluster.addresses()),
             Ask::Schema => Said::Schema(self.cluster.schema()),
             Ask::Plan => Said::Plan(self.cluster.plan()),
             Ask::Learn(plan) => match self.learn(peer, plan).await {
@@ -192,6 +206,7 @@ impl Answering {
         (request, mut span): (Request, Option<Open>),
         told: Option<Passed>,
         plan: Plan,
+        within: Duration,
     ) -> Said {
         if let Some(span) = &mut span {
             span.say("ostrakon.peer", peer.ordinal);
@@ -200,7 +215,8 @@ impl Answering {
             return later;
         }
         let request = Arc::new(request);
-        match self.service.answer_here(&request, told.as_ref()).await {
+        let answer = self.service.answer_here(&request, told.as_ref(), within);
+        match answer.await {
             Ok(answer) => {
                 if let Some(span) = &mut span {
                     answer.tell(span);

@@ -2,12 +2,13 @@
 //! and, as the coordinator, beginning and ending changes.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::giving::AHEAD;
@@ -20,10 +21,12 @@ use crate::topology::{ClusterId, Ordinal, Placement, Plan};
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How often it asks others for their plan.
 pub(super) const ASK_EVERY: Duration = Duration::from_secs(1);
+/// How long a new shard waits for the coordinator to call before it asks for its name.
+const EARLY: Duration = Duration::from_secs(2);
 /// How often it says that it does not learn of any.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 /// How many shards that a change is about are asked at once.
-const LOOKED_FOR: usize = 32;
+pub(super) const LOOKED_FOR: usize = 32;
 
 /// A shard's work, in one task.
 pub(super) struct Conductor {
@@ -35,6 +38,10 @@ pub(super) struct Conductor {
     looked: Option<Instant>,
     /// When it was last told why there is no plan here.
     complained: Instant,
+    /// When it began.
+    began: Instant,
+    /// The task that makes this process known, one at a time.
+    acquainting: Option<JoinHandle<()>>,
     /// The shards to which a task is sending batches.
     receivers: BTreeSet<Ordinal>,
     sending: JoinSet<Ordinal>,
@@ -48,6 +55,8 @@ impl Conductor {
             turn: 0,
             looked: None,
             complained: Instant::now(),
+            began: Instant::now(),
+            acquainting: None,
             receivers: BTreeSet::new(),
             sending: JoinSet::new(),
         }
@@ -58,6 +67,7 @@ impl Conductor {
         while !*shutdown.borrow_and_update() && self.cluster.0.stopped.borrow().is_none() {
             if self.asked.is_none_or(|asked| asked.elapsed() >= ASK_EVERY) {
                 self.asked = Some(Instant::now());
+                self.acquaint();
                 self.ask_others().await;
             }
             match self.once().await {
@@ -296,6 +306,9 @@ impl Conductor {
             self.tell_all();
             return;
         }
+        if self.is_early() {
+            return;
+        }
         cluster.look_for_peers(&mut self.turn);
         let asked = timeout(ASK_EVERY, cluster.ask(Ordinal::COORDINATOR, &Ask::Plan)).await;
         if asked.is_err() {
@@ -319,6 +332,34 @@ impl Conductor {
             }
             _ => {}
         }
+    }
+
+    /// Whether it is too early to ask for the coordinator's name. A new cluster's names
+    /// begin to exist about when its shards start, and what a cache has heard too
+    /// early it says for half a minute. So new shards wait a moment for being
+    /// called by the coordinator, and of each two one at least asks late enough.
+    fn is_early(&self) -> bool {
+        let cluster = &self.cluster;
+        let address = cluster.0.peers.of(Ordinal::COORDINATOR);
+        let is_name = address.parse::<SocketAddr>().is_err();
+        let line = cluster.0.line.load();
+        let is_found = line.endpoint.addresses.has(Ordinal::COORDINATOR.0);
+        is_name && !is_found && cluster.plan().is_none() && self.began.elapsed() < EARLY
+    }
+
+    /// Makes this process known to peers that do not know it yet.
+    fn acquaint(&mut self) {
+        let is_under_way = self.acquainting.as_ref();
+        if self.is_early() || is_under_way.is_some_and(|task| !task.is_finished()) {
+            return;
+        }
+        let cluster = self.cluster.clone();
+        let strangers = cluster.strangers();
+        self.acquainting = (!strangers.is_empty()).then(|| {
+            tokio::spawn(async move {
+                cluster.acquaint(&strangers).await;
+            })
+        });
     }
 
     /// Tells the coordinator's plan to all that it is about.

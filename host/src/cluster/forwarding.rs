@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use super::message::{Ask, ForwardedRequest, Said};
 use super::{AskError, Cluster};
 use crate::contract::Request;
@@ -15,18 +17,21 @@ impl Others for Cluster {
         at: Ordinal,
         request: &'a Arc<Request>,
         told: Option<Passed>,
+        until: Instant,
     ) -> Boxed<'a, Forwarded> {
         Box::pin(async move {
             let Some(plan) = self.plan() else {
                 return Forwarded::NotTaken("there is no plan yet".to_owned());
             };
             let mut span = hop(request, at, "forward");
+            let within = until.saturating_duration_since(Instant::now());
             let ask = Ask::Forward {
                 request: ForwardedRequest::new(request, span.as_ref()),
                 told,
                 plan,
+                within: u64::try_from(within.as_millis()).unwrap_or(u64::MAX),
             };
-            let said = self.ask(at, &ask).await;
+            let said = self.ask_until(at, &ask, Some(until)).await;
             if let (Some(span), Err(error)) = (&mut span, &said) {
                 span.fail(error.to_string());
             }
@@ -55,25 +60,25 @@ impl Others for Cluster {
         })
     }
 
-    fn hold(&self, at: Ordinal) -> Boxed<'_, Result<(), String>> {
+    fn hold(&self, at: Ordinal, until: Instant) -> Boxed<'_, Result<(), String>> {
         Box::pin(async move {
             if at == self.0.me {
                 return self.hold_here().await;
             }
-            match self.ask(at, &Ask::Hold).await {
+            match self.ask_until(at, &Ask::Hold, Some(until)).await {
                 Ok(Said::Done) => Ok(()),
                 said => Err(self.refusal(at, said)),
             }
         })
     }
 
-    fn tell(&self, at: Ordinal) -> Boxed<'_, Result<Epoch, String>> {
+    fn tell(&self, at: Ordinal, until: Instant) -> Boxed<'_, Result<Epoch, String>> {
         Box::pin(async move {
             let Some(plan) = self.plan() else {
                 return Err("there is no plan yet".to_owned());
             };
             let epoch = plan.epoch;
-            match self.ask(at, &Ask::Learn(plan)).await {
+            match self.ask_until(at, &Ask::Learn(plan), Some(until)).await {
                 Ok(Said::Plan(Some(_))) => Ok(epoch),
                 said => Err(self.refusal(at, said)),
             }
@@ -84,11 +89,12 @@ impl Others for Cluster {
         &'a self,
         at: Ordinal,
         request: &'a Arc<Request>,
+        until: Instant,
     ) -> Boxed<'a, Result<Part, String>> {
         Box::pin(async move {
             let mut span = hop(request, at, "ask for a part");
             let ask = Ask::Part(ForwardedRequest::new(request, span.as_ref()));
-            let said = self.ask(at, &ask).await;
+            let said = self.ask_until(at, &ask, Some(until)).await;
             if let (Some(span), Err(error)) = (&mut span, &said) {
                 span.fail(error.to_string());
             }

@@ -1,6 +1,7 @@
 //! What shards ask of each other.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -38,6 +39,8 @@ pub(super) enum Ask {
         request: ForwardedRequest,
         told: Option<Passed>,
         plan: Plan,
+        /// For how many milliseconds it may wait there.
+        within: u64,
     },
     /// The plan that it goes by.
     Plan,
@@ -68,6 +71,8 @@ pub(super) enum Ask {
     Heeded,
     /// Whether it has given away all that it has to under the plan of this epoch.
     HasGiven(Epoch),
+    /// From where peers have called it.
+    Addresses,
 }
 
 /// What is said to that.
@@ -116,6 +121,8 @@ pub(super) enum Said {
     Heeded(Option<Heeded>),
     /// Nothing was done: the sender heeds a later process of this ordinal.
     Past,
+    /// From where peers have called, by their ordinals.
+    Addresses(Vec<(u32, IpAddr)>),
 }
 
 /// A process that is heeded.

@@ -11,6 +11,7 @@
 //! | asking peers only to find out whether they can be | by itself, within a second | that is what is noted |
 //! | one for each shard that batches go to | when there are none left, or with the conductor | what it could not send is sent again |
 
+mod acquaintance;
 mod answering;
 mod ceilings;
 mod conductor;
@@ -41,6 +42,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::client::Clients;
 use crate::lane::{Change, ChangeError, Changed, Lane};
@@ -182,6 +184,8 @@ enum AskError {
     Superseded,
     #[error("an earlier process of it answers at its address, and does nothing")]
     Past,
+    #[error("what it says of the plan counts once its name leads to where it was found")]
+    Unnamed,
 }
 
 impl AskError {
@@ -189,7 +193,7 @@ impl AskError {
     fn is_not_run(&self) -> bool {
         match self {
             Self::Request(error) => error.is_not_sent(),
-            Self::Foreign | Self::Superseded | Self::Past => true,
+            Self::Foreign | Self::Superseded | Self::Past | Self::Unnamed => true,
             Self::Answer => false,
         }
     }
@@ -205,7 +209,8 @@ impl Cluster {
         guests: Guests,
         replicas: watch::Receiver<Replicas>,
     ) -> Self {
-        Self::over(AnyDial::new(Tcp), options, endpoint, lane, guests, replicas)
+        let dial = AnyDial::new(Tcp::from(options.listen.ip()));
+        Self::over(dial, options, endpoint, lane, guests, replicas)
     }
 
     fn over(
@@ -262,11 +267,7 @@ impl Cluster {
         tasks.spawn(Conductor::new(self.clone()).run(shutdown.clone()));
         tasks.spawn(progress::watch(self.clone(), shutdown.clone()));
         tasks.spawn(self.clone().verify(shutdown.clone()));
-        let handler = Arc::new(answering::Answering {
-            cluster: self.clone(),
-            service,
-            clients: Clients::default(),
-        });
+        let clients = Arc::new(Clients::default());
         let refusals = Arc::new(Seldom::default());
         loop {
             tokio::select! {
@@ -276,7 +277,14 @@ impl Cluster {
                 accepted = listener.accept() => match accepted {
                     Ok((stream, peer)) => {
                         let endpoint = Arc::clone(&self.0.line.load().endpoint);
-                        let (handler, shutdown) = (Arc::clone(&handler), shutdown.clone());
+                        let handler = Arc::new(answering::Answering {
+                            cluster: self.clone(),
+                            service: service.clone(),
+                            clients: Arc::clone(&clients),
+                            from: peer,
+                            is_noted: AtomicBool::default(),
+                        });
+                        let shutdown = shutdown.clone();
                         let metrics = Arc::clone(&self.0.guests.metrics);
                         let refusals = Arc::clone(&refusals);
                         tasks.spawn(async move {
@@ -303,6 +311,16 @@ impl Cluster {
 
     /// Asks a shard.
     async fn ask(&self, at: Ordinal, ask: &Ask) -> Result<Said, AskError> {
+        self.ask_until(at, ask, None).await
+    }
+
+    /// Asks a shard, if that can be sent by then.
+    async fn ask_until(
+        &self,
+        at: Ordinal,
+        ask: &Ask,
+        until: Option<Instant>,
+    ) -> Result<Said, AskError> {
         let cluster = self.id();
         let heeds = self.heeds(at);
         let body = postcard::to_stdvec(&Asked {
@@ -315,8 +333,9 @@ impl Cluster {
         if !line.pool.knows(at.0) {
             line.pool.set_address(at.0, &self.0.peers.of(at));
         }
-        let said = match line.pool.ask(at.0, Bytes::from(body)).await {
-            Ok(answered) => self.said(at, &line, &answered).await,
+        let body = Bytes::from(body);
+        let said = match line.pool.ask(at.0, body, until).await {
+            Ok(answered) => self.said(at, &line, ask, &answered).await,
             Err(error) => Err(error.into()),
         };
         self.note_reached(at, &said);
@@ -324,7 +343,13 @@ impl Cluster {
     }
 
     /// What a shard said, if it is one of this cluster, and the one that is heeded.
-    async fn said(&self, at: Ordinal, line: &Line, answered: &Answered) -> Result<Said, AskError> {
+    async fn said(
+        &self,
+        at: Ordinal,
+        line: &Line,
+        ask: &Ask,
+        answered: &Answered,
+    ) -> Result<Said, AskError> {
         match postcard::from_bytes(&answered.body) {
             Ok(Said::Superseded(by)) => {
                 self.superseded(by, at, line).await;
@@ -351,7 +376,11 @@ impl Cluster {
             }
             said => {
                 line.heed(at);
-                said.map_err(|_| AskError::Answer)
+                let said = said.map_err(|_| AskError::Answer)?;
+                if self.decides(ask, &said) && !line.pool.is_at_its_name(answered).await {
+                    return Err(AskError::Unnamed);
+                }
+                Ok(said)
             }
         }
     }

@@ -149,7 +149,7 @@ impl Cluster {
     /// Notes whether a peer could be asked.
     pub(super) fn note_reached<T>(&self, peer: Ordinal, asked: &Result<T, AskError>) {
         let cause = match asked {
-            Ok(_) | Err(AskError::Superseded) => None,
+            Ok(_) | Err(AskError::Superseded | AskError::Unnamed) => None,
             Err(error) => Some(error.to_string()),
         };
         self.note_contact(peer, cause, false);

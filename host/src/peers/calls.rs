@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::time::{Instant, timeout_at};
 
 use super::cause::{Cause, RequestError};
 use super::frame::Frame;
@@ -70,19 +71,28 @@ impl Calls {
         })
     }
 
-    /// Sends a request and waits for its answer.
-    pub(super) async fn request(&self, body: Bytes) -> Result<Bytes, RequestError> {
+    /// Sends a request, though not after `until`, and waits for its answer.
+    pub(super) async fn request(
+        &self,
+        body: Bytes,
+        until: Option<Instant>,
+    ) -> Result<Bytes, RequestError> {
         if body.len() > self.most_body {
             return Err(RequestError::NotSent(Cause::TooLarge {
                 length: body.len(),
                 most: self.most_body,
             }));
         }
-        let place = self.room.place(body.len()).await;
-        let mut ticket = self.enter(body, place)?;
-        (&mut ticket.answer)
-            .await
-            .unwrap_or(Err(RequestError::Unknown(Cause::Closed)))
+        let late = || RequestError::NotSent(Cause::Late);
+        let place = by(until, self.room.place(body.len())).await;
+        let mut ticket = self.enter(body, place.ok_or_else(late)?)?;
+        let answer = match by(until, &mut ticket.answer).await {
+            Some(answer) => answer,
+            None if ticket.take_back() => return Err(late()),
+            // It is sent: so it is waited for as long as the other side lives.
+            None => (&mut ticket.answer).await,
+        };
+        answer.unwrap_or(Err(RequestError::Unknown(Cause::Closed)))
     }
 
     fn enter(&self, body: Bytes, place: Option<Place>) -> Result<Ticket<'_>, RequestError> {
@@ -113,6 +123,11 @@ impl Calls {
     /// Whether a new request would be taken.
     pub(super) fn is_open(&self) -> bool {
         self.outgoing.queue().shut.is_none()
+    }
+
+    /// Whether any request has no answer yet.
+    pub(super) fn are_awaited(&self) -> bool {
+        !self.outgoing.queue().calls.is_empty()
     }
 
     /// Why no request is taken any more, if so.
@@ -208,22 +223,40 @@ impl Queue for Waiting {
     }
 }
 
+impl Ticket<'_> {
+    /// Takes the request back, if it was not sent yet; says whether it is so.
+    fn take_back(&self) -> bool {
+        let mut state = self.calls.outgoing.queue();
+        let is_unsent = |call: &Call| call.body.is_some();
+        if !state.calls.get(&self.id).is_some_and(is_unsent) {
+            return false;
+        }
+        let call = state.calls.remove(&self.id);
+        drop(state);
+        drop(call);
+        true
+    }
+}
+
 impl Drop for Ticket<'_> {
     fn drop(&mut self) {
-        let mut state = self.calls.outgoing.queue();
-        match state.calls.get(&self.id) {
-            None => {}
-            Some(call) if call.body.is_some() => {
-                let call = state.calls.remove(&self.id);
-                drop(state);
-                drop(call);
-            }
-            // Its place is free again once the other side says that there is no answer.
-            Some(_) => {
-                state.given_up.push_back(self.id);
-                drop(state);
-                self.calls.outgoing.tell();
-            }
+        if self.take_back() {
+            return;
         }
+        let mut state = self.calls.outgoing.queue();
+        if state.calls.contains_key(&self.id) {
+            // Its place is free again once the other side says that there is no answer.
+            state.given_up.push_back(self.id);
+            drop(state);
+            self.calls.outgoing.tell();
+        }
+    }
+}
+
+/// What comes, if it does by then.
+pub(super) async fn by<T>(until: Option<Instant>, coming: impl Future<Output = T>) -> Option<T> {
+    match until {
+        Some(until) => timeout_at(until, coming).await.ok(),
+        None => Some(coming.await),
     }
 }

@@ -20,6 +20,12 @@ pub enum Cause {
     /// What answers there runs nothing that is sent to it from here.
     #[error("what answers at its address is not it, and runs nothing for this cluster: {0}")]
     NotThePeer(&'static str),
+    /// The time was over before the request could be sent.
+    #[error("there was no connection, or no room on it, in time; try again later")]
+    Late,
+    /// A later process of the peer has said where it is.
+    #[error("the other side was replaced by a later process; connect to that one")]
+    Replaced,
     /// A body is too long for a frame.
     #[error("a body of {length} bytes is above the {most} allowed; split it")]
     TooLarge {

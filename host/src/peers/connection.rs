@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
-use tokio::time::{sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::calls::Calls;
 use super::cause::{Cause, RequestError};
@@ -18,7 +18,7 @@ use super::frame::Frame;
 use super::frame_buffer::FrameBuffer;
 use super::handshake::{self, Greeted, Party, plain};
 use super::handshake_error::HandshakeError;
-use super::keepalive::{Due, Keepalive};
+use super::keepalive::{Due, Keepalive, Owed};
 
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -132,15 +132,15 @@ impl Connection {
         self.0.calls.shut_by()
     }
 
-    /// Whether it is the same connection.
-    pub(super) fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
-    }
-
     /// Takes no more requests, and ends those in flight as not run: call it only where
     /// the other side has said that it runs none.
     pub(super) fn disown(&self, cause: &Cause) {
         self.0.calls.disown(cause);
+    }
+
+    /// Gives it up: what is in flight on it ends at once, for this cause.
+    pub(super) fn give_up(&self, cause: &Cause) {
+        self.0.calls.end(cause);
     }
 
     /// Sends a request and waits for its answer; waits first while as much is
@@ -150,7 +150,19 @@ impl Connection {
     /// # Errors
     /// Whether it may have been carried out, and why there is no answer.
     pub async fn request(&self, body: Bytes) -> Result<Bytes, RequestError> {
-        self.0.calls.request(body).await
+        self.request_until(body, None).await
+    }
+
+    /// The same, where the request is not sent after `until`.
+    ///
+    /// # Errors
+    /// Whether it may have been carried out, and why there is no answer.
+    pub async fn request_until(
+        &self,
+        body: Bytes,
+        until: Option<Instant>,
+    ) -> Result<Bytes, RequestError> {
+        self.0.calls.request(body, until).await
     }
 }
 
@@ -223,7 +235,8 @@ impl Driver {
                 // What comes often last: it does not keep pings from their turn.
                 biased;
                 () = sleep_until(self.keepalive.deadline()) => {
-                    match self.keepalive.due(self.buffer.heard()) {
+                    let owed = if self.calls.are_awaited() { Owed::ToUs } else { Owed::Nothing };
+                    match self.keepalive.due(self.buffer.heard(), owed) {
                         Due::Nothing => {}
                         Due::Ping(number) => self.calls.outgoing().ping(number),
                         Due::End(after) => return Cause::Silent(after),

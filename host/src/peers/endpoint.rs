@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use super::addresses::Addresses;
 use super::credentials::Credentials;
 use super::settings::Settings;
 use crate::lobby::Lobby;
@@ -18,6 +19,8 @@ pub struct Endpoint {
     pub credentials: watch::Receiver<Arc<Credentials>>,
     /// Our bounds and times.
     pub settings: Settings,
+    /// Where peers are, by what was heard of them.
+    pub addresses: Addresses,
     pub(super) lobby: Arc<Lobby>,
 }
 
@@ -29,6 +32,7 @@ impl Endpoint {
             identity,
             credentials,
             settings: Settings::default(),
+            addresses: Addresses::default(),
             lobby: Arc::default(),
         }
     }

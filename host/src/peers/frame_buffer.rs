@@ -48,6 +48,11 @@ impl FrameBuffer {
         self.heard
     }
 
+    /// Whether a frame has begun to come.
+    pub(super) fn is_partial(&self) -> bool {
+        !self.bytes.is_empty()
+    }
+
     /// The next frame, without its length; dropping the future loses nothing.
     pub(super) async fn next<R: AsyncRead + Unpin>(
         &mut self,

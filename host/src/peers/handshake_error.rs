@@ -130,6 +130,40 @@ impl HandshakeError {
         Some(text)
     }
 
+    /// Whether whoever answered cannot be the peer that was called. A peer that is
+    /// down, slow or refuses us still can.
+    pub(super) fn is_of_another(&self) -> bool {
+        match self {
+            Self::Tls(problem) => matches!(
+                problem,
+                Problem::Name
+                    | Problem::UnknownAuthority
+                    | Problem::Purpose
+                    | Problem::NoCertificate
+                    | Problem::Protocol
+            ),
+            Self::TokenMissingThere
+            | Self::WrongToken
+            | Self::WrongOrdinal { .. }
+            | Self::TooLarge { .. }
+            | Self::NotAShard
+            | Self::Malformed(_)
+            | Self::Reflected => true,
+            Self::Io(_)
+            | Self::Closed
+            | Self::ClosedAtHello
+            | Self::PlainThere
+            | Self::PlainHere
+            | Self::CrowdedOut
+            | Self::TimedOut(_)
+            | Self::Versions { .. }
+            | Self::TokenMissingHere
+            | Self::NotAdmitted(_)
+            | Self::Refused(_)
+            | Self::NoRandomness(_) => false,
+        }
+    }
+
     /// Whether the fault lies with this process.
     pub(super) fn is_ours(&self) -> bool {
         matches!(self, Self::NoRandomness(_))

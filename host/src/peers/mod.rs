@@ -6,6 +6,7 @@
 //! answers. Neither side trusts what the other sends before the handshake.
 
 mod accept;
+mod addresses;
 mod calls;
 mod cause;
 mod connection;
@@ -22,6 +23,7 @@ mod lock;
 mod outbox;
 mod pool;
 mod proof;
+mod race;
 mod reply;
 mod room;
 mod serve;
@@ -35,6 +37,7 @@ mod writer;
 mod tests;
 
 pub use accept::Accept;
+pub use addresses::Addresses;
 pub use cause::{Cause, RequestError};
 pub use connection::Connection;
 pub use credentials::{Credentials, Demand};

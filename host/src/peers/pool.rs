@@ -2,16 +2,19 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
+use super::calls::by;
 use super::cause::{Cause, RequestError};
-use super::connection::Connection;
 use super::dial::{Dial, Tcp};
-use super::endpoint::Endpoint;
+use super::endpoint::{Endpoint, Identity};
 use super::lock::lock;
+use super::race::Opened;
 use super::slot::Slot;
 
 /// The connections to all peers, made on demand.
@@ -34,13 +37,13 @@ pub struct Answered {
     /// What was answered.
     pub body: Bytes,
     slot: Arc<Slot>,
-    connection: Connection,
+    opened: Arc<Opened>,
 }
 
 impl Pool<Tcp> {
     /// A pool over plain TCP that knows no peer yet.
     pub fn new(endpoint: Arc<Endpoint>) -> Self {
-        Self::with_dial(endpoint, Tcp)
+        Self::with_dial(endpoint, Tcp::default())
     }
 }
 
@@ -95,48 +98,74 @@ impl<D: Dial> Pool<D> {
         lock(&self.peers).remove(&ordinal);
     }
 
+    /// A process of a peer is heeded from now on, and called from `at`, if that leads to
+    /// it. What is in flight to an earlier process of the peer ends at once.
+    pub fn announced(&self, peer: &Identity, at: Option<SocketAddr>) {
+        if let Some(at) = at {
+            self.endpoint.addresses.announce(peer, at);
+        }
+        let slots = lock(&self.peers).get(&peer.ordinal).cloned();
+        for slot in slots.iter().flat_map(|slots| &slots.list) {
+            slot.leave_older(peer.incarnation);
+        }
+    }
+
     /// Sends a request to a peer and waits for its answer.
     ///
     /// # Errors
     /// Whether it may have been carried out, and why there is no answer.
     pub async fn request(&self, ordinal: u32, body: Bytes) -> Result<Bytes, RequestError> {
-        let answered = self.ask(ordinal, body).await;
+        let answered = self.ask(ordinal, body, None).await;
         answered.map(|answered| answered.body)
     }
 
-    /// The same, to be able to disown whoever answered.
+    /// The same, to know who answered. The request is not sent after `until`; one that
+    /// was sent by then is waited for as long as the peer lives.
     ///
     /// # Errors
     /// Whether it may have been carried out, and why there is no answer.
-    pub async fn ask(&self, ordinal: u32, body: Bytes) -> Result<Answered, RequestError> {
+    pub async fn ask(
+        &self,
+        ordinal: u32,
+        body: Bytes,
+        until: Option<Instant>,
+    ) -> Result<Answered, RequestError> {
+        let not_sent = RequestError::NotSent;
         let slots = lock(&self.peers).get(&ordinal).cloned();
-        let slots = slots.ok_or(RequestError::NotSent(Cause::NoAddress(ordinal)))?;
+        let slots = slots.ok_or(not_sent(Cause::NoAddress(ordinal)))?;
         let turn = slots.turn.fetch_add(1, Ordering::Relaxed);
         let slot = &slots.list[turn % slots.list.len()];
-        let connection = slot
-            .connection(&self.endpoint, &self.dial)
-            .await
-            .map_err(RequestError::NotSent)?;
-        let body = connection.request(body).await?;
+        let opened = by(until, slot.opened(&self.endpoint, &self.dial)).await;
+        let opened = opened.unwrap_or(Err(Cause::Late)).map_err(not_sent)?;
+        let body = opened.connection.request_until(body, until).await?;
         Ok(Answered {
             body,
             slot: Arc::clone(slot),
-            connection,
+            opened,
         })
+    }
+
+    /// Whether the peer's configured address leads to whoever answered. Otherwise only
+    /// what it said itself, or another peer, led there.
+    pub async fn is_at_its_name(&self, answered: &Answered) -> bool {
+        answered
+            .slot
+            .is_at_its_name(&answered.opened, &*self.dial)
+            .await
     }
 
     /// Whoever answered is not to be asked any more: what is in flight to it is still
     /// waited for, and the peer is looked for anew after a short pause.
     pub fn leave(&self, answered: &Answered, why: &'static str) {
-        let (slot, connection) = (&answered.slot, &answered.connection);
-        slot.leave(&self.endpoint, connection, &Cause::NotThePeer(why));
+        let (slot, opened) = (&answered.slot, &answered.opened);
+        slot.leave(&self.endpoint, opened, &Cause::NotThePeer(why));
     }
 
     /// Whoever answered is not the peer, and runs nothing for us: what is in flight to
     /// it ends as not sent, and the peer is looked for anew after a short pause.
     pub fn disown(&self, answered: &Answered, why: &'static str) {
-        let (slot, connection) = (&answered.slot, &answered.connection);
-        slot.disown(&self.endpoint, connection, &Cause::NotThePeer(why));
+        let (slot, opened) = (&answered.slot, &answered.opened);
+        slot.disown(&self.endpoint, opened, &Cause::NotThePeer(why));
     }
 }
 
@@ -144,7 +173,7 @@ impl fmt::Debug for Answered {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_struct("Answered")
             .field("bytes", &self.body.len())
-            .field("connection", &self.connection)
+            .field("connection", &self.opened.connection)
             .finish_non_exhaustive()
     }
 }

@@ -14,7 +14,7 @@ use super::cause::Cause;
 use super::endpoint::Identity;
 use super::frame::Frame;
 use super::frame_buffer::FrameBuffer;
-use super::keepalive::{Due, Keepalive};
+use super::keepalive::{Due, Keepalive, Owed};
 use super::outbox::Outbox;
 use super::reply::Reply;
 use super::room::semaphore;
@@ -115,7 +115,7 @@ impl<'a, H: Handler> Session<'a, H> {
                     return Err(Cause::NoAck(self.settings.goaway_timeout));
                 }
                 () = sleep_until(self.keepalive.deadline()) => {
-                    self.beat(buffer.heard(), reads)?;
+                    self.beat(buffer, reads)?;
                 }
                 frame = buffer.next(from), if reads => {
                     let frame = Frame::decode(frame?)?;
@@ -135,10 +135,17 @@ impl<'a, H: Handler> Session<'a, H> {
         }
     }
 
-    fn beat(&mut self, heard: Instant, reads: bool) -> Result<(), Cause> {
+    fn beat(&mut self, buffer: &FrameBuffer, reads: bool) -> Result<(), Cause> {
         // What we do not read on purpose we cannot hear.
-        let heard = if reads { heard } else { Instant::now() };
-        match self.keepalive.due(heard) {
+        let heard = if reads {
+            buffer.heard()
+        } else {
+            Instant::now()
+        };
+        // Who sends a long body hears by it that we are there.
+        let is_owed = !self.tasks.is_empty() || buffer.is_partial();
+        let owed = if is_owed { Owed::ByUs } else { Owed::Nothing };
+        match self.keepalive.due(heard, owed) {
             Due::Nothing => Ok(()),
             Due::Ping(number) => {
                 self.outbox.ping(number);

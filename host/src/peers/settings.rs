@@ -24,15 +24,25 @@ pub struct Settings {
     /// How long a connection may go on with what is in flight on it once what
     /// the other side has shown does not suffice any more.
     pub revoked_timeout: Duration,
-    /// The pause between two pings; give both sides the same.
+    /// How often it is looked whether the other side is alive; while something is
+    /// owed, with a ping.
+    pub probe_pace: Duration,
+    /// How long the other side may say nothing at all while it owes an answer.
+    pub probe_limit: Duration,
+    /// The pause between two pings while nothing is owed; give both sides the same.
     pub ping_idle: Duration,
     /// The time that may pass after a ping was due without a byte from the
-    /// other side.
+    /// other side, while nothing is owed.
     pub ping_answer: Duration,
     /// The time within which the other side must confirm that we go away.
     pub goaway_timeout: Duration,
     /// The longest time to reach a peer, handshake included.
     pub connect_timeout: Duration,
+    /// How long the next way to a peer waits for the one before: where it said that
+    /// it is, its name, where it was.
+    pub stagger: Duration,
+    /// How often a peer's name is asked for again while connecting takes its time.
+    pub look_again: Duration,
     /// The connections a pool keeps to each peer (0 counts as 1).
     pub connections: usize,
     /// The pause after a first failure to connect; it doubles with each more.
@@ -53,10 +63,14 @@ impl Default for Settings {
             handshake_timeout: Duration::from_secs(5),
             max_greeting: 128,
             revoked_timeout: Duration::from_secs(30),
+            probe_pace: Duration::from_millis(500),
+            probe_limit: Duration::from_secs(2),
             ping_idle: Duration::from_secs(5),
             ping_answer: Duration::from_secs(10),
             goaway_timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(5),
+            stagger: Duration::from_millis(250),
+            look_again: Duration::from_millis(500),
             connections: 1,
             backoff_first: Duration::from_millis(100),
             backoff_most: Duration::from_secs(2),

@@ -1,26 +1,28 @@
 //! The place of one connection in a pool.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
+use super::addresses::Heard;
 use super::cause::Cause;
-use super::connection::Connection;
-use super::credentials::{Credentials, Way};
+use super::credentials::Credentials;
 use super::dial::Dial;
 use super::endpoint::Endpoint;
-use super::handshake_error::HandshakeError;
 use super::lock::lock;
-use crate::tls::Problem;
+use super::race::{Opened, Race};
 
 /// How long after its pause a failed attempt says that the peer is away.
 const RECENT: Duration = Duration::from_secs(5);
 /// How long nobody connects anew to where somebody else was found.
 const DISOWNED: Duration = Duration::from_millis(500);
+/// How long it is looked where a peer's name leads, to tell whether that is where it was found.
+const LOOK_UP: Duration = Duration::from_millis(500);
 
-type Outcome = Result<Connection, Cause>;
+type Outcome = Result<Arc<Opened>, Cause>;
 
 /// The place of one connection in a pool, filled on demand.
 pub(super) struct Slot {
@@ -37,12 +39,14 @@ struct State {
 enum Phase {
     Empty,
     Connecting(Arc<Attempt>),
-    Open(Connection),
+    Open(Arc<Opened>),
     Resting {
         until: Instant,
         cause: Cause,
         /// What did not help: with others it is tried at once.
         with: Weak<Credentials>,
+        /// What was heard of the peer by then: with news it is tried at once.
+        heard: Heard,
     },
 }
 
@@ -93,17 +97,11 @@ impl Slot {
         &self.address
     }
 
-    /// The name or address in the address.
-    fn host(&self) -> &str {
-        let split = self.address.rsplit_once(':');
-        split.map_or(&*self.address, |(host, _)| host)
-    }
-
     /// Whether the peer could be reached last; none: nobody has tried of late.
     pub(super) fn reached(&self) -> Option<bool> {
         let state = lock(&self.state);
         match &state.phase {
-            Phase::Open(connection) => connection.is_open().then_some(true),
+            Phase::Open(opened) => opened.connection.is_open().then_some(true),
             Phase::Connecting(_) => (state.failures > 0).then_some(false),
             Phase::Resting { until, .. } => (until.elapsed() < RECENT).then_some(false),
             Phase::Empty => None,
@@ -111,7 +109,7 @@ impl Slot {
     }
 
     /// The connection of the slot, or the outcome of the attempt to make one.
-    pub(super) async fn connection<D: Dial>(
+    pub(super) async fn opened<D: Dial>(
         self: &Arc<Self>,
         endpoint: &Arc<Endpoint>,
         dial: &Arc<D>,
@@ -130,12 +128,17 @@ impl Slot {
     ) -> Result<Arc<Attempt>, Outcome> {
         let mut state = lock(&self.state);
         match &state.phase {
-            Phase::Open(connection) if connection.is_open() => {
-                return Err(Ok(connection.clone()));
+            Phase::Open(opened) if opened.connection.is_open() => {
+                return Err(Ok(Arc::clone(opened)));
             }
-            Phase::Resting { until, cause, with }
-                if Instant::now() < *until
-                    && with.as_ptr() == Arc::as_ptr(&endpoint.credentials.borrow()) =>
+            Phase::Resting {
+                until,
+                cause,
+                with,
+                heard,
+            } if Instant::now() < *until
+                && with.as_ptr() == Arc::as_ptr(&endpoint.credentials.borrow())
+                && *heard == self.heard(endpoint) =>
             {
                 return Err(Err(cause.clone()));
             }
@@ -165,64 +168,79 @@ impl Slot {
     }
 
     /// Somebody else answers on a connection, and runs nothing that is sent there.
-    pub(super) fn disown(&self, endpoint: &Endpoint, connection: &Connection, cause: &Cause) {
-        self.leave(endpoint, connection, cause);
-        connection.disown(cause);
+    pub(super) fn disown(&self, endpoint: &Endpoint, opened: &Arc<Opened>, cause: &Cause) {
+        self.leave(endpoint, opened, cause);
+        opened.connection.disown(cause);
     }
 
     /// A connection is not to be used: another one is made, from the name on, after a
-    /// short pause.
-    pub(super) fn leave(&self, endpoint: &Endpoint, connection: &Connection, cause: &Cause) {
+    /// short pause. Nothing that was heard leads there any more.
+    pub(super) fn leave(&self, endpoint: &Endpoint, opened: &Arc<Opened>, cause: &Cause) {
         let mut state = lock(&self.state);
         if let Phase::Open(open) = &state.phase
-            && open.is(connection)
+            && Arc::ptr_eq(open, opened)
         {
+            endpoint.addresses.forget(self.ordinal, opened.at);
             state.failures = state.failures.saturating_add(1);
             state.phase = Phase::Resting {
                 until: Instant::now() + DISOWNED,
                 cause: cause.clone(),
                 with: Arc::downgrade(&endpoint.credentials.borrow()),
+                heard: self.heard(endpoint),
             };
         }
     }
 
+    /// Whether the peer's configured address leads to a connection's other side.
+    pub(super) async fn is_at_its_name<D: Dial>(&self, opened: &Opened, dial: &D) -> bool {
+        if !opened.is_at_its_name.load(Ordering::Relaxed) {
+            let found = timeout(LOOK_UP, dial.resolve(&self.address)).await;
+            let leads_there = matches!(found, Ok(Ok(found)) if found.contains(&opened.at));
+            opened.is_at_its_name.store(leads_there, Ordering::Relaxed);
+        }
+        opened.is_at_its_name.load(Ordering::Relaxed)
+    }
+
     async fn connect<D: Dial>(&self, endpoint: &Endpoint, dial: &D) -> Outcome {
         let limit = endpoint.settings.connect_timeout;
-        let attempt = async {
-            let mut refused = String::new();
-            let credentials = Arc::clone(&endpoint.credentials.borrow());
-            for way in credentials.ways() {
-                let stream = dial.dial(&self.address).await;
-                let stream = stream.map_err(|error| error.to_string())?;
-                let wanted = Some(self.ordinal);
-                let opened = match way {
-                    Way::Tls => Connection::open_tls(stream, endpoint, self.host(), wanted).await,
-                    Way::Plain => Connection::open(stream, endpoint, wanted).await,
-                };
-                match opened {
-                    Ok(connection) => return Ok(connection),
-                    // It does not know TLS, so it is worth going on without.
-                    Err(error @ HandshakeError::Tls(Problem::Closed)) => {
-                        refused = error.to_string();
-                    }
-                    Err(error) => return Err(error.to_string()),
-                }
-            }
-            Err(refused)
+        let race = Race {
+            ordinal: self.ordinal,
+            address: &self.address,
+            endpoint,
+            dial,
         };
-        timeout(limit, attempt)
+        timeout(limit, race.run())
             .await
             .unwrap_or_else(|_| Err(format!("no connection within {limit:?}")))
+            .map(Arc::new)
             .map_err(Cause::Unreachable)
+    }
+
+    /// Gives up a connection to an earlier process of the peer than this one.
+    pub(super) fn leave_older(&self, incarnation: u64) {
+        let mut state = lock(&self.state);
+        if let Phase::Open(opened) = &state.phase
+            && opened.connection.peer().incarnation < incarnation
+        {
+            let older = Arc::clone(opened);
+            state.phase = Phase::Empty;
+            drop(state);
+            older.connection.give_up(&Cause::Replaced);
+        }
+    }
+
+    /// What was heard of where the peer is.
+    fn heard(&self, endpoint: &Endpoint) -> Heard {
+        endpoint.addresses.watch(self.ordinal).borrow().said()
     }
 
     fn settle(&self, endpoint: &Endpoint, outcome: &Outcome) {
         let settings = &endpoint.settings;
         let mut state = lock(&self.state);
         match outcome {
-            Ok(connection) => {
+            Ok(opened) => {
                 state.failures = 0;
-                state.phase = Phase::Open(connection.clone());
+                state.phase = Phase::Open(Arc::clone(opened));
             }
             Err(cause) => {
                 state.failures = state.failures.saturating_add(1);
@@ -235,6 +253,7 @@ impl Slot {
                     until: Instant::now() + rest,
                     cause: cause.clone(),
                     with: Arc::downgrade(&endpoint.credentials.borrow()),
+                    heard: self.heard(endpoint),
                 };
                 drop(state);
                 tracing::debug!(peer = self.ordinal, error = %cause, ?rest, "cannot connect");

@@ -23,8 +23,13 @@ const ASK_AGAIN: [Duration; 2] = [Duration::from_millis(20), Duration::from_mill
 impl Service {
     /// Asks all shards, and joins what they say; only if all answer, and no
     /// partition can be missing or come twice.
-    pub(super) async fn everywhere(&self, request: &Arc<Request>, route: Option<Route>) -> Answer {
-        let Some((_waits, deadline)) = self.may_wait() else {
+    pub(super) async fn everywhere(
+        &self,
+        request: &Arc<Request>,
+        route: Option<Route>,
+        came: Instant,
+    ) -> Answer {
+        let Some((_waits, deadline)) = self.may_wait(came) else {
             let why = "too many requests wait for other shards".to_owned();
             return self.refused(route, Refused::Away(why));
         };
@@ -60,7 +65,7 @@ impl Service {
             Refused::Away("it does not know yet how many shards there are".to_owned())
         })?;
         let reading = view.guest.settings().guest.read_deadline;
-        let parts = self.parts(plan, request, deadline + reading).await?;
+        let parts = self.parts(plan, request, (deadline, reading)).await?;
         let (client, http) = (&request.client, &view.guest.settings().http);
         let of_one = client.replies();
         let held = parts.into_iter().map(|part| {
@@ -83,17 +88,19 @@ impl Service {
         self.within_budget_or_apart(view, client, call).await
     }
 
-    /// What each shard says, in their order.
+    /// What each shard says, in their order. They are asked until a time, and may then
+    /// take a little longer to read.
     async fn parts(
         &self,
         plan: &Plan,
         request: &Arc<Request>,
-        deadline: Instant,
+        (until, reading): (Instant, Duration),
     ) -> Result<Vec<Part>, Refused> {
+        let deadline = until + reading;
         let others = self.others.as_ref().ok_or(Refused::Starting)?;
         let shards = || (0..plan.shards()).map(Ordinal);
         if !plan.is_stable() {
-            let held = shards().map(|shard| in_time(shard, deadline, others.hold(shard)));
+            let held = shards().map(|shard| in_time(shard, deadline, others.hold(shard, until)));
             for held in join_all(held).await {
                 held.map_err(Refused::Away)?;
             }
@@ -105,7 +112,7 @@ impl Service {
                     part.map_err(|refused| format!("shard {shard}: {refused}"))
                 })
             } else {
-                others.part(shard, request)
+                others.part(shard, request, until)
             };
             in_time(shard, deadline, part)
         });

@@ -211,6 +211,7 @@ impl Service {
         let mut asker = Asker {
             is_client: true,
             told: None,
+            came: Instant::now(),
         };
         // Set when it has to wait for the first time.
         let mut wait = None;
@@ -219,16 +220,13 @@ impl Service {
         loop {
             let elsewhere = match self.run_here(&request, &asker, &mut route).await {
                 Here::Answered(answer) => return answer,
-                Here::Everywhere => return self.everywhere(&request, route).await,
+                Here::Everywhere => return self.everywhere(&request, route, asker.came).await,
                 Here::Elsewhere(authority) => authority,
             };
             let why = match elsewhere {
                 Authority::Elsewhere { at, passed } => {
-                    let told = &mut asker.told;
-                    match self
-                        .pass_on(&request, at, passed, told, route.as_ref())
-                        .await
-                    {
+                    let passing_on = self.pass_on(&request, at, passed, &mut asker, route.as_ref());
+                    match passing_on.await {
                         Followed::Answered(answer) => return Answer { route, ..answer },
                         Followed::Here if hops < MAX_HOPS => {
                             hops += 1;
@@ -241,7 +239,7 @@ impl Service {
                 _ => "it does not know yet where its partitions are".to_owned(),
             };
             if wait.is_none() {
-                wait = self.may_wait();
+                wait = self.may_wait(asker.came);
             }
             let deadline = match &wait {
                 Some((_, deadline)) if Instant::now() < *deadline => *deadline,
@@ -259,7 +257,8 @@ impl Service {
         }
     }
 
-    /// Answers a request that another shard passed on, here or not at all.
+    /// Answers a request that another shard passed on, here or not at all. It waits
+    /// for its partition no longer than `within`: it has waited there before.
     ///
     /// # Errors
     /// Whose the partition is, where it is not this shard's.
@@ -267,11 +266,13 @@ impl Service {
         &self,
         request: &Arc<Request>,
         told: Option<&Passed>,
+        within: Duration,
     ) -> Result<Answer, Authority> {
         let mut wait = None;
         let asker = Asker {
             is_client: false,
             told: told.cloned(),
+            came: Instant::now(),
         };
         let mut route = None;
         loop {
@@ -281,12 +282,13 @@ impl Service {
                 Here::Elsewhere(awaited @ Authority::Awaited { .. }) => {
                     tracing::debug!("a request waits for its partition");
                     if wait.is_none() {
-                        wait = self.may_wait();
+                        wait = self.may_wait(asker.came);
                     }
                     let Some((_, deadline)) = &wait else {
                         return Err(awaited);
                     };
-                    if timeout_at(*deadline, changed).await.is_err() {
+                    let deadline = *deadline.min(&(asker.came + within));
+                    if timeout_at(deadline, changed).await.is_err() {
                         return Err(awaited);
                     }
                 }
@@ -302,11 +304,10 @@ impl Service {
         &self,
         request: &Arc<Request>,
         mut at: Ordinal,
-        passed: Option<Passed>,
         told: &mut Option<Passed>,
         route: Option<&Route>,
+        until: Instant,
     ) -> Followed {
-        *told = passed.or_else(|| told.take());
         let Some(others) = &self.others else {
             return Followed::Away("this shard is alone".to_owned());
         };
@@ -316,7 +317,7 @@ impl Service {
                 return Followed::Here;
             }
             let began = Instant::now();
-            let forwarded = others.forward(at, request, told.clone()).await;
+            let forwarded = others.forward(at, request, told.clone(), until).await;
             self.metrics.forwarded(hop(&forwarded), began.elapsed());
             match forwarded {
                 Forwarded::Answered { generation, reply } => {
@@ -353,12 +354,21 @@ impl Service {
         }
     }
 
-    /// Whether a request may wait for another shard, and until when.
-    fn may_wait(&self) -> Option<(Waits, Instant)> {
+    /// Whether a request that came at a time may wait for another shard, and until
+    /// when.
+    fn may_wait(&self, came: Instant) -> Option<(Waits, Instant)> {
         let view = self.lane.views().get()?;
         let cluster = &view.guest.settings().cluster;
         let waits = self.waiting.enter(cluster.max_waiting, &self.metrics)?;
-        Some((waits, Instant::now() + cluster.max_wait))
+        Some((waits, came + cluster.max_wait))
+    }
+
+    /// Until when a request that came at a time waits for other shards at most.
+    fn waits_until(&self, came: Instant) -> Instant {
+        let view = self.lane.views().get();
+        came + view.map_or(Duration::ZERO, |view| {
+            view.guest.settings().cluster.max_wait
+        })
     }
 
     /// Answers a request in this shard, if it is this shard's.

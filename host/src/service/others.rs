@@ -4,6 +4,8 @@ use std::fmt::Debug;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use crate::contract::{Reply, Request};
 use crate::topology::{Epoch, Moved, Ordinal, Passed};
 
@@ -12,29 +14,33 @@ pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// The other shards.
 pub trait Others: Debug + Send + Sync {
-    /// Asks a shard to answer a request, and not to pass it on.
+    /// Asks a shard to answer a request, and not to pass it on. It waits there no longer
+    /// than until then, as it does for being sent; once it runs, it runs to its end.
     fn forward<'a>(
         &'a self,
         at: Ordinal,
         request: &'a Arc<Request>,
         told: Option<Passed>,
+        until: Instant,
     ) -> Boxed<'a, Forwarded>;
 
     /// Asks a shard, be it this one, to keep its partitions for a moment, and
-    /// waits until none is on its way from it. An error says why it does not, and
-    /// of which shard.
-    fn hold(&self, at: Ordinal) -> Boxed<'_, Result<(), String>>;
+    /// waits until none is on its way from it; asks not after `until`. An error says
+    /// why it does not, and of which shard.
+    fn hold(&self, at: Ordinal, until: Instant) -> Boxed<'_, Result<(), String>>;
 
     /// Tells a shard this one's plan, which it goes by from then on, or by a
-    /// later one; gives the plan's number. An error says why it was not told.
-    fn tell(&self, at: Ordinal) -> Boxed<'_, Result<Epoch, String>>;
+    /// later one, though not after `until`; gives the plan's number. An error says why
+    /// it was not told.
+    fn tell(&self, at: Ordinal, until: Instant) -> Boxed<'_, Result<Epoch, String>>;
 
-    /// Asks a shard for its part of the answer to a request to all; an error says
-    /// why there is none, and of which shard.
+    /// Asks a shard for its part of the answer to a request to all, though not after
+    /// `until`; an error says why there is none, and of which shard.
     fn part<'a>(
         &'a self,
         at: Ordinal,
         request: &'a Arc<Request>,
+        until: Instant,
     ) -> Boxed<'a, Result<Part, String>>;
 }
 

@@ -30,6 +30,7 @@ use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
 
 use http::HeaderValue;
+use tokio::time::Instant;
 
 use super::{Answer, Followed, Refused, Service};
 use crate::contract::{Access, Request, Route, Target};
@@ -47,6 +48,8 @@ pub(super) struct Asker {
     pub(super) is_client: bool,
     /// What a source has told of how far it has come.
     pub(super) told: Option<Passed>,
+    /// When it came here.
+    pub(super) came: Instant,
 }
 
 /// What is done with a client's request for a partition that is not this
@@ -130,11 +133,16 @@ impl Service {
         request: &Arc<Request>,
         at: Ordinal,
         passed: Option<Passed>,
-        told: &mut Option<Passed>,
+        asker: &mut Asker,
         route: Option<&Route>,
     ) -> Followed {
-        match self.send_away(request, route).await {
-            Ok(None) => self.follow(request, at, passed, told, route).await,
+        let until = self.waits_until(asker.came);
+        match self.send_away(request, route, until).await {
+            Ok(None) => {
+                let told = &mut asker.told;
+                *told = passed.or_else(|| told.take());
+                self.follow(request, at, told, route, until).await
+            }
             Ok(Some((owner, refused))) => Followed::Answered(Answer {
                 shard: owner.0,
                 ..self.refused(None, refused)
@@ -152,6 +160,7 @@ impl Service {
         &self,
         request: &Request,
         route: Option<&Route>,
+        until: Instant,
     ) -> Result<Option<(Ordinal, Refused)>, String> {
         let view = self.lane.views().get();
         let (Some(view), Some(others), Some(route)) = (view, &self.others, route) else {
@@ -188,7 +197,7 @@ impl Service {
             }
         };
         if !self.known.is(owner, plan.epoch) {
-            let epoch = others.tell(owner).await?;
+            let epoch = others.tell(owner, until).await?;
             self.known.learn(owner, epoch);
         }
         Ok(Some((owner, refused)))

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use crate::contract::Request;
 use crate::service::{Boxed, Forwarded, Others, Part};
 use crate::topology::{Epoch, Ordinal, Passed};
@@ -29,28 +31,30 @@ impl Others for Repeating {
         at: Ordinal,
         request: &'a Arc<Request>,
         told: Option<Passed>,
+        until: Instant,
     ) -> Boxed<'a, Forwarded> {
         Box::pin(async move {
-            match self.0.forward(at, request, told).await {
+            match self.0.forward(at, request, told, until).await {
                 Forwarded::Unknown(why) => Forwarded::NotTaken(why),
                 forwarded => forwarded,
             }
         })
     }
 
-    fn hold(&self, at: Ordinal) -> Boxed<'_, Result<(), String>> {
-        self.0.hold(at)
+    fn hold(&self, at: Ordinal, until: Instant) -> Boxed<'_, Result<(), String>> {
+        self.0.hold(at, until)
     }
 
-    fn tell(&self, at: Ordinal) -> Boxed<'_, Result<Epoch, String>> {
-        self.0.tell(at)
+    fn tell(&self, at: Ordinal, until: Instant) -> Boxed<'_, Result<Epoch, String>> {
+        self.0.tell(at, until)
     }
 
     fn part<'a>(
         &'a self,
         at: Ordinal,
         request: &'a Arc<Request>,
+        until: Instant,
     ) -> Boxed<'a, Result<Part, String>> {
-        self.0.part(at, request)
+        self.0.part(at, request, until)
     }
 }

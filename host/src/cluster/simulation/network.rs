@@ -134,8 +134,11 @@ impl Network {
             Some((at, connection)) if *at <= now => {
                 let connection = *connection;
                 listening.coming.pop_front();
+                // Who has called may be gone by now, and all of the connection with it.
+                let from = state.connections.get(&connection);
+                let from = from.map_or(u32::MAX, |it| it.sides[0].shard);
                 drop(state);
-                Accepted::Stream(Stream::new(self, life, connection, 1))
+                Accepted::Stream(Stream::new(self, life, connection, 1), from)
             }
             Some((at, _)) => Accepted::At(*at),
             None => Accepted::Nothing,
@@ -362,7 +365,8 @@ impl Network {
 
 /// What comes to a listening process.
 pub(super) enum Accepted {
-    Stream(Stream),
+    /// The stream, and the shard that it is from.
+    Stream(Stream, u32),
     At(u64),
     Nothing,
 }

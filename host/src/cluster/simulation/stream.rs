@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -115,7 +116,24 @@ impl Drop for Stream {
     }
 }
 
-/// Opens streams from one process to the shard whose number is the address.
+/// Where each process listens, at an address of its shard's.
+const PORT: u16 = 7070;
+
+/// The address of a shard.
+fn address_of(shard: u32) -> SocketAddr {
+    let net = Ipv4Addr::new(10, 0, 0, 0).to_bits();
+    (Ipv4Addr::from_bits(net + shard), PORT).into()
+}
+
+/// The shard at an address.
+fn shard_at(at: SocketAddr) -> u32 {
+    match at.ip() {
+        IpAddr::V4(at) => at.to_bits() & 0xff_ffff,
+        IpAddr::V6(_) => unreachable!("the network is of IPv4"),
+    }
+}
+
+/// Opens streams from one process to the shard whose number the name begins with.
 #[derive(Clone, Debug)]
 pub(super) struct Dialing {
     pub(super) network: Network,
@@ -126,8 +144,14 @@ pub(super) struct Dialing {
 impl Dial for Dialing {
     type Stream = Stream;
 
-    async fn dial(&self, address: &str) -> io::Result<Stream> {
-        let to = address.parse().expect("an address is an ordinal");
+    async fn resolve(&self, address: &str) -> io::Result<Vec<SocketAddr>> {
+        let (shard, _) = address.split_once('.').expect("a name begins with an ordinal");
+        let shard = shard.parse().expect("a name begins with an ordinal");
+        Ok(vec![address_of(shard)])
+    }
+
+    async fn dial(&self, at: SocketAddr) -> io::Result<Stream> {
+        let to = shard_at(at);
         loop {
             let link = (self.shard, to);
             let begun = self.network.connect(&self.life, link, clock::now());
@@ -152,14 +176,14 @@ pub(super) struct Listener {
 impl Accept for Listener {
     type Stream = Stream;
 
-    async fn accept(&mut self) -> io::Result<(Stream, String)> {
+    async fn accept(&mut self) -> io::Result<(Stream, SocketAddr)> {
         let mut arrival: Option<Pin<Box<Sleep>>> = None;
         std::future::poll_fn(|context| {
             loop {
                 let (network, life) = (&self.network, &self.life);
                 match network.accept(life, self.shard, clock::now(), context.waker()) {
-                    Accepted::Stream(stream) => {
-                        return Poll::Ready(Ok((stream, "a peer".to_owned())));
+                    Accepted::Stream(stream, from) => {
+                        return Poll::Ready(Ok((stream, address_of(from))));
                     }
                     Accepted::At(at) => {
                         let sleep = arrival.insert(Box::pin(clock::until(at)));

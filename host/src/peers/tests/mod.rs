@@ -7,6 +7,7 @@ mod handshakes;
 mod in_flight;
 mod killed;
 mod liveness;
+mod names;
 mod pool;
 mod requests;
 mod revocation;

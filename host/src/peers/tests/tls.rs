@@ -1,5 +1,7 @@
 //! Peers that show certificates, and those that do not.
 
+use std::net::SocketAddr;
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
@@ -135,6 +137,39 @@ async fn a_certificate_for_another_name_is_not_talked_to() {
     assert!(asked.unwrap_err().contains("not for the name"));
     // The other way its name does not matter.
     assert_eq!(ask(&all(&named), &all(&tls)).await, (Ok(()), None));
+}
+
+/// Where a peer is found by what it said, its certificate has still to be for its
+/// configured name: that of the address it was found at does not do.
+#[tokio::test]
+async fn at_an_announced_address_the_configured_name_is_demanded() {
+    let authority = Authority::new("a");
+    let of = |name: &str| {
+        let issued = authority.issue_for(&[name], -60, 60, &[]);
+        mutual(&issued, &[&authority])
+    };
+    let all = |tls: &Mutual| credentials(Some(tls), &[], Demand::All);
+    let us = all(&mutual(&authority.issue(), &[&authority]));
+    for (name, is_it) in [
+        ("localhost", true),
+        ("127.0.0.1", false),
+        ("kv-3.kv", false),
+    ] {
+        let server = Server::start(with(2, all(&of(name))), Echo).await;
+        let at: SocketAddr = server.address.parse().unwrap();
+        let pool = Pool::new(Arc::new(with(1, us.clone())));
+        // Nobody listens there: the announced address is the only one of use.
+        pool.set_address(2, "localhost:1");
+        pool.announced(&endpoint(2).identity, Some(at));
+        let asked = pool.request(2, body(1)).await;
+        match asked {
+            Ok(answer) => assert_eq!((answer, is_it), (body(1), true), "{name}"),
+            Err(error) => {
+                assert!(!is_it, "{error}");
+                assert!(error.to_string().contains("not for the name"), "{error}");
+            }
+        }
+    }
 }
 
 /// A certificate that expires while its holder goes on showing it.

@@ -1,0 +1,135 @@
+//! A name server that caches, as those of Kubernetes do: what it has once said of a name it
+//! says for half a minute, also that there is no such name.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, UdpSocket};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::network::DOMAIN;
+
+/// How long an answer is kept: `cache 30` and `ttl 30` in CoreDNS' configuration.
+pub const KEPT: Duration = Duration::from_secs(30);
+
+const A: u16 = 1;
+const NO_SUCH_NAME: u8 = 3;
+
+/// A name server, in a network of a test's own.
+#[derive(Clone, Debug)]
+pub struct NameServer(Arc<Mutex<Names>>);
+
+#[derive(Debug, Default)]
+struct Names {
+    /// What is so.
+    addresses: BTreeMap<String, Ipv4Addr>,
+    /// What is said, until when.
+    kept: BTreeMap<String, (Instant, Option<Ipv4Addr>)>,
+    /// Whether it also keeps what it has found.
+    keeps_found: bool,
+    said: Said,
+}
+
+/// What was said so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Said {
+    /// Answers in all.
+    pub answers: u64,
+    /// Those that there is no such name.
+    pub unknown: u64,
+    /// Those that were no longer so.
+    pub stale: u64,
+}
+
+impl NameServer {
+    /// Starts one that keeps what it did not find, and perhaps what it found.
+    ///
+    /// # Panics
+    /// When its port is taken.
+    pub fn start(keeps_found: bool) -> Self {
+        let server = Self(Arc::new(Mutex::new(Names {
+            keeps_found,
+            ..Names::default()
+        })));
+        let socket = UdpSocket::bind("127.0.0.53:53").expect("the network is the test's own");
+        let names = server.clone();
+        thread::spawn(move || {
+            let mut query = [0; 1500];
+            while let Ok((length, from)) = socket.recv_from(&mut query) {
+                if let Some(answer) = names.answer(&query[..length]) {
+                    // Who does not get it asks again.
+                    let _ = socket.send_to(&answer, from);
+                }
+            }
+        });
+        server
+    }
+
+    fn names(&self) -> MutexGuard<'_, Names> {
+        self.0.lock().expect("no holder of this lock panics")
+    }
+
+    /// A Pod has this address, or none.
+    pub fn set(&self, pod: &str, address: Option<Ipv4Addr>) {
+        let name = format!("{pod}.{DOMAIN}");
+        let mut names = self.names();
+        match address {
+            Some(address) => names.addresses.insert(name, address),
+            None => names.addresses.remove(&name),
+        };
+    }
+
+    /// What it has said so far.
+    pub fn said(&self) -> Said {
+        self.names().said
+    }
+
+    /// The answer to a query; none to what is none.
+    fn answer(&self, query: &[u8]) -> Option<Vec<u8>> {
+        let (head, mut rest) = query.split_first_chunk::<12>()?;
+        let mut labels = Vec::new();
+        loop {
+            let (length, after) = rest.split_first()?;
+            let (label, after) = after.split_at_checked((*length).into())?;
+            rest = after;
+            if label.is_empty() {
+                break;
+            }
+            labels.push(String::from_utf8_lossy(label).to_ascii_lowercase());
+        }
+        let (kind, rest) = rest.split_first_chunk::<4>()?;
+        let question = &query[12..query.len() - rest.len()];
+        let found = self.names().look_up(&labels.join("."));
+        let is_a = u16::from_be_bytes([kind[0], kind[1]]) == A;
+        let address = found.filter(|_| is_a);
+        let code = if found.is_none() { NO_SUCH_NAME } else { 0 };
+        // It is an answer, by who must know, and recursion is to be had; one question.
+        let mut answer = vec![head[0], head[1], 0x85, 0x80 | code, 0, 1];
+        answer.extend([0, u8::from(address.is_some()), 0, 0, 0, 0]);
+        answer.extend(question);
+        if let Some(address) = address {
+            // The name of the question, an address in the Internet, 30 s, 4 bytes.
+            answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 30, 0, 4]);
+            answer.extend(address.octets());
+        }
+        Some(answer)
+    }
+}
+
+impl Names {
+    fn look_up(&mut self, name: &str) -> Option<Ipv4Addr> {
+        let now = Instant::now();
+        let is_so = self.addresses.get(name).copied();
+        let kept = self.kept.get(name).filter(|(until, _)| now < *until);
+        let said = kept.map_or(is_so, |(_, said)| *said);
+        if kept.is_none() && (said.is_none() || self.keeps_found) {
+            self.kept.insert(name.to_owned(), (now + KEPT, said));
+        }
+        if name.ends_with(DOMAIN) {
+            self.said.answers += 1;
+            self.said.unknown += u64::from(said.is_none());
+            self.said.stale += u64::from(said != is_so);
+        }
+        said
+    }
+}

@@ -1,0 +1,301 @@
+//! Shards as Pods of Kubernetes are: found by a name that a cache knows late, and at another
+//! address after each replacement.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::client::Client;
+use crate::host::{CANARY, Files, Host, Shard};
+use crate::name_server::NameServer;
+use crate::network::Network;
+
+/// How long after a Pod's process its name begins to exist: the kubelet reports the address,
+/// a controller notes it, and the name server is told.
+const NAMED_AFTER: Duration = Duration::from_secs(1);
+/// How long Kubernetes takes to put another Pod in the place of one that has ended.
+const ABSENT_FOR: Duration = Duration::from_secs(2);
+/// What peers show.
+const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+/// The first characters of keys, for three shards: the second one's, the third's, the first's.
+pub const LETTERS: [char; 3] = ['a', 'b', 'c'];
+
+/// Pods of one StatefulSet.
+#[derive(Debug)]
+pub struct Pods<'a> {
+    network: &'a Network,
+    /// Their name server.
+    pub names: NameServer,
+    /// By ordinal.
+    pods: Vec<Pod>,
+    /// Where clients are sent.
+    ready: Arc<Mutex<Vec<SocketAddr>>>,
+}
+
+/// A Pod.
+#[derive(Debug)]
+pub struct Pod {
+    /// Where its data is.
+    pub shard: Shard,
+    /// Its process.
+    host: Option<Host>,
+    /// How often it was replaced.
+    life: u8,
+}
+
+impl Pod {
+    fn name(&self) -> String {
+        format!("server-{}", self.shard.ordinal)
+    }
+
+    fn address(&self) -> Ipv4Addr {
+        let ordinal = u8::try_from(self.shard.ordinal).expect("a few");
+        Ipv4Addr::new(10, 1, self.life, ordinal + 1)
+    }
+
+    /// Its process.
+    ///
+    /// # Panics
+    /// When it has none.
+    pub fn host(&self) -> &Host {
+        self.host.as_ref().expect("it runs")
+    }
+
+    fn spawn(&mut self, network: &Network, names: &NameServer) {
+        let address = self.address();
+        network.add(address);
+        self.shard.listen = (address, 8080).into();
+        let listen = format!("{address}:7070");
+        let peers = "server-{}.server-peers:7070";
+        let arguments = ["--peers", peers, "--peer-listen", &listen];
+        self.shard.arguments = arguments.map(str::to_owned).to_vec();
+        self.host = Some(self.shard.spawn());
+        let (names, name) = (names.clone(), self.name());
+        thread::spawn(move || {
+            thread::sleep(NAMED_AFTER);
+            names.set(&name, Some(address));
+        });
+    }
+
+    fn wait_until_ready(&self) {
+        self.host().wait_until("ready", |host| {
+            host.admin("GET", "/readyz").is_ok_and(|r| r.status == 200)
+        });
+    }
+}
+
+impl<'a> Pods<'a> {
+    /// Starts so many at once, and returns when all are ready.
+    ///
+    /// # Panics
+    /// When they do not become so.
+    pub fn start(network: &'a Network, names: NameServer, count: u32, files: &Files) -> Self {
+        let mut pods = Self {
+            network,
+            names,
+            pods: Vec::new(),
+            ready: Arc::default(),
+        };
+        pods.add(count, files);
+        pods
+    }
+
+    /// Starts more.
+    ///
+    /// # Panics
+    /// When they do not become ready.
+    pub fn add(&mut self, count: u32, files: &Files) {
+        let before = self.pods.len();
+        for _ in 0..count {
+            let mut shard = Shard::new(files);
+            shard.ordinal = u32::try_from(self.pods.len()).expect("a few");
+            let secret = [("canary-of-all", CANARY), ("peer-token", TOKEN)];
+            let secret = secret.map(|(name, value)| (name.to_owned(), value.into()));
+            shard.secrets.publish(&secret.into()).expect("published");
+            let mut pod = Pod {
+                shard,
+                host: None,
+                life: 0,
+            };
+            pod.spawn(self.network, &self.names);
+            self.pods.push(pod);
+        }
+        for pod in &self.pods[before..] {
+            pod.wait_until_ready();
+            self.ready().push(pod.host().address);
+        }
+    }
+
+    fn ready(&self) -> MutexGuard<'_, Vec<SocketAddr>> {
+        self.ready.lock().expect("no holder of this lock panics")
+    }
+
+    /// One of them.
+    pub fn pod(&self, ordinal: usize) -> &Pod {
+        &self.pods[ordinal]
+    }
+
+    /// Publishes a ConfigMap to all.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn publish(&mut self, files: &Files) {
+        for pod in &mut self.pods {
+            pod.shard.config.publish(files).expect("published");
+        }
+    }
+
+    /// Waits until each says that so many have all data.
+    ///
+    /// # Panics
+    /// When that does not come.
+    pub fn wait_for(&self, count: u64) {
+        for pod in &self.pods {
+            pod.host().wait_for_status("the topology", |status| {
+                let topology = &status["topology"];
+                topology["shards"] == count && topology["stable"] == true
+            });
+        }
+    }
+
+    /// Clients are not sent to a Pod from now on.
+    pub fn take_out(&self, ordinal: usize) {
+        let address = self.pods[ordinal].host().address;
+        self.ready().retain(|ready| *ready != address);
+    }
+
+    /// Drops all that is sent to a Pod and by it, or no longer.
+    pub fn cut(&self, ordinal: usize, is_cut: bool) {
+        let address = self.pods[ordinal].address();
+        if is_cut {
+            self.network.remove(address);
+        } else {
+            self.network.add(address);
+        }
+    }
+
+    /// Replaces a Pod by one with its data at another address, and returns when that is ready.
+    ///
+    /// # Panics
+    /// When it does not become so.
+    pub fn replace(&mut self, ordinal: usize) {
+        self.take_out(ordinal);
+        let pod = &mut self.pods[ordinal];
+        pod.host.take().expect("it runs").stop();
+        self.names.set(&pod.name(), None);
+        self.network.remove(pod.address());
+        thread::sleep(ABSENT_FOR);
+        pod.life += 1;
+        pod.spawn(self.network, &self.names);
+        pod.wait_until_ready();
+        let address = pod.host().address;
+        self.ready().push(address);
+    }
+}
+
+/// A request of a client.
+#[derive(Clone, Debug)]
+pub struct Sample {
+    /// The first character of its key, which says whose it is.
+    pub letter: char,
+    /// Whether it writes.
+    pub is_write: bool,
+    /// When it began.
+    pub began: Instant,
+    /// How long it took.
+    pub waited: Duration,
+    /// The status of the answer; none where there was no whole one.
+    pub status: Option<u16>,
+    /// What was answered, or what went wrong.
+    pub said: String,
+}
+
+impl Sample {
+    /// Whether it was answered as it is to be.
+    pub fn is_good(&self) -> bool {
+        self.status == Some(200) && self.said == "word"
+    }
+}
+
+/// Lets clients write and read keys of all shards through any Pod that is ready, until
+/// `meanwhile` returns; gives all that they did. Each has a key of its own.
+///
+/// # Panics
+/// When a client does.
+pub fn under_load(pods: &mut Pods<'_>, meanwhile: impl FnOnce(&mut Pods<'_>)) -> Vec<Sample> {
+    let (ended, samples) = (AtomicBool::new(false), Mutex::new(Vec::new()));
+    let ready = Arc::clone(&pods.ready);
+    let first = pods.ready()[0];
+    for letter in LETTERS {
+        let sample = ask(first, letter, true);
+        assert!(sample.is_good(), "{sample:?}");
+    }
+    thread::scope(|scope| {
+        for letter in LETTERS {
+            for is_write in [true, false] {
+                let (ended, samples, ready) = (&ended, &samples, &*ready);
+                scope.spawn(move || {
+                    for number in 0.. {
+                        if ended.load(Ordering::Relaxed) {
+                            return;
+                        }
+                        let address = {
+                            let ready = ready.lock().expect("no holder panics");
+                            ready[number % ready.len()]
+                        };
+                        let sample = ask(address, letter, is_write);
+                        samples.lock().expect("no holder panics").push(sample);
+                    }
+                });
+            }
+        }
+        // Also when it panics, or the clients would go on for ever.
+        let _end = End(&ended);
+        meanwhile(pods);
+    });
+    samples.into_inner().expect("no holder panics")
+}
+
+/// The longest wait for each shard's keys.
+pub fn worst(samples: &[Sample]) -> BTreeMap<char, Duration> {
+    let mut worst = BTreeMap::new();
+    for sample in samples {
+        let longest = worst.entry(sample.letter).or_insert(Duration::ZERO);
+        *longest = sample.waited.max(*longest);
+    }
+    worst
+}
+
+fn ask(address: SocketAddr, letter: char, is_write: bool) -> Sample {
+    let path = if is_write {
+        format!("/save/{letter}/word")
+    } else {
+        format!("/load/{letter}")
+    };
+    let began = Instant::now();
+    let answer = Client::new(address).get(&path);
+    let (status, said) = match &answer {
+        Ok(answer) => (Some(answer.status), answer.text().to_owned()),
+        Err(error) => (None, error.to_string()),
+    };
+    Sample {
+        letter,
+        is_write,
+        began,
+        waited: began.elapsed(),
+        status,
+        said,
+    }
+}
+
+/// Ends the clients when dropped.
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
