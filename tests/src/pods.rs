@@ -19,7 +19,7 @@ const NAMED_AFTER: Duration = Duration::from_secs(1);
 /// How long Kubernetes takes to put another Pod in the place of one that has ended.
 const ABSENT_FOR: Duration = Duration::from_secs(2);
 /// What peers show.
-const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+pub const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 /// The first characters of keys, for three shards: the second one's, the third's, the first's.
 pub const LETTERS: [char; 3] = ['a', 'b', 'c'];
 
@@ -113,7 +113,7 @@ impl<'a> Pods<'a> {
             let mut shard = Shard::new(files);
             shard.ordinal = u32::try_from(self.pods.len()).expect("a few");
             let secret = [("canary-of-all", CANARY), ("peer-token", TOKEN)];
-            let secret = secret.map(|(name, value)| (name.to_owned(), value.into()));
+            let secret = secret.map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec()));
             shard.secrets.publish(&secret.into()).expect("published");
             let mut pod = Pod {
                 shard,
@@ -175,6 +175,25 @@ impl<'a> Pods<'a> {
         } else {
             self.network.add(address);
         }
+    }
+
+    /// Waits until a Pod's process ends with an exit code.
+    ///
+    /// # Panics
+    /// When it does not, or with another.
+    pub fn end_by_itself(&mut self, ordinal: usize, code: i32) {
+        let (status, log) = self.pods[ordinal].host.take().expect("it runs").wait();
+        assert_eq!(status.code(), Some(code), "{log}");
+    }
+
+    /// Starts a Pod's process again, as the kubelet does: at the same address.
+    ///
+    /// # Panics
+    /// When it does not become ready.
+    pub fn restart(&mut self, ordinal: usize) {
+        let pod = &mut self.pods[ordinal];
+        pod.host = Some(pod.shard.spawn());
+        pod.wait_until_ready();
     }
 
     /// Replaces a Pod by one with its data at another address, and returns when that is ready.

@@ -183,7 +183,7 @@ async fn a_lost_connection_is_made_again() {
 #[tokio::test(start_paused = true)]
 async fn what_was_sent_to_somebody_else_was_not_run_and_a_late_answer_harms_no_new_connection() {
     let (pool, pipes) = pool(endpoint(1), true);
-    let answered = pool.ask(2, body(1)).await.unwrap();
+    let answered = pool.ask(2, body(1), None).await.unwrap();
     // Sent, and not answered: nobody else has had a turn since.
     let mut sent = std::pin::pin!(pool.request(2, body(2)));
     assert!(sent.as_mut().now_or_never().is_none());

@@ -1,0 +1,187 @@
+//! A peer that says that it is a later process of another shard, and so is called in that
+//! one's place. It is trusted with data; but it decides nothing for the others.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use ostrakon::peers::{
+    Connection, Credentials, Endpoint, Handler, Identity, Token, Tokens, serve,
+};
+use ostrakon::topology::{ClusterId, Incarnation, Placement, Plan};
+use ostrakon_tests::client::Client;
+use ostrakon_tests::host::{Host, config, guest};
+use ostrakon_tests::name_server::NameServer;
+use ostrakon_tests::network::alone;
+use ostrakon_tests::pods::{LETTERS, Pods, TOKEN};
+use serde::Serialize;
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+
+const ROGUE: Ipv4Addr = Ipv4Addr::new(10, 9, 9, 9);
+const PATIENCE: Duration = Duration::from_mins(2);
+
+/// What shards send each other, as its bytes are: see `cluster/message.rs`.
+#[derive(Serialize)]
+struct Asked {
+    cluster: Option<ClusterId>,
+    heeds: Option<(Incarnation, u128)>,
+    ask: Ask,
+}
+
+#[derive(Serialize)]
+#[expect(dead_code, reason = "it stands for its number")]
+enum Ask {
+    Forward(()),
+    Plan,
+}
+
+/// The number of the answer that is a plan.
+const SAID_PLAN: u8 = 5;
+
+/// Answers all that it is asked with a plan.
+struct Liar {
+    plan: Plan,
+    asked: AtomicU64,
+}
+
+impl Handler for Liar {
+    async fn call(&self, _: Identity, _: Bytes) -> Bytes {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        let plan = postcard::to_stdvec(&Some(&self.plan)).expect("it can be encoded");
+        Bytes::from([vec![SAID_PLAN], plan].concat())
+    }
+}
+
+fn endpoint(ordinal: u32, incarnation: u64) -> Endpoint {
+    let token = Token::new(TOKEN.into()).expect("it is one");
+    let credentials = Credentials {
+        tokens: Tokens::new(vec![token]),
+        ..Credentials::default()
+    };
+    let (_kept, credentials) = watch::channel(Arc::new(credentials));
+    let identity = Identity {
+        ordinal,
+        incarnation,
+        store: 0xbad,
+    };
+    Endpoint::new(identity, credentials)
+}
+
+/// Asks a shard for its plan, from the address of the rogue, as somebody.
+async fn ask(to: SocketAddr, as_whom: &Endpoint, cluster: Option<ClusterId>) -> Bytes {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.bind((ROGUE, 0).into()).expect("it has that address");
+    let stream = socket.connect(to).await.expect("a connection");
+    let connection = Connection::open(stream, as_whom, None).await;
+    let asked = Asked {
+        cluster,
+        heeds: None,
+        ask: Ask::Plan,
+    };
+    let asked = postcard::to_stdvec(&asked).expect("it can be encoded");
+    let said = connection.expect("it has the token").request(asked.into());
+    said.await.expect("an answer")
+}
+
+fn epoch(host: &Host) -> u64 {
+    let status = host.status();
+    status["topology"]["epoch"].as_u64().expect("a number")
+}
+
+fn save_and_load(through: SocketAddr, letter: char) -> bool {
+    let get = |path: &str| {
+        let answer = Client::new(through).get(path);
+        answer.is_ok_and(|answer| (answer.status, answer.text()) == (200, "word"))
+    };
+    get(&format!("/save/{letter}/word")) && get(&format!("/load/{letter}"))
+}
+
+#[test]
+#[expect(clippy::print_stdout, reason = "a test says what it found")]
+fn a_peer_that_takes_a_shards_place_gives_no_plan() {
+    let test = "a_peer_that_takes_a_shards_place_gives_no_plan";
+    alone(test, |network| {
+        let names = NameServer::start(true);
+        let toml = "[cluster]\nshards = 3\nmax_wait = \"2s\"\n[drain]\nserve_for = \"1s\"\n";
+        let files = config(&guest("kv"), &[("ostrakon.toml", toml)]);
+        let mut pods = Pods::start(network, names, 3, &files);
+        pods.wait_for(3);
+        let public = [0, 1, 2].map(|pod| pods.pod(pod).host().address);
+        for letter in LETTERS {
+            assert!(save_and_load(public[0], letter));
+        }
+        let peers = [1, 2].map(|pod: usize| SocketAddr::from((public[pod].ip(), 7070)));
+
+        network.add(ROGUE);
+        let runtime = Runtime::new().expect("a runtime");
+        let said = runtime.block_on(ask(peers[0], &endpoint(900, 1), None));
+        assert_eq!(said[0], SAID_PLAN);
+        let plan: Option<Plan> = postcard::from_bytes(&said[1..]).expect("it is one");
+        let plan = plan.expect("there is one");
+        // One that can come next: all that shard 2 has is to be another's.
+        let mut lie = plan.clone();
+        lie.epoch.0 += 1;
+        lie.to = Placement {
+            shards: 2,
+            ..plan.to.clone()
+        };
+        let status = pods.pod(0).host().status();
+        let own = status["topology"]["incarnation"].as_u64().expect("a number");
+        let rogue = endpoint(0, own + 1000);
+        let liar = Arc::new(Liar {
+            plan: lie,
+            asked: AtomicU64::new(0),
+        });
+        let (down, shutdown) = watch::channel(false);
+        let serving = runtime.spawn({
+            let (rogue, liar) = (rogue.clone(), Arc::clone(&liar));
+            async move {
+                let listener = TcpListener::bind((ROGUE, 7070)).await.expect("it listens");
+                while let Ok((stream, _)) = listener.accept().await {
+                    let (rogue, liar) = (rogue.clone(), Arc::clone(&liar));
+                    let shutdown = shutdown.clone();
+                    tokio::spawn(async move { serve(stream, &rogue, liar, shutdown).await });
+                }
+            }
+        });
+        for to in peers {
+            runtime.block_on(ask(to, &rogue, Some(plan.cluster)));
+        }
+        // It is called in the place of shard 0, by both, again and again.
+        let began = Instant::now();
+        while liar.asked.load(Ordering::Relaxed) < 10 {
+            assert!(began.elapsed() < PATIENCE, "it is called");
+            thread::sleep(Duration::from_millis(20));
+        }
+        let asked = liar.asked.load(Ordering::Relaxed);
+        println!("it was asked {asked} times within {:?}", began.elapsed());
+        for pod in [1, 2] {
+            assert_eq!(epoch(pods.pod(pod).host()), plan.epoch.0, "shard {pod}");
+        }
+        for letter in ['a', 'b'] {
+            assert!(save_and_load(public[1], letter), "{letter} is not shard 0's");
+        }
+
+        serving.abort();
+        down.send_replace(true);
+        network.remove(ROGUE);
+        drop(runtime);
+        // The one whose place it took is started again, and all is as before.
+        pods.end_by_itself(0, 76);
+        pods.restart(0);
+        let began = Instant::now();
+        for (letter, through) in LETTERS.into_iter().flat_map(|l| public.map(|p| (l, p))) {
+            while !save_and_load(through, letter) {
+                assert!(began.elapsed() < PATIENCE, "{letter} through {through}");
+            }
+        }
+        for pod in [0, 1, 2] {
+            assert_eq!(epoch(pods.pod(pod).host()), plan.epoch.0, "shard {pod}");
+        }
+    });
+}
