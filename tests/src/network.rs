@@ -46,7 +46,9 @@ pub fn alone(test: &str, body: impl FnOnce(&Network)) {
         return;
     }
     let mut names = tempfile::NamedTempFile::new().expect("a file");
-    names.write_all(RESOLV_CONF.as_bytes()).expect("it is written");
+    names
+        .write_all(RESOLV_CONF.as_bytes())
+        .expect("it is written");
     let itself = std::env::current_exe().expect("a test has a path");
     let ended = Command::new("unshare")
         .args(["--user", "--map-root-user", "--net", "--mount"])

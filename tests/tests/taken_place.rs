@@ -8,9 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use ostrakon::peers::{
-    Connection, Credentials, Endpoint, Handler, Identity, Token, Tokens, serve,
-};
+use ostrakon::peers::{Connection, Credentials, Endpoint, Handler, Identity, Token, Tokens, serve};
 use ostrakon::topology::{ClusterId, Incarnation, Placement, Plan};
 use ostrakon_tests::client::Client;
 use ostrakon_tests::host::{Host, config, guest};
@@ -78,14 +76,15 @@ async fn ask(to: SocketAddr, as_whom: &Endpoint, cluster: Option<ClusterId>) -> 
     socket.bind((ROGUE, 0).into()).expect("it has that address");
     let stream = socket.connect(to).await.expect("a connection");
     let connection = Connection::open(stream, as_whom, None).await;
+    let connection = connection.expect("it has the token");
     let asked = Asked {
         cluster,
         heeds: None,
         ask: Ask::Plan,
     };
     let asked = postcard::to_stdvec(&asked).expect("it can be encoded");
-    let said = connection.expect("it has the token").request(asked.into());
-    said.await.expect("an answer")
+    let said = connection.request(asked.into()).await;
+    said.expect("an answer")
 }
 
 fn epoch(host: &Host) -> u64 {
@@ -131,7 +130,9 @@ fn a_peer_that_takes_a_shards_place_gives_no_plan() {
             ..plan.to.clone()
         };
         let status = pods.pod(0).host().status();
-        let own = status["topology"]["incarnation"].as_u64().expect("a number");
+        let own = status["topology"]["incarnation"]
+            .as_u64()
+            .expect("a number");
         let rogue = endpoint(0, own + 1000);
         let liar = Arc::new(Liar {
             plan: lie,
@@ -164,7 +165,10 @@ fn a_peer_that_takes_a_shards_place_gives_no_plan() {
             assert_eq!(epoch(pods.pod(pod).host()), plan.epoch.0, "shard {pod}");
         }
         for letter in ['a', 'b'] {
-            assert!(save_and_load(public[1], letter), "{letter} is not shard 0's");
+            assert!(
+                save_and_load(public[1], letter),
+                "{letter} is not shard 0's"
+            );
         }
 
         serving.abort();

@@ -8,6 +8,7 @@ mod performer;
 mod public;
 mod status;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -267,7 +268,16 @@ impl App {
                 let peers = Credentials::start(peers, &secrets, &metrics)?;
                 let replicas = kubernetes.as_ref().map(Kubernetes::replicas);
                 let replicas = replicas.unwrap_or_else(|| watch::Sender::default().subscribe());
-                let part = among_others(options.ordinal, cluster, &lane, guests, &peers, replicas);
+                let data_dir = &options.data_dir;
+                let part = among_others(
+                    options.ordinal,
+                    cluster,
+                    data_dir,
+                    &lane,
+                    guests,
+                    &peers,
+                    replicas,
+                );
                 Some((part.await?, peers))
             }
         }
@@ -499,6 +509,7 @@ impl App {
 async fn among_others(
     ordinal: u32,
     options: &cluster::Options,
+    data_dir: &Path,
     lane: &Lane,
     guests: Guests,
     credentials: &Credentials<PeersPort>,
@@ -518,6 +529,7 @@ async fn among_others(
     };
     let endpoint = peers::Endpoint::new(identity, credentials.port().subscribe());
     let cluster = Cluster::new(options, endpoint, lane.clone(), guests, replicas);
+    cluster.recall(data_dir);
     Ok((cluster, listener))
 }
 

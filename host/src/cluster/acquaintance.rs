@@ -52,7 +52,7 @@ impl Cluster {
 
     /// Where a peer is, if it is at an address: its port is the configured one. None
     /// where its address is configured, too: there is nothing to hear of it.
-    fn peer_at(&self, peer: u32, at: IpAddr) -> Option<SocketAddr> {
+    pub(super) fn peer_at(&self, peer: u32, at: IpAddr) -> Option<SocketAddr> {
         let configured = self.0.peers.of(Ordinal(peer));
         if peer >= MOST_SHARDS || configured.parse::<SocketAddr>().is_ok() {
             return None;

@@ -8,6 +8,8 @@
 //! | the conductor | by `shutdown` | what it could not do it tries again |
 //! | measuring a change | by `shutdown` | what it could not count it counts later |
 //! | verifying that this process must not go on | by `shutdown`, or when nobody says so | whom it cannot ask it asks again |
+//! | noting where peers are | by `shutdown` | what it could not write it writes later |
+//! | making this process known to peers | by itself, within seconds | it is begun again |
 //! | asking peers only to find out whether they can be | by itself, within a second | that is what is noted |
 //! | one for each shard that batches go to | when there are none left, or with the conductor | what it could not send is sent again |
 
@@ -27,6 +29,7 @@ mod replicas;
 mod seldom;
 mod progress;
 mod reach;
+mod remembered;
 mod surveying;
 #[cfg(test)]
 mod simulation;
@@ -35,7 +38,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -63,6 +66,7 @@ use progress::Measured;
 pub use progress::{Known, Progress, Source};
 pub use reach::Peer;
 use reach::Reach;
+use remembered::Remembered;
 pub use replicas::Replicas;
 use seldom::Seldom;
 pub use surveying::{Strategy, SurveyError};
@@ -128,6 +132,8 @@ struct Inner {
     fence: Fence,
     /// Which peers can be asked.
     reach: Reach,
+    /// Where peers were before the start; none without a data directory.
+    remembered: OnceLock<Remembered>,
     /// Something happened that the conductor waits for.
     news: Notify,
     /// Why this process must not go on, once it is so.
@@ -245,6 +251,7 @@ impl Cluster {
             asking: tokio::sync::Mutex::default(),
             fence: Fence::default(),
             reach: Reach::default(),
+            remembered: OnceLock::new(),
             news: Notify::new(),
             stopped: watch::Sender::default(),
         }))
@@ -267,6 +274,7 @@ impl Cluster {
         tasks.spawn(Conductor::new(self.clone()).run(shutdown.clone()));
         tasks.spawn(progress::watch(self.clone(), shutdown.clone()));
         tasks.spawn(self.clone().verify(shutdown.clone()));
+        tasks.spawn(self.clone().remember(shutdown.clone()));
         let clients = Arc::new(Clients::default());
         let refusals = Arc::new(Seldom::default());
         loop {

@@ -85,6 +85,17 @@ impl Addresses {
         })
     }
 
+    /// Where peers have proved to be: where they called from last, or were found.
+    pub fn proved(&self) -> Vec<(u32, SocketAddr)> {
+        let peers = lock(&self.0);
+        let proved = peers.iter().filter_map(|(ordinal, peer)| {
+            let heard = *peer.borrow();
+            let announced = heard.announced.map(|announced| announced.at);
+            Some((*ordinal, announced.or(heard.found)?))
+        });
+        proved.collect()
+    }
+
     /// Where peers have said that they are.
     pub fn announced(&self) -> Vec<(u32, SocketAddr)> {
         let peers = lock(&self.0);

@@ -267,7 +267,9 @@ impl Wired {
         };
         let options = Options {
             listen: ([127, 0, 0, 1], 0).into(),
-            peers: "{}.peers:7070".parse().expect("it differs from shard to shard"),
+            peers: "{}.peers:7070"
+                .parse()
+                .expect("it differs from shard to shard"),
         };
         // Peers of a simulation trust each other, until the end.
         let (_unchanged, credentials) = watch::channel(Arc::default());

@@ -145,7 +145,9 @@ impl Dial for Dialing {
     type Stream = Stream;
 
     async fn resolve(&self, address: &str) -> io::Result<Vec<SocketAddr>> {
-        let (shard, _) = address.split_once('.').expect("a name begins with an ordinal");
+        let (shard, _) = address
+            .split_once('.')
+            .expect("a name begins with an ordinal");
         let shard = shard.parse().expect("a name begins with an ordinal");
         Ok(vec![address_of(shard)])
     }

@@ -179,7 +179,10 @@ async fn it_is_known_whether_a_peer_was_found_where_its_name_leads() {
     world.name_is(&[5]);
     assert!(pool.is_at_its_name(&announced).await);
     world.name_is_unknown();
-    assert!(pool.is_at_its_name(&announced).await, "for as long as it lasts");
+    assert!(
+        pool.is_at_its_name(&announced).await,
+        "for as long as it lasts"
+    );
 }
 
 /// An address is used again by somebody else, who proves what all that have the token do.
