@@ -82,12 +82,11 @@ impl Cluster {
         let line = self.0.line.load();
         // One that knows of no plan cannot know of more than those before it, and of
         // those who have called.
-        let mut strangers: Vec<_> = match self.plan() {
-            Some(plan) => (0..plan.shards()).map(Ordinal).collect(),
-            None => {
-                let called = self.addresses().into_iter().map(|(peer, _)| peer);
-                (0..self.0.me.0).chain(called).map(Ordinal).collect()
-            }
+        let mut strangers: Vec<_> = if let Some(plan) = self.plan() {
+            (0..plan.shards()).map(Ordinal).collect()
+        } else {
+            let called = self.addresses().into_iter().map(|(peer, _)| peer);
+            (0..self.0.me.0).chain(called).map(Ordinal).collect()
         };
         strangers.sort_unstable();
         strangers.dedup();

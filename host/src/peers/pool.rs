@@ -130,13 +130,14 @@ impl<D: Dial> Pool<D> {
         body: Bytes,
         until: Option<Instant>,
     ) -> Result<Answered, RequestError> {
-        let not_sent = RequestError::NotSent;
         let slots = lock(&self.peers).get(&ordinal).cloned();
-        let slots = slots.ok_or(not_sent(Cause::NoAddress(ordinal)))?;
+        let slots = slots.ok_or_else(|| RequestError::NotSent(Cause::NoAddress(ordinal)))?;
         let turn = slots.turn.fetch_add(1, Ordering::Relaxed);
         let slot = &slots.list[turn % slots.list.len()];
         let opened = by(until, slot.opened(&self.endpoint, &self.dial)).await;
-        let opened = opened.unwrap_or(Err(Cause::Late)).map_err(not_sent)?;
+        let opened = opened
+            .unwrap_or(Err(Cause::Late))
+            .map_err(RequestError::NotSent)?;
         let body = opened.connection.request_until(body, until).await?;
         Ok(Answered {
             body,
