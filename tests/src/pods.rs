@@ -201,6 +201,18 @@ impl<'a> Pods<'a> {
     /// # Panics
     /// When it does not become so.
     pub fn replace(&mut self, ordinal: usize) {
+        self.exchange(ordinal);
+        let pod = &self.pods[ordinal];
+        pod.wait_until_ready();
+        let address = pod.host().address;
+        self.ready().push(address);
+    }
+
+    /// The same, but returns when it has begun to start.
+    ///
+    /// # Panics
+    /// When the former one does not end.
+    pub fn exchange(&mut self, ordinal: usize) {
         self.take_out(ordinal);
         let pod = &mut self.pods[ordinal];
         pod.host.take().expect("it runs").stop();
@@ -209,9 +221,6 @@ impl<'a> Pods<'a> {
         thread::sleep(ABSENT_FOR);
         pod.life += 1;
         pod.spawn(self.network, &self.names);
-        pod.wait_until_ready();
-        let address = pod.host().address;
-        self.ready().push(address);
     }
 }
 

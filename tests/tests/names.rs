@@ -119,6 +119,46 @@ fn new_clusters_and_new_shards_settle_before_a_cache_forgets() {
     });
 }
 
+/// Of the two peers of a Pod that is replaced one hangs. It is ready after it has told the other,
+/// and has tried that one, though not for long.
+#[test]
+#[expect(clippy::print_stdout, reason = "it says how long it took")]
+fn a_pod_is_ready_when_its_peers_were_told_and_waits_for_none_that_hangs() {
+    let test = "a_pod_is_ready_when_its_peers_were_told_and_waits_for_none_that_hangs";
+    alone(test, |network| {
+        let names = NameServer::start(true);
+        let mut pods = Pods::start(network, names, 3, &files(3, "30s"));
+        pods.wait_for(3);
+        pods.pod(0).host().signal("STOP");
+        pods.exchange(1);
+        let (began, mut telling) = (Instant::now(), None);
+        loop {
+            let said = pods.pod(1).host().admin("GET", "/readyz");
+            let said = said.expect("it answers");
+            if said.status == 200 {
+                break;
+            }
+            if said.text().contains("telling its peers where it is") {
+                telling.get_or_insert_with(Instant::now);
+            }
+            assert!(began.elapsed() < KEPT / 2, "{said:?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let told_for = telling.expect("it tells its peers before").elapsed();
+        println!(
+            "ready after {:?}, of which it told its peers for {told_for:?}",
+            began.elapsed()
+        );
+        // The other one reaches it at once, whatever its name is said to be.
+        let began = Instant::now();
+        let through = pods.pod(2).host().client().get("/save/a/word");
+        let answer = through.expect("an answer");
+        assert_eq!((answer.status, answer.text()), (200, "word"));
+        assert!(began.elapsed() < GENEROUS, "{:?}", began.elapsed());
+        pods.pod(0).host().signal("CONT");
+    });
+}
+
 const MAX_WAIT: Duration = Duration::from_secs(5);
 /// How long a shard hangs.
 const HANGS_FOR: Duration = Duration::from_secs(15);

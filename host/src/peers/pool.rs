@@ -131,7 +131,7 @@ impl<D: Dial> Pool<D> {
         until: Option<Instant>,
     ) -> Result<Answered, RequestError> {
         let slots = lock(&self.peers).get(&ordinal).cloned();
-        let slots = slots.ok_or_else(|| RequestError::NotSent(Cause::NoAddress(ordinal)))?;
+        let slots = slots.ok_or(RequestError::NotSent(Cause::NoAddress(ordinal)))?;
         let turn = slots.turn.fetch_add(1, Ordering::Relaxed);
         let slot = &slots.list[turn % slots.list.len()];
         let opened = by(until, slot.opened(&self.endpoint, &self.dial)).await;
