@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::network::DOMAIN;
 
-/// How long an answer is kept: `cache 30` and `ttl 30` in CoreDNS' configuration.
+/// How long an answer is kept: `cache 30` and `ttl 30` in the configuration of `CoreDNS`.
 pub const KEPT: Duration = Duration::from_secs(30);
 
 const A: u16 = 1;

@@ -30,7 +30,7 @@ pub struct Pods<'a> {
     /// Their name server.
     pub names: NameServer,
     /// By ordinal.
-    pods: Vec<Pod>,
+    list: Vec<Pod>,
     /// Where clients are sent.
     ready: Arc<Mutex<Vec<SocketAddr>>>,
 }
@@ -96,7 +96,7 @@ impl<'a> Pods<'a> {
         let mut pods = Self {
             network,
             names,
-            pods: Vec::new(),
+            list: Vec::new(),
             ready: Arc::default(),
         };
         pods.add(count, files);
@@ -108,10 +108,10 @@ impl<'a> Pods<'a> {
     /// # Panics
     /// When they do not become ready.
     pub fn add(&mut self, count: u32, files: &Files) {
-        let before = self.pods.len();
+        let before = self.list.len();
         for _ in 0..count {
             let mut shard = Shard::new(files);
-            shard.ordinal = u32::try_from(self.pods.len()).expect("a few");
+            shard.ordinal = u32::try_from(self.list.len()).expect("a few");
             let secret = [("canary-of-all", CANARY), ("peer-token", TOKEN)];
             let secret = secret.map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec()));
             shard.secrets.publish(&secret.into()).expect("published");
@@ -121,9 +121,9 @@ impl<'a> Pods<'a> {
                 life: 0,
             };
             pod.spawn(self.network, &self.names);
-            self.pods.push(pod);
+            self.list.push(pod);
         }
-        for pod in &self.pods[before..] {
+        for pod in &self.list[before..] {
             pod.wait_until_ready();
             self.ready().push(pod.host().address);
         }
@@ -135,7 +135,7 @@ impl<'a> Pods<'a> {
 
     /// One of them.
     pub fn pod(&self, ordinal: usize) -> &Pod {
-        &self.pods[ordinal]
+        &self.list[ordinal]
     }
 
     /// Publishes a ConfigMap to all.
@@ -143,7 +143,7 @@ impl<'a> Pods<'a> {
     /// # Panics
     /// When it cannot be written.
     pub fn publish(&mut self, files: &Files) {
-        for pod in &mut self.pods {
+        for pod in &mut self.list {
             pod.shard.config.publish(files).expect("published");
         }
     }
@@ -153,7 +153,7 @@ impl<'a> Pods<'a> {
     /// # Panics
     /// When that does not come.
     pub fn wait_for(&self, count: u64) {
-        for pod in &self.pods {
+        for pod in &self.list {
             pod.host().wait_for_status("the topology", |status| {
                 let topology = &status["topology"];
                 topology["shards"] == count && topology["stable"] == true
@@ -163,13 +163,13 @@ impl<'a> Pods<'a> {
 
     /// Clients are not sent to a Pod from now on.
     pub fn take_out(&self, ordinal: usize) {
-        let address = self.pods[ordinal].host().address;
+        let address = self.list[ordinal].host().address;
         self.ready().retain(|ready| *ready != address);
     }
 
     /// Drops all that is sent to a Pod and by it, or no longer.
     pub fn cut(&self, ordinal: usize, is_cut: bool) {
-        let address = self.pods[ordinal].address();
+        let address = self.list[ordinal].address();
         if is_cut {
             self.network.remove(address);
         } else {
@@ -182,7 +182,7 @@ impl<'a> Pods<'a> {
     /// # Panics
     /// When it does not, or with another.
     pub fn end_by_itself(&mut self, ordinal: usize, code: i32) {
-        let (status, log) = self.pods[ordinal].host.take().expect("it runs").wait();
+        let (status, log) = self.list[ordinal].host.take().expect("it runs").wait();
         assert_eq!(status.code(), Some(code), "{log}");
     }
 
@@ -191,7 +191,7 @@ impl<'a> Pods<'a> {
     /// # Panics
     /// When it does not become ready.
     pub fn restart(&mut self, ordinal: usize) {
-        let pod = &mut self.pods[ordinal];
+        let pod = &mut self.list[ordinal];
         pod.host = Some(pod.shard.spawn());
         pod.wait_until_ready();
     }
@@ -202,7 +202,7 @@ impl<'a> Pods<'a> {
     /// When it does not become so.
     pub fn replace(&mut self, ordinal: usize) {
         self.exchange(ordinal);
-        let pod = &self.pods[ordinal];
+        let pod = &self.list[ordinal];
         pod.wait_until_ready();
         let address = pod.host().address;
         self.ready().push(address);
@@ -214,7 +214,7 @@ impl<'a> Pods<'a> {
     /// When the former one does not end.
     pub fn exchange(&mut self, ordinal: usize) {
         self.take_out(ordinal);
-        let pod = &mut self.pods[ordinal];
+        let pod = &mut self.list[ordinal];
         pod.host.take().expect("it runs").stop();
         self.names.set(&pod.name(), None);
         self.network.remove(pod.address());

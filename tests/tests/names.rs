@@ -1,4 +1,4 @@
-//! Pods that come back at another address, behind a name server that caches: CoreDNS as
+//! Pods that come back at another address, behind a name server that caches: `CoreDNS` as
 //! Kubernetes' own addon configures it says for 30 s what it has once said, also that a Pod has
 //! no address. Once, each replacement of a Pod was an outage of 35 s by that.
 
