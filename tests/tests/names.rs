@@ -80,7 +80,6 @@ fn a_rolling_update_behind_a_cache_of_all_names_fails_no_request() {
 }
 
 #[test]
-#[expect(clippy::print_stdout, reason = "it says how long it took")]
 fn new_clusters_and_new_shards_settle_before_a_cache_forgets() {
     let test = "new_clusters_and_new_shards_settle_before_a_cache_forgets";
     alone(test, |network| {
@@ -122,7 +121,6 @@ fn new_clusters_and_new_shards_settle_before_a_cache_forgets() {
 /// Of the two peers of a Pod that is replaced one hangs. It is ready after it has told the other,
 /// and has tried that one, though not for long.
 #[test]
-#[expect(clippy::print_stdout, reason = "it says how long it took")]
 fn a_pod_is_ready_when_its_peers_were_told_and_waits_for_none_that_hangs() {
     let test = "a_pod_is_ready_when_its_peers_were_told_and_waits_for_none_that_hangs";
     alone(test, |network| {

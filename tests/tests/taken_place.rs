@@ -101,7 +101,6 @@ fn save_and_load(through: SocketAddr, letter: char) -> bool {
 }
 
 #[test]
-#[expect(clippy::print_stdout, reason = "a test says what it found")]
 fn a_peer_that_takes_a_shards_place_gives_no_plan() {
     let test = "a_peer_that_takes_a_shards_place_gives_no_plan";
     alone(test, |network| {
@@ -127,7 +126,7 @@ fn a_peer_that_takes_a_shards_place_gives_no_plan() {
         lie.epoch.0 += 1;
         lie.to = Placement {
             shards: 2,
-            ..plan.to.clone()
+            ..plan.to
         };
         let status = pods.pod(0).host().status();
         let own = status["topology"]["incarnation"]
