@@ -6,6 +6,7 @@
 
 mod blocking;
 mod recency;
+mod regular;
 mod unix_time;
 mod printable;
 pub mod trace;

@@ -15,7 +15,7 @@ use ostrakon::lane::{Change, Changed, Lane, Owners, Promotion, Write, Written};
 use ostrakon::metrics::Metrics;
 use ostrakon::secrets::Secrets;
 use ostrakon::settings::Settings;
-use ostrakon::store::{Options, Store};
+use ostrakon::store::{Options, Store, unbounded};
 use ostrakon::topology::{
     Authority, ClusterId, Cursor, Incarnation, Ordinal, Passed, Placement, Plan, Received,
 };
@@ -135,13 +135,16 @@ impl Shard {
     /// The value stored under a key, with what surrounds it.
     fn value(&self, key: &str) -> Vec<u8> {
         let snapshot = Arc::clone(&self.lane.views().get().unwrap().snapshot);
-        let page = snapshot.scan_partition(key.as_bytes(), None, None, false, 2, |_| true);
+        let page = snapshot.scan_partition(key.as_bytes(), None, None, false, 2, &mut unbounded);
         page.unwrap().entries.remove(0).1
     }
 
     fn keys(&self) -> BTreeSet<String> {
         let view = self.lane.views().get().unwrap();
-        let page = view.snapshot.partitions(None, None, 100_000).unwrap();
+        let page = view
+            .snapshot
+            .partitions(None, None, 100_000, &mut unbounded)
+            .unwrap();
         let text = |key| String::from_utf8(key).unwrap();
         page.entries.into_iter().map(text).collect()
     }

@@ -5,10 +5,12 @@
 //! wrong is found before a generation goes live, as for `describe`, `check` and
 //! `migrate`: see the refusals.
 
+use std::fs;
 use std::io::Write;
 use std::net::TcpStream;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use ostrakon_tests::client::Client;
 use ostrakon_tests::host::{Host, Shard, config, guest};
@@ -94,6 +96,12 @@ const MISDEEDS: &[(&str, Seen)] = &[
         "/scan-enormous?access=write&partition=scanned&n=4",
         Body("4 entries, 4194300 bytes"),
     ),
+    // More than fits into a call of the host, or into the host's memory.
+    ("/value-enormous?access=write&n=41943040", MEMORY),
+    ("/reply-enormous?n=41943040", MEMORY),
+    ("/batch-enormous", MEMORY),
+    ("/handles", MEMORY),
+    ("/handles?access=write", MEMORY),
     // A write that ends badly stores nothing: see below.
     ("/write-then-trap?access=write&partition=half", TRAPPED),
     ("/write-then-panic?access=write&partition=half", TRAPPED),
@@ -164,6 +172,132 @@ fn each_misdeed_is_answered_clearly_and_harms_nobody_else() {
         MISDEEDS.len(),
         2 * requests
     );
+}
+
+/// What a guest has the host do in one call.
+struct Attack {
+    path: &'static str,
+    seen: Seen,
+    /// In milliseconds.
+    deadline: u64,
+}
+
+const fn attack(path: &'static str, seen: Seen, deadline: u64) -> Attack {
+    Attack {
+        path,
+        seen,
+        deadline,
+    }
+}
+
+const ATTACKS: &[Attack] = &[
+    attack("/get-many?partition=large&n=100", MEMORY, 1000),
+    attack("/get-many?partition=large&n=300", MEMORY, 1000),
+    attack("/get-many?partition=large&n=900", MEMORY, 1000),
+    attack("/get-many?partition=large&n=300&access=write", MEMORY, 250),
+    attack("/delete-all?access=write&partition=none", MEMORY, 250),
+    attack(
+        "/delete-all?access=write&partition=none&n=600000",
+        DEADLINE,
+        250,
+    ),
+    attack(
+        "/set-all?access=write&partition=none&n=340000",
+        DEADLINE,
+        250,
+    ),
+    attack("/set-and-delete?access=write&partition=none", DEADLINE, 250),
+    attack("/set-tiny?access=write&partition=none", DEADLINE, 250),
+];
+
+/// How many of one attack are made at once.
+const AT_ONCE: u64 = 4;
+
+/// A value of 9 MiB, asked for 900 times in one call, took 5.9 GiB and 28 s of a
+/// deadline of 1 s; 300 times, others waited 3.7 s. A million keys to delete took
+/// three times a write's deadline.
+#[test]
+fn what_the_host_does_for_a_guest_is_bounded_in_bytes_and_in_time() {
+    let shard = Shard::new(&config(&guest("hostile"), &[]));
+    let host = shard.start();
+    let set = host.client().get("/value?access=write&partition=large");
+    assert_eq!(set.expect("an answer").text(), "ok");
+    let before = resident(&host);
+    let others = Waits::default();
+    let load = |client: &mut Client, worker, number| {
+        others.of(|| save_and_load(client, worker, number));
+    };
+    let (requests, ()) = under_load(host.address, 2, load, |_| {
+        for attack in ATTACKS {
+            let make = || {
+                let response = host.client().get(attack.path).expect("an answer");
+                let Refusal(status, code) = attack.seen else {
+                    unreachable!("none of them succeeds");
+                };
+                let seen = (response.status, response.header("ostrakon-error"));
+                let text = response.text();
+                assert_eq!(seen, (status, Some(code)), "{}: {text}", attack.path);
+            };
+            let (alone, together) = (Waits::default(), Waits::default());
+            alone.of(make);
+            thread::scope(|scope| {
+                for _ in 0..AT_ONCE {
+                    scope.spawn(|| together.of(make));
+                }
+            });
+            println!(
+                "{}: {:?} of {} ms; {AT_ONCE} at once: {:?}; {} MiB resident at most so far",
+                attack.path,
+                alone.worst(),
+                attack.deadline,
+                together.worst(),
+                resident(&host),
+            );
+            // Much more than it takes, on a machine that has much else to do.
+            let most = Duration::from_millis(attack.deadline + 1500);
+            assert!(alone.worst() < most, "{}", attack.path);
+        }
+    });
+    let peak = resident(&host);
+    println!(
+        "{} attacks, {} requests of others meanwhile: 0 failed, {:?} at most; {before} MiB, then {peak} at most",
+        (1 + AT_ONCE) * ATTACKS.len() as u64,
+        2 * requests,
+        others.worst()
+    );
+    assert!(others.worst() < Duration::from_secs(3));
+    // As deploy/README.md has it: an instance for each, as much again for what its call
+    // hands over, and what one write changes.
+    let most = before + AT_ONCE * (64 + 64) + 8 * 16;
+    assert!(peak < most, "{before} MiB, then {peak} of {most}");
+}
+
+/// The longest of many waits.
+#[derive(Default)]
+struct Waits(AtomicU64);
+
+impl Waits {
+    fn of<T>(&self, act: impl FnOnce() -> T) -> T {
+        let began = Instant::now();
+        let done = act();
+        let micros = u64::try_from(began.elapsed().as_micros()).expect("it is short");
+        self.0.fetch_max(micros, Ordering::Relaxed);
+        done
+    }
+
+    fn worst(&self) -> Duration {
+        Duration::from_micros(self.0.load(Ordering::Relaxed))
+    }
+}
+
+/// The most memory that a host's process has had so far, in MiB.
+fn resident(host: &Host) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", host.id()));
+    let status = status.expect("it runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let number = line.and_then(|line| line.split_whitespace().next());
+    let kib: u64 = number.expect("a number").parse().expect("a number");
+    kib >> 10
 }
 
 #[test]

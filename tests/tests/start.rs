@@ -1,6 +1,8 @@
 //! Starting: who may, on what, and what is said where nobody can.
 
-use std::process::Command;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use ostrakon_tests::host::{Files, Host, Shard, config, guest, last_words};
 
@@ -227,4 +229,113 @@ fn one_that_is_told_to_end_before_it_is_ready_ends_at_once() {
     // What it leaves is in order.
     shard.config.publish(&config(&guest("kv"), &[])).unwrap();
     shard.start().stop();
+}
+
+fn fifo(path: &Path) {
+    let made = Command::new("mkfifo").arg(path).status();
+    assert!(made.is_ok_and(|status| status.success()), "mkfifo works");
+}
+
+/// A FIFO as lock, store, cache entry or kept generation hung the start.
+#[test]
+fn a_fifo_among_the_data_is_one_line_or_passed_over_and_hangs_nothing() {
+    let shard = Shard::new(&config(&guest("kv"), &[]));
+    shard.start().stop();
+    let paths = |directory: &str| -> Vec<PathBuf> {
+        let entries = fs::read_dir(shard.data.join(directory)).expect("a directory");
+        entries
+            .map(|entry| entry.expect("an entry").path())
+            .collect()
+    };
+    // What can be made anew is.
+    for path in [paths("compiled"), paths("generations")].concat() {
+        if path.is_dir() {
+            fs::remove_dir_all(&path).expect("it is there");
+        } else {
+            fs::remove_file(&path).expect("it is there");
+        }
+        fifo(&path);
+        shard.start().stop();
+    }
+    for name in ["lock", "shard.redb"] {
+        let path = shard.data.join(name);
+        let aside = shard.data.join("aside");
+        fs::rename(&path, &aside).expect("it is there");
+        fifo(&path);
+        let (code, said) = refusal(&shard);
+        assert_eq!(code, Some(74), "{name}: {said:?}");
+        assert!(said.contains(name) && said.contains("FIFO"), "{said}");
+        fs::rename(&aside, &path).expect("it is put back");
+    }
+    shard.start().stop();
+}
+
+#[test]
+fn a_fifo_on_a_command_line_is_one_line_and_hangs_nothing() {
+    let shard = Shard::new(&config(&guest("kv"), &[]));
+    let path = shard.directory().join("pipe");
+    fifo(&path);
+    let pipe = path.to_str().expect("a path");
+    let commands: [&[&str]; 5] = [
+        &["inspect", pipe],
+        &["pack", "--name", "kv", "--guest", pipe],
+        &["plan", "--guest", pipe, "--shards", "2"],
+        &["drain", "--token-file", pipe],
+        &["serve", "--default-guest", pipe],
+    ];
+    for arguments in commands {
+        let mut command = if arguments[0] == "serve" {
+            let mut command = shard.command();
+            command.args(&arguments[1..]);
+            command
+        } else {
+            let mut command = Command::new(&shard.binary);
+            command.args(arguments);
+            command
+        };
+        let output = command.stdin(Stdio::null()).output().expect("it runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{arguments:?}");
+        let why = if arguments[0] == "serve" {
+            last_words(&said)
+        } else {
+            assert_eq!(said.lines().count(), 1, "{arguments:?}: {said}");
+            said.into_owned()
+        };
+        assert!(why.contains("FIFO"), "{arguments:?}: {why}");
+    }
+}
+
+/// The volume's thread waited for the other end of a FIFO for good, and kept the
+/// process after SIGTERM.
+#[test]
+fn a_plain_directory_where_files_become_fifos_is_read_on_and_the_shard_ends() {
+    let shard = Shard::new(&Files::new());
+    let volume = shard.config.directory().to_owned();
+    // From now on a plain directory.
+    fs::remove_file(volume.join("..data")).expect("it is there");
+    fs::write(volume.join("guest.wasm"), guest("hostile")).expect("it is written");
+    fs::write(volume.join("label"), "one").expect("it is written");
+    let host = shard.start();
+    let label = |host: &Host| host.client().get("/label").expect("an answer");
+    assert_eq!(label(&host).text(), "one");
+    // Between a look and the opening, some of the times.
+    let (pipe, file) = (volume.join(".pipe"), volume.join(".file"));
+    for round in 0..300 {
+        fifo(&pipe);
+        fs::rename(&pipe, volume.join("label")).expect("it is replaced");
+        fs::write(&file, format!("round {round}")).expect("it is written");
+        fs::rename(&file, volume.join("label")).expect("it is replaced");
+    }
+    host.wait_until("the last content", |host| label(host).text() == "round 299");
+    // Nor is anything read by a link that leads out.
+    std::os::unix::fs::symlink("/etc/passwd", &file).expect("it is made");
+    fs::rename(&file, volume.join("label")).expect("it is replaced");
+    let status = host.wait_for_status("the refusal", |status| status["refused"].is_object());
+    let reason = status["refused"]["reason"].as_str().unwrap_or_default();
+    assert!(reason.contains("leads out of the volume"), "{status:#}");
+    assert_eq!(label(&host).text(), "round 299");
+    fs::remove_file(volume.join("label")).expect("it is there");
+    fifo(&volume.join("label"));
+    host.stop();
 }

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ostrakon::store::{Options, Store};
+use ostrakon::store::{Options, Store, unbounded};
 use ostrakon_tests::client::{Client, Response};
 use ostrakon_tests::host::{Files, config, guest};
 use ostrakon_tests::linearizable::{Action, Operation, UNKNOWN, is_linearizable};
@@ -243,7 +243,7 @@ fn places(set: &StatefulSet) -> BTreeMap<Vec<u8>, Vec<u32>> {
         let snapshot = store.snapshot().expect("it was opened");
         let mut start = None::<Vec<u8>>;
         loop {
-            let page = snapshot.partitions(start.as_deref(), None, 1000);
+            let page = snapshot.partitions(start.as_deref(), None, 1000, &mut unbounded);
             let page = page.expect("it can be read");
             for partition in page.entries {
                 start = Some([&partition[..], &[0]].concat());

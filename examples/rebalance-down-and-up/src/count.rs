@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use ostrakon::dev::{MOST_SHARDS, Place};
-use ostrakon::store::{Options, Store, successor};
+use ostrakon::store::{Options, Store, successor, unbounded};
 
 use crate::set;
 
@@ -36,7 +36,7 @@ fn keys(data: &Path) -> anyhow::Result<Vec<String>> {
     let mut keys = Vec::new();
     let mut start = None::<Vec<u8>>;
     loop {
-        let page = snapshot.partitions(start.as_deref(), None, PAGE)?;
+        let page = snapshot.partitions(start.as_deref(), None, PAGE, &mut unbounded)?;
         start = page.entries.last().map(|last| successor(last));
         let read = page.entries.into_iter().map(String::from_utf8);
         keys.extend(read.collect::<Result<Vec<_>, _>>()?);

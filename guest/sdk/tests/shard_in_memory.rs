@@ -85,6 +85,13 @@ impl<const SCHEMA: u32> Guest for Probe<SCHEMA> {
                 assert!(store.delete("002")?);
                 assert!(!store.delete("002")?);
             }
+            // So many at once as the body says.
+            "/take" => {
+                let values = store.get_many(numbers(request).map(|_| "k"));
+                return Ok(Response::text(values.len().to_string()));
+            }
+            "/give" => store.set_many(numbers(request).map(|key| (key, "x")))?,
+            "/take-away" => drop(store.delete_many(numbers(request))?),
             "/shard" => {
                 let partitions: Vec<_> = request.shard().partitions().page_size(1).collect();
                 let entries = request.shard().scan().page_size(1).count();
@@ -126,6 +133,13 @@ impl<const SCHEMA: u32> Guest for Probe<SCHEMA> {
         );
         Ok(())
     }
+}
+
+/// As many keys of four bytes as the body says.
+fn numbers(request: &Request) -> impl Iterator<Item = String> {
+    let text = str::from_utf8(request.body()).expect("a number");
+    let count: usize = text.parse().expect("a number");
+    (0..count).map(|number| format!("{number:04}"))
 }
 
 fn shard() -> TestShard<Probe<1>> {
@@ -189,6 +203,23 @@ fn limits_are_kept() {
     assert_eq!(shard.put("/set", "12345678").status, 507);
     assert_eq!(shard.put("/set", "12345678901").status, 413);
     assert_eq!(shard.get("/get").text(), "1234567");
+}
+
+/// As the host counts: 64 bytes for each value taken, 24 for each key and value given.
+#[test]
+fn one_call_hands_over_so_much_either_way() {
+    let limits = Limits {
+        call: 1000,
+        ..Limits::default()
+    };
+    let mut shard = TestShard::<Probe<1>>::new().limits(limits).start().unwrap();
+    shard.put("/set", "v".repeat(36));
+    for (path, most) in [("/take", 10), ("/give", 18), ("/take-away", 35)] {
+        let reply = shard.put(path, most.to_string());
+        assert_eq!(reply.status, 200, "{path}: {}", reply.text());
+        let reply = shard.put(path, (most + 1).to_string());
+        assert!(reply.failed, "{path}");
+    }
 }
 
 #[test]

@@ -1,6 +1,5 @@
 //! What is asked of a shard's admin port, and `ostrakon drain`.
 
-use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -13,6 +12,10 @@ use zeroize::Zeroizing;
 
 use super::{Exit, Failure, is_authority, say};
 use crate::http::client::{self, Question};
+use crate::regular;
+
+/// The most bytes of a file that holds a token.
+const MAX_TOKEN_FILE: usize = 64 << 10;
 
 /// Drain a shard: not ready, then no new requests, then all answered and durable.
 ///
@@ -111,7 +114,7 @@ impl Token {
             return Ok(None);
         };
         let path = path.clone();
-        let read = match fs::read(&path).map(Zeroizing::new) {
+        let read = match regular::read(&path, MAX_TOKEN_FILE).map(Zeroizing::new) {
             Ok(read) => read,
             Err(source) => return Err(Failure::new(Exit::Io, Error::Token { path, source })),
         };

@@ -1,7 +1,6 @@
 //! `ostrakon inspect`: what a file is, without serving it.
 
 use std::fmt::Write;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use ostrakon_toolchain::{Interface, component};
@@ -11,6 +10,10 @@ use super::{Exit, Failure, say};
 use crate::digest::Digest;
 use crate::guest;
 use crate::printable::Printable;
+use crate::regular;
+
+/// The most bytes of a file that the command line names.
+const MAX_INPUT: usize = 256 << 20;
 
 /// Show what a component is: its world, size, digest, and how it describes itself.
 #[derive(Debug, clap::Args)]
@@ -77,7 +80,7 @@ fn listed(names: &[String]) -> String {
 
 /// Reads a file that the command line names.
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
-    fs::read(path).map_err(|source| {
+    regular::read(path, MAX_INPUT).map_err(|source| {
         let path = path.to_owned();
         Failure::new(Exit::Io, manifest::Error::Read { path, source })
     })

@@ -1,7 +1,7 @@
 //! `ostrakon plan`: what another number of shards, or another guest, would move.
 
 use std::fmt::Write as _;
-use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use super::{Exit, Failure, say, say_aside};
 use crate::http::client::Question;
 use crate::plan::{Outcome, share};
 use crate::printable::Printable;
+use crate::regular;
 use crate::settings::MOST_SHARDS;
 use crate::survey::Amount;
 use crate::volume::MAX_BYTES;
@@ -94,14 +95,14 @@ impl Arguments {
 }
 
 fn component(path: &Path) -> Result<Bytes, Failure> {
-    let read = fs::read(path).map_err(|source| {
+    let read = regular::read(path, MAX_BYTES).map_err(|source| {
         let path = path.to_owned();
-        Failure::new(Exit::Io, Error::Read { path, source })
+        if source.kind() == io::ErrorKind::FileTooLarge {
+            Failure::new(Exit::Usage, Error::Long { path })
+        } else {
+            Failure::new(Exit::Io, Error::Read { path, source })
+        }
     })?;
-    if read.len() > MAX_BYTES {
-        let path = path.to_owned();
-        return Err(Failure::new(Exit::Usage, Error::Long { path }));
-    }
     Ok(read.into())
 }
 

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::Files;
+use crate::regular;
+use crate::volume::MAX_BYTES;
 
 /// What is seen of each file without reading it.
 type Look = BTreeMap<PathBuf, (SystemTime, u64)>;
@@ -80,7 +82,7 @@ pub(super) fn files(directory: &Path) -> io::Result<Files> {
         let path = entry?.path();
         if path.is_file() && !is_passing(&path) {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            files.insert(name.into_owned(), fs::read(&path)?.into());
+            files.insert(name.into_owned(), regular::read(&path, MAX_BYTES)?.into());
         }
     }
     Ok(files)

@@ -13,6 +13,8 @@ use super::projection::Files;
 use super::screen::Screen;
 use super::session::near;
 use super::sources::{self, Sources};
+use crate::regular;
+use crate::volume::MAX_BYTES;
 
 /// How often sources are looked at. A save is taken when two looks agree.
 const LOOK_EVERY: Duration = Duration::from_millis(150);
@@ -80,7 +82,7 @@ impl Workshop {
         let read = || -> std::io::Result<_> {
             let mut config = sources::files(&self.config)?;
             if let Some(built) = built {
-                config.insert(GUEST.to_owned(), std::fs::read(built)?.into());
+                config.insert(GUEST.to_owned(), regular::read(&built, MAX_BYTES)?.into());
             }
             Ok((config, sources::files(&self.secrets)?))
         };

@@ -9,11 +9,15 @@ use wasmtime::component::Component;
 use super::engine::Engine;
 use crate::digest::Digest;
 use crate::recency;
+use crate::regular;
 
 /// What a compiled file begins with: then the engine's compatibility hash
 /// (8 bytes), the digest of the code (32 bytes), and the code.
 const MAGIC: &[u8; 8] = b"ostrakn1";
 const HEADER: usize = 8 + 8 + 32;
+
+/// The most bytes of a compiled file.
+const MAX_FILE: usize = 1 << 30;
 
 /// How many guests are kept.
 const KEPT: usize = 8;
@@ -53,7 +57,14 @@ impl Cache {
     )]
     pub(super) fn compiled(&self, engine: &Engine, digest: &Digest) -> Option<Component> {
         let path = self.path(digest);
-        let file = fs::read(&path).ok()?;
+        let file = match regular::read_own(&path, MAX_FILE) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "a compiled guest is not used");
+                return None;
+            }
+        };
         let (header, code) = file.split_at_checked(HEADER)?;
         if header != Self::header(engine, code) {
             return None;
@@ -71,7 +82,7 @@ impl Cache {
     pub(super) fn keep_compiled(&self, engine: &Engine, digest: &Digest, code: &[u8]) {
         let path = self.path(digest);
         let header = Self::header(engine, code);
-        if fs::read(&path).is_ok_and(|file| file.starts_with(&header)) {
+        if regular::read_own(&path, MAX_FILE).is_ok_and(|file| file.starts_with(&header)) {
             // At worst it is pruned early, and compiled again.
             let _ = recency::used_last(&path);
             return;
@@ -99,7 +110,9 @@ impl Cache {
     fn write(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
         let mut temporary = path.as_os_str().to_owned();
         temporary.push(".new");
-        let written = File::create(&temporary).and_then(|mut file| {
+        // Whatever is left there of an earlier one.
+        let _ = fs::remove_file(&temporary);
+        let written = File::create_new(&temporary).and_then(|mut file| {
             for part in parts {
                 file.write_all(part)?;
             }
@@ -109,5 +122,32 @@ impl Cache {
             let _ = fs::remove_file(&temporary);
         }
         written
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::regular::tests::{fifo, in_time};
+
+    /// A FIFO in place of a compiled guest hung the start.
+    #[test]
+    fn what_is_no_regular_file_is_compiled_anew_and_never_waited_for() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let cache = Cache::open(directory.path()).expect("it opens");
+        let engine = Engine::new().expect("it runs here");
+        let digest = Digest::of(b"a guest");
+        let path = cache.path(&digest);
+        fifo(&path);
+        let mut temporary = path.clone().into_os_string();
+        temporary.push(".new");
+        fifo(Path::new(&temporary));
+        in_time(move || {
+            assert!(cache.compiled(&engine, &digest).is_none());
+            cache.keep_compiled(&engine, &digest, b"code");
+            let header = Cache::header(&engine, b"code");
+            let file = fs::read(&path).expect("it is kept");
+            assert_eq!(file, [&header[..], b"code"].concat());
+        });
     }
 }

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use wasmtime::component::{HasData, ResourceTable};
-use wasmtime::{ResourceLimiter, Trap, bail};
+use wasmtime::{ResourceLimiter, bail};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use super::copies::Copies;
-use super::grace::Grace;
+use super::grace::Time;
 use super::log::{GuestLog, Lines};
 use super::stdio::LogStream;
 use crate::contract::Request;
@@ -18,8 +18,12 @@ use crate::secrets::Secrets;
 use crate::settings::Settings;
 use crate::store::{Migration, Snapshot, Transaction};
 
-/// The most handles (secrets, streams) that an instance may hold.
-const MAX_HANDLES: usize = 1024;
+/// The most handles of the host's (secrets, streams, pollables) that an instance
+/// may hold, and wait for in one call.
+pub(super) const MAX_HANDLES: usize = 1024;
+
+/// The most random bytes in one call of WASI: as in a browser.
+const MAX_RANDOM: u64 = 64 << 10;
 
 /// Which shard this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +74,7 @@ pub(super) struct Call {
     pub(super) shards: u32,
     pub(super) data: Data,
     pub(super) copies: Copies,
-    pub(super) grace: Grace,
+    pub(super) time: Time,
 }
 
 impl Call {
@@ -81,7 +85,7 @@ impl Call {
             shards,
             data: Data::None,
             copies: Copies::ANY,
-            grace: Grace::default(),
+            time: Time::default(),
         }
     }
 }
@@ -103,6 +107,7 @@ impl Context {
         let wasi = WasiCtx::builder()
             .stdout(LogStream::new(lines.clone(), tracing::Level::INFO))
             .stderr(LogStream::new(lines.clone(), tracing::Level::WARN))
+            .max_random_size(MAX_RANDOM)
             .build();
         let mut table = ResourceTable::new();
         table.set_max_capacity(MAX_HANDLES);
@@ -137,14 +142,6 @@ impl Context {
             self.call.export,
             Some(Export::Check | Export::Handle | Export::Gather | Export::Migrate)
         )
-    }
-
-    /// Ends the call if it has asked for more than it may copy: as if its time were over.
-    pub(super) fn within_copies(&self) -> wasmtime::Result<()> {
-        if self.call.copies.are_overrun() {
-            return Err(Trap::Interrupt.into());
-        }
-        Ok(())
     }
 
     /// Ends the call: the import is not for this export or target.

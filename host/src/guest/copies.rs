@@ -33,9 +33,4 @@ impl Copies {
         }
         !self.overrun
     }
-
-    /// Whether more was asked for than may be copied: the call is to end.
-    pub(super) fn are_overrun(&self) -> bool {
-        self.overrun
-    }
 }

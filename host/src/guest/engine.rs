@@ -10,6 +10,7 @@ use wasmtime::component::Linker;
 
 use super::bindings::Service;
 use super::context::{Context, HasContext};
+use super::polls;
 
 /// How exact a guest's deadline is.
 const TICK: Duration = Duration::from_millis(1);
@@ -63,6 +64,7 @@ impl Engine {
         let wasmtime = wasmtime::Engine::new(&config).map_err(EngineError::new)?;
         let mut linker = Linker::new(&wasmtime);
         wasmtime_wasi::p2::add_to_linker_async(&mut linker).map_err(EngineError::new)?;
+        polls::add_to_linker(&mut linker).map_err(EngineError::new)?;
         Service::add_to_linker::<_, HasContext>(&mut linker, |context| context)
             .map_err(EngineError::new)?;
         let clock = Clock::start(wasmtime.clone()).map_err(EngineError::new)?;

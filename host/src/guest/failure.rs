@@ -1,8 +1,16 @@
 //! How a call of a guest can fail.
 
 use wasmtime::Trap;
+use wasmtime::component::ResourceTableError;
 
+use super::context::MAX_HANDLES;
+use super::meter::Excess;
 use crate::store::ReadError;
+
+/// What wasmtime says where a guest hands over more than the store's fuel for
+/// that. It has no type that could be told apart: tests see to it that this is
+/// still what it says.
+const FUEL: &str = "fuel allocated for hostcalls has been exhausted";
 
 /// Why a guest gave no answer. Nothing that the request wrote is stored.
 #[derive(Debug, thiserror::Error)]
@@ -10,7 +18,7 @@ pub enum Failure {
     /// It trapped: a panic, an illegal operation, or a misuse of an import.
     #[error("the guest trapped: {0}")]
     Trap(String),
-    /// It grew beyond its memory and trapped.
+    /// It grew beyond its memory and trapped, or made the host hold too much.
     #[error("the guest ran out of memory: {0}")]
     Memory(String),
     /// It ran longer than it may.
@@ -40,6 +48,20 @@ impl Failure {
             // The first line of the chain is wasm's backtrace.
             None => error.root_cause().to_string(),
         };
+        if let Some(ResourceTableError::Full) = error.downcast_ref() {
+            return Self::Memory(format!(
+                "it holds more than {MAX_HANDLES} handles: see that it drops them"
+            ));
+        }
+        if error.is::<Excess>() {
+            return Self::Memory(text);
+        }
+        if text.contains(FUEL) {
+            return Self::Memory(
+                "it hands over more in one call than a quarter of its memory: give less at once"
+                    .to_owned(),
+            );
+        }
         if memory_denied {
             Self::Memory(text)
         } else {

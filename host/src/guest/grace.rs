@@ -1,7 +1,7 @@
-//! What a call gets beyond its deadline, because a deadline counts the time
-//! that passes and not the time that the guest had.
+//! How long a call may go on, and what it gets beyond its deadline: a deadline
+//! counts the time that passes and not the time that the guest had.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 use wasmtime::UpdateDeadline;
@@ -15,15 +15,42 @@ const GRACE: Duration = Duration::from_millis(2);
 /// used its grace up, before it is ended all the same.
 const MAX_ASKED: u32 = 1000;
 
-/// The grace of one call.
+/// The time of one call.
 #[derive(Debug, Default)]
-pub(super) struct Grace {
+pub(super) struct Time {
+    /// None: no call is under way.
+    deadline: Option<Instant>,
     /// The thread's processor time when the deadline passed.
     since: Option<Duration>,
     asked: u32,
 }
 
-impl Grace {
+impl Time {
+    pub(super) fn until(deadline: Option<Instant>) -> Self {
+        Self {
+            deadline,
+            ..Self::default()
+        }
+    }
+
+    /// A deadline that passed, and no grace left.
+    #[cfg(test)]
+    pub(super) fn used_up() -> Self {
+        Self {
+            deadline: Some(Instant::now()),
+            since: None,
+            asked: MAX_ASKED,
+        }
+    }
+
+    /// Whether the call is to end: what the host does for a guest is asked here,
+    /// as the engine's clock interrupts the guest's own code only.
+    pub(super) fn is_over(&mut self) -> bool {
+        self.deadline
+            .is_some_and(|deadline| Instant::now() >= deadline)
+            && matches!(self.overrun(), UpdateDeadline::Interrupt)
+    }
+
     /// Decides when the deadline has passed, and at each tick from then on.
     pub(super) fn overrun(&mut self) -> UpdateDeadline {
         let now = processor_time();

@@ -4,10 +4,10 @@ use tracing::Level;
 use wasmtime::component::Resource;
 
 use super::bindings::ostrakon::shard::{log, request, secrets, settings, shard, store, types};
-use super::context::{Context, Data};
-use super::copies::Copies;
+use super::context::{Call, Context, Data};
+use super::meter::{self, Meter};
 use crate::secrets::Secret;
-use crate::store::{ReadError, Snapshot, WriteError};
+use crate::store::{ReadError, WriteError};
 
 /// A secret that a guest holds. It is not revealed by being held.
 #[expect(unreachable_pub, reason = "the bindings re-export it")]
@@ -27,47 +27,70 @@ fn told(error: WriteError) -> Result<store::Error> {
     })
 }
 
-/// A copy of a value, as far as the call may copy as much: the call ends otherwise.
-fn copied(
-    snapshot: &Snapshot,
-    (partition, key): (&[u8], &[u8]),
-    copies: &mut Copies,
-) -> std::result::Result<Option<Vec<u8>>, ReadError> {
-    let value = snapshot.value(partition, key)?;
-    let value = value.filter(|value| copies.may(value.bytes().len()));
-    Ok(value.map(|value| value.bytes().to_vec()))
-}
-
 fn failed(error: ReadError) -> wasmtime::Error {
     wasmtime::Error::new(error)
 }
 
 impl types::Host for Context {}
 
+impl Context {
+    /// The call's data, and a meter for an import that goes over much of it.
+    fn metered(&mut self) -> (&mut Data, Meter<'_>) {
+        let most = meter::most(&self.environment.settings);
+        let Call {
+            data, time, copies, ..
+        } = &mut self.call;
+        (data, Meter::new(time, copies, most))
+    }
+
+    /// Ends the call, where what it has changed takes too much memory.
+    fn check_held(&self) -> Result<()> {
+        match &self.call.data {
+            Data::Transaction(transaction) => {
+                meter::check_held(transaction.held(), &self.environment.settings)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 impl store::Host for Context {
     fn get(&mut self, key: Vec<u8>) -> Result<Option<Vec<u8>>> {
-        let copies = &mut self.call.copies;
-        let value = match &self.call.data {
-            Data::Partition(partition, snapshot) => copied(snapshot, (partition, &key), copies),
-            Data::Transaction(transaction) => transaction.get(&key),
+        let (data, mut meter) = self.metered();
+        let mut copy = |bytes| meter.copy(bytes);
+        let value = match data {
+            Data::Partition(partition, snapshot) => snapshot.get_if(partition, &key, &mut copy),
+            Data::Transaction(transaction) => transaction.get_if(&key, &mut copy),
             _ => return self.misused("store.get"),
         };
-        self.within_copies()?;
+        meter.finish("store.get")?;
         value.map_err(failed)
     }
 
     fn get_many(&mut self, keys: Vec<Vec<u8>>) -> Result<Vec<Option<Vec<u8>>>> {
-        let copies = &mut self.call.copies;
-        let values = match &self.call.data {
-            Data::Partition(partition, snapshot) => keys
-                .iter()
-                .map(|key| copied(snapshot, (partition, key), copies))
-                .collect::<std::result::Result<_, _>>(),
-            Data::Transaction(transaction) => keys.iter().map(|key| transaction.get(key)).collect(),
-            _ => return self.misused("store.get-many"),
-        };
-        self.within_copies()?;
-        values.map_err(failed)
+        let most = meter::most_elements(&self.environment.settings);
+        let (data, mut meter) = self.metered();
+        // As much as is needed at once: growing would take it several times.
+        let mut values = Vec::with_capacity(keys.len().min(most));
+        for key in &keys {
+            let mut collect = |bytes| meter.collect(bytes);
+            let value = match data {
+                Data::Partition(partition, snapshot) => {
+                    snapshot.get_if(partition, key, &mut collect)
+                }
+                Data::Transaction(transaction) => transaction.get_if(key, &mut collect),
+                _ => break,
+            };
+            values.push(value.map_err(failed)?);
+            if !meter.goes_on() {
+                break;
+            }
+        }
+        meter.finish("store.get-many")?;
+        match data {
+            Data::Partition(..) | Data::Transaction(_) => Ok(values),
+            _ => self.misused("store.get-many"),
+        }
     }
 
     fn set(
@@ -77,7 +100,7 @@ impl store::Host for Context {
     ) -> Result<std::result::Result<(), store::Error>> {
         match &mut self.call.data {
             Data::Transaction(transaction) => match transaction.set(key, value) {
-                Ok(()) => Ok(Ok(())),
+                Ok(()) => self.check_held().map(Ok),
                 Err(error) => told(error).map(Err),
             },
             Data::Partition(..) => Ok(Err(store::Error::ReadOnly)),
@@ -89,11 +112,16 @@ impl store::Host for Context {
         &mut self,
         entries: Vec<store::Entry>,
     ) -> Result<std::result::Result<(), store::Error>> {
-        match &mut self.call.data {
+        let most = meter::most_held(&self.environment.settings);
+        let (data, mut meter) = self.metered();
+        match data {
             Data::Transaction(transaction) => {
                 let entries = entries.into_iter().map(|entry| (entry.key, entry.value));
-                match transaction.set_many(entries.collect()) {
-                    Ok(()) => Ok(Ok(())),
+                let mut go_on = |bytes| meter.go_on(bytes);
+                let set = transaction.set_many(entries.collect(), most, &mut go_on);
+                meter.finish("store.set-many")?;
+                match set {
+                    Ok(()) => self.check_held().map(Ok),
                     Err(error) => told(error).map(Err),
                 }
             }
@@ -104,7 +132,11 @@ impl store::Host for Context {
 
     fn delete(&mut self, key: Vec<u8>) -> Result<std::result::Result<bool, store::Error>> {
         match &mut self.call.data {
-            Data::Transaction(transaction) => transaction.delete(key).map(Ok).map_err(failed),
+            Data::Transaction(transaction) => {
+                let deleted = transaction.delete(key).map_err(failed)?;
+                self.check_held()?;
+                Ok(Ok(deleted))
+            }
             Data::Partition(..) => Ok(Err(store::Error::ReadOnly)),
             _ => self.misused("store.delete"),
         }
@@ -114,12 +146,19 @@ impl store::Host for Context {
         &mut self,
         keys: Vec<Vec<u8>>,
     ) -> Result<std::result::Result<u32, store::Error>> {
-        match &mut self.call.data {
+        let most = meter::most_held(&self.environment.settings);
+        let (data, mut meter) = self.metered();
+        match data {
             Data::Transaction(transaction) => {
                 let mut count = 0;
                 for key in keys {
+                    if !meter.go_on(key.len()) || transaction.held() > most {
+                        break;
+                    }
                     count += u32::from(transaction.delete(key).map_err(failed)?);
                 }
+                meter.finish("store.delete-many")?;
+                self.check_held()?;
                 Ok(Ok(count))
             }
             Data::Partition(..) => Ok(Err(store::Error::ReadOnly)),
@@ -129,17 +168,20 @@ impl store::Host for Context {
 
     fn scan(&mut self, range: store::Range, limit: u32) -> Result<store::Page> {
         let (start, end) = (range.start.as_deref(), range.end.as_deref());
-        let (limit, copies) = (limit as usize, &mut self.call.copies);
-        let page = match &self.call.data {
+        let (reverse, limit) = (range.reverse, limit as usize);
+        let (data, mut meter) = self.metered();
+        let mut copy = |bytes| meter.copy(bytes);
+        let page = match data {
             Data::Partition(partition, snapshot) => {
-                let may_copy = |bytes| copies.may(bytes);
-                snapshot.scan_partition(partition, start, end, range.reverse, limit, may_copy)
+                snapshot.scan_partition(partition, start, end, reverse, limit, &mut copy)
             }
-            Data::Transaction(transaction) => transaction.scan(start, end, range.reverse, limit),
+            Data::Transaction(transaction) => {
+                transaction.scan(start, end, reverse, limit, &mut copy)
+            }
             _ => return self.misused("store.scan"),
-        };
-        self.within_copies()?;
-        let page = page.map_err(failed)?;
+        }
+        .map_err(failed)?;
+        meter.finish("store.scan")?;
         let entries = page.entries.into_iter();
         Ok(store::Page {
             entries: entries
@@ -158,15 +200,17 @@ impl shard::Host for Context {
         limit: u32,
     ) -> Result<shard::PartitionPage> {
         let (start, end, limit) = (start.as_deref(), end.as_deref(), limit as usize);
-        let page = match &self.call.data {
-            Data::Shard(snapshot) => snapshot.partitions(start, end, limit),
-            Data::Migration(migration) => migration.partitions(start, end, limit),
+        let (data, mut meter) = self.metered();
+        let mut go_on = |bytes| meter.go_on(bytes);
+        let page = match data {
+            Data::Shard(snapshot) => snapshot.partitions(start, end, limit, &mut go_on),
+            Data::Migration(migration) => migration.partitions(start, end, limit, &mut go_on),
             _ => return self.misused("shard.partitions"),
         }
         .map_err(failed)?;
         let bytes = page.entries.iter().map(Vec::len).sum();
-        self.call.copies.may(bytes);
-        self.within_copies()?;
+        meter.copy(bytes);
+        meter.finish("shard.partitions")?;
         Ok(shard::PartitionPage {
             partitions: page.entries,
             more: page.more,
@@ -174,17 +218,19 @@ impl shard::Host for Context {
     }
 
     fn scan(&mut self, after: Option<shard::Position>, limit: u32) -> Result<shard::Page> {
-        let (limit, copies) = (limit as usize, &mut self.call.copies);
+        let limit = limit as usize;
         let after = after
             .as_ref()
             .map(|at| (at.partition.as_slice(), at.key.as_slice()));
-        let page = match &self.call.data {
-            Data::Shard(snapshot) => snapshot.scan(after, limit, |bytes| copies.may(bytes)),
-            Data::Migration(migration) => migration.scan(after, limit),
+        let (data, mut meter) = self.metered();
+        let mut copy = |bytes| meter.copy(bytes);
+        let page = match data {
+            Data::Shard(snapshot) => snapshot.scan(after, limit, &mut copy),
+            Data::Migration(migration) => migration.scan(after, limit, &mut copy),
             _ => return self.misused("shard.scan"),
-        };
-        self.within_copies()?;
-        let page = page.map_err(failed)?;
+        }
+        .map_err(failed)?;
+        meter.finish("shard.scan")?;
         let entries = page.entries.into_iter();
         Ok(shard::Page {
             entries: entries
@@ -199,13 +245,14 @@ impl shard::Host for Context {
     }
 
     fn get(&mut self, partition: Vec<u8>, key: Vec<u8>) -> Result<Option<Vec<u8>>> {
-        let copies = &mut self.call.copies;
-        let value = match &self.call.data {
-            Data::Shard(snapshot) => copied(snapshot, (&partition, &key), copies),
+        let (data, mut meter) = self.metered();
+        let mut copy = |bytes| meter.copy(bytes);
+        let value = match data {
+            Data::Shard(snapshot) => snapshot.get_if(&partition, &key, &mut copy),
             Data::Migration(migration) => migration.get(&partition, &key),
             _ => return self.misused("shard.get"),
         };
-        self.within_copies()?;
+        meter.finish("shard.get")?;
         value.map_err(failed)
     }
 
@@ -213,13 +260,16 @@ impl shard::Host for Context {
         &mut self,
         entries: Vec<shard::Entry>,
     ) -> Result<std::result::Result<(), shard::Error>> {
-        match &mut self.call.data {
+        let (data, mut meter) = self.metered();
+        match data {
             Data::Migration(migration) => {
                 let entries: Vec<_> = entries
                     .into_iter()
                     .map(|entry| ((entry.partition, entry.key), entry.value))
                     .collect();
-                match migration.set_many(&entries) {
+                let set = migration.set_many(&entries, &mut |bytes| meter.go_on(bytes));
+                meter.finish("shard.set-many")?;
+                match set {
                     Ok(()) => Ok(Ok(())),
                     Err(WriteError::NoSuchPartition) => Ok(Err(shard::Error::NoSuchPartition)),
                     Err(error) => told(error).map(|error| Err(shard::Error::Store(error))),
@@ -234,16 +284,16 @@ impl shard::Host for Context {
         &mut self,
         positions: Vec<shard::Position>,
     ) -> Result<std::result::Result<u32, shard::Error>> {
-        match &mut self.call.data {
+        let (data, mut meter) = self.metered();
+        match data {
             Data::Migration(migration) => {
                 let positions: Vec<_> = positions
                     .into_iter()
                     .map(|position| (position.partition, position.key))
                     .collect();
-                match migration.delete_many(&positions) {
-                    Ok(count) => Ok(Ok(count)),
-                    Err(error) => told(error).map(|error| Err(shard::Error::Store(error))),
-                }
+                let deleted = migration.delete_many(&positions, &mut |bytes| meter.go_on(bytes));
+                meter.finish("shard.delete-many")?;
+                deleted.map(Ok).map_err(failed)
             }
             Data::Shard(_) => Ok(Err(shard::Error::Store(store::Error::ReadOnly))),
             _ => self.misused("shard.delete-many"),
@@ -330,3 +380,6 @@ impl log::Host for Context {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

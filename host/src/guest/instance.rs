@@ -11,8 +11,9 @@ use super::context::{Call, Context, Data, Environment};
 use super::copies::Copies;
 use super::engine::Engine;
 use super::failure::Failure;
-use super::grace::Grace;
-use super::log::GuestLog;
+use super::grace::Time;
+use super::log::{GuestLog, cut};
+use super::meter;
 use super::reply;
 use crate::contract::{Access, Description, Reply, Request, Route, Target};
 use crate::metrics::Export;
@@ -22,6 +23,10 @@ use crate::trace::{Kind, Trace};
 /// Memory beyond twice what an instance began with, in bytes, that it may keep
 /// for its next request.
 const SPARE_MEMORY: usize = 8 << 20;
+
+/// The most handles that an instance may make, of its own resources and the
+/// host's; each takes a few bytes of the host's memory.
+const MAX_COMPONENT_HANDLES: usize = 10_000;
 
 /// What a `read` sees.
 #[derive(Clone, Debug)]
@@ -56,9 +61,12 @@ impl Instance {
         deadline: Duration,
     ) -> Result<Self, Failure> {
         let shards = environment.identity.shards;
+        let most = meter::most(&environment.settings);
         let mut store = Store::new(&engine.wasmtime, Context::new(environment, log));
         store.limiter(|context| &mut context.limiter);
-        store.epoch_deadline_callback(|mut store| Ok(store.data_mut().call.grace.overrun()));
+        store.set_hostcall_fuel(most);
+        store.set_max_component_handles(MAX_COMPONENT_HANDLES);
+        store.epoch_deadline_callback(|mut store| Ok(store.data_mut().call.time.overrun()));
         store.set_epoch_deadline(Engine::ticks(deadline));
         let service = {
             let _calling = engine.calling();
@@ -115,6 +123,7 @@ impl Instance {
         )
         .await
         .1
+        .map(shorten)
     }
 
     pub(super) async fn owner(
@@ -309,7 +318,7 @@ impl Instance {
         let Data::Migration(migration) = data else {
             unreachable!("a call ends with the data it began with");
         };
-        (*migration, migrated)
+        (*migration, migrated.map(shorten))
     }
 
     /// Writes a line in the guest's log, of the trace of the last call.
@@ -343,7 +352,7 @@ impl Instance {
             shards: self.shards,
             data,
             copies: self.copies,
-            grace: Grace::default(),
+            time: Time::until(began.checked_add(deadline)),
         };
         context.limiter.denied = false;
         self.store.set_epoch_deadline(Engine::ticks(deadline));
@@ -368,6 +377,11 @@ impl Instance {
         }
         (call.data, result)
     }
+}
+
+/// A guest's reason for people, as long as a line of its log.
+fn shorten(said: Result<(), String>) -> Result<(), String> {
+    said.map_err(|reason| cut(&reason).to_owned())
 }
 
 /// What a call is about.

@@ -132,7 +132,8 @@ impl Drop for GuestLog {
     }
 }
 
-fn cut(text: &str) -> &str {
+/// The text of a line, not longer than it may be.
+pub(super) fn cut(text: &str) -> &str {
     let text = text.trim_end();
     &text[..text.floor_char_boundary(MAX_LINE)]
 }

@@ -17,10 +17,12 @@ mod grace;
 mod imports;
 mod instance;
 mod log;
+mod meter;
 #[cfg(feature = "bench-native")]
 mod native;
 mod pool;
 mod reply;
+mod polls;
 mod stdio;
 
 pub use bound::Bound;

@@ -7,12 +7,15 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
-use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
+use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
 
 use super::log::Lines;
 
 /// The most that is kept of a line before it is written as it is, in bytes.
 const MAX_PENDING: usize = 4 << 10;
+
+/// The most bytes in one write.
+const MAX_WRITE: usize = 64 << 10;
 
 /// One of the two streams; clones write to the same line.
 #[derive(Clone)]
@@ -63,6 +66,11 @@ impl StdoutStream for LogStream {
 
 impl OutputStream for LogStream {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        if bytes.len() > MAX_WRITE {
+            return Err(StreamError::trap(
+                "more was written than `check-write` allows",
+            ));
+        }
         self.push(&bytes);
         Ok(())
     }
@@ -72,7 +80,7 @@ impl OutputStream for LogStream {
     }
 
     fn check_write(&mut self) -> StreamResult<usize> {
-        Ok(64 << 10)
+        Ok(MAX_WRITE)
     }
 }
 
@@ -97,5 +105,25 @@ impl AsyncWrite for LogStream {
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guest::log::GuestLog;
+    use crate::metrics::Metrics;
+
+    #[test]
+    fn no_more_is_written_at_once_than_is_allowed() {
+        let metrics = Arc::new(Metrics::new("test"));
+        let log = Arc::new(GuestLog::new("test".to_owned(), 1, metrics));
+        let mut stream = LogStream::new(Lines::new(log), tracing::Level::INFO);
+        let allowed = stream.check_write().expect("it is open");
+        let lines = |count| Bytes::from(vec![b'\n'; count]);
+        stream.write(lines(allowed)).expect("it is allowed");
+        stream
+            .write(lines(allowed + 1))
+            .expect_err("it is too much");
     }
 }

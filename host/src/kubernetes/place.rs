@@ -1,11 +1,15 @@
 //! Where this Pod is in its cluster, and how its API server is reached.
 
-use std::fs::{self, File};
 use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
 use http::Uri;
+
+use crate::regular;
+
+/// The most bytes of a file that holds a namespace's name.
+const MAX_NAMESPACE: usize = 4 << 10;
 
 /// Where this Pod is in its cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,14 +84,14 @@ impl Place {
         let server = address(&host, &port)?;
         for name in ["token", "ca.crt"] {
             let path = given.account.join(name);
-            File::open(&path).map_err(|error| no_account(path, &error))?;
+            regular::open(&path).map_err(|error| no_account(path, &error))?;
         }
         let namespace = given.namespace.map_or_else(
             || {
                 let path = given.account.join("namespace");
-                let namespace = fs::read_to_string(&path);
+                let namespace = regular::read(&path, MAX_NAMESPACE);
                 let namespace = namespace.map_err(|error| no_account(path, &error))?;
-                Ok(namespace.trim().to_owned())
+                Ok(String::from_utf8_lossy(&namespace).trim().to_owned())
             },
             Ok,
         )?;
@@ -138,9 +142,12 @@ pub const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
     use std::path::Path;
 
     use super::*;
+    use crate::regular::tests::{fifo, in_time};
 
     fn given(account: &Path) -> Given {
         let some = |text: &str| Some(text.to_owned());
@@ -184,6 +191,34 @@ mod tests {
             (place.namespace.as_str(), place.stateful_set.as_str()),
             ("other", "kv")
         );
+    }
+
+    #[test]
+    fn what_is_no_file_is_said_and_not_waited_for() {
+        for name in ["namespace", "ca.crt", "token"] {
+            let account = account();
+            let path = account.path().join(name);
+            fs::remove_file(&path).unwrap();
+            fifo(&path);
+            let given = given(account.path());
+            let error = in_time(move || Place::find(given)).unwrap_err().to_string();
+            assert!(error.contains(name) && error.contains("FIFO"), "{error}");
+        }
+    }
+
+    /// As the kubelet mounts it: names are links through another one.
+    #[test]
+    fn an_account_is_found_behind_links() {
+        let account = tempfile::tempdir().unwrap();
+        let version = account.path().join("..2026_11_28");
+        fs::create_dir(&version).unwrap();
+        symlink("..2026_11_28", account.path().join("..data")).unwrap();
+        for (name, content) in [("token", "t"), ("ca.crt", "c"), ("namespace", "shop\n")] {
+            fs::write(version.join(name), content).unwrap();
+            symlink(format!("..data/{name}"), account.path().join(name)).unwrap();
+        }
+        let place = Place::find(given(account.path())).unwrap();
+        assert_eq!(place.namespace, "shop");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::place::{ChangeError, Place};
 use super::worker::Worker;
 use crate::guest::Owning;
-use crate::store::{Snapshot, Whole, successor};
+use crate::store::{Snapshot, Whole, successor, unbounded};
 use crate::topology::{Cursor, Ordinal, Range};
 
 /// How many partitions are looked at in one go.
@@ -50,7 +50,7 @@ impl Place {
         let mut owners = self.next_owners().await?;
         let mut start = first_after(&range.after);
         loop {
-            let page = snapshot.partitions(start.as_deref(), None, PAGE)?;
+            let page = snapshot.partitions(start.as_deref(), None, PAGE, &mut unbounded)?;
             start = page.entries.last().map(|last| successor(last));
             for partition in page.entries {
                 if !range.through.covers(&partition) {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -65,7 +66,11 @@ impl Service {
             Refused::Away("it does not know yet how many shards there are".to_owned())
         })?;
         let reading = view.guest.settings().guest.read_deadline;
-        let parts = self.parts(plan, request, (deadline, reading)).await?;
+        // What would not fit into the guest's memory is not collected.
+        let room = Room::new(view.guest.settings().guest.max_memory);
+        let parts = self
+            .parts(plan, request, (deadline, reading), &room)
+            .await?;
         let (client, http) = (&request.client, &view.guest.settings().http);
         let of_one = client.replies();
         let held = parts.into_iter().map(|part| {
@@ -88,13 +93,14 @@ impl Service {
         self.within_budget_or_apart(view, client, call).await
     }
 
-    /// What each shard says, in their order. They are asked until a time, and may then
-    /// take a little longer to read.
+    /// What each shard says, in their order, as far as there is room. They are asked until a
+    /// time, and may then take a little longer to read.
     async fn parts(
         &self,
         plan: &Plan,
         request: &Arc<Request>,
         (until, reading): (Instant, Duration),
+        room: &Room,
     ) -> Result<Vec<Part>, Refused> {
         let deadline = until + reading;
         let others = self.others.as_ref().ok_or(Refused::Starting)?;
@@ -114,10 +120,11 @@ impl Service {
             } else {
                 others.part(shard, request, until)
             };
-            in_time(shard, deadline, part)
+            let part = in_time(shard, deadline, part);
+            async { room.take(part.await.map_err(Refused::Away)?) }
         });
         let parts: Result<Vec<_>, _> = join_all(parts).await.into_iter().collect();
-        let parts = parts.map_err(Refused::Away)?;
+        let parts = parts?;
         let moved: BTreeMap<_, _> = parts
             .iter()
             .map(|part| (part.shard, part.moved.clone()))
@@ -183,6 +190,36 @@ impl Service {
     }
 }
 
+/// The room for what shards say together.
+struct Room {
+    most: usize,
+    taken: AtomicUsize,
+}
+
+impl Room {
+    fn new(most: usize) -> Self {
+        let taken = AtomicUsize::new(0);
+        Self { most, taken }
+    }
+
+    /// Takes a part in; drops it where there is no room.
+    fn take(&self, part: Part) -> Result<Part, Refused> {
+        let headers = part.reply.headers.iter();
+        let headers: usize = headers
+            .map(|(name, value)| name.as_str().len() + value.len())
+            .sum();
+        let bytes = part.reply.body.len() + headers;
+        let before = self.taken.fetch_add(bytes, Ordering::Relaxed);
+        if before.saturating_add(bytes) > self.most {
+            return Err(Refused::Failed(Failure::Memory(format!(
+                "the answers of all shards have more than {} bytes together (`guest.max_memory`)",
+                self.most
+            ))));
+        }
+        Ok(part)
+    }
+}
+
 /// What a shard says, if it does by then.
 async fn in_time<T>(
     shard: Ordinal,
@@ -191,4 +228,42 @@ async fn in_time<T>(
 ) -> Result<T, String> {
     let said = timeout_at(deadline, asked).await;
     said.unwrap_or_else(|_| Err(format!("shard {shard} does not answer in time")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::topology::Epoch;
+
+    fn part(shard: u32, bytes: usize) -> Part {
+        let reply = Reply {
+            status: http::StatusCode::OK,
+            headers: http::HeaderMap::new(),
+            body: vec![b'x'; bytes].into(),
+            discard: false,
+        };
+        Part {
+            shard: Ordinal(shard),
+            moved: Moved {
+                epoch: Epoch(1),
+                store: 0,
+                given: None,
+                taken: BTreeMap::new(),
+            },
+            reply,
+        }
+    }
+
+    /// A thousand shards' answers of 9 MiB each would be collected, to be
+    /// refused by the guest's memory then.
+    #[test]
+    fn no_more_is_collected_of_all_shards_than_fits_a_guest() {
+        let room = Room::new(100);
+        room.take(part(0, 60)).expect("there is room");
+        let refused = room.take(part(1, 60)).expect_err("there is none");
+        assert!(matches!(refused, Refused::Failed(Failure::Memory(_))));
+        let room = Room::new(120);
+        room.take(part(0, 60)).expect("there is room");
+        room.take(part(1, 60)).expect("it fits exactly");
+    }
 }

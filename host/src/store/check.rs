@@ -16,6 +16,7 @@ use super::group::Size;
 use super::held::Held;
 use super::snapshot::ReadError;
 use super::{ENTRIES, LAYOUT, SIZES, SMALL};
+use crate::regular;
 
 /// How many findings are told; the others are counted.
 const MOST: usize = 20;
@@ -60,7 +61,7 @@ pub fn check(directory: &Path, cache_bytes: usize) -> Result<Checked, OpenError>
     let path = directory.join("shard.redb");
     let lock_path = directory.join("lock");
     // A data directory that was restored may have no lock; the file has one of its own.
-    let lock = match File::open(&lock_path) {
+    let lock = match regular::open_own(&lock_path) {
         Ok(lock) => Some(lock),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => return Err(io(&lock_path)(error)),

@@ -20,6 +20,7 @@ use super::held::{Held, Missing};
 use super::migration::{Migration, record_size, storage};
 use super::snapshot::{ReadError, Snapshot};
 use super::{ENTRIES, LAYOUT, META, SIZES};
+use crate::regular;
 
 /// How long the store waits after a failure before it tries the disk again.
 const BACKOFF: Duration = Duration::from_millis(250);
@@ -113,12 +114,7 @@ impl Store {
         let directory = &options.directory;
         fs::create_dir_all(directory).map_err(io(directory))?;
         let lock_path = directory.join("lock");
-        let lock = File::options()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&lock_path)
-            .map_err(io(&lock_path))?;
+        let lock = regular::edit_own(&lock_path, true).map_err(io(&lock_path))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(OpenError::InUse(directory.clone())),
@@ -418,11 +414,7 @@ fn open(
         path: path.to_owned(),
         source,
     };
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .open(path)
-        .map_err(io)?;
+    let file = regular::edit_own(path, false).map_err(io)?;
     if !held.is(&file).map_err(io)? {
         return Err(io(io::Error::other("it is another file by now")));
     }
@@ -459,13 +451,8 @@ fn create(path: &Path, options: &Options) -> Result<(), OpenError> {
         path: unfinished.clone(),
         source,
     };
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .open(&unfinished)
-        .map_err(io)?;
+    let file = regular::edit_own(&unfinished, true).map_err(io)?;
+    file.set_len(0).map_err(io)?;
     let (database, _) = open_database(file, options, true).map_err(damaged)?;
     initialise(&database).map_err(damaged)?;
     drop(database);

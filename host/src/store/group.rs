@@ -1,10 +1,14 @@
 //! The writes of one group of requests, on top of a snapshot, before they are
 //! committed together.
 
+use std::cell::Cell;
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 
+use super::ENTRY_BYTES;
+use super::effort::{GoOn, unbounded};
 use super::snapshot::{Entry, Page, PageBuilder, ReadError, Snapshot};
 
 /// What a write may not exceed; all inclusive, in bytes.
@@ -67,8 +71,14 @@ impl Limits {
     }
 }
 
-/// Entries set (some) or deleted (none).
-type Changes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
+/// An entry's new value; none: it is deleted.
+type Change = Option<Vec<u8>>;
+
+type Changes = BTreeMap<Vec<u8>, Change>;
+
+/// What a change in memory costs beside its key and value, in bytes: its place
+/// in the map, and the ends of two allocations.
+const CHANGE_BYTES: usize = 2 * ENTRY_BYTES;
 
 /// Bytes of keys and values, and the number of entries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -131,6 +141,7 @@ impl Group {
             partition,
             limits,
             changes: Changes::new(),
+            held: 0,
             size: None,
         }
     }
@@ -144,6 +155,8 @@ pub struct Transaction {
     partition: Vec<u8>,
     limits: Limits,
     changes: Changes,
+    /// The memory of `changes`, in bytes.
+    held: usize,
     /// The partition's size with `changes`; none until the first write.
     size: Option<Size>,
 }
@@ -154,10 +167,26 @@ impl Transaction {
     /// # Errors
     /// When the disk fails.
     pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, ReadError> {
+        self.get_if(key, &mut unbounded)
+    }
+
+    /// As [`Snapshot::get_if`].
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn get_if(&self, key: &[u8], go_on: GoOn<'_>) -> Result<Option<Vec<u8>>, ReadError> {
         match self.changed(key) {
-            Some(change) => Ok(change.clone()),
-            None => self.group.base.get(&self.partition, key),
+            Some(change) => {
+                let goes_on = go_on(change.as_ref().map_or(0, Vec::len));
+                Ok(if goes_on { change.clone() } else { None })
+            }
+            None => self.group.base.get_if(&self.partition, key, go_on),
         }
+    }
+
+    /// The memory that the changes so far take, in bytes.
+    pub fn held(&self) -> usize {
+        self.held
     }
 
     /// Stores a value under a key.
@@ -165,33 +194,31 @@ impl Transaction {
     /// # Errors
     /// When a limit would be passed or the disk fails; nothing is written then.
     pub fn set(&mut self, key: Vec<u8>, value: Vec<u8>) -> Result<(), WriteError> {
-        self.limits.check(&key, &value)?;
-        let (_, size) = self.replaced(&key, Some(value.len()))?;
-        if size.bytes > u64::from(self.limits.max_partition_bytes) {
-            return Err(WriteError::PartitionFull(self.limits.max_partition_bytes));
-        }
-        self.size = Some(size);
-        self.changes.insert(key, Some(value));
-        Ok(())
+        self.put(key, value).map(drop)
     }
 
-    /// Stores several entries, the last of one key counting: all or none.
+    /// Stores several entries, the last of one key counting: all or none. It ends, unfinished,
+    /// where the changes take more than `most_held`.
     ///
     /// # Errors
     /// As [`Transaction::set`].
-    pub fn set_many(&mut self, entries: Vec<Entry>) -> Result<(), WriteError> {
+    pub fn set_many(
+        &mut self,
+        entries: Vec<Entry>,
+        most_held: usize,
+        go_on: GoOn<'_>,
+    ) -> Result<(), WriteError> {
         let size = self.size;
-        let mut undo = Vec::with_capacity(entries.len());
+        let mut undo = Vec::new();
         for (key, value) in entries {
-            let before = self.changes.get(&key).cloned();
-            match self.set(key.clone(), value) {
-                Ok(()) => undo.push((key, before)),
+            if !go_on(key.len() + value.len()) || self.held > most_held {
+                break;
+            }
+            match self.put(key.clone(), value) {
+                Ok(before) => undo.push((key, before)),
                 Err(error) => {
                     for (key, before) in undo.into_iter().rev() {
-                        match before {
-                            Some(change) => self.changes.insert(key, change),
-                            None => self.changes.remove(&key),
-                        };
+                        self.change(key, before);
                     }
                     self.size = size;
                     return Err(error);
@@ -207,11 +234,17 @@ impl Transaction {
     /// When the disk fails.
     pub fn delete(&mut self, key: Vec<u8>) -> Result<bool, ReadError> {
         let (old, size) = self.replaced(&key, None)?;
-        if old.is_some() {
-            self.size = Some(size);
-            self.changes.insert(key, None);
+        if old.is_none() {
+            return Ok(false);
         }
-        Ok(old.is_some())
+        // A mark that it is gone is for an entry that is there without this
+        // request. Without this, setting and deleting one key after another
+        // would pile up marks that no limit counts.
+        let is_own = self.changes.contains_key(&key);
+        let mark = (!is_own || self.is_below(&key)?).then_some(None);
+        self.size = Some(size);
+        self.change(key, mark);
+        Ok(true)
     }
 
     /// Entries from `start` (included) to `end` (left out), backwards when
@@ -225,6 +258,7 @@ impl Transaction {
         end: Option<&[u8]>,
         reverse: bool,
         limit: usize,
+        go_on: GoOn<'_>,
     ) -> Result<Page<Entry>, ReadError> {
         let mut page = PageBuilder::new(limit);
         if let (Some(start), Some(end)) = (start, end)
@@ -232,17 +266,17 @@ impl Transaction {
         {
             return Ok(page.finish());
         }
-        let changes = self.changes_between(start, end);
-        let mut changes: Box<dyn Iterator<Item = _>> = if reverse {
-            Box::new(changes.into_iter().rev())
-        } else {
-            Box::new(changes.into_iter())
-        };
+        let mut changes = self.changes_between(start, end, reverse);
         let mut next = changes.next();
-        let mut full = false;
-        let mut push = |page: &mut PageBuilder<Entry>, key: &[u8], value: &[u8]| {
-            full = !page.push(key.len() + value.len(), || (key.to_vec(), value.to_vec()));
-            !full
+        let ended = Cell::new(false);
+        let mut push = |key: &[u8], value: Option<&[u8]>| {
+            let bytes = key.len() + value.map_or(0, <[u8]>::len);
+            let goes_on = match value {
+                Some(value) => page.offer(bytes, go_on, || (key.to_vec(), value.to_vec())),
+                None => go_on(bytes),
+            };
+            ended.set(!goes_on);
+            goes_on
         };
         self.group
             .base
@@ -252,25 +286,21 @@ impl Transaction {
                         break;
                     }
                     next = changes.next();
-                    if let Some(value) = change
-                        && !push(&mut page, changed, value)
-                    {
+                    if !push(changed, change) {
                         return false;
                     }
                 }
                 match next {
                     Some((changed, change)) if changed == key => {
                         next = changes.next();
-                        change.is_none_or(|value| push(&mut page, key, value))
+                        push(key, change)
                     }
-                    _ => push(&mut page, key, value),
+                    _ => push(key, Some(value)),
                 }
             })?;
-        if !full {
+        if !ended.get() {
             for (key, change) in next.into_iter().chain(changes) {
-                if let Some(value) = change
-                    && !page.push(key.len() + value.len(), || (key.to_vec(), value.to_vec()))
-                {
+                if !push(key, change) {
                     break;
                 }
             }
@@ -297,30 +327,92 @@ impl Transaction {
         self.group.partitions.get(&self.partition)
     }
 
-    fn changed(&self, key: &[u8]) -> Option<&Option<Vec<u8>>> {
+    fn changed(&self, key: &[u8]) -> Option<&Change> {
         let pending = || self.pending()?.changes.get(key);
         self.changes.get(key).or_else(pending)
     }
 
-    /// The changes of the group and of this request in a range, in key order.
-    fn changes_between(
-        &self,
-        start: Option<&[u8]>,
-        end: Option<&[u8]>,
-    ) -> BTreeMap<&[u8], Option<&[u8]>> {
+    /// Whether there is an entry without this request's changes.
+    fn is_below(&self, key: &[u8]) -> Result<bool, ReadError> {
+        match self.pending().and_then(|pending| pending.changes.get(key)) {
+            Some(change) => Ok(change.is_some()),
+            None => Ok(self.group.base.length(&self.partition, key)?.is_some()),
+        }
+    }
+
+    /// Stores a value under a key; gives the change that was there.
+    fn put(&mut self, key: Vec<u8>, value: Vec<u8>) -> Result<Option<Change>, WriteError> {
+        self.limits.check(&key, &value)?;
+        let (_, size) = self.replaced(&key, Some(value.len()))?;
+        if size.bytes > u64::from(self.limits.max_partition_bytes) {
+            return Err(WriteError::PartitionFull(self.limits.max_partition_bytes));
+        }
+        self.size = Some(size);
+        Ok(self.change(key, Some(Some(value))))
+    }
+
+    /// Puts a change in place of another, or none; gives what was there.
+    fn change(&mut self, key: Vec<u8>, change: Option<Change>) -> Option<Change> {
+        let length = key.len();
+        let held = |change: &Option<Change>| {
+            let value = |change: &Change| change.as_ref().map_or(0, Vec::len);
+            change
+                .as_ref()
+                .map_or(0, |change| CHANGE_BYTES + length + value(change))
+        };
+        self.held += held(&change);
+        let before = match change {
+            Some(change) => self.changes.insert(key, change),
+            None => self.changes.remove(&key),
+        };
+        self.held -= held(&before);
+        before
+    }
+
+    /// The changes of the group and of this request in a range, in the order of
+    /// their keys.
+    fn changes_between<'a>(
+        &'a self,
+        start: Option<&'a [u8]>,
+        end: Option<&'a [u8]>,
+        reverse: bool,
+    ) -> impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)> {
         let range = (
             start.map_or(Bound::Unbounded, Bound::Included),
             end.map_or(Bound::Unbounded, Bound::Excluded),
         );
-        let pending = self
+        let ordered = move |changes: &'a Changes| -> Box<dyn Iterator<Item = _>> {
+            let range = changes.range::<[u8], _>(range);
+            if reverse {
+                Box::new(range.rev())
+            } else {
+                Box::new(range)
+            }
+        };
+        let mut group = self
             .pending()
-            .map(|pending| pending.changes.range::<[u8], _>(range));
-        pending
             .into_iter()
-            .flatten()
-            .chain(self.changes.range::<[u8], _>(range))
-            .map(|(key, change)| (key.as_slice(), change.as_deref()))
-            .collect()
+            .flat_map(move |pending| ordered(&pending.changes))
+            .peekable();
+        let mut own = ordered(&self.changes).peekable();
+        std::iter::from_fn(move || {
+            let order = match (own.peek(), group.peek()) {
+                (Some((own, _)), Some((group, _))) if reverse => group.cmp(own),
+                (Some((own, _)), Some((group, _))) => own.cmp(group),
+                (Some(_), None) => Ordering::Less,
+                (None, _) => Ordering::Greater,
+            };
+            if order == Ordering::Equal {
+                // The request's own is what counts.
+                group.next();
+            }
+            if order == Ordering::Greater {
+                group.next()
+            } else {
+                own.next()
+            }
+        })
+        .map(|(key, change): (&Vec<u8>, &Change)| (key.as_slice(), change.as_deref()))
     }
 
     /// The length of what is under a key, and the partition's size once

@@ -10,6 +10,8 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use crate::regular;
+
 /// The data file is not where it was opened. What was written after that would be lost.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Missing {
@@ -75,7 +77,7 @@ impl Held {
     /// Takes the file; none where another process has it. The lock is the file's own, beside the
     /// directory's: it holds under any name, and where somebody has removed the other one.
     pub(super) fn take(path: &Path, directory: &Path) -> io::Result<Option<Self>> {
-        let file = File::open(path)?;
+        let file = regular::open_own(path)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Ok(None),

@@ -1,10 +1,12 @@
 //! A guest's rewrite of the whole shard, in one transaction.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use redb::{ReadableTable, WriteTransaction};
 
 use super::damage::Contained;
+use super::effort::GoOn;
 use super::group::{Limits, Size, WriteError};
 use super::snapshot::{self, Page, PartitionPage, Position, ReadError, Snapshot};
 use super::{ENTRIES, SIZES, SMALL};
@@ -44,10 +46,11 @@ impl Migration {
         start: Option<&[u8]>,
         end: Option<&[u8]>,
         limit: usize,
+        go_on: GoOn<'_>,
     ) -> Result<PartitionPage, ReadError> {
         self.base.damage.contain(|| {
             let table = self.transaction.open_table(ENTRIES).map_err(storage)?;
-            snapshot::partitions(&table, start, end, limit)
+            snapshot::partitions(&table, start, end, limit, go_on)
         })
     }
 
@@ -59,10 +62,11 @@ impl Migration {
         &self,
         after: Option<(&[u8], &[u8])>,
         limit: usize,
+        go_on: GoOn<'_>,
     ) -> Result<Page<(Position, Vec<u8>)>, ReadError> {
         self.base.damage.contain(|| {
             let table = self.transaction.open_table(ENTRIES).map_err(storage)?;
-            snapshot::scan(&table, after, limit, |_| true)
+            snapshot::scan(&table, after, limit, go_on)
         })
     }
 
@@ -83,25 +87,22 @@ impl Migration {
     ///
     /// # Errors
     /// When a limit would be passed, a partition is new, or the disk fails.
-    pub fn set_many(&mut self, entries: &[(Position, Vec<u8>)]) -> Result<(), WriteError> {
-        let mut undo = Vec::with_capacity(entries.len());
+    pub fn set_many(
+        &mut self,
+        entries: &[(Position, Vec<u8>)],
+        go_on: GoOn<'_>,
+    ) -> Result<(), WriteError> {
+        // First it is found out whether all can be set: what was there cannot be
+        // kept for an undo, as it may be any number of times as large.
+        let damage = self.base.damage.clone();
+        if !damage.contain(|| self.check(entries, go_on))? {
+            return Ok(());
+        }
         for ((partition, key), value) in entries {
-            let set = self.limits.check(key, value).and_then(|()| {
-                if self.base.is_partition(partition)? {
-                    self.put(partition, key, Some(value))
-                } else {
-                    Err(WriteError::NoSuchPartition)
-                }
-            });
-            match set {
-                Ok(old) => undo.push((partition, key, old)),
-                Err(error) => {
-                    for (partition, key, old) in undo.into_iter().rev() {
-                        self.put(partition, key, old.as_deref())?;
-                    }
-                    return Err(error);
-                }
+            if !go_on(key.len() + value.len()) {
+                break;
             }
+            self.put(partition, key, Some(value))?;
         }
         Ok(())
     }
@@ -110,21 +111,65 @@ impl Migration {
     ///
     /// # Errors
     /// When the disk fails.
-    pub fn delete_many(&mut self, positions: &[Position]) -> Result<u32, WriteError> {
+    pub fn delete_many(
+        &mut self,
+        positions: &[Position],
+        go_on: GoOn<'_>,
+    ) -> Result<u32, ReadError> {
         let mut count = 0;
         for (partition, key) in positions {
-            count += u32::from(self.put(partition, key, None)?.is_some());
+            if !go_on(key.len()) {
+                break;
+            }
+            count += u32::from(self.put(partition, key, None)?);
         }
         Ok(count)
     }
 
-    /// Puts a value under a key, or none; gives what was there.
+    /// Fails if one of these entries, set one after another, could not be; false
+    /// where it was not to go on.
+    fn check(
+        &mut self,
+        entries: &[(Position, Vec<u8>)],
+        go_on: GoOn<'_>,
+    ) -> Result<bool, WriteError> {
+        let mut sizes = HashMap::<&[u8], Size>::new();
+        let mut lengths = HashMap::<&Position, usize>::new();
+        for (position, value) in entries {
+            let (partition, key) = position;
+            if !go_on(key.len()) {
+                return Ok(false);
+            }
+            self.limits.check(key, value)?;
+            let size = match sizes.get(&partition[..]) {
+                Some(size) => *size,
+                None if self.base.is_partition(partition)? => self.size(partition)?,
+                None => return Err(WriteError::NoSuchPartition),
+            };
+            let old = if let Some(length) = lengths.get(position) {
+                Some(*length)
+            } else {
+                let table = self.transaction.open_table(ENTRIES).map_err(storage)?;
+                let old = table.get((&partition[..], &key[..])).map_err(ReadError)?;
+                old.map(|old| old.value().len())
+            };
+            let size = size.with(key.len(), old, Some(value.len()));
+            if size.bytes > u64::from(self.limits.max_partition_bytes) {
+                return Err(WriteError::PartitionFull(self.limits.max_partition_bytes));
+            }
+            sizes.insert(partition, size);
+            lengths.insert(position, value.len());
+        }
+        Ok(true)
+    }
+
+    /// Puts a value under a key, or none; says whether there was one.
     fn put(
         &mut self,
         partition: &[u8],
         key: &[u8],
         value: Option<&[u8]>,
-    ) -> Result<Option<Vec<u8>>, WriteError> {
+    ) -> Result<bool, ReadError> {
         let damage = self.base.damage.clone();
         damage.contain(|| self.put_as_it_is(partition, key, value))
     }
@@ -134,28 +179,17 @@ impl Migration {
         partition: &[u8],
         key: &[u8],
         value: Option<&[u8]>,
-    ) -> Result<Option<Vec<u8>>, WriteError> {
+    ) -> Result<bool, ReadError> {
         let size = self.size(partition)?;
         let mut table = self.transaction.open_table(ENTRIES).map_err(storage)?;
-        let old = table
-            .get((partition, key))
-            .map_err(ReadError)?
-            .map(|old| old.value().to_vec());
-        let size = size.with(
-            key.len(),
-            old.as_ref().map(Vec::len),
-            value.map(<[u8]>::len),
-        );
-        if value.is_some() && size.bytes > u64::from(self.limits.max_partition_bytes) {
-            return Err(WriteError::PartitionFull(self.limits.max_partition_bytes));
-        }
-        match value {
+        let old = match value {
             Some(value) => table.insert((partition, key), value),
             None => table.remove((partition, key)),
-        }
-        .map_err(ReadError)?;
+        }?
+        .map(|old| old.value().len());
+        let size = size.with(key.len(), old, value.map(<[u8]>::len));
         self.current = Some((partition.to_vec(), size));
-        Ok(old)
+        Ok(old.is_some())
     }
 
     fn size(&mut self, partition: &[u8]) -> Result<Size, ReadError> {

@@ -14,6 +14,7 @@
 
 mod check;
 mod damage;
+mod effort;
 mod disk;
 mod failure;
 mod file;
@@ -31,6 +32,7 @@ mod tests;
 pub use check::{Checked, check};
 pub use damage::Damage;
 pub use disk::{Disk, FileDisk};
+pub use effort::{GoOn, unbounded};
 pub use failure::{CommitError, OpenError};
 pub use file::{MakeDisk, Options, Record, Store};
 pub use group::{Group, Limits, Transaction, WriteError};
@@ -49,8 +51,13 @@ const LAYOUT: u32 = 1;
 /// it anew is cheaper than writing a second tree with each small partition.
 pub const SMALL: u64 = 32;
 
-/// The most bytes of keys and values in one page of a scan.
+/// The most bytes of keys and values in one page of a scan, each entry with
+/// [`ENTRY_BYTES`] more.
 pub const PAGE_BYTES: usize = 1 << 20;
+
+/// What an entry in memory costs beside its key and value, in bytes: tiny ones
+/// would otherwise take many times what is counted.
+pub const ENTRY_BYTES: usize = 64;
 
 const ENTRIES: TableDefinition<'_, (&[u8], &[u8]), &[u8]> = TableDefinition::new("entries");
 const SIZES: TableDefinition<'_, &[u8], (u64, u64)> = TableDefinition::new("sizes");

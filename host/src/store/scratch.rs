@@ -6,6 +6,7 @@ use redb::backends::InMemoryBackend;
 use redb::{Database, StorageError};
 
 use super::damage::Damage;
+use super::effort::unbounded;
 use super::file::{initialise, read};
 use super::group::Limits;
 use super::migration::Migration;
@@ -48,7 +49,7 @@ impl Migration {
                 let (key, _) = last.entries.last()?;
                 Some((&last.partition[..], &key[..]))
             });
-            let page = self.scan(last, usize::MAX)?;
+            let page = self.scan(last, usize::MAX, &mut unbounded)?;
             for ((partition, key), value) in page.entries {
                 match partitions.last_mut() {
                     Some(last) if last.partition == partition => last.entries.push((key, value)),

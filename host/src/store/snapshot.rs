@@ -5,8 +5,9 @@ use std::ops::Bound;
 
 use redb::{AccessGuard, ReadOnlyTable, ReadableTable, ReadableTableMetadata};
 
-use super::PAGE_BYTES;
 use super::damage::{self, Damage};
+use super::effort::{GoOn, unbounded};
+use super::{ENTRY_BYTES, PAGE_BYTES};
 
 /// One entry of a partition: key and value.
 pub type Entry = (Vec<u8>, Vec<u8>);
@@ -96,7 +97,7 @@ impl Snapshot {
         let mut count = 0;
         let mut start = start.map(<[u8]>::to_vec);
         loop {
-            let page = self.partitions(start.as_deref(), None, usize::MAX)?;
+            let page = self.partitions(start.as_deref(), None, usize::MAX, &mut unbounded)?;
             count += page.entries.len() as u64;
             start = page.entries.last().map(|last| successor(last));
             if !page.more {
@@ -123,8 +124,24 @@ impl Snapshot {
     /// # Errors
     /// When the disk fails.
     pub fn get(&self, partition: &[u8], key: &[u8]) -> Result<Option<Vec<u8>>, ReadError> {
+        self.get_if(partition, key, &mut unbounded)
+    }
+
+    /// As [`Snapshot::get`], where `go_on` says that so many bytes may be copied; it is asked also
+    /// where there are none.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn get_if(
+        &self,
+        partition: &[u8],
+        key: &[u8],
+        go_on: GoOn<'_>,
+    ) -> Result<Option<Vec<u8>>, ReadError> {
         let value = self.value(partition, key)?;
-        Ok(value.map(|value| value.bytes().to_vec()))
+        let bytes = value.as_ref().map_or(&[][..], Value::bytes);
+        let goes_on = go_on(bytes.len());
+        Ok((goes_on && value.is_some()).then(|| bytes.to_vec()))
     }
 
     /// Whether a partition has entries.
@@ -147,7 +164,7 @@ impl Snapshot {
     }
 
     /// Entries of a partition from `start` (included) to `end` (left out),
-    /// backwards when `reverse`, at most `limit` and [`PAGE_BYTES`]. `may_copy` is
+    /// backwards when `reverse`, at most `limit` and [`PAGE_BYTES`]. `go_on` is
     /// asked before each is copied; where it says no, the page ends.
     ///
     /// # Errors
@@ -159,12 +176,12 @@ impl Snapshot {
         end: Option<&[u8]>,
         reverse: bool,
         limit: usize,
-        mut may_copy: impl FnMut(usize) -> bool,
+        go_on: GoOn<'_>,
     ) -> Result<Page<Entry>, ReadError> {
         let mut page = PageBuilder::new(limit);
         self.visit(partition, start, end, reverse, |key, value| {
             let bytes = key.len() + value.len();
-            page.offer(bytes, &mut may_copy, || (key.to_vec(), value.to_vec()))
+            page.offer(bytes, go_on, || (key.to_vec(), value.to_vec()))
         })?;
         Ok(page.finish())
     }
@@ -222,13 +239,14 @@ impl Snapshot {
         start: Option<&[u8]>,
         end: Option<&[u8]>,
         limit: usize,
+        go_on: GoOn<'_>,
     ) -> Result<PartitionPage, ReadError> {
         self.damage
-            .contain(|| partitions(&self.entries, start, end, limit))
+            .contain(|| partitions(&self.entries, start, end, limit, go_on))
     }
 
     /// Entries of the whole shard after a position, at most `limit` and
-    /// [`PAGE_BYTES`]. `may_copy` is asked before each is copied; where it says no,
+    /// [`PAGE_BYTES`]. `go_on` is asked before each is copied; where it says no,
     /// the page ends.
     ///
     /// # Errors
@@ -237,10 +255,10 @@ impl Snapshot {
         &self,
         after: Option<(&[u8], &[u8])>,
         limit: usize,
-        may_copy: impl FnMut(usize) -> bool,
+        go_on: GoOn<'_>,
     ) -> Result<Page<(Position, Vec<u8>)>, ReadError> {
         self.damage
-            .contain(|| scan(&self.entries, after, limit, may_copy))
+            .contain(|| scan(&self.entries, after, limit, go_on))
     }
 
     /// Bytes of keys and values of a partition.
@@ -275,6 +293,7 @@ pub(super) fn partitions(
     start: Option<&[u8]>,
     end: Option<&[u8]>,
     limit: usize,
+    go_on: GoOn<'_>,
 ) -> Result<PartitionPage, ReadError> {
     let mut page = PageBuilder::new(limit);
     let upper = end.map_or(Bound::Unbounded, |end| Bound::Excluded((end, &[][..])));
@@ -290,6 +309,9 @@ pub(super) fn partitions(
             let entry = entry?;
             let partition = entry.0.value().0;
             in_order(last.as_deref().unwrap_or(&from), partition)?;
+            if !go_on(partition.len()) {
+                return Ok(page.finish());
+            }
             if last.as_deref() == Some(partition) {
                 // One entry more of the same partition: in a large one it is
                 // quicker to seek past it than to walk it.
@@ -314,7 +336,7 @@ pub(super) fn scan(
     table: &impl ReadableTable<(&'static [u8], &'static [u8]), &'static [u8]>,
     after: Option<(&[u8], &[u8])>,
     limit: usize,
-    mut may_copy: impl FnMut(usize) -> bool,
+    go_on: GoOn<'_>,
 ) -> Result<Page<(Position, Vec<u8>)>, ReadError> {
     let mut page = PageBuilder::<(Position, Vec<u8>)>::new(limit);
     let start = after.map_or(Bound::Unbounded, Bound::Excluded);
@@ -327,7 +349,7 @@ pub(super) fn scan(
             in_order(before, (partition, key))?;
         }
         let bytes = partition.len() + key.len() + value.len();
-        if !page.offer(bytes, &mut may_copy, || {
+        if !page.offer(bytes, go_on, || {
             ((partition.to_vec(), key.to_vec()), value.to_vec())
         }) {
             break;
@@ -376,33 +398,30 @@ impl<T> PageBuilder<T> {
 
     /// Takes one more if it fits; says whether it did, and so whether to go on.
     pub(super) fn push(&mut self, bytes: usize, item: impl FnOnce() -> T) -> bool {
-        let fits = self.has_room(bytes);
-        if fits {
-            self.bytes += bytes;
+        self.offer(bytes, &mut unbounded, item)
+    }
+
+    /// Takes one more if it fits and `go_on` allows so many bytes; says whether it did, and so
+    /// whether to go on.
+    pub(super) fn offer(
+        &mut self,
+        bytes: usize,
+        go_on: GoOn<'_>,
+        item: impl FnOnce() -> T,
+    ) -> bool {
+        let takes = self.has_room(bytes) && go_on(bytes);
+        if takes {
+            self.bytes += bytes + ENTRY_BYTES;
             self.page.entries.push(item());
         } else {
             self.page.more = true;
         }
-        fits
-    }
-
-    /// As [`PageBuilder::push`], where `may_copy` says that so much may be copied.
-    pub(super) fn offer(
-        &mut self,
-        bytes: usize,
-        may_copy: &mut impl FnMut(usize) -> bool,
-        item: impl FnOnce() -> T,
-    ) -> bool {
-        if self.has_room(bytes) && !may_copy(bytes) {
-            self.page.more = true;
-            return false;
-        }
-        self.push(bytes, item)
+        takes
     }
 
     fn has_room(&self, bytes: usize) -> bool {
         self.page.entries.len() < self.limit
-            && (self.page.entries.is_empty() || self.bytes + bytes <= PAGE_BYTES)
+            && (self.page.entries.is_empty() || self.bytes + bytes + ENTRY_BYTES <= PAGE_BYTES)
     }
 
     pub(super) fn finish(self) -> Page<T> {

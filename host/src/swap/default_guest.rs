@@ -1,13 +1,13 @@
 //! The component that serves where a volume brings none.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
 use super::candidate;
+use crate::regular;
 use crate::volume::{self, Files};
 
 /// A component that is there from the start, or none. It completes what a volume shows, and is
@@ -23,7 +23,7 @@ impl DefaultGuest {
     pub fn read(path: &Path) -> Result<Self, DefaultGuestError> {
         let mut component = Vec::new();
         let limit = volume::MAX_BYTES as u64 + 1;
-        File::open(path)
+        regular::open(path)
             .and_then(|file| file.take(limit).read_to_end(&mut component))
             .map_err(|source| DefaultGuestError::Unreadable {
                 path: path.to_owned(),

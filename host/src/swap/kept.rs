@@ -132,8 +132,13 @@ fn write(directory: &Path, files: &Files) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 
+/// Removes a generation, or whatever else is in its place.
 fn remove(directory: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(directory) {
+    let removed = match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => fs::remove_file(directory),
+        removed => removed,
+    };
+    match removed {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
@@ -146,6 +151,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::regular::tests::{fifo, in_time};
 
     fn files(content: &str) -> Files {
         let content = Bytes::from(content.to_owned());
@@ -169,6 +175,28 @@ mod tests {
         assert!(kept.load(files.digest()).is_none());
         kept.keep(&files).expect("it is kept again");
         assert!(kept.load(files.digest()).is_some());
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_replaced_and_never_waited_for() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let kept = Kept::open(directory.path()).expect("it opens");
+        let files = files("one");
+        let path = kept.path(files.digest());
+        fifo(&path);
+        fifo(&path.with_extension("new"));
+        let keep = |files: &Files| {
+            let (kept, files) = (kept.clone(), files.clone());
+            in_time(move || {
+                assert!(kept.load(files.digest()).is_none());
+                kept.keep(&files).expect("it is kept");
+                kept.load(files.digest()).expect("it is there");
+            });
+        };
+        keep(&files);
+        fs::remove_file(path.join("a")).expect("it is there");
+        fifo(&path.join("a"));
+        keep(&files);
     }
 
     #[test]

@@ -1,17 +1,23 @@
 //! One consistent set of a volume's files.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fmt;
-use std::fs::{self, File};
-use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use rustix::fs::{CWD, Dir, Mode, OFlags, openat, readlinkat};
+use rustix::io::Errno;
 use zeroize::Zeroizing;
 
 use crate::digest::Digest;
+use crate::regular;
 
 /// How many bytes the files of a volume may have together. Kubernetes stores at
 /// most 1 MiB; a plain directory may hold more.
@@ -50,10 +56,12 @@ impl Files {
     ///
     /// Where there is a `..data` link, as the kubelet makes it, it is resolved
     /// once, all files are read behind it, and then it must still be the same.
-    /// In a plain directory, names, sizes and times of change must be.
+    /// In a plain directory, names, sizes and times of change must be. Links in
+    /// the directory may lead to files of the directory only.
     ///
     /// # Errors
-    /// Where there is nothing to read, too much, or no two moments alike.
+    /// Where there is nothing to read, too much, a link that leads elsewhere, or
+    /// no two moments alike.
     pub fn read(directory: &Path) -> Result<Self, ReadError> {
         Self::first_of_tries(|| Self::try_read(directory, || {}))
     }
@@ -93,16 +101,16 @@ impl Files {
         let mut room = MAX_BYTES;
         for (name, stamp) in &before.entries {
             let path = before.root.join(name);
-            let Some(content) = read_file(&path, stamp.length, room)
-                .map_err(|source| ReadError::Unreadable { path, source })?
-            else {
+            let opened = regular::open_beneath(before.opened.as_fd(), Path::new(name));
+            let read = opened.and_then(|file| read_file(file, stamp.length, room));
+            let Some(content) = read.map_err(|source| ReadError::of(path, source))? else {
                 return Ok(None);
             };
             room -= content.len();
             contents.insert(name.clone(), content);
         }
         meanwhile();
-        let unchanged = Listing::take(directory)? == before;
+        let unchanged = Listing::take(directory)?.is_as(&before);
         Ok(unchanged.then(|| Self::new(contents)))
     }
 }
@@ -125,6 +133,9 @@ pub enum ReadError {
         #[source]
         source: io::Error,
     },
+    /// A link leads to something that is not the volume's.
+    #[error("{} leads out of the volume; put a copy of the file there", .0.display())]
+    Outside(PathBuf),
     /// There is no file.
     #[error("{} holds no files; see that the mounted object has keys", .0.display())]
     Empty(PathBuf),
@@ -143,20 +154,32 @@ pub enum ReadError {
 }
 
 impl ReadError {
+    fn of(path: PathBuf, source: io::Error) -> Self {
+        if regular::leads_out(&source) {
+            Self::Outside(path)
+        } else {
+            Self::Unreadable { path, source }
+        }
+    }
+
     /// Whether only a further change can mend it.
     pub(super) fn is_lasting(&self) -> bool {
         matches!(
             self,
-            Self::Empty(_) | Self::TooMany(_) | Self::TooLarge(_) | Self::Name(_)
+            Self::Outside(_)
+                | Self::Empty(_)
+                | Self::TooMany(_)
+                | Self::TooLarge(_)
+                | Self::Name(_)
         )
     }
 }
 
 /// What stays the same as long as a volume's files do.
-#[derive(PartialEq)]
 struct Listing {
     /// Where the files are: behind `..data`, or the directory itself.
     root: PathBuf,
+    opened: OwnedFd,
     entries: BTreeMap<String, Stamp>,
 }
 
@@ -168,37 +191,24 @@ struct Stamp {
 
 impl Listing {
     fn take(directory: &Path) -> Result<Self, ReadError> {
-        let unreadable = |path: &Path, source| ReadError::Unreadable {
-            path: path.to_owned(),
-            source,
-        };
-        let link = directory.join("..data");
-        let root = match fs::read_link(&link) {
-            Ok(target) => directory.join(target),
-            // Not there, or something else than a link: a plain directory.
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::NotFound | io::ErrorKind::InvalidInput
-                ) =>
-            {
-                directory.to_owned()
-            }
-            Err(error) => return Err(unreadable(&link, error)),
-        };
+        let (root, opened) = open_root(directory)?;
+        let unreadable = |errno: Errno| ReadError::of(root.clone(), errno.into());
         let mut entries = BTreeMap::new();
         let mut total = 0;
-        for entry in fs::read_dir(&root).map_err(|error| unreadable(&root, error))? {
-            let entry = entry.map_err(|error| unreadable(&root, error))?;
-            if entry.file_name().as_encoded_bytes().starts_with(b".") {
+        for entry in Dir::read_from(&opened).map_err(unreadable)? {
+            let entry = entry.map_err(unreadable)?;
+            let name = entry.file_name();
+            if name.to_bytes().starts_with(b".") {
                 continue;
             }
-            let path = entry.path();
-            let metadata = fs::metadata(&path).map_err(|error| unreadable(&path, error))?;
+            let name = Path::new(OsStr::from_bytes(name.to_bytes()));
+            let metadata = regular::find_beneath(opened.as_fd(), name)
+                .and_then(|found| found.metadata())
+                .map_err(|source| ReadError::of(root.join(name), source))?;
             if !metadata.is_file() {
                 continue;
             }
-            let Ok(name) = entry.file_name().into_string() else {
+            let Some(name) = name.to_str() else {
                 return Err(ReadError::Name(root));
             };
             total += metadata.len();
@@ -209,7 +219,7 @@ impl Listing {
                 length: metadata.len(),
                 modified: metadata.modified().ok(),
             };
-            entries.insert(name, stamp);
+            entries.insert(name.to_owned(), stamp);
             if entries.len() > MAX_FILES {
                 return Err(ReadError::TooMany(root));
             }
@@ -217,13 +227,47 @@ impl Listing {
         if entries.is_empty() {
             return Err(ReadError::Empty(directory.to_owned()));
         }
-        Ok(Self { root, entries })
+        Ok(Self {
+            root,
+            opened,
+            entries,
+        })
+    }
+
+    fn is_as(&self, other: &Self) -> bool {
+        self.root == other.root && self.entries == other.entries
+    }
+}
+
+/// Opens where a volume's files are, and says where that is.
+fn open_root(directory: &Path) -> Result<(PathBuf, OwnedFd), ReadError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    // The directory itself may be a link: whoever mounted it there meant it.
+    let top = openat(CWD, directory, flags, Mode::empty())
+        .map_err(|errno| ReadError::of(directory.to_owned(), errno.into()))?;
+    let link = directory.join("..data");
+    let target = match readlinkat(&top, "..data", Vec::new()) {
+        Ok(target) => target,
+        // Not there, or something else than a link: a plain directory.
+        Err(Errno::NOENT | Errno::INVAL) => return Ok((directory.to_owned(), top)),
+        Err(errno) => return Err(ReadError::of(link, errno.into())),
+    };
+    let target = Path::new(OsStr::from_bytes(target.to_bytes()));
+    // The kubelet's leads to a directory beside it.
+    let mut components = target.components();
+    let (Some(Component::Normal(_)), None) = (components.next(), components.next()) else {
+        return Err(ReadError::Outside(link));
+    };
+    let root = directory.join(target);
+    match openat(&top, target, flags | OFlags::NOFOLLOW, Mode::empty()) {
+        Ok(opened) => Ok((root, opened)),
+        Err(errno) => Err(ReadError::of(root, errno.into())),
     }
 }
 
 /// The content of a file that is `length` bytes long; none where it is not, or
 /// is longer than `room`.
-fn read_file(path: &Path, length: u64, room: usize) -> io::Result<Option<Bytes>> {
+fn read_file(mut file: File, length: u64, room: usize) -> io::Result<Option<Bytes>> {
     let Some(length) = usize::try_from(length)
         .ok()
         .filter(|&length| length <= room)
@@ -233,7 +277,6 @@ fn read_file(path: &Path, length: u64, room: usize) -> io::Result<Option<Bytes>>
     // One buffer that never grows: growing would leave a copy that nobody wipes.
     // Its last byte is there to see that the file ends.
     let mut buffer = Zeroizing::new(vec![0; length + 1]);
-    let mut file = File::open(path)?;
     let mut filled = 0;
     while filled < buffer.len() {
         match file.read(&mut buffer[filled..]) {
@@ -251,142 +294,4 @@ fn read_file(path: &Path, length: u64, room: usize) -> io::Result<Option<Bytes>>
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::fs::symlink;
-
-    use super::*;
-
-    fn is_missing(error: &ReadError) -> bool {
-        matches!(error, ReadError::Unreadable { source, .. } if source.kind() == io::ErrorKind::NotFound)
-    }
-
-    fn names(files: &Files) -> Vec<&str> {
-        files.contents().keys().map(String::as_str).collect()
-    }
-
-    #[test]
-    fn a_plain_directory_is_its_plain_files() {
-        let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("a"), "1").unwrap();
-        fs::write(dir.path().join(".hidden"), "2").unwrap();
-        fs::create_dir(dir.path().join("sub")).unwrap();
-        fs::write(dir.path().join("sub/b"), "3").unwrap();
-        symlink("a", dir.path().join("linked")).unwrap();
-
-        let files = Files::read(dir.path()).unwrap();
-        assert_eq!(names(&files), ["a", "linked"]);
-        assert_eq!(files.contents()["linked"], "1");
-        assert_eq!(files.digest(), Digest::of_files(files.contents()));
-    }
-
-    #[test]
-    fn files_are_those_behind_the_data_link() {
-        let dir = tempfile::tempdir().unwrap();
-        fs::create_dir(dir.path().join("..1")).unwrap();
-        fs::write(dir.path().join("..1/new"), "1").unwrap();
-        symlink("..1", dir.path().join("..data")).unwrap();
-        // What the kubelet links last: not yet there, or not yet removed.
-        symlink("..data/old", dir.path().join("old")).unwrap();
-
-        assert_eq!(names(&Files::read(dir.path()).unwrap()), ["new"]);
-    }
-
-    #[test]
-    fn what_cannot_be_read_is_told_apart() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path();
-        assert!(matches!(Files::read(path), Err(ReadError::Empty(_))));
-        assert!(is_missing(&Files::read(&path.join("nowhere")).unwrap_err()));
-
-        symlink("..gone", path.join("..data")).unwrap();
-        assert!(is_missing(&Files::read(path).unwrap_err()));
-        fs::remove_file(path.join("..data")).unwrap();
-
-        symlink("gone", path.join("dangling")).unwrap();
-        assert!(is_missing(&Files::read(path).unwrap_err()));
-        fs::remove_file(path.join("dangling")).unwrap();
-
-        fs::write(path.join("a"), vec![0; MAX_BYTES]).unwrap();
-        assert_eq!(Files::read(path).unwrap().contents()["a"].len(), MAX_BYTES);
-        fs::write(path.join("b"), "1").unwrap();
-        assert!(matches!(Files::read(path), Err(ReadError::TooLarge(_))));
-        fs::remove_file(path.join("a")).unwrap();
-
-        for number in 1..=MAX_FILES {
-            fs::write(path.join(number.to_string()), "").unwrap();
-        }
-        assert!(matches!(Files::read(path), Err(ReadError::TooMany(_))));
-    }
-
-    /// The kubelet removes the old directory file by file. A look that resolved
-    /// `..data` just before the rename could find it there, but empty, and told
-    /// of an empty volume in the middle of an update.
-    #[test]
-    fn an_old_directory_found_empty_during_an_update_is_read_again() {
-        let files = Files::new([("a".into(), "1".into())].into());
-        let mut tries = [
-            Err(ReadError::Empty("volume".into())),
-            Ok(None),
-            Ok(Some(files)),
-        ]
-        .into_iter();
-        let read = Files::first_of_tries(|| tries.next().unwrap()).unwrap();
-        assert_eq!(names(&read), ["a"]);
-
-        let mut tries = 0;
-        let never = Files::first_of_tries(|| {
-            tries += 1;
-            Ok(None)
-        });
-        assert!(matches!(never, Err(ReadError::Unsteady)));
-        assert_eq!(tries, TRIES);
-    }
-
-    #[test]
-    fn files_that_change_while_they_are_read_are_not_taken() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path();
-        fs::write(path.join("a"), "1").unwrap();
-        assert!(Files::try_read(path, || {}).unwrap().is_some());
-        let grow = || fs::write(path.join("a"), "22").unwrap();
-        assert!(Files::try_read(path, grow).unwrap().is_none());
-        let add = || fs::write(path.join("b"), "1").unwrap();
-        assert!(Files::try_read(path, add).unwrap().is_none());
-
-        for name in ["..1", "..2"] {
-            fs::create_dir(path.join(name)).unwrap();
-            fs::write(path.join(name).join("a"), "1").unwrap();
-            // Alike in all but where they are.
-            let file = fs::File::options()
-                .write(true)
-                .open(path.join(name).join("a"));
-            file.unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
-        }
-        symlink("..1", path.join("..data")).unwrap();
-        let switch = || {
-            symlink("..2", path.join("..data_tmp")).unwrap();
-            fs::rename(path.join("..data_tmp"), path.join("..data")).unwrap();
-        };
-        assert!(Files::try_read(path, switch).unwrap().is_none());
-    }
-
-    #[test]
-    fn a_file_of_another_length_than_listed_is_not_taken() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("a");
-        fs::write(&path, "123").unwrap();
-        assert_eq!(read_file(&path, 3, 3).unwrap().unwrap(), "123");
-        assert!(read_file(&path, 2, 3).unwrap().is_none(), "it grew");
-        assert!(read_file(&path, 4, 9).unwrap().is_none(), "it shrank");
-        assert!(
-            read_file(&path, 3, 2).unwrap().is_none(),
-            "there is no room"
-        );
-    }
-
-    #[test]
-    fn contents_are_not_shown() {
-        let files = Files::new([("token".into(), "canary".into())].into());
-        assert_eq!(format!("{files:?}"), r#"{"token"}"#);
-    }
-}
+mod tests;

@@ -10,7 +10,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use notify::event::{AccessKind, AccessMode, EventKind};
@@ -49,11 +49,16 @@ impl Default for Options {
     }
 }
 
+/// How long the thread may take to end: a directory of another machine's can
+/// keep it for ever, and must not keep the process.
+const MAX_ENDING: Duration = Duration::from_secs(1);
+
 /// A thread that watches one directory. Dropping this ends it.
 pub struct Watcher {
     observations: watch::Receiver<Observation>,
     signals: mpsc::Sender<Signal>,
-    thread: Option<JoinHandle<()>>,
+    /// Is disconnected when the thread ends.
+    ended: mpsc::Receiver<()>,
 }
 
 impl Watcher {
@@ -78,14 +83,18 @@ impl Watcher {
             received,
             observations: sender,
         };
-        let thread = thread::Builder::new()
+        let (ending, ended) = mpsc::channel();
+        thread::Builder::new()
             .name("volume".into())
-            .spawn(move || looking.run())
+            .spawn(move || {
+                let _ending: mpsc::Sender<()> = ending;
+                looking.run();
+            })
             .map_err(StartError::Thread)?;
         Ok(Self {
             observations,
             signals,
-            thread: Some(thread),
+            ended,
         })
     }
 
@@ -100,9 +109,7 @@ impl Drop for Watcher {
     fn drop(&mut self) {
         // Where the thread is gone, there is nobody to stop or to await.
         let _ = self.signals.send(Signal::Stop);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        let _ = self.ended.recv_timeout(MAX_ENDING);
     }
 }
 

@@ -18,15 +18,29 @@ use crate::{
 /// How much a page holds at most, in bytes.
 const PAGE: usize = 1 << 20;
 
+/// What an entry or value that the host gives counts beside its bytes.
+const ELEMENT: usize = 64;
+
+/// What a key or value that the guest gives counts beside its bytes.
+const GIVEN: usize = 24;
+
 pub(crate) fn store_get(key: &[u8]) -> Option<Vec<u8>> {
     partition("store.get", |partition| partition?.get(key).cloned())
 }
 
 pub(crate) fn store_get_many(keys: &[Vec<u8>]) -> Vec<Option<Vec<u8>>> {
-    partition("store.get-many", |partition| {
-        keys.iter()
-            .map(|key| partition?.get(key).cloned())
-            .collect()
+    let import = "store.get-many";
+    bound(import, keys.iter().map(|key| GIVEN + key.len()));
+    let mut found = 0;
+    let most = with(|call| call.world.limits.call);
+    partition(import, |partition| {
+        let get = |key| {
+            let value = partition.and_then(|partition| partition.get(key));
+            found += ELEMENT + value.map_or(0, Vec::len);
+            check(import, found, most);
+            value.cloned()
+        };
+        keys.iter().map(get).collect()
     })
 }
 
@@ -37,6 +51,8 @@ pub(crate) fn store_set(key: &[u8], value: &[u8]) -> Result<(), store::Error> {
 }
 
 pub(crate) fn store_set_many(entries: &[Entry]) -> Result<(), store::Error> {
+    let bytes = |entry: &Entry| 2 * GIVEN + entry.key.len() + entry.value.len();
+    bound("store.set-many", entries.iter().map(bytes));
     let entries = entries.iter().map(|entry| (&*entry.key, &*entry.value));
     write("store.set-many", |partition, limits| {
         insert(partition, limits, entries)
@@ -50,6 +66,10 @@ pub(crate) fn store_delete(key: &[u8]) -> Result<bool, store::Error> {
 }
 
 pub(crate) fn store_delete_many(keys: &[Vec<u8>]) -> Result<u32, store::Error> {
+    bound(
+        "store.delete-many",
+        keys.iter().map(|key| GIVEN + key.len()),
+    );
     write("store.delete-many", |partition, _| {
         Ok(count(
             keys.iter().filter(|key| partition.remove(*key).is_some()),
@@ -132,6 +152,10 @@ pub(crate) fn shard_get(partition: &[u8], key: &[u8]) -> Option<Vec<u8>> {
 }
 
 pub(crate) fn shard_set_many(entries: &[shard::Entry]) -> Result<(), shard::Error> {
+    let bytes = |entry: &shard::Entry| {
+        3 * GIVEN + entry.partition.len() + entry.key.len() + entry.value.len()
+    };
+    bound("shard.set-many", entries.iter().map(bytes));
     migrate("shard.set-many", |call, known| {
         let mut partitions = call.world.partitions.clone();
         for shard::Entry {
@@ -153,6 +177,8 @@ pub(crate) fn shard_set_many(entries: &[shard::Entry]) -> Result<(), shard::Erro
 }
 
 pub(crate) fn shard_delete_many(positions: &[Position]) -> Result<u32, shard::Error> {
+    let bytes = |at: &Position| 2 * GIVEN + at.partition.len() + at.key.len();
+    bound("shard.delete-many", positions.iter().map(bytes));
     migrate("shard.delete-many", |call, _| {
         let partitions = &mut call.world.partitions;
         let deleted = count(positions.iter().filter(|at| {
@@ -289,6 +315,19 @@ fn refuse(import: &str, call: &Call) -> ! {
     panic!("{import} is not for {:?}", call.export)
 }
 
+/// Ends the guest's call where it hands over more elements, of so many bytes, than one call may.
+fn bound(import: &str, elements: impl Iterator<Item = usize>) {
+    let bytes = elements.sum();
+    check(import, bytes, with(|call| call.world.limits.call));
+}
+
+fn check(import: &str, bytes: usize, most: usize) {
+    assert!(
+        bytes <= most,
+        "`{import}` has more than {most} bytes in one call: ask for less at once"
+    );
+}
+
 /// Puts entries into a partition: all, or on an error none.
 fn insert<'a>(
     partition: &mut Partition,
@@ -328,7 +367,7 @@ fn page<T>(
     let mut taken = Vec::new();
     let mut bytes = 0;
     while let Some(item) = items.peek() {
-        bytes += size(item);
+        bytes += ELEMENT + size(item);
         if taken.len() == limit as usize || (bytes > PAGE && !taken.is_empty()) {
             return (taken, true);
         }

@@ -53,6 +53,8 @@ pub struct Limits {
     pub partition: usize,
     /// Of a reply's headers and body: 9 MiB.
     pub reply: usize,
+    /// Of what one call of an import hands over, either way: 18 MiB.
+    pub call: usize,
 }
 
 impl Default for Limits {
@@ -63,6 +65,7 @@ impl Default for Limits {
             value: 9 << 20,
             partition: 16 << 20,
             reply: 9 << 20,
+            call: 18 << 20,
         }
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::history::KEYS;
 use super::witness::saw;
 use super::world::World;
+use crate::store::unbounded;
 use crate::topology::Shard;
 
 impl World<'_> {
@@ -42,7 +43,9 @@ impl World<'_> {
         for host in &self.hosts {
             let process = host.process.as_ref().ok_or("a shard does not run")?;
             let view = process.lane.views().get().ok_or("a shard has no view")?;
-            let page = view.snapshot.partitions(None, None, 10 * KEYS);
+            let page = view
+                .snapshot
+                .partitions(None, None, 10 * KEYS, &mut unbounded);
             let page = page.map_err(|error| error.to_string())?;
             for partition in page.entries {
                 let (name, owner) = (

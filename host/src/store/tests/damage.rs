@@ -112,13 +112,13 @@ impl Outcomes {
             // These go through redb in other ways.
             let (of, _) = key(partition, 0);
             let (view, limit) = (snapshot(&store), 10_000);
-            let _ = view.scan_partition(&of, None, None, partition % 2 == 0, limit, |_| true);
+            let _ = view.scan_partition(&of, None, None, partition % 2 == 0, limit, &mut unbounded);
             let _ = view.size(&of);
             let _ = view.whole(std::slice::from_ref(&of));
             let _ = view.measure(Some(&of), limit);
         }
         let _ = snapshot(&store).count_partitions(None);
-        let _ = snapshot(&store).scan(None, 10_000, |_| true);
+        let _ = snapshot(&store).scan(None, 10_000, &mut unbounded);
         let mut writes_refused = 0_u32;
         for partition in (0..PARTITIONS).step_by(7) {
             let (of, key) = key(partition, partition % ENTRIES_EACH);
@@ -139,8 +139,8 @@ impl Outcomes {
         let migration = store.begin_migration(LIMITS);
         if let Ok(mut migration) = migration {
             let (of, key) = key(3, 3);
-            let _ = migration.partitions(None, None, 10_000);
-            let _ = migration.set_many(&[((of, key), b"migrated".to_vec())]);
+            let _ = migration.partitions(None, None, 10_000, &mut unbounded);
+            let _ = migration.set_many(&[((of, key), b"migrated".to_vec())], &mut unbounded);
             let _ = store.commit_migration(migration, Record::default());
         }
         drop(store);

@@ -14,6 +14,42 @@ fn a_directory_in_use_is_refused_and_opens_afterwards() {
     open(directory.path());
 }
 
+/// A FIFO in place of the lock hung the start, before there was anything to see.
+#[test]
+fn what_is_no_regular_file_is_an_error_and_not_waited_for() {
+    use crate::regular::tests::{fifo, in_time};
+
+    for name in ["lock", "shard.redb", "shard.new"] {
+        let directory = tempfile::tempdir().expect("a directory");
+        let other = directory.path().join("other");
+        fs::write(&other, "mine").expect("it is written");
+        let path = directory.path().join(name);
+        let makers: [&dyn Fn(); 3] = [
+            &|| fifo(&path),
+            &|| fs::create_dir(&path).expect("it is made"),
+            &|| std::os::unix::fs::symlink(&other, &path).expect("it is made"),
+        ];
+        for make in makers {
+            make();
+            let options = Options::new(directory.path(), 1 << 20);
+            let error = in_time(move || Store::open(options)).expect_err(name);
+            assert!(
+                matches!(&error, OpenError::Io { path: at, .. } if *at == path),
+                "{error}"
+            );
+            if path.is_dir() {
+                fs::remove_dir(&path).expect("it is there");
+            } else {
+                fs::remove_file(&path).expect("it is there");
+            }
+        }
+        assert_eq!(fs::read(&other).expect("it is there"), b"mine");
+        // Where something was in the data file's place, the lock says so.
+        fs::remove_file(directory.path().join("lock")).ok();
+        open(directory.path());
+    }
+}
+
 #[test]
 fn a_newer_layout_is_refused_with_both_numbers() {
     let directory = tempfile::tempdir().expect("a directory");

@@ -95,7 +95,9 @@ fn random_transactions_read_and_store_what_a_map_would() {
                     3 => {
                         let entries: Vec<Entry> =
                             (0..3).map(|at| (key(&mut random), vec![at])).collect();
-                        transaction.set_many(entries.clone()).expect("they are set");
+                        transaction
+                            .set_many(entries.clone(), usize::MAX, &mut unbounded)
+                            .expect("they are set");
                         for (key, value) in entries {
                             changed.insert((partition.clone(), key), value);
                         }
@@ -110,7 +112,7 @@ fn random_transactions_read_and_store_what_a_map_would() {
                         &partition,
                         |start, end, reverse, limit| {
                             transaction
-                                .scan(start, end, reverse, limit)
+                                .scan(start, end, reverse, limit, &mut unbounded)
                                 .expect("it reads")
                         },
                     ),
@@ -129,12 +131,16 @@ fn random_transactions_read_and_store_what_a_map_would() {
             store = open(directory.path());
         }
         let snapshot = snapshot(&store);
-        let all = snapshot.scan(None, usize::MAX, |_| true).expect("it reads");
+        let all = snapshot
+            .scan(None, usize::MAX, &mut unbounded)
+            .expect("it reads");
         assert_eq!(all.entries, oracle.clone().into_iter().collect::<Vec<_>>());
         assert_eq!(snapshot.entries().expect("it reads"), oracle.len() as u64);
         let mut partitions: Vec<_> = oracle.keys().map(|(owner, _)| owner.clone()).collect();
         partitions.dedup();
-        let page = snapshot.partitions(None, None, 100).expect("it reads");
+        let page = snapshot
+            .partitions(None, None, 100, &mut unbounded)
+            .expect("it reads");
         assert_eq!(page.entries, partitions);
         for partition in partitions {
             let entries = partition_of(&oracle, &partition);
@@ -154,7 +160,7 @@ fn random_transactions_read_and_store_what_a_map_would() {
                 &partition,
                 |start, end, reverse, limit| {
                     snapshot
-                        .scan_partition(&partition, start, end, reverse, limit, |_| true)
+                        .scan_partition(&partition, start, end, reverse, limit, &mut unbounded)
                         .expect("it reads")
                 },
             );
@@ -218,13 +224,17 @@ fn a_write_over_a_limit_changes_nothing() {
     // In place of a longer value there is room again.
     set(&mut transaction, b"k", 9).expect("it is shorter");
     let many = vec![(b"n".to_vec(), vec![]), (b"o".to_vec(), vec![])];
-    let before = transaction.scan(None, None, false, 10).expect("it reads");
+    let before = transaction
+        .scan(None, None, false, 10, &mut unbounded)
+        .expect("it reads");
     assert!(matches!(
-        transaction.set_many(many),
+        transaction.set_many(many, usize::MAX, &mut unbounded),
         Err(WriteError::PartitionFull(35))
     ));
     assert_eq!(
-        transaction.scan(None, None, false, 10).expect("it reads"),
+        transaction
+            .scan(None, None, false, 10, &mut unbounded)
+            .expect("it reads"),
         before
     );
 }
@@ -253,10 +263,12 @@ fn a_scan_ends_at_a_mebibyte_but_gives_one_entry_at_least() {
             page.more,
         )
     };
-    let page = transaction.scan(None, None, false, 10).expect("it reads");
+    let page = transaction
+        .scan(None, None, false, 10, &mut unbounded)
+        .expect("it reads");
     assert_eq!(lengths(page), (vec![2 << 20], true));
     store.commit(&transaction.commit()).expect("it is stored");
-    let page = snapshot(&store).scan_partition(b"p", Some(b"b"), None, false, 10, |_| true);
+    let page = snapshot(&store).scan_partition(b"p", Some(b"b"), None, false, 10, &mut unbounded);
     assert_eq!(lengths(page.expect("it reads")), (vec![1 << 19], true));
 }
 
@@ -274,7 +286,9 @@ fn partitions_are_listed_in_pages_past_large_ones() {
     }
     let snapshot = snapshot(&store);
     let list = |start: Option<&[u8]>, end: Option<&[u8]>, limit| {
-        let page = snapshot.partitions(start, end, limit).expect("it reads");
+        let page = snapshot
+            .partitions(start, end, limit, &mut unbounded)
+            .expect("it reads");
         (page.entries, page.more)
     };
     let keys = |keys: &[&[u8]]| keys.iter().map(|key| key.to_vec()).collect::<Vec<_>>();
@@ -302,10 +316,12 @@ fn a_migration_sees_its_own_writes_and_is_stored_with_its_record_or_not_at_all()
 
     let mut migration = store.begin_migration(LIMITS).expect("it begins");
     let many: Vec<_> = (0..40).map(|key| (at(b"p", &[key]), vec![key])).collect();
-    migration.set_many(&many).expect("they are set");
+    migration
+        .set_many(&many, &mut unbounded)
+        .expect("they are set");
     assert_eq!(
         migration
-            .delete_many(&[at(b"p", b"k"), at(b"p", b"x")])
+            .delete_many(&[at(b"p", b"k"), at(b"p", b"x")], &mut unbounded)
             .expect("it reads"),
         1
     );
@@ -315,7 +331,7 @@ fn a_migration_sees_its_own_writes_and_is_stored_with_its_record_or_not_at_all()
         (at(b"q", b"k"), vec![]),
     ];
     assert!(matches!(
-        migration.set_many(&mixed),
+        migration.set_many(&mixed, &mut unbounded),
         Err(WriteError::NoSuchPartition)
     ));
     assert_eq!(migration.get(b"p", &[3]).expect("it reads"), Some(vec![3]));
@@ -324,7 +340,9 @@ fn a_migration_sees_its_own_writes_and_is_stored_with_its_record_or_not_at_all()
     assert_eq!(store.record(), &Record::default());
 
     let mut migration = store.begin_migration(LIMITS).expect("it begins");
-    migration.set_many(&many).expect("they are set");
+    migration
+        .set_many(&many, &mut unbounded)
+        .expect("they are set");
     let after = store
         .commit_migration(migration, record.clone())
         .expect("it is stored");
@@ -333,4 +351,92 @@ fn a_migration_sees_its_own_writes_and_is_stored_with_its_record_or_not_at_all()
     let store = open(directory.path());
     assert_eq!(store.record(), &record);
     assert_eq!(snapshot(&store).size(b"p").expect("it reads"), (82, 41));
+}
+
+/// Entries that came and went in one request left a mark each, of up to a
+/// kilobyte, that no limit counted.
+#[test]
+fn what_a_request_sets_and_deletes_leaves_nothing_in_memory() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut store = open(directory.path());
+    let old: Vec<_> = (0..9).map(|key| [key]).collect();
+    let stored: Vec<_> = old.iter().map(|key| (&key[..], Some(&b"v"[..]))).collect();
+    commit(&mut store, b"p", &stored).expect("it is stored");
+    let mut transaction = Group::new(snapshot(&store)).begin(b"p".to_vec(), LIMITS);
+    for round in 0..1000_u32 {
+        let key = round.to_be_bytes().to_vec();
+        transaction.set(key.clone(), vec![1; 9]).expect("it fits");
+        let many = vec![(key.clone(), vec![2; 99]), (b"k".to_vec(), vec![3; 9])];
+        transaction
+            .set_many(many, usize::MAX, &mut unbounded)
+            .expect("it fits");
+        assert!(transaction.delete(key.clone()).expect("it reads"));
+        assert!(!transaction.delete(key).expect("it reads"));
+        assert!(transaction.delete(b"k".to_vec()).expect("it reads"));
+    }
+    assert_eq!(transaction.held(), 0);
+    // What is stored is marked as gone, once.
+    for key in old.iter().chain(&old) {
+        let _ = transaction.delete(key.to_vec()).expect("it reads");
+    }
+    assert_eq!(transaction.held(), old.len() * (2 * ENTRY_BYTES + 1));
+    let page = transaction.scan(None, None, false, 99, &mut unbounded);
+    assert_eq!(page.expect("it reads").entries, []);
+    // So is what another request of the group has set.
+    let group = transaction.commit();
+    let mut transaction = group.begin(b"q".to_vec(), LIMITS);
+    transaction.set(b"k".to_vec(), vec![]).expect("it fits");
+    let mut transaction = transaction.commit().begin(b"q".to_vec(), LIMITS);
+    transaction.set(b"k".to_vec(), vec![1]).expect("it fits");
+    assert!(transaction.delete(b"k".to_vec()).expect("it reads"));
+    assert_eq!(transaction.get(b"k").expect("it reads"), None);
+    let after = store.commit(&transaction.commit()).expect("it is stored");
+    assert_eq!(after.entries().expect("it reads"), 0);
+}
+
+/// What was there before was kept for an undo, however large it was.
+#[test]
+fn a_migrations_batch_is_checked_before_any_of_it_is_set() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut store = open(directory.path());
+    for partition in [b"p", b"q"] {
+        commit(&mut store, partition, &[(b"k", Some(b"1"))]).expect("it is stored");
+    }
+    let limits = Limits {
+        max_partition_bytes: 20,
+        ..LIMITS
+    };
+    let mut migration = store.begin_migration(limits).expect("it begins");
+    let entry = |partition: &[u8], key: &[u8], length| {
+        ((partition.to_vec(), key.to_vec()), vec![2; length])
+    };
+    // Each fits by itself, and not with those before it; one after another, in
+    // place of one another, across partitions.
+    let fits = [
+        entry(b"p", b"a", 17),
+        entry(b"q", b"a", 17),
+        entry(b"p", b"a", 4),
+        entry(b"p", b"b", 12),
+    ];
+    let mut too_many = fits.to_vec();
+    too_many.push(entry(b"p", b"b", 13));
+    assert!(matches!(
+        migration.set_many(&too_many, &mut unbounded),
+        Err(WriteError::PartitionFull(20))
+    ));
+    assert_eq!(migration.get(b"q", b"a").expect("it reads"), None);
+    migration.set_many(&fits, &mut unbounded).expect("they fit");
+    assert_eq!(
+        migration.get(b"p", b"a").expect("it reads"),
+        Some(vec![2; 4])
+    );
+    let record = Record {
+        schema: Some(1),
+        ..Record::default()
+    };
+    let after = store
+        .commit_migration(migration, record)
+        .expect("it is stored");
+    assert_eq!(after.size(b"p").expect("it reads"), (20, 3));
+    assert_eq!(after.size(b"q").expect("it reads"), (20, 2));
 }

@@ -10,7 +10,9 @@ type Oracle = BTreeMap<Position, Vec<u8>>;
 
 fn all(store: &Store) -> Oracle {
     let snapshot = snapshot(store);
-    let page = snapshot.scan(None, 1_000_000, |_| true).expect("it reads");
+    let page = snapshot
+        .scan(None, 1_000_000, &mut unbounded)
+        .expect("it reads");
     assert!(!page.more);
     page.entries.into_iter().collect()
 }
