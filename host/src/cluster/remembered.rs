@@ -7,8 +7,8 @@
 //! more, or not the same, costs an attempt to connect.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::fs;
+use std::io::{self, Read as _, Write as _};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::{Cluster, until_down};
+use crate::regular;
 
 /// The file in the data directory.
 const FILE: &str = "peers.json";
@@ -56,7 +57,9 @@ impl Remembered {
             return Ok(());
         }
         let new = self.path.with_extension("new");
-        fs::write(&new, serde_json::to_vec(&places)?)?;
+        let mut file = regular::edit_own(&new, true)?;
+        file.set_len(0)?;
+        file.write_all(&serde_json::to_vec(&places)?)?;
         fs::rename(&new, &self.path)?;
         self.places = places;
         Ok(())
@@ -65,7 +68,9 @@ impl Remembered {
 
 fn read(path: &Path) -> io::Result<Places> {
     let mut bytes = Vec::new();
-    File::open(path)?.take(MOST_BYTES).read_to_end(&mut bytes)?;
+    regular::open_own(path)?
+        .take(MOST_BYTES)
+        .read_to_end(&mut bytes)?;
     Ok(serde_json::from_slice(&bytes)?)
 }
 

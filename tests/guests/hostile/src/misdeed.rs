@@ -90,57 +90,6 @@ pub(crate) fn commit(misdeed: &str, request: Option<&Request>) -> Response {
                 .get_many((0..number(request, 1_000_000)).map(|key| key.to_string()));
             Response::text(values.len().to_string())
         }
-        // The partition's entry `v`, of n bytes; and that n times in one call.
-        ("value", Some(request)) => said(
-            request
-                .store()
-                .set("v", vec![b'v'; number(request, 9 * MIB)]),
-        ),
-        ("get-many", Some(request)) => {
-            let values = request
-                .store()
-                .get_many((0..number(request, 900)).map(|_| "v"));
-            Response::text(values.len().to_string())
-        }
-        // n keys in one call, all of them new.
-        ("delete-all", Some(request)) => {
-            let keys = (0..number(request, 1_000_000)).map(|key| key.to_string());
-            said(request.store().delete_many(keys).map(drop))
-        }
-        ("set-all", Some(request)) => {
-            let entries = (0..number(request, 500_000)).map(|key| (key.to_string(), ""));
-            said(request.store().set_many(entries))
-        }
-        // Entries that come and go: nothing of them is left.
-        ("set-and-delete", Some(request)) => {
-            let store = request.store();
-            said((0..number(request, 1_000_000)).try_for_each(|key| {
-                let key = format!("{key:01024}");
-                store.set(&key, "")?;
-                store.delete(&key).map(drop)
-            }))
-        }
-        // Many tiny entries, a few at a time.
-        ("set-tiny", Some(request)) => {
-            let mut keys = 0..number(request, 2_000_000);
-            said(loop {
-                let some: Vec<_> = keys.by_ref().take(1000).collect();
-                if some.is_empty() {
-                    break Ok(());
-                }
-                let set = some.into_iter().map(|key| (key.to_string(), ""));
-                if let Err(error) = request.store().set_many(set) {
-                    break Err(error);
-                }
-            })
-        }
-        // Handles that are never given back.
-        ("handles", Some(request)) => {
-            for _ in 0..number(request, 10_000) {
-                std::mem::forget(Secret::named("canary-of-all"));
-            }
-            Response::text("held")
-        }
         ("scan-enormous", Some(request)) => {
             Response::text(scan(request.store(), number(request, 8)))
         }
@@ -168,6 +117,65 @@ pub(crate) fn commit(misdeed: &str, request: Option<&Request>) -> Response {
         }
         ("reveal-in-panic", _) => panic!("{}", String::from_utf8_lossy(&canary())),
 
+        (_, Some(request)) => ask_much(misdeed, request),
+        (_, None) => Response::text("behaved"),
+    }
+}
+
+/// Has the host do much, or hold much, in one call.
+fn ask_much(misdeed: &str, request: &Request) -> Response {
+    match misdeed {
+        // The partition's entry `v`, of n bytes; and that n times in one call.
+        "value" => said(
+            request
+                .store()
+                .set("v", vec![b'v'; number(request, 9 * MIB)]),
+        ),
+        "get-many" => {
+            let values = request
+                .store()
+                .get_many((0..number(request, 900)).map(|_| "v"));
+            Response::text(values.len().to_string())
+        }
+        // n keys in one call, all of them new.
+        "delete-all" => {
+            let keys = (0..number(request, 1_000_000)).map(|key| key.to_string());
+            said(request.store().delete_many(keys).map(drop))
+        }
+        "set-all" => {
+            let entries = (0..number(request, 500_000)).map(|key| (key.to_string(), ""));
+            said(request.store().set_many(entries))
+        }
+        // Entries that come and go: nothing of them is left.
+        "set-and-delete" => {
+            let store = request.store();
+            said((0..number(request, 1_000_000)).try_for_each(|key| {
+                let key = format!("{key:01024}");
+                store.set(&key, "")?;
+                store.delete(&key).map(drop)
+            }))
+        }
+        // Many tiny entries, a few at a time.
+        "set-tiny" => {
+            let mut keys = 0..number(request, 2_000_000);
+            said(loop {
+                let some: Vec<_> = keys.by_ref().take(1000).collect();
+                if some.is_empty() {
+                    break Ok(());
+                }
+                let set = some.into_iter().map(|key| (key.to_string(), ""));
+                if let Err(error) = request.store().set_many(set) {
+                    break Err(error);
+                }
+            })
+        }
+        // Handles that are never given back.
+        "handles" => {
+            for _ in 0..number(request, 10_000) {
+                std::mem::forget(Secret::named("canary-of-all"));
+            }
+            Response::text("held")
+        }
         _ => Response::text("behaved"),
     }
 }
