@@ -8,6 +8,7 @@ mod blocking;
 mod recency;
 mod unix_time;
 mod printable;
+mod confinement;
 pub mod trace;
 pub mod replies;
 pub mod client;

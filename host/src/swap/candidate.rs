@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::digest::Digest;
+use crate::guest::{Unfit, examine};
 use crate::settings::{self, Settings};
 use crate::volume::Files;
 
@@ -22,8 +23,8 @@ const MAX_COMPONENT_BYTES: usize = 64 << 20;
 /// with, all of them well-formed.
 #[derive(Clone)]
 pub struct Candidate {
-    /// The component, unpacked; it begins as one and is whole, but has not been
-    /// validated.
+    /// The component, unpacked. It is whole, its outside is that of a guest, and
+    /// compiling it is bounded; the compiler says whether it is valid.
     pub component: Bytes,
     /// The digest of the component alone.
     pub component_digest: Digest,
@@ -38,8 +39,9 @@ pub struct Candidate {
 }
 
 impl Candidate {
-    /// Takes a volume's files as a generation. Hashes and unpacks, so it can
-    /// take some milliseconds.
+    /// Takes a volume's files as a generation. Hashes, unpacks and goes through
+    /// the component, so it can take some milliseconds, and a tenth of a second
+    /// where that is very large.
     ///
     /// # Errors
     /// What is wrong with the files, and what to do.
@@ -52,6 +54,7 @@ impl Candidate {
             (None, None) => return Err(Rejection::NoGuest),
         };
         verify(&component)?;
+        examine(&component)?;
         let settings = match files.get(SETTINGS) {
             Some(text) => {
                 let text = std::str::from_utf8(text).map_err(Rejection::SettingsNotText)?;
@@ -145,6 +148,9 @@ pub enum Rejection {
     /// The component ends too early.
     #[error("the guest is cut off after {0} bytes; copy it again or make it with `ostrakon build`")]
     Truncated(usize),
+    /// The component is not to be compiled.
+    #[error(transparent)]
+    Unfit(#[from] Unfit),
     /// The settings are not text.
     #[error("ostrakon.toml is not UTF-8 text")]
     SettingsNotText(#[source] std::str::Utf8Error),
@@ -165,8 +171,8 @@ fn unpack(packed: &[u8]) -> Result<Bytes, Rejection> {
     Ok(component.into())
 }
 
-/// Whether these are the bytes of a component, all of them. What they mean is
-/// for the compiler to say.
+/// Whether these are the bytes of a component, all of them: what is not, is told
+/// in words for those who copy files.
 fn verify(component: &[u8]) -> Result<(), Rejection> {
     const MAGIC: &[u8] = b"\0asm";
     const MODULE: &[u8] = &[1, 0, 0, 0];
@@ -214,10 +220,12 @@ fn after_section(bytes: &[u8]) -> Option<&[u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::guest::guest_outside;
 
-    /// A component of one custom section `a` with 200 zero bytes.
+    /// The outside of a guest, and a custom section `a` with 200 zero bytes.
     fn component() -> Vec<u8> {
-        let mut bytes = b"\0asm\x0d\0\x01\0\0\xca\x01\x01a".to_vec();
+        let mut bytes = guest_outside();
+        bytes.extend(b"\0\xca\x01\x01a");
         bytes.extend([0; 200]);
         bytes
     }
@@ -300,10 +308,17 @@ mod tests {
     #[test]
     fn a_guest_cut_off_anywhere_within_a_section_is_truncated() {
         let whole = component();
-        for length in 9..whole.len() {
+        let sections = [8, guest_outside().len()];
+        for length in (9..whole.len()).filter(|length| !sections.contains(length)) {
             let expected = format!("cut off after {length} bytes");
             rejected(&[("guest.wasm", &whole[..length])], &expected);
         }
+    }
+
+    #[test]
+    fn what_is_too_much_to_compile_is_rejected() {
+        let bomb = ostrakon_tests::bombs::nested(&component(), 10, 8);
+        rejected(&[("guest.wasm", &bomb)], "steps to instantiate it");
     }
 
     #[test]

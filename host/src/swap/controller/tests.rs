@@ -8,6 +8,7 @@ use tokio::time::{sleep, timeout};
 
 use super::*;
 use crate::digest::Digest;
+use crate::guest::guest_outside;
 use crate::volume::ReadError;
 
 /// What the performer does is said by the guest's settings: `schema`, `takes`
@@ -144,9 +145,9 @@ impl Performer for Script {
     }
 }
 
-/// Content with an empty component, told from others by its last byte.
+/// Content with a component of which there is only the outside, told from others by its last byte.
 fn content(component: u8, settings: &[(&str, &str)]) -> Files {
-    let wasm = [b"\0asm\x0d\0\x01\0", &[0, 1, component][..]].concat();
+    let wasm = [&guest_outside()[..], &[0, 3, 1, b'n', component]].concat();
     let settings = settings.iter();
     let mut files: std::collections::BTreeMap<String, Bytes> = settings
         .map(|(name, value)| ((*name).into(), value.to_string().into()))
