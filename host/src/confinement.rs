@@ -21,15 +21,24 @@ pub(crate) struct Bounds {
     pub(crate) cpu: u64,
 }
 
+/// Whether system calls are filtered.
+#[derive(Debug)]
+pub(crate) enum Filter {
+    /// Those that are not needed fail from now on.
+    Installed,
+    /// The kernel has no such filter, or does not allow one: the limits are all there is.
+    Missing(io::Error),
+}
+
 /// Confines this process, which must have no thread but the calling one; `start_threads` starts those
 /// that it is to have, and returns when they run.
 ///
 /// # Errors
-/// When the system does not do all of it: then nothing that is not trusted is to be looked at.
+/// When the system does not set the limits: then nothing that is not trusted is to be looked at.
 pub(crate) fn confine(
     bounds: Bounds,
     start_threads: impl FnOnce() -> io::Result<()>,
-) -> io::Result<()> {
+) -> io::Result<Filter> {
     close_descriptors()?;
     if cfg!(target_os = "linux") {
         // To be ended before others where memory runs out. It may be forbidden; then it is as before.
@@ -90,9 +99,11 @@ mod filter {
     use std::collections::BTreeMap;
     use std::io;
 
+    use super::Filter;
+
     use seccompiler::{
         BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-        SeccompRule,
+        SeccompRule, TargetArch,
     };
 
     /// What computing needs: to read, write and close what is open, memory, threads that wait for each
@@ -126,13 +137,26 @@ mod filter {
     ];
 
     /// All threads go by it from now on.
-    pub(super) fn install() -> io::Result<()> {
-        let program = program().map_err(io::Error::other)?;
+    pub(super) fn install() -> io::Result<Filter> {
+        let Ok(arch) = std::env::consts::ARCH.try_into() else {
+            let unknown = "there is none for this processor";
+            return Ok(Filter::Missing(io::Error::other(unknown)));
+        };
+        let program = program(arch).map_err(io::Error::other)?;
         // Sets `no_new_privs`, too.
-        seccompiler::apply_filter_all_threads(&program).map_err(io::Error::other)
+        let said = match seccompiler::apply_filter_all_threads(&program) {
+            Ok(()) => return Ok(Filter::Installed),
+            Err(seccompiler::Error::Prctl(said) | seccompiler::Error::Seccomp(said)) => said,
+            Err(error) => return Err(io::Error::other(error)),
+        };
+        match said.raw_os_error() {
+            // What kernels say that were built without it, and what forbids it.
+            Some(libc::ENOSYS | libc::EINVAL | libc::EPERM) => Ok(Filter::Missing(said)),
+            _ => Err(said),
+        }
     }
 
-    fn program() -> Result<BpfProgram, seccompiler::BackendError> {
+    fn program(arch: TargetArch) -> Result<BpfProgram, seccompiler::BackendError> {
         let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
             ALLOWED.iter().map(|call| (*call, Vec::new())).collect();
         // Memory that is not to be run.
@@ -148,7 +172,7 @@ mod filter {
             rules,
             SeccompAction::Errno(libc::EPERM.cast_unsigned()),
             SeccompAction::Allow,
-            std::env::consts::ARCH.try_into()?,
+            arch,
         )?;
         filter.try_into()
     }
@@ -167,8 +191,9 @@ mod filter {
 /// write guests.
 #[cfg(not(target_os = "linux"))]
 mod filter {
-    pub(super) fn install() -> std::io::Result<()> {
-        Ok(())
+    pub(super) fn install() -> std::io::Result<super::Filter> {
+        let none = std::io::ErrorKind::Unsupported.into();
+        Ok(super::Filter::Missing(none))
     }
 }
 

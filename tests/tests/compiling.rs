@@ -454,3 +454,18 @@ fn the_process_that_compiles_has_nothing_and_can_do_nothing_else() {
     host.stop();
     until_gone(child);
 }
+
+#[test]
+fn where_the_kernel_filters_nothing_guests_are_compiled_within_limits_and_it_is_said() {
+    ostrakon_tests::seccomp::without_filters();
+    let kv = guest("kv");
+    let mut shard = Shard::new(&config(&kv, &[]));
+    let host = shard.start();
+    let large = packed(&slow(&kv, 0), "guest.compile_memory = '64MiB'");
+    let refused = refusal(&mut shard, &host, "too large", &large);
+    let said = refused["reason"].as_str().expect("a reason");
+    assert!(said.contains("more than 64.0 MiB of memory"), "{said}");
+    let log = host.stop();
+    let expected = "the kernel does not filter its system calls";
+    assert!(log.contains(expected), "{log}");
+}

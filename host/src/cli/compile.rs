@@ -5,8 +5,9 @@ use std::thread;
 
 use super::serve::end_with;
 use super::{Exit, Failure};
-use crate::confinement::{Bounds, confine};
+use crate::confinement::{Bounds, Filter, confine};
 use crate::guest::translate;
+use crate::printable::Printable;
 use crate::service::lower_priority;
 
 /// The most threads that compile: each takes memory.
@@ -28,17 +29,33 @@ pub(super) struct Arguments {
 }
 
 impl Arguments {
-    pub(super) fn run(self) -> Result<(), Failure> {
+    /// Says itself what fails: other commands have a thread say it, and this one can start none.
+    pub(super) fn run(self) -> Exit {
+        match self.compile() {
+            Ok(()) => Exit::Done,
+            Err(failure) => {
+                say_last(&format!("error: {}", failure.line()));
+                failure.exit
+            }
+        }
+    }
+
+    fn compile(self) -> Result<(), Failure> {
         end_with(self.with_parent)?;
         lower_priority();
         let bounds = Bounds {
             memory: self.memory,
             cpu: self.cpu,
         };
-        confine(bounds, start_threads).map_err(|error| {
+        let filter = confine(bounds, start_threads).map_err(|error| {
             let error = format!("the system does not confine the compiler: {error}");
             Failure::new(Exit::Internal, error)
         })?;
+        if let Filter::Missing(why) = filter {
+            // For the log of the process that started this one.
+            let what = "the kernel does not filter its system calls, so only its memory and time are limited";
+            say_last(&format!("{what}: {why}"));
+        }
         // From here on there is nothing but what was given.
         let mut component = Vec::new();
         let read = io::stdin().lock().read_to_end(&mut component);
@@ -52,6 +69,12 @@ impl Arguments {
             .and_then(|()| output.flush())
             .map_err(Failure::with(Exit::Io))
     }
+}
+
+/// To a pipe that its parent reads as long as it lives.
+fn say_last(line: &str) {
+    let line = format!("{}\n", Printable(line));
+    let _ = io::stderr().write_all(line.as_bytes());
 }
 
 /// Those that compile: later there can be no more.

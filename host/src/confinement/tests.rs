@@ -41,7 +41,8 @@ fn confine_here(cpu: u64) {
         memory: MEMORY,
         cpu,
     };
-    confine(bounds, || Ok(())).expect("it is confined");
+    let filter = confine(bounds, || Ok(())).expect("it is confined");
+    assert!(matches!(filter, Filter::Installed), "{filter:?}");
 }
 
 /// Tells it past the test harness, which may not be able to.
@@ -141,4 +142,33 @@ fn more_time_than_it_was_given_ends_it() {
     }
     let output = again("more_time_than_it_was_given_ends_it");
     assert_eq!(output.status.signal(), Some(libc::SIGXCPU), "{output:?}");
+}
+
+#[test]
+fn where_the_kernel_has_no_filter_that_is_said_and_the_limits_hold() {
+    if is_confined() {
+        ostrakon_tests::seccomp::without_filters();
+        let bounds = Bounds {
+            memory: MEMORY,
+            cpu: 60,
+        };
+        match confine(bounds, || Ok(())).expect("it is limited") {
+            Filter::Installed => tell("install a filter", Ok(())),
+            Filter::Missing(why) => tell("install a filter", Err(why)),
+        }
+        let bytes = usize::try_from(MEMORY).expect("it fits") * 2;
+        let taken = vec![1_u8; bytes];
+        std::hint::black_box(&taken);
+        tell("take memory", Ok(()));
+        return;
+    }
+    let output = again("where_the_kernel_has_no_filter_that_is_said_and_the_limits_hold");
+    let (said, words) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    let expected = "install a filter: Function not implemented";
+    assert!(said.contains(expected), "{said} {words}");
+    assert!(words.contains("memory allocation of "), "{words}");
+    assert!(!said.contains("COULD"), "{said}");
 }

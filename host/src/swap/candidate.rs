@@ -159,6 +159,10 @@ pub enum Rejection {
     Settings(#[from] settings::Error),
 }
 
+/// How much of what was unpacked may be kept to unpack the rest, as a power of two: no component is
+/// longer.
+const MAX_WINDOW_LOG: u32 = MAX_COMPONENT_BYTES.ilog2();
+
 fn unpack(packed: &[u8]) -> Result<Bytes, Rejection> {
     if packed.is_empty() {
         return Err(Rejection::Empty);
@@ -166,7 +170,10 @@ fn unpack(packed: &[u8]) -> Result<Bytes, Rejection> {
     let mut component = Vec::new();
     let limit = MAX_COMPONENT_BYTES as u64 + 1;
     zstd::Decoder::with_buffer(packed)
-        .and_then(|decoder| decoder.take(limit).read_to_end(&mut component))
+        .and_then(|mut decoder| {
+            decoder.window_log_max(MAX_WINDOW_LOG)?;
+            decoder.take(limit).read_to_end(&mut component)
+        })
         .map_err(Rejection::Packing)?;
     Ok(component.into())
 }
@@ -332,6 +339,17 @@ mod tests {
         let bomb = packed(&vec![0; MAX_COMPONENT_BYTES + 1]);
         assert!(bomb.len() < 64 << 10, "the bomb fits into a ConfigMap");
         rejected(&[("guest.wasm.zst", &bomb)], "more than 64 MiB");
+    }
+
+    #[test]
+    fn a_guest_is_unpacked_in_no_more_memory_than_it_can_have_itself() {
+        // A frame's head with the size of its window, and a last block of no bytes.
+        let frame = |window_log: u8| {
+            let magic = zstd::zstd_safe::MAGICNUMBER.to_le_bytes();
+            [&magic[..], &[0, (window_log - 10) << 3, 1, 0, 0]].concat()
+        };
+        rejected(&[("guest.wasm.zst", &frame(26))], "is empty");
+        rejected(&[("guest.wasm.zst", &frame(27))], "cannot be unpacked");
     }
 
     #[test]

@@ -16,6 +16,7 @@ use super::attempts::Attempts;
 use super::room::{Room, room};
 use super::{CompileError, Limits};
 use crate::digest::Digest;
+use crate::printable::Printable;
 
 /// This very program, also where its file was replaced by a newer one.
 #[cfg(target_os = "linux")]
@@ -254,7 +255,13 @@ impl Said {
         let status = self.status.or(ended);
         let code = match self.code {
             Err(Unheard::Long) => return Err(CompileError::Code(MAX_CODE)),
-            Ok(code) if status.is_some_and(|status| status.success()) => return Ok(code),
+            Ok(code) if status.is_some_and(|status| status.success()) => {
+                if !self.words.is_empty() {
+                    let words = Printable(&self.words);
+                    tracing::warn!(%words, "the process that compiled the guest said something");
+                }
+                return Ok(code);
+            }
             _ => status.and_then(|status| status.code()),
         };
         let signal = status.and_then(|status| status.signal());

@@ -58,7 +58,9 @@ impl Script {
         self.call(format!("{step} {}", setting(candidate, "name")));
         if matches!(step, Step::Compile | Step::Promote) {
             let takes = setting(candidate, "takes").parse().unwrap_or(0);
+            let mut unended = Unended(self, setting(candidate, "name"), true);
             sleep(Duration::from_millis(takes)).await;
+            unended.2 = false;
         }
         if setting(candidate, "fails") != step.name() {
             return Ok(());
@@ -80,6 +82,17 @@ impl Script {
 
     fn calls(&self) -> Vec<String> {
         std::mem::take(&mut self.calls.lock().unwrap())
+    }
+}
+
+/// Tells of a step that was given up.
+struct Unended<'a>(&'a Script, &'a str, bool);
+
+impl Drop for Unended<'_> {
+    fn drop(&mut self) {
+        if self.2 {
+            self.0.call(format!("given up {}", self.1));
+        }
     }
 }
 
@@ -377,24 +390,36 @@ async fn what_failed_by_itself_or_was_superseded_is_not_tried_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn newer_content_takes_over_from_a_slow_compile() {
-    let slow = content(1, &[("name", "slow"), ("takes", "5000")]);
-    let next = content(2, &[("name", "next")]);
-    let mut rig = Rig::start(Ok(slow), None);
-    rig.until(|status| matches!(&status.candidate, Some(at) if at.step == Step::Compile))
-        .await;
-    rig.show(Ok(content(3, &[("name", "never")])));
-    sleep(Duration::from_secs(1)).await;
+async fn newer_content_ends_a_slow_compile_and_takes_over_at_once() {
+    let slow = |component| content(component, &[("name", "slow"), ("takes", "5000")]);
+    let next = content(3, &[("name", "next")]);
+    let mut rig = Rig::start(Ok(slow(1)), None);
+    let compiling = |component: u8| {
+        let slow = slow(component).digest();
+        move |status: &Status| {
+            let candidate = status.candidate.as_ref();
+            candidate.is_some_and(|at| at.step == Step::Compile && at.digest == slow)
+        }
+    };
+    rig.until(compiling(1)).await;
+    let since = tokio::time::Instant::now();
+    rig.show(Ok(slow(2)));
+    rig.until(compiling(2)).await;
     rig.show(Ok(next.clone()));
     rig.live(&next).await;
+    assert!(since.elapsed() < Duration::from_secs(5), "it waited");
+    sleep(Duration::from_mins(1)).await;
     let calls = [
         "compile slow",
+        "given up slow",
+        "compile slow",
+        "given up slow",
         "compile next",
         "link next",
         "check next",
         "promote next",
     ];
-    assert_eq!(rig.script.calls()[..5], calls);
+    assert_eq!(rig.script.calls()[..8], calls);
 }
 
 #[tokio::test(start_paused = true)]
