@@ -50,8 +50,16 @@ pub enum CompileError {
     )]
     Deadline(Duration),
     /// What it becomes is too large.
-    #[error("the guest compiles to more than {}: make it smaller", size(*.0))]
-    Code(u64),
+    #[error(
+        "the guest compiles to {} of code, and there is room for {}: make it smaller, or raise the container's memory limit",
+        size(*.code), size(*.most)
+    )]
+    Code {
+        /// How much it becomes, in bytes.
+        code: u64,
+        /// How much of that is taken.
+        most: u64,
+    },
     /// Processes that compiled it died.
     #[error(
         "the shard died {attempts} times while it compiled this guest, so it is not tried again within the hour: change the guest, one of guest.compile_*, or the container's memory limit"
@@ -96,7 +104,7 @@ impl CompileError {
             | Self::NoRoom { .. }
             | Self::Cpu(_)
             | Self::Deadline(_)
-            | Self::Code(_) => metrics::Compile::Limit,
+            | Self::Code { .. } => metrics::Compile::Limit,
             Self::Remembered { .. } => metrics::Compile::Remembered,
             Self::GaveWay => metrics::Compile::Unwanted,
             Self::Killed | Self::Crashed(_) | Self::System(_) | Self::Note(_) => {
