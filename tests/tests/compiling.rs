@@ -69,7 +69,9 @@ fn runs(status: &str) -> bool {
 /// Waits until it is on the disk that a compile is tried for so many times.
 fn noted(shard: &Shard, host: &Host, attempts: u64) {
     let note = |directory: fs::ReadDir| -> Option<Value> {
-        let note = directory.flatten().find_map(|entry| fs::read(entry.path()).ok())?;
+        let note = directory
+            .flatten()
+            .find_map(|entry| fs::read(entry.path()).ok())?;
         serde_json::from_slice(&note).ok()
     };
     host.wait_until("the note", |_| {
@@ -124,6 +126,10 @@ fn refusal(shard: &mut Shard, host: &Host, what: &str, files: &Files) -> Value {
 struct Others(AtomicU64);
 
 impl Others {
+    #[expect(
+        clippy::print_stdout,
+        reason = "the worst is told where it is good, too"
+    )]
     fn during<T>(host: &Host, meanwhile: impl FnOnce() -> T) -> T {
         let others = Self(AtomicU64::new(0));
         let request = |client: &mut Client, worker: usize, number: u64| {

@@ -203,27 +203,3 @@ fn what_is_cut_off_or_garbled_is_an_error_wherever_that_is() {
     println!("{refusals} of {} changed bytes are refused", whole.len());
     assert!(refusals > whole.len() / 4);
 }
-
-#[test]
-fn zz_measure() {
-    let Ok(files) = std::env::var("ZZ") else { return };
-    for file in files.split(',') {
-        let bytes = std::fs::read(file).unwrap();
-        let mut extent = Extent::default();
-        let (mut body, mut locals, mut flow_max, mut steps, mut depth) = (0u64, 0u64, 0u64, 0u64, 0usize);
-        for payload in Parser::new(0).parse_all(&bytes) {
-            let payload = payload.unwrap();
-            if let Payload::CodeSectionEntry(b) = &payload {
-                body = body.max(b.range().len() as u64);
-                let l: u64 = b.get_locals_reader().unwrap().into_iter().map(|x| u64::from(x.unwrap().0)).sum();
-                locals = locals.max(l);
-            }
-            let before = extent.flow;
-            extent.take(payload).unwrap();
-            flow_max = flow_max.max(extent.flow - before);
-            steps = steps.max(extent.open.iter().map(|l| l.steps).max().unwrap_or(0));
-            depth = depth.max(extent.open.len());
-        }
-        println!("{file}: {} bytes, modules {} functions {} body {body} locals {locals} flow1 {flow_max} flow {} types {} type_bytes {} items {} steps {steps} depth {depth}", bytes.len(), extent.modules, extent.functions, extent.flow, extent.types, extent.type_bytes, extent.items);
-    }
-}
