@@ -9,6 +9,7 @@ mod recency;
 mod regular;
 mod unix_time;
 mod printable;
+mod confinement;
 pub mod trace;
 pub mod replies;
 pub mod client;

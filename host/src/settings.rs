@@ -123,6 +123,17 @@ pub struct Guest {
     /// After how many requests an instance is dropped. Default 1,000,000; from
     /// 1.
     pub max_requests_per_instance: u64,
+    /// The memory that compiling a component may take, in a process of its own.
+    /// Default 1 GiB; 64 MiB to 64 GiB.
+    #[serde(deserialize_with = "size")]
+    pub compile_memory: usize,
+    /// The processor time that it may take, of all its threads together.
+    /// Default 2 min; 1 ms to 1 h, in whole seconds rounded up.
+    #[serde(with = "humantime_serde")]
+    pub compile_cpu: Duration,
+    /// How long it may take. Default 5 min; 1 ms to 1 h.
+    #[serde(with = "humantime_serde")]
+    pub compile_deadline: Duration,
     /// How many lines a second one generation may log; more are counted and
     /// dropped. Default 100; 0 to 1,000,000.
     pub log_lines_per_second: u32,
@@ -253,6 +264,9 @@ impl Default for Guest {
             max_reply_bytes: 9 * MIB,
             max_requests_per_instance: 1_000_000,
             log_lines_per_second: 100,
+            compile_memory: GIB,
+            compile_cpu: Duration::from_mins(2),
+            compile_deadline: Duration::from_mins(5),
         }
     }
 }
@@ -346,6 +360,10 @@ impl Settings {
             0,
             1_000_000,
         )?;
+        let memory = guest.compile_memory;
+        bytes("guest.compile_memory", memory, 64 * MIB, 64 * GIB)?;
+        time("guest.compile_cpu", guest.compile_cpu, HOUR)?;
+        time("guest.compile_deadline", guest.compile_deadline, HOUR)?;
 
         bytes(
             "store.max_partition_key_bytes",

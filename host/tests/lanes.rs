@@ -10,7 +10,7 @@ use bytes::Bytes;
 use ostrakon::client::Client;
 use ostrakon::contract::Request;
 use ostrakon::digest::Digest;
-use ostrakon::guest::{Compiled, Engine, Environment, Guest, Identity};
+use ostrakon::guest::{Compiler, Engine, Environment, Guest, Identity, Limits, Purpose};
 use ostrakon::lane::{Change, Changed, Lane, Owners, Promotion, Write, Written};
 use ostrakon::metrics::Metrics;
 use ostrakon::secrets::Secrets;
@@ -34,7 +34,11 @@ fn component() -> Vec<u8> {
 async fn kv() -> Arc<Guest> {
     let (engine, component) = (Engine::new().unwrap(), component());
     let digest = Digest::of(&component);
-    let compiled = Compiled::new(&engine, None, digest, &component).unwrap();
+    let limits = Limits::of(&Settings::default());
+    let component = component.into();
+    let compiler = Compiler::here();
+    let compiling = compiler.compile(&engine, None, digest, &component, Purpose::Serve, limits);
+    let compiled = compiling.await.unwrap();
     let environment = Environment {
         settings: Arc::new(Settings::default()),
         identity: Identity {

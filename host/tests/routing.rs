@@ -13,7 +13,7 @@ use bytes::Bytes;
 use ostrakon::client::Client;
 use ostrakon::contract::{Reply, Request};
 use ostrakon::digest::Digest;
-use ostrakon::guest::{Compiled, Engine, Environment, Guest, Identity};
+use ostrakon::guest::{Compiler, Engine, Environment, Guest, Identity, Limits, Purpose};
 use ostrakon::lane::{Change, Changed, Lane, Owners, Promotion};
 use ostrakon::metrics::Metrics;
 use ostrakon::secrets::Secrets;
@@ -41,7 +41,11 @@ fn component() -> Vec<u8> {
 async fn kv(routing: &str) -> Arc<Guest> {
     let (engine, component) = (Engine::new().unwrap(), component());
     let digest = Digest::of(&component);
-    let compiled = Compiled::new(&engine, None, digest, &component).unwrap();
+    let limits = Limits::of(&Settings::default());
+    let component = component.into();
+    let compiler = Compiler::here();
+    let compiling = compiler.compile(&engine, None, digest, &component, Purpose::Serve, limits);
+    let compiled = compiling.await.unwrap();
     let settings =
         format!("[cluster]\nrouting = '{routing}'\npublic_url = 'http://shard-{{}}.test'");
     let environment = Environment {

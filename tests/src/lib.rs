@@ -1,6 +1,7 @@
 //! What the tests of running hosts and the benches share.
 
 pub mod api_server;
+pub mod bombs;
 pub mod certificates;
 pub mod client;
 pub mod cluster;

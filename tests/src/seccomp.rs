@@ -1,8 +1,10 @@
 //! The seccomp profile `RuntimeDefault`: what container engines let a process without capabilities
-//! ask of the kernel.
+//! ask of the kernel. And kernels without seccomp.
 
+use std::collections::BTreeMap;
 use std::fs;
 
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
 use serde_json::{Value, json};
 
 use crate::tools::provided;
@@ -44,3 +46,31 @@ pub fn runtime_default() -> Value {
         "syscalls": rules.collect::<Vec<_>>(),
     })
 }
+
+/// From now on this thread, and each process that it starts, has a kernel without filters of system
+/// calls.
+///
+/// # Panics
+/// When the kernel is such a one already, or of a processor without them.
+pub fn without_filters() {
+    let rules = BTreeMap::from([(SECCOMP, Vec::new())]);
+    let unknown = SeccompAction::Errno(NOT_IMPLEMENTED);
+    let arch = std::env::consts::ARCH.try_into();
+    let filter = SeccompFilter::new(
+        rules,
+        SeccompAction::Allow,
+        unknown,
+        arch.expect("it is known"),
+    );
+    let program: Result<BpfProgram, _> = filter.expect("it is one").try_into();
+    apply_filter(&program.expect("it is short")).expect("the kernel has filters");
+}
+
+/// The number of the system call that installs a filter.
+#[cfg(target_arch = "x86_64")]
+const SECCOMP: i64 = 317;
+#[cfg(target_arch = "aarch64")]
+const SECCOMP: i64 = 277;
+
+/// `ENOSYS`.
+const NOT_IMPLEMENTED: u32 = 38;

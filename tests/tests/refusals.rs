@@ -126,14 +126,20 @@ fn refused() -> Vec<(&'static str, Files, &'static str, &'static str)> {
         (
             "damaged in the middle",
             component(&[&good[..8], &b"\x01\x04abcd"[..]].concat()),
+            "verify",
+            "cannot be read",
+        ),
+        (
+            "an export of what is not there",
+            component(&[&good[..], &b"\x0b\x08\x01\0\x01x\x01\x8f\x4e\0"[..]].concat()),
             "compile",
-            "",
+            "9999",
         ),
         (
             "another world",
             component(b"\0asm\x0d\0\x01\0"),
-            "link",
-            "no export `check` found",
+            "verify",
+            "does not export describe, check",
         ),
         (
             "an import too many",

@@ -28,7 +28,7 @@ use crate::cluster::{self, Cluster, Guests};
 use crate::descriptors;
 use crate::digest::Digest;
 use crate::drain::{Drain, End, Outcome, Signals, Timing, until_told};
-use crate::guest::{Cache, Engine, Identity};
+use crate::guest::{Attempts, Cache, Compiler, Engine, Identity};
 use crate::heap;
 use crate::http::Server;
 use crate::kubernetes::Kubernetes;
@@ -184,6 +184,7 @@ impl App {
         let shard = Shard {
             ordinal: options.ordinal,
             readiness: readiness.clone(),
+            drain: drain.clone(),
             store_file: options.data_dir.join("shard.redb"),
             public_has_failed: Arc::default(),
             log,
@@ -216,6 +217,8 @@ impl App {
         };
         let kept = Kept::open(&options.data_dir).map_err(data)?;
         let cache = Cache::open(&options.data_dir).map_err(data)?;
+        let attempts = Attempts::open(&options.data_dir).map_err(data)?;
+        let compiler = Compiler::in_children(Some(attempts), Some(Arc::clone(&metrics)));
         if let Some(what) = lane::unreadable(store.record()) {
             let path = options.data_dir.join("shard.redb");
             return Err(Error::Record { path, what });
@@ -263,6 +266,7 @@ impl App {
         let guests = Guests {
             engine: engine.clone(),
             cache: cache.clone(),
+            compiler: compiler.clone(),
             kept: kept.clone(),
             of_plan: Kept::of_plan(&options.data_dir).map_err(data)?,
             metrics: Arc::clone(&metrics),
@@ -301,6 +305,8 @@ impl App {
         let performer = Performer {
             engine,
             cache,
+            compiler,
+            drain: drain.clone(),
             kept,
             lane: lane.clone(),
             secrets: secrets.clone(),

@@ -1,5 +1,6 @@
 //! A swap's actions on the real engine, lane and data directory.
 
+use std::future::pending;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,11 +11,12 @@ use tokio::task::spawn_blocking;
 use crate::blocking::blocking;
 use crate::cluster::Cluster;
 use crate::contract::Description;
+use crate::drain::Drain;
 use crate::guest::{
-    Cache, CheckError, CompileError, Compiled, Engine, Environment, Failure, Guest, Identity,
-    LinkError, Linked,
+    Cache, CheckError, CompileError, Compiled, Compiler, Engine, Environment, Failure, Guest,
+    Identity, Limits, LinkError, Linked, Purpose,
 };
-use crate::http::Limits;
+use crate::http;
 use crate::kubernetes::NoPlace;
 use crate::lane::{Lane, PromoteError, Promotion};
 use crate::metrics::Metrics;
@@ -27,6 +29,8 @@ use crate::telemetry::Filter;
 pub(super) struct Performer {
     pub(super) engine: Engine,
     pub(super) cache: Cache,
+    pub(super) compiler: Compiler,
+    pub(super) drain: Drain,
     pub(super) kept: Kept,
     pub(super) lane: Lane,
     pub(super) secrets: Secrets,
@@ -44,7 +48,7 @@ pub(super) struct Performer {
 #[derive(Debug)]
 pub(super) struct LiveSettings {
     pub(super) settings: Arc<ArcSwap<Settings>>,
-    pub(super) limits: Arc<ArcSwap<Limits>>,
+    pub(super) limits: Arc<ArcSwap<http::Limits>>,
     /// How many connections of clients there are descriptors for.
     pub(super) most_connections: usize,
     pub(super) filter: Option<Filter>,
@@ -80,8 +84,19 @@ impl swap::Performer for Performer {
     type Error = Error;
 
     async fn compile(&self, candidate: &Candidate) -> Result<Compiled, Error> {
-        let (digest, component) = (candidate.component_digest, &candidate.component);
-        Ok(Compiled::apart(&self.engine, &self.cache, digest, component).await?)
+        let compiling = self.compiler.compile(
+            &self.engine,
+            Some(&self.cache),
+            candidate.component_digest,
+            &candidate.component,
+            Purpose::Serve,
+            Limits::of(&candidate.settings),
+        );
+        tokio::select! {
+            compiled = compiling => Ok(compiled?),
+            // Ended, and nothing is said: this shard is not to serve another.
+            () = self.drain.begun() => pending().await,
+        }
     }
 
     async fn link(&self, _: &Candidate, compiled: Compiled) -> Result<(Linked, Compiled), Error> {
@@ -156,6 +171,7 @@ impl swap::Failure for Error {
     /// What the disk refused, it may take later.
     fn is_transient(&self) -> bool {
         match self {
+            Self::Compile(error) => error.is_transient(),
             Self::Keep(_) | Self::Promote(PromoteError::NotStored(_)) => true,
             Self::Promote(PromoteError::Failed { failure, .. }) => {
                 matches!(failure, Failure::Store(_))
@@ -204,9 +220,9 @@ impl LiveSettings {
 }
 
 /// The settings that bound what clients may ask, on no more connections than there can be.
-pub(super) fn limits(settings: &Settings, most_connections: usize) -> Limits {
+pub(super) fn limits(settings: &Settings, most_connections: usize) -> http::Limits {
     let http = &settings.http;
-    Limits {
+    http::Limits {
         max_connections: http.max_connections.min(most_connections),
         max_header_bytes: http.max_header_bytes,
         max_heads_bytes: http.max_heads_bytes,

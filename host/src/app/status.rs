@@ -19,7 +19,8 @@ use tokio::task::JoinSet;
 
 use super::credentials::{ClientsPort, Credentials, OperatorsPort, PeersPort};
 use crate::admin::{NoPlan, Subject};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, MakeError};
+use crate::drain::Drain;
 use crate::kubernetes::Kubernetes;
 use crate::lane::{Lane, Place};
 use crate::metrics::{self, Metrics, StoreSize};
@@ -36,6 +37,7 @@ use crate::unix_time::unix_time;
 pub(super) struct Shard {
     pub(super) ordinal: u32,
     pub(super) readiness: Readiness,
+    pub(super) drain: Drain,
     pub(super) store_file: PathBuf,
     /// Nobody listens on the public port any more. Relaxed: nothing else is read by it.
     pub(super) public_has_failed: Arc<AtomicBool>,
@@ -161,7 +163,15 @@ impl Subject for Shard {
         // A set, for it ends what runs when it is dropped: when who asked is gone.
         let mut finding = JoinSet::new();
         finding.spawn_on(find_out, &parts.runtime);
-        match finding.join_next().await {
+        let found = tokio::select! {
+            found = finding.join_next() => found,
+            () = self.drain.begun() => {
+                let why = "the shard is draining: ask another".to_owned();
+                let status = StatusCode::SERVICE_UNAVAILABLE;
+                return Err(NoPlan { status, why });
+            }
+        };
+        match found {
             Some(Ok(Ok(outcome))) => Ok(json!(outcome)),
             Some(Ok(Err(error))) => Err(no_plan(&error)),
             Some(Err(_)) | None => Err(NoPlan {
@@ -206,6 +216,9 @@ impl Subject for Shard {
 fn no_plan(error: &plan::Error) -> NoPlan {
     let status = match error {
         plan::Error::Shards(_) => StatusCode::BAD_REQUEST,
+        plan::Error::Guest(MakeError::Compile(error)) if error.is_transient() => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
         plan::Error::Guest(_) => StatusCode::UNPROCESSABLE_ENTITY,
         plan::Error::Here(survey::Error::Busy) => StatusCode::TOO_MANY_REQUESTS,
         _ => StatusCode::SERVICE_UNAVAILABLE,

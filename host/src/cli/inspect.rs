@@ -8,7 +8,7 @@ use ostrakon_toolchain::{Interface, component};
 use super::manifest::{self, share};
 use super::{Exit, Failure, say};
 use crate::digest::Digest;
-use crate::guest;
+use crate::guest::{self, Compiler, Unfit, examine};
 use crate::printable::Printable;
 use crate::regular;
 
@@ -29,6 +29,7 @@ pub(super) struct Arguments {
 impl Arguments {
     pub(super) fn run(self) -> Result<(), Failure> {
         let bytes = read(&self.file)?;
+        let examined = bounded(&bytes)?;
         let interface = Interface::read(&bytes).map_err(Failure::with(Exit::Usage))?;
         let missing = interface.missing_exports();
         let world = if missing.is_empty() {
@@ -52,12 +53,16 @@ impl Arguments {
             let error = component::Error::NotAGuest(missing.join(", "));
             return Err(Failure::new(Exit::Usage, error));
         }
+        examined.map_err(Failure::with(Exit::Usage))?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(Failure::with(Exit::Internal))?;
         let described = runtime
-            .block_on(guest::describe(&bytes))
+            .block_on(guest::describe(
+                bytes.into(),
+                &Compiler::in_children(None, None),
+            ))
             .map_err(Failure::with(Exit::Usage))?;
         say(&format!(
             "describe  {} {}, sharding {}, schema {}\n",
@@ -76,6 +81,17 @@ fn listed(names: &[String]) -> String {
         .map(|name| Printable(name).to_string())
         .collect();
     names.join("\n          ")
+}
+
+/// Sees that a component's outside can be read without taking much: whatever else is wrong with it,
+/// or that nothing is, is given.
+pub(super) fn bounded(bytes: &[u8]) -> Result<Result<(), Unfit>, Failure> {
+    match examine(bytes) {
+        Err(error @ (Unfit::TooMuch { .. } | Unfit::Given)) => {
+            Err(Failure::new(Exit::Usage, error))
+        }
+        examined => Ok(examined),
+    }
 }
 
 /// Reads a file that the command line names.

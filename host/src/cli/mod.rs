@@ -3,6 +3,7 @@
 mod build;
 mod check;
 mod client;
+mod compile;
 mod dev;
 mod exit;
 mod inspect;
@@ -73,6 +74,7 @@ enum Command {
     Serve(Box<serve::Arguments>),
     Dev(dev::Arguments),
     Build(build::Arguments),
+    Compile(compile::Arguments),
     Inspect(inspect::Arguments),
     Pack(pack::Arguments),
     Status(status::Arguments),
@@ -105,6 +107,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Serve(arguments) => arguments.run(),
         Command::Dev(arguments) => arguments.run(),
         Command::Build(arguments) => arguments.run(),
+        Command::Compile(arguments) => return arguments.run(),
         Command::Inspect(arguments) => arguments.run(),
         Command::Pack(arguments) => arguments.run(),
         Command::Status(arguments) => arguments.run(),

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use ostrakon_toolchain::{Interface, build::write_atomically, component};
 
-use super::inspect::read;
+use super::inspect::{bounded, read};
 use super::manifest::{Error, Manifest};
 use super::{Exit, Failure, say, say_aside};
 use crate::settings::Settings;
@@ -115,12 +115,14 @@ impl Arguments {
     /// The guest's key and content, seen to be a guest.
     fn packed_guest(&self) -> Result<(&'static str, Vec<u8>), Failure> {
         let bytes = read(&self.guest)?;
+        let examined = bounded(&bytes)?;
         let interface = Interface::read(&bytes).map_err(Failure::with(Exit::Usage))?;
         let missing = interface.missing_exports();
         if !missing.is_empty() {
             let error = component::Error::NotAGuest(missing.join(", "));
             return Err(Failure::new(Exit::Usage, error));
         }
+        examined.map_err(Failure::with(Exit::Usage))?;
         if !self.zstd {
             return Ok(("guest.wasm", bytes));
         }

@@ -218,7 +218,7 @@ impl Arguments {
 }
 
 /// Lets this process end with the one that started it, however that ends.
-fn end_with(parent: u32) -> Result<(), Failure> {
+pub(super) fn end_with(parent: u32) -> Result<(), Failure> {
     #[cfg(target_os = "linux")]
     {
         use rustix::process::{Signal, getppid, set_parent_process_death_signal};

@@ -8,9 +8,9 @@ use super::message::{Ask, Said};
 use crate::blocking::blocking;
 use crate::digest::Digest;
 use crate::guest::{
-    Cache, CheckError, CompileError, Compiled, Engine, Environment, Failure, Guest,
+    Cache, CheckError, CompileError, Compiler, Engine, Environment, Failure, Guest, Identity,
+    Limits, LinkError, Purpose,
 };
-use crate::guest::{Identity, LinkError};
 use crate::lane::{Change, ChangeError, Owners};
 use crate::metrics::Metrics;
 use crate::secrets::Secrets;
@@ -26,6 +26,8 @@ pub struct Guests {
     pub engine: Engine,
     /// Compiled components.
     pub cache: Cache,
+    /// What makes them.
+    pub compiler: Compiler,
     /// The generations that served.
     pub kept: Kept,
     /// The generations that the stored plan names.
@@ -69,15 +71,22 @@ impl Guests {
     }
 
     /// Makes a guest that does not serve: it is given no secret, and nothing of it
-    /// is kept.
+    /// is kept. Dropping the future ends what was begun.
     ///
     /// # Errors
     /// When it would be refused.
-    pub async fn make(&self, files: &Files) -> Result<Guest, MakeError> {
-        let candidate = Candidate::new(files)?;
-        let (digest, component) = (candidate.component_digest, &candidate.component);
-        let compiled = Compiled::apart(&self.engine, &self.cache, digest, component).await?;
-        let linked = compiled.link(&self.engine)?;
+    pub async fn make(&self, files: &Files, purpose: Purpose) -> Result<Guest, MakeError> {
+        let files = files.clone();
+        let candidate = blocking(move || Candidate::new(&files)).await?;
+        let compiling = self.compiler.compile(
+            &self.engine,
+            Some(&self.cache),
+            candidate.component_digest,
+            &candidate.component,
+            purpose,
+            Limits::of(&candidate.settings),
+        );
+        let linked = compiling.await?.link(&self.engine)?;
         let environment = Environment {
             settings: candidate.settings,
             identity: self.identity,
@@ -178,7 +187,7 @@ impl Cluster {
         let guests = &self.0.guests;
         let files = self.find(digest).await.ok_or(MakeError::Nowhere(digest))?;
         tracing::debug!(%digest, "a generation's guest is made for its owners");
-        guests.make(&files).await
+        guests.make(&files, Purpose::Serve).await
     }
 
     /// The files of a generation, from the data directory or from another shard.

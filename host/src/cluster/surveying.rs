@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use super::guests::{pack, unpack};
 use super::message::{Ask, Basis, Said};
 use super::{AskError, Cluster};
-use crate::guest::Guest;
+use crate::guest::{Guest, Purpose};
 use crate::survey::{self, Owners, Surveys};
 use crate::topology::{MOST_SHARDS, Ordinal, Placement};
 use crate::volume::Files;
@@ -108,7 +108,10 @@ impl Cluster {
                 owner.map_err(|error| error.to_string())
             }
             Basis::Trial(files) => {
-                let made = self.0.guests.make(&unpack(files)).await;
+                let files = unpack(files);
+                // No longer than whoever asked waits for it.
+                let making = timeout(PATIENCE, self.0.guests.make(&files, Purpose::Trial)).await;
+                let made = making.map_err(|_| "its guest was not compiled in time".to_owned())?;
                 made.map(Arc::new).map_err(|error| error.to_string())
             }
         }

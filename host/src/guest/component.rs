@@ -1,19 +1,13 @@
 //! A component on its way to serve: compiled, then linked.
 
-use bytes::Bytes;
 use wasmtime::component::Component;
 
 use super::bindings::ServicePre;
 use super::cache::Cache;
+use super::compiler::CompileError;
 use super::context::Context;
 use super::engine::Engine;
-use crate::blocking::blocking;
 use crate::digest::Digest;
-
-/// A component does not compile.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct CompileError(String);
 
 /// A component's imports or exports are not those of the contract.
 #[derive(Debug, thiserror::Error)]
@@ -37,38 +31,25 @@ impl std::fmt::Debug for Compiled {
 }
 
 impl Compiled {
-    /// Compiles a component, or takes its compiled form from the cache. Takes
-    /// a processor for 15 ms per 24 KB, in parallel: not for a runtime's worker
-    /// thread.
-    ///
-    /// # Errors
-    /// When the bytes are not a valid component.
-    pub fn new(
-        engine: &Engine,
-        cache: Option<&Cache>,
-        digest: Digest,
-        component: &[u8],
-    ) -> Result<Self, CompileError> {
-        if let Some(component) = cache.and_then(|cache| cache.compiled(engine, &digest)) {
-            return Ok(Self { component, digest });
+    /// Takes what was compiled for this engine.
+    #[expect(
+        unsafe_code,
+        reason = "loading compiled code trusts it: it is what this process, or a child of it that \
+                  runs the same program and does nothing else, has just made of the component"
+    )]
+    pub(super) fn load(engine: &Engine, digest: Digest, code: &[u8]) -> Result<Self, CompileError> {
+        // SAFETY: see the reason above.
+        let component = unsafe { Component::deserialize(&engine.wasmtime, code) };
+        match component {
+            Ok(component) => Ok(Self { component, digest }),
+            Err(error) => Err(CompileError::Crashed(format!("{error:#}"))),
         }
-        let component = Component::new(&engine.wasmtime, component)
-            .map_err(|error| CompileError(format!("{error:#}")))?;
-        Ok(Self { component, digest })
     }
 
-    /// The same on a thread for that.
-    ///
-    /// # Errors
-    /// As [`Compiled::new`].
-    pub async fn apart(
-        engine: &Engine,
-        cache: &Cache,
-        digest: Digest,
-        component: &Bytes,
-    ) -> Result<Self, CompileError> {
-        let (engine, cache, component) = (engine.clone(), cache.clone(), component.clone());
-        blocking(move || Self::new(&engine, Some(&cache), digest, &component)).await
+    /// Takes the compiled form from the cache, if it is there.
+    pub(super) fn cached(engine: &Engine, cache: &Cache, digest: Digest) -> Option<Self> {
+        let component = cache.compiled(engine, &digest)?;
+        Some(Self { component, digest })
     }
 
     /// Puts the compiled form into the cache, if it is not there. A failure

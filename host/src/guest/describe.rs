@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use super::component::{CompileError, Compiled, LinkError};
+use bytes::Bytes;
+
+use super::compiler::{CompileError, Compiler, Limits, Purpose};
+use super::component::LinkError;
 use super::context::{Environment, Identity};
 use super::engine::{Engine, EngineError};
 use super::failure::Failure;
@@ -14,15 +17,17 @@ use crate::metrics::Metrics;
 use crate::secrets::Secrets;
 use crate::settings::Settings;
 
-/// Lets a component describe itself, with no settings and no secrets.
+/// Lets a component that was examined describe itself, with no settings and no
+/// secrets.
 ///
 /// # Errors
 /// When it cannot be compiled or linked, or its `describe` fails.
-pub async fn describe(component: &[u8]) -> Result<Description, DescribeError> {
+pub async fn describe(component: Bytes, compiler: &Compiler) -> Result<Description, DescribeError> {
     let engine = Engine::new()?;
-    let compiled = Compiled::new(&engine, None, Digest::of(component), component)?;
-    let linked = compiled.link(&engine)?;
     let settings = Settings::default();
+    let (digest, limits) = (Digest::of(&component), Limits::of(&settings));
+    let compiling = compiler.compile(&engine, None, digest, &component, Purpose::Serve, limits);
+    let linked = compiling.await?.link(&engine)?;
     let deadline = settings.guest.check_deadline;
     let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION")));
     let lines = settings.guest.log_lines_per_second;

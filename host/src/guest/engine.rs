@@ -9,6 +9,7 @@ use wasmtime::Config;
 use wasmtime::component::Linker;
 
 use super::bindings::Service;
+use super::compiler::CompileError;
 use super::context::{Context, HasContext};
 use super::polls;
 
@@ -32,7 +33,31 @@ impl EngineError {
     }
 }
 
-/// Compiles guests and runs their calls within deadlines. Clones are the same
+/// What guests are compiled for, and run with.
+fn config() -> Config {
+    let mut config = Config::new();
+    config
+        .wasm_component_model(true)
+        .concurrency_support(false)
+        .epoch_interruption(true)
+        .max_wasm_stack(MAX_WASM_STACK)
+        .async_stack_size(MAX_WASM_STACK + (512 << 10));
+    config
+}
+
+/// Compiles a component, in memory and time that nothing here bounds. All that
+/// becomes of it are the bytes that are returned: no code is loaded.
+///
+/// # Errors
+/// When the bytes are not a valid component, in the compiler's words.
+pub fn translate(component: &[u8]) -> Result<Vec<u8>, CompileError> {
+    let engine = wasmtime::Engine::new(&config());
+    let engine = engine.map_err(|error| CompileError::Crashed(format!("{error:#}")))?;
+    let code = engine.precompile_component(component);
+    code.map_err(|error| CompileError::Invalid(format!("{error:#}")))
+}
+
+/// Runs guests' calls within deadlines, of code that was compiled for it. Clones are the same
 /// engine.
 #[derive(Clone)]
 pub struct Engine {
@@ -54,14 +79,7 @@ impl Engine {
     /// # Errors
     /// When this processor or system cannot run it.
     pub fn new() -> Result<Self, EngineError> {
-        let mut config = Config::new();
-        config
-            .wasm_component_model(true)
-            .concurrency_support(false)
-            .epoch_interruption(true)
-            .max_wasm_stack(MAX_WASM_STACK)
-            .async_stack_size(MAX_WASM_STACK + (512 << 10));
-        let wasmtime = wasmtime::Engine::new(&config).map_err(EngineError::new)?;
+        let wasmtime = wasmtime::Engine::new(&config()).map_err(EngineError::new)?;
         let mut linker = Linker::new(&wasmtime);
         wasmtime_wasi::p2::add_to_linker_async(&mut linker).map_err(EngineError::new)?;
         polls::add_to_linker(&mut linker).map_err(EngineError::new)?;

@@ -9,6 +9,7 @@ use http::{HeaderValue, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use socket2::SockRef;
 use tokio::net::TcpStream;
 
 /// The largest answer that is taken.
@@ -108,7 +109,14 @@ pub async fn send(
     if let Some(authorization) = question.authorization {
         request.headers_mut().insert(AUTHORIZATION, authorization);
     }
-    let answer = tokio::time::timeout(timeout, deliver(authority, request)).await;
+    let asking = async {
+        let (stream, address) = connect(authority).await?;
+        // Whoever goes before the answer is there goes by a reset, however it ends: the end of what it
+        // sends would not say that it does not wait.
+        let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+        exchange(stream, address, authority, request).await
+    };
+    let answer = tokio::time::timeout(timeout, asking).await;
     answer.unwrap_or_else(|_| {
         let authority = authority.to_owned();
         Err(Error::Timeout { authority, timeout })
@@ -124,6 +132,11 @@ pub async fn deliver(
     authority: &str,
     request: Request<Bytes>,
 ) -> Result<(StatusCode, Bytes), Error> {
+    let (stream, address) = connect(authority).await?;
+    exchange(stream, address, authority, request).await
+}
+
+async fn connect(authority: &str) -> Result<(TcpStream, SocketAddr), Error> {
     let unresolved = |source| Error::Resolve {
         authority: authority.to_owned(),
         source,
@@ -135,7 +148,7 @@ pub async fn deliver(
     // A name can have addresses on which nobody listens.
     for address in found {
         match TcpStream::connect(address).await {
-            Ok(stream) => return exchange(stream, address, authority, request).await,
+            Ok(stream) => return Ok((stream, address)),
             Err(source) => failed = Error::Connect { address, source },
         }
     }

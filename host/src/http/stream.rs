@@ -3,11 +3,17 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::tls::ServerStream;
+
+/// How often a client is probed, and how many probes it may leave without an answer.
+const PROBE: Duration = Duration::from_secs(1);
+const PROBES: u32 = 5;
 
 /// One of the two, known only when its first byte has come.
 #[derive(Debug)]
@@ -43,10 +49,22 @@ impl Stream {
         peeked.map_ok(|_| ())
     }
 
+    /// Has the system ask every second whether the client is there, so that [`Stream::check`] finds
+    /// out: one that is there answers, also where it has said all. The system of one that is not says
+    /// so, after a minute where that is Linux, or does not answer.
+    pub(super) fn probe(&self) {
+        let probes = TcpKeepalive::new()
+            .with_time(PROBE)
+            .with_interval(PROBE)
+            .with_retries(PROBES);
+        // Without them, it is found out when the answer is sent.
+        let _ = SockRef::from(self.socket()).set_tcp_keepalive(&probes);
+    }
+
     /// Whether the connection still is, whatever can be read of it.
     ///
     /// # Errors
-    /// When the client has reset it.
+    /// When the client has reset it, or answers no probe.
     pub(super) fn check(&self) -> io::Result<()> {
         self.socket().take_error()?.map_or(Ok(()), Err)
     }

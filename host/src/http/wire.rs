@@ -386,7 +386,7 @@ impl Wire {
     /// Whether the client has gone while its request is worked on.
     ///
     /// Nothing is read of it meanwhile, for the end of what it sends does not mean that: it may wait
-    /// for its answer. Only a reset does.
+    /// for its answer. Only a reset does, or that probes are not answered.
     fn poll_gone(&mut self, context: &mut Context<'_>) -> io::Result<()> {
         if self.http2 || !self.activity.is_busy() {
             self.look = None;
@@ -397,6 +397,7 @@ impl Wire {
                 None => match self.stream.poll_sent(context) {
                     Poll::Ready(sent) => {
                         sent?;
+                        self.stream.probe();
                         self.look = Some(Box::pin(sleep(LOOK_EVERY)));
                     }
                     Poll::Pending => return Ok(()),

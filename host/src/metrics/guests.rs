@@ -7,10 +7,12 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::Metrics;
 use super::histogram::Histogram;
-use super::labels::{DropReason, Export, Labelled};
+use super::labels::{Compile, DropReason, Export, Labelled};
 
 #[derive(Debug)]
 pub(super) struct Guests {
+    compiles: Labelled<Compile, Counter>,
+    compile_duration: Histogram,
     call_duration: Labelled<Export, Histogram>,
     slow_reads: Counter,
     instances_created: Counter,
@@ -21,6 +23,8 @@ pub(super) struct Guests {
 impl Guests {
     pub(super) fn new() -> Self {
         Self {
+            compiles: Labelled::new(Counter::default),
+            compile_duration: Histogram::of_durations(),
             call_duration: Labelled::new(Histogram::of_durations),
             slow_reads: Counter::default(),
             instances_created: Counter::default(),
@@ -30,6 +34,15 @@ impl Guests {
     }
 
     pub(super) fn register(&self, to: &mut Registry) {
+        let help = "Components that were to be compiled, by how it ended";
+        to.register("compiles", help, self.compiles.clone());
+        let help = "Time to compile a component, or until it was given up";
+        to.register_with_unit(
+            "compile_duration",
+            help,
+            Unit::Seconds,
+            self.compile_duration.clone(),
+        );
         let help = "Time in a guest's export";
         to.register_with_unit(
             "guest_call_duration",
@@ -50,6 +63,12 @@ impl Guests {
 }
 
 impl Metrics {
+    /// A component was compiled, or was to be, for `duration`.
+    pub fn compiled(&self, result: Compile, duration: Duration) {
+        self.guests.compiles.of(result).inc();
+        self.guests.compile_duration.observe_duration(duration);
+    }
+
     /// A guest's export ran for `duration`.
     pub fn guest_call(&self, export: Export, duration: Duration) {
         let histogram = self.guests.call_duration.of(export);

@@ -84,6 +84,24 @@ label! {
 }
 
 label! {
+    /// How compiling a component ended.
+    Compile as "result" {
+        /// It is compiled.
+        Done: "done",
+        /// It is not a valid component.
+        Invalid: "invalid",
+        /// It took too much memory or time.
+        Limit: "limit",
+        /// Nobody wanted it any more.
+        Unwanted: "unwanted",
+        /// It was not tried: processes died of it.
+        Remembered: "remembered",
+        /// The compiler or the system failed.
+        Failed: "failed",
+    }
+}
+
+label! {
     /// Why a guest's instance was dropped.
     DropReason as "reason" {
         /// It trapped.

@@ -28,7 +28,8 @@ use prometheus_client::registry::Registry;
 pub use exposition::Exposition;
 pub use kubernetes::Kubernetes;
 pub use labels::{
-    Access, DropReason, Export, Guarded, Hop, Label, Limit, Listener, NotStored, Target, Unexported,
+    Access, Compile, DropReason, Export, Guarded, Hop, Label, Limit, Listener, NotStored, Target,
+    Unexported,
 };
 pub use peers::Topology;
 pub use requests::NotYetRun;

@@ -12,7 +12,7 @@ use futures_util::future::join_all;
 
 use crate::cluster::{Cluster, Guests, MakeError, Strategy, SurveyError};
 use crate::contract::Description;
-use crate::guest::Guest;
+use crate::guest::{Guest, Purpose};
 use crate::lane::{Lane, View};
 use crate::settings::MOST_SHARDS;
 use crate::survey::{self, Owners, Surveys};
@@ -138,7 +138,8 @@ impl Planner {
         let live = self.guests.kept.load(view.digest);
         let live = live.ok_or(Error::NotKept)?;
         let files = swap::with_component(&live, component.clone());
-        let made = self.guests.make(&files).await.map_err(Error::Guest)?;
+        let made = self.guests.make(&files, Purpose::Trial).await;
+        let made = made.map_err(Error::Guest)?;
         Ok((Arc::new(made), Strategy::Trial(files)))
     }
 }

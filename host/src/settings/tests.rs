@@ -25,6 +25,9 @@ const DEFAULTS: &str = r#"
     max_reply_bytes = "9MiB"
     max_requests_per_instance = 1000000
     log_lines_per_second = 100
+    compile_memory = "1GiB"
+    compile_cpu = "2m"
+    compile_deadline = "5m"
 
     [store]
     max_partition_key_bytes = 1024

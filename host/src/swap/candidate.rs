@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::digest::Digest;
+use crate::guest::{Unfit, examine};
 use crate::settings::{self, Settings};
 use crate::volume::Files;
 
@@ -22,8 +23,8 @@ const MAX_COMPONENT_BYTES: usize = 64 << 20;
 /// with, all of them well-formed.
 #[derive(Clone)]
 pub struct Candidate {
-    /// The component, unpacked; it begins as one and is whole, but has not been
-    /// validated.
+    /// The component, unpacked. It is whole, its outside is that of a guest, and
+    /// compiling it is bounded; the compiler says whether it is valid.
     pub component: Bytes,
     /// The digest of the component alone.
     pub component_digest: Digest,
@@ -38,8 +39,9 @@ pub struct Candidate {
 }
 
 impl Candidate {
-    /// Takes a volume's files as a generation. Hashes and unpacks, so it can
-    /// take some milliseconds.
+    /// Takes a volume's files as a generation. Hashes, unpacks and goes through
+    /// the component, so it can take some milliseconds, and a tenth of a second
+    /// where that is very large.
     ///
     /// # Errors
     /// What is wrong with the files, and what to do.
@@ -52,6 +54,7 @@ impl Candidate {
             (None, None) => return Err(Rejection::NoGuest),
         };
         verify(&component)?;
+        examine(&component)?;
         let settings = match files.get(SETTINGS) {
             Some(text) => {
                 let text = std::str::from_utf8(text).map_err(Rejection::SettingsNotText)?;
@@ -145,6 +148,9 @@ pub enum Rejection {
     /// The component ends too early.
     #[error("the guest is cut off after {0} bytes; copy it again or make it with `ostrakon build`")]
     Truncated(usize),
+    /// The component is not to be compiled.
+    #[error(transparent)]
+    Unfit(#[from] Unfit),
     /// The settings are not text.
     #[error("ostrakon.toml is not UTF-8 text")]
     SettingsNotText(#[source] std::str::Utf8Error),
@@ -153,6 +159,10 @@ pub enum Rejection {
     Settings(#[from] settings::Error),
 }
 
+/// How much of what was unpacked may be kept to unpack the rest, as a power of two: no component is
+/// longer.
+const MAX_WINDOW_LOG: u32 = MAX_COMPONENT_BYTES.ilog2();
+
 fn unpack(packed: &[u8]) -> Result<Bytes, Rejection> {
     if packed.is_empty() {
         return Err(Rejection::Empty);
@@ -160,13 +170,16 @@ fn unpack(packed: &[u8]) -> Result<Bytes, Rejection> {
     let mut component = Vec::new();
     let limit = MAX_COMPONENT_BYTES as u64 + 1;
     zstd::Decoder::with_buffer(packed)
-        .and_then(|decoder| decoder.take(limit).read_to_end(&mut component))
+        .and_then(|mut decoder| {
+            decoder.window_log_max(MAX_WINDOW_LOG)?;
+            decoder.take(limit).read_to_end(&mut component)
+        })
         .map_err(Rejection::Packing)?;
     Ok(component.into())
 }
 
-/// Whether these are the bytes of a component, all of them. What they mean is
-/// for the compiler to say.
+/// Whether these are the bytes of a component, all of them: what is not, is told
+/// in words for those who copy files.
 fn verify(component: &[u8]) -> Result<(), Rejection> {
     const MAGIC: &[u8] = b"\0asm";
     const MODULE: &[u8] = &[1, 0, 0, 0];
@@ -214,10 +227,12 @@ fn after_section(bytes: &[u8]) -> Option<&[u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::guest::guest_outside;
 
-    /// A component of one custom section `a` with 200 zero bytes.
+    /// The outside of a guest, and a custom section `a` with 200 zero bytes.
     fn component() -> Vec<u8> {
-        let mut bytes = b"\0asm\x0d\0\x01\0\0\xca\x01\x01a".to_vec();
+        let mut bytes = guest_outside();
+        bytes.extend(b"\0\xca\x01\x01a");
         bytes.extend([0; 200]);
         bytes
     }
@@ -300,10 +315,17 @@ mod tests {
     #[test]
     fn a_guest_cut_off_anywhere_within_a_section_is_truncated() {
         let whole = component();
-        for length in 9..whole.len() {
+        let sections = [8, guest_outside().len()];
+        for length in (9..whole.len()).filter(|length| !sections.contains(length)) {
             let expected = format!("cut off after {length} bytes");
             rejected(&[("guest.wasm", &whole[..length])], &expected);
         }
+    }
+
+    #[test]
+    fn what_is_too_much_to_compile_is_rejected() {
+        let bomb = ostrakon_tests::bombs::nested(&component(), 10, 8);
+        rejected(&[("guest.wasm", &bomb)], "steps to instantiate it");
     }
 
     #[test]
@@ -317,6 +339,17 @@ mod tests {
         let bomb = packed(&vec![0; MAX_COMPONENT_BYTES + 1]);
         assert!(bomb.len() < 64 << 10, "the bomb fits into a ConfigMap");
         rejected(&[("guest.wasm.zst", &bomb)], "more than 64 MiB");
+    }
+
+    #[test]
+    fn a_guest_is_unpacked_in_no_more_memory_than_it_can_have_itself() {
+        // A frame's head with the size of its window, and a last block of no bytes.
+        let frame = |window_log: u8| {
+            let magic = zstd::zstd_safe::MAGICNUMBER.to_le_bytes();
+            [&magic[..], &[0, (window_log - 10) << 3, 1, 0, 0]].concat()
+        };
+        rejected(&[("guest.wasm.zst", &frame(26))], "is empty");
+        rejected(&[("guest.wasm.zst", &frame(27))], "cannot be unpacked");
     }
 
     #[test]

@@ -95,6 +95,13 @@ struct Failed {
 
 type Running<P> = Pin<Box<dyn Future<Output = Result<Made<P>, Failed>> + Send>>;
 
+/// What becomes of the action under way.
+enum Next<P: Performer> {
+    AsBefore,
+    Cancelled,
+    Begun(Running<P>),
+}
+
 enum Input<P: Performer> {
     Observed,
     NoMoreObservations,
@@ -159,7 +166,9 @@ impl<P: Performer> Controller<P> {
         let mut restoring = false;
         if let Some((files, _)) = &self.observed {
             let event = Event::Observed(files.digest());
-            running = self.apply(event);
+            if let Next::Begun(first) = self.apply(event) {
+                running = Some(first);
+            }
             restoring = true;
         }
         loop {
@@ -195,8 +204,11 @@ impl<P: Performer> Controller<P> {
                     self.keep(result)
                 }
             };
-            if let Some(next) = self.apply(event) {
-                running = Some(next);
+            match self.apply(event) {
+                // Dropped, what is under way ends.
+                Next::Cancelled => running = None,
+                Next::Begun(next) => running = Some(next),
+                Next::AsBefore => {}
             }
         }
     }
@@ -272,15 +284,16 @@ impl<P: Performer> Controller<P> {
     }
 
     /// Tells the machine, does what it says, and publishes how it stands.
-    fn apply(&mut self, event: Event) -> Option<Running<P>> {
+    fn apply(&mut self, event: Event) -> Next<P> {
         let machine = std::mem::take(&mut self.machine);
         let (machine, effects) = machine.apply(event, unix_time(SystemTime::now()).as_secs());
         self.machine = machine;
-        let mut running = None;
+        let mut next = Next::AsBefore;
         let mut went_live = None;
         for effect in effects {
             match effect {
-                Effect::Begin(action) => running = Some(self.begin(action)),
+                Effect::Begin(action) => next = Next::Begun(self.begin(action)),
+                Effect::Cancel => next = Next::Cancelled,
                 Effect::Refused(Refusal {
                     digest,
                     step,
@@ -338,10 +351,10 @@ impl<P: Performer> Controller<P> {
             }
             *status != before
         });
-        if running.is_none() && self.machine.in_progress().is_none() {
+        if self.machine.in_progress().is_none() {
             self.work = Work::default();
         }
-        running
+        next
     }
 
     fn begin(&mut self, action: Action) -> Running<P> {

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! At most one action is under way. Content that is observed meanwhile takes
-//! over when that action ends, except that a promotion, once asked for, counts.
+//! over when that action ends, except that a compile, which can take minutes, is
+//! ended for it, and that a promotion, once asked for, counts.
 
 use serde::Serialize;
 
@@ -146,6 +147,8 @@ pub enum Event {
 pub enum Effect {
     /// To begin this action, and to report its end as one event.
     Begin(Action),
+    /// To end the action under way, and to report nothing of it.
+    Cancel,
     /// To tell that this was refused.
     Refused(Refusal),
     /// To tell that this went live.
@@ -279,6 +282,15 @@ impl Transition {
             None => self.consider(observed),
             // Back to what is worked on: whatever came between does not matter.
             Some(work) if observed == Observed::Content(work.digest) => self.state.next = None,
+            // A volume that cannot be read now shows nothing else to compile.
+            Some(work)
+                if work.action == Action::Compile && matches!(observed, Observed::Content(_)) =>
+            {
+                self.state.work = None;
+                self.state.next = None;
+                self.effects.push(Effect::Cancel);
+                self.consider(observed);
+            }
             Some(_) => self.state.next = Some(observed),
         }
     }

@@ -8,10 +8,11 @@ use bytes::Bytes;
 use tempfile::TempDir;
 
 use crate::digest::Digest;
-use crate::guest::{Cache, Compiled, Engine, Environment, Guest, Identity};
+use crate::guest::{Cache, Compiler, Engine, Environment, Guest, Identity, Limits, Purpose};
 use crate::lane::Promotion;
 use crate::metrics::Metrics;
 use crate::secrets::Secrets;
+use crate::settings::Settings;
 use crate::swap::Candidate;
 use crate::topology::Placement;
 use crate::volume::Files;
@@ -39,6 +40,7 @@ max_wait = '4s'
 pub(super) struct Ground {
     pub(super) engine: Engine,
     pub(super) cache: Cache,
+    pub(super) compiler: Compiler,
     generations: Vec<Generation>,
     directory: TempDir,
 }
@@ -57,13 +59,16 @@ impl Ground {
         let cache = Cache::open(directory.path()).expect("a directory can be made");
         let engine = Engine::new().expect("guests run here");
         let digest = Digest::of(&component);
-        let compiled = Compiled::new(&engine, None, digest, &component).expect("it compiles");
-        compiled.keep(&engine, &cache);
-        let linked = compiled.link(&engine).expect("it links");
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .build()
             .expect("there can be a runtime");
+        let compiler = Compiler::here();
+        let limits = Limits::of(&Settings::default());
+        let compiling = compiler.compile(&engine, None, digest, &component, Purpose::Serve, limits);
+        let compiled = runtime.block_on(compiling).expect("it compiles");
+        compiled.keep(&engine, &cache);
+        let linked = compiled.link(&engine).expect("it links");
         let made = |sharding: &str, shards: u32| {
             let settings = format!("{TIMES}shards = {shards}\n");
             let files = Files::new(BTreeMap::from([
@@ -94,6 +99,7 @@ impl Ground {
         Self {
             engine,
             cache,
+            compiler,
             generations,
             directory,
         }

@@ -110,6 +110,7 @@ impl Process {
         let guests = Guests {
             engine: start.ground.engine.clone(),
             cache: start.ground.cache.clone(),
+            compiler: start.ground.compiler.clone(),
             kept,
             of_plan: Kept::of_plan(start.directory).expect("a directory can be made"),
             metrics: Arc::clone(&metrics),

@@ -134,3 +134,50 @@ async fn a_client_that_resets_its_connection_ends_its_request() {
     }
     server.stop().await;
 }
+
+/// Has the system forget a connection a second after it was closed.
+#[cfg(target_os = "linux")]
+#[expect(unsafe_code, reason = "no crate here sets this option")]
+fn forget_in_a_second(stream: &TcpStream) {
+    use std::os::fd::AsRawFd as _;
+
+    let second: libc::c_int = 1;
+    let (level, option) = (libc::IPPROTO_TCP, libc::TCP_LINGER2);
+    let length = libc::socklen_t::try_from(size_of_val(&second)).unwrap();
+    // SAFETY: the descriptor is open, and the pointer is to as many bytes as are said.
+    let set = unsafe {
+        let second = (&raw const second).cast();
+        libc::setsockopt(stream.as_raw_fd(), level, option, second, length)
+    };
+    assert_eq!(set, 0);
+}
+
+/// One that is closed, and not only its sending side, takes nothing any more: its system says so to
+/// what is sent, once it has forgotten the connection. Linux does so after a minute, or as it is told.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_client_that_closes_its_connection_ends_its_request_and_one_that_waits_does_not() {
+    let server = Running::new(patient());
+    let mut gone = server.connect().await;
+    let request = b"GET /wait HTTP/1.1\r\nhost: x\r\n\r\n";
+    gone.write_all(request).await.unwrap();
+    server.handler.entered.notified().await;
+    forget_in_a_second(&gone);
+    drop(gone);
+    timeout(PATIENCE, server.handler.dropped.notified())
+        .await
+        .expect("the request is dropped");
+
+    let mut waits = server.connect().await;
+    waits.write_all(request).await.unwrap();
+    waits.shutdown().await.unwrap();
+    server.handler.entered.notified().await;
+    // As long as it takes to take one for gone that does not answer.
+    let all_probes = Duration::from_secs(7);
+    let dropped = timeout(all_probes, server.handler.dropped.notified()).await;
+    assert!(dropped.is_err(), "it still waits");
+    server.handler.release.notify_one();
+    let answer = read_to_end(&mut waits).await;
+    assert!(answer.ends_with("GET /wait 0"), "{answer}");
+    server.stop().await;
+}

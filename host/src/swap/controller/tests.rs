@@ -8,6 +8,7 @@ use tokio::time::{sleep, timeout};
 
 use super::*;
 use crate::digest::Digest;
+use crate::guest::guest_outside;
 use crate::volume::ReadError;
 
 /// What the performer does is said by the guest's settings: `schema`, `takes`
@@ -57,7 +58,9 @@ impl Script {
         self.call(format!("{step} {}", setting(candidate, "name")));
         if matches!(step, Step::Compile | Step::Promote) {
             let takes = setting(candidate, "takes").parse().unwrap_or(0);
+            let mut unended = Unended(self, setting(candidate, "name"), true);
             sleep(Duration::from_millis(takes)).await;
+            unended.2 = false;
         }
         if setting(candidate, "fails") != step.name() {
             return Ok(());
@@ -79,6 +82,17 @@ impl Script {
 
     fn calls(&self) -> Vec<String> {
         std::mem::take(&mut self.calls.lock().unwrap())
+    }
+}
+
+/// Tells of a step that was given up.
+struct Unended<'a>(&'a Script, &'a str, bool);
+
+impl Drop for Unended<'_> {
+    fn drop(&mut self) {
+        if self.2 {
+            self.0.call(format!("given up {}", self.1));
+        }
     }
 }
 
@@ -144,9 +158,9 @@ impl Performer for Script {
     }
 }
 
-/// Content with an empty component, told from others by its last byte.
+/// Content with a component of which there is only the outside, told from others by its last byte.
 fn content(component: u8, settings: &[(&str, &str)]) -> Files {
-    let wasm = [b"\0asm\x0d\0\x01\0", &[0, 1, component][..]].concat();
+    let wasm = [&guest_outside()[..], &[0, 3, 1, b'n', component]].concat();
     let settings = settings.iter();
     let mut files: std::collections::BTreeMap<String, Bytes> = settings
         .map(|(name, value)| ((*name).into(), value.to_string().into()))
@@ -376,24 +390,36 @@ async fn what_failed_by_itself_or_was_superseded_is_not_tried_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn newer_content_takes_over_from_a_slow_compile() {
-    let slow = content(1, &[("name", "slow"), ("takes", "5000")]);
-    let next = content(2, &[("name", "next")]);
-    let mut rig = Rig::start(Ok(slow), None);
-    rig.until(|status| matches!(&status.candidate, Some(at) if at.step == Step::Compile))
-        .await;
-    rig.show(Ok(content(3, &[("name", "never")])));
-    sleep(Duration::from_secs(1)).await;
+async fn newer_content_ends_a_slow_compile_and_takes_over_at_once() {
+    let slow = |component| content(component, &[("name", "slow"), ("takes", "5000")]);
+    let next = content(3, &[("name", "next")]);
+    let mut rig = Rig::start(Ok(slow(1)), None);
+    let compiling = |component: u8| {
+        let slow = slow(component).digest();
+        move |status: &Status| {
+            let candidate = status.candidate.as_ref();
+            candidate.is_some_and(|at| at.step == Step::Compile && at.digest == slow)
+        }
+    };
+    rig.until(compiling(1)).await;
+    let since = tokio::time::Instant::now();
+    rig.show(Ok(slow(2)));
+    rig.until(compiling(2)).await;
     rig.show(Ok(next.clone()));
     rig.live(&next).await;
+    assert!(since.elapsed() < Duration::from_secs(5), "it waited");
+    sleep(Duration::from_mins(1)).await;
     let calls = [
         "compile slow",
+        "given up slow",
+        "compile slow",
+        "given up slow",
         "compile next",
         "link next",
         "check next",
         "promote next",
     ];
-    assert_eq!(rig.script.calls()[..5], calls);
+    assert_eq!(rig.script.calls()[..8], calls);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,233 @@
+//! What was being compiled when a process died: noted before, and removed after.
+//!
+//! The child that compiles can be killed alone. But what it takes can also take its parent with it,
+//! as where the kernel ends a whole container for its memory, and then this is all that is left.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use rustix::fs::OFlags;
+use serde::{Deserialize, Serialize};
+
+use super::CompileError;
+use crate::digest::Digest;
+use crate::unix_time::unix_time;
+
+/// How often a component may be tried that no process has survived: one may have been ended for
+/// another reason, as by its node.
+const MOST: u32 = 2;
+/// For how long that is remembered.
+const REMEMBERED: Duration = Duration::from_hours(1);
+/// No note is longer.
+const MAX_BYTES: u64 = 4096;
+
+/// The notes of a data directory. Clones are the same.
+#[derive(Clone, Debug)]
+pub struct Attempts {
+    directory: PathBuf,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Note {
+    attempts: u32,
+    unix_time: u64,
+    /// With what it was tried: where that differs, it may go well.
+    circumstances: String,
+}
+
+/// A component that is being tried. Dropped, its note is removed.
+#[derive(Debug)]
+pub(super) struct Attempt {
+    path: PathBuf,
+    stays: bool,
+}
+
+impl Attempts {
+    /// The notes of a data directory. Old ones are removed.
+    ///
+    /// # Errors
+    /// When the directory cannot be made.
+    pub fn open(data_directory: &Path) -> io::Result<Self> {
+        let directory = data_directory.join("compiling");
+        fs::create_dir_all(&directory)?;
+        for entry in fs::read_dir(&directory)?.flatten() {
+            let path = entry.path();
+            if read(&path).is_none_or(|note| !note.counts(SystemTime::now())) {
+                // What stays costs space only.
+                let _ = fs::remove_file(path);
+            }
+        }
+        Ok(Self { directory })
+    }
+
+    /// Notes that a component is tried: the note is on the disk when this returns.
+    ///
+    /// # Errors
+    /// When processes died of it before, or the note cannot be written.
+    pub(super) fn begin(
+        &self,
+        digest: Digest,
+        circumstances: String,
+    ) -> Result<Attempt, CompileError> {
+        let path = self.directory.join(digest.to_string());
+        let now = SystemTime::now();
+        let before = read(&path)
+            .filter(|note| note.counts(now) && note.circumstances == circumstances)
+            .map_or(0, |note| note.attempts);
+        if before >= MOST {
+            return Err(CompileError::Remembered { attempts: before });
+        }
+        let note = Note {
+            attempts: before + 1,
+            unix_time: unix_time(now).as_secs(),
+            circumstances,
+        };
+        self.write(&path, &note).map_err(CompileError::Note)?;
+        Ok(Attempt { path, stays: false })
+    }
+
+    fn write(&self, path: &Path, note: &Note) -> io::Result<()> {
+        let unfinished = path.with_extension("new");
+        // Whatever is in the way: a link, or a pipe that nobody reads.
+        match fs::remove_file(&unfinished) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = File::create_new(&unfinished)?;
+        file.write_all(&serde_json::to_vec(note)?)?;
+        file.sync_all()?;
+        fs::rename(&unfinished, path)?;
+        File::open(&self.directory)?.sync_all()
+    }
+}
+
+impl Note {
+    /// Whether it says anything of now. A clock that was set back makes it old.
+    fn counts(&self, now: SystemTime) -> bool {
+        let age = unix_time(now).as_secs().checked_sub(self.unix_time);
+        age.is_some_and(|age| age < REMEMBERED.as_secs())
+    }
+}
+
+impl Attempt {
+    /// Leaves the note, as if this process had died.
+    pub(super) fn stays(mut self) {
+        self.stays = true;
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        if !self.stays {
+            // Left over, it lets this component be tried once less within the hour.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// A note; none where there is none that can be read.
+fn read(path: &Path) -> Option<Note> {
+    let mut options = OpenOptions::new();
+    let flags = OFlags::NONBLOCK | OFlags::NOFOLLOW;
+    let file = options.read(true).custom_flags(flags.bits().cast_signed());
+    let file = file.open(path).ok()?;
+    if !file.metadata().ok()?.is_file() {
+        return None;
+    }
+    let mut text = Vec::new();
+    file.take(MAX_BYTES).read_to_end(&mut text).ok()?;
+    serde_json::from_slice(&text).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(directory: &Path) -> Attempts {
+        Attempts::open(directory).expect("it opens")
+    }
+
+    fn tried(attempts: &Attempts, digest: Digest, with: &str) -> Result<Attempt, CompileError> {
+        attempts.begin(digest, with.to_owned())
+    }
+
+    #[test]
+    fn what_two_processes_did_not_survive_is_not_tried_again_as_it_was() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (good, bad) = (Digest::of(b"good"), Digest::of(b"bad"));
+        for _ in 0..2 * MOST {
+            drop(tried(&at(directory.path()), good, "1 GiB").expect("it is tried"));
+        }
+        for _ in 0..MOST {
+            let attempt = tried(&at(directory.path()), bad, "1 GiB");
+            attempt.expect("it is tried").stays();
+        }
+        let refused = tried(&at(directory.path()), bad, "1 GiB");
+        assert!(matches!(
+            refused,
+            Err(CompileError::Remembered { attempts: MOST })
+        ));
+        tried(&at(directory.path()), good, "1 GiB").expect("another is tried");
+        drop(tried(&at(directory.path()), bad, "2 GiB").expect("more may be enough"));
+        tried(&at(directory.path()), bad, "1 GiB").expect("it went well");
+    }
+
+    #[test]
+    fn a_note_is_forgotten_after_an_hour_and_where_the_clock_went_back() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let attempts = at(directory.path());
+        let digest = Digest::of(b"guest");
+        let path = directory.path().join("compiling").join(digest.to_string());
+        let now = unix_time(SystemTime::now()).as_secs();
+        for (unix_time, remembered) in [
+            (now - 10, true),
+            (now - REMEMBERED.as_secs() - 1, false),
+            (now + 60 * 24 * 3600, false),
+        ] {
+            let note = Note {
+                attempts: MOST,
+                unix_time,
+                circumstances: "1 GiB".to_owned(),
+            };
+            attempts.write(&path, &note).expect("it is written");
+            let refused = tried(&attempts, digest, "1 GiB").is_err();
+            assert_eq!(refused, remembered, "{unix_time} at {now}");
+            attempts.write(&path, &note).expect("it is written");
+            at(directory.path());
+            assert_eq!(path.exists(), remembered);
+        }
+    }
+
+    #[test]
+    fn what_is_no_note_counts_for_nothing_and_hangs_nothing() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let attempts = at(directory.path());
+        for wrong in ["fifo", "link", "text", "directory"] {
+            let digest = Digest::of(wrong.as_bytes());
+            for name in [digest.to_string(), format!("{digest}.new")] {
+                let path = attempts.directory.join(name);
+                match wrong {
+                    "fifo" => {
+                        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+                        let kind = rustix::fs::FileType::Fifo;
+                        rustix::fs::mknodat(rustix::fs::CWD, &path, kind, mode, 0).expect("a pipe");
+                    }
+                    "link" => std::os::unix::fs::symlink("/etc/passwd", &path).expect("a link"),
+                    "directory" => fs::create_dir(&path).expect("a directory"),
+                    _ => fs::write(&path, "{").expect("a file"),
+                }
+            }
+            // A directory is in the way: an error, and no more.
+            let attempt = tried(&attempts, digest, "1 GiB");
+            assert_eq!(
+                attempt.is_ok(),
+                wrong != "directory",
+                "{wrong}: {attempt:?}"
+            );
+        }
+        at(directory.path());
+    }
+}

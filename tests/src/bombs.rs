@@ -1,0 +1,123 @@
+//! Guests that are small, and take a compiler long: a good one with something more in it.
+
+use wasm_encoder::{
+    BlockType, CodeSection, Component, ComponentExportKind, ComponentInstanceSection,
+    ComponentSection as _, Function, FunctionSection, InstructionSink, Module, ModuleSection,
+    NestedComponentSection, TypeSection, ValType,
+};
+
+/// A guest with a component that holds so many instances of one that holds so many of another, and so
+/// on, so often: without any code.
+pub fn nested(guest: &[u8], instances: u32, depth: u32) -> Vec<u8> {
+    let mut component = Component::new();
+    for _ in 0..depth {
+        let mut outer = Component::new();
+        outer.section(&NestedComponentSection(&component));
+        let mut held = ComponentInstanceSection::new();
+        for _ in 0..instances {
+            let none: [(&str, ComponentExportKind, u32); 0] = [];
+            held.instantiate(0, none);
+        }
+        outer.section(&held);
+        component = outer;
+    }
+    let mut bytes = guest.to_vec();
+    NestedComponentSection(&component).append_to_component(&mut bytes);
+    let mut held = ComponentInstanceSection::new();
+    let none: [(&str, ComponentExportKind, u32); 0] = [];
+    held.instantiate(components(guest), none);
+    held.append_to_component(&mut bytes);
+    bytes
+}
+
+/// A guest with a module of so many functions, each with so many locals, whose bodies are made by
+/// `body`.
+pub fn functions(
+    guest: &[u8],
+    functions: u32,
+    locals: u32,
+    body: impl Fn(&mut InstructionSink<'_>),
+) -> Vec<u8> {
+    let mut types = TypeSection::new();
+    types.ty().function([], []);
+    let (mut declared, mut code) = (FunctionSection::new(), CodeSection::new());
+    let mut function = Function::new([(locals, ValType::I32)]);
+    let mut instructions = function.instructions();
+    body(&mut instructions);
+    instructions.end();
+    for _ in 0..functions {
+        declared.function(0);
+        code.function(&function);
+    }
+    let mut module = Module::new();
+    module.section(&types).section(&declared).section(&code);
+    let mut bytes = guest.to_vec();
+    ModuleSection(&module).append_to_component(&mut bytes);
+    bytes
+}
+
+/// A body that computes for so many bytes, and branches now and then.
+pub fn long(bytes: usize) -> impl Fn(&mut InstructionSink<'_>) {
+    move |body| {
+        // Seven bytes each, and nine more each 64th time.
+        for step in 0..bytes / 7 {
+            body.local_get(0).i32_const(1).i32_add().local_set(0);
+            if step % 64 == 0 {
+                body.local_get(0)
+                    .if_(BlockType::Empty)
+                    .local_get(0)
+                    .local_set(1)
+                    .end();
+            }
+        }
+    }
+}
+
+/// A body of so many loops within each other, and so many branches in the innermost, at each of which
+/// any local may be of another value.
+pub fn branching(locals: u32, loops: u32, branches: u32) -> impl Fn(&mut InstructionSink<'_>) {
+    move |body| {
+        for _ in 0..loops {
+            body.loop_(BlockType::Empty);
+        }
+        for branch in 0..branches {
+            body.local_get(branch % locals).if_(BlockType::Empty);
+            body.local_get((branch + 7) % locals)
+                .local_set((branch * 13) % locals);
+            body.end();
+        }
+        for level in 0..loops {
+            body.local_get(level % locals).br_if(0).end();
+        }
+    }
+}
+
+/// A guest that takes a compiler long, and no more memory than others: to be told from others by a
+/// number.
+pub fn slow(guest: &[u8], number: u8) -> Vec<u8> {
+    let mut bytes = functions(guest, 200, 8, long(100_000));
+    // A custom section by the name `n`, with the number.
+    bytes.extend([0, 3, 1, b'n', number]);
+    bytes
+}
+
+/// How many components a component declares itself.
+fn components(component: &[u8]) -> u32 {
+    let mut rest = &component[8..];
+    let mut count = 0;
+    while let [id, tail @ ..] = rest {
+        let mut size: usize = 0;
+        let mut at = 0;
+        loop {
+            size |= usize::from(tail[at] & 0x7f) << (7 * at);
+            at += 1;
+            if tail[at - 1] & 0x80 == 0 {
+                break;
+            }
+        }
+        // The section of a component within it has the number 4.
+        count += u32::from(*id == 4);
+        rest = &tail[at + size..];
+    }
+    count
+}
