@@ -26,13 +26,18 @@ pub use plan::NoPlan;
 /// Few are they who call this port, and only a component is a body of any length: no longer than
 /// what a volume can hold.
 const LIMITS: Limits = Limits {
+    // At most: fewer where few descriptors are to be had.
     max_connections: 256,
     max_header_bytes: 16 * 1024,
+    max_heads_bytes: 8 * 1024 * 1024,
     max_body_bytes: volume::MAX_BYTES,
     max_bodies_bytes: 2 * volume::MAX_BYTES,
+    first_byte_timeout: Duration::from_secs(5),
     header_timeout: Duration::from_secs(5),
     body_timeout: Duration::from_secs(5),
     idle_timeout: Duration::from_mins(2),
+    // A probe that comes when all places are taken gets one at once, whatever others do with theirs.
+    answer_patience: Duration::ZERO,
 };
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
@@ -79,6 +84,8 @@ pub struct Parts<S> {
     pub metrics: Arc<Metrics>,
     /// Who else than those on the same machine may change something.
     pub tokens: LiveTokens,
+    /// How many connections there are descriptors for.
+    pub max_connections: usize,
 }
 
 /// The open port. Dropping it closes the port and ends its thread.
@@ -104,7 +111,10 @@ impl Admin {
             .name("admin".into())
             .spawn(move || {
                 let metrics = Arc::clone(&parts.metrics);
-                let limits = Arc::new(ArcSwap::from_pointee(LIMITS));
+                let limits = Arc::new(ArcSwap::from_pointee(Limits {
+                    max_connections: LIMITS.max_connections.min(parts.max_connections),
+                    ..LIMITS
+                }));
                 let port = (Listener::Admin, server::plain());
                 let mut cut = down.clone();
                 runtime.block_on(async {
@@ -158,6 +168,8 @@ impl<S: Subject> Handler for Parts<S> {
     }
 
     async fn call(&self, request: Request<Bytes>, _: &Caller) -> Response<Bytes> {
+        // A connection that asks for much at once takes turns with the others: probes are among them.
+        tokio::task::yield_now().await;
         let reads = matches!(*request.method(), Method::GET | Method::HEAD);
         match request.uri().path() {
             "/livez" if reads => probe(self.subject.live()),

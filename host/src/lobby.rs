@@ -45,11 +45,6 @@ impl Lobby {
         }
     }
 
-    /// Has the oldest leave. False: nobody is here.
-    pub(crate) fn leave(&self) -> bool {
-        self.strangers().places.pop_front().is_some()
-    }
-
     /// Also after a holder panicked: none leaves it half changed.
     fn strangers(&self) -> MutexGuard<'_, Strangers> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)

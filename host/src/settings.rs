@@ -58,6 +58,11 @@ pub struct Http {
     /// 1 MiB.
     #[serde(deserialize_with = "size")]
     pub max_header_bytes: usize,
+    /// What all requests' lines and headers hold in memory at once, of one
+    /// connection half of it. Default 64 MiB; up to 1 TiB, and not below
+    /// `max_header_bytes`.
+    #[serde(deserialize_with = "size")]
+    pub max_heads_bytes: usize,
     /// The bytes of a request's body. Default 8 MiB; up to 1 GiB, and not
     /// above `guest.max_memory`.
     #[serde(deserialize_with = "size")]
@@ -225,6 +230,7 @@ impl Default for Http {
         Self {
             max_connections: 10_000,
             max_header_bytes: 32 * KIB,
+            max_heads_bytes: 64 * MIB,
             max_body_bytes: 8 * MIB,
             max_bodies_bytes: 256 * MIB,
             max_replies_bytes: 256 * MIB,
@@ -310,6 +316,8 @@ impl Settings {
             1_000_000,
         )?;
         bytes("http.max_header_bytes", http.max_header_bytes, 8 * KIB, MIB)?;
+        let heads = http.max_heads_bytes;
+        bytes("http.max_heads_bytes", heads, 0, 1024 * GIB)?;
         bytes("http.max_body_bytes", http.max_body_bytes, 0, GIB)?;
         let bodies = http.max_bodies_bytes;
         bytes("http.max_bodies_bytes", bodies, 0, 1024 * GIB)?;
@@ -403,7 +411,10 @@ impl Settings {
             "store.max_partition_bytes",
             Value::Size(store.max_partition_bytes),
         );
+        let header = ("http.max_header_bytes", Value::Size(http.max_header_bytes));
+        let heads = ("http.max_heads_bytes", Value::Size(http.max_heads_bytes));
         at_most(budget, deadline)?;
+        at_most(header, heads)?;
         // What a guest is given or gives has to fit into its memory.
         at_most(body, memory)?;
         at_most(body, bodies)?;

@@ -10,6 +10,7 @@ pub mod host;
 pub mod linearizable;
 pub mod load;
 pub mod manifests;
+pub mod memory;
 pub mod name_server;
 pub mod net;
 pub mod network;

@@ -54,6 +54,7 @@ fn start() -> (Admin, Readiness, Drain, Arc<AtomicBool>) {
         drain: drain.clone(),
         metrics: Arc::new(Metrics::new("test")),
         tokens: LiveTokens::default(),
+        max_connections: 16,
     };
     let server = Server::bind("127.0.0.1:0".parse().unwrap()).unwrap();
     (
@@ -240,6 +241,7 @@ fn what_changes_something_is_for_this_machine_and_for_tokens() {
         readiness,
         metrics: Arc::new(Metrics::new("test")),
         tokens: LiveTokens::default(),
+        max_connections: 16,
     };
     let asked_at = |to: &str, path: &str, from: &str, headers: &[(&str, &str)]| {
         let mut request = Request::post(path);

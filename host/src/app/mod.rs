@@ -25,9 +25,11 @@ pub use options::Options;
 use crate::admin::{self, Admin};
 use crate::bearer::LiveTokens;
 use crate::cluster::{self, Cluster, Guests};
+use crate::descriptors;
 use crate::digest::Digest;
 use crate::drain::{Drain, End, Outcome, Signals, Timing, until_told};
 use crate::guest::{Cache, Engine, Identity};
+use crate::heap;
 use crate::http::Server;
 use crate::kubernetes::Kubernetes;
 use crate::lane::{self, Change, Changed, Lane, Live};
@@ -129,6 +131,7 @@ async fn run(options: &Options, log: Logging) -> Result<(), Error> {
 /// | the drain | once, or with the runtime | none |
 /// | the part among others | by `peers_shutdown`, after those above | none: see `cluster` |
 /// | exporting spans, where they are | by `end`, last | none: see `otlp` |
+/// | giving back memory that was freed | with the runtime | none |
 /// | following the secrets | with their watcher | none |
 /// | following the credentials of each port | with the runtime | what it refuses it shows |
 /// | following where the data file is | with the lane | none |
@@ -155,6 +158,8 @@ impl App {
         reason = "one list of what is opened, in its order; each line needs those above it"
     )]
     async fn start(options: &Options, (filter, log): Logging) -> Result<Self, Error> {
+        let open_files = descriptors::Limit::raise();
+        let shares = open_files.shares(options.cluster.is_some());
         let bind =
             |address| Server::bind(address).map_err(|source| Error::Bind { address, source });
         let (server, admin) = (bind(options.listen)?, bind(options.admin)?);
@@ -165,6 +170,13 @@ impl App {
             version = env!("CARGO_PKG_VERSION"),
             "starting"
         );
+        tracing::info!(
+            limit = open_files.now,
+            soft_limit_found = open_files.found,
+            most_client_connections = shares.public,
+            "open files"
+        );
+        tokio::spawn(heap::give_back());
         let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION")));
         metrics.swap_steps(Step::ALL.map(Step::name));
         let readiness = Readiness::default();
@@ -187,6 +199,7 @@ impl App {
                 drain: drain.clone(),
                 metrics: Arc::clone(&metrics),
                 tokens: Arc::clone(&operators),
+                max_connections: shares.admin,
             },
         )?;
 
@@ -243,7 +256,8 @@ impl App {
         let (lane, lane_thread) = Lane::start(store, place, runtime, Arc::clone(&metrics))?;
 
         let settings = Arc::new(Settings::default());
-        let limits = Arc::new(ArcSwap::from_pointee(performer::limits(&settings)));
+        let limits = performer::limits(&settings, shares.public);
+        let limits = Arc::new(ArcSwap::from_pointee(limits));
         let settings = Arc::new(ArcSwap::new(settings));
         let engine = Engine::new()?;
         let guests = Guests {
@@ -268,10 +282,11 @@ impl App {
                 let peers = Credentials::start(peers, &secrets, &metrics)?;
                 let replicas = kubernetes.as_ref().map(Kubernetes::replicas);
                 let replicas = replicas.unwrap_or_else(|| watch::Sender::default().subscribe());
+                let greeting = shares.greeting;
                 let data_dir = &options.data_dir;
                 let part = among_others(
                     options.ordinal,
-                    cluster,
+                    (cluster, greeting),
                     data_dir,
                     &lane,
                     guests,
@@ -297,6 +312,7 @@ impl App {
             live: LiveSettings {
                 settings: Arc::clone(&settings),
                 limits: Arc::clone(&limits),
+                most_connections: shares.public,
                 filter,
                 default_filter: options.log_filter.clone(),
             },
@@ -508,7 +524,7 @@ impl App {
 /// Takes the shard's place among others, and binds its peer port.
 async fn among_others(
     ordinal: u32,
-    options: &cluster::Options,
+    (options, most_greeting): (&cluster::Options, usize),
     data_dir: &Path,
     lane: &Lane,
     guests: Guests,
@@ -527,7 +543,8 @@ async fn among_others(
         incarnation,
         store,
     };
-    let endpoint = peers::Endpoint::new(identity, credentials.port().subscribe());
+    let mut endpoint = peers::Endpoint::new(identity, credentials.port().subscribe());
+    endpoint.settings.max_greeting = endpoint.settings.max_greeting.min(most_greeting);
     let cluster = Cluster::new(options, endpoint, lane.clone(), guests, replicas);
     cluster.recall(data_dir);
     Ok((cluster, listener))

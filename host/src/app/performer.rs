@@ -45,6 +45,8 @@ pub(super) struct Performer {
 pub(super) struct LiveSettings {
     pub(super) settings: Arc<ArcSwap<Settings>>,
     pub(super) limits: Arc<ArcSwap<Limits>>,
+    /// How many connections of clients there are descriptors for.
+    pub(super) most_connections: usize,
     pub(super) filter: Option<Filter>,
     /// The log filter of the command line, where the settings have none.
     pub(super) default_filter: String,
@@ -182,7 +184,15 @@ impl Performer {
 
 impl LiveSettings {
     fn put_in_force(&self, settings: &Arc<Settings>) {
-        self.limits.store(Arc::new(limits(settings)));
+        let limits = limits(settings, self.most_connections);
+        if limits.max_connections < settings.http.max_connections {
+            tracing::warn!(
+                max_connections = settings.http.max_connections,
+                applies = limits.max_connections,
+                "http.max_connections cannot be reached: raise the limit on open files, or lower it"
+            );
+        }
+        self.limits.store(Arc::new(limits));
         self.settings.store(Arc::clone(settings));
         if let Some(filter) = &self.filter {
             let directives = settings.log.filter.as_ref().unwrap_or(&self.default_filter);
@@ -193,16 +203,19 @@ impl LiveSettings {
     }
 }
 
-/// The settings that bound what clients may ask.
-pub(super) fn limits(settings: &Settings) -> Limits {
+/// The settings that bound what clients may ask, on no more connections than there can be.
+pub(super) fn limits(settings: &Settings, most_connections: usize) -> Limits {
     let http = &settings.http;
     Limits {
-        max_connections: http.max_connections,
+        max_connections: http.max_connections.min(most_connections),
         max_header_bytes: http.max_header_bytes,
+        max_heads_bytes: http.max_heads_bytes,
         max_body_bytes: http.max_body_bytes,
         max_bodies_bytes: http.max_bodies_bytes,
+        first_byte_timeout: http.idle_timeout,
         header_timeout: http.header_timeout,
         body_timeout: http.body_timeout,
         idle_timeout: http.idle_timeout,
+        answer_patience: http.body_timeout,
     }
 }

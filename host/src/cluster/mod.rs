@@ -48,6 +48,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::client::Clients;
+use crate::descriptors::NotAccepted;
 use crate::lane::{Change, ChangeError, Changed, Lane};
 use crate::peers::{Accept, Answered, AnyDial, Endpoint, Pool, RequestError};
 use crate::peers::{ServeError, Tcp, serve};
@@ -277,6 +278,7 @@ impl Cluster {
         tasks.spawn(self.clone().remember(shutdown.clone()));
         let clients = Arc::new(Clients::default());
         let refusals = Arc::new(Seldom::default());
+        let not_accepted = NotAccepted::default();
         loop {
             tokio::select! {
                 biased;
@@ -308,7 +310,9 @@ impl Cluster {
                         });
                     }
                     Err(error) => {
-                        tracing::warn!(%error, "could not accept a peer");
+                        if let Some(count) = not_accepted.count() {
+                            tracing::warn!(listener = "peer", count, %error, "connections could not be accepted: raise the limit on open files");
+                        }
                         tokio::time::sleep(ACCEPT_PAUSE).await;
                     }
                 },

@@ -1,22 +1,16 @@
-//! What all request bodies together hold of memory.
+//! Reading requests' bodies, as long as all of them together fit.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::Body;
 
-/// The sum over a server's connections. A relaxed atomic: nothing else is read by it.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Bodies(Arc<AtomicUsize>);
+use super::sums::{Bound, Held};
+use super::wire::Activity;
 
-/// One request's share of the sum, until it is dropped.
-#[derive(Debug)]
-pub(super) struct Held {
-    bodies: Bodies,
-    bytes: usize,
-}
+/// A body of up to so many bytes is small: what is left for those cannot be taken by others.
+const SMALL: usize = 64 * 1024;
+/// What is made room for at first, of a body that is said to be at least as long.
+const FIRST: usize = 16 * 1024;
 
 /// Why a body was not read.
 #[derive(Debug)]
@@ -27,51 +21,36 @@ pub(super) enum Unread<E> {
     Body(E),
 }
 
-impl Bodies {
-    /// Reads a body as long as all bodies together have at most `limit` bytes.
-    pub(super) async fn read<B: Body<Data = Bytes> + Unpin>(
-        &self,
-        mut body: B,
-        limit: usize,
-    ) -> Result<(Bytes, Held), Unread<B::Error>> {
-        let mut held = Held {
-            bodies: self.clone(),
-            bytes: 0,
+/// Reads a body as long as all bodies together have at most `limit` bytes. Its bytes are copied:
+/// those that come are parts of buffers that can be many times as long.
+pub(super) async fn read<B: Body<Data = Bytes> + Unpin>(
+    mut body: B,
+    held: &mut Held,
+    limit: usize,
+    activity: &Activity,
+) -> Result<Bytes, Unread<B::Error>> {
+    let bound = Bound {
+        limit,
+        small: SMALL,
+    };
+    let said = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    let mut whole = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(Unread::Body)?.into_data() else {
+            continue;
         };
-        // Most bodies are one frame: those are not copied.
-        let mut first = Bytes::new();
-        let mut all = BytesMut::new();
-        while let Some(frame) = body.frame().await {
-            let Ok(data) = frame.map_err(Unread::Body)?.into_data() else {
-                continue;
-            };
-            if !held.add(data.len(), limit) {
+        activity.consumed(data.len());
+        let length = whole.len() + data.len();
+        if length > whole.capacity() {
+            // Twice as much each time, but not more than it is said to be.
+            let doubled = (2 * whole.capacity()).max(FIRST).min(said);
+            let capacity = length.max(doubled);
+            if !held.grow(capacity, bound) {
                 return Err(Unread::Full);
             }
-            if first.is_empty() {
-                first = data;
-            } else {
-                if all.is_empty() {
-                    all.extend_from_slice(&first);
-                }
-                all.extend_from_slice(&data);
-            }
+            whole.reserve_exact(capacity - whole.len());
         }
-        let whole = if all.is_empty() { first } else { all.freeze() };
-        Ok((whole, held))
+        whole.extend_from_slice(&data);
     }
-}
-
-impl Held {
-    fn add(&mut self, bytes: usize, limit: usize) -> bool {
-        self.bytes += bytes;
-        let before = self.bodies.0.fetch_add(bytes, Ordering::Relaxed);
-        before + bytes <= limit
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.bodies.0.fetch_sub(self.bytes, Ordering::Relaxed);
-    }
+    Ok(whole.into())
 }

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
@@ -13,32 +13,40 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
+use tokio::task::coop::unconstrained;
 use tokio::time::{Instant, Sleep, sleep_until, timeout, timeout_at};
 
-use super::bodies::Bodies;
+use super::buffered::Buffered;
 use super::caller::Door;
 use super::entrance::enter;
 use super::lent::Lent;
-use super::linger::Lingering;
+use super::places::Lost;
 use super::server::down;
 use super::service::Requests;
 use super::stream::Stream;
+use super::sums::Sums;
 use super::wire::{Activity, Phase, Wire};
-use super::{Caller, Handler, Limits, LiveLimits, Refusal};
+use super::{Caller, Handler, Limits, LiveLimits, Refusal, linger};
 use crate::lobby::Lobby;
 use crate::metrics::{Limit, Metrics};
 
 /// What an h2 client with prior knowledge sends first.
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Requests that one h2 connection may have open. RFC 9113 has it be 100 at least.
-const MAX_STREAMS: u32 = 128;
+pub(super) const MAX_STREAMS: u32 = 128;
 /// How much of a body an h2 client may send before it is read, on one stream and on all.
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
-/// hyper's buffer for reading, at most; it begins at 8 KiB.
-const MAX_BUFFER: usize = 64 * 1024;
+/// The least that hyper's buffer for reading may be bounded by.
+const LEAST_BUFFER: usize = 8 * 1024;
+/// Streams that were reset while their requests had not been accepted, or for a fault of the client,
+/// before it is told to go.
+const MAX_RESET: usize = 16;
+const MAX_FAULTS: usize = 64;
 /// How long an h2 connection that was told to go away may take to do so, when it is idle.
 const GOAWAY_GRACE: Duration = Duration::from_secs(1);
+/// How long an h2 connection may be idle that keeps much after its requests.
+const IDLE_WHEN_GROWN: Duration = Duration::from_secs(5);
 /// A request's headers that hyper takes.
 const MAX_HEADERS: usize = 100;
 
@@ -48,11 +56,11 @@ pub(super) struct Shared<H> {
     pub(super) handler: Arc<H>,
     pub(super) limits: LiveLimits,
     pub(super) metrics: Arc<Metrics>,
-    pub(super) bodies: Bodies,
+    /// What all requests' heads hold of memory, and all their bodies.
+    pub(super) heads: Sums,
+    pub(super) bodies: Sums,
     /// The connections in the middle of a TLS handshake.
     pub(super) lobby: Lobby,
-    /// Those that are over but for what their clients still send.
-    pub(super) lingering: Lingering,
     pub(super) door: Door,
     pub(super) clock: fn() -> SystemTime,
 }
@@ -63,22 +71,24 @@ pub(super) async fn serve<H: Handler>(
     shared: Arc<Shared<H>>,
     stream: TcpStream,
     address: SocketAddr,
+    (activity, lost): (Arc<Activity>, Lost),
     mut shutdown: watch::Receiver<bool>,
 ) {
     let limits = **shared.limits.load();
-    let Some(entered) = enter(&shared, stream, address, limits, &mut shutdown).await else {
+    let Some(entered) = enter(&shared, stream, address, (limits, &activity), &mut shutdown).await
+    else {
         return;
     };
     let (mut stream, caller) = (entered.stream, Arc::new(entered.caller));
     let mut preface = Preface::default();
     let first_byte = tokio::select! {
-        read = timeout(limits.idle_timeout, preface.read(&mut stream)) => matches!(read, Ok(Ok(1..))),
+        read = timeout(limits.first_byte_timeout, preface.read(&mut stream)) => matches!(read, Ok(Ok(1..))),
         () = down(&mut shutdown) => false,
     };
     if !first_byte {
         return;
     }
-    let activity = Activity::new();
+    activity.spoke();
     let deadline = Instant::now() + limits.header_timeout;
     while preface.is_open() {
         match timeout_at(deadline, preface.read(&mut stream)).await {
@@ -87,28 +97,31 @@ pub(super) async fn serve<H: Handler>(
             Err(_) => {
                 shared.metrics.request_refused(Limit::HeaderTime);
                 let refusal = Some(Refusal::HeaderTime);
-                return shared.lingering.close(stream, refusal, shutdown).await;
+                return linger::close(stream, refusal, &activity, shutdown).await;
             }
         }
     }
     let http2 = preface.is_http2();
+    let heads = shared.heads.connect();
+    let buffered = Buffered::new(heads.share(), limits, http2);
     let wire = Wire::new(
         stream,
         preface.so_far().to_vec(),
-        http2,
+        (http2, buffered),
         Arc::clone(&activity),
     );
     let requests = Requests {
         handler: Arc::clone(&shared.handler),
         limits: Arc::clone(&shared.limits),
         metrics: Arc::clone(&shared.metrics),
-        bodies: shared.bodies.clone(),
+        heads,
+        bodies: shared.bodies.connect(),
         caller: Arc::clone(&caller),
-        activity,
+        activity: Arc::clone(&activity),
         clock: shared.clock,
     };
     let until = shutdown.clone();
-    let mut ending = Ending::new(shutdown, caller, entered.door);
+    let mut ending = Ending::new(shutdown, caller, entered.door, lost);
     // Boxed: only one of the two is ever needed, and a connection that waits for its first byte
     // needs neither.
     let over = if http2 {
@@ -119,7 +132,7 @@ pub(super) async fn serve<H: Handler>(
         Box::pin(serve_http1(wire, requests, limits, ending)).await
     };
     if let Some(Over { stream, last_words }) = over {
-        shared.lingering.close(stream, last_words, until).await;
+        linger::close(stream, last_words, &activity, until).await;
     }
 }
 
@@ -186,12 +199,12 @@ async fn serve_http1<H: Handler>(
         .header_read_timeout(None)
         .timer(TokioTimer::new())
         .max_header_size(limits.max_header_bytes)
-        .max_buf_size(limits.max_header_bytes.max(MAX_BUFFER))
+        .max_buf_size(limits.max_header_bytes.max(LEAST_BUFFER))
         .serve_connection(
             TokioIo::new(wire),
             service_fn(move |request| {
-                let requests = Arc::clone(&requests);
-                async move { Ok::<_, Infallible>(requests.answer(request).await) }
+                let answer = requests.answer(request);
+                async move { Ok::<_, Infallible>(answer.await) }
             }),
         );
     let overdue = loop {
@@ -215,6 +228,7 @@ async fn serve_http1<H: Handler>(
         (None, Some(431)) if is_head(&parts.read_buf, limits) => {
             Some((Refusal::HeaderSize, Some(Limit::HeaderSize)))
         }
+        (None, Some(503)) => Some((Refusal::Heads, Some(Limit::Heads))),
         // hyper takes no body of 2^64-2 bytes or more, and says so in the same way.
         (None, Some(431)) => Some((Refusal::BodySize, Some(Limit::BodySize))),
         (None, Some(414)) => Some((Refusal::UriSize, Some(Limit::HeaderSize))),
@@ -264,12 +278,16 @@ async fn serve_http2<H: Handler>(
         .max_concurrent_streams(MAX_STREAMS)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_pending_accept_reset_streams(MAX_RESET)
+        .max_local_error_reset_streams(MAX_FAULTS)
+        // What a client has remembered here keeps the buffers that it came in.
+        .header_table_size(0)
         .max_header_list_size(u32::try_from(limits.max_header_bytes).unwrap_or(u32::MAX))
         .serve_connection(
             TokioIo::new(wire),
             service_fn(move |request| {
-                let requests = Arc::clone(&requests);
-                async move { Ok::<_, Infallible>(requests.answer(request).await) }
+                let answer = requests.answer(request);
+                async move { Ok::<_, Infallible>(answer.await) }
             }),
         );
     loop {
@@ -319,8 +337,8 @@ async fn next_event(
     .await
 }
 
-/// When a connection is to end: once because the server shuts down, once because its client
-/// may not go on, and once because it is to go elsewhere.
+/// When a connection is to end: once because the server shuts down or its place is another's, once
+/// because its client may not go on, and once because it is to go elsewhere.
 struct Ending {
     down: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     unwelcome: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
@@ -328,9 +346,19 @@ struct Ending {
 }
 
 impl Ending {
-    fn new(mut shutdown: watch::Receiver<bool>, caller: Arc<Caller>, door: Door) -> Self {
+    fn new(
+        mut shutdown: watch::Receiver<bool>,
+        caller: Arc<Caller>,
+        door: Door,
+        mut lost: Lost,
+    ) -> Self {
         Self {
-            down: Some(Box::pin(async move { down(&mut shutdown).await })),
+            down: Some(Box::pin(async move {
+                tokio::select! {
+                    () = down(&mut shutdown) => {}
+                    () = down(&mut lost) => {}
+                }
+            })),
             unwelcome: Some(Box::pin(async move { caller.until_unwelcome(door).await })),
             leaving: None,
         }
@@ -373,18 +401,32 @@ impl Watchdog {
         let (phase, since) = self.activity.phase();
         match phase {
             Phase::Head => (phase, since + self.limits.header_timeout),
-            Phase::Busy => (phase, Instant::now() + self.limits.idle_timeout),
-            Phase::Idle | Phase::Answering => (phase, since + self.limits.idle_timeout),
+            Phase::Idle if self.activity.is_grown() => {
+                (phase, since + self.limits.idle_timeout.min(IDLE_WHEN_GROWN))
+            }
+            Phase::Body | Phase::Busy => (phase, Instant::now() + self.limits.idle_timeout),
+            Phase::Silent | Phase::Idle | Phase::Answering | Phase::Lingering => {
+                (phase, since + self.limits.idle_timeout)
+            }
         }
     }
 
     /// Puts the alarm off only when it rings, not with each request; but sets it earlier at once.
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Phase> {
-        if self.activity.phase().0 == Phase::Head && self.due().1 < self.alarm.deadline() {
+        let may_be_sooner = match self.activity.phase().0 {
+            Phase::Head => true,
+            Phase::Idle => self.activity.is_grown(),
+            _ => false,
+        };
+        if may_be_sooner && self.due().1 < self.alarm.deadline() {
             let (_, due) = self.due();
             self.alarm.as_mut().reset(due);
         }
-        while self.alarm.as_mut().poll(context).is_ready() {
+        // A client that sends without a pause takes all of the task's budget each time.
+        while pin!(unconstrained(self.alarm.as_mut()))
+            .poll(context)
+            .is_ready()
+        {
             let (phase, due) = self.due();
             if due <= Instant::now() {
                 return Poll::Ready(phase);

@@ -10,7 +10,8 @@ use super::caller::{Caller, Door};
 use super::connection::Shared;
 use super::server::down;
 use super::stream::Stream;
-use super::{Limits, Refusal};
+use super::wire::Activity;
+use super::{Limits, Refusal, linger};
 use crate::tls;
 
 /// The part of all connections that may be in the middle of a TLS handshake.
@@ -30,13 +31,13 @@ pub(super) async fn enter<H>(
     shared: &Shared<H>,
     stream: TcpStream,
     address: SocketAddr,
-    limits: Limits,
+    (limits, activity): (Limits, &Activity),
     shutdown: &mut watch::Receiver<bool>,
 ) -> Option<Entered> {
     // Nothing is kept for a connection that says nothing: thousands of them cost little.
     let mut first = [0];
     let said = tokio::select! {
-        peeked = timeout(limits.idle_timeout, stream.peek(&mut first)) => matches!(peeked, Ok(Ok(1))),
+        peeked = timeout(limits.first_byte_timeout, stream.peek(&mut first)) => matches!(peeked, Ok(Ok(1))),
         () = down(shutdown) => false,
     };
     if !said {
@@ -51,10 +52,7 @@ pub(super) async fn enter<H>(
         }
         Some(_) if first != [tls::FIRST_BYTE] => {
             let (stream, refusal) = (Stream::Plain(stream), Some(Refusal::HttpsOnly));
-            shared
-                .lingering
-                .close(stream, refusal, shutdown.clone())
-                .await;
+            linger::close(stream, refusal, activity, shutdown.clone()).await;
             return None;
         }
         // Boxed: it takes much, and for a moment only.
@@ -68,7 +66,7 @@ pub(super) async fn enter<H>(
                 // The client may have yet to read why.
                 Err(stream) => {
                     let stream = Stream::Plain(stream);
-                    shared.lingering.close(stream, None, shutdown.clone()).await;
+                    linger::close(stream, None, activity, shutdown.clone()).await;
                     return None;
                 }
             }

@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 use super::Refusal;
 use super::server::down;
 use super::stream::Stream;
-use crate::lobby::Lobby;
+use super::wire::Activity;
 
 /// How long a client may go on sending: as long as a proxy takes to see that it is to stop, and a
 /// client that reads nothing before it has sent all to send what is not much too large.
@@ -27,34 +27,23 @@ const WHEN_DOWN: Duration = Duration::from_secs(1);
 /// The memory that reading takes.
 const BUFFER: usize = 8 * 1024;
 
-/// The connections that linger. The oldest make room for those that come.
-#[derive(Debug, Default)]
-pub(super) struct Lingering(Lobby);
-
-impl Lingering {
-    /// Has the oldest of them go. False: there is none.
-    pub(super) fn make_room(&self) -> bool {
-        self.0.leave()
-    }
-
-    /// Sends a refusal to an HTTP/1 client, if there is one, and closes the sending side; the rest
-    /// when the client has done so, too, or a bound is reached.
-    pub(super) async fn close(
-        &self,
-        stream: Stream,
-        last_words: Option<Refusal>,
-        mut shutdown: watch::Receiver<bool>,
-    ) {
-        let mut place = self.0.enter(usize::MAX);
-        let is_down = async {
-            down(&mut shutdown).await;
-            sleep(WHEN_DOWN).await;
-        };
-        tokio::select! {
-            _read_or_overdue = timeout(AT_MOST, discard(stream, last_words)) => {}
-            () = place.lost() => {}
-            () = is_down => {}
-        }
+/// Sends a refusal to an HTTP/1 client, if there is one, and closes the sending side; the rest when
+/// the client has done so, too, or a bound is reached. Whoever has the connection's place may take it
+/// away at any time: nothing more is owed to its client.
+pub(super) async fn close(
+    stream: Stream,
+    last_words: Option<Refusal>,
+    activity: &Activity,
+    mut shutdown: watch::Receiver<bool>,
+) {
+    activity.lingers();
+    let is_down = async {
+        down(&mut shutdown).await;
+        sleep(WHEN_DOWN).await;
+    };
+    tokio::select! {
+        _read_or_overdue = timeout(AT_MOST, discard(stream, last_words)) => {}
+        () = is_down => {}
     }
 }
 

@@ -10,17 +10,22 @@
 //! | one for the rest of each body of a refused h2 request | with its stream or connection, or in 2 s | none |
 
 mod bodies;
+mod buffered;
 mod caller;
 mod connection;
 mod date;
 mod entrance;
+mod frames;
 mod head;
+mod heads;
 mod lent;
 mod linger;
+mod places;
 mod refusal;
 mod server;
 mod service;
 mod stream;
+mod sums;
 mod unwanted;
 mod wire;
 
@@ -41,15 +46,19 @@ pub use server::{Handler, Server};
 /// What a client may ask of a server. All sizes are in bytes and inclusive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Open connections; those beyond are answered 503 and closed. A connection that only waits
-    /// for its client to stop sending makes room.
+    /// Open connections. One more gets the place of one that does not use its own, or is answered
+    /// 503 and closed where there is none.
     pub max_connections: usize,
     /// A request's line and headers together: 431.
     pub max_header_bytes: usize,
     /// A request's body: 413.
     pub max_body_bytes: usize,
+    /// What all requests' lines and headers hold in memory at once: 503.
+    pub max_heads_bytes: usize,
     /// All requests' bodies in memory at once: 503.
     pub max_bodies_bytes: usize,
+    /// How long a connection may say nothing after it was accepted, or after its TLS handshake.
+    pub first_byte_timeout: Duration,
     /// From a request's first byte to the end of its headers: 408.
     pub header_timeout: Duration,
     /// From the end of the headers to the end of the body: 408.
@@ -57,6 +66,9 @@ pub struct Limits {
     /// How long a connection stays open without a request, or without progress in what it is
     /// sent.
     pub idle_timeout: Duration,
+    /// How long an answer may take to be taken before its connection gives way to new ones, where
+    /// there are as many as there may be.
+    pub answer_patience: Duration,
 }
 
 #[cfg(test)]
@@ -66,10 +78,13 @@ impl Default for Limits {
             max_connections: 10_000,
             max_header_bytes: 32 * 1024,
             max_body_bytes: 8 * 1024 * 1024,
+            max_heads_bytes: 64 * 1024 * 1024,
             max_bodies_bytes: 256 * 1024 * 1024,
+            first_byte_timeout: Duration::from_mins(1),
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_mins(1),
+            answer_patience: Duration::from_secs(30),
         }
     }
 }

@@ -119,6 +119,9 @@ refusals! {
     /// There are too many connections.
     Connections: SERVICE_UNAVAILABLE "connections"
         "there are too many connections: try again later, or raise max_connections\n",
+    /// All heads together are too large.
+    Heads: SERVICE_UNAVAILABLE "heads"
+        "the lines and headers of all requests together, or of this connection's, take too much memory: try again later, or raise max_heads_bytes\n",
     /// All bodies together are too large.
     Bodies: SERVICE_UNAVAILABLE "bodies"
         "the bodies of all requests together are too large: try again later, or raise max_bodies_bytes\n",

@@ -2,7 +2,9 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Poll, ready};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -11,21 +13,32 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::task::coop::unconstrained;
+use tokio::time::{sleep, timeout};
 
-use super::bodies::Bodies;
 use super::caller::{Caller, Door};
 use super::connection::{self, Shared};
-use super::linger::Lingering;
+use super::places::{Lost, Places, gives_way};
 use super::stream::Stream;
-use super::{LiveLimits, Refusal};
+use super::sums::Sums;
+use super::wire::{Activity, Phase};
+use super::{LiveLimits, Refusal, linger};
+use crate::descriptors::NotAccepted;
 use crate::lobby::Lobby;
-use crate::metrics::{Listener, Metrics};
+use crate::metrics::{Label as _, Listener, Metrics};
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
-/// Connections beyond the limit that are told so at a time; the oldest make room for those that
-/// come.
-const MAX_TOLD: usize = 64;
+/// Connections beyond the limit that are told so at a time, the oldest of which make room for those
+/// that come; and as many that have lost their place and are yet to go.
+const MAX_LEAVING: usize = 64;
+/// The same as a part of the limit.
+const LEAVING_PART: usize = 8;
+/// How long an h2 connection that has lost its place may take to say so to its client.
+const GOAWAY_GRACE: Duration = Duration::from_millis(250);
+/// How long a new connection waits for one that has lost its place, where too many have: longer than
+/// those may take.
+const LEAVING_WAIT: Duration = Duration::from_millis(500);
 /// How long to wait when no connection can be accepted, for want of file descriptors, say.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -115,48 +128,74 @@ impl Server {
             handler,
             limits,
             metrics,
-            bodies: Bodies::default(),
+            heads: Sums::default(),
+            bodies: Sums::default(),
             lobby: Lobby::default(),
-            lingering: Lingering::default(),
             door,
             clock: self.clock,
         });
-        let beyond = Arc::new(Lingering::default());
         let mut connections = JoinSet::new();
-        let mut told = JoinSet::new();
+        let mut places = Places::default();
+        let (mut told, mut told_places) = (JoinSet::new(), Places::default());
+        let not_accepted = NotAccepted::default();
         let for_connections = shutdown.clone();
         loop {
             tokio::select! {
                 () = down(&mut shutdown) => break,
-                Some(_) = connections.join_next() => shared.metrics.connection_closed(label),
-                Some(_) = told.join_next() => {}
+                Some(ended) = connections.join_next_with_id() => {
+                    places.leave(ended.map_or_else(|error| error.id(), |(task, ())| task));
+                    shared.metrics.connection_closed(label);
+                }
+                Some(ended) = told.join_next_with_id() => {
+                    told_places.leave(ended.map_or_else(|error| error.id(), |(task, ())| task));
+                }
                 accepted = listener.accept() => match accepted {
-                    Ok((stream, _)) if connections.len() >= shared.limits.load().max_connections
-                        && !shared.lingering.make_room() =>
-                    {
+                    Ok((stream, peer)) => {
+                        let limits = **shared.limits.load();
+                        let most = limits.max_connections;
+                        let leaving = (most / LEAVING_PART).clamp(1, MAX_LEAVING);
+                        if places.len() >= most + leaving {
+                            // Those that have lost their place may not have been able to go yet.
+                            let left = timeout(LEAVING_WAIT, connections.join_next_with_id()).await;
+                            if let Ok(Some(ended)) = left {
+                                places.leave(ended.map_or_else(|error| error.id(), |(task, ())| task));
+                                shared.metrics.connection_closed(label);
+                            }
+                        }
+                        let has_place = places.len() < most + leaving
+                            && (places.kept() < most || places.make_room(limits.answer_patience));
+                        if has_place {
+                            shared.metrics.connection_opened(label);
+                            let (sender, lost) = watch::channel(false);
+                            let activity = Activity::new();
+                            let place = (Arc::clone(&activity), lost);
+                            let shutdown = for_connections.clone();
+                            let serving = serve(Arc::clone(&shared), stream, peer, place, shutdown);
+                            places.take(connections.spawn(serving).id(), activity, sender);
+                            continue;
+                        }
                         shared.metrics.connection_refused(label);
                         // In TLS it takes a handshake to say anything, and that takes a place.
                         if shared.door.borrow().is_none() {
-                            if told.len() >= MAX_TOLD {
-                                beyond.make_room();
+                            if told.len() >= leaving {
+                                told_places.make_room(Duration::ZERO);
                             }
-                            let (beyond, down) = (Arc::clone(&beyond), for_connections.clone());
-                            let refusal = Some(Refusal::Connections);
-                            told.spawn(async move {
-                                beyond.close(Stream::Plain(stream), refusal, down).await;
-                            });
+                            let (sender, lost) = watch::channel(false);
+                            let activity = Activity::new();
+                            activity.lingers();
+                            let place = (Arc::clone(&activity), lost);
+                            let refusing = refuse(stream, place, for_connections.clone());
+                            told_places.take(told.spawn(refusing).id(), activity, sender);
                         }
-                    }
-                    Ok((stream, peer)) => {
-                        shared.metrics.connection_opened(label);
-                        let shutdown = for_connections.clone();
-                        connections.spawn(serve(Arc::clone(&shared), stream, peer, shutdown));
                     }
                     Err(error) => {
                         // The connection's own failure, or this process's want of something that
                         // comes back when others end.
-                        tracing::warn!(%error, "could not accept a connection");
-                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                        if let Some(count) = not_accepted.count() {
+                            tracing::warn!(listener = Listener::VALUES[label.index()], count, %error, "connections could not be accepted: raise the limit on open files, or lower http.max_connections");
+                        }
+                        places.make_room(shared.limits.load().answer_patience);
+                        sleep(ACCEPT_PAUSE).await;
                     }
                 },
             }
@@ -175,10 +214,26 @@ pub(super) async fn down(shutdown: &mut watch::Receiver<bool>) {
     let _told_or_gone = shutdown.wait_for(|down| *down).await;
 }
 
+/// Tells a connection for which there is no place so, until it has gone or has lost that, too.
+async fn refuse(
+    stream: TcpStream,
+    (activity, mut lost): (Arc<Activity>, Lost),
+    shutdown: watch::Receiver<bool>,
+) {
+    let refusal = Some(Refusal::Connections);
+    tokio::select! {
+        () = linger::close(Stream::Plain(stream), refusal, &activity, shutdown) => {}
+        () = down(&mut lost) => {}
+    }
+}
+
+/// Serves a connection until it has ended, or has lost its place and does nothing that it is to be
+/// kept for.
 async fn serve<H: Handler>(
     shared: Arc<Shared<H>>,
     stream: TcpStream,
     peer: SocketAddr,
+    (activity, mut lost): (Arc<Activity>, Lost),
     shutdown: watch::Receiver<bool>,
 ) {
     // Answers are whole when they are written: nothing is gained by waiting for more.
@@ -186,5 +241,28 @@ async fn serve<H: Handler>(
         tracing::debug!(client = %peer, %error, "connection ended");
         return;
     }
-    connection::serve(shared, stream, peer, shutdown).await;
+    let limits = Arc::clone(&shared.limits);
+    let place = (Arc::clone(&activity), lost.clone());
+    let mut connection = pin!(connection::serve(shared, stream, peer, place, shutdown));
+    // A client that sends without a pause takes all of the task's budget each time.
+    let mut told = pin!(unconstrained(down(&mut lost)));
+    let (mut is_lost, mut grace) = (false, None);
+    std::future::poll_fn(|context| {
+        // First the connection: what has come is read, and may be a request that is to be run.
+        if connection.as_mut().poll(context).is_ready() {
+            return Poll::Ready(());
+        }
+        is_lost = is_lost || told.as_mut().poll(context).is_ready();
+        if !is_lost || !gives_way(&activity, limits.load().answer_patience) {
+            return Poll::Pending;
+        }
+        if activity.began().0 == Phase::Idle {
+            // HTTP/1 is closed already; in h2 its client is told, and may have to answer.
+            let grace = grace.get_or_insert_with(|| Box::pin(unconstrained(sleep(GOAWAY_GRACE))));
+            ready!(grace.as_mut().poll(context));
+        }
+        tracing::debug!(client = %peer, "connection closed to make room");
+        Poll::Ready(())
+    })
+    .await;
 }

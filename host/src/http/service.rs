@@ -12,12 +12,11 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, Version, request}
 use http_body_util::{Full, LengthLimitError, Limited};
 use hyper::body::{Body, Incoming};
 
-use super::bodies::{Bodies, Held, Unread};
+use super::bodies::{self, Unread};
 use super::date::date;
-use super::head;
-use super::unwanted;
-use super::wire::Activity;
-use super::{Caller, Handler, LiveLimits, Refusal};
+use super::sums::{Held, Sums};
+use super::wire::{Activity, InFlight};
+use super::{Caller, Handler, LiveLimits, Refusal, head, heads, unwanted};
 use crate::metrics::{Limit, Metrics};
 
 /// What the requests of one connection share.
@@ -26,24 +25,79 @@ pub(super) struct Requests<H> {
     pub(super) handler: Arc<H>,
     pub(super) limits: LiveLimits,
     pub(super) metrics: Arc<Metrics>,
-    pub(super) bodies: Bodies,
+    pub(super) heads: Sums,
+    pub(super) bodies: Sums,
     pub(super) caller: Arc<Caller>,
     pub(super) activity: Arc<Activity>,
     pub(super) clock: fn() -> SystemTime,
 }
 
+/// A request whose head has come, and counts until it is answered; its body only, where there is no
+/// room for its head.
+struct Begun {
+    request: Result<Request<Incoming>, Incoming>,
+    version: Version,
+    is_head: bool,
+    _in_flight: InFlight,
+    _held: Held,
+}
+
 impl<H: Handler> Requests<H> {
     /// Answers a request: with the handler's response, or with a refusal.
-    pub(super) async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
-        let _in_flight = self.activity.request();
-        let (version, head) = (request.version(), request.method() == Method::HEAD);
-        let mut response = match self.read(request).await {
+    pub(super) fn answer(
+        self: &Arc<Self>,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Response<Full<Bytes>>> + Send + use<H> {
+        // Now, and not when the future is polled: others may be called before that.
+        let begun = self.begin(request);
+        let requests = Arc::clone(self);
+        async move { requests.finish(begun).await }
+    }
+
+    fn begin(&self, request: Request<Incoming>) -> Begun {
+        let in_flight = self.activity.request();
+        let (version, is_head) = (request.version(), request.method() == Method::HEAD);
+        let (mut head, body) = request.into_parts();
+        let mut held = self.heads.share();
+        let bound = heads::bound(self.limits.load().max_heads_bytes);
+        let has_room = held.grow(heads::held_by(&head), bound);
+        let request = if has_room {
+            if version == Version::HTTP_2 {
+                head.uri = heads::own(&head.uri);
+            }
+            Ok(Request::from_parts(head, body))
+        } else {
+            held.release();
+            Err(body)
+        };
+        Begun {
+            request,
+            version,
+            is_head,
+            _in_flight: in_flight,
+            _held: held,
+        }
+    }
+
+    async fn finish(&self, begun: Begun) -> Response<Full<Bytes>> {
+        let (version, head) = (begun.version, begun.is_head);
+        let read = match begun.request {
+            Ok(request) => self.read(request).await,
+            Err(body) => {
+                if version == Version::HTTP_2 {
+                    unwanted::discard(body);
+                }
+                Err(self.refuse(Limit::Heads, Refusal::Heads))
+            }
+        };
+        let mut response = match read {
             Ok((request, _held)) => self.call(request).await,
             Err(refused) => refused,
         };
         if version == Version::HTTP_2 {
             // The stream ends, not the connection: the header is HTTP/1's.
             response.headers_mut().remove(CONNECTION);
+            response = response.map(|body| self.activity.owe(body));
         }
         response.headers_mut().insert(DATE, date((self.clock)()));
         let has_body = !matches!(
@@ -108,12 +162,17 @@ impl<H: Handler> Requests<H> {
             return Err(self.refuse(Limit::BodySize, Refusal::BodySize));
         }
         let body = Limited::new(body, limits.max_body_bytes);
-        let body = self.bodies.read(body, limits.max_bodies_bytes);
+        let mut held = self.bodies.share();
+        let _reading = self.activity.reading();
+        let body = bodies::read(body, &mut held, limits.max_bodies_bytes, &self.activity);
         match tokio::time::timeout(limits.body_timeout, body).await {
-            Ok(Ok((body, held))) => Ok((body, Some(held))),
+            Ok(Ok(body)) => Ok((body, Some(held))),
             Ok(Err(Unread::Full)) => Err(self.refuse(Limit::Bodies, Refusal::Bodies)),
             Ok(Err(Unread::Body(error))) if error.is::<LengthLimitError>() => {
                 Err(self.refuse(Limit::BodySize, Refusal::BodySize))
+            }
+            Ok(Err(Unread::Body(_))) if self.activity.is_overfull() => {
+                Err(self.refuse(Limit::Heads, Refusal::Heads))
             }
             Ok(Err(Unread::Body(error))) => {
                 tracing::debug!(client = %self.caller.address(), %error, "request body was not read");

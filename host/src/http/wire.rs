@@ -4,13 +4,15 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
+use super::buffered::Buffered;
 use super::stream::Stream;
 
 /// Longer than what h2 writes without a request: a peer that only pings does not count as busy.
@@ -19,18 +21,27 @@ const CONTROL_BYTES: usize = 64;
 /// How often a client is looked for of which nothing can come that would wake anybody: it has
 /// closed its sending side, or sent more than is read yet.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How much HTTP/1 is given at a time. hyper's buffer, which it keeps, is made larger when it was
+/// filled to the last byte, up to twice as much as this.
+const MOST_AT_ONCE: usize = 16 * 1024 - 1;
 
 /// What a connection is waiting for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
+    /// The first byte that its client says, in TLS where that is spoken.
+    Silent,
     /// The first byte of a request.
     Idle,
     /// The rest of a request's headers.
     Head,
+    /// The bodies of all its requests, each of which has a deadline of its own.
+    Body,
     /// A handler, which has deadlines of its own.
     Busy,
     /// The client, to take its answer.
     Answering,
+    /// The client, to see that all is over.
+    Lingering,
 }
 
 /// A connection's phase, kept by its wire and its service, read by its watchdog.
@@ -40,76 +51,213 @@ pub(super) enum Phase {
 #[derive(Debug)]
 pub(super) struct Activity {
     opened: Instant,
-    /// Handlers that run.
+    /// Whether its client has said anything.
+    spoken: AtomicBool,
+    /// Requests whose headers are read and which are not answered.
     in_flight: AtomicUsize,
+    /// Those of them whose bodies are being read.
+    reading: AtomicUsize,
     /// Whether an answer was given that is not yet flushed.
     owed: AtomicBool,
+    /// Answers' bodies of which something is yet to be written, as far as they are told of: in h2,
+    /// flushing does not say that all was written.
+    untaken: AtomicUsize,
     /// Whether a part of a request's headers has come.
     head: AtomicBool,
-    /// When the phase began, or last made progress, in nanoseconds after `opened`.
+    /// Whether a header block of h2 has begun and not ended, and since when, as `began`.
+    in_block: AtomicBool,
+    block_began: AtomicU64,
+    /// Bytes that have come and are not known to have left HTTP's buffers; on HTTP/1 only.
+    unparsed: AtomicUsize,
+    /// Whether there was no room for what came in the middle of a request.
+    overfull: AtomicBool,
+    /// Whether its last word is said.
+    lingers: AtomicBool,
+    /// Whether it keeps much after its requests.
+    grown: AtomicBool,
+    /// When the phase began, in nanoseconds after `opened`.
+    began: AtomicU64,
+    /// The same, or when it last made progress.
     since: AtomicU64,
 }
 
 impl Activity {
-    /// A connection that has sent the first part of its first headers.
+    /// A connection that was accepted just now.
     pub(super) fn new() -> Arc<Self> {
         Arc::new(Self {
             opened: Instant::now(),
+            spoken: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
+            reading: AtomicUsize::new(0),
             owed: AtomicBool::new(false),
-            head: AtomicBool::new(true),
+            untaken: AtomicUsize::new(0),
+            head: AtomicBool::new(false),
+            in_block: AtomicBool::new(false),
+            block_began: AtomicU64::new(0),
+            unparsed: AtomicUsize::new(0),
+            overfull: AtomicBool::new(false),
+            lingers: AtomicBool::new(false),
+            grown: AtomicBool::new(false),
+            began: AtomicU64::new(0),
             since: AtomicU64::new(0),
         })
     }
 
-    /// The phase and when it began or last made progress.
+    /// The client has sent the first part of its first headers.
+    pub(super) fn spoke(&self) {
+        self.spoken.store(true, Ordering::Relaxed);
+        self.head.store(true, Ordering::Relaxed);
+        self.begin();
+    }
+
+    /// The last word to the client is being said.
+    pub(super) fn lingers(&self) {
+        self.lingers.store(true, Ordering::Relaxed);
+        self.begin();
+    }
+
+    /// The phase and when it began or last made progress. A header block that is on its way counts
+    /// more than all else: nothing else can come before its end.
     pub(super) fn phase(&self) -> (Phase, Instant) {
-        let phase = if self.in_flight.load(Ordering::Relaxed) > 0 {
-            Phase::Busy
-        } else if self.owed.load(Ordering::Relaxed) {
+        if self.in_block.load(Ordering::Relaxed) {
+            return (Phase::Head, self.at(&self.block_began));
+        }
+        (self.now(), self.at(&self.since))
+    }
+
+    /// The phase and when it began.
+    pub(super) fn began(&self) -> (Phase, Instant) {
+        (self.now(), self.at(&self.began))
+    }
+
+    fn now(&self) -> Phase {
+        if self.lingers.load(Ordering::Relaxed) {
+            return Phase::Lingering;
+        }
+        let in_flight = self.in_flight.load(Ordering::Relaxed);
+        if in_flight > 0 {
+            if self.reading.load(Ordering::Relaxed) == in_flight {
+                Phase::Body
+            } else {
+                Phase::Busy
+            }
+        } else if self.owes() {
             Phase::Answering
         } else if self.head.load(Ordering::Relaxed) {
             Phase::Head
-        } else {
+        } else if self.spoken.load(Ordering::Relaxed) {
             Phase::Idle
-        };
-        (
-            phase,
-            self.opened + Duration::from_nanos(self.since.load(Ordering::Relaxed)),
-        )
+        } else {
+            Phase::Silent
+        }
+    }
+
+    fn at(&self, time: &AtomicU64) -> Instant {
+        self.opened + Duration::from_nanos(time.load(Ordering::Relaxed))
     }
 
     /// A request's headers are read; it is in flight until the guard is dropped.
     pub(super) fn request(self: &Arc<Self>) -> InFlight {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         self.head.store(false, Ordering::Relaxed);
+        self.unparsed.store(0, Ordering::Relaxed);
         InFlight(Arc::clone(self))
     }
 
+    /// Bytes have come on HTTP/1; gives how many are now to be parsed, or to be read as a body.
+    pub(super) fn received(&self, bytes: usize) -> usize {
+        self.unparsed.fetch_add(bytes, Ordering::Relaxed) + bytes
+    }
+
+    /// So many bytes were read as a body.
+    pub(super) fn consumed(&self, bytes: usize) {
+        let left = |unparsed: usize| Some(unparsed.saturating_sub(bytes));
+        let _always_some = self
+            .unparsed
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, left);
+    }
+
+    /// Whether a header block of h2 is on its way.
+    pub(super) fn in_block(&self, is_so: bool) {
+        if is_so && !self.in_block.load(Ordering::Relaxed) {
+            self.block_began.store(self.age(), Ordering::Relaxed);
+        }
+        self.in_block.store(is_so, Ordering::Relaxed);
+    }
+
+    /// Whether there was no room for what came in the middle of a request.
+    pub(super) fn is_overfull(&self) -> bool {
+        self.overfull.load(Ordering::Relaxed)
+    }
+
+    /// The body of a request in flight is read until the guard is dropped.
+    pub(super) fn reading(&self) -> Reading<'_> {
+        self.begin();
+        self.reading.fetch_add(1, Ordering::Relaxed);
+        Reading(self)
+    }
+
+    fn age(&self) -> u64 {
+        u64::try_from(self.opened.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
     fn touch(&self) {
-        let since = u64::try_from(self.opened.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        self.since.store(since, Ordering::Relaxed);
+        self.since.store(self.age(), Ordering::Relaxed);
+    }
+
+    fn begin(&self) {
+        let now = self.age();
+        self.since.store(now, Ordering::Relaxed);
+        self.began.store(now, Ordering::Relaxed);
     }
 
     fn began_head(&self) {
-        if self.phase().0 == Phase::Idle {
+        if self.now() == Phase::Idle {
             self.head.store(true, Ordering::Relaxed);
-            self.touch();
+            self.begin();
         }
     }
 
-    fn flushed(&self) {
+    pub(super) fn flushed(&self) {
         if self.in_flight.load(Ordering::Relaxed) == 0 {
             self.owed.store(false, Ordering::Relaxed);
         }
     }
 
+    /// Requests whose heads are read and which are not answered.
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
     fn is_busy(&self) -> bool {
-        self.in_flight.load(Ordering::Relaxed) > 0
+        self.in_flight() > 0
+    }
+
+    /// The connection has had so many requests at once that it keeps much after them.
+    pub(super) fn has_grown(&self) {
+        self.grown.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_grown(&self) -> bool {
+        self.grown.load(Ordering::Relaxed)
+    }
+
+    /// The same bytes, of an answer that is owed until the last of them is let go.
+    pub(super) fn owe(self: &Arc<Self>, body: Bytes) -> Bytes {
+        if body.is_empty() {
+            return body;
+        }
+        self.untaken.fetch_add(1, Ordering::Relaxed);
+        let activity = Arc::clone(self);
+        Bytes::from_owner(Untaken { body, activity })
+    }
+
+    fn owes(&self) -> bool {
+        self.owed.load(Ordering::Relaxed) || self.untaken.load(Ordering::Relaxed) > 0
     }
 
     fn unasked(&self) -> bool {
-        self.in_flight.load(Ordering::Relaxed) == 0 && !self.owed.load(Ordering::Relaxed)
+        self.in_flight.load(Ordering::Relaxed) == 0 && !self.owes()
     }
 }
 
@@ -120,8 +268,38 @@ pub(super) struct InFlight(Arc<Activity>);
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.owed.store(true, Ordering::Relaxed);
-        self.0.touch();
+        self.0.begin();
         self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// An answer's body.
+struct Untaken {
+    body: Bytes,
+    activity: Arc<Activity>,
+}
+
+impl AsRef<[u8]> for Untaken {
+    fn as_ref(&self) -> &[u8] {
+        &self.body
+    }
+}
+
+impl Drop for Untaken {
+    fn drop(&mut self) {
+        self.activity.touch();
+        self.activity.untaken.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A request whose body is being read.
+#[derive(Debug)]
+pub(super) struct Reading<'a>(&'a Activity);
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        self.0.begin();
+        self.0.reading.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -135,6 +313,7 @@ pub(super) struct Wire {
     /// What was read already, and how far it is handed on.
     preface: Vec<u8>,
     activity: Arc<Activity>,
+    buffered: Buffered,
     http2: bool,
     refused: Option<StatusCode>,
     /// When the client is looked for next, where nothing would wake anybody.
@@ -145,7 +324,7 @@ impl Wire {
     pub(super) fn new(
         stream: Stream,
         preface: Vec<u8>,
-        http2: bool,
+        (http2, buffered): (bool, Buffered),
         activity: Arc<Activity>,
     ) -> Self {
         if http2 {
@@ -156,6 +335,7 @@ impl Wire {
             stream,
             preface,
             activity,
+            buffered,
             http2,
             refused: None,
             look: None,
@@ -169,6 +349,25 @@ impl Wire {
 
     pub(super) fn into_stream(self) -> Stream {
         self.stream
+    }
+
+    /// Counts what the client has sent. An error where there is no room for it.
+    fn receive(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        if !self.http2 {
+            self.activity.began_head();
+        }
+        if self.buffered.receive(bytes, &self.activity) {
+            return Ok(());
+        }
+        if self.activity.unasked() {
+            self.refused = Some(StatusCode::SERVICE_UNAVAILABLE);
+        } else {
+            self.activity.overfull.store(true, Ordering::Relaxed);
+        }
+        Err(io::Error::other("all heads together are too large"))
     }
 
     /// Whether `bytes`, about to be written, are an answer that no handler gave.
@@ -217,7 +416,8 @@ impl Wire {
         if let Poll::Ready(Ok(written)) = written {
             // On HTTP/1 an answer begins its phase afresh; only one that is taken in parts makes
             // progress after that. This saves the clock's price on each request.
-            if *written < offered || (self.http2 && *written > CONTROL_BYTES) {
+            let asked = self.http2 && *written > CONTROL_BYTES && !self.activity.unasked();
+            if *written < offered || asked {
                 self.activity.touch();
             }
         }
@@ -235,15 +435,20 @@ impl AsyncRead for Wire {
             let rest = wire
                 .preface
                 .split_off(wire.preface.len().min(buffer.remaining()));
-            buffer.put_slice(&std::mem::replace(&mut wire.preface, rest));
-            return Poll::Ready(Ok(()));
+            let preface = std::mem::replace(&mut wire.preface, rest);
+            buffer.put_slice(&preface);
+            return Poll::Ready(wire.receive(&preface));
         }
         let before = buffer.filled().len();
-        let read = Pin::new(&mut wire.stream).poll_read(context, buffer);
-        if !wire.http2 && buffer.filled().len() > before {
-            wire.activity.began_head();
+        if !wire.http2 && buffer.remaining() > MOST_AT_ONCE {
+            let mut part = ReadBuf::new(buffer.initialize_unfilled_to(MOST_AT_ONCE));
+            ready!(Pin::new(&mut wire.stream).poll_read(context, &mut part))?;
+            let read = part.filled().len();
+            buffer.advance(read);
+        } else {
+            ready!(Pin::new(&mut wire.stream).poll_read(context, buffer))?;
         }
-        read
+        Poll::Ready(wire.receive(&buffer.filled()[before..]))
     }
 }
 

@@ -110,6 +110,8 @@ label! {
         HeaderTime: "header_time",
         /// The body is too large.
         BodySize: "body_size",
+        /// All heads together are too large.
+        Heads: "heads",
         /// All bodies together are too large.
         Bodies: "bodies",
         /// All replies together are too large.

@@ -7,6 +7,7 @@ const DEFAULTS: &str = r#"
     [http]
     max_connections = 10000
     max_header_bytes = "32KiB"
+    max_heads_bytes = "64MiB"
     max_body_bytes = "8MiB"
     max_bodies_bytes = "256MiB"
     max_replies_bytes = "256MiB"

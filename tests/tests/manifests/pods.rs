@@ -6,6 +6,7 @@ use std::process::Command;
 use ostrakon::settings::Settings;
 use ostrakon_tests::host::{Shard, config, guest};
 use ostrakon_tests::manifests::{dockerfile, files, repository, the};
+use ostrakon_tests::memory;
 use ostrakon_tests::tools::output;
 use serde_json::{Value, json};
 
@@ -83,7 +84,7 @@ fn the_memory_of_a_pod_holds_what_its_settings_allow() {
     };
     each(|name, objects| {
         let settings = &the(objects, "ConfigMap", "server")["data"]["ostrakon.toml"];
-        let Settings { http, guest, .. } = Settings::parse(settings.as_str().unwrap()).unwrap();
+        let settings = Settings::parse(settings.as_str().unwrap()).unwrap();
         let container = container(objects);
         let threads = list(&container["env"])
             .iter()
@@ -94,11 +95,8 @@ fn the_memory_of_a_pod_holds_what_its_settings_allow() {
             .iter()
             .find(|volume| volume["emptyDir"]["medium"] == "Memory")
             .map_or(0, |volume| mebibytes(&volume["emptyDir"]["sizeLimit"]));
-        let most = http.max_bodies_bytes
-            + http.max_replies_bytes
-            + http.max_connections * http.max_header_bytes
-            + (2 * threads + 3) * guest.max_memory
-            + (64 + 200 + data) * MIB;
+        let (store_cache, compiling) = (64 * MIB, 200 * MIB);
+        let most = memory::of_host(&settings, threads, store_cache) + compiling + data * MIB;
         let limit = mebibytes(&container["resources"]["limits"]["memory"]);
         assert!(most <= limit * MIB, "{name}: {} of {limit} MiB", most / MIB);
         println!("{name}: at most {} of {limit} MiB", most / MIB);

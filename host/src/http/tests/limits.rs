@@ -165,6 +165,7 @@ async fn a_body_that_does_not_come_is_answered_408() {
 #[tokio::test]
 async fn idle_connections_are_closed_of_either_protocol_used_or_not() {
     let server = Running::new(Limits {
+        first_byte_timeout: SHORT,
         idle_timeout: SHORT,
         ..patient()
     });
@@ -228,15 +229,9 @@ async fn connections_beyond_the_limit_are_told_so_and_the_limit_is_live() {
         max_connections: 2,
         ..patient()
     });
-    let mut kept = Vec::new();
+    let mut busy = Vec::new();
     for _ in 0..2 {
-        let mut stream = server.connect().await;
-        stream
-            .write_all(b"GET /1 HTTP/1.1\r\nhost: x\r\n\r\n")
-            .await
-            .unwrap();
-        read_answer(&mut stream, 8).await;
-        kept.push(stream);
+        busy.push(server.wait().await);
     }
     let answer = server.exchange(b"GET /2 HTTP/1.1\r\nhost: x\r\n\r\n").await;
     check_refusal(&answer, Refusal::Connections);
@@ -253,7 +248,10 @@ async fn connections_beyond_the_limit_are_told_so_and_the_limit_is_live() {
         ..patient()
     }));
     server.is_well().await;
-    drop(kept);
+    for mut stream in busy {
+        server.handler.release.notify_one();
+        read_answer(&mut stream, "GET /wait 0".len()).await;
+    }
     server.stop().await;
 }
 

@@ -6,6 +6,7 @@ mod early;
 mod ending;
 mod half_closed;
 mod limits;
+mod room;
 mod strict;
 mod strict_h2;
 
@@ -140,6 +141,19 @@ impl Running {
         let mut stream = self.connect().await;
         stream.write_all(bytes).await.unwrap();
         read_to_end(&mut stream).await
+    }
+
+    /// A connection whose request is run until it is released.
+    async fn wait(&self) -> TcpStream {
+        let mut stream = self.connect().await;
+        stream
+            .write_all(b"GET /wait HTTP/1.1\r\nhost: x\r\n\r\n")
+            .await
+            .unwrap();
+        timeout(PATIENCE, self.handler.entered.notified())
+            .await
+            .unwrap();
+        stream
     }
 
     async fn is_well(&self) {

@@ -1,0 +1,82 @@
+//! What HTTP below a connection's requests holds of memory: heads that are not whole yet, and buffers
+//! that are kept. What each connection may hold is in the bound on connections; more is counted in
+//! the sum of heads.
+
+use super::Limits;
+use super::connection::MAX_STREAMS;
+use super::frames::Frames;
+use super::heads::{bound, most_in_parts};
+use super::sums::Held;
+use super::wire::Activity;
+
+/// What a connection's buffer for reading may hold without being counted.
+const FREE: usize = 16 * 1024;
+/// The most that headers which are remembered for an h2 client can keep of the buffers that they
+/// came in: a table of 4 KiB has room for 107 of the shortest addresses, and each may be the last
+/// of a frame with its head, and of the buffer that it shares with the next one.
+const KEPT_BY_TABLE: usize = 107 * (16 + 8) * 1024;
+/// What an h2 client may have sent without its being counted as kept.
+const FREE_HTTP2: usize = 64 * 1024;
+/// How many requests an h2 client may have had open at once without its being counted, and what h2's
+/// tables keep for each one more as long as the connection.
+const FREE_STREAMS: usize = 8;
+const KEPT_BY_STREAM: usize = 2560;
+
+/// A connection's share in the sum of heads.
+#[derive(Debug)]
+pub(super) struct Buffered {
+    held: Held,
+    limits: Limits,
+    /// Where the connection is of h2.
+    frames: Option<Frames>,
+    received: usize,
+    /// The most requests that it can have had open at once.
+    streams: usize,
+}
+
+impl Buffered {
+    pub(super) fn new(held: Held, limits: Limits, http2: bool) -> Self {
+        Self {
+            held,
+            limits,
+            frames: http2.then(Frames::new),
+            received: 0,
+            streams: 0,
+        }
+    }
+
+    /// The client has sent this. Says whether there is room for what it makes HTTP hold.
+    pub(super) fn receive(&mut self, bytes: &[u8], activity: &Activity) -> bool {
+        let bound = bound(self.limits.max_heads_bytes);
+        let Some(frames) = &mut self.frames else {
+            let most = self.limits.max_header_bytes + FREE;
+            let held = activity.received(bytes.len()).min(most);
+            // The buffer doubles as it grows, and is kept as long as the connection.
+            return held <= FREE || self.held.grow(2 * held, bound);
+        };
+        frames.follow(bytes);
+        activity.in_block(frames.in_block());
+        let in_parts = if frames.goes_on() {
+            most_in_parts(self.limits.max_header_bytes)
+        } else {
+            0
+        };
+        let kept = if frames.has_table() {
+            self.received = (self.received + bytes.len()).min(KEPT_BY_TABLE);
+            self.received.saturating_sub(FREE_HTTP2)
+        } else {
+            0
+        };
+        let streams = (activity.in_flight() + frames.take_begun()).min(MAX_STREAMS as usize);
+        self.streams = self.streams.max(streams);
+        let beyond = self.streams.saturating_sub(FREE_STREAMS);
+        if beyond > 0 {
+            activity.has_grown();
+        }
+        let wanted = in_parts + kept + beyond * KEPT_BY_STREAM;
+        if wanted < self.held.bytes() {
+            self.held.release();
+        }
+        self.held.grow(wanted, bound)
+    }
+}

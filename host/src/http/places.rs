@@ -1,0 +1,253 @@
+//! The places of a server's connections: where all are taken, the newest connection gets that of one
+//! that does not use its own.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::Id;
+use tokio::time::Instant;
+
+use super::wire::{Activity, Phase};
+
+/// How long a client may take over something before it counts as slow, or ask nothing before it counts
+/// as idle.
+const SLOW: Duration = Duration::from_secs(1);
+/// Connections that one look over all of them finds: a look is not made for each that comes.
+const CANDIDATES: usize = 64;
+/// How long it is not looked again after a look that has found none, for each place that is taken.
+const LOOK_EVERY: Duration = Duration::from_micros(1);
+
+/// In the order in which connections give way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Standing {
+    /// It is over but for what its client still sends.
+    Over,
+    /// It has said nothing, or has been sending the same head or body for long.
+    Slow,
+    /// Between two requests, and for long.
+    Idle,
+    /// It has just come, and said nothing yet.
+    New,
+    /// Between two requests.
+    Used,
+    /// In the middle of a request that is not run yet, or taking an answer for long.
+    Begun,
+}
+
+/// The places that are taken.
+#[derive(Debug, Default)]
+pub(super) struct Places {
+    taken: HashMap<Id, Place>,
+    /// How many of them have lost theirs and are yet to go.
+    losers: usize,
+    /// Those found by the last look, and since when they do what they did then; the next one last.
+    candidates: Vec<(Id, Instant)>,
+    /// When a look last found none.
+    none_at: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Place {
+    activity: Arc<Activity>,
+    lost: watch::Sender<bool>,
+}
+
+/// How a connection learns that its place is another's.
+pub(super) type Lost = watch::Receiver<bool>;
+
+impl Places {
+    /// How many are taken.
+    pub(super) fn len(&self) -> usize {
+        self.taken.len()
+    }
+
+    /// How many are taken by connections that may keep theirs.
+    pub(super) fn kept(&self) -> usize {
+        self.taken.len() - self.losers
+    }
+
+    /// Gives a place to the connection of a task.
+    pub(super) fn take(&mut self, task: Id, activity: Arc<Activity>, lost: watch::Sender<bool>) {
+        self.taken.insert(task, Place { activity, lost });
+    }
+
+    /// The task has ended.
+    pub(super) fn leave(&mut self, task: Id) {
+        let left = self.taken.remove(&task);
+        self.losers -= usize::from(left.is_some_and(|place| *place.lost.borrow()));
+    }
+
+    /// Takes the place of the connection that needs it least. Those whose requests are run keep
+    /// theirs, and those that have been taking an answer for no longer than `patience`. Says
+    /// whether there was one.
+    pub(super) fn make_room(&mut self, patience: Duration) -> bool {
+        self.take_next(patience) || {
+            self.look(patience);
+            self.take_next(patience)
+        }
+    }
+
+    fn take_next(&mut self, patience: Duration) -> bool {
+        while let Some((task, since)) = self.candidates.pop() {
+            // It may have ended, or got on, since it was looked at.
+            if let Some(place) = self.taken.get(&task)
+                && rank(&place.activity, patience).is_some_and(|(_, began)| began == since)
+                && !place.lost.send_replace(true)
+            {
+                self.losers += 1;
+                return true;
+            }
+        }
+        false
+    }
+
+    fn look(&mut self, patience: Duration) {
+        let pause = LOOK_EVERY * u32::try_from(self.taken.len()).unwrap_or(u32::MAX);
+        if self.none_at.is_some_and(|at| at.elapsed() < pause) {
+            return;
+        }
+        let mut found: Vec<_> = self
+            .taken
+            .iter()
+            .filter(|(_, place)| !*place.lost.borrow())
+            .filter_map(|(task, place)| Some((rank(&place.activity, patience)?, *task)))
+            .collect();
+        if found.len() > CANDIDATES {
+            found.select_nth_unstable_by_key(CANDIDATES, |(rank, _)| *rank);
+            found.truncate(CANDIDATES);
+        }
+        found.sort_unstable_by_key(|(rank, _)| std::cmp::Reverse(*rank));
+        self.none_at = found.is_empty().then(Instant::now);
+        self.candidates = found
+            .into_iter()
+            .map(|((_, since), task)| (task, since))
+            .collect();
+    }
+}
+
+/// Whether a connection that has lost its place can be closed now: nothing that it asked is run.
+pub(super) fn gives_way(activity: &Activity, patience: Duration) -> bool {
+    rank(activity, patience).is_some()
+}
+
+fn rank(activity: &Activity, patience: Duration) -> Option<(Standing, Instant)> {
+    let (phase, began) = activity.began();
+    let standing = match phase {
+        Phase::Lingering => Standing::Over,
+        Phase::Silent | Phase::Head | Phase::Body if began.elapsed() >= SLOW => Standing::Slow,
+        Phase::Idle if began.elapsed() >= SLOW => Standing::Idle,
+        Phase::Silent => Standing::New,
+        Phase::Idle => Standing::Used,
+        Phase::Head | Phase::Body => Standing::Begun,
+        Phase::Answering if began.elapsed() >= patience => Standing::Begun,
+        Phase::Answering | Phase::Busy => return None,
+    };
+    Some((standing, began))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::task::JoinSet;
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+    const MOMENT: Duration = Duration::from_millis(1);
+
+    /// Connections, each with what it is doing.
+    struct World {
+        places: Places,
+        tasks: JoinSet<()>,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let (places, tasks) = (Places::default(), JoinSet::new());
+            Self { places, tasks }
+        }
+
+        fn connect(&mut self) -> (Arc<Activity>, Lost) {
+            let (activity, (sender, lost)) = (Activity::new(), watch::channel(false));
+            let task = self.tasks.spawn(std::future::pending()).id();
+            self.places.take(task, Arc::clone(&activity), sender);
+            (activity, lost)
+        }
+
+        fn idle(&mut self) -> (Arc<Activity>, Lost) {
+            let (activity, lost) = self.connect();
+            activity.spoke();
+            drop(activity.request());
+            activity.flushed();
+            (activity, lost)
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_over_gives_way_first_then_the_slow_the_idle_and_those_that_have_just_begun() {
+        let mut world = World::new();
+        let mut idle = Vec::new();
+        for _ in 0..2 {
+            idle.push(world.idle());
+            tokio::time::advance(MOMENT).await;
+        }
+        let slow_body = world.connect();
+        slow_body.0.spoke();
+        let request = slow_body.0.request();
+        let reading = slow_body.0.reading();
+        tokio::time::advance(MOMENT).await;
+        let busy = world.connect();
+        busy.0.spoke();
+        let busy_request = busy.0.request();
+        let answering = world.connect();
+        answering.0.spoke();
+        drop(answering.0.request());
+        let silent = world.connect();
+        tokio::time::advance(SLOW).await;
+        let used = world.idle();
+        let new = world.connect();
+
+        let over = world.connect();
+        over.0.lingers();
+
+        let order = [
+            &over.1,
+            &slow_body.1,
+            &silent.1,
+            &idle[0].1,
+            &idle[1].1,
+            &new.1,
+            &used.1,
+        ];
+        for (at, lost) in order.iter().enumerate() {
+            assert!(!*lost.borrow(), "{at} is too early");
+            assert!(world.places.make_room(PATIENCE));
+            assert!(*lost.borrow(), "{at} is next");
+        }
+        // Whoever has a request run keeps its place, and who has not had long to take an answer.
+        assert!(!world.places.make_room(PATIENCE));
+        tokio::time::advance(PATIENCE).await;
+        assert!(world.places.make_room(PATIENCE) && *answering.1.borrow());
+        tokio::time::advance(MOMENT).await;
+        assert!(!world.places.make_room(PATIENCE) && !*busy.1.borrow());
+        drop((request, reading, busy_request));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_got_on_since_it_was_looked_at_keeps_its_place() {
+        let mut world = World::new();
+        let mut used = Vec::new();
+        for _ in 0..3 {
+            used.push(world.idle());
+            tokio::time::advance(MOMENT).await;
+        }
+        assert!(world.places.make_room(PATIENCE) && *used[0].1.borrow());
+        let request = used[1].0.request();
+        assert!(world.places.make_room(PATIENCE));
+        assert!(!*used[1].1.borrow() && *used[2].1.borrow());
+        assert!(gives_way(&used[2].0, PATIENCE) && !gives_way(&used[1].0, PATIENCE));
+        assert_eq!((world.places.len(), world.places.kept()), (3, 1));
+        drop(request);
+    }
+}

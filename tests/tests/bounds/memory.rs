@@ -1,0 +1,387 @@
+//! What clients can have a host hold of memory, by attack: each at its worst, held against what
+//! deploy/README.md says a host takes at most.
+
+use std::fs;
+use std::io::Write;
+use std::net::TcpStream;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ostrakon::settings::Settings;
+use ostrakon_tests::host::{Host, PATIENCE, Shard, config, guest};
+use ostrakon_tests::memory::{self, Cgroup};
+
+use super::Others;
+use super::raw::{DATA, END_HEADERS, END_STREAM, HEADERS, Raw, frame, large, many, remembered};
+
+const MIB: usize = 1 << 20;
+const THREADS: usize = 2;
+const STORE_CACHE: usize = 16 * MIB;
+/// What a host may have more after an attack than before it: its pools have grown to what it needs.
+const KEPT: usize = memory::BASE / 2;
+/// A deployment's settings, scaled down so that each bound is passed many times over.
+const SETTINGS: &str = r#"
+[http]
+max_connections = 200
+max_heads_bytes = "8MiB"
+max_bodies_bytes = "16MiB"
+max_replies_bytes = "16MiB"
+header_timeout = "20s"
+body_timeout = "20s"
+[guest]
+max_memory = "16MiB"
+max_reply_bytes = "9MiB"
+"#;
+
+/// A host that is killed when it takes more than so many bytes, where this machine can do that.
+fn start(settings: &str, most: usize) -> (Shard, Host, Option<Cgroup>) {
+    let mut shard = Shard::new(&config(&guest("kv"), &[("ostrakon.toml", settings)]));
+    shard.arguments = ["--threads", "2", "--store-cache", "16MiB"]
+        .map(str::to_owned)
+        .into();
+    let cgroup = Cgroup::make(most);
+    if let Some(cgroup) = &cgroup {
+        shard.runner = cgroup.runner();
+    }
+    let host = shard.start();
+    (shard, host, cgroup)
+}
+
+/// A figure of `/proc/PID/status`, in bytes.
+pub(crate) fn status(host: &Host, name: &str) -> usize {
+    let status = fs::read_to_string(format!("/proc/{}/status", host.id())).expect("it runs");
+    let line = status
+        .lines()
+        .find(|line| line.starts_with(name))
+        .expect("it is there");
+    let kibibytes = line.split_whitespace().nth(1).expect("a number");
+    kibibytes.parse::<usize>().expect("a number") * 1024
+}
+
+/// An attack, and what it makes the host hold at most.
+pub(crate) struct Attack<'a> {
+    pub(crate) name: &'a str,
+    /// The settings that it is tried on.
+    pub(crate) settings: &'a str,
+    /// How many connections it has at a time.
+    pub(crate) connections: usize,
+    /// Whether it sends bodies.
+    pub(crate) bodies: bool,
+}
+
+impl<'a> Attack<'a> {
+    pub(crate) fn new(name: &'a str) -> Self {
+        Self {
+            name,
+            settings: SETTINGS,
+            connections: 190,
+            bodies: false,
+        }
+    }
+}
+
+/// Runs an attack on a host of its own while others go on, until it ends. What the host has then
+/// held at most is below the formula, what the attack added is below the formula's part for it, and
+/// that is given back.
+pub(crate) fn check(attack: &Attack<'_>, run: impl FnOnce(&Host)) {
+    let name = attack.name;
+    let mut settings = Settings::parse(attack.settings).expect("they are valid");
+    let most = memory::of_host(&settings, THREADS, STORE_CACHE);
+    let (shard, host, cgroup) = start(attack.settings, most);
+    let others = Others::start(&host);
+    others.warm_up();
+    let before = status(&host, "VmRSS:");
+    run(&host);
+    others.stop(name);
+    let peak = status(&host, "VmHWM:");
+    let mib = |bytes: usize| bytes / MIB;
+    // It may take until the last connection is closed, and memory is given back in steps.
+    let began = Instant::now();
+    let mut after = status(&host, "VmRSS:");
+    while after > before + KEPT && began.elapsed() < PATIENCE {
+        // The allocator's threads give back when they have something to do.
+        host.client().get("/load/kept").expect("an answer");
+        thread::sleep(Duration::from_millis(50));
+        after = status(&host, "VmRSS:");
+    }
+    settings.http.max_connections = attack.connections + 10;
+    settings.http.max_replies_bytes = 0;
+    if !attack.bodies {
+        settings.http.max_bodies_bytes = 0;
+    }
+    let most_added = memory::of_clients(&settings) + KEPT;
+    println!(
+        "{name}: {} MiB before, {} at most ({} may be added), {} {:?} after its end; the formula says {}, {}",
+        mib(before),
+        mib(peak),
+        mib(most_added),
+        mib(after),
+        began.elapsed(),
+        mib(most),
+        if cgroup.is_some() {
+            "which is the limit that it ran with"
+        } else {
+            "no limit can be set here"
+        },
+    );
+    assert!(peak <= most, "{name}: {} MiB of {}", mib(peak), mib(most));
+    assert!(
+        peak <= before + most_added,
+        "{name}: {} MiB were added",
+        mib(peak - before)
+    );
+    assert!(
+        after <= before + KEPT,
+        "{name}: {} MiB are kept",
+        mib(after - before)
+    );
+    // Whoever attacked is served like others afterwards.
+    assert_eq!(
+        host.client().get("/load/kept").expect("an answer").status,
+        200
+    );
+    host.stop();
+    if let Some(cgroup) = cgroup {
+        assert_eq!(cgroup.killed(), 0, "{name}");
+    }
+    drop(shard);
+}
+
+/// Requests of h2 whose bodies never come, 128 on each of 160 connections, each with such a head.
+fn streams_without_bodies(name: &str, settings: &str, block: &[u8]) {
+    let attack = Attack {
+        settings,
+        connections: 160,
+        ..Attack::new(name)
+    };
+    check(&attack, |host| {
+        let mut held = Vec::new();
+        for _ in 0..160 {
+            let mut raw = Raw::connect(host.address).expect("a connection");
+            // The host may close the connection of one that asks for too much.
+            for _ in 0..128 {
+                if raw.request(block, 0).is_err() {
+                    break;
+                }
+            }
+            held.push(raw);
+        }
+        let refused = r#"ostrakon_requests_refused_total{limit="heads"}"#;
+        let open = r#"ostrakon_connections{listener="public"}"#;
+        // Where there is no room for what a connection keeps, it is closed.
+        host.wait_until("refusals", |host| {
+            host.metric(refused) > 100 || host.metric(open) < 100
+        });
+        println!("{} heads were refused", host.metric(refused));
+    });
+}
+
+/// Once 22 -> 1,176 MiB, 1.05 GiB of it for good.
+#[test]
+fn heads_of_h2_whose_bodies_never_come_are_bounded() {
+    for (of, settings) in [("", SETTINGS), (", default settings", "")] {
+        let name = format!("160 connections of 128 heads of 30 KB{of}");
+        streams_without_bodies(&name, settings, &large(30_000));
+    }
+}
+
+#[test]
+fn requests_of_tiny_heads_count_as_what_they_hold() {
+    for (of, settings) in [("", SETTINGS), (", default settings", "")] {
+        let name = format!("160 connections of 128 tiny heads{of}");
+        streams_without_bodies(&name, settings, &large(10));
+    }
+}
+
+#[test]
+fn heads_of_many_short_headers_count_as_what_they_hold() {
+    let name = "160 connections of 128 heads of 600 headers";
+    streams_without_bodies(name, SETTINGS, &many(600));
+}
+
+/// Once 1,036 MiB, where the formula had 530.
+#[test]
+fn heads_and_bodies_of_thousands_of_http1_clients_are_bounded() {
+    const CLIENTS: usize = 9_900;
+    let attack = Attack {
+        settings: "",
+        connections: CLIENTS,
+        bodies: true,
+        ..Attack::new("9,900 clients with 31 KB of head and 23 KB of body")
+    };
+    check(&attack, |host| {
+        let sent = [head(31_000, 8_000_000), vec![b'z'; 23_000]].concat();
+        let mut held = Vec::new();
+        while held.len() < CLIENTS {
+            match TcpStream::connect(host.address) {
+                Ok(mut stream) => {
+                    // Who is refused may be closed before all is sent.
+                    let _sent = stream.write_all(&sent);
+                    held.push(stream);
+                }
+                // The tests may have fewer files open: the others want some, too.
+                Err(error) => {
+                    println!("{} clients and no more: {error}", held.len());
+                    held.truncate(held.len() - 100);
+                    break;
+                }
+            }
+        }
+        let refused = r#"ostrakon_requests_refused_total{limit="heads"}"#;
+        host.wait_until("refusals", |host| host.metric(refused) > 100);
+        println!("{} heads were refused", host.metric(refused));
+    });
+}
+
+/// Whether the host has read all that was sent to it, as the system's table of connections says.
+pub(crate) fn is_read(host: &Host) -> bool {
+    let port = format!(":{:04X}", host.address.port());
+    let table = fs::read_to_string("/proc/net/tcp").expect("it is there");
+    table.lines().skip(1).all(|line| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let (unsent, unread) = words[4].split_once(':').expect("two numbers");
+        let is_host = words[1].ends_with(&port) && unread != "00000000";
+        let is_client = words[2].ends_with(&port) && unsent != "00000000";
+        !is_host && !is_client
+    })
+}
+
+/// A head of so many bytes, of a request with a body of so many.
+fn head(length: usize, body: usize) -> Vec<u8> {
+    let filler = "y".repeat(length);
+    let head = format!(
+        "PUT /kv/x HTTP/1.1\r\nhost: x\r\nx-large: {filler}\r\ncontent-length: {body}\r\n\r\n"
+    );
+    head.into_bytes()
+}
+
+#[test]
+fn header_blocks_that_never_end_are_bounded() {
+    check(&Attack::new("150 header blocks without an end"), |host| {
+        let mut held = Vec::new();
+        for _ in 0..150 {
+            let mut raw = Raw::connect(host.address).expect("a connection");
+            let _sent = raw.begin(&many(900));
+            held.push(raw);
+        }
+        host.wait_until("the end of those for which there is no room", |host| {
+            host.metric("ostrakon_connections{listener=\"public\"}") < 100
+        });
+    });
+}
+
+#[test]
+fn what_h2_clients_have_remembered_is_bounded() {
+    check(&Attack::new("150 tables of 107 addresses"), |host| {
+        let mut held = Vec::new();
+        for _ in 0..150 {
+            let mut raw = Raw::connect(host.address).expect("a connection");
+            for number in 0..107 {
+                let sent = raw
+                    .request(&remembered(number), 0)
+                    .and_then(|stream| raw.frame(DATA, 1, stream, b""));
+                if sent.is_err() {
+                    break;
+                }
+            }
+            held.push(raw);
+        }
+    });
+}
+
+/// h2's own tables grow with the requests that are open at once, and stay so.
+#[test]
+fn what_h2_keeps_after_many_requests_is_bounded() {
+    check(
+        &Attack::new("190 idle connections that had 128 requests at once"),
+        |host| {
+            let request = frame(HEADERS, END_HEADERS | END_STREAM, 0, &large(10));
+            let mut held = Vec::new();
+            for _ in 0..190 {
+                let mut raw = Raw::connect(host.address).expect("a connection");
+                let all: Vec<_> = (0..128_u32)
+                    .flat_map(|number| {
+                        let mut request = request.clone();
+                        request[5..9].copy_from_slice(&(2 * number + 1).to_be_bytes());
+                        request
+                    })
+                    .collect();
+                let _sent = raw.send(&all);
+                held.push(raw);
+            }
+            host.wait_until("the end of those for which there is no room", |host| {
+                host.metric("ostrakon_connections{listener=\"public\"}") < 60
+            });
+            // Those that may stay go soon when they are idle.
+            host.wait_until("the end of all", |host| {
+                host.metric("ostrakon_connections{listener=\"public\"}") < 10
+            });
+        },
+    );
+}
+
+#[test]
+fn heads_and_bodies_of_http1_are_bounded() {
+    let attack = Attack {
+        bodies: true,
+        ..Attack::new("190 heads of 31 KB with bodies of 1 MB in part")
+    };
+    check(&attack, |host| {
+        let sent = [head(31_000, 1_000_000), vec![b'z'; 900_000]].concat();
+        let mut held = Vec::new();
+        for _ in 0..190 {
+            let mut stream = TcpStream::connect(host.address).expect("a connection");
+            stream
+                .set_write_timeout(Some(Duration::from_secs(5)))
+                .expect("a timeout");
+            let _sent = stream.write_all(&sent);
+            held.push(stream);
+        }
+        let refused = r#"ostrakon_requests_refused_total{limit="bodies"}"#;
+        host.wait_until("refusals", |host| host.metric(refused) > 20);
+    });
+}
+
+#[test]
+fn heads_of_http1_that_are_not_whole_are_bounded() {
+    let name = "190 parts of heads of 31 KB, and 190 idle ones that had such";
+    check(&Attack::new(name), |host| {
+        for end in ["", "\r\n\r\n"] {
+            let head = format!(
+                "GET /load/x HTTP/1.1\r\nhost: x\r\nx-large: {}{end}",
+                "y".repeat(31_000)
+            );
+            let mut held = Vec::new();
+            for _ in 0..190 {
+                let mut stream = TcpStream::connect(host.address).expect("a connection");
+                let _sent = stream.write_all(head.as_bytes());
+                held.push(stream);
+            }
+            host.wait_until("all of it", is_read);
+        }
+    });
+}
+
+#[test]
+fn bodies_that_drip_on_h2_end_and_their_streams_with_them() {
+    let settings = SETTINGS.replace("20s", "1s");
+    let shard = Shard::new(&config(&guest("kv"), &[("ostrakon.toml", &settings)]));
+    let host = shard.start();
+    let others = Others::start(&host);
+    let mut raw = Raw::connect(host.address).expect("a connection");
+    let streams: Vec<_> = (0..100)
+        .map(|_| raw.request(&large(100), 0).expect("it is sent"))
+        .collect();
+    let refused = r#"ostrakon_requests_refused_total{limit="body_time"}"#;
+    let began = Instant::now();
+    while host.metric(refused) < 100 {
+        assert!(began.elapsed() < PATIENCE, "{} ended", host.metric(refused));
+        for stream in &streams {
+            let _sent = raw.frame(DATA, 0, *stream, b"x");
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+    println!("100 streams that dripped ended after {:?}", began.elapsed());
+    others.stop("100 streams drip");
+    host.stop();
+}

@@ -1,0 +1,88 @@
+//! The admin port, while others hold all of its connections.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use ostrakon_tests::host::{Host, Shard, config, guest};
+
+use super::{Others, TOO_LONG};
+
+/// As many as the port has places, and more.
+const HELD: [usize; 2] = [256, 400];
+
+/// Probes and a scrape, each on a connection of its own as the kubelet and Prometheus make them.
+#[track_caller]
+fn probes_are_answered(host: &Host, count: usize, held: &str) {
+    let mut worst = Duration::ZERO;
+    for _ in 0..25 {
+        for path in ["/livez", "/readyz", "/metrics"] {
+            let began = Instant::now();
+            let answer = host.admin("GET", path).expect("an answer");
+            assert_eq!(answer.status, 200, "{held}: {path}: {answer:?}");
+            worst = worst.max(began.elapsed());
+        }
+    }
+    println!("{count} {held}: 75 probes, 0 failed, the worst wait {worst:?}");
+    assert!(worst < TOO_LONG, "{held}: {worst:?}");
+}
+
+#[test]
+fn probes_are_answered_whatever_holds_the_admin_port() {
+    let shard = Shard::new(&config(&guest("kv"), &[]));
+    let host = shard.start();
+    let others = Others::start(&host);
+    let metrics = b"GET /metrics HTTP/1.1\r\nhost: a\r\n\r\n";
+    let many = metrics.repeat(200);
+    let cases: &[(&str, &[u8], bool)] = &[
+        ("silent connections", b"", false),
+        (
+            "connections with a part of a head",
+            b"GET /livez HTTP/1.1\r\nhost: ",
+            false,
+        ),
+        (
+            "idle connections",
+            b"GET /livez HTTP/1.1\r\nhost: a\r\n\r\n",
+            true,
+        ),
+        ("connections that take no answer", &many, false),
+    ];
+    let each = HELD
+        .iter()
+        .flat_map(|count| cases.iter().map(move |case| (*count, case)));
+    for (count, (held, bytes, answered)) in each {
+        let mut streams = Vec::new();
+        for _ in 0..count {
+            let Ok(mut stream) = TcpStream::connect(host.admin) else {
+                continue;
+            };
+            let timeout = Some(Duration::from_millis(20));
+            stream.set_write_timeout(timeout).expect("a timeout");
+            // The oldest of them give way to the newest.
+            let _sent = stream.write_all(bytes);
+            if *answered {
+                let _answered = stream.read(&mut [0]);
+            }
+            streams.push(stream);
+        }
+        probes_are_answered(&host, count, held);
+        drop(streams);
+    }
+    others.stop("the admin port is held");
+    host.stop();
+}
+
+#[test]
+fn a_client_of_the_admin_port_that_says_nothing_is_closed_after_a_few_seconds() {
+    let shard = Shard::new(&config(&guest("kv"), &[]));
+    let host = shard.start();
+    let mut silent = TcpStream::connect(host.admin).expect("a connection");
+    silent
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .expect("a timeout");
+    let began = Instant::now();
+    assert_eq!(silent.read(&mut [0]).expect("a clean end"), 0);
+    println!("closed after {:?}", began.elapsed());
+    host.stop();
+}
