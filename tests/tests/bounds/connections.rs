@@ -102,12 +102,6 @@ fn a_connection_takes_no_more_than_the_formula_says() {
         let answer = client.get("/load/x").expect("an answer");
         assert!(answer.status < 500, "{answer:?}");
         client
-                .get(&format!("/load/{large}"))
-                .expect("an answer")
-                .status,
-            404
-        );
-        client
     });
     host.stop();
 }
