@@ -172,6 +172,8 @@ pub(crate) mod tests {
 
     #[test]
     fn only_regular_files_are_opened_and_nothing_else_is_waited_for() {
+        type Way = fn(&Path) -> io::Result<File>;
+
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name);
         fifo(&at("fifo"));
@@ -180,8 +182,6 @@ pub(crate) mod tests {
         fs::write(at("file"), "12345").unwrap();
         symlink("file", at("link")).unwrap();
         symlink("fifo", at("link-to-fifo")).unwrap();
-
-        type Way = fn(&Path) -> io::Result<File>;
         let ways: [(&str, Way); 4] = [
             ("open", open),
             ("open_own", open_own),
