@@ -9,9 +9,10 @@ use ostrakon_toolchain::search::install;
 use crate::steps::say;
 
 /// A program, how it is asked whether it is there, and its package.
-const PROGRAMS: [(&str, &str, &str); 5] = [
+const PROGRAMS: [(&str, &str, &str); 6] = [
     ("crun", "--version", "crun"),
     ("curl", "--version", "curl"),
+    ("ip", "-V", "iproute2"),
     ("openssl", "version", "openssl"),
     ("setpriv", "--version", "util-linux"),
     ("shellcheck", "--version", "shellcheck"),
