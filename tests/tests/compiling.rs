@@ -80,6 +80,12 @@ fn noted(shard: &Shard, host: &Host, attempts: u64) {
     });
 }
 
+/// How many guests are noted as being compiled.
+fn notes(shard: &Shard) -> usize {
+    let notes = fs::read_dir(shard.data.join("compiling"));
+    notes.expect("a directory").count()
+}
+
 fn until_gone(child: u32) {
     let deadline = Instant::now() + PATIENCE;
     let is_there = || {
@@ -358,12 +364,22 @@ fn a_drain_ends_a_compile_and_says_nothing_against_the_guest() {
     let log = host.stop();
     until_gone(child);
     assert!(!log.contains("generation refused"), "{log}");
-    let notes = fs::read_dir(shard.data.join("compiling")).expect("a directory");
-    assert_eq!(
-        notes.count(),
-        0,
-        "it is tried again as if for the first time"
-    );
+    assert_eq!(notes(&shard), 0, "it is tried again as for the first time");
+}
+
+#[test]
+fn told_to_end_before_its_first_guest_is_compiled_it_says_nothing_against_it() {
+    let shard = Shard::new(&packed(&slow(&guest("kv"), 0), ""));
+    for _ in 0..3 {
+        let host = shard.spawn();
+        let child = compiling(&host, None);
+        noted(&shard, &host, 1);
+        host.signal("TERM");
+        let (status, log) = host.wait();
+        assert_eq!(status.code(), Some(0), "{log}");
+        until_gone(child);
+        assert_eq!(notes(&shard), 0, "{log}");
+    }
 }
 
 #[test]

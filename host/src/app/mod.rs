@@ -9,8 +9,8 @@ mod public;
 mod status;
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -82,10 +82,25 @@ pub fn serve(options: &Options, log: Option<&Log>) -> Result<(), Error> {
 type Logging = (Option<Filter>, Option<Backlog>);
 
 async fn run(options: &Options, log: Logging) -> Result<(), Error> {
+    let compiler = OnceLock::new();
+    let ended = serve_until_told(options, log, &compiler).await;
+    if let (Some(compiler), false) = (compiler.get(), matches!(ended, Err(Error::Forced))) {
+        // What was being compiled is given up by now. A note left of it would say that this
+        // process died of it.
+        let _ = tokio::time::timeout(CLOSING, compiler.rest()).await;
+    }
+    ended
+}
+
+async fn serve_until_told(
+    options: &Options,
+    log: Logging,
+    compiler: &OnceLock<Compiler>,
+) -> Result<(), Error> {
     let mut signals = Signals::new()?;
     let app = tokio::select! {
         biased;
-        started = App::start(options, log) => started?,
+        started = App::start(options, log, compiler) => started?,
         signal = signals.recv() => {
             // Nothing was served, and what is on the disk is whole at every moment.
             tracing::info!(signal, "told to end before it was ready");
@@ -157,7 +172,11 @@ impl App {
         clippy::too_many_lines,
         reason = "one list of what is opened, in its order; each line needs those above it"
     )]
-    async fn start(options: &Options, (filter, log): Logging) -> Result<Self, Error> {
+    async fn start(
+        options: &Options,
+        (filter, log): Logging,
+        compiling: &OnceLock<Compiler>,
+    ) -> Result<Self, Error> {
         let open_files = descriptors::Limit::raise();
         let shares = open_files.shares(options.cluster.is_some());
         let bind =
@@ -219,6 +238,7 @@ impl App {
         let cache = Cache::open(&options.data_dir).map_err(data)?;
         let attempts = Attempts::open(&options.data_dir).map_err(data)?;
         let compiler = Compiler::in_children(Some(attempts), Some(Arc::clone(&metrics)));
+        let compiler = compiling.get_or_init(|| compiler).clone();
         if let Some(what) = lane::unreadable(store.record()) {
             let path = options.data_dir.join("shard.redb");
             return Err(Error::Record { path, what });

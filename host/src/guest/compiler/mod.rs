@@ -137,6 +137,11 @@ impl Compiler {
         blocking(move || Compiled::load(&engine, digest, &code)).await
     }
 
+    /// Returns when nothing is being compiled, and no note is left that it was.
+    pub async fn rest(&self) {
+        drop(self.0.turn.acquire().await);
+    }
+
     /// Waits for its turn, and makes the code.
     async fn in_turn(
         &self,
