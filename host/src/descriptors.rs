@@ -75,7 +75,7 @@ impl Limit {
         Shares {
             public: (left - closing).max(1),
             admin,
-            greeting: peers.clamp(1, 128),
+            greeting: (peers / 2).clamp(1, 128),
         }
     }
 }

@@ -120,7 +120,8 @@ impl Part {
             let known = before
                 .as_ref()
                 .filter(|(_, said)| said.elapsed() < SAY_EVERY);
-            if known.map(|(trouble, _)| trouble) != now.as_ref() {
+            let is_news = before.is_some() != now.is_some();
+            if is_news || known.map(|(trouble, _)| trouble) != now.as_ref() {
                 if let Some(event) = event(before.is_some(), now.as_ref()) {
                     self.kubernetes.record(event);
                 }

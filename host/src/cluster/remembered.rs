@@ -60,6 +60,7 @@ impl Remembered {
         let mut file = regular::edit_own(&new, true)?;
         file.set_len(0)?;
         file.write_all(&serde_json::to_vec(&places)?)?;
+        file.sync_all()?;
         fs::rename(&new, &self.path)?;
         self.places = places;
         Ok(())

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// The part of a limit that is for what is small, and the part that one connection may have.
+/// The part of a limit that is for connections that hold little, and the part that one connection may have.
 const FOR_SMALL: usize = 4;
 const OF_CONNECTION: usize = 2;
 
@@ -27,7 +27,7 @@ pub(super) struct Held {
 pub(super) struct Bound {
     /// By all together.
     pub(super) limit: usize,
-    /// A share of up to so many bytes is small: a part of the limit is for those.
+    /// A connection that holds up to so many bytes holds little: a part of the limit is for those.
     pub(super) small: usize,
 }
 
@@ -56,20 +56,16 @@ impl Held {
         let more = bytes.saturating_sub(self.bytes);
         self.bytes += more;
         let Bound { limit, small } = bound;
-        let most = if self.bytes <= small {
+        let add = |sum: &AtomicUsize| sum.fetch_add(more, Ordering::Relaxed) + more;
+        let (all, connection) = (add(&self.sums.of_all), add(&self.sums.of_connection));
+        let most = if connection <= small {
             limit
         } else {
             limit - limit / FOR_SMALL
         };
-        let fits = |sum: &AtomicUsize, most: usize| {
-            let before = sum.fetch_add(more, Ordering::Relaxed);
-            let others = (before + more).saturating_sub(self.bytes);
-            others == 0 || before + more <= most
-        };
-        // Both are added to in any case.
-        let fits_all = fits(&self.sums.of_all, most);
-        let fits_connection = fits(&self.sums.of_connection, limit / OF_CONNECTION);
-        fits_all && fits_connection
+        // Who holds nothing else may hold any size.
+        let fits = |sum: usize, most| sum == self.bytes || sum <= most;
+        fits(all, most) && fits(connection, limit / OF_CONNECTION)
     }
 
     /// How many bytes the share holds.
@@ -104,19 +100,24 @@ mod tests {
     #[test]
     fn shares_count_until_they_are_dropped_and_leave_a_part_for_small_ones_and_for_others() {
         let all = Sums::default();
-        let connections = [(); 3].map(|()| all.connect());
+        let connections = [(); 8].map(|()| all.connect());
         let hold = |connection: usize, bytes| {
             let mut held = connections[connection].share();
             held.grow(bytes, BOUND).then_some(held)
         };
-        // One connection has half of it, and large shares have three quarters.
+        // One connection has half of it, and all that hold much have three quarters.
         let first = hold(0, 40).unwrap();
         assert!(hold(0, 1).is_none());
         let second = hold(1, 20).unwrap();
         assert!(hold(2, 5).is_none());
-        let small: Vec<_> = (0..5).map(|_| hold(2, 4).unwrap()).collect();
-        assert!(hold(2, 1).is_none());
-        drop((first, second, small));
+        let small: Vec<_> = (2..7).map(|one| hold(one, 4).unwrap()).collect();
+        assert!(hold(7, 1).is_none());
+        drop((first, small));
+        // However small the shares of one connection are, they are no more than it holds.
+        let third: Vec<_> = (0..10).map(|_| hold(2, 4).unwrap()).collect();
+        assert!(hold(3, 5).is_none() && hold(1, 1).is_none());
+        let small = hold(3, 4).unwrap();
+        drop((second, small, third));
         assert_eq!(all.of_all.load(Ordering::Relaxed), 0);
         // By itself a share can be as large as it likes.
         assert!(hold(2, 1000).is_some());

@@ -42,7 +42,6 @@ struct Note {
 #[derive(Debug)]
 pub(super) struct Attempt {
     path: PathBuf,
-    stays: bool,
 }
 
 impl Attempts {
@@ -86,7 +85,7 @@ impl Attempts {
             circumstances,
         };
         self.write(&path, &note).map_err(CompileError::Note)?;
-        Ok(Attempt { path, stays: false })
+        Ok(Attempt { path })
     }
 
     fn write(&self, path: &Path, note: &Note) -> io::Result<()> {
@@ -112,19 +111,10 @@ impl Note {
     }
 }
 
-impl Attempt {
-    /// Leaves the note, as if this process had died.
-    pub(super) fn stays(mut self) {
-        self.stays = true;
-    }
-}
-
 impl Drop for Attempt {
     fn drop(&mut self) {
-        if !self.stays {
-            // Left over, it lets this component be tried once less within the hour.
-            let _ = fs::remove_file(&self.path);
-        }
+        // Left over, it lets this component be tried once less within the hour.
+        let _ = fs::remove_file(&self.path);
     }
 }
 
@@ -163,7 +153,8 @@ mod tests {
         }
         for _ in 0..MOST {
             let attempt = tried(&at(directory.path()), bad, "1 GiB");
-            attempt.expect("it is tried").stays();
+            // As in a process that died.
+            std::mem::forget(attempt.expect("it is tried"));
         }
         let refused = tried(&at(directory.path()), bad, "1 GiB");
         assert!(matches!(

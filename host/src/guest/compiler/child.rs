@@ -97,15 +97,13 @@ async fn run(work: Work, done: &mut Done) -> (OwnedSemaphorePermit, Result<Vec<u
         };
         let status = end(child).await;
         let attempt = attempt?;
-        let code = match code? {
+        // This process lives, whatever became of the child.
+        drop(attempt);
+        match code? {
             // Nobody waits for what it is.
             None => Err(CompileError::GaveWay),
             Some(said) => said.code(status, &memory, limits),
-        };
-        if let (Err(CompileError::Killed), Some(attempt)) = (&code, attempt) {
-            attempt.stays();
         }
-        code
     };
     let code = code.await;
     (turn, code)
