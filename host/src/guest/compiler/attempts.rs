@@ -16,9 +16,11 @@ use super::CompileError;
 use crate::digest::Digest;
 use crate::unix_time::unix_time;
 
-/// How often a component may be tried that no process has survived: one may have been ended for
-/// another reason, as by its node.
+/// How often a component may be tried at once that no process has survived: one may have been ended
+/// for another reason, as by its node.
 const MOST: u32 = 2;
+/// The pause before it is tried once more; it doubles with each time.
+const PAUSE: Duration = Duration::from_secs(15);
 /// For how long that is remembered.
 const REMEMBERED: Duration = Duration::from_hours(1);
 /// No note is longer.
@@ -73,14 +75,14 @@ impl Attempts {
     ) -> Result<Attempt, CompileError> {
         let path = self.directory.join(digest.to_string());
         let now = SystemTime::now();
-        let before = read(&path)
-            .filter(|note| note.counts(now) && note.circumstances == circumstances)
-            .map_or(0, |note| note.attempts);
-        if before >= MOST {
+        let note =
+            read(&path).filter(|note| note.counts(now) && note.circumstances == circumstances);
+        let before = note.as_ref().map_or(0, |note| note.attempts);
+        if note.is_some_and(|note| !note.may_be_tried(now)) {
             return Err(CompileError::Remembered { attempts: before });
         }
         let note = Note {
-            attempts: before + 1,
+            attempts: before.saturating_add(1),
             unix_time: unix_time(now).as_secs(),
             circumstances,
         };
@@ -104,6 +106,16 @@ impl Attempts {
 }
 
 impl Note {
+    /// Whether the pause after so many attempts is over.
+    fn may_be_tried(&self, now: SystemTime) -> bool {
+        let Some(more) = self.attempts.checked_sub(MOST) else {
+            return true;
+        };
+        let pause = PAUSE.saturating_mul(1_u32.checked_shl(more).unwrap_or(u32::MAX));
+        let age = unix_time(now).as_secs().saturating_sub(self.unix_time);
+        age >= pause.as_secs()
+    }
+
     /// Whether it says anything of now. A clock that was set back makes it old.
     fn counts(&self, now: SystemTime) -> bool {
         let age = unix_time(now).as_secs().checked_sub(self.unix_time);

@@ -62,7 +62,7 @@ pub enum CompileError {
     },
     /// Processes that compiled it died.
     #[error(
-        "the shard died {attempts} times while it compiled this guest, so it is not tried again within the hour: change the guest, one of guest.compile_*, or the container's memory limit"
+        "the shard died {attempts} times while it compiled this guest, so it is tried again only after a pause, which grows: change the guest, one of guest.compile_*, or the container's memory limit"
     )]
     Remembered {
         /// How often.
@@ -92,7 +92,12 @@ impl CompileError {
     pub fn is_transient(&self) -> bool {
         matches!(
             self,
-            Self::NoRoom { .. } | Self::GaveWay | Self::Killed | Self::System(_) | Self::Note(_)
+            Self::NoRoom { .. }
+                | Self::GaveWay
+                | Self::Remembered { .. }
+                | Self::Killed
+                | Self::System(_)
+                | Self::Note(_)
         )
     }
 
