@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -24,7 +24,7 @@ const FILE: &str = "peers.json";
 /// How often it is written at most.
 const EVERY: Duration = Duration::from_secs(1);
 /// More than all shards that there can be take in it.
-const MOST_BYTES: u64 = 128 * 1024;
+const MOST_BYTES: usize = 128 * 1024;
 
 /// Where peers were, by their ordinals.
 type Places = BTreeMap<u32, IpAddr>;
@@ -49,13 +49,16 @@ impl Remembered {
         Self { path, places }
     }
 
+    /// Whether any peer is elsewhere than is remembered.
+    fn is_news(&self, now: &Places) -> bool {
+        let mut now = now.iter();
+        now.any(|(peer, at)| self.places.get(peer) != Some(at))
+    }
+
     /// Notes where peers are now; the others are where they were.
     fn note(&mut self, now: Places) -> io::Result<()> {
         let mut places = self.places.clone();
         places.extend(now);
-        if places == self.places {
-            return Ok(());
-        }
         let new = self.path.with_extension("new");
         let mut file = regular::edit_own(&new, true)?;
         file.set_len(0)?;
@@ -68,10 +71,7 @@ impl Remembered {
 }
 
 fn read(path: &Path) -> io::Result<Places> {
-    let mut bytes = Vec::new();
-    regular::open_own(path)?
-        .take(MOST_BYTES)
-        .read_to_end(&mut bytes)?;
+    let bytes = regular::read_own(path, MOST_BYTES)?;
     Ok(serde_json::from_slice(&bytes)?)
 }
 
@@ -102,6 +102,9 @@ impl Cluster {
                 () = sleep(EVERY) => false,
             };
             let now = self.places();
+            if !remembered.is_news(&now) {
+                continue;
+            }
             let noting = tokio::task::spawn_blocking(move || {
                 let noted = remembered.note(now);
                 (remembered, noted)
@@ -145,7 +148,10 @@ mod tests {
         remembered
             .note(places(&[(0, [10, 0, 0, 1]), (1, [10, 0, 0, 2])]))
             .unwrap();
-        remembered.note(places(&[(1, [10, 0, 0, 3])])).unwrap();
+        let moved = places(&[(1, [10, 0, 0, 3])]);
+        assert!(remembered.is_news(&moved));
+        remembered.note(moved.clone()).unwrap();
+        assert!(!remembered.is_news(&moved));
         let wanted = places(&[(0, [10, 0, 0, 1]), (1, [10, 0, 0, 3])]);
         assert_eq!(Remembered::read(path.clone()).places, wanted);
         for garbage in ["", "{", "{\"0\":\"nowhere\"}", "[1]"] {

@@ -12,8 +12,8 @@ use http::{Request, Response, request};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tokio::task::coop::unconstrained;
+use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{sleep, timeout};
 
 use super::caller::{Caller, Door};
@@ -143,11 +143,11 @@ impl Server {
             tokio::select! {
                 () = down(&mut shutdown) => break,
                 Some(ended) = connections.join_next_with_id() => {
-                    places.leave(ended.map_or_else(|error| error.id(), |(task, ())| task));
+                    places.leave(task_of(ended));
                     shared.metrics.connection_closed(label);
                 }
                 Some(ended) = told.join_next_with_id() => {
-                    told_places.leave(ended.map_or_else(|error| error.id(), |(task, ())| task));
+                    told_places.leave(task_of(ended));
                 }
                 accepted = listener.accept() => match accepted {
                     Ok((stream, peer)) => {
@@ -158,7 +158,7 @@ impl Server {
                             // Those that have lost their place may not have been able to go yet.
                             let left = timeout(LEAVING_WAIT, connections.join_next_with_id()).await;
                             if let Ok(Some(ended)) = left {
-                                places.leave(ended.map_or_else(|error| error.id(), |(task, ())| task));
+                                places.leave(task_of(ended));
                                 shared.metrics.connection_closed(label);
                             }
                         }
@@ -212,6 +212,11 @@ impl Server {
 /// Waits until the server is told to shut down, or its owner is gone.
 pub(super) async fn down(shutdown: &mut watch::Receiver<bool>) {
     let _told_or_gone = shutdown.wait_for(|down| *down).await;
+}
+
+/// Which task has ended, well or not.
+fn task_of(ended: Result<(Id, ()), JoinError>) -> Id {
+    ended.map_or_else(|error| error.id(), |(task, ())| task)
 }
 
 /// Tells a connection for which there is no place so, until it has gone or has lost that, too.

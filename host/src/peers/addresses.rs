@@ -76,13 +76,17 @@ impl Addresses {
         peers.entry(ordinal).or_default().subscribe()
     }
 
+    /// What was heard of a peer.
+    pub(super) fn heard(&self, ordinal: u32) -> Heard {
+        let peers = lock(&self.0);
+        peers
+            .get(&ordinal)
+            .map_or_else(Heard::default, |peer| *peer.borrow())
+    }
+
     /// Whether it was heard where a peer is.
     pub fn has(&self, ordinal: u32) -> bool {
-        let peers = lock(&self.0);
-        peers.get(&ordinal).is_some_and(|peer| {
-            let heard = peer.borrow();
-            heard.announced.is_some() || heard.told.is_some() || heard.found.is_some()
-        })
+        self.heard(ordinal) != Heard::default()
     }
 
     /// Where peers have proved to be: where they called from last, or were found.
@@ -148,7 +152,7 @@ mod tests {
     #[test]
     fn a_peers_own_word_takes_the_place_of_all_before() {
         let addresses = Addresses::default();
-        let heard = || *addresses.watch(1).borrow();
+        let heard = || addresses.heard(1);
         addresses.tell(1, at(1));
         addresses.announce(&peer(7), at(2));
         assert_eq!(heard().told, None);

@@ -231,7 +231,7 @@ impl Slot {
 
     /// What was heard of where the peer is.
     fn heard(&self, endpoint: &Endpoint) -> Heard {
-        endpoint.addresses.watch(self.ordinal).borrow().said()
+        endpoint.addresses.heard(self.ordinal).said()
     }
 
     fn settle(&self, endpoint: &Endpoint, outcome: &Outcome) {

@@ -3,17 +3,16 @@
 //! The child that compiles can be killed alone. But what it takes can also take its parent with it,
 //! as where the kernel ends a whole container for its memory, and then this is all that is left.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use super::CompileError;
 use crate::digest::Digest;
+use crate::regular;
 use crate::unix_time::unix_time;
 
 /// How often a component may be tried at once that no process has survived: one may have been ended
@@ -21,10 +20,10 @@ use crate::unix_time::unix_time;
 const MOST: u32 = 2;
 /// The pause before it is tried once more; it doubles with each time.
 const PAUSE: Duration = Duration::from_secs(15);
-/// For how long that is remembered.
+/// For how long an attempt is remembered, and so the longest pause.
 const REMEMBERED: Duration = Duration::from_hours(1);
 /// No note is longer.
-const MAX_BYTES: u64 = 4096;
+const MAX_BYTES: usize = 4096;
 
 /// The notes of a data directory. Clones are the same.
 #[derive(Clone, Debug)]
@@ -125,28 +124,21 @@ impl Note {
 
 impl Drop for Attempt {
     fn drop(&mut self) {
-        // Left over, it lets this component be tried once less within the hour.
+        // Left over, it counts as an attempt that this process did not survive.
         let _ = fs::remove_file(&self.path);
     }
 }
 
 /// A note; none where there is none that can be read.
 fn read(path: &Path) -> Option<Note> {
-    let mut options = OpenOptions::new();
-    let flags = OFlags::NONBLOCK | OFlags::NOFOLLOW;
-    let file = options.read(true).custom_flags(flags.bits().cast_signed());
-    let file = file.open(path).ok()?;
-    if !file.metadata().ok()?.is_file() {
-        return None;
-    }
-    let mut text = Vec::new();
-    file.take(MAX_BYTES).read_to_end(&mut text).ok()?;
+    let text = regular::read_own(path, MAX_BYTES).ok()?;
     serde_json::from_slice(&text).ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::regular::tests::{fifo, in_time};
 
     fn at(directory: &Path) -> Attempts {
         Attempts::open(directory).expect("it opens")
@@ -176,6 +168,29 @@ mod tests {
         tried(&at(directory.path()), good, "1 GiB").expect("another is tried");
         drop(tried(&at(directory.path()), bad, "2 GiB").expect("more may be enough"));
         tried(&at(directory.path()), bad, "1 GiB").expect("it went well");
+    }
+
+    #[test]
+    fn the_pause_doubles_with_each_attempt_up_to_the_hour() {
+        let began = SystemTime::now();
+        for (attempts, pause) in [(0, 0), (1, 0), (2, 15), (3, 30), (4, 60), (9, 1920)] {
+            let note = Note {
+                attempts,
+                unix_time: unix_time(began).as_secs(),
+                circumstances: String::new(),
+            };
+            let after = |seconds| note.may_be_tried(began + Duration::from_secs(seconds));
+            assert!(after(pause), "{attempts}");
+            assert!(pause == 0 || !after(pause - 1), "{attempts}");
+        }
+        // After the hour the note does not count, however often it was.
+        let note = Note {
+            attempts: u32::MAX,
+            unix_time: unix_time(began).as_secs(),
+            circumstances: String::new(),
+        };
+        assert!(!note.may_be_tried(began + REMEMBERED));
+        assert!(!note.counts(began + REMEMBERED));
     }
 
     #[test]
@@ -213,18 +228,15 @@ mod tests {
             for name in [digest.to_string(), format!("{digest}.new")] {
                 let path = attempts.directory.join(name);
                 match wrong {
-                    "fifo" => {
-                        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
-                        let kind = rustix::fs::FileType::Fifo;
-                        rustix::fs::mknodat(rustix::fs::CWD, &path, kind, mode, 0).expect("a pipe");
-                    }
+                    "fifo" => fifo(&path),
                     "link" => std::os::unix::fs::symlink("/etc/passwd", &path).expect("a link"),
                     "directory" => fs::create_dir(&path).expect("a directory"),
                     _ => fs::write(&path, "{").expect("a file"),
                 }
             }
             // A directory is in the way: an error, and no more.
-            let attempt = tried(&attempts, digest, "1 GiB");
+            let again = attempts.clone();
+            let attempt = in_time(move || tried(&again, digest, "1 GiB"));
             assert_eq!(
                 attempt.is_ok(),
                 wrong != "directory",
