@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use crate::client::Client;
+use crate::metrics;
 use crate::trace::Trace;
 
 /// What a guest says of itself.
@@ -36,6 +37,25 @@ pub enum Target {
     Here,
     /// By each shard, joined by `gather`.
     Everywhere,
+}
+
+impl From<&Target> for metrics::Target {
+    fn from(target: &Target) -> Self {
+        match target {
+            Target::Partition(_) => Self::Partition,
+            Target::Here => Self::Here,
+            Target::Everywhere => Self::Everywhere,
+        }
+    }
+}
+
+impl From<Access> for metrics::Access {
+    fn from(access: Access) -> Self {
+        match access {
+            Access::Read => Self::Read,
+            Access::Write => Self::Write,
+        }
+    }
 }
 
 /// What a guest's `route` decided.

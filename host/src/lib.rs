@@ -4,9 +4,11 @@
 //! of a swap through these modules. A module uses those above it, never those
 //! below.
 
-mod blocking;
+pub mod blocking;
 mod recency;
+mod priority;
 mod regular;
+pub mod signals;
 mod unix_time;
 mod printable;
 mod confinement;
@@ -15,13 +17,13 @@ pub mod replies;
 pub mod client;
 mod lobby;
 mod descriptors;
-pub mod contract;
 pub mod digest;
 pub mod topology;
 pub mod per_shard;
 pub mod telemetry;
 pub mod settings;
 pub mod metrics;
+pub mod contract;
 mod heap;
 pub mod volume;
 pub mod secrets;

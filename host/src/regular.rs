@@ -145,30 +145,14 @@ fn whole(file: File, most: usize) -> io::Result<Vec<u8>> {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use std::fs;
     use std::os::unix::fs::symlink;
     use std::os::unix::net::UnixListener;
-    use std::sync::mpsc;
-    use std::thread;
-    use std::time::Duration;
+
+    use ostrakon_test_support::files::{fifo, in_time};
 
     use super::*;
-
-    /// Makes a FIFO.
-    pub(crate) fn fifo(path: &Path) {
-        rustix::fs::mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)
-            .expect("a FIFO can be made");
-    }
-
-    /// What `act` gives, which may not hang.
-    #[track_caller]
-    pub(crate) fn in_time<T: Send + 'static>(act: impl FnOnce() -> T + Send + 'static) -> T {
-        let (sender, receiver) = mpsc::channel();
-        thread::spawn(move || sender.send(act()));
-        let given = receiver.recv_timeout(Duration::from_secs(10));
-        given.expect("it hangs")
-    }
 
     #[test]
     fn only_regular_files_are_opened_and_nothing_else_is_waited_for() {

@@ -10,7 +10,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::guest::{Failure, Guest};
-use crate::service::lower_priority;
+use crate::priority::lower_priority;
 use crate::store::{ReadError, Snapshot, successor};
 
 /// How long a survey may take: the snapshot that it goes through keeps the space

@@ -13,8 +13,8 @@ use tempfile::TempDir;
 
 use crate::host::{Host, binary, guest};
 use crate::manifests::{dockerfile, repository};
-use crate::seccomp::runtime_default;
-use crate::tools::output;
+use ostrakon_test_support::seccomp::runtime_default;
+use ostrakon_test_support::tools::output;
 
 /// The image: its root, and what the Dockerfile says of how it is run.
 #[derive(Debug)]

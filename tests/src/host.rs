@@ -16,8 +16,7 @@ use tempfile::TempDir;
 use crate::client::{Client, Response};
 use crate::volume::Volume;
 
-/// How long a test waits for what must happen before it fails.
-pub const PATIENCE: Duration = Duration::from_mins(1);
+pub use ostrakon_test_support::PATIENCE;
 
 /// A secret that every shard of every test is given, and that must be in no log
 /// line, no answer of the admin port and no file of any of them: each is looked

@@ -7,7 +7,7 @@ use serde::Deserialize as _;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::tools::{output, tool};
+use ostrakon_test_support::tools::{output, tool};
 
 /// The top of the repository.
 ///

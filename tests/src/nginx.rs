@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use crate::host::PATIENCE;
-use crate::tools::tool;
+use ostrakon_test_support::tools::tool;
 
 /// A running nginx. Dropping it kills it.
 #[derive(Debug)]

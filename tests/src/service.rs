@@ -8,8 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::client::Client;
-use crate::random::Random;
 use crate::set::StatefulSet;
+use ostrakon_test_support::random::Random;
 
 const CLIENTS: u64 = 8;
 const KEYS: u64 = 200;

@@ -19,7 +19,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::client::{Client, Response};
 use crate::host::{CANARY, Files, PATIENCE, assert_no_canary, binary};
-use crate::net::Net;
+use ostrakon_test_support::net::Net;
 
 /// How much of each shard's log a failed test shows.
 const LOG_LINES: usize = 30;

@@ -9,8 +9,8 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
-use crate::certificates::{Authority, Issued};
 use crate::client::connect;
+use ostrakon_test_support::certificates::{Authority, Issued};
 
 /// A client that believes an authority, shows a certificate if it has one, and
 /// speaks one protocol.

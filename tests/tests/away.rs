@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ostrakon_test_support::tools::output;
 use ostrakon_tests::cluster::{Cluster, shards};
 use ostrakon_tests::host::{Files, Host, Shard, binary, config, guest};
-use ostrakon_tests::tools::output;
 use serde_json::json;
 
 fn kv(shards: u32, max_wait: &str) -> Files {

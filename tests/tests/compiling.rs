@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ostrakon_tests::bombs::{branching, functions, long, nested, slow};
+use ostrakon_test_support::bombs::{branching, functions, long, nested, slow};
 use ostrakon_tests::client::Client;
 use ostrakon_tests::host::{CANARY, Files, Host, PATIENCE, Shard, binary, config, guest};
 use ostrakon_tests::load::under_load;
@@ -522,7 +522,7 @@ fn the_process_that_compiles_has_nothing_and_can_do_nothing_else() {
 
 #[test]
 fn where_the_kernel_filters_nothing_guests_are_compiled_within_limits_and_it_is_said() {
-    ostrakon_tests::seccomp::without_filters();
+    ostrakon_test_support::seccomp::without_filters();
     let kv = guest("kv");
     let mut shard = Shard::new(&config(&kv, &[]));
     let host = shard.start();

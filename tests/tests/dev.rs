@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ostrakon_test_support::net::Net;
 use ostrakon_tests::client::Client;
 use ostrakon_tests::host::{PATIENCE, binary, guest};
-use ostrakon_tests::net::Net;
 use serde_json::Value;
 use tempfile::TempDir;
 

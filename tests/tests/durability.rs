@@ -10,9 +10,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use ostrakon_test_support::random::{Random, seed};
 use ostrakon_tests::client::Client;
 use ostrakon_tests::host::{Host, Shard, config, guest};
-use ostrakon_tests::random::{Random, seed};
 
 const ROUNDS: u64 = 60;
 const CLIENTS: usize = 6;

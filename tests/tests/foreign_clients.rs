@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, SystemTime};
 
-use ostrakon_tests::certificates::{Authority, Issued};
+use ostrakon_test_support::certificates::{Authority, Issued};
 use ostrakon_tests::cluster::Cluster;
 use ostrakon_tests::host::{CANARY, Files, Host, Shard, binary, config, guest};
 

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
-use ostrakon_tests::api_server::ApiServer;
+use ostrakon_test_support::api_server::ApiServer;
 use ostrakon_tests::client::Client;
 use ostrakon_tests::host::{PATIENCE, Shard, config, guest};
 use ostrakon_tests::load::under_load;

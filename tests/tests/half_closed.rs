@@ -4,7 +4,7 @@ use std::io::{BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, SystemTime};
 
-use ostrakon_tests::certificates::Authority;
+use ostrakon_test_support::certificates::Authority;
 use ostrakon_tests::client::{Response, connect, read_response};
 use ostrakon_tests::cluster::Cluster;
 use ostrakon_tests::host::{CANARY, Files, Shard, config, guest};

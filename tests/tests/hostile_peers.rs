@@ -15,10 +15,10 @@ use ostrakon::store::Whole;
 use ostrakon::topology::{
     Batch, ClusterId, Cursor, Epoch, Incarnation, Ordinal, Passed, Placement, Plan,
 };
+use ostrakon_test_support::random::{Random, seed};
 use ostrakon_tests::cluster::shards;
 use ostrakon_tests::host::{Files, Host, Shard, config, guest};
 use ostrakon_tests::load::under_load;
-use ostrakon_tests::random::{Random, seed};
 use ostrakon_tests::set::StatefulSet;
 use serde::Serialize;
 use tokio::net::TcpStream;

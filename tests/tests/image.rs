@@ -8,11 +8,11 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use ostrakon_tests::api_server::ApiServer;
+use ostrakon_test_support::api_server::ApiServer;
+use ostrakon_test_support::net::Net;
 use ostrakon_tests::container::Image;
 use ostrakon_tests::host::{Files, binary, config, guest};
 use ostrakon_tests::manifests::{Deploy, files, the};
-use ostrakon_tests::net::Net;
 use ostrakon_tests::volume::Volume;
 use serde_json::Value;
 

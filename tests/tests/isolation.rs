@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
+use ostrakon_test_support::linearizable::{Action, Operation, is_linearizable};
+use ostrakon_test_support::random::{Random, seed};
 use ostrakon_tests::client::Client;
 use ostrakon_tests::host::{Shard, config, guest};
-use ostrakon_tests::linearizable::{Action, Operation, is_linearizable};
-use ostrakon_tests::random::{Random, seed};
 
 #[test]
 fn counters_count_each_increment_once() {

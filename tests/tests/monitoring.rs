@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
+use ostrakon_test_support::tools::{output, tool};
 use ostrakon_tests::manifests::{Deploy, objects, repository, the};
-use ostrakon_tests::tools::{output, tool};
 use serde_json::{Value, json};
 
 /// What Prometheus and its operator add.

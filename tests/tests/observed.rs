@@ -5,10 +5,10 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::thread;
 
+use ostrakon_test_support::tools::tool;
 use ostrakon_tests::client::Client;
 use ostrakon_tests::cluster::Cluster;
 use ostrakon_tests::host::{Files, Host, Shard, binary, config, guest};
-use ostrakon_tests::tools::tool;
 
 fn kv(toml: &str) -> Files {
     config(&guest("kv"), &[("ostrakon.toml", toml)])

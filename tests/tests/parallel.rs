@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ostrakon_tests::api_server::{ApiServer, SET};
+use ostrakon_test_support::api_server::{ApiServer, SET};
 use ostrakon_tests::cluster::{Cluster, shards};
 use ostrakon_tests::host::{Files, Host, Shard, config, guest};
 use ostrakon_tests::load::under_load;

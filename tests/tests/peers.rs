@@ -6,12 +6,12 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use ostrakon_tests::certificates::{Authority, Issued};
+use ostrakon_test_support::certificates::{Authority, Issued};
+use ostrakon_test_support::tools::output;
 use ostrakon_tests::cluster::shards;
 use ostrakon_tests::host::{CANARY, Files, Host, Shard, config, guest};
 use ostrakon_tests::load::under_load;
 use ostrakon_tests::manifests::repository;
-use ostrakon_tests::tools::output;
 
 const OLD: &str = "old-0123456789abcdef";
 const NEW: &str = "new-0123456789abcdef";

@@ -6,8 +6,8 @@
 use std::time::{Duration, Instant};
 
 use ostrakon::dev::Propagation;
+use ostrakon_test_support::random::{Random, seed};
 use ostrakon_tests::host::{Files, config, guest};
-use ostrakon_tests::random::{Random, seed};
 use ostrakon_tests::service;
 use ostrakon_tests::set::StatefulSet;
 

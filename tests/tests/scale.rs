@@ -6,9 +6,9 @@
 use std::time::{Duration, Instant};
 
 use ostrakon::dev::{Numbers, What};
-use ostrakon_tests::api_server::{ApiServer, SET};
+use ostrakon_test_support::api_server::{ApiServer, SET};
+use ostrakon_test_support::random::{Random, seed};
 use ostrakon_tests::host::{Files, Shard, config, guest};
-use ostrakon_tests::random::{Random, seed};
 use ostrakon_tests::service;
 use ostrakon_tests::set::StatefulSet;
 use serde_json::Value;

@@ -8,11 +8,11 @@ use std::process::{Command, Output};
 use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
 
-use ostrakon_tests::certificates::Authority;
+use ostrakon_test_support::certificates::Authority;
+use ostrakon_test_support::tools::{output, tool};
 use ostrakon_tests::cluster::shards;
 use ostrakon_tests::host::{Host, binary, config, guest};
 use ostrakon_tests::manifests::{files, repository};
-use ostrakon_tests::tools::{output, tool};
 
 /// What `ostrakon status` says in a Pod where all is well, and where a guest is refused: the
 /// scripts read its lines, and the stand-in must not make any up.

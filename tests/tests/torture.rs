@@ -13,10 +13,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ostrakon::store::{Options, Store, unbounded};
+use ostrakon_test_support::linearizable::{Action, Operation, UNKNOWN, is_linearizable};
+use ostrakon_test_support::random::{Random, seed};
 use ostrakon_tests::client::{Client, Response};
 use ostrakon_tests::host::{Files, config, guest};
-use ostrakon_tests::linearizable::{Action, Operation, UNKNOWN, is_linearizable};
-use ostrakon_tests::random::{Random, seed};
 use ostrakon_tests::set::StatefulSet;
 
 /// Keys that clients write and read all the time.

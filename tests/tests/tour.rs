@@ -5,9 +5,9 @@ use std::process::{Child, Command};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ostrakon_test_support::net::Net;
 use ostrakon_tests::client::Client;
 use ostrakon_tests::host::{PATIENCE, binary, guest};
-use ostrakon_tests::net::Net;
 use tempfile::TempDir;
 
 /// The tour, on a net of its own, with nothing else in the directory for what is temporary.

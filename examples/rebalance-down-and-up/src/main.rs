@@ -19,7 +19,7 @@ use std::process::{ExitCode, Stdio};
 use anyhow::{Context as _, ensure};
 use clap::Parser;
 use ostrakon::dev::Addresses;
-use ostrakon::drain::Signals;
+use ostrakon::signals::Signals;
 use tempfile::TempDir;
 use tokio::process::Command;
 

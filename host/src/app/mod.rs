@@ -24,10 +24,11 @@ pub use options::Options;
 
 use crate::admin::{self, Admin};
 use crate::bearer::LiveTokens;
+use crate::blocking::Blocking;
 use crate::cluster::{self, Cluster, Guests};
 use crate::descriptors;
 use crate::digest::Digest;
-use crate::drain::{Drain, End, Outcome, Signals, Timing, until_told};
+use crate::drain::{Drain, End, Outcome, Timing, until_told};
 use crate::guest::{Attempts, Cache, Compiler, Engine, Identity};
 use crate::heap;
 use crate::http::Server;
@@ -41,6 +42,7 @@ use crate::readiness::Readiness;
 use crate::secrets::Secrets;
 use crate::service::{Others, Service};
 use crate::settings::Settings;
+use crate::signals::Signals;
 use crate::store::{self, Store};
 use crate::swap::{Controller, DefaultGuest, Kept, Refused, Status, Step};
 use crate::telemetry::{Backlog, Filter, Log};
@@ -284,6 +286,7 @@ impl App {
         let settings = Arc::new(ArcSwap::new(settings));
         let engine = Engine::new()?;
         let guests = Guests {
+            blocking: Blocking::OnThreads,
             engine: engine.clone(),
             cache: cache.clone(),
             compiler: compiler.clone(),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::task::spawn_blocking;
 
-use crate::blocking::blocking;
+use crate::blocking::Blocking;
 use crate::cluster::Cluster;
 use crate::contract::Description;
 use crate::drain::Drain;
@@ -141,7 +141,7 @@ impl swap::Performer for Performer {
         };
         // Before it is live: a start must find what the record names.
         let (kept, files) = (self.kept.clone(), candidate.source.clone());
-        let keeping = blocking(move || kept.keep(&files));
+        let keeping = Blocking::OnThreads.run(move || kept.keep(&files));
         keeping.await.map_err(Error::Keep)?;
         let Description { name, version, .. } = guest.description().clone();
         let promotion = Promotion {

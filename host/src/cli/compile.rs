@@ -8,7 +8,7 @@ use super::{Exit, Failure};
 use crate::confinement::{Bounds, Filter, confine};
 use crate::guest::translate;
 use crate::printable::Printable;
-use crate::service::lower_priority;
+use crate::priority::lower_priority;
 
 /// The most threads that compile: each takes memory.
 const MOST_THREADS: usize = 4;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Cluster;
 use super::message::{Ask, Said};
-use crate::blocking::blocking;
+use crate::blocking::Blocking;
 use crate::digest::Digest;
 use crate::guest::{
     Cache, CheckError, CompileError, Compiler, Engine, Environment, Failure, Guest, Identity,
@@ -36,6 +36,8 @@ pub struct Guests {
     pub metrics: Arc<Metrics>,
     /// Which shard this is.
     pub identity: Identity,
+    /// Where work that blocks is done.
+    pub blocking: Blocking,
 }
 
 /// Why a generation's guest cannot be asked.
@@ -77,7 +79,7 @@ impl Guests {
     /// When it would be refused.
     pub async fn make(&self, files: &Files, purpose: Purpose) -> Result<Guest, MakeError> {
         let files = files.clone();
-        let candidate = blocking(move || Candidate::new(&files)).await?;
+        let candidate = self.blocking.run(move || Candidate::new(&files)).await?;
         let compiling = self.compiler.compile(
             &self.engine,
             Some(&self.cache),
@@ -138,11 +140,12 @@ impl Cluster {
             let of_plan = of_plan.clone();
             move || found.iter().try_for_each(|files| of_plan.keep(files))
         };
-        blocking(keep).await.map_err(ChangeError::Unkept)?;
+        let blocking = self.0.guests.blocking;
+        blocking.run(keep).await.map_err(ChangeError::Unkept)?;
         self.change(Change::Learn(plan, owners)).await?;
         if let Some(plan) = self.plan() {
             let of_plan = of_plan.clone();
-            blocking(move || of_plan.retain(&named(&plan))).await;
+            blocking.run(move || of_plan.retain(&named(&plan))).await;
         }
         Ok(())
     }

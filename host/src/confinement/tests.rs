@@ -147,7 +147,7 @@ fn more_time_than_it_was_given_ends_it() {
 #[test]
 fn where_the_kernel_has_no_filter_that_is_said_and_the_limits_hold() {
     if is_confined() {
-        ostrakon_tests::seccomp::without_filters();
+        ostrakon_test_support::seccomp::without_filters();
         let bounds = Bounds {
             memory: MEMORY,
             cpu: 60,

@@ -17,7 +17,7 @@ use super::order::Order;
 use super::place::{Place, PlaceError};
 use super::screen::Screen;
 use super::workshop::Workshop;
-use crate::drain::Signals;
+use crate::signals::Signals;
 
 /// Settings that a new state directory begins with: all defaults, shown.
 const OSTRAKON_TOML: &str = include_str!("ostrakon.toml");

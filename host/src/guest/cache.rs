@@ -128,7 +128,7 @@ impl Cache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::regular::tests::{fifo, in_time};
+    use ostrakon_test_support::files::{fifo, in_time};
 
     /// A FIFO in place of a compiled guest hung the start.
     #[test]

@@ -71,7 +71,6 @@ pub struct Limits {
     pub answer_patience: Duration,
 }
 
-#[cfg(test)]
 impl Default for Limits {
     fn default() -> Self {
         Self {

@@ -147,7 +147,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::regular::tests::{fifo, in_time};
+    use ostrakon_test_support::files::{fifo, in_time};
 
     fn given(account: &Path) -> Given {
         let some = |text: &str| Some(text.to_owned());

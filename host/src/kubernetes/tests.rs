@@ -6,8 +6,8 @@ mod following;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ostrakon_tests::api_server::{ApiServer, SET};
-use ostrakon_tests::host::PATIENCE;
+use ostrakon_test_support::PATIENCE;
+use ostrakon_test_support::api_server::{ApiServer, SET};
 use tokio::runtime::Runtime;
 
 use super::*;

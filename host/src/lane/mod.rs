@@ -12,17 +12,14 @@ mod parts;
 mod place;
 mod promotion;
 mod standing;
-#[cfg(test)]
 mod turns;
 mod view;
 mod worker;
 
-#[cfg(test)]
-pub(crate) use pace::Pace;
+pub use pace::Pace;
 pub use place::{Change, ChangeError, Changed, Owners, Place};
 pub use promotion::{Live, PromoteError, Promotion};
-#[cfg(test)]
-pub(crate) use turns::Turns;
+pub use turns::Turns;
 pub use view::{View, Views};
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -38,8 +35,6 @@ use crate::guest::Failure;
 use crate::metrics::Metrics;
 use crate::store::{CommitError, Damage, Missing, Record, Store};
 use crate::topology::{Authority, Ordinal, Passed};
-#[cfg(not(test))]
-use pace::Pace;
 use worker::{Guests, Worker};
 
 /// What is wrong with what is stored beside the data; none: it can be read.
@@ -143,8 +138,7 @@ struct State {
     missing: watch::Sender<Option<Missing>>,
     /// The last write found no space.
     full: AtomicBool,
-    /// Something was sent to a lane that has no thread to wait for it.
-    #[cfg(test)]
+    /// Something was sent: for a lane that has no thread to wait for it.
     sent: tokio::sync::Notify,
 }
 
@@ -204,7 +198,6 @@ impl Lane {
     /// Sends a message; says whether the lane is there to take it.
     fn send(&self, message: Message) -> bool {
         let sent = self.sender.send(message).is_ok();
-        #[cfg(test)]
         self.state.sent.notify_one();
         sent
     }

@@ -5,21 +5,21 @@ use std::time::Duration;
 
 /// Bounds on what the lane does while others wait for it.
 #[derive(Clone, Debug)]
-pub(crate) struct Pace {
+pub struct Pace {
     /// How long requests are run for one group before it is committed, when more
     /// wait: the first of a group does not wait for slow ones behind it.
-    pub(crate) collect: Duration,
+    pub collect: Duration,
     /// How long partitions that come or go should keep requests waiting.
-    pub(crate) hold: Duration,
+    pub hold: Duration,
     /// How long that may take where there were no requests since the last ones.
-    pub(crate) hold_alone: Duration,
+    pub hold_alone: Duration,
     /// How many partitions a step gives away at most: so many are written at once
     /// where they go, and deleted at once where they were. Fewer where that takes
     /// long, but a disk that is slow with any number should not make it slower
     /// still.
-    pub(crate) partitions: RangeInclusive<usize>,
+    pub partitions: RangeInclusive<usize>,
     /// The bytes that a step gives away at most, unless one partition is more.
-    pub(crate) bytes: u64,
+    pub bytes: u64,
 }
 
 impl Default for Pace {

@@ -1,4 +1,4 @@
-//! A lane without a thread, for tests that decide when it works.
+//! A lane without a thread: whoever drives it decides when it works, as a simulation does.
 
 use std::ops::ControlFlow;
 use std::sync::{Arc, mpsc};
@@ -13,7 +13,7 @@ use crate::topology::{Ordinal, Shard};
 
 /// The work of a lane that has no thread. It must be done on a thread that has a
 /// runtime, and its guests must never wait.
-pub(crate) struct Turns {
+pub struct Turns {
     worker: Worker,
     receiver: mpsc::Receiver<Message>,
     after: Option<Message>,
@@ -24,7 +24,7 @@ pub(crate) struct Turns {
 impl Lane {
     /// As [`Lane::start`], but what it does is done in [`Turns`]. A new store gets
     /// the number `number`.
-    pub(crate) fn in_turns(
+    pub fn in_turns(
         store: Store,
         ordinal: Ordinal,
         number: u128,
@@ -48,13 +48,16 @@ impl Lane {
 
 impl Turns {
     /// The shard's part in the protocol, as it is stored.
-    pub(crate) fn place(&self) -> Shard {
+    ///
+    /// # Panics
+    /// Never: it is one of several.
+    pub fn place(&self) -> Shard {
         let place = self.worker.place.as_ref();
         place.expect("it is one of several").shard.clone()
     }
 
     /// Waits until there is something to do, or nothing ever will be.
-    pub(crate) async fn due(&mut self) {
+    pub async fn due(&mut self) {
         let lane = self.lane.clone();
         while self.after.is_none() {
             let sent = lane.state.sent.notified();
@@ -67,7 +70,7 @@ impl Turns {
     }
 
     /// Does one thing, or a group of writes; says whether it is to go on.
-    pub(crate) fn turn(&mut self) -> bool {
+    pub fn turn(&mut self) -> bool {
         let Some(message) = self.after.take().or_else(|| self.receiver.try_recv().ok()) else {
             return true;
         };

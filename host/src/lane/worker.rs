@@ -47,7 +47,6 @@ pub(super) enum Guests {
     /// From its own thread, with the timers of this runtime.
     On(runtime::Handle),
     /// In a task: its guests are known to never wait.
-    #[cfg(test)]
     AtOnce,
 }
 
@@ -429,7 +428,6 @@ impl Worker {
     pub(super) fn block_on<F: Future>(&self, future: F) -> F::Output {
         match &self.guests {
             Guests::On(runtime) => runtime.block_on(future),
-            #[cfg(test)]
             Guests::AtOnce => {
                 let called = futures_util::FutureExt::now_or_never(future);
                 called.expect("these guests do not wait")

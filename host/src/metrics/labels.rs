@@ -7,8 +7,6 @@ use std::sync::Arc;
 use prometheus_client::encoding::{EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::MetricType;
 
-use crate::contract;
-
 /// A label whose values are all known.
 pub trait Label: Copy + Debug + Send + Sync + 'static {
     /// The label's name.
@@ -204,25 +202,6 @@ label! {
         Admin: "admin",
         /// The other shards' port.
         Peers: "peers",
-    }
-}
-
-impl From<&contract::Target> for Target {
-    fn from(target: &contract::Target) -> Self {
-        match target {
-            contract::Target::Partition(_) => Self::Partition,
-            contract::Target::Here => Self::Here,
-            contract::Target::Everywhere => Self::Everywhere,
-        }
-    }
-}
-
-impl From<contract::Access> for Access {
-    fn from(access: contract::Access) -> Self {
-        match access {
-            contract::Access::Read => Self::Read,
-            contract::Access::Write => Self::Write,
-        }
     }
 }
 

@@ -39,8 +39,7 @@ use credentials::Credentials;
 use guests::Guests;
 use maybe::Maybe;
 use peers::Peers;
-#[cfg(test)]
-pub(crate) use process::resident_memory;
+pub use process::resident_memory;
 use process::{Process, System};
 use requests::Requests;
 use swaps::Swaps;

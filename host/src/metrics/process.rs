@@ -130,7 +130,7 @@ fn processor_time() -> Duration {
 }
 
 /// In bytes.
-pub(crate) fn resident_memory() -> Option<u64> {
+pub fn resident_memory() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let line = status
         .lines()

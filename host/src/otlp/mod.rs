@@ -23,7 +23,7 @@ use tokio::sync::oneshot;
 pub use endpoint::{BadEndpoint, Endpoint, headers, pairs};
 
 use crate::metrics::Metrics;
-use crate::service::lower_priority;
+use crate::priority::lower_priority;
 use crate::trace::{Sampler, Tracer};
 use sending::{Pace, Sending};
 

@@ -14,15 +14,12 @@ use super::Refused;
 use super::queue::{Bounds, Entered, Place, Queue};
 use crate::client::Client;
 use crate::metrics::Metrics;
+use crate::priority::lower_priority;
 
 /// How many may wait for a thread.
 const MAX_WAITING: usize = 256;
 /// How many of one connection may.
 const MAX_WAITING_OF_ONE: usize = MAX_WAITING / 4;
-
-/// The niceness of their threads: all else goes before them.
-#[cfg(target_os = "linux")]
-const NICE: i32 = 10;
 
 /// Runs reads that take long, as many at a time as there are worker threads, and two at least.
 ///
@@ -151,13 +148,3 @@ impl Apart {
         }
     }
 }
-
-#[cfg(target_os = "linux")]
-pub(crate) fn lower_priority() {
-    // On Linux this is the calling thread's. Where it is not allowed, the
-    // thread just has the same priority as the others.
-    let _ = rustix::process::setpriority_process(None, NICE);
-}
-
-#[cfg(not(target_os = "linux"))]
-pub(crate) fn lower_priority() {}

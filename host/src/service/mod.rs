@@ -25,7 +25,6 @@ use crate::store::CommitError;
 use crate::topology::{Authority, Ordinal, Passed};
 use crate::trace::{Open, Tracer};
 use apart::Apart;
-pub(crate) use apart::lower_priority;
 pub use others::{Boxed, Forwarded, Others, Part};
 use routing::{Asker, Known};
 use waiting::{Waiting, Waits};

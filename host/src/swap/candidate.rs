@@ -324,7 +324,7 @@ mod tests {
 
     #[test]
     fn what_is_too_much_to_compile_is_rejected() {
-        let bomb = ostrakon_tests::bombs::nested(&component(), 10, 8);
+        let bomb = ostrakon_test_support::bombs::nested(&component(), 10, 8);
         rejected(&[("guest.wasm", &bomb)], "steps to instantiate it");
     }
 

@@ -151,7 +151,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::regular::tests::{fifo, in_time};
+    use ostrakon_test_support::files::{fifo, in_time};
 
     fn files(content: &str) -> Files {
         let content = Bytes::from(content.to_owned());

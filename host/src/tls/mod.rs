@@ -13,8 +13,6 @@ mod rsa;
 mod server;
 
 #[cfg(test)]
-pub(crate) mod testing;
-#[cfg(test)]
 mod tests;
 
 use std::sync::{Arc, LazyLock};

@@ -108,10 +108,9 @@ impl Server {
     }
 }
 
-#[cfg(test)]
 impl Server {
     /// Its own certificate, as if a client had shown it.
-    pub(crate) fn own_chain(&self) -> Chain {
+    pub fn own_chain(&self) -> Chain {
         let own = self.pair.certified().cert.clone();
         Chain::new(own.into(), Side::Client)
     }

@@ -3,8 +3,8 @@ use std::time::{Duration, SystemTime};
 use rcgen::ExtendedKeyUsagePurpose::{ClientAuth, ServerAuth};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
-use super::testing::{Authority, Issued};
 use super::*;
+use ostrakon_test_support::certificates::{Authority, Issued};
 
 const PROTOCOL: &[u8] = b"test";
 
@@ -52,7 +52,7 @@ async fn meet(client: &Mutual, server: &Mutual, host: &str) -> Met {
 #[test]
 fn what_cannot_be_a_pair_is_told_apart() {
     let authority = Authority::new("a");
-    let (one, two) = (authority.issue(), authority.issue());
+    let (one, two) = (authority.issue_here(), authority.issue_here());
     assert_eq!(refused("", &one.key), PairError::NoCertificate);
     assert_eq!(refused(&one.key, &one.key), PairError::NoCertificate);
     let broken = one.certificate.replace("MII", "AAA");
@@ -76,7 +76,7 @@ fn what_cannot_be_a_pair_is_told_apart() {
 #[test]
 fn a_certificate_that_something_stands_before_is_not_left_out() {
     let (a, b) = (Authority::new("a"), Authority::new("b"));
-    let issued = a.issue();
+    let issued = a.issue_here();
     for before in ["\u{feff}", " ", "x"] {
         let hidden = format!("{before}{}", issued.certificate);
         assert_eq!(refused(&hidden, &issued.key), PairError::Certificate);
@@ -144,7 +144,7 @@ fn an_rsa_key_that_is_too_short_is_refused_by_its_length() {
 
 #[test]
 fn a_chain_that_clients_would_not_take_is_refused() {
-    let issued = Authority::new("a").issue();
+    let issued = Authority::new("a").issue_here();
     let several = issued.certificate.repeat(20);
     Pair::read(several.as_bytes(), issued.key.as_bytes()).unwrap();
     let many = refused(&issued.certificate.repeat(900), &issued.key);
@@ -154,7 +154,7 @@ fn a_chain_that_clients_would_not_take_is_refused() {
 #[test]
 fn no_error_and_no_debug_output_tells_the_key() {
     let authority = Authority::new("a");
-    let issued = authority.issue();
+    let issued = authority.issue_here();
     let secret = issued.key.lines().nth(1).unwrap();
     let mutual = mutual(&issued, &[&authority]);
     let in_its_place = refused(&issued.key, &issued.key);
@@ -207,9 +207,12 @@ fn a_certificate_that_others_would_refuse_is_not_taken() {
         let made = Mutual::new(pair(issued), authorities(&[&one]), PROTOCOL);
         assert_eq!(made.unwrap_err(), problem);
     };
-    check(&other.issue(), Problem::UnknownAuthority);
+    check(&other.issue_here(), Problem::UnknownAuthority);
     // One that bears its name is not it.
-    check(&Authority::new("one").issue(), Problem::UnknownAuthority);
+    check(
+        &Authority::new("one").issue_here(),
+        Problem::UnknownAuthority,
+    );
     let usages = |usages: &[_]| one.issue_for(&["localhost"], -60, 60, usages);
     check(&usages(&[ServerAuth]), Problem::Purpose);
     check(&usages(&[ClientAuth]), Problem::Purpose);
@@ -227,7 +230,7 @@ fn a_certificate_that_others_would_refuse_is_not_taken() {
 #[tokio::test]
 async fn both_sides_are_believed_and_bound_to_the_stream() {
     let authority = Authority::new("a");
-    let (client, server) = (authority.issue(), authority.issue());
+    let (client, server) = (authority.issue_here(), authority.issue_here());
     let (client, server) = (
         mutual(&client, &[&authority]),
         mutual(&server, &[&authority]),
@@ -271,13 +274,13 @@ async fn a_name_must_be_in_the_certificate() {
 #[tokio::test]
 async fn neither_side_believes_another_authority() {
     let (one, other) = (Authority::new("one"), Authority::new("other"));
-    let ours = mutual(&one.issue(), &[&one]);
-    let stranger = mutual(&other.issue(), &[&other]);
+    let ours = mutual(&one.issue_here(), &[&one]);
+    let stranger = mutual(&other.issue_here(), &[&other]);
     let (here, there) = meet(&ours, &stranger, "localhost").await;
     assert_eq!(here.unwrap_err(), Problem::UnknownAuthority);
     assert!(matches!(there.unwrap_err(), Problem::Refused(_)));
     // It believes us, and we do not believe it.
-    let stranger = mutual(&other.issue(), &[&one, &other]);
+    let stranger = mutual(&other.issue_here(), &[&one, &other]);
     let (here, there) = meet(&stranger, &ours, "localhost").await;
     assert!(matches!(here.unwrap_err(), Problem::Refused(_)));
     assert_eq!(there.unwrap_err(), Problem::UnknownAuthority);
@@ -287,10 +290,10 @@ async fn neither_side_believes_another_authority() {
 async fn authorities_take_each_others_place() {
     let (old, new) = (Authority::new("old"), Authority::new("new"));
     let steps = [
-        mutual(&old.issue(), &[&old]),
-        mutual(&old.issue(), &[&old, &new]),
-        mutual(&new.issue(), &[&old, &new]),
-        mutual(&new.issue(), &[&new]),
+        mutual(&old.issue_here(), &[&old]),
+        mutual(&old.issue_here(), &[&old, &new]),
+        mutual(&new.issue_here(), &[&old, &new]),
+        mutual(&new.issue_here(), &[&new]),
     ];
     for step in steps.windows(2) {
         for (client, server) in [(0, 1), (1, 0), (1, 1)] {
@@ -304,7 +307,7 @@ async fn authorities_take_each_others_place() {
 #[tokio::test]
 async fn another_protocol_with_the_same_certificate_is_refused() {
     let authority = Authority::new("a");
-    let issued = authority.issue();
+    let issued = authority.issue_here();
     let ours = mutual(&issued, &[&authority]);
     let other = Mutual::new(pair(&issued), authorities(&[&authority]), b"h2").unwrap();
     for (client, server) in [(&ours, &other), (&other, &ours)] {
@@ -317,7 +320,7 @@ async fn another_protocol_with_the_same_certificate_is_refused() {
 #[tokio::test]
 async fn a_client_without_a_certificate_is_refused() {
     let authority = Authority::new("a");
-    let server = mutual(&authority.issue(), &[&authority]);
+    let server = mutual(&authority.issue_here(), &[&authority]);
     let mut config = rustls::ClientConfig::builder_with_provider(Arc::clone(&PROVIDER))
         .with_safe_default_protocol_versions()
         .unwrap()
@@ -341,8 +344,8 @@ async fn a_client_without_a_certificate_is_refused() {
 #[tokio::test]
 async fn each_stream_is_begun_with_certificates_also_between_sides_that_met() {
     let authority = Authority::new("a");
-    let server = mutual(&authority.issue(), &[&authority]);
-    let client = mutual(&authority.issue(), &[&authority]);
+    let server = mutual(&authority.issue_here(), &[&authority]);
+    let client = mutual(&authority.issue_here(), &[&authority]);
     for _ in 0..3 {
         let (connected, accepted) = meet(&client, &server, "localhost").await;
         for secured in [connected.unwrap(), accepted.unwrap()] {

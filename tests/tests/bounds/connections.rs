@@ -4,7 +4,7 @@ use std::io::{Read as _, Write};
 use std::net::TcpStream;
 use std::time::{Duration, SystemTime};
 
-use ostrakon_tests::certificates::Authority;
+use ostrakon_test_support::certificates::Authority;
 use ostrakon_tests::client::Client;
 use ostrakon_tests::host::{CANARY, Files, Host, Shard, config, guest};
 use ostrakon_tests::{memory, tls};

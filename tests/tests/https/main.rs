@@ -15,7 +15,7 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::Request;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use ostrakon_tests::certificates::{Authority, Issued};
+use ostrakon_test_support::certificates::{Authority, Issued};
 use ostrakon_tests::client::{Client, connect, read_response};
 use ostrakon_tests::host::{CANARY, Files, Host, PATIENCE, Shard, config, guest};
 use ostrakon_tests::load::under_load;

@@ -4,10 +4,10 @@ use std::fs;
 use std::process::Command;
 
 use ostrakon::settings::Settings;
+use ostrakon_test_support::tools::output;
 use ostrakon_tests::host::{Shard, config, guest};
 use ostrakon_tests::manifests::{dockerfile, files, repository, the};
 use ostrakon_tests::memory;
-use ostrakon_tests::tools::output;
 use serde_json::{Value, json};
 
 use super::{CLOSING, container, each, list, pod, port};

@@ -3,8 +3,8 @@
 use std::fs;
 use std::io::Seek as _;
 
+use ostrakon_test_support::tools::{output, tool};
 use ostrakon_tests::manifests::{files, objects, repository};
-use ostrakon_tests::tools::{output, tool};
 use serde_json::Value;
 
 use super::{VARIANTS, VERSIONS};

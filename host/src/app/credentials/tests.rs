@@ -1,8 +1,8 @@
 use tokio::time::timeout;
 
 use super::*;
-use crate::tls::testing::{Authority, Issued};
 use crate::volume::{Files, Observation};
+use ostrakon_test_support::certificates::{Authority, Issued};
 
 const TOKEN: &str = "0123456789abcdef";
 
@@ -67,7 +67,7 @@ impl Followed {
 #[tokio::test(start_paused = true)]
 async fn an_update_is_taken_as_a_whole_or_not_at_all() {
     let authority = Authority::new("a");
-    let (one, two) = (authority.issue(), authority.issue());
+    let (one, two) = (authority.issue_here(), authority.issue_here());
     let followed = Followed::start(certificate(&authority, &one, Some(TOKEN)));
     let first = Arc::clone(&followed.credentials.port().subscribe().borrow());
     let mixed = Issued {

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::super::message::{Ask, Said};
 use super::super::{Cluster, until_down};
-use crate::blocking::blocking;
+use crate::blocking::Blocking;
 use crate::lane::{ChangeError, View};
 use crate::topology::{Counted, Ordinal};
 
@@ -28,7 +28,7 @@ pub(in super::super) async fn watch(cluster: Cluster, mut shutdown: watch::Recei
         {
             let cluster = cluster.clone();
             counting.spawn(async move {
-                match count(view).await {
+                match count(view, cluster.0.guests.blocking).await {
                     Ok(counted) => cluster.measured().take(counted),
                     Err(error) => tracing::debug!(%error, "partitions are counted later"),
                 }
@@ -45,11 +45,11 @@ pub(in super::super) async fn watch(cluster: Cluster, mut shutdown: watch::Recei
 }
 
 /// Counts what a source has before it, on a thread where it holds nobody up.
-async fn count(view: Arc<View>) -> Result<Counted, ChangeError> {
+async fn count(view: Arc<View>, blocking: Blocking) -> Result<Counted, ChangeError> {
     let place = view.place.as_ref().ok_or(ChangeError::Unplaced)?;
     let under_way = place.count_under_way(&view.snapshot).await?;
     let counted = Arc::clone(&view);
-    let ahead = blocking(move || {
+    let ahead = blocking.run(move || {
         let place = counted.place.as_ref();
         place.map_or(Ok(0), |place| place.count_ahead(&counted.snapshot))
     });

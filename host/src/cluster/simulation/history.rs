@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use http::Method;
-use ostrakon_tests::linearizable::{self, Action, UNKNOWN, is_linearizable};
+use ostrakon_test_support::linearizable::{self, Action, UNKNOWN, is_linearizable};
 
 use crate::client::Client;
 use crate::contract::{Reply, Request};

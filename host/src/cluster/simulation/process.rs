@@ -17,6 +17,7 @@ use super::mistake::{Mistake, Repeating};
 use super::network::Network;
 use super::random;
 use super::stream::{Dialing, Listener};
+use crate::blocking::Blocking;
 use crate::digest::Digest;
 use crate::guest;
 use crate::lane::{Change, Changed, Lane, Live, Pace, Promotion, Turns};
@@ -108,6 +109,7 @@ impl Process {
         let last = last.and_then(|live| start.ground.of_digest(live.digest));
         let first = last.unwrap_or(start.generation);
         let guests = Guests {
+            blocking: Blocking::Inline,
             engine: start.ground.engine.clone(),
             cache: start.ground.cache.clone(),
             compiler: start.ground.compiler.clone(),

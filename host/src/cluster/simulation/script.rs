@@ -1,6 +1,6 @@
 //! What happens in a seed: changes that are asked for, and faults.
 
-use ostrakon_tests::random::Random;
+use ostrakon_test_support::random::Random;
 
 use super::ground::MAX_SHARDS;
 

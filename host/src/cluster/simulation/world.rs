@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use ostrakon_tests::random::Random;
+use ostrakon_test_support::random::Random;
 use tempfile::TempDir;
 
 use super::clients::{CLIENTS, Client};

@@ -138,7 +138,7 @@ fn read(path: &Path) -> Option<Note> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::regular::tests::{fifo, in_time};
+    use ostrakon_test_support::files::{fifo, in_time};
 
     fn at(directory: &Path) -> Attempts {
         Attempts::open(directory).expect("it opens")

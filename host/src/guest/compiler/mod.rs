@@ -18,7 +18,7 @@ pub use error::CompileError;
 use super::cache::Cache;
 use super::component::Compiled;
 use super::engine::{Engine, translate};
-use crate::blocking::blocking;
+use crate::blocking::Blocking;
 use crate::digest::Digest;
 use crate::metrics::{self, Metrics};
 use crate::settings::Settings;
@@ -40,6 +40,15 @@ struct Inner {
 enum Place {
     Here,
     Children(Option<Attempts>),
+}
+
+impl Place {
+    fn blocking(&self) -> Blocking {
+        match self {
+            Self::Here => Blocking::Inline,
+            Self::Children(_) => Blocking::OnThreads,
+        }
+    }
 }
 
 /// What a component is compiled for.
@@ -81,7 +90,7 @@ impl Compiler {
         Self::new(Place::Children(attempts), metrics)
     }
 
-    /// Compiles in this process, whatever it takes: for tests of trusted
+    /// Compiles on the calling thread, whatever it takes: for tests of trusted
     /// components, where this program is another one.
     pub fn here() -> Self {
         Self::new(Place::Here, None)
@@ -111,9 +120,10 @@ impl Compiler {
         purpose: Purpose,
         limits: Limits,
     ) -> Result<Compiled, CompileError> {
+        let blocking = self.0.place.blocking();
         if let Some(cache) = cache {
             let (engine, cache) = (engine.clone(), cache.clone());
-            let cached = blocking(move || Compiled::cached(&engine, &cache, digest));
+            let cached = blocking.run(move || Compiled::cached(&engine, &cache, digest));
             if let Some(compiled) = cached.await {
                 return Ok(compiled);
             }
@@ -134,7 +144,8 @@ impl Compiler {
             }
         }?;
         let engine = engine.clone();
-        blocking(move || Compiled::load(&engine, digest, &code)).await
+        let load = move || Compiled::load(&engine, digest, &code);
+        blocking.run(load).await
     }
 
     /// Returns when nothing is being compiled, and no note is left that it was.
@@ -155,11 +166,8 @@ impl Compiler {
         let component = component.clone();
         let code = match &self.0.place {
             Place::Here => {
-                let work = move || {
-                    let _turn = turn;
-                    translate(&component)
-                };
-                blocking(work).await
+                let _turn = turn;
+                translate(&component)
             }
             Place::Children(attempts) => {
                 let attempts = attempts.clone();

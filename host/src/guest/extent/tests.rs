@@ -1,6 +1,6 @@
 //! What is let through, and what is not, each by its bound.
 
-use ostrakon_tests::bombs::{branching, functions, long, nested};
+use ostrakon_test_support::bombs::{branching, functions, long, nested};
 use wasm_encoder::{
     Alias, Component, ComponentExportKind, ComponentExportSection, ComponentImportSection,
     ComponentOuterAliasKind, ComponentSection as _, ComponentTypeRef, ComponentTypeSection,

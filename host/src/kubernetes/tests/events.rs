@@ -93,7 +93,7 @@ fn repeats_are_counted_in_one_event_while_it_is_there() {
     });
     assert_eq!(pod.server.events().len(), 1);
     pod.server
-        .change(ostrakon_tests::api_server::World::forget_events);
+        .change(ostrakon_test_support::api_server::World::forget_events);
     pod.kubernetes.record(refused("no"));
     assert!(pod.event("no")["series"].is_null());
 }
@@ -153,7 +153,7 @@ fn a_server_that_is_away_is_tried_some_times() {
     pod.kubernetes.record(refused("lost, too"));
     pod.waits_for_metric("ostrakon_kubernetes_events_dropped_total", 2.0);
     pod.server
-        .fail(|faults| *faults = ostrakon_tests::api_server::Faults::default());
+        .fail(|faults| *faults = ostrakon_test_support::api_server::Faults::default());
     pod.kubernetes.record(refused("told"));
     pod.event("told");
     assert_eq!(pod.server.events().len(), 1);

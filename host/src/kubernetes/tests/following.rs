@@ -2,8 +2,8 @@
 
 use std::fs;
 
-use ostrakon_tests::api_server::Faults;
-use ostrakon_tests::certificates::Authority;
+use ostrakon_test_support::api_server::Faults;
+use ostrakon_test_support::certificates::Authority;
 
 use super::*;
 
@@ -86,7 +86,8 @@ fn what_the_server_has_forgotten_is_listed_again() {
         pod.problem("cannot be reached");
         pod.server.change(|world| world.pass(1000));
         pod.server.scale(5);
-        pod.server.change(ostrakon_tests::api_server::World::forget);
+        pod.server
+            .change(ostrakon_test_support::api_server::World::forget);
         pod.server.open(true);
         pod.hears(Replicas::Are(5));
         pod.server.scale(3);
@@ -121,7 +122,8 @@ fn bookmarks_spare_the_list() {
         pod.server
             .wait_for("a bookmark", |_| (heard() != before).then_some(()));
     }
-    pod.server.change(ostrakon_tests::api_server::World::forget);
+    pod.server
+        .change(ostrakon_test_support::api_server::World::forget);
     pod.server.cut();
     pod.server
         .wait_for("another watch", |_| (pod.asked("watch") > 1).then_some(()));

@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep};
 
 use super::tls::{credentials, mutual};
 use super::*;
-use crate::tls::testing::Authority;
+use ostrakon_test_support::certificates::Authority;
 
 fn crowded(most: usize) -> Endpoint {
     let mut endpoint = with_tokens(2, &["a"]);
@@ -97,7 +97,7 @@ async fn those_whose_handshake_has_ended_take_no_places() {
 #[tokio::test(start_paused = true)]
 async fn a_drop_of_bytes_now_and_then_does_not_prolong_a_handshake() {
     let authority = Authority::new("a");
-    let tls = mutual(&authority.issue(), &[&authority]);
+    let tls = mutual(&authority.issue_here(), &[&authority]);
     let both = credentials(Some(&tls), &["a"], Demand::Any);
     let beginnings: [&[u8]; 2] = [b"\x00\x00\x01\x00", b"\x16\x03\x01\x02\x00\x01\x00\x01"];
     for beginning in beginnings {

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::tls::{credentials, mutual};
 use super::*;
-use crate::tls::testing::Authority;
+use ostrakon_test_support::certificates::Authority;
 
 /// How long a test waits for what must happen.
 const PATIENCE: Duration = Duration::from_secs(50);
@@ -75,10 +75,10 @@ async fn the_connecting_side_leaves_who_has_shown_what_was_taken_away() {
 async fn an_authority_that_is_taken_away_ends_what_was_admitted_by_it() {
     let (old, new) = (Authority::new("old"), Authority::new("new"));
     let all = |tls| credentials(Some(&tls), &[], Demand::All);
-    let (there, change) = changing(2, all(mutual(&new.issue(), &[&old, &new])));
+    let (there, change) = changing(2, all(mutual(&new.issue_here(), &[&old, &new])));
     let mut server = Server::start(there, Echo).await;
     let pool = |issuer: &Authority| {
-        let tls = mutual(&issuer.issue(), &[&old, &new]);
+        let tls = mutual(&issuer.issue_here(), &[&old, &new]);
         let pool = Pool::new(Arc::new(changing(1, all(tls)).0));
         pool.set_address(2, &server.address);
         pool
@@ -86,7 +86,7 @@ async fn an_authority_that_is_taken_away_ends_what_was_admitted_by_it() {
     let (with_old, with_new) = (pool(&old), pool(&new));
     with_old.request(2, body(1)).await.unwrap();
     with_new.request(2, body(1)).await.unwrap();
-    change.send_replace(Arc::new(all(mutual(&new.issue(), &[&new]))));
+    change.send_replace(Arc::new(all(mutual(&new.issue_here(), &[&new]))));
     let end = timeout(PATIENCE, server.ends.recv()).await;
     end.expect("it ends").unwrap().unwrap();
     let refused = with_old.request(2, body(2)).await.unwrap_err();
@@ -174,7 +174,7 @@ async fn a_certificate_that_expires_ends_what_was_admitted_by_it() {
     let authority = Authority::new("a");
     let short = authority.issue_for(&["localhost"], -60, 2, &[]);
     let all = |tls| credentials(Some(&tls), &[], Demand::All);
-    let (there, _kept) = changing(2, all(mutual(&authority.issue(), &[&authority])));
+    let (there, _kept) = changing(2, all(mutual(&authority.issue_here(), &[&authority])));
     let (here, _kept) = changing(1, all(mutual(&short, &[&authority])));
     let server = piped(4096, there, Echo);
     let connection = Connection::open_tls(server.stream, &here, "localhost", None).await;
@@ -191,7 +191,7 @@ async fn a_certificate_that_expires_ends_what_was_admitted_by_it() {
 async fn nothing_fails_while_everything_rotates() {
     const ROUNDS: usize = 3;
     let (one, two) = (Authority::new("one"), Authority::new("two"));
-    let tls = |issuer: &Authority, believed: &[&Authority]| mutual(&issuer.issue(), believed);
+    let tls = |issuer: &Authority, believed: &[&Authority]| mutual(&issuer.issue_here(), believed);
     let mut steps = Vec::new();
     for _ in 0..ROUNDS {
         let all = |tls, tokens: &[&str]| credentials(tls, tokens, Demand::All);

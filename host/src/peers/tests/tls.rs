@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
-use crate::tls::testing::{Authority, Issued};
 use crate::tls::{Authorities, Mutual, Pair};
+use ostrakon_test_support::certificates::{Authority, Issued};
 
 /// TLS as peers have it.
 pub(super) fn mutual(issued: &Issued, believed: &[&Authority]) -> Mutual {
@@ -49,7 +49,7 @@ async fn ask(client: &Credentials, server: &Credentials) -> (Result<(), String>,
 #[tokio::test]
 async fn peers_with_certificates_talk_and_tokens_may_be_demanded_as_well() {
     let authority = Authority::new("a");
-    let tls = mutual(&authority.issue(), &[&authority]);
+    let tls = mutual(&authority.issue_here(), &[&authority]);
     for tokens in [&[][..], &["a"], &["a", "b"]] {
         let both = credentials(Some(&tls), tokens, Demand::All);
         assert_eq!(ask(&both, &both).await, (Ok(()), None), "{tokens:?}");
@@ -61,10 +61,10 @@ async fn peers_with_certificates_talk_and_tokens_may_be_demanded_as_well() {
 #[tokio::test]
 async fn who_lacks_what_is_demanded_is_refused_and_told() {
     let (ours, other) = (Authority::new("ours"), Authority::new("other"));
-    let tls = mutual(&ours.issue(), &[&ours]);
-    let strange = mutual(&other.issue(), &[&other]);
+    let tls = mutual(&ours.issue_here(), &[&ours]);
+    let strange = mutual(&other.issue_here(), &[&other]);
     // It believes us, so only we can refuse it.
-    let sly = mutual(&other.issue(), &[&ours, &other]);
+    let sly = mutual(&other.issue_here(), &[&ours, &other]);
     let all = |tls, tokens: &[&str]| credentials(tls, tokens, Demand::All);
     let rows = [
         (
@@ -130,7 +130,7 @@ async fn a_certificate_for_another_name_is_not_talked_to() {
     let named = authority.issue_for(&["kv-0.kv"], -60, 60, &[]);
     let (named, tls) = (
         mutual(&named, &[&authority]),
-        mutual(&authority.issue(), &[&authority]),
+        mutual(&authority.issue_here(), &[&authority]),
     );
     let all = |tls| credentials(Some(tls), &[], Demand::All);
     let (asked, _) = ask(&all(&tls), &all(&named)).await;
@@ -149,7 +149,7 @@ async fn at_an_announced_address_the_configured_name_is_demanded() {
         mutual(&issued, &[&authority])
     };
     let all = |tls: &Mutual| credentials(Some(tls), &[], Demand::All);
-    let us = all(&mutual(&authority.issue(), &[&authority]));
+    let us = all(&mutual(&authority.issue_here(), &[&authority]));
     for (name, is_it) in [
         ("localhost", true),
         ("127.0.0.1", false),
@@ -179,7 +179,7 @@ async fn an_expired_certificate_is_refused() {
     let short = authority.issue_for(&["127.0.0.1"], -60, 1, &[]);
     let (short, tls) = (
         mutual(&short, &[&authority]),
-        mutual(&authority.issue(), &[&authority]),
+        mutual(&authority.issue_here(), &[&authority]),
     );
     while short.pair().check(std::time::SystemTime::now()).is_ok() {
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
@@ -201,7 +201,7 @@ async fn an_expired_certificate_is_refused() {
 #[tokio::test]
 async fn means_are_changed_for_others_without_a_break() {
     let authority = Authority::new("a");
-    let tls = mutual(&authority.issue(), &[&authority]);
+    let tls = mutual(&authority.issue_here(), &[&authority]);
     let token = credentials(None, &["a"], Demand::All);
     let tls_only = credentials(Some(&tls), &[], Demand::All);
     let both = credentials(Some(&tls), &["a"], Demand::All);
@@ -222,8 +222,8 @@ async fn means_are_changed_for_others_without_a_break() {
 #[tokio::test]
 async fn any_means_is_not_no_means() {
     let (ours, other) = (Authority::new("ours"), Authority::new("other"));
-    let tls = mutual(&ours.issue(), &[&ours]);
-    let sly = mutual(&other.issue(), &[&ours, &other]);
+    let tls = mutual(&ours.issue_here(), &[&ours]);
+    let sly = mutual(&other.issue_here(), &[&ours, &other]);
     let any = credentials(Some(&tls), &["a"], Demand::Any);
     let all = |tls, tokens: &[&str]| credentials(tls, tokens, Demand::All);
     for stranger in [
@@ -244,7 +244,7 @@ async fn any_means_is_not_no_means() {
 #[tokio::test]
 async fn nobody_in_the_middle_takes_tls_away() {
     let authority = Authority::new("a");
-    let tls = mutual(&authority.issue(), &[&authority]);
+    let tls = mutual(&authority.issue_here(), &[&authority]);
     let both = credentials(Some(&tls), &["a"], Demand::All);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -268,7 +268,7 @@ async fn nobody_in_the_middle_takes_tls_away() {
 #[tokio::test]
 async fn a_proof_passed_on_to_another_stream_is_refused() {
     let authority = Authority::new("a");
-    let tls = mutual(&authority.issue(), &[&authority]);
+    let tls = mutual(&authority.issue_here(), &[&authority]);
     let both = credentials(Some(&tls), &["a"], Demand::All);
     let mut server = Server::start(with(2, both.clone()), Echo).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -294,7 +294,7 @@ async fn a_proof_passed_on_to_another_stream_is_refused() {
 #[tokio::test]
 async fn broken_tls_changes_nothing() {
     let authority = Authority::new("a");
-    let tls = mutual(&authority.issue(), &[&authority]);
+    let tls = mutual(&authority.issue_here(), &[&authority]);
     let endpoint = with(2, credentials(Some(&tls), &[], Demand::All));
     let mut server = Server::start(endpoint.clone(), Echo).await;
     let pool = Pool::new(Arc::new(with(1, credentials(Some(&tls), &[], Demand::All))));

@@ -17,7 +17,7 @@ fn a_directory_in_use_is_refused_and_opens_afterwards() {
 /// A FIFO in place of the lock hung the start, before there was anything to see.
 #[test]
 fn what_is_no_regular_file_is_an_error_and_not_waited_for() {
-    use crate::regular::tests::{fifo, in_time};
+    use ostrakon_test_support::files::{fifo, in_time};
 
     for name in ["lock", "shard.redb", "shard.new"] {
         let directory = tempfile::tempdir().expect("a directory");

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 
 use super::*;
-use crate::regular::tests::{fifo, in_time};
+use ostrakon_test_support::files::{fifo, in_time};
 
 fn is_missing(error: &ReadError) -> bool {
     matches!(error, ReadError::Unreadable { source, .. } if source.kind() == io::ErrorKind::NotFound)

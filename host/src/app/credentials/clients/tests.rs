@@ -5,8 +5,8 @@ use http::Request;
 
 use super::*;
 use crate::secrets::Secrets;
-use crate::tls::testing::{Authority, Issued};
 use crate::volume::Files;
+use ostrakon_test_support::certificates::{Authority, Issued};
 
 const ONE: &str = "one-0123456789abcdef";
 const TWO: &str = "two-0123456789abcdef";
@@ -41,7 +41,7 @@ fn check_refused(entries: &[(&str, &str)], before: Option<&Clients>, said: &str)
 #[test]
 fn what_cannot_be_used_together_is_refused_with_what_to_do() {
     let authority = Authority::new("a");
-    let (issued, other) = (authority.issue(), authority.issue());
+    let (issued, other) = (authority.issue_here(), authority.issue_here());
     let certificate = ("tls.crt", &*issued.certificate);
     check_refused(&[certificate], None, "no `tls.key`: put it there");
     check_refused(&[("tls.key", &issued.key)], None, "no `tls.crt`: put it");
@@ -63,7 +63,7 @@ fn what_cannot_be_used_together_is_refused_with_what_to_do() {
 #[test]
 fn a_running_shard_never_asks_for_less() {
     let authority = Authority::new("a");
-    let issued = authority.issue();
+    let issued = authority.issue_here();
     let tls = make(&pair(&issued), None).unwrap();
     let tokens = [("client-tokens", ONE)];
     let with_tokens = make(&tokens, None).unwrap();
@@ -96,7 +96,7 @@ fn https_only_is_plain_at_no_time() {
     let make = |entries: &[(&str, &str)]| port.make(&values(entries), None, SystemTime::now());
     let error = make(&[("client-tokens", ONE)]).unwrap_err();
     assert!(matches!(error, ClientsError::HttpsOnly), "{error}");
-    let issued = Authority::new("a").issue();
+    let issued = Authority::new("a").issue_here();
     make(&pair(&issued)).unwrap();
 }
 
@@ -136,7 +136,7 @@ fn a_token_is_demanded_where_there_are_any_and_told_to_no_guest() {
 #[tokio::test]
 async fn with_any_a_certificate_or_a_token_will_do() {
     let authority = Authority::new("a");
-    let issued = authority.issue();
+    let issued = authority.issue_here();
     let more = [("client-ca.crt", &*authority.pem), ("client-tokens", ONE)];
     let of = |demand: &[(&'static str, &'static str)]| {
         make(&[&pair(&issued), &more[..], demand].concat(), None).unwrap()

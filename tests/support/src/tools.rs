@@ -18,7 +18,7 @@ pub fn tool(name: &str) -> Command {
 /// When it is not there.
 pub fn provided(name: &str) -> PathBuf {
     let tools = env::var_os("OSTRAKON_TEST_TOOLS").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools"),
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/tools"),
         PathBuf::from,
     );
     let places = [tools.join(name), tools.join("venv/bin").join(name)];

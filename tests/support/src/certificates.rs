@@ -2,7 +2,10 @@
 
 use std::time::{Duration, SystemTime};
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
+};
 
 /// An authority.
 #[derive(Debug)]
@@ -42,9 +45,46 @@ impl Authority {
     /// # Panics
     /// When a name cannot be one.
     pub fn issue(&self, names: &[String], until: SystemTime) -> Issued {
+        let from = SystemTime::now() - Duration::from_hours(1);
+        self.sign(names, [from, until], &[])
+    }
+
+    /// A certificate for names and addresses, valid from and to so many seconds from now, for
+    /// these usages; none: for all.
+    ///
+    /// # Panics
+    /// When a name cannot be one.
+    pub fn issue_for(
+        &self,
+        names: &[&str],
+        from: i64,
+        to: i64,
+        usages: &[ExtendedKeyUsagePurpose],
+    ) -> Issued {
+        let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+        let now = SystemTime::now();
+        let at = |seconds: i64| {
+            let away = Duration::from_secs(seconds.unsigned_abs());
+            if seconds < 0 { now - away } else { now + away }
+        };
+        self.sign(&names, [at(from), at(to)], usages)
+    }
+
+    /// One for this machine, valid for an hour and usable on both sides.
+    pub fn issue_here(&self) -> Issued {
+        self.issue_for(&["127.0.0.1", "localhost"], -60, 3600, &[])
+    }
+
+    fn sign(
+        &self,
+        names: &[String],
+        [from, until]: [SystemTime; 2],
+        usages: &[ExtendedKeyUsagePurpose],
+    ) -> Issued {
         let mut params = CertificateParams::new(names).expect("names");
-        params.not_before = (SystemTime::now() - Duration::from_hours(1)).into();
+        params.not_before = from.into();
         params.not_after = until.into();
+        params.extended_key_usages = usages.to_vec();
         let key = KeyPair::generate().expect("a key");
         let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
         Issued {

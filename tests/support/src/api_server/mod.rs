@@ -24,8 +24,8 @@ pub use fault::Faults;
 pub use question::Question;
 pub use world::{Rule, World};
 
+use crate::PATIENCE;
 use crate::certificates::Authority;
-use crate::host::PATIENCE;
 use crate::net::Net;
 use account::Account;
 
