@@ -4,7 +4,6 @@
 mod plan;
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -91,7 +90,6 @@ pub struct Parts<S> {
 /// The open port. Dropping it closes the port and ends its thread.
 #[derive(Debug)]
 pub struct Admin {
-    address: SocketAddr,
     shutdown: Option<watch::Sender<bool>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -102,7 +100,6 @@ impl Admin {
     /// # Errors
     /// When the system has no thread or event queue to give.
     pub fn start<S: Subject>(server: Server, parts: Parts<S>) -> io::Result<Self> {
-        let address = server.local_addr();
         let (shutdown, down) = watch::channel(false);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -130,15 +127,9 @@ impl Admin {
                 });
             })?;
         Ok(Self {
-            address,
             shutdown: Some(shutdown),
             thread: Some(thread),
         })
-    }
-
-    /// The port's address.
-    pub fn local_addr(&self) -> SocketAddr {
-        self.address
     }
 }
 

@@ -1,3 +1,4 @@
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -44,7 +45,13 @@ impl Subject for Shard {
     }
 }
 
-fn start() -> (Admin, Readiness, Drain, Arc<AtomicBool>) {
+/// The port, and where it is.
+struct Open {
+    address: SocketAddr,
+    _admin: Admin,
+}
+
+fn start() -> (Open, Readiness, Drain, Arc<AtomicBool>) {
     let broken = Arc::new(AtomicBool::new(false));
     let readiness = Readiness::default();
     let drain = Drain::new(readiness.clone());
@@ -57,20 +64,20 @@ fn start() -> (Admin, Readiness, Drain, Arc<AtomicBool>) {
         max_connections: 16,
     };
     let server = Server::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    (
-        Admin::start(server, parts).unwrap(),
-        readiness,
-        drain,
-        broken,
-    )
+    let address = server.local_addr();
+    let open = Open {
+        address,
+        _admin: Admin::start(server, parts).unwrap(),
+    };
+    (open, readiness, drain, broken)
 }
 
-async fn get(admin: &Admin, path: &str) -> (u16, String) {
+async fn get(admin: &Open, path: &str) -> (u16, String) {
     call(admin, Method::GET, path).await
 }
 
-async fn call(admin: &Admin, method: Method, path: &str) -> (u16, String) {
-    let (status, body) = client::request(admin.local_addr(), method, path, PATIENCE)
+async fn call(admin: &Open, method: Method, path: &str) -> (u16, String) {
+    let (status, body) = client::request(admin.address, method, path, PATIENCE)
         .await
         .unwrap();
     (status.as_u16(), String::from_utf8(body.into()).unwrap())
@@ -128,9 +135,7 @@ async fn metrics_are_in_the_format_that_is_asked_for() {
             "ostrakon_swaps_total",
         ),
     ] {
-        let mut stream = tokio::net::TcpStream::connect(admin.local_addr())
-            .await
-            .unwrap();
+        let mut stream = tokio::net::TcpStream::connect(admin.address).await.unwrap();
         let request =
             format!("GET /metrics HTTP/1.1\r\nhost: x\r\n{accept}connection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
@@ -152,7 +157,7 @@ async fn metrics_are_in_the_format_that_is_asked_for() {
 async fn status_is_json_and_metrics_are_measured_and_rendered() {
     let (admin, readiness, drain, _) = start();
     let _in_flight = drain.enter().unwrap();
-    let metrics = async |admin: &Admin| get(admin, "/metrics").await.1;
+    let metrics = async |admin: &Open| get(admin, "/metrics").await.1;
     let (status, body) = get(&admin, "/status").await;
     let body: serde_json::Value = serde_json::from_str(&body).unwrap();
     assert_eq!((status, &body["shard"]), (200, &3.into()));
@@ -183,7 +188,7 @@ async fn status_is_json_and_metrics_are_measured_and_rendered() {
 #[tokio::test]
 async fn a_plan_is_asked_for_with_a_component_or_without() {
     let (admin, ..) = start();
-    let authority = admin.local_addr().to_string();
+    let authority = admin.address.to_string();
     let asked = async |method, path, body: &'static [u8]| {
         let question = client::Question {
             body: Bytes::from_static(body),
@@ -293,11 +298,9 @@ fn what_changes_something_is_for_this_machine_and_for_tokens() {
 #[tokio::test]
 async fn dropping_the_port_closes_it_though_connections_are_open() {
     let (admin, ..) = start();
-    let _idle = tokio::net::TcpStream::connect(admin.local_addr())
-        .await
-        .unwrap();
+    let _idle = tokio::net::TcpStream::connect(admin.address).await.unwrap();
     assert_eq!(get(&admin, "/livez").await.0, 200);
-    let address = admin.local_addr();
+    let address = admin.address;
     drop(admin);
     assert!(tokio::net::TcpStream::connect(address).await.is_err());
 }
