@@ -39,9 +39,8 @@ use credentials::Credentials;
 use guests::Guests;
 use maybe::Maybe;
 use peers::Peers;
-#[cfg(test)]
-pub(crate) use process::resident_memory;
 use process::{Process, System};
+pub(crate) use process::{processor_time, resident_memory};
 use requests::Requests;
 use swaps::Swaps;
 use writes::Writes;
