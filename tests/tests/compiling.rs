@@ -14,6 +14,7 @@ use ostrakon_test_support::bombs::{branching, functions, long, nested, slow};
 use ostrakon_tests::client::Client;
 use ostrakon_tests::host::{CANARY, Files, Host, PATIENCE, Shard, binary, config, guest};
 use ostrakon_tests::load::under_load;
+use ostrakon_tests::memory::Cgroup;
 use serde_json::Value;
 
 /// A ConfigMap with a guest, packed: what is large is not for long.
@@ -237,6 +238,57 @@ fn what_takes_too_much_is_ended_by_its_limit_and_costs_the_host_nothing() {
     // What was refused is remembered only while the process lives, and nothing of it is on the disk.
     let notes = fs::read_dir(shard.data.join("compiling")).expect("a directory");
     assert_eq!(notes.count(), 0);
+    host.stop();
+}
+
+/// The room was looked at when the compile began, and never again: the kernel ended the container once
+/// others had taken it.
+#[test]
+fn a_compile_is_ended_when_others_take_its_room_and_tried_again() {
+    let kv = guest("kv");
+    let mut shard = Shard::new(&config(&kv, &[]));
+    let Some(cgroup) = Cgroup::make(512 << 20) else {
+        println!("no control group can be made here: not tried");
+        return;
+    };
+    shard.runner = cgroup.runner();
+    let host = shard.start();
+    shard
+        .config
+        .publish(&packed(&slow(&kv, 1), ""))
+        .expect("published");
+    let child = compiling(&host, None);
+    // It keeps all that it is given until the end, as there is no end of a line.
+    let runner = cgroup.runner();
+    let mut other = Command::new(&runner[0])
+        .args(&runner[1..])
+        .arg("tail")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("it runs");
+    let mut takes = other.stdin.take().expect("it is piped");
+    let is_there = || {
+        let status = fs::read_to_string(format!("/proc/{child}/status"));
+        status.is_ok_and(|status| runs(&status))
+    };
+    let mut taken = 0;
+    while is_there() && taken < 512 {
+        takes.write_all(&vec![0; 1 << 20]).expect("it is taken");
+        taken += 1;
+        thread::sleep(Duration::from_millis(5));
+    }
+    println!("{taken} MiB were taken");
+    let refused = host.wait_for_status("the refusal", |status| status["refused"].is_object());
+    let refused = &refused["refused"];
+    let said = refused["reason"].as_str().expect("a reason");
+    assert!(said.contains("memory limit came to leave only"), "{said}");
+    assert_eq!(refused["will_retry"], true);
+    assert_eq!(cgroup.killed(), 0, "{said}");
+    assert_eq!(host.generation(), 1);
+    other.kill().expect("it runs");
+    other.wait().expect("it has ended");
+    host.wait_until("the swap", |host| host.generation() == 2);
     host.stop();
 }
 

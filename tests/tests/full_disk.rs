@@ -157,6 +157,48 @@ impl Stored {
     }
 }
 
+/// As after an update of the host, whose compiler is another. That a compile is tried is noted on the
+/// disk first, and a disk that could not take the note left the shard without a guest.
+#[test]
+fn a_guest_is_compiled_on_a_full_disk_and_serves_reads() {
+    let mut shard = Shard::new(&config(&guest("kv"), &[]));
+    let disk = SmallDisk::mount(&shard.data);
+    shard.runner = disk.runner();
+    let mut stored = Stored::default();
+    let host = shard.start();
+    stored.write(&mut host.client(), 10);
+    // It is kept in the background.
+    host.wait_until("the compiled guest", |_| compiled(&disk).len() == 1);
+    host.stop();
+    for path in compiled(&disk) {
+        fs::remove_file(path).expect("it is there");
+    }
+    disk.fill();
+
+    let host = shard.start();
+    stored.check(&mut host.client());
+    assert_eq!(host.metric("ostrakon_compiles_total{result=\"done\"}"), 1);
+    let log = host.stop();
+    assert!(
+        log.contains("it is not noted that a guest is compiled"),
+        "{log}"
+    );
+    assert!(log.contains("a compiled guest cannot be kept"), "{log}");
+    for directory in ["compiling", "compiled"] {
+        let halves = fs::read_dir(disk.path().join(directory)).expect("a directory");
+        assert_eq!(halves.count(), 0, "{directory}");
+    }
+}
+
+/// The files of compiled guests that are whole.
+fn compiled(disk: &SmallDisk) -> Vec<PathBuf> {
+    let files = fs::read_dir(disk.path().join("compiled")).expect("a directory");
+    let files = files.map(|file| file.expect("a file").path());
+    files
+        .filter(|path| path.extension().is_some_and(|name| name == "cwasm"))
+        .collect()
+}
+
 #[test]
 fn a_full_disk_refuses_writes_and_loses_nothing() {
     let mut shard = Shard::new(&config(&guest("kv"), &[]));

@@ -7,8 +7,9 @@
 
 use ostrakon_toolchain::component::EXPORTS;
 use wasmparser::{
-    BinaryReaderError, ComponentAlias, ComponentExternalKind, ComponentInstance,
-    ComponentOuterAliasKind, Encoding, FunctionBody, Instance, Operator, Parser, Payload,
+    BinaryReaderError, BlockType, ComponentAlias, ComponentExternalKind, ComponentInstance,
+    ComponentOuterAliasKind, CompositeInnerType, Encoding, FunctionBody, Instance, Operator,
+    Parser, Payload, TypeRef,
 };
 
 /// Components within each other, the guest itself included.
@@ -19,12 +20,22 @@ const MAX_MODULES: u64 = 1000;
 const MAX_FUNCTIONS: u64 = 65_536;
 /// The bytes of one function's body.
 const MAX_BODY: u64 = 2 << 20;
-/// The locals of one function.
+/// The locals of one function, its parameters included.
 const MAX_LOCALS: u64 = 10_000;
 /// The locals of a function times the places where its flow parts or meets, in one and in all: what
 /// it takes to find out which of them hold what.
 const MAX_FLOW: u64 = 32 << 20;
 const MAX_FLOW_OF_ALL: u64 = 512 << 20;
+/// The values that blocks take and give, by their types, times those places, in one function. The
+/// compiler was seen to take 10 MiB for each million, so that 7 kB of code asked for gigabytes.
+const MAX_BLOCK_FLOW: u64 = 64 << 20;
+/// The parameters and results of the functions that are called, each call counting, in one function
+/// and in all: half a million took 540 MiB and 7 s.
+const MAX_CALL_VALUES: u64 = 512 << 10;
+const MAX_CALL_VALUES_OF_ALL: u64 = 8 << 20;
+/// The parameters and results of all functions: where those can be called from outside, a million took
+/// 26 s and became 30 MB. Those of large guests have some 100,000.
+const MAX_SIGNATURES: u64 = 1 << 20;
 /// Type declarations, and their bytes.
 const MAX_TYPES: u64 = 100_000;
 const MAX_TYPE_BYTES: u64 = 4 << 20;
@@ -114,6 +125,8 @@ struct Extent {
     modules: u64,
     functions: u64,
     flow: u64,
+    signatures: u64,
+    call_values: u64,
     types: u64,
     type_bytes: u64,
     items: u64,
@@ -131,6 +144,45 @@ struct Level {
     /// The steps of instantiating itself.
     steps: u64,
     is_component: bool,
+    /// The types that a module declares, by their number.
+    types: Vec<Taken>,
+    /// The type's number of each of its functions, the imported ones first.
+    functions: Vec<u32>,
+    /// How many of its functions are imported, or have a body that was read.
+    bodies: usize,
+}
+
+/// How many values a function or block takes and gives.
+#[derive(Clone, Copy, Default)]
+struct Taken {
+    parameters: u16,
+    results: u16,
+}
+
+impl Taken {
+    fn values(self) -> u64 {
+        u64::from(self.parameters) + u64::from(self.results)
+    }
+}
+
+impl Level {
+    /// What a type takes and gives; a type that is none is the compiler's to refuse.
+    fn of_type(&self, number: u32) -> Taken {
+        self.types.get(number as usize).copied().unwrap_or_default()
+    }
+
+    fn of_function(&self, number: u32) -> Taken {
+        let number = self.functions.get(number as usize);
+        number.map_or_else(Taken::default, |number| self.of_type(*number))
+    }
+
+    fn of_block(&self, block: BlockType) -> u64 {
+        match block {
+            BlockType::Empty => 0,
+            BlockType::Type(_) => 1,
+            BlockType::FuncType(number) => self.of_type(number).values(),
+        }
+    }
 }
 
 impl Extent {
@@ -147,7 +199,14 @@ impl Extent {
                 at_most("components within each other", depth, MAX_DEPTH as u64)?;
                 self.add_module()?;
             }
-            Payload::TypeSection(types) => self.add_types(types.count(), types.range().len())?,
+            Payload::TypeSection(types) => {
+                self.add_types(types.count(), types.range().len())?;
+                for group in types {
+                    for of in group?.types() {
+                        self.name_type(&of.composite_type.inner);
+                    }
+                }
+            }
             Payload::CoreTypeSection(types) => {
                 self.add_types(types.count(), types.range().len())?;
             }
@@ -159,9 +218,22 @@ impl Extent {
             Payload::FunctionSection(functions) => {
                 self.functions += u64::from(functions.count());
                 at_most("functions", self.functions, MAX_FUNCTIONS)?;
+                for function in functions {
+                    self.name_function(function?)?;
+                }
             }
             Payload::CodeSectionEntry(body) => self.add_body(&body)?,
-            Payload::ImportSection(section) => self.add_items(section.count())?,
+            Payload::ImportSection(section) => {
+                self.add_items(section.count())?;
+                for import in section.into_imports() {
+                    if let TypeRef::Func(of) | TypeRef::FuncExact(of) = import?.ty {
+                        self.name_function(of)?;
+                        if let Some(level) = self.open.last_mut() {
+                            level.bodies += 1;
+                        }
+                    }
+                }
+            }
             Payload::TableSection(section) => self.add_items(section.count())?,
             Payload::MemorySection(section) => self.add_items(section.count())?,
             Payload::TagSection(section) => self.add_items(section.count())?,
@@ -315,24 +387,65 @@ impl Extent {
         at_most("imports, exports and the like", self.items, MAX_ITEMS)
     }
 
+    fn name_type(&mut self, of: &CompositeInnerType) {
+        let taken = match of {
+            CompositeInnerType::Func(of) => {
+                let count = |types: &[_]| u16::try_from(types.len()).unwrap_or(u16::MAX);
+                Taken {
+                    parameters: count(of.params()),
+                    results: count(of.results()),
+                }
+            }
+            _ => Taken::default(),
+        };
+        if let Some(level) = self.open.last_mut() {
+            level.types.push(taken);
+        }
+    }
+
+    fn name_function(&mut self, of: u32) -> Result<(), Unfit> {
+        if let Some(level) = self.open.last_mut() {
+            level.functions.push(of);
+            self.signatures += level.of_type(of).values();
+        }
+        let what = "parameters and results of functions";
+        at_most(what, self.signatures, MAX_SIGNATURES)
+    }
+
     fn add_body(&mut self, body: &FunctionBody<'_>) -> Result<(), Unfit> {
         let bytes = body.range().len() as u64;
         at_most("bytes in one function", bytes, MAX_BODY)?;
-        let mut locals: u64 = 0;
+        let Some(level) = self.open.last_mut() else {
+            return Ok(());
+        };
+        let number = u32::try_from(level.bodies).unwrap_or(u32::MAX);
+        level.bodies += 1;
+        let mut locals = u64::from(level.of_function(number).parameters);
         for declared in body.get_locals_reader()? {
             locals += u64::from(declared?.0);
         }
         at_most("locals in one function", locals, MAX_LOCALS)?;
-        let mut places: u64 = 0;
+        let (mut places, mut of_blocks, mut of_calls) = (0, 0, 0);
         let mut operators = body.get_operators_reader()?;
         while !operators.eof() {
-            places += places_of(&operators.read()?);
+            let operator = operators.read()?;
+            places += places_of(&operator);
+            of_blocks += block_values(&operator, level);
+            of_calls += call_values(&operator, level);
         }
+        let what = "values that calls take and give in one function";
+        at_most(what, of_calls, MAX_CALL_VALUES)?;
+        self.call_values += of_calls;
+        let what = "values that calls take and give in all functions";
+        at_most(what, self.call_values, MAX_CALL_VALUES_OF_ALL)?;
+        let block_flow = of_blocks * places;
+        let what = "times as many values of blocks as places where its flow parts, in one function";
+        at_most(what, block_flow, MAX_BLOCK_FLOW)?;
         let flow = locals * places;
         let what = "times as many locals as places where its flow parts, in one function";
         at_most(what, flow, MAX_FLOW)?;
-        self.flow += flow;
-        let what = "times as many locals as places where its flow parts, in all functions";
+        self.flow += flow + block_flow;
+        let what = "times as many locals and values of blocks as places where its flow parts, in all functions";
         at_most(what, self.flow, MAX_FLOW_OF_ALL)
     }
 }
@@ -351,6 +464,32 @@ fn places_of(operator: &Operator<'_>) -> u64 {
         Operator::BrTable { targets } => u64::from(targets.len()) + 1,
         _ => 0,
     }
+}
+
+/// How many values an operator that begins a block has it take and give.
+fn block_values(operator: &Operator<'_>, level: &Level) -> u64 {
+    match operator {
+        Operator::Block { blockty } | Operator::Loop { blockty } | Operator::If { blockty } => {
+            level.of_block(*blockty)
+        }
+        Operator::TryTable { try_table } => level.of_block(try_table.ty),
+        _ => 0,
+    }
+}
+
+/// How many values a call takes and gives.
+fn call_values(operator: &Operator<'_>, level: &Level) -> u64 {
+    let called = match operator {
+        Operator::Call { function_index } | Operator::ReturnCall { function_index } => {
+            level.of_function(*function_index)
+        }
+        Operator::CallIndirect { type_index, .. }
+        | Operator::ReturnCallIndirect { type_index, .. }
+        | Operator::CallRef { type_index }
+        | Operator::ReturnCallRef { type_index } => level.of_type(*type_index),
+        _ => return 0,
+    };
+    called.values()
 }
 
 fn may_import(name: &str, kind: ComponentExternalKind) -> bool {

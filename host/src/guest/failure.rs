@@ -4,7 +4,8 @@ use wasmtime::Trap;
 use wasmtime::component::ResourceTableError;
 
 use super::context::MAX_HANDLES;
-use super::meter::Excess;
+use super::meter::{self, Excess};
+use crate::settings::Settings;
 use crate::store::ReadError;
 
 /// What wasmtime says where a guest hands over more than the store's fuel for
@@ -37,7 +38,7 @@ pub enum Failure {
 
 impl Failure {
     /// Finds the reason in what wasmtime says of a call that ended early.
-    pub(super) fn of(error: wasmtime::Error, memory_denied: bool) -> Self {
+    pub(super) fn of(error: wasmtime::Error, memory_denied: bool, settings: &Settings) -> Self {
         let error = match error.downcast::<ReadError>() {
             Ok(error) => return Self::Store(error),
             Err(error) => error,
@@ -57,10 +58,10 @@ impl Failure {
             return Self::Memory(text);
         }
         if text.contains(FUEL) {
-            return Self::Memory(
-                "it hands over more in one call than a quarter of its memory: give less at once"
-                    .to_owned(),
-            );
+            let (most, by) = meter::most_by(settings);
+            return Self::Memory(format!(
+                "it hands over more than {most} bytes in one call, which follows from {by}: give less at once"
+            ));
         }
         if memory_denied {
             Self::Memory(text)
@@ -72,5 +73,34 @@ impl Failure {
     /// Whether the instance can be called again.
     pub(super) fn is_harmless(&self) -> bool {
         matches!(self, Self::Reply(_) | Self::PartitionKey(..))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It said "a quarter of its memory" also where another setting decided.
+    #[test]
+    fn what_may_be_handed_over_is_told_in_bytes_with_the_setting_that_decides_it() {
+        for (settings, told) in [
+            (
+                "guest.max_memory = '64MiB'",
+                "18874368 bytes in one call, which follows from guest.max_memory",
+            ),
+            (
+                "guest.max_memory = '16MiB'\nguest.max_reply_bytes = '9MiB'\nstore.max_value_bytes = '1MiB'",
+                "11534336 bytes in one call, which follows from guest.max_reply_bytes",
+            ),
+            (
+                "guest.max_memory = '16MiB'\nguest.max_reply_bytes = '1MiB'\nstore.max_value_bytes = '9MiB'",
+                "bytes in one call, which follows from store.max_value_bytes",
+            ),
+        ] {
+            let settings = Settings::parse(settings).expect("they are valid");
+            let error = wasmtime::Error::msg(FUEL);
+            let said = Failure::of(error, false, &settings).to_string();
+            assert!(said.contains(told), "{said}");
+        }
     }
 }

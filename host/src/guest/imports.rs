@@ -98,11 +98,16 @@ impl store::Host for Context {
         key: Vec<u8>,
         value: Vec<u8>,
     ) -> Result<std::result::Result<(), store::Error>> {
-        match &mut self.call.data {
-            Data::Transaction(transaction) => match transaction.set(key, value) {
-                Ok(()) => self.check_held().map(Ok),
-                Err(error) => told(error).map(Err),
-            },
+        let (data, mut meter) = self.metered();
+        match data {
+            Data::Transaction(transaction) => {
+                let set = transaction.set_if(key, value, &mut |bytes| meter.go_on(bytes));
+                meter.finish("store.set")?;
+                match set {
+                    Ok(()) => self.check_held().map(Ok),
+                    Err(error) => told(error).map(Err),
+                }
+            }
             Data::Partition(..) => Ok(Err(store::Error::ReadOnly)),
             _ => self.misused("store.set"),
         }
@@ -131,9 +136,12 @@ impl store::Host for Context {
     }
 
     fn delete(&mut self, key: Vec<u8>) -> Result<std::result::Result<bool, store::Error>> {
-        match &mut self.call.data {
+        let (data, mut meter) = self.metered();
+        match data {
             Data::Transaction(transaction) => {
-                let deleted = transaction.delete(key).map_err(failed)?;
+                let deleted = transaction.delete_if(key, &mut |bytes| meter.go_on(bytes));
+                meter.finish("store.delete")?;
+                let deleted = deleted.map_err(failed)?;
                 self.check_held()?;
                 Ok(Ok(deleted))
             }
@@ -152,10 +160,11 @@ impl store::Host for Context {
             Data::Transaction(transaction) => {
                 let mut count = 0;
                 for key in keys {
-                    if !meter.go_on(key.len()) || transaction.held() > most {
+                    if !meter.goes_on() || transaction.held() > most {
                         break;
                     }
-                    count += u32::from(transaction.delete(key).map_err(failed)?);
+                    let deleted = transaction.delete_if(key, &mut |bytes| meter.go_on(bytes));
+                    count += u32::from(deleted.map_err(failed)?);
                 }
                 meter.finish("store.delete-many")?;
                 self.check_held()?;
@@ -249,7 +258,7 @@ impl shard::Host for Context {
         let mut copy = |bytes| meter.copy(bytes);
         let value = match data {
             Data::Shard(snapshot) => snapshot.get_if(&partition, &key, &mut copy),
-            Data::Migration(migration) => migration.get(&partition, &key),
+            Data::Migration(migration) => migration.get_if(&partition, &key, &mut copy),
             _ => return self.misused("shard.get"),
         };
         meter.finish("shard.get")?;

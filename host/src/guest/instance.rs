@@ -74,7 +74,9 @@ impl Instance {
             match instantiated.await {
                 Ok(Ok(service)) => service,
                 Ok(Err(error)) => {
-                    return Err(Failure::of(error, store.data().limiter.denied));
+                    let context = store.data();
+                    let settings = &context.environment.settings;
+                    return Err(Failure::of(error, context.limiter.denied, settings));
                 }
                 Err(_) => return Err(Failure::Deadline),
             }
@@ -369,7 +371,7 @@ impl Instance {
             .guest_call(export, began.elapsed());
         let result = match called {
             Ok(Ok(result)) => Ok(result),
-            Ok(Err(error)) => Err(Failure::of(error, denied)),
+            Ok(Err(error)) => Err(Failure::of(error, denied, &context.environment.settings)),
             Err(_) => Err(Failure::Deadline),
         };
         if let (Some(span), Err(failure)) = (&mut span, &result) {

@@ -23,11 +23,22 @@ const HEADERS: usize = 2 << 20;
 /// way: a quarter of the guest's memory, or the largest value or reply where that
 /// is more. What could not be in the guest's memory is not collected in the host's.
 pub(super) fn most(settings: &Settings) -> usize {
+    most_by(settings).0
+}
+
+/// The same, and the name of the setting that decides it.
+pub(super) fn most_by(settings: &Settings) -> (usize, &'static str) {
     let value = settings.store.max_key_bytes + settings.store.max_value_bytes;
-    (settings.guest.max_memory / 4)
-        .max(settings.guest.max_reply_bytes)
-        .max(value)
-        + HEADERS
+    let bounds = [
+        (value, "store.max_value_bytes"),
+        (settings.guest.max_reply_bytes, "guest.max_reply_bytes"),
+        (settings.guest.max_memory / 4, "guest.max_memory"),
+    ];
+    let (most, name) = bounds
+        .into_iter()
+        .max_by_key(|(most, _)| *most)
+        .expect("there are three");
+    (most + HEADERS, name)
 }
 
 /// The most elements that one call of an import may give.

@@ -125,7 +125,8 @@ impl Collector for System {
     }
 }
 
-fn processor_time() -> Duration {
+/// The processor time that the process has used.
+pub fn processor_time() -> Duration {
     Duration::try_from(clock_gettime(ClockId::ProcessCPUTime)).unwrap_or_default()
 }
 

@@ -143,6 +143,7 @@ impl Group {
             changes: Changes::new(),
             held: 0,
             size: None,
+            before: None,
         }
     }
 }
@@ -159,6 +160,16 @@ pub struct Transaction {
     held: usize,
     /// The partition's size with `changes`; none until the first write.
     size: Option<Size>,
+    /// Its size without them, once it was looked for: that can take going through it.
+    before: Option<Size>,
+}
+
+/// What became of a value that was to be stored.
+enum Put {
+    /// It is stored instead of this change, if there was one.
+    Instead(Option<Change>),
+    /// It was not to go on.
+    Stopped,
 }
 
 impl Transaction {
@@ -194,7 +205,20 @@ impl Transaction {
     /// # Errors
     /// When a limit would be passed or the disk fails; nothing is written then.
     pub fn set(&mut self, key: Vec<u8>, value: Vec<u8>) -> Result<(), WriteError> {
-        self.put(key, value).map(drop)
+        self.set_if(key, value, &mut unbounded)
+    }
+
+    /// As [`Transaction::set`], where `go_on` allows it: nothing is written where it does not.
+    ///
+    /// # Errors
+    /// As [`Transaction::set`].
+    pub fn set_if(
+        &mut self,
+        key: Vec<u8>,
+        value: Vec<u8>,
+        go_on: GoOn<'_>,
+    ) -> Result<(), WriteError> {
+        self.put(key, value, go_on).map(drop)
     }
 
     /// Stores several entries, the last of one key counting: all or none. It ends, unfinished,
@@ -211,11 +235,12 @@ impl Transaction {
         let size = self.size;
         let mut undo = Vec::new();
         for (key, value) in entries {
-            if !go_on(key.len() + value.len()) || self.held > most_held {
+            if self.held > most_held {
                 break;
             }
-            match self.put(key.clone(), value) {
-                Ok(before) => undo.push((key, before)),
+            match self.put(key.clone(), value, go_on) {
+                Ok(Put::Instead(before)) => undo.push((key, before)),
+                Ok(Put::Stopped) => break,
                 Err(error) => {
                     for (key, before) in undo.into_iter().rev() {
                         self.change(key, before);
@@ -233,10 +258,17 @@ impl Transaction {
     /// # Errors
     /// When the disk fails.
     pub fn delete(&mut self, key: Vec<u8>) -> Result<bool, ReadError> {
-        let (old, size) = self.replaced(&key, None)?;
-        if old.is_none() {
+        self.delete_if(key, &mut unbounded)
+    }
+
+    /// As [`Transaction::delete`], where `go_on` allows it: nothing is removed where it does not.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn delete_if(&mut self, key: Vec<u8>, go_on: GoOn<'_>) -> Result<bool, ReadError> {
+        let Some((Some(_), size)) = self.replaced(&key, None, go_on)? else {
             return Ok(false);
-        }
+        };
         // A mark that it is gone is for an entry that is there without this
         // request. Without this, setting and deleting one key after another
         // would pile up marks that no limit counts.
@@ -340,15 +372,22 @@ impl Transaction {
         }
     }
 
-    /// Stores a value under a key; gives the change that was there.
-    fn put(&mut self, key: Vec<u8>, value: Vec<u8>) -> Result<Option<Change>, WriteError> {
+    /// Stores a value under a key.
+    fn put(
+        &mut self,
+        key: Vec<u8>,
+        value: Vec<u8>,
+        go_on: GoOn<'_>,
+    ) -> Result<Put, WriteError> {
         self.limits.check(&key, &value)?;
-        let (_, size) = self.replaced(&key, Some(value.len()))?;
+        let Some((_, size)) = self.replaced(&key, Some(value.len()), go_on)? else {
+            return Ok(Put::Stopped);
+        };
         if size.bytes > u64::from(self.limits.max_partition_bytes) {
             return Err(WriteError::PartitionFull(self.limits.max_partition_bytes));
         }
         self.size = Some(size);
-        Ok(self.change(key, Some(Some(value))))
+        Ok(Put::Instead(self.change(key, Some(Some(value)))))
     }
 
     /// Puts a change in place of another, or none; gives what was there.
@@ -416,17 +455,31 @@ impl Transaction {
     }
 
     /// The length of what is under a key, and the partition's size once
-    /// something of length `new` (none: nothing) is.
-    fn replaced(&self, key: &[u8], new: Option<usize>) -> Result<(Option<usize>, Size), ReadError> {
+    /// something of length `new` (none: nothing) is. None: it was not to go on.
+    fn replaced(
+        &mut self,
+        key: &[u8],
+        new: Option<usize>,
+        go_on: GoOn<'_>,
+    ) -> Result<Option<(Option<usize>, Size)>, ReadError> {
+        if !go_on(key.len() + new.unwrap_or(0)) {
+            return Ok(None);
+        }
         let old = match self.changed(key) {
             Some(change) => change.as_ref().map(Vec::len),
             None => self.group.base.length(&self.partition, key)?,
         };
-        let size = match (self.size, self.pending()) {
+        let known = self.size.or(self.before);
+        let size = match (known, self.pending()) {
             (Some(size), _) => size,
             (None, Some(pending)) => pending.size,
-            (None, None) => Size::of(self.group.base.size(&self.partition)?),
+            (None, None) => match self.group.base.size_if(&self.partition, go_on)? {
+                Some(size) => Size::of(size),
+                None => return Ok(None),
+            },
         };
-        Ok((old, size.with(key.len(), old, new)))
+        // Also where nothing comes of it: a refused write would go through the partition each time.
+        self.before.get_or_insert(size);
+        Ok(Some((old, size.with(key.len(), old, new))))
     }
 }

@@ -70,15 +70,22 @@ impl Migration {
         })
     }
 
-    /// The value of a key in a partition.
+    /// As [`Snapshot::get_if`].
     ///
     /// # Errors
     /// When the disk fails.
-    pub fn get(&self, partition: &[u8], key: &[u8]) -> Result<Option<Vec<u8>>, ReadError> {
+    pub fn get_if(
+        &self,
+        partition: &[u8],
+        key: &[u8],
+        go_on: GoOn<'_>,
+    ) -> Result<Option<Vec<u8>>, ReadError> {
         self.base.damage.contain(|| {
             let table = self.transaction.open_table(ENTRIES).map_err(storage)?;
             let value = table.get((partition, key))?;
-            Ok(value.map(|value| value.value().to_vec()))
+            let bytes = value.as_ref().map_or(&[][..], |value| value.value());
+            let goes_on = go_on(bytes.len());
+            Ok((goes_on && value.is_some()).then(|| bytes.to_vec()))
         })
     }
 
@@ -102,7 +109,7 @@ impl Migration {
             if !go_on(key.len() + value.len()) {
                 break;
             }
-            self.put(partition, key, Some(value))?;
+            self.put(partition, key, Some(value), go_on)?;
         }
         Ok(())
     }
@@ -121,7 +128,7 @@ impl Migration {
             if !go_on(key.len()) {
                 break;
             }
-            count += u32::from(self.put(partition, key, None)?);
+            count += u32::from(self.put(partition, key, None, go_on)?);
         }
         Ok(count)
     }
@@ -143,7 +150,10 @@ impl Migration {
             self.limits.check(key, value)?;
             let size = match sizes.get(&partition[..]) {
                 Some(size) => *size,
-                None if self.base.is_partition(partition)? => self.size(partition)?,
+                None if self.base.is_partition(partition)? => match self.size(partition, go_on)? {
+                    Some(size) => size,
+                    None => return Ok(false),
+                },
                 None => return Err(WriteError::NoSuchPartition),
             };
             let old = if let Some(length) = lengths.get(position) {
@@ -163,15 +173,17 @@ impl Migration {
         Ok(true)
     }
 
-    /// Puts a value under a key, or none; says whether there was one.
+    /// Puts a value under a key, or none; says whether there was one. Nothing is changed where it is
+    /// not to go on.
     fn put(
         &mut self,
         partition: &[u8],
         key: &[u8],
         value: Option<&[u8]>,
+        go_on: GoOn<'_>,
     ) -> Result<bool, ReadError> {
         let damage = self.base.damage.clone();
-        damage.contain(|| self.put_as_it_is(partition, key, value))
+        damage.contain(|| self.put_as_it_is(partition, key, value, go_on))
     }
 
     fn put_as_it_is(
@@ -179,8 +191,11 @@ impl Migration {
         partition: &[u8],
         key: &[u8],
         value: Option<&[u8]>,
+        go_on: GoOn<'_>,
     ) -> Result<bool, ReadError> {
-        let size = self.size(partition)?;
+        let Some(size) = self.size(partition, go_on)? else {
+            return Ok(false);
+        };
         let mut table = self.transaction.open_table(ENTRIES).map_err(storage)?;
         let old = match value {
             Some(value) => table.insert((partition, key), value),
@@ -192,23 +207,28 @@ impl Migration {
         Ok(old.is_some())
     }
 
-    fn size(&mut self, partition: &[u8]) -> Result<Size, ReadError> {
+    /// The size of a partition; none where it was not to go on.
+    fn size(&mut self, partition: &[u8], go_on: GoOn<'_>) -> Result<Option<Size>, ReadError> {
         match &self.current {
-            Some((current, size)) if current == partition => return Ok(*size),
+            Some((current, size)) if current == partition => return Ok(Some(*size)),
             _ => self.flush()?,
         }
         let sizes = self.transaction.open_table(SIZES).map_err(storage)?;
         if let Some(size) = sizes.get(partition)? {
-            return Ok(Size::of(size.value()));
+            return Ok(Some(Size::of(size.value())));
         }
         let table = self.transaction.open_table(ENTRIES).map_err(storage)?;
         let successor = snapshot::successor(partition);
         let mut size = Size::default();
         for entry in table.range((partition, &[][..])..(successor.as_slice(), &[][..]))? {
             let (position, value) = entry?;
-            size = size.with(position.value().1.len(), None, Some(value.value().len()));
+            let (key, value) = (position.value().1.len(), value.value().len());
+            if !go_on(key + value) {
+                return Ok(None);
+            }
+            size = size.with(key, None, Some(value));
         }
-        Ok(size)
+        Ok(Some(size))
     }
 
     /// Writes the row of the current partition's size.

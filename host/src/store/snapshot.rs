@@ -271,20 +271,33 @@ impl Snapshot {
 
     /// Bytes of keys and values, and the number of entries, of a partition.
     pub(super) fn size(&self, partition: &[u8]) -> Result<(u64, u64), ReadError> {
+        let size = self.size_if(partition, &mut unbounded)?;
+        Ok(size.expect("it goes on"))
+    }
+
+    /// As [`Snapshot::size`]; none where it was not to go on. It goes through a partition of few
+    /// entries, which may be large.
+    pub(super) fn size_if(
+        &self,
+        partition: &[u8],
+        go_on: GoOn<'_>,
+    ) -> Result<Option<(u64, u64)>, ReadError> {
         let noted = self.damage.contain(|| {
             let noted = self.sizes.get(partition)?;
             Ok::<_, ReadError>(noted.map(|size| size.value()))
         })?;
         if let Some(size) = noted {
-            return Ok(size);
+            return Ok(Some(size));
         }
-        let mut size = (0, 0);
+        let (mut size, mut goes_on) = ((0, 0), true);
         self.visit(partition, None, None, false, |key, value| {
-            size.0 += (key.len() + value.len()) as u64;
+            let bytes = key.len() + value.len();
+            size.0 += bytes as u64;
             size.1 += 1;
-            true
+            goes_on = go_on(bytes);
+            goes_on
         })?;
-        Ok(size)
+        Ok(goes_on.then_some(size))
     }
 }
 

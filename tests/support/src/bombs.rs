@@ -56,6 +56,64 @@ pub fn functions(
     bytes
 }
 
+/// A guest with a function of so many parameters and results, and one more, whose body is made by `body`:
+/// the first one's type has the number 0.
+///
+/// # Panics
+/// When there are 2^32 values or more.
+pub fn passing(guest: &[u8], values: usize, body: impl Fn(&mut InstructionSink<'_>)) -> Vec<u8> {
+    let mut types = TypeSection::new();
+    types
+        .ty()
+        .function(vec![ValType::I32; values], vec![ValType::I32; values]);
+    types.ty().function([ValType::I32], []);
+    let (mut declared, mut code) = (FunctionSection::new(), CodeSection::new());
+    declared.function(0).function(1);
+    let locals = 0..u32::try_from(values).expect("they are few");
+    let mut same = Function::new([]);
+    for local in locals.clone() {
+        same.instructions().local_get(local);
+    }
+    same.instructions().end();
+    let mut function = Function::new([]);
+    let mut instructions = function.instructions();
+    for _ in locals.clone() {
+        instructions.local_get(0);
+    }
+    body(&mut instructions);
+    for _ in locals {
+        instructions.drop();
+    }
+    instructions.end();
+    code.function(&same).function(&function);
+    let mut module = Module::new();
+    module.section(&types).section(&declared).section(&code);
+    let mut bytes = guest.to_vec();
+    ModuleSection(&module).append_to_component(&mut bytes);
+    bytes
+}
+
+/// A body of so many blocks, one after another, each of which takes and gives all values there are.
+pub fn blocks(count: usize) -> impl Fn(&mut InstructionSink<'_>) {
+    move |body| {
+        for _ in 0..count {
+            body.loop_(BlockType::FunctionType(0))
+                .local_get(0)
+                .br_if(0)
+                .end();
+        }
+    }
+}
+
+/// A body of so many calls, each of which takes and gives all values there are.
+pub fn calls(count: usize) -> impl Fn(&mut InstructionSink<'_>) {
+    move |body| {
+        for _ in 0..count {
+            body.call(0);
+        }
+    }
+}
+
 /// A body that computes for so many bytes, and branches now and then.
 pub fn long(bytes: usize) -> impl Fn(&mut InstructionSink<'_>) {
     move |body| {

@@ -1,13 +1,15 @@
 //! What was being compiled when a process died: noted before, and removed after.
 //!
 //! The child that compiles can be killed alone. But what it takes can also take its parent with it,
-//! as where the kernel ends a whole container for its memory, and then this is all that is left.
+//! as where the kernel ends a whole container for its memory, and then this is all that is left. A
+//! disk that takes nothing is no reason not to compile: a shard that starts on it is to serve reads.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::CompileError;
@@ -63,10 +65,11 @@ impl Attempts {
         Ok(Self { directory })
     }
 
-    /// Notes that a component is tried: the note is on the disk when this returns.
+    /// Notes that a component is tried: the note is on the disk when this returns, unless the disk
+    /// takes nothing.
     ///
     /// # Errors
-    /// When processes died of it before, or the note cannot be written.
+    /// When processes died of it before, or the note cannot be written for another reason.
     pub(super) fn begin(
         &self,
         digest: Digest,
@@ -85,7 +88,12 @@ impl Attempts {
             unix_time: unix_time(now).as_secs(),
             circumstances,
         };
-        self.write(&path, &note).map_err(CompileError::Note)?;
+        match self.write(&path, &note) {
+            Err(error) if takes_nothing(&error) => {
+                tracing::warn!(%error, "it is not noted that a guest is compiled: if the shard dies of it, it is tried again without a pause");
+            }
+            written => written.map_err(CompileError::Note)?,
+        }
         Ok(Attempt { path })
     }
 
@@ -96,10 +104,19 @@ impl Attempts {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let mut file = File::create_new(&unfinished)?;
+        let written = self.write_as(&unfinished, path, note);
+        if written.is_err() {
+            // A full disk is not to be filled with halves.
+            let _ = fs::remove_file(&unfinished);
+        }
+        written
+    }
+
+    fn write_as(&self, unfinished: &Path, path: &Path, note: &Note) -> io::Result<()> {
+        let mut file = File::create_new(unfinished)?;
         file.write_all(&serde_json::to_vec(note)?)?;
         file.sync_all()?;
-        fs::rename(&unfinished, path)?;
+        fs::rename(unfinished, path)?;
         File::open(&self.directory)?.sync_all()
     }
 }
@@ -127,6 +144,14 @@ impl Drop for Attempt {
         // Left over, it counts as an attempt that this process did not survive.
         let _ = fs::remove_file(&self.path);
     }
+}
+
+/// Whether the disk is full, cannot be written to, or fails.
+fn takes_nothing(error: &io::Error) -> bool {
+    let errno = Errno::from_io_error(error);
+    [Errno::NOSPC, Errno::DQUOT, Errno::ROFS, Errno::IO]
+        .into_iter()
+        .any(|of_disk| errno == Some(of_disk))
 }
 
 /// A note; none where there is none that can be read.

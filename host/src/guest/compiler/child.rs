@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::attempts::Attempts;
 use super::room::{Room, room};
@@ -30,6 +30,12 @@ const COPIES: u64 = 2;
 const MAX_SAID: usize = 4096;
 /// What is left to this process of a container's memory, in bytes.
 const HEADROOM: u64 = 64 << 20;
+/// With less than this left, in bytes, a child that runs is ended: others have taken what it was given.
+/// It is less than [`HEADROOM`], because a child takes a little that its limit does not count: stacks,
+/// page tables and pipes.
+const TAKEN: u64 = HEADROOM / 4 * 3;
+/// How often it is looked how much is left. A look takes some tens of microseconds.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// With less than this, in bytes, it is not begun.
 const LEAST_MEMORY: u64 = 64 << 20;
 
@@ -91,6 +97,7 @@ async fn run(work: Work, done: &mut Done) -> (OwnedSemaphorePermit, Result<Vec<u
                 code = timeout(limits.deadline, talk(&mut child, &component)) => {
                     code.map_err(|_| CompileError::Deadline(limits.deadline)).map(Some)
                 }
+                left = until_taken(self::room) => Err(CompileError::Taken { left }),
             }
         } else {
             Ok(None)
@@ -136,6 +143,19 @@ impl Memory {
             CompileError::Room(self.bytes)
         } else {
             CompileError::Memory(self.bytes)
+        }
+    }
+}
+
+/// Returns how much is left of a container's memory, once that is too little to go on. Clients can take
+/// what was there when the child was started, and then the kernel would end this process, too.
+async fn until_taken(room: impl Fn() -> Option<Room>) -> u64 {
+    loop {
+        sleep(LOOK_EVERY).await;
+        if let Some(Room { left, .. }) = room()
+            && left < TAKEN
+        {
+            return left;
         }
     }
 }
@@ -291,3 +311,45 @@ impl Said {
 
 /// The exit code of a child that found a component not to be one.
 const INVALID: i32 = 64;
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use tokio::time::Instant;
+
+    use super::*;
+
+    /// The room was looked at before the child was started, and never again.
+    #[tokio::test(start_paused = true)]
+    async fn a_child_is_ended_once_others_have_taken_its_room() {
+        let looks = Cell::new(0_u64);
+        let room = || {
+            looks.set(looks.get() + 1);
+            // As where clients take 16 MiB between two looks; the second look fails.
+            let left = (256_u64 << 20) - (looks.get() << 24);
+            (looks.get() != 2).then_some(Room {
+                limit: 1 << 30,
+                left,
+            })
+        };
+        let began = Instant::now();
+        let left = until_taken(room).await;
+        assert_eq!(left, 32 << 20);
+        assert_eq!(looks.get(), 14);
+        assert_eq!(began.elapsed(), 14 * LOOK_EVERY);
+    }
+
+    /// A child that takes all that it was given is ended by its own limit, which says so.
+    #[tokio::test(start_paused = true)]
+    async fn a_child_that_takes_all_that_it_was_given_is_left_to_its_limit() {
+        let full = Room {
+            limit: 1 << 30,
+            left: HEADROOM - (8 << 20),
+        };
+        for room in [Some(full), None] {
+            let ended = timeout(Duration::from_mins(1), until_taken(|| room)).await;
+            ended.expect_err("it goes on");
+        }
+    }
+}

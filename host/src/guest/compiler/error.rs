@@ -37,6 +37,15 @@ pub enum CompileError {
         /// What is needed.
         least: u64,
     },
+    /// Others took the memory that it was given.
+    #[error(
+        "while the guest was compiled, the container's memory limit came to leave only {}: it is tried again; raise that limit, or let the shard hold less",
+        size(*.left)
+    )]
+    Taken {
+        /// What it left then, in bytes.
+        left: u64,
+    },
     /// It takes more processor time than its settings give.
     #[error(
         "compiling the guest takes more than {} of processor time: make it smaller, or raise guest.compile_cpu",
@@ -93,6 +102,7 @@ impl CompileError {
         matches!(
             self,
             Self::NoRoom { .. }
+                | Self::Taken { .. }
                 | Self::GaveWay
                 | Self::Remembered { .. }
                 | Self::Killed
@@ -107,6 +117,7 @@ impl CompileError {
             Self::Memory(_)
             | Self::Room(_)
             | Self::NoRoom { .. }
+            | Self::Taken { .. }
             | Self::Cpu(_)
             | Self::Deadline(_)
             | Self::Code { .. } => metrics::Compile::Limit,

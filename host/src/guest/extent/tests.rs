@@ -1,6 +1,6 @@
 //! What is let through, and what is not, each by its bound.
 
-use ostrakon_test_support::bombs::{branching, functions, long, nested};
+use ostrakon_test_support::bombs::{blocks, branching, calls, functions, long, nested, passing};
 use wasm_encoder::{
     Alias, Component, ComponentExportKind, ComponentExportSection, ComponentImportSection,
     ComponentOuterAliasKind, ComponentSection as _, ComponentTypeRef, ComponentTypeSection,
@@ -129,6 +129,69 @@ fn functions_their_length_and_their_flow_are_bounded() {
     refused(&flow, "in one function");
     let many = functions(&guest, 50, 500, branching(500, 20, 10_000));
     refused(&many, "in all functions");
+}
+
+/// A block of a thousand parameters is two bytes, and takes the compiler megabytes.
+#[test]
+fn what_functions_blocks_and_calls_take_and_give_is_bounded() {
+    let guest = guest_outside();
+    // They take some 400 MiB each, and twice as many more than a gigabyte.
+    for (values, count) in [(1000, 100), (100, 320), (1, 4000)] {
+        examine(&passing(&guest, values, blocks(count))).expect("few");
+        let bomb = passing(&guest, values, blocks(2 * count));
+        refused(
+            &bomb,
+            "values of blocks as places where its flow parts, in one function",
+        );
+    }
+    for (values, count) in [(1000, 250), (8, 30_000)] {
+        examine(&passing(&guest, values, calls(count))).expect("few");
+        let bomb = passing(&guest, values, calls(20 * count));
+        refused(&bomb, "values that calls take and give in one function");
+    }
+    // A function's parameters are locals of it, too.
+    let few = |body: &mut wasm_encoder::InstructionSink<'_>| branching(1, 0, 10_000)(body);
+    examine(&with_parameters(1, 1000, few)).expect("few");
+    let many = |body: &mut wasm_encoder::InstructionSink<'_>| branching(1, 0, 20_000)(body);
+    refused(
+        &with_parameters(1, 1000, many),
+        "where its flow parts, in one function",
+    );
+    let empty = |_: &mut wasm_encoder::InstructionSink<'_>| {};
+    examine(&with_parameters(1000, 1000, empty)).expect("many");
+    let bomb = with_parameters(1100, 1000, empty);
+    assert!(bomb.len() < 7_000, "{} bytes", bomb.len());
+    refused(&bomb, "parameters and results of functions, and at most");
+}
+
+/// A guest with a module of so many functions of so many parameters, after an imported one of none.
+fn with_parameters(
+    count: u32,
+    parameters: usize,
+    body: impl Fn(&mut wasm_encoder::InstructionSink<'_>),
+) -> Vec<u8> {
+    let mut types = wasm_encoder::TypeSection::new();
+    types.ty().function([], []);
+    let of = vec![wasm_encoder::ValType::I32; parameters];
+    types.ty().function(of, []);
+    let mut imports = wasm_encoder::ImportSection::new();
+    imports.import("", "", wasm_encoder::EntityType::Function(0));
+    let mut declared = wasm_encoder::FunctionSection::new();
+    let mut code = wasm_encoder::CodeSection::new();
+    let mut function = wasm_encoder::Function::new([]);
+    body(&mut function.instructions());
+    function.instructions().end();
+    for _ in 0..count {
+        declared.function(1);
+        code.function(&function);
+    }
+    let mut module = wasm_encoder::Module::new();
+    module
+        .section(&types)
+        .section(&imports)
+        .section(&declared)
+        .section(&code);
+    with(&[&wasm_encoder::ModuleSection(&module)])
 }
 
 #[test]

@@ -46,6 +46,14 @@ impl Stored {
             .set_many(entries.collect(), usize::MAX, &mut unbounded)
             .expect("they are set");
         let mut group = transaction.commit();
+        // So few that their size is not noted.
+        let mut transaction = group.begin(b"few".to_vec(), limits);
+        for key in 0..20 {
+            transaction
+                .set(small(key), vec![0; 8 << 10])
+                .expect("it is set");
+        }
+        group = transaction.commit();
         for key in 0..SMALL {
             let mut transaction = group.begin(small(key), limits);
             transaction.set(b"k".to_vec(), vec![]).expect("it is set");
@@ -63,9 +71,13 @@ impl Stored {
     }
 
     fn transaction(&self) -> Data {
+        self.transaction_of(b"p")
+    }
+
+    fn transaction_of(&self, partition: &[u8]) -> Data {
         let limits = (&Settings::default().store).into();
         let group = Group::new(self.snapshot());
-        Data::Transaction(Box::new(group.begin(b"p".to_vec(), limits)))
+        Data::Transaction(Box::new(group.begin(partition.to_vec(), limits)))
     }
 
     fn shard(&self) -> Data {
@@ -109,7 +121,7 @@ fn context(data: Data, time: Time) -> Context {
 }
 
 fn failure<T: std::fmt::Debug>(result: Result<T>) -> Failure {
-    Failure::of(result.expect_err("it fails"), false)
+    Failure::of(result.expect_err("it fails"), false, &Settings::default())
 }
 
 /// An import, called as a guest would, without what it gives.
@@ -196,6 +208,73 @@ fn an_import_that_goes_over_much_ends_with_the_deadline() {
     check(Stored::migration, IN_A_MIGRATION);
 }
 
+/// A write looks for its partition's size, and a migration for what it replaces: both read much, and did
+/// not look at the clock.
+#[test]
+fn single_writes_and_lookups_that_read_much_end_with_the_deadline() {
+    type Call = fn(&mut Context) -> Result<()>;
+    let set: Call = |context| store::Host::set(context, small(0), vec![]).map(drop);
+    let delete: Call = |context| store::Host::delete(context, b"none".to_vec()).map(drop);
+    let get: Call = |context| shard::Host::get(context, b"p".to_vec(), b"large".to_vec()).map(drop);
+    let set_one: Call = |context| {
+        let entry = shard::Entry {
+            partition: b"few".to_vec(),
+            key: small(0),
+            value: vec![],
+        };
+        shard::Host::set_many(context, vec![entry]).map(drop)
+    };
+    let delete_one: Call = |context| {
+        let position = shard::Position {
+            partition: b"few".to_vec(),
+            key: small(0),
+        };
+        shard::Host::delete_many(context, vec![position]).map(drop)
+    };
+    let mut stored = Stored::new();
+    let write: fn(&mut Stored) -> Data = |stored| stored.transaction_of(b"few");
+    for (name, data, call) in [
+        ("store.set", write, set),
+        ("store.delete", write, delete),
+        ("shard.get", Stored::migration, get),
+        ("shard.set-many", Stored::migration, set_one),
+        ("shard.delete-many", Stored::migration, delete_one),
+    ] {
+        let mut context = context(data(&mut stored), Time::used_up());
+        let result = call(&mut context);
+        let error = result.expect_err(name);
+        let trap = error.downcast_ref::<Trap>();
+        assert_eq!(trap, Some(&Trap::Interrupt), "{name}: {error}");
+        context.call.time = Time::until(None);
+        context.call.data = Data::None;
+        context.call.data = data(&mut stored);
+        call(&mut context).unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
+}
+
+/// A write that changes nothing went through its partition each time.
+#[test]
+fn the_size_of_a_partition_is_looked_for_once() {
+    let stored = Stored::new();
+    let Data::Transaction(mut transaction) = stored.transaction_of(b"few") else {
+        panic!("it is one");
+    };
+    let looked = |transaction: &mut crate::store::Transaction| {
+        let mut looked = 0;
+        let mut count = |_| {
+            looked += 1;
+            true
+        };
+        let deleted = transaction.delete_if(b"none".to_vec(), &mut count);
+        assert!(!deleted.expect("it reads"));
+        looked
+    };
+    assert_eq!(
+        [looked(&mut transaction), looked(&mut transaction)],
+        [21, 1]
+    );
+}
+
 /// Where each lookup reads a page of 9 MiB that is not in memory, a thousand took a second and more
 /// between two looks at the clock.
 #[test]
@@ -259,7 +338,10 @@ fn what_a_request_changes_is_bounded_in_memory() {
             Err(error) => break error,
         }
     };
-    assert!(matches!(Failure::of(ended, false), Failure::Memory(_)));
+    assert!(matches!(
+        Failure::of(ended, false, &Settings::default()),
+        Failure::Memory(_)
+    ));
     println!("{next} tiny entries are too many");
     assert!((500_000..2_000_000).contains(&next), "{next}");
 }

@@ -329,7 +329,12 @@ fn a_migration_sees_its_own_writes_and_is_stored_with_its_record_or_not_at_all()
             .expect("it reads"),
         1
     );
-    assert_eq!(migration.get(b"p", &[3]).expect("it reads"), Some(vec![3]));
+    assert_eq!(
+        migration
+            .get_if(b"p", &[3], &mut unbounded)
+            .expect("it reads"),
+        Some(vec![3])
+    );
     let mixed = [
         (at(b"p", &[3]), b"changed".to_vec()),
         (at(b"q", b"k"), vec![]),
@@ -338,7 +343,12 @@ fn a_migration_sees_its_own_writes_and_is_stored_with_its_record_or_not_at_all()
         migration.set_many(&mixed, &mut unbounded),
         Err(WriteError::NoSuchPartition)
     ));
-    assert_eq!(migration.get(b"p", &[3]).expect("it reads"), Some(vec![3]));
+    assert_eq!(
+        migration
+            .get_if(b"p", &[3], &mut unbounded)
+            .expect("it reads"),
+        Some(vec![3])
+    );
     drop(migration);
     assert_eq!(snapshot(&store).entries().expect("it reads"), 1);
     assert_eq!(store.record(), &Record::default());
@@ -428,10 +438,17 @@ fn a_migrations_batch_is_checked_before_any_of_it_is_set() {
         migration.set_many(&too_many, &mut unbounded),
         Err(WriteError::PartitionFull(20))
     ));
-    assert_eq!(migration.get(b"q", b"a").expect("it reads"), None);
+    assert_eq!(
+        migration
+            .get_if(b"q", b"a", &mut unbounded)
+            .expect("it reads"),
+        None
+    );
     migration.set_many(&fits, &mut unbounded).expect("they fit");
     assert_eq!(
-        migration.get(b"p", b"a").expect("it reads"),
+        migration
+            .get_if(b"p", b"a", &mut unbounded)
+            .expect("it reads"),
         Some(vec![2; 4])
     );
     let record = Record {
