@@ -35,10 +35,18 @@ impl Sum {
 #[derive(Clone, Debug, Default)]
 pub struct Replies(Sum);
 
+/// Bytes that count until it is dropped.
+#[derive(Debug)]
+pub struct Counted {
+    bytes: usize,
+    /// Of all, and of one connection.
+    sums: [Sum; 2],
+}
+
 /// A reply's bytes, which count until the last of them is let go.
 struct Held {
     reply: Bytes,
-    sums: [Sum; 2],
+    _counted: Counted,
 }
 
 impl Replies {
@@ -46,6 +54,19 @@ impl Replies {
     /// more: all hold `limit` bytes or more, or the connection its part of that.
     pub fn are_full(&self, of_one: &Sum, limit: usize) -> bool {
         self.0.get() >= limit || of_one.get() >= limit / PART
+    }
+
+    /// Counts so many bytes that must be told, whatever is held already. Gives what all and the connection held
+    /// before, too.
+    fn add(&self, of_one: &Sum, bytes: usize) -> (Counted, [usize; 2]) {
+        let sums = [self.0.clone(), of_one.clone()];
+        let before = [&sums[0], &sums[1]].map(|sum| sum.add(bytes));
+        (Counted { bytes, sums }, before)
+    }
+
+    /// Counts a reply of so many bytes that is to be told, whatever is held already.
+    pub fn count(&self, of_one: &Sum, bytes: usize) -> Counted {
+        self.add(of_one, bytes).0
     }
 
     /// The same bytes, which count from now on for as long as anybody has them; none where that
@@ -56,9 +77,11 @@ impl Replies {
         if length == 0 {
             return Some(reply);
         }
-        let sums = [self.0.clone(), of_one.clone()];
-        let [of_all, of_connection] = [&sums[0], &sums[1]].map(|sum| sum.add(length));
-        let held = Held { reply, sums };
+        let (counted, [of_all, of_connection]) = self.add(of_one, length);
+        let held = Held {
+            reply,
+            _counted: counted,
+        };
         let most = if length <= SMALL {
             limit
         } else {
@@ -76,10 +99,10 @@ impl AsRef<[u8]> for Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for Counted {
     fn drop(&mut self) {
         for sum in &self.sums {
-            sum.take(self.reply.len());
+            sum.take(self.bytes);
         }
     }
 }

@@ -71,8 +71,8 @@ pub struct Http {
     /// up to 1 TiB, and not below `max_body_bytes`.
     #[serde(deserialize_with = "size")]
     pub max_bodies_bytes: usize,
-    /// The bytes of all replies that clients have not taken yet; reads beyond it
-    /// are turned away. Default 256 MiB; up to 1 TiB, and not below
+    /// The bytes of all replies that clients have not taken yet; requests beyond it
+    /// are turned away before they are run. Default 256 MiB; up to 1 TiB, and not below
     /// `guest.max_reply_bytes`.
     #[serde(deserialize_with = "size")]
     pub max_replies_bytes: usize,

@@ -5,8 +5,9 @@
 //! wrong is found before a generation goes live, as for `describe`, `check` and
 //! `migrate`: see the refusals.
 
+use std::cell::RefCell;
 use std::fs;
-use std::io::Write;
+use std::io::{Read as _, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -298,6 +299,60 @@ fn resident(host: &Host) -> u64 {
     let number = line.and_then(|line| line.split_whitespace().next());
     let kib: u64 = number.expect("a number").parse().expect("a number");
     kib >> 10
+}
+
+/// Writes that waited for the lane were run whatever replies were held: each was answered with much,
+/// and nobody took it.
+#[test]
+fn writes_that_wait_are_not_run_where_replies_hold_too_much() {
+    const REPLY: usize = 8_000_000;
+    const WRITES: usize = 24;
+    /// Two replies are below the bound, and three are not.
+    const FIT: usize = 3;
+    let toml = "[http]\nmax_replies_bytes = '16MiB'\n\
+        [guest]\nmax_reply_bytes = '8MiB'\nwrite_deadline = '1s'\n\
+        [lane]\nmax_wait = '30s'";
+    let host = Shard::new(&config(&guest("hostile"), &[("ostrakon.toml", toml)])).start();
+    let ask = |target: &str| {
+        let mut stream = TcpStream::connect(host.address).expect("a connection");
+        let request = format!("GET {target} HTTP/1.1\r\nHost: test\r\n\r\n");
+        stream.write_all(request.as_bytes()).expect("it is asked");
+        stream
+    };
+    let _busy = ask("/loop?access=write");
+    let behind = RefCell::new(Vec::new());
+    host.wait_until("the lane is busy", |host| {
+        behind.borrow_mut().push(ask("/set/behind/it"));
+        host.metric("ostrakon_lane_depth") > 0
+    });
+    let clients: Vec<_> = (0..WRITES)
+        .map(|_| ask(&format!("/reply-enormous?access=write&n={REPLY}")))
+        .collect();
+    // The head of each answer, and nothing more of it.
+    let heads = clients.iter().map(|mut client| {
+        let mut head = [0; 512];
+        let read = client.read(&mut head).expect("an answer");
+        String::from_utf8_lossy(&head[..read]).into_owned()
+    });
+    let heads: Vec<_> = heads.collect();
+    let begin = |text: &str| heads.iter().filter(|head| head.starts_with(text)).count();
+    let (run, refused) = (begin("HTTP/1.1 200 "), begin("HTTP/1.1 503 "));
+    // Each thread can be between two counts with one.
+    let threads = thread::available_parallelism().map_or(2, usize::from);
+    assert!((FIT - 1..=FIT + threads).contains(&run), "{run}: {heads:?}");
+    assert_eq!(run + refused, WRITES, "{heads:?}");
+    let codes = heads
+        .iter()
+        .filter(|head| head.contains("ostrakon-error: replies"));
+    assert_eq!(codes.count(), refused);
+    println!("{WRITES} writes waited: {run} were run, {refused} refused");
+    drop(clients);
+    host.wait_until("replies are let go", |host| {
+        host.client()
+            .get("/label")
+            .is_ok_and(|reply| reply.status == 200)
+    });
+    host.stop();
 }
 
 #[test]

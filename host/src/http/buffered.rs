@@ -80,3 +80,34 @@ impl Buffered {
         self.held.grow(wanted, bound)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::sums::Sums;
+    use super::*;
+
+    /// The framing of chunked bodies counted as parts of a head, for as long as the connection was there.
+    #[test]
+    fn the_framing_of_a_body_does_not_count_as_a_head() {
+        let activity = Activity::new();
+        let limits = Limits::default();
+        let mut buffered = Buffered::new(Sums::default().connect().share(), limits, false);
+        activity.spoke();
+        assert!(buffered.receive(&[b'x'; 200], &activity));
+        for _ in 0..3 {
+            let request = activity.request();
+            let reading = activity.reading();
+            for _ in 0..100 {
+                assert!(buffered.receive(&[b'1'; 6000], &activity));
+                activity.consumed(1000);
+            }
+            drop((reading, request));
+            assert_eq!(buffered.held.bytes(), 0);
+        }
+        // A head counts, whatever came before it.
+        for _ in 0..3 {
+            assert!(buffered.receive(&[b'x'; 6000], &activity));
+        }
+        assert!(buffered.held.bytes() > FREE);
+    }
+}

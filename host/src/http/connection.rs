@@ -399,7 +399,7 @@ impl Watchdog {
     /// its own.
     fn due(&self) -> (Phase, Instant) {
         let (phase, since) = self.activity.phase();
-        match phase {
+        let of_phase = match phase {
             Phase::Head => (phase, since + self.limits.header_timeout),
             Phase::Idle if self.activity.is_grown() => {
                 (phase, since + self.limits.idle_timeout.min(IDLE_WHEN_GROWN))
@@ -408,7 +408,17 @@ impl Watchdog {
             Phase::Silent | Phase::Idle | Phase::Answering | Phase::Lingering => {
                 (phase, since + self.limits.idle_timeout)
             }
-        }
+        };
+        // A client is not let off one answer by what it asks, and takes, meanwhile.
+        let oldest = self.activity.untaken().oldest();
+        let of_answer = oldest.map(|at| (Phase::Answering, at + self.limits.idle_timeout));
+        of_answer.map_or(of_phase, |answer| {
+            if answer.1 < of_phase.1 {
+                answer
+            } else {
+                of_phase
+            }
+        })
     }
 
     /// Puts the alarm off only when it rings, not with each request; but sets it earlier at once.

@@ -26,6 +26,7 @@ mod server;
 mod service;
 mod stream;
 mod sums;
+mod taken;
 mod unwanted;
 mod wire;
 

@@ -133,7 +133,12 @@ pub(super) fn gives_way(activity: &Activity, patience: Duration) -> bool {
 }
 
 fn rank(activity: &Activity, patience: Duration) -> Option<(Standing, Instant)> {
-    let (phase, began) = activity.began();
+    let (phase, mut began) = activity.began();
+    if phase == Phase::Answering {
+        // What it asked meanwhile does not make an answer younger.
+        let oldest = activity.untaken().oldest();
+        began = oldest.map_or(began, |oldest| oldest.min(began));
+    }
     let standing = match phase {
         Phase::Lingering => Standing::Over,
         Phase::Silent | Phase::Head | Phase::Body if began.elapsed() >= SLOW => Standing::Slow,
@@ -151,6 +156,7 @@ fn rank(activity: &Activity, patience: Duration) -> Option<(Standing, Instant)> 
 mod tests {
     use tokio::task::JoinSet;
 
+    use super::super::taken::Taken;
     use super::*;
 
     const PATIENCE: Duration = Duration::from_secs(30);
@@ -249,5 +255,25 @@ mod tests {
         assert!(gives_way(&used[2].0, PATIENCE) && !gives_way(&used[1].0, PATIENCE));
         assert_eq!((world.places.len(), world.places.kept()), (3, 1));
         drop(request);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_not_taken_gives_way_whatever_is_asked_meanwhile() {
+        let mut world = World::new();
+        let (activity, lost) = world.connect();
+        activity.spoke();
+        let request = activity.request();
+        let large = Taken::followed(vec![b'x'; 100].into(), activity.untaken());
+        drop(request);
+        for _ in 0..4 {
+            tokio::time::advance(PATIENCE / 4).await;
+            let request = activity.request();
+            assert!(!world.places.make_room(PATIENCE), "a request is run");
+            drop(Taken::followed(vec![b'x'; 1].into(), activity.untaken()));
+            drop(request);
+        }
+        tokio::time::advance(MOMENT).await;
+        assert!(world.places.make_room(PATIENCE) && *lost.borrow());
+        drop(large);
     }
 }

@@ -9,12 +9,13 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, DATE};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, request};
-use http_body_util::{Full, LengthLimitError, Limited};
+use http_body_util::{LengthLimitError, Limited};
 use hyper::body::{Body, Incoming};
 
 use super::bodies::{self, Unread};
 use super::date::date;
 use super::sums::{Held, Sums};
+use super::taken::Taken;
 use super::wire::{Activity, InFlight};
 use super::{Caller, Handler, LiveLimits, Refusal, head, heads, unwanted};
 use crate::metrics::{Limit, Metrics};
@@ -47,7 +48,7 @@ impl<H: Handler> Requests<H> {
     pub(super) fn answer(
         self: &Arc<Self>,
         request: Request<Incoming>,
-    ) -> impl Future<Output = Response<Full<Bytes>>> + Send + use<H> {
+    ) -> impl Future<Output = Response<Taken>> + Send + use<H> {
         // Now, and not when the future is polled: others may be called before that.
         let begun = self.begin(request);
         let requests = Arc::clone(self);
@@ -79,7 +80,7 @@ impl<H: Handler> Requests<H> {
         }
     }
 
-    async fn finish(&self, begun: Begun) -> Response<Full<Bytes>> {
+    async fn finish(&self, begun: Begun) -> Response<Taken> {
         let (version, head) = (begun.version, begun.is_head);
         let read = match begun.request {
             Ok(request) => self.read(request).await,
@@ -97,7 +98,6 @@ impl<H: Handler> Requests<H> {
         if version == Version::HTTP_2 {
             // The stream ends, not the connection: the header is HTTP/1's.
             response.headers_mut().remove(CONNECTION);
-            response = response.map(|body| self.activity.owe(body));
         }
         response.headers_mut().insert(DATE, date((self.clock)()));
         let has_body = !matches!(
@@ -115,7 +115,10 @@ impl<H: Handler> Requests<H> {
                 .insert(CONTENT_LENGTH, HeaderValue::from(length));
             *response.body_mut() = Bytes::new();
         }
-        response.map(Full::new)
+        response.map(|body| match version {
+            Version::HTTP_2 => Taken::followed(body, self.activity.untaken()),
+            _ => Taken::whole(body),
+        })
     }
 
     /// The request with its body, which counts as long as it is held; or the answer that the

@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::buffered::Buffered;
 use super::stream::Stream;
+use super::taken::Untaken;
 
 /// Longer than what h2 writes without a request: a peer that only pings does not count as busy.
 const CONTROL_BYTES: usize = 64;
@@ -59,9 +59,9 @@ pub(super) struct Activity {
     reading: AtomicUsize,
     /// Whether an answer was given that is not yet flushed.
     owed: AtomicBool,
-    /// Answers' bodies of which something is yet to be written, as far as they are told of: in h2,
-    /// flushing does not say that all was written.
-    untaken: AtomicUsize,
+    /// Answers' bodies of which something is yet to be written, on h2: there, flushing does not say
+    /// that all was written.
+    untaken: Arc<Untaken>,
     /// Whether a part of a request's headers has come.
     head: AtomicBool,
     /// Whether a header block of h2 has begun and not ended, and since when, as `began`.
@@ -90,7 +90,7 @@ impl Activity {
             in_flight: AtomicUsize::new(0),
             reading: AtomicUsize::new(0),
             owed: AtomicBool::new(false),
-            untaken: AtomicUsize::new(0),
+            untaken: Arc::default(),
             head: AtomicBool::new(false),
             in_block: AtomicBool::new(false),
             block_began: AtomicU64::new(0),
@@ -166,6 +166,12 @@ impl Activity {
 
     /// Bytes have come on HTTP/1; gives how many are now to be parsed, or to be read as a body.
     pub(super) fn received(&self, bytes: usize) -> usize {
+        if self.reading.load(Ordering::Relaxed) > 0 {
+            // hyper reads on only once it has decoded all of a body that came before, data and
+            // framing.
+            self.unparsed.store(bytes, Ordering::Relaxed);
+            return bytes;
+        }
         self.unparsed.fetch_add(bytes, Ordering::Relaxed) + bytes
     }
 
@@ -242,18 +248,13 @@ impl Activity {
         self.grown.load(Ordering::Relaxed)
     }
 
-    /// The same bytes, of an answer that is owed until the last of them is let go.
-    pub(super) fn owe(self: &Arc<Self>, body: Bytes) -> Bytes {
-        if body.is_empty() {
-            return body;
-        }
-        self.untaken.fetch_add(1, Ordering::Relaxed);
-        let activity = Arc::clone(self);
-        Bytes::from_owner(Untaken { body, activity })
+    /// The answers of h2 that are not taken to their end.
+    pub(super) fn untaken(&self) -> &Arc<Untaken> {
+        &self.untaken
     }
 
     fn owes(&self) -> bool {
-        self.owed.load(Ordering::Relaxed) || self.untaken.load(Ordering::Relaxed) > 0
+        self.owed.load(Ordering::Relaxed) || !self.untaken.is_empty()
     }
 
     fn unasked(&self) -> bool {
@@ -270,25 +271,6 @@ impl Drop for InFlight {
         self.0.owed.store(true, Ordering::Relaxed);
         self.0.begin();
         self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// An answer's body.
-struct Untaken {
-    body: Bytes,
-    activity: Arc<Activity>,
-}
-
-impl AsRef<[u8]> for Untaken {
-    fn as_ref(&self) -> &[u8] {
-        &self.body
-    }
-}
-
-impl Drop for Untaken {
-    fn drop(&mut self) {
-        self.activity.touch();
-        self.activity.untaken.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

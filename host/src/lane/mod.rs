@@ -33,6 +33,7 @@ use tokio::sync::{oneshot, watch};
 use crate::contract::{Reply, Request};
 use crate::guest::Failure;
 use crate::metrics::Metrics;
+use crate::replies::{Counted, Replies};
 use crate::store::{CommitError, Damage, Missing, Record, Store};
 use crate::topology::{Authority, Ordinal, Passed};
 use worker::{Guests, Worker};
@@ -75,6 +76,8 @@ pub enum Written {
         generation: u64,
         /// Its reply.
         reply: Reply,
+        /// What the reply holds of memory, until whoever passes it on counts it there.
+        held: Counted,
     },
     /// The guest failed; nothing is stored.
     Failed {
@@ -92,6 +95,8 @@ pub enum Written {
     Full,
     /// Nothing was run: the request waited longer than it may.
     Waited,
+    /// Nothing was run: replies that are not taken yet hold too much.
+    RepliesFull,
     /// What was written could not be made durable, and must not be acknowledged.
     NotStored(CommitError),
     /// Nothing is stored, and no more is taken: the lane has ended.
@@ -114,6 +119,7 @@ pub struct Lane {
     sender: mpsc::Sender<Message>,
     state: Arc<State>,
     views: Views,
+    replies: Replies,
     metrics: Arc<Metrics>,
     damage: Damage,
 }
@@ -188,6 +194,7 @@ impl Lane {
             sender,
             state,
             views: Views::default(),
+            replies: Replies::default(),
             metrics,
             damage: store.damage().clone(),
         };
@@ -205,6 +212,11 @@ impl Lane {
     /// What is live.
     pub fn views(&self) -> &Views {
         &self.views
+    }
+
+    /// What the shard's replies hold until they are taken.
+    pub fn replies(&self) -> &Replies {
+        &self.replies
     }
 
     /// Runs a write request and waits until what it wrote is durable. Dropping

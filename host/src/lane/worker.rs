@@ -17,6 +17,7 @@ use super::{ChangeError, Lane, Message, State, Write, Written};
 use crate::contract::{Access, Target};
 use crate::guest::{Bound, Failure, Guest};
 use crate::metrics::Metrics;
+use crate::replies::Replies;
 use crate::store::{CommitError, Group, Record, Snapshot, Store};
 use crate::topology::Authority;
 use crate::trace::Trace;
@@ -37,6 +38,7 @@ pub(super) struct Worker {
     /// How many requests there were when partitions came or went last.
     pub(super) asked: u64,
     views: Views,
+    replies: Replies,
     pub(super) state: Arc<State>,
     pub(super) metrics: Arc<Metrics>,
     live: Option<(Live, Arc<Guest>)>,
@@ -69,6 +71,7 @@ impl Worker {
             pace,
             asked: 0,
             views: lane.views.clone(),
+            replies: lane.replies.clone(),
             state: Arc::clone(&lane.state),
             metrics: Arc::clone(&lane.metrics),
             live: None,
@@ -157,6 +160,7 @@ impl Worker {
             }
         };
         let lane = guest.settings().lane.clone();
+        let max_replies = guest.settings().http.max_replies_bytes;
         let mut group = Group::new(snapshot);
         let mut waiting: Vec<Waiting> = Vec::new();
         let mut next = Some(first);
@@ -168,6 +172,9 @@ impl Worker {
                 self.metrics.request_gone();
             } else if sent.elapsed() > lane.max_wait {
                 let _ = sender.send(Written::Waited);
+            } else if (self.replies).are_full(write.request.client.replies(), max_replies) {
+                // What it would answer had to be told.
+                let _ = sender.send(Written::RepliesFull);
             } else {
                 let (trace, partition) = (write.request.trace.clone(), write.partition.clone());
                 trace.record("wait for the lane", sent);
@@ -234,7 +241,11 @@ impl Worker {
             let transaction = group.begin(partition, limits);
             let (group, replied) = lease.write(&request, transaction).await;
             let written = match replied {
-                Ok(reply) => Written::Replied { generation, reply },
+                Ok(reply) => Written::Replied {
+                    generation,
+                    held: (self.replies).count(request.client.replies(), reply.body.len()),
+                    reply,
+                },
                 Err(failure) => failed(failure),
             };
             (group, written)

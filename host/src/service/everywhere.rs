@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::future::try_join_all;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::others::{Boxed, Part};
@@ -15,6 +15,7 @@ use crate::client::Client;
 use crate::contract::{Reply, Request, Route};
 use crate::guest::{Bound, Failure, ReadData};
 use crate::lane::View;
+use crate::replies::{Replies, Sum};
 use crate::topology::{Moved, Ordinal, Plan};
 
 /// How long to wait before shards that could not all answer are asked again;
@@ -66,20 +67,20 @@ impl Service {
             Refused::Away("it does not know yet how many shards there are".to_owned())
         })?;
         let reading = view.guest.settings().guest.read_deadline;
-        // What would not fit into the guest's memory is not collected.
-        let room = Room::new(view.guest.settings().guest.max_memory);
+        let settings = view.guest.settings();
+        let room = Room {
+            most: settings.guest.max_memory,
+            taken: AtomicUsize::new(0),
+            replies: &self.replies,
+            of_one: request.client.replies(),
+            max_replies: settings.http.max_replies_bytes,
+        };
         let parts = self
             .parts(plan, request, (deadline, reading), &room)
             .await?;
-        let (client, http) = (&request.client, &view.guest.settings().http);
-        let of_one = client.replies();
-        let held = parts.into_iter().map(|part| {
-            let (shard, mut reply) = (part.shard.0, part.reply);
-            let limit = http.max_replies_bytes;
-            reply.body = self.replies.hold(of_one, reply.body, limit)?;
-            Some((shard, reply))
-        });
-        let parts: Vec<_> = held.collect::<Option<_>>().ok_or(Refused::RepliesFull)?;
+        let client = &request.client;
+        let parts = parts.into_iter().map(|part| (part.shard.0, part.reply));
+        let parts: Vec<_> = parts.collect();
         let (guest, request) = (Arc::clone(&view.guest), Arc::clone(request));
         let (parts, shards) = (Arc::new(parts), view.shards());
         let call = move |bound| {
@@ -100,16 +101,14 @@ impl Service {
         plan: &Plan,
         request: &Arc<Request>,
         (until, reading): (Instant, Duration),
-        room: &Room,
+        room: &Room<'_>,
     ) -> Result<Vec<Part>, Refused> {
         let deadline = until + reading;
         let others = self.others.as_ref().ok_or(Refused::Starting)?;
         let shards = || (0..plan.shards()).map(Ordinal);
         if !plan.is_stable() {
             let held = shards().map(|shard| in_time(shard, deadline, others.hold(shard, until)));
-            for held in join_all(held).await {
-                held.map_err(Refused::Away)?;
-            }
+            try_join_all(held).await.map_err(Refused::Away)?;
         }
         let parts = shards().map(|shard| {
             let part: Boxed<'_, _> = if shard.0 == self.ordinal {
@@ -123,8 +122,8 @@ impl Service {
             let part = in_time(shard, deadline, part);
             async { room.take(part.await.map_err(Refused::Away)?) }
         });
-        let parts: Result<Vec<_>, _> = join_all(parts).await.into_iter().collect();
-        let parts = parts?;
+        // The first that fails ends the others: what they would say is of no use.
+        let parts = try_join_all(parts).await?;
         let moved: BTreeMap<_, _> = parts
             .iter()
             .map(|part| (part.shard, part.moved.clone()))
@@ -190,20 +189,19 @@ impl Service {
     }
 }
 
-/// The room for what shards say together.
-struct Room {
+/// The room for what shards say together: no more is collected than fits into the guest's memory, and
+/// each part counts among the replies from when it comes.
+struct Room<'a> {
     most: usize,
     taken: AtomicUsize,
+    replies: &'a Replies,
+    of_one: &'a Sum,
+    max_replies: usize,
 }
 
-impl Room {
-    fn new(most: usize) -> Self {
-        let taken = AtomicUsize::new(0);
-        Self { most, taken }
-    }
-
+impl Room<'_> {
     /// Takes a part in; drops it where there is no room.
-    fn take(&self, part: Part) -> Result<Part, Refused> {
+    fn take(&self, mut part: Part) -> Result<Part, Refused> {
         let headers = part.reply.headers.iter();
         let headers: usize = headers
             .map(|(name, value)| name.as_str().len() + value.len())
@@ -216,6 +214,9 @@ impl Room {
                 self.most
             ))));
         }
+        let body = std::mem::take(&mut part.reply.body);
+        let held = self.replies.hold(self.of_one, body, self.max_replies);
+        part.reply.body = held.ok_or(Refused::RepliesFull)?;
         Ok(part)
     }
 }
@@ -254,16 +255,42 @@ mod tests {
         }
     }
 
+    fn room(most: usize, (replies, of_one): &(Replies, Sum), max_replies: usize) -> Room<'_> {
+        Room {
+            most,
+            taken: AtomicUsize::new(0),
+            replies,
+            of_one,
+            max_replies,
+        }
+    }
+
     /// A thousand shards' answers of 9 MiB each would be collected, to be
     /// refused by the guest's memory then.
     #[test]
     fn no_more_is_collected_of_all_shards_than_fits_a_guest() {
-        let room = Room::new(100);
-        room.take(part(0, 60)).expect("there is room");
-        let refused = room.take(part(1, 60)).expect_err("there is none");
+        let sums = (Replies::default(), Sum::default());
+        let small = room(100, &sums, usize::MAX);
+        let _held = small.take(part(0, 60)).expect("there is room");
+        let refused = small.take(part(1, 60)).expect_err("there is none");
         assert!(matches!(refused, Refused::Failed(Failure::Memory(_))));
-        let room = Room::new(120);
-        room.take(part(0, 60)).expect("there is room");
-        room.take(part(1, 60)).expect("it fits exactly");
+        let exact = room(120, &sums, usize::MAX);
+        let _held = exact.take(part(0, 60)).expect("there is room");
+        exact.take(part(1, 60)).expect("it fits exactly");
+    }
+
+    /// They counted once all had come: what many requests to all shards collected was not bounded.
+    #[test]
+    fn each_part_counts_among_the_replies_from_when_it_comes() {
+        let sums = (Replies::default(), Sum::default());
+        let room = room(usize::MAX, &sums, 1000);
+        let first = room.take(part(0, 200)).expect("there is room");
+        let refused = room
+            .take(part(1, 60))
+            .expect_err("the connection has a quarter");
+        assert!(matches!(refused, Refused::RepliesFull));
+        drop(first);
+        room.take(part(1, 60)).expect("it was let go");
+        assert!(!sums.0.are_full(&sums.1, 1));
     }
 }

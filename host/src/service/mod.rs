@@ -170,10 +170,10 @@ impl Service {
     ) -> Self {
         Self {
             ordinal,
+            replies: lane.replies().clone(),
             lane,
             apart: Apart::new(Arc::clone(&metrics)),
             turns: Handle::current().metrics().num_workers().max(2),
-            replies: Replies::default(),
             metrics,
             others,
             known: Known::default(),
@@ -417,7 +417,9 @@ impl Service {
                 told: asker.told.clone(),
             };
             let (generation, reply) = match self.lane.write(write, seen.max_waiting).await {
-                Written::Replied { generation, reply } => (Some(generation), Ok(reply)),
+                Written::Replied {
+                    generation, reply, ..
+                } => (Some(generation), Ok(reply)),
                 Written::Failed {
                     generation,
                     failure,
@@ -426,6 +428,7 @@ impl Service {
                 Written::Elsewhere(authority) => return Here::Elsewhere(authority),
                 Written::Full => (None, Err(Refused::LaneFull)),
                 Written::Waited => (None, Err(Refused::LaneWait)),
+                Written::RepliesFull => (None, Err(Refused::RepliesFull)),
                 Written::NotStored(error) => (generation, Err(Refused::NotStored(error))),
                 Written::Ended => (None, Err(Refused::Stopping)),
             };

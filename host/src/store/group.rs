@@ -373,12 +373,7 @@ impl Transaction {
     }
 
     /// Stores a value under a key.
-    fn put(
-        &mut self,
-        key: Vec<u8>,
-        value: Vec<u8>,
-        go_on: GoOn<'_>,
-    ) -> Result<Put, WriteError> {
+    fn put(&mut self, key: Vec<u8>, value: Vec<u8>, go_on: GoOn<'_>) -> Result<Put, WriteError> {
         self.limits.check(&key, &value)?;
         let Some((_, size)) = self.replaced(&key, Some(value.len()), go_on)? else {
             return Ok(Put::Stopped);

@@ -34,6 +34,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Long enough not to pass on a busy machine where it is not to pass.
 const LONG: Duration = Duration::from_mins(1);
 const SHORT: Duration = Duration::from_millis(50);
+/// The length of the answer to `/large`.
+const LARGE: usize = 1 << 20;
 
 /// Answers with what it was asked, save for some paths.
 #[derive(Default)]
@@ -83,6 +85,9 @@ impl Handler for Echo {
             request.body().len()
         );
         let mut response = Response::new(Bytes::from(text));
+        if request.uri().path() == "/large" {
+            *response.body_mut() = vec![b'x'; LARGE].into();
+        }
         if let Some(status) = request.uri().path().strip_prefix("/status/") {
             *response.status_mut() = status.parse().expect("a status");
         }

@@ -129,3 +129,69 @@ async fn a_client_that_says_nothing_is_closed_long_before_one_that_has_been_serv
     read_answer(&mut used, 8).await;
     server.stop().await;
 }
+
+/// A client of h2, and the head of a large answer to it, of which nothing is taken.
+async fn asking_for_much(
+    server: &Running,
+) -> (
+    hyper::client::conn::http2::SendRequest<Full<Bytes>>,
+    hyper::body::Incoming,
+) {
+    let io = TokioIo::new(server.connect().await);
+    // It makes room for a part of the answer only, until somebody takes that.
+    let (mut sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(64 * 1024)
+        .handshake(io)
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    let large = sender.send_request(get("/large")).await.unwrap();
+    (sender, large.into_body())
+}
+
+fn get(path: &str) -> Request<Full<Bytes>> {
+    let request = Request::get(format!("http://x{path}"));
+    request.body(Full::default()).unwrap()
+}
+
+/// It was never cut: each answer to something small began its time anew.
+#[tokio::test]
+async fn a_client_that_does_not_take_one_answer_is_cut_though_it_takes_others() {
+    let server = Running::new(Limits {
+        idle_timeout: 10 * SHORT,
+        ..patient()
+    });
+    let (mut sender, large) = asking_for_much(&server).await;
+    let asked = timeout(PATIENCE, async {
+        let mut asked = 0;
+        while let Ok(answer) = sender.send_request(get("/1")).await
+            && answer.into_body().collect().await.is_ok()
+        {
+            asked += 1;
+            tokio::time::sleep(SHORT / 5).await;
+        }
+        asked
+    });
+    let asked = asked.await.expect("it is cut");
+    assert!(asked > 0, "nothing was answered meanwhile");
+    drop(large);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_takes_its_answer_slowly_is_not_cut() {
+    let server = Running::new(Limits {
+        idle_timeout: 40 * SHORT,
+        ..patient()
+    });
+    let began = tokio::time::Instant::now();
+    let (_sender, mut large) = asking_for_much(&server).await;
+    let mut taken = 0;
+    while let Some(frame) = large.frame().await {
+        taken += frame.expect("it goes on").into_data().unwrap().len();
+        tokio::time::sleep(SHORT).await;
+    }
+    assert_eq!(taken, LARGE);
+    assert!(began.elapsed() > 40 * SHORT, "it was not slow");
+    server.stop().await;
+}

@@ -1,0 +1,182 @@
+//! An answer's body on its way to a client, seen by how far that takes it.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, SizeHint};
+use tokio::time::Instant;
+
+/// How much an h2 stream is given at a time: h2 asks for more once its client has made room for it.
+const PIECE: usize = 16 * 1024;
+
+/// The answers of a connection that are not taken to their end, each with its number and when its
+/// client last took something of it.
+#[derive(Debug, Default)]
+pub(super) struct Untaken(
+    /// A std mutex: held for a look. There are as many as streams at most.
+    Mutex<Answers>,
+);
+
+#[derive(Debug, Default)]
+struct Answers {
+    last: u64,
+    untaken: Vec<(u64, Instant)>,
+}
+
+impl Untaken {
+    fn lock(&self) -> MutexGuard<'_, Answers> {
+        self.0.lock().expect("no holder of this lock panics")
+    }
+
+    /// Whether there are any.
+    pub(super) fn is_empty(&self) -> bool {
+        self.lock().untaken.is_empty()
+    }
+
+    /// When something was last taken of the one of which nothing was for longest. What its client
+    /// does meanwhile, or takes of others, does not count.
+    pub(super) fn oldest(&self) -> Option<Instant> {
+        self.lock().untaken.iter().map(|(_, at)| *at).min()
+    }
+
+    fn begin(&self) -> u64 {
+        let mut answers = self.lock();
+        answers.last += 1;
+        let number = answers.last;
+        answers.untaken.push((number, Instant::now()));
+        number
+    }
+
+    fn progress(&self, number: u64) {
+        let mut answers = self.lock();
+        let answer = answers.untaken.iter_mut().find(|(one, _)| *one == number);
+        if let Some((_, at)) = answer {
+            *at = Instant::now();
+        }
+    }
+
+    fn end(&self, number: u64) {
+        self.lock().untaken.retain(|(one, _)| *one != number);
+    }
+}
+
+/// An answer's bytes, which are untaken until the last of them is let go.
+struct Owed {
+    body: Bytes,
+    number: u64,
+    of: Arc<Untaken>,
+}
+
+impl AsRef<[u8]> for Owed {
+    fn as_ref(&self) -> &[u8] {
+        &self.body
+    }
+}
+
+impl Drop for Owed {
+    fn drop(&mut self) {
+        self.of.end(self.number);
+    }
+}
+
+/// An answer's body as HTTP takes it.
+#[derive(Debug)]
+pub(super) struct Taken {
+    rest: Bytes,
+    followed: Option<(u64, Arc<Untaken>)>,
+}
+
+impl Taken {
+    /// One that is given whole: HTTP/1 has one answer at a time.
+    pub(super) fn whole(rest: Bytes) -> Self {
+        let followed = None;
+        Self { rest, followed }
+    }
+
+    /// One that is given in pieces, and counts among `untaken` until its end.
+    pub(super) fn followed(body: Bytes, untaken: &Arc<Untaken>) -> Self {
+        if body.is_empty() {
+            return Self::whole(body);
+        }
+        let number = untaken.begin();
+        let of = Arc::clone(untaken);
+        Self {
+            rest: Bytes::from_owner(Owed { body, number, of }),
+            followed: Some((number, Arc::clone(untaken))),
+        }
+    }
+}
+
+impl Body for Taken {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if self.rest.is_empty() {
+            return Poll::Ready(None);
+        }
+        let piece = match &self.followed {
+            None => std::mem::take(&mut self.rest),
+            Some((number, untaken)) => {
+                untaken.progress(*number);
+                let length = self.rest.len().min(PIECE);
+                self.rest.split_to(length)
+            }
+        };
+        Poll::Ready(Some(Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.rest.len() as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use http_body_util::BodyExt as _;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn each_answer_is_as_old_as_what_was_last_taken_of_it() {
+        let untaken = Arc::new(Untaken::default());
+        let began = Instant::now();
+        let mut large = Taken::followed(vec![b'x'; 2 * PIECE + 1].into(), &untaken);
+        let pass = || tokio::time::advance(Duration::from_secs(1));
+        pass().await;
+        let mut others = Vec::new();
+        for _ in 0..3 {
+            let mut small = Taken::followed(Bytes::from_static(b"small"), &untaken);
+            others.push(small.frame().await);
+            pass().await;
+        }
+        assert_eq!(untaken.oldest(), Some(began), "others do not count for it");
+        let piece = large.frame().await.unwrap().unwrap().into_data().unwrap();
+        assert_eq!(
+            (piece.len(), large.size_hint().exact()),
+            (PIECE, Some(PIECE as u64 + 1))
+        );
+        assert_eq!(untaken.oldest(), Some(began + Duration::from_secs(1)));
+        others.clear();
+        assert_eq!(untaken.oldest(), Some(Instant::now()));
+        let rest = large.collect().await.unwrap().to_bytes();
+        assert_eq!(rest.len(), PIECE + 1);
+        drop(rest);
+        assert!(!untaken.is_empty(), "a part of it is held");
+        drop(piece);
+        assert!(untaken.is_empty() && untaken.oldest().is_none());
+        assert!(Taken::followed(Bytes::new(), &untaken).is_end_stream());
+    }
+}
