@@ -8,13 +8,13 @@ use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use ostrakon_test_support::seccomp::runtime_default;
+use ostrakon_test_support::tools::output;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::host::{Host, binary, guest};
 use crate::manifests::{dockerfile, repository};
-use ostrakon_test_support::seccomp::runtime_default;
-use ostrakon_test_support::tools::output;
 
 /// The image: its root, and what the Dockerfile says of how it is run.
 #[derive(Debug)]

@@ -3,11 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use ostrakon_test_support::tools::{output, tool};
 use serde::Deserialize as _;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-
-use ostrakon_test_support::tools::{output, tool};
 
 /// The top of the repository.
 ///

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use ostrakon::settings::Settings;
+use ostrakon_settings::settings::Settings;
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;

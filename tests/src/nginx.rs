@@ -7,10 +7,10 @@ use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ostrakon_test_support::tools::tool;
 use tempfile::TempDir;
 
 use crate::host::PATIENCE;
-use ostrakon_test_support::tools::tool;
 
 /// A running nginx. Dropping it kills it.
 #[derive(Debug)]

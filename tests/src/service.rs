@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ostrakon_test_support::random::Random;
+
 use crate::client::Client;
 use crate::set::StatefulSet;
-use ostrakon_test_support::random::Random;
 
 const CLIENTS: u64 = 8;
 const KEYS: u64 = 200;

@@ -8,10 +8,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use ostrakon::dev::{
+use ostrakon_dev::{
     Addresses, Backoff, Controller, Handle, MOST_SHARDS, News, Numbers, Options, Place,
     Propagation, Standing, What,
 };
+use ostrakon_test_support::net::Net;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -19,7 +20,6 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::client::{Client, Response};
 use crate::host::{CANARY, Files, PATIENCE, assert_no_canary, binary};
-use ostrakon_test_support::net::Net;
 
 /// How much of each shard's log a failed test shows.
 const LOG_LINES: usize = 30;
@@ -99,7 +99,7 @@ impl StatefulSet {
         *self.news.lock().expect("no holder panics") =
             (Vec::new(), Some(handle.news().expect("it runs")));
         let canary = ("canary-of-all".to_owned(), Bytes::from(CANARY));
-        let secrets = ostrakon::dev::Files::from([canary]);
+        let secrets = ostrakon_dev::Files::from([canary]);
         handle.publish_secrets(secrets).expect("it runs");
         self.controller = Some(controller);
         let config = self.config.lock().expect("no holder panics").clone();

@@ -4,13 +4,13 @@ use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use ostrakon_test_support::certificates::{Authority, Issued};
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use crate::client::connect;
-use ostrakon_test_support::certificates::{Authority, Issued};
 
 /// A client that believes an authority, shows a certificate if it has one, and
 /// speaks one protocol.

@@ -1,3 +1,3 @@
 //! A mounted ConfigMap or Secret, updated the way the kubelet does it.
 
-pub use ostrakon::dev::Volume;
+pub use ostrakon_dev::Volume;

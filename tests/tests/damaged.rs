@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use ostrakon::store::{Options, Store};
+use ostrakon_store::{Options, Store};
 use ostrakon_tests::client::Client;
 use ostrakon_tests::host::{Host, PATIENCE, Shard, binary, config, guest, last_words};
 use ostrakon_tests::load::under_load;
@@ -92,7 +92,7 @@ fn becomes_ready(host: &Host) -> bool {
             return true;
         }
         let log = host.log();
-        if log.contains(r#""target":"ostrakon::telemetry""#) {
+        if log.contains(r#""target":"ostrakon_observe::telemetry""#) {
             return false;
         }
         assert!(Instant::now() < deadline, "neither ready nor ended: {log}");

@@ -8,13 +8,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use ostrakon::cluster::Source;
-use ostrakon::digest::Digest;
-use ostrakon::peers::{Connection, Credentials, Endpoint, Identity};
-use ostrakon::store::Whole;
-use ostrakon::topology::{
+use ostrakon_base::digest::Digest;
+use ostrakon_cluster::Source;
+use ostrakon_peers::{Connection, Credentials, Endpoint, Identity};
+use ostrakon_protocol::{
     Batch, ClusterId, Cursor, Epoch, Incarnation, Ordinal, Passed, Placement, Plan,
 };
+use ostrakon_store::Whole;
 use ostrakon_test_support::random::{Random, seed};
 use ostrakon_tests::cluster::shards;
 use ostrakon_tests::host::{Files, Host, Shard, config, guest};

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use ostrakon::dev::Propagation;
+use ostrakon_dev::Propagation;
 use ostrakon_test_support::random::{Random, seed};
 use ostrakon_tests::host::{Files, config, guest};
 use ostrakon_tests::service;

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use ostrakon::dev::{Numbers, What};
+use ostrakon_dev::{Numbers, What};
 use ostrakon_test_support::api_server::{ApiServer, SET};
 use ostrakon_test_support::random::{Random, seed};
 use ostrakon_tests::host::{Files, Shard, config, guest};

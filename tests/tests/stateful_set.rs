@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::time::{Duration, Instant};
 
-use ostrakon::dev::{Propagation, What};
+use ostrakon_dev::{Propagation, What};
 use ostrakon_tests::host::{config, guest};
 use ostrakon_tests::set::StatefulSet;
 

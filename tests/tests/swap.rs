@@ -63,7 +63,7 @@ fn swaps_under_load_drop_and_mix_no_request() {
         config(component, &settings)
     };
     let mut shard = Shard::new(&files(1));
-    shard.arguments = ["--log", "info,ostrakon::swap=debug"]
+    shard.arguments = ["--log", "info,ostrakon_shard::swap=debug"]
         .map(str::to_owned)
         .to_vec();
     let host = shard.start();

@@ -8,8 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use ostrakon::peers::{Connection, Credentials, Endpoint, Handler, Identity, Token, Tokens, serve};
-use ostrakon::topology::{ClusterId, Incarnation, Placement, Plan};
+use ostrakon_peers::{Connection, Credentials, Endpoint, Handler, Identity, Token, Tokens, serve};
+use ostrakon_protocol::{ClusterId, Incarnation, Placement, Plan};
 use ostrakon_tests::client::Client;
 use ostrakon_tests::host::{Host, config, guest};
 use ostrakon_tests::name_server::NameServer;

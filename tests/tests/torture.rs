@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ostrakon::store::{Options, Store, unbounded};
+use ostrakon_store::{Options, Store, unbounded};
 use ostrakon_test_support::linearizable::{Action, Operation, UNKNOWN, is_linearizable};
 use ostrakon_test_support::random::{Random, seed};
 use ostrakon_tests::client::{Client, Response};

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use http::Method;
-use ostrakon::dev::Addresses;
-use ostrakon::http::client::request;
+use ostrakon_dev::Addresses;
+use ostrakon_network::http::client::request;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 

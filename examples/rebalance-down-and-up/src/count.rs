@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Context as _;
-use ostrakon::dev::{MOST_SHARDS, Place};
-use ostrakon::store::{Options, Store, successor, unbounded};
+use ostrakon_dev::{MOST_SHARDS, Place};
+use ostrakon_store::{Options, Store, successor, unbounded};
 
 use crate::set;
 

@@ -18,12 +18,11 @@ use std::process::{ExitCode, Stdio};
 
 use anyhow::{Context as _, ensure};
 use clap::Parser;
-use ostrakon::dev::Addresses;
-use ostrakon::signals::Signals;
+use ostrakon_base::signals::Signals;
+use ostrakon_dev::Addresses;
+use set::StatefulSet;
 use tempfile::TempDir;
 use tokio::process::Command;
-
-use set::StatefulSet;
 use tour::Tour;
 
 /// A shard that is to end answers for another second: clients hear late that it is not ready.

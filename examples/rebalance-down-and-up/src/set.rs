@@ -5,8 +5,8 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use ostrakon::dev::{self, Addresses};
-use ostrakon::signals::Signals;
+use ostrakon_base::signals::Signals;
+use ostrakon_dev::{self as dev, Addresses};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use http::Method;
-use ostrakon::dev::Addresses;
-use ostrakon::http::client::request;
+use ostrakon_dev::Addresses;
+use ostrakon_network::http::client::request;
 use tokio::process::Command;
 use tokio::time::sleep;
 

@@ -20,7 +20,6 @@ mod swap;
 
 use anyhow::Context;
 use ostrakon_tests::host::guest;
-
 use plan::Plan;
 
 fn main() -> anyhow::Result<()> {

@@ -1,10 +1,21 @@
 //! Guests that are small, and take a compiler long: a good one with something more in it.
 
 use wasm_encoder::{
-    BlockType, CodeSection, Component, ComponentExportKind, ComponentInstanceSection,
-    ComponentSection as _, Function, FunctionSection, InstructionSink, Module, ModuleSection,
-    NestedComponentSection, TypeSection, ValType,
+    BlockType, CodeSection, Component, ComponentExportKind, ComponentExportSection,
+    ComponentInstanceSection, ComponentSection as _, Function, FunctionSection, InstructionSink,
+    Module, ModuleSection, NestedComponentSection, TypeSection, ValType,
 };
+
+/// A component that exports functions of these names, and has nothing in it.
+pub fn outside(exports: &[&str]) -> Vec<u8> {
+    let mut section = ComponentExportSection::new();
+    for name in exports {
+        section.export(*name, ComponentExportKind::Func, 0, None);
+    }
+    let mut component = Component::new();
+    component.section(&section);
+    component.finish()
+}
 
 /// A guest with a component that holds so many instances of one that holds so many of another, and so
 /// on, so often: without any code.

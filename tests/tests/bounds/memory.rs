@@ -7,7 +7,7 @@ use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ostrakon::settings::Settings;
+use ostrakon_settings::settings::Settings;
 use ostrakon_tests::host::{Host, PATIENCE, Shard, config, guest};
 use ostrakon_tests::memory::{self, Cgroup};
 

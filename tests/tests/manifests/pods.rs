@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use ostrakon::settings::Settings;
+use ostrakon_settings::settings::Settings;
 use ostrakon_test_support::tools::output;
 use ostrakon_tests::host::{Shard, config, guest};
 use ostrakon_tests::manifests::{dockerfile, files, repository, the};

@@ -20,6 +20,11 @@ struct Package {
 }
 
 impl Package {
+    /// Whether it is a part of the host.
+    fn is_host(&self) -> bool {
+        self.directory.starts_with("host/")
+    }
+
     /// Whether it runs as a guest, or in one.
     fn is_guest(&self) -> bool {
         let directory = self.directory.as_str();
@@ -94,16 +99,14 @@ fn read(root: &Path) -> anyhow::Result<Vec<Package>> {
 
 /// Dependencies from a host to a guest or the reverse.
 fn directions(packages: &[Package]) -> Vec<String> {
-    let is_guest = |name: &str| {
-        packages
-            .iter()
-            .any(|package| package.name == name && package.is_guest())
-    };
+    let named = |name: &str| packages.iter().find(|package| package.name == name);
+    let is_guest = |name: &str| named(name).is_some_and(Package::is_guest);
+    let is_host = |name: &str| named(name).is_some_and(Package::is_host);
     let mut faults = Vec::new();
     for package in packages {
         for dependency in &package.dependencies {
-            let guest_on_host = package.is_guest() && dependency == "ostrakon";
-            let host_on_guest = package.name == "ostrakon" && is_guest(dependency);
+            let guest_on_host = package.is_guest() && is_host(dependency);
+            let host_on_guest = package.is_host() && is_guest(dependency);
             if guest_on_host || host_on_guest {
                 let name = &package.name;
                 faults.push(format!(
@@ -140,25 +143,25 @@ mod tests {
     #[test]
     fn hosts_and_guests_do_not_depend_on_each_other() {
         let good = [
-            package("ostrakon", "host", &["ostrakon-toolchain"]),
+            package("ostrakon", "host/ostrakon", &["ostrakon-toolchain"]),
             package("ostrakon-toolchain", "guest/toolchain", &[]),
             package("ostrakon-guest", "guest/sdk", &[]),
             package("counter", "examples/counter", &["ostrakon-guest"]),
         ];
         assert_eq!(directions(&good), <[String; 0]>::default());
         let bad = [
-            package("ostrakon", "host", &["counter"]),
+            package("ostrakon-store", "host/store", &["counter"]),
             package(
                 "counter",
                 "examples/counter",
-                &["ostrakon-guest", "ostrakon"],
+                &["ostrakon-guest", "ostrakon-store"],
             ),
         ];
         assert_eq!(
             directions(&bad),
             [
-                "ostrakon depends on counter: they meet in wit/ only",
-                "counter depends on ostrakon: they meet in wit/ only",
+                "ostrakon-store depends on counter: they meet in wit/ only",
+                "counter depends on ostrakon-store: they meet in wit/ only",
             ]
         );
     }

@@ -12,7 +12,6 @@ mod simulate;
 mod steps;
 mod test;
 mod tools;
-mod walls;
 
 use std::path::{Path, PathBuf};
 use std::process::{self, ExitCode};

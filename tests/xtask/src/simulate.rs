@@ -28,9 +28,10 @@ pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<()> {
         "simulated clusters",
         &[
             "test",
-            "--workspace",
+            "--package",
+            "ostrakon-cluster",
             "--lib",
-            "cluster::simulation::clusters_keep_their_promises_whatever_befalls_them",
+            "simulation::clusters_keep_their_promises_whatever_befalls_them",
             "--",
             "--exact",
             "--nocapture",

@@ -1,0 +1,10 @@
+//! Small things that several crates need, and that know of none of them.
+
+pub mod blocking;
+pub mod recency;
+pub mod priority;
+pub mod regular;
+pub mod signals;
+pub mod unix_time;
+pub mod printable;
+pub mod digest;

@@ -1,0 +1,420 @@
+//! What a shard does by itself: learning the plan, giving its partitions away,
+//! and, as the coordinator, beginning and ending changes.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use ostrakon_protocol::{ClusterId, Ordinal, Placement, Plan};
+use ostrakon_shard::lane::{Change, ChangeError, Place, View};
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::giving::AHEAD;
+use super::message::{Ask, Said};
+use super::{AskError, Cluster};
+
+/// How often a shard looks whether there is something to do.
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How often it asks others for their plan.
+pub(super) const ASK_EVERY: Duration = Duration::from_secs(1);
+/// How long a new shard waits for the coordinator to call before it asks for its name.
+const EARLY: Duration = Duration::from_secs(2);
+/// How often it says that it does not learn of any.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
+/// How many shards that a change is about are asked at once.
+pub(super) const LOOKED_FOR: usize = 32;
+
+/// A shard's work, in one task.
+pub(super) struct Conductor {
+    cluster: Cluster,
+    asked: Option<Instant>,
+    /// The peer that was looked for last.
+    turn: u32,
+    /// When shards that a change is about were last asked.
+    looked: Option<Instant>,
+    /// When it was last told why there is no plan here.
+    complained: Instant,
+    /// When it began.
+    began: Instant,
+    /// The task that makes this process known, one at a time.
+    acquainting: Option<JoinHandle<()>>,
+    /// The shards to which a task is sending batches.
+    receivers: BTreeSet<Ordinal>,
+    sending: JoinSet<Ordinal>,
+}
+
+impl Conductor {
+    pub(super) fn new(cluster: Cluster) -> Self {
+        Self {
+            cluster,
+            asked: None,
+            turn: 0,
+            looked: None,
+            complained: Instant::now(),
+            began: Instant::now(),
+            acquainting: None,
+            receivers: BTreeSet::new(),
+            sending: JoinSet::new(),
+        }
+    }
+
+    /// Conducts until shutdown. What cannot be done now is tried again.
+    pub(super) async fn run(mut self, mut shutdown: watch::Receiver<bool>) {
+        while !*shutdown.borrow_and_update() && self.cluster.0.stopped.borrow().is_none() {
+            if self.asked.is_none_or(|asked| asked.elapsed() >= ASK_EVERY) {
+                self.asked = Some(Instant::now());
+                self.acquaint();
+                self.ask_others().await;
+            }
+            match self.once().await {
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(error) => tracing::debug!(%error, "conducting goes on later"),
+            }
+            tokio::select! {
+                biased;
+                _ = shutdown.changed() => {}
+                () = self.cluster.0.news.notified() => {}
+                Some(sent) = self.sending.join_next() => {
+                    self.receivers.remove(&sent.expect("sending does not panic"));
+                }
+                () = sleep(LOOK_EVERY) => {}
+            }
+        }
+    }
+
+    /// Does what there is to do now; says whether there is more.
+    async fn once(&mut self) -> Result<bool, ChangeError> {
+        let cluster = self.cluster.clone();
+        let Some(view) = cluster.0.lane.views().get() else {
+            return Ok(false);
+        };
+        let Some(place) = &view.place else {
+            return Ok(false);
+        };
+        let is_coordinator = cluster.0.me == Ordinal::COORDINATOR;
+        let Some(plan) = place.shard.plan() else {
+            return match cluster.desired(&view, None) {
+                Some(desired) if is_coordinator => self.begin(&view, desired).await,
+                _ => Ok(false),
+            };
+        };
+        if place.owners.is_none() {
+            // After a start: the plan is known, its guests are not.
+            let owners = cluster.owners(plan).await?;
+            cluster.change(Change::Learn(plan.clone(), owners)).await?;
+            return Ok(true);
+        }
+        if is_coordinator {
+            if let Some(desired) = cluster.desired(&view, Some(plan)) {
+                cluster.coordinator().desire(desired);
+            }
+            let change = cluster.coordinator().change(plan);
+            let lacking = match &change {
+                Some(change) => self.lacking(plan, change).await,
+                None => Vec::new(),
+            };
+            let first_lacking = lacking.first().copied();
+            if let (true, Some(first)) = (cluster.await_shards(lacking), first_lacking) {
+                tracing::warn!(
+                    shards = plan.to.shards,
+                    wanted = change.map_or(0, |change| change.to.shards),
+                    first_lacking = first.0,
+                    "a change begins when all shards that it is about are there: start them, or set their number back"
+                );
+            }
+            let next = cluster.coordinator().next(plan);
+            if let Some(next) = next.filter(|_| first_lacking.is_none()) {
+                tracing::info!(
+                    epoch = next.epoch.0,
+                    from = next.from.shards,
+                    to = next.to.shards,
+                    stable = next.is_stable(),
+                    "topology"
+                );
+                cluster.learn(next).await?;
+                self.tell_all();
+                return Ok(true);
+            }
+        }
+        self.send(place);
+        let stepped = self.step(place).await?;
+        if let Some(epoch) = place.shard.is_done() {
+            if is_coordinator {
+                cluster.coordinator().done(cluster.0.me, epoch);
+                return Ok(cluster.coordinator().next(plan).is_some());
+            }
+            let done = Ask::Done(epoch, cluster.source());
+            let asked = cluster.ask(Ordinal::COORDINATOR, &done);
+            if let Ok(Ok(Said::Plan(Some(plan)))) = timeout(ASK_EVERY, asked).await {
+                cluster.learn(plan).await?;
+            }
+        }
+        Ok(stepped)
+    }
+
+    /// Has batches sent to each shard that has some to get.
+    fn send(&mut self, place: &Place) {
+        for (to, _) in place.shard.outboxes() {
+            if self.receivers.insert(to) {
+                let cluster = self.cluster.clone();
+                self.sending.spawn(async move {
+                    let sent = cluster.send_to(to).await;
+                    let why_not = sent.err().map(|error| error.to_string());
+                    cluster.note_takes(to, why_not.as_deref());
+                    if let Some(why) = why_not {
+                        tracing::debug!(peer = to.0, why, "a batch waits");
+                        sleep(LOOK_EVERY).await;
+                    }
+                    to
+                });
+            }
+        }
+    }
+
+    /// Takes a step, if partitions may go now; says whether there was one.
+    async fn step(&self, place: &Place) -> Result<bool, ChangeError> {
+        let is_ahead = !place.shard.is_within(AHEAD);
+        if !place.shard.may_step() || is_ahead || !self.cluster.may_give(place) {
+            return Ok(false);
+        }
+        if !self.receivers_have_the_schema(place).await {
+            return Ok(false);
+        }
+        self.cluster.change(Change::Step).await?;
+        Ok(true)
+    }
+
+    /// Whether all who may get partitions can take their data: a shard whose
+    /// guest is older could not read it. Asked before a partition is passed, so
+    /// that it is answered for here until then.
+    async fn receivers_have_the_schema(&self, place: &Place) -> bool {
+        let Some(schema) = self.cluster.schema() else {
+            return false;
+        };
+        if *self.cluster.reached() >= Some(schema) {
+            return true;
+        }
+        let (cluster, me) = (&self.cluster, self.cluster.0.me);
+        let shards = place.shard.plan().map_or(0, |plan| plan.to.shards);
+        let asked = (0..shards)
+            .map(Ordinal)
+            .filter(|shard| *shard != me)
+            .map(async |shard| {
+                let why_not = match timeout(ASK_EVERY, cluster.ask(shard, &Ask::Schema)).await {
+                    Ok(Ok(Said::Schema(Some(theirs)))) if theirs >= schema => None,
+                    Ok(Ok(Said::Schema(_))) => Some("its guest is of an older schema".to_owned()),
+                    Ok(Ok(_)) => Some(AskError::Answer.to_string()),
+                    Ok(Err(error)) => Some(error.to_string()),
+                    Err(_) => Some("it does not answer in time".to_owned()),
+                };
+                cluster.note_takes(shard, why_not.as_deref());
+                why_not.is_none()
+            });
+        let all = join_all(asked).await.into_iter().all(|reached| reached);
+        if all {
+            *self.cluster.reached() = Some(schema);
+        } else {
+            tracing::debug!(schema, "partitions wait for shards with an older schema");
+        }
+        all
+    }
+
+    /// Finds the plan to begin with: asks all.
+    async fn begin(&mut self, view: &View, desired: Placement) -> Result<bool, ChangeError> {
+        let cluster = self.cluster.clone();
+        cluster.coordinator().desire(desired);
+        let to_ask = cluster.coordinator().to_ask();
+        let others: Vec<_> = (1..to_ask).map(Ordinal).collect();
+        let lacking = self.ask_all(&others, &Ask::Plan).await;
+        let first_lacking = lacking.first().copied();
+        if let (true, Some(first)) = (cluster.await_shards(lacking), first_lacking) {
+            tracing::warn!(
+                shards = to_ask,
+                first_lacking = first.0,
+                "where partitions are is not known on this disk: it is learned, or a new cluster begins, when all shards can be asked"
+            );
+        }
+        let id = ClusterId(cluster.0.line.load().endpoint.identity.store);
+        let Ok(entries) = view.snapshot.entries() else {
+            return Ok(false);
+        };
+        let alone = entries > 0;
+        let plan = cluster.coordinator().begin(id, alone);
+        let Some(plan) = plan.filter(|_| first_lacking.is_none()) else {
+            return Ok(false);
+        };
+        tracing::info!(
+            cluster = %plan.cluster,
+            epoch = plan.epoch.0,
+            shards = plan.to.shards,
+            "where partitions are, by all shards"
+        );
+        cluster.take(plan).await?;
+        self.tell_all();
+        Ok(true)
+    }
+
+    /// The shards that a change adds and that cannot be asked, and those that have not
+    /// said that they go by the plan: some of them, where they are many. Until there
+    /// are none, it does not begin, and can be taken back.
+    async fn lacking(&mut self, plan: &Plan, change: &Plan) -> Vec<Ordinal> {
+        let others: Vec<_> = {
+            let coordinator = self.cluster.coordinator();
+            let is_added = |shard: &Ordinal| shard.0 >= plan.to.shards;
+            let others = (1..change.shards()).map(Ordinal);
+            let to_ask = |shard: &Ordinal| is_added(shard) || !coordinator.is_by(*shard, plan);
+            others.filter(to_ask).collect()
+        };
+        self.ask_all(&others, &Ask::Learn(plan.clone())).await
+    }
+
+    /// Asks others by which plan they go, and learns it, if it is newer. Those that do
+    /// not say, as far as they were asked; they are not asked again at once.
+    async fn ask_all(&mut self, others: &[Ordinal], ask: &Ask) -> Vec<Ordinal> {
+        let cluster = &self.cluster;
+        let was_looked = |looked: Instant| looked.elapsed() < ASK_EVERY;
+        let lacked = cluster.awaited();
+        if !lacked.is_empty() && self.looked.is_some_and(was_looked) {
+            return lacked;
+        }
+        self.looked = Some(Instant::now());
+        // A typing error can ask for many: those behind the first that are away
+        // are not asked.
+        for some in others.chunks(LOOKED_FOR) {
+            let asked = some.iter().map(async |shard| {
+                let says = cluster.asks_plan(*shard, ask).await;
+                (!says).then_some(*shard)
+            });
+            let away: Vec<_> = join_all(asked).await.into_iter().flatten().collect();
+            if !away.is_empty() {
+                return away;
+            }
+        }
+        Vec::new()
+    }
+
+    /// Asks the coordinator for a newer plan; the coordinator tells all its own, and
+    /// learns of a newer one, where its disk is not the newest.
+    async fn ask_others(&mut self) {
+        let cluster = &self.cluster;
+        if cluster.0.me == Ordinal::COORDINATOR {
+            self.tell_all();
+            return;
+        }
+        if self.is_early() {
+            return;
+        }
+        cluster.look_for_peers(&mut self.turn);
+        let asked = timeout(ASK_EVERY, cluster.ask(Ordinal::COORDINATOR, &Ask::Plan)).await;
+        if asked.is_err() {
+            cluster.note_late(Ordinal::COORDINATOR);
+        }
+        match asked {
+            Ok(Ok(Said::Plan(None))) => cluster.0.is_beginning.store(true, Ordering::Relaxed),
+            Ok(Ok(Said::Plan(Some(plan)))) => {
+                if let Err(error) = cluster.learn(plan).await {
+                    tracing::debug!(%error, "a plan is learned later");
+                }
+            }
+            Ok(Err(error))
+                if cluster.plan().is_none() && self.complained.elapsed() >= COMPLAIN_EVERY =>
+            {
+                self.complained = Instant::now();
+                tracing::warn!(
+                    %error,
+                    "shard 0 cannot be asked where partitions are, and requests for them wait"
+                );
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether it is too early to ask for the coordinator's name. A new cluster's names
+    /// begin to exist about when its shards start, and what a cache has heard too
+    /// early it says for half a minute. So new shards wait a moment for being
+    /// called by the coordinator, and of each two one at least asks late enough.
+    fn is_early(&self) -> bool {
+        let cluster = &self.cluster;
+        let address = cluster.0.peers.of(Ordinal::COORDINATOR);
+        let is_name = address.parse::<SocketAddr>().is_err();
+        let line = cluster.0.line.load();
+        let is_found = line.endpoint.addresses.has(Ordinal::COORDINATOR.0);
+        is_name && !is_found && cluster.plan().is_none() && self.began.elapsed() < EARLY
+    }
+
+    /// Makes this process known to peers that do not know it yet.
+    fn acquaint(&mut self) {
+        let is_under_way = self.acquainting.as_ref();
+        if self.is_early() || is_under_way.is_some_and(|task| !task.is_finished()) {
+            return;
+        }
+        let cluster = self.cluster.clone();
+        let strangers = cluster.strangers();
+        self.acquainting = (!strangers.is_empty()).then(|| {
+            tokio::spawn(async move {
+                cluster.acquaint(&strangers).await;
+            })
+        });
+    }
+
+    /// Tells the coordinator's plan to all that it is about.
+    fn tell_all(&self) {
+        let Some(plan) = self.cluster.plan() else {
+            return;
+        };
+        for shard in (1..plan.shards()).map(Ordinal) {
+            let (cluster, plan) = (self.cluster.clone(), plan.clone());
+            // Whoever is away asks by itself when it is back.
+            drop(tokio::spawn(async move {
+                cluster.asks_plan(shard, &Ask::Learn(plan)).await
+            }));
+        }
+    }
+}
+
+impl Cluster {
+    /// Notes whether a shard takes partitions from here, or why not.
+    fn note_takes(&self, shard: Ordinal, why_not: Option<&str>) {
+        let holds_up = self.measured().takes(shard, why_not.is_none());
+        if let Some(why) = why_not
+            && holds_up
+            && self.0.held_up.may_tell()
+        {
+            tracing::warn!(
+                peer = shard.0,
+                why,
+                "a shard does not take its partitions: they wait here"
+            );
+        }
+    }
+
+    /// Asks a shard by which plan it goes, notes and learns it; whether it says.
+    async fn asks_plan(&self, shard: Ordinal, ask: &Ask) -> bool {
+        let said = match timeout(ASK_EVERY, self.ask(shard, ask)).await {
+            Ok(Ok(Said::Plan(said))) => said,
+            Ok(Err(error)) => {
+                tracing::debug!(peer = shard.0, %error, "it does not say by which plan it goes");
+                return false;
+            }
+            Ok(Ok(_)) => return false,
+            Err(_) => {
+                self.note_late(shard);
+                return false;
+            }
+        };
+        let said = said.filter(Plan::is_possible);
+        self.coordinator().goes_by(shard, said.clone());
+        if let Some(plan) = said
+            && self.plan().is_some()
+            && let Err(error) = self.learn(plan).await
+        {
+            tracing::debug!(%error, "a plan is learned later");
+        }
+        true
+    }
+}

@@ -1,0 +1,316 @@
+//! Which process of an ordinal is heeded, and what becomes of one that is not.
+//!
+//! A process that must not go on serves nothing from that moment on. It is not ended for
+//! good by what somebody said: it asks those who would know, and where nobody confirms it
+//! any longer, the process ends, to be started anew, with a higher number. While the one
+//! that is heeded in its place is there, it stays as it is: two that run do not take turns.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use ostrakon_peers::{Endpoint, Identity};
+use ostrakon_protocol::{Incarnation, Ordinal, Plan, Stopped};
+use ostrakon_shard::lane::{Change, ChangeError, Changed};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::ceilings::Ceilings;
+use super::message::{Ask, Heeded, Process, Said};
+use super::seldom::Seldom;
+use super::{Cluster, Line, until_down};
+
+/// How often it is asked whether it is so.
+const ASK_EVERY: Duration = Duration::from_secs(1);
+/// A process that spoke within this time is there: each speaks to shard 0 every second,
+/// and shard 0 to all.
+const LATELY: Duration = Duration::from_secs(5);
+/// For so long nobody may know of a reason to stop.
+const DENIED: Duration = Duration::from_secs(5);
+/// For so long a later process may say nothing: one that is restarted is back by then.
+const SILENT: Duration = Duration::from_secs(30);
+/// How many are asked at once.
+const ASKED: u32 = 32;
+
+/// What is known of peers' processes.
+#[derive(Debug, Default)]
+pub(super) struct Fence {
+    ceilings: Ceilings,
+    /// The process of each peer that was heeded last, and when. A std mutex: held for a
+    /// look.
+    lately: Mutex<BTreeMap<Ordinal, (Process, Instant)>>,
+    /// Telling of numbers that cannot be.
+    impossible: Seldom,
+    /// Why this process was not to go on, once nobody confirms it any longer.
+    over: watch::Sender<Option<Stopped>>,
+}
+
+/// What those who were asked know of the reason for which this process stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// It is so.
+    Confirmed,
+    /// Nobody said who would know.
+    Unknown,
+    /// They heed a later process, which says nothing.
+    Silent,
+    /// It is not so.
+    Denied,
+}
+
+impl Fence {
+    fn lately(&self) -> std::sync::MutexGuard<'_, BTreeMap<Ordinal, (Process, Instant)>> {
+        self.lately.lock().expect("no holder of this lock panics")
+    }
+}
+
+impl Cluster {
+    /// Returns once nobody confirms that this process must not go on; says what it was
+    /// told.
+    pub async fn until_over(&self) -> Stopped {
+        let mut over = self.0.fence.over.subscribe();
+        // It cannot fail: the sender lives as long as this handle.
+        match over.wait_for(Option::is_some).await.map(|over| *over) {
+            Ok(Some(stopped)) => stopped,
+            _ => std::future::pending().await,
+        }
+    }
+
+    /// Whether this process must not go on.
+    pub(super) fn has_stopped(&self) -> bool {
+        self.0.stopped.borrow().is_some()
+    }
+
+    /// A peer was heard; none: it is to be heeded. Otherwise what it is told.
+    pub(super) async fn hear(&self, peer: &Identity) -> Option<Said> {
+        let ordinal = Ordinal(peer.ordinal);
+        let process = (Incarnation(peer.incarnation), peer.store);
+        let mut known = Incarnation::default();
+        // Only what is new is for the lane, which has requests to run.
+        let mut is_known = false;
+        if let Some(view) = self.0.lane.views().get()
+            && let Some(place) = &view.place
+        {
+            match place.shard.is_later(ordinal, process.0, process.1) {
+                Ok(is_later) => is_known = !is_later,
+                Err(by) => return Some(Said::Superseded(by)),
+            }
+            known = place.shard.heeds(ordinal).map_or(known, |(known, _)| known);
+        }
+        if !is_known {
+            if !self.0.fence.ceilings.admit(ordinal, known, process.0) {
+                self.tell_impossible(ordinal, ordinal, process.0);
+                let why = "the number of your process is higher than it can be: ask again";
+                return Some(Said::Later(why.to_owned()));
+            }
+            let heard = Change::Hear(ordinal, process.0, process.1);
+            if let Ok(Changed::Superseded(by)) = self.change(heard).await {
+                return Some(Said::Superseded(by));
+            }
+        }
+        let now = (process, Instant::now());
+        self.0.fence.lately().insert(ordinal, now);
+        None
+    }
+
+    /// Whether a peer heeds a later process of this ordinal than this one.
+    pub(super) async fn is_past(&self, peer: &Identity, heeds: Option<Process>) -> bool {
+        let Some((by, store)) = heeds else {
+            return false;
+        };
+        let line = self.0.line.load_full();
+        let own = line.endpoint.identity;
+        let is_past = by.0 > own.incarnation || by.0 == own.incarnation && store != own.store;
+        if is_past {
+            self.superseded(by, Ordinal(peer.ordinal), &line).await;
+        }
+        is_past
+    }
+
+    /// A peer heeds another process of this ordinal, of the number `by`. One that has
+    /// heeded this process speaks of a later one; any other perhaps of an earlier
+    /// one, on a disk that is lost.
+    pub(super) async fn superseded(&self, by: Incarnation, peer: Ordinal, line: &Line) {
+        let own = Incarnation(line.endpoint.identity.incarnation);
+        if !self.0.fence.ceilings.admit(self.0.me, own, by) {
+            self.tell_impossible(peer, self.0.me, by);
+        } else if by > own && line.is_heeded_by(peer) {
+            self.stop(Stopped::Superseded(by));
+        } else if let Err(error) = self.start_after(by, &line.endpoint).await {
+            tracing::debug!(%error, "a higher number is taken later");
+        }
+    }
+
+    fn tell_impossible(&self, peer: Ordinal, of: Ordinal, number: Incarnation) {
+        if self.0.fence.impossible.may_tell() {
+            tracing::warn!(
+                peer = peer.0,
+                of = of.0,
+                number = number.0,
+                "a process of a shard is said to have a number that is higher than it can be, which is not heeded: find out who says so"
+            );
+        }
+    }
+
+    /// Takes a number above one that was used: this process is the later one, but
+    /// its store is new, and so counted from the start.
+    async fn start_after(&self, by: Incarnation, asked_as: &Endpoint) -> Result<(), ChangeError> {
+        if self.0.line.load().endpoint.identity.incarnation > by.0 {
+            return Ok(());
+        }
+        let start = Change::Start(Incarnation(by.0.saturating_add(1)));
+        if let Changed::Started(incarnation, _) = self.change(start).await? {
+            tracing::info!(
+                incarnation = incarnation.0,
+                "a number is taken that is above the one that a peer knows of this shard: its disk is new, or older"
+            );
+            let mut endpoint = asked_as.clone();
+            endpoint.identity.incarnation = incarnation.0;
+            let line = Line::new(endpoint, self.0.dial.clone());
+            self.0.line.store(Arc::new(line));
+            self.0.news.notify_one();
+        }
+        Ok(())
+    }
+
+    /// This process must not go on.
+    pub(super) fn stop(&self, stopped: Stopped) {
+        let is_news = self.0.stopped.send_if_modified(|former| {
+            let is_first = former.is_none();
+            former.get_or_insert(stopped);
+            is_first
+        });
+        if is_news {
+            tracing::error!(error = %stopped, "this shard stops serving");
+        }
+    }
+
+    /// What is known of a peer's ordinal, for a process of it that asks.
+    pub(super) fn heeded(&self, peer: Ordinal) -> Option<Heeded> {
+        let view = self.0.lane.views().get()?;
+        let process = view.place.as_ref()?.shard.heeds(peer)?;
+        let lately = self.0.fence.lately();
+        let heard = lately.get(&peer).filter(|(of, _)| *of == process);
+        Some(Heeded {
+            process,
+            silent: heard.map(|(_, at)| at.elapsed()),
+        })
+    }
+
+    /// Once this process must not go on: asks whether it is so, until nobody says so.
+    pub(super) async fn verify(self, mut shutdown: watch::Receiver<bool>) {
+        let mut stopped = self.stopped();
+        let stopped = tokio::select! {
+            biased;
+            () = until_down(&mut shutdown) => return,
+            Ok(stopped) = stopped.wait_for(Option::is_some) => *stopped,
+            else => return,
+        };
+        let Some(stopped) = stopped else {
+            return;
+        };
+        let mut since = None;
+        loop {
+            let verdict = match stopped {
+                Stopped::Superseded(_) => self.is_superseded().await,
+                Stopped::Outdated(_) => self.is_outdated().await,
+            };
+            let enough = match verdict {
+                Verdict::Confirmed | Verdict::Unknown => None,
+                Verdict::Silent => Some(SILENT),
+                Verdict::Denied => Some(DENIED),
+            };
+            match enough {
+                None => since = None,
+                Some(enough) => {
+                    let since = *since.get_or_insert_with(Instant::now);
+                    if since.elapsed() >= enough {
+                        tracing::warn!(
+                            ?verdict,
+                            "nobody says any longer that this process must not go on: it ends, to be started anew"
+                        );
+                        self.0.fence.over.send_replace(Some(stopped));
+                        return;
+                    }
+                }
+            }
+            tokio::select! {
+                biased;
+                () = until_down(&mut shutdown) => return,
+                () = sleep(ASK_EVERY) => {}
+            }
+        }
+    }
+
+    /// Whether a later process of this ordinal is there. Shard 0 knows it of the others,
+    /// who all speak to it; any of them knows it of shard 0.
+    async fn is_superseded(&self) -> Verdict {
+        let identity = self.0.line.load().endpoint.identity;
+        let own = (Incarnation(identity.incarnation), identity.store);
+        let is_other = |heeded: &Heeded| heeded.process.0 >= own.0 && heeded.process != own;
+        let said = self.ask_others(&Ask::Heeded).await;
+        let known: Vec<_> = said
+            .iter()
+            .filter_map(|(shard, said)| match said {
+                Said::Heeded(heeded) => Some((*shard, heeded.filter(is_other))),
+                _ => None,
+            })
+            .collect();
+        let is_there = |heeded: Heeded| heeded.silent.is_some_and(|silent| silent < LATELY);
+        if known.iter().any(|(_, other)| other.is_some_and(is_there)) {
+            return Verdict::Confirmed;
+        }
+        if !self.would_know(known.iter().map(|(shard, _)| *shard)) {
+            return Verdict::Unknown;
+        }
+        if known.iter().any(|(_, other)| other.is_some()) {
+            return Verdict::Silent;
+        }
+        Verdict::Denied
+    }
+
+    /// Whether others go by a plan that cannot have come about without this shard's data.
+    async fn is_outdated(&self) -> Verdict {
+        let Some(view) = self.0.lane.views().get() else {
+            return Verdict::Unknown;
+        };
+        let Some(place) = &view.place else {
+            return Verdict::Unknown;
+        };
+        let said = self.ask_others(&Ask::Plan).await;
+        let plans: Vec<_> = said
+            .into_iter()
+            .filter_map(|(shard, said)| match said {
+                Said::Plan(Some(plan)) => Some((shard, plan)),
+                _ => None,
+            })
+            .collect();
+        let is_missed = |plan: &Plan| place.shard.clone().learn(plan).is_err();
+        if plans.iter().any(|(_, plan)| is_missed(plan)) {
+            return Verdict::Confirmed;
+        }
+        if self.would_know(plans.iter().map(|(shard, _)| *shard)) {
+            Verdict::Denied
+        } else {
+            Verdict::Unknown
+        }
+    }
+
+    /// Whether these are enough to know what all others think of this shard.
+    fn would_know(&self, mut said: impl Iterator<Item = Ordinal>) -> bool {
+        let is_alone = self.plan().is_none_or(|plan| plan.shards() <= 1);
+        let is_enough = |shard| self.0.me == Ordinal::COORDINATOR || shard == Ordinal::COORDINATOR;
+        said.any(is_enough) || is_alone && self.0.me == Ordinal::COORDINATOR
+    }
+
+    async fn ask_others(&self, ask: &Ask) -> Vec<(Ordinal, Said)> {
+        let shards = self.plan().map_or(1, |plan| plan.shards()).min(ASKED);
+        let others = (0..shards).map(Ordinal).filter(|shard| *shard != self.0.me);
+        let asked = others.map(async |shard| {
+            let said = timeout(ASK_EVERY, self.ask(shard, ask)).await.ok()?.ok()?;
+            Some((shard, said))
+        });
+        join_all(asked).await.into_iter().flatten().collect()
+    }
+}

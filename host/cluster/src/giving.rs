@@ -1,0 +1,254 @@
+//! Sending batches, keeping partitions for a moment, and handing them over
+//! before the end.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use ostrakon_protocol::Ordinal;
+use ostrakon_shard::lane::{Change, ChangeError, Place};
+use tokio::time::{Instant, timeout_at};
+
+use super::message::{Ask, Said};
+use super::{AskError, Cluster};
+
+/// Batches that are kept ready for each receiver, beyond the one under way.
+pub(super) const AHEAD: usize = 1;
+/// How long a listing waits for batches that are on their way.
+const SETTLE: Duration = Duration::from_millis(300);
+/// How long a migration waits for them.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// Why batches are not sent now.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SendError {
+    #[error(transparent)]
+    Ask(#[from] AskError),
+    #[error(transparent)]
+    Change(#[from] ChangeError),
+    #[error("the receiver takes it later: {0}")]
+    Later(String),
+}
+
+impl Cluster {
+    /// Sends all batches there are for a shard, one after another. While one is
+    /// on its way, it is noted that the one before is acknowledged: were that
+    /// lost, the receiver would know the batch.
+    pub(super) async fn send_to(&self, to: Ordinal) -> Result<(), SendError> {
+        let mut acknowledged = None;
+        loop {
+            let (said, noted) = tokio::join!(
+                self.send_after(to, acknowledged),
+                self.note(to, acknowledged)
+            );
+            noted?;
+            match said? {
+                Some(number) => acknowledged = Some(number),
+                None if acknowledged.is_some() => acknowledged = None,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Sends the first batch for a shard, or the first after that which it has
+    /// acknowledged; gives its number once it is acknowledged. None: there is none.
+    async fn send_after(
+        &self,
+        to: Ordinal,
+        acknowledged: Option<u64>,
+    ) -> Result<Option<u64>, SendError> {
+        let Some(view) = self.0.lane.views().get() else {
+            return Ok(None);
+        };
+        let Some(place) = &view.place else {
+            return Ok(None);
+        };
+        let kept = place
+            .shard
+            .outboxes()
+            .find_map(|(receiver, kept)| (receiver == to).then_some(kept));
+        let next = kept.and_then(|kept| {
+            let mut kept = kept.iter();
+            kept.find(|range| acknowledged.is_none_or(|acknowledged| range.number > acknowledged))
+        });
+        let (Some(range), Some(plan)) = (next, place.shard.plan()) else {
+            return Ok(None);
+        };
+        let ask = Ask::Receive {
+            plan: plan.clone(),
+            batch: place.shard.envelope(to, range, place.store),
+            schema: view.guest.description().schema,
+            partitions: place.contents(&view.snapshot, to, range).await?,
+        };
+        match self.ask(to, &ask).await? {
+            Said::Acknowledged { number, was_long } if number == range.number => {
+                if was_long {
+                    self.0.lane.press();
+                }
+                Ok(Some(number))
+            }
+            Said::Later(why) => Err(SendError::Later(why)),
+            _ => Err(AskError::Answer.into()),
+        }
+    }
+
+    /// Notes that a shard has acknowledged a batch, which goes from here.
+    async fn note(&self, by: Ordinal, acknowledged: Option<u64>) -> Result<(), ChangeError> {
+        if let Some(number) = acknowledged {
+            let acknowledged = Change::Acknowledged {
+                by,
+                number,
+                step_within: self.may_step().then_some(AHEAD),
+            };
+            self.change(acknowledged).await?;
+            self.0.news.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Whether this shard may take a step now, as far as it is known.
+    fn may_step(&self) -> bool {
+        let reached = *self.reached();
+        let has_reached = self.schema().is_some_and(|schema| reached >= Some(schema));
+        has_reached && self.is_now(|place| self.may_give(place))
+    }
+
+    /// Whether this shard may give partitions away now.
+    pub(super) fn may_give(&self, place: &Place) -> bool {
+        // One that is to leave by a plan yet to come gives on: a plan that is
+        // under way has to end first, and may need it.
+        let stays = || !self.is_leaving(place) && !self.is_to_leave(place);
+        let is_stopping = *self.0.stopping.borrow() && stays();
+        let is_paused = self.0.pauses.load(Ordering::Relaxed) > 0;
+        !is_stopping && !is_paused && !self.holds().is_held(Instant::now())
+    }
+
+    /// Whether this shard is to have no partitions.
+    fn is_leaving(&self, place: &Place) -> bool {
+        let plan = place.shard.plan();
+        plan.is_some_and(|plan| self.0.me.0 >= plan.to.shards)
+    }
+
+    /// Keeps this shard's partitions for a moment, and waits until none is on its
+    /// way to another.
+    pub(super) async fn hold_here(&self) -> Result<(), String> {
+        let now = Instant::now();
+        if !self.holds().take(now) {
+            return Err("partitions are moving: ask again".to_owned());
+        }
+        let settled = self.until(|place| place.shard.outboxes().next().is_none());
+        let settled = timeout_at(now + SETTLE, settled).await;
+        settled.map_err(|_| "a shard does not take its partitions: ask again".to_owned())
+    }
+
+    /// Before the data's schema changes: no partition is on its way, so that none
+    /// waits for a receiver that has the older one; and none goes until what is
+    /// given is dropped. A receiver that is away is not waited for long.
+    pub async fn pause(&self) -> Pause {
+        self.0.pauses.fetch_add(1, Ordering::Relaxed);
+        let pause = Pause(self.clone());
+        let settled = self.until(|place| place.shard.outboxes().next().is_none());
+        if timeout_at(Instant::now() + PAUSE, settled).await.is_err() {
+            tracing::warn!("migrating with partitions on their way: they wait for their receivers");
+        }
+        pause
+    }
+
+    /// Before the end: a shard that is to have no partitions gives them all away,
+    /// also where the plan that says so is yet to come, and any other has none
+    /// under way. What is left when the future is dropped comes back when the
+    /// shard does.
+    pub async fn hand_over(&self) {
+        self.0.stopping.send_replace(true);
+        self.0.news.notify_one();
+        if self.has_stopped() {
+            // Nobody takes anything from it.
+            return;
+        }
+        self.until_heard().await;
+        let mut left = Left {
+            cluster: self,
+            ended: false,
+        };
+        let is_handed_over = |place: &Place| {
+            let moves = place.shard.plan().is_some_and(|plan| !plan.is_stable());
+            let gives = place.shard.outboxes().next().is_some();
+            !(gives || moves && self.is_leaving(place) || self.is_to_leave(place))
+        };
+        if let Some(partitions) = self.partitions_left()
+            && !self.is_now(is_handed_over)
+        {
+            tracing::info!(partitions, "handing over before the end");
+        }
+        let mut replicas = self.replicas();
+        let mut stopped = self.stopped();
+        loop {
+            replicas.mark_unchanged();
+            tokio::select! {
+                biased;
+                () = self.until(is_handed_over) => break,
+                Ok(_) = stopped.wait_for(Option::is_some) => break,
+                // It may stay after all, or leave after all.
+                Ok(()) = replicas.changed() => {}
+            }
+        }
+        left.ended = true;
+    }
+
+    /// How many partitions there are here; none where that is not known.
+    fn partitions_left(&self) -> Option<u64> {
+        let view = self.0.lane.views().get()?;
+        view.snapshot.count_partitions(None).ok()
+    }
+
+    fn is_now(&self, is_so: impl Fn(&Place) -> bool) -> bool {
+        let view = self.0.lane.views().get();
+        let place = view.as_ref().and_then(|view| view.place.as_ref());
+        place.is_none_or(|place| is_so(place))
+    }
+
+    /// Waits until something is so of this shard's place.
+    async fn until(&self, is_so: impl Fn(&Place) -> bool) {
+        loop {
+            let changed = self.0.lane.views().changed();
+            if self.is_now(&is_so) {
+                return;
+            }
+            changed.await;
+        }
+    }
+}
+
+/// Partitions stay while it is there.
+#[derive(Debug)]
+pub struct Pause(Cluster);
+
+impl Drop for Pause {
+    fn drop(&mut self) {
+        self.0.0.pauses.fetch_sub(1, Ordering::Relaxed);
+        self.0.0.news.notify_one();
+    }
+}
+
+/// Says what is left where handing over is cut off.
+struct Left<'a> {
+    cluster: &'a Cluster,
+    ended: bool,
+}
+
+impl Drop for Left<'_> {
+    fn drop(&mut self) {
+        if self.ended {
+            return;
+        }
+        match self.cluster.partitions_left() {
+            // Where it leaves for good, the plan cannot end before this is known.
+            Some(0) => tracing::warn!(
+                "all partitions are handed over, but shard 0 has not confirmed it: if the change does not end, start this shard once more"
+            ),
+            partitions => tracing::warn!(
+                partitions,
+                "not all partitions are handed over: they come back when this shard does; give it a longer `drain.deadline`"
+            ),
+        }
+    }
+}

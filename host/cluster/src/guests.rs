@@ -1,0 +1,228 @@
+//! Finding the guests whose owner functions count.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use ostrakon_base::blocking::Blocking;
+use ostrakon_base::digest::Digest;
+use ostrakon_engine::{
+    Cache, CheckError, CompileError, Compiler, Engine, Environment, Failure, Guest, Identity,
+    Limits, LinkError, Purpose,
+};
+use ostrakon_observe::metrics::Metrics;
+use ostrakon_protocol::{Ordinal, Placement, Plan};
+use ostrakon_shard::lane::{Change, ChangeError, Owners};
+use ostrakon_shard::swap::{Candidate, Kept, Rejection};
+use ostrakon_volumes::secrets::Secrets;
+use ostrakon_volumes::volume::Files;
+
+use super::Cluster;
+use super::message::{Ask, Said};
+
+/// What guests are made with that do not serve, and only say whose a partition
+/// is.
+#[derive(Clone, Debug)]
+pub struct Guests {
+    /// The engine.
+    pub engine: Engine,
+    /// Compiled components.
+    pub cache: Cache,
+    /// What makes them.
+    pub compiler: Compiler,
+    /// The generations that served.
+    pub kept: Kept,
+    /// The generations that the stored plan names.
+    pub of_plan: Kept,
+    /// Where calls are counted.
+    pub metrics: Arc<Metrics>,
+    /// Which shard this is.
+    pub identity: Identity,
+    /// Where work that blocks is done.
+    pub blocking: Blocking,
+}
+
+/// Why a generation's guest cannot be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum MakeError {
+    /// Its files are nowhere.
+    #[error("no shard that can be asked has the generation {0}")]
+    Nowhere(Digest),
+    /// They are not those of a generation.
+    #[error(transparent)]
+    Rejected(#[from] Rejection),
+    /// Its component does not compile.
+    #[error(transparent)]
+    Compile(#[from] CompileError),
+    /// Its component is not of the contract.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// It does not pass its check.
+    #[error(transparent)]
+    Check(#[from] CheckError),
+}
+
+impl Guests {
+    /// The files of a generation that is in the data directory.
+    fn load(&self, digest: Digest) -> Option<Files> {
+        let of_plan = || self.of_plan.load(digest);
+        self.kept.load(digest).or_else(of_plan)
+    }
+
+    /// The same for a peer.
+    pub(super) fn files(&self, digest: Digest) -> Option<BTreeMap<String, Vec<u8>>> {
+        Some(pack(&self.load(digest)?))
+    }
+
+    /// Makes a guest that does not serve: it is given no secret, and nothing of it
+    /// is kept. Dropping the future ends what was begun.
+    ///
+    /// # Errors
+    /// When it would be refused.
+    pub async fn make(&self, files: &Files, purpose: Purpose) -> Result<Guest, MakeError> {
+        let files = files.clone();
+        let candidate = self.blocking.run(move || Candidate::new(&files)).await?;
+        let compiling = self.compiler.compile(
+            &self.engine,
+            Some(&self.cache),
+            candidate.component_digest,
+            &candidate.component,
+            purpose,
+            Limits::of(&candidate.settings),
+        );
+        let linked = compiling.await?.link(&self.engine)?;
+        let environment = Environment {
+            settings: candidate.settings,
+            identity: self.identity,
+            files: candidate.files,
+            // Placement is a pure function, and no secret is given to it.
+            secrets: Secrets::default(),
+            metrics: Arc::clone(&self.metrics),
+        };
+        let label = candidate.digest.short();
+        Ok(Guest::check(&linked, environment, label).await?)
+    }
+}
+
+/// A generation's files, to be sent.
+pub(super) fn pack(files: &Files) -> BTreeMap<String, Vec<u8>> {
+    let contents = files.contents().iter();
+    contents
+        .map(|(name, content)| (name.clone(), content.to_vec()))
+        .collect()
+}
+
+/// The files that were sent.
+pub(super) fn unpack(files: BTreeMap<String, Vec<u8>>) -> Files {
+    let files = files.into_iter();
+    Files::new(files.map(|(name, bytes)| (name, bytes.into())).collect())
+}
+
+impl Cluster {
+    /// Takes a plan and its guests. These are on the disk before it is, and as long as it is: a
+    /// start must find them, whoever else is there.
+    pub(super) async fn take(&self, plan: Plan) -> Result<(), ChangeError> {
+        let owners = self.owners(&plan).await?;
+        let mut found = Vec::new();
+        for digest in named(&plan) {
+            if let Some(files) = self.find(digest).await {
+                found.push(files);
+            } else {
+                tracing::warn!(
+                    %digest,
+                    "no shard that can be asked has a generation that the plan names: another of \
+                     its sharding stands for it"
+                );
+            }
+        }
+        let of_plan = &self.0.guests.of_plan;
+        // What one plan needs is not removed for another.
+        let _one_after_another = self.0.taking.lock().await;
+        let keep = {
+            let of_plan = of_plan.clone();
+            move || found.iter().try_for_each(|files| of_plan.keep(files))
+        };
+        let blocking = self.0.guests.blocking;
+        blocking.run(keep).await.map_err(ChangeError::Unkept)?;
+        self.change(Change::Learn(plan, owners)).await?;
+        if let Some(plan) = self.plan() {
+            let of_plan = of_plan.clone();
+            blocking.run(move || of_plan.retain(&named(&plan))).await;
+        }
+        Ok(())
+    }
+
+    /// The guests whose owner functions count under a plan.
+    pub(super) async fn owners(&self, plan: &Plan) -> Result<Owners, ChangeError> {
+        let to = self.owner(&plan.to).await?;
+        let from = if plan.from.places_as(&plan.to) {
+            Arc::clone(&to)
+        } else {
+            self.owner(&plan.from).await?
+        };
+        Ok(Owners { from, to })
+    }
+
+    pub(super) async fn owner(&self, placement: &Placement) -> Result<Arc<Guest>, ChangeError> {
+        let view = self.0.lane.views().get();
+        if let Some(view) = &view {
+            // Two generations of one version place alike.
+            if view.guest.description().sharding == placement.sharding {
+                return Ok(Arc::clone(&view.guest));
+            }
+            // What was found before is still good.
+            if let Some((plan, owners)) = view
+                .place
+                .as_ref()
+                .and_then(|place| Some((place.shard.plan()?.clone(), place.owners.clone()?)))
+            {
+                for (known, guest) in [(plan.from, owners.from), (plan.to, owners.to)] {
+                    if known.owner == placement.owner {
+                        return Ok(guest);
+                    }
+                }
+            }
+        }
+        let made = self.make(placement.owner).await;
+        made.map(Arc::new)
+            .map_err(|error| ChangeError::Owner(Failure::Trap(error.to_string())))
+    }
+
+    async fn make(&self, digest: Digest) -> Result<Guest, MakeError> {
+        let guests = &self.0.guests;
+        let files = self.find(digest).await.ok_or(MakeError::Nowhere(digest))?;
+        tracing::debug!(%digest, "a generation's guest is made for its owners");
+        guests.make(&files, Purpose::Serve).await
+    }
+
+    /// The files of a generation, from the data directory or from another shard.
+    async fn find(&self, digest: Digest) -> Option<Files> {
+        match self.0.guests.load(digest) {
+            Some(files) => Some(files),
+            None => self.fetch(digest).await,
+        }
+    }
+
+    /// Asks others for a generation.
+    async fn fetch(&self, digest: Digest) -> Option<Files> {
+        let shards = self.plan().map_or(1, |plan| plan.shards());
+        for shard in (0..shards).map(Ordinal).filter(|shard| *shard != self.0.me) {
+            if let Ok(Said::Generation(Some(files))) =
+                self.ask(shard, &Ask::Generation(digest)).await
+            {
+                let files = unpack(files);
+                // Whoever sent it, its digest says that it is this one.
+                if files.digest() == digest {
+                    return Some(files);
+                }
+            }
+        }
+        None
+    }
+}
+
+/// The generations that a plan names, each once.
+fn named(plan: &Plan) -> Vec<Digest> {
+    let mut named = vec![plan.from.owner, plan.to.owner];
+    named.dedup();
+    named
+}

@@ -1,0 +1,95 @@
+//! What is believed of what others say of the plan and of a change: what a shard says
+//! that is asked at its own address, and that can be.
+
+use ostrakon_protocol::{Epoch, Ordinal, Plan};
+use ostrakon_shard::lane::ChangeError;
+use tokio::time::timeout;
+
+use super::Cluster;
+use super::conductor::ASK_EVERY;
+use super::message::{Ask, Said};
+
+impl Cluster {
+    /// Takes a plan that somebody else has, if it is newer.
+    pub(super) async fn learn(&self, plan: Plan) -> Result<(), ChangeError> {
+        let known = self.0.lane.views().get();
+        let place = known.as_ref().and_then(|view| view.place.as_ref());
+        let is_known = place.is_some_and(|place| {
+            place.owners.is_some()
+                && place
+                    .shard
+                    .plan()
+                    .is_some_and(|known| known.epoch >= plan.epoch)
+        });
+        if is_known {
+            return Ok(());
+        }
+        if let Some(place) = place
+            && place.shard.plan() != Some(&plan)
+            && !place.shard.is_news(&plan)
+        {
+            if self.0.impossible.may_tell() && self.foreign(Some(plan.cluster)).is_none() {
+                tracing::warn!(
+                    ?plan,
+                    "a plan that cannot be is not gone by: find out who says it"
+                );
+            }
+            return Ok(());
+        }
+        self.take(plan).await?;
+        self.0.news.notify_one();
+        Ok(())
+    }
+
+    /// A peer spoke of a plan. What others say of it counts where they are asked, not
+    /// where they call from: the peer is asked at its own address, if it is newer, or
+    /// the coordinator where none is known here; any other peer's may be an older one, by
+    /// which this shard would answer for what is another's. Says whether this shard goes
+    /// by it, or by a later one.
+    pub(super) async fn learn_of(&self, peer: Ordinal, plan: &Plan) -> Result<bool, ChangeError> {
+        let goes_by = || self.plan().is_some_and(|known| known.epoch >= plan.epoch);
+        if goes_by() {
+            return Ok(true);
+        }
+        let _one_at_a_time = self.0.asking.lock().await;
+        if goes_by() {
+            return Ok(true);
+        }
+        let whom = match self.plan() {
+            Some(_) => peer,
+            None => Ordinal::COORDINATOR,
+        };
+        if whom == self.0.me {
+            return Ok(false);
+        }
+        let asked = timeout(ASK_EVERY, self.ask(whom, &Ask::Plan)).await;
+        if let Ok(Ok(Said::Plan(Some(plan)))) = asked {
+            self.learn(plan).await?;
+        }
+        Ok(goes_by())
+    }
+
+    /// Whether this shard has given away all that it has to under the plan of an epoch.
+    pub(super) fn has_given(&self, epoch: Epoch) -> bool {
+        let view = self.0.lane.views().get();
+        let place = view.as_ref().and_then(|view| view.place.as_ref());
+        place.is_some_and(|place| place.shard.is_done() == Some(epoch))
+    }
+
+    /// A source says that it is done with the change of an epoch. It is asked at its own
+    /// address: were it not so, the change would end without its partitions.
+    pub(super) async fn hear_done(&self, source: Ordinal, epoch: Epoch) {
+        let is_under_way = self.plan().is_some_and(|plan| {
+            let is_known = !self.coordinator().undone(&plan).contains(&source);
+            plan.epoch == epoch && plan.is_source(source) && !is_known
+        });
+        if !is_under_way {
+            return;
+        }
+        let asked = timeout(ASK_EVERY, self.ask(source, &Ask::HasGiven(epoch))).await;
+        if matches!(asked, Ok(Ok(Said::Done))) {
+            self.coordinator().done(source, epoch);
+            self.0.news.notify_one();
+        }
+    }
+}

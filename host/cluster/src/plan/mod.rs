@@ -1,0 +1,155 @@
+//! What another number of shards, or another guest, would move, found out
+//! without moving anything: each shard surveys its own data, and only counts
+//! leave it.
+
+mod outcome;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use ostrakon_contract::contract::Description;
+use ostrakon_engine::{Guest, Purpose};
+use ostrakon_protocol::{Ordinal, Placement};
+use ostrakon_settings::settings::MOST_SHARDS;
+use ostrakon_shard::lane::{Lane, View};
+use ostrakon_shard::survey::{self, Owners, Surveys};
+use ostrakon_shard::swap;
+
+use crate::{Cluster, Guests, MakeError, Strategy, SurveyError};
+pub use outcome::{Asked, Move, Outcome, Shard, share};
+
+/// Why it was not.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There cannot be so many shards.
+    #[error("{0} shards cannot be: ask for 1 to {MOST_SHARDS}")]
+    Shards(u32),
+    /// The component cannot be a guest.
+    #[error("the guest would be refused")]
+    Guest(#[source] MakeError),
+    /// It cannot be said now.
+    #[error("the shard {0}: try again soon")]
+    NotYet(&'static str),
+    /// The live generation's settings cannot be read.
+    #[error(
+        "the live generation's settings are not whole in the data directory: restart the shard"
+    )]
+    NotKept,
+    /// This shard was not surveyed.
+    #[error(transparent)]
+    Here(#[from] survey::Error),
+    /// Another shard was not.
+    #[error(transparent)]
+    There(#[from] SurveyError),
+}
+
+/// Finds it out. Clones are the same.
+#[derive(Clone, Debug)]
+pub struct Planner {
+    lane: Lane,
+    guests: Guests,
+    cluster: Option<Cluster>,
+    surveys: Surveys,
+}
+
+impl Planner {
+    /// For a shard, alone or in its cluster.
+    pub fn new(lane: Lane, guests: Guests, cluster: Option<Cluster>) -> Self {
+        let surveys = cluster.as_ref().map(Cluster::surveys).cloned();
+        Self {
+            lane,
+            guests,
+            surveys: surveys.unwrap_or_default(),
+            cluster,
+        }
+    }
+
+    /// Surveys all shards: what would move if they were so many, by the live guest,
+    /// or by that of a component with the live generation's settings.
+    ///
+    /// # Errors
+    /// When one of them is not: nothing is said then.
+    pub async fn find_out(&self, shards: u32, component: Option<&Bytes>) -> Result<Outcome, Error> {
+        if !(1..=MOST_SHARDS).contains(&shards) {
+            return Err(Error::Shards(shards));
+        }
+        let _turn = self.surveys.begin()?;
+        let live = || {
+            self.lane
+                .views()
+                .get()
+                .ok_or(Error::NotYet("has no live guest yet"))
+        };
+        let view = live()?;
+        let (guest, strategy) = match component {
+            None => live_strategy(&view, shards),
+            Some(component) => self.trial(&view, component).await?,
+        };
+        let (before, moving) = self.of_now(&view)?;
+        let is_alike = component.is_some()
+            && guest.description().sharding == view.guest.description().sharding;
+        drop(view);
+        let snapshot = Arc::clone(&live()?.snapshot);
+        let me = Ordinal(self.guests.identity.ordinal);
+        let here = async {
+            let surveyed = survey::survey(snapshot, Arc::clone(&guest), shards).await;
+            Ok::<_, Error>((me, surveyed?))
+        };
+        let others = (0..before).map(Ordinal).filter(|shard| *shard != me);
+        let others = self.cluster.iter().flat_map(|cluster| {
+            let (others, strategy) = (others.clone(), &strategy);
+            others.map(async |shard| {
+                let surveyed = cluster.survey_of(shard, shards, strategy).await;
+                Ok((shard, surveyed?))
+            })
+        });
+        let (here, others) = tokio::join!(here, join_all(others));
+        let mut owners = BTreeMap::<Ordinal, Owners>::new();
+        for surveyed in others.into_iter().chain([here]) {
+            let (shard, surveyed) = surveyed?;
+            owners.insert(shard, surveyed);
+        }
+        let moves_still = self.of_now(&*live()?)?;
+        let moving = moving || moves_still.1 || moves_still.0 != before;
+        let mut outcome = Outcome::new(before, shards, moving, guest.description(), &owners);
+        if is_alike {
+            let alike = outcome::alike(outcome.guest.sharding);
+            outcome.warnings.insert(0, alike);
+        }
+        Ok(outcome)
+    }
+
+    /// The shards that may have data, and whether partitions move.
+    fn of_now(&self, view: &View) -> Result<(u32, bool), Error> {
+        if self.cluster.is_none() {
+            return Ok((1, false));
+        }
+        let place = view.place.as_ref();
+        let plan = place.and_then(|place| place.shard.plan());
+        let plan = plan.ok_or(Error::NotYet("does not know yet how many shards there are"))?;
+        Ok((plan.shards(), !plan.is_stable()))
+    }
+
+    /// A guest of a component that is only to be surveyed, with the live
+    /// generation's settings.
+    async fn trial(&self, view: &View, component: &Bytes) -> Result<(Arc<Guest>, Strategy), Error> {
+        let live = self.guests.kept.load(view.digest);
+        let live = live.ok_or(Error::NotKept)?;
+        let files = swap::with_component(&live, component.clone());
+        let made = self.guests.make(&files, Purpose::Trial).await;
+        let made = made.map_err(Error::Guest)?;
+        Ok((Arc::new(made), Strategy::Trial(files)))
+    }
+}
+
+fn live_strategy(view: &View, shards: u32) -> (Arc<Guest>, Strategy) {
+    let Description { sharding, .. } = *view.guest.description();
+    let placement = Placement {
+        shards,
+        owner: view.digest,
+        sharding,
+    };
+    (Arc::clone(&view.guest), Strategy::Kept(placement))
+}

@@ -1,0 +1,212 @@
+//! How far a change has come: in this shard, and, where it is the coordinator,
+//! in all sources.
+
+mod meter;
+mod watching;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use meter::Meter;
+use ostrakon_protocol::{Counted, Epoch, MOST_SHARDS, Ordinal};
+use ostrakon_shard::lane::Place;
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use super::Cluster;
+pub(super) use watching::watch;
+
+/// How long a receiver may take none before it is said to hold a change up: at its
+/// beginning, and while shards restart, it may be a moment.
+const HELD_UP_AFTER: Duration = Duration::from_secs(2);
+
+/// How far a source has come with a change, in partitions.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Source {
+    /// Which shard it is.
+    pub shard: Ordinal,
+    /// The plan of the change.
+    pub epoch: Epoch,
+    /// Those that it has still to look at or to give; none while they are
+    /// counted. Off by as many as clients made or removed since.
+    pub left: Option<u64>,
+    /// Those that their receivers have acknowledged.
+    pub moved: u64,
+    /// Those that it has looked at, and that stay.
+    pub stayed: u64,
+    /// Those moved or found to stay in a second, over the last ten.
+    pub rate: Option<f64>,
+    /// The time that the rest will take at this rate.
+    pub seconds_left: Option<f64>,
+    /// Whether its process was started within the change: `moved` and `stayed`
+    /// count from then on.
+    pub resumed: bool,
+    /// The shards that have not taken partitions for two seconds: they are away,
+    /// hang, or have a guest of an older schema. The log says which of it.
+    pub held_up_by: Vec<Ordinal>,
+}
+
+/// What is known of a source.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Known {
+    /// Which shard it is.
+    pub shard: Ordinal,
+    /// Whether it did not answer last.
+    pub away: bool,
+    /// When it said the rest, in seconds before now; none: it has said nothing
+    /// yet.
+    pub heard_seconds_ago: Option<f64>,
+    /// What it said last.
+    #[serde(flatten)]
+    pub said: Option<Source>,
+}
+
+/// How far a change has come.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Progress {
+    /// The plan of the change: the one under way, or else the last.
+    pub epoch: Epoch,
+    /// Whether partitions move.
+    pub moving: bool,
+    /// In the coordinator, all sources; elsewhere this shard, where it is one.
+    pub sources: Vec<Known>,
+}
+
+/// What is measured here, and heard of others.
+#[derive(Debug, Default)]
+pub(super) struct Measured {
+    meter: Meter,
+    heard: BTreeMap<Ordinal, Heard>,
+    /// The shards that do not take partitions, and since when.
+    held_up_by: BTreeMap<Ordinal, Instant>,
+}
+
+#[derive(Debug, Default)]
+struct Heard {
+    last: Option<(Instant, Source)>,
+    away: bool,
+}
+
+impl Measured {
+    /// A shard has said how far it has come, if it knows of a change.
+    pub(super) fn hear(&mut self, shard: Ordinal, source: Option<Source>) {
+        let heard = self.heard.entry(shard).or_default();
+        heard.away = false;
+        let is_its_own = |source: &Source| {
+            source.shard == shard && source.held_up_by.len() <= MOST_SHARDS as usize
+        };
+        if let Some(source) = source.filter(is_its_own) {
+            heard.last = Some((Instant::now(), source));
+        }
+    }
+
+    /// Takes a count of what is before this shard.
+    fn take(&mut self, counted: Counted) {
+        self.meter.take(counted);
+    }
+
+    /// Whether a shard takes partitions from here, as it was found now; says
+    /// whether it holds the change up.
+    pub(super) fn takes(&mut self, shard: Ordinal, takes: bool) -> bool {
+        if takes {
+            self.held_up_by.remove(&shard);
+            return false;
+        }
+        let since = self.held_up_by.entry(shard).or_insert_with(Instant::now);
+        since.elapsed() >= HELD_UP_AFTER
+    }
+
+    /// A source did not answer.
+    fn miss(&mut self, shard: Ordinal) {
+        self.heard.entry(shard).or_default().away = true;
+    }
+
+    /// How far the shard in this place has come; none where it was no source.
+    fn of(&self, place: &Place) -> Option<Source> {
+        let tally = &place.tally;
+        let plan = place.shard.plan()?;
+        let mut reading = self.meter.read(tally);
+        let is_done = plan.epoch > tally.epoch || place.shard.is_done().is_some();
+        if is_done {
+            (reading.left, reading.seconds_left) = (Some(0), Some(0.0));
+        }
+        let held_up_by = self.held_up_by.iter().filter(|(shard, since)| {
+            let is_receiver = shard.0 < plan.to.shards && !is_done;
+            is_receiver && since.elapsed() >= HELD_UP_AFTER
+        });
+        (tally.epoch > Epoch(0)).then(|| Source {
+            shard: place.shard.ordinal(),
+            epoch: tally.epoch,
+            left: reading.left,
+            moved: tally.acknowledged,
+            stayed: tally.stayed(),
+            rate: reading.rate,
+            seconds_left: reading.seconds_left,
+            resumed: !tally.is_whole,
+            held_up_by: held_up_by.map(|(shard, _)| *shard).collect(),
+        })
+    }
+
+    /// What is known of another source of a change.
+    fn of_other(&self, shard: Ordinal, epoch: Epoch) -> Known {
+        let heard = self.heard.get(&shard);
+        let last = heard.and_then(|heard| heard.last.as_ref());
+        let last = last.filter(|(_, said)| said.epoch == epoch);
+        Known {
+            shard,
+            away: heard.is_some_and(|heard| heard.away),
+            heard_seconds_ago: last.map(|(at, _)| at.elapsed().as_secs_f64()),
+            said: last.map(|(_, said)| said.clone()),
+        }
+    }
+}
+
+impl Cluster {
+    /// How far this shard has come with the last change, if it is a source of it.
+    pub(super) fn source(&self) -> Option<Source> {
+        let view = self.0.lane.views().get()?;
+        self.measured().of(view.place.as_ref()?)
+    }
+
+    /// How far the change under way has come, or how the last one ended; none
+    /// where this process knows of no change in which this shard was a source.
+    pub fn progress(&self) -> Option<Progress> {
+        let view = self.0.lane.views().get()?;
+        let place = view.place.as_ref()?;
+        let measured = self.measured();
+        let own = measured.of(place)?;
+        let (epoch, me) = (own.epoch, own.shard);
+        let known = |shard| {
+            if shard != me {
+                return measured.of_other(shard, epoch);
+            }
+            Known {
+                shard,
+                away: false,
+                heard_seconds_ago: Some(0.0),
+                said: Some(own.clone()),
+            }
+        };
+        let is_coordinator = me == Ordinal::COORDINATOR;
+        let all = (0..place.tally.sources).map(Ordinal);
+        Some(Progress {
+            epoch,
+            moving: place.shard.plan().is_some_and(|plan| !plan.is_stable()),
+            sources: all
+                .filter(|shard| is_coordinator || *shard == me)
+                .map(known)
+                .collect(),
+        })
+    }
+
+    /// The partitions that this shard has still to look at or to give: none move
+    /// where it is no source. None while they are counted.
+    pub fn partitions_to_settle(&self) -> Option<u64> {
+        self.source().map_or(Some(0), |source| source.left)
+    }
+
+    pub(super) fn measured(&self) -> std::sync::MutexGuard<'_, Measured> {
+        let measured = self.0.measured.lock();
+        measured.expect("no holder of this lock panics")
+    }
+}

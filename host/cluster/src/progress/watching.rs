@@ -1,0 +1,102 @@
+//! Measuring a change while it is under way.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use ostrakon_base::blocking::Blocking;
+use ostrakon_protocol::{Counted, Ordinal};
+use ostrakon_shard::lane::{ChangeError, View};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::super::message::{Ask, Said};
+use super::super::{Cluster, until_down};
+
+/// How often it is measured, and other sources are asked.
+const EVERY: Duration = Duration::from_millis(500);
+/// How long a source may take to answer.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Measures until shutdown.
+pub(in super::super) async fn watch(cluster: Cluster, mut shutdown: watch::Receiver<bool>) {
+    let mut counting = JoinSet::new();
+    loop {
+        if let Some(view) = cluster.0.lane.views().get()
+            && cluster.measure(&view)
+        {
+            let cluster = cluster.clone();
+            counting.spawn(async move {
+                match count(view, cluster.0.guests.blocking).await {
+                    Ok(counted) => cluster.measured().take(counted),
+                    Err(error) => tracing::debug!(%error, "partitions are counted later"),
+                }
+            });
+        }
+        cluster.ask_sources().await;
+        tokio::select! {
+            biased;
+            () = until_down(&mut shutdown) => return,
+            Some(_) = counting.join_next() => {}
+            () = sleep(EVERY) => {}
+        }
+    }
+}
+
+/// Counts what a source has before it, on a thread where it holds nobody up.
+async fn count(view: Arc<View>, blocking: Blocking) -> Result<Counted, ChangeError> {
+    let place = view.place.as_ref().ok_or(ChangeError::Unplaced)?;
+    let under_way = place.count_under_way(&view.snapshot).await?;
+    let counted = Arc::clone(&view);
+    let ahead = blocking.run(move || {
+        let place = counted.place.as_ref();
+        place.map_or(Ok(0), |place| place.count_ahead(&counted.snapshot))
+    });
+    Ok(Counted {
+        at: place.tally,
+        ahead: ahead.await?,
+        under_way,
+    })
+}
+
+impl Cluster {
+    /// Takes this shard's tally of now; says whether its partitions are to be
+    /// counted.
+    fn measure(&self, view: &View) -> bool {
+        let Some(place) = &view.place else {
+            return false;
+        };
+        let is_source = place.shard.plan().is_some_and(|plan| {
+            let is_known = place.owners.is_some();
+            is_known && plan.is_source(place.shard.ordinal()) && plan.epoch == place.tally.epoch
+        });
+        if !is_source {
+            return false;
+        }
+        let now = Instant::now();
+        let mut measured = self.measured();
+        measured.meter.see(now, &place.tally);
+        measured.meter.is_to_count(now, &place.tally)
+    }
+
+    /// Asks the other sources how far they have come, where this shard is the
+    /// coordinator and partitions move.
+    async fn ask_sources(&self) {
+        let Some(plan) = self.plan().filter(|plan| !plan.is_stable()) else {
+            return;
+        };
+        if self.0.me != Ordinal::COORDINATOR {
+            return;
+        }
+        let others = (1..plan.from.shards).map(Ordinal);
+        join_all(others.map(async |shard| {
+            let asked = timeout(PATIENCE, self.ask(shard, &Ask::Progress)).await;
+            match asked {
+                Ok(Ok(Said::Progress(source))) => self.measured().hear(shard, source),
+                _ => self.measured().miss(shard),
+            }
+        }))
+        .await;
+    }
+}

@@ -1,0 +1,166 @@
+//! What all seeds share: the guest, compiled once, in all its settings.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use ostrakon_base::digest::Digest;
+use ostrakon_engine::{Cache, Compiler, Engine, Environment, Guest, Identity, Limits, Purpose};
+use ostrakon_observe::metrics::Metrics;
+use ostrakon_protocol::Placement;
+use ostrakon_settings::settings::Settings;
+use ostrakon_shard::lane::Promotion;
+use ostrakon_shard::swap::Candidate;
+use ostrakon_volumes::secrets::Secrets;
+use ostrakon_volumes::volume::Files;
+use tempfile::TempDir;
+
+/// The most shards of a generation.
+pub(super) const MAX_SHARDS: u32 = 5;
+
+/// The ways in which the guest places keys.
+const SHARDINGS: [&str; 2] = ["modulo", "jump"];
+
+/// No bound of real time may decide anything in a simulation.
+const TIMES: &str = "
+[guest]
+read_budget = '5m'
+read_deadline = '5m'
+write_deadline = '5m'
+check_deadline = '5m'
+[lane]
+max_wait = '1h'
+[cluster]
+max_wait = '4s'
+";
+
+/// What all seeds share.
+pub(super) struct Ground {
+    pub(super) engine: Engine,
+    pub(super) cache: Cache,
+    pub(super) compiler: Compiler,
+    generations: Vec<Generation>,
+    directory: TempDir,
+}
+
+/// The guest in certain settings.
+pub(super) struct Generation {
+    pub(super) files: Files,
+    guest: Arc<Guest>,
+    component: Digest,
+}
+
+impl Ground {
+    pub(super) fn new() -> Self {
+        let component = Bytes::from(component());
+        let directory = directory();
+        let cache = Cache::open(directory.path()).expect("a directory can be made");
+        let engine = Engine::new().expect("guests run here");
+        let digest = Digest::of(&component);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .expect("there can be a runtime");
+        let compiler = Compiler::here();
+        let limits = Limits::of(&Settings::default());
+        let compiling = compiler.compile(&engine, None, digest, &component, Purpose::Serve, limits);
+        let compiled = runtime.block_on(compiling).expect("it compiles");
+        compiled.keep(&engine, &cache);
+        let linked = compiled.link(&engine).expect("it links");
+        let made = |sharding: &str, shards: u32| {
+            let settings = format!("{TIMES}shards = {shards}\n");
+            let files = Files::new(BTreeMap::from([
+                ("guest.wasm".to_owned(), component.clone()),
+                ("ostrakon.toml".to_owned(), settings.into()),
+                ("sharding".to_owned(), sharding.to_owned().into()),
+            ]));
+            let candidate = Candidate::new(&files).expect("it is well-formed");
+            let environment = Environment {
+                settings: candidate.settings,
+                identity: Identity { ordinal: 0, shards },
+                files: candidate.files,
+                secrets: Secrets::default(),
+                metrics: Arc::new(Metrics::new("simulation")),
+            };
+            let guest = Guest::check(&linked, environment, candidate.digest.short());
+            let guest = runtime.block_on(guest).expect("it can serve");
+            Generation {
+                files,
+                guest: Arc::new(guest),
+                component: candidate.component_digest,
+            }
+        };
+        let generations = SHARDINGS
+            .iter()
+            .flat_map(|sharding| (1..=MAX_SHARDS).map(|shards| made(sharding, shards)))
+            .collect();
+        Self {
+            engine,
+            cache,
+            compiler,
+            generations,
+            directory,
+        }
+    }
+
+    /// The generation of so many shards, by the first or second way to place.
+    pub(super) fn generation(&self, shards: u32, sharding: usize) -> &Generation {
+        &self.generations[sharding * MAX_SHARDS as usize + shards as usize - 1]
+    }
+
+    /// The generation of a digest.
+    pub(super) fn of_digest(&self, digest: Digest) -> Option<&Generation> {
+        let mut generations = self.generations.iter();
+        generations.find(|generation| generation.files.digest() == digest)
+    }
+
+    /// A new directory.
+    pub(super) fn directory(&self) -> TempDir {
+        TempDir::new_in(self.directory.path()).expect("a directory can be made")
+    }
+}
+
+impl Generation {
+    pub(super) fn promotion(&self) -> Promotion {
+        Promotion {
+            guest: Arc::clone(&self.guest),
+            digest: self.files.digest(),
+            component: self.component,
+        }
+    }
+
+    pub(super) fn placement(&self) -> Placement {
+        Placement {
+            shards: self.guest.settings().cluster.shards,
+            owner: self.files.digest(),
+            sharding: self.guest.description().sharding,
+        }
+    }
+
+    /// The shard that a key belongs to.
+    pub(super) fn owner(&self, key: &[u8]) -> u32 {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .expect("there can be a runtime");
+        let owner = self.guest.owner(key, self.placement().shards);
+        runtime.block_on(owner).expect("it gives one")
+    }
+}
+
+/// In memory where there is such a place: what must survive is elsewhere.
+fn directory() -> TempDir {
+    let in_memory = TempDir::new_in("/dev/shm");
+    in_memory
+        .or_else(|_| TempDir::new())
+        .expect("a directory can be made")
+}
+
+fn component() -> Vec<u8> {
+    let directory = std::env::var_os("OSTRAKON_TEST_GUESTS").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/guests"),
+        PathBuf::from,
+    );
+    std::fs::read(directory.join("kv.wasm")).expect("run the tests with `cargo xtask test`")
+}

@@ -1,0 +1,59 @@
+//! Mistakes made on purpose: each must be found.
+
+use std::sync::Arc;
+
+use ostrakon_contract::contract::Request;
+use ostrakon_protocol::{Epoch, Ordinal, Passed};
+use ostrakon_shard::service::{Boxed, Forwarded, Others, Part};
+use tokio::time::Instant;
+
+use super::super::Cluster;
+
+/// A mistake in every process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mistake {
+    /// A batch, as all else, is acknowledged before it is durable.
+    AcknowledgesEarly,
+    /// A source takes a batch for acknowledged before it is.
+    ForgetsBatches,
+    /// A write that was passed on is tried again though it may have been run.
+    RepeatsWrites,
+}
+
+/// The other shards, asked by a process that repeats writes.
+#[derive(Debug)]
+pub(super) struct Repeating(pub(super) Cluster);
+
+impl Others for Repeating {
+    fn forward<'a>(
+        &'a self,
+        at: Ordinal,
+        request: &'a Arc<Request>,
+        told: Option<Passed>,
+        until: Instant,
+    ) -> Boxed<'a, Forwarded> {
+        Box::pin(async move {
+            match self.0.forward(at, request, told, until).await {
+                Forwarded::Unknown(why) => Forwarded::NotTaken(why),
+                forwarded => forwarded,
+            }
+        })
+    }
+
+    fn hold(&self, at: Ordinal, until: Instant) -> Boxed<'_, Result<(), String>> {
+        self.0.hold(at, until)
+    }
+
+    fn tell(&self, at: Ordinal, until: Instant) -> Boxed<'_, Result<Epoch, String>> {
+        self.0.tell(at, until)
+    }
+
+    fn part<'a>(
+        &'a self,
+        at: Ordinal,
+        request: &'a Arc<Request>,
+        until: Instant,
+    ) -> Boxed<'a, Result<Part, String>> {
+        self.0.part(at, request, until)
+    }
+}

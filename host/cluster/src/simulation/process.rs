@@ -1,0 +1,353 @@
+//! One process of a shard, as `app` wires it, without ports, volumes and threads.
+
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use ostrakon_base::blocking::Blocking;
+use ostrakon_base::digest::Digest;
+use ostrakon_engine as guest;
+use ostrakon_observe::metrics::Metrics;
+use ostrakon_peers::{AnyDial, Endpoint, Identity};
+use ostrakon_protocol::{Incarnation, Ordinal, Shard, Stopped};
+use ostrakon_shard::lane::{Change, Changed, Lane, Live, Pace, Promotion, Turns};
+use ostrakon_shard::service::{Others, Service};
+use ostrakon_shard::swap::Kept;
+use ostrakon_store::Store;
+use ostrakon_volumes::volume::Files;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{advance, timeout};
+
+use super::super::{Cluster, Guests, Options};
+use super::clock::{self, Zero};
+use super::disk::Disk;
+use super::ground::{Generation, Ground};
+use super::life::Life;
+use super::mistake::{Mistake, Repeating};
+use super::network::Network;
+use super::random;
+use super::stream::{Dialing, Listener};
+
+/// How long a process that is told to stop may take over it.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// A lane that real time cannot hurry. Its steps are small, so that there are
+/// many.
+const PACE: Pace = Pace {
+    collect: Duration::MAX,
+    hold: Duration::MAX,
+    hold_alone: Duration::MAX,
+    partitions: 1..=1,
+    bytes: u64::MAX,
+};
+
+/// What a process is started with.
+pub(super) struct Start<'a> {
+    pub(super) ground: &'a Ground,
+    pub(super) network: &'a Network,
+    pub(super) disk: &'a Disk,
+    pub(super) directory: &'a Path,
+    pub(super) shard: u32,
+    /// Its number among all processes.
+    pub(super) number: u64,
+    /// What its volume has.
+    pub(super) generation: &'a Generation,
+    pub(super) seed: u64,
+    pub(super) now: u64,
+    pub(super) mistake: Option<Mistake>,
+}
+
+/// A process.
+pub(super) struct Process {
+    pub(super) life: Life,
+    pub(super) lane: Lane,
+    /// Whether it had batches to send again when it started.
+    pub(super) had_outbox: bool,
+    runtime: Runtime,
+    zero: Zero,
+    /// The time up to which it has run.
+    reached: u64,
+    volume: mpsc::UnboundedSender<(Files, Promotion)>,
+    serving: Arc<OnceLock<Serving>>,
+    shutdown: watch::Sender<bool>,
+    ended: watch::Receiver<bool>,
+}
+
+/// What a process that serves has.
+struct Serving {
+    cluster: Cluster,
+    service: Service,
+}
+
+impl Process {
+    pub(super) fn start(start: &Start<'_>) -> Self {
+        let Start { shard, number, .. } = *start;
+        let runtime = Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .expect("there can be a runtime");
+        let zero = {
+            let _entered = runtime.enter();
+            Zero::here(start.now, shard)
+        };
+        let life = Life::new(number);
+        start.network.listen(shard, &life);
+        let options = start.disk.options(start.directory, &life);
+        let store = Store::open(options).expect("a store opens after any crash");
+        let metrics = Arc::new(Metrics::new("simulation"));
+        let last = store.record().generation.as_deref().and_then(Live::decode);
+        let of_store = u128::from(random::of(start.seed, &[u64::from(shard), 7]));
+        let (lane, turns) =
+            Lane::in_turns(store, Ordinal(shard), of_store, PACE, Arc::clone(&metrics));
+        let had_outbox = turns.place().outboxes().next().is_some();
+        let kept = Kept::open(start.directory).expect("a directory can be made");
+        let work = work(turns, life.clone(), lane.clone(), start.mistake, start.seed);
+        runtime.spawn(work);
+
+        let last = last.and_then(|live| start.ground.of_digest(live.digest));
+        let first = last.unwrap_or(start.generation);
+        let guests = Guests {
+            blocking: Blocking::Inline,
+            engine: start.ground.engine.clone(),
+            cache: start.ground.cache.clone(),
+            compiler: start.ground.compiler.clone(),
+            kept,
+            of_plan: Kept::of_plan(start.directory).expect("a directory can be made"),
+            metrics: Arc::clone(&metrics),
+            identity: guest::Identity {
+                ordinal: shard,
+                shards: 1,
+            },
+        };
+        let serving = Arc::new(OnceLock::new());
+        let (shutdown, down) = watch::channel(false);
+        let (ending, ended) = watch::channel(false);
+        let wired = Wired {
+            shard,
+            network: start.network.clone(),
+            life: life.clone(),
+            lane: lane.clone(),
+            guests,
+            metrics,
+            mistake: start.mistake,
+            serving: Arc::clone(&serving),
+        };
+        let (volume, shown) = mpsc::unbounded_channel();
+        runtime.spawn(async move {
+            wired.run(shown, down).await;
+            ending.send_replace(true);
+        });
+        let process = Self {
+            life,
+            lane,
+            had_outbox,
+            runtime,
+            zero,
+            reached: start.now,
+            volume,
+            serving,
+            shutdown,
+            ended,
+        };
+        process.promote(first);
+        process.promote(start.generation);
+        process
+    }
+
+    /// Runs until a time.
+    pub(super) fn run_until(&mut self, time: u64) {
+        self.zero.enter();
+        self.runtime.block_on(async { clock::until(time).await });
+        self.reached = time;
+        clock::leave();
+    }
+
+    /// It did not run for a while; now it goes on.
+    pub(super) fn resume(&mut self, now: u64) {
+        self.zero.enter();
+        let missed = Duration::from_millis(now - self.reached);
+        self.runtime.block_on(async { advance(missed).await });
+        self.reached = now;
+        clock::leave();
+    }
+
+    /// Makes a generation live.
+    pub(super) fn promote(&self, generation: &Generation) {
+        // A process that is dead promotes nothing.
+        let _ = self
+            .volume
+            .send((generation.files.clone(), generation.promotion()));
+    }
+
+    /// Its part in the protocol; none before a generation is live.
+    pub(super) fn place(&self) -> Option<Shard> {
+        let view = self.lane.views().get()?;
+        Some(view.place.as_ref()?.shard.clone())
+    }
+
+    /// The digest of what is live.
+    pub(super) fn live(&self) -> Option<Digest> {
+        self.lane.views().get().map(|view| view.digest)
+    }
+
+    /// What answers clients; none before it serves.
+    pub(super) fn service(&self) -> Option<Service> {
+        Some(self.serving.get()?.service.clone())
+    }
+
+    /// Does something in it.
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.runtime.spawn(task);
+    }
+
+    /// Tells it to stop: it hands over, and ends.
+    pub(super) fn stop(&self) {
+        let (serving, shutdown) = (Arc::clone(&self.serving), self.shutdown.clone());
+        let (lane, life) = (self.lane.clone(), self.life.clone());
+        let mut ended = self.ended.clone();
+        self.runtime.spawn(async move {
+            if let Some(serving) = serving.get() {
+                let _cut_off = timeout(GRACE, serving.cluster.hand_over()).await;
+            }
+            shutdown.send_replace(true);
+            let ending = async { ended.wait_for(|ended| *ended).await.is_ok() };
+            let _cut_off = timeout(GRACE, ending).await;
+            lane.flush().await;
+            life.end();
+        });
+    }
+
+    /// Why it must not go on, if it is so.
+    pub(super) fn stopped(&self) -> Option<Stopped> {
+        *self.serving.get()?.cluster.stopped().borrow()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // What its tasks do while they are dropped reaches nobody.
+        self.life.end();
+    }
+}
+
+/// What the main task of a process has.
+struct Wired {
+    shard: u32,
+    network: Network,
+    life: Life,
+    lane: Lane,
+    guests: Guests,
+    metrics: Arc<Metrics>,
+    mistake: Option<Mistake>,
+    serving: Arc<OnceLock<Serving>>,
+}
+
+impl Wired {
+    async fn run(self, mut volume: Volume, down: watch::Receiver<bool>) {
+        let Self {
+            shard,
+            network,
+            life,
+            lane,
+            ..
+        } = self;
+        let started = lane.change(Change::Start(Incarnation::default())).await;
+        // A process that dies at once takes no number.
+        let Ok(Changed::Started(Incarnation(incarnation), store)) = started else {
+            return;
+        };
+        let identity = Identity {
+            ordinal: shard,
+            incarnation,
+            store,
+        };
+        let dialing = Dialing {
+            network: network.clone(),
+            life: life.clone(),
+            shard,
+        };
+        let options = Options {
+            listen: ([127, 0, 0, 1], 0).into(),
+            peers: "{}.peers:7070"
+                .parse()
+                .expect("it differs from shard to shard"),
+        };
+        // Peers of a simulation trust each other, until the end.
+        let (_unchanged, credentials) = watch::channel(Arc::default());
+        let endpoint = Endpoint::new(identity, credentials);
+        let dial = AnyDial::new(dialing);
+        let kept = self.guests.kept.clone();
+        let replicas = watch::Sender::default().subscribe();
+        let cluster = Cluster::over(
+            dial,
+            &options,
+            endpoint,
+            lane.clone(),
+            self.guests,
+            replicas,
+        );
+        follow_one(&lane, &kept, &mut volume).await;
+        tokio::spawn({
+            let lane = lane.clone();
+            async move { while follow_one(&lane, &kept, &mut volume).await {} }
+        });
+        let others: Arc<dyn Others> = match self.mistake {
+            Some(Mistake::RepeatsWrites) => Arc::new(Repeating(cluster.clone())),
+            _ => Arc::new(cluster.clone()),
+        };
+        let service = Service::new(shard, lane, self.metrics, Some(others));
+        let serving = Serving {
+            cluster: cluster.clone(),
+            service: service.clone(),
+        };
+        let first = self.serving.set(serving);
+        assert!(first.is_ok(), "a process starts once");
+        let listener = Listener {
+            network,
+            life,
+            shard,
+        };
+        cluster.run(listener, service, down).await;
+    }
+}
+
+/// The lane's work: each turn comes a little after it is due.
+async fn work(mut turns: Turns, life: Life, lane: Lane, mistake: Option<Mistake>, seed: u64) {
+    for turn in 0_u64.. {
+        turns.due().await;
+        clock::wait(random::of(seed, &[life.number(), turn, 8]) % 4).await;
+        if life.is_over() || !turns.turn() {
+            return;
+        }
+        if mistake == Some(Mistake::ForgetsBatches) {
+            let kept = turns.place();
+            for (to, kept) in kept.outboxes() {
+                let forgotten = Change::Acknowledged {
+                    by: to,
+                    number: kept[0].number,
+                    step_within: None,
+                };
+                let lane = lane.clone();
+                tokio::spawn(async move { lane.change(forgotten).await });
+            }
+        }
+    }
+}
+
+/// What the volume shows, one after another.
+type Volume = mpsc::UnboundedReceiver<(Files, Promotion)>;
+
+/// Makes the next live that the volume shows; says whether there was one.
+async fn follow_one(lane: &Lane, kept: &Kept, volume: &mut Volume) -> bool {
+    let Some((files, promotion)) = volume.recv().await else {
+        return false;
+    };
+    kept.keep(&files).expect("there is room");
+    // A process that dies meanwhile promotes nothing.
+    if let Err(error) = lane.promote(promotion).await {
+        tracing::debug!(%error, "not promoted");
+    }
+    true
+}

@@ -1,0 +1,119 @@
+//! Surveys of this shard's data, for itself and for others.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ostrakon_engine::{Guest, Purpose};
+use ostrakon_protocol::{MOST_SHARDS, Ordinal, Placement};
+use ostrakon_shard::survey::{self, Owners, Surveys};
+use ostrakon_volumes::volume::Files;
+use tokio::time::timeout;
+
+use super::guests::{pack, unpack};
+use super::message::{Ask, Basis, Said};
+use super::{AskError, Cluster};
+
+/// How long another shard may take to answer: its guest may have to be fetched
+/// and compiled.
+const PATIENCE: Duration = Duration::from_secs(15).saturating_add(survey::DEADLINE);
+
+/// Whose `owner` a survey asks.
+#[derive(Clone, Debug)]
+pub enum Strategy {
+    /// That of a generation that some shard has.
+    Kept(Placement),
+    /// That of a generation that is only to be surveyed.
+    Trial(Files),
+}
+
+/// Why another shard was not surveyed.
+#[derive(Debug, thiserror::Error)]
+pub enum SurveyError {
+    /// It is away.
+    #[error(
+        "shard {shard} is away, and nothing can be said without it: try again when it is back ({why})"
+    )]
+    Away {
+        /// Which shard.
+        shard: Ordinal,
+        /// What happened.
+        why: String,
+    },
+    /// It said why not.
+    #[error("shard {shard}: {why}")]
+    Refused {
+        /// Which shard.
+        shard: Ordinal,
+        /// What it said.
+        why: String,
+    },
+}
+
+impl Cluster {
+    /// The surveys of this process.
+    pub fn surveys(&self) -> &Surveys {
+        &self.0.surveys
+    }
+
+    /// Lets another shard say whose its partitions would be among so many.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn survey_of(
+        &self,
+        shard: Ordinal,
+        shards: u32,
+        strategy: &Strategy,
+    ) -> Result<Owners, SurveyError> {
+        let basis = match strategy {
+            Strategy::Kept(placement) => Basis::Kept(placement.clone()),
+            Strategy::Trial(files) => Basis::Trial(pack(files)),
+        };
+        let away = |why: String| SurveyError::Away { shard, why };
+        let ask = Ask::Survey { shards, basis };
+        let asked = timeout(PATIENCE, self.ask(shard, &ask)).await;
+        let said = asked.map_err(|_| away(format!("no answer within {} s", PATIENCE.as_secs())))?;
+        match said {
+            Ok(Said::Survey(owners)) if owners.keys().all(|owner| *owner < shards) => Ok(owners),
+            Ok(Said::Later(why)) => Err(SurveyError::Refused { shard, why }),
+            Ok(_) => Err(SurveyError::Refused {
+                shard,
+                why: AskError::Answer.to_string(),
+            }),
+            Err(error) => Err(away(error.to_string())),
+        }
+    }
+
+    /// Says whose the partitions here would be among so many shards.
+    pub(super) async fn survey_here(&self, shards: u32, basis: Basis) -> Result<Owners, String> {
+        if !(1..=MOST_SHARDS).contains(&shards) {
+            return Err(format!("there are 1 to {MOST_SHARDS} shards, not {shards}"));
+        }
+        let _turn = self.0.surveys.begin().map_err(|error| error.to_string())?;
+        let guest = self.surveyor(basis).await?;
+        let Some(view) = self.0.lane.views().get() else {
+            return Err("it has no generation yet: try again soon".to_owned());
+        };
+        let snapshot = Arc::clone(&view.snapshot);
+        drop(view);
+        let surveyed = survey::survey(snapshot, guest, shards).await;
+        surveyed.map_err(|error| error.to_string())
+    }
+
+    /// The guest to ask.
+    async fn surveyor(&self, basis: Basis) -> Result<Arc<Guest>, String> {
+        match basis {
+            Basis::Kept(placement) => {
+                let owner = self.owner(&placement).await;
+                owner.map_err(|error| error.to_string())
+            }
+            Basis::Trial(files) => {
+                let files = unpack(files);
+                // No longer than whoever asked waits for it.
+                let making = timeout(PATIENCE, self.0.guests.make(&files, Purpose::Trial)).await;
+                let made = making.map_err(|_| "its guest was not compiled in time".to_owned())?;
+                made.map(Arc::new).map_err(|error| error.to_string())
+            }
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! The contract with guests in plain Rust, and the clients that requests come from.
+
+pub mod replies;
+pub mod client;
+pub mod contract;

@@ -1,0 +1,311 @@
+//! A person's time with a set: what happens is shown, commands are taken, saves are published.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{self, BufRead as _, IsTerminal as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ostrakon_base::signals::Signals;
+use ostrakon_toolchain::search;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+use super::controller::{Controller, Options, StartError};
+use super::ctl::{Ctl, home};
+use super::handle::Handle;
+use super::news::{News, What};
+use super::order::Order;
+use super::place::{Place, PlaceError};
+use super::screen::Screen;
+use super::workshop::Workshop;
+
+/// Settings that a new state directory begins with: all defaults, shown.
+const OSTRAKON_TOML: &str = include_str!("ostrakon.toml");
+
+/// Where the guest comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A crate, which is built on each save.
+    Guest(PathBuf),
+    /// A directory with the ConfigMap's files.
+    Config(PathBuf),
+}
+
+/// A session that is to be.
+#[derive(Clone, Debug)]
+pub struct Session {
+    /// Where the guest comes from.
+    pub source: Source,
+    /// Where the Secret's files come from; none: `secrets` in the state directory.
+    pub secrets: Option<PathBuf>,
+    /// The state directory; none: the source's name in `.ostrakon`.
+    pub state: Option<PathBuf>,
+    /// Where else a save means to build again.
+    pub watched: Vec<PathBuf>,
+    /// What the controller is started with.
+    pub options: Options,
+}
+
+/// Why a session does not begin, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no such directory.
+    #[error("there is no directory {}: name another with {flag}", path.display())]
+    NoSource {
+        /// The directory given.
+        path: PathBuf,
+        /// The flag it was given with.
+        flag: &'static str,
+    },
+    /// It is no crate.
+    #[error("{} holds no Cargo.toml: name a guest's crate with --guest, or a directory with a guest.wasm with --config-dir", .0.display())]
+    NoCrate(PathBuf),
+    /// The state directory cannot be used.
+    #[error(transparent)]
+    Place(#[from] PlaceError),
+    /// The socket for commands cannot be opened.
+    #[error("cannot open the socket {}", path.display())]
+    Ctl {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The controller does not start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// Nothing here builds guests.
+    #[error(transparent)]
+    Toolchain(#[from] search::Error),
+    /// The system denies a thread, a signal or an event queue.
+    #[error("the system does not give what a session needs")]
+    System(#[from] io::Error),
+}
+
+/// What happens in a session.
+enum Event {
+    News(News),
+    /// Ctrl-C, or SIGTERM.
+    Signal,
+    /// A line was typed; none: no more will be.
+    Line(Option<String>),
+    NoToolchain(search::Error),
+    Ended,
+}
+
+impl Session {
+    /// Runs until it is told to end and all shards have.
+    ///
+    /// # Errors
+    /// When it cannot begin, or guests cannot be built here.
+    pub fn run(self) -> Result<(), Error> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let ended = runtime.block_on(self.hold());
+        // A build may still run, and the prompt be read: nobody waits for them.
+        runtime.shutdown_background();
+        ended
+    }
+
+    async fn hold(self) -> Result<(), Error> {
+        let mut signals = Signals::new()?;
+        let source = self.source.directory()?;
+        let state = self.state.clone().unwrap_or_else(|| {
+            // Only the root has no name.
+            home().join(source.file_name().unwrap_or_default())
+        });
+        let place = Place::open(state)?;
+        place.belongs_to(&source)?;
+        let root = place.root().to_owned();
+        let screen = Arc::new(Screen::new(self.options.addresses)?);
+        let workshop = self.workshop(&root, source, Arc::clone(&screen))?;
+        let ctl = Ctl::open(&root).map_err(|source| Error::Ctl {
+            path: Place::socket(&root),
+            source,
+        })?;
+        let (config, secrets) = (workshop.config.clone(), workshop.secrets.clone());
+        let controller = Controller::start(place, self.options.clone())?;
+        let handle = controller.handle().clone();
+        let mut news = handle.news().expect("it has just been started");
+        let serving = tokio::spawn(ctl.serve(handle.clone()));
+        let lines = read_lines();
+        screen.say(&format!(
+            "state in {}: each shard's data and log in shard-N\nconfiguration from {}, secrets from {}",
+            near(&root),
+            near(&config),
+            near(&secrets)
+        ));
+        let told = self
+            .follow(&handle, &mut news, lines, &mut signals, workshop, &screen)
+            .await;
+        // What was told last.
+        while let Ok(news) = news.try_recv() {
+            screen.show(&news);
+        }
+        let _answered = serving.await;
+        screen.end();
+        told
+    }
+
+    async fn follow(
+        &self,
+        handle: &Handle,
+        news: &mut UnboundedReceiver<News>,
+        mut lines: UnboundedReceiver<Option<String>>,
+        signals: &mut Signals,
+        workshop: Workshop,
+        screen: &Screen,
+    ) -> Result<(), Error> {
+        let is_terminal = io::stdin().is_terminal();
+        let mut workshop = std::pin::pin!(workshop.run(handle.clone()));
+        let (mut introduced, mut stopping, mut no_toolchain) = (false, false, None);
+        loop {
+            let event = tokio::select! {
+                biased;
+                _ = signals.recv() => Event::Signal,
+                Some(news) = news.recv() => Event::News(news),
+                Some(line) = lines.recv() => Event::Line(line),
+                error = &mut workshop, if no_toolchain.is_none() => Event::NoToolchain(error),
+                () = handle.ended() => Event::Ended,
+            };
+            match event {
+                Event::News(news) => {
+                    screen.show(&news);
+                    if matches!(news.what, What::Settled(_)) && !introduced {
+                        introduced = true;
+                        self.introduce(screen);
+                    }
+                }
+                Event::Signal if stopping => handle.abort(),
+                Event::Signal => {
+                    screen.say("stopping; Ctrl-C again kills");
+                    stopping = true;
+                    handle.stop();
+                }
+                Event::Line(Some(line)) => match line.parse::<Order>() {
+                    Err(error) => screen.complain(&error.to_string()),
+                    Ok(order) => match order.carry_out(handle, false).await {
+                        Ok(said) => {
+                            screen.say(&said);
+                            screen.ask_again(said.is_empty());
+                            stopping |= order == Order::Stop;
+                        }
+                        Err(refusal) => screen.complain(&refusal.to_string()),
+                    },
+                },
+                // Whoever closes a pipe has said all; at a terminal it is a way to leave.
+                Event::Line(None) if is_terminal => {
+                    stopping = true;
+                    handle.stop();
+                }
+                Event::Line(None) => {}
+                Event::NoToolchain(error) => {
+                    no_toolchain = Some(error);
+                    handle.stop();
+                }
+                Event::Ended => break,
+            }
+        }
+        no_toolchain.map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    /// The directories that things come from, made where they are the state directory's own.
+    fn workshop(
+        &self,
+        root: &Path,
+        source: PathBuf,
+        screen: Arc<Screen>,
+    ) -> Result<Workshop, Error> {
+        let own = |name: &str| {
+            let path = root.join(name);
+            let made = fs::create_dir_all(&path).map(|()| path.clone());
+            made.map_err(|source| PlaceError::Io { path, source })
+        };
+        let secrets = match &self.secrets {
+            None => own("secrets")?,
+            Some(secrets) => directory(secrets, "--secrets-dir")?,
+        };
+        let (guest, config) = match self.source {
+            Source::Config(_) => (None, source),
+            Source::Guest(_) => (Some(source), own("settings")?),
+        };
+        let settings = config.join("ostrakon.toml");
+        if guest.is_some() && !settings.exists() {
+            fs::write(&settings, OSTRAKON_TOML).map_err(|source| PlaceError::Io {
+                path: settings,
+                source,
+            })?;
+        }
+        let watched = self.watched.iter().map(|path| directory(path, "--watch"));
+        Ok(Workshop {
+            guest,
+            config,
+            secrets,
+            watched: watched.collect::<Result<_, _>>()?,
+            screen,
+        })
+    }
+
+    /// What to try.
+    fn introduce(&self, screen: &Screen) {
+        let addresses = &self.options.addresses;
+        let mut text = String::from("any shard takes any request; try:\n");
+        if matches!(&self.source, Source::Guest(guest) if guest.ends_with("kv")) {
+            for (shard, path) in [(0, "/save/apple/red"), (1, "/load/apple")] {
+                let _ = writeln!(text, "  curl http://{}{path}", addresses.public(shard));
+            }
+        } else {
+            let _ = writeln!(text, "  curl http://{}/", addresses.public(0));
+        }
+        let _ = writeln!(text, "  curl http://{}/status", addresses.admin(0));
+        text += "and here: scale 5, restart, kill 1, status, help";
+        screen.say(&text);
+    }
+}
+
+impl Source {
+    /// The directory, whole.
+    fn directory(&self) -> Result<PathBuf, Error> {
+        match self {
+            Self::Config(path) => directory(path, "--config-dir"),
+            Self::Guest(path) => {
+                let path = directory(path, "--guest")?;
+                let is_crate = path.join("Cargo.toml").is_file();
+                is_crate.then_some(path.clone()).ok_or(Error::NoCrate(path))
+            }
+        }
+    }
+}
+
+fn directory(path: &Path, flag: &'static str) -> Result<PathBuf, Error> {
+    let whole = path.canonicalize().ok().filter(|path| path.is_dir());
+    whole.ok_or_else(|| Error::NoSource {
+        path: path.to_owned(),
+        flag,
+    })
+}
+
+/// A path as seen from the working directory.
+pub(super) fn near(path: &Path) -> String {
+    let here = std::env::current_dir().unwrap_or_default();
+    path.strip_prefix(here)
+        .unwrap_or(path)
+        .display()
+        .to_string()
+}
+
+/// The lines of standard input, read by a thread of their own: nothing else could be done meanwhile.
+fn read_lines() -> UnboundedReceiver<Option<String>> {
+    let (read, lines) = unbounded_channel();
+    std::thread::spawn(move || {
+        for line in io::stdin().lock().lines().map_while(Result::ok) {
+            if read.send(Some(line)).is_err() {
+                return;
+            }
+        }
+        let _ = read.send(None);
+    });
+    lines
+}

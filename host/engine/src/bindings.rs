@@ -1,0 +1,12 @@
+//! The contract as the host calls and offers it, generated from `wit/`.
+
+wasmtime::component::bindgen!({
+    path: "../../wit",
+    world: "service",
+    imports: { default: trappable },
+    exports: { default: async },
+    with: {
+        "ostrakon:shard/secrets.secret": crate::imports::SecretHandle,
+    },
+    ownership: Borrowing { duplicate_if_necessary: true },
+});

@@ -1,0 +1,154 @@
+//! The compiled form of the guests that served last, in the data directory.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use ostrakon_base::digest::Digest;
+use ostrakon_base::recency;
+use ostrakon_base::regular;
+use wasmtime::component::Component;
+
+use super::engine::Engine;
+
+/// What a compiled file begins with: then the engine's compatibility hash
+/// (8 bytes), the digest of the code (32 bytes), and the code.
+const MAGIC: &[u8; 8] = b"ostrakn1";
+const HEADER: usize = 8 + 8 + 32;
+
+/// The most bytes of a compiled file.
+const MAX_FILE: usize = 1 << 30;
+
+/// How many guests are kept.
+const KEPT: usize = 8;
+
+/// The directory of compiled guests, by the digest of their components. Its
+/// files are as trustworthy as the data beside them: nothing gets in but what
+/// this host compiled itself.
+#[derive(Clone, Debug)]
+pub struct Cache {
+    directory: PathBuf,
+}
+
+impl Cache {
+    /// The cache of a data directory.
+    ///
+    /// # Errors
+    /// When the directory cannot be made.
+    pub fn open(data_directory: &Path) -> io::Result<Self> {
+        let directory = data_directory.join("compiled");
+        fs::create_dir_all(&directory)?;
+        Ok(Self { directory })
+    }
+
+    /// Removes all files but those used last.
+    fn prune(&self) {
+        for (_, path) in recency::by_use(&self.directory).into_iter().skip(KEPT) {
+            // What stays costs space only.
+            let _ = fs::remove_file(path);
+        }
+    }
+
+    /// The compiled form of a component for this very engine.
+    #[expect(
+        unsafe_code,
+        reason = "deserialising compiled code trusts it: it is a file that this host wrote into \
+                  its own data directory, whole by its digest, for this engine by its hash"
+    )]
+    pub(super) fn compiled(&self, engine: &Engine, digest: &Digest) -> Option<Component> {
+        let path = self.path(digest);
+        let file = match regular::read_own(&path, MAX_FILE) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "a compiled guest is not used");
+                return None;
+            }
+        };
+        let (header, code) = file.split_at_checked(HEADER)?;
+        if header != Self::header(engine, code) {
+            return None;
+        }
+        // SAFETY: see the reason above.
+        match unsafe { Component::deserialize(&engine.wasmtime, code) } {
+            Ok(component) => Some(component),
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "a compiled guest is not used");
+                None
+            }
+        }
+    }
+
+    pub(super) fn keep_compiled(&self, engine: &Engine, digest: &Digest, code: &[u8]) {
+        let path = self.path(digest);
+        let header = Self::header(engine, code);
+        if regular::read_own(&path, MAX_FILE).is_ok_and(|file| file.starts_with(&header)) {
+            // At worst it is pruned early, and compiled again.
+            let _ = recency::used_last(&path);
+            return;
+        }
+        let written = Self::write(&path, &[&header, code]).and_then(|()| recency::used_last(&path));
+        if let Err(error) = written {
+            tracing::warn!(path = %path.display(), %error, "a compiled guest cannot be kept");
+        }
+        self.prune();
+    }
+
+    fn header(engine: &Engine, code: &[u8]) -> [u8; HEADER] {
+        let mut header = [0; HEADER];
+        header[..8].copy_from_slice(MAGIC);
+        header[8..16].copy_from_slice(&engine.compatibility().to_le_bytes());
+        header[16..].copy_from_slice(Digest::of(code).as_bytes());
+        header
+    }
+
+    fn path(&self, digest: &Digest) -> PathBuf {
+        self.directory.join(format!("{digest}.cwasm"))
+    }
+
+    /// Writes a file whole: beside its place first, then renamed into it.
+    fn write(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
+        let mut temporary = path.as_os_str().to_owned();
+        temporary.push(".new");
+        // Whatever is left there of an earlier one.
+        let _ = fs::remove_file(&temporary);
+        let written = File::create_new(&temporary).and_then(|mut file| {
+            for part in parts {
+                file.write_all(part)?;
+            }
+            fs::rename(&temporary, path)
+        });
+        if written.is_err() {
+            let _ = fs::remove_file(&temporary);
+        }
+        written
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ostrakon_test_support::files::{fifo, in_time};
+
+    use super::*;
+
+    /// A FIFO in place of a compiled guest hung the start.
+    #[test]
+    fn what_is_no_regular_file_is_compiled_anew_and_never_waited_for() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let cache = Cache::open(directory.path()).expect("it opens");
+        let engine = Engine::new().expect("it runs here");
+        let digest = Digest::of(b"a guest");
+        let path = cache.path(&digest);
+        fifo(&path);
+        let mut temporary = path.clone().into_os_string();
+        temporary.push(".new");
+        fifo(Path::new(&temporary));
+        in_time(move || {
+            assert!(cache.compiled(&engine, &digest).is_none());
+            cache.keep_compiled(&engine, &digest, b"code");
+            let header = Cache::header(&engine, b"code");
+            let file = fs::read(&path).expect("it is kept");
+            assert_eq!(file, [&header[..], b"code"].concat());
+        });
+    }
+}

@@ -1,0 +1,93 @@
+//! A component on its way to serve: compiled, then linked.
+
+use ostrakon_base::digest::Digest;
+use wasmtime::component::Component;
+
+use super::bindings::ServicePre;
+use super::cache::Cache;
+use super::compiler::CompileError;
+use super::context::Context;
+use super::engine::Engine;
+
+/// A component's imports or exports are not those of the contract.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}: build it for world ostrakon:shard/service@0.1.0")]
+pub struct LinkError(String);
+
+/// A compiled component.
+#[derive(Clone)]
+pub struct Compiled {
+    component: Component,
+    digest: Digest,
+}
+
+impl std::fmt::Debug for Compiled {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_tuple("Compiled")
+            .field(&self.digest)
+            .finish()
+    }
+}
+
+impl Compiled {
+    /// Takes what was compiled for this engine.
+    #[expect(
+        unsafe_code,
+        reason = "loading compiled code trusts it: it is what this process, or a child of it that \
+                  runs the same program and does nothing else, has just made of the component"
+    )]
+    pub(super) fn load(engine: &Engine, digest: Digest, code: &[u8]) -> Result<Self, CompileError> {
+        // SAFETY: see the reason above.
+        let component = unsafe { Component::deserialize(&engine.wasmtime, code) };
+        match component {
+            Ok(component) => Ok(Self { component, digest }),
+            Err(error) => Err(CompileError::Crashed(format!("{error:#}"))),
+        }
+    }
+
+    /// Takes the compiled form from the cache, if it is there.
+    pub(super) fn cached(engine: &Engine, cache: &Cache, digest: Digest) -> Option<Self> {
+        let component = cache.compiled(engine, &digest)?;
+        Some(Self { component, digest })
+    }
+
+    /// Puts the compiled form into the cache, if it is not there. A failure
+    /// costs the next start the time of compiling, so it is only logged.
+    pub fn keep(&self, engine: &Engine, cache: &Cache) {
+        match self.component.serialize() {
+            Ok(code) => cache.keep_compiled(engine, &self.digest, &code),
+            Err(error) => tracing::warn!(%error, "the compiled guest cannot be serialised"),
+        }
+    }
+
+    /// Fits the component's imports and exports to the contract.
+    ///
+    /// # Errors
+    /// Says which import or export is missing or of the wrong type.
+    pub fn link(&self, engine: &Engine) -> Result<Linked, LinkError> {
+        let explain = |error: wasmtime::Error| LinkError(format!("{error:#}"));
+        let pre = engine
+            .linker
+            .instantiate_pre(&self.component)
+            .map_err(explain)?;
+        let pre = ServicePre::new(pre).map_err(explain)?;
+        Ok(Linked {
+            pre,
+            engine: engine.clone(),
+        })
+    }
+}
+
+/// A component that can be instantiated.
+#[derive(Clone)]
+pub struct Linked {
+    pub(super) pre: ServicePre<Context>,
+    pub(super) engine: Engine,
+}
+
+impl std::fmt::Debug for Linked {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Linked").finish_non_exhaustive()
+    }
+}

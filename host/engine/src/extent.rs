@@ -1,0 +1,513 @@
+//! What a component would have the compiler do, counted before it is compiled.
+//!
+//! One pass over the bytes, in time and memory that grow with their number alone. What is counted
+//! is what compilers take long over: an instance counts for all that it holds, however few bytes
+//! say so. What passes is bounded, not yet valid: the compiler looks at the rest, within limits of
+//! its own.
+
+use ostrakon_toolchain::component::EXPORTS;
+use wasmparser::{
+    BinaryReaderError, BlockType, ComponentAlias, ComponentExternalKind, ComponentInstance,
+    ComponentOuterAliasKind, CompositeInnerType, Encoding, FunctionBody, Instance, Operator,
+    Parser, Payload, TypeRef,
+};
+
+/// Components within each other, the guest itself included.
+const MAX_DEPTH: usize = 16;
+/// Core modules, and components that are not instantiated.
+const MAX_MODULES: u64 = 1000;
+/// Functions in all modules: large guests have some 20,000.
+const MAX_FUNCTIONS: u64 = 65_536;
+/// The bytes of one function's body.
+const MAX_BODY: u64 = 2 << 20;
+/// The locals of one function, its parameters included.
+const MAX_LOCALS: u64 = 10_000;
+/// The locals of a function times the places where its flow parts or meets, in one and in all: what
+/// it takes to find out which of them hold what.
+const MAX_FLOW: u64 = 32 << 20;
+const MAX_FLOW_OF_ALL: u64 = 512 << 20;
+/// The values that blocks take and give, by their types, times those places, in one function. The
+/// compiler was seen to take 10 MiB for each million, so that 7 kB of code asked for gigabytes.
+const MAX_BLOCK_FLOW: u64 = 64 << 20;
+/// The parameters and results of the functions that are called, each call counting, in one function
+/// and in all: half a million took 540 MiB and 7 s.
+const MAX_CALL_VALUES: u64 = 512 << 10;
+const MAX_CALL_VALUES_OF_ALL: u64 = 8 << 20;
+/// The parameters and results of all functions: where those can be called from outside, a million took
+/// 26 s and became 30 MB. Those of large guests have some 100,000.
+const MAX_SIGNATURES: u64 = 1 << 20;
+/// Type declarations, and their bytes.
+const MAX_TYPES: u64 = 100_000;
+const MAX_TYPE_BYTES: u64 = 4 << 20;
+/// Imports, exports, globals, tables, segments and the like.
+const MAX_ITEMS: u64 = 500_000;
+/// Steps of making an instance: all that the components in it declare, as often as they are
+/// instantiated.
+const MAX_STEPS: u64 = 100_000;
+
+/// How much of a name is told, in characters.
+const MAX_NAME: usize = 200;
+
+/// What a guest may import, as far as its name says so.
+const OFFERED: [&str; 7] = [
+    "ostrakon:shard/",
+    "wasi:cli/",
+    "wasi:clocks/",
+    "wasi:filesystem/",
+    "wasi:io/",
+    "wasi:random/",
+    "wasi:sockets/",
+];
+
+/// Why a component is not even compiled.
+#[derive(Debug, thiserror::Error)]
+pub enum Unfit {
+    /// It is damaged, or of another version.
+    #[error("the guest cannot be read: {0}; make it with `ostrakon build`")]
+    Damaged(#[from] BinaryReaderError),
+    /// It names something that it does not have.
+    #[error("the guest cannot be read: it uses a component that it does not declare")]
+    Undeclared,
+    /// It lacks what a guest exports.
+    #[error("the guest does not export {0}: build it for world ostrakon:shard/service@0.1.0")]
+    Exports(String),
+    /// It imports what no shard has.
+    #[error(
+        "the guest imports {0:?}, which no shard offers: build it for world ostrakon:shard/service@0.1.0"
+    )]
+    Import(String),
+    /// How much it is cannot be counted.
+    #[error(
+        "a component in the guest is given another component: put them together with their code in place, so that what there is to compile can be counted"
+    )]
+    Given,
+    /// There is too much of something.
+    #[error("the guest has {has} {what}, and at most {most} are compiled: make it smaller")]
+    TooMuch {
+        /// Of what.
+        what: &'static str,
+        /// So much, or more.
+        has: u64,
+        /// How much there may be.
+        most: u64,
+    },
+}
+
+/// Looks at all of a component, and at no more than its bytes.
+///
+/// # Errors
+/// When it is too much to compile, is no guest, or cannot be read.
+pub fn examine(component: &[u8]) -> Result<(), Unfit> {
+    let mut extent = Extent::default();
+    for payload in Parser::new(0).parse_all(component) {
+        extent.take(payload?)?;
+    }
+    if let Some(import) = extent.import {
+        return Err(Unfit::Import(import));
+    }
+    let missing = EXPORTS.into_iter().filter(|name| {
+        let mut exports = extent.exports.iter();
+        !exports.any(|export| export == name)
+    });
+    let missing: Vec<_> = missing.collect();
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        Err(Unfit::Exports(missing.join(", ")))
+    }
+}
+
+/// What was counted so far.
+#[derive(Default)]
+struct Extent {
+    /// The component that is read, within those around it; a module is none.
+    open: Vec<Level>,
+    modules: u64,
+    functions: u64,
+    flow: u64,
+    signatures: u64,
+    call_values: u64,
+    types: u64,
+    type_bytes: u64,
+    items: u64,
+    /// The functions that the outermost component exports.
+    exports: Vec<String>,
+    /// What it imports that it must not, first.
+    import: Option<String>,
+}
+
+/// A component or a module that is read.
+#[derive(Default)]
+struct Level {
+    /// The steps of instantiating each component that it can name, by its number.
+    components: Vec<u64>,
+    /// The steps of instantiating itself.
+    steps: u64,
+    is_component: bool,
+    /// The types that a module declares, by their number.
+    types: Vec<Taken>,
+    /// The type's number of each of its functions, the imported ones first.
+    functions: Vec<u32>,
+    /// How many of its functions are imported, or have a body that was read.
+    bodies: usize,
+}
+
+/// How many values a function or block takes and gives.
+#[derive(Clone, Copy, Default)]
+struct Taken {
+    parameters: u16,
+    results: u16,
+}
+
+impl Taken {
+    fn values(self) -> u64 {
+        u64::from(self.parameters) + u64::from(self.results)
+    }
+}
+
+impl Level {
+    /// What a type takes and gives; a type that is none is the compiler's to refuse.
+    fn of_type(&self, number: u32) -> Taken {
+        self.types.get(number as usize).copied().unwrap_or_default()
+    }
+
+    fn of_function(&self, number: u32) -> Taken {
+        let number = self.functions.get(number as usize);
+        number.map_or_else(Taken::default, |number| self.of_type(*number))
+    }
+
+    fn of_block(&self, block: BlockType) -> u64 {
+        match block {
+            BlockType::Empty => 0,
+            BlockType::Type(_) => 1,
+            BlockType::FuncType(number) => self.of_type(number).values(),
+        }
+    }
+}
+
+impl Extent {
+    fn take(&mut self, payload: Payload<'_>) -> Result<(), Unfit> {
+        match payload {
+            Payload::Version { encoding, .. } => self.open.push(Level {
+                is_component: encoding == Encoding::Component,
+                ..Level::default()
+            }),
+            Payload::End(_) => self.close(),
+            Payload::ModuleSection { .. } => self.add_module()?,
+            Payload::ComponentSection { .. } => {
+                let depth = self.open.len() as u64 + 1;
+                at_most("components within each other", depth, MAX_DEPTH as u64)?;
+                self.add_module()?;
+            }
+            Payload::TypeSection(types) => {
+                self.add_types(types.count(), types.range().len())?;
+                for group in types {
+                    for of in group?.types() {
+                        self.name_type(&of.composite_type.inner);
+                    }
+                }
+            }
+            Payload::CoreTypeSection(types) => {
+                self.add_types(types.count(), types.range().len())?;
+            }
+            Payload::ComponentTypeSection(types) => {
+                // Only counted: a type within types is as deep as there are bytes for it.
+                self.add_types(types.count(), types.range().len())?;
+                self.step(types.count().into())?;
+            }
+            Payload::FunctionSection(functions) => {
+                self.functions += u64::from(functions.count());
+                at_most("functions", self.functions, MAX_FUNCTIONS)?;
+                for function in functions {
+                    self.name_function(function?)?;
+                }
+            }
+            Payload::CodeSectionEntry(body) => self.add_body(&body)?,
+            Payload::ImportSection(section) => {
+                self.add_items(section.count())?;
+                for import in section.into_imports() {
+                    if let TypeRef::Func(of) | TypeRef::FuncExact(of) = import?.ty {
+                        self.name_function(of)?;
+                        if let Some(level) = self.open.last_mut() {
+                            level.bodies += 1;
+                        }
+                    }
+                }
+            }
+            Payload::TableSection(section) => self.add_items(section.count())?,
+            Payload::MemorySection(section) => self.add_items(section.count())?,
+            Payload::TagSection(section) => self.add_items(section.count())?,
+            Payload::GlobalSection(section) => self.add_items(section.count())?,
+            Payload::ExportSection(section) => self.add_items(section.count())?,
+            Payload::ElementSection(section) => self.add_items(section.count())?,
+            Payload::DataSection(section) => self.add_items(section.count())?,
+            component => self.take_of_component(component)?,
+        }
+        Ok(())
+    }
+
+    fn take_of_component(&mut self, payload: Payload<'_>) -> Result<(), Unfit> {
+        match payload {
+            Payload::InstanceSection(instances) => {
+                self.add_items(instances.count())?;
+                for instance in instances {
+                    let parts = match instance? {
+                        Instance::Instantiate { args, .. } => args.len(),
+                        Instance::FromExports(exports) => exports.len(),
+                    };
+                    self.step(1 + parts as u64)?;
+                }
+            }
+            Payload::ComponentInstanceSection(instances) => {
+                self.add_items(instances.count())?;
+                for instance in instances {
+                    let steps = match instance? {
+                        ComponentInstance::Instantiate {
+                            component_index,
+                            args,
+                        } => self
+                            .component(0, component_index)?
+                            .saturating_add(args.len() as u64),
+                        ComponentInstance::FromExports(exports) => exports.len() as u64,
+                    };
+                    self.step(steps.saturating_add(1))?;
+                }
+            }
+            Payload::ComponentAliasSection(aliases) => {
+                self.add_items(aliases.count())?;
+                for alias in aliases {
+                    self.add_alias(&alias?)?;
+                }
+            }
+            Payload::ComponentCanonicalSection(functions) => {
+                self.add_items(functions.count())?;
+                self.step(functions.count().into())?;
+            }
+            Payload::ComponentStartSection { .. } => self.step(1)?,
+            Payload::ComponentImportSection(imports) => {
+                self.add_items(imports.count())?;
+                for import in imports {
+                    let import = import?;
+                    let (name, kind) = (import.name.name, import.ty.kind());
+                    if self.open.len() == 1 {
+                        if !may_import(name, kind) && self.import.is_none() {
+                            self.import = Some(name.chars().take(MAX_NAME).collect());
+                        }
+                    } else if kind == ComponentExternalKind::Component {
+                        return Err(Unfit::Given);
+                    }
+                    self.step(1)?;
+                }
+            }
+            Payload::ComponentExportSection(exports) => {
+                self.add_items(exports.count())?;
+                for export in exports {
+                    let export = export?;
+                    if export.kind == ComponentExternalKind::Component {
+                        let steps = self.component(0, export.index)?;
+                        self.name_component(steps);
+                    }
+                    let is_outermost = self.open.len() == 1;
+                    if is_outermost && export.kind == ComponentExternalKind::Func {
+                        self.exports.push(export.name.name.to_owned());
+                    }
+                    self.step(1)?;
+                }
+            }
+            // Custom sections, and what only the compiler looks at.
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn close(&mut self) {
+        let Some(closed) = self.open.pop() else {
+            return;
+        };
+        if closed.is_component {
+            self.name_component(closed.steps);
+        }
+    }
+
+    fn name_component(&mut self, steps: u64) {
+        if let Some(level) = self.open.last_mut() {
+            level.components.push(steps);
+        }
+    }
+
+    /// The steps of instantiating a component, by its number so many levels outside.
+    fn component(&self, outside: u32, number: u32) -> Result<u64, Unfit> {
+        let level = self.open.iter().rev().nth(outside as usize);
+        let steps = level.and_then(|level| level.components.get(number as usize));
+        steps.copied().ok_or(Unfit::Undeclared)
+    }
+
+    fn add_alias(&mut self, alias: &ComponentAlias<'_>) -> Result<(), Unfit> {
+        match *alias {
+            ComponentAlias::Outer {
+                kind: ComponentOuterAliasKind::Component,
+                count,
+                index,
+            } => {
+                let steps = self.component(count, index)?;
+                self.name_component(steps);
+            }
+            ComponentAlias::InstanceExport {
+                kind: ComponentExternalKind::Component,
+                ..
+            } => return Err(Unfit::Given),
+            _ => {}
+        }
+        self.step(1)
+    }
+
+    /// Counts what instantiating the component that is read takes.
+    fn step(&mut self, steps: u64) -> Result<(), Unfit> {
+        let Some(level) = self.open.last_mut() else {
+            return Ok(());
+        };
+        level.steps = level.steps.saturating_add(steps);
+        at_most("steps to instantiate it", level.steps, MAX_STEPS)
+    }
+
+    fn add_module(&mut self) -> Result<(), Unfit> {
+        self.modules += 1;
+        at_most("modules and components", self.modules, MAX_MODULES)
+    }
+
+    fn add_types(&mut self, count: u32, bytes: usize) -> Result<(), Unfit> {
+        self.types += u64::from(count);
+        self.type_bytes += bytes as u64;
+        at_most("types", self.types, MAX_TYPES)?;
+        at_most("bytes of types", self.type_bytes, MAX_TYPE_BYTES)
+    }
+
+    fn add_items(&mut self, count: u32) -> Result<(), Unfit> {
+        self.items += u64::from(count);
+        at_most("imports, exports and the like", self.items, MAX_ITEMS)
+    }
+
+    fn name_type(&mut self, of: &CompositeInnerType) {
+        let taken = match of {
+            CompositeInnerType::Func(of) => {
+                let count = |types: &[_]| u16::try_from(types.len()).unwrap_or(u16::MAX);
+                Taken {
+                    parameters: count(of.params()),
+                    results: count(of.results()),
+                }
+            }
+            _ => Taken::default(),
+        };
+        if let Some(level) = self.open.last_mut() {
+            level.types.push(taken);
+        }
+    }
+
+    fn name_function(&mut self, of: u32) -> Result<(), Unfit> {
+        if let Some(level) = self.open.last_mut() {
+            level.functions.push(of);
+            self.signatures += level.of_type(of).values();
+        }
+        let what = "parameters and results of functions";
+        at_most(what, self.signatures, MAX_SIGNATURES)
+    }
+
+    fn add_body(&mut self, body: &FunctionBody<'_>) -> Result<(), Unfit> {
+        let bytes = body.range().len() as u64;
+        at_most("bytes in one function", bytes, MAX_BODY)?;
+        let Some(level) = self.open.last_mut() else {
+            return Ok(());
+        };
+        let number = u32::try_from(level.bodies).unwrap_or(u32::MAX);
+        level.bodies += 1;
+        let mut locals = u64::from(level.of_function(number).parameters);
+        for declared in body.get_locals_reader()? {
+            locals += u64::from(declared?.0);
+        }
+        at_most("locals in one function", locals, MAX_LOCALS)?;
+        let (mut places, mut of_blocks, mut of_calls) = (0, 0, 0);
+        let mut operators = body.get_operators_reader()?;
+        while !operators.eof() {
+            let operator = operators.read()?;
+            places += places_of(&operator);
+            of_blocks += block_values(&operator, level);
+            of_calls += call_values(&operator, level);
+        }
+        let what = "values that calls take and give in one function";
+        at_most(what, of_calls, MAX_CALL_VALUES)?;
+        self.call_values += of_calls;
+        let what = "values that calls take and give in all functions";
+        at_most(what, self.call_values, MAX_CALL_VALUES_OF_ALL)?;
+        let block_flow = of_blocks * places;
+        let what = "times as many values of blocks as places where its flow parts, in one function";
+        at_most(what, block_flow, MAX_BLOCK_FLOW)?;
+        let flow = locals * places;
+        let what = "times as many locals as places where its flow parts, in one function";
+        at_most(what, flow, MAX_FLOW)?;
+        self.flow += flow + block_flow;
+        let what = "times as many locals and values of blocks as places where its flow parts, in all functions";
+        at_most(what, self.flow, MAX_FLOW_OF_ALL)
+    }
+}
+
+/// How many places an operator adds at which the flow parts or meets.
+fn places_of(operator: &Operator<'_>) -> u64 {
+    match operator {
+        Operator::If { .. } => 3,
+        Operator::Block { .. }
+        | Operator::Loop { .. }
+        | Operator::Else
+        | Operator::TryTable { .. }
+        | Operator::BrIf { .. }
+        | Operator::BrOnNull { .. }
+        | Operator::BrOnNonNull { .. } => 1,
+        Operator::BrTable { targets } => u64::from(targets.len()) + 1,
+        _ => 0,
+    }
+}
+
+/// How many values an operator that begins a block has it take and give.
+fn block_values(operator: &Operator<'_>, level: &Level) -> u64 {
+    match operator {
+        Operator::Block { blockty } | Operator::Loop { blockty } | Operator::If { blockty } => {
+            level.of_block(*blockty)
+        }
+        Operator::TryTable { try_table } => level.of_block(try_table.ty),
+        _ => 0,
+    }
+}
+
+/// How many values a call takes and gives.
+fn call_values(operator: &Operator<'_>, level: &Level) -> u64 {
+    let called = match operator {
+        Operator::Call { function_index } | Operator::ReturnCall { function_index } => {
+            level.of_function(*function_index)
+        }
+        Operator::CallIndirect { type_index, .. }
+        | Operator::ReturnCallIndirect { type_index, .. }
+        | Operator::CallRef { type_index }
+        | Operator::ReturnCallRef { type_index } => level.of_type(*type_index),
+        _ => return 0,
+    };
+    called.values()
+}
+
+fn may_import(name: &str, kind: ComponentExternalKind) -> bool {
+    match kind {
+        ComponentExternalKind::Instance => OFFERED.iter().any(|of| name.starts_with(of)),
+        // Whether it is the type of an import, linking says.
+        ComponentExternalKind::Type => true,
+        _ => false,
+    }
+}
+
+fn at_most(what: &'static str, has: u64, most: u64) -> Result<(), Unfit> {
+    if has <= most {
+        Ok(())
+    } else {
+        Err(Unfit::TooMuch { what, has, most })
+    }
+}
+
+#[cfg(test)]
+mod tests;

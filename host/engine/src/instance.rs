@@ -1,0 +1,426 @@
+//! One instance of a guest, and its calls.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ostrakon_contract::contract::{Access, Description, Reply, Request, Route, Target};
+use ostrakon_observe::metrics::Export;
+use ostrakon_observe::trace::{Kind, Trace};
+use ostrakon_store::{Group, Migration, Snapshot, Transaction};
+use wasmtime::Store;
+
+use super::bindings::ostrakon::shard::types as wit;
+use super::bindings::{Service, ServicePre};
+use super::context::{Call, Context, Data, Environment};
+use super::copies::Copies;
+use super::engine::Engine;
+use super::failure::Failure;
+use super::grace::Time;
+use super::log::{GuestLog, cut};
+use super::meter;
+use super::reply;
+
+/// Memory beyond twice what an instance began with, in bytes, that it may keep
+/// for its next request.
+const SPARE_MEMORY: usize = 8 << 20;
+
+/// The most handles that an instance may make, of its own resources and the
+/// host's; each takes a few bytes of the host's memory.
+const MAX_COMPONENT_HANDLES: usize = 10_000;
+
+/// What a `read` sees.
+#[derive(Clone, Debug)]
+pub enum ReadData {
+    /// One partition.
+    Partition(Vec<u8>, Arc<Snapshot>),
+    /// The whole shard.
+    Shard(Arc<Snapshot>),
+}
+
+/// An instance, in its own memory. It makes one call at a time.
+pub(super) struct Instance {
+    engine: Engine,
+    store: Store<Context>,
+    service: Service,
+    /// Memory after instantiation, in bytes.
+    initial_memory: usize,
+    /// The number of shards that calls are answered among.
+    pub(super) shards: u32,
+    /// What each call may copy.
+    pub(super) copies: Copies,
+    pub(super) requests: u64,
+}
+
+impl Instance {
+    /// Instantiates, within `deadline`: a component can run code then.
+    pub(super) async fn new(
+        engine: &Engine,
+        pre: &ServicePre<Context>,
+        environment: Arc<Environment>,
+        log: Arc<GuestLog>,
+        deadline: Duration,
+    ) -> Result<Self, Failure> {
+        let shards = environment.identity.shards;
+        let most = meter::most(&environment.settings);
+        let mut store = Store::new(&engine.wasmtime, Context::new(environment, log));
+        store.limiter(|context| &mut context.limiter);
+        store.set_hostcall_fuel(most);
+        store.set_max_component_handles(MAX_COMPONENT_HANDLES);
+        store.epoch_deadline_callback(|mut store| Ok(store.data_mut().call.time.overrun()));
+        store.set_epoch_deadline(Engine::ticks(deadline));
+        let service = {
+            let _calling = engine.calling();
+            let instantiated = tokio::time::timeout(deadline, pre.instantiate_async(&mut store));
+            match instantiated.await {
+                Ok(Ok(service)) => service,
+                Ok(Err(error)) => {
+                    let context = store.data();
+                    let settings = &context.environment.settings;
+                    return Err(Failure::of(error, context.limiter.denied, settings));
+                }
+                Err(_) => return Err(Failure::Deadline),
+            }
+        };
+        let initial_memory = store.data().limiter.used;
+        Ok(Self {
+            engine: engine.clone(),
+            store,
+            service,
+            initial_memory,
+            shards,
+            copies: Copies::ANY,
+            requests: 0,
+        })
+    }
+
+    pub(super) async fn describe(&mut self, deadline: Duration) -> Result<Description, Failure> {
+        let (_, described) = self
+            .call(
+                Export::Describe,
+                About::Nothing,
+                Data::None,
+                deadline,
+                async |service, store| service.call_describe(store).await,
+            )
+            .await;
+        let description = described?;
+        Ok(Description {
+            name: description.name,
+            version: description.version,
+            sharding: description.sharding,
+            schema: description.schema,
+        })
+    }
+
+    pub(super) async fn check(
+        &mut self,
+        deadline: Duration,
+    ) -> Result<Result<(), String>, Failure> {
+        self.call(
+            Export::Check,
+            About::Nothing,
+            Data::None,
+            deadline,
+            async |service, store| service.call_check(store).await,
+        )
+        .await
+        .1
+        .map(shorten)
+    }
+
+    pub(super) async fn owner(
+        &mut self,
+        partition: &[u8],
+        shards: u32,
+        deadline: Duration,
+    ) -> Result<u32, Failure> {
+        // Pure: a guest that asks how many shards there are is told its argument.
+        let now = std::mem::replace(&mut self.shards, shards);
+        let (_, owner) = self
+            .call(
+                Export::Owner,
+                About::Nothing,
+                Data::None,
+                deadline,
+                async |service, store| service.call_owner(store, partition, shards).await,
+            )
+            .await;
+        self.shards = now;
+        owner
+    }
+
+    pub(super) async fn route(
+        &mut self,
+        request: &Request,
+        deadline: Duration,
+    ) -> Result<Route, Failure> {
+        let (method, path) = (request.method.as_str(), request.path.as_str());
+        let (_, routed) = self
+            .call(
+                Export::Route,
+                About::Routing(request),
+                Data::None,
+                deadline,
+                async |service, store| service.call_route(store, method, path).await,
+            )
+            .await;
+        let route = routed?;
+        let target = match route.target {
+            wit::Target::Partition(key) => {
+                let max = self
+                    .store
+                    .data()
+                    .environment
+                    .settings
+                    .store
+                    .max_partition_key_bytes;
+                if key.is_empty() || key.len() > max {
+                    return Err(Failure::PartitionKey(key.len(), max));
+                }
+                Target::Partition(key)
+            }
+            wit::Target::Here => Target::Here,
+            wit::Target::Everywhere => Target::Everywhere,
+        };
+        // Only a request to a partition can write.
+        let access = match (route.access, &target) {
+            (wit::Access::Write, Target::Partition(_)) => Access::Write,
+            _ => Access::Read,
+        };
+        Ok(Route { target, access })
+    }
+
+    /// Answers a request that only reads.
+    pub(super) async fn read(
+        &mut self,
+        request: &Arc<Request>,
+        data: ReadData,
+        deadline: Duration,
+    ) -> Result<Reply, Failure> {
+        let data = match data {
+            ReadData::Partition(partition, snapshot) => Data::Partition(partition, snapshot),
+            ReadData::Shard(snapshot) => Data::Shard(snapshot),
+        };
+        self.handle(request, data, deadline).await.1
+    }
+
+    /// Answers a request that may write, and gives the group back: with its
+    /// writes if there is a reply that does not ask to discard them.
+    pub(super) async fn write(
+        &mut self,
+        request: &Arc<Request>,
+        transaction: Transaction,
+        deadline: Duration,
+    ) -> (Group, Result<Reply, Failure>) {
+        let data = Data::Transaction(Box::new(transaction));
+        let (data, replied) = self.handle(request, data, deadline).await;
+        let Data::Transaction(transaction) = data else {
+            unreachable!("a call ends with the data it began with");
+        };
+        let group = match &replied {
+            Ok(reply) if !reply.discard => transaction.commit(),
+            _ => transaction.discard(),
+        };
+        (group, replied)
+    }
+
+    async fn handle(
+        &mut self,
+        request: &Arc<Request>,
+        data: Data,
+        deadline: Duration,
+    ) -> (Data, Result<Reply, Failure>) {
+        let (method, path) = (request.method.as_str(), request.path.as_str());
+        let export = Export::Handle;
+        let (data, replied) = self
+            .call(
+                export,
+                About::Request(request),
+                data,
+                deadline,
+                async |service, store| {
+                    service
+                        .call_handle(store, method, path, &request.body)
+                        .await
+                },
+            )
+            .await;
+        let max = self.store.data().environment.settings.guest.max_reply_bytes;
+        (
+            data,
+            replied.and_then(|response| reply::check(response, max)),
+        )
+    }
+
+    /// Joins the replies of all shards, given with their ordinals.
+    pub(super) async fn gather(
+        &mut self,
+        request: &Arc<Request>,
+        replies: &[(u32, Reply)],
+        deadline: Duration,
+    ) -> Result<Reply, Failure> {
+        let (method, path) = (request.method.as_str(), request.path.as_str());
+        let headers: Vec<Vec<wit::HeaderParam<'_>>> = replies
+            .iter()
+            .map(|(_, reply)| {
+                let headers = reply.headers.iter();
+                headers
+                    .map(|(name, value)| wit::HeaderParam {
+                        name: name.as_str(),
+                        value: value.as_bytes(),
+                    })
+                    .collect()
+            })
+            .collect();
+        let parts: Vec<wit::Part<'_>> = replies
+            .iter()
+            .zip(&headers)
+            .map(|((shard, reply), headers)| wit::Part {
+                shard: *shard,
+                response: wit::ResponseParam {
+                    status: reply.status.as_u16(),
+                    headers,
+                    body: &reply.body,
+                    discard: reply.discard,
+                },
+            })
+            .collect();
+        let export = Export::Gather;
+        let (_, replied) = self
+            .call(
+                export,
+                About::Request(request),
+                Data::None,
+                deadline,
+                async |service, store| service.call_gather(store, method, path, &parts).await,
+            )
+            .await;
+        let max = self.store.data().environment.settings.guest.max_reply_bytes;
+        replied.and_then(|response| reply::check(response, max))
+    }
+
+    /// Migrates the shard; gives the migration back, to be committed or
+    /// dropped.
+    pub(super) async fn migrate(
+        &mut self,
+        from: u32,
+        migration: Migration,
+        deadline: Duration,
+    ) -> (Migration, Result<Result<(), String>, Failure>) {
+        let data = Data::Migration(Box::new(migration));
+        let (data, migrated) = self
+            .call(
+                Export::Migrate,
+                About::Nothing,
+                data,
+                deadline,
+                async |service, store| service.call_migrate(store, from).await,
+            )
+            .await;
+        let Data::Migration(migration) = data else {
+            unreachable!("a call ends with the data it began with");
+        };
+        (*migration, migrated.map(shorten))
+    }
+
+    /// Writes a line in the guest's log, of the trace of the last call.
+    pub(super) fn log(&self, level: tracing::Level, line: &str) {
+        self.store.data().lines.write(level, line);
+    }
+
+    /// Whether the instance has more memory than it may keep.
+    pub(super) fn has_grown(&self) -> bool {
+        self.store.data().limiter.used > 2 * self.initial_memory + SPARE_MEMORY
+    }
+
+    /// Makes one call within `deadline` and gives back its data. After a
+    /// failure that is not harmless the instance must not be called again.
+    async fn call<R>(
+        &mut self,
+        export: Export,
+        about: About<'_>,
+        data: Data,
+        deadline: Duration,
+        make: impl AsyncFnOnce(&Service, &mut Store<Context>) -> wasmtime::Result<R>,
+    ) -> (Data, Result<R, Failure>) {
+        let began = Instant::now();
+        let trace = about.trace();
+        let mut span = trace.and_then(|trace| trace.span(span_name(export), Kind::Internal));
+        let context = self.store.data_mut();
+        context.lines.set_trace(trace.and_then(Trace::id));
+        context.call = Call {
+            export: Some(export),
+            request: about.visible(),
+            shards: self.shards,
+            data,
+            copies: self.copies,
+            time: Time::until(began.checked_add(deadline)),
+        };
+        context.limiter.denied = false;
+        self.store.set_epoch_deadline(Engine::ticks(deadline));
+        let called = {
+            let _calling = self.engine.calling();
+            tokio::time::timeout(deadline, make(&self.service, &mut self.store)).await
+        };
+        let context = self.store.data_mut();
+        let denied = context.limiter.denied;
+        let call = std::mem::replace(&mut context.call, Call::none(self.shards));
+        context
+            .environment
+            .metrics
+            .guest_call(export, began.elapsed());
+        let result = match called {
+            Ok(Ok(result)) => Ok(result),
+            Ok(Err(error)) => Err(Failure::of(error, denied, &context.environment.settings)),
+            Err(_) => Err(Failure::Deadline),
+        };
+        if let (Some(span), Err(failure)) = (&mut span, &result) {
+            span.fail(failure.to_string());
+        }
+        (call.data, result)
+    }
+}
+
+/// A guest's reason for people, as long as a line of its log.
+fn shorten(said: Result<(), String>) -> Result<(), String> {
+    said.map_err(|reason| cut(&reason).to_owned())
+}
+
+/// What a call is about.
+enum About<'a> {
+    /// No request.
+    Nothing,
+    /// A request that the guest is told of by arguments alone.
+    Routing(&'a Request),
+    /// A request that the guest can ask more of.
+    Request(&'a Arc<Request>),
+}
+
+impl About<'_> {
+    fn trace(&self) -> Option<&Trace> {
+        match self {
+            Self::Nothing => None,
+            Self::Routing(request) => Some(&request.trace),
+            Self::Request(request) => Some(&request.trace),
+        }
+    }
+
+    fn visible(&self) -> Option<Arc<Request>> {
+        match self {
+            Self::Nothing | Self::Routing(_) => None,
+            Self::Request(request) => Some(Arc::clone(request)),
+        }
+    }
+}
+
+fn span_name(export: Export) -> &'static str {
+    match export {
+        Export::Describe => "guest describe",
+        Export::Check => "guest check",
+        Export::Owner => "guest owner",
+        Export::Route => "guest route",
+        Export::Handle => "guest handle",
+        Export::Gather => "guest gather",
+        Export::Migrate => "guest migrate",
+    }
+}

@@ -1,0 +1,130 @@
+//! The check of a guest's response: what comes out can be sent as it is.
+
+use http::StatusCode;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use ostrakon_contract::contract::Reply;
+
+use super::bindings::ostrakon::shard::types::ResponseResult as Response;
+use super::failure::Failure;
+
+/// Headers that describe the connection, or the message as the host sends it.
+const HOST_ONLY: [HeaderName; 8] = [
+    header::CONNECTION,
+    header::CONTENT_LENGTH,
+    header::DATE,
+    HeaderName::from_static("keep-alive"),
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+/// The prefix of the host's own headers.
+const OSTRAKON: &str = "ostrakon-";
+
+pub(super) fn check(response: Response, max_bytes: usize) -> Result<Reply, Failure> {
+    let status = StatusCode::from_u16(response.status)
+        .ok()
+        .filter(|status| (200..=599).contains(&status.as_u16()))
+        .ok_or_else(|| {
+            Failure::Reply(format!(
+                "status {} is not within 200..=599",
+                response.status
+            ))
+        })?;
+    let mut bytes = response.body.len();
+    let too_many = || Failure::Reply("there are too many headers".to_owned());
+    // The map has a bound of its own, beyond which it panics where it can.
+    let mut headers =
+        HeaderMap::try_with_capacity(response.headers.len()).map_err(|_| too_many())?;
+    for given in response.headers {
+        bytes += given.name.len() + given.value.len();
+        let name = HeaderName::from_bytes(given.name.as_bytes()).map_err(|_| {
+            Failure::Reply(format!("{:?} is not a header name", shown(&given.name)))
+        })?;
+        if HOST_ONLY.contains(&name) || name.as_str().starts_with(OSTRAKON) {
+            return Err(Failure::Reply(format!(
+                "only the host can set header {name}"
+            )));
+        }
+        let value = HeaderValue::from_bytes(&given.value).map_err(|_| {
+            Failure::Reply(format!(
+                "header {name} has a value with a byte that HTTP does not allow"
+            ))
+        })?;
+        headers.try_append(name, value).map_err(|_| too_many())?;
+    }
+    if bytes > max_bytes {
+        return Err(Failure::Reply(format!(
+            "headers and body have {bytes} bytes, more than {max_bytes} (`max_reply_bytes`)"
+        )));
+    }
+    Ok(Reply {
+        status,
+        headers,
+        body: response.body.into(),
+        discard: response.discard,
+    })
+}
+
+/// The beginning of a name that a guest made up.
+fn shown(name: &str) -> &str {
+    &name[..name.floor_char_boundary(64)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bindings::ostrakon::shard::types::HeaderResult as Header;
+
+    #[track_caller]
+    fn refused(change: impl FnOnce(&mut Response)) -> String {
+        let mut response = Response {
+            status: 200,
+            headers: vec![],
+            body: b"body".to_vec(),
+            discard: false,
+        };
+        check(response.clone(), 100).expect("it is good before the change");
+        change(&mut response);
+        check(response, 100).expect_err("it is refused").to_string()
+    }
+
+    fn with(name: &str, value: &[u8]) -> impl FnOnce(&mut Response) {
+        let header = Header {
+            name: name.to_owned(),
+            value: value.to_vec(),
+        };
+        move |response| response.headers.push(header)
+    }
+
+    #[test]
+    fn a_reply_that_cannot_be_sent_is_refused_with_its_reason() {
+        assert!(refused(|response| response.status = 42).contains("42"));
+        assert!(refused(|response| response.status = 100).contains("100"));
+        assert!(refused(|response| response.status = 600).contains("600"));
+        assert!(refused(with("a b", b"")).contains("not a header name"));
+        assert!(refused(with("", b"")).contains("not a header name"));
+        assert!(refused(with("x", b"a\r\nset-cookie: b")).contains("does not allow"));
+        assert!(refused(with("Content-Length", b"1")).contains("only the host"));
+        assert!(refused(with("Ostrakon-Shard", b"1")).contains("only the host"));
+        assert!(refused(|response| response.body = vec![0; 101]).contains("101"));
+        assert!(refused(with("x", &[b'a'; 96])).contains("101"));
+    }
+
+    #[test]
+    fn names_are_taken_in_any_case_and_repeated_headers_stay() {
+        let mut response = Response {
+            status: 599,
+            headers: vec![],
+            body: vec![],
+            discard: true,
+        };
+        with("Set-Cookie", b"a")(&mut response);
+        with("set-cookie", b"\xff")(&mut response);
+        let reply = check(response, 100).expect("it is good");
+        let values: Vec<_> = reply.headers.get_all("set-cookie").iter().collect();
+        assert_eq!(values, [b"a".as_slice(), b"\xff"]);
+        assert!(reply.discard);
+    }
+}

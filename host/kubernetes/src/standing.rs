@@ -1,0 +1,117 @@
+//! What was heard so far, for those who go by it and for operators.
+
+use std::sync::{Mutex, MutexGuard};
+use std::time::SystemTime;
+
+use ostrakon_base::unix_time::unix_time;
+use ostrakon_cluster::Replicas;
+use ostrakon_observe::metrics::Metrics;
+use serde::Serialize;
+use tokio::sync::watch;
+
+use super::following::Following;
+use super::place::Place;
+
+/// What was heard so far.
+#[derive(Debug, Default)]
+pub(super) struct Standing {
+    replicas: watch::Sender<Replicas>,
+    /// A std mutex: held for a copy.
+    told: Mutex<Told>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Told {
+    is_followed: bool,
+    number: Option<u32>,
+    heard: Option<SystemTime>,
+    problem: Option<String>,
+}
+
+/// How a shard stands with its API server.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Status {
+    /// The Pod's namespace.
+    pub namespace: String,
+    /// Its StatefulSet.
+    pub statefulset: String,
+    /// Whether this shard hears now how many replicas there are to be.
+    pub followed: bool,
+    /// How many there are to be, as far as it was heard.
+    pub replicas: Option<u32>,
+    /// When the API server last said so or did not say otherwise, in Unix time.
+    pub heard: Option<f64>,
+    /// Why it is not heard, or does not count.
+    pub problem: Option<String>,
+    /// Why Events are not posted.
+    pub events_problem: Option<String>,
+}
+
+impl Standing {
+    pub(super) fn replicas(&self) -> watch::Receiver<Replicas> {
+        self.replicas.subscribe()
+    }
+
+    /// Notes that it is followed, until what is given is dropped.
+    pub(super) fn followed<'a>(&'a self, metrics: &'a Metrics) -> Followed<'a> {
+        *self.told() = Told {
+            is_followed: true,
+            ..Told::default()
+        };
+        metrics.kubernetes.followed();
+        Followed {
+            standing: self,
+            metrics,
+        }
+    }
+
+    /// Notes what was heard.
+    pub(super) fn note(&self, following: &Following) {
+        let mut told = self.told();
+        told.problem = following.problem().map(ToString::to_string);
+        if let Some(number) = following.replicas().number() {
+            told.number = Some(number);
+        }
+        if following.has_heard() {
+            told.heard = Some(SystemTime::now());
+        }
+        drop(told);
+        self.replicas.send_if_modified(|replicas| {
+            let is_other = *replicas != following.replicas();
+            *replicas = following.replicas();
+            is_other
+        });
+    }
+
+    pub(super) fn status(&self, place: &Place, events_problem: Option<String>) -> Status {
+        let told = self.told().clone();
+        Status {
+            namespace: place.namespace.clone(),
+            statefulset: place.stateful_set.clone(),
+            followed: told.is_followed,
+            replicas: told.number,
+            heard: told.heard.map(|heard| unix_time(heard).as_secs_f64()),
+            problem: told.problem,
+            events_problem,
+        }
+    }
+
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().expect("no holder of this lock panics")
+    }
+}
+
+/// While it is there, the StatefulSet is followed.
+pub(super) struct Followed<'a> {
+    standing: &'a Standing,
+    metrics: &'a Metrics,
+}
+
+impl Drop for Followed<'_> {
+    fn drop(&mut self) {
+        *self.standing.told() = Told::default();
+        self.metrics.kubernetes.not_followed();
+        // At last: who goes by it looks at the others then.
+        self.standing.replicas.send_replace(Replicas::NotHeard);
+    }
+}

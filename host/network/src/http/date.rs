@@ -1,0 +1,54 @@
+//! The header `date`, by the wall clock as it is now.
+
+use std::cell::RefCell;
+use std::time::SystemTime;
+
+use http::HeaderValue;
+use ostrakon_base::unix_time::unix_time;
+
+thread_local! {
+    /// The second that was written last, and how: one is the same for thousands of answers. By
+    /// thread, so that none waits for another.
+    static LAST: RefCell<Option<(u64, HeaderValue)>> = const { RefCell::new(None) };
+}
+
+/// The header's value at a time: a clock that was set back is followed as one that went on.
+pub(super) fn date(now: SystemTime) -> HeaderValue {
+    let second = unix_time(now).as_secs();
+    LAST.with_borrow_mut(|last| match last {
+        Some((of, value)) if *of == second => value.clone(),
+        _ => {
+            let value = HeaderValue::try_from(httpdate::fmt_http_date(now))
+                .expect("a date has no byte that HTTP does not allow");
+            *last = Some((second, value.clone()));
+            value
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use super::*;
+
+    #[test]
+    fn the_date_follows_the_clock_forward_and_back() {
+        const DAY: u64 = 24 * 60 * 60;
+        let at = |days: u64, millis: u64| {
+            let now = UNIX_EPOCH + Duration::from_secs(days * DAY) + Duration::from_millis(millis);
+            date(now).to_str().unwrap().to_owned()
+        };
+        for (days, millis, shown) in [
+            (20_000, 0, "Fri, 04 Oct 2024 00:00:00 GMT"),
+            (20_000, 999, "Fri, 04 Oct 2024 00:00:00 GMT"),
+            (20_000, 1_000, "Fri, 04 Oct 2024 00:00:01 GMT"),
+            (20_060, 0, "Tue, 03 Dec 2024 00:00:00 GMT"),
+            (20_000, 2_000, "Fri, 04 Oct 2024 00:00:02 GMT"),
+            (20_000, 1_500, "Fri, 04 Oct 2024 00:00:01 GMT"),
+            (0, 0, "Thu, 01 Jan 1970 00:00:00 GMT"),
+        ] {
+            assert_eq!(at(days, millis), shown, "{days} {millis}");
+        }
+    }
+}

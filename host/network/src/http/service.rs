@@ -1,0 +1,206 @@
+//! From a request's headers to its answer: reads the body within its limits and calls the handler.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_LENGTH, DATE};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, request};
+use http_body_util::{LengthLimitError, Limited};
+use hyper::body::{Body, Incoming};
+use ostrakon_observe::metrics::{Limit, Metrics};
+
+use super::bodies::{self, Unread};
+use super::date::date;
+use super::sums::{Held, Sums};
+use super::taken::Taken;
+use super::wire::{Activity, InFlight};
+use super::{Caller, Handler, LiveLimits, Refusal, head, heads, unwanted};
+
+/// What the requests of one connection share.
+#[derive(Debug)]
+pub(super) struct Requests<H> {
+    pub(super) handler: Arc<H>,
+    pub(super) limits: LiveLimits,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) heads: Sums,
+    pub(super) bodies: Sums,
+    pub(super) caller: Arc<Caller>,
+    pub(super) activity: Arc<Activity>,
+    pub(super) clock: fn() -> SystemTime,
+}
+
+/// A request whose head has come, and counts until it is answered; its body only, where there is no
+/// room for its head.
+struct Begun {
+    request: Result<Request<Incoming>, Incoming>,
+    version: Version,
+    is_head: bool,
+    _in_flight: InFlight,
+    _held: Held,
+}
+
+impl<H: Handler> Requests<H> {
+    /// Answers a request: with the handler's response, or with a refusal.
+    pub(super) fn answer(
+        self: &Arc<Self>,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Response<Taken>> + Send + use<H> {
+        // Now, and not when the future is polled: others may be called before that.
+        let begun = self.begin(request);
+        let requests = Arc::clone(self);
+        async move { requests.finish(begun).await }
+    }
+
+    fn begin(&self, request: Request<Incoming>) -> Begun {
+        let in_flight = self.activity.request();
+        let (version, is_head) = (request.version(), request.method() == Method::HEAD);
+        let (mut head, body) = request.into_parts();
+        let mut held = self.heads.share();
+        let bound = heads::bound(self.limits.load().max_heads_bytes);
+        let has_room = held.grow(heads::held_by(&head), bound);
+        let request = if has_room {
+            if version == Version::HTTP_2 {
+                head.uri = heads::own(&head.uri);
+            }
+            Ok(Request::from_parts(head, body))
+        } else {
+            held.release();
+            Err(body)
+        };
+        Begun {
+            request,
+            version,
+            is_head,
+            _in_flight: in_flight,
+            _held: held,
+        }
+    }
+
+    async fn finish(&self, begun: Begun) -> Response<Taken> {
+        let (version, head) = (begun.version, begun.is_head);
+        let read = match begun.request {
+            Ok(request) => self.read(request).await,
+            Err(body) => {
+                if version == Version::HTTP_2 {
+                    unwanted::discard(body);
+                }
+                Err(self.refuse(Limit::Heads, Refusal::Heads))
+            }
+        };
+        let mut response = match read {
+            Ok((request, _held)) => self.call(request).await,
+            Err(refused) => refused,
+        };
+        if version == Version::HTTP_2 {
+            // The stream ends, not the connection: the header is HTTP/1's.
+            response.headers_mut().remove(CONNECTION);
+        }
+        response.headers_mut().insert(DATE, date((self.clock)()));
+        let has_body = !matches!(
+            response.status(),
+            StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED
+        );
+        if !has_body {
+            *response.body_mut() = Bytes::new();
+        }
+        // Of what has no body, the length is not said: not known, or 0.
+        if head && has_body {
+            let length = response.body().len();
+            response
+                .headers_mut()
+                .insert(CONTENT_LENGTH, HeaderValue::from(length));
+            *response.body_mut() = Bytes::new();
+        }
+        response.map(|body| match version {
+            Version::HTTP_2 => Taken::followed(body, self.activity.untaken()),
+            _ => Taken::whole(body),
+        })
+    }
+
+    /// The request with its body, which counts as long as it is held; or the answer that the
+    /// request gets without a handler.
+    async fn read(
+        &self,
+        request: Request<Incoming>,
+    ) -> Result<(Request<Bytes>, Option<Held>), Response<Bytes>> {
+        let (mut head, mut body) = request.into_parts();
+        match self.read_body(&mut head, &mut body).await {
+            Ok((body, held)) => Ok((Request::from_parts(head, body), held)),
+            Err(refused) => {
+                if head.version == Version::HTTP_2 {
+                    unwanted::discard(body);
+                }
+                Err(refused)
+            }
+        }
+    }
+
+    async fn read_body(
+        &self,
+        head: &mut request::Parts,
+        body: &mut Incoming,
+    ) -> Result<(Bytes, Option<Held>), Response<Bytes>> {
+        if let Some(refusal) = self.caller.unwelcome() {
+            return Err(refusal.closing());
+        }
+        if let Err(refusal) = head::check(head) {
+            return Err(refusal.closing());
+        }
+        if let Some(mut response) = self.handler.refuse(head, &self.caller) {
+            if head.version < Version::HTTP_2 && !unwanted::is_over(head, body).await {
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(CONNECTION, close);
+            }
+            return Err(response);
+        }
+        if body.is_end_stream() {
+            return Ok((Bytes::new(), None));
+        }
+        let limits = **self.limits.load();
+        if body.size_hint().lower() > limits.max_body_bytes as u64 {
+            return Err(self.refuse(Limit::BodySize, Refusal::BodySize));
+        }
+        let body = Limited::new(body, limits.max_body_bytes);
+        let mut held = self.bodies.share();
+        let _reading = self.activity.reading();
+        let body = bodies::read(body, &mut held, limits.max_bodies_bytes, &self.activity);
+        match tokio::time::timeout(limits.body_timeout, body).await {
+            Ok(Ok(body)) => Ok((body, Some(held))),
+            Ok(Err(Unread::Full)) => Err(self.refuse(Limit::Bodies, Refusal::Bodies)),
+            Ok(Err(Unread::Body(error))) if error.is::<LengthLimitError>() => {
+                Err(self.refuse(Limit::BodySize, Refusal::BodySize))
+            }
+            Ok(Err(Unread::Body(_))) if self.activity.is_overfull() => {
+                Err(self.refuse(Limit::Heads, Refusal::Heads))
+            }
+            Ok(Err(Unread::Body(error))) => {
+                tracing::debug!(client = %self.caller.address(), %error, "request body was not read");
+                Err(Refusal::BadRequest.closing())
+            }
+            Err(_) => Err(self.refuse(Limit::BodyTime, Refusal::BodyTime)),
+        }
+    }
+
+    /// Runs the handler. Its panic is our bug, and this request's end only.
+    async fn call(&self, request: Request<Bytes>) -> Response<Bytes> {
+        let mut answer = pin!(self.handler.call(request, &self.caller));
+        std::future::poll_fn(|context| {
+            // Unwind safe: the future is not polled again, and what it shares is behind locks and
+            // atomics that others use in any state they are left in.
+            catch_unwind(AssertUnwindSafe(|| answer.as_mut().poll(context))).unwrap_or_else(|_| {
+                tracing::error!(client = %self.caller.address(), "a request's handler panicked");
+                Poll::Ready(Refusal::Internal.response())
+            })
+        })
+        .await
+    }
+
+    fn refuse(&self, limit: Limit, refusal: Refusal) -> Response<Bytes> {
+        self.metrics.request_refused(limit);
+        refusal.closing()
+    }
+}

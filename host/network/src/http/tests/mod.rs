@@ -1,0 +1,255 @@
+//! A server over real sockets, and its clients, well behaved or not.
+
+mod answers;
+mod dates;
+mod early;
+mod ending;
+mod half_closed;
+mod limits;
+mod room;
+mod strict;
+mod strict_h2;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, Version, request};
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use ostrakon_observe::metrics::{Listener, Metrics};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::*;
+
+/// Longer than anything here takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Long enough not to pass on a busy machine where it is not to pass.
+const LONG: Duration = Duration::from_mins(1);
+const SHORT: Duration = Duration::from_millis(50);
+/// The length of the answer to `/large`.
+const LARGE: usize = 1 << 20;
+
+/// Answers with what it was asked, save for some paths.
+#[derive(Default)]
+struct Echo {
+    entered: Notify,
+    release: Notify,
+    cut: AtomicBool,
+    dropped: Notify,
+    leaving: Notify,
+}
+
+/// Tells when the handler's future is dropped before it is done.
+struct OnDrop<'a>(&'a Echo);
+
+impl Drop for OnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.cut.store(true, Ordering::SeqCst);
+        self.0.dropped.notify_one();
+    }
+}
+
+impl Handler for Echo {
+    fn refuse(&self, head: &mut request::Parts, _: &Caller) -> Option<Response<Bytes>> {
+        (head.uri.path() == "/refused").then(|| Refusal::ShuttingDown.response())
+    }
+
+    async fn leaving(&self) {
+        self.leaving.notified().await;
+    }
+
+    async fn call(&self, request: Request<Bytes>, caller: &Caller) -> Response<Bytes> {
+        assert!(caller.address().ip().is_loopback());
+        match request.uri().path() {
+            "/panic" => panic!("this handler panics for a test"),
+            "/wait" => {
+                self.entered.notify_one();
+                let on_drop = OnDrop(self);
+                self.release.notified().await;
+                std::mem::forget(on_drop);
+            }
+            _ => {}
+        }
+        let text = format!(
+            "{} {} {}",
+            request.method(),
+            request.uri().path(),
+            request.body().len()
+        );
+        let mut response = Response::new(Bytes::from(text));
+        if request.uri().path() == "/large" {
+            *response.body_mut() = vec![b'x'; LARGE].into();
+        }
+        if let Some(status) = request.uri().path().strip_prefix("/status/") {
+            *response.status_mut() = status.parse().expect("a status");
+        }
+        if let Some(asked) = request.headers().get("host") {
+            response.headers_mut().insert("asked", asked.clone());
+        }
+        response
+    }
+}
+
+struct Running {
+    address: SocketAddr,
+    handler: Arc<Echo>,
+    limits: LiveLimits,
+    metrics: Arc<Metrics>,
+    shutdown: watch::Sender<bool>,
+    task: JoinHandle<std::io::Result<()>>,
+}
+
+impl Running {
+    fn new(limits: Limits) -> Self {
+        Self::with_clock(limits, SystemTime::now)
+    }
+
+    fn with_clock(limits: Limits, clock: fn() -> SystemTime) -> Self {
+        let mut server = Server::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        server.clock = clock;
+        let (shutdown, down) = watch::channel(false);
+        let address = server.local_addr();
+        let handler = Arc::new(Echo::default());
+        let limits: LiveLimits = Arc::new(ArcSwap::from_pointee(limits));
+        let metrics = Arc::new(Metrics::new("test"));
+        let run = server.run(
+            Arc::clone(&handler),
+            Arc::clone(&limits),
+            Arc::clone(&metrics),
+            (Listener::Public, plain()),
+            down,
+        );
+        Self {
+            address,
+            handler,
+            limits,
+            metrics,
+            shutdown,
+            task: tokio::spawn(run),
+        }
+    }
+
+    async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.unwrap()
+    }
+
+    /// Sends bytes, then reads until the server closes.
+    async fn exchange(&self, bytes: &[u8]) -> String {
+        let mut stream = self.connect().await;
+        stream.write_all(bytes).await.unwrap();
+        read_to_end(&mut stream).await
+    }
+
+    /// A connection whose request is run until it is released.
+    async fn wait(&self) -> TcpStream {
+        let mut stream = self.connect().await;
+        stream
+            .write_all(b"GET /wait HTTP/1.1\r\nhost: x\r\n\r\n")
+            .await
+            .unwrap();
+        timeout(PATIENCE, self.handler.entered.notified())
+            .await
+            .unwrap();
+        stream
+    }
+
+    async fn is_well(&self) {
+        let answer = client::request(self.address, Method::GET, "/well", PATIENCE)
+            .await
+            .unwrap();
+        assert_eq!(answer, (StatusCode::OK, Bytes::from_static(b"GET /well 0")));
+    }
+
+    async fn h2(&self) -> hyper::client::conn::http2::SendRequest<Full<Bytes>> {
+        let io = TokioIo::new(self.connect().await);
+        let (sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io)
+            .await
+            .unwrap();
+        tokio::spawn(connection);
+        sender
+    }
+
+    async fn stop(self) {
+        self.shutdown.send(true).unwrap();
+        timeout(PATIENCE, self.task)
+            .await
+            .expect("the server stops")
+            .unwrap()
+            .unwrap();
+        assert!(
+            self.metrics
+                .render()
+                .contains("ostrakon_connections{listener=\"public\"} 0\n")
+        );
+    }
+}
+
+fn patient() -> Limits {
+    Limits {
+        header_timeout: LONG,
+        body_timeout: LONG,
+        idle_timeout: LONG,
+        ..Limits::default()
+    }
+}
+
+async fn read_to_end(stream: &mut TcpStream) -> String {
+    let mut answer = Vec::new();
+    timeout(PATIENCE, stream.read_to_end(&mut answer))
+        .await
+        .expect("the server closes")
+        .unwrap();
+    String::from_utf8(answer).unwrap()
+}
+
+/// Reads one answer whose body is `length` bytes.
+async fn read_answer(stream: &mut TcpStream, length: usize) -> String {
+    let mut answer = Vec::new();
+    loop {
+        let head = answer.windows(4).position(|window| window == b"\r\n\r\n");
+        if head.is_some_and(|head| answer.len() >= head + 4 + length) {
+            return String::from_utf8(answer).unwrap();
+        }
+        let read = timeout(PATIENCE, stream.read_buf(&mut answer))
+            .await
+            .expect("an answer comes")
+            .unwrap();
+        assert!(
+            read > 0,
+            "closed after {:?}",
+            String::from_utf8_lossy(&answer)
+        );
+    }
+}
+
+/// Checks a refusal as HTTP/1 sends it.
+#[track_caller]
+fn check_refusal(answer: &str, refusal: Refusal) {
+    let (head, body) = answer
+        .split_once("\r\n\r\n")
+        .unwrap_or_else(|| panic!("no answer: {answer:?}"));
+    assert!(
+        head.starts_with(&format!("HTTP/1.1 {}", refusal.status())),
+        "{answer}"
+    );
+    assert!(
+        head.contains(&format!("ostrakon-error: {}", refusal.code())),
+        "{answer}"
+    );
+    assert!(head.contains("\r\ncontent-type: text/plain"), "{answer}");
+    assert!(
+        head.contains(&format!("\r\ncontent-length: {}", refusal.text().len())),
+        "{answer}"
+    );
+    assert!(head.contains("\r\ndate: "), "{answer}");
+    assert!(head.contains("\r\nconnection: close"), "{answer}");
+    assert_eq!(body, refusal.text());
+}

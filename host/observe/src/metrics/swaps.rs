@@ -1,0 +1,112 @@
+//! What is counted of generations and of the Secret.
+
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, SystemTime};
+
+use ostrakon_base::unix_time::unix_time;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::histogram::Histogram;
+use super::{Level, Metrics};
+
+#[derive(Debug)]
+pub(super) struct Swaps {
+    generation: Level,
+    live_since: Gauge<f64, AtomicU64>,
+    guest: Family<[(&'static str, String); 2], Level>,
+    count: Counter,
+    duration: Histogram,
+    refusals: Family<[(&'static str, &'static str); 1], Counter>,
+    is_refused: Level,
+    secrets_reloads: Counter,
+    secrets_errors: Counter,
+}
+
+impl Swaps {
+    pub(super) fn new() -> Self {
+        Self {
+            generation: Level::default(),
+            live_since: Gauge::default(),
+            guest: Family::default(),
+            count: Counter::default(),
+            duration: Histogram::of_durations(),
+            refusals: Family::default(),
+            is_refused: Level::default(),
+            secrets_reloads: Counter::default(),
+            secrets_errors: Counter::default(),
+        }
+    }
+
+    pub(super) fn register(&self, to: &mut Registry) {
+        let help = "The number of the live generation, 0 where there is none";
+        to.register("generation", help, self.generation.clone());
+        let help = "When the live generation went live here, in Unix time, 0 where there is none";
+        to.register_with_unit(
+            "generation_live_timestamp",
+            help,
+            Unit::Seconds,
+            self.live_since.clone(),
+        );
+        let help = "The live guest, by what it calls itself";
+        to.register("guest_info", help, self.guest.clone());
+        to.register("swaps", "Generations that went live", self.count.clone());
+        let help = "From new content in the volume to its first view";
+        to.register_with_unit("swap_duration", help, Unit::Seconds, self.duration.clone());
+        let help = "Generations refused, by the step that refused";
+        to.register("swap_refusals", help, self.refusals.clone());
+        let help = "1 while what the volume shows is refused, and the generation before serves";
+        to.register("swap_refused", help, self.is_refused.clone());
+        let help = "Times the Secret volume was read anew";
+        to.register("secrets_reloads", help, self.secrets_reloads.clone());
+        let help = "Times the Secret volume could not be read";
+        to.register("secrets_reload_errors", help, self.secrets_errors.clone());
+    }
+}
+
+impl Metrics {
+    /// A generation went live, of the guest that calls itself so.
+    pub fn swap_live(&self, generation: u64, name: &str, version: &str) {
+        self.swaps.count.inc();
+        self.swaps.generation.set(generation);
+        let now = unix_time(SystemTime::now());
+        self.swaps.live_since.set(now.as_secs_f64());
+        let labels = [("name", name.to_owned()), ("version", version.to_owned())];
+        self.swaps.guest.clear();
+        self.swaps.guest.get_or_create(&labels).set(1);
+    }
+
+    /// A generation went live `duration` after it was observed.
+    pub fn swap_took(&self, duration: Duration) {
+        self.swaps.duration.observe_duration(duration);
+    }
+
+    /// Generations can be refused in these steps: shown as 0 until one is.
+    pub fn swap_steps(&self, steps: impl IntoIterator<Item = &'static str>) {
+        for step in steps {
+            drop(self.swaps.refusals.get_or_create(&[("step", step)]));
+        }
+    }
+
+    /// A generation was refused in `step`. Looks the step up under a lock.
+    pub fn swap_refused(&self, step: &'static str) {
+        self.swaps.refusals.get_or_create(&[("step", step)]).inc();
+    }
+
+    /// Whether what the volume shows now is refused.
+    pub fn swap_is_refused(&self, is_refused: bool) {
+        self.swaps.is_refused.set(is_refused.into());
+    }
+
+    /// The Secret volume was read anew.
+    pub fn secrets_reloaded(&self) {
+        self.swaps.secrets_reloads.inc();
+    }
+
+    /// The Secret volume could not be read.
+    pub fn secrets_failed(&self) {
+        self.swaps.secrets_errors.inc();
+    }
+}

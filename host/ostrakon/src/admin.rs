@@ -1,0 +1,273 @@
+//! The operators' port: health, state, metrics and draining, on a thread and runtime of its own,
+//! so that it answers however busy the shard is.
+
+mod plan;
+
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue, ORIGIN};
+use http::{Method, Request, Response, StatusCode, request};
+use ostrakon_network::bearer::LiveTokens;
+use ostrakon_network::http::{self as server, Caller, Handler, Limits, Refusal, Server};
+use ostrakon_observe::metrics::{Exposition, Listener, Metrics};
+use ostrakon_volumes::volume;
+use tokio::sync::watch;
+
+use crate::drain::{Drain, Outcome};
+use crate::readiness::Readiness;
+pub(crate) use plan::NoPlan;
+
+/// Few are they who call this port, and only a component is a body of any length: no longer than
+/// what a volume can hold.
+const LIMITS: Limits = Limits {
+    // At most: fewer where few descriptors are to be had.
+    max_connections: 256,
+    max_header_bytes: 16 * 1024,
+    max_heads_bytes: 8 * 1024 * 1024,
+    max_body_bytes: volume::MAX_BYTES,
+    max_bodies_bytes: 2 * volume::MAX_BYTES,
+    first_byte_timeout: Duration::from_secs(5),
+    header_timeout: Duration::from_secs(5),
+    body_timeout: Duration::from_secs(5),
+    idle_timeout: Duration::from_mins(2),
+    // A probe that comes when all places are taken gets one at once, whatever others do with theirs.
+    answer_patience: Duration::ZERO,
+};
+const TEXT: &str = "text/plain; charset=utf-8";
+const JSON: &str = "application/json";
+
+/// What the port shows of the shard. Called on the port's own thread: must neither wait nor run a
+/// guest on it.
+pub(crate) trait Subject: Send + Sync + 'static {
+    /// Whether the process can go on; if not, why: restarting it is the only cure. It must say
+    /// nothing of the guest, of load, or of other shards, which a restart does not cure.
+    ///
+    /// # Errors
+    /// What is broken.
+    fn live(&self) -> Result<(), String>;
+
+    /// The shard's state, without secrets.
+    fn status(&self) -> serde_json::Value;
+
+    /// What would move among so many shards, by the live guest or by that of a component.
+    ///
+    /// # Errors
+    /// When that is not found out.
+    fn plan(
+        &self,
+        shards: u32,
+        component: Option<Bytes>,
+    ) -> impl Future<Output = Result<serde_json::Value, NoPlan>> + Send;
+
+    /// Sets the metrics that are looked up rather than counted; called before each rendering.
+    fn measure(&self, metrics: &Metrics) {
+        let _ = metrics;
+    }
+}
+
+/// What the port needs.
+#[derive(Debug)]
+pub(crate) struct Parts<S> {
+    /// The shard.
+    pub subject: S,
+    /// Whether it is ready.
+    pub readiness: Readiness,
+    /// How it drains.
+    pub drain: Drain,
+    /// What it counts.
+    pub metrics: Arc<Metrics>,
+    /// Who else than those on the same machine may change something.
+    pub tokens: LiveTokens,
+    /// How many connections there are descriptors for.
+    pub max_connections: usize,
+}
+
+/// The open port. Dropping it closes the port and ends its thread.
+#[derive(Debug)]
+pub(crate) struct Admin {
+    shutdown: Option<watch::Sender<bool>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Admin {
+    /// Serves a bound port on a thread of its own.
+    ///
+    /// # Errors
+    /// When the system has no thread or event queue to give.
+    pub(crate) fn start<S: Subject>(server: Server, parts: Parts<S>) -> io::Result<Self> {
+        let (shutdown, down) = watch::channel(false);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let thread = std::thread::Builder::new()
+            .name("admin".into())
+            .spawn(move || {
+                let metrics = Arc::clone(&parts.metrics);
+                let limits = Arc::new(ArcSwap::from_pointee(Limits {
+                    max_connections: LIMITS.max_connections.min(parts.max_connections),
+                    ..LIMITS
+                }));
+                let port = (Listener::Admin, server::plain());
+                let mut cut = down.clone();
+                runtime.block_on(async {
+                    tokio::select! {
+                        ended = server.run(Arc::new(parts), limits, metrics, port, down) => {
+                            if let Err(error) = ended {
+                                tracing::error!(%error, "the admin port ended");
+                            }
+                        }
+                        // Connections are cut: a scrape is not worth waiting for.
+                        _ = cut.wait_for(|cut| *cut) => {}
+                    }
+                });
+            })?;
+        Ok(Self {
+            shutdown: Some(shutdown),
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Admin {
+    fn drop(&mut self) {
+        drop(self.shutdown.take());
+        if let Some(thread) = self.thread.take() {
+            // It has panicked or it has ended: either way it is over.
+            let _ended = thread.join();
+        }
+    }
+}
+
+impl<S: Subject> Handler for Parts<S> {
+    fn refuse(&self, head: &mut request::Parts, caller: &Caller) -> Option<Response<Bytes>> {
+        // All that is posted changes something, or runs what is posted.
+        let posted = head.method == Method::POST && ["/drain", "/plan"].contains(&head.uri.path());
+        let operator = if posted {
+            self.admit(&head.headers, caller)
+        } else {
+            Ok(())
+        };
+        match operator {
+            Ok(()) => plan::refuse(head),
+            Err(refusal) => Some(refusal.response()),
+        }
+    }
+
+    async fn call(&self, request: Request<Bytes>, _: &Caller) -> Response<Bytes> {
+        // A connection that asks for much at once takes turns with the others: probes are among them.
+        tokio::task::yield_now().await;
+        let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+        match request.uri().path() {
+            "/livez" if reads => probe(self.subject.live()),
+            "/readyz" if reads => probe(self.readiness.check()),
+            "/startupz" if reads => probe(if self.readiness.is_started() {
+                Ok(())
+            } else {
+                Err("the shard is starting")
+            }),
+            "/status" if reads => {
+                let status = format!("{:#}\n", self.subject.status());
+                answer(StatusCode::OK, JSON, status)
+            }
+            "/metrics" if reads => {
+                self.subject.measure(&self.metrics);
+                self.metrics
+                    .readiness(self.readiness.check().is_ok(), self.drain.has_begun());
+                self.metrics.requests_in_flight(self.drain.in_flight());
+                let accept = request.headers().get_all(ACCEPT).into_iter();
+                let asked = Exposition::accepted(accept.filter_map(|value| value.to_str().ok()));
+                answer(
+                    StatusCode::OK,
+                    asked.content_type(),
+                    self.metrics.show(asked),
+                )
+            }
+            "/plan" if matches!(*request.method(), Method::GET | Method::POST) => {
+                self.plan(request).await
+            }
+            "/plan" => not_allowed("GET, POST"),
+            "/drain" if request.method() == Method::POST => self.drain().await,
+            "/livez" | "/readyz" | "/startupz" | "/status" | "/metrics" => not_allowed("GET, HEAD"),
+            "/drain" => not_allowed("POST"),
+            _ => Refusal::NotFound.response(),
+        }
+    }
+}
+
+impl<S: Subject> Parts<S> {
+    async fn plan(&self, request: Request<Bytes>) -> Response<Bytes> {
+        let shards = match plan::shards(request.uri()) {
+            Ok(shards) => shards,
+            Err(no_plan) => return plan::told(Err(no_plan)),
+        };
+        let posted = *request.method() == Method::POST;
+        let component = posted.then(|| request.into_body());
+        plan::told(self.subject.plan(shards, component).await)
+    }
+}
+
+impl<S> Parts<S> {
+    /// Lets those change something who have a token, or are on the same machine, such as a preStop
+    /// hook: whoever can drain a shard can take its service away.
+    fn admit(&self, headers: &HeaderMap, caller: &Caller) -> Result<(), Refusal> {
+        // A browser says for which page it asks: any page could have it ask what is on its machine.
+        let is_here = caller.is_here() && !headers.contains_key(ORIGIN);
+        match &*self.tokens.load() {
+            _ if is_here => Ok(()),
+            Some(tokens) => tokens.check(headers),
+            None => Err(Refusal::Forbidden),
+        }
+    }
+
+    /// Drains the shard and answers when it has.
+    async fn drain(&self) -> Response<Bytes> {
+        self.drain.begin();
+        match self.drain.outcome().await {
+            Outcome::Complete => answer(StatusCode::OK, TEXT, "drained\n"),
+            Outcome::PartitionsLeft => {
+                let text = "the drain's deadline passed with partitions to hand over\n";
+                answer(StatusCode::GATEWAY_TIMEOUT, TEXT, text)
+            }
+            Outcome::DeadlinePassed { in_flight } => {
+                let text =
+                    format!("the drain's deadline passed with {in_flight} requests in flight\n");
+                answer(StatusCode::GATEWAY_TIMEOUT, TEXT, text)
+            }
+        }
+    }
+}
+
+fn probe(result: Result<(), impl std::fmt::Display>) -> Response<Bytes> {
+    match result {
+        Ok(()) => answer(StatusCode::OK, TEXT, "ok\n"),
+        Err(why) => answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{why}\n")),
+    }
+}
+
+fn answer(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response<Bytes> {
+    let mut response = Response::new(body.into());
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+        .headers_mut()
+        .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+fn not_allowed(methods: &'static str) -> Response<Bytes> {
+    let mut response = Refusal::MethodNotAllowed.response();
+    response
+        .headers_mut()
+        .insert(ALLOW, HeaderValue::from_static(methods));
+    response
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,90 @@
+//! `/plan`: what another number of shards or another guest would move.
+
+use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
+use http::{Method, Response, StatusCode, Uri, request};
+use ostrakon_network::http::Refusal;
+use serde_json::Value;
+
+use super::{JSON, LIMITS, TEXT, answer};
+
+/// The longest body of all other requests.
+const SMALL: usize = 1024;
+const USAGE: &str = "ask for /plan?shards=N, with the number of shards as N";
+
+/// Why it is not found out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NoPlan {
+    /// What it is answered with.
+    pub status: StatusCode,
+    /// What is wrong, and what to do.
+    pub why: String,
+}
+
+/// The answer to a request whose body is not to be read: only components are of
+/// any length.
+pub(super) fn refuse(head: &request::Parts) -> Option<Response<Bytes>> {
+    if head.method == Method::POST && head.uri.path() == "/plan" {
+        return None;
+    }
+    let length = head.headers.get(CONTENT_LENGTH);
+    let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+    length
+        .is_some_and(|length: usize| length > SMALL && length <= LIMITS.max_body_bytes)
+        .then(|| Refusal::BodySize.response())
+}
+
+/// The number of shards that is asked about.
+pub(super) fn shards(uri: &Uri) -> Result<u32, NoPlan> {
+    let number = uri.query().and_then(|query| query.strip_prefix("shards="));
+    let number = number.and_then(|number| number.parse().ok());
+    number.ok_or_else(|| NoPlan {
+        status: StatusCode::BAD_REQUEST,
+        why: USAGE.to_owned(),
+    })
+}
+
+/// What was found out, as it is answered.
+pub(super) fn told(found: Result<Value, NoPlan>) -> Response<Bytes> {
+    match found {
+        Ok(plan) => answer(StatusCode::OK, JSON, format!("{plan:#}\n")),
+        Err(NoPlan { status, why }) => answer(status, TEXT, format!("{why}\n")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+
+    #[test]
+    fn the_number_of_shards_is_the_whole_question() {
+        let of = |path: &str| shards(&path.parse().unwrap());
+        assert_eq!(of("/plan?shards=5"), Ok(5));
+        for wrong in [
+            "/plan",
+            "/plan?",
+            "/plan?shards=",
+            "/plan?shards=-1",
+            "/plan?shards=5&shards=6",
+            "/plan?shard=5",
+        ] {
+            assert_eq!(of(wrong).unwrap_err().status, 400, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn nothing_but_a_component_is_long() {
+        let refused = |method: &str, path: &str, length: u64| {
+            let request = Request::builder().method(method).uri(path);
+            let request = request.header(CONTENT_LENGTH, length).body(()).unwrap();
+            let refused = refuse(&request.into_parts().0);
+            refused.map(|response| response.status().as_u16())
+        };
+        assert_eq!(refused("POST", "/plan?shards=5", 1 << 20), None);
+        assert_eq!(refused("GET", "/plan?shards=5", 0), None);
+        assert_eq!(refused("POST", "/drain", 1 << 20), Some(413));
+        assert_eq!(refused("GET", "/status", 1024), None);
+    }
+}

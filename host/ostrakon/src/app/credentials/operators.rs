@@ -1,0 +1,59 @@
+//! What operators show who are not on the same machine.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use ostrakon_network::bearer::{BearerTokens, LiveTokens, TokensError};
+use ostrakon_network::tls::Pair;
+use ostrakon_observe::metrics::Guarded;
+use serde_json::{Value, json};
+
+use super::{Port, Values};
+
+/// Why what the Secret has for operators is not taken.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OperatorsError {
+    /// A token is none.
+    #[error("`admin-token` in the Secret cannot be used: {0}")]
+    Tokens(#[from] TokensError),
+    /// The key has another name.
+    #[error("the Secret has `admin-tokens`, which is nothing: call it `admin-token`")]
+    Name,
+}
+
+/// The admin port, and where it finds the tokens.
+pub(in crate::app) struct OperatorsPort(pub(in crate::app) LiveTokens);
+
+impl Port for OperatorsPort {
+    /// None: operators come from the same machine only.
+    type Made = Option<Arc<BearerTokens>>;
+    type Error = OperatorsError;
+
+    const NAME: Guarded = Guarded::Admin;
+    const KEYS: &'static [&'static str] = &["admin-token", "admin-tokens"];
+
+    fn make(
+        &self,
+        values: &Values,
+        _: Option<&Self::Made>,
+        _: SystemTime,
+    ) -> Result<Self::Made, OperatorsError> {
+        if values.get("admin-tokens").is_some() {
+            return Err(OperatorsError::Name);
+        }
+        let tokens = values.get("admin-token").map(BearerTokens::read);
+        Ok(tokens.transpose()?.map(Arc::new))
+    }
+
+    fn put_in_force(&self, made: &Arc<Self::Made>) {
+        self.0.store(Option::clone(made));
+    }
+
+    fn status(made: &Self::Made) -> Value {
+        json!({ "tokens": made.as_ref().map_or(0, |tokens| tokens.count()) })
+    }
+
+    fn pair(_: &Self::Made) -> Option<&Pair> {
+        None
+    }
+}

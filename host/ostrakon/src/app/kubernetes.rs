@@ -1,0 +1,250 @@
+//! This shard's part in its cluster: when it follows the StatefulSet, and what
+//! Events it posts.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use ostrakon_cluster::{Cluster, Missing};
+use ostrakon_kubernetes::{Event, Kind, Kubernetes};
+use ostrakon_protocol::{Ordinal, Plan};
+use ostrakon_settings::settings::{Settings, Topology};
+use ostrakon_shard::lane::Lane;
+use ostrakon_shard::swap::Status;
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use crate::drain::Drain;
+
+/// How often the plan is looked at, for Events. It changes in the lane, which has
+/// no time to say so.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// How often it is looked whether shards are missing, or writes refused.
+const COUNT_EVERY: Duration = Duration::from_secs(1);
+/// How often it is said again that they are: an Event is forgotten after an hour.
+const SAY_EVERY: Duration = Duration::from_mins(9);
+
+/// What it goes by. Clones are the same.
+#[derive(Clone)]
+pub(super) struct Part {
+    pub(super) kubernetes: Kubernetes,
+    pub(super) ordinal: u32,
+    pub(super) settings: Arc<ArcSwap<Settings>>,
+    pub(super) swap: watch::Receiver<Status>,
+    pub(super) lane: Lane,
+    pub(super) drain: Drain,
+    /// None where the shard is alone.
+    pub(super) cluster: Option<Cluster>,
+}
+
+impl Part {
+    /// Starts what runs until the process ends.
+    pub(super) fn start(self) {
+        let telling = self.kubernetes.clone();
+        tokio::spawn(async move { telling.tell().await });
+        if Ordinal(self.ordinal) == Ordinal::COORDINATOR {
+            tokio::spawn(self.clone().see_plans());
+            if let Some(cluster) = self.cluster.clone() {
+                tokio::spawn(self.clone().see_missing(cluster));
+            }
+        }
+        tokio::spawn(self.clone().see_swaps());
+        tokio::spawn(self.clone().see_the_store());
+        tokio::spawn(self.follow());
+    }
+
+    /// Follows the StatefulSet while the settings go by it: all the time as the
+    /// coordinator, which begins the changes; as any other shard when it is told
+    /// to end, to know whether it leaves.
+    async fn follow(mut self) {
+        if Ordinal(self.ordinal) != Ordinal::COORDINATOR {
+            self.drain.begun().await;
+        }
+        loop {
+            self.until_topology_is(Topology::StatefulSet).await;
+            let kubernetes = self.kubernetes.clone();
+            tokio::select! {
+                biased;
+                () = self.until_topology_is(Topology::Settings) => {}
+                () = kubernetes.follow() => {}
+            }
+        }
+    }
+
+    async fn until_topology_is(&mut self, topology: Topology) {
+        loop {
+            let is_live = self.swap.borrow_and_update().live.is_some();
+            if is_live && self.settings.load().cluster.topology == topology {
+                return;
+            }
+            if self.swap.changed().await.is_err() {
+                // Nothing changes any more: the process ends.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    async fn see_swaps(mut self) {
+        let mut before = self.swap.borrow_and_update().clone();
+        while self.swap.changed().await.is_ok() {
+            let now = self.swap.borrow_and_update().clone();
+            for event in of_swaps(&before, &now) {
+                self.kubernetes.record(event);
+            }
+            before = now;
+        }
+    }
+
+    async fn see_missing(self, cluster: Cluster) {
+        self.see_trouble(|| cluster.missing(), of_missing).await;
+    }
+
+    async fn see_the_store(self) {
+        self.see_trouble(|| self.lane.writes_problem(), of_writes)
+            .await;
+    }
+
+    /// Records an Event of what is in a bad way when that begins, changes or ends, and now and
+    /// then while it lasts. `event` is told whether anything was, and what is now.
+    async fn see_trouble<T: PartialEq>(
+        &self,
+        look: impl Fn() -> Option<T>,
+        event: impl Fn(bool, Option<&T>) -> Option<Event>,
+    ) {
+        let mut looks = interval(COUNT_EVERY);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut before: Option<(T, Instant)> = None;
+        loop {
+            looks.tick().await;
+            let now = look();
+            let known = before
+                .as_ref()
+                .filter(|(_, said)| said.elapsed() < SAY_EVERY);
+            let is_news = before.is_some() != now.is_some();
+            if is_news || known.map(|(trouble, _)| trouble) != now.as_ref() {
+                if let Some(event) = event(before.is_some(), now.as_ref()) {
+                    self.kubernetes.record(event);
+                }
+                before = now.map(|trouble| (trouble, Instant::now()));
+            }
+        }
+    }
+
+    async fn see_plans(self) {
+        let mut looks = interval(LOOK_EVERY);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut before: Option<Plan> = None;
+        loop {
+            looks.tick().await;
+            let view = self.lane.views().get();
+            let place = view.as_ref().and_then(|view| view.place.as_ref());
+            let Some(now) = place.and_then(|place| place.shard.plan()) else {
+                continue;
+            };
+            if let Some(before) = &before {
+                for event in of_plans(before, now) {
+                    self.kubernetes.record(event);
+                }
+            }
+            if before.as_ref() != Some(now) {
+                before = Some(now.clone());
+            }
+        }
+    }
+}
+
+/// What is worth an Event between two looks at the swaps. The first generation
+/// of a process is none: each start would say it again. A refusal that a swap has
+/// ended needs no other Event than the swap's.
+fn of_swaps(before: &Status, now: &Status) -> Vec<Event> {
+    let mut events = Vec::new();
+    if let Some(refused) = &now.refused
+        && before.refused.as_ref() != Some(refused)
+    {
+        events.push(Event {
+            kind: Kind::SwapRefused,
+            note: format!(
+                "the ConfigMap's content is refused, at the step {}: {}",
+                refused.step.name(),
+                refused.reason
+            ),
+        });
+    }
+    if let (Some(was), Some(live)) = (&before.live, &now.live)
+        && was != live
+    {
+        let (generation, name, version) = (live.generation, &live.name, &live.version);
+        events.push(Event {
+            kind: Kind::GenerationLive,
+            note: format!("generation {generation} is live: {name} {version}"),
+        });
+    } else if let (Some(_), None, Some(live)) = (&before.refused, &now.refused, &now.live) {
+        events.push(Event {
+            kind: Kind::SwapRefusalEnded,
+            note: format!(
+                "the ConfigMap's content is refused no longer: it is that of generation {}, which is live",
+                live.generation
+            ),
+        });
+    }
+    events
+}
+
+/// What is worth an Event of the shards that are missing now; `were` says whether any was
+/// before.
+fn of_missing(were: bool, now: Option<&Missing>) -> Option<Event> {
+    match now {
+        Some(missing) => Some(Event {
+            kind: Kind::ShardsMissing,
+            note: missing.to_string(),
+        }),
+        None => were.then(|| Event {
+            kind: Kind::ShardsBack,
+            note: "all shards that have data are there".to_owned(),
+        }),
+    }
+}
+
+/// What is worth an Event of why writes are refused now; `were` says whether they were before.
+fn of_writes(were: bool, now: Option<&String>) -> Option<Event> {
+    match now {
+        Some(why) => Some(Event {
+            kind: Kind::WritesRefused,
+            note: format!("writes are refused: {why}"),
+        }),
+        None => were.then(|| Event {
+            kind: Kind::WritesResumed,
+            note: "writes are stored again".to_owned(),
+        }),
+    }
+}
+
+/// What is worth an Event between two looks at the plan. A change can begin and
+/// end between them.
+fn of_plans(before: &Plan, now: &Plan) -> Vec<Event> {
+    let mut events = Vec::new();
+    if now.epoch <= before.epoch {
+        return events;
+    }
+    if !now.is_stable() || before.is_stable() {
+        let (from, to) = (before.to.shards, now.to.shards);
+        let note = if from == to {
+            let sharding = now.to.sharding;
+            format!("partitions move among {to} shards, to where sharding {sharding} places them")
+        } else {
+            format!("partitions move from {from} shards to {to}")
+        };
+        let kind = Kind::ReshardingStarted;
+        events.push(Event { kind, note });
+    }
+    if now.is_stable() {
+        let shards = now.to.shards;
+        let note = format!("all partitions are where they belong, in {shards} shards");
+        let kind = Kind::ReshardingDone;
+        events.push(Event { kind, note });
+    }
+    events
+}
+
+#[cfg(test)]
+mod tests;

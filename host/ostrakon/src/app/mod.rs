@@ -1,0 +1,610 @@
+//! One shard: wired, run and ended.
+
+mod credentials;
+mod error;
+mod kubernetes;
+mod options;
+mod performer;
+mod public;
+mod status;
+
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use tokio::runtime;
+use tokio::sync::{oneshot, watch};
+
+pub(crate) use error::Error;
+pub(crate) use options::Options;
+
+use credentials::{ClientsPort, Credentials, OperatorsPort, PeersPort};
+use ostrakon_base::blocking::Blocking;
+use ostrakon_base::digest::Digest;
+use ostrakon_base::signals::Signals;
+use ostrakon_cluster::plan::Planner;
+use ostrakon_cluster::{self as cluster, Cluster, Guests};
+use ostrakon_engine::{Attempts, Cache, Compiler, Engine, Identity};
+use ostrakon_kubernetes::Kubernetes;
+use ostrakon_network::bearer::LiveTokens;
+use ostrakon_network::descriptors;
+use ostrakon_network::http::Server;
+use ostrakon_observe::metrics::{Listener, Metrics};
+use ostrakon_observe::telemetry::{Backlog, Filter, Log};
+use ostrakon_observe::trace::Tracer;
+use ostrakon_otlp::Exporter;
+use ostrakon_peers as peers;
+use ostrakon_protocol::{Incarnation, Ordinal, Stopped};
+use ostrakon_settings::settings::Settings;
+use ostrakon_shard::lane::{self, Change, Changed, Lane, Live};
+use ostrakon_shard::service::{Others, Service};
+use ostrakon_shard::swap::{Controller, DefaultGuest, Kept, Refused, Status, Step};
+use ostrakon_store::{self as store, Store};
+use ostrakon_volumes::secrets::Secrets;
+use ostrakon_volumes::volume::{self, Files, ReadError, Watcher};
+use performer::{LiveSettings, Performer};
+use public::Public;
+use status::{Parts, Shard};
+
+use crate::admin::{self, Admin};
+use crate::drain::{Drain, End, Outcome, Timing, until_told};
+use crate::heap;
+use crate::readiness::Readiness;
+
+/// How long an ended lane may take to close the store.
+const CLOSING: Duration = Duration::from_secs(5);
+/// How long peers may take to hang up: one that hangs does not keep this shard
+/// beyond the grace that its drain's deadline fits into.
+const PEERS_CLOSING: Duration = Duration::from_secs(2);
+
+/// Runs a shard until it is told to end, and drains it. A setting changes what
+/// `log` logs.
+///
+/// # Errors
+/// When it cannot start, or ends with requests in flight.
+pub(crate) fn serve(options: &Options, log: Option<&Log>) -> Result<(), Error> {
+    let runtime = runtime::Builder::new_multi_thread()
+        .worker_threads(options.threads.get())
+        .thread_name("worker")
+        .enable_all()
+        .build()?;
+    let log = log
+        .map(|log| (log.filter.clone(), log.lines.clone()))
+        .unzip();
+    let ended = runtime.block_on(run(options, log));
+    // What is still running on it has no promise to keep.
+    runtime.shutdown_background();
+    ended
+}
+
+/// What of the log is changed and looked at while a shard runs.
+type Logging = (Option<Filter>, Option<Backlog>);
+
+async fn run(options: &Options, log: Logging) -> Result<(), Error> {
+    let compiler = OnceLock::new();
+    let ended = serve_until_told(options, log, &compiler).await;
+    if let (Some(compiler), false) = (compiler.get(), matches!(ended, Err(Error::Forced))) {
+        // What was being compiled is given up by now. A note left of it would say that this
+        // process died of it.
+        let _ = tokio::time::timeout(CLOSING, compiler.rest()).await;
+    }
+    ended
+}
+
+async fn serve_until_told(
+    options: &Options,
+    log: Logging,
+    compiler: &OnceLock<Compiler>,
+) -> Result<(), Error> {
+    let mut signals = Signals::new()?;
+    let app = tokio::select! {
+        biased;
+        started = App::start(options, log, compiler) => started?,
+        signal = signals.recv() => {
+            // Nothing was served, and what is on the disk is whole at every moment.
+            tracing::info!(signal, "told to end before it was ready");
+            return Ok(());
+        }
+    };
+    let told = tokio::select! {
+        biased;
+        told = until_told(&app.drain, async || signals.recv().await) => told,
+        stopped = app.until_over() => {
+            tokio::select! {
+                biased;
+                () = async { app.drain.outcome().await; app.end().await; } => {}
+                _ = signals.recv() => return Err(Error::Forced),
+            }
+            return Err(Error::Stopped(stopped));
+        }
+    };
+    match told {
+        End::Forced => Err(Error::Forced),
+        End::Drained(outcome) => {
+            let forced = app.end();
+            tokio::select! {
+                biased;
+                () = forced => {}
+                _ = signals.recv() => return Err(Error::Forced),
+            }
+            match outcome {
+                Outcome::Complete => Ok(()),
+                Outcome::PartitionsLeft => Err(Error::PartitionsLeft),
+                Outcome::DeadlinePassed { in_flight } => Err(Error::Undrained { in_flight }),
+            }
+        }
+    }
+}
+
+/// A shard that serves.
+///
+/// | task | ends | its failure |
+/// | --- | --- | --- |
+/// | the public port's server | by `shutdown` | logged; the shard is not live |
+/// | the swap controller | by `shutdown` | its panic is our bug: no more swaps |
+/// | the drain | once, or with the runtime | none |
+/// | the part among others | by `peers_shutdown`, after those above | none: see `cluster` |
+/// | exporting spans, where they are | by `end`, last | none: see `otlp` |
+/// | giving back memory that was freed | with the runtime | none |
+/// | following the secrets | with their watcher | none |
+/// | following the credentials of each port | with the runtime | what it refuses it shows |
+/// | following where the data file is | with the lane | none |
+/// | following the StatefulSet, posting Events, seeing what they are about | with the runtime | what fails is tried again, and shown |
+struct App {
+    drain: Drain,
+    shutdown: watch::Sender<bool>,
+    peers_shutdown: watch::Sender<bool>,
+    server: tokio::task::JoinHandle<()>,
+    controller: tokio::task::JoinHandle<()>,
+    cluster: Option<tokio::task::JoinHandle<()>>,
+    among: Option<Cluster>,
+    lane: Lane,
+    lane_thread: JoinHandle<()>,
+    exporter: Option<Exporter>,
+    _admin: Admin,
+    _watchers: (Watcher, Option<Watcher>),
+}
+
+impl App {
+    /// Opens everything in its order, and returns when a generation is live.
+    #[expect(
+        clippy::too_many_lines,
+        reason = "one list of what is opened, in its order; each line needs those above it"
+    )]
+    async fn start(
+        options: &Options,
+        (filter, log): Logging,
+        compiling: &OnceLock<Compiler>,
+    ) -> Result<Self, Error> {
+        let open_files = descriptors::Limit::raise();
+        let shares = open_files.shares(options.cluster.is_some());
+        let bind =
+            |address| Server::bind(address).map_err(|source| Error::Bind { address, source });
+        let (server, admin) = (bind(options.listen)?, bind(options.admin)?);
+        tracing::info!(
+            shard = options.ordinal,
+            listen = %server.local_addr(),
+            admin = %admin.local_addr(),
+            version = env!("CARGO_PKG_VERSION"),
+            "starting"
+        );
+        tracing::info!(
+            limit = open_files.now,
+            soft_limit_found = open_files.found,
+            most_client_connections = shares.public,
+            "open files"
+        );
+        tokio::spawn(heap::give_back());
+        let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION")));
+        metrics.swap_steps(Step::ALL.map(Step::name));
+        let readiness = Readiness::default();
+        let drain = Drain::new(readiness.clone());
+        let shard = Shard {
+            ordinal: options.ordinal,
+            readiness: readiness.clone(),
+            drain: drain.clone(),
+            store_file: options.data_dir.join("shard.redb"),
+            public_has_failed: Arc::default(),
+            log,
+            parts: Arc::new(ArcSwapOption::empty()),
+        };
+        let has_failed = Arc::clone(&shard.public_has_failed);
+        let operators = LiveTokens::default();
+        let admin = Admin::start(
+            admin,
+            admin::Parts {
+                subject: shard.clone(),
+                readiness: readiness.clone(),
+                drain: drain.clone(),
+                metrics: Arc::clone(&metrics),
+                tokens: Arc::clone(&operators),
+                max_connections: shares.admin,
+            },
+        )?;
+
+        let store = store::Options {
+            check: options.check,
+            ..store::Options::new(&options.data_dir, options.store_cache_bytes)
+        };
+        let store = tokio::task::spawn_blocking(move || Store::open(store))
+            .await
+            .expect("opening the store does not panic")?;
+        let data = |source| Error::Data {
+            path: options.data_dir.clone(),
+            source,
+        };
+        let kept = Kept::open(&options.data_dir).map_err(data)?;
+        let cache = Cache::open(&options.data_dir).map_err(data)?;
+        let attempts = Attempts::open(&options.data_dir).map_err(data)?;
+        let compiler = Compiler::in_children(Some(attempts), Some(Arc::clone(&metrics)));
+        let compiler = compiling.get_or_init(|| compiler).clone();
+        if let Some(what) = lane::unreadable(store.record()) {
+            let path = options.data_dir.join("shard.redb");
+            return Err(Error::Record { path, what });
+        }
+        let has_served = store.record().generation.is_some();
+        let last = store.record().generation.as_deref().and_then(Live::decode);
+        let last_good = last.and_then(|live| kept.load(live.digest));
+
+        let default_guest = match &options.default_guest {
+            None => DefaultGuest::default(),
+            Some(path) => DefaultGuest::read(path)?,
+        };
+        let config = Watcher::start(&options.config_dir, volume::Options::default())?;
+        let (secrets, secrets_watcher) = match &options.secrets_dir {
+            None => (Secrets::default(), None),
+            Some(directory) if !directory.is_dir() => {
+                return Err(Error::NoSecrets(directory.clone()));
+            }
+            Some(directory) => {
+                let watcher = Watcher::start(directory, volume::Options::default())?;
+                let observations = watcher.observations();
+                let first = observations.borrow().clone();
+                let secrets = Secrets::new(first);
+                if let Some(problem) = secrets.problem()
+                    && !matches!(*problem, ReadError::Empty(_))
+                {
+                    return Err(Error::Secrets(problem));
+                }
+                tokio::spawn(secrets.clone().follow(observations, Arc::clone(&metrics)));
+                (secrets, Some(watcher))
+            }
+        };
+        let clients = ClientsPort::new(options.https_only);
+        let clients = Credentials::start(clients, &secrets, &metrics)?;
+        let operators = Credentials::start(OperatorsPort(operators), &secrets, &metrics)?;
+        let runtime = runtime::Handle::current();
+        let place = options.cluster.as_ref().map(|_| Ordinal(options.ordinal));
+        let (lane, lane_thread) = Lane::start(store, place, runtime, Arc::clone(&metrics))?;
+
+        let settings = Arc::new(Settings::default());
+        let limits = performer::limits(&settings, shares.public);
+        let limits = Arc::new(ArcSwap::from_pointee(limits));
+        let settings = Arc::new(ArcSwap::new(settings));
+        let engine = Engine::new()?;
+        let guests = Guests {
+            blocking: Blocking::OnThreads,
+            engine: engine.clone(),
+            cache: cache.clone(),
+            compiler: compiler.clone(),
+            kept: kept.clone(),
+            of_plan: Kept::of_plan(&options.data_dir).map_err(data)?,
+            metrics: Arc::clone(&metrics),
+            identity: Identity {
+                ordinal: options.ordinal,
+                shards: 1,
+            },
+        };
+        let kubernetes = options.place.as_ref().ok();
+        let kubernetes =
+            kubernetes.map(|place| Kubernetes::new(place.clone(), Arc::clone(&metrics)));
+        let (cluster, peers) = match &options.cluster {
+            None => None,
+            Some(cluster) => {
+                let guests = guests.clone();
+                let peers = PeersPort::new(cluster.listen);
+                let peers = Credentials::start(peers, &secrets, &metrics)?;
+                let replicas = kubernetes.as_ref().map(Kubernetes::replicas);
+                let replicas = replicas.unwrap_or_else(|| watch::Sender::default().subscribe());
+                let greeting = shares.greeting;
+                let data_dir = &options.data_dir;
+                let part = among_others(
+                    options.ordinal,
+                    (cluster, greeting),
+                    data_dir,
+                    &lane,
+                    guests,
+                    &peers,
+                    replicas,
+                );
+                Some((part.await?, peers))
+            }
+        }
+        .unzip();
+        let among = cluster.as_ref().map(|(cluster, _)| cluster.clone());
+        let performer = Performer {
+            engine,
+            cache,
+            compiler,
+            drain: drain.clone(),
+            kept,
+            lane: lane.clone(),
+            secrets: secrets.clone(),
+            identity: Identity {
+                ordinal: options.ordinal,
+                shards: 1,
+            },
+            metrics: Arc::clone(&metrics),
+            live: LiveSettings {
+                settings: Arc::clone(&settings),
+                limits: Arc::clone(&limits),
+                most_connections: shares.public,
+                filter,
+                default_filter: options.log_filter.clone(),
+            },
+            cluster: among.clone(),
+            no_place: options.place.as_ref().err().cloned(),
+        };
+        let last_digest = last_good.as_ref().map(Files::digest);
+        let controller = Controller::new(Arc::new(performer), config.observations(), last_good)
+            .with_default_guest(default_guest.clone(), has_served);
+        let swap = controller.status();
+        let parts_cluster = among.clone();
+        let parts = Parts {
+            lane: lane.clone(),
+            swap: swap.clone(),
+            secrets,
+            credentials: status::Ports {
+                clients: clients.clone(),
+                operators,
+                peers,
+            },
+            planner: Planner::new(lane.clone(), guests, among.clone()),
+            cluster: among,
+            kubernetes: kubernetes.clone(),
+            runtime: runtime::Handle::current(),
+        };
+        shard.parts.store(Some(Arc::new(parts)));
+        readiness.set_started();
+        let (shutdown, down) = watch::channel(false);
+        let (peers_shutdown, peers_down) = watch::channel(false);
+        let controller = tokio::spawn(controller.run(told(down.clone())));
+        if let Some(kubernetes) = kubernetes {
+            kubernetes::Part {
+                kubernetes,
+                ordinal: options.ordinal,
+                settings: Arc::clone(&settings),
+                swap: swap.clone(),
+                lane: lane.clone(),
+                drain: drain.clone(),
+                cluster: parts_cluster,
+            }
+            .start();
+        }
+        let shown = || {
+            let shown = config.observations().borrow().clone().ok()?;
+            Some(default_guest.complete(shown).digest())
+        };
+        first_generation(swap, last_digest, shown)
+            .await
+            .map_err(|refused| Error::Configuration {
+                directory: options.config_dir.clone(),
+                step: refused.step.name(),
+                reason: refused.reason,
+            })?;
+
+        let others = cluster
+            .as_ref()
+            .map(|(cluster, _)| Arc::new(cluster.clone()) as Arc<dyn Others>);
+        let (tracer, exporter) = match &options.otlp {
+            None => (Tracer::default(), None),
+            Some(otlp) => {
+                let counted = Arc::clone(&metrics);
+                let (tracer, exporter) = Exporter::start(otlp, options.ordinal, counted)?;
+                (tracer, Some(exporter))
+            }
+        };
+        let service = Service::new(options.ordinal, lane.clone(), Arc::clone(&metrics), others)
+            .traced(tracer);
+        let handing_over = cluster.as_ref().map(|(cluster, _)| cluster.clone());
+        let placed = handing_over.clone();
+        let of_app = handing_over.clone();
+        let (mut missing, of_store) = (lane.missing(), readiness.clone());
+        tokio::spawn(async move {
+            loop {
+                let is_missing = missing.borrow_and_update().is_some();
+                of_store.set_store_missing(is_missing);
+                if missing.changed().await.is_err() {
+                    return;
+                }
+            }
+        });
+        let cluster = if let Some((cluster, listener)) = cluster {
+            let (draining, mut stopped) = (drain.clone(), cluster.stopped());
+            let stopping = readiness.clone();
+            tokio::spawn(async move {
+                if stopped.wait_for(Option::is_some).await.is_ok() {
+                    stopping.set_stopped();
+                    draining.begin_refusing();
+                }
+            });
+            readiness.set_awaits_plan(true);
+            readiness.set_awaits_peers(true);
+            let among = cluster.run(listener, service.clone(), peers_down);
+            Some(tokio::spawn(among))
+        } else {
+            None
+        };
+        let public = Public {
+            service,
+            drain: drain.clone(),
+            metrics: Arc::clone(&metrics),
+            clients: clients.clone(),
+            settings: Arc::clone(&settings),
+        };
+        let port = (Listener::Public, clients.port().door());
+        let listening = server.run(Arc::new(public), limits, metrics, port, down);
+        let listening = tokio::spawn(listening);
+        let server = tokio::spawn(async move {
+            let error = match listening.await {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => error.to_string(),
+                Err(error) => error.to_string(),
+            };
+            tracing::error!(error, "the public port ended");
+            has_failed.store(true, Ordering::Relaxed);
+        });
+        let (draining, flushing) = (drain.clone(), lane.clone());
+        tokio::spawn(async move {
+            let timing = || {
+                let drain = settings.load().drain.clone();
+                Timing {
+                    serve_for: drain.serve_for,
+                    deadline: drain.deadline,
+                }
+            };
+            let hand_over = async {
+                if let Some(cluster) = handing_over {
+                    cluster.hand_over().await;
+                }
+            };
+            draining
+                .run(timing, async { flushing.flush().await }, hand_over)
+                .await;
+        });
+        readiness.set_generation_live();
+        tokio::spawn(async move {
+            if let Some(cluster) = placed {
+                cluster.until_placed().await;
+                readiness.set_awaits_plan(false);
+                cluster.until_known().await;
+                readiness.set_awaits_peers(false);
+            }
+            tracing::info!("ready");
+        });
+        Ok(Self {
+            drain,
+            shutdown,
+            peers_shutdown,
+            server,
+            controller,
+            cluster,
+            among: of_app,
+            lane,
+            lane_thread,
+            exporter,
+            _admin: admin,
+            _watchers: (config, secrets_watcher),
+        })
+    }
+
+    /// Returns once this process is to end for another to take its place; says why.
+    async fn until_over(&self) -> Stopped {
+        match &self.among {
+            Some(cluster) => cluster.until_over().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Closes what is open, once drained.
+    async fn end(self) {
+        self.shutdown.send_replace(true);
+        // They end by the signal just given; a panic was logged when it happened.
+        let _ = tokio::time::timeout(CLOSING, async {
+            let _ = self.server.await;
+            let _ = self.controller.await;
+        })
+        .await;
+        // Peers are answered to the last: clients may take a while to hang up.
+        self.peers_shutdown.send_replace(true);
+        if let Some(cluster) = self.cluster {
+            let _ = tokio::time::timeout(PEERS_CLOSING, cluster).await;
+        }
+        // The store is closed with it, so that the next start has nothing to
+        // recover. Told, for others still hold handles: the admin port, which
+        // is open to the end, and what still runs after a missed deadline.
+        self.lane.end();
+        let (closed, closing) = oneshot::channel();
+        let thread = self.lane_thread;
+        let joined = std::thread::Builder::new()
+            .name("closing".to_owned())
+            .spawn(move || {
+                let _ = thread.join();
+                let _ = closed.send(());
+            });
+        let closed = match joined {
+            Ok(_) => tokio::time::timeout(CLOSING, closing).await.is_ok(),
+            Err(_) => false,
+        };
+        if let Some(exporter) = self.exporter {
+            exporter.end().await;
+        }
+        if closed {
+            tracing::info!("closed");
+        } else {
+            tracing::warn!("the store is not closed: the next start recovers it");
+        }
+    }
+}
+
+/// Takes the shard's place among others, and binds its peer port.
+async fn among_others(
+    ordinal: u32,
+    (options, most_greeting): (&cluster::Options, usize),
+    data_dir: &Path,
+    lane: &Lane,
+    guests: Guests,
+    credentials: &Credentials<PeersPort>,
+    replicas: watch::Receiver<cluster::Replicas>,
+) -> Result<(Cluster, tokio::net::TcpListener), Error> {
+    let address = options.listen;
+    let bound = tokio::net::TcpListener::bind(address).await;
+    let listener = bound.map_err(|source| Error::Bind { address, source })?;
+    let started = lane.change(Change::Start(Incarnation::default())).await?;
+    let Changed::Started(Incarnation(incarnation), store) = started else {
+        unreachable!("a start gives the process its number");
+    };
+    let identity = peers::Identity {
+        ordinal,
+        incarnation,
+        store,
+    };
+    let mut endpoint = peers::Endpoint::new(identity, credentials.port().subscribe());
+    endpoint.settings.max_greeting = endpoint.settings.max_greeting.min(most_greeting);
+    let cluster = Cluster::new(options, endpoint, lane.clone(), guests, replicas);
+    cluster.recall(data_dir);
+    Ok((cluster, listener))
+}
+
+/// Returns when told to shut down, or when whoever would tell is gone.
+async fn told(mut down: watch::Receiver<bool>) {
+    let _ = down.wait_for(|down| *down).await;
+}
+
+/// Waits until a generation is live, or it is clear that none can be: neither
+/// the last good one nor what the volume shows.
+async fn first_generation(
+    mut swap: watch::Receiver<Status>,
+    last_good: Option<Digest>,
+    shown: impl Fn() -> Option<Digest>,
+) -> Result<(), Refused> {
+    loop {
+        {
+            let status = swap.borrow_and_update();
+            if status.live.is_some() {
+                return Ok(());
+            }
+            if let (Some(refused), None) = (&status.refused, &status.candidate) {
+                let volume_is_next =
+                    last_good.is_some() && refused.digest == last_good && shown() != last_good;
+                if !volume_is_next {
+                    return Err(refused.clone());
+                }
+            }
+        }
+        swap.changed().await.expect("the controller runs");
+    }
+}

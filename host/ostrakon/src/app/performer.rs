@@ -1,0 +1,237 @@
+//! A swap's actions on the real engine, lane and data directory.
+
+use std::future::pending;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use ostrakon_base::blocking::Blocking;
+use ostrakon_cluster::Cluster;
+use ostrakon_contract::contract::Description;
+use ostrakon_engine::{
+    Cache, CheckError, CompileError, Compiled, Compiler, Engine, Environment, Failure, Guest,
+    Identity, Limits, LinkError, Linked, Purpose,
+};
+use ostrakon_kubernetes::NoPlace;
+use ostrakon_network::http;
+use ostrakon_observe::metrics::Metrics;
+use ostrakon_observe::telemetry::Filter;
+use ostrakon_settings::settings::{Settings, Topology};
+use ostrakon_shard::lane::{Lane, PromoteError, Promotion};
+use ostrakon_shard::swap::{self, Candidate, Kept, Step};
+use ostrakon_volumes::secrets::Secrets;
+use tokio::task::spawn_blocking;
+
+use crate::drain::Drain;
+
+/// What a swap works on.
+pub(super) struct Performer {
+    pub(super) engine: Engine,
+    pub(super) cache: Cache,
+    pub(super) compiler: Compiler,
+    pub(super) drain: Drain,
+    pub(super) kept: Kept,
+    pub(super) lane: Lane,
+    pub(super) secrets: Secrets,
+    pub(super) identity: Identity,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) live: LiveSettings,
+    /// None where the shard is alone.
+    pub(super) cluster: Option<Cluster>,
+    /// Why no StatefulSet can be followed; none: it can.
+    pub(super) no_place: Option<NoPlace>,
+}
+
+/// The parts of the live generation's settings that are in force outside the
+/// guest.
+#[derive(Debug)]
+pub(super) struct LiveSettings {
+    pub(super) settings: Arc<ArcSwap<Settings>>,
+    pub(super) limits: Arc<ArcSwap<http::Limits>>,
+    /// How many connections of clients there are descriptors for.
+    pub(super) most_connections: usize,
+    pub(super) filter: Option<Filter>,
+    /// The log filter of the command line, where the settings have none.
+    pub(super) default_filter: String,
+}
+
+/// Why an action failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    #[error(transparent)]
+    Compile(#[from] CompileError),
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    #[error(transparent)]
+    Check(#[from] CheckError),
+    #[error(
+        "cluster.topology is \"statefulset\", and {0}; where there is no StatefulSet, set cluster.topology to \"settings\""
+    )]
+    NoStatefulSet(NoPlace),
+    #[error("cluster.topology is \"statefulset\": start the shard with --peers, or leave it out")]
+    NoPeers,
+    #[error("the generation cannot be kept in the data directory")]
+    Keep(#[source] io::Error),
+    #[error(transparent)]
+    Promote(#[from] PromoteError),
+}
+
+impl swap::Performer for Performer {
+    type Compiled = Compiled;
+    type Linked = (Linked, Compiled);
+    type Checked = (Arc<Guest>, Compiled);
+    type Error = Error;
+
+    async fn compile(&self, candidate: &Candidate) -> Result<Compiled, Error> {
+        let compiling = self.compiler.compile(
+            &self.engine,
+            Some(&self.cache),
+            candidate.component_digest,
+            &candidate.component,
+            Purpose::Serve,
+            Limits::of(&candidate.settings),
+        );
+        tokio::select! {
+            compiled = compiling => Ok(compiled?),
+            // Ended, and nothing is said: this shard is not to serve another.
+            () = self.drain.begun() => pending().await,
+        }
+    }
+
+    async fn link(&self, _: &Candidate, compiled: Compiled) -> Result<(Linked, Compiled), Error> {
+        Ok((compiled.link(&self.engine)?, compiled))
+    }
+
+    async fn check(
+        &self,
+        candidate: &Candidate,
+        (linked, compiled): (Linked, Compiled),
+    ) -> Result<((Arc<Guest>, Compiled), Description), Error> {
+        self.check_topology(&candidate.settings)?;
+        let environment = Environment {
+            settings: Arc::clone(&candidate.settings),
+            identity: Identity {
+                shards: self.shards(),
+                ..self.identity
+            },
+            files: Arc::clone(&candidate.files),
+            secrets: self.secrets.clone(),
+            metrics: Arc::clone(&self.metrics),
+        };
+        let guest = Guest::check(&linked, environment, candidate.digest.short()).await?;
+        let description = guest.description().clone();
+        Ok(((Arc::new(guest), compiled), description))
+    }
+
+    fn stored_schema(&self) -> Option<u32> {
+        self.lane.schema()
+    }
+
+    /// The lane finds by itself, in the same transaction, what to migrate from.
+    async fn promote(
+        &self,
+        candidate: &Candidate,
+        (guest, compiled): (Arc<Guest>, Compiled),
+        migrate_from: Option<u32>,
+    ) -> Result<u64, Error> {
+        let _paused = match &self.cluster {
+            Some(cluster) if migrate_from.is_some() => Some(cluster.pause().await),
+            _ => None,
+        };
+        // Before it is live: a start must find what the record names.
+        let (kept, files) = (self.kept.clone(), candidate.source.clone());
+        let keeping = Blocking::OnThreads.run(move || kept.keep(&files));
+        keeping.await.map_err(Error::Keep)?;
+        let Description { name, version, .. } = guest.description().clone();
+        let promotion = Promotion {
+            guest,
+            digest: candidate.digest,
+            component: candidate.component_digest,
+        };
+        let live = self.lane.promote(promotion).await?;
+        self.live.put_in_force(&candidate.settings);
+        self.metrics.swap_live(live.number, &name, &version);
+        let (engine, cache) = (self.engine.clone(), self.cache.clone());
+        // Nobody waits for it, and the process may end before it does.
+        drop(spawn_blocking(move || compiled.keep(&engine, &cache)));
+        Ok(live.number)
+    }
+
+    fn refused(&self, step: Step) {
+        self.metrics.swap_refused(step.name());
+    }
+
+    fn went_live(&self, took: Duration) {
+        self.metrics.swap_took(took);
+    }
+}
+
+impl swap::Failure for Error {
+    /// What the disk refused, it may take later.
+    fn is_transient(&self) -> bool {
+        match self {
+            Self::Compile(error) => error.is_transient(),
+            Self::Keep(_) | Self::Promote(PromoteError::NotStored(_)) => true,
+            Self::Promote(PromoteError::Failed { failure, .. }) => {
+                matches!(failure, Failure::Store(_))
+            }
+            _ => false,
+        }
+    }
+}
+
+impl Performer {
+    /// Whether the number of shards can come from where the settings say.
+    fn check_topology(&self, settings: &Settings) -> Result<(), Error> {
+        match (settings.cluster.topology, &self.cluster, &self.no_place) {
+            (Topology::Settings, _, _) | (Topology::StatefulSet, Some(_), None) => Ok(()),
+            (Topology::StatefulSet, None, _) => Err(Error::NoPeers),
+            (Topology::StatefulSet, _, Some(why)) => Err(Error::NoStatefulSet(why.clone())),
+        }
+    }
+
+    /// The number of shards, as far as it is known.
+    fn shards(&self) -> u32 {
+        let view = self.lane.views().get();
+        view.map_or(self.identity.shards, |view| view.shards())
+    }
+}
+
+impl LiveSettings {
+    fn put_in_force(&self, settings: &Arc<Settings>) {
+        let limits = limits(settings, self.most_connections);
+        if limits.max_connections < settings.http.max_connections {
+            tracing::warn!(
+                max_connections = settings.http.max_connections,
+                applies = limits.max_connections,
+                "http.max_connections cannot be reached: raise the limit on open files, or lower it"
+            );
+        }
+        self.limits.store(Arc::new(limits));
+        self.settings.store(Arc::clone(settings));
+        if let Some(filter) = &self.filter {
+            let directives = settings.log.filter.as_ref().unwrap_or(&self.default_filter);
+            if let Err(error) = filter.set(directives) {
+                tracing::warn!(%error, "the log filter stays as it was");
+            }
+        }
+    }
+}
+
+/// The settings that bound what clients may ask, on no more connections than there can be.
+pub(super) fn limits(settings: &Settings, most_connections: usize) -> http::Limits {
+    let http = &settings.http;
+    http::Limits {
+        max_connections: http.max_connections.min(most_connections),
+        max_header_bytes: http.max_header_bytes,
+        max_heads_bytes: http.max_heads_bytes,
+        max_body_bytes: http.max_body_bytes,
+        max_bodies_bytes: http.max_bodies_bytes,
+        first_byte_timeout: http.idle_timeout,
+        header_timeout: http.header_timeout,
+        body_timeout: http.body_timeout,
+        idle_timeout: http.idle_timeout,
+        answer_patience: http.body_timeout,
+    }
+}

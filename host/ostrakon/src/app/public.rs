@@ -1,0 +1,211 @@
+//! The public port's requests: to the service and back.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http::header::{CONNECTION, LOCATION};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, request};
+use ostrakon_contract::contract;
+use ostrakon_network::http::{Caller, Handler, Refusal};
+use ostrakon_observe::metrics::{Access, Label as _, Limit, Metrics, Target};
+use ostrakon_observe::trace::Open;
+use ostrakon_settings::settings::Settings;
+use ostrakon_shard::service::{Answer, Refused, Service};
+
+use super::credentials::{ClientsPort, Credentials};
+use crate::drain::Drain;
+
+/// The shard that answered, or that is to be asked, as its ordinal.
+const SHARD: HeaderName = HeaderName::from_static("ostrakon-shard");
+/// The generation that answered, as its number.
+const GENERATION: HeaderName = HeaderName::from_static("ostrakon-generation");
+
+/// Answers what comes in on the public port.
+pub(super) struct Public {
+    pub(super) service: Service,
+    pub(super) drain: Drain,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) clients: Credentials<ClientsPort>,
+    pub(super) settings: Arc<ArcSwap<Settings>>,
+}
+
+impl Handler for Public {
+    fn refuse(&self, head: &mut request::Parts, caller: &Caller) -> Option<Response<Bytes>> {
+        if self.drain.is_refusing() {
+            return Some(self.shutting_down());
+        }
+        if let Err(refusal) = self.clients.current().admit(head, caller) {
+            return Some(self.unrouted(refusal));
+        }
+        // Before it is run: what is written has to be said afterwards.
+        let most = self.settings.load().http.max_replies_bytes;
+        let replies = self.service.replies();
+        if replies.are_full(caller.client().replies(), most) {
+            self.metrics.request_refused(Limit::Replies);
+            return Some(self.unrouted(Refusal::Replies));
+        }
+        if head.uri.path().starts_with('/') {
+            return None;
+        }
+        // `OPTIONS *` is about the host, and not about anything that a guest has.
+        if head.method == Method::OPTIONS && head.uri.path() == "*" {
+            let mut response = Response::default();
+            *response.status_mut() = StatusCode::NO_CONTENT;
+            return Some(self.the_hosts(response));
+        }
+        Some(self.unrouted(Refusal::BadRequest))
+    }
+
+    async fn leaving(&self) {
+        self.drain.begun().await;
+    }
+
+    async fn call(&self, request: Request<Bytes>, caller: &Caller) -> Response<Bytes> {
+        let Some(_in_flight) = self.drain.enter() else {
+            return self.shutting_down();
+        };
+        let began = Instant::now();
+        let (head, body) = request.into_parts();
+        let version = head.version;
+        if version == Version::HTTP_2 {
+            // Whoever drives this looks only now whether the client has taken it back, which
+            // costs it two frames.
+            let waits = self.metrics.not_yet_run();
+            tokio::task::yield_now().await;
+            waits.is_run();
+        }
+        let path = head
+            .uri
+            .path_and_query()
+            .map_or("/", |path| path.as_str())
+            .to_owned();
+        let (trace, mut span) = self.service.tracer().begin(&head.headers, "request");
+        let request = Arc::new(contract::Request {
+            method: head.method,
+            path,
+            headers: head.headers,
+            body,
+            trace,
+            client: caller.client().clone(),
+        });
+        let answer = self.service.answer(Arc::clone(&request)).await;
+        if let Some(span) = &mut span {
+            describe(span, &request, &answer);
+        }
+        let Answer {
+            shard,
+            route,
+            generation,
+            reply,
+        } = answer;
+        let (target, access) = match &route {
+            Some(route) => (Target::from(&route.target), Access::from(route.access)),
+            None => (Target::Unrouted, Access::Read),
+        };
+        let mut response = match reply {
+            Ok(reply) => {
+                if let Some(body) = self.hold(caller, reply.body, access) {
+                    let mut response = Response::new(body);
+                    *response.status_mut() = reply.status;
+                    *response.headers_mut() = reply.headers;
+                    response
+                } else {
+                    self.metrics.request_refused(Limit::Replies);
+                    Refusal::Replies.response()
+                }
+            }
+            Err(refused) => {
+                self.count(&refused);
+                let mut response = refused.response();
+                if let Some(location) = refused.location() {
+                    response.headers_mut().insert(LOCATION, location);
+                }
+                response
+            }
+        };
+        let headers = response.headers_mut();
+        headers.insert(SHARD, HeaderValue::from(shard));
+        if let Some(generation) = generation {
+            headers.insert(GENERATION, HeaderValue::from(generation));
+        }
+        // So that its next request goes to another shard, while this one still serves.
+        if self.drain.has_begun() && version < Version::HTTP_2 {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        self.metrics
+            .request(target, access, response.status(), began.elapsed());
+        if let Some(span) = &mut span {
+            let status = u32::from(response.status().as_u16());
+            span.say("http.response.status_code", status);
+        }
+        response
+    }
+}
+
+/// Says in a request's span what it was and what it came to. A query can have what is nobody
+/// else's to know, and is not said.
+fn describe(span: &mut Open, request: &contract::Request, answer: &Answer) {
+    let path = request.path.split('?').next().unwrap_or_default();
+    span.say("http.request.method", request.method.to_string());
+    span.say("url.path", path.to_owned());
+    let target = answer.route.as_ref().map(|route| &route.target);
+    let target = target.map_or(Target::Unrouted, Target::from);
+    span.name(format!(
+        "{} {}",
+        request.method,
+        Target::VALUES[target.index()]
+    ));
+    answer.tell(span);
+}
+
+impl Public {
+    fn shutting_down(&self) -> Response<Bytes> {
+        self.metrics.request_refused(Limit::Draining);
+        let mut response = self.unrouted(Refusal::ShuttingDown);
+        // So that the client does not try again here.
+        let headers = response.headers_mut();
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        response
+    }
+
+    fn unrouted(&self, refusal: Refusal) -> Response<Bytes> {
+        self.the_hosts(refusal.response())
+    }
+
+    /// An answer that no guest was asked for.
+    fn the_hosts(&self, mut response: Response<Bytes>) -> Response<Bytes> {
+        let shard = HeaderValue::from(self.service.ordinal());
+        response.headers_mut().insert(SHARD, shard);
+        let (target, access) = (Target::Unrouted, Access::Read);
+        self.metrics
+            .request(target, access, response.status(), std::time::Duration::ZERO);
+        response
+    }
+
+    /// A reply's body, until its client has taken it. None: it is a read's, which can be asked
+    /// again, and too much is held already. What was written has to be said.
+    fn hold(&self, caller: &Caller, body: Bytes, access: Access) -> Option<Bytes> {
+        let limit = match access {
+            Access::Read => self.settings.load().http.max_replies_bytes,
+            Access::Write => usize::MAX,
+        };
+        let of_one = caller.client().replies();
+        self.service.replies().hold(of_one, body, limit)
+    }
+
+    /// Counts a request that a limit turned away.
+    fn count(&self, refused: &Refused) {
+        let limit = match refused {
+            Refused::RepliesFull => Some(Limit::Replies),
+            Refused::TooManySlow => Some(Limit::SlowReads),
+            Refused::LaneFull => Some(Limit::LaneFull),
+            Refused::LaneWait => Some(Limit::LaneWait),
+            _ => None,
+        };
+        if let Some(limit) = limit {
+            self.metrics.request_refused(limit);
+        }
+    }
+}

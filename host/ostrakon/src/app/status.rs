@@ -1,0 +1,251 @@
+//! What the admin port shows of the shard.
+
+use std::error::Error;
+use std::fs;
+use std::iter;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
+
+use arc_swap::ArcSwapOption;
+use bytes::Bytes;
+use http::StatusCode;
+use ostrakon_base::unix_time::unix_time;
+use ostrakon_cluster::plan::{self, Planner};
+use ostrakon_cluster::{Cluster, MakeError};
+use ostrakon_kubernetes::Kubernetes;
+use ostrakon_observe::metrics::{self, Metrics, StoreSize};
+use ostrakon_observe::telemetry::Backlog;
+use ostrakon_shard::lane::{Lane, Place};
+use ostrakon_shard::survey;
+use ostrakon_shard::swap::Status;
+use ostrakon_volumes::secrets::Secrets;
+use rustix::fs::statvfs;
+use serde_json::{Value, json};
+use tokio::runtime;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::credentials::{ClientsPort, Credentials, OperatorsPort, PeersPort};
+use crate::admin::{NoPlan, Subject};
+use crate::drain::Drain;
+use crate::readiness::Readiness;
+
+/// The shard, for the admin port, which is open before the shard is.
+#[derive(Clone)]
+pub(super) struct Shard {
+    pub(super) ordinal: u32,
+    pub(super) readiness: Readiness,
+    pub(super) drain: Drain,
+    pub(super) store_file: PathBuf,
+    /// Nobody listens on the public port any more. Relaxed: nothing else is read by it.
+    pub(super) public_has_failed: Arc<AtomicBool>,
+    pub(super) parts: Arc<ArcSwapOption<Parts>>,
+    /// None where the process logs elsewhere.
+    pub(super) log: Option<Backlog>,
+}
+
+/// What is there once the shard has started.
+pub(super) struct Parts {
+    pub(super) lane: Lane,
+    pub(super) swap: watch::Receiver<Status>,
+    pub(super) secrets: Secrets,
+    pub(super) credentials: Ports,
+    /// None where the shard is alone.
+    pub(super) cluster: Option<Cluster>,
+    /// None where there is no API server.
+    pub(super) kubernetes: Option<Kubernetes>,
+    pub(super) planner: Planner,
+    /// Where what the admin port's thread must not do is done.
+    pub(super) runtime: runtime::Handle,
+}
+
+/// What each port goes by.
+pub(super) struct Ports {
+    pub(super) clients: Credentials<ClientsPort>,
+    pub(super) operators: Credentials<OperatorsPort>,
+    /// None where the shard is alone.
+    pub(super) peers: Option<Credentials<PeersPort>>,
+}
+
+impl Shard {
+    /// The store's sizes; zero where they are unknown.
+    fn store_size(&self, parts: &Parts) -> StoreSize {
+        let bytes = fs::metadata(&self.store_file).map_or(0, |metadata| metadata.len());
+        let view = parts.lane.views().get();
+        let entries = view.and_then(|view| view.snapshot.entries().ok());
+        let filesystem = statvfs(&self.store_file).ok().map(|found| {
+            let size = |blocks: u64| blocks.saturating_mul(found.f_frsize);
+            (size(found.f_blocks), size(found.f_bavail))
+        });
+        StoreSize {
+            bytes,
+            entries: entries.unwrap_or_default(),
+            filesystem,
+        }
+    }
+}
+
+impl Subject for Shard {
+    fn live(&self) -> Result<(), String> {
+        match &*self.parts.load() {
+            Some(parts) if !parts.lane.is_alive() => Err("the lane's thread has ended".to_owned()),
+            _ if self.public_has_failed.load(Ordering::Relaxed) => {
+                Err("the public port has ended".to_owned())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn status(&self) -> Value {
+        let ready = self.readiness.check();
+        let mut status = json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "shard": self.ordinal,
+            "ready": ready.is_ok(),
+            "not_ready": ready.err().map(|why| why.to_string()),
+        });
+        if let Some(parts) = &*self.parts.load() {
+            let swap = parts.swap.borrow().clone();
+            let StoreSize { bytes, entries, .. } = self.store_size(parts);
+            status["generation"] = json!(swap.live);
+            status["candidate"] = json!(swap.candidate);
+            status["refused"] = json!(swap.refused);
+            status["last_refused"] = json!(swap.last_refused);
+            let problem = parts.lane.store_problem();
+            status["store"] = json!({ "bytes": bytes, "entries": entries, "problem": problem });
+            status["lane"] = json!({
+                "depth": parts.lane.depth(),
+                "last_commit": parts.lane.last_commit().map(unix_seconds),
+            });
+            let view = parts.lane.views().get();
+            status["topology"] = json!(
+                view.as_ref()
+                    .and_then(|view| topology(view.place.as_ref()?))
+            );
+            if let (Some(cluster), Value::Object(topology)) =
+                (&parts.cluster, &mut status["topology"])
+            {
+                topology.insert("progress".to_owned(), json!(cluster.progress()));
+                topology.insert("peers".to_owned(), json!(cluster.peers()));
+                topology.insert("away".to_owned(), json!(cluster.away()));
+                let missing = cluster.missing().map(|missing| missing.shards);
+                let missing = missing.unwrap_or_default();
+                topology.insert("missing".to_owned(), json!(missing));
+                let source = view.map(|view| view.guest.settings().cluster.topology);
+                topology.insert("source".to_owned(), json!(source));
+            }
+            status["kubernetes"] = json!(parts.kubernetes.as_ref().map(Kubernetes::status));
+            let awaited = parts.cluster.as_ref().map(Cluster::awaited);
+            let awaited = awaited.iter().flatten().map(|shard| shard.0);
+            status["waits_for"] = json!(awaited.collect::<Vec<_>>());
+            let problems = parts.cluster.as_ref().map(Cluster::problems);
+            status["problems"] = json!(problems.unwrap_or_default());
+            let problem = parts.secrets.problem().map(|problem| problem.to_string());
+            status["secrets"] = json!({ "problem": problem });
+            let ports = &parts.credentials;
+            status["public"] = ports.clients.status();
+            status["admin"] = ports.operators.status();
+            status["peers"] = json!(ports.peers.as_ref().map(Credentials::status));
+        }
+        status
+    }
+
+    async fn plan(&self, shards: u32, component: Option<Bytes>) -> Result<Value, NoPlan> {
+        let Some(parts) = self.parts.load_full() else {
+            let why = "the shard is starting: try again when it is ready".to_owned();
+            let status = StatusCode::SERVICE_UNAVAILABLE;
+            return Err(NoPlan { status, why });
+        };
+        let planner = parts.planner.clone();
+        let find_out = async move { planner.find_out(shards, component.as_ref()).await };
+        // A set, for it ends what runs when it is dropped: when who asked is gone.
+        let mut finding = JoinSet::new();
+        finding.spawn_on(find_out, &parts.runtime);
+        let found = tokio::select! {
+            found = finding.join_next() => found,
+            () = self.drain.begun() => {
+                let why = "the shard is draining: ask another".to_owned();
+                let status = StatusCode::SERVICE_UNAVAILABLE;
+                return Err(NoPlan { status, why });
+            }
+        };
+        match found {
+            Some(Ok(Ok(outcome))) => Ok(json!(outcome)),
+            Some(Ok(Err(error))) => Err(no_plan(&error)),
+            Some(Err(_)) | None => Err(NoPlan {
+                status: StatusCode::INTERNAL_SERVER_ERROR,
+                why: "the host failed to find it out: see its log".to_owned(),
+            }),
+        }
+    }
+
+    fn measure(&self, metrics: &Metrics) {
+        if let Some(log) = &self.log {
+            metrics.log_lines_lost(log.lost());
+        }
+        if let Some(parts) = &*self.parts.load() {
+            metrics.store_size(self.store_size(parts));
+            let is_missing = parts.lane.missing().borrow().is_some();
+            let is_damaged = parts.lane.damage().first().is_some();
+            metrics.store_standing(is_missing, is_damaged);
+            metrics.lane_depth(parts.lane.depth());
+            metrics.last_commit(parts.lane.last_commit().map(unix_seconds));
+            metrics.swap_is_refused(parts.swap.borrow().refused.is_some());
+            if let Some(cluster) = &parts.cluster {
+                metrics.partitions_left(cluster.partitions_to_settle());
+                let peers = cluster.peers();
+                metrics.peers_up(peers.iter().map(|peer| (peer.shard.0, peer.reached)));
+                let view = parts.lane.views().get();
+                let place = view.as_ref().and_then(|view| view.place.as_ref());
+                let plan = place.and_then(|place| place.shard.plan());
+                metrics.topology(plan.map(|plan| metrics::Topology {
+                    epoch: plan.epoch.0,
+                    shards: plan.to.shards,
+                    is_moving: !plan.is_stable(),
+                    awaited: cluster.awaited().len(),
+                    missing: cluster.missing().map_or(0, |missing| missing.shards.len()),
+                }));
+            }
+        }
+    }
+}
+
+/// Why nothing was found out, as it is answered.
+fn no_plan(error: &plan::Error) -> NoPlan {
+    let status = match error {
+        plan::Error::Shards(_) => StatusCode::BAD_REQUEST,
+        plan::Error::Guest(MakeError::Compile(error)) if error.is_transient() => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
+        plan::Error::Guest(_) => StatusCode::UNPROCESSABLE_ENTITY,
+        plan::Error::Here(survey::Error::Busy) => StatusCode::TOO_MANY_REQUESTS,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    let causes = iter::successors(Some(error as &dyn Error), |error| (*error).source());
+    let why: Vec<_> = causes.map(ToString::to_string).collect();
+    NoPlan {
+        status,
+        why: why.join(": "),
+    }
+}
+
+/// Where the shard stands among others; none before it knows.
+fn topology(place: &Place) -> Option<Value> {
+    let plan = place.shard.plan()?;
+    let batches: usize = place.shard.outboxes().map(|(_, kept)| kept.len()).sum();
+    Some(json!({
+        "epoch": plan.epoch,
+        "shards": plan.to.shards,
+        "shards_before": plan.from.shards,
+        "sharding": plan.to.sharding,
+        "stable": plan.is_stable(),
+        "batches_to_send": batches,
+        "incarnation": place.shard.incarnation(),
+    }))
+}
+
+fn unix_seconds(time: SystemTime) -> f64 {
+    unix_time(time).as_secs_f64()
+}

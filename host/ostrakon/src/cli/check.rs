@@ -1,0 +1,79 @@
+//! `ostrakon check`: whether a shard's data is whole.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use bytesize::ByteSize;
+use ostrakon_base::printable::Printable;
+use ostrakon_shard::lane::{self, Live};
+use ostrakon_shard::swap::Kept;
+use ostrakon_store as store;
+
+use super::progress::grouped;
+use super::serve::exit_of_store;
+use super::{Exit, Failure, say};
+
+/// The memory for the store's pages meanwhile.
+const CACHE: usize = 64 << 20;
+
+/// Read a stopped shard's whole data directory, with all checksums, and say what is damaged.
+///
+/// Nothing is changed. It takes about as long as reading the file twice. `ostrakon serve --check`
+/// does the same at a start.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  ostrakon check data
+  ostrakon check /var/lib/ostrakon && echo whole")]
+pub(super) struct Arguments {
+    /// The data directory. No process may have it.
+    #[arg(value_name = "DIR", env = "OSTRAKON_DATA_DIR")]
+    directory: PathBuf,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the data in {directory} is damaged: restore it from a backup")]
+struct Damaged {
+    directory: String,
+}
+
+fn or_none(text: Option<String>) -> String {
+    text.unwrap_or_else(|| "none".to_owned())
+}
+
+impl Arguments {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let mut checked = store::check(&self.directory, CACHE)
+            .map_err(|error| Failure::new(exit_of_store(&error), error))?;
+        if let Some(what) = lane::unreadable(&checked.record) {
+            checked.problem(format!("table `meta`: {what} cannot be read"));
+        }
+        for digest in Kept::damaged(&self.directory) {
+            checked.problem(format!(
+                "the files of the kept generation {digest} are not what they were"
+            ));
+        }
+        let record = &checked.record;
+        let live = record.generation.as_deref().and_then(Live::decode);
+        let mut text = format!(
+            "{} entries in {} partitions, {}; generation {}, schema {}\n",
+            grouped(checked.entries),
+            grouped(checked.partitions),
+            ByteSize(checked.bytes),
+            or_none(live.map(|live| live.number.to_string())),
+            or_none(record.schema.map(|schema| schema.to_string())),
+        );
+        for problem in &checked.problems {
+            let _ = writeln!(text, "damaged: {}", Printable(problem));
+        }
+        if checked.more > 0 {
+            let _ = writeln!(text, "and {} more", checked.more);
+        }
+        say(&text)?;
+        if checked.problems.is_empty() {
+            return Ok(());
+        }
+        let directory = self.directory.display().to_string();
+        Err(Failure::new(Exit::Damaged, Damaged { directory }))
+    }
+}

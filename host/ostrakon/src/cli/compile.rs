@@ -1,0 +1,89 @@
+//! `ostrakon compile`: what a shard starts to have a component compiled, and nobody else.
+
+use std::io::{self, Read as _, Write as _};
+use std::thread;
+
+use ostrakon_base::printable::Printable;
+use ostrakon_base::priority::lower_priority;
+use ostrakon_engine::confinement::{Bounds, Filter, confine};
+use ostrakon_engine::translate;
+
+use super::serve::end_with;
+use super::{Exit, Failure};
+
+/// The most threads that compile: each takes memory.
+const MOST_THREADS: usize = 4;
+
+/// Compile a component from standard input to standard output, for the process that started this one.
+#[derive(Debug, clap::Args)]
+#[command(hide = true)]
+pub(super) struct Arguments {
+    /// The memory that it may take, in bytes.
+    #[arg(long, value_name = "BYTES")]
+    memory: u64,
+    /// The processor time that it may take, in seconds.
+    #[arg(long, value_name = "SECONDS")]
+    cpu: u64,
+    /// The process that started this one: it is killed when that one ends.
+    #[arg(long, value_name = "PID")]
+    with_parent: u32,
+}
+
+impl Arguments {
+    /// Says itself what fails: other commands have a thread say it, and this one can start none.
+    pub(super) fn run(self) -> Exit {
+        match self.compile() {
+            Ok(()) => Exit::Done,
+            Err(failure) => {
+                say_last(&format!("error: {}", failure.line()));
+                failure.exit
+            }
+        }
+    }
+
+    fn compile(self) -> Result<(), Failure> {
+        end_with(self.with_parent)?;
+        lower_priority();
+        let bounds = Bounds {
+            memory: self.memory,
+            cpu: self.cpu,
+        };
+        let filter = confine(bounds, start_threads).map_err(|error| {
+            let error = format!("the system does not confine the compiler: {error}");
+            Failure::new(Exit::Internal, error)
+        })?;
+        if let Filter::Missing(why) = filter {
+            // For the log of the process that started this one.
+            let what = "the kernel does not filter its system calls, so only its memory and time are limited";
+            say_last(&format!("{what}: {why}"));
+        }
+        // From here on there is nothing but what was given.
+        let mut component = Vec::new();
+        let read = io::stdin().lock().read_to_end(&mut component);
+        read.map_err(Failure::with(Exit::Io))?;
+        let code = translate(&component).map_err(Failure::with(Exit::Usage))?;
+        let mut output = io::stdout().lock();
+        let length = code.len() as u64;
+        output
+            .write_all(&length.to_le_bytes())
+            .and_then(|()| output.write_all(&code))
+            .and_then(|()| output.flush())
+            .map_err(Failure::with(Exit::Io))
+    }
+}
+
+/// To a pipe that its parent reads as long as it lives.
+fn say_last(line: &str) {
+    let line = format!("{}\n", Printable(line));
+    let _ = io::stderr().write_all(line.as_bytes());
+}
+
+/// Those that compile: later there can be no more.
+fn start_threads() -> io::Result<()> {
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.min(MOST_THREADS));
+    pool.build_global().map_err(io::Error::other)?;
+    // Each has begun when it has done something.
+    rayon::broadcast(|_| ());
+    Ok(())
+}

@@ -1,0 +1,33 @@
+//! What the process's exit code says. Those from 64 on are as in BSD's `sysexits.h`.
+
+use std::process::ExitCode;
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// It did what it was asked for.
+    Done = 0,
+    /// It ended with requests cut off.
+    CutOff = 1,
+    /// The arguments or the configuration are wrong.
+    Usage = 64,
+    /// The data is damaged.
+    Damaged = ostrakon_observe::telemetry::DAMAGED,
+    /// A port is taken, or nobody answers at an address.
+    Unavailable = 69,
+    /// This machine cannot run guests, or ostrakon itself failed.
+    Internal = 70,
+    /// A file or directory cannot be read or written.
+    Io = 74,
+    /// The data directory is in use by another process.
+    InUse = 75,
+    /// Peers told this process that it must not go on, and do not say so any longer.
+    Stopped = 76,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}

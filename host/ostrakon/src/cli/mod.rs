@@ -1,0 +1,255 @@
+//! The command line: what is asked for, and what the process's exit code says.
+
+mod build;
+mod check;
+mod client;
+mod compile;
+mod dev;
+mod exit;
+mod inspect;
+mod manifest;
+mod ordinal;
+mod otlp;
+mod pack;
+mod peers;
+mod plan;
+mod progress;
+mod secretive;
+mod serve;
+mod status;
+mod watch;
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use clap::error::ErrorKind;
+use clap::{Parser, Subcommand};
+
+pub(crate) use exit::Exit;
+
+use ostrakon_base::printable::Printable;
+use ostrakon_observe::telemetry::Format;
+
+/// Stateful services on Kubernetes whose code changes without a restart.
+///
+/// One process runs one shard: it owns the network, the volumes and the data. What the service does
+/// is a Wasm component, the guest, which comes in a ConfigMap and is replaced while requests run.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100, after_help = AFTER_HELP)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const AFTER_HELP: &str = "\
+Examples:
+  ostrakon dev --guest guest/kv                run three shards here, swap on each save
+  ostrakon build guest/kv -o kv.wasm           make a component of a guest's crate
+  ostrakon inspect kv.wasm                     see what it is
+  ostrakon pack --name kv --guest kv.wasm | kubectl apply --server-side -f -
+  ostrakon serve --config-dir /etc/ostrakon/config --data-dir /var/lib/ostrakon
+  ostrakon status                              how the shard on this machine is
+  ostrakon status --watch                      how far partitions have moved
+  ostrakon plan --shards 5                     what more shards would move
+  ostrakon check /var/lib/ostrakon             whether a stopped shard's data is whole
+  ostrakon drain                               for a preStop hook
+
+Exit codes:
+   0  done
+   1  a drain's deadline passed, or a second signal ended it: requests were cut off
+  64  wrong arguments or configuration: the message says what to change
+  65  the data is damaged: the message says what
+  69  a port is taken, or nobody answers at an address
+  70  this machine cannot run guests, or a failure of ostrakon itself
+  74  a file or directory cannot be read or written
+  75  the data or state directory is in use by another process
+  76  peers said that this process must not go on, and do not say so any longer: start it again";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(Box<serve::Arguments>),
+    Dev(dev::Arguments),
+    Build(build::Arguments),
+    Compile(compile::Arguments),
+    Inspect(inspect::Arguments),
+    Pack(pack::Arguments),
+    Status(status::Arguments),
+    Check(check::Arguments),
+    Plan(plan::Arguments),
+    Drain(client::DrainArguments),
+}
+
+/// Does what the arguments ask for and says how it ended.
+pub(crate) fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help goes to standard output, the rest to standard error; nobody may read either.
+            return match error.kind() {
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+                    let _ = error.print();
+                    Exit::Done
+                }
+                _ => {
+                    aside(move || {
+                        let _ = error.print();
+                    });
+                    Exit::Usage
+                }
+            };
+        }
+    };
+    let result = match cli.command {
+        Command::Serve(arguments) => arguments.run(),
+        Command::Dev(arguments) => arguments.run(),
+        Command::Build(arguments) => arguments.run(),
+        Command::Compile(arguments) => return arguments.run(),
+        Command::Inspect(arguments) => arguments.run(),
+        Command::Pack(arguments) => arguments.run(),
+        Command::Status(arguments) => arguments.run(),
+        Command::Check(arguments) => arguments.run(),
+        Command::Plan(arguments) => arguments.run(),
+        Command::Drain(arguments) => arguments.run(),
+    };
+    result.map_or_else(
+        |failure| {
+            failure.tell();
+            failure.exit
+        },
+        |()| Exit::Done,
+    )
+}
+
+/// Why a command failed, and what the exit code is.
+#[derive(Debug)]
+struct Failure {
+    exit: Exit,
+    source: Box<dyn std::error::Error>,
+    log: Option<(Format, Option<u32>)>,
+}
+
+impl Failure {
+    fn new(exit: Exit, source: impl Into<Box<dyn std::error::Error>>) -> Self {
+        Self {
+            exit,
+            source: source.into(),
+            log: None,
+        }
+    }
+
+    /// It ends a process that has a log: of this format, and of this shard, if that is known.
+    fn of_a_log(mut self, format: Format, shard: Option<u32>) -> Self {
+        self.log = Some((format, shard));
+        self
+    }
+
+    /// Says what failed, as the last line.
+    fn tell(&self) {
+        let (format, shard) = self.log.unwrap_or((Format::Human, None));
+        write_aside(format.last_line(shard, &self.line()));
+    }
+
+    /// For `map_err`.
+    fn with<E: std::error::Error + 'static>(exit: Exit) -> impl FnOnce(E) -> Self {
+        move |source| Self::new(exit, source)
+    }
+
+    /// The error and its causes. One that repeats its cause's words is told once.
+    fn line(&self) -> String {
+        let mut line = self.source.to_string();
+        let mut cause = self.source.source();
+        while let Some(error) = cause {
+            let words = error.to_string();
+            if !line.ends_with(&words) {
+                line = format!("{line}: {words}");
+            }
+            cause = error.source();
+        }
+        line
+    }
+}
+
+/// Writes to standard output; one that cannot be written to is an error of the command.
+fn say(text: &str) -> Result<(), Failure> {
+    let mut output = io::stdout().lock();
+    match output
+        .write_all(text.as_bytes())
+        .and_then(|()| output.flush())
+    {
+        // Whoever read it has read enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.map_err(Failure::with(Exit::Io)),
+    }
+}
+
+/// An address and port; `localhost` is 127.0.0.1.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let address = match text.strip_prefix("localhost:") {
+        Some(port) => format!("127.0.0.1:{port}"),
+        None => text.to_owned(),
+    };
+    let address = address.parse();
+    address.map_err(|_| "write an IP address and a port, such as 127.0.0.1:8080".to_owned())
+}
+
+/// Whether a text is a host, by its name or IP address, and a port.
+fn is_authority(text: &str) -> bool {
+    text.rsplit_once(':').is_some_and(|(host, port)| {
+        let of_a_host = |c: char| c.is_ascii_alphanumeric() || "-._:[]%".contains(c);
+        let is_port = port.parse().is_ok_and(|port: u16| port > 0);
+        is_port && !host.is_empty() && host.chars().all(of_a_host)
+    })
+}
+
+/// How long a line on standard error may take.
+const ASIDE: Duration = Duration::from_secs(1);
+
+/// Writes a line to standard error, where hints and errors go. A process ends also where nobody
+/// reads what it says last.
+fn say_aside(line: &str) {
+    write_aside(format!("{}\n", Printable(line)));
+}
+
+fn write_aside(line: String) {
+    aside(move || {
+        // When it is closed there is nobody to tell.
+        let _ = io::stderr().write_all(line.as_bytes());
+    });
+}
+
+fn aside(say: impl FnOnce() + Send + 'static) {
+    let (said, saying) = mpsc::channel();
+    let spawned = thread::Builder::new().spawn(move || {
+        say();
+        let _ = said.send(());
+    });
+    if spawned.is_ok() {
+        let _ = saying.recv_timeout(ASIDE);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn an_error_is_one_line_with_its_causes_each_told_once() {
+        let cause = io::Error::other("the disk is gone");
+        let error = crate::app::Error::System(cause);
+        assert_eq!(
+            Failure::new(Exit::Io, error).line(),
+            "the system does not give what a shard needs: the disk is gone"
+        );
+    }
+}

@@ -1,0 +1,95 @@
+//! What must hold in every world, and in one where everything has happened.
+
+use std::collections::VecDeque;
+
+use super::world::*;
+use crate::{Authority, Ordinal, Range, Received};
+
+impl Scenario {
+    /// How many shards take a key for theirs.
+    pub(super) fn authorities(&self, world: &World, key: u8) -> usize {
+        let is_mine = |node: &&Node| {
+            let Some(plan) = node.shard.plan() else {
+                return false;
+            };
+            let (from, to) = owners(key, plan);
+            match node.shard.authority(&[key], from, to, None) {
+                Authority::Mine => true,
+                Authority::Elsewhere { .. } => {
+                    self.is(Mutation::PassedIsMine) && from == node.shard.ordinal()
+                }
+                Authority::Awaited { .. } => self.is(Mutation::NotAwaited),
+                Authority::Unknown => false,
+            }
+        };
+        world.nodes.iter().filter(is_mine).count()
+    }
+
+    /// The values of a key wherever it is: in the data, or on its way.
+    pub(super) fn places(world: &World, key: u8) -> Vec<u8> {
+        let mut places = Vec::new();
+        for node in &world.nodes {
+            let applied = |(to, kept): (Ordinal, &VecDeque<Range>)| {
+                kept.iter().any(|range| {
+                    let batch = node.shard.envelope(to, range, 7);
+                    let mut receiver = world.nodes[to.0 as usize].shard.clone();
+                    // Applied, and only not deleted yet.
+                    receiver.receive(&batch) == Received::Known
+                        && node.contents(to, range).contains_key(&key)
+                })
+            };
+            if !node.shard.outboxes().any(applied) {
+                places.extend(node.data.get(&key));
+            }
+        }
+        places
+    }
+
+    /// Lets everything happen that can, without restarts or new demands, until
+    /// nothing more does; none if that does not come.
+    pub(super) fn settle(&self, world: &World) -> Option<World> {
+        let mut world = world.clone();
+        for _ in 0..100 {
+            let mut changed = false;
+            for action in self.actions(&world) {
+                let goes_on = matches!(
+                    action,
+                    Action::Plan
+                        | Action::Ask(_)
+                        | Action::Deliver(_)
+                        | Action::Step(_)
+                        | Action::Serve(_)
+                        | Action::Part(..)
+                );
+                if goes_on && let Some(after) = self.after(&world, &action) {
+                    world = after;
+                    changed = true;
+                }
+            }
+            if !changed {
+                return Some(world);
+            }
+        }
+        None
+    }
+
+    /// Whether each key is where it is configured to be, and nobody waits.
+    pub(super) fn is_settled(&self, world: &World) -> bool {
+        let configured = self.configured[world.configured];
+        let stable = |node: &Node| {
+            node.shard
+                .plan()
+                .is_some_and(|plan| plan.is_stable() && plan.to == placement(configured))
+        };
+        let in_place = |key: &u8| {
+            let owner = owner(*key, configured);
+            Self::places(world, *key).len() == 1
+                && world.nodes[owner.0 as usize].data.contains_key(key)
+        };
+        let answered =
+            |client: &Client| !matches!(client, Client::Asking { .. } | Client::Listing { .. });
+        world.nodes[..configured.0 as usize].iter().all(stable)
+            && world.truth.keys().all(in_place)
+            && world.clients.iter().all(answered)
+    }
+}

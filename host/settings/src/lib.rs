@@ -1,0 +1,4 @@
+//! The settings of the runtime.
+
+pub mod per_shard;
+pub mod settings;

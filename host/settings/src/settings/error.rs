@@ -1,0 +1,108 @@
+//! Why settings are not taken.
+
+use std::fmt;
+use std::time::Duration;
+
+use humantime_serde::re::humantime::format_duration;
+use ostrakon_observe::telemetry::FilterError;
+
+use super::{GIB, KIB, MIB};
+
+/// Why settings were not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The text is not TOML, or holds something that is not a setting.
+    #[error("ostrakon.toml, line {line}: {message}")]
+    Syntax {
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong there, in one line.
+        message: String,
+    },
+    /// A value is outside its bounds.
+    #[error("{name} is {value}; it must be {least} to {most}")]
+    OutOfRange {
+        /// The setting.
+        name: &'static str,
+        /// The value given.
+        value: Value,
+        /// The least value allowed.
+        least: Value,
+        /// The greatest value allowed.
+        most: Value,
+    },
+    /// Two values contradict each other.
+    #[error("{name} is {value}; it must not be above {other}, which is {bound}")]
+    Conflict {
+        /// The setting that is too great.
+        name: &'static str,
+        /// The value in force for it.
+        value: Value,
+        /// The setting that bounds it.
+        other: &'static str,
+        /// The value in force for that one.
+        bound: Value,
+    },
+    /// The drain would end before it begins.
+    #[error("drain.serve_for is {serve_for}; it must be below drain.deadline, which is {deadline}")]
+    NoTimeToDrain {
+        /// `drain.serve_for`.
+        serve_for: Value,
+        /// `drain.deadline`.
+        deadline: Value,
+    },
+    /// Clients would be sent to shards, and nobody says where these are.
+    #[error(
+        "cluster.routing is \"redirect\"; set cluster.public_url too, such as \"http://kv-{{}}.kv:8080\", where {{}} is the ordinal of the shard that clients are sent to"
+    )]
+    NoPublicUrl,
+    /// What clients are to be sent to is no address.
+    #[error(
+        "cluster.public_url is {url:?}; write http:// or https://, a host, perhaps a port, and nothing after it, such as \"http://kv-{{}}.kv:8080\""
+    )]
+    PublicUrl {
+        /// The URL given.
+        url: String,
+    },
+    /// The log filter cannot be read.
+    #[error("log.filter: {0}")]
+    Filter(#[source] FilterError),
+}
+
+impl Error {
+    /// Turns the parser's several lines with a picture into one line of a log.
+    pub(super) fn syntax(text: &str, error: &toml::de::Error) -> Self {
+        let start = error.span().map_or(0, |span| span.start);
+        let before = text.get(..start).unwrap_or(text);
+        let line = 1 + before.matches('\n').count();
+        Self::Syntax {
+            line,
+            message: error.message().replace('\n', " "),
+        }
+    }
+}
+
+/// A value in an error, as people write it.
+#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
+pub enum Value {
+    /// A number of things.
+    Count(u64),
+    /// A number of bytes.
+    Size(usize),
+    /// A duration.
+    Time(Duration),
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Count(count) => write!(f, "{count}"),
+            Self::Time(time) => write!(f, "{}", format_duration(time)),
+            // Exact, so that a value just outside a bound is not shown as the bound.
+            Self::Size(size) if size > 0 && size % GIB == 0 => write!(f, "{}GiB", size / GIB),
+            Self::Size(size) if size > 0 && size % MIB == 0 => write!(f, "{}MiB", size / MIB),
+            Self::Size(size) if size > 0 && size % KIB == 0 => write!(f, "{}KiB", size / KIB),
+            Self::Size(size) => write!(f, "{size} bytes"),
+        }
+    }
+}

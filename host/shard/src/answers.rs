@@ -1,0 +1,50 @@
+//! How a request that no guest answered is told to its client.
+
+use bytes::Bytes;
+use http::Response;
+use ostrakon_engine::Failure;
+use ostrakon_network::http::Refusal;
+use ostrakon_store::CommitError;
+
+use crate::service::Refused;
+
+impl From<&Refused> for Refusal {
+    fn from(refused: &Refused) -> Self {
+        match refused {
+            Refused::Starting => Self::NoGeneration,
+            Refused::RepliesFull => Self::Replies,
+            Refused::TooManySlow => Self::SlowReads,
+            Refused::LaneFull => Self::LaneFull,
+            Refused::LaneWait => Self::LaneWait,
+            Refused::NotStored(CommitError::Full) => Self::StoreFull,
+            Refused::NotStored(CommitError::Missing(_)) => Self::StoreMissing,
+            Refused::NotStored(error) if error.is_damage() => Self::StoreDamaged,
+            Refused::NotStored(CommitError::Failed(_)) | Refused::Stopping => Self::StoreFailed,
+            Refused::Away(_) => Self::ShardAway,
+            Refused::Unknown(_) => Self::OutcomeUnknown,
+            Refused::Redirected { .. } => Self::Redirected,
+            Refused::Misplaced { .. } => Self::Misplaced,
+            Refused::Failed(failure) => match failure {
+                Failure::Trap(_) => Self::GuestTrapped,
+                Failure::Memory(_) => Self::GuestMemory,
+                Failure::Deadline => Self::GuestDeadline,
+                Failure::Reply(_) => Self::GuestReply,
+                Failure::PartitionKey(..) => Self::BadPartitionKey,
+                Failure::Store(error) if error.is_damage() => Self::StoreDamaged,
+                Failure::Store(_) => Self::StoreFailed,
+            },
+        }
+    }
+}
+
+impl Refused {
+    /// The answer that its client gets.
+    pub fn response(&self) -> Response<Bytes> {
+        let refusal = Refusal::from(self);
+        match self {
+            // Which shard, for people: the client can do nothing but wait.
+            Self::Away(why) | Self::Unknown(why) => refusal.explained(why),
+            _ => refusal.response(),
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! How many partitions a shard has before it in a change.
+
+use ostrakon_protocol::Cursor;
+use ostrakon_store::{ReadError, Snapshot};
+
+use super::parts::first_after;
+use super::place::{ChangeError, Place};
+
+impl Place {
+    /// Counts the partitions after the cursor, by going through them: not for
+    /// the lane's thread, nor a runtime's.
+    ///
+    /// # Errors
+    /// When the data cannot be read.
+    pub fn count_ahead(&self, snapshot: &Snapshot) -> Result<u64, ReadError> {
+        if *self.shard.cursor() == Cursor::End {
+            return Ok(0);
+        }
+        let start = first_after(self.shard.cursor());
+        snapshot.count_partitions(start.as_deref())
+    }
+
+    /// Counts the partitions in batches that are not acknowledged.
+    ///
+    /// # Errors
+    /// When the data cannot be read or a guest fails.
+    pub async fn count_under_way(&self, snapshot: &Snapshot) -> Result<u64, ChangeError> {
+        let mut count = 0;
+        for (to, kept) in self.shard.outboxes() {
+            for range in kept {
+                count += self.part(snapshot, to, range).await?.len() as u64;
+            }
+        }
+        Ok(count)
+    }
+}

@@ -1,0 +1,103 @@
+//! What is wrong with the data file, as operators are told.
+
+use std::sync::atomic::Ordering;
+
+use ostrakon_observe::metrics::NotStored;
+use ostrakon_store::{CommitError, Damage, Missing};
+use tokio::sync::watch;
+
+use super::worker::Worker;
+use super::{Lane, Written};
+
+impl Lane {
+    /// Why the data file is not where it was opened, now and as that changes.
+    pub fn missing(&self) -> watch::Receiver<Option<Missing>> {
+        self.state.missing.subscribe()
+    }
+
+    /// What was found to be damaged in the data file.
+    pub fn damage(&self) -> &Damage {
+        &self.damage
+    }
+
+    /// Why writes are refused, in a line; none: they are not, as far as is known.
+    pub fn writes_problem(&self) -> Option<String> {
+        let missing = self.state.missing.borrow();
+        let missing = missing.as_ref().map(ToString::to_string);
+        let is_full = self.state.full.load(Ordering::Relaxed);
+        missing.or_else(|| is_full.then(|| CommitError::Full.to_string()))
+    }
+
+    /// What is wrong with the data file, in a line; none: nothing that is known.
+    pub fn store_problem(&self) -> Option<String> {
+        let damaged = self.damage.first().map(|why| {
+            format!(
+                "a part of the data is damaged: {why}; stop the shard, and `ostrakon check` says what"
+            )
+        });
+        let problems = self.writes_problem().into_iter().chain(damaged);
+        problems.reduce(|one, other| format!("{one}; {other}"))
+    }
+}
+
+impl Worker {
+    /// Looks whether the data file is where it was, and tells.
+    pub(super) fn look(&self) {
+        look(&self.state.missing, self.store.look());
+    }
+
+    /// Tells what is wrong with the data file, where that is why something was not stored.
+    pub(super) fn tell(&self, error: &CommitError) {
+        match error {
+            CommitError::Missing(_) => self.look(),
+            CommitError::Full if !self.state.full.swap(true, Ordering::Relaxed) => {
+                tracing::error!("the disk is full: writes are refused, reads go on");
+            }
+            CommitError::Full | CommitError::Failed(_) => {}
+        }
+    }
+
+    /// Something was stored.
+    pub(super) fn stored(&self) {
+        if self.state.full.swap(false, Ordering::Relaxed) {
+            tracing::info!("the disk has space again: writes go on");
+        }
+    }
+
+    /// What a write is told that was not stored.
+    pub(super) fn not_stored(&self, error: &CommitError) -> Written {
+        self.metrics.write_not_stored(match error {
+            CommitError::Full => NotStored::Full,
+            CommitError::Missing(_) => NotStored::Missing,
+            CommitError::Failed(_) if error.is_damage() => NotStored::Damaged,
+            CommitError::Failed(_) => NotStored::Failed,
+        });
+        Written::NotStored(error.clone())
+    }
+
+    /// What a request of a failed group is told. Even one that wrote nothing may have read what
+    /// was not stored; only one that was not run can be run anew.
+    pub(super) fn instead(&self, written: Written, error: &CommitError) -> Written {
+        match written {
+            Written::Rerouted | Written::Elsewhere(_) => written,
+            _ => self.not_stored(error),
+        }
+    }
+}
+
+/// Says once in the log that the file is missing, or is there again.
+fn look(known: &watch::Sender<Option<Missing>>, looked: Result<(), Missing>) {
+    let missing = looked.err();
+    known.send_if_modified(|known| {
+        if *known == missing {
+            return false;
+        }
+        if let Some(error) = &missing {
+            tracing::error!(%error, "the data file is missing: writes are refused, reads go on");
+        } else {
+            tracing::info!("the data file is there again: writes go on");
+        }
+        *known = missing;
+        true
+    });
+}

@@ -1,0 +1,82 @@
+//! What readers see: a generation and a snapshot that belong together.
+
+use std::sync::Arc;
+
+use arc_swap::{ArcSwapOption, Guard};
+use ostrakon_base::digest::Digest;
+use ostrakon_engine::{Failure, Guest, Lease};
+use ostrakon_store::Snapshot;
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
+
+use super::place::Place;
+
+/// A generation and the last durable commit, published as one: a read never
+/// pairs new code with old data, or the reverse.
+#[derive(Debug)]
+pub struct View {
+    /// The generation's number.
+    pub generation: u64,
+    /// The generation's digest.
+    pub digest: Digest,
+    /// Its guest.
+    pub guest: Arc<Guest>,
+    /// The data.
+    pub snapshot: Arc<Snapshot>,
+    /// Where the shard stands among others; none where it is alone.
+    pub place: Option<Arc<Place>>,
+}
+
+impl View {
+    /// An instance of its guest to call, for answers among the shards that it
+    /// knows of.
+    ///
+    /// # Errors
+    /// When a new one is needed and cannot be made.
+    pub async fn lease(&self) -> Result<Lease, Failure> {
+        self.guest.lease(self.shards()).await
+    }
+
+    /// The number of shards, as far as it is known.
+    pub fn shards(&self) -> u32 {
+        shards(self.place.as_deref())
+    }
+}
+
+/// The number of shards under a place's plan; 1 without one.
+pub(super) fn shards(place: Option<&Place>) -> u32 {
+    let plan = place.and_then(|place| place.shard.plan());
+    plan.map_or(1, |plan| plan.to.shards)
+}
+
+/// The place where the lane publishes its views.
+#[derive(Clone, Debug, Default)]
+pub struct Views(Arc<Published>);
+
+#[derive(Debug, Default)]
+struct Published {
+    view: ArcSwapOption<View>,
+    changed: Notify,
+}
+
+impl Views {
+    /// The view of now; none before the first generation is live.
+    pub fn load(&self) -> Guard<Option<Arc<View>>> {
+        self.0.view.load()
+    }
+
+    /// The view of now, to keep.
+    pub fn get(&self) -> Option<Arc<View>> {
+        self.0.view.load_full()
+    }
+
+    /// Waits for a view that is published after this call.
+    pub fn changed(&self) -> Notified<'_> {
+        self.0.changed.notified()
+    }
+
+    pub(super) fn publish(&self, view: View) {
+        self.0.view.store(Some(Arc::new(view)));
+        self.0.changed.notify_waiters();
+    }
+}

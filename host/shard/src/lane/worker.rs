@@ -1,0 +1,480 @@
+//! The lane's thread.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc;
+use std::time::{Duration, Instant, SystemTime};
+
+use ostrakon_base::unix_time::unix_time;
+use ostrakon_contract::contract::{Access, Target};
+use ostrakon_contract::replies::Replies;
+use ostrakon_engine::{Bound, Failure, Guest};
+use ostrakon_observe::metrics::Metrics;
+use ostrakon_observe::trace::Trace;
+use ostrakon_protocol::Authority;
+use ostrakon_store::{CommitError, Group, Record, Snapshot, Store};
+use tokio::runtime;
+use tokio::sync::oneshot;
+
+use super::pace::Pace;
+use super::place::Place;
+use super::promotion::{Live, PromoteError, Promotion};
+use super::view::{self, View, Views};
+use super::{ChangeError, Lane, Message, State, Write, Written};
+
+/// How often the lane looks whether the data file is where it was, besides before each commit.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// The shard's single writer.
+pub(super) struct Worker {
+    pub(super) store: Store,
+    /// None in a shard that is alone.
+    pub(super) place: Option<Arc<Place>>,
+    guests: Guests,
+    pub(super) pace: Pace,
+    /// How many partitions a step gives away at most now.
+    pub(super) stride: usize,
+    /// How many requests there were when partitions came or went last.
+    pub(super) asked: u64,
+    views: Views,
+    replies: Replies,
+    pub(super) state: Arc<State>,
+    pub(super) metrics: Arc<Metrics>,
+    live: Option<(Live, Arc<Guest>)>,
+}
+
+/// How the lane calls guests.
+pub(super) enum Guests {
+    /// From its own thread, with the timers of this runtime.
+    On(runtime::Handle),
+    /// In a task: its guests are known to never wait.
+    AtOnce,
+}
+
+/// A request of the group under way, what it will be told, its trace, and its partition.
+type Waiting = (oneshot::Sender<Written>, Written, Trace, Vec<u8>);
+
+impl Worker {
+    pub(super) fn new(
+        store: Store,
+        place: Option<Place>,
+        guests: Guests,
+        pace: Pace,
+        lane: &Lane,
+    ) -> Self {
+        Self {
+            store,
+            place: place.map(Arc::new),
+            guests,
+            stride: *pace.partitions.start(),
+            pace,
+            asked: 0,
+            views: lane.views.clone(),
+            replies: lane.replies.clone(),
+            state: Arc::clone(&lane.state),
+            metrics: Arc::clone(&lane.metrics),
+            live: None,
+        }
+    }
+
+    /// Runs until told to end, or until the last handle is gone.
+    pub(super) fn run(mut self, receiver: &mpsc::Receiver<Message>) {
+        let _ended = Ended(Arc::clone(&self.state));
+        let mut after = None;
+        let mut looked = Instant::now();
+        loop {
+            if looked.elapsed() >= LOOK {
+                self.look();
+                looked = Instant::now();
+            }
+            let next = after.take().map_or_else(|| receiver.recv_timeout(LOOK), Ok);
+            let message = match next {
+                Ok(message) => message,
+                Err(mpsc::RecvTimeoutError::Timeout) => continue,
+                Err(mpsc::RecvTimeoutError::Disconnected) => break,
+            };
+            match self.take_up(message, receiver) {
+                ControlFlow::Continue(next) => after = next,
+                ControlFlow::Break(()) => break,
+            }
+        }
+    }
+
+    /// Does what a message asks for; gives the one to go on with, if it took one
+    /// too many. Breaks where the lane is to end.
+    pub(super) fn take_up(
+        &mut self,
+        message: Message,
+        receiver: &mpsc::Receiver<Message>,
+    ) -> ControlFlow<(), Option<Message>> {
+        match message {
+            Message::Write(write, sent, sender) => {
+                return ControlFlow::Continue(self.run_group((write, sent, sender), receiver));
+            }
+            Message::Promote(promotion, sender) => {
+                // Who asked may be gone; the generation is live all the same.
+                let _ = sender.send(self.promote(*promotion));
+            }
+            Message::Recover(opening, sender) => {
+                self.store.recover(opening);
+                self.publish();
+                let _ = sender.send(());
+            }
+            Message::Change(change, sender) => {
+                // Who asked may be gone; it is made all the same.
+                let changed = self.change(*change);
+                if let Err(ChangeError::NotStored(error)) = &changed {
+                    self.tell(error);
+                }
+                let _ = sender.send(changed);
+            }
+            Message::Flush(sender) => {
+                let _ = sender.send(());
+            }
+            Message::End => return ControlFlow::Break(()),
+        }
+        ControlFlow::Continue(None)
+    }
+
+    /// Runs the write requests that wait, the given one first, and commits
+    /// them; gives the message that ended the group early, if one did.
+    fn run_group(
+        &mut self,
+        first: (Write, Instant, oneshot::Sender<Written>),
+        receiver: &mpsc::Receiver<Message>,
+    ) -> Option<Message> {
+        let began = Instant::now();
+        let Some((live, guest)) = self.live.clone() else {
+            self.take((first.1, &first.2));
+            let _ = first.2.send(Written::Rerouted);
+            return None;
+        };
+        let snapshot = match self.snapshot() {
+            Ok(snapshot) => snapshot,
+            Err(error) => {
+                self.tell(&error);
+                self.take((first.1, &first.2));
+                let _ = first.2.send(self.not_stored(&error));
+                return None;
+            }
+        };
+        let lane = guest.settings().lane.clone();
+        let max_replies = guest.settings().http.max_replies_bytes;
+        let mut group = Group::new(snapshot);
+        let mut waiting: Vec<Waiting> = Vec::new();
+        let mut next = Some(first);
+        let mut after = None;
+        while let Some((write, sent, sender)) = next.take() {
+            let taken = self.take((sent, &sender));
+            if taken == Taken::Gone {
+                // Nothing was promised to it.
+                self.metrics.request_gone();
+            } else if sent.elapsed() > lane.max_wait {
+                let _ = sender.send(Written::Waited);
+            } else if (self.replies).are_full(write.request.client.replies(), max_replies) {
+                // What it would answer had to be told.
+                let _ = sender.send(Written::RepliesFull);
+            } else {
+                let (trace, partition) = (write.request.trace.clone(), write.partition.clone());
+                trace.record("wait for the lane", sent);
+                let (grown, written) = self.write(group, &live, &guest, write);
+                group = grown;
+                waiting.push((sender, written, trace, partition));
+            }
+            if waiting.len() >= lane.max_group || began.elapsed() > self.pace.collect {
+                break;
+            }
+            match receiver.try_recv() {
+                Ok(Message::Write(write, sent, sender)) => next = Some((write, sent, sender)),
+                Ok(other) => after = Some(other),
+                Err(_) => {}
+            }
+        }
+        self.commit(group, waiting);
+        after
+    }
+
+    /// Runs one request on top of the group.
+    fn write(
+        &self,
+        group: Group,
+        live: &Live,
+        guest: &Arc<Guest>,
+        write: Write,
+    ) -> (Group, Written) {
+        let generation = live.number;
+        let failed = |failure| Written::Failed {
+            generation,
+            failure,
+        };
+        let Write {
+            request,
+            mut partition,
+            generation: routed,
+            told,
+        } = write;
+        self.block_on(async {
+            let mut lease = match guest.lease(self.shards()).await {
+                Ok(lease) => lease,
+                Err(failure) => return (group, failed(failure)),
+            };
+            if routed != generation {
+                // What the request was routed by is no longer live.
+                let deadline = guest.settings().guest.write_deadline;
+                match lease.route(&request, Bound::Deadline(deadline)).await {
+                    Ok(route) => match (route.target, route.access) {
+                        (Target::Partition(key), Access::Write) => partition = key,
+                        _ => return (group, Written::Rerouted),
+                    },
+                    Err(failure) => return (group, failed(failure)),
+                }
+            }
+            if let Some(place) = &self.place {
+                match place.authority(&partition, told.as_ref()).await {
+                    Ok(Authority::Mine) => {}
+                    Ok(other) => return (group, Written::Elsewhere(other)),
+                    Err(failure) => return (group, failed(failure)),
+                }
+            }
+            let limits = (&guest.settings().store).into();
+            let transaction = group.begin(partition, limits);
+            let (group, replied) = lease.write(&request, transaction).await;
+            let written = match replied {
+                Ok(reply) => Written::Replied {
+                    generation,
+                    held: (self.replies).count(request.client.replies(), reply.body.len()),
+                    reply,
+                },
+                Err(failure) => failed(failure),
+            };
+            (group, written)
+        })
+    }
+
+    /// Commits a group and lets its replies go.
+    fn commit(&mut self, group: Group, waiting: Vec<Waiting>) {
+        if !group.is_empty() {
+            let began = Instant::now();
+            match self.store.commit(&group) {
+                Ok(_) => {
+                    self.metrics.commit(began.elapsed(), waiting.len());
+                    self.stored();
+                    for (_, _, trace, _) in &waiting {
+                        trace.record("commit", began);
+                    }
+                    self.committed();
+                }
+                Err(error) if error.is_damage() => {
+                    self.metrics.commit_failed();
+                    let failed = self.store.commit_apart(group);
+                    tracing::warn!(%error, partitions = failed.len(), "a part of a group was not stored");
+                    self.committed();
+                    for (sender, written, _, partition) in waiting {
+                        let _ = sender.send(match failed.get(&partition) {
+                            Some(error) => self.instead(written, error),
+                            None => written,
+                        });
+                    }
+                    return;
+                }
+                Err(error) => {
+                    self.metrics.commit_failed();
+                    self.tell(&error);
+                    tracing::warn!(%error, requests = waiting.len(), "a group was not stored");
+                    // The store may have been opened anew.
+                    self.publish();
+                    for (sender, written, ..) in waiting {
+                        let _ = sender.send(self.instead(written, &error));
+                    }
+                    return;
+                }
+            }
+        }
+        for (sender, written, ..) in waiting {
+            if let Written::Failed {
+                failure: Failure::Store(error),
+                ..
+            } = &written
+                && !error.is_damage()
+            {
+                self.recover();
+            }
+            // A client that is gone does not hear of it.
+            let _ = sender.send(written);
+        }
+    }
+
+    fn promote(&mut self, promotion: Promotion) -> Result<Live, PromoteError> {
+        let record = self.store.record().clone();
+        let stored = record.generation.as_deref().and_then(Live::decode);
+        let schema = promotion.guest.description().schema;
+        let live = match stored {
+            Some(stored) if stored.digest == promotion.digest => stored,
+            stored => Live {
+                number: stored.map_or(0, |stored| stored.number) + 1,
+                digest: promotion.digest,
+                component: promotion.component,
+            },
+        };
+        let after = Record {
+            schema: Some(schema),
+            generation: Some(live.encode()),
+            topology: record.topology.clone(),
+        };
+        match record.schema {
+            Some(data) if schema < data => {
+                return Err(PromoteError::Schema {
+                    guest: schema,
+                    data,
+                });
+            }
+            Some(data) if schema > data => self.migrate(&promotion.guest, data, after)?,
+            // A restart on the same generation has nothing to store.
+            _ if record == after => {}
+            _ => {
+                self.store
+                    .set_record(after)
+                    .inspect_err(|error| self.tell(error))?;
+                self.stored();
+            }
+        }
+        *self
+            .state
+            .schema
+            .lock()
+            .expect("no holder of this lock panics") = Some(schema);
+        self.live = Some((live.clone(), promotion.guest));
+        self.committed();
+        Ok(live)
+    }
+
+    /// Migrates the shard and stores, in the same transaction, what the swap
+    /// says.
+    fn migrate(
+        &mut self,
+        guest: &Arc<Guest>,
+        from: u32,
+        record: Record,
+    ) -> Result<(), PromoteError> {
+        let failed = |failure| PromoteError::Failed { from, failure };
+        let migration = self
+            .store
+            .begin_migration((&guest.settings().store).into())?;
+        let (migration, migrated) = self.block_on(async {
+            let mut lease = guest.lease(self.shards()).await.map_err(failed)?;
+            Ok::<_, PromoteError>(lease.migrate(from, migration).await)
+        })?;
+        match migrated {
+            Ok(Ok(())) => {
+                self.store
+                    .commit_migration(migration, record)
+                    .inspect_err(|error| self.tell(error))?;
+                self.stored();
+                Ok(())
+            }
+            Ok(Err(reason)) => Err(PromoteError::Refused { from, reason }),
+            Err(failure) => {
+                drop(migration);
+                if matches!(failure, Failure::Store(_)) {
+                    self.recover();
+                }
+                Err(failed(failure))
+            }
+        }
+    }
+
+    /// Opens the store anew after a read of now's failed: redb answers nothing
+    /// more from that opening.
+    fn recover(&mut self) {
+        let opening = self
+            .store
+            .snapshot()
+            .map_or(0, |snapshot| snapshot.opening());
+        self.store.recover(opening);
+        self.publish();
+    }
+
+    /// Takes a request out of the queue's count; says whether its client is
+    /// still there.
+    fn take(&self, (sent, sender): (Instant, &oneshot::Sender<Written>)) -> Taken {
+        let depth = self.state.depth.fetch_sub(1, Ordering::Relaxed) - 1;
+        self.metrics.lane_depth(depth);
+        self.metrics.lane_wait(sent.elapsed());
+        if sender.is_closed() {
+            Taken::Gone
+        } else {
+            Taken::Waits
+        }
+    }
+
+    /// The data to build the next group on, opening the store anew if needed.
+    pub(super) fn snapshot(&mut self) -> Result<Arc<Snapshot>, CommitError> {
+        let was_closed = self.store.snapshot().is_none();
+        let snapshot = self.store.snapshot_or_reopen()?;
+        if was_closed {
+            self.publish();
+        }
+        Ok(snapshot)
+    }
+
+    /// Notes a commit and shows it to readers.
+    pub(super) fn committed(&self) {
+        let now = unix_time(SystemTime::now());
+        let millis = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        self.state.last_commit.store(millis, Ordering::Relaxed);
+        self.publish();
+    }
+
+    /// The schema of the stored data; none where no generation was live yet.
+    pub(super) fn stored_schema(&self) -> Option<u32> {
+        self.store.record().schema
+    }
+
+    pub(super) fn live_guest(&self) -> Option<&Arc<Guest>> {
+        self.live.as_ref().map(|(_, guest)| guest)
+    }
+
+    /// Calls guests from the lane's thread.
+    pub(super) fn block_on<F: Future>(&self, future: F) -> F::Output {
+        match &self.guests {
+            Guests::On(runtime) => runtime.block_on(future),
+            Guests::AtOnce => {
+                let called = futures_util::FutureExt::now_or_never(future);
+                called.expect("these guests do not wait")
+            }
+        }
+    }
+
+    /// The number of shards, as far as it is known.
+    pub(super) fn shards(&self) -> u32 {
+        view::shards(self.place.as_deref())
+    }
+
+    pub(super) fn publish(&self) {
+        if let (Some((live, guest)), Some(snapshot)) = (&self.live, self.store.snapshot()) {
+            self.views.publish(View {
+                generation: live.number,
+                digest: live.digest,
+                guest: Arc::clone(guest),
+                snapshot: Arc::clone(snapshot),
+                place: self.place.clone(),
+            });
+        }
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Taken {
+    Waits,
+    Gone,
+}
+
+/// Says that the lane has ended, also when it panics.
+pub(super) struct Ended(pub(super) Arc<State>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.ended.store(true, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,297 @@
+//! Requests to all shards: each answers from its own data, and the guest joins
+//! what they say.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures_util::future::try_join_all;
+use ostrakon_contract::client::Client;
+use ostrakon_contract::contract::{Reply, Request, Route};
+use ostrakon_contract::replies::{Replies, Sum};
+use ostrakon_engine::{Bound, Failure, ReadData};
+use ostrakon_protocol::{Moved, Ordinal, Plan};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::others::{Boxed, Part};
+use super::{Answer, Refused, Service, has_no_room};
+use crate::lane::View;
+
+/// How long to wait before shards that could not all answer are asked again;
+/// twice as long each time, up to the second.
+const ASK_AGAIN: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(320)];
+
+impl Service {
+    /// Asks all shards, and joins what they say; only if all answer, and no
+    /// partition can be missing or come twice.
+    pub(super) async fn everywhere(
+        &self,
+        request: &Arc<Request>,
+        route: Option<Route>,
+        came: Instant,
+    ) -> Answer {
+        let Some((_waits, deadline)) = self.may_wait(came) else {
+            let why = "too many requests wait for other shards".to_owned();
+            return self.refused(route, Refused::Away(why));
+        };
+        let mut pause = ASK_AGAIN[0];
+        loop {
+            let Some(view) = self.lane.views().get() else {
+                return self.refused(route, Refused::Starting);
+            };
+            let reply = self.gathered(&view, request, deadline).await;
+            let may_wait = Instant::now() + pause < deadline;
+            if matches!(reply, Err(Refused::Away(_))) && may_wait {
+                sleep(pause).await;
+                pause = (pause * 2).min(ASK_AGAIN[1]);
+                continue;
+            }
+            return Answer {
+                shard: self.ordinal,
+                route,
+                generation: Some(view.generation),
+                reply,
+            };
+        }
+    }
+
+    async fn gathered(
+        &self,
+        view: &View,
+        request: &Arc<Request>,
+        deadline: Instant,
+    ) -> Result<Reply, Refused> {
+        let plan = view.place.as_ref().and_then(|place| place.shard.plan());
+        let plan = plan.ok_or_else(|| {
+            Refused::Away("it does not know yet how many shards there are".to_owned())
+        })?;
+        let reading = view.guest.settings().guest.read_deadline;
+        let settings = view.guest.settings();
+        let room = Room {
+            most: settings.guest.max_memory,
+            taken: AtomicUsize::new(0),
+            replies: &self.replies,
+            of_one: request.client.replies(),
+            max_replies: settings.http.max_replies_bytes,
+        };
+        let parts = self
+            .parts(plan, request, (deadline, reading), &room)
+            .await?;
+        let client = &request.client;
+        let parts = parts.into_iter().map(|part| (part.shard.0, part.reply));
+        let parts: Vec<_> = parts.collect();
+        let (guest, request) = (Arc::clone(&view.guest), Arc::clone(request));
+        let (parts, shards) = (Arc::new(parts), view.shards());
+        let call = move |bound| {
+            let (guest, request, parts) =
+                (Arc::clone(&guest), Arc::clone(&request), Arc::clone(&parts));
+            async move {
+                let mut lease = guest.lease(shards).await?;
+                lease.gather(&request, &parts, bound).await
+            }
+        };
+        self.within_budget_or_apart(view, client, call).await
+    }
+
+    /// What each shard says, in their order, as far as there is room. They are asked until a
+    /// time, and may then take a little longer to read.
+    async fn parts(
+        &self,
+        plan: &Plan,
+        request: &Arc<Request>,
+        (until, reading): (Instant, Duration),
+        room: &Room<'_>,
+    ) -> Result<Vec<Part>, Refused> {
+        let deadline = until + reading;
+        let others = self.others.as_ref().ok_or(Refused::Starting)?;
+        let shards = || (0..plan.shards()).map(Ordinal);
+        if !plan.is_stable() {
+            let held = shards().map(|shard| in_time(shard, deadline, others.hold(shard, until)));
+            try_join_all(held).await.map_err(Refused::Away)?;
+        }
+        let parts = shards().map(|shard| {
+            let part: Boxed<'_, _> = if shard.0 == self.ordinal {
+                Box::pin(async move {
+                    let part = self.part(request).await;
+                    part.map_err(|refused| format!("shard {shard}: {refused}"))
+                })
+            } else {
+                others.part(shard, request, until)
+            };
+            let part = in_time(shard, deadline, part);
+            async { room.take(part.await.map_err(Refused::Away)?) }
+        });
+        // The first that fails ends the others: what they would say is of no use.
+        let parts = try_join_all(parts).await?;
+        let moved: BTreeMap<_, _> = parts
+            .iter()
+            .map(|part| (part.shard, part.moved.clone()))
+            .collect();
+        let of_plan = parts.iter().all(|part| part.moved.epoch == plan.epoch);
+        if of_plan && (plan.is_stable() || Moved::fit(&moved)) {
+            return Ok(parts);
+        }
+        Err(Refused::Away("partitions are moving".to_owned()))
+    }
+
+    /// This shard's part of the answer to a request to all.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn part(&self, request: &Arc<Request>) -> Result<Part, Refused> {
+        let view = self.lane.views().get().ok_or(Refused::Starting)?;
+        let place = view.place.as_ref().ok_or(Refused::Starting)?;
+        let moved = place.shard.moved(place.store).ok_or(Refused::Starting)?;
+        let client = &request.client;
+        let call = |bound| {
+            let (view, request) = (Arc::clone(&view), Arc::clone(request));
+            async move {
+                let mut lease = view.lease().await?;
+                let data = ReadData::Shard(Arc::clone(&view.snapshot));
+                lease.read(&request, data, bound).await
+            }
+        };
+        Ok(Part {
+            shard: Ordinal(self.ordinal),
+            moved,
+            reply: self.within_budget_or_apart(&view, client, call).await?,
+        })
+    }
+
+    /// Makes a call that has no effects: within the short budget, or else apart,
+    /// from the start, within a read's whole deadline.
+    async fn within_budget_or_apart<F>(
+        &self,
+        view: &View,
+        client: &Client,
+        call: impl Fn(Bound) -> F,
+    ) -> Result<Reply, Refused>
+    where
+        F: Future<Output = Result<Reply, Failure>> + Send + 'static,
+    {
+        let settings = &view.guest.settings().guest;
+        let turn = self.turn(client).await;
+        if has_no_room(&self.replies, view, client) {
+            return Err(Refused::RepliesFull);
+        }
+        let called = call(Bound::Budget(settings.read_budget)).await;
+        drop(turn);
+        match called {
+            Err(Failure::Deadline) => {
+                self.metrics.slow_read();
+                let deadline = settings.read_deadline;
+                let again = call(Bound::Deadline(deadline));
+                Ok(self.apart.run(client, deadline, again).await??)
+            }
+            done => Ok(done?),
+        }
+    }
+}
+
+/// The room for what shards say together: no more is collected than fits into the guest's memory, and
+/// each part counts among the replies from when it comes.
+struct Room<'a> {
+    most: usize,
+    taken: AtomicUsize,
+    replies: &'a Replies,
+    of_one: &'a Sum,
+    max_replies: usize,
+}
+
+impl Room<'_> {
+    /// Takes a part in; drops it where there is no room.
+    fn take(&self, mut part: Part) -> Result<Part, Refused> {
+        let headers = part.reply.headers.iter();
+        let headers: usize = headers
+            .map(|(name, value)| name.as_str().len() + value.len())
+            .sum();
+        let bytes = part.reply.body.len() + headers;
+        let before = self.taken.fetch_add(bytes, Ordering::Relaxed);
+        if before.saturating_add(bytes) > self.most {
+            return Err(Refused::Failed(Failure::Memory(format!(
+                "the answers of all shards have more than {} bytes together (`guest.max_memory`)",
+                self.most
+            ))));
+        }
+        let body = std::mem::take(&mut part.reply.body);
+        let held = self.replies.hold(self.of_one, body, self.max_replies);
+        part.reply.body = held.ok_or(Refused::RepliesFull)?;
+        Ok(part)
+    }
+}
+
+/// What a shard says, if it does by then.
+async fn in_time<T>(
+    shard: Ordinal,
+    deadline: Instant,
+    asked: Boxed<'_, Result<T, String>>,
+) -> Result<T, String> {
+    let said = timeout_at(deadline, asked).await;
+    said.unwrap_or_else(|_| Err(format!("shard {shard} does not answer in time")))
+}
+
+#[cfg(test)]
+mod tests {
+    use ostrakon_protocol::Epoch;
+
+    use super::*;
+
+    fn part(shard: u32, bytes: usize) -> Part {
+        let reply = Reply {
+            status: http::StatusCode::OK,
+            headers: http::HeaderMap::new(),
+            body: vec![b'x'; bytes].into(),
+            discard: false,
+        };
+        Part {
+            shard: Ordinal(shard),
+            moved: Moved {
+                epoch: Epoch(1),
+                store: 0,
+                given: None,
+                taken: BTreeMap::new(),
+            },
+            reply,
+        }
+    }
+
+    fn room(most: usize, (replies, of_one): &(Replies, Sum), max_replies: usize) -> Room<'_> {
+        Room {
+            most,
+            taken: AtomicUsize::new(0),
+            replies,
+            of_one,
+            max_replies,
+        }
+    }
+
+    /// A thousand shards' answers of 9 MiB each would be collected, to be
+    /// refused by the guest's memory then.
+    #[test]
+    fn no_more_is_collected_of_all_shards_than_fits_a_guest() {
+        let sums = (Replies::default(), Sum::default());
+        let small = room(100, &sums, usize::MAX);
+        let _held = small.take(part(0, 60)).expect("there is room");
+        let refused = small.take(part(1, 60)).expect_err("there is none");
+        assert!(matches!(refused, Refused::Failed(Failure::Memory(_))));
+        let exact = room(120, &sums, usize::MAX);
+        let _held = exact.take(part(0, 60)).expect("there is room");
+        exact.take(part(1, 60)).expect("it fits exactly");
+    }
+
+    /// They counted once all had come: what many requests to all shards collected was not bounded.
+    #[test]
+    fn each_part_counts_among_the_replies_from_when_it_comes() {
+        let sums = (Replies::default(), Sum::default());
+        let room = room(usize::MAX, &sums, 1000);
+        let first = room.take(part(0, 200)).expect("there is room");
+        let refused = room
+            .take(part(1, 60))
+            .expect_err("the connection has a quarter");
+        assert!(matches!(refused, Refused::RepliesFull));
+        drop(first);
+        room.take(part(1, 60)).expect("it was let go");
+        assert!(!sums.0.are_full(&sums.1, 1));
+    }
+}

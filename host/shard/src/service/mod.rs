@@ -1,0 +1,592 @@
+//! A request's way: routed by the guest, then answered on the snapshot if it
+//! reads, by the lane if it writes.
+
+mod apart;
+mod everywhere;
+mod others;
+mod queue;
+mod routing;
+mod waiting;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use apart::Apart;
+use http::HeaderValue;
+use ostrakon_contract::client::{Client, Turn};
+use ostrakon_contract::contract::{Access, Reply, Request, Route, Target};
+use ostrakon_contract::replies::Replies;
+use ostrakon_engine::{Bound, Failure, Lease, ReadData};
+use ostrakon_observe::metrics::{self, Hop, Label, Metrics};
+use ostrakon_observe::trace::{Open, Tracer};
+use ostrakon_protocol::{Authority, Ordinal, Passed};
+use ostrakon_store::CommitError;
+use tokio::runtime::Handle;
+use tokio::time::{Instant, timeout_at};
+
+use crate::lane::{Lane, View, Write, Written};
+pub use others::{Boxed, Forwarded, Others, Part};
+use routing::{Asker, Known};
+use waiting::{Waiting, Waits};
+
+/// How often a request is routed anew because the generation changed under it.
+/// Each time takes a whole swap, so a request never gets near this.
+const MAX_REROUTES: u32 = 16;
+
+/// How often a request is passed on to another shard than thought.
+const MAX_HOPS: u32 = 8;
+
+/// How long to wait before a shard that was away is asked again.
+const ASK_AGAIN: Duration = Duration::from_millis(20);
+
+/// Answers requests. Clones are the same service.
+#[derive(Clone, Debug)]
+pub struct Service {
+    ordinal: u32,
+    lane: Lane,
+    apart: Apart,
+    /// How many requests of one connection have their turn at a time: as many as there are
+    /// threads for those of all.
+    turns: usize,
+    replies: Replies,
+    metrics: Arc<Metrics>,
+    /// None in a shard that is alone.
+    others: Option<Arc<dyn Others>>,
+    known: Known,
+    waiting: Waiting,
+    tracer: Tracer,
+}
+
+/// What a request came to.
+#[derive(Debug)]
+pub struct Answer {
+    /// The shard that answered or refused, or that the client is to ask.
+    pub shard: u32,
+    /// Where the guest routed it; none if it did not come so far.
+    pub route: Option<Route>,
+    /// The generation that answered or failed; none if none did.
+    pub generation: Option<u64>,
+    /// The guest's reply, or why there is none.
+    pub reply: Result<Reply, Refused>,
+}
+
+impl Answer {
+    /// Says in the span of the request what it came to.
+    pub fn tell(&self, span: &mut Open) {
+        span.say("ostrakon.shard", self.shard);
+        if let Some(generation) = self.generation {
+            span.say("ostrakon.generation", generation.to_string());
+        }
+        if let Some(route) = &self.route {
+            let (target, access) = (metrics::Target::from(&route.target), route.access.into());
+            span.say("ostrakon.target", value_of(target));
+            span.say("ostrakon.access", value_of::<metrics::Access>(access));
+        }
+        if let Err(refused) = &self.reply {
+            span.fail(refused.to_string());
+        }
+    }
+}
+
+fn value_of<L: Label>(label: L) -> &'static str {
+    L::VALUES[label.index()]
+}
+
+/// Why a request has no reply by a guest. Nothing it wrote is stored.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// No generation is live yet.
+    #[error("the shard starts: try again soon")]
+    Starting,
+    /// The guest failed.
+    #[error(transparent)]
+    Failed(#[from] Failure),
+    /// So many replies wait for their clients, or this one, to take them that no more is run.
+    #[error(
+        "the replies that clients, or this one, have not taken yet are too large together: take them, or try again later"
+    )]
+    RepliesFull,
+    /// Too many slow reads wait to be run apart.
+    #[error("too many slow requests are under way: try again later")]
+    TooManySlow,
+    /// Too many writes wait for the lane.
+    #[error("too many writes are waiting: try again later")]
+    LaneFull,
+    /// The write waited too long for the lane.
+    #[error("the write waited too long for its turn, and was not run: try again later")]
+    LaneWait,
+    /// What was written could not be made durable.
+    #[error(transparent)]
+    NotStored(#[from] CommitError),
+    /// The shard stops.
+    #[error("the shard stops: try again soon")]
+    Stopping,
+    /// The shard whose it is cannot be asked, and nothing was run.
+    #[error("the shard that has it is away: {0}")]
+    Away(String),
+    /// The shard whose it is was asked to write, and did not answer.
+    #[error("the shard that has it did not answer, and may have written: {0}")]
+    Unknown(String),
+    /// The client is to ask the owner, at this address.
+    #[error("another shard has this partition: ask that one")]
+    Redirected {
+        /// The owner's address, with the same path and query.
+        location: HeaderValue,
+    },
+    /// The client asked a shard that does not have the partition to write.
+    #[error("another shard has this partition, and nothing was written: ask that one")]
+    Misplaced {
+        /// The owner's address, with the same path and query; none where it is
+        /// not known.
+        location: Option<HeaderValue>,
+    },
+}
+
+/// How far a read or a route came.
+enum Progress {
+    Replied(Reply),
+    /// It is a write to this partition.
+    Write(Vec<u8>),
+    /// The partition is not this shard's.
+    Elsewhere(Authority),
+    /// All shards are to be asked.
+    Everywhere,
+}
+
+/// How far a request came in this shard.
+enum Here {
+    Answered(Answer),
+    Elsewhere(Authority),
+    Everywhere,
+}
+
+impl Service {
+    /// A service of shard `ordinal`.
+    pub fn new(
+        ordinal: u32,
+        lane: Lane,
+        metrics: Arc<Metrics>,
+        others: Option<Arc<dyn Others>>,
+    ) -> Self {
+        Self {
+            ordinal,
+            replies: lane.replies().clone(),
+            lane,
+            apart: Apart::new(Arc::clone(&metrics)),
+            turns: Handle::current().metrics().num_workers().max(2),
+            metrics,
+            others,
+            known: Known::default(),
+            waiting: Waiting::default(),
+            tracer: Tracer::default(),
+        }
+    }
+
+    /// The same service, whose requests' traces are begun by `tracer`.
+    #[must_use]
+    pub fn traced(self, tracer: Tracer) -> Self {
+        Self { tracer, ..self }
+    }
+
+    /// What begins the traces of its requests.
+    pub fn tracer(&self) -> &Tracer {
+        &self.tracer
+    }
+
+    /// The shard's ordinal.
+    pub fn ordinal(&self) -> u32 {
+        self.ordinal
+    }
+
+    /// What its replies hold until they are taken: whoever passes them on counts them there.
+    pub fn replies(&self) -> &Replies {
+        &self.replies
+    }
+
+    /// Answers a request: whole from one generation, once all that it wrote
+    /// and read is durable; by this shard or by the one that has the partition.
+    pub async fn answer(&self, request: Arc<Request>) -> Answer {
+        let mut route = None;
+        let mut asker = Asker {
+            is_client: true,
+            told: None,
+            came: Instant::now(),
+        };
+        // Set when it has to wait for the first time.
+        let mut wait = None;
+        // How often it went on without waiting.
+        let mut hops = 0;
+        loop {
+            let elsewhere = match self.run_here(&request, &asker, &mut route).await {
+                Here::Answered(answer) => return answer,
+                Here::Everywhere => return self.everywhere(&request, route, asker.came).await,
+                Here::Elsewhere(authority) => authority,
+            };
+            let why = match elsewhere {
+                Authority::Elsewhere { at, passed } => {
+                    let passing_on = self.pass_on(&request, at, passed, &mut asker, route.as_ref());
+                    match passing_on.await {
+                        Followed::Answered(answer) => return Answer { route, ..answer },
+                        Followed::Here if hops < MAX_HOPS => {
+                            hops += 1;
+                            continue;
+                        }
+                        Followed::Here => "it is passed on without end".to_owned(),
+                        Followed::Away(why) => why,
+                    }
+                }
+                _ => "it does not know yet where its partitions are".to_owned(),
+            };
+            if wait.is_none() {
+                wait = self.may_wait(asker.came);
+            }
+            let deadline = match &wait {
+                Some((_, deadline)) if Instant::now() < *deadline => *deadline,
+                Some(_) => return self.refused(route, Refused::Away(why)),
+                None => {
+                    let why = format!("{why}; and too many requests wait for it");
+                    return self.refused(route, Refused::Away(why));
+                }
+            };
+            hops = 0;
+            let again = Instant::now() + ASK_AGAIN;
+            // The sooner of a new view and a little time.
+            let changed = self.lane.views().changed();
+            let _ = timeout_at(again.min(deadline), changed).await;
+        }
+    }
+
+    /// Answers a request that another shard passed on, here or not at all. It waits
+    /// for its partition no longer than `within`: it has waited there before.
+    ///
+    /// # Errors
+    /// Whose the partition is, where it is not this shard's.
+    pub async fn answer_here(
+        &self,
+        request: &Arc<Request>,
+        told: Option<&Passed>,
+        within: Duration,
+    ) -> Result<Answer, Authority> {
+        let mut wait = None;
+        let asker = Asker {
+            is_client: false,
+            told: told.cloned(),
+            came: Instant::now(),
+        };
+        let mut route = None;
+        loop {
+            let changed = self.lane.views().changed();
+            match self.run_here(request, &asker, &mut route).await {
+                Here::Answered(answer) => return Ok(answer),
+                Here::Elsewhere(awaited @ Authority::Awaited { .. }) => {
+                    tracing::debug!("a request waits for its partition");
+                    if wait.is_none() {
+                        wait = self.may_wait(asker.came);
+                    }
+                    let Some((_, deadline)) = &wait else {
+                        return Err(awaited);
+                    };
+                    let deadline = *deadline.min(&(asker.came + within));
+                    if timeout_at(deadline, changed).await.is_err() {
+                        return Err(awaited);
+                    }
+                }
+                Here::Elsewhere(authority) => return Err(authority),
+                Here::Everywhere => return Err(Authority::Unknown),
+            }
+        }
+    }
+
+    /// Passes a request on to the shard that has the partition, and to the next
+    /// where that one says so.
+    async fn follow(
+        &self,
+        request: &Arc<Request>,
+        mut at: Ordinal,
+        told: &mut Option<Passed>,
+        route: Option<&Route>,
+        until: Instant,
+    ) -> Followed {
+        let Some(others) = &self.others else {
+            return Followed::Away("this shard is alone".to_owned());
+        };
+        let writes = matches!(route, Some(route) if route.access == Access::Write);
+        for _ in 0..MAX_HOPS {
+            if at.0 == self.ordinal {
+                return Followed::Here;
+            }
+            let began = Instant::now();
+            let forwarded = others.forward(at, request, told.clone(), until).await;
+            self.metrics.forwarded(hop(&forwarded), began.elapsed());
+            match forwarded {
+                Forwarded::Answered { generation, reply } => {
+                    return Followed::Answered(Answer {
+                        shard: at.0,
+                        route: None,
+                        generation,
+                        reply: Ok(reply),
+                    });
+                }
+                Forwarded::Elsewhere { at: next, passed } => {
+                    at = next;
+                    if passed.is_some() {
+                        *told = passed;
+                    }
+                }
+                // A read has no effects: it can be asked again.
+                Forwarded::Unknown(why) if writes => {
+                    let answer = self.refused(None, Refused::Unknown(why));
+                    return Followed::Answered(answer);
+                }
+                Forwarded::NotTaken(why) | Forwarded::Unknown(why) => return Followed::Away(why),
+            }
+        }
+        Followed::Away("it is passed on without end".to_owned())
+    }
+
+    fn refused(&self, route: Option<Route>, refused: Refused) -> Answer {
+        Answer {
+            shard: self.ordinal,
+            route,
+            generation: None,
+            reply: Err(refused),
+        }
+    }
+
+    /// Whether a request that came at a time may wait for another shard, and until
+    /// when.
+    fn may_wait(&self, came: Instant) -> Option<(Waits, Instant)> {
+        let view = self.lane.views().get()?;
+        let cluster = &view.guest.settings().cluster;
+        let waits = self.waiting.enter(cluster.max_waiting, &self.metrics)?;
+        Some((waits, came + cluster.max_wait))
+    }
+
+    /// Until when a request that came at a time waits for other shards at most.
+    fn waits_until(&self, came: Instant) -> Instant {
+        let view = self.lane.views().get();
+        came + view.map_or(Duration::ZERO, |view| {
+            view.guest.settings().cluster.max_wait
+        })
+    }
+
+    /// Answers a request in this shard, if it is this shard's.
+    async fn run_here(
+        &self,
+        request: &Arc<Request>,
+        asker: &Asker,
+        route: &mut Option<Route>,
+    ) -> Here {
+        let answered = |route: &mut Option<Route>, generation, reply| {
+            Here::Answered(Answer {
+                shard: self.ordinal,
+                route: route.take(),
+                generation,
+                reply,
+            })
+        };
+        self.lane.asked();
+        let mut recovered = false;
+        for _ in 0..MAX_REROUTES {
+            // Before its view, which is not to be old when it is run.
+            let turn = self.turn(&request.client).await;
+            let Some(view) = self.lane.views().get() else {
+                return answered(route, None, Err(Refused::Starting));
+            };
+            let (seen, read) = self.read(turn, view, request, asker, route).await;
+            let generation = Some(seen.generation);
+            let partition = match read {
+                Ok(Progress::Replied(reply)) => return answered(route, generation, Ok(reply)),
+                Ok(Progress::Elsewhere(authority)) => return Here::Elsewhere(authority),
+                Ok(Progress::Everywhere) => return Here::Everywhere,
+                Ok(Progress::Write(partition)) => partition,
+                // A failed commit takes the snapshots down with it: the request
+                // only read, so it can be run on a new one.
+                // What is damaged is so in each opening.
+                Err(Refused::Failed(Failure::Store(error))) if !recovered && !error.is_damage() => {
+                    recovered = true;
+                    self.lane.recover(seen.opening).await;
+                    continue;
+                }
+                Err(refused) => return answered(route, generation, Err(refused)),
+            };
+            let write = Write {
+                request: Arc::clone(request),
+                partition,
+                generation: seen.generation,
+                told: asker.told.clone(),
+            };
+            let (generation, reply) = match self.lane.write(write, seen.max_waiting).await {
+                Written::Replied {
+                    generation, reply, ..
+                } => (Some(generation), Ok(reply)),
+                Written::Failed {
+                    generation,
+                    failure,
+                } => (Some(generation), Err(Refused::Failed(failure))),
+                Written::Rerouted => continue,
+                Written::Elsewhere(authority) => return Here::Elsewhere(authority),
+                Written::Full => (None, Err(Refused::LaneFull)),
+                Written::Waited => (None, Err(Refused::LaneWait)),
+                Written::RepliesFull => (None, Err(Refused::RepliesFull)),
+                Written::NotStored(error) => (generation, Err(Refused::NotStored(error))),
+                Written::Ended => (None, Err(Refused::Stopping)),
+            };
+            return answered(route, generation, reply);
+        }
+        answered(route, None, Err(Refused::LaneWait))
+    }
+
+    /// Waits for a request's turn to be run on the threads that all share, after those that
+    /// came before it on its connection. One whose client goes meanwhile is not run.
+    async fn turn<'a>(&self, client: &'a Client) -> Turn<'a> {
+        let waits = self.metrics.not_yet_run();
+        let turn = client.turn(self.turns).await;
+        waits.is_run();
+        turn
+    }
+
+    /// Routes a request and, if it reads, answers it: here within the short
+    /// budget, or else apart, from the start, within the whole deadline. It
+    /// has had no effects, so it can be run again.
+    async fn read(
+        &self,
+        turn: Turn<'_>,
+        view: Arc<View>,
+        request: &Arc<Request>,
+        asker: &Asker,
+        route: &mut Option<Route>,
+    ) -> (Seen, Result<Progress, Refused>) {
+        let seen = Seen::of(&view);
+        if has_no_room(&self.replies, &view, &request.client) {
+            return (seen, Err(Refused::RepliesFull));
+        }
+        let (ordinal, settings) = (self.ordinal, &view.guest.settings().guest);
+        let deadline = settings.read_deadline;
+        let budget = Bound::Budget(settings.read_budget);
+        let attempted = attempt(&view, request, asker, ordinal, budget, route).await;
+        drop(turn);
+        let Err(Failure::Deadline) = attempted else {
+            return (seen, attempted.map_err(Refused::Failed));
+        };
+        self.metrics.slow_read();
+        // While it waits it keeps no snapshot.
+        drop(view);
+        let client = request.client.clone();
+        let (views, replies) = (self.lane.views().clone(), self.replies.clone());
+        let (request, asker) = (Arc::clone(request), asker.clone());
+        let again = async move {
+            let view = views.get()?;
+            let (seen, mut route) = (Seen::of(&view), None);
+            if has_no_room(&replies, &view, &request.client) {
+                return Some((seen, route, Err(Refused::RepliesFull)));
+            }
+            let bound = Bound::Deadline(deadline);
+            let attempt = attempt(&view, &request, &asker, ordinal, bound, &mut route);
+            let progress = attempt.await.map_err(Refused::Failed);
+            Some((seen, route, progress))
+        };
+        match self.apart.run(&client, deadline, again).await {
+            Ok(Some((seen, again, progress))) => {
+                *route = again.or_else(|| route.take());
+                (seen, progress)
+            }
+            Ok(None) => (seen, Err(Refused::Starting)),
+            Err(refused) => (seen, Err(refused)),
+        }
+    }
+}
+
+/// What is kept of the view that a request was run on.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    generation: u64,
+    opening: u64,
+    max_waiting: usize,
+}
+
+impl Seen {
+    fn of(view: &View) -> Self {
+        Self {
+            generation: view.generation,
+            opening: view.snapshot.opening(),
+            max_waiting: view.guest.settings().lane.max_waiting,
+        }
+    }
+}
+
+/// Whether so many replies are held that this client's request is not to be run: its own could
+/// not be.
+fn has_no_room(replies: &Replies, view: &View, client: &Client) -> bool {
+    let limit = view.guest.settings().http.max_replies_bytes;
+    replies.are_full(client.replies(), limit)
+}
+
+/// Routes a request and answers it if it reads, with this bound for each call.
+async fn attempt(
+    view: &View,
+    request: &Arc<Request>,
+    asker: &Asker,
+    ordinal: u32,
+    bound: Bound,
+    routed: &mut Option<Route>,
+) -> Result<Progress, Failure> {
+    let mut lease: Lease = view.lease().await?;
+    let route = lease.route(request, bound).await?;
+    let route = routed.insert(route);
+    let snapshot = || Arc::clone(&view.snapshot);
+    if let Some(place) = &view.place {
+        match &route.target {
+            Target::Partition(partition) => {
+                let authority = place.authority(partition, asker.told.as_ref()).await?;
+                if authority != Authority::Mine {
+                    if !routing::finds_nothing(view, asker, route.access, partition).await? {
+                        return Ok(Progress::Elsewhere(authority));
+                    }
+                    // No partition has the empty key.
+                    let nothing = ReadData::Partition(Vec::new(), snapshot());
+                    let reply = lease.read(request, nothing, bound).await?;
+                    return Ok(Progress::Replied(reply));
+                }
+            }
+            Target::Everywhere if !place.shard.has_all() => return Ok(Progress::Everywhere),
+            Target::Everywhere | Target::Here => {}
+        }
+    }
+    let data = match (&route.target, route.access) {
+        (Target::Partition(partition), Access::Write) => {
+            return Ok(Progress::Write(partition.clone()));
+        }
+        (Target::Partition(partition), Access::Read) => {
+            ReadData::Partition(partition.clone(), snapshot())
+        }
+        (Target::Here | Target::Everywhere, _) => ReadData::Shard(snapshot()),
+    };
+    let reply = lease.read(request, data, bound).await?;
+    if route.target == Target::Everywhere {
+        let parts = [(ordinal, reply)];
+        return Ok(Progress::Replied(
+            lease.gather(request, &parts, bound).await?,
+        ));
+    }
+    Ok(Progress::Replied(reply))
+}
+
+/// What became of a request that was passed on, as it is counted.
+fn hop(forwarded: &Forwarded) -> Hop {
+    match forwarded {
+        Forwarded::Answered { .. } => Hop::Answered,
+        Forwarded::Elsewhere { .. } => Hop::Elsewhere,
+        Forwarded::NotTaken(_) => Hop::Away,
+        Forwarded::Unknown(_) => Hop::Unknown,
+    }
+}
+
+/// Where a request came that was passed on.
+enum Followed {
+    Answered(Answer),
+    /// Back here.
+    Here,
+    /// Nowhere, and nothing was run.
+    Away(String),
+}

@@ -1,0 +1,304 @@
+//! What a shard does with a client's request for a partition that is not its
+//! own: `cluster.routing`.
+//!
+//! | setting | a read | a write |
+//! | --- | --- | --- |
+//! | `forward` | is passed on | is passed on |
+//! | `redirect` | 307 to the owner | 307 to the owner |
+//! | `local` | finds nothing there | 421 with the owner |
+//!
+//! # While a partition moves
+//!
+//! Between the moment when its source has passed it and the one when its
+//! receiver has stored it, each of the two knows only that the other is to be
+//! asked: a client that they sent to each other would go back and forth. Shards
+//! asking each other do not, for they say what has passed. So a partition that
+//! moves is passed on, as by `forward`; with `local`, by the two shards that it
+//! moves between, whichever of them a client takes for its owner. What a third
+//! one finds of it is nothing: as before the change, as after.
+//!
+//! # Why a client arrives
+//!
+//! A shard sends a client away by its plan only once the owner goes by that
+//! plan or a later one, which it stores: before the first time, it tells the
+//! owner. There, under the same plan, the request is answered or passed on, and
+//! sent away again only under a later one. Epochs only grow, so a client is
+//! sent at most once more than the topology changes on its way.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::{Arc, Mutex};
+
+use http::HeaderValue;
+use ostrakon_contract::contract::{Access, Request, Route, Target};
+use ostrakon_engine::Failure;
+use ostrakon_protocol::{Epoch, Ordinal, Passed};
+use ostrakon_settings::per_shard::PerShard;
+use ostrakon_settings::settings::Routing;
+use tokio::time::Instant;
+
+use super::{Answer, Followed, Refused, Service};
+use crate::lane::View;
+
+/// Who asks, and what is known of the partition.
+#[derive(Clone, Debug)]
+pub(super) struct Asker {
+    /// A client; otherwise a shard, which is told whose the partition is,
+    /// whatever the setting here says.
+    pub(super) is_client: bool,
+    /// What a source has told of how far it has come.
+    pub(super) told: Option<Passed>,
+    /// When it came here.
+    pub(super) came: Instant,
+}
+
+/// What is done with a client's request for a partition that is not this
+/// shard's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// It is passed on.
+    Forward,
+    /// The client is sent to this shard.
+    Redirect(Ordinal),
+    /// It is answered as if there were nothing.
+    Nothing,
+    /// It is refused, and the client told of this shard.
+    Refuse(Ordinal),
+}
+
+/// Decides by the partition's owners under the plan's two placements.
+fn way(routing: Routing, access: Access, me: Ordinal, owners: (Ordinal, Ordinal)) -> Way {
+    let (from, to) = owners;
+    match (routing, access) {
+        (Routing::Redirect, _) if from == to && to != me => Way::Redirect(to),
+        (Routing::Local, Access::Read) if from != me && to != me => Way::Nothing,
+        (Routing::Local, Access::Write) if from != me && to != me => Way::Refuse(to),
+        _ => Way::Forward,
+    }
+}
+
+/// The last plan that each other shard is known to go by.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Known(
+    /// A std mutex: held for a look.
+    Arc<Mutex<BTreeMap<Ordinal, Epoch>>>,
+);
+
+impl Known {
+    fn is(&self, shard: Ordinal, epoch: Epoch) -> bool {
+        let known = self.0.lock().expect("no holder of this lock panics");
+        known.get(&shard).is_some_and(|known| *known >= epoch)
+    }
+
+    fn learn(&self, shard: Ordinal, epoch: Epoch) {
+        let mut known = self.0.lock().expect("no holder of this lock panics");
+        let known = known.entry(shard).or_default();
+        *known = epoch.max(*known);
+    }
+}
+
+/// Whether a request for a partition that is not this shard's is answered as
+/// if there were nothing in it.
+pub(super) async fn finds_nothing(
+    view: &View,
+    asker: &Asker,
+    access: Access,
+    partition: &[u8],
+) -> Result<bool, Failure> {
+    let routing = view.guest.settings().cluster.routing;
+    let (true, Routing::Local, Some(place)) = (asker.is_client, routing, &view.place) else {
+        return Ok(false);
+    };
+    let owners = place.owners_of(partition).await?;
+    let me = place.shard.ordinal();
+    Ok(owners.is_some_and(|owners| way(routing, access, me, owners) == Way::Nothing))
+}
+
+impl Refused {
+    /// Where the client is to go.
+    pub fn location(self) -> Option<HeaderValue> {
+        match self {
+            Self::Redirected { location } => Some(location),
+            Self::Misplaced { location } => location,
+            _ => None,
+        }
+    }
+}
+
+impl Service {
+    /// Sends the client away, or passes its request on to the shard that has
+    /// the partition, as the settings say.
+    pub(super) async fn pass_on(
+        &self,
+        request: &Arc<Request>,
+        at: Ordinal,
+        passed: Option<Passed>,
+        asker: &mut Asker,
+        route: Option<&Route>,
+    ) -> Followed {
+        let until = self.waits_until(asker.came);
+        match self.send_away(request, route, until).await {
+            Ok(None) => {
+                let told = &mut asker.told;
+                *told = passed.or_else(|| told.take());
+                self.follow(request, at, told, route, until).await
+            }
+            Ok(Some((owner, refused))) => Followed::Answered(Answer {
+                shard: owner.0,
+                ..self.refused(None, refused)
+            }),
+            Err(why) => Followed::Away(why),
+        }
+    }
+
+    /// The shard that a client is to ask in this one's place, and what it is
+    /// told; none where the request is to be passed on.
+    ///
+    /// # Errors
+    /// Why the client cannot be sent there yet. Nothing was run.
+    async fn send_away(
+        &self,
+        request: &Request,
+        route: Option<&Route>,
+        until: Instant,
+    ) -> Result<Option<(Ordinal, Refused)>, String> {
+        let view = self.lane.views().get();
+        let (Some(view), Some(others), Some(route)) = (view, &self.others, route) else {
+            return Ok(None);
+        };
+        let settings = &view.guest.settings().cluster;
+        let (Some(place), Target::Partition(partition)) = (&view.place, &route.target) else {
+            return Ok(None);
+        };
+        if settings.routing == Routing::Forward {
+            return Ok(None);
+        }
+        let owners = place.owners_of(partition).await;
+        let (Some(plan), Some(owners)) = (
+            place.shard.plan(),
+            owners.map_err(|failure| failure.to_string())?,
+        ) else {
+            return Ok(None);
+        };
+        let location = |owner| {
+            let url = settings.public_url.as_ref()?;
+            location(url, owner, &request.path)
+        };
+        let me = Ordinal(self.ordinal);
+        let (owner, refused) = match way(settings.routing, route.access, me, owners) {
+            Way::Forward | Way::Nothing => return Ok(None),
+            Way::Redirect(owner) => match location(owner) {
+                Some(location) => (owner, Refused::Redirected { location }),
+                None => return Ok(None),
+            },
+            Way::Refuse(owner) => {
+                let location = location(owner);
+                (owner, Refused::Misplaced { location })
+            }
+        };
+        if !self.known.is(owner, plan.epoch) {
+            let epoch = others.tell(owner, until).await?;
+            self.known.learn(owner, epoch);
+        }
+        Ok(Some((owner, refused)))
+    }
+}
+
+/// Where the same request finds another shard.
+fn location(url: &PerShard, owner: Ordinal, path: &str) -> Option<HeaderValue> {
+    let mut location = url.of(owner);
+    for byte in path.bytes() {
+        if byte.is_ascii_graphic() {
+            location.push(char::from(byte));
+        } else {
+            // Some clients send bytes that a URL cannot have as they are.
+            let _ = write!(location, "%{byte:02X}");
+        }
+    }
+    HeaderValue::try_from(location).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(routing: Routing, access: Access, me: u32, owners: (u32, u32), expected: Way) {
+        let owners = (Ordinal(owners.0), Ordinal(owners.1));
+        assert_eq!(
+            way(routing, access, Ordinal(me), owners),
+            expected,
+            "{routing:?} {access:?} at {me} of {owners:?}"
+        );
+    }
+
+    #[test]
+    fn what_does_not_move_is_sent_away_and_what_moves_is_passed_on() {
+        for access in [Access::Read, Access::Write] {
+            check(Routing::Forward, access, 0, (1, 1), Way::Forward);
+            check(
+                Routing::Redirect,
+                access,
+                0,
+                (1, 1),
+                Way::Redirect(Ordinal(1)),
+            );
+            for me in 0..3 {
+                check(Routing::Redirect, access, me, (0, 1), Way::Forward);
+            }
+            for me in 0..2 {
+                check(Routing::Local, access, me, (0, 1), Way::Forward);
+            }
+        }
+        for owners in [(1, 1), (0, 1)] {
+            check(Routing::Local, Access::Read, 2, owners, Way::Nothing);
+            let refuse = Way::Refuse(Ordinal(1));
+            check(Routing::Local, Access::Write, 2, owners, refuse);
+        }
+    }
+
+    /// Whoever is sent away twice under one plan could be sent for ever.
+    #[test]
+    fn under_one_plan_nobody_is_sent_away_twice() {
+        let mut sent = 0;
+        for routing in [Routing::Redirect, Routing::Local] {
+            for access in [Access::Read, Access::Write] {
+                for me in (0..4).map(Ordinal) {
+                    for owners in (0..4).flat_map(|from| (0..4).map(move |to| (from, to))) {
+                        let owners = (Ordinal(owners.0), Ordinal(owners.1));
+                        let (Way::Redirect(next) | Way::Refuse(next)) =
+                            way(routing, access, me, owners)
+                        else {
+                            continue;
+                        };
+                        sent += 1;
+                        assert_ne!(next, me);
+                        for routing in [Routing::Forward, Routing::Redirect, Routing::Local] {
+                            let then = way(routing, access, next, owners);
+                            assert_eq!(then, Way::Forward, "{routing:?} {next} of {owners:?}");
+                        }
+                    }
+                }
+            }
+        }
+        assert!(sent > 0);
+    }
+
+    #[test]
+    fn the_path_goes_with_the_client_as_it_was_sent() {
+        let url: PerShard = "http://kv-{}:80".parse().expect("for each shard");
+        let of = |path| location(&url, Ordinal(2), path).expect("a header");
+        assert_eq!(of("/a%2Fb?c=d&e"), "http://kv-2:80/a%2Fb?c=d&e");
+        assert_eq!(of("//elsewhere/x"), "http://kv-2:80//elsewhere/x");
+        assert_eq!(of("/é"), "http://kv-2:80/%C3%A9");
+    }
+
+    #[test]
+    fn what_a_shard_goes_by_is_never_forgotten_for_less() {
+        let known = Known::default();
+        assert!(!known.is(Ordinal(1), Epoch(1)));
+        known.learn(Ordinal(1), Epoch(3));
+        known.learn(Ordinal(1), Epoch(2));
+        assert!(known.is(Ordinal(1), Epoch(3)));
+        assert!(!known.is(Ordinal(1), Epoch(4)) && !known.is(Ordinal(2), Epoch(1)));
+    }
+}

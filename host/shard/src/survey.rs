@@ -1,0 +1,163 @@
+//! Whose the partitions of a shard would be, counted without moving any.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ostrakon_base::priority::lower_priority;
+use ostrakon_engine::{Failure, Guest};
+use ostrakon_store::{ReadError, Snapshot, successor};
+use serde::{Deserialize, Serialize};
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+/// How long a survey may take: the snapshot that it goes through keeps the space
+/// of all that is deleted meanwhile.
+pub const DEADLINE: Duration = Duration::from_mins(1);
+/// How many partition keys are looked at in one go.
+const PAGE: usize = 1024;
+
+/// So much data.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Amount {
+    /// Partitions.
+    pub partitions: u64,
+    /// The bytes of the keys and values in them.
+    pub bytes: u64,
+}
+
+impl std::ops::AddAssign for Amount {
+    fn add_assign(&mut self, other: Self) {
+        // Other shards say some of it.
+        self.partitions = self.partitions.saturating_add(other.partitions);
+        self.bytes = self.bytes.saturating_add(other.bytes);
+    }
+}
+
+/// What of a shard's data would be whose, by ordinal.
+pub type Owners = BTreeMap<u32, Amount>;
+
+/// Why a shard's data was not surveyed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is one already.
+    #[error("another survey is under way: try again when it has ended")]
+    Busy,
+    /// It took too long.
+    #[error("a survey takes {} s at most, and this one would take longer", DEADLINE.as_secs())]
+    Long,
+    /// Nobody waits for it any longer.
+    #[error("nobody waits for the survey any longer")]
+    Alone,
+    /// The guest failed.
+    #[error("`owner` failed: {0}")]
+    Owner(Failure),
+    /// The data could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The system denies a thread.
+    #[error("the system has no thread to give")]
+    Thread(#[source] std::io::Error),
+}
+
+/// The surveys of a process: one at a time. Clones count together.
+#[derive(Clone, Debug)]
+pub struct Surveys(Arc<Semaphore>);
+
+/// The right to make a survey.
+#[derive(Debug)]
+pub struct Turn(
+    #[expect(dead_code, reason = "it is given back when dropped")] OwnedSemaphorePermit,
+);
+
+impl Default for Surveys {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(1)))
+    }
+}
+
+impl Surveys {
+    /// Begins one.
+    ///
+    /// # Errors
+    /// When there is one already.
+    pub fn begin(&self) -> Result<Turn, Error> {
+        let permit = Arc::clone(&self.0).try_acquire_owned();
+        permit.map(Turn).map_err(|_| Error::Busy)
+    }
+}
+
+/// Asks a guest whose each partition of a snapshot would be among so many shards,
+/// on a thread of lower priority. Dropping the future ends it soon.
+///
+/// # Errors
+/// When it fails, or takes longer than [`DEADLINE`].
+pub async fn survey(
+    snapshot: Arc<Snapshot>,
+    guest: Arc<Guest>,
+    shards: u32,
+) -> Result<Owners, Error> {
+    let (sender, receiver) = oneshot::channel();
+    let runtime = Handle::current();
+    let deadline = Instant::now() + DEADLINE;
+    let spawned = thread::Builder::new()
+        .name("survey".to_owned())
+        .spawn(move || {
+            lower_priority();
+            let surveyed = runtime.block_on(count(&snapshot, &guest, shards, || {
+                if sender.is_closed() {
+                    Err(Error::Alone)
+                } else if Instant::now() >= deadline {
+                    Err(Error::Long)
+                } else {
+                    Ok(())
+                }
+            }));
+            // Whoever asked may be gone.
+            let _ = sender.send(surveyed);
+        });
+    spawned.map_err(Error::Thread)?;
+    receiver.await.unwrap_or(Err(Error::Alone))
+}
+
+async fn count(
+    snapshot: &Snapshot,
+    guest: &Arc<Guest>,
+    shards: u32,
+    may_go_on: impl Fn() -> Result<(), Error>,
+) -> Result<Owners, Error> {
+    let mut owners = Owners::new();
+    let mut start = None::<Vec<u8>>;
+    loop {
+        may_go_on()?;
+        let page = snapshot.measure(start.as_deref(), PAGE)?;
+        // Of each page anew: an instance that has grown is not used for ever.
+        let mut owning = guest.owning(shards).await.map_err(Error::Owner)?;
+        for (partition, bytes) in &page.entries {
+            let owner = owning.owner(partition).await.map_err(Error::Owner)?;
+            *owners.entry(owner).or_default() += Amount {
+                partitions: 1,
+                bytes: *bytes,
+            };
+        }
+        start = page.entries.last().map(|(last, _)| successor(last));
+        if !page.more {
+            return Ok(owners);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_survey_is_made_at_a_time() {
+        let surveys = Surveys::default();
+        let turn = surveys.begin().expect("there is none");
+        assert!(matches!(surveys.begin(), Err(Error::Busy)));
+        drop(turn);
+        assert!(surveys.begin().is_ok());
+    }
+}

@@ -1,0 +1,253 @@
+//! The generations that served last, and those that the plan names, in the data
+//! directory: so that a start does not depend on a usable volume, nor on a peer.
+
+use std::fs::{self, DirEntry, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use ostrakon_base::digest::Digest;
+use ostrakon_base::recency;
+use ostrakon_volumes::volume::Files;
+
+/// How many of the generations that served are kept.
+const KEPT: usize = 8;
+
+/// The directory of kept generations: in it, one directory for each by its
+/// digest, with the files as they were in the volume.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    directory: PathBuf,
+    /// How many are kept at most.
+    most: usize,
+}
+
+impl Kept {
+    /// The generations that served last, of a data directory.
+    ///
+    /// # Errors
+    /// When the directory cannot be made.
+    pub fn open(data_directory: &Path) -> io::Result<Self> {
+        Self::within(data_directory.join("generations"), KEPT)
+    }
+
+    /// The generations that the stored plan names, until they are not retained.
+    ///
+    /// # Errors
+    /// When the directory cannot be made.
+    pub fn of_plan(data_directory: &Path) -> io::Result<Self> {
+        Self::within(data_directory.join("owners"), usize::MAX)
+    }
+
+    /// The generations in a data directory whose files are damaged. Nothing is changed.
+    pub fn damaged(data_directory: &Path) -> Vec<Digest> {
+        let mut damaged = Vec::new();
+        for (name, most) in [("generations", KEPT), ("owners", usize::MAX)] {
+            let directory = data_directory.join(name);
+            let kept = Self { directory, most };
+            for entry in kept.entries() {
+                let digest = entry.file_name().to_str().and_then(Digest::named);
+                damaged.extend(digest.filter(|digest| kept.load(*digest).is_none()));
+            }
+        }
+        damaged
+    }
+
+    fn within(directory: PathBuf, most: usize) -> io::Result<Self> {
+        fs::create_dir_all(&directory)?;
+        Ok(Self { directory, most })
+    }
+
+    /// The files of a generation; none if they are missing or damaged.
+    pub fn load(&self, digest: Digest) -> Option<Files> {
+        let path = self.path(digest);
+        let files = Files::read(&path).ok()?;
+        if files.digest() != digest {
+            tracing::warn!(path = %path.display(), "a kept generation is damaged, and not used");
+            return None;
+        }
+        Some(files)
+    }
+
+    /// Keeps a generation's files: they are on the disk when this returns.
+    /// Those used longest ago are removed.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    pub fn keep(&self, files: &Files) -> io::Result<()> {
+        let path = self.path(files.digest());
+        if self.load(files.digest()).is_none() {
+            let unfinished = path.with_extension("new");
+            remove(&path)?;
+            remove(&unfinished)?;
+            let written = write(&unfinished, files)
+                .and_then(|()| fs::rename(&unfinished, &path))
+                .and_then(|()| File::open(&self.directory)?.sync_all());
+            if let Err(error) = written {
+                // A full disk is not to be filled with halves.
+                let _ = remove(&unfinished);
+                return Err(error);
+            }
+        }
+        recency::used_last(&path)?;
+        self.prune();
+        Ok(())
+    }
+
+    /// Removes all others.
+    pub fn retain(&self, digests: &[Digest]) {
+        let retained: Vec<_> = digests.iter().map(|digest| self.path(*digest)).collect();
+        for entry in self.entries() {
+            if !retained.contains(&entry.path()) {
+                // What stays costs space only.
+                let _ = remove(&entry.path());
+            }
+        }
+    }
+
+    fn prune(&self) {
+        let kept = recency::by_use(&self.directory).into_iter();
+        for (_, path) in kept.skip(self.most) {
+            // What stays costs space only.
+            let _ = remove(&path);
+        }
+    }
+
+    fn entries(&self) -> impl Iterator<Item = DirEntry> {
+        let entries = fs::read_dir(&self.directory);
+        entries.into_iter().flatten().flatten()
+    }
+
+    fn path(&self, digest: Digest) -> PathBuf {
+        self.directory.join(digest.to_string())
+    }
+}
+
+fn write(directory: &Path, files: &Files) -> io::Result<()> {
+    fs::create_dir(directory)?;
+    for (name, content) in files.contents().iter() {
+        let path = directory.join(name);
+        fs::write(&path, content)?;
+        File::open(&path)?.sync_all()?;
+    }
+    File::open(directory)?.sync_all()
+}
+
+/// Removes a generation, or whatever else is in its place.
+fn remove(directory: &Path) -> io::Result<()> {
+    let removed = match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => fs::remove_file(directory),
+        removed => removed,
+    };
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use bytes::Bytes;
+    use ostrakon_test_support::files::{fifo, in_time};
+
+    use super::*;
+
+    fn files(content: &str) -> Files {
+        let content = Bytes::from(content.to_owned());
+        Files::new(BTreeMap::from([
+            ("a".to_owned(), content),
+            ("b".to_owned(), Bytes::new()),
+        ]))
+    }
+
+    #[test]
+    fn what_was_kept_is_loaded_and_what_is_damaged_is_not() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let kept = Kept::open(directory.path()).expect("it opens");
+        let files = files("one");
+        assert!(kept.load(files.digest()).is_none());
+        kept.keep(&files).expect("it is kept");
+        let loaded = kept.load(files.digest()).expect("it is there");
+        assert_eq!(loaded.contents(), files.contents());
+
+        fs::write(kept.path(files.digest()).join("a"), "two").expect("it is written");
+        assert!(kept.load(files.digest()).is_none());
+        kept.keep(&files).expect("it is kept again");
+        assert!(kept.load(files.digest()).is_some());
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_replaced_and_never_waited_for() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let kept = Kept::open(directory.path()).expect("it opens");
+        let files = files("one");
+        let path = kept.path(files.digest());
+        fifo(&path);
+        fifo(&path.with_extension("new"));
+        let keep = |files: &Files| {
+            let (kept, files) = (kept.clone(), files.clone());
+            in_time(move || {
+                assert!(kept.load(files.digest()).is_none());
+                kept.keep(&files).expect("it is kept");
+                kept.load(files.digest()).expect("it is there");
+            });
+        };
+        keep(&files);
+        fs::remove_file(path.join("a")).expect("it is there");
+        fifo(&path.join("a"));
+        keep(&files);
+    }
+
+    #[test]
+    fn only_the_last_used_are_kept() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let kept = Kept::open(directory.path()).expect("it opens");
+        let all: Vec<_> = (0..2 * KEPT).map(|at| files(&at.to_string())).collect();
+        for one in &all {
+            kept.keep(one).expect("it is kept");
+            kept.keep(&all[0]).expect("it is used");
+        }
+        let there: Vec<_> = (0..all.len())
+            .filter(|at| kept.load(all[*at].digest()).is_some())
+            .collect();
+        let last = all.len() - KEPT + 1..all.len();
+        assert_eq!(there, std::iter::once(0).chain(last).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_is_kept_after_the_clock_was_set_back_stays() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let kept = Kept::open(directory.path()).expect("it opens");
+        let ahead = std::time::SystemTime::now() + std::time::Duration::from_hours(60 * 24);
+        for at in 0..KEPT {
+            let files = files(&at.to_string());
+            kept.keep(&files).expect("it is kept");
+            let path = File::open(kept.path(files.digest())).expect("it is there");
+            path.set_modified(ahead).expect("its time is set");
+        }
+        let after = files("after");
+        kept.keep(&after).expect("it is kept");
+        assert!(kept.load(after.digest()).is_some());
+        assert_eq!(kept.entries().count(), KEPT);
+    }
+
+    #[test]
+    fn what_a_plan_names_stays_as_long_as_it_does() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let served = Kept::open(directory.path()).expect("it opens");
+        let of_plan = Kept::of_plan(directory.path()).expect("it opens");
+        let all: Vec<_> = (0..2 * KEPT).map(|at| files(&at.to_string())).collect();
+        for one in &all {
+            of_plan.keep(one).expect("it is kept");
+            served.keep(one).expect("it is kept");
+        }
+        let there = || {
+            let there = |at: &usize| of_plan.load(all[*at].digest()).is_some();
+            (0..all.len()).filter(there).collect::<Vec<_>>()
+        };
+        assert_eq!(there().len(), all.len());
+        of_plan.retain(&[all[1].digest(), all[4].digest()]);
+        assert_eq!(there(), [1, 4]);
+    }
+}

@@ -1,0 +1,403 @@
+//! The pure swap machine: what to do next, from what is and what happened.
+//!
+//! ```text
+//! observed -> verified -> compiled -> linked -> checked -> (migrated,) live
+//!                  |          |          |         |           |
+//!                  +----------+----------+---------+-----------+--> refused
+//! ```
+//!
+//! At most one action is under way. Content that is observed meanwhile takes
+//! over when that action ends, except that a compile, which can take minutes, is
+//! ended for it, and that a promotion, once asked for, counts.
+
+use ostrakon_base::digest::Digest;
+use serde::Serialize;
+
+/// Where a swap stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct State {
+    live: Option<Live>,
+    work: Option<Work>,
+    /// The newest observation, where it came while an action was under way and
+    /// differs from what is worked on.
+    next: Option<Observed>,
+    refusal: Option<Refusal>,
+}
+
+/// The generation that serves.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Live {
+    /// Its number.
+    pub generation: u64,
+    /// The digest of all its content.
+    pub digest: Digest,
+    /// The digest of its component.
+    pub component: Digest,
+}
+
+/// What was refused last.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Refusal {
+    /// The content; none where it could not be read.
+    pub digest: Option<Digest>,
+    /// The step that failed.
+    pub step: Step,
+    /// Why, for people.
+    pub reason: String,
+    /// When, in whatever unit the caller's clock has.
+    pub at: u64,
+    /// Whether the same content may pass later: it was not what failed.
+    pub transient: bool,
+}
+
+/// A step on the way to being live. Shown in lower case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Step {
+    /// Reading the volume.
+    Read,
+    /// Taking its files as a component and settings.
+    Verify,
+    /// Compiling the component.
+    Compile,
+    /// Matching its imports and exports with the host's.
+    Link,
+    /// Asking the guest whether it may serve.
+    Check,
+    /// Turning the data into its schema, then going live.
+    Migrate,
+    /// Going live.
+    Promote,
+}
+
+impl Step {
+    /// All steps, in their order.
+    pub const ALL: [Self; 7] = [
+        Self::Read,
+        Self::Verify,
+        Self::Compile,
+        Self::Link,
+        Self::Check,
+        Self::Migrate,
+        Self::Promote,
+    ];
+
+    /// The step's name in logs, metrics and status.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Verify => "verify",
+            Self::Compile => "compile",
+            Self::Link => "link",
+            Self::Check => "check",
+            Self::Migrate => "migrate",
+            Self::Promote => "promote",
+        }
+    }
+}
+
+impl std::fmt::Display for Step {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Event {
+    /// The volume has this content.
+    Observed(Digest),
+    /// The volume cannot be read, for this reason.
+    Unreadable(String),
+    /// The content is well-formed, with this component.
+    Verified {
+        /// The component's digest.
+        component: Digest,
+    },
+    /// The component is compiled.
+    Compiled,
+    /// The component is linked.
+    Linked,
+    /// The guest may serve.
+    Checked {
+        /// The schema it is for.
+        schema: u32,
+        /// The schema of the stored data; none where nothing was stored yet.
+        stored: Option<u32>,
+    },
+    /// The candidate is live, with this number.
+    Promoted {
+        /// The generation's number.
+        generation: u64,
+    },
+    /// The action failed and changed nothing.
+    Failed {
+        /// Why, for people.
+        reason: String,
+        /// Whether the same may succeed later: the disk was full, say.
+        transient: bool,
+    },
+    /// Time has passed since a transient refusal.
+    Retry,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Effect {
+    /// To begin this action, and to report its end as one event.
+    Begin(Action),
+    /// To end the action under way, and to report nothing of it.
+    Cancel,
+    /// To tell that this was refused.
+    Refused(Refusal),
+    /// To tell that this went live.
+    Live(Live),
+}
+
+/// Something that takes time and can fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// Take the content observed last, which has this digest, as a candidate.
+    Verify(Digest),
+    /// Compile the candidate's component.
+    Compile,
+    /// Link it: what was compiled for it, or, where that action was left out,
+    /// for the live generation, whose component is the same.
+    Link,
+    /// Instantiate it and ask it.
+    Check,
+    /// Put it in the live one's place, atomically; first, in the same
+    /// transaction, let it migrate the data from this schema, if any.
+    Promote {
+        /// The schema of the stored data where it is older than the guest's.
+        migrate_from: Option<u32>,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Observed {
+    Content(Digest),
+    Unreadable(String),
+}
+
+/// A candidate, and the action under way for it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Work {
+    digest: Digest,
+    /// Known once it is verified.
+    component: Option<Digest>,
+    action: Action,
+}
+
+impl Action {
+    /// The step it is.
+    pub const fn step(&self) -> Step {
+        match self {
+            Self::Verify(_) => Step::Verify,
+            Self::Compile => Step::Compile,
+            Self::Link => Step::Link,
+            Self::Check => Step::Check,
+            Self::Promote {
+                migrate_from: Some(_),
+            } => Step::Migrate,
+            Self::Promote { migrate_from: None } => Step::Promote,
+        }
+    }
+}
+
+impl State {
+    /// The generation that serves.
+    pub fn live(&self) -> Option<&Live> {
+        self.live.as_ref()
+    }
+
+    /// The candidate's digest and the step under way.
+    pub fn in_progress(&self) -> Option<(Digest, Step)> {
+        self.work
+            .as_ref()
+            .map(|work| (work.digest, work.action.step()))
+    }
+
+    /// What was refused last, until something goes live or the live content is
+    /// back.
+    pub fn refusal(&self) -> Option<&Refusal> {
+        self.refusal.as_ref()
+    }
+
+    /// What comes of an event at the time `now`.
+    ///
+    /// # Panics
+    /// Where the event ends an action that is not under way: the caller's bug.
+    pub fn apply(self, event: Event, now: u64) -> (Self, Vec<Effect>) {
+        let mut machine = Transition {
+            state: self,
+            now,
+            effects: Vec::new(),
+        };
+        machine.apply(event);
+        (machine.state, machine.effects)
+    }
+}
+
+struct Transition {
+    state: State,
+    now: u64,
+    effects: Vec<Effect>,
+}
+
+impl Transition {
+    fn apply(&mut self, event: Event) {
+        match event {
+            Event::Observed(digest) => self.observed(Observed::Content(digest)),
+            Event::Unreadable(reason) => self.observed(Observed::Unreadable(reason)),
+            Event::Failed { reason, transient } => {
+                let work = self.state.work.take().expect("an action is under way");
+                self.refuse(Some(work.digest), work.action.step(), reason, transient);
+                self.take_next();
+            }
+            Event::Retry => self.retry(),
+            Event::Promoted { generation } => {
+                let work = self.state.work.take().expect("a promotion is under way");
+                let (Action::Promote { .. }, Some(component)) = (work.action, work.component)
+                else {
+                    panic!("promoted during {:?}", work.action);
+                };
+                let live = Live {
+                    generation,
+                    digest: work.digest,
+                    component,
+                };
+                self.state.live = Some(live.clone());
+                self.state.refusal = None;
+                self.effects.push(Effect::Live(live));
+                self.take_next();
+            }
+            step_done => self.step_done(&step_done),
+        }
+    }
+
+    fn observed(&mut self, observed: Observed) {
+        match &self.state.work {
+            None => self.consider(observed),
+            // Back to what is worked on: whatever came between does not matter.
+            Some(work) if observed == Observed::Content(work.digest) => self.state.next = None,
+            // A volume that cannot be read now shows nothing else to compile.
+            Some(work)
+                if work.action == Action::Compile && matches!(observed, Observed::Content(_)) =>
+            {
+                self.state.work = None;
+                self.state.next = None;
+                self.effects.push(Effect::Cancel);
+                self.consider(observed);
+            }
+            Some(_) => self.state.next = Some(observed),
+        }
+    }
+
+    /// Decides on an observation while nothing is under way.
+    fn consider(&mut self, observed: Observed) {
+        let digest = match observed {
+            Observed::Content(digest) => digest,
+            Observed::Unreadable(reason) => return self.refuse(None, Step::Read, reason, false),
+        };
+        if self
+            .state
+            .live
+            .as_ref()
+            .is_some_and(|live| live.digest == digest)
+        {
+            self.state.refusal = None;
+        } else if self
+            .state
+            .refusal
+            .as_ref()
+            .is_none_or(|last| last.digest != Some(digest))
+        {
+            self.try_content(digest);
+        }
+    }
+
+    /// Tries once more what was refused, where that may help. Until it is live
+    /// or refused anew, the refusal is still to be seen.
+    fn retry(&mut self) {
+        let refused = self.state.refusal.as_ref();
+        let transient = refused.filter(|refusal| refusal.transient);
+        if let (None, Some(digest)) = (&self.state.work, transient.and_then(|last| last.digest)) {
+            self.try_content(digest);
+        }
+    }
+
+    fn try_content(&mut self, digest: Digest) {
+        self.begin(Work {
+            digest,
+            component: None,
+            action: Action::Verify(digest),
+        });
+    }
+
+    fn step_done(&mut self, event: &Event) {
+        let mut work = self.state.work.take().expect("an action is under way");
+        // The safe point: newer content takes over between two steps.
+        if self.state.next.is_some() {
+            return self.take_next();
+        }
+        work.action = match (work.action, event) {
+            (Action::Verify(_), &Event::Verified { component }) => {
+                work.component = Some(component);
+                let compiled = self
+                    .state
+                    .live
+                    .as_ref()
+                    .is_some_and(|live| live.component == component);
+                if compiled {
+                    Action::Link
+                } else {
+                    Action::Compile
+                }
+            }
+            (Action::Compile, Event::Compiled) => Action::Link,
+            (Action::Link, Event::Linked) => Action::Check,
+            (Action::Check, &Event::Checked { schema, stored }) => match stored {
+                Some(stored) if schema < stored => {
+                    let reason = format!(
+                        "the guest's schema is {schema}, older than the stored data's {stored}; \
+                         deliver a guest of schema {stored} or newer"
+                    );
+                    return self.refuse(Some(work.digest), Step::Check, reason, false);
+                }
+                Some(stored) if schema > stored => Action::Promote {
+                    migrate_from: Some(stored),
+                },
+                _ => Action::Promote { migrate_from: None },
+            },
+            (action, event) => panic!("{event:?} during {action:?}"),
+        };
+        self.begin(work);
+    }
+
+    fn begin(&mut self, work: Work) {
+        self.effects.push(Effect::Begin(work.action));
+        self.state.work = Some(work);
+    }
+
+    fn refuse(&mut self, digest: Option<Digest>, step: Step, reason: String, transient: bool) {
+        let refusal = Refusal {
+            digest,
+            step,
+            reason,
+            at: self.now,
+            transient,
+        };
+        self.state.refusal = Some(refusal.clone());
+        self.effects.push(Effect::Refused(refusal));
+    }
+
+    fn take_next(&mut self) {
+        if let Some(next) = self.state.next.take() {
+            self.consider(next);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

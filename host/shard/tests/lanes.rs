@@ -1,0 +1,304 @@
+//! Two shards' lanes, and the partitions that go from one to the other: what
+//! the protocol decides, done on real stores with a real guest.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use bytes::Bytes;
+use ostrakon_base::digest::Digest;
+use ostrakon_contract::client::Client;
+use ostrakon_contract::contract::Request;
+use ostrakon_engine::{Compiler, Engine, Environment, Guest, Identity, Limits, Purpose};
+use ostrakon_observe::metrics::Metrics;
+use ostrakon_observe::trace::Trace;
+use ostrakon_protocol::{
+    Authority, ClusterId, Cursor, Incarnation, Ordinal, Passed, Placement, Plan, Received,
+};
+use ostrakon_settings::settings::Settings;
+use ostrakon_shard::lane::{Change, Changed, Lane, Owners, Promotion, Write, Written};
+use ostrakon_store::{Options, Store, unbounded};
+use ostrakon_volumes::secrets::Secrets;
+
+const STORES: [u128; 2] = [10, 11];
+
+fn component() -> Vec<u8> {
+    let directory = std::env::var_os("OSTRAKON_TEST_GUESTS").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/guests"),
+        PathBuf::from,
+    );
+    std::fs::read(directory.join("kv.wasm")).expect("run the tests with `cargo xtask test`")
+}
+
+async fn kv() -> Arc<Guest> {
+    let (engine, component) = (Engine::new().unwrap(), component());
+    let digest = Digest::of(&component);
+    let limits = Limits::of(&Settings::default());
+    let component = component.into();
+    let compiler = Compiler::here();
+    let compiling = compiler.compile(&engine, None, digest, &component, Purpose::Serve, limits);
+    let compiled = compiling.await.unwrap();
+    let environment = Environment {
+        settings: Arc::new(Settings::default()),
+        identity: Identity {
+            ordinal: 0,
+            shards: 2,
+        },
+        files: Arc::new(BTreeMap::from([("sharding".into(), Bytes::from("jump"))])),
+        secrets: Secrets::default(),
+        metrics: Arc::new(Metrics::new("test")),
+    };
+    let linked = compiled.link(&engine).unwrap();
+    Arc::new(
+        Guest::check(&linked, environment, "kv".into())
+            .await
+            .unwrap(),
+    )
+}
+
+struct Shard {
+    lane: Lane,
+    thread: JoinHandle<()>,
+    directory: tempfile::TempDir,
+    ordinal: u32,
+}
+
+impl Shard {
+    async fn start(ordinal: u32, guest: &Arc<Guest>, directory: tempfile::TempDir) -> Self {
+        let store = Store::open(Options::new(directory.path(), 1 << 20)).unwrap();
+        let runtime = tokio::runtime::Handle::current();
+        let metrics = Arc::new(Metrics::new("test"));
+        let place = Some(Ordinal(ordinal));
+        let (lane, thread) = Lane::start(store, place, runtime, metrics).unwrap();
+        let digest = Digest::of(b"kv");
+        let promotion = Promotion {
+            guest: Arc::clone(guest),
+            digest,
+            component: digest,
+        };
+        lane.promote(promotion).await.unwrap();
+        let started = lane.change(Change::Start(Incarnation::default())).await;
+        assert!(matches!(started, Ok(Changed::Started(..))), "{started:?}");
+        Self {
+            lane,
+            thread,
+            directory,
+            ordinal,
+        }
+    }
+
+    /// Ends it, and starts it again on its disk.
+    async fn restart(self, guest: &Arc<Guest>) -> Self {
+        self.lane.end();
+        self.thread.join().unwrap();
+        Self::start(self.ordinal, guest, self.directory).await
+    }
+
+    async fn learn(&self, plan: &Plan, guest: &Arc<Guest>) {
+        let owners = Owners {
+            from: Arc::clone(guest),
+            to: Arc::clone(guest),
+        };
+        self.lane
+            .change(Change::Learn(plan.clone(), owners))
+            .await
+            .unwrap();
+    }
+
+    async fn save(&self, key: &str, word: &str, told: Option<Passed>) -> Written {
+        let request = Request {
+            method: http::Method::GET,
+            path: format!("/save/{key}/{word}"),
+            headers: http::HeaderMap::new(),
+            body: Bytes::new(),
+            trace: Trace::default(),
+            client: Client::default(),
+        };
+        let write = Write {
+            request: Arc::new(request),
+            partition: key.into(),
+            generation: 1,
+            told,
+        };
+        self.lane.write(write, 100).await
+    }
+
+    /// Saves so many keys.
+    async fn fill(&self, count: usize) -> BTreeSet<String> {
+        let mut keys = BTreeSet::new();
+        for number in 0..count {
+            let key = format!("key-{number:04}");
+            let written = self.save(&key, "before", None).await;
+            assert!(matches!(written, Written::Replied { .. }), "{written:?}");
+            keys.insert(key);
+        }
+        keys
+    }
+
+    /// The value stored under a key, with what surrounds it.
+    fn value(&self, key: &str) -> Vec<u8> {
+        let snapshot = Arc::clone(&self.lane.views().get().unwrap().snapshot);
+        let page = snapshot.scan_partition(key.as_bytes(), None, None, false, 2, &mut unbounded);
+        page.unwrap().entries.remove(0).1
+    }
+
+    fn keys(&self) -> BTreeSet<String> {
+        let view = self.lane.views().get().unwrap();
+        let page = view
+            .snapshot
+            .partitions(None, None, 100_000, &mut unbounded)
+            .unwrap();
+        let text = |key| String::from_utf8(key).unwrap();
+        page.entries.into_iter().map(text).collect()
+    }
+
+    /// Sends its first batch to the other and takes the acknowledgement; says
+    /// whether there was one.
+    async fn give(&self, other: &Self) -> bool {
+        let view = self.lane.views().get().unwrap();
+        let place = view.place.as_ref().unwrap();
+        let Some((to, range)) = place
+            .shard
+            .outboxes()
+            .map(|(to, kept)| (to, kept[0].clone()))
+            .next()
+        else {
+            return false;
+        };
+        assert_eq!(to, Ordinal(other.ordinal));
+        let batch = place
+            .shard
+            .envelope(to, &range, STORES[self.ordinal as usize]);
+        let partitions = place.contents(&view.snapshot, to, &range).await.unwrap();
+        // It comes twice: the second is known, and changes nothing.
+        for expected in [Received::Apply, Received::Known] {
+            let receive = Change::Receive {
+                batch: batch.clone(),
+                schema: 1,
+                partitions: partitions.clone(),
+            };
+            let received = other.lane.change(receive).await.unwrap();
+            assert_eq!(received, Changed::Received(expected));
+        }
+        for _ in 0..2 {
+            let acknowledged = Change::Acknowledged {
+                by: to,
+                number: range.number,
+                step_within: None,
+            };
+            self.lane.change(acknowledged).await.unwrap();
+        }
+        true
+    }
+}
+
+fn placement(shards: u32) -> Placement {
+    Placement {
+        shards,
+        owner: Digest::of(b"kv"),
+        sharding: 1,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_go_from_lane_to_lane_while_both_write_and_restart() {
+    let guest = kv().await;
+    let directory = || tempfile::tempdir().unwrap();
+    let mut one = Shard::start(0, &guest, directory()).await;
+    let two = Shard::start(1, &guest, directory()).await;
+
+    // Without a plan nobody's, then the one shard's.
+    let unplaced = one.save("a", "x", None).await;
+    assert!(
+        matches!(unplaced, Written::Elsewhere(Authority::Unknown)),
+        "{unplaced:?}"
+    );
+    let first = Plan::first(ClusterId(1), placement(1), false);
+    one.learn(&first, &guest).await;
+    let keys = one.fill(3000).await;
+
+    let change = first.then(&placement(2));
+    one.learn(&change, &guest).await;
+    two.learn(&change, &guest).await;
+    let mut going = None;
+    for key in &keys {
+        if guest.owner(key.as_bytes(), 2).await.unwrap() == 1 {
+            going = Some(key.clone());
+            break;
+        }
+    }
+    let going = going.expect("about half of them go");
+
+    // Before the step it is the first's; then nobody's until it has arrived.
+    let written = one.save(&going, "still", None).await;
+    assert!(matches!(written, Written::Replied { .. }), "{written:?}");
+    let elsewhere = two.save(&going, "early", None).await;
+    let at_source = Authority::Elsewhere {
+        at: Ordinal(0),
+        passed: None,
+    };
+    assert!(
+        matches!(&elsewhere, Written::Elsewhere(at) if *at == at_source),
+        "{elsewhere:?}"
+    );
+    let stepped = one.lane.change(Change::Step).await.unwrap();
+    assert!(
+        matches!(stepped, Changed::Stepped(Cursor::Through(_) | Cursor::End)),
+        "{stepped:?}"
+    );
+    let Written::Elsewhere(Authority::Elsewhere { at, passed }) =
+        one.save(&going, "late", None).await
+    else {
+        panic!("it is passed");
+    };
+    assert_eq!(at, Ordinal(1));
+    assert!(passed.is_some());
+    let awaited = two.save(&going, "early", passed.clone()).await;
+    assert!(
+        matches!(awaited, Written::Elsewhere(Authority::Awaited { .. })),
+        "{awaited:?}"
+    );
+    assert!(
+        one.keys().contains(&going),
+        "a listing does not miss what is on its way"
+    );
+    assert!(one.give(&two).await);
+    let written = two.save(&going, "after", passed).await;
+    assert!(matches!(written, Written::Replied { .. }), "{written:?}");
+
+    // All the others, with restarts of the source among them.
+    let mut steps = 1;
+    loop {
+        let place = one.lane.views().get().unwrap().place.clone().unwrap();
+        if place.shard.is_done().is_some() {
+            break;
+        }
+        one.lane.change(Change::Step).await.unwrap();
+        steps += 1;
+        if steps % 2 == 0 {
+            one = one.restart(&guest).await;
+            one.learn(&change, &guest).await;
+        }
+        while one.give(&two).await {}
+    }
+    assert!(steps > 1);
+    let (here, there) = (one.keys(), two.keys());
+    assert!(here.is_disjoint(&there));
+    assert_eq!(&here | &there, keys);
+    for (shard, held) in [(0, &here), (1, &there)] {
+        for key in held {
+            assert_eq!(
+                guest.owner(key.as_bytes(), 2).await.unwrap(),
+                shard,
+                "{key}"
+            );
+        }
+    }
+    assert!(two.value(&going).ends_with(b"after"));
+    println!(
+        "{} of {} partitions moved in {steps} steps",
+        there.len(),
+        keys.len()
+    );
+}

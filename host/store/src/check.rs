@@ -1,0 +1,378 @@
+//! A look at the whole of a data file that changes nothing of it.
+
+use std::collections::HashMap;
+use std::fs::{File, TryLockError};
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use ostrakon_base::regular;
+use redb::{Database, ReadableDatabase as _, ReadableTable as _};
+
+use super::damage::{Contained, contain};
+use super::failure::OpenError;
+use super::file::{Record, read_meta};
+use super::group::Size;
+use super::held::Held;
+use super::snapshot::ReadError;
+use super::{ENTRIES, LAYOUT, SIZES, SMALL};
+
+/// How many findings are told; the others are counted.
+const MOST: usize = 20;
+
+/// What is in a data file, and what is wrong with it.
+#[derive(Debug, Default)]
+pub struct Checked {
+    /// The entries that could be read.
+    pub entries: u64,
+    /// The partitions that they are in.
+    pub partitions: u64,
+    /// The bytes of their keys and values.
+    pub bytes: u64,
+    /// What is stored with them, as far as it could be read.
+    pub record: Record,
+    /// What is wrong, at most twenty lines.
+    pub problems: Vec<String>,
+    /// How much more is wrong.
+    pub more: u64,
+}
+
+impl Checked {
+    /// Notes one more thing that is wrong.
+    pub fn problem(&mut self, what: impl Into<String>) {
+        if self.problems.len() < MOST {
+            self.problems.push(what.into());
+        } else {
+            self.more += 1;
+        }
+    }
+}
+
+/// Reads the whole data file of a directory that no process has, with all of its checksums.
+///
+/// # Errors
+/// When it cannot be found, or a process has it; damage is in what was [`Checked`].
+pub fn check(directory: &Path, cache_bytes: usize) -> Result<Checked, OpenError> {
+    let io = |path: &Path| {
+        let path = path.to_owned();
+        move |source| OpenError::Io { path, source }
+    };
+    let path = directory.join("shard.redb");
+    let lock_path = directory.join("lock");
+    // A data directory that was restored may have no lock; the file has one of its own.
+    let lock = match regular::open_own(&lock_path) {
+        Ok(lock) => Some(lock),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(io(&lock_path)(error)),
+    };
+    match lock.as_ref().map(File::try_lock) {
+        None | Some(Ok(())) => {}
+        Some(Err(TryLockError::WouldBlock)) => {
+            return Err(OpenError::InUse(directory.to_owned()));
+        }
+        Some(Err(TryLockError::Error(error))) => return Err(io(&lock_path)(error)),
+    }
+    let held = Held::take(&path, directory).map_err(io(&path))?;
+    let held = held.ok_or_else(|| OpenError::InUse(directory.to_owned()))?;
+    Ok(check_file(held.file(), cache_bytes))
+}
+
+/// As [`check`], of a file that is held already.
+pub(super) fn check_file(file: &File, cache_bytes: usize) -> Checked {
+    let mut checked = Checked::default();
+    match head(file) {
+        Ok(None) => {}
+        Ok(Some(wrong)) => checked.problem(wrong),
+        Err(error) => {
+            checked.problem(format!("the file cannot be read: {error}"));
+            return checked;
+        }
+    }
+    let opened = file.try_clone().map_err(redb::Error::Io).and_then(|file| {
+        let overlay = Overlay::new(file).map_err(redb::Error::Io)?;
+        contain(|| -> Result<_, redb::Error> {
+            let mut builder = Database::builder();
+            builder.set_cache_size(cache_bytes);
+            Ok(builder.create_with_backend(overlay)?)
+        })
+    });
+    match opened {
+        Ok(database) => {
+            // Closing it goes through its pages, too.
+            let mut database = Contained::new(database);
+            look(&database, &mut checked);
+            verify(&mut database, &mut checked);
+        }
+        Err(error) => checked.problem(format!("it cannot be opened: {error}")),
+    }
+    checked
+}
+
+/// What of redb's file header its own checks cannot tell: which of two commits is the last
+/// (redb's design, "Super header").
+fn head(file: &File) -> io::Result<Option<&'static str>> {
+    const LENGTH: usize = 320;
+    let mut head = [0; LENGTH];
+    if file.metadata()?.len() < LENGTH as u64 {
+        return Ok(Some("the file is empty or cut off"));
+    }
+    file.read_exact_at(&mut head, 0)?;
+    if &head[..4] != b"redb" {
+        return Ok(Some("the file is no store: it does not begin as one"));
+    }
+    let number = |slot: usize| {
+        let at = 64 + 128 * slot + 104;
+        u64::from_le_bytes(head[at..at + 8].try_into().expect("eight bytes"))
+    };
+    let (last, is_open) = (usize::from(head[9] & 1), head[9] & 2 != 0);
+    let is_behind = !is_open && number(1 - last) > number(last);
+    Ok(is_behind.then_some("the header names an older commit as the last one"))
+}
+
+fn look(database: &Database, checked: &mut Checked) {
+    match contain(|| read_meta(database)) {
+        Ok((LAYOUT, record)) => checked.record = record,
+        Ok((layout, record)) => {
+            checked.record = record;
+            checked.problem(format!(
+                "its layout is {layout}, and this version reads up to {LAYOUT}"
+            ));
+            return;
+        }
+        Err(error) => checked.problem(format!("table `meta`: {error}")),
+    }
+    let noted = contain(|| noted_sizes(database)).unwrap_or_else(|ReadError(error)| {
+        checked.problem(format!("table `sizes`: {error}"));
+        HashMap::new()
+    });
+    if let Err(ReadError(error)) = contain(|| walk(database, noted, checked)) {
+        checked.problem(format!(
+            "table `entries`, after {} entries: {error}",
+            checked.entries
+        ));
+    }
+}
+
+fn noted_sizes(database: &Database) -> Result<HashMap<Vec<u8>, Size>, ReadError> {
+    let sizes = tables(database)?
+        .open_table(SIZES)
+        .map_err(super::migration::storage)?;
+    let mut noted = HashMap::new();
+    for row in sizes.iter()? {
+        let (partition, size) = row?;
+        noted.insert(partition.value().to_vec(), Size::of(size.value()));
+    }
+    Ok(noted)
+}
+
+fn tables(database: &Database) -> Result<redb::ReadTransaction, ReadError> {
+    database.begin_read().map_err(|error| {
+        ReadError(match error {
+            redb::TransactionError::Storage(error) => error,
+            other => redb::StorageError::Corrupted(other.to_string()),
+        })
+    })
+}
+
+/// Goes over all entries: they are in order, none has an empty key, and each partition is as
+/// large as is noted.
+fn walk(
+    database: &Database,
+    mut noted: HashMap<Vec<u8>, Size>,
+    checked: &mut Checked,
+) -> Result<(), ReadError> {
+    let entries = tables(database)?
+        .open_table(ENTRIES)
+        .map_err(super::migration::storage)?;
+    let mut last: Option<(Vec<u8>, Vec<u8>)> = None;
+    let mut size = Size::default();
+    let mut end = |partition: &[u8], size: Size, checked: &mut Checked| {
+        checked.partitions += 1;
+        match noted.remove(partition) {
+            None if size.entries <= SMALL => {}
+            Some(of) if size.entries > SMALL && of == size => {}
+            of => checked.problem(format!(
+                "partition {} has {} entries of {} bytes, and {} are noted",
+                shown(partition),
+                size.entries,
+                size.bytes,
+                of.map_or_else(
+                    || "none".to_owned(),
+                    |of| format!("{} of {} bytes", of.entries, of.bytes)
+                )
+            )),
+        }
+    };
+    for entry in entries.iter()? {
+        let (position, value) = entry?;
+        let ((partition, key), value) = (position.value(), value.value());
+        if let Some((before, before_key)) = &last {
+            if (before.as_slice(), before_key.as_slice()) >= (partition, key) {
+                checked.problem(format!(
+                    "an entry of partition {} is out of order",
+                    shown(partition)
+                ));
+            }
+            if before.as_slice() != partition {
+                end(before, size, checked);
+                size = Size::default();
+            }
+        }
+        if partition.is_empty() || key.is_empty() {
+            checked.problem(format!(
+                "an entry of partition {} has an empty key",
+                shown(partition)
+            ));
+        }
+        size = size.with(key.len(), None, Some(value.len()));
+        checked.entries += 1;
+        checked.bytes += (key.len() + value.len()) as u64;
+        last = Some((partition.to_vec(), key.to_vec()));
+    }
+    if let Some((partition, _)) = &last {
+        end(partition, size, checked);
+    }
+    for partition in noted.keys() {
+        let partition = shown(partition);
+        checked.problem(format!(
+            "a size of partition {partition} is noted, which has no entries"
+        ));
+    }
+    let counted =
+        contain(|| -> Result<_, ReadError> { Ok(redb::ReadableTableMetadata::len(&entries)?) })?;
+    if counted != checked.entries {
+        let found = checked.entries;
+        checked.problem(format!(
+            "{counted} entries are noted, and {found} are there"
+        ));
+    }
+    Ok(())
+}
+
+/// Compares each page that is in use with its checksum, and what is in use with what is noted.
+fn verify(database: &mut Database, checked: &mut Checked) {
+    let verified = contain(|| -> Result<_, redb::Error> { Ok(database.check_integrity()?) });
+    match verified {
+        Ok(true) => {}
+        Ok(false) => {
+            checked.problem("pages do not fit their checksums, or what is noted to be in use");
+        }
+        Err(error) => checked.problem(format!("pages: {error}")),
+    }
+}
+
+/// A key as far as it is text, and not too much of it.
+fn shown(key: &[u8]) -> String {
+    let some = &key[..key.len().min(64)];
+    let rest = if some.len() < key.len() { "..." } else { "" };
+    format!("{:?}{rest}", String::from_utf8_lossy(some))
+}
+
+/// The pages of a file, and in memory what redb writes over them. The file stays as it is.
+#[derive(Debug)]
+struct Overlay {
+    file: File,
+    /// A std mutex: one thread has the database.
+    over: Mutex<Over>,
+}
+
+#[derive(Debug)]
+struct Over {
+    length: u64,
+    /// How much of the file still shows.
+    shows: u64,
+    pages: HashMap<u64, Box<[u8; PAGE]>>,
+}
+
+const PAGE: usize = 4096;
+
+impl Overlay {
+    fn new(file: File) -> io::Result<Self> {
+        let length = file.metadata()?.len();
+        let over = Mutex::new(Over {
+            length,
+            shows: length,
+            pages: HashMap::new(),
+        });
+        Ok(Self { file, over })
+    }
+
+    fn over(&self) -> MutexGuard<'_, Over> {
+        self.over.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A page as it is in the file; zero beyond its end.
+    fn below(&self, over: &Over, page: u64) -> io::Result<[u8; PAGE]> {
+        let mut bytes = [0; PAGE];
+        let from = page * PAGE as u64;
+        let there = over.shows.saturating_sub(from).min(PAGE as u64);
+        let there = usize::try_from(there).expect("it is at most a page");
+        self.file.read_exact_at(&mut bytes[..there], from)?;
+        Ok(bytes)
+    }
+
+    /// Calls `each` with the page, the offset in it, and the range of a buffer that is there.
+    fn split(
+        offset: u64,
+        length: usize,
+        mut each: impl FnMut(u64, usize, std::ops::Range<usize>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let mut done = 0;
+        while done < length {
+            let at = offset + done as u64;
+            let within = usize::try_from(at % PAGE as u64).expect("it is below a page");
+            let step = (PAGE - within).min(length - done);
+            each(at / PAGE as u64, within, done..done + step)?;
+            done += step;
+        }
+        Ok(())
+    }
+}
+
+impl redb::StorageBackend for Overlay {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.over().length)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let over = self.over();
+        if offset.saturating_add(out.len() as u64) > over.length {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Self::split(offset, out.len(), |page, within, range| {
+            let length = range.len();
+            let bytes = match over.pages.get(&page) {
+                Some(bytes) => **bytes,
+                None => self.below(&over, page)?,
+            };
+            out[range].copy_from_slice(&bytes[within..within + length]);
+            Ok(())
+        })
+    }
+
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        let mut over = self.over();
+        over.length = length;
+        over.shows = over.shows.min(length);
+        over.pages.retain(|page, _| page * (PAGE as u64) < length);
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let mut over = self.over();
+        Self::split(offset, data.len(), |page, within, range| {
+            if !over.pages.contains_key(&page) {
+                let below = self.below(&over, page)?;
+                over.pages.insert(page, Box::new(below));
+            }
+            let bytes = over.pages.get_mut(&page).expect("it was just put there");
+            bytes[within..within + range.len()].copy_from_slice(&data[range]);
+            Ok(())
+        })
+    }
+}

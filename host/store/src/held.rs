@@ -1,0 +1,139 @@
+//! The data file as this process found it: locked, and known again.
+//!
+//! A file that is removed or moved while it is open goes on taking writes, which nobody finds
+//! again. So the store looks at the file's path before each group of writes, and opens no other
+//! file in its place.
+
+use std::fs::{self, File, Metadata, TryLockError};
+use std::io;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use ostrakon_base::regular;
+
+/// The data file is not where it was opened. What was written after that would be lost.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Missing {
+    /// Its directory is another one, or none.
+    #[error(
+        "the data directory {0} is not the one that was opened: it was moved, removed or mounted anew; put it back and writes go on, or restart the shard"
+    )]
+    Directory(PathBuf),
+    /// It has no name any more.
+    #[error(
+        "{path} was removed: its data is in this process only, and lost when it ends; copy it from {copy} to that path, then restart the shard"
+    )]
+    Removed {
+        /// Where it was.
+        path: PathBuf,
+        /// Where root can still read it.
+        copy: PathBuf,
+    },
+    /// It has another name now.
+    #[error("{0} was moved: move it back and writes go on")]
+    Moved(PathBuf),
+    /// Another file has its name.
+    #[error(
+        "{0} is not the file that was opened: put that one back and writes go on, or restart the shard to serve the other"
+    )]
+    Replaced(PathBuf),
+    /// The system does not say.
+    #[error("{path} cannot be looked at: {reason}")]
+    Unseen {
+        /// Where it was.
+        path: PathBuf,
+        /// What the system says.
+        reason: String,
+    },
+}
+
+/// What the system knows a file by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Identity {
+    device: u64,
+    inode: u64,
+}
+
+impl Identity {
+    fn of(metadata: &Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+        }
+    }
+}
+
+/// The data file, held open and locked over all openings of the store.
+#[derive(Debug)]
+pub(super) struct Held {
+    path: PathBuf,
+    file: File,
+    identity: Identity,
+    directory: Identity,
+}
+
+impl Held {
+    /// Takes the file; none where another process has it. The lock is the file's own, beside the
+    /// directory's: it holds under any name, and where somebody has removed the other one.
+    pub(super) fn take(path: &Path, directory: &Path) -> io::Result<Option<Self>> {
+        let file = regular::open_own(path)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+        Ok(Some(Self {
+            identity: Identity::of(&file.metadata()?),
+            directory: Identity::of(&fs::metadata(directory)?),
+            path: path.to_owned(),
+            file,
+        }))
+    }
+
+    /// The file, to read.
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Whether the file is still where it was.
+    pub(super) fn look(&self) -> Result<(), Missing> {
+        match fs::metadata(&self.path) {
+            Ok(found) if Identity::of(&found) == self.identity => Ok(()),
+            Ok(_) => Err(self.why(true)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(self.why(false)),
+            Err(error) => Err(Missing::Unseen {
+                path: self.path.clone(),
+                reason: error.to_string(),
+            }),
+        }
+    }
+
+    /// Whether an opened file is this one.
+    pub(super) fn is(&self, other: &File) -> io::Result<bool> {
+        Ok(Identity::of(&other.metadata()?) == self.identity)
+    }
+
+    /// Why it is not there, as precisely as can be told.
+    fn why(&self, replaced: bool) -> Missing {
+        let path = self.path.clone();
+        let directory = self.path.parent().unwrap_or_else(|| Path::new("/"));
+        if fs::metadata(directory)
+            .map(|found| Identity::of(&found))
+            .ok()
+            != Some(self.directory)
+        {
+            return Missing::Directory(directory.to_owned());
+        }
+        if self.file.metadata().is_ok_and(|file| file.nlink() == 0) {
+            let descriptor = self.file.as_raw_fd();
+            let copy = format!("/proc/{}/fd/{descriptor}", std::process::id()).into();
+            return Missing::Removed { path, copy };
+        }
+        if replaced {
+            Missing::Replaced(path)
+        } else {
+            Missing::Moved(path)
+        }
+    }
+}
