@@ -10,7 +10,7 @@ use ostrakon_engine as guest;
 use ostrakon_observe::metrics::Metrics;
 use ostrakon_peers::{AnyDial, Endpoint, Identity};
 use ostrakon_protocol::{Incarnation, Ordinal, Shard, Stopped};
-use ostrakon_shard::lane::{Change, Changed, Lane, Live, Pace, Promotion, Turns};
+use ostrakon_shard::lane::{Change, Changed, Lane, Pace, Promotion, Turns, read_record};
 use ostrakon_shard::service::{Others, Service};
 use ostrakon_shard::swap::Kept;
 use ostrakon_store::Store;
@@ -97,7 +97,7 @@ impl Process {
         let options = start.disk.options(start.directory, &life);
         let store = Store::open(options).expect("a store opens after any crash");
         let metrics = Arc::new(Metrics::new("simulation"));
-        let last = store.record().generation.as_deref().and_then(Live::decode);
+        let last = read_record(store.record()).expect("a record is whole after any crash");
         let of_store = u128::from(random::of(start.seed, &[u64::from(shard), 7]));
         let (lane, turns) =
             Lane::in_turns(store, Ordinal(shard), of_store, PACE, Arc::clone(&metrics));

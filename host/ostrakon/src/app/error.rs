@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use ostrakon_engine::EngineError;
 use ostrakon_protocol::Stopped;
-use ostrakon_shard::lane::ChangeError;
+use ostrakon_shard::lane::{ChangeError, Unreadable};
 use ostrakon_shard::swap::DefaultGuestError;
 use ostrakon_store::OpenError;
 use ostrakon_volumes::volume::{ReadError, StartError};
@@ -30,14 +30,12 @@ pub(crate) enum Error {
     #[error(transparent)]
     Store(#[from] OpenError),
     /// What is stored beside the data cannot be read.
-    #[error(
-        "{path} is damaged, or was written by a newer version: {what} cannot be read; restore it from a backup"
-    )]
+    #[error("cannot use {path}: {source}{}", if .source.is_newer() { "" } else { "; restore it from a backup" })]
     Record {
         /// The store's file.
         path: PathBuf,
-        /// What of it.
-        what: &'static str,
+        /// What of it, and why.
+        source: Unreadable,
     },
     /// A part of the data directory cannot be made.
     #[error("cannot use the data directory {path}: see that it is on a writable volume")]

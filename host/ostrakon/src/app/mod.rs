@@ -39,7 +39,7 @@ use ostrakon_otlp::Exporter;
 use ostrakon_peers as peers;
 use ostrakon_protocol::{Incarnation, Ordinal, Stopped};
 use ostrakon_settings::settings::Settings;
-use ostrakon_shard::lane::{self, Change, Changed, Lane, Live};
+use ostrakon_shard::lane::{self, Change, Changed, Lane};
 use ostrakon_shard::service::{Others, Service};
 use ostrakon_shard::swap::{Controller, DefaultGuest, Kept, Refused, Status, Step};
 use ostrakon_store::{self as store, Store};
@@ -241,12 +241,12 @@ impl App {
         let attempts = Attempts::open(&options.data_dir).map_err(data)?;
         let compiler = Compiler::in_children(Some(attempts), Some(Arc::clone(&metrics)));
         let compiler = compiling.get_or_init(|| compiler).clone();
-        if let Some(what) = lane::unreadable(store.record()) {
-            let path = options.data_dir.join("shard.redb");
-            return Err(Error::Record { path, what });
-        }
-        let has_served = store.record().generation.is_some();
-        let last = store.record().generation.as_deref().and_then(Live::decode);
+        let unreadable = |source| Error::Record {
+            path: options.data_dir.join("shard.redb"),
+            source,
+        };
+        let last = lane::read_record(store.record()).map_err(unreadable)?;
+        let has_served = last.is_some();
         let last_good = last.and_then(|live| kept.load(live.digest));
 
         let default_guest = match &options.default_guest {
@@ -278,7 +278,11 @@ impl App {
         let operators = Credentials::start(OperatorsPort(operators), &secrets, &metrics)?;
         let runtime = runtime::Handle::current();
         let place = options.cluster.as_ref().map(|_| Ordinal(options.ordinal));
-        let (lane, lane_thread) = Lane::start(store, place, runtime, Arc::clone(&metrics))?;
+        let started = Lane::start(store, place, runtime, Arc::clone(&metrics));
+        let (lane, lane_thread) = started.map_err(|error| match error {
+            lane::StartError::Unreadable(source) => unreadable(source),
+            lane::StartError::System(error) => error.into(),
+        })?;
 
         let settings = Arc::new(Settings::default());
         let limits = performer::limits(&settings, shares.public);

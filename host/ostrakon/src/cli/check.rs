@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use bytesize::ByteSize;
 use ostrakon_base::printable::Printable;
-use ostrakon_shard::lane::{self, Live};
+use ostrakon_shard::lane;
 use ostrakon_shard::swap::Kept;
 use ostrakon_store as store;
 
@@ -45,16 +45,19 @@ impl Arguments {
     pub(super) fn run(self) -> Result<(), Failure> {
         let mut checked = store::check(&self.directory, CACHE)
             .map_err(|error| Failure::new(exit_of_store(&error), error))?;
-        if let Some(what) = lane::unreadable(&checked.record) {
-            checked.problem(format!("table `meta`: {what} cannot be read"));
-        }
+        let live = match lane::read_record(&checked.record) {
+            Ok(live) => live,
+            Err(error) => {
+                checked.problem(format!("table `meta`: {error}"));
+                None
+            }
+        };
         for digest in Kept::damaged(&self.directory) {
             checked.problem(format!(
                 "the files of the kept generation {digest} are not what they were"
             ));
         }
         let record = &checked.record;
-        let live = record.generation.as_deref().and_then(Live::decode);
         let mut text = format!(
             "{} entries in {} partitions, {}; generation {}, schema {}\n",
             grouped(checked.entries),

@@ -11,6 +11,7 @@ mod pace;
 mod parts;
 mod place;
 mod promotion;
+mod record;
 mod standing;
 mod turns;
 mod view;
@@ -19,6 +20,7 @@ mod worker;
 pub use pace::Pace;
 pub use place::{Change, ChangeError, Changed, Owners, Place};
 pub use promotion::{Live, PromoteError, Promotion};
+pub use record::{Kind, Unreadable};
 pub use turns::Turns;
 pub use view::{View, Views};
 
@@ -37,20 +39,28 @@ use tokio::runtime;
 use tokio::sync::{oneshot, watch};
 use worker::{Guests, Worker};
 
-/// What is wrong with what is stored beside the data; none: it can be read.
+/// Reads what is stored of the live generation, if there is anything, and makes sure that all that is
+/// stored beside the data can be read.
 ///
-/// It is not guessed: a shard that began anew would number its generations from 1 again, and take
+/// Nothing is guessed: a shard that began anew would number its generations from 1 again, and take
 /// a new place among the others.
-pub fn unreadable(record: &Record) -> Option<&'static str> {
-    let generation = record.generation.as_deref();
-    let topology = record.topology.as_deref();
-    if generation.is_some_and(|stored| Live::decode(stored).is_none()) {
-        Some("what is stored of the live generation")
-    } else if topology.is_some_and(|stored| Place::decode(stored).is_none()) {
-        Some("what is stored of the shard's place among others")
-    } else {
-        None
-    }
+///
+/// # Errors
+/// What cannot be read, and why.
+pub fn read_record(record: &Record) -> Result<Option<Live>, Unreadable> {
+    record.topology.as_deref().map(Place::decode).transpose()?;
+    record.generation.as_deref().map(Live::decode).transpose()
+}
+
+/// Why a lane cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// What is stored of the shard's place cannot be read.
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
+    /// The system gives no thread, or no random number.
+    #[error("a thread cannot be started, or a random number made")]
+    System(#[from] std::io::Error),
 }
 
 /// A write request for the lane.
@@ -155,14 +165,15 @@ impl Lane {
     /// the last handle; joining gives the store back closed.
     ///
     /// # Errors
-    /// When there can be no more threads.
+    /// When what is stored of its place cannot be read, or there can be no more threads.
     pub fn start(
         store: Store,
         ordinal: Option<Ordinal>,
         runtime: runtime::Handle,
         metrics: Arc<Metrics>,
-    ) -> std::io::Result<(Self, thread::JoinHandle<()>)> {
-        let stored = store.record().topology.as_deref().and_then(Place::decode);
+    ) -> Result<(Self, thread::JoinHandle<()>), StartError> {
+        let stored = store.record().topology.as_deref();
+        let stored = stored.map(Place::decode).transpose()?;
         let place = match (ordinal, stored) {
             (None, _) => None,
             (Some(_), Some(stored)) => Some(stored),

@@ -10,6 +10,7 @@ use ostrakon_protocol::{Received, Shard, Stopped, Tally};
 use ostrakon_store::{CommitError, ReadError, Transfer, Whole, begin_migration_of};
 
 use super::parts::Parts;
+use super::record::{self, Kind, Unreadable};
 use super::worker::Worker;
 
 /// Where this shard stands among the others.
@@ -116,10 +117,10 @@ pub enum ChangeError {
 }
 
 impl Place {
-    /// Reads what was stored of a place; none if it is not that.
-    pub(super) fn decode(stored: &[u8]) -> Option<Self> {
-        let (store, shard) = postcard::from_bytes(stored).ok()?;
-        Some(Self::of(shard, store))
+    /// Reads what was stored of a place.
+    pub(super) fn decode(stored: &[u8]) -> Result<Self, Unreadable> {
+        let (store, shard) = record::decode_postcard(Kind::Topology, stored)?;
+        Ok(Self::of(shard, store))
     }
 
     /// A shard's place, without what is not stored.
@@ -140,8 +141,8 @@ impl Place {
         Ok(Self::of(Shard::new(ordinal), u128::from_le_bytes(store)))
     }
 
-    fn encode(&self) -> Vec<u8> {
-        postcard::to_stdvec(&(self.store, &self.shard)).expect("it can always be encoded")
+    pub(super) fn encode(&self) -> Vec<u8> {
+        record::encode_postcard(Kind::Topology, &(self.store, &self.shard))
     }
 
     /// A partition's owners under the plan's two placements; none where there is
@@ -295,7 +296,7 @@ impl Worker {
                 // The store may have been opened anew, and perhaps it has the
                 // transfer: where only the last sync failed, nobody knows.
                 let stored = self.store.record().topology.as_deref();
-                if let Some(mut stored) = stored.and_then(Place::decode) {
+                if let Some(Ok(mut stored)) = stored.map(Place::decode) {
                     let known = [before, &next].map(|place| (place.shard.plan(), &place.owners));
                     let of_plan = known.iter().find(|(plan, _)| *plan == stored.shard.plan());
                     stored.owners = of_plan.and_then(|(_, owners)| (*owners).clone());

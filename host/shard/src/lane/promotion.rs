@@ -7,6 +7,8 @@ use ostrakon_engine::{Failure, Guest};
 use ostrakon_store::CommitError;
 use serde::{Deserialize, Serialize};
 
+use super::record::{self, Kind, Unreadable};
+
 /// A checked generation.
 #[derive(Debug)]
 pub struct Promotion {
@@ -20,6 +22,7 @@ pub struct Promotion {
 
 /// The generation that is live, as it is stored with the data.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Live {
     /// Its number: 1 for a shard's first, one more with each swap.
     pub number: u64,
@@ -30,13 +33,16 @@ pub struct Live {
 }
 
 impl Live {
-    /// Reads what was stored of the live generation; none if it is not that.
-    pub fn decode(bytes: &[u8]) -> Option<Self> {
-        serde_json::from_slice(bytes).ok()
+    /// Reads what was stored of the live generation.
+    ///
+    /// # Errors
+    /// When it is not that, or a later host wrote it.
+    pub fn decode(stored: &[u8]) -> Result<Self, Unreadable> {
+        record::decode_json(Kind::Generation, stored)
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
-        serde_json::to_vec(self).expect("numbers and digests are always valid JSON")
+        record::encode_json(Kind::Generation, self)
     }
 }
 
@@ -70,6 +76,9 @@ pub enum PromoteError {
         #[source]
         failure: Failure,
     },
+    /// What is stored of the one before cannot be read.
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
     /// It could not be stored that it is live.
     #[error(transparent)]
     NotStored(#[from] CommitError),

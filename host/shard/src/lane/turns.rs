@@ -32,7 +32,8 @@ impl Lane {
         pace: Pace,
         metrics: Arc<Metrics>,
     ) -> (Self, Turns) {
-        let stored = store.record().topology.as_deref().and_then(Place::decode);
+        let stored = store.record().topology.as_deref().map(Place::decode);
+        let stored = stored.map(|stored| stored.expect("it is read before a lane is made"));
         let place = stored.unwrap_or_else(|| Place::of(Shard::new(ordinal), number));
         let guests = Guests::AtOnce;
         let (lane, worker, receiver) = Self::new(store, Some(place), guests, pace, metrics);

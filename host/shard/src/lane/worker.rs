@@ -307,7 +307,8 @@ impl Worker {
 
     fn promote(&mut self, promotion: Promotion) -> Result<Live, PromoteError> {
         let record = self.store.record().clone();
-        let stored = record.generation.as_deref().and_then(Live::decode);
+        let stored = record.generation.as_deref();
+        let stored = stored.map(Live::decode).transpose()?;
         let schema = promotion.guest.description().schema;
         let live = match stored {
             Some(stored) if stored.digest == promotion.digest => stored,

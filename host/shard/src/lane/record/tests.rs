@@ -1,0 +1,99 @@
+use ostrakon_base::digest::Digest;
+use ostrakon_protocol::{ClusterId, Cursor, Incarnation, Ordinal, Placement, Plan, Shard};
+
+use super::super::place::Place;
+use super::super::promotion::Live;
+use super::*;
+
+/// The records of the first hosts, without a mark.
+const GENERATION_0: &[u8] = include_bytes!("../fixtures/generation.0");
+const TOPOLOGY_0: &[u8] = include_bytes!("../fixtures/topology.0");
+/// Those of version 1.
+const GENERATION_1: &[u8] = include_bytes!("../fixtures/generation.1");
+const TOPOLOGY_1: &[u8] = include_bytes!("../fixtures/topology.1");
+/// The number of the stores that they are of.
+const STORE: u128 = 0x0123_4567_89ab_cdef_0011_2233_4455_6677;
+
+fn live() -> Live {
+    Live {
+        number: 7,
+        digest: Digest::of(b"all"),
+        component: Digest::of(b"component"),
+    }
+}
+
+/// A shard in the middle of a change.
+fn moving() -> Shard {
+    let placement = Placement {
+        shards: 3,
+        owner: Digest::of(b"owner"),
+        sharding: 2,
+    };
+    let mut shard = Shard::new(Ordinal(0));
+    shard.start(Incarnation(5));
+    let plan = Plan::first(ClusterId(99), placement, true);
+    assert_eq!(shard.learn(&plan), Ok(true));
+    shard.hear(Ordinal(1), Incarnation(4), 11).unwrap();
+    shard.hear(Ordinal(2), Incarnation(1), 12).unwrap();
+    shard.step(
+        Cursor::Through(b"key".to_vec()),
+        &[Ordinal(1), Ordinal(2)].into(),
+    );
+    shard
+}
+
+#[test]
+fn each_record_there_has_been_is_read() {
+    for stored in [GENERATION_0, GENERATION_1] {
+        assert_eq!(Live::decode(stored), Ok(live()));
+    }
+    for stored in [TOPOLOGY_0, TOPOLOGY_1] {
+        let place = Place::decode(stored).unwrap();
+        assert_eq!((place.store, place.shard), (STORE, moving()));
+    }
+}
+
+/// A change of what is stored needs a version of its own, and its fixture.
+#[test]
+fn what_is_written_is_what_was_written_by_this_version_before() {
+    assert_eq!(live().encode(), GENERATION_1);
+    assert_eq!(Place::of(moving(), STORE).encode(), TOPOLOGY_1);
+}
+
+#[test]
+fn a_later_version_is_told_from_damage_and_nothing_is_guessed() {
+    let later = |stored: &[u8]| [&stored[..4], &[9, 0], &stored[6..]].concat();
+    let generation = Live::decode(&later(GENERATION_1)).unwrap_err();
+    let kind = Kind::Generation;
+    assert_eq!(generation, Unreadable::Newer { kind, found: 9 });
+    assert!(generation.is_newer());
+    let text = generation.to_string();
+    assert!(
+        text.contains("is of version 9") && text.contains("reads up to 1"),
+        "{text}"
+    );
+    let topology = Place::decode(&later(TOPOLOGY_1)).map(drop).unwrap_err();
+    assert!(topology.is_newer());
+
+    // One field more: at the end, where it would be overlooked.
+    let with_more = [TOPOLOGY_1, &[0]].concat();
+    let error = Place::decode(&with_more).map(drop).unwrap_err();
+    assert!(
+        error.to_string().ends_with("1 bytes are left over"),
+        "{error}"
+    );
+    let with_more = String::from_utf8(GENERATION_0.to_vec()).unwrap();
+    let with_more = with_more.replacen('{', "{\"more\":1,", 1);
+    let error = Live::decode(with_more.as_bytes()).unwrap_err();
+    assert!(
+        error.to_string().contains("unknown field `more`"),
+        "{error}"
+    );
+
+    for at in 0..GENERATION_1.len() {
+        assert!(Live::decode(&GENERATION_1[..at]).is_err(), "{at}");
+    }
+    for at in 0..TOPOLOGY_1.len() {
+        assert!(Place::decode(&TOPOLOGY_1[..at]).is_err(), "{at}");
+    }
+}
