@@ -80,7 +80,7 @@ impl Limit {
     }
 }
 
-/// Tells of connections that could not be accepted: at most every [`EVERY`], with their number.
+/// Tells of connections that could not be accepted: at most every `EVERY`, with their number.
 #[derive(Debug, Default)]
 pub struct NotAccepted(Mutex<Untold>);
 
