@@ -69,6 +69,20 @@ impl Replies {
         self.add(of_one, bytes).0
     }
 
+    /// The same bytes of a reply that should be told, as it is of a write that was run: none only where
+    /// all hold `limit` bytes or more.
+    pub fn hold_as_told(&self, of_one: &Sum, reply: Bytes, limit: usize) -> Option<Bytes> {
+        if reply.is_empty() {
+            return Some(reply);
+        }
+        let (counted, [of_all, _]) = self.add(of_one, reply.len());
+        let held = Held {
+            reply,
+            _counted: counted,
+        };
+        (of_all < limit).then(|| Bytes::from_owner(held))
+    }
+
     /// The same bytes, which count from now on for as long as anybody has them; none where that
     /// would be more than `limit`, or than what a part of it is for. A reply by itself is never
     /// too large.
@@ -154,5 +168,19 @@ mod tests {
         assert!(hold(4, 1).is_none() && replies.are_full(&clients[4], LIMIT));
         held.clear();
         assert!(hold(4, LIMIT).is_some());
+    }
+
+    #[test]
+    fn a_writes_reply_is_held_as_long_as_all_hold_less_than_the_limit() {
+        let (replies, client) = (Replies::default(), Sum::default());
+        let hold = || replies.hold_as_told(&client, reply(6), 10);
+        let held = [hold().unwrap(), hold().unwrap()];
+        assert!(hold().is_none() && replies.hold_as_told(&client, reply(0), 10).is_some());
+        drop(held);
+        assert_eq!((replies.0.get(), client.get()), (0, 0));
+        let counted = replies.count(&client, 10);
+        assert!(hold().is_none() && replies.are_full(&client, 10));
+        drop(counted);
+        assert!(hold().is_some());
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use ostrakon_observe::metrics::{Limit, Metrics};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
@@ -25,6 +25,7 @@ use super::places::Lost;
 use super::server::down;
 use super::service::Requests;
 use super::stream::Stream;
+use super::streams::Streams;
 use super::sums::Sums;
 use super::wire::{Activity, Phase, Wire};
 use super::{Caller, Handler, Limits, LiveLimits, Refusal, linger};
@@ -224,7 +225,12 @@ async fn serve_http1<H: Handler>(
     let refused = wire.refused();
     let last_words = match (overdue, refused.map(|status| status.as_u16())) {
         (Some(Phase::Head), _) => Some((Refusal::HeaderTime, Some(Limit::HeaderTime))),
-        (Some(_), _) => return None,
+        (Some(phase), _) => {
+            if phase == Phase::Answering {
+                wire.into_stream().forget();
+            }
+            return None;
+        }
         (None, Some(431)) if is_head(&parts.read_buf, limits) => {
             Some((Refusal::HeaderSize, Some(Limit::HeaderSize)))
         }
@@ -272,7 +278,7 @@ async fn serve_http2<H: Handler>(
     let peer = requests.caller.address();
     let mut watchdog = Watchdog::new(&requests, limits);
     let requests = Arc::new(requests);
-    let mut connection = http2::Builder::new(TokioExecutor::new())
+    let mut connection = http2::Builder::new(Streams)
         .auto_date_header(false)
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_STREAMS)
@@ -298,9 +304,15 @@ async fn serve_http2<H: Handler>(
                 break;
             }
             Event::Ending => Pin::new(&mut connection).graceful_shutdown(),
-            Event::Overdue(_) => {
+            Event::Overdue(phase) => {
                 Pin::new(&mut connection).graceful_shutdown();
                 let _ended_or_cut = timeout(GOAWAY_GRACE, &mut connection).await;
+                drop(connection);
+                if phase == Phase::Answering
+                    && let Ok(wire) = returned.await
+                {
+                    wire.into_stream().forget();
+                }
                 return None;
             }
         }
@@ -399,7 +411,7 @@ impl Watchdog {
     /// its own.
     fn due(&self) -> (Phase, Instant) {
         let (phase, since) = self.activity.phase();
-        let of_phase = match phase {
+        match phase {
             Phase::Head => (phase, since + self.limits.header_timeout),
             Phase::Idle if self.activity.is_grown() => {
                 (phase, since + self.limits.idle_timeout.min(IDLE_WHEN_GROWN))
@@ -408,17 +420,17 @@ impl Watchdog {
             Phase::Silent | Phase::Idle | Phase::Answering | Phase::Lingering => {
                 (phase, since + self.limits.idle_timeout)
             }
-        };
-        // A client is not let off one answer by what it asks, and takes, meanwhile.
-        let oldest = self.activity.untaken().oldest();
-        let of_answer = oldest.map(|at| (Phase::Answering, at + self.limits.idle_timeout));
-        of_answer.map_or(of_phase, |answer| {
-            if answer.1 < of_phase.1 {
-                answer
-            } else {
-                of_phase
-            }
-        })
+        }
+    }
+
+    /// Ends streams whose answers are not taken, whatever else is asked and taken meanwhile; gives when
+    /// the next one is due.
+    fn end_streams(&self) -> Option<Instant> {
+        let (untaken, patience) = (self.activity.untaken(), self.limits.idle_timeout);
+        if let Some(time) = Instant::now().checked_sub(patience) {
+            untaken.end_untaken_since(time);
+        }
+        Some(untaken.oldest()? + patience)
     }
 
     /// Puts the alarm off only when it rings, not with each request; but sets it earlier at once.
@@ -441,6 +453,9 @@ impl Watchdog {
             if due <= Instant::now() {
                 return Poll::Ready(phase);
             }
+            let due = self
+                .end_streams()
+                .map_or(due, |of_stream| due.min(of_stream));
             self.alarm.as_mut().reset(due);
         }
         Poll::Pending

@@ -56,6 +56,7 @@ async fn discard(mut stream: Stream, last_words: Option<Refusal>) {
     };
     // It fits into the socket's buffer, unless the client has taken nothing for long.
     if !matches!(timeout(PAUSE, closed).await, Ok(Ok(()))) {
+        stream.forget();
         return;
     }
     // In TLS it is not even decrypted.

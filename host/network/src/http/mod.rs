@@ -25,6 +25,7 @@ mod refusal;
 mod server;
 mod service;
 mod stream;
+mod streams;
 mod sums;
 mod taken;
 mod unwanted;

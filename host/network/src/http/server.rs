@@ -27,6 +27,11 @@ use super::{LiveLimits, Refusal, linger};
 use crate::descriptors::NotAccepted;
 use crate::lobby::Lobby;
 
+/// How many bytes of answers the system keeps for a client that does not take them, in bytes: enough
+/// that a fast one never waits for the host.
+#[cfg(target_os = "linux")]
+const MAX_UNSENT: u32 = 128 * 1024;
+
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
 /// Connections beyond the limit that are told so at a time, the oldest of which make room for those
@@ -90,6 +95,10 @@ impl Server {
         // A restart does not wait for the connections of the process before to be forgotten.
         socket.set_reuse_address(true)?;
         socket.set_nonblocking(true)?;
+        // Connections have it from their listener. What the system keeps of an answer counts nowhere
+        // else, and it would keep megabytes for a client that takes nothing.
+        #[cfg(target_os = "linux")]
+        socket.set_tcp_notsent_lowat(MAX_UNSENT)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         let listener = std::net::TcpListener::from(socket);

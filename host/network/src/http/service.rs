@@ -151,7 +151,9 @@ impl<H: Handler> Requests<H> {
             return Err(refusal.closing());
         }
         if let Some(mut response) = self.handler.refuse(head, &self.caller) {
-            if head.version < Version::HTTP_2 && !unwanted::is_over(head, body).await {
+            if head.version < Version::HTTP_2
+                && !unwanted::is_over(head, body, &self.activity).await
+            {
                 let close = HeaderValue::from_static("close");
                 response.headers_mut().insert(CONNECTION, close);
             }

@@ -38,6 +38,13 @@ impl Stream {
         }
     }
 
+    /// Has the system throw away what it keeps for the client when the stream is dropped: who has taken
+    /// nothing for long takes nothing any more.
+    pub(super) fn forget(&self) {
+        // Without it, the system keeps that for minutes.
+        let _ = SockRef::from(self.socket()).set_linger(Some(Duration::ZERO));
+    }
+
     /// Waits until the client has sent something, or closed its sending side.
     ///
     /// # Errors

@@ -9,6 +9,8 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
+use super::streams::End;
+
 /// How much an h2 stream is given at a time: h2 asks for more once its client has made room for it.
 const PIECE: usize = 16 * 1024;
 
@@ -23,7 +25,15 @@ pub(super) struct Untaken(
 #[derive(Debug, Default)]
 struct Answers {
     last: u64,
-    untaken: Vec<(u64, Instant)>,
+    untaken: Vec<Answer>,
+}
+
+#[derive(Debug)]
+struct Answer {
+    number: u64,
+    /// When its client last took something of it.
+    at: Instant,
+    stream: Option<End>,
 }
 
 impl Untaken {
@@ -39,27 +49,46 @@ impl Untaken {
     /// When something was last taken of the one of which nothing was for longest. What its client
     /// does meanwhile, or takes of others, does not count.
     pub(super) fn oldest(&self) -> Option<Instant> {
-        self.lock().untaken.iter().map(|(_, at)| *at).min()
+        self.lock().untaken.iter().map(|answer| answer.at).min()
+    }
+
+    /// Ends the streams of answers of which nothing was taken since a time: only they are concerned, for
+    /// others may be of other clients of a proxy.
+    pub(super) fn end_untaken_since(&self, time: Instant) {
+        for answer in &mut self.lock().untaken {
+            if answer.at <= time
+                && let Some(stream) = answer.stream.take()
+            {
+                stream.now();
+                // If even its end is not taken, the connection is not.
+                answer.at = Instant::now();
+            }
+        }
     }
 
     fn begin(&self) -> u64 {
         let mut answers = self.lock();
         answers.last += 1;
         let number = answers.last;
-        answers.untaken.push((number, Instant::now()));
+        answers.untaken.push(Answer {
+            number,
+            at: Instant::now(),
+            stream: End::here(),
+        });
         number
     }
 
     fn progress(&self, number: u64) {
         let mut answers = self.lock();
-        let answer = answers.untaken.iter_mut().find(|(one, _)| *one == number);
-        if let Some((_, at)) = answer {
-            *at = Instant::now();
+        let mut untaken = answers.untaken.iter_mut();
+        if let Some(answer) = untaken.find(|answer| answer.number == number) {
+            answer.at = Instant::now();
         }
     }
 
     fn end(&self, number: u64) {
-        self.lock().untaken.retain(|(one, _)| *one != number);
+        let mut answers = self.lock();
+        answers.untaken.retain(|answer| answer.number != number);
     }
 }
 
@@ -79,6 +108,25 @@ impl AsRef<[u8]> for Owed {
 impl Drop for Owed {
     fn drop(&mut self) {
         self.of.end(self.number);
+    }
+}
+
+/// A piece of an answer: HTTP lets it go once its client has taken it, or the system for it.
+struct Piece {
+    bytes: Bytes,
+    number: u64,
+    of: Arc<Untaken>,
+}
+
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        self.of.progress(self.number);
     }
 }
 
@@ -124,9 +172,12 @@ impl Body for Taken {
         let piece = match &self.followed {
             None => std::mem::take(&mut self.rest),
             Some((number, untaken)) => {
-                untaken.progress(*number);
+                // h2 takes some dozens of them before its client has taken the first.
+                let (number, of) = (*number, Arc::clone(untaken));
+                of.progress(number);
                 let length = self.rest.len().min(PIECE);
-                self.rest.split_to(length)
+                let bytes = self.rest.split_to(length);
+                Bytes::from_owner(Piece { bytes, number, of })
             }
         };
         Poll::Ready(Some(Ok(Frame::data(piece))))
@@ -170,12 +221,18 @@ mod tests {
         );
         assert_eq!(untaken.oldest(), Some(began + Duration::from_secs(1)));
         others.clear();
+        pass().await;
+        let before = untaken.oldest();
+        drop(piece.clone());
+        assert_eq!(untaken.oldest(), before, "a part of it is held");
+        drop(piece);
         assert_eq!(untaken.oldest(), Some(Instant::now()));
+        let first = large.frame().await.unwrap().unwrap().into_data().unwrap();
         let rest = large.collect().await.unwrap().to_bytes();
-        assert_eq!(rest.len(), PIECE + 1);
+        assert_eq!((first.len(), rest.len()), (PIECE, 1));
         drop(rest);
         assert!(!untaken.is_empty(), "a part of it is held");
-        drop(piece);
+        drop(first);
         assert!(untaken.is_empty() && untaken.oldest().is_none());
         assert!(Taken::followed(Bytes::new(), &untaken).is_end_stream());
     }

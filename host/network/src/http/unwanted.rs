@@ -8,6 +8,8 @@ use http::request;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 
+use super::wire::Activity;
+
 /// How much of one is read in HTTP/1 before the refusal is sent, and for how long: where it ends
 /// within that, its connection goes on.
 const SMALL: u64 = 64 * 1024;
@@ -18,7 +20,11 @@ const BYTES: u64 = 64 * 1024 * 1024;
 const TIME: Duration = Duration::from_secs(2);
 
 /// Whether an HTTP/1 request's body is over, or was so in a moment.
-pub(super) async fn is_over(head: &request::Parts, body: &mut Incoming) -> bool {
+pub(super) async fn is_over(
+    head: &request::Parts,
+    body: &mut Incoming,
+    activity: &Activity,
+) -> bool {
     if body.is_end_stream() {
         return true;
     }
@@ -26,6 +32,8 @@ pub(super) async fn is_over(head: &request::Parts, body: &mut Incoming) -> bool 
     if head.headers.contains_key(EXPECT) || body.size_hint().lower() > SMALL {
         return false;
     }
+    // What comes of it is no part of a head.
+    let _reading = activity.reading();
     skip(body, SMALL, MOMENT).await
 }
 

@@ -106,14 +106,18 @@ impl Handler for Public {
         };
         let mut response = match reply {
             Ok(reply) => {
-                if let Some(body) = self.hold(caller, reply.body, access) {
-                    let mut response = Response::new(body);
-                    *response.status_mut() = reply.status;
-                    *response.headers_mut() = reply.headers;
-                    response
-                } else {
-                    self.metrics.request_refused(Limit::Replies);
-                    Refusal::Replies.response()
+                let is_own = shard == self.service.ordinal();
+                match self.hold(caller, reply.body, access, is_own) {
+                    Ok(body) => {
+                        let mut response = Response::new(body);
+                        *response.status_mut() = reply.status;
+                        *response.headers_mut() = reply.headers;
+                        response
+                    }
+                    Err(refused) => {
+                        self.metrics.request_refused(Limit::Replies);
+                        refused.response()
+                    }
                 }
             }
             Err(refused) => {
@@ -184,15 +188,35 @@ impl Public {
         response
     }
 
-    /// A reply's body, until its client has taken it. None: it is a read's, which can be asked
-    /// again, and too much is held already. What was written has to be said.
-    fn hold(&self, caller: &Caller, body: Bytes, access: Access) -> Option<Bytes> {
-        let limit = match access {
-            Access::Read => self.settings.load().http.max_replies_bytes,
-            Access::Write => usize::MAX,
-        };
-        let of_one = caller.client().replies();
-        self.service.replies().hold(of_one, body, limit)
+    /// A reply's body, until its client has taken it; or what is told instead, as too much is held
+    /// already. A read can be asked again. What a write did here has to be told, and the lane ran it
+    /// only as there was room; many that another shard ran can come back at once.
+    fn hold(
+        &self,
+        caller: &Caller,
+        body: Bytes,
+        access: Access,
+        is_own: bool,
+    ) -> Result<Bytes, Refused> {
+        let limit = self.settings.load().http.max_replies_bytes;
+        let (replies, of_one) = (self.service.replies(), caller.client().replies());
+        match (access, is_own) {
+            (Access::Read, _) => replies
+                .hold(of_one, body, limit)
+                .ok_or(Refused::RepliesFull),
+            (Access::Write, true) => Ok(replies
+                .hold_as_told(of_one, body, usize::MAX)
+                .expect("without a bound all has room")),
+            (Access::Write, false) => {
+                let held = replies.hold_as_told(of_one, body, limit);
+                held.ok_or_else(|| {
+                    Refused::Unknown(
+                        "it was run, and its reply was dropped: the replies that clients have not taken yet are too large together"
+                            .to_owned(),
+                    )
+                })
+            }
+        }
     }
 
     /// Counts a request that a limit turned away.

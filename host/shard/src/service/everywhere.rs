@@ -14,7 +14,7 @@ use ostrakon_engine::{Bound, Failure, ReadData};
 use ostrakon_protocol::{Moved, Ordinal, Plan};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::others::{Boxed, Part};
+use super::others::Part;
 use super::{Answer, Refused, Service, has_no_room};
 use crate::lane::View;
 
@@ -91,7 +91,7 @@ impl Service {
                 lease.gather(&request, &parts, bound).await
             }
         };
-        self.within_budget_or_apart(view, client, call).await
+        self.within_budget_or_apart(view, client, call, false).await
     }
 
     /// What each shard says, in their order, as far as there is room. They are asked until a
@@ -107,20 +107,29 @@ impl Service {
         let others = self.others.as_ref().ok_or(Refused::Starting)?;
         let shards = || (0..plan.shards()).map(Ordinal);
         if !plan.is_stable() {
-            let held = shards().map(|shard| in_time(shard, deadline, others.hold(shard, until)));
-            try_join_all(held).await.map_err(Refused::Away)?;
+            let held = shards().map(|shard| {
+                let held = others.hold(shard, until);
+                in_time(shard, deadline, async { held.await.map_err(Refused::Away) })
+            });
+            try_join_all(held).await?;
         }
         let parts = shards().map(|shard| {
-            let part: Boxed<'_, _> = if shard.0 == self.ordinal {
-                Box::pin(async move {
-                    let part = self.part(request).await;
-                    part.map_err(|refused| format!("shard {shard}: {refused}"))
-                })
-            } else {
-                others.part(shard, request, until)
+            let part = async move {
+                if shard.0 == self.ordinal {
+                    self.part(request).await.map_err(|refused| {
+                        if refused.is_passing() {
+                            Refused::Away(format!("shard {shard}: {refused}"))
+                        } else {
+                            refused
+                        }
+                    })
+                } else {
+                    let part = others.part(shard, request, until);
+                    part.await.map_err(Refused::Away)
+                }
             };
             let part = in_time(shard, deadline, part);
-            async { room.take(part.await.map_err(Refused::Away)?) }
+            async { room.take(part.await?) }
         });
         // The first that fails ends the others: what they would say is of no use.
         let parts = try_join_all(parts).await?;
@@ -155,24 +164,28 @@ impl Service {
         Ok(Part {
             shard: Ordinal(self.ordinal),
             moved,
-            reply: self.within_budget_or_apart(&view, client, call).await?,
+            reply: self
+                .within_budget_or_apart(&view, client, call, true)
+                .await?,
         })
     }
 
     /// Makes a call that has no effects: within the short budget, or else apart,
-    /// from the start, within a read's whole deadline.
+    /// from the start, within a read's whole deadline. What joins the parts of a listing needs no room:
+    /// they would be what takes it.
     async fn within_budget_or_apart<F>(
         &self,
         view: &View,
         client: &Client,
         call: impl Fn(Bound) -> F,
+        needs_room: bool,
     ) -> Result<Reply, Refused>
     where
         F: Future<Output = Result<Reply, Failure>> + Send + 'static,
     {
         let settings = &view.guest.settings().guest;
         let turn = self.turn(client).await;
-        if has_no_room(&self.replies, view, client) {
+        if needs_room && has_no_room(&self.replies, view, client) {
             return Err(Refused::RepliesFull);
         }
         let called = call(Bound::Budget(settings.read_budget)).await;
@@ -215,7 +228,10 @@ impl Room<'_> {
             ))));
         }
         let body = std::mem::take(&mut part.reply.body);
-        let held = self.replies.hold(self.of_one, body, self.max_replies);
+        // A connection's quarter is not for these: one listing can be more by itself.
+        let held = self
+            .replies
+            .hold_as_told(self.of_one, body, self.max_replies);
         part.reply.body = held.ok_or(Refused::RepliesFull)?;
         Ok(part)
     }
@@ -225,10 +241,13 @@ impl Room<'_> {
 async fn in_time<T>(
     shard: Ordinal,
     deadline: Instant,
-    asked: Boxed<'_, Result<T, String>>,
-) -> Result<T, String> {
+    asked: impl Future<Output = Result<T, Refused>>,
+) -> Result<T, Refused> {
     let said = timeout_at(deadline, asked).await;
-    said.unwrap_or_else(|_| Err(format!("shard {shard} does not answer in time")))
+    said.unwrap_or_else(|_| {
+        let why = format!("shard {shard} does not answer in time");
+        Err(Refused::Away(why))
+    })
 }
 
 #[cfg(test)]
@@ -284,7 +303,7 @@ mod tests {
     #[test]
     fn each_part_counts_among_the_replies_from_when_it_comes() {
         let sums = (Replies::default(), Sum::default());
-        let room = room(usize::MAX, &sums, 1000);
+        let room = room(usize::MAX, &sums, 200);
         let first = room.take(part(0, 200)).expect("there is room");
         let refused = room
             .take(part(1, 60))
@@ -292,6 +311,6 @@ mod tests {
         assert!(matches!(refused, Refused::RepliesFull));
         drop(first);
         room.take(part(1, 60)).expect("it was let go");
-        assert!(!sums.0.are_full(&sums.1, 1));
+        assert!(!sums.0.are_full(&sums.1, 4));
     }
 }

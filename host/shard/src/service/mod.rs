@@ -142,6 +142,16 @@ pub enum Refused {
     },
 }
 
+impl Refused {
+    /// Whether the same request may well have another answer in a moment, by itself.
+    fn is_passing(&self) -> bool {
+        matches!(
+            self,
+            Self::Starting | Self::Stopping | Self::Away(_) | Self::Failed(Failure::Store(_))
+        )
+    }
+}
+
 /// How far a read or a route came.
 enum Progress {
     Replied(Reply),
@@ -314,6 +324,11 @@ impl Service {
         for _ in 0..MAX_HOPS {
             if at.0 == self.ordinal {
                 return Followed::Here;
+            }
+            // As for a request that is run here: its reply might have to be told.
+            let view = self.lane.views().get();
+            if view.is_some_and(|view| has_no_room(&self.replies, &view, &request.client)) {
+                return Followed::Answered(self.refused(None, Refused::RepliesFull));
             }
             let began = Instant::now();
             let forwarded = others.forward(at, request, told.clone(), until).await;

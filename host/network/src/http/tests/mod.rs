@@ -12,7 +12,7 @@ mod strict_h2;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -45,6 +45,22 @@ struct Echo {
     cut: AtomicBool,
     dropped: Notify,
     leaving: Notify,
+    /// Answers to `/large` that are held.
+    untaken: Arc<AtomicUsize>,
+}
+
+struct Large(Vec<u8>, Arc<AtomicUsize>);
+
+impl AsRef<[u8]> for Large {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Large {
+    fn drop(&mut self) {
+        self.1.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// Tells when the handler's future is dropped before it is done.
@@ -86,7 +102,9 @@ impl Handler for Echo {
         );
         let mut response = Response::new(Bytes::from(text));
         if request.uri().path() == "/large" {
-            *response.body_mut() = vec![b'x'; LARGE].into();
+            let large = Large(vec![b'x'; LARGE], Arc::clone(&self.untaken));
+            self.untaken.fetch_add(1, Ordering::SeqCst);
+            *response.body_mut() = Bytes::from_owner(large);
         }
         if let Some(status) = request.uri().path().strip_prefix("/status/") {
             *response.status_mut() = status.parse().expect("a status");
@@ -135,6 +153,11 @@ impl Running {
             shutdown,
             task: tokio::spawn(run),
         }
+    }
+
+    /// How many answers to `/large` are held.
+    fn untaken(&self) -> usize {
+        self.handler.untaken.load(Ordering::SeqCst)
     }
 
     async fn connect(&self) -> TcpStream {

@@ -154,27 +154,42 @@ fn get(path: &str) -> Request<Full<Bytes>> {
     request.body(Full::default()).unwrap()
 }
 
-/// It was never cut: each answer to something small began its time anew.
+/// It was held for good: each answer to something small began its time anew. Others on the connection
+/// may be other clients of a proxy.
 #[tokio::test]
-async fn a_client_that_does_not_take_one_answer_is_cut_though_it_takes_others() {
+async fn an_answer_that_is_not_taken_is_ended_alone_whatever_is_asked_meanwhile() {
     let server = Running::new(Limits {
         idle_timeout: 10 * SHORT,
         ..patient()
     });
     let (mut sender, large) = asking_for_much(&server).await;
-    let asked = timeout(PATIENCE, async {
-        let mut asked = 0;
-        while let Ok(answer) = sender.send_request(get("/1")).await
-            && answer.into_body().collect().await.is_ok()
-        {
-            asked += 1;
-            tokio::time::sleep(SHORT / 5).await;
+    let began = tokio::time::Instant::now();
+    let (mut large, mut asked) = (std::pin::pin!(large), 0);
+    loop {
+        let answer = sender.send_request(get("/1")).await.expect("an answer");
+        answer.into_body().collect().await.expect("all of it");
+        asked += 1;
+        // Of what has come nothing is taken: only whether the stream was reset is seen.
+        if server.untaken() == 0 {
+            break;
         }
-        asked
-    });
-    let asked = asked.await.expect("it is cut");
-    assert!(asked > 0, "nothing was answered meanwhile");
-    drop(large);
+        assert!(began.elapsed() < PATIENCE, "it is held");
+        tokio::time::sleep(SHORT / 5).await;
+    }
+    assert!(asked > 1 && began.elapsed() >= 10 * SHORT);
+    let rest = async {
+        while let Some(frame) = large.as_mut().frame().await {
+            frame?;
+        }
+        Ok::<_, hyper::Error>(())
+    };
+    let error = timeout(PATIENCE, rest).await.expect("its end comes");
+    error.expect_err("it is reset");
+    let answer = sender.send_request(get("/1")).await.expect("an answer");
+    assert_eq!(
+        answer.into_body().collect().await.unwrap().to_bytes(),
+        "GET /1 0"
+    );
     server.stop().await;
 }
 
@@ -193,5 +208,126 @@ async fn a_client_that_takes_its_answer_slowly_is_not_cut() {
     }
     assert_eq!(taken, LARGE);
     assert!(began.elapsed() > 40 * SHORT, "it was not slow");
+    server.stop().await;
+}
+
+/// A connection of which little is read at a time, and seldom.
+struct Slow {
+    stream: TcpStream,
+    pause: std::pin::Pin<Box<tokio::time::Sleep>>,
+}
+
+impl tokio::io::AsyncRead for Slow {
+    fn poll_read(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+        buffer: &mut tokio::io::ReadBuf<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::task::ready!(self.pause.as_mut().poll(context));
+        let length = buffer.remaining().min(64 * 1024);
+        let mut part = tokio::io::ReadBuf::new(buffer.initialize_unfilled_to(length));
+        let read = std::pin::Pin::new(&mut self.stream).poll_read(context, &mut part);
+        std::task::ready!(read)?;
+        let read = part.filled().len();
+        buffer.advance(read);
+        let next = tokio::time::Instant::now() + SHORT / 50;
+        self.pause.as_mut().reset(next);
+        std::task::Poll::Ready(Ok(()))
+    }
+}
+
+impl tokio::io::AsyncWrite for Slow {
+    fn poll_write(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+        bytes: &[u8],
+    ) -> std::task::Poll<std::io::Result<usize>> {
+        std::pin::Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::pin::Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::pin::Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+/// h2 takes hundreds of kilobytes of each answer before the first of them is on its way: with many
+/// answers none seemed to get on for long.
+#[tokio::test]
+async fn a_slow_client_with_many_answers_at_once_is_not_cut() {
+    const ANSWERS: usize = 64;
+    let server = Running::new(Limits {
+        idle_timeout: 20 * SHORT,
+        ..patient()
+    });
+    let slow = Slow {
+        stream: server.connect().await,
+        pause: Box::pin(tokio::time::sleep(Duration::ZERO)),
+    };
+    let (mut sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(4 * 1024 * 1024)
+        .initial_connection_window_size(512 * 1024 * 1024)
+        .handshake(TokioIo::new(slow))
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    let began = tokio::time::Instant::now();
+    let mut answers = tokio::task::JoinSet::new();
+    for _ in 0..ANSWERS {
+        sender.ready().await.unwrap();
+        let answer = sender.send_request(get("/large"));
+        answers.spawn(async move { answer.await?.into_body().collect().await });
+    }
+    while let Some(answer) = answers.join_next().await {
+        let body = answer.unwrap().expect("it goes on").to_bytes();
+        assert_eq!(body.len(), LARGE);
+    }
+    assert!(began.elapsed() > 20 * SHORT, "it was not slow");
+    server.stop().await;
+}
+
+/// It kept megabytes for each, which counted nowhere but in the container's memory.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn the_system_keeps_little_of_what_a_client_does_not_take() {
+    const MOST: u64 = 3 * 128 * 1024;
+    let server = Running::new(patient());
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut stream = socket.connect(server.address).await.unwrap();
+    let port = stream.local_addr().unwrap().port();
+    let request = b"GET /large HTTP/1.1\r\nhost: x\r\n\r\n";
+    stream.write_all(request).await.unwrap();
+    // Of each socket: its two addresses, its state, and what it has to send and to read.
+    let unsent = || {
+        let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+        let ends = [server.address.port(), port].map(|port| format!(":{port:04X}"));
+        let queue = table.lines().find_map(|line| {
+            let fields: Vec<_> = line.split_whitespace().collect();
+            let [_, local, remote, _, queues, ..] = &fields[..] else {
+                return None;
+            };
+            let is_it = local.ends_with(&ends[0]) && remote.ends_with(&ends[1]);
+            is_it.then(|| queues.split(':').next().unwrap().to_owned())
+        });
+        queue.map_or(0, |queue| u64::from_str_radix(&queue, 16).unwrap())
+    };
+    let (mut most, began) = (0, tokio::time::Instant::now());
+    while most == 0 || began.elapsed() < 10 * SHORT {
+        most = most.max(unsent());
+        assert!(began.elapsed() < PATIENCE, "nothing is sent");
+        tokio::time::sleep(SHORT / 10).await;
+    }
+    assert!(most < MOST, "{most}");
+    drop(stream);
     server.stop().await;
 }
