@@ -95,6 +95,7 @@ mod tests {
         activity.spoke();
         assert!(buffered.receive(&[b'x'; 200], &activity));
         for _ in 0..3 {
+            assert!(buffered.receive(&[b'x'; 12_000], &activity));
             let request = activity.request();
             let reading = activity.reading();
             for _ in 0..100 {

@@ -80,8 +80,9 @@ impl Places {
     }
 
     /// Takes the place of the connection that needs it least. Those whose requests are run keep
-    /// theirs, and those that have been taking an answer for no longer than `patience`. Says
-    /// whether there was one.
+    /// theirs, and those that have been taking an answer for no longer than `patience`. Nobody keeps
+    /// one for ever by small requests beside an answer that is not taken: its stream is ended after
+    /// the idle timeout. Says whether there was one to take.
     pub(super) fn make_room(&mut self, patience: Duration) -> bool {
         self.take_next(patience) || {
             self.look(patience);

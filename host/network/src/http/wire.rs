@@ -281,6 +281,9 @@ pub(super) struct Reading<'a>(&'a Activity);
 impl Drop for Reading<'_> {
     fn drop(&mut self) {
         self.0.begin();
+        // Most of what is left of the body's last part is framing. A head that came with it begins
+        // to count with its next part: less than `MOST_AT_ONCE` is left out.
+        self.0.unparsed.store(0, Ordering::Relaxed);
         self.0.reading.fetch_sub(1, Ordering::Relaxed);
     }
 }
