@@ -1,6 +1,7 @@
 //! Small things that several crates need, and that know of none of them.
 
 pub mod blocking;
+pub mod causes;
 pub mod recency;
 pub mod priority;
 pub mod regular;

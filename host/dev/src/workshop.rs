@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ostrakon_base::causes::with_causes;
 use ostrakon_base::regular;
-use ostrakon_toolchain::{Build, Search, Target, Toolchain, build, search};
+use ostrakon_toolchain::{Build, Search, Target, Toolchain, search};
 use ostrakon_volumes::volume::MAX_BYTES;
 use tokio::task::spawn_blocking;
 
@@ -117,7 +118,7 @@ impl Workshop {
             }
             Err(error) => {
                 self.screen
-                    .complain(&format!("{}; waiting for a save", line(&error)));
+                    .complain(&format!("{}; waiting for a save", with_causes(&error)));
                 None
             }
         }
@@ -127,15 +128,4 @@ impl Workshop {
 async fn find(guest: PathBuf) -> Result<Toolchain, search::Error> {
     let found = spawn_blocking(move || Search::new(Target::Unknown, guest)?.find()).await;
     found.expect("a search does not panic")
-}
-
-/// The error and its causes.
-fn line(error: &build::Error) -> String {
-    let mut line = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        line = format!("{line}: {error}");
-        cause = error.source();
-    }
-    line
 }

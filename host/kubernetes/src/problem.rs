@@ -1,10 +1,9 @@
 //! Why the number of replicas is not heard, or cannot count.
 
-use std::error::Error;
-use std::iter;
 use std::time::Duration;
 
 use super::place::Place;
+use ostrakon_base::causes::with_causes;
 
 /// Why the number of replicas is not heard, or cannot count, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -50,7 +49,7 @@ impl Problem {
     pub(super) fn of(error: &kube::Error, place: &Place) -> Option<Self> {
         match error {
             kube::Error::Api(status) => Self::of_status(status, place),
-            error => Some(Self::Unreachable(chain(error))),
+            error => Some(Self::Unreachable(with_causes(error))),
         }
     }
 
@@ -90,19 +89,4 @@ impl Problem {
             | Self::Silent(_) => false,
         }
     }
-}
-
-/// An error with its causes, in one line, each said once.
-pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
-    let causes = iter::successors(Some(error), |error| (*error).source());
-    let mut text = String::new();
-    for cause in causes.map(ToString::to_string) {
-        if text.is_empty() {
-            text = cause;
-        } else if !text.contains(&cause) {
-            text.push_str(": ");
-            text.push_str(&cause);
-        }
-    }
-    text
 }

@@ -8,6 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt as _};
+use ostrakon_base::causes::with_causes;
 use ostrakon_base::unix_time::unix_time;
 use ostrakon_observe::metrics::Metrics;
 use serde_json::json;
@@ -16,7 +17,6 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::super::follower::Timing;
 use super::super::place::Place;
-use super::super::problem::chain;
 use super::super::server;
 use super::series::{Decision, Series};
 use super::{Event, shortened};
@@ -114,9 +114,9 @@ impl Recorder {
             Ok(_) => None,
             Err(error) if error.code() == Some(403) => Some(format!(
                 "{}: give this Pod's ServiceAccount a Role that allows to create and patch events.events.k8s.io, or do without Events",
-                chain(&error)
+                with_causes(&error)
             )),
-            Err(error) => Some(chain(&error)),
+            Err(error) => Some(with_causes(&error)),
         };
         let mut known = self.problem.lock().expect("no holder of this lock panics");
         if let Some(problem) = &problem

@@ -2,7 +2,6 @@
 
 use std::error::Error;
 use std::fs;
-use std::iter;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,6 +10,7 @@ use std::time::SystemTime;
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use http::StatusCode;
+use ostrakon_base::causes::with_causes;
 use ostrakon_base::unix_time::unix_time;
 use ostrakon_cluster::plan::{self, Planner};
 use ostrakon_cluster::{Cluster, MakeError};
@@ -223,11 +223,9 @@ fn no_plan(error: &plan::Error) -> NoPlan {
         plan::Error::Here(survey::Error::Busy) => StatusCode::TOO_MANY_REQUESTS,
         _ => StatusCode::SERVICE_UNAVAILABLE,
     };
-    let causes = iter::successors(Some(error as &dyn Error), |error| (*error).source());
-    let why: Vec<_> = causes.map(ToString::to_string).collect();
     NoPlan {
         status,
-        why: why.join(": "),
+        why: with_causes(error),
     }
 }
 

@@ -31,6 +31,7 @@ use clap::{Parser, Subcommand};
 
 pub(crate) use exit::Exit;
 
+use ostrakon_base::causes::with_causes;
 use ostrakon_base::printable::Printable;
 use ostrakon_observe::telemetry::Format;
 
@@ -150,26 +151,12 @@ impl Failure {
     /// Says what failed, as the last line.
     fn tell(&self) {
         let (format, shard) = self.log.unwrap_or((Format::Human, None));
-        write_aside(format.last_line(shard, &self.line()));
+        write_aside(format.last_line(shard, &with_causes(&*self.source)));
     }
 
     /// For `map_err`.
     fn with<E: std::error::Error + 'static>(exit: Exit) -> impl FnOnce(E) -> Self {
         move |source| Self::new(exit, source)
-    }
-
-    /// The error and its causes. One that repeats its cause's words is told once.
-    fn line(&self) -> String {
-        let mut line = self.source.to_string();
-        let mut cause = self.source.source();
-        while let Some(error) = cause {
-            let words = error.to_string();
-            if !line.ends_with(&words) {
-                line = format!("{line}: {words}");
-            }
-            cause = error.source();
-        }
-        line
     }
 }
 

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use ostrakon_base::causes::with_causes;
 use ostrakon_base::unix_time::unix_time;
 use ostrakon_contract::contract::Description;
 use ostrakon_volumes::volume::{Files, Observation, ReadError};
@@ -465,17 +466,8 @@ async fn until(retry: Option<(Instant, Duration)>) {
 }
 
 /// An error with all its sources, cut where it is too long.
-fn reason(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let next = error.to_string();
-        // Some errors show their source themselves.
-        if !text.contains(&next) {
-            text = format!("{text}: {next}");
-        }
-        source = error.source();
-    }
+fn reason(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = with_causes(error);
     if text.len() > MAX_REASON_BYTES {
         text.truncate(text.floor_char_boundary(MAX_REASON_BYTES));
     }
