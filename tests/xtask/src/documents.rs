@@ -212,6 +212,11 @@ mod tests {
         `ostrakon.toml`.";
 
     #[test]
+    fn the_pages_of_this_repository_are_good() {
+        check(&crate::root()).unwrap();
+    }
+
+    #[test]
     fn paths_are_told_from_other_code() {
         assert_eq!(
             paths(&prose(TEXT)),
