@@ -38,7 +38,7 @@ pub(crate) fn check(root: &Path) -> anyhow::Result<()> {
         .map(|(name, text)| (name.as_path(), prose(text)))
         .collect();
     for (&name, text) in &prose {
-        let folder = name.parent().unwrap_or(Path::new(""));
+        let folder = name.parent().unwrap_or_else(|| Path::new(""));
         check_names(name, &paths(text), |path| {
             root.join(path).exists() || root.join(folder).join(path).exists()
         })?;
@@ -113,9 +113,9 @@ fn leads_somewhere(root: &Path, pages: &BTreeMap<&Path, String>, page: &Path, li
     let (path, heading) = link.split_once('#').unwrap_or((link, ""));
     let mut target = PathBuf::new();
     if path.is_empty() {
-        target = page.to_owned();
+        target.push(page);
     } else {
-        let folder = page.parent().unwrap_or(Path::new(""));
+        let folder = page.parent().unwrap_or_else(|| Path::new(""));
         for part in folder.join(path).components() {
             match part {
                 Component::ParentDir => {

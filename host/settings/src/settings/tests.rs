@@ -246,7 +246,7 @@ fn the_reference_shows_the_default_of_each_setting() {
         } else {
             format!("{default:?}")
         };
-        all += &format!("{name} = {value}\n");
+        all.extend([name.as_str(), " = ", &value, "\n"]);
     }
     let shown = Settings::parse(&all).expect("what host/README.md shows can be read");
     assert_eq!(shown, Settings::default());
