@@ -13,9 +13,9 @@ use serde_json::{Value, json};
 const LABELS: [&str; 5] = ["namespace", "job", "pod", "instance", "le"];
 const NOT_OURS: [&str; 1] = ["up"];
 
-/// The metrics that README.md lists, which a test of the host compares with the code, and their labels.
+/// The metrics that host/README.md lists, which a test of the host compares with the code, and their labels.
 fn metrics() -> BTreeMap<String, BTreeSet<String>> {
-    let readme = fs::read_to_string(repository().join("README.md")).unwrap();
+    let readme = fs::read_to_string(repository().join("host/README.md")).unwrap();
     let rows = readme
         .lines()
         .filter(|line| line.starts_with("| `ostrakon_"));
@@ -26,7 +26,7 @@ fn metrics() -> BTreeMap<String, BTreeSet<String>> {
             let spans = text.split('`').skip(1).step_by(2);
             spans.map(str::to_owned).collect()
         };
-        let labels: BTreeSet<_> = spans(&cells[2..].join("|")).into_iter().collect();
+        let labels: BTreeSet<_> = spans(cells[3]).into_iter().collect();
         for name in spans(cells[1]) {
             metrics.entry(name).or_default().extend(labels.clone());
         }
@@ -155,6 +155,26 @@ fn every_alert_names_metrics_that_there_are_and_says_what_to_do() {
         );
     }
     println!("{} alerts", names.len());
+}
+
+/// The runbook in deploy/README.md has a heading for each alert, in the rules' order, and each alert
+/// leads to its own.
+#[test]
+fn every_alert_has_its_heading_in_the_runbook() {
+    let readme = fs::read_to_string(repository().join("deploy/README.md")).unwrap();
+    let headings = readme.lines().filter_map(|line| line.strip_prefix("### "));
+    let headings: Vec<_> = headings
+        .filter(|heading| heading.starts_with("Ostrakon"))
+        .collect();
+    let alerts = alerts();
+    let name = |alert: &Value| alert["alert"].as_str().unwrap().to_owned();
+    let names: Vec<_> = alerts.iter().map(name).collect();
+    assert_eq!(headings, names);
+    for alert in &alerts {
+        let url = alert["annotations"]["runbook_url"].as_str().unwrap();
+        let end = format!("/deploy/README.md#{}", name(alert).to_lowercase());
+        assert!(url.ends_with(&end), "{url}");
+    }
 }
 
 /// `alerts.yaml` has for each alert what makes it come, and what does not.

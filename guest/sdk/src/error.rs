@@ -127,3 +127,34 @@ impl From<StoreError> for Error {
 fn bound(text: &str, bytes: u32) -> Cow<'static, str> {
     [text, &bytes.to_string(), " bytes"].concat().into()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_guide_shows_each_error_of_the_store_and_what_the_client_sees_of_it() {
+        let guide = include_str!("../../README.md");
+        let errors = [
+            StoreError::ReadOnly,
+            StoreError::KeySize(1),
+            StoreError::ValueSize(1),
+            StoreError::PartitionFull(1),
+        ];
+        for error in errors {
+            // One more is noticed here.
+            let name = match error {
+                StoreError::ReadOnly => "read-only",
+                StoreError::KeySize(_) => "key-size",
+                StoreError::ValueSize(_) => "value-size",
+                StoreError::PartitionFull(_) => "partition-full",
+            };
+            let seen = Error::from(error);
+            let row = format!("| `{name}` |");
+            let row = guide.lines().find(|line| line.starts_with(&row));
+            let row = row.unwrap_or_else(|| panic!("guest/README.md has no row for {name}"));
+            let shown = format!("{} `{}`", seen.status(), seen.code());
+            assert!(row.contains(&shown), "{row}: {shown}");
+        }
+    }
+}

@@ -169,6 +169,29 @@ mod tests {
         secret.map(|secret| secret.reveal().to_vec())
     }
 
+    /// Both say to authors of guests which names no guest can see.
+    #[test]
+    fn the_contract_and_the_reference_name_exactly_the_hosts_own() {
+        use std::collections::BTreeSet;
+
+        let spans = |text: &'static str| text.split('`').skip(1).step_by(2);
+        let own: BTreeSet<_> = HOST_NAMES.into();
+        let contract = include_str!("../../../wit/ostrakon.wit");
+        let (before, _) = contract
+            .split_once("interface secrets {")
+            .expect("it has secrets");
+        let (_, comment) = before.rsplit_once("\n\n").expect("it is documented");
+        assert_eq!(spans(comment).collect::<BTreeSet<_>>(), own, "the contract");
+        let reference = include_str!("../../README.md");
+        let rows = reference
+            .lines()
+            .skip_while(|line| !line.starts_with("| key in the Secret |"))
+            .skip(2)
+            .take_while(|line| line.starts_with('|'));
+        let shown = rows.flat_map(|row| spans(row.split('|').nth(1).expect("a row has cells")));
+        assert_eq!(shown.collect::<BTreeSet<_>>(), own, "host/README.md");
+    }
+
     #[test]
     fn a_guest_sees_all_but_the_hosts_own() {
         let mut files = HOST_NAMES.map(|name| (name, "host")).to_vec();

@@ -1,56 +1,152 @@
-//! ARCHITECTURE.md, short, and SECURITY.md: both about what is there.
+//! The pages for people: how long they may be, and that what they name is there.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, ensure};
 
 use crate::rust;
 
-const MAX_LINES: usize = 300;
+/// The most lines of a page.
+const MAX_LINES: [(&str, usize); 2] = [("ARCHITECTURE.md", 300), ("README.md", 200)];
 
-/// Checks the former's length, that each path they name exists, and that each test that the latter
-/// names does.
+/// What looks like a path of the repository, and is of a deployment, of a build, or an example.
+const NOT_HERE: [&str; 5] = [
+    "ostrakon.toml",
+    "target/debug/ostrakon",
+    "guests/NAME.wasm",
+    "shard-N/log",
+    "a/b",
+];
+
+/// How deep below the top there are pages.
+const DEPTH: usize = 2;
+
+/// Checks the length of pages, that each path and link in any of them leads somewhere, and that each
+/// test that SECURITY.md names is there.
 pub(crate) fn check(root: &Path) -> anyhow::Result<()> {
-    let text = read(root, "ARCHITECTURE.md")?;
-    let lines = text.lines().count();
-    ensure!(
-        lines <= MAX_LINES,
-        "ARCHITECTURE.md has {lines} lines: at most {MAX_LINES}"
-    );
-    check_names("ARCHITECTURE.md", &paths(&text), |path| {
-        root.join(path).exists()
-    })?;
-    let text = read(root, "SECURITY.md")?;
-    check_names("SECURITY.md", &paths(&text), |path| {
-        root.join(path).exists()
-    })?;
+    let pages = pages(root)?;
+    for (name, most) in MAX_LINES {
+        let page = pages.get(Path::new(name));
+        let lines = page.with_context(|| format!("there is no {name}"))?;
+        let lines = lines.lines().count();
+        ensure!(lines <= most, "{name} has {lines} lines: at most {most}");
+    }
+    let prose: BTreeMap<_, _> = pages
+        .iter()
+        .map(|(name, text)| (name.as_path(), prose(text)))
+        .collect();
+    for (&name, text) in &prose {
+        let folder = name.parent().unwrap_or_else(|| Path::new(""));
+        check_names(name, &paths(text), |path| {
+            root.join(path).exists() || root.join(folder).join(path).exists()
+        })?;
+        check_names(name, &links(text), |link| {
+            leads_somewhere(root, &prose, name, link)
+        })?;
+    }
     let there = tests_in(root)?;
-    check_names("SECURITY.md", &tests(&text), |name| there.contains(name))
+    let name = Path::new("SECURITY.md");
+    let security = prose.get(name).context("there is no SECURITY.md")?;
+    check_names(name, &tests(security), |name| there.contains(name))
 }
 
-fn read(root: &Path, name: &str) -> anyhow::Result<String> {
-    fs::read_to_string(root.join(name)).with_context(|| format!("cannot read {name}"))
+/// The pages of the repository, by their paths in it.
+fn pages(root: &Path) -> anyhow::Result<BTreeMap<PathBuf, String>> {
+    let mut pages = BTreeMap::new();
+    let mut folders = vec![(PathBuf::new(), 0)];
+    while let Some((folder, depth)) = folders.pop() {
+        let entries = root.join(&folder);
+        let entries =
+            fs::read_dir(&entries).with_context(|| format!("cannot read {}", entries.display()))?;
+        for entry in entries {
+            let entry = entry?;
+            let name = entry.file_name();
+            let path = folder.join(&name);
+            let name = name.to_string_lossy();
+            let is_folder = entry.file_type()?.is_dir();
+            if is_folder && depth < DEPTH && !name.starts_with('.') && name != "target" {
+                folders.push((path, depth + 1));
+            } else if !is_folder && name.ends_with(".md") {
+                let text = fs::read_to_string(entry.path());
+                let text = text.with_context(|| format!("cannot read {}", path.display()))?;
+                pages.insert(path, text);
+            }
+        }
+    }
+    Ok(pages)
 }
 
-fn check_names(
-    document: &str,
-    names: &[&str],
-    is_there: impl Fn(&str) -> bool,
-) -> anyhow::Result<()> {
+fn check_names(page: &Path, names: &[&str], is_there: impl Fn(&str) -> bool) -> anyhow::Result<()> {
     let missing: Vec<_> = names.iter().filter(|name| !is_there(name)).collect();
     ensure!(
         missing.is_empty(),
-        "{document} names what is not there: {missing:?}"
+        "{} names what is not there: {missing:?}",
+        page.display()
     );
     Ok(())
+}
+
+/// A text without its blocks of code.
+fn prose(text: &str) -> String {
+    let mut is_code = false;
+    let lines = text.lines().filter(|line| {
+        let is_fence = line.trim_start().starts_with("```");
+        is_code ^= is_fence;
+        !is_code && !is_fence
+    });
+    lines.flat_map(|line| [line, "\n"]).collect()
+}
+
+/// Where the links of a page lead that stay in the repository.
+fn links(text: &str) -> Vec<&str> {
+    let links = text.split("](").skip(1);
+    links
+        .filter_map(|rest| rest.split(')').next())
+        .filter(|link| !link.contains("://"))
+        .collect()
+}
+
+/// Whether a link leads to a file and, where it names one, to a heading of it.
+fn leads_somewhere(root: &Path, pages: &BTreeMap<&Path, String>, page: &Path, link: &str) -> bool {
+    let (path, heading) = link.split_once('#').unwrap_or((link, ""));
+    let mut target = PathBuf::new();
+    if path.is_empty() {
+        target.push(page);
+    } else {
+        let folder = page.parent().unwrap_or_else(|| Path::new(""));
+        for part in folder.join(path).components() {
+            match part {
+                Component::ParentDir => {
+                    target.pop();
+                }
+                part => target.push(part),
+            }
+        }
+    }
+    let has_heading = || {
+        let text = pages.get(target.as_path());
+        text.is_some_and(|text| headings(text).any(|one| one == heading))
+    };
+    root.join(&target).exists() && (heading.is_empty() || has_heading())
+}
+
+/// What links call the headings of a page, as GitHub makes it of their text.
+fn headings(text: &str) -> impl Iterator<Item = String> {
+    let headings = text.lines().filter(|line| line.starts_with('#'));
+    headings.map(|line| {
+        let text = line.trim_start_matches('#').trim().to_lowercase();
+        let kept = text
+            .chars()
+            .filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+        kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+    })
 }
 
 /// What stands in code spans.
 fn spans(text: &str) -> impl Iterator<Item = &str> {
     text.lines()
-        .filter(|line| !line.trim_start().starts_with("```"))
         .flat_map(|line| line.split('`').skip(1).step_by(2))
 }
 
@@ -101,7 +197,8 @@ fn paths(text: &str) -> Vec<&str> {
             let ends_like_one = [".rs", ".md", ".toml", ".wit"]
                 .iter()
                 .any(|end| span.ends_with(end));
-            is_path && !span.starts_with(['/', '.']) && (span.contains('/') || ends_like_one)
+            let is_of_ours = !span.starts_with(['/', '.']) && !NOT_HERE.contains(span);
+            is_path && is_of_ours && (span.contains('/') || ends_like_one)
         })
         .collect()
 }
@@ -111,12 +208,18 @@ mod tests {
     use super::*;
 
     const TEXT: &str = "See `host/src/lib.rs`, `host/src/lane/`, `Cargo.toml` and `gone/file`.\n\
-        ```text\nplain\n```\nNot `/livez`, `..data`, `a::b`, `GET /kv/<key>` or `name`.";
+        ```text\nplain `in/code`\n```\nNot `/livez`, `..data`, `a::b`, `GET /kv/<key>`, `name` or \
+        `ostrakon.toml`.";
+
+    #[test]
+    fn the_pages_of_this_repository_are_good() {
+        check(&crate::root()).unwrap();
+    }
 
     #[test]
     fn paths_are_told_from_other_code() {
         assert_eq!(
-            paths(TEXT),
+            paths(&prose(TEXT)),
             [
                 "host/src/lib.rs",
                 "host/src/lane/",
@@ -127,38 +230,100 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_is_not_there_and_a_long_text_are_refused() {
-        let root = tempfile::tempdir().unwrap();
-        let write_to = |name: &str, text: &str| fs::write(root.path().join(name), text).unwrap();
-        for directory in ["host", "guest", "examples", "tests"] {
-            fs::create_dir(root.path().join(directory)).unwrap();
-        }
-        write_to("SECURITY.md", "");
-        let write = |text: &str| write_to("ARCHITECTURE.md", text);
-        write("`ARCHITECTURE.md`");
-        check(root.path()).unwrap();
-        write("`host/src`");
-        let error = check(root.path()).unwrap_err().to_string();
+    fn headings_are_called_as_github_calls_them() {
+        let text = "# One\ntext\n### `ostrakon dev ctl`\n## The key/value guest: A, b_c";
+        let called: Vec<_> = headings(text).collect();
         assert_eq!(
-            error,
-            "ARCHITECTURE.md names what is not there: [\"host/src\"]"
+            called,
+            ["one", "ostrakon-dev-ctl", "the-keyvalue-guest-a-b_c"]
         );
-        write(&"\n".repeat(MAX_LINES + 1));
-        check(root.path()).unwrap_err();
-        write("");
-        write_to(
+    }
+
+    /// A repository of the pages that there must be.
+    fn repository() -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        for folder in ["host/crate", "guest", "examples", "tests"] {
+            fs::create_dir_all(root.path().join(folder)).unwrap();
+        }
+        for page in ["README.md", "ARCHITECTURE.md", "SECURITY.md"] {
+            write(&root, page, "");
+        }
+        root
+    }
+
+    fn write(root: &tempfile::TempDir, name: &str, text: &str) {
+        fs::write(root.path().join(name), text).unwrap();
+    }
+
+    #[track_caller]
+    fn refused(root: &tempfile::TempDir, expected: &str) {
+        let error = check(root.path()).unwrap_err().to_string();
+        assert_eq!(error, expected);
+    }
+
+    #[test]
+    fn a_path_that_is_not_there_and_a_long_text_are_refused() {
+        let root = repository();
+        write(&root, "ARCHITECTURE.md", "`ARCHITECTURE.md`");
+        check(root.path()).unwrap();
+        write(&root, "ARCHITECTURE.md", "`host/src`");
+        refused(
+            &root,
+            "ARCHITECTURE.md names what is not there: [\"host/src\"]",
+        );
+        for (page, most) in MAX_LINES {
+            let root = repository();
+            write(&root, page, &"\n".repeat(most));
+            check(root.path()).unwrap();
+            write(&root, page, &"\n".repeat(most + 1));
+            check(root.path()).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn paths_and_links_of_every_page_lead_somewhere() {
+        let root = repository();
+        write(&root, "host/crate/lib.rs", "");
+        write(
+            &root,
+            "README.md",
+            "# Top\n[a](host/crate/README.md#inner-part), [b](#top), [c](https://a.b)",
+        );
+        let page =
+            "## Inner part\n`lib.rs`, `host/crate/lib.rs`, [back](../../README.md#top), [all](..)";
+        write(&root, "host/crate/README.md", page);
+        check(root.path()).unwrap();
+        for (text, missing) in [
+            ("`main.rs`", "main.rs"),
+            ("[a](main.rs)", "main.rs"),
+            ("[a](../../README.md#bottom)", "../../README.md#bottom"),
+            ("[a](#inner)", "#inner"),
+            ("[a](../README.md)", "../README.md"),
+        ] {
+            write(&root, "host/crate/README.md", &format!("{page} {text}"));
+            refused(
+                &root,
+                &format!("host/crate/README.md names what is not there: [{missing:?}]"),
+            );
+        }
+    }
+
+    #[test]
+    fn a_test_that_is_not_there_is_refused() {
+        let root = repository();
+        write(
+            &root,
             "SECURITY.md",
             "`a_b_c_d`, `e_f_g_h`, `a_b` and `ostrakon_a_b_c`",
         );
         let source = "#[test]\nfn a_b_c_d() {}\n#[tokio::test(start_paused = true)]\n\
             async fn e_f_g_h() {}\nfn not_a_test_here() {}";
-        write_to("tests/tests.rs", source);
+        write(&root, "tests/tests.rs", source);
         check(root.path()).unwrap();
-        write_to("SECURITY.md", "`not_a_test_here`");
-        let error = check(root.path()).unwrap_err().to_string();
-        assert_eq!(
-            error,
-            "SECURITY.md names what is not there: [\"not_a_test_here\"]"
+        write(&root, "SECURITY.md", "`not_a_test_here`");
+        refused(
+            &root,
+            "SECURITY.md names what is not there: [\"not_a_test_here\"]",
         );
     }
 }

@@ -227,6 +227,32 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_reference_has_exactly_these_codes_with_their_status() {
+        let readme = include_str!("../../../README.md");
+        let rows = readme
+            .lines()
+            .skip_while(|line| !line.starts_with("| code | status | cause |"))
+            .skip(2)
+            .take_while(|line| line.starts_with('|'));
+        let shown: HashSet<_> = rows
+            .map(|row| {
+                let cells: Vec<_> = row.split('|').map(str::trim).collect();
+                (cells[1].trim_matches('`').to_owned(), cells[2].to_owned())
+            })
+            .collect();
+        let all = Refusal::ALL.iter();
+        let all: HashSet<_> = all
+            .map(|refusal| {
+                (
+                    refusal.code().to_owned(),
+                    refusal.status().as_str().to_owned(),
+                )
+            })
+            .collect();
+        assert_eq!(shown, all, "host/README.md, and the refusals");
+    }
+
+    #[test]
     fn every_refusal_is_one_lower_case_line_with_a_code_of_its_own() {
         let mut codes = HashSet::new();
         for refusal in Refusal::ALL {

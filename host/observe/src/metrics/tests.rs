@@ -217,28 +217,38 @@ fn the_process_says_how_it_is() {
     }
 }
 
-/// A metric as the README has it, or as the text has it: its type and labels.
+/// A metric as the reference has it, or as the text has it: its type and labels.
 type Shown = BTreeMap<String, (String, BTreeSet<String>)>;
 
-/// The rows of the README's table of metrics.
-fn of_the_readme() -> Shown {
-    let readme = include_str!("../../../../README.md");
+/// Labels with values that are not a closed set.
+const OPEN: [&str; 5] = ["status", "version", "name", "peer", "le"];
+
+/// What stands in code spans.
+fn spans(text: &str) -> BTreeSet<String> {
+    let spans = text.split('`').skip(1).step_by(2);
+    spans.map(str::to_owned).collect()
+}
+
+/// The rows of the table of metrics in host/README.md, by name.
+fn rows() -> BTreeMap<String, Vec<&'static str>> {
+    let readme = include_str!("../../../README.md");
     let rows = readme
         .lines()
         .skip_while(|line| !line.starts_with("| metric | type |"))
         .skip(2)
         .take_while(|line| line.starts_with('|'));
-    let spans = |cell: &str| -> Vec<String> {
-        let spans = cell.split('`').skip(1).step_by(2);
-        spans.map(str::to_owned).collect()
-    };
-    rows.map(|row| {
-        let cells: Vec<_> = row.split('|').map(str::trim).collect();
-        let name = spans(cells[1]).remove(0);
-        let labels = spans(cells[3]).into_iter().collect();
-        (name, (cells[2].to_owned(), labels))
-    })
-    .collect()
+    let rows = rows.map(|row| row.split('|').map(str::trim).collect::<Vec<_>>());
+    rows.map(|cells| (cells[1].trim_matches('`').to_owned(), cells))
+        .collect()
+}
+
+/// What host/README.md shows.
+fn of_the_reference() -> Shown {
+    let shown = |cells: Vec<&str>| (cells[2].to_owned(), spans(cells[3]));
+    rows()
+        .into_iter()
+        .map(|(name, cells)| (name, shown(cells)))
+        .collect()
 }
 
 /// What a parser that is not of this project reads in the text.
@@ -273,16 +283,73 @@ fn of_the_text(text: &str) -> Shown {
 }
 
 #[test]
-fn the_readme_and_the_text_show_the_same() {
-    let (readme, text) = (of_the_readme(), of_the_text(&after_everything().render()));
+fn the_reference_and_the_text_show_the_same() {
+    let (reference, text) = (
+        of_the_reference(),
+        of_the_text(&after_everything().render()),
+    );
     for (name, shown) in &text {
-        assert_eq!(readme.get(name), Some(shown), "{name} in README.md");
+        assert_eq!(reference.get(name), Some(shown), "{name} in host/README.md");
     }
-    for name in readme.keys() {
+    for name in reference.keys() {
         assert!(
             text.contains_key(name),
-            "README.md shows {name}: is it one?"
+            "host/README.md shows {name}: is it one?"
         );
+    }
+}
+
+/// The text leaves out what has no value yet, so a metric that `after_everything` forgets would not
+/// be missed there: the registry itself has all.
+#[test]
+fn the_reference_shows_all_that_is_registered() {
+    let registry = format!("{:?}", Metrics::new("1.2.3").registry);
+    let registered = registry.split("Descriptor { name: \"").skip(1);
+    let registered: Vec<_> = registered
+        .map(|rest| rest.split('"').next().expect("a name ends"))
+        .collect();
+    assert!(registered.len() > 50, "{registered:?}");
+    let reference = of_the_reference();
+    let bases: BTreeSet<_> = reference.keys().map(|name| base(name)).collect();
+    for name in registered {
+        let name = format!("ostrakon_{name}");
+        assert!(
+            bases.contains(base(&name)),
+            "{name} in host/README.md, and in `after_everything`"
+        );
+    }
+}
+
+/// A metric's name without what the registry adds for its unit and type.
+fn base(name: &str) -> &str {
+    let name = name.strip_suffix("_total").unwrap_or(name);
+    let name = name.strip_suffix("_info").unwrap_or(name);
+    let name = name.strip_suffix("_seconds").unwrap_or(name);
+    name.strip_suffix("_bytes").unwrap_or(name)
+}
+
+#[test]
+fn the_reference_lists_each_value_of_a_closed_label() {
+    let rows = rows();
+    for series in parse(&after_everything().render()).keys() {
+        let Some((name, labels)) = series.split_once('{') else {
+            continue;
+        };
+        let row = ENDINGS
+            .iter()
+            .filter_map(|ending| name.strip_suffix(ending))
+            .find_map(|family| rows.get(family))
+            .or_else(|| rows.get(name));
+        let row = row.unwrap_or_else(|| panic!("{series} has no row"));
+        let listed = spans(row[4]);
+        for label in labels.trim_end_matches('}').split("\",") {
+            let (label, value) = label.split_once("=\"").expect("a label has a value");
+            let value = value.trim_end_matches('"');
+            assert!(
+                OPEN.contains(&label) || listed.contains(value),
+                "{label} `{value}` of {name} in host/README.md"
+            );
+        }
     }
 }
 

@@ -2,10 +2,24 @@
 
 use std::process::ExitCode;
 
-/// How a command ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Exit {
+macro_rules! exits {
+    ($($(#[$doc:meta])* $name:ident = $code:expr,)+) => {
+        /// How a command ended.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u8)]
+        pub enum Exit {
+            $($(#[$doc])* $name = $code,)+
+        }
+
+        impl Exit {
+            /// Every way there is.
+            #[cfg(test)]
+            pub(super) const ALL: &'static [Self] = &[$(Self::$name),+];
+        }
+    };
+}
+
+exits! {
     /// It did what it was asked for.
     Done = 0,
     /// It ended with requests cut off.

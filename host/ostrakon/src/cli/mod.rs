@@ -221,9 +221,105 @@ fn aside(say: impl FnOnce() + Send + 'static) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use clap::CommandFactory;
 
     use super::*;
+
+    const REFERENCE: &str = include_str!("../../../README.md");
+
+    /// The cells of a table's rows in host/README.md: of the first that begins so below a heading.
+    fn rows(heading: &str, head: &str) -> Vec<Vec<&'static str>> {
+        let mut lines = REFERENCE.lines().skip_while(|line| *line != heading);
+        assert!(lines.next().is_some(), "host/README.md has no {heading}");
+        let rows = lines
+            .take_while(|line| !line.starts_with("## ") && !line.starts_with("### "))
+            .skip_while(|line| !line.starts_with(head))
+            .skip(2)
+            .take_while(|line| line.starts_with('|'));
+        rows.map(|row| row.split('|').skip(1).map(str::trim).collect())
+            .collect()
+    }
+
+    fn first_code(cell: &str) -> &str {
+        cell.split('`').nth(1).unwrap_or_default()
+    }
+
+    /// Each flag of a command and of those below it: its name, variable and default.
+    fn check_flags(command: &clap::Command, name: &str) {
+        let rows = rows(&format!("### `{name}`"), "| flag | environment | default |");
+        let shown: BTreeSet<_> = rows
+            .iter()
+            .map(|cells| first_code(cells[0]).split(' ').next().unwrap_or_default())
+            .filter(|flag| *flag != "--")
+            .collect();
+        let flags = command.get_arguments().filter(|flag| {
+            !flag.is_hide_set() && flag.get_long().is_some_and(|long| long != "help")
+        });
+        let mut all = BTreeSet::new();
+        for flag in flags {
+            let long = format!("--{}", flag.get_long().expect("those that have one"));
+            let row = rows
+                .iter()
+                .find(|cells| first_code(cells[0]).split(' ').next() == Some(long.as_str()));
+            let row = row.unwrap_or_else(|| panic!("{name} {long} is not in host/README.md"));
+            let variable = flag.get_env().and_then(|name| name.to_str());
+            assert_eq!(
+                first_code(row[1]),
+                variable.unwrap_or_default(),
+                "{name} {long}"
+            );
+            for default in flag.get_default_values() {
+                let default = default.to_str().expect("a text");
+                let is_flag = !flag.get_action().takes_values();
+                assert!(
+                    is_flag || row[2].trim_matches('`') == default,
+                    "{name} {long} is {default}, and not {}",
+                    row[2]
+                );
+            }
+            if flag.is_required_set() {
+                assert_eq!(row[2], "required", "{name} {long}");
+            }
+            all.insert(long);
+        }
+        let all: BTreeSet<_> = all.iter().map(String::as_str).collect();
+        assert_eq!(shown, all, "{name}");
+        for command in command.get_subcommands() {
+            if !command.is_hide_set() && command.get_name() != "help" {
+                check_flags(command, &format!("{name} {}", command.get_name()));
+            }
+        }
+    }
+
+    #[test]
+    fn the_reference_has_exactly_the_flags_of_each_command() {
+        let cli = Cli::command();
+        for command in cli
+            .get_subcommands()
+            .filter(|command| !command.is_hide_set())
+        {
+            check_flags(command, &format!("ostrakon {}", command.get_name()));
+        }
+    }
+
+    #[test]
+    fn the_reference_and_the_help_have_exactly_the_exit_codes() {
+        let all: BTreeSet<_> = Exit::ALL.iter().map(|exit| *exit as u8).collect();
+        let shown = rows("### Exit codes", "| code | meaning |");
+        let shown: BTreeSet<u8> = shown
+            .iter()
+            .map(|cells| cells[0].parse().expect("a number"))
+            .collect();
+        assert_eq!(shown, all, "host/README.md");
+        let (_, help) = AFTER_HELP.split_once("Exit codes:").expect("it lists them");
+        let helped = help
+            .lines()
+            .filter_map(|line| line.split_whitespace().next());
+        let helped: BTreeSet<u8> = helped.map(|code| code.parse().expect("a number")).collect();
+        assert_eq!(helped, all, "--help");
+    }
 
     #[test]
     fn the_command_line_is_well_formed() {

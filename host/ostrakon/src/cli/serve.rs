@@ -269,27 +269,3 @@ fn exit_of(error: &app::Error) -> Exit {
         Error::Undrained { .. } | Error::PartitionsLeft | Error::Forced => Exit::CutOff,
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use clap::{Args as _, Command};
-
-    use super::*;
-
-    #[test]
-    fn the_readme_shows_each_flag_with_its_variable() {
-        let readme = include_str!("../../../../README.md");
-        let command = Arguments::augment_args(Command::new("serve"));
-        let shown = command.get_arguments().filter(|flag| !flag.is_hide_set());
-        for flag in shown {
-            let long = flag.get_long().expect("each has a long name");
-            let variable = flag.get_env().and_then(|name| name.to_str());
-            let variable = variable.expect("each has a variable");
-            let mut rows = readme.lines().filter(|row| row.starts_with("| `--"));
-            let is_shown = rows.any(|row| {
-                row.contains(&format!("`--{long}")) && row.contains(&format!("`{variable}`"))
-            });
-            assert!(is_shown, "README does not show --{long} with {variable}");
-        }
-    }
-}

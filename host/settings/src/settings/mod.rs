@@ -51,8 +51,9 @@ pub struct Settings {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a table, as in `[http]`")]
 pub struct Http {
-    /// Connections open at once; more wait to be accepted. Default 10,000; 1
-    /// to 1,000,000.
+    /// Connections open at once. Beyond that the newest takes the place of one
+    /// that is silent, slow or idle, or is answered 503 where there is none.
+    /// Default 10,000; 1 to 1,000,000.
     pub max_connections: usize,
     /// The bytes of a request's line and headers. Default 32 KiB; 8 KiB to
     /// 1 MiB.

@@ -2,57 +2,6 @@
 
 use super::*;
 
-/// The table that users are given.
-const DEFAULTS: &str = r#"
-    [http]
-    max_connections = 10000
-    max_header_bytes = "32KiB"
-    max_heads_bytes = "64MiB"
-    max_body_bytes = "8MiB"
-    max_bodies_bytes = "256MiB"
-    max_replies_bytes = "256MiB"
-    header_timeout = "10s"
-    body_timeout = "30s"
-    idle_timeout = "75s"
-
-    [guest]
-    max_memory = "64MiB"
-    read_budget = "2ms"
-    read_deadline = "1s"
-    write_deadline = "250ms"
-    check_deadline = "5s"
-    migrate_deadline = "60s"
-    max_reply_bytes = "9MiB"
-    max_requests_per_instance = 1000000
-    log_lines_per_second = 100
-    compile_memory = "1GiB"
-    compile_cpu = "2m"
-    compile_deadline = "5m"
-
-    [store]
-    max_partition_key_bytes = 1024
-    max_key_bytes = 1024
-    max_value_bytes = "9MiB"
-    max_partition_bytes = "16MiB"
-
-    [lane]
-    max_waiting = 4096
-    max_wait = "10s"
-    max_group = 1024
-
-    [drain]
-    serve_for = "0s"
-    deadline = "25s"
-
-    [cluster]
-    topology = "settings"
-    shards = 1
-    max_wait = "10s"
-    routing = "forward"
-
-    [log]
-"#;
-
 #[track_caller]
 fn refused(text: &str, expected: &str) {
     let message = Settings::parse(text)
@@ -62,8 +11,7 @@ fn refused(text: &str, expected: &str) {
 }
 
 #[test]
-fn the_documented_defaults_are_the_defaults() {
-    assert_eq!(Settings::parse(DEFAULTS).unwrap(), Settings::default());
+fn an_empty_file_is_the_defaults() {
     assert_eq!(Settings::parse("").unwrap(), Settings::default());
 }
 
@@ -232,22 +180,74 @@ fn a_log_filter_that_cannot_be_read_is_refused() {
     );
 }
 
-/// README's table has a row for each setting, with the default of it.
+/// The names that the parser itself lists where it meets one that it does not know.
+fn known(unknown: &str) -> Vec<String> {
+    let error = Settings::parse(unknown).expect_err("it is no setting");
+    let message = error.to_string();
+    let (_, expected) = message
+        .split_once("expected ")
+        .unwrap_or_else(|| panic!("no list in: {message}"));
+    let names = expected.split('`').skip(1).step_by(2);
+    names.map(str::to_owned).collect()
+}
+
+/// Each setting there is: `http.max_connections`.
+fn all_settings() -> Vec<String> {
+    let sections = known("no-such-section = 0");
+    let settings = sections.iter().flat_map(|section| {
+        let settings = known(&format!("{section}.no-such-setting = 0"));
+        settings
+            .into_iter()
+            .map(move |name| format!("{section}.{name}"))
+    });
+    settings.collect()
+}
+
+/// The rows of the table of settings in host/README.md: name and default.
+fn documented() -> Vec<(String, String)> {
+    let readme = include_str!("../../../README.md");
+    let rows = readme
+        .lines()
+        .skip_while(|line| !line.starts_with("| setting | default |"))
+        .skip(2)
+        .take_while(|line| line.starts_with('|'));
+    let cells = rows.map(|row| {
+        let mut cells = row.split('|').skip(1).map(str::trim);
+        let mut cell = || cells.next().expect("a row has two cells").to_owned();
+        (cell().trim_matches('`').to_owned(), cell())
+    });
+    cells.collect()
+}
+
 #[test]
-fn the_readme_shows_each_setting_with_its_default() {
-    let readme = include_str!("../../../../README.md");
-    let defaults: toml::Table = DEFAULTS.parse().unwrap();
-    for (section, settings) in &defaults {
-        for (name, value) in settings.as_table().unwrap() {
-            let row = format!("| `{section}.{name}` |");
-            let line = readme.lines().find(|line| line.starts_with(&row));
-            let line = line.unwrap_or_else(|| panic!("README has no {row}"));
-            let shown = line.split('|').nth(2).unwrap().trim();
-            let number = || value.as_integer().expect("text or a number").to_string();
-            let value = value.as_str().map_or_else(number, str::to_owned);
-            let size = |text: &str| text.parse::<ByteSize>().map(|size| size.as_u64()).ok();
-            let same = shown == value || (size(shown).is_some() && size(shown) == size(&value));
-            assert!(same, "README: {line}; default: {value}");
+fn the_reference_has_exactly_the_settings_that_the_parser_knows() {
+    let mut documented: Vec<_> = documented().into_iter().map(|(name, _)| name).collect();
+    let mut all = all_settings();
+    documented.sort_unstable();
+    all.sort_unstable();
+    assert!(all.len() > 30, "{all:?}");
+    assert_eq!(documented, all, "host/README.md, and the settings");
+}
+
+/// A file of all rows says no more than an empty one.
+#[test]
+fn the_reference_shows_the_default_of_each_setting() {
+    let defaults = format!("{:?}", Settings::default());
+    let mut all = String::new();
+    for (name, default) in documented() {
+        if default == "none" {
+            let (_, field) = name.split_once('.').expect("a section and a name");
+            assert!(defaults.contains(&format!("{field}: None")), "{name}");
+            continue;
         }
+        let is_number = default.parse::<u64>().is_ok();
+        let value = if is_number {
+            default
+        } else {
+            format!("{default:?}")
+        };
+        all.extend([name.as_str(), " = ", &value, "\n"]);
     }
+    let shown = Settings::parse(&all).expect("what host/README.md shows can be read");
+    assert_eq!(shown, Settings::default());
 }

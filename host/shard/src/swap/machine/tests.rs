@@ -429,3 +429,24 @@ fn steps_to_rest(world: &World, known: &mut HashMap<World, usize>) -> usize {
     known.insert(world.clone(), most);
     most
 }
+
+#[test]
+fn the_authors_guide_and_the_reference_have_exactly_these_steps() {
+    let steps: Vec<_> = Step::ALL.iter().map(|step| format!("`{step}`")).collect();
+    let guide = include_str!("../../../../../guest/README.md");
+    let rows = guide
+        .lines()
+        .skip_while(|line| !line.starts_with("| step |"))
+        .skip(2)
+        .take_while(|line| line.starts_with('|'));
+    let shown: Vec<_> = rows
+        .map(|row| row.split('|').nth(1).expect("a row has cells").trim())
+        .collect();
+    assert_eq!(shown, steps, "guest/README.md");
+    let reference = include_str!("../../../../README.md");
+    let row = reference
+        .lines()
+        .find(|line| line.starts_with("| `ostrakon_swap_refusals_total` |"));
+    let row = row.expect("host/README.md has the metric");
+    assert!(row.contains(&steps.join(", ")), "{row}");
+}
