@@ -1,6 +1,5 @@
 //! What the admin port shows of the shard.
 
-use std::error::Error;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -151,7 +151,12 @@ impl Failure {
     /// Says what failed, as the last line.
     fn tell(&self) {
         let (format, shard) = self.log.unwrap_or((Format::Human, None));
-        write_aside(format.last_line(shard, &with_causes(&*self.source)));
+        write_aside(format.last_line(shard, &self.line()));
+    }
+
+    /// What failed, in one line.
+    fn line(&self) -> String {
+        with_causes(&*self.source)
     }
 
     /// For `map_err`.
