@@ -183,7 +183,7 @@ fn all_that_clients_come_in_by_rotates_20_times_under_load_and_nothing_fails() {
          {refused} refused ones: {answered} requests on {} connections, 0 failed",
         load.connections.into_inner()
     );
-    assert!(answered > ROUNDS * 50, "there was a load: {answered}");
+    assert!(answered > ROUNDS * 10, "there was a load: {answered}");
     let log = host.stop();
     for told in [OLD, NEW, first.key.lines().nth(1).expect("a line")] {
         assert!(!log.contains(told), "a secret is told");

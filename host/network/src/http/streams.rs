@@ -36,10 +36,13 @@ where
     fn execute(&self, stream: F) {
         let end = End(Arc::default());
         let ended = Arc::clone(&end.0);
+        // In a place of its own: a future that holds it twice, before and within `select`, would be twice
+        // as large.
+        let mut stream = Box::pin(stream);
         tokio::spawn(END.scope(end, async move {
             tokio::select! {
                 biased;
-                () = stream => {}
+                () = &mut stream => {}
                 () = ended.notified() => {}
             }
         }));
