@@ -76,11 +76,8 @@ impl Replies {
             return Some(reply);
         }
         let (counted, [of_all, _]) = self.add(of_one, reply.len());
-        let held = Held {
-            reply,
-            _counted: counted,
-        };
-        (of_all < limit).then(|| Bytes::from_owner(held))
+        let held = counted.with(reply);
+        (of_all < limit).then_some(held)
     }
 
     /// The same bytes, which count from now on for as long as anybody has them; none where that
@@ -92,10 +89,7 @@ impl Replies {
             return Some(reply);
         }
         let (counted, [of_all, of_connection]) = self.add(of_one, length);
-        let held = Held {
-            reply,
-            _counted: counted,
-        };
+        let held = counted.with(reply);
         let most = if length <= SMALL {
             limit
         } else {
@@ -103,7 +97,16 @@ impl Replies {
         };
         let fits = |before: usize, most| before == 0 || before.saturating_add(length) <= most;
         let has_room = fits(of_all, most) && fits(of_connection, limit / PART);
-        has_room.then(|| Bytes::from_owner(held))
+        has_room.then_some(held)
+    }
+}
+
+impl Counted {
+    fn with(self, reply: Bytes) -> Bytes {
+        Bytes::from_owner(Held {
+            reply,
+            _counted: self,
+        })
     }
 }
 

@@ -22,6 +22,7 @@ impl From<&Refused> for Refusal {
             Refused::NotStored(CommitError::Failed(_)) | Refused::Stopping => Self::StoreFailed,
             Refused::Away(_) => Self::ShardAway,
             Refused::Unknown(_) => Self::OutcomeUnknown,
+            Refused::ReplyDropped => Self::ReplyDropped,
             Refused::Redirected { .. } => Self::Redirected,
             Refused::Misplaced { .. } => Self::Misplaced,
             Refused::Failed(failure) => match failure {

@@ -34,7 +34,7 @@ const MAX_BLOCK_FLOW: u64 = 64 << 20;
 const MAX_CALL_VALUES: u64 = 512 << 10;
 const MAX_CALL_VALUES_OF_ALL: u64 = 8 << 20;
 /// The parameters and results of all functions: where those can be called from outside, a million took
-/// 26 s and became 30 MB. Those of large guests have some 100,000.
+/// 26 s and became 30 MB.
 const MAX_SIGNATURES: u64 = 1 << 20;
 /// Type declarations, and their bytes.
 const MAX_TYPES: u64 = 100_000;

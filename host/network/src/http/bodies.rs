@@ -5,7 +5,6 @@ use http_body_util::BodyExt;
 use hyper::body::Body;
 
 use super::sums::{Bound, Held};
-use super::wire::Activity;
 
 /// A body of up to so many bytes is small: what is left for those cannot be taken by others.
 const SMALL: usize = 64 * 1024;
@@ -27,7 +26,6 @@ pub(super) async fn read<B: Body<Data = Bytes> + Unpin>(
     mut body: B,
     held: &mut Held,
     limit: usize,
-    activity: &Activity,
 ) -> Result<Bytes, Unread<B::Error>> {
     let bound = Bound {
         limit,
@@ -39,7 +37,6 @@ pub(super) async fn read<B: Body<Data = Bytes> + Unpin>(
         let Ok(data) = frame.map_err(Unread::Body)?.into_data() else {
             continue;
         };
-        activity.consumed(data.len());
         let length = whole.len() + data.len();
         if length > whole.capacity() {
             // Twice as much each time, but not more than it is said to be.

@@ -100,7 +100,6 @@ mod tests {
             let reading = activity.reading();
             for _ in 0..100 {
                 assert!(buffered.receive(&[b'1'; 6000], &activity));
-                activity.consumed(1000);
             }
             drop((reading, request));
             assert_eq!(buffered.held.bytes(), 0);

@@ -143,6 +143,9 @@ refusals! {
     /// The shard that has the partition was asked to write and did not answer.
     OutcomeUnknown: BAD_GATEWAY "outcome-unknown"
         "the shard that has this partition did not answer: it may have written or not; read before you try again\n",
+    /// Another shard ran the write, and there is no room for its reply.
+    ReplyDropped: BAD_GATEWAY "reply-dropped"
+        "the write was run, and its reply was dropped, as replies that clients have not taken yet are too large together: read before you try again\n",
     /// There is no live generation yet.
     NoGeneration: SERVICE_UNAVAILABLE "no-generation"
         "the shard has no live guest yet: try again later, and see its status\n",

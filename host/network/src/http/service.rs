@@ -169,7 +169,7 @@ impl<H: Handler> Requests<H> {
         let body = Limited::new(body, limits.max_body_bytes);
         let mut held = self.bodies.share();
         let _reading = self.activity.reading();
-        let body = bodies::read(body, &mut held, limits.max_bodies_bytes, &self.activity);
+        let body = bodies::read(body, &mut held, limits.max_bodies_bytes);
         match tokio::time::timeout(limits.body_timeout, body).await {
             Ok(Ok(body)) => Ok((body, Some(held))),
             Ok(Err(Unread::Full)) => Err(self.refuse(Limit::Bodies, Refusal::Bodies)),

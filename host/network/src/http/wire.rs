@@ -168,19 +168,10 @@ impl Activity {
     pub(super) fn received(&self, bytes: usize) -> usize {
         if self.reading.load(Ordering::Relaxed) > 0 {
             // hyper reads on only once it has decoded all of a body that came before, data and
-            // framing.
-            self.unparsed.store(bytes, Ordering::Relaxed);
+            // framing: nothing adds up.
             return bytes;
         }
         self.unparsed.fetch_add(bytes, Ordering::Relaxed) + bytes
-    }
-
-    /// So many bytes were read as a body.
-    pub(super) fn consumed(&self, bytes: usize) {
-        let left = |unparsed: usize| Some(unparsed.saturating_sub(bytes));
-        let _always_some = self
-            .unparsed
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, left);
     }
 
     /// Whether a header block of h2 is on its way.

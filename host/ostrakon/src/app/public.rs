@@ -104,21 +104,17 @@ impl Handler for Public {
             Some(route) => (Target::from(&route.target), Access::from(route.access)),
             None => (Target::Unrouted, Access::Read),
         };
+        let is_own = shard == self.service.ordinal();
+        let reply = reply.and_then(|mut reply| {
+            reply.body = self.hold(caller, reply.body, access, is_own)?;
+            Ok(reply)
+        });
         let mut response = match reply {
             Ok(reply) => {
-                let is_own = shard == self.service.ordinal();
-                match self.hold(caller, reply.body, access, is_own) {
-                    Ok(body) => {
-                        let mut response = Response::new(body);
-                        *response.status_mut() = reply.status;
-                        *response.headers_mut() = reply.headers;
-                        response
-                    }
-                    Err(refused) => {
-                        self.metrics.request_refused(Limit::Replies);
-                        refused.response()
-                    }
-                }
+                let mut response = Response::new(reply.body);
+                *response.status_mut() = reply.status;
+                *response.headers_mut() = reply.headers;
+                response
             }
             Err(refused) => {
                 self.count(&refused);
@@ -200,23 +196,13 @@ impl Public {
     ) -> Result<Bytes, Refused> {
         let limit = self.settings.load().http.max_replies_bytes;
         let (replies, of_one) = (self.service.replies(), caller.client().replies());
-        match (access, is_own) {
-            (Access::Read, _) => replies
-                .hold(of_one, body, limit)
-                .ok_or(Refused::RepliesFull),
-            (Access::Write, true) => Ok(replies
-                .hold_as_told(of_one, body, usize::MAX)
-                .expect("without a bound all has room")),
-            (Access::Write, false) => {
-                let held = replies.hold_as_told(of_one, body, limit);
-                held.ok_or_else(|| {
-                    Refused::Unknown(
-                        "it was run, and its reply was dropped: the replies that clients have not taken yet are too large together"
-                            .to_owned(),
-                    )
-                })
-            }
+        if access == Access::Read {
+            let held = replies.hold(of_one, body, limit);
+            return held.ok_or(Refused::RepliesFull);
         }
+        let limit = if is_own { usize::MAX } else { limit };
+        let held = replies.hold_as_told(of_one, body, limit);
+        held.ok_or(Refused::ReplyDropped)
     }
 
     /// Counts a request that a limit turned away.

@@ -127,6 +127,11 @@ pub enum Refused {
     /// The shard whose it is was asked to write, and did not answer.
     #[error("the shard that has it did not answer, and may have written: {0}")]
     Unknown(String),
+    /// Another shard ran the write, and there is no room for its reply.
+    #[error(
+        "the write was run, and its reply was dropped: the replies that clients have not taken yet are too large together"
+    )]
+    ReplyDropped,
     /// The client is to ask the owner, at this address.
     #[error("another shard has this partition: ask that one")]
     Redirected {
