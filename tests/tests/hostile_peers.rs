@@ -9,18 +9,14 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ostrakon_base::digest::Digest;
-use ostrakon_cluster::Source;
 use ostrakon_peers::{Connection, Credentials, Endpoint, Identity};
-use ostrakon_protocol::{
-    Batch, ClusterId, Cursor, Epoch, Incarnation, Ordinal, Passed, Placement, Plan,
-};
-use ostrakon_store::Whole;
+use ostrakon_protocol::{Batch, Cursor, Epoch, HandOff, Incarnation, Ordinal, Placement, Plan};
 use ostrakon_test_support::random::{Random, seed};
 use ostrakon_tests::cluster::shards;
 use ostrakon_tests::host::{Files, Host, Shard, config, guest};
 use ostrakon_tests::load::under_load;
+use ostrakon_tests::peer::{Basis, Envelope, PeerRequest, Process, encode, plan_of};
 use ostrakon_tests::set::StatefulSet;
-use serde::Serialize;
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
@@ -37,47 +33,7 @@ fn files(shards: u32) -> Files {
     )
 }
 
-/// What shards send each other, as its bytes are: see `cluster/message.rs`.
-#[derive(Clone, Serialize)]
-struct Asked {
-    cluster: Option<ClusterId>,
-    heeds: Option<(Incarnation, u128)>,
-    ask: Ask,
-}
-
-#[derive(Clone, Serialize)]
-#[expect(dead_code, reason = "each stands for its number")]
-enum Ask {
-    Forward(()),
-    Plan,
-    Hold,
-    Part(()),
-    Schema,
-    Learn(Plan),
-    Receive {
-        plan: Plan,
-        batch: Batch,
-        schema: u32,
-        partitions: Vec<Whole>,
-    },
-    Done(Epoch, Option<Source>),
-    Progress,
-    Survey {
-        shards: u32,
-        basis: Basis,
-    },
-    Generation(Digest),
-    Heeded,
-    HasGiven(Epoch),
-}
-
-#[derive(Clone, Serialize)]
-enum Basis {
-    Kept(Placement),
-}
-
-/// The number of the answer that is a plan.
-const SAID_PLAN: u8 = 5;
+type Asked = Envelope<PeerRequest>;
 
 struct Hostile {
     runtime: Runtime,
@@ -114,25 +70,19 @@ impl Hostile {
     }
 
     fn ask(&mut self, to: SocketAddr, as_whom: Identity, asked: &Asked) -> Option<Bytes> {
-        self.say(to, as_whom, encoded(asked))
+        self.say(to, as_whom, encode(asked))
     }
 
     /// The plan that a shard goes by.
     fn plan(&mut self, of: SocketAddr) -> Plan {
         let asked = Asked {
             cluster: None,
-            heeds: None,
-            ask: Ask::Plan,
+            accepts: None,
+            request: PeerRequest::Plan {},
         };
         let said = self.ask(of, identity(900, 1), &asked).expect("an answer");
-        assert_eq!(said[0], SAID_PLAN);
-        let plan: Option<Plan> = postcard::from_bytes(&said[1..]).expect("it is a plan");
-        plan.expect("there is one")
+        plan_of(&said)
     }
-}
-
-fn encoded(asked: &Asked) -> Vec<u8> {
-    postcard::to_stdvec(asked).expect("it can be encoded")
 }
 
 fn identity(ordinal: u32, incarnation: u64) -> Identity {
@@ -144,7 +94,7 @@ fn identity(ordinal: u32, incarnation: u64) -> Identity {
 }
 
 /// What a hostile peer says that knows the plan: each with the highest of a number.
-fn lies(plan: &Plan) -> Vec<Ask> {
+fn lies(plan: &Plan) -> Vec<PeerRequest> {
     let with = |epoch: u64, from: u32, to: u32| Plan {
         epoch: Epoch(epoch),
         from: Placement {
@@ -169,12 +119,12 @@ fn lies(plan: &Plan) -> Vec<Ask> {
         with(next + 8, 3, 5),
         with(next, 1, 3),
     ];
-    let receive = |plan: &Plan, number: u64, source: u32| Ask::Receive {
+    let receive = |plan: &Plan, number: u64, source: u32| PeerRequest::Receive {
         plan: plan.clone(),
         batch: Batch {
             number,
             store: u128::MAX,
-            passed: Passed {
+            hand_off: HandOff {
                 epoch: plan.epoch,
                 source: Ordinal(source),
                 to: Ordinal(1),
@@ -185,20 +135,33 @@ fn lies(plan: &Plan) -> Vec<Ask> {
         schema: u32::MAX,
         partitions: Vec::new(),
     };
-    let mut lies: Vec<_> = plans.iter().cloned().map(Ask::Learn).collect();
+    let mut lies: Vec<_> = plans
+        .iter()
+        .cloned()
+        .map(|plan| PeerRequest::UsePlan { plan })
+        .collect();
     lies.extend(plans.iter().map(|plan| receive(plan, HIGHEST, 0)));
     lies.extend([0, 1, u32::MAX].map(|source| receive(plan, HIGHEST, source)));
-    lies.extend([0, next, HIGHEST].map(|epoch| Ask::Done(Epoch(epoch), None)));
-    lies.extend([0, 5000, u32::MAX].map(|shards| Ask::Survey {
+    lies.extend([0, next, HIGHEST].map(|epoch| PeerRequest::Done {
+        epoch: Epoch(epoch),
+        progress: None,
+    }));
+    lies.extend([0, 5000, u32::MAX].map(|shards| PeerRequest::Survey {
         shards,
-        basis: Basis::Kept(plan.to.clone()),
+        basis: Basis::Kept {
+            placement: plan.to.clone(),
+        },
     }));
     lies.extend([
-        Ask::HasGiven(Epoch(HIGHEST)),
-        Ask::Generation(Digest::of(b"none")),
-        Ask::Heeded,
-        Ask::Schema,
-        Ask::Progress,
+        PeerRequest::HasGiven {
+            epoch: Epoch(HIGHEST),
+        },
+        PeerRequest::Generation {
+            digest: Digest::of(b"none"),
+        },
+        PeerRequest::Accepted {},
+        PeerRequest::Schema {},
+        PeerRequest::Progress {},
     ]);
     lies
 }
@@ -266,6 +229,10 @@ fn what_a_hostile_peer_says_leaves_a_way_back() {
         let took = began.elapsed().as_millis();
         worst.fetch_max(u64::try_from(took).expect("it is short"), Ordering::Relaxed);
     };
+    let highest = Process {
+        incarnation: Incarnation(HIGHEST),
+        store: 0,
+    };
     let (others, ()) = under_load(public(0), 2, request, |_| {
         for to in peers {
             for (ordinal, incarnation) in [
@@ -276,13 +243,13 @@ fn what_a_hostile_peer_says_leaves_a_way_back() {
                 (1023, 1),
                 (7, HIGHEST),
             ] {
-                for heeds in [None, Some((Incarnation(HIGHEST), 0))] {
-                    for ask in lies(&plan) {
+                for accepts in [None, Some(highest)] {
+                    for request in lies(&plan) {
                         let cluster = Some(plan.cluster);
                         let asked = Asked {
                             cluster,
-                            heeds,
-                            ask,
+                            accepts,
+                            request,
                         };
                         hostile.ask(to, identity(ordinal, incarnation), &asked);
                     }
@@ -295,10 +262,10 @@ fn what_a_hostile_peer_says_leaves_a_way_back() {
             let at = usize::try_from(random.below(lies.len() as u64)).expect("it is short");
             let asked = Asked {
                 cluster: Some(plan.cluster),
-                heeds: None,
-                ask: lies[at].clone(),
+                accepts: None,
+                request: lies[at].clone(),
             };
-            let bytes = mutated(encoded(&asked), &mut random);
+            let bytes = mutated(encode(&asked), &mut random);
             hostile.say(peers[number % 3], identity(500, 1), bytes);
         }
     });
@@ -330,8 +297,8 @@ fn come_back_after_numbers_that_can_be(set: &StatefulSet, hostile: &mut Hostile,
         for to in to {
             let asked = Asked {
                 cluster: Some(plan.cluster),
-                heeds: None,
-                ask: Ask::Plan,
+                accepts: None,
+                request: PeerRequest::Plan {},
             };
             let to = set.options.addresses.peer(to);
             hostile.ask(to, identity(ordinal, own + 1000), &asked);

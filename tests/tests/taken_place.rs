@@ -9,37 +9,19 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ostrakon_peers::{Connection, Credentials, Endpoint, Handler, Identity, Token, Tokens, serve};
-use ostrakon_protocol::{ClusterId, Incarnation, Placement, Plan};
+use ostrakon_protocol::{ClusterId, Placement, Plan};
 use ostrakon_tests::client::Client;
 use ostrakon_tests::host::{Host, config, guest};
 use ostrakon_tests::name_server::NameServer;
 use ostrakon_tests::network::alone;
+use ostrakon_tests::peer::{Envelope, PeerRequest, PeerResponse, encode, plan_of};
 use ostrakon_tests::pods::{LETTERS, Pods, TOKEN};
-use serde::Serialize;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
 const ROGUE: Ipv4Addr = Ipv4Addr::new(10, 9, 9, 9);
 const PATIENCE: Duration = Duration::from_mins(2);
-
-/// What shards send each other, as its bytes are: see `cluster/message.rs`.
-#[derive(Serialize)]
-struct Asked {
-    cluster: Option<ClusterId>,
-    heeds: Option<(Incarnation, u128)>,
-    ask: Ask,
-}
-
-#[derive(Serialize)]
-#[expect(dead_code, reason = "it stands for its number")]
-enum Ask {
-    Forward(()),
-    Plan,
-}
-
-/// The number of the answer that is a plan.
-const SAID_PLAN: u8 = 5;
 
 /// Answers all that it is asked with a plan.
 struct Liar {
@@ -50,8 +32,8 @@ struct Liar {
 impl Handler for Liar {
     async fn call(&self, _: Identity, _: Bytes) -> Bytes {
         self.asked.fetch_add(1, Ordering::Relaxed);
-        let plan = postcard::to_stdvec(&Some(&self.plan)).expect("it can be encoded");
-        Bytes::from([vec![SAID_PLAN], plan].concat())
+        let plan = Some(self.plan.clone());
+        encode(&PeerResponse::Plan { plan }).into()
     }
 }
 
@@ -77,13 +59,12 @@ async fn ask(to: SocketAddr, as_whom: &Endpoint, cluster: Option<ClusterId>) -> 
     let stream = socket.connect(to).await.expect("a connection");
     let connection = Connection::open(stream, as_whom, None).await;
     let connection = connection.expect("it has the token");
-    let asked = Asked {
+    let request = encode(&Envelope {
         cluster,
-        heeds: None,
-        ask: Ask::Plan,
-    };
-    let asked = postcard::to_stdvec(&asked).expect("it can be encoded");
-    let said = connection.request(asked.into()).await;
+        accepts: None,
+        request: PeerRequest::Plan {},
+    });
+    let said = connection.request(request.into()).await;
     said.expect("an answer")
 }
 
@@ -118,9 +99,7 @@ fn a_peer_that_takes_a_shards_place_gives_no_plan() {
         network.add(ROGUE);
         let runtime = Runtime::new().expect("a runtime");
         let said = runtime.block_on(ask(peers[0], &endpoint(900, 1), None));
-        assert_eq!(said[0], SAID_PLAN);
-        let plan: Option<Plan> = postcard::from_bytes(&said[1..]).expect("it is one");
-        let plan = plan.expect("there is one");
+        let plan = plan_of(&said);
         // One that can come next: all that shard 2 has is to be another's.
         let mut lie = plan.clone();
         lie.epoch.0 += 1;

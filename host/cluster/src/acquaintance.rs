@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use super::Cluster;
 use super::conductor::{ASK_EVERY, LOOKED_FOR};
-use super::message::{Ask, Said};
+use super::message::{Address, PeerRequest, PeerResponse};
 
 /// How long a shard may be held back from being ready for its peers to know it.
 const KNOWN_WITHIN: Duration = Duration::from_secs(3);
@@ -65,14 +65,16 @@ impl Cluster {
     /// shard's configured address leads, as whoever has what peers show can call with
     /// its number. Yet a shard that is new has to hear of the plan before caches know
     /// any name, and has nothing to lose.
-    pub(super) fn decides(&self, ask: &Ask, said: &Said) -> bool {
+    pub(super) fn decides(&self, ask: &PeerRequest, said: &PeerResponse) -> bool {
         match said {
-            Said::Plan(Some(plan)) | Said::Elsewhere { plan, .. } => match self.plan() {
-                Some(own) => plan.epoch > own.epoch,
-                None => self.0.me == Ordinal::COORDINATOR,
-            },
-            Said::Done => matches!(ask, Ask::HasGiven(_)),
-            Said::Heeded(_) => true,
+            PeerResponse::Plan { plan: Some(plan) } | PeerResponse::Elsewhere { plan, .. } => {
+                match self.plan() {
+                    Some(own) => plan.epoch > own.epoch,
+                    None => self.0.me == Ordinal::COORDINATOR,
+                }
+            }
+            PeerResponse::Done {} => matches!(ask, PeerRequest::HasGiven { .. }),
+            PeerResponse::Accepted { .. } => true,
             _ => false,
         }
     }
@@ -104,14 +106,14 @@ impl Cluster {
         let to_ask: Vec<_> = known.into_iter().chain(strangers.iter().copied()).collect();
         for some in to_ask.chunks(LOOKED_FOR) {
             let asked = some.iter().map(async |peer| {
-                let asked = self.ask(*peer, &Ask::Addresses);
+                let asked = self.ask(*peer, &PeerRequest::Addresses {});
                 match timeout(ASK_EVERY, asked).await {
-                    Ok(Ok(Said::Addresses(addresses))) => {
-                        for (peer, at) in addresses {
-                            if let Some(at) = self.peer_at(peer, at)
-                                && Ordinal(peer) != self.0.me
+                    Ok(Ok(PeerResponse::Addresses { addresses })) => {
+                        for Address { ordinal, ip } in addresses {
+                            if let Some(at) = self.peer_at(ordinal, ip)
+                                && Ordinal(ordinal) != self.0.me
                             {
-                                line.endpoint.addresses.tell(peer, at);
+                                line.endpoint.addresses.tell(ordinal, at);
                             }
                         }
                         Some(*peer) != known

@@ -7,20 +7,18 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Response;
 use ostrakon_contract::client::{Client, Clients};
 use ostrakon_contract::contract::Request;
 use ostrakon_observe::trace::Open;
 use ostrakon_peers::{Handler, Identity};
-use ostrakon_protocol::{Authority, MOST_SHARDS, Ordinal, Passed, Plan, Received};
+use ostrakon_protocol::{Authority, HandOff, MOST_SHARDS, Ordinal, Plan, Received};
 use ostrakon_shard::lane::{Change, ChangeError, Changed};
-use ostrakon_shard::service::{Answer, Service};
+use ostrakon_shard::service::{Answer, Refused, Service};
 
 use super::Cluster;
-use super::message::{Ask, Asked, ForwardedReply, Said};
-
-/// Why a request that was passed on is not answered.
-const NO_REQUEST: &str = "the request is not one";
+use super::message::{
+    self, Address, Envelope, ForwardedReply, Partition, PeerRequest, PeerResponse,
+};
 
 /// Answers the peer of one connection.
 #[derive(Debug)]
@@ -55,100 +53,132 @@ impl Handler for Answering {
 
     async fn call(&self, peer: Identity, body: Bytes) -> Bytes {
         let mut client = Client::default();
-        let said = match postcard::from_bytes::<Asked<Ask>>(&body) {
+        let said = match message::decode::<Envelope<PeerRequest>>(&body) {
             Ok(asked) => {
                 if let Some(own) = self.cluster.foreign(asked.cluster) {
-                    Said::Foreign(own)
+                    PeerResponse::Foreign { cluster: own }
                 } else {
-                    client = self.client(&peer, &asked.ask).unwrap_or(client);
+                    client = self.client(&peer, &asked.request).unwrap_or(client);
                     self.answer(&peer, &client, asked).await
                 }
             }
-            Err(_) => Said::Later("the host here does not understand this".to_owned()),
+            Err(error) => {
+                let reason = format!("this shard does not know the request: {error}");
+                PeerResponse::NotUnderstood { reason }
+            }
         };
-        let said = postcard::to_stdvec(&said).expect("an answer can always be encoded");
         // Whoever asks for a client takes its replies as fast as the line is; until then they
         // count as what clients of this shard have not taken.
         let replies = self.service.replies();
-        let held = replies.hold(client.replies(), Bytes::from(said), usize::MAX);
+        let held = replies.hold(client.replies(), message::encode(&said), usize::MAX);
         held.expect("without a bound all has room")
     }
 }
 
 impl Answering {
     /// For whom a peer asks, if for a client of its own.
-    fn client(&self, peer: &Identity, ask: &Ask) -> Option<Client> {
-        match ask {
-            Ask::Forward { request, .. } | Ask::Part(request) => {
+    fn client(&self, peer: &Identity, request: &PeerRequest) -> Option<Client> {
+        match request {
+            PeerRequest::Forward { request, .. } | PeerRequest::Part { request } => {
                 Some(self.clients.of(peer.ordinal, request.client()))
             }
             _ => None,
         }
     }
 
-    async fn answer(&self, peer: &Identity, client: &Client, asked: Asked<Ask>) -> Said {
+    async fn answer(
+        &self,
+        peer: &Identity,
+        client: &Client,
+        asked: Envelope<PeerRequest>,
+    ) -> PeerResponse {
         let source = Ordinal(peer.ordinal);
-        if matches!(asked.ask, Ask::Heeded) {
+        if matches!(asked.request, PeerRequest::Accepted {}) {
             // A process that is not heeded asks it, too.
-            return Said::Heeded(self.cluster.heeded(source));
+            return PeerResponse::Accepted {
+                accepted: self.cluster.accepted(source),
+            };
         }
         if self.cluster.has_stopped() {
-            let why = "this process must not go on serving its shard";
-            return Said::Later(why.to_owned());
+            return later("this process must not go on serving its shard");
         }
         if let Some(unheeded) = self.cluster.hear(peer).await {
             return unheeded;
         }
-        if self.cluster.is_past(peer, asked.heeds).await {
-            return Said::Past;
+        if self.cluster.is_past(peer, asked.accepts).await {
+            return PeerResponse::Outdated {};
         }
         if !self.is_noted.swap(true, Relaxed) {
             self.cluster.meet(peer, self.from.ip());
         }
-        match asked.ask {
-            Ask::Heeded => Said::Heeded(self.cluster.heeded(source)),
-            Ask::HasGiven(epoch) if self.cluster.has_given(epoch) => Said::Done,
-            Ask::HasGiven(_) => Said::Later("there are partitions to give away".to_owned()),
-            Ask::Forward {
+        match asked.request {
+            PeerRequest::Accepted {} => PeerResponse::Accepted {
+                accepted: self.cluster.accepted(source),
+            },
+            PeerRequest::HasGiven { epoch } if self.cluster.has_given(epoch) => {
+                PeerResponse::Done {}
+            }
+            PeerRequest::HasGiven { .. } => later("there are partitions to give away"),
+            PeerRequest::Forward {
                 request,
-                told,
+                hand_off,
                 plan,
-                within,
+                wait_ms,
             } => {
                 let unpacked = request.unpack(self.service.tracer(), client.clone());
                 let Some(unpacked) = unpacked else {
-                    return Said::Later(NO_REQUEST.to_owned());
+                    return no_request();
                 };
-                let within = Duration::from_millis(within);
-                self.forwarded(peer, unpacked, told, plan, within).await
+                let within = Duration::from_millis(wait_ms);
+                self.forwarded(peer, unpacked, hand_off, plan, within).await
             }
-            Ask::Part(request) => match request.unpack(self.service.tracer(), client.clone()) {
-                Some((request, _span)) => self.part(request).await,
-                None => Said::Later(NO_REQUEST.to_owned()),
+            PeerRequest::Part { request } => {
+                match request.unpack(self.service.tracer(), client.clone()) {
+                    Some((request, _span)) => self.part(request).await,
+                    None => no_request(),
+                }
+            }
+            PeerRequest::Hold {} => match self.cluster.hold_here().await {
+                Ok(()) => PeerResponse::Done {},
+                Err(why) => PeerResponse::Later { reason: why },
             },
-            Ask::Hold => match self.cluster.hold_here().await {
-                Ok(()) => Said::Done,
-                Err(why) => Said::Later(why),
+            PeerRequest::Addresses {} => PeerResponse::Addresses {
+                addresses: self
+                    .cluster
+                    .addresses()
+                    .into_iter()
+                    .map(|(ordinal, ip)| Address { ordinal, ip })
+                    .collect(),
             },
-            Ask::Addresses => Said::Addresses(self.cluster.addresses()),
-            Ask::Schema => Said::Schema(self.cluster.schema()),
-            Ask::Plan => Said::Plan(self.cluster.plan()),
-            Ask::Learn(plan) => match self.learn(peer, plan).await {
-                Ok(()) => Said::Plan(self.cluster.plan()),
+            PeerRequest::Schema {} => PeerResponse::Schema {
+                schema: self.cluster.schema(),
+            },
+            PeerRequest::Plan {} => PeerResponse::Plan {
+                plan: self.cluster.plan(),
+            },
+            PeerRequest::UsePlan { plan } => match self.learn(peer, plan).await {
+                Ok(()) => PeerResponse::Plan {
+                    plan: self.cluster.plan(),
+                },
                 Err(later) => later,
             },
-            Ask::Receive {
+            PeerRequest::Receive {
                 plan,
                 batch,
                 schema,
                 partitions,
             } => {
-                if batch.passed.source != source {
-                    return Said::Later("the batch is another shard's".to_owned());
+                if batch.hand_off.source != source {
+                    return later("the batch is another shard's");
                 }
                 if let Err(later) = self.learn(peer, plan).await {
                     return later;
                 }
+                let partitions = partitions.into_iter().map(Partition::unpack).collect();
+                let Some(partitions) = partitions else {
+                    let reason = "the partitions are none".to_owned();
+                    return PeerResponse::NotUnderstood { reason };
+                };
                 let number = batch.number;
                 let receive = Change::Receive {
                     batch,
@@ -156,7 +186,7 @@ impl Answering {
                     partitions,
                 };
                 let received = self.cluster.change(receive).await;
-                let acknowledged = Said::Acknowledged {
+                let acknowledged = PeerResponse::Acknowledged {
                     number,
                     was_long: self.cluster.0.lane.was_long(),
                 };
@@ -166,36 +196,47 @@ impl Answering {
                         tracing::debug!(peer = peer.ordinal, number, "a batch came again");
                         acknowledged
                     }
-                    Ok(other) => Said::Later(format!("the batch is not taken: {other:?}")),
+                    Ok(other) => later(format!("the batch is not taken: {other:?}")),
                     Err(error @ ChangeError::Unmigrated(..)) => {
                         tracing::warn!(peer = peer.ordinal, %error, "partitions are not taken");
-                        Said::Later(error.to_string())
+                        later(error)
                     }
-                    Err(error) => Said::Later(error.to_string()),
+                    Err(error) => later(error),
                 }
             }
-            Ask::Survey { shards, basis } => match self.cluster.survey_here(shards, basis).await {
-                Ok(owners) => Said::Survey(owners),
-                Err(why) => Said::Later(why),
+            PeerRequest::Survey { shards, basis } => {
+                match self.cluster.survey_here(shards, basis).await {
+                    Ok(owners) => PeerResponse::Survey { owners },
+                    Err(why) => PeerResponse::Later { reason: why },
+                }
+            }
+            PeerRequest::Progress {} => PeerResponse::Progress {
+                source: self.cluster.source(),
             },
-            Ask::Progress => Said::Progress(self.cluster.source()),
-            Ask::Done(epoch, progress) => {
+            PeerRequest::Done { epoch, progress } => {
                 self.cluster.measured().hear(source, progress);
                 self.cluster.hear_done(source, epoch).await;
-                Said::Plan(self.cluster.plan())
+                PeerResponse::Plan {
+                    plan: self.cluster.plan(),
+                }
             }
-            Ask::Generation(digest) => Said::Generation(self.cluster.0.guests.files(digest)),
+            PeerRequest::Generation { digest } => PeerResponse::Generation {
+                files: self.cluster.0.guests.files(digest),
+            },
         }
     }
 
     /// Answers a client's request to all shards for this one.
-    async fn part(&self, request: Request) -> Said {
+    async fn part(&self, request: Request) -> PeerResponse {
         match self.service.part(&Arc::new(request)).await {
-            Ok(part) => Said::Part {
+            Ok(part) => PeerResponse::Part {
                 moved: part.moved,
                 reply: ForwardedReply::of(&part.reply),
             },
-            Err(refused) => Said::Later(refused.to_string()),
+            Err(refused) if refused.is_passing() => later(refused),
+            Err(refused) => PeerResponse::PartRefused {
+                reply: refusal(&refused),
+            },
         }
     }
 
@@ -204,10 +245,10 @@ impl Answering {
         &self,
         peer: &Identity,
         (request, mut span): (Request, Option<Open>),
-        told: Option<Passed>,
+        hand_off: Option<HandOff>,
         plan: Plan,
         within: Duration,
-    ) -> Said {
+    ) -> PeerResponse {
         if let Some(span) = &mut span {
             span.say("ostrakon.peer", peer.ordinal);
         }
@@ -215,7 +256,9 @@ impl Answering {
             return later;
         }
         let request = Arc::new(request);
-        let answer = self.service.answer_here(&request, told.as_ref(), within);
+        let answer = self
+            .service
+            .answer_here(&request, hand_off.as_ref(), within);
         match answer.await {
             Ok(answer) => {
                 if let Some(span) = &mut span {
@@ -228,44 +271,55 @@ impl Answering {
     }
 
     /// Learns of the plan that came with what a peer asks.
-    async fn learn(&self, peer: &Identity, plan: Plan) -> Result<(), Said> {
+    async fn learn(&self, peer: &Identity, plan: Plan) -> Result<(), PeerResponse> {
         let peer = Ordinal(peer.ordinal);
         match self.cluster.learn_of(peer, &plan).await {
             Ok(true) => Ok(()),
             Ok(false) => {
                 let why = "this shard has not yet learned where partitions are";
-                Err(Said::Later(why.to_owned()))
+                Err(later(why))
             }
-            Err(error) => Err(Said::Later(error.to_string())),
+            Err(error) => Err(later(error)),
         }
     }
 
-    fn elsewhere(&self, authority: Authority) -> Said {
+    fn elsewhere(&self, authority: Authority) -> PeerResponse {
         match (authority, self.cluster.plan()) {
-            (Authority::Elsewhere { at, passed }, Some(plan)) => Said::Elsewhere {
+            (Authority::Elsewhere { at, hand_off }, Some(plan)) => PeerResponse::Elsewhere {
                 at: at.0,
-                passed,
+                hand_off,
                 plan,
             },
-            _ => Said::Later("its partitions have not arrived yet".to_owned()),
+            _ => later("its partitions have not arrived yet"),
         }
     }
 }
 
 /// The answer to a client, to be sent as it is.
-fn said(answer: Answer) -> Said {
-    let response = match answer.reply {
-        Ok(reply) => {
-            return Said::Answer {
-                generation: answer.generation,
-                reply: ForwardedReply::of(&reply),
-            };
-        }
-        Err(refused) => refused.response(),
-    };
-    let (head, body) = Response::into_parts(response);
-    Said::Answer {
+fn said(answer: Answer) -> PeerResponse {
+    PeerResponse::Answer {
         generation: answer.generation,
-        reply: ForwardedReply::new(head.status, &head.headers, body),
+        reply: match answer.reply {
+            Ok(reply) => ForwardedReply::of(&reply),
+            Err(refused) => refusal(&refused),
+        },
+    }
+}
+
+/// What a client is answered where it is refused.
+fn refusal(refused: &Refused) -> ForwardedReply {
+    let (head, body) = refused.response().into_parts();
+    ForwardedReply::new(head.status, &head.headers, body)
+}
+
+fn later(reason: impl ToString) -> PeerResponse {
+    PeerResponse::Later {
+        reason: reason.to_string(),
+    }
+}
+
+fn no_request() -> PeerResponse {
+    PeerResponse::NotUnderstood {
+        reason: "the client's request is none".to_owned(),
     }
 }

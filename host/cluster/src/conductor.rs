@@ -14,7 +14,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::giving::AHEAD;
-use super::message::{Ask, Said};
+use super::message::{PeerRequest, PeerResponse};
 use super::{AskError, Cluster};
 
 /// How often a shard looks whether there is something to do.
@@ -148,9 +148,13 @@ impl Conductor {
                 cluster.coordinator().done(cluster.0.me, epoch);
                 return Ok(cluster.coordinator().next(plan).is_some());
             }
-            let done = Ask::Done(epoch, cluster.source());
+            let done = PeerRequest::Done {
+                epoch,
+                progress: cluster.source(),
+            };
             let asked = cluster.ask(Ordinal::COORDINATOR, &done);
-            if let Ok(Ok(Said::Plan(Some(plan)))) = timeout(ASK_EVERY, asked).await {
+            if let Ok(Ok(PeerResponse::Plan { plan: Some(plan) })) = timeout(ASK_EVERY, asked).await
+            {
                 cluster.learn(plan).await?;
             }
         }
@@ -190,7 +194,7 @@ impl Conductor {
     }
 
     /// Whether all who may get partitions can take their data: a shard whose
-    /// guest is older could not read it. Asked before a partition is passed, so
+    /// guest is older could not read it. Envelope before a partition is passed, so
     /// that it is answered for here until then.
     async fn receivers_have_the_schema(&self, place: &Place) -> bool {
         let Some(schema) = self.cluster.schema() else {
@@ -205,13 +209,18 @@ impl Conductor {
             .map(Ordinal)
             .filter(|shard| *shard != me)
             .map(async |shard| {
-                let why_not = match timeout(ASK_EVERY, cluster.ask(shard, &Ask::Schema)).await {
-                    Ok(Ok(Said::Schema(Some(theirs)))) if theirs >= schema => None,
-                    Ok(Ok(Said::Schema(_))) => Some("its guest is of an older schema".to_owned()),
-                    Ok(Ok(_)) => Some(AskError::Answer.to_string()),
-                    Ok(Err(error)) => Some(error.to_string()),
-                    Err(_) => Some("it does not answer in time".to_owned()),
-                };
+                let why_not =
+                    match timeout(ASK_EVERY, cluster.ask(shard, &PeerRequest::Schema {})).await {
+                        Ok(Ok(PeerResponse::Schema {
+                            schema: Some(theirs),
+                        })) if theirs >= schema => None,
+                        Ok(Ok(PeerResponse::Schema { .. })) => {
+                            Some("its guest is of an older schema".to_owned())
+                        }
+                        Ok(Ok(_)) => Some(AskError::Answer.to_string()),
+                        Ok(Err(error)) => Some(error.to_string()),
+                        Err(_) => Some("it does not answer in time".to_owned()),
+                    };
                 cluster.note_takes(shard, why_not.as_deref());
                 why_not.is_none()
             });
@@ -230,7 +239,7 @@ impl Conductor {
         cluster.coordinator().desire(desired);
         let to_ask = cluster.coordinator().to_ask();
         let others: Vec<_> = (1..to_ask).map(Ordinal).collect();
-        let lacking = self.ask_all(&others, &Ask::Plan).await;
+        let lacking = self.ask_all(&others, &PeerRequest::Plan {}).await;
         let first_lacking = lacking.first().copied();
         if let (true, Some(first)) = (cluster.await_shards(lacking), first_lacking) {
             tracing::warn!(
@@ -270,12 +279,13 @@ impl Conductor {
             let to_ask = |shard: &Ordinal| is_added(shard) || !coordinator.is_by(*shard, plan);
             others.filter(to_ask).collect()
         };
-        self.ask_all(&others, &Ask::Learn(plan.clone())).await
+        self.ask_all(&others, &PeerRequest::UsePlan { plan: plan.clone() })
+            .await
     }
 
     /// Asks others by which plan they go, and learns it, if it is newer. Those that do
     /// not say, as far as they were asked; they are not asked again at once.
-    async fn ask_all(&mut self, others: &[Ordinal], ask: &Ask) -> Vec<Ordinal> {
+    async fn ask_all(&mut self, others: &[Ordinal], ask: &PeerRequest) -> Vec<Ordinal> {
         let cluster = &self.cluster;
         let was_looked = |looked: Instant| looked.elapsed() < ASK_EVERY;
         let lacked = cluster.awaited();
@@ -310,13 +320,19 @@ impl Conductor {
             return;
         }
         cluster.look_for_peers(&mut self.turn);
-        let asked = timeout(ASK_EVERY, cluster.ask(Ordinal::COORDINATOR, &Ask::Plan)).await;
+        let asked = timeout(
+            ASK_EVERY,
+            cluster.ask(Ordinal::COORDINATOR, &PeerRequest::Plan {}),
+        )
+        .await;
         if asked.is_err() {
             cluster.note_late(Ordinal::COORDINATOR);
         }
         match asked {
-            Ok(Ok(Said::Plan(None))) => cluster.0.is_beginning.store(true, Ordering::Relaxed),
-            Ok(Ok(Said::Plan(Some(plan)))) => {
+            Ok(Ok(PeerResponse::Plan { plan: None })) => {
+                cluster.0.is_beginning.store(true, Ordering::Relaxed)
+            }
+            Ok(Ok(PeerResponse::Plan { plan: Some(plan) })) => {
                 if let Err(error) = cluster.learn(plan).await {
                     tracing::debug!(%error, "a plan is learned later");
                 }
@@ -371,7 +387,9 @@ impl Conductor {
             let (cluster, plan) = (self.cluster.clone(), plan.clone());
             // Whoever is away asks by itself when it is back.
             drop(tokio::spawn(async move {
-                cluster.asks_plan(shard, &Ask::Learn(plan)).await
+                cluster
+                    .asks_plan(shard, &PeerRequest::UsePlan { plan })
+                    .await
             }));
         }
     }
@@ -394,9 +412,9 @@ impl Cluster {
     }
 
     /// Asks a shard by which plan it goes, notes and learns it; whether it says.
-    async fn asks_plan(&self, shard: Ordinal, ask: &Ask) -> bool {
+    async fn asks_plan(&self, shard: Ordinal, ask: &PeerRequest) -> bool {
         let said = match timeout(ASK_EVERY, self.ask(shard, ask)).await {
-            Ok(Ok(Said::Plan(said))) => said,
+            Ok(Ok(PeerResponse::Plan { plan: said })) => said,
             Ok(Err(error)) => {
                 tracing::debug!(peer = shard.0, %error, "it does not say by which plan it goes");
                 return false;

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::ceilings::Ceilings;
-use super::message::{Ask, Heeded, Process, Said};
+use super::message::{Accepted, PeerRequest, PeerResponse, Process};
 use super::seldom::Seldom;
 use super::{Cluster, Line, until_down};
 
@@ -65,6 +65,11 @@ impl Fence {
     }
 }
 
+/// A time as messages have it.
+pub(super) fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
 impl Cluster {
     /// Returns once nobody confirms that this process must not go on; says what it was
     /// told.
@@ -83,30 +88,43 @@ impl Cluster {
     }
 
     /// A peer was heard; none: it is to be heeded. Otherwise what it is told.
-    pub(super) async fn hear(&self, peer: &Identity) -> Option<Said> {
+    pub(super) async fn hear(&self, peer: &Identity) -> Option<PeerResponse> {
         let ordinal = Ordinal(peer.ordinal);
-        let process = (Incarnation(peer.incarnation), peer.store);
+        let process = Process {
+            incarnation: Incarnation(peer.incarnation),
+            store: peer.store,
+        };
         let mut known = Incarnation::default();
         // Only what is new is for the lane, which has requests to run.
         let mut is_known = false;
         if let Some(view) = self.0.lane.views().get()
             && let Some(place) = &view.place
         {
-            match place.shard.is_later(ordinal, process.0, process.1) {
+            match place
+                .shard
+                .is_later(ordinal, process.incarnation, process.store)
+            {
                 Ok(is_later) => is_known = !is_later,
-                Err(by) => return Some(Said::Superseded(by)),
+                Err(by) => return Some(PeerResponse::Superseded { by }),
             }
             known = place.shard.heeds(ordinal).map_or(known, |(known, _)| known);
         }
         if !is_known {
-            if !self.0.fence.ceilings.admit(ordinal, known, process.0) {
-                self.tell_impossible(ordinal, ordinal, process.0);
+            if !self
+                .0
+                .fence
+                .ceilings
+                .admit(ordinal, known, process.incarnation)
+            {
+                self.tell_impossible(ordinal, ordinal, process.incarnation);
                 let why = "the number of your process is higher than it can be: ask again";
-                return Some(Said::Later(why.to_owned()));
+                return Some(PeerResponse::Later {
+                    reason: why.to_owned(),
+                });
             }
-            let heard = Change::Hear(ordinal, process.0, process.1);
+            let heard = Change::Hear(ordinal, process.incarnation, process.store);
             if let Ok(Changed::Superseded(by)) = self.change(heard).await {
-                return Some(Said::Superseded(by));
+                return Some(PeerResponse::Superseded { by });
             }
         }
         let now = (process, Instant::now());
@@ -115,8 +133,12 @@ impl Cluster {
     }
 
     /// Whether a peer heeds a later process of this ordinal than this one.
-    pub(super) async fn is_past(&self, peer: &Identity, heeds: Option<Process>) -> bool {
-        let Some((by, store)) = heeds else {
+    pub(super) async fn is_past(&self, peer: &Identity, accepts: Option<Process>) -> bool {
+        let Some(Process {
+            incarnation: by,
+            store,
+        }) = accepts
+        else {
             return false;
         };
         let line = self.0.line.load_full();
@@ -187,14 +209,14 @@ impl Cluster {
     }
 
     /// What is known of a peer's ordinal, for a process of it that asks.
-    pub(super) fn heeded(&self, peer: Ordinal) -> Option<Heeded> {
+    pub(super) fn accepted(&self, peer: Ordinal) -> Option<Accepted> {
         let view = self.0.lane.views().get()?;
-        let process = view.place.as_ref()?.shard.heeds(peer)?;
+        let process = view.place.as_ref()?.shard.heeds(peer)?.into();
         let lately = self.0.fence.lately();
         let heard = lately.get(&peer).filter(|(of, _)| *of == process);
-        Some(Heeded {
+        Some(Accepted {
             process,
-            silent: heard.map(|(_, at)| at.elapsed()),
+            silent_ms: heard.map(|(_, at)| millis(at.elapsed())),
         })
     }
 
@@ -247,17 +269,24 @@ impl Cluster {
     /// who all speak to it; any of them knows it of shard 0.
     async fn is_superseded(&self) -> Verdict {
         let identity = self.0.line.load().endpoint.identity;
-        let own = (Incarnation(identity.incarnation), identity.store);
-        let is_other = |heeded: &Heeded| heeded.process.0 >= own.0 && heeded.process != own;
-        let said = self.ask_others(&Ask::Heeded).await;
+        let own = Process {
+            incarnation: Incarnation(identity.incarnation),
+            store: identity.store,
+        };
+        let is_other = |accepted: &Accepted| {
+            accepted.process.incarnation >= own.incarnation && accepted.process != own
+        };
+        let said = self.ask_others(&PeerRequest::Accepted {}).await;
         let known: Vec<_> = said
             .iter()
             .filter_map(|(shard, said)| match said {
-                Said::Heeded(heeded) => Some((*shard, heeded.filter(is_other))),
+                PeerResponse::Accepted { accepted } => Some((*shard, accepted.filter(is_other))),
                 _ => None,
             })
             .collect();
-        let is_there = |heeded: Heeded| heeded.silent.is_some_and(|silent| silent < LATELY);
+        let lately = millis(LATELY);
+        let is_there =
+            |accepted: Accepted| accepted.silent_ms.is_some_and(|silent| silent < lately);
         if known.iter().any(|(_, other)| other.is_some_and(is_there)) {
             return Verdict::Confirmed;
         }
@@ -278,11 +307,11 @@ impl Cluster {
         let Some(place) = &view.place else {
             return Verdict::Unknown;
         };
-        let said = self.ask_others(&Ask::Plan).await;
+        let said = self.ask_others(&PeerRequest::Plan {}).await;
         let plans: Vec<_> = said
             .into_iter()
             .filter_map(|(shard, said)| match said {
-                Said::Plan(Some(plan)) => Some((shard, plan)),
+                PeerResponse::Plan { plan: Some(plan) } => Some((shard, plan)),
                 _ => None,
             })
             .collect();
@@ -304,7 +333,7 @@ impl Cluster {
         said.any(is_enough) || is_alone && self.0.me == Ordinal::COORDINATOR
     }
 
-    async fn ask_others(&self, ask: &Ask) -> Vec<(Ordinal, Said)> {
+    async fn ask_others(&self, ask: &PeerRequest) -> Vec<(Ordinal, PeerResponse)> {
         let shards = self.plan().map_or(1, |plan| plan.shards()).min(ASKED);
         let others = (0..shards).map(Ordinal).filter(|shard| *shard != self.0.me);
         let asked = others.map(async |shard| {

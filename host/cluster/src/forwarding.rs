@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use ostrakon_contract::contract::Request;
 use ostrakon_observe::trace::{Kind, Open};
-use ostrakon_protocol::{Epoch, Ordinal, Passed};
-use ostrakon_shard::service::{Boxed, Forwarded, Others, Part};
+use ostrakon_protocol::{Epoch, HandOff, Ordinal};
+use ostrakon_shard::service::{Boxed, Forwarded, NoPart, Others, Part};
 use tokio::time::Instant;
 
-use super::message::{Ask, ForwardedRequest, Said};
+use super::fence::millis;
+use super::message::{ForwardedRequest, PeerRequest, PeerResponse};
 use super::{AskError, Cluster};
 
 impl Others for Cluster {
@@ -16,7 +17,7 @@ impl Others for Cluster {
         &'a self,
         at: Ordinal,
         request: &'a Arc<Request>,
-        told: Option<Passed>,
+        hand_off: Option<HandOff>,
         until: Instant,
     ) -> Boxed<'a, Forwarded> {
         Box::pin(async move {
@@ -25,11 +26,11 @@ impl Others for Cluster {
             };
             let mut span = hop(request, at, "forward");
             let within = until.saturating_duration_since(Instant::now());
-            let ask = Ask::Forward {
+            let ask = PeerRequest::Forward {
                 request: ForwardedRequest::new(request, span.as_ref()),
-                told,
+                hand_off,
                 plan,
-                within: u64::try_from(within.as_millis()).unwrap_or(u64::MAX),
+                wait_ms: millis(within),
             };
             let said = self.ask_until(at, &ask, Some(until)).await;
             if let (Some(span), Err(error)) = (&mut span, &said) {
@@ -37,22 +38,22 @@ impl Others for Cluster {
             }
             drop(span);
             match said {
-                Ok(Said::Answer { generation, reply }) => match reply.unpack() {
+                Ok(PeerResponse::Answer { generation, reply }) => match reply.unpack() {
                     Some(reply) => Forwarded::Answered { generation, reply },
                     None => Forwarded::Unknown(AskError::Answer.to_string()),
                 },
-                Ok(Said::Elsewhere { at, plan, .. }) if at >= plan.shards() => {
+                Ok(PeerResponse::Elsewhere { at, plan, .. }) if at >= plan.shards() => {
                     Forwarded::NotTaken(AskError::Answer.to_string())
                 }
-                Ok(Said::Elsewhere { at, passed, plan }) => {
+                Ok(PeerResponse::Elsewhere { at, hand_off, plan }) => {
                     // Whoever is behind learns.
                     if let Err(error) = self.learn(plan).await {
                         return Forwarded::NotTaken(error.to_string());
                     }
                     let at = Ordinal(at);
-                    Forwarded::Elsewhere { at, passed }
+                    Forwarded::Elsewhere { at, hand_off }
                 }
-                Ok(Said::Later(why)) => Forwarded::NotTaken(why),
+                Ok(PeerResponse::Later { reason: why }) => Forwarded::NotTaken(why),
                 Ok(_) => Forwarded::Unknown(AskError::Answer.to_string()),
                 Err(error) if error.is_not_run() => Forwarded::NotTaken(self.why_away(at, &error)),
                 Err(error) => Forwarded::Unknown(error.to_string()),
@@ -65,8 +66,8 @@ impl Others for Cluster {
             if at == self.0.me {
                 return self.hold_here().await;
             }
-            match self.ask_until(at, &Ask::Hold, Some(until)).await {
-                Ok(Said::Done) => Ok(()),
+            match self.ask_until(at, &PeerRequest::Hold {}, Some(until)).await {
+                Ok(PeerResponse::Done {}) => Ok(()),
                 said => Err(self.refusal(at, said)),
             }
         })
@@ -78,8 +79,11 @@ impl Others for Cluster {
                 return Err("there is no plan yet".to_owned());
             };
             let epoch = plan.epoch;
-            match self.ask_until(at, &Ask::Learn(plan), Some(until)).await {
-                Ok(Said::Plan(Some(_))) => Ok(epoch),
+            match self
+                .ask_until(at, &PeerRequest::UsePlan { plan }, Some(until))
+                .await
+            {
+                Ok(PeerResponse::Plan { plan: Some(_) }) => Ok(epoch),
                 said => Err(self.refusal(at, said)),
             }
         })
@@ -90,26 +94,33 @@ impl Others for Cluster {
         at: Ordinal,
         request: &'a Arc<Request>,
         until: Instant,
-    ) -> Boxed<'a, Result<Part, String>> {
+    ) -> Boxed<'a, Result<Part, NoPart>> {
         Box::pin(async move {
             let mut span = hop(request, at, "ask for a part");
-            let ask = Ask::Part(ForwardedRequest::new(request, span.as_ref()));
+            let ask = PeerRequest::Part {
+                request: ForwardedRequest::new(request, span.as_ref()),
+            };
             let said = self.ask_until(at, &ask, Some(until)).await;
             if let (Some(span), Err(error)) = (&mut span, &said) {
                 span.fail(error.to_string());
             }
             drop(span);
             match said {
-                Ok(Said::Part { moved, reply }) => {
+                Ok(PeerResponse::Part { moved, reply }) => {
                     let reply = reply.unpack();
-                    let reply = reply.ok_or_else(|| self.refusal(at, Err(AskError::Answer)))?;
+                    let away = || NoPart::Away(self.refusal(at, Err(AskError::Answer)));
+                    let reply = reply.ok_or_else(away)?;
                     Ok(Part {
                         shard: at,
                         moved,
                         reply,
                     })
                 }
-                said => Err(self.refusal(at, said)),
+                Ok(PeerResponse::PartRefused { reply }) => Err(match reply.unpack() {
+                    Some(reply) => NoPart::Refused(reply),
+                    None => NoPart::Away(self.refusal(at, Err(AskError::Answer))),
+                }),
+                said => Err(NoPart::Away(self.refusal(at, said))),
             }
         })
     }
@@ -124,9 +135,9 @@ fn hop(request: &Request, at: Ordinal, name: &'static str) -> Option<Open> {
 
 impl Cluster {
     /// Why a shard did not do what it was asked.
-    fn refusal(&self, at: Ordinal, said: Result<Said, AskError>) -> String {
+    fn refusal(&self, at: Ordinal, said: Result<PeerResponse, AskError>) -> String {
         let why = match said {
-            Ok(Said::Later(why)) => why,
+            Ok(PeerResponse::Later { reason }) => reason,
             Ok(_) => AskError::Answer.to_string(),
             Err(error) => self.why_away(at, &error),
         };

@@ -8,7 +8,7 @@ use ostrakon_protocol::Ordinal;
 use ostrakon_shard::lane::{Change, ChangeError, Place};
 use tokio::time::{Instant, timeout_at};
 
-use super::message::{Ask, Said};
+use super::message::{Partition, PeerRequest, PeerResponse};
 use super::{AskError, Cluster};
 
 /// Batches that are kept ready for each receiver, beyond the one under way.
@@ -22,7 +22,7 @@ const PAUSE: Duration = Duration::from_secs(5);
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SendError {
     #[error(transparent)]
-    Ask(#[from] AskError),
+    Request(#[from] AskError),
     #[error(transparent)]
     Change(#[from] ChangeError),
     #[error("the receiver takes it later: {0}")]
@@ -73,20 +73,21 @@ impl Cluster {
         let (Some(range), Some(plan)) = (next, place.shard.plan()) else {
             return Ok(None);
         };
-        let ask = Ask::Receive {
+        let contents = place.contents(&view.snapshot, to, range).await?;
+        let ask = PeerRequest::Receive {
             plan: plan.clone(),
             batch: place.shard.envelope(to, range, place.store),
             schema: view.guest.description().schema,
-            partitions: place.contents(&view.snapshot, to, range).await?,
+            partitions: contents.into_iter().map(Partition::from).collect(),
         };
         match self.ask(to, &ask).await? {
-            Said::Acknowledged { number, was_long } if number == range.number => {
+            PeerResponse::Acknowledged { number, was_long } if number == range.number => {
                 if was_long {
                     self.0.lane.press();
                 }
                 Ok(Some(number))
             }
-            Said::Later(why) => Err(SendError::Later(why)),
+            PeerResponse::Later { reason: why } => Err(SendError::Later(why)),
             _ => Err(AskError::Answer.into()),
         }
     }

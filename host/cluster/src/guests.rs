@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use ostrakon_base::blocking::Blocking;
 use ostrakon_base::digest::Digest;
 use ostrakon_engine::{
@@ -17,7 +18,7 @@ use ostrakon_volumes::secrets::Secrets;
 use ostrakon_volumes::volume::Files;
 
 use super::Cluster;
-use super::message::{Ask, Said};
+use super::message::{PeerRequest, PeerResponse};
 
 /// What guests are made with that do not serve, and only say whose a partition
 /// is.
@@ -69,8 +70,8 @@ impl Guests {
     }
 
     /// The same for a peer.
-    pub(super) fn files(&self, digest: Digest) -> Option<BTreeMap<String, Vec<u8>>> {
-        Some(pack(&self.load(digest)?))
+    pub(super) fn files(&self, digest: Digest) -> Option<BTreeMap<String, Bytes>> {
+        Some(BTreeMap::clone(self.load(digest)?.contents()))
     }
 
     /// Makes a guest that does not serve: it is given no secret, and nothing of it
@@ -101,20 +102,6 @@ impl Guests {
         let label = candidate.digest.short();
         Ok(Guest::check(&linked, environment, label).await?)
     }
-}
-
-/// A generation's files, to be sent.
-pub(super) fn pack(files: &Files) -> BTreeMap<String, Vec<u8>> {
-    let contents = files.contents().iter();
-    contents
-        .map(|(name, content)| (name.clone(), content.to_vec()))
-        .collect()
-}
-
-/// The files that were sent.
-pub(super) fn unpack(files: BTreeMap<String, Vec<u8>>) -> Files {
-    let files = files.into_iter();
-    Files::new(files.map(|(name, bytes)| (name, bytes.into())).collect())
 }
 
 impl Cluster {
@@ -206,10 +193,10 @@ impl Cluster {
     async fn fetch(&self, digest: Digest) -> Option<Files> {
         let shards = self.plan().map_or(1, |plan| plan.shards());
         for shard in (0..shards).map(Ordinal).filter(|shard| *shard != self.0.me) {
-            if let Ok(Said::Generation(Some(files))) =
-                self.ask(shard, &Ask::Generation(digest)).await
+            if let Ok(PeerResponse::Generation { files: Some(files) }) =
+                self.ask(shard, &PeerRequest::Generation { digest }).await
             {
-                let files = unpack(files);
+                let files = Files::new(files);
                 // Whoever sent it, its digest says that it is this one.
                 if files.digest() == digest {
                     return Some(files);

@@ -7,7 +7,7 @@ use tokio::time::timeout;
 
 use super::Cluster;
 use super::conductor::ASK_EVERY;
-use super::message::{Ask, Said};
+use super::message::{PeerRequest, PeerResponse};
 
 impl Cluster {
     /// Takes a plan that somebody else has, if it is newer.
@@ -62,8 +62,8 @@ impl Cluster {
         if whom == self.0.me {
             return Ok(false);
         }
-        let asked = timeout(ASK_EVERY, self.ask(whom, &Ask::Plan)).await;
-        if let Ok(Ok(Said::Plan(Some(plan)))) = asked {
+        let asked = timeout(ASK_EVERY, self.ask(whom, &PeerRequest::Plan {})).await;
+        if let Ok(Ok(PeerResponse::Plan { plan: Some(plan) })) = asked {
             self.learn(plan).await?;
         }
         Ok(goes_by())
@@ -86,8 +86,12 @@ impl Cluster {
         if !is_under_way {
             return;
         }
-        let asked = timeout(ASK_EVERY, self.ask(source, &Ask::HasGiven(epoch))).await;
-        if matches!(asked, Ok(Ok(Said::Done))) {
+        let asked = timeout(
+            ASK_EVERY,
+            self.ask(source, &PeerRequest::HasGiven { epoch }),
+        )
+        .await;
+        if matches!(asked, Ok(Ok(PeerResponse::Done {}))) {
             self.coordinator().done(source, epoch);
             self.0.news.notify_one();
         }

@@ -43,12 +43,11 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use bytes::Bytes;
 use conductor::{Conductor, LOOK_EVERY};
 use fence::Fence;
 pub use guests::{Guests, MakeError};
 use holds::Holds;
-use message::{Ask, Asked, Said};
+use message::{Envelope, PeerRequest, PeerResponse};
 pub use missing::Missing;
 use ostrakon_contract::client::Clients;
 use ostrakon_network::descriptors::NotAccepted;
@@ -184,6 +183,8 @@ enum AskError {
     Request(#[from] RequestError),
     #[error("it answers in another way than expected: are all hosts of one version?")]
     Answer,
+    #[error("it did nothing, as its host is of another version: {0}")]
+    NotUnderstood(String),
     #[error("it belongs to another cluster")]
     Foreign,
     #[error("it knows of a later process of this shard's ordinal")]
@@ -199,7 +200,11 @@ impl AskError {
     fn is_not_run(&self) -> bool {
         match self {
             Self::Request(error) => error.is_not_sent(),
-            Self::Foreign | Self::Superseded | Self::Past | Self::Unnamed => true,
+            Self::NotUnderstood(_)
+            | Self::Foreign
+            | Self::Superseded
+            | Self::Past
+            | Self::Unnamed => true,
             Self::Answer => false,
         }
     }
@@ -321,7 +326,7 @@ impl Cluster {
     }
 
     /// Asks a shard.
-    async fn ask(&self, at: Ordinal, ask: &Ask) -> Result<Said, AskError> {
+    async fn ask(&self, at: Ordinal, ask: &PeerRequest) -> Result<PeerResponse, AskError> {
         self.ask_until(at, ask, None).await
     }
 
@@ -329,22 +334,20 @@ impl Cluster {
     async fn ask_until(
         &self,
         at: Ordinal,
-        ask: &Ask,
+        ask: &PeerRequest,
         until: Option<Instant>,
-    ) -> Result<Said, AskError> {
+    ) -> Result<PeerResponse, AskError> {
         let cluster = self.id();
-        let heeds = self.heeds(at);
-        let body = postcard::to_stdvec(&Asked {
+        let accepts = self.accepts(at);
+        let body = message::encode(&Envelope {
             cluster,
-            heeds,
-            ask,
+            accepts,
+            request: ask,
         });
-        let body = body.expect("an ask can always be encoded");
         let line = self.0.line.load_full();
         if !line.pool.knows(at.0) {
             line.pool.set_address(at.0, &self.0.peers.of(at));
         }
-        let body = Bytes::from(body);
         let said = match line.pool.ask(at.0, body, until).await {
             Ok(answered) => self.said(at, &line, ask, &answered).await,
             Err(error) => Err(error.into()),
@@ -358,20 +361,20 @@ impl Cluster {
         &self,
         at: Ordinal,
         line: &Line,
-        ask: &Ask,
+        ask: &PeerRequest,
         answered: &Answered,
-    ) -> Result<Said, AskError> {
-        match postcard::from_bytes(&answered.body) {
-            Ok(Said::Superseded(by)) => {
+    ) -> Result<PeerResponse, AskError> {
+        match message::decode(&answered.body) {
+            Ok(PeerResponse::Superseded { by }) => {
                 self.superseded(by, at, line).await;
                 Err(AskError::Superseded)
             }
-            Ok(Said::Past) => {
+            Ok(PeerResponse::Outdated {}) => {
                 line.pool
                     .leave(answered, "it is an earlier process of that shard");
                 Err(AskError::Past)
             }
-            Ok(Said::Foreign(other)) => {
+            Ok(PeerResponse::Foreign { cluster: other }) => {
                 // Whatever this shard sends there is answered so.
                 line.pool.disown(answered, "it belongs to another cluster");
                 if self.0.foreigners.may_tell() {
@@ -385,6 +388,7 @@ impl Cluster {
                 }
                 Err(AskError::Foreign)
             }
+            Ok(PeerResponse::NotUnderstood { reason }) => Err(AskError::NotUnderstood(reason)),
             said => {
                 line.heed(at);
                 let said = said.map_err(|_| AskError::Answer)?;
@@ -396,11 +400,11 @@ impl Cluster {
         }
     }
 
-    /// The process of a shard that is heeded.
-    fn heeds(&self, shard: Ordinal) -> Option<message::Process> {
+    /// The process of a shard that is accepted.
+    fn accepts(&self, shard: Ordinal) -> Option<message::Process> {
         let view = self.0.lane.views().load();
         let place = view.as_ref()?.place.as_ref()?;
-        place.shard.heeds(shard)
+        Some(place.shard.heeds(shard)?.into())
     }
 
     /// The plan that this shard goes by.

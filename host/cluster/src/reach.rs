@@ -10,7 +10,7 @@ use ostrakon_protocol::{Ordinal, Plan};
 use serde::Serialize;
 use tokio::time::{Instant, timeout};
 
-use super::message::Ask;
+use super::message::PeerRequest;
 use super::{AskError, Cluster};
 
 /// How long a peer may be away before it is told of: a Pod that is replaced is back sooner.
@@ -194,7 +194,7 @@ impl Cluster {
             let cluster = self.clone();
             // It ends by itself.
             drop(tokio::spawn(async move {
-                if timeout(PATIENCE, cluster.ask(peer, &Ask::Plan))
+                if timeout(PATIENCE, cluster.ask(peer, &PeerRequest::Plan {}))
                     .await
                     .is_err()
                 {

@@ -1,5 +1,6 @@
 //! Surveys of this shard's data, for itself and for others.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,8 +10,7 @@ use ostrakon_shard::survey::{self, Owners, Surveys};
 use ostrakon_volumes::volume::Files;
 use tokio::time::timeout;
 
-use super::guests::{pack, unpack};
-use super::message::{Ask, Basis, Said};
+use super::message::{Basis, PeerRequest, PeerResponse};
 use super::{AskError, Cluster};
 
 /// How long another shard may take to answer: its guest may have to be fetched
@@ -66,16 +66,22 @@ impl Cluster {
         strategy: &Strategy,
     ) -> Result<Owners, SurveyError> {
         let basis = match strategy {
-            Strategy::Kept(placement) => Basis::Kept(placement.clone()),
-            Strategy::Trial(files) => Basis::Trial(pack(files)),
+            Strategy::Kept(placement) => Basis::Kept {
+                placement: placement.clone(),
+            },
+            Strategy::Trial(files) => Basis::Trial {
+                files: BTreeMap::clone(files.contents()),
+            },
         };
         let away = |why: String| SurveyError::Away { shard, why };
-        let ask = Ask::Survey { shards, basis };
+        let ask = PeerRequest::Survey { shards, basis };
         let asked = timeout(PATIENCE, self.ask(shard, &ask)).await;
         let said = asked.map_err(|_| away(format!("no answer within {} s", PATIENCE.as_secs())))?;
         match said {
-            Ok(Said::Survey(owners)) if owners.keys().all(|owner| *owner < shards) => Ok(owners),
-            Ok(Said::Later(why)) => Err(SurveyError::Refused { shard, why }),
+            Ok(PeerResponse::Survey { owners }) if owners.keys().all(|owner| *owner < shards) => {
+                Ok(owners)
+            }
+            Ok(PeerResponse::Later { reason: why }) => Err(SurveyError::Refused { shard, why }),
             Ok(_) => Err(SurveyError::Refused {
                 shard,
                 why: AskError::Answer.to_string(),
@@ -103,12 +109,12 @@ impl Cluster {
     /// The guest to ask.
     async fn surveyor(&self, basis: Basis) -> Result<Arc<Guest>, String> {
         match basis {
-            Basis::Kept(placement) => {
+            Basis::Kept { placement } => {
                 let owner = self.owner(&placement).await;
                 owner.map_err(|error| error.to_string())
             }
-            Basis::Trial(files) => {
-                let files = unpack(files);
+            Basis::Trial { files } => {
+                let files = Files::new(files);
                 // No longer than whoever asked waits for it.
                 let making = timeout(PATIENCE, self.0.guests.make(&files, Purpose::Trial)).await;
                 let made = making.map_err(|_| "its guest was not compiled in time".to_owned())?;

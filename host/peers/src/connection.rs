@@ -243,8 +243,12 @@ impl Driver {
                     }
                 }
                 frame = self.buffer.next(from) => {
-                    let taken = frame.map_err(Cause::from).and_then(Frame::decode);
-                    if let Err(cause) = taken.and_then(|frame| self.take(frame)) {
+                    let taken = match frame.map_err(Cause::from).and_then(Frame::decode) {
+                        Ok(Some(frame)) => self.take(frame),
+                        Ok(None) => Ok(()),
+                        Err(cause) => Err(cause),
+                    };
+                    if let Err(cause) = taken {
                         return cause;
                     }
                 }

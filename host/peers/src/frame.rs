@@ -66,15 +66,16 @@ impl Frame {
         (head, body)
     }
 
-    /// The frame of these bytes, which come without the length field.
-    pub(super) fn decode(mut bytes: Bytes) -> Result<Self, Cause> {
+    /// The frame of these bytes, which come without the length field; none where its kind is
+    /// of a later version. That one sends it unasked only if it can do without an answer.
+    pub(super) fn decode(mut bytes: Bytes) -> Result<Option<Self>, Cause> {
         let (Ok(kind), Ok(id)) = (bytes.try_get_u8(), bytes.try_get_u64()) else {
             return Err(Cause::Malformed("a frame without a head"));
         };
         let frame = match kind {
-            1 => return Ok(Self::Request { id, body: bytes }),
-            2 => return Ok(Self::Answer { id, body: bytes }),
-            9 => return Ok(Self::Closing(bytes)),
+            1 => return Ok(Some(Self::Request { id, body: bytes })),
+            2 => return Ok(Some(Self::Answer { id, body: bytes })),
+            9 => return Ok(Some(Self::Closing(bytes))),
             3 => Self::NotTaken { id },
             4 => Self::Failed { id },
             5 => Self::Ping(id),
@@ -82,10 +83,10 @@ impl Frame {
             7 => Self::GoAway,
             8 => Self::GoAwayAck,
             10 => Self::GivenUp { id },
-            _ => return Err(Cause::Malformed("a frame of an unknown kind")),
+            _ => return Ok(None),
         };
         if bytes.is_empty() {
-            Ok(frame)
+            Ok(Some(frame))
         } else {
             Err(Cause::Malformed("a body where there is none"))
         }

@@ -118,8 +118,9 @@ impl<'a, H: Handler> Session<'a, H> {
                     self.beat(buffer, reads)?;
                 }
                 frame = buffer.next(from), if reads => {
-                    let frame = Frame::decode(frame?)?;
-                    self.take(frame)?;
+                    if let Some(frame) = Frame::decode(frame?)? {
+                        self.take(frame)?;
+                    }
                 }
             }
         }

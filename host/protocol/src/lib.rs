@@ -43,5 +43,5 @@ mod tests;
 pub use coordinator::Coordinator;
 pub use listing::Moved;
 pub use plan::{ClusterId, Cursor, Epoch, Incarnation, MOST_SHARDS, Ordinal, Placement, Plan};
-pub use shard::{Authority, Batch, Passed, Range, Received, Shard, Stopped};
+pub use shard::{Authority, Batch, HandOff, Range, Received, Shard, Stopped};
 pub use tally::{Counted, Tally};

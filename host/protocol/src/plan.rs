@@ -181,7 +181,7 @@ pub enum Cursor {
     #[default]
     Start,
     /// It has passed this key and all before it.
-    Through(Vec<u8>),
+    Through(#[serde(with = "serde_bytes")] Vec<u8>),
     /// It has passed every key there is and can be.
     End,
 }

@@ -14,7 +14,7 @@ use ostrakon_engine::{Compiler, Engine, Environment, Guest, Identity, Limits, Pu
 use ostrakon_observe::metrics::Metrics;
 use ostrakon_observe::trace::Trace;
 use ostrakon_protocol::{
-    Authority, ClusterId, Cursor, Incarnation, Ordinal, Passed, Placement, Plan, Received,
+    Authority, ClusterId, Cursor, HandOff, Incarnation, Ordinal, Placement, Plan, Received,
 };
 use ostrakon_settings::settings::Settings;
 use ostrakon_shard::lane::{Change, Changed, Lane, Owners, Promotion, Write, Written};
@@ -106,7 +106,7 @@ impl Shard {
             .unwrap();
     }
 
-    async fn save(&self, key: &str, word: &str, told: Option<Passed>) -> Written {
+    async fn save(&self, key: &str, word: &str, hand_off: Option<HandOff>) -> Written {
         let request = Request {
             method: http::Method::GET,
             path: format!("/save/{key}/{word}"),
@@ -119,7 +119,7 @@ impl Shard {
             request: Arc::new(request),
             partition: key.into(),
             generation: 1,
-            told,
+            hand_off,
         };
         self.lane.write(write, 100).await
     }
@@ -236,7 +236,7 @@ async fn partitions_go_from_lane_to_lane_while_both_write_and_restart() {
     let elsewhere = two.save(&going, "early", None).await;
     let at_source = Authority::Elsewhere {
         at: Ordinal(0),
-        passed: None,
+        hand_off: None,
     };
     assert!(
         matches!(&elsewhere, Written::Elsewhere(at) if *at == at_source),
@@ -247,14 +247,14 @@ async fn partitions_go_from_lane_to_lane_while_both_write_and_restart() {
         matches!(stepped, Changed::Stepped(Cursor::Through(_) | Cursor::End)),
         "{stepped:?}"
     );
-    let Written::Elsewhere(Authority::Elsewhere { at, passed }) =
+    let Written::Elsewhere(Authority::Elsewhere { at, hand_off }) =
         one.save(&going, "late", None).await
     else {
-        panic!("it is passed");
+        panic!("it is handed off");
     };
     assert_eq!(at, Ordinal(1));
-    assert!(passed.is_some());
-    let awaited = two.save(&going, "early", passed.clone()).await;
+    assert!(hand_off.is_some());
+    let awaited = two.save(&going, "early", hand_off.clone()).await;
     assert!(
         matches!(awaited, Written::Elsewhere(Authority::Awaited { .. })),
         "{awaited:?}"
@@ -264,7 +264,7 @@ async fn partitions_go_from_lane_to_lane_while_both_write_and_restart() {
         "a listing does not miss what is on its way"
     );
     assert!(one.give(&two).await);
-    let written = two.save(&going, "after", passed).await;
+    let written = two.save(&going, "after", hand_off).await;
     assert!(matches!(written, Written::Replied { .. }), "{written:?}");
 
     // All the others, with restarts of the source among them.

@@ -18,11 +18,11 @@ use ostrakon_observe::metrics::Metrics;
 use ostrakon_observe::trace::Trace;
 use ostrakon_protocol::Received;
 use ostrakon_protocol::{
-    Authority, ClusterId, Epoch, Incarnation, Ordinal, Passed, Placement, Plan,
+    Authority, ClusterId, Epoch, HandOff, Incarnation, Ordinal, Placement, Plan,
 };
 use ostrakon_settings::settings::Settings;
 use ostrakon_shard::lane::{Change, Changed, Lane, Owners, Promotion};
-use ostrakon_shard::service::{Answer, Boxed, Forwarded, Others, Part, Refused, Service};
+use ostrakon_shard::service::{Answer, Boxed, Forwarded, NoPart, Others, Part, Refused, Service};
 use ostrakon_store::{Options, Store};
 use ostrakon_volumes::secrets::Secrets;
 use tokio::time::Instant;
@@ -112,7 +112,7 @@ impl Others for From {
         &'a self,
         at: Ordinal,
         request: &'a Arc<Request>,
-        told: Option<Passed>,
+        told: Option<HandOff>,
         until: Instant,
     ) -> Boxed<'a, Forwarded> {
         Box::pin(async move {
@@ -126,9 +126,9 @@ impl Others for From {
                     generation: answer.generation,
                     reply: answer.reply.unwrap(),
                 },
-                Err(Authority::Elsewhere { at: next, passed }) => {
+                Err(Authority::Elsewhere { at: next, hand_off }) => {
                     self.net.learn(self.me, &self.net.plan(at.0)).await;
-                    Forwarded::Elsewhere { at: next, passed }
+                    Forwarded::Elsewhere { at: next, hand_off }
                 }
                 Err(other) => Forwarded::NotTaken(format!("{other:?}")),
             }
@@ -153,7 +153,7 @@ impl Others for From {
         _: Ordinal,
         _: &'a Arc<Request>,
         _: Instant,
-    ) -> Boxed<'a, Result<Part, String>> {
+    ) -> Boxed<'a, Result<Part, NoPart>> {
         unreachable!("nothing is asked of all shards here")
     }
 }

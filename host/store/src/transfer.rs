@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use redb::{ReadableTable as _, WriteTransaction};
-use serde::{Deserialize, Serialize};
 
 use super::failure::CommitError;
 use super::file::{Store, begin, write_record};
@@ -25,7 +24,7 @@ pub struct Transfer {
 }
 
 /// A partition with all of its entries, in order.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Whole {
     /// Its key.
     pub partition: Vec<u8>,

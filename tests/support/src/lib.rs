@@ -4,6 +4,7 @@ pub mod api_server;
 pub mod bombs;
 pub mod certificates;
 pub mod files;
+pub mod later;
 pub mod linearizable;
 pub mod net;
 pub mod random;

@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask dev`, `test`, `simulate` and `bench`.
+//! The project's own commands: `cargo xtask dev`, `test`, `simulate`, `bench` and their parts.
 
 mod bench;
 mod deny;
@@ -36,6 +36,8 @@ enum Command {
     Test,
     /// Install the programs of others that the tests run, as `test` does first.
     Tools,
+    /// Build the guests that the tests run, as `test` does first.
+    Guests,
     /// Run many seeds of simulated clusters, or one again that failed.
     Simulate(simulate::Options),
     /// Measure the host, and print a table with ratios.
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
         Command::Dev(options) => dev::run(&root(), &options),
         Command::Test => return test::run(&root()),
         Command::Tools => foreign::check().and_then(|()| tools::provide(&root()).map(drop)),
+        Command::Guests => guests::build(&root()).map(drop),
         Command::Simulate(options) => simulate::run(&root(), &options),
         Command::Bench(options) => bench::run(&root(), &options),
     };

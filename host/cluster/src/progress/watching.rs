@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::super::message::{Ask, Said};
+use super::super::message::{PeerRequest, PeerResponse};
 use super::super::{Cluster, until_down};
 
 /// How often it is measured, and other sources are asked.
@@ -91,9 +91,9 @@ impl Cluster {
         }
         let others = (1..plan.from.shards).map(Ordinal);
         join_all(others.map(async |shard| {
-            let asked = timeout(PATIENCE, self.ask(shard, &Ask::Progress)).await;
+            let asked = timeout(PATIENCE, self.ask(shard, &PeerRequest::Progress {})).await;
             match asked {
-                Ok(Ok(Said::Progress(source))) => self.measured().hear(shard, source),
+                Ok(Ok(PeerResponse::Progress { source })) => self.measured().hear(shard, source),
                 _ => self.measured().miss(shard),
             }
         }))

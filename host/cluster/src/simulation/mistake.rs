@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use ostrakon_contract::contract::Request;
-use ostrakon_protocol::{Epoch, Ordinal, Passed};
-use ostrakon_shard::service::{Boxed, Forwarded, Others, Part};
+use ostrakon_protocol::{Epoch, HandOff, Ordinal};
+use ostrakon_shard::service::{Boxed, Forwarded, NoPart, Others, Part};
 use tokio::time::Instant;
 
 use super::super::Cluster;
@@ -29,11 +29,11 @@ impl Others for Repeating {
         &'a self,
         at: Ordinal,
         request: &'a Arc<Request>,
-        told: Option<Passed>,
+        hand_off: Option<HandOff>,
         until: Instant,
     ) -> Boxed<'a, Forwarded> {
         Box::pin(async move {
-            match self.0.forward(at, request, told, until).await {
+            match self.0.forward(at, request, hand_off, until).await {
                 Forwarded::Unknown(why) => Forwarded::NotTaken(why),
                 forwarded => forwarded,
             }
@@ -53,7 +53,7 @@ impl Others for Repeating {
         at: Ordinal,
         request: &'a Arc<Request>,
         until: Instant,
-    ) -> Boxed<'a, Result<Part, String>> {
+    ) -> Boxed<'a, Result<Part, NoPart>> {
         self.0.part(at, request, until)
     }
 }

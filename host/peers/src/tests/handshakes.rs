@@ -10,7 +10,7 @@ async fn right_tokens_are_accepted_and_identities_told() {
         let (connection, served) = shake(&here, there, Some(2)).await;
         let connection = connection.unwrap();
         assert_eq!(connection.peer(), identity);
-        assert_eq!(connection.version(), 1);
+        assert_eq!(connection.version(), 2);
         served.unwrap();
     }
 }
@@ -66,25 +66,25 @@ async fn tokens_rotate_in_three_steps() {
 async fn a_version_mismatch_names_both_ranges_on_both_sides() {
     let mut newer = endpoint(2);
     newer.settings.versions = Versions {
-        lowest: 2,
-        highest: 3,
+        lowest: 3,
+        highest: 4,
     };
     let (here, there) = shake(&endpoint(1), newer.clone(), None).await;
     let here = here.unwrap_err().to_string();
     let there = there.unwrap_err().to_string();
     assert!(
-        here.contains("we speak 1 to 1, the other side 2 to 3"),
+        here.contains("we speak 2 to 2, the other side 3 to 4"),
         "{here}"
     );
     assert!(
-        there.contains("we speak 2 to 3, the other side 1 to 1"),
+        there.contains("we speak 3 to 4, the other side 2 to 2"),
         "{there}"
     );
 
     let mut wider = newer.clone();
     wider.settings.versions.highest = 9;
     let (connection, _) = shake(&newer, wider, None).await;
-    assert_eq!(connection.unwrap().version(), 3);
+    assert_eq!(connection.unwrap().version(), 4);
 }
 
 #[tokio::test]

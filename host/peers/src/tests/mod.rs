@@ -13,6 +13,7 @@ mod requests;
 mod revocation;
 mod secrecy;
 mod tls;
+mod versions;
 
 use std::sync::Arc;
 

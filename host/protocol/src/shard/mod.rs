@@ -62,7 +62,7 @@ struct Inbox {
 /// That a source has passed all keys up to a cursor, and that those of them
 /// that are `to`'s are in its batches up to a number.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Passed {
+pub struct HandOff {
     /// The plan under which it did.
     pub epoch: Epoch,
     /// Whose partitions they were.
@@ -92,7 +92,7 @@ pub enum Authority {
         /// The shard to ask.
         at: Ordinal,
         /// What it needs to know.
-        passed: Option<Passed>,
+        hand_off: Option<HandOff>,
     },
     /// Nobody's that is known: there is no plan yet.
     Unknown,
@@ -106,7 +106,7 @@ pub struct Batch {
     /// The sender's store.
     pub store: u128,
     /// What the receiver knows once it has applied it.
-    pub passed: Passed,
+    pub hand_off: HandOff,
 }
 
 /// What to do with a batch that came.
@@ -269,7 +269,7 @@ impl Shard {
         partition: &[u8],
         from: Ordinal,
         to: Ordinal,
-        told: Option<&Passed>,
+        hand_off: Option<&HandOff>,
     ) -> Authority {
         if self.plan.is_none() {
             return Authority::Unknown;
@@ -281,8 +281,8 @@ impl Shard {
             if !self.cursor.covers(partition) {
                 return Authority::Mine;
             }
-            let passed = Some(self.passed(to));
-            return Authority::Elsewhere { at: to, passed };
+            let hand_off = Some(self.hand_off(to));
+            return Authority::Elsewhere { at: to, hand_off };
         }
         let inbox = self.inboxes.get(&from);
         if to == self.me
@@ -291,24 +291,26 @@ impl Shard {
         {
             return Authority::Mine;
         }
-        let told = told.filter(|told| {
-            let of_it = (told.epoch, told.source, told.to) == (self.epoch(), from, to);
-            of_it && told.cursor.covers(partition)
+        let hand_off = hand_off.filter(|hand_off| {
+            let of_it = (hand_off.epoch, hand_off.source, hand_off.to) == (self.epoch(), from, to);
+            of_it && hand_off.cursor.covers(partition)
         });
-        match told {
+        match hand_off {
             // The source knows.
             None => Authority::Elsewhere {
                 at: from,
-                passed: None,
+                hand_off: None,
             },
-            Some(told) if to != self.me => Authority::Elsewhere {
+            Some(hand_off) if to != self.me => Authority::Elsewhere {
                 at: to,
-                passed: Some(told.clone()),
+                hand_off: Some(hand_off.clone()),
             },
-            Some(told) if inbox.map_or(0, |inbox| inbox.applied) >= told.number => Authority::Mine,
-            Some(told) => Authority::Awaited {
+            Some(hand_off) if inbox.map_or(0, |inbox| inbox.applied) >= hand_off.number => {
+                Authority::Mine
+            }
+            Some(hand_off) => Authority::Awaited {
                 source: from,
-                number: told.number,
+                number: hand_off.number,
             },
         }
     }
@@ -319,13 +321,13 @@ impl Shard {
         }
         Authority::Elsewhere {
             at: owner,
-            passed: None,
+            hand_off: None,
         }
     }
 
     /// What this source tells of how far it has come.
-    fn passed(&self, to: Ordinal) -> Passed {
-        Passed {
+    fn hand_off(&self, to: Ordinal) -> HandOff {
+        HandOff {
             epoch: self.epoch(),
             source: self.me,
             to,
@@ -410,7 +412,7 @@ impl Shard {
         Batch {
             number: range.number,
             store,
-            passed: Passed {
+            hand_off: HandOff {
                 epoch: self.epoch(),
                 source: self.me,
                 to,
@@ -423,35 +425,35 @@ impl Shard {
     /// A batch came, from a process that is to be heeded, with a plan that was
     /// learned.
     pub fn receive(&mut self, batch: &Batch) -> Received {
-        let passed = &batch.passed;
-        if passed.to != self.me {
+        let hand_off = &batch.hand_off;
+        if hand_off.to != self.me {
             return Received::Ignore;
         }
-        let inbox = self.inboxes.get(&passed.source);
+        let inbox = self.inboxes.get(&hand_off.source);
         let same_store = inbox.filter(|inbox| inbox.store == batch.store);
         if same_store.is_some_and(|inbox| batch.number <= inbox.applied) {
             return Received::Known;
         }
         // A plan stays until all of its batches are acknowledged: one of another
         // plan is a late copy.
-        let is_source = |plan: &Plan| plan.is_source(passed.source) && passed.source != self.me;
-        if passed.epoch != self.epoch() || !self.plan.as_ref().is_some_and(is_source) {
+        let is_source = |plan: &Plan| plan.is_source(hand_off.source) && hand_off.source != self.me;
+        if hand_off.epoch != self.epoch() || !self.plan.as_ref().is_some_and(is_source) {
             return Received::Ignore;
         }
         let highest = same_store.map_or(HIGHEST_FIRST, |inbox| {
             inbox.applied.saturating_add(MOST_AHEAD)
         });
-        if batch.number != passed.number || !(1..=highest).contains(&batch.number) {
+        if batch.number != hand_off.number || !(1..=highest).contains(&batch.number) {
             return Received::Ignore;
         }
         // It is sent only when all before it are acknowledged, so a gap is none.
         let inbox = Inbox {
             store: batch.store,
             applied: batch.number,
-            passed: passed.cursor.clone(),
-            epoch: passed.epoch,
+            passed: hand_off.cursor.clone(),
+            epoch: hand_off.epoch,
         };
-        self.inboxes.insert(passed.source, inbox);
+        self.inboxes.insert(hand_off.source, inbox);
         Received::Apply
     }
 

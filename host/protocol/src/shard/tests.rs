@@ -66,7 +66,7 @@ fn a_batch_of_a_number_that_cannot_be_is_ignored_and_the_next_one_is_taken() {
     let batch = |source: u32, number: u64| Batch {
         number,
         store: 1,
-        passed: Passed {
+        hand_off: HandOff {
             epoch: change.epoch,
             source: Ordinal(source),
             to: Ordinal(4),
@@ -80,7 +80,7 @@ fn a_batch_of_a_number_that_cannot_be_is_ignored_and_the_next_one_is_taken() {
     assert_eq!(shard.receive(&batch(1, 1)), Received::Apply);
     assert_eq!(shard.receive(&batch(1, u64::MAX)), Received::Ignore);
     let mut apart = batch(1, 2);
-    apart.passed.number = 3;
+    apart.hand_off.number = 3;
     assert_eq!(shard.receive(&apart), Received::Ignore);
     assert_eq!(shard.receive(&batch(1, 2)), Received::Apply);
     let mut last = Shard::new(Ordinal(1));

@@ -27,7 +27,7 @@ impl Scenario {
         world.clients[client] = Client::Asking {
             index,
             at,
-            passed: None,
+            hand_off: None,
             plan: None,
         };
     }
@@ -36,7 +36,7 @@ impl Scenario {
         let Client::Asking {
             index,
             at,
-            passed,
+            hand_off,
             plan,
         } = world.clients[client].clone()
         else {
@@ -57,19 +57,19 @@ impl Scenario {
             unreachable!("a listing asks for parts");
         };
         let (from, to) = owners(key, &plan);
-        let is_mine = match node.shard.authority(&[key], from, to, passed.as_ref()) {
+        let is_mine = match node.shard.authority(&[key], from, to, hand_off.as_ref()) {
             Authority::Mine => true,
             Authority::Elsewhere { .. } if self.is(Mutation::PassedIsMine) && from == at => true,
-            Authority::Elsewhere { at, passed } => {
+            Authority::Elsewhere { at, hand_off } => {
                 world.seen.insert(Seen::Redirected);
                 let plan = Some(plan);
-                if passed.is_some() {
+                if hand_off.is_some() {
                     world.seen.insert(Seen::RedirectedTwice);
                 }
                 world.clients[client] = Client::Asking {
                     index,
                     at,
-                    passed,
+                    hand_off,
                     plan,
                 };
                 false

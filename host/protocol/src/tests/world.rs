@@ -8,8 +8,8 @@ use stateright::semantics::LinearizabilityTester;
 use stateright::semantics::register::Register;
 
 use crate::{
-    Batch, Coordinator, Cursor, Epoch, Incarnation, Moved, Ordinal, Passed, Placement, Plan, Range,
-    Shard,
+    Batch, Coordinator, Cursor, Epoch, HandOff, Incarnation, Moved, Ordinal, Placement, Plan,
+    Range, Shard,
 };
 
 /// What is given to the checker.
@@ -45,7 +45,7 @@ pub(super) enum Mutation {
     ApplyTwice,
     /// A receiver answers before it has applied what it waits for.
     NotAwaited,
-    /// A source answers for what it has passed.
+    /// A source answers for what it has handed off.
     PassedIsMine,
     /// A source forgets a batch once it is sent.
     ForgetSent,
@@ -146,7 +146,7 @@ pub(super) enum Client {
     Asking {
         index: usize,
         at: Ordinal,
-        passed: Option<Passed>,
+        hand_off: Option<HandOff>,
         plan: Option<Plan>,
     },
     /// It lists all keys, and has these parts.

@@ -33,7 +33,7 @@ use ostrakon_contract::contract::{Reply, Request};
 use ostrakon_contract::replies::{Counted, Replies};
 use ostrakon_engine::Failure;
 use ostrakon_observe::metrics::Metrics;
-use ostrakon_protocol::{Authority, Ordinal, Passed};
+use ostrakon_protocol::{Authority, HandOff, Ordinal};
 use ostrakon_store::{CommitError, Damage, Missing, Record, Store};
 use tokio::runtime;
 use tokio::sync::{oneshot, watch};
@@ -73,7 +73,7 @@ pub struct Write {
     /// The generation that did so.
     pub generation: u64,
     /// What a source has told of how far it has come, if anything.
-    pub told: Option<Passed>,
+    pub hand_off: Option<HandOff>,
 }
 
 /// How a write request ended.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use ostrakon_engine::{Failure, Guest};
-use ostrakon_protocol::{Authority, Batch, Cursor, Incarnation, Ordinal, Passed, Plan};
+use ostrakon_protocol::{Authority, Batch, Cursor, HandOff, Incarnation, Ordinal, Plan};
 use ostrakon_protocol::{Received, Shard, Stopped, Tally};
 use ostrakon_store::{CommitError, ReadError, Transfer, Whole, begin_migration_of};
 
@@ -170,10 +170,10 @@ impl Place {
     pub async fn authority(
         &self,
         partition: &[u8],
-        told: Option<&Passed>,
+        hand_off: Option<&HandOff>,
     ) -> Result<Authority, Failure> {
         Ok(match self.owners_of(partition).await? {
-            Some((from, to)) => self.shard.authority(partition, from, to, told),
+            Some((from, to)) => self.shard.authority(partition, from, to, hand_off),
             None => Authority::Unknown,
         })
     }

@@ -212,7 +212,7 @@ impl Worker {
             request,
             mut partition,
             generation: routed,
-            told,
+            hand_off,
         } = write;
         self.block_on(async {
             let mut lease = match guest.lease(self.shards()).await {
@@ -231,7 +231,7 @@ impl Worker {
                 }
             }
             if let Some(place) = &self.place {
-                match place.authority(&partition, told.as_ref()).await {
+                match place.authority(&partition, hand_off.as_ref()).await {
                     Ok(Authority::Mine) => {}
                     Ok(other) => return (group, Written::Elsewhere(other)),
                     Err(failure) => return (group, failed(failure)),

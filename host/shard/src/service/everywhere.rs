@@ -14,7 +14,7 @@ use ostrakon_engine::{Bound, Failure, ReadData};
 use ostrakon_protocol::{Moved, Ordinal, Plan};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::others::Part;
+use super::others::{NoPart, Part};
 use super::{Answer, Refused, Service, has_no_room};
 use crate::lane::View;
 
@@ -41,6 +41,10 @@ impl Service {
                 return self.refused(route, Refused::Starting);
             };
             let reply = self.gathered(&view, request, deadline).await;
+            let reply = match reply {
+                Ok(reply) | Err(Unjoined::Answered(reply)) => Ok(reply),
+                Err(Unjoined::Refused(refused)) => Err(refused),
+            };
             let may_wait = Instant::now() + pause < deadline;
             if matches!(reply, Err(Refused::Away(_))) && may_wait {
                 sleep(pause).await;
@@ -61,7 +65,7 @@ impl Service {
         view: &View,
         request: &Arc<Request>,
         deadline: Instant,
-    ) -> Result<Reply, Refused> {
+    ) -> Result<Reply, Unjoined> {
         let plan = view.place.as_ref().and_then(|place| place.shard.plan());
         let plan = plan.ok_or_else(|| {
             Refused::Away("it does not know yet how many shards there are".to_owned())
@@ -91,7 +95,8 @@ impl Service {
                 lease.gather(&request, &parts, bound).await
             }
         };
-        self.within_budget_or_apart(view, client, call, false).await
+        let joined = self.within_budget_or_apart(view, client, call, false);
+        Ok(joined.await?)
     }
 
     /// What each shard says, in their order, as far as there is room. They are asked until a
@@ -102,14 +107,16 @@ impl Service {
         request: &Arc<Request>,
         (until, reading): (Instant, Duration),
         room: &Room<'_>,
-    ) -> Result<Vec<Part>, Refused> {
+    ) -> Result<Vec<Part>, Unjoined> {
         let deadline = until + reading;
         let others = self.others.as_ref().ok_or(Refused::Starting)?;
         let shards = || (0..plan.shards()).map(Ordinal);
         if !plan.is_stable() {
             let held = shards().map(|shard| {
                 let held = others.hold(shard, until);
-                in_time(shard, deadline, async { held.await.map_err(Refused::Away) })
+                in_time(shard, deadline, async {
+                    Ok::<_, Unjoined>(held.await.map_err(Refused::Away)?)
+                })
             });
             try_join_all(held).await?;
         }
@@ -117,19 +124,22 @@ impl Service {
             let part = async move {
                 if shard.0 == self.ordinal {
                     self.part(request).await.map_err(|refused| {
-                        if refused.is_passing() {
+                        Unjoined::Refused(if refused.is_passing() {
                             Refused::Away(format!("shard {shard}: {refused}"))
                         } else {
                             refused
-                        }
+                        })
                     })
                 } else {
                     let part = others.part(shard, request, until);
-                    part.await.map_err(Refused::Away)
+                    part.await.map_err(|none| match none {
+                        NoPart::Away(why) => Refused::Away(why).into(),
+                        NoPart::Refused(reply) => Unjoined::Answered(reply),
+                    })
                 }
             };
             let part = in_time(shard, deadline, part);
-            async { room.take(part.await?) }
+            async { Ok::<_, Unjoined>(room.take(part.await?)?) }
         });
         // The first that fails ends the others: what they would say is of no use.
         let parts = try_join_all(parts).await?;
@@ -141,7 +151,7 @@ impl Service {
         if of_plan && (plan.is_stable() || Moved::fit(&moved)) {
             return Ok(parts);
         }
-        Err(Refused::Away("partitions are moving".to_owned()))
+        Err(Refused::Away("partitions are moving".to_owned()).into())
     }
 
     /// This shard's part of the answer to a request to all.
@@ -202,6 +212,19 @@ impl Service {
     }
 }
 
+/// Why there is nothing to join.
+enum Unjoined {
+    Refused(Refused),
+    /// A shard refused its part for good, and said what the client is answered.
+    Answered(Reply),
+}
+
+impl From<Refused> for Unjoined {
+    fn from(refused: Refused) -> Self {
+        Self::Refused(refused)
+    }
+}
+
 /// The room for what shards say together: no more is collected than fits into the guest's memory, and
 /// each part counts among the replies from when it comes.
 struct Room<'a> {
@@ -241,12 +264,12 @@ impl Room<'_> {
 async fn in_time<T>(
     shard: Ordinal,
     deadline: Instant,
-    asked: impl Future<Output = Result<T, Refused>>,
-) -> Result<T, Refused> {
+    asked: impl Future<Output = Result<T, Unjoined>>,
+) -> Result<T, Unjoined> {
     let said = timeout_at(deadline, asked).await;
     said.unwrap_or_else(|_| {
         let why = format!("shard {shard} does not answer in time");
-        Err(Refused::Away(why))
+        Err(Refused::Away(why).into())
     })
 }
 

@@ -19,13 +19,13 @@ use ostrakon_contract::replies::Replies;
 use ostrakon_engine::{Bound, Failure, Lease, ReadData};
 use ostrakon_observe::metrics::{self, Hop, Label, Metrics};
 use ostrakon_observe::trace::{Open, Tracer};
-use ostrakon_protocol::{Authority, Ordinal, Passed};
+use ostrakon_protocol::{Authority, HandOff, Ordinal};
 use ostrakon_store::CommitError;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout_at};
 
 use crate::lane::{Lane, View, Write, Written};
-pub use others::{Boxed, Forwarded, Others, Part};
+pub use others::{Boxed, Forwarded, NoPart, Others, Part};
 use routing::{Asker, Known};
 use waiting::{Waiting, Waits};
 
@@ -149,7 +149,7 @@ pub enum Refused {
 
 impl Refused {
     /// Whether the same request may well have another answer in a moment, by itself.
-    fn is_passing(&self) -> bool {
+    pub fn is_passing(&self) -> bool {
         matches!(
             self,
             Self::Starting | Self::Stopping | Self::Away(_) | Self::Failed(Failure::Store(_))
@@ -224,7 +224,7 @@ impl Service {
         let mut route = None;
         let mut asker = Asker {
             is_client: true,
-            told: None,
+            hand_off: None,
             came: Instant::now(),
         };
         // Set when it has to wait for the first time.
@@ -238,8 +238,9 @@ impl Service {
                 Here::Elsewhere(authority) => authority,
             };
             let why = match elsewhere {
-                Authority::Elsewhere { at, passed } => {
-                    let passing_on = self.pass_on(&request, at, passed, &mut asker, route.as_ref());
+                Authority::Elsewhere { at, hand_off } => {
+                    let passing_on =
+                        self.pass_on(&request, at, hand_off, &mut asker, route.as_ref());
                     match passing_on.await {
                         Followed::Answered(answer) => return Answer { route, ..answer },
                         Followed::Here if hops < MAX_HOPS => {
@@ -279,13 +280,13 @@ impl Service {
     pub async fn answer_here(
         &self,
         request: &Arc<Request>,
-        told: Option<&Passed>,
+        hand_off: Option<&HandOff>,
         within: Duration,
     ) -> Result<Answer, Authority> {
         let mut wait = None;
         let asker = Asker {
             is_client: false,
-            told: told.cloned(),
+            hand_off: hand_off.cloned(),
             came: Instant::now(),
         };
         let mut route = None;
@@ -318,7 +319,7 @@ impl Service {
         &self,
         request: &Arc<Request>,
         mut at: Ordinal,
-        told: &mut Option<Passed>,
+        known: &mut Option<HandOff>,
         route: Option<&Route>,
         until: Instant,
     ) -> Followed {
@@ -336,7 +337,7 @@ impl Service {
                 return Followed::Answered(self.refused(None, Refused::RepliesFull));
             }
             let began = Instant::now();
-            let forwarded = others.forward(at, request, told.clone(), until).await;
+            let forwarded = others.forward(at, request, known.clone(), until).await;
             self.metrics.forwarded(hop(&forwarded), began.elapsed());
             match forwarded {
                 Forwarded::Answered { generation, reply } => {
@@ -347,10 +348,10 @@ impl Service {
                         reply: Ok(reply),
                     });
                 }
-                Forwarded::Elsewhere { at: next, passed } => {
+                Forwarded::Elsewhere { at: next, hand_off } => {
                     at = next;
-                    if passed.is_some() {
-                        *told = passed;
+                    if hand_off.is_some() {
+                        *known = hand_off;
                     }
                 }
                 // A read has no effects: it can be asked again.
@@ -434,7 +435,7 @@ impl Service {
                 request: Arc::clone(request),
                 partition,
                 generation: seen.generation,
-                told: asker.told.clone(),
+                hand_off: asker.hand_off.clone(),
             };
             let (generation, reply) = match self.lane.write(write, seen.max_waiting).await {
                 Written::Replied {
@@ -558,7 +559,7 @@ async fn attempt(
     if let Some(place) = &view.place {
         match &route.target {
             Target::Partition(partition) => {
-                let authority = place.authority(partition, asker.told.as_ref()).await?;
+                let authority = place.authority(partition, asker.hand_off.as_ref()).await?;
                 if authority != Authority::Mine {
                     if !routing::finds_nothing(view, asker, route.access, partition).await? {
                         return Ok(Progress::Elsewhere(authority));

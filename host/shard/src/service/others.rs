@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use ostrakon_contract::contract::{Reply, Request};
-use ostrakon_protocol::{Epoch, Moved, Ordinal, Passed};
+use ostrakon_protocol::{Epoch, HandOff, Moved, Ordinal};
 use tokio::time::Instant;
 
 /// A future that can be named.
@@ -19,7 +19,7 @@ pub trait Others: Debug + Send + Sync {
         &'a self,
         at: Ordinal,
         request: &'a Arc<Request>,
-        told: Option<Passed>,
+        hand_off: Option<HandOff>,
         until: Instant,
     ) -> Boxed<'a, Forwarded>;
 
@@ -34,13 +34,13 @@ pub trait Others: Debug + Send + Sync {
     fn tell(&self, at: Ordinal, until: Instant) -> Boxed<'_, Result<Epoch, String>>;
 
     /// Asks a shard for its part of the answer to a request to all, though not after
-    /// `until`; an error says why there is none, and of which shard.
+    /// `until`.
     fn part<'a>(
         &'a self,
         at: Ordinal,
         request: &'a Arc<Request>,
         until: Instant,
-    ) -> Boxed<'a, Result<Part, String>>;
+    ) -> Boxed<'a, Result<Part, NoPart>>;
 }
 
 /// What a request that was passed on came to.
@@ -58,12 +58,21 @@ pub enum Forwarded {
         /// Whose.
         at: Ordinal,
         /// What that one needs to know.
-        passed: Option<Passed>,
+        hand_off: Option<HandOff>,
     },
     /// Nothing was run, and why: it can be asked again.
     NotTaken(String),
     /// It may have been run or not, and why that is not known.
     Unknown(String),
+}
+
+/// Why a shard gave no part of the answer to a request to all.
+#[derive(Debug)]
+pub enum NoPart {
+    /// It could not, and why, and which shard: it can be asked again.
+    Away(String),
+    /// It refused, and would again: what the client is answered.
+    Refused(Reply),
 }
 
 /// One shard's part of the answer to a request to all.

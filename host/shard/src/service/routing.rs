@@ -32,7 +32,7 @@ use std::sync::{Arc, Mutex};
 use http::HeaderValue;
 use ostrakon_contract::contract::{Access, Request, Route, Target};
 use ostrakon_engine::Failure;
-use ostrakon_protocol::{Epoch, Ordinal, Passed};
+use ostrakon_protocol::{Epoch, HandOff, Ordinal};
 use ostrakon_settings::per_shard::PerShard;
 use ostrakon_settings::settings::Routing;
 use tokio::time::Instant;
@@ -47,7 +47,7 @@ pub(super) struct Asker {
     /// whatever the setting here says.
     pub(super) is_client: bool,
     /// What a source has told of how far it has come.
-    pub(super) told: Option<Passed>,
+    pub(super) hand_off: Option<HandOff>,
     /// When it came here.
     pub(super) came: Instant,
 }
@@ -132,16 +132,16 @@ impl Service {
         &self,
         request: &Arc<Request>,
         at: Ordinal,
-        passed: Option<Passed>,
+        hand_off: Option<HandOff>,
         asker: &mut Asker,
         route: Option<&Route>,
     ) -> Followed {
         let until = self.waits_until(asker.came);
         match self.send_away(request, route, until).await {
             Ok(None) => {
-                let told = &mut asker.told;
-                *told = passed.or_else(|| told.take());
-                self.follow(request, at, told, route, until).await
+                let known = &mut asker.hand_off;
+                *known = hand_off.or_else(|| known.take());
+                self.follow(request, at, known, route, until).await
             }
             Ok(Some((owner, refused))) => Followed::Answered(Answer {
                 shard: owner.0,

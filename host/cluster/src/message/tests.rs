@@ -1,0 +1,364 @@
+use std::fmt::Debug;
+use std::net::Ipv4Addr;
+
+use ostrakon_protocol::{Cursor, Ordinal};
+use ostrakon_shard::survey::Amount;
+use ostrakon_test_support::later::with_more_fields;
+
+use super::*;
+
+/// The messages of protocol version 2, as they were written when it was new: a name and
+/// hexadecimal digits in each line.
+const RECORDED: &str = include_str!("recorded.2");
+
+/// The bound on a partition's bytes is half of a message's: this is why.
+#[test]
+fn a_partition_of_the_smallest_entries_takes_less_than_twice_its_bytes() {
+    let key = |number: u32| number.to_be_bytes()[1..].to_vec();
+    let entries: Vec<_> = (0..300_000).map(|at| (key(at), Vec::new())).collect();
+    let bytes = entries.len() * 3;
+    let partition = Whole {
+        partition: vec![b'p'; 1024],
+        entries,
+    };
+    let message = encode(&[Partition::from(partition.clone())]);
+    assert!(
+        message.len() < 2 * bytes - 65_536,
+        "{} for {bytes}",
+        message.len()
+    );
+    let [back]: [Partition; 1] = decode(&message).unwrap();
+    assert_eq!(back.unpack(), Some(partition));
+}
+
+fn placement(shards: u32) -> Placement {
+    Placement {
+        shards,
+        owner: Digest::of(b"owner"),
+        sharding: 3,
+    }
+}
+
+fn plan() -> Plan {
+    Plan::first(ClusterId(u128::MAX - 98), placement(3), true)
+}
+
+fn hand_off() -> HandOff {
+    HandOff {
+        epoch: Epoch(7),
+        source: Ordinal(1),
+        to: Ordinal(2),
+        cursor: Cursor::Through(vec![0, 127, 128, 255]),
+        number: 4,
+    }
+}
+
+fn headers() -> Vec<(String, Bytes)> {
+    vec![("x-some".to_owned(), Bytes::from_static(b"\xff of it"))]
+}
+
+fn client_request() -> ForwardedRequest {
+    ForwardedRequest {
+        method: "POST".to_owned(),
+        path: "/notes?of=me".to_owned(),
+        headers: headers(),
+        body: Bytes::from(vec![200; 300]),
+        client: [255, 0, 1, 2, 3, 4, 5, 6],
+    }
+}
+
+fn reply() -> ForwardedReply {
+    ForwardedReply {
+        status: 201,
+        headers: headers(),
+        body: Bytes::from_static(b"made"),
+    }
+}
+
+fn source() -> Source {
+    Source {
+        shard: Ordinal(1),
+        epoch: Epoch(7),
+        left: Some(12),
+        moved: 4,
+        stayed: 5,
+        rate: Some(2.5),
+        seconds_left: None,
+        resumed: true,
+        held_up_by: vec![Ordinal(2)],
+    }
+}
+
+fn files() -> BTreeMap<String, Bytes> {
+    let file = |name: &str, content: &'static [u8]| (name.to_owned(), Bytes::from_static(content));
+    BTreeMap::from([
+        file("guest.wasm", b"\0asm"),
+        file("ostrakon.toml", b"# none"),
+    ])
+}
+
+fn process() -> Process {
+    Process {
+        incarnation: Incarnation(9),
+        store: u128::MAX - 1,
+    }
+}
+
+fn ip() -> IpAddr {
+    Ipv4Addr::new(10, 1, 2, 3).into()
+}
+
+/// One of each; what is not listed here is not compiled.
+fn requests() -> Vec<(&'static str, PeerRequest)> {
+    use PeerRequest as R;
+    let requests = vec![
+        R::Forward {
+            request: client_request(),
+            hand_off: Some(hand_off()),
+            plan: plan(),
+            wait_ms: 2500,
+        },
+        R::Plan {},
+        R::Hold {},
+        R::Part {
+            request: client_request(),
+        },
+        R::Schema {},
+        R::UsePlan { plan: plan() },
+        R::Receive {
+            plan: plan(),
+            batch: Batch {
+                number: 3,
+                store: 0x0123_4567_89ab_cdef,
+                hand_off: hand_off(),
+            },
+            schema: 2,
+            partitions: vec![
+                Whole {
+                    partition: vec![255, 0],
+                    entries: vec![(vec![1], vec![2; 200]), (vec![], vec![])],
+                }
+                .into(),
+            ],
+        },
+        R::Done {
+            epoch: Epoch(7),
+            progress: Some(source()),
+        },
+        R::Progress {},
+        R::Survey {
+            shards: 4,
+            basis: Basis::Kept {
+                placement: placement(4),
+            },
+        },
+        R::Survey {
+            shards: 5,
+            basis: Basis::Trial { files: files() },
+        },
+        R::Generation {
+            digest: Digest::of(b"generation"),
+        },
+        R::Accepted {},
+        R::HasGiven { epoch: Epoch(7) },
+        R::Addresses {},
+    ];
+    let named = |request: PeerRequest| {
+        let name = match &request {
+            R::Forward { .. } => "Forward",
+            R::Plan {} => "Plan",
+            R::Hold {} => "Hold",
+            R::Part { .. } => "Part",
+            R::Schema {} => "Schema",
+            R::UsePlan { .. } => "UsePlan",
+            R::Receive { .. } => "Receive",
+            R::Done { .. } => "Done",
+            R::Progress {} => "Progress",
+            R::Survey { basis, .. } => match basis {
+                Basis::Kept { .. } => "Survey.Kept",
+                Basis::Trial { .. } => "Survey.Trial",
+            },
+            R::Generation { .. } => "Generation",
+            R::Accepted {} => "Accepted",
+            R::HasGiven { .. } => "HasGiven",
+            R::Addresses {} => "Addresses",
+        };
+        (name, request)
+    };
+    requests.into_iter().map(named).collect()
+}
+
+/// One of each; what is not listed here is not compiled.
+fn responses() -> Vec<(&'static str, PeerResponse)> {
+    use PeerResponse as R;
+    let reason = || "why".to_owned();
+    let moved = Moved {
+        epoch: Epoch(7),
+        store: 5,
+        given: Some(BTreeMap::from([(Ordinal(2), 3)])),
+        taken: BTreeMap::from([(Ordinal(0), (u128::MAX, 6))]),
+    };
+    let responses = vec![
+        R::Answer {
+            generation: Some(3),
+            reply: reply(),
+        },
+        R::Elsewhere {
+            at: 2,
+            hand_off: Some(hand_off()),
+            plan: plan(),
+        },
+        R::Part {
+            moved,
+            reply: reply(),
+        },
+        R::PartRefused { reply: reply() },
+        R::Schema { schema: Some(4) },
+        R::Later { reason: reason() },
+        R::NotUnderstood { reason: reason() },
+        R::Plan { plan: Some(plan()) },
+        R::Progress {
+            source: Some(source()),
+        },
+        R::Survey {
+            owners: Owners::from([(
+                1,
+                Amount {
+                    partitions: 2,
+                    bytes: 300,
+                },
+            )]),
+        },
+        R::Acknowledged {
+            number: 3,
+            was_long: true,
+        },
+        R::Done {},
+        R::Superseded {
+            by: Incarnation(10),
+        },
+        R::Foreign {
+            cluster: ClusterId(77),
+        },
+        R::Generation {
+            files: Some(files()),
+        },
+        R::Accepted {
+            accepted: Some(Accepted {
+                process: process(),
+                silent_ms: Some(1500),
+            }),
+        },
+        R::Outdated {},
+        R::Addresses {
+            addresses: vec![Address {
+                ordinal: 2,
+                ip: ip(),
+            }],
+        },
+    ];
+    let named = |response: PeerResponse| {
+        let name = match &response {
+            R::Answer { .. } => "Answer",
+            R::Elsewhere { .. } => "Elsewhere",
+            R::Part { .. } => "Part",
+            R::PartRefused { .. } => "PartRefused",
+            R::Schema { .. } => "Schema",
+            R::Later { .. } => "Later",
+            R::NotUnderstood { .. } => "NotUnderstood",
+            R::Plan { .. } => "Plan",
+            R::Progress { .. } => "Progress",
+            R::Survey { .. } => "Survey",
+            R::Acknowledged { .. } => "Acknowledged",
+            R::Done {} => "Done",
+            R::Superseded { .. } => "Superseded",
+            R::Foreign { .. } => "Foreign",
+            R::Generation { .. } => "Generation",
+            R::Accepted { .. } => "Accepted",
+            R::Outdated {} => "Outdated",
+            R::Addresses { .. } => "Addresses",
+        };
+        (name, response)
+    };
+    responses.into_iter().map(named).collect()
+}
+
+fn enveloped(request: PeerRequest) -> Envelope<PeerRequest> {
+    Envelope {
+        cluster: Some(ClusterId(99)),
+        accepts: Some(process()),
+        request,
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// All messages as a recording has them.
+fn record() -> String {
+    let requests = requests()
+        .into_iter()
+        .map(|(name, request)| format!("request {name} {}\n", hex(&encode(&enveloped(request)))));
+    let responses = responses()
+        .into_iter()
+        .map(|(name, response)| format!("response {name} {}\n", hex(&encode(&response))));
+    requests.chain(responses).collect()
+}
+
+/// Hosts of the same protocol version serve together while Pods are replaced. What is written
+/// differs only where a new version of the protocol, or a field that earlier hosts pass over,
+/// has a recording of its own beside this one, which is kept.
+#[test]
+fn messages_are_what_they_were() {
+    let now = record();
+    if now != RECORDED {
+        let path = std::env::temp_dir().join("ostrakon-messages-recorded");
+        std::fs::write(&path, &now).unwrap();
+        let first = now
+            .lines()
+            .zip(RECORDED.lines())
+            .find(|(now, was)| now != was);
+        panic!("{}: these differ first: {first:#?}", path.display());
+    }
+}
+
+fn is_the_same_with_more<T: Serialize + DeserializeOwned + Debug>(name: &str, message: &T) {
+    let bytes = encode(message);
+    let back: T = decode(&bytes).unwrap();
+    assert_eq!(format!("{back:?}"), format!("{message:?}"), "{name}");
+    let later: T =
+        decode(&with_more_fields(&bytes)).unwrap_or_else(|error| panic!("{name}: {error}"));
+    assert_eq!(format!("{later:?}"), format!("{message:?}"), "{name}");
+}
+
+#[test]
+fn fields_of_a_later_version_are_passed_over() {
+    for (name, request) in requests() {
+        is_the_same_with_more(name, &enveloped(request));
+    }
+    for (name, response) in responses() {
+        is_the_same_with_more(name, &response);
+    }
+}
+
+#[test]
+fn what_is_of_no_known_kind_or_cut_short_is_an_error() {
+    let unknown = [&b"\x83\xa7cluster\xc0\xa7accepts\xc0\xa7request\x81\xa5Dance\x80"[..]].concat();
+    let error = decode::<Envelope<PeerRequest>>(&unknown).unwrap_err();
+    assert!(error.to_string().contains("Dance"), "{error}");
+    for (name, request) in requests() {
+        let bytes = encode(&enveloped(request));
+        for length in 0..bytes.len() {
+            let cut = decode::<Envelope<PeerRequest>>(&bytes[..length]);
+            assert!(cut.is_err(), "{name} of {length} bytes");
+        }
+    }
+    for (name, response) in responses() {
+        let bytes = encode(&response);
+        for length in 0..bytes.len() {
+            let cut = decode::<PeerResponse>(&bytes[..length]);
+            assert!(cut.is_err(), "{name} of {length} bytes");
+        }
+    }
+}
