@@ -1,6 +1,7 @@
 //! Listings of all keys of a cluster, by any of its shards.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use ostrakon_tests::cluster::Cluster;
 use ostrakon_tests::host::{Host, config, guest};
@@ -89,5 +90,41 @@ fn any_shard_lists_the_keys_of_all_in_order_and_in_pages() {
             status["topology"]["shards"] == 1 && status["topology"]["stable"] == true
         });
         assert!(is_whole(host), "shard {}", host.status()["shard"]);
+    }
+}
+
+/// A shard whose guest traps for its part will trap again: it is not asked until
+/// `cluster.max_wait` has passed, as one is that is away, nor is the answer of one that
+/// hangs waited for.
+#[test]
+fn a_part_that_is_refused_for_good_ends_a_listing_at_once() {
+    const MAX_WAIT: Duration = Duration::from_secs(60);
+    let toml = format!(
+        "[cluster]\nshards = 3\nmax_wait = \"{}s\"",
+        MAX_WAIT.as_secs()
+    );
+    let behaves = config(&guest("hostile"), &[("ostrakon.toml", &toml)]);
+    let traps = [("ostrakon.toml", &*toml), ("misbehave", "trap-in-handle")];
+    let traps = config(&guest("hostile"), &traps);
+    let cluster = Cluster::start_each(94, 3, &[&behaves, &traps, &behaves]);
+    let listed = || {
+        let began = Instant::now();
+        let listed = cluster.hosts[0].client().get("/shards?at=everywhere");
+        let listed = listed.expect("an answer");
+        let code = listed.header("ostrakon-error").map(str::to_owned);
+        assert_eq!(
+            (listed.status, code.as_deref()),
+            (500, Some("guest-trapped"))
+        );
+        assert!(began.elapsed() < MAX_WAIT / 2, "{:?}", began.elapsed());
+    };
+    listed();
+    cluster.hosts[2].signal("STOP");
+    listed();
+    cluster.hosts[2].signal("CONT");
+    // What is asked of one shard alone is as before.
+    for (host, status) in cluster.hosts.iter().zip([200, 500, 200]) {
+        let answered = host.client().get("/label").expect("an answer");
+        assert_eq!(answered.status, status, "{answered:?}");
     }
 }

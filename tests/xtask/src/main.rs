@@ -12,6 +12,7 @@ mod simulate;
 mod steps;
 mod test;
 mod tools;
+mod upgrade;
 
 use std::path::{Path, PathBuf};
 use std::process::{self, ExitCode};
@@ -40,6 +41,8 @@ enum Command {
     Guests,
     /// Run many seeds of simulated clusters, or one again that failed.
     Simulate(simulate::Options),
+    /// Upgrade from the host of another commit to this one and back, under load.
+    Upgrade(upgrade::Options),
     /// Measure the host, and print a table with ratios.
     Bench(bench::Options),
 }
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         Command::Tools => foreign::check().and_then(|()| tools::provide(&root()).map(drop)),
         Command::Guests => guests::build(&root()).map(drop),
         Command::Simulate(options) => simulate::run(&root(), &options),
+        Command::Upgrade(options) => upgrade::run(&root(), &options),
         Command::Bench(options) => bench::run(&root(), &options),
     };
     match result {

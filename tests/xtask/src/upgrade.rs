@@ -1,0 +1,66 @@
+//! `cargo xtask upgrade`: from the host of another commit to this one and back, under load.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::ensure;
+
+use crate::guests;
+use crate::steps::{Steps, say};
+
+/// Which host the other one is.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// The commit that the other host is built from: a hash, a tag or a branch.
+    commit: String,
+}
+
+/// Builds the host of a commit in a work tree of its own, below `target`, and runs the test
+/// of two versions with it.
+pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<()> {
+    let mut steps = Steps::new(root);
+    let guests = steps.step("guests", |_| guests::build(root))?;
+    steps.set("OSTRAKON_TEST_GUESTS", guests);
+    steps.cargo("this host", &["build", "--workspace", "--bin", "ostrakon"])?;
+    let target = crate::target(root)?;
+    steps.set("OSTRAKON_TEST_HOST", target.join("debug/ostrakon"));
+    let tree = target.join("upgrade/tree");
+    let built = target.join("upgrade/target");
+    steps.step("the other host", |_| {
+        // What an earlier run has left, if any.
+        let _none = git(root, &["worktree", "remove", "--force", &path(&tree)]);
+        git(
+            root,
+            &["worktree", "add", "--detach", &path(&tree), &options.commit],
+        )?;
+        let status = Command::new("cargo")
+            .args(["build", "--workspace", "--bin", "ostrakon"])
+            .env("CARGO_TARGET_DIR", &built)
+            .current_dir(&tree)
+            .status();
+        git(root, &["worktree", "remove", "--force", &path(&tree)])?;
+        ensure!(status?.success(), "the host of {} is not built", options.commit);
+        Ok(())
+    })?;
+    steps.set("OSTRAKON_TEST_OTHER_HOST", built.join("debug/ostrakon"));
+    say(&format!("   {} and this host", options.commit));
+    steps.cargo(
+        "two versions under load",
+        &["test", "--workspace", "--test", "upgrade", "--", "--nocapture"],
+    )
+}
+
+fn path(path: &Path) -> String {
+    path.display().to_string()
+}
+
+fn git(root: &Path, arguments: &[&str]) -> anyhow::Result<()> {
+    let done = Command::new("git").args(arguments).current_dir(root).output()?;
+    ensure!(
+        done.status.success(),
+        "git {}: {}",
+        arguments.join(" "),
+        String::from_utf8_lossy(&done.stderr).trim()
+    );
+    Ok(())
+}
