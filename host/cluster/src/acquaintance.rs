@@ -39,7 +39,14 @@ impl Cluster {
 
     /// From where peers have called, as far as that leads to them.
     pub(super) fn addresses(&self) -> Vec<(u32, IpAddr)> {
-        let announced = self.0.line.load().endpoint.addresses.announced();
+        let announced = self
+            .0
+            .connections
+            .line
+            .load()
+            .endpoint
+            .addresses
+            .announced();
         let addresses = announced.into_iter();
         addresses.map(|(peer, at)| (peer, at.ip())).collect()
     }
@@ -47,13 +54,13 @@ impl Cluster {
     /// A peer that is heeded has called from an address.
     pub(super) fn meet(&self, peer: &Identity, from: IpAddr) {
         let at = self.peer_at(peer.ordinal, from);
-        self.0.line.load().pool.announced(peer, at);
+        self.0.connections.line.load().pool.announced(peer, at);
     }
 
     /// Where a peer is, if it is at an address: its port is the configured one. None
     /// where its address is configured, too: there is nothing to hear of it.
     pub(super) fn peer_at(&self, peer: u32, at: IpAddr) -> Option<SocketAddr> {
-        let configured = self.0.peers.of(Ordinal(peer));
+        let configured = self.0.connections.peers.of(Ordinal(peer));
         if peer >= MOST_SHARDS || configured.parse::<SocketAddr>().is_ok() {
             return None;
         }
@@ -81,7 +88,7 @@ impl Cluster {
 
     /// The peers that do not know this process, as far as is known who they are.
     pub(super) fn strangers(&self) -> Vec<Ordinal> {
-        let line = self.0.line.load();
+        let line = self.0.connections.line.load();
         // One that knows of no plan cannot know of more than those before it, and of
         // those who have called.
         let mut strangers: Vec<_> = if let Some(plan) = self.plan() {
@@ -99,7 +106,7 @@ impl Cluster {
     /// Calls peers, and learns from each where others are; says whether any of them
     /// knows this process now.
     pub(super) async fn acquaint(&self, strangers: &[Ordinal]) -> bool {
-        let line = self.0.line.load_full();
+        let line = self.0.connections.line.load_full();
         // What the first that is known has heard in the meantime may help, too.
         let known = line.heeding().iter().next().copied();
         let mut is_better = false;

@@ -248,7 +248,7 @@ impl Conductor {
                 "where partitions are is not known on this disk: it is learned, or a new cluster begins, when all shards can be asked"
             );
         }
-        let id = ClusterId(cluster.0.line.load().endpoint.identity.store);
+        let id = ClusterId(cluster.0.connections.line.load().endpoint.identity.store);
         let Ok(entries) = view.snapshot.entries() else {
             return Ok(false);
         };
@@ -329,9 +329,11 @@ impl Conductor {
             cluster.note_late(Ordinal::COORDINATOR);
         }
         match asked {
-            Ok(Ok(PeerResponse::Plan { plan: None })) => {
-                cluster.0.is_beginning.store(true, Ordering::Relaxed)
-            }
+            Ok(Ok(PeerResponse::Plan { plan: None })) => cluster
+                .0
+                .coordination
+                .is_beginning
+                .store(true, Ordering::Relaxed),
             Ok(Ok(PeerResponse::Plan { plan: Some(plan) })) => {
                 if let Err(error) = cluster.learn(plan).await {
                     tracing::debug!(%error, "a plan is learned later");
@@ -356,9 +358,9 @@ impl Conductor {
     /// called by the coordinator, and of each two one at least asks late enough.
     fn is_early(&self) -> bool {
         let cluster = &self.cluster;
-        let address = cluster.0.peers.of(Ordinal::COORDINATOR);
+        let address = cluster.0.connections.peers.of(Ordinal::COORDINATOR);
         let is_name = address.parse::<SocketAddr>().is_err();
-        let line = cluster.0.line.load();
+        let line = cluster.0.connections.line.load();
         let is_found = line.endpoint.addresses.has(Ordinal::COORDINATOR.0);
         is_name && !is_found && cluster.plan().is_none() && self.began.elapsed() < EARLY
     }
@@ -401,7 +403,7 @@ impl Cluster {
         let holds_up = self.measured().takes(shard, why_not.is_none());
         if let Some(why) = why_not
             && holds_up
-            && self.0.held_up.may_tell()
+            && self.0.coordination.held_up.may_tell()
         {
             tracing::warn!(
                 peer = shard.0,

@@ -141,7 +141,7 @@ impl Cluster {
         else {
             return false;
         };
-        let line = self.0.line.load_full();
+        let line = self.0.connections.line.load_full();
         let own = line.endpoint.identity;
         let is_past = by.0 > own.incarnation || by.0 == own.incarnation && store != own.store;
         if is_past {
@@ -178,7 +178,7 @@ impl Cluster {
     /// Takes a number above one that was used: this process is the later one, but
     /// its store is new, and so counted from the start.
     async fn start_after(&self, by: Incarnation, asked_as: &Endpoint) -> Result<(), ChangeError> {
-        if self.0.line.load().endpoint.identity.incarnation > by.0 {
+        if self.0.connections.line.load().endpoint.identity.incarnation > by.0 {
             return Ok(());
         }
         let start = Change::Start(Incarnation(by.0.saturating_add(1)));
@@ -189,8 +189,8 @@ impl Cluster {
             );
             let mut endpoint = asked_as.clone();
             endpoint.identity.incarnation = incarnation.0;
-            let line = Line::new(endpoint, self.0.dial.clone());
-            self.0.line.store(Arc::new(line));
+            let line = Line::new(endpoint, self.0.connections.dial.clone());
+            self.0.connections.line.store(Arc::new(line));
             self.0.news.notify_one();
         }
         Ok(())
@@ -268,7 +268,7 @@ impl Cluster {
     /// Whether a later process of this ordinal is there. Shard 0 knows it of the others,
     /// who all speak to it; any of them knows it of shard 0.
     async fn is_superseded(&self) -> Verdict {
-        let identity = self.0.line.load().endpoint.identity;
+        let identity = self.0.connections.line.load().endpoint.identity;
         let own = Process {
             incarnation: Incarnation(identity.incarnation),
             store: identity.store,

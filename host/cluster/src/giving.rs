@@ -1,13 +1,16 @@
 //! Sending batches, keeping partitions for a moment, and handing them over
 //! before the end.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use ostrakon_protocol::Ordinal;
 use ostrakon_shard::lane::{Change, ChangeError, Place};
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
+use super::holds::Holds;
 use super::message::{Partition, PeerRequest, PeerResponse};
 use super::{AskError, Cluster};
 
@@ -29,7 +32,23 @@ pub(super) enum SendError {
     Later(String),
 }
 
+/// What keeps a shard from giving partitions away.
+#[derive(Debug, Default)]
+pub(super) struct Giving {
+    /// A std mutex: held for a look.
+    holds: Mutex<Holds>,
+    /// How many ask that no partitions go meanwhile.
+    pauses: AtomicUsize,
+    /// This process is about to end.
+    stopping: watch::Sender<bool>,
+}
+
 impl Cluster {
+    fn holds(&self) -> MutexGuard<'_, Holds> {
+        let holds = self.0.giving.holds.lock();
+        holds.expect("no holder of this lock panics")
+    }
+
     /// Sends all batches there are for a shard, one after another. While one is
     /// on its way, it is noted that the one before is acknowledged: were that
     /// lost, the receiver would know the batch.
@@ -118,8 +137,8 @@ impl Cluster {
         // One that is to leave by a plan yet to come gives on: a plan that is
         // under way has to end first, and may need it.
         let stays = || !self.is_leaving(place) && !self.is_to_leave(place);
-        let is_stopping = *self.0.stopping.borrow() && stays();
-        let is_paused = self.0.pauses.load(Ordering::Relaxed) > 0;
+        let is_stopping = *self.0.giving.stopping.borrow() && stays();
+        let is_paused = self.0.giving.pauses.load(Ordering::Relaxed) > 0;
         !is_stopping && !is_paused && !self.holds().is_held(Instant::now())
     }
 
@@ -145,7 +164,7 @@ impl Cluster {
     /// waits for a receiver that has the older one; and none goes until what is
     /// given is dropped. A receiver that is away is not waited for long.
     pub async fn pause(&self) -> Pause {
-        self.0.pauses.fetch_add(1, Ordering::Relaxed);
+        self.0.giving.pauses.fetch_add(1, Ordering::Relaxed);
         let pause = Pause(self.clone());
         let settled = self.until(|place| place.shard.outboxes().next().is_none());
         if timeout_at(Instant::now() + PAUSE, settled).await.is_err() {
@@ -159,7 +178,7 @@ impl Cluster {
     /// under way. What is left when the future is dropped comes back when the
     /// shard does.
     pub async fn hand_over(&self) {
-        self.0.stopping.send_replace(true);
+        self.0.giving.stopping.send_replace(true);
         self.0.news.notify_one();
         if self.has_stopped() {
             // Nobody takes anything from it.
@@ -225,7 +244,7 @@ pub struct Pause(Cluster);
 
 impl Drop for Pause {
     fn drop(&mut self) {
-        self.0.0.pauses.fetch_sub(1, Ordering::Relaxed);
+        self.0.0.giving.pauses.fetch_sub(1, Ordering::Relaxed);
         self.0.0.news.notify_one();
     }
 }

@@ -123,7 +123,7 @@ impl Cluster {
         }
         let of_plan = &self.0.guests.of_plan;
         // What one plan needs is not removed for another.
-        let _one_after_another = self.0.taking.lock().await;
+        let _one_after_another = self.0.learning.taking.lock().await;
         let keep = {
             let of_plan = of_plan.clone();
             move || found.iter().try_for_each(|files| of_plan.keep(files))

@@ -8,6 +8,18 @@ use tokio::time::timeout;
 use super::Cluster;
 use super::conductor::ASK_EVERY;
 use super::message::{PeerRequest, PeerResponse};
+use super::seldom::Seldom;
+
+/// How plans are learned of.
+#[derive(Debug, Default)]
+pub(super) struct Learning {
+    /// Held while a plan is stored with its guests.
+    pub(super) taking: tokio::sync::Mutex<()>,
+    /// Held while a peer is asked for a plan that somebody spoke of.
+    asking: tokio::sync::Mutex<()>,
+    /// Telling of plans that cannot be.
+    impossible: Seldom,
+}
 
 impl Cluster {
     /// Takes a plan that somebody else has, if it is newer.
@@ -28,7 +40,7 @@ impl Cluster {
             && place.shard.plan() != Some(&plan)
             && !place.shard.is_news(&plan)
         {
-            if self.0.impossible.may_tell() && self.foreign(Some(plan.cluster)).is_none() {
+            if self.0.learning.impossible.may_tell() && self.foreign(Some(plan.cluster)).is_none() {
                 tracing::warn!(
                     ?plan,
                     "a plan that cannot be is not gone by: find out who says it"
@@ -51,7 +63,7 @@ impl Cluster {
         if goes_by() {
             return Ok(true);
         }
-        let _one_at_a_time = self.0.asking.lock().await;
+        let _one_at_a_time = self.0.learning.asking.lock().await;
         if goes_by() {
             return Ok(true);
         }

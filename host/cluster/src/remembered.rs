@@ -79,7 +79,7 @@ impl Cluster {
     /// Takes up what is remembered in a data directory. From then on it is kept there.
     pub fn recall(&self, directory: &Path) {
         let remembered = Remembered::read(directory.join(FILE));
-        let line = self.0.line.load();
+        let line = self.0.connections.line.load();
         for (peer, at) in &remembered.places {
             if let Some(at) = self.peer_at(*peer, *at) {
                 line.endpoint.addresses.tell(*peer, at);
@@ -119,7 +119,7 @@ impl Cluster {
 
     /// Where peers are that have called or were found, as far as they are found by name.
     fn places(&self) -> Places {
-        let places = self.0.line.load().endpoint.addresses.proved();
+        let places = self.0.connections.line.load().endpoint.addresses.proved();
         let mut places: Places = places
             .into_iter()
             .map(|(peer, at)| (peer, at.ip()))

@@ -39,14 +39,25 @@ pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<()> {
             .current_dir(&tree)
             .status();
         git(root, &["worktree", "remove", "--force", &path(&tree)])?;
-        ensure!(status?.success(), "the host of {} is not built", options.commit);
+        ensure!(
+            status?.success(),
+            "the host of {} is not built",
+            options.commit
+        );
         Ok(())
     })?;
     steps.set("OSTRAKON_TEST_OTHER_HOST", built.join("debug/ostrakon"));
     say(&format!("   {} and this host", options.commit));
     steps.cargo(
         "two versions under load",
-        &["test", "--workspace", "--test", "upgrade", "--", "--nocapture"],
+        &[
+            "test",
+            "--workspace",
+            "--test",
+            "upgrade",
+            "--",
+            "--nocapture",
+        ],
     )
 }
 
@@ -55,7 +66,10 @@ fn path(path: &Path) -> String {
 }
 
 fn git(root: &Path, arguments: &[&str]) -> anyhow::Result<()> {
-    let done = Command::new("git").args(arguments).current_dir(root).output()?;
+    let done = Command::new("git")
+        .args(arguments)
+        .current_dir(root)
+        .output()?;
     ensure!(
         done.status.success(),
         "git {}: {}",

@@ -1,0 +1,184 @@
+//! The connections to peers, and what is asked over them.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+
+use arc_swap::ArcSwap;
+use ostrakon_peers::{Answered, AnyDial, Endpoint, Pool, RequestError};
+use ostrakon_protocol::Ordinal;
+use ostrakon_settings::per_shard::PerShard;
+use tokio::time::Instant;
+
+use super::Cluster;
+use super::message::{self, Envelope, PeerRequest, PeerResponse};
+use super::seldom::Seldom;
+
+/// Where peers are, and how they are reached.
+#[derive(Debug)]
+pub(super) struct Connections {
+    /// The configured addresses.
+    pub(super) peers: PerShard,
+    pub(super) dial: AnyDial,
+    pub(super) line: ArcSwap<Line>,
+    /// Telling of peers that belong to another cluster.
+    foreigners: Seldom,
+}
+
+impl Connections {
+    pub(super) fn new(peers: PerShard, endpoint: Endpoint, dial: AnyDial) -> Self {
+        Self {
+            peers,
+            line: ArcSwap::from_pointee(Line::new(endpoint, dial.clone())),
+            dial,
+            foreigners: Seldom::default(),
+        }
+    }
+}
+
+/// The connections to peers, under one number of this process.
+#[derive(Debug)]
+pub(super) struct Line {
+    pub(super) endpoint: Arc<Endpoint>,
+    pub(super) pool: Pool<AnyDial>,
+    /// The peers that have answered to it. A std mutex: held for a look.
+    heeding: Mutex<BTreeSet<Ordinal>>,
+}
+
+impl Line {
+    pub(super) fn new(endpoint: Endpoint, dial: AnyDial) -> Self {
+        let endpoint = Arc::new(endpoint);
+        Self {
+            pool: Pool::with_dial(Arc::clone(&endpoint), dial),
+            endpoint,
+            heeding: Mutex::default(),
+        }
+    }
+
+    pub(super) fn heed(&self, peer: Ordinal) {
+        self.heeding().insert(peer);
+    }
+
+    pub(super) fn is_heeded_by(&self, peer: Ordinal) -> bool {
+        self.heeding().contains(&peer)
+    }
+
+    pub(super) fn heeding(&self) -> std::sync::MutexGuard<'_, BTreeSet<Ordinal>> {
+        self.heeding.lock().expect("no holder of this lock panics")
+    }
+}
+
+/// Why a shard cannot be asked.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum AskError {
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    #[error("it answers in another way than expected: are all hosts of one version?")]
+    Answer,
+    #[error("it did nothing, as its host is of another version: {0}")]
+    NotUnderstood(String),
+    #[error("it belongs to another cluster")]
+    Foreign,
+    #[error("it knows of a later process of this shard's ordinal")]
+    Superseded,
+    #[error("an earlier process of it answers at its address, and does nothing")]
+    Past,
+    #[error("what it says of the plan counts once its name leads to where it was found")]
+    Unnamed,
+}
+
+impl AskError {
+    /// Whether nothing was run for it.
+    pub(super) fn is_not_run(&self) -> bool {
+        match self {
+            Self::Request(error) => error.is_not_sent(),
+            Self::NotUnderstood(_)
+            | Self::Foreign
+            | Self::Superseded
+            | Self::Past
+            | Self::Unnamed => true,
+            Self::Answer => false,
+        }
+    }
+}
+
+impl Cluster {
+    /// Asks a shard.
+    pub(super) async fn ask(
+        &self,
+        at: Ordinal,
+        ask: &PeerRequest,
+    ) -> Result<PeerResponse, AskError> {
+        self.ask_until(at, ask, None).await
+    }
+
+    /// Asks a shard, if that can be sent by then.
+    pub(super) async fn ask_until(
+        &self,
+        at: Ordinal,
+        ask: &PeerRequest,
+        until: Option<Instant>,
+    ) -> Result<PeerResponse, AskError> {
+        let cluster = self.id();
+        let accepts = self.accepts(at);
+        let body = message::encode(&Envelope {
+            cluster,
+            accepts,
+            request: ask,
+        });
+        let line = self.0.connections.line.load_full();
+        if !line.pool.knows(at.0) {
+            line.pool
+                .set_address(at.0, &self.0.connections.peers.of(at));
+        }
+        let said = match line.pool.ask(at.0, body, until).await {
+            Ok(answered) => self.said(at, &line, ask, &answered).await,
+            Err(error) => Err(error.into()),
+        };
+        self.note_reached(at, &said);
+        said
+    }
+
+    /// What a shard said, if it is one of this cluster, and the one that is heeded.
+    async fn said(
+        &self,
+        at: Ordinal,
+        line: &Line,
+        ask: &PeerRequest,
+        answered: &Answered,
+    ) -> Result<PeerResponse, AskError> {
+        match message::decode(&answered.body) {
+            Ok(PeerResponse::Superseded { by }) => {
+                self.superseded(by, at, line).await;
+                Err(AskError::Superseded)
+            }
+            Ok(PeerResponse::Outdated {}) => {
+                line.pool
+                    .leave(answered, "it is an earlier process of that shard");
+                Err(AskError::Past)
+            }
+            Ok(PeerResponse::Foreign { cluster: other }) => {
+                // Whatever this shard sends there is answered so.
+                line.pool.disown(answered, "it belongs to another cluster");
+                if self.0.connections.foreigners.may_tell() {
+                    let own = self.id();
+                    tracing::error!(
+                        peer = at.0,
+                        own = %own.map(|own| own.to_string()).unwrap_or_default(),
+                        its = %other,
+                        "what answers at a shard's address belongs to another cluster, and nothing is shared with it: see where the name of that shard leads; or bring back the right data for one of the two, or empty the data directory of the one that is to join the other's"
+                    );
+                }
+                Err(AskError::Foreign)
+            }
+            Ok(PeerResponse::NotUnderstood { reason }) => Err(AskError::NotUnderstood(reason)),
+            said => {
+                line.heed(at);
+                let said = said.map_err(|_| AskError::Answer)?;
+                if self.decides(ask, &said) && !line.pool.is_at_its_name(answered).await {
+                    return Err(AskError::Unnamed);
+                }
+                Ok(said)
+            }
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! What a shard knows of the changes that the coordinator makes.
+
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Mutex, MutexGuard};
+
+use ostrakon_protocol::{Coordinator, Ordinal};
+
+use super::Cluster;
+use super::conductor::LOOK_EVERY;
+use super::seldom::Seldom;
+
+/// What is known of changes. Its mutexes are std's: held for a look or a copy.
+#[derive(Debug, Default)]
+pub(super) struct Coordination {
+    /// Only the coordinator's is used.
+    coordinator: Mutex<Coordinator>,
+    /// The shards that a change waits for before it begins, as far as they were
+    /// looked for.
+    awaited: Mutex<Vec<Ordinal>>,
+    /// The schema of this shard that all others are known to have reached.
+    reached: Mutex<Option<u32>>,
+    /// The coordinator can be asked, and has not known a plan yet.
+    pub(super) is_beginning: AtomicBool,
+    /// Telling of peers that do not take their partitions.
+    pub(super) held_up: Seldom,
+}
+
+impl Cluster {
+    /// Returns when the shard knows the plan, or that there is none before others are
+    /// there: in an ordered start they wait for it.
+    pub async fn until_placed(&self) {
+        let is_beginning = || match self.0.me {
+            Ordinal::COORDINATOR => !self.awaited().is_empty(),
+            _ => self.0.coordination.is_beginning.load(Relaxed),
+        };
+        while self.plan().is_none() && !is_beginning() {
+            let changed = self.0.lane.views().changed();
+            let _in_time = tokio::time::timeout(LOOK_EVERY, changed).await;
+        }
+    }
+
+    /// The shards that a change waits for before it begins: some of them, where
+    /// they are many. Only the coordinator knows.
+    ///
+    /// # Panics
+    /// When a task has panicked while it noted them.
+    pub fn awaited(&self) -> Vec<Ordinal> {
+        let awaited = self.0.coordination.awaited.lock();
+        awaited.expect("no holder of this lock panics").clone()
+    }
+
+    /// Notes for which shards a change waits; says whether these are others.
+    pub(super) fn await_shards(&self, shards: Vec<Ordinal>) -> bool {
+        let awaited = self.0.coordination.awaited.lock();
+        let mut awaited = awaited.expect("no holder of this lock panics");
+        let are_others = *awaited != shards;
+        *awaited = shards;
+        are_others
+    }
+
+    pub(super) fn reached(&self) -> MutexGuard<'_, Option<u32>> {
+        let reached = self.0.coordination.reached.lock();
+        reached.expect("no holder of this lock panics")
+    }
+
+    pub(super) fn coordinator(&self) -> MutexGuard<'_, Coordinator> {
+        let coordinator = self.0.coordination.coordinator.lock();
+        coordinator.expect("no holder of this lock panics")
+    }
+}
