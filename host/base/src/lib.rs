@@ -6,6 +6,7 @@ pub mod recency;
 pub mod priority;
 pub mod regular;
 pub mod signals;
+pub mod stored;
 pub mod unix_time;
 pub mod printable;
 pub mod digest;
