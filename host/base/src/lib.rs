@@ -2,6 +2,7 @@
 
 pub mod blocking;
 pub mod causes;
+pub mod full;
 pub mod recency;
 pub mod priority;
 pub mod regular;
