@@ -23,6 +23,7 @@ pub(crate) use options::Options;
 
 use credentials::{ClientsPort, Credentials, OperatorsPort, PeersPort};
 use ostrakon_base::blocking::Blocking;
+use ostrakon_base::causes::with_causes;
 use ostrakon_base::digest::Digest;
 use ostrakon_base::signals::Signals;
 use ostrakon_cluster::plan::Planner;
@@ -250,7 +251,22 @@ impl App {
         let compiler = Compiler::in_children(Some(attempts), Some(Arc::clone(&metrics)));
         let compiler = compiling.get_or_init(|| compiler).clone();
         let has_served = last.is_some();
-        let last_good = last.and_then(|live| kept.load(live.digest));
+        let last_good = last.map(|live| kept.load(live.digest)).transpose();
+        let (last_good, unkept) = match last_good {
+            Ok(last_good) => (last_good, String::new()),
+            Err(error) => {
+                let error = with_causes(&error);
+                tracing::warn!(
+                    %error,
+                    "the generation that served last is not there: the shard starts on what the \
+                     ConfigMap holds, and on nothing else"
+                );
+                (
+                    None,
+                    format!("; what served last is not there either: {error}"),
+                )
+            }
+        };
 
         let default_guest = match &options.default_guest {
             None => DefaultGuest::default(),
@@ -400,7 +416,7 @@ impl App {
             .map_err(|refused| Error::Configuration {
                 directory: options.config_dir.clone(),
                 step: refused.step.name(),
-                reason: refused.reason,
+                reason: refused.reason + &unkept,
             })?;
 
         let others = cluster
