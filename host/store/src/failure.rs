@@ -20,7 +20,9 @@ pub enum OpenError {
     )]
     InUse(PathBuf),
     /// The directory or a file in it cannot be made or opened.
-    #[error("cannot use the data directory {path}: see that it is on a writable volume")]
+    #[error(
+        "cannot use the data directory {path}: see that it is on a writable volume that has space"
+    )]
     Io {
         /// What could not be used.
         path: PathBuf,

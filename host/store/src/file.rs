@@ -499,14 +499,18 @@ fn create(path: &Path, options: &Options) -> Result<(), OpenError> {
         path: unfinished.clone(),
         source,
     };
-    let damaged = |source| OpenError::Damaged {
-        path: unfinished.clone(),
-        source,
+    // A file that is new is not damaged.
+    let failed = |error| match error {
+        redb::Error::Io(source) => io(source),
+        source => OpenError::Damaged {
+            path: unfinished.clone(),
+            source,
+        },
     };
     let file = regular::edit_own(&unfinished, true).map_err(io)?;
     file.set_len(0).map_err(io)?;
-    let (database, _) = open_database(file, options, true).map_err(damaged)?;
-    initialise(&database).map_err(damaged)?;
+    let (database, _) = open_database(file, options, true).map_err(failed)?;
+    initialise(&database).map_err(failed)?;
     drop(database);
     fs::rename(&unfinished, path).map_err(io)?;
     File::open(&options.directory)

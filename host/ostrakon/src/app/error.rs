@@ -39,7 +39,9 @@ pub(crate) enum Error {
         source: Unreadable,
     },
     /// A part of the data directory cannot be made.
-    #[error("cannot use the data directory {path}: see that it is on a writable volume")]
+    #[error(
+        "cannot use the data directory {path}: see that it is on a writable volume that has space"
+    )]
     Data {
         /// The part.
         path: PathBuf,
