@@ -70,7 +70,7 @@ impl Unreadable {
 
 impl Format {
     /// What is damaged, and how.
-    pub fn broken(&self, reason: impl ToString) -> Unreadable {
+    pub fn broken(&self, reason: &(impl ToString + ?Sized)) -> Unreadable {
         Unreadable::Broken {
             format: *self,
             reason: reason.to_string(),
@@ -129,7 +129,7 @@ impl Format {
     /// When it is of a later version, or is no JSON object.
     pub fn split_json(&self, stored: &[u8]) -> Result<(u16, Map<String, Value>), Unreadable> {
         let mut fields: Map<String, Value> =
-            serde_json::from_slice(stored).map_err(|error| self.broken(error))?;
+            serde_json::from_slice(stored).map_err(|error| self.broken(&error))?;
         let version = match fields.remove(VERSION) {
             None => 0,
             Some(version) => {
@@ -148,7 +148,7 @@ impl Format {
         &self,
         fields: Map<String, Value>,
     ) -> Result<T, Unreadable> {
-        serde_json::from_value(Value::Object(fields)).map_err(|error| self.broken(error))
+        serde_json::from_value(Value::Object(fields)).map_err(|error| self.broken(&error))
     }
 
     /// This format's version, alone in a file.

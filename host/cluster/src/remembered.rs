@@ -105,7 +105,7 @@ fn read(path: &Path) -> Result<Places, Unreadable> {
     match regular::read_own(path, MOST_BYTES) {
         Ok(stored) => decode(&stored),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Places::new()),
-        Err(error) => Err(FORMAT.broken(error)),
+        Err(error) => Err(FORMAT.broken(&error)),
     }
 }
 

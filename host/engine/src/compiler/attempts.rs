@@ -191,7 +191,7 @@ fn read(path: &Path) -> Result<Option<Note>, Unreadable> {
     match regular::read_own(path, MAX_BYTES) {
         Ok(stored) => decode(&stored).map(Some),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(FORMAT.broken(error)),
+        Err(error) => Err(FORMAT.broken(&error)),
     }
 }
 

@@ -193,7 +193,9 @@ impl Run {
 
 fn exit_of(error: &Error) -> Exit {
     match error {
-        Error::NoSource { .. } | Error::NoCrate(_) => Exit::Usage,
+        Error::NoSource { .. }
+        | Error::NoCrate(_)
+        | Error::Toolchain(search::Error::UnknownWay(_)) => Exit::Usage,
         Error::Place(error) => match error {
             PlaceError::Other { .. } => Exit::Usage,
             PlaceError::InUse(_) => Exit::InUse,
@@ -201,7 +203,6 @@ fn exit_of(error: &Error) -> Exit {
             PlaceError::Newer { .. } | PlaceError::Io { .. } => Exit::Io,
         },
         Error::Ctl { .. } => Exit::Io,
-        Error::Toolchain(search::Error::UnknownWay(_)) => Exit::Usage,
         Error::Start(StartError::Taken { .. }) | Error::Toolchain(_) => Exit::Unavailable,
         Error::Start(StartError::System(_)) | Error::System(_) => Exit::Internal,
     }

@@ -34,7 +34,7 @@ pub(super) fn decode_json<T: DeserializeOwned>(
 ) -> Result<T, Unreadable> {
     // The same in version 0.
     let (_version, body) = format.unmark(stored)?;
-    serde_json::from_slice(body).map_err(|error| format.broken(error))
+    serde_json::from_slice(body).map_err(|error| format.broken(&error))
 }
 
 /// A record whose body is in postcard's encoding.
@@ -50,11 +50,11 @@ pub(super) fn decode_postcard<T: DeserializeOwned>(
 ) -> Result<T, Unreadable> {
     // The same in version 0.
     let (_version, body) = format.unmark(stored)?;
-    let (value, rest) = postcard::take_from_bytes(body).map_err(|error| format.broken(error))?;
+    let (value, rest) = postcard::take_from_bytes(body).map_err(|error| format.broken(&error))?;
     if rest.is_empty() {
         Ok(value)
     } else {
-        Err(format.broken(format!("{} bytes are left over", rest.len())))
+        Err(format.broken(&format!("{} bytes are left over", rest.len())))
     }
 }
 
