@@ -14,10 +14,12 @@ use std::time::Instant;
 
 use ostrakon_test_support::api_server::ApiServer;
 use ostrakon_tests::client::Client;
-use ostrakon_tests::host::{PATIENCE, Shard, config, guest};
+use ostrakon_tests::host::{PATIENCE, Shard, config, guest, last_words};
 use ostrakon_tests::load::under_load;
 
 const DISK: &str = "96m";
+/// How many files and directories fit on it.
+const FILES: u32 = 256;
 
 /// A namespace with a small disk at a directory, until it is dropped.
 struct SmallDisk {
@@ -28,8 +30,9 @@ struct SmallDisk {
 impl SmallDisk {
     fn mount(directory: &Path) -> Self {
         fs::create_dir_all(directory).expect("a directory");
-        let script =
-            format!("mount -t tmpfs -o size={DISK} tmpfs \"$0\" && echo mounted && read end");
+        let script = format!(
+            "mount -t tmpfs -o size={DISK},nr_inodes={FILES} tmpfs \"$0\" && echo mounted && read end"
+        );
         let mut holder = Command::new("unshare")
             .args(["--user", "--map-root-user", "--mount", "sh", "-c", &script])
             .arg(directory)
@@ -87,6 +90,16 @@ impl SmallDisk {
         for size in [1 << 20, 4096, 1] {
             while filler.write_all(&vec![1; size]).is_ok() {}
         }
+    }
+
+    /// Takes the place of all files and directories that there could be more: a tmpfs that is full
+    /// otherwise still takes those, unlike other file systems.
+    fn fill_places(&self) {
+        let files = (0..FILES).map(|at| self.path().join(format!("filler-{at}")));
+        assert!(
+            files.map(File::create_new).any(|made| made.is_err()),
+            "there is place for more"
+        );
     }
 
     /// Gives back what `fill` took.
@@ -188,6 +201,70 @@ fn a_guest_is_compiled_on_a_full_disk_and_serves_reads() {
         let halves = fs::read_dir(disk.path().join(directory)).expect("a directory");
         assert_eq!(halves.count(), 0, "{directory}");
     }
+}
+
+/// As after an update to a host that keeps more than the one before: it found no place for a
+/// directory, and ended.
+#[test]
+fn directories_that_are_missing_keep_no_shard_from_starting_on_a_full_disk() {
+    let mut shard = Shard::new(&config(&guest("kv"), &[]));
+    let disk = SmallDisk::mount(&shard.data);
+    shard.runner = disk.runner();
+    let mut stored = Stored::default();
+    let host = shard.start();
+    stored.write(&mut host.client(), 10);
+    host.stop();
+    let missing = ["compiling", "compiled", "owners"];
+    for directory in missing {
+        fs::remove_dir_all(disk.path().join(directory)).expect("it is there");
+    }
+    disk.fill();
+    disk.fill_places();
+
+    let host = shard.start();
+    stored.check(&mut host.client());
+    assert_eq!(host.metric("ostrakon_compiles_total{result=\"done\"}"), 1);
+    let log = host.stop();
+    for said in [
+        "it is not noted that a guest is compiled",
+        "a compiled guest cannot be kept",
+    ] {
+        assert!(log.contains(said), "{log}");
+    }
+    for directory in missing {
+        assert!(!disk.path().join(directory).exists(), "{directory}");
+    }
+}
+
+#[test]
+fn a_first_start_on_a_full_disk_is_one_line_and_code_74() {
+    let mut shard = Shard::new(&config(&guest("kv"), &[]));
+    let disk = SmallDisk::mount(&shard.data);
+    shard.runner = disk.runner();
+    disk.fill();
+    let refused = || {
+        let (status, log) = shard.spawn().wait();
+        assert_eq!(status.code(), Some(74), "{log}");
+        let said = last_words(&log);
+        for text in [
+            "cannot use the data directory",
+            "has space",
+            "No space left",
+        ] {
+            assert!(said.contains(text), "{text:?} is not in {said}");
+        }
+    };
+    refused();
+    disk.fill_places();
+    refused();
+    // What was begun is no data.
+    for entry in fs::read_dir(disk.path()).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        if path.to_string_lossy().contains("filler") {
+            fs::remove_file(path).expect("it is there");
+        }
+    }
+    shard.start().stop();
 }
 
 /// The files of compiled guests that are whole.

@@ -65,8 +65,8 @@ pub enum MakeError {
 impl Guests {
     /// The files of a generation that is in the data directory.
     fn load(&self, digest: Digest) -> Option<Files> {
-        let of_plan = || self.of_plan.load(digest);
-        self.kept.load(digest).or_else(of_plan)
+        let of_plan = || self.of_plan.find(digest);
+        self.kept.find(digest).or_else(of_plan)
     }
 
     /// The same for a peer.

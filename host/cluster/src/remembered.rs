@@ -4,7 +4,9 @@
 //! address. Where the same holds for theirs, as in a rolling update, neither side could
 //! find the other for half a minute. So a shard notes where its peers are, and tries
 //! them there when it is back. What it noted is a hint: a peer that is not there any
-//! more, or not the same, costs an attempt to connect.
+//! more, or not the same, costs an attempt to connect. So a note that cannot be read
+//! keeps no shard from starting. It is logged, and written anew. One of a later version
+//! is moved aside before that.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,6 +16,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ostrakon_base::regular;
+use ostrakon_base::stored::{Format, Unreadable, set_aside};
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
@@ -26,27 +30,48 @@ const EVERY: Duration = Duration::from_secs(1);
 /// More than all shards that there can be take in it.
 const MOST_BYTES: usize = 128 * 1024;
 
+const FORMAT: Format = Format {
+    what: "the note of where peers were",
+    version: 1,
+};
+
 /// Where peers were, by their ordinals.
 type Places = BTreeMap<u32, IpAddr>;
+
+/// What is in the file.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Noted {
+    peers: Places,
+}
 
 /// What is remembered, and in which file.
 #[derive(Clone, Debug)]
 pub(super) struct Remembered {
     path: PathBuf,
     places: Places,
+    /// The version of the file, where a later program wrote it.
+    newer: Option<u64>,
 }
 
 impl Remembered {
     fn read(path: PathBuf) -> Self {
-        let places = match read(&path) {
-            Ok(places) => places,
-            Err(error) => {
-                let path = path.display();
-                tracing::debug!(%path, %error, "it is not known where peers were");
-                Places::new()
-            }
-        };
-        Self { path, places }
+        let read = read(&path);
+        let newer = read.as_ref().err().and_then(Unreadable::newer);
+        let places = read.unwrap_or_else(|error| {
+            let path = path.display();
+            tracing::warn!(
+                %path, %error,
+                "where peers were is not known: they are looked for by name, which can take half a \
+                 minute; the note is written anew, and one of a later version is moved aside first"
+            );
+            Places::new()
+        });
+        Self {
+            path,
+            places,
+            newer,
+        }
     }
 
     /// Whether any peer is elsewhere than is remembered.
@@ -57,12 +82,17 @@ impl Remembered {
 
     /// Notes where peers are now; the others are where they were.
     fn note(&mut self, now: Places) -> io::Result<()> {
+        if let Some(version) = self.newer {
+            let aside = set_aside(&self.path, version)?;
+            self.newer = None;
+            tracing::info!(aside = %aside.display(), "the note of a later version was moved aside");
+        }
         let mut places = self.places.clone();
         places.extend(now);
         let new = self.path.with_extension("new");
         let mut file = regular::edit_own(&new, true)?;
         file.set_len(0)?;
-        file.write_all(&serde_json::to_vec(&places)?)?;
+        file.write_all(&encode(&places))?;
         file.sync_all()?;
         fs::rename(&new, &self.path)?;
         self.places = places;
@@ -70,9 +100,25 @@ impl Remembered {
     }
 }
 
-fn read(path: &Path) -> io::Result<Places> {
-    let bytes = regular::read_own(path, MOST_BYTES)?;
-    Ok(serde_json::from_slice(&bytes)?)
+/// What was noted; nothing where there is no file.
+fn read(path: &Path) -> Result<Places, Unreadable> {
+    match regular::read_own(path, MOST_BYTES) {
+        Ok(stored) => decode(&stored),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Places::new()),
+        Err(error) => Err(FORMAT.broken(&error)),
+    }
+}
+
+fn encode(places: &Places) -> Vec<u8> {
+    let peers = places.clone();
+    FORMAT.to_json(&Noted { peers })
+}
+
+fn decode(stored: &[u8]) -> Result<Places, Unreadable> {
+    match FORMAT.split_json(stored)? {
+        (0, places) => FORMAT.from_fields(places),
+        (_, fields) => Ok(FORMAT.from_fields::<Noted>(fields)?.peers),
+    }
 }
 
 impl Cluster {
@@ -139,8 +185,73 @@ mod tests {
             .collect()
     }
 
+    /// The notes of each version, of [`noted`].
+    const PEERS_0: &[u8] = include_bytes!("fixtures/peers.0.json");
+    const PEERS_1: &[u8] = include_bytes!("fixtures/peers.1.json");
+
+    fn noted() -> Places {
+        let mut noted = places(&[(0, [10, 0, 0, 1]), (12, [10, 1, 2, 3])]);
+        noted.insert(2, "fd00::7".parse().unwrap());
+        noted
+    }
+
     #[test]
-    fn what_is_noted_is_read_again_and_what_cannot_be_read_is_nothing() {
+    fn each_note_there_has_been_is_read() {
+        for stored in [PEERS_0, PEERS_1] {
+            assert_eq!(decode(stored), Ok(noted()));
+        }
+    }
+
+    /// A change of what is stored needs a version of its own, and its fixture.
+    #[test]
+    fn what_is_written_is_what_was_written_by_this_version_before() {
+        assert_eq!(encode(&noted()), PEERS_1);
+    }
+
+    #[test]
+    fn one_field_more_is_an_error_and_so_is_each_note_that_is_cut_off() {
+        let more = String::from_utf8(PEERS_1.to_vec()).unwrap();
+        let more = more.replacen('{', "{\"more\":1,", 1);
+        let error = decode(more.as_bytes()).unwrap_err();
+        assert!(
+            error.to_string().contains("unknown field `more`"),
+            "{error}"
+        );
+        for whole in [PEERS_0, PEERS_1] {
+            for at in 0..whole.len() {
+                let error = decode(&whole[..at]).unwrap_err();
+                assert_eq!(error.newer(), None, "{at}: {error}");
+            }
+        }
+    }
+
+    /// An older program must not destroy what a later one noted.
+    #[test]
+    fn a_note_of_a_later_version_is_left_alone_and_moved_aside_before_another_is_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(FILE);
+        let later = br#"{"version":9,"places":["elsewhere"]}"#;
+        fs::write(&path, later).unwrap();
+        let mut remembered = Remembered::read(path.clone());
+        assert_eq!(remembered.places, Places::new());
+        assert_eq!(fs::read(&path).unwrap(), later, "a start changes nothing");
+        for _ in 0..2 {
+            remembered.note(noted()).unwrap();
+        }
+        let aside = directory.path().join("peers.json.v9");
+        assert_eq!(fs::read(&aside).unwrap(), later);
+        assert_eq!(fs::read(&path).unwrap(), PEERS_1);
+        // Where it cannot be moved, it stays.
+        fs::write(&path, later).unwrap();
+        fs::remove_file(&aside).unwrap();
+        fs::create_dir_all(aside.join("in the way")).unwrap();
+        let mut remembered = Remembered::read(path.clone());
+        remembered.note(noted()).unwrap_err();
+        assert_eq!(fs::read(&path).unwrap(), later);
+    }
+
+    #[test]
+    fn what_is_noted_is_read_again_and_what_is_damaged_is_written_anew() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join(FILE);
         let mut remembered = Remembered::read(path.clone());
@@ -156,7 +267,11 @@ mod tests {
         assert_eq!(Remembered::read(path.clone()).places, wanted);
         for garbage in ["", "{", "{\"0\":\"nowhere\"}", "[1]"] {
             fs::write(&path, garbage).unwrap();
-            assert_eq!(Remembered::read(path.clone()).places, Places::new());
+            read(&path).unwrap_err();
+            let mut remembered = Remembered::read(path.clone());
+            assert_eq!(remembered.places, Places::new());
+            remembered.note(noted()).unwrap();
+            assert_eq!(read(&path), Ok(noted()));
         }
         // A disk that takes nothing is no reason to fail.
         fs::remove_dir_all(directory.path()).unwrap();

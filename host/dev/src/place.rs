@@ -1,11 +1,31 @@
 //! The state directory: what a set leaves on this machine.
 
-use std::fs::{self, DirBuilder, File, TryLockError};
+use std::fs::{DirBuilder, File, TryLockError};
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
+use ostrakon_base::regular;
+use ostrakon_base::stored::{Format, Unreadable};
 use ostrakon_toolchain::build::write_atomically;
+
+use super::addresses::MOST_SHARDS;
+
+/// What is in a state directory, and where: `version`, `source`, `shards`, and a directory for each
+/// shard. Without a `version` it is of version 0, which had the same.
+const STATE: Format = Format {
+    what: "the state directory",
+    version: 1,
+};
+/// The number of shards, in a file of the state directory.
+const SHARDS: Format = Format {
+    what: "the number of shards that the data is spread over",
+    version: STATE.version,
+};
+/// The file with the version.
+const VERSION: &str = "version";
+/// The most bytes of the files that are read.
+const MOST_BYTES: usize = 64 * 1024;
 
 /// A state directory that this process alone uses.
 ///
@@ -14,6 +34,8 @@ use ostrakon_toolchain::build::write_atomically;
 #[derive(Debug)]
 pub struct Place {
     root: PathBuf,
+    /// Over how many shards the data was spread.
+    spread: Option<u32>,
     /// Held, not used: the lock goes with it.
     _lock: File,
 }
@@ -36,6 +58,27 @@ pub enum PlaceError {
         /// What its data belongs to.
         source_dir: PathBuf,
     },
+    /// A later version wrote it.
+    #[error(
+        "cannot use {}: {source}: run the version that wrote it, or a newer one, or give another --state; nothing was changed",
+        path.display()
+    )]
+    Newer {
+        /// The file with the version.
+        path: PathBuf,
+        /// Which version.
+        source: Unreadable,
+    },
+    /// A file of it is damaged.
+    #[error("cannot use {}: {source}; {help}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: Unreadable,
+        /// What to do.
+        help: &'static str,
+    },
     /// It cannot be made or written to.
     #[error("cannot use the state directory {}: see that it is writable", path.display())]
     Io {
@@ -51,7 +94,7 @@ impl Place {
     /// Takes a directory, which is made, for its owner only, where there is none.
     ///
     /// # Errors
-    /// When another process has it, or it cannot be written to.
+    /// When another process has it, a later version wrote it, it is damaged, or it cannot be written to.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self, PlaceError> {
         let root = root.into();
         let failed = |source| PlaceError::Io {
@@ -64,12 +107,24 @@ impl Place {
             .create(&root)
             .map_err(failed)?;
         let root = root.canonicalize().map_err(failed)?;
-        let lock = File::create(root.join("lock")).map_err(failed)?;
+        let lock = regular::edit_own(&root.join("lock"), true).map_err(failed)?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { root, _lock: lock }),
-            Err(TryLockError::WouldBlock) => Err(PlaceError::InUse(root)),
-            Err(TryLockError::Error(source)) => Err(PlaceError::Io { path: root, source }),
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(PlaceError::InUse(root)),
+            Err(TryLockError::Error(source)) => return Err(PlaceError::Io { path: root, source }),
         }
+        let is_noted = see_version(&root)?;
+        let spread = spread(&root)?;
+        if !is_noted {
+            let path = root.join(VERSION);
+            let written = write_atomically(&path, &STATE.to_line());
+            written.map_err(|source| PlaceError::Io { path, source })?;
+        }
+        Ok(Self {
+            root,
+            spread,
+            _lock: lock,
+        })
     }
 
     /// Notes what the data is of, and refuses where it is of something else.
@@ -79,13 +134,13 @@ impl Place {
     pub fn belongs_to(&self, source_dir: &Path) -> Result<(), PlaceError> {
         let note = self.root.join("source");
         let bytes = source_dir.as_os_str().as_encoded_bytes();
-        match fs::read(&note) {
-            Ok(noted) if noted == bytes => Ok(()),
-            Ok(noted) => Err(PlaceError::Other {
+        match read(&note)? {
+            Some(noted) if noted == bytes => Ok(()),
+            Some(noted) => Err(PlaceError::Other {
                 path: self.root.clone(),
                 source_dir: String::from_utf8_lossy(&noted).into_owned().into(),
             }),
-            Err(_) => write_atomically(&note, bytes).map_err(|source| PlaceError::Io {
+            None => write_atomically(&note, bytes).map_err(|source| PlaceError::Io {
                 path: note.clone(),
                 source,
             }),
@@ -107,10 +162,9 @@ impl Place {
         root.join(format!("shard-{ordinal}"))
     }
 
-    /// Over how many shards the data is spread; none where there is no data.
+    /// Over how many shards the data was spread when this was opened; none where there was no data.
     pub(super) fn spread(&self) -> Option<u32> {
-        let text = fs::read_to_string(self.root.join("shards")).ok()?;
-        text.trim().parse().ok()
+        self.spread
     }
 
     /// Notes over how many shards the data is spread.
@@ -119,8 +173,66 @@ impl Place {
     }
 }
 
+/// Sees that this program can use a directory, and whether it has a version.
+fn see_version(root: &Path) -> Result<bool, PlaceError> {
+    let path = root.join(VERSION);
+    let Some(stored) = read(&path)? else {
+        return Ok(false);
+    };
+    match STATE.from_line(&stored) {
+        Ok(_version) => Ok(true),
+        Err(source @ Unreadable::Newer { .. }) => Err(PlaceError::Newer { path, source }),
+        Err(source @ Unreadable::Broken { .. }) => Err(PlaceError::Damaged {
+            path,
+            source,
+            help: "write 1 into it if version 0.1 of ostrakon made the directory, or give another --state",
+        }),
+    }
+}
+
+/// Over how many shards the data in a directory is spread; none where there is no data. Where that is
+/// not known, other shards than those with the data would be started.
+fn spread(root: &Path) -> Result<Option<u32>, PlaceError> {
+    let path = root.join("shards");
+    let stored = read(&path)?;
+    let broken = |reason: &str| PlaceError::Damaged {
+        path: path.clone(),
+        source: SHARDS.broken(reason),
+        help: "write the number into it: one more than the highest of the shard-N directories that hold data",
+    };
+    let Some(stored) = stored else {
+        // It is noted before the first shard's directory is made.
+        let has_data = Place::shard(root, 0).exists();
+        return if has_data {
+            Err(broken("it is missing"))
+        } else {
+            Ok(None)
+        };
+    };
+    let number = str::from_utf8(&stored).ok();
+    let number = number.and_then(|number| number.trim().parse().ok());
+    match number {
+        Some(shards @ 1..=MOST_SHARDS) => Ok(Some(shards)),
+        _ => Err(broken("it is no number of shards")),
+    }
+}
+
+/// A file of the state directory; none where there is none.
+fn read(path: &Path) -> Result<Option<Vec<u8>>, PlaceError> {
+    match regular::read_own(path, MOST_BYTES) {
+        Ok(stored) => Ok(Some(stored)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(PlaceError::Io {
+            path: path.to_owned(),
+            source,
+        }),
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+    use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
@@ -151,6 +263,106 @@ mod tests {
         let place = Place::open(scratch.path()).unwrap();
         assert_eq!(place.spread(), None);
         place.set_spread(5).unwrap();
-        assert_eq!(place.spread(), Some(5));
+        drop(place);
+        assert_eq!(Place::open(scratch.path()).unwrap().spread(), Some(5));
+    }
+
+    /// What a directory holds, by name.
+    fn files(directory: &Path) -> BTreeMap<String, Vec<u8>> {
+        let entries = fs::read_dir(directory).unwrap().map(Result::unwrap);
+        let entries = entries.filter(|entry| entry.path().is_file());
+        let name = |entry: &fs::DirEntry| entry.file_name().into_string().unwrap();
+        let files = entries.map(|entry| (name(&entry), fs::read(entry.path()).unwrap()));
+        files.collect()
+    }
+
+    /// The state directories of each version, of five shards of `/some/guest`.
+    fn fixture(version: u16) -> BTreeMap<String, Vec<u8>> {
+        let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+        files(&manifest.join(format!("src/fixtures/state.{version}")))
+    }
+
+    fn with(files: &BTreeMap<String, Vec<u8>>) -> tempfile::TempDir {
+        let scratch = tempfile::tempdir().unwrap();
+        for (name, content) in files {
+            fs::write(scratch.path().join(name), content).unwrap();
+        }
+        scratch
+    }
+
+    #[test]
+    fn each_state_directory_there_has_been_is_used() {
+        for version in 0..=STATE.version {
+            let scratch = with(&fixture(version));
+            let place = Place::open(scratch.path()).unwrap();
+            place.belongs_to(Path::new("/some/guest")).unwrap();
+            assert_eq!(place.spread(), Some(5));
+            place.set_spread(5).unwrap();
+            // From then on it is of the newest.
+            assert_eq!(files(scratch.path()), fixture(STATE.version));
+        }
+    }
+
+    /// A change of what is stored needs a version of its own, and its fixture.
+    #[test]
+    fn what_is_written_is_what_was_written_by_this_version_before() {
+        let scratch = tempfile::tempdir().unwrap();
+        let place = Place::open(scratch.path()).unwrap();
+        place.belongs_to(Path::new("/some/guest")).unwrap();
+        place.set_spread(5).unwrap();
+        assert_eq!(files(scratch.path()), fixture(STATE.version));
+    }
+
+    #[test]
+    fn a_state_directory_of_a_later_version_is_refused_and_stays_as_it_is() {
+        let mut later = fixture(1);
+        later.insert("version".to_owned(), b"9\n".to_vec());
+        later.insert("lock".to_owned(), b"a later one's".to_vec());
+        later.insert("set.json".to_owned(), b"{}".to_vec());
+        let scratch = with(&later);
+        let error = Place::open(scratch.path()).unwrap_err();
+        assert!(matches!(error, PlaceError::Newer { .. }), "{error}");
+        let text = error.to_string();
+        assert!(
+            text.contains("is of version 9") && text.contains("reads up to 1"),
+            "{text}"
+        );
+        assert_eq!(files(scratch.path()), later);
+    }
+
+    #[test]
+    fn what_is_damaged_is_an_error_and_never_an_empty_set() {
+        for damaged in ["", "one\n", "0\n"] {
+            let mut state = fixture(1);
+            state.insert("version".to_owned(), damaged.into());
+            let scratch = with(&state);
+            let error = Place::open(scratch.path()).unwrap_err();
+            assert!(matches!(error, PlaceError::Damaged { .. }), "{error}");
+        }
+        for damaged in ["", "five", "0", "-1", "4294967296", "1000000"] {
+            let mut state = fixture(1);
+            state.insert("shards".to_owned(), damaged.into());
+            let scratch = with(&state);
+            let error = Place::open(scratch.path()).unwrap_err();
+            assert!(
+                matches!(error, PlaceError::Damaged { .. }),
+                "{damaged}: {error}"
+            );
+        }
+        // Lost, where there is data.
+        let mut state = fixture(1);
+        state.remove("shards");
+        let scratch = with(&state);
+        assert_eq!(Place::open(scratch.path()).unwrap().spread(), None);
+        fs::create_dir(Place::shard(scratch.path(), 0)).unwrap();
+        let error = Place::open(scratch.path()).unwrap_err();
+        assert!(matches!(error, PlaceError::Damaged { .. }), "{error}");
+        // Unreadable.
+        let scratch = with(&fixture(1));
+        let place = Place::open(scratch.path()).unwrap();
+        fs::remove_file(scratch.path().join("source")).unwrap();
+        fs::create_dir(scratch.path().join("source")).unwrap();
+        let error = place.belongs_to(Path::new("/some/guest")).unwrap_err();
+        assert!(matches!(error, PlaceError::Io { .. }), "{error}");
     }
 }

@@ -1,20 +1,34 @@
 //! The compiled form of the guests that served last, in the data directory.
+//!
+//! It is made of the component, so whatever is not of this very engine, or damaged, is made anew in
+//! its place, also where a later version wrote it.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use ostrakon_base::digest::Digest;
+use ostrakon_base::full;
 use ostrakon_base::recency;
 use ostrakon_base::regular;
 use wasmtime::component::Component;
 
 use super::engine::Engine;
 
-/// What a compiled file begins with: then the engine's compatibility hash
-/// (8 bytes), the digest of the code (32 bytes), and the code.
+/// What a compiled file begins with, the last byte being its version: then the
+/// engine's compatibility hash (8 bytes), the digest of the code (32 bytes), and
+/// the code.
 const MAGIC: &[u8; 8] = b"ostrakn1";
 const HEADER: usize = 8 + 8 + 32;
+
+/// Why a compiled file is not used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+enum Unfit {
+    #[error("another version of ostrakon wrote it, or it was compiled for another processor")]
+    Foreign,
+    #[error("it is damaged")]
+    Damaged,
+}
 
 /// The most bytes of a compiled file.
 const MAX_FILE: usize = 1 << 30;
@@ -37,7 +51,7 @@ impl Cache {
     /// When the directory cannot be made.
     pub fn open(data_directory: &Path) -> io::Result<Self> {
         let directory = data_directory.join("compiled");
-        fs::create_dir_all(&directory)?;
+        full::make_directory(&directory)?;
         Ok(Self { directory })
     }
 
@@ -65,10 +79,18 @@ impl Cache {
                 return None;
             }
         };
-        let (header, code) = file.split_at_checked(HEADER)?;
-        if header != Self::header(engine, code) {
-            return None;
-        }
+        let code = match code_of(&file, engine.compatibility()) {
+            Ok(code) => code,
+            Err(why) => {
+                let path = path.display();
+                if why == Unfit::Damaged {
+                    tracing::warn!(%path, %why, "a compiled guest is not used, and compiled anew");
+                } else {
+                    tracing::info!(%path, %why, "a compiled guest is not used, and compiled anew");
+                }
+                return None;
+            }
+        };
         // SAFETY: see the reason above.
         match unsafe { Component::deserialize(&engine.wasmtime, code) } {
             Ok(component) => Some(component),
@@ -81,7 +103,7 @@ impl Cache {
 
     pub(super) fn keep_compiled(&self, engine: &Engine, digest: &Digest, code: &[u8]) {
         let path = self.path(digest);
-        let header = Self::header(engine, code);
+        let header = header(engine.compatibility(), code);
         if regular::read_own(&path, MAX_FILE).is_ok_and(|file| file.starts_with(&header)) {
             // At worst it is pruned early, and compiled again.
             let _ = recency::used_last(&path);
@@ -94,14 +116,6 @@ impl Cache {
         self.prune();
     }
 
-    fn header(engine: &Engine, code: &[u8]) -> [u8; HEADER] {
-        let mut header = [0; HEADER];
-        header[..8].copy_from_slice(MAGIC);
-        header[8..16].copy_from_slice(&engine.compatibility().to_le_bytes());
-        header[16..].copy_from_slice(Digest::of(code).as_bytes());
-        header
-    }
-
     fn path(&self, digest: &Digest) -> PathBuf {
         self.directory.join(format!("{digest}.cwasm"))
     }
@@ -110,6 +124,9 @@ impl Cache {
     fn write(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
         let mut temporary = path.as_os_str().to_owned();
         temporary.push(".new");
+        if let Some(directory) = path.parent() {
+            fs::create_dir_all(directory)?;
+        }
         // Whatever is left there of an earlier one.
         let _ = fs::remove_file(&temporary);
         let written = File::create_new(&temporary).and_then(|mut file| {
@@ -125,11 +142,64 @@ impl Cache {
     }
 }
 
+fn header(compatibility: u64, code: &[u8]) -> [u8; HEADER] {
+    let mut header = [0; HEADER];
+    header[..8].copy_from_slice(MAGIC);
+    header[8..16].copy_from_slice(&compatibility.to_le_bytes());
+    header[16..].copy_from_slice(Digest::of(code).as_bytes());
+    header
+}
+
+/// The code in a compiled file, whole and for this engine.
+fn code_of(file: &[u8], compatibility: u64) -> Result<&[u8], Unfit> {
+    let (found, code) = file.split_at_checked(HEADER).ok_or(Unfit::Damaged)?;
+    let of_this = header(compatibility, code);
+    let (name, version) = (..MAGIC.len() - 1, MAGIC.len() - 1);
+    if found[name] != of_this[name] {
+        Err(Unfit::Damaged)
+    } else if found[version..16] != of_this[version..16] {
+        Err(Unfit::Foreign)
+    } else if found != of_this {
+        Err(Unfit::Damaged)
+    } else {
+        Ok(code)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use ostrakon_test_support::files::{fifo, in_time};
 
     use super::*;
+
+    /// A compiled file of version 1, for an engine with [`COMPATIBILITY`].
+    const COMPILED_1: &[u8] = include_bytes!("fixtures/compiled.1.cwasm");
+    const COMPATIBILITY: u64 = 0x0123_4567_89ab_cdef;
+
+    #[test]
+    fn what_is_written_is_what_was_written_by_this_version_before() {
+        let written = [&header(COMPATIBILITY, b"code")[..], b"code"].concat();
+        assert_eq!(written, COMPILED_1);
+        assert_eq!(code_of(COMPILED_1, COMPATIBILITY), Ok(&b"code"[..]));
+    }
+
+    #[test]
+    fn what_is_of_another_version_is_told_from_what_is_damaged() {
+        let unfit = |file: &[u8]| code_of(file, COMPATIBILITY).unwrap_err();
+        let mut later = COMPILED_1.to_vec();
+        later[7] = b'2';
+        assert_eq!(unfit(&later), Unfit::Foreign);
+        assert_eq!(code_of(COMPILED_1, 1), Err(Unfit::Foreign));
+        for at in (0..7).chain(16..COMPILED_1.len()) {
+            let mut damaged = COMPILED_1.to_vec();
+            damaged[at] ^= 1;
+            assert_eq!(unfit(&damaged), Unfit::Damaged, "{at}");
+        }
+        for at in 0..COMPILED_1.len() {
+            assert_eq!(unfit(&COMPILED_1[..at]), Unfit::Damaged, "{at}");
+        }
+        assert_eq!(unfit(&[COMPILED_1, b"more"].concat()), Unfit::Damaged);
+    }
 
     /// A FIFO in place of a compiled guest hung the start.
     #[test]
@@ -146,7 +216,7 @@ mod tests {
         in_time(move || {
             assert!(cache.compiled(&engine, &digest).is_none());
             cache.keep_compiled(&engine, &digest, b"code");
-            let header = Cache::header(&engine, b"code");
+            let header = header(engine.compatibility(), b"code");
             let file = fs::read(&path).expect("it is kept");
             assert_eq!(file, [&header[..], b"code"].concat());
         });

@@ -1,22 +1,24 @@
-//! A look at the whole of a data file that changes nothing of it.
+//! Looks at a data file that change nothing of it: at its version, and at the whole of it.
 
 use std::collections::HashMap;
 use std::fs::{File, TryLockError};
 use std::io;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ostrakon_base::regular;
+use ostrakon_base::stored::{Format, Unreadable};
 use redb::{Database, ReadableDatabase as _, ReadableTable as _};
 
 use super::damage::{Contained, contain};
+use super::disk::{Disk, FileDisk};
 use super::failure::OpenError;
 use super::file::{Record, read_meta};
 use super::group::Size;
 use super::held::Held;
 use super::snapshot::ReadError;
-use super::{ENTRIES, LAYOUT, SIZES, SMALL};
+use super::{ENTRIES, FORMAT, LAYOUT, REDB, SIZES, SMALL};
 
 /// How many findings are told; the others are counted.
 const MOST: usize = 20;
@@ -52,7 +54,8 @@ impl Checked {
 /// Reads the whole data file of a directory that no process has, with all of its checksums.
 ///
 /// # Errors
-/// When it cannot be found, or a process has it; damage is in what was [`Checked`].
+/// When it cannot be found, a process has it, or a later version of ostrakon wrote it; damage is in
+/// what was [`Checked`].
 pub fn check(directory: &Path, cache_bytes: usize) -> Result<Checked, OpenError> {
     let io = |path: &Path| {
         let path = path.to_owned();
@@ -75,8 +78,74 @@ pub fn check(directory: &Path, cache_bytes: usize) -> Result<Checked, OpenError>
     }
     let held = Held::take(&path, directory).map_err(io(&path))?;
     let held = held.ok_or_else(|| OpenError::InUse(directory.to_owned()))?;
+    let file = held.file().try_clone().map_err(io(&path))?;
+    if let Err(newer @ OpenError::Newer { .. }) = peek(&path, Box::new(FileDisk::new(file))) {
+        return Err(newer);
+    }
     Ok(check_file(held.file(), cache_bytes))
 }
+
+/// The memory for the pages that a look at a file's record takes.
+const PEEK: usize = 1 << 20;
+
+/// What is stored with the data, without opening the file for writes: redb notes in a file that it
+/// is open, and repairs it.
+///
+/// # Errors
+/// When a later version of ostrakon wrote it, or it is damaged.
+pub(super) fn peek(path: &Path, disk: Box<dyn Disk>) -> Result<Record, OpenError> {
+    let damaged = |source: redb::Error| OpenError::Damaged {
+        path: path.to_owned(),
+        source,
+    };
+    let io = |source| damaged(redb::Error::Io(source));
+    let newer = |format: Format, found: u64| OpenError::Newer {
+        path: path.to_owned(),
+        source: Unreadable::Newer { format, found },
+    };
+    // redb would make a new store of it.
+    if disk.is_empty().map_err(io)? {
+        return Err(damaged(redb::Error::Corrupted("it is empty".to_owned())));
+    }
+    if let Some(format) = format_of(&*disk).map_err(io)?
+        && format > REDB.version
+    {
+        return Err(newer(REDB, format.into()));
+    }
+    let overlay = Overlay::new(disk).map_err(io)?;
+    let (layout, record) = contain(|| {
+        let mut builder = Database::builder();
+        builder.set_cache_size(PEEK);
+        let database = Contained::new(builder.create_with_backend(overlay)?);
+        read_meta(&database)
+    })
+    .map_err(damaged)?;
+    match layout {
+        LAYOUT => Ok(record),
+        0 => Err(damaged(redb::Error::Corrupted(
+            "there is no layout 0".to_owned(),
+        ))),
+        layout => Err(newer(FORMAT, layout.into())),
+    }
+}
+
+/// The version of redb's own format that the last commit says it has; none where the file does not
+/// begin as one of redb's.
+fn format_of(disk: &dyn Disk) -> io::Result<Option<u16>> {
+    let mut head = [0; HEAD];
+    if disk.len()? < HEAD as u64 {
+        return Ok(None);
+    }
+    disk.read(0, &mut head)?;
+    let last = usize::from(head[9] & 1);
+    let is_redb = &head[..4] == b"redb";
+    Ok(is_redb.then(|| head[SLOTS + SLOT * last].into()))
+}
+
+/// redb's file header, and in it the slots of the last two commits (redb's design, "Super header").
+const HEAD: usize = 320;
+const SLOTS: usize = 64;
+const SLOT: usize = 128;
 
 /// As [`check`], of a file that is held already.
 pub(super) fn check_file(file: &File, cache_bytes: usize) -> Checked {
@@ -90,7 +159,8 @@ pub(super) fn check_file(file: &File, cache_bytes: usize) -> Checked {
         }
     }
     let opened = file.try_clone().map_err(redb::Error::Io).and_then(|file| {
-        let overlay = Overlay::new(file).map_err(redb::Error::Io)?;
+        let disk = Box::new(FileDisk::new(file));
+        let overlay = Overlay::new(disk).map_err(redb::Error::Io)?;
         contain(|| -> Result<_, redb::Error> {
             let mut builder = Database::builder();
             builder.set_cache_size(cache_bytes);
@@ -109,20 +179,18 @@ pub(super) fn check_file(file: &File, cache_bytes: usize) -> Checked {
     checked
 }
 
-/// What of redb's file header its own checks cannot tell: which of two commits is the last
-/// (redb's design, "Super header").
+/// What of redb's file header its own checks cannot tell: which of two commits is the last.
 fn head(file: &File) -> io::Result<Option<&'static str>> {
-    const LENGTH: usize = 320;
-    let mut head = [0; LENGTH];
-    if file.metadata()?.len() < LENGTH as u64 {
+    let mut head = [0; HEAD];
+    if file.metadata()?.len() < HEAD as u64 {
         return Ok(Some("the file is empty or cut off"));
     }
-    file.read_exact_at(&mut head, 0)?;
+    FileExt::read_exact_at(file, &mut head, 0)?;
     if &head[..4] != b"redb" {
         return Ok(Some("the file is no store: it does not begin as one"));
     }
     let number = |slot: usize| {
-        let at = 64 + 128 * slot + 104;
+        let at = SLOTS + SLOT * slot + 104;
         u64::from_le_bytes(head[at..at + 8].try_into().expect("eight bytes"))
     };
     let (last, is_open) = (usize::from(head[9] & 1), head[9] & 2 != 0);
@@ -132,14 +200,7 @@ fn head(file: &File) -> io::Result<Option<&'static str>> {
 
 fn look(database: &Database, checked: &mut Checked) {
     match contain(|| read_meta(database)) {
-        Ok((LAYOUT, record)) => checked.record = record,
-        Ok((layout, record)) => {
-            checked.record = record;
-            checked.problem(format!(
-                "its layout is {layout}, and this version reads up to {LAYOUT}"
-            ));
-            return;
-        }
+        Ok((_, record)) => checked.record = record,
         Err(error) => checked.problem(format!("table `meta`: {error}")),
     }
     let noted = contain(|| noted_sizes(database)).unwrap_or_else(|ReadError(error)| {
@@ -272,7 +333,7 @@ fn shown(key: &[u8]) -> String {
 /// The pages of a file, and in memory what redb writes over them. The file stays as it is.
 #[derive(Debug)]
 struct Overlay {
-    file: File,
+    disk: Box<dyn Disk>,
     /// A std mutex: one thread has the database.
     over: Mutex<Over>,
 }
@@ -288,14 +349,14 @@ struct Over {
 const PAGE: usize = 4096;
 
 impl Overlay {
-    fn new(file: File) -> io::Result<Self> {
-        let length = file.metadata()?.len();
+    fn new(disk: Box<dyn Disk>) -> io::Result<Self> {
+        let length = disk.len()?;
         let over = Mutex::new(Over {
             length,
             shows: length,
             pages: HashMap::new(),
         });
-        Ok(Self { file, over })
+        Ok(Self { disk, over })
     }
 
     fn over(&self) -> MutexGuard<'_, Over> {
@@ -308,7 +369,7 @@ impl Overlay {
         let from = page * PAGE as u64;
         let there = over.shows.saturating_sub(from).min(PAGE as u64);
         let there = usize::try_from(there).expect("it is at most a page");
-        self.file.read_exact_at(&mut bytes[..there], from)?;
+        self.disk.read(from, &mut bytes[..there])?;
         Ok(bytes)
     }
 

@@ -4,9 +4,9 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use ostrakon_base::stored::Unreadable;
 use redb::StorageError;
 
-use super::LAYOUT;
 use super::damage::{is_damage, is_nonsense};
 use super::held::Missing;
 use super::snapshot::ReadError;
@@ -20,7 +20,9 @@ pub enum OpenError {
     )]
     InUse(PathBuf),
     /// The directory or a file in it cannot be made or opened.
-    #[error("cannot use the data directory {path}: see that it is on a writable volume")]
+    #[error(
+        "cannot use the data directory {path}: see that it is on a writable volume that has space"
+    )]
     Io {
         /// What could not be used.
         path: PathBuf,
@@ -48,15 +50,15 @@ pub enum OpenError {
         /// What remembers it.
         lock: PathBuf,
     },
-    /// The file's layout is not one this version knows.
+    /// A later version of ostrakon wrote the file.
     #[error(
-        "{path} has layout {found}, and this version of ostrakon reads up to {LAYOUT}: run the version that wrote it, or a newer one"
+        "cannot use {path}: {source}: run the version that wrote it, or a newer one; nothing was changed"
     )]
-    Layout {
+    Newer {
         /// The store's file.
         path: PathBuf,
-        /// The layout it says it has.
-        found: u32,
+        /// What of it is of which version.
+        source: Unreadable,
     },
     /// The file is not a store, or damaged.
     #[error(

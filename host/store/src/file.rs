@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use ostrakon_base::regular;
 use redb::{Database, ReadableDatabase, StorageError, WriteTransaction};
 
-use super::check::check_file;
+use super::check::{check_file, peek};
 use super::damage::{Contained, Damage, contain};
 use super::disk::{Backend, Disk, FileDisk};
 use super::failure::{CommitError, CommitFailure, OpenError};
@@ -94,6 +94,69 @@ pub struct Store {
     _lock: File,
 }
 
+/// A data directory that this process has. Its file was looked at, and is as it was.
+#[derive(Debug)]
+pub struct Found {
+    path: PathBuf,
+    options: Options,
+    record: Record,
+    held: Held,
+    had_one: bool,
+    lock: File,
+}
+
+impl Found {
+    /// What was stored with the data.
+    pub fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// Opens the store.
+    ///
+    /// # Errors
+    /// When it cannot be used; nothing is changed.
+    pub fn open(self) -> Result<Store, OpenError> {
+        let Self {
+            path,
+            options,
+            held,
+            had_one,
+            lock,
+            ..
+        } = self;
+        if !had_one && let Err(error) = remember(&lock) {
+            // The disk may be full; the next start tries again.
+            let path = options.directory.join(LOCK);
+            tracing::warn!(%error, path = %path.display(), "that there is a data file cannot be noted");
+        }
+        if options.check {
+            let checked = check_file(held.file(), options.cache_bytes);
+            if let Some(first) = checked.problems.first() {
+                let (first, path) = (first.clone(), path);
+                return Err(OpenError::Unsound { path, first });
+            }
+            tracing::info!(
+                entries = checked.entries,
+                partitions = checked.partitions,
+                "the data file was checked, and is whole"
+            );
+        }
+        let damage = Damage::default();
+        let (opened, record) = open(&path, &options, &held, &damage, 1)?;
+        Ok(Store {
+            path,
+            options,
+            opened: Some(opened),
+            openings: 1,
+            record,
+            failure: None,
+            held,
+            damage,
+            _lock: lock,
+        })
+    }
+}
+
 #[derive(Debug)]
 struct Opened {
     database: Contained<Database>,
@@ -107,13 +170,23 @@ impl Store {
     /// # Errors
     /// When another process has it, or it cannot be used; nothing is changed.
     pub fn open(options: Options) -> Result<Self, OpenError> {
+        Self::find(options)?.open()
+    }
+
+    /// Takes a data directory, or makes one with an empty store, and reads what is stored with the
+    /// data. A file that is there stays as it is: whether its record can be used is the caller's to
+    /// know.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn find(options: Options) -> Result<Found, OpenError> {
         let io = |path: &Path| {
             let path = path.to_owned();
             move |source| OpenError::Io { path, source }
         };
         let directory = &options.directory;
         fs::create_dir_all(directory).map_err(io(directory))?;
-        let lock_path = directory.join("lock");
+        let lock_path = directory.join(LOCK);
         let lock = regular::edit_own(&lock_path, true).map_err(io(&lock_path))?;
         match lock.try_lock() {
             Ok(()) => {}
@@ -129,36 +202,17 @@ impl Store {
             }
             create(&path, &options)?;
         }
-        if !had_one && let Err(error) = remember(&lock) {
-            // The disk may be full; the next start tries again.
-            tracing::warn!(%error, path = %lock_path.display(), "that there is a data file cannot be noted");
-        }
         let held = Held::take(&path, directory).map_err(io(&path))?;
         let held = held.ok_or_else(|| OpenError::InUse(directory.clone()))?;
-        if options.check {
-            let checked = check_file(held.file(), options.cache_bytes);
-            if let Some(first) = checked.problems.first() {
-                let (first, path) = (first.clone(), path);
-                return Err(OpenError::Unsound { path, first });
-            }
-            tracing::info!(
-                entries = checked.entries,
-                partitions = checked.partitions,
-                "the data file was checked, and is whole"
-            );
-        }
-        let damage = Damage::default();
-        let (opened, record) = open(&path, &options, &held, &damage, 1)?;
-        Ok(Self {
+        let file = regular::open_own(&path).map_err(io(&path))?;
+        let record = peek(&path, (options.disk)(file))?;
+        Ok(Found {
             path,
             options,
-            opened: Some(opened),
-            openings: 1,
             record,
-            failure: None,
             held,
-            damage,
-            _lock: lock,
+            had_one,
+            lock,
         })
     }
 
@@ -391,6 +445,9 @@ impl Store {
     }
 }
 
+/// The file that is locked.
+const LOCK: &str = "lock";
+
 /// What the lock's file says once there was a data file: one that is missing then is not made anew.
 const HAD_ONE: &[u8] = b"The data is in shard.redb.\n";
 
@@ -420,13 +477,8 @@ fn open(
     }
     let (database, shut) = contain(|| open_database(file, options, false)).map_err(damaged)?;
     let database = Contained::new(database);
-    let (layout, record) = contain(|| read_meta(&database)).map_err(damaged)?;
-    if layout != LAYOUT {
-        return Err(OpenError::Layout {
-            path: path.to_owned(),
-            found: layout,
-        });
-    }
+    // Its layout was looked at when it was found.
+    let (_, record) = contain(|| read_meta(&database)).map_err(damaged)?;
     let snapshot = damage.contain(|| read(&database, opening, damage.clone()));
     let snapshot = snapshot.map_err(|ReadError(error)| damaged(error.into()))?;
     Ok((
@@ -447,14 +499,18 @@ fn create(path: &Path, options: &Options) -> Result<(), OpenError> {
         path: unfinished.clone(),
         source,
     };
-    let damaged = |source| OpenError::Damaged {
-        path: unfinished.clone(),
-        source,
+    // A file that is new is not damaged.
+    let failed = |error| match error {
+        redb::Error::Io(source) => io(source),
+        source => OpenError::Damaged {
+            path: unfinished.clone(),
+            source,
+        },
     };
     let file = regular::edit_own(&unfinished, true).map_err(io)?;
     file.set_len(0).map_err(io)?;
-    let (database, _) = open_database(file, options, true).map_err(damaged)?;
-    initialise(&database).map_err(damaged)?;
+    let (database, _) = open_database(file, options, true).map_err(failed)?;
+    initialise(&database).map_err(failed)?;
     drop(database);
     fs::rename(&unfinished, path).map_err(io)?;
     File::open(&options.directory)

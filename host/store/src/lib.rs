@@ -4,6 +4,8 @@
 //! lane builds on top of one, and [`Store::commit`] makes a group durable and
 //! gives the next snapshot. This module is the only one that names redb.
 //!
+//! The file's format is redb's, version 3. A file of a later format or layout is refused.
+//!
 //! # The file's layout, version 1
 //!
 //! | table | key | value |
@@ -34,7 +36,7 @@ pub use damage::Damage;
 pub use disk::{Disk, FileDisk};
 pub use effort::{GoOn, unbounded};
 pub use failure::{CommitError, OpenError};
-pub use file::{MakeDisk, Options, Record, Store};
+pub use file::{Found, MakeDisk, Options, Record, Store};
 pub use group::{Group, Limits, Transaction, WriteError};
 pub use held::Missing;
 pub use migration::Migration;
@@ -42,10 +44,23 @@ pub use scratch::begin_migration_of;
 pub use snapshot::{Entry, Page, PartitionPage, Position, ReadError, Snapshot, Value, successor};
 pub use transfer::{Transfer, Whole};
 
+use ostrakon_base::stored::Format;
 use redb::TableDefinition;
 
 /// The layout that this version writes.
-const LAYOUT: u32 = 1;
+const LAYOUT: u32 = FORMAT.version as u32;
+
+/// The tables, and what is in them.
+const FORMAT: Format = Format {
+    what: "the data's layout",
+    version: 1,
+};
+
+/// What redb makes a file of.
+const REDB: Format = Format {
+    what: "the data's file format",
+    version: 3,
+};
 
 /// A partition with at most this many entries has no row in `sizes`: counting
 /// it anew is cheaper than writing a second tree with each small partition.

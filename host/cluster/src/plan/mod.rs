@@ -135,7 +135,7 @@ impl Planner {
     /// A guest of a component that is only to be surveyed, with the live
     /// generation's settings.
     async fn trial(&self, view: &View, component: &Bytes) -> Result<(Arc<Guest>, Strategy), Error> {
-        let live = self.guests.kept.load(view.digest);
+        let live = self.guests.kept.find(view.digest);
         let live = live.ok_or(Error::NotKept)?;
         let files = swap::with_component(&live, component.clone());
         let made = self.guests.make(&files, Purpose::Trial).await;

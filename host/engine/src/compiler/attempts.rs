@@ -3,6 +3,9 @@
 //! The child that compiles can be killed alone. But what it takes can also take its parent with it,
 //! as where the kernel ends a whole container for its memory, and then this is all that is left. A
 //! disk that takes nothing is no reason not to compile: a shard that starts on it is to serve reads.
+//!
+//! A note that cannot be read still says that a process died, so it counts as one attempt. One of a
+//! later version is moved aside before another takes its place.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -10,9 +13,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use ostrakon_base::digest::Digest;
+use ostrakon_base::full::{self, takes_nothing};
 use ostrakon_base::regular;
+use ostrakon_base::stored::{Format, Unreadable, set_aside};
 use ostrakon_base::unix_time::unix_time;
-use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::CompileError;
@@ -33,7 +37,13 @@ pub struct Attempts {
     directory: PathBuf,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+const FORMAT: Format = Format {
+    what: "the note of a compile",
+    version: 1,
+};
+
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Note {
     attempts: u32,
     unix_time: u64,
@@ -44,7 +54,8 @@ struct Note {
 /// A component that is being tried. Dropped, its note is removed.
 #[derive(Debug)]
 pub(super) struct Attempt {
-    path: PathBuf,
+    /// Its note; none where a later version's is in the way.
+    path: Option<PathBuf>,
 }
 
 impl Attempts {
@@ -54,10 +65,18 @@ impl Attempts {
     /// When the directory cannot be made.
     pub fn open(data_directory: &Path) -> io::Result<Self> {
         let directory = data_directory.join("compiling");
-        fs::create_dir_all(&directory)?;
-        for entry in fs::read_dir(&directory)?.flatten() {
+        full::make_directory(&directory)?;
+        for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
             let path = entry.path();
-            if read(&path).is_none_or(|note| !note.counts(SystemTime::now())) {
+            let is_unfinished = path.extension().is_some_and(|name| name == "new");
+            let is_over = match read(&path) {
+                _ if is_unfinished => true,
+                Ok(note) => note.is_none_or(|note| !note.counts(SystemTime::now())),
+                // Its version's to remove.
+                Err(Unreadable::Newer { .. }) => false,
+                Err(_) => !is_recent(&path),
+            };
+            if is_over {
                 // What stays costs space only.
                 let _ = fs::remove_file(path);
             }
@@ -77,27 +96,46 @@ impl Attempts {
     ) -> Result<Attempt, CompileError> {
         let path = self.directory.join(digest.to_string());
         let now = SystemTime::now();
-        let note =
-            read(&path).filter(|note| note.counts(now) && note.circumstances == circumstances);
-        let before = note.as_ref().map_or(0, |note| note.attempts);
-        if note.is_some_and(|note| !note.may_be_tried(now)) {
-            return Err(CompileError::Remembered { attempts: before });
+        let read = read(&path);
+        if let Err(error) = &read {
+            tracing::warn!(
+                path = %path.display(), %error,
+                "what is noted of this guest's compiles cannot be used: a process died of one"
+            );
         }
+        let newer = read.as_ref().err().and_then(Unreadable::newer);
+        let before = match read {
+            Err(_) => 1,
+            Ok(note) => {
+                let note =
+                    note.filter(|note| note.counts(now) && note.circumstances == circumstances);
+                let before = note.as_ref().map_or(0, |note| note.attempts);
+                if note.is_some_and(|note| !note.may_be_tried(now)) {
+                    return Err(CompileError::Remembered { attempts: before });
+                }
+                before
+            }
+        };
         let note = Note {
             attempts: before.saturating_add(1),
             unix_time: unix_time(now).as_secs(),
             circumstances,
         };
-        match self.write(&path, &note) {
+        let moved = newer.map_or(Ok(()), |version| set_aside(&path, version).map(drop));
+        let is_mine = moved.is_ok();
+        match moved.and_then(|()| self.write(&path, &note)) {
             Err(error) if takes_nothing(&error) => {
                 tracing::warn!(%error, "it is not noted that a guest is compiled: if the shard dies of it, it is tried again without a pause");
             }
             written => written.map_err(CompileError::Note)?,
         }
-        Ok(Attempt { path })
+        Ok(Attempt {
+            path: is_mine.then_some(path),
+        })
     }
 
     fn write(&self, path: &Path, note: &Note) -> io::Result<()> {
+        fs::create_dir_all(&self.directory)?;
         let unfinished = path.with_extension("new");
         // Whatever is in the way: a link, or a pipe that nobody reads.
         match fs::remove_file(&unfinished) {
@@ -114,7 +152,7 @@ impl Attempts {
 
     fn write_as(&self, unfinished: &Path, path: &Path, note: &Note) -> io::Result<()> {
         let mut file = File::create_new(unfinished)?;
-        file.write_all(&serde_json::to_vec(note)?)?;
+        file.write_all(&FORMAT.to_json(note))?;
         file.sync_all()?;
         fs::rename(unfinished, path)?;
         File::open(&self.directory)?.sync_all()
@@ -141,23 +179,33 @@ impl Note {
 
 impl Drop for Attempt {
     fn drop(&mut self) {
-        // Left over, it counts as an attempt that this process did not survive.
-        let _ = fs::remove_file(&self.path);
+        if let Some(path) = &self.path {
+            // Left over, it counts as an attempt that this process did not survive.
+            let _ = fs::remove_file(path);
+        }
     }
 }
 
-/// Whether the disk is full, cannot be written to, or fails.
-fn takes_nothing(error: &io::Error) -> bool {
-    let errno = Errno::from_io_error(error);
-    [Errno::NOSPC, Errno::DQUOT, Errno::ROFS, Errno::IO]
-        .into_iter()
-        .any(|of_disk| errno == Some(of_disk))
+/// A note; none where there is no file.
+fn read(path: &Path) -> Result<Option<Note>, Unreadable> {
+    match regular::read_own(path, MAX_BYTES) {
+        Ok(stored) => decode(&stored).map(Some),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(FORMAT.broken(&error)),
+    }
 }
 
-/// A note; none where there is none that can be read.
-fn read(path: &Path) -> Option<Note> {
-    let text = regular::read_own(path, MAX_BYTES).ok()?;
-    serde_json::from_slice(&text).ok()
+fn decode(stored: &[u8]) -> Result<Note, Unreadable> {
+    // The same in version 0.
+    let (_version, fields) = FORMAT.split_json(stored)?;
+    FORMAT.from_fields(fields)
+}
+
+/// Whether a note that cannot be read was written within the time that one is remembered for.
+fn is_recent(path: &Path) -> bool {
+    let written = fs::symlink_metadata(path).and_then(|file| file.modified());
+    let age = written.map(|written| SystemTime::now().duration_since(written));
+    age.is_ok_and(|age| age.is_ok_and(|age| age < REMEMBERED))
 }
 
 #[cfg(test)]
@@ -245,8 +293,108 @@ mod tests {
         }
     }
 
+    /// The notes of each version, of [`noted`].
+    const NOTE_0: &[u8] = include_bytes!("fixtures/note.0.json");
+    const NOTE_1: &[u8] = include_bytes!("fixtures/note.1.json");
+
+    fn noted() -> Note {
+        Note {
+            attempts: 2,
+            unix_time: 1_795_000_000,
+            circumstances: "1 GiB".to_owned(),
+        }
+    }
+
     #[test]
-    fn what_is_no_note_counts_for_nothing_and_hangs_nothing() {
+    fn each_note_there_has_been_is_read() {
+        for stored in [NOTE_0, NOTE_1] {
+            assert_eq!(decode(stored), Ok(noted()));
+        }
+    }
+
+    /// A change of what is stored needs a version of its own, and its fixture.
+    #[test]
+    fn what_is_written_is_what_was_written_by_this_version_before() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("compiling/note");
+        let attempts = at(directory.path());
+        attempts.write(&path, &noted()).expect("it is written");
+        assert_eq!(fs::read(&path).expect("it is there"), NOTE_1);
+    }
+
+    #[test]
+    fn one_field_more_is_an_error_and_so_is_each_note_that_is_cut_off() {
+        let more = String::from_utf8(NOTE_1.to_vec()).expect("it is text");
+        let more = more.replacen('{', "{\"more\":1,", 1);
+        let error = decode(more.as_bytes()).expect_err("it is unknown");
+        assert!(
+            error.to_string().contains("unknown field `more`"),
+            "{error}"
+        );
+        for at in 0..NOTE_1.len() {
+            let error = decode(&NOTE_1[..at]).expect_err("it is cut off");
+            assert_eq!(error.newer(), None, "{at}: {error}");
+        }
+    }
+
+    /// A program that is older than the one that died is started in its place.
+    #[test]
+    fn a_note_of_a_later_version_counts_as_an_attempt_and_is_kept_aside() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let digest = Digest::of(b"guest");
+        let path = at(directory.path()).directory.join(digest.to_string());
+        let later = br#"{"version":9,"tries":[1,2,3]}"#;
+        fs::write(&path, later).expect("it is written");
+        let attempts = at(directory.path());
+        assert_eq!(fs::read(&path).expect("it is there"), later);
+        let attempt = tried(&attempts, digest, "1 GiB").expect("it is tried");
+        let aside = path.with_extension("v9");
+        assert_eq!(fs::read(&aside).expect("it is there"), later);
+        let note = read(&path).expect("it is a note").expect("it is there");
+        assert_eq!(note.attempts, 2);
+        // Dies.
+        std::mem::forget(attempt);
+        let refused = tried(&at(directory.path()), digest, "1 GiB");
+        assert!(matches!(
+            refused,
+            Err(CompileError::Remembered { attempts: MOST })
+        ));
+        assert_eq!(fs::read(&aside).expect("it is there"), later);
+    }
+
+    #[test]
+    fn a_note_of_a_later_version_that_cannot_be_moved_stays() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let attempts = at(directory.path());
+        let digest = Digest::of(b"guest");
+        let path = attempts.directory.join(digest.to_string());
+        let later = br#"{"version":9}"#;
+        fs::write(&path, later).expect("it is written");
+        fs::create_dir_all(path.with_extension("v9").join("in the way")).expect("it is made");
+        tried(&attempts, digest, "1 GiB").expect_err("its place is taken");
+        assert_eq!(fs::read(&path).expect("it is there"), later);
+    }
+
+    #[test]
+    fn a_damaged_note_counts_as_an_attempt_for_an_hour() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let digest = Digest::of(b"guest");
+        let path = at(directory.path()).directory.join(digest.to_string());
+        for (age, attempts) in [(60, 2), (3590, 2), (3610, 1)] {
+            fs::write(&path, &NOTE_1[..NOTE_1.len() - 1]).expect("it is written");
+            let file = File::options().write(true).open(&path).expect("it opens");
+            let written = SystemTime::now() - Duration::from_secs(age);
+            file.set_modified(written).expect("its time is set");
+            let attempt = tried(&at(directory.path()), digest, "1 GiB");
+            let attempt = attempt.expect("it is tried");
+            let note = read(&path).expect("it is a note").expect("it is there");
+            assert_eq!(note.attempts, attempts, "{age}");
+            drop(attempt);
+        }
+    }
+
+    #[test]
+    fn what_is_no_note_hangs_nothing() {
         let directory = tempfile::tempdir().expect("a directory");
         let attempts = at(directory.path());
         for wrong in ["fifo", "link", "text", "directory"] {

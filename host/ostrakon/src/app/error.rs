@@ -5,9 +5,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use ostrakon_base::stored::Unreadable;
 use ostrakon_engine::EngineError;
 use ostrakon_protocol::Stopped;
-use ostrakon_shard::lane::{ChangeError, Unreadable};
+use ostrakon_shard::lane::ChangeError;
 use ostrakon_shard::swap::DefaultGuestError;
 use ostrakon_store::OpenError;
 use ostrakon_volumes::volume::{ReadError, StartError};
@@ -29,8 +30,8 @@ pub(crate) enum Error {
     /// The data directory cannot be used.
     #[error(transparent)]
     Store(#[from] OpenError),
-    /// What is stored beside the data cannot be read.
-    #[error("cannot use {path}: {source}{}", if .source.is_newer() { "" } else { "; restore it from a backup" })]
+    /// What is stored beside the data is damaged.
+    #[error("cannot use {path}: {source}; restore it from a backup")]
     Record {
         /// The store's file.
         path: PathBuf,
@@ -38,7 +39,9 @@ pub(crate) enum Error {
         source: Unreadable,
     },
     /// A part of the data directory cannot be made.
-    #[error("cannot use the data directory {path}: see that it is on a writable volume")]
+    #[error(
+        "cannot use the data directory {path}: see that it is on a writable volume that has space"
+    )]
     Data {
         /// The part.
         path: PathBuf,
@@ -105,4 +108,14 @@ pub(crate) enum Error {
     /// A second signal ended it at once.
     #[error("ended at once by a second signal")]
     Forced,
+}
+
+impl Error {
+    /// What is stored beside the data, in this file, cannot be read.
+    pub(crate) fn record(path: PathBuf, source: Unreadable) -> Self {
+        match source {
+            Unreadable::Newer { .. } => OpenError::Newer { path, source }.into(),
+            Unreadable::Broken { .. } => Self::Record { path, source },
+        }
+    }
 }

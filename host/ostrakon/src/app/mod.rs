@@ -23,6 +23,7 @@ pub(crate) use options::Options;
 
 use credentials::{ClientsPort, Credentials, OperatorsPort, PeersPort};
 use ostrakon_base::blocking::Blocking;
+use ostrakon_base::causes::with_causes;
 use ostrakon_base::digest::Digest;
 use ostrakon_base::signals::Signals;
 use ostrakon_cluster::plan::Planner;
@@ -42,7 +43,7 @@ use ostrakon_settings::settings::Settings;
 use ostrakon_shard::lane::{self, Change, Changed, Lane};
 use ostrakon_shard::service::{Others, Service};
 use ostrakon_shard::swap::{Controller, DefaultGuest, Kept, Refused, Status, Step};
-use ostrakon_store::{self as store, Store};
+use ostrakon_store::{self as store, OpenError, Store};
 use ostrakon_volumes::secrets::Secrets;
 use ostrakon_volumes::volume::{self, Files, ReadError, Watcher};
 use performer::{LiveSettings, Performer};
@@ -229,9 +230,17 @@ impl App {
             check: options.check,
             ..store::Options::new(&options.data_dir, options.store_cache_bytes)
         };
-        let store = tokio::task::spawn_blocking(move || Store::open(store))
-            .await
-            .expect("opening the store does not panic")?;
+        let opening = tokio::task::spawn_blocking(move || -> Result<_, OpenError> {
+            let found = Store::find(store)?;
+            // Before the file is opened, which changes it: a later version may have written it.
+            Ok(match lane::read_record(found.record()) {
+                Ok(last) => Ok((found.open()?, last)),
+                Err(unreadable) => Err(unreadable),
+            })
+        });
+        let unreadable = |source| Error::record(options.data_dir.join("shard.redb"), source);
+        let opened = opening.await.expect("opening the store does not panic")?;
+        let (store, last) = opened.map_err(unreadable)?;
         let data = |source| Error::Data {
             path: options.data_dir.clone(),
             source,
@@ -241,13 +250,23 @@ impl App {
         let attempts = Attempts::open(&options.data_dir).map_err(data)?;
         let compiler = Compiler::in_children(Some(attempts), Some(Arc::clone(&metrics)));
         let compiler = compiling.get_or_init(|| compiler).clone();
-        let unreadable = |source| Error::Record {
-            path: options.data_dir.join("shard.redb"),
-            source,
-        };
-        let last = lane::read_record(store.record()).map_err(unreadable)?;
         let has_served = last.is_some();
-        let last_good = last.and_then(|live| kept.load(live.digest));
+        let last_good = last.map(|live| kept.load(live.digest)).transpose();
+        let (last_good, unkept) = match last_good {
+            Ok(last_good) => (last_good, String::new()),
+            Err(error) => {
+                let error = with_causes(&error);
+                tracing::warn!(
+                    %error,
+                    "the generation that served last is not there: the shard starts on what the \
+                     ConfigMap holds, and on nothing else"
+                );
+                (
+                    None,
+                    format!("; what served last is not there either: {error}"),
+                )
+            }
+        };
 
         let default_guest = match &options.default_guest {
             None => DefaultGuest::default(),
@@ -397,7 +416,7 @@ impl App {
             .map_err(|refused| Error::Configuration {
                 directory: options.config_dir.clone(),
                 step: refused.step.name(),
-                reason: refused.reason,
+                reason: refused.reason + &unkept,
             })?;
 
         let others = cluster

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 
 use bytesize::ByteSize;
 use ostrakon_base::printable::Printable;
+use ostrakon_base::stored::Unreadable;
 use ostrakon_shard::lane;
 use ostrakon_shard::swap::Kept;
-use ostrakon_store as store;
+use ostrakon_store::{self as store, OpenError};
 
 use super::progress::grouped;
 use super::serve::exit_of_store;
@@ -47,6 +48,11 @@ impl Arguments {
             .map_err(|error| Failure::new(exit_of_store(&error), error))?;
         let live = match lane::read_record(&checked.record) {
             Ok(live) => live,
+            Err(source @ Unreadable::Newer { .. }) => {
+                let path = self.directory.join("shard.redb");
+                let error = OpenError::Newer { path, source };
+                return Err(Failure::new(exit_of_store(&error), error));
+            }
             Err(error) => {
                 checked.problem(format!("table `meta`: {error}"));
                 None

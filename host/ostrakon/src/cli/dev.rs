@@ -193,12 +193,16 @@ impl Run {
 
 fn exit_of(error: &Error) -> Exit {
     match error {
-        Error::NoSource { .. } | Error::NoCrate(_) | Error::Place(PlaceError::Other { .. }) => {
-            Exit::Usage
-        }
-        Error::Place(PlaceError::InUse(_)) => Exit::InUse,
-        Error::Place(PlaceError::Io { .. }) | Error::Ctl { .. } => Exit::Io,
-        Error::Toolchain(search::Error::UnknownWay(_)) => Exit::Usage,
+        Error::NoSource { .. }
+        | Error::NoCrate(_)
+        | Error::Toolchain(search::Error::UnknownWay(_)) => Exit::Usage,
+        Error::Place(error) => match error {
+            PlaceError::Other { .. } => Exit::Usage,
+            PlaceError::InUse(_) => Exit::InUse,
+            PlaceError::Damaged { .. } => Exit::Damaged,
+            PlaceError::Newer { .. } | PlaceError::Io { .. } => Exit::Io,
+        },
+        Error::Ctl { .. } => Exit::Io,
         Error::Start(StartError::Taken { .. }) | Error::Toolchain(_) => Exit::Unavailable,
         Error::Start(StartError::System(_)) | Error::System(_) => Exit::Internal,
     }

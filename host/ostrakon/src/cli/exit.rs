@@ -32,7 +32,7 @@ exits! {
     Unavailable = 69,
     /// This machine cannot run guests, or ostrakon itself failed.
     Internal = 70,
-    /// A file or directory cannot be read or written.
+    /// A file or directory cannot be read or written, or a later version wrote it.
     Io = 74,
     /// The data directory is in use by another process.
     InUse = 75,

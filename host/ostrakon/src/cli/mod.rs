@@ -66,7 +66,7 @@ Exit codes:
   65  the data is damaged: the message says what
   69  a port is taken, or nobody answers at an address
   70  this machine cannot run guests, or a failure of ostrakon itself
-  74  a file or directory cannot be read or written
+  74  a file or directory cannot be read or written, or a later version wrote it
   75  the data or state directory is in use by another process
   76  peers said that this process must not go on, and do not say so any longer: start it again";
 

@@ -261,7 +261,6 @@ fn exit_of(error: &app::Error) -> Exit {
         | Error::Peers(_) => Exit::Usage,
         Error::Bind { .. } => Exit::Unavailable,
         Error::Store(error) => exit_of_store(error),
-        Error::Record { source, .. } if source.is_newer() => Exit::Io,
         Error::Record { .. } => Exit::Damaged,
         Error::Data { .. } | Error::Secrets(_) | Error::Volume(_) | Error::Place(_) => Exit::Io,
         Error::Stopped(_) => Exit::Stopped,

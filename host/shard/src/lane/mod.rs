@@ -20,7 +20,6 @@ mod worker;
 pub use pace::Pace;
 pub use place::{Change, ChangeError, Changed, Owners, Place};
 pub use promotion::{Live, PromoteError, Promotion};
-pub use record::{Kind, Unreadable};
 pub use turns::Turns;
 pub use view::{View, Views};
 
@@ -29,6 +28,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use ostrakon_base::stored::Unreadable;
 use ostrakon_contract::contract::{Reply, Request};
 use ostrakon_contract::replies::{Counted, Replies};
 use ostrakon_engine::Failure;

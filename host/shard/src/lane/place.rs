@@ -4,13 +4,14 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use ostrakon_base::stored::Unreadable;
 use ostrakon_engine::{Failure, Guest};
 use ostrakon_protocol::{Authority, Batch, Cursor, HandOff, Incarnation, Ordinal, Plan};
 use ostrakon_protocol::{Received, Shard, Stopped, Tally};
 use ostrakon_store::{CommitError, ReadError, Transfer, Whole, begin_migration_of};
 
 use super::parts::Parts;
-use super::record::{self, Kind, Unreadable};
+use super::record::{self, TOPOLOGY};
 use super::worker::Worker;
 
 /// Where this shard stands among the others.
@@ -119,7 +120,7 @@ pub enum ChangeError {
 impl Place {
     /// Reads what was stored of a place.
     pub(super) fn decode(stored: &[u8]) -> Result<Self, Unreadable> {
-        let (store, shard) = record::decode_postcard(Kind::Topology, stored)?;
+        let (store, shard) = record::decode_postcard(TOPOLOGY, stored)?;
         Ok(Self::of(shard, store))
     }
 
@@ -142,7 +143,7 @@ impl Place {
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
-        record::encode_postcard(Kind::Topology, &(self.store, &self.shard))
+        record::encode_postcard(TOPOLOGY, &(self.store, &self.shard))
     }
 
     /// A partition's owners under the plan's two placements; none where there is

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use ostrakon_base::digest::Digest;
+use ostrakon_base::stored::Unreadable;
 use ostrakon_engine::{Failure, Guest};
 use ostrakon_store::CommitError;
 use serde::{Deserialize, Serialize};
 
-use super::record::{self, Kind, Unreadable};
+use super::record::{self, GENERATION};
 
 /// A checked generation.
 #[derive(Debug)]
@@ -38,11 +39,11 @@ impl Live {
     /// # Errors
     /// When it is not that, or a later host wrote it.
     pub fn decode(stored: &[u8]) -> Result<Self, Unreadable> {
-        record::decode_json(Kind::Generation, stored)
+        record::decode_json(GENERATION, stored)
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
-        record::encode_json(Kind::Generation, self)
+        record::encode_json(GENERATION, self)
     }
 }
 

@@ -1,13 +1,18 @@
 //! The generations that served last, and those that the plan names, in the data
 //! directory: so that a start does not depend on a usable volume, nor on a peer.
+//!
+//! A generation is a directory of its files as they were in the volume. The directory's name is their
+//! digest, so it says itself whether it is whole, and what is damaged is kept anew from the volume or
+//! a peer. Another form needs another place than `generations` and `owners`: an older program removes
+//! from these what it does not know.
 
 use std::fs::{self, DirEntry, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
 use ostrakon_base::digest::Digest;
-use ostrakon_base::recency;
-use ostrakon_volumes::volume::Files;
+use ostrakon_base::{causes, full, recency};
+use ostrakon_volumes::volume::{Files, ReadError};
 
 /// How many of the generations that served are kept.
 const KEPT: usize = 8;
@@ -19,6 +24,26 @@ pub struct Kept {
     directory: PathBuf,
     /// How many are kept at most.
     most: usize,
+}
+
+/// Why a generation is not there as it was kept.
+#[derive(Debug, thiserror::Error)]
+pub enum KeptError {
+    /// It is not there.
+    #[error("{} is missing", .0.display())]
+    Missing(PathBuf),
+    /// It cannot be read.
+    #[error("{} cannot be read", path.display())]
+    Unreadable {
+        /// Its directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: ReadError,
+    },
+    /// Its files are others.
+    #[error("{} is damaged: its files are not those that were kept", .0.display())]
+    Damaged(PathBuf),
 }
 
 impl Kept {
@@ -46,26 +71,47 @@ impl Kept {
             let kept = Self { directory, most };
             for entry in kept.entries() {
                 let digest = entry.file_name().to_str().and_then(Digest::named);
-                damaged.extend(digest.filter(|digest| kept.load(*digest).is_none()));
+                damaged.extend(digest.filter(|digest| kept.load(*digest).is_err()));
             }
         }
         damaged
     }
 
     fn within(directory: PathBuf, most: usize) -> io::Result<Self> {
-        fs::create_dir_all(&directory)?;
+        full::make_directory(&directory)?;
         Ok(Self { directory, most })
     }
 
-    /// The files of a generation; none if they are missing or damaged.
-    pub fn load(&self, digest: Digest) -> Option<Files> {
+    /// The files of a generation.
+    ///
+    /// # Errors
+    /// When they are missing or damaged.
+    pub fn load(&self, digest: Digest) -> Result<Files, KeptError> {
         let path = self.path(digest);
-        let files = Files::read(&path).ok()?;
-        if files.digest() != digest {
-            tracing::warn!(path = %path.display(), "a kept generation is damaged, and not used");
-            return None;
+        if let Err(error) = path.symlink_metadata()
+            && error.kind() == io::ErrorKind::NotFound
+        {
+            return Err(KeptError::Missing(path));
         }
-        Some(files)
+        match Files::read(&path) {
+            Ok(files) if files.digest() == digest => Ok(files),
+            Ok(_) => Err(KeptError::Damaged(path)),
+            Err(source) => Err(KeptError::Unreadable { path, source }),
+        }
+    }
+
+    /// The files of a generation that may be elsewhere, too; none if they are not here. That they are
+    /// damaged is logged.
+    pub fn find(&self, digest: Digest) -> Option<Files> {
+        match self.load(digest) {
+            Ok(files) => Some(files),
+            Err(KeptError::Missing(_)) => None,
+            Err(error) => {
+                let error = causes::with_causes(&error);
+                tracing::warn!(%error, "a kept generation is not used");
+                None
+            }
+        }
     }
 
     /// Keeps a generation's files: they are on the disk when this returns.
@@ -75,7 +121,8 @@ impl Kept {
     /// When they cannot be written.
     pub fn keep(&self, files: &Files) -> io::Result<()> {
         let path = self.path(files.digest());
-        if self.load(files.digest()).is_none() {
+        if self.find(files.digest()).is_none() {
+            fs::create_dir_all(&self.directory)?;
             let unfinished = path.with_extension("new");
             remove(&path)?;
             remove(&unfinished)?;
@@ -166,15 +213,80 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let kept = Kept::open(directory.path()).expect("it opens");
         let files = files("one");
-        assert!(kept.load(files.digest()).is_none());
+        let missing = kept.load(files.digest());
+        assert!(matches!(missing, Err(KeptError::Missing(_))), "{missing:?}");
         kept.keep(&files).expect("it is kept");
         let loaded = kept.load(files.digest()).expect("it is there");
         assert_eq!(loaded.contents(), files.contents());
 
         fs::write(kept.path(files.digest()).join("a"), "two").expect("it is written");
-        assert!(kept.load(files.digest()).is_none());
+        let damaged = kept.load(files.digest());
+        assert!(matches!(damaged, Err(KeptError::Damaged(_))), "{damaged:?}");
+        assert!(kept.find(files.digest()).is_none());
+        assert_eq!(Kept::damaged(directory.path()), [files.digest()]);
         kept.keep(&files).expect("it is kept again");
-        assert!(kept.load(files.digest()).is_some());
+        assert!(kept.load(files.digest()).is_ok());
+        for name in ["a", "b"] {
+            fs::remove_file(kept.path(files.digest()).join(name)).expect("it is there");
+        }
+        let empty = kept.load(files.digest());
+        assert!(
+            matches!(empty, Err(KeptError::Unreadable { .. })),
+            "{empty:?}"
+        );
+    }
+
+    /// A data directory with one generation that served, as it was kept when that was new.
+    fn fixture() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("src/swap/fixtures/kept")
+    }
+
+    /// The generation of the fixture.
+    fn one() -> Files {
+        let content = |text: &'static [u8]| Bytes::from_static(text);
+        Files::new(BTreeMap::from([
+            ("guest.wasm".to_owned(), content(b"\0asm\r\0\x01\0")),
+            ("label".to_owned(), content(b"one")),
+            (
+                "ostrakon.toml".to_owned(),
+                content(b"lane.max_group = 64\n"),
+            ),
+        ]))
+    }
+
+    #[test]
+    fn each_generation_there_has_been_is_read() {
+        let directory = fixture().join("generations");
+        let kept = Kept { directory, most: 8 };
+        let files = kept.load(one().digest()).expect("it is whole");
+        assert_eq!(files.contents(), one().contents());
+    }
+
+    /// The digest counts as what is written: the name of what is kept, and what the data names.
+    #[test]
+    fn what_is_written_is_what_was_written_by_this_version_before() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let kept = Kept::open(directory.path()).expect("it opens");
+        kept.keep(&one()).expect("it is kept");
+        assert_eq!(all(directory.path()), all(&fixture()));
+    }
+
+    /// All files below a directory.
+    fn all(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+        let mut files = BTreeMap::new();
+        let mut directories = vec![directory.to_owned()];
+        while let Some(next) = directories.pop() {
+            for entry in fs::read_dir(next).expect("a directory") {
+                let path = entry.expect("an entry").path();
+                if path.is_dir() {
+                    directories.push(path);
+                } else {
+                    let name = path.strip_prefix(directory).expect("it is in it");
+                    files.insert(name.to_owned(), fs::read(&path).expect("a file"));
+                }
+            }
+        }
+        files
     }
 
     #[test]
@@ -188,7 +300,7 @@ mod tests {
         let keep = |files: &Files| {
             let (kept, files) = (kept.clone(), files.clone());
             in_time(move || {
-                assert!(kept.load(files.digest()).is_none());
+                assert!(kept.load(files.digest()).is_err());
                 kept.keep(&files).expect("it is kept");
                 kept.load(files.digest()).expect("it is there");
             });
@@ -209,7 +321,7 @@ mod tests {
             kept.keep(&all[0]).expect("it is used");
         }
         let there: Vec<_> = (0..all.len())
-            .filter(|at| kept.load(all[*at].digest()).is_some())
+            .filter(|at| kept.load(all[*at].digest()).is_ok())
             .collect();
         let last = all.len() - KEPT + 1..all.len();
         assert_eq!(there, std::iter::once(0).chain(last).collect::<Vec<_>>());
@@ -228,7 +340,7 @@ mod tests {
         }
         let after = files("after");
         kept.keep(&after).expect("it is kept");
-        assert!(kept.load(after.digest()).is_some());
+        assert!(kept.load(after.digest()).is_ok());
         assert_eq!(kept.entries().count(), KEPT);
     }
 
@@ -243,7 +355,7 @@ mod tests {
             served.keep(one).expect("it is kept");
         }
         let there = || {
-            let there = |at: &usize| of_plan.load(all[*at].digest()).is_some();
+            let there = |at: &usize| of_plan.load(all[*at].digest()).is_ok();
             (0..all.len()).filter(there).collect::<Vec<_>>()
         };
         assert_eq!(there().len(), all.len());

@@ -3,7 +3,6 @@ use ostrakon_protocol::{ClusterId, Cursor, Incarnation, Ordinal, Placement, Plan
 
 use super::super::place::Place;
 use super::super::promotion::Live;
-use super::*;
 
 /// The records of the first hosts, without a mark.
 const GENERATION_0: &[u8] = include_bytes!("../fixtures/generation.0");
@@ -64,16 +63,14 @@ fn what_is_written_is_what_was_written_by_this_version_before() {
 fn a_later_version_is_told_from_damage_and_nothing_is_guessed() {
     let later = |stored: &[u8]| [&stored[..4], &[9, 0], &stored[6..]].concat();
     let generation = Live::decode(&later(GENERATION_1)).unwrap_err();
-    let kind = Kind::Generation;
-    assert_eq!(generation, Unreadable::Newer { kind, found: 9 });
-    assert!(generation.is_newer());
+    assert_eq!(generation.newer(), Some(9));
     let text = generation.to_string();
     assert!(
         text.contains("is of version 9") && text.contains("reads up to 1"),
         "{text}"
     );
     let topology = Place::decode(&later(TOPOLOGY_1)).map(drop).unwrap_err();
-    assert!(topology.is_newer());
+    assert_eq!(topology.newer(), Some(9));
 
     // One field more: at the end, where it would be overlooked.
     let with_more = [TOPOLOGY_1, &[0]].concat();

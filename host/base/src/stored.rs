@@ -1,0 +1,280 @@
+//! What is written to a disk for a later start to read, which may be of another version of this
+//! program.
+//!
+//! Each [`Format`] has a number, and what is written carries it:
+//!
+//! | encoding | where the number is | without one |
+//! | --- | --- | --- |
+//! | [`Format::mark`] | `ostr`, then a little-endian u16, then the body | version 0 |
+//! | [`Format::to_json`] | the field `version` of a JSON object | version 0 |
+//! | [`Format::to_line`] | a file of its own, in decimal | version 0 |
+//!
+//! Version 0 is what was written before versions were. A reader knows its own version and the one
+//! before. Anything else is [`Unreadable`], never nothing: a later version is told from damage, and
+//! is left as it is. A version's body has exactly the fields of that version: one more is an error,
+//! for it means something to whoever wrote it. So a new field needs a new version.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+const MARK: &[u8] = b"ostr";
+const VERSION: &str = "version";
+
+/// One kind of stored thing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Format {
+    /// What it is, to begin a sentence with.
+    pub what: &'static str,
+    /// The version that this program writes, and the newest that it reads.
+    pub version: u16,
+}
+
+/// Why what is stored cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unreadable {
+    /// A later version of this program wrote it.
+    #[error(
+        "{} is of version {found}, and this version of ostrakon ({}) reads up to {}",
+        .format.what, env!("CARGO_PKG_VERSION"), .format.version
+    )]
+    Newer {
+        /// What it is.
+        format: Format,
+        /// Its version.
+        found: u64,
+    },
+    /// It is not what the version that it carries says.
+    #[error("{} cannot be read: {reason}", .format.what)]
+    Broken {
+        /// What it is.
+        format: Format,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+impl Unreadable {
+    /// The version of what a later program wrote; none of what is damaged.
+    pub fn newer(&self) -> Option<u64> {
+        match self {
+            Self::Newer { found, .. } => Some(*found),
+            Self::Broken { .. } => None,
+        }
+    }
+}
+
+impl Format {
+    /// What is damaged, and how.
+    pub fn broken(&self, reason: &(impl ToString + ?Sized)) -> Unreadable {
+        Unreadable::Broken {
+            format: *self,
+            reason: reason.to_string(),
+        }
+    }
+
+    /// The version that something carries, if it is one that this program knows.
+    fn known(&self, found: u64) -> Result<u16, Unreadable> {
+        match u16::try_from(found) {
+            Ok(0) => Err(self.broken("there is no version 0")),
+            Ok(version) if version <= self.version => Ok(version),
+            _ => Err(Unreadable::Newer {
+                format: *self,
+                found,
+            }),
+        }
+    }
+
+    /// Bytes with this format's version before them.
+    pub fn mark(&self, body: &[u8]) -> Vec<u8> {
+        [MARK, &self.version.to_le_bytes(), body].concat()
+    }
+
+    /// The version and the body of what [`Format::mark`] made.
+    ///
+    /// # Errors
+    /// When it is of a later version, or ends within its version.
+    pub fn unmark<'a>(&self, stored: &'a [u8]) -> Result<(u16, &'a [u8]), Unreadable> {
+        let Some(marked) = stored.strip_prefix(MARK) else {
+            return Ok((0, stored));
+        };
+        let cut = || self.broken("it ends within its version");
+        let (version, body) = marked.split_first_chunk().ok_or_else(cut)?;
+        let version = self.known(u16::from_le_bytes(*version).into())?;
+        Ok((version, body))
+    }
+
+    /// A value's fields as a JSON object with this format's version.
+    ///
+    /// # Panics
+    /// When the value has no fields, or its keys are not text.
+    pub fn to_json(&self, body: &impl Serialize) -> Vec<u8> {
+        #[derive(Serialize)]
+        struct Versioned<'a, T> {
+            version: u16,
+            #[serde(flatten)]
+            body: &'a T,
+        }
+        let version = self.version;
+        serde_json::to_vec(&Versioned { version, body }).expect("it has fields with names")
+    }
+
+    /// The version and the other fields of what [`Format::to_json`] made.
+    ///
+    /// # Errors
+    /// When it is of a later version, or is no JSON object.
+    pub fn split_json(&self, stored: &[u8]) -> Result<(u16, Map<String, Value>), Unreadable> {
+        let mut fields: Map<String, Value> =
+            serde_json::from_slice(stored).map_err(|error| self.broken(&error))?;
+        let version = match fields.remove(VERSION) {
+            None => 0,
+            Some(version) => {
+                let number = version.as_u64();
+                self.known(number.ok_or_else(|| self.broken("its version is no number"))?)?
+            }
+        };
+        Ok((version, fields))
+    }
+
+    /// A value of these fields, and of no others where its type denies unknown ones.
+    ///
+    /// # Errors
+    /// When they are not its fields.
+    pub fn from_fields<T: DeserializeOwned>(
+        &self,
+        fields: Map<String, Value>,
+    ) -> Result<T, Unreadable> {
+        serde_json::from_value(Value::Object(fields)).map_err(|error| self.broken(&error))
+    }
+
+    /// This format's version, alone in a file.
+    pub fn to_line(&self) -> Vec<u8> {
+        format!("{}\n", self.version).into_bytes()
+    }
+
+    /// The version that [`Format::to_line`] wrote.
+    ///
+    /// # Errors
+    /// When it is a later one, or no number.
+    pub fn from_line(&self, stored: &[u8]) -> Result<u16, Unreadable> {
+        let line = stored.strip_suffix(b"\n").unwrap_or(stored);
+        let number = str::from_utf8(line).ok().and_then(|line| line.parse().ok());
+        self.known(number.ok_or_else(|| self.broken("its version is no number"))?)
+    }
+}
+
+/// Moves what a later program wrote aside, before something else takes its place: it is that
+/// program's, and may be of use to it. Gives where it is then.
+///
+/// # Errors
+/// When it cannot be moved: then nothing may take its place.
+pub fn set_aside(path: &Path, version: u64) -> io::Result<PathBuf> {
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(format!(".v{version}"));
+    let aside = PathBuf::from(aside);
+    fs::rename(path, &aside)?;
+    Ok(aside)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    const FORMAT: Format = Format {
+        what: "a test",
+        version: 2,
+    };
+
+    #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Body {
+        a: u8,
+    }
+
+    fn json(text: &str) -> Result<(u16, Body), Unreadable> {
+        let (version, fields) = FORMAT.split_json(text.as_bytes())?;
+        Ok((version, FORMAT.from_fields(fields)?))
+    }
+
+    #[test]
+    fn what_is_written_carries_its_version() {
+        assert_eq!(FORMAT.mark(b"body"), b"ostr\x02\0body");
+        assert_eq!(FORMAT.to_json(&Body { a: 7 }), br#"{"version":2,"a":7}"#);
+        assert_eq!(FORMAT.to_line(), b"2\n");
+    }
+
+    #[test]
+    fn its_own_version_and_those_before_are_read() {
+        for (version, stored) in [
+            (0, &b"body"[..]),
+            (1, b"ostr\x01\0body"),
+            (2, b"ostr\x02\0body"),
+        ] {
+            assert_eq!(FORMAT.unmark(stored), Ok((version, &b"body"[..])));
+        }
+        for (version, stored) in [
+            (0, r#"{"a":7}"#),
+            (1, r#"{"a":7,"version":1}"#),
+            (2, r#"{"version":2,"a":7}"#),
+        ] {
+            assert_eq!(json(stored), Ok((version, Body { a: 7 })));
+        }
+        assert_eq!(FORMAT.from_line(b"2\n"), Ok(2));
+        assert_eq!(FORMAT.from_line(b"1"), Ok(1));
+    }
+
+    #[test]
+    fn a_later_version_is_told_from_damage_and_named() {
+        let newer = |found| Unreadable::Newer {
+            format: FORMAT,
+            found,
+        };
+        assert_eq!(FORMAT.unmark(b"ostr\x09\0other"), Err(newer(9)));
+        assert_eq!(json(r#"{"version":3,"b":[]}"#), Err(newer(3)));
+        assert_eq!(json(r#"{"version":65538}"#), Err(newer(65538)));
+        assert_eq!(FORMAT.from_line(b"10\n"), Err(newer(10)));
+        let said = newer(9).to_string();
+        assert!(said.starts_with("a test is of version 9, and "), "{said}");
+        assert!(said.ends_with("reads up to 2"), "{said}");
+
+        for broken in ["ostr", "ostr\x01", "ostr\0\0body"] {
+            let error = FORMAT.unmark(broken.as_bytes()).unwrap_err();
+            assert_eq!(error.newer(), None, "{broken:?}: {error}");
+        }
+        for broken in [
+            "",
+            "{",
+            "[]",
+            r#"{"version":0,"a":7}"#,
+            r#"{"version":-1,"a":7}"#,
+            r#"{"version":"2","a":7}"#,
+            r#"{"version":2,"a":7,"b":1}"#,
+            r#"{"version":2,"a":7} "#.trim_end().strip_suffix('}').unwrap(),
+        ] {
+            let error = json(broken).unwrap_err();
+            assert_eq!(error.newer(), None, "{broken:?}: {error}");
+        }
+        for broken in ["", "\n", "0\n", "two\n", "2\n\n", "-1"] {
+            let error = FORMAT.from_line(broken.as_bytes()).unwrap_err();
+            assert_eq!(error.newer(), None, "{broken:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_is_set_aside_is_as_it_was() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("notes.json");
+        fs::write(&path, "later").unwrap();
+        let aside = set_aside(&path, 9).unwrap();
+        assert_eq!(aside, directory.path().join("notes.json.v9"));
+        assert_eq!(fs::read(aside).unwrap(), b"later");
+        assert!(!path.exists());
+        set_aside(&path, 9).unwrap_err();
+    }
+}
