@@ -217,7 +217,7 @@ fn a_shard_with_a_new_disk_is_not_ended_by_its_own_past() {
     stop_all(hosts);
     one.stop();
     let mut last = 0;
-    for _ in 0..4 {
+    for _ in 0..10 {
         let one = shards[1].spawn();
         last = number(&one, "incarnation");
         // Shard 2 hears of it: one of these keys is its own.
