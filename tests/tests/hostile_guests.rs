@@ -220,6 +220,10 @@ fn what_the_host_does_for_a_guest_is_bounded_in_time() {
 
 /// Has a guest make each of these alone and several times at once, while others save
 /// and load.
+#[expect(
+    clippy::print_stdout,
+    reason = "what was measured is part of what is shown"
+)]
 fn have_the_host_do(attacks: &[Attack], deadline: Duration) {
     let toml = format!("guest.write_deadline = \"{}ms\"", deadline.as_millis());
     let settings = [("ostrakon.toml", toml.as_str())];

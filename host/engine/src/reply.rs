@@ -120,7 +120,7 @@ mod tests {
         assert!(refused(with("Ostrakon-Shard", b"1")).contains("only the host"));
         assert!(refused(|response| response.body = vec![0; 101]).contains("101"));
         assert!(refused(with("x", &[b'a'; 96])).contains("101"));
-        let large = [b'a'; MAX_HEADERS - HEADER];
+        let large = vec![b'a'; MAX_HEADERS - HEADER];
         assert!(refused(with("x", &large)).contains("headers have 32769 bytes"));
         let many = |response: &mut Response| {
             let all = (0..=MAX_HEADERS / (HEADER + 1)).map(|_| ("x", b""));

@@ -134,8 +134,8 @@ fn fill(mut stream: TcpStream, bytes: &[u8]) -> TcpStream {
     stream.set_nonblocking(true).expect("it can be");
     let full = Duration::from_millis(200);
     let mut since = Instant::now();
-    for part in std::iter::repeat(bytes).take(500_000) {
-        if stream.write(part).is_ok() {
+    for _ in 0..500_000 {
+        if stream.write(bytes).is_ok() {
             since = Instant::now();
         } else if since.elapsed() > full {
             break;
@@ -145,6 +145,9 @@ fn fill(mut stream: TcpStream, bytes: &[u8]) -> TcpStream {
     }
     stream
 }
+
+/// What clients do, how each begins, and what it goes on with.
+type Kind<'a> = (&'a str, &'a (dyn Fn() -> TcpStream + Sync), &'a [u8]);
 
 /// It was megabytes, of which the formula knew nothing.
 #[test]
@@ -171,8 +174,7 @@ fn what_the_system_keeps_for_a_connection_is_no_more_than_the_formula_says() {
     };
     let others = Others::start(&host);
     others.warm_up();
-    type Connect<'a> = &'a (dyn Fn() -> TcpStream + Sync);
-    let cases: [(&str, Connect<'_>, &[u8]); 3] = [
+    let cases: [Kind<'_>; 3] = [
         ("that ask on", &fresh, &ask.repeat(1000)),
         ("that had much before", &used, &ask.repeat(1000)),
         ("that ask byte by byte", &fresh, b"\n"),

@@ -435,14 +435,14 @@ fn reply_headers_that_nobody_takes_are_bounded() {
 fn bodies_of_tiny_chunks_count_as_bodies_and_hold_nobody_up() {
     const CONNECTIONS: usize = 150;
     const BODIES: usize = 3;
-    let name = format!("{CONNECTIONS} connections of {BODIES} bodies of 20,000 chunks of a byte");
+    let name = format!("{CONNECTIONS} connections of {BODIES} bodies of 5,000 chunks of a byte");
     let attack = Attack {
         bodies: true,
         ..Attack::new(&name)
     };
     check(&attack, |host| {
         let head = b"PUT /kv/x HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n";
-        let body = [&head[..], &b"1\r\nx\r\n".repeat(20_000), b"0\r\n\r\n"].concat();
+        let body = [&head[..], &b"1\r\nx\r\n".repeat(5_000), b"0\r\n\r\n"].concat();
         thread::scope(|scope| {
             for _ in 0..CONNECTIONS {
                 scope.spawn(|| {

@@ -372,6 +372,8 @@ async fn the_system_keeps_little_of_what_the_host_does_not_read() {
 /// keep a header for as long as the connection.
 #[tokio::test]
 async fn an_answer_without_a_body_counts_until_its_headers_are_taken_and_no_longer() {
+    const LARGE_ONES: usize = 16;
+    const HEADS: usize = 20;
     let server = Running::new(patient());
     let head = || {
         let request = Request::head("http://x/large");
@@ -405,8 +407,6 @@ async fn an_answer_without_a_body_counts_until_its_headers_are_taken_and_no_long
     let answer = sender.send_request(get("/1")).await.expect("an answer");
     answer.into_body().collect().await.expect("all of it");
     reading.store(false, Ordering::SeqCst);
-    const LARGE_ONES: usize = 16;
-    const HEADS: usize = 20;
     let mut asked = tokio::task::JoinSet::new();
     for number in 0..LARGE_ONES + HEADS {
         let is_large = number < LARGE_ONES;
