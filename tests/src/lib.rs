@@ -4,6 +4,7 @@ pub mod client;
 pub mod cluster;
 pub mod collector;
 pub mod container;
+pub mod h2;
 pub mod host;
 pub mod load;
 pub mod manifests;

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use ostrakon_settings::settings::Settings;
@@ -13,10 +14,15 @@ const MIB: usize = 1 << 20;
 pub const BASE: usize = 64 * MIB;
 /// A connection: its task, its buffers, in TLS its keys, in h2 its streams.
 pub const CONNECTION: usize = 96 * KIB;
+/// What the system keeps for one: of what its client has sent and the host has not read 128 KiB, and of
+/// what it does not take as much, and one segment.
+pub const SOCKET: usize = (128 + 128 + SEGMENT) * KIB;
+/// The largest segment that the system makes, in KiB.
+const SEGMENT: usize = 64;
 /// What the allocator keeps of what was freed, and what rounding costs: a fourth.
 pub const SLACK: (usize, usize) = (5, 4);
 
-/// The most bytes that clients can have a host hold: connections, heads, bodies and replies.
+/// The most bytes that clients can have a host's process hold: connections, heads, bodies and replies.
 pub fn of_clients(settings: &Settings) -> usize {
     let http = &settings.http;
     let counted = http.max_connections * CONNECTION
@@ -26,11 +32,71 @@ pub fn of_clients(settings: &Settings) -> usize {
     counted / SLACK.1 * SLACK.0
 }
 
-/// The most bytes that a host holds, with so many threads and so much for the store's pages, while
-/// no guest is compiled.
-pub fn of_host(settings: &Settings, threads: usize, store_cache: usize) -> usize {
+/// The most bytes that a host's process holds, with so many threads and so much for the store's pages,
+/// while no guest is compiled.
+pub fn of_process(settings: &Settings, threads: usize, store_cache: usize) -> usize {
     let instances = (2 * threads + 3) * settings.guest.max_memory;
     BASE + store_cache + instances + of_clients(settings)
+}
+
+/// The same with what the system keeps for its connections.
+pub fn of_host(settings: &Settings, threads: usize, store_cache: usize) -> usize {
+    of_process(settings, threads, store_cache) + settings.http.max_connections * SOCKET
+}
+
+/// A figure of `/proc/PID/status`, such as `VmRSS` or `VmHWM`, in bytes.
+///
+/// # Panics
+/// When there is no such process, or figure.
+pub fn status(process: u32, figure: &str) -> usize {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).expect("it runs");
+    let line = status.lines().find_map(|line| line.strip_prefix(figure));
+    let kibibytes = line.and_then(|line| line.strip_prefix(':')?.trim().strip_suffix(" kB"));
+    let kibibytes: usize = kibibytes.expect("it is there").parse().expect("a number");
+    kibibytes * KIB
+}
+
+/// What the system keeps for a socket, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Socket {
+    /// Now.
+    pub kept: usize,
+    /// At most.
+    pub most: usize,
+}
+
+impl Socket {
+    /// Those that a server of this machine has accepted at a port, as `ss` of iproute2 says.
+    ///
+    /// # Panics
+    /// When it cannot be run.
+    pub fn accepted_at(port: u16) -> Vec<Self> {
+        let ss = Command::new("ss")
+            .args([
+                "-Htnm",
+                "state",
+                "connected",
+                "sport",
+                "=",
+                &format!(":{port}"),
+            ])
+            .output()
+            .expect("iproute2 is installed");
+        let text = String::from_utf8(ss.stdout).expect("it is text");
+        let sockets = text.split("skmem:(").skip(1).map(|of_one| {
+            let figures = of_one.split(')').next().expect("the first is there");
+            let figure = |name: &str| -> usize {
+                let mut figures = figures.split(',').filter_map(|one| one.strip_prefix(name));
+                let digits = figures.find_map(|digits| digits.parse().ok());
+                digits.expect("it is there")
+            };
+            // To be read, to be sent, reserved, and come while it was locked.
+            let kept = ["r", "w", "f", "bl"].map(figure).iter().sum();
+            let most = figure("rb") + figure("tb") + SEGMENT * KIB;
+            Self { kept, most }
+        });
+        sockets.collect()
+    }
 }
 
 /// A control group of its own, whose processes have so much memory at most: beyond it the kernel

@@ -14,7 +14,7 @@ use ostrakon_test_support::bombs::{branching, functions, long, nested, slow};
 use ostrakon_tests::client::Client;
 use ostrakon_tests::host::{CANARY, Files, Host, PATIENCE, Shard, binary, config, guest};
 use ostrakon_tests::load::under_load;
-use ostrakon_tests::memory::Cgroup;
+use ostrakon_tests::memory::{Cgroup, status};
 use serde_json::Value;
 
 /// A ConfigMap with a guest, packed: what is large is not for long.
@@ -102,15 +102,9 @@ fn until_gone(child: u32) {
     }
 }
 
-/// What a process has in memory, in MiB: now, or at most.
-fn resident(host: &Host, field: &str) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", host.id())).expect("it runs");
-    let line = status.lines().find_map(|line| line.strip_prefix(field));
-    let kib = line.and_then(|line| line.trim().split(' ').next());
-    kib.expect("there is a size")
-        .parse::<u64>()
-        .expect("a number")
-        >> 10
+/// What a host has in memory, in MiB: now, or at most.
+fn resident(host: &Host, figure: &str) -> usize {
+    status(host.id(), figure) >> 20
 }
 
 fn compiles(host: &Host, result: &str) -> u64 {
@@ -184,7 +178,7 @@ fn what_would_take_too_much_is_refused_before_it_is_compiled() {
         println!("{depth} levels are {} bytes", bomb.len() - kv.len());
         bombs.push(("nested components", bomb, "steps to instantiate it"));
     }
-    let before = resident(&host, "VmRSS:");
+    let before = resident(&host, "VmRSS");
     Others::during(&host, || {
         for (what, bomb, reason) in &bombs {
             let began = Instant::now();
@@ -196,7 +190,7 @@ fn what_would_take_too_much_is_refused_before_it_is_compiled() {
         }
     });
     assert_eq!(compiles(&host, "done"), 1, "the one that serves");
-    let (after, most) = (resident(&host, "VmRSS:"), resident(&host, "VmHWM:"));
+    let (after, most) = (resident(&host, "VmRSS"), resident(&host, "VmHWM"));
     println!("{before} MiB before, {after} after, {most} at most");
     assert!(after < before + 40, "{after} MiB: it is not given back");
     // The largest of them is unpacked to 62 MiB, of which there may be two for a moment.
@@ -209,7 +203,7 @@ fn what_takes_too_much_is_ended_by_its_limit_and_costs_the_host_nothing() {
     let kv = guest("kv");
     let mut shard = Shard::new(&config(&kv, &[]));
     let host = shard.start();
-    let before = resident(&host, "VmRSS:");
+    let before = resident(&host, "VmRSS");
     let cases = [
         ("compile_memory", "'64MiB'", "more than 64.0 MiB of memory"),
         ("compile_cpu", "'1s'", "more than 1s of processor time"),
@@ -229,7 +223,7 @@ fn what_takes_too_much_is_ended_by_its_limit_and_costs_the_host_nothing() {
         }
     });
     assert_eq!(compiles(&host, "limit"), 3);
-    let most = resident(&host, "VmHWM:");
+    let most = resident(&host, "VmHWM");
     println!("{before} MiB before, {most} at most");
     assert!(
         most < before + 120,

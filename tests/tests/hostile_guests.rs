@@ -6,7 +6,6 @@
 //! `migrate`: see the refusals.
 
 use std::cell::RefCell;
-use std::fs;
 use std::io::{Read as _, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,6 +15,7 @@ use std::time::{Duration, Instant};
 use ostrakon_tests::client::Client;
 use ostrakon_tests::host::{Host, Shard, config, guest};
 use ostrakon_tests::load::under_load;
+use ostrakon_tests::memory::status;
 
 /// What the client is to see.
 enum Seen {
@@ -203,7 +203,7 @@ const OF_TIME: &[Attack] = &[
 ];
 
 /// How many of one attack are made at once.
-const AT_ONCE: u64 = 4;
+const AT_ONCE: usize = 4;
 
 /// A value of 9 MiB, asked for 900 times in one call, took 5.9 GiB and 28 s of a
 /// deadline of 1 s; 300 times, others waited 3.7 s.
@@ -266,7 +266,7 @@ fn have_the_host_do(attacks: &[Attack], deadline: Duration) {
     let peak = resident(&host);
     println!(
         "{} attacks, {} requests of others meanwhile: 0 failed, {:?} at most; {before} MiB, then {peak} at most",
-        (1 + AT_ONCE) * attacks.len() as u64,
+        (1 + AT_ONCE) * attacks.len(),
         2 * requests,
         others.worst()
     );
@@ -296,13 +296,8 @@ impl Waits {
 }
 
 /// The most memory that a host's process has had so far, in MiB.
-fn resident(host: &Host) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", host.id()));
-    let status = status.expect("it runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let number = line.and_then(|line| line.split_whitespace().next());
-    let kib: u64 = number.expect("a number").parse().expect("a number");
-    kib >> 10
+fn resident(host: &Host) -> usize {
+    status(host.id(), "VmHWM") >> 20
 }
 
 /// Writes that waited for the lane were run whatever replies were held: each was answered with much,
@@ -323,22 +318,40 @@ fn writes_that_wait_are_not_run_where_replies_hold_too_much() {
         stream.write_all(request.as_bytes()).expect("it is asked");
         stream
     };
-    let _busy = ask("/loop?access=write");
-    let behind = RefCell::new(Vec::new());
-    host.wait_until("the lane is busy", |host| {
-        behind.borrow_mut().push(ask("/set/behind/it"));
-        host.metric("ostrakon_lane_depth") > 0
+    // Others are answered, or told at once that there is no room: until this was there, and after it, they
+    // are answered.
+    let (others, refusals) = (Waits::default(), AtomicU64::new(0));
+    let load = |client: &mut Client, _: usize, _: u64| {
+        let answer = others.of(|| client.get("/label").expect("an answer"));
+        if answer.header("ostrakon-error") == Some("replies") {
+            refusals.fetch_add(1, Ordering::Relaxed);
+        } else {
+            assert_eq!(answer.status, 200, "{answer:?}");
+        }
+    };
+    let (requests, (clients, heads)) = under_load(host.address, 2, load, |answered| {
+        host.wait_until("others' answers", |_| {
+            answered.load(Ordering::Relaxed) > 100
+        });
+        assert_eq!(refusals.load(Ordering::Relaxed), 0);
+        let _busy = ask("/loop?access=write");
+        let behind = RefCell::new(Vec::new());
+        host.wait_until("the lane is busy", |host| {
+            behind.borrow_mut().push(ask("/set/behind/it"));
+            host.metric("ostrakon_lane_depth") > 0
+        });
+        let clients: Vec<_> = (0..WRITES)
+            .map(|_| ask(&format!("/reply-enormous?access=write&n={REPLY}")))
+            .collect();
+        // The head of each answer, and nothing more of it.
+        let heads = clients.iter().map(|mut client| {
+            let mut head = [0; 512];
+            let read = client.read(&mut head).expect("an answer");
+            String::from_utf8_lossy(&head[..read]).into_owned()
+        });
+        let heads: Vec<_> = heads.collect();
+        (clients, heads)
     });
-    let clients: Vec<_> = (0..WRITES)
-        .map(|_| ask(&format!("/reply-enormous?access=write&n={REPLY}")))
-        .collect();
-    // The head of each answer, and nothing more of it.
-    let heads = clients.iter().map(|mut client| {
-        let mut head = [0; 512];
-        let read = client.read(&mut head).expect("an answer");
-        String::from_utf8_lossy(&head[..read]).into_owned()
-    });
-    let heads: Vec<_> = heads.collect();
     let begin = |text: &str| heads.iter().filter(|head| head.starts_with(text)).count();
     let (run, refused) = (begin("HTTP/1.1 200 "), begin("HTTP/1.1 503 "));
     // Each thread can be between two counts with one.
@@ -349,7 +362,13 @@ fn writes_that_wait_are_not_run_where_replies_hold_too_much() {
         .iter()
         .filter(|head| head.contains("ostrakon-error: replies"));
     assert_eq!(codes.count(), refused);
-    println!("{WRITES} writes waited: {run} were run, {refused} refused");
+    println!(
+        "{WRITES} writes waited: {run} were run, {refused} refused; {requests} of others, 0 failed, {} of \
+         them refused for want of room, the worst took {:?}",
+        refusals.into_inner(),
+        others.worst()
+    );
+    assert!(others.worst() < Duration::from_secs(3));
     drop(clients);
     host.wait_until("replies are let go", |host| {
         host.client()

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderMap;
 use ostrakon_contract::client::{Client, Clients};
 use ostrakon_contract::contract::Request;
 use ostrakon_observe::trace::Open;
@@ -70,7 +71,8 @@ impl Handler for Answering {
         // Whoever asks for a client takes its replies as fast as the line is; until then they
         // count as what clients of this shard have not taken.
         let replies = self.service.replies();
-        let held = replies.hold(client.replies(), message::encode(&said), usize::MAX);
+        let said = (&HeaderMap::new(), message::encode(&said));
+        let held = replies.hold(client.replies(), said, usize::MAX);
         held.expect("without a bound all has room")
     }
 }

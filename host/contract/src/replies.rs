@@ -5,10 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
+use http::HeaderMap;
+
+use crate::headers;
 
 /// A reply of at most so many bytes is small: what is left for those cannot be taken by others.
 const SMALL: usize = 64 * 1024;
-/// The part of all that is left for small ones, and the part that one connection may have.
+/// The part of all that is left for small ones.
 const PART: usize = 4;
 
 /// A sum of bytes, of all or of one connection. A relaxed atomic: nothing else is read by it.
@@ -32,6 +35,10 @@ impl Sum {
 }
 
 /// What a shard's replies hold, of all its connections. Clones are the same.
+///
+/// One connection may hold as much as is left for all others: half where it is the only one, as a
+/// proxy's can be, and less the more others hold, so that something is always left for one more. (Choudhury
+/// and Hahne, "Dynamic queue length thresholds in a shared memory ATM switch", 1996, with alpha 1.)
 #[derive(Clone, Debug, Default)]
 pub struct Replies(Sum);
 
@@ -51,9 +58,10 @@ struct Held {
 
 impl Replies {
     /// Whether so much is held, by all or by the connection whose sum `of_one` is, that it is to be asked nothing
-    /// more: all hold `limit` bytes or more, or the connection its part of that.
+    /// more: all hold `limit` bytes or more, or the connection as much as is left.
     pub fn are_full(&self, of_one: &Sum, limit: usize) -> bool {
-        self.0.get() >= limit || of_one.get() >= limit / PART
+        let left = limit.saturating_sub(self.0.get());
+        left == 0 || of_one.get() >= left
     }
 
     /// Counts so many bytes that must be told, whatever is held already. Gives what all and the connection held
@@ -69,36 +77,53 @@ impl Replies {
         self.add(of_one, bytes).0
     }
 
-    /// The same bytes of a reply that should be told, as it is of a write that was run: none only where
-    /// all hold `limit` bytes or more.
-    pub fn hold_as_told(&self, of_one: &Sum, reply: Bytes, limit: usize) -> Option<Bytes> {
-        if reply.is_empty() {
-            return Some(reply);
+    /// The body of a reply that should be told, as it is of a write that was run: none only where
+    /// all hold `limit` bytes or more. It counts, with its headers, as in [`Replies::hold`].
+    pub fn hold_as_told(
+        &self,
+        of_one: &Sum,
+        (headers, body): (&HeaderMap, Bytes),
+        limit: usize,
+    ) -> Option<Bytes> {
+        let length = held_by(headers, &body);
+        if length == 0 {
+            return Some(body);
         }
-        let (counted, [of_all, _]) = self.add(of_one, reply.len());
-        let held = counted.with(reply);
+        let (counted, [of_all, _]) = self.add(of_one, length);
+        let held = counted.with(body);
         (of_all < limit).then_some(held)
     }
 
-    /// The same bytes, which count from now on for as long as anybody has them; none where that
-    /// would be more than `limit`, or than what a part of it is for. A reply by itself is never
-    /// too large.
-    pub fn hold(&self, of_one: &Sum, reply: Bytes, limit: usize) -> Option<Bytes> {
-        let length = reply.len();
+    /// The body of a reply, which counts from now on, with the headers, for as long as anybody has any
+    /// of its bytes, or it where it has none; none where that would be more than `limit`, or than what a
+    /// part of it is for. A reply by itself is never too large.
+    pub fn hold(
+        &self,
+        of_one: &Sum,
+        (headers, body): (&HeaderMap, Bytes),
+        limit: usize,
+    ) -> Option<Bytes> {
+        let length = held_by(headers, &body);
         if length == 0 {
-            return Some(reply);
+            return Some(body);
         }
         let (counted, [of_all, of_connection]) = self.add(of_one, length);
-        let held = counted.with(reply);
+        let held = counted.with(body);
         let most = if length <= SMALL {
             limit
         } else {
             limit - limit / PART
         };
         let fits = |before: usize, most| before == 0 || before.saturating_add(length) <= most;
-        let has_room = fits(of_all, most) && fits(of_connection, limit / PART);
+        let left = limit.saturating_sub(of_all.saturating_add(length));
+        let has_room = fits(of_all, most) && fits(of_connection, left);
         has_room.then_some(held)
     }
+}
+
+/// How many bytes a reply holds.
+pub fn held_by(headers: &HeaderMap, body: &Bytes) -> usize {
+    headers::held_by(headers) + body.len()
 }
 
 impl Counted {
@@ -126,16 +151,27 @@ impl Drop for Counted {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
 
-    fn reply(length: usize) -> Bytes {
+    fn body(length: usize) -> Bytes {
         vec![1; length].into()
+    }
+
+    /// Holds a reply without headers.
+    fn hold(replies: &Replies, of_one: &Sum, length: usize, limit: usize) -> Option<Bytes> {
+        replies.hold(of_one, (&HeaderMap::new(), body(length)), limit)
+    }
+
+    fn tell(replies: &Replies, of_one: &Sum, length: usize, limit: usize) -> Option<Bytes> {
+        replies.hold_as_told(of_one, (&HeaderMap::new(), body(length)), limit)
     }
 
     #[test]
     fn replies_count_until_the_last_of_their_bytes_is_let_go() {
         let (replies, clients) = (Replies::default(), [(); 3].map(|()| Sum::default()));
-        let hold = |client: usize, length| replies.hold(&clients[client], reply(length), 10);
+        let hold = |client: usize, length| hold(&replies, &clients[client], length, 10);
         let first = hold(0, 6).unwrap();
         let part = first.slice(5..);
         drop(first);
@@ -144,7 +180,8 @@ mod tests {
         assert!(hold(2, 1).is_none() && hold(2, 0).is_some());
         assert!(replies.are_full(&clients[2], 10));
         // What must be said is said.
-        let third = replies.hold(&clients[2], reply(5), usize::MAX);
+        let told = (&HeaderMap::new(), body(5));
+        let third = replies.hold(&clients[2], told, usize::MAX);
         drop((part, second));
         assert!(third.is_some() && !replies.are_full(&clients[0], 10));
         assert!(hold(0, 5).is_some() && hold(0, 6).is_none());
@@ -153,22 +190,65 @@ mod tests {
         assert_eq!((replies.0.get(), sums), (0, [0; 3]));
     }
 
+    /// They counted nowhere: a client of h2 that takes none can have a hundred of them wait.
     #[test]
-    fn a_connection_has_a_part_and_large_replies_leave_some_for_small_ones() {
-        const LIMIT: usize = 16 * SMALL;
-        let (replies, clients) = (Replies::default(), [(); 5].map(|()| Sum::default()));
-        let hold = |client: usize, length| replies.hold(&clients[client], reply(length), LIMIT);
-        // One connection has a quarter, in as many replies as it likes.
-        let mut held: Vec<_> = (0..4).map(|_| hold(0, SMALL).unwrap()).collect();
-        assert!(hold(0, 1).is_none() && replies.are_full(&clients[0], LIMIT));
-        assert!(!replies.are_full(&clients[1], LIMIT));
-        // By itself a reply can be larger than that; large ones have three quarters in all.
-        held.push(hold(1, 8 * SMALL).unwrap());
-        assert!(hold(2, SMALL + 1).is_none());
-        for client in 2..4 {
-            held.extend([hold(client, SMALL).unwrap(), hold(client, SMALL).unwrap()]);
+    fn headers_count_with_their_body_also_where_that_is_empty() {
+        let (replies, client) = (Replies::default(), Sum::default());
+        let mut headers = HeaderMap::new();
+        headers.insert("x-large", HeaderValue::from_bytes(&[b'x'; 1000]).unwrap());
+        let bytes = headers::held_by(&headers);
+        assert!(bytes > 1000);
+        for length in [0, 10] {
+            for limit in [usize::MAX, bytes + length] {
+                let held = replies.hold(&client, (&headers, body(length)), limit);
+                let held = held.expect("there is room");
+                assert_eq!((held.len(), replies.0.get()), (length, bytes + length));
+                // Another has none.
+                let other = Sum::default();
+                let told = replies.hold_as_told(&other, (&headers, body(0)), bytes);
+                assert!(told.is_none());
+                drop(held);
+                assert_eq!((replies.0.get(), client.get()), (0, 0));
+            }
         }
-        assert!(hold(4, 1).is_none() && replies.are_full(&clients[4], LIMIT));
+    }
+
+    #[test]
+    fn a_connection_has_as_much_as_is_left_and_large_replies_leave_some_for_small_ones() {
+        const LIMIT: usize = 16 * SMALL;
+        let (replies, clients) = (Replies::default(), [(); 9].map(|()| Sum::default()));
+        let hold = |client: usize, length| hold(&replies, &clients[client], length, LIMIT);
+        // One has half of it, in as many replies as it likes; the next ones half of what is left.
+        let mut held = Vec::new();
+        for (client, most) in [8, 4, 2, 1].into_iter().enumerate() {
+            held.extend((0..most).map(|_| hold(client, SMALL).unwrap()));
+            assert!(hold(client, SMALL).is_none(), "{client}");
+            assert!(replies.are_full(&clients[client], LIMIT), "{client}");
+            assert!(!replies.are_full(&clients[client + 1], LIMIT), "{client}");
+        }
+        held.push(hold(5, SMALL).unwrap());
+        assert!(hold(6, 1).is_none() && replies.are_full(&clients[6], LIMIT));
+        held.clear();
+        // Several that want as much as each other have as much as each other.
+        loop {
+            let more: Vec<_> = (0..3).filter_map(|client| hold(client, SMALL)).collect();
+            if more.is_empty() {
+                break;
+            }
+            held.extend(more);
+        }
+        assert_eq!(
+            [0, 1, 2].map(|client: usize| clients[client].get() / SMALL),
+            [4; 3]
+        );
+        held.clear();
+        // By itself a reply can be larger than that; large ones have three quarters in all.
+        held.push(hold(1, 10 * SMALL).unwrap());
+        assert!(hold(2, 2 * SMALL + 1).is_none());
+        held.push(hold(2, 2 * SMALL).unwrap());
+        assert!(hold(3, SMALL + 1).is_none());
+        held.extend((3..7).map(|client| hold(client, SMALL).unwrap()));
+        assert!(hold(7, 1).is_none() && replies.are_full(&clients[7], LIMIT));
         held.clear();
         assert!(hold(4, LIMIT).is_some());
     }
@@ -176,14 +256,14 @@ mod tests {
     #[test]
     fn a_writes_reply_is_held_as_long_as_all_hold_less_than_the_limit() {
         let (replies, client) = (Replies::default(), Sum::default());
-        let hold = || replies.hold_as_told(&client, reply(6), 10);
-        let held = [hold().unwrap(), hold().unwrap()];
-        assert!(hold().is_none() && replies.hold_as_told(&client, reply(0), 10).is_some());
+        let tell = |length| tell(&replies, &client, length, 10);
+        let held = [tell(6).unwrap(), tell(6).unwrap()];
+        assert!(tell(6).is_none() && tell(0).is_some());
         drop(held);
         assert_eq!((replies.0.get(), client.get()), (0, 0));
         let counted = replies.count(&client, 10);
-        assert!(hold().is_none() && replies.are_full(&client, 10));
+        assert!(tell(6).is_none() && replies.are_full(&client, 10));
         drop(counted);
-        assert!(hold().is_some());
+        assert!(tell(6).is_some());
     }
 }

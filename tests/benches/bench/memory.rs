@@ -1,9 +1,8 @@
 //! The memory of a host: at rest, at work, and after swaps.
 
-use std::fs;
-
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use ostrakon_tests::host::{Host, Shard, config, guest};
+use ostrakon_tests::memory::status;
 
 use crate::clients::{Action, Target};
 use crate::plan::Plan;
@@ -19,12 +18,12 @@ pub(crate) fn run(plan: &Plan) -> anyhow::Result<()> {
     // The first start compiles; what a Pod is at rest is seen after the next.
     shard.start().stop();
     let host = shard.start();
-    row("idle", resident(&host)?);
+    row("idle", resident(&host));
 
     let target = Target::http(host.address);
     target.rate(Action::Save, 256, plan.turn)?;
     target.rate(Action::Load, 256, plan.turn)?;
-    row("after load on 256 connections", resident(&host)?);
+    row("after load on 256 connections", resident(&host));
 
     // The engine's compiler has its own memory: what counts is what each further swap adds.
     let mut swaps = 0..2 * plan.memory_swaps;
@@ -37,7 +36,7 @@ pub(crate) fn run(plan: &Plan) -> anyhow::Result<()> {
             );
             swap(&mut shard, &host, &files)?;
         }
-        resident(&host)
+        Ok(resident(&host))
     };
     let before = swap_more(plan.memory_swaps / 10)?;
     row("after the first swaps", before);
@@ -59,10 +58,8 @@ fn row(name: &str, mebibytes: f64) {
 }
 
 /// The process's resident memory, in MiB.
-fn resident(host: &Host) -> anyhow::Result<f64> {
-    let status = fs::read_to_string(format!("/proc/{}/status", host.id()))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kibibytes = line.and_then(|line| line.trim().strip_suffix("kB"));
-    let kibibytes: f64 = kibibytes.context("no VmRSS")?.trim().parse()?;
-    Ok(kibibytes / 1024.0)
+fn resident(host: &Host) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "a float is exact to petabytes")]
+    let bytes = status(host.id(), "VmRSS") as f64;
+    bytes / f64::from(1 << 20)
 }

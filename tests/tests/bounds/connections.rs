@@ -2,15 +2,18 @@
 
 use std::io::{Read as _, Write};
 use std::net::TcpStream;
-use std::time::{Duration, SystemTime};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
 
 use ostrakon_test_support::certificates::Authority;
 use ostrakon_tests::client::Client;
+use ostrakon_tests::h2::{END_STREAM, Raw, large};
 use ostrakon_tests::host::{CANARY, Files, Host, Shard, config, guest};
+use ostrakon_tests::memory::Socket;
 use ostrakon_tests::{memory, tls};
 
-use super::memory::{is_read, status};
-use super::raw::{END_STREAM, Raw, large};
+use super::Others;
+use super::memory::is_read;
 
 /// How many of each kind there are.
 const COUNT: usize = 1_000;
@@ -18,14 +21,14 @@ const ASK: &[u8] = b"GET /load/x HTTP/1.1\r\nhost: x\r\n\r\n";
 
 /// Opens so many connections of a kind, which are held until what they take is known.
 fn check<C>(host: &Host, kind: &str, connect: impl Fn() -> C) {
-    let before = status(host, "VmRSS:");
+    let before = memory::status(host.id(), "VmRSS");
     let held: Vec<_> = (0..COUNT).map(|_| connect()).collect();
     host.wait_until("all of it", |host| {
         is_read(host)
             && host.metric("ostrakon_requests_in_flight") == 0
             && host.metric("ostrakon_connections{listener=\"public\"}") >= COUNT as u64
     });
-    let each = status(host, "VmRSS:").saturating_sub(before) / COUNT;
+    let each = memory::status(host.id(), "VmRSS").saturating_sub(before) / COUNT;
     let most = memory::CONNECTION;
     println!("{kind}: {} of {} KiB", each >> 10, most >> 10);
     assert!(each <= most, "{kind}: {each} bytes");
@@ -85,6 +88,26 @@ fn a_connection_takes_no_more_than_the_formula_says() {
         });
         host.stop();
     }
+    // HTTP's buffers are made as large as the largest head of an answer, and kept.
+    let hostile = config(&guest("hostile"), &[settings]);
+    let path = "/header-enormous?n=30000";
+    let host = Shard::new(&hostile).start();
+    check(&host, "HTTP/1, idle after 30 KB of reply headers", || {
+        let mut client = host.client();
+        let answer = client.get(path).expect("an answer");
+        assert_eq!(answer.header("x-long").map(str::len), Some(30_000));
+        client
+    });
+    host.stop();
+    let host = Shard::new(&hostile).start();
+    check(&host, "h2, idle after 30 KB of reply headers", || {
+        let mut raw = Raw::connect(host.address).expect("a connection");
+        raw.get(path);
+        raw.send_said().expect("it is sent");
+        raw.answers(1).expect("an answer");
+        raw
+    });
+    host.stop();
     let authority = Authority::new("a");
     let in_a_day = SystemTime::now() + Duration::from_hours(24);
     let issued = authority.issue(&["127.0.0.1".to_owned()], in_a_day);
@@ -103,5 +126,88 @@ fn a_connection_takes_no_more_than_the_formula_says() {
         assert!(answer.status < 500, "{answer:?}");
         client
     });
+    host.stop();
+}
+
+/// A client that asks without an end and takes nothing, so that all that can be is on its way.
+fn fill(mut stream: TcpStream, bytes: &[u8]) -> TcpStream {
+    stream.set_nonblocking(true).expect("it can be");
+    let full = Duration::from_millis(200);
+    let mut since = Instant::now();
+    for _ in 0..500_000 {
+        if stream.write(bytes).is_ok() {
+            since = Instant::now();
+        } else if since.elapsed() > full {
+            break;
+        } else {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+    stream
+}
+
+/// What clients do, how each begins, and what it goes on with.
+type Kind<'a> = (&'a str, &'a (dyn Fn() -> TcpStream + Sync), &'a [u8]);
+
+/// It was megabytes, of which the formula knew nothing.
+#[test]
+fn what_the_system_keeps_for_a_connection_is_no_more_than_the_formula_says() {
+    const CLIENTS: usize = 20;
+    const VALUE: usize = 4 << 20;
+    let host = Shard::new(&config(&guest("kv"), &[])).start();
+    let stored = host.client().put("/kv/large", &vec![b'x'; VALUE]);
+    assert_eq!(stored.expect("an answer").status, 201);
+    let ask = b"GET /kv/large HTTP/1.1\r\nhost: x\r\n\r\n";
+    let fresh = || TcpStream::connect(host.address).expect("a connection");
+    // The system makes more room for who has sent and taken much.
+    let used = || {
+        let mut stream = fresh();
+        let head = format!("PUT /kv/used HTTP/1.1\r\nhost: x\r\ncontent-length: {VALUE}\r\n\r\n");
+        stream.write_all(head.as_bytes()).expect("it is sent");
+        stream.write_all(&vec![b'x'; VALUE]).expect("it is sent");
+        stream.write_all(ask).expect("it is sent");
+        let mut taken = 0;
+        while taken < VALUE {
+            taken += stream.read(&mut vec![0; 1 << 20]).expect("an answer");
+        }
+        stream
+    };
+    let others = Others::start(&host);
+    others.warm_up();
+    let cases: [Kind<'_>; 3] = [
+        ("that ask on", &fresh, &ask.repeat(1000)),
+        ("that had much before", &used, &ask.repeat(1000)),
+        ("that ask byte by byte", &fresh, b"\n"),
+    ];
+    for (kind, connect, bytes) in cases {
+        let held: Vec<_> = thread::scope(|scope| {
+            let clients: Vec<_> = (0..CLIENTS)
+                .map(|_| {
+                    scope.spawn(|| {
+                        let mut stream = connect();
+                        stream.set_nodelay(true).expect("it can be");
+                        stream.write_all(ask).expect("it is sent");
+                        fill(stream, bytes)
+                    })
+                })
+                .collect();
+            let held = clients.into_iter().map(|one| one.join().expect("no panic"));
+            held.collect()
+        });
+        let sockets = Socket::accepted_at(host.address.port());
+        assert!(sockets.len() >= CLIENTS, "{}", sockets.len());
+        let most = |of: fn(&Socket) -> usize| sockets.iter().map(of).max().expect("some");
+        let (kept, most) = (most(|one| one.kept), most(|one| one.most));
+        println!(
+            "{CLIENTS} clients {kind}: {} KiB kept of one, {} at most, of {}",
+            kept >> 10,
+            most >> 10,
+            memory::SOCKET >> 10
+        );
+        assert!(kept > 64 << 10, "{kind}: nothing was on its way");
+        assert!(kept <= memory::SOCKET && most <= memory::SOCKET, "{kind}");
+        drop(held);
+    }
+    others.stop("clients that take nothing and send on");
     host.stop();
 }

@@ -4,11 +4,12 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::memory::{Attack, check};
-use super::raw::{
+use ostrakon_tests::h2::{
     CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, PING, PRIORITY, RST_STREAM, Raw,
     SETTINGS, WINDOW_UPDATE, frame, large,
 };
+
+use super::memory::{Attack, check};
 
 /// How many connections flood at a time, and for how long. One that is closed is made anew.
 const CONNECTIONS: usize = 8;

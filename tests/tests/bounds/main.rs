@@ -11,7 +11,6 @@ mod descriptors;
 mod floods;
 mod memory;
 mod probes;
-mod raw;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -32,8 +31,14 @@ struct Others {
 }
 
 impl Others {
-    /// One that keeps its connection, and one that makes a new one for each request.
+    /// Of a host with the key/value guest.
     fn start(host: &Host) -> Self {
+        Self::by(host, ["save", "load"])
+    }
+
+    /// One that keeps its connection, and one that makes a new one for each request; they save and load
+    /// by these paths.
+    fn by(host: &Host, [save, load]: [&'static str; 2]) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let answered = Arc::new(AtomicU32::new(0));
         let threads = [true, false].map(|keeps| {
@@ -47,7 +52,7 @@ impl Others {
                     }
                     let word = format!("word-{asked}");
                     let key = if keeps { "kept" } else { "new" };
-                    for path in [format!("/save/{key}/{word}"), format!("/load/{key}")] {
+                    for path in [format!("/{save}/{key}/{word}"), format!("/{load}/{key}")] {
                         let began = Instant::now();
                         let answer = client.get(&path).expect("others are answered");
                         assert_eq!((answer.status, answer.text()), (200, &*word), "{path}");

@@ -8,11 +8,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ostrakon_settings::settings::Settings;
+use ostrakon_tests::client::{connect, read_response};
+use ostrakon_tests::h2::{
+    DATA, END_HEADERS, END_STREAM, HEADERS, Raw, frame, large, many, remembered,
+};
 use ostrakon_tests::host::{Host, PATIENCE, Shard, config, guest};
-use ostrakon_tests::memory::{self, Cgroup};
+use ostrakon_tests::memory::{self, Cgroup, status};
 
 use super::Others;
-use super::raw::{DATA, END_HEADERS, END_STREAM, HEADERS, Raw, frame, large, many, remembered};
 
 const MIB: usize = 1 << 20;
 const THREADS: usize = 2;
@@ -34,8 +37,9 @@ max_reply_bytes = "9MiB"
 "#;
 
 /// A host that is killed when it takes more than so many bytes, where this machine can do that.
-fn start(settings: &str, most: usize) -> (Shard, Host, Option<Cgroup>) {
-    let mut shard = Shard::new(&config(&guest("kv"), &[("ostrakon.toml", settings)]));
+fn start(attack: &Attack<'_>, most: usize) -> (Shard, Host, Option<Cgroup>) {
+    let files = [("ostrakon.toml", attack.settings)];
+    let mut shard = Shard::new(&config(&guest(attack.guest), &files));
     shard.arguments = ["--threads", "2", "--store-cache", "16MiB"]
         .map(str::to_owned)
         .into();
@@ -47,17 +51,6 @@ fn start(settings: &str, most: usize) -> (Shard, Host, Option<Cgroup>) {
     (shard, host, cgroup)
 }
 
-/// A figure of `/proc/PID/status`, in bytes.
-pub(crate) fn status(host: &Host, name: &str) -> usize {
-    let status = fs::read_to_string(format!("/proc/{}/status", host.id())).expect("it runs");
-    let line = status
-        .lines()
-        .find(|line| line.starts_with(name))
-        .expect("it is there");
-    let kibibytes = line.split_whitespace().nth(1).expect("a number");
-    kibibytes.parse::<usize>().expect("a number") * 1024
-}
-
 /// An attack, and what it makes the host hold at most.
 pub(crate) struct Attack<'a> {
     pub(crate) name: &'a str,
@@ -65,8 +58,10 @@ pub(crate) struct Attack<'a> {
     pub(crate) settings: &'a str,
     /// How many connections it has at a time.
     pub(crate) connections: usize,
-    /// Whether it sends bodies.
+    /// Whether it sends bodies, and whether it leaves replies untaken.
     pub(crate) bodies: bool,
+    pub(crate) replies: bool,
+    pub(crate) guest: &'a str,
 }
 
 impl<'a> Attack<'a> {
@@ -76,6 +71,8 @@ impl<'a> Attack<'a> {
             settings: SETTINGS,
             connections: 190,
             bodies: false,
+            replies: false,
+            guest: "kv",
         }
     }
 }
@@ -86,26 +83,35 @@ impl<'a> Attack<'a> {
 pub(crate) fn check(attack: &Attack<'_>, run: impl FnOnce(&Host)) {
     let name = attack.name;
     let mut settings = Settings::parse(attack.settings).expect("they are valid");
-    let most = memory::of_host(&settings, THREADS, STORE_CACHE);
-    let (shard, host, cgroup) = start(attack.settings, most);
-    let others = Others::start(&host);
+    // Of what the system keeps for connections the limit knows, too, on some systems.
+    let limit = memory::of_host(&settings, THREADS, STORE_CACHE);
+    let most = memory::of_process(&settings, THREADS, STORE_CACHE);
+    let (shard, host, cgroup) = start(attack, limit);
+    let words = match attack.guest {
+        "hostile" => ["set", "get"],
+        _ => ["save", "load"],
+    };
+    let kept = format!("/{}/kept", words[1]);
+    let others = Others::by(&host, words);
     others.warm_up();
-    let before = status(&host, "VmRSS:");
+    let before = status(host.id(), "VmRSS");
     run(&host);
     others.stop(name);
-    let peak = status(&host, "VmHWM:");
+    let peak = status(host.id(), "VmHWM");
     let mib = |bytes: usize| bytes / MIB;
     // It may take until the last connection is closed, and memory is given back in steps.
     let began = Instant::now();
-    let mut after = status(&host, "VmRSS:");
+    let mut after = status(host.id(), "VmRSS");
     while after > before + KEPT && began.elapsed() < PATIENCE {
         // The allocator's threads give back when they have something to do.
-        host.client().get("/load/kept").expect("an answer");
+        host.client().get(&kept).expect("an answer");
         thread::sleep(Duration::from_millis(50));
-        after = status(&host, "VmRSS:");
+        after = status(host.id(), "VmRSS");
     }
     settings.http.max_connections = attack.connections + 10;
-    settings.http.max_replies_bytes = 0;
+    if !attack.replies {
+        settings.http.max_replies_bytes = 0;
+    }
     if !attack.bodies {
         settings.http.max_bodies_bytes = 0;
     }
@@ -136,10 +142,7 @@ pub(crate) fn check(attack: &Attack<'_>, run: impl FnOnce(&Host)) {
         mib(after - before)
     );
     // Whoever attacked is served like others afterwards.
-    assert_eq!(
-        host.client().get("/load/kept").expect("an answer").status,
-        200
-    );
+    assert_eq!(host.client().get(&kept).expect("an answer").status, 200);
     host.stop();
     if let Some(cgroup) = cgroup {
         assert_eq!(cgroup.killed(), 0, "{name}");
@@ -359,6 +362,101 @@ fn heads_of_http1_that_are_not_whole_are_bounded() {
             }
             host.wait_until("all of it", is_read);
         }
+    });
+}
+
+/// What of a head comes with the request before it counted neither then nor later.
+#[test]
+fn heads_of_http1_behind_other_requests_are_bounded() {
+    const CONNECTIONS: usize = 190;
+    let load = "GET /load/x HTTP/1.1\r\nhost: x\r\n";
+    let large = "y".repeat(30_000);
+    for (before, body) in [
+        ("a request", String::new()),
+        ("a body", "content-length: 2000\r\n".to_owned()),
+    ] {
+        let name = format!("{CONNECTIONS} parts of heads of 31 KB, each behind {before}");
+        check(&Attack::new(&name), |host| {
+            let first = format!("{load}{body}\r\n");
+            let body = "z".repeat(if body.is_empty() { 0 } else { 2000 });
+            // As much behind the request as is read at once, and all but the end of it later.
+            let part = format!("{load}x-large: {large}");
+            let (with, later) = part.split_at(14_000 - body.len());
+            let mut held = Vec::new();
+            for _ in 0..CONNECTIONS {
+                let mut stream = TcpStream::connect(host.address).expect("a connection");
+                let _sent = stream.write_all(format!("{first}{body}{with}").as_bytes());
+                held.push(stream);
+            }
+            host.wait_until("all of it", is_read);
+            for mut stream in &held {
+                let _sent = stream.write_all(later.as_bytes());
+            }
+            // All together are more than there may be.
+            let refused = r#"ostrakon_requests_refused_total{limit="heads"}"#;
+            host.wait_until("refusals", |host| host.metric(refused) > 20);
+            println!("{} heads were refused", host.metric(refused));
+        });
+    }
+}
+
+/// They counted nowhere: the head of each of its answers waits for a client of h2 that takes none.
+#[test]
+fn reply_headers_that_nobody_takes_are_bounded() {
+    const CONNECTIONS: usize = 160;
+    let name = format!("{CONNECTIONS} connections of 128 answers with 30 KB of headers");
+    let attack = Attack {
+        connections: CONNECTIONS,
+        replies: true,
+        guest: "hostile",
+        ..Attack::new(&name)
+    };
+    check(&attack, |host| {
+        let mut held = Vec::new();
+        for _ in 0..CONNECTIONS {
+            let mut raw = Raw::connect(host.address).expect("a connection");
+            // The way to the client is full of the first ones, and the others wait.
+            for _ in 0..128 {
+                raw.get("/header-enormous?n=30000");
+            }
+            raw.send_said().expect("it is sent");
+            held.push(raw);
+        }
+        let refused = r#"ostrakon_requests_refused_total{limit="replies"}"#;
+        host.wait_until("refusals", |host| {
+            host.metric("ostrakon_requests_in_flight") == 0 && host.metric(refused) > 100
+        });
+        println!("{} answers were refused", host.metric(refused));
+    });
+}
+
+/// The framing of a body that was sent in chunks of a byte counted among the heads.
+#[test]
+fn bodies_of_tiny_chunks_count_as_bodies_and_hold_nobody_up() {
+    const CONNECTIONS: usize = 150;
+    const BODIES: usize = 3;
+    let name = format!("{CONNECTIONS} connections of {BODIES} bodies of 5,000 chunks of a byte");
+    let attack = Attack {
+        bodies: true,
+        ..Attack::new(&name)
+    };
+    check(&attack, |host| {
+        let head = b"PUT /kv/x HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n";
+        let body = [&head[..], &b"1\r\nx\r\n".repeat(5_000), b"0\r\n\r\n"].concat();
+        thread::scope(|scope| {
+            for _ in 0..CONNECTIONS {
+                scope.spawn(|| {
+                    let mut stream = connect(host.address).expect("a connection");
+                    for _ in 0..BODIES {
+                        stream.get_mut().write_all(&body).expect("it is sent");
+                        let answer = read_response(&mut stream, false).expect("an answer");
+                        assert!(answer.status < 300, "{answer:?}");
+                    }
+                });
+            }
+        });
+        let refused = r#"ostrakon_requests_refused_total{limit="heads"}"#;
+        assert_eq!(host.metric(refused), 0);
     });
 }
 

@@ -2,12 +2,11 @@
 //! not wanted any more is not run.
 
 use std::fmt;
-use std::io::{self, BufReader, Read, Write};
-use std::net::TcpStream;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use ostrakon_tests::client::{Client, connect};
+use ostrakon_tests::client::Client;
+use ostrakon_tests::h2::Raw;
 use ostrakon_tests::host::{Host, Shard, config, guest};
 use ostrakon_tests::load::under_load;
 
@@ -15,83 +14,9 @@ pub(super) const LARGE: usize = 8 << 20;
 /// As many as an h2 connection may have open.
 pub(super) const STREAMS: usize = 128;
 
-const SETTINGS: u8 = 4;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-
-/// An h2 connection that is said what no good client says, by a client that takes no byte of any
-/// body.
-pub(super) struct Raw {
-    stream: BufReader<TcpStream>,
-    to_send: Vec<u8>,
-    next: u32,
-}
-
-impl Raw {
-    pub(super) fn open(host: &Host) -> Self {
-        let mut raw = Self {
-            stream: connect(host.address).expect("a connection"),
-            to_send: b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
-            next: 1,
-        };
-        // Of a body, no byte may be sent.
-        raw.frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]);
-        raw
-    }
-
-    fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
-        let length = u32::try_from(payload.len()).expect("it is short");
-        self.to_send.extend_from_slice(&length.to_be_bytes()[1..]);
-        self.to_send.extend_from_slice(&[kind, flags]);
-        self.to_send.extend_from_slice(&stream.to_be_bytes());
-        self.to_send.extend_from_slice(payload);
-    }
-
-    /// `GET path`, on a stream of its own.
-    pub(super) fn get(&mut self, path: &str) -> u32 {
-        // GET, http, and the authority and path as they are.
-        let mut block = vec![0x82, 0x86, 0x01, 1, b'a', 0x04];
-        block.push(u8::try_from(path.len()).expect("it is short"));
-        block.extend_from_slice(path.as_bytes());
-        let stream = self.next;
-        self.next += 2;
-        self.frame(HEADERS, 0x5, stream, &block);
-        stream
-    }
-
-    /// Takes a request back.
-    fn reset(&mut self, stream: u32) {
-        self.frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes());
-    }
-
-    /// Sends what was said; whether the host still takes it.
-    pub(super) fn send(&mut self) -> bool {
-        let sent = std::mem::take(&mut self.to_send);
-        self.stream.get_mut().write_all(&sent).is_ok()
-    }
-
-    /// Waits for so many answers; gives how many are 200.
-    pub(super) fn answers(&mut self, count: usize) -> usize {
-        self.answers_if_any(count).expect("a frame")
-    }
-
-    /// The same of a host that may have had enough of this client, and have left it.
-    fn answers_if_any(&mut self, count: usize) -> io::Result<usize> {
-        let (mut answers, mut good) = (0, 0);
-        while answers < count {
-            let mut head = [0; 9];
-            self.stream.read_exact(&mut head)?;
-            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
-            let mut payload = vec![0; length as usize];
-            self.stream.read_exact(&mut payload)?;
-            if head[3] == HEADERS {
-                answers += 1;
-                // 200 has a number of its own.
-                good += usize::from(payload[0] == 0x88);
-            }
-        }
-        Ok(good)
-    }
+/// A connection whose client takes no byte of any body.
+pub(super) fn greedy(host: &Host) -> Raw {
+    Raw::taking_nothing(host.address).expect("a connection")
 }
 
 /// A shard of a guest, with the settings that it has by itself.
@@ -177,14 +102,17 @@ fn large_reads_that_nobody_takes_hold_nobody_up() {
     for connections in [4, 20] {
         let before = handled(&host);
         let attack = |answered: &AtomicU64| {
-            let mut attackers: Vec<_> = (0..connections).map(|_| Raw::open(&host)).collect();
+            let mut attackers: Vec<_> = (0..connections).map(|_| greedy(&host)).collect();
             for raw in &mut attackers {
                 for _ in 0..STREAMS {
                     raw.get("/kv/large");
                 }
-                assert!(raw.send());
+                raw.send_said().expect("it is sent");
             }
-            let good: usize = attackers.iter_mut().map(|raw| raw.answers(STREAMS)).sum();
+            let good: usize = attackers
+                .iter_mut()
+                .map(|raw| raw.answers(STREAMS).expect("frames"))
+                .sum();
             until_answered(&host, answered, 50);
             good
         };
@@ -215,11 +143,11 @@ fn large_reads_that_nobody_takes_hold_nobody_up() {
 fn one_connections_slow_reads_leave_threads_to_others() {
     let shard = shard_of("hostile");
     let host = shard.start();
-    let mut greedy = Raw::open(&host);
+    let mut first = greedy(&host);
     for _ in 0..60 {
-        greedy.get("/loop");
+        first.get("/loop");
     }
-    assert!(greedy.send());
+    first.send_said().expect("it is sent");
     host.wait_until("its reads to wait", |host| {
         host.metric("ostrakon_slow_reads_total") == 60
     });
@@ -228,7 +156,7 @@ fn one_connections_slow_reads_leave_threads_to_others() {
     let answer = other.get("/loop").expect("an answer");
     check_run(&answer);
     assert_eq!(other.get("/get/a").expect("an answer").status, 200);
-    drop(greedy);
+    drop(first);
     settled(&host);
     println!("60 slow reads of one connection, and 1 of another that is run meanwhile");
     host.stop();
@@ -253,11 +181,11 @@ fn what_waits_is_not_run_once_its_client_is_gone() {
     let host = shard.start();
 
     // Reads: all are tried for a moment, one at a time is run for a second.
-    let mut client = Raw::open(&host);
+    let mut client = greedy(&host);
     for _ in 0..ASKED {
         client.get("/loop");
     }
-    assert!(client.send());
+    client.send_said().expect("it is sent");
     host.wait_until("its reads to wait", |host| {
         host.metric("ostrakon_slow_reads_total") == ASKED
     });
@@ -274,17 +202,17 @@ fn what_waits_is_not_run_once_its_client_is_gone() {
 
     // Writes: the lane runs each for 250 ms.
     let before = handled(&host);
-    let mut client = Raw::open(&host);
+    let mut client = greedy(&host);
     for _ in 0..ASKED {
         client.get("/loop?access=write");
     }
-    assert!(client.send());
+    client.send_said().expect("it is sent");
     host.wait_until("its writes to wait", |host| {
         host.metric("ostrakon_lane_depth") >= ASKED - 3
     });
     // Sent by itself, so that it comes after those: streams of one moment may overtake each other.
     client.get("/set/last/stored");
-    assert!(client.send());
+    client.send_said().expect("it is sent");
     host.wait_until("the last to wait, too", |host| {
         // In this order none is counted twice; one is being run.
         let run = handled(host) - before;
@@ -321,19 +249,19 @@ fn requests_that_are_taken_back_at_once_are_not_queued() {
     let attack = |answered: &AtomicU64| {
         let mut sent = 0;
         for connection in 0..CONNECTIONS {
-            let mut raw = Raw::open(&host);
+            let mut raw = greedy(&host);
             // In one go, or after they have come, until the host has had enough of it.
             let at_once = connection % 2 == 0;
             for _ in 0..ROUNDS {
                 let streams: Vec<_> = (0..100).map(|_| raw.get("/kv/large")).collect();
-                if !(at_once || raw.send() && raw.answers_if_any(1).is_ok()) {
+                if !(at_once || raw.send_said().is_ok() && raw.answers(1).is_ok()) {
                     break;
                 }
                 for stream in streams {
                     raw.reset(stream);
                 }
                 sent += 100;
-                if !raw.send() {
+                if raw.send_said().is_err() {
                     break;
                 }
             }

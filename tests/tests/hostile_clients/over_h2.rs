@@ -1,14 +1,17 @@
 //! Clients that speak h2: they can ask for much at once and take none of it.
 
-use std::time::Duration;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::Request;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use ostrakon_tests::host::Host;
+use ostrakon_tests::h2::{HEADERS, RST_STREAM};
+use ostrakon_tests::host::{Host, PATIENCE};
 
+use super::large_reads::{greedy, until_answered, worst_of_others};
 use super::{check_refused, others_are_served, shard};
 
 /// The answers to so many requests on an h2 connection of their own: of each body, one byte may be
@@ -38,54 +41,69 @@ async fn ask_and_take_nothing(
 
 #[test]
 fn replies_that_nobody_takes_are_bounded_and_others_go_on() {
+    /// With its headers, each is a little more.
     const VALUE: usize = 60_000;
     const LIMIT: usize = 1 << 20;
-    /// In all, and of one connection.
+    /// Of each connection: as much as is left for others.
+    const SHARES: [usize; 6] = [8, 4, 2, 1, 1, 1];
+    /// In all, and then there is no room for one more.
     const FIT: usize = LIMIT / VALUE;
-    const SHARE: usize = LIMIT / 4 / VALUE;
-    const CONNECTIONS: usize = FIT / SHARE + 1;
-    const ASKED: usize = SHARE + 3;
+    const ASKED: usize = SHARES[0] + 3;
     let limits = "max_replies_bytes = \"1MiB\"\n[guest]\nmax_reply_bytes = \"512KiB\"";
     let host = shard(limits).start();
-    for (key, length) in [("large", VALUE), ("rest", LIMIT - FIT * VALUE)] {
-        let value = vec![b'x'; length];
-        let stored = host.client().put(&format!("/kv/{key}"), &value).unwrap();
-        assert!(stored.status < 300, "{stored:?}");
-    }
+    let stored = host.client().put("/kv/large", &vec![b'x'; VALUE]).unwrap();
+    assert!(stored.status < 300, "{stored:?}");
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .expect("a runtime");
-    let (held, rest) = runtime.block_on(async {
-        let mut held = Vec::new();
-        for _ in 0..CONNECTIONS {
-            held.extend(ask_and_take_nothing(&host, "/kv/large", ASKED).await);
-        }
-        (held, ask_and_take_nothing(&host, "/kv/rest", 1).await)
-    });
     let refused = |answer: &&hyper::Response<_>| {
         let code = answer.headers().get("ostrakon-error");
         assert!(code.is_none_or(|code| answer.status() == 503 && code == "replies"));
         code.is_some()
     };
-    // Each connection has its share of it, and the last one what was left.
-    let connections = held.chunks(ASKED);
-    let fit = connections.map(|answers| ASKED - answers.iter().filter(refused).count());
-    let mut expected = [SHARE; CONNECTIONS];
-    expected[CONNECTIONS - 1] = FIT - SHARE * (CONNECTIONS - 1);
-    assert_eq!(fit.collect::<Vec<_>>(), expected);
-    // All is held now, to the last byte: nothing is run any more that would have to be told of.
-    assert!(!refused(&&rest[0]));
+    let others = |answered: &AtomicU64| {
+        // As those of a proxy that has one connection for all: one has half, and leaves half.
+        let mut held = runtime.block_on(ask_and_take_nothing(&host, "/kv/large", ASKED));
+        until_answered(&host, answered, 50);
+        for share in &SHARES[1..] {
+            let more = ask_and_take_nothing(&host, "/kv/large", share + 3);
+            held.extend(runtime.block_on(more));
+            until_answered(&host, answered, 50);
+        }
+        held
+    };
+    let (worst, held) = worst_of_others(&host, others);
+    let mut answers = held.iter();
+    let fit = SHARES.map(|share| {
+        let asked = if share == SHARES[0] { ASKED } else { share + 3 };
+        let answers = answers.by_ref().take(asked);
+        answers.filter(|answer| !refused(answer)).count()
+    });
+    assert_eq!((fit, fit.iter().sum::<usize>()), (SHARES, FIT));
+    let beyond = runtime.block_on(ask_and_take_nothing(&host, "/kv/large", 1));
+    assert!(refused(&&beyond[0]));
+    // Writes are run as long as there is any room, and what they did is told; then no more.
+    let mut rest = Vec::new();
+    loop {
+        let told = runtime.block_on(ask_and_take_nothing(&host, "/save/rest/word", 1));
+        if refused(&&told[0]) {
+            break;
+        }
+        rest.extend(told);
+        assert!(rest.len() < VALUE / 4, "each holds something");
+    }
     for path in ["/load/others", "/save/never/stored"] {
         check_refused(&host.client().get(path).expect("an answer"), 503, "replies");
     }
+    let told = rest.len();
     runtime.block_on(async {
         drop(rest);
-        // Its connection says so.
+        // Its connections say so.
         tokio::time::sleep(Duration::from_millis(200)).await;
     });
     // What is left is enough for those that ask for little.
-    host.wait_until("the end of one", |host| {
+    host.wait_until("the end of some", |host| {
         host.client()
             .get("/load/others")
             .is_ok_and(|r| r.status != 503)
@@ -99,11 +117,58 @@ fn replies_that_nobody_takes_are_bounded_and_others_go_on() {
     });
     assert_ne!(host.client().get("/load/never").unwrap().text(), "stored");
     let refused = host.metric(r#"ostrakon_requests_refused_total{limit="replies"}"#);
-    assert!(
-        refused >= (CONNECTIONS * ASKED - FIT + 2) as u64,
-        "{refused}"
+    assert!(refused >= (3 * SHARES.len() + 4) as u64, "{refused}");
+    println!(
+        "{FIT} replies of {VALUE} bytes were held, and {told} of writes; {refused} refused; {worst}"
     );
-    println!("{FIT} replies of {VALUE} bytes were held, {refused} refused");
+    host.stop();
+}
+
+/// They are ended for themselves, whatever else their client asks meanwhile.
+#[test]
+fn answers_that_are_not_taken_are_ended_and_others_go_on() {
+    const CLIENTS: usize = 4;
+    const ANSWERS: usize = 20;
+    let host = shard("idle_timeout = \"1s\"").start();
+    let stored = host.client().put("/kv/large", &vec![b'x'; 60_000]).unwrap();
+    assert!(stored.status < 300, "{stored:?}");
+    let end = || {
+        let mut raw = greedy(&host);
+        let mut large: Vec<_> = (0..ANSWERS).map(|_| raw.get("/kv/large")).collect();
+        let began = Instant::now();
+        let mut asked = 0;
+        while !large.is_empty() {
+            assert!(began.elapsed() < PATIENCE, "{} are held", large.len());
+            let small = raw.get("/load/other-0");
+            raw.send_said().expect("it is sent");
+            loop {
+                let (kind, stream, _) = raw.next_frame().expect("a frame");
+                if kind == RST_STREAM {
+                    large.retain(|one| *one != stream);
+                } else if (kind, stream) == (HEADERS, small) {
+                    break;
+                }
+            }
+            asked += 1;
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        assert!(began.elapsed() >= Duration::from_secs(1), "too soon");
+        asked
+    };
+    let (worst, asked) = worst_of_others(&host, |answered| {
+        until_answered(&host, answered, 50);
+        let asked: Vec<usize> = std::thread::scope(|scope| {
+            let clients = [(); CLIENTS].map(|()| scope.spawn(end));
+            clients.map(|one| one.join().expect("no panic")).into()
+        });
+        until_answered(&host, answered, 50);
+        asked.iter().sum::<usize>()
+    });
+    println!(
+        "{} answers that nobody took were ended, while their clients asked for {asked} more; {worst}",
+        CLIENTS * ANSWERS
+    );
+    assert!(worst.took < Duration::from_secs(10), "{worst}");
     host.stop();
 }
 

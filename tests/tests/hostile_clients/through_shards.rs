@@ -7,7 +7,7 @@ use ostrakon_tests::cluster::Cluster;
 use ostrakon_tests::host::{Host, config, guest};
 
 use super::large_reads::{
-    LARGE, Raw, STREAMS, check_run, gone, handled, until_answered, worst_of_others,
+    LARGE, STREAMS, check_run, gone, greedy, handled, until_answered, worst_of_others,
 };
 
 const TOML: &str = "[cluster]\nshards = 2\n";
@@ -41,11 +41,11 @@ fn what_waits_at_another_shard_is_not_run_once_its_client_is_gone() {
 
     // Each of them is run or is not.
     let before = handled(second);
-    let mut client = Raw::open(first);
+    let mut client = greedy(first);
     for _ in 0..ASKED {
         client.get(&path);
     }
-    assert!(client.send());
+    client.send_said().expect("it is sent");
     second.wait_until("its reads to wait", |second| slow(second) == ASKED);
     drop(client);
     second.wait_until("all to be counted", |second| {
@@ -57,11 +57,11 @@ fn what_waits_at_another_shard_is_not_run_once_its_client_is_gone() {
     assert!(gone >= ASKED / 2, "{gone}");
 
     // One client's reads wait there; another's goes before them.
-    let mut greedy = Raw::open(first);
+    let mut other = greedy(first);
     for _ in 0..ASKED {
-        greedy.get(&path);
+        other.get(&path);
     }
-    assert!(greedy.send());
+    other.send_said().expect("it is sent");
     second.wait_until("its reads to wait", |second| slow(second) == 2 * ASKED);
     check_run(&first.client().get(&path).expect("an answer"));
 }
@@ -82,14 +82,17 @@ fn large_reads_of_another_shard_hold_nobody_up() {
     assert_eq!(stored.status, 201);
     let (alone, ()) = worst_of_others(first, |answered| until_answered(first, answered, 500));
     let attack = |answered: &_| {
-        let mut attackers = [(); CONNECTIONS].map(|()| Raw::open(first));
+        let mut attackers = [(); CONNECTIONS].map(|()| greedy(first));
         for raw in &mut attackers {
             for _ in 0..STREAMS {
                 raw.get(&path);
             }
-            assert!(raw.send());
+            raw.send_said().expect("it is sent");
         }
-        let good: usize = attackers.iter_mut().map(|raw| raw.answers(STREAMS)).sum();
+        let good: usize = attackers
+            .iter_mut()
+            .map(|raw| raw.answers(STREAMS).expect("frames"))
+            .sum();
         until_answered(first, answered, 50);
         good
     };

@@ -50,7 +50,7 @@ impl Buffered {
         let bound = bound(self.limits.max_heads_bytes);
         let Some(frames) = &mut self.frames else {
             let most = self.limits.max_header_bytes + FREE;
-            let held = activity.received(bytes.len()).min(most);
+            let held = activity.received(bytes).min(most);
             // The buffer doubles as it grows, and is kept as long as the connection.
             return held <= FREE || self.held.grow(2 * held, bound);
         };
@@ -96,11 +96,13 @@ mod tests {
         assert!(buffered.receive(&[b'x'; 200], &activity));
         for _ in 0..3 {
             assert!(buffered.receive(&[b'x'; 12_000], &activity));
-            let request = activity.request();
-            let reading = activity.reading();
+            let request = activity.request(12_000);
+            let mut reading = activity.reading();
             for _ in 0..100 {
                 assert!(buffered.receive(&[b'1'; 6000], &activity));
             }
+            assert!(buffered.receive(b"0\r\n\r\n", &activity));
+            reading.is_read(100_000);
             drop((reading, request));
             assert_eq!(buffered.held.bytes(), 0);
         }
@@ -109,5 +111,37 @@ mod tests {
             assert!(buffered.receive(&[b'x'; 6000], &activity));
         }
         assert!(buffered.held.bytes() > FREE);
+    }
+
+    /// What came of a head behind another request did not count until that was answered, nor then.
+    #[test]
+    fn a_head_behind_another_request_counts_from_its_first_byte() {
+        const HEAD: usize = 200;
+        const BODY: usize = 5000;
+        for body in [0, BODY] {
+            let activity = Activity::new();
+            let limits = Limits::default();
+            let mut buffered = Buffered::new(Sums::default().connect().share(), limits, false);
+            activity.spoke();
+            // Requests that come one by one leave nothing behind, however many they are.
+            let mut request = |behind: usize| {
+                let first = vec![b'x'; HEAD + body / 2];
+                assert!(buffered.receive(&first, &activity));
+                let request = activity.request(HEAD);
+                let mut reading = activity.reading();
+                let rest = vec![b'x'; body - body / 2 + behind];
+                assert!(buffered.receive(&rest, &activity));
+                reading.is_read(body);
+                drop((reading, request));
+                buffered.held.bytes()
+            };
+            for _ in 0..100 {
+                assert_eq!(request(0), 0, "a body of {body}");
+            }
+            // Part of a head behind one, as much as is read at once, and the rest of it.
+            assert_eq!(request(10_000), 0, "a body of {body}");
+            assert!(buffered.receive(&[b'x'; 10_000], &activity));
+            assert_eq!(buffered.held.bytes(), 2 * 20_000, "a body of {body}");
+        }
     }
 }

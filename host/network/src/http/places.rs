@@ -185,7 +185,7 @@ mod tests {
         fn idle(&mut self) -> (Arc<Activity>, Lost) {
             let (activity, lost) = self.connect();
             activity.spoke();
-            drop(activity.request());
+            drop(activity.request(0));
             activity.flushed();
             (activity, lost)
         }
@@ -201,15 +201,15 @@ mod tests {
         }
         let slow_body = world.connect();
         slow_body.0.spoke();
-        let request = slow_body.0.request();
+        let request = slow_body.0.request(0);
         let reading = slow_body.0.reading();
         tokio::time::advance(MOMENT).await;
         let busy = world.connect();
         busy.0.spoke();
-        let busy_request = busy.0.request();
+        let busy_request = busy.0.request(0);
         let answering = world.connect();
         answering.0.spoke();
-        drop(answering.0.request());
+        drop(answering.0.request(0));
         let silent = world.connect();
         tokio::time::advance(SLOW).await;
         let used = world.idle();
@@ -250,7 +250,7 @@ mod tests {
             tokio::time::advance(MOMENT).await;
         }
         assert!(world.places.make_room(PATIENCE) && *used[0].1.borrow());
-        let request = used[1].0.request();
+        let request = used[1].0.request(0);
         assert!(world.places.make_room(PATIENCE));
         assert!(!*used[1].1.borrow() && *used[2].1.borrow());
         assert!(gives_way(&used[2].0, PATIENCE) && !gives_way(&used[1].0, PATIENCE));
@@ -263,12 +263,12 @@ mod tests {
         let mut world = World::new();
         let (activity, lost) = world.connect();
         activity.spoke();
-        let request = activity.request();
+        let request = activity.request(0);
         let large = Taken::followed(vec![b'x'; 100].into(), activity.untaken());
         drop(request);
         for _ in 0..4 {
             tokio::time::advance(PATIENCE / 4).await;
-            let request = activity.request();
+            let request = activity.request(0);
             assert!(!world.places.make_room(PATIENCE), "a request is run");
             drop(Taken::followed(vec![b'x'; 1].into(), activity.untaken()));
             drop(request);

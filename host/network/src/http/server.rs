@@ -27,10 +27,15 @@ use super::{LiveLimits, Refusal, linger};
 use crate::descriptors::NotAccepted;
 use crate::lobby::Lobby;
 
-/// How many bytes of answers the system keeps for a client that does not take them, in bytes: enough
-/// that a fast one never waits for the host.
+/// How much the system keeps for a connection, in bytes: of what its client has sent and the host has not
+/// read, and of what the host has said and the client has not taken. Linux keeps twice as much, with
+/// what that costs beside the bytes, and of what is said up to 64 KiB more. Enough that a client nearby
+/// never waits.
+const MAX_UNREAD: usize = 64 * 1024;
+const MAX_UNTAKEN: usize = 64 * 1024;
+/// How much of the latter it takes from the host before the client's system makes room for it.
 #[cfg(target_os = "linux")]
-const MAX_UNSENT: u32 = 128 * 1024;
+const MAX_UNSENT: u32 = 64 * 1024;
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
@@ -95,8 +100,10 @@ impl Server {
         // A restart does not wait for the connections of the process before to be forgotten.
         socket.set_reuse_address(true)?;
         socket.set_nonblocking(true)?;
-        // Connections have it from their listener. What the system keeps of an answer counts nowhere
-        // else, and it would keep megabytes for a client that takes nothing.
+        // Connections have it from their listener. What the system keeps counts nowhere else in this
+        // process, and it would keep megabytes for each.
+        socket.set_recv_buffer_size(MAX_UNREAD)?;
+        socket.set_send_buffer_size(MAX_UNTAKEN)?;
         #[cfg(target_os = "linux")]
         socket.set_tcp_notsent_lowat(MAX_UNSENT)?;
         socket.bind(&address.into())?;

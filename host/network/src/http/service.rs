@@ -16,7 +16,7 @@ use ostrakon_observe::metrics::{Limit, Metrics};
 use super::bodies::{self, Unread};
 use super::date::date;
 use super::sums::{Held, Sums};
-use super::taken::Taken;
+use super::taken::{self, Taken};
 use super::wire::{Activity, InFlight};
 use super::{Caller, Handler, LiveLimits, Refusal, head, heads, unwanted};
 
@@ -56,9 +56,9 @@ impl<H: Handler> Requests<H> {
     }
 
     fn begin(&self, request: Request<Incoming>) -> Begun {
-        let in_flight = self.activity.request();
         let (version, is_head) = (request.version(), request.method() == Method::HEAD);
         let (mut head, body) = request.into_parts();
+        let in_flight = self.activity.request(heads::length(&head));
         let mut held = self.heads.share();
         let bound = heads::bound(self.limits.load().max_heads_bytes);
         let has_room = held.grow(heads::held_by(&head), bound);
@@ -104,16 +104,18 @@ impl<H: Handler> Requests<H> {
             response.status(),
             StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED
         );
-        if !has_body {
-            *response.body_mut() = Bytes::new();
-        }
+        let length = response.body().len();
         // Of what has no body, the length is not said: not known, or 0.
         if head && has_body {
-            let length = response.body().len();
             response
                 .headers_mut()
                 .insert(CONTENT_LENGTH, HeaderValue::from(length));
-            *response.body_mut() = Bytes::new();
+        }
+        if !has_body || head || length == 0 {
+            let unsent = std::mem::take(response.body_mut());
+            if version == Version::HTTP_2 {
+                taken::with_headers(response.headers_mut(), unsent);
+            }
         }
         response.map(|body| match version {
             Version::HTTP_2 => Taken::followed(body, self.activity.untaken()),
@@ -168,10 +170,13 @@ impl<H: Handler> Requests<H> {
         }
         let body = Limited::new(body, limits.max_body_bytes);
         let mut held = self.bodies.share();
-        let _reading = self.activity.reading();
+        let mut reading = self.activity.reading();
         let body = bodies::read(body, &mut held, limits.max_bodies_bytes);
         match tokio::time::timeout(limits.body_timeout, body).await {
-            Ok(Ok(body)) => Ok((body, Some(held))),
+            Ok(Ok(body)) => {
+                reading.is_read(body.len());
+                Ok((body, Some(held)))
+            }
             Ok(Err(Unread::Full)) => Err(self.refuse(Limit::Bodies, Refusal::Bodies)),
             Ok(Err(Unread::Body(error))) if error.is::<LengthLimitError>() => {
                 Err(self.refuse(Limit::BodySize, Refusal::BodySize))

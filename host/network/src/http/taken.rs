@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::header::{DATE, HeaderMap, HeaderValue};
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
@@ -128,6 +129,31 @@ impl Drop for Piece {
     fn drop(&mut self) {
         self.of.progress(self.number);
     }
+}
+
+/// The date of an answer, and what is to be let go with its headers.
+struct Dated {
+    date: HeaderValue,
+    _body: Bytes,
+}
+
+impl AsRef<[u8]> for Dated {
+    fn as_ref(&self) -> &[u8] {
+        self.date.as_bytes()
+    }
+}
+
+/// Keeps a body that is not sent until HTTP lets go of the headers: by it counts what the answer holds, and
+/// of h2 headers wait, too, while their client takes nothing. Where a body is sent, it goes after them.
+pub(super) fn with_headers(headers: &mut HeaderMap, body: Bytes) {
+    let Some(date) = headers.remove(DATE) else {
+        return;
+    };
+    let dated = Bytes::from_owner(Dated { date, _body: body });
+    let mut date = HeaderValue::from_maybe_shared(dated).expect("it was a value before");
+    // Or HPACK would keep it for its table, for as long as the connection.
+    date.set_sensitive(true);
+    headers.insert(DATE, date);
 }
 
 /// An answer's body as HTTP takes it.

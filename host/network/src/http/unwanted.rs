@@ -12,11 +12,11 @@ use super::wire::Activity;
 
 /// How much of one is read in HTTP/1 before the refusal is sent, and for how long: where it ends
 /// within that, its connection goes on.
-const SMALL: u64 = 64 * 1024;
+const SMALL: usize = 64 * 1024;
 const MOMENT: Duration = Duration::from_millis(100);
 /// How much of one is read in h2 after the refusal was sent, and for how long. Then the stream is
 /// reset: a client that gets that together with the answer may not see the answer (curl 7.88).
-const BYTES: u64 = 64 * 1024 * 1024;
+const BYTES: usize = 64 * 1024 * 1024;
 const TIME: Duration = Duration::from_secs(2);
 
 /// Whether an HTTP/1 request's body is over, or was so in a moment.
@@ -29,12 +29,16 @@ pub(super) async fn is_over(
         return true;
     }
     // Who asks before it sends is answered, and not told to send.
-    if head.headers.contains_key(EXPECT) || body.size_hint().lower() > SMALL {
+    if head.headers.contains_key(EXPECT) || body.size_hint().lower() > SMALL as u64 {
         return false;
     }
     // What comes of it is no part of a head.
-    let _reading = activity.reading();
-    skip(body, SMALL, MOMENT).await
+    let mut reading = activity.reading();
+    let skipped = skip(body, SMALL, MOMENT).await;
+    if let Some(bytes) = skipped {
+        reading.is_read(bytes);
+    }
+    skipped.is_some()
 }
 
 /// Reads on in an h2 stream whose request is answered. Only the stream is concerned: others have
@@ -45,20 +49,17 @@ pub(super) fn discard(mut body: Incoming) {
     }
 }
 
-/// Reads until the body has ended: true, or a bound is reached.
-async fn skip(body: &mut Incoming, most: u64, within: Duration) -> bool {
+/// Reads until the body has ended, and gives how much that was; none where a bound is reached.
+async fn skip(body: &mut Incoming, most: usize, within: Duration) -> Option<usize> {
     let rest = async {
         let mut read = 0;
         while let Some(frame) = body.frame().await {
-            let Ok(frame) = frame else {
-                return false;
-            };
-            read += frame.data_ref().map_or(0, Bytes::len) as u64;
+            read += frame.ok()?.data_ref().map_or(0, Bytes::len);
             if read > most {
-                return false;
+                return None;
             }
         }
-        true
+        Some(read)
     };
-    tokio::time::timeout(within, rest).await == Ok(true)
+    tokio::time::timeout(within, rest).await.ok()?
 }

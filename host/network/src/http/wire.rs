@@ -67,8 +67,12 @@ pub(super) struct Activity {
     /// Whether a header block of h2 has begun and not ended, and since when, as `began`.
     in_block: AtomicBool,
     block_began: AtomicU64,
-    /// Bytes that have come and are not known to have left HTTP's buffers; on HTTP/1 only.
+    /// Bytes that have come and are not known to have left HTTP's buffers; on HTTP/1 only, as the next two.
     unparsed: AtomicUsize,
+    /// How many came last.
+    last: AtomicUsize,
+    /// Whether they ended with an empty line: then no part of a head is left after what came before.
+    ended: AtomicBool,
     /// Whether there was no room for what came in the middle of a request.
     overfull: AtomicBool,
     /// Whether its last word is said.
@@ -95,6 +99,8 @@ impl Activity {
             in_block: AtomicBool::new(false),
             block_began: AtomicU64::new(0),
             unparsed: AtomicUsize::new(0),
+            last: AtomicUsize::new(0),
+            ended: AtomicBool::new(false),
             overfull: AtomicBool::new(false),
             lingers: AtomicBool::new(false),
             grown: AtomicBool::new(false),
@@ -156,22 +162,36 @@ impl Activity {
         self.opened + Duration::from_nanos(time.load(Ordering::Relaxed))
     }
 
-    /// A request's headers are read; it is in flight until the guard is dropped.
-    pub(super) fn request(self: &Arc<Self>) -> InFlight {
+    /// A request's line and headers are read, of so many bytes on HTTP/1; it is in flight until the
+    /// guard is dropped.
+    pub(super) fn request(self: &Arc<Self>, head: usize) -> InFlight {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         self.head.store(false, Ordering::Relaxed);
-        self.unparsed.store(0, Ordering::Relaxed);
+        self.parsed(head);
         InFlight(Arc::clone(self))
     }
 
     /// Bytes have come on HTTP/1; gives how many are now to be parsed, or to be read as a body.
-    pub(super) fn received(&self, bytes: usize) -> usize {
+    pub(super) fn received(&self, bytes: &[u8]) -> usize {
+        let length = bytes.len();
+        self.last.store(length, Ordering::Relaxed);
+        let ended = bytes.ends_with(b"\n\r\n") || bytes.ends_with(b"\n\n");
+        self.ended.store(ended, Ordering::Relaxed);
+        let unparsed = self.unparsed.fetch_add(length, Ordering::Relaxed) + length;
         if self.reading.load(Ordering::Relaxed) > 0 {
             // hyper reads on only once it has decoded all of a body that came before, data and
             // framing: nothing adds up.
-            return bytes;
+            return length;
         }
-        self.unparsed.fetch_add(bytes, Ordering::Relaxed) + bytes
+        unparsed
+    }
+
+    /// So many bytes have left HTTP's buffers. What is left came last, for hyper reads on only where
+    /// it has not enough.
+    fn parsed(&self, bytes: usize) {
+        let left = self.unparsed.load(Ordering::Relaxed).saturating_sub(bytes);
+        let left = left.min(self.last.load(Ordering::Relaxed));
+        self.unparsed.store(left, Ordering::Relaxed);
     }
 
     /// Whether a header block of h2 is on its way.
@@ -191,7 +211,10 @@ impl Activity {
     pub(super) fn reading(&self) -> Reading<'_> {
         self.begin();
         self.reading.fetch_add(1, Ordering::Relaxed);
-        Reading(self)
+        Reading {
+            activity: self,
+            read: 0,
+        }
     }
 
     fn age(&self) -> u64 {
@@ -267,15 +290,26 @@ impl Drop for InFlight {
 
 /// A request whose body is being read.
 #[derive(Debug)]
-pub(super) struct Reading<'a>(&'a Activity);
+pub(super) struct Reading<'a> {
+    activity: &'a Activity,
+    read: usize,
+}
+
+impl Reading<'_> {
+    /// The body is over, and had so many bytes.
+    pub(super) fn is_read(&mut self, bytes: usize) {
+        self.read = bytes;
+    }
+}
 
 impl Drop for Reading<'_> {
     fn drop(&mut self) {
-        self.0.begin();
-        // Most of what is left of the body's last part is framing. A head that came with it begins
-        // to count with its next part: less than `MOST_AT_ONCE` is left out.
-        self.0.unparsed.store(0, Ordering::Relaxed);
-        self.0.reading.fetch_sub(1, Ordering::Relaxed);
+        let activity = self.activity;
+        activity.begin();
+        // How much of what came was framing is not known.
+        let ended = activity.ended.load(Ordering::Relaxed);
+        activity.parsed(if ended { usize::MAX } else { self.read });
+        activity.reading.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

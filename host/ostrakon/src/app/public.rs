@@ -6,7 +6,9 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::{CONNECTION, LOCATION};
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, request};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, request,
+};
 use ostrakon_contract::contract;
 use ostrakon_network::http::{Caller, Handler, Refusal};
 use ostrakon_observe::metrics::{Access, Label as _, Limit, Metrics, Target};
@@ -106,7 +108,7 @@ impl Handler for Public {
         };
         let is_own = shard == self.service.ordinal();
         let reply = reply.and_then(|mut reply| {
-            reply.body = self.hold(caller, reply.body, access, is_own)?;
+            reply.body = self.hold(caller, &reply.headers, reply.body, (access, is_own))?;
             Ok(reply)
         });
         let mut response = match reply {
@@ -184,24 +186,24 @@ impl Public {
         response
     }
 
-    /// A reply's body, until its client has taken it; or what is told instead, as too much is held
+    /// A reply's body, which counts with its headers until its client has taken it; or what is told instead, as too much is held
     /// already. A read can be asked again. What a write did here has to be told, and the lane ran it
     /// only as there was room; many that another shard ran can come back at once.
     fn hold(
         &self,
         caller: &Caller,
+        headers: &HeaderMap,
         body: Bytes,
-        access: Access,
-        is_own: bool,
+        (access, is_own): (Access, bool),
     ) -> Result<Bytes, Refused> {
         let limit = self.settings.load().http.max_replies_bytes;
         let (replies, of_one) = (self.service.replies(), caller.client().replies());
         if access == Access::Read {
-            let held = replies.hold(of_one, body, limit);
+            let held = replies.hold(of_one, (headers, body), limit);
             return held.ok_or(Refused::RepliesFull);
         }
         let limit = if is_own { usize::MAX } else { limit };
-        let held = replies.hold_as_told(of_one, body, limit);
+        let held = replies.hold_as_told(of_one, (headers, body), limit);
         held.ok_or(Refused::ReplyDropped)
     }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use ostrakon_base::unix_time::unix_time;
 use ostrakon_contract::contract::{Access, Target};
-use ostrakon_contract::replies::Replies;
+use ostrakon_contract::replies::{self, Replies};
 use ostrakon_engine::{Bound, Failure, Guest};
 use ostrakon_observe::metrics::Metrics;
 use ostrakon_observe::trace::Trace;
@@ -241,11 +241,14 @@ impl Worker {
             let transaction = group.begin(partition, limits);
             let (group, replied) = lease.write(&request, transaction).await;
             let written = match replied {
-                Ok(reply) => Written::Replied {
-                    generation,
-                    held: (self.replies).count(request.client.replies(), reply.body.len()),
-                    reply,
-                },
+                Ok(reply) => {
+                    let bytes = replies::held_by(&reply.headers, &reply.body);
+                    Written::Replied {
+                        generation,
+                        held: (self.replies).count(request.client.replies(), bytes),
+                        reply,
+                    }
+                }
                 Err(failure) => failed(failure),
             };
             (group, written)

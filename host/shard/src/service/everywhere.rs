@@ -251,10 +251,11 @@ impl Room<'_> {
             ))));
         }
         let body = std::mem::take(&mut part.reply.body);
-        // A connection's quarter is not for these: one listing can be more by itself.
+        // A connection's part is not for these: one listing can be more by itself.
+        let said = (&part.reply.headers, body);
         let held = self
             .replies
-            .hold_as_told(self.of_one, body, self.max_replies);
+            .hold_as_told(self.of_one, said, self.max_replies);
         part.reply.body = held.ok_or(Refused::RepliesFull)?;
         Ok(part)
     }

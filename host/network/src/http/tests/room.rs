@@ -295,39 +295,184 @@ async fn a_slow_client_with_many_answers_at_once_is_not_cut() {
     server.stop().await;
 }
 
+/// What the host has to send on a connection, and what it has not read of it, as the system's table of
+/// connections says.
+#[cfg(target_os = "linux")]
+fn queues(server: &Running, client: &TcpStream) -> [usize; 2] {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let ports = [server.address.port(), client.local_addr().unwrap().port()];
+    let ends = ports.map(|port| format!(":{port:04X}"));
+    // Of each: its two addresses, its state, and what it has to send and to read.
+    let found = table.lines().find_map(|line| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        let [_, local, remote, _, queues, ..] = &fields[..] else {
+            return None;
+        };
+        let is_it = local.ends_with(&ends[0]) && remote.ends_with(&ends[1]);
+        is_it.then(|| queues.split_once(':').unwrap())
+    });
+    let number = |text| usize::from_str_radix(text, 16).unwrap();
+    found.map_or([0; 2], |(unsent, unread)| [number(unsent), number(unread)])
+}
+
 /// It kept megabytes for each, which counted nowhere but in the container's memory.
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn the_system_keeps_little_of_what_a_client_does_not_take() {
-    const MOST: u64 = 3 * 128 * 1024;
+    const MOST: usize = 192 * 1024;
     let server = Running::new(patient());
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
     let mut stream = socket.connect(server.address).await.unwrap();
-    let port = stream.local_addr().unwrap().port();
     let request = b"GET /large HTTP/1.1\r\nhost: x\r\n\r\n";
     stream.write_all(request).await.unwrap();
-    // Of each socket: its two addresses, its state, and what it has to send and to read.
-    let unsent = || {
-        let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
-        let ends = [server.address.port(), port].map(|port| format!(":{port:04X}"));
-        let queue = table.lines().find_map(|line| {
-            let fields: Vec<_> = line.split_whitespace().collect();
-            let [_, local, remote, _, queues, ..] = &fields[..] else {
-                return None;
-            };
-            let is_it = local.ends_with(&ends[0]) && remote.ends_with(&ends[1]);
-            is_it.then(|| queues.split(':').next().unwrap().to_owned())
-        });
-        queue.map_or(0, |queue| u64::from_str_radix(&queue, 16).unwrap())
-    };
     let (mut most, began) = (0, tokio::time::Instant::now());
     while most == 0 || began.elapsed() < 10 * SHORT {
-        most = most.max(unsent());
+        most = most.max(queues(&server, &stream)[0]);
         assert!(began.elapsed() < PATIENCE, "nothing is sent");
         tokio::time::sleep(SHORT / 10).await;
     }
     assert!(most < MOST, "{most}");
     drop(stream);
     server.stop().await;
+}
+
+/// The same of what it sends while its request is run: the system makes more room for who has sent much.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn the_system_keeps_little_of_what_the_host_does_not_read() {
+    const MOST: usize = 128 * 1024;
+    let server = Running::new(patient());
+    let mut stream = server.connect().await;
+    let body = vec![b'x'; 8 * 1024 * 1024];
+    for _ in 0..4 {
+        let head = format!(
+            "POST /1 HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(&body).await.unwrap();
+        read_answer(&mut stream, format!("POST /1 {}", body.len()).len()).await;
+    }
+    let wait = b"GET /wait HTTP/1.1\r\nhost: x\r\n\r\n";
+    stream.write_all(wait).await.unwrap();
+    timeout(PATIENCE, server.handler.entered.notified())
+        .await
+        .unwrap();
+    let sent = timeout(10 * SHORT, stream.write_all(&body)).await;
+    assert!(sent.is_err(), "all of it is kept");
+    let [_, unread] = queues(&server, &stream);
+    assert!((1..MOST).contains(&unread), "{unread}");
+    server.handler.release.notify_one();
+    drop(stream);
+    server.stop().await;
+}
+
+/// What it holds counts by its body, which was let go at once where none is sent; and HPACK's table can
+/// keep a header for as long as the connection.
+#[tokio::test]
+async fn an_answer_without_a_body_counts_until_its_headers_are_taken_and_no_longer() {
+    const LARGE_ONES: usize = 16;
+    const HEADS: usize = 20;
+    let server = Running::new(patient());
+    let head = || {
+        let request = Request::head("http://x/large");
+        request.body(Full::<Bytes>::default()).unwrap()
+    };
+    // A client that reads on takes them at once.
+    let mut sender = server.h2().await;
+    for _ in 0..3 {
+        let answer = sender.send_request(head()).await.expect("an answer");
+        assert_eq!(answer.headers()["content-length"], LARGE.to_string());
+        assert!(answer.headers().contains_key("date"));
+    }
+    let began = tokio::time::Instant::now();
+    while server.untaken() > 0 {
+        assert!(began.elapsed() < PATIENCE, "{} are held", server.untaken());
+        tokio::time::sleep(SHORT / 10).await;
+    }
+    // One that reads nothing: once the way to it is full, they wait.
+    let (stream, reading) = (server.connect().await, Arc::new(AtomicBool::new(true)));
+    let stuck = Stuck {
+        stream,
+        reading: Arc::clone(&reading),
+    };
+    let (mut sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(1 << 30)
+        .initial_connection_window_size(1 << 30)
+        .handshake(TokioIo::new(stuck))
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    let answer = sender.send_request(get("/1")).await.expect("an answer");
+    answer.into_body().collect().await.expect("all of it");
+    reading.store(false, Ordering::SeqCst);
+    let mut asked = tokio::task::JoinSet::new();
+    for number in 0..LARGE_ONES + HEADS {
+        let is_large = number < LARGE_ONES;
+        let request = if is_large { get("/large") } else { head() };
+        asked.spawn(sender.send_request(request));
+        if number + 1 == LARGE_ONES {
+            let all_wait = async {
+                while server.untaken() < LARGE_ONES {
+                    tokio::time::sleep(SHORT / 10).await;
+                }
+            };
+            timeout(PATIENCE, all_wait).await.expect("they are held");
+            tokio::time::sleep(4 * SHORT).await;
+        }
+    }
+    let all = async {
+        while server.untaken() < LARGE_ONES + HEADS {
+            tokio::time::sleep(SHORT / 10).await;
+        }
+    };
+    timeout(PATIENCE, all).await.expect("all are held");
+    tokio::time::sleep(4 * SHORT).await;
+    assert_eq!(server.untaken(), LARGE_ONES + HEADS);
+    drop((asked, sender));
+    server.stop().await;
+}
+
+/// A connection of which nothing is read from some time on.
+struct Stuck {
+    stream: TcpStream,
+    reading: Arc<AtomicBool>,
+}
+
+impl tokio::io::AsyncRead for Stuck {
+    fn poll_read(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+        buffer: &mut tokio::io::ReadBuf<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        if !self.reading.load(Ordering::SeqCst) {
+            return std::task::Poll::Pending;
+        }
+        std::pin::Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl tokio::io::AsyncWrite for Stuck {
+    fn poll_write(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+        bytes: &[u8],
+    ) -> std::task::Poll<std::io::Result<usize>> {
+        std::pin::Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::pin::Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::pin::Pin::new(&mut self.stream).poll_shutdown(context)
+    }
 }
