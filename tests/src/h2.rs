@@ -10,7 +10,7 @@ use crate::client::connect;
 pub const DATA: u8 = 0;
 /// The beginning of a header block.
 pub const HEADERS: u8 = 1;
-/// What nobody heeds any more.
+/// What nobody accepts any more.
 pub const PRIORITY: u8 = 2;
 /// The end of a stream.
 pub const RST_STREAM: u8 = 3;

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ostrakon_dev::{
-    Addresses, Backoff, Controller, Handle, MOST_SHARDS, News, Numbers, Options, Place,
-    Propagation, Standing, What,
+    Addresses, Backoff, Controller, Handle, MAX_SHARDS, News, Numbers, Options, Propagation,
+    Standing, StateDirectory, What,
 };
 use ostrakon_test_support::net::Net;
 use serde_json::Value;
@@ -92,7 +92,7 @@ impl StatefulSet {
     /// When it cannot be started.
     pub fn begin(&mut self) {
         assert!(self.controller.is_none(), "it runs");
-        let place = Place::open(self.directory.path()).expect("its place is free");
+        let place = StateDirectory::open(self.directory.path()).expect("its place is free");
         let controller =
             Controller::start(place, self.options.clone()).expect("its ports are free");
         let handle = controller.handle();
@@ -284,24 +284,24 @@ impl StatefulSet {
 
     /// Where a shard's data is. It is not to be opened while the shard runs.
     pub fn data(&self, shard: u32) -> PathBuf {
-        Place::shard(self.directory.path(), shard).join("data")
+        StateDirectory::shard(self.directory.path(), shard).join("data")
     }
 
     /// What is mounted in a shard as its ConfigMap.
     pub fn mounted(&self, shard: u32) -> PathBuf {
-        Place::shard(self.directory.path(), shard).join("config")
+        StateDirectory::shard(self.directory.path(), shard).join("config")
     }
 
     /// What a shard logged, over all its processes.
     pub fn log(&self, shard: u32) -> String {
-        let log = fs::read(Place::shard(self.directory.path(), shard).join("log"));
+        let log = fs::read(StateDirectory::shard(self.directory.path(), shard).join("log"));
         String::from_utf8_lossy(&log.unwrap_or_default()).into_owned()
     }
 }
 
 impl Drop for StatefulSet {
     fn drop(&mut self) {
-        let shards: Vec<_> = (0..MOST_SHARDS)
+        let shards: Vec<_> = (0..MAX_SHARDS)
             .filter(|&shard| self.data(shard).exists())
             .collect();
         self.controller = None;

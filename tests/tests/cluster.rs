@@ -378,7 +378,7 @@ fn of_two_processes_of_one_ordinal_the_older_stops() {
     });
     let log = older.log();
     assert!(
-        log.contains("peers heed another process of this ordinal"),
+        log.contains("peers accept another process of this ordinal"),
         "{log}"
     );
     let ready = later.admin("GET", "/readyz").expect("an answer");

@@ -74,7 +74,7 @@ fn a_drain_returns_only_when_what_is_in_flight_is_answered() {
     host.stop();
 }
 
-/// The admin port, open to the last, once held a handle of the lane: its thread did not end, and
+/// The admin port, open to the last, once held a handle of the writer: its thread did not end, and
 /// the host waited five seconds for it and left the store unclosed.
 #[test]
 fn an_idle_host_ends_with_its_store_closed() {

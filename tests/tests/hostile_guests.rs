@@ -300,7 +300,7 @@ fn resident(host: &Host) -> usize {
     status(host.id(), "VmHWM") >> 20
 }
 
-/// Writes that waited for the lane were run whatever replies were held: each was answered with much,
+/// Writes that waited for the writer were run whatever replies were held: each was answered with much,
 /// and nobody took it.
 #[test]
 fn writes_that_wait_are_not_run_where_replies_hold_too_much() {
@@ -310,7 +310,7 @@ fn writes_that_wait_are_not_run_where_replies_hold_too_much() {
     const FIT: usize = 3;
     let toml = "[http]\nmax_replies_bytes = '16MiB'\n\
         [guest]\nmax_reply_bytes = '8MiB'\nwrite_deadline = '1s'\n\
-        [lane]\nmax_wait = '30s'";
+        [writer]\nmax_wait = '30s'";
     let host = Shard::new(&config(&guest("hostile"), &[("ostrakon.toml", toml)])).start();
     let ask = |target: &str| {
         let mut stream = TcpStream::connect(host.address).expect("a connection");
@@ -336,9 +336,9 @@ fn writes_that_wait_are_not_run_where_replies_hold_too_much() {
         assert_eq!(refusals.load(Ordering::Relaxed), 0);
         let _busy = ask("/loop?access=write");
         let behind = RefCell::new(Vec::new());
-        host.wait_until("the lane is busy", |host| {
+        host.wait_until("the writer is busy", |host| {
             behind.borrow_mut().push(ask("/set/behind/it"));
-            host.metric("ostrakon_lane_depth") > 0
+            host.metric("ostrakon_writer_depth") > 0
         });
         let clients: Vec<_> = (0..WRITES)
             .map(|_| ask(&format!("/reply-enormous?access=write&n={REPLY}")))

@@ -256,7 +256,7 @@ fn what_a_hostile_peer_says_leaves_a_way_back() {
                 }
             }
         }
-        // As somebody who is heeded, and in other bytes. What is received and true would be data.
+        // As somebody who is accepted, and in other bytes. What is received and true would be data.
         for number in 0..600 {
             let lies = lies(&plan);
             let at = usize::try_from(random.below(lies.len() as u64)).expect("it is short");

@@ -94,7 +94,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 #[test]
-fn a_shard_with_a_new_disk_is_heeded() {
+fn a_shard_with_a_new_disk_is_accepted() {
     let toml = "[cluster]\nshards = 2";
     let shards = shards(7, 2, &config(&guest("votes"), &[("ostrakon.toml", toml)]));
     let mut hosts: Vec<Host> = shards.iter().map(Shard::start).collect();
@@ -203,7 +203,7 @@ fn after_several_changes_a_coordinator_with_a_new_disk_goes_on_from_the_last() {
     println!("{kept} reads of keys of other disks, 0 lost");
 }
 
-/// A peer that was away while others heeded the new disk remembers a high number
+/// A peer that was away while others accepted the new disk remembers a high number
 /// of the old one.
 #[test]
 fn a_shard_with_a_new_disk_is_not_ended_by_its_own_past() {

@@ -258,7 +258,7 @@ fn what_cannot_be_used_at_a_start_is_one_line_and_code_64() {
 /// One shard that is given a certificate of another authority is alone, and
 /// says why; nothing that it asks is done.
 #[test]
-fn a_shard_with_another_authority_is_not_heeded() {
+fn a_shard_with_another_authority_is_not_accepted() {
     let names = [0, 1].map(|ordinal| format!("127.7.43.{ordinal}"));
     let (ours, other) = (Authority::new("ours"), Authority::new("other"));
     let issue = |authority: &Authority| {

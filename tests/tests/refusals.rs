@@ -113,15 +113,15 @@ fn refused() -> Vec<(&'static str, Files, &'static str, &'static str)> {
         ),
         (
             "an unknown setting",
-            with_toml(&good, "schema=2", "lane.max_grupo = 3"),
+            with_toml(&good, "schema=2", "writer.max_grupo = 3"),
             "verify",
             "max_grupo",
         ),
         (
             "a setting out of bounds",
-            with_toml(&good, "schema=2", "lane.max_group = 0"),
+            with_toml(&good, "schema=2", "writer.max_group = 0"),
             "verify",
-            "lane.max_group is 0",
+            "writer.max_group is 0",
         ),
         (
             "damaged in the middle",

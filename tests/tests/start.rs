@@ -39,10 +39,10 @@ fn a_first_start_on_a_bad_configuration_is_one_line_and_code_64() {
         ("half a guest", config(&guest("kv")[..5000], &[]), "cut off"),
         (
             "an unknown setting",
-            toml("[lane]\nmax_gruop = 3"),
+            toml("[writer]\nmax_gruop = 3"),
             "max_gruop",
         ),
-        ("not TOML", toml("[lane"), "ostrakon.toml"),
+        ("not TOML", toml("[writer"), "ostrakon.toml"),
         (
             "settings that the guest refuses",
             config(&guest("kv"), &[("sharding", "astrology")]),

@@ -51,7 +51,7 @@ fn swaps_under_load_drop_and_mix_no_request() {
             ONE => &one,
             _ => &other,
         };
-        let runtime = ["lane.max_group = 1024", "lane.max_group = 16"];
+        let runtime = ["writer.max_group = 1024", "writer.max_group = 16"];
         let settings = [
             ("label", number.as_str()),
             ("sequence", number.as_str()),

@@ -168,7 +168,7 @@ fn outcome(kind: Kind, answer: &Response) -> Outcome {
         (_, 502, Some("outcome-unknown")) | (_, 503, Some("store-failed")) => {
             return Outcome::Unknown;
         }
-        (_, 503, Some("shard-away" | "shutting-down" | "no-generation" | "lane-wait")) => {
+        (_, 503, Some("shard-away" | "shutting-down" | "no-generation" | "writer-wait")) => {
             return Outcome::NotRun;
         }
         _ => panic!("{kind:?}: {answer:?}"),

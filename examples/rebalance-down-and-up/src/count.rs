@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Context as _;
-use ostrakon_dev::{MOST_SHARDS, Place};
+use ostrakon_dev::{MAX_SHARDS, StateDirectory};
 use ostrakon_store::{Options, Store, successor, unbounded};
 
 use crate::set;
@@ -17,8 +17,8 @@ const PAGE: usize = 1000;
 pub(crate) fn places(directory: &Path) -> anyhow::Result<BTreeMap<String, Vec<u32>>> {
     let state = set::state(directory);
     let mut places: BTreeMap<_, Vec<u32>> = BTreeMap::new();
-    for shard in 0..MOST_SHARDS {
-        let data = Place::shard(&state, shard).join("data");
+    for shard in 0..MAX_SHARDS {
+        let data = StateDirectory::shard(&state, shard).join("data");
         if data.exists() {
             let keys = keys(&data).with_context(|| format!("cannot read shard {shard}'s data"))?;
             for key in keys {

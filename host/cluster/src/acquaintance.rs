@@ -1,7 +1,7 @@
 //! Making this process known to its peers.
 //!
 //! Whoever is called notes from where, once the caller has proved to be a peer and is
-//! the process that is heeded. So a shard that is back calls all others: from then on
+//! the process that is accepted. So a shard that is back calls all others: from then on
 //! they need no name to find it. One whose name is not known yet, or no longer, is found
 //! by what other peers were told.
 
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use ostrakon_peers::Identity;
-use ostrakon_protocol::{MOST_SHARDS, Ordinal};
+use ostrakon_protocol::{MAX_SHARDS, Ordinal};
 use tokio::time::timeout;
 
 use super::Cluster;
@@ -51,7 +51,7 @@ impl Cluster {
         addresses.map(|(peer, at)| (peer, at.ip())).collect()
     }
 
-    /// A peer that is heeded has called from an address.
+    /// A peer that is accepted has called from an address.
     pub(super) fn meet(&self, peer: &Identity, from: IpAddr) {
         let at = self.peer_at(peer.ordinal, from);
         self.0.connections.line.load().pool.announced(peer, at);
@@ -61,7 +61,7 @@ impl Cluster {
     /// where its address is configured, too: there is nothing to hear of it.
     pub(super) fn peer_at(&self, peer: u32, at: IpAddr) -> Option<SocketAddr> {
         let configured = self.0.connections.peers.of(Ordinal(peer));
-        if peer >= MOST_SHARDS || configured.parse::<SocketAddr>().is_ok() {
+        if peer >= MAX_SHARDS || configured.parse::<SocketAddr>().is_ok() {
             return None;
         }
         let (_, port) = configured.rsplit_once(':')?;
@@ -99,7 +99,7 @@ impl Cluster {
         };
         strangers.sort_unstable();
         strangers.dedup();
-        strangers.retain(|peer| *peer != self.0.me && !line.is_heeded_by(*peer));
+        strangers.retain(|peer| *peer != self.0.me && !line.is_accepted_by(*peer));
         strangers
     }
 
@@ -108,7 +108,7 @@ impl Cluster {
     pub(super) async fn acquaint(&self, strangers: &[Ordinal]) -> bool {
         let line = self.0.connections.line.load_full();
         // What the first that is known has heard in the meantime may help, too.
-        let known = line.heeding().iter().next().copied();
+        let known = line.accepting().iter().next().copied();
         let mut is_better = false;
         let to_ask: Vec<_> = known.into_iter().chain(strangers.iter().copied()).collect();
         for some in to_ask.chunks(LOOKED_FOR) {

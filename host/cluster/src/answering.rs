@@ -12,9 +12,9 @@ use ostrakon_contract::client::{Client, Clients};
 use ostrakon_contract::contract::Request;
 use ostrakon_observe::trace::Open;
 use ostrakon_peers::{Handler, Identity};
-use ostrakon_protocol::{Authority, HandOff, MOST_SHARDS, Ordinal, Plan, Received};
-use ostrakon_shard::lane::{Change, ChangeError, Changed};
+use ostrakon_protocol::{Authority, HandOff, MAX_SHARDS, Ordinal, Plan, Received};
 use ostrakon_shard::service::{Answer, Refused, Service};
+use ostrakon_shard::writer::{Change, ChangeError, Changed};
 
 use super::Cluster;
 use super::message::{
@@ -36,8 +36,8 @@ pub(super) struct Answering {
 
 impl Handler for Answering {
     fn admit(&self, peer: &Identity) -> Result<(), String> {
-        if peer.ordinal >= MOST_SHARDS {
-            let most = MOST_SHARDS - 1;
+        if peer.ordinal >= MAX_SHARDS {
+            let most = MAX_SHARDS - 1;
             return Err(format!(
                 "no shard has the ordinal {}: {most} is the last",
                 peer.ordinal
@@ -96,7 +96,7 @@ impl Answering {
     ) -> PeerResponse {
         let source = Ordinal(peer.ordinal);
         if matches!(asked.request, PeerRequest::Accepted {}) {
-            // A process that is not heeded asks it, too.
+            // A process that is not accepted asks it, too.
             return PeerResponse::Accepted {
                 accepted: self.cluster.accepted(source),
             };
@@ -104,8 +104,8 @@ impl Answering {
         if self.cluster.has_stopped() {
             return later("this process must not go on serving its shard");
         }
-        if let Some(unheeded) = self.cluster.hear(peer).await {
-            return unheeded;
+        if let Some(refusal) = self.cluster.hear(peer).await {
+            return refusal;
         }
         if self.cluster.is_past(peer, asked.accepts).await {
             return PeerResponse::Outdated {};
@@ -190,7 +190,7 @@ impl Answering {
                 let received = self.cluster.change(receive).await;
                 let acknowledged = PeerResponse::Acknowledged {
                     number,
-                    was_long: self.cluster.0.lane.was_long(),
+                    was_long: self.cluster.0.writer.was_long(),
                 };
                 match received {
                     Ok(Changed::Received(Received::Apply)) => acknowledged,
@@ -252,7 +252,7 @@ impl Answering {
         within: Duration,
     ) -> PeerResponse {
         if let Some(span) = &mut span {
-            span.say("ostrakon.peer", peer.ordinal);
+            span.set_attribute("ostrakon.peer", peer.ordinal);
         }
         if let Err(later) = self.learn(peer, plan).await {
             return later;

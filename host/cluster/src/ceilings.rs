@@ -2,7 +2,7 @@
 //!
 //! Each start of a shard takes a number one above its last, or above the one that a peer
 //! tells it. A peer that could name any number could name the highest there is, and no
-//! process after it could be heeded. So a number is believed only up to a ceiling, which
+//! process after it could be accepted. So a number is believed only up to a ceiling, which
 //! is raised by a step at most once in a second while a higher one is said: to come to the
 //! end of all numbers takes 35,000 years. A number that is true, but higher, is believed
 //! after as many seconds as somebody took to make it so.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use ostrakon_protocol::{ClusterId, Ordinal, Placement, Plan};
-use ostrakon_shard::lane::{Change, ChangeError, Place, View};
+use ostrakon_shard::writer::{Change, ChangeError, Membership, View};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
@@ -90,20 +90,20 @@ impl Conductor {
     /// Does what there is to do now; says whether there is more.
     async fn once(&mut self) -> Result<bool, ChangeError> {
         let cluster = self.cluster.clone();
-        let Some(view) = cluster.0.lane.views().get() else {
+        let Some(view) = cluster.0.writer.views().get() else {
             return Ok(false);
         };
-        let Some(place) = &view.place else {
+        let Some(membership) = &view.membership else {
             return Ok(false);
         };
         let is_coordinator = cluster.0.me == Ordinal::COORDINATOR;
-        let Some(plan) = place.shard.plan() else {
+        let Some(plan) = membership.shard.plan() else {
             return match cluster.desired(&view, None) {
                 Some(desired) if is_coordinator => self.begin(&view, desired).await,
                 _ => Ok(false),
             };
         };
-        if place.owners.is_none() {
+        if membership.owners.is_none() {
             // After a start: the plan is known, its guests are not.
             let owners = cluster.owners(plan).await?;
             cluster.change(Change::Learn(plan.clone(), owners)).await?;
@@ -141,9 +141,9 @@ impl Conductor {
                 return Ok(true);
             }
         }
-        self.send(place);
-        let stepped = self.step(place).await?;
-        if let Some(epoch) = place.shard.is_done() {
+        self.send(membership);
+        let stepped = self.step(membership).await?;
+        if let Some(epoch) = membership.shard.is_done() {
             if is_coordinator {
                 cluster.coordinator().done(cluster.0.me, epoch);
                 return Ok(cluster.coordinator().next(plan).is_some());
@@ -162,8 +162,8 @@ impl Conductor {
     }
 
     /// Has batches sent to each shard that has some to get.
-    fn send(&mut self, place: &Place) {
-        for (to, _) in place.shard.outboxes() {
+    fn send(&mut self, membership: &Membership) {
+        for (to, _) in membership.shard.outboxes() {
             if self.receivers.insert(to) {
                 let cluster = self.cluster.clone();
                 self.sending.spawn(async move {
@@ -181,12 +181,12 @@ impl Conductor {
     }
 
     /// Takes a step, if partitions may go now; says whether there was one.
-    async fn step(&self, place: &Place) -> Result<bool, ChangeError> {
-        let is_ahead = !place.shard.is_within(AHEAD);
-        if !place.shard.may_step() || is_ahead || !self.cluster.may_give(place) {
+    async fn step(&self, membership: &Membership) -> Result<bool, ChangeError> {
+        let is_ahead = !membership.shard.is_within(AHEAD);
+        if !membership.shard.may_step() || is_ahead || !self.cluster.may_give(membership) {
             return Ok(false);
         }
-        if !self.receivers_have_the_schema(place).await {
+        if !self.receivers_have_the_schema(membership).await {
             return Ok(false);
         }
         self.cluster.change(Change::Step).await?;
@@ -196,7 +196,7 @@ impl Conductor {
     /// Whether all who may get partitions can take their data: a shard whose
     /// guest is older could not read it. Envelope before a partition is passed, so
     /// that it is answered for here until then.
-    async fn receivers_have_the_schema(&self, place: &Place) -> bool {
+    async fn receivers_have_the_schema(&self, membership: &Membership) -> bool {
         let Some(schema) = self.cluster.schema() else {
             return false;
         };
@@ -204,7 +204,7 @@ impl Conductor {
             return true;
         }
         let (cluster, me) = (&self.cluster, self.cluster.0.me);
-        let shards = place.shard.plan().map_or(0, |plan| plan.to.shards);
+        let shards = membership.shard.plan().map_or(0, |plan| plan.to.shards);
         let asked = (0..shards)
             .map(Ordinal)
             .filter(|shard| *shard != me)
@@ -403,7 +403,7 @@ impl Cluster {
         let holds_up = self.measured().takes(shard, why_not.is_none());
         if let Some(why) = why_not
             && holds_up
-            && self.0.coordination.held_up.may_tell()
+            && self.0.coordination.held_up.allows()
         {
             tracing::warn!(
                 peer = shard.0,

@@ -10,8 +10,8 @@ use ostrakon_settings::per_shard::PerShard;
 use tokio::time::Instant;
 
 use super::Cluster;
+use super::log_limit::LogLimit;
 use super::message::{self, Envelope, PeerRequest, PeerResponse};
-use super::seldom::Seldom;
 
 /// Where peers are, and how they are reached.
 #[derive(Debug)]
@@ -21,7 +21,7 @@ pub(super) struct Connections {
     pub(super) dial: AnyDial,
     pub(super) line: ArcSwap<Line>,
     /// Telling of peers that belong to another cluster.
-    foreigners: Seldom,
+    foreigners: LogLimit,
 }
 
 impl Connections {
@@ -30,7 +30,7 @@ impl Connections {
             peers,
             line: ArcSwap::from_pointee(Line::new(endpoint, dial.clone())),
             dial,
-            foreigners: Seldom::default(),
+            foreigners: LogLimit::default(),
         }
     }
 }
@@ -41,7 +41,7 @@ pub(super) struct Line {
     pub(super) endpoint: Arc<Endpoint>,
     pub(super) pool: Pool<AnyDial>,
     /// The peers that have answered to it. A std mutex: held for a look.
-    heeding: Mutex<BTreeSet<Ordinal>>,
+    accepting: Mutex<BTreeSet<Ordinal>>,
 }
 
 impl Line {
@@ -50,20 +50,22 @@ impl Line {
         Self {
             pool: Pool::with_dial(Arc::clone(&endpoint), dial),
             endpoint,
-            heeding: Mutex::default(),
+            accepting: Mutex::default(),
         }
     }
 
-    pub(super) fn heed(&self, peer: Ordinal) {
-        self.heeding().insert(peer);
+    pub(super) fn accept(&self, peer: Ordinal) {
+        self.accepting().insert(peer);
     }
 
-    pub(super) fn is_heeded_by(&self, peer: Ordinal) -> bool {
-        self.heeding().contains(&peer)
+    pub(super) fn is_accepted_by(&self, peer: Ordinal) -> bool {
+        self.accepting().contains(&peer)
     }
 
-    pub(super) fn heeding(&self) -> std::sync::MutexGuard<'_, BTreeSet<Ordinal>> {
-        self.heeding.lock().expect("no holder of this lock panics")
+    pub(super) fn accepting(&self) -> std::sync::MutexGuard<'_, BTreeSet<Ordinal>> {
+        self.accepting
+            .lock()
+            .expect("no holder of this lock panics")
     }
 }
 
@@ -138,7 +140,7 @@ impl Cluster {
         said
     }
 
-    /// What a shard said, if it is one of this cluster, and the one that is heeded.
+    /// What a shard said, if it is one of this cluster, and the one that is accepted.
     async fn said(
         &self,
         at: Ordinal,
@@ -159,7 +161,7 @@ impl Cluster {
             Ok(PeerResponse::Foreign { cluster: other }) => {
                 // Whatever this shard sends there is answered so.
                 line.pool.disown(answered, "it belongs to another cluster");
-                if self.0.connections.foreigners.may_tell() {
+                if self.0.connections.foreigners.allows() {
                     let own = self.id();
                     tracing::error!(
                         peer = at.0,
@@ -172,7 +174,7 @@ impl Cluster {
             }
             Ok(PeerResponse::NotUnderstood { reason }) => Err(AskError::NotUnderstood(reason)),
             said => {
-                line.heed(at);
+                line.accept(at);
                 let said = said.map_err(|_| AskError::Answer)?;
                 if self.decides(ask, &said) && !line.pool.is_at_its_name(answered).await {
                     return Err(AskError::Unnamed);

@@ -8,7 +8,7 @@ use ostrakon_protocol::{Coordinator, Ordinal};
 
 use super::Cluster;
 use super::conductor::LOOK_EVERY;
-use super::seldom::Seldom;
+use super::log_limit::LogLimit;
 
 /// What is known of changes. Its mutexes are std's: held for a look or a copy.
 #[derive(Debug, Default)]
@@ -23,7 +23,7 @@ pub(super) struct Coordination {
     /// The coordinator can be asked, and has not known a plan yet.
     pub(super) is_beginning: AtomicBool,
     /// Telling of peers that do not take their partitions.
-    pub(super) held_up: Seldom,
+    pub(super) held_up: LogLimit,
 }
 
 impl Cluster {
@@ -35,7 +35,7 @@ impl Cluster {
             _ => self.0.coordination.is_beginning.load(Relaxed),
         };
         while self.plan().is_none() && !is_beginning() {
-            let changed = self.0.lane.views().changed();
+            let changed = self.0.writer.views().changed();
             let _in_time = tokio::time::timeout(LOOK_EVERY, changed).await;
         }
     }

@@ -1,9 +1,9 @@
-//! Which process of an ordinal is heeded, and what becomes of one that is not.
+//! Which process of an ordinal is accepted, and what becomes of one that is not.
 //!
 //! A process that must not go on serves nothing from that moment on. It is not ended for
 //! good by what somebody said: it asks those who would know, and where nobody confirms it
 //! any longer, the process ends, to be started anew, with a higher number. While the one
-//! that is heeded in its place is there, it stays as it is: two that run do not take turns.
+//! that is accepted in its place is there, it stays as it is: two that run do not take turns.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -12,13 +12,13 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use ostrakon_peers::{Endpoint, Identity};
 use ostrakon_protocol::{Incarnation, Ordinal, Plan, Stopped};
-use ostrakon_shard::lane::{Change, ChangeError, Changed};
+use ostrakon_shard::writer::{Change, ChangeError, Changed};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::ceilings::Ceilings;
+use super::log_limit::LogLimit;
 use super::message::{Accepted, PeerRequest, PeerResponse, Process};
-use super::seldom::Seldom;
 use super::{Cluster, Line, until_down};
 
 /// How often it is asked whether it is so.
@@ -37,11 +37,11 @@ const ASKED: u32 = 32;
 #[derive(Debug, Default)]
 pub(super) struct Fence {
     ceilings: Ceilings,
-    /// The process of each peer that was heeded last, and when. A std mutex: held for a
+    /// The process of each peer that was accepted last, and when. A std mutex: held for a
     /// look.
     lately: Mutex<BTreeMap<Ordinal, (Process, Instant)>>,
     /// Telling of numbers that cannot be.
-    impossible: Seldom,
+    impossible: LogLimit,
     /// Why this process was not to go on, once nobody confirms it any longer.
     over: watch::Sender<Option<Stopped>>,
 }
@@ -53,7 +53,7 @@ enum Verdict {
     Confirmed,
     /// Nobody said who would know.
     Unknown,
-    /// They heed a later process, which says nothing.
+    /// They accept a later process, which says nothing.
     Silent,
     /// It is not so.
     Denied,
@@ -87,7 +87,7 @@ impl Cluster {
         self.0.stopped.borrow().is_some()
     }
 
-    /// A peer was heard; none: it is to be heeded. Otherwise what it is told.
+    /// A peer was heard; none: it is to be accepted. Otherwise what it is told.
     pub(super) async fn hear(&self, peer: &Identity) -> Option<PeerResponse> {
         let ordinal = Ordinal(peer.ordinal);
         let process = Process {
@@ -95,19 +95,22 @@ impl Cluster {
             store: peer.store,
         };
         let mut known = Incarnation::default();
-        // Only what is new is for the lane, which has requests to run.
+        // Only what is new is for the writer, which has requests to run.
         let mut is_known = false;
-        if let Some(view) = self.0.lane.views().get()
-            && let Some(place) = &view.place
+        if let Some(view) = self.0.writer.views().get()
+            && let Some(membership) = &view.membership
         {
-            match place
+            match membership
                 .shard
                 .is_later(ordinal, process.incarnation, process.store)
             {
                 Ok(is_later) => is_known = !is_later,
                 Err(by) => return Some(PeerResponse::Superseded { by }),
             }
-            known = place.shard.heeds(ordinal).map_or(known, |(known, _)| known);
+            known = membership
+                .shard
+                .accepts(ordinal)
+                .map_or(known, |(known, _)| known);
         }
         if !is_known {
             if !self
@@ -132,7 +135,7 @@ impl Cluster {
         None
     }
 
-    /// Whether a peer heeds a later process of this ordinal than this one.
+    /// Whether a peer accepts a later process of this ordinal than this one.
     pub(super) async fn is_past(&self, peer: &Identity, accepts: Option<Process>) -> bool {
         let Some(Process {
             incarnation: by,
@@ -150,14 +153,14 @@ impl Cluster {
         is_past
     }
 
-    /// A peer heeds another process of this ordinal, of the number `by`. One that has
-    /// heeded this process speaks of a later one; any other perhaps of an earlier
+    /// A peer accepts another process of this ordinal, of the number `by`. One that has
+    /// accepted this process speaks of a later one; any other perhaps of an earlier
     /// one, on a disk that is lost.
     pub(super) async fn superseded(&self, by: Incarnation, peer: Ordinal, line: &Line) {
         let own = Incarnation(line.endpoint.identity.incarnation);
         if !self.0.fence.ceilings.admit(self.0.me, own, by) {
             self.tell_impossible(peer, self.0.me, by);
-        } else if by > own && line.is_heeded_by(peer) {
+        } else if by > own && line.is_accepted_by(peer) {
             self.stop(Stopped::Superseded(by));
         } else if let Err(error) = self.start_after(by, &line.endpoint).await {
             tracing::debug!(%error, "a higher number is taken later");
@@ -165,12 +168,12 @@ impl Cluster {
     }
 
     fn tell_impossible(&self, peer: Ordinal, of: Ordinal, number: Incarnation) {
-        if self.0.fence.impossible.may_tell() {
+        if self.0.fence.impossible.allows() {
             tracing::warn!(
                 peer = peer.0,
                 of = of.0,
                 number = number.0,
-                "a process of a shard is said to have a number that is higher than it can be, which is not heeded: find out who says so"
+                "a process of a shard is said to have a number that is higher than it can be, which is not accepted: find out who says so"
             );
         }
     }
@@ -210,8 +213,8 @@ impl Cluster {
 
     /// What is known of a peer's ordinal, for a process of it that asks.
     pub(super) fn accepted(&self, peer: Ordinal) -> Option<Accepted> {
-        let view = self.0.lane.views().get()?;
-        let process = view.place.as_ref()?.shard.heeds(peer)?.into();
+        let view = self.0.writer.views().get()?;
+        let process = view.membership.as_ref()?.shard.accepts(peer)?.into();
         let lately = self.0.fence.lately();
         let heard = lately.get(&peer).filter(|(of, _)| *of == process);
         Some(Accepted {
@@ -301,10 +304,10 @@ impl Cluster {
 
     /// Whether others go by a plan that cannot have come about without this shard's data.
     async fn is_outdated(&self) -> Verdict {
-        let Some(view) = self.0.lane.views().get() else {
+        let Some(view) = self.0.writer.views().get() else {
             return Verdict::Unknown;
         };
-        let Some(place) = &view.place else {
+        let Some(membership) = &view.membership else {
             return Verdict::Unknown;
         };
         let said = self.ask_others(&PeerRequest::Plan {}).await;
@@ -315,7 +318,7 @@ impl Cluster {
                 _ => None,
             })
             .collect();
-        let is_missed = |plan: &Plan| place.shard.clone().learn(plan).is_err();
+        let is_missed = |plan: &Plan| membership.shard.clone().learn(plan).is_err();
         if plans.iter().any(|(_, plan)| is_missed(plan)) {
             return Verdict::Confirmed;
         }

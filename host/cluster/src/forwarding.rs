@@ -129,7 +129,7 @@ impl Others for Cluster {
 /// The span of asking another shard.
 fn hop(request: &Request, at: Ordinal, name: &'static str) -> Option<Open> {
     let mut span = request.trace.span(name, Kind::Client)?;
-    span.say("ostrakon.peer", at.0);
+    span.set_attribute("ostrakon.peer", at.0);
     Some(span)
 }
 

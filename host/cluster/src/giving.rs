@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use ostrakon_protocol::Ordinal;
-use ostrakon_shard::lane::{Change, ChangeError, Place};
+use ostrakon_shard::writer::{Change, ChangeError, Membership};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
@@ -75,13 +75,13 @@ impl Cluster {
         to: Ordinal,
         acknowledged: Option<u64>,
     ) -> Result<Option<u64>, SendError> {
-        let Some(view) = self.0.lane.views().get() else {
+        let Some(view) = self.0.writer.views().get() else {
             return Ok(None);
         };
-        let Some(place) = &view.place else {
+        let Some(membership) = &view.membership else {
             return Ok(None);
         };
-        let kept = place
+        let kept = membership
             .shard
             .outboxes()
             .find_map(|(receiver, kept)| (receiver == to).then_some(kept));
@@ -89,20 +89,20 @@ impl Cluster {
             let mut kept = kept.iter();
             kept.find(|range| acknowledged.is_none_or(|acknowledged| range.number > acknowledged))
         });
-        let (Some(range), Some(plan)) = (next, place.shard.plan()) else {
+        let (Some(range), Some(plan)) = (next, membership.shard.plan()) else {
             return Ok(None);
         };
-        let contents = place.contents(&view.snapshot, to, range).await?;
+        let contents = membership.contents(&view.snapshot, to, range).await?;
         let ask = PeerRequest::Receive {
             plan: plan.clone(),
-            batch: place.shard.envelope(to, range, place.store),
+            batch: membership.shard.envelope(to, range, membership.store),
             schema: view.guest.description().schema,
             partitions: contents.into_iter().map(Partition::from).collect(),
         };
         match self.ask(to, &ask).await? {
             PeerResponse::Acknowledged { number, was_long } if number == range.number => {
                 if was_long {
-                    self.0.lane.press();
+                    self.0.writer.press();
                 }
                 Ok(Some(number))
             }
@@ -129,22 +129,22 @@ impl Cluster {
     fn may_step(&self) -> bool {
         let reached = *self.reached();
         let has_reached = self.schema().is_some_and(|schema| reached >= Some(schema));
-        has_reached && self.is_now(|place| self.may_give(place))
+        has_reached && self.is_now(|membership| self.may_give(membership))
     }
 
     /// Whether this shard may give partitions away now.
-    pub(super) fn may_give(&self, place: &Place) -> bool {
+    pub(super) fn may_give(&self, membership: &Membership) -> bool {
         // One that is to leave by a plan yet to come gives on: a plan that is
         // under way has to end first, and may need it.
-        let stays = || !self.is_leaving(place) && !self.is_to_leave(place);
+        let stays = || !self.is_leaving(membership) && !self.is_to_leave(membership);
         let is_stopping = *self.0.giving.stopping.borrow() && stays();
         let is_paused = self.0.giving.pauses.load(Ordering::Relaxed) > 0;
         !is_stopping && !is_paused && !self.holds().is_held(Instant::now())
     }
 
     /// Whether this shard is to have no partitions.
-    fn is_leaving(&self, place: &Place) -> bool {
-        let plan = place.shard.plan();
+    fn is_leaving(&self, membership: &Membership) -> bool {
+        let plan = membership.shard.plan();
         plan.is_some_and(|plan| self.0.me.0 >= plan.to.shards)
     }
 
@@ -155,7 +155,7 @@ impl Cluster {
         if !self.holds().take(now) {
             return Err("partitions are moving: ask again".to_owned());
         }
-        let settled = self.until(|place| place.shard.outboxes().next().is_none());
+        let settled = self.until(|membership| membership.shard.outboxes().next().is_none());
         let settled = timeout_at(now + SETTLE, settled).await;
         settled.map_err(|_| "a shard does not take its partitions: ask again".to_owned())
     }
@@ -166,7 +166,7 @@ impl Cluster {
     pub async fn pause(&self) -> Pause {
         self.0.giving.pauses.fetch_add(1, Ordering::Relaxed);
         let pause = Pause(self.clone());
-        let settled = self.until(|place| place.shard.outboxes().next().is_none());
+        let settled = self.until(|membership| membership.shard.outboxes().next().is_none());
         if timeout_at(Instant::now() + PAUSE, settled).await.is_err() {
             tracing::warn!("migrating with partitions on their way: they wait for their receivers");
         }
@@ -189,10 +189,13 @@ impl Cluster {
             cluster: self,
             ended: false,
         };
-        let is_handed_over = |place: &Place| {
-            let moves = place.shard.plan().is_some_and(|plan| !plan.is_stable());
-            let gives = place.shard.outboxes().next().is_some();
-            !(gives || moves && self.is_leaving(place) || self.is_to_leave(place))
+        let is_handed_over = |membership: &Membership| {
+            let moves = membership
+                .shard
+                .plan()
+                .is_some_and(|plan| !plan.is_stable());
+            let gives = membership.shard.outboxes().next().is_some();
+            !(gives || moves && self.is_leaving(membership) || self.is_to_leave(membership))
         };
         if let Some(partitions) = self.partitions_left()
             && !self.is_now(is_handed_over)
@@ -216,20 +219,20 @@ impl Cluster {
 
     /// How many partitions there are here; none where that is not known.
     fn partitions_left(&self) -> Option<u64> {
-        let view = self.0.lane.views().get()?;
+        let view = self.0.writer.views().get()?;
         view.snapshot.count_partitions(None).ok()
     }
 
-    fn is_now(&self, is_so: impl Fn(&Place) -> bool) -> bool {
-        let view = self.0.lane.views().get();
-        let place = view.as_ref().and_then(|view| view.place.as_ref());
-        place.is_none_or(|place| is_so(place))
+    fn is_now(&self, is_so: impl Fn(&Membership) -> bool) -> bool {
+        let view = self.0.writer.views().get();
+        let membership = view.as_ref().and_then(|view| view.membership.as_ref());
+        membership.is_none_or(|membership| is_so(membership))
     }
 
     /// Waits until something is so of this shard's place.
-    async fn until(&self, is_so: impl Fn(&Place) -> bool) {
+    async fn until(&self, is_so: impl Fn(&Membership) -> bool) {
         loop {
-            let changed = self.0.lane.views().changed();
+            let changed = self.0.writer.views().changed();
             if self.is_now(&is_so) {
                 return;
             }

@@ -12,8 +12,8 @@ use ostrakon_engine::{
 };
 use ostrakon_observe::metrics::Metrics;
 use ostrakon_protocol::{Ordinal, Placement, Plan};
-use ostrakon_shard::lane::{Change, ChangeError, Owners};
 use ostrakon_shard::swap::{Candidate, Kept, Rejection};
+use ostrakon_shard::writer::{Change, ChangeError, Owners};
 use ostrakon_volumes::secrets::Secrets;
 use ostrakon_volumes::volume::Files;
 
@@ -150,18 +150,16 @@ impl Cluster {
     }
 
     pub(super) async fn owner(&self, placement: &Placement) -> Result<Arc<Guest>, ChangeError> {
-        let view = self.0.lane.views().get();
+        let view = self.0.writer.views().get();
         if let Some(view) = &view {
             // Two generations of one version place alike.
             if view.guest.description().sharding == placement.sharding {
                 return Ok(Arc::clone(&view.guest));
             }
             // What was found before is still good.
-            if let Some((plan, owners)) = view
-                .place
-                .as_ref()
-                .and_then(|place| Some((place.shard.plan()?.clone(), place.owners.clone()?)))
-            {
+            if let Some((plan, owners)) = view.membership.as_ref().and_then(|membership| {
+                Some((membership.shard.plan()?.clone(), membership.owners.clone()?))
+            }) {
                 for (known, guest) in [(plan.from, owners.from), (plan.to, owners.to)] {
                     if known.owner == placement.owner {
                         return Ok(guest);

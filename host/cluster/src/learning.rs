@@ -2,13 +2,13 @@
 //! that is asked at its own address, and that can be.
 
 use ostrakon_protocol::{Epoch, Ordinal, Plan};
-use ostrakon_shard::lane::ChangeError;
+use ostrakon_shard::writer::ChangeError;
 use tokio::time::timeout;
 
 use super::Cluster;
 use super::conductor::ASK_EVERY;
+use super::log_limit::LogLimit;
 use super::message::{PeerRequest, PeerResponse};
-use super::seldom::Seldom;
 
 /// How plans are learned of.
 #[derive(Debug, Default)]
@@ -18,17 +18,17 @@ pub(super) struct Learning {
     /// Held while a peer is asked for a plan that somebody spoke of.
     asking: tokio::sync::Mutex<()>,
     /// Telling of plans that cannot be.
-    impossible: Seldom,
+    impossible: LogLimit,
 }
 
 impl Cluster {
     /// Takes a plan that somebody else has, if it is newer.
     pub(super) async fn learn(&self, plan: Plan) -> Result<(), ChangeError> {
-        let known = self.0.lane.views().get();
-        let place = known.as_ref().and_then(|view| view.place.as_ref());
-        let is_known = place.is_some_and(|place| {
-            place.owners.is_some()
-                && place
+        let known = self.0.writer.views().get();
+        let membership = known.as_ref().and_then(|view| view.membership.as_ref());
+        let is_known = membership.is_some_and(|membership| {
+            membership.owners.is_some()
+                && membership
                     .shard
                     .plan()
                     .is_some_and(|known| known.epoch >= plan.epoch)
@@ -36,11 +36,11 @@ impl Cluster {
         if is_known {
             return Ok(());
         }
-        if let Some(place) = place
-            && place.shard.plan() != Some(&plan)
-            && !place.shard.is_news(&plan)
+        if let Some(membership) = membership
+            && membership.shard.plan() != Some(&plan)
+            && !membership.shard.is_news(&plan)
         {
-            if self.0.learning.impossible.may_tell() && self.foreign(Some(plan.cluster)).is_none() {
+            if self.0.learning.impossible.allows() && self.foreign(Some(plan.cluster)).is_none() {
                 tracing::warn!(
                     ?plan,
                     "a plan that cannot be is not gone by: find out who says it"
@@ -83,9 +83,9 @@ impl Cluster {
 
     /// Whether this shard has given away all that it has to under the plan of an epoch.
     pub(super) fn has_given(&self, epoch: Epoch) -> bool {
-        let view = self.0.lane.views().get();
-        let place = view.as_ref().and_then(|view| view.place.as_ref());
-        place.is_some_and(|place| place.shard.is_done() == Some(epoch))
+        let view = self.0.writer.views().get();
+        let membership = view.as_ref().and_then(|view| view.membership.as_ref());
+        membership.is_some_and(|membership| membership.shard.is_done() == Some(epoch))
     }
 
     /// A source says that it is done with the change of an epoch. It is asked at its own

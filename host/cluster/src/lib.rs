@@ -29,7 +29,7 @@ mod learning;
 mod message;
 mod missing;
 mod replicas;
-mod seldom;
+mod log_limit;
 mod progress;
 mod reach;
 mod remembered;
@@ -49,6 +49,7 @@ use fence::Fence;
 use giving::Giving;
 pub use guests::{Guests, MakeError};
 use learning::Learning;
+use log_limit::LogLimit;
 pub use missing::Missing;
 use ostrakon_contract::client::Clients;
 use ostrakon_network::descriptors::NotAccepted;
@@ -56,16 +57,15 @@ use ostrakon_peers::{Accept, AnyDial, Endpoint};
 use ostrakon_peers::{ServeError, Tcp, serve};
 use ostrakon_protocol::{ClusterId, Ordinal, Plan, Stopped};
 use ostrakon_settings::per_shard::PerShard;
-use ostrakon_shard::lane::{Change, ChangeError, Changed, Lane};
 use ostrakon_shard::service::Service;
 use ostrakon_shard::survey::Surveys;
+use ostrakon_shard::writer::{Change, ChangeError, Changed, Writer};
 use progress::Measured;
 pub use progress::{Known, Progress, Source};
 pub use reach::Peer;
 use reach::Reach;
 use remembered::Remembered;
 pub use replicas::Replicas;
-use seldom::Seldom;
 pub use surveying::{Strategy, SurveyError};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
@@ -90,7 +90,7 @@ pub struct Cluster(Arc<Inner>);
 struct Inner {
     me: Ordinal,
     connections: Connections,
-    lane: Lane,
+    writer: Writer,
     guests: Guests,
     /// What the StatefulSet is heard to want, where the settings go by it.
     replicas: watch::Receiver<Replicas>,
@@ -118,31 +118,31 @@ async fn until_down(down: &mut watch::Receiver<bool>) {
 }
 
 impl Cluster {
-    /// A shard among others, which are reached by TCP. The lane has told its
+    /// A shard among others, which are reached by TCP. The writer has told its
     /// start. `replicas` is what counts where the settings go by a StatefulSet.
     pub fn new(
         options: &Options,
         endpoint: Endpoint,
-        lane: Lane,
+        writer: Writer,
         guests: Guests,
         replicas: watch::Receiver<Replicas>,
     ) -> Self {
         let dial = AnyDial::new(Tcp::from(options.listen.ip()));
-        Self::over(dial, options, endpoint, lane, guests, replicas)
+        Self::over(dial, options, endpoint, writer, guests, replicas)
     }
 
     fn over(
         dial: AnyDial,
         options: &Options,
         endpoint: Endpoint,
-        lane: Lane,
+        writer: Writer,
         guests: Guests,
         replicas: watch::Receiver<Replicas>,
     ) -> Self {
         Self(Arc::new(Inner {
             me: Ordinal(endpoint.identity.ordinal),
             connections: Connections::new(options.peers.clone(), endpoint, dial),
-            lane,
+            writer,
             guests,
             replicas,
             coordination: Coordination::default(),
@@ -177,7 +177,7 @@ impl Cluster {
         tasks.spawn(self.clone().verify(shutdown.clone()));
         tasks.spawn(self.clone().remember(shutdown.clone()));
         let clients = Arc::new(Clients::default());
-        let refusals = Arc::new(Seldom::default());
+        let refusals = Arc::new(LogLimit::default());
         let not_accepted = NotAccepted::default();
         loop {
             tokio::select! {
@@ -201,7 +201,7 @@ impl Cluster {
                             if let Err(error) = serve(stream, &endpoint, handler, shutdown).await {
                                 if matches!(error, ServeError::Handshake(_)) {
                                     metrics.peer_handshake_failed();
-                                    if refusals.may_tell() {
+                                    if refusals.allows() {
                                         tracing::warn!(address = %peer, %error, "a connection to the peer port is not admitted");
                                     }
                                 }
@@ -223,22 +223,22 @@ impl Cluster {
 
     /// The process of a shard that is accepted.
     fn accepts(&self, shard: Ordinal) -> Option<message::Process> {
-        let view = self.0.lane.views().load();
-        let place = view.as_ref()?.place.as_ref()?;
-        Some(place.shard.heeds(shard)?.into())
+        let view = self.0.writer.views().load();
+        let membership = view.as_ref()?.membership.as_ref()?;
+        Some(membership.shard.accepts(shard)?.into())
     }
 
     /// The plan that this shard goes by.
     fn plan(&self) -> Option<Plan> {
-        let view = self.0.lane.views().get()?;
-        view.place.as_ref()?.shard.plan().cloned()
+        let view = self.0.writer.views().get()?;
+        view.membership.as_ref()?.shard.plan().cloned()
     }
 
     /// The cluster that this shard belongs to.
     fn id(&self) -> Option<ClusterId> {
-        let view = self.0.lane.views().load();
-        let place = view.as_ref()?.place.as_ref()?;
-        place.shard.plan().map(|plan| plan.cluster)
+        let view = self.0.writer.views().load();
+        let membership = view.as_ref()?.membership.as_ref()?;
+        membership.shard.plan().map(|plan| plan.cluster)
     }
 
     /// The cluster that this shard belongs to, where a peer belongs to another.
@@ -249,13 +249,13 @@ impl Cluster {
 
     /// The schema of the data; none before a generation is live.
     fn schema(&self) -> Option<u32> {
-        let view = self.0.lane.views().get()?;
+        let view = self.0.writer.views().get()?;
         Some(view.guest.description().schema)
     }
 
-    /// Makes a change in the lane; what must stop this process is noted.
+    /// Makes a change in the writer; what must stop this process is noted.
     async fn change(&self, change: Change) -> Result<Changed, ChangeError> {
-        let changed = self.0.lane.change(change).await;
+        let changed = self.0.writer.change(change).await;
         if let Err(ChangeError::Stopped(stopped)) = &changed {
             self.stop(*stopped);
         }

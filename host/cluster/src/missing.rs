@@ -57,8 +57,8 @@ impl Cluster {
         if self.0.me != Ordinal::COORDINATOR {
             return None;
         }
-        let view = self.0.lane.views().get()?;
-        let plan = view.place.as_ref()?.shard.plan()?;
+        let view = self.0.writer.views().get()?;
+        let plan = view.membership.as_ref()?.shard.plan()?;
         let wanted = self.desired(&view, Some(plan))?.shards;
         let mut shards = self.away();
         shards.retain(|shard| shard.0 >= wanted);

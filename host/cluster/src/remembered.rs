@@ -28,7 +28,7 @@ const FILE: &str = "peers.json";
 /// How often it is written at most.
 const EVERY: Duration = Duration::from_secs(1);
 /// More than all shards that there can be take in it.
-const MOST_BYTES: usize = 128 * 1024;
+const MAX_BYTES: usize = 128 * 1024;
 
 const FORMAT: Format = Format {
     what: "the note of where peers were",
@@ -102,7 +102,7 @@ impl Remembered {
 
 /// What was noted; nothing where there is no file.
 fn read(path: &Path) -> Result<Places, Unreadable> {
-    match regular::read_own(path, MOST_BYTES) {
+    match regular::read_own(path, MAX_BYTES) {
         Ok(stored) => decode(&stored),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Places::new()),
         Err(error) => Err(FORMAT.broken(&error)),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ostrakon_protocol::{Ordinal, Placement, Plan};
 use ostrakon_settings::settings::Topology;
-use ostrakon_shard::lane::{Place, View};
+use ostrakon_shard::writer::{Membership, View};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -75,11 +75,11 @@ impl Cluster {
 
     /// Whether this shard is to leave, by what is heard, and the plan does not
     /// say so yet.
-    pub(super) fn is_to_leave(&self, place: &Place) -> bool {
+    pub(super) fn is_to_leave(&self, membership: &Membership) -> bool {
         let replicas = self.0.replicas.borrow().number();
         let is_surplus = replicas.is_some_and(|replicas| replicas <= self.0.me.0);
         let stays = |plan: &Plan| plan.to.shards > self.0.me.0;
-        is_surplus && self.goes_by_replicas() && place.shard.plan().is_some_and(stays)
+        is_surplus && self.goes_by_replicas() && membership.shard.plan().is_some_and(stays)
     }
 
     pub(super) fn replicas(&self) -> watch::Receiver<Replicas> {
@@ -87,7 +87,7 @@ impl Cluster {
     }
 
     fn goes_by_replicas(&self) -> bool {
-        let view = self.0.lane.views().get();
+        let view = self.0.writer.views().get();
         view.is_some_and(|view| view.guest.settings().cluster.topology == Topology::StatefulSet)
     }
 }

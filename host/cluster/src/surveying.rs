@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ostrakon_engine::{Guest, Purpose};
-use ostrakon_protocol::{MOST_SHARDS, Ordinal, Placement};
+use ostrakon_protocol::{MAX_SHARDS, Ordinal, Placement};
 use ostrakon_shard::survey::{self, Owners, Surveys};
 use ostrakon_volumes::volume::Files;
 use tokio::time::timeout;
@@ -92,12 +92,12 @@ impl Cluster {
 
     /// Says whose the partitions here would be among so many shards.
     pub(super) async fn survey_here(&self, shards: u32, basis: Basis) -> Result<Owners, String> {
-        if !(1..=MOST_SHARDS).contains(&shards) {
-            return Err(format!("there are 1 to {MOST_SHARDS} shards, not {shards}"));
+        if !(1..=MAX_SHARDS).contains(&shards) {
+            return Err(format!("there are 1 to {MAX_SHARDS} shards, not {shards}"));
         }
         let _turn = self.0.surveys.begin().map_err(|error| error.to_string())?;
         let guest = self.surveyor(basis).await?;
-        let Some(view) = self.0.lane.views().get() else {
+        let Some(view) = self.0.writer.views().get() else {
             return Err("it has no generation yet: try again soon".to_owned());
         };
         let snapshot = Arc::clone(&view.snapshot);

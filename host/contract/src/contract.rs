@@ -24,7 +24,7 @@ pub struct Description {
 pub enum Access {
     /// Reads the last durable commit, in parallel with everything else.
     Read,
-    /// Runs alone in the lane, after all writes before it.
+    /// Runs alone in the writer, after all writes before it.
     Write,
 }
 

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 /// The most shards of a set: as many as addresses that differ in their last part.
-pub const MOST_SHARDS: u32 = 254;
+pub const MAX_SHARDS: u32 = 254;
 
 /// A loopback address for each shard, and the same ports on all of them, as Pods have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,10 +66,7 @@ mod tests {
         let addresses = Addresses::new(Ipv4Addr::new(127, 0, 5, 1), 80, 81, 82).unwrap();
         assert_eq!(addresses.public(0).to_string(), "127.0.5.1:80");
         assert_eq!(addresses.admin(2).to_string(), "127.0.5.3:81");
-        assert_eq!(
-            addresses.peer(MOST_SHARDS - 1).to_string(),
-            "127.0.5.254:82"
-        );
+        assert_eq!(addresses.peer(MAX_SHARDS - 1).to_string(), "127.0.5.254:82");
         assert_eq!(addresses.peers(), "127.0.5.{1}:82");
         for other in ["127.0.0.2", "10.0.0.1", "0.0.0.0"] {
             assert_eq!(Addresses::new(other.parse().unwrap(), 80, 81, 82), None);

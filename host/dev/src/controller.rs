@@ -12,9 +12,9 @@ use tokio::sync::mpsc::unbounded_channel;
 use super::addresses::Addresses;
 use super::backoff::Backoff;
 use super::handle::Handle;
-use super::place::Place;
 use super::projection::Propagation;
 use super::set::{Numbers, Set};
+use super::state_directory::StateDirectory;
 use super::work::Work;
 
 /// How many shards there are at first.
@@ -78,7 +78,7 @@ impl Controller {
     ///
     /// # Errors
     /// When a port is taken.
-    pub fn start(place: Place, options: Options) -> Result<Self, StartError> {
+    pub fn start(place: StateDirectory, options: Options) -> Result<Self, StartError> {
         let spread = place.spread();
         let wanted = options.shards.or(spread).unwrap_or(SHARDS);
         let all = match options.numbers {

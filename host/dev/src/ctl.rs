@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 
 use super::handle::{Handle, Refusal};
 use super::order::Order;
-use super::place::Place;
+use super::state_directory::StateDirectory;
 
 /// Calls that wait to be accepted.
 const BACKLOG: i32 = 16;
@@ -63,9 +63,9 @@ pub(super) struct Ctl {
 
 impl Ctl {
     /// Opens the socket in the place of one that a former process left. To be called in a runtime,
-    /// by whoever has the [`Place`].
+    /// by whoever has the [`StateDirectory`].
     pub(super) fn open(place: &Path) -> io::Result<Self> {
-        let path = Place::socket(place);
+        let path = StateDirectory::socket(place);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -144,7 +144,7 @@ pub fn call(state: Option<&Path>, command: &str) -> Result<String, CallError> {
         Some(state) => state.to_owned(),
         None => only(&home())?,
     };
-    let mut stream = net::UnixStream::connect(Place::socket(&state))
+    let mut stream = net::UnixStream::connect(StateDirectory::socket(&state))
         .map_err(|_| CallError::Nobody(state.clone()))?;
     let mut line = String::new();
     stream
@@ -176,7 +176,7 @@ fn only(home: &Path) -> Result<PathBuf, CallError> {
     let entries = fs::read_dir(home).into_iter().flatten().flatten();
     let mut live: Vec<_> = entries
         .map(|entry| entry.path())
-        .filter(|place| net::UnixStream::connect(Place::socket(place)).is_ok())
+        .filter(|place| net::UnixStream::connect(StateDirectory::socket(place)).is_ok())
         .collect();
     live.sort();
     match live.as_slice() {
@@ -196,7 +196,7 @@ mod tests {
     #[tokio::test]
     async fn a_socket_takes_the_place_of_a_dead_one_and_is_its_owners_alone() {
         let scratch = tempfile::tempdir().unwrap();
-        let path = Place::socket(scratch.path());
+        let path = StateDirectory::socket(scratch.path());
         drop(net::UnixListener::bind(&path).unwrap());
         assert!(net::UnixStream::connect(&path).is_err() && path.exists());
         let ctl = Ctl::open(scratch.path()).unwrap();
@@ -216,7 +216,7 @@ mod tests {
         for place in [&one, &two, &dead] {
             fs::create_dir(place).unwrap();
         }
-        drop(net::UnixListener::bind(Place::socket(&dead)).unwrap());
+        drop(net::UnixListener::bind(StateDirectory::socket(&dead)).unwrap());
         let _one = Ctl::open(&one).unwrap();
         assert_eq!(only(home).unwrap(), one);
         let _two = Ctl::open(&two).unwrap();

@@ -4,7 +4,7 @@ use rustix::process::Signal;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
-use super::addresses::MOST_SHARDS;
+use super::addresses::MAX_SHARDS;
 use super::news::{News, Standing};
 use super::projection::Files;
 use super::work::Event;
@@ -41,7 +41,7 @@ pub enum Refusal {
     #[error("shard {0} has no process now: it is started again in a moment, see `status`")]
     NoProcess(u32),
     /// So many shards cannot be.
-    #[error("{0} shards cannot be: give 1 to {MOST_SHARDS}")]
+    #[error("{0} shards cannot be: give 1 to {MAX_SHARDS}")]
     Shards(u32),
 }
 
@@ -68,7 +68,7 @@ impl Handle {
     /// # Errors
     /// When there cannot be so many, or the controller has ended.
     pub fn scale(&self, shards: u32) -> Result<(), Refusal> {
-        if !(1..=MOST_SHARDS).contains(&shards) {
+        if !(1..=MAX_SHARDS).contains(&shards) {
             return Err(Refusal::Shards(shards));
         }
         self.tell(Command::Scale(shards))

@@ -15,8 +15,8 @@ use super::ctl::{Ctl, home};
 use super::handle::Handle;
 use super::news::{News, What};
 use super::order::Order;
-use super::place::{Place, PlaceError};
 use super::screen::Screen;
+use super::state_directory::{StateDirectory, StateDirectoryError};
 use super::workshop::Workshop;
 
 /// Settings that a new state directory begins with: all defaults, shown.
@@ -62,7 +62,7 @@ pub enum Error {
     NoCrate(PathBuf),
     /// The state directory cannot be used.
     #[error(transparent)]
-    Place(#[from] PlaceError),
+    StateDirectory(#[from] StateDirectoryError),
     /// The socket for commands cannot be opened.
     #[error("cannot open the socket {}", path.display())]
     Ctl {
@@ -116,13 +116,13 @@ impl Session {
             // Only the root has no name.
             home().join(source.file_name().unwrap_or_default())
         });
-        let place = Place::open(state)?;
+        let place = StateDirectory::open(state)?;
         place.belongs_to(&source)?;
         let root = place.root().to_owned();
         let screen = Arc::new(Screen::new(self.options.addresses)?);
         let workshop = self.workshop(&root, source, Arc::clone(&screen))?;
         let ctl = Ctl::open(&root).map_err(|source| Error::Ctl {
-            path: Place::socket(&root),
+            path: StateDirectory::socket(&root),
             source,
         })?;
         let (config, secrets) = (workshop.config.clone(), workshop.secrets.clone());
@@ -221,7 +221,7 @@ impl Session {
         let own = |name: &str| {
             let path = root.join(name);
             let made = fs::create_dir_all(&path).map(|()| path.clone());
-            made.map_err(|source| PlaceError::Io { path, source })
+            made.map_err(|source| StateDirectoryError::Io { path, source })
         };
         let secrets = match &self.secrets {
             None => own("secrets")?,
@@ -233,7 +233,7 @@ impl Session {
         };
         let settings = config.join("ostrakon.toml");
         if guest.is_some() && !settings.exists() {
-            fs::write(&settings, OSTRAKON_TOML).map_err(|source| PlaceError::Io {
+            fs::write(&settings, OSTRAKON_TOML).map_err(|source| StateDirectoryError::Io {
                 path: settings,
                 source,
             })?;

@@ -12,9 +12,9 @@ use super::addresses::Addresses;
 use super::controller::Options;
 use super::news::{ShardStanding, What};
 use super::observation::Observation;
-use super::place::Place;
 use super::process::Process;
 use super::projection::{Files, Projection};
+use super::state_directory::StateDirectory;
 
 /// Answers that must be missed in a row for a shard to be not ready, as with the kubelet.
 const MISSES: u32 = 3;
@@ -51,12 +51,12 @@ pub(super) struct Shard {
 impl Shard {
     /// A Pod with this content in its volumes and no process yet.
     pub(super) fn create(
-        place: &Place,
+        place: &StateDirectory,
         ordinal: u32,
         config: &Files,
         secrets: &Files,
     ) -> io::Result<Self> {
-        let directory = Place::shard(place.root(), ordinal);
+        let directory = StateDirectory::shard(place.root(), ordinal);
         let mut projection = Projection::create(&directory)?;
         projection.show(config, secrets)?;
         Ok(Self {

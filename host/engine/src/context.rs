@@ -57,7 +57,7 @@ pub(super) enum Data {
     None,
     /// A `read` of one partition.
     Partition(Vec<u8>, Arc<Snapshot>),
-    /// A `write` to one partition, in the lane.
+    /// A `write` to one partition, in the writer.
     Transaction(Box<Transaction>),
     /// A `here` or `everywhere` request.
     Shard(Arc<Snapshot>),

@@ -121,7 +121,7 @@ impl Guest {
             log,
             description,
             idle: Mutex::new(vec![Box::new(instance)]),
-            // A worker thread calls one at a time; the lane and slow reads have
+            // A worker thread calls one at a time; the writer and slow reads have
             // theirs.
             max_idle: 2 * workers + 2,
         })

@@ -12,7 +12,7 @@ use ostrakon_observe::metrics::Metrics;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::following::{Ask, Following, Heard, Seen};
-use super::place::Place;
+use super::pod_identity::PodIdentity;
 use super::problem::Problem;
 use super::server::{self, StatefulSet};
 use super::standing::Standing;
@@ -63,7 +63,12 @@ impl Timing {
 }
 
 /// Follows for as long as it is polled.
-pub(super) async fn follow(place: &Place, timing: &Timing, standing: &Standing, metrics: &Metrics) {
+pub(super) async fn follow(
+    place: &PodIdentity,
+    timing: &Timing,
+    standing: &Standing,
+    metrics: &Metrics,
+) {
     let _followed = standing.followed(metrics);
     let mut follower = Follower {
         place,
@@ -84,7 +89,7 @@ pub(super) async fn follow(place: &Place, timing: &Timing, standing: &Standing, 
 }
 
 struct Follower<'a> {
-    place: &'a Place,
+    place: &'a PodIdentity,
     timing: &'a Timing,
     standing: &'a Standing,
     metrics: &'a Metrics,

@@ -5,7 +5,7 @@
 //! shard. Who cannot be asked now is asked again later; what was heard last goes
 //! on to count.
 
-mod place;
+mod pod_identity;
 mod problem;
 mod server;
 mod standing;
@@ -20,7 +20,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 pub use events::{Event, Kind};
-pub use place::{ACCOUNT, Given, NoPlace, Place};
+pub use pod_identity::{ACCOUNT, Given, NoIdentity, PodIdentity};
 pub use standing::Status;
 
 use events::Recorder;
@@ -35,7 +35,7 @@ pub struct Kubernetes(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    place: Place,
+    place: PodIdentity,
     timing: Timing,
     standing: Standing,
     recorder: Recorder,
@@ -45,11 +45,11 @@ struct Inner {
 impl Kubernetes {
     /// Nothing is heard before [`Kubernetes::follow`], and nothing told before
     /// [`Kubernetes::tell`].
-    pub fn new(place: Place, metrics: Arc<Metrics>) -> Self {
+    pub fn new(place: PodIdentity, metrics: Arc<Metrics>) -> Self {
         Self::with(place, Timing::default(), metrics)
     }
 
-    fn with(place: Place, timing: Timing, metrics: Arc<Metrics>) -> Self {
+    fn with(place: PodIdentity, timing: Timing, metrics: Arc<Metrics>) -> Self {
         Self(Arc::new(Inner {
             place,
             timing,

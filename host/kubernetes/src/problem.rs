@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::place::Place;
+use super::pod_identity::PodIdentity;
 use ostrakon_base::causes::with_causes;
 
 /// Why the number of replicas is not heard, or cannot count, and what to do.
@@ -46,7 +46,7 @@ pub(super) enum Problem {
 impl Problem {
     /// What an error of the client's means; none: what was to be resumed is
     /// forgotten there.
-    pub(super) fn of(error: &kube::Error, place: &Place) -> Option<Self> {
+    pub(super) fn of(error: &kube::Error, place: &PodIdentity) -> Option<Self> {
         match error {
             kube::Error::Api(status) => Self::of_status(status, place),
             error => Some(Self::Unreachable(with_causes(error))),
@@ -54,7 +54,7 @@ impl Problem {
     }
 
     /// The same of what the API server answers.
-    pub(super) fn of_status(status: &kube::core::Status, place: &Place) -> Option<Self> {
+    pub(super) fn of_status(status: &kube::core::Status, place: &PodIdentity) -> Option<Self> {
         let said = status.message.clone();
         Some(match status.code {
             410 => return None,
@@ -68,7 +68,7 @@ impl Problem {
         })
     }
 
-    pub(super) fn missing(place: &Place) -> Self {
+    pub(super) fn missing(place: &PodIdentity) -> Self {
         Self::Missing {
             namespace: place.namespace.clone(),
             stateful_set: place.stateful_set.clone(),

@@ -6,7 +6,7 @@ use kube::core::{ApiResource, GroupVersionKind, NotUsed, Object};
 use kube::{Api, Client, Config};
 use serde::Deserialize;
 
-use super::place::Place;
+use super::pod_identity::PodIdentity;
 
 /// A StatefulSet, as far as it is needed.
 pub(super) type StatefulSet = Object<Spec, NotUsed>;
@@ -21,7 +21,7 @@ pub(super) struct Spec {
 /// A client that shows this Pod's token, as it is then, and trusts the cluster's
 /// authority. Both are read again each minute. It does not repeat requests by
 /// itself: who asks knows better when.
-pub(super) fn client(place: &Place, connect: Duration) -> Result<Client, kube::Error> {
+pub(super) fn client(place: &PodIdentity, connect: Duration) -> Result<Client, kube::Error> {
     let mut config = Config::new(place.server.clone());
     config.default_namespace.clone_from(&place.namespace);
     // Of no others: with none given, the system's would be looked for, and an
@@ -35,13 +35,13 @@ pub(super) fn client(place: &Place, connect: Duration) -> Result<Client, kube::E
 }
 
 /// The StatefulSets of the Pod's namespace.
-pub(super) fn stateful_sets(client: Client, place: &Place) -> Api<StatefulSet> {
+pub(super) fn stateful_sets(client: Client, place: &PodIdentity) -> Api<StatefulSet> {
     let kind = GroupVersionKind::gvk("apps", "v1", "StatefulSet");
     let kind = ApiResource::from_gvk_with_plural(&kind, "statefulsets");
     Api::namespaced_with(client, &place.namespace, &kind)
 }
 
 /// What a Role that names its StatefulSet allows to list and watch.
-pub(super) fn selector(place: &Place) -> String {
+pub(super) fn selector(place: &PodIdentity) -> String {
     format!("metadata.name={}", place.stateful_set)
 }

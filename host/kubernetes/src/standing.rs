@@ -10,7 +10,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use super::following::Following;
-use super::place::Place;
+use super::pod_identity::PodIdentity;
 
 /// What was heard so far.
 #[derive(Debug, Default)]
@@ -83,7 +83,7 @@ impl Standing {
         });
     }
 
-    pub(super) fn status(&self, place: &Place, events_problem: Option<String>) -> Status {
+    pub(super) fn status(&self, place: &PodIdentity, events_problem: Option<String>) -> Status {
         let told = self.told().clone();
         Status {
             namespace: place.namespace.clone(),

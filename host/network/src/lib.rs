@@ -1,6 +1,6 @@
 //! Connections: TLS, HTTP, tokens and their bounds.
 
-pub mod lobby;
+pub mod handshake_backlog;
 pub mod descriptors;
 pub mod tls;
 pub mod http;

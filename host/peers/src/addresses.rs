@@ -39,7 +39,7 @@ pub(super) struct Announced {
 }
 
 impl Addresses {
-    /// A peer has said where it is. Call it only for a process that is heeded.
+    /// A peer has said where it is. Call it only for a process that is accepted.
     pub(super) fn announce(&self, peer: &Identity, at: SocketAddr) {
         let incarnation = peer.incarnation;
         self.change(peer.ordinal, |heard| {

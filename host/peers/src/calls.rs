@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::cause::{Cause, RequestError};
 use super::frame::Frame;
-use super::room::{Place, Room};
+use super::room::{Permits, Room};
 use super::settings::Settings;
 use super::writer::{Outgoing, Queue};
 
@@ -41,7 +41,7 @@ struct Call {
     answer: oneshot::Sender<Result<Bytes, RequestError>>,
     // Held until the answer, also when nobody waits for it any longer: the
     // other side still works on it.
-    _place: Place,
+    _place: Permits,
 }
 
 /// Which requests are turned away.
@@ -95,7 +95,7 @@ impl Calls {
         answer.unwrap_or(Err(RequestError::Unknown(Cause::Closed)))
     }
 
-    fn enter(&self, body: Bytes, place: Option<Place>) -> Result<Ticket<'_>, RequestError> {
+    fn enter(&self, body: Bytes, place: Option<Permits>) -> Result<Ticket<'_>, RequestError> {
         let (sender, answer) = oneshot::channel();
         let mut state = self.outgoing.queue();
         let (None, Some(place)) = (&state.shut, place) else {

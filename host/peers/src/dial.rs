@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 
 /// The most look-ups of names at a time. Each keeps a thread for as long as the
 /// system's resolver tries, which can be half a minute.
-const MOST_LOOK_UPS: usize = 32;
+const MAX_LOOK_UPS: usize = 32;
 
 /// A way to find peers and to open streams to them.
 pub trait Dial: Send + Sync + 'static {
@@ -49,7 +49,7 @@ impl Default for Tcp {
     fn default() -> Self {
         Self {
             from: None,
-            look_ups: Arc::new(Semaphore::new(MOST_LOOK_UPS)),
+            look_ups: Arc::new(Semaphore::new(MAX_LOOK_UPS)),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use ostrakon_network::lobby::Lobby;
+use ostrakon_network::handshake_backlog::HandshakeBacklog;
 use tokio::sync::watch;
 
 use super::addresses::Addresses;
@@ -21,7 +21,7 @@ pub struct Endpoint {
     pub settings: Settings,
     /// Where peers are, by what was heard of them.
     pub addresses: Addresses,
-    pub(super) lobby: Arc<Lobby>,
+    pub(super) backlog: Arc<HandshakeBacklog>,
 }
 
 impl Endpoint {
@@ -33,7 +33,7 @@ impl Endpoint {
             credentials,
             settings: Settings::default(),
             addresses: Addresses::default(),
-            lobby: Arc::default(),
+            backlog: Arc::default(),
         }
     }
 }

@@ -11,7 +11,7 @@ use super::handshake_error::HandshakeError;
 
 const LENGTH: usize = 4;
 const LEAST_READ: usize = 16 << 10;
-const MOST_READ: usize = 1 << 20;
+const MAX_READ: usize = 1 << 20;
 
 /// The bytes received that do not yet make a frame.
 pub(super) struct FrameBuffer {
@@ -78,7 +78,7 @@ impl FrameBuffer {
                 }
             };
             // Room grows with what has come, not with what was announced.
-            let room = (wanted - self.bytes.len()).clamp(LEAST_READ, MOST_READ);
+            let room = (wanted - self.bytes.len()).clamp(LEAST_READ, MAX_READ);
             self.bytes.reserve(room);
             let read = from.read_buf(&mut self.bytes).await.map_err(Unframed::Io)?;
             if read == 0 {

@@ -22,7 +22,7 @@ use super::settings::Settings;
 use super::token::Token;
 
 const MOST: u32 = 1024;
-const MOST_REASON: usize = 512;
+const MAX_REASON: usize = 512;
 const FAREWELL: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -267,7 +267,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<'_, S> {
 
 /// A reason fit for a frame and a log: of bounded length, without control characters.
 pub(super) fn plain(reason: &str) -> String {
-    let end = reason.floor_char_boundary(MOST_REASON);
+    let end = reason.floor_char_boundary(MAX_REASON);
     reason[..end]
         .chars()
         .map(|letter| if letter.is_control() { ' ' } else { letter })

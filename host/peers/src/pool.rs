@@ -98,7 +98,7 @@ impl<D: Dial> Pool<D> {
         lock(&self.peers).remove(&ordinal);
     }
 
-    /// A process of a peer is heeded from now on, and called from `at`, if that leads to
+    /// A process of a peer is accepted from now on, and called from `at`, if that leads to
     /// it. What is in flight to an earlier process of the peer ends at once.
     pub fn announced(&self, peer: &Identity, at: Option<SocketAddr>) {
         if let Some(at) = at {

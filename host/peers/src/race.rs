@@ -25,9 +25,9 @@ use super::endpoint::Endpoint;
 use super::handshake_error::HandshakeError;
 
 /// The most addresses of one name that are tried at a time.
-const MOST_OF_A_NAME: usize = 4;
+const MAX_OF_A_NAME: usize = 4;
 /// The most reasons told of why a peer cannot be reached.
-const MOST_REASONS: usize = 4;
+const MAX_REASONS: usize = 4;
 
 /// Who is to be reached, and by whom.
 pub(super) struct Race<'a, D> {
@@ -140,7 +140,7 @@ impl<D: Dial> Race<'_, D> {
                     match found {
                         Ok(found) => {
                             tries.retain(|it| !it.by_name || found.contains(&it.at));
-                            for at in found.iter().take(MOST_OF_A_NAME) {
+                            for at in found.iter().take(MAX_OF_A_NAME) {
                                 self.start(&mut tries, Some(*at), true);
                             }
                             named = found;
@@ -231,7 +231,7 @@ struct Reasons(Vec<String>);
 
 impl Reasons {
     fn note(&mut self, reason: String) {
-        if self.0.len() < MOST_REASONS && !self.0.contains(&reason) {
+        if self.0.len() < MAX_REASONS && !self.0.contains(&reason) {
             self.0.push(reason);
         }
     }

@@ -14,7 +14,7 @@ pub(super) struct Room {
 }
 
 /// The place that one request takes up.
-pub(super) struct Place {
+pub(super) struct Permits {
     _request: OwnedSemaphorePermit,
     _bytes: OwnedSemaphorePermit,
 }
@@ -30,12 +30,12 @@ impl Room {
     }
 
     /// Waits for a place; there is none once the room is closed.
-    pub(super) async fn place(&self, length: usize) -> Option<Place> {
+    pub(super) async fn place(&self, length: usize) -> Option<Permits> {
         let request = Arc::clone(&self.requests).acquire_owned().await.ok()?;
         let length = u32::try_from(length).map_or(self.most_bytes, |n| n.min(self.most_bytes));
         let bytes = Arc::clone(&self.bytes);
         let bytes = bytes.acquire_many_owned(length).await.ok()?;
-        Some(Place {
+        Some(Permits {
             _request: request,
             _bytes: bytes,
         })

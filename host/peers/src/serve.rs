@@ -75,7 +75,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     H: Handler,
 {
-    let mut place = endpoint.lobby.enter(endpoint.settings.max_greeting);
+    let mut place = endpoint.backlog.enter(endpoint.settings.max_greeting);
     let stream = BufReader::with_capacity(PEEKED, stream);
     let known = tokio::select! {
         known = greet(stream, endpoint, &*handler) => known,

@@ -23,7 +23,7 @@ use super::settings::Settings;
 
 /// More frames than this waiting to be written means that the other side
 /// sends without reading.
-const MOST_WAITING: usize = 1 << 16;
+const MAX_WAITING: usize = 1 << 16;
 
 /// Requests that are done and not yet forgotten, at least.
 const SPARE: usize = 64;
@@ -192,7 +192,7 @@ impl<'a, H: Handler> Session<'a, H> {
         let Some(permit) = self.slot.take().or_else(free) else {
             // Only when we leave: reading goes on then, so that busy handlers
             // do not keep us from the confirmation.
-            if self.outbox.push(Frame::NotTaken { id }, None) > MOST_WAITING {
+            if self.outbox.push(Frame::NotTaken { id }, None) > MAX_WAITING {
                 return Err(Cause::Malformed("it sends without reading"));
             }
             return Ok(());

@@ -10,7 +10,7 @@
 //! 1. The coordinator's [`Plan`] says that partitions move: each has an owner
 //!    under `from`, and one under `to`. It has a higher epoch than any before.
 //! 2. A goes through its partitions in key order. Each step, one transaction in
-//!    A's lane, advances the [`Cursor`]: those passed that have another owner
+//!    A's writer, advances the [`Cursor`]: those passed that have another owner
 //!    under `to` are nobody's to write from then on, and a batch for that owner.
 //! 3. The batch is sent to B until B acknowledges it. B applies it once, by its
 //!    number, in one transaction; then A deletes what was in it.
@@ -42,6 +42,6 @@ mod tests;
 
 pub use coordinator::Coordinator;
 pub use listing::Moved;
-pub use plan::{ClusterId, Cursor, Epoch, Incarnation, MOST_SHARDS, Ordinal, Placement, Plan};
+pub use plan::{ClusterId, Cursor, Epoch, Incarnation, MAX_SHARDS, Ordinal, Placement, Plan};
 pub use shard::{Authority, Batch, HandOff, Range, Received, Shard, Stopped};
 pub use tally::{Counted, Tally};

@@ -6,11 +6,11 @@ use ostrakon_base::digest::Digest;
 use serde::{Deserialize, Serialize};
 
 /// The most shards of a cluster.
-pub const MOST_SHARDS: u32 = 1024;
+pub const MAX_SHARDS: u32 = 1024;
 /// So far ahead of a number that is known another of its kind can be, at most: of
 /// epochs, of which two come with a change, and of batches, as many come in a century
 /// of one each second.
-pub(super) const MOST_AHEAD: u64 = 1 << 32;
+pub(super) const MAX_AHEAD: u64 = 1 << 32;
 /// As high can a number be where none of its kind is known. What follows it has still
 /// room for any number of steps.
 pub(super) const HIGHEST_FIRST: u64 = 1 << 48;
@@ -52,7 +52,7 @@ impl fmt::Display for Epoch {
 }
 
 /// The number of a shard's process: each start takes a higher one. Of two that
-/// run at once, the one with the lower number is not to be heeded.
+/// run at once, the one with the lower number is not to be accepted.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
 )]
@@ -139,7 +139,7 @@ impl Plan {
 
     /// Whether there can be such a plan at all, whoever says it.
     pub fn is_possible(&self) -> bool {
-        let can_be = |placement: &Placement| (1..=MOST_SHARDS).contains(&placement.shards);
+        let can_be = |placement: &Placement| (1..=MAX_SHARDS).contains(&placement.shards);
         let epochs = Epoch::FIRST.0..=u64::MAX / 2;
         can_be(&self.from) && can_be(&self.to) && epochs.contains(&self.epoch.0)
     }
@@ -154,7 +154,7 @@ impl Plan {
             (0, _) => false,
             (1, false) => *self == known.ended(),
             (1, true) | (2, false) => self.from == known.to && !self.is_stable(),
-            _ => ahead <= MOST_AHEAD,
+            _ => ahead <= MAX_AHEAD,
         }
     }
 

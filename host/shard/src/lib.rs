@@ -1,6 +1,6 @@
 //! One shard: its single writer, its requests, its swaps.
 
-pub mod lane;
+pub mod writer;
 pub mod service;
 pub mod survey;
 pub mod swap;

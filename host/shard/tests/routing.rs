@@ -1,6 +1,6 @@
 //! Clients that are sent from shard to shard, at the moments that are hard to
 //! meet with processes: while a partition is on its way, and before a shard has
-//! heard of the newest topology. Real services, lanes and guests; the messages
+//! heard of the newest topology. Real services, writers and guests; the messages
 //! between them are calls.
 
 use std::collections::BTreeMap;
@@ -21,8 +21,8 @@ use ostrakon_protocol::{
     Authority, ClusterId, Epoch, HandOff, Incarnation, Ordinal, Placement, Plan,
 };
 use ostrakon_settings::settings::Settings;
-use ostrakon_shard::lane::{Change, Changed, Lane, Owners, Promotion};
 use ostrakon_shard::service::{Answer, Boxed, Forwarded, NoPart, Others, Part, Refused, Service};
+use ostrakon_shard::writer::{Change, Changed, Owners, Promotion, Writer};
 use ostrakon_store::{Options, Store};
 use ostrakon_volumes::secrets::Secrets;
 use tokio::time::Instant;
@@ -77,7 +77,7 @@ struct Net(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    lanes: Vec<Lane>,
+    writers: Vec<Writer>,
     guest: Arc<Guest>,
     services: OnceLock<Vec<Service>>,
     /// Who was told the plan of whom.
@@ -98,12 +98,18 @@ impl Net {
             to: Arc::clone(&self.0.guest),
         };
         let learn = Change::Learn(plan.clone(), owners);
-        self.0.lanes[shard as usize].change(learn).await.unwrap();
+        self.0.writers[shard as usize].change(learn).await.unwrap();
     }
 
     fn plan(&self, shard: u32) -> Plan {
-        let view = self.0.lanes[shard as usize].views().get().unwrap();
-        view.place.as_ref().unwrap().shard.plan().unwrap().clone()
+        let view = self.0.writers[shard as usize].views().get().unwrap();
+        view.membership
+            .as_ref()
+            .unwrap()
+            .shard
+            .plan()
+            .unwrap()
+            .clone()
     }
 }
 
@@ -161,40 +167,40 @@ impl Others for From {
 impl Shards {
     async fn start(count: u32, routing: &str) -> Self {
         let guest = kv(routing).await;
-        let (mut lanes, mut running) = (Vec::new(), Vec::new());
+        let (mut writers, mut running) = (Vec::new(), Vec::new());
         for ordinal in 0..count {
             let directory = tempfile::tempdir().unwrap();
             let store = Store::open(Options::new(directory.path(), 1 << 20)).unwrap();
             let runtime = tokio::runtime::Handle::current();
             let metrics = Arc::new(Metrics::new("test"));
-            let place = Some(Ordinal(ordinal));
-            let (lane, thread) = Lane::start(store, place, runtime, metrics).unwrap();
+            let membership = Some(Ordinal(ordinal));
+            let (writer, thread) = Writer::start(store, membership, runtime, metrics).unwrap();
             let digest = Digest::of(b"kv");
             let promotion = Promotion {
                 guest: Arc::clone(&guest),
                 digest,
                 component: digest,
             };
-            lane.promote(promotion).await.unwrap();
+            writer.promote(promotion).await.unwrap();
             let start = Change::Start(Incarnation::default());
-            lane.change(start).await.unwrap();
-            lanes.push(lane);
+            writer.change(start).await.unwrap();
+            writers.push(writer);
             running.push((thread, directory));
         }
         let net = Net(Arc::new(Shared {
-            lanes,
+            writers,
             guest: Arc::clone(&guest),
             services: OnceLock::new(),
             told: Mutex::default(),
         }));
         let service = |me: u32| {
-            let lane = net.0.lanes[me as usize].clone();
+            let writer = net.0.writers[me as usize].clone();
             let others = From {
                 me,
                 net: net.clone(),
             };
             let metrics = Arc::new(Metrics::new("test"));
-            Service::new(me, lane, metrics, Some(Arc::new(others)))
+            Service::new(me, writer, metrics, Some(Arc::new(others)))
         };
         let services: Vec<_> = (0..count).map(service).collect();
         net.0.services.set(services.clone()).unwrap();
@@ -269,21 +275,23 @@ impl Shards {
 
     /// Delivers a shard's batches, without their acknowledgement.
     async fn deliver(&self, from: u32, to: u32) {
-        let view = self.net.0.lanes[from as usize].views().get().unwrap();
-        let place = view.place.as_ref().unwrap();
-        let (_, kept) = place
+        let view = self.net.0.writers[from as usize].views().get().unwrap();
+        let membership = view.membership.as_ref().unwrap();
+        let (_, kept) = membership
             .shard
             .outboxes()
             .find(|(at, _)| at.0 == to)
             .expect("there is a batch");
         for range in kept {
-            let partitions = place.contents(&view.snapshot, Ordinal(to), range).await;
+            let partitions = membership
+                .contents(&view.snapshot, Ordinal(to), range)
+                .await;
             let receive = Change::Receive {
-                batch: place.shard.envelope(Ordinal(to), range, from.into()),
+                batch: membership.shard.envelope(Ordinal(to), range, from.into()),
                 schema: 1,
                 partitions: partitions.unwrap(),
             };
-            let received = self.net.0.lanes[to as usize].change(receive).await;
+            let received = self.net.0.writers[to as usize].change(receive).await;
             assert_eq!(received.unwrap(), Changed::Received(Received::Apply));
         }
     }
@@ -349,8 +357,8 @@ async fn a_partition_on_its_way_is_waited_for_and_nobody_is_sent_about() {
     assert_eq!((asked, text(&loaded)), (vec![2, 1], "before"));
 
     // Its source has passed it, and its receiver does not have it.
-    let lane = &shards.net.0.lanes[0];
-    lane.change(Change::Step).await.unwrap();
+    let writer = &shards.net.0.writers[0];
+    writer.change(Change::Step).await.unwrap();
     let waiting: Vec<_> = (0..3)
         .map(|first| {
             let (shards, load) = (Arc::clone(&shards), load.clone());
@@ -394,7 +402,7 @@ async fn local_is_right_at_both_ends_of_a_move_and_finds_nothing_elsewhere() {
         }
         if word == "before" {
             // Its source keeps a copy until it is told that the batch is stored.
-            shards.net.0.lanes[0].change(Change::Step).await.unwrap();
+            shards.net.0.writers[0].change(Change::Step).await.unwrap();
             shards.deliver(0, 2).await;
             let (asked, _) = shards.follow(1, &format!("/save/{key}/after")).await;
             assert_eq!(asked, [1, 2]);
@@ -411,7 +419,7 @@ async fn local_is_right_at_both_ends_of_a_move_and_finds_nothing_elsewhere() {
         ),
         (1, Change::Step),
     ] {
-        let changed = shards.net.0.lanes[source].change(change).await;
+        let changed = shards.net.0.writers[source].change(change).await;
         changed.unwrap();
     }
     shards.learn(0..3, &plan(3, 3, 3)).await;

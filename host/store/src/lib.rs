@@ -1,7 +1,7 @@
 //! The shard's data: partitions of ordered entries in one redb file.
 //!
 //! [`Snapshot`] is what readers see, [`Group`] and [`Transaction`] are what the
-//! lane builds on top of one, and [`Store::commit`] makes a group durable and
+//! writer builds on top of one, and [`Store::commit`] makes a group durable and
 //! gives the next snapshot. This module is the only one that names redb.
 //!
 //! The file's format is redb's, version 3. A file of a later format or layout is refused.

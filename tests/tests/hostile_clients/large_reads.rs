@@ -200,7 +200,7 @@ fn what_waits_is_not_run_once_its_client_is_gone() {
     assert!(reads_gone + late >= ASKED - 3, "{reads_gone} and {late}");
     assert!(reads_gone >= ASKED / 2, "{reads_gone}");
 
-    // Writes: the lane runs each for 250 ms.
+    // Writes: the writer runs each for 250 ms.
     let before = handled(&host);
     let mut client = greedy(&host);
     for _ in 0..ASKED {
@@ -208,7 +208,7 @@ fn what_waits_is_not_run_once_its_client_is_gone() {
     }
     client.send_said().expect("it is sent");
     host.wait_until("its writes to wait", |host| {
-        host.metric("ostrakon_lane_depth") >= ASKED - 3
+        host.metric("ostrakon_writer_depth") >= ASKED - 3
     });
     // Sent by itself, so that it comes after those: streams of one moment may overtake each other.
     client.get("/set/last/stored");
@@ -216,12 +216,12 @@ fn what_waits_is_not_run_once_its_client_is_gone() {
     host.wait_until("the last to wait, too", |host| {
         // In this order none is counted twice; one is being run.
         let run = handled(host) - before;
-        run + host.metric("ostrakon_lane_depth") >= ASKED
+        run + host.metric("ostrakon_writer_depth") >= ASKED
     });
     drop(client);
     settled(&host);
-    host.wait_until("the lane's end", |host| {
-        host.metric("ostrakon_lane_depth") == 0
+    host.wait_until("the writer's end", |host| {
+        host.metric("ostrakon_writer_depth") == 0
     });
     let (run, writes_gone) = (handled(&host) - before, gone(&host) - reads_gone);
     println!("writes: {writes_gone} of {} not run", ASKED + 1);
@@ -279,7 +279,7 @@ fn requests_that_are_taken_back_at_once_are_not_queued() {
     assert!(sent > 0 && gone > 0, "{gone} of {sent}");
     let most = alone.took * 20 + Duration::from_secs(1);
     assert!(worst.took < most, "{worst}; without them {alone}");
-    assert_eq!(host.metric("ostrakon_lane_depth"), 0);
+    assert_eq!(host.metric("ostrakon_writer_depth"), 0);
     let large = host.client().get("/kv/large").expect("an answer");
     assert_eq!((large.status, large.body.len()), (200, LARGE));
     host.stop();

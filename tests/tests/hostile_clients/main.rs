@@ -341,7 +341,7 @@ fn a_client_that_goes_in_mid_write_leaves_the_whole_of_it_or_nothing() {
             others_are_served(&host);
         }
         check(&host, round);
-        // The lane is first in, first out: what was sent is mostly done when this is.
+        // The writer is first in, first out: what was sent is mostly done when this is.
         client.get("/save/flush/x").expect("an answer");
         check(&host, round);
     }

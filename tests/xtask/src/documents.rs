@@ -207,7 +207,7 @@ fn paths(text: &str) -> Vec<&str> {
 mod tests {
     use super::*;
 
-    const TEXT: &str = "See `host/src/lib.rs`, `host/src/lane/`, `Cargo.toml` and `gone/file`.\n\
+    const TEXT: &str = "See `host/src/lib.rs`, `host/src/writer/`, `Cargo.toml` and `gone/file`.\n\
         ```text\nplain `in/code`\n```\nNot `/livez`, `..data`, `a::b`, `GET /kv/<key>`, `name` or \
         `ostrakon.toml`.";
 
@@ -222,7 +222,7 @@ mod tests {
             paths(&prose(TEXT)),
             [
                 "host/src/lib.rs",
-                "host/src/lane/",
+                "host/src/writer/",
                 "Cargo.toml",
                 "gone/file"
             ]

@@ -12,10 +12,10 @@ use futures_util::future::join_all;
 use ostrakon_contract::contract::Description;
 use ostrakon_engine::{Guest, Purpose};
 use ostrakon_protocol::{Ordinal, Placement};
-use ostrakon_settings::settings::MOST_SHARDS;
-use ostrakon_shard::lane::{Lane, View};
+use ostrakon_settings::settings::MAX_SHARDS;
 use ostrakon_shard::survey::{self, Owners, Surveys};
 use ostrakon_shard::swap;
+use ostrakon_shard::writer::{View, Writer};
 
 use crate::{Cluster, Guests, MakeError, Strategy, SurveyError};
 pub use outcome::{Asked, Move, Outcome, Shard, share};
@@ -24,7 +24,7 @@ pub use outcome::{Asked, Move, Outcome, Shard, share};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// There cannot be so many shards.
-    #[error("{0} shards cannot be: ask for 1 to {MOST_SHARDS}")]
+    #[error("{0} shards cannot be: ask for 1 to {MAX_SHARDS}")]
     Shards(u32),
     /// The component cannot be a guest.
     #[error("the guest would be refused")]
@@ -48,7 +48,7 @@ pub enum Error {
 /// Finds it out. Clones are the same.
 #[derive(Clone, Debug)]
 pub struct Planner {
-    lane: Lane,
+    writer: Writer,
     guests: Guests,
     cluster: Option<Cluster>,
     surveys: Surveys,
@@ -56,10 +56,10 @@ pub struct Planner {
 
 impl Planner {
     /// For a shard, alone or in its cluster.
-    pub fn new(lane: Lane, guests: Guests, cluster: Option<Cluster>) -> Self {
+    pub fn new(writer: Writer, guests: Guests, cluster: Option<Cluster>) -> Self {
         let surveys = cluster.as_ref().map(Cluster::surveys).cloned();
         Self {
-            lane,
+            writer,
             guests,
             surveys: surveys.unwrap_or_default(),
             cluster,
@@ -72,12 +72,12 @@ impl Planner {
     /// # Errors
     /// When one of them is not: nothing is said then.
     pub async fn find_out(&self, shards: u32, component: Option<&Bytes>) -> Result<Outcome, Error> {
-        if !(1..=MOST_SHARDS).contains(&shards) {
+        if !(1..=MAX_SHARDS).contains(&shards) {
             return Err(Error::Shards(shards));
         }
         let _turn = self.surveys.begin()?;
         let live = || {
-            self.lane
+            self.writer
                 .views()
                 .get()
                 .ok_or(Error::NotYet("has no live guest yet"))
@@ -126,8 +126,8 @@ impl Planner {
         if self.cluster.is_none() {
             return Ok((1, false));
         }
-        let place = view.place.as_ref();
-        let plan = place.and_then(|place| place.shard.plan());
+        let membership = view.membership.as_ref();
+        let plan = membership.and_then(|membership| membership.shard.plan());
         let plan = plan.ok_or(Error::NotYet("does not know yet how many shards there are"))?;
         Ok((plan.shards(), !plan.is_stable()))
     }

@@ -8,9 +8,9 @@ use ostrakon_shard::survey::{Amount, Owners};
 use serde::{Deserialize, Serialize};
 
 /// How many times the mean a shard may have before it is warned of.
-const MOST_OF_MEAN: f64 = 1.3;
+const MAX_OF_MEAN: f64 = 1.3;
 /// How many of them are named.
-const MOST_NAMED: usize = 5;
+const MAX_NAMED: usize = 5;
 
 /// What would move from which shard to which.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -141,18 +141,18 @@ fn warnings(shards: &[Shard], total: Amount) -> Vec<String> {
                 of_mean(shard.then.bytes, total.bytes),
             )
         })
-        .filter(|(_, partitions, bytes)| partitions.max(*bytes) > MOST_OF_MEAN)
+        .filter(|(_, partitions, bytes)| partitions.max(*bytes) > MAX_OF_MEAN)
         .collect();
     let worst = |(_, partitions, bytes): &(u32, f64, f64)| partitions.max(*bytes);
     warned.sort_by(|one, other| worst(other).total_cmp(&worst(one)));
-    let named = warned.iter().take(MOST_NAMED).map(|(shard, partitions, bytes)| {
+    let named = warned.iter().take(MAX_NAMED).map(|(shard, partitions, bytes)| {
         format!(
             "shard {shard} would have {partitions:.2} times the mean of partitions and {bytes:.2} times that of bytes"
         )
     });
-    let others = warned.len().saturating_sub(MOST_NAMED);
+    let others = warned.len().saturating_sub(MAX_NAMED);
     let others = (others > 0)
-        .then(|| format!("{others} more shards would have over {MOST_OF_MEAN} times the mean"));
+        .then(|| format!("{others} more shards would have over {MAX_OF_MEAN} times the mean"));
     named.chain(others).collect()
 }
 
@@ -251,10 +251,10 @@ mod tests {
     fn of_many_shards_far_above_the_mean_the_worst_are_named() {
         let owners: Vec<_> = (0..10).map(|to| (to, amount(u64::from(to), 1))).collect();
         let many = outcome(1, 1000, &[(0, &owners)]);
-        assert_eq!(many.warnings.len(), MOST_NAMED + 1);
+        assert_eq!(many.warnings.len(), MAX_NAMED + 1);
         assert!(many.warnings[0].starts_with("shard 9 would"), "{many:?}");
         let others = "5 more shards would have over 1.3 times the mean";
-        assert_eq!(many.warnings[MOST_NAMED], others);
+        assert_eq!(many.warnings[MAX_NAMED], others);
     }
 
     #[test]

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use meter::Meter;
-use ostrakon_protocol::{Counted, Epoch, MOST_SHARDS, Ordinal};
-use ostrakon_shard::lane::Place;
+use ostrakon_protocol::{Counted, Epoch, MAX_SHARDS, Ordinal};
+use ostrakon_shard::writer::Membership;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
@@ -93,7 +93,7 @@ impl Measured {
         let heard = self.heard.entry(shard).or_default();
         heard.away = false;
         let is_its_own = |source: &Source| {
-            source.shard == shard && source.held_up_by.len() <= MOST_SHARDS as usize
+            source.shard == shard && source.held_up_by.len() <= MAX_SHARDS as usize
         };
         if let Some(source) = source.filter(is_its_own) {
             heard.last = Some((Instant::now(), source));
@@ -122,11 +122,11 @@ impl Measured {
     }
 
     /// How far the shard in this place has come; none where it was no source.
-    fn of(&self, place: &Place) -> Option<Source> {
-        let tally = &place.tally;
-        let plan = place.shard.plan()?;
+    fn of(&self, membership: &Membership) -> Option<Source> {
+        let tally = &membership.tally;
+        let plan = membership.shard.plan()?;
         let mut reading = self.meter.read(tally);
-        let is_done = plan.epoch > tally.epoch || place.shard.is_done().is_some();
+        let is_done = plan.epoch > tally.epoch || membership.shard.is_done().is_some();
         if is_done {
             (reading.left, reading.seconds_left) = (Some(0), Some(0.0));
         }
@@ -135,7 +135,7 @@ impl Measured {
             is_receiver && since.elapsed() >= HELD_UP_AFTER
         });
         (tally.epoch > Epoch(0)).then(|| Source {
-            shard: place.shard.ordinal(),
+            shard: membership.shard.ordinal(),
             epoch: tally.epoch,
             left: reading.left,
             moved: tally.acknowledged,
@@ -164,17 +164,17 @@ impl Measured {
 impl Cluster {
     /// How far this shard has come with the last change, if it is a source of it.
     pub(super) fn source(&self) -> Option<Source> {
-        let view = self.0.lane.views().get()?;
-        self.measured().of(view.place.as_ref()?)
+        let view = self.0.writer.views().get()?;
+        self.measured().of(view.membership.as_ref()?)
     }
 
     /// How far the change under way has come, or how the last one ended; none
     /// where this process knows of no change in which this shard was a source.
     pub fn progress(&self) -> Option<Progress> {
-        let view = self.0.lane.views().get()?;
-        let place = view.place.as_ref()?;
+        let view = self.0.writer.views().get()?;
+        let membership = view.membership.as_ref()?;
         let measured = self.measured();
-        let own = measured.of(place)?;
+        let own = measured.of(membership)?;
         let (epoch, me) = (own.epoch, own.shard);
         let known = |shard| {
             if shard != me {
@@ -188,10 +188,13 @@ impl Cluster {
             }
         };
         let is_coordinator = me == Ordinal::COORDINATOR;
-        let all = (0..place.tally.sources).map(Ordinal);
+        let all = (0..membership.tally.sources).map(Ordinal);
         Some(Progress {
             epoch,
-            moving: place.shard.plan().is_some_and(|plan| !plan.is_stable()),
+            moving: membership
+                .shard
+                .plan()
+                .is_some_and(|plan| !plan.is_stable()),
             sources: all
                 .filter(|shard| is_coordinator || *shard == me)
                 .map(known)

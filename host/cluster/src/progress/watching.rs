@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use ostrakon_base::blocking::Blocking;
 use ostrakon_protocol::{Counted, Ordinal};
-use ostrakon_shard::lane::{ChangeError, View};
+use ostrakon_shard::writer::{ChangeError, View};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub(in super::super) async fn watch(cluster: Cluster, mut shutdown: watch::Receiver<bool>) {
     let mut counting = JoinSet::new();
     loop {
-        if let Some(view) = cluster.0.lane.views().get()
+        if let Some(view) = cluster.0.writer.views().get()
             && cluster.measure(&view)
         {
             let cluster = cluster.clone();
@@ -46,15 +46,17 @@ pub(in super::super) async fn watch(cluster: Cluster, mut shutdown: watch::Recei
 
 /// Counts what a source has before it, on a thread where it holds nobody up.
 async fn count(view: Arc<View>, blocking: Blocking) -> Result<Counted, ChangeError> {
-    let place = view.place.as_ref().ok_or(ChangeError::Unplaced)?;
-    let under_way = place.count_under_way(&view.snapshot).await?;
+    let membership = view.membership.as_ref().ok_or(ChangeError::Unplaced)?;
+    let under_way = membership.count_under_way(&view.snapshot).await?;
     let counted = Arc::clone(&view);
     let ahead = blocking.run(move || {
-        let place = counted.place.as_ref();
-        place.map_or(Ok(0), |place| place.count_ahead(&counted.snapshot))
+        let membership = counted.membership.as_ref();
+        membership.map_or(Ok(0), |membership| {
+            membership.count_ahead(&counted.snapshot)
+        })
     });
     Ok(Counted {
-        at: place.tally,
+        at: membership.tally,
         ahead: ahead.await?,
         under_way,
     })
@@ -64,20 +66,22 @@ impl Cluster {
     /// Takes this shard's tally of now; says whether its partitions are to be
     /// counted.
     fn measure(&self, view: &View) -> bool {
-        let Some(place) = &view.place else {
+        let Some(membership) = &view.membership else {
             return false;
         };
-        let is_source = place.shard.plan().is_some_and(|plan| {
-            let is_known = place.owners.is_some();
-            is_known && plan.is_source(place.shard.ordinal()) && plan.epoch == place.tally.epoch
+        let is_source = membership.shard.plan().is_some_and(|plan| {
+            let is_known = membership.owners.is_some();
+            is_known
+                && plan.is_source(membership.shard.ordinal())
+                && plan.epoch == membership.tally.epoch
         });
         if !is_source {
             return false;
         }
         let now = Instant::now();
         let mut measured = self.measured();
-        measured.meter.see(now, &place.tally);
-        measured.meter.is_to_count(now, &place.tally)
+        measured.meter.see(now, &membership.tally);
+        measured.meter.is_to_count(now, &membership.tally)
     }
 
     /// Asks the other sources how far they have come, where this shard is the

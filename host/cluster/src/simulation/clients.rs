@@ -80,10 +80,10 @@ impl World<'_> {
             "client",
             format_args!("{number} at {shard}: {ask:?}"),
         );
-        let (history, life, lane) = (
+        let (history, life, writer) = (
             self.history.clone(),
             process.life.clone(),
-            process.lane.clone(),
+            process.writer.clone(),
         );
         process.spawn(async move {
             let answer = service.answer(Arc::new(ask.request())).await;
@@ -94,10 +94,10 @@ impl World<'_> {
             if answer.shard != shard {
                 saw("a request was passed on");
             }
-            let view = lane.views().get();
+            let view = writer.views().get();
             let plan = view
                 .as_ref()
-                .and_then(|view| view.place.as_ref()?.shard.plan());
+                .and_then(|view| view.membership.as_ref()?.shard.plan());
             if matches!(told, Told::Keys(_)) && plan.is_some_and(|plan| !plan.is_stable()) {
                 saw("a listing was answered in a change");
             }

@@ -10,8 +10,8 @@ use ostrakon_engine::{Cache, Compiler, Engine, Environment, Guest, Identity, Lim
 use ostrakon_observe::metrics::Metrics;
 use ostrakon_protocol::Placement;
 use ostrakon_settings::settings::Settings;
-use ostrakon_shard::lane::Promotion;
 use ostrakon_shard::swap::Candidate;
+use ostrakon_shard::writer::Promotion;
 use ostrakon_volumes::secrets::Secrets;
 use ostrakon_volumes::volume::Files;
 use tempfile::TempDir;
@@ -29,7 +29,7 @@ read_budget = '5m'
 read_deadline = '5m'
 write_deadline = '5m'
 check_deadline = '5m'
-[lane]
+[writer]
 max_wait = '1h'
 [cluster]
 max_wait = '4s'

@@ -112,8 +112,8 @@ fn refusal(refused: Refusal) -> Told {
         Refusal::OutcomeUnknown | Refusal::StoreFailed => Told::Unknown,
         Refusal::ShardAway
         | Refusal::NoGeneration
-        | Refusal::LaneFull
-        | Refusal::LaneWait
+        | Refusal::WriterFull
+        | Refusal::WriterWait
         | Refusal::ShuttingDown => Told::Refused(refused),
         other => Told::Wrong(format!("{other:?}")),
     }

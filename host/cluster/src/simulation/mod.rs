@@ -1,7 +1,7 @@
 //! Whole hosts, but for their ports, volumes and threads, in one thread and one
 //! time that the simulation makes: everything that happens follows from a seed.
 //!
-//! Each seed has up to five processes with the real `cluster`, `service`, `lane`,
+//! Each seed has up to five processes with the real `cluster`, `service`, `writer`,
 //! `store`, `peers` and guest, on a network and disks in memory. Meanwhile the
 //! number of shards and the way to place keys change, clients write and read
 //! through random shards, and processes are killed, stopped and paused, links cut

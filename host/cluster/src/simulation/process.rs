@@ -10,9 +10,9 @@ use ostrakon_engine as guest;
 use ostrakon_observe::metrics::Metrics;
 use ostrakon_peers::{AnyDial, Endpoint, Identity};
 use ostrakon_protocol::{Incarnation, Ordinal, Shard, Stopped};
-use ostrakon_shard::lane::{Change, Changed, Lane, Pace, Promotion, Turns, read_record};
 use ostrakon_shard::service::{Others, Service};
 use ostrakon_shard::swap::Kept;
+use ostrakon_shard::writer::{Change, Changed, Pace, Promotion, Turns, Writer, read_record};
 use ostrakon_store::Store;
 use ostrakon_volumes::volume::Files;
 use tokio::runtime::{Builder, Runtime};
@@ -32,7 +32,7 @@ use super::stream::{Dialing, Listener};
 /// How long a process that is told to stop may take over it.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// A lane that real time cannot hurry. Its steps are small, so that there are
+/// A writer that real time cannot hurry. Its steps are small, so that there are
 /// many.
 const PACE: Pace = Pace {
     collect: Duration::MAX,
@@ -61,7 +61,7 @@ pub(super) struct Start<'a> {
 /// A process.
 pub(super) struct Process {
     pub(super) life: Life,
-    pub(super) lane: Lane,
+    pub(super) writer: Writer,
     /// Whether it had batches to send again when it started.
     pub(super) had_outbox: bool,
     runtime: Runtime,
@@ -99,11 +99,17 @@ impl Process {
         let metrics = Arc::new(Metrics::new("simulation"));
         let last = read_record(store.record()).expect("a record is whole after any crash");
         let of_store = u128::from(random::of(start.seed, &[u64::from(shard), 7]));
-        let (lane, turns) =
-            Lane::in_turns(store, Ordinal(shard), of_store, PACE, Arc::clone(&metrics));
-        let had_outbox = turns.place().outboxes().next().is_some();
+        let (writer, turns) =
+            Writer::in_turns(store, Ordinal(shard), of_store, PACE, Arc::clone(&metrics));
+        let had_outbox = turns.membership().outboxes().next().is_some();
         let kept = Kept::open(start.directory).expect("a directory can be made");
-        let work = work(turns, life.clone(), lane.clone(), start.mistake, start.seed);
+        let work = work(
+            turns,
+            life.clone(),
+            writer.clone(),
+            start.mistake,
+            start.seed,
+        );
         runtime.spawn(work);
 
         let last = last.and_then(|live| start.ground.of_digest(live.digest));
@@ -128,7 +134,7 @@ impl Process {
             shard,
             network: start.network.clone(),
             life: life.clone(),
-            lane: lane.clone(),
+            writer: writer.clone(),
             guests,
             metrics,
             mistake: start.mistake,
@@ -141,7 +147,7 @@ impl Process {
         });
         let process = Self {
             life,
-            lane,
+            writer,
             had_outbox,
             runtime,
             zero,
@@ -182,14 +188,14 @@ impl Process {
     }
 
     /// Its part in the protocol; none before a generation is live.
-    pub(super) fn place(&self) -> Option<Shard> {
-        let view = self.lane.views().get()?;
-        Some(view.place.as_ref()?.shard.clone())
+    pub(super) fn membership(&self) -> Option<Shard> {
+        let view = self.writer.views().get()?;
+        Some(view.membership.as_ref()?.shard.clone())
     }
 
     /// The digest of what is live.
     pub(super) fn live(&self) -> Option<Digest> {
-        self.lane.views().get().map(|view| view.digest)
+        self.writer.views().get().map(|view| view.digest)
     }
 
     /// What answers clients; none before it serves.
@@ -205,7 +211,7 @@ impl Process {
     /// Tells it to stop: it hands over, and ends.
     pub(super) fn stop(&self) {
         let (serving, shutdown) = (Arc::clone(&self.serving), self.shutdown.clone());
-        let (lane, life) = (self.lane.clone(), self.life.clone());
+        let (writer, life) = (self.writer.clone(), self.life.clone());
         let mut ended = self.ended.clone();
         self.runtime.spawn(async move {
             if let Some(serving) = serving.get() {
@@ -214,7 +220,7 @@ impl Process {
             shutdown.send_replace(true);
             let ending = async { ended.wait_for(|ended| *ended).await.is_ok() };
             let _cut_off = timeout(GRACE, ending).await;
-            lane.flush().await;
+            writer.flush().await;
             life.end();
         });
     }
@@ -237,7 +243,7 @@ struct Wired {
     shard: u32,
     network: Network,
     life: Life,
-    lane: Lane,
+    writer: Writer,
     guests: Guests,
     metrics: Arc<Metrics>,
     mistake: Option<Mistake>,
@@ -250,10 +256,10 @@ impl Wired {
             shard,
             network,
             life,
-            lane,
+            writer,
             ..
         } = self;
-        let started = lane.change(Change::Start(Incarnation::default())).await;
+        let started = writer.change(Change::Start(Incarnation::default())).await;
         // A process that dies at once takes no number.
         let Ok(Changed::Started(Incarnation(incarnation), store)) = started else {
             return;
@@ -284,20 +290,20 @@ impl Wired {
             dial,
             &options,
             endpoint,
-            lane.clone(),
+            writer.clone(),
             self.guests,
             replicas,
         );
-        follow_one(&lane, &kept, &mut volume).await;
+        follow_one(&writer, &kept, &mut volume).await;
         tokio::spawn({
-            let lane = lane.clone();
-            async move { while follow_one(&lane, &kept, &mut volume).await {} }
+            let writer = writer.clone();
+            async move { while follow_one(&writer, &kept, &mut volume).await {} }
         });
         let others: Arc<dyn Others> = match self.mistake {
             Some(Mistake::RepeatsWrites) => Arc::new(Repeating(cluster.clone())),
             _ => Arc::new(cluster.clone()),
         };
-        let service = Service::new(shard, lane, self.metrics, Some(others));
+        let service = Service::new(shard, writer, self.metrics, Some(others));
         let serving = Serving {
             cluster: cluster.clone(),
             service: service.clone(),
@@ -313,8 +319,8 @@ impl Wired {
     }
 }
 
-/// The lane's work: each turn comes a little after it is due.
-async fn work(mut turns: Turns, life: Life, lane: Lane, mistake: Option<Mistake>, seed: u64) {
+/// The writer's work: each turn comes a little after it is due.
+async fn work(mut turns: Turns, life: Life, writer: Writer, mistake: Option<Mistake>, seed: u64) {
     for turn in 0_u64.. {
         turns.due().await;
         clock::wait(random::of(seed, &[life.number(), turn, 8]) % 4).await;
@@ -322,15 +328,15 @@ async fn work(mut turns: Turns, life: Life, lane: Lane, mistake: Option<Mistake>
             return;
         }
         if mistake == Some(Mistake::ForgetsBatches) {
-            let kept = turns.place();
+            let kept = turns.membership();
             for (to, kept) in kept.outboxes() {
                 let forgotten = Change::Acknowledged {
                     by: to,
                     number: kept[0].number,
                     step_within: None,
                 };
-                let lane = lane.clone();
-                tokio::spawn(async move { lane.change(forgotten).await });
+                let writer = writer.clone();
+                tokio::spawn(async move { writer.change(forgotten).await });
             }
         }
     }
@@ -340,13 +346,13 @@ async fn work(mut turns: Turns, life: Life, lane: Lane, mistake: Option<Mistake>
 type Volume = mpsc::UnboundedReceiver<(Files, Promotion)>;
 
 /// Makes the next live that the volume shows; says whether there was one.
-async fn follow_one(lane: &Lane, kept: &Kept, volume: &mut Volume) -> bool {
+async fn follow_one(writer: &Writer, kept: &Kept, volume: &mut Volume) -> bool {
     let Some((files, promotion)) = volume.recv().await else {
         return false;
     };
     kept.keep(&files).expect("there is room");
     // A process that dies meanwhile promotes nothing.
-    if let Err(error) = lane.promote(promotion).await {
+    if let Err(error) = writer.promote(promotion).await {
         tracing::debug!(%error, "not promoted");
     }
     true

@@ -22,8 +22,8 @@ impl World<'_> {
             if process.live() != Some(wanted.owner) {
                 return Some(format!("shard {shard} has not swapped"));
             }
-            let place = process.place();
-            let Some(plan) = place.as_ref().and_then(Shard::plan) else {
+            let membership = process.membership();
+            let Some(plan) = membership.as_ref().and_then(Shard::plan) else {
                 return Some(format!("shard {shard} has no plan"));
             };
             if !plan.is_stable() || !plan.to.places_as(&wanted) {
@@ -43,7 +43,7 @@ impl World<'_> {
         let mut seen = BTreeMap::new();
         for host in &self.hosts {
             let process = host.process.as_ref().ok_or("a shard does not run")?;
-            let view = process.lane.views().get().ok_or("a shard has no view")?;
+            let view = process.writer.views().get().ok_or("a shard has no view")?;
             let page = view
                 .snapshot
                 .partitions(None, None, 10 * KEYS, &mut unbounded);

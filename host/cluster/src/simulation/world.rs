@@ -336,13 +336,13 @@ impl<'a> World<'a> {
         let Some(process) = host.process.take() else {
             return;
         };
-        let place = process.place();
-        let moves = place
+        let membership = process.membership();
+        let moves = membership
             .as_ref()
             .and_then(Shard::plan)
             .is_some_and(|plan| !plan.is_stable());
         if host.is_stopping {
-            let view = process.lane.views().get();
+            let view = process.writer.views().get();
             let is_empty = view.is_some_and(|view| {
                 view.snapshot
                     .count_partitions(None)
@@ -375,7 +375,12 @@ impl<'a> World<'a> {
 
     /// The coordinator's plan.
     pub(super) fn plan(&self) -> Option<Plan> {
-        self.hosts[0].process.as_ref()?.place()?.plan().cloned()
+        self.hosts[0]
+            .process
+            .as_ref()?
+            .membership()?
+            .plan()
+            .cloned()
     }
 
     pub(super) fn asked_for(&self) -> &'a Generation {

@@ -15,11 +15,11 @@ use super::controller::Options;
 use super::handle::Command;
 use super::news::{News, Standing, What};
 use super::observation::Observation;
-use super::place::Place;
 use super::process::{Doing, Process};
 use super::projection::Files;
 use super::set::{Act, Numbers, Phase, Set};
 use super::shard::Shard;
+use super::state_directory::StateDirectory;
 
 mod obey;
 
@@ -42,7 +42,7 @@ pub(super) enum Event {
 
 pub(super) struct Work {
     options: Options,
-    place: Place,
+    place: StateDirectory,
     set: Set,
     shards: BTreeMap<u32, Shard>,
     /// None: there is nothing to run yet.
@@ -61,7 +61,7 @@ impl Work {
     pub(super) fn new(
         set: Set,
         options: Options,
-        place: Place,
+        place: StateDirectory,
         events: UnboundedSender<Event>,
     ) -> Self {
         Self {

@@ -30,7 +30,7 @@ pub struct Compiler(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    place: Place,
+    place: Mode,
     turn: Arc<Semaphore>,
     /// How many wait for a turn, or have it, that a trial gives way to.
     urgent: watch::Sender<usize>,
@@ -38,12 +38,12 @@ struct Inner {
 }
 
 #[derive(Debug)]
-enum Place {
+enum Mode {
     Here,
     Children(Option<Attempts>),
 }
 
-impl Place {
+impl Mode {
     fn blocking(&self) -> Blocking {
         match self {
             Self::Here => Blocking::Inline,
@@ -88,16 +88,16 @@ impl Compiler {
     /// Compiles in child processes of this program, which must be `ostrakon`.
     /// `attempts` remembers what this process did not survive.
     pub fn in_children(attempts: Option<Attempts>, metrics: Option<Arc<Metrics>>) -> Self {
-        Self::new(Place::Children(attempts), metrics)
+        Self::new(Mode::Children(attempts), metrics)
     }
 
     /// Compiles on the calling thread, whatever it takes: for tests of trusted
     /// components, where this program is another one.
     pub fn here() -> Self {
-        Self::new(Place::Here, None)
+        Self::new(Mode::Here, None)
     }
 
-    fn new(place: Place, metrics: Option<Arc<Metrics>>) -> Self {
+    fn new(place: Mode, metrics: Option<Arc<Metrics>>) -> Self {
         Self(Arc::new(Inner {
             place,
             turn: Arc::new(Semaphore::new(1)),
@@ -166,11 +166,11 @@ impl Compiler {
         let mut counted = Counted::new(self.0.metrics.as_ref());
         let component = component.clone();
         let code = match &self.0.place {
-            Place::Here => {
+            Mode::Here => {
                 let _turn = turn;
                 translate(&component)
             }
-            Place::Children(attempts) => {
+            Mode::Children(attempts) => {
                 let attempts = attempts.clone();
                 child::compile(child::Work {
                     turn,

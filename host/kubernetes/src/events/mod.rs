@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::ObjectReference;
 
 pub(super) use recorder::Recorder;
 
-use super::place::Place;
+use super::pod_identity::PodIdentity;
 
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,7 +75,7 @@ impl Kind {
     }
 
     /// What it is about: one Pod, or all of them.
-    fn regarding(self, place: &Place, set_uid: Option<String>) -> ObjectReference {
+    fn regarding(self, place: &PodIdentity, set_uid: Option<String>) -> ObjectReference {
         let (api_version, kind, name, uid) = if self.is_of_the_set() {
             ("apps/v1", "StatefulSet", &place.stateful_set, set_uid)
         } else {

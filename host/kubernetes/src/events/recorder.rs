@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::super::follower::Timing;
-use super::super::place::Place;
+use super::super::pod_identity::PodIdentity;
 use super::super::server;
 use super::series::{Decision, Series};
 use super::{Event, shortened};
@@ -90,7 +90,7 @@ impl Recorder {
     }
 
     /// Posts one after another, for as long as it is polled.
-    pub(in super::super) async fn post(&self, place: &Place, timing: &Timing) {
+    pub(in super::super) async fn post(&self, place: &PodIdentity, timing: &Timing) {
         let mut waiting = self.waiting.lock().await;
         let mut poster = Poster {
             place,
@@ -130,7 +130,7 @@ impl Recorder {
 
 /// Posts Events, and remembers which it did.
 struct Poster<'a> {
-    place: &'a Place,
+    place: &'a PodIdentity,
     timing: &'a Timing,
     series: Series,
     /// Tells the StatefulSet from former ones of its name, once it is asked for.

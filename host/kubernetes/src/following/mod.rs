@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use ostrakon_cluster::Replicas;
-use ostrakon_settings::settings::MOST_SHARDS;
+use ostrakon_settings::settings::MAX_SHARDS;
 
 use super::problem::Problem;
 
@@ -175,7 +175,7 @@ impl Following {
             Some(Seen { replicas: 0, .. }) => Err(Problem::Zero),
             Some(seen) => u32::try_from(seen.replicas)
                 .ok()
-                .filter(|replicas| *replicas <= MOST_SHARDS)
+                .filter(|replicas| *replicas <= MAX_SHARDS)
                 .ok_or(Problem::TooMany(seen.replicas)),
         };
         self.replicas = judged

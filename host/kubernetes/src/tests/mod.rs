@@ -36,7 +36,7 @@ impl Pod {
             let found = environment.iter().find(|(own, _)| own == name);
             found.map(|(_, value)| value.clone())
         };
-        let place = Place::find(Given {
+        let place = PodIdentity::find(Given {
             host: value("KUBERNETES_SERVICE_HOST"),
             port: value("KUBERNETES_SERVICE_PORT"),
             account: server.account(),

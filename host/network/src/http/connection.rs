@@ -29,7 +29,7 @@ use super::streams::Streams;
 use super::sums::Sums;
 use super::wire::{Activity, Phase, Wire};
 use super::{Caller, Handler, Limits, LiveLimits, Refusal, linger};
-use crate::lobby::Lobby;
+use crate::handshake_backlog::HandshakeBacklog;
 
 /// What an h2 client with prior knowledge sends first.
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -61,7 +61,7 @@ pub(super) struct Shared<H> {
     pub(super) heads: Sums,
     pub(super) bodies: Sums,
     /// The connections in the middle of a TLS handshake.
-    pub(super) lobby: Lobby,
+    pub(super) backlog: HandshakeBacklog,
     pub(super) door: Door,
     pub(super) clock: fn() -> SystemTime,
 }

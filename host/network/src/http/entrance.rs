@@ -88,7 +88,7 @@ async fn handshake<H>(
     address: SocketAddr,
     limits: Limits,
 ) -> Option<Result<(Stream, Caller), TcpStream>> {
-    let mut place = shared.lobby.enter(limits.max_connections / HANDSHAKING);
+    let mut place = shared.backlog.enter(limits.max_connections / HANDSHAKING);
     let accepted = tokio::select! {
         accepted = timeout(limits.header_timeout, server.accept(stream)) => accepted.ok(),
         () = place.lost() => None,

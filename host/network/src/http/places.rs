@@ -39,7 +39,7 @@ enum Standing {
 /// The places that are taken.
 #[derive(Debug, Default)]
 pub(super) struct Places {
-    taken: HashMap<Id, Place>,
+    taken: HashMap<Id, Holder>,
     /// How many of them have lost theirs and are yet to go.
     losers: usize,
     /// Those found by the last look, and since when they do what they did then; the next one last.
@@ -49,7 +49,7 @@ pub(super) struct Places {
 }
 
 #[derive(Debug)]
-struct Place {
+struct Holder {
     activity: Arc<Activity>,
     lost: watch::Sender<bool>,
 }
@@ -70,7 +70,7 @@ impl Places {
 
     /// Gives a place to the connection of a task.
     pub(super) fn take(&mut self, task: Id, activity: Arc<Activity>, lost: watch::Sender<bool>) {
-        self.taken.insert(task, Place { activity, lost });
+        self.taken.insert(task, Holder { activity, lost });
     }
 
     /// The task has ended.

@@ -128,11 +128,11 @@ refusals! {
     /// All replies together are too large.
     Replies: SERVICE_UNAVAILABLE "replies"
         "the replies that clients, or this one, have not taken yet are too large together: take them, try again later, or raise max_replies_bytes\n",
-    /// The lane's queue is full.
-    LaneFull: SERVICE_UNAVAILABLE "lane-full"
+    /// The writer's queue is full.
+    WriterFull: SERVICE_UNAVAILABLE "writer-full"
         "too many writes are waiting: try again later\n",
-    /// The request waited too long for the lane; it did not run.
-    LaneWait: SERVICE_UNAVAILABLE "lane-wait"
+    /// The request waited too long for the writer; it did not run.
+    WriterWait: SERVICE_UNAVAILABLE "writer-wait"
         "the write waited too long for its turn and did not run: try again later\n",
     /// Too many slow reads run already.
     SlowReads: SERVICE_UNAVAILABLE "too-many-slow-reads"

@@ -25,7 +25,7 @@ use super::sums::Sums;
 use super::wire::{Activity, Phase};
 use super::{LiveLimits, Refusal, linger};
 use crate::descriptors::NotAccepted;
-use crate::lobby::Lobby;
+use crate::handshake_backlog::HandshakeBacklog;
 
 /// How much the system keeps for a connection, in bytes: of what its client has sent and the host has not
 /// read, and of what the host has said and the client has not taken. Linux keeps twice as much, with
@@ -146,7 +146,7 @@ impl Server {
             metrics,
             heads: Sums::default(),
             bodies: Sums::default(),
-            lobby: Lobby::default(),
+            backlog: HandshakeBacklog::default(),
             door,
             clock: self.clock,
         });

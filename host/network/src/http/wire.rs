@@ -23,7 +23,7 @@ const CONTROL_BYTES: usize = 64;
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// How much HTTP/1 is given at a time. hyper's buffer, which it keeps, is made larger when it was
 /// filled to the last byte, up to twice as much as this.
-const MOST_AT_ONCE: usize = 16 * 1024 - 1;
+const MAX_AT_ONCE: usize = 16 * 1024 - 1;
 
 /// What a connection is waiting for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -451,8 +451,8 @@ impl AsyncRead for Wire {
             return Poll::Ready(wire.receive(&preface));
         }
         let before = buffer.filled().len();
-        if !wire.http2 && buffer.remaining() > MOST_AT_ONCE {
-            let mut part = ReadBuf::new(buffer.initialize_unfilled_to(MOST_AT_ONCE));
+        if !wire.http2 && buffer.remaining() > MAX_AT_ONCE {
+            let mut part = ReadBuf::new(buffer.initialize_unfilled_to(MAX_AT_ONCE));
             ready!(Pin::new(&mut wire.stream).poll_read(context, &mut part))?;
             let read = part.filled().len();
             buffer.advance(read);

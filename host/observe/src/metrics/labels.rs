@@ -56,7 +56,7 @@ label! {
     Access as "access" {
         /// A read, or a request that was not routed.
         Read: "read",
-        /// A write, through the lane.
+        /// A write, through the writer.
         Write: "write",
     }
 }
@@ -136,10 +136,10 @@ label! {
         BodyTime: "body_time",
         /// The shard drains.
         Draining: "draining",
-        /// The lane's queue is full.
-        LaneFull: "lane_full",
-        /// The request waited too long for the lane.
-        LaneWait: "lane_wait",
+        /// The writer's queue is full.
+        WriterFull: "writer_full",
+        /// The request waited too long for the writer.
+        WriterWait: "writer_wait",
         /// Too many slow reads run already.
         SlowReads: "too_many_slow_reads",
     }

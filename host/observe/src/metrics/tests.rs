@@ -65,7 +65,7 @@ fn after_everything() -> Metrics {
     metrics.request_waited();
     metrics.forwarded(Hop::Elsewhere, Duration::from_millis(2));
     metrics.guest_call(Export::Handle, Duration::from_nanos(600));
-    metrics.lane_depth(7);
+    metrics.writer_depth(7);
     metrics.commit(Duration::from_micros(200), 64);
     metrics.last_commit(Some(1e9));
     metrics.swap_live(4, "before", "1");
@@ -149,11 +149,11 @@ fn what_is_recorded_is_shown_under_conventional_names() {
         r#"ostrakon_guest_call_duration_seconds_count{export="handle"}"#,
         1.0,
     );
-    check("ostrakon_lane_depth", 7.0);
+    check("ostrakon_writer_depth", 7.0);
     check("ostrakon_commit_duration_seconds_count", 1.0);
     check("ostrakon_last_commit_timestamp_seconds", 1e9);
-    check(r#"ostrakon_lane_group_size_bucket{le="32.0"}"#, 0.0);
-    check(r#"ostrakon_lane_group_size_bucket{le="64.0"}"#, 1.0);
+    check(r#"ostrakon_writer_group_size_bucket{le="32.0"}"#, 0.0);
+    check(r#"ostrakon_writer_group_size_bucket{le="64.0"}"#, 1.0);
     check("ostrakon_generation", 5.0);
     check("ostrakon_swaps_total", 2.0);
     check("ostrakon_swap_duration_seconds_count", 1.0);

@@ -1,4 +1,4 @@
-//! What is counted of the lane, its commits, and the store.
+//! What is counted of the writer, its commits, and the store.
 
 use std::time::Duration;
 
@@ -58,12 +58,12 @@ impl Writes {
     }
 
     pub(super) fn register(&self, to: &mut Registry) {
-        let help = "Write requests that wait for the lane";
-        to.register("lane_depth", help, self.depth.clone());
-        let help = "From a write request's arrival at the lane to its turn";
-        to.register_with_unit("lane_wait", help, Unit::Seconds, self.wait.clone());
+        let help = "Write requests that wait for the writer";
+        to.register("writer_depth", help, self.depth.clone());
+        let help = "From a write request's arrival at the writer to its turn";
+        to.register_with_unit("writer_wait", help, Unit::Seconds, self.wait.clone());
         let help = "Write requests in one commit";
-        to.register("lane_group_size", help, self.group.clone());
+        to.register("writer_group_size", help, self.group.clone());
         let help = "Time to make one group of writes durable";
         to.register_with_unit(
             "commit_duration",
@@ -108,13 +108,13 @@ impl Writes {
 }
 
 impl Metrics {
-    /// `depth` write requests wait for the lane now.
-    pub fn lane_depth(&self, depth: usize) {
+    /// `depth` write requests wait for the writer now.
+    pub fn writer_depth(&self, depth: usize) {
         self.writes.depth.set(depth as u64);
     }
 
-    /// A write request waited `duration` for its turn in the lane.
-    pub fn lane_wait(&self, duration: Duration) {
+    /// A write request waited `duration` for its turn in the writer.
+    pub fn writer_wait(&self, duration: Duration) {
         self.writes.wait.observe_duration(duration);
     }
 

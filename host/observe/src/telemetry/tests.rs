@@ -70,7 +70,7 @@ fn a_misspelt_level_is_refused_and_the_rest_of_the_grammar_is_not() {
         "INFO",
         "3",
         "warn,",
-        "ostrakon_shard::lane=debug, warn",
+        "ostrakon_shard::writer=debug, warn",
         "guest=off",
         "info,[request{path=a}]=trace",
         "info,[request]",
@@ -216,9 +216,9 @@ fn a_level_alone_is_that_of_our_own_lines() {
         let writer = lines.clone();
         let (layer, _) = layer(Format::Json, directives, 3, move || writer.clone()).unwrap();
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
-            tracing::debug!(target: "ostrakon_shard::lane", "ours");
+            tracing::debug!(target: "ostrakon_shard::writer", "ours");
             tracing::debug!(target: "guest", "guest's");
-            tracing::trace!(target: "ostrakon_shard::lane", "our trace");
+            tracing::trace!(target: "ostrakon_shard::writer", "our trace");
             tracing::debug!(target: "cranelift_codegen::context", "theirs");
             tracing::info!(target: "wasmtime", "their info");
             tracing::debug!(target: "wasmtime::runtime", "named");
@@ -245,7 +245,7 @@ fn a_level_alone_is_that_of_our_own_lines() {
     assert_eq!(logged("debug,guest=off,wasmtime=off"), ["ours"]);
     assert_eq!(logged("debug,ostrakon=info"), ["guest's", "their info"]);
     assert_eq!(
-        logged("debug,ostrakon_shard::lane=trace"),
+        logged("debug,ostrakon_shard::writer=trace"),
         ["ours", "guest's", "our trace", "their info"]
     );
 }

@@ -136,8 +136,8 @@ impl Open {
         }
     }
 
-    /// Says something of it.
-    pub fn say(&mut self, key: &'static str, value: impl Into<Value>) {
+    /// Sets an attribute.
+    pub fn set_attribute(&mut self, key: &'static str, value: impl Into<Value>) {
         if let Some(span) = &mut self.span {
             span.attributes.push((key, value.into()));
         }

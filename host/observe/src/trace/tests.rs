@@ -74,7 +74,7 @@ fn spans_are_within_each_other_and_the_next_shard_hears_of_the_innermost() {
     let (tracer, queue) = Tracer::new(all(), 8);
     let (trace, root) = tracer.begin(&headers(&[GIVEN]), "GET");
     let mut hop = trace.span("forward", Kind::Client).unwrap();
-    hop.say("ostrakon.peer", 2_u32);
+    hop.set_attribute("ostrakon.peer", 2_u32);
     hop.fail("away".to_owned());
     let sent = trace.header(Some(&hop)).unwrap();
     drop((hop, root, trace));
@@ -105,7 +105,7 @@ fn a_request_that_its_caller_does_not_record_is_not_recorded() {
 }
 
 #[test]
-fn what_is_decided_where_a_trace_begins_is_heeded_by_those_after() {
+fn what_is_decided_where_a_trace_begins_is_accepted_by_those_after() {
     let none = Sampler::new("parentbased_always_off", None).unwrap();
     let (tracer, queue) = Tracer::new(none, 8);
     let (trace, root) = tracer.begin(&HeaderMap::new(), "GET");

@@ -17,7 +17,7 @@ struct Shard(Arc<AtomicBool>);
 impl Subject for Shard {
     fn live(&self) -> Result<(), String> {
         if self.0.load(Ordering::SeqCst) {
-            Err("the lane's thread has ended".into())
+            Err("the writer's thread has ended".into())
         } else {
             Ok(())
         }
@@ -106,7 +106,7 @@ async fn probes_follow_the_shards_state() {
     broken.store(true, Ordering::SeqCst);
     assert_eq!(
         get(&admin, "/livez").await,
-        (503, "the lane's thread has ended\n".into())
+        (503, "the writer's thread has ended\n".into())
     );
 }
 

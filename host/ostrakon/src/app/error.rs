@@ -8,8 +8,8 @@ use std::sync::Arc;
 use ostrakon_base::stored::Unreadable;
 use ostrakon_engine::EngineError;
 use ostrakon_protocol::Stopped;
-use ostrakon_shard::lane::ChangeError;
 use ostrakon_shard::swap::DefaultGuestError;
+use ostrakon_shard::writer::ChangeError;
 use ostrakon_store::OpenError;
 use ostrakon_volumes::volume::{ReadError, StartError};
 
@@ -87,7 +87,7 @@ pub(crate) enum Error {
     Peers(#[from] PeersError),
     /// The shard's place among others cannot be taken.
     #[error("the shard's place among others cannot be stored")]
-    Place(#[from] ChangeError),
+    Membership(#[from] ChangeError),
     /// The system denies a thread, a signal or an event queue.
     #[error("the system does not give what a shard needs")]
     System(#[from] io::Error),

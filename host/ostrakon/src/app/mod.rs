@@ -40,9 +40,9 @@ use ostrakon_otlp::Exporter;
 use ostrakon_peers as peers;
 use ostrakon_protocol::{Incarnation, Ordinal, Stopped};
 use ostrakon_settings::settings::Settings;
-use ostrakon_shard::lane::{self, Change, Changed, Lane};
 use ostrakon_shard::service::{Others, Service};
 use ostrakon_shard::swap::{Controller, DefaultGuest, Kept, Refused, Status, Step};
+use ostrakon_shard::writer::{self, Change, Changed, Writer};
 use ostrakon_store::{self as store, OpenError, Store};
 use ostrakon_volumes::secrets::Secrets;
 use ostrakon_volumes::volume::{self, Files, ReadError, Watcher};
@@ -55,7 +55,7 @@ use crate::drain::{Drain, End, Outcome, Timing, until_told};
 use crate::heap;
 use crate::readiness::Readiness;
 
-/// How long an ended lane may take to close the store.
+/// How long an ended writer may take to close the store.
 const CLOSING: Duration = Duration::from_secs(5);
 /// How long peers may take to hang up: one that hangs does not keep this shard
 /// beyond the grace that its drain's deadline fits into.
@@ -152,7 +152,7 @@ async fn serve_until_told(
 /// | giving back memory that was freed | with the runtime | none |
 /// | following the secrets | with their watcher | none |
 /// | following the credentials of each port | with the runtime | what it refuses it shows |
-/// | following where the data file is | with the lane | none |
+/// | following where the data file is | with the writer | none |
 /// | following the StatefulSet, posting Events, seeing what they are about | with the runtime | what fails is tried again, and shown |
 struct App {
     drain: Drain,
@@ -162,8 +162,8 @@ struct App {
     controller: tokio::task::JoinHandle<()>,
     cluster: Option<tokio::task::JoinHandle<()>>,
     among: Option<Cluster>,
-    lane: Lane,
-    lane_thread: JoinHandle<()>,
+    writer: Writer,
+    writer_thread: JoinHandle<()>,
     exporter: Option<Exporter>,
     _admin: Admin,
     _watchers: (Watcher, Option<Watcher>),
@@ -233,7 +233,7 @@ impl App {
         let opening = tokio::task::spawn_blocking(move || -> Result<_, OpenError> {
             let found = Store::find(store)?;
             // Before the file is opened, which changes it: a later version may have written it.
-            Ok(match lane::read_record(found.record()) {
+            Ok(match writer::read_record(found.record()) {
                 Ok(last) => Ok((found.open()?, last)),
                 Err(unreadable) => Err(unreadable),
             })
@@ -297,10 +297,10 @@ impl App {
         let operators = Credentials::start(OperatorsPort(operators), &secrets, &metrics)?;
         let runtime = runtime::Handle::current();
         let place = options.cluster.as_ref().map(|_| Ordinal(options.ordinal));
-        let started = Lane::start(store, place, runtime, Arc::clone(&metrics));
-        let (lane, lane_thread) = started.map_err(|error| match error {
-            lane::StartError::Unreadable(source) => unreadable(source),
-            lane::StartError::System(error) => error.into(),
+        let started = Writer::start(store, place, runtime, Arc::clone(&metrics));
+        let (writer, writer_thread) = started.map_err(|error| match error {
+            writer::StartError::Unreadable(source) => unreadable(source),
+            writer::StartError::System(error) => error.into(),
         })?;
 
         let settings = Arc::new(Settings::default());
@@ -338,7 +338,7 @@ impl App {
                     options.ordinal,
                     (cluster, greeting),
                     data_dir,
-                    &lane,
+                    &writer,
                     guests,
                     &peers,
                     replicas,
@@ -354,7 +354,7 @@ impl App {
             compiler,
             drain: drain.clone(),
             kept,
-            lane: lane.clone(),
+            writer: writer.clone(),
             secrets: secrets.clone(),
             identity: Identity {
                 ordinal: options.ordinal,
@@ -377,7 +377,7 @@ impl App {
         let swap = controller.status();
         let parts_cluster = among.clone();
         let parts = Parts {
-            lane: lane.clone(),
+            writer: writer.clone(),
             swap: swap.clone(),
             secrets,
             credentials: status::Ports {
@@ -385,7 +385,7 @@ impl App {
                 operators,
                 peers,
             },
-            planner: Planner::new(lane.clone(), guests, among.clone()),
+            planner: Planner::new(writer.clone(), guests, among.clone()),
             cluster: among,
             kubernetes: kubernetes.clone(),
             runtime: runtime::Handle::current(),
@@ -401,7 +401,7 @@ impl App {
                 ordinal: options.ordinal,
                 settings: Arc::clone(&settings),
                 swap: swap.clone(),
-                lane: lane.clone(),
+                writer: writer.clone(),
                 drain: drain.clone(),
                 cluster: parts_cluster,
             }
@@ -430,12 +430,17 @@ impl App {
                 (tracer, Some(exporter))
             }
         };
-        let service = Service::new(options.ordinal, lane.clone(), Arc::clone(&metrics), others)
-            .traced(tracer);
+        let service = Service::new(
+            options.ordinal,
+            writer.clone(),
+            Arc::clone(&metrics),
+            others,
+        )
+        .traced(tracer);
         let handing_over = cluster.as_ref().map(|(cluster, _)| cluster.clone());
         let placed = handing_over.clone();
         let of_app = handing_over.clone();
-        let (mut missing, of_store) = (lane.missing(), readiness.clone());
+        let (mut missing, of_store) = (writer.missing(), readiness.clone());
         tokio::spawn(async move {
             loop {
                 let is_missing = missing.borrow_and_update().is_some();
@@ -480,7 +485,7 @@ impl App {
             tracing::error!(error, "the public port ended");
             has_failed.store(true, Ordering::Relaxed);
         });
-        let (draining, flushing) = (drain.clone(), lane.clone());
+        let (draining, flushing) = (drain.clone(), writer.clone());
         tokio::spawn(async move {
             let timing = || {
                 let drain = settings.load().drain.clone();
@@ -516,8 +521,8 @@ impl App {
             controller,
             cluster,
             among: of_app,
-            lane,
-            lane_thread,
+            writer,
+            writer_thread,
             exporter,
             _admin: admin,
             _watchers: (config, secrets_watcher),
@@ -549,9 +554,9 @@ impl App {
         // The store is closed with it, so that the next start has nothing to
         // recover. Told, for others still hold handles: the admin port, which
         // is open to the end, and what still runs after a missed deadline.
-        self.lane.end();
+        self.writer.end();
         let (closed, closing) = oneshot::channel();
-        let thread = self.lane_thread;
+        let thread = self.writer_thread;
         let joined = std::thread::Builder::new()
             .name("closing".to_owned())
             .spawn(move || {
@@ -578,7 +583,7 @@ async fn among_others(
     ordinal: u32,
     (options, most_greeting): (&cluster::Options, usize),
     data_dir: &Path,
-    lane: &Lane,
+    writer: &Writer,
     guests: Guests,
     credentials: &Credentials<PeersPort>,
     replicas: watch::Receiver<cluster::Replicas>,
@@ -586,7 +591,7 @@ async fn among_others(
     let address = options.listen;
     let bound = tokio::net::TcpListener::bind(address).await;
     let listener = bound.map_err(|source| Error::Bind { address, source })?;
-    let started = lane.change(Change::Start(Incarnation::default())).await?;
+    let started = writer.change(Change::Start(Incarnation::default())).await?;
     let Changed::Started(Incarnation(incarnation), store) = started else {
         unreachable!("a start gives the process its number");
     };
@@ -597,7 +602,7 @@ async fn among_others(
     };
     let mut endpoint = peers::Endpoint::new(identity, credentials.port().subscribe());
     endpoint.settings.max_greeting = endpoint.settings.max_greeting.min(most_greeting);
-    let cluster = Cluster::new(options, endpoint, lane.clone(), guests, replicas);
+    let cluster = Cluster::new(options, endpoint, writer.clone(), guests, replicas);
     cluster.recall(data_dir);
     Ok((cluster, listener))
 }

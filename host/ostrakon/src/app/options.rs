@@ -30,7 +30,7 @@ pub(crate) struct Options {
     /// Its part among others; none where it is alone.
     pub cluster: Option<cluster::Options>,
     /// Where this Pod is in its cluster, if it is in a Pod.
-    pub place: Result<kubernetes::Place, kubernetes::NoPlace>,
+    pub place: Result<kubernetes::PodIdentity, kubernetes::NoIdentity>,
     /// The threads that answer requests.
     pub threads: NonZeroUsize,
     /// The most memory for the store's pages, in bytes.

@@ -1,4 +1,4 @@
-//! A swap's actions on the real engine, lane and data directory.
+//! A swap's actions on the real engine, writer and data directory.
 
 use std::future::pending;
 use std::io;
@@ -13,13 +13,13 @@ use ostrakon_engine::{
     Cache, CheckError, CompileError, Compiled, Compiler, Engine, Environment, Failure, Guest,
     Identity, Limits, LinkError, Linked, Purpose,
 };
-use ostrakon_kubernetes::NoPlace;
+use ostrakon_kubernetes::NoIdentity;
 use ostrakon_network::http;
 use ostrakon_observe::metrics::Metrics;
 use ostrakon_observe::telemetry::Filter;
 use ostrakon_settings::settings::{Settings, Topology};
-use ostrakon_shard::lane::{Lane, PromoteError, Promotion};
 use ostrakon_shard::swap::{self, Candidate, Kept, Step};
+use ostrakon_shard::writer::{PromoteError, Promotion, Writer};
 use ostrakon_volumes::secrets::Secrets;
 use tokio::task::spawn_blocking;
 
@@ -32,7 +32,7 @@ pub(super) struct Performer {
     pub(super) compiler: Compiler,
     pub(super) drain: Drain,
     pub(super) kept: Kept,
-    pub(super) lane: Lane,
+    pub(super) writer: Writer,
     pub(super) secrets: Secrets,
     pub(super) identity: Identity,
     pub(super) metrics: Arc<Metrics>,
@@ -40,7 +40,7 @@ pub(super) struct Performer {
     /// None where the shard is alone.
     pub(super) cluster: Option<Cluster>,
     /// Why no StatefulSet can be followed; none: it can.
-    pub(super) no_place: Option<NoPlace>,
+    pub(super) no_place: Option<NoIdentity>,
 }
 
 /// The parts of the live generation's settings that are in force outside the
@@ -68,7 +68,7 @@ pub(super) enum Error {
     #[error(
         "cluster.topology is \"statefulset\", and {0}; where there is no StatefulSet, set cluster.topology to \"settings\""
     )]
-    NoStatefulSet(NoPlace),
+    NoStatefulSet(NoIdentity),
     #[error("cluster.topology is \"statefulset\": start the shard with --peers, or leave it out")]
     NoPeers,
     #[error("the generation cannot be kept in the data directory")]
@@ -125,10 +125,10 @@ impl swap::Performer for Performer {
     }
 
     fn stored_schema(&self) -> Option<u32> {
-        self.lane.schema()
+        self.writer.schema()
     }
 
-    /// The lane finds by itself, in the same transaction, what to migrate from.
+    /// The writer finds by itself, in the same transaction, what to migrate from.
     async fn promote(
         &self,
         candidate: &Candidate,
@@ -149,7 +149,7 @@ impl swap::Performer for Performer {
             digest: candidate.digest,
             component: candidate.component_digest,
         };
-        let live = self.lane.promote(promotion).await?;
+        let live = self.writer.promote(promotion).await?;
         self.live.put_in_force(&candidate.settings);
         self.metrics.swap_live(live.number, &name, &version);
         let (engine, cache) = (self.engine.clone(), self.cache.clone());
@@ -193,7 +193,7 @@ impl Performer {
 
     /// The number of shards, as far as it is known.
     fn shards(&self) -> u32 {
-        let view = self.lane.views().get();
+        let view = self.writer.views().get();
         view.map_or(self.identity.shards, |view| view.shards())
     }
 }

@@ -140,7 +140,7 @@ impl Handler for Public {
             .request(target, access, response.status(), began.elapsed());
         if let Some(span) = &mut span {
             let status = u32::from(response.status().as_u16());
-            span.say("http.response.status_code", status);
+            span.set_attribute("http.response.status_code", status);
         }
         response
     }
@@ -150,8 +150,8 @@ impl Handler for Public {
 /// else's to know, and is not said.
 fn describe(span: &mut Open, request: &contract::Request, answer: &Answer) {
     let path = request.path.split('?').next().unwrap_or_default();
-    span.say("http.request.method", request.method.to_string());
-    span.say("url.path", path.to_owned());
+    span.set_attribute("http.request.method", request.method.to_string());
+    span.set_attribute("url.path", path.to_owned());
     let target = answer.route.as_ref().map(|route| &route.target);
     let target = target.map_or(Target::Unrouted, Target::from);
     span.name(format!(
@@ -187,7 +187,7 @@ impl Public {
     }
 
     /// A reply's body, which counts with its headers until its client has taken it; or what is told instead, as too much is held
-    /// already. A read can be asked again. What a write did here has to be told, and the lane ran it
+    /// already. A read can be asked again. What a write did here has to be told, and the writer ran it
     /// only as there was room; many that another shard ran can come back at once.
     fn hold(
         &self,
@@ -212,8 +212,8 @@ impl Public {
         let limit = match refused {
             Refused::RepliesFull => Some(Limit::Replies),
             Refused::TooManySlow => Some(Limit::SlowReads),
-            Refused::LaneFull => Some(Limit::LaneFull),
-            Refused::LaneWait => Some(Limit::LaneWait),
+            Refused::WriterFull => Some(Limit::WriterFull),
+            Refused::WriterWait => Some(Limit::WriterWait),
             _ => None,
         };
         if let Some(limit) = limit {

@@ -16,9 +16,9 @@ use ostrakon_cluster::{Cluster, MakeError};
 use ostrakon_kubernetes::Kubernetes;
 use ostrakon_observe::metrics::{self, Metrics, StoreSize};
 use ostrakon_observe::telemetry::Backlog;
-use ostrakon_shard::lane::{Lane, Place};
 use ostrakon_shard::survey;
 use ostrakon_shard::swap::Status;
+use ostrakon_shard::writer::{Membership, Writer};
 use ostrakon_volumes::secrets::Secrets;
 use rustix::fs::statvfs;
 use serde_json::{Value, json};
@@ -47,7 +47,7 @@ pub(super) struct Shard {
 
 /// What is there once the shard has started.
 pub(super) struct Parts {
-    pub(super) lane: Lane,
+    pub(super) writer: Writer,
     pub(super) swap: watch::Receiver<Status>,
     pub(super) secrets: Secrets,
     pub(super) credentials: Ports,
@@ -72,7 +72,7 @@ impl Shard {
     /// The store's sizes; zero where they are unknown.
     fn store_size(&self, parts: &Parts) -> StoreSize {
         let bytes = fs::metadata(&self.store_file).map_or(0, |metadata| metadata.len());
-        let view = parts.lane.views().get();
+        let view = parts.writer.views().get();
         let entries = view.and_then(|view| view.snapshot.entries().ok());
         let filesystem = statvfs(&self.store_file).ok().map(|found| {
             let size = |blocks: u64| blocks.saturating_mul(found.f_frsize);
@@ -89,7 +89,9 @@ impl Shard {
 impl Subject for Shard {
     fn live(&self) -> Result<(), String> {
         match &*self.parts.load() {
-            Some(parts) if !parts.lane.is_alive() => Err("the lane's thread has ended".to_owned()),
+            Some(parts) if !parts.writer.is_alive() => {
+                Err("the writer's thread has ended".to_owned())
+            }
             _ if self.public_has_failed.load(Ordering::Relaxed) => {
                 Err("the public port has ended".to_owned())
             }
@@ -112,16 +114,16 @@ impl Subject for Shard {
             status["candidate"] = json!(swap.candidate);
             status["refused"] = json!(swap.refused);
             status["last_refused"] = json!(swap.last_refused);
-            let problem = parts.lane.store_problem();
+            let problem = parts.writer.store_problem();
             status["store"] = json!({ "bytes": bytes, "entries": entries, "problem": problem });
-            status["lane"] = json!({
-                "depth": parts.lane.depth(),
-                "last_commit": parts.lane.last_commit().map(unix_seconds),
+            status["writer"] = json!({
+                "depth": parts.writer.depth(),
+                "last_commit": parts.writer.last_commit().map(unix_seconds),
             });
-            let view = parts.lane.views().get();
+            let view = parts.writer.views().get();
             status["topology"] = json!(
                 view.as_ref()
-                    .and_then(|view| topology(view.place.as_ref()?))
+                    .and_then(|view| topology(view.membership.as_ref()?))
             );
             if let (Some(cluster), Value::Object(topology)) =
                 (&parts.cluster, &mut status["topology"])
@@ -186,19 +188,19 @@ impl Subject for Shard {
         }
         if let Some(parts) = &*self.parts.load() {
             metrics.store_size(self.store_size(parts));
-            let is_missing = parts.lane.missing().borrow().is_some();
-            let is_damaged = parts.lane.damage().first().is_some();
+            let is_missing = parts.writer.missing().borrow().is_some();
+            let is_damaged = parts.writer.damage().first().is_some();
             metrics.store_standing(is_missing, is_damaged);
-            metrics.lane_depth(parts.lane.depth());
-            metrics.last_commit(parts.lane.last_commit().map(unix_seconds));
+            metrics.writer_depth(parts.writer.depth());
+            metrics.last_commit(parts.writer.last_commit().map(unix_seconds));
             metrics.swap_is_refused(parts.swap.borrow().refused.is_some());
             if let Some(cluster) = &parts.cluster {
                 metrics.partitions_left(cluster.partitions_to_settle());
                 let peers = cluster.peers();
                 metrics.peers_up(peers.iter().map(|peer| (peer.shard.0, peer.reached)));
-                let view = parts.lane.views().get();
-                let place = view.as_ref().and_then(|view| view.place.as_ref());
-                let plan = place.and_then(|place| place.shard.plan());
+                let view = parts.writer.views().get();
+                let membership = view.as_ref().and_then(|view| view.membership.as_ref());
+                let plan = membership.and_then(|membership| membership.shard.plan());
                 metrics.topology(plan.map(|plan| metrics::Topology {
                     epoch: plan.epoch.0,
                     shards: plan.to.shards,
@@ -229,9 +231,13 @@ fn no_plan(error: &plan::Error) -> NoPlan {
 }
 
 /// Where the shard stands among others; none before it knows.
-fn topology(place: &Place) -> Option<Value> {
-    let plan = place.shard.plan()?;
-    let batches: usize = place.shard.outboxes().map(|(_, kept)| kept.len()).sum();
+fn topology(membership: &Membership) -> Option<Value> {
+    let plan = membership.shard.plan()?;
+    let batches: usize = membership
+        .shard
+        .outboxes()
+        .map(|(_, kept)| kept.len())
+        .sum();
     Some(json!({
         "epoch": plan.epoch,
         "shards": plan.to.shards,
@@ -239,7 +245,7 @@ fn topology(place: &Place) -> Option<Value> {
         "sharding": plan.to.sharding,
         "stable": plan.is_stable(),
         "batches_to_send": batches,
-        "incarnation": place.shard.incarnation(),
+        "incarnation": membership.shard.incarnation(),
     }))
 }
 

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use bytesize::ByteSize;
 use ostrakon_base::printable::Printable;
 use ostrakon_base::stored::Unreadable;
-use ostrakon_shard::lane;
 use ostrakon_shard::swap::Kept;
+use ostrakon_shard::writer;
 use ostrakon_store::{self as store, OpenError};
 
 use super::progress::grouped;
@@ -46,7 +46,7 @@ impl Arguments {
     pub(super) fn run(self) -> Result<(), Failure> {
         let mut checked = store::check(&self.directory, CACHE)
             .map_err(|error| Failure::new(exit_of_store(&error), error))?;
-        let live = match lane::read_record(&checked.record) {
+        let live = match writer::read_record(&checked.record) {
             Ok(live) => live,
             Err(source @ Unreadable::Newer { .. }) => {
                 let path = self.directory.join("shard.redb");

@@ -12,7 +12,7 @@ use super::serve::end_with;
 use super::{Exit, Failure};
 
 /// The most threads that compile: each takes memory.
-const MOST_THREADS: usize = 4;
+const MAX_THREADS: usize = 4;
 
 /// Compile a component from standard input to standard output, for the process that started this one.
 #[derive(Debug, clap::Args)]
@@ -81,7 +81,7 @@ fn say_last(line: &str) {
 /// Those that compile: later there can be no more.
 fn start_threads() -> io::Result<()> {
     let threads = thread::available_parallelism().map_or(1, usize::from);
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.min(MOST_THREADS));
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.min(MAX_THREADS));
     pool.build_global().map_err(io::Error::other)?;
     // Each has begun when it has done something.
     rayon::broadcast(|_| ());

@@ -8,8 +8,8 @@ use std::time::Duration;
 use clap::Subcommand;
 use humantime_serde::re::humantime::parse_duration;
 use ostrakon_dev::{
-    self as dev, Addresses, Backoff, CallError, Error, MOST_SHARDS, Numbers, PlaceError,
-    Propagation, Session, Source, StartError,
+    self as dev, Addresses, Backoff, CallError, Error, MAX_SHARDS, Numbers, Propagation, Session,
+    Source, StartError, StateDirectoryError,
 };
 use ostrakon_toolchain::search;
 
@@ -83,7 +83,7 @@ struct Run {
     #[arg(long, env = "OSTRAKON_STATE", value_name = "DIR")]
     state: Option<PathBuf>,
     /// How many shards [default: as many as last time, at first 3]
-    #[arg(long, env = "OSTRAKON_SHARDS", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_SHARDS)))]
+    #[arg(long, env = "OSTRAKON_SHARDS", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_SHARDS)))]
     shards: Option<u32>,
     /// The first shard's address, a loopback one that ends in .1; the next has .2, and so on.
     #[arg(
@@ -196,11 +196,11 @@ fn exit_of(error: &Error) -> Exit {
         Error::NoSource { .. }
         | Error::NoCrate(_)
         | Error::Toolchain(search::Error::UnknownWay(_)) => Exit::Usage,
-        Error::Place(error) => match error {
-            PlaceError::Other { .. } => Exit::Usage,
-            PlaceError::InUse(_) => Exit::InUse,
-            PlaceError::Damaged { .. } => Exit::Damaged,
-            PlaceError::Newer { .. } | PlaceError::Io { .. } => Exit::Io,
+        Error::StateDirectory(error) => match error {
+            StateDirectoryError::Other { .. } => Exit::Usage,
+            StateDirectoryError::InUse(_) => Exit::InUse,
+            StateDirectoryError::Damaged { .. } => Exit::Damaged,
+            StateDirectoryError::Newer { .. } | StateDirectoryError::Io { .. } => Exit::Io,
         },
         Error::Ctl { .. } => Exit::Io,
         Error::Start(StartError::Taken { .. }) | Error::Toolchain(_) => Exit::Unavailable,

@@ -3,7 +3,7 @@
 use std::env;
 use std::fs;
 
-use ostrakon_settings::settings::MOST_SHARDS;
+use ostrakon_settings::settings::MAX_SHARDS;
 
 /// Where the system says its own name: in a Pod, the Pod's.
 const HOST_NAME: &str = "/proc/sys/kernel/hostname";
@@ -12,7 +12,7 @@ const HOST_NAME: &str = "/proc/sys/kernel/hostname";
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{0:?} is not the name of a StatefulSet's Pod, such as `kv-0` to `kv-{max}`: give --ordinal, or set POD_NAME",
-    max = MOST_SHARDS - 1
+    max = MAX_SHARDS - 1
 )]
 pub(super) struct NoOrdinal(String);
 
@@ -32,7 +32,7 @@ fn of(name: &str) -> Result<u32, NoOrdinal> {
     name.rsplit_once('-')
         .filter(|(set, digits)| !set.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()))
         .and_then(|(_, digits)| digits.parse().ok())
-        .filter(|ordinal| *ordinal < MOST_SHARDS)
+        .filter(|ordinal| *ordinal < MAX_SHARDS)
         .ok_or_else(|| NoOrdinal(name.to_owned()))
 }
 

@@ -13,7 +13,7 @@ use ostrakon_base::printable::Printable;
 use ostrakon_base::regular;
 use ostrakon_cluster::plan::{Outcome, share};
 use ostrakon_network::http::client::Question;
-use ostrakon_settings::settings::MOST_SHARDS;
+use ostrakon_settings::settings::MAX_SHARDS;
 use ostrakon_shard::survey::Amount;
 use ostrakon_volumes::volume::MAX_BYTES;
 
@@ -34,7 +34,7 @@ Examples:
   ostrakon plan --shards 5 --json | jq .moved")]
 pub(super) struct Arguments {
     /// The number of shards to find it out for.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_SHARDS)))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_SHARDS)))]
     shards: u32,
     /// A component whose `owner` is asked in place of the live guest's, plain or packed by zstd.
     #[arg(long, value_name = "FILE")]

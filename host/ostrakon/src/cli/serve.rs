@@ -8,11 +8,11 @@ use std::thread;
 
 use bytesize::ByteSize;
 use ostrakon_cluster as cluster;
-use ostrakon_kubernetes::{ACCOUNT, Given, Place};
+use ostrakon_kubernetes::{ACCOUNT, Given, PodIdentity};
 use ostrakon_observe::telemetry;
 use ostrakon_protocol::Ordinal;
 use ostrakon_settings::per_shard::{PerShard, Same};
-use ostrakon_settings::settings::MOST_SHARDS;
+use ostrakon_settings::settings::MAX_SHARDS;
 use ostrakon_store::OpenError;
 
 use super::secretive::keep_secrets;
@@ -20,7 +20,7 @@ use super::{Exit, Failure, address, is_authority, ordinal, otlp};
 use crate::app;
 
 /// The most threads that may be asked for.
-const MOST_THREADS: usize = 1024;
+const MAX_THREADS: usize = 1024;
 
 /// Run one shard until SIGTERM, SIGINT, SIGHUP or a drain.
 ///
@@ -124,8 +124,8 @@ pub(super) struct Arguments {
 }
 
 fn number(text: &str) -> Result<u32, String> {
-    let number = text.parse().ok().filter(|number| *number < MOST_SHARDS);
-    number.ok_or_else(|| format!("write a number from 0 to {}, such as 2", MOST_SHARDS - 1))
+    let number = text.parse().ok().filter(|number| *number < MAX_SHARDS);
+    number.ok_or_else(|| format!("write a number from 0 to {}, such as 2", MAX_SHARDS - 1))
 }
 
 fn peers(text: &str) -> Result<PerShard, String> {
@@ -142,8 +142,8 @@ fn processors() -> NonZeroUsize {
 
 fn threads(text: &str) -> Result<NonZeroUsize, String> {
     let threads = text.parse().ok();
-    let threads = threads.filter(|threads: &NonZeroUsize| threads.get() <= MOST_THREADS);
-    threads.ok_or_else(|| format!("write a number from 1 to {MOST_THREADS}"))
+    let threads = threads.filter(|threads: &NonZeroUsize| threads.get() <= MAX_THREADS);
+    threads.ok_or_else(|| format!("write a number from 1 to {MAX_THREADS}"))
 }
 
 fn size(text: &str) -> Result<ByteSize, String> {
@@ -186,7 +186,7 @@ impl Arguments {
             None => ordinal::of_this_pod().map_err(Failure::with(Exit::Usage))?,
         };
         let set = |name| env::var(name).ok();
-        let place = Place::find(Given {
+        let place = PodIdentity::find(Given {
             host: set("KUBERNETES_SERVICE_HOST"),
             port: set("KUBERNETES_SERVICE_PORT"),
             account: self.service_account,
@@ -262,7 +262,9 @@ fn exit_of(error: &app::Error) -> Exit {
         Error::Bind { .. } => Exit::Unavailable,
         Error::Store(error) => exit_of_store(error),
         Error::Record { .. } => Exit::Damaged,
-        Error::Data { .. } | Error::Secrets(_) | Error::Volume(_) | Error::Place(_) => Exit::Io,
+        Error::Data { .. } | Error::Secrets(_) | Error::Volume(_) | Error::Membership(_) => {
+            Exit::Io
+        }
         Error::Stopped(_) => Exit::Stopped,
         Error::Engine(_) | Error::System(_) => Exit::Internal,
         Error::Undrained { .. } | Error::PartitionsLeft | Error::Forced => Exit::CutOff,

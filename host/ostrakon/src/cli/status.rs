@@ -16,7 +16,7 @@ use super::progress::Progress;
 use super::watch::Watch;
 use super::{Exit, Failure, say};
 
-/// Show how a shard is: its generation, what was refused and why, its store and lane.
+/// Show how a shard is: its generation, what was refused and why, its store and writer.
 ///
 /// While partitions move, the coordinator, shard 0, shows how far all shards have come with theirs,
 /// and each other shard shows its own.

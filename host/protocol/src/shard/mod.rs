@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
-use super::plan::{Cursor, Epoch, HIGHEST_FIRST, Incarnation, MOST_AHEAD, Ordinal, Plan};
+use super::plan::{Cursor, Epoch, HIGHEST_FIRST, Incarnation, MAX_AHEAD, Ordinal, Plan};
 
 /// One shard's part in the protocol.
 ///
@@ -125,7 +125,7 @@ pub enum Received {
 pub enum Stopped {
     /// Another process of the same ordinal was started later.
     #[error(
-        "peers heed another process of this ordinal, of the number {}: this one serves nothing until it is known whether that one is there", .0.0
+        "peers accept another process of this ordinal, of the number {}: this one serves nothing until it is known whether that one is there", .0.0
     )]
     Superseded(Incarnation),
     /// The others ended a change for which this store says that it has not given
@@ -175,8 +175,8 @@ impl Shard {
         self.incarnation = Incarnation(self.incarnation.0.saturating_add(1)).max(at_least);
     }
 
-    /// The process of a shard that is heeded, and its store; none was heard of yet.
-    pub fn heeds(&self, shard: Ordinal) -> Option<(Incarnation, u128)> {
+    /// The process of a shard that is accepted, and its store; none was heard of yet.
+    pub fn accepts(&self, shard: Ordinal) -> Option<(Incarnation, u128)> {
         self.heard.get(&shard).copied()
     }
 
@@ -184,7 +184,7 @@ impl Shard {
     /// is a later one than any before, which is to be heard.
     ///
     /// # Errors
-    /// The number of that which is to be heeded instead, to tell the sender: it
+    /// The number of that which is to be accepted instead, to tell the sender: it
     /// has a lower one, or the same on another store.
     pub fn is_later(
         &self,
@@ -422,7 +422,7 @@ impl Shard {
         }
     }
 
-    /// A batch came, from a process that is to be heeded, with a plan that was
+    /// A batch came, from a process that is to be accepted, with a plan that was
     /// learned.
     pub fn receive(&mut self, batch: &Batch) -> Received {
         let hand_off = &batch.hand_off;
@@ -441,7 +441,7 @@ impl Shard {
             return Received::Ignore;
         }
         let highest = same_store.map_or(HIGHEST_FIRST, |inbox| {
-            inbox.applied.saturating_add(MOST_AHEAD)
+            inbox.applied.saturating_add(MAX_AHEAD)
         });
         if batch.number != hand_off.number || !(1..=highest).contains(&batch.number) {
             return Received::Ignore;

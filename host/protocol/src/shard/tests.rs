@@ -3,7 +3,7 @@
 use ostrakon_base::digest::Digest;
 
 use super::*;
-use crate::{ClusterId, MOST_SHARDS, Placement};
+use crate::{ClusterId, MAX_SHARDS, Placement};
 
 fn placement(shards: u32) -> Placement {
     Placement {
@@ -31,7 +31,7 @@ fn what_no_coordinator_would_say_is_not_gone_by() {
         with(&change, u64::MAX),
         with(&change, 1 << 40),
         known.then(&placement(0)),
-        known.then(&placement(MOST_SHARDS + 1)),
+        known.then(&placement(MAX_SHARDS + 1)),
         // It begins elsewhere, or changes nothing.
         known.then(&placement(4)).then(&placement(5)),
         known.ended(),

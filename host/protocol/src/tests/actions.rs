@@ -1,5 +1,5 @@
 //! What can happen in a world, one step at a time. What the host does around
-//! the protocol, its lane and its disk above all, is done here by a few lines;
+//! the protocol, its writer and its disk above all, is done here by a few lines;
 //! the decisions are the protocol's own.
 
 use std::collections::{BTreeSet, VecDeque};

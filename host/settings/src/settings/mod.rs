@@ -21,7 +21,7 @@ use ostrakon_observe::telemetry;
 pub use routing::Routing;
 pub use topology::Topology;
 
-pub use ostrakon_protocol::MOST_SHARDS;
+pub use ostrakon_protocol::MAX_SHARDS;
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
@@ -37,8 +37,8 @@ pub struct Settings {
     pub guest: Guest,
     /// Limits on the data.
     pub store: Store,
-    /// Limits on the lane.
-    pub lane: Lane,
+    /// Limits on the writer.
+    pub writer: Writer,
     /// How the shard stops.
     pub drain: Drain,
     /// What is logged.
@@ -106,7 +106,7 @@ pub struct Guest {
     /// How long a read may run. Default 1 s; 1 ms to 10 min.
     #[serde(with = "humantime_serde")]
     pub read_deadline: Duration,
-    /// How long a write may run in the lane, where others wait for it. Default
+    /// How long a write may run in the writer, where others wait for it. Default
     /// 250 ms; 1 ms to 10 min.
     #[serde(with = "humantime_serde")]
     pub write_deadline: Duration,
@@ -114,7 +114,7 @@ pub struct Guest {
     /// 1 ms to 10 min.
     #[serde(with = "humantime_serde")]
     pub check_deadline: Duration,
-    /// How long a migration may hold the lane. Default 60 s; 1 ms to 24 h.
+    /// How long a migration may hold the writer. Default 60 s; 1 ms to 24 h.
     #[serde(with = "humantime_serde")]
     pub migrate_deadline: Duration,
     /// The bytes of a reply's headers and body. Default 9 MiB; 1 KiB to 1 GiB,
@@ -162,10 +162,10 @@ pub struct Store {
     pub max_partition_bytes: usize,
 }
 
-/// `[lane]`: limits on the lane.
+/// `[writer]`: limits on the writer.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields, expecting = "a table, as in `[lane]`")]
-pub struct Lane {
+#[serde(default, deny_unknown_fields, expecting = "a table, as in `[writer]`")]
+pub struct Writer {
     /// Write requests that may wait; more are turned away. Default 4,096; 1 to
     /// 1,000,000.
     pub max_waiting: usize,
@@ -195,7 +195,7 @@ pub struct Drain {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a table, as in `[log]`")]
 pub struct Log {
-    /// Directives such as `info` or `ostrakon_shard::lane=debug,warn`. Default: what
+    /// Directives such as `info` or `ostrakon_shard::writer=debug,warn`. Default: what
     /// the command line says.
     pub filter: Option<String>,
 }
@@ -283,7 +283,7 @@ impl Default for Store {
     }
 }
 
-impl Default for Lane {
+impl Default for Writer {
     fn default() -> Self {
         Self {
             max_waiting: 4096,
@@ -318,7 +318,7 @@ impl Settings {
             http,
             guest,
             store,
-            lane,
+            writer,
             drain,
             log,
             cluster,
@@ -381,9 +381,14 @@ impl Settings {
             GIB,
         )?;
 
-        count("lane.max_waiting", lane.max_waiting as u64, 1, 1_000_000)?;
-        time("lane.max_wait", lane.max_wait, HOUR)?;
-        count("lane.max_group", lane.max_group as u64, 1, 65_536)?;
+        count(
+            "writer.max_waiting",
+            writer.max_waiting as u64,
+            1,
+            1_000_000,
+        )?;
+        time("writer.max_wait", writer.max_wait, HOUR)?;
+        count("writer.max_group", writer.max_group as u64, 1, 65_536)?;
 
         time("drain.deadline", drain.deadline, HOUR)?;
 
@@ -391,7 +396,7 @@ impl Settings {
             "cluster.shards",
             cluster.shards.into(),
             1,
-            MOST_SHARDS.into(),
+            MAX_SHARDS.into(),
         )?;
         count(
             "cluster.max_waiting",

@@ -31,12 +31,12 @@ fn sizes_are_text_or_bytes_and_times_are_text() {
 #[test]
 fn an_unknown_field_or_section_is_named_with_its_line() {
     refused(
-        "[lane]\nmax_wait = '1s'\nmax_wiat = '2s'\n",
+        "[writer]\nmax_wait = '1s'\nmax_wiat = '2s'\n",
         "ostrakon.toml, line 3: unknown field `max_wiat`, expected one of `max_waiting`, `max_wait`, `max_group`",
     );
     refused(
-        "[lanes]\n",
-        "ostrakon.toml, line 1: unknown field `lanes`, expected one of `http`, `guest`, `store`, `lane`, `drain`, `log`, `cluster`",
+        "[writers]\n",
+        "ostrakon.toml, line 1: unknown field `writers`, expected one of `http`, `guest`, `store`, `writer`, `drain`, `log`, `cluster`",
     );
 }
 
@@ -60,12 +60,12 @@ fn a_value_outside_its_bounds_is_shown_with_them() {
         "http.max_header_bytes is 8191 bytes; it must be 8KiB to 1MiB",
     );
     refused(
-        "lane.max_wait = '2h'",
-        "lane.max_wait is 2h; it must be 1ms to 1h",
+        "writer.max_wait = '2h'",
+        "writer.max_wait is 2h; it must be 1ms to 1h",
     );
     refused(
-        "lane.max_wait = '0s'",
-        "lane.max_wait is 0s; it must be 1ms to 1h",
+        "writer.max_wait = '0s'",
+        "writer.max_wait is 0s; it must be 1ms to 1h",
     );
     refused(
         "guest.max_memory = '8GiB'",

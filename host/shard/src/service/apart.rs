@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::Refused;
-use super::queue::{Bounds, Entered, Place, Queue};
+use super::queue::{Bounds, Entered, Queue, Ticket};
 
 /// How many may wait for a thread.
 const MAX_WAITING: usize = 256;
@@ -44,7 +44,7 @@ impl std::fmt::Debug for Job {
 /// Takes a read back, unless it runs already: its client is gone.
 struct Waits<'a> {
     apart: &'a Apart,
-    place: Place,
+    place: Ticket,
 }
 
 impl Drop for Waits<'_> {

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::others::{NoPart, Part};
 use super::{Answer, Refused, Service, has_no_room};
-use crate::lane::View;
+use crate::writer::View;
 
 /// How long to wait before shards that could not all answer are asked again;
 /// twice as long each time, up to the second.
@@ -37,7 +37,7 @@ impl Service {
         };
         let mut pause = ASK_AGAIN[0];
         loop {
-            let Some(view) = self.lane.views().get() else {
+            let Some(view) = self.writer.views().get() else {
                 return self.refused(route, Refused::Starting);
             };
             let reply = self.gathered(&view, request, deadline).await;
@@ -66,7 +66,10 @@ impl Service {
         request: &Arc<Request>,
         deadline: Instant,
     ) -> Result<Reply, Unjoined> {
-        let plan = view.place.as_ref().and_then(|place| place.shard.plan());
+        let plan = view
+            .membership
+            .as_ref()
+            .and_then(|membership| membership.shard.plan());
         let plan = plan.ok_or_else(|| {
             Refused::Away("it does not know yet how many shards there are".to_owned())
         })?;
@@ -159,9 +162,12 @@ impl Service {
     /// # Errors
     /// Why there is none.
     pub async fn part(&self, request: &Arc<Request>) -> Result<Part, Refused> {
-        let view = self.lane.views().get().ok_or(Refused::Starting)?;
-        let place = view.place.as_ref().ok_or(Refused::Starting)?;
-        let moved = place.shard.moved(place.store).ok_or(Refused::Starting)?;
+        let view = self.writer.views().get().ok_or(Refused::Starting)?;
+        let membership = view.membership.as_ref().ok_or(Refused::Starting)?;
+        let moved = membership
+            .shard
+            .moved(membership.store)
+            .ok_or(Refused::Starting)?;
         let client = &request.client;
         let call = |bound| {
             let (view, request) = (Arc::clone(&view), Arc::clone(request));

@@ -1,5 +1,5 @@
 //! A request's way: routed by the guest, then answered on the snapshot if it
-//! reads, by the lane if it writes.
+//! reads, by the writer if it writes.
 
 mod apart;
 mod everywhere;
@@ -24,7 +24,7 @@ use ostrakon_store::CommitError;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout_at};
 
-use crate::lane::{Lane, View, Write, Written};
+use crate::writer::{View, Write, Writer, Written};
 pub use others::{Boxed, Forwarded, NoPart, Others, Part};
 use routing::{Asker, Known};
 use waiting::{Waiting, Waits};
@@ -43,7 +43,7 @@ const ASK_AGAIN: Duration = Duration::from_millis(20);
 #[derive(Clone, Debug)]
 pub struct Service {
     ordinal: u32,
-    lane: Lane,
+    writer: Writer,
     apart: Apart,
     /// How many requests of one connection have their turn at a time: as many as there are
     /// threads for those of all.
@@ -73,14 +73,14 @@ pub struct Answer {
 impl Answer {
     /// Says in the span of the request what it came to.
     pub fn tell(&self, span: &mut Open) {
-        span.say("ostrakon.shard", self.shard);
+        span.set_attribute("ostrakon.shard", self.shard);
         if let Some(generation) = self.generation {
-            span.say("ostrakon.generation", generation.to_string());
+            span.set_attribute("ostrakon.generation", generation.to_string());
         }
         if let Some(route) = &self.route {
             let (target, access) = (metrics::Target::from(&route.target), route.access.into());
-            span.say("ostrakon.target", value_of(target));
-            span.say("ostrakon.access", value_of::<metrics::Access>(access));
+            span.set_attribute("ostrakon.target", value_of(target));
+            span.set_attribute("ostrakon.access", value_of::<metrics::Access>(access));
         }
         if let Err(refused) = &self.reply {
             span.fail(refused.to_string());
@@ -109,12 +109,12 @@ pub enum Refused {
     /// Too many slow reads wait to be run apart.
     #[error("too many slow requests are under way: try again later")]
     TooManySlow,
-    /// Too many writes wait for the lane.
+    /// Too many writes wait for the writer.
     #[error("too many writes are waiting: try again later")]
-    LaneFull,
-    /// The write waited too long for the lane.
+    WriterFull,
+    /// The write waited too long for the writer.
     #[error("the write waited too long for its turn, and was not run: try again later")]
-    LaneWait,
+    WriterWait,
     /// What was written could not be made durable.
     #[error(transparent)]
     NotStored(#[from] CommitError),
@@ -179,14 +179,14 @@ impl Service {
     /// A service of shard `ordinal`.
     pub fn new(
         ordinal: u32,
-        lane: Lane,
+        writer: Writer,
         metrics: Arc<Metrics>,
         others: Option<Arc<dyn Others>>,
     ) -> Self {
         Self {
             ordinal,
-            replies: lane.replies().clone(),
-            lane,
+            replies: writer.replies().clone(),
+            writer,
             apart: Apart::new(Arc::clone(&metrics)),
             turns: Handle::current().metrics().num_workers().max(2),
             metrics,
@@ -267,7 +267,7 @@ impl Service {
             hops = 0;
             let again = Instant::now() + ASK_AGAIN;
             // The sooner of a new view and a little time.
-            let changed = self.lane.views().changed();
+            let changed = self.writer.views().changed();
             let _ = timeout_at(again.min(deadline), changed).await;
         }
     }
@@ -291,7 +291,7 @@ impl Service {
         };
         let mut route = None;
         loop {
-            let changed = self.lane.views().changed();
+            let changed = self.writer.views().changed();
             match self.run_here(request, &asker, &mut route).await {
                 Here::Answered(answer) => return Ok(answer),
                 Here::Elsewhere(awaited @ Authority::Awaited { .. }) => {
@@ -332,7 +332,7 @@ impl Service {
                 return Followed::Here;
             }
             // As for a request that is run here: its reply might have to be told.
-            let view = self.lane.views().get();
+            let view = self.writer.views().get();
             if view.is_some_and(|view| has_no_room(&self.replies, &view, &request.client)) {
                 return Followed::Answered(self.refused(None, Refused::RepliesFull));
             }
@@ -377,7 +377,7 @@ impl Service {
     /// Whether a request that came at a time may wait for another shard, and until
     /// when.
     fn may_wait(&self, came: Instant) -> Option<(Waits, Instant)> {
-        let view = self.lane.views().get()?;
+        let view = self.writer.views().get()?;
         let cluster = &view.guest.settings().cluster;
         let waits = self.waiting.enter(cluster.max_waiting, &self.metrics)?;
         Some((waits, came + cluster.max_wait))
@@ -385,7 +385,7 @@ impl Service {
 
     /// Until when a request that came at a time waits for other shards at most.
     fn waits_until(&self, came: Instant) -> Instant {
-        let view = self.lane.views().get();
+        let view = self.writer.views().get();
         came + view.map_or(Duration::ZERO, |view| {
             view.guest.settings().cluster.max_wait
         })
@@ -406,12 +406,12 @@ impl Service {
                 reply,
             })
         };
-        self.lane.asked();
+        self.writer.asked();
         let mut recovered = false;
         for _ in 0..MAX_REROUTES {
             // Before its view, which is not to be old when it is run.
             let turn = self.turn(&request.client).await;
-            let Some(view) = self.lane.views().get() else {
+            let Some(view) = self.writer.views().get() else {
                 return answered(route, None, Err(Refused::Starting));
             };
             let (seen, read) = self.read(turn, view, request, asker, route).await;
@@ -426,7 +426,7 @@ impl Service {
                 // What is damaged is so in each opening.
                 Err(Refused::Failed(Failure::Store(error))) if !recovered && !error.is_damage() => {
                     recovered = true;
-                    self.lane.recover(seen.opening).await;
+                    self.writer.recover(seen.opening).await;
                     continue;
                 }
                 Err(refused) => return answered(route, generation, Err(refused)),
@@ -437,7 +437,7 @@ impl Service {
                 generation: seen.generation,
                 hand_off: asker.hand_off.clone(),
             };
-            let (generation, reply) = match self.lane.write(write, seen.max_waiting).await {
+            let (generation, reply) = match self.writer.write(write, seen.max_waiting).await {
                 Written::Replied {
                     generation, reply, ..
                 } => (Some(generation), Ok(reply)),
@@ -447,15 +447,15 @@ impl Service {
                 } => (Some(generation), Err(Refused::Failed(failure))),
                 Written::Rerouted => continue,
                 Written::Elsewhere(authority) => return Here::Elsewhere(authority),
-                Written::Full => (None, Err(Refused::LaneFull)),
-                Written::Waited => (None, Err(Refused::LaneWait)),
+                Written::Full => (None, Err(Refused::WriterFull)),
+                Written::Waited => (None, Err(Refused::WriterWait)),
                 Written::RepliesFull => (None, Err(Refused::RepliesFull)),
                 Written::NotStored(error) => (generation, Err(Refused::NotStored(error))),
                 Written::Ended => (None, Err(Refused::Stopping)),
             };
             return answered(route, generation, reply);
         }
-        answered(route, None, Err(Refused::LaneWait))
+        answered(route, None, Err(Refused::WriterWait))
     }
 
     /// Waits for a request's turn to be run on the threads that all share, after those that
@@ -494,7 +494,7 @@ impl Service {
         // While it waits it keeps no snapshot.
         drop(view);
         let client = request.client.clone();
-        let (views, replies) = (self.lane.views().clone(), self.replies.clone());
+        let (views, replies) = (self.writer.views().clone(), self.replies.clone());
         let (request, asker) = (Arc::clone(request), asker.clone());
         let again = async move {
             let view = views.get()?;
@@ -531,7 +531,7 @@ impl Seen {
         Self {
             generation: view.generation,
             opening: view.snapshot.opening(),
-            max_waiting: view.guest.settings().lane.max_waiting,
+            max_waiting: view.guest.settings().writer.max_waiting,
         }
     }
 }
@@ -556,10 +556,12 @@ async fn attempt(
     let route = lease.route(request, bound).await?;
     let route = routed.insert(route);
     let snapshot = || Arc::clone(&view.snapshot);
-    if let Some(place) = &view.place {
+    if let Some(membership) = &view.membership {
         match &route.target {
             Target::Partition(partition) => {
-                let authority = place.authority(partition, asker.hand_off.as_ref()).await?;
+                let authority = membership
+                    .authority(partition, asker.hand_off.as_ref())
+                    .await?;
                 if authority != Authority::Mine {
                     if !routing::finds_nothing(view, asker, route.access, partition).await? {
                         return Ok(Progress::Elsewhere(authority));
@@ -570,7 +572,7 @@ async fn attempt(
                     return Ok(Progress::Replied(reply));
                 }
             }
-            Target::Everywhere if !place.shard.has_all() => return Ok(Progress::Everywhere),
+            Target::Everywhere if !membership.shard.has_all() => return Ok(Progress::Everywhere),
             Target::Everywhere | Target::Here => {}
         }
     }

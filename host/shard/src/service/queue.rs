@@ -36,12 +36,12 @@ pub(super) struct Bounds {
 #[derive(Debug)]
 struct OfOne<T> {
     running: usize,
-    waiting: VecDeque<(Place, T)>,
+    waiting: VecDeque<(Ticket, T)>,
 }
 
 /// Where something waits, to take it back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct Ticket {
     client: u64,
     number: u64,
 }
@@ -50,7 +50,7 @@ pub(super) struct Place {
 #[derive(Debug)]
 pub(super) enum Entered<T> {
     /// It waits; in place of this one, if there was no room for both.
-    Waits(Place, Option<T>),
+    Waits(Ticket, Option<T>),
     /// There is no room for it.
     Full(T),
 }
@@ -88,7 +88,7 @@ impl<T> Queue<T> {
             }
         }
         self.last += 1;
-        let place = Place {
+        let place = Ticket {
             client,
             number: self.last,
         };
@@ -134,7 +134,7 @@ impl<T> Queue<T> {
     }
 
     /// Takes back what waits; none if it does no longer.
-    pub(super) fn take_back(&mut self, place: Place) -> Option<T> {
+    pub(super) fn take_back(&mut self, place: Ticket) -> Option<T> {
         let of_one = self.clients.get_mut(&place.client)?;
         let at = of_one
             .waiting

@@ -38,7 +38,7 @@ use ostrakon_settings::settings::Routing;
 use tokio::time::Instant;
 
 use super::{Answer, Followed, Refused, Service};
-use crate::lane::View;
+use crate::writer::View;
 
 /// Who asks, and what is known of the partition.
 #[derive(Clone, Debug)]
@@ -106,11 +106,12 @@ pub(super) async fn finds_nothing(
     partition: &[u8],
 ) -> Result<bool, Failure> {
     let routing = view.guest.settings().cluster.routing;
-    let (true, Routing::Local, Some(place)) = (asker.is_client, routing, &view.place) else {
+    let (true, Routing::Local, Some(membership)) = (asker.is_client, routing, &view.membership)
+    else {
         return Ok(false);
     };
-    let owners = place.owners_of(partition).await?;
-    let me = place.shard.ordinal();
+    let owners = membership.owners_of(partition).await?;
+    let me = membership.shard.ordinal();
     Ok(owners.is_some_and(|owners| way(routing, access, me, owners) == Way::Nothing))
 }
 
@@ -162,20 +163,21 @@ impl Service {
         route: Option<&Route>,
         until: Instant,
     ) -> Result<Option<(Ordinal, Refused)>, String> {
-        let view = self.lane.views().get();
+        let view = self.writer.views().get();
         let (Some(view), Some(others), Some(route)) = (view, &self.others, route) else {
             return Ok(None);
         };
         let settings = &view.guest.settings().cluster;
-        let (Some(place), Target::Partition(partition)) = (&view.place, &route.target) else {
+        let (Some(membership), Target::Partition(partition)) = (&view.membership, &route.target)
+        else {
             return Ok(None);
         };
         if settings.routing == Routing::Forward {
             return Ok(None);
         }
-        let owners = place.owners_of(partition).await;
+        let owners = membership.owners_of(partition).await;
         let (Some(plan), Some(owners)) = (
-            place.shard.plan(),
+            membership.shard.plan(),
             owners.map_err(|failure| failure.to_string())?,
         ) else {
             return Ok(None);

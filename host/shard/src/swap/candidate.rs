@@ -263,13 +263,13 @@ mod tests {
     fn files_are_sorted_into_component_settings_and_the_guests_own() {
         let source = files(&[
             ("guest.wasm", &component()),
-            ("ostrakon.toml", b"lane.max_group = 7"),
+            ("ostrakon.toml", b"writer.max_group = 7"),
             ("sharding", b"jump"),
         ]);
         let candidate = Candidate::new(&source).unwrap();
         assert_eq!(candidate.component, component());
         assert_eq!(candidate.component_digest, Digest::of(&component()));
-        assert_eq!(candidate.settings.lane.max_group, 7);
+        assert_eq!(candidate.settings.writer.max_group, 7);
         assert_eq!(candidate.files.keys().collect::<Vec<_>>(), ["sharding"]);
         assert_eq!(candidate.digest, source.digest());
         assert_eq!(
@@ -357,8 +357,8 @@ mod tests {
     fn wrong_settings_are_rejected_by_name() {
         let with = |text: &'static [u8]| rejected_settings(&component(), text);
         assert_eq!(
-            with(b"lane.max_group = 0"),
-            "lane.max_group is 0; it must be 1 to 65536"
+            with(b"writer.max_group = 0"),
+            "writer.max_group is 0; it must be 1 to 65536"
         );
         assert_eq!(with(b"\xff"), "ostrakon.toml is not UTF-8 text");
     }

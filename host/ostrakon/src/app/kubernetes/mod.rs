@@ -9,14 +9,14 @@ use ostrakon_cluster::{Cluster, Missing};
 use ostrakon_kubernetes::{Event, Kind, Kubernetes};
 use ostrakon_protocol::{Ordinal, Plan};
 use ostrakon_settings::settings::{Settings, Topology};
-use ostrakon_shard::lane::Lane;
 use ostrakon_shard::swap::Status;
+use ostrakon_shard::writer::Writer;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::drain::Drain;
 
-/// How often the plan is looked at, for Events. It changes in the lane, which has
+/// How often the plan is looked at, for Events. It changes in the writer, which has
 /// no time to say so.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How often it is looked whether shards are missing, or writes refused.
@@ -31,7 +31,7 @@ pub(super) struct Part {
     pub(super) ordinal: u32,
     pub(super) settings: Arc<ArcSwap<Settings>>,
     pub(super) swap: watch::Receiver<Status>,
-    pub(super) lane: Lane,
+    pub(super) writer: Writer,
     pub(super) drain: Drain,
     /// None where the shard is alone.
     pub(super) cluster: Option<Cluster>,
@@ -100,7 +100,7 @@ impl Part {
     }
 
     async fn see_the_store(self) {
-        self.see_trouble(|| self.lane.writes_problem(), of_writes)
+        self.see_trouble(|| self.writer.writes_problem(), of_writes)
             .await;
     }
 
@@ -136,8 +136,8 @@ impl Part {
         let mut before: Option<Plan> = None;
         loop {
             looks.tick().await;
-            let view = self.lane.views().get();
-            let place = view.as_ref().and_then(|view| view.place.as_ref());
+            let view = self.writer.views().get();
+            let place = view.as_ref().and_then(|view| view.membership.as_ref());
             let Some(now) = place.and_then(|place| place.shard.plan()) else {
                 continue;
             };

@@ -1,4 +1,4 @@
-//! The lane: the shard's single writer.
+//! The writer: the shard's single writer.
 //!
 //! One thread owns the [`Store`]. It takes all write requests that wait, runs
 //! them one after another, each on top of the writes before it, commits them
@@ -9,7 +9,7 @@
 mod counting;
 mod pace;
 mod parts;
-mod place;
+mod membership;
 mod promotion;
 mod record;
 mod standing;
@@ -17,8 +17,8 @@ mod turns;
 mod view;
 mod worker;
 
+pub use membership::{Change, ChangeError, Changed, Membership, Owners};
 pub use pace::Pace;
-pub use place::{Change, ChangeError, Changed, Owners, Place};
 pub use promotion::{Live, PromoteError, Promotion};
 pub use turns::Turns;
 pub use view::{View, Views};
@@ -48,11 +48,15 @@ use worker::{Guests, Worker};
 /// # Errors
 /// What cannot be read, and why.
 pub fn read_record(record: &Record) -> Result<Option<Live>, Unreadable> {
-    record.topology.as_deref().map(Place::decode).transpose()?;
+    record
+        .topology
+        .as_deref()
+        .map(Membership::decode)
+        .transpose()?;
     record.generation.as_deref().map(Live::decode).transpose()
 }
 
-/// Why a lane cannot be started.
+/// Why a writer cannot be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// What is stored of the shard's place cannot be read.
@@ -63,7 +67,7 @@ pub enum StartError {
     System(#[from] std::io::Error),
 }
 
-/// A write request for the lane.
+/// A write request for the writer.
 #[derive(Debug)]
 pub struct Write {
     /// The request.
@@ -100,7 +104,7 @@ pub enum Written {
     Rerouted,
     /// Nothing was run: the partition is not this shard's to write now.
     Elsewhere(Authority),
-    /// Nothing was run: the lane is full.
+    /// Nothing was run: the writer is full.
     Full,
     /// Nothing was run: the request waited longer than it may.
     Waited,
@@ -108,7 +112,7 @@ pub enum Written {
     RepliesFull,
     /// What was written could not be made durable, and must not be acknowledged.
     NotStored(CommitError),
-    /// Nothing is stored, and no more is taken: the lane has ended.
+    /// Nothing is stored, and no more is taken: the writer has ended.
     Ended,
 }
 
@@ -121,10 +125,10 @@ enum Message {
     End,
 }
 
-/// A handle to the lane. Clones are of the same lane, which ends when told to,
+/// A handle to the writer. Clones are of the same writer, which ends when told to,
 /// or with the last of them.
 #[derive(Clone, Debug)]
-pub struct Lane {
+pub struct Writer {
     sender: mpsc::Sender<Message>,
     state: Arc<State>,
     views: Views,
@@ -133,7 +137,7 @@ pub struct Lane {
     damage: Damage,
 }
 
-/// What can be seen of the lane from outside.
+/// What can be seen of the writer from outside.
 #[derive(Debug, Default)]
 struct State {
     /// Write requests that wait.
@@ -153,15 +157,15 @@ struct State {
     missing: watch::Sender<Option<Missing>>,
     /// The last write found no space.
     full: AtomicBool,
-    /// Something was sent: for a lane that has no thread to wait for it.
+    /// Something was sent: for a writer that has no thread to wait for it.
     sent: tokio::sync::Notify,
 }
 
-impl Lane {
-    /// Starts the lane's thread, which then owns the store. With an `ordinal` it
+impl Writer {
+    /// Starts the writer's thread, which then owns the store. With an `ordinal` it
     /// is one of several shards: what was stored of its place is taken up, and
     /// [`Change::Start`] is the first thing to tell it. Guests are called with
-    /// the timers of `runtime`. The thread ends by [`Lane::end`] or with
+    /// the timers of `runtime`. The thread ends by [`Writer::end`] or with
     /// the last handle; joining gives the store back closed.
     ///
     /// # Errors
@@ -173,24 +177,25 @@ impl Lane {
         metrics: Arc<Metrics>,
     ) -> Result<(Self, thread::JoinHandle<()>), StartError> {
         let stored = store.record().topology.as_deref();
-        let stored = stored.map(Place::decode).transpose()?;
-        let place = match (ordinal, stored) {
+        let stored = stored.map(Membership::decode).transpose()?;
+        let membership = match (ordinal, stored) {
             (None, _) => None,
             (Some(_), Some(stored)) => Some(stored),
-            (Some(ordinal), None) => Some(Place::new(ordinal)?),
+            (Some(ordinal), None) => Some(Membership::new(ordinal)?),
         };
         let guests = Guests::On(runtime);
-        let (lane, worker, receiver) = Self::new(store, place, guests, Pace::default(), metrics);
+        let (writer, worker, receiver) =
+            Self::new(store, membership, guests, Pace::default(), metrics);
         let thread = thread::Builder::new()
-            .name("lane".to_owned())
+            .name("writer".to_owned())
             .spawn(move || worker.run(&receiver))?;
-        Ok((lane, thread))
+        Ok((writer, thread))
     }
 
-    /// A lane, what is to work for it, and where that gets its messages.
+    /// A writer, what is to work for it, and where that gets its messages.
     fn new(
         store: Store,
-        place: Option<Place>,
+        membership: Option<Membership>,
         guests: Guests,
         pace: Pace,
         metrics: Arc<Metrics>,
@@ -200,7 +205,7 @@ impl Lane {
             schema: Mutex::new(store.record().schema),
             ..State::default()
         });
-        let lane = Self {
+        let writer = Self {
             sender,
             state,
             views: Views::default(),
@@ -208,11 +213,11 @@ impl Lane {
             metrics,
             damage: store.damage().clone(),
         };
-        let worker = Worker::new(store, place, guests, pace, &lane);
-        (lane, worker, receiver)
+        let worker = Worker::new(store, membership, guests, pace, &writer);
+        (writer, worker, receiver)
     }
 
-    /// Sends a message; says whether the lane is there to take it.
+    /// Sends a message; says whether the writer is there to take it.
     fn send(&self, message: Message) -> bool {
         let sent = self.sender.send(message).is_ok();
         self.state.sent.notify_one();
@@ -230,14 +235,14 @@ impl Lane {
     }
 
     /// Runs a write request and waits until what it wrote is durable. Dropping
-    /// the future does not take the request back once the lane has begun it.
+    /// the future does not take the request back once the writer has begun it.
     pub async fn write(&self, write: Write, max_waiting: usize) -> Written {
         let depth = self.state.depth.fetch_add(1, Ordering::Relaxed);
         if depth >= max_waiting {
             self.state.depth.fetch_sub(1, Ordering::Relaxed);
             return Written::Full;
         }
-        self.metrics.lane_depth(depth + 1);
+        self.metrics.writer_depth(depth + 1);
         let (sender, receiver) = oneshot::channel();
         if !self.send(Message::Write(write, Instant::now(), sender)) {
             return Written::Ended;
@@ -288,7 +293,7 @@ impl Lane {
         }
     }
 
-    /// Ends the lane after all that was sent before, and so closes the store.
+    /// Ends the writer after all that was sent before, and so closes the store.
     /// What other handles send from then on is told that it has ended.
     pub fn end(&self) {
         // If it has ended already, so much the better.
@@ -321,7 +326,7 @@ impl Lane {
     /// The schema of the stored data; none where no generation was live yet.
     ///
     /// # Panics
-    /// When the lane has panicked while it changed it.
+    /// When the writer has panicked while it changed it.
     pub fn schema(&self) -> Option<u32> {
         *self
             .state
@@ -330,7 +335,7 @@ impl Lane {
             .expect("no holder of this lock panics")
     }
 
-    /// Whether the lane's thread runs: if it does not, only a restart helps.
+    /// Whether the writer's thread runs: if it does not, only a restart helps.
     pub fn is_alive(&self) -> bool {
         !self.state.ended.load(Ordering::Relaxed)
     }

@@ -12,7 +12,7 @@ const MAX_NAMESPACE: usize = 4 << 10;
 
 /// Where this Pod is in its cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct PodIdentity {
     /// The API server.
     pub(super) server: Uri,
     /// What the ServiceAccount is mounted as: `token` and `ca.crt`, which change.
@@ -45,7 +45,7 @@ pub struct Given {
 
 /// Why a process is in no Pod whose API server it could ask.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NoPlace {
+pub enum NoIdentity {
     /// No API server is named.
     #[error(
         "this process is in no Pod: KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT are not set"
@@ -71,14 +71,14 @@ pub enum NoPlace {
     NoStatefulSet(String),
 }
 
-impl Place {
+impl PodIdentity {
     /// Finds out where a Pod is. Reads its namespace from the ServiceAccount.
     ///
     /// # Errors
     /// When it is in no Pod, or lacks what an API server demands.
-    pub fn find(given: Given) -> Result<Self, NoPlace> {
+    pub fn find(given: Given) -> Result<Self, NoIdentity> {
         let (Some(host), Some(port)) = (given.host, given.port) else {
-            return Err(NoPlace::NoServer);
+            return Err(NoIdentity::NoServer);
         };
         let server = address(&host, &port)?;
         for name in ["token", "ca.crt"] {
@@ -98,7 +98,8 @@ impl Place {
         Ok(Self {
             server,
             namespace,
-            stateful_set: stateful_set.ok_or_else(|| NoPlace::NoStatefulSet(given.pod.clone()))?,
+            stateful_set: stateful_set
+                .ok_or_else(|| NoIdentity::NoStatefulSet(given.pod.clone()))?,
             account: given.account,
             pod: given.pod,
             pod_uid: given.pod_uid,
@@ -114,19 +115,19 @@ impl Place {
     }
 }
 
-fn no_account(path: PathBuf, error: &io::Error) -> NoPlace {
+fn no_account(path: PathBuf, error: &io::Error) -> NoIdentity {
     let why = error.to_string();
-    NoPlace::NoAccount { path, why }
+    NoIdentity::NoAccount { path, why }
 }
 
-fn address(host: &str, port: &str) -> Result<Uri, NoPlace> {
+fn address(host: &str, port: &str) -> Result<Uri, NoIdentity> {
     let url = match host.parse() {
         Ok(IpAddr::V6(host)) => format!("https://[{host}]:{port}"),
         _ => format!("https://{host}:{port}"),
     };
     let uri = url.parse::<Uri>();
     let uri = uri.ok().filter(|uri| uri.port_u16().is_some());
-    uri.ok_or(NoPlace::Address(url))
+    uri.ok_or(NoIdentity::Address(url))
 }
 
 /// What is before the ordinal in a Pod's name.
@@ -172,13 +173,13 @@ mod tests {
     fn a_pod_knows_where_it_is_by_what_each_pod_has() {
         let account = account();
         let given = given(account.path());
-        let place = Place::find(given.clone()).unwrap();
+        let place = PodIdentity::find(given.clone()).unwrap();
         assert_eq!(place.server, "https://10.96.0.1:443");
         assert_eq!(
             (place.namespace.as_str(), place.stateful_set.as_str()),
             ("shop", "my-kv")
         );
-        let place = Place::find(Given {
+        let place = PodIdentity::find(Given {
             host: Some("2001:db8::1".to_owned()),
             namespace: Some("other".to_owned()),
             stateful_set: Some("kv".to_owned()),
@@ -201,7 +202,9 @@ mod tests {
             fs::remove_file(&path).unwrap();
             fifo(&path);
             let given = given(account.path());
-            let error = in_time(move || Place::find(given)).unwrap_err().to_string();
+            let error = in_time(move || PodIdentity::find(given))
+                .unwrap_err()
+                .to_string();
             assert!(error.contains(name) && error.contains("FIFO"), "{error}");
         }
     }
@@ -217,7 +220,7 @@ mod tests {
             fs::write(version.join(name), content).unwrap();
             symlink(format!("..data/{name}"), account.path().join(name)).unwrap();
         }
-        let place = Place::find(given(account.path())).unwrap();
+        let place = PodIdentity::find(given(account.path())).unwrap();
         assert_eq!(place.namespace, "shop");
     }
 
@@ -226,7 +229,7 @@ mod tests {
         let account = account();
         let given = given(account.path());
         let check = |given: Given, says: &str| {
-            let error = Place::find(given).unwrap_err().to_string();
+            let error = PodIdentity::find(given).unwrap_err().to_string();
             assert!(error.contains(says), "{error}");
         };
         check(

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 /// oldest. Turning the new one away would let a few silent connections close
 /// the port to all others, whose handshake takes milliseconds.
 #[derive(Debug, Default)]
-pub struct Lobby(Mutex<Strangers>);
+pub struct HandshakeBacklog(Mutex<Strangers>);
 
 #[derive(Debug, Default)]
 struct Strangers {
@@ -21,15 +21,15 @@ struct Strangers {
 }
 
 /// The place of one connection, until its handshake has ended.
-pub struct Place<'a> {
-    lobby: &'a Lobby,
+pub struct Slot<'a> {
+    backlog: &'a HandshakeBacklog,
     number: u64,
     lost: oneshot::Receiver<()>,
 }
 
-impl Lobby {
+impl HandshakeBacklog {
     /// Takes a place, of which there are so many (0 counts as 1).
-    pub fn enter(&self, most: usize) -> Place<'_> {
+    pub fn enter(&self, most: usize) -> Slot<'_> {
         let (sender, lost) = oneshot::channel();
         let mut strangers = self.strangers();
         while strangers.places.len() >= most.max(1) {
@@ -38,8 +38,8 @@ impl Lobby {
         strangers.last += 1;
         let number = strangers.last;
         strangers.places.push_back((number, sender));
-        Place {
-            lobby: self,
+        Slot {
+            backlog: self,
             number,
             lost,
         }
@@ -51,7 +51,7 @@ impl Lobby {
     }
 }
 
-impl Place<'_> {
+impl Slot<'_> {
     /// Waits until another has taken the place.
     pub async fn lost(&mut self) {
         // Nothing is sent: the sender is dropped with its place.
@@ -59,9 +59,9 @@ impl Place<'_> {
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for Slot<'_> {
     fn drop(&mut self) {
-        let mut strangers = self.lobby.strangers();
+        let mut strangers = self.backlog.strangers();
         let at = strangers
             .places
             .binary_search_by_key(&self.number, |place| place.0);

@@ -1,4 +1,4 @@
-//! The lane's thread.
+//! The writer's thread.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -17,20 +17,20 @@ use ostrakon_store::{CommitError, Group, Record, Snapshot, Store};
 use tokio::runtime;
 use tokio::sync::oneshot;
 
+use super::membership::Membership;
 use super::pace::Pace;
-use super::place::Place;
 use super::promotion::{Live, PromoteError, Promotion};
 use super::view::{self, View, Views};
-use super::{ChangeError, Lane, Message, State, Write, Written};
+use super::{ChangeError, Message, State, Write, Writer, Written};
 
-/// How often the lane looks whether the data file is where it was, besides before each commit.
+/// How often the writer looks whether the data file is where it was, besides before each commit.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// The shard's single writer.
 pub(super) struct Worker {
     pub(super) store: Store,
     /// None in a shard that is alone.
-    pub(super) place: Option<Arc<Place>>,
+    pub(super) membership: Option<Arc<Membership>>,
     guests: Guests,
     pub(super) pace: Pace,
     /// How many partitions a step gives away at most now.
@@ -44,7 +44,7 @@ pub(super) struct Worker {
     live: Option<(Live, Arc<Guest>)>,
 }
 
-/// How the lane calls guests.
+/// How the writer calls guests.
 pub(super) enum Guests {
     /// From its own thread, with the timers of this runtime.
     On(runtime::Handle),
@@ -58,22 +58,22 @@ type Waiting = (oneshot::Sender<Written>, Written, Trace, Vec<u8>);
 impl Worker {
     pub(super) fn new(
         store: Store,
-        place: Option<Place>,
+        membership: Option<Membership>,
         guests: Guests,
         pace: Pace,
-        lane: &Lane,
+        writer: &Writer,
     ) -> Self {
         Self {
             store,
-            place: place.map(Arc::new),
+            membership: membership.map(Arc::new),
             guests,
             stride: *pace.partitions.start(),
             pace,
             asked: 0,
-            views: lane.views.clone(),
-            replies: lane.replies.clone(),
-            state: Arc::clone(&lane.state),
-            metrics: Arc::clone(&lane.metrics),
+            views: writer.views.clone(),
+            replies: writer.replies.clone(),
+            state: Arc::clone(&writer.state),
+            metrics: Arc::clone(&writer.metrics),
             live: None,
         }
     }
@@ -102,7 +102,7 @@ impl Worker {
     }
 
     /// Does what a message asks for; gives the one to go on with, if it took one
-    /// too many. Breaks where the lane is to end.
+    /// too many. Breaks where the writer is to end.
     pub(super) fn take_up(
         &mut self,
         message: Message,
@@ -159,7 +159,7 @@ impl Worker {
                 return None;
             }
         };
-        let lane = guest.settings().lane.clone();
+        let writer = guest.settings().writer.clone();
         let max_replies = guest.settings().http.max_replies_bytes;
         let mut group = Group::new(snapshot);
         let mut waiting: Vec<Waiting> = Vec::new();
@@ -170,19 +170,19 @@ impl Worker {
             if taken == Taken::Gone {
                 // Nothing was promised to it.
                 self.metrics.request_gone();
-            } else if sent.elapsed() > lane.max_wait {
+            } else if sent.elapsed() > writer.max_wait {
                 let _ = sender.send(Written::Waited);
             } else if (self.replies).are_full(write.request.client.replies(), max_replies) {
                 // What it would answer had to be told.
                 let _ = sender.send(Written::RepliesFull);
             } else {
                 let (trace, partition) = (write.request.trace.clone(), write.partition.clone());
-                trace.record("wait for the lane", sent);
+                trace.record("wait for the writer", sent);
                 let (grown, written) = self.write(group, &live, &guest, write);
                 group = grown;
                 waiting.push((sender, written, trace, partition));
             }
-            if waiting.len() >= lane.max_group || began.elapsed() > self.pace.collect {
+            if waiting.len() >= writer.max_group || began.elapsed() > self.pace.collect {
                 break;
             }
             match receiver.try_recv() {
@@ -230,8 +230,8 @@ impl Worker {
                     Err(failure) => return (group, failed(failure)),
                 }
             }
-            if let Some(place) = &self.place {
-                match place.authority(&partition, hand_off.as_ref()).await {
+            if let Some(membership) = &self.membership {
+                match membership.authority(&partition, hand_off.as_ref()).await {
                     Ok(Authority::Mine) => {}
                     Ok(other) => return (group, Written::Elsewhere(other)),
                     Err(failure) => return (group, failed(failure)),
@@ -403,8 +403,8 @@ impl Worker {
     /// still there.
     fn take(&self, (sent, sender): (Instant, &oneshot::Sender<Written>)) -> Taken {
         let depth = self.state.depth.fetch_sub(1, Ordering::Relaxed) - 1;
-        self.metrics.lane_depth(depth);
-        self.metrics.lane_wait(sent.elapsed());
+        self.metrics.writer_depth(depth);
+        self.metrics.writer_wait(sent.elapsed());
         if sender.is_closed() {
             Taken::Gone
         } else {
@@ -439,7 +439,7 @@ impl Worker {
         self.live.as_ref().map(|(_, guest)| guest)
     }
 
-    /// Calls guests from the lane's thread.
+    /// Calls guests from the writer's thread.
     pub(super) fn block_on<F: Future>(&self, future: F) -> F::Output {
         match &self.guests {
             Guests::On(runtime) => runtime.block_on(future),
@@ -452,7 +452,7 @@ impl Worker {
 
     /// The number of shards, as far as it is known.
     pub(super) fn shards(&self) -> u32 {
-        view::shards(self.place.as_deref())
+        view::shards(self.membership.as_deref())
     }
 
     pub(super) fn publish(&self) {
@@ -462,7 +462,7 @@ impl Worker {
                 digest: live.digest,
                 guest: Arc::clone(guest),
                 snapshot: Arc::clone(snapshot),
-                place: self.place.clone(),
+                membership: self.membership.clone(),
             });
         }
     }
@@ -474,7 +474,7 @@ enum Taken {
     Gone,
 }
 
-/// Says that the lane has ended, also when it panics.
+/// Says that the writer has ended, also when it panics.
 pub(super) struct Ended(pub(super) Arc<State>);
 
 impl Drop for Ended {

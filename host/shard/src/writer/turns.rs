@@ -1,4 +1,4 @@
-//! A lane without a thread: whoever drives it decides when it works, as a simulation does.
+//! A writer without a thread: whoever drives it decides when it works, as a simulation does.
 
 use std::ops::ControlFlow;
 use std::sync::{Arc, mpsc};
@@ -7,23 +7,23 @@ use ostrakon_observe::metrics::Metrics;
 use ostrakon_protocol::{Ordinal, Shard};
 use ostrakon_store::Store;
 
+use super::membership::Membership;
 use super::pace::Pace;
-use super::place::Place;
 use super::worker::{Ended, Guests, Worker};
-use super::{Lane, Message};
+use super::{Message, Writer};
 
-/// The work of a lane that has no thread. It must be done on a thread that has a
+/// The work of a writer that has no thread. It must be done on a thread that has a
 /// runtime, and its guests must never wait.
 pub struct Turns {
     worker: Worker,
     receiver: mpsc::Receiver<Message>,
     after: Option<Message>,
-    lane: Lane,
+    writer: Writer,
     _ended: Ended,
 }
 
-impl Lane {
-    /// As [`Lane::start`], but what it does is done in [`Turns`]. A new store gets
+impl Writer {
+    /// As [`Writer::start`], but what it does is done in [`Turns`]. A new store gets
     /// the number `number`.
     pub fn in_turns(
         store: Store,
@@ -32,19 +32,19 @@ impl Lane {
         pace: Pace,
         metrics: Arc<Metrics>,
     ) -> (Self, Turns) {
-        let stored = store.record().topology.as_deref().map(Place::decode);
-        let stored = stored.map(|stored| stored.expect("it is read before a lane is made"));
-        let place = stored.unwrap_or_else(|| Place::of(Shard::new(ordinal), number));
+        let stored = store.record().topology.as_deref().map(Membership::decode);
+        let stored = stored.map(|stored| stored.expect("it is read before a writer is made"));
+        let membership = stored.unwrap_or_else(|| Membership::of(Shard::new(ordinal), number));
         let guests = Guests::AtOnce;
-        let (lane, worker, receiver) = Self::new(store, Some(place), guests, pace, metrics);
+        let (writer, worker, receiver) = Self::new(store, Some(membership), guests, pace, metrics);
         let turns = Turns {
             worker,
             receiver,
             after: None,
-            lane: lane.clone(),
-            _ended: Ended(Arc::clone(&lane.state)),
+            writer: writer.clone(),
+            _ended: Ended(Arc::clone(&writer.state)),
         };
-        (lane, turns)
+        (writer, turns)
     }
 }
 
@@ -53,16 +53,16 @@ impl Turns {
     ///
     /// # Panics
     /// Never: it is one of several.
-    pub fn place(&self) -> Shard {
-        let place = self.worker.place.as_ref();
-        place.expect("it is one of several").shard.clone()
+    pub fn membership(&self) -> Shard {
+        let membership = self.worker.membership.as_ref();
+        membership.expect("it is one of several").shard.clone()
     }
 
     /// Waits until there is something to do, or nothing ever will be.
     pub async fn due(&mut self) {
-        let lane = self.lane.clone();
+        let writer = self.writer.clone();
         while self.after.is_none() {
-            let sent = lane.state.sent.notified();
+            let sent = writer.state.sent.notified();
             if let Ok(message) = self.receiver.try_recv() {
                 self.after = Some(message);
                 return;

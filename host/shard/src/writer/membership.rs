@@ -16,7 +16,7 @@ use super::worker::Worker;
 
 /// Where this shard stands among the others.
 #[derive(Clone, Debug)]
-pub struct Place {
+pub struct Membership {
     /// Its part in the protocol, as it is stored.
     pub shard: Shard,
     /// The store's own number, that no other has: batches are numbered by store.
@@ -39,7 +39,7 @@ pub struct Owners {
     pub to: Arc<Guest>,
 }
 
-/// A change of the shard's place. Each is one transaction of the lane.
+/// A change of the shard's place. Each is one transaction of the writer.
 #[derive(Debug)]
 pub enum Change {
     /// A process starts, with a number above its last and this one.
@@ -78,7 +78,7 @@ pub enum Changed {
     Done,
     /// The process has this number, and its store that one.
     Started(Incarnation, u128),
-    /// The sender is not to be heeded: a later process of its ordinal runs.
+    /// The sender is not to be accepted: a later process of its ordinal runs.
     Superseded(Incarnation),
     /// What to do about a batch now.
     Received(Received),
@@ -112,12 +112,12 @@ pub enum ChangeError {
     /// The shard is not one of several, or its guests are not found yet.
     #[error("the shard has no place among others yet: try again soon")]
     Unplaced,
-    /// The lane has ended.
+    /// The writer has ended.
     #[error("the shard stops")]
     Ended,
 }
 
-impl Place {
+impl Membership {
     /// Reads what was stored of a place.
     pub(super) fn decode(stored: &[u8]) -> Result<Self, Unreadable> {
         let (store, shard) = record::decode_postcard(TOPOLOGY, stored)?;
@@ -194,8 +194,8 @@ impl Worker {
     /// Makes a change, durable with all that belongs to it.
     pub(super) fn change(&mut self, change: Change) -> Result<Changed, ChangeError> {
         let began = Instant::now();
-        let place = self.place.clone().ok_or(ChangeError::Unplaced)?;
-        let mut next = Place::clone(&place);
+        let membership = self.membership.clone().ok_or(ChangeError::Unplaced)?;
+        let mut next = Membership::clone(&membership);
         let mut transfer = Transfer::default();
         let changed = match change {
             Change::Start(at_least) => {
@@ -245,7 +245,7 @@ impl Worker {
             } => {
                 if let Some(range) = next.shard.acknowledged(by, number) {
                     let snapshot = self.snapshot()?;
-                    let part = place.part(&snapshot, by, &range);
+                    let part = membership.part(&snapshot, by, &range);
                     transfer.left = self.block_on(part)?;
                     next.tally.acknowledged += transfer.left.len() as u64;
                     next.parts.forget(by, number);
@@ -257,7 +257,7 @@ impl Worker {
             }
         };
         let moves = !transfer.arrived.is_empty() || !transfer.left.is_empty();
-        self.keep(&place, next, transfer)?;
+        self.keep(&membership, next, transfer)?;
         if moves {
             self.moved_in(began.elapsed());
         }
@@ -286,7 +286,12 @@ impl Worker {
 
     /// Stores a place together with the partitions that come and go, and shows
     /// it to readers.
-    fn keep(&mut self, before: &Place, next: Place, transfer: Transfer) -> Result<(), ChangeError> {
+    fn keep(
+        &mut self,
+        before: &Membership,
+        next: Membership,
+        transfer: Transfer,
+    ) -> Result<(), ChangeError> {
         if next.shard != before.shard {
             let topology = next.encode();
             let transfer = Transfer {
@@ -297,24 +302,25 @@ impl Worker {
                 // The store may have been opened anew, and perhaps it has the
                 // transfer: where only the last sync failed, nobody knows.
                 let stored = self.store.record().topology.as_deref();
-                if let Some(Ok(mut stored)) = stored.map(Place::decode) {
-                    let known = [before, &next].map(|place| (place.shard.plan(), &place.owners));
+                if let Some(Ok(mut stored)) = stored.map(Membership::decode) {
+                    let known = [before, &next]
+                        .map(|membership| (membership.shard.plan(), &membership.owners));
                     let of_plan = known.iter().find(|(plan, _)| *plan == stored.shard.plan());
                     stored.owners = of_plan.and_then(|(_, owners)| (*owners).clone());
                     let is_next = stored.shard == next.shard;
                     stored.tally = if is_next { next.tally } else { before.tally };
-                    self.place = Some(Arc::new(stored));
+                    self.membership = Some(Arc::new(stored));
                 }
                 self.publish();
                 return Err(error.into());
             }
             let (moved, arrived) = (transfer.left.len(), transfer.arriving().count());
             self.metrics.partitions_moved(moved, arrived);
-            self.place = Some(Arc::new(next));
+            self.membership = Some(Arc::new(next));
             self.stored();
             self.committed();
         } else if !next.has_the_owners_of(before) {
-            self.place = Some(Arc::new(next));
+            self.membership = Some(Arc::new(next));
             self.publish();
         }
         Ok(())

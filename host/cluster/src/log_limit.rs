@@ -10,11 +10,11 @@ const EVERY: Duration = Duration::from_secs(10);
 
 /// When something was last told of. A std mutex: held for a look.
 #[derive(Debug, Default)]
-pub(super) struct Seldom(Mutex<Option<Instant>>);
+pub(super) struct LogLimit(Mutex<Option<Instant>>);
 
-impl Seldom {
+impl LogLimit {
     /// Whether it may be told of now; if so, it is.
-    pub(super) fn may_tell(&self) -> bool {
+    pub(super) fn allows(&self) -> bool {
         let mut last = self.0.lock().expect("no holder of this lock panics");
         let may = last.is_none_or(|last| last.elapsed() >= EVERY);
         if may {
@@ -30,11 +30,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn it_is_told_of_at_most_so_often() {
-        let seldom = Seldom::default();
-        assert!(seldom.may_tell());
-        assert!(!seldom.may_tell());
+        let limit = LogLimit::default();
+        assert!(limit.allows());
+        assert!(!limit.allows());
         tokio::time::advance(EVERY).await;
-        assert!(seldom.may_tell());
-        assert!(!seldom.may_tell());
+        assert!(limit.allows());
+        assert!(!limit.allows());
     }
 }

@@ -9,7 +9,7 @@ use ostrakon_engine::Owning;
 use ostrakon_protocol::{Cursor, Ordinal, Range};
 use ostrakon_store::{Snapshot, Whole, successor, unbounded};
 
-use super::place::{ChangeError, Place};
+use super::membership::{ChangeError, Membership};
 use super::worker::Worker;
 
 /// How many partitions are looked at in one go.
@@ -27,7 +27,7 @@ impl Parts {
     }
 }
 
-impl Place {
+impl Membership {
     /// To ask for the shards that partitions go to, or stay at, under the plan.
     async fn next_owners(&self) -> Result<Owning, ChangeError> {
         let (Some(plan), Some(owners)) = (self.shard.plan(), &self.owners) else {
@@ -103,7 +103,7 @@ impl Worker {
         }
     }
 
-    /// Partitions came or went, and so long the lane did nothing else.
+    /// Partitions came or went, and so long the writer did nothing else.
     pub(super) fn moved_in(&mut self, took: Duration) {
         let was_long = took > self.allowed();
         self.asked = self.state.asked.load(Ordering::Relaxed);
@@ -115,19 +115,19 @@ impl Worker {
 
     /// Looks at the partitions after the cursor until there is enough for a
     /// batch or the time is up, but at one of them at least.
-    pub(super) fn step(&mut self, place: &mut Place) -> Result<Cursor, ChangeError> {
-        if !place.shard.may_step() {
-            return Ok(place.shard.cursor().clone());
+    pub(super) fn step(&mut self, membership: &mut Membership) -> Result<Cursor, ChangeError> {
+        if !membership.shard.may_step() {
+            return Ok(membership.shard.cursor().clone());
         }
         let began = Instant::now();
-        let (time, me) = (self.allowed() / 2, place.shard.ordinal());
+        let (time, me) = (self.allowed() / 2, membership.shard.ordinal());
         let was_long = self.state.is_pressed.swap(false, Ordering::Relaxed);
         self.stride = self.pace.next(self.stride, was_long);
         let snapshot = self.snapshot()?;
-        let mut owners = self.block_on(place.next_owners())?;
+        let mut owners = self.block_on(membership.next_owners())?;
         let mut parts = BTreeMap::<Ordinal, Vec<Vec<u8>>>::new();
         let (mut passed, mut partitions, mut bytes) = (0, 0, 0);
-        let mut start = first_after(place.shard.cursor());
+        let mut start = first_after(membership.shard.cursor());
         let cursor = 'looking: loop {
             let page = snapshot.measure(start.as_deref(), PAGE)?;
             start = page.entries.last().map(|(last, _)| successor(last));
@@ -150,14 +150,14 @@ impl Worker {
             }
         };
         let to: BTreeSet<_> = parts.keys().copied().collect();
-        place.shard.step(cursor.clone(), &to);
-        place.tally.passed += passed;
-        place.tally.given += partitions as u64;
-        place.tally.is_through = cursor == Cursor::End;
-        for (to, kept) in place.shard.outboxes() {
+        membership.shard.step(cursor.clone(), &to);
+        membership.tally.passed += passed;
+        membership.tally.given += partitions as u64;
+        membership.tally.is_through = cursor == Cursor::End;
+        for (to, kept) in membership.shard.outboxes() {
             let last = kept.back().map(|range| range.number);
             if let (Some(number), Some(part)) = (last, parts.remove(&to)) {
-                place.parts.0.insert((to, number), Arc::new(part));
+                membership.parts.0.insert((to, number), Arc::new(part));
             }
         }
         Ok(cursor)

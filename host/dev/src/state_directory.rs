@@ -9,7 +9,7 @@ use ostrakon_base::regular;
 use ostrakon_base::stored::{Format, Unreadable};
 use ostrakon_toolchain::build::write_atomically;
 
-use super::addresses::MOST_SHARDS;
+use super::addresses::MAX_SHARDS;
 
 /// What is in a state directory, and where: `version`, `source`, `shards`, and a directory for each
 /// shard. Without a `version` it is of version 0, which had the same.
@@ -25,14 +25,14 @@ const SHARDS: Format = Format {
 /// The file with the version.
 const VERSION: &str = "version";
 /// The most bytes of the files that are read.
-const MOST_BYTES: usize = 64 * 1024;
+const MAX_BYTES: usize = 64 * 1024;
 
 /// A state directory that this process alone uses.
 ///
 /// It holds a directory for each ordinal, which outlives its processes and Pods: `shard-0/data` and
 /// so on, with the mounted `config` and `secrets` and the `log` beside it.
 #[derive(Debug)]
-pub struct Place {
+pub struct StateDirectory {
     root: PathBuf,
     /// Over how many shards the data was spread.
     spread: Option<u32>,
@@ -42,7 +42,7 @@ pub struct Place {
 
 /// Why a state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum PlaceError {
+pub enum StateDirectoryError {
     /// Another controller uses it.
     #[error(
         "{} is in use by another `ostrakon dev`: stop that one, or give another --state", .0.display()
@@ -90,14 +90,14 @@ pub enum PlaceError {
     },
 }
 
-impl Place {
+impl StateDirectory {
     /// Takes a directory, which is made, for its owner only, where there is none.
     ///
     /// # Errors
     /// When another process has it, a later version wrote it, it is damaged, or it cannot be written to.
-    pub fn open(root: impl Into<PathBuf>) -> Result<Self, PlaceError> {
+    pub fn open(root: impl Into<PathBuf>) -> Result<Self, StateDirectoryError> {
         let root = root.into();
-        let failed = |source| PlaceError::Io {
+        let failed = |source| StateDirectoryError::Io {
             path: root.clone(),
             source,
         };
@@ -110,15 +110,17 @@ impl Place {
         let lock = regular::edit_own(&root.join("lock"), true).map_err(failed)?;
         match lock.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(PlaceError::InUse(root)),
-            Err(TryLockError::Error(source)) => return Err(PlaceError::Io { path: root, source }),
+            Err(TryLockError::WouldBlock) => return Err(StateDirectoryError::InUse(root)),
+            Err(TryLockError::Error(source)) => {
+                return Err(StateDirectoryError::Io { path: root, source });
+            }
         }
         let is_noted = see_version(&root)?;
         let spread = spread(&root)?;
         if !is_noted {
             let path = root.join(VERSION);
             let written = write_atomically(&path, &STATE.to_line());
-            written.map_err(|source| PlaceError::Io { path, source })?;
+            written.map_err(|source| StateDirectoryError::Io { path, source })?;
         }
         Ok(Self {
             root,
@@ -131,16 +133,16 @@ impl Place {
     ///
     /// # Errors
     /// When it is, or it cannot be noted.
-    pub fn belongs_to(&self, source_dir: &Path) -> Result<(), PlaceError> {
+    pub fn belongs_to(&self, source_dir: &Path) -> Result<(), StateDirectoryError> {
         let note = self.root.join("source");
         let bytes = source_dir.as_os_str().as_encoded_bytes();
         match read(&note)? {
             Some(noted) if noted == bytes => Ok(()),
-            Some(noted) => Err(PlaceError::Other {
+            Some(noted) => Err(StateDirectoryError::Other {
                 path: self.root.clone(),
                 source_dir: String::from_utf8_lossy(&noted).into_owned().into(),
             }),
-            None => write_atomically(&note, bytes).map_err(|source| PlaceError::Io {
+            None => write_atomically(&note, bytes).map_err(|source| StateDirectoryError::Io {
                 path: note.clone(),
                 source,
             }),
@@ -174,15 +176,15 @@ impl Place {
 }
 
 /// Sees that this program can use a directory, and whether it has a version.
-fn see_version(root: &Path) -> Result<bool, PlaceError> {
+fn see_version(root: &Path) -> Result<bool, StateDirectoryError> {
     let path = root.join(VERSION);
     let Some(stored) = read(&path)? else {
         return Ok(false);
     };
     match STATE.from_line(&stored) {
         Ok(_version) => Ok(true),
-        Err(source @ Unreadable::Newer { .. }) => Err(PlaceError::Newer { path, source }),
-        Err(source @ Unreadable::Broken { .. }) => Err(PlaceError::Damaged {
+        Err(source @ Unreadable::Newer { .. }) => Err(StateDirectoryError::Newer { path, source }),
+        Err(source @ Unreadable::Broken { .. }) => Err(StateDirectoryError::Damaged {
             path,
             source,
             help: "write 1 into it if version 0.1 of ostrakon made the directory, or give another --state",
@@ -192,17 +194,17 @@ fn see_version(root: &Path) -> Result<bool, PlaceError> {
 
 /// Over how many shards the data in a directory is spread; none where there is no data. Where that is
 /// not known, other shards than those with the data would be started.
-fn spread(root: &Path) -> Result<Option<u32>, PlaceError> {
+fn spread(root: &Path) -> Result<Option<u32>, StateDirectoryError> {
     let path = root.join("shards");
     let stored = read(&path)?;
-    let broken = |reason: &str| PlaceError::Damaged {
+    let broken = |reason: &str| StateDirectoryError::Damaged {
         path: path.clone(),
         source: SHARDS.broken(reason),
         help: "write the number into it: one more than the highest of the shard-N directories that hold data",
     };
     let Some(stored) = stored else {
         // It is noted before the first shard's directory is made.
-        let has_data = Place::shard(root, 0).exists();
+        let has_data = StateDirectory::shard(root, 0).exists();
         return if has_data {
             Err(broken("it is missing"))
         } else {
@@ -212,17 +214,17 @@ fn spread(root: &Path) -> Result<Option<u32>, PlaceError> {
     let number = str::from_utf8(&stored).ok();
     let number = number.and_then(|number| number.trim().parse().ok());
     match number {
-        Some(shards @ 1..=MOST_SHARDS) => Ok(Some(shards)),
+        Some(shards @ 1..=MAX_SHARDS) => Ok(Some(shards)),
         _ => Err(broken("it is no number of shards")),
     }
 }
 
 /// A file of the state directory; none where there is none.
-fn read(path: &Path) -> Result<Option<Vec<u8>>, PlaceError> {
-    match regular::read_own(path, MOST_BYTES) {
+fn read(path: &Path) -> Result<Option<Vec<u8>>, StateDirectoryError> {
+    match regular::read_own(path, MAX_BYTES) {
         Ok(stored) => Ok(Some(stored)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(PlaceError::Io {
+        Err(source) => Err(StateDirectoryError::Io {
             path: path.to_owned(),
             source,
         }),
@@ -241,14 +243,17 @@ mod tests {
     fn a_directory_is_for_one_controller_and_one_source_and_its_owner_alone() {
         let scratch = tempfile::tempdir().unwrap();
         let root = scratch.path().join("a/b");
-        let place = Place::open(&root).unwrap();
+        let place = StateDirectory::open(&root).unwrap();
         let mode = fs::metadata(&root).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o700);
-        assert!(matches!(Place::open(&root), Err(PlaceError::InUse(_))));
+        assert!(matches!(
+            StateDirectory::open(&root),
+            Err(StateDirectoryError::InUse(_))
+        ));
         place.belongs_to(Path::new("/one")).unwrap();
         drop(place);
 
-        let place = Place::open(&root).unwrap();
+        let place = StateDirectory::open(&root).unwrap();
         place.belongs_to(Path::new("/one")).unwrap();
         let error = place.belongs_to(Path::new("/two")).unwrap_err();
         assert!(
@@ -260,11 +265,14 @@ mod tests {
     #[test]
     fn the_number_of_shards_is_kept() {
         let scratch = tempfile::tempdir().unwrap();
-        let place = Place::open(scratch.path()).unwrap();
+        let place = StateDirectory::open(scratch.path()).unwrap();
         assert_eq!(place.spread(), None);
         place.set_spread(5).unwrap();
         drop(place);
-        assert_eq!(Place::open(scratch.path()).unwrap().spread(), Some(5));
+        assert_eq!(
+            StateDirectory::open(scratch.path()).unwrap().spread(),
+            Some(5)
+        );
     }
 
     /// What a directory holds, by name.
@@ -294,7 +302,7 @@ mod tests {
     fn each_state_directory_there_has_been_is_used() {
         for version in 0..=STATE.version {
             let scratch = with(&fixture(version));
-            let place = Place::open(scratch.path()).unwrap();
+            let place = StateDirectory::open(scratch.path()).unwrap();
             place.belongs_to(Path::new("/some/guest")).unwrap();
             assert_eq!(place.spread(), Some(5));
             place.set_spread(5).unwrap();
@@ -307,7 +315,7 @@ mod tests {
     #[test]
     fn what_is_written_is_what_was_written_by_this_version_before() {
         let scratch = tempfile::tempdir().unwrap();
-        let place = Place::open(scratch.path()).unwrap();
+        let place = StateDirectory::open(scratch.path()).unwrap();
         place.belongs_to(Path::new("/some/guest")).unwrap();
         place.set_spread(5).unwrap();
         assert_eq!(files(scratch.path()), fixture(STATE.version));
@@ -320,8 +328,11 @@ mod tests {
         later.insert("lock".to_owned(), b"a later one's".to_vec());
         later.insert("set.json".to_owned(), b"{}".to_vec());
         let scratch = with(&later);
-        let error = Place::open(scratch.path()).unwrap_err();
-        assert!(matches!(error, PlaceError::Newer { .. }), "{error}");
+        let error = StateDirectory::open(scratch.path()).unwrap_err();
+        assert!(
+            matches!(error, StateDirectoryError::Newer { .. }),
+            "{error}"
+        );
         let text = error.to_string();
         assert!(
             text.contains("is of version 9") && text.contains("reads up to 1"),
@@ -336,16 +347,19 @@ mod tests {
             let mut state = fixture(1);
             state.insert("version".to_owned(), damaged.into());
             let scratch = with(&state);
-            let error = Place::open(scratch.path()).unwrap_err();
-            assert!(matches!(error, PlaceError::Damaged { .. }), "{error}");
+            let error = StateDirectory::open(scratch.path()).unwrap_err();
+            assert!(
+                matches!(error, StateDirectoryError::Damaged { .. }),
+                "{error}"
+            );
         }
         for damaged in ["", "five", "0", "-1", "4294967296", "1000000"] {
             let mut state = fixture(1);
             state.insert("shards".to_owned(), damaged.into());
             let scratch = with(&state);
-            let error = Place::open(scratch.path()).unwrap_err();
+            let error = StateDirectory::open(scratch.path()).unwrap_err();
             assert!(
-                matches!(error, PlaceError::Damaged { .. }),
+                matches!(error, StateDirectoryError::Damaged { .. }),
                 "{damaged}: {error}"
             );
         }
@@ -353,16 +367,19 @@ mod tests {
         let mut state = fixture(1);
         state.remove("shards");
         let scratch = with(&state);
-        assert_eq!(Place::open(scratch.path()).unwrap().spread(), None);
-        fs::create_dir(Place::shard(scratch.path(), 0)).unwrap();
-        let error = Place::open(scratch.path()).unwrap_err();
-        assert!(matches!(error, PlaceError::Damaged { .. }), "{error}");
+        assert_eq!(StateDirectory::open(scratch.path()).unwrap().spread(), None);
+        fs::create_dir(StateDirectory::shard(scratch.path(), 0)).unwrap();
+        let error = StateDirectory::open(scratch.path()).unwrap_err();
+        assert!(
+            matches!(error, StateDirectoryError::Damaged { .. }),
+            "{error}"
+        );
         // Unreadable.
         let scratch = with(&fixture(1));
-        let place = Place::open(scratch.path()).unwrap();
+        let place = StateDirectory::open(scratch.path()).unwrap();
         fs::remove_file(scratch.path().join("source")).unwrap();
         fs::create_dir(scratch.path().join("source")).unwrap();
         let error = place.belongs_to(Path::new("/some/guest")).unwrap_err();
-        assert!(matches!(error, PlaceError::Io { .. }), "{error}");
+        assert!(matches!(error, StateDirectoryError::Io { .. }), "{error}");
     }
 }

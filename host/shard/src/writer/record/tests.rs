@@ -1,7 +1,7 @@
 use ostrakon_base::digest::Digest;
 use ostrakon_protocol::{ClusterId, Cursor, Incarnation, Ordinal, Placement, Plan, Shard};
 
-use super::super::place::Place;
+use super::super::membership::Membership;
 use super::super::promotion::Live;
 
 /// The records of the first hosts, without a mark.
@@ -47,8 +47,8 @@ fn each_record_there_has_been_is_read() {
         assert_eq!(Live::decode(stored), Ok(live()));
     }
     for stored in [TOPOLOGY_0, TOPOLOGY_1] {
-        let place = Place::decode(stored).unwrap();
-        assert_eq!((place.store, place.shard), (STORE, moving()));
+        let membership = Membership::decode(stored).unwrap();
+        assert_eq!((membership.store, membership.shard), (STORE, moving()));
     }
 }
 
@@ -56,7 +56,7 @@ fn each_record_there_has_been_is_read() {
 #[test]
 fn what_is_written_is_what_was_written_by_this_version_before() {
     assert_eq!(live().encode(), GENERATION_1);
-    assert_eq!(Place::of(moving(), STORE).encode(), TOPOLOGY_1);
+    assert_eq!(Membership::of(moving(), STORE).encode(), TOPOLOGY_1);
 }
 
 #[test]
@@ -69,12 +69,14 @@ fn a_later_version_is_told_from_damage_and_nothing_is_guessed() {
         text.contains("is of version 9") && text.contains("reads up to 1"),
         "{text}"
     );
-    let topology = Place::decode(&later(TOPOLOGY_1)).map(drop).unwrap_err();
+    let topology = Membership::decode(&later(TOPOLOGY_1))
+        .map(drop)
+        .unwrap_err();
     assert_eq!(topology.newer(), Some(9));
 
     // One field more: at the end, where it would be overlooked.
     let with_more = [TOPOLOGY_1, &[0]].concat();
-    let error = Place::decode(&with_more).map(drop).unwrap_err();
+    let error = Membership::decode(&with_more).map(drop).unwrap_err();
     assert!(
         error.to_string().ends_with("1 bytes are left over"),
         "{error}"
@@ -91,6 +93,6 @@ fn a_later_version_is_told_from_damage_and_nothing_is_guessed() {
         assert!(Live::decode(&GENERATION_1[..at]).is_err(), "{at}");
     }
     for at in 0..TOPOLOGY_1.len() {
-        assert!(Place::decode(&TOPOLOGY_1[..at]).is_err(), "{at}");
+        assert!(Membership::decode(&TOPOLOGY_1[..at]).is_err(), "{at}");
     }
 }

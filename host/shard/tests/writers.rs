@@ -1,4 +1,4 @@
-//! Two shards' lanes, and the partitions that go from one to the other: what
+//! Two shards' writers, and the partitions that go from one to the other: what
 //! the protocol decides, done on real stores with a real guest.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,7 +17,7 @@ use ostrakon_protocol::{
     Authority, ClusterId, Cursor, HandOff, Incarnation, Ordinal, Placement, Plan, Received,
 };
 use ostrakon_settings::settings::Settings;
-use ostrakon_shard::lane::{Change, Changed, Lane, Owners, Promotion, Write, Written};
+use ostrakon_shard::writer::{Change, Changed, Owners, Promotion, Write, Writer, Written};
 use ostrakon_store::{Options, Store, unbounded};
 use ostrakon_volumes::secrets::Secrets;
 
@@ -58,7 +58,7 @@ async fn kv() -> Arc<Guest> {
 }
 
 struct Shard {
-    lane: Lane,
+    writer: Writer,
     thread: JoinHandle<()>,
     directory: tempfile::TempDir,
     ordinal: u32,
@@ -69,19 +69,19 @@ impl Shard {
         let store = Store::open(Options::new(directory.path(), 1 << 20)).unwrap();
         let runtime = tokio::runtime::Handle::current();
         let metrics = Arc::new(Metrics::new("test"));
-        let place = Some(Ordinal(ordinal));
-        let (lane, thread) = Lane::start(store, place, runtime, metrics).unwrap();
+        let membership = Some(Ordinal(ordinal));
+        let (writer, thread) = Writer::start(store, membership, runtime, metrics).unwrap();
         let digest = Digest::of(b"kv");
         let promotion = Promotion {
             guest: Arc::clone(guest),
             digest,
             component: digest,
         };
-        lane.promote(promotion).await.unwrap();
-        let started = lane.change(Change::Start(Incarnation::default())).await;
+        writer.promote(promotion).await.unwrap();
+        let started = writer.change(Change::Start(Incarnation::default())).await;
         assert!(matches!(started, Ok(Changed::Started(..))), "{started:?}");
         Self {
-            lane,
+            writer,
             thread,
             directory,
             ordinal,
@@ -90,7 +90,7 @@ impl Shard {
 
     /// Ends it, and starts it again on its disk.
     async fn restart(self, guest: &Arc<Guest>) -> Self {
-        self.lane.end();
+        self.writer.end();
         self.thread.join().unwrap();
         Self::start(self.ordinal, guest, self.directory).await
     }
@@ -100,7 +100,7 @@ impl Shard {
             from: Arc::clone(guest),
             to: Arc::clone(guest),
         };
-        self.lane
+        self.writer
             .change(Change::Learn(plan.clone(), owners))
             .await
             .unwrap();
@@ -121,7 +121,7 @@ impl Shard {
             generation: 1,
             hand_off,
         };
-        self.lane.write(write, 100).await
+        self.writer.write(write, 100).await
     }
 
     /// Saves so many keys.
@@ -138,13 +138,13 @@ impl Shard {
 
     /// The value stored under a key, with what surrounds it.
     fn value(&self, key: &str) -> Vec<u8> {
-        let snapshot = Arc::clone(&self.lane.views().get().unwrap().snapshot);
+        let snapshot = Arc::clone(&self.writer.views().get().unwrap().snapshot);
         let page = snapshot.scan_partition(key.as_bytes(), None, None, false, 2, &mut unbounded);
         page.unwrap().entries.remove(0).1
     }
 
     fn keys(&self) -> BTreeSet<String> {
-        let view = self.lane.views().get().unwrap();
+        let view = self.writer.views().get().unwrap();
         let page = view
             .snapshot
             .partitions(None, None, 100_000, &mut unbounded)
@@ -156,9 +156,9 @@ impl Shard {
     /// Sends its first batch to the other and takes the acknowledgement; says
     /// whether there was one.
     async fn give(&self, other: &Self) -> bool {
-        let view = self.lane.views().get().unwrap();
-        let place = view.place.as_ref().unwrap();
-        let Some((to, range)) = place
+        let view = self.writer.views().get().unwrap();
+        let membership = view.membership.as_ref().unwrap();
+        let Some((to, range)) = membership
             .shard
             .outboxes()
             .map(|(to, kept)| (to, kept[0].clone()))
@@ -167,10 +167,13 @@ impl Shard {
             return false;
         };
         assert_eq!(to, Ordinal(other.ordinal));
-        let batch = place
+        let batch = membership
             .shard
             .envelope(to, &range, STORES[self.ordinal as usize]);
-        let partitions = place.contents(&view.snapshot, to, &range).await.unwrap();
+        let partitions = membership
+            .contents(&view.snapshot, to, &range)
+            .await
+            .unwrap();
         // It comes twice: the second is known, and changes nothing.
         for expected in [Received::Apply, Received::Known] {
             let receive = Change::Receive {
@@ -178,7 +181,7 @@ impl Shard {
                 schema: 1,
                 partitions: partitions.clone(),
             };
-            let received = other.lane.change(receive).await.unwrap();
+            let received = other.writer.change(receive).await.unwrap();
             assert_eq!(received, Changed::Received(expected));
         }
         for _ in 0..2 {
@@ -187,7 +190,7 @@ impl Shard {
                 number: range.number,
                 step_within: None,
             };
-            self.lane.change(acknowledged).await.unwrap();
+            self.writer.change(acknowledged).await.unwrap();
         }
         true
     }
@@ -202,7 +205,7 @@ fn placement(shards: u32) -> Placement {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn partitions_go_from_lane_to_lane_while_both_write_and_restart() {
+async fn partitions_go_from_writer_to_writer_while_both_write_and_restart() {
     let guest = kv().await;
     let directory = || tempfile::tempdir().unwrap();
     let mut one = Shard::start(0, &guest, directory()).await;
@@ -242,7 +245,7 @@ async fn partitions_go_from_lane_to_lane_while_both_write_and_restart() {
         matches!(&elsewhere, Written::Elsewhere(at) if *at == at_source),
         "{elsewhere:?}"
     );
-    let stepped = one.lane.change(Change::Step).await.unwrap();
+    let stepped = one.writer.change(Change::Step).await.unwrap();
     assert!(
         matches!(stepped, Changed::Stepped(Cursor::Through(_) | Cursor::End)),
         "{stepped:?}"
@@ -270,11 +273,18 @@ async fn partitions_go_from_lane_to_lane_while_both_write_and_restart() {
     // All the others, with restarts of the source among them.
     let mut steps = 1;
     loop {
-        let place = one.lane.views().get().unwrap().place.clone().unwrap();
-        if place.shard.is_done().is_some() {
+        let membership = one
+            .writer
+            .views()
+            .get()
+            .unwrap()
+            .membership
+            .clone()
+            .unwrap();
+        if membership.shard.is_done().is_some() {
             break;
         }
-        one.lane.change(Change::Step).await.unwrap();
+        one.writer.change(Change::Step).await.unwrap();
         steps += 1;
         if steps % 2 == 0 {
             one = one.restart(&guest).await;

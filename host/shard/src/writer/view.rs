@@ -9,7 +9,7 @@ use ostrakon_store::Snapshot;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
-use super::place::Place;
+use super::membership::Membership;
 
 /// A generation and the last durable commit, published as one: a read never
 /// pairs new code with old data, or the reverse.
@@ -24,7 +24,7 @@ pub struct View {
     /// The data.
     pub snapshot: Arc<Snapshot>,
     /// Where the shard stands among others; none where it is alone.
-    pub place: Option<Arc<Place>>,
+    pub membership: Option<Arc<Membership>>,
 }
 
 impl View {
@@ -39,17 +39,17 @@ impl View {
 
     /// The number of shards, as far as it is known.
     pub fn shards(&self) -> u32 {
-        shards(self.place.as_deref())
+        shards(self.membership.as_deref())
     }
 }
 
 /// The number of shards under a place's plan; 1 without one.
-pub(super) fn shards(place: Option<&Place>) -> u32 {
-    let plan = place.and_then(|place| place.shard.plan());
+pub(super) fn shards(membership: Option<&Membership>) -> u32 {
+    let plan = membership.and_then(|membership| membership.shard.plan());
     plan.map_or(1, |plan| plan.to.shards)
 }
 
-/// The place where the lane publishes its views.
+/// The place where the writer publishes its views.
 #[derive(Clone, Debug, Default)]
 pub struct Views(Arc<Published>);
 

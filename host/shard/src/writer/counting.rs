@@ -3,12 +3,12 @@
 use ostrakon_protocol::Cursor;
 use ostrakon_store::{ReadError, Snapshot};
 
+use super::membership::{ChangeError, Membership};
 use super::parts::first_after;
-use super::place::{ChangeError, Place};
 
-impl Place {
+impl Membership {
     /// Counts the partitions after the cursor, by going through them: not for
-    /// the lane's thread, nor a runtime's.
+    /// the writer's thread, nor a runtime's.
     ///
     /// # Errors
     /// When the data cannot be read.

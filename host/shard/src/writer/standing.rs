@@ -7,9 +7,9 @@ use ostrakon_store::{CommitError, Damage, Missing};
 use tokio::sync::watch;
 
 use super::worker::Worker;
-use super::{Lane, Written};
+use super::{Writer, Written};
 
-impl Lane {
+impl Writer {
     /// Why the data file is not where it was opened, now and as that changes.
     pub fn missing(&self) -> watch::Receiver<Option<Missing>> {
         self.state.missing.subscribe()

@@ -83,7 +83,7 @@ pub enum PromoteError {
     /// It could not be stored that it is live.
     #[error(transparent)]
     NotStored(#[from] CommitError),
-    /// The lane has ended.
+    /// The writer has ended.
     #[error("the shard stops")]
     Ended,
 }

@@ -1,9 +1,9 @@
-//! How much the lane does in one go.
+//! How much the writer does in one go.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-/// Bounds on what the lane does while others wait for it.
+/// Bounds on what the writer does while others wait for it.
 #[derive(Clone, Debug)]
 pub struct Pace {
     /// How long requests are run for one group before it is committed, when more
