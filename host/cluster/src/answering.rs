@@ -12,7 +12,7 @@ use ostrakon_contract::client::{Client, Clients};
 use ostrakon_contract::contract::Request;
 use ostrakon_observe::trace::Open;
 use ostrakon_peers::{Handler, Identity};
-use ostrakon_protocol::{Authority, HandOff, MAX_SHARDS, Ordinal, Plan, Received};
+use ostrakon_protocol::{Authority, Batch, HandOff, MAX_SHARDS, Ordinal, Plan, Received};
 use ostrakon_shard::service::{Answer, Refused, Service};
 use ostrakon_shard::writer::{Change, ChangeError, Changed};
 
@@ -102,7 +102,7 @@ impl Answering {
             };
         }
         if self.cluster.has_stopped() {
-            return later("this process must not go on serving its shard");
+            return later(&"this process must not go on serving its shard");
         }
         if let Some(refusal) = self.cluster.hear(peer).await {
             return refusal;
@@ -120,7 +120,7 @@ impl Answering {
             PeerRequest::HasGiven { epoch } if self.cluster.has_given(epoch) => {
                 PeerResponse::Done {}
             }
-            PeerRequest::HasGiven { .. } => later("there are partitions to give away"),
+            PeerRequest::HasGiven { .. } => later(&"there are partitions to give away"),
             PeerRequest::Forward {
                 request,
                 hand_off,
@@ -144,24 +144,13 @@ impl Answering {
                 Ok(()) => PeerResponse::Done {},
                 Err(why) => PeerResponse::Later { reason: why },
             },
-            PeerRequest::Addresses {} => PeerResponse::Addresses {
-                addresses: self
-                    .cluster
-                    .addresses()
-                    .into_iter()
-                    .map(|(ordinal, ip)| Address { ordinal, ip })
-                    .collect(),
-            },
+            PeerRequest::Addresses {} => self.addresses(),
             PeerRequest::Schema {} => PeerResponse::Schema {
                 schema: self.cluster.schema(),
             },
-            PeerRequest::Plan {} => PeerResponse::Plan {
-                plan: self.cluster.plan(),
-            },
+            PeerRequest::Plan {} => self.plan(),
             PeerRequest::UsePlan { plan } => match self.learn(peer, plan).await {
-                Ok(()) => PeerResponse::Plan {
-                    plan: self.cluster.plan(),
-                },
+                Ok(()) => self.plan(),
                 Err(later) => later,
             },
             PeerRequest::Receive {
@@ -169,43 +158,7 @@ impl Answering {
                 batch,
                 schema,
                 partitions,
-            } => {
-                if batch.hand_off.source != source {
-                    return later("the batch is another shard's");
-                }
-                if let Err(later) = self.learn(peer, plan).await {
-                    return later;
-                }
-                let partitions = partitions.into_iter().map(Partition::unpack).collect();
-                let Some(partitions) = partitions else {
-                    let reason = "the partitions are none".to_owned();
-                    return PeerResponse::NotUnderstood { reason };
-                };
-                let number = batch.number;
-                let receive = Change::Receive {
-                    batch,
-                    schema,
-                    partitions,
-                };
-                let received = self.cluster.change(receive).await;
-                let acknowledged = PeerResponse::Acknowledged {
-                    number,
-                    was_long: self.cluster.0.writer.was_long(),
-                };
-                match received {
-                    Ok(Changed::Received(Received::Apply)) => acknowledged,
-                    Ok(Changed::Received(Received::Known)) => {
-                        tracing::debug!(peer = peer.ordinal, number, "a batch came again");
-                        acknowledged
-                    }
-                    Ok(other) => later(format!("the batch is not taken: {other:?}")),
-                    Err(error @ ChangeError::Unmigrated(..)) => {
-                        tracing::warn!(peer = peer.ordinal, %error, "partitions are not taken");
-                        later(error)
-                    }
-                    Err(error) => later(error),
-                }
-            }
+            } => self.receive(peer, plan, batch, schema, partitions).await,
             PeerRequest::Survey { shards, basis } => {
                 match self.cluster.survey_here(shards, basis).await {
                     Ok(owners) => PeerResponse::Survey { owners },
@@ -218,13 +171,74 @@ impl Answering {
             PeerRequest::Done { epoch, progress } => {
                 self.cluster.measured().hear(source, progress);
                 self.cluster.hear_done(source, epoch).await;
-                PeerResponse::Plan {
-                    plan: self.cluster.plan(),
-                }
+                self.plan()
             }
             PeerRequest::Generation { digest } => PeerResponse::Generation {
                 files: self.cluster.0.guests.files(digest),
             },
+        }
+    }
+
+    /// Stores a batch of partitions.
+    async fn receive(
+        &self,
+        peer: &Identity,
+        plan: Plan,
+        batch: Batch,
+        schema: u32,
+        partitions: Vec<Partition>,
+    ) -> PeerResponse {
+        if batch.hand_off.source != Ordinal(peer.ordinal) {
+            return later(&"the batch is another shard's");
+        }
+        if let Err(later) = self.learn(peer, plan).await {
+            return later;
+        }
+        let partitions = partitions.into_iter().map(Partition::unpack).collect();
+        let Some(partitions) = partitions else {
+            let reason = "the partitions are none".to_owned();
+            return PeerResponse::NotUnderstood { reason };
+        };
+        let number = batch.number;
+        let receive = Change::Receive {
+            batch,
+            schema,
+            partitions,
+        };
+        let received = self.cluster.change(receive).await;
+        let acknowledged = PeerResponse::Acknowledged {
+            number,
+            was_long: self.cluster.0.writer.was_long(),
+        };
+        match received {
+            Ok(Changed::Received(Received::Apply)) => acknowledged,
+            Ok(Changed::Received(Received::Known)) => {
+                tracing::debug!(peer = peer.ordinal, number, "a batch came again");
+                acknowledged
+            }
+            Ok(other) => later(&format!("the batch is not taken: {other:?}")),
+            Err(error @ ChangeError::Unmigrated(..)) => {
+                tracing::warn!(peer = peer.ordinal, %error, "partitions are not taken");
+                later(&error)
+            }
+            Err(error) => later(&error),
+        }
+    }
+
+    /// The plan that this shard goes by.
+    fn plan(&self) -> PeerResponse {
+        PeerResponse::Plan {
+            plan: self.cluster.plan(),
+        }
+    }
+
+    /// From where peers have called this shard.
+    fn addresses(&self) -> PeerResponse {
+        let addresses = self.cluster.addresses().into_iter();
+        PeerResponse::Addresses {
+            addresses: addresses
+                .map(|(ordinal, ip)| Address { ordinal, ip })
+                .collect(),
         }
     }
 
@@ -235,7 +249,7 @@ impl Answering {
                 moved: part.moved,
                 reply: ForwardedReply::of(&part.reply),
             },
-            Err(refused) if refused.is_passing() => later(refused),
+            Err(refused) if refused.is_passing() => later(&refused),
             Err(refused) => PeerResponse::PartRefused {
                 reply: refusal(&refused),
             },
@@ -279,9 +293,9 @@ impl Answering {
             Ok(true) => Ok(()),
             Ok(false) => {
                 let why = "this shard has not yet learned where partitions are";
-                Err(later(why))
+                Err(later(&why))
             }
-            Err(error) => Err(later(error)),
+            Err(error) => Err(later(&error)),
         }
     }
 
@@ -292,7 +306,7 @@ impl Answering {
                 hand_off,
                 plan,
             },
-            _ => later("its partitions have not arrived yet"),
+            _ => later(&"its partitions have not arrived yet"),
         }
     }
 }
@@ -314,7 +328,7 @@ fn refusal(refused: &Refused) -> ForwardedReply {
     ForwardedReply::new(head.status, &head.headers, body)
 }
 
-fn later(reason: impl ToString) -> PeerResponse {
+fn later(reason: &impl ToString) -> PeerResponse {
     PeerResponse::Later {
         reason: reason.to_string(),
     }

@@ -1,6 +1,6 @@
 //! The messages of shards to one another.
 //!
-//! A message is MessagePack, with its fields by name. A later version may add a field that
+//! A message is `MessagePack`, with its fields by name. A later version may add a field that
 //! earlier ones can do without: those pass over it, and the later one has a default for it
 //! (`#[serde(default)]`). It may add a request: earlier ones answer it with
 //! [`PeerResponse::NotUnderstood`]. Whatever else changes takes a new version of the protocol.

@@ -1,4 +1,4 @@
-use std::fmt::Debug;
+use std::fmt::{Debug, Write as _};
 use std::net::Ipv4Addr;
 
 use ostrakon_protocol::{Cursor, Ordinal};
@@ -292,7 +292,10 @@ fn enveloped(request: PeerRequest) -> Envelope<PeerRequest> {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _infallible = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// All messages as a recording has them.

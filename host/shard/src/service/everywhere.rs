@@ -42,7 +42,8 @@ impl Service {
             };
             let reply = self.gathered(&view, request, deadline).await;
             let reply = match reply {
-                Ok(reply) | Err(Unjoined::Answered(reply)) => Ok(reply),
+                Ok(reply) => Ok(reply),
+                Err(Unjoined::Answered(reply)) => Ok(*reply),
                 Err(Unjoined::Refused(refused)) => Err(refused),
             };
             let may_wait = Instant::now() + pause < deadline;
@@ -137,7 +138,7 @@ impl Service {
                     let part = others.part(shard, request, until);
                     part.await.map_err(|none| match none {
                         NoPart::Away(why) => Refused::Away(why).into(),
-                        NoPart::Refused(reply) => Unjoined::Answered(reply),
+                        NoPart::Refused(reply) => Unjoined::Answered(Box::new(reply)),
                     })
                 }
             };
@@ -222,7 +223,7 @@ impl Service {
 enum Unjoined {
     Refused(Refused),
     /// A shard refused its part for good, and said what the client is answered.
-    Answered(Reply),
+    Answered(Box<Reply>),
 }
 
 impl From<Refused> for Unjoined {
