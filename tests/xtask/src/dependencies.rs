@@ -50,6 +50,7 @@ pub(crate) fn check(root: &Path) -> anyhow::Result<()> {
                     .into_iter()
                     .map(|token| token.text.to_owned()),
             );
+            words.extend(named_in_attributes(&source));
         }
         faults.extend(unused(package, &words));
     }
@@ -60,6 +61,12 @@ pub(crate) fn check(root: &Path) -> anyhow::Result<()> {
         faults.join("\n  ")
     );
     Ok(())
+}
+
+/// The crates in attributes such as `#[serde(with = "serde_bytes")]`.
+fn named_in_attributes(source: &str) -> impl Iterator<Item = String> {
+    let named = source.split("(with = \"").skip(1);
+    named.filter_map(|rest| Some(rest.split(['"', ':']).next()?.to_owned()))
 }
 
 fn read(root: &Path) -> anyhow::Result<Vec<Package>> {
@@ -138,6 +145,14 @@ mod tests {
             directory: directory.to_owned(),
             dependencies: dependencies.iter().map(|&name| name.to_owned()).collect(),
         }
+    }
+
+    #[test]
+    fn a_crate_that_an_attribute_names_is_used() {
+        let source = "#[serde(default, with = \"x\")] #[serde(with = \"serde_bytes\")] a: u8, \
+                      #[serde(with = \"humantime_serde::option\")] b: u8";
+        let named: Vec<_> = named_in_attributes(source).collect();
+        assert_eq!(named, ["serde_bytes", "humantime_serde"]);
     }
 
     #[test]
