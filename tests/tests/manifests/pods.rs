@@ -130,6 +130,15 @@ fn the_role_is_no_more_than_what_the_host_asks_for() {
 }
 
 /// As the Pod Security Standards' profile "restricted" demands, and the user of the image.
+/// `kubectl describe pod` then shows why a process ended.
+#[test]
+fn a_pods_status_has_the_last_lines_of_a_process_that_failed() {
+    each(|name, objects| {
+        let policy = &container(objects)["terminationMessagePolicy"];
+        assert_eq!(policy, "FallbackToLogsOnError", "{name}");
+    });
+}
+
 #[test]
 fn pods_fit_the_restricted_profile() {
     let user = dockerfile()

@@ -11,6 +11,8 @@ mod manifest;
 mod ordinal;
 mod otlp;
 mod pack;
+#[cfg(test)]
+mod pages;
 mod peers;
 mod plan;
 mod progress;
