@@ -12,7 +12,7 @@ use http::header::AUTHORIZATION;
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
-use crate::http::Refusal;
+use crate::http::{Refusal, refusals};
 
 /// The tokens accepted now; `None` if no token is required. The set can change at any time.
 pub type LiveTokens = Arc<ArcSwapOption<BearerTokens>>;
@@ -106,16 +106,16 @@ impl BearerTokens {
     pub fn check(&self, headers: &HeaderMap) -> Result<(), Refusal> {
         let mut shown = headers.get_all(AUTHORIZATION).into_iter();
         let (Some(only), None) = (shown.next(), shown.next()) else {
-            return Err(Refusal::NoToken);
+            return Err(refusals::NO_TOKEN);
         };
-        let token = bearer(only.as_bytes()).ok_or(Refusal::NoToken)?;
+        let token = bearer(only.as_bytes()).ok_or(refusals::NO_TOKEN)?;
         let digest = self.digest(token);
         // Every token is compared, so that the time taken does not reveal which one matches.
         let fitting = self.known.iter().filter(|known| **known == digest).count();
         if fitting > 0 {
             Ok(())
         } else {
-            Err(Refusal::WrongToken)
+            Err(refusals::WRONG_TOKEN)
         }
     }
 
@@ -173,22 +173,22 @@ mod tests {
         for (values, wanted) in [
             (vec![format!("Bearer {ONE}")], Ok(())),
             (vec![format!("bearer  {TWO}")], Ok(())),
-            (vec![], Err(Refusal::NoToken)),
-            (vec![ONE.to_owned()], Err(Refusal::NoToken)),
-            (vec![format!("Basic {ONE}")], Err(Refusal::NoToken)),
+            (vec![], Err(refusals::NO_TOKEN)),
+            (vec![ONE.to_owned()], Err(refusals::NO_TOKEN)),
+            (vec![format!("Basic {ONE}")], Err(refusals::NO_TOKEN)),
             (
                 vec![format!("Bearer {ONE}"), format!("Bearer {ONE}")],
-                Err(Refusal::NoToken),
+                Err(refusals::NO_TOKEN),
             ),
-            (vec!["Bearer ".to_owned()], Err(Refusal::NoToken)),
+            (vec!["Bearer ".to_owned()], Err(refusals::NO_TOKEN)),
             (
                 vec![format!("Bearer {}", &ONE[..19])],
-                Err(Refusal::WrongToken),
+                Err(refusals::WRONG_TOKEN),
             ),
-            (vec![format!("Bearer {ONE}0")], Err(Refusal::WrongToken)),
+            (vec![format!("Bearer {ONE}0")], Err(refusals::WRONG_TOKEN)),
             (
                 vec![format!("Bearer {ONE}\t{TWO}")],
-                Err(Refusal::WrongToken),
+                Err(refusals::WRONG_TOKEN),
             ),
         ] {
             let values: Vec<_> = values.iter().map(String::as_str).collect();

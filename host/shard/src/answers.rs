@@ -8,31 +8,99 @@ use ostrakon_store::CommitError;
 
 use crate::service::Refused;
 
+/// What a shard refuses, beside what HTTP does.
+pub mod refusals {
+    ostrakon_network::refusals! {
+        /// Another shard has the partition; the client is to ask that one.
+        REDIRECTED: TEMPORARY_REDIRECT "redirected"
+            "another shard has this partition: send the same request to the address in the location header\n",
+        /// The partition's key is empty or too long.
+        BAD_PARTITION_KEY: BAD_REQUEST "bad-partition-key"
+            "the partition key is empty or too long: use 1 byte to store.max_partition_key_bytes\n",
+        /// Another shard has the partition; nothing was written.
+        MISPLACED: MISDIRECTED_REQUEST "misplaced"
+            "another shard has this partition, and nothing was written: ask the one that the ostrakon-shard header names\n",
+        /// The guest trapped.
+        GUEST_TRAPPED: INTERNAL_SERVER_ERROR "guest-trapped"
+            "the guest trapped and nothing was stored: see the host's log\n",
+        /// The guest's reply cannot be sent.
+        GUEST_REPLY: INTERNAL_SERVER_ERROR "guest-reply"
+            "the guest's reply is not valid and nothing was stored: see the host's log\n",
+        /// The guest used more memory than it may.
+        GUEST_MEMORY: INTERNAL_SERVER_ERROR "guest-memory"
+            "the guest ran out of memory and nothing was stored: ask for less, or raise the limit\n",
+        /// A part of the data is damaged.
+        STORE_DAMAGED: INTERNAL_SERVER_ERROR "store-damaged"
+            "a part of the data is damaged and nothing was stored: see the shard's status and log, and restore a backup\n",
+        /// The guest missed its deadline.
+        GUEST_DEADLINE: GATEWAY_TIMEOUT "guest-deadline"
+            "the guest missed its deadline and nothing was stored: ask for less, or raise the deadline\n",
+        /// All replies together are too large.
+        REPLIES: SERVICE_UNAVAILABLE "replies"
+            "the replies that clients, or this one, have not taken yet are too large together: take them, try again later, or raise max_replies_bytes\n",
+        /// The writer's queue is full.
+        WRITER_FULL: SERVICE_UNAVAILABLE "writer-full"
+            "too many writes are waiting: try again later\n",
+        /// The request waited too long for the writer; it did not run.
+        WRITER_WAIT: SERVICE_UNAVAILABLE "writer-wait"
+            "the write waited too long for its turn and did not run: try again later\n",
+        /// Too many slow reads run already.
+        SLOW_READS: SERVICE_UNAVAILABLE "too-many-slow-reads"
+            "too many slow reads are running: try again later\n",
+        /// The shard that has the partition, or one of all that are to answer, is away; nothing was run.
+        SHARD_AWAY: SERVICE_UNAVAILABLE "shard-away"
+            "a shard that is to answer is away, and nothing was run: try again later\n",
+        /// The shard that has the partition was asked to write and did not answer.
+        OUTCOME_UNKNOWN: BAD_GATEWAY "outcome-unknown"
+            "the shard that has this partition did not answer: it may have written or not; read before you try again\n",
+        /// Another shard ran the write, and there is no room for its reply.
+        REPLY_DROPPED: BAD_GATEWAY "reply-dropped"
+            "the write was run, and its reply was dropped, as replies that clients have not taken yet are too large together: read before you try again\n",
+        /// There is no live generation yet.
+        NO_GENERATION: SERVICE_UNAVAILABLE "no-generation"
+            "the shard has no live guest yet: try again later, and see its status\n",
+        /// The shard drains.
+        SHUTTING_DOWN: SERVICE_UNAVAILABLE "shutting-down"
+            "_shutting_down_",
+        /// The store cannot be read or written.
+        STORE_FAILED: SERVICE_UNAVAILABLE "store-failed"
+            "the store failed and the request's outcome was not acknowledged: try again, and see the host's log\n",
+        /// The data file is not where it was opened.
+        STORE_MISSING: SERVICE_UNAVAILABLE "store-missing"
+            "the shard's data file was moved or removed and nothing was stored: put it back, and see the shard's status\n",
+        /// There is no space left to write to.
+        STORE_FULL: INSUFFICIENT_STORAGE "store-full"
+            "the disk is full and nothing was stored: free some space, or enlarge the volume\n",
+    }
+}
+
 impl From<&Refused> for Refusal {
     fn from(refused: &Refused) -> Self {
         match refused {
-            Refused::Starting => Self::NoGeneration,
-            Refused::RepliesFull => Self::Replies,
-            Refused::TooManySlow => Self::SlowReads,
-            Refused::WriterFull => Self::WriterFull,
-            Refused::WriterWait => Self::WriterWait,
-            Refused::NotStored(CommitError::Full) => Self::StoreFull,
-            Refused::NotStored(CommitError::Missing(_)) => Self::StoreMissing,
-            Refused::NotStored(error) if error.is_damage() => Self::StoreDamaged,
-            Refused::NotStored(CommitError::Failed(_)) | Refused::Stopping => Self::StoreFailed,
-            Refused::Away(_) => Self::ShardAway,
-            Refused::Unknown(_) => Self::OutcomeUnknown,
-            Refused::ReplyDropped => Self::ReplyDropped,
-            Refused::Redirected { .. } => Self::Redirected,
-            Refused::Misplaced { .. } => Self::Misplaced,
+            Refused::Starting => refusals::NO_GENERATION,
+            Refused::RepliesFull => refusals::REPLIES,
+            Refused::TooManySlow => refusals::SLOW_READS,
+            Refused::WriterFull => refusals::WRITER_FULL,
+            Refused::WriterWait => refusals::WRITER_WAIT,
+            Refused::NotStored(CommitError::Full) => refusals::STORE_FULL,
+            Refused::NotStored(CommitError::Missing(_)) => refusals::STORE_MISSING,
+            Refused::NotStored(error) if error.is_damage() => refusals::STORE_DAMAGED,
+            Refused::NotStored(CommitError::Failed(_)) | Refused::Stopping => {
+                refusals::STORE_FAILED
+            }
+            Refused::Away(_) => refusals::SHARD_AWAY,
+            Refused::Unknown(_) => refusals::OUTCOME_UNKNOWN,
+            Refused::ReplyDropped => refusals::REPLY_DROPPED,
+            Refused::Redirected { .. } => refusals::REDIRECTED,
+            Refused::Misplaced { .. } => refusals::MISPLACED,
             Refused::Failed(failure) => match failure {
-                Failure::Trap(_) => Self::GuestTrapped,
-                Failure::Memory(_) => Self::GuestMemory,
-                Failure::Deadline => Self::GuestDeadline,
-                Failure::Reply(_) => Self::GuestReply,
-                Failure::PartitionKey(..) => Self::BadPartitionKey,
-                Failure::Store(error) if error.is_damage() => Self::StoreDamaged,
-                Failure::Store(_) => Self::StoreFailed,
+                Failure::Trap(_) => refusals::GUEST_TRAPPED,
+                Failure::Memory(_) => refusals::GUEST_MEMORY,
+                Failure::Deadline => refusals::GUEST_DEADLINE,
+                Failure::Reply(_) => refusals::GUEST_REPLY,
+                Failure::PartitionKey(..) => refusals::BAD_PARTITION_KEY,
+                Failure::Store(error) if error.is_damage() => refusals::STORE_DAMAGED,
+                Failure::Store(_) => refusals::STORE_FAILED,
             },
         }
     }
@@ -47,5 +115,79 @@ impl Refused {
             Self::Away(why) | Self::Unknown(why) => refusal.explained(why),
             _ => refusal.response(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
+    use ostrakon_network::http::refusals as of_http;
+
+    use super::*;
+
+    fn all() -> impl Iterator<Item = Refusal> {
+        of_http::ALL.iter().chain(refusals::ALL).copied()
+    }
+
+    #[test]
+    fn the_reference_has_exactly_these_codes_with_their_status() {
+        let readme = include_str!("../../README.md");
+        let rows = readme
+            .lines()
+            .skip_while(|line| !line.starts_with("| code | status | cause |"))
+            .skip(2)
+            .take_while(|line| line.starts_with('|'));
+        let shown: HashSet<_> = rows
+            .map(|row| {
+                let cells: Vec<_> = row.split('|').map(str::trim).collect();
+                (cells[1].trim_matches('`').to_owned(), cells[2].to_owned())
+            })
+            .collect();
+        let all: HashSet<_> = all()
+            .map(|refusal| {
+                (
+                    refusal.code().to_owned(),
+                    refusal.status().as_str().to_owned(),
+                )
+            })
+            .collect();
+        assert_eq!(shown, all, "host/README.md, and the refusals");
+    }
+
+    #[test]
+    fn every_refusal_is_one_lower_case_line_with_a_code_of_its_own() {
+        let mut codes = HashSet::new();
+        for refusal in all() {
+            let (code, text) = (refusal.code(), refusal.text());
+            assert!(codes.insert(code), "{code} twice");
+            assert!(
+                code.bytes()
+                    .all(|byte| byte.is_ascii_lowercase() || byte == b'-'),
+                "{code}"
+            );
+            assert_eq!(text, text.to_lowercase());
+            assert_eq!(text.trim_end_matches('\n').lines().count(), 1, "{text}");
+            assert!(!text.trim_end().ends_with('.'), "{text}");
+            let response = refusal.response();
+            assert_eq!(response.headers()["ostrakon-error"], code);
+            assert_eq!(
+                response.headers().contains_key(RETRY_AFTER),
+                response.status() == 503
+            );
+            assert_eq!(
+                response.headers().contains_key(WWW_AUTHENTICATE),
+                response.status() == 401
+            );
+        }
+    }
+
+    #[test]
+    fn shutting_down_is_said_as_the_courses_store_says_it() {
+        let response = refusals::SHUTTING_DOWN.response();
+        assert_eq!(response.status(), 503);
+        assert_eq!(response.body(), "_shutting_down_");
+        assert_eq!(response.headers()[RETRY_AFTER], "1");
     }
 }

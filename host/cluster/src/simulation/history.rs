@@ -7,8 +7,9 @@ use bytes::Bytes;
 use http::Method;
 use ostrakon_contract::client::Client;
 use ostrakon_contract::contract::{Reply, Request};
-use ostrakon_network::http::Refusal;
+use ostrakon_network::http::{Refusal, refusals as of_http};
 use ostrakon_observe::trace::Trace;
+use ostrakon_shard::answers::refusals;
 use ostrakon_shard::service::Answer;
 use ostrakon_test_support::linearizable::{self, Action, UNKNOWN, is_linearizable};
 
@@ -89,7 +90,10 @@ impl Ask {
         };
         let body = String::from_utf8_lossy(&reply.body);
         // Another shard's refusal comes as a reply.
-        let refused = Refusal::ALL.iter().find(|it| it.text() == body);
+        let refused = of_http::ALL
+            .iter()
+            .chain(refusals::ALL)
+            .find(|it| it.text() == body);
         if let Some(refused) = refused {
             return refusal(*refused);
         }
@@ -109,12 +113,12 @@ impl Ask {
 
 fn refusal(refused: Refusal) -> Told {
     match refused {
-        Refusal::OutcomeUnknown | Refusal::StoreFailed => Told::Unknown,
-        Refusal::ShardAway
-        | Refusal::NoGeneration
-        | Refusal::WriterFull
-        | Refusal::WriterWait
-        | Refusal::ShuttingDown => Told::Refused(refused),
+        refusals::OUTCOME_UNKNOWN | refusals::STORE_FAILED => Told::Unknown,
+        refusals::SHARD_AWAY
+        | refusals::NO_GENERATION
+        | refusals::WRITER_FULL
+        | refusals::WRITER_WAIT
+        | refusals::SHUTTING_DOWN => Told::Refused(refused),
         other => Told::Wrong(format!("{other:?}")),
     }
 }

@@ -8,7 +8,7 @@ use ostrakon_contract::client::Client;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use super::Refusal;
+use super::{Refusal, refusals};
 use crate::tls::{self, Chain};
 
 /// How often a client's credentials are checked again: a certificate can expire without any
@@ -94,8 +94,8 @@ impl Caller {
             return None;
         }
         Some(match self.shown {
-            Shown::Plain => Refusal::HttpsOnly,
-            Shown::Tls(_) => Refusal::ClientCertificate,
+            Shown::Plain => refusals::HTTPS_ONLY,
+            Shown::Tls(_) => refusals::CLIENT_CERTIFICATE,
         })
     }
 

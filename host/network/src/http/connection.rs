@@ -28,7 +28,7 @@ use super::stream::Stream;
 use super::streams::Streams;
 use super::sums::Sums;
 use super::wire::{Activity, Phase, Wire};
-use super::{Caller, Handler, Limits, LiveLimits, Refusal, linger};
+use super::{Caller, Handler, Limits, LiveLimits, Refusal, linger, refusals};
 use crate::handshake_backlog::HandshakeBacklog;
 
 /// The first bytes of an h2 client with prior knowledge.
@@ -97,7 +97,7 @@ pub(super) async fn serve<H: Handler>(
             Ok(Ok(0) | Err(_)) => return,
             Err(_) => {
                 shared.metrics.request_refused(Limit::HeaderTime);
-                let refusal = Some(Refusal::HeaderTime);
+                let refusal = Some(refusals::HEADER_TIME);
                 return linger::close(stream, refusal, &activity, shutdown).await;
             }
         }
@@ -225,7 +225,7 @@ async fn serve_http1<H: Handler>(
     let wire = parts.io.into_inner();
     let refused = wire.refused();
     let last_words = match (overdue, refused.map(|status| status.as_u16())) {
-        (Some(Phase::Head), _) => Some((Refusal::HeaderTime, Some(Limit::HeaderTime))),
+        (Some(Phase::Head), _) => Some((refusals::HEADER_TIME, Some(Limit::HeaderTime))),
         (Some(phase), _) => {
             if phase == Phase::Answering {
                 wire.into_stream().forget();
@@ -233,13 +233,13 @@ async fn serve_http1<H: Handler>(
             return None;
         }
         (None, Some(431)) if is_head(&parts.read_buf, limits) => {
-            Some((Refusal::HeaderSize, Some(Limit::HeaderSize)))
+            Some((refusals::HEADER_SIZE, Some(Limit::HeaderSize)))
         }
-        (None, Some(503)) => Some((Refusal::Heads, Some(Limit::Heads))),
+        (None, Some(503)) => Some((refusals::HEADS, Some(Limit::Heads))),
         // hyper rejects bodies of 2^64-2 bytes or more with the same status.
-        (None, Some(431)) => Some((Refusal::BodySize, Some(Limit::BodySize))),
-        (None, Some(414)) => Some((Refusal::UriSize, Some(Limit::HeaderSize))),
-        (None, Some(_)) => Some((Refusal::BadRequest, None)),
+        (None, Some(431)) => Some((refusals::BODY_SIZE, Some(Limit::BodySize))),
+        (None, Some(414)) => Some((refusals::URI_SIZE, Some(Limit::HeaderSize))),
+        (None, Some(_)) => Some((refusals::BAD_REQUEST, None)),
         (None, None) => None,
     };
     if let Some((_, Some(limit))) = last_words {

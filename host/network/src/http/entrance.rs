@@ -11,7 +11,7 @@ use super::connection::Shared;
 use super::server::down;
 use super::stream::Stream;
 use super::wire::Activity;
-use super::{Limits, Refusal, linger};
+use super::{Limits, linger, refusals};
 use crate::tls;
 
 /// One in so many connections may be in a TLS handshake at a time.
@@ -51,7 +51,7 @@ pub(super) async fn enter<H>(
             (Stream::Plain(stream), Caller::plain(address, to))
         }
         Some(_) if first != [tls::FIRST_BYTE] => {
-            let (stream, refusal) = (Stream::Plain(stream), Some(Refusal::HttpsOnly));
+            let (stream, refusal) = (Stream::Plain(stream), Some(refusals::HTTPS_ONLY));
             linger::close(stream, refusal, activity, shutdown.clone()).await;
             return None;
         }

@@ -4,7 +4,7 @@ use http::header::{HOST, HeaderValue, TRANSFER_ENCODING};
 use http::uri::Authority;
 use http::{Method, Version, request};
 
-use super::Refusal;
+use super::{Refusal, refusals};
 
 /// Rejects a head that a server must not accept. If the target names a host, that host replaces
 /// the `host` header; h2 requests are treated the same way.
@@ -15,7 +15,7 @@ pub(super) fn check(head: &mut request::Parts) -> Result<(), Refusal> {
         head.headers.insert(HOST, host);
     }
     if head.method == Method::CONNECT {
-        return Err(Refusal::NotImplemented);
+        return Err(refusals::NOT_IMPLEMENTED);
     }
     Ok(())
 }
@@ -33,9 +33,9 @@ fn check_coding(head: &request::Parts) -> Result<(), Refusal> {
             let mut codings = codings.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
             // `chunked` was applied twice, or the value is not a list.
             if codings.all(|coding| is_chunked(coding) || coding.trim_ascii().is_empty()) {
-                Err(Refusal::BadRequest)
+                Err(refusals::BAD_REQUEST)
             } else {
-                Err(Refusal::NotImplemented)
+                Err(refusals::NOT_IMPLEMENTED)
             }
         }
     }
@@ -47,24 +47,24 @@ fn check_host(head: &request::Parts) -> Result<Option<HeaderValue>, Refusal> {
     let (host, second) = (hosts.next(), hosts.next());
     let is_valid = host.is_none_or(|host| is_host(host.as_bytes()));
     if second.is_some() || !is_valid {
-        return Err(Refusal::BadRequest);
+        return Err(refusals::BAD_REQUEST);
     }
     let named = head.uri.authority().map(Authority::as_str);
     if named.is_some_and(|named| !is_host(named.as_bytes())) {
-        return Err(Refusal::BadRequest);
+        return Err(refusals::BAD_REQUEST);
     }
     match (head.version, host, named) {
         (Version::HTTP_11 | Version::HTTP_2, None, None) | (Version::HTTP_11, None, Some(_)) => {
-            Err(Refusal::BadRequest)
+            Err(refusals::BAD_REQUEST)
         }
         (Version::HTTP_2, Some(host), Some(named))
             if !host.as_bytes().eq_ignore_ascii_case(named.as_bytes()) =>
         {
-            Err(Refusal::BadRequest)
+            Err(refusals::BAD_REQUEST)
         }
         (_, _, None) => Ok(None),
         (_, _, Some(named)) => {
-            let named = HeaderValue::from_str(named).map_err(|_| Refusal::BadRequest)?;
+            let named = HeaderValue::from_str(named).map_err(|_| refusals::BAD_REQUEST)?;
             Ok(Some(named))
         }
     }

@@ -43,7 +43,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 pub use caller::{Caller, Door, plain};
-pub use refusal::Refusal;
+pub use refusal::{Refusal, refusals};
 pub use server::{Handler, Server};
 
 /// Limits on what clients may ask of a server. All sizes are in bytes and inclusive.

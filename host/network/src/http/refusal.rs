@@ -13,154 +13,111 @@ use super::date::date;
 /// Names the refusal in an answer, for programs.
 const ERROR: HeaderName = HeaderName::from_static("ostrakon-error");
 
+/// Declares refusals as constants, and `ALL` of them: each with a name, a status, a code and
+/// the text for people.
+#[macro_export]
 macro_rules! refusals {
-    ($($(#[$doc:meta])* $variant:ident: $status:ident $code:literal $text:literal,)+) => {
-        /// Why the host answers a request itself, in the guest's place.
-        ///
-        /// Each is a status, one line of text for people, and a header `ostrakon-error` with a
-        /// code for programs.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum Refusal {
-            $($(#[$doc])* $variant,)+
-        }
-
-        impl Refusal {
-            /// Every refusal there is.
-            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
-
-            /// The status of the answer.
-            pub fn status(self) -> StatusCode {
-                match self { $(Self::$variant => StatusCode::$status,)+ }
-            }
-
-            /// What programs know it by, in kebab case.
-            pub fn code(self) -> &'static str {
-                match self { $(Self::$variant => $code,)+ }
-            }
-
-            /// The answer's body.
-            pub fn text(self) -> &'static str {
-                match self { $(Self::$variant => $text,)+ }
-            }
-        }
+    ($($(#[$doc:meta])* $name:ident: $status:ident $code:literal $text:literal,)+) => {
+        $(
+            $(#[$doc])*
+            pub const $name: $crate::http::Refusal =
+                $crate::http::Refusal::new(::http::StatusCode::$status, $code, $text);
+        )+
+        /// Each of these refusals.
+        pub const ALL: &[$crate::http::Refusal] = &[$($name),+];
     };
 }
 
-refusals! {
-    /// Another shard has the partition; the client is to ask that one.
-    Redirected: TEMPORARY_REDIRECT "redirected"
-        "another shard has this partition: send the same request to the address in the location header\n",
-    /// What was sent is not HTTP.
-    BadRequest: BAD_REQUEST "bad-request"
-        "the request is not valid http: check its request line, headers and body framing\n",
-    /// The partition's key is empty or too long.
-    BadPartitionKey: BAD_REQUEST "bad-partition-key"
-        "the partition key is empty or too long: use 1 byte to store.max_partition_key_bytes\n",
-    /// What came is not TLS.
-    HttpsOnly: BAD_REQUEST "https-only"
-        "this port speaks https only: ask again with https:// in place of http://\n",
-    /// No token came.
-    NoToken: UNAUTHORIZED "no-token"
-        "a token is needed: send one that is known here as authorization: bearer <token>\n",
-    /// The token that came is not, or no longer, known.
-    WrongToken: UNAUTHORIZED "wrong-token"
-        "the token is not, or no longer, known here: send one that is\n",
-    /// What the client has shown is not, or no longer, believed.
-    ClientCertificate: FORBIDDEN "client-certificate"
-        "this connection's client certificate is missing, or not believed any more: connect again with one of an authority that is known here\n",
-    /// The operation is not for this caller.
-    Forbidden: FORBIDDEN "forbidden"
-        "this is allowed from the same machine, and not from a web page there, or with a token: call it from within the pod, or put admin-token into the secret\n",
-    /// There is nothing at this path.
-    NotFound: NOT_FOUND "not-found"
-        "there is nothing at this path: check the url\n",
-    /// The path has no such method.
-    MethodNotAllowed: METHOD_NOT_ALLOWED "method-not-allowed"
-        "this path has other methods only: see the allow header\n",
-    /// The headers came too slowly.
-    HeaderTime: REQUEST_TIMEOUT "header-time"
-        "the headers did not arrive in time: send the request again, faster\n",
-    /// The body came too slowly.
-    BodyTime: REQUEST_TIMEOUT "body-time"
-        "the body did not arrive in time: send the request again, faster or in smaller parts\n",
-    /// The body is too large.
-    BodySize: PAYLOAD_TOO_LARGE "body-size"
-        "the body is too large: send less, or raise max_body_bytes\n",
-    /// The request target is too long.
-    UriSize: URI_TOO_LONG "uri-size"
-        "the request's target is too long: send a shorter path and query\n",
-    /// Another shard has the partition; nothing was written.
-    Misplaced: MISDIRECTED_REQUEST "misplaced"
-        "another shard has this partition, and nothing was written: ask the one that the ostrakon-shard header names\n",
-    /// The headers are too large.
-    HeaderSize: REQUEST_HEADER_FIELDS_TOO_LARGE "header-size"
-        "the request line and headers are too large, or more than 100: send less, or raise max_header_bytes\n",
-    /// The host failed: our bug.
-    Internal: INTERNAL_SERVER_ERROR "internal"
-        "the host failed to answer: see its log\n",
-    /// What is asked for is not offered to anybody.
-    NotImplemented: NOT_IMPLEMENTED "not-implemented"
-        "this is not offered: send bodies in no transfer coding but chunked, and do not ask for a tunnel\n",
-    /// The guest trapped.
-    GuestTrapped: INTERNAL_SERVER_ERROR "guest-trapped"
-        "the guest trapped and nothing was stored: see the host's log\n",
-    /// The guest's reply cannot be sent.
-    GuestReply: INTERNAL_SERVER_ERROR "guest-reply"
-        "the guest's reply is not valid and nothing was stored: see the host's log\n",
-    /// The guest used more memory than it may.
-    GuestMemory: INTERNAL_SERVER_ERROR "guest-memory"
-        "the guest ran out of memory and nothing was stored: ask for less, or raise the limit\n",
-    /// A part of the data is damaged.
-    StoreDamaged: INTERNAL_SERVER_ERROR "store-damaged"
-        "a part of the data is damaged and nothing was stored: see the shard's status and log, and restore a backup\n",
-    /// The guest missed its deadline.
-    GuestDeadline: GATEWAY_TIMEOUT "guest-deadline"
-        "the guest missed its deadline and nothing was stored: ask for less, or raise the deadline\n",
-    /// There are too many connections.
-    Connections: SERVICE_UNAVAILABLE "connections"
-        "there are too many connections: try again later, or raise max_connections\n",
-    /// All heads together are too large.
-    Heads: SERVICE_UNAVAILABLE "heads"
-        "the lines and headers of all requests together, or of this connection's, take too much memory: try again later, or raise max_heads_bytes\n",
-    /// All bodies together are too large.
-    Bodies: SERVICE_UNAVAILABLE "bodies"
-        "the bodies of all requests together are too large: try again later, or raise max_bodies_bytes\n",
-    /// All replies together are too large.
-    Replies: SERVICE_UNAVAILABLE "replies"
-        "the replies that clients, or this one, have not taken yet are too large together: take them, try again later, or raise max_replies_bytes\n",
-    /// The writer's queue is full.
-    WriterFull: SERVICE_UNAVAILABLE "writer-full"
-        "too many writes are waiting: try again later\n",
-    /// The request waited too long for the writer; it did not run.
-    WriterWait: SERVICE_UNAVAILABLE "writer-wait"
-        "the write waited too long for its turn and did not run: try again later\n",
-    /// Too many slow reads run already.
-    SlowReads: SERVICE_UNAVAILABLE "too-many-slow-reads"
-        "too many slow reads are running: try again later\n",
-    /// The shard that has the partition, or one of all that are to answer, is away; nothing was run.
-    ShardAway: SERVICE_UNAVAILABLE "shard-away"
-        "a shard that is to answer is away, and nothing was run: try again later\n",
-    /// The shard that has the partition was asked to write and did not answer.
-    OutcomeUnknown: BAD_GATEWAY "outcome-unknown"
-        "the shard that has this partition did not answer: it may have written or not; read before you try again\n",
-    /// Another shard ran the write, and there is no room for its reply.
-    ReplyDropped: BAD_GATEWAY "reply-dropped"
-        "the write was run, and its reply was dropped, as replies that clients have not taken yet are too large together: read before you try again\n",
-    /// There is no live generation yet.
-    NoGeneration: SERVICE_UNAVAILABLE "no-generation"
-        "the shard has no live guest yet: try again later, and see its status\n",
-    /// The shard drains.
-    ShuttingDown: SERVICE_UNAVAILABLE "shutting-down"
-        "_shutting_down_",
-    /// The store cannot be read or written.
-    StoreFailed: SERVICE_UNAVAILABLE "store-failed"
-        "the store failed and the request's outcome was not acknowledged: try again, and see the host's log\n",
-    /// The data file is not where it was opened.
-    StoreMissing: SERVICE_UNAVAILABLE "store-missing"
-        "the shard's data file was moved or removed and nothing was stored: put it back, and see the shard's status\n",
-    /// There is no space left to write to.
-    StoreFull: INSUFFICIENT_STORAGE "store-full"
-        "the disk is full and nothing was stored: free some space, or enlarge the volume\n",
+/// Why the host answers a request itself: a status, one line of text for people, and a header
+/// `ostrakon-error` with a code for programs. Those that HTTP and its callers need are here;
+/// layers above have their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    status: StatusCode,
+    code: &'static str,
+    text: &'static str,
+}
+
+impl Refusal {
+    /// A refusal with a code in kebab case, and a text that is one line in lower case.
+    pub const fn new(status: StatusCode, code: &'static str, text: &'static str) -> Self {
+        Self { status, code, text }
+    }
+
+    /// The status of the answer.
+    pub const fn status(self) -> StatusCode {
+        self.status
+    }
+
+    /// What programs know it by, in kebab case.
+    pub const fn code(self) -> &'static str {
+        self.code
+    }
+
+    /// The answer's body.
+    pub const fn text(self) -> &'static str {
+        self.text
+    }
+}
+
+/// Those of HTTP, and of who may ask.
+pub mod refusals {
+    crate::refusals! {
+        /// What was sent is not HTTP.
+        BAD_REQUEST: BAD_REQUEST "bad-request"
+            "the request is not valid http: check its request line, headers and body framing\n",
+        /// What came is not TLS.
+        HTTPS_ONLY: BAD_REQUEST "https-only"
+            "this port speaks https only: ask again with https:// in place of http://\n",
+        /// No token came.
+        NO_TOKEN: UNAUTHORIZED "no-token"
+            "a token is needed: send one that is known here as authorization: bearer <token>\n",
+        /// The token that came is not, or no longer, known.
+        WRONG_TOKEN: UNAUTHORIZED "wrong-token"
+            "the token is not, or no longer, known here: send one that is\n",
+        /// What the client has shown is not, or no longer, believed.
+        CLIENT_CERTIFICATE: FORBIDDEN "client-certificate"
+            "this connection's client certificate is missing, or not believed any more: connect again with one of an authority that is known here\n",
+        /// The operation is not for this caller.
+        FORBIDDEN: FORBIDDEN "forbidden"
+            "this is allowed from the same machine, and not from a web page there, or with a token: call it from within the pod, or put admin-token into the secret\n",
+        /// There is nothing at this path.
+        NOT_FOUND: NOT_FOUND "not-found"
+            "there is nothing at this path: check the url\n",
+        /// The path has no such method.
+        METHOD_NOT_ALLOWED: METHOD_NOT_ALLOWED "method-not-allowed"
+            "this path has other methods only: see the allow header\n",
+        /// The headers came too slowly.
+        HEADER_TIME: REQUEST_TIMEOUT "header-time"
+            "the headers did not arrive in time: send the request again, faster\n",
+        /// The body came too slowly.
+        BODY_TIME: REQUEST_TIMEOUT "body-time"
+            "the body did not arrive in time: send the request again, faster or in smaller parts\n",
+        /// The body is too large.
+        BODY_SIZE: PAYLOAD_TOO_LARGE "body-size"
+            "the body is too large: send less, or raise max_body_bytes\n",
+        /// The request target is too long.
+        URI_SIZE: URI_TOO_LONG "uri-size"
+            "the request's target is too long: send a shorter path and query\n",
+        /// The headers are too large.
+        HEADER_SIZE: REQUEST_HEADER_FIELDS_TOO_LARGE "header-size"
+            "the request line and headers are too large, or more than 100: send less, or raise max_header_bytes\n",
+        /// The host failed: our bug.
+        INTERNAL: INTERNAL_SERVER_ERROR "internal"
+            "the host failed to answer: see its log\n",
+        /// What is asked for is not offered to anybody.
+        NOT_IMPLEMENTED: NOT_IMPLEMENTED "not-implemented"
+            "this is not offered: send bodies in no transfer coding but chunked, and do not ask for a tunnel\n",
+        /// There are too many connections.
+        CONNECTIONS: SERVICE_UNAVAILABLE "connections"
+            "there are too many connections: try again later, or raise max_connections\n",
+        /// All heads together are too large.
+        HEADS: SERVICE_UNAVAILABLE "heads"
+            "the lines and headers of all requests together, or of this connection's, take too much memory: try again later, or raise max_heads_bytes\n",
+        /// All bodies together are too large.
+        BODIES: SERVICE_UNAVAILABLE "bodies"
+            "the bodies of all requests together are too large: try again later, or raise max_bodies_bytes\n",
+    }
 }
 
 impl Refusal {
@@ -176,11 +133,11 @@ impl Refusal {
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert(ERROR, HeaderValue::from_static(self.code()));
         match self {
-            Self::NoToken => {
+            refusals::NO_TOKEN => {
                 let scheme = "Bearer realm=\"ostrakon\"";
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(scheme));
             }
-            Self::WrongToken => {
+            refusals::WRONG_TOKEN => {
                 let scheme = "Bearer realm=\"ostrakon\", error=\"invalid_token\"";
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(scheme));
             }
@@ -220,73 +177,5 @@ impl Refusal {
         wire.extend(format!("content-length: {length}\r\n\r\n").as_bytes());
         wire.extend_from_slice(response.body());
         wire
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::HashSet;
-
-    use super::*;
-
-    #[test]
-    fn the_reference_has_exactly_these_codes_with_their_status() {
-        let readme = include_str!("../../../README.md");
-        let rows = readme
-            .lines()
-            .skip_while(|line| !line.starts_with("| code | status | cause |"))
-            .skip(2)
-            .take_while(|line| line.starts_with('|'));
-        let shown: HashSet<_> = rows
-            .map(|row| {
-                let cells: Vec<_> = row.split('|').map(str::trim).collect();
-                (cells[1].trim_matches('`').to_owned(), cells[2].to_owned())
-            })
-            .collect();
-        let all = Refusal::ALL.iter();
-        let all: HashSet<_> = all
-            .map(|refusal| {
-                (
-                    refusal.code().to_owned(),
-                    refusal.status().as_str().to_owned(),
-                )
-            })
-            .collect();
-        assert_eq!(shown, all, "host/README.md, and the refusals");
-    }
-
-    #[test]
-    fn every_refusal_is_one_lower_case_line_with_a_code_of_its_own() {
-        let mut codes = HashSet::new();
-        for refusal in Refusal::ALL {
-            let (code, text) = (refusal.code(), refusal.text());
-            assert!(codes.insert(code), "{code} twice");
-            assert!(
-                code.bytes()
-                    .all(|byte| byte.is_ascii_lowercase() || byte == b'-'),
-                "{code}"
-            );
-            assert_eq!(text, text.to_lowercase());
-            assert_eq!(text.trim_end_matches('\n').lines().count(), 1, "{text}");
-            assert!(!text.trim_end().ends_with('.'), "{text}");
-            let response = refusal.response();
-            assert_eq!(response.headers()["ostrakon-error"], code);
-            assert_eq!(
-                response.headers().contains_key(RETRY_AFTER),
-                response.status() == 503
-            );
-            assert_eq!(
-                response.headers().contains_key(WWW_AUTHENTICATE),
-                response.status() == 401
-            );
-        }
-    }
-
-    #[test]
-    fn shutting_down_is_said_as_the_courses_store_says_it() {
-        let response = Refusal::ShuttingDown.response();
-        assert_eq!(response.status(), 503);
-        assert_eq!(response.body(), "_shutting_down_");
-        assert_eq!(response.headers()[RETRY_AFTER], "1");
     }
 }

@@ -23,7 +23,7 @@ use super::places::{Lost, Places, gives_way};
 use super::stream::Stream;
 use super::sums::Sums;
 use super::wire::{Activity, Phase};
-use super::{LiveLimits, Refusal, linger};
+use super::{LiveLimits, linger, refusals};
 use crate::descriptors::NotAccepted;
 use crate::handshake_backlog::HandshakeBacklog;
 
@@ -241,7 +241,7 @@ async fn refuse(
     (activity, mut lost): (Arc<Activity>, Lost),
     shutdown: watch::Receiver<bool>,
 ) {
-    let refusal = Some(Refusal::Connections);
+    let refusal = Some(refusals::CONNECTIONS);
     tokio::select! {
         () = linger::close(Stream::Plain(stream), refusal, &activity, shutdown) => {}
         () = down(&mut lost) => {}

@@ -18,7 +18,7 @@ use super::date::date;
 use super::sums::{Held, Sums};
 use super::taken::{self, Taken};
 use super::wire::{Activity, InFlight};
-use super::{Caller, Handler, LiveLimits, Refusal, head, heads, unwanted};
+use super::{Caller, Handler, LiveLimits, Refusal, head, heads, refusals, unwanted};
 
 /// What the requests of one connection share.
 #[derive(Debug)]
@@ -88,7 +88,7 @@ impl<H: Handler> Requests<H> {
                 if version == Version::HTTP_2 {
                     unwanted::discard(body);
                 }
-                Err(self.refuse(Limit::Heads, Refusal::Heads))
+                Err(self.refuse(Limit::Heads, refusals::HEADS))
             }
         };
         let mut response = match read {
@@ -166,7 +166,7 @@ impl<H: Handler> Requests<H> {
         }
         let limits = **self.limits.load();
         if body.size_hint().lower() > limits.max_body_bytes as u64 {
-            return Err(self.refuse(Limit::BodySize, Refusal::BodySize));
+            return Err(self.refuse(Limit::BodySize, refusals::BODY_SIZE));
         }
         let body = Limited::new(body, limits.max_body_bytes);
         let mut held = self.bodies.share();
@@ -177,18 +177,18 @@ impl<H: Handler> Requests<H> {
                 reading.is_read(body.len());
                 Ok((body, Some(held)))
             }
-            Ok(Err(Unread::Full)) => Err(self.refuse(Limit::Bodies, Refusal::Bodies)),
+            Ok(Err(Unread::Full)) => Err(self.refuse(Limit::Bodies, refusals::BODIES)),
             Ok(Err(Unread::Body(error))) if error.is::<LengthLimitError>() => {
-                Err(self.refuse(Limit::BodySize, Refusal::BodySize))
+                Err(self.refuse(Limit::BodySize, refusals::BODY_SIZE))
             }
             Ok(Err(Unread::Body(_))) if self.activity.is_overfull() => {
-                Err(self.refuse(Limit::Heads, Refusal::Heads))
+                Err(self.refuse(Limit::Heads, refusals::HEADS))
             }
             Ok(Err(Unread::Body(error))) => {
                 tracing::debug!(client = %self.caller.address(), %error, "request body was not read");
-                Err(Refusal::BadRequest.closing())
+                Err(refusals::BAD_REQUEST.closing())
             }
-            Err(_) => Err(self.refuse(Limit::BodyTime, Refusal::BodyTime)),
+            Err(_) => Err(self.refuse(Limit::BodyTime, refusals::BODY_TIME)),
         }
     }
 
@@ -200,7 +200,7 @@ impl<H: Handler> Requests<H> {
             // atomics that others use in any state they are left in.
             catch_unwind(AssertUnwindSafe(|| answer.as_mut().poll(context))).unwrap_or_else(|_| {
                 tracing::error!(client = %self.caller.address(), "a request's handler panicked");
-                Poll::Ready(Refusal::Internal.response())
+                Poll::Ready(refusals::INTERNAL.response())
             })
         })
         .await

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue, ORIGIN};
 use http::{Method, Request, Response, StatusCode, request};
 use ostrakon_network::bearer::LiveTokens;
-use ostrakon_network::http::{self as server, Caller, Handler, Limits, Refusal, Server};
+use ostrakon_network::http::{self as server, Caller, Handler, Limits, Refusal, Server, refusals};
 use ostrakon_observe::metrics::{Exposition, Listener, Metrics};
 use ostrakon_volumes::volume;
 use tokio::sync::watch;
@@ -194,7 +194,7 @@ impl<S: Subject> Handler for Parts<S> {
             "/drain" if request.method() == Method::POST => self.drain().await,
             "/livez" | "/readyz" | "/startupz" | "/status" | "/metrics" => not_allowed("GET, HEAD"),
             "/drain" => not_allowed("POST"),
-            _ => Refusal::NotFound.response(),
+            _ => refusals::NOT_FOUND.response(),
         }
     }
 }
@@ -220,7 +220,7 @@ impl<S> Parts<S> {
         match &*self.tokens.load() {
             _ if is_here => Ok(()),
             Some(tokens) => tokens.check(headers),
-            None => Err(Refusal::Forbidden),
+            None => Err(refusals::FORBIDDEN),
         }
     }
 
@@ -262,7 +262,7 @@ fn answer(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Res
 }
 
 fn not_allowed(methods: &'static str) -> Response<Bytes> {
-    let mut response = Refusal::MethodNotAllowed.response();
+    let mut response = refusals::METHOD_NOT_ALLOWED.response();
     response
         .headers_mut()
         .insert(ALLOW, HeaderValue::from_static(methods));

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
 use http::{Method, Response, StatusCode, Uri, request};
-use ostrakon_network::http::Refusal;
+use ostrakon_network::http::refusals;
 use serde_json::Value;
 
 use super::{JSON, LIMITS, TEXT, answer};
@@ -31,7 +31,7 @@ pub(super) fn refuse(head: &request::Parts) -> Option<Response<Bytes>> {
     let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
     length
         .is_some_and(|length: usize| length > SMALL && length <= LIMITS.max_body_bytes)
-        .then(|| Refusal::BodySize.response())
+        .then(|| refusals::BODY_SIZE.response())
 }
 
 /// The number of shards that is asked about.

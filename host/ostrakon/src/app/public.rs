@@ -10,10 +10,11 @@ use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, request,
 };
 use ostrakon_contract::contract;
-use ostrakon_network::http::{Caller, Handler, Refusal};
+use ostrakon_network::http::{Caller, Handler, Refusal, refusals as of_http};
 use ostrakon_observe::metrics::{Access, Label as _, Limit, Metrics, Target};
 use ostrakon_observe::trace::Open;
 use ostrakon_settings::settings::Settings;
+use ostrakon_shard::answers::refusals;
 use ostrakon_shard::service::{Answer, Refused, Service};
 
 use super::credentials::{ClientsPort, Credentials};
@@ -46,7 +47,7 @@ impl Handler for Public {
         let replies = self.service.replies();
         if replies.are_full(caller.client().replies(), most) {
             self.metrics.request_refused(Limit::Replies);
-            return Some(self.unrouted(Refusal::Replies));
+            return Some(self.unrouted(refusals::REPLIES));
         }
         if head.uri.path().starts_with('/') {
             return None;
@@ -57,7 +58,7 @@ impl Handler for Public {
             *response.status_mut() = StatusCode::NO_CONTENT;
             return Some(self.the_hosts(response));
         }
-        Some(self.unrouted(Refusal::BadRequest))
+        Some(self.unrouted(of_http::BAD_REQUEST))
     }
 
     async fn leaving(&self) {
@@ -165,7 +166,7 @@ fn describe(span: &mut Open, request: &contract::Request, answer: &Answer) {
 impl Public {
     fn shutting_down(&self) -> Response<Bytes> {
         self.metrics.request_refused(Limit::Draining);
-        let mut response = self.unrouted(Refusal::ShuttingDown);
+        let mut response = self.unrouted(refusals::SHUTTING_DOWN);
         // So that the client does not try again here.
         let headers = response.headers_mut();
         headers.insert(CONNECTION, HeaderValue::from_static("close"));

@@ -104,7 +104,7 @@ async fn malformed_requests_are_answered_400_and_closed() {
         b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n",
     ] {
         let answer = server.exchange(malformed).await;
-        check_refusal(&answer, Refusal::BadRequest);
+        check_refusal(&answer, refusals::BAD_REQUEST);
     }
     server.is_well().await;
     server.stop().await;
@@ -118,7 +118,7 @@ async fn what_is_malformed_after_a_good_request_is_refused_after_its_answer() {
         .await;
     let (first, second) = answer.split_once("GET /1 0").unwrap();
     assert!(first.starts_with("HTTP/1.1 200 OK"), "{answer}");
-    check_refusal(second, Refusal::BadRequest);
+    check_refusal(second, refusals::BAD_REQUEST);
     server.stop().await;
 }
 
@@ -130,7 +130,7 @@ async fn a_handler_may_refuse_before_the_body_is_read() {
             b"POST /refused HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\nconnection: close\r\n\r\n",
         )
         .await;
-    check_refusal(&answer, Refusal::ShuttingDown);
+    check_refusal(&answer, SHUTTING_DOWN);
     assert!(answer.contains("\r\nretry-after: 1\r\n"), "{answer}");
     server.stop().await;
 }

@@ -36,47 +36,43 @@ async fn early_answers_arrive_however_much_is_sent_before_they_are_read() {
     let mut count = 0;
     for (head, body, refusal) in [
         // By a handler, as for a missing token.
-        (
-            with("/refused", "", 4 * MIB),
-            4 * MIB,
-            Refusal::ShuttingDown,
-        ),
-        (with("/a", "", 9 * MIB), 9 * MIB, Refusal::BodySize),
-        (chunked.to_owned(), 9 * MIB, Refusal::BodySize),
+        (with("/refused", "", 4 * MIB), 4 * MIB, SHUTTING_DOWN),
+        (with("/a", "", 9 * MIB), 9 * MIB, refusals::BODY_SIZE),
+        (chunked.to_owned(), 9 * MIB, refusals::BODY_SIZE),
         (
             with("/a", &format!("x: {long}\r\n"), 4 * MIB),
             4 * MIB,
-            Refusal::HeaderSize,
+            refusals::HEADER_SIZE,
         ),
         (
             with(&format!("/{long}"), "", 4 * MIB),
             4 * MIB,
-            Refusal::HeaderSize,
+            refusals::HEADER_SIZE,
         ),
         (
             with("/a", "no header\r\n", 4 * MIB),
             4 * MIB,
-            Refusal::BadRequest,
+            refusals::BAD_REQUEST,
         ),
         (
             with("/a", "host: y\r\n", 4 * MIB),
             4 * MIB,
-            Refusal::BadRequest,
+            refusals::BAD_REQUEST,
         ),
         (
             with("/a", "transfer-encoding: gzip, chunked\r\n", 0),
             4 * MIB,
-            Refusal::NotImplemented,
+            refusals::NOT_IMPLEMENTED,
         ),
         (
             with("/a", "expect: 100-continue\r\n", 9 * MIB),
             9 * MIB,
-            Refusal::BodySize,
+            refusals::BODY_SIZE,
         ),
         (
             with("/refused", "expect: 100-continue\r\n", 10),
             10,
-            Refusal::ShuttingDown,
+            SHUTTING_DOWN,
         ),
     ] {
         for _ in 0..5 {
@@ -103,7 +99,7 @@ async fn a_refusal_for_want_of_memory_arrives_though_more_is_sent() {
     server.handler.entered.notified().await;
     for _ in 0..5 {
         let answer = send_all_then_read(&server, &head("/a"), 4 * MIB).await;
-        check_refusal(&answer, Refusal::Bodies);
+        check_refusal(&answer, refusals::BODIES);
     }
     server.handler.release.notify_one();
     read_answer(&mut held, "PUT /wait 4194304".len()).await;
@@ -119,10 +115,10 @@ async fn a_refusal_for_its_slowness_arrives_though_more_is_sent() {
         ..patient()
     });
     for (head, refusal) in [
-        ("GET / HTTP/1.1\r\n", Refusal::HeaderTime),
+        ("GET / HTTP/1.1\r\n", refusals::HEADER_TIME),
         (
             "PUT / HTTP/1.1\r\nhost: x\r\ncontent-length: 8000000\r\n\r\n",
-            Refusal::BodyTime,
+            refusals::BODY_TIME,
         ),
     ] {
         let mut stream = server.connect().await;
@@ -147,7 +143,7 @@ async fn a_connection_goes_on_after_a_refusal_whose_body_was_small() {
         let head = format!("PUT /refused HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n");
         stream.write_all(head.as_bytes()).await.unwrap();
         stream.write_all(body).await.unwrap();
-        let text = Refusal::ShuttingDown.text();
+        let text = SHUTTING_DOWN.text();
         let answer = read_answer(&mut stream, text.len()).await;
         assert!(answer.ends_with(text), "{answer}");
         assert!(!answer.contains("connection: close"), "{answer}");
@@ -167,8 +163,8 @@ async fn who_asks_before_it_sends_is_refused_without_being_told_to_send() {
         ..patient()
     });
     for (path, length, refusal) in [
-        ("/refused", 5, Refusal::ShuttingDown),
-        ("/a", 11, Refusal::BodySize),
+        ("/refused", 5, SHUTTING_DOWN),
+        ("/a", 11, refusals::BODY_SIZE),
     ] {
         let head = format!(
             "PUT {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\nexpect: 100-continue\r\n\r\n"

@@ -40,7 +40,7 @@ async fn a_handler_that_panics_is_answered_500_and_the_connection_goes_on() {
         .write_all(b"GET /panic HTTP/1.1\r\nhost: x\r\n\r\n")
         .await
         .unwrap();
-    let answer = read_answer(&mut stream, Refusal::Internal.text().len()).await;
+    let answer = read_answer(&mut stream, refusals::INTERNAL.text().len()).await;
     assert!(answer.starts_with("HTTP/1.1 500"), "{answer}");
     assert!(answer.contains("ostrakon-error: internal"), "{answer}");
     stream

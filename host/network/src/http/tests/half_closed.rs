@@ -85,9 +85,9 @@ async fn it_is_answered_however_long_that_takes() {
 async fn a_request_that_did_not_come_whole_is_not_run() {
     let server = Running::new(patient());
     let half = b"PUT /a HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n1";
-    check_refusal(&ask_and_close(&server, half).await, Refusal::BadRequest);
+    check_refusal(&ask_and_close(&server, half).await, refusals::BAD_REQUEST);
     let half = b"PUT /a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n2\r\n12\r\n";
-    check_refusal(&ask_and_close(&server, half).await, Refusal::BadRequest);
+    check_refusal(&ask_and_close(&server, half).await, refusals::BAD_REQUEST);
     for nothing in [&b"PUT /a HTTP/1.1\r\nhost: x\r\n"[..], b"P", b""] {
         assert_eq!(ask_and_close(&server, nothing).await, "");
     }

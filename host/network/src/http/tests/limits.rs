@@ -12,7 +12,10 @@ async fn headers_that_are_too_large_are_answered_431() {
         "GET / HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n",
         "y".repeat(100_000)
     );
-    check_refusal(&server.exchange(line.as_bytes()).await, Refusal::HeaderSize);
+    check_refusal(
+        &server.exchange(line.as_bytes()).await,
+        refusals::HEADER_SIZE,
+    );
     let just_fits = format!(
         "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx: {}\r\n\r\n",
         "y".repeat(900)
@@ -65,7 +68,7 @@ async fn headers_that_drip_are_answered_408_though_each_byte_is_in_time() {
             .unwrap();
         drip.abort();
         if beginning != "PRI * HTT" {
-            check_refusal(&answer, Refusal::HeaderTime);
+            check_refusal(&answer, refusals::HEADER_TIME);
         }
     }
     server.is_well().await;
@@ -85,7 +88,7 @@ async fn the_second_requests_headers_have_a_deadline_too() {
         .unwrap();
     read_answer(&mut stream, 8).await;
     stream.write_all(b"GET /2").await.unwrap();
-    check_refusal(&read_to_end(&mut stream).await, Refusal::HeaderTime);
+    check_refusal(&read_to_end(&mut stream).await, refusals::HEADER_TIME);
     server.stop().await;
 }
 
@@ -96,7 +99,7 @@ async fn a_body_that_is_said_to_be_too_large_is_refused_before_it_is_sent() {
         ..patient()
     });
     let head = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 11\r\nexpect: 100-continue\r\n\r\n";
-    check_refusal(&server.exchange(head).await, Refusal::BodySize);
+    check_refusal(&server.exchange(head).await, refusals::BODY_SIZE);
     let fits =
         b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\nconnection: close\r\n\r\n0123456789";
     assert!(server.exchange(fits).await.ends_with("POST / 10"));
@@ -120,7 +123,7 @@ async fn a_body_that_turns_out_too_large_is_refused_though_it_is_still_sent() {
         chunks.extend_from_slice(b"4\r\nabcd\r\n");
     }
     chunks.extend_from_slice(b"0\r\n\r\n");
-    check_refusal(&server.exchange(&chunks).await, Refusal::BodySize);
+    check_refusal(&server.exchange(&chunks).await, refusals::BODY_SIZE);
 
     let body = Full::new(Bytes::from(vec![0; 5_000_000]));
     let request = Request::post("http://x/").body(body).unwrap();
@@ -163,7 +166,7 @@ async fn small_chunks_of_a_refused_request_do_not_count_as_heads() {
     let mut stream = server.connect().await;
     for _ in 0..10 {
         stream.write_all(&upload).await.unwrap();
-        let answer = read_answer(&mut stream, Refusal::ShuttingDown.text().len()).await;
+        let answer = read_answer(&mut stream, SHUTTING_DOWN.text().len()).await;
         assert!(answer.contains("ostrakon-error: shutting-down"), "{answer}");
         // A busy machine may not have read it in the moment that there is for that.
         if answer.contains("connection: close") {
@@ -196,7 +199,7 @@ async fn a_flood_of_chunk_extensions_or_trailers_is_refused() {
     for flood in floods {
         check_refusal(
             &server.exchange(flood.as_bytes()).await,
-            Refusal::BadRequest,
+            refusals::BAD_REQUEST,
         );
     }
     server.is_well().await;
@@ -215,7 +218,7 @@ async fn bodies_that_are_too_large_together_are_refused_until_others_are_done() 
         .unwrap();
     server.handler.entered.notified().await;
     let post = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\nconnection: close\r\n\r\n01234";
-    check_refusal(&server.exchange(post).await, Refusal::Bodies);
+    check_refusal(&server.exchange(post).await, refusals::BODIES);
     server.handler.release.notify_one();
     read_answer(&mut held, "POST /wait 6".len()).await;
     assert!(server.exchange(post).await.ends_with("POST / 5"));
@@ -231,7 +234,7 @@ async fn a_body_that_does_not_come_is_answered_408() {
     let answer = server
         .exchange(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\nab")
         .await;
-    check_refusal(&answer, Refusal::BodyTime);
+    check_refusal(&answer, refusals::BODY_TIME);
     server.stop().await;
 }
 
@@ -307,7 +310,7 @@ async fn connections_beyond_the_limit_are_told_so_and_the_limit_is_live() {
         busy.push(server.wait().await);
     }
     let answer = server.exchange(b"GET /2 HTTP/1.1\r\nhost: x\r\n\r\n").await;
-    check_refusal(&answer, Refusal::Connections);
+    check_refusal(&answer, refusals::CONNECTIONS);
     assert!(answer.contains("\r\nretry-after: 1\r\n"));
     assert!(
         server

@@ -75,7 +75,7 @@ impl Drop for OnDrop<'_> {
 
 impl Handler for Echo {
     fn refuse(&self, head: &mut request::Parts, _: &Caller) -> Option<Response<Bytes>> {
-        (head.uri.path() == "/refused").then(|| Refusal::ShuttingDown.response())
+        (head.uri.path() == "/refused").then(|| SHUTTING_DOWN.response())
     }
 
     async fn leaving(&self) {
@@ -252,6 +252,13 @@ async fn read_answer(stream: &mut TcpStream, length: usize) -> String {
         );
     }
 }
+
+/// One of a layer above.
+const SHUTTING_DOWN: Refusal = Refusal::new(
+    StatusCode::SERVICE_UNAVAILABLE,
+    "shutting-down",
+    "_shutting_down_",
+);
 
 /// Checks a refusal as HTTP/1 sends it.
 #[track_caller]

@@ -16,7 +16,7 @@ const HTTP1: &[(&str, &str, Outcome)] = &[
     (
         "no host",
         "GET /a HTTP/1.1\r\n\r\n",
-        Refused(Refusal::BadRequest),
+        Refused(refusals::BAD_REQUEST),
     ),
     ("no host in 1.0", "GET /a HTTP/1.0\r\n\r\n", Run("GET /a 0")),
     (
@@ -27,37 +27,37 @@ const HTTP1: &[(&str, &str, Outcome)] = &[
     (
         "two hosts",
         "GET /a HTTP/1.1\r\nhost: x\r\nhost: y\r\n\r\n",
-        Refused(Refusal::BadRequest),
+        Refused(refusals::BAD_REQUEST),
     ),
     (
         "a host twice",
         "GET /a HTTP/1.1\r\nhost: x\r\nhost: x\r\n\r\n",
-        Refused(Refusal::BadRequest),
+        Refused(refusals::BAD_REQUEST),
     ),
     (
         "two hosts in 1.0",
         "GET /a HTTP/1.0\r\nhost: x\r\nhost: y\r\n\r\n",
-        Refused(Refusal::BadRequest),
+        Refused(refusals::BAD_REQUEST),
     ),
     (
         "a list of hosts",
         "GET /a HTTP/1.1\r\nhost: x, y\r\n\r\n",
-        Refused(Refusal::BadRequest),
+        Refused(refusals::BAD_REQUEST),
     ),
     (
         "a host with a user",
         "GET /a HTTP/1.1\r\nhost: u@x\r\n\r\n",
-        Refused(Refusal::BadRequest),
+        Refused(refusals::BAD_REQUEST),
     ),
     (
         "a host with a path",
         "GET /a HTTP/1.1\r\nhost: x/y\r\n\r\n",
-        Refused(Refusal::BadRequest),
+        Refused(refusals::BAD_REQUEST),
     ),
     (
         "a port that is none",
         "GET /a HTTP/1.1\r\nhost: x:y\r\n\r\n",
-        Refused(Refusal::BadRequest),
+        Refused(refusals::BAD_REQUEST),
     ),
     // The target.
     (
@@ -73,38 +73,42 @@ const HTTP1: &[(&str, &str, Outcome)] = &[
     (
         "an absolute target without a host",
         "GET http://y/a HTTP/1.1\r\n\r\n",
-        Refused(Refusal::BadRequest),
+        Refused(refusals::BAD_REQUEST),
     ),
     (
         "a target with a user",
         "GET http://u@y/a HTTP/1.1\r\nhost: x\r\n\r\n",
-        Refused(Refusal::BadRequest),
+        Refused(refusals::BAD_REQUEST),
     ),
     (
         "a tunnel",
         "CONNECT x:80 HTTP/1.1\r\nhost: x:80\r\n\r\n",
-        Refused(Refusal::NotImplemented),
+        Refused(refusals::NOT_IMPLEMENTED),
     ),
     (
         "a target with a space",
         "GET /a b HTTP/1.1\r\nhost: x\r\n\r\n",
-        Refused(Refusal::BadRequest),
+        Refused(refusals::BAD_REQUEST),
     ),
     (
         "no target",
         "GET HTTP/1.1\r\nhost: x\r\n\r\n",
-        Refused(Refusal::BadRequest),
+        Refused(refusals::BAD_REQUEST),
     ),
-    ("no version", "GET /a\r\n\r\n", Refused(Refusal::BadRequest)),
+    (
+        "no version",
+        "GET /a\r\n\r\n",
+        Refused(refusals::BAD_REQUEST),
+    ),
     (
         "a later version",
         "GET /a HTTP/2.0\r\nhost: x\r\n\r\n",
-        Refused(Refusal::BadRequest),
+        Refused(refusals::BAD_REQUEST),
     ),
     (
         "a method that is none",
         "G@T /a HTTP/1.1\r\nhost: x\r\n\r\n",
-        Refused(Refusal::BadRequest),
+        Refused(refusals::BAD_REQUEST),
     ),
     (
         "a method of its own",
@@ -115,47 +119,47 @@ const HTTP1: &[(&str, &str, Outcome)] = &[
     (
         "compressed",
         "PUT /a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: gzip, chunked\r\n\r\n1\r\na\r\n0\r\n\r\n",
-        Refused(Refusal::NotImplemented),
+        Refused(refusals::NOT_IMPLEMENTED),
     ),
     (
         "compressed, in two lines",
         "PUT /a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: gzip\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n",
-        Refused(Refusal::NotImplemented),
+        Refused(refusals::NOT_IMPLEMENTED),
     ),
     (
         "identity",
         "PUT /a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: identity, chunked\r\n\r\n1\r\na\r\n0\r\n\r\n",
-        Refused(Refusal::NotImplemented),
+        Refused(refusals::NOT_IMPLEMENTED),
     ),
     (
         "chunked twice",
         "PUT /a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked, chunked\r\n\r\n0\r\n\r\n",
-        Refused(Refusal::BadRequest),
+        Refused(refusals::BAD_REQUEST),
     ),
     (
         "chunked twice, in two lines",
         "PUT /a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
-        Refused(Refusal::BadRequest),
+        Refused(refusals::BAD_REQUEST),
     ),
     (
         "an empty coding",
         "PUT /a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: , chunked\r\n\r\n0\r\n\r\n",
-        Refused(Refusal::BadRequest),
+        Refused(refusals::BAD_REQUEST),
     ),
     (
         "not chunked at last",
         "PUT /a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked, gzip\r\n\r\n0\r\n\r\n",
-        Refused(Refusal::BadRequest),
+        Refused(refusals::BAD_REQUEST),
     ),
     (
         "not chunked",
         "PUT /a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: gzip\r\n\r\n",
-        Refused(Refusal::BadRequest),
+        Refused(refusals::BAD_REQUEST),
     ),
     (
         "chunked in 1.0",
         "PUT /a HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
-        Refused(Refusal::BadRequest),
+        Refused(refusals::BAD_REQUEST),
     ),
     (
         "in capitals",
@@ -170,12 +174,12 @@ const HTTP1: &[(&str, &str, Outcome)] = &[
     (
         "a length that is no number",
         "PUT /a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n+1\r\na\r\n0\r\n\r\n",
-        Refused(Refusal::BadRequest),
+        Refused(refusals::BAD_REQUEST),
     ),
     (
         "a chunk that is too long",
         "PUT /a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nfffffffffffffffff\r\n",
-        Refused(Refusal::BadRequest),
+        Refused(refusals::BAD_REQUEST),
     ),
     (
         "chunked, and a length",
@@ -186,47 +190,47 @@ const HTTP1: &[(&str, &str, Outcome)] = &[
     (
         "a length of 2^64-1",
         "PUT /a HTTP/1.1\r\nhost: x\r\ncontent-length: 18446744073709551615\r\n\r\n",
-        Refused(Refusal::BodySize),
+        Refused(refusals::BODY_SIZE),
     ),
     (
         "a length of 2^64-1, and some of it",
         "PUT /a HTTP/1.1\r\nhost: x\r\ncontent-length: 18446744073709551615\r\n\r\nbody of some lines\r\nand words\r\n",
-        Refused(Refusal::BodySize),
+        Refused(refusals::BODY_SIZE),
     ),
     (
         "a length of 2^64-2",
         "PUT /a HTTP/1.1\r\nhost: x\r\ncontent-length: 18446744073709551614\r\n\r\n",
-        Refused(Refusal::BodySize),
+        Refused(refusals::BODY_SIZE),
     ),
     (
         "a length of 2^64-3",
         "PUT /a HTTP/1.1\r\nhost: x\r\ncontent-length: 18446744073709551613\r\n\r\n",
-        Refused(Refusal::BodySize),
+        Refused(refusals::BODY_SIZE),
     ),
     (
         "a length of 2^64",
         "PUT /a HTTP/1.1\r\nhost: x\r\ncontent-length: 18446744073709551616\r\n\r\n",
-        Refused(Refusal::BadRequest),
+        Refused(refusals::BAD_REQUEST),
     ),
     (
         "a length with a sign",
         "PUT /a HTTP/1.1\r\nhost: x\r\ncontent-length: +1\r\n\r\na",
-        Refused(Refusal::BadRequest),
+        Refused(refusals::BAD_REQUEST),
     ),
     (
         "an empty length",
         "PUT /a HTTP/1.1\r\nhost: x\r\ncontent-length:\r\n\r\n",
-        Refused(Refusal::BadRequest),
+        Refused(refusals::BAD_REQUEST),
     ),
     (
         "two lengths",
         "PUT /a HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab",
-        Refused(Refusal::BadRequest),
+        Refused(refusals::BAD_REQUEST),
     ),
     (
         "a list of lengths",
         "PUT /a HTTP/1.1\r\nhost: x\r\ncontent-length: 1, 1\r\n\r\na",
-        Refused(Refusal::BadRequest),
+        Refused(refusals::BAD_REQUEST),
     ),
     (
         "a length twice",
@@ -237,32 +241,32 @@ const HTTP1: &[(&str, &str, Outcome)] = &[
     (
         "a folded line",
         "GET /a HTTP/1.1\r\nhost: x\r\nb: c\r\n d\r\n\r\n",
-        Refused(Refusal::BadRequest),
+        Refused(refusals::BAD_REQUEST),
     ),
     (
         "a space before the colon",
         "GET /a HTTP/1.1\r\nhost: x\r\nb : c\r\n\r\n",
-        Refused(Refusal::BadRequest),
+        Refused(refusals::BAD_REQUEST),
     ),
     (
         "a space before the first name",
         "GET /a HTTP/1.1\r\n host: x\r\n\r\n",
-        Refused(Refusal::BadRequest),
+        Refused(refusals::BAD_REQUEST),
     ),
     (
         "an empty name",
         "GET /a HTTP/1.1\r\nhost: x\r\n: c\r\n\r\n",
-        Refused(Refusal::BadRequest),
+        Refused(refusals::BAD_REQUEST),
     ),
     (
         "a line end that is half",
         "GET /a HTTP/1.1\r\nhost: x\rb: c\r\n\r\n",
-        Refused(Refusal::BadRequest),
+        Refused(refusals::BAD_REQUEST),
     ),
     (
         "a NUL",
         "GET /a HTTP/1.1\r\nhost: x\r\nb: \0\r\n\r\n",
-        Refused(Refusal::BadRequest),
+        Refused(refusals::BAD_REQUEST),
     ),
     (
         "line ends of old",
@@ -326,7 +330,7 @@ async fn many_headers_are_not_taken_for_a_large_body() {
         format!("GET /{long} HTTP/1.1\r\nhost: x\r\n\r\n"),
     ] {
         let answer = server.exchange(head.as_bytes()).await;
-        check_refusal(&answer, Refusal::HeaderSize);
+        check_refusal(&answer, refusals::HEADER_SIZE);
     }
     server.stop().await;
 }

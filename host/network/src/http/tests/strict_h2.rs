@@ -225,7 +225,7 @@ async fn requests_over_h2_are_taken_as_the_standard_says() {
             "{what}: {answer:?}"
         );
         if let Some((400, text)) = answer {
-            assert_eq!(text, Refusal::BadRequest.text(), "{what}");
+            assert_eq!(text, refusals::BAD_REQUEST.text(), "{what}");
         }
     }
     let tunnel = [(":method", "CONNECT"), (":authority", "x:80")];

@@ -1,3 +1,4 @@
+use ostrakon_network::http::refusals;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -119,8 +120,8 @@ fn a_token_is_demanded_where_there_are_any_and_told_to_no_guest() {
     let two_lines = format!("{ONE}\n{TWO}");
     let tokens = make(&[("client-tokens", &two_lines)], None).unwrap();
     for (token, admitted) in [
-        (None, Err(Refusal::NoToken)),
-        (Some("three-0123456789ab"), Err(Refusal::WrongToken)),
+        (None, Err(refusals::NO_TOKEN)),
+        (Some("three-0123456789ab"), Err(refusals::WRONG_TOKEN)),
         (Some(ONE), Ok(())),
         (Some(TWO), Ok(())),
     ] {
@@ -150,8 +151,8 @@ async fn with_any_a_certificate_or_a_token_will_do() {
     let with = Caller::in_tls(([10, 0, 0, 1], 1).into(), Some(shown));
     assert_eq!(asked(&any, None, &with).0, Ok(()));
     assert_eq!(asked(&any, Some(ONE), &without).0, Ok(()));
-    assert_eq!(asked(&any, None, &without).0, Err(Refusal::NoToken));
-    assert_eq!(asked(&all, None, &with).0, Err(Refusal::NoToken));
+    assert_eq!(asked(&any, None, &without).0, Err(refusals::NO_TOKEN));
+    assert_eq!(asked(&all, None, &with).0, Err(refusals::NO_TOKEN));
     assert_eq!(asked(&all, Some(ONE), &with).0, Ok(()));
 }
 
