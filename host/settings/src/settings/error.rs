@@ -40,10 +40,7 @@ pub enum Error {
     },
     /// The drain would end before it begins.
     #[error("drain.serve_for is {serve_for}; it must be below drain.deadline, which is {deadline}")]
-    NoTimeToDrain {
-        serve_for: Value,
-        deadline: Value,
-    },
+    NoTimeToDrain { serve_for: Value, deadline: Value },
     /// Clients would be redirected to shards, but no setting says where these are.
     #[error(
         "cluster.routing is \"redirect\"; set cluster.public_url too, such as \"http://kv-{{}}.kv:8080\", where {{}} is the ordinal of the shard that clients are sent to"
@@ -53,9 +50,7 @@ pub enum Error {
     #[error(
         "cluster.public_url is {url:?}; write http:// or https://, a host, perhaps a port, and nothing after it, such as \"http://kv-{{}}.kv:8080\""
     )]
-    PublicUrl {
-        url: String,
-    },
+    PublicUrl { url: String },
     /// The log filter cannot be read.
     #[error("log.filter: {0}")]
     Filter(#[source] FilterError),
