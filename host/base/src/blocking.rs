@@ -20,7 +20,7 @@ impl Blocking {
         match self {
             Self::OnThreads => {
                 let done = tokio::task::spawn_blocking(work).await;
-                done.expect("what blocks does not panic")
+                done.expect("blocking work does not panic")
             }
             Self::Inline => work(),
         }

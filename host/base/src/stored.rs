@@ -101,7 +101,7 @@ impl Format {
         let Some(marked) = stored.strip_prefix(MARK) else {
             return Ok((0, stored));
         };
-        let cut = || self.broken("it ends within its version");
+        let cut = || self.broken("it ends before its version is complete");
         let (version, body) = marked.split_first_chunk().ok_or_else(cut)?;
         let version = self.known(u16::from_le_bytes(*version).into())?;
         Ok((version, body))
@@ -119,7 +119,8 @@ impl Format {
             body: &'a T,
         }
         let version = self.version;
-        serde_json::to_vec(&Versioned { version, body }).expect("it has fields with names")
+        serde_json::to_vec(&Versioned { version, body })
+            .expect("the value has fields with text keys")
     }
 
     /// Splits the output of [`Format::to_json`] into the version and the other fields.
@@ -133,7 +134,7 @@ impl Format {
             None => 0,
             Some(version) => {
                 let number = version.as_u64();
-                self.known(number.ok_or_else(|| self.broken("its version is no number"))?)?
+                self.known(number.ok_or_else(|| self.broken("its version is not a number"))?)?
             }
         };
         Ok((version, fields))
@@ -162,7 +163,7 @@ impl Format {
     pub fn from_line(&self, stored: &[u8]) -> Result<u16, Unreadable> {
         let line = stored.strip_suffix(b"\n").unwrap_or(stored);
         let number = str::from_utf8(line).ok().and_then(|line| line.parse().ok());
-        self.known(number.ok_or_else(|| self.broken("its version is no number"))?)
+        self.known(number.ok_or_else(|| self.broken("its version is not a number"))?)
     }
 }
 

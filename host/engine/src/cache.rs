@@ -82,9 +82,9 @@ impl Cache {
             Err(why) => {
                 let path = path.display();
                 if why == Unfit::Damaged {
-                    tracing::warn!(%path, %why, "a compiled guest is not used, and compiled anew");
+                    tracing::warn!(%path, %why, "a compiled guest is not used, and is compiled again");
                 } else {
-                    tracing::info!(%path, %why, "a compiled guest is not used, and compiled anew");
+                    tracing::info!(%path, %why, "a compiled guest is not used, and is compiled again");
                 }
                 return None;
             }

@@ -50,7 +50,7 @@ impl Failure {
         };
         if let Some(ResourceTableError::Full) = error.downcast_ref() {
             return Self::Memory(format!(
-                "it holds more than {MAX_HANDLES} handles: see that it drops them"
+                "it holds more than {MAX_HANDLES} handles: make it drop those that it no longer needs"
             ));
         }
         if error.is::<Excess>() {
@@ -59,7 +59,7 @@ impl Failure {
         if text.contains(FUEL) {
             let (most, by) = meter::most_by(settings);
             return Self::Memory(format!(
-                "it hands over more than {most} bytes in one call, which follows from {by}: give less at once"
+                "it passes more than {most} bytes in one call, a limit that follows from {by}: pass less at once"
             ));
         }
         if memory_denied {
@@ -85,15 +85,15 @@ mod tests {
         for (settings, told) in [
             (
                 "guest.max_memory = '64MiB'",
-                "18874368 bytes in one call, which follows from guest.max_memory",
+                "18874368 bytes in one call, a limit that follows from guest.max_memory",
             ),
             (
                 "guest.max_memory = '16MiB'\nguest.max_reply_bytes = '9MiB'\nstore.max_value_bytes = '1MiB'",
-                "11534336 bytes in one call, which follows from guest.max_reply_bytes",
+                "11534336 bytes in one call, a limit that follows from guest.max_reply_bytes",
             ),
             (
                 "guest.max_memory = '16MiB'\nguest.max_reply_bytes = '1MiB'\nstore.max_value_bytes = '9MiB'",
-                "bytes in one call, which follows from store.max_value_bytes",
+                "bytes in one call, a limit that follows from store.max_value_bytes",
             ),
         ] {
             let settings = Settings::parse(settings).expect("they are valid");

@@ -35,7 +35,7 @@ pub(super) fn most_by(settings: &Settings) -> (usize, &'static str) {
     let (most, name) = bounds
         .into_iter()
         .max_by_key(|(most, _)| *most)
-        .expect("there are three");
+        .expect("there are three limits");
     (most + HEADERS, name)
 }
 

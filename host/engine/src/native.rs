@@ -79,7 +79,7 @@ impl<'a> Call<'a> {
         let Self::Save { word, .. } = self else {
             return Err(transaction);
         };
-        let length = [u8::try_from(TEXT.len()).expect("it is short")];
+        let length = [u8::try_from(TEXT.len()).expect("the text is short")];
         let tail = [&length, TEXT.as_bytes(), word.as_bytes()].concat();
         let item = [&Sha256::digest(&tail)[..TAG], &tail].concat();
         if transaction.set(ENTRY.to_vec(), item).is_err() {

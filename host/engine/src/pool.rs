@@ -102,7 +102,7 @@ impl Guest {
             || description.version.len() > MAX_NAME
         {
             return Err(CheckError::Description(format!(
-                "`describe` gives a name of {} bytes and a version of {}: a name has 1 to {MAX_NAME}, a version at most {MAX_NAME}",
+                "`describe` gives a name of {} bytes and a version of {}: a name must have 1 to {MAX_NAME}, a version at most {MAX_NAME}",
                 description.name.len(),
                 description.version.len(),
             )));
@@ -372,7 +372,7 @@ impl Lease {
         // Remains set if the call's future is dropped before it ends.
         self.fate = Some(DropReason::Deadline);
         let instance = self.instance.as_mut();
-        let instance = instance.expect("it is there until the lease is dropped");
+        let instance = instance.expect("the instance is there until the lease is dropped");
         instance.copies = Copies::ANY;
         instance
     }

@@ -187,15 +187,19 @@ pub(super) fn check_file(file: &File, cache_bytes: usize) -> Checked {
 fn head(file: &File) -> io::Result<Option<&'static str>> {
     let mut head = [0; HEAD];
     if file.metadata()?.len() < HEAD as u64 {
-        return Ok(Some("the file is empty or cut off"));
+        return Ok(Some("the file is empty or truncated"));
     }
     FileExt::read_exact_at(file, &mut head, 0)?;
     if &head[..4] != b"redb" {
-        return Ok(Some("the file is no store: it does not begin as one"));
+        return Ok(Some("the file is not a store: it does not begin like one"));
     }
     let number = |slot: usize| {
         let at = SLOTS + SLOT * slot + 104;
-        u64::from_le_bytes(head[at..at + 8].try_into().expect("eight bytes"))
+        u64::from_le_bytes(
+            head[at..at + 8]
+                .try_into()
+                .expect("the slice has eight bytes"),
+        )
     };
     let (last, is_open) = (usize::from(head[9] & 1), head[9] & 2 != 0);
     let is_behind = !is_open && number(1 - last) > number(last);
@@ -258,7 +262,7 @@ fn walk(
             None if size.entries <= SMALL => {}
             Some(of) if size.entries > SMALL && of == size => {}
             of => checked.problem(format!(
-                "partition {} has {} entries of {} bytes, and {} are noted",
+                "partition {} has {} entries of {} bytes, but {} are recorded",
                 shown(partition),
                 size.entries,
                 size.bytes,
@@ -301,16 +305,14 @@ fn walk(
     for partition in noted.keys() {
         let partition = shown(partition);
         checked.problem(format!(
-            "a size of partition {partition} is noted, which has no entries"
+            "partition {partition} has a recorded size but no entries"
         ));
     }
     let counted =
         contain(|| -> Result<_, ReadError> { Ok(redb::ReadableTableMetadata::len(&entries)?) })?;
     if counted != checked.entries {
         let found = checked.entries;
-        checked.problem(format!(
-            "{counted} entries are noted, and {found} are there"
-        ));
+        checked.problem(format!("{counted} entries are recorded, but {found} exist"));
     }
     Ok(())
 }
@@ -321,7 +323,7 @@ fn verify(database: &mut Database, checked: &mut Checked) {
     match verified {
         Ok(true) => {}
         Ok(false) => {
-            checked.problem("pages do not fit their checksums, or what is noted to be in use");
+            checked.problem("pages do not match their checksums, or the record of pages in use");
         }
         Err(error) => checked.problem(format!("pages: {error}")),
     }
@@ -372,7 +374,7 @@ impl Overlay {
         let mut bytes = [0; PAGE];
         let from = page * PAGE as u64;
         let there = over.shows.saturating_sub(from).min(PAGE as u64);
-        let there = usize::try_from(there).expect("it is at most a page");
+        let there = usize::try_from(there).expect("the length is at most a page");
         self.disk.read(from, &mut bytes[..there])?;
         Ok(bytes)
     }
@@ -386,7 +388,7 @@ impl Overlay {
         let mut done = 0;
         while done < length {
             let at = offset + done as u64;
-            let within = usize::try_from(at % PAGE as u64).expect("it is below a page");
+            let within = usize::try_from(at % PAGE as u64).expect("the offset is below a page");
             let step = (PAGE - within).min(length - done);
             each(at / PAGE as u64, within, done..done + step)?;
             done += step;
@@ -435,7 +437,10 @@ impl redb::StorageBackend for Overlay {
                 let below = self.below(&over, page)?;
                 over.pages.insert(page, Box::new(below));
             }
-            let bytes = over.pages.get_mut(&page).expect("it was just put there");
+            let bytes = over
+                .pages
+                .get_mut(&page)
+                .expect("the page was just inserted");
             bytes[within..within + range.len()].copy_from_slice(&data[range]);
             Ok(())
         })

@@ -120,7 +120,7 @@ impl<T> Contained<T> {
     }
 
     pub(super) fn into_inner(mut self) -> T {
-        self.0.take().expect("it is taken once")
+        self.0.take().expect("the value is taken only once")
     }
 }
 
@@ -128,13 +128,17 @@ impl<T> std::ops::Deref for Contained<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        self.0.as_ref().expect("it is there until it is taken")
+        self.0
+            .as_ref()
+            .expect("the value is there until it is taken")
     }
 }
 
 impl<T> std::ops::DerefMut for Contained<T> {
     fn deref_mut(&mut self) -> &mut T {
-        self.0.as_mut().expect("it is there until it is taken")
+        self.0
+            .as_mut()
+            .expect("the value is there until it is taken")
     }
 }
 

@@ -117,7 +117,7 @@ impl Backend {
     fn writable(&self) -> io::Result<()> {
         if self.shut.load(Ordering::Acquire) {
             return Err(io::Error::other(
-                "the file was opened anew after a failed commit",
+                "the file was reopened after a failed commit",
             ));
         }
         Ok(())

@@ -16,7 +16,7 @@ use super::snapshot::ReadError;
 pub enum OpenError {
     /// Another process holds the data directory.
     #[error(
-        "the data directory {0} is in use by another process: stop that one, or give this one a directory of its own"
+        "the data directory {0} is in use by another process: stop that process, or give this one its own directory"
     )]
     InUse(PathBuf),
     /// The directory or a file in it cannot be created or opened.
@@ -31,7 +31,7 @@ pub enum OpenError {
     },
     /// A check of the whole file found damage.
     #[error(
-        "{path} is damaged: {first}; `ostrakon check` says what else is, and a backup is what to restore"
+        "{path} is damaged: {first}; run `ostrakon check` to list all damage, and restore a backup"
     )]
     Unsound {
         path: PathBuf,
@@ -40,7 +40,7 @@ pub enum OpenError {
     },
     /// The data file existed before, and is missing.
     #[error(
-        "{path} is missing, and this data directory had it: put it back, or restore it from a backup; to start empty, remove {lock}"
+        "{path} is missing, but this data directory had one: put it back, or restore it from a backup; to start empty, remove {lock}"
     )]
     Missing {
         /// The missing data file.
@@ -59,7 +59,7 @@ pub enum OpenError {
     },
     /// The file is not a store, or is damaged.
     #[error(
-        "{path} cannot be opened as a store: restore it from a backup, or, to start empty, move all of the data directory away"
+        "{path} cannot be opened as a store: restore it from a backup, or, to start empty, move the whole data directory away"
     )]
     Damaged {
         path: PathBuf,
@@ -101,10 +101,10 @@ impl CommitFailure {
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum CommitError {
     /// The disk has no space left.
-    #[error("the disk is full: make space on the data volume; writes go on by themselves then")]
+    #[error("the disk is full: make space on the data volume; writes then resume by themselves")]
     Full,
     /// The disk failed.
-    #[error("the disk does not take writes")]
+    #[error("the disk rejects writes")]
     Failed(#[source] Arc<StorageError>),
     /// The data file is not where it was opened, so writes to it would be lost.
     #[error(transparent)]

@@ -125,7 +125,7 @@ impl Found {
         if !had_one && let Err(error) = remember(&lock) {
             // The disk may be full; the next start tries again.
             let path = options.directory.join(LOCK);
-            tracing::warn!(%error, path = %path.display(), "that there is a data file cannot be noted");
+            tracing::warn!(%error, path = %path.display(), "cannot record that a data file exists");
         }
         if options.check {
             let checked = check_file(held.file(), options.cache_bytes);
@@ -136,7 +136,7 @@ impl Found {
             tracing::info!(
                 entries = checked.entries,
                 partitions = checked.partitions,
-                "the data file was checked, and is whole"
+                "the data file was checked and is undamaged"
             );
         }
         let damage = Damage::default();
@@ -376,7 +376,10 @@ impl Store {
             self.failure = Some((failure.clone(), Instant::now()));
             return Err(failure.into());
         }
-        Ok(self.opened.as_mut().expect("it is open or was just opened"))
+        Ok(self
+            .opened
+            .as_mut()
+            .expect("the file is open or was just reopened"))
     }
 
     fn attempt(
@@ -427,7 +430,7 @@ impl Store {
                 self.openings += 1;
                 self.opened = Some(opened);
                 self.record = record;
-                tracing::info!(opening = self.openings, "the store was opened anew");
+                tracing::info!(opening = self.openings, "the store was reopened");
                 Ok(())
             }
             Err(
@@ -473,7 +476,7 @@ fn open(
     };
     let file = regular::edit_own(path, false).map_err(io)?;
     if !held.is(&file).map_err(io)? {
-        return Err(io(io::Error::other("it is another file by now")));
+        return Err(io(io::Error::other("it was replaced by another file")));
     }
     let (database, shut) = contain(|| open_database(file, options, false)).map_err(damaged)?;
     let database = Contained::new(database);

@@ -17,12 +17,12 @@ use ostrakon_base::regular;
 pub enum Missing {
     /// The data directory was replaced or removed.
     #[error(
-        "the data directory {0} is not the one that was opened: it was moved, removed or mounted anew; put it back and writes go on, or restart the shard"
+        "the data directory {0} is not the one that was opened: it was moved, removed or remounted; put it back and writes resume, or restart the shard"
     )]
     Directory(PathBuf),
     /// The file has no name any more.
     #[error(
-        "{path} was removed: its data is in this process only, and lost when it ends; copy it from {copy} to that path, then restart the shard"
+        "{path} was removed: its data exists only in this process, and is lost when the process ends; copy it from {copy} back to that path, then restart the shard"
     )]
     Removed {
         /// Its former path.
@@ -31,15 +31,15 @@ pub enum Missing {
         copy: PathBuf,
     },
     /// The file has another name now.
-    #[error("{0} was moved: move it back and writes go on")]
+    #[error("{0} was moved: move it back and writes resume")]
     Moved(PathBuf),
     /// Another file has its name.
     #[error(
-        "{0} is not the file that was opened: put that one back and writes go on, or restart the shard to serve the other"
+        "{0} is not the file that was opened: put the original back and writes resume, or restart the shard to serve the new file"
     )]
     Replaced(PathBuf),
     /// The system does not show whether the file is there.
-    #[error("{path} cannot be looked at: {reason}")]
+    #[error("cannot check whether {path} is still there: {reason}")]
     Unseen {
         /// Its path when it was opened.
         path: PathBuf,

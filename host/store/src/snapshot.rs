@@ -269,7 +269,7 @@ impl Snapshot {
     /// The total bytes of a partition's keys and values, and the number of its entries.
     pub(super) fn size(&self, partition: &[u8]) -> Result<(u64, u64), ReadError> {
         let size = self.size_if(partition, &mut unbounded)?;
-        Ok(size.expect("it goes on"))
+        Ok(size.expect("`unbounded` never refuses"))
     }
 
     /// As for [`Snapshot::size`]; none if `go_on` refused. Walks through a partition of few

@@ -134,7 +134,7 @@ impl Secrets {
             }
             // A bad rotation of a key must not take the service down.
             Err(error) => {
-                warn!(%error, "secrets cannot be read, the old ones stay in force");
+                warn!(%error, "cannot read the secrets, the old ones stay in force");
                 let values = Arc::clone(&self.current.load().values);
                 Current {
                     values,

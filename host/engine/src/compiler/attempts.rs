@@ -102,7 +102,7 @@ impl Attempts {
         if let Err(error) = &read {
             tracing::warn!(
                 path = %path.display(), %error,
-                "what is noted of this guest's compiles cannot be used: a process died of one"
+                "the note of this guest's compile cannot be used: it counts as one attempt that a process did not survive"
             );
         }
         let newer = read.as_ref().err().and_then(Unreadable::newer);
@@ -127,7 +127,7 @@ impl Attempts {
         let is_mine = moved.is_ok();
         match moved.and_then(|()| self.write(&path, &note)) {
             Err(error) if takes_nothing(&error) => {
-                tracing::warn!(%error, "it is not noted that a guest is compiled: if the shard dies of it, it is tried again without a pause");
+                tracing::warn!(%error, "cannot note that a guest is being compiled: if the shard dies of it, the compile is retried without a pause");
             }
             written => written.map_err(CompileError::Note)?,
         }

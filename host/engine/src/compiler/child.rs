@@ -220,9 +220,9 @@ enum Unheard {
 
 /// Sends the component to the child, reads its output, and waits for its end.
 async fn talk(child: &mut Child, component: &[u8]) -> Said {
-    let stdin = child.stdin.take().expect("it is piped");
-    let stdout = child.stdout.take().expect("it is piped");
-    let stderr = child.stderr.take().expect("it is piped");
+    let stdin = child.stdin.take().expect("stdin is piped");
+    let stdout = child.stdout.take().expect("stdout is piped");
+    let stderr = child.stderr.take().expect("stderr is piped");
     let ((), code, words) = tokio::join!(give(stdin, component), take(stdout), hear(stderr));
     let status = child.wait().await.ok();
     Said {
@@ -284,7 +284,7 @@ impl Said {
             Ok(code) if status.is_some_and(|status| status.success()) => {
                 if !self.words.is_empty() {
                     let words = Printable(&self.words);
-                    tracing::warn!(%words, "the process that compiled the guest said something");
+                    tracing::warn!(%words, "the compiler process wrote to its standard error");
                 }
                 return Ok(code);
             }

@@ -27,7 +27,7 @@ pub enum CompileError {
     Room(u64),
     /// The container has too little memory left to start a compile.
     #[error(
-        "the container's memory limit leaves {} to compile a guest, which takes {} at least: raise that limit, or let the shard hold less",
+        "the container's memory limit leaves only {} for compiling a guest, which needs at least {}: raise that limit, or let the shard hold less",
         size(*.left), size(*.least)
     )]
     NoRoom {
@@ -38,7 +38,7 @@ pub enum CompileError {
     },
     /// Others took the memory that the compile was given.
     #[error(
-        "while the guest was compiled, the container's memory limit came to leave only {}: it is tried again; raise that limit, or let the shard hold less",
+        "while the guest was being compiled, the memory left by the container's limit fell to {}: the compile is retried; raise that limit, or let the shard hold less",
         size(*.left)
     )]
     Taken {
@@ -59,7 +59,7 @@ pub enum CompileError {
     Deadline(Duration),
     /// The compiled code is too large.
     #[error(
-        "the guest compiles to {} of code, and there is room for {}: make it smaller, or raise the container's memory limit",
+        "the guest compiles to {} of code, but there is room only for {}: make it smaller, or raise the container's memory limit",
         size(*.code), size(*.most)
     )]
     Code {
@@ -70,28 +70,28 @@ pub enum CompileError {
     },
     /// Processes died while compiling this component.
     #[error(
-        "the shard died {attempts} times while it compiled this guest, so it is tried again only after a pause, which grows: change the guest, one of guest.compile_*, or the container's memory limit"
+        "the shard died {attempts} times while it compiled this guest, so the next attempt waits for a pause, which grows with each one: change the guest, one of guest.compile_*, or the container's memory limit"
     )]
     Remembered {
         /// How many processes died.
         attempts: u32,
     },
     /// This was a trial, and another component must be compiled first.
-    #[error("another guest has to be compiled first: ask again soon")]
+    #[error("another guest must be compiled first: try again soon")]
     GaveWay,
     /// Something else ended the compiler.
     #[error(
-        "the compiler was killed, perhaps for the memory it took: see that the node has enough"
+        "the compiler was killed, perhaps because the node ran out of memory: check that it has enough"
     )]
     Killed,
     /// The compiler failed through its own fault, or that of the component.
     #[error("the compiler failed: {0}")]
     Crashed(String),
     /// The system did not provide a process, thread or pipe.
-    #[error("the system does not give what compiling needs")]
+    #[error("the system cannot start the compiler")]
     System(#[source] io::Error),
     /// The note of the attempt cannot be written.
-    #[error("the data directory does not take a note that the guest is compiled")]
+    #[error("cannot write the note of the compile to the data directory")]
     Note(#[source] io::Error),
 }
 

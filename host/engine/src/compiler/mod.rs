@@ -159,7 +159,7 @@ impl Compiler {
         limits: Limits,
     ) -> Result<Vec<u8>, CompileError> {
         let turn = Arc::clone(&self.0.turn).acquire_owned().await;
-        let turn = turn.expect("it is never closed");
+        let turn = turn.expect("the semaphore is never closed");
         let mut counted = Counted::new(self.0.metrics.as_ref());
         let component = component.clone();
         let code = match &self.0.place {

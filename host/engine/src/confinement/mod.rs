@@ -142,7 +142,7 @@ mod filter {
     /// Installs the filter for all threads.
     pub(super) fn install() -> io::Result<Filter> {
         let Ok(arch) = std::env::consts::ARCH.try_into() else {
-            let unknown = "there is none for this processor";
+            let unknown = "there is no filter for this processor";
             return Ok(Filter::Missing(io::Error::other(unknown)));
         };
         let program = program(arch).map_err(io::Error::other)?;

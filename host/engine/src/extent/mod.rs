@@ -79,11 +79,11 @@ pub enum Unfit {
     Import(String),
     /// The component's size cannot be counted.
     #[error(
-        "a component in the guest is given another component: put them together with their code in place, so that what there is to compile can be counted"
+        "a component in the guest takes another component as an argument: compose them with their code inlined, so that the compiler's work can be counted"
     )]
     Given,
     /// The component exceeds a limit.
-    #[error("the guest has {has} {what}, and at most {most} are compiled: make it smaller")]
+    #[error("the guest has {has} {what}, and at most {most} are allowed: make it smaller")]
     TooMuch {
         /// What there is too much of.
         what: &'static str,
@@ -436,19 +436,19 @@ impl Extent {
             of_blocks += block_values(&operator, level);
             of_calls += call_values(&operator, level);
         }
-        let what = "values that calls take and give in one function";
+        let what = "parameters and results of calls in one function";
         at_most(what, of_calls, MAX_CALL_VALUES)?;
         self.call_values += of_calls;
-        let what = "values that calls take and give in all functions";
+        let what = "parameters and results of calls in all functions";
         at_most(what, self.call_values, MAX_CALL_VALUES_OF_ALL)?;
         let block_flow = of_blocks * places;
-        let what = "times as many values of blocks as places where its flow parts, in one function";
+        let what = "block values times branch points in one function";
         at_most(what, block_flow, MAX_BLOCK_FLOW)?;
         let flow = locals * places;
-        let what = "times as many locals as places where its flow parts, in one function";
+        let what = "locals times branch points in one function";
         at_most(what, flow, MAX_FLOW)?;
         self.flow += flow + block_flow;
-        let what = "times as many locals and values of blocks as places where its flow parts, in all functions";
+        let what = "locals and block values times branch points in all functions";
         at_most(what, self.flow, MAX_FLOW_OF_ALL)
     }
 }

@@ -134,15 +134,12 @@ fn what_functions_blocks_and_calls_take_and_give_is_bounded() {
     for (values, count) in [(1000, 100), (100, 320), (1, 4000)] {
         examine(&passing(&guest, values, blocks(count))).expect("few");
         let bomb = passing(&guest, values, blocks(2 * count));
-        refused(
-            &bomb,
-            "values of blocks as places where its flow parts, in one function",
-        );
+        refused(&bomb, "block values times branch points in one function");
     }
     for (values, count) in [(1000, 250), (8, 30_000)] {
         examine(&passing(&guest, values, calls(count))).expect("few");
         let bomb = passing(&guest, values, calls(20 * count));
-        refused(&bomb, "values that calls take and give in one function");
+        refused(&bomb, "parameters and results of calls in one function");
     }
     // A function's parameters are locals of it, too.
     let few = |body: &mut wasm_encoder::InstructionSink<'_>| branching(1, 0, 10_000)(body);
@@ -150,7 +147,7 @@ fn what_functions_blocks_and_calls_take_and_give_is_bounded() {
     let many = |body: &mut wasm_encoder::InstructionSink<'_>| branching(1, 0, 20_000)(body);
     refused(
         &with_parameters(1, 1000, many),
-        "where its flow parts, in one function",
+        "times branch points in one function",
     );
     let empty = |_: &mut wasm_encoder::InstructionSink<'_>| {};
     examine(&with_parameters(1000, 1000, empty)).expect("many");

@@ -57,7 +57,10 @@ pub(super) type Named = (&'static str, Value);
 
 /// A partition moves in one message: a partition of this size fits into one, however small its
 /// entries are.
-pub(super) const MOVABLE: Named = ("what can move to another shard", Value::Size(16 * MIB));
+pub(super) const MOVABLE: Named = (
+    "the limit for moving to another shard",
+    Value::Size(16 * MIB),
+);
 
 pub(super) fn at_most((name, value): Named, (other, bound): Named) -> Result<(), Error> {
     if value <= bound {

@@ -85,11 +85,11 @@ fn values_that_contradict_each_other_are_both_shown() {
     );
     refused(
         "cluster.shards = 2\nstore.max_partition_bytes = '17MiB'",
-        "store.max_partition_bytes is 17MiB; it must not be above what can move to another shard, which is 16MiB",
+        "store.max_partition_bytes is 17MiB; it must not be above the limit for moving to another shard, which is 16MiB",
     );
     refused(
         "cluster.topology = 'statefulset'\nstore.max_partition_bytes = '17MiB'",
-        "store.max_partition_bytes is 17MiB; it must not be above what can move to another shard, which is 16MiB",
+        "store.max_partition_bytes is 17MiB; it must not be above the limit for moving to another shard, which is 16MiB",
     );
     refused(
         "guest.max_memory = '4MiB'",

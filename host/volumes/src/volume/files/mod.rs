@@ -120,7 +120,7 @@ impl fmt::Debug for Files {
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// The directory, or a file listed in it, does not exist or cannot be read.
-    #[error("cannot read {}: {source}; see that the volume is mounted and readable", path.display())]
+    #[error("cannot read {}: {source}; check that the volume is mounted and readable", path.display())]
     Unreadable {
         /// The path that was read.
         path: PathBuf,
@@ -131,7 +131,7 @@ pub enum ReadError {
     #[error("{} leads out of the volume; put a copy of the file there", .0.display())]
     Outside(PathBuf),
     /// The volume has no file.
-    #[error("{} holds no files; see that the mounted object has keys", .0.display())]
+    #[error("{} holds no files; check that the mounted object has keys", .0.display())]
     Empty(PathBuf),
     /// There are too many files.
     #[error("{} holds more than {MAX_FILES} files; mount a directory of its own", .0.display())]
@@ -143,7 +143,7 @@ pub enum ReadError {
     #[error("{} holds a file whose name is not UTF-8; rename it", .0.display())]
     Name(PathBuf),
     /// The files changed during every try.
-    #[error("the files changed each time while they were read; they are read again soon")]
+    #[error("the files kept changing while they were read; they will be read again soon")]
     Unsteady,
 }
 
