@@ -36,7 +36,7 @@ pub fn read(path: &Path, most: usize) -> io::Result<Vec<u8>> {
 /// Opens one of this host's own files for reading. The file must not be a link.
 ///
 /// # Errors
-/// As [`open`].
+/// As for [`open`].
 pub fn open_own(path: &Path) -> io::Result<File> {
     own(path, OFlags::RDONLY)
 }
@@ -44,7 +44,7 @@ pub fn open_own(path: &Path) -> io::Result<File> {
 /// Reads a whole file of this host's own.
 ///
 /// # Errors
-/// As [`read`].
+/// As for [`read`].
 pub fn read_own(path: &Path, most: usize) -> io::Result<Vec<u8>> {
     whole(open_own(path)?, most)
 }
@@ -53,7 +53,7 @@ pub fn read_own(path: &Path, most: usize) -> io::Result<Vec<u8>> {
 /// empty file if none exists and `create` is set.
 ///
 /// # Errors
-/// As [`open`].
+/// As for [`open`].
 pub fn edit_own(path: &Path, create: bool) -> io::Result<File> {
     let mut flags = OFlags::RDWR;
     if create {

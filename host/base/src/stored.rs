@@ -7,7 +7,7 @@
 //! | --- | --- | --- |
 //! | [`Format::mark`] | `ostr`, then a little-endian u16, then the body | version 0 |
 //! | [`Format::to_json`] | the field `version` of a JSON object | version 0 |
-//! | [`Format::to_line`] | a file of its own, in decimal | version 0 |
+//! | [`Format::to_line`] | a separate file, in decimal | version 0 |
 //!
 //! Version 0 is data from before versions existed. A reader accepts its own version and the one
 //! before. Anything else is [`Unreadable`] and is never taken for missing: a later version is

@@ -23,7 +23,7 @@ struct Connection {
 
 /// A request's turn, held until dropped.
 #[derive(Debug)]
-pub struct Turn<'a>(#[expect(dead_code, reason = "it is held")] SemaphorePermit<'a>);
+pub struct Turn<'a>(#[expect(dead_code, reason = "held until dropped")] SemaphorePermit<'a>);
 
 impl Default for Client {
     /// A new connection, distinct from all others.

@@ -84,7 +84,6 @@ pub struct Request {
 pub struct Reply {
     /// The status, 200..=599.
     pub status: http::StatusCode,
-    /// The guest's headers.
     pub headers: http::HeaderMap,
     pub body: Bytes,
     /// Whether the request's writes are to be discarded.

@@ -208,7 +208,7 @@ mod tests {
                 let held = replies.hold(&client, (&headers, body(length)), limit);
                 let held = held.expect("there is room");
                 assert_eq!((held.len(), replies.0.get()), (length, bytes + length));
-                // Another has none.
+                // No room for another connection.
                 let other = Sum::default();
                 let told = replies.hold_as_told(&other, (&headers, body(0)), bytes);
                 assert!(told.is_none());
@@ -223,7 +223,8 @@ mod tests {
         const LIMIT: usize = 16 * SMALL;
         let (replies, clients) = (Replies::default(), [(); 9].map(|()| Sum::default()));
         let hold = |client: usize, length| hold(&replies, &clients[client], length, LIMIT);
-        // One has half of it, in as many replies as it likes; the next ones half of what is left.
+        // The first connection may hold half of the limit, in any number of replies; each further
+        // one half of what is left.
         let mut held = Vec::new();
         for (client, most) in [8, 4, 2, 1].into_iter().enumerate() {
             held.extend((0..most).map(|_| hold(client, SMALL).unwrap()));
@@ -234,7 +235,7 @@ mod tests {
         held.push(hold(5, SMALL).unwrap());
         assert!(hold(6, 1).is_none() && replies.are_full(&clients[6], LIMIT));
         held.clear();
-        // Several that want as much as each other have as much as each other.
+        // Connections that want equal amounts get equal amounts.
         loop {
             let more: Vec<_> = (0..3).filter_map(|client| hold(client, SMALL)).collect();
             if more.is_empty() {
@@ -247,7 +248,7 @@ mod tests {
             [4; 3]
         );
         held.clear();
-        // By itself a reply can be larger than that; large ones have three quarters in all.
+        // A single reply can exceed that; large replies together may use three quarters.
         held.push(hold(1, 10 * SMALL).unwrap());
         assert!(hold(2, 2 * SMALL + 1).is_none());
         held.push(hold(2, 2 * SMALL).unwrap());

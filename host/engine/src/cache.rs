@@ -64,8 +64,8 @@ impl Cache {
     /// The compiled form of a component for this exact engine.
     #[expect(
         unsafe_code,
-        reason = "deserialising compiled code trusts it: it is a file that this host wrote into \
-                  its own data directory, whole by its digest, for this engine by its hash"
+        reason = "deserialising compiled code trusts it: this host wrote the file into its own \
+                  data directory; the digest shows it is whole, the hash that it fits this engine"
     )]
     pub(super) fn compiled(&self, engine: &Engine, digest: &Digest) -> Option<Component> {
         let path = self.path(digest);

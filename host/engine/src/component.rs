@@ -33,8 +33,8 @@ impl Compiled {
     /// Loads code that was compiled for this engine.
     #[expect(
         unsafe_code,
-        reason = "loading compiled code trusts it: it is what this process, or a child of it that \
-                  runs the same program and does nothing else, has just made of the component"
+        reason = "loading compiled code trusts it: this process, or a child that runs the same \
+                  program and does nothing else, has just compiled it from the component"
     )]
     pub(super) fn load(engine: &Engine, digest: Digest, code: &[u8]) -> Result<Self, CompileError> {
         // SAFETY: see the reason above.

@@ -59,7 +59,6 @@ pub(super) enum Data {
     Transaction(Box<Transaction>),
     /// A `here` or `everywhere` request.
     Shard(Arc<Snapshot>),
-    /// A migration.
     Migration(Box<Migration>),
 }
 

@@ -126,7 +126,7 @@ struct Clock {
     asleep: AtomicBool,
 }
 
-/// A call under way.
+/// A call in progress.
 pub(super) struct Calling<'a>(&'a Clock);
 
 impl Drop for Calling<'_> {

@@ -20,7 +20,7 @@ pub struct PerShard(String);
 pub struct Same(String);
 
 impl PerShard {
-    /// The text for one shard.
+    /// The text for one shard, with its ordinal inserted.
     pub fn of(&self, shard: Ordinal) -> String {
         let from_one = u64::from(shard.0) + 1;
         self.0

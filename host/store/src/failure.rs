@@ -103,7 +103,6 @@ pub enum CommitError {
     /// The disk has no space left.
     #[error("the disk is full: make space on the data volume; writes then resume by themselves")]
     Full,
-    /// The disk failed.
     #[error("the disk rejects writes")]
     Failed(#[source] Arc<StorageError>),
     /// The data file is not where it was opened, so writes to it would be lost.

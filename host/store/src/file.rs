@@ -28,7 +28,7 @@ const BACKOFF: Duration = Duration::from_millis(250);
 /// Wraps an opened file in a disk.
 pub type MakeDisk = Box<dyn Fn(File) -> Box<dyn Disk> + Send>;
 
-/// How to open a store.
+/// Options for opening a store.
 pub struct Options {
     /// The data directory; created if it is missing.
     pub directory: PathBuf,
@@ -109,7 +109,7 @@ impl Found {
         &self.record
     }
 
-    /// Opens the store.
+    /// Opens the store whose directory was found.
     ///
     /// # Errors
     /// If the store cannot be used; nothing is changed.

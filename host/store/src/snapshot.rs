@@ -26,7 +26,6 @@ pub type PartitionPage = Page<Vec<u8>>;
 /// The position of an entry in a shard: partition key, entry key.
 pub type Position = (Vec<u8>, Vec<u8>);
 
-/// The data could not be read.
 #[derive(Debug, thiserror::Error)]
 #[error("the data cannot be read")]
 pub struct ReadError(#[source] pub(super) redb::StorageError);
@@ -386,7 +385,7 @@ pub fn successor(partition: &[u8]) -> Vec<u8> {
     successor
 }
 
-/// Collects a page within its limits.
+/// Collects the entries of a page within its limits.
 pub(super) struct PageBuilder<T> {
     page: Page<T>,
     limit: usize,

@@ -314,7 +314,7 @@ mod tests {
         }
     }
 
-    /// A change of what is stored needs a version of its own, and its fixture.
+    /// A change of the stored data needs a new version with a fixture.
     #[test]
     fn what_is_written_is_what_was_written_by_this_version_before() {
         let directory = tempfile::tempdir().expect("a directory");
@@ -339,7 +339,7 @@ mod tests {
         }
     }
 
-    /// A program that is older than the one that died is started in its place.
+    /// After a crash, an older program is started.
     #[test]
     fn a_note_of_a_later_version_counts_as_an_attempt_and_is_kept_aside() {
         let directory = tempfile::tempdir().expect("a directory");

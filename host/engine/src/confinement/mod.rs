@@ -74,8 +74,8 @@ pub fn confine(
 /// Closes every descriptor that the parent process left open, except the first three.
 #[expect(
     unsafe_code,
-    reason = "this process has just begun, with no other thread: nothing in it has opened any of \
-              these, and would go on with one"
+    reason = "this process has just begun, with no other thread: none of its code has opened any \
+              of these descriptors, or would use one later"
 )]
 fn close_descriptors() -> io::Result<()> {
     let directory = if cfg!(target_os = "linux") {

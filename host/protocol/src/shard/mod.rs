@@ -79,11 +79,7 @@ pub enum Authority {
     /// This shard owns it.
     Mine,
     /// This shard owns it once it has applied this batch from this source.
-    Awaited {
-        source: Ordinal,
-        /// The batch's number.
-        number: u64,
-    },
+    Awaited { source: Ordinal, number: u64 },
     /// Another shard owns it. The request must carry the hand-off, if one is known.
     Elsewhere {
         /// The shard to ask.
@@ -100,7 +96,6 @@ pub enum Authority {
 pub struct Batch {
     /// The batch's number, counted from this store to this receiver.
     pub number: u64,
-    /// The sender's store.
     pub store: u128,
     /// What the receiver knows once it has applied the batch.
     pub hand_off: HandOff,
@@ -397,7 +392,6 @@ impl Shard {
             .collect()
     }
 
-    /// A batch's envelope.
     pub fn envelope(&self, to: Ordinal, range: &Range, store: u128) -> Batch {
         Batch {
             number: range.number,

@@ -31,7 +31,7 @@ pub enum Error {
     #[error("{name} is {value}; it must not be above {other}, which is {bound}")]
     Conflict {
         name: &'static str,
-        /// The value in force for it.
+        /// The value in force for this setting.
         value: Value,
         /// The setting that bounds it.
         other: &'static str,

@@ -30,19 +30,12 @@ const GIB: usize = 1 << 30;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "the settings, as tables")]
 pub struct Settings {
-    /// Limits on clients.
     pub http: Http,
-    /// Limits on the guest.
     pub guest: Guest,
-    /// Limits on the data.
     pub store: Store,
-    /// Limits on the writer.
     pub writer: Writer,
-    /// How the shard stops.
     pub drain: Drain,
-    /// What is logged.
     pub log: Log,
-    /// Several shards.
     pub cluster: Cluster,
 }
 

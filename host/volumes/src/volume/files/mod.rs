@@ -133,7 +133,6 @@ pub enum ReadError {
     /// The volume has no file.
     #[error("{} holds no files; check that the mounted object has keys", .0.display())]
     Empty(PathBuf),
-    /// There are too many files.
     #[error("{} holds more than {MAX_FILES} files; mount a directory of its own", .0.display())]
     TooMany(PathBuf),
     /// The total size of the files is too large.
