@@ -170,7 +170,7 @@ fn what_would_take_too_much_is_refused_before_it_is_compiled() {
         (
             "locals and branches",
             functions(&kv, 1, 2000, branching(2000, 20, 60_000)),
-            "where its flow parts",
+            "times branch points",
         ),
     ];
     for depth in 5..10 {
@@ -276,7 +276,10 @@ fn a_compile_is_ended_when_others_take_its_room_and_tried_again() {
     let refused = host.wait_for_status("the refusal", |status| status["refused"].is_object());
     let refused = &refused["refused"];
     let said = refused["reason"].as_str().expect("a reason");
-    assert!(said.contains("memory limit came to leave only"), "{said}");
+    assert!(
+        said.contains("memory left by the container's limit fell to"),
+        "{said}"
+    );
     assert_eq!(refused["will_retry"], true);
     assert_eq!(cgroup.killed(), 0, "{said}");
     assert_eq!(host.generation(), 1);

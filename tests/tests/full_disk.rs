@@ -193,7 +193,7 @@ fn a_guest_is_compiled_on_a_full_disk_and_serves_reads() {
     assert_eq!(host.metric("ostrakon_compiles_total{result=\"done\"}"), 1);
     let log = host.stop();
     assert!(
-        log.contains("it is not noted that a guest is compiled"),
+        log.contains("cannot note that a guest is being compiled"),
         "{log}"
     );
     assert!(log.contains("a compiled guest cannot be kept"), "{log}");
@@ -226,7 +226,7 @@ fn directories_that_are_missing_keep_no_shard_from_starting_on_a_full_disk() {
     assert_eq!(host.metric("ostrakon_compiles_total{result=\"done\"}"), 1);
     let log = host.stop();
     for said in [
-        "it is not noted that a guest is compiled",
+        "cannot note that a guest is being compiled",
         "a compiled guest cannot be kept",
     ] {
         assert!(log.contains(said), "{log}");

@@ -1,25 +1,26 @@
-//! Work that would hold a runtime's worker thread up: compiling, files.
+//! Work that would block a runtime's worker thread: compiling, reading and writing files.
 
-/// Where such work is done.
+/// Where blocking work runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Blocking {
-    /// On a thread of the runtime that is for it, and to its end, whoever waits for it.
+    /// On a thread of the runtime's blocking pool. It runs to its end even if its caller is
+    /// dropped.
     #[default]
     OnThreads,
-    /// On the thread that asks for it. A simulation has one thread, so that a run can be repeated.
+    /// On the calling thread. A simulation has one thread, so that a run can be repeated.
     Inline,
 }
 
 impl Blocking {
-    /// Does the work.
+    /// Runs the work and returns its result.
     ///
     /// # Panics
-    /// When the work does.
+    /// If the work panics.
     pub async fn run<T: Send + 'static>(self, work: impl FnOnce() -> T + Send + 'static) -> T {
         match self {
             Self::OnThreads => {
                 let done = tokio::task::spawn_blocking(work).await;
-                done.expect("what blocks does not panic")
+                done.expect("blocking work does not panic")
             }
             Self::Inline => work(),
         }

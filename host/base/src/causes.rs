@@ -3,7 +3,8 @@
 use std::error::Error;
 use std::iter;
 
-/// The error and its causes, each once: some errors show their cause themselves.
+/// The error and its causes, each shown once: some errors already include the text of their
+/// cause.
 pub fn with_causes(error: &(dyn Error + 'static)) -> String {
     let mut causes = iter::successors(Some(error), |error| (*error).source());
     let mut line = causes.next().map(ToString::to_string).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What identifies a content: its SHA-256.
+//! The SHA-256 digest that identifies content.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,7 +12,6 @@ use sha2::{Digest as _, Sha256};
 pub struct Digest([u8; 32]);
 
 impl Digest {
-    /// The digest of one content.
     pub fn of(content: &[u8]) -> Self {
         Self(Sha256::digest(content).into())
     }
@@ -30,22 +29,22 @@ impl Digest {
         Self(hash.finalize().into())
     }
 
-    /// A digest that was stored.
+    /// Restores a digest from its stored bytes.
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
-    /// The digest that a text shows in full.
+    /// Parses a digest from its full hexadecimal form.
     pub fn named(text: &str) -> Option<Self> {
         parse(text)
     }
 
-    /// The digest to store.
+    /// The bytes to store.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
 
-    /// The first 12 hexadecimal digits, for people.
+    /// The first 12 hexadecimal digits, for display.
     pub fn short(&self) -> String {
         let mut text = self.to_string();
         text.truncate(12);

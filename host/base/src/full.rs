@@ -1,4 +1,4 @@
-//! Disks that are full, cannot be written to, or fail.
+//! Handles disks that are full, read-only or failing.
 
 use std::fs;
 use std::io;
@@ -6,7 +6,7 @@ use std::path::Path;
 
 use rustix::io::Errno;
 
-/// Whether an error means that the disk takes nothing now.
+/// Whether an error means that the disk accepts no writes at present.
 pub fn takes_nothing(error: &io::Error) -> bool {
     let errno = Errno::from_io_error(error);
     [Errno::NOSPC, Errno::DQUOT, Errno::ROFS, Errno::IO]
@@ -14,11 +14,12 @@ pub fn takes_nothing(error: &io::Error) -> bool {
         .any(|of_disk| errno == Some(of_disk))
 }
 
-/// Makes a directory where there is none, for files that a shard can do without: a disk that takes
-/// nothing is no error, and the directory is to be made again before something is written to it.
+/// Creates a missing directory for files that a shard can do without. A disk that accepts no
+/// writes is not an error here; the caller must then create the directory again before it writes
+/// to it.
 ///
 /// # Errors
-/// When it cannot be made for another reason.
+/// If the directory cannot be created for another reason.
 pub fn make_directory(path: &Path) -> io::Result<()> {
     match fs::create_dir_all(path) {
         Err(error) if takes_nothing(&error) => Ok(()),

@@ -1,4 +1,4 @@
-//! Small things that several crates need, and that know of none of them.
+//! Small utilities that several crates share. They depend on none of those crates.
 
 pub mod blocking;
 pub mod causes;

@@ -1,12 +1,12 @@
-//! Text of others on a line of our own.
+//! Makes untrusted text safe to print on one line.
 
 use std::fmt::{self, Write};
 
-/// Shows a text on one line as what it is: line ends, control codes, and what hides text or turns
-/// its direction round are written as escapes.
+/// Shows a text on one line. Line ends, control codes, and characters that hide text or change
+/// its direction are written as escapes.
 ///
-/// Guests, clients, peers and names of files say what they like; a log or a screen must not take
-/// it for the host's words.
+/// Guests, clients, peers and file names are untrusted: their text must not pass for the host's
+/// own in a log or on a screen.
 #[derive(Clone, Copy, Debug)]
 pub struct Printable<'a>(pub &'a str);
 
@@ -16,7 +16,7 @@ impl fmt::Display for Printable<'_> {
     }
 }
 
-/// Writes on to another, with escapes in place of what is not printable.
+/// A writer that forwards text to another writer and escapes characters that are not printable.
 pub struct Escaping<W>(pub W);
 
 impl<W: Write> Write for Escaping<W> {
@@ -34,7 +34,7 @@ impl<W: Write> Write for Escaping<W> {
     }
 }
 
-/// Whether a character shows itself where it stands, and ends no line.
+/// Whether a character is visible, does not affect its neighbours, and ends no line.
 pub fn is_printable(letter: char) -> bool {
     if letter.is_ascii() {
         return !letter.is_ascii_control();
@@ -42,12 +42,12 @@ pub fn is_printable(letter: char) -> bool {
     !letter.is_control()
         && !matches!(
             letter,
-            // Soft hyphen; marks and isolates of direction; what has no width.
+            // Soft hyphen; direction marks and isolates; zero-width characters.
             '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
                 | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}'
-                // Variation selectors, and tags, which can carry a whole text unseen.
+                // Variation selectors, and tags, which can carry a whole text invisibly.
                 | '\u{fe00}'..='\u{fe0f}' | '\u{e0000}'..='\u{e01ef}'
-                // Hangul fillers: letters without a shape.
+                // Hangul fillers: letters without a glyph.
                 | '\u{115f}' | '\u{1160}' | '\u{3164}' | '\u{ffa0}'
         )
 }

@@ -1,17 +1,17 @@
-//! The priority of threads.
+//! Thread priorities.
 
-/// The niceness of threads whose work can wait: all others go before them.
+/// The niceness of background threads: all other threads run before them.
 #[cfg(target_os = "linux")]
 const NICE: i32 = 10;
 
-/// Lets all other threads go before the calling one.
+/// Lowers the calling thread's priority below that of all other threads.
 #[cfg(target_os = "linux")]
 pub fn lower_priority() {
-    // On Linux this is the calling thread's. Where it is not allowed, the
-    // thread just has the same priority as the others.
+    // On Linux this call sets the calling thread's niceness. If it is not permitted, the thread
+    // keeps the priority of the others.
     let _ = rustix::process::setpriority_process(None, NICE);
 }
 
-/// Does nothing: elsewhere priorities are not those of threads.
+/// Does nothing: on other systems the niceness belongs to the process.
 #[cfg(not(target_os = "linux"))]
 pub fn lower_priority() {}

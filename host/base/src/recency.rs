@@ -1,18 +1,18 @@
-//! Which of a directory's entries were used last, by their times of change.
+//! Tracks how recently a directory's entries were used, by their modification times.
 
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-/// How far apart uses are: more than any filesystem's clock ticks.
+/// The gap between two recorded uses: more than the clock resolution of any filesystem.
 const APART: Duration = Duration::from_secs(2);
 
-/// Notes that an entry was used last: now, or after all others, where the clock was set back since
-/// they were.
+/// Records that an entry is the most recently used. Its time becomes now, or later than all other
+/// entries if the clock was set back since.
 ///
 /// # Errors
-/// When it is not there, or is another user's.
+/// If the entry does not exist, or belongs to another user.
 pub fn used_last(path: &Path) -> io::Result<()> {
     let now = SystemTime::now();
     let others = path.parent().map(by_use).unwrap_or_default();
@@ -24,7 +24,7 @@ pub fn used_last(path: &Path) -> io::Result<()> {
     File::open(path)?.set_modified(last)
 }
 
-/// A directory's entries with the times of their last use, the last first.
+/// A directory's entries with the times of their last use, most recent first.
 pub fn by_use(directory: &Path) -> Vec<(SystemTime, PathBuf)> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let mut entries: Vec<_> = entries

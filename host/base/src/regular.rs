@@ -1,8 +1,8 @@
-//! Files that are opened only if they are regular ones.
+//! Opens files only if they are regular files.
 //!
-//! Opening a FIFO waits for its other end, opening a device can do anything, and a link can lead
-//! anywhere. What is opened here never waits, and is looked at once more after it was opened: what
-//! was found by its name before may have been replaced meanwhile.
+//! Opening a FIFO waits for its other end, opening a device can have any effect, and a link can
+//! lead anywhere. The functions here never wait, and check the type of the opened file, since the
+//! file behind a name can be replaced between a check and the opening.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -12,48 +12,48 @@ use std::path::Path;
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat, openat2};
 use rustix::io::Errno;
 
-/// What may not wait, and not be given to another program.
+/// Flags for every open: never block, and close on exec.
 const CALM: OFlags = OFlags::CLOEXEC
     .union(OFlags::NONBLOCK)
     .union(OFlags::NOCTTY);
 
-/// Opens a file to read. Links are followed.
+/// Opens a file for reading. Links are followed.
 ///
 /// # Errors
-/// When it cannot be opened, or is not a regular file.
+/// If the file cannot be opened, or is not a regular file.
 pub fn open(path: &Path) -> io::Result<File> {
     regular(openat(CWD, path, OFlags::RDONLY | CALM, Mode::empty()))
 }
 
-/// Reads a file whole. Links are followed.
+/// Reads a whole file. Links are followed.
 ///
 /// # Errors
-/// When it cannot be read, is not a regular file, or has more than `most` bytes.
+/// If the file cannot be read, is not a regular file, or has more than `most` bytes.
 pub fn read(path: &Path, most: usize) -> io::Result<Vec<u8>> {
     whole(open(path)?, most)
 }
 
-/// Opens a file of this host's own to read: one that is there itself, no link.
+/// Opens one of this host's own files for reading. The file must not be a link.
 ///
 /// # Errors
-/// As [`open`].
+/// As for [`open`].
 pub fn open_own(path: &Path) -> io::Result<File> {
     own(path, OFlags::RDONLY)
 }
 
-/// Reads a file of this host's own whole.
+/// Reads a whole file of this host's own.
 ///
 /// # Errors
-/// As [`read`].
+/// As for [`read`].
 pub fn read_own(path: &Path, most: usize) -> io::Result<Vec<u8>> {
     whole(open_own(path)?, most)
 }
 
-/// Opens a file of this host's own to read and write, as it is; makes an empty one where there is
-/// none and `create` says so.
+/// Opens one of this host's own files for reading and writing, without truncating it. Creates an
+/// empty file if none exists and `create` is set.
 ///
 /// # Errors
-/// As [`open`].
+/// As for [`open`].
 pub fn edit_own(path: &Path, create: bool) -> io::Result<File> {
     let mut flags = OFlags::RDWR;
     if create {
@@ -63,28 +63,29 @@ pub fn edit_own(path: &Path, create: bool) -> io::Result<File> {
 }
 
 fn own(path: &Path, flags: OFlags) -> io::Result<File> {
-    // As the standard library's: the process' mask narrows it.
+    // The standard library's mode; the process's umask narrows it.
     let mode = Mode::from_raw_mode(0o666);
     match openat(CWD, path, flags | OFlags::NOFOLLOW | CALM, mode) {
-        // The directories before it lead round for ever, or else this is what it means here.
+        // Either a directory in the path is a loop of links, or, as here, the file itself is a
+        // link.
         Err(Errno::LOOP) => Err(irregular("a link")),
         opened => regular(opened),
     }
 }
 
-/// Opens what a name in a directory leads to, if that is in the directory, too.
+/// Opens the file that a name in a directory leads to, if that file is in the directory too.
 ///
 /// # Errors
-/// As [`open`]; [`leads_out`] tells whether the name leads elsewhere.
+/// As for [`open`]; [`leads_out`] tells whether the name leads elsewhere.
 pub fn open_beneath(directory: BorrowedFd<'_>, name: &Path) -> io::Result<File> {
     regular(beneath(directory, name, OFlags::RDONLY | CALM))
 }
 
-/// What a name in a directory leads to, whatever it is, if that is in the directory, too. It can
-/// be looked at, and not read.
+/// Finds the file of any type that a name in a directory leads to, if that file is in the
+/// directory too. The result can be inspected but not read.
 ///
 /// # Errors
-/// When there is nothing; [`leads_out`] tells whether the name leads elsewhere.
+/// If nothing is found; [`leads_out`] tells whether the name leads elsewhere.
 pub fn find_beneath(directory: BorrowedFd<'_>, name: &Path) -> io::Result<File> {
     let found = beneath(directory, name, OFlags::PATH | OFlags::CLOEXEC)?;
     Ok(File::from(found))
@@ -102,9 +103,9 @@ fn beneath(
 ) -> Result<rustix::fd::OwnedFd, Errno> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
     match openat2(directory, name, flags, Mode::empty(), resolve) {
-        // Something can change while it is resolved; the kernel asks to try again.
+        // A file in the path changed during the look-up; the kernel asks for a retry.
         Err(Errno::AGAIN) => openat2(directory, name, flags, Mode::empty(), resolve),
-        // A sandbox that does not know this call: no links, then.
+        // A sandbox may not know this call: then no links are followed.
         Err(Errno::NOSYS | Errno::PERM) => {
             openat(directory, name, flags | OFlags::NOFOLLOW, Mode::empty())
         }
@@ -115,7 +116,7 @@ fn beneath(
 fn regular(opened: Result<rustix::fd::OwnedFd, Errno>) -> io::Result<File> {
     let file = match opened {
         Ok(file) => file,
-        // Nobody is at the other end.
+        // A FIFO, socket or device without another end.
         Err(Errno::NXIO) => return Err(irregular("a FIFO, a socket or a device")),
         Err(error) => return Err(error.into()),
     };

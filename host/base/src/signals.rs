@@ -1,28 +1,29 @@
-//! The signals that end a process.
+//! Signals that end the process.
 
 use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// The signals that end the process: SIGTERM, SIGINT and SIGHUP, the last where the process was
-/// not started to ignore it.
+/// The signals that end the process: SIGTERM, SIGINT and SIGHUP. SIGHUP is left out if the
+/// process was started with it ignored.
 #[derive(Debug)]
 pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
-    /// None where the process was started by `nohup` or the like: it outlives its terminal.
+    /// None if the process was started by `nohup` or the like: it then outlives its terminal.
     hang_up: Option<Signal>,
-    /// Those that would end the process at once, and mean nothing to it. Held, they do nothing; a
-    /// write beyond a limit on file sizes then fails as on a full disk.
+    /// Signals whose default action would kill the process and that have no meaning for it. While
+    /// they are handled here they do nothing; a write beyond the file size limit then fails like
+    /// a write to a full disk.
     _without_effect: [Signal; 3],
 }
 
 impl Signals {
-    /// Takes the signals over from the system, which would end the process at once, and with them
-    /// SIGUSR1, SIGUSR2 and SIGXFSZ, which then do nothing.
+    /// Installs handlers for these signals, so that the system does not kill the process at once.
+    /// SIGUSR1, SIGUSR2 and SIGXFSZ are handled too, and do nothing.
     ///
     /// # Errors
-    /// When the system does not allow it.
+    /// If the system does not allow it.
     pub fn new() -> io::Result<Self> {
         let terminate = signal(SignalKind::terminate())?;
         let interrupt = signal(SignalKind::interrupt())?;
@@ -45,7 +46,7 @@ impl Signals {
         })
     }
 
-    /// Waits for the next signal; gives its name.
+    /// Waits for the next signal and returns its name.
     pub async fn recv(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
@@ -55,8 +56,8 @@ impl Signals {
     }
 }
 
-/// Whether a process ignores a signal, by what `/proc` says of it. Where that says nothing, it does
-/// not.
+/// Whether a process ignores a signal according to its `/proc` status. False if the status does
+/// not say.
 fn is_ignored(status: &str, signal: SignalKind) -> bool {
     let mut lines = status.lines();
     let mask = lines.find_map(|line| line.strip_prefix("SigIgn:"));

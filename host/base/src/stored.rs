@@ -1,18 +1,19 @@
-//! What is written to a disk for a later start to read, which may be of another version of this
-//! program.
+//! Versions of data on disk. A later start, possibly of another version of this program, reads
+//! it.
 //!
-//! Each [`Format`] has a number, and what is written carries it:
+//! Each [`Format`] has a version number, which is stored with the data:
 //!
 //! | encoding | where the number is | without one |
 //! | --- | --- | --- |
 //! | [`Format::mark`] | `ostr`, then a little-endian u16, then the body | version 0 |
 //! | [`Format::to_json`] | the field `version` of a JSON object | version 0 |
-//! | [`Format::to_line`] | a file of its own, in decimal | version 0 |
+//! | [`Format::to_line`] | a separate file, in decimal | version 0 |
 //!
-//! Version 0 is what was written before versions were. A reader knows its own version and the one
-//! before. Anything else is [`Unreadable`], never nothing: a later version is told from damage, and
-//! is left as it is. A version's body has exactly the fields of that version: one more is an error,
-//! for it means something to whoever wrote it. So a new field needs a new version.
+//! Version 0 is data from before versions existed. A reader accepts its own version and the one
+//! before. Anything else is [`Unreadable`] and is never taken for missing: a later version is
+//! distinguished from damage, and is left untouched. The body of a version has exactly the fields
+//! of that version. An additional field is an error, because it means something to the version
+//! that wrote it; a new field therefore needs a new version.
 
 use std::fs;
 use std::io;
@@ -25,41 +26,39 @@ use serde_json::{Map, Value};
 const MARK: &[u8] = b"ostr";
 const VERSION: &str = "version";
 
-/// One kind of stored thing.
+/// One kind of stored data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Format {
-    /// What it is, to begin a sentence with.
+    /// The name of the data, which begins error messages.
     pub what: &'static str,
     /// The version that this program writes, and the newest that it reads.
     pub version: u16,
 }
 
-/// Why what is stored cannot be used.
+/// Why stored data cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unreadable {
-    /// A later version of this program wrote it.
+    /// A later version of this program wrote the data.
     #[error(
         "{} is of version {found}, and this version of ostrakon ({}) reads up to {}",
         .format.what, env!("CARGO_PKG_VERSION"), .format.version
     )]
     Newer {
-        /// What it is.
         format: Format,
-        /// Its version.
+        /// The version found.
         found: u64,
     },
-    /// It is not what the version that it carries says.
+    /// The data does not match the version that it carries.
     #[error("{} cannot be read: {reason}", .format.what)]
     Broken {
-        /// What it is.
         format: Format,
-        /// What is wrong with it.
+        /// What is wrong with the data.
         reason: String,
     },
 }
 
 impl Unreadable {
-    /// The version of what a later program wrote; none of what is damaged.
+    /// The stored version if a later program wrote the data; none if the data is damaged.
     pub fn newer(&self) -> Option<u64> {
         match self {
             Self::Newer { found, .. } => Some(*found),
@@ -69,7 +68,7 @@ impl Unreadable {
 }
 
 impl Format {
-    /// What is damaged, and how.
+    /// An error for damaged data, with the reason.
     pub fn broken(&self, reason: &(impl ToString + ?Sized)) -> Unreadable {
         Unreadable::Broken {
             format: *self,
@@ -77,7 +76,7 @@ impl Format {
         }
     }
 
-    /// The version that something carries, if it is one that this program knows.
+    /// The stored version, if this program can read it.
     fn known(&self, found: u64) -> Result<u16, Unreadable> {
         match u16::try_from(found) {
             Ok(0) => Err(self.broken("there is no version 0")),
@@ -89,29 +88,29 @@ impl Format {
         }
     }
 
-    /// Bytes with this format's version before them.
+    /// Prepends this format's version to the bytes.
     pub fn mark(&self, body: &[u8]) -> Vec<u8> {
         [MARK, &self.version.to_le_bytes(), body].concat()
     }
 
-    /// The version and the body of what [`Format::mark`] made.
+    /// Splits the output of [`Format::mark`] into version and body.
     ///
     /// # Errors
-    /// When it is of a later version, or ends within its version.
+    /// If the version is later than this program's, or the data ends within its version.
     pub fn unmark<'a>(&self, stored: &'a [u8]) -> Result<(u16, &'a [u8]), Unreadable> {
         let Some(marked) = stored.strip_prefix(MARK) else {
             return Ok((0, stored));
         };
-        let cut = || self.broken("it ends within its version");
+        let cut = || self.broken("it ends before its version is complete");
         let (version, body) = marked.split_first_chunk().ok_or_else(cut)?;
         let version = self.known(u16::from_le_bytes(*version).into())?;
         Ok((version, body))
     }
 
-    /// A value's fields as a JSON object with this format's version.
+    /// Encodes a value's fields as a JSON object with this format's version.
     ///
     /// # Panics
-    /// When the value has no fields, or its keys are not text.
+    /// If the value has no fields, or its keys are not text.
     pub fn to_json(&self, body: &impl Serialize) -> Vec<u8> {
         #[derive(Serialize)]
         struct Versioned<'a, T> {
@@ -120,13 +119,14 @@ impl Format {
             body: &'a T,
         }
         let version = self.version;
-        serde_json::to_vec(&Versioned { version, body }).expect("it has fields with names")
+        serde_json::to_vec(&Versioned { version, body })
+            .expect("the value has fields with text keys")
     }
 
-    /// The version and the other fields of what [`Format::to_json`] made.
+    /// Splits the output of [`Format::to_json`] into the version and the other fields.
     ///
     /// # Errors
-    /// When it is of a later version, or is no JSON object.
+    /// If the version is later than this program's, or the data is not a JSON object.
     pub fn split_json(&self, stored: &[u8]) -> Result<(u16, Map<String, Value>), Unreadable> {
         let mut fields: Map<String, Value> =
             serde_json::from_slice(stored).map_err(|error| self.broken(&error))?;
@@ -134,16 +134,16 @@ impl Format {
             None => 0,
             Some(version) => {
                 let number = version.as_u64();
-                self.known(number.ok_or_else(|| self.broken("its version is no number"))?)?
+                self.known(number.ok_or_else(|| self.broken("its version is not a number"))?)?
             }
         };
         Ok((version, fields))
     }
 
-    /// A value of these fields, and of no others where its type denies unknown ones.
+    /// Decodes a value from these fields. Unknown fields are an error if its type denies them.
     ///
     /// # Errors
-    /// When they are not its fields.
+    /// If the fields do not fit the type.
     pub fn from_fields<T: DeserializeOwned>(
         &self,
         fields: Map<String, Value>,
@@ -151,27 +151,27 @@ impl Format {
         serde_json::from_value(Value::Object(fields)).map_err(|error| self.broken(&error))
     }
 
-    /// This format's version, alone in a file.
+    /// This format's version, as the whole content of a file.
     pub fn to_line(&self) -> Vec<u8> {
         format!("{}\n", self.version).into_bytes()
     }
 
-    /// The version that [`Format::to_line`] wrote.
+    /// Reads the version that [`Format::to_line`] wrote.
     ///
     /// # Errors
-    /// When it is a later one, or no number.
+    /// If the version is later than this program's, or is not a number.
     pub fn from_line(&self, stored: &[u8]) -> Result<u16, Unreadable> {
         let line = stored.strip_suffix(b"\n").unwrap_or(stored);
         let number = str::from_utf8(line).ok().and_then(|line| line.parse().ok());
-        self.known(number.ok_or_else(|| self.broken("its version is no number"))?)
+        self.known(number.ok_or_else(|| self.broken("its version is not a number"))?)
     }
 }
 
-/// Moves what a later program wrote aside, before something else takes its place: it is that
-/// program's, and may be of use to it. Gives where it is then.
+/// Renames a file that a later program wrote before another file takes its place, since that
+/// program may still need it. Returns the new path.
 ///
 /// # Errors
-/// When it cannot be moved: then nothing may take its place.
+/// If the file cannot be renamed: then nothing may take its place.
 pub fn set_aside(path: &Path, version: u64) -> io::Result<PathBuf> {
     let mut aside = path.as_os_str().to_owned();
     aside.push(format!(".v{version}"));

@@ -1,4 +1,4 @@
-//! Who asks, as far as requests share what there is.
+//! The client connections that requests come from, for fairness between them.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,27 +8,27 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::replies::Sum;
 
-/// One connection of a client, to this shard or to another that asks for it. Clones are the
-/// same one.
+/// One client connection, to this shard or to another shard that forwards its requests. Clones
+/// refer to the same connection.
 #[derive(Clone, Debug)]
 pub struct Client(Arc<Connection>);
 
 #[derive(Debug)]
 struct Connection {
     number: u64,
-    /// The turns of its requests, once the first one has come.
+    /// The turns of its requests; created by the first request.
     turns: OnceLock<Semaphore>,
     replies: Sum,
 }
 
-/// A request's turn, until it is dropped.
+/// A request's turn, held until dropped.
 #[derive(Debug)]
-pub struct Turn<'a>(#[expect(dead_code, reason = "it is held")] SemaphorePermit<'a>);
+pub struct Turn<'a>(#[expect(dead_code, reason = "held until dropped")] SemaphorePermit<'a>);
 
 impl Default for Client {
-    /// One that is like no other.
+    /// A new connection, distinct from all others.
     fn default() -> Self {
-        // Relaxed: nothing else is read by it.
+        // Relaxed: no other memory depends on it.
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Self(Arc::new(Connection {
             number: NEXT.fetch_add(1, Ordering::Relaxed),
@@ -39,47 +39,47 @@ impl Default for Client {
 }
 
 impl Client {
-    /// What it is known by in this process.
+    /// The connection's number, unique in this process.
     pub fn number(&self) -> u64 {
         self.0.number
     }
 
-    /// Waits until fewer than `most` of its requests have their turn, in the order in which they
-    /// came. `most` is the same each time.
+    /// Waits until fewer than `most` of the connection's requests hold a turn, in order of
+    /// arrival. `most` must be the same on each call.
     ///
     /// # Panics
-    /// Never: turns are there as long as the client is.
+    /// Never: the semaphore is not closed while the client exists.
     pub async fn turn(&self, most: usize) -> Turn<'_> {
         let turns = self.0.turns.get_or_init(|| Semaphore::new(most));
         Turn(turns.acquire().await.expect("turns are never closed"))
     }
 
-    /// What its replies hold of memory.
+    /// The memory that the connection's replies hold.
     pub fn replies(&self) -> &Sum {
         &self.0.replies
     }
 }
 
-/// The clients of other shards, whose requests those pass on.
+/// The clients of other shards, whose requests those shards forward.
 #[derive(Debug, Default)]
 pub struct Clients(
-    /// A std mutex: held for a look.
+    /// A std mutex: held only for a look-up.
     Mutex<Known>,
 );
 
 #[derive(Debug, Default)]
 struct Known {
-    /// By the shard and the number that it gave.
+    /// By the shard and by the number that the shard assigned.
     clients: BTreeMap<(u32, u64), Weak<Connection>>,
-    /// From how many on those that are gone are looked for.
+    /// The number of clients at which closed connections are next removed.
     sweep_at: usize,
 }
 
 impl Clients {
-    /// The one that `shard` knows by this number.
+    /// The client that `shard` knows by this number.
     ///
     /// # Panics
-    /// Never: whoever holds the lock does not.
+    /// Never: no holder of the lock panics.
     pub fn of(&self, shard: u32, number: u64) -> Client {
         let mut known = self.0.lock().expect("no holder of this lock panics");
         let found = known.clients.get(&(shard, number)).and_then(Weak::upgrade);

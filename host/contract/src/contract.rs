@@ -1,4 +1,4 @@
-//! The contract's types in plain Rust: what the rest of the host knows of a guest.
+//! The types of the guest contract in plain Rust. The rest of the host uses only these.
 
 use bytes::Bytes;
 use ostrakon_observe::metrics;
@@ -6,14 +6,14 @@ use ostrakon_observe::trace::Trace;
 
 use crate::client::Client;
 
-/// What a guest says of itself.
+/// A guest's description of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Description {
-    /// The guest's name, for people.
+    /// The guest's name, for display.
     pub name: String,
-    /// The guest's version, for people.
+    /// The guest's version, for display.
     pub version: String,
-    /// The version of the owner function.
+    /// The version of the guest's `owner` function.
     pub sharding: u32,
     /// The version of the stored data's layout.
     pub schema: u32,
@@ -28,14 +28,14 @@ pub enum Access {
     Write,
 }
 
-/// Where a request is answered.
+/// Which shard answers a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// By the owner of the partition with this key.
+    /// The owner of the partition with this key.
     Partition(Vec<u8>),
-    /// By the shard that got the request.
+    /// The shard that received the request.
     Here,
-    /// By each shard, joined by `gather`.
+    /// Every shard; `gather` joins their replies.
     Everywhere,
 }
 
@@ -58,41 +58,34 @@ impl From<Access> for metrics::Access {
     }
 }
 
-/// What a guest's `route` decided.
+/// The result of a guest's `route`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
-    /// Where the request is answered.
     pub target: Target,
-    /// What it may do to the data.
     pub access: Access,
 }
 
 /// A request as a guest sees it.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// The method as sent.
     pub method: http::Method,
     /// The path and query as sent, percent-encoded, beginning with `/`.
     pub path: String,
-    /// All headers.
     pub headers: http::HeaderMap,
-    /// The whole body.
     pub body: Bytes,
-    /// The trace that it is part of, if any; a guest does not see it.
+    /// The trace that the request belongs to, if any; a guest does not see it.
     pub trace: Trace,
-    /// Whose it is; a guest does not see it.
+    /// The connection that the request came from; a guest does not see it.
     pub client: Client,
 }
 
-/// A guest's response, checked: it can be sent as it is.
+/// A guest's response after validation: it can be sent unchanged.
 #[derive(Clone, Debug)]
 pub struct Reply {
     /// The status, 200..=599.
     pub status: http::StatusCode,
-    /// The guest's headers.
     pub headers: http::HeaderMap,
-    /// The whole body.
     pub body: Bytes,
-    /// Whether what the request wrote is to be dropped.
+    /// Whether the request's writes are to be discarded.
     pub discard: bool,
 }

@@ -1,14 +1,15 @@
-//! What headers hold of memory.
+//! The memory that headers hold.
 
 use http::HeaderMap;
 
-/// A header's place in the map, with its part of the index; one more value of the same name; and
-/// what an allocation costs beyond its bytes.
+/// The memory of a header's slot in the map with its share of the index; of each further value of
+/// the same name; and the overhead of an allocation beyond its bytes.
 const PLACE: usize = 112;
 const MORE: usize = 72;
 const ALLOCATION: usize = 16;
 
-/// How many bytes headers hold: one of a few bytes takes many times as much in memory.
+/// The number of bytes that headers hold: a header of a few bytes takes many times as much
+/// memory.
 pub fn held_by(headers: &HeaderMap) -> usize {
     let strings: usize = headers
         .iter()

@@ -1,4 +1,4 @@
-//! The contract with guests in plain Rust, and the clients that requests come from.
+//! The guest contract in plain Rust, and the clients that requests come from.
 
 pub mod headers;
 pub mod replies;

@@ -1,5 +1,5 @@
-//! What all replies together hold of memory, until their clients, or the shards that ask for
-//! them, have taken them.
+//! Limits the memory of all replies that their clients, or the shards that asked for them, have
+//! not yet taken.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,13 +9,14 @@ use http::HeaderMap;
 
 use crate::headers;
 
-/// A reply of at most so many bytes is small: what is left for those cannot be taken by others.
+/// A reply of at most this many bytes is small. The memory reserved for small replies is not
+/// given to others.
 const SMALL: usize = 64 * 1024;
-/// The part of all that is left for small ones.
+/// One part in `PART` of the limit is reserved for small replies.
 const PART: usize = 4;
 
-/// A sum of bytes, of all or of one connection. A relaxed atomic: nothing else is read by it.
-/// Clones are the same.
+/// A sum of bytes, of all connections or of one. A relaxed atomic: no other memory depends on it.
+/// Clones share the sum.
 #[derive(Clone, Debug, Default)]
 pub struct Sum(Arc<AtomicUsize>);
 
@@ -24,7 +25,7 @@ impl Sum {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Gives what it was before.
+    /// Adds to the sum and returns its previous value.
     fn add(&self, bytes: usize) -> usize {
         self.0.fetch_add(bytes, Ordering::Relaxed)
     }
@@ -34,51 +35,53 @@ impl Sum {
     }
 }
 
-/// What a shard's replies hold, of all its connections. Clones are the same.
+/// The memory that a shard's replies hold, of all its connections. Clones share the sum.
 ///
-/// One connection may hold as much as is left for all others: half where it is the only one, as a
-/// proxy's can be, and less the more others hold, so that something is always left for one more. (Choudhury
-/// and Hahne, "Dynamic queue length thresholds in a shared memory ATM switch", 1996, with alpha 1.)
+/// One connection may hold as many bytes as are left for all others: half of the limit if it is
+/// the only one, as a proxy's can be, and less the more the others hold, so that something is
+/// always left for one more. (Choudhury and Hahne, "Dynamic queue length thresholds in a shared
+/// memory ATM switch", 1996, with alpha 1.)
 #[derive(Clone, Debug, Default)]
 pub struct Replies(Sum);
 
-/// Bytes that count until it is dropped.
+/// Bytes that are counted until this is dropped.
 #[derive(Debug)]
 pub struct Counted {
     bytes: usize,
-    /// Of all, and of one connection.
+    /// The sum of all connections, and the sum of one.
     sums: [Sum; 2],
 }
 
-/// A reply's bytes, which count until the last of them is let go.
+/// A reply's bytes, counted until the last of them is dropped.
 struct Held {
     reply: Bytes,
     _counted: Counted,
 }
 
 impl Replies {
-    /// Whether so much is held, by all or by the connection whose sum `of_one` is, that it is to be asked nothing
-    /// more: all hold `limit` bytes or more, or the connection as much as is left.
+    /// Whether a connection must not be served further requests: all connections hold `limit`
+    /// bytes or more, or this one, whose sum is `of_one`, holds as many as are left.
     pub fn are_full(&self, of_one: &Sum, limit: usize) -> bool {
         let left = limit.saturating_sub(self.0.get());
         left == 0 || of_one.get() >= left
     }
 
-    /// Counts so many bytes that must be told, whatever is held already. Gives what all and the connection held
-    /// before, too.
+    /// Counts the bytes of a reply that must be sent, regardless of the limit. Also returns the
+    /// sums of all connections and of this one before the addition.
     fn add(&self, of_one: &Sum, bytes: usize) -> (Counted, [usize; 2]) {
         let sums = [self.0.clone(), of_one.clone()];
         let before = [&sums[0], &sums[1]].map(|sum| sum.add(bytes));
         (Counted { bytes, sums }, before)
     }
 
-    /// Counts a reply of so many bytes that is to be told, whatever is held already.
+    /// Counts the bytes of a reply that must be sent, regardless of the limit.
     pub fn count(&self, of_one: &Sum, bytes: usize) -> Counted {
         self.add(of_one, bytes).0
     }
 
-    /// The body of a reply that should be told, as it is of a write that was run: none only where
-    /// all hold `limit` bytes or more. It counts, with its headers, as in [`Replies::hold`].
+    /// Counts the reply to a write that was already run, and returns its body. Such a reply
+    /// should be sent, so there is none only if all connections hold `limit` bytes or more. It
+    /// counts, with its headers, as in [`Replies::hold`].
     pub fn hold_as_told(
         &self,
         of_one: &Sum,
@@ -94,9 +97,10 @@ impl Replies {
         (of_all < limit).then_some(held)
     }
 
-    /// The body of a reply, which counts from now on, with the headers, for as long as anybody has any
-    /// of its bytes, or it where it has none; none where that would be more than `limit`, or than what a
-    /// part of it is for. A reply by itself is never too large.
+    /// Counts a reply, and returns its body. The body and the headers count until the last
+    /// reference to the body's bytes is dropped; an empty body counts until it is dropped itself.
+    /// There is none if the sum would exceed `limit`, or the part of it that the reply may use. A
+    /// reply on its own is never too large.
     pub fn hold(
         &self,
         of_one: &Sum,
@@ -121,7 +125,7 @@ impl Replies {
     }
 }
 
-/// How many bytes a reply holds.
+/// The number of bytes that a reply holds.
 pub fn held_by(headers: &HeaderMap, body: &Bytes) -> usize {
     headers::held_by(headers) + body.len()
 }
@@ -179,7 +183,7 @@ mod tests {
         assert_eq!((&*second, &*part), (&[1; 4][..], &[1][..]));
         assert!(hold(2, 1).is_none() && hold(2, 0).is_some());
         assert!(replies.are_full(&clients[2], 10));
-        // What must be said is said.
+        // A reply that must be sent is sent.
         let told = (&HeaderMap::new(), body(5));
         let third = replies.hold(&clients[2], told, usize::MAX);
         drop((part, second));
@@ -190,7 +194,8 @@ mod tests {
         assert_eq!((replies.0.get(), sums), (0, [0; 3]));
     }
 
-    /// They counted nowhere: a client of h2 that takes none can have a hundred of them wait.
+    /// Regression: these headers were not counted, and an h2 client that reads nothing can have a
+    /// hundred replies waiting.
     #[test]
     fn headers_count_with_their_body_also_where_that_is_empty() {
         let (replies, client) = (Replies::default(), Sum::default());
@@ -203,7 +208,7 @@ mod tests {
                 let held = replies.hold(&client, (&headers, body(length)), limit);
                 let held = held.expect("there is room");
                 assert_eq!((held.len(), replies.0.get()), (length, bytes + length));
-                // Another has none.
+                // No room for another connection.
                 let other = Sum::default();
                 let told = replies.hold_as_told(&other, (&headers, body(0)), bytes);
                 assert!(told.is_none());
@@ -218,7 +223,8 @@ mod tests {
         const LIMIT: usize = 16 * SMALL;
         let (replies, clients) = (Replies::default(), [(); 9].map(|()| Sum::default()));
         let hold = |client: usize, length| hold(&replies, &clients[client], length, LIMIT);
-        // One has half of it, in as many replies as it likes; the next ones half of what is left.
+        // The first connection may hold half of the limit, in any number of replies; each further
+        // one half of what is left.
         let mut held = Vec::new();
         for (client, most) in [8, 4, 2, 1].into_iter().enumerate() {
             held.extend((0..most).map(|_| hold(client, SMALL).unwrap()));
@@ -229,7 +235,7 @@ mod tests {
         held.push(hold(5, SMALL).unwrap());
         assert!(hold(6, 1).is_none() && replies.are_full(&clients[6], LIMIT));
         held.clear();
-        // Several that want as much as each other have as much as each other.
+        // Connections that want equal amounts get equal amounts.
         loop {
             let more: Vec<_> = (0..3).filter_map(|client| hold(client, SMALL)).collect();
             if more.is_empty() {
@@ -242,7 +248,7 @@ mod tests {
             [4; 3]
         );
         held.clear();
-        // By itself a reply can be larger than that; large ones have three quarters in all.
+        // A single reply can exceed that; large replies together may use three quarters.
         held.push(hold(1, 10 * SMALL).unwrap());
         assert!(hold(2, 2 * SMALL + 1).is_none());
         held.push(hold(2, 2 * SMALL).unwrap());

@@ -1,4 +1,4 @@
-//! The contract as the host calls and offers it, generated from `wit/`.
+//! The contract's imports and exports, generated from `wit/`.
 
 wasmtime::component::bindgen!({
     path: "../../wit",

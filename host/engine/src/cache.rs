@@ -1,7 +1,7 @@
-//! The compiled form of the guests that served last, in the data directory.
+//! The compiled forms of the most recently used guests, in the data directory.
 //!
-//! It is made of the component, so whatever is not of this very engine, or damaged, is made anew in
-//! its place, also where a later version wrote it.
+//! A compiled form is derived from the component. So a file that is damaged or not for this exact
+//! engine is replaced, even if a later version wrote it.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -15,9 +15,8 @@ use wasmtime::component::Component;
 
 use super::engine::Engine;
 
-/// What a compiled file begins with, the last byte being its version: then the
-/// engine's compatibility hash (8 bytes), the digest of the code (32 bytes), and
-/// the code.
+/// The beginning of a compiled file; its last byte is the version. Then follow the engine's
+/// compatibility hash (8 bytes), the digest of the code (32 bytes), and the code.
 const MAGIC: &[u8; 8] = b"ostrakn1";
 const HEADER: usize = 8 + 8 + 32;
 
@@ -30,44 +29,43 @@ enum Unfit {
     Damaged,
 }
 
-/// The most bytes of a compiled file.
+/// The limit on the bytes of a compiled file.
 const MAX_FILE: usize = 1 << 30;
 
-/// How many guests are kept.
+/// The number of guests that are kept.
 const KEPT: usize = 8;
 
-/// The directory of compiled guests, by the digest of their components. Its
-/// files are as trustworthy as the data beside them: nothing gets in but what
-/// this host compiled itself.
+/// The directory of compiled guests, by the digest of their components. Its files are as
+/// trustworthy as the data beside them: it contains only code that this host compiled.
 #[derive(Clone, Debug)]
 pub struct Cache {
     directory: PathBuf,
 }
 
 impl Cache {
-    /// The cache of a data directory.
+    /// Opens the cache of a data directory.
     ///
     /// # Errors
-    /// When the directory cannot be made.
+    /// If the directory cannot be created.
     pub fn open(data_directory: &Path) -> io::Result<Self> {
         let directory = data_directory.join("compiled");
         full::make_directory(&directory)?;
         Ok(Self { directory })
     }
 
-    /// Removes all files but those used last.
+    /// Removes all files but the most recently used ones.
     fn prune(&self) {
         for (_, path) in recency::by_use(&self.directory).into_iter().skip(KEPT) {
-            // What stays costs space only.
+            // A file that cannot be removed only costs space.
             let _ = fs::remove_file(path);
         }
     }
 
-    /// The compiled form of a component for this very engine.
+    /// The compiled form of a component for this exact engine.
     #[expect(
         unsafe_code,
-        reason = "deserialising compiled code trusts it: it is a file that this host wrote into \
-                  its own data directory, whole by its digest, for this engine by its hash"
+        reason = "deserialising compiled code trusts it: this host wrote the file into its own \
+                  data directory; the digest shows it is whole, the hash that it fits this engine"
     )]
     pub(super) fn compiled(&self, engine: &Engine, digest: &Digest) -> Option<Component> {
         let path = self.path(digest);
@@ -84,9 +82,9 @@ impl Cache {
             Err(why) => {
                 let path = path.display();
                 if why == Unfit::Damaged {
-                    tracing::warn!(%path, %why, "a compiled guest is not used, and compiled anew");
+                    tracing::warn!(%path, %why, "a compiled guest is not used, and is compiled again");
                 } else {
-                    tracing::info!(%path, %why, "a compiled guest is not used, and compiled anew");
+                    tracing::info!(%path, %why, "a compiled guest is not used, and is compiled again");
                 }
                 return None;
             }
@@ -105,7 +103,7 @@ impl Cache {
         let path = self.path(digest);
         let header = header(engine.compatibility(), code);
         if regular::read_own(&path, MAX_FILE).is_ok_and(|file| file.starts_with(&header)) {
-            // At worst it is pruned early, and compiled again.
+            // If this fails, the file is at worst pruned early, and compiled again.
             let _ = recency::used_last(&path);
             return;
         }
@@ -120,14 +118,14 @@ impl Cache {
         self.directory.join(format!("{digest}.cwasm"))
     }
 
-    /// Writes a file whole: beside its place first, then renamed into it.
+    /// Writes a whole file under a temporary name, then renames it.
     fn write(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
         let mut temporary = path.as_os_str().to_owned();
         temporary.push(".new");
         if let Some(directory) = path.parent() {
             fs::create_dir_all(directory)?;
         }
-        // Whatever is left there of an earlier one.
+        // Remove any remains of an earlier write.
         let _ = fs::remove_file(&temporary);
         let written = File::create_new(&temporary).and_then(|mut file| {
             for part in parts {
@@ -150,7 +148,7 @@ fn header(compatibility: u64, code: &[u8]) -> [u8; HEADER] {
     header
 }
 
-/// The code in a compiled file, whole and for this engine.
+/// The code in a compiled file, if the file is undamaged and for this engine.
 fn code_of(file: &[u8], compatibility: u64) -> Result<&[u8], Unfit> {
     let (found, code) = file.split_at_checked(HEADER).ok_or(Unfit::Damaged)?;
     let of_this = header(compatibility, code);
@@ -201,7 +199,7 @@ mod tests {
         assert_eq!(unfit(&[COMPILED_1, b"more"].concat()), Unfit::Damaged);
     }
 
-    /// A FIFO in place of a compiled guest hung the start.
+    /// Regression: a FIFO in place of a compiled guest blocked the start.
     #[test]
     fn what_is_no_regular_file_is_compiled_anew_and_never_waited_for() {
         let directory = tempfile::tempdir().expect("a directory");

@@ -1,4 +1,4 @@
-//! A component on its way to serve: compiled, then linked.
+//! Compiled and linked components.
 
 use ostrakon_base::digest::Digest;
 use wasmtime::component::Component;
@@ -9,12 +9,11 @@ use super::compiler::CompileError;
 use super::context::Context;
 use super::engine::Engine;
 
-/// A component's imports or exports are not those of the contract.
+/// A component's imports or exports do not match the contract.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}: build it for world ostrakon:shard/service@0.1.0")]
 pub struct LinkError(String);
 
-/// A compiled component.
 #[derive(Clone)]
 pub struct Compiled {
     component: Component,
@@ -31,11 +30,11 @@ impl std::fmt::Debug for Compiled {
 }
 
 impl Compiled {
-    /// Takes what was compiled for this engine.
+    /// Loads code that was compiled for this engine.
     #[expect(
         unsafe_code,
-        reason = "loading compiled code trusts it: it is what this process, or a child of it that \
-                  runs the same program and does nothing else, has just made of the component"
+        reason = "loading compiled code trusts it: this process, or a child that runs the same \
+                  program and does nothing else, has just compiled it from the component"
     )]
     pub(super) fn load(engine: &Engine, digest: Digest, code: &[u8]) -> Result<Self, CompileError> {
         // SAFETY: see the reason above.
@@ -46,14 +45,14 @@ impl Compiled {
         }
     }
 
-    /// Takes the compiled form from the cache, if it is there.
+    /// Loads the compiled form from the cache, if it is there.
     pub(super) fn cached(engine: &Engine, cache: &Cache, digest: Digest) -> Option<Self> {
         let component = cache.compiled(engine, &digest)?;
         Some(Self { component, digest })
     }
 
-    /// Puts the compiled form into the cache, if it is not there. A failure
-    /// costs the next start the time of compiling, so it is only logged.
+    /// Stores the compiled form in the cache, unless it is there. A failure only makes the next
+    /// start compile again, so it is only logged.
     pub fn keep(&self, engine: &Engine, cache: &Cache) {
         match self.component.serialize() {
             Ok(code) => cache.keep_compiled(engine, &self.digest, &code),
@@ -61,10 +60,10 @@ impl Compiled {
         }
     }
 
-    /// Fits the component's imports and exports to the contract.
+    /// Matches the component's imports and exports against the contract.
     ///
     /// # Errors
-    /// Says which import or export is missing or of the wrong type.
+    /// Names the import or export that is missing or of the wrong type.
     pub fn link(&self, engine: &Engine) -> Result<Linked, LinkError> {
         let explain = |error: wasmtime::Error| LinkError(format!("{error:#}"));
         let pre = engine

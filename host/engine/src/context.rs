@@ -1,4 +1,4 @@
-//! What an instance carries: the call it is in, and what the call may reach.
+//! The state of an instance: its current call, and the data and settings that the call may use.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,11 +18,11 @@ use super::grace::Time;
 use super::log::{GuestLog, Lines};
 use super::stdio::LogStream;
 
-/// The most handles of the host's (secrets, streams, pollables) that an instance
-/// may hold, and wait for in one call.
+/// The limit on handles of the host's (secrets, streams, pollables) that an instance may hold,
+/// and may wait for in one call.
 pub(super) const MAX_HANDLES: usize = 1024;
 
-/// The most random bytes in one call of WASI: as in a browser.
+/// The limit on random bytes in one call of WASI, as in a browser.
 const MAX_RANDOM: u64 = 64 << 10;
 
 /// Which shard this is.
@@ -30,29 +30,27 @@ const MAX_RANDOM: u64 = 64 << 10;
 pub struct Identity {
     /// Its ordinal, from 0.
     pub ordinal: u32,
-    /// The number of shards when it was asked for; each lease of an instance
-    /// has its own.
+    /// The number of shards at the time of the lease: each lease of an instance has its own.
     pub shards: u32,
 }
 
-/// What all instances of a guest share.
+/// The state that all instances of a guest share.
 pub struct Environment {
-    /// The runtime's settings: what they may take.
+    /// The runtime's settings, with the limits on instances.
     pub settings: Arc<Settings>,
-    /// Which shard they answer for.
+    /// The shard that the instances answer for.
     pub identity: Identity,
     /// The guest's settings: the ConfigMap's keys that are not the host's.
     pub files: Arc<BTreeMap<String, Bytes>>,
     /// The Secret's values.
     pub secrets: Secrets,
-    /// Where calls are counted.
     pub metrics: Arc<Metrics>,
 }
 
-/// The data of a call.
+/// The data that a call can use.
 #[derive(Debug, Default)]
 pub(super) enum Data {
-    /// None: pure exports, and `gather`.
+    /// No data: pure exports, and `gather`.
     #[default]
     None,
     /// A `read` of one partition.
@@ -61,13 +59,12 @@ pub(super) enum Data {
     Transaction(Box<Transaction>),
     /// A `here` or `everywhere` request.
     Shard(Arc<Snapshot>),
-    /// A migration.
     Migration(Box<Migration>),
 }
 
-/// A call under way.
+/// The current call.
 pub(super) struct Call {
-    /// None while instantiating.
+    /// None during instantiation.
     pub(super) export: Option<Export>,
     pub(super) request: Option<Arc<Request>>,
     /// The number of shards that the call is answered among.
@@ -102,7 +99,7 @@ pub(super) struct Context {
 
 impl Context {
     pub(super) fn new(environment: Arc<Environment>, log: Arc<GuestLog>) -> Self {
-        // Nothing is inherited: no arguments, environment, files or network.
+        // The guest inherits nothing: no arguments, environment, files or network.
         let lines = Lines::new(log);
         let wasi = WasiCtx::builder()
             .stdout(LogStream::new(lines.clone(), tracing::Level::INFO))
@@ -127,7 +124,7 @@ impl Context {
         }
     }
 
-    /// The current request, where the call is about one.
+    /// The current request, if the call concerns one.
     pub(super) fn request(&self, import: &str) -> wasmtime::Result<&Arc<Request>> {
         match &self.call.request {
             Some(request) => Ok(request),
@@ -135,8 +132,8 @@ impl Context {
         }
     }
 
-    /// Whether the call may see secrets: not where the result must be the same
-    /// always and everywhere.
+    /// Whether the call may see secrets. It may not if its result must be the same always and
+    /// everywhere.
     pub(super) fn may_see_secrets(&self) -> bool {
         matches!(
             self.call.export,
@@ -144,7 +141,7 @@ impl Context {
         )
     }
 
-    /// Ends the call: the import is not for this export or target.
+    /// Ends the call: the import is not available in this export or for this target.
     pub(super) fn misused<T>(&self, import: &str) -> wasmtime::Result<T> {
         let export = self
             .call
@@ -168,17 +165,17 @@ impl WasiView for Context {
     }
 }
 
-/// Tells the bindings where the imports' state is.
+/// Gives the bindings access to the imports' state.
 pub(super) struct HasContext;
 
 impl HasData for HasContext {
     type Data<'a> = &'a mut Context;
 }
 
-/// Bounds an instance's memories and tables together.
+/// Limits the total size of an instance's memories and tables.
 pub(super) struct Limiter {
     max: usize,
-    /// Bytes that the memories and tables have.
+    /// The current size of the memories and tables, in bytes.
     pub(super) used: usize,
     /// Whether growth was denied since the call began.
     pub(super) denied: bool,
@@ -245,7 +242,7 @@ mod tests {
 
     use super::*;
 
-    /// What WASI lets a guest ask for is there, and gives nothing.
+    /// Every WASI interface that a guest can import exists, and gives access to nothing.
     #[tokio::test]
     async fn wasi_gives_no_file_no_environment_and_no_socket() {
         let metrics = Arc::new(Metrics::new("test"));

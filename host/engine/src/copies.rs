@@ -1,11 +1,11 @@
-//! How much a call may copy out of the store.
+//! Limits how much a call may copy out of the store.
 
-/// What a call within a budget may copy of keys and values, in bytes: about a tenth of
-/// a millisecond's work, with what the guest and the reply make of it. A call that asks
-/// for more is ended before that is copied, and made anew where it has the time.
+/// The limit on the keys and values that a call within a budget may copy, in bytes: about a tenth
+/// of a millisecond's work, including what the guest and the reply do with them. A call that
+/// needs more ends before the copy, and is run again without a budget.
 const WITHIN_A_BUDGET: usize = 256 << 10;
 
-/// What is left of it.
+/// The bytes that a call may still copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Copies {
     left: usize,
@@ -13,9 +13,9 @@ pub(super) struct Copies {
 }
 
 impl Copies {
-    /// As much as it likes, within its deadline.
+    /// No limit, for a call with a deadline.
     pub(super) const ANY: Self = Self::of(usize::MAX);
-    /// As much as takes little time.
+    /// The limit for a call within a budget.
     pub(super) const FEW: Self = Self::of(WITHIN_A_BUDGET);
 
     const fn of(left: usize) -> Self {
@@ -25,7 +25,7 @@ impl Copies {
         }
     }
 
-    /// Whether so many bytes more may be copied; they count then.
+    /// Whether this many more bytes may be copied; if so, counts them.
     pub(super) fn may(&mut self, bytes: usize) -> bool {
         match self.left.checked_sub(bytes) {
             Some(left) => self.left = left,

@@ -1,4 +1,4 @@
-//! What a component says of itself, asked without a shard around it.
+//! Gets a component's description of itself, without a shard.
 
 use std::sync::Arc;
 
@@ -17,11 +17,11 @@ use super::failure::Failure;
 use super::instance::Instance;
 use super::log::GuestLog;
 
-/// Lets a component that was examined describe itself, with no settings and no
+/// Calls `describe` of a component that passed [`examine`](crate::examine), without settings and
 /// secrets.
 ///
 /// # Errors
-/// When it cannot be compiled or linked, or its `describe` fails.
+/// If the component cannot be compiled or linked, or its `describe` fails.
 pub async fn describe(component: Bytes, compiler: &Compiler) -> Result<Description, DescribeError> {
     let engine = Engine::new()?;
     let settings = Settings::default();
@@ -52,19 +52,19 @@ pub async fn describe(component: Bytes, compiler: &Compiler) -> Result<Descripti
     Ok(new.await?.describe(deadline).await?)
 }
 
-/// Why a component does not describe itself.
+/// Why a component's description could not be obtained.
 #[derive(Debug, thiserror::Error)]
 pub enum DescribeError {
-    /// Guests cannot run here.
+    /// Guests cannot run on this machine.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// It does not compile.
+    /// The component does not compile.
     #[error(transparent)]
     Compile(#[from] CompileError),
-    /// Its imports or exports do not fit the contract.
+    /// The component's imports or exports do not match the contract.
     #[error(transparent)]
     Link(#[from] LinkError),
-    /// Its `describe` failed.
+    /// `describe` failed.
     #[error(transparent)]
     Call(#[from] Failure),
 }

@@ -13,13 +13,13 @@ use super::compiler::CompileError;
 use super::context::{Context, HasContext};
 use super::polls;
 
-/// How exact a guest's deadline is.
+/// The precision of a guest's deadline.
 const TICK: Duration = Duration::from_millis(1);
 
 /// The clock stops after this many ticks without a call.
 const IDLE_TICKS: u32 = 100;
 
-/// The most stack that a guest's own frames may take, in bytes.
+/// The limit on the stack of a guest's own frames, in bytes.
 const MAX_WASM_STACK: usize = 512 << 10;
 
 /// The engine cannot run on this machine.
@@ -33,7 +33,7 @@ impl EngineError {
     }
 }
 
-/// What guests are compiled for, and run with.
+/// The configuration for both compiling and running guests.
 fn config() -> Config {
     let mut config = Config::new();
     config
@@ -45,11 +45,11 @@ fn config() -> Config {
     config
 }
 
-/// Compiles a component, in memory and time that nothing here bounds. All that
-/// becomes of it are the bytes that are returned: no code is loaded.
+/// Compiles a component without any limit on memory and time. Only returns the compiled bytes: no
+/// code is loaded.
 ///
 /// # Errors
-/// When the bytes are not a valid component, in the compiler's words.
+/// If the bytes are not a valid component, in the compiler's words.
 pub fn translate(component: &[u8]) -> Result<Vec<u8>, CompileError> {
     let engine = wasmtime::Engine::new(&config());
     let engine = engine.map_err(|error| CompileError::Crashed(format!("{error:#}")))?;
@@ -57,8 +57,8 @@ pub fn translate(component: &[u8]) -> Result<Vec<u8>, CompileError> {
     code.map_err(|error| CompileError::Invalid(format!("{error:#}")))
 }
 
-/// Runs guests' calls within deadlines, of code that was compiled for it. Clones are the same
-/// engine.
+/// Runs guests' calls within deadlines, with code that was compiled for this engine. Clones share
+/// the engine.
 #[derive(Clone)]
 pub struct Engine {
     pub(super) wasmtime: wasmtime::Engine,
@@ -73,11 +73,11 @@ impl std::fmt::Debug for Engine {
 }
 
 impl Engine {
-    /// An engine for this machine's processor. Its clock is a thread that ends
-    /// with the last clone.
+    /// An engine for this machine's processor. Its clock is a thread that ends when the last
+    /// clone is dropped.
     ///
     /// # Errors
-    /// When this processor or system cannot run it.
+    /// If this processor or system cannot run the engine.
     pub fn new() -> Result<Self, EngineError> {
         let wasmtime = wasmtime::Engine::new(&config()).map_err(EngineError::new)?;
         let mut linker = Linker::new(&wasmtime);
@@ -93,14 +93,14 @@ impl Engine {
         })
     }
 
-    /// The ticks after which a call that starts now has had `deadline`.
+    /// The number of ticks after which a call that starts now has used up `deadline`.
     pub(super) fn ticks(deadline: Duration) -> u64 {
         let ticks = deadline.as_nanos().div_ceil(TICK.as_nanos());
-        // The tick under way may be almost over.
+        // One more, since the current tick may be almost over.
         u64::try_from(ticks).unwrap_or(u64::MAX - 1) + 1
     }
 
-    /// Keeps the clock going for a call, until dropped.
+    /// Keeps the clock running for a call, until dropped.
     pub(super) fn calling(&self) -> Calling<'_> {
         self.clock.active.fetch_add(1, Ordering::SeqCst);
         if self.clock.asleep.load(Ordering::SeqCst) {
@@ -109,7 +109,7 @@ impl Engine {
         Calling(&self.clock)
     }
 
-    /// What compiled code depends on, beside the component: the version of
+    /// Identifies everything that compiled code depends on besides the component: the version of
     /// wasmtime, its settings and the processor's features.
     pub(super) fn compatibility(&self) -> u64 {
         use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
@@ -118,15 +118,15 @@ impl Engine {
     }
 }
 
-/// A thread that advances the engine's epoch once a [`TICK`] while calls are
-/// made, and sleeps while none are.
+/// A thread that advances the engine's epoch once per [`TICK`] during calls, and otherwise
+/// sleeps.
 struct Clock {
     thread: thread::Thread,
     active: AtomicUsize,
     asleep: AtomicBool,
 }
 
-/// A call under way.
+/// A call in progress.
 pub(super) struct Calling<'a>(&'a Clock);
 
 impl Drop for Calling<'_> {
@@ -177,8 +177,8 @@ fn run(engine: &wasmtime::Engine, clock: &Weak<Clock>) {
             let still_idle = clock.active.load(Ordering::SeqCst) == 0;
             let asleep = Arc::downgrade(&clock);
             drop(clock);
-            // A call or the drop of the clock that came before this parks
-            // leaves the token that ends it at once.
+            // If a call starts or the clock is dropped before this thread parks, the unpark token
+            // ends the parking at once.
             if still_idle && asleep.strong_count() > 0 {
                 thread::park();
             }

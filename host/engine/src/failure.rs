@@ -1,4 +1,4 @@
-//! How a call of a guest can fail.
+//! The ways in which a call of a guest can fail.
 
 use ostrakon_settings::settings::Settings;
 use ostrakon_store::ReadError;
@@ -8,36 +8,35 @@ use wasmtime::component::ResourceTableError;
 use super::context::MAX_HANDLES;
 use super::meter::{self, Excess};
 
-/// What wasmtime says where a guest hands over more than the store's fuel for
-/// that. It has no type that could be told apart: tests see to it that this is
-/// still what it says.
+/// wasmtime's message for a guest that passes more data than the store's fuel for host calls
+/// allows. No error type identifies this case; tests check that the message is still the same.
 const FUEL: &str = "fuel allocated for hostcalls has been exhausted";
 
-/// Why a guest gave no answer. Nothing that the request wrote is stored.
+/// Why a guest gave no valid reply. None of the request's writes are stored.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// It trapped: a panic, an illegal operation, or a misuse of an import.
+    /// The guest trapped: a panic, an illegal operation, or a misuse of an import.
     #[error("the guest trapped: {0}")]
     Trap(String),
-    /// It grew beyond its memory and trapped, or made the host hold too much.
+    /// The guest hit its memory limit and trapped, or made the host hold too much.
     #[error("the guest ran out of memory: {0}")]
     Memory(String),
-    /// It ran longer than it may.
+    /// The guest ran longer than allowed.
     #[error("the guest did not answer in time")]
     Deadline,
-    /// Its answer is not one that can be sent.
+    /// The guest's reply is invalid.
     #[error("the guest's reply cannot be sent: {0}")]
     Reply(String),
-    /// It routed the request to a partition whose key is empty or too long.
+    /// The guest routed the request to a partition whose key is empty or too long.
     #[error("the partition key has {0} bytes: give it 1 to {1}")]
     PartitionKey(usize, usize),
-    /// The data could not be read, or not at this opening of the store.
+    /// The data could not be read, or not with this opening of the store.
     #[error("the data cannot be read")]
     Store(#[source] ReadError),
 }
 
 impl Failure {
-    /// Finds the reason in what wasmtime says of a call that ended early.
+    /// Derives the failure from wasmtime's error for a call that ended early.
     pub(super) fn of(error: wasmtime::Error, memory_denied: bool, settings: &Settings) -> Self {
         let error = match error.downcast::<ReadError>() {
             Ok(error) => return Self::Store(error),
@@ -46,12 +45,12 @@ impl Failure {
         let text = match error.downcast_ref::<Trap>() {
             Some(Trap::Interrupt) => return Self::Deadline,
             Some(trap) => trap.to_string(),
-            // The first line of the chain is wasm's backtrace.
+            // The first line of the chain is a wasm backtrace.
             None => error.root_cause().to_string(),
         };
         if let Some(ResourceTableError::Full) = error.downcast_ref() {
             return Self::Memory(format!(
-                "it holds more than {MAX_HANDLES} handles: see that it drops them"
+                "it holds more than {MAX_HANDLES} handles: make it drop those that it no longer needs"
             ));
         }
         if error.is::<Excess>() {
@@ -60,7 +59,7 @@ impl Failure {
         if text.contains(FUEL) {
             let (most, by) = meter::most_by(settings);
             return Self::Memory(format!(
-                "it hands over more than {most} bytes in one call, which follows from {by}: give less at once"
+                "it passes more than {most} bytes in one call, a limit that follows from {by}: pass less at once"
             ));
         }
         if memory_denied {
@@ -80,21 +79,21 @@ impl Failure {
 mod tests {
     use super::*;
 
-    /// It said "a quarter of its memory" also where another setting decided.
+    /// Regression: the message was "a quarter of its memory" even if another setting decided.
     #[test]
     fn what_may_be_handed_over_is_told_in_bytes_with_the_setting_that_decides_it() {
         for (settings, told) in [
             (
                 "guest.max_memory = '64MiB'",
-                "18874368 bytes in one call, which follows from guest.max_memory",
+                "18874368 bytes in one call, a limit that follows from guest.max_memory",
             ),
             (
                 "guest.max_memory = '16MiB'\nguest.max_reply_bytes = '9MiB'\nstore.max_value_bytes = '1MiB'",
-                "11534336 bytes in one call, which follows from guest.max_reply_bytes",
+                "11534336 bytes in one call, a limit that follows from guest.max_reply_bytes",
             ),
             (
                 "guest.max_memory = '16MiB'\nguest.max_reply_bytes = '1MiB'\nstore.max_value_bytes = '9MiB'",
-                "bytes in one call, which follows from store.max_value_bytes",
+                "bytes in one call, a limit that follows from store.max_value_bytes",
             ),
         ] {
             let settings = Settings::parse(settings).expect("they are valid");

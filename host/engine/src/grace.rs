@@ -1,24 +1,22 @@
-//! How long a call may go on, and what it gets beyond its deadline: a deadline
-//! counts the time that passes and not the time that the guest had.
+//! Deadlines of calls, and the grace after them. A deadline counts elapsed time, not the
+//! processor time that the guest had.
 
 use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 use wasmtime::UpdateDeadline;
 
-/// The processor time that a call gets when its deadline has passed. A thread
-/// that the system had put aside for a while needs microseconds of it to
-/// finish; an endless loop uses it up.
+/// The processor time that a call gets after its deadline has passed. A thread that the system
+/// had suspended for a while needs only microseconds of it to finish; an endless loop uses it up.
 const GRACE: Duration = Duration::from_millis(2);
 
-/// How often, a tick of the engine's clock apart, a call is asked whether it has
-/// used its grace up, before it is ended all the same.
+/// How often a call is checked for having used up its grace, once per tick of the engine's clock,
+/// before it is ended regardless.
 const MAX_ASKED: u32 = 1000;
 
-/// The time of one call.
 #[derive(Debug, Default)]
 pub(super) struct Time {
-    /// None: no call is under way.
+    /// None: no call is running.
     deadline: Option<Instant>,
     /// The thread's processor time when the deadline passed.
     since: Option<Duration>,
@@ -33,7 +31,7 @@ impl Time {
         }
     }
 
-    /// A deadline that passed, and no grace left.
+    /// A passed deadline without any grace left.
     #[cfg(test)]
     pub(super) fn used_up() -> Self {
         Self {
@@ -43,15 +41,16 @@ impl Time {
         }
     }
 
-    /// Whether the call is to end: what the host does for a guest is asked here,
-    /// as the engine's clock interrupts the guest's own code only.
+    /// Whether the call must end. The host's own work for a guest checks this, as the engine's
+    /// clock interrupts only the guest's code.
     pub(super) fn is_over(&mut self) -> bool {
         self.deadline
             .is_some_and(|deadline| Instant::now() >= deadline)
             && matches!(self.overrun(), UpdateDeadline::Interrupt)
     }
 
-    /// Decides when the deadline has passed, and at each tick from then on.
+    /// Decides, when the deadline has passed and at each tick after that, whether the call may
+    /// continue.
     pub(super) fn overrun(&mut self) -> UpdateDeadline {
         let now = processor_time();
         let since = *self.since.get_or_insert(now);
@@ -64,7 +63,7 @@ impl Time {
     }
 }
 
-/// The time that this thread has had on a processor.
+/// The processor time that this thread has used.
 fn processor_time() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     Duration::try_from(time).unwrap_or_default()

@@ -1,4 +1,4 @@
-//! One instance of a guest, and its calls.
+//! An instance of a guest, and its calls.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,15 +20,15 @@ use super::log::{GuestLog, cut};
 use super::meter;
 use super::reply;
 
-/// Memory beyond twice what an instance began with, in bytes, that it may keep
-/// for its next request.
+/// An instance may keep memory for its next request up to twice its initial memory plus this many
+/// bytes.
 const SPARE_MEMORY: usize = 8 << 20;
 
-/// The most handles that an instance may make, of its own resources and the
-/// host's; each takes a few bytes of the host's memory.
+/// The limit on handles that an instance may create, of its own resources and the host's. Each
+/// takes a few bytes of the host's memory.
 const MAX_COMPONENT_HANDLES: usize = 10_000;
 
-/// What a `read` sees.
+/// The data that a `read` sees.
 #[derive(Clone, Debug)]
 pub enum ReadData {
     /// One partition.
@@ -37,22 +37,22 @@ pub enum ReadData {
     Shard(Arc<Snapshot>),
 }
 
-/// An instance, in its own memory. It makes one call at a time.
+/// An instance with its own memory. It runs one call at a time.
 pub(super) struct Instance {
     engine: Engine,
     store: Store<Context>,
     service: Service,
-    /// Memory after instantiation, in bytes.
+    /// The memory after instantiation, in bytes.
     initial_memory: usize,
     /// The number of shards that calls are answered among.
     pub(super) shards: u32,
-    /// What each call may copy.
+    /// The limit on bytes copied in each call.
     pub(super) copies: Copies,
     pub(super) requests: u64,
 }
 
 impl Instance {
-    /// Instantiates, within `deadline`: a component can run code then.
+    /// Instantiates the component within `deadline`, since a component can run code then.
     pub(super) async fn new(
         engine: &Engine,
         pre: &ServicePre<Context>,
@@ -134,7 +134,7 @@ impl Instance {
         shards: u32,
         deadline: Duration,
     ) -> Result<u32, Failure> {
-        // Pure: a guest that asks how many shards there are is told its argument.
+        // `owner` is pure: a guest that asks for the number of shards gets its argument.
         let now = std::mem::replace(&mut self.shards, shards);
         let (_, owner) = self
             .call(
@@ -204,8 +204,8 @@ impl Instance {
         self.handle(request, data, deadline).await.1
     }
 
-    /// Answers a request that may write, and gives the group back: with its
-    /// writes if there is a reply that does not ask to discard them.
+    /// Answers a request that may write. Returns the group, with the request's writes if there is
+    /// a reply that does not ask to discard them.
     pub(super) async fn write(
         &mut self,
         request: &Arc<Request>,
@@ -299,8 +299,7 @@ impl Instance {
         replied.and_then(|response| reply::check(response, max))
     }
 
-    /// Migrates the shard; gives the migration back, to be committed or
-    /// dropped.
+    /// Migrates the shard; returns the migration, to be committed or dropped.
     pub(super) async fn migrate(
         &mut self,
         from: u32,
@@ -323,18 +322,18 @@ impl Instance {
         (*migration, migrated.map(shorten))
     }
 
-    /// Writes a line in the guest's log, of the trace of the last call.
+    /// Writes a line to the guest's log, with the trace of the last call.
     pub(super) fn log(&self, level: tracing::Level, line: &str) {
         self.store.data().lines.write(level, line);
     }
 
-    /// Whether the instance has more memory than it may keep.
+    /// Whether the instance uses more memory than it may keep.
     pub(super) fn has_grown(&self) -> bool {
         self.store.data().limiter.used > 2 * self.initial_memory + SPARE_MEMORY
     }
 
-    /// Makes one call within `deadline` and gives back its data. After a
-    /// failure that is not harmless the instance must not be called again.
+    /// Runs one call within `deadline` and returns its data. After a failure that is not harmless
+    /// the instance must not be called again.
     async fn call<R>(
         &mut self,
         export: Export,
@@ -381,18 +380,18 @@ impl Instance {
     }
 }
 
-/// A guest's reason for people, as long as a line of its log.
+/// A guest's reason, cut to the length of a log line.
 fn shorten(said: Result<(), String>) -> Result<(), String> {
     said.map_err(|reason| cut(&reason).to_owned())
 }
 
-/// What a call is about.
+/// The request that a call concerns.
 enum About<'a> {
     /// No request.
     Nothing,
-    /// A request that the guest is told of by arguments alone.
+    /// A request of which the guest sees only the arguments.
     Routing(&'a Request),
-    /// A request that the guest can ask more of.
+    /// A request of which the guest can ask for more.
     Request(&'a Arc<Request>),
 }
 

@@ -1,8 +1,9 @@
-//! The guest: a component that is compiled, linked, checked and called.
+//! Compiles, links, checks and calls guests.
 //!
-//! [`examine`] says whether a component may be compiled, [`Compiler`] compiles it,
-//! [`Linked`] is a component whose imports and exports fit the contract, [`Guest`] is one that has described itself with its settings in
-//! force and can be called. This module is the only one that names wasmtime.
+//! [`examine`] decides whether a component may be compiled, and [`Compiler`] compiles it. A
+//! [`Linked`] component has imports and exports that fit the contract. A [`Guest`] has also
+//! described and checked itself with its settings, and can be called. This crate is the only one
+//! that names wasmtime.
 
 pub mod confinement;
 mod bindings;

@@ -1,4 +1,4 @@
-//! A generation's lines in the host's log, as many a second as it may write.
+//! Writes a generation's lines to the host's log, with a rate limit.
 
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -7,16 +7,17 @@ use std::time::{Duration, Instant};
 use ostrakon_observe::metrics::Metrics;
 use ostrakon_observe::trace::TraceId;
 
-/// The longest line, in bytes; longer ones are cut.
+/// The limit on a line's length, in bytes; longer lines are cut.
 const MAX_LINE: usize = 4 << 10;
 
-/// The lines of one instance, whichever way it writes them. Clones are of the same instance.
+/// The log lines of one instance, from all its ways of logging. Clones belong to the same
+/// instance.
 #[derive(Clone)]
 pub(super) struct Lines {
     log: Arc<GuestLog>,
-    /// That of the call under way. A std mutex: held for a copy.
+    /// The trace of the current call. A std mutex: held only for a copy.
     trace: Arc<Mutex<Option<TraceId>>>,
-    /// What was set last: most calls are of no trace, as those before them.
+    /// The trace set last, to avoid locking: most calls have no trace, like those before them.
     set: Option<TraceId>,
 }
 
@@ -29,7 +30,7 @@ impl Lines {
         }
     }
 
-    /// Lines are of this trace from now on.
+    /// Sets the trace of subsequent lines.
     pub(super) fn set_trace(&mut self, trace: Option<TraceId>) {
         if self.set != trace {
             self.set = trace;
@@ -43,7 +44,7 @@ impl Lines {
     }
 }
 
-/// Writes a guest's lines, shared by all its instances.
+/// Writes a guest's lines; shared by all its instances.
 pub(super) struct GuestLog {
     guest: String,
     lines_per_second: u32,
@@ -59,7 +60,7 @@ struct Window {
 }
 
 impl GuestLog {
-    /// `guest` tells one generation's lines from another's.
+    /// `guest` distinguishes one generation's lines from another's.
     pub(super) fn new(guest: String, lines_per_second: u32, metrics: Arc<Metrics>) -> Self {
         let window = Window {
             began: Instant::now(),
@@ -74,7 +75,7 @@ impl GuestLog {
         }
     }
 
-    /// Writes a line; of a request's trace, where it has one.
+    /// Writes a line, with the request's trace if it has one.
     pub(super) fn write(&self, level: tracing::Level, text: &str, trace: Option<TraceId>) {
         let Some(dropped) = self.admit() else {
             self.metrics.log_lines_dropped(1);
@@ -94,8 +95,8 @@ impl GuestLog {
         }
     }
 
-    /// Whether one more line may be written, and then how many were dropped in
-    /// the second before.
+    /// Whether one more line may be written; if so, returns how many were dropped in the second
+    /// before.
     fn admit(&self) -> Option<u64> {
         let mut window = self.window.lock().expect("no holder of this lock panics");
         let mut dropped = 0;
@@ -132,7 +133,7 @@ impl Drop for GuestLog {
     }
 }
 
-/// The text of a line, not longer than it may be.
+/// The text of a line, cut to the allowed length.
 pub(super) fn cut(text: &str) -> &str {
     let text = text.trim_end();
     &text[..text.floor_char_boundary(MAX_LINE)]

@@ -1,5 +1,4 @@
-//! What one call of an import may still do: how long it may go on, and how much
-//! it may collect for the guest.
+//! Limits one call of an import: how long it may run, and how much it may collect for the guest.
 
 use ostrakon_settings::settings::Settings;
 use ostrakon_store::ENTRY_BYTES;
@@ -8,25 +7,24 @@ use wasmtime::Trap;
 use super::copies::Copies;
 use super::grace::Time;
 
-/// The work between two looks at the clock, in bytes gone over: tens of
-/// microseconds.
+/// The work between two checks of the clock, in bytes processed: tens of microseconds.
 const STRIDE: usize = 64 << 10;
 
-/// What finding an item counts beside its bytes: a page that is not in memory may be as large as
-/// the largest value, and takes milliseconds to read, whatever is found in it.
+/// The cost of finding an item beyond its bytes. A page that is not in memory may be as large as
+/// the largest value and takes milliseconds to read, even if little is found in it.
 const ITEM: usize = STRIDE / 16;
 
-/// What a reply's headers take in memory beside their bytes, at the most.
+/// The maximum overhead of a reply's headers in memory, beyond their bytes.
 const HEADERS: usize = 2 << 20;
 
-/// The most bytes that one call of an import or export may hand over, either
-/// way: a quarter of the guest's memory, or the largest value or reply where that
-/// is more. What could not be in the guest's memory is not collected in the host's.
+/// The limit on the bytes that one call of an import or export may pass in either direction: a
+/// quarter of the guest's memory, or the largest value or reply if that is more. Data that cannot
+/// fit into the guest's memory is not collected in the host's.
 pub(super) fn most(settings: &Settings) -> usize {
     most_by(settings).0
 }
 
-/// The same, and the name of the setting that decides it.
+/// The same limit, and the name of the setting that determines it.
 pub(super) fn most_by(settings: &Settings) -> (usize, &'static str) {
     let value = settings.store.max_key_bytes + settings.store.max_value_bytes;
     let bounds = [
@@ -37,22 +35,22 @@ pub(super) fn most_by(settings: &Settings) -> (usize, &'static str) {
     let (most, name) = bounds
         .into_iter()
         .max_by_key(|(most, _)| *most)
-        .expect("there are three");
+        .expect("there are three limits");
     (most + HEADERS, name)
 }
 
-/// The most elements that one call of an import may give.
+/// The limit on the elements that one call of an import may return.
 pub(super) fn most_elements(settings: &Settings) -> usize {
     most(settings) / ENTRY_BYTES + 1
 }
 
-/// The most memory that the changes of one request may take, in bytes: all of a
-/// partition can be written anew, if its entries are not tiny.
+/// The limit on the memory of one request's changes, in bytes. It lets a request rewrite a whole
+/// partition if the partition's entries are not tiny.
 pub(super) fn most_held(settings: &Settings) -> usize {
     settings.store.max_partition_bytes.saturating_mul(8)
 }
 
-/// One call gives more than it may: the reason that an operator reads.
+/// One call returned too much; an operator reads the reason.
 #[derive(Debug, thiserror::Error)]
 #[error("`{import}` has more than {most} bytes in one call: ask for less at once")]
 pub(super) struct Excess {
@@ -60,13 +58,13 @@ pub(super) struct Excess {
     most: usize,
 }
 
-/// One call of an import under way.
+/// The limits of one call of an import.
 pub(super) struct Meter<'a> {
     time: &'a mut Time,
     copies: &'a mut Copies,
     most: usize,
     collected: usize,
-    /// Bytes gone over since the clock was looked at.
+    /// Bytes processed since the last check of the clock.
     work: usize,
     end: Option<End>,
 }
@@ -89,7 +87,7 @@ impl<'a> Meter<'a> {
         }
     }
 
-    /// Whether to go on, to an item of so many bytes.
+    /// Whether to continue with an item of this many bytes.
     pub(super) fn go_on(&mut self, bytes: usize) -> bool {
         self.work = self.work.saturating_add(bytes + ITEM);
         if self.work >= STRIDE {
@@ -101,8 +99,8 @@ impl<'a> Meter<'a> {
         self.goes_on()
     }
 
-    /// Whether to copy an item of so many bytes out of the store: more than the call may copy is
-    /// as if its time were over.
+    /// Whether to copy an item of this many bytes out of the store. Exceeding the call's limit on
+    /// copies counts as reaching its deadline.
     pub(super) fn copy(&mut self, bytes: usize) -> bool {
         if !self.copies.may(bytes) {
             self.end = Some(End::Late);
@@ -110,7 +108,8 @@ impl<'a> Meter<'a> {
         self.go_on(bytes)
     }
 
-    /// Whether to copy an element of so many bytes for the guest, beside those before it.
+    /// Whether to copy an element of this many bytes for the guest, in addition to those before
+    /// it.
     pub(super) fn collect(&mut self, bytes: usize) -> bool {
         if !self.copy(bytes) {
             return false;
@@ -122,12 +121,12 @@ impl<'a> Meter<'a> {
         self.goes_on()
     }
 
-    /// Whether nothing has ended the call so far.
+    /// Whether the call may still continue.
     pub(super) fn goes_on(&self) -> bool {
         self.end.is_none()
     }
 
-    /// Ends the guest's call, where the import was not to go on.
+    /// Ends the guest's call if the import had to stop.
     pub(super) fn finish(self, import: &'static str) -> wasmtime::Result<()> {
         match self.end {
             None => Ok(()),
@@ -140,8 +139,7 @@ impl<'a> Meter<'a> {
     }
 }
 
-/// Ends the guest's call, where the changes of a request take more memory than
-/// they may.
+/// Ends the guest's call if the request's changes take too much memory.
 pub(super) fn check_held(held: usize, settings: &Settings) -> wasmtime::Result<()> {
     let most = most_held(settings);
     if held > most {

@@ -1,6 +1,6 @@
-//! `/load/<key>` and `/save/<key>/<word>` in native code, in place of the guest's:
-//! what the benches measure the guest against. It does the same work on the same
-//! transactions, and gives the same replies; all other requests are the guest's.
+//! Answers `/load/<key>` and `/save/<key>/<word>` in native code instead of the guest, as a
+//! baseline for the benches. It does the same work on the same transactions, and gives the same
+//! replies; the guest answers all other requests.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
@@ -10,20 +10,20 @@ use sha2::{Digest, Sha256};
 
 use super::instance::ReadData;
 
-/// The key/value guest's one entry of a partition: half a SHA-256 of what
-/// follows, the length of the content type (1 byte), the content type, the body.
+/// The key/value guest's only entry of a partition: half a SHA-256 of the rest, the length of the
+/// content type (1 byte), the content type, the body.
 const ENTRY: &[u8] = b"item";
 const TAG: usize = 16;
 const TEXT: &str = "text/plain; charset=utf-8";
 
-/// A request that is answered here.
+/// A request that is answered natively.
 pub(super) enum Call<'a> {
     Load { key: &'a str },
     Save { key: &'a str, word: &'a str },
 }
 
 impl<'a> Call<'a> {
-    /// What a request asks for; none: ask the guest.
+    /// The native call for a request; none if the guest must answer it.
     pub(super) fn of(request: &'a Request) -> Option<Self> {
         if request.method != Method::GET || request.path.contains(['%', '?']) {
             return None;
@@ -55,7 +55,6 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// Answers a load.
     pub(super) fn read(&self, data: &ReadData) -> Option<Result<Reply, ReadError>> {
         let (Self::Load { .. }, ReadData::Partition(partition, snapshot)) = (self, data) else {
             return None;
@@ -72,7 +71,7 @@ impl<'a> Call<'a> {
         }))
     }
 
-    /// Answers a save; gives the transaction back if it is none.
+    /// Answers a save; returns the transaction if the request is not a save.
     pub(super) fn write(
         &self,
         mut transaction: Transaction,
@@ -80,7 +79,7 @@ impl<'a> Call<'a> {
         let Self::Save { word, .. } = self else {
             return Err(transaction);
         };
-        let length = [u8::try_from(TEXT.len()).expect("it is short")];
+        let length = [u8::try_from(TEXT.len()).expect("the text is short")];
         let tail = [&length, TEXT.as_bytes(), word.as_bytes()].concat();
         let item = [&Sha256::digest(&tail)[..TAG], &tail].concat();
         if transaction.set(ENTRY.to_vec(), item).is_err() {

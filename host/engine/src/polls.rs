@@ -1,4 +1,5 @@
-//! Waiting for several things at once, by WASI: for so many as an instance can hold.
+//! Limits how many things a guest can wait for at once through WASI: as many as an instance can
+//! hold.
 
 use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
 use wasmtime::ensure;
@@ -16,7 +17,7 @@ impl HasData for HasPolls {
     type Data<'a> = Polls<'a>;
 }
 
-/// Puts this interface in place of wasmtime's own.
+/// Replaces wasmtime's implementation of this interface.
 pub(super) fn add_to_linker(linker: &mut Linker<Context>) -> wasmtime::Result<()> {
     linker.allow_shadowing(true);
     poll::add_to_linker::<_, HasPolls>(linker, |context| Polls(&mut context.table))?;
@@ -26,7 +27,7 @@ pub(super) fn add_to_linker(linker: &mut Linker<Context>) -> wasmtime::Result<()
 
 impl Host for Polls<'_> {
     async fn poll(&mut self, pollables: Vec<Resource<DynPollable>>) -> wasmtime::Result<Vec<u32>> {
-        // The same one can be named any number of times, and each is looked for.
+        // The list may name the same pollable any number of times, and each is looked up.
         ensure!(
             pollables.len() <= MAX_HANDLES,
             "`poll` was given {} pollables, more than {MAX_HANDLES}",
@@ -54,8 +55,8 @@ impl HostPollable for Polls<'_> {
 mod tests {
     use super::*;
 
-    /// A list of a million times the same one took the host a while, and nobody
-    /// looked at the clock.
+    /// Regression: a list that named one pollable a million times occupied the host for a while,
+    /// without a check of the clock.
     #[tokio::test]
     async fn so_many_are_waited_for_as_an_instance_can_hold() {
         struct Ready;

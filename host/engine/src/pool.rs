@@ -1,4 +1,4 @@
-//! A guest that can be called, and its instances.
+//! A guest that can be called, and its pool of instances.
 
 use std::fmt;
 use std::sync::{Arc, Mutex};
@@ -20,43 +20,43 @@ use super::failure::Failure;
 use super::instance::{Instance, ReadData};
 use super::log::GuestLog;
 
-/// The longest name or version that a guest may give itself, in bytes.
+/// The limit on the length of a guest's name and version, in bytes.
 const MAX_NAME: usize = 64;
 
-/// Why a linked component may not serve.
+/// Why a linked component cannot serve.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckError {
-    /// It cannot be instantiated.
+    /// The component cannot be instantiated.
     #[error(transparent)]
     Instantiate(Failure),
-    /// It does not describe itself.
+    /// `describe` failed.
     #[error(transparent)]
     Describe(Failure),
-    /// Its description is not within the contract.
+    /// The description violates the contract.
     #[error("{0}")]
     Description(String),
-    /// Its check failed.
+    /// `check` failed.
     #[error(transparent)]
     Check(Failure),
-    /// Its check said no.
+    /// `check` rejected the settings.
     #[error("{0}")]
     Refused(String),
-    /// Its owner function failed or is not one.
+    /// `owner` failed, or gave a wrong result.
     #[error("{0}")]
     Owner(String),
 }
 
-/// A guest with its settings in force. Its instances are reused: a new one for
-/// each request would cost many times the call.
+/// A guest with its settings. Its instances are reused: a new instance per request would cost
+/// many times the call.
 pub struct Guest {
     engine: Engine,
     pre: ServicePre<Context>,
     environment: Arc<Environment>,
     log: Arc<GuestLog>,
     description: Description,
-    /// A std mutex: held for a push or a pop.
+    /// A std mutex: held only for a push or a pop.
     ///
-    /// Boxed, as an instance has kilobytes that are not to be moved each time.
+    /// Boxed, since an instance has kilobytes that should not be moved each time.
     #[expect(clippy::vec_box, reason = "see above")]
     idle: Mutex<Vec<Box<Instance>>>,
     max_idle: usize,
@@ -72,11 +72,11 @@ impl fmt::Debug for Guest {
 }
 
 impl Guest {
-    /// Instantiates a component with its settings and lets it describe and
-    /// check itself. `label` tells its log lines from another generation's.
+    /// Instantiates a component with its settings, and calls its `describe` and `check`. `label`
+    /// distinguishes its log lines from those of other generations.
     ///
     /// # Errors
-    /// When it may not serve.
+    /// If the component cannot serve.
     pub async fn check(
         linked: &Linked,
         environment: Environment,
@@ -102,7 +102,7 @@ impl Guest {
             || description.version.len() > MAX_NAME
         {
             return Err(CheckError::Description(format!(
-                "`describe` gives a name of {} bytes and a version of {}: a name has 1 to {MAX_NAME}, a version at most {MAX_NAME}",
+                "`describe` gives a name of {} bytes and a version of {}: a name must have 1 to {MAX_NAME}, a version at most {MAX_NAME}",
                 description.name.len(),
                 description.version.len(),
             )));
@@ -121,36 +121,36 @@ impl Guest {
             log,
             description,
             idle: Mutex::new(vec![Box::new(instance)]),
-            // A worker thread calls one at a time; the writer and slow reads have
-            // theirs.
+            // Each worker thread calls one instance at a time; the writer and slow reads have one
+            // each.
             max_idle: 2 * workers + 2,
         })
     }
 
-    /// What the guest said of itself.
+    /// The guest's description of itself.
     pub fn description(&self) -> &Description {
         &self.description
     }
 
-    /// The runtime's settings of its generation.
+    /// The runtime's settings of the guest's generation.
     pub fn settings(&self) -> &Arc<Settings> {
         &self.environment.settings
     }
 
-    /// The owner of a partition among so many shards, by this guest.
+    /// The ordinal of a partition's owner among `shards` shards, as this guest assigns it.
     ///
     /// # Errors
-    /// When the guest fails, or gives a shard that there is not.
+    /// If the guest fails, or gives a shard that does not exist.
     pub async fn owner(self: &Arc<Self>, partition: &[u8], shards: u32) -> Result<u32, Failure> {
         self.owning(shards).await?.owner(partition).await
     }
 
-    /// To ask for the owners of many partitions among so many shards.
+    /// Prepares to look up the owners of many partitions among `shards` shards.
     ///
     /// # Errors
-    /// When an instance is needed and cannot be made.
+    /// If an instance is needed and cannot be created.
     pub async fn owning(self: &Arc<Self>, shards: u32) -> Result<Owning, Failure> {
-        // There is no other that it could give.
+        // The only possible owner is shard 0.
         let lease = if shards == 1 {
             None
         } else {
@@ -159,14 +159,13 @@ impl Guest {
         Ok(Owning { lease, shards })
     }
 
-    /// An instance to call, until the lease is dropped, for answers among so
-    /// many shards.
+    /// Leases an instance to call, until the lease is dropped, for answers among `shards` shards.
     ///
     /// # Errors
-    /// When a new one is needed and cannot be made.
+    /// If a new instance is needed and cannot be created.
     ///
     /// # Panics
-    /// When a thread has panicked while it took or gave back an instance.
+    /// If a thread has panicked while it took or returned an instance.
     pub async fn lease(self: &Arc<Self>, shards: u32) -> Result<Lease, Failure> {
         let idle = self
             .idle
@@ -207,7 +206,7 @@ impl Drop for Guest {
     }
 }
 
-/// `owner` must be one before it decides where data lives.
+/// Checks that `owner` gives valid shards before it decides where data lives.
 async fn check_owner(instance: &mut Instance, deadline: Duration) -> Result<(), CheckError> {
     for (partition, shards) in [(&b"a"[..], 1), (b"ostrakon", 3), (b"\xff\x00", 7)] {
         let owner = instance.owner(partition, shards, deadline).await;
@@ -221,28 +220,28 @@ async fn check_owner(instance: &mut Instance, deadline: Duration) -> Result<(), 
     Ok(())
 }
 
-/// The use of an instance. A call that fails, or is cut off, ends the instance
-/// with the lease.
+/// The exclusive use of an instance. A call that fails or is cut off makes the lease drop the
+/// instance.
 pub struct Lease {
     guest: Arc<Guest>,
     instance: Option<Box<Instance>>,
-    /// Why the instance is not to be used again.
+    /// Why the instance must not be reused.
     fate: Option<DropReason>,
 }
 
-/// Owners of partitions, one after another by one instance.
+/// Looks up the owners of partitions, one after another, with one instance.
 #[derive(Debug)]
 pub struct Owning {
-    /// None where there is one shard.
+    /// None if there is only one shard.
     lease: Option<Lease>,
     shards: u32,
 }
 
 impl Owning {
-    /// As [`Guest::owner`].
+    /// As for [`Guest::owner`].
     ///
     /// # Errors
-    /// As [`Guest::owner`].
+    /// As for [`Guest::owner`].
     pub async fn owner(&mut self, partition: &[u8]) -> Result<u32, Failure> {
         match &mut self.lease {
             Some(lease) => lease.owner(partition, self.shards).await,
@@ -258,10 +257,10 @@ impl fmt::Debug for Lease {
 }
 
 impl Lease {
-    /// Asks where a request belongs.
+    /// Asks the guest where a request belongs.
     ///
     /// # Errors
-    /// When the guest fails.
+    /// If the guest fails.
     pub async fn route(&mut self, request: &Request, bound: Bound) -> Result<Route, Failure> {
         #[cfg(feature = "bench-native")]
         if let Some(call) = super::native::Call::of(request) {
@@ -272,10 +271,10 @@ impl Lease {
         routed
     }
 
-    /// The owner of a partition among so many shards.
+    /// The ordinal of a partition's owner among `shards` shards.
     ///
     /// # Errors
-    /// When the guest fails, or gives a shard that there is not.
+    /// If the guest fails, or gives a shard that does not exist.
     pub async fn owner(&mut self, partition: &[u8], shards: u32) -> Result<u32, Failure> {
         let deadline = self.guest.settings().guest.write_deadline;
         let owner = self.begin().owner(partition, shards, deadline).await;
@@ -294,7 +293,7 @@ impl Lease {
     /// Answers a request that only reads.
     ///
     /// # Errors
-    /// When the guest fails.
+    /// If the guest fails.
     pub async fn read(
         &mut self,
         request: &Arc<Request>,
@@ -311,9 +310,8 @@ impl Lease {
         replied
     }
 
-    /// Answers a request that may write, within the write deadline, and gives
-    /// the group back: with its writes if there is a reply that does not ask to
-    /// discard them.
+    /// Answers a request that may write, within the write deadline. Returns the group, with the
+    /// request's writes if there is a reply that does not ask to discard them.
     pub async fn write(
         &mut self,
         request: &Arc<Request>,
@@ -340,7 +338,7 @@ impl Lease {
     /// Joins the replies of all shards, given with their ordinals.
     ///
     /// # Errors
-    /// When the guest fails.
+    /// If the guest fails.
     pub async fn gather(
         &mut self,
         request: &Arc<Request>,
@@ -353,8 +351,8 @@ impl Lease {
         replied
     }
 
-    /// Migrates the shard from a schema, within the migrate deadline; gives the
-    /// migration back, to be committed or dropped.
+    /// Migrates the shard from a schema, within the migrate deadline. Returns the migration, to
+    /// be committed or dropped.
     pub async fn migrate(
         &mut self,
         from: u32,
@@ -371,10 +369,10 @@ impl Lease {
     }
 
     fn begin(&mut self) -> &mut Instance {
-        // Stands if the call's future is dropped before it ends.
+        // Remains set if the call's future is dropped before it ends.
         self.fate = Some(DropReason::Deadline);
         let instance = self.instance.as_mut();
-        let instance = instance.expect("it is there until the lease is dropped");
+        let instance = instance.expect("the instance is there until the lease is dropped");
         instance.copies = Copies::ANY;
         instance
     }
@@ -391,7 +389,7 @@ impl Lease {
             return;
         }
         if let Some(failure) = failure {
-            // In the guest's log: as bounded in lines as what it writes itself.
+            // To the guest's log, whose limit on lines includes the guest's own lines.
             let export = Export::VALUES[export.index()];
             let line = format!("`{export}` failed: {failure}");
             if let Some(instance) = &self.instance {

@@ -1,4 +1,4 @@
-//! The check of a guest's response: what comes out can be sent as it is.
+//! Checks a guest's response; the result can be sent unchanged.
 
 use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -19,9 +19,9 @@ const HOST_ONLY: [HeaderName; 8] = [
     header::UPGRADE,
 ];
 
-/// The most that headers may have together, in bytes: as many as clients may send by default, and more than
-/// most proxies pass on. Each counts as 32 more than it says (RFC 9113, 6.5.2), which bounds their
-/// number, too.
+/// The limit on the size of all headers together, in bytes: as large as clients may send by
+/// default, and larger than most proxies accept. Each header counts 32 bytes more than its length
+/// (RFC 9113, 6.5.2), which also limits their number.
 const MAX_HEADERS: usize = 32 * 1024;
 const HEADER: usize = 32;
 
@@ -77,7 +77,7 @@ pub(super) fn check(response: Response, max_bytes: usize) -> Result<Reply, Failu
     })
 }
 
-/// The beginning of a name that a guest made up.
+/// The beginning of a name that the guest chose.
 fn shown(name: &str) -> &str {
     &name[..name.floor_char_boundary(64)]
 }

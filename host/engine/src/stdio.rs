@@ -1,4 +1,4 @@
-//! A guest's standard output and error, as lines of the log.
+//! Writes a guest's standard output and error to the log, line by line.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -11,10 +11,10 @@ use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
 
 use super::log::Lines;
 
-/// The most that is kept of a line before it is written as it is, in bytes.
+/// The length at which an unfinished line is written, in bytes.
 const MAX_PENDING: usize = 4 << 10;
 
-/// The most bytes in one write.
+/// The limit on the bytes in one write.
 const MAX_WRITE: usize = 64 << 10;
 
 /// One of the two streams; clones write to the same line.

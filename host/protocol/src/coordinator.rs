@@ -1,35 +1,34 @@
-//! What the coordinator decides: when a change begins, and when it has ended.
+//! The coordinator's decisions: when a change begins, and when it has ended.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::plan::{ClusterId, Epoch, Ordinal, Placement, Plan};
 
-/// The coordinator's decisions. The plan in force is persisted, as each shard
-/// persists it; who is done, and who goes by which plan, is not: shards say so again
-/// and again.
+/// The coordinator's state. The plan in force is persisted, as in each shard. Which shards are
+/// done, and which plan each shard follows, is not persisted: shards report both repeatedly.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Coordinator {
-    /// Where partitions are to be, by what is live now; none: not known yet.
+    /// The placement that the live settings and guest ask for; none if not known yet.
     desired: Option<Placement>,
     /// The sources that are done with the plan of this epoch.
     done: (Epoch, BTreeSet<Ordinal>),
-    /// By which plan each other shard goes, as far as it was asked.
+    /// The plan that each other shard follows, as far as it was asked.
     goes_by: BTreeMap<Ordinal, Option<Plan>>,
 }
 
 impl Coordinator {
-    /// Where partitions are to be from now on. While a change is under way this
-    /// is the next one; only the last that is asked for meanwhile counts.
+    /// Sets the wanted placement. If a change is under way, this placement is used for the next
+    /// one; only the last placement set in the meantime counts.
     pub fn desire(&mut self, placement: Placement) {
         self.desired = Some(placement);
     }
 
-    /// Where partitions are to be.
+    /// The wanted placement.
     pub fn desired(&self) -> Option<&Placement> {
         self.desired.as_ref()
     }
 
-    /// A source has given away all that it had to under the plan of `epoch`.
+    /// Records that a source has given away everything it had to under the plan of `epoch`.
     pub fn done(&mut self, source: Ordinal, epoch: Epoch) {
         if epoch > self.done.0 {
             self.done = (epoch, BTreeSet::new());
@@ -39,7 +38,7 @@ impl Coordinator {
         }
     }
 
-    /// The sources that are not known to be done with a plan.
+    /// The sources that have not reported that they are done with a plan.
     pub fn undone(&self, plan: &Plan) -> Vec<Ordinal> {
         let is_done = |source: &Ordinal| self.done.0 == plan.epoch && self.done.1.contains(source);
         (0..plan.from.shards)
@@ -48,30 +47,29 @@ impl Coordinator {
             .collect()
     }
 
-    /// A shard says, asked by this process, by which plan it goes; none: it knows
-    /// of none.
+    /// Records a shard's answer to this process: the plan that it follows, or none if it knows of
+    /// none.
     pub fn goes_by(&mut self, shard: Ordinal, plan: Option<Plan>) {
         self.goes_by.insert(shard, plan);
     }
 
-    /// Whether a shard has said, to this process, that it goes by a plan.
+    /// Whether a shard has told this process that it follows a plan.
     pub fn is_by(&self, shard: Ordinal, plan: &Plan) -> bool {
         let said = self.goes_by.get(&shard);
         said.is_some_and(|said| said.as_ref() == Some(plan))
     }
 
-    /// The number of shards that are to be asked by a coordinator that knows no plan.
+    /// The number of shards to ask if the coordinator knows no plan.
     pub fn to_ask(&self) -> u32 {
         let desired = self.desired.as_ref().map_or(1, |desired| desired.shards);
         let known = self.newest().map_or(1, Plan::shards);
         desired.max(known)
     }
 
-    /// The plan that a coordinator begins with that knows none: the newest that others
-    /// know or, where they know of none, the first. None while one of them has not
-    /// said: this disk may be new, and theirs not, and by an older plan it would
-    /// answer for what is another's. `alone` says that the shard has data from a time
-    /// when it was alone.
+    /// The plan to begin with if the coordinator knows none: the newest plan that others know or,
+    /// if they know none, the first plan. None until every other shard has answered: this disk
+    /// may be new while theirs are not, and under an older plan this shard would answer for
+    /// partitions of others. `alone` says that the shard has data from running as a single shard.
     pub fn begin(&self, cluster: ClusterId, alone: bool) -> Option<Plan> {
         let desired = self.desired.as_ref()?;
         let has_said = |shard: u32| self.goes_by.contains_key(&Ordinal(shard));
@@ -87,12 +85,12 @@ impl Coordinator {
         known.max_by_key(|plan| plan.epoch)
     }
 
-    /// The plan to put in this one's place; none while this one is to stay. It
-    /// is in force once the coordinator has persisted it, not before.
+    /// The plan to replace this one; none while this one stays. It is in force only once the
+    /// coordinator has persisted it.
     ///
-    /// A change begins only when all that it is about have said that they go by this
-    /// plan; then there is no newer one, for nobody else makes any. A coordinator whose
-    /// disk is older finds it out, and none makes a second plan of an epoch.
+    /// A change begins only when all shards that it concerns have said that they follow this
+    /// plan. Then no newer plan exists, since only the coordinator makes plans. A coordinator
+    /// with an older disk notices it this way, and never makes a second plan of an epoch.
     pub fn next(&self, plan: &Plan) -> Option<Plan> {
         if !plan.is_stable() {
             return self.undone(plan).is_empty().then(|| plan.ended());
@@ -104,7 +102,7 @@ impl Coordinator {
             .then_some(change)
     }
 
-    /// The change that is to come after this plan, once all go by it.
+    /// The change that comes after this plan, once all shards follow it.
     pub fn change(&self, plan: &Plan) -> Option<Plan> {
         let desired = self.desired.as_ref()?;
         let is_change = plan.is_stable() && !desired.places_as(&plan.to);
@@ -140,7 +138,7 @@ mod tests {
         let first = Plan::first(ID, placement(3), false);
         assert_eq!(begin(&coordinator), Some(first.clone()));
 
-        // What others know counts, also of more shards than are wanted.
+        // What others know counts, even if they are more shards than are wanted.
         let newer = first.then(&placement(4));
         coordinator.goes_by(Ordinal(1), Some(newer.clone()));
         coordinator.goes_by(Ordinal(2), Some(first));
@@ -176,7 +174,7 @@ mod tests {
         coordinator.goes_by(Ordinal(2), Some(plan.clone()));
         assert_eq!(coordinator.next(&plan), Some(change.clone()));
 
-        // It ends when its sources are done, whoever can be asked.
+        // It ends when its sources are done, whether or not other shards can be asked.
         coordinator.done(Ordinal(0), change.epoch);
         assert_eq!(coordinator.next(&change), None);
         coordinator.done(Ordinal(1), change.epoch);

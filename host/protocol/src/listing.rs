@@ -1,5 +1,5 @@
-//! Whether the parts of a listing fit together, which each shard takes from its
-//! own data at an instant of its own while partitions move.
+//! Checks that the parts of a listing fit together. While partitions move, each shard takes its
+//! part from its own data at a time of its own.
 
 use std::collections::BTreeMap;
 
@@ -8,28 +8,27 @@ use serde::{Deserialize, Serialize};
 use super::plan::{Epoch, Ordinal};
 use super::shard::Shard;
 
-/// What a shard has given away and taken in, at an instant.
+/// What a shard has given away and received at one instant.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Moved {
-    /// The plan it goes by.
+    /// The plan that the shard follows.
     pub epoch: Epoch,
-    /// Its store.
+    /// The shard's store.
     pub store: u128,
-    /// The last batch under the plan for each other shard that there is one for;
-    /// it is deleted here, like all before it. None in all while one is not.
+    /// The last batch under the plan for each other shard that has one. It is deleted here, like
+    /// all batches before it. `None` while any batch is not yet acknowledged.
     pub given: Option<BTreeMap<Ordinal, u64>>,
-    /// Of each other shard that a batch of came under the plan, its store and the
-    /// last one that is stored here.
+    /// For each other shard that sent a batch under the plan: its store, and its last batch that
+    /// is stored here.
     pub taken: BTreeMap<Ordinal, (u128, u64)>,
 }
 
 impl Moved {
-    /// Whether each partition is in exactly one of the parts that all shards of
-    /// a plan took, each with the data at the instant of its `Moved`.
+    /// Whether each partition is in exactly one of the parts that all shards of a plan took, each
+    /// with the data at the instant of its `Moved`.
     ///
-    /// It is, where every batch of theirs is gone from its source and stored at
-    /// its receiver: what one has given is what the other has taken, and no
-    /// batch is under way.
+    /// This holds if every batch is gone from its source and stored at its receiver: each shard
+    /// has received what the others gave it, and no batch is under way.
     pub fn fit(parts: &BTreeMap<Ordinal, Self>) -> bool {
         let epoch = parts.values().next().map(|part| part.epoch);
         let pairs_fit = |(source, part): (&Ordinal, &Self)| {
@@ -47,7 +46,7 @@ impl Moved {
 }
 
 impl Shard {
-    /// What this shard has given away and taken in; none where there is no plan.
+    /// What this shard has given away and received; none if there is no plan.
     pub fn moved(&self, store: u128) -> Option<Moved> {
         Some(Moved {
             epoch: self.plan()?.epoch,

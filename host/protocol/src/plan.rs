@@ -1,21 +1,20 @@
-//! What a topology is, and how far a change of it has come in one shard.
+//! Topologies, and the progress of a change in one shard.
 
 use std::fmt;
 
 use ostrakon_base::digest::Digest;
 use serde::{Deserialize, Serialize};
 
-/// The most shards of a cluster.
+/// The largest number of shards in a cluster.
 pub const MAX_SHARDS: u32 = 1024;
-/// So far ahead of a number that is known another of its kind can be, at most: of
-/// epochs, of which two come with a change, and of batches, as many come in a century
-/// of one each second.
+/// How far a received number may be ahead of the known one. Applies to epochs, of which a change
+/// uses two, and to batches: one a second makes this many in a century.
 pub(super) const MAX_AHEAD: u64 = 1 << 32;
-/// As high can a number be where none of its kind is known. What follows it has still
-/// room for any number of steps.
+/// The highest number that is accepted if none of its kind is known yet. It leaves room for any
+/// number of steps after it.
 pub(super) const HIGHEST_FIRST: u64 = 1 << 48;
 
-/// A shard's number in its `StatefulSet`, from 0.
+/// A shard's ordinal in its `StatefulSet`, from 0.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
 )]
@@ -23,7 +22,7 @@ pub(super) const HIGHEST_FIRST: u64 = 1 << 48;
 pub struct Ordinal(pub u32);
 
 impl Ordinal {
-    /// The one shard that starts and ends changes.
+    /// The only shard that starts and ends changes.
     pub const COORDINATOR: Self = Self(0);
 }
 
@@ -33,7 +32,7 @@ impl fmt::Display for Ordinal {
     }
 }
 
-/// The number of a plan. A plan of a higher epoch is the newer one, always.
+/// The number of a plan. Of two plans, the one with the higher epoch is always the newer.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
 )]
@@ -41,7 +40,7 @@ impl fmt::Display for Ordinal {
 pub struct Epoch(pub u64);
 
 impl Epoch {
-    /// That of the first plan.
+    /// The epoch of the first plan.
     pub const FIRST: Self = Self(1);
 }
 
@@ -51,24 +50,23 @@ impl fmt::Display for Epoch {
     }
 }
 
-/// The number of a shard's process: each start takes a higher one. Of two that
-/// run at once, the one with the lower number is not to be accepted.
+/// The number of a shard's process: each start takes a higher one. If two run at once, the one
+/// with the lower number must not be accepted.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
 )]
 #[serde(transparent)]
 pub struct Incarnation(pub u64);
 
-/// Where partitions live: a number of shards, and the function that gives each
-/// partition one of them.
+/// Where partitions live: the number of shards, and the function that assigns each partition to
+/// one of them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Placement {
     /// The number of shards, at least 1.
     pub shards: u32,
-    /// The generation whose guest's `owner` counts, by its digest.
+    /// The digest of the generation whose guest's `owner` is used.
     pub owner: Digest,
-    /// The version of that function: two generations of the same version place
-    /// alike.
+    /// The version of that function. Two generations of the same version place partitions alike.
     pub sharding: u32,
 }
 
@@ -79,8 +77,8 @@ impl Placement {
     }
 }
 
-/// A cluster's identity: the store of the coordinator that made its first plan.
-/// Shards of one never go by a plan of another.
+/// A cluster's identity: the store of the coordinator that made its first plan. Shards never
+/// follow a plan of another cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ClusterId(pub u128);
@@ -91,22 +89,21 @@ impl fmt::Display for ClusterId {
     }
 }
 
-/// A topology, or a change from one to the next.
+/// A topology, or a change from one topology to the next.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Plan {
-    /// Whose it is.
+    /// The cluster that the plan belongs to.
     pub cluster: ClusterId,
-    /// Its number.
     pub epoch: Epoch,
-    /// Where partitions come from.
+    /// Where partitions move from.
     pub from: Placement,
-    /// Where they go to; the same as `from` where none moves.
+    /// Where partitions move to; the same as `from` if none moves.
     pub to: Placement,
 }
 
 impl Plan {
-    /// The first plan there is. `alone`: the first shard has data from a time when it
-    /// was alone, which is to be spread.
+    /// A cluster's first plan. `alone`: the first shard already has data from running as a single
+    /// shard, which must be spread.
     pub fn first(cluster: ClusterId, placement: Placement, alone: bool) -> Self {
         let shards = if alone { 1 } else { placement.shards };
         Self {
@@ -126,7 +123,7 @@ impl Plan {
         self.then(&self.to)
     }
 
-    /// The plan of a change from here.
+    /// The plan of a change that starts from this plan.
     #[must_use]
     pub fn then(&self, to: &Placement) -> Self {
         Self {
@@ -137,15 +134,15 @@ impl Plan {
         }
     }
 
-    /// Whether there can be such a plan at all, whoever says it.
+    /// Whether any cluster could have such a plan.
     pub fn is_possible(&self) -> bool {
         let can_be = |placement: &Placement| (1..=MAX_SHARDS).contains(&placement.shards);
         let epochs = Epoch::FIRST.0..=u64::MAX / 2;
         can_be(&self.from) && can_be(&self.to) && epochs.contains(&self.epoch.0)
     }
 
-    /// Whether a plan can be that comes after one that is known: the next ones go on
-    /// from where that one ends. Of those that are further ahead not all is known.
+    /// Whether a plan can come after the known one. The next plans must continue from where the
+    /// known plan ends; those further ahead cannot be checked fully.
     pub fn may_follow(&self, known: &Self) -> bool {
         let Some(ahead) = self.epoch.0.checked_sub(known.epoch.0) else {
             return false;
@@ -158,17 +155,16 @@ impl Plan {
         }
     }
 
-    /// Whether no partition moves.
     pub fn is_stable(&self) -> bool {
         self.from == self.to
     }
 
-    /// The number of shards that may have data.
+    /// The number of shards that may hold data.
     pub fn shards(&self) -> u32 {
         self.from.shards.max(self.to.shards)
     }
 
-    /// Whether a shard has partitions to give away.
+    /// Whether a shard has partitions to give away under this plan.
     pub fn is_source(&self, shard: Ordinal) -> bool {
         !self.is_stable() && shard.0 < self.from.shards
     }
@@ -177,17 +173,17 @@ impl Plan {
 /// How far a shard has gone through its partitions, in key order.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Cursor {
-    /// It has not begun.
+    /// The shard has not begun.
     #[default]
     Start,
-    /// It has passed this key and all before it.
+    /// The shard has passed this key and all before it.
     Through(#[serde(with = "serde_bytes")] Vec<u8>),
-    /// It has passed every key there is and can be.
+    /// The shard has passed every possible key.
     End,
 }
 
 impl Cursor {
-    /// Whether a key is passed.
+    /// Whether the cursor has passed a key.
     pub fn covers(&self, key: &[u8]) -> bool {
         match self {
             Self::Start => false,

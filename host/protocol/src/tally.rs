@@ -1,33 +1,33 @@
-//! What became of a shard's partitions since a change began, in numbers.
+//! Counts the progress of a shard's partitions in a change.
 
 use super::plan::{Cursor, Epoch};
 use super::shard::Shard;
 
-/// Counts of partitions in a source of the last change. They are not stored: a
-/// process that starts within a change counts from then on.
+/// Counts of partitions in a source of the last change. They are not stored: a process that
+/// starts during a change counts from its start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// The plan of the change; 0: there was none in which this shard was a
-    /// source, as far as this process knows.
+    /// The plan of the change; 0 if this process knows of no change in which this shard was a
+    /// source.
     pub epoch: Epoch,
-    /// The number of its sources.
+    /// The number of sources in the change.
     pub sources: u32,
-    /// Whether this process saw it begin.
+    /// Whether this process saw the change begin.
     pub is_whole: bool,
-    /// Whether the cursor has passed all there is.
+    /// Whether the cursor has reached the end.
     pub is_through: bool,
-    /// Those that the cursor has passed.
+    /// Partitions that the cursor has passed.
     pub passed: u64,
-    /// Those of them that were put into batches.
+    /// Passed partitions that were put into batches.
     pub given: u64,
-    /// Those of them that their receivers have acknowledged.
+    /// Passed partitions that their receivers have acknowledged.
     pub acknowledged: u64,
-    /// Those that came after the cursor, which has them to pass.
+    /// Partitions that were created after the cursor, which still has to pass them.
     pub arrived_ahead: u64,
 }
 
 impl Tally {
-    /// Of a change that begins in a shard.
+    /// The tally of a change that begins in a shard.
     pub fn begun(shard: &Shard) -> Self {
         Self {
             is_whole: true,
@@ -35,7 +35,7 @@ impl Tally {
         }
     }
 
-    /// Of a change that may have begun before this process did.
+    /// The tally of a change that may have begun before this process did.
     pub fn resumed(shard: &Shard) -> Self {
         let plan = shard.plan().filter(|plan| plan.is_source(shard.ordinal()));
         plan.map_or_else(Self::default, |plan| Self {
@@ -46,8 +46,7 @@ impl Tally {
         })
     }
 
-    /// The partitions that need nothing more: they were passed and stay, or
-    /// were acknowledged.
+    /// The partitions that need no more work: passed and staying, or acknowledged.
     pub fn settled(&self) -> u64 {
         self.stayed() + self.acknowledged
     }
@@ -58,22 +57,22 @@ impl Tally {
     }
 }
 
-/// What a shard had before it when it was counted.
+/// The work that a shard had left when its partitions were counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Counted {
-    /// The tally at that time.
+    /// The tally at the time of the count.
     pub at: Tally,
     /// The partitions after the cursor.
     pub ahead: u64,
-    /// Those in batches that were not acknowledged.
+    /// Partitions in batches that were not acknowledged.
     pub under_way: u64,
 }
 
 impl Counted {
-    /// The partitions that a shard still has to look at or to give, by a later
-    /// tally under the same plan. Where partitions were made or removed since,
-    /// which nobody counts, it is as much off; none: the shard has certainly
-    /// passed more than it counted.
+    /// The partitions that a shard still has to examine or to give away, according to a later
+    /// tally under the same plan. Partitions that were created or removed since the count are not
+    /// known, so the result is off by their number. None if the shard has certainly passed more
+    /// than it counted.
     pub fn left(&self, now: &Tally) -> Option<u64> {
         let since = |of: fn(&Tally) -> u64| of(now) - of(&self.at);
         let ahead = if now.is_through {
@@ -138,7 +137,7 @@ mod tests {
             ..at
         };
         assert_eq!(counted.left(&later), Some(4));
-        // Others were removed meanwhile.
+        // Other partitions were removed in the meantime.
         let through = Tally {
             is_through: true,
             ..later

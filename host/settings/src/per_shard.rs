@@ -1,4 +1,4 @@
-//! A text that differs from shard to shard by its number only: an address.
+//! Texts, such as addresses, that differ between shards only by the shard's ordinal.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,13 +6,13 @@ use std::str::FromStr;
 use ostrakon_protocol::Ordinal;
 use serde::{Deserialize, Serialize};
 
-/// A text in which `{}` stands for a shard's ordinal, and `{1}` for the same
-/// counted from 1: `127.0.0.{1}:7070` is `127.0.0.1:7070` for shard 0.
+/// A text in which `{}` stands for a shard's ordinal, and `{1}` for the ordinal counted from 1:
+/// `127.0.0.{1}:7070` is `127.0.0.1:7070` for shard 0.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct PerShard(String);
 
-/// Why a text is not one for each shard.
+/// The text contains no ordinal, so it is the same for every shard.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "`{0}` is the same for every shard: write `{{}}` where the ordinal belongs, or `{{1}}` for the ordinal counted from 1"
@@ -20,7 +20,7 @@ pub struct PerShard(String);
 pub struct Same(String);
 
 impl PerShard {
-    /// The text for one shard.
+    /// The text for one shard, with its ordinal inserted.
     pub fn of(&self, shard: Ordinal) -> String {
         let from_one = u64::from(shard.0) + 1;
         self.0

@@ -1,4 +1,4 @@
-//! Looks at a data file that change nothing of it: at its version, and at the whole of it.
+//! Checks of a data file that do not change it: of its version only, or of the whole file.
 
 use std::collections::HashMap;
 use std::fs::{File, TryLockError};
@@ -20,28 +20,28 @@ use super::held::Held;
 use super::snapshot::ReadError;
 use super::{ENTRIES, FORMAT, LAYOUT, REDB, SIZES, SMALL};
 
-/// How many findings are told; the others are counted.
+/// The limit on the problems that are listed; further ones are only counted.
 const MOST: usize = 20;
 
-/// What is in a data file, and what is wrong with it.
+/// The contents of a data file, and its problems.
 #[derive(Debug, Default)]
 pub struct Checked {
-    /// The entries that could be read.
+    /// The number of entries that could be read.
     pub entries: u64,
-    /// The partitions that they are in.
+    /// The number of their partitions.
     pub partitions: u64,
-    /// The bytes of their keys and values.
+    /// The total bytes of their keys and values.
     pub bytes: u64,
-    /// What is stored with them, as far as it could be read.
+    /// The record stored with them, as far as it could be read.
     pub record: Record,
-    /// What is wrong, at most twenty lines.
+    /// The problems found, at most twenty lines.
     pub problems: Vec<String>,
-    /// How much more is wrong.
+    /// The number of further problems.
     pub more: u64,
 }
 
 impl Checked {
-    /// Notes one more thing that is wrong.
+    /// Records one more problem.
     pub fn problem(&mut self, what: impl Into<String>) {
         if self.problems.len() < MOST {
             self.problems.push(what.into());
@@ -51,11 +51,12 @@ impl Checked {
     }
 }
 
-/// Reads the whole data file of a directory that no process has, with all of its checksums.
+/// Reads the whole data file of a directory that no process holds, and verifies all its
+/// checksums.
 ///
 /// # Errors
-/// When it cannot be found, a process has it, or a later version of ostrakon wrote it; damage is in
-/// what was [`Checked`].
+/// If the file cannot be found, a process holds it, or a later version of ostrakon wrote it.
+/// Damage is no error, but part of the result.
 pub fn check(directory: &Path, cache_bytes: usize) -> Result<Checked, OpenError> {
     let io = |path: &Path| {
         let path = path.to_owned();
@@ -63,7 +64,8 @@ pub fn check(directory: &Path, cache_bytes: usize) -> Result<Checked, OpenError>
     };
     let path = directory.join("shard.redb");
     let lock_path = directory.join("lock");
-    // A data directory that was restored may have no lock; the file has one of its own.
+    // A data directory that was restored may have no lock file; the data file has a lock of its
+    // own.
     let lock = match regular::open_own(&lock_path) {
         Ok(lock) => Some(lock),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -85,14 +87,14 @@ pub fn check(directory: &Path, cache_bytes: usize) -> Result<Checked, OpenError>
     Ok(check_file(held.file(), cache_bytes))
 }
 
-/// The memory for the pages that a look at a file's record takes.
+/// The memory for pages while only a file's record is read.
 const PEEK: usize = 1 << 20;
 
-/// What is stored with the data, without opening the file for writes: redb notes in a file that it
-/// is open, and repairs it.
+/// Reads the record stored with the data without opening the file for writes: redb marks a file
+/// as open, and repairs it.
 ///
 /// # Errors
-/// When a later version of ostrakon wrote it, or it is damaged.
+/// If a later version of ostrakon wrote the file, or it is damaged.
 pub(super) fn peek(path: &Path, disk: Box<dyn Disk>) -> Result<Record, OpenError> {
     let damaged = |source: redb::Error| OpenError::Damaged {
         path: path.to_owned(),
@@ -103,7 +105,7 @@ pub(super) fn peek(path: &Path, disk: Box<dyn Disk>) -> Result<Record, OpenError
         path: path.to_owned(),
         source: Unreadable::Newer { format, found },
     };
-    // redb would make a new store of it.
+    // redb would turn an empty file into a new store.
     if disk.is_empty().map_err(io)? {
         return Err(damaged(redb::Error::Corrupted("it is empty".to_owned())));
     }
@@ -129,8 +131,8 @@ pub(super) fn peek(path: &Path, disk: Box<dyn Disk>) -> Result<Record, OpenError
     }
 }
 
-/// The version of redb's own format that the last commit says it has; none where the file does not
-/// begin as one of redb's.
+/// The version of redb's own format according to the last commit; none if the file does not begin
+/// like one of redb's.
 fn format_of(disk: &dyn Disk) -> io::Result<Option<u16>> {
     let mut head = [0; HEAD];
     if disk.len()? < HEAD as u64 {
@@ -142,12 +144,13 @@ fn format_of(disk: &dyn Disk) -> io::Result<Option<u16>> {
     Ok(is_redb.then(|| head[SLOTS + SLOT * last].into()))
 }
 
-/// redb's file header, and in it the slots of the last two commits (redb's design, "Super header").
+/// redb's file header, which contains the slots of the last two commits (redb's design, "Super
+/// header").
 const HEAD: usize = 320;
 const SLOTS: usize = 64;
 const SLOT: usize = 128;
 
-/// As [`check`], of a file that is held already.
+/// As for [`check`], for a file that is already held.
 pub(super) fn check_file(file: &File, cache_bytes: usize) -> Checked {
     let mut checked = Checked::default();
     match head(file) {
@@ -169,7 +172,7 @@ pub(super) fn check_file(file: &File, cache_bytes: usize) -> Checked {
     });
     match opened {
         Ok(database) => {
-            // Closing it goes through its pages, too.
+            // Closing the database goes through its pages, too.
             let mut database = Contained::new(database);
             look(&database, &mut checked);
             verify(&mut database, &mut checked);
@@ -179,19 +182,24 @@ pub(super) fn check_file(file: &File, cache_bytes: usize) -> Checked {
     checked
 }
 
-/// What of redb's file header its own checks cannot tell: which of two commits is the last.
+/// Checks the part of redb's file header that redb cannot check itself: which of two commits is
+/// the last.
 fn head(file: &File) -> io::Result<Option<&'static str>> {
     let mut head = [0; HEAD];
     if file.metadata()?.len() < HEAD as u64 {
-        return Ok(Some("the file is empty or cut off"));
+        return Ok(Some("the file is empty or truncated"));
     }
     FileExt::read_exact_at(file, &mut head, 0)?;
     if &head[..4] != b"redb" {
-        return Ok(Some("the file is no store: it does not begin as one"));
+        return Ok(Some("the file is not a store: it does not begin like one"));
     }
     let number = |slot: usize| {
         let at = SLOTS + SLOT * slot + 104;
-        u64::from_le_bytes(head[at..at + 8].try_into().expect("eight bytes"))
+        u64::from_le_bytes(
+            head[at..at + 8]
+                .try_into()
+                .expect("the slice has eight bytes"),
+        )
     };
     let (last, is_open) = (usize::from(head[9] & 1), head[9] & 2 != 0);
     let is_behind = !is_open && number(1 - last) > number(last);
@@ -236,8 +244,8 @@ fn tables(database: &Database) -> Result<redb::ReadTransaction, ReadError> {
     })
 }
 
-/// Goes over all entries: they are in order, none has an empty key, and each partition is as
-/// large as is noted.
+/// Walks through all entries. They must be in order, none may have an empty key, and each
+/// partition must have its recorded size.
 fn walk(
     database: &Database,
     mut noted: HashMap<Vec<u8>, Size>,
@@ -254,7 +262,7 @@ fn walk(
             None if size.entries <= SMALL => {}
             Some(of) if size.entries > SMALL && of == size => {}
             of => checked.problem(format!(
-                "partition {} has {} entries of {} bytes, and {} are noted",
+                "partition {} has {} entries of {} bytes, but {} are recorded",
                 shown(partition),
                 size.entries,
                 size.bytes,
@@ -297,51 +305,49 @@ fn walk(
     for partition in noted.keys() {
         let partition = shown(partition);
         checked.problem(format!(
-            "a size of partition {partition} is noted, which has no entries"
+            "partition {partition} has a recorded size but no entries"
         ));
     }
     let counted =
         contain(|| -> Result<_, ReadError> { Ok(redb::ReadableTableMetadata::len(&entries)?) })?;
     if counted != checked.entries {
         let found = checked.entries;
-        checked.problem(format!(
-            "{counted} entries are noted, and {found} are there"
-        ));
+        checked.problem(format!("{counted} entries are recorded, but {found} exist"));
     }
     Ok(())
 }
 
-/// Compares each page that is in use with its checksum, and what is in use with what is noted.
+/// Compares each page in use with its checksum, and the pages in use with redb's record of them.
 fn verify(database: &mut Database, checked: &mut Checked) {
     let verified = contain(|| -> Result<_, redb::Error> { Ok(database.check_integrity()?) });
     match verified {
         Ok(true) => {}
         Ok(false) => {
-            checked.problem("pages do not fit their checksums, or what is noted to be in use");
+            checked.problem("pages do not match their checksums, or the record of pages in use");
         }
         Err(error) => checked.problem(format!("pages: {error}")),
     }
 }
 
-/// A key as far as it is text, and not too much of it.
+/// A key, shortened, as readable text.
 fn shown(key: &[u8]) -> String {
     let some = &key[..key.len().min(64)];
     let rest = if some.len() < key.len() { "..." } else { "" };
     format!("{:?}{rest}", String::from_utf8_lossy(some))
 }
 
-/// The pages of a file, and in memory what redb writes over them. The file stays as it is.
+/// A file's pages, overlaid in memory with the pages that redb writes. The file is not changed.
 #[derive(Debug)]
 struct Overlay {
     disk: Box<dyn Disk>,
-    /// A std mutex: one thread has the database.
+    /// A std mutex: only one thread uses the database.
     over: Mutex<Over>,
 }
 
 #[derive(Debug)]
 struct Over {
     length: u64,
-    /// How much of the file still shows.
+    /// How many bytes of the file are still visible.
     shows: u64,
     pages: HashMap<u64, Box<[u8; PAGE]>>,
 }
@@ -368,12 +374,12 @@ impl Overlay {
         let mut bytes = [0; PAGE];
         let from = page * PAGE as u64;
         let there = over.shows.saturating_sub(from).min(PAGE as u64);
-        let there = usize::try_from(there).expect("it is at most a page");
+        let there = usize::try_from(there).expect("the length is at most a page");
         self.disk.read(from, &mut bytes[..there])?;
         Ok(bytes)
     }
 
-    /// Calls `each` with the page, the offset in it, and the range of a buffer that is there.
+    /// Calls `each` with the page, the offset in the page, and the matching range of a buffer.
     fn split(
         offset: u64,
         length: usize,
@@ -382,7 +388,7 @@ impl Overlay {
         let mut done = 0;
         while done < length {
             let at = offset + done as u64;
-            let within = usize::try_from(at % PAGE as u64).expect("it is below a page");
+            let within = usize::try_from(at % PAGE as u64).expect("the offset is below a page");
             let step = (PAGE - within).min(length - done);
             each(at / PAGE as u64, within, done..done + step)?;
             done += step;
@@ -431,7 +437,10 @@ impl redb::StorageBackend for Overlay {
                 let below = self.below(&over, page)?;
                 over.pages.insert(page, Box::new(below));
             }
-            let bytes = over.pages.get_mut(&page).expect("it was just put there");
+            let bytes = over
+                .pages
+                .get_mut(&page)
+                .expect("the page was just inserted");
             bytes[within..within + range.len()].copy_from_slice(&data[range]);
             Ok(())
         })

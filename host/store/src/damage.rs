@@ -1,7 +1,7 @@
-//! What a damaged file does: errors, and never a panic that goes further.
+//! Turns damage in the file into errors, and keeps redb's panics from spreading.
 //!
-//! redb checks what it reads as far as it must, and panics where a page makes no sense. All that is
-//! asked of redb is asked through [`Damage::contain`].
+//! redb checks the pages that it reads only as far as necessary, and panics if a page makes no
+//! sense. So every call to redb goes through [`Damage::contain`].
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,16 +13,16 @@ use super::failure::CommitFailure;
 use super::group::WriteError;
 use super::snapshot::ReadError;
 
-/// How many different findings are kept.
+/// The limit on the different findings that are kept.
 const MOST: usize = 16;
 
-/// What was found to be damaged in a data file since the process opened it. Clones are the same.
+/// The damage found in a data file since the process opened it. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Damage(Arc<Mutex<Vec<String>>>);
 
-/// A failure of the store, behind which there may be damage.
+/// An error of the store that damage may have caused.
 pub(super) trait Found: From<StorageError> {
-    /// What redb says.
+    /// redb's error.
     fn cause(&self) -> Option<&StorageError>;
 }
 
@@ -51,7 +51,7 @@ impl Found for CommitFailure {
 }
 
 impl Damage {
-    /// The first that was found.
+    /// The first damage found.
     pub fn first(&self) -> Option<String> {
         self.found().first().cloned()
     }
@@ -60,7 +60,7 @@ impl Damage {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Does something with redb; its panic is an error, too.
+    /// Runs work that uses redb; turns its panic into an error, and records damage.
     pub(super) fn contain<T, E: Found>(&self, work: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
         let done = contain(work);
         if let Err(error) = &done
@@ -82,7 +82,7 @@ impl Damage {
     }
 }
 
-/// Does something with redb, where it is told elsewhere what is damaged.
+/// Runs work that uses redb and turns its panic into an error; the caller reports the damage.
 pub(super) fn contain<T, E: From<StorageError>>(
     work: impl FnOnce() -> Result<T, E>,
 ) -> Result<T, E> {
@@ -91,7 +91,7 @@ pub(super) fn contain<T, E: From<StorageError>>(
     })
 }
 
-/// Whether what is there makes no sense, however often it is read.
+/// Whether the stored data itself is invalid, so that reading it again cannot help.
 pub(super) fn is_damage(error: &StorageError) -> bool {
     match error {
         StorageError::Corrupted(_) => true,
@@ -100,8 +100,8 @@ pub(super) fn is_damage(error: &StorageError) -> bool {
     }
 }
 
-/// Whether what was asked of the disk makes no sense: the file is shorter than it says that it is,
-/// or a page is where no file has any.
+/// Whether the request to the disk was invalid: the file is shorter than its content says, or a
+/// page lies outside any file.
 pub(super) fn is_nonsense(error: &io::Error) -> bool {
     use io::ErrorKind::{FileTooLarge, InvalidData, InvalidInput, UnexpectedEof};
     matches!(
@@ -110,7 +110,7 @@ pub(super) fn is_nonsense(error: &io::Error) -> bool {
     )
 }
 
-/// Something of redb's whose end may panic, as it goes through pages.
+/// A redb object whose drop may panic, since it goes through pages.
 #[derive(Debug)]
 pub(super) struct Contained<T>(Option<T>);
 
@@ -120,7 +120,7 @@ impl<T> Contained<T> {
     }
 
     pub(super) fn into_inner(mut self) -> T {
-        self.0.take().expect("it is taken once")
+        self.0.take().expect("the value is taken only once")
     }
 }
 
@@ -128,20 +128,24 @@ impl<T> std::ops::Deref for Contained<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        self.0.as_ref().expect("it is there until it is taken")
+        self.0
+            .as_ref()
+            .expect("the value is there until it is taken")
     }
 }
 
 impl<T> std::ops::DerefMut for Contained<T> {
     fn deref_mut(&mut self) -> &mut T {
-        self.0.as_mut().expect("it is there until it is taken")
+        self.0
+            .as_mut()
+            .expect("the value is there until it is taken")
     }
 }
 
 impl<T> Drop for Contained<T> {
     fn drop(&mut self) {
         let inner = self.0.take();
-        // What it could not finish, the next opening does.
+        // The next opening completes whatever the drop could not.
         let _ = telemetry::contain(|| drop(inner));
     }
 }

@@ -1,4 +1,4 @@
-//! What the store asks of a disk: the seam where a test puts its faults.
+//! The operations that the store needs of a disk. Tests inject faults here.
 
 use std::fs::File;
 use std::io;
@@ -11,41 +11,40 @@ pub trait Disk: std::fmt::Debug + Send + Sync + 'static {
     /// The file's length in bytes.
     ///
     /// # Errors
-    /// Whatever the file system says.
+    /// Any error of the file system.
     fn len(&self) -> io::Result<u64>;
 
     /// Whether the file has no bytes.
     ///
     /// # Errors
-    /// As [`Disk::len`].
+    /// As for [`Disk::len`].
     fn is_empty(&self) -> io::Result<bool> {
         Ok(self.len()? == 0)
     }
 
-    /// Fills `out` from `offset` on.
+    /// Fills `out` with the bytes from `offset` on.
     ///
     /// # Errors
-    /// Also when the file ends before `out` is full.
+    /// Also if the file ends before `out` is full.
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()>;
 
-    /// Makes the file `len` bytes long; new bytes are zero and their space is
-    /// taken on the disk, so that later writes into it find room.
+    /// Sets the file's length to `len` bytes. New bytes are zero, and their space is reserved on
+    /// the disk, so that later writes into them find room.
     ///
     /// # Errors
-    /// [`io::ErrorKind::StorageFull`] when there is no space; the length is
-    /// then as before.
+    /// [`io::ErrorKind::StorageFull`] if there is no space; the length is then unchanged.
     fn set_len(&self, len: u64) -> io::Result<()>;
 
-    /// Returns when all writes so far are on the disk.
+    /// Returns once all writes so far are on the disk.
     ///
     /// # Errors
-    /// Nothing is known of the writes since the last sync.
+    /// After an error, the state of the writes since the last sync is unknown.
     fn sync(&self) -> io::Result<()>;
 
     /// Writes `data` at `offset`.
     ///
     /// # Errors
-    /// The bytes there are then unknown.
+    /// After an error, the content of these bytes is unknown.
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()>;
 }
 
@@ -54,7 +53,7 @@ pub trait Disk: std::fmt::Debug + Send + Sync + 'static {
 pub struct FileDisk(File);
 
 impl FileDisk {
-    /// A disk in an open file.
+    /// A disk backed by an open file.
     pub fn new(file: File) -> Self {
         Self(file)
     }
@@ -86,8 +85,8 @@ impl Disk for FileDisk {
     }
 }
 
-/// Takes the space without changing the length. A file system that cannot do
-/// so finds out at the write.
+/// Reserves the space without changing the length. On a file system that cannot reserve space, a
+/// lack of it shows at the write.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn reserve(file: &File, offset: u64, len: u64) -> io::Result<()> {
     use rustix::fs::{FallocateFlags, fallocate};
@@ -102,8 +101,8 @@ fn reserve(_: &File, _: u64, _: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// A disk as redb uses it, that can be shut: after a failed commit the store
-/// opens the file anew, and what is left of the old opening must not write.
+/// A disk for redb that can be shut. After a failed commit the store reopens the file, and the
+/// remains of the old opening must not write to it.
 #[derive(Debug)]
 pub(super) struct Backend {
     disk: Box<dyn Disk>,
@@ -118,7 +117,7 @@ impl Backend {
     fn writable(&self) -> io::Result<()> {
         if self.shut.load(Ordering::Acquire) {
             return Err(io::Error::other(
-                "the file was opened anew after a failed commit",
+                "the file was reopened after a failed commit",
             ));
         }
         Ok(())

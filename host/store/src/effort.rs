@@ -1,10 +1,10 @@
-//! How much work a caller lets one operation do.
+//! Lets a caller limit the work of one operation.
 
-/// Asked about each entry that an operation is about to go over, with its bytes. `false` ends the
-/// operation there, unfinished: its result means nothing, and whoever said so knows it.
+/// Called for each entry that an operation is about to process, with the entry's bytes. `false`
+/// ends the operation unfinished: its result is then meaningless, and the caller must discard it.
 pub type GoOn<'a> = &'a mut dyn FnMut(usize) -> bool;
 
-/// As much as there is: for the host's own work.
+/// Sets no limit: for the host's own work.
 pub fn unbounded(_bytes: usize) -> bool {
     true
 }

@@ -1,4 +1,4 @@
-//! How the store can fail.
+//! The errors of the store.
 
 use std::io;
 use std::path::PathBuf;
@@ -11,43 +11,41 @@ use super::damage::{is_damage, is_nonsense};
 use super::held::Missing;
 use super::snapshot::ReadError;
 
-/// Why a store does not open.
+/// Why a store could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Another process has it.
+    /// Another process holds the data directory.
     #[error(
-        "the data directory {0} is in use by another process: stop that one, or give this one a directory of its own"
+        "the data directory {0} is in use by another process: stop that process, or give this one its own directory"
     )]
     InUse(PathBuf),
-    /// The directory or a file in it cannot be made or opened.
+    /// The directory or a file in it cannot be created or opened.
     #[error(
         "cannot use the data directory {path}: see that it is on a writable volume that has space"
     )]
     Io {
-        /// What could not be used.
+        /// The path that could not be used.
         path: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
-    /// A look through the whole file found damage.
+    /// A check of the whole file found damage.
     #[error(
-        "{path} is damaged: {first}; `ostrakon check` says what else is, and a backup is what to restore"
+        "{path} is damaged: {first}; run `ostrakon check` to list all damage, and restore a backup"
     )]
     Unsound {
-        /// The store's file.
         path: PathBuf,
-        /// What was found first.
+        /// The first damage found.
         first: String,
     },
-    /// There was a data file, and there is none.
+    /// The data file existed before, and is missing.
     #[error(
-        "{path} is missing, and this data directory had it: put it back, or restore it from a backup; to start empty, remove {lock}"
+        "{path} is missing, but this data directory had one: put it back, or restore it from a backup; to start empty, remove {lock}"
     )]
     Missing {
-        /// The store's file.
+        /// The missing data file.
         path: PathBuf,
-        /// What remembers it.
+        /// The lock file, which records that the data file existed.
         lock: PathBuf,
     },
     /// A later version of ostrakon wrote the file.
@@ -55,26 +53,24 @@ pub enum OpenError {
         "cannot use {path}: {source}: run the version that wrote it, or a newer one; nothing was changed"
     )]
     Newer {
-        /// The store's file.
         path: PathBuf,
-        /// What of it is of which version.
+        /// The part of the file that is of a later version.
         source: Unreadable,
     },
-    /// The file is not a store, or damaged.
+    /// The file is not a store, or is damaged.
     #[error(
-        "{path} cannot be opened as a store: restore it from a backup, or, to start empty, move all of the data directory away"
+        "{path} cannot be opened as a store: restore it from a backup, or, to start empty, move the whole data directory away"
     )]
     Damaged {
-        /// The store's file.
         path: PathBuf,
-        /// What redb says.
+        /// redb's error.
         #[source]
         source: redb::Error,
     },
 }
 
 impl OpenError {
-    /// Whether the file is there and can be read, and makes no sense.
+    /// Whether the file exists and can be read, but its content is not valid.
     pub fn is_damage(&self) -> bool {
         match self {
             Self::Damaged { source, .. } => match source {
@@ -88,7 +84,7 @@ impl OpenError {
 }
 
 impl CommitError {
-    /// Whether a damaged part of the file is why.
+    /// Whether the cause is a damaged part of the file.
     pub fn is_damage(&self) -> bool {
         matches!(self, Self::Failed(error) if is_damage(error))
     }
@@ -100,22 +96,21 @@ impl CommitFailure {
     }
 }
 
-/// Why a group was not committed. Nothing of it is acknowledged: it is not
-/// stored, or, where only the last sync failed, perhaps whole, never in part.
+/// Why a group was not committed. Nothing of it is acknowledged. It is not stored; only if the
+/// last sync failed, it may be stored whole, but never in part.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum CommitError {
-    /// There is no space.
-    #[error("the disk is full: make space on the data volume; writes go on by themselves then")]
+    /// The disk has no space left.
+    #[error("the disk is full: make space on the data volume; writes then resume by themselves")]
     Full,
-    /// The disk failed.
-    #[error("the disk does not take writes")]
+    #[error("the disk rejects writes")]
     Failed(#[source] Arc<StorageError>),
-    /// The data file is not where it was opened: what was written would be lost.
+    /// The data file is not where it was opened, so writes to it would be lost.
     #[error(transparent)]
     Missing(#[from] Missing),
 }
 
-/// A failure as the store keeps it until a commit succeeds.
+/// A failure, as the store keeps it until a commit succeeds.
 #[derive(Clone, Debug)]
 pub(super) enum CommitFailure {
     Full,

@@ -1,4 +1,4 @@
-//! The store's file: opening, committing, and opening anew after a failure.
+//! The store's file: opening it, committing to it, and reopening it after a failure.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -25,18 +25,18 @@ use super::{ENTRIES, LAYOUT, META, SIZES};
 /// How long the store waits after a failure before it tries the disk again.
 const BACKOFF: Duration = Duration::from_millis(250);
 
-/// Makes a disk out of an opened file.
+/// Wraps an opened file in a disk.
 pub type MakeDisk = Box<dyn Fn(File) -> Box<dyn Disk> + Send>;
 
-/// How to open a store.
+/// Options for opening a store.
 pub struct Options {
-    /// The data directory; made if it is missing.
+    /// The data directory; created if it is missing.
     pub directory: PathBuf,
-    /// The most memory redb uses for pages, in bytes.
+    /// The memory that redb may use for pages, in bytes.
     pub cache_bytes: usize,
-    /// Whether the whole file is looked through before it is opened first.
+    /// Whether to check the whole file before it is first opened.
     pub check: bool,
-    /// Called at each new opening.
+    /// Called each time the file is opened.
     pub disk: MakeDisk,
 }
 
@@ -63,26 +63,24 @@ impl Options {
     }
 }
 
-/// What is stored with the data: by a swap, and by a transfer of partitions.
+/// The record stored with the data by swaps and by transfers of partitions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Record {
-    /// The version of the data's layout by the guest; none before the first
-    /// generation.
+    /// The guest's version of the data's layout; none before the first generation.
     pub schema: Option<u32>,
-    /// The generation that goes live, in the caller's encoding.
+    /// The live generation, in the caller's encoding.
     pub generation: Option<Vec<u8>>,
-    /// The state of the topology, in the caller's encoding; none in a shard that
-    /// was never one of several.
+    /// The state of the topology, in the caller's encoding; none if the shard has always been the
+    /// only one.
     pub topology: Option<Vec<u8>>,
 }
 
-/// A shard's data on disk. One value of this type, in one process, has a data
-/// directory.
+/// A shard's data on disk. A data directory belongs to one `Store` in one process.
 #[derive(Debug)]
 pub struct Store {
     path: PathBuf,
     options: Options,
-    /// None while the file could not be opened anew after a failure.
+    /// None if the file could not be reopened after a failure.
     opened: Option<Opened>,
     openings: u64,
     record: Record,
@@ -90,11 +88,11 @@ pub struct Store {
     failure: Option<(CommitFailure, Instant)>,
     held: Held,
     damage: Damage,
-    /// Held for the life of the store, over all openings of the file.
+    /// Held for the life of the store, across all openings of the file.
     _lock: File,
 }
 
-/// A data directory that this process has. Its file was looked at, and is as it was.
+/// A data directory that this process holds. Its file was read, and was not changed.
 #[derive(Debug)]
 pub struct Found {
     path: PathBuf,
@@ -106,15 +104,15 @@ pub struct Found {
 }
 
 impl Found {
-    /// What was stored with the data.
+    /// The record stored with the data.
     pub fn record(&self) -> &Record {
         &self.record
     }
 
-    /// Opens the store.
+    /// Opens the store whose directory was found.
     ///
     /// # Errors
-    /// When it cannot be used; nothing is changed.
+    /// If the store cannot be used; nothing is changed.
     pub fn open(self) -> Result<Store, OpenError> {
         let Self {
             path,
@@ -127,7 +125,7 @@ impl Found {
         if !had_one && let Err(error) = remember(&lock) {
             // The disk may be full; the next start tries again.
             let path = options.directory.join(LOCK);
-            tracing::warn!(%error, path = %path.display(), "that there is a data file cannot be noted");
+            tracing::warn!(%error, path = %path.display(), "cannot record that a data file exists");
         }
         if options.check {
             let checked = check_file(held.file(), options.cache_bytes);
@@ -138,7 +136,7 @@ impl Found {
             tracing::info!(
                 entries = checked.entries,
                 partitions = checked.partitions,
-                "the data file was checked, and is whole"
+                "the data file was checked and is undamaged"
             );
         }
         let damage = Damage::default();
@@ -165,20 +163,20 @@ struct Opened {
 }
 
 impl Store {
-    /// Opens the store of a data directory, or makes an empty one.
+    /// Opens the store of a data directory, or creates an empty one.
     ///
     /// # Errors
-    /// When another process has it, or it cannot be used; nothing is changed.
+    /// If another process holds the directory, or it cannot be used; nothing is changed.
     pub fn open(options: Options) -> Result<Self, OpenError> {
         Self::find(options)?.open()
     }
 
-    /// Takes a data directory, or makes one with an empty store, and reads what is stored with the
-    /// data. A file that is there stays as it is: whether its record can be used is the caller's to
-    /// know.
+    /// Locks a data directory, or creates one with an empty store, and reads the record stored
+    /// with the data. An existing file is not changed: the caller decides whether its record can
+    /// be used.
     ///
     /// # Errors
-    /// As [`Store::open`].
+    /// As for [`Store::open`].
     pub fn find(options: Options) -> Result<Found, OpenError> {
         let io = |path: &Path| {
             let path = path.to_owned();
@@ -216,35 +214,35 @@ impl Store {
         })
     }
 
-    /// What was found to be damaged.
+    /// The damage found so far.
     pub fn damage(&self) -> &Damage {
         &self.damage
     }
 
-    /// Looks whether the data file is where it was opened.
+    /// Checks that the data file is still where it was opened.
     ///
     /// # Errors
-    /// When it is not: nothing is stored until it is there again.
+    /// If it is not: then nothing is stored until it is back.
     pub fn look(&self) -> Result<(), Missing> {
         self.held.look()
     }
 
-    /// The view of the last durable commit; none while the file cannot be
-    /// opened anew after a failure.
+    /// The view of the last durable commit; none if the file could not be reopened after a
+    /// failure.
     pub fn snapshot(&self) -> Option<&Arc<Snapshot>> {
         self.opened.as_ref().map(|opened| &opened.snapshot)
     }
 
-    /// What was stored by the last swap.
+    /// The record stored by the last swap.
     pub fn record(&self) -> &Record {
         &self.record
     }
 
-    /// Makes a group durable, whole, and gives the view with it.
+    /// Commits a whole group durably, and returns the view that includes it.
     ///
     /// # Errors
-    /// Nothing of the group is acknowledged. The file has been opened anew if it
-    /// could be, so [`Store::snapshot`] may have changed.
+    /// If it fails, nothing of the group is acknowledged. The file was reopened if possible, so
+    /// [`Store::snapshot`] may have changed.
     pub fn commit(&mut self, group: &Group) -> Result<Arc<Snapshot>, CommitError> {
         self.attempt(|opened| {
             let transaction = begin(&opened.database)?;
@@ -254,9 +252,10 @@ impl Store {
         })
     }
 
-    /// Commits each partition of a group that could not be committed whole, as a
-    /// part of the file is damaged: those that are elsewhere are stored. Gives why
-    /// the others are not. A request is about one partition, so none is cut.
+    /// Commits each partition of a group separately, after the whole group could not be committed
+    /// because part of the file is damaged. Partitions outside the damaged part are stored; the
+    /// errors of the others are returned. A request concerns one partition, so none is stored in
+    /// part.
     pub fn commit_apart(&mut self, group: Group) -> HashMap<Vec<u8>, CommitError> {
         let mut failed = HashMap::new();
         for (partition, pending) in group.partitions {
@@ -278,10 +277,10 @@ impl Store {
         failed
     }
 
-    /// Stores what a swap says, alone.
+    /// Stores a swap's record by itself.
     ///
     /// # Errors
-    /// As [`Store::commit`].
+    /// As for [`Store::commit`].
     pub fn set_record(&mut self, record: Record) -> Result<Arc<Snapshot>, CommitError> {
         self.attempt_with(record, |database, record| {
             let transaction = begin(database)?;
@@ -291,7 +290,7 @@ impl Store {
         })
     }
 
-    /// Commits something together with a new record.
+    /// Commits work together with a new record.
     pub(super) fn attempt_with(
         &mut self,
         record: Record,
@@ -305,7 +304,7 @@ impl Store {
     /// Begins a migration.
     ///
     /// # Errors
-    /// When the disk fails.
+    /// If the disk fails.
     pub fn begin_migration(&mut self, limits: Limits) -> Result<Migration, CommitError> {
         let opened = self.opened()?;
         let base = Arc::clone(&opened.snapshot);
@@ -315,10 +314,10 @@ impl Store {
         }
     }
 
-    /// Makes a migration durable together with what the swap stores.
+    /// Commits a migration durably, together with the swap's record.
     ///
     /// # Errors
-    /// As [`Store::commit`].
+    /// As for [`Store::commit`].
     pub fn commit_migration(
         &mut self,
         mut migration: Migration,
@@ -334,9 +333,9 @@ impl Store {
         Ok(snapshot)
     }
 
-    /// Opens the file anew after a read failed, if it has not been since the
-    /// opening that failed; or if it is closed after a failure that is not too
-    /// recent.
+    /// Reopens the file after a read failed, unless it was already reopened since the opening
+    /// whose read failed. Also reopens a file that was closed after a failure, unless that
+    /// failure is too recent.
     pub fn recover(&mut self, failed_opening: u64) {
         if failed_opening == self.openings {
             self.shut();
@@ -346,10 +345,10 @@ impl Store {
         }
     }
 
-    /// As [`Store::snapshot`], but opens the file anew if it is closed.
+    /// As for [`Store::snapshot`], but reopens the file if it is closed.
     ///
     /// # Errors
-    /// When it cannot be, or failed to be just before.
+    /// If the file cannot be reopened, or failed to be just before.
     pub fn snapshot_or_reopen(&mut self) -> Result<Arc<Snapshot>, CommitError> {
         Ok(Arc::clone(&self.opened()?.snapshot))
     }
@@ -360,10 +359,10 @@ impl Store {
             .is_some_and(|(_, at)| at.elapsed() < BACKOFF)
     }
 
-    /// The opened file; opens it anew if it is not, at most once a [`BACKOFF`].
+    /// The opened file. Reopens the file if it is closed, at most once per [`BACKOFF`].
     ///
-    /// Looks first whether the file is where it was: nothing is written to one that nobody would
-    /// find again. That takes two microseconds.
+    /// First checks that the file is where it was, since nobody would find writes to a file that
+    /// was moved away. The check takes two microseconds.
     fn opened(&mut self) -> Result<&mut Opened, CommitError> {
         self.held.look()?;
         if let Some((failure, _)) = &self.failure
@@ -377,7 +376,10 @@ impl Store {
             self.failure = Some((failure.clone(), Instant::now()));
             return Err(failure.into());
         }
-        Ok(self.opened.as_mut().expect("it is open or was just opened"))
+        Ok(self
+            .opened
+            .as_mut()
+            .expect("the file is open or was just reopened"))
     }
 
     fn attempt(
@@ -402,13 +404,13 @@ impl Store {
         }
     }
 
-    /// After a failed operation redb answers nothing more from this opening, so
-    /// a new one takes its place.
+    /// Replaces the opening after a failed operation, since redb then answers nothing more from
+    /// it.
     fn fail(&mut self, failure: CommitFailure) -> CommitError {
         self.shut();
         self.failure = match self.reopen() {
             Err(again) => Some((again, Instant::now())),
-            // Only what met the damage fails: the next may be elsewhere.
+            // Only the operation that met the damage fails: the next may use another part.
             Ok(()) if failure.is_damage() => None,
             Ok(()) => Some((failure.clone(), Instant::now())),
         };
@@ -428,7 +430,7 @@ impl Store {
                 self.openings += 1;
                 self.opened = Some(opened);
                 self.record = record;
-                tracing::info!(opening = self.openings, "the store was opened anew");
+                tracing::info!(opening = self.openings, "the store was reopened");
                 Ok(())
             }
             Err(
@@ -445,10 +447,11 @@ impl Store {
     }
 }
 
-/// The file that is locked.
+/// The name of the lock file.
 const LOCK: &str = "lock";
 
-/// What the lock's file says once there was a data file: one that is missing then is not made anew.
+/// The lock file's content once a data file has existed: if the data file is missing then, no new
+/// one is created.
 const HAD_ONE: &[u8] = b"The data is in shard.redb.\n";
 
 fn remember(mut lock: &File) -> io::Result<()> {
@@ -473,11 +476,11 @@ fn open(
     };
     let file = regular::edit_own(path, false).map_err(io)?;
     if !held.is(&file).map_err(io)? {
-        return Err(io(io::Error::other("it is another file by now")));
+        return Err(io(io::Error::other("it was replaced by another file")));
     }
     let (database, shut) = contain(|| open_database(file, options, false)).map_err(damaged)?;
     let database = Contained::new(database);
-    // Its layout was looked at when it was found.
+    // The layout was checked when the file was found.
     let (_, record) = contain(|| read_meta(&database)).map_err(damaged)?;
     let snapshot = damage.contain(|| read(&database, opening, damage.clone()));
     let snapshot = snapshot.map_err(|ReadError(error)| damaged(error.into()))?;
@@ -491,15 +494,15 @@ fn open(
     ))
 }
 
-/// Makes an empty store: beside its place first, then renamed into it, so that
-/// a crash on the way leaves nothing that does not open.
+/// Creates an empty store under a temporary name and renames it, so that a crash on the way
+/// leaves no file that cannot be opened.
 fn create(path: &Path, options: &Options) -> Result<(), OpenError> {
     let unfinished = path.with_extension("new");
     let io = |source| OpenError::Io {
         path: unfinished.clone(),
         source,
     };
-    // A file that is new is not damaged.
+    // A new file is never damaged.
     let failed = |error| match error {
         redb::Error::Io(source) => io(source),
         source => OpenError::Damaged {
@@ -525,7 +528,7 @@ fn open_database(
 ) -> Result<(Database, Arc<AtomicBool>), redb::Error> {
     let shut = Arc::new(AtomicBool::new(false));
     let disk = (options.disk)(file);
-    // redb would make a new store of it.
+    // redb would turn an empty file into a new store.
     if !is_new && disk.is_empty()? {
         return Err(redb::Error::Corrupted("it is empty".to_owned()));
     }
@@ -557,7 +560,7 @@ pub(super) fn read_meta(database: &Database) -> Result<(u32, Record), redb::Erro
     Ok((layout, record))
 }
 
-/// Makes the tables, so that a read never finds one missing.
+/// Creates the tables, so that a read never finds one missing.
 pub(super) fn initialise(database: &Database) -> Result<(), redb::Error> {
     let transaction = database.begin_write()?;
     transaction.open_table(ENTRIES)?;
@@ -571,10 +574,10 @@ pub(super) fn initialise(database: &Database) -> Result<(), redb::Error> {
 
 /// Begins a durable transaction.
 ///
-/// Quick repair: a start after a kill takes a millisecond however large the
-/// file is, where it would otherwise read all of it. It also commits in two
-/// phases, so that a torn commit is never told from a whole one by a checksum
-/// that a client could forge. It costs a fifth to a third of the durable rate.
+/// Quick repair is on: a start after a kill takes a millisecond for any file size, where redb
+/// would otherwise read the whole file. It also commits in two phases, so that a torn commit is
+/// never distinguished from a whole one by a checksum alone, which a client could forge. It costs
+/// a fifth to a third of the durable rate.
 pub(super) fn begin(database: &Database) -> Result<WriteTransaction, CommitFailure> {
     let mut transaction = database.begin_write()?;
     transaction.set_quick_repair(true);
@@ -598,7 +601,7 @@ pub(super) fn read(
     })
 }
 
-/// Writes in key order: neighbours share pages.
+/// Writes in key order, since neighbouring keys share pages.
 fn write(
     transaction: &WriteTransaction,
     partitions: &HashMap<Vec<u8>, Pending>,

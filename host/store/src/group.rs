@@ -1,5 +1,4 @@
-//! The writes of one group of requests, on top of a snapshot, before they are
-//! committed together.
+//! The writes of one group of requests, on top of a snapshot, until they are committed together.
 
 use std::cell::Cell;
 use std::cmp::Ordering;
@@ -11,14 +10,14 @@ use super::ENTRY_BYTES;
 use super::effort::{GoOn, unbounded};
 use super::snapshot::{Entry, Page, PageBuilder, ReadError, Snapshot};
 
-/// What a write may not exceed; all inclusive, in bytes.
+/// The limits on writes; all inclusive, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// An entry's key, which has at least one byte.
+    /// The length of an entry's key, which has at least one byte.
     pub max_key_bytes: u32,
-    /// An entry's value.
+    /// The length of an entry's value.
     pub max_value_bytes: u32,
-    /// All keys and values of a partition.
+    /// The total of a partition's keys and values.
     pub max_partition_bytes: u32,
 }
 
@@ -31,13 +30,13 @@ pub enum WriteError {
     /// The value is longer than this.
     #[error("the value is longer than {0} bytes")]
     ValueSize(u32),
-    /// The partition would hold more than this.
+    /// The partition would hold more bytes than this.
     #[error("the partition would hold more than {0} bytes")]
     PartitionFull(u32),
     /// The partition did not exist when the migration began.
     #[error("there was no such partition when the migration began")]
     NoSuchPartition,
-    /// What is there could not be read.
+    /// The existing data could not be read.
     #[error(transparent)]
     Read(#[from] ReadError),
 }
@@ -71,13 +70,13 @@ impl Limits {
     }
 }
 
-/// An entry's new value; none: it is deleted.
+/// An entry's new value; none if the entry is deleted.
 type Change = Option<Vec<u8>>;
 
 type Changes = BTreeMap<Vec<u8>, Change>;
 
-/// What a change in memory costs beside its key and value, in bytes: its place
-/// in the map, and the ends of two allocations.
+/// The memory overhead of a change beyond its key and value, in bytes: its slot in the map, and
+/// the overhead of two allocations.
 const CHANGE_BYTES: usize = 2 * ENTRY_BYTES;
 
 /// Bytes of keys and values, and the number of entries.
@@ -92,7 +91,7 @@ impl Size {
         Self { bytes, entries }
     }
 
-    /// The size once `key` has `new` in place of `old` (none: no entry).
+    /// The size after `key`'s value changes from length `old` to `new` (none: no entry).
     pub(super) fn with(self, key: usize, old: Option<usize>, new: Option<usize>) -> Self {
         let mut size = self;
         if let Some(old) = old {
@@ -113,7 +112,7 @@ pub(super) struct Pending {
     pub(super) size: Size,
 }
 
-/// What the requests of a group have written so far.
+/// The writes of a group of requests so far.
 #[derive(Debug)]
 pub struct Group {
     base: Arc<Snapshot>,
@@ -129,7 +128,7 @@ impl Group {
         }
     }
 
-    /// Whether nothing was written.
+    /// Whether the group has no writes.
     pub fn is_empty(&self) -> bool {
         self.partitions.is_empty()
     }
@@ -148,27 +147,27 @@ impl Group {
     }
 }
 
-/// One request's reads and writes on its partition, on top of all writes of the
-/// group before it.
+/// One request's reads and writes on its partition, on top of all earlier writes of the group.
 #[derive(Debug)]
 pub struct Transaction {
     group: Group,
     partition: Vec<u8>,
     limits: Limits,
     changes: Changes,
-    /// The memory of `changes`, in bytes.
+    /// The memory that `changes` takes, in bytes.
     held: usize,
     /// The partition's size with `changes`; none until the first write.
     size: Option<Size>,
-    /// Its size without them, once it was looked for: that can take going through it.
+    /// The partition's size without `changes`, once known: finding it can require going through
+    /// the partition.
     before: Option<Size>,
 }
 
-/// What became of a value that was to be stored.
+/// The result of storing a value.
 enum Put {
-    /// It is stored instead of this change, if there was one.
+    /// The value was stored in place of this change, if there was one.
     Instead(Option<Change>),
-    /// It was not to go on.
+    /// The caller's `go_on` stopped it.
     Stopped,
 }
 
@@ -176,15 +175,15 @@ impl Transaction {
     /// The value of a key.
     ///
     /// # Errors
-    /// When the disk fails.
+    /// If the disk fails.
     pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, ReadError> {
         self.get_if(key, &mut unbounded)
     }
 
-    /// As [`Snapshot::get_if`].
+    /// As for [`Snapshot::get_if`].
     ///
     /// # Errors
-    /// When the disk fails.
+    /// If the disk fails.
     pub fn get_if(&self, key: &[u8], go_on: GoOn<'_>) -> Result<Option<Vec<u8>>, ReadError> {
         match self.changed(key) {
             Some(change) => {
@@ -203,15 +202,15 @@ impl Transaction {
     /// Stores a value under a key.
     ///
     /// # Errors
-    /// When a limit would be passed or the disk fails; nothing is written then.
+    /// If a limit would be exceeded or the disk fails; nothing is written then.
     pub fn set(&mut self, key: Vec<u8>, value: Vec<u8>) -> Result<(), WriteError> {
         self.set_if(key, value, &mut unbounded)
     }
 
-    /// As [`Transaction::set`], where `go_on` allows it: nothing is written where it does not.
+    /// As for [`Transaction::set`], but writes nothing if `go_on` refuses.
     ///
     /// # Errors
-    /// As [`Transaction::set`].
+    /// As for [`Transaction::set`].
     pub fn set_if(
         &mut self,
         key: Vec<u8>,
@@ -221,11 +220,11 @@ impl Transaction {
         self.put(key, value, go_on).map(drop)
     }
 
-    /// Stores several entries, the last of one key counting: all or none. It ends, unfinished,
-    /// where the changes take more than `most_held`.
+    /// Stores all of several entries, or none. If a key occurs twice, its last value is stored.
+    /// Stops unfinished once the changes take more memory than `most_held`.
     ///
     /// # Errors
-    /// As [`Transaction::set`].
+    /// As for [`Transaction::set`].
     pub fn set_many(
         &mut self,
         entries: Vec<Entry>,
@@ -253,25 +252,25 @@ impl Transaction {
         Ok(())
     }
 
-    /// Removes an entry; says whether there was one.
+    /// Removes an entry; returns whether there was one.
     ///
     /// # Errors
-    /// When the disk fails.
+    /// If the disk fails.
     pub fn delete(&mut self, key: Vec<u8>) -> Result<bool, ReadError> {
         self.delete_if(key, &mut unbounded)
     }
 
-    /// As [`Transaction::delete`], where `go_on` allows it: nothing is removed where it does not.
+    /// As for [`Transaction::delete`], but removes nothing if `go_on` refuses.
     ///
     /// # Errors
-    /// When the disk fails.
+    /// If the disk fails.
     pub fn delete_if(&mut self, key: Vec<u8>, go_on: GoOn<'_>) -> Result<bool, ReadError> {
         let Some((Some(_), size)) = self.replaced(&key, None, go_on)? else {
             return Ok(false);
         };
-        // A mark that it is gone is for an entry that is there without this
-        // request. Without this, setting and deleting one key after another
-        // would pile up marks that no limit counts.
+        // A mark for the deletion is needed only if the entry exists without this request.
+        // Otherwise, setting and deleting one key after another would pile up marks that no limit
+        // counts.
         let is_own = self.changes.contains_key(&key);
         let mark = (!is_own || self.is_below(&key)?).then_some(None);
         self.size = Some(size);
@@ -279,11 +278,11 @@ impl Transaction {
         Ok(true)
     }
 
-    /// Entries from `start` (included) to `end` (left out), backwards when
-    /// `reverse`, at most `limit` and [`super::PAGE_BYTES`].
+    /// Entries from `start` (included) to `end` (excluded), backwards if `reverse`, at most
+    /// `limit` and [`super::PAGE_BYTES`].
     ///
     /// # Errors
-    /// When the disk fails.
+    /// If the disk fails.
     pub fn scan(
         &self,
         start: Option<&[u8]>,
@@ -340,7 +339,7 @@ impl Transaction {
         Ok(page.finish())
     }
 
-    /// Ends the transaction: its writes are the group's.
+    /// Ends the transaction and adds its writes to the group.
     pub fn commit(mut self) -> Group {
         if let Some(size) = self.size {
             let pending = self.group.partitions.entry(self.partition).or_default();
@@ -350,7 +349,7 @@ impl Transaction {
         self.group
     }
 
-    /// Ends the transaction: its writes are dropped.
+    /// Ends the transaction and drops its writes.
     pub fn discard(self) -> Group {
         self.group
     }
@@ -364,7 +363,7 @@ impl Transaction {
         self.changes.get(key).or_else(pending)
     }
 
-    /// Whether there is an entry without this request's changes.
+    /// Whether the entry exists without this request's changes.
     fn is_below(&self, key: &[u8]) -> Result<bool, ReadError> {
         match self.pending().and_then(|pending| pending.changes.get(key)) {
             Some(change) => Ok(change.is_some()),
@@ -372,7 +371,7 @@ impl Transaction {
         }
     }
 
-    /// Stores a value under a key.
+    /// Stores a value under a key, within the limits.
     fn put(&mut self, key: Vec<u8>, value: Vec<u8>, go_on: GoOn<'_>) -> Result<Put, WriteError> {
         self.limits.check(&key, &value)?;
         let Some((_, size)) = self.replaced(&key, Some(value.len()), go_on)? else {
@@ -385,7 +384,7 @@ impl Transaction {
         Ok(Put::Instead(self.change(key, Some(Some(value)))))
     }
 
-    /// Puts a change in place of another, or none; gives what was there.
+    /// Sets a key's change, or removes it; returns the previous one.
     fn change(&mut self, key: Vec<u8>, change: Option<Change>) -> Option<Change> {
         let length = key.len();
         let held = |change: &Option<Change>| {
@@ -403,8 +402,7 @@ impl Transaction {
         before
     }
 
-    /// The changes of the group and of this request in a range, in the order of
-    /// their keys.
+    /// The changes of the group and of this request in a range, in key order.
     fn changes_between<'a>(
         &'a self,
         start: Option<&'a [u8]>,
@@ -437,7 +435,7 @@ impl Transaction {
                 (None, _) => Ordering::Greater,
             };
             if order == Ordering::Equal {
-                // The request's own is what counts.
+                // The request's own change takes precedence.
                 group.next();
             }
             if order == Ordering::Greater {
@@ -449,8 +447,8 @@ impl Transaction {
         .map(|(key, change): (&Vec<u8>, &Change)| (key.as_slice(), change.as_deref()))
     }
 
-    /// The length of what is under a key, and the partition's size once
-    /// something of length `new` (none: nothing) is. None: it was not to go on.
+    /// The length of a key's current value, and the partition's size once that value has length
+    /// `new` (none: deleted). None if `go_on` refused.
     fn replaced(
         &mut self,
         key: &[u8],
@@ -473,7 +471,8 @@ impl Transaction {
                 None => return Ok(None),
             },
         };
-        // Also where nothing comes of it: a refused write would go through the partition each time.
+        // Kept even if the write is then refused: otherwise each refused write would go through
+        // the partition.
         self.before.get_or_insert(size);
         Ok(Some((old, size.with(key.len(), old, new))))
     }

@@ -1,7 +1,7 @@
-//! The data file as this process found it: locked, and known again.
+//! The data file as this process opened it: locked, and identified.
 //!
-//! A file that is removed or moved while it is open goes on taking writes, which nobody finds
-//! again. So the store looks at the file's path before each group of writes, and opens no other
+//! A file that is removed or moved while it is open still accepts writes, but nobody finds them
+//! again. So the store checks the file's path before each group of writes, and opens no other
 //! file in its place.
 
 use std::fs::{self, File, Metadata, TryLockError};
@@ -12,43 +12,43 @@ use std::path::{Path, PathBuf};
 
 use ostrakon_base::regular;
 
-/// The data file is not where it was opened. What was written after that would be lost.
+/// The data file is no longer where it was opened. Later writes would be lost.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Missing {
-    /// Its directory is another one, or none.
+    /// The data directory was replaced or removed.
     #[error(
-        "the data directory {0} is not the one that was opened: it was moved, removed or mounted anew; put it back and writes go on, or restart the shard"
+        "the data directory {0} is not the one that was opened: it was moved, removed or remounted; put it back and writes resume, or restart the shard"
     )]
     Directory(PathBuf),
-    /// It has no name any more.
+    /// The file has no name any more.
     #[error(
-        "{path} was removed: its data is in this process only, and lost when it ends; copy it from {copy} to that path, then restart the shard"
+        "{path} was removed: its data exists only in this process, and is lost when the process ends; copy it from {copy} back to that path, then restart the shard"
     )]
     Removed {
-        /// Where it was.
+        /// Its former path.
         path: PathBuf,
-        /// Where root can still read it.
+        /// A path under which root can still read it.
         copy: PathBuf,
     },
-    /// It has another name now.
-    #[error("{0} was moved: move it back and writes go on")]
+    /// The file has another name now.
+    #[error("{0} was moved: move it back and writes resume")]
     Moved(PathBuf),
     /// Another file has its name.
     #[error(
-        "{0} is not the file that was opened: put that one back and writes go on, or restart the shard to serve the other"
+        "{0} is not the file that was opened: put the original back and writes resume, or restart the shard to serve the new file"
     )]
     Replaced(PathBuf),
-    /// The system does not say.
-    #[error("{path} cannot be looked at: {reason}")]
+    /// The system does not show whether the file is there.
+    #[error("cannot check whether {path} is still there: {reason}")]
     Unseen {
-        /// Where it was.
+        /// Its path when it was opened.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         reason: String,
     },
 }
 
-/// What the system knows a file by.
+/// The numbers by which the system identifies a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Identity {
     device: u64,
@@ -64,7 +64,7 @@ impl Identity {
     }
 }
 
-/// The data file, held open and locked over all openings of the store.
+/// The data file, held open and locked across all openings of the store.
 #[derive(Debug)]
 pub(super) struct Held {
     path: PathBuf,
@@ -74,8 +74,8 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// Takes the file; none where another process has it. The lock is the file's own, beside the
-    /// directory's: it holds under any name, and where somebody has removed the other one.
+    /// Locks the file; none if another process holds it. This lock on the file itself supplements
+    /// the lock file: it holds under any name of the file, and after the lock file was removed.
     pub(super) fn take(path: &Path, directory: &Path) -> io::Result<Option<Self>> {
         let file = regular::open_own(path)?;
         match file.try_lock() {
@@ -91,12 +91,12 @@ impl Held {
         }))
     }
 
-    /// The file, to read.
+    /// The file, for reading.
     pub(super) fn file(&self) -> &File {
         &self.file
     }
 
-    /// Whether the file is still where it was.
+    /// Checks that the file is still where it was.
     pub(super) fn look(&self) -> Result<(), Missing> {
         match fs::metadata(&self.path) {
             Ok(found) if Identity::of(&found) == self.identity => Ok(()),
@@ -109,12 +109,12 @@ impl Held {
         }
     }
 
-    /// Whether an opened file is this one.
+    /// Whether an opened file is this file.
     pub(super) fn is(&self, other: &File) -> io::Result<bool> {
         Ok(Identity::of(&other.metadata()?) == self.identity)
     }
 
-    /// Why it is not there, as precisely as can be told.
+    /// Why the file is not there, as precisely as can be determined.
     fn why(&self, replaced: bool) -> Missing {
         let path = self.path.clone();
         let directory = self.path.parent().unwrap_or_else(|| Path::new("/"));

@@ -1,8 +1,8 @@
-//! The shard's data: partitions of ordered entries in one redb file.
+//! Stores a shard's data: partitions of ordered entries in one redb file.
 //!
-//! [`Snapshot`] is what readers see, [`Group`] and [`Transaction`] are what the
-//! writer builds on top of one, and [`Store::commit`] makes a group durable and
-//! gives the next snapshot. This module is the only one that names redb.
+//! Readers use a [`Snapshot`]. The writer builds a [`Group`] of [`Transaction`]s on top of a
+//! snapshot; [`Store::commit`] makes the group durable and returns the next snapshot. This crate
+//! is the only one that names redb.
 //!
 //! The file's format is redb's, version 3. A file of a later format or layout is refused.
 //!
@@ -50,28 +50,28 @@ use redb::TableDefinition;
 /// The layout that this version writes.
 const LAYOUT: u32 = FORMAT.version as u32;
 
-/// The tables, and what is in them.
+/// The tables and their contents.
 const FORMAT: Format = Format {
     what: "the data's layout",
     version: 1,
 };
 
-/// What redb makes a file of.
+/// The format of the file that redb writes.
 const REDB: Format = Format {
     what: "the data's file format",
     version: 3,
 };
 
-/// A partition with at most this many entries has no row in `sizes`: counting
-/// it anew is cheaper than writing a second tree with each small partition.
+/// A partition with at most this many entries has no row in `sizes`: counting its entries again
+/// is cheaper than writing to a second tree for each small partition.
 pub const SMALL: u64 = 32;
 
-/// The most bytes of keys and values in one page of a scan, each entry with
+/// The limit on the keys and values in one page of a scan, in bytes. Each entry counts
 /// [`ENTRY_BYTES`] more.
 pub const PAGE_BYTES: usize = 1 << 20;
 
-/// What an entry in memory costs beside its key and value, in bytes: tiny ones
-/// would otherwise take many times what is counted.
+/// The memory overhead of an entry beyond its key and value, in bytes. Without it, tiny entries
+/// would take many times the memory that is counted.
 pub const ENTRY_BYTES: usize = 64;
 
 const ENTRIES: TableDefinition<'_, (&[u8], &[u8]), &[u8]> = TableDefinition::new("entries");

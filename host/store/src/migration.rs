@@ -1,4 +1,4 @@
-//! A guest's rewrite of the whole shard, in one transaction.
+//! A guest's rewrite of the whole shard in one transaction.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,13 +11,13 @@ use super::group::{Limits, Size, WriteError};
 use super::snapshot::{self, Page, PartitionPage, Position, ReadError, Snapshot};
 use super::{ENTRIES, SIZES, SMALL};
 
-/// An open migration: reads see its own writes; dropping it undoes them all.
+/// An open migration: its reads see its own writes; dropping it undoes all of them.
 pub struct Migration {
     pub(super) transaction: Contained<WriteTransaction>,
     base: Arc<Snapshot>,
     limits: Limits,
-    /// The partition written last, and its size: a migration goes through
-    /// partitions in order, so one is enough.
+    /// The partition written last, and its size. A migration goes through partitions in order, so
+    /// one is enough.
     current: Option<(Vec<u8>, Size)>,
 }
 
@@ -37,10 +37,10 @@ impl Migration {
         }
     }
 
-    /// As [`Snapshot::partitions`].
+    /// As for [`Snapshot::partitions`].
     ///
     /// # Errors
-    /// When the disk fails.
+    /// If the disk fails.
     pub fn partitions(
         &self,
         start: Option<&[u8]>,
@@ -54,10 +54,10 @@ impl Migration {
         })
     }
 
-    /// As [`Snapshot::scan`].
+    /// As for [`Snapshot::scan`].
     ///
     /// # Errors
-    /// When the disk fails.
+    /// If the disk fails.
     pub fn scan(
         &self,
         after: Option<(&[u8], &[u8])>,
@@ -70,10 +70,10 @@ impl Migration {
         })
     }
 
-    /// As [`Snapshot::get_if`].
+    /// As for [`Snapshot::get_if`].
     ///
     /// # Errors
-    /// When the disk fails.
+    /// If the disk fails.
     pub fn get_if(
         &self,
         partition: &[u8],
@@ -89,18 +89,18 @@ impl Migration {
         })
     }
 
-    /// Stores several entries in partitions that the shard had when the
-    /// migration began: all or none.
+    /// Stores all of several entries, or none, in partitions that the shard had when the
+    /// migration began.
     ///
     /// # Errors
-    /// When a limit would be passed, a partition is new, or the disk fails.
+    /// If a limit would be exceeded, a partition is new, or the disk fails.
     pub fn set_many(
         &mut self,
         entries: &[(Position, Vec<u8>)],
         go_on: GoOn<'_>,
     ) -> Result<(), WriteError> {
-        // First it is found out whether all can be set: what was there cannot be
-        // kept for an undo, as it may be any number of times as large.
+        // First checks that all entries can be set. Keeping the old values for an undo is not
+        // possible, as they may be any number of times as large.
         let damage = self.base.damage.clone();
         if !damage.contain(|| self.check(entries, go_on))? {
             return Ok(());
@@ -114,10 +114,10 @@ impl Migration {
         Ok(())
     }
 
-    /// Removes several entries; says how many there were.
+    /// Removes several entries; returns how many of them existed.
     ///
     /// # Errors
-    /// When the disk fails.
+    /// If the disk fails.
     pub fn delete_many(
         &mut self,
         positions: &[Position],
@@ -133,8 +133,8 @@ impl Migration {
         Ok(count)
     }
 
-    /// Fails if one of these entries, set one after another, could not be; false
-    /// where it was not to go on.
+    /// Fails if one of these entries, set one after another, could not be set; false if `go_on`
+    /// refused.
     fn check(
         &mut self,
         entries: &[(Position, Vec<u8>)],
@@ -173,8 +173,8 @@ impl Migration {
         Ok(true)
     }
 
-    /// Puts a value under a key, or none; says whether there was one. Nothing is changed where it is
-    /// not to go on.
+    /// Sets or removes a key's value; returns whether there was one. Nothing is changed if
+    /// `go_on` refuses.
     fn put(
         &mut self,
         partition: &[u8],
@@ -207,7 +207,7 @@ impl Migration {
         Ok(old.is_some())
     }
 
-    /// The size of a partition; none where it was not to go on.
+    /// The size of a partition; none if `go_on` refused.
     fn size(&mut self, partition: &[u8], go_on: GoOn<'_>) -> Result<Option<Size>, ReadError> {
         match &self.current {
             Some((current, size)) if current == partition => return Ok(Some(*size)),
@@ -241,8 +241,8 @@ impl Migration {
     }
 }
 
-/// Keeps the rule of `sizes`: a row for each partition of more than [`SMALL`]
-/// entries, and for no other.
+/// Maintains the invariant of `sizes`: a row for each partition of more than [`SMALL`] entries,
+/// and for no other.
 pub(super) fn record_size(
     sizes: &mut redb::Table<'_, &'static [u8], (u64, u64)>,
     partition: &[u8],
@@ -259,7 +259,7 @@ pub(super) fn record_size(
 pub(super) fn storage(error: redb::TableError) -> ReadError {
     match error {
         redb::TableError::Storage(error) => ReadError(error),
-        // The tables are made when the file is, and only this module opens them.
+        // The tables are created with the file, and only this module opens them.
         other => ReadError(redb::StorageError::Corrupted(other.to_string())),
     }
 }

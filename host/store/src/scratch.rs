@@ -13,11 +13,11 @@ use super::migration::Migration;
 use super::snapshot::ReadError;
 use super::transfer::{Transfer, Whole, write};
 
-/// Begins a migration of these partitions alone, in order. It touches no disk:
-/// nothing is stored until somebody takes what it made of them.
+/// Begins a migration of only these partitions, which must be in order. It uses no disk: the
+/// caller stores the result.
 ///
 /// # Errors
-/// Only where redb fails in memory.
+/// Only if redb fails in memory.
 pub fn begin_migration_of(partitions: Vec<Whole>, limits: Limits) -> Result<Migration, ReadError> {
     begin(partitions, limits)
         .map_err(|error| ReadError(StorageError::Corrupted(format!("in memory: {error}"))))
@@ -41,7 +41,7 @@ impl Migration {
     /// All partitions as the migration left them, in order.
     ///
     /// # Errors
-    /// When they cannot be read.
+    /// If they cannot be read.
     pub fn into_partitions(self) -> Result<Vec<Whole>, ReadError> {
         let mut partitions = Vec::<Whole>::new();
         loop {

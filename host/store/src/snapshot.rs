@@ -1,4 +1,4 @@
-//! A read view of the last durable commit.
+//! Reads the data as of the last durable commit.
 
 use std::fmt;
 use std::ops::Bound;
@@ -12,28 +12,26 @@ use super::{ENTRY_BYTES, PAGE_BYTES};
 /// One entry of a partition: key and value.
 pub type Entry = (Vec<u8>, Vec<u8>);
 
-/// Some entries in a scan's order, and whether more of the range are left.
+/// Some entries in a scan's order, and whether more of the range is left.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Page<T> {
-    /// What was found.
     pub entries: Vec<T>,
-    /// Whether there is more beyond the last one.
+    /// Whether there is more after the last entry.
     pub more: bool,
 }
 
-/// Some partition keys, and whether more of the range are left.
+/// Some partition keys, and whether more of the range is left.
 pub type PartitionPage = Page<Vec<u8>>;
 
-/// Where an entry stands in a shard: partition key, entry key.
+/// The position of an entry in a shard: partition key, entry key.
 pub type Position = (Vec<u8>, Vec<u8>);
 
-/// The data could not be read.
 #[derive(Debug, thiserror::Error)]
 #[error("the data cannot be read")]
 pub struct ReadError(#[source] pub(super) redb::StorageError);
 
 impl ReadError {
-    /// Whether what is there cannot be made sense of, however often it is read.
+    /// Whether the stored data is damaged, so that reading it again cannot help.
     pub fn is_damage(&self) -> bool {
         damage::is_damage(&self.0)
     }
@@ -48,7 +46,7 @@ impl From<redb::StorageError> for ReadError {
 pub(super) type Entries = ReadOnlyTable<(&'static [u8], &'static [u8]), &'static [u8]>;
 pub(super) type Sizes = ReadOnlyTable<&'static [u8], (u64, u64)>;
 
-/// A value where the store has it: its length is known before it is copied.
+/// A value inside the store: its length is known before it is copied.
 pub struct Value(AccessGuard<'static, &'static [u8]>);
 
 impl fmt::Debug for Value {
@@ -59,13 +57,12 @@ impl fmt::Debug for Value {
 }
 
 impl Value {
-    /// Its bytes.
     pub fn bytes(&self) -> &[u8] {
         self.0.value()
     }
 }
 
-/// The shard's data as of one commit; stays as it is however many follow.
+/// The shard's data as of one commit; later commits do not change it.
 #[derive(Debug)]
 pub struct Snapshot {
     pub(super) entries: Entries,
@@ -75,8 +72,8 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// How often the file had been opened in this process when this was read.
-    /// Reads of an older opening may fail where those of a newer one do not.
+    /// How often this process had opened the file when the snapshot was taken. Reads of an older
+    /// opening may fail where those of a newer one succeed.
     pub fn opening(&self) -> u64 {
         self.opening
     }
@@ -84,15 +81,15 @@ impl Snapshot {
     /// The number of entries in all partitions.
     ///
     /// # Errors
-    /// When the disk fails.
+    /// If the disk fails.
     pub fn entries(&self) -> Result<u64, ReadError> {
         self.damage.contain(|| Ok(self.entries.len()?))
     }
 
-    /// Counts the partitions from `start` (included) on, by going through them.
+    /// Counts the partitions from `start` (included) on, by walking through them.
     ///
     /// # Errors
-    /// When the disk fails.
+    /// If the disk fails.
     pub fn count_partitions(&self, start: Option<&[u8]>) -> Result<u64, ReadError> {
         let mut count = 0;
         let mut start = start.map(<[u8]>::to_vec);
@@ -109,11 +106,11 @@ impl Snapshot {
     /// The value of a key in a partition, not yet copied.
     ///
     /// # Errors
-    /// When the disk fails.
+    /// If the disk fails.
     pub fn value(&self, partition: &[u8], key: &[u8]) -> Result<Option<Value>, ReadError> {
         self.damage.contain(|| {
             let value = self.entries.get((partition, key))?.map(Value);
-            // Where it is damaged it is found here: later it is looked at without care.
+            // Damage to the value is found here: later accesses to it are not contained.
             let _ = value.as_ref().map(Value::bytes);
             Ok(value)
         })
@@ -122,16 +119,16 @@ impl Snapshot {
     /// A copy of the value of a key in a partition.
     ///
     /// # Errors
-    /// When the disk fails.
+    /// If the disk fails.
     pub fn get(&self, partition: &[u8], key: &[u8]) -> Result<Option<Vec<u8>>, ReadError> {
         self.get_if(partition, key, &mut unbounded)
     }
 
-    /// As [`Snapshot::get`], where `go_on` says that so many bytes may be copied; it is asked also
-    /// where there are none.
+    /// As for [`Snapshot::get`], if `go_on` allows the value's bytes to be copied. `go_on` is
+    /// called even if there is no value.
     ///
     /// # Errors
-    /// When the disk fails.
+    /// If the disk fails.
     pub fn get_if(
         &self,
         partition: &[u8],
@@ -147,7 +144,7 @@ impl Snapshot {
     /// Whether a partition has entries.
     ///
     /// # Errors
-    /// When the disk fails.
+    /// If the disk fails.
     pub fn is_partition(&self, partition: &[u8]) -> Result<bool, ReadError> {
         let mut found = false;
         self.visit(partition, None, None, false, |_, _| {
@@ -163,12 +160,12 @@ impl Snapshot {
         Ok(value.map(|value| value.bytes().len()))
     }
 
-    /// Entries of a partition from `start` (included) to `end` (left out),
-    /// backwards when `reverse`, at most `limit` and [`PAGE_BYTES`]. `go_on` is
-    /// asked before each is copied; where it says no, the page ends.
+    /// Entries of a partition from `start` (included) to `end` (excluded), backwards if
+    /// `reverse`, at most `limit` and [`PAGE_BYTES`]. `go_on` is called before each entry is
+    /// copied; if it refuses, the page ends.
     ///
     /// # Errors
-    /// When the disk fails.
+    /// If the disk fails.
     pub fn scan_partition(
         &self,
         partition: &[u8],
@@ -186,7 +183,7 @@ impl Snapshot {
         Ok(page.finish())
     }
 
-    /// Shows entries of a partition in order until `visit` says `false`.
+    /// Visits the entries of a partition in order until `visit` returns `false`.
     pub(super) fn visit(
         &self,
         partition: &[u8],
@@ -229,11 +226,11 @@ impl Snapshot {
         Ok(())
     }
 
-    /// Partition keys from `start` (included) to `end` (left out), at most
-    /// `limit` and [`PAGE_BYTES`].
+    /// Partition keys from `start` (included) to `end` (excluded), at most `limit` and
+    /// [`PAGE_BYTES`].
     ///
     /// # Errors
-    /// When the disk fails.
+    /// If the disk fails.
     pub fn partitions(
         &self,
         start: Option<&[u8]>,
@@ -245,12 +242,11 @@ impl Snapshot {
             .contain(|| partitions(&self.entries, start, end, limit, go_on))
     }
 
-    /// Entries of the whole shard after a position, at most `limit` and
-    /// [`PAGE_BYTES`]. `go_on` is asked before each is copied; where it says no,
-    /// the page ends.
+    /// Entries of the whole shard after a position, at most `limit` and [`PAGE_BYTES`]. `go_on`
+    /// is called before each entry is copied; if it refuses, the page ends.
     ///
     /// # Errors
-    /// When the disk fails.
+    /// If the disk fails.
     pub fn scan(
         &self,
         after: Option<(&[u8], &[u8])>,
@@ -261,21 +257,21 @@ impl Snapshot {
             .contain(|| scan(&self.entries, after, limit, go_on))
     }
 
-    /// Bytes of keys and values of a partition.
+    /// The total bytes of a partition's keys and values.
     ///
     /// # Errors
-    /// When the disk fails.
+    /// If the disk fails.
     pub fn partition_bytes(&self, partition: &[u8]) -> Result<u64, ReadError> {
         Ok(self.size(partition)?.0)
     }
 
-    /// Bytes of keys and values, and the number of entries, of a partition.
+    /// The total bytes of a partition's keys and values, and the number of its entries.
     pub(super) fn size(&self, partition: &[u8]) -> Result<(u64, u64), ReadError> {
         let size = self.size_if(partition, &mut unbounded)?;
-        Ok(size.expect("it goes on"))
+        Ok(size.expect("`unbounded` never refuses"))
     }
 
-    /// As [`Snapshot::size`]; none where it was not to go on. It goes through a partition of few
+    /// As for [`Snapshot::size`]; none if `go_on` refused. Walks through a partition of few
     /// entries, which may be large.
     pub(super) fn size_if(
         &self,
@@ -326,8 +322,8 @@ pub(super) fn partitions(
                 return Ok(page.finish());
             }
             if last.as_deref() == Some(partition) {
-                // One entry more of the same partition: in a large one it is
-                // quicker to seek past it than to walk it.
+                // Another entry of the same partition. In a large partition, seeking past it is
+                // quicker than walking through it.
                 repeats += 1;
                 if repeats == 8 {
                     from = successor(partition);
@@ -371,8 +367,8 @@ pub(super) fn scan(
     Ok(page.finish())
 }
 
-/// Looks whether a walk comes forward. Keys that are damaged can be in any order, and a walk that
-/// seeks by them would go round for ever.
+/// Checks that a walk moves forward. Damaged keys can be in any order, and a walk that seeks by
+/// them would never end.
 pub(super) fn in_order<K: Ord + Copy>(before: K, now: K) -> Result<(), ReadError> {
     if now < before {
         let what = "entries are out of order".to_owned();
@@ -381,7 +377,7 @@ pub(super) fn in_order<K: Ord + Copy>(before: K, now: K) -> Result<(), ReadError
     Ok(())
 }
 
-/// The least key above a partition key and all keys of its entries.
+/// The least key above a partition key and the keys of all its entries.
 pub fn successor(partition: &[u8]) -> Vec<u8> {
     let mut successor = Vec::with_capacity(partition.len() + 1);
     successor.extend_from_slice(partition);
@@ -389,7 +385,7 @@ pub fn successor(partition: &[u8]) -> Vec<u8> {
     successor
 }
 
-/// Collects a page within its limits.
+/// Collects the entries of a page within its limits.
 pub(super) struct PageBuilder<T> {
     page: Page<T>,
     limit: usize,
@@ -409,13 +405,13 @@ impl<T> PageBuilder<T> {
         }
     }
 
-    /// Takes one more if it fits; says whether it did, and so whether to go on.
+    /// Adds an item if it fits; returns whether it did, and so whether to continue.
     pub(super) fn push(&mut self, bytes: usize, item: impl FnOnce() -> T) -> bool {
         self.offer(bytes, &mut unbounded, item)
     }
 
-    /// Takes one more if it fits and `go_on` allows so many bytes; says whether it did, and so
-    /// whether to go on.
+    /// Adds an item if it fits and `go_on` allows its bytes; returns whether it was added, and so
+    /// whether to continue.
     pub(super) fn offer(
         &mut self,
         bytes: usize,

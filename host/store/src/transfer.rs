@@ -1,4 +1,4 @@
-//! Partitions that come or go as a whole, as their placement changes.
+//! Transfers whole partitions in or out as their placement changes.
 
 use std::sync::Arc;
 
@@ -11,39 +11,36 @@ use super::migration::{record_size, storage};
 use super::snapshot::{Entry, ReadError, Snapshot, successor};
 use super::{ENTRIES, SIZES};
 
-/// What comes and what goes, in one transaction with what is stored of the
-/// topology.
+/// The partitions that arrive and leave, in one transaction with the new state of the topology.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Transfer {
-    /// The topology's state after it, in the caller's encoding.
+    /// The topology's new state, in the caller's encoding.
     pub topology: Vec<u8>,
-    /// The partitions that come. They take the place of what is there.
+    /// The partitions that arrive. They replace any that exist.
     pub arrived: Vec<Whole>,
-    /// The partitions that go, by their keys.
+    /// The keys of the partitions that leave.
     pub left: Arc<Vec<Vec<u8>>>,
 }
 
 /// A partition with all of its entries, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Whole {
-    /// Its key.
     pub partition: Vec<u8>,
-    /// What is in it.
     pub entries: Vec<Entry>,
 }
 
 impl Transfer {
-    /// The keys of the partitions that come, in order.
+    /// The keys of the arriving partitions, in order.
     pub fn arriving(&self) -> impl Iterator<Item = &[u8]> {
         self.arrived.iter().map(|whole| &*whole.partition)
     }
 }
 
 impl Store {
-    /// Makes a transfer durable, whole, and gives the view with it.
+    /// Commits a whole transfer durably, and returns the view that includes it.
     ///
     /// # Errors
-    /// As [`Store::commit`].
+    /// As for [`Store::commit`].
     pub fn transfer(&mut self, transfer: &Transfer) -> Result<Arc<Snapshot>, CommitError> {
         let mut record = self.record().clone();
         record.topology = Some(transfer.topology.clone());
@@ -68,7 +65,7 @@ pub(super) fn write(transaction: &WriteTransaction, transfer: &Transfer) -> Resu
         entries: arrived,
     } in &transfer.arrived
     {
-        // As a rule it is not there, which is sooner seen than removed.
+        // Usually the partition does not exist, and seeing that is quicker than removing it.
         let first = (partition.as_slice(), &[][..])..;
         let found = entries.range::<(&[u8], &[u8])>(first)?.next().transpose()?;
         if found.is_some_and(|(position, _)| position.value().0 == partition) {
@@ -84,7 +81,6 @@ pub(super) fn write(transaction: &WriteTransaction, transfer: &Transfer) -> Resu
     Ok(())
 }
 
-/// Removes a partition.
 fn remove(
     entries: &mut redb::Table<'_, (&'static [u8], &'static [u8]), &'static [u8]>,
     sizes: &mut redb::Table<'_, &'static [u8], (u64, u64)>,

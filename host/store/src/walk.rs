@@ -1,4 +1,4 @@
-//! Going over many partitions at once, in the order of their keys.
+//! Reads many partitions at once, in key order.
 
 use std::ops::Bound;
 
@@ -6,16 +6,15 @@ use super::SMALL;
 use super::snapshot::{Page, PageBuilder, ReadError, Snapshot, in_order, successor};
 use super::transfer::Whole;
 
-/// From this many entries on it is quicker to seek to the next partition that is
-/// wanted than to walk there.
+/// From this many entries on, seeking to the next wanted partition is quicker than walking to it.
 const SKIPPED: usize = 8;
 
 impl Snapshot {
-    /// Partition keys from `start` (included), each with the bytes of its keys and
-    /// values; at most `limit` and [`PAGE_BYTES`](super::PAGE_BYTES) of keys.
+    /// Partition keys from `start` (included), each with the total bytes of its keys and values;
+    /// at most `limit` and [`PAGE_BYTES`](super::PAGE_BYTES) of keys.
     ///
     /// # Errors
-    /// When the disk fails.
+    /// If the disk fails.
     pub fn measure(
         &self,
         start: Option<&[u8]>,
@@ -45,7 +44,7 @@ impl Snapshot {
                     Some((of, sum)) if of == partition => {
                         *sum += bytes;
                         walked += 1;
-                        // Its size is noted: it is quicker to seek past it.
+                        // The partition's size is recorded: seeking past it is quicker.
                         if walked > SMALL {
                             let bytes = self.partition_bytes(partition)?;
                             from = successor(partition);
@@ -72,10 +71,10 @@ impl Snapshot {
         }
     }
 
-    /// Some partitions whole, as far as they are there; they are in order.
+    /// The partitions with these keys that exist, whole. The keys must be in order.
     ///
     /// # Errors
-    /// When the disk fails.
+    /// If the disk fails.
     pub fn whole(&self, partitions: &[Vec<u8>]) -> Result<Vec<Whole>, ReadError> {
         self.damage.contain(|| self.whole_as_it_is(partitions))
     }
@@ -90,7 +89,7 @@ impl Snapshot {
             for entry in self.entries.range::<(&[u8], &[u8])>(from)? {
                 let (position, value) = entry?;
                 let (partition, key) = position.value();
-                // So each seek goes beyond the one before.
+                // This guarantees that each seek goes beyond the one before.
                 in_order(&first[..], partition)?;
                 while wanted
                     .first()

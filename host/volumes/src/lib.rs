@@ -1,4 +1,4 @@
-//! Mounted ConfigMaps and Secrets, watched and read.
+//! Watches and reads mounted ConfigMaps and Secrets.
 
 pub mod volume;
 pub mod secrets;

@@ -1,4 +1,4 @@
-//! The Secret volume's values, by name, as they are now.
+//! The current values of the Secret volume, by name.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,8 +11,8 @@ use tracing::{info, warn};
 
 use crate::volume::{Observation, ReadError};
 
-/// The names that the host uses itself and no guest can see; with those that
-/// they could be mistaken for.
+/// The names that the host uses itself, and names that could be mistaken for them. No guest can
+/// see any of these.
 const HOST_NAMES: [&str; 14] = [
     "admin-token",
     "admin-tokens",
@@ -30,10 +30,10 @@ const HOST_NAMES: [&str; 14] = [
     "tls.key",
 ];
 
-/// The current secrets; clones share them. Without a volume there are none.
+/// The current secrets; clones share them. Without a volume the set is empty.
 #[derive(Clone, Default)]
 pub struct Secrets {
-    // Read in each guest call that asks for a secret, replaced rarely.
+    // Read in each guest call that asks for a secret, and replaced rarely.
     current: Arc<ArcSwap<Current>>,
     changed: Arc<watch::Sender<()>>,
 }
@@ -44,29 +44,29 @@ struct Current {
     problem: Option<Arc<ReadError>>,
 }
 
-/// A secret's value at the time it was asked for. It can be shown, compared or
-/// serialised only by revealing it, and is wiped from memory when neither a
-/// clone of it nor the volume's observation is left.
+/// A secret's value at the time of the request. It can be shown, compared or serialised only by
+/// revealing it. It is wiped from memory when the last clone and the volume's observation are
+/// dropped.
 #[derive(Clone)]
 pub struct Secret(Bytes);
 
 impl Secret {
-    /// The value. Whoever asks keeps it out of logs, errors and replies.
+    /// The value. The caller must keep it out of logs, errors and replies.
     pub fn reveal(&self) -> &[u8] {
         &self.0
     }
 }
 
 impl Secrets {
-    /// The secrets in what a volume shows first.
+    /// The secrets in a volume's first observation.
     pub fn new(first: Observation) -> Self {
         let secrets = Self::default();
         secrets.take(first);
         secrets
     }
 
-    /// Takes what the volume shows, until its watcher ends: the one task that
-    /// replaces values. Dropping it leaves them as they are.
+    /// Applies the volume's observations until its watcher ends. Only this task replaces values.
+    /// Dropping it leaves the values as they are.
     pub async fn follow(
         self,
         mut observations: watch::Receiver<Observation>,
@@ -83,12 +83,12 @@ impl Secrets {
         }
     }
 
-    /// A secret of any name, for the host.
+    /// A secret of any name, for use by the host.
     pub fn get(&self, name: &str) -> Option<Secret> {
         self.current.load().values.get(name).cloned().map(Secret)
     }
 
-    /// Secrets of one moment, for the host: those of these names that there are.
+    /// The secrets with these names that exist, all from one observation; for use by the host.
     pub fn get_together(&self, names: &[&'static str]) -> BTreeMap<&'static str, Secret> {
         let current = self.current.load();
         let known = names.iter().filter_map(|name| {
@@ -98,12 +98,12 @@ impl Secrets {
         known.collect()
     }
 
-    /// Tells that the values may be others than before.
+    /// Notifies of changes: the values may have changed.
     pub fn changes(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
     }
 
-    /// A secret as a guest may see it: none of the host's own.
+    /// A secret for a guest: none of the host's own names.
     pub fn for_guest(&self, name: &str) -> Option<Secret> {
         if HOST_NAMES.contains(&name) {
             None
@@ -112,7 +112,7 @@ impl Secrets {
         }
     }
 
-    /// Why the values are not those of the volume, where it cannot be read.
+    /// Why the values may be out of date: the volume cannot be read.
     pub fn problem(&self) -> Option<Arc<ReadError>> {
         self.current.load().problem.clone()
     }
@@ -122,7 +122,7 @@ impl Secrets {
             Ok(files) => {
                 let values = Arc::clone(files.contents());
                 let before = self.current.load();
-                // The first look is taken twice: by whoever starts, and by whoever follows.
+                // The first observation is handled twice: by `new`, and by `follow`.
                 if before.problem.is_some() || before.values != values {
                     let names: Vec<_> = values.keys().map(String::as_str).collect();
                     info!(names = names.join(", "), "secrets read");
@@ -132,9 +132,9 @@ impl Secrets {
                     problem: None,
                 }
             }
-            // A key that is rotated badly must not take the service down.
+            // A bad rotation of a key must not take the service down.
             Err(error) => {
-                warn!(%error, "secrets cannot be read, the old ones stay in force");
+                warn!(%error, "cannot read the secrets, the old ones stay in force");
                 let values = Arc::clone(&self.current.load().values);
                 Current {
                     values,
@@ -169,7 +169,7 @@ mod tests {
         secret.map(|secret| secret.reveal().to_vec())
     }
 
-    /// Both say to authors of guests which names no guest can see.
+    /// Both tell guest authors which names no guest can see.
     #[test]
     fn the_contract_and_the_reference_name_exactly_the_hosts_own() {
         use std::collections::BTreeSet;

@@ -1,11 +1,12 @@
-//! What was being compiled when a process died: noted before, and removed after.
+//! Notes of running compiles, written before and removed after, so that a crash leaves one.
 //!
-//! The child that compiles can be killed alone. But what it takes can also take its parent with it,
-//! as where the kernel ends a whole container for its memory, and then this is all that is left. A
-//! disk that takes nothing is no reason not to compile: a shard that starts on it is to serve reads.
+//! The child that compiles can be killed alone. But its use of memory can also take its parent
+//! down, for example when the kernel ends a whole container; then only the note is left. A disk
+//! that accepts no writes does not prevent compiling, since a shard that starts on it must still
+//! serve reads.
 //!
-//! A note that cannot be read still says that a process died, so it counts as one attempt. One of a
-//! later version is moved aside before another takes its place.
+//! A note that cannot be read still shows that a process died, so it counts as one attempt. A
+//! note of a later version is moved aside before another takes its place.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -21,17 +22,17 @@ use serde::{Deserialize, Serialize};
 
 use super::CompileError;
 
-/// How often a component may be tried at once that no process has survived: one may have been ended
-/// for another reason, as by its node.
+/// How many attempts without a surviving process are made without a pause: one may have ended for
+/// another reason, such as its node.
 const MOST: u32 = 2;
-/// The pause before it is tried once more; it doubles with each time.
+/// The pause before the next attempt; it doubles each time.
 const PAUSE: Duration = Duration::from_secs(15);
-/// For how long an attempt is remembered, and so the longest pause.
+/// How long an attempt is remembered, and so the longest pause.
 const REMEMBERED: Duration = Duration::from_hours(1);
-/// No note is longer.
+/// The limit on a note's length.
 const MAX_BYTES: usize = 4096;
 
-/// The notes of a data directory. Clones are the same.
+/// The notes of a data directory. Clones share them.
 #[derive(Clone, Debug)]
 pub struct Attempts {
     directory: PathBuf,
@@ -47,22 +48,22 @@ const FORMAT: Format = Format {
 struct Note {
     attempts: u32,
     unix_time: u64,
-    /// With what it was tried: where that differs, it may go well.
+    /// The circumstances of the attempt: if they change, an attempt may succeed.
     circumstances: String,
 }
 
-/// A component that is being tried. Dropped, its note is removed.
+/// An attempt to compile a component. Dropping it removes its note.
 #[derive(Debug)]
 pub(super) struct Attempt {
-    /// Its note; none where a later version's is in the way.
+    /// The path of its note; none if a note of a later version is in the way.
     path: Option<PathBuf>,
 }
 
 impl Attempts {
-    /// The notes of a data directory. Old ones are removed.
+    /// Opens the notes of a data directory, and removes old ones.
     ///
     /// # Errors
-    /// When the directory cannot be made.
+    /// If the directory cannot be created.
     pub fn open(data_directory: &Path) -> io::Result<Self> {
         let directory = data_directory.join("compiling");
         full::make_directory(&directory)?;
@@ -72,23 +73,24 @@ impl Attempts {
             let is_over = match read(&path) {
                 _ if is_unfinished => true,
                 Ok(note) => note.is_none_or(|note| !note.counts(SystemTime::now())),
-                // Its version's to remove.
+                // A program of that version may remove it.
                 Err(Unreadable::Newer { .. }) => false,
                 Err(_) => !is_recent(&path),
             };
             if is_over {
-                // What stays costs space only.
+                // A file that cannot be removed only costs space.
                 let _ = fs::remove_file(path);
             }
         }
         Ok(Self { directory })
     }
 
-    /// Notes that a component is tried: the note is on the disk when this returns, unless the disk
-    /// takes nothing.
+    /// Notes the start of an attempt. The note is on the disk when this returns, unless the disk
+    /// accepts no writes.
     ///
     /// # Errors
-    /// When processes died of it before, or the note cannot be written for another reason.
+    /// If processes died of this component before, or the note cannot be written for another
+    /// reason.
     pub(super) fn begin(
         &self,
         digest: Digest,
@@ -100,7 +102,7 @@ impl Attempts {
         if let Err(error) = &read {
             tracing::warn!(
                 path = %path.display(), %error,
-                "what is noted of this guest's compiles cannot be used: a process died of one"
+                "the note of this guest's compile cannot be used: it counts as one attempt that a process did not survive"
             );
         }
         let newer = read.as_ref().err().and_then(Unreadable::newer);
@@ -125,7 +127,7 @@ impl Attempts {
         let is_mine = moved.is_ok();
         match moved.and_then(|()| self.write(&path, &note)) {
             Err(error) if takes_nothing(&error) => {
-                tracing::warn!(%error, "it is not noted that a guest is compiled: if the shard dies of it, it is tried again without a pause");
+                tracing::warn!(%error, "cannot note that a guest is being compiled: if the shard dies of it, the compile is retried without a pause");
             }
             written => written.map_err(CompileError::Note)?,
         }
@@ -137,14 +139,14 @@ impl Attempts {
     fn write(&self, path: &Path, note: &Note) -> io::Result<()> {
         fs::create_dir_all(&self.directory)?;
         let unfinished = path.with_extension("new");
-        // Whatever is in the way: a link, or a pipe that nobody reads.
+        // Removes anything that is in the way: a link, or a pipe without a reader.
         match fs::remove_file(&unfinished) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
         let written = self.write_as(&unfinished, path, note);
         if written.is_err() {
-            // A full disk is not to be filled with halves.
+            // A full disk must not be filled with incomplete files.
             let _ = fs::remove_file(&unfinished);
         }
         written
@@ -160,7 +162,7 @@ impl Attempts {
 }
 
 impl Note {
-    /// Whether the pause after so many attempts is over.
+    /// Whether the pause after the attempts so far is over.
     fn may_be_tried(&self, now: SystemTime) -> bool {
         let Some(more) = self.attempts.checked_sub(MOST) else {
             return true;
@@ -170,7 +172,7 @@ impl Note {
         age >= pause.as_secs()
     }
 
-    /// Whether it says anything of now. A clock that was set back makes it old.
+    /// Whether the note is recent. If the clock was set back since, it is not.
     fn counts(&self, now: SystemTime) -> bool {
         let age = unix_time(now).as_secs().checked_sub(self.unix_time);
         age.is_some_and(|age| age < REMEMBERED.as_secs())
@@ -180,13 +182,13 @@ impl Note {
 impl Drop for Attempt {
     fn drop(&mut self) {
         if let Some(path) = &self.path {
-            // Left over, it counts as an attempt that this process did not survive.
+            // If the note remains, it counts as an attempt that this process did not survive.
             let _ = fs::remove_file(path);
         }
     }
 }
 
-/// A note; none where there is no file.
+/// Reads a note; none if there is no file.
 fn read(path: &Path) -> Result<Option<Note>, Unreadable> {
     match regular::read_own(path, MAX_BYTES) {
         Ok(stored) => decode(&stored).map(Some),
@@ -196,12 +198,12 @@ fn read(path: &Path) -> Result<Option<Note>, Unreadable> {
 }
 
 fn decode(stored: &[u8]) -> Result<Note, Unreadable> {
-    // The same in version 0.
+    // The fields are the same in version 0.
     let (_version, fields) = FORMAT.split_json(stored)?;
     FORMAT.from_fields(fields)
 }
 
-/// Whether a note that cannot be read was written within the time that one is remembered for.
+/// Whether a note that cannot be read was written recently enough to be remembered.
 fn is_recent(path: &Path) -> bool {
     let written = fs::symlink_metadata(path).and_then(|file| file.modified());
     let age = written.map(|written| SystemTime::now().duration_since(written));
@@ -231,7 +233,7 @@ mod tests {
         }
         for _ in 0..MOST {
             let attempt = tried(&at(directory.path()), bad, "1 GiB");
-            // As in a process that died.
+            // As if its process had died.
             std::mem::forget(attempt.expect("it is tried"));
         }
         let refused = tried(&at(directory.path()), bad, "1 GiB");
@@ -257,7 +259,7 @@ mod tests {
             assert!(after(pause), "{attempts}");
             assert!(pause == 0 || !after(pause - 1), "{attempts}");
         }
-        // After the hour the note does not count, however often it was.
+        // After an hour the note no longer counts, whatever its number of attempts.
         let note = Note {
             attempts: u32::MAX,
             unix_time: unix_time(began).as_secs(),
@@ -312,7 +314,7 @@ mod tests {
         }
     }
 
-    /// A change of what is stored needs a version of its own, and its fixture.
+    /// A change of the stored data needs a new version with a fixture.
     #[test]
     fn what_is_written_is_what_was_written_by_this_version_before() {
         let directory = tempfile::tempdir().expect("a directory");
@@ -337,7 +339,7 @@ mod tests {
         }
     }
 
-    /// A program that is older than the one that died is started in its place.
+    /// After a crash, an older program is started.
     #[test]
     fn a_note_of_a_later_version_counts_as_an_attempt_and_is_kept_aside() {
         let directory = tempfile::tempdir().expect("a directory");
@@ -352,7 +354,7 @@ mod tests {
         assert_eq!(fs::read(&aside).expect("it is there"), later);
         let note = read(&path).expect("it is a note").expect("it is there");
         assert_eq!(note.attempts, 2);
-        // Dies.
+        // The process dies.
         std::mem::forget(attempt);
         let refused = tried(&at(directory.path()), digest, "1 GiB");
         assert!(matches!(
@@ -408,7 +410,7 @@ mod tests {
                     _ => fs::write(&path, "{").expect("a file"),
                 }
             }
-            // A directory is in the way: an error, and no more.
+            // A directory in the way only causes an error.
             let again = attempts.clone();
             let attempt = in_time(move || tried(&again, digest, "1 GiB"));
             assert_eq!(

@@ -1,4 +1,5 @@
-//! The child process that compiles: started, given the component, heard, ended.
+//! The child process that compiles: starting it, sending it the component, reading its output,
+//! ending it.
 
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{ExitStatus, Stdio};
@@ -18,30 +19,30 @@ use super::attempts::Attempts;
 use super::room::{Room, room};
 use super::{CompileError, Limits};
 
-/// This very program, also where its file was replaced by a newer one.
+/// This very program, even if its file was replaced by a newer one.
 #[cfg(target_os = "linux")]
 const PROGRAM: &str = "/proc/self/exe";
 
-/// The most code that a component may become, in bytes. Guests of 12 and 18 MB became 37 and 35 MB.
+/// The limit on a component's code, in bytes. Guests of 12 and 18 MB became 37 and 35 MB.
 const MAX_CODE: u64 = 256 << 20;
-/// How often this process has it in memory, while it is loaded or kept.
+/// How many copies of the code this process has in memory while the code is loaded or stored.
 const COPIES: u64 = 2;
-/// How much is heard of what the child says of a failure, in bytes.
+/// How much is read of the child's error text, in bytes.
 const MAX_SAID: usize = 4096;
-/// What is left to this process of a container's memory, in bytes.
+/// The part of a container's memory that is reserved for this process, in bytes.
 const HEADROOM: u64 = 64 << 20;
-/// With less than this left, in bytes, a child that runs is ended: others have taken what it was given.
-/// It is less than [`HEADROOM`], because a child takes a little that its limit does not count: stacks,
-/// page tables and pipes.
+/// A running child is ended if less than this is left, in bytes: others then use the memory that
+/// it was given. It is less than [`HEADROOM`], since a child takes a little that its own limit
+/// does not count: stacks, page tables and pipes.
 const TAKEN: u64 = HEADROOM / 4 * 3;
-/// How often it is looked how much is left. A look takes some tens of microseconds.
+/// How often the remaining memory is checked. A check takes some tens of microseconds.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// With less than this, in bytes, it is not begun.
+/// A compile is not started with less memory than this, in bytes.
 const LEAST_MEMORY: u64 = 64 << 20;
 
-/// What is to be compiled.
+/// A compile to run.
 pub(super) struct Work {
-    /// Given back when the child is gone.
+    /// Released when the child is gone.
     pub(super) turn: OwnedSemaphorePermit,
     pub(super) digest: Digest,
     pub(super) component: Bytes,
@@ -49,11 +50,11 @@ pub(super) struct Work {
     pub(super) attempts: Option<Attempts>,
 }
 
-/// Compiles in a child process. Dropping the future kills it.
+/// Compiles in a child process. Dropping the future kills the child.
 pub(super) async fn compile(work: Work) -> Result<Vec<u8>, CompileError> {
     let (mut done, result) = oneshot::channel();
-    // A thread of its own, for as long as the child lives: the kernel ends the child with the thread
-    // that started it.
+    // A separate thread that lives as long as the child: the kernel ends the child together with
+    // the thread that started it.
     let compiling = move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -63,7 +64,7 @@ pub(super) async fn compile(work: Work) -> Result<Vec<u8>, CompileError> {
             Err(error) => (work.turn, Err(CompileError::System(error))),
         };
         drop(turn);
-        // Nobody may want it any more.
+        // The receiver may be gone.
         let _ = done.send(code);
     };
     let thread = thread::Builder::new().name("compiling".to_owned());
@@ -86,7 +87,8 @@ async fn run(work: Work, done: &mut Done) -> (OwnedSemaphorePermit, Result<Vec<u
     let code = async {
         let memory = Memory::of(limits, room)?;
         let mut child = start(&memory, limits.cpu).map_err(CompileError::System)?;
-        // While the child starts; it is given nothing to compile before this is on the disk.
+        // This runs while the child starts. The child gets the component only once the note is on
+        // the disk.
         let attempt = attempts
             .map(|attempts| attempts.begin(digest, circumstances(limits, room)))
             .transpose();
@@ -104,10 +106,10 @@ async fn run(work: Work, done: &mut Done) -> (OwnedSemaphorePermit, Result<Vec<u
         };
         let status = end(child).await;
         let attempt = attempt?;
-        // This process lives, whatever became of the child.
+        // This process has survived, however the child ended.
         drop(attempt);
         match code? {
-            // Nobody waits for what it is.
+            // The result goes to nobody.
             None => Err(CompileError::GaveWay),
             Some(said) => said.code(status, &memory, limits),
         }
@@ -116,7 +118,7 @@ async fn run(work: Work, done: &mut Done) -> (OwnedSemaphorePermit, Result<Vec<u
     (turn, code)
 }
 
-/// How much memory the child may take, and who says so.
+/// How much memory the child may take, and which limit determines it.
 struct Memory {
     bytes: u64,
     is_what_is_left: bool,
@@ -147,8 +149,9 @@ impl Memory {
     }
 }
 
-/// Returns how much is left of a container's memory, once that is too little to go on. Clients can take
-/// what was there when the child was started, and then the kernel would end this process, too.
+/// Returns how much of a container's memory is left, once that is too little to continue. Clients
+/// can take the memory that was left when the child was started; the kernel would then end this
+/// process, too.
 async fn until_taken(room: impl Fn() -> Option<Room>) -> u64 {
     loop {
         sleep(LOOK_EVERY).await;
@@ -160,20 +163,20 @@ async fn until_taken(room: impl Fn() -> Option<Room>) -> u64 {
     }
 }
 
-/// What of an attempt may decide how it ends, beside the component.
+/// The circumstances, besides the component, that may decide how an attempt ends.
 fn circumstances(limits: Limits, room: Option<Room>) -> String {
     let version = env!("CARGO_PKG_VERSION");
     let limit = room.map(|room| room.limit);
     format!("{version} {limits:?} {limit:?}")
 }
 
-/// Starts it: it has nothing of this process but three pipes.
+/// Starts the child: it shares only three pipes with this process.
 fn start(memory: &Memory, cpu: Duration) -> std::io::Result<Child> {
     #[cfg(target_os = "linux")]
     let program = PROGRAM;
     #[cfg(not(target_os = "linux"))]
     let program = std::env::current_exe()?;
-    // Whole seconds are what the kernel counts.
+    // The kernel counts whole seconds.
     let cpu = cpu.as_secs() + u64::from(cpu.subsec_nanos() > 0);
     Command::new(program)
         .arg0("ostrakon")
@@ -183,7 +186,7 @@ fn start(memory: &Memory, cpu: Duration) -> std::io::Result<Child> {
         .args(["--with-parent", &std::process::id().to_string()])
         .env_clear()
         .current_dir("/")
-        // The terminal's Ctrl-C is for the parent.
+        // The terminal's Ctrl-C is for the parent only.
         .process_group(0)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -192,16 +195,16 @@ fn start(memory: &Memory, cpu: Duration) -> std::io::Result<Child> {
         .spawn()
 }
 
-/// Ends it, whether it has ended or not.
+/// Ends the child, if it is still running, and returns its status.
 async fn end(mut child: Child) -> Option<ExitStatus> {
-    // It is not waited for yet, so that its number is nobody else's.
+    // The child was not waited for yet, so its id cannot belong to another process.
     if let Some(id) = child.id().and_then(|id| Pid::from_raw(id.cast_signed())) {
         let _ = kill_process_group(id, Signal::KILL);
     }
     child.wait().await.ok()
 }
 
-/// What a child said until it closed its pipes.
+/// The child's output until it closed its pipes.
 struct Said {
     code: Result<Vec<u8>, Unheard>,
     words: String,
@@ -209,17 +212,17 @@ struct Said {
 }
 
 enum Unheard {
-    /// It would have been so much, and there is room for so much.
+    /// The code would have this size, and there is room for `most` bytes.
     Long { code: u64, most: u64 },
-    /// The child ended before it was whole.
+    /// The child ended before the code was complete.
     Cut,
 }
 
-/// Gives the component to it, hears what it says, and waits for its end.
+/// Sends the component to the child, reads its output, and waits for its end.
 async fn talk(child: &mut Child, component: &[u8]) -> Said {
-    let stdin = child.stdin.take().expect("it is piped");
-    let stdout = child.stdout.take().expect("it is piped");
-    let stderr = child.stderr.take().expect("it is piped");
+    let stdin = child.stdin.take().expect("stdin is piped");
+    let stdout = child.stdout.take().expect("stdout is piped");
+    let stderr = child.stderr.take().expect("stderr is piped");
     let ((), code, words) = tokio::join!(give(stdin, component), take(stdout), hear(stderr));
     let status = child.wait().await.ok();
     Said {
@@ -230,14 +233,14 @@ async fn talk(child: &mut Child, component: &[u8]) -> Said {
 }
 
 async fn give(mut stdin: ChildStdin, component: &[u8]) {
-    // Where the child does not take it, it has said why, or has ended.
+    // A child that does not read all of it has reported why, or has ended.
     let _ = stdin.write_all(component).await;
 }
 
-/// The code, which comes after its length: in eight bytes, the least significant first.
+/// Reads the code, preceded by its length: eight bytes, least significant first.
 async fn take(mut stdout: ChildStdout) -> Result<Vec<u8>, Unheard> {
     let length = stdout.read_u64_le().await.map_err(|_| Unheard::Cut)?;
-    // What the child takes now is given back; that is not counted on.
+    // The memory that the child uses now will be freed, but this does not rely on that.
     let most = room().map_or(MAX_CODE, |room| MAX_CODE.min(room.left / COPIES));
     let long = Unheard::Long { code: length, most };
     if length > most {
@@ -252,7 +255,7 @@ async fn take(mut stdout: ChildStdout) -> Result<Vec<u8>, Unheard> {
     }
 }
 
-/// The beginning of what it says; the rest is read, and dropped.
+/// The beginning of the child's error text; the rest is read and dropped.
 async fn hear(mut stderr: ChildStderr) -> String {
     let mut said = Vec::new();
     let mut first = (&mut stderr).take(MAX_SAID as u64);
@@ -268,7 +271,7 @@ async fn drain(from: &mut (impl AsyncRead + Unpin)) {
 }
 
 impl Said {
-    /// The code, or why there is none.
+    /// The code, or the error.
     fn code(
         self,
         ended: Option<ExitStatus>,
@@ -281,7 +284,7 @@ impl Said {
             Ok(code) if status.is_some_and(|status| status.success()) => {
                 if !self.words.is_empty() {
                     let words = Printable(&self.words);
-                    tracing::warn!(%words, "the process that compiled the guest said something");
+                    tracing::warn!(%words, "the compiler process wrote to its standard error");
                 }
                 return Ok(code);
             }
@@ -309,7 +312,7 @@ impl Said {
     }
 }
 
-/// The exit code of a child that found a component not to be one.
+/// The exit code of a child whose input is not a valid component.
 const INVALID: i32 = 64;
 
 #[cfg(test)]
@@ -320,13 +323,13 @@ mod tests {
 
     use super::*;
 
-    /// The room was looked at before the child was started, and never again.
+    /// Regression: the room was checked before the child was started, and never again.
     #[tokio::test(start_paused = true)]
     async fn a_child_is_ended_once_others_have_taken_its_room() {
         let looks = Cell::new(0_u64);
         let room = || {
             looks.set(looks.get() + 1);
-            // As where clients take 16 MiB between two looks; the second look fails.
+            // As if clients took 16 MiB between two checks; the second check fails.
             let left = (256_u64 << 20) - (looks.get() << 24);
             (looks.get() != 2).then_some(Room {
                 limit: 1 << 30,
@@ -340,7 +343,7 @@ mod tests {
         assert_eq!(began.elapsed(), 14 * LOOK_EVERY);
     }
 
-    /// A child that takes all that it was given is ended by its own limit, which says so.
+    /// A child that uses up its memory is ended by its own limit, whose error names the reason.
     #[tokio::test(start_paused = true)]
     async fn a_child_that_takes_all_that_it_was_given_is_left_to_its_limit() {
         let full = Room {

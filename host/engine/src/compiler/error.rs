@@ -1,4 +1,4 @@
-//! Why a component is not compiled.
+//! Why a component was not compiled.
 
 use std::io;
 use std::time::Duration;
@@ -7,91 +7,91 @@ use bytesize::ByteSize;
 use humantime_serde::re::humantime::format_duration;
 use ostrakon_observe::metrics;
 
-/// A component does not compile.
+/// Compiling a component failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CompileError {
-    /// The compiler says that it is not valid.
+    /// The compiler rejected the component.
     #[error("{0}")]
     Invalid(String),
-    /// It takes more memory than its settings give.
+    /// Compiling takes more memory than the settings allow.
     #[error(
         "compiling the guest takes more than {} of memory: make it smaller, or raise guest.compile_memory",
         size(*.0)
     )]
     Memory(u64),
-    /// It takes more memory than the container has left.
+    /// Compiling takes more memory than the container has left.
     #[error(
         "compiling the guest takes more than the {} that the container's memory limit leaves: make it smaller, or raise that limit",
         size(*.0)
     )]
     Room(u64),
-    /// The container has hardly any memory left for anything.
+    /// The container has too little memory left to start a compile.
     #[error(
-        "the container's memory limit leaves {} to compile a guest, which takes {} at least: raise that limit, or let the shard hold less",
+        "the container's memory limit leaves only {} for compiling a guest, which needs at least {}: raise that limit, or let the shard hold less",
         size(*.left), size(*.least)
     )]
     NoRoom {
-        /// What it leaves, in bytes.
+        /// The memory left, in bytes.
         left: u64,
-        /// What is needed.
+        /// The memory needed, in bytes.
         least: u64,
     },
-    /// Others took the memory that it was given.
+    /// Others took the memory that the compile was given.
     #[error(
-        "while the guest was compiled, the container's memory limit came to leave only {}: it is tried again; raise that limit, or let the shard hold less",
+        "while the guest was being compiled, the memory left by the container's limit fell to {}: the compile is retried; raise that limit, or let the shard hold less",
         size(*.left)
     )]
     Taken {
-        /// What it left then, in bytes.
+        /// The memory left at that time, in bytes.
         left: u64,
     },
-    /// It takes more processor time than its settings give.
+    /// Compiling takes more processor time than the settings allow.
     #[error(
         "compiling the guest takes more than {} of processor time: make it smaller, or raise guest.compile_cpu",
         format_duration(*.0)
     )]
     Cpu(Duration),
-    /// It takes longer than its settings give.
+    /// Compiling takes longer than the settings allow.
     #[error(
         "the guest was not compiled within {}: make it smaller, or raise guest.compile_deadline",
         format_duration(*.0)
     )]
     Deadline(Duration),
-    /// What it becomes is too large.
+    /// The compiled code is too large.
     #[error(
-        "the guest compiles to {} of code, and there is room for {}: make it smaller, or raise the container's memory limit",
+        "the guest compiles to {} of code, but there is room only for {}: make it smaller, or raise the container's memory limit",
         size(*.code), size(*.most)
     )]
     Code {
-        /// How much it becomes, in bytes.
+        /// The size of the code, in bytes.
         code: u64,
-        /// How much of that is taken.
+        /// The size allowed, in bytes.
         most: u64,
     },
-    /// Processes that compiled it died.
+    /// Processes died while compiling this component.
     #[error(
-        "the shard died {attempts} times while it compiled this guest, so it is tried again only after a pause, which grows: change the guest, one of guest.compile_*, or the container's memory limit"
+        "the shard died {attempts} times while it compiled this guest, so the next attempt waits for a pause, which grows with each one: change the guest, one of guest.compile_*, or the container's memory limit"
     )]
     Remembered {
-        /// How often.
+        /// How many processes died.
         attempts: u32,
     },
-    /// It was a trial, and something else has to be compiled.
-    #[error("another guest has to be compiled first: ask again soon")]
+    /// This was a trial, and another component must be compiled first.
+    #[error("another guest must be compiled first: try again soon")]
     GaveWay,
-    /// Somebody else ended it.
+    /// Something else ended the compiler.
     #[error(
-        "the compiler was killed, perhaps for the memory it took: see that the node has enough"
+        "the compiler was killed, perhaps because the node ran out of memory: check that it has enough"
     )]
     Killed,
-    /// It failed by its own fault, or by the compiler's.
+    /// The compiler failed through its own fault, or that of the component.
     #[error("the compiler failed: {0}")]
     Crashed(String),
-    /// No process, thread or pipe could be had.
-    #[error("the system does not give what compiling needs")]
+    /// The system did not provide a process, thread or pipe.
+    #[error("the system cannot start the compiler")]
     System(#[source] io::Error),
-    /// That it is tried cannot be noted.
-    #[error("the data directory does not take a note that the guest is compiled")]
+    /// The note of the attempt cannot be written.
+    #[error("cannot write the note of the compile to the data directory")]
     Note(#[source] io::Error),
 }
 

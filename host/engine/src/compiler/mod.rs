@@ -1,5 +1,4 @@
-//! Compiling: one component at a time, in a child process that can do nothing
-//! else, within limits of memory and time.
+//! Compiles one component at a time, in a confined child process with limits on memory and time.
 
 mod attempts;
 mod child;
@@ -32,7 +31,7 @@ pub struct Compiler(Arc<Inner>);
 struct Inner {
     place: Mode,
     turn: Arc<Semaphore>,
-    /// How many wait for a turn, or have it, that a trial gives way to.
+    /// The number of compiles that a trial gives way to, waiting or running.
     urgent: watch::Sender<usize>,
     metrics: Option<Arc<Metrics>>,
 }
@@ -52,28 +51,27 @@ impl Mode {
     }
 }
 
-/// What a component is compiled for.
+/// The purpose of a compile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// To serve, or to say where partitions are.
+    /// To serve requests, or to compute owners of partitions.
     Serve,
-    /// To be asked what it would change: it gives way to the others.
+    /// To report what the component would change. Gives way to the others.
     Trial,
 }
 
-/// What compiling a component may take.
+/// Limits on compiling a component.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Memory, in bytes.
     pub memory: usize,
-    /// Processor time, of all threads together.
+    /// Processor time, summed over all threads.
     pub cpu: Duration,
-    /// Time, from when its turn comes.
+    /// Elapsed time, from when its turn comes.
     pub deadline: Duration,
 }
 
 impl Limits {
-    /// Those of a generation's settings.
+    /// The limits in a generation's settings.
     pub fn of(settings: &Settings) -> Self {
         let guest = &settings.guest;
         Self {
@@ -85,14 +83,14 @@ impl Limits {
 }
 
 impl Compiler {
-    /// Compiles in child processes of this program, which must be `ostrakon`.
-    /// `attempts` remembers what this process did not survive.
+    /// Compiles in child processes that run this program, which must be `ostrakon`. `attempts`
+    /// records the compiles that this process did not survive.
     pub fn in_children(attempts: Option<Attempts>, metrics: Option<Arc<Metrics>>) -> Self {
         Self::new(Mode::Children(attempts), metrics)
     }
 
-    /// Compiles on the calling thread, whatever it takes: for tests of trusted
-    /// components, where this program is another one.
+    /// Compiles on the calling thread, without limits: for tests of trusted components, which run
+    /// in another program.
     pub fn here() -> Self {
         Self::new(Mode::Here, None)
     }
@@ -106,12 +104,11 @@ impl Compiler {
         }))
     }
 
-    /// Compiles a component that was examined, or takes its compiled form from
-    /// the cache. Dropping the future ends it.
+    /// Compiles a component that passed [`examine`](crate::examine), or takes its compiled form
+    /// from the cache. Dropping the future ends the compile.
     ///
     /// # Errors
-    /// When the bytes are not a valid component, or compiling them takes too
-    /// much.
+    /// If the bytes are not a valid component, or compiling them exceeds a limit.
     pub async fn compile(
         &self,
         engine: &Engine,
@@ -149,12 +146,12 @@ impl Compiler {
         blocking.run(load).await
     }
 
-    /// Returns when nothing is being compiled, and no note is left that it was.
+    /// Returns once nothing is being compiled, and no note of a compile is left.
     pub async fn rest(&self) {
         drop(self.0.turn.acquire().await);
     }
 
-    /// Waits for its turn, and makes the code.
+    /// Waits for its turn, then compiles.
     async fn in_turn(
         &self,
         digest: Digest,
@@ -162,7 +159,7 @@ impl Compiler {
         limits: Limits,
     ) -> Result<Vec<u8>, CompileError> {
         let turn = Arc::clone(&self.0.turn).acquire_owned().await;
-        let turn = turn.expect("it is never closed");
+        let turn = turn.expect("the semaphore is never closed");
         let mut counted = Counted::new(self.0.metrics.as_ref());
         let component = component.clone();
         let code = match &self.0.place {
@@ -190,7 +187,7 @@ impl Compiler {
     }
 }
 
-/// One that a trial gives way to, until it is dropped.
+/// A compile that a trial gives way to, until dropped.
 struct Urgent<'a>(&'a watch::Sender<usize>);
 
 impl<'a> Urgent<'a> {
@@ -206,7 +203,7 @@ impl Drop for Urgent<'_> {
     }
 }
 
-/// Counts how compiling ended, also where whoever waits for it goes.
+/// Counts how a compile ended, even if its caller is dropped.
 struct Counted<'a> {
     metrics: Option<&'a Arc<Metrics>>,
     since: Instant,

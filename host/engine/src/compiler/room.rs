@@ -1,19 +1,19 @@
-//! How much memory the control groups of this process leave to others in them.
+//! Determines how much memory the control groups of this process have left.
 //!
-//! Where a container's memory runs out, Kubernetes has the kernel end all of its processes, not the
-//! one that took the most. So a child must not take more than what is left.
+//! If a container's memory runs out, Kubernetes makes the kernel end all of its processes, not
+//! only the one that took the most. So a child must not take more than what is left.
 
 use std::fs;
 use std::path::Path;
 
-/// What a container may use, and what it has left, in bytes.
+/// A container's memory limit, and the memory left, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Room {
     pub(super) limit: u64,
     pub(super) left: u64,
 }
 
-/// The narrowest bound that there is; none where there is no bound.
+/// The tightest limit; none if there is no limit.
 pub(super) fn room() -> Option<Room> {
     let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
     within(Path::new("/sys/fs/cgroup"), &groups)
@@ -22,7 +22,8 @@ pub(super) fn room() -> Option<Room> {
 fn within(root: &Path, groups: &str) -> Option<Room> {
     let mut narrowest = None::<Room>;
     for line in groups.lines() {
-        // A number, controllers, and the path of the group, which may begin above what is mounted.
+        // A number, controllers, and the group's path, which may begin above the mounted
+        // directory.
         let mut parts = line.splitn(3, ':').skip(1);
         let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else {
             continue;
@@ -48,11 +49,11 @@ fn within(root: &Path, groups: &str) -> Option<Room> {
     narrowest
 }
 
-/// What files of a group are called, in either version of control groups.
+/// The names of a group's files, in either version of control groups.
 struct Names {
     limit: &'static str,
     used: &'static str,
-    /// Of what is used, what the kernel takes back before it ends anybody.
+    /// The used memory that the kernel reclaims before it ends any process.
     files: [&'static str; 2],
 }
 
@@ -75,7 +76,7 @@ impl Names {
             text.trim().parse().ok()
         };
         let (limit, used) = (number(self.limit)?, number(self.used)?);
-        // As good as none: more than any machine has.
+        // Practically no limit: more than any machine has.
         if limit >= 1 << 50 {
             return None;
         }
@@ -99,7 +100,7 @@ mod tests {
 
     use super::*;
 
-    /// A directory of control groups: files by their path, with their text.
+    /// Creates a directory of control groups: files by path, with their text.
     fn groups(files: &[(&str, &str)]) -> (tempfile::TempDir, PathBuf) {
         let directory = tempfile::tempdir().expect("a directory");
         for (path, text) in files {

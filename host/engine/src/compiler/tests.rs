@@ -1,4 +1,4 @@
-//! Turns, and who gives way.
+//! Turns, and which compile gives way.
 
 use futures_util::FutureExt as _;
 

@@ -1,21 +1,22 @@
-//! What a process gives up before it looks at what is not trusted: all but computing, and the three
+//! Confines a process before it reads untrusted input: it can only compute, and use the three
 //! descriptors that it was started with.
 //!
-//! Nothing of it can be taken back. A fault in what runs after it can waste what memory and time it
-//! was given, and say whatever it likes to who started it, but reaches nothing else.
+//! Nothing can undo the confinement. A fault in the code that runs afterwards can waste the
+//! memory and time that the process was given, and can send anything to the parent process, but
+//! it reaches nothing else.
 
 use std::fs;
 use std::io;
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 
-/// What addresses may be used for beyond memory: libraries, and what allocators set aside.
+/// Addresses beyond the memory limit, for libraries and for what allocators reserve.
 const UNUSED_ADDRESSES: u64 = 4 << 30;
 
 /// What a process may use from now on.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// Memory of its own, in bytes.
+    /// The process's own memory, in bytes.
     pub memory: u64,
     /// Processor time, in seconds.
     pub cpu: u64,
@@ -24,24 +25,25 @@ pub struct Bounds {
 /// Whether system calls are filtered.
 #[derive(Debug)]
 pub enum Filter {
-    /// Those that are not needed fail from now on.
+    /// System calls that are not needed fail from now on.
     Installed,
-    /// The kernel has no such filter, or does not allow one: the limits are all there is.
+    /// The kernel has no such filter, or does not permit one: only the limits apply.
     Missing(io::Error),
 }
 
-/// Confines this process, which must have no thread but the calling one; `start_threads` starts those
-/// that it is to have, and returns when they run.
+/// Confines this process, which must have no thread but the calling one. `start_threads` starts
+/// the threads that the process needs, and returns once they run.
 ///
 /// # Errors
-/// When the system does not set the limits: then nothing that is not trusted is to be looked at.
+/// If the system does not set the limits: then untrusted input must not be read.
 pub fn confine(
     bounds: Bounds,
     start_threads: impl FnOnce() -> io::Result<()>,
 ) -> io::Result<Filter> {
     close_descriptors()?;
     if cfg!(target_os = "linux") {
-        // To be ended before others where memory runs out. It may be forbidden; then it is as before.
+        // Makes the kernel end this process first if memory runs out. This may be forbidden; then
+        // nothing changes.
         let _ = fs::write("/proc/self/oom_score_adj", "1000");
     }
     let most = |resource, most| {
@@ -55,7 +57,8 @@ pub fn confine(
     most(Resource::Fsize, 0)?;
     most(Resource::Data, bounds.memory)?;
     most(Resource::As, bounds.memory.saturating_add(UNUSED_ADDRESSES))?;
-    // At the first a signal says why it ends, at the second nothing does.
+    // The soft limit ends the process with a signal that names the reason; the hard limit gives
+    // no reason.
     let cpu = Rlimit {
         current: Some(bounds.cpu),
         maximum: Some(bounds.cpu + 1),
@@ -68,11 +71,11 @@ pub fn confine(
     filter::install()
 }
 
-/// Closes all that whoever started this process has left open, but for the first three.
+/// Closes every descriptor that the parent process left open, except the first three.
 #[expect(
     unsafe_code,
-    reason = "this process has just begun, with no other thread: nothing in it has opened any of \
-              these, and would go on with one"
+    reason = "this process has just begun, with no other thread: none of its code has opened any \
+              of these descriptors, or would use one later"
 )]
 fn close_descriptors() -> io::Result<()> {
     let directory = if cfg!(target_os = "linux") {
@@ -86,14 +89,14 @@ fn close_descriptors() -> io::Result<()> {
         open.extend(name.to_str().and_then(|name| name.parse::<i32>().ok()));
     }
     for descriptor in open.into_iter().filter(|descriptor| *descriptor > 2) {
-        // SAFETY: see the reason above. That of the directory is closed by now: closing it again is an
-        // error, and no more.
+        // SAFETY: see the reason above. The directory's own descriptor is closed by now; closing
+        // it again only returns an error.
         unsafe { libc::close(descriptor) };
     }
     Ok(())
 }
 
-/// The kernel's filter of what a process may ask of it.
+/// The kernel's filter of system calls.
 #[cfg(target_os = "linux")]
 mod filter {
     use std::collections::BTreeMap;
@@ -106,8 +109,8 @@ mod filter {
         SeccompRule, TargetArch,
     };
 
-    /// What computing needs: to read, write and close what is open, memory, threads that wait for each
-    /// other, the time, random numbers, and to end.
+    /// The calls needed for computing: to read, write and close what is open, to manage memory,
+    /// to wait for other threads, to get the time and random numbers, and to exit.
     const ALLOWED: [i64; 25] = [
         libc::SYS_read,
         libc::SYS_readv,
@@ -136,21 +139,22 @@ mod filter {
         libc::SYS_exit_group,
     ];
 
-    /// All threads go by it from now on.
+    /// Installs the filter for all threads.
     pub(super) fn install() -> io::Result<Filter> {
         let Ok(arch) = std::env::consts::ARCH.try_into() else {
-            let unknown = "there is none for this processor";
+            let unknown = "there is no filter for this processor";
             return Ok(Filter::Missing(io::Error::other(unknown)));
         };
         let program = program(arch).map_err(io::Error::other)?;
-        // Sets `no_new_privs`, too.
+        // This also sets `no_new_privs`.
         let said = match seccompiler::apply_filter_all_threads(&program) {
             Ok(()) => return Ok(Filter::Installed),
             Err(seccompiler::Error::Prctl(said) | seccompiler::Error::Seccomp(said)) => said,
             Err(error) => return Err(io::Error::other(error)),
         };
         match said.raw_os_error() {
-            // What kernels say that were built without it, and what forbids it.
+            // The errors of kernels that were built without filters, and of sandboxes that forbid
+            // them.
             Some(libc::ENOSYS | libc::EINVAL | libc::EPERM) => Ok(Filter::Missing(said)),
             _ => Err(said),
         }
@@ -159,12 +163,12 @@ mod filter {
     fn program(arch: TargetArch) -> Result<BpfProgram, seccompiler::BackendError> {
         let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
             ALLOWED.iter().map(|call| (*call, Vec::new())).collect();
-        // Memory that is not to be run.
+        // Memory must not be executable.
         let executable = u64::from(libc::PROT_EXEC.cast_unsigned());
         let never_run = argument(2, SeccompCmpOp::MaskedEq(executable), 0)?;
         rules.insert(libc::SYS_mmap, vec![never_run.clone()]);
         rules.insert(libc::SYS_mprotect, vec![never_run]);
-        // To end itself by a signal, and nobody else.
+        // The process may send a signal only to itself.
         let this = u64::from(std::process::id());
         let itself = argument(0, SeccompCmpOp::Eq, this)?;
         rules.insert(libc::SYS_tgkill, vec![itself]);
@@ -187,8 +191,8 @@ mod filter {
     }
 }
 
-/// There is none: what is not trusted is not looked at apart from here, but on machines of those who
-/// write guests.
+/// Other systems have no filter. There, untrusted components are compiled only on the machines of
+/// guest authors.
 #[cfg(not(target_os = "linux"))]
 mod filter {
     pub(super) fn install() -> std::io::Result<super::Filter> {

@@ -1,4 +1,4 @@
-//! A confined process tries what it must not, and tells what became of it.
+//! A confined process tries forbidden operations, and reports their results.
 
 use std::env;
 use std::fs::{self, File};
@@ -11,11 +11,11 @@ use std::thread;
 
 use super::*;
 
-/// Set where a test runs a second time, as the process that is confined.
+/// Set in a test's second run, in the process that is confined.
 const CONFINED: &str = "OSTRAKON_TEST_CONFINED";
 const MEMORY: u64 = 256 << 20;
 
-/// Runs one of these tests again in a process of its own, which confines itself.
+/// Runs one of these tests again in a separate process, which confines itself.
 fn again(test: &str) -> Output {
     let program = env::current_exe().expect("a test has a path");
     let mut command = Command::new(program);
@@ -35,7 +35,7 @@ fn is_confined() -> bool {
     env::var_os(CONFINED).is_some()
 }
 
-/// Confines this process. The test harness has another thread, which waits.
+/// Confines this process. The test harness's other thread only waits.
 fn confine_here(cpu: u64) {
     let bounds = Bounds {
         memory: MEMORY,
@@ -45,7 +45,7 @@ fn confine_here(cpu: u64) {
     assert!(matches!(filter, Filter::Installed), "{filter:?}");
 }
 
-/// Tells it past the test harness, which may not be able to.
+/// Prints directly, since the test harness's output may not work in the confined process.
 #[expect(
     clippy::print_stdout,
     reason = "the process that started this one reads it"
@@ -87,13 +87,13 @@ fn a_confined_process_opens_nothing_starts_nothing_and_ends_nobody() {
         };
         let raised = setrlimit(Resource::Data, more);
         tell("raise a limit", raised.map_err(Into::into));
-        // What was open is closed, in whichever way it is asked for.
+        // Descriptors opened before are closed, however they are accessed.
         let mut byte = [0];
         tell("read what was open", (&file).read(&mut byte).map(drop));
         tell("accept", listener.accept().map(drop));
-        // Their numbers are not theirs any more.
+        // Their numbers may belong to other files now.
         std::mem::forget((file, listener));
-        // And what it is for, it can.
+        // The process can still do what it is for.
         let filled = vec![7_u8; 32 << 20];
         let (send, receive) = mpsc::channel();
         send.send(filled.iter().map(|byte| u64::from(*byte)).sum::<u64>())

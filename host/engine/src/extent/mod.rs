@@ -1,9 +1,9 @@
-//! What a component would have the compiler do, counted before it is compiled.
+//! Counts the compiler's work for a component before the component is compiled.
 //!
-//! One pass over the bytes, in time and memory that grow with their number alone. What is counted
-//! is what compilers take long over: an instance counts for all that it holds, however few bytes
-//! say so. What passes is bounded, not yet valid: the compiler looks at the rest, within limits of
-//! its own.
+//! One pass over the bytes, in time and memory proportional to their number. It counts what
+//! compilers take long over. An instance counts for all its contents, however few bytes describe
+//! it. A component that passes is bounded, but not necessarily valid: the compiler validates the
+//! rest, within its own limits.
 
 use ostrakon_toolchain::component::EXPORTS;
 use wasmparser::{
@@ -12,7 +12,7 @@ use wasmparser::{
     Parser, Payload, TypeRef,
 };
 
-/// Components within each other, the guest itself included.
+/// Nested components, including the guest itself.
 const MAX_DEPTH: usize = 16;
 /// Core modules, and components that are not instantiated.
 const MAX_MODULES: u64 = 1000;
@@ -22,33 +22,34 @@ const MAX_FUNCTIONS: u64 = 65_536;
 const MAX_BODY: u64 = 2 << 20;
 /// The locals of one function, its parameters included.
 const MAX_LOCALS: u64 = 10_000;
-/// The locals of a function times the places where its flow parts or meets, in one and in all: what
-/// it takes to find out which of them hold what.
+/// The number of a function's locals times the number of points where its control flow splits or
+/// joins, for one function and for all: the cost of finding out which locals hold which values.
 const MAX_FLOW: u64 = 32 << 20;
 const MAX_FLOW_OF_ALL: u64 = 512 << 20;
-/// The values that blocks take and give, by their types, times those places, in one function. The
-/// compiler was seen to take 10 MiB for each million, so that 7 kB of code asked for gigabytes.
+/// The parameters and results of a function's blocks, by their types, times the number of those
+/// points. The compiler was seen to take 10 MiB for each million, so that 7 kB of code asked for
+/// gigabytes.
 const MAX_BLOCK_FLOW: u64 = 64 << 20;
-/// The parameters and results of the functions that are called, each call counting, in one function
-/// and in all: half a million took 540 MiB and 7 s.
+/// The parameters and results of called functions, counted per call, for one function and for
+/// all: half a million took 540 MiB and 7 s.
 const MAX_CALL_VALUES: u64 = 512 << 10;
 const MAX_CALL_VALUES_OF_ALL: u64 = 8 << 20;
-/// The parameters and results of all functions: where those can be called from outside, a million took
-/// 26 s and became 30 MB.
+/// The parameters and results of all functions: if the functions can be called from outside, a
+/// million took 26 s and became 30 MB.
 const MAX_SIGNATURES: u64 = 1 << 20;
 /// Type declarations, and their bytes.
 const MAX_TYPES: u64 = 100_000;
 const MAX_TYPE_BYTES: u64 = 4 << 20;
 /// Imports, exports, globals, tables, segments and the like.
 const MAX_ITEMS: u64 = 500_000;
-/// Steps of making an instance: all that the components in it declare, as often as they are
+/// Steps of instantiation: everything that the components declare, counted as often as they are
 /// instantiated.
 const MAX_STEPS: u64 = 100_000;
 
-/// How much of a name is told, in characters.
+/// How much of a name is shown, in characters.
 const MAX_NAME: usize = 200;
 
-/// What a guest may import, as far as its name says so.
+/// The prefixes of the names that a guest may import.
 const OFFERED: [&str; 7] = [
     "ostrakon:shard/",
     "wasi:cli/",
@@ -59,44 +60,44 @@ const OFFERED: [&str; 7] = [
     "wasi:sockets/",
 ];
 
-/// Why a component is not even compiled.
+/// Why a component is not compiled at all.
 #[derive(Debug, thiserror::Error)]
 pub enum Unfit {
-    /// It is damaged, or of another version.
+    /// The component is damaged, or of another version.
     #[error("the guest cannot be read: {0}; make it with `ostrakon build`")]
     Damaged(#[from] BinaryReaderError),
-    /// It names something that it does not have.
+    /// The component refers to an item that it does not have.
     #[error("the guest cannot be read: it uses a component that it does not declare")]
     Undeclared,
-    /// It lacks what a guest exports.
+    /// The component lacks an export of the contract.
     #[error("the guest does not export {0}: build it for world ostrakon:shard/service@0.1.0")]
     Exports(String),
-    /// It imports what no shard has.
+    /// The component imports something that no shard offers.
     #[error(
         "the guest imports {0:?}, which no shard offers: build it for world ostrakon:shard/service@0.1.0"
     )]
     Import(String),
-    /// How much it is cannot be counted.
+    /// The component's size cannot be counted.
     #[error(
-        "a component in the guest is given another component: put them together with their code in place, so that what there is to compile can be counted"
+        "a component in the guest takes another component as an argument: compose them with their code inlined, so that the compiler's work can be counted"
     )]
     Given,
-    /// There is too much of something.
-    #[error("the guest has {has} {what}, and at most {most} are compiled: make it smaller")]
+    /// The component exceeds a limit.
+    #[error("the guest has {has} {what}, and at most {most} are allowed: make it smaller")]
     TooMuch {
-        /// Of what.
+        /// What there is too much of.
         what: &'static str,
-        /// So much, or more.
+        /// The number found so far; there may be more.
         has: u64,
-        /// How much there may be.
+        /// The limit.
         most: u64,
     },
 }
 
-/// Looks at all of a component, and at no more than its bytes.
+/// Reads all bytes of a component once, and nothing else.
 ///
 /// # Errors
-/// When it is too much to compile, is no guest, or cannot be read.
+/// If the component is too large to compile, is not a guest, or cannot be read.
 pub fn examine(component: &[u8]) -> Result<(), Unfit> {
     let mut extent = Extent::default();
     for payload in Parser::new(0).parse_all(component) {
@@ -117,10 +118,10 @@ pub fn examine(component: &[u8]) -> Result<(), Unfit> {
     }
 }
 
-/// What was counted so far.
+/// The counts so far.
 #[derive(Default)]
 struct Extent {
-    /// The component that is read, within those around it; a module is none.
+    /// The component that is being read, and those around it; modules are included.
     open: Vec<Level>,
     modules: u64,
     functions: u64,
@@ -132,27 +133,27 @@ struct Extent {
     items: u64,
     /// The functions that the outermost component exports.
     exports: Vec<String>,
-    /// What it imports that it must not, first.
+    /// The first import that is not allowed.
     import: Option<String>,
 }
 
-/// A component or a module that is read.
+/// A component or a module that is being read.
 #[derive(Default)]
 struct Level {
-    /// The steps of instantiating each component that it can name, by its number.
+    /// The steps of instantiating each component that this one can name, by index.
     components: Vec<u64>,
-    /// The steps of instantiating itself.
+    /// The steps of instantiating this component.
     steps: u64,
     is_component: bool,
-    /// The types that a module declares, by their number.
+    /// The types that a module declares, by index.
     types: Vec<Taken>,
-    /// The type's number of each of its functions, the imported ones first.
+    /// The index of the type of each function, imported functions first.
     functions: Vec<u32>,
-    /// How many of its functions are imported, or have a body that was read.
+    /// The number of functions that are imported, or whose bodies were read.
     bodies: usize,
 }
 
-/// How many values a function or block takes and gives.
+/// How many parameters and results a function or block has.
 #[derive(Clone, Copy, Default)]
 struct Taken {
     parameters: u16,
@@ -166,7 +167,8 @@ impl Taken {
 }
 
 impl Level {
-    /// What a type takes and gives; a type that is none is the compiler's to refuse.
+    /// The parameters and results of a type. The compiler rejects an index that is not a function
+    /// type.
     fn of_type(&self, number: u32) -> Taken {
         self.types.get(number as usize).copied().unwrap_or_default()
     }
@@ -211,7 +213,7 @@ impl Extent {
                 self.add_types(types.count(), types.range().len())?;
             }
             Payload::ComponentTypeSection(types) => {
-                // Only counted: a type within types is as deep as there are bytes for it.
+                // Only counted: types may be nested as deeply as their bytes allow.
                 self.add_types(types.count(), types.range().len())?;
                 self.step(types.count().into())?;
             }
@@ -314,7 +316,7 @@ impl Extent {
                     self.step(1)?;
                 }
             }
-            // Custom sections, and what only the compiler looks at.
+            // Custom sections, and sections that only the compiler reads.
             _ => {}
         }
         Ok(())
@@ -335,7 +337,8 @@ impl Extent {
         }
     }
 
-    /// The steps of instantiating a component, by its number so many levels outside.
+    /// The steps of instantiating a component, by its index in the component `outside` levels
+    /// outward.
     fn component(&self, outside: u32, number: u32) -> Result<u64, Unfit> {
         let level = self.open.iter().rev().nth(outside as usize);
         let steps = level.and_then(|level| level.components.get(number as usize));
@@ -361,7 +364,7 @@ impl Extent {
         self.step(1)
     }
 
-    /// Counts what instantiating the component that is read takes.
+    /// Counts the cost of instantiating the component that is being read.
     fn step(&mut self, steps: u64) -> Result<(), Unfit> {
         let Some(level) = self.open.last_mut() else {
             return Ok(());
@@ -433,24 +436,24 @@ impl Extent {
             of_blocks += block_values(&operator, level);
             of_calls += call_values(&operator, level);
         }
-        let what = "values that calls take and give in one function";
+        let what = "parameters and results of calls in one function";
         at_most(what, of_calls, MAX_CALL_VALUES)?;
         self.call_values += of_calls;
-        let what = "values that calls take and give in all functions";
+        let what = "parameters and results of calls in all functions";
         at_most(what, self.call_values, MAX_CALL_VALUES_OF_ALL)?;
         let block_flow = of_blocks * places;
-        let what = "times as many values of blocks as places where its flow parts, in one function";
+        let what = "block values times branch points in one function";
         at_most(what, block_flow, MAX_BLOCK_FLOW)?;
         let flow = locals * places;
-        let what = "times as many locals as places where its flow parts, in one function";
+        let what = "locals times branch points in one function";
         at_most(what, flow, MAX_FLOW)?;
         self.flow += flow + block_flow;
-        let what = "times as many locals and values of blocks as places where its flow parts, in all functions";
+        let what = "locals and block values times branch points in all functions";
         at_most(what, self.flow, MAX_FLOW_OF_ALL)
     }
 }
 
-/// How many places an operator adds at which the flow parts or meets.
+/// The number of points that an operator adds at which the control flow splits or joins.
 fn places_of(operator: &Operator<'_>) -> u64 {
     match operator {
         Operator::If { .. } => 3,
@@ -466,7 +469,7 @@ fn places_of(operator: &Operator<'_>) -> u64 {
     }
 }
 
-/// How many values an operator that begins a block has it take and give.
+/// The number of parameters and results of the block that an operator begins.
 fn block_values(operator: &Operator<'_>, level: &Level) -> u64 {
     match operator {
         Operator::Block { blockty } | Operator::Loop { blockty } | Operator::If { blockty } => {
@@ -477,7 +480,7 @@ fn block_values(operator: &Operator<'_>, level: &Level) -> u64 {
     }
 }
 
-/// How many values a call takes and gives.
+/// The number of parameters and results of a call.
 fn call_values(operator: &Operator<'_>, level: &Level) -> u64 {
     let called = match operator {
         Operator::Call { function_index } | Operator::ReturnCall { function_index } => {
@@ -495,7 +498,7 @@ fn call_values(operator: &Operator<'_>, level: &Level) -> u64 {
 fn may_import(name: &str, kind: ComponentExternalKind) -> bool {
     match kind {
         ComponentExternalKind::Instance => OFFERED.iter().any(|of| name.starts_with(of)),
-        // Whether it is the type of an import, linking says.
+        // Linking checks whether this is the type of an import.
         ComponentExternalKind::Type => true,
         _ => false,
     }

@@ -1,4 +1,4 @@
-//! What is let through, and what is not, each by its bound.
+//! Components that pass and components that are rejected, for each limit.
 
 use ostrakon_test_support::bombs::{
     blocks, branching, calls, functions, long, nested, outside, passing,
@@ -66,7 +66,7 @@ fn components_go_by_their_number_wherever_it_comes_from() {
     examine(&with(&[&inner])).expect("it is there once");
     refused(&with(&[&inner, &twice(0)]), "steps to instantiate");
     refused(&with(&[&inner, &twice(1)]), "does not declare");
-    // Under another number, by an export and by an alias of what is outside.
+    // Under another index: through an export, and through an alias of an outer component.
     let mut export = ComponentExportSection::new();
     export.export("again", ComponentExportKind::Component, 0, None);
     refused(&with(&[&inner, &export, &twice(1)]), "steps to instantiate");
@@ -130,27 +130,24 @@ fn functions_their_length_and_their_flow_are_bounded() {
 #[test]
 fn what_functions_blocks_and_calls_take_and_give_is_bounded() {
     let guest = guest_outside();
-    // They take some 400 MiB each, and twice as many more than a gigabyte.
+    // These take some 400 MiB each; twice as many take more than a gigabyte.
     for (values, count) in [(1000, 100), (100, 320), (1, 4000)] {
         examine(&passing(&guest, values, blocks(count))).expect("few");
         let bomb = passing(&guest, values, blocks(2 * count));
-        refused(
-            &bomb,
-            "values of blocks as places where its flow parts, in one function",
-        );
+        refused(&bomb, "block values times branch points in one function");
     }
     for (values, count) in [(1000, 250), (8, 30_000)] {
         examine(&passing(&guest, values, calls(count))).expect("few");
         let bomb = passing(&guest, values, calls(20 * count));
-        refused(&bomb, "values that calls take and give in one function");
+        refused(&bomb, "parameters and results of calls in one function");
     }
-    // A function's parameters are locals of it, too.
+    // A function's parameters count as locals, too.
     let few = |body: &mut wasm_encoder::InstructionSink<'_>| branching(1, 0, 10_000)(body);
     examine(&with_parameters(1, 1000, few)).expect("few");
     let many = |body: &mut wasm_encoder::InstructionSink<'_>| branching(1, 0, 20_000)(body);
     refused(
         &with_parameters(1, 1000, many),
-        "where its flow parts, in one function",
+        "times branch points in one function",
     );
     let empty = |_: &mut wasm_encoder::InstructionSink<'_>| {};
     examine(&with_parameters(1000, 1000, empty)).expect("many");
@@ -159,7 +156,8 @@ fn what_functions_blocks_and_calls_take_and_give_is_bounded() {
     refused(&bomb, "parameters and results of functions, and at most");
 }
 
-/// A guest with a module of so many functions of so many parameters, after an imported one of none.
+/// A guest with a module of `count` functions with this many parameters, after an imported
+/// function without any.
 fn with_parameters(
     count: u32,
     parameters: usize,
@@ -202,12 +200,13 @@ fn types_and_items_are_bounded() {
     refused(&with(&[&types(100_001)]), "types, and at most");
 }
 
-/// What a type within a type takes to be read is as deep as it is: it is left to the compiler.
+/// The cost of reading nested types grows with their depth; they are left to the compiler.
 #[test]
 fn types_within_types_are_not_gone_into() {
     let depth = 1_000_000;
     let mut section = vec![1];
-    // A component type of one declaration, a type, which is a component type, and so on.
+    // A component type whose only declaration is a type, which is again a component type, and so
+    // on.
     for _ in 0..depth {
         section.extend([0x41, 1, 1]);
     }

@@ -1,4 +1,4 @@
-//! The contract's imports, as a guest's calls find them.
+//! Implements the contract's imports for guests' calls.
 
 use ostrakon_store::{ReadError, WriteError};
 use ostrakon_volumes::secrets::Secret;
@@ -9,19 +9,19 @@ use super::bindings::ostrakon::shard::{log, request, secrets, settings, shard, s
 use super::context::{Call, Context, Data};
 use super::meter::{self, Meter};
 
-/// A secret that a guest holds. It is not revealed by being held.
+/// A secret that a guest holds. Holding it does not reveal it.
 #[expect(unreachable_pub, reason = "the bindings re-export it")]
 pub struct SecretHandle(Secret);
 
 type Result<T> = wasmtime::Result<T>;
 
-/// Sorts a write's failure: what the guest is told, or the end of the call.
+/// Converts a failed write into the guest's error, or into the end of the call.
 fn told(error: WriteError) -> Result<store::Error> {
     Ok(match error {
         WriteError::KeySize(limit) => store::Error::KeySize(limit),
         WriteError::ValueSize(limit) => store::Error::ValueSize(limit),
         WriteError::PartitionFull(limit) => store::Error::PartitionFull(limit),
-        // Only a migration can meet it, and `shard` tells it apart.
+        // Only a migration can cause this; the import `shard` handles it.
         WriteError::NoSuchPartition => return Err(wasmtime::Error::new(error)),
         WriteError::Read(error) => return Err(failed(error)),
     })
@@ -34,7 +34,7 @@ fn failed(error: ReadError) -> wasmtime::Error {
 impl types::Host for Context {}
 
 impl Context {
-    /// The call's data, and a meter for an import that goes over much of it.
+    /// The call's data, and a meter for an import that processes much of it.
     fn metered(&mut self) -> (&mut Data, Meter<'_>) {
         let most = meter::most(&self.environment.settings);
         let Call {
@@ -43,7 +43,7 @@ impl Context {
         (data, Meter::new(time, copies, most))
     }
 
-    /// Ends the call, where what it has changed takes too much memory.
+    /// Ends the call if its changes take too much memory.
     fn check_held(&self) -> Result<()> {
         match &self.call.data {
             Data::Transaction(transaction) => {
@@ -70,7 +70,7 @@ impl store::Host for Context {
     fn get_many(&mut self, keys: Vec<Vec<u8>>) -> Result<Vec<Option<Vec<u8>>>> {
         let most = meter::most_elements(&self.environment.settings);
         let (data, mut meter) = self.metered();
-        // As much as is needed at once: growing would take it several times.
+        // Allocate the whole capacity at once: growing would need several times as much.
         let mut values = Vec::with_capacity(keys.len().min(most));
         for key in &keys {
             let mut collect = |bytes| meter.collect(bytes);

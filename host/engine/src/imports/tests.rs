@@ -22,8 +22,8 @@ use crate::log::GuestLog;
 
 const MIB: usize = 1 << 20;
 
-/// A store whose partition `p` has an entry `large` of 9 MiB, and this many
-/// small ones in partitions of their own and in `p`.
+/// A store whose partition `p` has an entry `large` of 9 MiB, and this many small entries, both
+/// in separate partitions and in `p`.
 struct Stored {
     store: Store,
     _directory: tempfile::TempDir,
@@ -46,7 +46,7 @@ impl Stored {
             .set_many(entries.collect(), usize::MAX, &mut unbounded)
             .expect("they are set");
         let mut group = transaction.commit();
-        // So few that their size is not noted.
+        // So few entries that their size is not recorded.
         let mut transaction = group.begin(b"few".to_vec(), limits);
         for key in 0..20 {
             transaction
@@ -124,7 +124,7 @@ fn failure<T: std::fmt::Debug>(result: Result<T>) -> Failure {
     Failure::of(result.expect_err("it fails"), false, &Settings::default())
 }
 
-/// An import, called as a guest would, without what it gives.
+/// An import, called as a guest would call it, with its result dropped.
 type Import = (&'static str, fn(&mut Context) -> Result<()>);
 
 const IN_A_PARTITION: &[Import] = &[
@@ -176,7 +176,7 @@ const IN_A_MIGRATION: &[Import] = &[
 ];
 
 fn scan(context: &mut Context, reverse: bool) -> Result<()> {
-    // Without the large one, which would be all of a page.
+    // Without the large entry, which would fill a page.
     let range = store::Range {
         start: Some(b"small".to_vec()),
         end: None,
@@ -185,8 +185,8 @@ fn scan(context: &mut Context, reverse: bool) -> Result<()> {
     store::Host::scan(context, range, u32::MAX).map(drop)
 }
 
-/// The deadline was looked at in the guest's own code only: a call of the host
-/// could take any time.
+/// Regression: only the guest's own code checked the deadline, so a call of the host could take
+/// any time.
 #[test]
 fn an_import_that_goes_over_much_ends_with_the_deadline() {
     let mut stored = Stored::new();
@@ -208,8 +208,8 @@ fn an_import_that_goes_over_much_ends_with_the_deadline() {
     check(Stored::migration, IN_A_MIGRATION);
 }
 
-/// A write looks for its partition's size, and a migration for what it replaces: both read much, and did
-/// not look at the clock.
+/// Regression: a write determines its partition's size, and a migration finds what it replaces.
+/// Both read much without checking the clock.
 #[test]
 fn single_writes_and_lookups_that_read_much_end_with_the_deadline() {
     type Call = fn(&mut Context) -> Result<()>;
@@ -252,7 +252,7 @@ fn single_writes_and_lookups_that_read_much_end_with_the_deadline() {
     }
 }
 
-/// A write that changes nothing went through its partition each time.
+/// Regression: a write without effect walked through its partition each time.
 #[test]
 fn the_size_of_a_partition_is_looked_for_once() {
     let stored = Stored::new();
@@ -275,8 +275,8 @@ fn the_size_of_a_partition_is_looked_for_once() {
     );
 }
 
-/// Where each lookup reads a page of 9 MiB that is not in memory, a thousand took a second and more
-/// between two looks at the clock.
+/// Regression: if each look-up reads a page of 9 MiB that is not in memory, a thousand look-ups
+/// took over a second between two checks of the clock.
 #[test]
 fn the_clock_is_looked_at_after_a_few_lookups() {
     let stored = Stored::new();
@@ -286,7 +286,7 @@ fn the_clock_is_looked_at_after_a_few_lookups() {
     assert!(matches!(failure(get_many(16)), Failure::Deadline));
 }
 
-/// A scan that finds nothing goes over as much as one that does.
+/// A scan without results processes as much as one with results.
 #[test]
 fn a_scan_over_what_the_request_has_deleted_ends_with_the_deadline() {
     let stored = Stored::new();
@@ -311,7 +311,7 @@ fn no_more_is_collected_than_a_call_may_give() {
         assert_eq!(get_many(b"large", 1).expect("it fits").len(), 1);
         let told = failure(get_many(b"large", 900)).to_string();
         assert!(told.contains("`store.get-many` has more than"), "{told}");
-        // Even what is not there takes memory to say so.
+        // Even reporting missing entries takes memory.
         assert_eq!(get_many(b"none", 290_000).expect("it fits").len(), 290_000);
         assert!(matches!(
             failure(get_many(b"none", 300_000)),
@@ -346,7 +346,7 @@ fn what_a_request_changes_is_bounded_in_memory() {
     assert!((500_000..2_000_000).contains(&next), "{next}");
 }
 
-/// Of WASI.
+/// Limits of WASI.
 #[tokio::test]
 async fn handles_random_bytes_and_waits_are_bounded() {
     let mut context = context(Data::None, Time::until(None));

@@ -1,5 +1,5 @@
-//! What one shard decides: whether a partition is its own, which to give away
-//! next, and what to make of what others send.
+//! One shard's decisions: whether a partition is its own, which partitions to give away next, and
+//! how to treat messages from others.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -9,20 +9,20 @@ use super::plan::{Cursor, Epoch, HIGHEST_FIRST, Incarnation, MAX_AHEAD, Ordinal,
 
 /// One shard's part in the protocol.
 ///
-/// It is stored with the data: a method that changes it is called for a change
-/// of the data, and both are one transaction, which is durable before anything
-/// is sent or answered that depends on it.
+/// The state is stored with the data. A method that changes the state is called together with a
+/// change of the data. Both are one transaction, which is durable before any message or reply
+/// that depends on it is sent.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Shard {
     me: Ordinal,
     incarnation: Incarnation,
     plan: Option<Plan>,
-    /// How far it has given away its partitions under the plan.
+    /// How far this shard has given away its partitions under the plan.
     cursor: Cursor,
     outboxes: BTreeMap<Ordinal, Outbox>,
     inboxes: BTreeMap<Ordinal, Inbox>,
-    /// The highest incarnation of each other shard that was heard of, and its
-    /// store: a new one counts from the start.
+    /// The highest incarnation of each other shard that this shard heard from, and its store. A
+    /// new store's incarnations count from the start.
     heard: BTreeMap<Ordinal, (Incarnation, u128)>,
 }
 
@@ -30,86 +30,78 @@ pub struct Shard {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 struct Outbox {
     last: u64,
-    /// The last one under the plans before.
+    /// The last batch under earlier plans.
     before: u64,
     kept: VecDeque<Range>,
 }
 
-/// What is in a batch: the partitions that are its receiver's in a range of
-/// keys. They stay among the data until they are acknowledged; nobody writes
-/// them meanwhile.
+/// The content of a batch: the receiver's partitions in a range of keys. They stay in the data
+/// until they are acknowledged; no shard writes them in the meantime.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Range {
-    /// The batch's number.
     pub number: u64,
-    /// The range begins after this.
+    /// The range begins after this cursor.
     pub after: Cursor,
-    /// The range ends with this.
+    /// The range ends with this cursor.
     pub through: Cursor,
 }
 
-/// What came from one shard.
+/// What one shard has sent to this one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 struct Inbox {
-    /// The sender's store: a new one counts from the start.
+    /// The sender's store: the batches of a new one count from the start.
     store: u128,
     applied: u64,
-    /// How far the sender had come with the batch applied last.
+    /// How far the sender's cursor was with the last applied batch.
     passed: Cursor,
     epoch: Epoch,
 }
 
-/// That a source has passed all keys up to a cursor, and that those of them
-/// that are `to`'s are in its batches up to a number.
+/// States that a source has passed all keys up to a cursor, and that `to`'s partitions among them
+/// are in its batches up to a number.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct HandOff {
-    /// The plan under which it did.
+    /// The plan under which the source passed the keys.
     pub epoch: Epoch,
-    /// Whose partitions they were.
+    /// The shard that owned the partitions.
     pub source: Ordinal,
-    /// Whose they are.
+    /// The shard that owns them next.
     pub to: Ordinal,
-    /// How far the source had come.
+    /// The source's cursor.
     pub cursor: Cursor,
-    /// The last batch from `source` to `to` at that time; 0: none yet.
+    /// The last batch from `source` to `to` at that time; 0 if there is none yet.
     pub number: u64,
 }
 
-/// Whose a partition is, as far as a shard knows.
+/// Which shard owns a partition, as far as this shard knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Authority {
-    /// This shard's.
+    /// This shard owns it.
     Mine,
-    /// This shard's once it has applied this batch from this source.
-    Awaited {
-        /// The sender.
-        source: Ordinal,
-        /// The batch's number.
-        number: u64,
-    },
-    /// Another's, which is to be told what was passed, if that is known.
+    /// This shard owns it once it has applied this batch from this source.
+    Awaited { source: Ordinal, number: u64 },
+    /// Another shard owns it. The request must carry the hand-off, if one is known.
     Elsewhere {
         /// The shard to ask.
         at: Ordinal,
-        /// What it needs to know.
+        /// What that shard needs to know.
         hand_off: Option<HandOff>,
     },
-    /// Nobody's that is known: there is no plan yet.
+    /// The owner is not known: there is no plan yet.
     Unknown,
 }
 
-/// A batch's envelope: all but the partitions in it.
+/// A batch's envelope: everything but its partitions.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Batch {
-    /// Its number among those from this store to this receiver.
+    /// The batch's number, counted from this store to this receiver.
     pub number: u64,
-    /// The sender's store.
     pub store: u128,
-    /// What the receiver knows once it has applied it.
+    /// What the receiver knows once it has applied the batch.
     pub hand_off: HandOff,
 }
 
-/// What to do with a batch that came.
+/// What to do with a received batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Received {
     /// Store its partitions together with this state, then acknowledge it.
@@ -120,24 +112,24 @@ pub enum Received {
     Ignore,
 }
 
-/// Why a shard must not go on.
+/// Why a shard must stop serving.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Stopped {
     /// Another process of the same ordinal was started later.
     #[error(
-        "peers accept another process of this ordinal, of the number {}: this one serves nothing until it is known whether that one is there", .0.0
+        "peers accept another process of this ordinal (number {}): this process serves nothing until it is known whether the other one is running", .0.0
     )]
     Superseded(Incarnation),
-    /// The others ended a change for which this store says that it has not given
-    /// away its partitions.
+    /// The others ended a change under which, by its store, this shard still has partitions to
+    /// give away.
     #[error(
-        "this shard's data is older than its cluster: by it this shard still has partitions to give away in a change that the others have ended (they go by epoch {0}); bring back the newest copy of its data"
+        "this shard's data is older than its cluster: by this data it still has partitions to give away in a change that the other shards have ended (they are at epoch {0}); restore the newest copy of its data"
     )]
     Outdated(Epoch),
 }
 
 impl Shard {
-    /// A shard that knows nothing yet.
+    /// A new shard that knows no plan.
     pub fn new(me: Ordinal) -> Self {
         Self {
             me,
@@ -150,42 +142,41 @@ impl Shard {
         }
     }
 
-    /// Its ordinal.
     pub fn ordinal(&self) -> Ordinal {
         self.me
     }
 
-    /// Its process's number.
+    /// The number of this shard's process.
     pub fn incarnation(&self) -> Incarnation {
         self.incarnation
     }
 
-    /// The plan that it goes by.
+    /// The plan that the shard follows.
     pub fn plan(&self) -> Option<&Plan> {
         self.plan.as_ref()
     }
 
-    /// How far it has given away its partitions under the plan.
+    /// How far the shard has given away its partitions under the plan.
     pub fn cursor(&self) -> &Cursor {
         &self.cursor
     }
 
-    /// A process starts, with a number above its last and `at_least`.
+    /// Starts a process, with a number above its last and at least `at_least`.
     pub fn start(&mut self, at_least: Incarnation) {
         self.incarnation = Incarnation(self.incarnation.0.saturating_add(1)).max(at_least);
     }
 
-    /// The process of a shard that is accepted, and its store; none was heard of yet.
+    /// The accepted process of a shard and its store; none if it was not heard from yet.
     pub fn accepts(&self, shard: Ordinal) -> Option<(Incarnation, u128)> {
         self.heard.get(&shard).copied()
     }
 
-    /// A message came from a shard's process, on this store; says whether that
-    /// is a later one than any before, which is to be heard.
+    /// Whether a message from a shard's process on this store comes from a later process than any
+    /// before, which is to be accepted.
     ///
     /// # Errors
-    /// The number of that which is to be accepted instead, to tell the sender: it
-    /// has a lower one, or the same on another store.
+    /// The number of the process that is accepted instead, to tell the sender: the sender has a
+    /// lower number, or the same number on another store.
     pub fn is_later(
         &self,
         from: Ordinal,
@@ -201,10 +192,10 @@ impl Shard {
         }
     }
 
-    /// A message came from a shard's process.
+    /// Records a message from a shard's process.
     ///
     /// # Errors
-    /// As [`Shard::is_later`].
+    /// As for [`Shard::is_later`].
     pub fn hear(
         &mut self,
         from: Ordinal,
@@ -216,7 +207,7 @@ impl Shard {
         Ok(())
     }
 
-    /// Whether it is a plan to go by in place of the one that is known.
+    /// Whether a plan should replace the known one.
     pub fn is_news(&self, plan: &Plan) -> bool {
         let follows = match &self.plan {
             Some(known) => plan.cluster == known.cluster && plan.may_follow(known),
@@ -225,10 +216,10 @@ impl Shard {
         follows && plan.is_possible()
     }
 
-    /// Takes a plan, if it is newer; says whether it was.
+    /// Accepts a plan if it is newer; returns whether it was.
     ///
     /// # Errors
-    /// When the plan's coordinator counts on what this shard has not done.
+    /// If the plan relies on work that this shard has not done.
     pub fn learn(&mut self, plan: &Plan) -> Result<bool, Stopped> {
         if !self.is_news(plan) {
             return Ok(false);
@@ -239,8 +230,8 @@ impl Shard {
                 return Err(Stopped::Outdated(plan.epoch));
             }
         }
-        // Whoever learns of a change that it did not see begin has a new disk, and
-        // nothing to give.
+        // A shard that learns of a change without having seen it begin has a new disk, and
+        // nothing to give away.
         let is_new = self.plan.is_none() && plan.epoch > Epoch::FIRST;
         self.cursor = if is_new && plan.is_source(self.me) {
             Cursor::End
@@ -254,16 +245,15 @@ impl Shard {
         Ok(true)
     }
 
-    /// Whether a change has ended, between two plans, that could not without this
-    /// shard.
+    /// Whether, between two plans, a change has ended that could not end without this shard.
     fn has_missed(&self, known: &Plan, plan: &Plan) -> bool {
         let next_change = if known.is_stable() { 1 } else { 2 };
         let ahead = plan.epoch.0.saturating_sub(known.epoch.0);
         self.me.0 < known.to.shards && ahead > next_change
     }
 
-    /// Whose a partition is, given its owners under the plan's two placements,
-    /// and what a source told of how far it has come, if it is known.
+    /// Which shard owns a partition, given its owners under the plan's two placements and the
+    /// source's last hand-off, if one is known.
     pub fn authority(
         &self,
         partition: &[u8],
@@ -296,7 +286,7 @@ impl Shard {
             of_it && hand_off.cursor.covers(partition)
         });
         match hand_off {
-            // The source knows.
+            // The source knows how far its cursor is.
             None => Authority::Elsewhere {
                 at: from,
                 hand_off: None,
@@ -325,7 +315,7 @@ impl Shard {
         }
     }
 
-    /// What this source tells of how far it has come.
+    /// This source's hand-off to a shard: how far its cursor has come.
     fn hand_off(&self, to: Ordinal) -> HandOff {
         HandOff {
             epoch: self.epoch(),
@@ -340,16 +330,14 @@ impl Shard {
         self.plan.as_ref().map_or(Epoch(0), |plan| plan.epoch)
     }
 
-    /// Whether there is a next step to take: partitions after the cursor to look
-    /// at.
+    /// Whether there is a next step to take, with partitions after the cursor to examine.
     pub fn may_step(&self) -> bool {
         let plan = self.plan.as_ref();
         plan.is_some_and(|plan| plan.is_source(self.me)) && self.cursor != Cursor::End
     }
 
-    /// A step: all partitions after the cursor and through `cursor` are given
-    /// away, as far as another shard is their next owner, in one batch for each
-    /// of `to`.
+    /// Takes a step. The partitions after the old cursor and through `cursor` whose next owner is
+    /// another shard are given away, in one batch for each shard in `to`.
     pub fn step(&mut self, cursor: Cursor, to: &BTreeSet<Ordinal>) {
         debug_assert!(self.may_step() && cursor > self.cursor);
         for &to in to {
@@ -364,9 +352,8 @@ impl Shard {
         self.cursor = cursor;
     }
 
-    /// For each shard that has not acknowledged all, the batches that it has
-    /// not. The first is to be sent, again and again until it is acknowledged;
-    /// the next only then.
+    /// For each shard with unacknowledged batches, these batches. The first is sent repeatedly
+    /// until it is acknowledged; only then is the next one sent.
     pub fn outboxes(&self) -> impl Iterator<Item = (Ordinal, &VecDeque<Range>)> {
         let outboxes = self.outboxes.iter();
         outboxes
@@ -374,20 +361,19 @@ impl Shard {
             .map(|(to, outbox)| (*to, &outbox.kept))
     }
 
-    /// Whether all partitions there are, are this shard's: it is the only one. One
-    /// that has left is not, nor one that knows no plan.
+    /// Whether this shard owns all partitions because it is the only shard. False for a shard
+    /// that has left, and for one that knows no plan.
     pub fn has_all(&self) -> bool {
         let plan = self.plan.as_ref();
         plan.is_some_and(|plan| plan.shards() == 1) && self.me == Ordinal::COORDINATOR
     }
 
-    /// Whether no shard has more than so many batches that it has not
-    /// acknowledged.
+    /// Whether no shard has more than `most` unacknowledged batches.
     pub fn is_within(&self, most: usize) -> bool {
         self.outboxes().all(|(_, kept)| kept.len() <= most)
     }
 
-    /// The last batch for each shard under the plan, where all are acknowledged.
+    /// The last batch for each shard under the plan, if all are acknowledged.
     pub(super) fn given(&self) -> Option<BTreeMap<Ordinal, u64>> {
         if self.outboxes().next().is_some() {
             return None;
@@ -397,8 +383,7 @@ impl Shard {
         Some(given.map(|(to, outbox)| (*to, outbox.last)).collect())
     }
 
-    /// The store and the last batch of each shard that something came from under
-    /// the plan.
+    /// The store and the last batch of each shard that has sent one under the plan.
     pub(super) fn taken(&self) -> BTreeMap<Ordinal, (u128, u64)> {
         let inboxes = self.inboxes.iter();
         let taken = inboxes.filter(|(_, inbox)| inbox.epoch == self.epoch());
@@ -407,7 +392,6 @@ impl Shard {
             .collect()
     }
 
-    /// A batch's envelope.
     pub fn envelope(&self, to: Ordinal, range: &Range, store: u128) -> Batch {
         Batch {
             number: range.number,
@@ -422,8 +406,7 @@ impl Shard {
         }
     }
 
-    /// A batch came, from a process that is to be accepted, with a plan that was
-    /// learned.
+    /// Receives a batch from an accepted process, under a plan that this shard has learned.
     pub fn receive(&mut self, batch: &Batch) -> Received {
         let hand_off = &batch.hand_off;
         if hand_off.to != self.me {
@@ -434,7 +417,7 @@ impl Shard {
         if same_store.is_some_and(|inbox| batch.number <= inbox.applied) {
             return Received::Known;
         }
-        // A plan stays until all of its batches are acknowledged: one of another
+        // A plan stays in force until all of its batches are acknowledged, so a batch of another
         // plan is a late copy.
         let is_source = |plan: &Plan| plan.is_source(hand_off.source) && hand_off.source != self.me;
         if hand_off.epoch != self.epoch() || !self.plan.as_ref().is_some_and(is_source) {
@@ -446,7 +429,8 @@ impl Shard {
         if batch.number != hand_off.number || !(1..=highest).contains(&batch.number) {
             return Received::Ignore;
         }
-        // It is sent only when all before it are acknowledged, so a gap is none.
+        // A batch is sent only after all before it are acknowledged, so a gap in the numbers
+        // loses nothing.
         let inbox = Inbox {
             store: batch.store,
             applied: batch.number,
@@ -457,14 +441,14 @@ impl Shard {
         Received::Apply
     }
 
-    /// A receiver has applied a batch durably. Gives what was in it, to be
-    /// deleted; none where that was done before.
+    /// A receiver has applied a batch durably. Returns the batch's content, to be deleted; none
+    /// if that was done before.
     pub fn acknowledged(&mut self, by: Ordinal, number: u64) -> Option<Range> {
         let kept = &mut self.outboxes.get_mut(&by)?.kept;
         kept.pop_front_if(|first| first.number == number)
     }
 
-    /// The plan's epoch, if this shard is a source of it that is done.
+    /// The plan's epoch, if this shard is a source of it and is done.
     pub fn is_done(&self) -> Option<Epoch> {
         let plan = self.plan.as_ref()?;
         (plan.is_source(self.me) && self.has_given_all()).then_some(plan.epoch)

@@ -1,4 +1,4 @@
-//! What is not believed, whoever says it.
+//! Messages that a shard must reject, whoever sends them.
 
 use ostrakon_base::digest::Digest;
 
@@ -32,7 +32,7 @@ fn what_no_coordinator_would_say_is_not_gone_by() {
         with(&change, 1 << 40),
         known.then(&placement(0)),
         known.then(&placement(MAX_SHARDS + 1)),
-        // It begins elsewhere, or changes nothing.
+        // It begins from another placement, or changes nothing.
         known.then(&placement(4)).then(&placement(5)),
         known.ended(),
     ]
@@ -48,13 +48,13 @@ fn what_no_coordinator_would_say_is_not_gone_by() {
     let mut new = Shard::new(Ordinal(1));
     assert_eq!(new.learn(&with(&known, u64::MAX)), Ok(false));
     assert_eq!(shard.learn(&change), Ok(true));
-    // A change ends as it was to.
+    // A change ends as it should.
     let mut given = shard.clone();
     given.cursor = Cursor::End;
     let elsewhere = with(&known.then(&placement(4)).ended(), 3);
     assert_eq!(given.learn(&elsewhere), Ok(false));
     assert_eq!(given.learn(&change.ended()), Ok(true));
-    // What it has missed stops it, as ever.
+    // A plan that shows missed work still stops the shard.
     assert!(shard.learn(&with(&change, 9)).is_err());
 }
 

@@ -1,6 +1,6 @@
-//! What can happen in a world, one step at a time. What the host does around
-//! the protocol, its writer and its disk above all, is done here by a few lines;
-//! the decisions are the protocol's own.
+//! The actions that can happen in a world, one step at a time. A few lines here stand in for the
+//! host around the protocol, above all its writer and its disk; the protocol itself makes the
+//! decisions.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -97,7 +97,7 @@ impl Scenario {
         actions
     }
 
-    /// The world after an action; none where it changes nothing.
+    /// The world after an action; none if the action changes nothing.
     pub(super) fn after(&self, before: &World, action: &Action) -> Option<World> {
         let mut world = before.clone();
         match action {
@@ -128,7 +128,7 @@ impl Scenario {
         world.nodes[0].coordinator.desire(desired);
     }
 
-    /// The number of shards that the coordinator has to do with.
+    /// The number of shards that concern the coordinator.
     fn concerned(coordinator: &Node) -> u32 {
         match coordinator.shard.plan() {
             None => coordinator.coordinator.to_ask(),
@@ -198,7 +198,7 @@ impl Scenario {
         self.send(world, 0);
     }
 
-    /// The coordinator is killed, and started again on an empty disk.
+    /// Kills the coordinator, and starts it again on an empty disk.
     fn lose_disk(&self, world: &mut World) {
         world.lost_disks -= 1;
         let node = &mut world.nodes[0];
@@ -267,7 +267,7 @@ impl Scenario {
         self.send(world, index);
     }
 
-    /// Takes out what comes next in key order and has another owner to go to.
+    /// Extracts the next partitions in key order that have another owner.
     fn step(&self, world: &mut World, ordinal: Ordinal) {
         let node = &mut world.nodes[ordinal.0 as usize];
         if !node.shard.may_step() || (self.is(Mutation::NoResume) && node.resumed) {
@@ -287,7 +287,7 @@ impl Scenario {
         self.send(world, ordinal.0 as usize);
     }
 
-    /// A process is killed, and started again on its disk.
+    /// Kills a process, and starts it again on its disk.
     fn restart(&self, world: &mut World, ordinal: Ordinal) {
         world.restarts -= 1;
         let node = &mut world.nodes[ordinal.0 as usize];
@@ -308,8 +308,8 @@ impl Scenario {
         self.send(world, ordinal.0 as usize);
     }
 
-    /// Sends what a node has to say: its plan, if it is the coordinator, its
-    /// first batches, and that it is done.
+    /// Sends a node's messages: its plan, if it is the coordinator, its first batches, and that
+    /// it is done.
     pub(super) fn send(&self, world: &mut World, index: usize) {
         let node = &mut world.nodes[index];
         let me = node.shard.ordinal();

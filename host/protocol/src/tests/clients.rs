@@ -1,4 +1,4 @@
-//! What clients ask and are answered: reads, writes and listings.
+//! The clients' requests and replies: reads, writes and listings.
 
 use std::collections::BTreeMap;
 
@@ -43,7 +43,7 @@ impl Scenario {
             unreachable!("it asks");
         };
         let node = &mut world.nodes[at.0 as usize];
-        // Whoever knows none takes it from the coordinator alone.
+        // A shard that knows no plan accepts one only from the coordinator.
         if let Some(plan) = plan.as_ref().filter(|_| node.shard.plan().is_some())
             && node.shard.learn(plan).is_err()
         {
@@ -104,7 +104,7 @@ impl Scenario {
                 world.truth.insert(key, value);
                 (key, RegisterRet::WriteOk)
             }
-            // 255: there is none, which no write has made so.
+            // 255: no value, since no write writes it.
             Op::Read(key) => (
                 key,
                 RegisterRet::ReadOk(node.data.get(&key).copied().unwrap_or(255)),
@@ -123,11 +123,11 @@ impl Scenario {
         world.clients[client] = Client::Idle(index + 1);
     }
 
-    /// A shard gives its part of a listing; once all have, it is joined, or, where
-    /// the parts do not fit, begun anew.
+    /// A shard gives its part of a listing. Once all shards have, the parts are joined or, if
+    /// they do not fit together, the listing starts again.
     pub(super) fn part(&self, world: &mut World, client: usize, from: Ordinal) {
         let Client::Listing { index, mut parts } = world.clients[client].clone() else {
-            // It has what it needs.
+            // The listing already has what it needs.
             return;
         };
         let node = &world.nodes[from.0 as usize];
@@ -138,7 +138,7 @@ impl Scenario {
         if from.0 >= shards {
             return;
         }
-        // Those of another epoch are of no use any more.
+        // Parts of another epoch are no longer of use.
         parts.retain(|_, (part, _)| part.epoch == moved.epoch);
         if parts.contains_key(&from) {
             return;

@@ -1,5 +1,5 @@
-//! The protocol in a world of its own: shards whose disks keep what was stored,
-//! and a network that loses, repeats and reorders.
+//! The protocol in a simulated world: shards whose disks keep what was stored, and a network that
+//! loses, repeats and reorders messages.
 
 mod actions;
 mod clients;

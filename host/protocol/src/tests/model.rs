@@ -1,10 +1,10 @@
-//! Every interleaving in some small worlds, by a model checker.
+//! A model checker explores every interleaving in some small worlds.
 //!
-//! A world's network loses, repeats and reorders: whatever was sent may arrive
-//! at any time later, again and again, or never. A restart loses what was not
-//! stored, and leaves the old process's messages under way. So these are
-//! explored: any node's restart at any step, the loss of the coordinator's disk,
-//! and two changes one after the other, while clients write and read what moves.
+//! A world's network loses, repeats and reorders messages: each message may arrive at any later
+//! time, repeatedly, or never. A restart loses everything that was not stored, and leaves the old
+//! process's messages under way. This explores any node's restart at any step, the loss of the
+//! coordinator's disk, and two consecutive changes, while clients write and read moving
+//! partitions.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -78,7 +78,7 @@ fn two_shards(configured: &[(u32, u32)]) -> Scenario {
     }
 }
 
-/// A third shard comes, and both others have something to give it.
+/// A third shard is added, and both others have partitions to give it.
 fn two_to_three() -> Scenario {
     Scenario {
         nodes: 3,
@@ -88,7 +88,7 @@ fn two_to_three() -> Scenario {
     }
 }
 
-/// A third shard comes and goes, the first one never has data, and its disk is lost.
+/// A third shard is added and removed; the first never has data, and its disk is lost.
 fn without_the_coordinators_disk() -> Scenario {
     Scenario {
         nodes: 3,
@@ -99,8 +99,8 @@ fn without_the_coordinators_disk() -> Scenario {
     }
 }
 
-/// Looks at all of a scenario. Fewer states than there were is a search that
-/// does not look at what it did; so is one that no longer sees what matters.
+/// Explores a scenario completely. The number of states must match: a lower number means that the
+/// search no longer covers everything. The search must also still see the events that matter.
 #[track_caller]
 fn check(scenario: Scenario, states: usize, seen: &[Seen]) {
     let found = Arc::clone(&scenario.seen);
@@ -248,8 +248,7 @@ fn growing_and_shrinking_while_the_coordinators_disk_is_lost() {
     );
 }
 
-/// The checker is worth what it finds: each mistake, made on purpose, breaks a
-/// promise in one of these worlds.
+/// Tests the checker itself: each deliberate mistake breaks a property in one of these worlds.
 #[test]
 fn each_mistake_made_on_purpose_is_found() {
     let grow = || two_shards(&[(1, 1), (2, 1)]);

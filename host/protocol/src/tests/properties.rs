@@ -1,4 +1,4 @@
-//! What must hold in every world, and in one where everything has happened.
+//! Properties of every world, and of a world in which everything has happened.
 
 use std::collections::VecDeque;
 
@@ -6,7 +6,7 @@ use super::world::*;
 use crate::{Authority, Ordinal, Range, Received};
 
 impl Scenario {
-    /// How many shards take a key for theirs.
+    /// The number of shards that consider a key their own.
     pub(super) fn authorities(&self, world: &World, key: u8) -> usize {
         let is_mine = |node: &&Node| {
             let Some(plan) = node.shard.plan() else {
@@ -25,7 +25,7 @@ impl Scenario {
         world.nodes.iter().filter(is_mine).count()
     }
 
-    /// The values of a key wherever it is: in the data, or on its way.
+    /// The values of a key in all its places: in data, or in a batch under way.
     pub(super) fn places(world: &World, key: u8) -> Vec<u8> {
         let mut places = Vec::new();
         for node in &world.nodes {
@@ -33,7 +33,7 @@ impl Scenario {
                 kept.iter().any(|range| {
                     let batch = node.shard.envelope(to, range, 7);
                     let mut receiver = world.nodes[to.0 as usize].shard.clone();
-                    // Applied, and only not deleted yet.
+                    // Applied, but not yet deleted here.
                     receiver.receive(&batch) == Received::Known
                         && node.contents(to, range).contains_key(&key)
                 })
@@ -45,8 +45,8 @@ impl Scenario {
         places
     }
 
-    /// Lets everything happen that can, without restarts or new demands, until
-    /// nothing more does; none if that does not come.
+    /// Lets everything possible happen, without restarts or new configurations, until nothing
+    /// more does; none if that never comes.
     pub(super) fn settle(&self, world: &World) -> Option<World> {
         let mut world = world.clone();
         for _ in 0..100 {
@@ -73,7 +73,7 @@ impl Scenario {
         None
     }
 
-    /// Whether each key is where it is configured to be, and nobody waits.
+    /// Whether each key is at its configured place, and nobody waits.
     pub(super) fn is_settled(&self, world: &World) -> bool {
         let configured = self.configured[world.configured];
         let stable = |node: &Node| {

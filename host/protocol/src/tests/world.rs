@@ -1,4 +1,4 @@
-//! Shards, clients and a network, as they stand between two steps.
+//! The state of shards, clients and a network between two steps.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -12,21 +12,21 @@ use crate::{
     Range, Shard,
 };
 
-/// What is given to the checker.
+/// A scenario for the checker.
 #[derive(Clone, Debug)]
 pub(super) struct Scenario {
     pub(super) nodes: u32,
-    /// What is configured, one after another: shards and version of sharding.
+    /// The successive configurations: number of shards, and version of sharding.
     pub(super) configured: Vec<(u32, u32)>,
     pub(super) keys: Vec<u8>,
-    /// What each client does, one after another.
+    /// Each client's operations, in order.
     pub(super) clients: Vec<Vec<Op>>,
     pub(super) restarts: u8,
     pub(super) lost_replies: u8,
-    /// How often the coordinator's disk is lost, and replaced by an empty one.
+    /// How often the coordinator's disk is lost and replaced by an empty one.
     pub(super) lost_disks: u8,
     pub(super) mutation: Option<Mutation>,
-    /// What was come across so far, in all runs together.
+    /// The events seen so far, in all runs together.
     pub(super) seen: Arc<Mutex<BTreeSet<Seen>>>,
 }
 
@@ -34,39 +34,38 @@ pub(super) struct Scenario {
 pub(super) enum Op {
     Write(u8, u8),
     Read(u8),
-    /// All keys, of every shard.
+    /// Lists all keys, of every shard.
     List,
 }
 
-/// A mistake, made on purpose, that the checker has to find.
+/// A deliberate mistake that the checker must find.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mutation {
-    /// A receiver applies a batch again that comes again.
+    /// A receiver applies a batch again if it arrives again.
     ApplyTwice,
-    /// A receiver answers before it has applied what it waits for.
+    /// A receiver answers before it has applied the batch that it must wait for.
     NotAwaited,
-    /// A source answers for what it has handed off.
+    /// A source answers for partitions that it has handed off.
     PassedIsMine,
     /// A source forgets a batch once it is sent.
     ForgetSent,
-    /// What was acknowledged is not deleted.
+    /// Acknowledged partitions are not deleted.
     KeepAcknowledged,
     /// The coordinator ends a change when the first source is done.
     FirstDoneIsAll,
-    /// A source is done when its cursor is at the end, whatever is in its outbox.
+    /// A source is done when its cursor is at the end, even if its outbox is not empty.
     DoneAtEnd,
-    /// An acknowledgement is taken for the batch that was sent last.
+    /// An acknowledgement is taken as one of the batch sent last.
     AnyAcknowledgement,
-    /// A source that has begun never goes on after a restart.
+    /// A source that has begun never continues after a restart.
     NoResume,
-    /// A listing is joined of parts that do not fit.
+    /// A listing joins parts that do not fit together.
     ListUnfit,
     /// A coordinator that knows no plan makes the first one without asking.
     FirstUnasked,
 }
 
-/// The owner of a key: version 1 goes up from the first shard, 2 down from the
-/// last.
+/// The owner of a key: version 1 counts up from the first shard, version 2 down from the last.
 pub(super) fn owner(key: u8, (shards, version): (u32, u32)) -> Ordinal {
     let shard = u32::from(key) % shards;
     Ordinal(if version == 1 {
@@ -94,12 +93,12 @@ pub(super) struct Node {
     pub(super) shard: Shard,
     pub(super) coordinator: Coordinator,
     pub(super) data: BTreeMap<u8, u8>,
-    /// Only for a mutation.
+    /// Used only by a mutation.
     pub(super) resumed: bool,
 }
 
 impl Node {
-    /// What is in a batch.
+    /// The partitions in a batch.
     pub(super) fn contents(&self, to: Ordinal, range: &Range) -> BTreeMap<u8, u8> {
         let plan = self.shard.plan().expect("it has batches");
         let is_in = |key: u8| {
@@ -113,7 +112,6 @@ impl Node {
             .collect()
     }
 
-    /// A batch is acknowledged.
     pub(super) fn forget(&mut self, by: Ordinal, number: u64) {
         if let Some(range) = self.shard.acknowledged(by, number) {
             for key in self.contents(by, &range).keys() {
@@ -141,7 +139,7 @@ pub(super) enum Body {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Client {
-    /// To do this one next.
+    /// The index of the client's next operation.
     Idle(usize),
     Asking {
         index: usize,
@@ -149,12 +147,12 @@ pub(super) enum Client {
         hand_off: Option<HandOff>,
         plan: Option<Plan>,
     },
-    /// It lists all keys, and has these parts.
+    /// The client lists all keys, and has these parts.
     Listing {
         index: usize,
         parts: BTreeMap<Ordinal, (Moved, BTreeSet<u8>)>,
     },
-    /// Its reply was lost: it does nothing more.
+    /// The client's reply was lost: it does nothing more.
     Gone,
 }
 
@@ -163,14 +161,13 @@ pub(super) type History = LinearizabilityTester<usize, Register<u8>>;
 #[derive(Clone, Debug, PartialEq, Hash)]
 pub(super) struct World {
     pub(super) nodes: Vec<Node>,
-    /// Everything that was ever sent: each may arrive at any time, any number
-    /// of times, or never.
+    /// All messages ever sent: each may arrive at any time, any number of times, or never.
     pub(super) sent: BTreeSet<Message>,
     pub(super) clients: Vec<Client>,
     pub(super) history: BTreeMap<u8, History>,
-    /// What was written last, by whichever shard.
+    /// The value written last, by any shard.
     pub(super) truth: BTreeMap<u8, u8>,
-    /// The index of what is configured now.
+    /// The index of the current configuration.
     pub(super) configured: usize,
     pub(super) restarts: u8,
     pub(super) lost_replies: u8,
@@ -178,11 +175,11 @@ pub(super) struct World {
     pub(super) outdated: bool,
     /// A listing lacked a key, or had one twice.
     pub(super) listed_wrong: bool,
-    /// What the last action came across.
+    /// The events seen in the last action.
     pub(super) seen: BTreeSet<Seen>,
 }
 
-/// What the checker must have come across to have looked at what matters.
+/// Events that the checker must see, to show that it covers what matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Seen {
     Redirected,
@@ -206,7 +203,7 @@ pub(super) enum Seen {
 pub(super) enum Action {
     Configure,
     Plan,
-    /// The coordinator asks a shard by which plan it goes, and tells its own.
+    /// The coordinator asks a shard which plan it follows, and sends its own plan.
     Ask(Ordinal),
     LoseDisk,
     Deliver(Box<Message>),

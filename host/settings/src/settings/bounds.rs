@@ -1,4 +1,4 @@
-//! What values are held against.
+//! The checks of values against their bounds.
 
 use std::time::Duration;
 
@@ -55,9 +55,12 @@ fn within(name: &'static str, value: Value, least: Value, most: Value) -> Result
 
 pub(super) type Named = (&'static str, Value);
 
-/// A partition moves in one message: this much of it fits into one, however small
-/// its entries are.
-pub(super) const MOVABLE: Named = ("what can move to another shard", Value::Size(16 * MIB));
+/// A partition moves in one message: a partition of this size fits into one, however small its
+/// entries are.
+pub(super) const MOVABLE: Named = (
+    "the limit for moving to another shard",
+    Value::Size(16 * MIB),
+);
 
 pub(super) fn at_most((name, value): Named, (other, bound): Named) -> Result<(), Error> {
     if value <= bound {

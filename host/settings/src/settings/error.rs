@@ -1,4 +1,4 @@
-//! Why settings are not taken.
+//! Errors in settings.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,69 +8,56 @@ use ostrakon_observe::telemetry::FilterError;
 
 use super::{GIB, KIB, MIB};
 
-/// Why settings were not taken.
+/// Why settings were rejected.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The text is not TOML, or holds something that is not a setting.
+    /// The text is not TOML, or contains something that is not a setting.
     #[error("ostrakon.toml, line {line}: {message}")]
     Syntax {
         /// The line, from 1.
         line: usize,
-        /// What is wrong there, in one line.
+        /// The fault, in one line.
         message: String,
     },
     /// A value is outside its bounds.
     #[error("{name} is {value}; it must be {least} to {most}")]
     OutOfRange {
-        /// The setting.
         name: &'static str,
-        /// The value given.
         value: Value,
-        /// The least value allowed.
         least: Value,
-        /// The greatest value allowed.
         most: Value,
     },
     /// Two values contradict each other.
     #[error("{name} is {value}; it must not be above {other}, which is {bound}")]
     Conflict {
-        /// The setting that is too great.
         name: &'static str,
-        /// The value in force for it.
+        /// The value in force for this setting.
         value: Value,
         /// The setting that bounds it.
         other: &'static str,
-        /// The value in force for that one.
+        /// The value in force for that bounding setting.
         bound: Value,
     },
     /// The drain would end before it begins.
     #[error("drain.serve_for is {serve_for}; it must be below drain.deadline, which is {deadline}")]
-    NoTimeToDrain {
-        /// `drain.serve_for`.
-        serve_for: Value,
-        /// `drain.deadline`.
-        deadline: Value,
-    },
-    /// Clients would be sent to shards, and nobody says where these are.
+    NoTimeToDrain { serve_for: Value, deadline: Value },
+    /// Clients would be redirected to shards, but no setting says where these are.
     #[error(
         "cluster.routing is \"redirect\"; set cluster.public_url too, such as \"http://kv-{{}}.kv:8080\", where {{}} is the ordinal of the shard that clients are sent to"
     )]
     NoPublicUrl,
-    /// What clients are to be sent to is no address.
+    /// The URL to redirect clients to is not an address.
     #[error(
         "cluster.public_url is {url:?}; write http:// or https://, a host, perhaps a port, and nothing after it, such as \"http://kv-{{}}.kv:8080\""
     )]
-    PublicUrl {
-        /// The URL given.
-        url: String,
-    },
+    PublicUrl { url: String },
     /// The log filter cannot be read.
     #[error("log.filter: {0}")]
     Filter(#[source] FilterError),
 }
 
 impl Error {
-    /// Turns the parser's several lines with a picture into one line of a log.
+    /// Turns the parser's multi-line message, which includes a picture, into one line.
     pub(super) fn syntax(text: &str, error: &toml::de::Error) -> Self {
         let start = error.span().map_or(0, |span| span.start);
         let before = text.get(..start).unwrap_or(text);
@@ -85,11 +72,8 @@ impl Error {
 /// A value in an error, as people write it.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
 pub enum Value {
-    /// A number of things.
     Count(u64),
-    /// A number of bytes.
     Size(usize),
-    /// A duration.
     Time(Duration),
 }
 

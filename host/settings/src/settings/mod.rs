@@ -1,8 +1,7 @@
 //! The runtime's settings: the ConfigMap's `ostrakon.toml`, validated as a whole.
 //!
-//! Sizes are written `"8MiB"` or as a number of bytes, durations `"250ms"`. A
-//! missing file, section or field is its default; an unknown one is an error.
-//! All bounds are inclusive.
+//! Sizes are written `"8MiB"` or as a number of bytes, durations `"250ms"`. A missing file,
+//! section or field has its default value; an unknown one is an error. All bounds are inclusive.
 
 mod bounds;
 mod error;
@@ -31,19 +30,12 @@ const GIB: usize = 1 << 30;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "the settings, as tables")]
 pub struct Settings {
-    /// Limits on clients.
     pub http: Http,
-    /// Limits on the guest.
     pub guest: Guest,
-    /// Limits on the data.
     pub store: Store,
-    /// Limits on the writer.
     pub writer: Writer,
-    /// How the shard stops.
     pub drain: Drain,
-    /// What is logged.
     pub log: Log,
-    /// Several shards.
     pub cluster: Cluster,
 }
 
@@ -51,38 +43,34 @@ pub struct Settings {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a table, as in `[http]`")]
 pub struct Http {
-    /// Connections open at once. Beyond that the newest takes the place of one
-    /// that is silent, slow or idle, or is answered 503 where there is none.
-    /// Default 10,000; 1 to 1,000,000.
+    /// Open connections. Beyond that, a new connection takes the place of one that is silent,
+    /// slow or idle; if there is none, it is answered 503. Default 10,000; 1 to 1,000,000.
     pub max_connections: usize,
     /// The bytes of a request's line and headers. Default 32 KiB; 8 KiB to
     /// 1 MiB.
     #[serde(deserialize_with = "size")]
     pub max_header_bytes: usize,
-    /// What all requests' lines and headers hold in memory at once, of one
-    /// connection half of it. Default 64 MiB; up to 1 TiB, and not below
-    /// `max_header_bytes`.
+    /// The memory of the request lines and headers of all requests at once; one connection may
+    /// use half of it. Default 64 MiB; up to 1 TiB, and not below `max_header_bytes`.
     #[serde(deserialize_with = "size")]
     pub max_heads_bytes: usize,
     /// The bytes of a request's body. Default 8 MiB; up to 1 GiB, and not
     /// above `guest.max_memory`.
     #[serde(deserialize_with = "size")]
     pub max_body_bytes: usize,
-    /// The bytes of all requests' bodies in memory at once. Default 256 MiB;
-    /// up to 1 TiB, and not below `max_body_bytes`.
+    /// The memory of all requests' bodies at once, in bytes. Default 256 MiB; up to 1 TiB, and
+    /// not below `max_body_bytes`.
     #[serde(deserialize_with = "size")]
     pub max_bodies_bytes: usize,
-    /// The bytes of all replies that clients have not taken yet; requests beyond it
-    /// are turned away before they are run. Default 256 MiB; up to 1 TiB, and not below
+    /// The memory of all replies that clients have not taken yet, in bytes. Requests beyond it
+    /// are rejected before they run. Default 256 MiB; up to 1 TiB, and not below
     /// `guest.max_reply_bytes`.
     #[serde(deserialize_with = "size")]
     pub max_replies_bytes: usize,
-    /// How long a client may take over a request's headers. Default 10 s; 1 ms
-    /// to 1 h.
+    /// How long a client may take to send a request's headers. Default 10 s; 1 ms to 1 h.
     #[serde(with = "humantime_serde")]
     pub header_timeout: Duration,
-    /// How long a client may take over a request's body. Default 30 s; 1 ms to
-    /// 1 h.
+    /// How long a client may take to send a request's body. Default 30 s; 1 ms to 1 h.
     #[serde(with = "humantime_serde")]
     pub body_timeout: Duration,
     /// How long a connection may stay open without a request. Default 75 s;
@@ -99,19 +87,18 @@ pub struct Guest {
     /// 4 GiB.
     #[serde(deserialize_with = "size")]
     pub max_memory: usize,
-    /// How long a read may hold up others; then it is run again, apart.
-    /// Default 2 ms; 1 ms to `read_deadline`.
+    /// How long a read may hold up others; then it is run again on a separate thread. Default 2
+    /// ms; 1 ms to `read_deadline`.
     #[serde(with = "humantime_serde")]
     pub read_budget: Duration,
     /// How long a read may run. Default 1 s; 1 ms to 10 min.
     #[serde(with = "humantime_serde")]
     pub read_deadline: Duration,
-    /// How long a write may run in the writer, where others wait for it. Default
-    /// 250 ms; 1 ms to 10 min.
+    /// How long a write may run in the writer, where others wait for it. Default 250 ms; 1 ms to
+    /// 10 min.
     #[serde(with = "humantime_serde")]
     pub write_deadline: Duration,
-    /// How long a candidate may take over `describe` and `check`. Default 5 s;
-    /// 1 ms to 10 min.
+    /// How long a candidate's `describe` and `check` may take. Default 5 s; 1 ms to 10 min.
     #[serde(with = "humantime_serde")]
     pub check_deadline: Duration,
     /// How long a migration may hold the writer. Default 60 s; 1 ms to 24 h.
@@ -121,22 +108,21 @@ pub struct Guest {
     /// and not above `max_memory`.
     #[serde(deserialize_with = "size")]
     pub max_reply_bytes: usize,
-    /// After how many requests an instance is dropped. Default 1,000,000; from
-    /// 1.
+    /// The number of requests after which an instance is dropped. Default 1,000,000; from 1.
     pub max_requests_per_instance: u64,
-    /// The memory that compiling a component may take, in a process of its own.
-    /// Default 1 GiB; 64 MiB to 64 GiB.
+    /// The memory that compiling a component may use, in its own process. Default 1 GiB; 64 MiB
+    /// to 64 GiB.
     #[serde(deserialize_with = "size")]
     pub compile_memory: usize,
-    /// The processor time that it may take, of all its threads together.
-    /// Default 2 min; 1 ms to 1 h, in whole seconds rounded up.
+    /// The processor time that compiling may use, summed over its threads. Default 2 min; 1 ms to
+    /// 1 h, rounded up to whole seconds.
     #[serde(with = "humantime_serde")]
     pub compile_cpu: Duration,
-    /// How long it may take. Default 5 min; 1 ms to 1 h.
+    /// How long compiling may take. Default 5 min; 1 ms to 1 h.
     #[serde(with = "humantime_serde")]
     pub compile_deadline: Duration,
-    /// How many lines a second one generation may log; more are counted and
-    /// dropped. Default 100; 0 to 1,000,000.
+    /// The log lines per second of one generation; lines beyond that are counted and dropped.
+    /// Default 100; 0 to 1,000,000.
     pub log_lines_per_second: u32,
 }
 
@@ -154,10 +140,9 @@ pub struct Store {
     /// above `max_partition_bytes` or `guest.max_memory`.
     #[serde(deserialize_with = "size")]
     pub max_value_bytes: usize,
-    /// The bytes of a partition's keys and values together, which bounds what
-    /// moving one costs. Default 16 MiB; 1 KiB to 1 GiB, and not above 16 MiB
-    /// where there may be several shards: `cluster.shards` is above 1, or
-    /// `cluster.topology` is not `settings`.
+    /// The bytes of a partition's keys and values together, which bounds the cost of moving it.
+    /// Default 16 MiB; 1 KiB to 1 GiB, and not above 16 MiB if there may be several shards:
+    /// `cluster.shards` is above 1, or `cluster.topology` is not `settings`.
     #[serde(deserialize_with = "size")]
     pub max_partition_bytes: usize,
 }
@@ -166,8 +151,7 @@ pub struct Store {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a table, as in `[writer]`")]
 pub struct Writer {
-    /// Write requests that may wait; more are turned away. Default 4,096; 1 to
-    /// 1,000,000.
+    /// Write requests that may wait; more are rejected. Default 4,096; 1 to 1,000,000.
     pub max_waiting: usize,
     /// How long a write request may wait for its turn. Default 10 s; 1 ms to
     /// 1 h.
@@ -181,12 +165,12 @@ pub struct Writer {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a table, as in `[drain]`")]
 pub struct Drain {
-    /// How long to go on serving after being told to stop, while endpoints are
-    /// taken away. Default 0 s; below `deadline`.
+    /// How long to keep serving after the signal to stop, while the Pod is removed from
+    /// endpoints. Default 0 s; below `deadline`.
     #[serde(with = "humantime_serde")]
     pub serve_for: Duration,
-    /// The time from being told to stop to the exit, `serve_for` included.
-    /// Default 25 s; 1 ms to 1 h.
+    /// The time from the signal to stop until the exit, `serve_for` included. Default 25 s; 1 ms
+    /// to 1 h.
     #[serde(with = "humantime_serde")]
     pub deadline: Duration,
 }
@@ -195,8 +179,8 @@ pub struct Drain {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a table, as in `[log]`")]
 pub struct Log {
-    /// Directives such as `info` or `ostrakon_shard::writer=debug,warn`. Default: what
-    /// the command line says.
+    /// Directives such as `info` or `ostrakon_shard::writer=debug,warn`. Default: the command
+    /// line's filter.
     pub filter: Option<String>,
 }
 
@@ -206,21 +190,18 @@ pub struct Log {
 pub struct Cluster {
     /// Where the number of shards comes from. Default `settings`.
     pub topology: Topology,
-    /// The number of shards, where the process has peers and `topology` is
-    /// `settings`. Default 1; 1 to 1,024.
+    /// The number of shards, if the process has peers and `topology` is `settings`. Default 1; 1
+    /// to 1,024.
     pub shards: u32,
-    /// Requests that may wait for other shards; more are turned away. Default
-    /// 1,024; 1 to 1,000,000.
+    /// Requests that may wait for other shards; more are rejected. Default 1,024; 1 to 1,000,000.
     pub max_waiting: usize,
-    /// How long a request may wait for a shard that is away. Default 10 s; 1 ms
-    /// to 1 h.
+    /// How long a request may wait for a shard that cannot be reached. Default 10 s; 1 ms to 1 h.
     #[serde(with = "humantime_serde")]
     pub max_wait: Duration,
-    /// What becomes of a client's request for another shard's partition.
-    /// Default `forward`.
+    /// How a client's request for another shard's partition is handled. Default `forward`.
     pub routing: Routing,
-    /// Where clients reach each shard: a URL of scheme, host and port. Default
-    /// none; `redirect` needs it.
+    /// The URL at which clients reach each shard: scheme, host and port. Default none; `redirect`
+    /// needs it.
     pub public_url: Option<PerShard>,
 }
 
@@ -306,7 +287,7 @@ impl Settings {
     /// Reads and validates the text of `ostrakon.toml`.
     ///
     /// # Errors
-    /// The first thing that is wrong, in one line that names it.
+    /// The first invalid setting, described in one line that names it.
     pub fn parse(text: &str) -> Result<Self, Error> {
         let settings: Self = toml::from_str(text).map_err(|error| Error::syntax(text, &error))?;
         settings.validate()?;
@@ -412,7 +393,7 @@ impl Settings {
         self.validate_together()
     }
 
-    /// What holds between settings that are each within their bounds.
+    /// Checks the settings against each other; each is already within its own bounds.
     fn validate_together(&self) -> Result<(), Error> {
         let Self {
             http,
@@ -439,7 +420,7 @@ impl Settings {
         let heads = ("http.max_heads_bytes", Value::Size(http.max_heads_bytes));
         at_most(budget, deadline)?;
         at_most(header, heads)?;
-        // What a guest is given or gives has to fit into its memory.
+        // A guest's memory must hold what the guest receives and returns.
         at_most(body, memory)?;
         at_most(body, bodies)?;
         at_most(reply, memory)?;

@@ -1,5 +1,5 @@
-//! `cluster.routing` and `cluster.public_url`: what becomes of a request for
-//! another shard's partition.
+//! `cluster.routing` and `cluster.public_url`: how requests for other shards' partitions are
+//! handled.
 
 use http::uri::Authority;
 use ostrakon_protocol::Ordinal;
@@ -8,17 +8,17 @@ use serde::Deserialize;
 use super::{Cluster, Error};
 use crate::per_shard::PerShard;
 
-/// What a shard does with a client's request for another shard's partition.
+/// How a shard handles a client's request for another shard's partition.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Routing {
-    /// It passes the request on, and the answer back.
+    /// The shard forwards the request, and returns the owner's reply.
     #[default]
     Forward,
-    /// It sends the client to the owner: 307 with the owner's public address.
+    /// The shard redirects the client to the owner: 307 with the owner's public address.
     Redirect,
-    /// It answers a read from its own data, where there is nothing of that
-    /// partition, and refuses a write: 421. For clients that shard themselves.
+    /// The shard answers a read from its own data, which has nothing of that partition, and
+    /// rejects a write: 421. For clients that choose the shard themselves.
     Local,
 }
 
@@ -32,7 +32,7 @@ pub(super) fn validate(cluster: &Cluster) -> Result<(), Error> {
     }
 }
 
-/// Whether it is all that comes before a request's path.
+/// Whether the URL consists of exactly the parts that precede a request's path.
 fn is_address(url: &PerShard) -> bool {
     let url = url.of(Ordinal(0));
     let authority = url

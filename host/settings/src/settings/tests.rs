@@ -1,4 +1,4 @@
-//! What is taken, what is refused, and in which words.
+//! Which settings are accepted, which are rejected, and with which messages.
 
 use super::*;
 
@@ -85,11 +85,11 @@ fn values_that_contradict_each_other_are_both_shown() {
     );
     refused(
         "cluster.shards = 2\nstore.max_partition_bytes = '17MiB'",
-        "store.max_partition_bytes is 17MiB; it must not be above what can move to another shard, which is 16MiB",
+        "store.max_partition_bytes is 17MiB; it must not be above the limit for moving to another shard, which is 16MiB",
     );
     refused(
         "cluster.topology = 'statefulset'\nstore.max_partition_bytes = '17MiB'",
-        "store.max_partition_bytes is 17MiB; it must not be above what can move to another shard, which is 16MiB",
+        "store.max_partition_bytes is 17MiB; it must not be above the limit for moving to another shard, which is 16MiB",
     );
     refused(
         "guest.max_memory = '4MiB'",
@@ -180,7 +180,7 @@ fn a_log_filter_that_cannot_be_read_is_refused() {
     );
 }
 
-/// The names that the parser itself lists where it meets one that it does not know.
+/// The names that the parser lists when it meets an unknown one.
 fn known(unknown: &str) -> Vec<String> {
     let error = Settings::parse(unknown).expect_err("it is no setting");
     let message = error.to_string();
@@ -191,7 +191,7 @@ fn known(unknown: &str) -> Vec<String> {
     names.map(str::to_owned).collect()
 }
 
-/// Each setting there is: `http.max_connections`.
+/// All existing settings, such as `http.max_connections`.
 fn all_settings() -> Vec<String> {
     let sections = known("no-such-section = 0");
     let settings = sections.iter().flat_map(|section| {
@@ -229,7 +229,7 @@ fn the_reference_has_exactly_the_settings_that_the_parser_knows() {
     assert_eq!(documented, all, "host/README.md, and the settings");
 }
 
-/// A file of all rows says no more than an empty one.
+/// A file with all rows means the same as an empty one.
 #[test]
 fn the_reference_shows_the_default_of_each_setting() {
     let defaults = format!("{:?}", Settings::default());

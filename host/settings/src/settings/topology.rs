@@ -8,11 +8,11 @@ use super::Cluster;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Topology {
-    /// It is `cluster.shards`.
+    /// From `cluster.shards`.
     #[default]
     Settings,
-    /// It is the `spec.replicas` of the StatefulSet that this Pod is of, so that
-    /// `kubectl scale` is all there is to do.
+    /// From the `spec.replicas` of this Pod's StatefulSet, so that `kubectl scale` is enough to
+    /// change it.
     StatefulSet,
 }
 

@@ -1,5 +1,5 @@
-//! Files with flipped bits, zeroed and missing parts: what is read of them is right or an error,
-//! and what is neither, the check of the whole file finds.
+//! Files with flipped bits, and with zeroed or missing parts. A read gives the right value or an
+//! error; the check of the whole file finds any wrong value.
 
 use std::fs;
 use std::path::PathBuf;
@@ -14,14 +14,14 @@ fn key(partition: u64, entry: u64) -> (Vec<u8>, Vec<u8>) {
     (partition, format!("entry-{entry:03}").into_bytes())
 }
 
-/// What is under a key: its length and each byte follow from the key.
+/// The value of a key: its length and bytes follow from the key.
 fn value(partition: u64, entry: u64) -> Vec<u8> {
     let mut random = Random(1 + partition * 1000 + entry);
     let length = 20 + random.below(200);
     (0..length).map(|_| random.below(256) as u8).collect()
 }
 
-/// A file with some thousand entries, as it is when it was closed, and as it is after a kill.
+/// A file with some thousand entries, both after closing it and after a kill.
 fn images() -> (Vec<u8>, Vec<u8>) {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("shard.redb");
@@ -61,7 +61,7 @@ struct Outcomes {
     starts_refused: u32,
     reads_refused: u32,
     writes_refused: u32,
-    /// A value that was stored came as another, or not at all.
+    /// A stored value was read as another, or as missing.
     silently_wrong: u32,
     found_by_check: u32,
     values_right: u64,
@@ -69,7 +69,7 @@ struct Outcomes {
 }
 
 impl Outcomes {
-    /// Opens a damaged file, reads and writes all over it, and has it checked.
+    /// Opens a damaged file, reads and writes all over it, and checks it.
     fn meet(&mut self, image: &[u8], context: &str) {
         self.runs += 1;
         let (checked, path) = directory_of(image);
@@ -109,7 +109,7 @@ impl Outcomes {
                     }
                 }
             }
-            // These go through redb in other ways.
+            // These use other code of redb.
             let (of, _) = key(partition, 0);
             let (view, limit) = (snapshot(&store), 10_000);
             let _ = view.scan_partition(&of, None, None, partition % 2 == 0, limit, &mut unbounded);
@@ -128,7 +128,7 @@ impl Outcomes {
                 continue;
             }
             match commit(&mut store, &of, &changed) {
-                // Among keys that are damaged it may be put where nobody looks for it.
+                // Among damaged keys, the entry may be stored where no look-up finds it.
                 Ok(()) => {
                     let stored = snapshot(&store).get(&of, &key).ok().flatten();
                     wrong += u32::from(stored.as_deref() != Some(&b"another"[..]));
@@ -156,8 +156,8 @@ impl Outcomes {
     }
 }
 
-/// Each start, read and write of a damaged file ends well, or with an error; a value that is wrong
-/// is one that the check finds.
+/// Each start, read and write on a damaged file succeeds or returns an error, and the check finds
+/// any wrong value.
 #[test]
 fn damage_is_an_error_or_found_by_the_check_and_never_a_panic() {
     let (closed, killed) = images();
@@ -220,7 +220,7 @@ fn parts_that_are_zero_or_missing_are_errors_too() {
     println!("{outcomes:#?}");
 }
 
-/// A start that looks first refuses what the check finds, and changes nothing.
+/// A start with a check rejects a file with damage that the check finds, and changes nothing.
 #[test]
 fn a_checked_start_refuses_a_value_that_is_wrong() {
     let (closed, killed) = images();
@@ -237,7 +237,7 @@ fn a_checked_start_refuses_a_value_that_is_wrong() {
         assert!(fs::read(&path).expect("it is read") == **image);
         Store::open(options(whole.path())).expect("it is whole");
 
-        // In the middle of a value, where redb does not look.
+        // In the middle of a value, which redb does not check.
         let value = value(7, 7);
         let mut damaged = image.clone();
         let mut hits = 0;

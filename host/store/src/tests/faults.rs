@@ -11,9 +11,9 @@ use super::*;
 /// One file's bytes.
 #[derive(Debug, Default)]
 struct Image {
-    /// What survives a loss of power.
+    /// The bytes that survive a loss of power.
     durable: Vec<u8>,
-    /// What was written since the last sync, in order.
+    /// The writes since the last sync, in order.
     volatile: Vec<(u64, Vec<u8>)>,
     length: u64,
 }
@@ -27,8 +27,8 @@ impl Image {
         bytes[offset as usize..end].copy_from_slice(data);
     }
 
-    /// What is on the disk after a loss of power: of the writes since the last
-    /// sync some came through, in any order, and the last of them in part.
+    /// The disk after a loss of power: some of the writes since the last sync arrived, in any
+    /// order, and the last of them in part.
     fn lose_power(&mut self, random: &mut Random) {
         let mut writes = std::mem::take(&mut self.volatile);
         for at in (1..writes.len()).rev() {
@@ -53,7 +53,7 @@ impl Image {
 struct Medium {
     files: Vec<Image>,
     operations: u64,
-    /// The operation at which it begins to fail, and how often it does.
+    /// The operation at which the disk begins to fail, the number of failures, and the error.
     fails: Option<(u64, u64, io::ErrorKind)>,
     failures: u64,
 }
@@ -89,8 +89,8 @@ impl TestDisk {
         })
     }
 
-    /// The test's file that stands for a real one. The real one holds nothing
-    /// but the number of the other, so it can be renamed; an empty one is new.
+    /// The test's file that stands for a real one. The real file contains only the number of the
+    /// test's file, so it can be renamed; an empty one is new.
     fn file(&self, mut file: File) -> TestFile {
         let mut number = Vec::new();
         file.read_to_end(&mut number).expect("the number is read");
@@ -118,7 +118,7 @@ struct TestFile {
 }
 
 impl TestFile {
-    /// Counts an operation, which may fail, and then makes it.
+    /// Counts an operation, which may fail, and then performs it.
     fn operate<T>(&self, make: impl FnOnce(&mut Image) -> T) -> io::Result<T> {
         let mut medium = self
             .medium
@@ -174,15 +174,15 @@ fn set_pair(store: &mut Store, partition: &[u8], value: u64) -> Result<(), Commi
     )
 }
 
-/// The value of a partition's pair; fails if it is half of a transaction.
+/// The value of a partition's pair; panics if the pair is half of a transaction.
 fn pair(store: &Store, partition: &[u8]) -> Option<u64> {
     let [one, two] = PAIR.map(|key| snapshot(store).get(partition, key).expect("it reads"));
     assert_eq!(one, two, "half of a transaction in {partition:?}");
     one.map(|value| u64::from_le_bytes(value.try_into().expect("eight bytes")))
 }
 
-/// Runs commits on a disk that fails, restarts on a good one, and checks that
-/// every acknowledged write is there, whole, and no half of another.
+/// Runs commits on a failing disk, restarts on a good one, and checks that every acknowledged
+/// write is there in full, and no other write in part.
 fn survive(disk: &TestDisk, mut random: Random, power_loss: bool, context: &str) -> (u64, u64) {
     let directory = tempfile::tempdir().expect("a directory");
     let mut acknowledged: BTreeMap<Vec<u8>, u64> = BTreeMap::new();
@@ -195,7 +195,7 @@ fn survive(disk: &TestDisk, mut random: Random, power_loss: bool, context: &str)
                 stored += 1;
                 acknowledged.insert(partition.clone(), value);
                 attempted.remove(&partition);
-                // It is there for readers, too.
+                // Readers see it, too.
                 assert_eq!(pair(&store, &partition), Some(value), "{context}");
             } else {
                 refused += 1;
@@ -230,8 +230,7 @@ fn survive(disk: &TestDisk, mut random: Random, power_loss: bool, context: &str)
     (stored, refused)
 }
 
-/// Every operation of a run fails once, in its turn, and so does a short and an
-/// endless series from there.
+/// Each operation of a run fails in turn: once, for a short series, and for ever.
 #[test]
 fn a_write_is_never_acknowledged_falsely_whichever_operation_fails() {
     let healthy = TestDisk::default();
@@ -257,8 +256,8 @@ fn a_write_is_never_acknowledged_falsely_whichever_operation_fails() {
     assert!(stored > 0 && refused > 0);
 }
 
-/// Power is lost at every seventh operation: unsynced writes come through in
-/// part and in any order.
+/// Power is lost at every seventh operation: of the unsynced writes, some arrive, in part and in
+/// any order.
 #[test]
 fn an_acknowledged_write_survives_a_loss_of_power() {
     let healthy = TestDisk::default();
@@ -292,7 +291,7 @@ fn a_full_disk_refuses_writes_keeps_reads_and_takes_writes_again() {
     ));
     assert_eq!(disk.medium().failures, 1);
     assert_eq!(pair(&store, b"a"), Some(1));
-    // Until the disk is tried again, writes are refused without it.
+    // Until the disk is tried again, writes are rejected without touching it.
     assert!(matches!(
         set_pair(&mut store, b"a", 3),
         Err(CommitError::Full)
@@ -305,7 +304,8 @@ fn a_full_disk_refuses_writes_keeps_reads_and_takes_writes_again() {
     assert_eq!(pair(&store, b"a"), Some(4));
 }
 
-/// What is on the disk is for the system to say: a sync that asks nobody would be believed.
+/// Only the system knows whether data is on the disk: a sync that did not ask it would go
+/// unnoticed.
 #[test]
 fn a_real_disk_asks_the_system_to_sync() {
     let (_reader, writer) = io::pipe().expect("a pipe");

@@ -1,4 +1,4 @@
-//! Which files open, and how others are refused.
+//! Which files open, and how others are rejected.
 
 use std::fs;
 
@@ -14,7 +14,7 @@ fn a_directory_in_use_is_refused_and_opens_afterwards() {
     open(directory.path());
 }
 
-/// A FIFO in place of the lock hung the start, before there was anything to see.
+/// Regression: a FIFO in place of the lock file blocked the start before any output.
 #[test]
 fn what_is_no_regular_file_is_an_error_and_not_waited_for() {
     use ostrakon_test_support::files::{fifo, in_time};
@@ -44,16 +44,16 @@ fn what_is_no_regular_file_is_an_error_and_not_waited_for() {
             }
         }
         assert_eq!(fs::read(&other).expect("it is there"), b"mine");
-        // Where something was in the data file's place, the lock says so.
+        // If something was in the data file's place, the lock file records that.
         fs::remove_file(directory.path().join("lock")).ok();
         open(directory.path());
     }
 }
 
-/// A store of layout 1, as [`write_one`] wrote it when that was new.
+/// A store of layout 1, written by [`write_one`] when that layout was new.
 const LAYOUT_1: &[u8] = include_bytes!("../fixtures/layout-1.redb.zst");
 
-/// What is in it beside the data.
+/// The record stored in it beside the data.
 fn record() -> Record {
     Record {
         schema: Some(3),
@@ -75,7 +75,7 @@ fn write_one(directory: &Path) {
     store.set_record(record()).expect("it is stored");
 }
 
-/// Puts a file in the place of a data file.
+/// Writes the bytes as the data file.
 fn place(directory: &Path, file: &[u8]) {
     fs::write(directory.join("shard.redb"), file).expect("it is written");
 }
@@ -84,7 +84,7 @@ fn fixture() -> Vec<u8> {
     zstd::decode_all(LAYOUT_1).expect("it is compressed")
 }
 
-/// All that is in a store's file, table by table.
+/// The whole content of a store's file, table by table.
 fn tables(directory: &Path) -> Vec<(String, Vec<String>)> {
     use redb::{ReadableDatabase as _, ReadableTable as _, TableHandle as _};
 
@@ -133,7 +133,7 @@ fn each_layout_there_has_been_is_read() {
     assert_eq!((checked.partitions, checked.problems), (2, Vec::new()));
 }
 
-/// A change of what is stored needs a layout of its own, and its fixture.
+/// A change of the stored data needs a new layout with a fixture.
 #[test]
 fn what_is_written_is_what_was_written_by_this_version_before() {
     let now = tempfile::tempdir().expect("a directory");
@@ -142,15 +142,14 @@ fn what_is_written_is_what_was_written_by_this_version_before() {
     let before = tempfile::tempdir().expect("a directory");
     place(before.path(), &fixture());
     assert_eq!(tables(now.path()), tables(before.path()));
-    // The version of redb's format in both of the last commits.
+    // The version of redb's format in both commit slots.
     for slot in [64, 192] {
         assert_eq!(u16::from(written[slot]), REDB.version);
         assert_eq!(written[slot], fixture()[slot]);
     }
 }
 
-/// As a process of a later version left it that was killed: where redb opens such a file, it changes
-/// it.
+/// As after the kill of a process of a later version: redb changes such a file when it opens it.
 #[test]
 fn a_file_of_a_later_version_is_refused_with_both_numbers_and_stays_as_it_is() {
     let later_layout = {
@@ -196,7 +195,7 @@ fn a_file_of_a_later_version_is_refused_with_both_numbers_and_stays_as_it_is() {
     }
 }
 
-/// What the caller finds in the record can be why it is not opened.
+/// A caller may decide not to open the store because of its record.
 #[test]
 fn a_file_that_was_found_and_not_opened_is_as_it_was() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -215,7 +214,7 @@ fn a_file_that_was_found_and_not_opened_is_as_it_was() {
         fs::read(&path).expect("it is there") == killed,
         "it is as it was"
     );
-    // Or else the test would show nothing.
+    // Otherwise this test would prove nothing.
     drop(open(directory.path()));
     assert!(
         fs::read(&path).expect("it is there") != killed,

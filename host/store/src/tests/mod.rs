@@ -1,5 +1,4 @@
-//! The store against a plain map, against a full disk, and against disks that
-//! fail and lose power.
+//! Tests the store against a plain map, a full disk, and disks that fail and lose power.
 
 #![expect(
     clippy::cast_possible_truncation,
@@ -48,13 +47,13 @@ fn commit(
                 .map(drop)
                 .map_err(Into::into),
         }
-        // A read error here stands for the commit's.
+        // A read error here stands for the commit's error.
         .map_err(|_| CommitError::Full)?;
     }
     store.commit(&transaction.commit()).map(drop)
 }
 
-/// Pseudo-random numbers by xorshift64*, from a seed that a failure prints.
+/// Pseudo-random numbers by xorshift64*, from a seed that a failing test prints.
 struct Random(u64);
 
 impl Random {

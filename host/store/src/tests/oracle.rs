@@ -1,4 +1,4 @@
-//! Random work on the store and on a `BTreeMap` ends the same.
+//! Random operations on the store and on a `BTreeMap` have the same results.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -8,7 +8,7 @@ use super::*;
 type Oracle = BTreeMap<Position, Vec<u8>>;
 
 fn key(random: &mut Random) -> Vec<u8> {
-    // Few keys, so that they meet; some prefixes of others, and with zeros.
+    // Few keys, so that operations collide; some are prefixes of others, and some contain zeros.
     let length = 1 + random.below(3) as usize;
     (0..length).map(|_| random.below(4) as u8).collect()
 }
@@ -59,8 +59,8 @@ fn check_scan(
     );
 }
 
-/// Sets, deletes, batches, scans and discards, in transactions of groups of
-/// commits, with the file closed and opened between; every read is compared.
+/// Sets, deletes, batches, scans and discards, in transactions of groups of commits, with the
+/// file closed and reopened in between; every read is compared.
 #[test]
 #[expect(
     clippy::too_many_lines,
@@ -77,7 +77,7 @@ fn random_transactions_read_and_store_what_a_map_would() {
     for round in 0..120 {
         let mut group = Group::new(snapshot(&store));
         for _ in 0..random.below(12) {
-            // Few partitions, one the prefix of another; one becomes large.
+            // Few partitions, one a prefix of another; one becomes large.
             let partition = [&b"a"[..], b"ab", b"b", b"a\0"][random.below(4) as usize].to_vec();
             let mut transaction = group.begin(partition.clone(), LIMITS);
             let mut changed = oracle.clone();
@@ -218,14 +218,14 @@ fn a_write_over_a_limit_changes_nothing() {
         set(&mut transaction, b"k", 21),
         Err(WriteError::ValueSize(20))
     ));
-    // 11 bytes are there: 24 more fit, 25 do not.
+    // There are 11 bytes: 24 more fit, 25 do not.
     set(&mut transaction, b"l", 19).expect("it fits");
     assert!(matches!(
         set(&mut transaction, b"m", 4),
         Err(WriteError::PartitionFull(35))
     ));
     set(&mut transaction, b"m", 3).expect("it fits exactly");
-    // In place of a longer value there is room again.
+    // Replacing a longer value frees room.
     set(&mut transaction, b"k", 9).expect("it is shorter");
     let many = vec![(b"n".to_vec(), vec![]), (b"o".to_vec(), vec![])];
     let before = transaction
@@ -367,8 +367,8 @@ fn a_migration_sees_its_own_writes_and_is_stored_with_its_record_or_not_at_all()
     assert_eq!(snapshot(&store).size(b"p").expect("it reads"), (82, 41));
 }
 
-/// Entries that came and went in one request left a mark each, of up to a
-/// kilobyte, that no limit counted.
+/// Regression: each entry that was set and deleted in one request left a mark of up to a
+/// kilobyte, which no limit counted.
 #[test]
 fn what_a_request_sets_and_deletes_leaves_nothing_in_memory() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -389,14 +389,14 @@ fn what_a_request_sets_and_deletes_leaves_nothing_in_memory() {
         assert!(transaction.delete(b"k".to_vec()).expect("it reads"));
     }
     assert_eq!(transaction.held(), 0);
-    // What is stored is marked as gone, once.
+    // A stored entry is marked as deleted, once.
     for key in old.iter().chain(&old) {
         let _ = transaction.delete(key.to_vec()).expect("it reads");
     }
     assert_eq!(transaction.held(), old.len() * (2 * ENTRY_BYTES + 1));
     let page = transaction.scan(None, None, false, 99, &mut unbounded);
     assert_eq!(page.expect("it reads").entries, []);
-    // So is what another request of the group has set.
+    // So is an entry that another request of the group has set.
     let group = transaction.commit();
     let mut transaction = group.begin(b"q".to_vec(), LIMITS);
     transaction.set(b"k".to_vec(), vec![]).expect("it fits");
@@ -408,7 +408,7 @@ fn what_a_request_sets_and_deletes_leaves_nothing_in_memory() {
     assert_eq!(after.entries().expect("it reads"), 0);
 }
 
-/// What was there before was kept for an undo, however large it was.
+/// Regression: the old values were kept for an undo, however large they were.
 #[test]
 fn a_migrations_batch_is_checked_before_any_of_it_is_set() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -424,8 +424,8 @@ fn a_migrations_batch_is_checked_before_any_of_it_is_set() {
     let entry = |partition: &[u8], key: &[u8], length| {
         ((partition.to_vec(), key.to_vec()), vec![2; length])
     };
-    // Each fits by itself, and not with those before it; one after another, in
-    // place of one another, across partitions.
+    // Each entry fits by itself, but not together with those before it: added, replacing one
+    // another, and across partitions.
     let fits = [
         entry(b"p", b"a", 17),
         entry(b"q", b"a", 17),

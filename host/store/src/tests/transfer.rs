@@ -1,4 +1,4 @@
-//! Partitions that come and go whole.
+//! Transfers of whole partitions.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,8 +17,8 @@ fn all(store: &Store) -> Oracle {
     page.entries.into_iter().collect()
 }
 
-/// Random partitions, small and large ones, come and go on two stores, with
-/// writes between; both end as two maps do, sizes included.
+/// Random partitions, small and large, move between two stores, with writes in between. Both
+/// stores end up equal to two maps, sizes included.
 #[test]
 fn random_transfers_move_partitions_whole() {
     let seed = 0x7a_0f_e2;
@@ -29,8 +29,8 @@ fn random_transfers_move_partitions_whole() {
     let mut oracles = [Oracle::new(), Oracle::new()];
     let mut moved = 0;
     for round in 0..60_u64 {
-        // A write to a partition of the first store, some of them beyond the
-        // size from which a row of `sizes` is kept.
+        // Write to a partition of the first store, sometimes beyond the size from which `sizes`
+        // has a row.
         let partition = vec![b'a' + random.below(6) as u8; 1 + random.below(2) as usize];
         let count = [1, 3, 40][random.below(3) as usize];
         let mut changes = Vec::new();
@@ -48,7 +48,7 @@ fn random_transfers_move_partitions_whole() {
             oracles[home].insert((partition.clone(), key), value);
         }
 
-        // Some partitions go from one to the other.
+        // Move some partitions from one store to the other.
         let from = random.below(2) as usize;
         let partitions = oracles[from].keys().map(|(partition, _)| partition.clone());
         let mut leaving: Vec<_> = partitions.collect();
@@ -71,7 +71,7 @@ fn random_transfers_move_partitions_whole() {
             arrived: vec![],
             left: Arc::new(leaving),
         };
-        // Once more is as once: it takes the place of what is there.
+        // Repeating a transfer changes nothing: it replaces what is there.
         for _ in 0..=random.below(2) {
             stores[1 - from].transfer(&arrive).expect("it is stored");
         }
@@ -103,7 +103,7 @@ fn random_transfers_move_partitions_whole() {
     assert!(moved > 50);
 }
 
-/// Partitions out of their entries, which are in order.
+/// Groups entries, which are in order, into partitions.
 fn whole(entries: &[(Position, Vec<u8>)]) -> Vec<Whole> {
     let partitions = entries.chunk_by(|((one, _), _), ((other, _), _)| one == other);
     let whole = partitions.map(|entries| Whole {
@@ -116,7 +116,7 @@ fn whole(entries: &[(Position, Vec<u8>)]) -> Vec<Whole> {
     whole.collect()
 }
 
-/// Walks over all partitions, page by page, and over some, find what there is.
+/// Checks that walks over all partitions, page by page, and over some of them, find everything.
 fn assert_walks(snapshot: &Snapshot, oracle: &Oracle, random: &mut Random) {
     let mut measured = Vec::<(Vec<u8>, u64)>::new();
     for ((partition, key), value) in oracle {
@@ -139,7 +139,7 @@ fn assert_walks(snapshot: &Snapshot, oracle: &Oracle, random: &mut Random) {
     }
     assert_eq!(found, measured);
 
-    // Also some that are not there.
+    // Including some that do not exist.
     let names = (0..6).flat_map(|letter| [1, 2].map(|length| vec![b'a' + letter; length]));
     let wanted: Vec<_> = names.filter(|_| random.below(2) == 0).collect();
     let expected: Vec<_> = oracle
@@ -189,7 +189,7 @@ fn a_transfer_that_the_disk_refuses_leaves_everything_as_it_was() {
     assert_eq!(store.record(), &before);
 }
 
-/// A disk that can be told to refuse writes and syncs.
+/// A disk that can be made to refuse writes and syncs.
 #[derive(Debug)]
 struct Refusing {
     inner: FileDisk,

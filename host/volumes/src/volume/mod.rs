@@ -1,5 +1,4 @@
-//! A mounted ConfigMap or Secret directory, watched; nothing here knows what the
-//! files mean.
+//! Watches a mounted ConfigMap or Secret directory, without knowing what its files mean.
 
 mod files;
 mod watch;

@@ -1,4 +1,4 @@
-//! One consistent set of a volume's files.
+//! Reads one consistent set of a volume's files.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -18,22 +18,21 @@ use rustix::fs::{CWD, Dir, Mode, OFlags, openat, readlinkat};
 use rustix::io::Errno;
 use zeroize::Zeroizing;
 
-/// How many bytes the files of a volume may have together. Kubernetes stores at
-/// most 1 MiB; a plain directory may hold more.
+/// The limit on the total size of a volume's files. Kubernetes stores at most 1 MiB; a plain
+/// directory may hold more.
 pub const MAX_BYTES: usize = 4 << 20;
 
-/// How many files a volume may have.
+/// The limit on the number of a volume's files.
 pub const MAX_FILES: usize = 1024;
 
-/// How often a set is read again because it changed meanwhile.
+/// How many times a set is read if it changes while it is read.
 const TRIES: usize = 8;
 
-/// A volume's files, by name, as they were at one moment. Cheap to clone.
+/// A volume's files by name, as of one moment. Cheap to clone.
 ///
-/// Contents that [`Files::read`] gave are wiped from memory when the last clone
-/// is dropped, since they may be secrets. For the same reason the digest, from
-/// which a weak secret can be guessed, is not to be logged of a volume that may
-/// hold any, and `Debug` shows names only.
+/// Contents that [`Files::read`] returned are wiped from memory when the last clone is dropped,
+/// since they may be secrets. A weak secret can be guessed from the digest. So never log the
+/// digest of a volume that may hold secrets; `Debug` shows names only.
 #[derive(Clone)]
 pub struct Files {
     contents: Arc<BTreeMap<String, Bytes>>,
@@ -41,7 +40,7 @@ pub struct Files {
 }
 
 impl Files {
-    /// A set of files from elsewhere than a volume.
+    /// A set of files that does not come from a volume.
     pub fn new(contents: BTreeMap<String, Bytes>) -> Self {
         let digest = Digest::of_files(&contents);
         Self {
@@ -50,23 +49,23 @@ impl Files {
         }
     }
 
-    /// Reads what is mounted at `directory`: the plain files in it, without
-    /// subdirectories and without those whose names begin with a dot. Blocks.
+    /// Reads the plain files in the directory mounted at `directory`, without subdirectories and
+    /// without names that begin with a dot. Blocks.
     ///
-    /// Where there is a `..data` link, as the kubelet makes it, it is resolved
-    /// once, all files are read behind it, and then it must still be the same.
-    /// In a plain directory, names, sizes and times of change must be. Links in
-    /// the directory may lead to files of the directory only.
+    /// If there is a `..data` link, as the kubelet makes it, the link is resolved once, all files
+    /// are read behind it, and it must be unchanged afterwards. In a plain directory, names,
+    /// sizes and modification times must be unchanged. Links in the directory may lead only to
+    /// files of the directory.
     ///
     /// # Errors
-    /// Where there is nothing to read, too much, a link that leads elsewhere, or
-    /// no two moments alike.
+    /// If there is nothing to read, if there is too much, if a link leads out of the directory, or if
+    /// the files changed during every try.
     pub fn read(directory: &Path) -> Result<Self, ReadError> {
         Self::first_of_tries(|| Self::try_read(directory, || {}))
     }
 
-    /// Tries again on an error, too: what was resolved may since have been
-    /// replaced, and look like missing, empty or anything else.
+    /// Also tries again after an error: the resolved directory may have been replaced in the
+    /// meantime, and then looks missing, empty or otherwise wrong.
     fn first_of_tries(
         mut try_read: impl FnMut() -> Result<Option<Self>, ReadError>,
     ) -> Result<Self, ReadError> {
@@ -81,19 +80,16 @@ impl Files {
         Err(last)
     }
 
-    /// The contents, by name.
     pub fn contents(&self) -> &Arc<BTreeMap<String, Bytes>> {
         &self.contents
     }
 
-    /// The digest of all names and contents.
     pub fn digest(&self) -> Digest {
         self.digest
     }
 
-    /// None: the files changed while they were read. `meanwhile` runs after they
-    /// are read and before they are compared: the seam at which tests change
-    /// them.
+    /// Reads the files once; none if they changed in the meantime. `meanwhile` runs after the
+    /// files are read and before they are compared, so that tests can change them there.
     fn try_read(directory: &Path, meanwhile: impl FnOnce()) -> Result<Option<Self>, ReadError> {
         let before = Listing::take(directory)?;
         let mut contents = BTreeMap::new();
@@ -123,32 +119,30 @@ impl fmt::Debug for Files {
 /// Why a volume's files could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// The directory, or what is listed in it, is not there or cannot be read.
-    #[error("cannot read {}: {source}; see that the volume is mounted and readable", path.display())]
+    /// The directory, or a file listed in it, does not exist or cannot be read.
+    #[error("cannot read {}: {source}; check that the volume is mounted and readable", path.display())]
     Unreadable {
-        /// What was read.
+        /// The path that was read.
         path: PathBuf,
-        /// Why it failed.
         #[source]
         source: io::Error,
     },
-    /// A link leads to something that is not the volume's.
+    /// A link leads to a file outside the volume.
     #[error("{} leads out of the volume; put a copy of the file there", .0.display())]
     Outside(PathBuf),
-    /// There is no file.
-    #[error("{} holds no files; see that the mounted object has keys", .0.display())]
+    /// The volume has no file.
+    #[error("{} holds no files; check that the mounted object has keys", .0.display())]
     Empty(PathBuf),
-    /// There are too many files.
     #[error("{} holds more than {MAX_FILES} files; mount a directory of its own", .0.display())]
     TooMany(PathBuf),
-    /// The files are too large together.
+    /// The total size of the files is too large.
     #[error("the files in {} have more than {MAX_BYTES} bytes; make them smaller", .0.display())]
     TooLarge(PathBuf),
     /// A file's name is not UTF-8.
     #[error("{} holds a file whose name is not UTF-8; rename it", .0.display())]
     Name(PathBuf),
-    /// Each time, the files changed while they were read.
-    #[error("the files changed each time while they were read; they are read again soon")]
+    /// The files changed during every try.
+    #[error("the files kept changing while they were read; they will be read again soon")]
     Unsteady,
 }
 
@@ -161,7 +155,7 @@ impl ReadError {
         }
     }
 
-    /// Whether only a further change can mend it.
+    /// Whether only a further change to the volume can fix the error.
     pub(super) fn is_lasting(&self) -> bool {
         matches!(
             self,
@@ -174,9 +168,9 @@ impl ReadError {
     }
 }
 
-/// What stays the same as long as a volume's files do.
+/// Everything that stays the same as long as a volume's files do.
 struct Listing {
-    /// Where the files are: behind `..data`, or the directory itself.
+    /// The directory of the files: behind `..data`, or the volume's directory itself.
     root: PathBuf,
     opened: OwnedFd,
     entries: BTreeMap<String, Stamp>,
@@ -238,21 +232,21 @@ impl Listing {
     }
 }
 
-/// Opens where a volume's files are, and says where that is.
+/// Opens the directory that contains a volume's files, and returns its path.
 fn open_root(directory: &Path) -> Result<(PathBuf, OwnedFd), ReadError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    // The directory itself may be a link: whoever mounted it there meant it.
+    // The directory itself may be a link, which its owner mounted on purpose.
     let top = openat(CWD, directory, flags, Mode::empty())
         .map_err(|errno| ReadError::of(directory.to_owned(), errno.into()))?;
     let link = directory.join("..data");
     let target = match readlinkat(&top, "..data", Vec::new()) {
         Ok(target) => target,
-        // Not there, or something else than a link: a plain directory.
+        // No `..data`, or not a link: a plain directory.
         Err(Errno::NOENT | Errno::INVAL) => return Ok((directory.to_owned(), top)),
         Err(errno) => return Err(ReadError::of(link, errno.into())),
     };
     let target = Path::new(OsStr::from_bytes(target.to_bytes()));
-    // The kubelet's leads to a directory beside it.
+    // The kubelet's link leads to a directory beside it.
     let mut components = target.components();
     let (Some(Component::Normal(_)), None) = (components.next(), components.next()) else {
         return Err(ReadError::Outside(link));
@@ -264,8 +258,7 @@ fn open_root(directory: &Path) -> Result<(PathBuf, OwnedFd), ReadError> {
     }
 }
 
-/// The content of a file that is `length` bytes long; none where it is not, or
-/// is longer than `room`.
+/// Reads a file of `length` bytes; none if it has another length, or is longer than `room`.
 fn read_file(mut file: File, length: u64, room: usize) -> io::Result<Option<Bytes>> {
     let Some(length) = usize::try_from(length)
         .ok()
@@ -273,8 +266,8 @@ fn read_file(mut file: File, length: u64, room: usize) -> io::Result<Option<Byte
     else {
         return Ok(None);
     };
-    // One buffer that never grows: growing would leave a copy that nobody wipes.
-    // Its last byte is there to see that the file ends.
+    // One buffer that never grows: growing would leave a copy that is not wiped. Its last byte
+    // detects whether the file ends.
     let mut buffer = Zeroizing::new(vec![0; length + 1]);
     let mut filled = 0;
     while filled < buffer.len() {

@@ -1,9 +1,9 @@
-//! Seeing that a volume's files changed.
+//! Detects changes to a volume's files.
 //!
-//! The kubelet updates a volume by renaming a new `..data` link over the old
-//! one. So the directory itself is watched, any event means to look again, and
-//! what a look finds is compared by content. Events can be lost, and some
-//! filesystems send none: the files are looked at from time to time as well.
+//! The kubelet updates a volume by renaming a new `..data` link over the old one. So the
+//! directory itself is watched, and every event triggers a look; the result is compared by
+//! content. Events can be lost, and some filesystems send none, so the files are also looked at
+//! periodically.
 
 use std::fs;
 use std::io;
@@ -20,21 +20,21 @@ use tracing::{debug, warn};
 
 use super::files::{Files, ReadError};
 
-/// What was found at the last look.
+/// The result of the last look.
 pub type Observation = Result<Files, Arc<ReadError>>;
 
-/// How often to look.
+/// How often to look at the files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// Whether to ask the operating system to tell of changes.
+    /// Whether to ask the operating system for change events.
     pub events: bool,
-    /// How long to wait for the rest of a burst after an event; five times that
-    /// at most. Default 1 ms.
+    /// How long to wait for the rest of a burst after an event; at most five times that in all.
+    /// Default 1 ms.
     pub settle: Duration,
-    /// How often to look although nothing was told. Default 10 s.
+    /// How often to look if no event arrives. Default 10 s.
     pub look_every: Duration,
-    /// How often to look where nothing can be told: the directory is not there,
-    /// or cannot be watched. Default 1 s.
+    /// How often to look if no event can arrive: the directory does not exist, or cannot be
+    /// watched. Default 1 s.
     pub poll_every: Duration,
 }
 
@@ -49,31 +49,31 @@ impl Default for Options {
     }
 }
 
-/// How long the thread may take to end: a directory of another machine's can
-/// keep it for ever, and must not keep the process.
+/// How long to wait for the thread to end: a directory on another machine can block it for ever,
+/// which must not keep the process from exiting.
 const MAX_ENDING: Duration = Duration::from_secs(1);
 
-/// A thread that watches one directory. Dropping this ends it.
+/// A thread that watches one directory. Dropping the watcher stops the thread.
 pub struct Watcher {
     observations: watch::Receiver<Observation>,
     signals: mpsc::Sender<Signal>,
-    /// Is disconnected when the thread ends.
+    /// Disconnected when the thread ends.
     ended: mpsc::Receiver<()>,
 }
 
 impl Watcher {
-    /// Looks at `directory` for the first time, which blocks, and goes on
-    /// looking in a thread of its own. The directory need not be there yet.
+    /// Takes the first look at `directory`, which blocks, then continues in its own thread. The
+    /// directory need not exist yet.
     ///
     /// # Errors
-    /// Where the thread cannot be started, or a relative path has no meaning
-    /// because the current directory is gone.
+    /// If the thread cannot be started, or if the path is relative and the current directory no
+    /// longer exists.
     pub fn start(directory: &Path, options: Options) -> Result<Self, StartError> {
-        // Not canonical: what a link in the path leads to may change.
+        // Not canonicalised: the target of a link in the path may change.
         let directory = std::path::absolute(directory).map_err(StartError::Directory)?;
         let (signals, received) = mpsc::channel();
         let mut notices = Notices::new(directory.clone(), options.events, signals.clone());
-        // Watch first, read second: a change between the two is told.
+        // Watch first, read second: a change in between causes an event.
         notices.establish();
         let (sender, observations) = watch::channel(look(&directory));
         let looking = Looking {
@@ -98,8 +98,8 @@ impl Watcher {
         })
     }
 
-    /// What was found, now and later. Content that is the same as before is not
-    /// a change.
+    /// The latest observation, and its changes. Content that is the same as before is not a
+    /// change.
     pub fn observations(&self) -> watch::Receiver<Observation> {
         self.observations.clone()
     }
@@ -107,27 +107,27 @@ impl Watcher {
 
 impl Drop for Watcher {
     fn drop(&mut self) {
-        // Where the thread is gone, there is nobody to stop or to await.
+        // If the thread is gone, there is nothing to stop or to wait for.
         let _ = self.signals.send(Signal::Stop);
         let _ = self.ended.recv_timeout(MAX_ENDING);
     }
 }
 
-/// Why watching could not begin.
+/// Why watching could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The path is relative to nothing.
+    /// The path is relative, and there is no current directory.
     #[error("cannot tell which directory to watch; give an absolute path")]
     Directory(#[source] io::Error),
-    /// There is no thread to be had.
+    /// The system did not start another thread.
     #[error("cannot start the thread that watches a volume; raise the limit on processes")]
     Thread(#[source] io::Error),
 }
 
 enum Signal {
-    /// Something happened in the directory.
+    /// The directory's contents changed.
     Changed,
-    /// The directory itself went away, and the watch with it.
+    /// The directory itself was removed, and the watch with it.
     Lost,
     Stop,
 }
@@ -149,7 +149,7 @@ impl Looking {
             self.observations.send_if_modified(|last| {
                 let changed = !same(last, &found);
                 if changed {
-                    // No digest here: it could tell of a weak secret.
+                    // No digest here: a weak secret could be guessed from it.
                     match &found {
                         Ok(_) => debug!(directory = %self.directory.display(), "volume changed"),
                         Err(error) => debug!(%error, "volume unreadable"),
@@ -172,13 +172,13 @@ impl Looking {
         if !self.take(every) {
             return true;
         }
-        // An update is several events: look when they are all there.
+        // An update is several events: look once they have all arrived.
         let until = Instant::now() + 5 * self.options.settle;
         while !self.notices.stopped && Instant::now() < until && self.take(self.options.settle) {}
         !self.notices.stopped
     }
 
-    /// Takes one signal; false when none came in time.
+    /// Handles one signal; false if none came in time.
     fn take(&mut self, within: Duration) -> bool {
         match self.received.recv_timeout(within) {
             Ok(Signal::Changed) => {}
@@ -192,7 +192,7 @@ impl Looking {
     }
 }
 
-/// The operating system's watch on a directory, as long as there is one.
+/// The operating system's watch on a directory, while there is one.
 struct Notices {
     directory: PathBuf,
     wanted: bool,
@@ -202,8 +202,8 @@ struct Notices {
     current: Option<(Identity, RecommendedWatcher)>,
 }
 
-/// Device and inode: a directory that was replaced has the same path, but the
-/// watch stays with the old one.
+/// Device and inode. A directory that was replaced has the same path, but the watch stays with
+/// the old one.
 type Identity = (u64, u64);
 
 impl Notices {
@@ -222,13 +222,13 @@ impl Notices {
         self.current.is_some()
     }
 
-    /// The watch ended with its directory. Its inode cannot tell: the next
-    /// directory may be given the same.
+    /// The watch ended with its directory. The inode cannot show this: the next directory may get
+    /// the same one.
     fn lost(&mut self) {
         self.current = None;
     }
 
-    /// Sees that the directory that is there now is watched, if there is one.
+    /// Makes sure that the directory that exists now, if any, is watched.
     fn establish(&mut self) {
         if !self.wanted {
             return;
@@ -248,7 +248,7 @@ impl Notices {
         self.current = None;
         match self.watch() {
             Ok(watcher) => self.current = Some((identity, watcher)),
-            // It vanished just now, which is no trouble with watching.
+            // The directory has just vanished, so watching as such is not at fault.
             Err(error) if matches!(error.kind, ErrorKind::PathNotFound) => {}
             Err(error) => {
                 if !self.warned {
@@ -274,15 +274,15 @@ impl Notices {
     }
 }
 
-/// What an event means. All but reading may be a change: a rename can look like
-/// a creation or a modification, and an overflowed queue like nothing known.
+/// Turns an event into a signal. Every event but a read may be a change: a rename can look like a
+/// creation or a modification, and a queue overflow has no known kind.
 fn signal(directory: &Path, event: notify::Result<notify::Event>) -> Option<Signal> {
     let Ok(event) = event else {
         return Some(Signal::Changed);
     };
     match event.kind {
         EventKind::Access(AccessKind::Close(AccessMode::Write)) => Some(Signal::Changed),
-        // Our own looks cause these: to look because of them would never end.
+        // Our own reads cause these events: reacting to them would never end.
         EventKind::Access(_) => None,
         EventKind::Remove(_) | EventKind::Modify(notify::event::ModifyKind::Name(_))
             if event.paths.iter().any(|path| path == directory) =>
@@ -297,7 +297,7 @@ fn look(directory: &Path) -> Observation {
     Files::read(directory).map_err(Arc::new)
 }
 
-/// Whether a look found what the one before did.
+/// Whether a look found the same as the one before.
 fn same(one: &Observation, other: &Observation) -> bool {
     match (one, other) {
         (Ok(one), Ok(other)) => one.digest() == other.digest(),

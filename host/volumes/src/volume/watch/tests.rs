@@ -1,4 +1,4 @@
-//! A watcher on real directories, updated as the kubelet does.
+//! Tests a watcher on real directories, updated in the kubelet's way.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -37,7 +37,7 @@ impl Kubelet {
         }
     }
 
-    /// The first half of an update: the new directory, which nobody sees yet.
+    /// The first half of an update: the new directory, which is not visible yet.
     fn write(&mut self, files: &[(&str, &str)]) {
         self.updates += 1;
         let directory = self.volume.join(self.target());
@@ -195,13 +195,13 @@ async fn a_directory_that_is_removed_and_comes_back_is_watched_again() {
         let mut kubelet = Kubelet::mount(&volume);
         kubelet.publish(&[("a", round)]);
         until(&mut observations, &[("a", round)]).await;
-        // This one is seen by an event: the polling has ceased.
+        // An event shows this change: polling has stopped.
         kubelet.publish(&[("a", "next")]);
         until(&mut observations, &[("a", "next")]).await;
         fs::remove_dir_all(&volume).unwrap();
         until_error(&mut observations).await;
     }
-    // Moved away and replaced, without a moment in which it is missing long.
+    // Moved away and replaced, so that it is missing only for a moment.
     Kubelet::mount(&volume).publish(&[("a", "4")]);
     until(&mut observations, &[("a", "4")]).await;
     fs::rename(&volume, dir.path().join("old")).unwrap();
@@ -274,8 +274,8 @@ fn our_own_reading_is_no_reason_to_look_again() {
     assert!(matches!(failed, Some(Signal::Changed)));
 }
 
-/// A directory that is removed and made again at once may have the inode of the
-/// old one, so that only the event tells that the watch is dead.
+/// A directory that is removed and recreated at once may get the old one's inode, so that only
+/// the event shows that the watch is dead.
 #[test]
 fn a_directory_that_went_away_is_watched_anew_whatever_its_inode() {
     let removed = EventKind::Remove(notify::event::RemoveKind::Folder);
