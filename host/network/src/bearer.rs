@@ -1,4 +1,4 @@
-//! Tokens that are shown in a header: whoever has one may come in.
+//! Bearer tokens: a request that shows a known token in its `authorization` header is accepted.
 
 use std::fmt;
 use std::io;
@@ -14,22 +14,21 @@ use zeroize::Zeroizing;
 
 use crate::http::Refusal;
 
-/// The tokens that are known now, if any are demanded; they can change at any time.
+/// The tokens accepted now; `None` if no token is required. The set can change at any time.
 pub type LiveTokens = Arc<ArcSwapOption<BearerTokens>>;
 
-/// The tokens that are known. Of each only a keyed digest is kept, with a key that is this value's
-/// own, so that comparing takes the same time whatever is compared, and nothing is there to be
-/// told.
+/// The accepted tokens. Only a digest of each is kept, keyed with a key of this value's own: every
+/// comparison takes the same time, and no token can leak.
 #[derive(Clone)]
 pub struct BearerTokens {
     keyed: Hmac<Sha256>,
     known: Vec<CtOutput<Hmac<Sha256>>>,
 }
 
-/// Why a list of tokens is not taken. None tells what is in it.
+/// Why a list of tokens is rejected. No variant contains a token.
 #[derive(Debug, thiserror::Error)]
 pub enum TokensError {
-    /// There is no line in it.
+    /// The list has no token.
     #[error("it has no token: put one on a line, or take the key away")]
     None,
     /// A token is short enough to be guessed.
@@ -40,15 +39,15 @@ pub enum TokensError {
     Short {
         /// The line, from 1.
         line: usize,
-        /// How long it is.
+        /// The token's length in bytes.
         bytes: usize,
     },
-    /// A token is of what no header can show.
+    /// A token has a character that a header cannot carry.
     #[error(
         "the token on line {0} has characters that cannot be sent as a token: use letters, digits and any of -._~+/, and = at its end"
     )]
     Characters(usize),
-    /// The system has no random bytes to give.
+    /// The system gave no random bytes for the key.
     #[error("the system gave no random bytes: check that getrandom is allowed")]
     Random(#[source] io::Error),
 }
@@ -57,10 +56,11 @@ impl BearerTokens {
     /// The fewest bytes a token may have.
     pub const LEAST: usize = 16;
 
-    /// Reads a list: each line is a token; several, so that one can take the place of another.
+    /// Reads a list of one token per line. Several tokens are accepted, so that a new one can
+    /// replace an old one without a gap.
     ///
     /// # Errors
-    /// When there is none, or one can be none.
+    /// When the list is empty, or a line is not a valid token.
     pub fn read(list: &[u8]) -> Result<Self, TokensError> {
         let mut key = Zeroizing::new([0; 64]);
         let mut filled = 0;
@@ -94,15 +94,15 @@ impl BearerTokens {
         Ok(tokens)
     }
 
-    /// How many there are.
+    /// The number of tokens.
     pub fn count(&self) -> usize {
         self.known.len()
     }
 
-    /// Checks that a request shows one of them: `authorization: Bearer <token>`.
+    /// Checks that a request shows an accepted token: `authorization: Bearer <token>`.
     ///
     /// # Errors
-    /// What it is answered with.
+    /// The refusal to answer the request with.
     pub fn check(&self, headers: &HeaderMap) -> Result<(), Refusal> {
         let mut shown = headers.get_all(AUTHORIZATION).into_iter();
         let (Some(only), None) = (shown.next(), shown.next()) else {
@@ -110,7 +110,7 @@ impl BearerTokens {
         };
         let token = bearer(only.as_bytes()).ok_or(Refusal::NoToken)?;
         let digest = self.digest(token);
-        // All are compared, so that the time tells nothing of which fits.
+        // Every token is compared, so that the time taken does not reveal which one matches.
         let fitting = self.known.iter().filter(|known| **known == digest).count();
         if fitting > 0 {
             Ok(())
@@ -132,14 +132,14 @@ impl fmt::Debug for BearerTokens {
     }
 }
 
-/// The token in a header's value, if it is of that scheme (RFC 6750, section 2.1).
+/// The token in a header's value, if its scheme is `Bearer` (RFC 6750, section 2.1).
 fn bearer(value: &[u8]) -> Option<&[u8]> {
     let (scheme, rest) = value.split_at_checked(b"bearer ".len())?;
     let token = rest.trim_ascii();
     (scheme.eq_ignore_ascii_case(b"bearer ") && !token.is_empty()).then_some(token)
 }
 
-/// Whether it is what RFC 6750 calls a `b64token`.
+/// Whether the bytes are a `b64token` as defined by RFC 6750.
 fn is_token(token: &[u8]) -> bool {
     let signs = token.trim_ascii_end();
     let end = signs.iter().rposition(|byte| *byte != b'=');

@@ -1,4 +1,4 @@
-//! How many files and connections this process may have open, and how they are shared out.
+//! The limit on open files and connections of this process, and each port's share of it.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -6,43 +6,43 @@ use std::time::Duration;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::time::Instant;
 
-/// What the store, the volumes, the guests' cache, children and timers have open, with room to spare.
+/// Descriptors for the store, the volumes, the guests' cache, children and timers, with room to
+/// spare.
 const FILES: usize = 64;
-/// The most that the admin port is given.
+/// The largest share of the admin port.
 const ADMIN: usize = 256;
-/// The most that the peer port is given: its handshakes, and two connections with each of the most
-/// shards there can be.
+/// The largest share of the peer port: its handshakes, and two connections to each of the largest
+/// number of shards.
 const PEERS: usize = 128 + 2 * 1024;
-/// A share of what is left that is for connections which are being closed, and the most of those.
+/// Of the remaining descriptors, one in so many is for connections that are being closed, up to
+/// the second number.
 const CLOSING: (usize, usize) = (5, 128);
-/// Where the system sets no limit.
+/// Assumed where the system sets no limit.
 const UNLIMITED: usize = 1 << 20;
-/// How often a lack of descriptors is logged at most.
+/// The shortest time between two log messages about a lack of descriptors.
 const EVERY: Duration = Duration::from_secs(10);
 
-/// The limit on open files: as it was found, and as it is now.
+/// The limit on open files, at the start and now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limit {
     /// The soft limit that the process was started with.
     pub found: usize,
-    /// The soft limit now: the hard one, where that could be set.
+    /// The soft limit now: equal to the hard limit, if it could be raised.
     pub now: usize,
 }
 
-/// Open files and connections that each part of the host may have.
+/// The number of connections that each port may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shares {
-    /// Connections of the public port.
     pub public: usize,
-    /// Connections of the admin port.
     pub admin: usize,
-    /// Handshakes of the peer port at a time.
+    /// Concurrent handshakes on the peer port.
     pub greeting: usize,
 }
 
 impl Limit {
-    /// Raises the soft limit to the hard one. Container runtimes start processes with a soft limit
-    /// of 1,024, for the sake of programs that use `select`; this one does not.
+    /// Raises the soft limit to the hard limit. Container runtimes start processes with a soft
+    /// limit of 1,024 for the sake of programs that use `select`; this host does not use it.
     pub fn raise() -> Self {
         let as_number = |limit: Option<u64>| {
             limit.map_or(UNLIMITED, |limit| {
@@ -63,7 +63,8 @@ impl Limit {
         }
     }
 
-    /// Shares the descriptors out. What the ports for operators and peers get is not for clients.
+    /// Divides the descriptors among the ports. Clients cannot use the shares of the admin and
+    /// peer ports.
     pub fn shares(self, has_peers: bool) -> Shares {
         let part = |most: usize| (self.now / 8).clamp(1, most);
         let admin = part(ADMIN);
@@ -80,11 +81,12 @@ impl Limit {
     }
 }
 
-/// Tells of connections that could not be accepted: at most every `EVERY`, with their number.
+/// Rate-limits the log message about connections that could not be accepted: at most one every
+/// `EVERY`, with their number.
 #[derive(Debug, Default)]
 pub struct NotAccepted(Mutex<Untold>);
 
-/// A std mutex: held for a look.
+/// Guarded by a std mutex, which is held only briefly.
 #[derive(Debug, Default)]
 struct Untold {
     last: Option<Instant>,
@@ -92,7 +94,7 @@ struct Untold {
 }
 
 impl NotAccepted {
-    /// Counts one. Some: how many it is time to tell of.
+    /// Counts a failed accept. Returns the number to log if a message is due.
     pub fn count(&self) -> Option<u64> {
         let mut untold = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         untold.count += 1;
@@ -113,7 +115,7 @@ mod tests {
         for now in [64, 256, 1024, 20_000, 524_288, UNLIMITED] {
             for has_peers in [false, true] {
                 let shares = Limit { found: 64, now }.shares(has_peers);
-                // As many connections with peers as there may be handshakes, at the least.
+                // At least as many connections with peers as there are handshakes.
                 let peers = if has_peers { 2 * shares.greeting } else { 0 };
                 let all = shares.public + shares.admin + peers;
                 assert!(all + FILES.min(now / 4) <= now, "{now}: {shares:?}");

@@ -1,4 +1,4 @@
-//! The bound on connections of which nothing is known yet.
+//! A bound on the connections in a handshake, whose clients are not known yet.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -7,20 +7,20 @@ use tokio::sync::oneshot;
 
 /// The accepted connections that are in their handshake.
 ///
-/// One that comes while there are as many as may be takes the place of the
-/// oldest. Turning the new one away would let a few silent connections close
-/// the port to all others, whose handshake takes milliseconds.
+/// When the backlog is full, a new connection replaces the oldest one. Rejecting the new one
+/// instead would let a few silent connections close the port to all others, whose handshakes take
+/// milliseconds.
 #[derive(Debug, Default)]
 pub struct HandshakeBacklog(Mutex<Strangers>);
 
 #[derive(Debug, Default)]
 struct Strangers {
     last: u64,
-    /// In the order in which they came.
+    /// The oldest first.
     places: VecDeque<(u64, oneshot::Sender<()>)>,
 }
 
-/// The place of one connection, until its handshake has ended.
+/// One connection's place, held until its handshake ends.
 pub struct Slot<'a> {
     backlog: &'a HandshakeBacklog,
     number: u64,
@@ -28,7 +28,7 @@ pub struct Slot<'a> {
 }
 
 impl HandshakeBacklog {
-    /// Takes a place, of which there are so many (0 counts as 1).
+    /// Takes one of `most` places (0 counts as 1), evicting the oldest holder if all are taken.
     pub fn enter(&self, most: usize) -> Slot<'_> {
         let (sender, lost) = oneshot::channel();
         let mut strangers = self.strangers();
@@ -45,16 +45,16 @@ impl HandshakeBacklog {
         }
     }
 
-    /// Also after a holder panicked: none leaves it half changed.
+    /// Ignores poisoning: no holder of the lock leaves the state half changed.
     fn strangers(&self) -> MutexGuard<'_, Strangers> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Slot<'_> {
-    /// Waits until another has taken the place.
+    /// Waits until a newer connection has taken the place.
     pub async fn lost(&mut self) {
-        // Nothing is sent: the sender is dropped with its place.
+        // Nothing is sent: eviction drops the sender.
         let _ = (&mut self.lost).await;
     }
 }

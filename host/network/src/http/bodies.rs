@@ -1,4 +1,4 @@
-//! Reading requests' bodies, as long as all of them together fit.
+//! Reads request bodies, as long as all bodies together stay within their limit.
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
@@ -6,22 +6,23 @@ use hyper::body::Body;
 
 use super::sums::{Bound, Held};
 
-/// A body of up to so many bytes is small: what is left for those cannot be taken by others.
+/// A body of up to this many bytes counts as small. Large bodies cannot use the part of the limit
+/// reserved for small ones.
 const SMALL: usize = 64 * 1024;
-/// What is made room for at first, of a body that is said to be at least as long.
+/// The first allocation for a body whose announced length is at least this.
 const FIRST: usize = 16 * 1024;
 
 /// Why a body was not read.
 #[derive(Debug)]
 pub(super) enum Unread<E> {
-    /// All bodies together are over the limit.
+    /// All bodies together exceed the limit.
     Full,
-    /// It did not arrive.
+    /// Reading the body failed.
     Body(E),
 }
 
-/// Reads a body as long as all bodies together have at most `limit` bytes. Its bytes are copied:
-/// those that come are parts of buffers that can be many times as long.
+/// Reads a body, as long as all bodies together hold at most `limit` bytes. Its bytes are copied,
+/// because the chunks that arrive are slices of buffers that can be many times as large.
 pub(super) async fn read<B: Body<Data = Bytes> + Unpin>(
     mut body: B,
     held: &mut Held,
@@ -39,7 +40,7 @@ pub(super) async fn read<B: Body<Data = Bytes> + Unpin>(
         };
         let length = whole.len() + data.len();
         if length > whole.capacity() {
-            // Twice as much each time, but not more than it is said to be.
+            // Doubles the capacity, up to the announced length.
             let doubled = (2 * whole.capacity()).max(FIRST).min(said);
             let capacity = length.max(doubled);
             if !held.grow(capacity, bound) {

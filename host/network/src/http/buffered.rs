@@ -1,6 +1,6 @@
-//! What HTTP below a connection's requests holds of memory: heads that are not whole yet, and buffers
-//! that are kept. What each connection may hold is in the bound on connections; more is counted in
-//! the sum of heads.
+//! Memory that HTTP holds below a connection's requests: incomplete heads, and buffers that are
+//! kept. Each connection has a free allowance, which the limit on connections accounts for; memory
+//! above it is counted in the sum of heads.
 
 use super::Limits;
 use super::connection::MAX_STREAMS;
@@ -9,28 +9,28 @@ use super::heads::{bound, most_in_parts};
 use super::sums::Held;
 use super::wire::Activity;
 
-/// What a connection's buffer for reading may hold without being counted.
+/// The size up to which a connection's read buffer is not counted.
 const FREE: usize = 16 * 1024;
-/// The most that headers which are remembered for an h2 client can keep of the buffers that they
-/// came in: a table of 4 KiB has room for 107 of the shortest addresses, and each may be the last
-/// of a frame with its head, and of the buffer that it shares with the next one.
+/// The most buffer memory that an h2 client's header table can keep alive. A table of 4 KiB has
+/// room for 107 of the shortest URIs, and each may be the last of a frame with its head, and of
+/// the buffer that it shares with the next one.
 const KEPT_BY_TABLE: usize = 107 * (16 + 8) * 1024;
-/// What an h2 client may have sent without its being counted as kept.
+/// Bytes that an h2 client may send before its kept memory is counted.
 const FREE_HTTP2: usize = 64 * 1024;
-/// How many requests an h2 client may have had open at once without its being counted, and what h2's
-/// tables keep for each one more as long as the connection.
+/// Concurrent requests of an h2 client that are not counted, and the memory that h2's tables keep
+/// for each further one until the connection ends.
 const FREE_STREAMS: usize = 8;
 const KEPT_BY_STREAM: usize = 2560;
 
-/// A connection's share in the sum of heads.
+/// A connection's share of the sum of heads.
 #[derive(Debug)]
 pub(super) struct Buffered {
     held: Held,
     limits: Limits,
-    /// Where the connection is of h2.
+    /// Set if the connection uses h2.
     frames: Option<Frames>,
     received: usize,
-    /// The most requests that it can have had open at once.
+    /// The largest number of requests that can have been open at once.
     streams: usize,
 }
 
@@ -45,13 +45,14 @@ impl Buffered {
         }
     }
 
-    /// The client has sent this. Says whether there is room for what it makes HTTP hold.
+    /// Counts bytes that the client has sent. Returns whether there is room for the memory that
+    /// they make HTTP hold.
     pub(super) fn receive(&mut self, bytes: &[u8], activity: &Activity) -> bool {
         let bound = bound(self.limits.max_heads_bytes);
         let Some(frames) = &mut self.frames else {
             let most = self.limits.max_header_bytes + FREE;
             let held = activity.received(bytes).min(most);
-            // The buffer doubles as it grows, and is kept as long as the connection.
+            // The buffer doubles as it grows, and lives as long as the connection.
             return held <= FREE || self.held.grow(2 * held, bound);
         };
         frames.follow(bytes);
@@ -86,7 +87,8 @@ mod tests {
     use super::super::sums::Sums;
     use super::*;
 
-    /// The framing of chunked bodies counted as parts of a head, for as long as the connection was there.
+    /// Regression: the framing of chunked bodies was counted as part of a head for as long as the
+    /// connection lived.
     #[test]
     fn the_framing_of_a_body_does_not_count_as_a_head() {
         let activity = Activity::new();
@@ -106,14 +108,15 @@ mod tests {
             drop((reading, request));
             assert_eq!(buffered.held.bytes(), 0);
         }
-        // A head counts, whatever came before it.
+        // A head is counted regardless of what preceded it.
         for _ in 0..3 {
             assert!(buffered.receive(&[b'x'; 6000], &activity));
         }
         assert!(buffered.held.bytes() > FREE);
     }
 
-    /// What came of a head behind another request did not count until that was answered, nor then.
+    /// Regression: the part of a head that arrived behind another request was not counted, neither
+    /// before nor after that request was answered.
     #[test]
     fn a_head_behind_another_request_counts_from_its_first_byte() {
         const HEAD: usize = 200;
@@ -123,7 +126,7 @@ mod tests {
             let limits = Limits::default();
             let mut buffered = Buffered::new(Sums::default().connect().share(), limits, false);
             activity.spoke();
-            // Requests that come one by one leave nothing behind, however many they are.
+            // Requests that arrive one by one leave nothing counted, however many there are.
             let mut request = |behind: usize| {
                 let first = vec![b'x'; HEAD + body / 2];
                 assert!(buffered.receive(&first, &activity));
@@ -138,7 +141,8 @@ mod tests {
             for _ in 0..100 {
                 assert_eq!(request(0), 0, "a body of {body}");
             }
-            // Part of a head behind one, as much as is read at once, and the rest of it.
+            // Part of a head behind a request, as much as one read takes, and then the rest of the
+            // head.
             assert_eq!(request(10_000), 0, "a body of {body}");
             assert!(buffered.receive(&[b'x'; 10_000], &activity));
             assert_eq!(buffered.held.bytes(), 2 * 20_000, "a body of {body}");

@@ -1,4 +1,4 @@
-//! Who is at the other end of a connection, and whether it may go on.
+//! A connection's client, and whether the connection may continue.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,14 +11,14 @@ use tokio::time::sleep;
 use super::Refusal;
 use crate::tls::{self, Chain};
 
-/// How often what a client has shown is looked at again: a certificate expires without anything
-/// having changed.
+/// How often a client's credentials are checked again: a certificate can expire without any
+/// configuration change.
 const LOOK_EVERY: Duration = Duration::from_mins(1);
 
-/// What streams have to be in, as it is now: TLS, or none. It can change while the server runs.
+/// Whether connections must use TLS, and how. It can change while the server runs.
 pub type Door = watch::Receiver<Option<tls::Server>>;
 
-/// A door to which nothing belongs: streams are plain, for good.
+/// A door that always accepts plain connections.
 pub fn plain() -> Door {
     watch::channel(None).1
 }
@@ -28,14 +28,14 @@ pub fn plain() -> Door {
 pub struct Caller {
     address: SocketAddr,
     is_here: bool,
-    /// What its requests share.
+    /// State shared by the connection's requests.
     client: Client,
     shown: Shown,
-    /// Relaxed: whoever reads it reads nothing else by it.
+    /// Relaxed: no other data is published through this flag.
     welcome: AtomicBool,
 }
 
-/// What a client has shown of itself.
+/// The credentials that a client has shown.
 #[derive(Debug)]
 enum Shown {
     Plain,
@@ -43,18 +43,18 @@ enum Shown {
 }
 
 impl Caller {
-    /// One whose stream is plain, from its address to one of this machine's.
+    /// The client of a plain connection from `address` to `to`, a local address.
     pub fn plain(address: SocketAddr, to: SocketAddr) -> Self {
         let is_loopback = |address: SocketAddr| address.ip().to_canonical().is_loopback();
         Self {
-            // A proxy beside this process can call from a loopback address for anybody; it calls
-            // the address that it was called at.
+            // A proxy beside this process can connect from a loopback address on behalf of
+            // anybody, but it connects to the address that its own client used.
             is_here: is_loopback(address) && is_loopback(to),
             ..Self::new(address, Shown::Plain)
         }
     }
 
-    /// One in TLS, and what it has shown there.
+    /// The client of a TLS connection, with the certificate chain it has shown.
     pub fn in_tls(address: SocketAddr, chain: Option<Chain>) -> Self {
         Self::new(address, Shown::Tls(chain))
     }
@@ -69,27 +69,26 @@ impl Caller {
         }
     }
 
-    /// Where it is.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// What its requests share with each other.
+    /// The state that the connection's requests share.
     pub fn client(&self) -> &Client {
         &self.client
     }
 
-    /// Whether it is on this machine, and called it at a loopback address.
+    /// Whether the client is on this machine and connected to a loopback address.
     pub fn is_here(&self) -> bool {
         self.is_here
     }
 
-    /// Whether it has shown a certificate that was believed.
+    /// Whether the client has shown a certificate that was accepted.
     pub fn has_certificate(&self) -> bool {
         matches!(self.shown, Shown::Tls(Some(_)))
     }
 
-    /// Why nothing more that it asks is answered, if so.
+    /// The refusal for all further requests, once the client may not continue.
     pub(super) fn unwelcome(&self) -> Option<Refusal> {
         if self.welcome.load(Ordering::Relaxed) {
             return None;
@@ -100,13 +99,13 @@ impl Caller {
         })
     }
 
-    /// Returns when it may not go on, for what it has shown does not do any more; `door` is as it
-    /// was when it came in.
+    /// Returns when the client's credentials are no longer accepted. `door` must be the one with
+    /// which the client was let in, so that no change is missed.
     pub(super) async fn until_unwelcome(&self, mut door: Door) {
         loop {
             let changed = async {
                 if door.changed().await.is_err() {
-                    // It is as it is for good.
+                    // A plain connection's standing never changes.
                     std::future::pending::<()>().await;
                 }
             };

@@ -1,4 +1,4 @@
-//! One request to a server of this host, for the command line and for tests.
+//! A client that sends one request to a server of this host, for the command line and for tests.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -12,62 +12,62 @@ use hyper_util::rt::TokioIo;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
-/// The largest answer that is taken.
+/// The largest accepted answer, in bytes.
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// There is nobody at the address.
+    /// No server accepts connections at the address.
     #[error("cannot connect to {address}: check the address and whether the shard runs")]
     Connect {
-        /// Whom the request was for.
+        /// The address that was tried.
         address: SocketAddr,
-        /// What the system says.
+        /// The system's error.
         #[source]
         source: std::io::Error,
     },
-    /// The host's address is not known.
+    /// The host name cannot be resolved.
     #[error("the address of {authority} cannot be found: check the name")]
     Resolve {
-        /// Whom the request was for.
+        /// The host and port that were given.
         authority: String,
-        /// What the system says.
+        /// The system's error.
         #[source]
         source: std::io::Error,
     },
-    /// The path is not one.
+    /// The path is invalid.
     #[error("{path:?} is not a path: begin it with / and percent-encode it")]
     Path {
-        /// The path given.
         path: String,
-        /// What is wrong with it.
+        /// The parser's error.
         #[source]
         source: http::Error,
     },
-    /// The connection ended before the answer did.
+    /// The connection ended before the answer was complete.
     #[error("{address} ended the connection before it had answered: try again")]
     Exchange {
-        /// Whom the request was for.
+        /// The server's address.
         address: SocketAddr,
-        /// What happened.
+        /// The cause.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The answer did not come in time.
+    /// The answer did not arrive in time.
     #[error("{authority} did not answer within {timeout:?}: try again, or allow it more time")]
     Timeout {
-        /// Whom the request was for.
+        /// The host and port that were given.
         authority: String,
-        /// The time it had.
+        /// The timeout that passed.
         timeout: Duration,
     },
 }
 
-/// Sends a request without a body; gives the answer's status and body, within `timeout`.
+/// Sends a request without a body. Returns the answer's status and body, if it arrives within
+/// `timeout`.
 ///
 /// # Errors
-/// When there is no whole answer in time.
+/// When no complete answer arrives in time.
 pub async fn request(
     address: SocketAddr,
     method: Method,
@@ -78,19 +78,18 @@ pub async fn request(
     send(&authority, method, path, Question::default(), timeout).await
 }
 
-/// What goes with a request.
+/// The body and credentials of a request.
 #[derive(Clone, Default)]
 pub struct Question {
-    /// Its body.
     pub body: Bytes,
-    /// What it is allowed by: the value of its header `authorization`.
+    /// The value of the `authorization` header.
     pub authorization: Option<HeaderValue>,
 }
 
-/// As [`request`], to a host and port by name, with what goes with it.
+/// As [`request`], but to a host and port by name, with a body and credentials.
 ///
 /// # Errors
-/// When there is no whole answer in time.
+/// When no complete answer arrives in time.
 pub async fn send(
     authority: &str,
     method: Method,
@@ -111,8 +110,8 @@ pub async fn send(
     }
     let asking = async {
         let (stream, address) = connect(authority).await?;
-        // Whoever goes before the answer is there goes by a reset, however it ends: the end of what it
-        // sends would not say that it does not wait.
+        // If this future is dropped before the answer arrives, the connection is reset. A mere end
+        // of the sending side would not tell the server that the client has stopped waiting.
         let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
         exchange(stream, address, authority, request).await
     };
@@ -123,11 +122,11 @@ pub async fn send(
     })
 }
 
-/// Sends a request to a host and port by name; gives the answer's status and body. The caller
-/// bounds its time.
+/// Sends a request to a host and port by name. Returns the answer's status and body. The caller
+/// must bound the time.
 ///
 /// # Errors
-/// When there is no whole answer.
+/// When no complete answer arrives.
 pub async fn deliver(
     authority: &str,
     request: Request<Bytes>,
@@ -145,7 +144,7 @@ async fn connect(authority: &str) -> Result<(TcpStream, SocketAddr), Error> {
         .await
         .map_err(&unresolved)?;
     let mut failed = unresolved(std::io::ErrorKind::NotFound.into());
-    // A name can have addresses on which nobody listens.
+    // A name can have addresses on which no server listens.
     for address in found {
         match TcpStream::connect(address).await {
             Ok(stream) => return Ok((stream, address)),
@@ -180,8 +179,8 @@ async fn exchange(
         let body = body.map_err(|source| Error::Exchange { address, source })?;
         Ok((head.status, body.to_bytes()))
     };
-    // The connection ends with the answer or, where it fails, makes the answer fail: its own result
-    // says nothing more.
+    // The connection ends with the answer, or its failure makes the answer fail, so its own result
+    // adds nothing.
     let (mut answer, mut connection) = (std::pin::pin!(answer), std::pin::pin!(connection));
     tokio::select! {
         biased;

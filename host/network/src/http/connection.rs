@@ -31,43 +31,43 @@ use super::wire::{Activity, Phase, Wire};
 use super::{Caller, Handler, Limits, LiveLimits, Refusal, linger};
 use crate::handshake_backlog::HandshakeBacklog;
 
-/// What an h2 client with prior knowledge sends first.
+/// The first bytes of an h2 client with prior knowledge.
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// Requests that one h2 connection may have open. RFC 9113 has it be 100 at least.
+/// Concurrent requests per h2 connection. RFC 9113 recommends at least 100.
 pub(super) const MAX_STREAMS: u32 = 128;
-/// How much of a body an h2 client may send before it is read, on one stream and on all.
+/// Body bytes that an h2 client may send before they are read, per stream and per connection.
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
-/// The least that hyper's buffer for reading may be bounded by.
+/// The smallest bound that hyper accepts for its read buffer.
 const LEAST_BUFFER: usize = 8 * 1024;
-/// Streams that were reset while their requests had not been accepted, or for a fault of the client,
-/// before it is told to go.
+/// Streams that may be reset, before their requests were accepted or through the client's fault,
+/// until the connection is told to go away.
 const MAX_RESET: usize = 16;
 const MAX_FAULTS: usize = 64;
-/// How long an h2 connection that was told to go away may take to do so, when it is idle.
+/// How long an idle h2 connection may stay open after it was told to go away.
 const GOAWAY_GRACE: Duration = Duration::from_secs(1);
-/// How long an h2 connection may be idle that keeps much after its requests.
+/// How long an h2 connection that keeps much memory after its requests may be idle.
 const IDLE_WHEN_GROWN: Duration = Duration::from_secs(5);
-/// A request's headers that hyper takes.
+/// The most headers of a request that hyper accepts.
 const MAX_HEADERS: usize = 100;
 
-/// What the connections of a server share.
+/// State shared by a server's connections.
 #[derive(Debug)]
 pub(super) struct Shared<H> {
     pub(super) handler: Arc<H>,
     pub(super) limits: LiveLimits,
     pub(super) metrics: Arc<Metrics>,
-    /// What all requests' heads hold of memory, and all their bodies.
+    /// Memory held by all requests' heads, and by all bodies.
     pub(super) heads: Sums,
     pub(super) bodies: Sums,
-    /// The connections in the middle of a TLS handshake.
+    /// The connections in a TLS handshake.
     pub(super) backlog: HandshakeBacklog,
     pub(super) door: Door,
     pub(super) clock: fn() -> SystemTime,
 }
 
-/// Serves a connection until it is closed by either side, a limit is passed, its client may not go
-/// on, or the server is shut down and its requests are answered.
+/// Serves a connection until either side closes it, a limit is exceeded, its client may not
+/// continue, or the server is shut down and the connection's requests are answered.
 pub(super) async fn serve<H: Handler>(
     shared: Arc<Shared<H>>,
     stream: TcpStream,
@@ -137,13 +137,13 @@ pub(super) async fn serve<H: Handler>(
     }
 }
 
-/// A connection of which nothing is left but to close it.
+/// A finished connection that only remains to be closed.
 struct Over {
     stream: Stream,
     last_words: Option<Refusal>,
 }
 
-/// A client's first bytes: as many as h2 begins with.
+/// A client's first bytes, as many as the h2 preface has.
 #[derive(Default)]
 struct Preface {
     bytes: [u8; HTTP2_PREFACE.len()],
@@ -151,7 +151,7 @@ struct Preface {
 }
 
 impl Preface {
-    /// Reads some of what is left; gives how much.
+    /// Reads more of the missing bytes. Returns how many were read.
     async fn read(&mut self, stream: &mut Stream) -> std::io::Result<usize> {
         let read = stream.read(&mut self.bytes[self.length..]).await?;
         self.length += read;
@@ -162,7 +162,7 @@ impl Preface {
         &self.bytes[..self.length]
     }
 
-    /// Whether more bytes are needed to know the protocol.
+    /// Whether more bytes are needed to recognise the protocol.
     fn is_open(&self) -> bool {
         self.length < HTTP2_PREFACE.len() && HTTP2_PREFACE.starts_with(self.so_far())
     }
@@ -172,16 +172,16 @@ impl Preface {
     }
 }
 
-/// What happens to a connection.
+/// An event that ends a connection.
 enum Event {
     Ended(hyper::Result<()>),
-    /// It is to end when its requests are answered.
+    /// The connection is to end once its requests are answered.
     Ending,
-    /// It has been in this phase for too long.
+    /// The connection has been in this phase for too long.
     Overdue(Phase),
 }
 
-/// None: its client takes nothing, or asks for nothing.
+/// Returns `None` if the client takes nothing or sends no request.
 async fn serve_http1<H: Handler>(
     wire: Wire,
     requests: Requests<H>,
@@ -192,11 +192,12 @@ async fn serve_http1<H: Handler>(
     let mut watchdog = Watchdog::new(&requests, limits);
     let requests = Arc::new(requests);
     let mut connection = http1::Builder::new()
-        // Who has asked and says no more may wait for the answer; the wire sees who is gone.
+        // A client that has closed its sending side may still wait for the answer; the wire
+        // detects clients that are gone.
         .half_close(true)
-        // It would not be set back with the clock.
+        // hyper's own date would not follow a clock that is set back.
         .auto_date_header(false)
-        // The watchdog does it, and answers.
+        // The watchdog enforces this timeout, and answers the client.
         .header_read_timeout(None)
         .timer(TokioTimer::new())
         .max_header_size(limits.max_header_bytes)
@@ -235,7 +236,7 @@ async fn serve_http1<H: Handler>(
             Some((Refusal::HeaderSize, Some(Limit::HeaderSize)))
         }
         (None, Some(503)) => Some((Refusal::Heads, Some(Limit::Heads))),
-        // hyper takes no body of 2^64-2 bytes or more, and says so in the same way.
+        // hyper rejects bodies of 2^64-2 bytes or more with the same status.
         (None, Some(431)) => Some((Refusal::BodySize, Some(Limit::BodySize))),
         (None, Some(414)) => Some((Refusal::UriSize, Some(Limit::HeaderSize))),
         (None, Some(_)) => Some((Refusal::BadRequest, None)),
@@ -250,7 +251,8 @@ async fn serve_http1<H: Handler>(
     })
 }
 
-/// Whether what hyper has not taken is a head that is too large: of one that it has read, what
+/// Whether the bytes that hyper left unread are a head that is too large. If hyper had read the
+/// head, they would be what follows it.
 /// follows is left.
 fn is_head(unread: &[u8], limits: Limits) -> bool {
     let mut lines = unread
@@ -262,12 +264,12 @@ fn is_head(unread: &[u8], limits: Limits) -> bool {
         let words: Vec<_> = line.split(|byte| *byte == b' ').collect();
         matches!(words[..], [_, _, version] if version.starts_with(b"HTTP/1."))
     };
-    // Its first line may be what is too large.
+    // The request line itself may be too large.
     let is_long = !unread.contains(&b'\n');
     is_large && (is_long || lines.find(|line| !line.is_empty()).is_some_and(is_request))
 }
 
-/// None: its client takes nothing, or asks for nothing.
+/// Returns `None` if the client takes nothing or sends no request.
 async fn serve_http2<H: Handler>(
     wire: Wire,
     requests: Requests<H>,
@@ -286,7 +288,7 @@ async fn serve_http2<H: Handler>(
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_pending_accept_reset_streams(MAX_RESET)
         .max_local_error_reset_streams(MAX_FAULTS)
-        // What a client has remembered here keeps the buffers that it came in.
+        // Headers in the decoder's table would keep alive the buffers in which they arrived.
         .header_table_size(0)
         .max_header_list_size(u32::try_from(limits.max_header_bytes).unwrap_or(u32::MAX))
         .serve_connection(
@@ -325,32 +327,34 @@ async fn serve_http2<H: Handler>(
     })
 }
 
-/// A connection as hyper serves it, of either protocol.
+/// A connection as hyper serves it, for either protocol.
 trait Connection: Future<Output = hyper::Result<()>> + Unpin {}
 impl<C: Future<Output = hyper::Result<()>> + Unpin> Connection for C {}
 
-/// Drives the connection until something is to be done about it.
+/// Drives the connection until an event ends it.
 async fn next_event(
     connection: &mut impl Connection,
     watchdog: &mut Watchdog,
     ending: &mut Ending,
 ) -> Event {
     std::future::poll_fn(|context| {
-        // Before the connection: what its client may not ask any more is not read as if it might.
+        // Polled before the connection, so that a request that the client may no longer make is
+        // not read.
         if ending.poll(context).is_ready() {
             return Poll::Ready(Event::Ending);
         }
         if let Poll::Ready(ended) = Pin::new(&mut *connection).poll(context) {
             return Poll::Ready(Event::Ended(ended));
         }
-        // After the connection, which may just have come into another phase.
+        // Polled after the connection, which may just have entered another phase.
         watchdog.poll(context).map(Event::Overdue)
     })
     .await
 }
 
-/// When a connection is to end: once because the server shuts down or its place is another's, once
-/// because its client may not go on, and once because it is to go elsewhere.
+/// When a connection is to end: once because the server shuts down or the connection's place was
+/// given away, once because its client may not continue, and once because its client is to go
+/// elsewhere.
 struct Ending {
     down: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     unwelcome: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
@@ -407,8 +411,7 @@ impl Watchdog {
         }
     }
 
-    /// When the connection is overdue, and the phase it is in. What handlers do has deadlines of
-    /// its own.
+    /// The connection's deadline, and the phase it is in. Handlers have deadlines of their own.
     fn due(&self) -> (Phase, Instant) {
         let (phase, since) = self.activity.phase();
         match phase {
@@ -423,8 +426,8 @@ impl Watchdog {
         }
     }
 
-    /// Ends streams whose answers are not taken, whatever else is asked and taken meanwhile; gives when
-    /// the next one is due.
+    /// Ends streams whose answers are not being taken, regardless of other streams' progress.
+    /// Returns when the next stream is due.
     fn end_streams(&self) -> Option<Instant> {
         let (untaken, patience) = (self.activity.untaken(), self.limits.idle_timeout);
         if let Some(time) = Instant::now().checked_sub(patience) {
@@ -433,7 +436,7 @@ impl Watchdog {
         Some(untaken.oldest()? + patience)
     }
 
-    /// Puts the alarm off only when it rings, not with each request; but sets it earlier at once.
+    /// Postpones the alarm only when it fires, not on each request, but moves it forward at once.
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Phase> {
         let may_be_sooner = match self.activity.phase().0 {
             Phase::Head => true,
@@ -444,7 +447,8 @@ impl Watchdog {
             let (_, due) = self.due();
             self.alarm.as_mut().reset(due);
         }
-        // A client that sends without a pause takes all of the task's budget each time.
+        // Unconstrained: a client that sends without a pause would otherwise use up the task's
+        // budget each time.
         while pin!(unconstrained(self.alarm.as_mut()))
             .poll(context)
             .is_ready()

@@ -1,4 +1,4 @@
-//! The header `date`, by the wall clock as it is now.
+//! The `date` header, from the current wall clock.
 
 use std::cell::RefCell;
 use std::time::SystemTime;
@@ -7,19 +7,19 @@ use http::HeaderValue;
 use ostrakon_base::unix_time::unix_time;
 
 thread_local! {
-    /// The second that was written last, and how: one is the same for thousands of answers. By
-    /// thread, so that none waits for another.
+    /// The second formatted last, and its text, which thousands of answers share. Per thread, so
+    /// that no thread waits for another.
     static LAST: RefCell<Option<(u64, HeaderValue)>> = const { RefCell::new(None) };
 }
 
-/// The header's value at a time: a clock that was set back is followed as one that went on.
+/// The header's value at a time. A clock that is set back is followed, too.
 pub(super) fn date(now: SystemTime) -> HeaderValue {
     let second = unix_time(now).as_secs();
     LAST.with_borrow_mut(|last| match last {
         Some((of, value)) if *of == second => value.clone(),
         _ => {
             let value = HeaderValue::try_from(httpdate::fmt_http_date(now))
-                .expect("a date has no byte that HTTP does not allow");
+                .expect("a formatted date has only bytes that HTTP allows");
             *last = Some((second, value.clone()));
             value
         }

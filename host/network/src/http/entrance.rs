@@ -1,4 +1,4 @@
-//! How a connection comes in: by its first byte, and through TLS where that is spoken.
+//! How a connection is accepted: its first byte decides, and then TLS if it is spoken.
 
 use std::net::SocketAddr;
 
@@ -14,19 +14,19 @@ use super::wire::Activity;
 use super::{Limits, Refusal, linger};
 use crate::tls;
 
-/// The part of all connections that may be in the middle of a TLS handshake.
+/// One in so many connections may be in a TLS handshake at a time.
 const HANDSHAKING: usize = 2;
 
-/// A connection that came in.
+/// An accepted connection.
 pub(super) struct Entered {
     pub(super) stream: Stream,
     pub(super) caller: Caller,
-    /// As it was when it came in: what has changed since is yet to be seen.
+    /// The door as it was at acceptance, so that later changes are still seen.
     pub(super) door: Door,
 }
 
-/// Lets a connection in when its first byte has come. None: it went, it was told why it may not
-/// come in, or the server is shut down.
+/// Accepts a connection once its first byte has arrived. Returns `None` if the client left or was
+/// refused, or the server is shut down.
 pub(super) async fn enter<H>(
     shared: &Shared<H>,
     stream: TcpStream,
@@ -34,7 +34,7 @@ pub(super) async fn enter<H>(
     (limits, activity): (Limits, &Activity),
     shutdown: &mut watch::Receiver<bool>,
 ) -> Option<Entered> {
-    // Nothing is kept for a connection that says nothing: thousands of them cost little.
+    // Nothing is allocated for a silent connection, so that thousands of them cost little.
     let mut first = [0];
     let said = tokio::select! {
         peeked = timeout(limits.first_byte_timeout, stream.peek(&mut first)) => matches!(peeked, Ok(Ok(1))),
@@ -55,7 +55,7 @@ pub(super) async fn enter<H>(
             linger::close(stream, refusal, activity, shutdown.clone()).await;
             return None;
         }
-        // Boxed: it takes much, and for a moment only.
+        // Boxed: a handshake needs much memory, but only briefly.
         Some(server) => {
             let entered = tokio::select! {
                 entered = Box::pin(handshake(shared, &server, stream, address, limits)) => entered?,
@@ -63,7 +63,7 @@ pub(super) async fn enter<H>(
             };
             match entered {
                 Ok(entered) => entered,
-                // The client may have yet to read why.
+                // The client may still have to read why it was refused.
                 Err(stream) => {
                     let stream = Stream::Plain(stream);
                     linger::close(stream, None, activity, shutdown.clone()).await;
@@ -79,8 +79,8 @@ pub(super) async fn enter<H>(
     })
 }
 
-/// Makes the handshake, in the time that headers have, and as long as not too many others that are
-/// newer make theirs. The error is the stream that was told why it failed.
+/// Performs the handshake within the header timeout, unless too many newer handshakes evict it.
+/// The error holds the stream on which the client was told why the handshake failed.
 async fn handshake<H>(
     shared: &Shared<H>,
     server: &tls::Server,

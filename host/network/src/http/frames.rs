@@ -1,6 +1,6 @@
-//! The frames that an h2 client sends, followed from outside: where header blocks begin and end.
+//! Follows the frames that an h2 client sends, to see where header blocks begin and end.
 
-/// What a connection begins with, before its first frame.
+/// The length of the connection preface, which precedes the first frame.
 const PREFACE: usize = 24;
 const HEAD: usize = 9;
 const HEADERS: u8 = 1;
@@ -10,35 +10,37 @@ const ACK: u8 = 0x1;
 const END_HEADERS: u8 = 0x4;
 const PADDED: u8 = 0x8;
 const PRIORITY: u8 = 0x20;
-/// A header block that begins so takes away the table that headers were remembered in (RFC 7541, 6.3).
+/// A header block that begins with this byte sets the size of the header table to 0 (RFC 7541,
+/// 6.3).
 const NO_TABLE: u8 = 0x20;
 
-/// How far a client's frames have come.
+/// The parser's position in a client's frames.
 #[derive(Debug)]
 pub(super) struct Frames {
-    /// Bytes before the next frame's head, or before what is looked at in its payload.
+    /// Bytes to skip before the next frame's head, or before the inspected byte in its payload.
     skip: usize,
     head: [u8; HEAD],
-    /// How much of the head has come.
+    /// How many bytes of the frame's head have arrived.
     length: usize,
-    /// What is left of the payload after what is looked at.
+    /// The length of the payload after the inspected byte.
     rest: usize,
     /// Whether the next byte is the first of a header block.
     looks: bool,
-    /// Whether a header block goes on beyond its last frame.
+    /// Whether a header block continues in another frame.
     goes_on: bool,
-    /// Whether the frame that is on its way is of a header block.
+    /// Whether the current frame belongs to a header block.
     of_block: bool,
-    /// Header blocks that have begun since they were last asked for.
+    /// Header blocks that have begun since `take_begun` was last called.
     begun: usize,
     table: Table,
 }
 
-/// What a client has of headers that are remembered for it.
+/// The state of the client's header table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Table {
     Kept,
-    /// It has acknowledged that there is none, and is to say so.
+    /// The client has acknowledged that there is no table, and must announce it in its next header
+    /// block.
     Acknowledged,
     Gone,
 }
@@ -63,23 +65,23 @@ impl Frames {
         self.goes_on || (self.of_block && self.skip + self.rest > 0)
     }
 
-    /// Whether a header block has frames to come beyond the one that is on its way.
+    /// Whether the current header block continues after the current frame.
     pub(super) fn goes_on(&self) -> bool {
         self.goes_on
     }
 
-    /// How many header blocks have begun since this was last asked.
+    /// The number of header blocks begun since the last call.
     pub(super) fn take_begun(&mut self) -> usize {
         std::mem::take(&mut self.begun)
     }
 
-    /// Whether the client may have headers remembered: all do until they have acknowledged that
-    /// there is no table, and begin a header block by saying so (RFC 9113, 4.3.1).
+    /// Whether the client may use a header table. Every client may until it has acknowledged a
+    /// table size of 0 and begun a header block with that size (RFC 9113, 4.3.1).
     pub(super) fn has_table(&self) -> bool {
         self.table != Table::Gone
     }
 
-    /// More of what the client sends.
+    /// Parses more bytes from the client.
     pub(super) fn follow(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             if self.skip > 0 {
@@ -104,7 +106,7 @@ impl Frames {
         }
     }
 
-    /// A frame's head has come.
+    /// Handles a complete frame head.
     fn begin(&mut self) {
         let [high, middle, low, kind, flags, ..] = self.head;
         let length = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);

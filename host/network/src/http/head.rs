@@ -1,4 +1,4 @@
-//! What HTTP demands of a request's head, beyond what hyper looks at.
+//! Checks of a request's head beyond those of hyper.
 
 use http::header::{HOST, HeaderValue, TRANSFER_ENCODING};
 use http::uri::Authority;
@@ -6,8 +6,8 @@ use http::{Method, Version, request};
 
 use super::Refusal;
 
-/// Refuses a head that servers must not go by. Where the target names a host, that is the one that
-/// counts, and the header `host` is made to say it: so it is in h2, too.
+/// Rejects a head that a server must not accept. If the target names a host, that host replaces
+/// the `host` header; h2 requests are treated the same way.
 pub(super) fn check(head: &mut request::Parts) -> Result<(), Refusal> {
     check_coding(head)?;
     let named = check_host(head)?;
@@ -20,8 +20,8 @@ pub(super) fn check(head: &mut request::Parts) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// A body is chunked or not, and nothing else: hyper looks at the end of the last coding only, and
-/// would give out what is compressed as it came (RFC 9112, 6.1).
+/// Accepts the `chunked` transfer coding only. hyper looks only at the end of the last coding, and
+/// would pass compressed bodies on as they came (RFC 9112, 6.1).
 fn check_coding(head: &request::Parts) -> Result<(), Refusal> {
     let mut codings = head.headers.get_all(TRANSFER_ENCODING).into_iter();
     let is_chunked = |coding: &[u8]| coding.trim_ascii().eq_ignore_ascii_case(b"chunked");
@@ -31,7 +31,7 @@ fn check_coding(head: &request::Parts) -> Result<(), Refusal> {
         _ => {
             let codings = head.headers.get_all(TRANSFER_ENCODING).into_iter();
             let mut codings = codings.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
-            // Chunked twice, or not even a list.
+            // `chunked` was applied twice, or the value is not a list.
             if codings.all(|coding| is_chunked(coding) || coding.trim_ascii().is_empty()) {
                 Err(Refusal::BadRequest)
             } else {
@@ -70,8 +70,8 @@ fn check_host(head: &request::Parts) -> Result<Option<HeaderValue>, Refusal> {
     }
 }
 
-/// Whether it is a host and perhaps a port, without a user. Empty, it says that there is none to
-/// name.
+/// Whether the value is a host with an optional port, and without a user. An empty value states
+/// that there is no host.
 fn is_host(value: &[u8]) -> bool {
     if value.is_empty() {
         return true;

@@ -1,4 +1,4 @@
-//! What a request's line and headers hold of memory.
+//! The memory that a request's line and headers hold.
 
 use bytes::Bytes;
 use http::uri::{Authority, PathAndQuery, Scheme};
@@ -7,14 +7,16 @@ use ostrakon_contract::headers;
 
 use super::sums::Bound;
 
-/// A head that holds up to so many bytes is small: what is left for those cannot be taken by others.
+/// A head of up to this many bytes counts as small. Large heads cannot use the part of the limit
+/// reserved for small ones.
 const SMALL: usize = 16 * 1024;
-/// The request and what waits for its answer; in h2 it has a task of its own. In HTTP/1 a connection
-/// has one at a time, which is in the bound on connections.
+/// Memory of the request and of the state that waits for its answer, which has a task of its own
+/// in h2. An HTTP/1 connection has one request at a time, which the limit on connections accounts
+/// for.
 const REQUEST: usize = 512;
 const REQUEST_HTTP2: usize = 10 * 1024;
 
-/// How much all heads together may hold.
+/// The bound on the memory of all heads together.
 pub(super) fn bound(limit: usize) -> Bound {
     Bound {
         limit,
@@ -22,7 +24,7 @@ pub(super) fn bound(limit: usize) -> Bound {
     }
 }
 
-/// How many bytes a request holds until it is answered, without its body: a header of a few bytes
+/// The memory that a request holds until it is answered, without its body. A header of a few bytes
 /// takes many times as much in memory.
 pub(super) fn held_by(head: &request::Parts) -> usize {
     let path = head
@@ -38,7 +40,7 @@ pub(super) fn held_by(head: &request::Parts) -> usize {
     request + path + authority + headers::held_by(&head.headers)
 }
 
-/// How many bytes a request's line and headers have on HTTP/1, as clients write them.
+/// The length of a request's line and headers as clients write them in HTTP/1.
 pub(super) fn length(head: &request::Parts) -> usize {
     const LINE: usize = "  HTTP/1.1\r\n".len();
     const END: usize = "\r\n".len();
@@ -58,15 +60,15 @@ pub(super) fn length(head: &request::Parts) -> usize {
     head.method.as_str().len() + scheme + authority + path + LINE + headers + END
 }
 
-/// The most that a head which is not whole yet can hold, of which the client says as much as it may.
-/// In h2 a header counts as 32 bytes more than it has: this is for the shortest ones.
+/// The most memory that an incomplete head of the largest permitted size can hold. In h2 each
+/// header counts as 32 bytes more than it has; this is the bound for the shortest headers.
 pub(super) const fn most_in_parts(max_header_bytes: usize) -> usize {
     const FRAMES: usize = 6 * 16 * 1024;
     8 * max_header_bytes + FRAMES
 }
 
-/// The same address, in memory of its own: in h2 it comes as a part of the buffer that its frame
-/// was read into.
+/// A copy of the URI in memory of its own. In h2 a URI arrives as a slice of the buffer into which
+/// its frame was read.
 pub(super) fn own(uri: &Uri) -> Uri {
     let copy = |text: &str| Bytes::copy_from_slice(text.as_bytes());
     let mut parts = http::uri::Parts::default();
@@ -79,7 +81,7 @@ pub(super) fn own(uri: &Uri) -> Uri {
     parts.path_and_query = uri
         .path_and_query()
         .and_then(|text| PathAndQuery::from_maybe_shared(copy(text.as_str())).ok());
-    // What was one is one again.
+    // The parts came from a valid URI, so this does not fail.
     Uri::from_parts(parts).unwrap_or_else(|_| uri.clone())
 }
 
@@ -89,12 +91,12 @@ mod tests {
 
     use super::*;
 
-    /// A head that is counted before it is whole is never more than that when it is.
+    /// A head never takes more memory when complete than was counted before.
     #[test]
     fn what_may_come_in_parts_is_the_most_that_a_head_can_hold() {
         let (mut head, ()) = Request::get("/").body(()).unwrap().into_parts();
         assert!(held_by(&head) < 2 * REQUEST);
-        // As h2 counts them: 32 bytes each beside what they have.
+        // As h2 counts headers: 32 bytes each beside their content.
         for number in 0..900 {
             let name = HeaderName::try_from(format!("x-{number}")).unwrap();
             head.headers.append(name, HeaderValue::from_static(""));

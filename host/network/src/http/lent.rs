@@ -1,4 +1,4 @@
-//! A stream that is lent to who drops it, and comes back.
+//! A stream that is lent out, and returned when the borrower drops it.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 
-/// The stream, until it is dropped: then its owner has it back.
+/// The lent stream. Its owner gets it back when this is dropped.
 #[derive(Debug)]
 pub(super) struct Lent<S> {
     stream: Option<S>,
@@ -15,7 +15,7 @@ pub(super) struct Lent<S> {
 }
 
 impl<S: Unpin> Lent<S> {
-    /// The stream to lend, and where it comes back.
+    /// The stream to lend, and the receiver to get it back from.
     pub(super) fn new(stream: S) -> (Self, oneshot::Receiver<S>) {
         let (back, returned) = oneshot::channel();
         let lent = Self {
@@ -27,14 +27,14 @@ impl<S: Unpin> Lent<S> {
 
     fn stream(self: Pin<&mut Self>) -> Pin<&mut S> {
         let stream = self.get_mut().stream.as_mut();
-        Pin::new(stream.expect("it is there until it is dropped"))
+        Pin::new(stream.expect("the stream is present until the loan is dropped"))
     }
 }
 
 impl<S> Drop for Lent<S> {
     fn drop(&mut self) {
         if let (Some(stream), Some(back)) = (self.stream.take(), self.back.take()) {
-            // Where nobody waits for it, it is over.
+            // If the owner no longer waits, the stream is closed.
             let _ = back.send(stream);
         }
     }

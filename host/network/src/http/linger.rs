@@ -1,8 +1,8 @@
-//! The end of a connection: the last word to its client, and what that still sends.
+//! The end of a connection: sends the last answer, and drains what the client still sends.
 //!
-//! Closing with input that nobody has read resets the connection, and a reset takes away what the
-//! client has not read yet: the answer. So the sending side is closed first, and what comes is
-//! read and thrown away until the client has closed its side, too (RFC 9112, 9.6).
+//! Closing a socket with unread input resets the connection, and a reset can discard the answer
+//! before the client has read it. So the sending side is closed first, and input is read and
+//! discarded until the client has closed its side, too (RFC 9112, 9.6).
 
 use std::time::Duration;
 
@@ -15,21 +15,21 @@ use super::server::down;
 use super::stream::Stream;
 use super::wire::Activity;
 
-/// How long a client may go on sending: as long as a proxy takes to see that it is to stop, and a
-/// client that reads nothing before it has sent all to send what is not much too large.
+/// How long a client may go on sending: long enough for a proxy to notice that it should stop, and
+/// for a client that sends everything before it reads to send a body that is not much too large.
 const AT_MOST: Duration = Duration::from_secs(30);
-/// How much it may send.
+/// How many bytes the client may still send.
 const BYTES: u64 = 256 * 1024 * 1024;
-/// How long it may send nothing, without closing its side.
+/// How long the client may pause without closing its side.
 const PAUSE: Duration = Duration::from_secs(5);
-/// How long it may take once the server is shut down.
+/// How long the client may take once the server is shut down.
 const WHEN_DOWN: Duration = Duration::from_secs(1);
-/// The memory that reading takes.
+/// The size of the read buffer.
 const BUFFER: usize = 8 * 1024;
 
-/// Sends a refusal to an HTTP/1 client, if there is one, and closes the sending side; the rest when
-/// the client has done so, too, or a bound is reached. Whoever has the connection's place may take it
-/// away at any time: nothing more is owed to its client.
+/// Sends a refusal, if any, to an HTTP/1 client and closes the sending side. Then drains the
+/// connection until the client has closed its side or a bound is reached. The connection's place
+/// may be given away at any time: nothing more is owed to the client.
 pub(super) async fn close(
     stream: Stream,
     last_words: Option<Refusal>,
@@ -54,12 +54,12 @@ async fn discard(mut stream: Stream, last_words: Option<Refusal>) {
         }
         stream.shutdown().await
     };
-    // It fits into the socket's buffer, unless the client has taken nothing for long.
+    // The refusal fits into the socket's buffer, unless the client has taken nothing for long.
     if !matches!(timeout(PAUSE, closed).await, Ok(Ok(()))) {
         stream.forget();
         return;
     }
-    // In TLS it is not even decrypted.
+    // In TLS the input is not even decrypted.
     let mut socket = stream.into_socket();
     let mut buffer = Vec::with_capacity(BUFFER);
     let mut left = BYTES;

@@ -1,4 +1,5 @@
-//! HTTP/1.1 and h2 on one port, in TLS or not, and a small client. The only place that knows hyper.
+//! HTTP/1.1 and h2 on one port, with or without TLS, and a small client. Only this module knows
+//! hyper.
 //!
 //! Tasks, what ends each, and what its failure means:
 //!
@@ -45,31 +46,31 @@ pub use caller::{Caller, Door, plain};
 pub use refusal::Refusal;
 pub use server::{Handler, Server};
 
-/// What a client may ask of a server. All sizes are in bytes and inclusive.
+/// Limits on what clients may ask of a server. All sizes are in bytes and inclusive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Open connections. One more gets the place of one that does not use its own, or is answered
-    /// 503 and closed where there is none.
+    /// Open connections. A further connection takes the place of an unused one; if there is none,
+    /// it is answered 503 and closed.
     pub max_connections: usize,
-    /// A request's line and headers together: 431.
+    /// Size of a request's line and headers together; 431 above it.
     pub max_header_bytes: usize,
-    /// A request's body: 413.
+    /// Size of a request's body; 413 above it.
     pub max_body_bytes: usize,
-    /// What all requests' lines and headers hold in memory at once: 503.
+    /// Memory held by the lines and headers of all requests at once; 503 above it.
     pub max_heads_bytes: usize,
-    /// All requests' bodies in memory at once: 503.
+    /// Memory held by the bodies of all requests at once; 503 above it.
     pub max_bodies_bytes: usize,
-    /// How long a connection may say nothing after it was accepted, or after its TLS handshake.
+    /// How long a connection may stay silent after it was accepted, or after its TLS handshake.
     pub first_byte_timeout: Duration,
-    /// From a request's first byte to the end of its headers: 408.
+    /// From a request's first byte to the end of its headers; 408 after it.
     pub header_timeout: Duration,
-    /// From the end of the headers to the end of the body: 408.
+    /// From the end of the headers to the end of the body; 408 after it.
     pub body_timeout: Duration,
-    /// How long a connection stays open without a request, or without progress in what it is
-    /// sent.
+    /// How long a connection stays open without a request, or without the client taking any of its
+    /// answer.
     pub idle_timeout: Duration,
-    /// How long an answer may take to be taken before its connection gives way to new ones, where
-    /// there are as many as there may be.
+    /// When all connections are in use: how long a client may take to read an answer before its
+    /// connection gives way to a new one.
     pub answer_patience: Duration,
 }
 
@@ -90,6 +91,6 @@ impl Default for Limits {
     }
 }
 
-/// Limits that can be replaced while the server runs: those of sizes and times count from the
-/// next connection or request on.
+/// Limits that can be replaced while the server runs. Sizes and times apply from the next
+/// connection or request on.
 pub type LiveLimits = Arc<ArcSwap<Limits>>;

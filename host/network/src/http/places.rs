@@ -1,5 +1,5 @@
-//! The places of a server's connections: where all are taken, the newest connection gets that of one
-//! that does not use its own.
+//! The places of a server's connections. When all are taken, a new connection evicts one that is
+//! not using its place.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,40 +11,42 @@ use tokio::time::Instant;
 
 use super::wire::{Activity, Phase};
 
-/// How long a client may take over something before it counts as slow, or ask nothing before it counts
-/// as idle.
+/// How long a client may take over one thing before it counts as slow, or send no request before
+/// it counts as idle.
 const SLOW: Duration = Duration::from_secs(1);
-/// Connections that one look over all of them finds: a look is not made for each that comes.
+/// How many candidates for eviction one scan collects, so that not every new connection needs a
+/// scan.
 const CANDIDATES: usize = 64;
-/// How long it is not looked again after a look that has found none, for each place that is taken.
+/// After a scan that found no candidate, the pause before the next scan, per taken place.
 const LOOK_EVERY: Duration = Duration::from_micros(1);
 
-/// In the order in which connections give way.
+/// How much a connection needs its place. Connections are evicted in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Standing {
-    /// It is over but for what its client still sends.
+    /// The connection is finished, except for what its client still sends.
     Over,
-    /// It has said nothing, or has been sending the same head or body for long.
+    /// The client has sent nothing, or has been sending the same head or body for long.
     Slow,
-    /// Between two requests, and for long.
+    /// Between two requests for long.
     Idle,
-    /// It has just come, and said nothing yet.
+    /// The connection is new and has sent nothing yet.
     New,
-    /// Between two requests.
+    /// Between two requests, for a short time.
     Used,
-    /// In the middle of a request that is not run yet, or taking an answer for long.
+    /// A request has begun but does not run yet, or its answer has been in transit for long.
     Begun,
 }
 
-/// The places that are taken.
+/// The taken places.
 #[derive(Debug, Default)]
 pub(super) struct Places {
     taken: HashMap<Id, Holder>,
-    /// How many of them have lost theirs and are yet to go.
+    /// How many evicted connections have not ended yet.
     losers: usize,
-    /// Those found by the last look, and since when they do what they did then; the next one last.
+    /// The candidates of the last scan, each with the time since which its state has not changed.
+    /// The next one to evict is last.
     candidates: Vec<(Id, Instant)>,
-    /// When a look last found none.
+    /// When a scan last found no candidate.
     none_at: Option<Instant>,
 }
 
@@ -54,35 +56,36 @@ struct Holder {
     lost: watch::Sender<bool>,
 }
 
-/// How a connection learns that its place is another's.
+/// Tells a connection that it was evicted.
 pub(super) type Lost = watch::Receiver<bool>;
 
 impl Places {
-    /// How many are taken.
+    /// The number of taken places.
     pub(super) fn len(&self) -> usize {
         self.taken.len()
     }
 
-    /// How many are taken by connections that may keep theirs.
+    /// The number of places whose connections have not been evicted.
     pub(super) fn kept(&self) -> usize {
         self.taken.len() - self.losers
     }
 
-    /// Gives a place to the connection of a task.
+    /// Takes a place for the connection served by `task`.
     pub(super) fn take(&mut self, task: Id, activity: Arc<Activity>, lost: watch::Sender<bool>) {
         self.taken.insert(task, Holder { activity, lost });
     }
 
-    /// The task has ended.
+    /// Frees the place of a task that has ended.
     pub(super) fn leave(&mut self, task: Id) {
         let left = self.taken.remove(&task);
         self.losers -= usize::from(left.is_some_and(|place| *place.lost.borrow()));
     }
 
-    /// Takes the place of the connection that needs it least. Those whose requests are run keep
-    /// theirs, and those that have been taking an answer for no longer than `patience`. Nobody keeps
-    /// one for ever by small requests beside an answer that is not taken: its stream is ended after
-    /// the idle timeout. Says whether there was one to take.
+    /// Evicts the connection that needs its place least, and returns whether there was one. A
+    /// connection keeps its place while its request runs, and while its client has been taking an
+    /// answer for at most `patience`. A client cannot keep a place for ever by sending small
+    /// requests beside an answer that it does not take: that answer's stream is ended after the
+    /// idle timeout.
     pub(super) fn make_room(&mut self, patience: Duration) -> bool {
         self.take_next(patience) || {
             self.look(patience);
@@ -92,7 +95,7 @@ impl Places {
 
     fn take_next(&mut self, patience: Duration) -> bool {
         while let Some((task, since)) = self.candidates.pop() {
-            // It may have ended, or got on, since it was looked at.
+            // The connection may have ended or made progress since the scan.
             if let Some(place) = self.taken.get(&task)
                 && rank(&place.activity, patience).is_some_and(|(_, began)| began == since)
                 && !place.lost.send_replace(true)
@@ -128,7 +131,7 @@ impl Places {
     }
 }
 
-/// Whether a connection that has lost its place can be closed now: nothing that it asked is run.
+/// Whether an evicted connection can be closed now: none of its requests is running.
 pub(super) fn gives_way(activity: &Activity, patience: Duration) -> bool {
     rank(activity, patience).is_some()
 }
@@ -136,7 +139,7 @@ pub(super) fn gives_way(activity: &Activity, patience: Duration) -> bool {
 fn rank(activity: &Activity, patience: Duration) -> Option<(Standing, Instant)> {
     let (phase, mut began) = activity.began();
     if phase == Phase::Answering {
-        // What it asked meanwhile does not make an answer younger.
+        // New requests on the same connection do not make an untaken answer younger.
         let oldest = activity.untaken().oldest();
         began = oldest.map_or(began, |oldest| oldest.min(began));
     }
@@ -163,7 +166,7 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(30);
     const MOMENT: Duration = Duration::from_millis(1);
 
-    /// Connections, each with what it is doing.
+    /// Connections, each with its current activity.
     struct World {
         places: Places,
         tasks: JoinSet<()>,
@@ -232,7 +235,8 @@ mod tests {
             assert!(world.places.make_room(PATIENCE));
             assert!(*lost.borrow(), "{at} is next");
         }
-        // Whoever has a request run keeps its place, and who has not had long to take an answer.
+        // A connection keeps its place while its request runs, and while its answer has not been
+        // in transit for long.
         assert!(!world.places.make_room(PATIENCE));
         tokio::time::advance(PATIENCE).await;
         assert!(world.places.make_room(PATIENCE) && *answering.1.borrow());

@@ -1,4 +1,4 @@
-//! The answers that the host makes itself.
+//! The answers that the host gives itself.
 
 use std::time::SystemTime;
 
@@ -10,35 +10,33 @@ use http::{Response, StatusCode};
 
 use super::date::date;
 
-/// Names the refusal in an answer, for programs.
+/// The header that names the refusal, for programs.
 const ERROR: HeaderName = HeaderName::from_static("ostrakon-error");
 
 macro_rules! refusals {
     ($($(#[$doc:meta])* $variant:ident: $status:ident $code:literal $text:literal,)+) => {
         /// Why the host answers a request itself, in the guest's place.
         ///
-        /// Each is a status, one line of text for people, and a header `ostrakon-error` with a
-        /// code for programs.
+        /// Each refusal has a status, one line of text for people, and a code for programs in the
+        /// header `ostrakon-error`.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Refusal {
             $($(#[$doc])* $variant,)+
         }
 
         impl Refusal {
-            /// Every refusal there is.
             pub const ALL: &'static [Self] = &[$(Self::$variant),+];
 
-            /// The status of the answer.
             pub fn status(self) -> StatusCode {
                 match self { $(Self::$variant => StatusCode::$status,)+ }
             }
 
-            /// What programs know it by, in kebab case.
+            /// The code for programs, in kebab case.
             pub fn code(self) -> &'static str {
                 match self { $(Self::$variant => $code,)+ }
             }
 
-            /// The answer's body.
+            /// The answer's body: one line of text.
             pub fn text(self) -> &'static str {
                 match self { $(Self::$variant => $text,)+ }
             }
@@ -47,67 +45,65 @@ macro_rules! refusals {
 }
 
 refusals! {
-    /// Another shard has the partition; the client is to ask that one.
+    /// Another shard has the partition, and the client is to send the request there.
     Redirected: TEMPORARY_REDIRECT "redirected"
         "another shard has this partition: send the same request to the address in the location header\n",
-    /// What was sent is not HTTP.
+    /// The request is not valid HTTP.
     BadRequest: BAD_REQUEST "bad-request"
         "the request is not valid http: check its request line, headers and body framing\n",
     /// The partition's key is empty or too long.
     BadPartitionKey: BAD_REQUEST "bad-partition-key"
         "the partition key is empty or too long: use 1 byte to store.max_partition_key_bytes\n",
-    /// What came is not TLS.
+    /// A plain request arrived on a TLS port.
     HttpsOnly: BAD_REQUEST "https-only"
         "this port speaks https only: ask again with https:// in place of http://\n",
-    /// No token came.
+    /// The request has no token.
     NoToken: UNAUTHORIZED "no-token"
-        "a token is needed: send one that is known here as authorization: bearer <token>\n",
-    /// The token that came is not, or no longer, known.
+        "a token is required: send one that is accepted here as authorization: bearer <token>\n",
+    /// The request's token is not, or no longer, accepted.
     WrongToken: UNAUTHORIZED "wrong-token"
-        "the token is not, or no longer, known here: send one that is\n",
-    /// What the client has shown is not, or no longer, believed.
+        "the token is not, or no longer, accepted here: send one that is\n",
+    /// The client's certificate is missing, or not, or no longer, accepted.
     ClientCertificate: FORBIDDEN "client-certificate"
-        "this connection's client certificate is missing, or not believed any more: connect again with one of an authority that is known here\n",
-    /// The operation is not for this caller.
+        "this connection's client certificate is missing or no longer accepted: connect again with one from an authority that is known here\n",
+    /// The caller may not use this operation.
     Forbidden: FORBIDDEN "forbidden"
-        "this is allowed from the same machine, and not from a web page there, or with a token: call it from within the pod, or put admin-token into the secret\n",
-    /// There is nothing at this path.
+        "this is allowed with a token, or from the same machine but not from a web page there: call it from within the pod, or put admin-token into the secret\n",
     NotFound: NOT_FOUND "not-found"
         "there is nothing at this path: check the url\n",
-    /// The path has no such method.
+    /// The path does not offer this method.
     MethodNotAllowed: METHOD_NOT_ALLOWED "method-not-allowed"
-        "this path has other methods only: see the allow header\n",
+        "this path does not offer this method: see the allow header\n",
     /// The headers came too slowly.
     HeaderTime: REQUEST_TIMEOUT "header-time"
         "the headers did not arrive in time: send the request again, faster\n",
     /// The body came too slowly.
     BodyTime: REQUEST_TIMEOUT "body-time"
         "the body did not arrive in time: send the request again, faster or in smaller parts\n",
-    /// The body is too large.
     BodySize: PAYLOAD_TOO_LARGE "body-size"
         "the body is too large: send less, or raise max_body_bytes\n",
     /// The request target is too long.
     UriSize: URI_TOO_LONG "uri-size"
         "the request's target is too long: send a shorter path and query\n",
-    /// Another shard has the partition; nothing was written.
+    /// Another shard has the partition, and nothing was written.
     Misplaced: MISDIRECTED_REQUEST "misplaced"
-        "another shard has this partition, and nothing was written: ask the one that the ostrakon-shard header names\n",
+        "another shard has this partition, and nothing was written: send the request to the shard that the ostrakon-shard header names\n",
     /// The headers are too large.
     HeaderSize: REQUEST_HEADER_FIELDS_TOO_LARGE "header-size"
         "the request line and headers are too large, or more than 100: send less, or raise max_header_bytes\n",
-    /// The host failed: our bug.
+    /// The host failed, which is a bug in the host.
     Internal: INTERNAL_SERVER_ERROR "internal"
         "the host failed to answer: see its log\n",
-    /// What is asked for is not offered to anybody.
+    /// The host does not offer the requested feature at all.
     NotImplemented: NOT_IMPLEMENTED "not-implemented"
-        "this is not offered: send bodies in no transfer coding but chunked, and do not ask for a tunnel\n",
+        "this is not offered: use no transfer coding but chunked, and do not ask for a tunnel\n",
     /// The guest trapped.
     GuestTrapped: INTERNAL_SERVER_ERROR "guest-trapped"
         "the guest trapped and nothing was stored: see the host's log\n",
     /// The guest's reply cannot be sent.
     GuestReply: INTERNAL_SERVER_ERROR "guest-reply"
         "the guest's reply is not valid and nothing was stored: see the host's log\n",
-    /// The guest used more memory than it may.
+    /// The guest used more memory than its limit.
     GuestMemory: INTERNAL_SERVER_ERROR "guest-memory"
         "the guest ran out of memory and nothing was stored: ask for less, or raise the limit\n",
     /// A part of the data is damaged.
@@ -119,13 +115,13 @@ refusals! {
     /// There are too many connections.
     Connections: SERVICE_UNAVAILABLE "connections"
         "there are too many connections: try again later, or raise max_connections\n",
-    /// All heads together are too large.
+    /// The heads of all requests together take too much memory.
     Heads: SERVICE_UNAVAILABLE "heads"
         "the lines and headers of all requests together, or of this connection's, take too much memory: try again later, or raise max_heads_bytes\n",
-    /// All bodies together are too large.
+    /// The bodies of all requests together are too large.
     Bodies: SERVICE_UNAVAILABLE "bodies"
         "the bodies of all requests together are too large: try again later, or raise max_bodies_bytes\n",
-    /// All replies together are too large.
+    /// The replies that clients have not taken yet are too large together.
     Replies: SERVICE_UNAVAILABLE "replies"
         "the replies that clients, or this one, have not taken yet are too large together: take them, try again later, or raise max_replies_bytes\n",
     /// The writer's queue is full.
@@ -134,37 +130,39 @@ refusals! {
     /// The request waited too long for the writer; it did not run.
     WriterWait: SERVICE_UNAVAILABLE "writer-wait"
         "the write waited too long for its turn and did not run: try again later\n",
-    /// Too many slow reads run already.
+    /// Too many slow reads are running.
     SlowReads: SERVICE_UNAVAILABLE "too-many-slow-reads"
         "too many slow reads are running: try again later\n",
-    /// The shard that has the partition, or one of all that are to answer, is away; nothing was run.
+    /// The shard that has the partition, or one of the shards that must answer, is away; nothing
+    /// was run.
     ShardAway: SERVICE_UNAVAILABLE "shard-away"
-        "a shard that is to answer is away, and nothing was run: try again later\n",
-    /// The shard that has the partition was asked to write and did not answer.
+        "a shard that must answer is away, and nothing was run: try again later\n",
+    /// The shard that has the partition received the write and did not answer.
     OutcomeUnknown: BAD_GATEWAY "outcome-unknown"
-        "the shard that has this partition did not answer: it may have written or not; read before you try again\n",
-    /// Another shard ran the write, and there is no room for its reply.
+        "the shard that has this partition did not answer: it may or may not have written; read before you try again\n",
+    /// Another shard ran the write, but there is no room here for its reply.
     ReplyDropped: BAD_GATEWAY "reply-dropped"
         "the write was run, and its reply was dropped, as replies that clients have not taken yet are too large together: read before you try again\n",
     /// There is no live generation yet.
     NoGeneration: SERVICE_UNAVAILABLE "no-generation"
         "the shard has no live guest yet: try again later, and see its status\n",
-    /// The shard drains.
+    /// The shard is draining.
     ShuttingDown: SERVICE_UNAVAILABLE "shutting-down"
         "_shutting_down_",
     /// The store cannot be read or written.
     StoreFailed: SERVICE_UNAVAILABLE "store-failed"
         "the store failed and the request's outcome was not acknowledged: try again, and see the host's log\n",
-    /// The data file is not where it was opened.
+    /// The data file is no longer where it was opened.
     StoreMissing: SERVICE_UNAVAILABLE "store-missing"
         "the shard's data file was moved or removed and nothing was stored: put it back, and see the shard's status\n",
-    /// There is no space left to write to.
+    /// The disk is full.
     StoreFull: INSUFFICIENT_STORAGE "store-full"
         "the disk is full and nothing was stored: free some space, or enlarge the volume\n",
 }
 
 impl Refusal {
-    /// The answer. A 503 says to try again after a second, a 401 what is to be shown.
+    /// The answer. A 503 carries a `retry-after` of one second, a 401 names the scheme to
+    /// authenticate with.
     pub fn response(self) -> Response<Bytes> {
         let mut response = Response::new(Bytes::from_static(self.text().as_bytes()));
         *response.status_mut() = self.status();
@@ -192,13 +190,13 @@ impl Refusal {
         response
     }
 
-    /// The answer, with the reason at the end of its line.
+    /// The answer, with a reason appended to its line.
     pub fn explained(self, why: &str) -> Response<Bytes> {
         let line = format!("{} ({why})\n", self.text().trim_end());
         self.response().map(|_| line.into())
     }
 
-    /// The answer, after which an HTTP/1 connection is closed.
+    /// The answer, with the header that closes an HTTP/1 connection.
     pub(super) fn closing(self) -> Response<Bytes> {
         let mut response = self.response();
         response
@@ -207,7 +205,7 @@ impl Refusal {
         response
     }
 
-    /// The closing answer as HTTP/1 sends it, for where there is no request to answer.
+    /// The closing answer in HTTP/1 wire format, for use where there is no request to answer.
     pub(super) fn http1(self) -> Vec<u8> {
         let response = self.closing();
         let mut wire = format!("HTTP/1.1 {}\r\n", response.status()).into_bytes();

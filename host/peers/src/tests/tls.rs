@@ -82,7 +82,7 @@ async fn who_lacks_what_is_demanded_is_refused_and_told() {
         (
             all(Some(&tls), &[]),
             all(None, &["a"]),
-            "see that it takes TLS",
+            "check that it accepts TLS",
             "is not set up here",
         ),
         (
@@ -258,7 +258,7 @@ async fn nobody_in_the_middle_takes_tls_away() {
     let pool = Pool::new(Arc::new(with(1, both)));
     pool.set_address(2, &address);
     let refused = pool.request(2, body(1)).await.unwrap_err().to_string();
-    assert!(refused.contains("see that it takes TLS"), "{refused}");
+    assert!(refused.contains("check that it accepts TLS"), "{refused}");
     assert_eq!(firsts.recv().await, Some(0x16));
     assert!(firsts.try_recv().is_err(), "it was called once");
 }
