@@ -148,10 +148,7 @@ async fn a_peer_of_another_ordinal_is_not_asked() {
     let refused = pool.request(3, body(1)).await.unwrap_err();
     assert!(refused.is_not_sent());
     let text = refused.to_string();
-    assert!(
-        text.contains("peer 2 answered instead of peer 3"),
-        "{text}"
-    );
+    assert!(text.contains("peer 2 answered instead of peer 3"), "{text}");
     assert_eq!(executed.load(Ordering::SeqCst), 0);
     let unknown = pool.request(4, body(1)).await;
     assert_eq!(unknown, Err(RequestError::NotSent(Cause::NoAddress(4))));
