@@ -293,7 +293,7 @@ fn a_second_signal_kills() {
     dev.wait_for(0, "2 shards are ready");
     dev.done(&["pause", "1"]);
     signal(dev.child.id(), "INT");
-    let at = dev.wait_for(0, "shard 1 | is told to end");
+    let at = dev.wait_for(0, "shard 1 | was told to end");
     signal(dev.child.id(), "INT");
     assert_eq!(dev.wait(), Some(0));
     dev.wait_for(at, "shard 1 | was killed");
