@@ -212,7 +212,7 @@ fn commands_are_taken_at_the_prompt_and_by_ctl() {
     // Whoever closes a pipe has said all.
     dev.input = None;
     assert_eq!(dev.done(&["pause", "0"]).matches("halted").count(), 1);
-    assert_eq!(dev.done(&["resume", "0"]).matches("goes on").count(), 1);
+    assert_eq!(dev.done(&["resume", "0"]).matches("resumed").count(), 1);
     let lines = dev.lines.lock().unwrap().clone();
     assert!(
         !lines.iter().any(|line| line.contains('\x1b')),

@@ -71,13 +71,13 @@ async fn who_lacks_what_is_demanded_is_refused_and_told() {
             all(None, &[]),
             all(Some(&tls), &[]),
             "closed the stream at our hello",
-            "without TLS",
+            "does not use TLS",
         ),
         (
             all(None, &["a"]),
             all(Some(&tls), &["a"]),
             "closed the stream at our hello",
-            "without TLS",
+            "does not use TLS",
         ),
         (
             all(Some(&tls), &[]),
