@@ -8,7 +8,6 @@ use std::time::Duration;
 pub struct Backoff {
     /// The pause after the second end.
     pub first: Duration,
-    /// The longest pause.
     pub most: Duration,
     /// How long a process must run for earlier ends to be forgotten.
     pub well: Duration,

@@ -20,15 +20,12 @@ use super::work::Work;
 /// The initial number of shards.
 const SHARDS: u32 = 3;
 
-/// A controller's options.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The `ostrakon` binary.
     pub binary: PathBuf,
     /// The wanted number of shards. `None` means as many as the data is distributed over, or three
     /// if there is no data.
     pub shards: Option<u32>,
-    /// The shards' addresses.
     pub addresses: Addresses,
     /// How long a shard may take to end after SIGTERM.
     pub grace: Duration,

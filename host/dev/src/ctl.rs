@@ -47,10 +47,8 @@ pub enum CallError {
     /// The text is not a command.
     #[error("{0}")]
     Misunderstood(String),
-    /// The command was refused.
     #[error("{0}")]
     Refused(String),
-    /// The connection failed.
     #[error("`ostrakon dev` ended before it had answered: see its terminal")]
     CutOff(#[source] io::Error),
 }

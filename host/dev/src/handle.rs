@@ -31,7 +31,6 @@ pub(super) enum Command {
 /// Why a command is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// The controller has ended.
     #[error("the controller has ended: start `ostrakon dev` again")]
     Ended,
     /// No shard has this ordinal.

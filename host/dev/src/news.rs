@@ -22,11 +22,12 @@ pub struct News {
 pub enum What {
     /// A process was started.
     Started {
-        /// The process's id.
         pid: u32,
     },
     /// No process could be started.
-    NotStarted { reason: String },
+    NotStarted {
+        reason: String,
+    },
     /// A shard became ready, this long after its process was started.
     Ready(Duration),
     /// A ready shard no longer answers as ready.
@@ -50,7 +51,6 @@ pub enum What {
     Projected,
     /// A generation went live, this long after its content was projected.
     Live(Generation, Option<Duration>),
-    /// A generation was refused.
     Refused(Refused),
     /// A warning or error from the shard's log, or a line that is not a log line.
     Line {

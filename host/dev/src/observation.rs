@@ -19,7 +19,6 @@ pub struct Observation {
     pub ready: bool,
     /// The live generation.
     pub generation: Option<Generation>,
-    /// The candidate in progress.
     pub candidate: Option<Candidate>,
     /// The refused content of the volume.
     pub refused: Option<Refused>,
@@ -52,7 +51,6 @@ pub struct Refused {
     pub digest: Option<Digest>,
     /// The step that refused it.
     pub step: String,
-    /// The reason.
     pub reason: String,
     /// The time, in seconds since 1970.
     pub unix_time: u64,
@@ -69,7 +67,6 @@ pub struct Store {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default)]
 pub struct Topology {
-    /// The plan's number.
     pub epoch: u64,
     /// The number of shards under this plan.
     pub shards: u32,

@@ -19,23 +19,22 @@ status [--json] show the state of all shards
 stop            end all shards, the last first; so do quit, exit and Ctrl-C
 help            show this list";
 
-/// One command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
     /// An empty line.
     Nothing,
     /// Changes the number of shards.
     Scale(u32),
-    /// Restarts all shards.
     Restart,
-    /// Kills a shard.
     Kill(u32),
     /// Halts a shard.
     Pause(u32),
     /// Resumes a halted shard.
     Resume(u32),
     /// Shows the state of all shards.
-    Status { json: bool },
+    Status {
+        json: bool,
+    },
     /// Ends all shards.
     Stop,
     /// Shows the list of commands.

@@ -49,7 +49,6 @@ impl Screen {
         })
     }
 
-    /// Shows an event.
     pub(super) fn show(&self, news: &News) {
         let Some((wrong, mut text)) = words(news, &self.addresses) else {
             return;
@@ -75,7 +74,6 @@ impl Screen {
         }
     }
 
-    /// Shows an error.
     pub(super) fn complain(&self, text: &str) {
         self.write(&self.red(true, text));
     }
@@ -92,7 +90,6 @@ impl Screen {
         }
     }
 
-    /// Stops prompting.
     pub(super) fn end(&self) {
         if !self.prompt.is_empty() {
             self.put(WIPE);

@@ -42,7 +42,6 @@ pub struct Session {
     pub state: Option<PathBuf>,
     /// Additional directories in which a save triggers a build.
     pub watched: Vec<PathBuf>,
-    /// The controller's options.
     pub options: Options,
 }
 
@@ -65,7 +64,6 @@ pub enum Error {
     /// The socket for commands cannot be opened.
     #[error("cannot open the socket {}", path.display())]
     Ctl {
-        /// The socket's path.
         path: PathBuf,
         /// The system's error.
         #[source]

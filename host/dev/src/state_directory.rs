@@ -19,7 +19,7 @@ const STATE: Format = Format {
 };
 /// The file in the state directory with the number of shards.
 const SHARDS: Format = Format {
-    what: "the number of shards that the data is spread over",
+    what: "the number of shards over which the data is distributed",
     version: STATE.version,
 };
 /// The name of the file with the version.
@@ -43,7 +43,6 @@ pub struct StateDirectory {
 /// Why a state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StateDirectoryError {
-    /// Another controller uses it.
     #[error(
         "{} is in use by another `ostrakon dev`: stop that one, or give another --state", .0.display()
     )]
@@ -62,16 +61,11 @@ pub enum StateDirectoryError {
         "cannot use {}: {source}: run the version that wrote it, or a newer one, or give another --state; nothing was changed",
         path.display()
     )]
-    Newer {
-        path: PathBuf,
-        /// The unknown version.
-        source: Unreadable,
-    },
+    Newer { path: PathBuf, source: Unreadable },
     /// One of its files is damaged.
     #[error("cannot use {}: {source}; {help}", path.display())]
     Damaged {
         path: PathBuf,
-        /// The kind of damage.
         source: Unreadable,
         /// The remedy.
         help: &'static str,
@@ -79,7 +73,6 @@ pub enum StateDirectoryError {
     /// The directory cannot be created or written to.
     #[error("cannot use the state directory {}: check that it is writable", path.display())]
     Io {
-        /// The path that failed.
         path: PathBuf,
         /// The system's error.
         #[source]
@@ -213,7 +206,7 @@ fn spread(root: &Path) -> Result<Option<u32>, StateDirectoryError> {
     let number = number.and_then(|number| number.trim().parse().ok());
     match number {
         Some(shards @ 1..=MAX_SHARDS) => Ok(Some(shards)),
-        _ => Err(broken("it is no number of shards")),
+        _ => Err(broken("it is not a number of shards")),
     }
 }
 

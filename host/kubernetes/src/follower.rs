@@ -29,7 +29,6 @@ pub(super) struct Timing {
     pub(super) beyond: Duration,
     /// The wait after the first failure; it doubles with each further failure.
     pub(super) first_wait: Duration,
-    /// The longest wait.
     pub(super) longest_wait: Duration,
 }
 

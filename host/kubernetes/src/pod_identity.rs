@@ -13,7 +13,6 @@ const MAX_NAMESPACE: usize = 4 << 10;
 /// This Pod's identity in its cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodIdentity {
-    /// The API server's address.
     pub(super) server: Uri,
     /// The mounted ServiceAccount's directory, with `token` and `ca.crt`, which change.
     pub(super) account: PathBuf,
@@ -60,7 +59,6 @@ pub enum NoIdentity {
     NoAccount {
         /// The file that was tried.
         path: PathBuf,
-        /// The reason.
         why: String,
     },
     /// The Pod's name does not contain its StatefulSet's name.

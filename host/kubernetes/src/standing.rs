@@ -32,7 +32,6 @@ struct Told {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Status {
     pub namespace: String,
-    /// The Pod's StatefulSet.
     pub statefulset: String,
     /// Whether this shard follows the number of replicas now.
     pub followed: bool,

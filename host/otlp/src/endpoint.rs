@@ -19,7 +19,6 @@ pub struct Endpoint {
 /// Why an address or a list is rejected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadEndpoint {
-    /// The address is invalid.
     #[error("{0:?} is not a collector's address: write http://HOST:4318")]
     Address(String),
     /// The address uses an unsupported protocol.

@@ -36,7 +36,6 @@ const LAST: Duration = Duration::from_secs(1);
 /// The exporter's configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
-    /// The collector's address.
     pub endpoint: Endpoint,
     /// Additional headers for the collector. Their values are marked as sensitive.
     pub headers: HeaderMap,

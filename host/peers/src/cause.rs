@@ -29,20 +29,12 @@ pub enum Cause {
     Replaced,
     /// A body is too long for a frame.
     #[error("a body of {length} bytes is above the {most} allowed; split it")]
-    TooLarge {
-        length: usize,
-        /// The longest body allowed.
-        most: usize,
-    },
+    TooLarge { length: usize, most: usize },
     /// The other side announced a frame that is too long.
     #[error(
         "a frame of {length} bytes is above the {most} allowed; give both sides the same limit"
     )]
-    FrameTooLarge {
-        length: u32,
-        /// The longest frame allowed.
-        most: u32,
-    },
+    FrameTooLarge { length: u32, most: u32 },
     /// The other side violated the protocol.
     #[error("the other side broke the protocol ({0}); upgrade the older side")]
     Malformed(&'static str),
@@ -57,7 +49,6 @@ pub enum Cause {
         "the token or certificate of this connection is no longer accepted; connect again with the current ones"
     )]
     Revoked,
-    /// The stream failed.
     #[error("the stream failed; connect again: {0}")]
     Io(String),
     /// The other side ended the connection and gave a reason.

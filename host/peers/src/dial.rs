@@ -93,14 +93,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
 /// [`Dial`] for a network that is chosen where the process is wired.
 trait DialAny: Debug + Send + Sync {
-    /// As [`Dial::resolve`].
     fn resolve_any<'a>(&'a self, address: &'a str) -> Coming<'a, Vec<SocketAddr>>;
 
-    /// As [`Dial::dial`].
     fn dial_any(&self, at: SocketAddr) -> Coming<'_, Box<dyn Stream>>;
 }
 
-/// A boxed future.
 type Coming<'a, T> = Pin<Box<dyn Future<Output = io::Result<T>> + Send + 'a>>;
 
 impl<D: Dial + Debug> DialAny for D {

@@ -13,7 +13,6 @@ use super::settings::Settings;
 /// The state that this process's connections have in common.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
-    /// This process's identity.
     pub identity: Identity,
     /// The current credentials of the cluster.
     pub credentials: watch::Receiver<Arc<Credentials>>,

@@ -9,7 +9,6 @@ use super::hello::Versions;
 
 #[derive(Debug, thiserror::Error)]
 pub enum HandshakeError {
-    /// The stream failed.
     #[error("the stream failed in the handshake; check the network and try again: {0}")]
     Io(io::Error),
     /// The other side closed the stream.
@@ -20,7 +19,6 @@ pub enum HandshakeError {
         "the other side closed the stream at our hello; if it takes TLS only, give us the certificates of the cluster, or else look at its log"
     )]
     ClosedAtHello,
-    /// TLS failed.
     #[error("TLS with the other side failed: {0}")]
     Tls(#[from] Problem),
     /// The other side does not use TLS, which is demanded here.
@@ -45,11 +43,7 @@ pub enum HandshakeError {
     #[error(
         "a handshake message of {length} bytes is above the {most} allowed; check that the other side is a shard"
     )]
-    TooLarge {
-        length: u32,
-        /// The longest length allowed.
-        most: u32,
-    },
+    TooLarge { length: u32, most: u32 },
     /// The other side does not speak this protocol.
     #[error("the other side does not speak the peer protocol; check the address and port")]
     NotAShard,

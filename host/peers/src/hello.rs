@@ -75,9 +75,7 @@ impl Hello {
 /// The range of protocol versions that a side speaks, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Versions {
-    /// The lowest version spoken.
     pub lowest: u16,
-    /// The highest version spoken.
     pub highest: u16,
 }
 

@@ -34,7 +34,6 @@ struct Slots {
 
 /// An answer, and the connection it came from.
 pub struct Answered {
-    /// The answer's body.
     pub body: Bytes,
     slot: Arc<Slot>,
     opened: Arc<Opened>,

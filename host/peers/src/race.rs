@@ -32,7 +32,6 @@ const MAX_REASONS: usize = 4;
 /// The peer to reach, and the means to reach it.
 pub(super) struct Race<'a, D> {
     pub ordinal: u32,
-    /// The peer's configured address.
     pub address: &'a str,
     pub endpoint: &'a Endpoint,
     pub dial: &'a D,
@@ -53,7 +52,6 @@ struct Try<'a> {
     opening: Pin<Box<dyn Future<Output = Result<Connection, Failed>> + Send + 'a>>,
 }
 
-/// Why an attempt failed.
 struct Failed {
     why: String,
     /// Whether the process at the address cannot be the peer.

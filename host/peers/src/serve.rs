@@ -43,7 +43,6 @@ pub trait Handler: Send + Sync + 'static {
 /// Why serving a connection ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The handshake failed.
     #[error(transparent)]
     Handshake(#[from] HandshakeError),
     /// The connection failed after the handshake.

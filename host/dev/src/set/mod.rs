@@ -13,7 +13,6 @@ use std::collections::BTreeMap;
 
 use super::observation::Topology;
 
-/// One step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Act {
     /// Create a Pod and start its process.

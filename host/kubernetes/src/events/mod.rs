@@ -107,7 +107,6 @@ impl Kind {
     }
 }
 
-/// An Event to post.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     pub kind: Kind,

@@ -21,7 +21,6 @@ const LIST_AFTER: u32 = 10;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Ask {
-    /// List the current state.
     List,
     /// Watch the changes from this version on.
     Watch(String),

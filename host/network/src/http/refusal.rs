@@ -62,7 +62,7 @@ refusals! {
         "a token is required: send one that is accepted here as authorization: bearer <token>\n",
     /// The request's token is not, or no longer, accepted.
     WrongToken: UNAUTHORIZED "wrong-token"
-        "the token is not, or no longer, accepted here: send one that is\n",
+        "the token is not, or no longer, accepted here: send an accepted one\n",
     /// The client's certificate is missing, or not, or no longer, accepted.
     ClientCertificate: FORBIDDEN "client-certificate"
         "this connection's client certificate is missing or no longer accepted: connect again with one from an authority that is known here\n",
@@ -97,7 +97,6 @@ refusals! {
     /// The host does not offer the requested feature at all.
     NotImplemented: NOT_IMPLEMENTED "not-implemented"
         "this is not offered: use no transfer coding but chunked, and do not ask for a tunnel\n",
-    /// The guest trapped.
     GuestTrapped: INTERNAL_SERVER_ERROR "guest-trapped"
         "the guest trapped and nothing was stored: see the host's log\n",
     /// The guest's reply cannot be sent.
@@ -142,11 +141,10 @@ refusals! {
         "the shard that has this partition did not answer: it may or may not have written; read before you try again\n",
     /// Another shard ran the write, but there is no room here for its reply.
     ReplyDropped: BAD_GATEWAY "reply-dropped"
-        "the write was run, and its reply was dropped, as replies that clients have not taken yet are too large together: read before you try again\n",
+        "the write was run, but its reply was dropped, because the replies that clients have not taken yet are too large together: read before you try again\n",
     /// There is no live generation yet.
     NoGeneration: SERVICE_UNAVAILABLE "no-generation"
         "the shard has no live guest yet: try again later, and see its status\n",
-    /// The shard is draining.
     ShuttingDown: SERVICE_UNAVAILABLE "shutting-down"
         "_shutting_down_",
     /// The store cannot be read or written.
@@ -155,7 +153,6 @@ refusals! {
     /// The data file is no longer where it was opened.
     StoreMissing: SERVICE_UNAVAILABLE "store-missing"
         "the shard's data file was moved or removed and nothing was stored: put it back, and see the shard's status\n",
-    /// The disk is full.
     StoreFull: INSUFFICIENT_STORAGE "store-full"
         "the disk is full and nothing was stored: free some space, or enlarge the volume\n",
 }

@@ -150,7 +150,8 @@ pub(super) fn with_headers(headers: &mut HeaderMap, body: Bytes) {
         return;
     };
     let dated = Bytes::from_owner(Dated { date, _body: body });
-    let mut date = HeaderValue::from_maybe_shared(dated).expect("it was a value before");
+    let mut date =
+        HeaderValue::from_maybe_shared(dated).expect("the value comes from a valid header value");
     // Otherwise HPACK would keep the value in its table for as long as the connection lives.
     date.set_sensitive(true);
     headers.insert(DATE, date);

@@ -281,7 +281,6 @@ impl Activity {
     }
 }
 
-/// A request in flight.
 #[derive(Debug)]
 pub(super) struct InFlight(Arc<Activity>);
 

@@ -34,7 +34,7 @@ const MAX_CHAIN_BYTES: usize = 60 * 1024;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PairError {
     #[error(
-        "there is no certificate in it: put the certificate there as PEM, then those between it and its authority"
+        "there is no certificate in it: put the certificate there as PEM, followed by its intermediate certificates"
     )]
     NoCertificate,
     /// A certificate cannot be read.
@@ -42,7 +42,7 @@ pub enum PairError {
     Certificate,
     /// There are more certificates than clients take.
     #[error(
-        "the certificates have {0} bytes, and clients take at most {MAX_CHAIN_BYTES}: put only those there that lead to the authority"
+        "the certificates have {0} bytes, and clients take at most {MAX_CHAIN_BYTES}: put only the chain to the authority there"
     )]
     TooLong(usize),
     #[error(
@@ -63,13 +63,12 @@ pub enum PairError {
     RsaBits(usize),
     /// The key belongs to another certificate.
     #[error(
-        "the private key is not that of the certificate: put both of the same issue there, in one update"
+        "the private key is not that of the certificate: put a matching pair there, in one update"
     )]
     Mismatch,
     /// The certificate is not valid yet.
     #[error("the certificate is not valid before {0}: wait, or set this machine's clock right")]
     NotYetValid(Time),
-    /// The certificate has expired.
     #[error("the certificate expired at {0}: renew it")]
     Expired(Time),
 }

@@ -7,7 +7,6 @@ use rustls::{AlertDescription, CertificateError, Error};
 /// Why a certificate is rejected, or a handshake fails.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
-    /// A certificate has expired.
     #[error("the certificate has expired: renew it, or set the clocks right")]
     Expired,
     /// A certificate is not valid yet.
@@ -20,7 +19,7 @@ pub enum Problem {
     UnknownAuthority,
     /// The certificate is for another name.
     #[error(
-        "the certificate is not for the name that was called: add the name to its subject alternative names, or call it by one of them"
+        "the certificate is not for the name that was used: add the name to its subject alternative names, or use one of them"
     )]
     Name,
     /// The certificate is for another purpose.
@@ -43,7 +42,6 @@ pub enum Problem {
     /// The host is not a name that a certificate can have.
     #[error("{0:?} is neither a DNS name nor an IP address, so no certificate can be for it")]
     NoName(String),
-    /// Any other failure.
     #[error("TLS failed: {0}")]
     Other(String),
 }

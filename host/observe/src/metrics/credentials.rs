@@ -10,7 +10,6 @@ use prometheus_client::registry::{Registry, Unit};
 use super::labels::{Guarded, Label, Labelled};
 use super::{Level, Metrics};
 
-/// The metrics of credentials.
 #[derive(Debug)]
 pub(super) struct Credentials {
     reloads: Labelled<Guarded, Counter>,

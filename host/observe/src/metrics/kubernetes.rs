@@ -70,7 +70,6 @@ impl Kubernetes {
         self.failures.inc();
     }
 
-    /// Counts a posted Event.
     pub fn event_posted(&self) {
         self.events_posted.inc();
     }

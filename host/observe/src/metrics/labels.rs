@@ -61,7 +61,6 @@ label! {
 }
 
 label! {
-    /// A guest's export.
     Export as "export" {
         Describe: "describe",
         Check: "check",
@@ -76,7 +75,6 @@ label! {
 label! {
     /// The result of an attempt to compile a component.
     Compile as "result" {
-        /// The component was compiled.
         Done: "done",
         /// The input is not a valid component.
         Invalid: "invalid",
@@ -94,9 +92,7 @@ label! {
 label! {
     /// Why a guest's instance was dropped.
     DropReason as "reason" {
-        /// It trapped.
         Trap: "trap",
-        /// It missed a deadline.
         Deadline: "deadline",
         /// A read overran its short budget and was rerun as a slow read.
         Budget: "budget",
@@ -140,13 +136,11 @@ label! {
 label! {
     /// Why a write was not stored.
     NotStored as "error" {
-        /// The disk is full.
         Full: "full",
         /// The data file is no longer where it was opened.
         Missing: "missing",
         /// A part of the data file is damaged.
         Damaged: "damaged",
-        /// The disk failed.
         Failed: "failed",
     }
 }
@@ -154,7 +148,6 @@ label! {
 label! {
     /// The result of forwarding a request to another shard.
     Hop as "result" {
-        /// The shard answered.
         Answered: "answered",
         /// The shard said that another shard has the partition.
         Elsewhere: "elsewhere",

@@ -10,7 +10,6 @@ use super::labels::{Access, Label as _, Target};
 
 /// The lowest status that a response may have.
 const FIRST_STATUS: u16 = 200;
-/// The number of statuses.
 const STATUSES: usize = 400;
 
 /// Requests by target, access and status. There is a counter for each possible combination (25

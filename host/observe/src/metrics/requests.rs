@@ -97,7 +97,6 @@ impl Drop for NotYetRun<'_> {
 }
 
 impl Metrics {
-    /// Records an answered request.
     pub fn request(
         &self,
         target: Target,

@@ -9,12 +9,10 @@ use super::histogram::Histogram;
 use super::labels::{Labelled, NotStored};
 use super::{Level, Maybe, Metrics};
 
-/// The store's sizes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoreSize {
     /// The length of its file.
     pub bytes: u64,
-    /// The number of entries.
     pub entries: u64,
     /// The size of the file's filesystem, and how much of it the store may still take, in bytes;
     /// `None` if the system does not report it.
@@ -144,7 +142,6 @@ impl Metrics {
         self.writes.damaged.set(is_damaged.into());
     }
 
-    /// Sets the store's sizes.
     pub fn store_size(&self, size: StoreSize) {
         self.writes.size.set(size.bytes);
         self.writes.entries.set(size.entries);

@@ -16,7 +16,6 @@ pub enum FilterError {
         "{directives:?} is not a log filter: write a level, or target=level pairs with commas between"
     )]
     Directives {
-        /// The given filter.
         directives: String,
         /// The parser's error.
         #[source]
@@ -27,7 +26,6 @@ pub enum FilterError {
         "{word:?} in {directives:?} is none of the levels off, error, warn, info, debug and trace: write a target with its level, as in {word}=trace"
     )]
     Word {
-        /// The given filter.
         directives: String,
         /// The suspect word.
         word: String,
@@ -65,7 +63,7 @@ pub(super) fn parse(directives: &str) -> Result<EnvFilter, FilterError> {
         }
     }
     let add = |filter: EnvFilter, directive: &str| {
-        filter.add_directive(directive.parse().expect("it is a directive"))
+        filter.add_directive(directive.parse().expect("the directive is valid"))
     };
     if let Some(level) = alone.filter(|level| *level > LevelFilter::INFO) {
         filter = add(filter, "info");

@@ -70,7 +70,6 @@ impl Format {
 /// Why the log could not be set up or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The filter is invalid.
     #[error(transparent)]
     Filter(#[from] FilterError),
     /// The process has a log already.
@@ -89,7 +88,6 @@ pub enum Error {
 pub struct Log {
     /// The filter, which can be changed.
     pub filter: Filter,
-    /// The queue of lines.
     pub lines: Backlog,
 }
 

@@ -46,7 +46,6 @@ struct Inner {
 const MOST: u32 = 128;
 
 impl Trace {
-    /// The trace's number.
     pub fn id(&self) -> Option<TraceId> {
         self.0.as_ref().map(|inner| inner.context.trace)
     }

@@ -61,7 +61,6 @@ pub struct Span {
     pub name: Cow<'static, str>,
     /// The side of the call.
     pub kind: Kind,
-    /// When it began.
     pub began: SystemTime,
     pub took: Duration,
     pub attributes: Vec<(&'static str, Value)>,
