@@ -107,7 +107,7 @@ impl Ctl {
 
 impl Drop for Ctl {
     fn drop(&mut self) {
-        // A socket file that is left behind can be told from a live one.
+        // A leftover socket file is harmless: nothing listens on it.
         let _ = fs::remove_file(&self.path);
     }
 }
@@ -134,7 +134,7 @@ async fn answer(mut stream: UnixStream, handle: &Handle) -> io::Result<()> {
 }
 
 /// Has the `ostrakon dev` of a state directory carry out a command, and returns its answer.
-/// Without a directory, the only one below `home` that is in use.
+/// Without a directory, uses the only one below `home` that is in use.
 ///
 /// # Errors
 /// When no `ostrakon dev` is running there, or the command is refused.

@@ -191,7 +191,7 @@ impl Follower<'_> {
             metrics.replicas(replicas);
             tracing::info!(
                 replicas,
-                "the StatefulSet's desired number of replicas was received"
+                "the API server reported the StatefulSet's desired number of replicas"
             );
         }
         self.standing.note(&self.following);
@@ -205,14 +205,14 @@ impl Follower<'_> {
         let failures = self.following.failures();
         match problem {
             Some(problem) if !problem.is_final() && failures < 2 => {
-                tracing::debug!(%problem, "the number of replicas is not known from the API server");
+                tracing::debug!(%problem, "the API server did not report the number of replicas");
             }
             Some(problem) if self.told.as_ref() != Some(problem) => {
-                tracing::warn!(%problem, "the number of replicas is not known from the API server, or cannot be used");
+                tracing::warn!(%problem, "the number of replicas is unknown or cannot be used");
                 self.told = Some(problem.clone());
             }
             None if self.told.take().is_some() => {
-                tracing::info!("the number of replicas is known from the API server again");
+                tracing::info!("the API server reports the number of replicas again");
             }
             _ => {}
         }

@@ -140,7 +140,7 @@ struct Poster<'a> {
 }
 
 impl Poster<'_> {
-    /// Returns whether the Event was posted: it may exceed the rate limit.
+    /// Returns false if the Event exceeded the rate limit and was not posted.
     async fn try_some_times(&mut self, event: &Event) -> Result<bool, NotPosted> {
         let mut decision = self.series.decide(event, Instant::now());
         let mut tries = 0;

@@ -33,8 +33,8 @@ pub(super) struct Requests<H> {
     pub(super) clock: fn() -> SystemTime,
 }
 
-/// A request whose head has arrived. It is counted until it is answered; if there is no room for
-/// its head, only its body is counted.
+/// A request whose head has arrived. It is counted until it is answered. If there is no room for
+/// its head, only its body is kept.
 struct Begun {
     request: Result<Request<Incoming>, Incoming>,
     version: Version,

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// One in so many bytes of a limit is reserved for connections that hold little; another such
-/// division bounds one connection's part.
+/// The fraction of a limit, as a divisor, that is reserved for connections that hold little, and
+/// the fraction that one connection may have.
 const FOR_SMALL: usize = 4;
 const OF_CONNECTION: usize = 2;
 
