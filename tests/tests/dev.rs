@@ -212,7 +212,7 @@ fn commands_are_taken_at_the_prompt_and_by_ctl() {
     // Whoever closes a pipe has said all.
     dev.input = None;
     assert_eq!(dev.done(&["pause", "0"]).matches("halted").count(), 1);
-    assert_eq!(dev.done(&["resume", "0"]).matches("goes on").count(), 1);
+    assert_eq!(dev.done(&["resume", "0"]).matches("resumed").count(), 1);
     let lines = dev.lines.lock().unwrap().clone();
     assert!(
         !lines.iter().any(|line| line.contains('\x1b')),
@@ -293,7 +293,7 @@ fn a_second_signal_kills() {
     dev.wait_for(0, "2 shards are ready");
     dev.done(&["pause", "1"]);
     signal(dev.child.id(), "INT");
-    let at = dev.wait_for(0, "shard 1 | is told to end");
+    let at = dev.wait_for(0, "shard 1 | was told to end");
     signal(dev.child.id(), "INT");
     assert_eq!(dev.wait(), Some(0));
     dev.wait_for(at, "shard 1 | was killed");

@@ -1,25 +1,25 @@
-//! Where each shard of the set listens.
+//! The addresses of the set's shards.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-/// The most shards of a set: as many as addresses that differ in their last part.
+/// The most shards of a set: as many as there are addresses that differ in their last part.
 pub const MAX_SHARDS: u32 = 254;
 
-/// A loopback address for each shard, and the same ports on all of them, as Pods have.
+/// A loopback address for each shard, with the same ports on all of them, as Pods have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Addresses {
     first: Ipv4Addr,
-    /// For clients.
+    /// The port for clients.
     pub port: u16,
-    /// For operators.
+    /// The port for operators.
     pub admin_port: u16,
-    /// For peers.
+    /// The port for other shards.
     pub peer_port: u16,
 }
 
 impl Addresses {
-    /// The addresses from `first` on, which is a loopback one that ends in `.1`; none where it is
-    /// another.
+    /// The addresses from `first` on. Returns `None` unless `first` is a loopback address that
+    /// ends in `.1`.
     pub fn new(first: Ipv4Addr, port: u16, admin_port: u16, peer_port: u16) -> Option<Self> {
         let fits = first.is_loopback() && first.octets()[3] == 1;
         fits.then_some(Self {
@@ -30,27 +30,23 @@ impl Addresses {
         })
     }
 
-    /// The shard's own address.
     pub fn of(&self, ordinal: u32) -> IpAddr {
         Ipv4Addr::from_bits(self.first.to_bits() + ordinal).into()
     }
 
-    /// Its public port.
     pub fn public(&self, ordinal: u32) -> SocketAddr {
         SocketAddr::new(self.of(ordinal), self.port)
     }
 
-    /// Its admin port.
     pub fn admin(&self, ordinal: u32) -> SocketAddr {
         SocketAddr::new(self.of(ordinal), self.admin_port)
     }
 
-    /// Its peer port.
     pub fn peer(&self, ordinal: u32) -> SocketAddr {
         SocketAddr::new(self.of(ordinal), self.peer_port)
     }
 
-    /// All peer ports, for `--peers`.
+    /// All peer ports, in the format of `--peers`.
     pub(super) fn peers(&self) -> String {
         let [a, b, c, _] = self.first.octets();
         format!("{a}.{b}.{c}.{{1}}:{}", self.peer_port)

@@ -1,16 +1,15 @@
-//! How long a process that ended waits before it is started again.
+//! The pause before an ended process is restarted.
 
 use std::time::Duration;
 
-/// The kubelet's way, with shorter times: at once, then after `first`, then twice as long each
-/// time up to `most`; from the start again once it ran for `well`.
+/// The kubelet's back-off, with shorter times: a restart at once, then after `first`, then after
+/// twice as long each time up to `most`. It starts over once a process has run for `well`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backoff {
-    /// The wait after the second end.
+    /// The pause after the second end.
     pub first: Duration,
-    /// The longest wait.
     pub most: Duration,
-    /// How long it must have run for its former ends to be forgotten.
+    /// How long a process must run for earlier ends to be forgotten.
     pub well: Duration,
 }
 
@@ -25,8 +24,8 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// The wait after an end, of a process that ran so long and ended `ends` times in a row before;
-    /// `ends` is counted on.
+    /// The pause after a process ended that ran for `ran`, after `ends` earlier ends in a row.
+    /// Updates `ends`.
     pub(super) fn after(&self, ran: Duration, ends: &mut u32) -> Duration {
         if ran >= self.well {
             *ends = 0;

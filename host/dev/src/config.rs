@@ -1,5 +1,5 @@
-//! The number of shards in the ConfigMap, as the controller projects it: there is no API server here
-//! that could say another.
+//! Sets the number of shards in the projected ConfigMap, because there is no API server here to
+//! report another number.
 
 use bytes::Bytes;
 use toml_edit::{DocumentMut, Item, Table, value};
@@ -8,9 +8,9 @@ use super::Files;
 
 const NAME: &str = "ostrakon.toml";
 
-/// The files with `cluster.shards` of `ostrakon.toml` set, and where it counts; comments and all else
-/// stay as they are.
-/// A file that is no TOML stays as it is, too: the shards say what is wrong with it.
+/// The files with `cluster.shards` set in `ostrakon.toml`. Comments and everything else stay as
+/// they are. A file that is not valid TOML is unchanged, too: the shards report what is wrong with
+/// it.
 pub(super) fn with_shards(files: &Files, shards: u32) -> Files {
     let mut files = files.clone();
     let text = files.get(NAME).map_or(&[][..], |content| content);
@@ -23,7 +23,7 @@ pub(super) fn with_shards(files: &Files, shards: u32) -> Files {
     files
 }
 
-/// Whether `ostrakon.toml` says itself how many shards there are to be.
+/// Whether `ostrakon.toml` itself sets the number of shards.
 pub(super) fn says_shards(files: &Files) -> bool {
     let text = files
         .get(NAME)

@@ -1,4 +1,4 @@
-//! A running controller: its thread, and what it is started with.
+//! A running controller: its thread and its options.
 
 use std::ffi::OsString;
 use std::io;
@@ -17,55 +17,55 @@ use super::set::{Numbers, Set};
 use super::state_directory::StateDirectory;
 use super::work::Work;
 
-/// How many shards there are at first.
+/// The initial number of shards.
 const SHARDS: u32 = 3;
 
-/// What a controller is started with.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The `ostrakon` binary.
     pub binary: PathBuf,
-    /// How many shards are wanted; none: as many as the data is spread over, at first three.
+    /// The wanted number of shards. `None` means as many as the data is distributed over, or three
+    /// if there is no data.
     pub shards: Option<u32>,
-    /// Where they listen.
     pub addresses: Addresses,
     /// How long a shard may take to end after SIGTERM.
     pub grace: Duration,
-    /// How the shards learn how many they are to be.
+    /// How the shards learn their number.
     pub numbers: Numbers,
-    /// When changed content shows in the shards' volumes.
+    /// When changed content appears in the shards' volumes.
     pub propagation: Propagation,
-    /// How long a shard that ends waits to be started again.
+    /// The pause before an ended shard is restarted.
     pub backoff: Backoff,
-    /// What the shards log.
+    /// The shards' log filter.
     pub log: String,
-    /// More arguments for `ostrakon serve`.
+    /// Additional arguments for `ostrakon serve`.
     pub arguments: Vec<OsString>,
-    /// More of its environment.
+    /// Additional environment variables for it.
     pub environment: Vec<(String, String)>,
 }
 
-/// Why there is no controller.
+/// Why the controller did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A port is taken.
-    #[error("cannot listen on {address}: stop what uses it, or give another --address or port")]
+    /// A port is in use.
+    #[error(
+        "cannot listen on {address}: stop the process that uses it, or give another --address or port"
+    )]
     Taken {
-        /// Where.
+        /// The address that could not be bound.
         address: SocketAddr,
-        /// Why.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// The system denies a thread or an event queue.
-    #[error("the system does not give what a controller needs")]
+    /// The system denied a thread or an event queue.
+    #[error("the system denied a thread or an event queue")]
     System(#[from] io::Error),
 }
 
 /// A running controller, with its thread. Dropping it kills its shards.
 ///
-/// Its processes are started by that thread, which lives as long as they do: the system ends a
-/// process with the *thread* that started it, where it was asked to.
+/// That thread starts the shards' processes and lives as long as they do. The parent-death signal
+/// kills a process when the *thread* that started it ends.
 #[derive(Debug)]
 pub struct Controller {
     handle: Handle,
@@ -73,11 +73,11 @@ pub struct Controller {
 }
 
 impl Controller {
-    /// Starts a controller of the shards in a state directory. They start with the first
+    /// Starts a controller of the shards in a state directory. The shards start with the first
     /// [`Handle::publish`].
     ///
     /// # Errors
-    /// When a port is taken.
+    /// When a port is in use.
     pub fn start(place: StateDirectory, options: Options) -> Result<Self, StartError> {
         let spread = place.spread();
         let wanted = options.shards.or(spread).unwrap_or(SHARDS);
@@ -92,7 +92,8 @@ impl Controller {
                 addresses.admin(ordinal),
                 addresses.peer(ordinal),
             ] {
-                // The shard binds it in a moment; this is for one clear line, at once.
+                // The shard itself binds the port later; this test bind gives one clear error
+                // message at once.
                 let bound = TcpListener::bind(address);
                 bound.map_err(|source| StartError::Taken { address, source })?;
             }
@@ -112,7 +113,7 @@ impl Controller {
         })
     }
 
-    /// What can be asked of it.
+    /// The handle for commands to the controller.
     pub fn handle(&self) -> &Handle {
         &self.handle
     }
@@ -122,7 +123,7 @@ impl Drop for Controller {
     fn drop(&mut self) {
         self.handle.abort();
         if let Some(thread) = self.thread.take() {
-            // Its panic was told when it happened.
+            // A panic of the thread was reported when it happened.
             let _ = thread.join();
         }
     }

@@ -1,4 +1,5 @@
-//! `ostrakon dev ctl`: commands over a socket in the state directory, which its owner alone can use.
+//! `ostrakon dev ctl`: commands over a socket in the state directory, which only its owner can
+//! use.
 
 use std::fs::{self, Permissions};
 use std::io::{self, BufRead as _, BufReader, Write as _};
@@ -17,17 +18,17 @@ use super::handle::{Handle, Refusal};
 use super::order::Order;
 use super::state_directory::StateDirectory;
 
-/// Calls that wait to be accepted.
+/// Connections that wait to be accepted.
 const BACKLOG: i32 = 16;
-/// How long calls may take to be answered once the set has ended.
+/// How long pending commands may take to be answered once the set has ended.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
-/// What is answered to one command, as a line of JSON.
+/// The answer to one command, as a line of JSON.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Answer {
     Done(String),
-    /// It is no command, or one with a number that cannot be.
+    /// The text is not a command, or has an impossible number.
     Misunderstood(String),
     Refused(String),
 }
@@ -35,26 +36,24 @@ enum Answer {
 /// Why a command was not carried out.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
-    /// Nobody is there.
+    /// No `ostrakon dev` is running.
     #[error(
-        "no `ostrakon dev` runs in {}: start it, or name its state directory with --state", .0.display()
+        "no `ostrakon dev` runs in {}: start it, or give its state directory with --state", .0.display()
     )]
     Nobody(PathBuf),
-    /// There are several.
-    #[error("`ostrakon dev` may run in {0}: name one with --state")]
+    /// Several may be running.
+    #[error("`ostrakon dev` may run in {0}: give one with --state")]
     Several(String),
-    /// It is no command.
+    /// The text is not a command.
     #[error("{0}")]
     Misunderstood(String),
-    /// It cannot be done.
     #[error("{0}")]
     Refused(String),
-    /// The connection broke.
     #[error("`ostrakon dev` ended before it had answered: see its terminal")]
     CutOff(#[source] io::Error),
 }
 
-/// The socket, open for commands.
+/// The open socket for commands.
 #[derive(Debug)]
 pub(super) struct Ctl {
     listener: UnixListener,
@@ -62,8 +61,8 @@ pub(super) struct Ctl {
 }
 
 impl Ctl {
-    /// Opens the socket in the place of one that a former process left. To be called in a runtime,
-    /// by whoever has the [`StateDirectory`].
+    /// Opens the socket, replacing one that an earlier process left. Must be called in a runtime,
+    /// by the owner of the [`StateDirectory`].
     pub(super) fn open(place: &Path) -> io::Result<Self> {
         let path = StateDirectory::socket(place);
         match fs::remove_file(&path) {
@@ -84,7 +83,7 @@ impl Ctl {
         Ok(Self { listener, path })
     }
 
-    /// Carries out commands until the set has ended, and all were answered.
+    /// Carries out commands until the set has ended and all commands were answered.
     pub(super) async fn serve(self, handle: Handle) {
         let mut calls = JoinSet::new();
         loop {
@@ -94,7 +93,7 @@ impl Ctl {
                 accepted = self.listener.accept() => match accepted {
                     Ok((stream, _)) => {
                         let handle = handle.clone();
-                        // A caller who goes away needs no answer.
+                        // A caller that has gone away needs no answer.
                         calls.spawn(async move { answer(stream, &handle).await.unwrap_or(()) });
                     }
                     Err(_) => tokio::time::sleep(LAST_ANSWERS).await,
@@ -108,7 +107,7 @@ impl Ctl {
 
 impl Drop for Ctl {
     fn drop(&mut self) {
-        // What is left of it is told from a live one.
+        // A leftover socket file is harmless: nothing listens on it.
         let _ = fs::remove_file(&self.path);
     }
 }
@@ -134,11 +133,11 @@ async fn answer(mut stream: UnixStream, handle: &Handle) -> io::Result<()> {
     writer.write_all(&answer).await
 }
 
-/// Lets the `ostrakon dev` of a state directory carry a command out; gives what it says. Without a
-/// directory, the one below `home` is meant.
+/// Has the `ostrakon dev` of a state directory carry out a command, and returns its answer.
+/// Without a directory, uses the only one below `home` that is in use.
 ///
 /// # Errors
-/// When nobody is there, or it is not done.
+/// When no `ostrakon dev` is running there, or the command is refused.
 pub fn call(state: Option<&Path>, command: &str) -> Result<String, CallError> {
     let state = match state {
         Some(state) => state.to_owned(),
@@ -159,8 +158,8 @@ pub fn call(state: Option<&Path>, command: &str) -> Result<String, CallError> {
     }
 }
 
-/// Where state directories are, if they are not named: `.ostrakon` in the working directory or the
-/// nearest one above it that has one; otherwise in the working directory.
+/// The parent of state directories that are not given explicitly: `.ostrakon` in the working
+/// directory or the nearest one above it that has one; otherwise in the working directory.
 pub(super) fn home() -> PathBuf {
     let here = std::env::current_dir().unwrap_or_default();
     let mut above = here
@@ -171,7 +170,7 @@ pub(super) fn home() -> PathBuf {
         .unwrap_or_else(|| here.join(".ostrakon"))
 }
 
-/// The one state directory with somebody in it.
+/// The only state directory that is in use.
 fn only(home: &Path) -> Result<PathBuf, CallError> {
     let entries = fs::read_dir(home).into_iter().flatten().flatten();
     let mut live: Vec<_> = entries

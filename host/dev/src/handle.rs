@@ -1,4 +1,4 @@
-//! What can be asked of a running controller.
+//! Commands to a running controller.
 
 use rustix::process::Signal;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -9,11 +9,11 @@ use super::news::{News, Standing};
 use super::projection::Files;
 use super::work::Event;
 
-/// A running controller. Clones are the same one.
+/// A running controller. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Handle(pub(super) UnboundedSender<Event>);
 
-/// What a controller is told. Those with a sender are answered on it.
+/// A command. Those with a sender are answered through it.
 #[derive(Debug)]
 pub(super) enum Command {
     Config(Files),
@@ -28,26 +28,25 @@ pub(super) enum Command {
     Abort,
 }
 
-/// Why something is not done.
+/// Why a command is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// It has ended.
     #[error("the controller has ended: start `ostrakon dev` again")]
     Ended,
     /// No shard has this ordinal.
     #[error("there is no shard {0}: see `status`")]
     NoShard(u32),
     /// The shard has no process now.
-    #[error("shard {0} has no process now: it is started again in a moment, see `status`")]
+    #[error("shard {0} has no process now: it will be restarted in a moment, see `status`")]
     NoProcess(u32),
-    /// So many shards cannot be.
+    /// The number of shards is out of range.
     #[error("{0} shards cannot be: give 1 to {MAX_SHARDS}")]
     Shards(u32),
 }
 
 impl Handle {
-    /// Puts a ConfigMap's content into each shard's volume, after its delay. `cluster.shards` in it
-    /// is the controller's to set. The first one starts the shards.
+    /// Puts a ConfigMap's content into each shard's volume, after its delay. The controller sets
+    /// `cluster.shards` in it. The first call starts the shards.
     ///
     /// # Errors
     /// When the controller has ended.
@@ -63,10 +62,10 @@ impl Handle {
         self.tell(Command::Secrets(secrets))
     }
 
-    /// Wants another number of shards; [`Handle::settled`] is when they are there.
+    /// Sets the wanted number of shards. Use [`Handle::settled`] to wait until they are there.
     ///
     /// # Errors
-    /// When there cannot be so many, or the controller has ended.
+    /// When the number is out of range, or the controller has ended.
     pub fn scale(&self, shards: u32) -> Result<(), Refusal> {
         if !(1..=MAX_SHARDS).contains(&shards) {
             return Err(Refusal::Shards(shards));
@@ -74,8 +73,8 @@ impl Handle {
         self.tell(Command::Scale(shards))
     }
 
-    /// Restarts all shards, one after another in reverse order; [`Handle::settled`] is when all
-    /// were.
+    /// Restarts all shards, one after another in reverse order. Use [`Handle::settled`] to wait
+    /// for the end.
     ///
     /// # Errors
     /// When the controller has ended.
@@ -83,11 +82,11 @@ impl Handle {
         self.tell(Command::Restart)
     }
 
-    /// Kills a shard's process with SIGKILL and does not wait for its end; it is started again.
-    /// Gives the process's id.
+    /// Kills a shard's process with SIGKILL without waiting for its end; it will be restarted.
+    /// Returns the process's id.
     ///
     /// # Errors
-    /// When there is no such process, or the controller has ended.
+    /// When the shard has no process, or the controller has ended.
     pub async fn kill(&self, ordinal: u32) -> Result<u32, Refusal> {
         self.signal(ordinal, Signal::KILL).await
     }
@@ -95,15 +94,15 @@ impl Handle {
     /// Halts a shard's process with SIGSTOP, until it is resumed or killed.
     ///
     /// # Errors
-    /// When there is no such process, or the controller has ended.
+    /// When the shard has no process, or the controller has ended.
     pub async fn pause(&self, ordinal: u32) -> Result<u32, Refusal> {
         self.signal(ordinal, Signal::STOP).await
     }
 
-    /// Lets a halted process go on.
+    /// Resumes a halted process.
     ///
     /// # Errors
-    /// When there is no such process, or the controller has ended.
+    /// When the shard has no process, or the controller has ended.
     pub async fn resume(&self, ordinal: u32) -> Result<u32, Refusal> {
         self.signal(ordinal, Signal::CONT).await
     }
@@ -113,7 +112,7 @@ impl Handle {
             .await?
     }
 
-    /// How the set stands.
+    /// The state of the set.
     ///
     /// # Errors
     /// When the controller has ended.
@@ -121,8 +120,9 @@ impl Handle {
         self.ask(Command::Standing).await
     }
 
-    /// Waits until everything is as wanted: all shards ready, on the newest content, and all data
-    /// where it belongs. Gives how the set stands then; what was wanted may have changed meanwhile.
+    /// Waits until everything is as wanted: all shards are ready and on the newest content, and
+    /// all data is where it belongs. Returns the set's state at that time; the wanted number may
+    /// have changed meanwhile.
     ///
     /// # Errors
     /// When the controller ends first.
@@ -130,7 +130,7 @@ impl Handle {
         self.ask(Command::Settled).await
     }
 
-    /// What happens from now on.
+    /// A receiver of everything that happens from now on.
     ///
     /// # Errors
     /// When the controller has ended.
@@ -140,9 +140,10 @@ impl Handle {
         Ok(news)
     }
 
-    /// Ends all shards in reverse order, and then the controller; [`Handle::ended`] is when.
+    /// Ends all shards in reverse order, and then the controller. Use [`Handle::ended`] to wait
+    /// for it.
     pub fn stop(&self) {
-        // It has ended: just that is asked for.
+        // If the controller has ended already, nothing is left to do.
         let _ = self.tell(Command::Stop);
     }
 

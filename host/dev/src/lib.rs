@@ -1,9 +1,10 @@
-//! A StatefulSet on one machine: shards as processes, started, ended, scaled, restarted and given
-//! their volumes as Kubernetes does it. `ostrakon dev` and the tests of running hosts use it.
+//! A StatefulSet on one machine. Its shards are processes, and are started, ended, scaled,
+//! restarted and given their volumes as Kubernetes does it. `ostrakon dev` and the tests of
+//! running hosts use it.
 //!
-//! [`Controller`] is the set; `set` decides, and knows no clock, process or file. A `session` is a
-//! person's: the screen, the prompt, the socket for `ostrakon dev ctl`, and the loop that builds a
-//! guest on each save.
+//! [`Controller`] runs the set. `set` decides the next step, and knows no clock, process or file.
+//! A `session` is a person's use of it: the screen, the prompt, the socket for `ostrakon dev ctl`,
+//! and the loop that builds a guest on each save.
 
 mod addresses;
 mod backoff;

@@ -1,4 +1,4 @@
-//! A line of a shard's log, for people.
+//! Formats a line of a shard's log for people.
 
 use std::fmt::Write as _;
 
@@ -6,13 +6,14 @@ use serde_json::Value;
 
 use super::news::What;
 
-/// Fields that are not shown: the screen has its own order of things, and says which shard.
+/// Fields that are not shown: the screen has an order of its own, and names the shard.
 const KNOWN: [&str; 6] = ["timestamp", "level", "message", "target", "shard", "span"];
 
-/// This is told from the shard's status, whatever the log's filter is.
+/// Refusals are reported from the shard's status, whatever the log's filter is.
 const REFUSED: &str = "generation refused";
 
-/// What a line says, if it is worth telling: warnings, errors, and what is not of the log.
+/// The content of a line if it should be shown: warnings, errors, and lines that are not log
+/// lines.
 pub(super) fn worth_telling(line: &str) -> Option<What> {
     let line = line.trim_end();
     if line.is_empty() {

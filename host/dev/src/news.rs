@@ -1,4 +1,4 @@
-//! What happens in a set, for people and for tests.
+//! Events in a set, for people and for tests.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -8,114 +8,105 @@ use serde::Serialize;
 use super::Observation;
 use super::observation::{Generation, Refused};
 
-/// Something that happened.
+/// An event in the set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct News {
-    /// When.
     pub at: Instant,
-    /// In which shard; none: in the set.
+    /// The shard concerned; `None` means the set.
     pub shard: Option<u32>,
-    /// What.
     pub what: What,
 }
 
-/// What happened.
+/// The kind of an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum What {
     /// A process was started.
     Started {
-        /// Its id.
         pid: u32,
     },
     /// No process could be started.
     NotStarted {
-        /// Why.
         reason: String,
     },
-    /// A shard is ready, so long after its process was started.
+    /// A shard became ready, this long after its process was started.
     Ready(Duration),
-    /// A shard that was ready does not answer as one.
+    /// A ready shard no longer answers as ready.
     NotReady,
-    /// A shard is told to end: SIGTERM.
+    /// A shard was sent SIGTERM.
     Stopping,
-    /// A shard did not end within the grace, and is killed.
+    /// A shard did not end within the grace period, and is killed.
     GracePassed(Duration),
     /// A process ended.
     Ended {
-        /// Its exit code; none: a signal ended it.
+        /// Its exit code, unless a signal ended it.
         code: Option<i32>,
-        /// The signal that ended it.
+        /// The signal that ended it, if any.
         signal: Option<i32>,
-        /// Whether it was told to.
+        /// Whether the controller ended it.
         told: bool,
     },
-    /// A process is started again, after this time.
+    /// A process will be restarted after this pause.
     Restarting(Duration),
     /// New content was put into the shard's volumes.
     Projected,
-    /// A generation went live, so long after it was projected.
+    /// A generation went live, this long after its content was projected.
     Live(Generation, Option<Duration>),
-    /// A generation was refused.
     Refused(Refused),
-    /// A line of the shard's log that says more than that all is well, or is none of its log.
+    /// A warning or error from the shard's log, or a line that is not a log line.
     Line {
-        /// Its level, in capitals, where it is of the log.
+        /// The level of a log line, in capitals.
         level: Option<String>,
-        /// The line, for people.
+        /// The line's text, for people.
         text: String,
     },
-    /// Partitions move. Told again and again while they do.
+    /// Partitions are being moved. Sent repeatedly meanwhile.
     Moving {
-        /// From so many shards.
+        /// The number of shards before.
         from: u32,
-        /// To so many.
+        /// The number of shards after.
         to: u32,
-        /// Each shard's entries, where they are known.
+        /// Each shard's number of entries, if it is known.
         entries: Vec<Option<u64>>,
-        /// Batches that wait to be sent.
+        /// The number of batches that wait to be sent.
         batches: u64,
     },
     /// The number of shards is being changed.
     Scaling {
-        /// From so many.
+        /// The number of shards before.
         from: u32,
-        /// To so many.
+        /// The number of shards after.
         to: u32,
     },
-    /// Everything is as wanted, with so many shards.
+    /// Everything is as wanted, with this number of shards.
     Settled(u32),
-    /// The state directory or a volume cannot be written to.
+    /// Writing to the state directory or a volume failed.
     Failed(String),
 }
 
-/// A set as it stands.
+/// The state of a set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Standing {
-    /// The shards that are wanted.
+    /// The wanted number of shards.
     pub wanted: u32,
-    /// The shards that data may be in.
+    /// The number of shards that may hold data.
     pub spread: u32,
     /// Whether everything is as wanted.
     pub settled: bool,
-    /// Each shard, in order.
     pub shards: Vec<ShardStanding>,
 }
 
-/// A shard as it stands.
+/// The state of a shard.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ShardStanding {
-    /// Which.
     pub ordinal: u32,
-    /// Its public port.
     pub address: SocketAddr,
-    /// Its admin port.
     pub admin: SocketAddr,
-    /// Its process's id, where it has one.
+    /// The id of its process, if it has one.
     pub pid: Option<u32>,
-    /// In a word: `starting`, `ready`, `stopping`, `down`, `paused`.
+    /// One of `starting`, `ready`, `stopping`, `down`, `paused`.
     pub state: &'static str,
-    /// How often it was started again since its Pod was made.
+    /// How often it was restarted since its Pod was created.
     pub restarts: u32,
-    /// What it said last.
+    /// Its last reported status.
     pub observation: Option<Observation>,
 }

@@ -1,4 +1,4 @@
-//! What a shard's admin port says of it.
+//! A shard's status, as reported by its admin port.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -11,83 +11,75 @@ use serde::{Deserialize, Serialize};
 /// How long a shard may take to answer.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// A shard's `/status`, as far as the controller needs it.
+/// A shard's `/status`, reduced to the fields that the controller needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default)]
 pub struct Observation {
-    /// Whether it is to be sent requests.
+    /// Whether the shard is ready for requests.
     pub ready: bool,
-    /// The generation that serves.
+    /// The live generation.
     pub generation: Option<Generation>,
-    /// The candidate on its way.
     pub candidate: Option<Candidate>,
-    /// What the volume shows and was refused.
+    /// The refused content of the volume.
     pub refused: Option<Refused>,
-    /// Its data.
     pub store: Store,
-    /// Its place among others.
+    /// The shard's plan.
     pub topology: Option<Topology>,
 }
 
-/// The generation that serves.
+/// The live generation.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Generation {
-    /// Its number.
     pub generation: u64,
     /// The digest of all its content.
     pub digest: Digest,
-    /// The guest's name.
     pub name: String,
-    /// The guest's version.
     pub version: String,
 }
 
-/// A candidate on its way.
+/// A candidate in progress.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Candidate {
     /// The digest of all its content.
     pub digest: Digest,
 }
 
-/// What was refused.
+/// Content that was refused.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Refused {
-    /// The digest of all its content, where it could be read.
+    /// The digest of all its content, if it could be read.
     pub digest: Option<Digest>,
-    /// Where it failed.
+    /// The step that refused it.
     pub step: String,
-    /// Why.
     pub reason: String,
-    /// When, in seconds since 1970.
+    /// The time, in seconds since 1970.
     pub unix_time: u64,
 }
 
-/// A shard's data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default)]
 pub struct Store {
-    /// The entries that are in it.
+    /// The number of its entries.
     pub entries: u64,
 }
 
-/// Who owns what.
+/// A plan: which shard owns which partition.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default)]
 pub struct Topology {
-    /// Its number.
     pub epoch: u64,
-    /// The shards under it.
+    /// The number of shards under this plan.
     pub shards: u32,
-    /// The shards under the one before.
+    /// The number of shards under the previous plan.
     pub shards_before: u32,
-    /// Whether everything is where it belongs.
+    /// Whether all data is where it belongs.
     pub stable: bool,
-    /// Batches on their way from this shard to others.
+    /// Batches that this shard is sending to others.
     pub batches_to_send: u64,
 }
 
 impl Observation {
-    /// Asks a shard; none where there is no answer in time.
+    /// Asks a shard for its status. Returns `None` if there is no answer in time.
     pub(super) async fn of(admin: SocketAddr) -> Option<Self> {
         let answer = client::request(admin, Method::GET, "/status", PATIENCE).await;
         let (status, body) = answer.ok()?;
@@ -95,7 +87,8 @@ impl Observation {
         serde_json::from_slice(&body).ok()
     }
 
-    /// Whether this content was taken up or refused, and no other is on its way.
+    /// Whether the shard has accepted or refused this content, and no other candidate is in
+    /// progress.
     pub(super) fn has_seen(&self, content: Digest) -> bool {
         let live = self.generation.as_ref().map(|live| live.digest);
         let refused = self.refused.as_ref().and_then(|refused| refused.digest);

@@ -1,4 +1,4 @@
-//! What a person tells a set, at its prompt or by `ostrakon dev ctl`.
+//! A person's commands to a set, from its prompt or from `ostrakon dev ctl`.
 
 use std::fmt::Write as _;
 use std::str::FromStr;
@@ -8,44 +8,40 @@ use ostrakon_base::printable::Printable;
 use super::handle::{Handle, Refusal};
 use super::news::Standing;
 
-/// What can be said.
+/// The list of commands.
 pub(super) const HELP: &str = "\
 scale N         change the number of shards; data moves, and nothing is lost
 restart         restart all shards, one after another, the last first
-kill N          kill shard N with SIGKILL; it is started again
-pause N         halt shard N with SIGSTOP, as a machine that hangs
-resume N        let it go on
-status [--json] how all shards are
+kill N          kill shard N with SIGKILL; it is restarted
+pause N         halt shard N with SIGSTOP, like a machine that hangs
+resume N        let shard N continue
+status [--json] show the state of all shards
 stop            end all shards, the last first; so do quit, exit and Ctrl-C
-help            this";
+help            show this list";
 
-/// One command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
     /// An empty line.
     Nothing,
-    /// Wants another number of shards.
+    /// Changes the number of shards.
     Scale(u32),
-    /// Restarts all.
     Restart,
-    /// Kills one.
     Kill(u32),
-    /// Halts one.
+    /// Halts a shard.
     Pause(u32),
-    /// Lets a halted one go on.
+    /// Resumes a halted shard.
     Resume(u32),
-    /// Shows how all are.
+    /// Shows the state of all shards.
     Status {
-        /// As JSON.
         json: bool,
     },
-    /// Ends all.
+    /// Ends all shards.
     Stop,
-    /// Shows what can be said.
+    /// Shows the list of commands.
     Help,
 }
 
-/// What was written is no command.
+/// Why a text is not a command.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoOrder {
     /// There is no such command.
@@ -53,7 +49,7 @@ pub enum NoOrder {
         "there is no command {0:?}: write scale, restart, kill, pause, resume, status, stop or help"
     )]
     Unknown(String),
-    /// It has other arguments.
+    /// The command has other arguments.
     #[error("write `{0}`")]
     Arguments(&'static str),
 }
@@ -90,8 +86,8 @@ impl FromStr for Order {
 }
 
 impl Order {
-    /// Carries it out and gives what there is to say. With `wait`, once it is done; otherwise what
-    /// takes long is only begun, and its news tell how it goes.
+    /// Carries the command out and returns its output. With `wait`, returns once it is done;
+    /// otherwise a long command is only begun, and its events report the progress.
     pub(super) async fn carry_out(self, handle: &Handle, wait: bool) -> Result<String, Refusal> {
         Ok(match self {
             Self::Nothing => String::new(),
@@ -111,7 +107,7 @@ impl Order {
             }
             Self::Resume(shard) => {
                 let pid = handle.resume(shard).await?;
-                format!("shard {shard}, process {pid}: goes on")
+                format!("shard {shard}, process {pid}: resumed")
             }
             Self::Scale(shards) => {
                 handle.scale(shards)?;
@@ -120,7 +116,7 @@ impl Order {
                 }
                 match handle.settled().await?.wanted {
                     wanted if wanted == shards => have_everything(shards),
-                    wanted => format!("{wanted} shards are wanted by now, and have everything"),
+                    wanted => format!("{wanted} shards are wanted now, and have everything"),
                 }
             }
             Self::Restart => {
@@ -142,7 +138,7 @@ impl Order {
     }
 }
 
-/// Where the data is, when none of it moves.
+/// The output when no data is moving.
 pub(super) fn have_everything(shards: u32) -> String {
     match shards {
         1 => "1 shard has everything".to_owned(),
@@ -150,7 +146,7 @@ pub(super) fn have_everything(shards: u32) -> String {
     }
 }
 
-/// How a set stands, for people.
+/// The state of a set as a table for people.
 fn table(standing: &Standing) -> String {
     let mut text = String::new();
     let head = [
@@ -198,7 +194,7 @@ fn table(standing: &Standing) -> String {
             "data moves from {} shards to {}",
             topology.shards_before, topology.shards
         ),
-        None => "it is not known where the data is".to_owned(),
+        None => "the location of the data is unknown".to_owned(),
     };
     let _ = write!(text, "{} shards are wanted; {placed}", standing.wanted);
     text

@@ -1,4 +1,4 @@
-//! One process of a shard: started, heard, signalled, and seen to end.
+//! One process of a shard: starts it, reads its output, sends it signals, and waits for its end.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -15,19 +15,20 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use super::line;
 use super::news::What;
 
-/// A log of this size is put aside at the next start.
+/// A log of this size, in bytes, is rotated at the next start.
 const MAX_LOG: u64 = 16 << 20;
-/// How long to read on when the process has ended: another that it started may hold its output.
+/// How long to go on reading after the process has ended: a child of its own may hold its output
+/// open.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
-/// A process that was started. Dropping the handle does not end it.
+/// A started process. Dropping the handle does not end it.
 #[derive(Debug)]
 pub(super) struct Process {
     pub(super) id: u32,
     signals: UnboundedSender<Signal>,
 }
 
-/// What a process does.
+/// An event of a process.
 #[derive(Debug)]
 pub(super) enum Doing {
     Says(What),
@@ -35,8 +36,8 @@ pub(super) enum Doing {
 }
 
 impl Process {
-    /// Starts it. Its lines go to `log`, and what is worth telling to `tell`, which is told of its
-    /// end last. It is killed when the runtime is dropped.
+    /// Starts the process. Its output goes to `log`, and events to `tell`, of which its end is the
+    /// last one. The process is killed when the runtime is dropped.
     pub(super) fn start(
         mut command: Command,
         log: &Path,
@@ -47,13 +48,14 @@ impl Process {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
-            // The terminal's Ctrl-C is for the controller, which ends its shards in order.
+            // Ctrl-C at the terminal must reach only the controller, which ends its shards in
+            // order.
             .process_group(0);
         let mut child = tokio::process::Command::from(command)
             .kill_on_drop(true)
             .spawn()?;
-        let id = child.id().expect("it was not waited for yet");
-        let stderr = child.stderr.take().expect("it is piped");
+        let id = child.id().expect("the child was not waited for yet");
+        let stderr = child.stderr.take().expect("stderr is piped");
         let (signals, received) = unbounded_channel();
         tokio::spawn(async move {
             let mut hear = std::pin::pin!(hear(stderr, log, &tell));
@@ -70,20 +72,20 @@ impl Process {
         Ok(Self { id, signals })
     }
 
-    /// Sends a signal, unless it has ended.
+    /// Sends a signal, unless the process has ended.
     pub(super) fn signal(&self, signal: Signal) {
-        // Nobody receives it: it has ended.
+        // The receiver is gone if the process has ended.
         let _ = self.signals.send(signal);
     }
 }
 
-/// Sends signals on until the process ends. Here alone it is waited for, so that none is sent to
-/// another that has its number by then.
+/// Forwards signals until the process ends. Only this function waits for the process, so that no
+/// signal reaches another process that has reused its id.
 async fn watch(mut child: Child, mut signals: UnboundedReceiver<Signal>) -> ExitStatus {
     loop {
         tokio::select! {
             status = child.wait() => {
-                // It can only fail for a process that is not our child.
+                // Waiting fails only for a process that is not our child.
                 return status.unwrap_or_else(|_| ExitStatus::from_raw(0));
             }
             Some(signal) = signals.recv() => {
@@ -99,7 +101,7 @@ async fn hear(stderr: ChildStderr, mut log: File, tell: &impl Fn(Doing)) {
     let mut lines = BufReader::new(stderr).split(b'\n');
     while let Ok(Some(mut bytes)) = lines.next_segment().await {
         bytes.push(b'\n');
-        // A log that cannot be written is no reason to stop hearing.
+        // If the log cannot be written, the output must still be read.
         let _ = log.write_all(&bytes);
         if let Some(what) = line::worth_telling(&String::from_utf8_lossy(&bytes)) {
             tell(Doing::Says(what));

@@ -1,4 +1,5 @@
-//! The kubelet's part: one ConfigMap and one Secret in each shard's volumes, at different times.
+//! The kubelet's part: puts one ConfigMap and one Secret into each shard's volumes, at different
+//! times.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -12,15 +13,15 @@ use ostrakon_base::digest::Digest;
 
 use super::volume::Volume;
 
-/// A ConfigMap's or Secret's content, by name.
+/// The content of a ConfigMap or Secret, by name.
 pub type Files = BTreeMap<String, Bytes>;
 
-/// How long after a change a shard's volumes show it.
+/// The delay between a change and its appearance in a shard's volumes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Propagation {
-    /// One delay for each ordinal; the last is for all from there on.
+    /// One delay for each ordinal; the last one also applies to all higher ordinals.
     Each(Vec<Duration>),
-    /// Any delay from the first to the second, another each time.
+    /// A random delay in this range, a new one each time.
     Between(Duration, Duration),
 }
 
@@ -44,7 +45,7 @@ impl Propagation {
             }
             Self::Between(least, most) => {
                 let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-                // As good as any number, for spreading shards over a range.
+                // Random enough to spread shards over a range.
                 let seed = [now.unwrap_or_default().subsec_nanos(), ordinal].map(u32::to_le_bytes);
                 let random = Digest::of(&seed.concat()).as_bytes()[0];
                 *least + most.saturating_sub(*least) * u32::from(random) / 255
@@ -53,7 +54,7 @@ impl Propagation {
     }
 }
 
-/// What is written for a delay is none.
+/// The text is not a delay.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("write a delay for each shard, such as 0s,5s,30s, or a range, such as 0s..60s")]
 pub struct NoPropagation;
@@ -102,17 +103,17 @@ impl Projection {
         self.secrets.directory().to_owned()
     }
 
-    /// The digest of the ConfigMap that is shown.
+    /// The digest of the projected ConfigMap.
     pub(super) fn config(&self) -> Option<Digest> {
         self.shown.map(|(config, _)| config)
     }
 
-    /// When the ConfigMap was last changed.
+    /// When the ConfigMap last changed.
     pub(super) fn renamed(&self) -> Option<Instant> {
         self.config.renamed()
     }
 
-    /// Shows this content; says whether it is another than before.
+    /// Projects this content. Returns whether it has changed.
     pub(super) fn show(&mut self, config: &Files, secrets: &Files) -> io::Result<bool> {
         let digests = (Digest::of_files(config), Digest::of_files(secrets));
         let before = self.shown;

@@ -1,4 +1,4 @@
-//! What a person sees of a set: a line for each thing that happens.
+//! A person's view of a set: one line for each event.
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _};
@@ -13,12 +13,12 @@ use super::addresses::Addresses;
 use super::news::{News, What};
 use super::observation::Refused;
 
-/// The shards' colours, by turns: all but red, which is for what is wrong.
+/// The shards' colours, in rotation: all but red, which marks errors.
 const COLOURS: [u8; 6] = [36, 33, 32, 35, 34, 96];
 const RED: u8 = 31;
-/// How long the end waits until all is written.
+/// How long the end waits until everything is written.
 const LAST_LINES: Duration = Duration::from_secs(1);
-/// Takes the line that the cursor is in away.
+/// Erases the line that the cursor is on.
 const WIPE: &str = "\r\x1b[K";
 
 /// Standard output, for people.
@@ -26,11 +26,12 @@ const WIPE: &str = "\r\x1b[K";
 pub(super) struct Screen {
     addresses: Addresses,
     in_colour: bool,
-    /// What is written in front of what the person types.
+    /// The text in front of the person's input.
     prompt: &'static str,
-    /// What was last told to be refused: each shard says it.
+    /// The refusal shown last, because every shard reports the same one.
     refused: Mutex<Option<(Option<Digest>, String)>>,
-    /// The shards run on, and signals are heard, also where nobody reads.
+    /// Bounded and never blocking: even if nobody reads the output, the shards run and signals are
+    /// handled.
     output: Backlog,
 }
 
@@ -48,7 +49,6 @@ impl Screen {
         })
     }
 
-    /// Tells of something that happened.
     pub(super) fn show(&self, news: &News) {
         let Some((wrong, mut text)) = words(news, &self.addresses) else {
             return;
@@ -58,7 +58,7 @@ impl Screen {
         {
             "refused it, too".clone_into(&mut text);
         }
-        // Much of it is what a guest, or what another process, says.
+        // Much of the text comes from guests or other processes.
         let text = Printable(&text).to_string();
         self.write(&format!(
             "{}{}",
@@ -67,31 +67,29 @@ impl Screen {
         ));
     }
 
-    /// Says something that is not of a shard.
+    /// Shows a message that does not concern one shard.
     pub(super) fn say(&self, text: &str) {
         if !text.is_empty() {
             self.write(text);
         }
     }
 
-    /// Says what is wrong.
     pub(super) fn complain(&self, text: &str) {
         self.write(&self.red(true, text));
     }
 
-    /// Asks for a command.
+    /// Prompts for a command.
     pub(super) fn ask(&self) {
         self.put(self.prompt);
     }
 
-    /// Asks again where nothing was said.
+    /// Prompts again after an empty line.
     pub(super) fn ask_again(&self, silent: bool) {
         if silent {
             self.ask();
         }
     }
 
-    /// Asks for nothing more.
     pub(super) fn end(&self) {
         if !self.prompt.is_empty() {
             self.put(WIPE);
@@ -99,10 +97,10 @@ impl Screen {
         self.output.flush(LAST_LINES);
     }
 
-    /// Whether no shard was told of yet that refused the same.
+    /// Whether no shard has reported the same refusal yet.
     fn is_new(&self, refused: &Refused) -> bool {
         let told = (refused.digest, refused.reason.clone());
-        let mut last = self.refused.lock().expect("no holder panics");
+        let mut last = self.refused.lock().expect("no holder of this lock panics");
         last.replace(told.clone()) != Some(told)
     }
 
@@ -130,7 +128,7 @@ impl Screen {
         }
     }
 
-    /// Writes whole lines in place of the prompt, and the prompt anew.
+    /// Replaces the prompt by whole lines, and then shows it again.
     fn write(&self, text: &str) {
         let prompt = self.prompt;
         let wipe = if prompt.is_empty() { "" } else { WIPE };
@@ -142,7 +140,7 @@ impl Screen {
     }
 }
 
-/// What happened in words, and whether it is wrong; none: it is not worth a line.
+/// The text of an event, and whether it is an error. `None` if it is not worth a line.
 fn words(news: &News, addresses: &Addresses) -> Option<(bool, String)> {
     let fine = |text: String| Some((false, text));
     let wrong = |text: String| Some((true, text));
@@ -154,7 +152,7 @@ fn words(news: &News, addresses: &Addresses) -> Option<(bool, String)> {
         What::NotStarted { reason } => wrong(format!("cannot be started: {reason}")),
         What::Ready(after) => fine(format!("is ready after {}", shown(*after))),
         What::NotReady => wrong("is not ready".to_owned()),
-        What::Stopping => fine("is told to end".to_owned()),
+        What::Stopping => fine("was told to end".to_owned()),
         What::GracePassed(grace) => {
             wrong(format!("has not ended within {}: killed", shown(*grace)))
         }
@@ -169,7 +167,7 @@ fn words(news: &News, addresses: &Addresses) -> Option<(bool, String)> {
             (None, signal) => format!("was ended by signal {}", signal.unwrap_or(0)),
         }),
         What::Restarting(Duration::ZERO) | What::Projected => None,
-        What::Restarting(wait) => fine(format!("is started again in {}", shown(*wait))),
+        What::Restarting(wait) => fine(format!("will be restarted in {}", shown(*wait))),
         What::Live(live, after) => {
             let mut text = format!(
                 "generation {} is live: {} {}",
@@ -212,7 +210,7 @@ fn words(news: &News, addresses: &Addresses) -> Option<(bool, String)> {
     }
 }
 
-/// A time with as many digits as a person reads.
+/// A duration with as many digits as a person reads.
 fn shown(time: Duration) -> String {
     if time < Duration::from_secs(1) {
         format!("{} ms", time.as_millis())
@@ -279,7 +277,7 @@ mod tests {
         check(What::Restarting(Duration::ZERO), None);
         check(
             What::Restarting(Duration::from_secs(5)),
-            Some((false, "is started again in 5 s")),
+            Some((false, "will be restarted in 5 s")),
         );
         let moving = What::Moving {
             from: 3,

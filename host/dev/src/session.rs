@@ -1,4 +1,4 @@
-//! A person's time with a set: what happens is shown, commands are taken, saves are published.
+//! A person's session with a set: shows events, takes commands, publishes saved files.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -19,10 +19,10 @@ use super::screen::Screen;
 use super::state_directory::{StateDirectory, StateDirectoryError};
 use super::workshop::Workshop;
 
-/// Settings that a new state directory begins with: all defaults, shown.
+/// The settings of a new state directory: all defaults, written out.
 const OSTRAKON_TOML: &str = include_str!("ostrakon.toml");
 
-/// Where the guest comes from.
+/// The source of the guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     /// A crate, which is built on each save.
@@ -31,33 +31,31 @@ pub enum Source {
     Config(PathBuf),
 }
 
-/// A session that is to be.
+/// The options of a session.
 #[derive(Clone, Debug)]
 pub struct Session {
-    /// Where the guest comes from.
+    /// The source of the guest.
     pub source: Source,
-    /// Where the Secret's files come from; none: `secrets` in the state directory.
+    /// The directory of the Secret's files; `secrets` in the state directory by default.
     pub secrets: Option<PathBuf>,
-    /// The state directory; none: the source's name in `.ostrakon`.
+    /// The state directory; the source's name in `.ostrakon` by default.
     pub state: Option<PathBuf>,
-    /// Where else a save means to build again.
+    /// Additional directories in which a save triggers a build.
     pub watched: Vec<PathBuf>,
-    /// What the controller is started with.
     pub options: Options,
 }
 
-/// Why a session does not begin, or ended.
+/// Why a session did not begin, or ended.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// There is no such directory.
-    #[error("there is no directory {}: name another with {flag}", path.display())]
+    /// The directory does not exist.
+    #[error("there is no directory {}: give another with {flag}", path.display())]
     NoSource {
-        /// The directory given.
         path: PathBuf,
-        /// The flag it was given with.
+        /// The flag with which it was given.
         flag: &'static str,
     },
-    /// It is no crate.
+    /// The directory is not a crate.
     #[error("{} holds no Cargo.toml: name a guest's crate with --guest, or a directory with a guest.wasm with --config-dir", .0.display())]
     NoCrate(PathBuf),
     /// The state directory cannot be used.
@@ -66,45 +64,44 @@ pub enum Error {
     /// The socket for commands cannot be opened.
     #[error("cannot open the socket {}", path.display())]
     Ctl {
-        /// Where.
         path: PathBuf,
-        /// Why.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// The controller does not start.
+    /// The controller did not start.
     #[error(transparent)]
     Start(#[from] StartError),
-    /// Nothing here builds guests.
+    /// No toolchain here can build guests.
     #[error(transparent)]
     Toolchain(#[from] search::Error),
-    /// The system denies a thread, a signal or an event queue.
-    #[error("the system does not give what a session needs")]
+    /// The system denied a thread, a signal handler or an event queue.
+    #[error("the system denied a thread, a signal handler or an event queue")]
     System(#[from] io::Error),
 }
 
-/// What happens in a session.
+/// An event in a session.
 enum Event {
     News(News),
     /// Ctrl-C, or SIGTERM.
     Signal,
-    /// A line was typed; none: no more will be.
+    /// A typed line, or `None` at the end of the input.
     Line(Option<String>),
     NoToolchain(search::Error),
     Ended,
 }
 
 impl Session {
-    /// Runs until it is told to end and all shards have.
+    /// Runs the session until it is told to end and all shards have ended.
     ///
     /// # Errors
-    /// When it cannot begin, or guests cannot be built here.
+    /// When the session cannot begin, or guests cannot be built here.
     pub fn run(self) -> Result<(), Error> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
         let ended = runtime.block_on(self.hold());
-        // A build may still run, and the prompt be read: nobody waits for them.
+        // A build may still run, and standard input may still be read: neither is waited for.
         runtime.shutdown_background();
         ended
     }
@@ -113,7 +110,7 @@ impl Session {
         let mut signals = Signals::new()?;
         let source = self.source.directory()?;
         let state = self.state.clone().unwrap_or_else(|| {
-            // Only the root has no name.
+            // Only the root directory has no name.
             home().join(source.file_name().unwrap_or_default())
         });
         let place = StateDirectory::open(state)?;
@@ -128,7 +125,7 @@ impl Session {
         let (config, secrets) = (workshop.config.clone(), workshop.secrets.clone());
         let controller = Controller::start(place, self.options.clone())?;
         let handle = controller.handle().clone();
-        let mut news = handle.news().expect("it has just been started");
+        let mut news = handle.news().expect("the controller has just been started");
         let serving = tokio::spawn(ctl.serve(handle.clone()));
         let lines = read_lines();
         screen.say(&format!(
@@ -140,7 +137,7 @@ impl Session {
         let told = self
             .follow(&handle, &mut news, lines, &mut signals, workshop, &screen)
             .await;
-        // What was told last.
+        // The last events.
         while let Ok(news) = news.try_recv() {
             screen.show(&news);
         }
@@ -195,7 +192,8 @@ impl Session {
                         Err(refusal) => screen.complain(&refusal.to_string()),
                     },
                 },
-                // Whoever closes a pipe has said all; at a terminal it is a way to leave.
+                // A pipe's end only means that there are no more commands; at a terminal, Ctrl-D
+                // means to leave.
                 Event::Line(None) if is_terminal => {
                     stopping = true;
                     handle.stop();
@@ -211,7 +209,7 @@ impl Session {
         no_toolchain.map_or(Ok(()), |error| Err(error.into()))
     }
 
-    /// The directories that things come from, made where they are the state directory's own.
+    /// The source directories. Those that belong to the state directory are created.
     fn workshop(
         &self,
         root: &Path,
@@ -248,10 +246,10 @@ impl Session {
         })
     }
 
-    /// What to try.
+    /// Shows commands to try.
     fn introduce(&self, screen: &Screen) {
         let addresses = &self.options.addresses;
-        let mut text = String::from("any shard takes any request; try:\n");
+        let mut text = String::from("any shard accepts any request; try:\n");
         if matches!(&self.source, Source::Guest(guest) if guest.ends_with("kv")) {
             for (shard, path) in [(0, "/save/apple/red"), (1, "/load/apple")] {
                 let _ = writeln!(text, "  curl http://{}{path}", addresses.public(shard));
@@ -266,7 +264,7 @@ impl Session {
 }
 
 impl Source {
-    /// The directory, whole.
+    /// The canonical directory.
     fn directory(&self) -> Result<PathBuf, Error> {
         match self {
             Self::Config(path) => directory(path, "--config-dir"),
@@ -287,7 +285,7 @@ fn directory(path: &Path, flag: &'static str) -> Result<PathBuf, Error> {
     })
 }
 
-/// A path as seen from the working directory.
+/// A path, relative to the working directory if it is below it.
 pub(super) fn near(path: &Path) -> String {
     let here = std::env::current_dir().unwrap_or_default();
     path.strip_prefix(here)
@@ -296,7 +294,7 @@ pub(super) fn near(path: &Path) -> String {
         .to_string()
 }
 
-/// The lines of standard input, read by a thread of their own: nothing else could be done meanwhile.
+/// The lines of standard input, read by a thread of their own, because reading blocks.
 fn read_lines() -> UnboundedReceiver<Option<String>> {
     let (read, lines) = unbounded_channel();
     std::thread::spawn(move || {

@@ -1,4 +1,4 @@
-//! One Pod of the set: its process, its volumes, and what it was seen to do.
+//! One Pod of the set: its process, its volumes, and its observed state.
 
 use std::io;
 use std::path::PathBuf;
@@ -16,25 +16,26 @@ use super::process::Process;
 use super::projection::{Files, Projection};
 use super::state_directory::StateDirectory;
 
-/// Answers that must be missed in a row for a shard to be not ready, as with the kubelet.
+/// Consecutive missed answers after which a shard counts as not ready, as with the kubelet.
 const MISSES: u32 = 3;
-/// How often a shard is asked when nothing is awaited of it.
+/// How often a shard is asked for its status when no change is awaited.
 const ASK_EVERY: Duration = Duration::from_millis(250);
-/// How often it is asked when something is.
+/// How often it is asked when a change is awaited.
 const ASK_SOON: Duration = Duration::from_millis(20);
 
-/// The StatefulSet's name, which each Pod's begins with.
+/// The StatefulSet's name, with which each Pod's name begins.
 const SET: &str = "shard";
 
 #[derive(Debug)]
 pub(super) struct Shard {
     pub(super) ordinal: u32,
-    /// Tells its processes apart, and what was said of a former one from what is said of this.
+    /// The number of the current process, which distinguishes its events from those of earlier
+    /// ones.
     pub(super) number: u64,
     pub(super) process: Option<Process>,
     pub(super) ready: bool,
     pub(super) paused: bool,
-    /// New content is on its way to its volumes.
+    /// Whether new content will be put into its volumes.
     pub(super) awaits_content: bool,
     pub(super) ends: u32,
     pub(super) restarts: u32,
@@ -79,7 +80,7 @@ impl Shard {
         })
     }
 
-    /// What runs it.
+    /// The command that runs the shard.
     pub(super) fn command(&self, options: &Options, with_secrets: bool) -> Command {
         let addresses = &options.addresses;
         let mut command = Command::new(&options.binary);
@@ -104,7 +105,7 @@ impl Shard {
             command.env_remove("OSTRAKON_SECRETS_DIR");
         }
         let environment = options.environment.iter();
-        // Also where this machine is a Pod: its API server knows nothing of these shards.
+        // Needed if this machine is itself a Pod: its API server does not know these shards.
         command
             .env_remove("KUBERNETES_SERVICE_HOST")
             .env("POD_NAME", format!("{SET}-{}", self.ordinal))
@@ -117,14 +118,14 @@ impl Shard {
         self.directory.join("log")
     }
 
-    /// It has a process from now on, which `asking` asks how it is.
+    /// Sets the running process, whose status `asking` polls.
     pub(super) fn runs(&mut self, process: Process, asking: AbortHandle) {
         self.process = Some(process);
         self.asking = Some(asking);
         self.started = Instant::now();
     }
 
-    /// Its process is no more; gives how long it ran.
+    /// Clears the process, which has ended. Returns how long it ran.
     pub(super) fn ended(&mut self) -> Duration {
         self.process = None;
         self.ready = false;
@@ -137,13 +138,13 @@ impl Shard {
         self.started.elapsed()
     }
 
-    /// Puts content into its volumes; says whether it is another than before.
+    /// Puts content into the volumes. Returns whether it has changed.
     pub(super) fn show(&mut self, config: &Files, secrets: &Files) -> io::Result<bool> {
         self.awaits_content = false;
         self.projection.show(config, secrets)
     }
 
-    /// What it said of itself, or that it said nothing; gives what is new in it.
+    /// Takes the shard's status, or `None` if it did not answer. Returns the resulting events.
     pub(super) fn observe(&mut self, observation: Option<Observation>) -> Vec<What> {
         let mut news = Vec::new();
         let Some(observation) = observation else {
@@ -156,7 +157,10 @@ impl Shard {
         };
         self.misses = 0;
         let before = self.observation.replace(observation);
-        let now = self.observation.as_ref().expect("it was just put there");
+        let now = self
+            .observation
+            .as_ref()
+            .expect("the observation was just stored");
         if let Some(live) = &now.generation
             && self.generation != Some(live.generation)
         {
@@ -182,13 +186,13 @@ impl Shard {
         news
     }
 
-    /// Whether the newest content is in its volumes, and was taken up or refused.
+    /// Whether the newest content is in the volumes, and was accepted or refused.
     pub(super) fn is_current(&self) -> bool {
         let observation = self.observation.as_ref().zip(self.projection.config());
         !self.awaits_content && observation.is_some_and(|(seen, config)| seen.has_seen(config))
     }
 
-    /// Sets how often it is asked.
+    /// Sets how often the shard is asked for its status.
     pub(super) fn ask(&self, soon: bool) {
         let soon = soon || !self.ready || (!self.awaits_content && !self.is_current());
         let every = if soon && !self.paused {

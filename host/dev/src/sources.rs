@@ -1,4 +1,4 @@
-//! The files whose saving means a swap.
+//! The source files, in which a save triggers a swap.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -12,11 +12,11 @@ use ostrakon_volumes::volume::MAX_BYTES;
 
 use super::Files;
 
-/// What is seen of each file without reading it.
+/// The metadata of each file, available without reading it.
 type Look = BTreeMap<PathBuf, (SystemTime, u64)>;
 
-/// Some directories, looked at again and again: there are few files, and a look
-/// misses nothing that any editor does.
+/// Watches directories by polling: there are few files, and polling detects every editor's way to
+/// save.
 #[derive(Debug)]
 pub(super) struct Sources {
     directories: Vec<PathBuf>,
@@ -30,8 +30,8 @@ impl Sources {
         Self { directories, seen }
     }
 
-    /// Waits until files were saved and no more change: two looks agree, and
-    /// differ from what was seen before. May be dropped and asked again.
+    /// Waits until files were saved and no longer change: two looks agree with each other, and
+    /// differ from the state before. Can be dropped and called again.
     pub(super) async fn saved(&mut self, every: Duration) {
         let mut last = look(&self.directories);
         loop {
@@ -50,7 +50,7 @@ fn look(directories: &[PathBuf]) -> Look {
     let mut seen = Look::new();
     let mut left = directories.to_vec();
     while let Some(directory) = left.pop() {
-        // What vanishes between two calls is gone at the next look, too.
+        // A file that vanishes between two calls will be missing at the next look, too.
         for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
             let path = entry.path();
             if is_passing(&path) {
@@ -69,14 +69,14 @@ fn look(directories: &[PathBuf]) -> Look {
     seen
 }
 
-/// Build output, and what editors write beside the file they save.
+/// Whether a path is build output, or a file that editors write beside the saved one.
 fn is_passing(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_else(|| OsStr::new(""));
     let name = name.to_string_lossy();
     name == "target" || name.starts_with('.') || name.ends_with('~')
 }
 
-/// The files of a source directory, as a ConfigMap or Secret would have them.
+/// The files of a source directory, as the content of a ConfigMap or Secret.
 pub(super) fn files(directory: &Path) -> io::Result<Files> {
     let mut files = Files::new();
     for entry in fs::read_dir(directory)? {

@@ -1,4 +1,4 @@
-//! The state directory: what a set leaves on this machine.
+//! The state directory: the files that a set leaves on this machine.
 
 use std::fs::{DirBuilder, File, TryLockError};
 use std::io;
@@ -11,51 +11,49 @@ use ostrakon_toolchain::build::write_atomically;
 
 use super::addresses::MAX_SHARDS;
 
-/// What is in a state directory, and where: `version`, `source`, `shards`, and a directory for each
-/// shard. Without a `version` it is of version 0, which had the same.
+/// The layout of a state directory: `version`, `source`, `shards`, and a directory for each shard.
+/// Without a `version` file it has version 0, whose layout was the same.
 const STATE: Format = Format {
     what: "the state directory",
     version: 1,
 };
-/// The number of shards, in a file of the state directory.
+/// The file in the state directory with the number of shards.
 const SHARDS: Format = Format {
-    what: "the number of shards that the data is spread over",
+    what: "the number of shards over which the data is distributed",
     version: STATE.version,
 };
-/// The file with the version.
+/// The name of the file with the version.
 const VERSION: &str = "version";
-/// The most bytes of the files that are read.
+/// The largest file that is read, in bytes.
 const MAX_BYTES: usize = 64 * 1024;
 
-/// A state directory that this process alone uses.
+/// A state directory, locked for this process.
 ///
-/// It holds a directory for each ordinal, which outlives its processes and Pods: `shard-0/data` and
-/// so on, with the mounted `config` and `secrets` and the `log` beside it.
+/// It holds a directory for each ordinal, which outlives the ordinal's processes and Pods:
+/// `shard-0/data` and so on, beside it the mounted `config` and `secrets`, and the `log`.
 #[derive(Debug)]
 pub struct StateDirectory {
     root: PathBuf,
-    /// Over how many shards the data was spread.
+    /// The number of shards over which the data was distributed.
     spread: Option<u32>,
-    /// Held, not used: the lock goes with it.
+    /// Keeps the lock, which ends with the file.
     _lock: File,
 }
 
 /// Why a state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StateDirectoryError {
-    /// Another controller uses it.
     #[error(
         "{} is in use by another `ostrakon dev`: stop that one, or give another --state", .0.display()
     )]
     InUse(PathBuf),
-    /// It is for another source.
+    /// It belongs to another source.
     #[error(
         "{} holds the data of {}: give another --state, or remove the directory", path.display(), source_dir.display()
     )]
     Other {
-        /// The state directory.
         path: PathBuf,
-        /// What its data belongs to.
+        /// The source to which its data belongs.
         source_dir: PathBuf,
     },
     /// A later version wrote it.
@@ -63,38 +61,31 @@ pub enum StateDirectoryError {
         "cannot use {}: {source}: run the version that wrote it, or a newer one, or give another --state; nothing was changed",
         path.display()
     )]
-    Newer {
-        /// The file with the version.
-        path: PathBuf,
-        /// Which version.
-        source: Unreadable,
-    },
-    /// A file of it is damaged.
+    Newer { path: PathBuf, source: Unreadable },
+    /// One of its files is damaged.
     #[error("cannot use {}: {source}; {help}", path.display())]
     Damaged {
-        /// The file.
         path: PathBuf,
-        /// What is wrong with it.
         source: Unreadable,
-        /// What to do.
+        /// The remedy.
         help: &'static str,
     },
-    /// It cannot be made or written to.
-    #[error("cannot use the state directory {}: see that it is writable", path.display())]
+    /// The directory cannot be created or written to.
+    #[error("cannot use the state directory {}: check that it is writable", path.display())]
     Io {
-        /// What was used.
         path: PathBuf,
-        /// Why it failed.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
 }
 
 impl StateDirectory {
-    /// Takes a directory, which is made, for its owner only, where there is none.
+    /// Opens and locks a directory. Creates it, for its owner only, if it does not exist.
     ///
     /// # Errors
-    /// When another process has it, a later version wrote it, it is damaged, or it cannot be written to.
+    /// When another process uses it, a later version wrote it, it is damaged, or it cannot be
+    /// written to.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self, StateDirectoryError> {
         let root = root.into();
         let failed = |source| StateDirectoryError::Io {
@@ -129,10 +120,10 @@ impl StateDirectory {
         })
     }
 
-    /// Notes what the data is of, and refuses where it is of something else.
+    /// Records the source of the data, and fails if the data belongs to another source.
     ///
     /// # Errors
-    /// When it is, or it cannot be noted.
+    /// When the source differs, or cannot be recorded.
     pub fn belongs_to(&self, source_dir: &Path) -> Result<(), StateDirectoryError> {
         let note = self.root.join("source");
         let bytes = source_dir.as_os_str().as_encoded_bytes();
@@ -149,33 +140,33 @@ impl StateDirectory {
         }
     }
 
-    /// The directory.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// The socket of `ostrakon dev ctl`.
+    /// The path of the socket for `ostrakon dev ctl`.
     pub fn socket(root: &Path) -> PathBuf {
         root.join("ctl")
     }
 
-    /// What is kept for one ordinal.
+    /// The directory of one ordinal.
     pub fn shard(root: &Path, ordinal: u32) -> PathBuf {
         root.join(format!("shard-{ordinal}"))
     }
 
-    /// Over how many shards the data was spread when this was opened; none where there was no data.
+    /// The number of shards over which the data was distributed when the directory was opened;
+    /// `None` if there was no data.
     pub(super) fn spread(&self) -> Option<u32> {
         self.spread
     }
 
-    /// Notes over how many shards the data is spread.
+    /// Records the number of shards over which the data is distributed.
     pub(super) fn set_spread(&self, shards: u32) -> io::Result<()> {
         write_atomically(&self.root.join("shards"), format!("{shards}\n").as_bytes())
     }
 }
 
-/// Sees that this program can use a directory, and whether it has a version.
+/// Checks that this program can use a directory. Returns whether it has a version file.
 fn see_version(root: &Path) -> Result<bool, StateDirectoryError> {
     let path = root.join(VERSION);
     let Some(stored) = read(&path)? else {
@@ -192,8 +183,8 @@ fn see_version(root: &Path) -> Result<bool, StateDirectoryError> {
     }
 }
 
-/// Over how many shards the data in a directory is spread; none where there is no data. Where that is
-/// not known, other shards than those with the data would be started.
+/// The number of shards over which the data in a directory is distributed; `None` if there is no
+/// data. An unknown number is an error, because otherwise the wrong shards would be started.
 fn spread(root: &Path) -> Result<Option<u32>, StateDirectoryError> {
     let path = root.join("shards");
     let stored = read(&path)?;
@@ -203,7 +194,7 @@ fn spread(root: &Path) -> Result<Option<u32>, StateDirectoryError> {
         help: "write the number into it: one more than the highest of the shard-N directories that hold data",
     };
     let Some(stored) = stored else {
-        // It is noted before the first shard's directory is made.
+        // The number is recorded before the first shard's directory is created.
         let has_data = StateDirectory::shard(root, 0).exists();
         return if has_data {
             Err(broken("it is missing"))
@@ -215,11 +206,11 @@ fn spread(root: &Path) -> Result<Option<u32>, StateDirectoryError> {
     let number = number.and_then(|number| number.trim().parse().ok());
     match number {
         Some(shards @ 1..=MAX_SHARDS) => Ok(Some(shards)),
-        _ => Err(broken("it is no number of shards")),
+        _ => Err(broken("it is not a number of shards")),
     }
 }
 
-/// A file of the state directory; none where there is none.
+/// Reads a file of the state directory; `None` if it does not exist.
 fn read(path: &Path) -> Result<Option<Vec<u8>>, StateDirectoryError> {
     match regular::read_own(path, MAX_BYTES) {
         Ok(stored) => Ok(Some(stored)),
@@ -275,7 +266,7 @@ mod tests {
         );
     }
 
-    /// What a directory holds, by name.
+    /// The files in a directory, by name.
     fn files(directory: &Path) -> BTreeMap<String, Vec<u8>> {
         let entries = fs::read_dir(directory).unwrap().map(Result::unwrap);
         let entries = entries.filter(|entry| entry.path().is_file());
@@ -306,12 +297,12 @@ mod tests {
             place.belongs_to(Path::new("/some/guest")).unwrap();
             assert_eq!(place.spread(), Some(5));
             place.set_spread(5).unwrap();
-            // From then on it is of the newest.
+            // From then on it has the newest version.
             assert_eq!(files(scratch.path()), fixture(STATE.version));
         }
     }
 
-    /// A change of what is stored needs a version of its own, and its fixture.
+    /// A change of the stored format needs a new version, with its own fixture.
     #[test]
     fn what_is_written_is_what_was_written_by_this_version_before() {
         let scratch = tempfile::tempdir().unwrap();
@@ -363,7 +354,7 @@ mod tests {
                 "{damaged}: {error}"
             );
         }
-        // Lost, where there is data.
+        // The number is missing although there is data.
         let mut state = fixture(1);
         state.remove("shards");
         let scratch = with(&state);
@@ -374,7 +365,7 @@ mod tests {
             matches!(error, StateDirectoryError::Damaged { .. }),
             "{error}"
         );
-        // Unreadable.
+        // The number cannot be read.
         let scratch = with(&fixture(1));
         let place = StateDirectory::open(scratch.path()).unwrap();
         fs::remove_file(scratch.path().join("source")).unwrap();

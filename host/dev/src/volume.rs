@@ -1,4 +1,4 @@
-//! A mounted ConfigMap or Secret, updated the way the kubelet does it.
+//! A mounted ConfigMap or Secret that is updated as the kubelet does it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -7,29 +7,29 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-/// The link whose renaming is the update.
+/// The link that is renamed to perform an update.
 const DATA: &str = "..data";
 const DATA_NEW: &str = "..data_tmp";
 
-/// A directory whose files change all at once.
+/// A directory whose files all change at once.
 ///
-/// `..data` is a link to the directory of one version, named by its time; each
-/// visible name is a link through `..data`. An update renames a new link onto
-/// `..data`, then mends the visible names, then removes the old version.
+/// `..data` is a link to the directory of one version, named by its time; each visible name is a
+/// link through `..data`. An update renames a new link onto `..data`, then corrects the visible
+/// names, then removes the old version.
 #[derive(Debug)]
 pub struct Volume {
     directory: PathBuf,
-    /// Tells versions of one moment apart.
+    /// Distinguishes versions written in the same second.
     version: u64,
     renamed: Option<Instant>,
 }
 
 impl Volume {
-    /// Makes the directory where there is none; what an earlier volume left in
-    /// it stays until the first `publish`.
+    /// Creates the directory if it does not exist. Files that an earlier volume left in it stay
+    /// until the first `publish`.
     ///
     /// # Errors
-    /// When the directory cannot be made.
+    /// When the directory cannot be created.
     pub fn create(directory: impl Into<PathBuf>) -> io::Result<Self> {
         let directory = directory.into();
         fs::create_dir_all(&directory)?;
@@ -40,12 +40,12 @@ impl Volume {
         })
     }
 
-    /// Where the volume is mounted.
+    /// The directory at which the volume is mounted.
     pub fn directory(&self) -> &Path {
         &self.directory
     }
 
-    /// When the last update was: just before its renaming.
+    /// When the last update was made, measured just before its renaming.
     pub fn renamed(&self) -> Option<Instant> {
         self.renamed
     }
@@ -53,8 +53,7 @@ impl Volume {
     /// Replaces all files by these.
     ///
     /// # Errors
-    /// When a name is not one that a ConfigMap can have, or the directory
-    /// cannot be written to.
+    /// When a name is not a valid key of a ConfigMap, or the directory cannot be written to.
     pub fn publish(&mut self, files: &BTreeMap<String, impl AsRef<[u8]>>) -> io::Result<()> {
         if let Some(name) = files.keys().find(|name| !is_key(name)) {
             let reason = format!("{name:?} cannot be a key of a ConfigMap");
@@ -83,7 +82,7 @@ impl Volume {
             let name = format!("..{}.{:010}", timestamp(SystemTime::now()), self.version);
             match fs::create_dir(self.directory.join(&name)) {
                 Ok(()) => break name,
-                // Left by an earlier volume in the same second.
+                // An earlier volume left it in the same second.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(error),
             }
@@ -94,8 +93,7 @@ impl Volume {
         Ok(name)
     }
 
-    /// Adds the visible names that are missing, then removes those of keys that
-    /// are gone.
+    /// Adds missing visible names, then removes those of deleted keys.
     fn mend_names(&self, keys: &BTreeSet<&str>) -> io::Result<()> {
         for key in keys {
             match symlink(Path::new(DATA).join(key), self.directory.join(key)) {
@@ -114,7 +112,8 @@ impl Volume {
     }
 }
 
-/// Letters, digits, `-`, `_` and `.`, not beginning with `..`, at most 253.
+/// Whether a name is a valid key: letters, digits, `-`, `_` and `.`, not beginning with `..`, at
+/// most 253 characters.
 fn is_key(name: &str) -> bool {
     (1..=253).contains(&name.len())
         && name != "."
@@ -131,7 +130,7 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
     }
 }
 
-/// A time in UTC as the kubelet writes it: `2026_11_21_04_06_13`.
+/// A time in UTC, in the kubelet's format: `2026_11_21_04_06_13`.
 fn timestamp(time: SystemTime) -> String {
     let seconds = time
         .duration_since(SystemTime::UNIX_EPOCH)
@@ -142,7 +141,7 @@ fn timestamp(time: SystemTime) -> String {
     format!("{year:04}_{month:02}_{day:02}_{hour:02}_{minute:02}_{second:02}")
 }
 
-/// Year, month and day of a day since 1970-01-01, in the Gregorian calendar.
+/// The year, month and day of a day since 1970-01-01, in the Gregorian calendar.
 fn date(mut day: u64) -> (u64, usize, u64) {
     let leap =
         |year: u64| year.is_multiple_of(4) && !year.is_multiple_of(100) || year.is_multiple_of(400);
@@ -172,7 +171,7 @@ mod tests {
             .collect()
     }
 
-    /// What a reader of the visible names sees.
+    /// The files as a reader of the visible names sees them.
     fn seen(volume: &Volume) -> BTreeMap<String, Vec<u8>> {
         names(volume)
             .into_iter()
@@ -207,7 +206,8 @@ mod tests {
         }
     }
 
-    /// Many updates under a reader's eyes: what it reads behind one `..data` is one version.
+    /// Many updates while a reader is reading: everything it reads behind one `..data` belongs to
+    /// one version.
     #[test]
     fn a_reader_never_sees_a_mix_of_two_versions() {
         let scratch = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! From what a person saves to what the shards are given: built, read, published.
+//! From saved sources to the shards' volumes: builds, reads and publishes them.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,31 +17,31 @@ use super::screen::Screen;
 use super::session::near;
 use super::sources::{self, Sources};
 
-/// How often sources are looked at. A save is taken when two looks agree.
+/// How often sources are polled. A save counts once two looks agree.
 const LOOK_EVERY: Duration = Duration::from_millis(150);
 
 const GUEST: &str = "guest.wasm";
 
-/// Where the ConfigMap and the Secret come from.
+/// The sources of the ConfigMap and the Secret.
 #[derive(Debug)]
 pub(super) struct Workshop {
-    /// The guest's crate; none: the component is among the ConfigMap's files.
+    /// The guest's crate; `None` if the component is among the ConfigMap's files.
     pub(super) guest: Option<PathBuf>,
     pub(super) config: PathBuf,
     pub(super) secrets: PathBuf,
-    /// Where else a save means to build again.
+    /// Additional directories in which a save triggers a build.
     pub(super) watched: Vec<PathBuf>,
     pub(super) screen: Arc<Screen>,
 }
 
 impl Workshop {
-    /// Publishes what there is, and again on each save. It ends only where nothing here builds
+    /// Publishes the sources now and on each save. Returns only if no toolchain here can build
     /// guests.
     pub(super) async fn run(self, handle: Handle) -> search::Error {
         let mut directories = vec![self.config.clone(), self.secrets.clone()];
         directories.extend(self.guest.clone());
         directories.extend(self.watched.clone());
-        // Looked at before they are read: what is saved meanwhile is not missed.
+        // The files are looked at before they are read, so that a save meanwhile is not missed.
         let mut sources = Sources::new(directories);
         let toolchain = match &self.guest {
             None => None,
@@ -53,14 +53,14 @@ impl Workshop {
         let mut published = (Files::new(), Files::new());
         loop {
             if let Some((config, secrets)) = self.make(toolchain.as_ref()).await {
-                // Where the controller has ended, so has whoever would see it.
+                // If the controller has ended, nobody is left to see an error.
                 if secrets != published.1 {
                     let _ = handle.publish_secrets(secrets.clone());
                 }
                 if config != published.0 {
                     if config::says_shards(&config) && !config::says_shards(&published.0) {
                         self.screen.say(
-                            "cluster.shards in ostrakon.toml is passed over here: write `scale N`",
+                            "cluster.shards in ostrakon.toml is ignored here: write `scale N`",
                         );
                     }
                     let _ = handle.publish(config.clone());
@@ -74,7 +74,7 @@ impl Workshop {
         }
     }
 
-    /// The ConfigMap and the Secret as they are now; none, and why is said, where they are not.
+    /// The current ConfigMap and Secret; `None`, after showing why, if they cannot be made.
     async fn make(&self, toolchain: Option<&Toolchain>) -> Option<(Files, Files)> {
         let built = match (&self.guest, toolchain) {
             (Some(guest), Some(toolchain)) => Some(self.build(guest, toolchain).await?),
@@ -107,7 +107,7 @@ impl Workshop {
         self.screen.say(&format!("building {}", near(guest)));
         let started = Instant::now();
         let (build, toolchain) = (Build::new(guest).quiet(), toolchain.clone());
-        // Apart, so that it holds nothing else up.
+        // On a blocking thread, so that the build does not delay anything else.
         let built = spawn_blocking(move || build.run(&toolchain)).await;
         match built.expect("a build does not panic") {
             Ok(built) => {

@@ -1,5 +1,5 @@
-//! Asks the API server how many replicas the StatefulSet is to have, and goes on
-//! asking.
+//! Follows the number of replicas that the StatefulSet specifies, by asking the API server again
+//! and again.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -17,19 +17,18 @@ use super::problem::Problem;
 use super::server::{self, StatefulSet};
 use super::standing::Standing;
 
-/// How long things may take, and how often they are done.
+/// The times and time limits of the follower.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Timing {
-    /// For an answer to begin, or, where it is not a watch, to be whole.
+    /// The time limit for an answer to begin, or, unless it is a watch, to be complete.
     pub(super) answer: Duration,
-    /// A watch, which the API server ends in good order. A connection that is
-    /// dead without a sign is found out not much later.
+    /// How long a watch lasts until the API server ends it in good order. A connection that died
+    /// silently is detected not much later.
     pub(super) watch: Duration,
-    /// What is waited beyond that.
+    /// How much longer than that the follower waits.
     pub(super) beyond: Duration,
-    /// The wait after the first failure; it doubles with each.
+    /// The wait after the first failure; it doubles with each further failure.
     pub(super) first_wait: Duration,
-    /// The longest.
     pub(super) longest_wait: Duration,
 }
 
@@ -40,15 +39,16 @@ impl Default for Timing {
             watch: Duration::from_mins(1),
             beyond: Duration::from_secs(10),
             first_wait: Duration::from_millis(500),
-            // A Pod that leaves waits, within its grace, for what shard 0 hears.
+            // A leaving Pod waits within its grace period until shard 0 knows the new number.
             longest_wait: Duration::from_secs(5),
         }
     }
 }
 
 impl Timing {
-    /// The wait after so many failures in a row: doubled with each, and anything
-    /// from half of that on, so that not all who failed at once come back at once.
+    /// The wait after this many consecutive failures: doubled with each, then a random value
+    /// between half of that and all of it, so that clients that failed together do not come back
+    /// together.
     pub(super) fn wait(&self, failures: u32, random: u32) -> Duration {
         let Some(doublings) = failures.checked_sub(1) else {
             return Duration::ZERO;
@@ -94,14 +94,14 @@ struct Follower<'a> {
     standing: &'a Standing,
     metrics: &'a Metrics,
     following: Following,
-    /// The problem that was logged last.
     told: Option<Problem>,
 }
 
 impl Follower<'_> {
-    /// Asks, on one connection, until something fails.
+    /// Asks on one connection until something fails.
     async fn ask(&mut self) -> Result<(), kube::Error> {
-        // A new one, which reads token and authority anew: what failed may be that.
+        // A new client reads the token and authority again, because they may be the cause of the
+        // failure.
         let client = server::client(self.place, self.timing.answer)?;
         let sets = server::stateful_sets(client, self.place);
         loop {
@@ -189,27 +189,30 @@ impl Follower<'_> {
             && let Some(replicas) = now.number()
         {
             metrics.replicas(replicas);
-            tracing::info!(replicas, "the StatefulSet is to have so many replicas");
+            tracing::info!(
+                replicas,
+                "the API server reported the StatefulSet's desired number of replicas"
+            );
         }
         self.standing.note(&self.following);
         self.tell_problem();
     }
 
-    /// Says what is wrong once, and that it is over. A single failure is none yet:
-    /// API servers restart, and connections break.
+    /// Logs a problem once, and its end. A single failure is not logged as a problem yet: API
+    /// servers restart, and connections break.
     fn tell_problem(&mut self) {
         let problem = self.following.problem();
         let failures = self.following.failures();
         match problem {
             Some(problem) if !problem.is_final() && failures < 2 => {
-                tracing::debug!(%problem, "the number of replicas is not heard");
+                tracing::debug!(%problem, "the API server did not report the number of replicas");
             }
             Some(problem) if self.told.as_ref() != Some(problem) => {
-                tracing::warn!(%problem, "the number of replicas is not heard, or does not count");
+                tracing::warn!(%problem, "the number of replicas is unknown or cannot be used");
                 self.told = Some(problem.clone());
             }
             None if self.told.take().is_some() => {
-                tracing::info!("the number of replicas is heard again");
+                tracing::info!("the API server reports the number of replicas again");
             }
             _ => {}
         }

@@ -1,9 +1,8 @@
-//! The cluster that this Pod is in: how many replicas its StatefulSet is to have,
-//! heard from the API server, and Events told to it.
+//! The connection to the Kubernetes cluster: the number of replicas that the StatefulSet
+//! specifies, from the API server, and Events posted to it.
 //!
-//! Nothing here is waited for by a request, and nothing that fails here stops a
-//! shard. Who cannot be asked now is asked again later; what was heard last goes
-//! on to count.
+//! No request waits for anything here, and no failure here stops a shard. A failed question is
+//! asked again later; the last answer remains valid.
 
 mod pod_identity;
 mod problem;
@@ -29,7 +28,7 @@ use ostrakon_cluster::Replicas;
 use ostrakon_observe::metrics::Metrics;
 use standing::Standing;
 
-/// What a shard knows of its cluster, and tells it. Clones are the same one.
+/// A shard's connection to the Kubernetes API. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Kubernetes(Arc<Inner>);
 
@@ -43,8 +42,8 @@ struct Inner {
 }
 
 impl Kubernetes {
-    /// Nothing is heard before [`Kubernetes::follow`], and nothing told before
-    /// [`Kubernetes::tell`].
+    /// Nothing is received before [`Kubernetes::follow`] runs, and nothing posted before
+    /// [`Kubernetes::tell`] runs.
     pub fn new(place: PodIdentity, metrics: Arc<Metrics>) -> Self {
         Self::with(place, Timing::default(), metrics)
     }
@@ -59,13 +58,13 @@ impl Kubernetes {
         }))
     }
 
-    /// How many replicas the StatefulSet is to have, as far as it is heard.
+    /// The number of replicas that the StatefulSet specifies, as far as it is known.
     pub fn replicas(&self) -> watch::Receiver<Replicas> {
         self.0.standing.replicas()
     }
 
-    /// Hears how many replicas the StatefulSet is to have, for as long as the
-    /// future is polled. To be run by one at a time.
+    /// Follows the number of replicas for as long as the future is polled. Only one caller may run
+    /// it at a time.
     pub async fn follow(&self) {
         follower::follow(
             &self.0.place,
@@ -76,7 +75,7 @@ impl Kubernetes {
         .await;
     }
 
-    /// Has an Event posted, if that can be; whoever says it does not wait.
+    /// Queues an Event to be posted if possible. Does not wait.
     pub fn record(&self, event: Event) {
         self.0.recorder.record(event);
     }
@@ -87,7 +86,7 @@ impl Kubernetes {
         inner.recorder.post(&inner.place, &inner.timing).await;
     }
 
-    /// How it stands, for operators.
+    /// The connection's status, for operators.
     pub fn status(&self) -> Status {
         let Inner {
             place,

@@ -1,4 +1,4 @@
-//! Where this Pod is in its cluster, and how its API server is reached.
+//! This Pod's identity in its cluster, and the address of its API server.
 
 use std::io;
 use std::net::IpAddr;
@@ -7,64 +7,61 @@ use std::path::PathBuf;
 use http::Uri;
 use ostrakon_base::regular;
 
-/// The most bytes of a file that holds a namespace's name.
+/// The largest file with a namespace's name, in bytes.
 const MAX_NAMESPACE: usize = 4 << 10;
 
-/// Where this Pod is in its cluster.
+/// This Pod's identity in its cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodIdentity {
-    /// The API server.
     pub(super) server: Uri,
-    /// What the ServiceAccount is mounted as: `token` and `ca.crt`, which change.
+    /// The mounted ServiceAccount's directory, with `token` and `ca.crt`, which change.
     pub(super) account: PathBuf,
     pub(super) namespace: String,
     pub(super) stateful_set: String,
     pub(super) pod: String,
-    /// Tells this Pod from former ones of its name, where it is known.
+    /// Distinguishes this Pod from earlier ones of its name, if it is known.
     pub(super) pod_uid: Option<String>,
 }
 
-/// What a Pod is given to know where it is.
+/// The settings and variables that tell a Pod its identity.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Given {
-    /// `KUBERNETES_SERVICE_HOST`, which each Pod has.
+    /// `KUBERNETES_SERVICE_HOST`, which every Pod has.
     pub host: Option<String>,
-    /// `KUBERNETES_SERVICE_PORT`, likewise.
+    /// `KUBERNETES_SERVICE_PORT`, which every Pod has.
     pub port: Option<String>,
-    /// Where the ServiceAccount is mounted.
+    /// The directory at which the ServiceAccount is mounted.
     pub account: PathBuf,
-    /// The Pod's name.
     pub pod: String,
-    /// The Pod's uid, where it is told.
+    /// The Pod's uid, if it is given.
     pub pod_uid: Option<String>,
-    /// Its namespace, where that is not the ServiceAccount's.
+    /// The Pod's namespace, if it is not the ServiceAccount's.
     pub namespace: Option<String>,
-    /// Its StatefulSet, where the Pod's name does not say it.
+    /// The Pod's StatefulSet, if it cannot be derived from the Pod's name.
     pub stateful_set: Option<String>,
 }
 
-/// Why a process is in no Pod whose API server it could ask.
+/// Why a process has no usable Pod identity.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoIdentity {
-    /// No API server is named.
+    /// The API server's address is not set.
     #[error(
         "this process is in no Pod: KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT are not set"
     )]
     NoServer,
-    /// What is named is none.
-    #[error("{0:?}, of KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT, is no address")]
+    /// The API server's address is invalid.
+    #[error("{0:?}, from KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT, is no address")]
     Address(String),
-    /// There is nothing to show to it.
+    /// The ServiceAccount's files cannot be read.
     #[error(
-        "{} cannot be read ({why}): give the Pod a ServiceAccount with automountServiceAccountToken: true, or name its directory by --service-account", path.display()
+        "{} cannot be read ({why}): give the Pod a ServiceAccount with automountServiceAccountToken: true, or give its directory with --service-account", path.display()
     )]
     NoAccount {
-        /// What was looked for.
+        /// The file that was tried.
         path: PathBuf,
-        /// What is wrong with it.
         why: String,
     },
-    /// The Pod's name does not say of which StatefulSet it is.
+    /// The Pod's name does not contain its StatefulSet's name.
     #[error(
         "{0:?} is not the name of a StatefulSet's Pod, such as `kv-0`: give --statefulset, or set POD_NAME"
     )]
@@ -72,10 +69,10 @@ pub enum NoIdentity {
 }
 
 impl PodIdentity {
-    /// Finds out where a Pod is. Reads its namespace from the ServiceAccount.
+    /// Determines the Pod's identity. Reads its namespace from the ServiceAccount.
     ///
     /// # Errors
-    /// When it is in no Pod, or lacks what an API server demands.
+    /// When the process is not in a Pod, or lacks what the API server requires.
     pub fn find(given: Given) -> Result<Self, NoIdentity> {
         let (Some(host), Some(port)) = (given.host, given.port) else {
             return Err(NoIdentity::NoServer);
@@ -130,14 +127,14 @@ fn address(host: &str, port: &str) -> Result<Uri, NoIdentity> {
     uri.ok_or(NoIdentity::Address(url))
 }
 
-/// What is before the ordinal in a Pod's name.
+/// The part of a Pod's name before the ordinal.
 fn set_of(pod: &str) -> Option<String> {
     let (set, ordinal) = pod.rsplit_once('-')?;
     let is_ordinal = !ordinal.is_empty() && ordinal.bytes().all(|byte| byte.is_ascii_digit());
     (is_ordinal && !set.is_empty()).then(|| set.to_owned())
 }
 
-/// Where a ServiceAccount is mounted in a Pod.
+/// The directory at which a ServiceAccount is mounted in a Pod.
 pub const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 #[cfg(test)]
@@ -209,7 +206,7 @@ mod tests {
         }
     }
 
-    /// As the kubelet mounts it: names are links through another one.
+    /// The layout in which the kubelet mounts it: names are links that go through another link.
     #[test]
     fn an_account_is_found_behind_links() {
         let account = tempfile::tempdir().unwrap();

@@ -1,15 +1,15 @@
-//! Why the number of replicas is not heard, or cannot count.
+//! Why the number of replicas is unknown or cannot be used.
 
 use std::time::Duration;
 
 use super::pod_identity::PodIdentity;
 use ostrakon_base::causes::with_causes;
 
-/// Why the number of replicas is not heard, or cannot count, and what to do.
+/// Why the number of replicas is unknown or cannot be used, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Problem {
     #[error(
-        "the API server forbids it ({said}): give this Pod's ServiceAccount a Role that allows to list and watch the StatefulSet `{stateful_set}` in the namespace `{namespace}`"
+        "the API server forbids it ({said}): give this Pod's ServiceAccount a Role that allows it to list and watch the StatefulSet `{stateful_set}` in the namespace `{namespace}`"
     )]
     Forbidden {
         said: String,
@@ -17,35 +17,33 @@ pub(super) enum Problem {
         stateful_set: String,
     },
     #[error(
-        "the API server does not take this Pod's token ({0}): see that its ServiceAccount is there"
+        "the API server does not accept this Pod's token ({0}): check that its ServiceAccount exists"
     )]
     Unauthorized(String),
     #[error(
-        "there is no StatefulSet `{stateful_set}` in the namespace `{namespace}`: where it has another name, give --statefulset; where it was deleted, the number stays"
+        "there is no StatefulSet `{stateful_set}` in the namespace `{namespace}`: if it has another name, give --statefulset; if it was deleted, the last number stays in force"
     )]
     Missing {
         namespace: String,
         stateful_set: String,
     },
-    #[error("the StatefulSet is being deleted: the number stays")]
+    #[error("the StatefulSet is being deleted: the last number stays in force")]
     Deleting,
-    #[error("the StatefulSet is to have no replicas: the number stays")]
+    #[error("the StatefulSet specifies no replicas: the last number stays in force")]
     Zero,
-    #[error(
-        "the StatefulSet is to have {0} replicas, more than there can be shards: scale it down"
-    )]
+    #[error("the StatefulSet specifies {0} replicas, more than there can be shards: scale it down")]
     TooMany(i32),
-    #[error("the API server refuses ({code}, {said}): it is asked again")]
+    #[error("the API server refuses ({code}, {said}): it will be asked again")]
     Refused { code: u16, said: String },
-    #[error("the API server cannot be reached ({0}): it is asked again")]
+    #[error("the API server cannot be reached ({0}): it will be asked again")]
     Unreachable(String),
-    #[error("the API server said nothing for {0:?}: it is asked again")]
+    #[error("the API server did not answer for {0:?}: it will be asked again")]
     Silent(Duration),
 }
 
 impl Problem {
-    /// What an error of the client's means; none: what was to be resumed is
-    /// forgotten there.
+    /// The problem that a client error means. `None` if the version to resume from is forgotten
+    /// there.
     pub(super) fn of(error: &kube::Error, place: &PodIdentity) -> Option<Self> {
         match error {
             kube::Error::Api(status) => Self::of_status(status, place),
@@ -53,7 +51,7 @@ impl Problem {
         }
     }
 
-    /// The same of what the API server answers.
+    /// The problem that an error status from the API server means.
     pub(super) fn of_status(status: &kube::core::Status, place: &PodIdentity) -> Option<Self> {
         let said = status.message.clone();
         Some(match status.code {
@@ -75,7 +73,7 @@ impl Problem {
         }
     }
 
-    /// Whether asking again soon brings nothing else, unless somebody acts.
+    /// Whether asking again soon is useless unless an operator acts.
     pub(super) fn is_final(&self) -> bool {
         match self {
             Self::Forbidden { .. }

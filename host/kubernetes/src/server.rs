@@ -1,4 +1,4 @@
-//! The API server, as a Pod may ask it.
+//! Access to the API server.
 
 use std::time::Duration;
 
@@ -8,24 +8,23 @@ use serde::Deserialize;
 
 use super::pod_identity::PodIdentity;
 
-/// A StatefulSet, as far as it is needed.
+/// A StatefulSet, reduced to the needed fields.
 pub(super) type StatefulSet = Object<Spec, NotUsed>;
 
-/// What a StatefulSet is to be.
+/// The specification of a StatefulSet.
 #[derive(Clone, Debug, Deserialize)]
 pub(super) struct Spec {
-    /// How many Pods it is to have; 1 where it is not said.
+    /// The number of Pods; 1 if it is absent.
     pub(super) replicas: Option<i32>,
 }
 
-/// A client that shows this Pod's token, as it is then, and trusts the cluster's
-/// authority. Both are read again each minute. It does not repeat requests by
-/// itself: who asks knows better when.
+/// A client that shows this Pod's token and trusts the cluster's authority. It reads both again
+/// every minute. It does not repeat requests by itself: its caller decides when to retry.
 pub(super) fn client(place: &PodIdentity, connect: Duration) -> Result<Client, kube::Error> {
     let mut config = Config::new(place.server.clone());
     config.default_namespace.clone_from(&place.namespace);
-    // Of no others: with none given, the system's would be looked for, and an
-    // image has none.
+    // Trusts no other authorities. Without a list, the system's would be looked for, and an image
+    // has none.
     config.root_cert = Some(Vec::new());
     config.root_cert_file = Some(place.authority());
     config.auth_info.token_file = Some(place.token().display().to_string());
@@ -41,7 +40,8 @@ pub(super) fn stateful_sets(client: Client, place: &PodIdentity) -> Api<Stateful
     Api::namespaced_with(client, &place.namespace, &kind)
 }
 
-/// What a Role that names its StatefulSet allows to list and watch.
+/// The selector for the Pod's own StatefulSet, which a Role that names it permits to list and
+/// watch.
 pub(super) fn selector(place: &PodIdentity) -> String {
     format!("metadata.name={}", place.stateful_set)
 }

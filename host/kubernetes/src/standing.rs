@@ -1,4 +1,4 @@
-//! What was heard so far, for those who go by it and for operators.
+//! The last known state, for its users and for operators.
 
 use std::sync::{Mutex, MutexGuard};
 use std::time::SystemTime;
@@ -12,11 +12,11 @@ use tokio::sync::watch;
 use super::following::Following;
 use super::pod_identity::PodIdentity;
 
-/// What was heard so far.
+/// The last known state.
 #[derive(Debug, Default)]
 pub(super) struct Standing {
     replicas: watch::Sender<Replicas>,
-    /// A std mutex: held for a copy.
+    /// A std mutex, held only for a copy.
     told: Mutex<Told>,
 }
 
@@ -28,20 +28,18 @@ struct Told {
     problem: Option<String>,
 }
 
-/// How a shard stands with its API server.
+/// The state of a shard's connection to the API server.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Status {
-    /// The Pod's namespace.
     pub namespace: String,
-    /// Its StatefulSet.
     pub statefulset: String,
-    /// Whether this shard hears now how many replicas there are to be.
+    /// Whether this shard follows the number of replicas now.
     pub followed: bool,
-    /// How many there are to be, as far as it was heard.
+    /// The number of replicas, as far as it is known.
     pub replicas: Option<u32>,
-    /// When the API server last said so or did not say otherwise, in Unix time.
+    /// When the API server last reported the number or confirmed it by silence, in Unix time.
     pub heard: Option<f64>,
-    /// Why it is not heard, or does not count.
+    /// Why the number is unknown or cannot be used.
     pub problem: Option<String>,
     /// Why Events are not posted.
     pub events_problem: Option<String>,
@@ -52,7 +50,7 @@ impl Standing {
         self.replicas.subscribe()
     }
 
-    /// Notes that it is followed, until what is given is dropped.
+    /// Marks the StatefulSet as followed until the returned guard is dropped.
     pub(super) fn followed<'a>(&'a self, metrics: &'a Metrics) -> Followed<'a> {
         *self.told() = Told {
             is_followed: true,
@@ -65,7 +63,7 @@ impl Standing {
         }
     }
 
-    /// Notes what was heard.
+    /// Records the state after an answer.
     pub(super) fn note(&self, following: &Following) {
         let mut told = self.told();
         told.problem = following.problem().map(ToString::to_string);
@@ -101,7 +99,7 @@ impl Standing {
     }
 }
 
-/// While it is there, the StatefulSet is followed.
+/// Marks the StatefulSet as followed while it exists.
 pub(super) struct Followed<'a> {
     standing: &'a Standing,
     metrics: &'a Metrics,
@@ -111,7 +109,7 @@ impl Drop for Followed<'_> {
     fn drop(&mut self) {
         *self.standing.told() = Told::default();
         self.metrics.kubernetes.not_followed();
-        // At last: who goes by it looks at the others then.
+        // Last, because receivers then look at the other fields.
         self.standing.replicas.send_replace(Replicas::NotHeard);
     }
 }

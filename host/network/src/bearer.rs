@@ -94,7 +94,6 @@ impl BearerTokens {
         Ok(tokens)
     }
 
-    /// The number of tokens.
     pub fn count(&self) -> usize {
         self.known.len()
     }

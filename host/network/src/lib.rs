@@ -1,4 +1,4 @@
-//! Connections: TLS, HTTP, tokens and their bounds.
+//! Network connections: TLS, HTTP, bearer tokens, and the limits on all of them.
 
 pub mod handshake_backlog;
 pub mod descriptors;

@@ -1,4 +1,4 @@
-//! What is seen of a shard: its log, its metrics, its traces.
+//! A shard's observability: its log, its metrics, its traces.
 
 pub mod trace;
 pub mod telemetry;

@@ -1,4 +1,4 @@
-//! The collector's address, and lists as OpenTelemetry's variables have them.
+//! The collector's address, and lists in the format of OpenTelemetry's variables.
 
 use std::str::FromStr;
 
@@ -8,33 +8,31 @@ use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 /// The path of traces below the collector's address.
 const TRACES: &str = "v1/traces";
 
-/// Where a collector takes traces.
+/// The address to which traces are sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
-    /// The host, and its port.
+    /// The host and port.
     pub(super) authority: String,
-    /// The path of traces there.
     pub(super) path: PathAndQuery,
 }
 
-/// What is given is no address of a collector, or no list.
+/// Why an address or a list is rejected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadEndpoint {
-    /// The address is not one.
     #[error("{0:?} is not a collector's address: write http://HOST:4318")]
     Address(String),
-    /// The address is of a protocol that is not spoken.
+    /// The address uses an unsupported protocol.
     #[error(
-        "{0:?} is not an address for OTLP over plain HTTP: write http://HOST:4318, and have a collector near, on the node or in the namespace, send it on by TLS"
+        "{0:?} is not an address for OTLP over plain HTTP: write http://HOST:4318, and have a collector nearby, on the node or in the namespace, forward it over TLS"
     )]
     Scheme(String),
-    /// The protocol is another.
-    #[error("the protocol {0:?} is not spoken: unset it, or write http/protobuf")]
+    /// The protocol is not supported.
+    #[error("the protocol {0:?} is not supported: unset it, or write http/protobuf")]
     Protocol(String),
-    /// A list is not of names and values. What it says may be secret.
+    /// A list is not one of names and values. The error omits it because it may be secret.
     #[error("write it as name=value,name=value, each value percent-encoded")]
     Pairs,
-    /// A name cannot be a header's.
+    /// The name is not a valid header name.
     #[error("{0:?} cannot be the name of a header")]
     Header(String),
 }
@@ -63,10 +61,10 @@ impl FromStr for Endpoint {
     }
 }
 
-/// The names and values of a list such as `a=1,b=2`, decoded.
+/// Parses a list such as `a=1,b=2` into decoded names and values.
 ///
 /// # Errors
-/// When it is not one.
+/// When the text is not such a list.
 pub fn pairs(list: &str) -> Result<Vec<(String, String)>, BadEndpoint> {
     let items = list
         .split(',')
@@ -86,10 +84,10 @@ pub fn pairs(list: &str) -> Result<Vec<(String, String)>, BadEndpoint> {
         .collect()
 }
 
-/// The headers of such a list.
+/// Parses such a list into headers.
 ///
 /// # Errors
-/// When it is not one, or cannot be headers.
+/// When the text is not such a list, or its entries are not valid headers.
 pub fn headers(list: &str) -> Result<HeaderMap, BadEndpoint> {
     let mut headers = HeaderMap::new();
     for (name, value) in pairs(list)? {

@@ -1,8 +1,8 @@
-//! Exporting spans to a collector by OTLP: protobuf over HTTP/1.1.
+//! Exports spans to a collector by OTLP: protobuf over HTTP/1.1.
 //!
 //! | task | ends | its failure |
 //! | --- | --- | --- |
-//! | the exporter, on a thread and runtime of its own, of lower priority | by `Exporter::end`, or with the last tracer | what the collector does not take is dropped and counted |
+//! | the exporter, on a thread and runtime of its own, of lower priority | by `Exporter::end`, or with the last tracer | spans that the collector rejects are dropped and counted |
 
 mod endpoint;
 mod message;
@@ -27,28 +27,26 @@ use ostrakon_observe::metrics::Metrics;
 use ostrakon_observe::trace::{Sampler, Tracer};
 use sending::{Pace, Sending};
 
-/// The most spans that wait: some megabytes at most.
+/// The most queued spans, which take some megabytes at most.
 const ROOM: usize = 4096;
 
-/// How long the last spans may take to be sent when the process ends.
+/// How long sending the last spans may take when the process ends.
 const LAST: Duration = Duration::from_secs(1);
 
-/// Where spans go, and what is said of all of them.
+/// The exporter's configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
-    /// The collector.
     pub endpoint: Endpoint,
-    /// More headers for it. Their values are marked as sensitive.
+    /// Additional headers for the collector. Their values are marked as sensitive.
     pub headers: HeaderMap,
-    /// `service.name`.
+    /// The resource attribute `service.name`.
     pub service: String,
-    /// More attributes of the resource, which is this process.
+    /// Additional attributes of the resource, which is this process.
     pub attributes: Vec<(String, String)>,
-    /// Which traces are recorded.
+    /// The choice of traces to record.
     pub sampler: Sampler,
 }
 
-/// The exporter's thread.
 #[derive(Debug)]
 pub struct Exporter {
     end: oneshot::Sender<()>,
@@ -56,10 +54,10 @@ pub struct Exporter {
 }
 
 impl Exporter {
-    /// Starts exporting for shard `ordinal`; gives the tracer whose spans are exported.
+    /// Starts the exporter of shard `ordinal`, and returns the tracer whose spans it exports.
     ///
     /// # Errors
-    /// When the system has no thread or event queue to give.
+    /// When the system has no thread or event queue available.
     pub fn start(
         options: &Options,
         ordinal: u32,
@@ -77,17 +75,17 @@ impl Exporter {
             .spawn(move || {
                 lower_priority();
                 runtime.block_on(sending.run(queue, told));
-                // A name that is being looked up is not waited for.
+                // A pending name look-up is not waited for.
                 runtime.shutdown_background();
-                // Nobody may wait for it.
+                // The receiver may be gone.
                 let _ = done.send(());
             })?;
         Ok((tracer, Self { end, ended }))
     }
 
-    /// Sends what waits, and ends; within a second, also where the collector hangs.
+    /// Sends the queued spans and ends, within a second even if the collector hangs.
     pub async fn end(self) {
-        // It has ended already, or it hears it.
+        // The thread may have ended already.
         let _ = self.end.send(());
         let _ = tokio::time::timeout(LAST, self.ended).await;
     }

@@ -1,4 +1,4 @@
-//! The messages of OTLP for traces, as far as they are used: numbers and types are those of
+//! The OTLP messages for traces, as far as they are used. Numbers and types are those of
 //! `opentelemetry/proto/trace/v1/trace.proto`.
 
 use std::time::SystemTime;

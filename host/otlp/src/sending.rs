@@ -1,4 +1,4 @@
-//! The exporter's loop: a batch, its sending, the next.
+//! The exporter's loop: gathers a batch, sends it, repeats.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,16 +18,16 @@ use super::{Endpoint, Options};
 
 const PROTOBUF: HeaderValue = HeaderValue::from_static("application/x-protobuf");
 
-/// How spans are gathered and sent.
+/// The sizes and times by which spans are gathered and sent.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pace {
     /// The most spans in one request.
     pub(super) batch: usize,
-    /// How long the first of a batch waits for others.
+    /// How long the first span of a batch waits for others.
     pub(super) gather: Duration,
-    /// How long the collector may take.
+    /// How long the collector may take to answer.
     pub(super) patience: Duration,
-    /// How often a batch is sent at most, and the first pause, which doubles.
+    /// How often a batch is sent at most, and the first pause between attempts, which doubles.
     pub(super) attempts: u32,
     pub(super) pause: Duration,
 }
@@ -50,11 +50,11 @@ pub(super) struct Sending {
     resource: Resource,
     metrics: Arc<Metrics>,
     pace: Pace,
-    /// Whether the last batch was not taken: told once, not for each.
+    /// Whether the last batch was rejected. A run of failures is logged once.
     is_failing: bool,
 }
 
-/// Why a batch was not taken.
+/// Why a batch was not accepted.
 #[derive(Debug, thiserror::Error)]
 enum NotTaken {
     #[error(transparent)]
@@ -66,7 +66,7 @@ enum NotTaken {
 }
 
 impl NotTaken {
-    /// Whether the collector may take it later, as OTLP has it.
+    /// Whether OTLP permits sending the batch again.
     fn may_pass(&self) -> bool {
         match self {
             Self::Client(_) | Self::Late => true,
@@ -105,7 +105,8 @@ impl Sending {
         }
     }
 
-    /// Sends what comes until told to end, and then once more what waits; or until no more can come.
+    /// Sends spans until told to end, and then sends the queued rest once; or until no more spans
+    /// can arrive.
     pub(super) async fn run(mut self, mut queue: Queue, told: oneshot::Receiver<()>) {
         let mut batch = Vec::new();
         let going_on = async {
@@ -118,7 +119,8 @@ impl Sending {
             _ = told => {}
             () = going_on => {}
         }
-        // One attempt for each of the last batches: whoever ends does not wait for long.
+        // One attempt for each of the last batches, so that the end of the process is not delayed
+        // for long.
         self.pace.attempts = 1;
         loop {
             let room = self.pace.batch.saturating_sub(batch.len());
@@ -132,7 +134,7 @@ impl Sending {
         }
     }
 
-    /// Waits for a batch; says whether there is one.
+    /// Waits for a batch. Returns whether there is one.
     async fn gather(&self, queue: &mut Queue, batch: &mut Vec<Span>) -> bool {
         if queue.spans.recv_many(batch, self.pace.batch).await == 0 {
             return false;
@@ -148,7 +150,7 @@ impl Sending {
         true
     }
 
-    /// Has the batch sent, or drops it; it is empty then.
+    /// Sends the batch or drops it. It is empty afterwards.
     async fn export(&mut self, batch: &mut Vec<Span>, queue: &Queue) {
         let body = self.encode(batch);
         let mut pause = self.pace.pause;
@@ -157,7 +159,7 @@ impl Sending {
                 Ok(()) => {
                     self.metrics.spans_exported(batch.len() as u64);
                     if std::mem::take(&mut self.is_failing) {
-                        tracing::info!("the collector takes spans again");
+                        tracing::info!("the collector accepts spans again");
                     }
                     break;
                 }
@@ -166,11 +168,13 @@ impl Sending {
                     self.metrics
                         .spans_dropped(Unexported::Refused, spans as u64);
                     if !std::mem::replace(&mut self.is_failing, true) {
-                        tracing::warn!(%error, spans, "spans are not exported, and dropped");
+                        tracing::warn!(%error, spans, "spans are not exported and were dropped");
                     }
                     break;
                 }
-                Err(error) => tracing::debug!(%error, ?pause, "spans are sent again"),
+                Err(error) => {
+                    tracing::debug!(%error, ?pause, "spans were not accepted and will be sent again")
+                }
             }
             self.count_dropped(queue);
             sleep(pause).await;

@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, watch};
 use super::message::Export;
 use super::*;
 
-/// A collector that answers as it is told, and tells what it is sent.
+/// A collector that answers as instructed, and reports the requests that it receives.
 struct Collector {
     seen: mpsc::UnboundedSender<Request<Bytes>>,
     answers: std::sync::Mutex<Vec<u16>>,
@@ -27,8 +27,8 @@ impl Handler for Collector {
     }
 }
 
-/// Sends one batch to a collector that answers so, the last first; gives what that was sent and
-/// what was counted.
+/// Sends one batch to a collector that gives these answers, the last one first. Returns the
+/// requests it received, and the metrics.
 async fn exported(answers: &[u16]) -> (Vec<Request<Bytes>>, String) {
     let (seen, mut requests) = mpsc::unbounded_channel();
     let collector = Collector {
@@ -179,7 +179,7 @@ fn addresses_and_lists_are_read_as_opentelemetry_has_them() {
     assert!(headers("a b=1").is_err());
 }
 
-/// A span can be of any time, and none breaks the message.
+/// A span can have any time, and none breaks the message.
 #[test]
 fn times_before_1970_are_the_beginning() {
     let (tracer, mut queue) = Tracer::new(Sampler::new("always_on", None).unwrap(), 1);

@@ -1,4 +1,4 @@
-//! How streams of peers are taken.
+//! Accepting connections from peers.
 
 use std::io;
 use std::net::SocketAddr;
@@ -6,12 +6,13 @@ use std::net::SocketAddr;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 
-/// Where peers connect to.
+/// A source of accepted connections on the peer port.
 pub trait Accept: Send + 'static {
-    /// The stream that is taken.
+    /// The type of the accepted streams.
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
-    /// The next stream, and where it comes from. Dropping the future loses none.
+    /// Accepts the next stream, and returns it with its remote address. Dropping the future loses
+    /// no stream.
     fn accept(&mut self) -> impl Future<Output = io::Result<(Self::Stream, SocketAddr)>> + Send;
 }
 
@@ -20,7 +21,7 @@ impl Accept for TcpListener {
 
     async fn accept(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
         let (stream, from) = Self::accept(self).await?;
-        // A connection that ends at once says so by itself.
+        // If the connection has already ended, the next read or write reports it.
         let _ = stream.set_nodelay(true);
         Ok((stream, from))
     }

@@ -1,4 +1,4 @@
-//! Where peers are, by what was heard of them.
+//! The addresses of peers, as far as they are known.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -9,29 +9,28 @@ use tokio::sync::watch;
 use super::endpoint::Identity;
 use super::lock::lock;
 
-/// The most peers of which something is kept: more than any cluster has.
+/// The most peers whose addresses are kept: more than any cluster has.
 const MOST: usize = 4096;
 
-/// Where peers are, by what was heard of them. Clones share it. A std mutex: held for a
-/// look.
+/// The known addresses of peers. Clones share them. A std mutex, which is held only briefly.
 ///
-/// An address is a hint and proves nothing: whoever answers there still has to
-/// show what every peer shows, under the peer's configured name.
+/// An address is a hint and proves nothing: a process that answers there must still authenticate
+/// like any peer, under the peer's configured name.
 #[derive(Clone, Debug, Default)]
 pub struct Addresses(Arc<Mutex<BTreeMap<u32, watch::Sender<Heard>>>>);
 
-/// What was heard of one peer.
+/// The known addresses of one peer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Heard {
-    /// Where it said itself that it is.
+    /// The address that the peer itself announced.
     pub announced: Option<Announced>,
-    /// Where another peer said that it is.
+    /// The address that another peer reported.
     pub told: Option<SocketAddr>,
-    /// Where it was found last.
+    /// The address at which the peer was last reached.
     pub found: Option<SocketAddr>,
 }
 
-/// Where a peer said that it is.
+/// An address that a peer announced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Announced {
     pub incarnation: u64,
@@ -39,7 +38,8 @@ pub(super) struct Announced {
 }
 
 impl Addresses {
-    /// A peer has said where it is. Call it only for a process that is accepted.
+    /// Records the address that a peer announced. The process must have been accepted as that
+    /// peer.
     pub(super) fn announce(&self, peer: &Identity, at: SocketAddr) {
         let incarnation = peer.incarnation;
         self.change(peer.ordinal, |heard| {
@@ -48,7 +48,7 @@ impl Addresses {
         });
     }
 
-    /// Another peer has said where a peer is.
+    /// Records the address that another peer reported.
     pub fn tell(&self, ordinal: u32, at: SocketAddr) {
         self.change(ordinal, |heard| {
             let is_known = heard.announced.is_some_and(|announced| announced.at == at);
@@ -56,12 +56,12 @@ impl Addresses {
         });
     }
 
-    /// The peer was found there.
+    /// Records that the peer was reached at an address.
     pub(super) fn find(&self, ordinal: u32, at: SocketAddr) {
         self.change(ordinal, |heard| heard.found = Some(at));
     }
 
-    /// Whoever is there is not the peer.
+    /// Drops an address at which another process answered.
     pub(super) fn forget(&self, ordinal: u32, at: SocketAddr) {
         self.change(ordinal, |heard| {
             heard.announced = heard.announced.filter(|announced| announced.at != at);
@@ -70,13 +70,13 @@ impl Addresses {
         });
     }
 
-    /// What was heard of a peer, now and later.
+    /// Follows the known addresses of a peer.
     pub(super) fn watch(&self, ordinal: u32) -> watch::Receiver<Heard> {
         let mut peers = lock(&self.0);
         peers.entry(ordinal).or_default().subscribe()
     }
 
-    /// What was heard of a peer.
+    /// The known addresses of a peer.
     pub(super) fn heard(&self, ordinal: u32) -> Heard {
         let peers = lock(&self.0);
         peers
@@ -84,12 +84,12 @@ impl Addresses {
             .map_or_else(Heard::default, |peer| *peer.borrow())
     }
 
-    /// Whether it was heard where a peer is.
+    /// Whether any address of a peer is known.
     pub fn has(&self, ordinal: u32) -> bool {
         self.heard(ordinal) != Heard::default()
     }
 
-    /// Where peers have proved to be: where they called from last, or were found.
+    /// The proven addresses of peers: where they last connected from, or were reached.
     pub fn proved(&self) -> Vec<(u32, SocketAddr)> {
         let peers = lock(&self.0);
         let proved = peers.iter().filter_map(|(ordinal, peer)| {
@@ -100,7 +100,7 @@ impl Addresses {
         proved.collect()
     }
 
-    /// Where peers have said that they are.
+    /// The addresses that peers announced.
     pub fn announced(&self) -> Vec<(u32, SocketAddr)> {
         let peers = lock(&self.0);
         let announced = peers.iter().filter_map(|(ordinal, peer)| {
@@ -124,7 +124,7 @@ impl Addresses {
 }
 
 impl Heard {
-    /// The same, whatever was found out here.
+    /// The reported addresses only, without the one at which the peer was reached.
     pub(super) fn said(self) -> Self {
         Self {
             found: None,
@@ -157,11 +157,12 @@ mod tests {
         addresses.announce(&peer(7), at(2));
         assert_eq!(heard().told, None);
         addresses.tell(1, at(2));
-        assert_eq!(heard().told, None, "it is known");
+        assert_eq!(heard().told, None, "the announced address is already known");
         addresses.tell(1, at(3));
         assert_eq!(heard().announced.unwrap().at, at(2));
         assert_eq!(addresses.announced(), [(1, at(2))]);
-        // Whoever said a number that is too high has no say over the next.
+        // A process that used a higher incarnation number does not stop later processes from
+        // announcing.
         addresses.announce(&peer(3), at(4));
         assert_eq!(heard().announced.unwrap().at, at(4));
         addresses.find(1, at(4));

@@ -1,4 +1,4 @@
-//! The requests of a connection that have no answer yet.
+//! A connection's requests that have no answer yet.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -13,49 +13,49 @@ use super::room::{Permits, Room};
 use super::settings::Settings;
 use super::writer::{Outgoing, Queue};
 
-/// The requests of a connection that have no answer yet.
+/// A connection's requests that have no answer yet.
 pub(super) struct Calls {
     outgoing: Outgoing<Waiting>,
     room: Room,
     most_body: usize,
 }
 
-/// What waits to be written, and for answers.
+/// The requests that wait to be written or answered.
 #[derive(Default)]
 pub(super) struct Waiting {
-    /// Why no request is taken any more, if so.
+    /// Why no more requests are accepted, if so.
     shut: Option<Cause>,
     /// The number of the last request.
     last: u64,
     queue: VecDeque<u64>,
-    /// Those that were sent, and whose answers nobody waits for any more.
+    /// Sent requests whose answers are no longer awaited.
     given_up: VecDeque<u64>,
-    /// In their order, in which they end together, too.
+    /// In the order of their numbers, in which they also end.
     calls: BTreeMap<u64, Call>,
     ack: bool,
 }
 
 struct Call {
-    /// The body until the writer takes it; from then on it counts as sent.
+    /// The body, until the writer takes it. From then on the request counts as sent.
     body: Option<Bytes>,
     answer: oneshot::Sender<Result<Bytes, RequestError>>,
-    // Held until the answer, also when nobody waits for it any longer: the
-    // other side still works on it.
+    // Held until the answer arrives, even if the caller has stopped waiting, because the other
+    // side is still working on it.
     _place: Permits,
 }
 
-/// Which requests are turned away.
+/// Which requests to end.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Which {
-    /// Those that are not written yet.
+    /// The requests that are not written yet.
     Unwritten,
-    /// All: those that are written may have been run.
+    /// All requests; the written ones may have been run.
     All,
-    /// All, and none of them was run.
+    /// All requests, none of which was run.
     AllUnrun,
 }
 
-/// The interest in the answer of one request; dropping it gives it up.
+/// A caller's interest in the answer to one request. Dropping it cancels the request.
 struct Ticket<'a> {
     calls: &'a Calls,
     id: u64,
@@ -71,7 +71,7 @@ impl Calls {
         })
     }
 
-    /// Sends a request, though not after `until`, and waits for its answer.
+    /// Sends a request, unless that is impossible before `until`, and waits for its answer.
     pub(super) async fn request(
         &self,
         body: Bytes,
@@ -89,7 +89,7 @@ impl Calls {
         let answer = match by(until, &mut ticket.answer).await {
             Some(answer) => answer,
             None if ticket.take_back() => return Err(late()),
-            // It is sent: so it is waited for as long as the other side lives.
+            // The request is sent, so wait as long as the other side lives.
             None => (&mut ticket.answer).await,
         };
         answer.unwrap_or(Err(RequestError::Unknown(Cause::Closed)))
@@ -120,7 +120,7 @@ impl Calls {
         })
     }
 
-    /// Whether a new request would be taken.
+    /// Whether new requests are accepted.
     pub(super) fn is_open(&self) -> bool {
         self.outgoing.queue().shut.is_none()
     }
@@ -130,12 +130,12 @@ impl Calls {
         !self.outgoing.queue().calls.is_empty()
     }
 
-    /// Why no request is taken any more, if so.
+    /// Why no more requests are accepted, if so.
     pub(super) fn shut_by(&self) -> Option<Cause> {
         self.outgoing.queue().shut.clone()
     }
 
-    /// Gives the outcome of a request that was sent.
+    /// Sets the outcome of a request that was sent.
     pub(super) fn settle(
         &self,
         id: u64,
@@ -143,34 +143,34 @@ impl Calls {
     ) -> Result<(), Cause> {
         let mut state = self.outgoing.queue();
         if state.calls.get(&id).is_none_or(|call| call.body.is_some()) {
-            return Err(Cause::Malformed("an answer to what was not asked"));
+            return Err(Cause::Malformed("an answer to an unknown request"));
         }
         let call = state.calls.remove(&id);
         drop(state);
         if let Some(call) = call {
-            // Nobody may wait any longer; then the answer is of no use.
+            // The caller may have stopped waiting; then the answer is dropped.
             let _ = call.answer.send(outcome);
         }
         Ok(())
     }
 
-    /// Takes no more requests and turns away those that are not yet written.
+    /// Accepts no more requests, and ends those that are not written yet.
     pub(super) fn shut(&self, cause: &Cause) {
         self.turn_away(cause, false, Which::Unwritten);
     }
 
-    /// Shuts, and confirms so after what is already written.
+    /// Shuts, and sends the confirmation after everything that is already queued.
     pub(super) fn go_away(&self) {
         self.turn_away(&Cause::GoingAway, true, Which::Unwritten);
         self.outgoing.tell();
     }
 
-    /// Ends all requests, for the connection is gone.
+    /// Ends all requests because the connection is gone.
     pub(super) fn end(&self, cause: &Cause) {
         self.turn_away(cause, false, Which::All);
     }
 
-    /// Ends all requests, for the other side runs none of them.
+    /// Ends all requests because the other side runs none of them.
     pub(super) fn disown(&self, cause: &Cause) {
         self.turn_away(cause, false, Which::AllUnrun);
     }
@@ -199,7 +199,7 @@ impl Calls {
         }
     }
 
-    /// What there is to write.
+    /// The queue for the writer.
     pub(super) fn outgoing(&self) -> &Outgoing<Waiting> {
         &self.outgoing
     }
@@ -208,13 +208,13 @@ impl Calls {
 impl Queue for Waiting {
     fn next(&mut self) -> Option<(Frame, Option<OwnedSemaphorePermit>)> {
         while let Some(id) = self.given_up.pop_front() {
-            // The answer may have come meanwhile.
+            // The answer may have arrived meanwhile.
             if self.calls.contains_key(&id) {
                 return Some((Frame::GivenUp { id }, None));
             }
         }
         while let Some(id) = self.queue.pop_front() {
-            // One that was given up in the queue is not there any more.
+            // A request that was cancelled in the queue is no longer there.
             if let Some(body) = self.calls.get_mut(&id).and_then(|call| call.body.take()) {
                 return Some((Frame::Request { id, body }, None));
             }
@@ -224,7 +224,7 @@ impl Queue for Waiting {
 }
 
 impl Ticket<'_> {
-    /// Takes the request back, if it was not sent yet; says whether it is so.
+    /// Withdraws the request if it was not sent yet. Returns whether it was withdrawn.
     fn take_back(&self) -> bool {
         let mut state = self.calls.outgoing.queue();
         let is_unsent = |call: &Call| call.body.is_some();
@@ -245,7 +245,7 @@ impl Drop for Ticket<'_> {
         }
         let mut state = self.calls.outgoing.queue();
         if state.calls.contains_key(&self.id) {
-            // Its place is free again once the other side says that there is no answer.
+            // Its place becomes free once the other side confirms that there will be no answer.
             state.given_up.push_back(self.id);
             drop(state);
             self.calls.outgoing.tell();
@@ -253,7 +253,7 @@ impl Drop for Ticket<'_> {
     }
 }
 
-/// What comes, if it does by then.
+/// The future's value, or `None` if it does not complete by `until`.
 pub(super) async fn by<T>(until: Option<Instant>, coming: impl Future<Output = T>) -> Option<T> {
     match until {
         Some(until) => timeout_at(until, coming).await.ok(),

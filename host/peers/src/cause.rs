@@ -1,68 +1,58 @@
-//! Why a connection or a request came to nothing.
+//! Why a connection or a request failed.
 
 use std::time::Duration;
 
-/// The reason why a connection ended, or a request was not answered.
+/// Why a connection ended, or a request was not answered.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Cause {
-    /// The connection is closed.
     #[error("the connection is closed; connect again")]
     Closed,
-    /// The other side goes away and takes no more requests.
+    /// The other side is going away and accepts no more requests.
     #[error("the other side is going away; connect again")]
     GoingAway,
-    /// The other side said that it did not take the request.
-    #[error("the other side did not take the request; send it again")]
+    /// The other side did not accept the request.
+    #[error("the other side did not accept the request; send it again")]
     NotTaken,
-    /// The other side took the request but came to no answer.
-    #[error("the other side failed at the request; look at its log")]
+    /// The other side accepted the request but gave no answer.
+    #[error("the other side failed to answer the request; look at its log")]
     Failed,
-    /// What answers there runs nothing that is sent to it from here.
-    #[error("what answers at its address is not it, and runs nothing for this cluster: {0}")]
+    /// The process at the peer's address is another one, and runs no requests from here.
+    #[error(
+        "another process answers at the peer's address, and runs no requests of this cluster: {0}"
+    )]
     NotThePeer(&'static str),
-    /// The time was over before the request could be sent.
-    #[error("there was no connection, or no room on it, in time; try again later")]
+    /// The deadline passed before the request could be sent.
+    #[error("no connection, or no room on it, became available in time; try again later")]
     Late,
-    /// A later process of the peer has said where it is.
+    /// A later process of the peer has announced itself.
     #[error("the other side was replaced by a later process; connect to that one")]
     Replaced,
     /// A body is too long for a frame.
     #[error("a body of {length} bytes is above the {most} allowed; split it")]
-    TooLarge {
-        /// The length of the body.
-        length: usize,
-        /// The longest body allowed.
-        most: usize,
-    },
+    TooLarge { length: usize, most: usize },
     /// The other side announced a frame that is too long.
     #[error(
         "a frame of {length} bytes is above the {most} allowed; give both sides the same limit"
     )]
-    FrameTooLarge {
-        /// The length announced.
-        length: u32,
-        /// The longest frame allowed.
-        most: u32,
-    },
-    /// The other side sent something that makes no sense.
+    FrameTooLarge { length: u32, most: u32 },
+    /// The other side violated the protocol.
     #[error("the other side broke the protocol ({0}); upgrade the older side")]
     Malformed(&'static str),
-    /// Nothing was heard from the other side.
+    /// The other side was silent for too long.
     #[error("nothing heard from the other side for {0:?}; check that it is alive")]
     Silent(Duration),
-    /// The other side did not confirm in time that we go away.
-    #[error("the other side did not confirm within {0:?} that we go away; check that it is alive")]
+    /// The other side did not confirm our going away in time.
+    #[error("the other side did not confirm our going away within {0:?}; check that it is alive")]
     NoAck(Duration),
-    /// What the other side has shown was taken away, or has expired.
+    /// The credentials that the other side has shown were revoked or have expired.
     #[error(
-        "the token or certificate that this connection was made with holds no longer; connect again with those of now"
+        "the token or certificate of this connection is no longer accepted; connect again with the current ones"
     )]
     Revoked,
-    /// The stream failed.
     #[error("the stream failed; connect again: {0}")]
     Io(String),
-    /// The other side ended the connection and said why.
-    #[error("the other side ended the connection; see to its reason: {0}")]
+    /// The other side ended the connection and gave a reason.
+    #[error("the other side ended the connection; resolve its reason: {0}")]
     Told(String),
     /// The pool has no address for the ordinal.
     #[error("there is no address for peer {0}; set one")]
@@ -73,7 +63,7 @@ pub enum Cause {
 }
 
 impl Cause {
-    /// The reason to tell the other side, if it would be of use to it.
+    /// The reason to send to the other side, if it is useful there.
     pub(super) fn told(&self) -> Option<String> {
         match self {
             Self::FrameTooLarge { .. } | Self::Malformed(_) | Self::NoAck(_) | Self::Revoked => {
@@ -90,16 +80,14 @@ impl From<std::io::Error> for Cause {
     }
 }
 
-/// The reason why a request has no answer, with what that says of its effect.
+/// Why a request has no answer, and whether it may have had an effect.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
     /// The request certainly had no effect.
     #[error("the request was not sent and may be sent again: {0}")]
     NotSent(Cause),
-    /// The request may have had its effect.
-    #[error(
-        "the request may or may not have been carried out; find out before sending it again: {0}"
-    )]
+    /// The request may have had an effect.
+    #[error("the request may or may not have been carried out; check before sending it again: {0}")]
     Unknown(Cause),
 }
 

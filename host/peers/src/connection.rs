@@ -22,8 +22,8 @@ use super::keepalive::{Due, Keepalive, Owed};
 
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// The connecting side of a connection, which asks; clones share it, and it
-/// closes when the last is dropped.
+/// The connecting side of a connection, which sends the requests. Clones share it; it closes when
+/// the last one is dropped.
 #[derive(Clone)]
 pub struct Connection(Arc<Inner>);
 
@@ -31,13 +31,13 @@ struct Inner {
     peer: Identity,
     version: u16,
     calls: Arc<Calls>,
-    // Dropped with the last clone, which tells the driver to close.
+    // Dropped with the last clone, which makes the driver close the connection.
     _held: oneshot::Sender<()>,
 }
 
 impl Connection {
-    /// Makes the handshake on a stream without TLS, and checks that the peer
-    /// has the wanted ordinal, if one is given.
+    /// Performs the handshake on a stream without TLS, and checks that the peer has the wanted
+    /// ordinal, if one is given.
     ///
     /// # Errors
     /// When the handshake fails.
@@ -58,11 +58,10 @@ impl Connection {
         Ok(Self::drive(stream, greeted, endpoint))
     }
 
-    /// Does the same in TLS, in which the peer must show a certificate for the
-    /// host that was called.
+    /// As [`Self::open`], but in TLS: the peer must show a certificate for `host`.
     ///
     /// # Errors
-    /// When TLS or the handshake fails, or there is no certificate here.
+    /// When TLS or the handshake fails, or this side has no certificate.
     pub async fn open_tls<S>(
         stream: S,
         endpoint: &Endpoint,
@@ -112,51 +111,49 @@ impl Connection {
         }))
     }
 
-    /// The identity of the other side.
     pub fn peer(&self) -> Identity {
         self.0.peer
     }
 
-    /// The protocol version agreed on.
+    /// The agreed protocol version.
     pub fn version(&self) -> u16 {
         self.0.version
     }
 
-    /// Whether the connection takes new requests.
+    /// Whether the connection accepts new requests.
     pub fn is_open(&self) -> bool {
         self.0.calls.is_open()
     }
 
-    /// Why the connection takes no more requests, if so.
+    /// Why the connection accepts no more requests, if so.
     pub fn shut_by(&self) -> Option<Cause> {
         self.0.calls.shut_by()
     }
 
-    /// Takes no more requests, and ends those in flight as not run: call it only where
-    /// the other side has said that it runs none.
+    /// Accepts no more requests, and ends those in flight as not run. Call it only if the other
+    /// side has said that it runs none.
     pub(super) fn disown(&self, cause: &Cause) {
         self.0.calls.disown(cause);
     }
 
-    /// Gives it up: what is in flight on it ends at once, for this cause.
+    /// Abandons the connection: its requests in flight end at once with this cause.
     pub(super) fn give_up(&self, cause: &Cause) {
         self.0.calls.end(cause);
     }
 
-    /// Sends a request and waits for its answer; waits first while as much is
-    /// in flight as may be. Dropping the future gives the answer up, and has the
-    /// other side told that nobody waits for it.
+    /// Sends a request and waits for its answer. Waits first for room among the requests in
+    /// flight. Dropping the future cancels the request, and tells the other side so.
     ///
     /// # Errors
-    /// Whether it may have been carried out, and why there is no answer.
+    /// Whether the request may have had an effect, and why there is no answer.
     pub async fn request(&self, body: Bytes) -> Result<Bytes, RequestError> {
         self.request_until(body, None).await
     }
 
-    /// The same, where the request is not sent after `until`.
+    /// As [`Self::request`], but the request is not sent after `until`.
     ///
     /// # Errors
-    /// Whether it may have been carried out, and why there is no answer.
+    /// Whether the request may have had an effect, and why there is no answer.
     pub async fn request_until(
         &self,
         body: Bytes,
@@ -183,7 +180,7 @@ struct Driver {
     keepalive: Keepalive,
 }
 
-/// Ends the requests also when the runtime drops the driver.
+/// Ends the requests even if the runtime drops the driver.
 struct EndOnDrop(Arc<Calls>);
 
 impl Drop for EndOnDrop {
@@ -212,7 +209,7 @@ impl Driver {
             cause = &mut reading => cause,
             _ = released => {
                 calls.outgoing().finish();
-                // Closing with bytes unread would reset the stream.
+                // Closing a socket with unread bytes would reset the stream.
                 let last = async { tokio::join!(writing, reading) };
                 let _ = timeout(LAST_WORDS, last).await;
                 Cause::Closed
@@ -221,7 +218,7 @@ impl Driver {
             written = &mut writing => {
                 let error = written.err().map_or(Cause::Closed, Cause::from);
                 calls.shut(&error);
-                // Answers and the reason of the end may still wait to be read.
+                // Answers, and the reason of the end, may still wait to be read.
                 timeout(LAST_WORDS, reading).await.unwrap_or(error)
             }
         };
@@ -232,7 +229,7 @@ impl Driver {
     async fn read<R: AsyncRead + Unpin>(&mut self, from: &mut R) -> Cause {
         loop {
             tokio::select! {
-                // What comes often last: it does not keep pings from their turn.
+                // The most frequent event comes last, so that it does not delay pings.
                 biased;
                 () = sleep_until(self.keepalive.deadline()) => {
                     let owed = if self.calls.are_awaited() { Owed::ToUs } else { Owed::Nothing };

@@ -1,4 +1,4 @@
-//! What the shards of a cluster share, so that they know each other.
+//! The credentials by which the shards of a cluster recognise each other.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,23 +9,23 @@ use tokio::time::sleep;
 
 use super::token::{Token, Tokens};
 
-/// How often what an open connection was admitted by is looked at again: a
-/// certificate expires without anything having changed.
+/// How often an open connection's credentials are checked again: a certificate can expire without
+/// any configuration change.
 const LOOK_EVERY: Duration = Duration::from_mins(1);
 
-/// How much of what can be demanded the other side must show.
+/// Which of the configured credentials the other side must show.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Demand {
-    /// All of it.
+    /// All of them.
     #[default]
     All,
-    /// A token or a certificate: while a cluster changes from one to the other.
+    /// A token or a certificate, for a cluster that changes from one to the other.
     Any,
 }
 
 impl Demand {
-    /// What a word in the Secret says; all where there is none, and none where it
-    /// says nothing.
+    /// Parses the word from the Secret. Returns `All` if there is no word, and `None` if the word
+    /// is unknown.
     pub fn read(word: Option<&[u8]>) -> Option<Self> {
         match word.map(<[u8]>::trim_ascii) {
             None | Some(b"all") => Some(Self::All),
@@ -34,7 +34,7 @@ impl Demand {
         }
     }
 
-    /// The word for it.
+    /// The word for it in the Secret.
     pub fn name(self) -> &'static str {
         match self {
             Self::All => "all",
@@ -43,26 +43,25 @@ impl Demand {
     }
 }
 
-/// What a side has to show, and what it demands to be shown. Whoever has the
-/// same is a peer, whatever ordinal it says it is.
+/// The credentials that a side shows and demands. Any process that has the same credentials is a
+/// peer, whatever ordinal it claims.
 #[derive(Clone, Debug, Default)]
 pub struct Credentials {
-    /// The tokens shared with the cluster.
     pub tokens: Tokens,
     /// The certificate, and the authorities of all certificates in the cluster.
     pub tls: Option<Mutual>,
-    /// How much of it is demanded.
+    /// Which of them are demanded.
     pub demand: Demand,
 }
 
-/// What the other side of a connection has shown.
+/// The credentials that the other side of a connection has shown.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Shown {
     pub chain: Option<Chain>,
     pub token: Option<Token>,
 }
 
-/// How to connect.
+/// Whether to connect with TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Way {
     Tls,
@@ -70,8 +69,8 @@ pub(super) enum Way {
 }
 
 impl Credentials {
-    /// The ways to connect, the better first. The second is for a peer that
-    /// does not take TLS at all.
+    /// The ways to connect, the preferred one first. The second is for a peer that does not accept
+    /// TLS at all.
     pub(super) fn ways(&self) -> &'static [Way] {
         match (self.tls.is_some(), self.takes_plain()) {
             (false, _) => &[Way::Plain],
@@ -80,12 +79,12 @@ impl Credentials {
         }
     }
 
-    /// Whether a connection without TLS can do.
+    /// Whether a connection without TLS can be accepted.
     pub(super) fn takes_plain(&self) -> bool {
         self.tls.is_none() || (self.demand == Demand::Any && !self.tokens.is_empty())
     }
 
-    /// Whether what the other side has shown is as much as is demanded, now.
+    /// Whether the other side's credentials meet the demand now.
     pub(super) fn suffice(&self, shown: &Shown) -> bool {
         let certificate = self.tls.as_ref().map(|tls| {
             let chain = shown.chain.as_ref();
@@ -98,7 +97,7 @@ impl Credentials {
         let mut demanded = [certificate, token].into_iter().flatten();
         match self.demand {
             Demand::All => demanded.all(|is_shown| is_shown),
-            // With nothing to demand there is nothing to lack.
+            // Without configured credentials, nothing is demanded.
             Demand::Any => {
                 (certificate, token) == (None, None) || demanded.any(|is_shown| is_shown)
             }
@@ -106,7 +105,7 @@ impl Credentials {
     }
 }
 
-/// Waits until what the other side has shown does not suffice any more.
+/// Waits until the other side's credentials no longer meet the demand.
 pub(super) async fn revoked(mut credentials: watch::Receiver<Arc<Credentials>>, shown: Shown) {
     loop {
         let now = Arc::clone(&credentials.borrow_and_update());
@@ -115,7 +114,7 @@ pub(super) async fn revoked(mut credentials: watch::Receiver<Arc<Credentials>>, 
         }
         let changed = async {
             if credentials.changed().await.is_err() {
-                // They are what they are for good.
+                // The credentials can no longer change.
                 std::future::pending::<()>().await;
             }
         };

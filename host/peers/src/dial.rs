@@ -1,4 +1,4 @@
-//! How a peer is found, and a stream to it opened.
+//! How a peer's address is resolved, and a stream to it opened.
 
 use std::fmt::Debug;
 use std::io;
@@ -10,33 +10,32 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tokio::sync::Semaphore;
 
-/// The most look-ups of names at a time. Each keeps a thread for as long as the
-/// system's resolver tries, which can be half a minute.
+/// The most concurrent name look-ups. Each occupies a thread for as long as the system's resolver
+/// tries, which can be half a minute.
 const MAX_LOOK_UPS: usize = 32;
 
-/// A way to find peers and to open streams to them.
+/// A way to resolve peers' addresses and to open streams to them.
 pub trait Dial: Send + Sync + 'static {
-    /// The stream that is opened.
+    /// The type of the opened streams.
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
-    /// Where a peer is by its configured address, as is known now.
+    /// Resolves a peer's configured address.
     fn resolve(&self, address: &str) -> impl Future<Output = io::Result<Vec<SocketAddr>>> + Send;
 
-    /// Opens a stream to where a peer may be.
+    /// Opens a stream to an address.
     fn dial(&self, at: SocketAddr) -> impl Future<Output = io::Result<Self::Stream>> + Send;
 }
 
-/// Plain TCP, to addresses of the form `host:port`.
 #[derive(Clone, Debug)]
 pub struct Tcp {
-    /// Where it is called from, so that peers see where this side is; the system's
-    /// choice where there is none.
+    /// The local address to connect from, so that peers see this side's address. `None` leaves the
+    /// choice to the system.
     from: Option<IpAddr>,
     look_ups: Arc<Semaphore>,
 }
 
 impl Tcp {
-    /// Calls from the address that this side listens at, if it is one.
+    /// Connects from the address on which this side listens, if it is a specific one.
     pub fn from(listening: IpAddr) -> Self {
         Self {
             from: (!listening.is_unspecified()).then_some(listening),
@@ -63,8 +62,8 @@ impl Dial for Tcp {
         }
         let permit = Arc::clone(&self.look_ups).acquire_owned().await;
         let address = address.to_owned();
-        // In a task of its own: its thread goes on when nobody waits any longer, and
-        // so counts until it is done.
+        // In a task of its own: its thread continues when nobody waits any longer, and so holds
+        // its permit until it is done.
         let looking = tokio::spawn(async move {
             let _permit = permit;
             Ok(lookup_host(address).await?.collect())
@@ -81,27 +80,24 @@ impl Dial for Tcp {
             socket.bind((from, 0).into())?;
         }
         let stream = socket.connect(at).await?;
-        // Batches are made before they are written; waiting for more only delays them.
+        // Frames are batched before they are written; waiting for more would only delay them.
         stream.set_nodelay(true)?;
         Ok(stream)
     }
 }
 
-/// A stream of whatever network.
+/// A stream of any network.
 pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
 /// [`Dial`] for a network that is chosen where the process is wired.
 trait DialAny: Debug + Send + Sync {
-    /// As [`Dial::resolve`].
     fn resolve_any<'a>(&'a self, address: &'a str) -> Coming<'a, Vec<SocketAddr>>;
 
-    /// As [`Dial::dial`].
     fn dial_any(&self, at: SocketAddr) -> Coming<'_, Box<dyn Stream>>;
 }
 
-/// What is on its way.
 type Coming<'a, T> = Pin<Box<dyn Future<Output = io::Result<T>> + Send + 'a>>;
 
 impl<D: Dial + Debug> DialAny for D {
@@ -114,12 +110,12 @@ impl<D: Dial + Debug> DialAny for D {
     }
 }
 
-/// [`Dial`] by whatever way was chosen.
+/// [`Dial`] through a network chosen at run time.
 #[derive(Clone, Debug)]
 pub struct AnyDial(Arc<dyn DialAny>);
 
 impl AnyDial {
-    /// The way that was chosen.
+    /// Wraps a network.
     pub fn new(dial: impl Dial + Debug) -> Self {
         Self(Arc::new(dial))
     }

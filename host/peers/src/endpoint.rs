@@ -10,23 +10,21 @@ use super::addresses::Addresses;
 use super::credentials::Credentials;
 use super::settings::Settings;
 
-/// What this process brings to each of its connections.
+/// The state that this process's connections have in common.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
-    /// Who we are.
     pub identity: Identity,
-    /// What we share with the cluster, as it is now.
+    /// The current credentials of the cluster.
     pub credentials: watch::Receiver<Arc<Credentials>>,
-    /// Our bounds and times.
+    /// The bounds and times of this side.
     pub settings: Settings,
-    /// Where peers are, by what was heard of them.
+    /// The known addresses of peers.
     pub addresses: Addresses,
     pub(super) backlog: Arc<HandshakeBacklog>,
 }
 
 impl Endpoint {
-    /// An endpoint with the default settings. Connections follow what becomes
-    /// of the credentials.
+    /// An endpoint with the default settings. Its connections follow changes of the credentials.
     pub fn new(identity: Identity, credentials: watch::Receiver<Arc<Credentials>>) -> Self {
         Self {
             identity,
@@ -38,14 +36,14 @@ impl Endpoint {
     }
 }
 
-/// The identity of one shard process, as told in the handshake.
+/// The identity of one shard process, as announced in the handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Identity {
-    /// The place of the shard in the cluster.
+    /// The shard's index in the StatefulSet.
     pub ordinal: u32,
-    /// The number of this life of the shard; a restart has another one.
+    /// The number of this process; each restart has a higher one.
     pub incarnation: u64,
-    /// The identity of the store that the shard keeps.
+    /// The identity of the shard's store.
     pub store: u128,
 }
 

@@ -4,7 +4,7 @@ use bytes::{Buf, Bytes};
 
 use super::cause::Cause;
 
-/// The bytes of a frame before its body, without its length field.
+/// The length of a frame's head, without its length field.
 pub(super) const HEAD: u32 = 9;
 
 /// A frame after the handshake: a kind, a number and a body.
@@ -29,14 +29,14 @@ pub(super) enum Frame {
     GoAway,
     GoAwayAck,
     Closing(Bytes),
-    /// Nobody waits for the answer to a request any more.
+    /// The caller no longer waits for the answer to a request.
     GivenUp {
         id: u64,
     },
 }
 
 impl Frame {
-    /// The longest body that a frame of at most so many bytes can have.
+    /// The longest body in a frame of at most `most` bytes.
     pub(super) fn most_body(most: u32) -> usize {
         usize::try_from(most.saturating_sub(HEAD)).expect("a usize has 32 bits or more")
     }
@@ -58,7 +58,7 @@ impl Frame {
         let length = u32::try_from(body.len())
             .ok()
             .and_then(|length| length.checked_add(HEAD))
-            .expect("bodies are held to the longest frame before they come here");
+            .expect("bodies are checked against the longest frame before they are encoded");
         let mut head = [0; 13];
         head[..4].copy_from_slice(&length.to_be_bytes());
         head[4] = kind;
@@ -66,8 +66,8 @@ impl Frame {
         (head, body)
     }
 
-    /// The frame of these bytes, which come without the length field; none where its kind is
-    /// of a later version. That one sends it unasked only if it can do without an answer.
+    /// Decodes a frame without its length field. Returns `None` for a kind of a later version,
+    /// which sends such frames unasked only if it needs no answer.
     pub(super) fn decode(mut bytes: Bytes) -> Result<Option<Self>, Cause> {
         let (Ok(kind), Ok(id)) = (bytes.try_get_u8(), bytes.try_get_u64()) else {
             return Err(Cause::Malformed("a frame without a head"));
@@ -88,7 +88,7 @@ impl Frame {
         if bytes.is_empty() {
             Ok(Some(frame))
         } else {
-            Err(Cause::Malformed("a body where there is none"))
+            Err(Cause::Malformed("a body in a frame that has none"))
         }
     }
 }

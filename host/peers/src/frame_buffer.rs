@@ -1,4 +1,4 @@
-//! The bytes received that do not yet make a frame.
+//! A buffer for received bytes that do not form a complete frame yet.
 
 use std::io;
 
@@ -13,14 +13,14 @@ const LENGTH: usize = 4;
 const LEAST_READ: usize = 16 << 10;
 const MAX_READ: usize = 1 << 20;
 
-/// The bytes received that do not yet make a frame.
+/// A buffer for received bytes that do not form a complete frame yet.
 pub(super) struct FrameBuffer {
     bytes: BytesMut,
     most: u32,
     heard: Instant,
 }
 
-/// The reason why there is no next frame.
+/// Why there is no next frame.
 #[derive(Debug)]
 pub(super) enum Unframed {
     Closed,
@@ -29,7 +29,7 @@ pub(super) enum Unframed {
 }
 
 impl FrameBuffer {
-    /// An empty buffer for frames of at most so many bytes.
+    /// An empty buffer for frames of at most `most` bytes.
     pub(super) fn new(most: u32) -> Self {
         Self {
             bytes: BytesMut::new(),
@@ -38,22 +38,22 @@ impl FrameBuffer {
         }
     }
 
-    /// Changes the length of the longest frame.
+    /// Changes the limit on the length of a frame.
     pub(super) fn set_most(&mut self, most: u32) {
         self.most = most;
     }
 
-    /// The time at which bytes last came.
+    /// When bytes last arrived.
     pub(super) fn heard(&self) -> Instant {
         self.heard
     }
 
-    /// Whether a frame has begun to come.
+    /// Whether a part of a frame has arrived.
     pub(super) fn is_partial(&self) -> bool {
         !self.bytes.is_empty()
     }
 
-    /// The next frame, without its length; dropping the future loses nothing.
+    /// The next frame, without its length field. Dropping the future loses nothing.
     pub(super) async fn next<R: AsyncRead + Unpin>(
         &mut self,
         from: &mut R,
@@ -77,7 +77,7 @@ impl FrameBuffer {
                     LENGTH + length
                 }
             };
-            // Room grows with what has come, not with what was announced.
+            // The buffer grows with the received bytes, not with the announced length.
             let room = (wanted - self.bytes.len()).clamp(LEAST_READ, MAX_READ);
             self.bytes.reserve(room);
             let read = from.read_buf(&mut self.bytes).await.map_err(Unframed::Io)?;

@@ -1,9 +1,9 @@
-//! The exchange that opens every connection.
+//! The handshake that opens every connection.
 //!
-//! The connecting side sends its hello, the accepting side its own; then the
-//! connecting side proves its token, the accepting side admits it and proves
-//! its own, and the connecting side says that it is ready. Either side may
-//! send a refusal in place of what is due after the hellos.
+//! The connecting side sends its hello, and the accepting side its own. Then the connecting side
+//! proves its token, the accepting side admits it and proves its own token, and the connecting
+//! side says that it is ready. After the hellos, either side may send a refusal instead of its
+//! next message.
 
 use std::time::Duration;
 
@@ -33,16 +33,16 @@ pub(super) enum Message {
     Refused(String),
 }
 
-/// What this side goes into one handshake with.
+/// This side's inputs to one handshake.
 pub(super) struct Party<'a> {
     pub identity: Identity,
     pub settings: &'a Settings,
-    /// As they were when the connection began.
+    /// The credentials at the beginning of the connection.
     pub credentials: &'a Credentials,
-    /// What the other side has shown in TLS, if the stream is in it.
+    /// The other side's certificates, if the stream is in TLS.
     pub chain: Option<Chain>,
     pub binding: Option<[u8; 32]>,
-    /// When all of it must be done, TLS included.
+    /// When the handshake, TLS included, must be done.
     pub deadline: Instant,
 }
 
@@ -58,7 +58,7 @@ impl<'a> Party<'a> {
         }
     }
 
-    /// The rest of a handshake, until the deadline.
+    /// Runs the rest of a handshake, until the deadline.
     pub(super) async fn in_time<T>(
         &self,
         part: impl Future<Output = Result<T, HandshakeError>>,
@@ -80,7 +80,7 @@ impl<'a> Party<'a> {
             (true, false) if !self.credentials.suffice(&self.shown(None)) => {
                 Err(HandshakeError::TokenMissingThere)
             }
-            // In TLS it is for whoever has a token to say whether it is needed.
+            // In TLS, the side that has a token decides whether one is needed.
             (false, true) if self.chain.is_none() => Err(HandshakeError::TokenMissingHere),
             _ => Ok(version),
         }
@@ -113,7 +113,7 @@ impl<'a> Party<'a> {
     }
 }
 
-/// What a handshake that went well leads to.
+/// The result of a successful handshake.
 pub(super) struct Greeted {
     pub peer: Identity,
     pub version: u16,
@@ -121,7 +121,7 @@ pub(super) struct Greeted {
     pub buffer: FrameBuffer,
 }
 
-/// Makes the handshake of the connecting side.
+/// Performs the handshake of the connecting side.
 pub(super) async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     us: &Party<'_>,
@@ -150,7 +150,7 @@ pub(super) async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
         let proof = us.prove(&transcript, Role::Connecting);
         exchange.say(&Message::Proof(proof)).await?;
         let Message::Welcome(proof) = exchange.hear().await? else {
-            return Err(HandshakeError::Malformed("a welcome was due"));
+            return Err(HandshakeError::Malformed("expected a welcome"));
         };
         let shown = us.check(&transcript, Role::Accepting, proof)?;
         exchange.say(&Message::Ready).await?;
@@ -159,7 +159,7 @@ pub(super) async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
     run(stream, us, exchange).await
 }
 
-/// Makes the handshake of the accepting side.
+/// Performs the handshake of the accepting side.
 pub(super) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     us: &Party<'_>,
@@ -173,7 +173,7 @@ pub(super) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
         exchange.send(&our_bytes).await?;
         let version = us.agree(&ours, &theirs)?;
         let Message::Proof(proof) = exchange.hear().await? else {
-            return Err(HandshakeError::Malformed("a proof was due"));
+            return Err(HandshakeError::Malformed("expected a proof"));
         };
         let transcript = Transcript {
             binding: us.binding,
@@ -185,7 +185,7 @@ pub(super) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
         let proof = us.prove(&transcript, Role::Accepting);
         exchange.say(&Message::Welcome(proof)).await?;
         let Message::Ready = exchange.hear().await? else {
-            return Err(HandshakeError::Malformed("a ready was due"));
+            return Err(HandshakeError::Malformed("expected a ready"));
         };
         Ok((theirs.identity(), version, shown))
     };
@@ -240,8 +240,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<'_, S> {
     }
 
     async fn say(&mut self, message: &Message) -> Result<(), HandshakeError> {
-        let bytes =
-            postcard::to_stdvec(message).expect("a message has nothing that postcard cannot write");
+        let bytes = postcard::to_stdvec(message).expect("postcard can encode every message");
         self.send(&bytes).await
     }
 
@@ -250,22 +249,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<'_, S> {
         match postcard::from_bytes(&bytes) {
             Ok(Message::Refused(reason)) => Err(HandshakeError::Refused(plain(&reason))),
             Ok(message) => Ok(message),
-            Err(_) => Err(HandshakeError::Malformed("a message of no known kind")),
+            Err(_) => Err(HandshakeError::Malformed("a message of an unknown kind")),
         }
     }
 
     async fn refuse(&mut self, reason: String) -> Result<(), HandshakeError> {
         self.say(&Message::Refused(plain(&reason))).await?;
         self.stream.shutdown().await?;
-        // Closing with bytes unread would reset the stream, and the other
-        // side might lose the refusal.
+        // Closing a socket with unread bytes would reset the stream, and the other side might lose
+        // the refusal.
         let mut sink = [0; 1024];
         while self.stream.read(&mut sink).await? > 0 {}
         Ok(())
     }
 }
 
-/// A reason fit for a frame and a log: of bounded length, without control characters.
+/// Makes a reason fit for a frame and a log: bounds its length and removes control characters.
 pub(super) fn plain(reason: &str) -> String {
     let end = reason.floor_char_boundary(MAX_REASON);
     reason[..end]

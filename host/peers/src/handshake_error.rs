@@ -7,70 +7,57 @@ use ostrakon_network::tls::Problem;
 
 use super::hello::Versions;
 
-/// The reason why a handshake failed.
 #[derive(Debug, thiserror::Error)]
 pub enum HandshakeError {
-    /// The stream failed.
     #[error("the stream failed in the handshake; check the network and try again: {0}")]
     Io(io::Error),
     /// The other side closed the stream.
     #[error("the other side closed the stream in the handshake; look at its log for the reason")]
     Closed,
-    /// The other side closed the stream where its hello was due.
+    /// The other side closed the stream instead of sending its hello.
     #[error(
         "the other side closed the stream at our hello; if it takes TLS only, give us the certificates of the cluster, or else look at its log"
     )]
     ClosedAtHello,
-    /// TLS failed.
     #[error("TLS with the other side failed: {0}")]
     Tls(#[from] Problem),
-    /// The other side talks without TLS where we demand it.
+    /// The other side does not use TLS, which is demanded here.
     #[error(
-        "the other side talks without TLS, which is demanded here; give it the certificates of the cluster"
+        "the other side does not use TLS, which is required here; give it the certificates of the cluster"
     )]
     PlainThere,
-    /// The other side talks TLS and we have no certificate.
+    /// The other side uses TLS, and this side has no certificate.
     #[error(
-        "the other side talks TLS, which is not set up here; give us the certificates of the cluster"
+        "the other side uses TLS, which is not set up here; give us the certificates of the cluster"
     )]
     PlainHere,
-    /// Others came, and none of their handshakes ended.
+    /// Newer handshakes evicted this one.
     #[error(
-        "there were too many other handshakes at a time; find out who opens them, and try again"
+        "there were too many other handshakes at the same time; find out who opens them, and try again"
     )]
     CrowdedOut,
     /// The handshake took too long.
     #[error("the handshake took longer than {0:?}; check that the other side is a shard and alive")]
     TimedOut(Duration),
-    /// A message of the handshake is longer than any may be.
+    /// A message of the handshake is too long.
     #[error(
         "a handshake message of {length} bytes is above the {most} allowed; check that the other side is a shard"
     )]
-    TooLarge {
-        /// The length announced.
-        length: u32,
-        /// The longest allowed.
-        most: u32,
-    },
+    TooLarge { length: u32, most: u32 },
     /// The other side does not speak this protocol.
     #[error("the other side does not speak the peer protocol; check the address and port")]
     NotAShard,
-    /// A message cannot be read or comes out of turn.
+    /// A message cannot be read or arrived out of order.
     #[error("the other side sent a handshake that cannot be read ({0}); check that it is a shard")]
     Malformed(&'static str),
     /// Our own hello came back.
     #[error("our own hello came back; check that the address is not our own or an echo")]
     Reflected,
-    /// There is no common protocol version.
+    /// The two sides have no protocol version in common.
     #[error(
         "no common protocol version: we speak {ours}, the other side {theirs}; upgrade the older side"
     )]
-    Versions {
-        /// Our range.
-        ours: Versions,
-        /// The range of the other side.
-        theirs: Versions,
-    },
+    Versions { ours: Versions, theirs: Versions },
     /// We have a token and the other side has none.
     #[error("the other side has no token but we have one; give it the token of the cluster")]
     TokenMissingThere,
@@ -80,19 +67,14 @@ pub enum HandshakeError {
     /// The other side could not prove any of our tokens.
     #[error("the other side did not prove a token that we accept; give both sides the same token")]
     WrongToken,
-    /// Another peer answered than the one that was wanted.
-    #[error("peer {found} answered where {wanted} was wanted; correct the address of {wanted}")]
-    WrongOrdinal {
-        /// The ordinal that was wanted.
-        wanted: u32,
-        /// The ordinal that answered.
-        found: u32,
-    },
+    /// Another peer answered instead of the wanted one.
+    #[error("peer {found} answered instead of peer {wanted}; correct the address of peer {wanted}")]
+    WrongOrdinal { wanted: u32, found: u32 },
     /// Our handler does not admit the peer.
-    #[error("the peer is not admitted; see to the reason and let it connect again: {0}")]
+    #[error("the peer is not admitted; resolve the reason and let it connect again: {0}")]
     NotAdmitted(String),
     /// The other side refused us.
-    #[error("the other side refused us; see to its reason: {0}")]
+    #[error("the other side refused us; resolve its reason: {0}")]
     Refused(String),
     /// The system gave us no random bytes.
     #[error("the system gave no random bytes; check that getrandom is allowed: {0}")]
@@ -100,7 +82,7 @@ pub enum HandshakeError {
 }
 
 impl HandshakeError {
-    /// The reason to tell the other side, if it would be of use to it.
+    /// The reason to send to the other side, if it is useful there.
     pub(super) fn told(&self) -> Option<String> {
         let text = match self {
             Self::Versions { ours, theirs } => {
@@ -131,8 +113,8 @@ impl HandshakeError {
         Some(text)
     }
 
-    /// Whether whoever answered cannot be the peer that was called. A peer that is
-    /// down, slow or refuses us still can.
+    /// Whether the process that answered cannot be the wanted peer. A peer that is down, slow or
+    /// refuses us may still be the right one.
     pub(super) fn is_of_another(&self) -> bool {
         match self {
             Self::Tls(problem) => matches!(
@@ -173,8 +155,8 @@ impl HandshakeError {
 
 impl From<io::Error> for HandshakeError {
     fn from(error: io::Error) -> Self {
-        // In TLS the other side looks at our certificate after we have looked
-        // at its: what it says of ours is read in the middle of the hellos.
+        // In TLS the other side checks our certificate after we have checked its own, so its
+        // verdict on ours arrives in the middle of the hellos.
         Problem::of(&error).map_or(Self::Io(error), Self::Tls)
     }
 }

@@ -10,8 +10,8 @@ use super::handshake_error::HandshakeError;
 
 const MAGIC: [u8; 8] = *b"shardpr\n";
 
-/// The first message of each side, the same in every protocol version; a
-/// later version may only append to it.
+/// The first message of each side. Its format is the same in every protocol version; a later
+/// version may only append to it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Hello {
     magic: [u8; 8],
@@ -40,18 +40,18 @@ impl Hello {
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
-        postcard::to_stdvec(self).expect("a hello has nothing that postcard cannot write")
+        postcard::to_stdvec(self).expect("postcard can encode every hello")
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, HandshakeError> {
         if !bytes.starts_with(&MAGIC) {
             return Err(HandshakeError::NotAShard);
         }
-        // What follows is of a later version and does not concern us.
+        // The remaining bytes belong to a later version.
         let (hello, _later) = postcard::take_from_bytes::<Self>(bytes)
             .map_err(|_| HandshakeError::Malformed("its hello"))?;
         if hello.lowest > hello.highest {
-            return Err(HandshakeError::Malformed("its range of versions"));
+            return Err(HandshakeError::Malformed("an empty range of versions"));
         }
         Ok(hello)
     }
@@ -75,22 +75,20 @@ impl Hello {
 /// The range of protocol versions that a side speaks, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Versions {
-    /// The lowest version spoken.
     pub lowest: u16,
-    /// The highest version spoken.
     pub highest: u16,
 }
 
 impl Versions {
-    /// The versions that this code speaks. A new one is for what earlier hosts cannot do
-    /// without or pass over: the code then speaks the one before, too, as Pods of both serve
-    /// together while they are replaced.
+    /// The versions that this code speaks. A new version is for changes that earlier hosts can
+    /// neither do without nor skip. The code then also speaks the previous version, because Pods
+    /// of both run together during a rolling update.
     pub const SPOKEN: Self = Self {
         lowest: 2,
         highest: 2,
     };
 
-    /// The highest version that both ranges hold, if there is one.
+    /// The highest version in both ranges, if there is one.
     pub fn common(self, other: Self) -> Option<u16> {
         let highest = self.highest.min(other.highest);
         (highest >= self.lowest.max(other.lowest)).then_some(highest)

@@ -1,4 +1,4 @@
-//! The watch over whether the other side is alive.
+//! The check whether the other side is alive.
 
 use std::time::Duration;
 
@@ -6,15 +6,15 @@ use tokio::time::Instant;
 
 use super::settings::Settings;
 
-/// The watch over whether the other side is alive: any byte from it counts.
+/// The check whether the other side is alive: any byte from it counts.
 ///
-/// It looks at a steady pace and counts how often it heard nothing since it
-/// looked last. Time that this process did not run counts as one look, so that
-/// a side that was stopped itself does not take the other one for dead.
+/// The check runs at a steady pace and counts the rounds in which no byte arrived. Time in which
+/// this process did not run counts as one round, so that a process that was stopped itself does
+/// not take the other side for dead.
 ///
-/// While something is owed, each look sends a ping. So both sides hear each
-/// other often: also the side whose long body is on its way, for the other one
-/// owes an answer as soon as it has read the first of it.
+/// While either side owes the other something, each round sends a ping, so both sides hear from
+/// each other often. This includes the side whose long body is in transit, because the other side
+/// owes an answer from the first byte on.
 pub(super) struct Keepalive {
     pace: Duration,
     idle: u32,
@@ -22,16 +22,16 @@ pub(super) struct Keepalive {
     awaited_limit: u32,
     next: Instant,
     heard: Instant,
-    /// The looks since the last ping.
+    /// The rounds since the last ping.
     quiet: u32,
-    /// The looks since bytes last came.
+    /// The rounds since bytes last arrived.
     silent: u32,
-    /// Those of them during which an answer was awaited.
+    /// The silent rounds during which an answer was awaited.
     unanswered: u32,
     number: u64,
 }
 
-/// What this side and the other owe each other.
+/// Whether one side is waiting for the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Owed {
     Nothing,
@@ -41,7 +41,7 @@ pub(super) enum Owed {
     ToUs,
 }
 
-/// What is due when the deadline of the watch has come.
+/// The action due at the end of a round.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Due {
     Nothing,
@@ -71,12 +71,12 @@ impl Keepalive {
         }
     }
 
-    /// The time at which to look again.
+    /// When the current round ends.
     pub(super) fn deadline(&self) -> Instant {
         self.next
     }
 
-    /// What is due now, when bytes last came at the time `heard`.
+    /// The action due now. `heard` is the time at which bytes last arrived.
     pub(super) fn due(&mut self, heard: Instant, owed: Owed) -> Due {
         let now = Instant::now();
         if now < self.next {
@@ -115,7 +115,7 @@ impl Keepalive {
 mod tests {
     use super::*;
 
-    /// Looks until something ends it; gives how many looks that took, and how many pings were sent.
+    /// Runs rounds until one ends the connection. Returns their number and the number of pings.
     async fn looks(owed: Owed, stopped_for: Duration) -> (u32, u64) {
         let mut watch = Keepalive::new(&Settings::default());
         let (heard, mut looks) = (Instant::now(), 0);
@@ -137,8 +137,8 @@ mod tests {
         assert_eq!(looks(Owed::ByUs, never).await, (30, 29));
     }
 
-    /// A process that was stopped for a minute (a paused virtual machine, SIGSTOP) has
-    /// not read what came meanwhile: it has to look before it judges.
+    /// A process that was stopped for a minute (a paused virtual machine, SIGSTOP) has not read
+    /// the bytes that arrived meanwhile, so it must read before it judges.
     #[tokio::test(start_paused = true)]
     async fn a_time_in_which_this_side_did_not_run_counts_once() {
         assert_eq!(looks(Owed::ToUs, Duration::from_mins(1)).await, (4, 3));

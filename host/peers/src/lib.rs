@@ -1,9 +1,9 @@
 //! The transport between the shards of a cluster.
 //!
-//! A shard listens on its peer port and calls [`serve()`] on each stream it
-//! accepts; it asks others through a [`Pool`], which keeps [`Connection`]s. On
-//! one connection only the connecting side asks and only the accepting side
-//! answers. Neither side trusts what the other sends before the handshake.
+//! A shard listens on its peer port and calls [`serve()`] on each accepted stream. It sends
+//! requests to other shards through a [`Pool`], which keeps [`Connection`]s. On one connection
+//! only the connecting side sends requests and only the accepting side answers. Before the
+//! handshake is complete, neither side trusts the other's bytes.
 
 mod accept;
 mod addresses;

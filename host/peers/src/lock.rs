@@ -2,8 +2,8 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Takes a lock, also after a holder panicked: none of our holders leaves
-/// its state half changed, for they only move values.
+/// Takes a lock, ignoring poisoning: no holder leaves its state half changed, because all of them
+/// only move values.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! The frames that the accepting side has to write.
+//! The outgoing frames of the accepting side.
 
 use std::collections::VecDeque;
 
@@ -7,7 +7,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::frame::Frame;
 use super::writer::{Outgoing, Queue};
 
-/// The frames that the accepting side has to write.
+/// The outgoing frames of the accepting side.
 pub(super) type Outbox = Outgoing<Frames>;
 
 #[derive(Default)]
@@ -20,8 +20,8 @@ impl Queue for Frames {
 }
 
 impl Outbox {
-    /// Adds a frame, and a permit to hold until it is written; returns the
-    /// number of frames that wait.
+    /// Adds a frame, with a permit to hold until it is flushed. Returns the number of queued
+    /// frames.
     pub(super) fn push(&self, frame: Frame, permit: Option<OwnedSemaphorePermit>) -> usize {
         let mut queue = self.queue();
         queue.0.push_back((frame, permit));

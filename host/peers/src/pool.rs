@@ -19,7 +19,7 @@ use super::slot::Slot;
 
 /// The connections to all peers, made on demand.
 ///
-/// It retries nothing: a request to a peer that is away fails at once with
+/// The pool retries nothing: a request to a peer that is away fails at once with
 /// [`RequestError::NotSent`], and the caller decides whether to wait.
 pub struct Pool<D = Tcp> {
     endpoint: Arc<Endpoint>,
@@ -32,23 +32,22 @@ struct Slots {
     turn: AtomicUsize,
 }
 
-/// An answer, and where it came from.
+/// An answer, and the connection it came from.
 pub struct Answered {
-    /// What was answered.
     pub body: Bytes,
     slot: Arc<Slot>,
     opened: Arc<Opened>,
 }
 
 impl Pool<Tcp> {
-    /// A pool over plain TCP that knows no peer yet.
+    /// A pool over plain TCP that has no peers yet.
     pub fn new(endpoint: Arc<Endpoint>) -> Self {
         Self::with_dial(endpoint, Tcp::default())
     }
 }
 
 impl<D: Dial> Pool<D> {
-    /// A pool over streams that are opened in another way.
+    /// A pool over streams opened by `dial`.
     pub fn with_dial(endpoint: Arc<Endpoint>, dial: D) -> Self {
         Self {
             endpoint,
@@ -57,8 +56,8 @@ impl<D: Dial> Pool<D> {
         }
     }
 
-    /// Sets the address of a peer; at another address than before, new
-    /// requests go there, while those in flight keep their connection.
+    /// Sets the address of a peer. If it has changed, new requests go to the new address, and
+    /// those in flight keep their connection.
     pub fn set_address(&self, ordinal: u32, address: &str) {
         let mut peers = lock(&self.peers);
         let known = peers
@@ -74,12 +73,11 @@ impl<D: Dial> Pool<D> {
         }
     }
 
-    /// Whether a peer's address is set.
     pub fn knows(&self, ordinal: u32) -> bool {
         lock(&self.peers).contains_key(&ordinal)
     }
 
-    /// Which peers could be reached last, of those of which that is known still.
+    /// The peers for which a recent attempt to connect is known, each with whether it succeeded.
     pub fn reached(&self) -> Vec<(u32, bool)> {
         let peers = lock(&self.peers);
         let known = peers.iter().filter_map(|(ordinal, slots)| {
@@ -93,13 +91,13 @@ impl<D: Dial> Pool<D> {
         known.collect()
     }
 
-    /// Forgets a peer; its connections close when their requests are done.
+    /// Removes a peer. Its connections close when their requests are done.
     pub fn remove(&self, ordinal: u32) {
         lock(&self.peers).remove(&ordinal);
     }
 
-    /// A process of a peer is accepted from now on, and called from `at`, if that leads to
-    /// it. What is in flight to an earlier process of the peer ends at once.
+    /// Records that a process of a peer was accepted, and that it can be reached at `at`, if
+    /// given. Requests in flight to an earlier process of the peer end at once.
     pub fn announced(&self, peer: &Identity, at: Option<SocketAddr>) {
         if let Some(at) = at {
             self.endpoint.addresses.announce(peer, at);
@@ -113,17 +111,17 @@ impl<D: Dial> Pool<D> {
     /// Sends a request to a peer and waits for its answer.
     ///
     /// # Errors
-    /// Whether it may have been carried out, and why there is no answer.
+    /// Whether the request may have had an effect, and why there is no answer.
     pub async fn request(&self, ordinal: u32, body: Bytes) -> Result<Bytes, RequestError> {
         let answered = self.ask(ordinal, body, None).await;
         answered.map(|answered| answered.body)
     }
 
-    /// The same, to know who answered. The request is not sent after `until`; one that
-    /// was sent by then is waited for as long as the peer lives.
+    /// As [`Self::request`], but also returns the connection. The request is not sent after
+    /// `until`. If it was sent by then, this waits for the answer as long as the peer lives.
     ///
     /// # Errors
-    /// Whether it may have been carried out, and why there is no answer.
+    /// Whether the request may have had an effect, and why there is no answer.
     pub async fn ask(
         &self,
         ordinal: u32,
@@ -146,8 +144,8 @@ impl<D: Dial> Pool<D> {
         })
     }
 
-    /// Whether the peer's configured address leads to whoever answered. Otherwise only
-    /// what it said itself, or another peer, led there.
+    /// Whether the peer's configured address leads to the process that answered. If not, only an
+    /// announcement by that process or a report by another peer led there.
     pub async fn is_at_its_name(&self, answered: &Answered) -> bool {
         answered
             .slot
@@ -155,15 +153,15 @@ impl<D: Dial> Pool<D> {
             .await
     }
 
-    /// Whoever answered is not to be asked any more: what is in flight to it is still
-    /// waited for, and the peer is looked for anew after a short pause.
+    /// Stops sending requests to the process that answered. Requests in flight to it are still
+    /// awaited. The peer is looked for again after a short pause.
     pub fn leave(&self, answered: &Answered, why: &'static str) {
         let (slot, opened) = (&answered.slot, &answered.opened);
         slot.leave(&self.endpoint, opened, &Cause::NotThePeer(why));
     }
 
-    /// Whoever answered is not the peer, and runs nothing for us: what is in flight to
-    /// it ends as not sent, and the peer is looked for anew after a short pause.
+    /// As [`Self::leave`], for a process that is not the peer and runs no requests from here.
+    /// Requests in flight to it end as not sent.
     pub fn disown(&self, answered: &Answered, why: &'static str) {
         let (slot, opened) = (&answered.slot, &answered.opened);
         slot.disown(&self.endpoint, opened, &Cause::NotThePeer(why));

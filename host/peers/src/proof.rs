@@ -13,7 +13,7 @@ pub(super) enum Role {
 }
 
 impl Role {
-    // Of one length, so that no label with a hello reads as the other label.
+    // Of equal length, so that no label followed by a hello can be read as the other label.
     fn label(self) -> &'static [u8] {
         match self {
             Self::Connecting => b"shard peers, connecting side\0",
@@ -22,8 +22,8 @@ impl Role {
     }
 }
 
-/// Both hellos of a handshake, as they went over the wire, and what binds them
-/// to the stream that they went over, if it is in TLS.
+/// Both hellos of a handshake as sent over the wire, and the channel binding of their stream, if
+/// it is in TLS.
 pub(super) struct Transcript<'a> {
     pub binding: Option<[u8; 32]>,
     pub connecting: &'a [u8],
@@ -31,19 +31,19 @@ pub(super) struct Transcript<'a> {
 }
 
 impl Transcript<'_> {
-    /// The proof of a role that it knows a token.
+    /// The proof that the side in this role knows the token.
     pub(super) fn prove(&self, token: &Token, role: Role) -> [u8; 32] {
         self.mac(token, role).finalize().into_bytes().into()
     }
 
-    /// The one of the tokens that a proof shows knowledge of.
+    /// The token that the proof was made with, if it is one of these.
     pub(super) fn verify<'t>(
         &self,
         tokens: &'t Tokens,
         role: Role,
         proof: &[u8; 32],
     ) -> Option<&'t Token> {
-        // Every token is tried, so that the time tells nothing of which fits.
+        // Every token is tried, so that the time taken does not reveal which one matches.
         tokens.iter().fold(None, |known, token| {
             let fits = self.mac(token, role).verify_slice(proof).is_ok();
             if fits { Some(token) } else { known }
@@ -55,11 +55,11 @@ impl Transcript<'_> {
             Hmac::<Sha256>::new_from_slice(token.bytes()).expect("hmac takes a key of any length");
         mac.update(role.label());
         for hello in [self.connecting, self.accepting] {
-            // With its length, so that no byte can move from one hello to the other.
+            // Prefixed with its length, so that no byte can move from one hello to the other.
             mac.update(&(hello.len() as u64).to_be_bytes());
             mac.update(hello);
         }
-        // Last and of one length, or not at all: nothing else can read as it.
+        // Last and of a fixed length, or absent: nothing else can be read as the binding.
         if let Some(binding) = &self.binding {
             mac.update(binding);
         }

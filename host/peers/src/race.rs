@@ -1,11 +1,11 @@
-//! Reaching a peer in whichever way is the fastest.
+//! Reaching a peer by the fastest way.
 //!
-//! Names lie for a while after a peer has moved: caches keep that a name does not
-//! exist, or its old address, which answers nothing. So where the peer itself said
-//! that it is comes first. Its name follows a moment later, and is asked for again
-//! as long as no attempt has come to an end; what it no longer says is given up.
-//! Where the peer was before comes last. All of them run at the same time, and the
-//! first connection whose other side has proved who it is wins.
+//! Names lag behind a peer that has moved: caches keep the answer that a name does not exist, or
+//! keep its old address, at which nothing answers. So the address that the peer itself announced
+//! is tried first. Its name follows a moment later, and is resolved again as long as no attempt
+//! has ended; attempts at addresses that the name no longer resolves to are abandoned. The peer's
+//! previous addresses come last. All attempts run at the same time, and the first connection whose
+//! other side has authenticated wins.
 
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -24,25 +24,24 @@ use super::dial::Dial;
 use super::endpoint::Endpoint;
 use super::handshake_error::HandshakeError;
 
-/// The most addresses of one name that are tried at a time.
+/// The most addresses of one name that are tried at the same time.
 const MAX_OF_A_NAME: usize = 4;
-/// The most reasons told of why a peer cannot be reached.
+/// The most reasons listed for why a peer cannot be reached.
 const MAX_REASONS: usize = 4;
 
-/// Who is to be reached, and by whom.
+/// The peer to reach, and the means to reach it.
 pub(super) struct Race<'a, D> {
     pub ordinal: u32,
-    /// Where it is by configuration.
     pub address: &'a str,
     pub endpoint: &'a Endpoint,
     pub dial: &'a D,
 }
 
-/// A connection, and where it leads.
+/// An open connection and its address.
 pub(super) struct Opened {
     pub connection: Connection,
     pub at: SocketAddr,
-    /// Whether the configured address was seen to lead there.
+    /// Whether the peer's configured address resolved to this address.
     pub is_at_its_name: AtomicBool,
 }
 
@@ -53,17 +52,16 @@ struct Try<'a> {
     opening: Pin<Box<dyn Future<Output = Result<Connection, Failed>> + Send + 'a>>,
 }
 
-/// Why there is no connection to an address.
 struct Failed {
     why: String,
-    /// Whoever is there cannot be the peer.
+    /// Whether the process at the address cannot be the peer.
     is_another: bool,
 }
 
-/// A look-up of a name.
+/// A pending name look-up.
 type LookUp<'a> = Pin<Box<dyn Future<Output = std::io::Result<Vec<SocketAddr>>> + Send + 'a>>;
 
-/// What is tried next.
+/// The addresses to try next.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd)]
 enum Stage {
     Announced,
@@ -73,24 +71,25 @@ enum Stage {
 }
 
 impl<D: Dial> Race<'_, D> {
-    /// The first connection. It takes as long as any attempt hangs: bound it.
+    /// Returns the first connection. It takes as long as any attempt hangs, so the caller must
+    /// bound its time.
     ///
     /// # Errors
-    /// Why no way leads to the peer.
+    /// The reasons why no attempt succeeded.
     pub(super) async fn run(&self) -> Result<Opened, String> {
         let settings = &self.endpoint.settings;
         let mut watch = self.endpoint.addresses.watch(self.ordinal);
         let mut tries: Vec<Try<'_>> = Vec::new();
         let mut look_up: Option<LookUp<'_>> = None;
         let mut asked = Instant::now();
-        // Where the name was said to lead last.
+        // The addresses that the name last resolved to.
         let mut named: Vec<SocketAddr> = Vec::new();
         let mut failed: Vec<SocketAddr> = Vec::new();
         let mut reasons = Reasons::default();
         let mut stage = Stage::Announced;
         let mut next = Instant::now();
         loop {
-            // At its time, or when nothing else can come to a good end.
+            // The next stage is due, or nothing else is pending.
             if Instant::now() >= next || (tries.is_empty() && look_up.is_none()) {
                 let heard = *watch.borrow_and_update();
                 match stage {
@@ -161,7 +160,7 @@ impl<D: Dial> Race<'_, D> {
         }
     }
 
-    /// Begins an attempt at an address, unless there is one.
+    /// Begins an attempt at an address, unless one is under way.
     fn start<'a>(&'a self, tries: &mut Vec<Try<'a>>, at: Option<SocketAddr>, by_name: bool) {
         let Some(at) = at.filter(|at| tries.iter().all(|it| it.at != *at)) else {
             return;
@@ -174,8 +173,8 @@ impl<D: Dial> Race<'_, D> {
         });
     }
 
-    /// Opens a connection to an address, where the peer has to prove that it is the
-    /// one of this ordinal, and in TLS, of the configured name.
+    /// Opens a connection to an address. The peer there must prove that it has this ordinal and,
+    /// in TLS, the configured name.
     async fn open(&self, at: SocketAddr) -> Result<Connection, Failed> {
         let (endpoint, wanted) = (self.endpoint, Some(self.ordinal));
         let credentials = Arc::clone(&endpoint.credentials.borrow());
@@ -191,7 +190,7 @@ impl<D: Dial> Race<'_, D> {
             };
             match opened {
                 Ok(connection) => return Ok(connection),
-                // It does not know TLS, so it is worth going on without.
+                // The peer does not know TLS, so the next way may work.
                 Err(error @ HandshakeError::Tls(Problem::Closed)) => refused = Some(error),
                 Err(error) => return Err(error.into()),
             }
@@ -199,7 +198,7 @@ impl<D: Dial> Race<'_, D> {
         Err(refused.expect("there is a way to connect").into())
     }
 
-    /// The name or address in the configured address.
+    /// The host name or address in the configured address.
     fn host(&self) -> &str {
         let split = self.address.rsplit_once(':');
         split.map_or(self.address, |(host, _)| host)
@@ -225,7 +224,7 @@ impl Stage {
     }
 }
 
-/// Why there is no connection so far, each reason once.
+/// The reasons of failed attempts, each listed once.
 #[derive(Default)]
 struct Reasons(Vec<String>);
 
@@ -241,7 +240,7 @@ fn announced(heard: Heard) -> Option<SocketAddr> {
     heard.announced.map(|announced| announced.at)
 }
 
-/// The first attempt that ends; it is then no longer one of them.
+/// Removes and returns the first attempt that ends.
 async fn first(tries: &mut Vec<Try<'_>>) -> (SocketAddr, Result<Connection, Failed>) {
     if tries.is_empty() {
         std::future::pending::<()>().await;
@@ -252,7 +251,7 @@ async fn first(tries: &mut Vec<Try<'_>>) -> (SocketAddr, Result<Connection, Fail
     (ended.at, opened)
 }
 
-/// The answer to a look-up, if there is one under way.
+/// The result of the pending look-up, if there is one.
 async fn answer(look_up: &mut Option<LookUp<'_>>) -> std::io::Result<Vec<SocketAddr>> {
     match look_up {
         Some(look_up) => look_up.await,
@@ -260,7 +259,7 @@ async fn answer(look_up: &mut Option<LookUp<'_>>) -> std::io::Result<Vec<SocketA
     }
 }
 
-/// What is heard of the peer next.
+/// The peer's known addresses, at their next change.
 async fn changed(watch: &mut watch::Receiver<Heard>) -> Heard {
     if watch.changed().await.is_err() {
         std::future::pending::<()>().await;

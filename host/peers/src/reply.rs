@@ -1,4 +1,4 @@
-//! The duty to answer one request.
+//! The obligation to answer one request.
 
 use std::sync::Arc;
 
@@ -9,8 +9,8 @@ use super::cause::Cause;
 use super::frame::Frame;
 use super::outbox::Outbox;
 
-/// The duty to answer one request: dropped without an answer, it tells the
-/// other side that there will be none.
+/// The obligation to answer one request. If it is dropped without an answer, the other side is
+/// told that there will be none.
 pub(super) struct Reply {
     id: u64,
     outbox: Arc<Outbox>,
@@ -26,7 +26,7 @@ impl Reply {
         }
     }
 
-    /// Sends the answer, if it fits a frame.
+    /// Sends the answer, if it fits into a frame.
     pub(super) fn send(mut self, body: Bytes, most: usize) -> Result<(), Cause> {
         if body.len() > most {
             let length = body.len();

@@ -6,14 +6,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::settings::Settings;
 
-/// The bounds on the requests in flight of one connection.
+/// The bounds on one connection's requests in flight.
 pub(super) struct Room {
     requests: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
     most_bytes: u32,
 }
 
-/// The place that one request takes up.
+/// The permits that one request holds.
 pub(super) struct Permits {
     _request: OwnedSemaphorePermit,
     _bytes: OwnedSemaphorePermit,
@@ -29,7 +29,7 @@ impl Room {
         }
     }
 
-    /// Waits for a place; there is none once the room is closed.
+    /// Waits for room for a request. Returns `None` once the room is closed.
     pub(super) async fn place(&self, length: usize) -> Option<Permits> {
         let request = Arc::clone(&self.requests).acquire_owned().await.ok()?;
         let length = u32::try_from(length).map_or(self.most_bytes, |n| n.min(self.most_bytes));
@@ -41,14 +41,13 @@ impl Room {
         })
     }
 
-    /// Turns away all that wait and all that come.
+    /// Rejects all waiting and future requests.
     pub(super) fn close(&self) {
         self.requests.close();
         self.bytes.close();
     }
 }
 
-/// A semaphore with so many permits.
 pub(super) fn semaphore(permits: u32) -> Arc<Semaphore> {
     let permits = usize::try_from(permits).expect("a usize has 32 bits or more");
     Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS)))

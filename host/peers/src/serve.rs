@@ -19,49 +19,48 @@ use super::handshake_error::HandshakeError;
 use super::outbox::Outbox;
 use super::session::Session;
 
-/// What is read ahead, to see whether it is TLS.
+/// How many bytes are read ahead to recognise TLS.
 const PEEKED: usize = 1 << 10;
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// What answers the requests of peers.
+/// Answers the requests of peers.
 pub trait Handler: Send + Sync + 'static {
-    /// Decides whether a peer whose handshake went well may stay; the reason
-    /// of a refusal is told to it.
+    /// Decides whether a peer may stay after a successful handshake. The peer is told the reason
+    /// of a refusal.
     ///
     /// # Errors
-    /// Why not.
+    /// The reason of the refusal.
     fn admit(&self, peer: &Identity) -> Result<(), String> {
         let _ = peer;
         Ok(())
     }
 
-    /// Answers one request; the future is dropped if the connection ends, or if the
-    /// other side says that nobody waits for the answer.
+    /// Answers one request. The future is dropped if the connection ends, or if the other side
+    /// cancels the request.
     fn call(&self, peer: Identity, body: Bytes) -> impl Future<Output = Bytes> + Send;
 }
 
-/// The reason why serving a connection ended early.
+/// Why serving a connection ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The handshake failed.
     #[error(transparent)]
     Handshake(#[from] HandshakeError),
-    /// The connection failed later.
+    /// The connection failed after the handshake.
     #[error(transparent)]
     Connection(#[from] Cause),
 }
 
-/// A stream whose other side is known.
+/// A stream whose other side has authenticated.
 enum Known<S> {
     Plain(S, Greeted),
     Tls(Box<tls::Stream<S>>, Greeted),
 }
 
-/// Serves one stream until the other side closes it, or until `shutdown`
-/// turns true and all that was asked is answered. The other side decides by its
-/// first byte whether it is in TLS; the credentials, whether it may.
+/// Serves one stream until the other side closes it, or until `shutdown` turns true and all
+/// requests are answered. The other side's first byte decides whether the stream uses TLS; the
+/// credentials decide whether it may.
 ///
-/// Dropping the future ends the connection and the requests it works on.
+/// Dropping the future ends the connection and the requests that it is working on.
 ///
 /// # Errors
 /// When the handshake or the connection fails.
@@ -142,8 +141,8 @@ where
     }
 }
 
-/// Has the other side read what it was told last. Closing with bytes unread
-/// would reset the stream, and what it was told might be lost.
+/// Gives the other side time to read the last message. Closing a socket with unread bytes would
+/// reset the stream, and the message might be lost.
 async fn part<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
     let last = async {
         stream.shutdown().await?;
@@ -203,8 +202,8 @@ where
         outbox.finish();
         let last = async {
             writing.await?;
-            // Closing with bytes unread would reset the stream, and the other
-            // side might lose the last frames.
+            // Closing a socket with unread bytes would reset the stream, and the other side might
+            // lose the last frames.
             let mut sink = [0; 1024];
             while from.read(&mut sink).await? > 0 {}
             std::io::Result::Ok(())
@@ -220,7 +219,7 @@ where
 async fn fired(mut signal: watch::Receiver<bool>) {
     let fired = signal.wait_for(|fired| *fired).await.is_ok();
     if !fired {
-        // Nobody is left who could give the signal.
+        // The sender is gone, so the signal can no longer come.
         std::future::pending::<()>().await;
     }
 }

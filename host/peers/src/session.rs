@@ -1,4 +1,4 @@
-//! The work of the accepting side on one connection.
+//! The accepting side's work on one connection.
 
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -21,25 +21,24 @@ use super::room::semaphore;
 use super::serve::Handler;
 use super::settings::Settings;
 
-/// More frames than this waiting to be written means that the other side
-/// sends without reading.
+/// The most queued outgoing frames. More mean that the other side sends without reading.
 const MAX_WAITING: usize = 1 << 16;
 
-/// Requests that are done and not yet forgotten, at least.
+/// The least number of finished requests that are kept before they are cleaned up.
 const SPARE: usize = 64;
 
-/// The work of the accepting side on one connection.
+/// The accepting side's work on one connection.
 pub(super) struct Session<'a, H> {
     peer: Identity,
     settings: &'a Settings,
     handler: Arc<H>,
     outbox: Arc<Outbox>,
     slots: Arc<Semaphore>,
-    // A slot taken ahead of the request that it is for: without one, and
-    // unless we go away, nothing is read.
+    // A slot taken ahead for the next request. Without it nothing is read, unless this side is
+    // going away.
     slot: Option<OwnedSemaphorePermit>,
     tasks: JoinSet<()>,
-    // Dropped, the sender ends the request's task.
+    // Dropping a sender ends the request's task.
     wanted: BTreeMap<u64, oneshot::Sender<()>>,
     keepalive: Keepalive,
     phase: Phase,
@@ -48,9 +47,9 @@ pub(super) struct Session<'a, H> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Open,
-    /// We said that we go away, and wait for the confirmation until then.
+    /// We announced that we go away, and wait for the confirmation until this time.
     Leaving(Instant),
-    /// The other side confirmed: no request will follow.
+    /// The other side confirmed: no more requests will follow.
     Confirmed,
 }
 
@@ -75,8 +74,8 @@ impl<'a, H: Handler> Session<'a, H> {
         }
     }
 
-    /// Serves until the other side leaves, or until we left in good order, which
-    /// we begin when `leave` is done.
+    /// Serves until the other side leaves, or until this side has left in good order. This side
+    /// begins to leave when `leave` completes.
     pub(super) async fn run<R: AsyncRead + Unpin>(
         mut self,
         buffer: &mut FrameBuffer,
@@ -94,7 +93,7 @@ impl<'a, H: Handler> Session<'a, H> {
             };
             let reads = self.slot.is_some() || !open;
             tokio::select! {
-                // What comes often last: none keeps the others from their turn.
+                // The most frequent event comes last, so that it does not delay the others.
                 biased;
                 () = &mut leave, if open => {
                     self.outbox.push(Frame::GoAway, None);
@@ -108,8 +107,8 @@ impl<'a, H: Handler> Session<'a, H> {
                 {
                     self.slot = Some(permit.expect("the slots are never closed"));
                 }
-                // Slots come back as answers are flushed, so all of them
-                // together mean that every answer is out.
+                // Slots are returned as answers are flushed, so holding all of them means that
+                // every answer has been sent.
                 _ = Arc::clone(&self.slots).acquire_many_owned(all), if confirmed => break,
                 () = sleep_until(leaving.unwrap_or_else(Instant::now)), if leaving.is_some() => {
                     return Err(Cause::NoAck(self.settings.goaway_timeout));
@@ -137,13 +136,13 @@ impl<'a, H: Handler> Session<'a, H> {
     }
 
     fn beat(&mut self, buffer: &FrameBuffer, reads: bool) -> Result<(), Cause> {
-        // What we do not read on purpose we cannot hear.
+        // While this side deliberately does not read, it cannot hear the other side.
         let heard = if reads {
             buffer.heard()
         } else {
             Instant::now()
         };
-        // Who sends a long body hears by it that we are there.
+        // The sender of a long body learns from pings that this side is alive.
         let is_owed = !self.tasks.is_empty() || buffer.is_partial();
         let owed = if is_owed { Owed::ByUs } else { Owed::Nothing };
         match self.keepalive.due(heard, owed) {
@@ -190,10 +189,10 @@ impl<'a, H: Handler> Session<'a, H> {
         }
         let free = || Arc::clone(&self.slots).try_acquire_owned().ok();
         let Some(permit) = self.slot.take().or_else(free) else {
-            // Only when we leave: reading goes on then, so that busy handlers
-            // do not keep us from the confirmation.
+            // Happens only while this side is leaving: it then goes on reading, so that busy
+            // handlers do not delay the confirmation.
             if self.outbox.push(Frame::NotTaken { id }, None) > MAX_WAITING {
-                return Err(Cause::Malformed("it sends without reading"));
+                return Err(Cause::Malformed("the other side sends without reading"));
             }
             return Ok(());
         };
@@ -210,7 +209,7 @@ impl<'a, H: Handler> Session<'a, H> {
             let body = tokio::select! {
                 biased;
                 body = handler.call(peer, body) => body,
-                // What the handler has begun elsewhere goes on there.
+                // Work that the handler has handed to other tasks continues there.
                 _ = unwanted => return,
             };
             if let Err(error) = reply.send(body, most) {

@@ -4,52 +4,49 @@ use std::time::Duration;
 
 use super::hello::Versions;
 
-/// The bounds and times that a side of the transport keeps to.
+/// The bounds and times of one side of the transport.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The longest frame sent or taken, in bytes, without its length field.
+    /// The longest frame, sent or received, in bytes without its length field.
     pub max_frame: u32,
     /// The most requests in flight on one connection.
     pub max_in_flight: u32,
-    /// The most bytes of request bodies in flight on one connection; a single
-    /// longer body waits until it has the connection to itself.
+    /// The most bytes of request bodies in flight on one connection. A longer body waits until it
+    /// has the connection to itself.
     pub max_in_flight_bytes: u32,
-    /// The most requests that one served connection works on at a time.
+    /// The most requests that one served connection works on at the same time.
     pub max_running: u32,
     /// The longest time a handshake may take.
     pub handshake_timeout: Duration,
-    /// The most connections that may be in their handshake at a time; one more
-    /// takes the place of the oldest.
+    /// The most connections in a handshake at the same time; one more evicts the oldest.
     pub max_greeting: usize,
-    /// How long a connection may go on with what is in flight on it once what
-    /// the other side has shown does not suffice any more.
+    /// How long a connection's requests in flight may continue once the other side's credentials
+    /// are no longer sufficient.
     pub revoked_timeout: Duration,
-    /// How often it is looked whether the other side is alive; while something is
-    /// owed, with a ping.
+    /// How often the other side is checked for life. While something is owed, each check sends a
+    /// ping.
     pub probe_pace: Duration,
-    /// How long the other side may say nothing at all while it owes an answer.
+    /// How long the other side may be silent while it owes an answer.
     pub probe_limit: Duration,
-    /// The pause between two pings while nothing is owed; give both sides the same.
+    /// The pause between two pings while nothing is owed. Use the same value on both sides.
     pub ping_idle: Duration,
-    /// The time that may pass after a ping was due without a byte from the
-    /// other side, while nothing is owed.
+    /// How long the other side may be silent after a ping was due, while nothing is owed.
     pub ping_answer: Duration,
-    /// The time within which the other side must confirm that we go away.
+    /// How long the other side may take to confirm that this side is going away.
     pub goaway_timeout: Duration,
     /// The longest time to reach a peer, handshake included.
     pub connect_timeout: Duration,
-    /// How long the next way to a peer waits for the one before: where it said that
-    /// it is, its name, where it was.
+    /// How long each way to a peer gets before the next one is tried, too: the announced address,
+    /// the name, the previous addresses.
     pub stagger: Duration,
-    /// How often a peer's name is asked for again while connecting takes its time.
+    /// How often a peer's name is resolved again while an attempt to connect lasts.
     pub look_again: Duration,
     /// The connections a pool keeps to each peer (0 counts as 1).
     pub connections: usize,
-    /// The pause after a first failure to connect; it doubles with each more.
+    /// The pause after the first failure to connect; it doubles with each further failure.
     pub backoff_first: Duration,
     /// The longest pause between two attempts to connect.
     pub backoff_most: Duration,
-    /// The protocol versions spoken.
     pub versions: Versions,
 }
 

@@ -1,4 +1,4 @@
-//! The place of one connection in a pool.
+//! One of a pool's connections to a peer.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
@@ -15,16 +15,16 @@ use super::endpoint::Endpoint;
 use super::lock::lock;
 use super::race::{Opened, Race};
 
-/// How long after its pause a failed attempt says that the peer is away.
+/// How long after its pause a failed attempt still means that the peer is away.
 const RECENT: Duration = Duration::from_secs(5);
-/// How long nobody connects anew to where somebody else was found.
+/// The pause before connecting again after another process answered in the peer's place.
 const DISOWNED: Duration = Duration::from_millis(500);
-/// How long it is looked where a peer's name leads, to tell whether that is where it was found.
+/// The time limit for resolving a peer's name, to check whether it leads to the connected address.
 const LOOK_UP: Duration = Duration::from_millis(500);
 
 type Outcome = Result<Arc<Opened>, Cause>;
 
-/// The place of one connection in a pool, filled on demand.
+/// One of a pool's connections to a peer, opened on demand.
 pub(super) struct Slot {
     ordinal: u32,
     address: String,
@@ -43,23 +43,23 @@ enum Phase {
     Resting {
         until: Instant,
         cause: Cause,
-        /// What did not help: with others it is tried at once.
+        /// The credentials that failed. With new ones, the next attempt starts at once.
         with: Weak<Credentials>,
-        /// What was heard of the peer by then: with news it is tried at once.
+        /// The peer's known addresses at the failure. If they change, the next attempt starts at
+        /// once.
         heard: Heard,
     },
 }
 
-/// An attempt to connect. Those who wait for it go on in the order in which they
-/// came.
+/// An attempt to connect. Waiting callers continue in the order in which they arrived.
 struct Attempt {
-    /// Empty if it was given up.
+    /// Empty if the attempt was abandoned.
     outcome: OnceLock<Outcome>,
-    /// Without permits, and closed at the end.
+    /// A semaphore without permits, which is closed at the end of the attempt.
     under_way: Semaphore,
 }
 
-/// Ends the attempt also when its task is dropped.
+/// Ends the attempt even if its task is dropped.
 struct EndOnDrop(Arc<Attempt>);
 
 impl Attempt {
@@ -68,10 +68,10 @@ impl Attempt {
     }
 
     async fn outcome(&self) -> Outcome {
-        // There is no permit to get, only the end to wait for.
+        // There are no permits: this only waits for the close.
         let _ended = self.under_way.acquire().await;
         let outcome = self.outcome.get().cloned();
-        outcome.unwrap_or_else(|| Err(Cause::Unreachable("the attempt was given up".to_owned())))
+        outcome.unwrap_or_else(|| Err(Cause::Unreachable("the attempt was abandoned".to_owned())))
     }
 }
 
@@ -97,7 +97,7 @@ impl Slot {
         &self.address
     }
 
-    /// Whether the peer could be reached last; none: nobody has tried of late.
+    /// Whether the last attempt reached the peer; `None` if there was no recent attempt.
     pub(super) fn reached(&self) -> Option<bool> {
         let state = lock(&self.state);
         match &state.phase {
@@ -108,7 +108,7 @@ impl Slot {
         }
     }
 
-    /// The connection of the slot, or the outcome of the attempt to make one.
+    /// The slot's connection, or the outcome of the attempt to open one.
     pub(super) async fn opened<D: Dial>(
         self: &Arc<Self>,
         endpoint: &Arc<Endpoint>,
@@ -120,7 +120,7 @@ impl Slot {
         }
     }
 
-    /// What is known now, or the attempt to wait for.
+    /// The current state, or the attempt to wait for.
     fn look<D: Dial>(
         self: &Arc<Self>,
         endpoint: &Arc<Endpoint>,
@@ -167,14 +167,14 @@ impl Slot {
         Ok(attempt)
     }
 
-    /// Somebody else answers on a connection, and runs nothing that is sent there.
+    /// Ends a connection on which another process answers, which runs no requests from here.
     pub(super) fn disown(&self, endpoint: &Endpoint, opened: &Arc<Opened>, cause: &Cause) {
         self.leave(endpoint, opened, cause);
         opened.connection.disown(cause);
     }
 
-    /// A connection is not to be used: another one is made, from the name on, after a
-    /// short pause. Nothing that was heard leads there any more.
+    /// Stops using a connection. After a short pause the peer is looked for again, starting from
+    /// its name, and the connection's address is forgotten.
     pub(super) fn leave(&self, endpoint: &Endpoint, opened: &Arc<Opened>, cause: &Cause) {
         let mut state = lock(&self.state);
         if let Phase::Open(open) = &state.phase
@@ -216,7 +216,7 @@ impl Slot {
             .map_err(Cause::Unreachable)
     }
 
-    /// Gives up a connection to an earlier process of the peer than this one.
+    /// Abandons the connection if it leads to an earlier process of the peer than `incarnation`.
     pub(super) fn leave_older(&self, incarnation: u64) {
         let mut state = lock(&self.state);
         if let Phase::Open(opened) = &state.phase
@@ -229,7 +229,7 @@ impl Slot {
         }
     }
 
-    /// What was heard of where the peer is.
+    /// The reported addresses of the peer.
     fn heard(&self, endpoint: &Endpoint) -> Heard {
         endpoint.addresses.heard(self.ordinal).said()
     }
@@ -262,7 +262,7 @@ impl Slot {
     }
 }
 
-/// The pause before the attempt that follows so many failures in a row.
+/// The pause after this many consecutive failures.
 fn pause(first: Duration, most: Duration, failures: u32) -> Duration {
     let doublings = failures.saturating_sub(1).min(31);
     first.saturating_mul(1 << doublings).min(most)

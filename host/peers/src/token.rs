@@ -4,27 +4,26 @@ use std::fmt;
 
 use zeroize::Zeroizing;
 
-/// A secret shared by the shards of a cluster; it is wiped when dropped and
-/// never printed.
+/// A secret shared by the shards of a cluster. It is wiped when dropped, and never printed.
 #[derive(Clone)]
 pub struct Token(Zeroizing<Vec<u8>>);
 
-/// The reason why some bytes cannot be a token.
+/// Why some bytes cannot be a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
-    /// The token is too short to withstand guessing.
+    /// The token is too short to resist guessing.
     #[error("the token has {0} bytes; use at least {least} random ones", least = Token::LEAST)]
     TooShort(usize),
 }
 
 impl Token {
-    /// The fewest bytes a token may have.
+    /// The shortest token, in bytes.
     ///
-    /// Whoever talks to a shard gets a proof to try guesses on at leisure, so
-    /// a short token would be no secret.
+    /// Any process that connects to a shard gets a proof against which it can try guesses offline,
+    /// so a short token would be no secret.
     pub const LEAST: usize = 16;
 
-    /// Makes a token of these bytes.
+    /// A token of these bytes.
     ///
     /// # Errors
     /// When it is too short.
@@ -47,25 +46,24 @@ impl fmt::Debug for Token {
     }
 }
 
-/// The tokens a side accepts, of which it sends a proof of the first.
+/// The tokens that a side accepts. It proves knowledge of the first one.
 ///
-/// To change the token of a running cluster, go through three lists on every
-/// shard: `[old, new]`, then `[new, old]`, then `[new]`.
+/// To change the token of a running cluster, go through three lists on every shard: `[old, new]`,
+/// then `[new, old]`, then `[new]`.
 #[derive(Clone, Debug, Default)]
 pub struct Tokens(Vec<Token>);
 
 impl Tokens {
-    /// No token at all; for use on loopback only.
+    /// No token at all, for use on loopback only.
     pub fn none() -> Self {
         Self::default()
     }
 
-    /// The tokens of a list, the first of which is the one to prove.
+    /// The tokens of a list, the first of which is proved.
     pub fn new(list: Vec<Token>) -> Self {
         Self(list)
     }
 
-    /// Whether there is no token.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -74,14 +72,13 @@ impl Tokens {
         self.0.first()
     }
 
-    /// The number of tokens.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether a token is among them.
+    /// Whether a token is in the list.
     pub(super) fn contain(&self, token: &Token) -> bool {
-        // Both are ours: no stranger sees how long this takes.
+        // Both tokens are ours, so the time taken reveals nothing to a stranger.
         self.iter().any(|other| other.bytes() == token.bytes())
     }
 

@@ -1,4 +1,4 @@
-//! The side of a connection that writes.
+//! The writing half of a connection.
 
 use std::io;
 use std::sync::{Mutex, MutexGuard};
@@ -11,13 +11,13 @@ use super::lock::lock;
 
 const BATCH: usize = 64 << 10;
 
-/// The frames that one kind of side writes, besides pings and pongs.
+/// The frames that one side writes, besides pings and pongs.
 pub(super) trait Queue {
-    /// Takes the next frame, and a permit to keep until it is flushed.
+    /// Takes the next frame, with a permit to hold until it is flushed.
     fn next(&mut self) -> Option<(Frame, Option<OwnedSemaphorePermit>)>;
 }
 
-/// What a side has to write, and the word to its writer that there is more.
+/// The outgoing frames of one side, and a signal to the writer that there are more.
 #[derive(Default)]
 pub(super) struct Outgoing<Q> {
     state: Mutex<State<Q>>,
@@ -25,8 +25,8 @@ pub(super) struct Outgoing<Q> {
     more: Notify,
 }
 
-/// Of pings and pongs the latest of each, so that a peer that pings without
-/// end makes no heap of them.
+/// Only the latest ping and pong are kept, so that a peer that pings without end does not fill the
+/// queue.
 #[derive(Default)]
 struct State<Q> {
     ping: Option<u64>,
@@ -35,7 +35,7 @@ struct State<Q> {
     finish: bool,
 }
 
-/// A queue that is locked; tell the writer if something was added.
+/// A locked queue. Whoever adds a frame must call [`Outgoing::tell`].
 pub(super) struct Locked<'a, Q>(MutexGuard<'a, State<Q>>);
 
 impl<Q> std::ops::Deref for Locked<'_, Q> {
@@ -59,12 +59,12 @@ enum Step {
 }
 
 impl<Q> Outgoing<Q> {
-    /// The queue, held for a moment.
+    /// Locks the queue, to be held only briefly.
     pub(super) fn queue(&self) -> Locked<'_, Q> {
         Locked(lock(&self.state))
     }
 
-    /// Tells the writer that the queue has more.
+    /// Tells the writer that the queue has more frames.
     pub(super) fn tell(&self) {
         self.more.notify_one();
     }
@@ -79,7 +79,7 @@ impl<Q> Outgoing<Q> {
         self.tell();
     }
 
-    /// Has the writer close once all is written.
+    /// Tells the writer to close once everything is written.
     pub(super) fn finish(&self) {
         lock(&self.state).finish = true;
         self.tell();
@@ -102,8 +102,7 @@ impl<Q: Queue> Outgoing<Q> {
         }
     }
 
-    /// Writes what there is, as many frames to a flush as there are, until told
-    /// to finish.
+    /// Writes queued frames until told to finish. Frames that are queued together share one flush.
     pub(super) async fn write<W: AsyncWrite + Unpin>(&self, to: W) -> io::Result<()> {
         let mut to = BufWriter::with_capacity(BATCH, to);
         let mut permits = Vec::new();

@@ -1,48 +1,47 @@
-//! What a StatefulSet does next: a pure function of what is wanted and what is there.
+//! Decides the next step of a StatefulSet: a pure function of the wanted and the current state.
 //!
-//! Pods are made in order, each only when those before it are ready, and go in reverse order. The
-//! number of shards that the data is spread over follows: up when all new Pods are ready, down
-//! first, and Pods go only when nothing is left in them. Nothing here waits for a command to be
-//! done: whatever is wanted meanwhile, [`Set::next`] leads there from where things are.
+//! Pods are created in order, each only when those before it are ready, and removed in reverse
+//! order. The number of shards over which the data is distributed follows: when scaling up, it
+//! changes once all new Pods are ready; when scaling down, it changes first, and a Pod goes only
+//! when it holds no more data. No step waits for a command to be done: if the wanted state changes
+//! meanwhile, [`Set::next`] leads to it from the current state.
 //!
-//! Where the shards hear of the number by themselves ([`Numbers::Heard`]), it is as in Kubernetes:
-//! Pods come and go as wanted, whatever is in them.
+//! If the shards learn the number by themselves ([`Numbers::Heard`]), the set behaves as in
+//! Kubernetes: Pods come and go as wanted, whatever data they hold.
 
 use std::collections::BTreeMap;
 
 use super::observation::Topology;
 
-/// One step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Act {
-    /// Make a Pod and start its process.
+    /// Create a Pod and start its process.
     Create(u32),
-    /// End a Pod: SIGTERM, and SIGKILL after the grace.
+    /// End a Pod: SIGTERM, and SIGKILL after the grace period.
     End(u32),
     /// Set the number of shards in the ConfigMap.
     Publish(u32),
 }
 
-/// How the shards learn how many they are to be.
+/// How the shards learn their number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Numbers {
-    /// By `cluster.shards` in the ConfigMap, which the controller sets.
+    /// From `cluster.shards` in the ConfigMap, which the controller sets.
     #[default]
     Published,
-    /// From an API server. A Pod that is one too many is ended at once.
+    /// From an API server. A surplus Pod is ended at once.
     Heard,
 }
 
-/// How a Pod's process is.
+/// The state of a Pod's process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// It has none just now: it is started again by itself, whatever the others do.
+    /// There is no process now; it is restarted independently of other Pods.
     Down,
-    /// It runs, and is not ready.
+    /// The process runs, and is not ready.
     Running,
-    /// It is ready.
     Ready,
-    /// It was told to end for good.
+    /// The process was told to end for good.
     Ending,
 }
 
@@ -52,7 +51,7 @@ pub(super) struct Pod {
     revision: u64,
 }
 
-/// A StatefulSet with the setting for the number of shards.
+/// A StatefulSet, with the setting for the number of shards.
 #[derive(Clone, Debug)]
 pub(super) struct Set {
     numbers: Numbers,
@@ -60,7 +59,7 @@ pub(super) struct Set {
     published: u32,
     /// Shards from this ordinal on are known to be empty.
     spread: u32,
-    /// The coordinator was seen to have everything as published.
+    /// Whether the coordinator reported that the data is distributed as published.
     confirmed: bool,
     revision: u64,
     ending: bool,
@@ -68,7 +67,7 @@ pub(super) struct Set {
 }
 
 impl Set {
-    /// A set without Pods, whose data is spread over `spread` shards, if there is any.
+    /// A set without Pods. Its data, if there is any, is distributed over `spread` shards.
     pub(super) fn new(numbers: Numbers, wanted: u32, spread: Option<u32>) -> Self {
         let spread = spread.unwrap_or(wanted);
         let published = match numbers {
@@ -124,12 +123,12 @@ impl Set {
         self.ending
     }
 
-    /// Whether the set was told to end and has.
+    /// Whether the set was told to end and has ended.
     pub(super) fn has_ended(&self) -> bool {
         self.ending && self.pods.is_empty()
     }
 
-    /// A Pod's process changed. One that ends for good goes on ending.
+    /// Sets the state of a Pod's process. A Pod that is ending for good stays so.
     pub(super) fn is_now(&mut self, ordinal: u32, phase: Phase) {
         if let Some(pod) = self.pods.get_mut(&ordinal)
             && pod.phase != Phase::Ending
@@ -138,29 +137,30 @@ impl Set {
         }
     }
 
-    /// A Pod that was told to end has.
+    /// Removes a Pod that has ended.
     pub(super) fn is_gone(&mut self, ordinal: u32) {
         self.pods.remove(&ordinal);
     }
 
-    /// What the coordinator says of the topology; `current`: with the published settings in force.
+    /// Takes the coordinator's report on the topology. `current` means that the published settings
+    /// are in force.
     pub(super) fn observe(&mut self, topology: &Topology, current: bool) {
         let all = topology.shards.max(topology.shards_before);
         self.confirmed = current && topology.stable && topology.shards == self.published;
         if self.confirmed {
             self.spread = self.published;
         } else {
-            // A change that nobody wants any more is still carried through, with all it needs.
+            // A change that is no longer wanted is still completed, and needs all its shards.
             self.spread = self.spread.max(all);
         }
     }
 
-    /// Nothing is known of the topology just now.
+    /// Notes that the topology is unknown now.
     pub(super) fn unobserved(&mut self) {
         self.confirmed = false;
     }
 
-    /// Whether all is as wanted.
+    /// Whether everything is as wanted.
     pub(super) fn is_settled(&self) -> bool {
         let all_ready = self
             .pods
@@ -173,7 +173,8 @@ impl Set {
             && self.pods.keys().copied().eq(0..self.wanted)
     }
 
-    /// The next step, which is taken as done; none: there is nothing to do until something changes.
+    /// The next step, which counts as taken. `None` means that nothing is to be done until
+    /// something changes.
     pub(super) fn next(&mut self) -> Option<Act> {
         let act = self.choose()?;
         match act {
@@ -185,7 +186,10 @@ impl Set {
                 self.pods.insert(ordinal, pod);
             }
             Act::End(ordinal) => {
-                let pod = self.pods.get_mut(&ordinal).expect("it was chosen");
+                let pod = self
+                    .pods
+                    .get_mut(&ordinal)
+                    .expect("the step was chosen for an existing Pod");
                 pod.phase = Phase::Ending;
             }
             Act::Publish(shards) => {
@@ -215,7 +219,7 @@ impl Set {
                 None if is_ending => return None,
                 None => return Some(Act::Create(ordinal)),
                 Some(pod) if pod.phase == Phase::Ready => {}
-                // A broken Pod does not hold up its own replacement.
+                // A broken Pod does not delay its own replacement.
                 Some(pod) if pod.revision < self.revision && !is_ending => {
                     return Some(Act::End(ordinal));
                 }

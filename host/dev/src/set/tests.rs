@@ -1,6 +1,6 @@
 use super::*;
 
-/// Carries out what the set says, each step at once, up to a bound; gives the steps.
+/// Takes the set's steps at once, up to a bound, and returns them.
 fn run(set: &mut Set) -> Vec<Act> {
     let mut acts = Vec::new();
     loop {
@@ -114,7 +114,8 @@ fn a_change_of_mind_leads_from_where_things_are() {
     assert_eq!(run(&mut set), [Act::Publish(4), Act::End(4)]);
 }
 
-/// A coordinator that takes up a number of shards that was wanted only for a moment needs them.
+/// A coordinator that has accepted a number of shards needs them, even if that number was wanted
+/// only for a moment.
 #[test]
 fn shards_that_a_change_needs_are_made_again() {
     let mut set = settled(2);
@@ -198,7 +199,7 @@ fn pods_go_at_once_where_the_shards_hear_of_the_number_by_themselves() {
     set.observe(&stable(5), true);
     assert!(set.is_settled());
 
-    // Nothing is known of what is in them, and one goes after another.
+    // The shards' contents are unknown, and they still leave one after another.
     set.scale(3);
     assert_eq!(set.next(), Some(Act::End(4)));
     assert_eq!(set.next(), None);
@@ -210,7 +211,7 @@ fn pods_go_at_once_where_the_shards_hear_of_the_number_by_themselves() {
     set.observe(&stable(3), true);
     assert!(set.is_settled());
 
-    // Where there is data beyond does not matter to a start either.
+    // Nor does a start depend on data in further shards.
     let mut set = Set::new(Numbers::Heard, 2, Some(5));
     assert_eq!(run(&mut set), [0, 1].map(Act::Create));
 }

@@ -1,4 +1,5 @@
-//! A controller's work: performs what the set says is next, and tells the set what became of it.
+//! A controller's work: takes the steps that the set decides on, and reports their results to the
+//! set.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -23,18 +24,18 @@ use super::state_directory::StateDirectory;
 
 mod obey;
 
-/// How often it is told how far a move of partitions is.
+/// How often the progress of moving partitions is reported.
 const TELL_EVERY: Duration = Duration::from_secs(1);
 
-/// What a controller waits for. Of those with a process's number, one of a former process is stale.
+/// The events that a controller waits for. One with the number of an earlier process is stale.
 #[derive(Debug)]
 pub(super) enum Event {
     Command(Command),
     Process(u32, u64, Doing),
     Observed(u32, u64, Option<Observation>),
-    /// The wait after an end is over.
+    /// The pause after a process's end is over.
     Restart(u32, u64),
-    /// The grace is over.
+    /// The grace period is over.
     Grace(u32, u64),
     /// The delay of changed content is over.
     Project(u32),
@@ -45,13 +46,13 @@ pub(super) struct Work {
     place: StateDirectory,
     set: Set,
     shards: BTreeMap<u32, Shard>,
-    /// None: there is nothing to run yet.
+    /// `None` until the first publish: no shard can run yet.
     config: Option<Files>,
     secrets: Files,
     events: UnboundedSender<Event>,
     subscribers: Vec<UnboundedSender<News>>,
     waiters: Vec<oneshot::Sender<Standing>>,
-    /// How many processes there were.
+    /// How many processes were started.
     processes: u64,
     told_moving: Option<Instant>,
     was_settled: bool,
@@ -127,7 +128,7 @@ impl Work {
             .is_some_and(|shard| shard.number == number)
     }
 
-    /// Takes all steps that can be taken now, and tells whoever waits for the last.
+    /// Takes all possible steps, and notifies the waiters if the set has settled.
     fn go_on(&mut self) {
         while self.config.is_some() || self.set.is_ending() {
             let Some(act) = self.set.next() else {
@@ -179,12 +180,15 @@ impl Work {
     fn start(&mut self, ordinal: u32) {
         self.processes += 1;
         let number = self.processes;
-        let shard = self.shards.get_mut(&ordinal).expect("it was made");
+        let shard = self
+            .shards
+            .get_mut(&ordinal)
+            .expect("the shard was created");
         shard.number = number;
         let command = shard.command(&self.options, !self.secrets.is_empty());
         let events = self.events.clone();
         let tell = move |doing| {
-            // Nobody hears it: the controller has ended.
+            // The receiver is gone if the controller has ended.
             let _ = events.send(Event::Process(ordinal, number, doing));
         };
         match Process::start(command, &shard.log(), tell) {
@@ -221,7 +225,7 @@ impl Work {
             .set
             .pod(ordinal)
             .is_some_and(|pod| pod.phase == Phase::Ending);
-        let shard = self.shards.get_mut(&ordinal).expect("it is there");
+        let shard = self.shards.get_mut(&ordinal).expect("the shard exists");
         let ran = shard.ended();
         let (code, signal) = (status.code(), status.signal());
         self.tell(Some(ordinal), What::Ended { code, signal, told });
@@ -235,9 +239,9 @@ impl Work {
         }
     }
 
-    /// Starts a process again in a while, as the kubelet does: whatever the others do.
+    /// Restarts a process after a pause, as the kubelet does, independently of other shards.
     fn again(&mut self, ordinal: u32, ran: Duration) {
-        let shard = self.shards.get_mut(&ordinal).expect("it is there");
+        let shard = self.shards.get_mut(&ordinal).expect("the shard exists");
         let wait = self.options.backoff.after(ran, &mut shard.ends);
         shard.restarts += 1;
         let number = shard.number;
@@ -252,7 +256,7 @@ impl Work {
     }
 
     fn observed(&mut self, ordinal: u32, observation: Option<Observation>) {
-        let shard = self.shards.get_mut(&ordinal).expect("it is there");
+        let shard = self.shards.get_mut(&ordinal).expect("the shard exists");
         let news = shard.observe(observation);
         let phase = if shard.ready {
             Phase::Ready
@@ -262,7 +266,7 @@ impl Work {
         self.set.is_now(ordinal, phase);
         let ending = self.set.pod(ordinal).map(|pod| pod.phase) == Some(Phase::Ending);
         for what in news {
-            // One that ends is not ready, of course.
+            // A shard that is ending is expected not to be ready.
             if what != What::NotReady || !ending {
                 self.tell(Some(ordinal), what);
             }
@@ -313,23 +317,23 @@ impl Work {
         }
     }
 
-    /// The ConfigMap as the shards are to see it.
+    /// The ConfigMap in the form that shards see.
     fn projected(&self) -> Files {
         let config = self
             .config
             .as_ref()
-            .expect("Pods are made when there is one");
+            .expect("Pods are created only after the first publish");
         match self.options.numbers {
             Numbers::Published => with_shards(config, self.set.published()),
             Numbers::Heard => config.clone(),
         }
     }
 
-    /// Lets the newest content reach each shard in its time. One that waits already for its next
-    /// look sees the newest content then.
+    /// Schedules the newest content to reach each shard after its delay. A shard that is already
+    /// scheduled will get the newest content then.
     fn propagate(&mut self) {
         for ordinal in self.shards.keys().copied().collect::<Vec<_>>() {
-            let shard = self.shards.get_mut(&ordinal).expect("it is there");
+            let shard = self.shards.get_mut(&ordinal).expect("the shard exists");
             if shard.awaits_content {
                 continue;
             }
@@ -375,7 +379,7 @@ impl Work {
     }
 }
 
-/// Asks a process how it is, again and again.
+/// Polls a process's status.
 async fn ask(
     admin: SocketAddr,
     mut every: watch::Receiver<Duration>,

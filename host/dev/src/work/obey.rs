@@ -1,4 +1,4 @@
-//! What the controller does when it is told something.
+//! The controller's reactions to commands.
 
 use rustix::process::Signal;
 
@@ -27,7 +27,7 @@ impl Work {
             }
             Command::Restart => self.set.restart(),
             Command::Signal(ordinal, signal, reply) => {
-                // Whoever asked may have gone.
+                // The caller may have gone.
                 let _ = reply.send(self.signal(ordinal, signal));
             }
             Command::Standing(reply) => {

@@ -1,7 +1,7 @@
-//! Kubernetes Events: what `kubectl describe` shows of a Pod and its StatefulSet.
+//! Kubernetes Events, which `kubectl describe` shows for a Pod and its StatefulSet.
 //!
-//! They are told as well as can be: none is waited for, and one that cannot be
-//! posted is dropped and counted. The log says the same things.
+//! They are posted on a best-effort basis: nothing waits for them, and an Event that cannot be
+//! posted is dropped and counted. The log contains the same messages.
 
 mod recorder;
 mod series;
@@ -12,12 +12,12 @@ pub(super) use recorder::Recorder;
 
 use super::pod_identity::PodIdentity;
 
-/// What happened.
+/// The kind of an Event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A generation was refused.
     SwapRefused,
-    /// What was refused is gone, and what is live came back.
+    /// The refused content is gone, and the live content is back.
     SwapRefusalEnded,
     /// A generation went live in place of another.
     GenerationLive,
@@ -25,18 +25,18 @@ pub enum Kind {
     ReshardingStarted,
     /// All partitions are where they belong.
     ReshardingDone,
-    /// Shards that have data are not there, as fewer are wanted.
+    /// Shards that have data do not run because the set was scaled down.
     ShardsMissing,
-    /// They are there again.
+    /// The missing shards run again.
     ShardsBack,
-    /// A shard stores no writes: its disk is full, or its data file is missing.
+    /// A shard refuses writes because its disk is full or its data file is missing.
     WritesRefused,
-    /// It does again.
+    /// The shard accepts writes again.
     WritesResumed,
 }
 
 impl Kind {
-    /// One word for people and filters.
+    /// One word, for people and filters.
     fn reason(self) -> &'static str {
         match self {
             Self::SwapRefused => "SwapRefused",
@@ -51,7 +51,7 @@ impl Kind {
         }
     }
 
-    /// What was being done.
+    /// The action that was being taken.
     fn action(self) -> &'static str {
         match self {
             Self::SwapRefused | Self::SwapRefusalEnded | Self::GenerationLive => "Swap",
@@ -61,7 +61,7 @@ impl Kind {
         }
     }
 
-    /// How much it is to alarm.
+    /// The Event's type: `Normal` or `Warning`.
     fn severity(self) -> &'static str {
         match self {
             Self::SwapRefused | Self::ShardsMissing | Self::WritesRefused => "Warning",
@@ -74,7 +74,7 @@ impl Kind {
         }
     }
 
-    /// What it is about: one Pod, or all of them.
+    /// The object that the Event concerns: one Pod, or the StatefulSet.
     fn regarding(self, place: &PodIdentity, set_uid: Option<String>) -> ObjectReference {
         let (api_version, kind, name, uid) = if self.is_of_the_set() {
             ("apps/v1", "StatefulSet", &place.stateful_set, set_uid)
@@ -91,7 +91,7 @@ impl Kind {
         }
     }
 
-    /// Whether it is about the StatefulSet.
+    /// Whether the Event concerns the StatefulSet.
     fn is_of_the_set(self) -> bool {
         match self {
             Self::ReshardingStarted
@@ -107,19 +107,17 @@ impl Kind {
     }
 }
 
-/// One thing that happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// Of which kind.
     pub kind: Kind,
-    /// What it is, for people.
+    /// The message for people.
     pub note: String,
 }
 
-/// The longest note that the API server takes, in bytes.
+/// The longest note that the API server accepts, in bytes.
 const LONGEST_NOTE: usize = 1024;
 
-/// A note that the API server takes.
+/// Shortens a note to a length that the API server accepts.
 fn shortened(note: &str) -> String {
     if note.len() <= LONGEST_NOTE {
         return note.to_owned();

@@ -1,4 +1,4 @@
-//! Takes Events from whoever says them, and posts them.
+//! Queues Events and posts them.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
@@ -21,20 +21,20 @@ use super::super::server;
 use super::series::{Decision, Series};
 use super::{Event, shortened};
 
-/// How many may wait to be posted.
+/// The most Events that wait to be posted.
 const WAITING: usize = 64;
-/// How often one is tried.
+/// The most attempts to post one Event.
 const TRIES: u32 = 3;
-/// Who says it, in each Event.
+/// The reporting controller named in each Event.
 const CONTROLLER: &str = "ostrakon";
 
-/// Takes Events, and posts them while it is let to.
+/// Queues Events, and posts them while `post` runs.
 #[derive(Debug)]
 pub(in super::super) struct Recorder {
     send: mpsc::Sender<Event>,
-    /// Taken by the one who posts.
+    /// Locked by the running `post`.
     waiting: tokio::sync::Mutex<mpsc::Receiver<Event>>,
-    /// Why they are not posted. A std mutex: held for a copy.
+    /// Why Events are not posted. A std mutex, held only for a copy.
     problem: Mutex<Option<String>>,
     metrics: Arc<Metrics>,
 }
@@ -44,7 +44,7 @@ pub(in super::super) struct Recorder {
 enum NotPosted {
     #[error(transparent)]
     Client(#[from] kube::Error),
-    #[error("the API server said nothing for {0:?}")]
+    #[error("the API server did not answer for {0:?}")]
     Silent(Duration),
 }
 
@@ -56,9 +56,10 @@ impl NotPosted {
         }
     }
 
-    /// Whether the same may be posted later.
+    /// Whether posting the same Event later may succeed.
     fn is_transient(&self) -> bool {
-        // Too many requests, and its own faults; anything else it has understood.
+        // 429 and server faults are transient. With any other code the server has understood the
+        // request and rejected it.
         self.code().is_none_or(|code| code == 429 || code >= 500)
     }
 }
@@ -74,7 +75,7 @@ impl Recorder {
         }
     }
 
-    /// Has it posted, or drops it where too many wait.
+    /// Queues an Event, or drops it if too many wait.
     pub(in super::super) fn record(&self, event: Event) {
         if self.send.try_send(event).is_err() {
             self.metrics.kubernetes.event_dropped();
@@ -89,7 +90,7 @@ impl Recorder {
             .clone()
     }
 
-    /// Posts one after another, for as long as it is polled.
+    /// Posts Events one after another, for as long as it is polled.
     pub(in super::super) async fn post(&self, place: &PodIdentity, timing: &Timing) {
         let mut waiting = self.waiting.lock().await;
         let mut poster = Poster {
@@ -113,7 +114,7 @@ impl Recorder {
         let problem = match posted {
             Ok(_) => None,
             Err(error) if error.code() == Some(403) => Some(format!(
-                "{}: give this Pod's ServiceAccount a Role that allows to create and patch events.events.k8s.io, or do without Events",
+                "{}: give this Pod's ServiceAccount a Role that allows it to create and patch events.events.k8s.io, or do without Events",
                 with_causes(&error)
             )),
             Err(error) => Some(with_causes(&error)),
@@ -128,17 +129,18 @@ impl Recorder {
     }
 }
 
-/// Posts Events, and remembers which it did.
+/// Posts Events, and remembers the posted ones.
 struct Poster<'a> {
     place: &'a PodIdentity,
     timing: &'a Timing,
     series: Series,
-    /// Tells the StatefulSet from former ones of its name, once it is asked for.
+    /// Distinguishes the StatefulSet from earlier ones of its name. Known once it has been looked
+    /// up.
     set_uid: Option<String>,
 }
 
 impl Poster<'_> {
-    /// Says whether it was posted: there may have been too many.
+    /// Returns false if the Event exceeded the rate limit and was not posted.
     async fn try_some_times(&mut self, event: &Event) -> Result<bool, NotPosted> {
         let mut decision = self.series.decide(event, Instant::now());
         let mut tries = 0;
@@ -151,7 +153,7 @@ impl Poster<'_> {
                 Err(error)
                     if error.code() == Some(404) && matches!(decision, Decision::Count(..)) =>
                 {
-                    // What it repeats is too old to be there still.
+                    // The Event that this one repeats is too old and has been deleted.
                     self.series.forget(event);
                     decision = Decision::Post;
                 }
@@ -201,8 +203,8 @@ impl Poster<'_> {
         Ok(true)
     }
 
-    /// `kubectl describe` shows what names the very object. Without it, an Event
-    /// is only in the list of all.
+    /// `kubectl describe` shows only Events that name the object's uid. Without it, an Event
+    /// appears only in the list of all Events.
     async fn uid_of_the_set(&self, client: kube::Client) -> Option<String> {
         let wanted = ListParams::default().fields(&server::selector(self.place));
         let sets = server::stateful_sets(client, self.place);
@@ -211,7 +213,7 @@ impl Poster<'_> {
     }
 }
 
-/// A name that no other Event has: the Pod's, and the time in nanoseconds.
+/// A unique name for an Event: the Pod's name, and the time in nanoseconds.
 fn name(pod: &str) -> String {
     format!("{pod}.{:x}", unix_time(SystemTime::now()).as_nanos())
 }

@@ -1,5 +1,5 @@
-//! Which Events are posted: repeats are counted in the one that is there, and
-//! many different ones are bounded. A function of what was posted and when.
+//! Decides which Events are posted: repeats are counted in the existing Event, and different ones
+//! are rate limited. A pure function of earlier Events and the time.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -8,16 +8,16 @@ use tokio::time::Instant;
 
 use super::Event;
 
-/// A repeat within this time is of the same series.
+/// A repeat within this time belongs to the same series.
 const SERIES: Duration = Duration::from_mins(10);
-/// How many are remembered.
+/// How many Events are remembered.
 const REMEMBERED: usize = 16;
-/// How many may be posted in a row.
+/// How many Events may be posted in a row.
 const BURST: u32 = 20;
-/// After this time, one more.
+/// The time after which one more Event may be posted.
 const REFILL: Duration = Duration::from_secs(10);
 
-/// What was posted lately.
+/// The Events posted recently.
 #[derive(Debug)]
 pub(super) struct Series {
     posted: VecDeque<Posted>,
@@ -33,14 +33,14 @@ struct Posted {
     last: Instant,
 }
 
-/// What is to be done with an Event.
+/// The treatment of an Event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Decision {
-    /// It is new.
+    /// Post it as a new Event.
     Post,
-    /// It is this one, so many times by now.
+    /// Update the Event of this name to this count.
     Count(String, i32),
-    /// There were too many.
+    /// Drop it, because the rate limit is exceeded.
     Drop,
 }
 
@@ -75,7 +75,7 @@ impl Series {
         }
     }
 
-    /// A new one was posted under this name.
+    /// Remembers a new Event that was posted under this name.
     pub(super) fn posted(&mut self, event: Event, name: String, now: Instant) {
         self.forget(&event);
         if self.posted.len() == REMEMBERED {
@@ -89,7 +89,7 @@ impl Series {
         });
     }
 
-    /// What was posted is not there any more.
+    /// Forgets an Event that no longer exists.
     pub(super) fn forget(&mut self, event: &Event) {
         self.posted.retain(|posted| posted.event != *event);
     }

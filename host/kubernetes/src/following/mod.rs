@@ -1,9 +1,9 @@
-//! What to ask the API server next, by what it said: a pure function of both.
+//! Decides what to ask the API server next, from its earlier answers: a pure function.
 //!
-//! A list says how things are, and a version from which a watch says how they
-//! change. A watch that ends is begun again from the last version that was said,
-//! so that nothing is missed; where the API server has forgotten that version or
-//! refuses it, and every so often, all is listed again.
+//! A list returns the current state, and a version from which a watch reports the changes. When a
+//! watch ends, the next one begins from the last reported version, so that nothing is missed. If
+//! the API server has forgotten that version or rejects it, and at regular intervals, the follower
+//! lists again.
 
 use std::time::Duration;
 
@@ -12,57 +12,55 @@ use ostrakon_settings::settings::MAX_SHARDS;
 
 use super::problem::Problem;
 
-/// A watch that ended sooner, and said nothing, is not begun again at once.
+/// After a watch that ended sooner than this without an event, the next one is not begun at once.
 const QUICK: Duration = Duration::from_secs(1);
 
-/// After so many watches all is listed again. An API server that was restored from an
-/// older copy lets one watch from a version that it has not reached, and says nothing.
+/// After this many watches the follower lists again. An API server that was restored from an older
+/// copy accepts a watch from a version that it has not reached, and stays silent.
 const LIST_AFTER: u32 = 10;
 
-/// What to ask next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Ask {
-    /// How things are.
     List,
-    /// What changes from this version on.
+    /// Watch the changes from this version on.
     Watch(String),
 }
 
-/// A StatefulSet, as far as it counts.
+/// The relevant part of a StatefulSet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Seen {
     pub(super) replicas: i32,
     pub(super) is_deleting: bool,
 }
 
-/// What was heard.
+/// An answer from the API server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Heard {
-    /// All there is, and up to which version.
+    /// The version of a list, and the StatefulSet, if it exists.
     Listed(String, Option<Seen>),
-    /// It is so from this version on.
+    /// The StatefulSet changed to this state at this version.
     Changed(String, Seen),
-    /// It is gone from this version on.
+    /// The StatefulSet was deleted at this version.
     Deleted(String),
     /// Nothing changed up to this version.
     Bookmark(String),
-    /// A watch ended in good order, after so long.
+    /// A watch ended in good order after this time.
     Ended(Duration),
-    /// The version is forgotten there.
+    /// The API server has forgotten the version.
     Gone,
-    /// Nothing was heard, for this reason.
+    /// The request failed for this reason.
     Failed(Problem),
 }
 
-/// How following stands.
+/// The state of following the StatefulSet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Following {
     next: Ask,
     missing: Problem,
     replicas: Replicas,
-    /// Why the StatefulSet, as it was last heard of, has no number to go by.
+    /// Why the last known StatefulSet has no usable number.
     unfit: Option<Problem>,
-    /// Why nothing was heard last.
+    /// Why the last request failed.
     failure: Option<Problem>,
     failures: u32,
     /// How many watches have ended in good order since the last list.
@@ -71,7 +69,8 @@ pub(super) struct Following {
 }
 
 impl Following {
-    /// Nothing is heard yet. `missing` is what it means that there is none.
+    /// The state before any answer. `missing` is the problem to report if the StatefulSet does not
+    /// exist.
     pub(super) fn new(missing: Problem) -> Self {
         Self {
             next: Ask::List,
@@ -85,28 +84,28 @@ impl Following {
         }
     }
 
-    /// What to ask next.
+    /// The next request.
     pub(super) fn next(&self) -> Ask {
         self.next.clone()
     }
 
-    /// What counts.
+    /// The number of replicas to use.
     pub(super) fn replicas(&self) -> Replicas {
         self.replicas
     }
 
-    /// What is wrong, if anything is.
+    /// The current problem, if any.
     pub(super) fn problem(&self) -> Option<&Problem> {
         self.failure.as_ref().or(self.unfit.as_ref())
     }
 
-    /// How often it failed since a watch last said something: so much longer is
-    /// waited before the next question.
+    /// The consecutive failures since a watch last reported something, which determine the wait
+    /// before the next request.
     pub(super) fn failures(&self) -> u32 {
         self.failures
     }
 
-    /// Whether what was heard last says how things are, and is no failure.
+    /// Whether the last answer reported the state and is not a failure.
     pub(super) fn has_heard(&self) -> bool {
         self.has_heard
     }
@@ -118,8 +117,8 @@ impl Following {
             _ => true,
         };
         match heard {
-            // A watch may have failed before it, and may again: only one that
-            // goes on ends the row of failures.
+            // The list succeeded, but the watches may keep failing: only a watch that continues
+            // ends the run of failures.
             Heard::Listed(version, seen) => {
                 self.next = Ask::Watch(version);
                 self.failure = None;
@@ -150,7 +149,7 @@ impl Following {
             }
             Heard::Failed(problem) => {
                 self.failures = self.failures.saturating_add(1);
-                // It may be about the version: one that it has not reached, say.
+                // The cause may be the version, for example one that the server has not reached.
                 if matches!(problem, Problem::Refused { .. }) {
                     self.next = Ask::List;
                 }

@@ -22,11 +22,11 @@ fn unreachable() -> Problem {
     Problem::Unreachable("refused".to_owned())
 }
 
-/// What is heard, and then: what counts, what is wrong, what is asked next, and
-/// how many failures in a row there were.
+/// An answer, and then the expected number, problem, next request and number of consecutive
+/// failures.
 #[expect(
     clippy::needless_pass_by_value,
-    reason = "what is expected is written where it is called"
+    reason = "the expected values are written at the call"
 )]
 fn check(heard: &[Heard], replicas: Replicas, problem: Option<Problem>, next: Ask, failures: u32) {
     let mut following = Following::new(missing());
@@ -83,7 +83,7 @@ fn a_watch_that_ends_or_fails_is_begun_again_where_it_was() {
         watch("7"),
         0,
     );
-    // One that ends at once would be asked for in a circle.
+    // A watch that ends at once must not be repeated in a tight loop.
     let short = Heard::Ended(Duration::from_millis(1));
     check(
         &[listed.clone(), short.clone(), short],
@@ -169,7 +169,7 @@ fn what_cannot_be_asked_leaves_the_last_number() {
             1,
         );
     }
-    // Before there is one, whoever waits need not where waiting does not help.
+    // Before a number is known, callers do not wait where waiting does not help.
     let failed = Heard::Failed(forbidden.clone());
     check(&[failed], Replicas::None, Some(forbidden), Ask::List, 1);
     let failed = Heard::Failed(unreachable());
@@ -205,7 +205,7 @@ fn a_set_that_is_gone_going_or_scaled_to_nothing_has_no_number() {
             watch("8"),
             0,
         );
-        // A failure is shown while it lasts, and no longer.
+        // A failure is shown only while it lasts.
         let mut so_far = so_far.to_vec();
         so_far.push(Heard::Failed(unreachable()));
         check(&so_far, Replicas::None, Some(unreachable()), watch("8"), 1);

@@ -1,4 +1,4 @@
-//! Events are posted where that can be, and nobody waits for them.
+//! Events are posted if possible, and nothing waits for them.
 
 use serde_json::Value;
 
@@ -17,7 +17,6 @@ impl Pod {
         self.runtime.spawn(async move { kubernetes.tell().await });
     }
 
-    /// Waits for an Event with a note.
     fn event(&self, note: &str) -> Value {
         self.server.wait_for("the Event", |server| {
             server
@@ -75,7 +74,7 @@ fn an_event_says_what_happened_to_whom() {
     );
     pod.waits_for_metric("ostrakon_kubernetes_events_posted_total", 3.0);
 
-    // Its note has to fit.
+    // A note that must be shortened.
     pod.kubernetes.record(refused(&"x".repeat(5000)));
     pod.event(&format!("{}...", "x".repeat(1021)));
 }

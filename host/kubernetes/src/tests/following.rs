@@ -1,4 +1,4 @@
-//! How many replicas there are to be is heard, whatever goes wrong meanwhile.
+//! The number of replicas arrives, whatever goes wrong meanwhile.
 
 use std::fs;
 
@@ -37,7 +37,8 @@ fn the_number_and_its_changes_are_heard_by_one_list_and_a_watch() {
     assert_eq!(pod.metric("ostrakon_kubernetes_failures_total"), Some(0.0));
 }
 
-/// A shard that started while the API server was away once showed no time at all, and no alert came.
+/// Regression: a shard that started while the API server was away showed no time at all, and no
+/// alert fired.
 #[test]
 fn since_when_nothing_is_heard_is_shown_from_the_first_question_on() {
     let pod = Pod::new(3);
@@ -49,7 +50,7 @@ fn since_when_nothing_is_heard_is_shown_from_the_first_question_on() {
     let first = heard.expect("it is shown");
     assert!(first >= began, "{first} is before {began}");
     assert_eq!(pod.kubernetes.status().heard, None);
-    // It stays while it fails, and goes on when it is heard.
+    // It stays while requests fail, and advances once the number is received.
     let failures = pod.metric("ostrakon_kubernetes_failures_total");
     pod.server.wait_for("more failures", |_| {
         (pod.metric("ostrakon_kubernetes_failures_total") > failures).then_some(())
@@ -116,7 +117,7 @@ fn bookmarks_spare_the_list() {
         .fail(|faults| faults.bookmark_every = Some(Duration::from_millis(20)));
     pod.server.change(|world| world.pass(1000));
     let heard = || pod.kubernetes.status().heard;
-    // Two, for the first may have been under way when versions passed.
+    // Two, because the first may have been under way when versions passed.
     for _ in 0..2 {
         let before = heard();
         pod.server
@@ -141,7 +142,7 @@ fn a_watch_that_ends_in_good_order_is_no_failure() {
     pod.hears(Replicas::Are(5));
     assert_eq!(pod.asked("list"), 1);
     assert_eq!(pod.metric("ostrakon_kubernetes_failures_total"), Some(0.0));
-    // One that ends at once is not asked for as fast as can be.
+    // A watch that ends at once is not repeated as fast as possible.
     let soon = Some(Duration::ZERO);
     pod.server.fail(|faults| faults.watch_at_most = soon);
     let (before, began) = (pod.asked("watch"), Instant::now());
@@ -155,11 +156,11 @@ fn a_watch_that_ends_in_good_order_is_no_failure() {
 #[test]
 fn a_server_that_hangs_without_a_sign_is_left() {
     let pod = Pod::following();
-    // By the watch, so that it is one that hangs.
+    // Received through the watch, so that the watch is the request that hangs.
     pod.server.scale(4);
     pod.hears(Replicas::Are(4));
     pod.server.fail(|faults| faults.is_silent = true);
-    pod.problem("said nothing for 1.5s");
+    pod.problem("did not answer for 1.5s");
     assert_eq!(*pod.kubernetes.replicas().borrow(), Replicas::Are(4));
     pod.server.scale(5);
     pod.server.fail(|faults| faults.is_silent = false);
@@ -208,7 +209,7 @@ fn who_may_not_ask_is_told_which_role_is_missing() {
     let pod = Pod::new(3);
     let rules = pod.server.change(|world| std::mem::take(&mut world.rules));
     pod.follow();
-    // At once, for whoever waits.
+    // At once, so that callers need not wait.
     pod.hears(Replicas::None);
     let problem = pod.problem("forbids");
     for part in [
@@ -266,7 +267,7 @@ fn a_set_that_is_deleted_scaled_to_nothing_or_too_large_leaves_no_number_to_go_b
         pod.server.scale(replicas);
         pod.problem(problem);
         assert_eq!(*pod.kubernetes.replicas().borrow(), Replicas::None);
-        // What was heard last is shown.
+        // The last known number is shown.
         assert_eq!(pod.kubernetes.status().replicas, Some(4));
     }
 }

@@ -1,4 +1,4 @@
-//! Against an API server that is as strict as the real one, and has its faults.
+//! Tests with an API server that is as strict as the real one, and can fail like it.
 
 mod events;
 mod following;
@@ -12,7 +12,7 @@ use tokio::runtime::Runtime;
 
 use super::*;
 
-/// Short, so that what must be waited for comes soon.
+/// Short, so that tests need not wait for long.
 const TIMING: Timing = Timing {
     answer: Duration::from_millis(500),
     watch: Duration::from_secs(1),
@@ -56,7 +56,7 @@ impl Pod {
         }
     }
 
-    /// One that follows its StatefulSet of three, and has heard of it.
+    /// A Pod that follows its StatefulSet of three, and has received the number.
     fn following() -> Self {
         let pod = Self::new(3);
         pod.follow();
@@ -82,7 +82,7 @@ impl Pod {
         );
     }
 
-    /// Waits until something is wrong, and gives what is said of it.
+    /// Waits until a problem that contains `part` is reported, and returns it.
     fn problem(&self, part: &str) -> String {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -103,7 +103,7 @@ impl Pod {
         });
     }
 
-    /// How often it was asked like that.
+    /// How often the API server received a request of this kind.
     fn asked(&self, verb: &str) -> usize {
         let asked = self.server.asked();
         asked

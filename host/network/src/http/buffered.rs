@@ -12,7 +12,7 @@ use super::wire::Activity;
 /// The size up to which a connection's read buffer is not counted.
 const FREE: usize = 16 * 1024;
 /// The most buffer memory that an h2 client's header table can keep alive. A table of 4 KiB has
-/// room for 107 of the shortest entries, and each may be the last of a frame with its head, and of
+/// room for 107 of the shortest URIs, and each may be the last of a frame with its head, and of
 /// the buffer that it shares with the next one.
 const KEPT_BY_TABLE: usize = 107 * (16 + 8) * 1024;
 /// Bytes that an h2 client may send before its kept memory is counted.

@@ -105,7 +105,7 @@ impl Caller {
         loop {
             let changed = async {
                 if door.changed().await.is_err() {
-                    // A plain connection's standing never changes.
+                    // The sender is gone, so the door no longer changes.
                     std::future::pending::<()>().await;
                 }
             };

@@ -36,7 +36,6 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
-    /// The path is invalid.
     #[error("{path:?} is not a path: begin it with / and percent-encode it")]
     Path {
         path: String,
@@ -47,9 +46,7 @@ pub enum Error {
     /// The connection ended before the answer was complete.
     #[error("{address} ended the connection before it had answered: try again")]
     Exchange {
-        /// The server's address.
         address: SocketAddr,
-        /// The cause.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },

@@ -17,7 +17,6 @@ use crate::tls;
 /// One in so many connections may be in a TLS handshake at a time.
 const HANDSHAKING: usize = 2;
 
-/// An accepted connection.
 pub(super) struct Entered {
     pub(super) stream: Stream,
     pub(super) caller: Caller,

@@ -37,7 +37,6 @@ enum Standing {
     Begun,
 }
 
-/// The taken places.
 #[derive(Debug, Default)]
 pub(super) struct Places {
     taken: HashMap<Id, Holder>,

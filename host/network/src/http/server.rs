@@ -27,49 +27,50 @@ use super::{LiveLimits, linger, refusals};
 use crate::descriptors::NotAccepted;
 use crate::handshake_backlog::HandshakeBacklog;
 
-/// How much the system keeps for a connection, in bytes: of what its client has sent and the host has not
-/// read, and of what the host has said and the client has not taken. Linux keeps twice as much, with
-/// what that costs beside the bytes, and of what is said up to 64 KiB more. Enough that a client nearby
-/// never waits.
+/// The system's buffer sizes per connection, in bytes: for received data that the host has not
+/// read, and for sent data that the client has not taken. Linux reserves twice as much to cover
+/// its bookkeeping, and up to 64 KiB more for sent data. Large enough that a nearby client never
+/// waits.
 const MAX_UNREAD: usize = 64 * 1024;
 const MAX_UNTAKEN: usize = 64 * 1024;
-/// How much of the latter it takes from the host before the client's system makes room for it.
+/// How much unsent data the system accepts from the host before the client's system makes room for
+/// it.
 #[cfg(target_os = "linux")]
 const MAX_UNSENT: u32 = 64 * 1024;
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
-/// Connections beyond the limit that are told so at a time, the oldest of which make room for those
-/// that come; and as many that have lost their place and are yet to go.
+/// How many connections beyond the limit can be in refusal at a time; a newer one evicts the
+/// oldest of them. As many again may have been evicted and not have ended yet.
 const MAX_LEAVING: usize = 64;
-/// The same as a part of the limit.
+/// The same bound, as one in so many of the limit.
 const LEAVING_PART: usize = 8;
-/// How long an h2 connection that has lost its place may take to say so to its client.
+/// How long an evicted h2 connection may take to tell its client.
 const GOAWAY_GRACE: Duration = Duration::from_millis(250);
-/// How long a new connection waits for one that has lost its place, where too many have: longer than
-/// those may take.
+/// How long a new connection waits for an evicted one to end when too many have not ended yet:
+/// longer than those may take.
 const LEAVING_WAIT: Duration = Duration::from_millis(500);
-/// How long to wait when no connection can be accepted, for want of file descriptors, say.
+/// The pause after a failed accept, for example for lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// What answers requests.
+/// Answers requests.
 pub trait Handler: Send + Sync + 'static {
-    /// The answer to a request whose body is not to be read, if it is such a one. What is in its
-    /// head and not for [`Handler::call`] is taken out here.
+    /// The answer to a request that is refused before its body is read, if it is refused. Removes
+    /// from the head whatever [`Handler::call`] must not see.
     fn refuse(&self, head: &mut request::Parts, caller: &Caller) -> Option<Response<Bytes>> {
         let _ = (head, caller);
         None
     }
 
-    /// Completes when clients are to go elsewhere, while their requests are still
-    /// answered. Where it can be said without losing one, in h2, they are told so.
+    /// Completes when clients should move elsewhere, while their requests are still answered.
+    /// Clients are told where that loses no request, which is in h2.
     fn leaving(&self) -> impl Future<Output = ()> + Send {
         std::future::pending()
     }
 
-    /// The answer to a request. Dropped when the client resets its connection, or in h2 closes it or
-    /// cancels the request; in HTTP/1 the end of what it sends may mean that it waits. A panic is
-    /// answered with status 500.
+    /// The answer to a request. The future is dropped when the client resets its connection, or,
+    /// in h2, closes it or cancels the request. In HTTP/1 a client that closes its sending side
+    /// may still wait for the answer. A panic is answered with status 500.
     fn call(
         &self,
         request: Request<Bytes>,
@@ -77,31 +78,32 @@ pub trait Handler: Send + Sync + 'static {
     ) -> impl Future<Output = Response<Bytes>> + Send;
 }
 
-/// A bound port.
 #[derive(Debug)]
 pub struct Server {
     listener: std::net::TcpListener,
     address: SocketAddr,
-    /// What answers are dated by.
+    /// The clock for the `date` header.
     pub(super) clock: fn() -> SystemTime,
 }
 
 impl Server {
-    /// Binds an address; port 0 means any that is free. Connections wait until [`Server::run`].
+    /// Binds an address; port 0 picks a free port. Connections wait in the system's backlog until
+    /// [`Server::run`] is called.
     ///
     /// # Errors
-    /// When the address cannot be bound: it is in use, or not this machine's.
+    /// When the address cannot be bound because it is in use, or not an address of this machine.
     pub fn bind(address: SocketAddr) -> io::Result<Self> {
         let socket = Socket::new(
             Domain::for_address(address),
             Type::STREAM,
             Some(Protocol::TCP),
         )?;
-        // A restart does not wait for the connections of the process before to be forgotten.
+        // A restart need not wait until the system has forgotten the previous process's
+        // connections.
         socket.set_reuse_address(true)?;
         socket.set_nonblocking(true)?;
-        // Connections have it from their listener. What the system keeps counts nowhere else in this
-        // process, and it would keep megabytes for each.
+        // Connections inherit this from their listener. The system's buffers are not counted
+        // anywhere else in this process, and would otherwise grow to megabytes per connection.
         socket.set_recv_buffer_size(MAX_UNREAD)?;
         socket.set_send_buffer_size(MAX_UNTAKEN)?;
         #[cfg(target_os = "linux")]
@@ -117,20 +119,20 @@ impl Server {
         })
     }
 
-    /// The address that is bound.
     pub fn local_addr(&self) -> SocketAddr {
         self.address
     }
 
-    /// Accepts connections until `shutdown` is true or its sender is gone. Then tells open
-    /// connections to close, waits until their requests are answered, and returns. The wait has no
-    /// bound of its own: dropping the future cuts all connections.
+    /// Accepts connections until `shutdown` is true or its sender is gone. Then asks open
+    /// connections to close, waits until their requests are answered, and returns. This wait has
+    /// no bound of its own; dropping the future cuts all connections.
     ///
-    /// Where the `door` has TLS, nothing else is spoken; connections that it would not let in any
-    /// more when it changes are told to go, and nothing that they ask is answered.
+    /// If the `door` has TLS, plain connections are refused. When the door changes, connections
+    /// that it would no longer admit are told to leave, and none of their further requests is
+    /// answered.
     ///
     /// # Errors
-    /// When the runtime cannot take the socket.
+    /// When the runtime cannot register the socket.
     pub async fn run<H: Handler>(
         self,
         handler: Arc<H>,
@@ -171,7 +173,7 @@ impl Server {
                         let most = limits.max_connections;
                         let leaving = (most / LEAVING_PART).clamp(1, MAX_LEAVING);
                         if places.len() >= most + leaving {
-                            // Those that have lost their place may not have been able to go yet.
+                            // Evicted connections may not have ended yet.
                             let left = timeout(LEAVING_WAIT, connections.join_next_with_id()).await;
                             if let Ok(Some(ended)) = left {
                                 places.leave(task_of(ended));
@@ -191,7 +193,7 @@ impl Server {
                             continue;
                         }
                         shared.metrics.connection_refused(label);
-                        // In TLS it takes a handshake to say anything, and that takes a place.
+                        // In TLS a refusal needs a handshake, and a handshake needs a place.
                         if shared.door.borrow().is_none() {
                             if told.len() >= leaving {
                                 told_places.make_room(Duration::ZERO);
@@ -205,8 +207,8 @@ impl Server {
                         }
                     }
                     Err(error) => {
-                        // The connection's own failure, or this process's want of something that
-                        // comes back when others end.
+                        // Either the connection itself failed, or this process lacks a resource
+                        // that is freed when other connections end.
                         if let Some(count) = not_accepted.count() {
                             tracing::warn!(listener = Listener::VALUES[label.index()], count, %error, "connections could not be accepted: raise the limit on open files, or lower http.max_connections");
                         }
@@ -230,12 +232,12 @@ pub(super) async fn down(shutdown: &mut watch::Receiver<bool>) {
     let _told_or_gone = shutdown.wait_for(|down| *down).await;
 }
 
-/// Which task has ended, well or not.
+/// The task that has ended, whether it succeeded or failed.
 fn task_of(ended: Result<(Id, ()), JoinError>) -> Id {
     ended.map_or_else(|error| error.id(), |(task, ())| task)
 }
 
-/// Tells a connection for which there is no place so, until it has gone or has lost that, too.
+/// Answers a connection beyond the limit with a refusal, until it has ended or was evicted.
 async fn refuse(
     stream: TcpStream,
     (activity, mut lost): (Arc<Activity>, Lost),
@@ -248,8 +250,8 @@ async fn refuse(
     }
 }
 
-/// Serves a connection until it has ended, or has lost its place and does nothing that it is to be
-/// kept for.
+/// Serves a connection until it has ended, or has been evicted and has nothing left to be kept
+/// for.
 async fn serve<H: Handler>(
     shared: Arc<Shared<H>>,
     stream: TcpStream,
@@ -257,7 +259,7 @@ async fn serve<H: Handler>(
     (activity, mut lost): (Arc<Activity>, Lost),
     shutdown: watch::Receiver<bool>,
 ) {
-    // Answers are whole when they are written: nothing is gained by waiting for more.
+    // Answers are written whole, so waiting for more data gains nothing.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(client = %peer, %error, "connection ended");
         return;
@@ -265,11 +267,13 @@ async fn serve<H: Handler>(
     let limits = Arc::clone(&shared.limits);
     let place = (Arc::clone(&activity), lost.clone());
     let mut connection = pin!(connection::serve(shared, stream, peer, place, shutdown));
-    // A client that sends without a pause takes all of the task's budget each time.
+    // Unconstrained: a client that sends without a pause would otherwise use up the task's budget
+    // each time.
     let mut told = pin!(unconstrained(down(&mut lost)));
     let (mut is_lost, mut grace) = (false, None);
     std::future::poll_fn(|context| {
-        // First the connection: what has come is read, and may be a request that is to be run.
+        // The connection is polled first: received bytes are read, and may be a request that must
+        // be run.
         if connection.as_mut().poll(context).is_ready() {
             return Poll::Ready(());
         }
@@ -278,7 +282,7 @@ async fn serve<H: Handler>(
             return Poll::Pending;
         }
         if activity.began().0 == Phase::Idle {
-            // HTTP/1 is closed already; in h2 its client is told, and may have to answer.
+            // An HTTP/1 connection is closed by now; an h2 client is told, and may have to answer.
             let grace = grace.get_or_insert_with(|| Box::pin(unconstrained(sleep(GOAWAY_GRACE))));
             ready!(grace.as_mut().poll(context));
         }

@@ -20,7 +20,7 @@ use super::taken::{self, Taken};
 use super::wire::{Activity, InFlight};
 use super::{Caller, Handler, LiveLimits, Refusal, head, heads, refusals, unwanted};
 
-/// What the requests of one connection share.
+/// State shared by a connection's requests.
 #[derive(Debug)]
 pub(super) struct Requests<H> {
     pub(super) handler: Arc<H>,
@@ -33,8 +33,8 @@ pub(super) struct Requests<H> {
     pub(super) clock: fn() -> SystemTime,
 }
 
-/// A request whose head has come, and counts until it is answered; its body only, where there is no
-/// room for its head.
+/// A request whose head has arrived. It is counted until it is answered. If there is no room for
+/// its head, only its body is kept.
 struct Begun {
     request: Result<Request<Incoming>, Incoming>,
     version: Version,
@@ -44,12 +44,13 @@ struct Begun {
 }
 
 impl<H: Handler> Requests<H> {
-    /// Answers a request: with the handler's response, or with a refusal.
+    /// Answers a request with the handler's response or with a refusal.
     pub(super) fn answer(
         self: &Arc<Self>,
         request: Request<Incoming>,
     ) -> impl Future<Output = Response<Taken>> + Send + use<H> {
-        // Now, and not when the future is polled: others may be called before that.
+        // Counted now and not when the future is polled, because more requests may arrive before
+        // that.
         let begun = self.begin(request);
         let requests = Arc::clone(self);
         async move { requests.finish(begun).await }
@@ -96,7 +97,7 @@ impl<H: Handler> Requests<H> {
             Err(refused) => refused,
         };
         if version == Version::HTTP_2 {
-            // The stream ends, not the connection: the header is HTTP/1's.
+            // The header belongs to HTTP/1; in h2 only the stream ends.
             response.headers_mut().remove(CONNECTION);
         }
         response.headers_mut().insert(DATE, date((self.clock)()));
@@ -105,7 +106,7 @@ impl<H: Handler> Requests<H> {
             StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED
         );
         let length = response.body().len();
-        // Of what has no body, the length is not said: not known, or 0.
+        // An answer without a body keeps no length: it is unknown, or 0.
         if head && has_body {
             response
                 .headers_mut()
@@ -123,8 +124,8 @@ impl<H: Handler> Requests<H> {
         })
     }
 
-    /// The request with its body, which counts as long as it is held; or the answer that the
-    /// request gets without a handler.
+    /// The request with its body, which is counted as long as it is held; or the answer, if the
+    /// request is answered without the handler.
     async fn read(
         &self,
         request: Request<Incoming>,
@@ -192,12 +193,12 @@ impl<H: Handler> Requests<H> {
         }
     }
 
-    /// Runs the handler. Its panic is our bug, and this request's end only.
+    /// Runs the handler. A panic is a bug in the host, and ends only this request.
     async fn call(&self, request: Request<Bytes>) -> Response<Bytes> {
         let mut answer = pin!(self.handler.call(request, &self.caller));
         std::future::poll_fn(|context| {
-            // Unwind safe: the future is not polled again, and what it shares is behind locks and
-            // atomics that others use in any state they are left in.
+            // Unwind safe: the future is not polled again, and its shared state is behind locks
+            // and atomics that stay valid in any state a panic leaves.
             catch_unwind(AssertUnwindSafe(|| answer.as_mut().poll(context))).unwrap_or_else(|_| {
                 tracing::error!(client = %self.caller.address(), "a request's handler panicked");
                 Poll::Ready(refusals::INTERNAL.response())

@@ -1,4 +1,4 @@
-//! A client's stream, in TLS or not.
+//! A client's stream, with or without TLS.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -11,11 +11,11 @@ use tokio::net::TcpStream;
 
 use crate::tls::ServerStream;
 
-/// How often a client is probed, and how many probes it may leave without an answer.
+/// The interval of keep-alive probes, and how many a client may leave unanswered.
 const PROBE: Duration = Duration::from_secs(1);
 const PROBES: u32 = 5;
 
-/// One of the two, known only when its first byte has come.
+/// A plain or a TLS stream; the first byte decides which.
 #[derive(Debug)]
 pub(super) enum Stream {
     Plain(TcpStream),
@@ -23,7 +23,7 @@ pub(super) enum Stream {
 }
 
 impl Stream {
-    /// The socket below, for what has no meaning any more.
+    /// The underlying socket, for bytes whose content no longer matters.
     pub(super) fn into_socket(self) -> TcpStream {
         match self {
             Self::Plain(socket) => socket,
@@ -38,17 +38,17 @@ impl Stream {
         }
     }
 
-    /// Has the system throw away what it keeps for the client when the stream is dropped: who has taken
-    /// nothing for long takes nothing any more.
+    /// Makes the system discard its send buffer when the stream is dropped. For clients that have
+    /// taken nothing for long.
     pub(super) fn forget(&self) {
-        // Without it, the system keeps that for minutes.
+        // Without this, the system keeps the buffer for minutes.
         let _ = SockRef::from(self.socket()).set_linger(Some(Duration::ZERO));
     }
 
-    /// Waits until the client has sent something, or closed its sending side.
+    /// Waits until the client has sent bytes or closed its sending side.
     ///
     /// # Errors
-    /// When it has reset the connection.
+    /// When the client has reset the connection.
     pub(super) fn poll_sent(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut byte = [0];
         let mut byte = ReadBuf::new(&mut byte);
@@ -56,22 +56,23 @@ impl Stream {
         peeked.map_ok(|_| ())
     }
 
-    /// Has the system ask every second whether the client is there, so that [`Stream::check`] finds
-    /// out: one that is there answers, also where it has said all. The system of one that is not says
-    /// so, after a minute where that is Linux, or does not answer.
+    /// Makes the system probe every second whether the client is there, so that [`Stream::check`]
+    /// detects a client that has gone. A live client answers probes even after it has closed its
+    /// sending side. The system of a client that is gone resets the connection, on Linux after a
+    /// minute, or does not answer.
     pub(super) fn probe(&self) {
         let probes = TcpKeepalive::new()
             .with_time(PROBE)
             .with_interval(PROBE)
             .with_retries(PROBES);
-        // Without them, it is found out when the answer is sent.
+        // Without probes, the loss is noticed only when the answer is sent.
         let _ = SockRef::from(self.socket()).set_tcp_keepalive(&probes);
     }
 
-    /// Whether the connection still is, whatever can be read of it.
+    /// Checks whether the connection still exists, regardless of unread bytes.
     ///
     /// # Errors
-    /// When the client has reset it, or answers no probe.
+    /// When the client has reset the connection, or answers no probes.
     pub(super) fn check(&self) -> io::Result<()> {
         self.socket().take_error()?.map_or(Ok(()), Err)
     }

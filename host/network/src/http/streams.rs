@@ -1,4 +1,4 @@
-//! The tasks of an h2 connection's streams, each of which can be ended alone.
+//! The tasks of an h2 connection's streams. Each can be ended separately.
 
 use std::sync::Arc;
 
@@ -9,23 +9,22 @@ tokio::task_local! {
     static END: End;
 }
 
-/// How a stream's task is ended: dropped, it resets its stream.
+/// A handle that ends a stream's task. Dropping the task resets its stream.
 #[derive(Clone, Debug)]
 pub(super) struct End(Arc<Notify>);
 
 impl End {
-    /// That of the stream whose task this is; none in no such task.
+    /// The handle of the current task's stream; `None` outside such a task.
     pub(super) fn here() -> Option<Self> {
         END.try_with(Clone::clone).ok()
     }
 
-    /// Ends the task.
     pub(super) fn now(&self) {
         self.0.notify_one();
     }
 }
 
-/// Starts the tasks.
+/// Spawns the streams' tasks.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Streams;
 
@@ -36,8 +35,8 @@ where
     fn execute(&self, stream: F) {
         let end = End(Arc::default());
         let ended = Arc::clone(&end.0);
-        // In a place of its own: a future that holds it twice, before and within `select`, would be twice
-        // as large.
+        // Boxed: the future below would otherwise hold the stream twice, before and within
+        // `select`, and be twice as large.
         let mut stream = Box::pin(stream);
         tokio::spawn(END.scope(end, async move {
             tokio::select! {

@@ -1,33 +1,36 @@
-//! Sums of what all connections together hold of memory, of heads or of bodies, each with a limit.
+//! Sums of the memory that all connections hold together, for heads and for bodies, each with a
+//! limit.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// The part of a limit that is for connections that hold little, and the part that one connection may have.
+/// The fraction of a limit, as a divisor, that is reserved for connections that hold little, and
+/// the fraction that one connection may have.
 const FOR_SMALL: usize = 4;
 const OF_CONNECTION: usize = 2;
 
-/// A sum over a server's connections, and one connection's part of it. Relaxed atomics: nothing
-/// else is read by them.
+/// A sum over a server's connections, and one connection's part of it. Relaxed atomics: no other
+/// data is published through them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sums {
     of_all: Arc<AtomicUsize>,
     of_connection: Arc<AtomicUsize>,
 }
 
-/// One share in the sums, until it is dropped.
+/// One share in the sums, released when dropped.
 #[derive(Debug)]
 pub(super) struct Held {
     sums: Sums,
     bytes: usize,
 }
 
-/// What may be held.
+/// The bounds on a sum.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bound {
-    /// By all together.
+    /// The bound on the sum of all connections.
     pub(super) limit: usize,
-    /// A connection that holds up to so many bytes holds little: a part of the limit is for those.
+    /// A connection that holds up to this many bytes counts as small; a part of the limit is
+    /// reserved for small ones.
     pub(super) small: usize,
 }
 
@@ -40,7 +43,7 @@ impl Sums {
         }
     }
 
-    /// A share that holds nothing yet.
+    /// A new share, which holds nothing yet.
     pub(super) fn share(&self) -> Held {
         Held {
             sums: self.clone(),
@@ -50,8 +53,8 @@ impl Sums {
 }
 
 impl Held {
-    /// The share holds so many bytes from now on, if it held fewer. Says whether there is room for
-    /// them: a share by itself is never too large.
+    /// Raises the share to this many bytes, if it held fewer. Returns whether there is room; a
+    /// share is never too large on its own.
     pub(super) fn grow(&mut self, bytes: usize, bound: Bound) -> bool {
         let more = bytes.saturating_sub(self.bytes);
         self.bytes += more;
@@ -63,17 +66,17 @@ impl Held {
         } else {
             limit - limit / FOR_SMALL
         };
-        // Who holds nothing else may hold any size.
+        // A share may have any size if nothing else is held.
         let fits = |sum: usize, most| sum == self.bytes || sum <= most;
         fits(all, most) && fits(connection, limit / OF_CONNECTION)
     }
 
-    /// How many bytes the share holds.
+    /// The number of bytes that the share holds.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Holds nothing any more.
+    /// Sets the share to zero bytes.
     pub(super) fn release(&mut self) {
         for sum in [&self.sums.of_all, &self.sums.of_connection] {
             sum.fetch_sub(self.bytes, Ordering::Relaxed);
@@ -105,7 +108,8 @@ mod tests {
             let mut held = connections[connection].share();
             held.grow(bytes, BOUND).then_some(held)
         };
-        // One connection has half of it, and all that hold much have three quarters.
+        // One connection may have half of the limit, and all connections that hold much three
+        // quarters.
         let first = hold(0, 40).unwrap();
         assert!(hold(0, 1).is_none());
         let second = hold(1, 20).unwrap();
@@ -113,13 +117,13 @@ mod tests {
         let small: Vec<_> = (2..7).map(|one| hold(one, 4).unwrap()).collect();
         assert!(hold(7, 1).is_none());
         drop((first, small));
-        // However small the shares of one connection are, they are no more than it holds.
+        // Many small shares of one connection count as one connection's total.
         let third: Vec<_> = (0..10).map(|_| hold(2, 4).unwrap()).collect();
         assert!(hold(3, 5).is_none() && hold(1, 1).is_none());
         let small = hold(3, 4).unwrap();
         drop((second, small, third));
         assert_eq!(all.of_all.load(Ordering::Relaxed), 0);
-        // By itself a share can be as large as it likes.
+        // A single share may have any size.
         assert!(hold(2, 1000).is_some());
     }
 

@@ -1,4 +1,4 @@
-//! An answer's body on its way to a client, seen by how far that takes it.
+//! An answer's body on its way to a client, with the client's progress in taking it.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -12,14 +12,14 @@ use tokio::time::Instant;
 
 use super::streams::End;
 
-/// How much an h2 stream is given at a time: h2 asks for more once its client has made room for it.
+/// How much an h2 stream is given at a time. h2 asks for more once its client has made room.
 const PIECE: usize = 16 * 1024;
 
-/// The answers of a connection that are not taken to their end, each with its number and when its
-/// client last took something of it.
+/// The answers of a connection that have not been taken completely, each with a number and the
+/// time at which its client last took a part of it.
 #[derive(Debug, Default)]
 pub(super) struct Untaken(
-    /// A std mutex: held for a look. There are as many as streams at most.
+    /// A std mutex, held only briefly. There are at most as many answers as streams.
     Mutex<Answers>,
 );
 
@@ -32,7 +32,7 @@ struct Answers {
 #[derive(Debug)]
 struct Answer {
     number: u64,
-    /// When its client last took something of it.
+    /// When the client last took a part of the answer.
     at: Instant,
     stream: Option<End>,
 }
@@ -42,26 +42,25 @@ impl Untaken {
         self.0.lock().expect("no holder of this lock panics")
     }
 
-    /// Whether there are any.
     pub(super) fn is_empty(&self) -> bool {
         self.lock().untaken.is_empty()
     }
 
-    /// When something was last taken of the one of which nothing was for longest. What its client
-    /// does meanwhile, or takes of others, does not count.
+    /// The time of last progress of the answer that has made none for longest. The client's other
+    /// activity, including progress on other answers, does not count.
     pub(super) fn oldest(&self) -> Option<Instant> {
         self.lock().untaken.iter().map(|answer| answer.at).min()
     }
 
-    /// Ends the streams of answers of which nothing was taken since a time: only they are concerned, for
-    /// others may be of other clients of a proxy.
+    /// Ends the streams of answers that have made no progress since `time`. Only those streams
+    /// end, because the others may belong to other clients of a proxy.
     pub(super) fn end_untaken_since(&self, time: Instant) {
         for answer in &mut self.lock().untaken {
             if answer.at <= time
                 && let Some(stream) = answer.stream.take()
             {
                 stream.now();
-                // If even its end is not taken, the connection is not.
+                // If the client does not even take the stream's end, the connection is stuck, too.
                 answer.at = Instant::now();
             }
         }
@@ -93,7 +92,7 @@ impl Untaken {
     }
 }
 
-/// An answer's bytes, which are untaken until the last of them is let go.
+/// An answer's bytes, which count as untaken until the last slice of them is dropped.
 struct Owed {
     body: Bytes,
     number: u64,
@@ -112,7 +111,7 @@ impl Drop for Owed {
     }
 }
 
-/// A piece of an answer: HTTP lets it go once its client has taken it, or the system for it.
+/// A piece of an answer. HTTP drops it once the client, or the system on its behalf, has taken it.
 struct Piece {
     bytes: Bytes,
     number: u64,
@@ -131,7 +130,7 @@ impl Drop for Piece {
     }
 }
 
-/// The date of an answer, and what is to be let go with its headers.
+/// An answer's date, with a value to drop together with its headers.
 struct Dated {
     date: HeaderValue,
     _body: Bytes,
@@ -143,20 +142,22 @@ impl AsRef<[u8]> for Dated {
     }
 }
 
-/// Keeps a body that is not sent until HTTP lets go of the headers: by it counts what the answer holds, and
-/// of h2 headers wait, too, while their client takes nothing. Where a body is sent, it goes after them.
+/// Attaches a body that is not sent to the headers, so that it lives until HTTP drops them: the
+/// memory of an answer counts for as long as its body lives, and h2 keeps headers, too, while
+/// their client takes nothing. A body that is sent outlives its headers.
 pub(super) fn with_headers(headers: &mut HeaderMap, body: Bytes) {
     let Some(date) = headers.remove(DATE) else {
         return;
     };
     let dated = Bytes::from_owner(Dated { date, _body: body });
-    let mut date = HeaderValue::from_maybe_shared(dated).expect("it was a value before");
-    // Or HPACK would keep it for its table, for as long as the connection.
+    let mut date =
+        HeaderValue::from_maybe_shared(dated).expect("the value comes from a valid header value");
+    // Otherwise HPACK would keep the value in its table for as long as the connection lives.
     date.set_sensitive(true);
     headers.insert(DATE, date);
 }
 
-/// An answer's body as HTTP takes it.
+/// An answer's body in the form that HTTP takes.
 #[derive(Debug)]
 pub(super) struct Taken {
     rest: Bytes,
@@ -164,13 +165,13 @@ pub(super) struct Taken {
 }
 
 impl Taken {
-    /// One that is given whole: HTTP/1 has one answer at a time.
+    /// A body that is given whole, for HTTP/1, which has one answer at a time.
     pub(super) fn whole(rest: Bytes) -> Self {
         let followed = None;
         Self { rest, followed }
     }
 
-    /// One that is given in pieces, and counts among `untaken` until its end.
+    /// A body that is given in pieces, and is listed in `untaken` until its end.
     pub(super) fn followed(body: Bytes, untaken: &Arc<Untaken>) -> Self {
         if body.is_empty() {
             return Self::whole(body);
@@ -198,7 +199,7 @@ impl Body for Taken {
         let piece = match &self.followed {
             None => std::mem::take(&mut self.rest),
             Some((number, untaken)) => {
-                // h2 takes some dozens of them before its client has taken the first.
+                // h2 takes dozens of pieces before its client has taken the first.
                 let (number, of) = (*number, Arc::clone(untaken));
                 of.progress(number);
                 let length = self.rest.len().min(PIECE);

@@ -1,4 +1,4 @@
-//! Bodies that nobody wants, for their requests are refused.
+//! The bodies of refused requests, which are discarded.
 
 use std::time::Duration;
 
@@ -10,16 +10,17 @@ use hyper::body::{Body, Incoming};
 
 use super::wire::Activity;
 
-/// How much of one is read in HTTP/1 before the refusal is sent, and for how long: where it ends
-/// within that, its connection goes on.
+/// How much of such a body is read in HTTP/1 before the refusal is sent, and for how long. If it
+/// ends within these bounds, its connection continues.
 const SMALL: usize = 64 * 1024;
 const MOMENT: Duration = Duration::from_millis(100);
-/// How much of one is read in h2 after the refusal was sent, and for how long. Then the stream is
-/// reset: a client that gets that together with the answer may not see the answer (curl 7.88).
+/// How much of such a body is read in h2 after the refusal was sent, and for how long. Then the
+/// stream is reset. A client that receives the reset together with the answer may not see the
+/// answer (curl 7.88).
 const BYTES: usize = 64 * 1024 * 1024;
 const TIME: Duration = Duration::from_secs(2);
 
-/// Whether an HTTP/1 request's body is over, or was so in a moment.
+/// Whether an HTTP/1 request's body is complete, or completes in a moment.
 pub(super) async fn is_over(
     head: &request::Parts,
     body: &mut Incoming,
@@ -28,11 +29,11 @@ pub(super) async fn is_over(
     if body.is_end_stream() {
         return true;
     }
-    // Who asks before it sends is answered, and not told to send.
+    // A client that waits for `100 Continue` gets the answer instead.
     if head.headers.contains_key(EXPECT) || body.size_hint().lower() > SMALL as u64 {
         return false;
     }
-    // What comes of it is no part of a head.
+    // The bytes of the body do not count as part of a head.
     let mut reading = activity.reading();
     let skipped = skip(body, SMALL, MOMENT).await;
     if let Some(bytes) = skipped {
@@ -41,15 +42,15 @@ pub(super) async fn is_over(
     skipped.is_some()
 }
 
-/// Reads on in an h2 stream whose request is answered. Only the stream is concerned: others have
-/// what is given back of the connection's window.
+/// Reads the rest of an h2 stream whose request is answered. Only this stream is affected: other
+/// streams get back the connection's window as it is read.
 pub(super) fn discard(mut body: Incoming) {
     if !body.is_end_stream() {
         tokio::spawn(async move { skip(&mut body, BYTES, TIME).await });
     }
 }
 
-/// Reads until the body has ended, and gives how much that was; none where a bound is reached.
+/// Reads until the body has ended. Returns its length, or `None` if a bound is reached.
 async fn skip(body: &mut Incoming, most: usize, within: Duration) -> Option<usize> {
     let rest = async {
         let mut read = 0;

@@ -1,4 +1,4 @@
-//! A connection's socket, seen from below HTTP: what is on its way, and since when.
+//! A connection's socket, below HTTP: tracks what is in transit, and since when.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -15,78 +15,81 @@ use super::buffered::Buffered;
 use super::stream::Stream;
 use super::taken::Untaken;
 
-/// Longer than what h2 writes without a request: a peer that only pings does not count as busy.
+/// More than h2 writes without a request, so that a peer that only pings does not count as busy.
 const CONTROL_BYTES: usize = 64;
 
-/// How often a client is looked for of which nothing can come that would wake anybody: it has
-/// closed its sending side, or sent more than is read yet.
+/// How often to check for a client that has gone when no event would wake the task: the client has
+/// closed its sending side, or has sent more than is read yet.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// How much HTTP/1 is given at a time. hyper's buffer, which it keeps, is made larger when it was
-/// filled to the last byte, up to twice as much as this.
+/// How much HTTP/1 is given per read. hyper keeps its buffer, and enlarges it to up to twice this
+/// size when a read has filled it to the last byte.
 const MAX_AT_ONCE: usize = 16 * 1024 - 1;
 
 /// What a connection is waiting for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// The first byte that its client says, in TLS where that is spoken.
+    /// The client's first byte, in TLS if it is used.
     Silent,
     /// The first byte of a request.
     Idle,
     /// The rest of a request's headers.
     Head,
-    /// The bodies of all its requests, each of which has a deadline of its own.
+    /// The bodies of all its requests, each of which has its own deadline.
     Body,
-    /// A handler, which has deadlines of its own.
+    /// A handler, which has its own deadlines.
     Busy,
     /// The client, to take its answer.
     Answering,
-    /// The client, to see that all is over.
+    /// The client, to notice that the connection has ended.
     Lingering,
 }
 
-/// A connection's phase, kept by its wire and its service, read by its watchdog.
+/// A connection's phase: updated by its wire and its service, read by its watchdog.
 ///
-/// Atomics, since h2 runs each stream in a task of its own; relaxed, since they order nothing
-/// else: a phase seen late is seen at the next poll.
+/// Atomics, because h2 runs each stream in a task of its own. Relaxed, because they order nothing
+/// else: a phase change that is missed is seen at the next poll.
 #[derive(Debug)]
 pub(super) struct Activity {
     opened: Instant,
-    /// Whether its client has said anything.
+    /// Whether the client has sent anything.
     spoken: AtomicBool,
     /// Requests whose headers are read and which are not answered.
     in_flight: AtomicUsize,
-    /// Those of them whose bodies are being read.
+    /// Requests in flight whose bodies are being read.
     reading: AtomicUsize,
-    /// Whether an answer was given that is not yet flushed.
+    /// Whether an answer was given that is not flushed yet.
     owed: AtomicBool,
-    /// Answers' bodies of which something is yet to be written, on h2: there, flushing does not say
-    /// that all was written.
+    /// Answers whose bodies are not completely written, for h2: there, a flush does not mean that
+    /// everything was written.
     untaken: Arc<Untaken>,
-    /// Whether a part of a request's headers has come.
+    /// Whether a part of a request's headers has arrived.
     head: AtomicBool,
-    /// Whether a header block of h2 has begun and not ended, and since when, as `began`.
+    /// Whether an h2 header block has begun and not ended, and the time it began, in the format of
+    /// `began`.
     in_block: AtomicBool,
     block_began: AtomicU64,
-    /// Bytes that have come and are not known to have left HTTP's buffers; on HTTP/1 only, as the next two.
+    /// Bytes that have arrived and may still be in HTTP's buffers. This field and the next two are
+    /// for HTTP/1 only.
     unparsed: AtomicUsize,
-    /// How many came last.
+    /// The length of the last read.
     last: AtomicUsize,
-    /// Whether they ended with an empty line: then no part of a head is left after what came before.
+    /// Whether the last read ended with an empty line; then nothing before it is part of an
+    /// incomplete head.
     ended: AtomicBool,
-    /// Whether there was no room for what came in the middle of a request.
+    /// Whether there was no room for bytes that arrived in the middle of a request.
     overfull: AtomicBool,
-    /// Whether its last word is said.
+    /// Whether the connection has sent its last answer.
     lingers: AtomicBool,
-    /// Whether it keeps much after its requests.
+    /// Whether the connection keeps much memory after its requests.
     grown: AtomicBool,
     /// When the phase began, in nanoseconds after `opened`.
     began: AtomicU64,
-    /// The same, or when it last made progress.
+    /// When the phase began or last made progress, in the same format.
     since: AtomicU64,
 }
 
 impl Activity {
-    /// A connection that was accepted just now.
+    /// The state of a connection that has just been accepted.
     pub(super) fn new() -> Arc<Self> {
         Arc::new(Self {
             opened: Instant::now(),
@@ -109,21 +112,21 @@ impl Activity {
         })
     }
 
-    /// The client has sent the first part of its first headers.
+    /// Notes that the client has sent the first bytes of its first headers.
     pub(super) fn spoke(&self) {
         self.spoken.store(true, Ordering::Relaxed);
         self.head.store(true, Ordering::Relaxed);
         self.begin();
     }
 
-    /// The last word to the client is being said.
+    /// Notes that the last answer is being sent.
     pub(super) fn lingers(&self) {
         self.lingers.store(true, Ordering::Relaxed);
         self.begin();
     }
 
-    /// The phase and when it began or last made progress. A header block that is on its way counts
-    /// more than all else: nothing else can come before its end.
+    /// The phase, and when it began or last made progress. A header block in transit takes
+    /// precedence over everything else, because nothing else can arrive before its end.
     pub(super) fn phase(&self) -> (Phase, Instant) {
         if self.in_block.load(Ordering::Relaxed) {
             return (Phase::Head, self.at(&self.block_began));
@@ -131,7 +134,7 @@ impl Activity {
         (self.now(), self.at(&self.since))
     }
 
-    /// The phase and when it began.
+    /// The phase, and when it began.
     pub(super) fn began(&self) -> (Phase, Instant) {
         (self.now(), self.at(&self.began))
     }
@@ -162,8 +165,8 @@ impl Activity {
         self.opened + Duration::from_nanos(time.load(Ordering::Relaxed))
     }
 
-    /// A request's line and headers are read, of so many bytes on HTTP/1; it is in flight until the
-    /// guard is dropped.
+    /// Notes that a request's line and headers are read; `head` is their length on HTTP/1. The
+    /// request is in flight until the guard is dropped.
     pub(super) fn request(self: &Arc<Self>, head: usize) -> InFlight {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         self.head.store(false, Ordering::Relaxed);
@@ -171,7 +174,8 @@ impl Activity {
         InFlight(Arc::clone(self))
     }
 
-    /// Bytes have come on HTTP/1; gives how many are now to be parsed, or to be read as a body.
+    /// Notes bytes that arrived on HTTP/1. Returns how many bytes now wait to be parsed or read as
+    /// a body.
     pub(super) fn received(&self, bytes: &[u8]) -> usize {
         let length = bytes.len();
         self.last.store(length, Ordering::Relaxed);
@@ -179,22 +183,22 @@ impl Activity {
         self.ended.store(ended, Ordering::Relaxed);
         let unparsed = self.unparsed.fetch_add(length, Ordering::Relaxed) + length;
         if self.reading.load(Ordering::Relaxed) > 0 {
-            // hyper reads on only once it has decoded all of a body that came before, data and
-            // framing: nothing adds up.
+            // hyper reads on only once it has decoded all of the previous bytes of a body, both
+            // data and framing, so nothing adds up.
             return length;
         }
         unparsed
     }
 
-    /// So many bytes have left HTTP's buffers. What is left came last, for hyper reads on only where
-    /// it has not enough.
+    /// Notes that bytes have left HTTP's buffers. The remaining bytes are the last ones that
+    /// arrived, because hyper reads on only when it has too few.
     fn parsed(&self, bytes: usize) {
         let left = self.unparsed.load(Ordering::Relaxed).saturating_sub(bytes);
         let left = left.min(self.last.load(Ordering::Relaxed));
         self.unparsed.store(left, Ordering::Relaxed);
     }
 
-    /// Whether a header block of h2 is on its way.
+    /// Notes whether an h2 header block is in transit.
     pub(super) fn in_block(&self, is_so: bool) {
         if is_so && !self.in_block.load(Ordering::Relaxed) {
             self.block_began.store(self.age(), Ordering::Relaxed);
@@ -202,12 +206,12 @@ impl Activity {
         self.in_block.store(is_so, Ordering::Relaxed);
     }
 
-    /// Whether there was no room for what came in the middle of a request.
+    /// Whether there was no room for bytes that arrived in the middle of a request.
     pub(super) fn is_overfull(&self) -> bool {
         self.overfull.load(Ordering::Relaxed)
     }
 
-    /// The body of a request in flight is read until the guard is dropped.
+    /// Notes that the body of a request in flight is being read, until the guard is dropped.
     pub(super) fn reading(&self) -> Reading<'_> {
         self.begin();
         self.reading.fetch_add(1, Ordering::Relaxed);
@@ -253,7 +257,8 @@ impl Activity {
         self.in_flight() > 0
     }
 
-    /// The connection has had so many requests at once that it keeps much after them.
+    /// Notes that the connection has had so many concurrent requests that it keeps much memory
+    /// after them.
     pub(super) fn has_grown(&self) {
         self.grown.store(true, Ordering::Relaxed);
     }
@@ -262,7 +267,7 @@ impl Activity {
         self.grown.load(Ordering::Relaxed)
     }
 
-    /// The answers of h2 that are not taken to their end.
+    /// The h2 answers that are not completely taken.
     pub(super) fn untaken(&self) -> &Arc<Untaken> {
         &self.untaken
     }
@@ -276,7 +281,6 @@ impl Activity {
     }
 }
 
-/// A request that a handler works on.
 #[derive(Debug)]
 pub(super) struct InFlight(Arc<Activity>);
 
@@ -296,7 +300,7 @@ pub(super) struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    /// The body is over, and had so many bytes.
+    /// Notes that the body has ended, and its length.
     pub(super) fn is_read(&mut self, bytes: usize) {
         self.read = bytes;
     }
@@ -306,27 +310,27 @@ impl Drop for Reading<'_> {
     fn drop(&mut self) {
         let activity = self.activity;
         activity.begin();
-        // How much of what came was framing is not known.
+        // The share of framing in the received bytes is unknown.
         let ended = activity.ended.load(Ordering::Relaxed);
         activity.parsed(if ended { usize::MAX } else { self.read });
         activity.reading.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// A socket whose first bytes were read already, to see which protocol they are of.
+/// A socket whose first bytes were already read to recognise the protocol.
 ///
-/// On HTTP/1 it also takes back what hyper writes unasked: its own short answer to headers that it
-/// cannot parse, which is then given in the host's words.
+/// On HTTP/1 it also intercepts hyper's own short answer to headers that hyper cannot parse; the
+/// host then answers in its own words.
 #[derive(Debug)]
 pub(super) struct Wire {
     stream: Stream,
-    /// What was read already, and how far it is handed on.
+    /// The bytes that were already read, and how many of them were handed on.
     preface: Vec<u8>,
     activity: Arc<Activity>,
     buffered: Buffered,
     http2: bool,
     refused: Option<StatusCode>,
-    /// When the client is looked for next, where nothing would wake anybody.
+    /// When to check next whether the client has gone, if no event would wake the task.
     look: Option<Pin<Box<Sleep>>>,
 }
 
@@ -338,7 +342,7 @@ impl Wire {
         activity: Arc<Activity>,
     ) -> Self {
         if http2 {
-            // Frames come whenever they like: there is no phase of headers.
+            // h2 frames arrive at any time: there is no phase of headers.
             activity.head.store(false, Ordering::Relaxed);
         }
         Self {
@@ -352,7 +356,7 @@ impl Wire {
         }
     }
 
-    /// The status with which hyper wanted to refuse what it read.
+    /// The status with which hyper wanted to refuse its input.
     pub(super) fn refused(&self) -> Option<StatusCode> {
         self.refused
     }
@@ -361,7 +365,7 @@ impl Wire {
         self.stream
     }
 
-    /// Counts what the client has sent. An error where there is no room for it.
+    /// Counts bytes from the client. Returns an error if there is no room for them.
     fn receive(&mut self, bytes: &[u8]) -> io::Result<()> {
         if bytes.is_empty() {
             return Ok(());
@@ -393,10 +397,11 @@ impl Wire {
         self.refused.is_some()
     }
 
-    /// Whether the client has gone while its request is worked on.
+    /// Checks whether the client has gone while its request is being worked on.
     ///
-    /// Nothing is read of it meanwhile, for the end of what it sends does not mean that: it may wait
-    /// for its answer. Only a reset does, or that probes are not answered.
+    /// Nothing is read from the client meanwhile, because a client that has closed its sending
+    /// side may still wait for its answer. Only a reset or unanswered probes mean that it has
+    /// gone.
     fn poll_gone(&mut self, context: &mut Context<'_>) -> io::Result<()> {
         if self.http2 || !self.activity.is_busy() {
             self.look = None;
@@ -425,8 +430,8 @@ impl Wire {
 
     fn wrote(&self, written: &Poll<io::Result<usize>>, offered: usize) {
         if let Poll::Ready(Ok(written)) = written {
-            // On HTTP/1 an answer begins its phase afresh; only one that is taken in parts makes
-            // progress after that. This saves the clock's price on each request.
+            // On HTTP/1 each answer restarts its phase, and only an answer that is taken in parts
+            // makes progress after that. This saves reading the clock on each request.
             let asked = self.http2 && *written > CONTROL_BYTES && !self.activity.unasked();
             if *written < offered || asked {
                 self.activity.touch();
@@ -499,7 +504,7 @@ impl AsyncWrite for Wire {
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let wire = self.get_mut();
-        // hyper flushes each time it was woken, and so also while it waits for a handler.
+        // hyper flushes each time it is woken, and so also while it waits for a handler.
         wire.poll_gone(context)?;
         let flushed = Pin::new(&mut wire.stream).poll_flush(context);
         if flushed.is_ready() {
@@ -508,8 +513,8 @@ impl AsyncWrite for Wire {
         flushed
     }
 
-    /// Does nothing on HTTP/1: the connection closes the socket when it has said its last. On h2
-    /// this was its last.
+    /// Does nothing on HTTP/1, where the connection closes the socket after its last answer. On h2
+    /// this closes the stream.
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let wire = self.get_mut();
         if wire.http2 {

@@ -1,4 +1,4 @@
-//! Whose certificates are believed.
+//! The certificate authorities that are trusted.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,8 +14,7 @@ use x509_cert::der::Decode as _;
 
 use super::{PROVIDER, Problem, pem, rsa};
 
-/// The authorities whose certificates are believed; several, while one takes
-/// the place of another.
+/// The trusted authorities. Several can be trusted while one replaces another.
 #[derive(Clone)]
 pub struct Authorities {
     roots: Arc<RootCertStore>,
@@ -23,15 +22,15 @@ pub struct Authorities {
     clients_or_none: Arc<dyn ClientCertVerifier>,
 }
 
-/// Why there are no authorities that can be used.
+/// Why a set of authorities is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoAuthorities {
-    /// There is none, or one cannot be read.
+    /// There is no certificate, or one cannot be read.
     #[error(
         "there is no certificate of an authority in it that can be read: put one or more there as PEM"
     )]
     Unreadable,
-    /// The signatures of one cannot be checked.
+    /// An authority's signatures cannot be verified.
     #[error(
         "an authority has an RSA key with {0} bits, and signatures of such keys are not checked: make one with {min} to {max} bits, or one for ECDSA P-256",
         min = rsa::IS_CHECKED.start(),
@@ -43,14 +42,14 @@ pub enum NoAuthorities {
 /// The side of a connection that shows a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
-    /// The one that connects.
+    /// The connecting side.
     Client,
-    /// The one that accepts.
+    /// The accepting side.
     Server,
 }
 
-/// What one side of a connection has shown: its certificate, and those between
-/// it and its authority.
+/// The certificates that one side of a connection has shown: its own, and those between it and its
+/// authority.
 #[derive(Clone)]
 pub struct Chain {
     certificates: Arc<[CertificateDer<'static>]>,
@@ -70,8 +69,8 @@ impl fmt::Debug for Chain {
 }
 
 impl Authorities {
-    /// Reads their certificates as PEM. All must be such: one that is left out
-    /// silently would be missed only when it is needed.
+    /// Reads the authorities' certificates as PEM. Every entry must be a valid certificate: one
+    /// that was silently skipped would be missed only when it is needed.
     ///
     /// # Errors
     /// When there is none, or one cannot be used.
@@ -90,7 +89,7 @@ impl Authorities {
         let verifier = || {
             let (roots, provider) = (Arc::clone(&roots), Arc::clone(&PROVIDER));
             WebPkiClientVerifier::builder_with_provider(roots, provider)
-                // Their names are nobody's business before he is known.
+                // A client learns the authorities' names only after it has authenticated.
                 .clear_root_hint_subjects()
         };
         let clients = verifier().build().map_err(|_| NoAuthorities::Unreadable)?;
@@ -103,11 +102,11 @@ impl Authorities {
         })
     }
 
-    /// Checks that a chain leads to one of them, is valid now, and may be used
-    /// on its side. Its names are not looked at.
+    /// Checks that a chain leads to one of the authorities, is valid now, and may be used on its
+    /// side. Names are not checked.
     ///
     /// # Errors
-    /// Why it is not believed.
+    /// Why the chain is rejected.
     pub fn check(&self, chain: &Chain) -> Result<(), Problem> {
         let (own, between) = chain
             .certificates

@@ -1,8 +1,7 @@
-//! Certificates, their keys, and the streams they protect: TLS 1.3 between
-//! shards, 1.2 as well with clients.
+//! Certificates, their keys, and TLS streams: TLS 1.3 between shards, and also 1.2 with clients.
 //!
-//! What is given is read, and found to be of use now, before it is taken:
-//! [`Pair`] and [`Authorities`]. It knows nothing of who talks to whom.
+//! A certificate is parsed and checked to be usable now before it is accepted: [`Pair`] and
+//! [`Authorities`]. This module knows nothing of who talks to whom.
 
 mod authorities;
 mod mutual;
@@ -28,6 +27,6 @@ pub use server::{Need, Server, ServerStream};
 /// The first byte of every TLS stream: a record of the handshake.
 pub const FIRST_BYTE: u8 = 0x16;
 
-/// What all connections compute with.
+/// The cryptography of all connections.
 static PROVIDER: LazyLock<Arc<CryptoProvider>> =
     LazyLock::new(|| Arc::new(ring::default_provider()));

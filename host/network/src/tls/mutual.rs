@@ -16,14 +16,13 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::{Authorities, Chain, PROVIDER, Pair, Problem, Side};
 
-/// What a stream is bound by: RFC 9266, section 4.
+/// The label of the channel binding: RFC 9266, section 4.
 const BINDING: &[u8] = b"EXPORTER-Channel-Binding";
 
-/// A stream within TLS.
 pub type Stream<S> = tokio_rustls::TlsStream<S>;
 
-/// A certificate to show, and authorities to believe, for streams on which
-/// both sides do both, of one protocol.
+/// A certificate to show and authorities to trust, for streams of one protocol on which both sides
+/// authenticate.
 #[derive(Clone)]
 pub struct Mutual {
     client: TlsConnector,
@@ -33,24 +32,23 @@ pub struct Mutual {
     protocol: &'static [u8],
 }
 
-/// A stream whose other side has shown who it is.
+/// A stream whose other side has authenticated.
 #[derive(Debug)]
 pub struct Secured<S> {
-    /// The stream.
     pub stream: Stream<S>,
-    /// What the other side has shown.
+    /// The other side's certificate chain.
     pub chain: Chain,
-    /// What both sides know of this stream, and nobody else.
+    /// A value that only the two sides of this stream know.
     pub binding: [u8; 32],
 }
 
 impl Mutual {
-    /// Shows a certificate, and believes authorities, by which others must be
-    /// able to believe it in turn. The protocol's name (ALPN) keeps streams of
-    /// other protocols with the same certificate apart.
+    /// Combines a certificate with the authorities to trust. The authorities must also accept the
+    /// certificate itself, as the peers use the same ones. The protocol's name (ALPN) separates
+    /// streams from those of other protocols with the same certificate.
     ///
     /// # Errors
-    /// Why others would not believe the certificate.
+    /// Why peers would reject the certificate.
     pub fn new(
         pair: Pair,
         authorities: Authorities,
@@ -68,7 +66,7 @@ impl Mutual {
             .with_root_certificates(authorities.roots())
             .with_client_cert_resolver(Arc::clone(&certified) as _);
         client.alpn_protocols = vec![protocol.to_vec()];
-        // A resumed stream would be that of a certificate nobody looks at again.
+        // A resumed stream would rely on a certificate that is not checked again.
         client.resumption = Resumption::disabled();
         let server = ServerConfig::builder_with_provider(Arc::clone(&PROVIDER));
         let mut server = server
@@ -88,11 +86,11 @@ impl Mutual {
         })
     }
 
-    /// Makes the handshake of the side that connected to a host: a DNS name or
-    /// an IP address, for which the other side's certificate must be.
+    /// Performs the handshake of the side that connected to `host`, a DNS name or an IP address.
+    /// The other side's certificate must be for that host.
     ///
     /// # Errors
-    /// Why the two do not come together.
+    /// Why the handshake failed.
     pub async fn connect<S>(&self, stream: S, host: &str) -> Result<Secured<S>, Problem>
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -103,11 +101,11 @@ impl Mutual {
         self.secured(stream.into(), Side::Server)
     }
 
-    /// Makes the handshake of the side that accepted.
+    /// Performs the handshake of the accepting side.
     ///
     /// # Errors
-    /// Why the two do not come together; and the stream, where the other side
-    /// may not have read it yet.
+    /// Why the handshake failed, and the stream, if the other side may not have read the reason
+    /// yet.
     pub async fn accept<S>(&self, stream: S) -> Result<Secured<S>, (Problem, Option<S>)>
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -145,17 +143,17 @@ impl Mutual {
         Ok((chain.into(), binding))
     }
 
-    /// Whether what a side has shown is believed, now and by these authorities.
+    /// Whether a chain is accepted, now and by these authorities.
     pub fn believes(&self, chain: &Chain) -> bool {
         self.authorities.check(chain).is_ok()
     }
 
-    /// The certificate that is shown, with its key.
+    /// The own certificate, with its key.
     pub fn pair(&self) -> &Pair {
         &self.pair
     }
 
-    /// Until when the certificate that is shown is valid.
+    /// When the own certificate expires.
     pub fn expires(&self) -> SystemTime {
         self.pair.expires()
     }
@@ -175,7 +173,7 @@ fn server_name(host: &str) -> Result<ServerName<'static>, Problem> {
     if let Ok(address) = bare.parse::<IpAddr>() {
         return Ok(address.into());
     }
-    // Written with its last dot, it is the same name.
+    // A trailing dot does not change the name.
     let name = host.strip_suffix('.').unwrap_or(host).to_owned();
     ServerName::try_from(name).map_err(|_| Problem::NoName(host.to_owned()))
 }

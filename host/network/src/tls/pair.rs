@@ -1,4 +1,4 @@
-//! A certificate, those between it and its authority, and its key.
+//! A certificate with its chain and its key.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use zeroize::Zeroizing;
 
 use super::{pem, rsa};
 
-/// A certificate with its key, which belong together. It cannot be printed.
+/// A certificate with its matching key. It cannot be printed.
 ///
-/// What was read of the key is wiped; what the crypto library makes of it is
-/// not, and stays in memory as long as the pair is in use.
+/// The bytes read of the key are wiped. The crypto library's copy is not, and stays in memory as
+/// long as the pair is in use.
 #[derive(Clone)]
 pub struct Pair {
     certified: Arc<CertifiedKey>,
@@ -26,16 +26,15 @@ pub struct Pair {
     expires: Time,
 }
 
-/// The bytes of all certificates of a chain: one message of a handshake, which most clients take
-/// up to 64 KiB of, holds them.
+/// The most bytes of a chain's certificates. One handshake message holds them all, and most
+/// clients accept messages up to 64 KiB.
 const MAX_CHAIN_BYTES: usize = 60 * 1024;
 
-/// Why a certificate and a key are not taken. None tells what was in the files.
+/// Why a certificate and a key are rejected. No variant contains file contents.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PairError {
-    /// There is no certificate.
     #[error(
-        "there is no certificate in it: put the certificate there as PEM, then those between it and its authority"
+        "there is no certificate in it: put the certificate there as PEM, followed by its intermediate certificates"
     )]
     NoCertificate,
     /// A certificate cannot be read.
@@ -43,10 +42,9 @@ pub enum PairError {
     Certificate,
     /// There are more certificates than clients take.
     #[error(
-        "the certificates have {0} bytes, and clients take at most {MAX_CHAIN_BYTES}: put only those there that lead to the authority"
+        "the certificates have {0} bytes, and clients take at most {MAX_CHAIN_BYTES}: put only the chain to the authority there"
     )]
     TooLong(usize),
-    /// There is no key.
     #[error(
         "there is no private key that can be read: put it there as PEM that is not encrypted (PKCS#8, PKCS#1 or SEC 1)"
     )]
@@ -65,19 +63,18 @@ pub enum PairError {
     RsaBits(usize),
     /// The key belongs to another certificate.
     #[error(
-        "the private key is not that of the certificate: put both of the same issue there, in one update"
+        "the private key is not that of the certificate: put a matching pair there, in one update"
     )]
     Mismatch,
-    /// The certificate is of the future.
+    /// The certificate is not valid yet.
     #[error("the certificate is not valid before {0}: wait, or set this machine's clock right")]
     NotYetValid(Time),
-    /// The certificate is of the past.
     #[error("the certificate expired at {0}: renew it")]
     Expired(Time),
 }
 
 impl Pair {
-    /// Reads both as PEM, and finds that they belong together.
+    /// Reads both as PEM, and checks that the key belongs to the certificate.
     ///
     /// # Errors
     /// When they cannot be read, or do not belong together.
@@ -96,7 +93,7 @@ impl Pair {
             not_before: mut begins,
             not_after: mut expires,
         } = own.tbs_certificate.validity;
-        // A chain holds as long as each part of it does.
+        // A chain is valid only as long as each of its certificates.
         for above in read.collect::<Result<Vec<_>, _>>()? {
             let Validity {
                 not_before,
@@ -123,12 +120,12 @@ impl Pair {
         })
     }
 
-    /// Checks that it is valid at a time.
+    /// Checks that the whole chain is valid at `now`.
     ///
     /// # Errors
-    /// When it is not yet, or no longer.
+    /// When it is not valid yet, or has expired.
     pub fn check(&self, now: SystemTime) -> Result<(), PairError> {
-        // In whole seconds, as the other side looks at it in a handshake.
+        // In whole seconds, as the other side compares times in a handshake.
         let now = unix_time(now).as_secs();
         if now < self.begins.to_unix_duration().as_secs() {
             Err(PairError::NotYetValid(self.begins))
@@ -139,7 +136,7 @@ impl Pair {
         }
     }
 
-    /// Until when it is valid, with all that is between it and its authority.
+    /// When the first certificate of the chain expires.
     pub fn expires(&self) -> SystemTime {
         self.expires.to_system_time()
     }

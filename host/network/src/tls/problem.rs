@@ -1,61 +1,59 @@
-//! Why two sides do not come together over TLS.
+//! Why a TLS connection between two sides fails.
 
 use std::io;
 
 use rustls::{AlertDescription, CertificateError, Error};
 
-/// Why a certificate is not believed, or two sides do not come together.
+/// Why a certificate is rejected, or a handshake fails.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
-    /// A certificate's time is over.
     #[error("the certificate has expired: renew it, or set the clocks right")]
     Expired,
-    /// A certificate's time has not come.
+    /// A certificate is not valid yet.
     #[error("the certificate is not valid yet: wait, or set the clocks right")]
     NotYetValid,
-    /// Nobody that is believed has issued a certificate.
+    /// No trusted authority has issued the certificate.
     #[error(
-        "the certificate is of no authority that is known here: let one of them issue it, or add its authority here first"
+        "the certificate is of no authority that is known here: have a known one issue it, or add its authority here first"
     )]
     UnknownAuthority,
-    /// A certificate is another's.
+    /// The certificate is for another name.
     #[error(
-        "the certificate is not for the name that was called: add the name to its subject alternative names, or call it by one of them"
+        "the certificate is not for the name that was used: add the name to its subject alternative names, or use one of them"
     )]
     Name,
-    /// A certificate is for another use.
+    /// The certificate is for another purpose.
     #[error(
         "the certificate is not for this use: issue it for both `server auth` and `client auth`"
     )]
     Purpose,
-    /// A certificate is due.
-    #[error("no certificate is shown: give the connecting side one")]
+    /// A required certificate is missing.
+    #[error("no certificate is shown: give one to the connecting side")]
     NoCertificate,
-    /// The other side speaks of something else.
+    /// The other side speaks another protocol.
     #[error("the other side does not speak this protocol over TLS: check the address and port")]
     Protocol,
-    /// The other side does not take what we showed.
-    #[error("the other side refuses us ({0}): see its log, and that it knows our authority")]
+    /// The other side rejected our certificate or parameters.
+    #[error("the other side refuses us ({0}): see its log, and check that it knows our authority")]
     Refused(String),
-    /// The other side closed the stream before it said anything in TLS.
-    #[error("the other side closed the stream where TLS was due: see that it takes TLS")]
+    /// The other side closed the stream before it sent any TLS record.
+    #[error("the other side closed the stream instead of starting TLS: check that it accepts TLS")]
     Closed,
-    /// A name that no certificate can have.
+    /// The host is not a name that a certificate can have.
     #[error("{0:?} is neither a DNS name nor an IP address, so no certificate can be for it")]
     NoName(String),
-    /// Anything else.
     #[error("TLS failed: {0}")]
     Other(String),
 }
 
 impl Problem {
-    /// What a stream's error says of TLS, if anything.
+    /// The TLS problem that a stream's error wraps, if any.
     pub fn of(error: &io::Error) -> Option<Self> {
         let inner = error.get_ref()?.downcast_ref::<Error>()?;
         Some(Self::from(inner))
     }
 
-    /// The same for a handshake, in which every error is one of TLS.
+    /// The TLS problem of a handshake, in which every error counts as one of TLS.
     pub(super) fn in_handshake(error: &io::Error) -> Self {
         Self::of(error).unwrap_or_else(|| match error.kind() {
             io::ErrorKind::UnexpectedEof
@@ -77,7 +75,7 @@ impl From<&Error> for Problem {
                 CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
                     Self::NotYetValid
                 }
-                // Of an authority of the same name but with another key, in the latter case.
+                // `BadSignature`: an authority of the same name but with another key.
                 CertificateError::UnknownIssuer | CertificateError::BadSignature => {
                     Self::UnknownAuthority
                 }

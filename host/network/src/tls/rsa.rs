@@ -1,4 +1,4 @@
-//! How long RSA keys are, and have to be.
+//! The permitted lengths of RSA keys.
 
 use std::ops::RangeInclusive;
 
@@ -6,9 +6,9 @@ use x509_cert::Certificate;
 use x509_cert::der::asn1::{ObjectIdentifier, UintRef};
 use x509_cert::der::{Decode as _, Reader as _, SliceReader};
 
-/// The bits of a key that signs here.
+/// The lengths, in bits, of keys that can sign here.
 pub(super) const SIGNS: RangeInclusive<usize> = 2048..=4096;
-/// The bits of a key whose signatures are checked here.
+/// The lengths, in bits, of keys whose signatures can be verified here.
 pub(super) const IS_CHECKED: RangeInclusive<usize> = 2048..=8192;
 
 /// RFC 8017, appendix A.1; the second is for RSASSA-PSS alone.
@@ -17,7 +17,7 @@ const RSA: [ObjectIdentifier; 2] = [
     ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.10"),
 ];
 
-/// How many bits a certificate's key has, where it is one for RSA.
+/// The length of a certificate's key in bits, if it is an RSA key.
 pub(super) fn bits(certificate: &Certificate) -> Option<usize> {
     let key = &certificate.tbs_certificate.subject_public_key_info;
     if !RSA.contains(&key.algorithm.oid) {

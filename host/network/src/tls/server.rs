@@ -1,5 +1,5 @@
-//! Streams on which the accepting side shows a certificate, and the other side
-//! one only where it is asked to.
+//! Streams on which the accepting side shows a certificate, and the other side only if it is asked
+//! to.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,19 +13,19 @@ use tokio_rustls::TlsAcceptor;
 
 use super::{Authorities, Chain, PROVIDER, Pair, Problem, Side};
 
-/// A stream within TLS, on the side that accepted it.
+/// A TLS stream on the accepting side.
 pub type ServerStream<S> = tokio_rustls::server::TlsStream<S>;
 
-/// Whether clients have to show a certificate.
+/// Whether clients must show a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
-    /// Each of them.
+    /// Every client must.
     Must,
-    /// Those that have one; they can show otherwise who they are.
+    /// A client may, or can authenticate in another way.
     May,
 }
 
-/// A certificate to show to clients, and what they are to show: TLS 1.2 and 1.3.
+/// The certificate shown to clients, and the demand on theirs: TLS 1.2 and 1.3.
 #[derive(Clone)]
 pub struct Server {
     acceptor: TlsAcceptor,
@@ -34,12 +34,12 @@ pub struct Server {
 }
 
 impl Server {
-    /// Shows a certificate to clients that speak one of the protocols (ALPN), the
-    /// best first, or that do not say what they speak. They are asked for theirs
-    /// where there are authorities to believe.
+    /// Shows a certificate to clients that speak one of the protocols (ALPN), listed in order of
+    /// preference, or that do not name a protocol. Clients are asked for a certificate if there
+    /// are authorities to check it with.
     ///
     /// # Errors
-    /// When the certificate cannot be shown, or the authorities are none.
+    /// When the certificate cannot be shown, or there are no authorities in the set.
     pub fn new(
         pair: Pair,
         clients: Option<(Authorities, Need)>,
@@ -59,7 +59,7 @@ impl Server {
                 pair.certified(),
             ))));
         config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
-        // A resumed stream would be that of a certificate nobody looks at again.
+        // A resumed stream would rely on a certificate that is not checked again.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         Ok(Self {
@@ -69,11 +69,11 @@ impl Server {
         })
     }
 
-    /// Makes the handshake; gives the stream and what the client has shown.
+    /// Performs the handshake. Returns the stream and the client's certificate chain.
     ///
     /// # Errors
-    /// Why the two do not come together; and the stream, on which the client may
-    /// have yet to read why.
+    /// Why the handshake failed, and the stream, on which the client may still have to read the
+    /// reason.
     pub async fn accept<S>(
         &self,
         stream: S,
@@ -88,7 +88,7 @@ impl Server {
         Ok((stream, chain))
     }
 
-    /// Whether a client that has shown this, or nothing, may come in now.
+    /// Whether a client with this certificate chain, or with none, may connect now.
     pub fn admits(&self, shown: Option<&Chain>) -> bool {
         match (&self.clients, shown) {
             (None, _) | (Some((_, Need::May)), None) => true,
@@ -97,19 +97,19 @@ impl Server {
         }
     }
 
-    /// Whether clients are asked for a certificate, and whether they need one.
+    /// Whether clients are asked for a certificate, and whether they must show one.
     pub fn asks(&self) -> Option<Need> {
         self.clients.as_ref().map(|(_, need)| *need)
     }
 
-    /// The certificate that is shown, with its key.
+    /// The server's certificate, with its key.
     pub fn pair(&self) -> &Pair {
         &self.pair
     }
 }
 
 impl Server {
-    /// Its own certificate, as if a client had shown it.
+    /// The server's own chain, as if a client had shown it.
     pub fn own_chain(&self) -> Chain {
         let own = self.pair.certified().cert.clone();
         Chain::new(own.into(), Side::Client)

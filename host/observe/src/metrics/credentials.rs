@@ -1,4 +1,4 @@
-//! What is counted of tokens and certificates.
+//! Metrics of tokens and certificates.
 
 use std::sync::atomic::AtomicU64;
 
@@ -10,7 +10,6 @@ use prometheus_client::registry::{Registry, Unit};
 use super::labels::{Guarded, Label, Labelled};
 use super::{Level, Metrics};
 
-/// The part of all metrics that is about credentials.
 #[derive(Debug)]
 pub(super) struct Credentials {
     reloads: Labelled<Guarded, Counter>,
@@ -32,11 +31,12 @@ impl Credentials {
     }
 
     pub(super) fn register(&self, to: &mut Registry) {
-        let help = "Times a port's tokens and certificates were taken from the Secret anew";
+        let help = "Times a port's tokens and certificates were reloaded from the Secret";
         to.register("credentials_reloads", help, self.reloads.clone());
-        let help = "Times those in the Secret were refused, and the old ones kept";
+        let help = "Times the Secret's tokens and certificates were rejected and the old ones kept";
         to.register("credentials_refusals", help, self.refusals.clone());
-        let help = "1 while those in the Secret are refused, and older ones are in force";
+        let help =
+            "1 while the Secret's tokens and certificates are rejected and older ones are in force";
         to.register("credentials_refused", help, self.refused.clone());
         let help = "When the certificate in force expires, in Unix time";
         to.register_with_unit(
@@ -45,29 +45,29 @@ impl Credentials {
             Unit::Seconds,
             self.expiry.clone(),
         );
-        let help = "Connections to the public port that did not come through TLS";
+        let help = "Connections to the public port that failed the TLS handshake";
         let failures = self.handshake_failures.clone();
         to.register("tls_handshake_failures", help, failures);
     }
 }
 
 impl Metrics {
-    /// A port's credentials were taken from the Secret anew.
+    /// Counts a reload of a port's credentials from the Secret.
     pub fn credentials_taken(&self, port: Guarded) {
         self.credentials.reloads.of(port).inc();
     }
 
-    /// Those in the Secret were refused.
+    /// Counts a rejection of the Secret's credentials.
     pub fn credentials_refused(&self, port: Guarded) {
         self.credentials.refusals.of(port).inc();
     }
 
-    /// Whether those in the Secret are refused now.
+    /// Sets whether the Secret's credentials are rejected now.
     pub fn credentials_are_refused(&self, port: Guarded, refused: bool) {
         self.credentials.refused.of(port).set(refused.into());
     }
 
-    /// A port's certificate expires at this Unix time; not shown where there is none.
+    /// Sets when a port's certificate expires, in Unix time. Hidden if there is no certificate.
     pub fn certificate_expires(&self, port: Guarded, at: Option<f64>) {
         let labels = [(Guarded::NAME, Guarded::VALUES[port.index()])];
         match at {
@@ -80,7 +80,7 @@ impl Metrics {
         }
     }
 
-    /// A connection to the public port did not come through TLS.
+    /// Counts a connection to the public port that failed the TLS handshake.
     pub fn tls_handshake_failed(&self) {
         self.credentials.handshake_failures.inc();
     }

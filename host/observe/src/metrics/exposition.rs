@@ -1,18 +1,17 @@
-//! The formats in which metrics are shown, and which of them a client asks for.
+//! The text formats for metrics, and the choice between them by a client's `accept` header.
 
 use std::fmt::Write as _;
 
 /// A text format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exposition {
-    /// Prometheus' text format 0.0.4: what everything that reads metrics understands.
+    /// Prometheus' text format 0.0.4, which every reader of metrics understands.
     Text,
-    /// `OpenMetrics` 1.0: what Prometheus asks for first.
+    /// `OpenMetrics` 1.0, which Prometheus prefers.
     OpenMetrics,
 }
 
 impl Exposition {
-    /// The format's media type.
     pub fn content_type(self) -> &'static str {
         match self {
             Self::Text => "text/plain; version=0.0.4; charset=utf-8",
@@ -20,8 +19,8 @@ impl Exposition {
         }
     }
 
-    /// What the values of a request's `accept` headers ask for: `OpenMetrics` where it is named and
-    /// not liked less than text, else text, also where neither is accepted.
+    /// The format to use for a request's `accept` headers: `OpenMetrics` if it is named and
+    /// preferred at least as much as text, otherwise text, even if neither is accepted.
     pub fn accepted<'a>(accept: impl IntoIterator<Item = &'a str>) -> Self {
         let mut open = Liking::default();
         let mut text = Liking::default();
@@ -45,11 +44,12 @@ impl Exposition {
     }
 }
 
-/// How much a client likes a media type: the most that it says of it.
+/// A client's preference for a media type: the highest that its headers state.
 #[derive(Default)]
 struct Liking {
     named: Option<f32>,
-    /// By a range that the type is in, which counts only where the type is not named.
+    /// The preference from a range that includes the type. It counts only if the type itself is
+    /// not named.
     met: Option<f32>,
 }
 
@@ -75,7 +75,7 @@ struct Range<'a> {
 }
 
 impl<'a> Range<'a> {
-    /// None for what is none.
+    /// Returns `None` if the text is not a media range.
     fn parse(text: &'a str) -> Option<Self> {
         let mut parts = text.split(';').map(str::trim);
         let mut range = Self {
@@ -99,13 +99,15 @@ impl<'a> Range<'a> {
     }
 }
 
-/// `OpenMetrics` text, as the registry writes it, in Prometheus' text format: there a family of
-/// counters has the name of its samples, there are fewer types, no units and no mark at the end.
+/// Converts `OpenMetrics` text, as the registry writes it, to Prometheus' text format. In that
+/// format a family of counters has the name of its samples, and there are fewer types, no units
+/// and no end mark.
 ///
-/// The registry writes no exemplars, no times and no `_created` samples, which would have to go, too.
+/// The registry writes no exemplars, timestamps or `_created` samples, which would have to be
+/// removed, too.
 pub(super) fn text_of(open_metrics: &str) -> String {
     let mut text = String::with_capacity(open_metrics.len());
-    // A family's help comes before its type, which says how it is named.
+    // A family's help precedes its type, which determines its name.
     let mut help = "";
     for line in open_metrics.lines() {
         let mut words = line.splitn(4, ' ');
@@ -141,7 +143,8 @@ mod tests {
     #[test]
     fn a_client_gets_the_format_it_asks_for_and_text_where_it_does_not_say() {
         use Exposition::{OpenMetrics, Text};
-        // What Prometheus 2.53 and 3.5, curl, browsers and the Datadog agent send is among these.
+        // The headers that Prometheus 2.53 and 3.5, curl, browsers and the Datadog agent send are
+        // among these.
         for (accept, format) in [
             (&[][..], Text),
             (&["*/*"], Text),

@@ -1,4 +1,4 @@
-//! What is counted of guests' calls and instances.
+//! Metrics of guests' calls and instances.
 
 use std::time::Duration;
 
@@ -34,9 +34,9 @@ impl Guests {
     }
 
     pub(super) fn register(&self, to: &mut Registry) {
-        let help = "Components that were to be compiled, by how it ended";
+        let help = "Attempts to compile a component, by result";
         to.register("compiles", help, self.compiles.clone());
-        let help = "Time to compile a component, or until it was given up";
+        let help = "Time to compile a component, or until the attempt was abandoned";
         to.register_with_unit(
             "compile_duration",
             help,
@@ -51,46 +51,44 @@ impl Guests {
             self.call_duration.clone(),
         );
         let help =
-            "Reads that overran their budget, in time or in what they copy, and run again apart";
+            "Reads that overran their budget of time or copied bytes and were rerun as slow reads";
         to.register("slow_reads", help, self.slow_reads.clone());
         let help = "Guest instances created";
         to.register("instances_created", help, self.instances_created.clone());
         let help = "Guest instances dropped";
         to.register("instances_dropped", help, self.instances_dropped.clone());
-        let help = "Lines a guest logged beyond its rate";
+        let help = "Lines that a guest logged beyond its rate limit";
         to.register("log_lines_dropped", help, self.log_lines_dropped.clone());
     }
 }
 
 impl Metrics {
-    /// A component was compiled, or was to be, for `duration`.
+    /// Records an attempt to compile a component.
     pub fn compiled(&self, result: Compile, duration: Duration) {
         self.guests.compiles.of(result).inc();
         self.guests.compile_duration.observe_duration(duration);
     }
 
-    /// A guest's export ran for `duration`.
+    /// Records a call of a guest's export.
     pub fn guest_call(&self, export: Export, duration: Duration) {
         let histogram = self.guests.call_duration.of(export);
         histogram.observe_duration(duration);
     }
 
-    /// A read overran its short budget and runs again apart.
+    /// Counts a read that overran its short budget and is rerun as a slow read.
     pub fn slow_read(&self) {
         self.guests.slow_reads.inc();
     }
 
-    /// A guest's instance was created.
     pub fn instance_created(&self) {
         self.guests.instances_created.inc();
     }
 
-    /// A guest's instance was dropped.
     pub fn instance_dropped(&self, reason: DropReason) {
         self.guests.instances_dropped.of(reason).inc();
     }
 
-    /// `count` lines of a guest's log were dropped.
+    /// Counts dropped lines of a guest's log.
     pub fn log_lines_dropped(&self, count: u64) {
         self.guests.log_lines_dropped.inc_by(count);
     }

@@ -7,7 +7,8 @@ use std::time::Duration;
 use prometheus_client::encoding::{EncodeMetric, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 
-/// Upper bounds for durations, in nanoseconds: 1 us (a guest call) to 10 s (past every deadline).
+/// Upper bounds for durations, in nanoseconds: from 1 us (a guest call) to 10 s (longer than every
+/// deadline).
 const DURATIONS: &[u64] = &[
     1_000,
     2_500,
@@ -36,8 +37,8 @@ const DURATIONS: &[u64] = &[
 /// Upper bounds for numbers of requests.
 const SIZES: &[u64] = &[1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1_024];
 
-/// Counts observations by size, without a lock: the library's own takes one for each observation,
-/// which the threads that answer requests would wait for.
+/// Counts observations by size, without a lock. The library's own histogram takes a lock for each
+/// observation, for which the threads that answer requests would have to wait.
 ///
 /// Clones share the counts.
 #[derive(Clone, Debug)]
@@ -46,9 +47,9 @@ pub(super) struct Histogram(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     bounds: &'static [u64],
-    /// How many of the recorded units make one of the shown: 1e9 where nanoseconds become seconds.
+    /// The number of recorded units in one shown unit: 1e9 where nanoseconds are shown as seconds.
     scale: f64,
-    /// One for each bound and one for what is above them all.
+    /// One count for each bound, and one for larger values.
     counts: Box<[AtomicU64]>,
     sum: AtomicU64,
 }
@@ -59,7 +60,7 @@ impl Histogram {
         Self::new(DURATIONS, 1e9)
     }
 
-    /// A histogram of numbers of things.
+    /// A histogram of counts.
     pub(super) fn of_sizes() -> Self {
         Self::new(SIZES, 1.0)
     }
@@ -73,7 +74,6 @@ impl Histogram {
         }))
     }
 
-    /// Records a duration.
     pub(super) fn observe_duration(&self, duration: Duration) {
         self.observe(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
     }
@@ -87,7 +87,7 @@ impl Histogram {
 }
 
 impl EncodeMetric for Histogram {
-    #[expect(clippy::cast_precision_loss, reason = "a sum is shown to 53 bits")]
+    #[expect(clippy::cast_precision_loss, reason = "a sum is shown with 53 bits")]
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> std::fmt::Result {
         let inner = &*self.0;
         let bounds = inner.bounds.iter().map(|bound| *bound as f64 / inner.scale);
@@ -96,7 +96,7 @@ impl EncodeMetric for Histogram {
             .zip(&inner.counts)
             .map(|(bound, count)| (bound, count.load(Ordering::Relaxed)))
             .collect();
-        // The count is the sum of what is shown, so the text is consistent while others record.
+        // Computed from the copied buckets, so that the text is consistent while others record.
         let count = buckets.iter().map(|(_, count)| count).sum();
         let sum = inner.sum.load(Ordering::Relaxed) as f64 / inner.scale;
         encoder.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)

@@ -1,4 +1,4 @@
-//! What is measured of the API server, where there is one.
+//! Metrics of the connection to the Kubernetes API server, if there is one.
 
 use std::time::SystemTime;
 
@@ -8,7 +8,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::maybe::Maybe;
 
-/// What is measured of the API server.
+/// Metrics of the connection to the Kubernetes API server.
 #[derive(Debug, Default)]
 pub struct Kubernetes {
     replicas: Maybe,
@@ -20,20 +20,21 @@ pub struct Kubernetes {
 
 impl Kubernetes {
     pub(super) fn register(&self, to: &mut Registry) {
-        let help = "How many replicas the StatefulSet is to have, as last heard";
+        let help = "The StatefulSet's desired replicas, as last reported by the API server";
         to.register("statefulset_replicas", help, self.replicas.clone());
-        let help = "When the API server last confirmed that number or, until it has, was first asked, in Unix time";
+        let help = "When the API server last confirmed that number, or was first asked if it has not yet, in Unix time";
         to.register_with_unit(
             "kubernetes_heard_timestamp",
             help,
             Unit::Seconds,
             self.heard.clone(),
         );
-        let help = "Times the API server could not be asked for that number, or did not say it";
+        let help =
+            "Times the API server could not be asked for that number, or did not answer with it";
         to.register("kubernetes_failures", help, self.failures.clone());
         let help = "Kubernetes Events posted";
         to.register("kubernetes_events_posted", help, self.events_posted.clone());
-        let help = "Kubernetes Events that could not be posted, or were too many";
+        let help = "Kubernetes Events that could not be posted, or exceeded the rate limit";
         to.register(
             "kubernetes_events_dropped",
             help,
@@ -41,40 +42,39 @@ impl Kubernetes {
         );
     }
 
-    /// The StatefulSet is to have so many replicas.
+    /// Sets the StatefulSet's desired replicas.
     pub fn replicas(&self, replicas: u32) {
         self.replicas.set(Some(replicas.into()));
     }
 
-    /// It is followed from now on. Until the API server has said anything, the time since when it
-    /// has not counts from here: it may be away when a shard starts.
+    /// Notes that the StatefulSet is followed from now on. Until the API server has answered, its
+    /// silence is measured from this time, because it may be away when a shard starts.
     pub fn followed(&self) {
         self.heard();
     }
 
-    /// The API server confirmed what is known of it, just now.
+    /// Notes that the API server has just confirmed the number of replicas.
     pub fn heard(&self) {
         let now = unix_time(SystemTime::now());
         self.heard.set(Some(now.as_secs_f64()));
     }
 
-    /// It is not followed any more.
+    /// Notes that the StatefulSet is no longer followed.
     pub fn not_followed(&self) {
         self.replicas.set(None);
         self.heard.set(None);
     }
 
-    /// It could not be asked, or did not say it.
+    /// Counts a failure to ask the API server, or to get the number.
     pub fn failed(&self) {
         self.failures.inc();
     }
 
-    /// An Event was posted.
     pub fn event_posted(&self) {
         self.events_posted.inc();
     }
 
-    /// An Event was not posted.
+    /// Counts an Event that was not posted.
     pub fn event_dropped(&self) {
         self.events_dropped.inc();
     }

@@ -1,4 +1,4 @@
-//! Closed sets of label values, and metrics that are looked up by them without a hash.
+//! Closed sets of label values, and metrics that are looked up by them without hashing.
 
 use std::fmt::Debug;
 use std::marker::PhantomData;
@@ -7,14 +7,13 @@ use std::sync::Arc;
 use prometheus_client::encoding::{EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::MetricType;
 
-/// A label whose values are all known.
+/// A label with a closed set of values.
 pub trait Label: Copy + Debug + Send + Sync + 'static {
-    /// The label's name.
     const NAME: &'static str;
     /// The label's values, by index.
     const VALUES: &'static [&'static str];
 
-    /// Which of the values this is.
+    /// The index of this value in `VALUES`.
     fn index(self) -> usize;
 }
 
@@ -38,15 +37,15 @@ macro_rules! label {
 }
 
 label! {
-    /// Where a request was answered.
+    /// Where a request is answered.
     Target as "target" {
-        /// By the owner of a partition.
+        /// On the shard that owns its partition.
         Partition: "partition",
-        /// By the shard that got it.
+        /// On the shard that received it.
         Here: "here",
-        /// By each shard.
+        /// On every shard.
         Everywhere: "everywhere",
-        /// Before it was routed.
+        /// The request was answered before it was routed.
         Unrouted: "none",
     }
 }
@@ -56,43 +55,34 @@ label! {
     Access as "access" {
         /// A read, or a request that was not routed.
         Read: "read",
-        /// A write, through the writer.
+        /// A write, which goes through the writer.
         Write: "write",
     }
 }
 
 label! {
-    /// A guest's export.
     Export as "export" {
-        /// `describe`
         Describe: "describe",
-        /// `check`
         Check: "check",
-        /// `owner`
         Owner: "owner",
-        /// `route`
         Route: "route",
-        /// `handle`
         Handle: "handle",
-        /// `gather`
         Gather: "gather",
-        /// `migrate`
         Migrate: "migrate",
     }
 }
 
 label! {
-    /// How compiling a component ended.
+    /// The result of an attempt to compile a component.
     Compile as "result" {
-        /// It is compiled.
         Done: "done",
-        /// It is not a valid component.
+        /// The input is not a valid component.
         Invalid: "invalid",
-        /// It took too much memory or time.
+        /// Compilation took too much memory or time.
         Limit: "limit",
-        /// Nobody wanted it any more.
+        /// The result was no longer needed.
         Unwanted: "unwanted",
-        /// It was not tried: processes died of it.
+        /// Not attempted, because earlier attempts killed their processes.
         Remembered: "remembered",
         /// The compiler or the system failed.
         Failed: "failed",
@@ -102,15 +92,13 @@ label! {
 label! {
     /// Why a guest's instance was dropped.
     DropReason as "reason" {
-        /// It trapped.
         Trap: "trap",
-        /// It missed a deadline.
         Deadline: "deadline",
-        /// A read overran its short budget, and ran again apart.
+        /// A read overran its short budget and was rerun as a slow read.
         Budget: "budget",
         /// Its memory grew beyond what an instance may keep.
         Memory: "memory",
-        /// It answered its number of requests.
+        /// It has answered its maximum number of requests.
         Requests: "requests",
         /// Its generation is no longer live.
         Generation: "generation",
@@ -118,29 +106,29 @@ label! {
 }
 
 label! {
-    /// The limit for which a request was refused by the host.
+    /// The limit because of which the host refused a request.
     Limit as "limit" {
-        /// The headers are too large.
+        /// The request's head is too large.
         HeaderSize: "header_size",
-        /// The headers came too slowly.
+        /// The head arrived too slowly.
         HeaderTime: "header_time",
         /// The body is too large.
         BodySize: "body_size",
-        /// All heads together are too large.
+        /// The heads of all requests together take too much memory.
         Heads: "heads",
-        /// All bodies together are too large.
+        /// The bodies of all requests together are too large.
         Bodies: "bodies",
-        /// All replies together are too large.
+        /// The untaken replies together are too large.
         Replies: "replies",
-        /// The body came too slowly.
+        /// The body arrived too slowly.
         BodyTime: "body_time",
-        /// The shard drains.
+        /// The shard is draining.
         Draining: "draining",
         /// The writer's queue is full.
         WriterFull: "writer_full",
         /// The request waited too long for the writer.
         WriterWait: "writer_wait",
-        /// Too many slow reads run already.
+        /// Too many slow reads are running.
         SlowReads: "too_many_slow_reads",
     }
 }
@@ -148,27 +136,24 @@ label! {
 label! {
     /// Why a write was not stored.
     NotStored as "error" {
-        /// The disk is full.
         Full: "full",
-        /// The data file is not where it was opened.
+        /// The data file is no longer where it was opened.
         Missing: "missing",
         /// A part of the data file is damaged.
         Damaged: "damaged",
-        /// The disk failed.
         Failed: "failed",
     }
 }
 
 label! {
-    /// What became of a request that was passed on to another shard.
+    /// The result of forwarding a request to another shard.
     Hop as "result" {
-        /// The shard answered.
         Answered: "answered",
-        /// It said that the partition is another's.
+        /// The shard said that another shard has the partition.
         Elsewhere: "elsewhere",
-        /// It could not be asked, and nothing was run.
+        /// The shard could not be asked, and nothing was run.
         Away: "away",
-        /// It was asked and did not answer: a write may be stored.
+        /// The shard received the request but did not answer: a write may be stored.
         Unknown: "unknown",
     }
 }
@@ -176,9 +161,9 @@ label! {
 label! {
     /// Why a span was not exported.
     Unexported as "reason" {
-        /// Too many waited to be.
+        /// The queue of spans was full.
         QueueFull: "queue_full",
-        /// The collector did not take it.
+        /// The collector rejected it.
         Refused: "refused",
     }
 }
@@ -186,26 +171,26 @@ label! {
 label! {
     /// A port of the host.
     Listener as "listener" {
-        /// The clients' port.
+        /// The port for clients.
         Public: "public",
-        /// The operators' port.
+        /// The port for operators.
         Admin: "admin",
     }
 }
 
 label! {
-    /// A port that the Secret has tokens or certificates for.
+    /// A port with tokens or certificates in the Secret.
     Guarded as "listener" {
-        /// The clients' port.
+        /// The port for clients.
         Public: "public",
-        /// The operators' port.
+        /// The port for operators.
         Admin: "admin",
-        /// The other shards' port.
+        /// The port for other shards.
         Peers: "peers",
     }
 }
 
-/// A metric for each value of a label. Clones share them.
+/// One metric for each value of a label. Clones share them.
 #[derive(Debug)]
 pub(super) struct Labelled<L, M> {
     metrics: Arc<[M]>,
@@ -247,7 +232,7 @@ impl<L: Label, M: EncodeMetric> EncodeMetric for Labelled<L, M> {
     }
 }
 
-/// A metric for each pair of values of two labels. Clones share them.
+/// One metric for each pair of values of two labels. Clones share them.
 #[derive(Debug)]
 pub(super) struct Paired<L, K, M> {
     metrics: Arc<[M]>,

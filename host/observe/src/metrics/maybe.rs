@@ -1,4 +1,4 @@
-//! A level that may not be known.
+//! A gauge whose value may be unknown.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use prometheus_client::encoding::{EncodeGaugeValue, EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::MetricType;
 
-/// A level that is not shown while it is not known. Clones share it.
+/// A gauge that is hidden while its value is unknown. Clones share it.
 ///
-/// A std mutex: held for a copy, before a scrape and during one.
+/// A std mutex, held only for a copy, before and during a scrape.
 #[derive(Clone, Debug)]
 pub(super) struct Maybe<N = u64>(Arc<Mutex<Option<N>>>);
 

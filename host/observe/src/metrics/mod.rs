@@ -1,7 +1,8 @@
-//! What the host counts and measures, and how Prometheus reads it.
+//! The host's metrics, and their rendering for Prometheus.
 //!
-//! Recording never locks, allocates or looks up a label, except where a method says so: a request
-//! takes a few microseconds in all. What is looked up rather than counted is set before a scrape.
+//! Recording never locks, allocates or looks up a label, unless a method's documentation says
+//! otherwise: a request takes only a few microseconds in all. Values that are looked up rather
+//! than counted are set before a scrape.
 
 mod credentials;
 mod exposition;
@@ -47,11 +48,11 @@ use writes::Writes;
 
 type Level = Gauge<u64, AtomicU64>;
 
-/// All metrics of one process. Each group's methods are with it.
+/// All metrics of one process. Each group's methods are in the group's own file.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    /// What is measured of the API server.
+    /// The metrics of the API server.
     pub kubernetes: Kubernetes,
     requests: Requests,
     guests: Guests,
@@ -63,9 +64,9 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// All metrics, at zero. `version` is the host's.
+    /// All metrics, at zero. `version` is the host's version.
     ///
-    /// The registry adds prefixes, units, `_total` and the help's full stop.
+    /// The registry adds prefixes, units, `_total`, and the full stop after each help text.
     pub fn new(version: &str) -> Self {
         let mut metrics = Self {
             registry: Registry::default(),
@@ -92,7 +93,7 @@ impl Metrics {
         metrics
     }
 
-    /// The metrics in a format.
+    /// Renders the metrics in a format.
     pub fn show(&self, exposition: Exposition) -> String {
         let open_metrics = self.render();
         match exposition {
@@ -101,7 +102,7 @@ impl Metrics {
         }
     }
 
-    /// The metrics as `OpenMetrics` text.
+    /// Renders the metrics as `OpenMetrics` text.
     pub fn render(&self) -> String {
         let mut text = String::with_capacity(64 * 1024);
         let written = text::encode(&mut text, &self.registry);

@@ -1,4 +1,4 @@
-//! Requests counted by their outcome.
+//! Request counters by outcome.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,13 +8,12 @@ use prometheus_client::metrics::MetricType;
 
 use super::labels::{Access, Label as _, Target};
 
-/// The first status that a response may have.
+/// The lowest status that a response may have.
 const FIRST_STATUS: u16 = 200;
-/// How many there are.
 const STATUSES: usize = 400;
 
-/// Requests by target, access and status: a counter for each combination there can be (25 KiB), so
-/// that none has to be looked up. Those that are 0 are not shown. Clones share the counters.
+/// Requests by target, access and status. There is a counter for each possible combination (25
+/// KiB), so that none has to be looked up; those that are 0 are hidden. Clones share the counters.
 #[derive(Clone, Debug)]
 pub(super) struct Outcomes(Arc<[AtomicU64]>);
 

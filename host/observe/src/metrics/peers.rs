@@ -1,4 +1,4 @@
-//! What is counted of what is between shards.
+//! Metrics of the traffic between shards.
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -6,18 +6,18 @@ use prometheus_client::registry::Registry;
 
 use super::{Level, Maybe, Metrics};
 
-/// What a shard knows of how data is spread.
+/// A shard's view of how data is distributed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Topology {
-    /// The number of its plan.
+    /// The number of the shard's plan.
     pub epoch: u64,
-    /// Among how many shards data is spread, or is to be.
+    /// The number of shards among which data is distributed, or will be after the current change.
     pub shards: u32,
-    /// Whether partitions move.
+    /// Whether partitions are being moved.
     pub is_moving: bool,
-    /// For how many shards a change waits.
+    /// The number of shards that a change is waiting for.
     pub awaited: usize,
-    /// How many shards have data and are not there, as fewer are wanted.
+    /// The number of shards that have data but are not running because the set was scaled down.
     pub missing: usize,
 }
 
@@ -52,35 +52,35 @@ impl Peers {
     }
 
     pub(super) fn register(&self, to: &mut Registry) {
-        let help = "Whether another shard could be asked last";
+        let help = "1 if another shard could be reached at the last attempt";
         to.register("peer_up", help, self.up.clone());
-        let help = "Connections to the peer port whose other side was not admitted";
+        let help = "Connections to the peer port that failed the handshake";
         to.register(
             "peer_handshake_failures",
             help,
             self.handshake_failures.clone(),
         );
-        let help = "The number of the plan that the shard goes by";
+        let help = "The number of the plan that the shard follows";
         to.register("topology_epoch", help, self.epoch.clone());
-        let help = "Among how many shards data is spread, or is to be";
+        let help = "Shards among which data is distributed, or will be after the current change";
         to.register("topology_shards", help, self.shards.clone());
-        let help = "1 while partitions move";
+        let help = "1 while partitions are being moved";
         to.register("topology_moving", help, self.moving.clone());
-        let help = "Shards that a change waits for before it begins; of shard 0";
+        let help = "Shards that a change waits for before it begins; reported by shard 0";
         to.register("topology_awaited_shards", help, self.awaited.clone());
-        let help = "Shards that have data and are not there, as fewer are wanted; of shard 0";
+        let help = "Shards that have data but do not run because the set was scaled down; reported by shard 0";
         to.register("topology_missing_shards", help, self.missing.clone());
         let help = "Partitions that other shards took from this one and acknowledged";
         to.register("partitions_moved", help, self.partitions_moved.clone());
-        let help = "Partitions that this shard took from others";
+        let help = "Partitions that this shard received from others";
         to.register("partitions_arrived", help, self.partitions_arrived.clone());
-        let help = "Partitions that this shard has still to look at or to give in a change";
+        let help = "Partitions that this shard must still examine or hand over in a change";
         to.register("partitions_left", help, self.partitions_left.clone());
     }
 }
 
 impl Metrics {
-    /// Which other shards could be asked last, and which not.
+    /// Sets which other shards could be reached at the last attempt.
     pub fn peers_up(&self, peers: impl IntoIterator<Item = (u32, bool)>) {
         self.peers.up.clear();
         for (ordinal, is_up) in peers {
@@ -89,12 +89,12 @@ impl Metrics {
         }
     }
 
-    /// The other side of a connection to the peer port was not admitted.
+    /// Counts a connection to the peer port that failed the handshake.
     pub fn peer_handshake_failed(&self) {
         self.peers.handshake_failures.inc();
     }
 
-    /// How data is spread, as far as the shard knows.
+    /// Sets the shard's view of how data is distributed.
     pub fn topology(&self, topology: Option<Topology>) {
         let peers = &self.peers;
         peers.epoch.set(topology.map(|known| known.epoch));
@@ -108,14 +108,15 @@ impl Metrics {
         peers.missing.set(missing);
     }
 
-    /// Other shards acknowledged `moved` partitions, and `arrived` came from others.
+    /// Counts partitions that other shards have acknowledged, and partitions that arrived from
+    /// others.
     pub fn partitions_moved(&self, moved: usize, arrived: usize) {
         self.peers.partitions_moved.inc_by(moved as u64);
         self.peers.partitions_arrived.inc_by(arrived as u64);
     }
 
-    /// This shard has so many partitions still to look at or to give; not shown while that is not
-    /// known.
+    /// Sets how many partitions this shard must still examine or hand over. Hidden while the
+    /// number is unknown.
     pub fn partitions_left(&self, left: Option<u64>) {
         self.peers.partitions_left.set(left);
     }

@@ -1,4 +1,4 @@
-//! What is counted of the process, by the names that Prometheus' own clients use.
+//! Metrics of the process, under the names that Prometheus' own client libraries use.
 
 use std::fs;
 use std::time::{Duration, SystemTime};
@@ -38,40 +38,40 @@ impl Process {
 
     pub(super) fn register(&self, to: &mut Registry, version: &str) {
         let build = Info::new([("version", version.to_owned())]);
-        to.register("build", "The host that runs", build);
-        let help = "Whether the shard is to be sent requests";
+        to.register("build", "The running host", build);
+        let help = "1 while the shard is ready for requests";
         to.register("ready", help, self.ready.clone());
-        let help = "1 from the beginning of the drain on";
+        let help = "1 once the drain has begun";
         to.register("draining", help, self.draining.clone());
-        let help = "Spans that the collector took";
+        let help = "Spans that the collector accepted";
         to.register("spans_exported", help, self.spans_exported.clone());
-        let help = "Spans that were made and not exported";
+        let help = "Spans that were recorded but not exported";
         to.register("spans_dropped", help, self.spans_dropped.clone());
-        let help = "Lines of the log that were lost, as nobody read them in time";
+        let help = "Log lines that were lost because they were not read in time";
         to.register("log_lines_lost", help, self.log_lines_lost.clone());
     }
 }
 
 impl Metrics {
-    /// Whether the shard is ready, and whether it drains.
+    /// Sets whether the shard is ready, and whether it is draining.
     pub fn readiness(&self, is_ready: bool, is_draining: bool) {
         self.process.ready.set(is_ready.into());
         self.process.draining.set(is_draining.into());
     }
 
-    /// The collector took so many spans.
+    /// Counts spans that the collector accepted.
     pub fn spans_exported(&self, count: u64) {
         self.process.spans_exported.inc_by(count);
     }
 
-    /// So many spans were not exported.
+    /// Counts spans that were not exported.
     pub fn spans_dropped(&self, why: Unexported, count: u64) {
         self.process.spans_dropped.of(why).inc_by(count);
     }
 }
 
 impl Metrics {
-    /// So many lines of the log were lost since the start.
+    /// Sets how many log lines were lost since the start.
     pub fn log_lines_lost(&self, so_far: u64) {
         let counted = self.process.log_lines_lost.get();
         self.process
@@ -80,15 +80,14 @@ impl Metrics {
     }
 }
 
-/// What the system knows of the process, read at each scrape. What it does not
-/// say is not shown.
+/// The system's figures for the process, read at each scrape. Unavailable figures are hidden.
 #[derive(Debug)]
 pub(super) struct System {
     started: f64,
 }
 
 impl System {
-    /// For a process that starts now.
+    /// For a process that is starting now.
     pub(super) fn new() -> Self {
         Self {
             started: unix_time(SystemTime::now()).as_secs_f64(),
@@ -125,12 +124,12 @@ impl Collector for System {
     }
 }
 
-/// The processor time that the process has used.
+/// The processor time that this process has used.
 pub fn processor_time() -> Duration {
     Duration::try_from(clock_gettime(ClockId::ProcessCPUTime)).unwrap_or_default()
 }
 
-/// In bytes.
+/// The memory that this process holds, in bytes.
 pub fn resident_memory() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let line = status
@@ -141,7 +140,7 @@ pub fn resident_memory() -> Option<u64> {
 }
 
 fn open_files() -> Option<u64> {
-    // The directory itself is open while it is read.
+    // The directory itself counts while it is read.
     let open = fs::read_dir("/proc/self/fd").ok()?.count();
     Some(open.saturating_sub(1) as u64)
 }

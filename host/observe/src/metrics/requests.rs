@@ -1,4 +1,4 @@
-//! What is counted of clients' requests and connections.
+//! Metrics of clients' requests and connections.
 
 use std::time::Duration;
 
@@ -43,7 +43,7 @@ impl Requests {
 
     pub(super) fn register(&self, to: &mut Registry) {
         to.register("requests", "Requests answered", self.answered.clone());
-        let help = "From a request's last byte to its whole answer";
+        let help = "Time from a request's last byte to its complete answer";
         to.register_with_unit(
             "request_duration",
             help,
@@ -56,11 +56,11 @@ impl Requests {
         to.register("requests_in_flight", help, self.in_flight.clone());
         let help = "Requests that wait for other shards, or for their partition to arrive";
         to.register("requests_waiting", help, self.waiting.clone());
-        let help = "Requests that were not run, as their clients were gone";
+        let help = "Requests that were not run because their clients were gone";
         to.register("requests_gone", help, self.gone.clone());
-        let help = "Times a request was passed on to another shard";
+        let help = "Times a request was forwarded to another shard";
         to.register("requests_forwarded", help, self.hops.clone());
-        let help = "From passing a request on to what the other shard says";
+        let help = "Time from forwarding a request to the other shard's answer";
         to.register_with_unit(
             "forward_duration",
             help,
@@ -77,12 +77,12 @@ impl Requests {
     }
 }
 
-/// A request that waits to be run.
+/// A request that waits to run.
 #[derive(Debug)]
 pub struct NotYetRun<'a>(Option<&'a Metrics>);
 
 impl NotYetRun<'_> {
-    /// It is run now.
+    /// Notes that the request runs now.
     pub fn is_run(mut self) {
         self.0 = None;
     }
@@ -97,7 +97,6 @@ impl Drop for NotYetRun<'_> {
 }
 
 impl Metrics {
-    /// A request was answered, after `duration`.
     pub fn request(
         &self,
         target: Target,
@@ -110,54 +109,54 @@ impl Metrics {
         histogram.observe_duration(duration);
     }
 
-    /// A request was refused by the host.
+    /// Counts a request that the host refused.
     pub fn request_refused(&self, limit: Limit) {
         self.requests.refused.of(limit).inc();
     }
 
-    /// So many requests are being answered now.
+    /// Sets how many requests are being answered now.
     pub fn requests_in_flight(&self, requests: usize) {
         self.requests.in_flight.set(requests as u64);
     }
 
-    /// One more request waits for another shard, or for its partition.
+    /// Notes that a request begins to wait for another shard, or for its partition.
     pub fn request_waits(&self) {
         self.requests.waiting.inc();
     }
 
-    /// One that waited does no longer.
+    /// Notes that a request has stopped waiting.
     pub fn request_waited(&self) {
         self.requests.waiting.dec();
     }
 
-    /// A request was not run, as its client was gone.
+    /// Counts a request that was not run because its client was gone.
     pub fn request_gone(&self) {
         self.requests.gone.inc();
     }
 
-    /// A request that waits to be run: if what this gives is dropped before it is, its client is
-    /// gone.
+    /// Tracks a request that waits to run. If the returned guard is dropped before the request
+    /// runs, its client counts as gone.
     pub fn not_yet_run(&self) -> NotYetRun<'_> {
         NotYetRun(Some(self))
     }
 
-    /// A request was passed on, and what came of it after `duration`.
+    /// Records the result of forwarding a request.
     pub fn forwarded(&self, hop: Hop, duration: Duration) {
         self.requests.hops.of(hop).inc();
         self.requests.hop_duration.observe_duration(duration);
     }
 
-    /// A connection was accepted.
+    /// Notes that a connection was accepted.
     pub fn connection_opened(&self, listener: Listener) {
         self.requests.connections.of(listener).inc();
     }
 
-    /// A connection that was opened is closed.
+    /// Notes that an accepted connection was closed.
     pub fn connection_closed(&self, listener: Listener) {
         self.requests.connections.of(listener).dec();
     }
 
-    /// A connection was refused because there were too many.
+    /// Counts a connection that was refused because there were too many.
     pub fn connection_refused(&self, listener: Listener) {
         self.requests.connections_refused.of(listener).inc();
     }

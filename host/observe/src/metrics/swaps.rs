@@ -1,4 +1,4 @@
-//! What is counted of generations and of the Secret.
+//! Metrics of generations and of the Secret.
 
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime};
@@ -41,25 +41,26 @@ impl Swaps {
     }
 
     pub(super) fn register(&self, to: &mut Registry) {
-        let help = "The number of the live generation, 0 where there is none";
+        let help = "The number of the live generation, or 0 if there is none";
         to.register("generation", help, self.generation.clone());
-        let help = "When the live generation went live here, in Unix time, 0 where there is none";
+        let help =
+            "When the live generation went live on this shard, in Unix time, or 0 if there is none";
         to.register_with_unit(
             "generation_live_timestamp",
             help,
             Unit::Seconds,
             self.live_since.clone(),
         );
-        let help = "The live guest, by what it calls itself";
+        let help = "The live guest, by the name and version that it reports";
         to.register("guest_info", help, self.guest.clone());
         to.register("swaps", "Generations that went live", self.count.clone());
-        let help = "From new content in the volume to its first view";
+        let help = "Time from new content in the volume until it is live";
         to.register_with_unit("swap_duration", help, Unit::Seconds, self.duration.clone());
         let help = "Generations refused, by the step that refused";
         to.register("swap_refusals", help, self.refusals.clone());
-        let help = "1 while what the volume shows is refused, and the generation before serves";
+        let help = "1 while the volume's content is refused and the previous generation serves";
         to.register("swap_refused", help, self.is_refused.clone());
-        let help = "Times the Secret volume was read anew";
+        let help = "Times the Secret volume was reloaded";
         to.register("secrets_reloads", help, self.secrets_reloads.clone());
         let help = "Times the Secret volume could not be read";
         to.register("secrets_reload_errors", help, self.secrets_errors.clone());
@@ -67,7 +68,7 @@ impl Swaps {
 }
 
 impl Metrics {
-    /// A generation went live, of the guest that calls itself so.
+    /// Notes that a generation went live, with the name and version that its guest reports.
     pub fn swap_live(&self, generation: u64, name: &str, version: &str) {
         self.swaps.count.inc();
         self.swaps.generation.set(generation);
@@ -78,34 +79,34 @@ impl Metrics {
         self.swaps.guest.get_or_create(&labels).set(1);
     }
 
-    /// A generation went live `duration` after it was observed.
+    /// Records the time from observing a generation to its going live.
     pub fn swap_took(&self, duration: Duration) {
         self.swaps.duration.observe_duration(duration);
     }
 
-    /// Generations can be refused in these steps: shown as 0 until one is.
+    /// Lists the steps in which a generation can be refused. Each is shown as 0 until one is.
     pub fn swap_steps(&self, steps: impl IntoIterator<Item = &'static str>) {
         for step in steps {
             drop(self.swaps.refusals.get_or_create(&[("step", step)]));
         }
     }
 
-    /// A generation was refused in `step`. Looks the step up under a lock.
+    /// Counts a generation that was refused in `step`. Looks the step up under a lock.
     pub fn swap_refused(&self, step: &'static str) {
         self.swaps.refusals.get_or_create(&[("step", step)]).inc();
     }
 
-    /// Whether what the volume shows now is refused.
+    /// Sets whether the volume's current content is refused.
     pub fn swap_is_refused(&self, is_refused: bool) {
         self.swaps.is_refused.set(is_refused.into());
     }
 
-    /// The Secret volume was read anew.
+    /// Counts a reload of the Secret volume.
     pub fn secrets_reloaded(&self) {
         self.swaps.secrets_reloads.inc();
     }
 
-    /// The Secret volume could not be read.
+    /// Counts a failure to read the Secret volume.
     pub fn secrets_failed(&self) {
         self.swaps.secrets_errors.inc();
     }

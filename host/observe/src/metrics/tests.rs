@@ -6,10 +6,10 @@ use http::StatusCode;
 
 use super::*;
 
-/// The endings of samples' names beyond their family's.
+/// The suffixes that samples' names have beyond their family's name.
 const ENDINGS: [&str; 6] = ["", "_total", "_sum", "_count", "_bucket", "_info"];
 
-/// Each sample of the text by its name and labels, having checked the text's form.
+/// Parses the text into samples by name and labels, and checks its form.
 fn parse(text: &str) -> BTreeMap<String, f64> {
     let mut families: HashSet<String> = HashSet::new();
     let mut helped: HashSet<String> = HashSet::new();
@@ -49,7 +49,7 @@ fn parse(text: &str) -> BTreeMap<String, f64> {
     samples
 }
 
-/// Metrics of a shard to which all has happened.
+/// The metrics of a shard after everything has happened to it.
 fn after_everything() -> Metrics {
     let metrics = Metrics::new("1.2.3");
     for duration in [Duration::from_millis(3), Duration::from_mins(1)] {
@@ -217,13 +217,13 @@ fn the_process_says_how_it_is() {
     }
 }
 
-/// A metric as the reference has it, or as the text has it: its type and labels.
+/// Metrics by name, each with its type and labels, as in the reference or in the text.
 type Shown = BTreeMap<String, (String, BTreeSet<String>)>;
 
-/// Labels with values that are not a closed set.
+/// Labels whose values are not a closed set.
 const OPEN: [&str; 5] = ["status", "version", "name", "peer", "le"];
 
-/// What stands in code spans.
+/// The text's code spans.
 fn spans(text: &str) -> BTreeSet<String> {
     let spans = text.split('`').skip(1).step_by(2);
     spans.map(str::to_owned).collect()
@@ -242,7 +242,6 @@ fn rows() -> BTreeMap<String, Vec<&'static str>> {
         .collect()
 }
 
-/// What host/README.md shows.
 fn of_the_reference() -> Shown {
     let shown = |cells: Vec<&str>| (cells[2].to_owned(), spans(cells[3]));
     rows()
@@ -251,7 +250,7 @@ fn of_the_reference() -> Shown {
         .collect()
 }
 
-/// What a parser that is not of this project reads in the text.
+/// The samples of the text according to a parser that is not part of this project.
 fn of_the_text(text: &str) -> Shown {
     let lines = text.lines().map(|line| Ok(line.to_owned()));
     let scrape = prometheus_parse::Scrape::parse(lines).expect("Prometheus can read it");
@@ -299,8 +298,8 @@ fn the_reference_and_the_text_show_the_same() {
     }
 }
 
-/// The text leaves out what has no value yet, so a metric that `after_everything` forgets would not
-/// be missed there: the registry itself has all.
+/// The text omits metrics that have no value yet, so a metric that `after_everything` forgets
+/// would not be missed there. The registry itself lists all of them.
 #[test]
 fn the_reference_shows_all_that_is_registered() {
     let registry = format!("{:?}", Metrics::new("1.2.3").registry);
@@ -320,7 +319,7 @@ fn the_reference_shows_all_that_is_registered() {
     }
 }
 
-/// A metric's name without what the registry adds for its unit and type.
+/// A metric's name without the suffixes that the registry adds for its unit and type.
 fn base(name: &str) -> &str {
     let name = name.strip_suffix("_total").unwrap_or(name);
     let name = name.strip_suffix("_info").unwrap_or(name);

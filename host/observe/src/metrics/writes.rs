@@ -1,4 +1,4 @@
-//! What is counted of the writer, its commits, and the store.
+//! Metrics of the writer, its commits, and the store.
 
 use std::time::Duration;
 
@@ -9,15 +9,13 @@ use super::histogram::Histogram;
 use super::labels::{Labelled, NotStored};
 use super::{Level, Maybe, Metrics};
 
-/// The store's sizes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoreSize {
-    /// Its file's length.
+    /// The length of its file.
     pub bytes: u64,
-    /// How many entries it has.
     pub entries: u64,
-    /// The filesystem of its file: the bytes that it has, and those that the
-    /// store may still take; none where the system does not say.
+    /// The size of the file's filesystem, and how much of it the store may still take, in bytes;
+    /// `None` if the system does not report it.
     pub filesystem: Option<(u64, u64)>,
 }
 
@@ -60,7 +58,7 @@ impl Writes {
     pub(super) fn register(&self, to: &mut Registry) {
         let help = "Write requests that wait for the writer";
         to.register("writer_depth", help, self.depth.clone());
-        let help = "From a write request's arrival at the writer to its turn";
+        let help = "Time from a write request's arrival at the writer to its turn";
         to.register_with_unit("writer_wait", help, Unit::Seconds, self.wait.clone());
         let help = "Write requests in one commit";
         to.register("writer_group_size", help, self.group.clone());
@@ -71,9 +69,9 @@ impl Writes {
             Unit::Seconds,
             self.commit_duration.clone(),
         );
-        let help = "Commits that failed: nothing of them was acknowledged";
+        let help = "Commits that failed, of which nothing was acknowledged";
         to.register("commit_errors", help, self.commit_errors.clone());
-        let help = "Write requests that were not acknowledged, as they could not be stored";
+        let help = "Write requests that were not acknowledged because they could not be stored";
         to.register("writes_not_stored", help, self.not_stored.clone());
         let help = "When the last commit was made, in Unix time";
         to.register_with_unit(
@@ -93,60 +91,57 @@ impl Writes {
             Unit::Bytes,
             self.filesystem_size.clone(),
         );
-        let help = "What the store may still take of its filesystem";
+        let help = "Space that the store may still take on its filesystem";
         to.register_with_unit(
             "store_filesystem_available",
             help,
             Unit::Bytes,
             self.filesystem_available.clone(),
         );
-        let help = "Whether the store's file is not where it was opened, and writes are refused";
+        let help = "1 while the store's file is not where it was opened, and writes are refused";
         to.register("store_missing", help, self.missing.clone());
-        let help = "Whether a part of the store's file was found to be damaged";
+        let help = "1 if a part of the store's file was found to be damaged";
         to.register("store_damaged", help, self.damaged.clone());
     }
 }
 
 impl Metrics {
-    /// `depth` write requests wait for the writer now.
+    /// Sets how many write requests wait for the writer.
     pub fn writer_depth(&self, depth: usize) {
         self.writes.depth.set(depth as u64);
     }
 
-    /// A write request waited `duration` for its turn in the writer.
+    /// Records how long a write request waited for its turn.
     pub fn writer_wait(&self, duration: Duration) {
         self.writes.wait.observe_duration(duration);
     }
 
-    /// A group of `size` write requests became durable, in `duration`.
+    /// Records a group of `size` write requests that became durable.
     pub fn commit(&self, duration: Duration, size: usize) {
         self.writes.commit_duration.observe_duration(duration);
         self.writes.group.observe(size as u64);
     }
 
-    /// A commit failed.
     pub fn commit_failed(&self) {
         self.writes.commit_errors.inc();
     }
 
-    /// A write request is told that it was not stored.
+    /// Counts a write request that was answered as not stored.
     pub fn write_not_stored(&self, why: NotStored) {
         self.writes.not_stored.of(why).inc();
     }
 
-    /// The last commit was made at this Unix time; not shown where there was
-    /// none since the start.
+    /// Sets when the last commit was made, in Unix time. Hidden if there was none since the start.
     pub fn last_commit(&self, at: Option<f64>) {
         self.writes.last_commit.set(at);
     }
 
-    /// Whether the store's file is missing, and whether a part of it is damaged.
+    /// Sets whether the store's file is missing, and whether a part of it is damaged.
     pub fn store_standing(&self, is_missing: bool, is_damaged: bool) {
         self.writes.missing.set(is_missing.into());
         self.writes.damaged.set(is_damaged.into());
     }
 
-    /// How large the store is now.
     pub fn store_size(&self, size: StoreSize) {
         self.writes.size.set(size.bytes);
         self.writes.entries.set(size.entries);

@@ -1,10 +1,10 @@
-//! Lines on their way to a stream that may be slow, or that nobody reads.
+//! A queue of lines for a stream that may be slow, or that nobody reads.
 //!
-//! Who writes a line must not wait for who reads it: a log on a pipe that nobody empties would
-//! stop the process. So lines are put into a bounded memory, and a thread of its own writes them.
-//! Those that find no room are dropped and counted. tracing-appender's writer does the same with a
-//! bound in lines; here it is in bytes, the end waits for a bounded time, and a pipe that does not
-//! block is waited for.
+//! The writer of a line must not wait for its reader: a log on a pipe that nobody empties would
+//! stop the process. So lines go into bounded memory, and a thread of its own writes them out.
+//! Lines that find no room are dropped and counted. tracing-appender's writer does the same with a
+//! bound in lines; here the bound is in bytes, the wait at the end is bounded, and non-blocking
+//! pipes are waited for.
 
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -15,42 +15,42 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 
-/// The most bytes of lines that wait; as many again can be under way.
+/// The most bytes of queued lines; as many again can be in the thread's hands.
 pub const MOST: usize = 4 << 20;
-/// What of its memory a thread without work keeps.
+/// How much buffer capacity the thread keeps while it is idle, in bytes.
 const KEPT: usize = 64 << 10;
 
-/// Lines that wait for their thread. Clones are the same.
+/// The queue of lines for the thread. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Backlog(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
     most: usize,
-    /// A std mutex: held for a copy of a line. Poison is nothing: bytes are bytes.
+    /// A std mutex, held for the copy of a line. Poisoning is ignored, as any bytes are valid.
     waiting: Mutex<Waiting>,
-    /// There is something to write.
+    /// Signals that there is something to write.
     filled: Condvar,
-    /// All was written, or given up.
+    /// Signals that everything was written or dropped.
     emptied: Condvar,
-    /// Lines that nobody will see. Relaxed: nothing else is read by it.
+    /// Lines that were dropped. Relaxed: no other data is published through it.
     lost: AtomicU64,
 }
 
 #[derive(Debug, Default)]
 struct Waiting {
     lines: Vec<u8>,
-    /// The thread has lines in hand.
+    /// Whether the thread is writing lines.
     is_writing: bool,
     writer: Option<ThreadId>,
 }
 
 impl Backlog {
-    /// Starts the thread that writes lines to `output`. Whenever it has written again after lines
-    /// were lost, it tells `lost` how many they were.
+    /// Starts the thread that writes lines to `output`. When it can write again after lines were
+    /// lost, it calls `lost` with their number.
     ///
     /// # Errors
-    /// When there can be no more threads.
+    /// When no thread can be started.
     pub fn start<W: Write + AsFd + Send + 'static>(
         most: usize,
         output: W,
@@ -70,8 +70,8 @@ impl Backlog {
         Ok(backlog)
     }
 
-    /// Takes whole lines if there is room for them, and never waits. The thread that writes has
-    /// room beyond the bound: it puts a line only after it has written, to tell what was lost.
+    /// Queues whole lines if there is room for them, and never waits. The writing thread itself
+    /// may exceed the bound: it adds a line only after it has written, to report lost lines.
     pub fn put(&self, lines: &[u8]) {
         let mut waiting = self.0.waiting();
         let is_told = waiting.writer == Some(thread::current().id());
@@ -85,16 +85,16 @@ impl Backlog {
         self.0.filled.notify_one();
     }
 
-    /// How many lines were lost so far.
+    /// The number of lines lost so far.
     pub fn lost(&self) -> u64 {
         self.0.lost.load(Ordering::Relaxed)
     }
 
-    /// Waits until all lines are written, but no longer than this.
+    /// Waits until all lines are written, but at most `at_most`.
     pub fn flush(&self, at_most: Duration) {
         let deadline = Instant::now() + at_most;
         let mut waiting = self.0.waiting();
-        // It would wait for itself.
+        // The writing thread would wait for itself.
         if waiting.writer == Some(thread::current().id()) {
             return;
         }
@@ -128,7 +128,7 @@ impl Shared {
             lines.shrink_to(KEPT);
             self.take(&mut lines);
             let mut has_written = false;
-            // Each line by a call of its own: a pipe takes it whole, whoever else writes there.
+            // One call for each line: a pipe takes it whole, whatever other processes write there.
             for line in lines.split_inclusive(|byte| *byte == b'\n') {
                 match write_whole(&mut output, line) {
                     Ok(()) => has_written = true,
@@ -136,7 +136,7 @@ impl Shared {
                 }
             }
             let lost = self.lost.load(Ordering::Relaxed);
-            // Not where nothing comes through: that line would be lost, too, and so on for ever.
+            // Not while nothing gets through: that report would be lost, too, and so on for ever.
             if has_written && lost > told {
                 tell(lost - told);
                 told = lost;
@@ -144,7 +144,7 @@ impl Shared {
         }
     }
 
-    /// Waits for lines, and takes all there are.
+    /// Waits for lines, and takes all of them.
     fn take(&self, lines: &mut Vec<u8>) {
         let mut waiting = self.waiting();
         waiting.is_writing = false;
@@ -158,7 +158,7 @@ impl Shared {
     }
 }
 
-/// Writes a line to its end, waiting where the stream does not.
+/// Writes a line completely, waiting when a non-blocking stream is full.
 fn write_whole(output: &mut (impl Write + AsFd), mut line: &[u8]) -> io::Result<()> {
     while !line.is_empty() {
         match output.write(line) {
@@ -187,7 +187,8 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(30);
 
-    /// Lines of a pipe that holds 64 KiB, a bound of 32 KiB, and what was told to be lost.
+    /// A backlog with a bound of `most` bytes on a pipe that holds 64 KiB, and a channel for the
+    /// reports of lost lines.
     fn pipe(most: usize) -> (Backlog, PipeReader, mpsc::Receiver<u64>) {
         let (reader, writer) = io::pipe().expect("a pipe");
         let (told, lost) = mpsc::channel();
@@ -226,7 +227,8 @@ mod tests {
             seen += 1;
             number
         };
-        // What is written once it flows again comes through, and the loss is told of.
+        // Lines that are written after the pipe flows again come through, and the loss is
+        // reported.
         let mut told = 0;
         let last = loop {
             backlog.put(line(999_999).as_bytes());
@@ -255,7 +257,7 @@ mod tests {
         assert!(lost.try_recv().is_err(), "there is nobody to tell");
     }
 
-    /// As where another process that has the same pipe has set it so.
+    /// As if another process that shares the pipe had made it non-blocking.
     #[test]
     fn a_pipe_that_does_not_block_is_waited_for() {
         let (mut reader, writer) = io::pipe().expect("a pipe");
@@ -268,7 +270,7 @@ mod tests {
             expected += &line(number);
             backlog.put(line(number).as_bytes());
         }
-        // The pipe is full, and stays so for a while.
+        // The pipe is full for a while.
         thread::sleep(Duration::from_millis(100));
         let mut seen = vec![0; expected.len()];
         reader.read_exact(&mut seen).expect("all comes");
@@ -277,7 +279,7 @@ mod tests {
         assert_eq!(backlog.lost(), 0);
         let calls = calls.load(Ordering::Relaxed);
         println!("3000 lines by {calls} calls");
-        // One for each line, and one more each time the pipe was full.
+        // One call for each line, and one more each time the pipe was full.
         assert!(calls < 3 * 3000, "it was tried again and again: {calls}");
     }
 
@@ -301,7 +303,7 @@ mod tests {
         }
     }
 
-    /// Where lines wait in full, the one that told of the lost found no room itself.
+    /// Regression: when the queue was full, the line that reported the loss found no room itself.
     #[test]
     fn what_is_told_of_lost_lines_is_all_that_was_lost() {
         let (reader, writer) = io::pipe().expect("a pipe");

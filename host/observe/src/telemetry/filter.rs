@@ -1,40 +1,38 @@
-//! What is logged: a level for our own lines, and others by name.
+//! The log filter: a level for our own lines, and for others by name.
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::{LevelFilter, ParseError};
 
-/// The targets of our own lines: the host's crates, and the guests.
+/// The targets of our own lines: the host's crates and the guests.
 const OURS: [&str; 2] = ["ostrakon", "guest"];
-/// The client of the API server, as the target of lines of its own.
+/// The target of the log lines of the API server's client.
 const KUBE: &str = "kube_client";
 
-/// Why a log filter is not taken.
+/// Why a log filter is rejected.
 #[derive(Debug, thiserror::Error)]
 pub enum FilterError {
-    /// It is not a filter.
+    /// The text is not a filter.
     #[error(
         "{directives:?} is not a log filter: write a level, or target=level pairs with commas between"
     )]
     Directives {
-        /// The filter given.
         directives: String,
-        /// What is wrong with it.
+        /// The parser's error.
         #[source]
         source: ParseError,
     },
-    /// A level is misspelt, it seems: a target alone would silence all others.
+    /// A level that seems to be misspelt. Taken as a target alone, it would silence all others.
     #[error(
         "{word:?} in {directives:?} is none of the levels off, error, warn, info, debug and trace: write a target with its level, as in {word}=trace"
     )]
     Word {
-        /// The filter given.
         directives: String,
-        /// The word in it.
+        /// The suspect word.
         word: String,
     },
 }
 
-/// Whether `directives` are a filter.
+/// Checks that `directives` are a valid filter.
 ///
 /// # Errors
 /// When they are not.
@@ -42,8 +40,8 @@ pub fn check(directives: &str) -> Result<(), FilterError> {
     parse(directives).map(drop)
 }
 
-/// A level alone is that of our own lines; of other crates, whose lines of debugging are many, it
-/// lets through `info` at most, unless they are named.
+/// A level alone applies to our own lines. Other crates' lines pass at `info` at most unless they
+/// are named, because their debug lines are many.
 pub(super) fn parse(directives: &str) -> Result<EnvFilter, FilterError> {
     let mut filter = EnvFilter::try_new(directives).map_err(|source| FilterError::Directives {
         directives: directives.to_owned(),
@@ -65,7 +63,7 @@ pub(super) fn parse(directives: &str) -> Result<EnvFilter, FilterError> {
         }
     }
     let add = |filter: EnvFilter, directive: &str| {
-        filter.add_directive(directive.parse().expect("it is a directive"))
+        filter.add_directive(directive.parse().expect("the directive is valid"))
     };
     if let Some(level) = alone.filter(|level| *level > LevelFilter::INFO) {
         filter = add(filter, "info");
@@ -81,7 +79,7 @@ pub(super) fn parse(directives: &str) -> Result<EnvFilter, FilterError> {
         }
     }
     if !directives.contains(KUBE) {
-        // What it tells at each failure is told here once, with what to do.
+        // Our own lines report each of its failures once, with what to do.
         filter = add(filter, &format!("{KUBE}=off"));
     }
     Ok(filter)

@@ -1,4 +1,4 @@
-//! A log line for people.
+//! The log format for people.
 
 use std::fmt::{self, Write as _};
 
@@ -12,8 +12,8 @@ use tracing_subscriber::registry::LookupSpan;
 
 use super::FROM_LOG;
 
-/// Writes each event as one line: time, level, target, message, and its fields. What others say in
-/// it cannot end the line, nor colour it.
+/// Writes each event as one line: time, level, target, message, and its fields. Text from others
+/// cannot end the line or colour it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Human;
 
@@ -63,7 +63,7 @@ fn colour(level: Level) -> u8 {
     }
 }
 
-/// Whether there is a terminal that shows colours.
+/// Whether to write colours.
 #[derive(Clone, Copy, Debug)]
 struct Paint(bool);
 
@@ -84,11 +84,11 @@ impl Paint {
     }
 }
 
-/// Message and fields, each with a space before it.
+/// The message and fields, each preceded by a space.
 struct Fields {
     paint: Paint,
     text: String,
-    /// That of an event that came through the `log` crate.
+    /// The target of an event that came through the `log` crate.
     target: Option<String>,
 }
 
@@ -112,7 +112,7 @@ impl Visit for Fields {
             return;
         }
         self.text.push(' ');
-        // Writing to a string fails only where `Debug` says so; the rest of the line stays.
+        // Writing to a string fails only if `Debug` returns an error; the rest of the line stays.
         if name != "message" {
             let _ = self
                 .paint

@@ -1,4 +1,4 @@
-//! A log line as a JSON object.
+//! The log format of one JSON object per line.
 
 use std::error::Error;
 use std::fmt::{self, Write as _};
@@ -15,7 +15,7 @@ use tracing_subscriber::registry::LookupSpan;
 use super::FROM_LOG;
 
 /// Writes each event as one line: `timestamp` (RFC 3339, UTC), `level`, `shard`, `target` and
-/// `message`, which are always there, and then the event's own fields.
+/// `message`, which are always present, and then the event's own fields.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Json {
     pub(super) shard: u32,
@@ -53,8 +53,8 @@ where
     }
 }
 
-/// The line of an error that ends a process, whatever its log lets through. The shard is none where
-/// it is not known yet.
+/// The line for an error that ends the process, written regardless of the log's filter. `shard` is
+/// `None` if it is not known yet.
 pub(super) fn last_line(shard: Option<u32>, target: &str, message: &str) -> String {
     let line = Line {
         level: Level::ERROR,
@@ -91,7 +91,7 @@ impl Line {
             Value::String(self.message),
         )?;
         for (name, value) in self.rest {
-            // Each name once: the line's own go before.
+            // Each name appears once: the line's own fields take precedence.
             if !matches!(&*name, "timestamp" | "level" | "shard" | "target") {
                 write!(line, ",{}:{value}", Value::String(name))?;
             }
@@ -102,8 +102,8 @@ impl Line {
     }
 }
 
-/// JSON escapes the controls of ASCII, but no other line ends and nothing that hides text or turns
-/// it round. Such characters are within its strings only, where they may be escaped, too.
+/// Escapes line separators, and characters that hide or reverse text. JSON itself escapes only
+/// ASCII controls. Such characters occur only within its strings, where an escape is valid.
 fn escape(line: &str, to: &mut impl fmt::Write) -> fmt::Result {
     let mut from = 0;
     for (at, letter) in line
@@ -128,7 +128,7 @@ struct Fields {
 impl Fields {
     fn take(&mut self, field: &Field, value: Value) {
         let name = field.name();
-        // A field named by a keyword.
+        // A field that is named after a keyword.
         let name = name.strip_prefix("r#").unwrap_or(name);
         match (name, value) {
             ("message", Value::String(text)) => self.message = text,

@@ -1,6 +1,6 @@
-//! The process's own log: on standard error, for people on a terminal and as JSON elsewhere.
+//! The process's own log on standard error: for people on a terminal, and as JSON elsewhere.
 //!
-//! Who logs never waits: lines go through a [`Backlog`].
+//! Logging never waits: lines go through a [`Backlog`].
 
 mod backlog;
 mod filter;
@@ -27,10 +27,10 @@ use human::Human;
 use json::Json;
 use ostrakon_base::printable::Printable;
 
-/// How long the end of a process waits until the last lines are written.
+/// How long the process waits at its end until the last lines are written.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
-/// The target that events of the `log` crate come under; theirs is a field.
+/// The target of events from the `log` crate, whose own target is a field.
 const FROM_LOG: &str = "log";
 
 /// How a log line is written.
@@ -39,14 +39,14 @@ pub enum Format {
     /// `human` where standard error is a terminal, `json` elsewhere.
     #[default]
     Auto,
-    /// A line for people, in colour on a terminal.
+    /// A line for people, coloured on a terminal.
     Human,
     /// A JSON object on a line of its own.
     Json,
 }
 
 impl Format {
-    /// Whether lines are JSON.
+    /// Whether lines are written as JSON.
     fn is_json(self) -> bool {
         match self {
             Self::Auto => !io::stderr().is_terminal(),
@@ -55,9 +55,9 @@ impl Format {
         }
     }
 
-    /// What a process says last that an error ends, with its line end: a line as those of its log
-    /// where they are JSON, whatever the log's filter is. The shard is none where it is not known
-    /// yet.
+    /// The last message of a process that ends with an error, with a line end. It is a JSON line
+    /// like those of the log if they are JSON, regardless of the log's filter. `shard` is `None`
+    /// if it is not known yet.
     pub fn last_line(self, shard: Option<u32>, error: &str) -> String {
         if self.is_json() {
             json::last_line(shard, module_path!(), error)
@@ -70,27 +70,24 @@ impl Format {
 /// Why the log could not be set up or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The filter is not one.
     #[error(transparent)]
     Filter(#[from] FilterError),
     /// The process has a log already.
     #[error("the log is set up already: set it up once in a process")]
     Installed(#[source] tracing_subscriber::util::TryInitError),
-    /// The log is gone.
+    /// The log no longer exists.
     #[error("the log's filter cannot be replaced: restart the process")]
     Gone(#[source] reload::Error),
-    /// There is no thread or descriptor to write it by.
+    /// No thread or descriptor is available to write the log.
     #[error("the system does not give what the log needs")]
     System(#[from] io::Error),
 }
 
-/// The log of a process. Dropped at its end, it waits a second at most until the last lines are
-/// written.
+/// The log of a process. On drop it waits at most a second until the last lines are written.
 #[derive(Debug)]
 pub struct Log {
-    /// What is logged.
+    /// The filter, which can be changed.
     pub filter: Filter,
-    /// The lines on their way.
     pub lines: Backlog,
 }
 
@@ -100,13 +97,13 @@ impl Drop for Log {
     }
 }
 
-/// Changes what is logged while the process runs.
+/// Changes the filter while the process runs.
 #[derive(Clone, Debug)]
 pub struct Filter(reload::Handle<EnvFilter, Registry>);
 
 impl Filter {
-    /// Logs what `directives` let through from now on: `info`, or `info,ostrakon_network=debug`. On
-    /// an error the filter before stays.
+    /// Sets the filter from now on: `info`, or `info,ostrakon_network=debug`. On an error the
+    /// previous filter stays.
     ///
     /// # Errors
     /// When `directives` are not a filter.
@@ -117,15 +114,15 @@ impl Filter {
     }
 }
 
-/// Sets the log of shard `shard`'s process up. Panics are lines of it from then on.
+/// Sets up the log of shard `shard`'s process. From then on, panics are logged.
 ///
 /// # Errors
-/// When `directives` are not a filter, or the process has a log already.
+/// When `directives` are not a filter, or the process already has a log.
 pub fn init(format: Format, directives: &str, shard: u32) -> Result<Log, Error> {
     let lines = Backlog::start(MOST, unlocked(io::stderr())?, |lines| {
         tracing::warn!(
             lines,
-            "lines of the log were lost: they were not read in time"
+            "log lines were lost because they were not read in time"
         );
     })?;
     let to = lines.clone();
@@ -138,16 +135,16 @@ pub fn init(format: Format, directives: &str, shard: u32) -> Result<Log, Error> 
     Ok(Log { filter, lines })
 }
 
-/// A standard stream without its lock and buffer: who holds the one, or fills the other, may wait
-/// for a reader.
+/// A standard stream without its lock and buffer. A thread that holds the lock, or fills the
+/// buffer, may have to wait for a reader.
 ///
 /// # Errors
-/// When there are no descriptors left.
+/// When no descriptors are left.
 pub fn unlocked(stream: impl AsFd) -> io::Result<File> {
     Ok(stream.as_fd().try_clone_to_owned()?.into())
 }
 
-/// One line on its way, which is written whole.
+/// A line under construction, which is queued whole when complete.
 struct Line(Backlog);
 
 impl io::Write for Line {

@@ -1,4 +1,4 @@
-//! Panics as lines of the log.
+//! Panics as log lines.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::cell::RefCell;
@@ -11,11 +11,11 @@ use ostrakon_base::printable::Printable;
 
 use super::Backlog;
 
-/// How long a panic waits until its line is written: it may be the process's last.
+/// How long a panicking thread waits until its line is written, which may be the process's last.
 const LAST_LINE: Duration = Duration::from_millis(100);
 
-/// Has each panic from now on written as one line of the log; where the log's filter has no
-/// errors, as plain text.
+/// Makes each panic from now on one line of the log, or plain text if the log's filter excludes
+/// errors.
 pub(super) fn log(lines: Backlog) {
     panic::set_hook(Box::new(move |info| {
         if tracing::enabled!(tracing::Level::ERROR) {
@@ -29,15 +29,15 @@ pub(super) fn log(lines: Backlog) {
 }
 
 thread_local! {
-    /// Some while panics of this thread are caught: what the last one said.
+    /// `Some` while this thread's panics are being caught; contains the message of the last one.
     static CAUGHT: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// Does something of others that may panic, and says what the panic said. It is no line of the log:
-/// whoever calls tells of it, or lives with it.
+/// Runs `work`, such as a library call, which may panic. The panic is not logged: the caller
+/// reports it or ignores it.
 ///
 /// # Errors
-/// When it panicked. What it was about must not be trusted to be whole.
+/// The panic's message. The state that `work` used may then be inconsistent.
 pub fn contain<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     static HOOKED: Once = Once::new();
     HOOKED.call_once(|| {
@@ -61,7 +61,8 @@ pub fn contain<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     done.map_err(|_| said)
 }
 
-/// What a panic says that cannot be caught: one that came while another was cleaned up after.
+/// The message of a panic that cannot be caught, because it occurred during another panic's
+/// cleanup.
 const IN_CLEANUP: &str = "panic in a destructor during cleanup";
 
 fn is_caught() -> bool {
@@ -70,15 +71,15 @@ fn is_caught() -> bool {
         .unwrap_or(false)
 }
 
-/// Ends the process, which would be aborted otherwise, with what there is to say.
+/// Logs the cause and exits the process, which would otherwise be aborted.
 #[expect(clippy::exit, reason = "an abort is the other way to end here")]
 fn give_up() -> ! {
     let said = CAUGHT.take().unwrap_or_default();
     tracing::error!(
         error = said,
-        "the data is damaged where it cannot be passed by: stop the shard and run `ostrakon check`"
+        "the data is damaged in a place that cannot be skipped: stop the shard and run `ostrakon check`"
     );
-    // The writer of the log is not asked: it may be what has its lock.
+    // Not [`Backlog::flush`]: this thread may hold the backlog's lock.
     thread::sleep(LAST_LINE);
     std::process::exit(DAMAGED.into())
 }
@@ -100,7 +101,7 @@ fn write(info: &PanicHookInfo<'_>) {
     let place = info.location().map(tracing::field::display);
     let thread = thread::current();
     let thread = thread.name().unwrap_or("unnamed");
-    // None but where the environment asks for it.
+    // Present only if the environment requests backtraces.
     let backtrace = Backtrace::capture();
     let backtrace = matches!(backtrace.status(), BacktraceStatus::Captured)
         .then(|| tracing::field::display(&backtrace));

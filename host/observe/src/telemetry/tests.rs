@@ -22,7 +22,7 @@ impl io::Write for Lines {
     }
 }
 
-/// Lines that go nowhere.
+/// A backlog whose lines nobody reads.
 fn unread() -> Backlog {
     Backlog::start(MOST, io::pipe().expect("a pipe").1, |_| {}).expect("it starts")
 }
@@ -55,7 +55,7 @@ fn json_lines_have_their_fields_and_the_filter_changes_live() {
     });
 }
 
-/// A word that is no level is a target to the parser, and a target alone silences all others.
+/// The parser takes a word that is no level for a target, and a target alone silences all others.
 #[test]
 fn a_misspelt_level_is_refused_and_the_rest_of_the_grammar_is_not() {
     for word in ["inof", "ostrakon", "warning"] {
@@ -79,8 +79,8 @@ fn a_misspelt_level_is_refused_and_the_rest_of_the_grammar_is_not() {
     }
 }
 
-/// What is told of the API server is told here once, with what to do: its client's own lines are
-/// for whoever asks for them.
+/// Our own lines report failures of the API server once, with what to do. Its client's lines
+/// appear only if they are asked for.
 #[test]
 fn the_api_servers_client_is_silent_unless_it_is_named() {
     let logged = |directives| {
@@ -111,7 +111,7 @@ fn people_get_a_line_without_colour_codes_where_there_is_no_terminal() {
     );
 }
 
-/// What the line of an event says, which is an object on one line.
+/// The fields of an event's line, which must be an object on one line.
 fn logged(event: impl FnOnce()) -> serde_json::Map<String, serde_json::Value> {
     let lines = Lines::default();
     let writer = lines.clone();
@@ -176,7 +176,7 @@ fn a_panic_is_one_line() {
     assert!(line["place"].as_str().unwrap().contains("tests.rs:"));
 }
 
-/// What a guest, a client or a peer may say to be taken for the host.
+/// Text by which a guest, a client or a peer may try to pass for the host.
 const FORGED: &str = "well\r\n2026-11-21T08:00:00Z ERROR ostrakon: forged\u{85}a\u{2028}b\u{2029}c\0\x1b[2K\u{202e}dlo\u{2066}\u{200b}\u{9b}1A\x7f";
 
 fn forge() {

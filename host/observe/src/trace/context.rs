@@ -1,29 +1,26 @@
-//! The header `traceparent` of W3C Trace Context, level 1.
+//! The `traceparent` header of W3C Trace Context, level 1.
 
 use std::fmt;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-/// The header's name.
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// The flag that the caller records the trace.
+/// The flag that means that the caller records the trace.
 const SAMPLED: u8 = 1;
 
-/// The number of a trace; not 0.
+/// The number of a trace, never 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TraceId(pub u128);
 
-/// The number of a span within its trace; not 0.
+/// The number of a span within its trace, never 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SpanId(pub u64);
 
-/// Where in a trace something is.
+/// A position in a trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Context {
-    /// The trace.
     pub trace: TraceId,
-    /// The span.
     pub span: SpanId,
     /// Whether the trace is recorded.
     pub is_sampled: bool,
@@ -42,10 +39,10 @@ impl fmt::Display for SpanId {
 }
 
 impl Context {
-    /// What a request says of its trace; none where it says nothing, or what
-    /// the standard does not allow.
+    /// The context in a request's headers; `None` if the header is missing or violates the
+    /// standard.
     pub fn of(headers: &HeaderMap) -> Option<Self> {
-        // The common case first: a request without it costs one look.
+        // The common case first: a request without the header costs one look-up.
         let value = headers.get(TRACEPARENT)?;
         let mut all = headers.get_all(TRACEPARENT).iter();
         let is_alone = all.next().is_some() && all.next().is_none();
@@ -57,9 +54,9 @@ impl Context {
         let (fields, more) = rest.split_at_checked(53)?;
         let is_whole = match version {
             0 => more.is_empty(),
-            // Never a version.
+            // The standard forbids this version.
             0xff => false,
-            // A later one may say more.
+            // Later versions may append fields.
             _ => more.is_empty() || more[0] == b'-',
         };
         let dashes = [fields[0], fields[33], fields[50]];
@@ -73,7 +70,7 @@ impl Context {
         })
     }
 
-    /// The header that says so.
+    /// The context as a header value.
     pub(super) fn header(&self) -> HeaderValue {
         let Self { trace, span, .. } = self;
         let flags = if self.is_sampled { SAMPLED } else { 0 };
@@ -82,7 +79,7 @@ impl Context {
     }
 }
 
-/// A number of at most 32 digits; capitals are not allowed.
+/// Parses a number of at most 32 lower-case digits.
 fn hex(digits: &[u8]) -> Option<u128> {
     digits.iter().try_fold(0, |number, digit| {
         let digit = match digit {

@@ -1,8 +1,8 @@
-//! Which trace a request is part of, and the spans that are made of it.
+//! The trace that a request belongs to, and the spans that are recorded for it.
 //!
-//! A trace comes with a request, in the header `traceparent` of W3C Trace Context, or is begun
-//! here where spans are exported. Where nobody traces, a request carries nothing and costs a look
-//! at its headers.
+//! A trace arrives with a request in the `traceparent` header of W3C Trace Context, or begins here
+//! if spans are exported. Without tracing, a request carries nothing and costs one look-up in its
+//! headers.
 
 mod context;
 mod sampler;
@@ -25,45 +25,46 @@ pub use tracer::{Queue, Tracer};
 
 use tracer::Recorder;
 
-/// The trace that a request is part of, if any. Clones are of the same request.
+/// The trace that a request belongs to, if any. Clones belong to the same request.
 #[derive(Clone, Debug, Default)]
 pub struct Trace(Option<Arc<Inner>>);
 
 #[derive(Debug)]
 struct Inner {
-    /// Its span is the request's own, or, where none is made here, that of whoever asked.
+    /// Its span is the request's own, or the caller's if none is recorded here.
     context: Context,
-    /// Whether what comes after is to hear of it from here; else it goes on as it came.
+    /// Whether forwarded requests carry this context; otherwise the header is passed through
+    /// unchanged.
     is_ours: bool,
-    /// None: no spans are made.
+    /// `None` if no spans are recorded.
     recorder: Option<Recorder>,
-    /// How many spans were asked for within the request's.
+    /// The number of spans requested within the request's own.
     asked: AtomicU32,
 }
 
-/// The most spans within one request's: one that waits tries again and again.
+/// The most spans within one request's: a waiting request may retry many times.
 const MOST: u32 = 128;
 
 impl Trace {
-    /// The trace's number.
     pub fn id(&self) -> Option<TraceId> {
         self.0.as_ref().map(|inner| inner.context.trace)
     }
 
-    /// Begins a span within the request's; none where it is not recorded.
+    /// Begins a span within the request's. Returns `None` if it is not recorded.
     pub fn span(&self, name: &'static str, kind: Kind) -> Option<Open> {
         let inner = self.recorded()?;
         Some(Open::begin(Arc::clone(inner), name, kind, Instant::now()))
     }
 
-    /// Records a span that began then and ends now.
+    /// Records a span that began at `began` and ends now.
     pub fn record(&self, name: &'static str, began: Instant) {
         if let Some(inner) = self.recorded() {
             drop(Open::begin(Arc::clone(inner), name, Kind::Internal, began));
         }
     }
 
-    /// The header for whom the request is passed on to, within `span`; none: it stays as it came.
+    /// The header for a forwarded request, within `span`. Returns `None` if the request's own
+    /// header is passed through unchanged.
     pub fn header(&self, span: Option<&Open>) -> Option<HeaderValue> {
         let inner = self.0.as_ref().filter(|inner| inner.is_ours)?;
         let mut context = inner.context;
@@ -73,7 +74,7 @@ impl Trace {
         Some(context.header())
     }
 
-    /// Where one more span is recorded, if it is.
+    /// The recorder for one more span, if it is to be recorded.
     fn recorded(&self) -> Option<&Arc<Inner>> {
         let inner = self.0.as_ref()?;
         let is_recorded = inner.recorder.is_some();

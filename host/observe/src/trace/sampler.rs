@@ -1,34 +1,35 @@
-//! Which traces are recorded.
+//! The choice of traces to record.
 
 use super::context::{Context, TraceId};
 
-/// Which traces are recorded, by the names that OpenTelemetry gives.
+/// The choice of traces to record, with OpenTelemetry's names.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sampler {
-    /// Whether a request that comes with a trace is recorded as that says.
+    /// Whether a request that arrives with a trace is recorded if that trace is.
     follows_parent: bool,
-    /// The part of the others that is recorded: 0.0 to 1.0.
+    /// The fraction of the other traces that is recorded, from 0.0 to 1.0.
     ratio: f64,
 }
 
-/// There is no such sampler.
+/// Why a sampler is rejected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadSampler {
-    /// The name is not one.
+    /// The name is unknown.
     #[error(
         "{0:?} is not a sampler: write always_on, always_off or traceidratio, or one of them after parentbased_"
     )]
     Name(String),
-    /// The ratio is not one.
-    #[error("{0:?} is not the part of traces to record: write a number from 0 to 1")]
+    /// The ratio is invalid.
+    #[error("{0:?} is not a fraction of traces to record: write a number from 0 to 1")]
     Ratio(String),
 }
 
 impl Sampler {
-    /// The sampler of this name. `ratio` is for those by ratio: all where there is none.
+    /// The sampler of this name. `ratio` applies to samplers by ratio; without it they record
+    /// everything.
     ///
     /// # Errors
-    /// When there is no such sampler.
+    /// When the name or the ratio is invalid.
     pub fn new(name: &str, ratio: Option<&str>) -> Result<Self, BadSampler> {
         let (follows_parent, kind) = match name.strip_prefix("parentbased_") {
             Some(kind) => (true, kind),
@@ -51,7 +52,7 @@ impl Sampler {
         })
     }
 
-    /// Whether the trace of a request is recorded. All shards say the same of one trace.
+    /// Whether a request's trace is recorded. All shards decide alike for one trace.
     pub(super) fn takes(&self, trace: TraceId, parent: Option<Context>) -> bool {
         match parent {
             Some(parent) if self.follows_parent => parent.is_sampled,

@@ -1,4 +1,4 @@
-//! Spans: what took how long, within what.
+//! Spans: timed operations within a trace.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -8,23 +8,21 @@ use std::time::{Duration, Instant, SystemTime};
 use super::context::{Context, SpanId};
 use super::{Inner, MOST};
 
-/// Which side of a call a span is of.
+/// The side of a call that a span describes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Neither: it is within the shard.
+    /// Neither: an operation within the shard.
     Internal,
-    /// The shard is asked.
+    /// The shard receives the call.
     Server,
-    /// The shard asks another.
+    /// The shard makes the call.
     Client,
 }
 
-/// What is said of a span.
+/// The value of an attribute.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Value {
-    /// A text.
     Text(Cow<'static, str>),
-    /// A number.
     Number(i64),
 }
 
@@ -55,35 +53,32 @@ impl From<u32> for Value {
 /// A span that has ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Span {
-    /// Its trace and its own number.
+    /// Its trace, and its own number.
     pub context: Context,
-    /// The span that it is within.
+    /// The enclosing span.
     pub parent: Option<SpanId>,
-    /// What was done.
+    /// The operation.
     pub name: Cow<'static, str>,
-    /// Which side it is of.
+    /// The side of the call.
     pub kind: Kind,
-    /// When it began.
     pub began: SystemTime,
-    /// How long it took.
     pub took: Duration,
-    /// What is said of it.
     pub attributes: Vec<(&'static str, Value)>,
-    /// Why it failed, if it did.
+    /// Why the operation failed, if it did.
     pub failed: Option<String>,
 }
 
-/// A span that is under way: it ends when this is dropped.
+/// A span in progress, which ends when this is dropped.
 #[derive(Debug)]
 pub struct Open {
     inner: Arc<Inner>,
-    /// Some until it is dropped.
+    /// `Some` until drop.
     span: Option<Span>,
     began: Instant,
 }
 
 impl Open {
-    /// Begins a span within that of a request, then.
+    /// Begins a span within a request's, at `began`.
     pub(super) fn begin(inner: Arc<Inner>, name: &'static str, kind: Kind, began: Instant) -> Self {
         let context = Context {
             span: SpanId(fastrand::u64(1..)),
@@ -93,7 +88,7 @@ impl Open {
         Self::new(inner, context, parent, name, kind, began)
     }
 
-    /// Begins the span of a request itself, within that of whoever asked.
+    /// Begins a request's own span, within the caller's.
     pub(super) fn root(inner: Arc<Inner>, parent: Option<SpanId>, name: &'static str) -> Self {
         let context = inner.context;
         Self::new(inner, context, parent, name, Kind::Server, Instant::now())
@@ -129,21 +124,20 @@ impl Open {
         span.map_or(self.inner.context.span, |span| span.context.span)
     }
 
-    /// Gives it a name that says more than it could when it began.
+    /// Replaces the name by a more specific one.
     pub fn name(&mut self, name: String) {
         if let Some(span) = &mut self.span {
             span.name = Cow::Owned(name);
         }
     }
 
-    /// Sets an attribute.
     pub fn set_attribute(&mut self, key: &'static str, value: impl Into<Value>) {
         if let Some(span) = &mut self.span {
             span.attributes.push((key, value.into()));
         }
     }
 
-    /// Says that it failed, and why.
+    /// Marks the span as failed, with the reason.
     pub fn fail(&mut self, why: String) {
         if let Some(span) = &mut self.span {
             span.failed = Some(why);

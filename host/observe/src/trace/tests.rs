@@ -16,7 +16,7 @@ fn all() -> Sampler {
     Sampler::new("parentbased_always_on", None).unwrap()
 }
 
-/// The spans of a tracer that nobody uses any longer.
+/// The spans of a tracer that is no longer used.
 fn spans(tracer: Tracer, mut queue: Queue) -> Vec<Span> {
     drop(tracer);
     std::iter::from_fn(|| queue.spans.try_recv().ok()).collect()
@@ -31,9 +31,9 @@ fn a_traceparent_is_taken_as_the_standard_has_it() {
     assert!(given.is_sampled);
     assert_eq!(given.header(), GIVEN);
     assert!(!of(&GIVEN.replace("-01", "-00")).unwrap().is_sampled);
-    // Flags of later times are no reason to refuse it.
+    // Unknown flags are no reason to reject it.
     assert!(of(&GIVEN.replace("-01", "-ff")).unwrap().is_sampled);
-    // A later version may say more.
+    // A later version may append fields.
     let later = GIVEN.replacen("00-", "01-", 1);
     assert!(of(&later).is_some() && of(&format!("{later}-more")).is_some());
     for wrong in [

@@ -1,4 +1,4 @@
-//! What begins traces, and where spans go.
+//! Begins traces and queues their spans for export.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -11,7 +11,7 @@ use super::sampler::Sampler;
 use super::span::{Open, Span};
 use super::{Inner, Trace};
 
-/// Begins the traces of requests. Clones are the same; the default one records nothing.
+/// Begins the traces of requests. Clones share one queue; the default tracer records nothing.
 #[derive(Clone, Debug, Default)]
 pub struct Tracer(Option<Shared>);
 
@@ -21,23 +21,23 @@ struct Shared {
     recorder: Recorder,
 }
 
-/// Puts spans where they wait to be exported. It never waits: what finds no room is dropped.
+/// Queues spans for export. Never waits: a span that finds no room is dropped.
 #[derive(Clone, Debug)]
 pub(super) struct Recorder {
     sender: mpsc::Sender<Span>,
     dropped: Arc<AtomicU64>,
 }
 
-/// The spans that wait to be exported. It ends with the last tracer and the last span under way.
+/// The spans that wait for export. The queue ends when the last tracer and the last open span are
+/// gone.
 #[derive(Debug)]
 pub struct Queue {
-    /// The spans.
     pub spans: mpsc::Receiver<Span>,
     dropped: Arc<AtomicU64>,
 }
 
 impl Queue {
-    /// How many spans found no room since this was asked last.
+    /// The number of dropped spans since the last call.
     pub fn take_dropped(&self) -> u64 {
         self.dropped.swap(0, Ordering::Relaxed)
     }
@@ -52,7 +52,7 @@ impl Recorder {
 }
 
 impl Tracer {
-    /// A tracer, and the queue of its spans, in which at most `room` wait.
+    /// A tracer, and the queue of its spans, which holds at most `room`.
     pub fn new(sampler: Sampler, room: usize) -> (Self, Queue) {
         let (sender, spans) = mpsc::channel(room);
         let dropped = Arc::new(AtomicU64::new(0));
@@ -64,8 +64,7 @@ impl Tracer {
         (Self(Some(Shared { sampler, recorder })), queue)
     }
 
-    /// The trace of a request, by its headers, and the span of the request itself, if it is to be
-    /// recorded.
+    /// The trace of a request, from its headers, and the request's own span, if it is recorded.
     pub fn begin(&self, headers: &HeaderMap, name: &'static str) -> (Trace, Option<Open>) {
         let parent = Context::of(headers);
         let Some(shared) = &self.0 else {
@@ -80,7 +79,7 @@ impl Tracer {
         let trace = parent.map_or_else(|| TraceId(fastrand::u128(1..)), |parent| parent.trace);
         let is_sampled = shared.sampler.takes(trace, parent);
         let span = match parent {
-            // Nobody would know of a span that is not recorded.
+            // A span that is not recorded must not appear as a parent.
             Some(parent) if !is_sampled => parent.span,
             _ => SpanId(fastrand::u64(1..)),
         };

@@ -1,4 +1,4 @@
-//! What strangers can do to the port: take places in its handshake, for a time.
+//! Strangers can occupy places in the port's handshake backlog, but only for a time.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ async fn silent_strangers_neither_close_the_port_nor_grow_in_number() {
     let mut strangers = Vec::new();
     for n in 0..STRANGERS {
         let mut stream = TcpStream::connect(&server.address).await.unwrap();
-        // Half of them say something first: of TLS, too.
+        // Half of them send something first, some of it TLS.
         if n % 2 == 1 {
             let byte = if n % 4 == 1 { 0 } else { 0x16 };
             let _ = stream.write_all(&[byte]).await;
@@ -43,7 +43,7 @@ async fn silent_strangers_neither_close_the_port_nor_grow_in_number() {
             "{end:?}"
         );
     }
-    // Peers come in all the same, and those who are in stay.
+    // Peers can still connect, and connected peers stay.
     let late = connect(&server, &with_tokens(1, &["a"])).await;
     for connection in [&early, &late] {
         assert_eq!(connection.request(body(1)).await.unwrap(), body(1));
@@ -81,7 +81,7 @@ async fn those_whose_handshake_has_ended_take_no_places() {
     for connection in connections {
         assert_eq!(connection.request(body(1)).await.unwrap(), body(1));
     }
-    // Nobody has taken the place of the stranger, who has time left.
+    // The stranger still has its place, and time left.
     stranger.write_all(&[0, 0, 5]).await.unwrap();
     stranger.write_all(b"hello").await.unwrap();
     loop {
@@ -93,7 +93,7 @@ async fn those_whose_handshake_has_ended_take_no_places() {
     }
 }
 
-/// Bytes that come one each second, and could become a handshake.
+/// One byte arrives each second, and the bytes could become a handshake.
 #[tokio::test(start_paused = true)]
 async fn a_drop_of_bytes_now_and_then_does_not_prolong_a_handshake() {
     let authority = Authority::new("a");

@@ -27,7 +27,7 @@ async fn wrong_tokens_are_refused_on_both_sides() {
 
 #[tokio::test]
 async fn the_accepting_side_must_prove_its_token_too() {
-    // It accepts "b" from us, but its first is "a", which we do not know.
+    // Side 2 accepts "b" from us, but proves its first token, "a", which we do not know.
     let (here, there) = shake(&with_tokens(1, &["b"]), with_tokens(2, &["a", "b"]), None).await;
     assert!(matches!(here, Err(HandshakeError::WrongToken)));
     assert!(matches!(

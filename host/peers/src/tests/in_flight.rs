@@ -5,7 +5,7 @@ use tokio::sync::Semaphore;
 
 use super::*;
 
-/// A handler that counts how many requests it works on at a time.
+/// A handler that counts how many requests it works on at the same time.
 struct Gauge {
     now: AtomicUsize,
     most: AtomicUsize,
@@ -28,7 +28,7 @@ impl Gauge {
 
 struct Gauged(Arc<Gauge>);
 
-/// A request that is worked on, until it is done or dropped.
+/// A request that is being worked on, until it is done or dropped.
 struct Working<'a>(&'a Gauge);
 
 impl Drop for Working<'_> {
@@ -52,7 +52,7 @@ impl Handler for Gauged {
     }
 }
 
-/// Asks many times at once, and returns the most that were worked on at a time.
+/// Sends many requests at once, and returns the most that were worked on at the same time.
 async fn most(client: Endpoint, server: Endpoint, bodies: Vec<usize>, reach: usize) -> usize {
     let count = bodies.len();
     let gauge = Gauge::new();
@@ -91,7 +91,7 @@ async fn the_bytes_in_flight_are_bounded() {
     let mut client = endpoint(1);
     client.settings.max_in_flight_bytes = 100;
     assert_eq!(most(client.clone(), endpoint(2), vec![40; 50], 2).await, 2);
-    // Longer than the bound: alone, but not for ever kept waiting.
+    // Longer than the bound: such a body runs alone, but does not wait for ever.
     assert_eq!(most(client, endpoint(2), vec![500; 5], 1).await, 1);
 }
 
@@ -115,7 +115,7 @@ async fn a_request_given_up_is_let_go_by_the_other_side_and_keeps_its_place_unti
     changed.wait_for(|now| *now == 1).await.unwrap();
     first.abort();
     assert!(first.await.unwrap_err().is_cancelled());
-    // It is let go; what it would have taken is left for the second.
+    // The first request is dropped, and its room is available to the second.
     let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
     while gauge.now.load(Ordering::SeqCst) > 0 {
         assert!(tokio::time::Instant::now() < deadline, "it is not let go");

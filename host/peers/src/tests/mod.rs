@@ -27,7 +27,7 @@ use super::handshake::{self, Greeted, Party};
 use super::hello::Hello;
 use super::*;
 
-/// A handler made of a function.
+/// A handler made from a function.
 pub(super) struct Answers<F>(pub F);
 
 impl<F, A> Handler for Answers<F>
@@ -57,7 +57,7 @@ pub(super) fn endpoint(ordinal: u32) -> Endpoint {
     Endpoint::new(identity, fixed(Credentials::default()))
 }
 
-/// Credentials that stay as they are.
+/// Credentials that never change.
 pub(super) fn fixed(credentials: Credentials) -> watch::Receiver<Arc<Credentials>> {
     watch::channel(Arc::new(credentials)).1
 }
@@ -80,7 +80,7 @@ pub(super) fn list(tokens: &[&str]) -> Tokens {
     Tokens::new(tokens.iter().map(|text| token(text)).collect())
 }
 
-/// The connecting side's part of a handshake, and no more.
+/// Only the connecting side's part of a handshake.
 pub(super) async fn greet(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     endpoint: &Endpoint,
@@ -89,7 +89,7 @@ pub(super) async fn greet(
     handshake::connect(stream, &Party::new(endpoint, &credentials), None).await
 }
 
-/// The accepting side's.
+/// Only the accepting side's part of a handshake.
 pub(super) async fn welcome(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     endpoint: &Endpoint,
@@ -98,13 +98,12 @@ pub(super) async fn welcome(
     handshake::accept(stream, &Party::new(endpoint, &credentials), |_| Ok(())).await
 }
 
-/// A hello of this endpoint.
 pub(super) fn hello(endpoint: &Endpoint) -> Hello {
     let credentials = Arc::clone(&endpoint.credentials.borrow());
     Hello::of(&Party::new(endpoint, &credentials)).unwrap()
 }
 
-/// A stream in memory whose other end is served.
+/// One end of a stream in memory whose other end is served.
 pub(super) struct Piped {
     pub stream: DuplexStream,
     pub stop: watch::Sender<bool>,
@@ -167,7 +166,7 @@ impl Server {
         }
     }
 
-    /// Drops all its streams as they are.
+    /// A handle that drops all of the server's streams without closing them.
     pub(super) fn killer(&self) -> AbortHandle {
         self.task.abort_handle()
     }
@@ -195,7 +194,7 @@ pub(super) async fn shake(
     (connection, server.ends.recv().await.unwrap())
 }
 
-/// The bytes of a number, and the number of the bytes.
+/// A body that encodes a number, and the number in a body.
 pub(super) fn body(number: u64) -> Bytes {
     Bytes::copy_from_slice(&number.to_be_bytes())
 }

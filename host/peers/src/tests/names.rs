@@ -1,4 +1,4 @@
-//! Peers that are not where their name says, or not yet.
+//! Peers that are not, or not yet, at the address that their name resolves to.
 
 use std::collections::HashMap;
 use std::io;
@@ -17,12 +17,12 @@ fn at(host: u8) -> SocketAddr {
     ([10, 0, 0, host], 7070).into()
 }
 
-/// Who is at an address.
+/// The process at an address.
 #[derive(Clone, Debug)]
 enum Host {
     /// A shard of this ordinal and incarnation.
     Shard(u32, u64),
-    /// A machine that is gone: attempts hang.
+    /// A machine that is gone: attempts to connect hang.
     Gone,
 }
 
@@ -30,11 +30,11 @@ enum Host {
 #[derive(Default)]
 struct World {
     hosts: Mutex<HashMap<SocketAddr, Host>>,
-    /// What the name server answers; nothing at all while it is none.
+    /// The name server's answer; `None` means that it does not answer at all.
     name: Mutex<Option<io::Result<Vec<SocketAddr>>>>,
     asked: Mutex<Vec<Instant>>,
     dialed: Mutex<Vec<SocketAddr>>,
-    /// How many dials hang.
+    /// Counts the hanging dials.
     hanging: Arc<()>,
 }
 
@@ -101,7 +101,7 @@ impl Dial for Arc<World> {
                     let mut server = endpoint(ordinal);
                     server.identity.incarnation = incarnation;
                     let slow = Answers(|body: Bytes| async move {
-                        // What is asked with a number waits for so many milliseconds.
+                        // A request with a number waits that many milliseconds.
                         sleep(Duration::from_millis(number(&body))).await;
                         body
                     });
@@ -127,7 +127,7 @@ fn peer(incarnation: u64) -> Identity {
     }
 }
 
-/// Asks until there is an answer, as requests that wait do; says how long it took.
+/// Repeats a request until it is answered, as waiting requests do. Returns how long that took.
 async fn answered(pool: &Pool<Arc<World>>) -> Duration {
     let began = Instant::now();
     while let Err(error) = pool.request(2, body(0)).await {
@@ -157,8 +157,8 @@ async fn where_a_peer_said_that_it_is_its_name_is_not_asked_for() {
     assert_eq!((world.asked(), world.dialed()), (0, vec![at(5)]));
 }
 
-/// What decides over a shard is not taken from whoever called with the peer's number, but
-/// from where the peer's name leads.
+/// A decision about a shard is accepted only from the address that the peer's name resolves to,
+/// not from any caller that claims the peer's ordinal.
 #[tokio::test(start_paused = true)]
 async fn it_is_known_whether_a_peer_was_found_where_its_name_leads() {
     let (world, pool) = world();
@@ -185,7 +185,7 @@ async fn it_is_known_whether_a_peer_was_found_where_its_name_leads() {
     );
 }
 
-/// An address is used again by somebody else, who proves what all that have the token do.
+/// An address is reused by another process, which can prove what every owner of the token can.
 #[tokio::test(start_paused = true)]
 async fn an_address_that_is_left_is_forgotten() {
     for disowns in [false, true] {
@@ -208,8 +208,8 @@ async fn an_address_that_is_left_is_forgotten() {
     }
 }
 
-/// The name server goes on saying that there is no such name, as caches do for half a
-/// minute: with the peer's word the next request goes through, whatever pause there is.
+/// The name server goes on saying that the name does not exist, as caches do for half a minute.
+/// Once the peer has announced itself, the next request goes through, whatever pause is set.
 #[tokio::test(start_paused = true)]
 async fn a_peers_word_ends_the_pause_after_failures() {
     let (world, pool) = world();
@@ -224,7 +224,7 @@ async fn a_peers_word_ends_the_pause_after_failures() {
     assert!(answered(&pool).await < Duration::from_millis(20));
 }
 
-/// The old address hangs until the attempt's own end, which is 5 s away.
+/// The old address hangs until the attempt's own timeout, which is 5 s away.
 #[tokio::test(start_paused = true)]
 async fn a_peers_word_ends_an_attempt_that_hangs() {
     let (world, pool) = world();
@@ -269,8 +269,8 @@ async fn a_name_is_asked_for_again_while_an_attempt_hangs_and_the_old_one_given_
     assert_eq!(world.dialed(), [at(4), at(6), at(5)]);
 }
 
-/// A service mesh or address translation: what a peer's connections come from may be
-/// nothing that leads to it.
+/// A service mesh or address translation: the source address of a peer's connections may not lead
+/// to the peer.
 #[tokio::test(start_paused = true)]
 async fn an_address_that_leads_nowhere_costs_a_moment_and_the_name_is_used() {
     let (world, pool) = world();
@@ -291,7 +291,7 @@ async fn an_address_where_another_answers_is_forgotten() {
     pool.announced(&peer(7), Some(at(5)));
     let error = pool.request(2, body(0)).await.unwrap_err().to_string();
     assert!(
-        error.contains("peer 3 answered where 2 was wanted"),
+        error.contains("peer 3 answered instead of peer 2"),
         "{error}"
     );
     for _ in 0..5 {
@@ -301,7 +301,7 @@ async fn an_address_where_another_answers_is_forgotten() {
     assert_eq!(world.dialed(), [at(5)]);
 }
 
-/// The system's resolver can keep a thread for half a minute where no server answers.
+/// The system's resolver can occupy a thread for half a minute if no server answers.
 #[tokio::test(start_paused = true)]
 async fn without_a_name_server_a_peer_is_found_where_it_was() {
     let (world, pool) = world();
@@ -309,7 +309,7 @@ async fn without_a_name_server_a_peer_is_found_where_it_was() {
     world.put(4, Host::Shard(2, 7));
     answered(&pool).await;
     *world.name.lock().unwrap() = None;
-    // Its machine says nothing of it.
+    // The peer's machine does not announce that it is gone.
     world.put(4, Host::Gone);
     pool.announced(&peer(8), Some(at(5)));
     world.put(4, Host::Shard(2, 8));
@@ -331,7 +331,7 @@ async fn what_another_peer_tells_is_used_where_the_name_is_not_known() {
     drop(pool);
 }
 
-/// A machine that vanished with an earlier process of the peer on it.
+/// A machine that vanished together with an earlier process of the peer.
 #[tokio::test(start_paused = true)]
 async fn what_is_in_flight_to_an_earlier_process_ends_when_a_later_one_is_there() {
     let (world, pool) = world();

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::*;
 
-/// Opens pipes to a server in memory, or fails, and notes when.
+/// Opens pipes to a server in memory, or fails, and records when.
 #[derive(Default)]
 struct Pipes {
     up: bool,
@@ -148,10 +148,7 @@ async fn a_peer_of_another_ordinal_is_not_asked() {
     let refused = pool.request(3, body(1)).await.unwrap_err();
     assert!(refused.is_not_sent());
     let text = refused.to_string();
-    assert!(
-        text.contains("peer 2 answered where 3 was wanted"),
-        "{text}"
-    );
+    assert!(text.contains("peer 2 answered instead of peer 3"), "{text}");
     assert_eq!(executed.load(Ordering::SeqCst), 0);
     let unknown = pool.request(4, body(1)).await;
     assert_eq!(unknown, Err(RequestError::NotSent(Cause::NoAddress(4))));
@@ -178,13 +175,13 @@ async fn a_lost_connection_is_made_again() {
     assert_eq!(pool.request(2, body(2)).await.unwrap(), body(2));
 }
 
-/// Whoever answers runs nothing for us: what else was sent there was not run, and the peer is
-/// looked for anew after a pause.
+/// A process that runs nothing for us: other requests sent to it count as not run, and the peer is
+/// looked for again after a pause.
 #[tokio::test(start_paused = true)]
 async fn what_was_sent_to_somebody_else_was_not_run_and_a_late_answer_harms_no_new_connection() {
     let (pool, pipes) = pool(endpoint(1), true);
     let answered = pool.ask(2, body(1), None).await.unwrap();
-    // Sent, and not answered: nobody else has had a turn since.
+    // Sent and not answered, as no other task has had a turn since.
     let mut sent = std::pin::pin!(pool.request(2, body(2)));
     assert!(sent.as_mut().now_or_never().is_none());
     pool.disown(&answered, "a stranger");

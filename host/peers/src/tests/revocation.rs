@@ -10,12 +10,12 @@ use tokio::time::{Instant, sleep, timeout};
 use super::tls::{credentials, mutual};
 use super::*;
 
-/// How long a test waits for what must happen.
+/// How long a test waits for an expected event.
 const PATIENCE: Duration = Duration::from_secs(50);
 
 type Changing = watch::Sender<Arc<Credentials>>;
 
-/// An endpoint, and where its credentials are changed.
+/// An endpoint, and the sender that changes its credentials.
 fn changing(ordinal: u32, first: Credentials) -> (Endpoint, Changing) {
     let (sender, credentials) = watch::channel(Arc::new(first));
     let endpoint = Endpoint {
@@ -25,7 +25,7 @@ fn changing(ordinal: u32, first: Credentials) -> (Endpoint, Changing) {
     (endpoint, sender)
 }
 
-/// Waits until a connection takes no more requests.
+/// Waits until a connection accepts no more requests.
 async fn shut(connection: &Connection) {
     let shut = async {
         while connection.is_open() {
@@ -47,7 +47,7 @@ async fn a_token_that_is_taken_away_ends_what_was_admitted_by_it() {
     let old = connect(&server, &here).await;
     let new = connect(&server, &with_tokens(1, &["new"])).await;
     change.send_replace(Arc::new(tokens(&["new"])));
-    // Told to go, and gone, without a request having been needed.
+    // The connection was told to end, and has ended, without a request.
     let end = timeout(PATIENCE, server.ends.recv()).await;
     end.expect("it ends").unwrap().unwrap();
     let refused = old.request(body(1)).await.unwrap_err();
@@ -94,7 +94,7 @@ async fn an_authority_that_is_taken_away_ends_what_was_admitted_by_it() {
     assert_eq!(with_new.request(2, body(2)).await.unwrap(), body(2));
 }
 
-/// What is asked for when it is taken away is still answered.
+/// A request that is in flight at the revocation is still answered.
 #[tokio::test]
 async fn requests_in_flight_are_answered_before_a_connection_ends() {
     let gate = Arc::new(Semaphore::new(0));
@@ -127,8 +127,8 @@ async fn requests_in_flight_are_answered_before_a_connection_ends() {
     end.expect("it ends").unwrap().unwrap();
 }
 
-/// One that confirms nothing and one that keeps a request open for ever both
-/// go: after the time for the former, and for the latter.
+/// A side that confirms nothing and a side that keeps a request open for ever are both
+/// disconnected, the former after `goaway_timeout`, the latter after `revoked_timeout`.
 #[tokio::test(start_paused = true)]
 async fn nobody_stays_beyond_the_bound() {
     let (there, change) = changing(2, tokens(&["new", "old"]));
@@ -168,7 +168,7 @@ async fn nobody_stays_beyond_the_bound() {
     ));
 }
 
-/// Only the runtime's clock is paused: a certificate's time goes on.
+/// Only the runtime's clock is paused; the time by which certificates expire goes on.
 #[tokio::test(start_paused = true)]
 async fn a_certificate_that_expires_ends_what_was_admitted_by_it() {
     let authority = Authority::new("a");
@@ -185,8 +185,8 @@ async fn a_certificate_that_expires_ends_what_was_admitted_by_it() {
     assert_eq!(connection.shut_by(), Some(Cause::GoingAway));
 }
 
-/// Tokens, certificates, authorities, and means themselves, on two shards that
-/// see each change at another time, under load.
+/// Tokens, certificates, authorities, and the kinds of credentials change under load, on two
+/// shards that see each change at different times.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_fails_while_everything_rotates() {
     const ROUNDS: usize = 3;
@@ -232,7 +232,7 @@ async fn nothing_fails_while_everything_rotates() {
             while !*stopped.borrow() {
                 match pool.request(2, body(7)).await {
                     Ok(_) => answered.send_modify(|count| *count += 1),
-                    // As a shard does: what was not sent is sent again.
+                    // A request that was not sent is sent again, as a shard does.
                     Err(RequestError::NotSent(_)) => {
                         again += 1;
                         sleep(Duration::from_millis(1)).await;

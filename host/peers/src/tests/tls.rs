@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
 
-/// TLS as peers have it.
+/// TLS as peers use it.
 pub(super) fn mutual(issued: &Issued, believed: &[&Authority]) -> Mutual {
     let pem: String = believed.iter().map(|authority| &*authority.pem).collect();
     let authorities = Authorities::read(pem.as_bytes()).unwrap();
@@ -31,7 +31,7 @@ fn with(ordinal: u32, credentials: Credentials) -> Endpoint {
     }
 }
 
-/// Asks once, the way a shard asks another, and gives the error of both sides.
+/// Sends one request, the way a shard does, and returns the errors of both sides.
 async fn ask(client: &Credentials, server: &Credentials) -> (Result<(), String>, Option<String>) {
     let mut server = Server::start(with(2, server.clone()), Echo).await;
     let pool = Pool::new(Arc::new(with(1, client.clone())));
@@ -56,14 +56,14 @@ async fn peers_with_certificates_talk_and_tokens_may_be_demanded_as_well() {
     }
 }
 
-/// Each row: what the one has that asks, what the other has, and what each is
-/// told. Nothing of it is answered.
+/// Each row: the credentials of the client and of the server, and the error of each. No request is
+/// answered.
 #[tokio::test]
 async fn who_lacks_what_is_demanded_is_refused_and_told() {
     let (ours, other) = (Authority::new("ours"), Authority::new("other"));
     let tls = mutual(&ours.issue_here(), &[&ours]);
     let strange = mutual(&other.issue_here(), &[&other]);
-    // It believes us, so only we can refuse it.
+    // It trusts us, so only we can refuse it.
     let sly = mutual(&other.issue_here(), &[&ours, &other]);
     let all = |tls, tokens: &[&str]| credentials(tls, tokens, Demand::All);
     let rows = [
@@ -71,18 +71,18 @@ async fn who_lacks_what_is_demanded_is_refused_and_told() {
             all(None, &[]),
             all(Some(&tls), &[]),
             "closed the stream at our hello",
-            "without TLS",
+            "does not use TLS",
         ),
         (
             all(None, &["a"]),
             all(Some(&tls), &["a"]),
             "closed the stream at our hello",
-            "without TLS",
+            "does not use TLS",
         ),
         (
             all(Some(&tls), &[]),
             all(None, &["a"]),
-            "see that it takes TLS",
+            "check that it accepts TLS",
             "is not set up here",
         ),
         (
@@ -135,12 +135,12 @@ async fn a_certificate_for_another_name_is_not_talked_to() {
     let all = |tls| credentials(Some(tls), &[], Demand::All);
     let (asked, _) = ask(&all(&tls), &all(&named)).await;
     assert!(asked.unwrap_err().contains("not for the name"));
-    // The other way its name does not matter.
+    // In the other direction the name does not matter.
     assert_eq!(ask(&all(&named), &all(&tls)).await, (Ok(()), None));
 }
 
-/// Where a peer is found by what it said, its certificate has still to be for its
-/// configured name: that of the address it was found at does not do.
+/// If a peer is reached at an announced address, its certificate must still be for its configured
+/// name; a certificate for the announced address is not enough.
 #[tokio::test]
 async fn at_an_announced_address_the_configured_name_is_demanded() {
     let authority = Authority::new("a");
@@ -158,7 +158,7 @@ async fn at_an_announced_address_the_configured_name_is_demanded() {
         let server = Server::start(with(2, all(&of(name))), Echo).await;
         let at: SocketAddr = server.address.parse().unwrap();
         let pool = Pool::new(Arc::new(with(1, us.clone())));
-        // Nobody listens there: the announced address is the only one of use.
+        // No process listens there: only the announced address can work.
         pool.set_address(2, "localhost:1");
         pool.announced(&endpoint(2).identity, Some(at));
         let asked = pool.request(2, body(1)).await;
@@ -172,7 +172,7 @@ async fn at_an_announced_address_the_configured_name_is_demanded() {
     }
 }
 
-/// A certificate that expires while its holder goes on showing it.
+/// A certificate that expires while its holder still shows it.
 #[tokio::test]
 async fn an_expired_certificate_is_refused() {
     let authority = Authority::new("a");
@@ -196,8 +196,8 @@ async fn an_expired_certificate_is_refused() {
     assert!(asked.unwrap_err().contains("has expired: renew it"));
 }
 
-/// Each step of a way from one means to another, and the steps beside it:
-/// while each shard sees a change at another time, all go on talking.
+/// Each step from one kind of credentials to another, and the steps next to it: shards that see a
+/// change at different times can all still connect.
 #[tokio::test]
 async fn means_are_changed_for_others_without_a_break() {
     let authority = Authority::new("a");
@@ -218,7 +218,7 @@ async fn means_are_changed_for_others_without_a_break() {
     }
 }
 
-/// In the middle of such a change a stranger is refused as ever.
+/// In the middle of such a change a stranger is still refused.
 #[tokio::test]
 async fn any_means_is_not_no_means() {
     let (ours, other) = (Authority::new("ours"), Authority::new("other"));
@@ -234,13 +234,13 @@ async fn any_means_is_not_no_means() {
     ] {
         ask(&stranger, &any).await.0.unwrap_err();
     }
-    // Without a token `any` is `all`, for no token is not a means.
+    // Without a token, `any` equals `all`, because the absence of a token proves nothing.
     let any = credentials(Some(&tls), &[], Demand::Any);
     ask(&all(None, &[]), &any).await.0.unwrap_err();
     ask(&all(None, &["a"]), &any).await.0.unwrap_err();
 }
 
-/// One in the middle that closes what is TLS, so that both go on without.
+/// A man in the middle that closes TLS streams, so that both sides continue without TLS.
 #[tokio::test]
 async fn nobody_in_the_middle_takes_tls_away() {
     let authority = Authority::new("a");
@@ -258,13 +258,13 @@ async fn nobody_in_the_middle_takes_tls_away() {
     let pool = Pool::new(Arc::new(with(1, both)));
     pool.set_address(2, &address);
     let refused = pool.request(2, body(1)).await.unwrap_err().to_string();
-    assert!(refused.contains("see that it takes TLS"), "{refused}");
+    assert!(refused.contains("check that it accepts TLS"), "{refused}");
     assert_eq!(firsts.recv().await, Some(0x16));
     assert!(firsts.try_recv().is_err(), "it was called once");
 }
 
-/// A token is proved for one TLS stream: one in the middle, who has a
-/// certificate of his own and no token, cannot pass the proof on.
+/// A token is proved for one TLS stream: a man in the middle, who has a certificate of his own and
+/// no token, cannot pass the proof on.
 #[tokio::test]
 async fn a_proof_passed_on_to_another_stream_is_refused() {
     let authority = Authority::new("a");

@@ -1,4 +1,5 @@
-//! What must stay as it is, so that hosts of different versions can speak to one another.
+//! The parts of the protocol that must not change, so that hosts of different versions can talk to
+//! each other.
 
 use std::time::Duration;
 
@@ -8,14 +9,14 @@ use super::super::frame::Frame;
 use super::super::handshake::Message;
 use super::*;
 
-/// A hello of ordinal 2, incarnation 7 and store 0xfeedbeef, whose nonce is 32 times 9, as
-/// the host of protocol version 2 sends it.
+/// A hello of ordinal 2, incarnation 7 and store 0xfeedbeef, with a nonce of 32 bytes of 9, as a
+/// host of protocol version 2 sends it.
 const HELLO: &[u8] = &[
     b's', b'h', b'a', b'r', b'd', b'p', b'r', b'\n', 2, 2, 0, 2, 7, 0xef, 0xfd, 0xb6, 0xf7, 0x0f,
     9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9,
 ];
 
-/// Each version reads the hello of each other, to find one that both speak, and a refusal.
+/// Each version can read the hello of every other version, to find a common one, and its refusal.
 #[test]
 fn a_hello_and_a_refusal_are_what_they_were() {
     let mut ours = hello(&endpoint(2));
@@ -34,8 +35,8 @@ fn a_hello_with_more_in_it_is_read() {
     assert_eq!(theirs.nonce, [9; 32]);
 }
 
-/// Frames of a later version, before and after a request: the request is answered, and so
-/// is the next.
+/// Frames of a later version, before and after a request: that request is answered, and so is the
+/// next one.
 #[tokio::test]
 async fn frames_of_a_later_version_are_passed_over() {
     let later = |kind: u8| [&[0, 0, 0, 13, kind][..], &[0; 8], b"body"].concat();
@@ -54,7 +55,7 @@ async fn frames_of_a_later_version_are_passed_over() {
     }
 }
 
-/// The same for the side that connects.
+/// The same for the connecting side.
 #[tokio::test]
 async fn frames_of_a_later_version_are_passed_over_by_who_connects() {
     let (mut here, there) = tokio::io::duplex(1 << 16);

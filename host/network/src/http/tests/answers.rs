@@ -1,4 +1,4 @@
-//! What is answered, in both protocols.
+//! The answers, in both protocols.
 
 use super::*;
 

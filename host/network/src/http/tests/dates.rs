@@ -1,4 +1,4 @@
-//! By which clock answers are dated.
+//! The clock by which answers are dated.
 
 use super::*;
 

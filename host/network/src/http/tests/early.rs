@@ -1,11 +1,11 @@
-//! Answers that are given before a request has come whole: they arrive, whatever else their client
+//! Answers that are given before a request has arrived whole reach the client, whatever else it
 //! still sends.
 
 use super::*;
 
 const MIB: usize = 1024 * 1024;
 
-/// Sends all before it reads anything, as some clients do.
+/// Sends everything before it reads anything, as some clients do.
 async fn send_all_then_read(server: &Running, head: &str, body: usize) -> String {
     let mut stream = server.connect().await;
     stream.write_all(head.as_bytes()).await.unwrap();
@@ -35,8 +35,12 @@ async fn early_answers_arrive_however_much_is_sent_before_they_are_read() {
     let long = "y".repeat(70_000);
     let mut count = 0;
     for (head, body, refusal) in [
-        // By a handler, as for a missing token.
-        (with("/refused", "", 4 * MIB), 4 * MIB, SHUTTING_DOWN),
+        // Refused by a handler, as for a missing token.
+        (
+            with("/refused", "", 4 * MIB),
+            4 * MIB,
+            SHUTTING_DOWN,
+        ),
         (with("/a", "", 9 * MIB), 9 * MIB, refusals::BODY_SIZE),
         (chunked.to_owned(), 9 * MIB, refusals::BODY_SIZE),
         (
@@ -123,7 +127,7 @@ async fn a_refusal_for_its_slowness_arrives_though_more_is_sent() {
     ] {
         let mut stream = server.connect().await;
         stream.write_all(head.as_bytes()).await.unwrap();
-        // The refusal is there.
+        // The refusal has arrived.
         stream.readable().await.unwrap();
         for _ in 0..256 {
             let sent = timeout(PATIENCE, stream.write_all(&[b'x'; 16 * 1024])).await;
@@ -217,7 +221,7 @@ async fn clients_that_send_for_ever_make_room_for_others_and_hold_nobody_up() {
         4 * MOST
     );
     assert!(worst < PATIENCE / 4, "{worst:?}");
-    // All but the newest have been cut off by now.
+    // All but the newest connections have been cut off by now.
     let cut = async {
         for flood in floods.drain(..3 * MOST) {
             flood.await.unwrap();
@@ -229,7 +233,7 @@ async fn clients_that_send_for_ever_make_room_for_others_and_hold_nobody_up() {
         server.metrics.render().contains(refused),
         "nobody was turned away"
     );
-    // The rest is not waited for for long.
+    // The wait for the rest is short.
     server.stop().await;
 }
 
@@ -259,7 +263,7 @@ async fn what_h2_discards_is_given_back_and_the_connection_goes_on() {
     });
     let mut sender = server.h2().await;
     for round in 0..100 {
-        // Together, many times what the connection's window is.
+        // Together, many times the connection's window.
         let (path, length, status) = match round % 2 {
             0 => ("http://x/refused", 400_000, 503),
             _ => ("http://x/a", 2 * MIB, 413),

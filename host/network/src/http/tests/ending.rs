@@ -1,4 +1,4 @@
-//! Clients that go away, handlers that panic, servers that end.
+//! Clients that disconnect, handlers that panic, servers that shut down.
 
 use super::*;
 
@@ -13,7 +13,7 @@ async fn a_client_that_goes_away_ends_its_request_only() {
     timeout(PATIENCE, server.handler.entered.notified())
         .await
         .unwrap();
-    // By a reset: to close what it sends is not to go away.
+    // Leaves by a reset, because a client that closes its sending side has not left.
     let socket = socket2::SockRef::from(&stream);
     socket.set_linger(Some(Duration::ZERO)).unwrap();
     drop(stream);
@@ -116,14 +116,14 @@ async fn an_h2_client_is_told_to_go_elsewhere_while_it_is_still_answered() {
     server.handler.release.notify_one();
     let response = timeout(PATIENCE, waiting).await.unwrap().unwrap().unwrap();
     assert_eq!(response.status(), StatusCode::OK);
-    // Nothing more is to be sent on this connection.
+    // The client must send nothing more on this connection.
     let told = async {
         while sender.ready().await.is_ok() {
             tokio::task::yield_now().await;
         }
     };
     timeout(PATIENCE, told).await.expect("it is told");
-    // Others are served on.
+    // Other clients are still served.
     server.is_well().await;
     server.stop().await;
 }

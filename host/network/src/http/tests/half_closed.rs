@@ -1,4 +1,4 @@
-//! Clients that have said all and closed their sending side, and those that are gone.
+//! Clients that have closed their sending side, and clients that are gone.
 
 use socket2::SockRef;
 
@@ -72,7 +72,7 @@ async fn it_is_answered_however_long_that_takes() {
         .unwrap();
     stream.shutdown().await.unwrap();
     server.handler.entered.notified().await;
-    // Longer than the server looks for it twice.
+    // Longer than two of the server's checks.
     tokio::time::sleep(Duration::from_millis(600)).await;
     assert!(!server.handler.cut.load(Ordering::SeqCst));
     server.handler.release.notify_one();
@@ -104,7 +104,7 @@ async fn a_connection_that_is_idle_is_closed_at_once_when_its_client_has_said_al
         .unwrap();
     read_answer(&mut stream, 8).await;
     stream.shutdown().await.unwrap();
-    // Long before it would be closed for saying nothing.
+    // Long before the idle timeout would close it.
     assert_eq!(read_to_end(&mut stream).await, "");
     server.stop().await;
 }
@@ -135,7 +135,7 @@ async fn a_client_that_resets_its_connection_ends_its_request() {
     server.stop().await;
 }
 
-/// Has the system forget a connection a second after it was closed.
+/// Makes the system forget a connection one second after it was closed.
 #[cfg(target_os = "linux")]
 #[expect(unsafe_code, reason = "no crate here sets this option")]
 fn forget_in_a_second(stream: &TcpStream) {
@@ -144,7 +144,7 @@ fn forget_in_a_second(stream: &TcpStream) {
     let second: libc::c_int = 1;
     let (level, option) = (libc::IPPROTO_TCP, libc::TCP_LINGER2);
     let length = libc::socklen_t::try_from(size_of_val(&second)).unwrap();
-    // SAFETY: the descriptor is open, and the pointer is to as many bytes as are said.
+    // SAFETY: the descriptor is open, and the pointer is valid for the given number of bytes.
     let set = unsafe {
         let second = (&raw const second).cast();
         libc::setsockopt(stream.as_raw_fd(), level, option, second, length)
@@ -152,8 +152,9 @@ fn forget_in_a_second(stream: &TcpStream) {
     assert_eq!(set, 0);
 }
 
-/// One that is closed, and not only its sending side, takes nothing any more: its system says so to
-/// what is sent, once it has forgotten the connection. Linux does so after a minute, or as it is told.
+/// A client that has closed its whole connection takes nothing any more. Once its system has
+/// forgotten the connection, it answers what is sent with a reset. Linux forgets after a minute,
+/// or after the time that is set.
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_client_that_closes_its_connection_ends_its_request_and_one_that_waits_does_not() {
@@ -172,7 +173,7 @@ async fn a_client_that_closes_its_connection_ends_its_request_and_one_that_waits
     waits.write_all(request).await.unwrap();
     waits.shutdown().await.unwrap();
     server.handler.entered.notified().await;
-    // As long as it takes to take one for gone that does not answer.
+    // The time after which a client that answers no probes counts as gone.
     let all_probes = Duration::from_secs(7);
     let dropped = timeout(all_probes, server.handler.dropped.notified()).await;
     assert!(dropped.is_err(), "it still waits");

@@ -1,4 +1,4 @@
-//! What of clients is bounded: bytes, times and connections.
+//! The limits on clients: bytes, times and connections.
 
 use super::*;
 
@@ -62,7 +62,8 @@ async fn headers_that_drip_are_answered_408_though_each_byte_is_in_time() {
             }
         });
         let mut answer = String::new();
-        // The drip may find the connection closed before the answer is read: that is a reset.
+        // The dripping client may find the connection closed before it reads the answer, which is
+        // a reset.
         let _closed_or_reset = timeout(PATIENCE, read.read_to_string(&mut answer))
             .await
             .unwrap();
@@ -133,16 +134,17 @@ async fn a_body_that_turns_out_too_large_is_refused_though_it_is_still_sent() {
     server.stop().await;
 }
 
-/// The framing of chunks counted as parts of a head: a connection that uploads in small chunks was
-/// refused, and so were others, for as long as it was there.
+/// Regression: the framing of chunks counted as part of a head. A connection that uploaded in
+/// small chunks was refused, and others with it, for as long as it lived.
 #[tokio::test]
 async fn small_chunks_do_not_count_as_heads() {
     let server = Running::new(Limits {
-        // Less than the least that a connection's buffer counts with, if it does.
+        // Less than the smallest amount that a connection's buffer is counted with, if it is
+        // counted.
         max_heads_bytes: 16 * 1024,
         ..patient()
     });
-    // Much more than is read at a time.
+    // Much more than one read takes.
     let upload = chunked("/", 10_000);
     let mut stream = server.connect().await;
     for _ in 0..5 {
@@ -155,7 +157,7 @@ async fn small_chunks_do_not_count_as_heads() {
     server.stop().await;
 }
 
-/// The same of a body that is read only to be thrown away, for its request is refused.
+/// The same for the body of a refused request, which is read and discarded.
 #[tokio::test]
 async fn small_chunks_of_a_refused_request_do_not_count_as_heads() {
     let server = Running::new(Limits {
@@ -168,7 +170,7 @@ async fn small_chunks_of_a_refused_request_do_not_count_as_heads() {
         stream.write_all(&upload).await.unwrap();
         let answer = read_answer(&mut stream, SHUTTING_DOWN.text().len()).await;
         assert!(answer.contains("ostrakon-error: shutting-down"), "{answer}");
-        // A busy machine may not have read it in the moment that there is for that.
+        // A busy machine may not have read the body within the short time allowed.
         if answer.contains("connection: close") {
             stream = server.connect().await;
         }
@@ -178,13 +180,13 @@ async fn small_chunks_of_a_refused_request_do_not_count_as_heads() {
     server.stop().await;
 }
 
-/// A request whose body has so many chunks of one byte.
+/// A request whose body has this many chunks of one byte.
 fn chunked(path: &str, chunks: usize) -> Vec<u8> {
     let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n");
     format!("{head}{}0\r\n\r\n", "1\r\na\r\n".repeat(chunks)).into_bytes()
 }
 
-/// What is not a body's data is bounded all the same.
+/// The parts of a body that are not data are limited, too.
 #[tokio::test]
 async fn a_flood_of_chunk_extensions_or_trailers_is_refused() {
     let server = Running::new(patient());
@@ -290,7 +292,7 @@ async fn a_client_that_does_not_take_its_answers_is_cut() {
     });
     let mut stream = server.connect().await;
     let requests = b"GET /1 HTTP/1.1\r\nhost: x\r\n\r\n".repeat(1000);
-    // Writes until the server is cut off from taking more, which a reset tells.
+    // Writes until the server cuts the connection, which shows as a reset.
     let cut = timeout(PATIENCE, async {
         while stream.write_all(&requests).await.is_ok() {}
     })

@@ -1,4 +1,4 @@
-//! A server over real sockets, and its clients, well behaved or not.
+//! A server on real sockets, and its well-behaved and misbehaving clients.
 
 mod answers;
 mod dates;
@@ -31,13 +31,13 @@ use super::*;
 
 /// Longer than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Long enough not to pass on a busy machine where it is not to pass.
+/// Long enough never to pass on a busy machine in tests where it must not pass.
 const LONG: Duration = Duration::from_mins(1);
 const SHORT: Duration = Duration::from_millis(50);
 /// The length of the answer to `/large`.
 const LARGE: usize = 1 << 20;
 
-/// Answers with what it was asked, save for some paths.
+/// Echoes the request, except on some paths.
 #[derive(Default)]
 struct Echo {
     entered: Notify,
@@ -45,7 +45,7 @@ struct Echo {
     cut: AtomicBool,
     dropped: Notify,
     leaving: Notify,
-    /// Answers to `/large` that are held.
+    /// Answers to `/large` that are still held.
     untaken: Arc<AtomicUsize>,
 }
 
@@ -63,7 +63,7 @@ impl Drop for Large {
     }
 }
 
-/// Tells when the handler's future is dropped before it is done.
+/// Reports that the handler's future was dropped before it was done.
 struct OnDrop<'a>(&'a Echo);
 
 impl Drop for OnDrop<'_> {
@@ -155,7 +155,7 @@ impl Running {
         }
     }
 
-    /// How many answers to `/large` are held.
+    /// The number of answers to `/large` that are still held.
     fn untaken(&self) -> usize {
         self.handler.untaken.load(Ordering::SeqCst)
     }
@@ -171,7 +171,7 @@ impl Running {
         read_to_end(&mut stream).await
     }
 
-    /// A connection whose request is run until it is released.
+    /// A connection whose request runs until it is released.
     async fn wait(&self) -> TcpStream {
         let mut stream = self.connect().await;
         stream

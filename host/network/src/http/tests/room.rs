@@ -1,4 +1,4 @@
-//! Where all connections are taken, who uses none gives way, and whose request is run does not.
+//! When all connections are taken, an unused one gives way, and one whose request runs does not.
 
 use super::*;
 
@@ -11,7 +11,7 @@ fn few() -> Limits {
     }
 }
 
-/// Many times as many as there may be, each of which must be answered.
+/// Opens several times as many connections as the limit, each of which must be answered.
 async fn others_come_in(server: &Running, held: &str) {
     let began = std::time::Instant::now();
     for _ in 0..3 * MOST {
@@ -42,7 +42,7 @@ async fn connections_that_use_their_place_for_nothing_give_way_to_new_ones() {
         let mut streams = Vec::new();
         for _ in 0..2 * MOST {
             let mut stream = server.connect().await;
-            // It may have been the one to give way.
+            // This connection may have been the one to give way.
             let _sent = stream.write_all(bytes).await;
             streams.push(stream);
         }
@@ -52,7 +52,7 @@ async fn connections_that_use_their_place_for_nothing_give_way_to_new_ones() {
             metrics.contains("connections_refused_total{listener=\"public\"} 0"),
             "{metrics}"
         );
-        // The one whose request was run has kept its place.
+        // The connection whose request ran has kept its place.
         let mut busy = busy;
         server.handler.release.notify_one();
         read_answer(&mut busy, "GET /wait 0".len()).await;
@@ -70,7 +70,7 @@ async fn answers_that_are_not_taken_give_way_as_patience_ends() {
     let mut streams = Vec::new();
     for _ in 0..MOST {
         let mut stream = server.connect().await;
-        // As much as the system buffers on the way, and more; none of the answers is read.
+        // More than the system buffers on the way. None of the answers is read.
         let requests = b"GET /1 HTTP/1.1\r\nhost: x\r\n\r\n".repeat(500);
         let full = async { while stream.write_all(&requests).await.is_ok() {} };
         let _full = timeout(Duration::from_millis(300), full).await;
@@ -101,7 +101,7 @@ async fn an_idle_h2_connection_that_gives_way_is_told_to_go() {
         "GET /1 0"
     );
     server.is_well().await;
-    // By a GOAWAY: a connection that is cut is an error.
+    // The client is told by a GOAWAY; a connection that is cut is an error.
     timeout(PATIENCE, over)
         .await
         .expect("it ends")
@@ -130,7 +130,7 @@ async fn a_client_that_says_nothing_is_closed_long_before_one_that_has_been_serv
     server.stop().await;
 }
 
-/// A client of h2, and the head of a large answer to it, of which nothing is taken.
+/// An h2 client, and the head of a large answer to it, of which nothing is taken.
 async fn asking_for_much(
     server: &Running,
 ) -> (
@@ -138,7 +138,7 @@ async fn asking_for_much(
     hyper::body::Incoming,
 ) {
     let io = TokioIo::new(server.connect().await);
-    // It makes room for a part of the answer only, until somebody takes that.
+    // The client makes room for only a part of the answer until that part is taken.
     let (mut sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
         .initial_stream_window_size(64 * 1024)
         .handshake(io)
@@ -154,8 +154,8 @@ fn get(path: &str) -> Request<Full<Bytes>> {
     request.body(Full::default()).unwrap()
 }
 
-/// It was held for good: each answer to something small began its time anew. Others on the connection
-/// may be other clients of a proxy.
+/// Regression: such an answer was held for good, because each answer to a small request restarted
+/// its time. Other streams of the connection may belong to other clients of a proxy.
 #[tokio::test]
 async fn an_answer_that_is_not_taken_is_ended_alone_whatever_is_asked_meanwhile() {
     let server = Running::new(Limits {
@@ -169,7 +169,7 @@ async fn an_answer_that_is_not_taken_is_ended_alone_whatever_is_asked_meanwhile(
         let answer = sender.send_request(get("/1")).await.expect("an answer");
         answer.into_body().collect().await.expect("all of it");
         asked += 1;
-        // Of what has come nothing is taken: only whether the stream was reset is seen.
+        // Takes nothing of the answer; only checks whether the stream was reset.
         if server.untaken() == 0 {
             break;
         }
@@ -211,7 +211,7 @@ async fn a_client_that_takes_its_answer_slowly_is_not_cut() {
     server.stop().await;
 }
 
-/// A connection of which little is read at a time, and seldom.
+/// A connection that is read seldom, and only a little at a time.
 struct Slow {
     stream: TcpStream,
     pause: std::pin::Pin<Box<tokio::time::Sleep>>,
@@ -260,8 +260,8 @@ impl tokio::io::AsyncWrite for Slow {
     }
 }
 
-/// h2 takes hundreds of kilobytes of each answer before the first of them is on its way: with many
-/// answers none seemed to get on for long.
+/// Regression: h2 takes hundreds of kilobytes of each answer before it sends the first of them.
+/// With many answers, none seemed to make progress for long.
 #[tokio::test]
 async fn a_slow_client_with_many_answers_at_once_is_not_cut() {
     const ANSWERS: usize = 64;
@@ -295,14 +295,14 @@ async fn a_slow_client_with_many_answers_at_once_is_not_cut() {
     server.stop().await;
 }
 
-/// What the host has to send on a connection, and what it has not read of it, as the system's table of
-/// connections says.
+/// The host's unsent and unread bytes on a connection, according to the system's table of
+/// connections.
 #[cfg(target_os = "linux")]
 fn queues(server: &Running, client: &TcpStream) -> [usize; 2] {
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
     let ports = [server.address.port(), client.local_addr().unwrap().port()];
     let ends = ports.map(|port| format!(":{port:04X}"));
-    // Of each: its two addresses, its state, and what it has to send and to read.
+    // Columns of a row: the two addresses, the state, and the bytes to send and to read.
     let found = table.lines().find_map(|line| {
         let fields: Vec<_> = line.split_whitespace().collect();
         let [_, local, remote, _, queues, ..] = &fields[..] else {
@@ -315,7 +315,8 @@ fn queues(server: &Running, client: &TcpStream) -> [usize; 2] {
     found.map_or([0; 2], |(unsent, unread)| [number(unsent), number(unread)])
 }
 
-/// It kept megabytes for each, which counted nowhere but in the container's memory.
+/// Regression: the system kept megabytes per connection, which counted only in the container's
+/// memory.
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn the_system_keeps_little_of_what_a_client_does_not_take() {
@@ -337,7 +338,8 @@ async fn the_system_keeps_little_of_what_a_client_does_not_take() {
     server.stop().await;
 }
 
-/// The same of what it sends while its request is run: the system makes more room for who has sent much.
+/// The same for bytes that arrive while the request runs: the system enlarges the buffer of a busy
+/// sender.
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn the_system_keeps_little_of_what_the_host_does_not_read() {
@@ -368,8 +370,8 @@ async fn the_system_keeps_little_of_what_the_host_does_not_read() {
     server.stop().await;
 }
 
-/// What it holds counts by its body, which was let go at once where none is sent; and HPACK's table can
-/// keep a header for as long as the connection.
+/// The memory of an answer counts through its body. Regression: where no body is sent, it was
+/// dropped at once. Also, HPACK's table can keep a header for as long as the connection lives.
 #[tokio::test]
 async fn an_answer_without_a_body_counts_until_its_headers_are_taken_and_no_longer() {
     const LARGE_ONES: usize = 16;
@@ -379,7 +381,7 @@ async fn an_answer_without_a_body_counts_until_its_headers_are_taken_and_no_long
         let request = Request::head("http://x/large");
         request.body(Full::<Bytes>::default()).unwrap()
     };
-    // A client that reads on takes them at once.
+    // A client that reads takes the answers at once.
     let mut sender = server.h2().await;
     for _ in 0..3 {
         let answer = sender.send_request(head()).await.expect("an answer");
@@ -391,7 +393,7 @@ async fn an_answer_without_a_body_counts_until_its_headers_are_taken_and_no_long
         assert!(began.elapsed() < PATIENCE, "{} are held", server.untaken());
         tokio::time::sleep(SHORT / 10).await;
     }
-    // One that reads nothing: once the way to it is full, they wait.
+    // With a client that reads nothing, the answers wait once its connection is full.
     let (stream, reading) = (server.connect().await, Arc::new(AtomicBool::new(true)));
     let stuck = Stuck {
         stream,
@@ -434,7 +436,7 @@ async fn an_answer_without_a_body_counts_until_its_headers_are_taken_and_no_long
     server.stop().await;
 }
 
-/// A connection of which nothing is read from some time on.
+/// A connection that stops being read at some time.
 struct Stuck {
     stream: TcpStream,
     reading: Arc<AtomicBool>,

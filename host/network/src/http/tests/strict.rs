@@ -1,18 +1,18 @@
-//! What HTTP says of heads and bodies, case by case.
+//! HTTP's rules for heads and bodies, case by case.
 
 use super::*;
 
-/// What a request is answered with.
+/// The expected answer to a request.
 #[derive(Debug)]
 enum Outcome {
-    /// By the handler, with this text.
+    /// Answered by the handler, with this text.
     Run(&'static str),
     Refused(Refusal),
 }
 use Outcome::{Refused, Run};
 
 const HTTP1: &[(&str, &str, Outcome)] = &[
-    // Who is asked (RFC 9112, 3.2).
+    // The host (RFC 9112, 3.2).
     (
         "no host",
         "GET /a HTTP/1.1\r\n\r\n",
@@ -304,7 +304,7 @@ async fn requests_over_http_1_are_taken_as_the_standard_says() {
             Refused(refusal) => {
                 let code = format!("ostrakon-error: {}\r\n", refusal.code());
                 assert!(answer.contains(&code), "{what}: {answer}");
-                // Of what is asked over HTTP/1.0 the answer is in that version.
+                // A request in HTTP/1.0 is answered in that version.
                 check_refusal(&answer.replacen("HTTP/1.0", "HTTP/1.1", 1), *refusal);
             }
         }

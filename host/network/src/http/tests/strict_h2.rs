@@ -1,8 +1,9 @@
-//! The same over h2, in frames that no client would make.
+//! The same over h2, in frames that no client library would send.
 
 use super::*;
 
-/// One h2 request of raw header fields, and what comes of it: a status, or none.
+/// Sends one h2 request of raw header fields. Returns the status of the answer, or `None` if there
+/// is none.
 async fn raw_h2(server: &Running, fields: &[(&str, &str)], data: &[u8]) -> Option<(u16, String)> {
     let mut frames = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
     let mut block = Vec::new();
@@ -39,7 +40,7 @@ async fn raw_h2(server: &Running, fields: &[(&str, &str)], data: &[u8]) -> Optio
         stream.read_exact(&mut payload).await.unwrap();
         match head[3] {
             1 => {
-                // The indexed field of :status, or a literal one with its name by index.
+                // An indexed `:status` field, or a literal one whose name is indexed.
                 answer = Some(match payload[0] {
                     0x88 => 200,
                     0x8c => 400,
@@ -62,7 +63,7 @@ async fn raw_h2(server: &Running, fields: &[(&str, &str)], data: &[u8]) -> Optio
     }
 }
 
-/// A status that is not in the table: a literal of three digits in Huffman's code or plain.
+/// A status outside the table: a literal of three digits, plain or in Huffman code.
 fn hpack_status(block: &[u8]) -> Option<u16> {
     let length = usize::from(block.get(1)? & 0x7f);
     let value = block.get(2..2 + length)?;
@@ -90,7 +91,7 @@ fn hpack_status(block: &[u8]) -> Option<u16> {
     digits.parse().ok()
 }
 
-/// What it is, fields, a body, and the status.
+/// A description, header fields, a body, and the expected status.
 type Case = (
     &'static str,
     &'static [(&'static str, &'static str)],
@@ -98,8 +99,8 @@ type Case = (
     Option<u16>,
 );
 
-/// What is sent beside the pseudo-header fields that each has, the body, and the status; none where
-/// the stream is reset.
+/// The header fields beside the pseudo-header fields that each request has, the body, and the
+/// status, which is `None` if the stream is reset.
 const CASES: &[Case] = &[
     ("an authority", &[(":authority", "x")], b"", Some(200)),
     ("a host", &[("host", "x")], b"", Some(200)),
