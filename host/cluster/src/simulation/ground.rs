@@ -1,4 +1,4 @@
-//! What all seeds share: the guest, compiled once, in all its settings.
+//! The parts that all seeds share: the guest, compiled once, in all its settings.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -19,10 +19,10 @@ use tempfile::TempDir;
 /// The most shards of a generation.
 pub(super) const MAX_SHARDS: u32 = 5;
 
-/// The ways in which the guest places keys.
+/// The guest's ways to place keys.
 const SHARDINGS: [&str; 2] = ["modulo", "jump"];
 
-/// No bound of real time may decide anything in a simulation.
+/// Real time must not decide anything in a simulation.
 const TIMES: &str = "
 [guest]
 read_budget = '5m'
@@ -35,7 +35,7 @@ max_wait = '1h'
 max_wait = '4s'
 ";
 
-/// What all seeds share.
+/// The parts that all seeds share.
 pub(super) struct Ground {
     pub(super) engine: Engine,
     pub(super) cache: Cache,
@@ -44,7 +44,7 @@ pub(super) struct Ground {
     directory: TempDir,
 }
 
-/// The guest in certain settings.
+/// The guest with certain settings.
 pub(super) struct Generation {
     pub(super) files: Files,
     guest: Arc<Guest>,
@@ -104,18 +104,17 @@ impl Ground {
         }
     }
 
-    /// The generation of so many shards, by the first or second way to place.
+    /// The generation with this number of shards and this way to place.
     pub(super) fn generation(&self, shards: u32, sharding: usize) -> &Generation {
         &self.generations[sharding * MAX_SHARDS as usize + shards as usize - 1]
     }
 
-    /// The generation of a digest.
+    /// The generation with a digest.
     pub(super) fn of_digest(&self, digest: Digest) -> Option<&Generation> {
         let mut generations = self.generations.iter();
         generations.find(|generation| generation.files.digest() == digest)
     }
 
-    /// A new directory.
     pub(super) fn directory(&self) -> TempDir {
         TempDir::new_in(self.directory.path()).expect("a directory can be made")
     }
@@ -149,7 +148,7 @@ impl Generation {
     }
 }
 
-/// In memory where there is such a place: what must survive is elsewhere.
+/// A directory in memory where the system has such a place: lasting data is kept elsewhere.
 fn directory() -> TempDir {
     let in_memory = TempDir::new_in("/dev/shm");
     in_memory

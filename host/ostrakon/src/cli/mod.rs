@@ -1,4 +1,4 @@
-//! The command line: what is asked for, and what the process's exit code says.
+//! The command line: the commands, and the process's exit codes.
 
 mod build;
 mod check;
@@ -37,8 +37,9 @@ use ostrakon_observe::telemetry::Format;
 
 /// Stateful services on Kubernetes whose code changes without a restart.
 ///
-/// One process runs one shard: it owns the network, the volumes and the data. What the service does
-/// is a Wasm component, the guest, which comes in a ConfigMap and is replaced while requests run.
+/// One process runs one shard: it owns the network, the volumes and the data. The service's
+/// logic is a Wasm component, the guest, which comes in a ConfigMap and is replaced while
+/// requests run.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100, after_help = AFTER_HELP)]
 struct Cli {
@@ -84,12 +85,12 @@ enum Command {
     Drain(client::DrainArguments),
 }
 
-/// Does what the arguments ask for and says how it ended.
+/// Runs the command of the arguments, and returns how it ended.
 pub(crate) fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {
-            // Help goes to standard output, the rest to standard error; nobody may read either.
+            // Help goes to standard output, the rest to standard error; either may be closed.
             return match error.kind() {
                 ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
                     let _ = error.print();
@@ -125,7 +126,7 @@ pub(crate) fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
     )
 }
 
-/// Why a command failed, and what the exit code is.
+/// Why a command failed, and the exit code.
 #[derive(Debug)]
 struct Failure {
     exit: Exit,
@@ -142,19 +143,20 @@ impl Failure {
         }
     }
 
-    /// It ends a process that has a log: of this format, and of this shard, if that is known.
+    /// Marks the failure as that of a process with a log of this format, and of this shard, if
+    /// it is known.
     fn of_a_log(mut self, format: Format, shard: Option<u32>) -> Self {
         self.log = Some((format, shard));
         self
     }
 
-    /// Says what failed, as the last line.
+    /// Prints the failure, as the last line.
     fn tell(&self) {
         let (format, shard) = self.log.unwrap_or((Format::Human, None));
         write_aside(format.last_line(shard, &self.line()));
     }
 
-    /// What failed, in one line.
+    /// The failure in one line.
     fn line(&self) -> String {
         with_causes(&*self.source)
     }
@@ -165,14 +167,14 @@ impl Failure {
     }
 }
 
-/// Writes to standard output; one that cannot be written to is an error of the command.
+/// Writes to standard output. If that fails, the command fails.
 fn say(text: &str) -> Result<(), Failure> {
     let mut output = io::stdout().lock();
     match output
         .write_all(text.as_bytes())
         .and_then(|()| output.flush())
     {
-        // Whoever read it has read enough.
+        // The reader has read enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         written => written.map_err(Failure::with(Exit::Io)),
     }
@@ -188,7 +190,7 @@ fn address(text: &str) -> Result<SocketAddr, String> {
     address.map_err(|_| "write an IP address and a port, such as 127.0.0.1:8080".to_owned())
 }
 
-/// Whether a text is a host, by its name or IP address, and a port.
+/// Whether a text is a host name or IP address, and a port.
 fn is_authority(text: &str) -> bool {
     text.rsplit_once(':').is_some_and(|(host, port)| {
         let of_a_host = |c: char| c.is_ascii_alphanumeric() || "-._:[]%".contains(c);
@@ -197,18 +199,18 @@ fn is_authority(text: &str) -> bool {
     })
 }
 
-/// How long a line on standard error may take.
+/// How long writing a line to standard error may take.
 const ASIDE: Duration = Duration::from_secs(1);
 
-/// Writes a line to standard error, where hints and errors go. A process ends also where nobody
-/// reads what it says last.
+/// Writes a line to standard error, where hints and errors go. The process ends even if nothing
+/// reads its last line.
 fn say_aside(line: &str) {
     write_aside(format!("{}\n", Printable(line)));
 }
 
 fn write_aside(line: String) {
     aside(move || {
-        // When it is closed there is nobody to tell.
+        // If standard error is closed, there is no reader.
         let _ = io::stderr().write_all(line.as_bytes());
     });
 }
@@ -234,7 +236,8 @@ mod tests {
 
     const REFERENCE: &str = include_str!("../../../README.md");
 
-    /// The cells of a table's rows in host/README.md: of the first that begins so below a heading.
+    /// The cells of the rows of a table in host/README.md: the first table below the heading
+    /// with this head.
     fn rows(heading: &str, head: &str) -> Vec<Vec<&'static str>> {
         let mut lines = REFERENCE.lines().skip_while(|line| *line != heading);
         assert!(lines.next().is_some(), "host/README.md has no {heading}");
@@ -251,7 +254,7 @@ mod tests {
         cell.split('`').nth(1).unwrap_or_default()
     }
 
-    /// Each flag of a command and of those below it: its name, variable and default.
+    /// Checks each flag of a command and of its subcommands: name, variable and default.
     fn check_flags(command: &clap::Command, name: &str) {
         let rows = rows(&format!("### `{name}`"), "| flag | environment | default |");
         let shown: BTreeSet<_> = rows
