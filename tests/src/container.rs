@@ -1,6 +1,6 @@
-//! The image's root, laid out as the Dockerfile does, and containers of it.
+//! The root of the image, laid out as the Dockerfile does, and containers of the image.
 //!
-//! They run as Kubernetes' restricted profile demands it, by an OCI runtime, on this machine's network
+//! They run under Kubernetes' restricted profile, by an OCI runtime, on this machine's network
 //! and without control groups.
 
 use std::fs;
@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use crate::host::{Host, binary, guest};
 use crate::manifests::{dockerfile, repository};
 
-/// The image: its root, and what the Dockerfile says of how it is run.
+/// The image: its root, and the Dockerfile's settings for running it.
 #[derive(Debug)]
 pub struct Image {
     directory: TempDir,
@@ -24,15 +24,16 @@ pub struct Image {
     pub command: Vec<String>,
     /// Variables, as `NAME=VALUE`.
     pub env: Vec<String>,
-    /// The user, and the group.
+    /// The user's number, and the group's.
     pub user: u32,
 }
 
 impl Image {
-    /// Lays it out from the binary under test, without its symbols, and the key/value guest.
+    /// Lays the image out from the binary under test, without its symbols, and the key/value
+    /// guest.
     ///
     /// # Panics
-    /// When it cannot be.
+    /// When it cannot be laid out.
     pub fn assemble() -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let path = |name| directory.path().join(name);
@@ -72,7 +73,6 @@ impl Image {
         }
     }
 
-    /// Its root.
     pub fn root(&self) -> PathBuf {
         self.directory.path().join("root")
     }
@@ -80,14 +80,14 @@ impl Image {
     /// A directory that the image's user may write to.
     ///
     /// # Panics
-    /// When this is not root.
+    /// When the test does not run as root.
     pub fn give(&self, directory: &Path) {
         fs::create_dir_all(directory).expect("a directory");
         chown(directory, Some(self.user), Some(self.user)).expect("root can give it away");
     }
 
-    /// Runs a container: a Pod of this name with more variables, and directories mounted read-only,
-    /// but for the data's.
+    /// Runs a container: a Pod of this name, with more variables and with directories mounted
+    /// read-only, except the data directory.
     ///
     /// # Panics
     /// When it does not start.
@@ -98,7 +98,7 @@ impl Image {
         fs::write(bundle.join("config.json"), config.to_string()).expect("a file");
         let pid_file = bundle.join("pid");
         let state = self.directory.path().join("state");
-        // The names of containers are for all of the machine.
+        // The names of containers are global on the machine.
         let name = format!("{pod}-{}", std::process::id());
         let mut command = runtime(&state);
         command
@@ -153,10 +153,10 @@ impl Image {
     }
 }
 
-/// The OCI runtime, which keeps its state in a directory.
+/// The OCI runtime, with its state in a directory.
 fn runtime(state: &Path) -> Command {
-    // It looks at control groups even where it is to leave them alone, and takes one kind of mount
-    // only; so it has one of its own.
+    // The runtime looks at control groups even where it is to leave them alone, and accepts
+    // only one kind of mount; so it gets a mount of its own.
     let script =
         "umount -R /sys/fs/cgroup 2>/dev/null; mount -t cgroup2 none /sys/fs/cgroup && exec \"$@\"";
     let mut command = Command::new("unshare");
@@ -167,7 +167,7 @@ fn runtime(state: &Path) -> Command {
     command
 }
 
-/// A container that runs. Dropping it kills it.
+/// A running container. Dropping it kills it.
 #[derive(Debug)]
 pub struct Container {
     host: Option<Host>,
@@ -177,7 +177,7 @@ pub struct Container {
 }
 
 impl Container {
-    /// The host in it.
+    /// The host in the container.
     ///
     /// # Panics
     /// After it has ended.
@@ -185,7 +185,8 @@ impl Container {
         self.host.as_ref().expect("it runs")
     }
 
-    /// Runs a program of the image in it, as `kubectl exec` does, and gives what it printed.
+    /// Runs a program of the image in the container, as `kubectl exec` does, and returns its
+    /// output.
     ///
     /// # Panics
     /// When it cannot be run, or fails.
@@ -197,17 +198,17 @@ impl Container {
         )
     }
 
-    /// The host's process, as this machine numbers it.
+    /// The host's process id on this machine.
     ///
     /// # Panics
-    /// When the runtime did not say.
+    /// When the runtime did not report it.
     pub fn id(&self) -> u32 {
         let id = fs::read_to_string(&self.pid_file).expect("it started");
         id.trim().parse().expect("a number")
     }
 
-    /// Sends SIGTERM to the host alone, as the kubelet does, and gives its log when it has ended with
-    /// code 0.
+    /// Sends SIGTERM to the host alone, as the kubelet does, and returns its log once it has
+    /// ended with code 0.
     ///
     /// # Panics
     /// When it does not.
@@ -229,7 +230,7 @@ impl Container {
 
 impl Drop for Container {
     fn drop(&mut self) {
-        // It may have ended by itself, and nobody waited for it.
+        // It may have ended by itself without being waited for.
         if self.host.is_some() && fs::exists(&self.pid_file).unwrap_or(false) {
             self.kill("KILL");
         }

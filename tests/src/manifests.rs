@@ -8,21 +8,21 @@ use serde::Deserialize as _;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// The top of the repository.
+/// The root of the repository.
 ///
 /// # Panics
-/// When it is gone.
+/// When it is missing.
 pub fn repository() -> PathBuf {
     let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     top.canonicalize().expect("it is there")
 }
 
-/// A copy of `deploy/`, in which overlays can be put.
+/// A copy of `deploy/`, to which overlays can be added.
 #[derive(Debug)]
 pub struct Deploy(TempDir);
 
 impl Deploy {
-    /// A copy of it as it is.
+    /// Copies `deploy/`.
     ///
     /// # Panics
     /// When it cannot be copied.
@@ -39,7 +39,6 @@ impl Deploy {
         Self(directory)
     }
 
-    /// Where it is.
     pub fn path(&self) -> &Path {
         self.0.path()
     }
@@ -47,7 +46,7 @@ impl Deploy {
     /// The objects of an overlay, as kustomize renders it.
     ///
     /// # Panics
-    /// When it does not.
+    /// When kustomize fails.
     pub fn render(&self, overlay: &str) -> Vec<Value> {
         let mut kubectl = tool("kubectl");
         kubectl
@@ -56,7 +55,7 @@ impl Deploy {
         objects(&output(&mut kubectl))
     }
 
-    /// Adds an overlay: another one with components.
+    /// Adds an overlay: another overlay with components.
     ///
     /// # Panics
     /// When it cannot be written.
@@ -87,14 +86,14 @@ impl Default for Deploy {
 /// The documents of a YAML text.
 ///
 /// # Panics
-/// When it is none.
+/// When the text is not YAML.
 pub fn objects(yaml: &str) -> Vec<Value> {
     let documents = serde_yaml_ng::Deserializer::from_str(yaml);
     let documents = documents.map(|document| Value::deserialize(document).expect("it is YAML"));
     documents.filter(|object| !object.is_null()).collect()
 }
 
-/// All plain files below a directory, in order.
+/// All regular files below a directory, in order.
 ///
 /// # Panics
 /// When it cannot be read.
@@ -112,10 +111,10 @@ pub fn files(directory: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The one object of a kind and name.
+/// The only object of a kind and name.
 ///
 /// # Panics
-/// When there is none, or several.
+/// When there is none, or there are several.
 pub fn the<'a>(objects: &'a [Value], kind: &str, name: &str) -> &'a Value {
     let mut found = objects
         .iter()
@@ -125,7 +124,8 @@ pub fn the<'a>(objects: &'a [Value], kind: &str, name: &str) -> &'a Value {
     one.unwrap_or_else(|| panic!("no {kind} {name}"))
 }
 
-/// The Dockerfile's instructions, continued lines joined, without comments; a stage begins with its `FROM`.
+/// The Dockerfile's instructions with continued lines joined, without comments; a stage begins
+/// with its `FROM`.
 ///
 /// # Panics
 /// When it cannot be read.

@@ -1,4 +1,4 @@
-//! nginx in front of shards, as it is unless it is told otherwise.
+//! nginx in front of shards, in its default configuration.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -15,15 +15,15 @@ use crate::host::PATIENCE;
 /// A running nginx. Dropping it kills it.
 #[derive(Debug)]
 pub struct Nginx {
-    /// Where it listens.
+    /// The address that it listens on.
     pub address: SocketAddr,
     child: Child,
     directory: TempDir,
 }
 
 impl Nginx {
-    /// Starts one that listens at `address` and passes on to `servers`, as `location` says beside
-    /// that, and waits until it does.
+    /// Starts an nginx that listens at `address` and forwards to `servers`, with the additional
+    /// directives in `location`, and waits until it listens.
     ///
     /// # Panics
     /// When it does not start.
@@ -81,7 +81,7 @@ impl Nginx {
         nginx
     }
 
-    /// What it has logged: each failure of a server that it passes on to is a line.
+    /// The log so far. Each failure of a server behind nginx is a line.
     pub fn log(&self) -> String {
         fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
     }

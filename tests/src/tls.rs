@@ -1,4 +1,5 @@
-//! What clients believe and show in TLS, and what they are shown.
+//! TLS for clients: trusted authorities, client certificates, and the certificates that servers
+//! present.
 
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
@@ -12,11 +13,11 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use crate::client::connect;
 
-/// A client that believes an authority, shows a certificate if it has one, and
-/// speaks one protocol.
+/// A client that trusts an authority, presents a certificate if it has one, and speaks one
+/// protocol.
 ///
 /// # Panics
-/// When these are none.
+/// When the authority or the certificate is invalid.
 pub fn client(believed: &Authority, shown: Option<&Issued>, protocol: &[u8]) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     roots
@@ -39,14 +40,14 @@ pub fn client(believed: &Authority, shown: Option<&Issued>, protocol: &[u8]) -> 
     Arc::new(config)
 }
 
-/// The certificate that a new connection is shown, believed or not by what is
-/// asked with.
+/// The certificate that a server presents on a new connection, whether or not the client trusts
+/// it.
 ///
 /// # Errors
-/// When there is no handshake.
+/// When the handshake fails.
 ///
 /// # Panics
-/// When the address can be no name.
+/// When the address cannot be a server name.
 pub fn shown_by(
     address: SocketAddr,
     asked_with: &Arc<ClientConfig>,
@@ -63,10 +64,10 @@ pub fn shown_by(
     Ok(shown[0].clone().into_owned())
 }
 
-/// A certificate as it is shown.
+/// The certificate in the form in which it is presented.
 ///
 /// # Panics
-/// When it is none.
+/// When the text is no certificate.
 pub fn certificate(pem: &str) -> CertificateDer<'static> {
     CertificateDer::from_pem_slice(pem.as_bytes()).expect("a certificate")
 }

@@ -131,6 +131,7 @@ pub(super) enum PeerResponse {
     Later { reason: String },
     /// Nothing was done: this version does not know the request.
     NotUnderstood { reason: String },
+    /// The plan that this shard follows, if there is one.
     Plan { plan: Option<Plan> },
     /// The progress of the change; `None` where this shard is no source that knows of one.
     Progress { source: Option<Source> },

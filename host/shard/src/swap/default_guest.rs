@@ -71,9 +71,7 @@ pub enum DefaultGuestError {
         "the default guest {path} has more than {} MiB; build it with `ostrakon build`, which makes it small",
         volume::MAX_BYTES >> 20
     )]
-    TooLarge {
-        path: PathBuf,
-    },
+    TooLarge { path: PathBuf },
 }
 
 #[cfg(test)]

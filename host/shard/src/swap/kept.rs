@@ -81,7 +81,7 @@ impl Kept {
     }
 
     ///
-    /// When the files are missing or damaged.
+    /// # Errors
     /// When they are missing or damaged.
     pub fn load(&self, digest: Digest) -> Result<Files, KeptError> {
         let path = self.path(digest);

@@ -260,8 +260,8 @@ impl Writer {
 
     /// Changes the shard's place among others, between two groups of requests.
     ///
+    /// # Errors
     /// When the change was not made; everything is as before.
-    /// When it was not made; all is as before.
     pub async fn change(&self, change: Change) -> Result<Changed, ChangeError> {
         let (sender, receiver) = oneshot::channel();
         if !self.send(Message::Change(Box::new(change), sender)) {

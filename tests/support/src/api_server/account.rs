@@ -11,7 +11,7 @@ use super::NAMESPACE;
 #[derive(Debug)]
 pub(super) struct Account {
     directory: TempDir,
-    /// How many tokens there were.
+    /// The number of tokens so far.
     tokens: Mutex<u32>,
 }
 
@@ -37,7 +37,7 @@ impl Account {
         fs::read_to_string(self.directory.path().join("token")).expect("it was written")
     }
 
-    /// Writes another token, whole at once, and gives it.
+    /// Writes another token atomically, and returns it.
     pub(super) fn rotate(&self) -> String {
         let mut tokens = self.tokens.lock().expect("no holder panics");
         *tokens += 1;

@@ -1,4 +1,4 @@
-//! Connections to it: TLS, HTTP, and whom it answers what.
+//! Connections to the API server: TLS, HTTP, and the responses.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -25,10 +25,10 @@ use super::refusal::Refusal;
 use super::watching::{self, Cut, Said};
 use crate::certificates::Authority;
 
-/// The most that is read of a request.
+/// The longest body of a request, in bytes.
 const LONGEST: usize = 1 << 20;
 
-/// What it shows to those who call it.
+/// The certificate that the server presents.
 pub(super) fn tls(authority: &Authority, address: IpAddr) -> TlsAcceptor {
     let tomorrow = SystemTime::now() + Duration::from_hours(24);
     let issued = authority.issue(&[address.to_string()], tomorrow);
@@ -40,7 +40,7 @@ pub(super) fn tls(authority: &Authority, address: IpAddr) -> TlsAcceptor {
     TlsAcceptor::from(Arc::new(config.expect("a pair")))
 }
 
-/// Accepts connections until told to end, while it is open.
+/// Accepts connections while it is open, until told to end.
 pub(super) async fn run(
     listener: TcpListener,
     tls: TlsAcceptor,
@@ -68,7 +68,7 @@ pub(super) async fn run(
             _ = open.changed() => {}
             accepted = accept => {
                 if let Ok((stream, _)) = accepted {
-                    // From now on, so that no cut is missed.
+                    // Subscribed now, so that no cut is missed.
                     let cuts = shared.cuts.subscribe();
                     tokio::spawn(connection(stream, tls.clone(), Arc::clone(&shared), cuts));
                 }
@@ -77,7 +77,7 @@ pub(super) async fn run(
     }
 }
 
-/// One connection, until it ends or is cut.
+/// Serves one connection until it ends or is cut.
 async fn connection(
     stream: TcpStream,
     tls: TlsAcceptor,
@@ -92,7 +92,7 @@ async fn connection(
             let shared = Arc::clone(&shared);
             async move { Ok::<_, Cut>(answer(&shared, request).await) }
         });
-        // The client's, or cut.
+        // Either the client ended the connection, or it was cut.
         let _ = http1::Builder::new()
             .serve_connection(TokioIo::new(stream), service)
             .await;
