@@ -247,7 +247,7 @@ impl Sample {
 }
 
 /// Has clients write and read keys of all shards through any Pod that is ready, until
-/// `meanwhile` returns. Returns all requests. Each client has keys of its own.
+/// `meanwhile` returns. Returns all requests. The clients of a shard share one key.
 ///
 /// # Panics
 /// When a client panics.

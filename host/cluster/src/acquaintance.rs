@@ -33,7 +33,7 @@ impl Cluster {
             }
         };
         if timeout(KNOWN_WITHIN, known).await.is_err() {
-            tracing::debug!("not every peer knows yet where this shard is");
+            tracing::debug!("not every peer knows this shard's address yet");
         }
     }
 

@@ -196,7 +196,7 @@ impl Answering {
         }
         let partitions = partitions.into_iter().map(Partition::unpack).collect();
         let Some(partitions) = partitions else {
-            let reason = "the partitions are none".to_owned();
+            let reason = "the partitions are malformed".to_owned();
             return PeerResponse::NotUnderstood { reason };
         };
         let number = batch.number;
@@ -216,9 +216,9 @@ impl Answering {
                 tracing::debug!(peer = peer.ordinal, number, "a batch came again");
                 acknowledged
             }
-            Ok(other) => later(&format!("the batch is not taken: {other:?}")),
+            Ok(other) => later(&format!("the batch is not accepted: {other:?}")),
             Err(error @ ChangeError::Unmigrated(..)) => {
-                tracing::warn!(peer = peer.ordinal, %error, "partitions are not taken");
+                tracing::warn!(peer = peer.ordinal, %error, "partitions from a peer could not be stored");
                 later(&error)
             }
             Err(error) => later(&error),
@@ -336,6 +336,6 @@ fn later(reason: &impl ToString) -> PeerResponse {
 
 fn no_request() -> PeerResponse {
     PeerResponse::NotUnderstood {
-        reason: "the client's request is none".to_owned(),
+        reason: "the client's request is malformed".to_owned(),
     }
 }

@@ -74,7 +74,9 @@ impl Conductor {
             match self.once().await {
                 Ok(true) => continue,
                 Ok(false) => {}
-                Err(error) => tracing::debug!(%error, "conducting goes on later"),
+                Err(error) => {
+                    tracing::debug!(%error, "the conductor could not finish its work, and tries again")
+                }
             }
             tokio::select! {
                 biased;
@@ -125,7 +127,7 @@ impl Conductor {
                     shards = plan.to.shards,
                     wanted = change.map_or(0, |change| change.to.shards),
                     first_lacking = first.0,
-                    "a change begins when all shards that it is about are there: start them, or set their number back"
+                    "the change begins when all its shards can be asked: start the missing ones, or set the number of shards back"
                 );
             }
             let next = cluster.coordinator().next(plan);
@@ -245,7 +247,7 @@ impl Conductor {
             tracing::warn!(
                 shards = to_ask,
                 first_lacking = first.0,
-                "where partitions are is not known on this disk: it is learned, or a new cluster begins, when all shards can be asked"
+                "this disk does not say where partitions are: the shard learns it, or begins a new cluster, when all shards can be asked"
             );
         }
         let id = ClusterId(cluster.0.connections.line.load().endpoint.identity.store);
@@ -261,7 +263,7 @@ impl Conductor {
             cluster = %plan.cluster,
             epoch = plan.epoch.0,
             shards = plan.to.shards,
-            "where partitions are, by all shards"
+            "the plan to begin with is known: all shards were asked"
         );
         cluster.take(plan).await?;
         self.tell_all();
@@ -336,7 +338,7 @@ impl Conductor {
                 .store(true, Ordering::Relaxed),
             Ok(Ok(PeerResponse::Plan { plan: Some(plan) })) => {
                 if let Err(error) = cluster.learn(plan).await {
-                    tracing::debug!(%error, "a plan is learned later");
+                    tracing::debug!(%error, "a plan could not be adopted yet");
                 }
             }
             Ok(Err(error))
@@ -345,7 +347,7 @@ impl Conductor {
                 self.complained = Instant::now();
                 tracing::warn!(
                     %error,
-                    "shard 0 cannot be asked where partitions are, and requests for them wait"
+                    "shard 0 cannot be asked where partitions are: requests wait until it can"
                 );
             }
             _ => {}
@@ -408,7 +410,7 @@ impl Cluster {
             tracing::warn!(
                 peer = shard.0,
                 why,
-                "a shard does not take its partitions: they wait here"
+                "a shard does not accept its partitions: they stay here until it does"
             );
         }
     }
@@ -419,7 +421,7 @@ impl Cluster {
         let said = match timeout(ASK_EVERY, self.ask(shard, ask)).await {
             Ok(Ok(PeerResponse::Plan { plan: said })) => said,
             Ok(Err(error)) => {
-                tracing::debug!(peer = shard.0, %error, "it does not say by which plan it goes");
+                tracing::debug!(peer = shard.0, %error, "a peer does not say which plan it follows");
                 return false;
             }
             Ok(Ok(_)) => return false,
@@ -434,7 +436,7 @@ impl Cluster {
             && self.plan().is_some()
             && let Err(error) = self.learn(plan).await
         {
-            tracing::debug!(%error, "a plan is learned later");
+            tracing::debug!(%error, "a plan could not be adopted yet");
         }
         true
     }

@@ -74,17 +74,17 @@ impl Line {
 pub(super) enum AskError {
     #[error(transparent)]
     Request(#[from] RequestError),
-    #[error("it answers in another way than expected: are all hosts of one version?")]
+    #[error("its response is not of the expected kind: are all hosts of one version?")]
     Answer,
-    #[error("it did nothing, as its host is of another version: {0}")]
+    #[error("it did nothing, because its host is of another version: {0}")]
     NotUnderstood(String),
     #[error("it belongs to another cluster")]
     Foreign,
     #[error("it knows of a later process of this shard's ordinal")]
     Superseded,
-    #[error("an earlier process of it answers at its address, and does nothing")]
+    #[error("an earlier process of that shard answers at its address, and does nothing")]
     Past,
-    #[error("what it says of the plan counts once its name leads to where it was found")]
+    #[error("its plan counts only once its name leads to the address where it was found")]
     Unnamed,
 }
 
@@ -167,7 +167,7 @@ impl Cluster {
                         peer = at.0,
                         own = %own.map(|own| own.to_string()).unwrap_or_default(),
                         its = %other,
-                        "what answers at a shard's address belongs to another cluster, and nothing is shared with it: see where the name of that shard leads; or bring back the right data for one of the two, or empty the data directory of the one that is to join the other's"
+                        "the process at a shard's address belongs to another cluster, and nothing is shared with it: see where the name of that shard leads; or bring back the right data for one of the two, or empty the data directory of the one that is to join the other's"
                     );
                 }
                 Err(AskError::Foreign)

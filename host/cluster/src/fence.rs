@@ -165,7 +165,7 @@ impl Cluster {
         } else if by > own && line.is_accepted_by(peer) {
             self.stop(Stopped::Superseded(by));
         } else if let Err(error) = self.start_after(by, &line.endpoint).await {
-            tracing::debug!(%error, "a higher number is taken later");
+            tracing::debug!(%error, "a higher number could not be taken yet");
         }
     }
 
@@ -175,7 +175,7 @@ impl Cluster {
                 peer = peer.0,
                 of = of.0,
                 number = number.0,
-                "a process of a shard is said to have a number that is higher than it can be, which is not accepted: find out who says so"
+                "a peer names an impossibly high number for a process of a shard, which was ignored: find out which process sends it"
             );
         }
     }
@@ -190,7 +190,7 @@ impl Cluster {
         if let Changed::Started(incarnation, _) = self.change(start).await? {
             tracing::info!(
                 incarnation = incarnation.0,
-                "a number is taken that is above the one that a peer knows of this shard: its disk is new, or older"
+                "this process takes a number above the one that a peer knows for this shard: this shard's disk is new, or older"
             );
             let mut endpoint = asked_as.clone();
             endpoint.identity.incarnation = incarnation.0;
@@ -255,7 +255,7 @@ impl Cluster {
                     if since.elapsed() >= enough {
                         tracing::warn!(
                             ?verdict,
-                            "nobody says any longer that this process must not go on: it ends, to be started anew"
+                            "no peer confirms any longer that this process must not go on: it ends, to be restarted"
                         );
                         self.0.fence.over.send_replace(Some(stopped));
                         return;

@@ -157,7 +157,7 @@ impl Cluster {
         }
         let settled = self.until(|membership| membership.shard.outboxes().next().is_none());
         let settled = timeout_at(now + SETTLE, settled).await;
-        settled.map_err(|_| "a shard does not take its partitions: ask again".to_owned())
+        settled.map_err(|_| "a shard does not accept its partitions: ask again".to_owned())
     }
 
     /// Called before the data's schema changes. Waits until no partition is on its way, so that

@@ -112,8 +112,8 @@ impl Cluster {
             } else {
                 tracing::warn!(
                     %digest,
-                    "no shard that can be asked has a generation that the plan names: another of \
-                     its sharding stands for it"
+                    "no shard that can be asked has a generation that the plan names: another one with \
+                     its sharding takes its place"
                 );
             }
         }

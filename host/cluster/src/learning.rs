@@ -43,7 +43,7 @@ impl Cluster {
             if self.0.learning.impossible.allows() && self.foreign(Some(plan.cluster)).is_none() {
                 tracing::warn!(
                     ?plan,
-                    "a plan that cannot be is not gone by: find out who says it"
+                    "an impossible plan was ignored: find out which process sends it"
                 );
             }
             return Ok(());

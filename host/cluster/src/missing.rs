@@ -29,7 +29,7 @@ impl fmt::Display for Missing {
         };
         write!(
             out,
-            "{shards} {have} partitions and {are} not there, so requests for these get 503: data is in {all} shards, and {} wanted; run {all} again (`kubectl scale --replicas={all}`), and fewer only when they have given away what they have",
+            "{shards} {have} partitions and {are} not there, so requests for these get 503: data is in {all} shards, and {} wanted; run {all} again (`kubectl scale --replicas={all}`), and fewer only when those have given their partitions away",
             match self.wanted {
                 1 => "1 is".to_owned(),
                 wanted => format!("{wanted} are"),
@@ -83,7 +83,7 @@ impl Cluster {
             let shards = named(&away);
             let their = if away.len() == 1 { "its" } else { "their" };
             problems.push(format!(
-                "{shards} cannot be asked, and requests for {their} partitions get 503: see that each runs, and what is between them"
+                "{shards} cannot be asked, and requests for {their} partitions get 503: see that each of them runs and can be reached from this shard"
             ));
         }
         problems
@@ -119,7 +119,7 @@ mod tests {
         };
         assert_eq!(
             missing(&[3, 4], 3).to_string(),
-            "shards 3 and 4 have partitions and are not there, so requests for these get 503: data is in 5 shards, and 3 are wanted; run 5 again (`kubectl scale --replicas=5`), and fewer only when they have given away what they have"
+            "shards 3 and 4 have partitions and are not there, so requests for these get 503: data is in 5 shards, and 3 are wanted; run 5 again (`kubectl scale --replicas=5`), and fewer only when those have given their partitions away"
         );
         let one = missing(&[4], 1).to_string();
         assert!(one.starts_with("shard 4 has partitions and is not there"));

@@ -157,7 +157,7 @@ impl Cluster {
             let noted;
             (remembered, noted) = noting.await.expect("noting does not panic");
             if let Err(error) = noted {
-                tracing::debug!(%error, "it is not noted where peers are");
+                tracing::debug!(%error, "the peers' addresses could not be written");
             }
         }
     }

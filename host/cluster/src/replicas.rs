@@ -65,7 +65,7 @@ impl Cluster {
         let heard = replicas.wait_for(|replicas| *replicas != Replicas::NotHeard);
         if timeout(HEARD_WITHIN, heard).await.is_err() {
             tracing::warn!(
-                "the API server does not say whether this shard leaves: it ends as if it came back"
+                "the API server does not say whether this shard leaves: it ends as for a restart"
             );
         }
     }

@@ -94,7 +94,7 @@ impl Cluster {
         let _turn = self.0.surveys.begin().map_err(|error| error.to_string())?;
         let guest = self.surveyor(basis).await?;
         let Some(view) = self.0.writer.views().get() else {
-            return Err("it has no generation yet: try again soon".to_owned());
+            return Err("the shard has no generation yet: try again soon".to_owned());
         };
         let snapshot = Arc::clone(&view.snapshot);
         drop(view);

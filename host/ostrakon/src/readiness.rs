@@ -39,7 +39,7 @@ pub(crate) enum NotReady {
     Unknown,
     /// Another process has this shard's place, or this process's data is outdated.
     #[error(
-        "this process must not serve this shard any longer: see its log for why; it asks the others whether that is so, and ends, to be started again, when nobody says so"
+        "this process must not serve this shard any longer: see its log for why; it asks the other shards whether that is so, and once none confirms it, it ends, to be restarted"
     )]
     Stopped,
     #[error("the shard is draining")]

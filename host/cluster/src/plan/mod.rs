@@ -23,7 +23,7 @@ pub use outcome::{Asked, Move, Outcome, Shard, share};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The number of shards is out of range.
-    #[error("{0} shards cannot be: ask for 1 to {MAX_SHARDS}")]
+    #[error("there cannot be {0} shards: ask for 1 to {MAX_SHARDS}")]
     Shards(u32),
     /// The component cannot be a guest.
     #[error("the guest would be refused")]
@@ -33,7 +33,7 @@ pub enum Error {
     NotYet(&'static str),
     /// The live generation's settings cannot be read.
     #[error(
-        "the live generation's settings are not whole in the data directory: restart the shard"
+        "the live generation's settings are missing or damaged in the data directory: restart the shard"
     )]
     NotKept,
     /// This shard was not surveyed.

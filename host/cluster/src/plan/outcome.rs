@@ -119,7 +119,7 @@ impl Outcome {
 /// The warning about a guest that shards take for the live one, as far as owners go.
 pub(super) fn alike(sharding: u32) -> String {
     format!(
-        "its `sharding` is {sharding}, as the live guest's: shards take the two for alike, and go on by the live `owner`; raise it where `owner` differs"
+        "its `sharding` is {sharding}, the same as the live guest's: shards take the two `owner` functions to be the same, and keep using the live one; raise `sharding` if they differ"
     )
 }
 

@@ -30,7 +30,7 @@ pub(in super::super) async fn watch(cluster: Cluster, mut shutdown: watch::Recei
             counting.spawn(async move {
                 match count(view, cluster.0.guests.blocking).await {
                     Ok(counted) => cluster.measured().take(counted),
-                    Err(error) => tracing::debug!(%error, "partitions are counted later"),
+                    Err(error) => tracing::debug!(%error, "partitions could not be counted: they are counted later"),
                 }
             });
         }

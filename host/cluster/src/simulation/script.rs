@@ -85,7 +85,7 @@ impl Script {
 pub(super) fn fault(random: &mut Random, time: u64) -> Vec<(u64, Event)> {
     let mut events = Vec::new();
     let shard = random.below(u64::from(MAX_SHARDS)) as u32;
-    // A large part of the faults hits the coordinator.
+    // About half of all faults hit the coordinator.
     let shard = if random.below(3) == 0 { 0 } else { shard };
     let other = (shard + 1 + random.below(u64::from(MAX_SHARDS) - 1) as u32) % MAX_SHARDS;
     let soon = time + 50 + random.below(4000);

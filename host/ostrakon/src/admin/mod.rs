@@ -35,8 +35,8 @@ const LIMITS: Limits = Limits {
     header_timeout: Duration::from_secs(5),
     body_timeout: Duration::from_secs(5),
     idle_timeout: Duration::from_mins(2),
-    // A probe that arrives when all places are taken gets one at once, even from a client that
-    // is still being answered.
+    // A probe that arrives when all places are taken gets one at once: a client that is slow to
+    // take its response gives way.
     answer_patience: Duration::ZERO,
 };
 const TEXT: &str = "text/plain; charset=utf-8";

@@ -79,7 +79,7 @@ pub(crate) enum Error {
     #[error("the shard's place among others cannot be stored")]
     Membership(#[from] ChangeError),
     /// The system refuses a thread, a signal handler or an event queue.
-    #[error("the system does not give what a shard needs")]
+    #[error("the system refuses a resource that the shard needs")]
     System(#[from] io::Error),
     /// Requests were still in flight when the drain's deadline passed.
     #[error("the drain's deadline passed with {in_flight} requests in flight")]
@@ -93,7 +93,9 @@ pub(crate) enum Error {
     )]
     PartitionsLeft,
     /// This process was told that it must not go on, and no peer confirms it any longer.
-    #[error("told that this process must not go on, which nobody confirms: start it again ({0})")]
+    #[error(
+        "this process was told that it must not go on, and no peer confirms it any longer: start it again ({0})"
+    )]
     Stopped(#[source] Stopped),
     #[error("ended at once by a second signal")]
     Forced,

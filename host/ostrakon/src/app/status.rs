@@ -177,7 +177,7 @@ impl Subject for Shard {
             Some(Ok(Err(error))) => Err(no_plan(&error)),
             Some(Err(_)) | None => Err(NoPlan {
                 status: StatusCode::INTERNAL_SERVER_ERROR,
-                why: "the host failed to find it out: see its log".to_owned(),
+                why: "the host failed to plan the change: see its log".to_owned(),
             }),
         }
     }

@@ -69,7 +69,7 @@ Exit codes:
   70  this machine cannot run guests, or a failure of ostrakon itself
   74  a file or directory cannot be read or written, or a later version wrote it
   75  the data or state directory is in use by another process
-  76  peers said that this process must not go on, and do not say so any longer: start it again";
+  76  peers said that this process must not go on, and no longer confirm it: start it again";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -340,7 +340,7 @@ mod tests {
         let error = crate::app::Error::System(cause);
         assert_eq!(
             Failure::new(Exit::Io, error).line(),
-            "the system does not give what a shard needs: the disk is gone"
+            "the system refuses a resource that the shard needs: the disk is gone"
         );
     }
 }

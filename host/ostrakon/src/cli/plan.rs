@@ -62,7 +62,7 @@ enum Error {
     },
     #[error("{path} has more than {} MiB: no ConfigMap has room for it; make it with `ostrakon build`", MAX_BYTES >> 20)]
     Long { path: PathBuf },
-    #[error("the answer is no plan: are this command and the shard of one version?")]
+    #[error("the answer is not a plan: are this command and the shard of one version?")]
     NotAPlan(#[source] serde_json::Error),
 }
 
@@ -126,7 +126,7 @@ fn shown(outcome: &Outcome) -> String {
     );
     if outcome.moving {
         text.push_str(
-            "partitions move now: this counts what is where at the moment, some of it twice; ask again when they have moved\n",
+            "partitions move now: they are counted where they are at the moment, some of them twice; ask again when they have moved\n",
         );
     }
     let moves = outcome.moves.iter().map(|one| {

@@ -75,7 +75,7 @@ impl Source {
     pub(super) fn words(&self) -> String {
         let Some(moved) = self.moved else {
             let what = if self.away { "away" } else { "not begun" };
-            return format!("{what}: it has told nothing yet");
+            return format!("{what}: it has reported nothing yet");
         };
         let mut words = match self.left {
             Some(left) => format!("{} left", grouped(left)),
@@ -176,11 +176,11 @@ mod tests {
     fn what_is_not_known_is_said() {
         check(
             &json!({ "shard": 1, "away": true }),
-            "1 [........................]    ? % away: it has told nothing yet",
+            "1 [........................]    ? % away: it has reported nothing yet",
         );
         check(
             &json!({ "shard": 1, "away": false }),
-            "1 [........................]    ? % not begun: it has told nothing yet",
+            "1 [........................]    ? % not begun: it has reported nothing yet",
         );
         check(
             &json!({ "shard": 1, "left": null, "moved": 5, "resumed": true, "rate": 10.0 }),

@@ -140,7 +140,7 @@ impl Apart {
                 let _sent = to_thread.send(first);
             }
             Err(error) => {
-                tracing::warn!(%error, "a slow read cannot have a thread");
+                tracing::warn!(%error, "a slow read was refused: the system has no thread for it");
                 let (client, Job(job)) = first;
                 self.queue().done(client);
                 job(false);

@@ -119,10 +119,10 @@ pub enum Refused {
     #[error("the shard stops: try again soon")]
     Stopping,
     /// The owner cannot be asked, and nothing was run.
-    #[error("the shard that has it is away: {0}")]
+    #[error("the shard that has this partition cannot be reached: {0}")]
     Away(String),
     /// The owner was asked to write, and did not answer.
-    #[error("the shard that has it did not answer, and may have written: {0}")]
+    #[error("the shard that has this partition did not answer, and may have written: {0}")]
     Unknown(String),
     /// Another shard ran the write, and there is no room for its reply.
     #[error(
@@ -226,7 +226,7 @@ impl Service {
         };
         // Set when the request has to wait for the first time.
         let mut wait = None;
-        // How often the request was forwarded without waiting.
+        // How often forwarding led back here since the last wait.
         let mut hops = 0;
         loop {
             let elsewhere = match self.run_here(&request, &asker, &mut route).await {
@@ -244,7 +244,7 @@ impl Service {
                             hops += 1;
                             continue;
                         }
-                        Followed::Here => "it is passed on without end".to_owned(),
+                        Followed::Here => "the request was forwarded too often".to_owned(),
                         Followed::Away(why) => why,
                     }
                 }
@@ -359,7 +359,7 @@ impl Service {
                 Forwarded::NotTaken(why) | Forwarded::Unknown(why) => return Followed::Away(why),
             }
         }
-        Followed::Away("it is passed on without end".to_owned())
+        Followed::Away("the request was forwarded too often".to_owned())
     }
 
     fn refused(&self, route: Option<Route>, refused: Refused) -> Answer {

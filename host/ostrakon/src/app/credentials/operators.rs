@@ -16,7 +16,7 @@ pub(crate) enum OperatorsError {
     #[error("`admin-token` in the Secret cannot be used: {0}")]
     Tokens(#[from] TokensError),
     /// The key has the wrong name.
-    #[error("the Secret has `admin-tokens`, which is nothing: call it `admin-token`")]
+    #[error("the Secret has `admin-tokens`, which is not a known key: call it `admin-token`")]
     Name,
 }
 

@@ -183,7 +183,7 @@ fn of_swaps(before: &Status, now: &Status) -> Vec<Event> {
         events.push(Event {
             kind: Kind::SwapRefusalEnded,
             note: format!(
-                "the ConfigMap's content is refused no longer: it is that of generation {}, which is live",
+                "the ConfigMap's content is no longer refused: it is that of generation {}, which is live",
                 live.generation
             ),
         });
@@ -200,7 +200,7 @@ fn of_missing(were: bool, now: Option<&Missing>) -> Option<Event> {
         }),
         None => were.then(|| Event {
             kind: Kind::ShardsBack,
-            note: "all shards that have data are there".to_owned(),
+            note: "all shards that have data run".to_owned(),
         }),
     }
 }

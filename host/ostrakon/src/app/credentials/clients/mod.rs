@@ -42,7 +42,9 @@ pub(crate) enum ClientsError {
     #[error("`client-tokens` in the Secret cannot be used: {0}")]
     Tokens(#[from] TokensError),
     /// The key has the wrong name.
-    #[error("the Secret has `client-token`, which keeps nobody out: call it `client-tokens`")]
+    #[error(
+        "the Secret has `client-token`, which is not a known key and keeps nobody out: call it `client-tokens`"
+    )]
     Name,
     /// The value is not a known word.
     #[error(
