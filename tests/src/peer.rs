@@ -25,7 +25,7 @@ pub struct Process {
 
 /// The requests that tests make.
 #[derive(Clone, Debug, Serialize)]
-#[expect(missing_docs, reason = "the host's have them")]
+#[expect(missing_docs, reason = "the host's own messages are documented")]
 pub enum PeerRequest {
     Plan {},
     Schema {},
@@ -58,14 +58,14 @@ pub enum PeerRequest {
 
 /// Whose `owner` counts in a survey.
 #[derive(Clone, Debug, Serialize)]
-#[expect(missing_docs, reason = "the host's have them")]
+#[expect(missing_docs, reason = "the host's own messages are documented")]
 pub enum Basis {
     Kept { placement: Placement },
 }
 
 /// The responses that tests read or make.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the host's have them")]
+#[expect(missing_docs, reason = "the host's own messages are documented")]
 pub enum PeerResponse {
     Plan { plan: Option<Plan> },
     NotUnderstood { reason: String },

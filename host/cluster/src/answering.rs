@@ -73,7 +73,7 @@ impl Handler for Answering {
         let replies = self.service.replies();
         let said = (&HeaderMap::new(), message::encode(&said));
         let held = replies.hold(client.replies(), said, usize::MAX);
-        held.expect("without a bound all has room")
+        held.expect("without a limit there is room")
     }
 }
 

@@ -177,7 +177,7 @@ impl Drain {
 async fn ended(mut outcome: watch::Receiver<Option<Outcome>>) -> Outcome {
     let ended = outcome.wait_for(Option::is_some).await;
     let ended = ended.expect("the sender lives as long as the handle that waits");
-    ended.expect("it was waited for")
+    ended.expect("the wait ends only with an outcome")
 }
 
 /// A request that is answered before the shard has drained.

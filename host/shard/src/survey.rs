@@ -64,7 +64,7 @@ pub struct Surveys(Arc<Semaphore>);
 /// The right to run a survey, until it is dropped.
 #[derive(Debug)]
 pub struct Turn(
-    #[expect(dead_code, reason = "it is given back when dropped")] OwnedSemaphorePermit,
+    #[expect(dead_code, reason = "dropping it returns the permit")] OwnedSemaphorePermit,
 );
 
 impl Default for Surveys {

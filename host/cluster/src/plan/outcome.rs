@@ -156,7 +156,7 @@ fn warnings(shards: &[Shard], total: Amount) -> Vec<String> {
 /// A part as a fraction of the whole; 0 if the whole is 0.
 #[expect(
     clippy::cast_precision_loss,
-    reason = "it is for people, who read a few digits"
+    reason = "the result is for people, who read a few digits"
 )]
 pub fn share(part: u64, whole: u64) -> f64 {
     if whole == 0 {

@@ -100,7 +100,7 @@ impl Meter {
 
 #[expect(
     clippy::cast_precision_loss,
-    reason = "it is for people, who read a few digits"
+    reason = "the result is for people, who read a few digits"
 )]
 fn as_f64(count: u64) -> f64 {
     count as f64

@@ -90,7 +90,7 @@ impl World<'_> {
             }
             let told = ask.told(&answer);
             if answer.shard != shard {
-                saw("a request was passed on");
+                saw("a request was forwarded");
             }
             let view = writer.views().get();
             let plan = view

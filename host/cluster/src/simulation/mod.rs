@@ -10,7 +10,10 @@
 //! `OSTRAKON_SIMULATION_SEEDS` is the number of seeds and `OSTRAKON_SIMULATION_FROM` the first
 //! seed; `cargo xtask simulate` sets them.
 
-#![expect(clippy::cast_possible_truncation, reason = "what is drawn is small")]
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "the random numbers are small"
+)]
 
 mod clients;
 mod clock;

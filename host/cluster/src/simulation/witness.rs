@@ -17,7 +17,7 @@ pub(super) type Counts = BTreeMap<&'static str, u64>;
 /// The events that must happen at least once in enough seeds. For those with a second text, the
 /// host logs that text.
 pub(super) const SOMETIMES: [(&str, Option<&str>); 21] = [
-    ("a request was passed on", None),
+    ("a request was forwarded", None),
     (
         "a request waited for its partition",
         Some("a request waits for its partition"),
@@ -29,12 +29,12 @@ pub(super) const SOMETIMES: [(&str, Option<&str>); 21] = [
         Some("a generation's guest is made for its owners"),
     ),
     ("a change was made", None),
-    ("a change of the way to place was made", None),
-    ("a change was asked for during another", None),
+    ("a change of placement was requested", None),
+    ("a change was requested during another", None),
     ("the coordinator died in a change", None),
     ("another shard died in a change", None),
     ("a process died in the middle of its work", None),
-    ("what was not synced was lost", None),
+    ("unsynced writes were lost", None),
     ("a process started with batches to send again", None),
     ("a process was silent from one moment to the next", None),
     ("a process was paused", None),

@@ -113,7 +113,7 @@ impl<'a> World<'a> {
             if limit.is_some_and(|limit| self.now >= limit) {
                 let unrest = self.unrest();
                 let unrest = unrest.unwrap_or_else(|| "a client waits".to_owned());
-                return Err(format!("it does not come to rest: {unrest}"));
+                return Err(format!("the world does not come to rest: {unrest}"));
             }
             self.trouble();
             self.attend(!is_over);
@@ -243,10 +243,10 @@ impl<'a> World<'a> {
     /// once, and shrinks some time later.
     fn configure(&mut self, shards: u32, sharding: usize) {
         if self.plan().is_some_and(|plan| !plan.is_stable()) {
-            saw("a change was asked for during another");
+            saw("a change was requested during another");
         }
         if sharding != self.asked.1 {
-            saw("a change of the way to place was made");
+            saw("a change of placement was requested");
         }
         let before = std::mem::replace(&mut self.asked, (shards, sharding)).0;
         for shard in 0..MAX_SHARDS {
@@ -362,7 +362,7 @@ impl<'a> World<'a> {
         let number = process.life.number();
         drop(process);
         if !host.is_stopping && host.disk.lose_power(random::of(self.seed, &[number, 9])) {
-            saw("what was not synced was lost");
+            saw("unsynced writes were lost");
         }
         for client in &mut self.clients {
             if client.waits.is_some_and(|(_, of)| of == shard) {

@@ -173,7 +173,7 @@ impl App {
     /// Opens all parts in order, and returns when a generation is live.
     #[expect(
         clippy::too_many_lines,
-        reason = "one list of what is opened, in its order; each line needs those above it"
+        reason = "one list of the parts in the order of opening; each part needs those above it"
     )]
     async fn start(
         options: &Options,

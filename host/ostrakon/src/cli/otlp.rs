@@ -62,7 +62,7 @@ pub(super) struct Exporting {
 
 #[expect(
     clippy::unnecessary_wraps,
-    reason = "what clap calls to read a value can fail"
+    reason = "clap's value parsers return a `Result`"
 )]
 fn text(text: &str) -> Result<String, std::convert::Infallible> {
     Ok(text.trim().to_owned())

@@ -81,7 +81,8 @@ impl<T> Queue<T> {
             match waiting.max() {
                 Some((most, greedy)) if most > own + 1 => {
                     let newest = self.clients[&greedy].waiting.back();
-                    let (place, _) = newest.expect("it has the most");
+                    let (place, _) =
+                        newest.expect("the client with the most waiting items has one");
                     put_out = self.take_back(*place);
                 }
                 _ => return Entered::Full(item),

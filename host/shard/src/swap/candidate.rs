@@ -132,7 +132,7 @@ pub enum Rejection {
     CoreModule,
     /// The component has an encoding that this host does not know.
     #[error(
-        "the guest is WebAssembly of another version than a component of today; make it with `ostrakon build`"
+        "the guest is WebAssembly of a version that this host does not support; make it with `ostrakon build`"
     )]
     OtherVersion,
     #[error("the guest is cut off after {0} bytes; copy it again or make it with `ostrakon build`")]
@@ -298,7 +298,7 @@ mod tests {
             &[("guest.wasm", b"\0asm\x01\0\0\0")],
             "core WebAssembly module",
         );
-        rejected(&[("guest.wasm", b"\0asm\x0e\0\x01\0")], "another version");
+        rejected(&[("guest.wasm", b"\0asm\x0e\0\x01\0")], "does not support");
     }
 
     #[test]

@@ -33,7 +33,8 @@ impl Writer {
         metrics: Arc<Metrics>,
     ) -> (Self, Turns) {
         let stored = store.record().topology.as_deref().map(Membership::decode);
-        let stored = stored.map(|stored| stored.expect("it is read before a writer is made"));
+        let stored =
+            stored.map(|stored| stored.expect("the record was read before the writer was made"));
         let membership = stored.unwrap_or_else(|| Membership::of(Shard::new(ordinal), number));
         let guests = Guests::AtOnce;
         let (writer, worker, receiver) = Self::new(store, Some(membership), guests, pace, metrics);
@@ -55,7 +56,10 @@ impl Turns {
     /// Never: the shard is one of several.
     pub fn membership(&self) -> Shard {
         let membership = self.worker.membership.as_ref();
-        membership.expect("it is one of several").shard.clone()
+        membership
+            .expect("the shard is one of several")
+            .shard
+            .clone()
     }
 
     /// Waits until there is work to do, or until there never will be any.

@@ -443,7 +443,7 @@ impl Worker {
             Guests::On(runtime) => runtime.block_on(future),
             Guests::AtOnce => {
                 let called = futures_util::FutureExt::now_or_never(future);
-                called.expect("these guests do not wait")
+                called.expect("these guests never wait")
             }
         }
     }

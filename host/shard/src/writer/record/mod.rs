@@ -39,7 +39,7 @@ pub(super) fn decode_json<T: DeserializeOwned>(
 
 /// A record whose body is in postcard's encoding.
 pub(super) fn encode_postcard(format: Format, value: &impl Serialize) -> Vec<u8> {
-    let body = postcard::to_stdvec(value).expect("it can always be encoded");
+    let body = postcard::to_stdvec(value).expect("the value can always be encoded");
     format.mark(&body)
 }
 
