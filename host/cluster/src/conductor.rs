@@ -74,9 +74,7 @@ impl Conductor {
             match self.once().await {
                 Ok(true) => continue,
                 Ok(false) => {}
-                Err(error) => {
-                    tracing::debug!(%error, "the conductor could not finish its work, and tries again")
-                }
+                Err(error) => tracing::debug!(%error, "work that failed is tried again"),
             }
             tokio::select! {
                 biased;
