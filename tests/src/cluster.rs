@@ -91,7 +91,10 @@ impl Cluster {
             .collect();
         if let Some(secret) = secret {
             for shard in &mut shards {
-                shard.secrets.publish(secret).expect("published");
+                shard
+                    .secrets
+                    .publish(secret)
+                    .expect("the files can be published");
             }
         }
         // All at once: the first waits for what the others know.
@@ -101,7 +104,7 @@ impl Cluster {
                 .map(|shard| scope.spawn(|| shard.start()))
                 .collect();
             let started = starting.into_iter().map(thread::ScopedJoinHandle::join);
-            started.map(|host| host.expect("it starts")).collect()
+            started.map(|host| host.expect("the host starts")).collect()
         });
         let cluster = Self { hosts, shards };
         cluster.wait_for(among);
@@ -119,7 +122,10 @@ impl Cluster {
     /// When it cannot be written.
     pub fn publish(&mut self, files: &Files) {
         for shard in &mut self.shards {
-            shard.config.publish(files).expect("published");
+            shard
+                .config
+                .publish(files)
+                .expect("the files can be published");
         }
     }
 

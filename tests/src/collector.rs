@@ -49,8 +49,8 @@ impl Collector {
     /// # Panics
     /// When it cannot listen.
     pub fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let address = listener.local_addr().expect("it is bound");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port can be bound");
+        let address = listener.local_addr().expect("the port is bound");
         let spans = Arc::new(Mutex::default());
         let taken = Arc::clone(&spans);
         thread::spawn(move || {
@@ -67,7 +67,7 @@ impl Collector {
     /// # Panics
     /// When an export was not OTLP.
     pub fn spans(&self) -> Vec<Span> {
-        self.spans.lock().expect("it is OTLP").clone()
+        self.spans.lock().expect("the exports are OTLP").clone()
     }
 
     /// Waits until the spans are as wanted, and returns them.
@@ -112,7 +112,7 @@ fn take(stream: TcpStream, spans: &Mutex<Vec<Span>>) -> io::Result<()> {
     let length = header("content-length").unwrap_or_default();
     let mut body = vec![0; length.parse().unwrap_or_default()];
     stream.read_exact(&mut body)?;
-    let mut spans = spans.lock().expect("it is OTLP");
+    let mut spans = spans.lock().expect("the exports are OTLP");
     assert!(head.starts_with("post /v1/traces http/1.1"), "{head}");
     let kind = header("content-type");
     assert_eq!(kind.as_deref(), Some("application/x-protobuf"));

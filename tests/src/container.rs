@@ -35,7 +35,7 @@ impl Image {
     /// # Panics
     /// When it cannot be laid out.
     pub fn assemble() -> Self {
-        let directory = tempfile::tempdir().expect("a directory");
+        let directory = tempfile::tempdir().expect("a directory can be created");
         let path = |name| directory.path().join(name);
         output(
             Command::new("strip")
@@ -43,7 +43,7 @@ impl Image {
                 .arg(path("ostrakon"))
                 .arg(binary()),
         );
-        fs::write(path("kv.wasm"), guest("kv")).expect("a file");
+        fs::write(path("kv.wasm"), guest("kv")).expect("the file can be written");
         let mut layout = Command::new(repository().join("deploy/rootfs.sh"));
         layout
             .args([path("ostrakon"), path("kv.wasm")])
@@ -82,8 +82,8 @@ impl Image {
     /// # Panics
     /// When the test does not run as root.
     pub fn give(&self, directory: &Path) {
-        fs::create_dir_all(directory).expect("a directory");
-        chown(directory, Some(self.user), Some(self.user)).expect("root can give it away");
+        fs::create_dir_all(directory).expect("a directory can be created");
+        chown(directory, Some(self.user), Some(self.user)).expect("root can change the owner");
     }
 
     /// Runs a container: a Pod of this name, with more variables and with directories mounted
@@ -93,9 +93,9 @@ impl Image {
     /// When it does not start.
     pub fn run(&self, pod: &str, env: &[String], mounts: &[(&Path, &str)]) -> Container {
         let bundle = self.directory.path().join(pod);
-        fs::create_dir(&bundle).expect("a directory");
+        fs::create_dir(&bundle).expect("a directory can be created");
         let config = self.runtime_configuration(pod, env, mounts);
-        fs::write(bundle.join("config.json"), config.to_string()).expect("a file");
+        fs::write(bundle.join("config.json"), config.to_string()).expect("the file can be written");
         let pid_file = bundle.join("pid");
         let state = self.directory.path().join("state");
         // The names of containers are global on the machine.
@@ -182,7 +182,7 @@ impl Container {
     /// # Panics
     /// After it has ended.
     pub fn host(&self) -> &Host {
-        self.host.as_ref().expect("it runs")
+        self.host.as_ref().expect("the host runs")
     }
 
     /// Runs a program of the image in the container, as `kubectl exec` does, and returns its
@@ -203,8 +203,8 @@ impl Container {
     /// # Panics
     /// When the runtime did not report it.
     pub fn id(&self) -> u32 {
-        let id = fs::read_to_string(&self.pid_file).expect("it started");
-        id.trim().parse().expect("a number")
+        let id = fs::read_to_string(&self.pid_file).expect("the container has started");
+        id.trim().parse().expect("the file has a number")
     }
 
     /// Sends SIGTERM to the host alone, as the kubelet does, and returns its log once it has
@@ -213,7 +213,7 @@ impl Container {
     /// # Panics
     /// When it does not.
     pub fn stop(mut self) -> String {
-        let host = self.host.take().expect("it runs");
+        let host = self.host.take().expect("the host runs");
         assert!(self.kill("TERM"), "SIGTERM cannot be sent");
         let (status, log) = host.wait();
         assert!(status.success(), "{status}:\n{log}");

@@ -206,7 +206,9 @@ impl Raw {
 /// # Panics
 /// When the payload is longer than a frame can be.
 pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).expect("it fits").to_be_bytes();
+    let length = u32::try_from(payload.len())
+        .expect("the payload fits into a frame")
+        .to_be_bytes();
     let head = [&length[1..], &[kind, flags], &stream.to_be_bytes()].concat();
     [&head, payload].concat()
 }
@@ -216,7 +218,7 @@ pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 /// # Panics
 /// When the path is long.
 pub fn get(path: &str) -> Vec<u8> {
-    let length = u8::try_from(path.len()).expect("it is short");
+    let length = u8::try_from(path.len()).expect("the length is small");
     assert!(length < 127, "it is short");
     let before = [0x82, 0x86, 0x01, 1, b'a', 0x04, length];
     [&before, path.as_bytes()].concat()
@@ -261,7 +263,7 @@ fn literal(kind: u8, name: &[u8], value: &[u8]) -> Vec<u8> {
 fn string(bytes: &[u8]) -> Vec<u8> {
     let mut coded = Vec::new();
     if bytes.len() < 127 {
-        coded.push(u8::try_from(bytes.len()).expect("it is short"));
+        coded.push(u8::try_from(bytes.len()).expect("the length is small"));
     } else {
         coded.push(127);
         let mut rest = bytes.len() - 127;

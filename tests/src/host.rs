@@ -110,7 +110,7 @@ impl Shard {
     /// # Panics
     /// When the test's directory cannot be created.
     pub fn new(files: &Files) -> Self {
-        let directory = Arc::new(tempfile::tempdir().expect("a directory"));
+        let directory = Arc::new(tempfile::tempdir().expect("a directory can be created"));
         let path = |name| directory.path().join(name);
         let mut config = Volume::create(path("config")).expect("the volume is made");
         let mut secrets = Volume::create(path("secrets")).expect("the volume is made");
@@ -217,10 +217,13 @@ pub fn last_words(log: &str) -> String {
         .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("not JSON: {line:?}")))
         .collect();
     let errors = lines.iter().filter(|line| line["level"] == "ERROR");
-    let last = lines.last().expect("it says why it ends");
+    let last = lines.last().expect("the process says why it ends");
     assert_eq!(errors.count(), 1, "{log}");
     assert_eq!(last["level"], "ERROR", "{log}");
-    last["message"].as_str().expect("a text").to_owned()
+    last["message"]
+        .as_str()
+        .expect("the message is a text")
+        .to_owned()
 }
 
 impl Host {
@@ -234,7 +237,7 @@ impl Host {
             .stderr(Stdio::piped())
             .spawn()
             .expect("the host starts");
-        let stderr = child.stderr.take().expect("it was piped");
+        let stderr = child.stderr.take().expect("the log is piped");
         let log = Arc::new(Log::default());
         let lines = Arc::clone(&log);
         thread::spawn(move || {
@@ -254,7 +257,7 @@ impl Host {
             let address = field
                 .and_then(Value::as_str)
                 .expect("the address is logged");
-            address.parse().expect("it is an address")
+            address.parse().expect("the log has an address")
         };
         Self {
             address: address("listen"),
@@ -356,7 +359,7 @@ impl Host {
         let values = response.text().lines().filter_map(|line| {
             let (series, value) = line.rsplit_once(' ')?;
             let is_it = series == name || series.strip_prefix(name)?.starts_with('{');
-            is_it.then(|| value.parse::<u64>().expect("it counts"))
+            is_it.then(|| value.parse::<u64>().expect("the metric is a whole number"))
         });
         values.sum()
     }
@@ -426,7 +429,7 @@ impl Host {
     /// # Panics
     /// After it has ended.
     pub fn id(&self) -> u32 {
-        self.child.as_ref().expect("it runs").id()
+        self.child.as_ref().expect("the process runs").id()
     }
 
     /// Sends a signal by name: `TERM`, `KILL`, ...
@@ -449,10 +452,10 @@ impl Host {
     /// # Panics
     /// When it does not end in time.
     pub fn wait(mut self) -> (ExitStatus, String) {
-        let mut child = self.child.take().expect("it runs");
+        let mut child = self.child.take().expect("the process runs");
         let deadline = Instant::now() + PATIENCE;
         let status = loop {
-            if let Some(status) = child.try_wait().expect("it can be waited for") {
+            if let Some(status) = child.try_wait().expect("the process can be waited for") {
                 break status;
             }
             if Instant::now() > deadline {

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 /// When it is missing.
 pub fn repository() -> PathBuf {
     let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    top.canonicalize().expect("it is there")
+    top.canonicalize().expect("the path exists")
 }
 
 /// A copy of `deploy/`, to which overlays can be added.
@@ -27,14 +27,16 @@ impl Deploy {
     /// # Panics
     /// When it cannot be copied.
     pub fn new() -> Self {
-        let directory = tempfile::tempdir().expect("a directory");
+        let directory = tempfile::tempdir().expect("a directory can be created");
         let from = repository().join("deploy");
         for path in files(&from) {
-            let to = directory
-                .path()
-                .join(path.strip_prefix(&from).expect("it is below"));
-            fs::create_dir_all(to.parent().expect("it is below")).expect("a directory");
-            fs::copy(&path, to).expect("a copy");
+            let to = directory.path().join(
+                path.strip_prefix(&from)
+                    .expect("the path is below the directory"),
+            );
+            fs::create_dir_all(to.parent().expect("the path is below the directory"))
+                .expect("a directory can be created");
+            fs::copy(&path, to).expect("the file can be copied");
         }
         Self(directory)
     }
@@ -71,9 +73,9 @@ impl Deploy {
             "resources": [format!("../{on}")],
             "components": components,
         });
-        fs::create_dir_all(&directory).expect("a directory");
+        fs::create_dir_all(&directory).expect("a directory can be created");
         let path = directory.join("kustomization.yaml");
-        fs::write(path, overlay.to_string()).expect("a file");
+        fs::write(path, overlay.to_string()).expect("the file can be written");
     }
 }
 
@@ -89,7 +91,8 @@ impl Default for Deploy {
 /// When the text is not YAML.
 pub fn objects(yaml: &str) -> Vec<Value> {
     let documents = serde_yaml_ng::Deserializer::from_str(yaml);
-    let documents = documents.map(|document| Value::deserialize(document).expect("it is YAML"));
+    let documents =
+        documents.map(|document| Value::deserialize(document).expect("the text is YAML"));
     documents.filter(|object| !object.is_null()).collect()
 }
 
@@ -99,8 +102,8 @@ pub fn objects(yaml: &str) -> Vec<Value> {
 /// When it cannot be read.
 pub fn files(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(directory).expect("it can be listed") {
-        let path = entry.expect("it can be listed").path();
+    for entry in fs::read_dir(directory).expect("the directory can be listed") {
+        let path = entry.expect("the directory can be listed").path();
         if path.is_dir() {
             found.extend(files(&path));
         } else {
@@ -130,7 +133,7 @@ pub fn the<'a>(objects: &'a [Value], kind: &str, name: &str) -> &'a Value {
 /// # Panics
 /// When it cannot be read.
 pub fn dockerfile() -> Vec<(String, String)> {
-    let text = fs::read_to_string(repository().join("deploy/Dockerfile")).expect("it is there");
+    let text = fs::read_to_string(repository().join("deploy/Dockerfile")).expect("the path exists");
     let lines = text.lines().filter(|line| !line.starts_with('#'));
     let joined = lines.collect::<Vec<_>>().join("\n").replace("\\\n", " ");
     let instructions = joined

@@ -50,10 +50,13 @@ pub fn of_host(settings: &Settings, threads: usize, store_cache: usize) -> usize
 /// # Panics
 /// When there is no such process or figure.
 pub fn status(process: u32, figure: &str) -> usize {
-    let status = fs::read_to_string(format!("/proc/{process}/status")).expect("it runs");
+    let status = fs::read_to_string(format!("/proc/{process}/status")).expect("the process runs");
     let line = status.lines().find_map(|line| line.strip_prefix(figure));
     let kibibytes = line.and_then(|line| line.strip_prefix(':')?.trim().strip_suffix(" kB"));
-    let kibibytes: usize = kibibytes.expect("it is there").parse().expect("a number");
+    let kibibytes: usize = kibibytes
+        .expect("the figure is there")
+        .parse()
+        .expect("the figure is a number");
     kibibytes * KIB
 }
 
@@ -84,13 +87,13 @@ impl Socket {
             ])
             .output()
             .expect("iproute2 is installed");
-        let text = String::from_utf8(ss.stdout).expect("it is text");
+        let text = String::from_utf8(ss.stdout).expect("the output is text");
         let sockets = text.split("skmem:(").skip(1).map(|of_one| {
-            let figures = of_one.split(')').next().expect("the first is there");
+            let figures = of_one.split(')').next().expect("the line has figures");
             let figure = |name: &str| -> usize {
                 let mut figures = figures.split(',').filter_map(|one| one.strip_prefix(name));
                 let digits = figures.find_map(|digits| digits.parse().ok());
-                digits.expect("it is there")
+                digits.expect("the figure is there")
             };
             // The bytes to be read, to be sent, reserved, and received while the socket was
             // locked.
@@ -158,11 +161,14 @@ impl Cgroup {
         } else {
             "memory.oom_control"
         };
-        let events = fs::read_to_string(self.directory.join(file)).expect("it is there");
+        let events = fs::read_to_string(self.directory.join(file)).expect("the figure is there");
         let killed = events
             .lines()
             .find_map(|line| line.strip_prefix("oom_kill "));
-        killed.expect("it is counted").parse().expect("a number")
+        killed
+            .expect("the kernel counts killed processes")
+            .parse()
+            .expect("the figure is a number")
     }
 }
 

@@ -44,10 +44,10 @@ pub fn alone(test: &str, body: impl FnOnce(&Network)) {
         body(&Network(()));
         return;
     }
-    let mut names = tempfile::NamedTempFile::new().expect("a file");
+    let mut names = tempfile::NamedTempFile::new().expect("the file can be created");
     names
         .write_all(RESOLV_CONF.as_bytes())
-        .expect("it is written");
+        .expect("the file can be written");
     let itself = std::env::current_exe().expect("a test has a path");
     let ended = Command::new("unshare")
         .args(["--user", "--map-root-user", "--net", "--mount"])

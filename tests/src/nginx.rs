@@ -33,7 +33,7 @@ impl Nginx {
         upstream: &str,
         location: &str,
     ) -> Self {
-        let directory = tempfile::tempdir().expect("a directory");
+        let directory = tempfile::tempdir().expect("a directory can be created");
         let path = |name: &str| directory.path().join(name).display().to_string();
         let mut temporary = String::new();
         for kind in ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"] {
@@ -52,8 +52,8 @@ impl Nginx {
              server {{ listen {address}; location / {{ proxy_pass http://shards; {location} }} }} }}\n",
             pid = path("pid"),
         );
-        fs::write(path("nginx.conf"), configuration).expect("it is written");
-        let log = fs::File::create(path("log")).expect("a file");
+        fs::write(path("nginx.conf"), configuration).expect("the file can be written");
+        let log = fs::File::create(path("log")).expect("the file can be created");
         let child = tool("nginx")
             .args(["-e", "stderr", "-p"])
             .arg(directory.path())
@@ -62,7 +62,7 @@ impl Nginx {
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
-            .expect("it starts");
+            .expect("nginx starts");
         let mut nginx = Self {
             address,
             child,
@@ -70,7 +70,10 @@ impl Nginx {
         };
         let deadline = Instant::now() + PATIENCE;
         while TcpStream::connect(address).is_err() {
-            let ended = nginx.child.try_wait().expect("it can be waited for");
+            let ended = nginx
+                .child
+                .try_wait()
+                .expect("the process can be waited for");
             assert!(
                 ended.is_none() && Instant::now() < deadline,
                 "nginx does not listen: {}",

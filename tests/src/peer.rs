@@ -76,7 +76,7 @@ pub enum PeerResponse {
 /// # Panics
 /// When it cannot be encoded.
 pub fn encode(message: &impl Serialize) -> Vec<u8> {
-    rmp_serde::to_vec_named(message).expect("it can be encoded")
+    rmp_serde::to_vec_named(message).expect("the message can be encoded")
 }
 
 /// The response with this encoding, if it is one of these.

@@ -50,7 +50,7 @@ impl Pod {
     }
 
     fn address(&self) -> Ipv4Addr {
-        let ordinal = u8::try_from(self.shard.ordinal).expect("a few");
+        let ordinal = u8::try_from(self.shard.ordinal).expect("the number is small");
         Ipv4Addr::new(10, 1, self.life, ordinal + 1)
     }
 
@@ -59,7 +59,7 @@ impl Pod {
     /// # Panics
     /// When no process runs.
     pub fn host(&self) -> &Host {
-        self.host.as_ref().expect("it runs")
+        self.host.as_ref().expect("the process runs")
     }
 
     fn spawn(&mut self, network: &Network, names: &NameServer) {
@@ -109,10 +109,13 @@ impl<'a> Pods<'a> {
         let before = self.list.len();
         for _ in 0..count {
             let mut shard = Shard::new(files);
-            shard.ordinal = u32::try_from(self.list.len()).expect("a few");
+            shard.ordinal = u32::try_from(self.list.len()).expect("the number is small");
             let secret = [("canary-of-all", CANARY), ("peer-token", TOKEN)];
             let secret = secret.map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec()));
-            shard.secrets.publish(&secret.into()).expect("published");
+            shard
+                .secrets
+                .publish(&secret.into())
+                .expect("the files can be published");
             let mut pod = Pod {
                 shard,
                 host: None,
@@ -141,7 +144,10 @@ impl<'a> Pods<'a> {
     /// When it cannot be written.
     pub fn publish(&mut self, files: &Files) {
         for pod in &mut self.list {
-            pod.shard.config.publish(files).expect("published");
+            pod.shard
+                .config
+                .publish(files)
+                .expect("the files can be published");
         }
     }
 
@@ -179,7 +185,11 @@ impl<'a> Pods<'a> {
     /// # Panics
     /// When it does not end, or ends with another code.
     pub fn end_by_itself(&mut self, ordinal: usize, code: i32) {
-        let (status, log) = self.list[ordinal].host.take().expect("it runs").wait();
+        let (status, log) = self.list[ordinal]
+            .host
+            .take()
+            .expect("the process runs")
+            .wait();
         assert_eq!(status.code(), Some(code), "{log}");
     }
 
@@ -213,7 +223,7 @@ impl<'a> Pods<'a> {
     pub fn exchange(&mut self, ordinal: usize) {
         self.take_out(ordinal);
         let pod = &mut self.list[ordinal];
-        pod.host.take().expect("it runs").stop();
+        pod.host.take().expect("the process runs").stop();
         self.names.set(&pod.name(), None);
         self.network.remove(pod.address());
         thread::sleep(ABSENT_FOR);

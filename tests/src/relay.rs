@@ -51,7 +51,7 @@ impl Relays {
     /// # Panics
     /// When a relay cannot listen.
     pub fn start(from_to: &[(SocketAddr, SocketAddr)]) -> Self {
-        let runtime = Runtime::new().expect("a runtime");
+        let runtime = Runtime::new().expect("a runtime can be created");
         let counts = Arc::new(Counts::default());
         for (from, to) in from_to.iter().copied() {
             let listener = runtime.block_on(TcpListener::bind(from));
@@ -121,7 +121,7 @@ async fn pump(
                 _ => Err(error),
             };
         }
-        let length = usize::try_from(u32::from_be_bytes(length)).expect("it is short");
+        let length = usize::try_from(u32::from_be_bytes(length)).expect("the length is small");
         let mut frame = vec![0; length];
         from.read_exact(&mut frame).await?;
         if number == 0 {
@@ -179,6 +179,6 @@ fn unheard_of(number: u64) -> Vec<u8> {
 }
 
 async fn send(to: &mut (impl AsyncWrite + Unpin), frame: &[u8]) -> io::Result<()> {
-    let length = u32::try_from(frame.len()).expect("it is short");
+    let length = u32::try_from(frame.len()).expect("the length is small");
     to.write_all(&[&length.to_be_bytes(), frame].concat()).await
 }

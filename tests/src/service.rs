@@ -54,7 +54,7 @@ impl Load {
     /// When a value is lost or different.
     pub fn check(&self, client: &mut Client) -> usize {
         for (path, value) in &self.written {
-            let answer = client.get(path).expect("an answer");
+            let answer = client.get(path).expect("the shard answers");
             assert_eq!(
                 (answer.status, answer.text()),
                 (200, value.as_str()),
@@ -135,7 +135,7 @@ impl Service {
     fn any(&self, random: &mut Random) -> Option<usize> {
         while !self.ended.load(Ordering::Relaxed) {
             let shard = random.below(self.shards.len() as u64);
-            let shard = usize::try_from(shard).expect("a few");
+            let shard = usize::try_from(shard).expect("the number is small");
             if self.shards[shard].is_ready.load(Ordering::Relaxed) {
                 return Some(shard);
             }
@@ -180,7 +180,7 @@ impl Service {
                 } else {
                     assert_eq!(answer.text(), value, "{path} through shard {shard}");
                 }
-                let took = u64::try_from(took.as_millis()).expect("not so long");
+                let took = u64::try_from(took.as_millis()).expect("the wait is short");
                 self.worst.fetch_max(took, Ordering::Relaxed);
                 self.requests.fetch_add(1, Ordering::Relaxed);
             }

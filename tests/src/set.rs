@@ -52,7 +52,7 @@ impl StatefulSet {
             options: Options {
                 binary: binary(),
                 shards: Some(shards),
-                addresses: addresses.expect("it ends in .1"),
+                addresses: addresses.expect("the address ends in .1"),
                 grace: Duration::from_secs(30),
                 numbers: Numbers::default(),
                 propagation: Propagation::default(),
@@ -70,10 +70,10 @@ impl StatefulSet {
             runtime: tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
-                .expect("a runtime"),
+                .expect("a runtime can be created"),
             news: Mutex::default(),
             config: Mutex::new(config.clone()),
-            directory: tempfile::tempdir().expect("a directory"),
+            directory: tempfile::tempdir().expect("a directory can be created"),
             _net: net,
         }
     }
@@ -93,15 +93,16 @@ impl StatefulSet {
     /// When it cannot be started.
     pub fn begin(&mut self) {
         assert!(self.controller.is_none(), "it runs");
-        let place = StateDirectory::open(self.directory.path()).expect("its place is free");
+        let place =
+            StateDirectory::open(self.directory.path()).expect("the state directory is free");
         let controller =
             Controller::start(place, self.options.clone()).expect("its ports are free");
         let handle = controller.handle();
         *self.news.lock().expect("no holder panics") =
-            (Vec::new(), Some(handle.news().expect("it runs")));
+            (Vec::new(), Some(handle.news().expect("the set runs")));
         let canary = ("canary-of-all".to_owned(), Bytes::from(CANARY));
         let secrets = ostrakon_dev::Files::from([canary]);
-        handle.publish_secrets(secrets).expect("it runs");
+        handle.publish_secrets(secrets).expect("the set runs");
         self.controller = Some(controller);
         let config = self.config.lock().expect("no holder panics").clone();
         self.publish(&config);
@@ -128,7 +129,11 @@ impl StatefulSet {
     /// # Panics
     /// When the set does not run.
     pub fn handle(&self) -> Handle {
-        self.controller.as_ref().expect("it runs").handle().clone()
+        self.controller
+            .as_ref()
+            .expect("the set runs")
+            .handle()
+            .clone()
     }
 
     /// Changes the ConfigMap; each shard sees the change after its delay.
@@ -142,7 +147,9 @@ impl StatefulSet {
             .clone_from(config);
         let files = config.iter();
         let files = files.map(|(name, content)| (name.clone(), Bytes::from(content.clone())));
-        self.handle().publish(files.collect()).expect("it runs");
+        self.handle()
+            .publish(files.collect())
+            .expect("the set runs");
     }
 
     /// Asks for another number of shards without waiting for it.
@@ -150,7 +157,7 @@ impl StatefulSet {
     /// # Panics
     /// When that number is not possible.
     pub fn begin_scale(&self, shards: u32) {
-        self.handle().scale(shards).expect("it can be scaled");
+        self.handle().scale(shards).expect("the set can be scaled");
     }
 
     /// Changes the number of shards, and waits until all data is where it belongs.
@@ -167,7 +174,7 @@ impl StatefulSet {
     /// # Panics
     /// When that does not happen in time.
     pub fn restart(&self) {
-        self.handle().restart().expect("it runs");
+        self.handle().restart().expect("the set runs");
         self.settle();
     }
 
@@ -204,7 +211,7 @@ impl StatefulSet {
     /// When that does not happen in time.
     pub fn settle(&self) -> Standing {
         self.within("a settled set", async |handle| {
-            handle.settled().await.expect("it runs")
+            handle.settled().await.expect("the set runs")
         })
     }
 
@@ -214,7 +221,7 @@ impl StatefulSet {
     /// When the set does not run.
     pub fn standing(&self) -> Standing {
         self.within("its standing", async |handle| {
-            handle.standing().await.expect("it runs")
+            handle.standing().await.expect("the set runs")
         })
     }
 

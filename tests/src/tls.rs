@@ -22,18 +22,18 @@ pub fn client(believed: &Authority, shown: Option<&Issued>, protocol: &[u8]) -> 
     let mut roots = RootCertStore::empty();
     roots
         .add(certificate(&believed.pem))
-        .expect("it is an authority");
+        .expect("the certificate is an authority's");
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
-        .expect("the provider has them")
+        .expect("the provider has the protocol versions")
         .with_root_certificates(roots);
     let mut config = match shown {
         None => config.with_no_client_auth(),
         Some(issued) => {
-            let key = PrivateKeyDer::from_pem_slice(issued.key.as_bytes()).expect("a key");
+            let key = PrivateKeyDer::from_pem_slice(issued.key.as_bytes()).expect("the key is PEM");
             config
                 .with_client_auth_cert(vec![certificate(&issued.certificate)], key)
-                .expect("they belong together")
+                .expect("the key belongs to the certificate")
         }
     };
     config.alpn_protocols = vec![protocol.to_vec()];
@@ -54,13 +54,17 @@ pub fn shown_by(
 ) -> io::Result<CertificateDer<'static>> {
     let stream = connect(address)?.into_inner();
     let name = address.ip().into();
-    let connection = ClientConnection::new(Arc::clone(asked_with), name).expect("a client");
+    let connection =
+        ClientConnection::new(Arc::clone(asked_with), name).expect("a client can be made");
     let mut stream = StreamOwned::new(connection, stream);
     stream.flush()?;
     while stream.conn.is_handshaking() {
         stream.conn.complete_io(&mut stream.sock)?;
     }
-    let shown = stream.conn.peer_certificates().expect("it was shown");
+    let shown = stream
+        .conn
+        .peer_certificates()
+        .expect("the server presented a certificate");
     Ok(shown[0].clone().into_owned())
 }
 
@@ -69,5 +73,5 @@ pub fn shown_by(
 /// # Panics
 /// When the text is no certificate.
 pub fn certificate(pem: &str) -> CertificateDer<'static> {
-    CertificateDer::from_pem_slice(pem.as_bytes()).expect("a certificate")
+    CertificateDer::from_pem_slice(pem.as_bytes()).expect("the text is a certificate")
 }

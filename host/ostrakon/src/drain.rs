@@ -286,7 +286,7 @@ mod tests {
             settle().await;
             tokio::time::advance(Duration::from_millis(served - 1)).await;
             settle().await;
-            let request = drain.enter().expect("it is served");
+            let request = drain.enter().expect("the request is served");
             tokio::time::sleep(Duration::from_millis(500)).await;
             assert!(drain.enter().is_none() && !run.is_finished());
             drop(request);

@@ -151,7 +151,7 @@ mod tests {
     #[test]
     fn one_survey_is_made_at_a_time() {
         let surveys = Surveys::default();
-        let turn = surveys.begin().expect("there is none");
+        let turn = surveys.begin().expect("no survey runs");
         assert!(matches!(surveys.begin(), Err(Error::Busy)));
         drop(turn);
         assert!(surveys.begin().is_ok());

@@ -80,7 +80,7 @@ pub fn passing(guest: &[u8], values: usize, body: impl Fn(&mut InstructionSink<'
     types.ty().function([ValType::I32], []);
     let (mut declared, mut code) = (FunctionSection::new(), CodeSection::new());
     declared.function(0).function(1);
-    let locals = 0..u32::try_from(values).expect("they are few");
+    let locals = 0..u32::try_from(values).expect("there are few values");
     let mut same = Function::new([]);
     for local in locals.clone() {
         same.instructions().local_get(local);

@@ -31,8 +31,11 @@ impl Authority {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         params.distinguished_name.push(DnType::CommonName, name);
-        let key = KeyPair::generate().expect("a key");
-        let pem = params.self_signed(&key).expect("a certificate").pem();
+        let key = KeyPair::generate().expect("a key can be made");
+        let pem = params
+            .self_signed(&key)
+            .expect("a certificate can be made")
+            .pem();
         let issuer = Issuer::new(params, key);
         Self { pem, issuer }
     }
@@ -78,12 +81,14 @@ impl Authority {
         [from, until]: [SystemTime; 2],
         usages: &[ExtendedKeyUsagePurpose],
     ) -> Issued {
-        let mut params = CertificateParams::new(names).expect("names");
+        let mut params = CertificateParams::new(names).expect("the names are valid");
         params.not_before = from.into();
         params.not_after = until.into();
         params.extended_key_usages = usages.to_vec();
-        let key = KeyPair::generate().expect("a key");
-        let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
+        let key = KeyPair::generate().expect("a key can be made");
+        let certificate = params
+            .signed_by(&key, &self.issuer)
+            .expect("a certificate can be made");
         Issued {
             certificate: certificate.pem(),
             key: key.serialize_pem(),

@@ -23,5 +23,5 @@ pub fn in_time<T: Send + 'static>(act: impl FnOnce() -> T + Send + 'static) -> T
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || sender.send(act()));
     let given = receiver.recv_timeout(Duration::from_secs(10));
-    given.expect("it hangs")
+    given.expect("the action does not hang")
 }

@@ -7,10 +7,10 @@ use rmpv::Value;
 /// # Panics
 /// When it is not a message of peers.
 pub fn with_more_fields(message: &[u8]) -> Vec<u8> {
-    let mut value = rmpv::decode::read_value(&mut &*message).expect("it is MessagePack");
+    let mut value = rmpv::decode::read_value(&mut &*message).expect("the message is MessagePack");
     assert!(add(&mut value) > 0, "it has structs");
     let mut bytes = Vec::new();
-    rmpv::encode::write_value(&mut bytes, &value).expect("it can be written");
+    rmpv::encode::write_value(&mut bytes, &value).expect("the message can be written");
     bytes
 }
 

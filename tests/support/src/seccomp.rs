@@ -15,14 +15,16 @@ use crate::tools::provided;
 /// # Panics
 /// When it cannot be read.
 pub fn runtime_default() -> Value {
-    let profile = fs::read_to_string(provided("seccomp.json")).expect("it can be read");
-    let profile: Value = serde_json::from_str(&profile).expect("it is JSON");
+    let profile = fs::read_to_string(provided("seccomp.json")).expect("the profile can be read");
+    let profile: Value = serde_json::from_str(&profile).expect("the profile is JSON");
     let (name, architecture) = match std::env::consts::ARCH {
         "x86_64" => ("amd64", "SCMP_ARCH_X86_64"),
         "aarch64" => ("arm64", "SCMP_ARCH_AARCH64"),
         other => panic!("this test does not know seccomp's name of {other}"),
     };
-    let rules = profile["syscalls"].as_array().expect("a list");
+    let rules = profile["syscalls"]
+        .as_array()
+        .expect("the rules are a list");
     let rules = rules.iter().filter(|rule| {
         let names = |of: &str, field: &str| rule[of][field].as_array().cloned();
         let is_here = |names: Vec<Value>| names.contains(&name.into());
@@ -61,10 +63,10 @@ pub fn without_filters() {
         rules,
         SeccompAction::Allow,
         unknown,
-        arch.expect("it is known"),
+        arch.expect("the architecture is known"),
     );
-    let program: Result<BpfProgram, _> = filter.expect("it is one").try_into();
-    apply_filter(&program.expect("it is short")).expect("the kernel has filters");
+    let program: Result<BpfProgram, _> = filter.expect("the filter is a program").try_into();
+    apply_filter(&program.expect("the program is short")).expect("the kernel has filters");
 }
 
 /// The number of the system call that installs a filter.

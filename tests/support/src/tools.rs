@@ -25,7 +25,7 @@ pub fn provided(name: &str) -> PathBuf {
     let found = places.iter().find(|path| path.exists());
     let found = found.unwrap_or_else(|| panic!("there is no {name}: run `cargo xtask tools`"));
     // It may be run in other directories.
-    path::absolute(found).expect("there is a directory to be in")
+    path::absolute(found).expect("the working directory exists")
 }
 
 /// Runs a command to its end, and returns its standard output.

@@ -87,7 +87,8 @@ impl Opened {
     /// The real file only distinguishes a new store, whose file is empty, from an existing one.
     fn new(disk: &Disk, life: &Life, mut file: File) -> Self {
         if file.metadata().is_ok_and(|metadata| metadata.len() == 0) {
-            file.write_all(b"elsewhere").expect("there is room");
+            file.write_all(b"elsewhere")
+                .expect("the file can be written");
             let mut image = disk.image();
             *image = Image {
                 late: image.late.take(),
@@ -115,14 +116,14 @@ impl store::Disk for Opened {
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let image = self.disk.image();
-        let start = usize::try_from(offset).expect("it is in memory");
+        let start = usize::try_from(offset).expect("the file is in memory");
         let found = image.seen.get(start..start + out.len());
         out.copy_from_slice(found.ok_or(io::ErrorKind::UnexpectedEof)?);
         Ok(())
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        let length = usize::try_from(len).expect("it is in memory");
+        let length = usize::try_from(len).expect("the file is in memory");
         self.living()?.seen.resize(length, 0);
         Ok(())
     }
@@ -146,7 +147,7 @@ impl store::Disk for Opened {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        let start = usize::try_from(offset).expect("it is in memory");
+        let start = usize::try_from(offset).expect("the file is in memory");
         let mut image = self.living()?;
         let end = start + data.len();
         if image.seen.len() < end {

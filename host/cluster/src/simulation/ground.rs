@@ -55,19 +55,19 @@ impl Ground {
     pub(super) fn new() -> Self {
         let component = Bytes::from(component());
         let directory = directory();
-        let cache = Cache::open(directory.path()).expect("a directory can be made");
-        let engine = Engine::new().expect("guests run here");
+        let cache = Cache::open(directory.path()).expect("a directory can be created");
+        let engine = Engine::new().expect("guests run on this machine");
         let digest = Digest::of(&component);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .build()
-            .expect("there can be a runtime");
+            .expect("a runtime can be created");
         let compiler = Compiler::here();
         let limits = Limits::of(&Settings::default());
         let compiling = compiler.compile(&engine, None, digest, &component, Purpose::Serve, limits);
-        let compiled = runtime.block_on(compiling).expect("it compiles");
+        let compiled = runtime.block_on(compiling).expect("the guest compiles");
         compiled.keep(&engine, &cache);
-        let linked = compiled.link(&engine).expect("it links");
+        let linked = compiled.link(&engine).expect("the guest links");
         let made = |sharding: &str, shards: u32| {
             let settings = format!("{TIMES}shards = {shards}\n");
             let files = Files::new(BTreeMap::from([
@@ -75,7 +75,8 @@ impl Ground {
                 ("ostrakon.toml".to_owned(), settings.into()),
                 ("sharding".to_owned(), sharding.to_owned().into()),
             ]));
-            let candidate = Candidate::new(&files).expect("it is well-formed");
+            let candidate =
+                Candidate::new(&files).expect("the guest and its settings are well-formed");
             let environment = Environment {
                 settings: candidate.settings,
                 identity: Identity { ordinal: 0, shards },
@@ -84,7 +85,7 @@ impl Ground {
                 metrics: Arc::new(Metrics::new("simulation")),
             };
             let guest = Guest::check(&linked, environment, candidate.digest.short());
-            let guest = runtime.block_on(guest).expect("it can serve");
+            let guest = runtime.block_on(guest).expect("the guest can serve");
             Generation {
                 files,
                 guest: Arc::new(guest),
@@ -116,7 +117,7 @@ impl Ground {
     }
 
     pub(super) fn directory(&self) -> TempDir {
-        TempDir::new_in(self.directory.path()).expect("a directory can be made")
+        TempDir::new_in(self.directory.path()).expect("a directory can be created")
     }
 }
 
@@ -142,9 +143,9 @@ impl Generation {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .build()
-            .expect("there can be a runtime");
+            .expect("a runtime can be created");
         let owner = self.guest.owner(key, self.placement().shards);
-        runtime.block_on(owner).expect("it gives one")
+        runtime.block_on(owner).expect("`owner` returns a shard")
     }
 }
 
@@ -153,7 +154,7 @@ fn directory() -> TempDir {
     let in_memory = TempDir::new_in("/dev/shm");
     in_memory
         .or_else(|_| TempDir::new())
-        .expect("a directory can be made")
+        .expect("a directory can be created")
 }
 
 fn component() -> Vec<u8> {

@@ -179,7 +179,7 @@ fn finds(mistake: Mistake) {
     panics::note();
     let ground = Ground::new();
     let (found, _) = run_all(&ground, 1, SEEDS, Some(mistake));
-    let (seed, why) = found.expect("it is found");
+    let (seed, why) = found.expect("the mistake is found");
     println!(
         "{mistake:?} is found by seed {seed}: {}",
         why.lines().next().unwrap_or_default()

@@ -320,7 +320,7 @@ impl Network {
         };
         if let Some((at, _)) = pipe.chunks.front() {
             return arrives(*at).unwrap_or_else(|| {
-                let (_, bytes) = pipe.chunks.pop_front().expect("it was just seen");
+                let (_, bytes) = pipe.chunks.pop_front().expect("the chunk was just seen");
                 Found::Bytes(bytes)
             });
         }

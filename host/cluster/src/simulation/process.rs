@@ -85,7 +85,7 @@ impl Process {
             .enable_time()
             .start_paused(true)
             .build()
-            .expect("there can be a runtime");
+            .expect("a runtime can be created");
         let zero = {
             let _entered = runtime.enter();
             Zero::here(start.now, shard)
@@ -276,7 +276,7 @@ impl Wired {
             listen: ([127, 0, 0, 1], 0).into(),
             peers: "{}.peers:7070"
                 .parse()
-                .expect("it differs from shard to shard"),
+                .expect("the address has a place for the ordinal"),
         };
         // Peers of a simulation trust each other until the end.
         let (_unchanged, credentials) = watch::channel(Arc::default());
@@ -348,7 +348,7 @@ async fn follow_one(writer: &Writer, kept: &Kept, volume: &mut Volume) -> bool {
     let Some((files, promotion)) = volume.recv().await else {
         return false;
     };
-    kept.keep(&files).expect("there is room");
+    kept.keep(&files).expect("the generation can be kept");
     // A process that dies meanwhile promotes nothing.
     if let Err(error) = writer.promote(promotion).await {
         tracing::debug!(%error, "not promoted");

@@ -267,7 +267,7 @@ mod tests {
         });
         let mut all = BTreeSet::new();
         for flag in flags {
-            let long = format!("--{}", flag.get_long().expect("those that have one"));
+            let long = format!("--{}", flag.get_long().expect("each flag has a long name"));
             let row = rows
                 .iter()
                 .find(|cells| first_code(cells[0]).split(' ').next() == Some(long.as_str()));
@@ -279,7 +279,7 @@ mod tests {
                 "{name} {long}"
             );
             for default in flag.get_default_values() {
-                let default = default.to_str().expect("a text");
+                let default = default.to_str().expect("the default is a text");
                 let is_flag = !flag.get_action().takes_values();
                 assert!(
                     is_flag || row[2].trim_matches('`') == default,
@@ -318,14 +318,18 @@ mod tests {
         let shown = rows("### Exit codes", "| code | meaning |");
         let shown: BTreeSet<u8> = shown
             .iter()
-            .map(|cells| cells[0].parse().expect("a number"))
+            .map(|cells| cells[0].parse().expect("the code is a number"))
             .collect();
         assert_eq!(shown, all, "host/README.md");
-        let (_, help) = AFTER_HELP.split_once("Exit codes:").expect("it lists them");
+        let (_, help) = AFTER_HELP
+            .split_once("Exit codes:")
+            .expect("the help lists the exit codes");
         let helped = help
             .lines()
             .filter_map(|line| line.split_whitespace().next());
-        let helped: BTreeSet<u8> = helped.map(|code| code.parse().expect("a number")).collect();
+        let helped: BTreeSet<u8> = helped
+            .map(|code| code.parse().expect("the code is a number"))
+            .collect();
         assert_eq!(helped, all, "--help");
     }
 

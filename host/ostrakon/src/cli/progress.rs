@@ -144,7 +144,7 @@ mod tests {
 
     fn check(source: &Value, expected: &str) {
         let progress = json!({ "epoch": 4, "moving": true, "sources": [source] });
-        let progress = Progress::of(&progress).expect("it is one");
+        let progress = Progress::of(&progress).expect("the value is a progress");
         assert_eq!(progress.shown(), format!("shard {expected}\n"));
     }
 

@@ -328,7 +328,7 @@ mod tests {
         assert!(matches!(refused, Refused::Failed(Failure::Memory(_))));
         let exact = room(120, &sums, usize::MAX);
         let _held = exact.take(part(0, 60)).expect("there is room");
-        exact.take(part(1, 60)).expect("it fits exactly");
+        exact.take(part(1, 60)).expect("the part fits exactly");
     }
 
     /// A regression test: parts counted only once all had arrived, so nothing bounded what many
@@ -343,7 +343,7 @@ mod tests {
             .expect_err("the connection has a quarter");
         assert!(matches!(refused, Refused::RepliesFull));
         drop(first);
-        room.take(part(1, 60)).expect("it was let go");
+        room.take(part(1, 60)).expect("the first part was released");
         assert!(!sums.0.are_full(&sums.1, 4));
     }
 }

@@ -283,8 +283,10 @@ mod tests {
 
     #[test]
     fn the_path_goes_with_the_client_as_it_was_sent() {
-        let url: PerShard = "http://kv-{}:80".parse().expect("for each shard");
-        let of = |path| location(&url, Ordinal(2), path).expect("a header");
+        let url: PerShard = "http://kv-{}:80"
+            .parse()
+            .expect("the URL has a place for the ordinal");
+        let of = |path| location(&url, Ordinal(2), path).expect("the location is a header value");
         assert_eq!(of("/a%2Fb?c=d&e"), "http://kv-2:80/a%2Fb?c=d&e");
         assert_eq!(of("//elsewhere/x"), "http://kv-2:80//elsewhere/x");
         assert_eq!(of("/é"), "http://kv-2:80/%C3%A9");

@@ -141,7 +141,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let read = |name: &str| {
             let read = DefaultGuest::read(&directory.path().join(name)).err();
-            read.expect("it is refused").to_string()
+            read.expect("the guest is refused").to_string()
         };
         let missing = read("missing.wasm");
         assert!(

@@ -207,24 +207,24 @@ mod tests {
 
     #[test]
     fn what_was_kept_is_loaded_and_what_is_damaged_is_not() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let kept = Kept::open(directory.path()).expect("it opens");
+        let directory = tempfile::tempdir().expect("a directory can be created");
+        let kept = Kept::open(directory.path()).expect("the kept generations can be opened");
         let files = files("one");
         let missing = kept.load(files.digest());
         assert!(matches!(missing, Err(KeptError::Missing(_))), "{missing:?}");
-        kept.keep(&files).expect("it is kept");
-        let loaded = kept.load(files.digest()).expect("it is there");
+        kept.keep(&files).expect("the generation can be kept");
+        let loaded = kept.load(files.digest()).expect("the generation is there");
         assert_eq!(loaded.contents(), files.contents());
 
-        fs::write(kept.path(files.digest()).join("a"), "two").expect("it is written");
+        fs::write(kept.path(files.digest()).join("a"), "two").expect("the file can be written");
         let damaged = kept.load(files.digest());
         assert!(matches!(damaged, Err(KeptError::Damaged(_))), "{damaged:?}");
         assert!(kept.find(files.digest()).is_none());
         assert_eq!(Kept::damaged(directory.path()), [files.digest()]);
-        kept.keep(&files).expect("it is kept again");
+        kept.keep(&files).expect("the generation can be kept again");
         assert!(kept.load(files.digest()).is_ok());
         for name in ["a", "b"] {
-            fs::remove_file(kept.path(files.digest()).join(name)).expect("it is there");
+            fs::remove_file(kept.path(files.digest()).join(name)).expect("the file is there");
         }
         let empty = kept.load(files.digest());
         assert!(
@@ -256,7 +256,7 @@ mod tests {
     fn each_generation_there_has_been_is_read() {
         let directory = fixture().join("generations");
         let kept = Kept { directory, most: 8 };
-        let files = kept.load(one().digest()).expect("it is whole");
+        let files = kept.load(one().digest()).expect("the generation is whole");
         assert_eq!(files.contents(), one().contents());
     }
 
@@ -264,9 +264,9 @@ mod tests {
     /// it.
     #[test]
     fn what_is_written_is_what_was_written_by_this_version_before() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let kept = Kept::open(directory.path()).expect("it opens");
-        kept.keep(&one()).expect("it is kept");
+        let directory = tempfile::tempdir().expect("a directory can be created");
+        let kept = Kept::open(directory.path()).expect("the kept generations can be opened");
+        kept.keep(&one()).expect("the generation can be kept");
         assert_eq!(all(directory.path()), all(&fixture()));
     }
 
@@ -275,13 +275,18 @@ mod tests {
         let mut files = BTreeMap::new();
         let mut directories = vec![directory.to_owned()];
         while let Some(next) = directories.pop() {
-            for entry in fs::read_dir(next).expect("a directory") {
-                let path = entry.expect("an entry").path();
+            for entry in fs::read_dir(next).expect("the directory can be listed") {
+                let path = entry.expect("the entry can be read").path();
                 if path.is_dir() {
                     directories.push(path);
                 } else {
-                    let name = path.strip_prefix(directory).expect("it is in it");
-                    files.insert(name.to_owned(), fs::read(&path).expect("a file"));
+                    let name = path
+                        .strip_prefix(directory)
+                        .expect("the path is in the directory");
+                    files.insert(
+                        name.to_owned(),
+                        fs::read(&path).expect("the file can be read"),
+                    );
                 }
             }
         }
@@ -290,8 +295,8 @@ mod tests {
 
     #[test]
     fn what_is_no_regular_file_is_replaced_and_never_waited_for() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let kept = Kept::open(directory.path()).expect("it opens");
+        let directory = tempfile::tempdir().expect("a directory can be created");
+        let kept = Kept::open(directory.path()).expect("the kept generations can be opened");
         let files = files("one");
         let path = kept.path(files.digest());
         fifo(&path);
@@ -300,24 +305,24 @@ mod tests {
             let (kept, files) = (kept.clone(), files.clone());
             in_time(move || {
                 assert!(kept.load(files.digest()).is_err());
-                kept.keep(&files).expect("it is kept");
-                kept.load(files.digest()).expect("it is there");
+                kept.keep(&files).expect("the generation can be kept");
+                kept.load(files.digest()).expect("the generation is there");
             });
         };
         keep(&files);
-        fs::remove_file(path.join("a")).expect("it is there");
+        fs::remove_file(path.join("a")).expect("the file is there");
         fifo(&path.join("a"));
         keep(&files);
     }
 
     #[test]
     fn only_the_last_used_are_kept() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let kept = Kept::open(directory.path()).expect("it opens");
+        let directory = tempfile::tempdir().expect("a directory can be created");
+        let kept = Kept::open(directory.path()).expect("the kept generations can be opened");
         let all: Vec<_> = (0..2 * KEPT).map(|at| files(&at.to_string())).collect();
         for one in &all {
-            kept.keep(one).expect("it is kept");
-            kept.keep(&all[0]).expect("it is used");
+            kept.keep(one).expect("the generation can be kept");
+            kept.keep(&all[0]).expect("the generation can be kept");
         }
         let there: Vec<_> = (0..all.len())
             .filter(|at| kept.load(all[*at].digest()).is_ok())
@@ -328,30 +333,30 @@ mod tests {
 
     #[test]
     fn what_is_kept_after_the_clock_was_set_back_stays() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let kept = Kept::open(directory.path()).expect("it opens");
+        let directory = tempfile::tempdir().expect("a directory can be created");
+        let kept = Kept::open(directory.path()).expect("the kept generations can be opened");
         let ahead = std::time::SystemTime::now() + std::time::Duration::from_hours(60 * 24);
         for at in 0..KEPT {
             let files = files(&at.to_string());
-            kept.keep(&files).expect("it is kept");
-            let path = File::open(kept.path(files.digest())).expect("it is there");
-            path.set_modified(ahead).expect("its time is set");
+            kept.keep(&files).expect("the generation can be kept");
+            let path = File::open(kept.path(files.digest())).expect("the generation is there");
+            path.set_modified(ahead).expect("the time can be set");
         }
         let after = files("after");
-        kept.keep(&after).expect("it is kept");
+        kept.keep(&after).expect("the generation can be kept");
         assert!(kept.load(after.digest()).is_ok());
         assert_eq!(kept.entries().count(), KEPT);
     }
 
     #[test]
     fn what_a_plan_names_stays_as_long_as_it_does() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let served = Kept::open(directory.path()).expect("it opens");
-        let of_plan = Kept::of_plan(directory.path()).expect("it opens");
+        let directory = tempfile::tempdir().expect("a directory can be created");
+        let served = Kept::open(directory.path()).expect("the kept generations can be opened");
+        let of_plan = Kept::of_plan(directory.path()).expect("the kept generations can be opened");
         let all: Vec<_> = (0..2 * KEPT).map(|at| files(&at.to_string())).collect();
         for one in &all {
-            of_plan.keep(one).expect("it is kept");
-            served.keep(one).expect("it is kept");
+            of_plan.keep(one).expect("the generation can be kept");
+            served.keep(one).expect("the generation can be kept");
         }
         let there = || {
             let there = |at: &usize| of_plan.load(all[*at].digest()).is_ok();

@@ -17,10 +17,10 @@ pub(super) struct Account {
 
 impl Account {
     pub(super) fn new(authority: &str) -> Self {
-        let directory = tempfile::tempdir().expect("a directory");
+        let directory = tempfile::tempdir().expect("a directory can be created");
         let write = |name, content: &str| fs::write(directory.path().join(name), content);
-        write("ca.crt", authority).expect("written");
-        write("namespace", NAMESPACE).expect("written");
+        write("ca.crt", authority).expect("the file can be written");
+        write("namespace", NAMESPACE).expect("the file can be written");
         let account = Self {
             directory,
             tokens: Mutex::new(0),
@@ -34,7 +34,7 @@ impl Account {
     }
 
     pub(super) fn token(&self) -> String {
-        fs::read_to_string(self.directory.path().join("token")).expect("it was written")
+        fs::read_to_string(self.directory.path().join("token")).expect("the token was written")
     }
 
     /// Writes another token atomically, and returns it.
@@ -43,8 +43,8 @@ impl Account {
         *tokens += 1;
         let token = format!("token-{tokens}-of-the-service-account");
         let new = self.directory.path().join("new");
-        fs::write(&new, &token).expect("written");
-        fs::rename(new, self.directory.path().join("token")).expect("renamed");
+        fs::write(&new, &token).expect("the file can be written");
+        fs::rename(new, self.directory.path().join("token")).expect("the file can be renamed");
         token
     }
 }

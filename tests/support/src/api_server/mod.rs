@@ -88,14 +88,14 @@ impl ApiServer {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
-                .expect("a runtime");
+                .expect("a runtime can be created");
             runtime.block_on(async {
                 let listener = TcpListener::bind(address).await.expect("a free port");
-                ready.send(()).expect("it is waited for");
+                ready.send(()).expect("the caller waits for the server");
                 serve::run(listener, tls, running, ended).await;
             });
         });
-        is_ready.recv().expect("it starts");
+        is_ready.recv().expect("the server starts");
         Self {
             shared,
             account,

@@ -36,8 +36,13 @@ pub(super) fn tls(authority: &Authority, address: IpAddr) -> TlsAcceptor {
     let key = PrivateKeyDer::from_pem_slice(issued.key.as_bytes());
     let config = ServerConfig::builder()
         .with_no_client_auth()
-        .with_single_cert(vec![certificate.expect("PEM")], key.expect("PEM"));
-    TlsAcceptor::from(Arc::new(config.expect("a pair")))
+        .with_single_cert(
+            vec![certificate.expect("the certificate is PEM")],
+            key.expect("the certificate is PEM"),
+        );
+    TlsAcceptor::from(Arc::new(
+        config.expect("the key belongs to the certificate"),
+    ))
 }
 
 /// Accepts connections while it is open, until told to end.
@@ -116,7 +121,7 @@ async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> Response<Sa
         .status(code)
         .header(CONTENT_TYPE, "application/json")
         .body(said)
-        .expect("a code is one")
+        .expect("the status is valid")
 }
 
 async fn respond(shared: &Arc<Shared>, request: Request<Incoming>) -> Result<(u16, Said), Refusal> {

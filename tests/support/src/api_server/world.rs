@@ -117,7 +117,7 @@ impl World {
     /// # Panics
     /// When it does not exist.
     pub fn delete(&mut self, name: &str) {
-        let set = self.sets.remove(name).expect("there is one");
+        let set = self.sets.remove(name).expect("the StatefulSet exists");
         self.note("DELETED", set);
     }
 
@@ -163,7 +163,9 @@ impl World {
         let version = self.version;
         set["metadata"]["resourceVersion"] = json!(version.to_string());
         if kind != "DELETED" {
-            let name = set["metadata"]["name"].as_str().expect("it has one");
+            let name = set["metadata"]["name"]
+                .as_str()
+                .expect("the StatefulSet has a name");
             self.sets.insert(name.to_owned(), set.clone());
         }
         self.changes.push(Change {
@@ -235,7 +237,7 @@ impl World {
         // In a list, the items do not name their kind.
         let items = sets.map(|(_, set)| {
             let mut set = set.clone();
-            let fields = set.as_object_mut().expect("it is one");
+            let fields = set.as_object_mut().expect("the StatefulSet is an object");
             fields.remove("kind");
             fields.remove("apiVersion");
             set

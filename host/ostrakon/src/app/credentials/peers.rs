@@ -161,7 +161,7 @@ fn read_pair(values: &Values, now: SystemTime) -> Result<(&'static str, Pair), P
     }
 }
 
-/// The tokens in a file: each line is one, and this shard presents the first to its peers.
+/// The tokens in a file: each line is one, and this shard proves the first to its peers.
 fn read_tokens(lines: &[u8]) -> Result<Tokens, PeersError> {
     let lines = lines.split(|byte| *byte == b'\n');
     let lines = lines
