@@ -1,5 +1,5 @@
-//! An HTTP/1.1 client on one kept connection, in TLS or not: what it sends and
-//! gets is what is on the wire.
+//! An HTTP/1.1 client on one kept connection, with or without TLS: its requests and responses
+//! are exactly those on the wire.
 
 use std::fmt;
 use std::fmt::Write as _;
@@ -13,7 +13,7 @@ use rustls::{ClientConfig, ClientConnection, StreamOwned};
 /// How long a test waits for bytes before it fails.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// A connection to a host, opened at the first request and after a failure.
+/// A connection to a host, opened at the first request and again after a failure.
 pub struct Client {
     address: SocketAddr,
     tls: Option<Arc<ClientConfig>>,
@@ -22,7 +22,7 @@ pub struct Client {
     stream: Option<BufReader<Box<dyn Duplex>>>,
 }
 
-/// What a request and its answer go over.
+/// The stream of requests and responses.
 trait Duplex: Read + Write + Send {}
 impl<S: Read + Write + Send> Duplex for S {}
 
@@ -35,11 +35,9 @@ impl fmt::Debug for Client {
 /// A whole response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Response {
-    /// The status.
     pub status: u16,
     /// Names in lower case, in order.
     pub headers: Vec<(String, String)>,
-    /// The body.
     pub body: Vec<u8>,
 }
 
@@ -61,7 +59,7 @@ impl Response {
     /// The number of the generation that answered.
     ///
     /// # Panics
-    /// When none is named.
+    /// When the header is missing.
     pub fn generation(&self) -> u64 {
         let generation = self.header("ostrakon-generation");
         let generation = generation.unwrap_or_else(|| panic!("no generation in {self:?}"));
@@ -70,7 +68,6 @@ impl Response {
 }
 
 impl Client {
-    /// A client of an address.
     pub fn new(address: SocketAddr) -> Self {
         Self {
             address,
@@ -80,14 +77,14 @@ impl Client {
         }
     }
 
-    /// A client that speaks HTTPS, by what it believes and shows.
+    /// Makes the client speak HTTPS with these trusted authorities and certificates.
     #[must_use]
     pub fn over_tls(mut self, tls: Arc<ClientConfig>) -> Self {
         self.tls = Some(tls);
         self
     }
 
-    /// A client that shows a token with each request.
+    /// Makes the client send a token with each request.
     #[must_use]
     pub fn with_token(mut self, token: &str) -> Self {
         let value = format!("Bearer {token}");
@@ -123,12 +120,12 @@ impl Client {
         self.send("PUT", path, &[], body)
     }
 
-    /// Sends any request and reads its response. The connection is kept if the
-    /// response allows it, and opened anew at the next request otherwise.
+    /// Sends any request and reads its response. The connection is kept if the response allows
+    /// that; otherwise the next request opens a new one.
     ///
     /// # Errors
-    /// When the connection fails before the response is whole; the request may
-    /// have been received.
+    /// When the connection fails before the response is whole; the host may have received the
+    /// request.
     pub fn send(
         &mut self,
         method: &str,
@@ -160,10 +157,10 @@ impl Client {
     }
 }
 
-/// Opens a connection that does not wait for ever.
+/// Opens a connection with a timeout for reading.
 ///
 /// # Errors
-/// When nobody listens.
+/// When nothing listens at the address.
 pub fn connect(address: SocketAddr) -> io::Result<BufReader<TcpStream>> {
     let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_nodelay(true)?;
@@ -172,10 +169,10 @@ pub fn connect(address: SocketAddr) -> io::Result<BufReader<TcpStream>> {
     Ok(BufReader::new(stream))
 }
 
-/// Reads one response off a connection; `without_body` as for `HEAD`.
+/// Reads one response from a connection; `without_body` as for `HEAD`.
 ///
 /// # Errors
-/// When the connection ends or breaks first, or what comes is not HTTP.
+/// When the connection ends or breaks first, or the bytes are not HTTP.
 pub fn read_response(stream: &mut impl BufRead, without_body: bool) -> io::Result<Response> {
     let bad = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
     let status_line = read_line(stream)?;

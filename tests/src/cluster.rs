@@ -1,5 +1,5 @@
-//! Several shards on one machine, as Pods are: each has an address of its own,
-//! and all have the same ports.
+//! Several shards on one machine that behave like Pods: each has an address of its own, and all
+//! have the same ports.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::thread;
@@ -18,8 +18,8 @@ pub struct Cluster {
     pub shards: Vec<Shard>,
 }
 
-/// `count` shards in 127.7.`part`.0/24, which no other test may have; none is
-/// started.
+/// Makes `count` shards in 127.7.`part`.0/24, which no other test may use, without starting
+/// them.
 pub fn shards(part: u8, count: u8, files: &Files) -> Vec<Shard> {
     (0..count)
         .map(|ordinal| shard(part, ordinal, files))
@@ -39,35 +39,36 @@ fn shard(part: u8, ordinal: u8, files: &Files) -> Shard {
 }
 
 impl Cluster {
-    /// Starts `count` shards in 127.7.`part`.0/24, which no other test may have,
-    /// and waits until `among` of them are the topology.
+    /// Starts `count` shards in 127.7.`part`.0/24, which no other test may use, and waits until
+    /// the topology has `among` shards.
     ///
     /// # Panics
-    /// When they do not.
+    /// When that does not happen in time.
     pub fn start(part: u8, count: u8, among: u64, files: &Files) -> Self {
         Self::start_each(part, among, &vec![files; count.into()])
     }
 
-    /// The same with a Secret.
+    /// As [`Cluster::start`], with a Secret.
     ///
     /// # Panics
-    /// When they do not.
+    /// When that does not happen in time.
     pub fn start_with(part: u8, count: u8, among: u64, files: &Files, secret: &Files) -> Self {
         Self::start_all(part, among, &vec![files; count.into()], Some(secret), &[])
     }
 
-    /// The same with a ConfigMap for each, as they see it after different times.
+    /// As [`Cluster::start`], with a ConfigMap for each shard, as if they saw a change after
+    /// different times.
     ///
     /// # Panics
-    /// When they do not.
+    /// When that does not happen in time.
     pub fn start_each(part: u8, among: u64, files: &[&Files]) -> Self {
         Self::start_all(part, among, files, None, &[])
     }
 
-    /// The same with more arguments for each.
+    /// As [`Cluster::start_each`], with more arguments for each shard.
     ///
     /// # Panics
-    /// When they do not.
+    /// When that does not happen in time.
     pub fn start_with_arguments(part: u8, among: u64, files: &[&Files], more: &[&str]) -> Self {
         Self::start_all(part, among, files, None, more)
     }
@@ -90,17 +91,20 @@ impl Cluster {
             .collect();
         if let Some(secret) = secret {
             for shard in &mut shards {
-                shard.secrets.publish(secret).expect("published");
+                shard
+                    .secrets
+                    .publish(secret)
+                    .expect("the files can be published");
             }
         }
-        // Together: the first waits for what the others know.
+        // All at once: the first waits for what the others know.
         let hosts = thread::scope(|scope| {
             let starting: Vec<_> = shards
                 .iter()
                 .map(|shard| scope.spawn(|| shard.start()))
                 .collect();
             let started = starting.into_iter().map(thread::ScopedJoinHandle::join);
-            started.map(|host| host.expect("it starts")).collect()
+            started.map(|host| host.expect("the host starts")).collect()
         });
         let cluster = Self { hosts, shards };
         cluster.wait_for(among);
@@ -112,20 +116,23 @@ impl Cluster {
         format!("public_url = \"http://127.7.{part}.{{}}:{PUBLIC}\"")
     }
 
-    /// Publishes a ConfigMap to all, one after another.
+    /// Publishes a ConfigMap to all shards, one after another.
     ///
     /// # Panics
     /// When it cannot be written.
     pub fn publish(&mut self, files: &Files) {
         for shard in &mut self.shards {
-            shard.config.publish(files).expect("published");
+            shard
+                .config
+                .publish(files)
+                .expect("the files can be published");
         }
     }
 
-    /// Waits until each that is among so many says that they have everything.
+    /// Waits until each of the first `count` shards reports that these have all data.
     ///
     /// # Panics
-    /// When that does not come.
+    /// When that does not happen in time.
     pub fn wait_for(&self, count: u64) {
         for (_, host) in (0..count).zip(&self.hosts) {
             host.wait_for_status("the topology", |status| {
@@ -135,10 +142,10 @@ impl Cluster {
         }
     }
 
-    /// Waits until each goes by the ConfigMap that all were given last.
+    /// Waits until each shard has the ConfigMap that all were given last.
     ///
     /// # Panics
-    /// When that does not come.
+    /// When that does not happen in time.
     pub fn wait_for_generation(&self, generation: u64) {
         for host in &self.hosts {
             host.wait_for_status("the generation", |status| {
@@ -147,7 +154,7 @@ impl Cluster {
         }
     }
 
-    /// Their public addresses, with commas between.
+    /// The public addresses, separated by commas.
     pub fn servers(&self) -> String {
         let addresses = self.hosts.iter().map(|host| host.address.to_string());
         addresses.collect::<Vec<_>>().join(",")

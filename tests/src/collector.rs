@@ -1,5 +1,5 @@
-//! A collector of traces: takes what hosts export by OTLP over HTTP, and reads the protobuf by
-//! its rules alone.
+//! A collector of traces: receives the hosts' exports by OTLP over HTTP, and decodes the
+//! protobuf by its rules alone.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -12,20 +12,20 @@ use std::time::{Duration, Instant};
 /// How long a test waits for spans before it fails.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// A span as it was exported.
+/// An exported span.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Span {
-    /// Hexadecimal, as are the others.
+    /// Hexadecimal, as are the other ids.
     pub trace: String,
-    /// Its own number.
+    /// The span's own id.
     pub id: String,
-    /// That of the span it is within; empty where it is within none.
+    /// The id of the parent span; empty where there is none.
     pub parent: String,
-    /// What was done.
+    /// The operation.
     pub name: String,
     /// 1: internal, 2: server, 3: client.
     pub kind: u64,
-    /// Its attributes, with those of its resource.
+    /// The span's attributes, with those of its resource.
     pub attributes: BTreeMap<String, String>,
     /// Nanoseconds since 1970.
     pub began: u64,
@@ -38,42 +38,42 @@ pub struct Span {
 /// A collector that runs until the test's process ends.
 #[derive(Debug)]
 pub struct Collector {
-    /// Where it listens.
+    /// The address that it listens on.
     pub address: SocketAddr,
     spans: Arc<Mutex<Vec<Span>>>,
 }
 
 impl Collector {
-    /// Listens.
+    /// Starts a collector.
     ///
     /// # Panics
-    /// When it cannot.
+    /// When it cannot listen.
     pub fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let address = listener.local_addr().expect("it is bound");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port can be bound");
+        let address = listener.local_addr().expect("the port is bound");
         let spans = Arc::new(Mutex::default());
         let taken = Arc::clone(&spans);
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                // Whoever connects and says nothing is gone.
+                // A connection that sends nothing is ignored.
                 let _ = take(stream, &taken);
             }
         });
         Self { address, spans }
     }
 
-    /// What was exported so far.
+    /// The spans exported so far.
     ///
     /// # Panics
-    /// When what was exported was not OTLP.
+    /// When an export was not OTLP.
     pub fn spans(&self) -> Vec<Span> {
-        self.spans.lock().expect("it is OTLP").clone()
+        self.spans.lock().expect("the exports are OTLP").clone()
     }
 
-    /// Waits until the spans are as wanted, and gives them.
+    /// Waits until the spans are as wanted, and returns them.
     ///
     /// # Panics
-    /// When they do not become so in time.
+    /// When that does not happen in time.
     pub fn wait_for(&self, what: &str, wanted: impl Fn(&[Span]) -> bool) -> Vec<Span> {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -87,14 +87,14 @@ impl Collector {
     }
 }
 
-/// Takes one request.
+/// Receives one request.
 fn take(stream: TcpStream, spans: &Mutex<Vec<Span>>) -> io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut stream = BufReader::new(stream);
     let mut head = String::new();
     while stream.read_line(&mut head)? > 2 {}
     if head.is_empty() {
-        // It was opened and left.
+        // The connection was opened and closed unused.
         return Ok(());
     }
     let head = head.to_lowercase();
@@ -112,7 +112,7 @@ fn take(stream: TcpStream, spans: &Mutex<Vec<Span>>) -> io::Result<()> {
     let length = header("content-length").unwrap_or_default();
     let mut body = vec![0; length.parse().unwrap_or_default()];
     stream.read_exact(&mut body)?;
-    let mut spans = spans.lock().expect("it is OTLP");
+    let mut spans = spans.lock().expect("the exports are OTLP");
     assert!(head.starts_with("post /v1/traces http/1.1"), "{head}");
     let kind = header("content-type");
     assert_eq!(kind.as_deref(), Some("application/x-protobuf"));
@@ -188,7 +188,7 @@ fn number(bytes: &[u8], field: u64) -> u64 {
     found.unwrap_or_default()
 }
 
-/// The bytes of each field of this number.
+/// The bytes of each field with this number.
 fn messages(bytes: &[u8], field: u64) -> Vec<&[u8]> {
     let found = fields(bytes).into_iter();
     let found = found.filter_map(|(number, value)| match value {

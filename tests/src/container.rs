@@ -1,6 +1,6 @@
-//! The image's root, laid out as the Dockerfile does, and containers of it.
+//! The root of the image, laid out as the Dockerfile does, and containers of the image.
 //!
-//! They run as Kubernetes' restricted profile demands it, by an OCI runtime, on this machine's network
+//! They run under Kubernetes' restricted profile, by an OCI runtime, on this machine's network
 //! and without control groups.
 
 use std::fs;
@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use crate::host::{Host, binary, guest};
 use crate::manifests::{dockerfile, repository};
 
-/// The image: its root, and what the Dockerfile says of how it is run.
+/// The image: its root, and the Dockerfile's settings for running it.
 #[derive(Debug)]
 pub struct Image {
     directory: TempDir,
@@ -24,17 +24,18 @@ pub struct Image {
     pub command: Vec<String>,
     /// Variables, as `NAME=VALUE`.
     pub env: Vec<String>,
-    /// The user, and the group.
+    /// The user's number, and the group's.
     pub user: u32,
 }
 
 impl Image {
-    /// Lays it out from the binary under test, without its symbols, and the key/value guest.
+    /// Lays the image out from the binary under test, without its symbols, and the key/value
+    /// guest.
     ///
     /// # Panics
-    /// When it cannot be.
+    /// When it cannot be laid out.
     pub fn assemble() -> Self {
-        let directory = tempfile::tempdir().expect("a directory");
+        let directory = tempfile::tempdir().expect("a directory can be created");
         let path = |name| directory.path().join(name);
         output(
             Command::new("strip")
@@ -42,7 +43,7 @@ impl Image {
                 .arg(path("ostrakon"))
                 .arg(binary()),
         );
-        fs::write(path("kv.wasm"), guest("kv")).expect("a file");
+        fs::write(path("kv.wasm"), guest("kv")).expect("the file can be written");
         let mut layout = Command::new(repository().join("deploy/rootfs.sh"));
         layout
             .args([path("ostrakon"), path("kv.wasm")])
@@ -72,7 +73,6 @@ impl Image {
         }
     }
 
-    /// Its root.
     pub fn root(&self) -> PathBuf {
         self.directory.path().join("root")
     }
@@ -80,25 +80,25 @@ impl Image {
     /// A directory that the image's user may write to.
     ///
     /// # Panics
-    /// When this is not root.
+    /// When the test does not run as root.
     pub fn give(&self, directory: &Path) {
-        fs::create_dir_all(directory).expect("a directory");
-        chown(directory, Some(self.user), Some(self.user)).expect("root can give it away");
+        fs::create_dir_all(directory).expect("a directory can be created");
+        chown(directory, Some(self.user), Some(self.user)).expect("root can change the owner");
     }
 
-    /// Runs a container: a Pod of this name with more variables, and directories mounted read-only,
-    /// but for the data's.
+    /// Runs a container: a Pod of this name, with more variables and with directories mounted
+    /// read-only, except the data directory.
     ///
     /// # Panics
     /// When it does not start.
     pub fn run(&self, pod: &str, env: &[String], mounts: &[(&Path, &str)]) -> Container {
         let bundle = self.directory.path().join(pod);
-        fs::create_dir(&bundle).expect("a directory");
+        fs::create_dir(&bundle).expect("a directory can be created");
         let config = self.runtime_configuration(pod, env, mounts);
-        fs::write(bundle.join("config.json"), config.to_string()).expect("a file");
+        fs::write(bundle.join("config.json"), config.to_string()).expect("the file can be written");
         let pid_file = bundle.join("pid");
         let state = self.directory.path().join("state");
-        // The names of containers are for all of the machine.
+        // The names of containers are global on the machine.
         let name = format!("{pod}-{}", std::process::id());
         let mut command = runtime(&state);
         command
@@ -153,10 +153,10 @@ impl Image {
     }
 }
 
-/// The OCI runtime, which keeps its state in a directory.
+/// The OCI runtime, with its state in a directory.
 fn runtime(state: &Path) -> Command {
-    // It looks at control groups even where it is to leave them alone, and takes one kind of mount
-    // only; so it has one of its own.
+    // The runtime looks at control groups even where it is to leave them alone, and accepts
+    // only one kind of mount; so it gets a mount of its own.
     let script =
         "umount -R /sys/fs/cgroup 2>/dev/null; mount -t cgroup2 none /sys/fs/cgroup && exec \"$@\"";
     let mut command = Command::new("unshare");
@@ -167,7 +167,7 @@ fn runtime(state: &Path) -> Command {
     command
 }
 
-/// A container that runs. Dropping it kills it.
+/// A running container. Dropping it kills it.
 #[derive(Debug)]
 pub struct Container {
     host: Option<Host>,
@@ -177,15 +177,16 @@ pub struct Container {
 }
 
 impl Container {
-    /// The host in it.
+    /// The host in the container.
     ///
     /// # Panics
     /// After it has ended.
     pub fn host(&self) -> &Host {
-        self.host.as_ref().expect("it runs")
+        self.host.as_ref().expect("the host runs")
     }
 
-    /// Runs a program of the image in it, as `kubectl exec` does, and gives what it printed.
+    /// Runs a program of the image in the container, as `kubectl exec` does, and returns its
+    /// output.
     ///
     /// # Panics
     /// When it cannot be run, or fails.
@@ -197,22 +198,22 @@ impl Container {
         )
     }
 
-    /// The host's process, as this machine numbers it.
+    /// The host's process id on this machine.
     ///
     /// # Panics
-    /// When the runtime did not say.
+    /// When the runtime did not report it.
     pub fn id(&self) -> u32 {
-        let id = fs::read_to_string(&self.pid_file).expect("it started");
-        id.trim().parse().expect("a number")
+        let id = fs::read_to_string(&self.pid_file).expect("the container has started");
+        id.trim().parse().expect("the file has a number")
     }
 
-    /// Sends SIGTERM to the host alone, as the kubelet does, and gives its log when it has ended with
-    /// code 0.
+    /// Sends SIGTERM to the host alone, as the kubelet does, and returns its log once it has
+    /// ended with code 0.
     ///
     /// # Panics
     /// When it does not.
     pub fn stop(mut self) -> String {
-        let host = self.host.take().expect("it runs");
+        let host = self.host.take().expect("the host runs");
         assert!(self.kill("TERM"), "SIGTERM cannot be sent");
         let (status, log) = host.wait();
         assert!(status.success(), "{status}:\n{log}");
@@ -229,7 +230,7 @@ impl Container {
 
 impl Drop for Container {
     fn drop(&mut self) {
-        // It may have ended by itself, and nobody waited for it.
+        // It may have ended by itself without being waited for.
         if self.host.is_some() && fs::exists(&self.pid_file).unwrap_or(false) {
             self.kill("KILL");
         }

@@ -1,4 +1,4 @@
-//! h2, as raw frames: what no good client says.
+//! Raw h2 frames: those that no good client sends.
 
 use std::io::{self, BufReader, ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -10,13 +10,13 @@ use crate::client::connect;
 pub const DATA: u8 = 0;
 /// The beginning of a header block.
 pub const HEADERS: u8 = 1;
-/// What nobody accepts any more.
+/// A priority, which no peer obeys any more.
 pub const PRIORITY: u8 = 2;
 /// The end of a stream.
 pub const RST_STREAM: u8 = 3;
-/// What the client wants of the server.
+/// The client's settings.
 pub const SETTINGS: u8 = 4;
-/// A question whether the other side is there.
+/// A check whether the other side is there.
 pub const PING: u8 = 6;
 /// Room for more of a body.
 pub const WINDOW_UPDATE: u8 = 8;
@@ -32,28 +32,28 @@ const LARGEST: usize = 16_384;
 /// `:method POST`, `:scheme http`, `:authority x`.
 const BEGINNING: &[u8] = b"\x83\x86\x01\x01x";
 
-/// A connection on which nothing that comes is read, unless it is said.
+/// A connection that reads nothing, except in the methods that say so.
 #[derive(Debug)]
 pub struct Raw {
     stream: BufReader<TcpStream>,
     next: u32,
-    /// What is said and not sent yet.
+    /// Frames that are queued and not sent yet.
     to_send: Vec<u8>,
 }
 
 impl Raw {
-    /// A new connection.
+    /// Opens a connection.
     ///
     /// # Errors
-    /// When there can be none.
+    /// When it cannot be opened.
     pub fn connect(address: SocketAddr) -> io::Result<Self> {
         Self::with_settings(address, &[])
     }
 
-    /// The same, by a client that takes no byte of any body.
+    /// As [`Raw::connect`], for a client that accepts no byte of any body.
     ///
     /// # Errors
-    /// When there can be none.
+    /// When it cannot be opened.
     pub fn taking_nothing(address: SocketAddr) -> io::Result<Self> {
         Self::with_settings(address, &[0, 4, 0, 0, 0, 0])
     }
@@ -76,20 +76,20 @@ impl Raw {
     /// Sends a frame.
     ///
     /// # Errors
-    /// When the host takes no more.
+    /// When the host accepts no more.
     pub fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) -> io::Result<()> {
         self.send(&frame(kind, flags, stream, payload))
     }
 
-    /// Sends frames that were made already.
+    /// Sends frames that are made already.
     ///
     /// # Errors
-    /// When the host takes no more.
+    /// When the host accepts no more.
     pub fn send(&mut self, frames: &[u8]) -> io::Result<()> {
         self.stream.get_mut().write_all(frames)
     }
 
-    /// Reads and throws away what has come.
+    /// Reads and discards the received bytes.
     ///
     /// # Errors
     /// When the host has closed the connection.
@@ -114,10 +114,11 @@ impl Raw {
         stream
     }
 
-    /// Begins a request, with or without its end, by a header block of any length; gives its stream.
+    /// Begins a request, with or without its end, with a header block of any length. Returns
+    /// its stream.
     ///
     /// # Errors
-    /// When the host takes no more.
+    /// When the host accepts no more.
     pub fn request(&mut self, block: &[u8], flags: u8) -> io::Result<u32> {
         let stream = self.next_stream();
         let parts: Vec<_> = block.chunks(LARGEST).collect();
@@ -134,15 +135,16 @@ impl Raw {
         Ok(stream)
     }
 
-    /// A header block of one frame, to which more is to come.
+    /// Sends one frame of a header block that is to be continued.
     ///
     /// # Errors
-    /// When the host takes no more.
+    /// When the host accepts no more.
     pub fn begin(&mut self, block: &[u8]) -> io::Result<()> {
         self.frame(HEADERS, 0, self.next, block)
     }
 
-    /// Says `GET path`, on a stream of its own, to be sent with what else is said.
+    /// Queues `GET path` on a stream of its own, to be sent with the other queued frames.
+    /// Returns the stream.
     pub fn get(&mut self, path: &str) -> u32 {
         let stream = self.next_stream();
         let flags = END_STREAM | END_HEADERS;
@@ -150,7 +152,7 @@ impl Raw {
         stream
     }
 
-    /// Says that a request is taken back.
+    /// Queues the cancellation of a request.
     pub fn reset(&mut self, stream: u32) {
         self.say(&frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes()));
     }
@@ -159,26 +161,26 @@ impl Raw {
         self.to_send.extend_from_slice(frame);
     }
 
-    /// Sends in one go what was said.
+    /// Sends the queued frames at once.
     ///
     /// # Errors
-    /// When the host takes no more.
+    /// When the host accepts no more.
     pub fn send_said(&mut self) -> io::Result<()> {
         let said = std::mem::take(&mut self.to_send);
         self.send(&said)
     }
 
-    /// Reads until so many answers have begun; gives how many are 200.
+    /// Reads until this many responses have begun, and returns how many of them are 200.
     ///
     /// # Errors
-    /// When the host has had enough of this client, and has left it.
+    /// When the host has closed the connection to this client.
     pub fn answers(&mut self, count: usize) -> io::Result<usize> {
         let (mut answers, mut good) = (0, 0);
         while answers < count {
             let (kind, _, payload) = self.next_frame()?;
             if kind == HEADERS {
                 answers += 1;
-                // 200 has a number of its own.
+                // 200 has an index of its own.
                 good += usize::from(payload[0] == 0x88);
             }
         }
@@ -200,28 +202,29 @@ impl Raw {
     }
 }
 
-/// One frame.
 ///
 /// # Panics
-/// When it is longer than a frame can be.
+/// When the payload is longer than a frame can be.
 pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).expect("it fits").to_be_bytes();
+    let length = u32::try_from(payload.len())
+        .expect("the payload fits into a frame")
+        .to_be_bytes();
     let head = [&length[1..], &[kind, flags], &stream.to_be_bytes()].concat();
     [&head, payload].concat()
 }
 
-/// The header block of `GET path`, with the authority and path as they are.
+/// The header block of `GET path`, with the authority and path in plain.
 ///
 /// # Panics
 /// When the path is long.
 pub fn get(path: &str) -> Vec<u8> {
-    let length = u8::try_from(path.len()).expect("it is short");
+    let length = u8::try_from(path.len()).expect("the length is small");
     assert!(length < 127, "it is short");
     let before = [0x82, 0x86, 0x01, 1, b'a', 0x04, length];
     [&before, path.as_bytes()].concat()
 }
 
-/// A header block with `:path /` and a header of so many bytes.
+/// A header block with `:path /` and a header of this many bytes.
 pub fn large(length: usize) -> Vec<u8> {
     [
         BEGINNING,
@@ -231,7 +234,7 @@ pub fn large(length: usize) -> Vec<u8> {
     .concat()
 }
 
-/// A header block of so many headers that have a name of a few bytes and no value.
+/// A header block of this many headers, with names of a few bytes and no values.
 pub fn many(count: usize) -> Vec<u8> {
     let mut block = [BEGINNING, b"\x84"].concat();
     for number in 0..count {
@@ -240,7 +243,8 @@ pub fn many(count: usize) -> Vec<u8> {
     block
 }
 
-/// A header block whose path is to be remembered, with as much beside it as fits into a frame.
+/// A header block whose path is to be remembered, with as many other headers as fit into a
+/// frame.
 pub fn remembered(number: u32) -> Vec<u8> {
     let filler = literal(0, b"x-large", &vec![b'y'; LARGEST - 64]);
     let path = format!("/{number:x}");
@@ -259,7 +263,7 @@ fn literal(kind: u8, name: &[u8], value: &[u8]) -> Vec<u8> {
 fn string(bytes: &[u8]) -> Vec<u8> {
     let mut coded = Vec::new();
     if bytes.len() < 127 {
-        coded.push(u8::try_from(bytes.len()).expect("it is short"));
+        coded.push(u8::try_from(bytes.len()).expect("the length is small"));
     } else {
         coded.push(127);
         let mut rest = bytes.len() - 127;

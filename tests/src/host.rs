@@ -1,4 +1,4 @@
-//! A real host process, and the volumes and data directory it runs on.
+//! A real host process, and the volumes and data directory that it runs on.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,12 +18,12 @@ use crate::volume::Volume;
 
 pub use ostrakon_test_support::PATIENCE;
 
-/// A secret that every shard of every test is given, and that must be in no log
-/// line, no answer of the admin port and no file of any of them: each is looked
-/// through, as it comes or when its test ends.
+/// A secret that every shard of every test gets, and that must be in no log line, no response
+/// of the admin port and no file of any shard. Each of these is searched, as it arrives or when
+/// its test ends.
 pub const CANARY: &str = "canary-of-the-whole-run-93f1c7";
 
-/// A ConfigMap's content.
+/// The content of a ConfigMap.
 pub type Files = BTreeMap<String, Vec<u8>>;
 
 /// The ConfigMap of a guest and its settings.
@@ -51,8 +51,8 @@ pub fn guest(name: &str) -> Vec<u8> {
     })
 }
 
-/// The `ostrakon` binary under test: `OSTRAKON_TEST_HOST`, or the one that was
-/// built beside this test.
+/// The `ostrakon` binary under test: `OSTRAKON_TEST_HOST`, or the one that was built beside
+/// this test.
 ///
 /// # Panics
 /// When it was not built.
@@ -78,10 +78,10 @@ fn target() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../target")
 }
 
-/// How much of a host's log a test that fails shows.
+/// How many lines of a host's log a failing test shows.
 const LAST_LINES: usize = 60;
 
-/// Where a shard keeps what outlives its process: volumes and data.
+/// The state of a shard that outlives its process: volumes and data.
 #[derive(Debug)]
 pub struct Shard {
     /// The mounted ConfigMap.
@@ -90,28 +90,27 @@ pub struct Shard {
     pub secrets: Volume,
     /// The data directory.
     pub data: PathBuf,
-    /// Which shard it is.
     pub ordinal: u32,
-    /// The public port; 0 for one that the system chooses.
+    /// The public port; 0 lets the system choose one.
     pub listen: SocketAddr,
     /// More arguments for `ostrakon serve`.
     pub arguments: Vec<String>,
-    /// What runs the host, where it is not run directly: a command that ends by
+    /// The command that runs the host, where it is not run directly: a command that ends by
     /// becoming the command in its last arguments.
     pub runner: Vec<String>,
     /// The `ostrakon` binary.
     pub binary: PathBuf,
-    /// Shared with the hosts that run on it: one whose data is gone stores nothing more.
+    /// Shared with the hosts that run on it, so that the directory exists as long as they do.
     directory: Arc<TempDir>,
 }
 
 impl Shard {
-    /// A shard with this ConfigMap, a canary for secret and no data.
+    /// A shard with this ConfigMap, the canary as a secret, and no data.
     ///
     /// # Panics
-    /// When the test's directory cannot be made.
+    /// When the test's directory cannot be created.
     pub fn new(files: &Files) -> Self {
-        let directory = Arc::new(tempfile::tempdir().expect("a directory"));
+        let directory = Arc::new(tempfile::tempdir().expect("a directory can be created"));
         let path = |name| directory.path().join(name);
         let mut config = Volume::create(path("config")).expect("the volume is made");
         let mut secrets = Volume::create(path("secrets")).expect("the volume is made");
@@ -131,12 +130,12 @@ impl Shard {
         }
     }
 
-    /// The directory that all of it is in.
+    /// The directory of all its files.
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
 
-    /// Starts a host and waits until it is ready.
+    /// Starts a host, and waits until it is ready.
     ///
     /// # Panics
     /// When it does not become ready.
@@ -148,8 +147,7 @@ impl Shard {
         host
     }
 
-    /// The command that starts a host, on ports that the system chooses unless
-    /// told otherwise.
+    /// The command that starts a host, on ports that the system chooses unless given otherwise.
     pub fn command(&self) -> Command {
         let mut command = match self.runner.split_first() {
             None => Command::new(&self.binary),
@@ -177,16 +175,16 @@ impl Shard {
             ])
             .args(["--log-format", "json"])
             .args(&self.arguments)
-            // Also where the tests run in a Pod: they are no part of its cluster.
+            // The tests may run in a Pod, but are not part of its cluster.
             .env_remove("KUBERNETES_SERVICE_HOST")
             .stdin(Stdio::null())
-            // Not the test's: who reads it would wait for this process, too.
+            // Not the test's own: its reader would wait for this process, too.
             .stdout(Stdio::null());
         command
     }
 
-    /// Starts a host that ends with exit code 64 and one line in which something is
-    /// `said`; gives its log.
+    /// Starts a host that must end with exit code 64 and one line that contains `said`. Returns
+    /// its log.
     ///
     /// # Panics
     /// When it ends otherwise.
@@ -198,7 +196,7 @@ impl Shard {
         log
     }
 
-    /// Starts a host and waits until its ports are open.
+    /// Starts a host, and waits until its ports are open.
     ///
     /// # Panics
     /// When it ends before that.
@@ -209,24 +207,28 @@ impl Shard {
     }
 }
 
-/// What a process says at its end that an error ends: in one line of JSON, as all lines are.
+/// The last line of a process that an error ends, which is one line of JSON like all others.
 ///
 /// # Panics
-/// When it says it otherwise.
+/// When the last line is different.
 pub fn last_words(log: &str) -> String {
     let lines: Vec<Value> = log
         .lines()
         .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("not JSON: {line:?}")))
         .collect();
     let errors = lines.iter().filter(|line| line["level"] == "ERROR");
-    let last = lines.last().expect("it says why it ends");
+    let last = lines.last().expect("the process says why it ends");
     assert_eq!(errors.count(), 1, "{log}");
     assert_eq!(last["level"], "ERROR", "{log}");
-    last["message"].as_str().expect("a text").to_owned()
+    last["message"]
+        .as_str()
+        .expect("the message is a text")
+        .to_owned()
 }
 
 impl Host {
-    /// Runs a command that becomes a host whose log is JSON, and waits until its ports are open.
+    /// Runs a command that becomes a host whose log is JSON, and waits until its ports are
+    /// open.
     ///
     /// # Panics
     /// When it ends before that.
@@ -235,7 +237,7 @@ impl Host {
             .stderr(Stdio::piped())
             .spawn()
             .expect("the host starts");
-        let stderr = child.stderr.take().expect("it was piped");
+        let stderr = child.stderr.take().expect("the log is piped");
         let log = Arc::new(Log::default());
         let lines = Arc::clone(&log);
         thread::spawn(move || {
@@ -246,7 +248,7 @@ impl Host {
                     _ => return lines.end(),
                 }
             }
-            // It is closed, though the host may run on.
+            // The pipe is closed, though the host may run on.
         });
         let starting = log.wait_for("its ports", |line| line.contains("\"starting\""));
         let starting: Value = serde_json::from_str(&starting).expect("the log is JSON");
@@ -255,7 +257,7 @@ impl Host {
             let address = field
                 .and_then(Value::as_str)
                 .expect("the address is logged");
-            address.parse().expect("it is an address")
+            address.parse().expect("the log has an address")
         };
         Self {
             address: address("listen"),
@@ -276,7 +278,7 @@ impl Drop for Shard {
     }
 }
 
-/// Looks at each file below a directory.
+/// Searches each file below a directory for the canary.
 pub(crate) fn assert_no_canary(directory: &Path) {
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         let path = entry.path();
@@ -301,7 +303,7 @@ pub struct Host {
     pub admin: SocketAddr,
     child: Option<Child>,
     log: Arc<Log>,
-    /// Where it keeps its data, which is there as long as it runs.
+    /// The data directory, which exists as long as the host runs.
     directory: Option<Arc<TempDir>>,
 }
 
@@ -311,13 +313,13 @@ impl Host {
         Client::new(self.address)
     }
 
-    /// One request to the admin port.
+    /// Sends one request to the admin port.
     ///
     /// # Errors
-    /// When there is no whole answer.
+    /// When there is no whole response.
     ///
     /// # Panics
-    /// When the answer tells the secret that no shard may tell.
+    /// When the response contains the canary.
     pub fn admin(&self, method: &str, path: &str) -> std::io::Result<Response> {
         let sent = Client::new(self.admin).send(method, path, &[("connection", "close")], b"");
         if let Ok(response) = &sent {
@@ -346,7 +348,7 @@ impl Host {
             .unwrap_or_default()
     }
 
-    /// A counter or gauge, all its labels summed; `name` may have labels.
+    /// A counter or gauge, summed over all labels; `name` may include labels.
     ///
     /// # Panics
     /// When there are no metrics, or this one is not a whole number.
@@ -357,15 +359,15 @@ impl Host {
         let values = response.text().lines().filter_map(|line| {
             let (series, value) = line.rsplit_once(' ')?;
             let is_it = series == name || series.strip_prefix(name)?.starts_with('{');
-            is_it.then(|| value.parse::<u64>().expect("it counts"))
+            is_it.then(|| value.parse::<u64>().expect("the metric is a whole number"))
         });
         values.sum()
     }
 
-    /// Waits until the status is as wanted, and gives it.
+    /// Waits until the status is as wanted, and returns it.
     ///
     /// # Panics
-    /// When it does not become so in time.
+    /// When that does not happen in time.
     pub fn wait_for_status(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         let mut last = Value::Null;
         let deadline = Instant::now() + PATIENCE;
@@ -379,10 +381,10 @@ impl Host {
         panic!("{what} does not come: {last:#}");
     }
 
-    /// Waits until something is so.
+    /// Waits until a condition holds.
     ///
     /// # Panics
-    /// When it does not become so in time, or the host ends.
+    /// When that does not happen in time, or the host ends.
     pub fn wait_until(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
         let deadline = Instant::now() + PATIENCE;
         while !is_so(self) {
@@ -400,10 +402,10 @@ impl Host {
         }
     }
 
-    /// What it logged so far.
+    /// The log so far.
     ///
     /// # Panics
-    /// When the thread that reads the log has.
+    /// When the thread that reads the log has panicked.
     pub fn log(&self) -> String {
         self.log
             .lines
@@ -413,10 +415,10 @@ impl Host {
             .join("\n")
     }
 
-    /// Reads its log from now on, or not, or closes it.
+    /// Reads the host's log from now on, stops reading it, or closes it.
     ///
     /// # Panics
-    /// When the thread that reads the log has.
+    /// When the thread that reads the log has panicked.
     pub fn set_reading(&self, reading: Reading) {
         *self.log.reading.lock().expect("no holder panics") = reading;
         self.log.resumed.notify_all();
@@ -427,7 +429,7 @@ impl Host {
     /// # Panics
     /// After it has ended.
     pub fn id(&self) -> u32 {
-        self.child.as_ref().expect("it runs").id()
+        self.child.as_ref().expect("the process runs").id()
     }
 
     /// Sends a signal by name: `TERM`, `KILL`, ...
@@ -445,15 +447,15 @@ impl Host {
         );
     }
 
-    /// Waits until it ends by itself, or by what was sent to it.
+    /// Waits until the host ends, by itself or by a signal. Returns its status and its log.
     ///
     /// # Panics
     /// When it does not end in time.
     pub fn wait(mut self) -> (ExitStatus, String) {
-        let mut child = self.child.take().expect("it runs");
+        let mut child = self.child.take().expect("the process runs");
         let deadline = Instant::now() + PATIENCE;
         let status = loop {
-            if let Some(status) = child.try_wait().expect("it can be waited for") {
+            if let Some(status) = child.try_wait().expect("the process can be waited for") {
                 break status;
             }
             if Instant::now() > deadline {
@@ -470,7 +472,7 @@ impl Host {
         (status, self.log())
     }
 
-    /// Kills it with SIGKILL and waits for its end.
+    /// Kills the host with SIGKILL, and waits for its end.
     ///
     /// # Panics
     /// When it does not end.
@@ -479,7 +481,8 @@ impl Host {
         self.wait();
     }
 
-    /// Tells it to end with SIGTERM, and checks that it does, with code 0.
+    /// Tells the host to end with SIGTERM, and checks that it ends with code 0. Returns its
+    /// log.
     ///
     /// # Panics
     /// When it does not.
@@ -509,19 +512,19 @@ impl Drop for Host {
     }
 }
 
-/// What is done about a host's log.
+/// How a host's log is read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Reading {
-    /// It is read as it comes.
+    /// The log is read as it arrives.
     #[default]
     On,
-    /// Nobody reads it, and it fills its pipe.
+    /// The log is not read, and fills its pipe.
     Paused,
-    /// Its pipe is closed on this side, once one more line was read.
+    /// The pipe is closed on this side after one more line.
     Closed,
 }
 
-/// A process's lines so far, and whether there will be more.
+/// The lines of a process so far, and whether there will be more.
 #[derive(Debug, Default)]
 struct Log {
     lines: Mutex<(Vec<String>, bool)>,
@@ -536,7 +539,7 @@ impl Log {
         self.changed.notify_all();
     }
 
-    /// Waits while nobody is to read; false: nobody ever is.
+    /// Waits while reading is paused; `false` once the pipe is to be closed.
     fn may_read(&self) -> bool {
         let reading = self.reading.lock().expect("no holder panics");
         let resumed = self

@@ -1,4 +1,4 @@
-//! What the tests of running hosts and the benches share.
+//! The code shared by the tests of running hosts and the benches.
 
 pub mod client;
 pub mod cluster;

@@ -6,13 +6,13 @@ use std::thread;
 
 use crate::client::Client;
 
-/// Lets `workers` clients make requests, each on its own connection and one
-/// after another, until `meanwhile` returns; gives the number of requests and
-/// what `meanwhile` returned. A request checks its own answer: `request` is
-/// given its worker's number and its own, from 0, and panics when it is wrong.
+/// Has `workers` clients make requests, each on its own connection and one after another, until
+/// `meanwhile` returns. Returns the number of requests and the result of `meanwhile`. `request`
+/// gets the number of its worker and of the request, from 0; it checks the response, and panics
+/// when that is wrong.
 ///
 /// # Panics
-/// When a request or `meanwhile` does.
+/// When a request or `meanwhile` panics.
 pub fn under_load<T>(
     address: SocketAddr,
     workers: usize,
@@ -23,11 +23,11 @@ pub fn under_load<T>(
     under_load_through(&[address], workers, request, meanwhile)
 }
 
-/// As [`under_load`], where each of the clients has a connection to each of
-/// several addresses, in their order.
+/// As [`under_load`], where each client has a connection to each of several addresses, in their
+/// order.
 ///
 /// # Panics
-/// When a request or `meanwhile` does.
+/// When a request or `meanwhile` panics.
 pub fn under_load_through<T>(
     addresses: &[SocketAddr],
     workers: usize,
@@ -49,7 +49,7 @@ pub fn under_load_through<T>(
                 }
             });
         }
-        // Also when it panics, or the clients would go on for ever.
+        // Also on a panic, or the clients would go on for ever.
         let _end = End(&ended);
         meanwhile(&answered)
     });

@@ -8,38 +8,39 @@ use serde::Deserialize as _;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// The top of the repository.
+/// The root of the repository.
 ///
 /// # Panics
-/// When it is gone.
+/// When it is missing.
 pub fn repository() -> PathBuf {
     let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    top.canonicalize().expect("it is there")
+    top.canonicalize().expect("the path exists")
 }
 
-/// A copy of `deploy/`, in which overlays can be put.
+/// A copy of `deploy/`, to which overlays can be added.
 #[derive(Debug)]
 pub struct Deploy(TempDir);
 
 impl Deploy {
-    /// A copy of it as it is.
+    /// Copies `deploy/`.
     ///
     /// # Panics
     /// When it cannot be copied.
     pub fn new() -> Self {
-        let directory = tempfile::tempdir().expect("a directory");
+        let directory = tempfile::tempdir().expect("a directory can be created");
         let from = repository().join("deploy");
         for path in files(&from) {
-            let to = directory
-                .path()
-                .join(path.strip_prefix(&from).expect("it is below"));
-            fs::create_dir_all(to.parent().expect("it is below")).expect("a directory");
-            fs::copy(&path, to).expect("a copy");
+            let to = directory.path().join(
+                path.strip_prefix(&from)
+                    .expect("the path is below the directory"),
+            );
+            fs::create_dir_all(to.parent().expect("the path is below the directory"))
+                .expect("a directory can be created");
+            fs::copy(&path, to).expect("the file can be copied");
         }
         Self(directory)
     }
 
-    /// Where it is.
     pub fn path(&self) -> &Path {
         self.0.path()
     }
@@ -47,7 +48,7 @@ impl Deploy {
     /// The objects of an overlay, as kustomize renders it.
     ///
     /// # Panics
-    /// When it does not.
+    /// When kustomize fails.
     pub fn render(&self, overlay: &str) -> Vec<Value> {
         let mut kubectl = tool("kubectl");
         kubectl
@@ -56,7 +57,7 @@ impl Deploy {
         objects(&output(&mut kubectl))
     }
 
-    /// Adds an overlay: another one with components.
+    /// Adds an overlay: another overlay with components.
     ///
     /// # Panics
     /// When it cannot be written.
@@ -72,9 +73,9 @@ impl Deploy {
             "resources": [format!("../{on}")],
             "components": components,
         });
-        fs::create_dir_all(&directory).expect("a directory");
+        fs::create_dir_all(&directory).expect("a directory can be created");
         let path = directory.join("kustomization.yaml");
-        fs::write(path, overlay.to_string()).expect("a file");
+        fs::write(path, overlay.to_string()).expect("the file can be written");
     }
 }
 
@@ -87,21 +88,22 @@ impl Default for Deploy {
 /// The documents of a YAML text.
 ///
 /// # Panics
-/// When it is none.
+/// When the text is not YAML.
 pub fn objects(yaml: &str) -> Vec<Value> {
     let documents = serde_yaml_ng::Deserializer::from_str(yaml);
-    let documents = documents.map(|document| Value::deserialize(document).expect("it is YAML"));
+    let documents =
+        documents.map(|document| Value::deserialize(document).expect("the text is YAML"));
     documents.filter(|object| !object.is_null()).collect()
 }
 
-/// All plain files below a directory, in order.
+/// All regular files below a directory, in order.
 ///
 /// # Panics
 /// When it cannot be read.
 pub fn files(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(directory).expect("it can be listed") {
-        let path = entry.expect("it can be listed").path();
+    for entry in fs::read_dir(directory).expect("the directory can be listed") {
+        let path = entry.expect("the directory can be listed").path();
         if path.is_dir() {
             found.extend(files(&path));
         } else {
@@ -112,10 +114,10 @@ pub fn files(directory: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The one object of a kind and name.
+/// The only object of a kind and name.
 ///
 /// # Panics
-/// When there is none, or several.
+/// When there is none, or there are several.
 pub fn the<'a>(objects: &'a [Value], kind: &str, name: &str) -> &'a Value {
     let mut found = objects
         .iter()
@@ -125,12 +127,13 @@ pub fn the<'a>(objects: &'a [Value], kind: &str, name: &str) -> &'a Value {
     one.unwrap_or_else(|| panic!("no {kind} {name}"))
 }
 
-/// The Dockerfile's instructions, continued lines joined, without comments; a stage begins with its `FROM`.
+/// The Dockerfile's instructions with continued lines joined, without comments; a stage begins
+/// with its `FROM`.
 ///
 /// # Panics
 /// When it cannot be read.
 pub fn dockerfile() -> Vec<(String, String)> {
-    let text = fs::read_to_string(repository().join("deploy/Dockerfile")).expect("it is there");
+    let text = fs::read_to_string(repository().join("deploy/Dockerfile")).expect("the path exists");
     let lines = text.lines().filter(|line| !line.starts_with('#'));
     let joined = lines.collect::<Vec<_>>().join("\n").replace("\\\n", " ");
     let instructions = joined

@@ -1,4 +1,4 @@
-//! How much memory a host takes at most, as deploy/README.md says it, and limits that hold it to that.
+//! The most memory that a host takes, as in deploy/README.md, and limits that enforce it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,19 +10,20 @@ use ostrakon_settings::settings::Settings;
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
 
-/// The process itself, its threads, code that was compiled, and what metrics and logs take.
+/// The process itself: its threads, compiled code, metrics and logs.
 pub const BASE: usize = 64 * MIB;
-/// A connection: its task, its buffers, in TLS its keys, in h2 its streams.
+/// A connection: its task, its buffers, its keys in TLS, its streams in h2.
 pub const CONNECTION: usize = 96 * KIB;
-/// What the system keeps for one: of what its client has sent and the host has not read 128 KiB, and of
-/// what it does not take as much, and one segment.
+/// The system's buffers for a connection: 128 KiB of data from the client that the host has not
+/// read, 128 KiB of data that the client has not taken, and one segment.
 pub const SOCKET: usize = (128 + 128 + SEGMENT) * KIB;
 /// The largest segment that the system makes, in KiB.
 const SEGMENT: usize = 64;
-/// What the allocator keeps of what was freed, and what rounding costs: a fourth.
+/// The allocator's unreturned memory and the cost of rounding: a quarter.
 pub const SLACK: (usize, usize) = (5, 4);
 
-/// The most bytes that clients can have a host's process hold: connections, heads, bodies and replies.
+/// The most bytes that clients can make a host's process hold: connections, heads, bodies and
+/// replies.
 pub fn of_clients(settings: &Settings) -> usize {
     let http = &settings.http;
     let counted = http.max_connections * CONNECTION
@@ -32,14 +33,14 @@ pub fn of_clients(settings: &Settings) -> usize {
     counted / SLACK.1 * SLACK.0
 }
 
-/// The most bytes that a host's process holds, with so many threads and so much for the store's pages,
-/// while no guest is compiled.
+/// The most bytes that a host's process holds while no guest is compiled, with this many
+/// threads and this much cache for the store's pages.
 pub fn of_process(settings: &Settings, threads: usize, store_cache: usize) -> usize {
     let instances = (2 * threads + 3) * settings.guest.max_memory;
     BASE + store_cache + instances + of_clients(settings)
 }
 
-/// The same with what the system keeps for its connections.
+/// As [`of_process`], with the system's buffers for its connections.
 pub fn of_host(settings: &Settings, threads: usize, store_cache: usize) -> usize {
     of_process(settings, threads, store_cache) + settings.http.max_connections * SOCKET
 }
@@ -47,29 +48,33 @@ pub fn of_host(settings: &Settings, threads: usize, store_cache: usize) -> usize
 /// A figure of `/proc/PID/status`, such as `VmRSS` or `VmHWM`, in bytes.
 ///
 /// # Panics
-/// When there is no such process, or figure.
+/// When there is no such process or figure.
 pub fn status(process: u32, figure: &str) -> usize {
-    let status = fs::read_to_string(format!("/proc/{process}/status")).expect("it runs");
+    let status = fs::read_to_string(format!("/proc/{process}/status")).expect("the process runs");
     let line = status.lines().find_map(|line| line.strip_prefix(figure));
     let kibibytes = line.and_then(|line| line.strip_prefix(':')?.trim().strip_suffix(" kB"));
-    let kibibytes: usize = kibibytes.expect("it is there").parse().expect("a number");
+    let kibibytes: usize = kibibytes
+        .expect("the figure is there")
+        .parse()
+        .expect("the figure is a number");
     kibibytes * KIB
 }
 
-/// What the system keeps for a socket, in bytes.
+/// The system's memory for a socket, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Socket {
-    /// Now.
+    /// The current size.
     pub kept: usize,
-    /// At most.
+    /// The largest possible size.
     pub most: usize,
 }
 
 impl Socket {
-    /// Those that a server of this machine has accepted at a port, as `ss` of iproute2 says.
+    /// The sockets that a server on this machine has accepted at a port, as `ss` of iproute2
+    /// reports.
     ///
     /// # Panics
-    /// When it cannot be run.
+    /// When `ss` cannot be run.
     pub fn accepted_at(port: u16) -> Vec<Self> {
         let ss = Command::new("ss")
             .args([
@@ -82,15 +87,16 @@ impl Socket {
             ])
             .output()
             .expect("iproute2 is installed");
-        let text = String::from_utf8(ss.stdout).expect("it is text");
+        let text = String::from_utf8(ss.stdout).expect("the output is text");
         let sockets = text.split("skmem:(").skip(1).map(|of_one| {
-            let figures = of_one.split(')').next().expect("the first is there");
+            let figures = of_one.split(')').next().expect("the line has figures");
             let figure = |name: &str| -> usize {
                 let mut figures = figures.split(',').filter_map(|one| one.strip_prefix(name));
                 let digits = figures.find_map(|digits| digits.parse().ok());
-                digits.expect("it is there")
+                digits.expect("the figure is there")
             };
-            // To be read, to be sent, reserved, and come while it was locked.
+            // The bytes to be read, to be sent, reserved, and received while the socket was
+            // locked.
             let kept = ["r", "w", "f", "bl"].map(figure).iter().sum();
             let most = figure("rb") + figure("tb") + SEGMENT * KIB;
             Self { kept, most }
@@ -99,18 +105,18 @@ impl Socket {
     }
 }
 
-/// A control group of its own, whose processes have so much memory at most: beyond it the kernel
-/// kills one, as it does in a Pod.
+/// A control group of its own with a memory limit: beyond the limit the kernel kills a process,
+/// as in a Pod.
 #[derive(Debug)]
 pub struct Cgroup {
     directory: PathBuf,
-    /// Of the second version, or the first.
+    /// Whether it is of the second version of control groups, or of the first.
     unified: bool,
 }
 
 impl Cgroup {
-    /// Makes one with a limit in bytes. None: this machine has no hierarchy for memory that may be
-    /// written to.
+    /// Makes a group with a limit in bytes. `None`: this machine has no writable hierarchy for
+    /// memory.
     pub fn make(limit: usize) -> Option<Self> {
         static LAST: AtomicU32 = AtomicU32::new(0);
         let number = LAST.fetch_add(1, Ordering::Relaxed);
@@ -123,12 +129,12 @@ impl Cgroup {
                 directory: Path::new(root).join(&name),
                 unified,
             };
-            // Where that is no hierarchy for memory, the directory has no such file.
+            // If this is no hierarchy for memory, the directory has no such file.
             if fs::create_dir(&group.directory).is_ok()
                 && group.directory.join(file).exists()
                 && fs::write(group.directory.join(file), limit.to_string()).is_ok()
             {
-                // Otherwise it would be swapped out in place of being killed.
+                // Otherwise the process would be swapped out instead of being killed.
                 let _no_swap = fs::write(group.directory.join("memory.swap.max"), "0");
                 return Some(group);
             }
@@ -136,7 +142,7 @@ impl Cgroup {
         None
     }
 
-    /// A command that runs in it, and becomes the command in its last arguments.
+    /// A command that runs in the group, and becomes the command in its last arguments.
     pub fn runner(&self) -> Vec<String> {
         let join = format!(
             "echo $$ > {}/cgroup.procs && exec \"$@\"",
@@ -145,21 +151,24 @@ impl Cgroup {
         ["sh", "-c", &join, "sh"].map(str::to_owned).into()
     }
 
-    /// How many processes were killed because there was no more memory.
+    /// How many processes were killed for lack of memory.
     ///
     /// # Panics
-    /// When the kernel does not say so.
+    /// When the kernel does not report it.
     pub fn killed(&self) -> u64 {
         let file = if self.unified {
             "memory.events"
         } else {
             "memory.oom_control"
         };
-        let events = fs::read_to_string(self.directory.join(file)).expect("it is there");
+        let events = fs::read_to_string(self.directory.join(file)).expect("the figure is there");
         let killed = events
             .lines()
             .find_map(|line| line.strip_prefix("oom_kill "));
-        killed.expect("it is counted").parse().expect("a number")
+        killed
+            .expect("the kernel counts killed processes")
+            .parse()
+            .expect("the figure is a number")
     }
 }
 

@@ -1,5 +1,5 @@
-//! A name server that caches, as those of Kubernetes do: what it has once said of a name it
-//! says for half a minute, also that there is no such name.
+//! A caching name server like those of Kubernetes: it repeats an answer for half a minute,
+//! including the answer that a name does not exist.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, UdpSocket};
@@ -9,40 +9,40 @@ use std::time::{Duration, Instant};
 
 use crate::network::DOMAIN;
 
-/// How long an answer is kept: `cache 30` and `ttl 30` in the configuration of `CoreDNS`.
+/// How long an answer is cached: `cache 30` and `ttl 30` in the configuration of `CoreDNS`.
 pub const KEPT: Duration = Duration::from_secs(30);
 
 const A: u16 = 1;
 const NO_SUCH_NAME: u8 = 3;
 
-/// A name server, in a network of a test's own.
+/// A name server in a test's own network.
 #[derive(Clone, Debug)]
 pub struct NameServer(Arc<Mutex<Names>>);
 
 #[derive(Debug, Default)]
 struct Names {
-    /// What is so.
+    /// The true addresses.
     addresses: BTreeMap<String, Ipv4Addr>,
-    /// What is said, until when.
+    /// The cached answers, and until when they are repeated.
     kept: BTreeMap<String, (Instant, Option<Ipv4Addr>)>,
-    /// Whether it also keeps what it has found.
+    /// Whether it also caches addresses that it found.
     keeps_found: bool,
     said: Said,
 }
 
-/// What was said so far.
+/// The number of answers so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Said {
-    /// Answers in all.
+    /// All answers.
     pub answers: u64,
-    /// Those that there is no such name.
+    /// Answers that the name does not exist.
     pub unknown: u64,
-    /// Those that were no longer so.
+    /// Answers that were no longer true.
     pub stale: u64,
 }
 
 impl NameServer {
-    /// Starts one that keeps what it did not find, and perhaps what it found.
+    /// Starts a name server that caches negative answers, and with `keeps_found` addresses too.
     ///
     /// # Panics
     /// When its port is taken.
@@ -57,7 +57,7 @@ impl NameServer {
             let mut query = [0; 1500];
             while let Ok((length, from)) = socket.recv_from(&mut query) {
                 if let Some(answer) = names.answer(&query[..length]) {
-                    // Who does not get it asks again.
+                    // A client that does not receive the answer asks again.
                     let _ = socket.send_to(&answer, from);
                 }
             }
@@ -69,7 +69,7 @@ impl NameServer {
         self.0.lock().expect("no holder of this lock panics")
     }
 
-    /// A Pod has this address, or none.
+    /// Gives a Pod this address, or none.
     pub fn set(&self, pod: &str, address: Option<Ipv4Addr>) {
         let name = format!("{pod}.{DOMAIN}");
         let mut names = self.names();
@@ -79,12 +79,12 @@ impl NameServer {
         };
     }
 
-    /// What it has said so far.
+    /// The number of answers so far.
     pub fn said(&self) -> Said {
         self.names().said
     }
 
-    /// The answer to a query; none to what is none.
+    /// The answer to a query; `None` if the bytes are no query.
     fn answer(&self, query: &[u8]) -> Option<Vec<u8>> {
         let (head, mut rest) = query.split_first_chunk::<12>()?;
         let mut labels = Vec::new();
@@ -103,7 +103,7 @@ impl NameServer {
         let is_a = u16::from_be_bytes([kind[0], kind[1]]) == A;
         let address = found.filter(|_| is_a);
         let code = if found.is_none() { NO_SUCH_NAME } else { 0 };
-        // It is an answer, by who must know, and recursion is to be had; one question.
+        // An authoritative response, with recursion available, to one question.
         let mut answer = vec![head[0], head[1], 0x85, 0x80 | code, 0, 1];
         answer.extend([0, u8::from(address.is_some()), 0, 0, 0, 0]);
         answer.extend(question);

@@ -1,17 +1,17 @@
-//! A network of a test's own, in which addresses come and go as Pods' do: what is sent to
-//! one that is not there, or no longer, is dropped without a word.
+//! A test's own network, in which addresses come and go like those of Pods: packets to an
+//! address that does not exist are dropped silently.
 //!
-//! The test runs itself once more in new namespaces, which an ordinary user can make, too,
-//! where the system allows user namespaces. Where it does not, the test fails and says so.
+//! The test runs itself once more in new namespaces, which an ordinary user can create too,
+//! where the system allows user namespaces. Elsewhere the test fails and says so.
 
 use std::io::Write as _;
 use std::net::Ipv4Addr;
 use std::process::Command;
 
-/// Says to a test that it runs in its own network, and which test it is.
+/// Tells a test that it runs in its own network, and which test it is.
 const INSIDE: &str = "OSTRAKON_TEST_NETWORK";
 
-/// All of 10.0.0.0/8 is a cable that nobody is at the other end of, until an address is added.
+/// All of 10.0.0.0/8 is a cable without another end, until an address is added.
 const SCRIPT: &str = "
 set -e
 ip link set lo up
@@ -23,32 +23,31 @@ mount --bind \"$RESOLV_CONF\" /etc/resolv.conf
 exec \"$@\"
 ";
 
-/// What a Pod of namespace `shop` has in its `/etc/resolv.conf`.
+/// The `/etc/resolv.conf` of a Pod in the namespace `shop`.
 const RESOLV_CONF: &str = "nameserver 127.0.0.53
 search shop.svc.cluster.local svc.cluster.local cluster.local
 options ndots:5
 ";
 
-/// The domain that the names of a headless Service's Pods are in.
+/// The domain of the Pods' names in a headless Service.
 pub const DOMAIN: &str = "server-peers.shop.svc.cluster.local";
 
-/// The network that a test has for itself.
 #[derive(Debug)]
 pub struct Network(());
 
-/// Runs a test, whose name is given, in a network of its own.
+/// Runs the test with the given name in a network of its own.
 ///
 /// # Panics
-/// When there can be none, or the test panics.
+/// When the network cannot be created, or the test panics.
 pub fn alone(test: &str, body: impl FnOnce(&Network)) {
     if std::env::var(INSIDE).is_ok_and(|inside| inside == test) {
         body(&Network(()));
         return;
     }
-    let mut names = tempfile::NamedTempFile::new().expect("a file");
+    let mut names = tempfile::NamedTempFile::new().expect("the file can be created");
     names
         .write_all(RESOLV_CONF.as_bytes())
-        .expect("it is written");
+        .expect("the file can be written");
     let itself = std::env::current_exe().expect("a test has a path");
     let ended = Command::new("unshare")
         .args(["--user", "--map-root-user", "--net", "--mount"])
@@ -67,18 +66,18 @@ pub fn alone(test: &str, body: impl FnOnce(&Network)) {
 }
 
 impl Network {
-    /// From now on what is sent to an address arrives.
+    /// Adds an address: packets to it arrive from now on.
     ///
     /// # Panics
-    /// When it has it already.
+    /// When the address exists already.
     pub fn add(&self, address: Ipv4Addr) {
         Self::change("add", address);
     }
 
-    /// From now on what is sent to an address, and from it, is dropped.
+    /// Removes an address: packets to and from it are dropped from now on.
     ///
     /// # Panics
-    /// When it does not have it.
+    /// When the address does not exist.
     pub fn remove(&self, address: Ipv4Addr) {
         Self::change("del", address);
     }

@@ -1,4 +1,4 @@
-//! nginx in front of shards, as it is unless it is told otherwise.
+//! nginx in front of shards, in its default configuration.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -15,15 +15,15 @@ use crate::host::PATIENCE;
 /// A running nginx. Dropping it kills it.
 #[derive(Debug)]
 pub struct Nginx {
-    /// Where it listens.
+    /// The address that it listens on.
     pub address: SocketAddr,
     child: Child,
     directory: TempDir,
 }
 
 impl Nginx {
-    /// Starts one that listens at `address` and passes on to `servers`, as `location` says beside
-    /// that, and waits until it does.
+    /// Starts an nginx that listens at `address` and forwards to `servers`, with the additional
+    /// directives in `location`, and waits until it listens.
     ///
     /// # Panics
     /// When it does not start.
@@ -33,7 +33,7 @@ impl Nginx {
         upstream: &str,
         location: &str,
     ) -> Self {
-        let directory = tempfile::tempdir().expect("a directory");
+        let directory = tempfile::tempdir().expect("a directory can be created");
         let path = |name: &str| directory.path().join(name).display().to_string();
         let mut temporary = String::new();
         for kind in ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"] {
@@ -52,8 +52,8 @@ impl Nginx {
              server {{ listen {address}; location / {{ proxy_pass http://shards; {location} }} }} }}\n",
             pid = path("pid"),
         );
-        fs::write(path("nginx.conf"), configuration).expect("it is written");
-        let log = fs::File::create(path("log")).expect("a file");
+        fs::write(path("nginx.conf"), configuration).expect("the file can be written");
+        let log = fs::File::create(path("log")).expect("the file can be created");
         let child = tool("nginx")
             .args(["-e", "stderr", "-p"])
             .arg(directory.path())
@@ -62,7 +62,7 @@ impl Nginx {
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
-            .expect("it starts");
+            .expect("nginx starts");
         let mut nginx = Self {
             address,
             child,
@@ -70,7 +70,10 @@ impl Nginx {
         };
         let deadline = Instant::now() + PATIENCE;
         while TcpStream::connect(address).is_err() {
-            let ended = nginx.child.try_wait().expect("it can be waited for");
+            let ended = nginx
+                .child
+                .try_wait()
+                .expect("the process can be waited for");
             assert!(
                 ended.is_none() && Instant::now() < deadline,
                 "nginx does not listen: {}",
@@ -81,7 +84,7 @@ impl Nginx {
         nginx
     }
 
-    /// What it has logged: each failure of a server that it passes on to is a line.
+    /// The log so far. Each failure of a server behind nginx is a line.
     pub fn log(&self) -> String {
         fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
     }

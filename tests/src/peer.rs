@@ -1,33 +1,31 @@
-//! What shards send each other, written down a second time: for peers that say what they
-//! like. See `host/cluster/src/message`.
+//! The messages between shards, written down a second time: for peers that send arbitrary
+//! messages. See `host/cluster/src/message`.
 
 use ostrakon_base::digest::Digest;
 use ostrakon_protocol::{Batch, ClusterId, Epoch, Incarnation, Placement, Plan};
 use serde::{Deserialize, Serialize};
 
-/// A request with what every request says.
+/// A request with the fields that every request has.
 #[derive(Clone, Debug, Serialize)]
 pub struct Envelope<R> {
-    /// The sender's cluster.
     pub cluster: Option<ClusterId>,
     /// The process of the receiver's ordinal that the sender accepts.
     pub accepts: Option<Process>,
-    /// The request.
     pub request: R,
 }
 
 /// A process of an ordinal.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Process {
-    /// Its number.
+    /// The number of the process.
     pub incarnation: Incarnation,
-    /// Its store.
+    /// The number of its store.
     pub store: u128,
 }
 
-/// Those requests that tests make up.
+/// The requests that tests make.
 #[derive(Clone, Debug, Serialize)]
-#[expect(missing_docs, reason = "the host's have them")]
+#[expect(missing_docs, reason = "the host's own messages are documented")]
 pub enum PeerRequest {
     Plan {},
     Schema {},
@@ -60,36 +58,36 @@ pub enum PeerRequest {
 
 /// Whose `owner` counts in a survey.
 #[derive(Clone, Debug, Serialize)]
-#[expect(missing_docs, reason = "the host's have them")]
+#[expect(missing_docs, reason = "the host's own messages are documented")]
 pub enum Basis {
     Kept { placement: Placement },
 }
 
-/// Those responses that tests look into or make up.
+/// The responses that tests read or make.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the host's have them")]
+#[expect(missing_docs, reason = "the host's own messages are documented")]
 pub enum PeerResponse {
     Plan { plan: Option<Plan> },
     NotUnderstood { reason: String },
 }
 
-/// The bytes of a message.
+/// The encoding of a message.
 ///
 /// # Panics
-/// When it has none.
+/// When it cannot be encoded.
 pub fn encode(message: &impl Serialize) -> Vec<u8> {
-    rmp_serde::to_vec_named(message).expect("it can be encoded")
+    rmp_serde::to_vec_named(message).expect("the message can be encoded")
 }
 
-/// The response of these bytes, if it is one of those.
+/// The response with this encoding, if it is one of these.
 pub fn decode(response: &[u8]) -> Option<PeerResponse> {
     rmp_serde::from_slice(response).ok()
 }
 
-/// The plan of a response.
+/// The plan in a response.
 ///
 /// # Panics
-/// When it is another, or there is none.
+/// When it is another response, or has no plan.
 pub fn plan_of(response: &[u8]) -> Plan {
     match decode(response) {
         Some(PeerResponse::Plan { plan: Some(plan) }) => plan,

@@ -1,5 +1,5 @@
-//! Shards as Pods of Kubernetes are: found by a name that a cache knows late, and at another
-//! address after each replacement.
+//! Shards that behave like Kubernetes Pods: peers find them by a name that a cache learns late,
+//! and each replacement has another address.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -13,34 +13,32 @@ use crate::host::{CANARY, Files, Host, Shard};
 use crate::name_server::NameServer;
 use crate::network::Network;
 
-/// How long after a Pod's process its name begins to exist: the kubelet reports the address,
-/// a controller notes it, and the name server is told.
+/// How long after a Pod's process its name begins to exist: the kubelet reports the address, a
+/// controller notes it, and the name server is told.
 const NAMED_AFTER: Duration = Duration::from_secs(1);
-/// How long Kubernetes takes to put another Pod in the place of one that has ended.
+/// How long Kubernetes takes to replace a Pod that has ended.
 const ABSENT_FOR: Duration = Duration::from_secs(2);
-/// What peers show.
+/// The token of the peers.
 pub const TOKEN: &str = "0123456789abcdef0123456789abcdef";
-/// The first characters of keys, for three shards: the second one's, the third's, the first's.
+/// The first characters of keys, for three shards: those of the second, the third and the first
+/// shard.
 pub const LETTERS: [char; 3] = ['a', 'b', 'c'];
 
-/// Pods of one StatefulSet.
+/// The Pods of one StatefulSet.
 #[derive(Debug)]
 pub struct Pods<'a> {
     network: &'a Network,
-    /// Their name server.
     pub names: NameServer,
     /// By ordinal.
     list: Vec<Pod>,
-    /// Where clients are sent.
+    /// The addresses that clients are sent to.
     ready: Arc<Mutex<Vec<SocketAddr>>>,
 }
 
-/// A Pod.
 #[derive(Debug)]
 pub struct Pod {
-    /// Where its data is.
+    /// The shard and its data.
     pub shard: Shard,
-    /// Its process.
     host: Option<Host>,
     /// How often it was replaced.
     life: u8,
@@ -52,16 +50,16 @@ impl Pod {
     }
 
     fn address(&self) -> Ipv4Addr {
-        let ordinal = u8::try_from(self.shard.ordinal).expect("a few");
+        let ordinal = u8::try_from(self.shard.ordinal).expect("the number is small");
         Ipv4Addr::new(10, 1, self.life, ordinal + 1)
     }
 
-    /// Its process.
+    /// The Pod's running process.
     ///
     /// # Panics
-    /// When it has none.
+    /// When no process runs.
     pub fn host(&self) -> &Host {
-        self.host.as_ref().expect("it runs")
+        self.host.as_ref().expect("the process runs")
     }
 
     fn spawn(&mut self, network: &Network, names: &NameServer) {
@@ -88,10 +86,10 @@ impl Pod {
 }
 
 impl<'a> Pods<'a> {
-    /// Starts so many at once, and returns when all are ready.
+    /// Starts `count` Pods at once, and returns when all are ready.
     ///
     /// # Panics
-    /// When they do not become so.
+    /// When they do not become ready.
     pub fn start(network: &'a Network, names: NameServer, count: u32, files: &Files) -> Self {
         let mut pods = Self {
             network,
@@ -103,7 +101,7 @@ impl<'a> Pods<'a> {
         pods
     }
 
-    /// Starts more.
+    /// Starts `count` more Pods.
     ///
     /// # Panics
     /// When they do not become ready.
@@ -111,10 +109,13 @@ impl<'a> Pods<'a> {
         let before = self.list.len();
         for _ in 0..count {
             let mut shard = Shard::new(files);
-            shard.ordinal = u32::try_from(self.list.len()).expect("a few");
+            shard.ordinal = u32::try_from(self.list.len()).expect("the number is small");
             let secret = [("canary-of-all", CANARY), ("peer-token", TOKEN)];
             let secret = secret.map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec()));
-            shard.secrets.publish(&secret.into()).expect("published");
+            shard
+                .secrets
+                .publish(&secret.into())
+                .expect("the files can be published");
             let mut pod = Pod {
                 shard,
                 host: None,
@@ -133,25 +134,27 @@ impl<'a> Pods<'a> {
         self.ready.lock().expect("no holder of this lock panics")
     }
 
-    /// One of them.
     pub fn pod(&self, ordinal: usize) -> &Pod {
         &self.list[ordinal]
     }
 
-    /// Publishes a ConfigMap to all.
+    /// Publishes a ConfigMap to all Pods.
     ///
     /// # Panics
     /// When it cannot be written.
     pub fn publish(&mut self, files: &Files) {
         for pod in &mut self.list {
-            pod.shard.config.publish(files).expect("published");
+            pod.shard
+                .config
+                .publish(files)
+                .expect("the files can be published");
         }
     }
 
-    /// Waits until each says that so many have all data.
+    /// Waits until each Pod reports that `count` shards have all data.
     ///
     /// # Panics
-    /// When that does not come.
+    /// When that does not happen in time.
     pub fn wait_for(&self, count: u64) {
         for pod in &self.list {
             pod.host().wait_for_status("the topology", |status| {
@@ -161,13 +164,13 @@ impl<'a> Pods<'a> {
         }
     }
 
-    /// Clients are not sent to a Pod from now on.
+    /// Sends no more clients to a Pod from now on.
     pub fn take_out(&self, ordinal: usize) {
         let address = self.list[ordinal].host().address;
         self.ready().retain(|ready| *ready != address);
     }
 
-    /// Drops all that is sent to a Pod and by it, or no longer.
+    /// Drops all packets to and from a Pod, or stops dropping them.
     pub fn cut(&self, ordinal: usize, is_cut: bool) {
         let address = self.list[ordinal].address();
         if is_cut {
@@ -180,13 +183,17 @@ impl<'a> Pods<'a> {
     /// Waits until a Pod's process ends with an exit code.
     ///
     /// # Panics
-    /// When it does not, or with another.
+    /// When it does not end, or ends with another code.
     pub fn end_by_itself(&mut self, ordinal: usize, code: i32) {
-        let (status, log) = self.list[ordinal].host.take().expect("it runs").wait();
+        let (status, log) = self.list[ordinal]
+            .host
+            .take()
+            .expect("the process runs")
+            .wait();
         assert_eq!(status.code(), Some(code), "{log}");
     }
 
-    /// Starts a Pod's process again, as the kubelet does: at the same address.
+    /// Restarts a Pod's process as the kubelet does: at the same address.
     ///
     /// # Panics
     /// When it does not become ready.
@@ -196,10 +203,11 @@ impl<'a> Pods<'a> {
         pod.wait_until_ready();
     }
 
-    /// Replaces a Pod by one with its data at another address, and returns when that is ready.
+    /// Replaces a Pod by one with its data at another address, and returns when that one is
+    /// ready.
     ///
     /// # Panics
-    /// When it does not become so.
+    /// When it does not become ready.
     pub fn replace(&mut self, ordinal: usize) {
         self.exchange(ordinal);
         let pod = &self.list[ordinal];
@@ -208,14 +216,14 @@ impl<'a> Pods<'a> {
         self.ready().push(address);
     }
 
-    /// The same, but returns when it has begun to start.
+    /// As [`Pods::replace`], but returns when the new Pod has begun to start.
     ///
     /// # Panics
-    /// When the former one does not end.
+    /// When the old Pod does not end.
     pub fn exchange(&mut self, ordinal: usize) {
         self.take_out(ordinal);
         let pod = &mut self.list[ordinal];
-        pod.host.take().expect("it runs").stop();
+        pod.host.take().expect("the process runs").stop();
         self.names.set(&pod.name(), None);
         self.network.remove(pod.address());
         thread::sleep(ABSENT_FOR);
@@ -224,10 +232,10 @@ impl<'a> Pods<'a> {
     }
 }
 
-/// A request of a client.
+/// The record of a client's request.
 #[derive(Clone, Debug)]
 pub struct Sample {
-    /// The first character of its key, which says whose it is.
+    /// The first character of its key, which determines the owner.
     pub letter: char,
     /// Whether it writes.
     pub is_write: bool,
@@ -235,24 +243,24 @@ pub struct Sample {
     pub began: Instant,
     /// How long it took.
     pub waited: Duration,
-    /// The status of the answer; none where there was no whole one.
+    /// The status of the response; `None` where there was no whole response.
     pub status: Option<u16>,
-    /// What was answered, or what went wrong.
+    /// The body of the response, or the error.
     pub said: String,
 }
 
 impl Sample {
-    /// Whether it was answered as it is to be.
+    /// Whether the response is the right one.
     pub fn is_good(&self) -> bool {
         self.status == Some(200) && self.said == "word"
     }
 }
 
-/// Lets clients write and read keys of all shards through any Pod that is ready, until
-/// `meanwhile` returns; gives all that they did. Each has a key of its own.
+/// Has clients write and read keys of all shards through any Pod that is ready, until
+/// `meanwhile` returns. Returns all requests. The clients of a shard share one key.
 ///
 /// # Panics
-/// When a client does.
+/// When a client panics.
 pub fn under_load(pods: &mut Pods<'_>, meanwhile: impl FnOnce(&mut Pods<'_>)) -> Vec<Sample> {
     let (ended, samples) = (AtomicBool::new(false), Mutex::new(Vec::new()));
     let ready = Arc::clone(&pods.ready);
@@ -280,7 +288,7 @@ pub fn under_load(pods: &mut Pods<'_>, meanwhile: impl FnOnce(&mut Pods<'_>)) ->
                 });
             }
         }
-        // Also when it panics, or the clients would go on for ever.
+        // Also on a panic, or the clients would go on for ever.
         let _end = End(&ended);
         meanwhile(pods);
     });

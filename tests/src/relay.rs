@@ -1,6 +1,6 @@
-//! Relays between peers, which make each look to the other like a host of a later version: it
-//! offers a later version of the protocol, says more in its hello and in each struct of each
-//! message, sends frames of no known kind, and asks what nobody has heard of.
+//! Relays between peers that make each look to the other like a host of a later version: the
+//! relay offers a later version of the protocol, adds fields to the hello and to each struct of
+//! each message, sends frames of an unknown kind, and sends unknown requests.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,14 +14,14 @@ use tokio::runtime::Runtime;
 
 use crate::peer::{Envelope, PeerResponse, decode, encode};
 
-/// Where the highest version is in a hello: after the mark and the lowest.
+/// The offset of the highest version in a hello: after the mark and the lowest version.
 const HIGHEST: usize = 9;
-/// The kinds of frames with messages.
+/// The kinds of frames that carry messages.
 const REQUEST: u8 = 1;
 const ANSWER: u8 = 2;
-/// The numbers of requests that peers have not made themselves.
+/// The numbers of the relay's own requests, which peers do not use.
 const OWN: u64 = 1 << 62;
-/// After so many frames comes one of a later version.
+/// A frame of a later version follows after this many frames.
 const EVERY: u64 = 7;
 
 /// Relays that run until they are dropped.
@@ -31,28 +31,27 @@ pub struct Relays {
     _runtime: Runtime,
 }
 
-/// What relays have done.
+/// What the relays have done so far.
 #[derive(Debug, Default)]
 pub struct Counts {
-    /// Connections.
     pub connections: AtomicU64,
     /// Messages to which fields were added.
     pub messages: AtomicU64,
-    /// Frames of no known kind.
+    /// Frames of an unknown kind.
     pub frames: AtomicU64,
-    /// Requests of no known kind that were answered with that.
+    /// Unknown requests that were answered with `NotUnderstood`.
     pub not_understood: AtomicU64,
-    /// Those that were answered in another way.
+    /// Unknown requests that were answered in another way.
     pub otherwise: AtomicU64,
 }
 
 impl Relays {
-    /// A relay from each of these addresses to the other.
+    /// Starts a relay from the first to the second address of each pair.
     ///
     /// # Panics
-    /// When one cannot listen.
+    /// When a relay cannot listen.
     pub fn start(from_to: &[(SocketAddr, SocketAddr)]) -> Self {
-        let runtime = Runtime::new().expect("a runtime");
+        let runtime = Runtime::new().expect("a runtime can be created");
         let counts = Arc::new(Counts::default());
         for (from, to) in from_to.iter().copied() {
             let listener = runtime.block_on(TcpListener::bind(from));
@@ -62,7 +61,7 @@ impl Relays {
                 while let Ok((stream, _)) = listener.accept().await {
                     let counts = Arc::clone(&counts);
                     tokio::spawn(async move {
-                        // As any connection it ends when one side does.
+                        // Ends like any connection when one side does.
                         let _ended = relay(stream, to, &counts).await;
                     });
                 }
@@ -74,7 +73,6 @@ impl Relays {
         }
     }
 
-    /// What they have done so far.
     pub fn counts(&self) -> &Counts {
         &self.counts
     }
@@ -87,7 +85,7 @@ enum From {
 }
 
 async fn relay(stream: TcpStream, to: SocketAddr, counts: &Counts) -> io::Result<()> {
-    // Peers are known by the address that they call from.
+    // Peers recognize a peer by the address that it calls from.
     let socket = TcpSocket::new_v4()?;
     socket.bind((stream.peer_addr()?.ip(), 0).into())?;
     let other = socket.connect(to).await?;
@@ -109,7 +107,7 @@ async fn pump(
     counts: &Counts,
 ) -> io::Result<()> {
     let handshake = match side {
-        // A hello, a proof, and that it is ready.
+        // A hello, a proof, and the message that it is ready.
         From::Connecting => 3,
         // A hello, and a welcome.
         From::Accepting => 2,
@@ -123,7 +121,7 @@ async fn pump(
                 _ => Err(error),
             };
         }
-        let length = usize::try_from(u32::from_be_bytes(length)).expect("it is short");
+        let length = usize::try_from(u32::from_be_bytes(length)).expect("the length is small");
         let mut frame = vec![0; length];
         from.read_exact(&mut frame).await?;
         if number == 0 {
@@ -147,7 +145,7 @@ async fn pump(
     Ok(())
 }
 
-/// The frame as a later version sends it; none where it answers what the relay has asked.
+/// The frame as a later version sends it; `None` where it answers the relay's own request.
 fn later(frame: Vec<u8>, counts: &Counts) -> Option<Vec<u8>> {
     let kind = frame[0];
     let id = u64::from_be_bytes(frame[1..9].try_into().expect("eight bytes"));
@@ -181,6 +179,6 @@ fn unheard_of(number: u64) -> Vec<u8> {
 }
 
 async fn send(to: &mut (impl AsyncWrite + Unpin), frame: &[u8]) -> io::Result<()> {
-    let length = u32::try_from(frame.len()).expect("it is short");
+    let length = u32::try_from(frame.len()).expect("the length is small");
     to.write_all(&[&length.to_be_bytes(), frame].concat()).await
 }

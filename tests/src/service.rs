@@ -1,5 +1,4 @@
-//! Clients of a StatefulSet that are sent to any shard that is ready, as a
-//! Service of Kubernetes sends them.
+//! Clients of a StatefulSet that are sent to any ready shard, as by a Kubernetes Service.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -14,16 +13,16 @@ use crate::set::StatefulSet;
 
 const CLIENTS: u64 = 8;
 const KEYS: u64 = 200;
-/// How late a client learns that a shard is not ready any more. Much sooner than
-/// shards stop serving then, where `drain.serve_for` is some of these.
+/// How late a client learns that a shard is no longer ready: much sooner than shards stop
+/// serving then, where `drain.serve_for` is a few times as long.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// A shard, as those who are sent to it know it.
+/// A shard, as the clients sent to it know it.
 #[derive(Debug)]
 struct Endpoint {
     address: SocketAddr,
     is_ready: AtomicBool,
-    /// How often it was taken away: connections from before are not used again.
+    /// How often it was removed: connections from before are not used again.
     removals: AtomicU64,
 }
 
@@ -33,30 +32,29 @@ struct Service {
     shards: Vec<Endpoint>,
     ended: AtomicBool,
     requests: AtomicU64,
-    /// The longest wait for an answer, in milliseconds.
+    /// The longest wait for a response, in milliseconds.
     worst: AtomicU64,
 }
 
-/// What clients did, none of which failed.
+/// The clients' work, without any failure.
 #[derive(Clone, Debug)]
 pub struct Load {
-    /// Requests that were answered.
+    /// The number of answered requests.
     pub requests: u64,
-    /// The longest wait for one, in milliseconds.
+    /// The longest wait for a response, in milliseconds.
     pub worst: u64,
-    /// What was written last, by its path.
+    /// The last value written to each path.
     pub written: BTreeMap<String, String>,
 }
 
 impl Load {
-    /// Reads all that was written, through one shard; says how many keys these
-    /// are.
+    /// Reads all written values through one shard, and returns the number of keys.
     ///
     /// # Panics
-    /// When one is lost or another than it was.
+    /// When a value is lost or different.
     pub fn check(&self, client: &mut Client) -> usize {
         for (path, value) in &self.written {
-            let answer = client.get(path).expect("an answer");
+            let answer = client.get(path).expect("the shard answers");
             assert_eq!(
                 (answer.status, answer.text()),
                 (200, value.as_str()),
@@ -67,11 +65,11 @@ impl Load {
     }
 }
 
-/// Lets clients write and read through any of `most` shards of a set that are
-/// ready, until `meanwhile` returns. `most` is the most that there will be.
+/// Has clients write and read through any ready shard of a set, until `meanwhile` returns.
+/// `most` is the largest number of shards that there will be.
 ///
 /// # Panics
-/// When a request fails or finds something else than was written.
+/// When a request fails or returns a value other than the one written.
 pub fn under_load(
     set: &StatefulSet,
     most: u32,
@@ -100,7 +98,7 @@ pub fn under_load(
             })
             .collect();
         {
-            // Also when it panics, or the clients would go on for ever.
+            // Also on a panic, or the clients would go on for ever.
             let _end = End(&service.ended);
             meanwhile();
         }
@@ -118,7 +116,7 @@ pub fn under_load(
 }
 
 impl Service {
-    /// Keeps what is ready up to date.
+    /// Keeps the list of ready shards up to date.
     fn follow(&self, set: &StatefulSet) {
         while !self.ended.load(Ordering::Relaxed) {
             for (shard, endpoint) in (0..).zip(&self.shards) {
@@ -133,11 +131,11 @@ impl Service {
         }
     }
 
-    /// Any that is ready; none at the end.
+    /// Any ready shard; `None` at the end.
     fn any(&self, random: &mut Random) -> Option<usize> {
         while !self.ended.load(Ordering::Relaxed) {
             let shard = random.below(self.shards.len() as u64);
-            let shard = usize::try_from(shard).expect("a few");
+            let shard = usize::try_from(shard).expect("the number is small");
             if self.shards[shard].is_ready.load(Ordering::Relaxed) {
                 return Some(shard);
             }
@@ -146,8 +144,8 @@ impl Service {
         None
     }
 
-    /// One client, until the end. Every answer has to be the right one. Gives
-    /// what it wrote last.
+    /// Runs one client until the end. Every response must be the right one. Returns the last
+    /// values written.
     fn use_it(&self, worker: u64, mut random: Random) -> BTreeMap<String, String> {
         let new = |endpoint: &Endpoint| (Client::new(endpoint.address), 0);
         let mut clients: Vec<_> = self.shards.iter().map(new).collect();
@@ -182,7 +180,7 @@ impl Service {
                 } else {
                     assert_eq!(answer.text(), value, "{path} through shard {shard}");
                 }
-                let took = u64::try_from(took.as_millis()).expect("not so long");
+                let took = u64::try_from(took.as_millis()).expect("the wait is short");
                 self.worst.fetch_max(took, Ordering::Relaxed);
                 self.requests.fetch_add(1, Ordering::Relaxed);
             }

@@ -1,4 +1,4 @@
-//! A StatefulSet of real hosts, run by the controller that `ostrakon dev` has.
+//! A StatefulSet of real hosts, run by the controller of `ostrakon dev`.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -21,14 +21,15 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use crate::client::{Client, Response};
 use crate::host::{CANARY, Files, PATIENCE, assert_no_canary, binary};
 
-/// How much of each shard's log a failed test shows.
+/// How many lines of each shard's log a failing test shows.
 const LOG_LINES: usize = 30;
 
-/// Shards that start in order, end in reverse order, are started again when they die, and keep
-/// their data by ordinal. All of it can be called from several threads. Dropping it kills them.
+/// Shards that start in order, end in reverse order, are restarted when they die, and keep
+/// their data by ordinal. All methods can be called from several threads. Dropping the set
+/// kills the shards.
 #[derive(Debug)]
 pub struct StatefulSet {
-    /// What the next start is with.
+    /// The options of the next start.
     pub options: Options,
     controller: Option<Controller>,
     runtime: Runtime,
@@ -39,11 +40,11 @@ pub struct StatefulSet {
 }
 
 impl StatefulSet {
-    /// A set of so many shards with this ConfigMap, a canary for secret and no data. It does not
-    /// run yet.
+    /// A set of `shards` shards with this ConfigMap, the canary as a secret, and no data. It
+    /// does not run yet.
     ///
     /// # Panics
-    /// When there is no place for it.
+    /// When there is no free network for it.
     pub fn new(config: &Files, shards: u32) -> Self {
         let net = Net::claim();
         let addresses = Addresses::new(net.first(), 8080, 9090, 7070);
@@ -51,7 +52,7 @@ impl StatefulSet {
             options: Options {
                 binary: binary(),
                 shards: Some(shards),
-                addresses: addresses.expect("it ends in .1"),
+                addresses: addresses.expect("the address ends in .1"),
                 grace: Duration::from_secs(30),
                 numbers: Numbers::default(),
                 propagation: Propagation::default(),
@@ -69,15 +70,15 @@ impl StatefulSet {
             runtime: tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
-                .expect("a runtime"),
+                .expect("a runtime can be created"),
             news: Mutex::default(),
             config: Mutex::new(config.clone()),
-            directory: tempfile::tempdir().expect("a directory"),
+            directory: tempfile::tempdir().expect("a directory can be created"),
             _net: net,
         }
     }
 
-    /// Starts it, and waits until it is settled.
+    /// Starts the set, and waits until it is settled.
     ///
     /// # Panics
     /// When it does not settle.
@@ -86,27 +87,28 @@ impl StatefulSet {
         self.settle();
     }
 
-    /// Starts it and does not wait.
+    /// Starts the set without waiting.
     ///
     /// # Panics
     /// When it cannot be started.
     pub fn begin(&mut self) {
         assert!(self.controller.is_none(), "it runs");
-        let place = StateDirectory::open(self.directory.path()).expect("its place is free");
+        let place =
+            StateDirectory::open(self.directory.path()).expect("the state directory is free");
         let controller =
             Controller::start(place, self.options.clone()).expect("its ports are free");
         let handle = controller.handle();
         *self.news.lock().expect("no holder panics") =
-            (Vec::new(), Some(handle.news().expect("it runs")));
+            (Vec::new(), Some(handle.news().expect("the set runs")));
         let canary = ("canary-of-all".to_owned(), Bytes::from(CANARY));
         let secrets = ostrakon_dev::Files::from([canary]);
-        handle.publish_secrets(secrets).expect("it runs");
+        handle.publish_secrets(secrets).expect("the set runs");
         self.controller = Some(controller);
         let config = self.config.lock().expect("no holder panics").clone();
         self.publish(&config);
     }
 
-    /// Ends all shards in reverse order. Their data is still there, for a look or another start.
+    /// Ends all shards in reverse order. Their data stays, for a check or another start.
     ///
     /// # Panics
     /// When they do not end.
@@ -122,18 +124,22 @@ impl StatefulSet {
         self.controller = None;
     }
 
-    /// What can be asked of the controller.
+    /// The controller's handle.
     ///
     /// # Panics
-    /// When it does not run.
+    /// When the set does not run.
     pub fn handle(&self) -> Handle {
-        self.controller.as_ref().expect("it runs").handle().clone()
+        self.controller
+            .as_ref()
+            .expect("the set runs")
+            .handle()
+            .clone()
     }
 
-    /// Changes the ConfigMap; each shard sees it after its delay.
+    /// Changes the ConfigMap; each shard sees the change after its delay.
     ///
     /// # Panics
-    /// When it does not run.
+    /// When the set does not run.
     pub fn publish(&self, config: &Files) {
         self.config
             .lock()
@@ -141,39 +147,42 @@ impl StatefulSet {
             .clone_from(config);
         let files = config.iter();
         let files = files.map(|(name, content)| (name.clone(), Bytes::from(content.clone())));
-        self.handle().publish(files.collect()).expect("it runs");
+        self.handle()
+            .publish(files.collect())
+            .expect("the set runs");
     }
 
-    /// Wants another number of shards, and does not wait for them.
+    /// Asks for another number of shards without waiting for it.
     ///
     /// # Panics
-    /// When there cannot be so many.
+    /// When that number is not possible.
     pub fn begin_scale(&self, shards: u32) {
-        self.handle().scale(shards).expect("it can be scaled");
+        self.handle().scale(shards).expect("the set can be scaled");
     }
 
     /// Changes the number of shards, and waits until all data is where it belongs.
     ///
     /// # Panics
-    /// When that does not come.
+    /// When that does not happen in time.
     pub fn scale(&self, shards: u32) {
         self.begin_scale(shards);
         assert_eq!(self.settle().wanted, shards);
     }
 
-    /// Restarts all shards one after another, and waits until all were.
+    /// Restarts all shards one after another, and waits until all have restarted.
     ///
     /// # Panics
-    /// When that does not come.
+    /// When that does not happen in time.
     pub fn restart(&self) {
-        self.handle().restart().expect("it runs");
+        self.handle().restart().expect("the set runs");
         self.settle();
     }
 
-    /// Kills a shard's process with SIGKILL, if it has one, and does not wait; gives its id.
+    /// Kills a shard's process with SIGKILL, if it has one, without waiting. Returns the
+    /// process's id.
     ///
     /// # Panics
-    /// When nothing runs.
+    /// When the set does not run.
     pub fn kill(&self, shard: u32) -> Option<u32> {
         self.within("a kill", async |handle| handle.kill(shard).await.ok())
     }
@@ -181,38 +190,38 @@ impl StatefulSet {
     /// Halts a shard's process with SIGSTOP, if it has one.
     ///
     /// # Panics
-    /// When nothing runs.
+    /// When the set does not run.
     pub fn pause(&self, shard: u32) -> Option<u32> {
         self.within("a pause", async |handle| handle.pause(shard).await.ok())
     }
 
-    /// Lets a halted process go on.
+    /// Resumes a halted process.
     ///
     /// # Panics
-    /// When nothing runs.
+    /// When the set does not run.
     pub fn resume(&self, shard: u32) -> Option<u32> {
         self.within("a resumption", async |handle| {
             handle.resume(shard).await.ok()
         })
     }
 
-    /// Waits until all shards are ready, on the newest content, with all data where it belongs.
+    /// Waits until all shards are ready on the newest content, with all data where it belongs.
     ///
     /// # Panics
-    /// When that does not come.
+    /// When that does not happen in time.
     pub fn settle(&self) -> Standing {
         self.within("a settled set", async |handle| {
-            handle.settled().await.expect("it runs")
+            handle.settled().await.expect("the set runs")
         })
     }
 
-    /// How it stands.
+    /// The controller's view of the set.
     ///
     /// # Panics
-    /// When it does not run.
+    /// When the set does not run.
     pub fn standing(&self) -> Standing {
         self.within("its standing", async |handle| {
-            handle.standing().await.expect("it runs")
+            handle.standing().await.expect("the set runs")
         })
     }
 
@@ -227,10 +236,10 @@ impl StatefulSet {
         })
     }
 
-    /// All that happened since the start.
+    /// All news since the start.
     ///
     /// # Panics
-    /// When another thread has, at this.
+    /// When another thread has panicked in this method.
     pub fn news_so_far(&self) -> Vec<News> {
         let mut news = self.news.lock().expect("no holder panics");
         let (so_far, receiver) = &mut *news;
@@ -240,10 +249,10 @@ impl StatefulSet {
         so_far.clone()
     }
 
-    /// Waits until something has happened since the start, and gives when.
+    /// Waits until a given event has happened since the start, and returns its time.
     ///
     /// # Panics
-    /// When it does not come.
+    /// When that does not happen in time.
     pub fn wait_for(&self, what: &str, is_it: impl Fn(Option<u32>, &What) -> bool) -> Instant {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -261,13 +270,13 @@ impl StatefulSet {
         Client::new(self.options.addresses.public(shard))
     }
 
-    /// One request to a shard's admin port.
+    /// Sends one request to a shard's admin port.
     ///
     /// # Errors
-    /// When there is no whole answer.
+    /// When there is no whole response.
     ///
     /// # Panics
-    /// When the answer tells the secret that no shard may tell.
+    /// When the response contains the canary.
     pub fn admin(&self, shard: u32, method: &str, path: &str) -> io::Result<Response> {
         let address = self.options.addresses.admin(shard);
         let response = Client::new(address).send(method, path, &[("connection", "close")], b"")?;
@@ -282,17 +291,17 @@ impl StatefulSet {
         serde_json::from_slice(&response.body).ok()
     }
 
-    /// Where a shard's data is. It is not to be opened while the shard runs.
+    /// A shard's data directory. It must not be opened while the shard runs.
     pub fn data(&self, shard: u32) -> PathBuf {
         StateDirectory::shard(self.directory.path(), shard).join("data")
     }
 
-    /// What is mounted in a shard as its ConfigMap.
+    /// The directory that is mounted in a shard as its ConfigMap.
     pub fn mounted(&self, shard: u32) -> PathBuf {
         StateDirectory::shard(self.directory.path(), shard).join("config")
     }
 
-    /// What a shard logged, over all its processes.
+    /// A shard's log, over all its processes.
     pub fn log(&self, shard: u32) -> String {
         let log = fs::read(StateDirectory::shard(self.directory.path(), shard).join("log"));
         String::from_utf8_lossy(&log.unwrap_or_default()).into_owned()
@@ -310,7 +319,7 @@ impl Drop for StatefulSet {
             if thread::panicking() {
                 let lines: Vec<_> = log.lines().collect();
                 let last = &lines[lines.len().saturating_sub(LOG_LINES)..];
-                // When nobody reads it, the panic is told all the same.
+                // Even if this cannot be written, the panic is reported.
                 let _ = writeln!(
                     io::stderr(),
                     "shard {shard} logged last:\n{}",

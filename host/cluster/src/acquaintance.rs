@@ -1,9 +1,9 @@
-//! Making this process known to its peers.
+//! Makes this process known to its peers.
 //!
-//! Whoever is called notes from where, once the caller has proved to be a peer and is
-//! the process that is accepted. So a shard that is back calls all others: from then on
-//! they need no name to find it. One whose name is not known yet, or no longer, is found
-//! by what other peers were told.
+//! A peer that is called notes the caller's address, once the caller has proved to be a peer
+//! and is the accepted process. So a restarted shard calls all others: from then on they need
+//! no name to find it. A shard whose name does not resolve yet, or no longer, is found by the
+//! addresses that other peers noted.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -17,12 +17,12 @@ use super::Cluster;
 use super::conductor::{ASK_EVERY, LOOKED_FOR};
 use super::message::{Address, PeerRequest, PeerResponse};
 
-/// How long a shard may be held back from being ready for its peers to know it.
+/// How long a shard's readiness may be delayed until its peers know it.
 const KNOWN_WITHIN: Duration = Duration::from_secs(3);
 
 impl Cluster {
-    /// Returns when the peers that can be reached know where this process is, or
-    /// after some seconds.
+    /// Returns when the peers that can be reached know where this process is, or after a few
+    /// seconds.
     pub async fn until_known(&self) {
         let known = async {
             loop {
@@ -33,11 +33,11 @@ impl Cluster {
             }
         };
         if timeout(KNOWN_WITHIN, known).await.is_err() {
-            tracing::debug!("not every peer knows yet where this shard is");
+            tracing::debug!("not every peer knows this shard's address yet");
         }
     }
 
-    /// From where peers have called, as far as that leads to them.
+    /// The addresses from which peers have called, as far as the peers can be reached there.
     pub(super) fn addresses(&self) -> Vec<(u32, IpAddr)> {
         let announced = self
             .0
@@ -51,14 +51,14 @@ impl Cluster {
         addresses.map(|(peer, at)| (peer, at.ip())).collect()
     }
 
-    /// A peer that is accepted has called from an address.
+    /// Notes the address from which an accepted peer called.
     pub(super) fn meet(&self, peer: &Identity, from: IpAddr) {
         let at = self.peer_at(peer.ordinal, from);
         self.0.connections.line.load().pool.announced(peer, at);
     }
 
-    /// Where a peer is, if it is at an address: its port is the configured one. None
-    /// where its address is configured, too: there is nothing to hear of it.
+    /// The peer's address, given the host that it calls from: the port is the configured one.
+    /// `None` where the host is configured too, because there is nothing to learn then.
     pub(super) fn peer_at(&self, peer: u32, at: IpAddr) -> Option<SocketAddr> {
         let configured = self.0.connections.peers.of(Ordinal(peer));
         if peer >= MAX_SHARDS || configured.parse::<SocketAddr>().is_ok() {
@@ -68,10 +68,10 @@ impl Cluster {
         Some((at.to_canonical(), port.parse().ok()?).into())
     }
 
-    /// Whether what a shard says decides over this one. That counts only where the
-    /// shard's configured address leads, as whoever has what peers show can call with
-    /// its number. Yet a shard that is new has to hear of the plan before caches know
-    /// any name, and has nothing to lose.
+    /// Whether a shard's answer may change this shard's state. It may only if the shard was
+    /// asked at its configured address, because anyone with a peer's credentials can call with
+    /// that shard's number. One exception: a new shard has to hear of the plan before caches
+    /// know any name, and has nothing to lose.
     pub(super) fn decides(&self, ask: &PeerRequest, said: &PeerResponse) -> bool {
         match said {
             PeerResponse::Plan { plan: Some(plan) } | PeerResponse::Elsewhere { plan, .. } => {
@@ -86,11 +86,11 @@ impl Cluster {
         }
     }
 
-    /// The peers that do not know this process, as far as is known who they are.
+    /// The peers that do not know this process, as far as this process knows its peers.
     pub(super) fn strangers(&self) -> Vec<Ordinal> {
         let line = self.0.connections.line.load();
-        // One that knows of no plan cannot know of more than those before it, and of
-        // those who have called.
+        // Without a plan, this shard can only know of the ordinals below its own, and of those
+        // that have called.
         let mut strangers: Vec<_> = if let Some(plan) = self.plan() {
             (0..plan.shards()).map(Ordinal).collect()
         } else {
@@ -103,11 +103,11 @@ impl Cluster {
         strangers
     }
 
-    /// Calls peers, and learns from each where others are; says whether any of them
+    /// Calls peers, and learns from each where the others are. Returns whether any of them
     /// knows this process now.
     pub(super) async fn acquaint(&self, strangers: &[Ordinal]) -> bool {
         let line = self.0.connections.line.load_full();
-        // What the first that is known has heard in the meantime may help, too.
+        // What the first peer that knows this process has heard in the meantime may help, too.
         let known = line.accepting().iter().next().copied();
         let mut is_better = false;
         let to_ask: Vec<_> = known.into_iter().chain(strangers.iter().copied()).collect();

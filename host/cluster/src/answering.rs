@@ -1,4 +1,4 @@
-//! What others ask of this shard.
+//! Answers the requests of peers.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -26,11 +26,11 @@ use super::message::{
 pub(super) struct Answering {
     pub(super) cluster: Cluster,
     pub(super) service: Service,
-    /// Whose requests peers pass on.
+    /// The clients whose requests peers forward.
     pub(super) clients: Arc<Clients>,
-    /// Where it calls from.
+    /// The address that the peer calls from.
     pub(super) from: SocketAddr,
-    /// Whether it is noted where it is.
+    /// Whether the peer's address is noted.
     pub(super) is_noted: AtomicBool,
 }
 
@@ -68,17 +68,17 @@ impl Handler for Answering {
                 PeerResponse::NotUnderstood { reason }
             }
         };
-        // Whoever asks for a client takes its replies as fast as the line is; until then they
-        // count as what clients of this shard have not taken.
+        // The peer takes replies as fast as the connection allows; until then they count as
+        // replies that clients of this shard have not taken.
         let replies = self.service.replies();
         let said = (&HeaderMap::new(), message::encode(&said));
         let held = replies.hold(client.replies(), said, usize::MAX);
-        held.expect("without a bound all has room")
+        held.expect("without a limit there is room")
     }
 }
 
 impl Answering {
-    /// For whom a peer asks, if for a client of its own.
+    /// The client that a peer asks for, if the request is a client's.
     fn client(&self, peer: &Identity, request: &PeerRequest) -> Option<Client> {
         match request {
             PeerRequest::Forward { request, .. } | PeerRequest::Part { request } => {
@@ -96,7 +96,7 @@ impl Answering {
     ) -> PeerResponse {
         let source = Ordinal(peer.ordinal);
         if matches!(asked.request, PeerRequest::Accepted {}) {
-            // A process that is not accepted asks it, too.
+            // Answered to a process that is not accepted, too.
             return PeerResponse::Accepted {
                 accepted: self.cluster.accepted(source),
             };
@@ -196,7 +196,7 @@ impl Answering {
         }
         let partitions = partitions.into_iter().map(Partition::unpack).collect();
         let Some(partitions) = partitions else {
-            let reason = "the partitions are none".to_owned();
+            let reason = "the partitions are malformed".to_owned();
             return PeerResponse::NotUnderstood { reason };
         };
         let number = batch.number;
@@ -216,23 +216,23 @@ impl Answering {
                 tracing::debug!(peer = peer.ordinal, number, "a batch came again");
                 acknowledged
             }
-            Ok(other) => later(&format!("the batch is not taken: {other:?}")),
+            Ok(other) => later(&format!("the batch is not accepted: {other:?}")),
             Err(error @ ChangeError::Unmigrated(..)) => {
-                tracing::warn!(peer = peer.ordinal, %error, "partitions are not taken");
+                tracing::warn!(peer = peer.ordinal, %error, "partitions from a peer could not be stored");
                 later(&error)
             }
             Err(error) => later(&error),
         }
     }
 
-    /// The plan that this shard goes by.
+    /// The plan that this shard follows.
     fn plan(&self) -> PeerResponse {
         PeerResponse::Plan {
             plan: self.cluster.plan(),
         }
     }
 
-    /// From where peers have called this shard.
+    /// The addresses from which peers have called this shard.
     fn addresses(&self) -> PeerResponse {
         let addresses = self.cluster.addresses().into_iter();
         PeerResponse::Addresses {
@@ -242,7 +242,7 @@ impl Answering {
         }
     }
 
-    /// Answers a client's request to all shards for this one.
+    /// This shard's part of the answer to a client's request to all shards.
     async fn part(&self, request: Request) -> PeerResponse {
         match self.service.part(&Arc::new(request)).await {
             Ok(part) => PeerResponse::Part {
@@ -256,7 +256,7 @@ impl Answering {
         }
     }
 
-    /// Answers a client's request that a peer passed on.
+    /// Answers a client's request that a peer forwarded.
     async fn forwarded(
         &self,
         peer: &Identity,
@@ -286,7 +286,7 @@ impl Answering {
         }
     }
 
-    /// Learns of the plan that came with what a peer asks.
+    /// Learns the plan that came with a peer's request.
     async fn learn(&self, peer: &Identity, plan: Plan) -> Result<(), PeerResponse> {
         let peer = Ordinal(peer.ordinal);
         match self.cluster.learn_of(peer, &plan).await {
@@ -311,7 +311,7 @@ impl Answering {
     }
 }
 
-/// The answer to a client, to be sent as it is.
+/// The answer to a client, to be forwarded unchanged.
 fn said(answer: Answer) -> PeerResponse {
     PeerResponse::Answer {
         generation: answer.generation,
@@ -322,7 +322,7 @@ fn said(answer: Answer) -> PeerResponse {
     }
 }
 
-/// What a client is answered where it is refused.
+/// The reply to a client whose request is refused.
 fn refusal(refused: &Refused) -> ForwardedReply {
     let (head, body) = refused.response().into_parts();
     ForwardedReply::new(head.status, &head.headers, body)
@@ -336,6 +336,6 @@ fn later(reason: &impl ToString) -> PeerResponse {
 
 fn no_request() -> PeerResponse {
     PeerResponse::NotUnderstood {
-        reason: "the client's request is none".to_owned(),
+        reason: "the client's request is malformed".to_owned(),
     }
 }

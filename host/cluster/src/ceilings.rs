@@ -1,11 +1,11 @@
-//! How high the number of a process can be.
+//! Ceilings on the numbers of processes.
 //!
 //! Each start of a shard takes a number one above its last, or above the one that a peer
-//! tells it. A peer that could name any number could name the highest there is, and no
-//! process after it could be accepted. So a number is believed only up to a ceiling, which
-//! is raised by a step at most once in a second while a higher one is said: to come to the
-//! end of all numbers takes 35,000 years. A number that is true, but higher, is believed
-//! after as many seconds as somebody took to make it so.
+//! reports. A peer that could name any number could name the highest there is, after which no
+//! process could be accepted. So a number is believed only up to a ceiling, which is raised by
+//! one step at most once a second while a higher number is reported: exhausting all numbers
+//! takes 35,000 years. A number that is true but higher is believed after a few seconds, one
+//! for each step.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -14,13 +14,13 @@ use std::time::Duration;
 use ostrakon_protocol::{Incarnation, Ordinal};
 use tokio::time::Instant;
 
-/// More starts than a shard has between two that a peer hears of: one each 10 s, for five
+/// More starts than a shard has between two that a peer hears of: one every 10 s for five
 /// years.
 const STEP: u64 = 1 << 24;
-/// How often a ceiling is raised at most.
+/// The least time between two raises of a ceiling.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// The ceilings of all shards' numbers. A std mutex: held for a look.
+/// The ceilings of all shards' numbers. A std mutex, because it is held only briefly.
 #[derive(Debug, Default)]
 pub(super) struct Ceilings(Mutex<BTreeMap<Ordinal, Ceiling>>);
 
@@ -31,8 +31,8 @@ struct Ceiling {
 }
 
 impl Ceilings {
-    /// Whether a process of a shard can have a number, where `known` is the highest that
-    /// is known of it.
+    /// Whether a process of a shard can have the number `said`, where `known` is the shard's
+    /// highest known number.
     pub(super) fn admit(&self, shard: Ordinal, known: Incarnation, said: Incarnation) -> bool {
         let now = Instant::now();
         let mut ceilings = self.0.lock().expect("no holder of this lock panics");
@@ -66,13 +66,13 @@ mod tests {
         }
         for _ in 0..2 {
             tokio::time::advance(EVERY).await;
-            // Often said is not more believed.
+            // Repeating a number does not raise the ceiling faster.
             for _ in 0..1000 {
                 assert!(!ceilings.admit(SHARD, known, Incarnation(u64::MAX)));
             }
         }
         assert!(ceilings.admit(SHARD, known, ahead), "after two seconds");
-        // Other shards' ceilings are their own.
+        // Each shard has its own ceiling.
         assert!(!ceilings.admit(Ordinal(2), known, ahead));
     }
 }

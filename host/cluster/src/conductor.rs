@@ -1,5 +1,5 @@
-//! What a shard does by itself: learning the plan, giving its partitions away,
-//! and, as the coordinator, beginning and ending changes.
+//! The conductor: a shard's own initiative. It learns the plan, gives partitions away, and, as
+//! the coordinator, begins and ends changes.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -17,30 +17,31 @@ use super::giving::AHEAD;
 use super::message::{PeerRequest, PeerResponse};
 use super::{AskError, Cluster};
 
-/// How often a shard looks whether there is something to do.
+/// How often a shard looks for work.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How often it asks others for their plan.
 pub(super) const ASK_EVERY: Duration = Duration::from_secs(1);
-/// How long a new shard waits for the coordinator to call before it asks for its name.
+/// How long a new shard waits for the coordinator's call before it resolves the coordinator's
+/// name.
 const EARLY: Duration = Duration::from_secs(2);
-/// How often it says that it does not learn of any.
+/// How often it logs that it has learned of no plan.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
-/// How many shards that a change is about are asked at once.
+/// How many shards of a change are asked at once.
 pub(super) const LOOKED_FOR: usize = 32;
 
-/// A shard's work, in one task.
+/// A shard's own work, in one task.
 pub(super) struct Conductor {
     cluster: Cluster,
     asked: Option<Instant>,
     /// The peer that was looked for last.
     turn: u32,
-    /// When shards that a change is about were last asked.
+    /// When the shards of a change were last asked.
     looked: Option<Instant>,
-    /// When it was last told why there is no plan here.
+    /// When the log last said why there is no plan here.
     complained: Instant,
-    /// When it began.
+    /// When the conductor began.
     began: Instant,
-    /// The task that makes this process known, one at a time.
+    /// The task that makes this process known; at most one runs.
     acquainting: Option<JoinHandle<()>>,
     /// The shards to which a task is sending batches.
     receivers: BTreeSet<Ordinal>,
@@ -62,7 +63,7 @@ impl Conductor {
         }
     }
 
-    /// Conducts until shutdown. What cannot be done now is tried again.
+    /// Conducts until shutdown. Work that fails is tried again.
     pub(super) async fn run(mut self, mut shutdown: watch::Receiver<bool>) {
         while !*shutdown.borrow_and_update() && self.cluster.0.stopped.borrow().is_none() {
             if self.asked.is_none_or(|asked| asked.elapsed() >= ASK_EVERY) {
@@ -73,7 +74,7 @@ impl Conductor {
             match self.once().await {
                 Ok(true) => continue,
                 Ok(false) => {}
-                Err(error) => tracing::debug!(%error, "conducting goes on later"),
+                Err(error) => tracing::debug!(%error, "work that failed is tried again"),
             }
             tokio::select! {
                 biased;
@@ -87,7 +88,7 @@ impl Conductor {
         }
     }
 
-    /// Does what there is to do now; says whether there is more.
+    /// Does the work that can be done now, and returns whether there is more.
     async fn once(&mut self) -> Result<bool, ChangeError> {
         let cluster = self.cluster.clone();
         let Some(view) = cluster.0.writer.views().get() else {
@@ -104,7 +105,7 @@ impl Conductor {
             };
         };
         if membership.owners.is_none() {
-            // After a start: the plan is known, its guests are not.
+            // After a start the plan is known, but its guests are not.
             let owners = cluster.owners(plan).await?;
             cluster.change(Change::Learn(plan.clone(), owners)).await?;
             return Ok(true);
@@ -124,7 +125,7 @@ impl Conductor {
                     shards = plan.to.shards,
                     wanted = change.map_or(0, |change| change.to.shards),
                     first_lacking = first.0,
-                    "a change begins when all shards that it is about are there: start them, or set their number back"
+                    "the change begins when all its shards can be asked: start the missing ones, or set the number of shards back"
                 );
             }
             let next = cluster.coordinator().next(plan);
@@ -161,7 +162,7 @@ impl Conductor {
         Ok(stepped)
     }
 
-    /// Has batches sent to each shard that has some to get.
+    /// Has batches sent to each shard that is to receive any.
     fn send(&mut self, membership: &Membership) {
         for (to, _) in membership.shard.outboxes() {
             if self.receivers.insert(to) {
@@ -180,7 +181,7 @@ impl Conductor {
         }
     }
 
-    /// Takes a step, if partitions may go now; says whether there was one.
+    /// Takes a step if partitions may move now, and returns whether one was taken.
     async fn step(&self, membership: &Membership) -> Result<bool, ChangeError> {
         let is_ahead = !membership.shard.is_within(AHEAD);
         if !membership.shard.may_step() || is_ahead || !self.cluster.may_give(membership) {
@@ -193,9 +194,8 @@ impl Conductor {
         Ok(true)
     }
 
-    /// Whether all who may get partitions can take their data: a shard whose
-    /// guest is older could not read it. Envelope before a partition is passed, so
-    /// that it is answered for here until then.
+    /// Whether every possible receiver can read the data: a shard whose guest is older could
+    /// not. Checked before a partition is passed, so that this shard answers for it until then.
     async fn receivers_have_the_schema(&self, membership: &Membership) -> bool {
         let Some(schema) = self.cluster.schema() else {
             return false;
@@ -233,7 +233,7 @@ impl Conductor {
         all
     }
 
-    /// Finds the plan to begin with: asks all.
+    /// Finds the plan to begin with, by asking all shards.
     async fn begin(&mut self, view: &View, desired: Placement) -> Result<bool, ChangeError> {
         let cluster = self.cluster.clone();
         cluster.coordinator().desire(desired);
@@ -245,7 +245,7 @@ impl Conductor {
             tracing::warn!(
                 shards = to_ask,
                 first_lacking = first.0,
-                "where partitions are is not known on this disk: it is learned, or a new cluster begins, when all shards can be asked"
+                "this disk does not say where partitions are: the shard learns it, or begins a new cluster, when all shards can be asked"
             );
         }
         let id = ClusterId(cluster.0.connections.line.load().endpoint.identity.store);
@@ -261,16 +261,16 @@ impl Conductor {
             cluster = %plan.cluster,
             epoch = plan.epoch.0,
             shards = plan.to.shards,
-            "where partitions are, by all shards"
+            "the plan to begin with is known: all shards were asked"
         );
         cluster.take(plan).await?;
         self.tell_all();
         Ok(true)
     }
 
-    /// The shards that a change adds and that cannot be asked, and those that have not
-    /// said that they go by the plan: some of them, where they are many. Until there
-    /// are none, it does not begin, and can be taken back.
+    /// The shards that a change adds and that cannot be asked, and the shards that have not
+    /// confirmed the current plan; some of them, where they are many. While there are any, the
+    /// change does not begin, and can be taken back.
     async fn lacking(&mut self, plan: &Plan, change: &Plan) -> Vec<Ordinal> {
         let others: Vec<_> = {
             let coordinator = self.cluster.coordinator();
@@ -283,8 +283,8 @@ impl Conductor {
             .await
     }
 
-    /// Asks others by which plan they go, and learns it, if it is newer. Those that do
-    /// not say, as far as they were asked; they are not asked again at once.
+    /// Asks other shards which plan they follow, and learns a newer one. Returns the shards
+    /// that did not answer, as far as they were asked; those are not asked again at once.
     async fn ask_all(&mut self, others: &[Ordinal], ask: &PeerRequest) -> Vec<Ordinal> {
         let cluster = &self.cluster;
         let was_looked = |looked: Instant| looked.elapsed() < ASK_EVERY;
@@ -293,8 +293,8 @@ impl Conductor {
             return lacked;
         }
         self.looked = Some(Instant::now());
-        // A typing error can ask for many: those behind the first that are away
-        // are not asked.
+        // A typing error can name many shards: once some of a group are unreachable, the shards
+        // after it are not asked.
         for some in others.chunks(LOOKED_FOR) {
             let asked = some.iter().map(async |shard| {
                 let says = cluster.asks_plan(*shard, ask).await;
@@ -308,8 +308,8 @@ impl Conductor {
         Vec::new()
     }
 
-    /// Asks the coordinator for a newer plan; the coordinator tells all its own, and
-    /// learns of a newer one, where its disk is not the newest.
+    /// Asks the coordinator for a newer plan. The coordinator sends its own plan to all, and
+    /// learns a newer one where its disk is not the newest.
     async fn ask_others(&mut self) {
         let cluster = &self.cluster;
         if cluster.0.me == Ordinal::COORDINATOR {
@@ -336,7 +336,7 @@ impl Conductor {
                 .store(true, Ordering::Relaxed),
             Ok(Ok(PeerResponse::Plan { plan: Some(plan) })) => {
                 if let Err(error) = cluster.learn(plan).await {
-                    tracing::debug!(%error, "a plan is learned later");
+                    tracing::debug!(%error, "a plan could not be adopted yet");
                 }
             }
             Ok(Err(error))
@@ -345,17 +345,17 @@ impl Conductor {
                 self.complained = Instant::now();
                 tracing::warn!(
                     %error,
-                    "shard 0 cannot be asked where partitions are, and requests for them wait"
+                    "shard 0 cannot be asked where partitions are: requests wait until it can"
                 );
             }
             _ => {}
         }
     }
 
-    /// Whether it is too early to ask for the coordinator's name. A new cluster's names
-    /// begin to exist about when its shards start, and what a cache has heard too
-    /// early it says for half a minute. So new shards wait a moment for being
-    /// called by the coordinator, and of each two one at least asks late enough.
+    /// Whether it is too early to resolve the coordinator's name. The names of a new cluster
+    /// appear at about the time when its shards start, and a cache keeps a premature negative
+    /// answer for half a minute. So new shards first wait a moment for the coordinator's call,
+    /// and of any two shards at least one asks late enough.
     fn is_early(&self) -> bool {
         let cluster = &self.cluster;
         let address = cluster.0.connections.peers.of(Ordinal::COORDINATOR);
@@ -380,14 +380,14 @@ impl Conductor {
         });
     }
 
-    /// Tells the coordinator's plan to all that it is about.
+    /// Sends the coordinator's plan to all shards of the plan.
     fn tell_all(&self) {
         let Some(plan) = self.cluster.plan() else {
             return;
         };
         for shard in (1..plan.shards()).map(Ordinal) {
             let (cluster, plan) = (self.cluster.clone(), plan.clone());
-            // Whoever is away asks by itself when it is back.
+            // A shard that is unreachable asks for the plan itself when it is back.
             drop(tokio::spawn(async move {
                 cluster
                     .asks_plan(shard, &PeerRequest::UsePlan { plan })
@@ -398,7 +398,7 @@ impl Conductor {
 }
 
 impl Cluster {
-    /// Notes whether a shard takes partitions from here, or why not.
+    /// Notes whether a shard takes partitions from here, or why it does not.
     fn note_takes(&self, shard: Ordinal, why_not: Option<&str>) {
         let holds_up = self.measured().takes(shard, why_not.is_none());
         if let Some(why) = why_not
@@ -408,17 +408,18 @@ impl Cluster {
             tracing::warn!(
                 peer = shard.0,
                 why,
-                "a shard does not take its partitions: they wait here"
+                "a shard does not accept its partitions: they stay here until it does"
             );
         }
     }
 
-    /// Asks a shard by which plan it goes, notes and learns it; whether it says.
+    /// Asks a shard which plan it follows, and notes and learns the plan. Returns whether the
+    /// shard answered.
     async fn asks_plan(&self, shard: Ordinal, ask: &PeerRequest) -> bool {
         let said = match timeout(ASK_EVERY, self.ask(shard, ask)).await {
             Ok(Ok(PeerResponse::Plan { plan: said })) => said,
             Ok(Err(error)) => {
-                tracing::debug!(peer = shard.0, %error, "it does not say by which plan it goes");
+                tracing::debug!(peer = shard.0, %error, "a peer does not say which plan it follows");
                 return false;
             }
             Ok(Ok(_)) => return false,
@@ -433,7 +434,7 @@ impl Cluster {
             && self.plan().is_some()
             && let Err(error) = self.learn(plan).await
         {
-            tracing::debug!(%error, "a plan is learned later");
+            tracing::debug!(%error, "a plan could not be adopted yet");
         }
         true
     }

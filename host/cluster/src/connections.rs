@@ -1,4 +1,4 @@
-//! The connections to peers, and what is asked over them.
+//! The connections to peers, and the requests sent over them.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -13,14 +13,14 @@ use super::Cluster;
 use super::log_limit::LogLimit;
 use super::message::{self, Envelope, PeerRequest, PeerResponse};
 
-/// Where peers are, and how they are reached.
+/// The peers' addresses, and the means to reach them.
 #[derive(Debug)]
 pub(super) struct Connections {
     /// The configured addresses.
     pub(super) peers: PerShard,
     pub(super) dial: AnyDial,
     pub(super) line: ArcSwap<Line>,
-    /// Telling of peers that belong to another cluster.
+    /// Rate-limits the error about peers that belong to another cluster.
     foreigners: LogLimit,
 }
 
@@ -40,7 +40,7 @@ impl Connections {
 pub(super) struct Line {
     pub(super) endpoint: Arc<Endpoint>,
     pub(super) pool: Pool<AnyDial>,
-    /// The peers that have answered to it. A std mutex: held for a look.
+    /// The peers that have answered this process. A std mutex, because it is held only briefly.
     accepting: Mutex<BTreeSet<Ordinal>>,
 }
 
@@ -74,22 +74,22 @@ impl Line {
 pub(super) enum AskError {
     #[error(transparent)]
     Request(#[from] RequestError),
-    #[error("it answers in another way than expected: are all hosts of one version?")]
+    #[error("its response is not of the expected kind: are all hosts of one version?")]
     Answer,
-    #[error("it did nothing, as its host is of another version: {0}")]
+    #[error("it did nothing, because its host is of another version: {0}")]
     NotUnderstood(String),
     #[error("it belongs to another cluster")]
     Foreign,
     #[error("it knows of a later process of this shard's ordinal")]
     Superseded,
-    #[error("an earlier process of it answers at its address, and does nothing")]
+    #[error("an earlier process of that shard answers at its address, and does nothing")]
     Past,
-    #[error("what it says of the plan counts once its name leads to where it was found")]
+    #[error("its plan counts only once its name leads to the address where it was found")]
     Unnamed,
 }
 
 impl AskError {
-    /// Whether nothing was run for it.
+    /// Whether the request was certainly not run.
     pub(super) fn is_not_run(&self) -> bool {
         match self {
             Self::Request(error) => error.is_not_sent(),
@@ -113,7 +113,7 @@ impl Cluster {
         self.ask_until(at, ask, None).await
     }
 
-    /// Asks a shard, if that can be sent by then.
+    /// Asks a shard, if the request can be sent by `until`.
     pub(super) async fn ask_until(
         &self,
         at: Ordinal,
@@ -140,7 +140,7 @@ impl Cluster {
         said
     }
 
-    /// What a shard said, if it is one of this cluster, and the one that is accepted.
+    /// The shard's response, if it is the accepted process of a shard of this cluster.
     async fn said(
         &self,
         at: Ordinal,
@@ -159,7 +159,7 @@ impl Cluster {
                 Err(AskError::Past)
             }
             Ok(PeerResponse::Foreign { cluster: other }) => {
-                // Whatever this shard sends there is answered so.
+                // Any further request there would get the same response.
                 line.pool.disown(answered, "it belongs to another cluster");
                 if self.0.connections.foreigners.allows() {
                     let own = self.id();
@@ -167,7 +167,7 @@ impl Cluster {
                         peer = at.0,
                         own = %own.map(|own| own.to_string()).unwrap_or_default(),
                         its = %other,
-                        "what answers at a shard's address belongs to another cluster, and nothing is shared with it: see where the name of that shard leads; or bring back the right data for one of the two, or empty the data directory of the one that is to join the other's"
+                        "the process at a shard's address belongs to another cluster, and nothing is shared with it: see where the name of that shard leads; or bring back the right data for one of the two, or empty the data directory of the one that is to join the other's"
                     );
                 }
                 Err(AskError::Foreign)

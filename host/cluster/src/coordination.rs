@@ -1,4 +1,4 @@
-//! What a shard knows of the changes that the coordinator makes.
+//! A shard's knowledge of the coordinator's changes.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
@@ -10,25 +10,24 @@ use super::Cluster;
 use super::conductor::LOOK_EVERY;
 use super::log_limit::LogLimit;
 
-/// What is known of changes. Its mutexes are std's: held for a look or a copy.
+/// The knowledge of changes. The mutexes are std's, because they are held only briefly.
 #[derive(Debug, Default)]
 pub(super) struct Coordination {
-    /// Only the coordinator's is used.
+    /// Used only in the coordinator.
     coordinator: Mutex<Coordinator>,
-    /// The shards that a change waits for before it begins, as far as they were
-    /// looked for.
+    /// The shards that a change waits for before it begins, as far as they were looked for.
     awaited: Mutex<Vec<Ordinal>>,
     /// The schema of this shard that all others are known to have reached.
     reached: Mutex<Option<u32>>,
-    /// The coordinator can be asked, and has not known a plan yet.
+    /// Whether the coordinator can be asked but had no plan yet when asked last.
     pub(super) is_beginning: AtomicBool,
-    /// Telling of peers that do not take their partitions.
+    /// Rate-limits the warning that peers do not take their partitions.
     pub(super) held_up: LogLimit,
 }
 
 impl Cluster {
-    /// Returns when the shard knows the plan, or that there is none before others are
-    /// there: in an ordered start they wait for it.
+    /// Returns when the shard knows the plan, or that there is no plan before other shards are
+    /// there: in an ordered start those wait for this shard.
     pub async fn until_placed(&self) {
         let is_beginning = || match self.0.me {
             Ordinal::COORDINATOR => !self.awaited().is_empty(),
@@ -40,17 +39,17 @@ impl Cluster {
         }
     }
 
-    /// The shards that a change waits for before it begins: some of them, where
-    /// they are many. Only the coordinator knows.
+    /// The shards that a change waits for before it begins, or some of them where they are
+    /// many. Only the coordinator knows them.
     ///
     /// # Panics
-    /// When a task has panicked while it noted them.
+    /// When a task has panicked while noting them.
     pub fn awaited(&self) -> Vec<Ordinal> {
         let awaited = self.0.coordination.awaited.lock();
         awaited.expect("no holder of this lock panics").clone()
     }
 
-    /// Notes for which shards a change waits; says whether these are others.
+    /// Notes the shards that a change waits for, and says whether they have changed.
     pub(super) fn await_shards(&self, shards: Vec<Ordinal>) -> bool {
         let awaited = self.0.coordination.awaited.lock();
         let mut awaited = awaited.expect("no holder of this lock panics");

@@ -1,9 +1,10 @@
-//! Which process of an ordinal is accepted, and what becomes of one that is not.
+//! Which process of an ordinal is accepted, and what happens to one that is not.
 //!
-//! A process that must not go on serves nothing from that moment on. It is not ended for
-//! good by what somebody said: it asks those who would know, and where nobody confirms it
-//! any longer, the process ends, to be started anew, with a higher number. While the one
-//! that is accepted in its place is there, it stays as it is: two that run do not take turns.
+//! A process that must not go on serves nothing from that moment on. A peer's claim alone does
+//! not end it for good: it asks the shards that would know. Once no shard confirms the claim
+//! any longer, the process ends, to be restarted with a higher number. While the process that
+//! is accepted in its place is there, it waits, so that two running processes do not take
+//! turns.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -21,41 +22,42 @@ use super::log_limit::LogLimit;
 use super::message::{Accepted, PeerRequest, PeerResponse, Process};
 use super::{Cluster, Line, until_down};
 
-/// How often it is asked whether it is so.
+/// How often the claim is verified.
 const ASK_EVERY: Duration = Duration::from_secs(1);
-/// A process that spoke within this time is there: each speaks to shard 0 every second,
+/// A process that spoke within this time is there: each shard speaks to shard 0 every second,
 /// and shard 0 to all.
 const LATELY: Duration = Duration::from_secs(5);
-/// For so long nobody may know of a reason to stop.
+/// How long no shard may confirm the claim before the process ends.
 const DENIED: Duration = Duration::from_secs(5);
-/// For so long a later process may say nothing: one that is restarted is back by then.
+/// How long a later process may be silent before the process ends: one that is restarted is
+/// back by then.
 const SILENT: Duration = Duration::from_secs(30);
-/// How many are asked at once.
+/// How many shards are asked at once.
 const ASKED: u32 = 32;
 
-/// What is known of peers' processes.
+/// The knowledge of peers' processes.
 #[derive(Debug, Default)]
 pub(super) struct Fence {
     ceilings: Ceilings,
-    /// The process of each peer that was accepted last, and when. A std mutex: held for a
-    /// look.
+    /// The process of each peer that was accepted last, and when. A std mutex, because it is
+    /// held only briefly.
     lately: Mutex<BTreeMap<Ordinal, (Process, Instant)>>,
-    /// Telling of numbers that cannot be.
+    /// Rate-limits the warning about impossible numbers.
     impossible: LogLimit,
-    /// Why this process was not to go on, once nobody confirms it any longer.
+    /// Why this process was not to go on, set once no peer confirms it any longer.
     over: watch::Sender<Option<Stopped>>,
 }
 
-/// What those who were asked know of the reason for which this process stopped.
+/// The peers' answers about the reason for which this process stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
-    /// It is so.
+    /// The reason holds.
     Confirmed,
-    /// Nobody said who would know.
+    /// No shard that would know has answered.
     Unknown,
-    /// They accept a later process, which says nothing.
+    /// They accept a later process, which is silent.
     Silent,
-    /// It is not so.
+    /// The reason does not hold.
     Denied,
 }
 
@@ -65,17 +67,17 @@ impl Fence {
     }
 }
 
-/// A time as messages have it.
+/// A duration in milliseconds, as messages carry it.
 pub(super) fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Cluster {
-    /// Returns once nobody confirms that this process must not go on; says what it was
-    /// told.
+    /// Returns once no peer confirms any longer that this process must not go on, with the
+    /// reason that it was given.
     pub async fn until_over(&self) -> Stopped {
         let mut over = self.0.fence.over.subscribe();
-        // It cannot fail: the sender lives as long as this handle.
+        // This cannot fail: the sender lives as long as this handle.
         match over.wait_for(Option::is_some).await.map(|over| *over) {
             Ok(Some(stopped)) => stopped,
             _ => std::future::pending().await,
@@ -87,7 +89,7 @@ impl Cluster {
         self.0.stopped.borrow().is_some()
     }
 
-    /// A peer was heard; none: it is to be accepted. Otherwise what it is told.
+    /// Decides on a peer that calls: `None` accepts it; otherwise the response to send.
     pub(super) async fn hear(&self, peer: &Identity) -> Option<PeerResponse> {
         let ordinal = Ordinal(peer.ordinal);
         let process = Process {
@@ -95,7 +97,7 @@ impl Cluster {
             store: peer.store,
         };
         let mut known = Incarnation::default();
-        // Only what is new is for the writer, which has requests to run.
+        // Only news goes to the writer, which has requests to run.
         let mut is_known = false;
         if let Some(view) = self.0.writer.views().get()
             && let Some(membership) = &view.membership
@@ -153,9 +155,9 @@ impl Cluster {
         is_past
     }
 
-    /// A peer accepts another process of this ordinal, of the number `by`. One that has
-    /// accepted this process speaks of a later one; any other perhaps of an earlier
-    /// one, on a disk that is lost.
+    /// Handles a peer's claim to accept another process of this ordinal, with the number `by`.
+    /// A peer that has accepted this process means a later one; any other peer may mean an
+    /// earlier one, whose disk is lost.
     pub(super) async fn superseded(&self, by: Incarnation, peer: Ordinal, line: &Line) {
         let own = Incarnation(line.endpoint.identity.incarnation);
         if !self.0.fence.ceilings.admit(self.0.me, own, by) {
@@ -163,7 +165,7 @@ impl Cluster {
         } else if by > own && line.is_accepted_by(peer) {
             self.stop(Stopped::Superseded(by));
         } else if let Err(error) = self.start_after(by, &line.endpoint).await {
-            tracing::debug!(%error, "a higher number is taken later");
+            tracing::debug!(%error, "a higher number could not be taken yet");
         }
     }
 
@@ -173,13 +175,13 @@ impl Cluster {
                 peer = peer.0,
                 of = of.0,
                 number = number.0,
-                "a process of a shard is said to have a number that is higher than it can be, which is not accepted: find out who says so"
+                "a peer names an impossibly high number for a process of a shard, which was ignored: find out which process sends it"
             );
         }
     }
 
-    /// Takes a number above one that was used: this process is the later one, but
-    /// its store is new, and so counted from the start.
+    /// Takes a number above one that was used: this process is the later one, but its store is
+    /// new, so its own count began anew.
     async fn start_after(&self, by: Incarnation, asked_as: &Endpoint) -> Result<(), ChangeError> {
         if self.0.connections.line.load().endpoint.identity.incarnation > by.0 {
             return Ok(());
@@ -188,7 +190,7 @@ impl Cluster {
         if let Changed::Started(incarnation, _) = self.change(start).await? {
             tracing::info!(
                 incarnation = incarnation.0,
-                "a number is taken that is above the one that a peer knows of this shard: its disk is new, or older"
+                "this process takes a number above the one that a peer knows for this shard: this shard's disk is new, or older"
             );
             let mut endpoint = asked_as.clone();
             endpoint.identity.incarnation = incarnation.0;
@@ -199,7 +201,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// This process must not go on.
+    /// Stops serving, because this process must not go on.
     pub(super) fn stop(&self, stopped: Stopped) {
         let is_news = self.0.stopped.send_if_modified(|former| {
             let is_first = former.is_none();
@@ -211,7 +213,7 @@ impl Cluster {
         }
     }
 
-    /// What is known of a peer's ordinal, for a process of it that asks.
+    /// The accepted process of a peer's ordinal, for a process of that ordinal that asks.
     pub(super) fn accepted(&self, peer: Ordinal) -> Option<Accepted> {
         let view = self.0.writer.views().get()?;
         let process = view.membership.as_ref()?.shard.accepts(peer)?.into();
@@ -223,7 +225,7 @@ impl Cluster {
         })
     }
 
-    /// Once this process must not go on: asks whether it is so, until nobody says so.
+    /// Once this process must not go on, verifies the reason until no peer confirms it.
     pub(super) async fn verify(self, mut shutdown: watch::Receiver<bool>) {
         let mut stopped = self.stopped();
         let stopped = tokio::select! {
@@ -253,7 +255,7 @@ impl Cluster {
                     if since.elapsed() >= enough {
                         tracing::warn!(
                             ?verdict,
-                            "nobody says any longer that this process must not go on: it ends, to be started anew"
+                            "no peer confirms any longer that this process must not go on: it ends, to be restarted"
                         );
                         self.0.fence.over.send_replace(Some(stopped));
                         return;
@@ -268,8 +270,8 @@ impl Cluster {
         }
     }
 
-    /// Whether a later process of this ordinal is there. Shard 0 knows it of the others,
-    /// who all speak to it; any of them knows it of shard 0.
+    /// Whether a later process of this ordinal is there. Shard 0 knows that of all others,
+    /// because they speak to it; any of them knows it of shard 0.
     async fn is_superseded(&self) -> Verdict {
         let identity = self.0.connections.line.load().endpoint.identity;
         let own = Process {
@@ -302,7 +304,7 @@ impl Cluster {
         Verdict::Denied
     }
 
-    /// Whether others go by a plan that cannot have come about without this shard's data.
+    /// Whether others follow a plan that cannot have come about without this shard's data.
     async fn is_outdated(&self) -> Verdict {
         let Some(view) = self.0.writer.views().get() else {
             return Verdict::Unknown;
@@ -329,7 +331,7 @@ impl Cluster {
         }
     }
 
-    /// Whether these are enough to know what all others think of this shard.
+    /// Whether these shards' answers suffice to know what all others think of this shard.
     fn would_know(&self, mut said: impl Iterator<Item = Ordinal>) -> bool {
         let is_alone = self.plan().is_none_or(|plan| plan.shards() <= 1);
         let is_enough = |shard| self.0.me == Ordinal::COORDINATOR || shard == Ordinal::COORDINATOR;

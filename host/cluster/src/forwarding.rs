@@ -1,4 +1,4 @@
-//! Passing requests on to other shards.
+//! Forwards requests to other shards.
 
 use std::sync::Arc;
 
@@ -46,7 +46,7 @@ impl Others for Cluster {
                     Forwarded::NotTaken(AskError::Answer.to_string())
                 }
                 Ok(PeerResponse::Elsewhere { at, hand_off, plan }) => {
-                    // Whoever is behind learns.
+                    // Tells a shard whose plan is older, or learns the newer plan.
                     if let Err(error) = self.learn(plan).await {
                         return Forwarded::NotTaken(error.to_string());
                     }

@@ -1,5 +1,5 @@
-//! Sending batches, keeping partitions for a moment, and handing them over
-//! before the end.
+//! Giving partitions away: sending batches, holding partitions for a moment, and handing them
+//! over before the end.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};
@@ -14,11 +14,11 @@ use super::holds::Holds;
 use super::message::{Partition, PeerRequest, PeerResponse};
 use super::{AskError, Cluster};
 
-/// Batches that are kept ready for each receiver, beyond the one under way.
+/// How many batches are kept ready for each receiver, beyond the one under way.
 pub(super) const AHEAD: usize = 1;
 /// How long a listing waits for batches that are on their way.
 const SETTLE: Duration = Duration::from_millis(300);
-/// How long a migration waits for them.
+/// How long a migration waits for batches that are on their way.
 const PAUSE: Duration = Duration::from_secs(5);
 
 /// Why batches are not sent now.
@@ -32,14 +32,14 @@ pub(super) enum SendError {
     Later(String),
 }
 
-/// What keeps a shard from giving partitions away.
+/// The reasons for which a shard gives no partitions away.
 #[derive(Debug, Default)]
 pub(super) struct Giving {
-    /// A std mutex: held for a look.
+    /// A std mutex, because it is held only briefly.
     holds: Mutex<Holds>,
-    /// How many ask that no partitions go meanwhile.
+    /// How many callers ask that no partitions move meanwhile.
     pauses: AtomicUsize,
-    /// This process is about to end.
+    /// Whether this process is about to end.
     stopping: watch::Sender<bool>,
 }
 
@@ -49,9 +49,9 @@ impl Cluster {
         holds.expect("no holder of this lock panics")
     }
 
-    /// Sends all batches there are for a shard, one after another. While one is
-    /// on its way, it is noted that the one before is acknowledged: were that
-    /// lost, the receiver would know the batch.
+    /// Sends all batches for a shard, one after another. The acknowledgement of a batch is
+    /// noted while the next one is on its way: if the note is lost, the receiver recognizes the
+    /// batch when it is sent again.
     pub(super) async fn send_to(&self, to: Ordinal) -> Result<(), SendError> {
         let mut acknowledged = None;
         loop {
@@ -68,8 +68,8 @@ impl Cluster {
         }
     }
 
-    /// Sends the first batch for a shard, or the first after that which it has
-    /// acknowledged; gives its number once it is acknowledged. None: there is none.
+    /// Sends the first batch for a shard, or the first after the one it has acknowledged.
+    /// Returns the batch's number once it is acknowledged; `None` if there is no batch.
     async fn send_after(
         &self,
         to: Ordinal,
@@ -111,7 +111,7 @@ impl Cluster {
         }
     }
 
-    /// Notes that a shard has acknowledged a batch, which goes from here.
+    /// Notes that a shard has acknowledged a batch, which is deleted here.
     async fn note(&self, by: Ordinal, acknowledged: Option<u64>) -> Result<(), ChangeError> {
         if let Some(number) = acknowledged {
             let acknowledged = Change::Acknowledged {
@@ -125,7 +125,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Whether this shard may take a step now, as far as it is known.
+    /// Whether this shard may take a step now, as far as it knows.
     fn may_step(&self) -> bool {
         let reached = *self.reached();
         let has_reached = self.schema().is_some_and(|schema| reached >= Some(schema));
@@ -134,22 +134,22 @@ impl Cluster {
 
     /// Whether this shard may give partitions away now.
     pub(super) fn may_give(&self, membership: &Membership) -> bool {
-        // One that is to leave by a plan yet to come gives on: a plan that is
-        // under way has to end first, and may need it.
+        // A shard that is to leave by a later plan keeps giving: the current plan has to end
+        // first, and may need that.
         let stays = || !self.is_leaving(membership) && !self.is_to_leave(membership);
         let is_stopping = *self.0.giving.stopping.borrow() && stays();
         let is_paused = self.0.giving.pauses.load(Ordering::Relaxed) > 0;
         !is_stopping && !is_paused && !self.holds().is_held(Instant::now())
     }
 
-    /// Whether this shard is to have no partitions.
+    /// Whether the plan leaves this shard no partitions.
     fn is_leaving(&self, membership: &Membership) -> bool {
         let plan = membership.shard.plan();
         plan.is_some_and(|plan| self.0.me.0 >= plan.to.shards)
     }
 
-    /// Keeps this shard's partitions for a moment, and waits until none is on its
-    /// way to another.
+    /// Holds this shard's partitions for a moment, and waits until none is on its way to
+    /// another shard.
     pub(super) async fn hold_here(&self) -> Result<(), String> {
         let now = Instant::now();
         if !self.holds().take(now) {
@@ -157,12 +157,12 @@ impl Cluster {
         }
         let settled = self.until(|membership| membership.shard.outboxes().next().is_none());
         let settled = timeout_at(now + SETTLE, settled).await;
-        settled.map_err(|_| "a shard does not take its partitions: ask again".to_owned())
+        settled.map_err(|_| "a shard does not accept its partitions: ask again".to_owned())
     }
 
-    /// Before the data's schema changes: no partition is on its way, so that none
-    /// waits for a receiver that has the older one; and none goes until what is
-    /// given is dropped. A receiver that is away is not waited for long.
+    /// Called before the data's schema changes. Waits until no partition is on its way, so that
+    /// none waits for a receiver with the older schema, and stops partitions from moving until
+    /// the returned guard is dropped. Does not wait long for a receiver that is unreachable.
     pub async fn pause(&self) -> Pause {
         self.0.giving.pauses.fetch_add(1, Ordering::Relaxed);
         let pause = Pause(self.clone());
@@ -173,15 +173,15 @@ impl Cluster {
         pause
     }
 
-    /// Before the end: a shard that is to have no partitions gives them all away,
-    /// also where the plan that says so is yet to come, and any other has none
-    /// under way. What is left when the future is dropped comes back when the
-    /// shard does.
+    /// Called before the process ends. A shard that is to have no partitions gives all of them
+    /// away, even where the plan that says so is yet to come; any other shard waits until no
+    /// partition is on its way. If the future is dropped, the remaining partitions come back
+    /// when the shard does.
     pub async fn hand_over(&self) {
         self.0.giving.stopping.send_replace(true);
         self.0.news.notify_one();
         if self.has_stopped() {
-            // Nobody takes anything from it.
+            // No peer accepts anything from this process.
             return;
         }
         self.until_heard().await;
@@ -210,14 +210,14 @@ impl Cluster {
                 biased;
                 () = self.until(is_handed_over) => break,
                 Ok(_) = stopped.wait_for(Option::is_some) => break,
-                // It may stay after all, or leave after all.
+                // The shard may turn out to stay, or to leave.
                 Ok(()) = replicas.changed() => {}
             }
         }
         left.ended = true;
     }
 
-    /// How many partitions there are here; none where that is not known.
+    /// How many partitions there are here; `None` where that is not known.
     fn partitions_left(&self) -> Option<u64> {
         let view = self.0.writer.views().get()?;
         view.snapshot.count_partitions(None).ok()
@@ -229,7 +229,7 @@ impl Cluster {
         membership.is_none_or(|membership| is_so(membership))
     }
 
-    /// Waits until something is so of this shard's place.
+    /// Waits until a condition holds for this shard's place.
     async fn until(&self, is_so: impl Fn(&Membership) -> bool) {
         loop {
             let changed = self.0.writer.views().changed();
@@ -241,7 +241,7 @@ impl Cluster {
     }
 }
 
-/// Partitions stay while it is there.
+/// While it exists, no partitions move.
 #[derive(Debug)]
 pub struct Pause(Cluster);
 
@@ -252,7 +252,7 @@ impl Drop for Pause {
     }
 }
 
-/// Says what is left where handing over is cut off.
+/// Logs the remaining partitions when handing over is cut off.
 struct Left<'a> {
     cluster: &'a Cluster,
     ended: bool,
@@ -264,7 +264,8 @@ impl Drop for Left<'_> {
             return;
         }
         match self.cluster.partitions_left() {
-            // Where it leaves for good, the plan cannot end before this is known.
+            // Where this shard leaves for good, the plan cannot end before the coordinator
+            // knows this.
             Some(0) => tracing::warn!(
                 "all partitions are handed over, but shard 0 has not confirmed it: if the change does not end, start this shard once more"
             ),

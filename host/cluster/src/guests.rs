@@ -1,4 +1,4 @@
-//! Finding the guests whose owner functions count.
+//! Finds the guests whose `owner` functions count.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,65 +20,61 @@ use ostrakon_volumes::volume::Files;
 use super::Cluster;
 use super::message::{PeerRequest, PeerResponse};
 
-/// What guests are made with that do not serve, and only say whose a partition
-/// is.
+/// The means to make guests that do not serve, and only say who owns a partition.
 #[derive(Clone, Debug)]
 pub struct Guests {
-    /// The engine.
     pub engine: Engine,
-    /// Compiled components.
+    /// The compiled components.
     pub cache: Cache,
-    /// What makes them.
     pub compiler: Compiler,
     /// The generations that served.
     pub kept: Kept,
     /// The generations that the stored plan names.
     pub of_plan: Kept,
-    /// Where calls are counted.
+    /// Counts the calls.
     pub metrics: Arc<Metrics>,
-    /// Which shard this is.
+    /// This shard's identity.
     pub identity: Identity,
-    /// Where work that blocks is done.
+    /// Runs the work that blocks.
     pub blocking: Blocking,
 }
 
 /// Why a generation's guest cannot be asked.
 #[derive(Debug, thiserror::Error)]
 pub enum MakeError {
-    /// Its files are nowhere.
     #[error("no shard that can be asked has the generation {0}")]
     Nowhere(Digest),
-    /// They are not those of a generation.
+    /// The files do not form a generation.
     #[error(transparent)]
     Rejected(#[from] Rejection),
-    /// Its component does not compile.
+    /// The component does not compile.
     #[error(transparent)]
     Compile(#[from] CompileError),
-    /// Its component is not of the contract.
+    /// The component does not fit the contract.
     #[error(transparent)]
     Link(#[from] LinkError),
-    /// It does not pass its check.
+    /// The guest fails its check.
     #[error(transparent)]
     Check(#[from] CheckError),
 }
 
 impl Guests {
-    /// The files of a generation that is in the data directory.
+    /// The files of a generation in the data directory.
     fn load(&self, digest: Digest) -> Option<Files> {
         let of_plan = || self.of_plan.find(digest);
         self.kept.find(digest).or_else(of_plan)
     }
 
-    /// The same for a peer.
+    /// The files of a generation in the data directory, for a peer.
     pub(super) fn files(&self, digest: Digest) -> Option<BTreeMap<String, Bytes>> {
         Some(BTreeMap::clone(self.load(digest)?.contents()))
     }
 
-    /// Makes a guest that does not serve: it is given no secret, and nothing of it
-    /// is kept. Dropping the future ends what was begun.
+    /// Makes a guest that does not serve: it gets no secret, and nothing of it is kept.
+    /// Dropping the future ends the work.
     ///
     /// # Errors
-    /// When it would be refused.
+    /// When the guest would be refused.
     pub async fn make(&self, files: &Files, purpose: Purpose) -> Result<Guest, MakeError> {
         let files = files.clone();
         let candidate = self.blocking.run(move || Candidate::new(&files)).await?;
@@ -95,7 +91,7 @@ impl Guests {
             settings: candidate.settings,
             identity: self.identity,
             files: candidate.files,
-            // Placement is a pure function, and no secret is given to it.
+            // Placement is a pure function, so it gets no secret.
             secrets: Secrets::default(),
             metrics: Arc::clone(&self.metrics),
         };
@@ -105,8 +101,8 @@ impl Guests {
 }
 
 impl Cluster {
-    /// Takes a plan and its guests. These are on the disk before it is, and as long as it is: a
-    /// start must find them, whoever else is there.
+    /// Adopts a plan and its guests. The guests are on the disk before the plan, and as long as
+    /// it is: a start must find them without any peer.
     pub(super) async fn take(&self, plan: Plan) -> Result<(), ChangeError> {
         let owners = self.owners(&plan).await?;
         let mut found = Vec::new();
@@ -116,13 +112,13 @@ impl Cluster {
             } else {
                 tracing::warn!(
                     %digest,
-                    "no shard that can be asked has a generation that the plan names: another of \
-                     its sharding stands for it"
+                    "no shard that can be asked has a generation that the plan names: another one with \
+                     its sharding takes its place"
                 );
             }
         }
         let of_plan = &self.0.guests.of_plan;
-        // What one plan needs is not removed for another.
+        // One plan must not remove what another needs.
         let _one_after_another = self.0.learning.taking.lock().await;
         let keep = {
             let of_plan = of_plan.clone();
@@ -138,7 +134,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// The guests whose owner functions count under a plan.
+    /// The guests whose `owner` functions count under a plan.
     pub(super) async fn owners(&self, plan: &Plan) -> Result<Owners, ChangeError> {
         let to = self.owner(&plan.to).await?;
         let from = if plan.from.places_as(&plan.to) {
@@ -152,11 +148,11 @@ impl Cluster {
     pub(super) async fn owner(&self, placement: &Placement) -> Result<Arc<Guest>, ChangeError> {
         let view = self.0.writer.views().get();
         if let Some(view) = &view {
-            // Two generations of one version place alike.
+            // Two generations with the same sharding version place partitions alike.
             if view.guest.description().sharding == placement.sharding {
                 return Ok(Arc::clone(&view.guest));
             }
-            // What was found before is still good.
+            // Guests found earlier are still valid.
             if let Some((plan, owners)) = view.membership.as_ref().and_then(|membership| {
                 Some((membership.shard.plan()?.clone(), membership.owners.clone()?))
             }) {
@@ -187,7 +183,7 @@ impl Cluster {
         }
     }
 
-    /// Asks others for a generation.
+    /// Asks other shards for a generation.
     async fn fetch(&self, digest: Digest) -> Option<Files> {
         let shards = self.plan().map_or(1, |plan| plan.shards());
         for shard in (0..shards).map(Ordinal).filter(|shard| *shard != self.0.me) {
@@ -195,7 +191,7 @@ impl Cluster {
                 self.ask(shard, &PeerRequest::Generation { digest }).await
             {
                 let files = Files::new(files);
-                // Whoever sent it, its digest says that it is this one.
+                // The digest proves that this is the generation, whoever sent it.
                 if files.digest() == digest {
                     return Some(files);
                 }

@@ -1,19 +1,19 @@
-//! Keeping partitions from moving for a moment, so that a listing of all shards
-//! finds each of them once.
+//! Holds partitions in place for a moment, so that a listing of all shards finds each of them
+//! once.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long partitions stay after the last who asked for it.
+/// How long partitions are held after the last request for it.
 const HOLD: Duration = Duration::from_millis(500);
-/// How long they stay at most, however many ask.
+/// How long partitions are held at most, however many requests there are.
 const MAX_HOLD: Duration = Duration::from_secs(1);
-/// How long they may move before they are kept again.
+/// How long partitions may move before they can be held again.
 const FREE: Duration = Duration::from_millis(500);
 
-/// Until when partitions are kept, and from when on they can be again: listings
-/// without end do not keep a change from being made.
+/// Until when partitions are held, and when they can be held again: endless listings must not
+/// keep a change from being made.
 #[derive(Debug, Default)]
 pub(super) struct Holds {
     last: Option<Hold>,
@@ -26,8 +26,7 @@ struct Hold {
 }
 
 impl Holds {
-    /// Keeps partitions from moving, from now on for a moment; says whether it
-    /// does.
+    /// Holds partitions for a moment from now on, and returns whether they are held.
     pub(super) fn take(&mut self, now: Instant) -> bool {
         let since = match self.last {
             Some(hold) if now < hold.until => hold.since,
@@ -39,7 +38,7 @@ impl Holds {
         true
     }
 
-    /// Whether partitions are kept now.
+    /// Whether partitions are held now.
     pub(super) fn is_held(&self, now: Instant) -> bool {
         self.last.is_some_and(|hold| now < hold.until)
     }

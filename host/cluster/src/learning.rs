@@ -1,5 +1,5 @@
-//! What is believed of what others say of the plan and of a change: what a shard says
-//! that is asked at its own address, and that can be.
+//! Decides which claims about plans and changes are believed: only a plausible claim by a shard
+//! that was asked at its own address.
 
 use ostrakon_protocol::{Epoch, Ordinal, Plan};
 use ostrakon_shard::writer::ChangeError;
@@ -10,19 +10,19 @@ use super::conductor::ASK_EVERY;
 use super::log_limit::LogLimit;
 use super::message::{PeerRequest, PeerResponse};
 
-/// How plans are learned of.
+/// The state of learning plans.
 #[derive(Debug, Default)]
 pub(super) struct Learning {
     /// Held while a plan is stored with its guests.
     pub(super) taking: tokio::sync::Mutex<()>,
-    /// Held while a peer is asked for a plan that somebody spoke of.
+    /// Held while a peer is asked for a plan that another peer mentioned.
     asking: tokio::sync::Mutex<()>,
-    /// Telling of plans that cannot be.
+    /// Rate-limits the warning about impossible plans.
     impossible: LogLimit,
 }
 
 impl Cluster {
-    /// Takes a plan that somebody else has, if it is newer.
+    /// Adopts another shard's plan, if it is newer.
     pub(super) async fn learn(&self, plan: Plan) -> Result<(), ChangeError> {
         let known = self.0.writer.views().get();
         let membership = known.as_ref().and_then(|view| view.membership.as_ref());
@@ -43,7 +43,7 @@ impl Cluster {
             if self.0.learning.impossible.allows() && self.foreign(Some(plan.cluster)).is_none() {
                 tracing::warn!(
                     ?plan,
-                    "a plan that cannot be is not gone by: find out who says it"
+                    "an impossible plan was ignored: find out which process sends it"
                 );
             }
             return Ok(());
@@ -53,11 +53,11 @@ impl Cluster {
         Ok(())
     }
 
-    /// A peer spoke of a plan. What others say of it counts where they are asked, not
-    /// where they call from: the peer is asked at its own address, if it is newer, or
-    /// the coordinator where none is known here; any other peer's may be an older one, by
-    /// which this shard would answer for what is another's. Says whether this shard goes
-    /// by it, or by a later one.
+    /// Handles a peer's mention of a plan, and returns whether this shard follows that plan or
+    /// a later one. A claim counts only from the address where a shard is asked, not from where
+    /// it calls. If the plan is newer, the peer is asked at its own address; where no plan is
+    /// known here, the coordinator is asked, because any other peer's plan may be an old one,
+    /// by which this shard would answer for another shard's partitions.
     pub(super) async fn learn_of(&self, peer: Ordinal, plan: &Plan) -> Result<bool, ChangeError> {
         let goes_by = || self.plan().is_some_and(|known| known.epoch >= plan.epoch);
         if goes_by() {
@@ -81,15 +81,16 @@ impl Cluster {
         Ok(goes_by())
     }
 
-    /// Whether this shard has given away all that it has to under the plan of an epoch.
+    /// Whether this shard has given away everything that the plan of this epoch takes from it.
     pub(super) fn has_given(&self, epoch: Epoch) -> bool {
         let view = self.0.writer.views().get();
         let membership = view.as_ref().and_then(|view| view.membership.as_ref());
         membership.is_some_and(|membership| membership.shard.is_done() == Some(epoch))
     }
 
-    /// A source says that it is done with the change of an epoch. It is asked at its own
-    /// address: were it not so, the change would end without its partitions.
+    /// Handles a source's claim to have finished the change of an epoch. The source is asked at
+    /// its own address: if the claim were false, the change would end without the source's
+    /// partitions.
     pub(super) async fn hear_done(&self, source: Ordinal, epoch: Epoch) {
         let is_under_way = self.plan().is_some_and(|plan| {
             let is_known = !self.coordinator().undone(&plan).contains(&source);

@@ -1,17 +1,17 @@
-//! A shard among others: passing requests on, and moving partitions as the
-//! protocol in [`ostrakon_protocol`] says.
+//! A shard among others: forwards requests, and moves partitions as the protocol in
+//! [`ostrakon_protocol`] specifies.
 //!
 //! | task | ends | its failure |
 //! | --- | --- | --- |
 //! | accepting peers | by `shutdown` | none: accept errors are logged and waited out |
 //! | one for each peer's connection | with it, or by `shutdown` | the peer's fault: logged at debug |
-//! | the conductor | by `shutdown` | what it could not do it tries again |
-//! | measuring a change | by `shutdown` | what it could not count it counts later |
-//! | verifying that this process must not go on | by `shutdown`, or when nobody says so | whom it cannot ask it asks again |
-//! | noting where peers are | by `shutdown` | what it could not write it writes later |
-//! | making this process known to peers | by itself, within seconds | it is begun again |
-//! | asking peers only to find out whether they can be | by itself, within a second | that is what is noted |
-//! | one for each shard that batches go to | when there are none left, or with the conductor | what it could not send is sent again |
+//! | the conductor | by `shutdown` | work that failed is tried again |
+//! | measuring a change | by `shutdown` | a count that failed is repeated later |
+//! | verifying that this process must not go on | by `shutdown`, or when no peer confirms it | a peer that cannot be asked is asked again |
+//! | noting where peers are | by `shutdown` | a write that failed is repeated later |
+//! | making this process known to peers | by itself, within seconds | it is started again |
+//! | probing whether peers can be asked | by itself, within a second | the failure is what it notes |
+//! | one for each shard that batches go to | when there are none left, or with the conductor | a batch that was not sent is sent again |
 
 pub mod plan;
 mod acquaintance;
@@ -70,19 +70,19 @@ pub use surveying::{Strategy, SurveyError};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
-/// How long to wait when no connection can be accepted.
+/// How long to wait after no connection could be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// What a shard is started among others with.
+/// The options of a shard that is one of several.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// The peer port.
+    /// The address of the peer port.
     pub listen: SocketAddr,
-    /// Where the peers are.
+    /// The peers' addresses.
     pub peers: PerShard,
 }
 
-/// One shard's part in its cluster. Clones are the same part.
+/// One shard's part in its cluster. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Cluster(Arc<Inner>);
 
@@ -92,12 +92,12 @@ struct Inner {
     connections: Connections,
     writer: Writer,
     guests: Guests,
-    /// What the StatefulSet is heard to want, where the settings go by it.
+    /// The number of shards that the StatefulSet asks for, where the settings follow it.
     replicas: watch::Receiver<Replicas>,
     coordination: Coordination,
     learning: Learning,
     giving: Giving,
-    /// A std mutex: held for a look.
+    /// A std mutex, because it is held only briefly.
     measured: Mutex<Measured>,
     surveys: Surveys,
     /// Which processes are accepted.
@@ -106,20 +106,20 @@ struct Inner {
     reach: Reach,
     /// Where peers were before the start; none without a data directory.
     remembered: OnceLock<Remembered>,
-    /// Something happened that the conductor waits for.
+    /// Wakes the conductor.
     news: Notify,
-    /// Why this process must not go on, once it is so.
+    /// Why this process must not go on, once that is known.
     stopped: watch::Sender<Option<Stopped>>,
 }
 
-/// Waits until told to shut down, or until nobody is there to tell.
+/// Waits until told to shut down, or until the sender is gone.
 async fn until_down(down: &mut watch::Receiver<bool>) {
     let _told_or_gone = down.wait_for(|down| *down).await;
 }
 
 impl Cluster {
-    /// A shard among others, which are reached by TCP. The writer has told its
-    /// start. `replicas` is what counts where the settings go by a StatefulSet.
+    /// A shard among others, which it reaches by TCP. The writer must have made
+    /// [`Change::Start`]. `replicas` counts where the settings follow a StatefulSet.
     pub fn new(
         options: &Options,
         endpoint: Endpoint,
@@ -158,12 +158,12 @@ impl Cluster {
         }))
     }
 
-    /// Why this process must not go on, once it is so.
+    /// Why this process must not go on, once that is known.
     pub fn stopped(&self) -> watch::Receiver<Option<Stopped>> {
         self.0.stopped.subscribe()
     }
 
-    /// Accepts peers, and conducts, until shutdown.
+    /// Accepts peers and conducts until shutdown.
     pub async fn run(
         self,
         mut listener: impl Accept,
@@ -221,14 +221,14 @@ impl Cluster {
         while tasks.join_next().await.is_some() {}
     }
 
-    /// The process of a shard that is accepted.
+    /// The accepted process of a shard.
     fn accepts(&self, shard: Ordinal) -> Option<message::Process> {
         let view = self.0.writer.views().load();
         let membership = view.as_ref()?.membership.as_ref()?;
         Some(membership.shard.accepts(shard)?.into())
     }
 
-    /// The plan that this shard goes by.
+    /// The plan that this shard follows.
     fn plan(&self) -> Option<Plan> {
         let view = self.0.writer.views().get()?;
         view.membership.as_ref()?.shard.plan().cloned()
@@ -241,19 +241,19 @@ impl Cluster {
         membership.shard.plan().map(|plan| plan.cluster)
     }
 
-    /// The cluster that this shard belongs to, where a peer belongs to another.
+    /// The cluster that this shard belongs to, where a peer belongs to another one.
     fn foreign(&self, peers: Option<ClusterId>) -> Option<ClusterId> {
         self.id()
             .filter(|own| peers.is_some_and(|peers| peers != *own))
     }
 
-    /// The schema of the data; none before a generation is live.
+    /// The schema of the data; `None` before a generation is live.
     fn schema(&self) -> Option<u32> {
         let view = self.0.writer.views().get()?;
         Some(view.guest.description().schema)
     }
 
-    /// Makes a change in the writer; what must stop this process is noted.
+    /// Makes a change in the writer. An error that must stop this process is noted.
     async fn change(&self, change: Change) -> Result<Changed, ChangeError> {
         let changed = self.0.writer.change(change).await;
         if let Err(ChangeError::Stopped(stopped)) = &changed {

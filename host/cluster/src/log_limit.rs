@@ -1,19 +1,19 @@
-//! Telling of what strangers can cause, without letting them fill the log.
+//! Rate-limits log messages that a stranger could trigger.
 
 use std::sync::Mutex;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How often it is told of at most.
+/// The least time between two messages.
 const EVERY: Duration = Duration::from_secs(10);
 
-/// When something was last told of. A std mutex: held for a look.
+/// When a message was last logged. A std mutex, because it is held only briefly.
 #[derive(Debug, Default)]
 pub(super) struct LogLimit(Mutex<Option<Instant>>);
 
 impl LogLimit {
-    /// Whether it may be told of now; if so, it is.
+    /// Whether a message may be logged now; if so, counts it as logged.
     pub(super) fn allows(&self) -> bool {
         let mut last = self.0.lock().expect("no holder of this lock panics");
         let may = last.is_none_or(|last| last.elapsed() >= EVERY);

@@ -1,7 +1,7 @@
-//! Shards that have data and are not there, as fewer are wanted than data is in.
+//! Shards that have data but do not run, because fewer shards are wanted than have data.
 //!
-//! They were ended before they could give away what they have, or the whole cluster came
-//! back with fewer. Nothing is lost by it, and nothing mends it but their return.
+//! They were ended before they could give their partitions away, or the whole cluster came back
+//! with fewer shards. No data is lost, but only their return makes it available again.
 
 use std::fmt;
 
@@ -9,14 +9,14 @@ use ostrakon_protocol::Ordinal;
 
 use super::{AskError, Cluster};
 
-/// The shards that are missing, never none.
+/// The shards that are missing; at least one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Missing {
-    /// Which.
+    /// Their ordinals.
     pub shards: Vec<Ordinal>,
-    /// How many shards there are to be, as the settings or the `StatefulSet` have it.
+    /// How many shards are wanted, by the settings or the `StatefulSet`.
     pub wanted: u32,
-    /// Among how many data is.
+    /// How many shards have data.
     pub having_data: u32,
 }
 
@@ -29,7 +29,7 @@ impl fmt::Display for Missing {
         };
         write!(
             out,
-            "{shards} {have} partitions and {are} not there, so requests for these get 503: data is in {all} shards, and {} wanted; run {all} again (`kubectl scale --replicas={all}`), and fewer only when they have given away what they have",
+            "{shards} {have} partitions and {are} not there, so requests for these get 503: data is in {all} shards, and {} wanted; run {all} again (`kubectl scale --replicas={all}`), and fewer only when those have given their partitions away",
             match self.wanted {
                 1 => "1 is".to_owned(),
                 wanted => format!("{wanted} are"),
@@ -38,7 +38,7 @@ impl fmt::Display for Missing {
     }
 }
 
-/// `shard 3`, or `shards 3, 4 and 5`.
+/// Formats `shard 3`, or `shards 3, 4 and 5`.
 pub(super) fn named(shards: &[Ordinal]) -> String {
     match shards {
         [] => "no shard".to_owned(),
@@ -51,8 +51,8 @@ pub(super) fn named(shards: &[Ordinal]) -> String {
 }
 
 impl Cluster {
-    /// The shards that have data and are not there, as fewer are wanted. Only the
-    /// coordinator knows how many are.
+    /// The shards that have data and do not run, because fewer are wanted. Only the coordinator
+    /// knows how many are wanted.
     pub fn missing(&self) -> Option<Missing> {
         if self.0.me != Ordinal::COORDINATOR {
             return None;
@@ -69,7 +69,7 @@ impl Cluster {
         })
     }
 
-    /// What is wrong with the cluster, as far as this shard knows, in plain words.
+    /// The faults of the cluster that this shard knows of, in plain words.
     pub fn problems(&self) -> Vec<String> {
         let missing = self.missing();
         let is_missing = |shard: &Ordinal| {
@@ -83,13 +83,13 @@ impl Cluster {
             let shards = named(&away);
             let their = if away.len() == 1 { "its" } else { "their" };
             problems.push(format!(
-                "{shards} cannot be asked, and requests for {their} partitions get 503: see that each runs, and what is between them"
+                "{shards} cannot be asked, and requests for {their} partitions get 503: see that each of them runs and can be reached from this shard"
             ));
         }
         problems
     }
 
-    /// Why a request for a shard's partitions was not taken there.
+    /// Why the request was not forwarded to a shard, for the client.
     pub(super) fn why_away(&self, shard: Ordinal, error: &AskError) -> String {
         if let Some(missing) = self.missing()
             && missing.shards.contains(&shard)
@@ -119,7 +119,7 @@ mod tests {
         };
         assert_eq!(
             missing(&[3, 4], 3).to_string(),
-            "shards 3 and 4 have partitions and are not there, so requests for these get 503: data is in 5 shards, and 3 are wanted; run 5 again (`kubectl scale --replicas=5`), and fewer only when they have given away what they have"
+            "shards 3 and 4 have partitions and are not there, so requests for these get 503: data is in 5 shards, and 3 are wanted; run 5 again (`kubectl scale --replicas=5`), and fewer only when those have given their partitions away"
         );
         let one = missing(&[4], 1).to_string();
         assert!(one.starts_with("shard 4 has partitions and is not there"));

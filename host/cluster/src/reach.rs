@@ -1,5 +1,5 @@
-//! Which peers can be asked, since when, and why not: for the log, for operators, and for
-//! those whose requests wait.
+//! Which peers can be asked, since when, and why others cannot: for the log, for operators, and
+//! for waiting requests.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -13,40 +13,40 @@ use tokio::time::{Instant, timeout};
 use super::message::PeerRequest;
 use super::{AskError, Cluster};
 
-/// How long a peer may be away before it is told of: a Pod that is replaced is back sooner.
+/// How long a peer may be unreachable before it is reported: a Pod that is replaced is back
+/// sooner.
 pub(super) const AWAY_AFTER: Duration = Duration::from_secs(10);
-/// How long a peer may take to answer where only that is to be found out.
+/// How long a peer may take to answer a probe.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Whether a peer can be asked, as it was found last.
+/// Whether a peer could be asked at the last attempt.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Peer {
-    /// Which shard it is.
     pub shard: Ordinal,
     /// Whether it could be asked.
     pub reached: bool,
-    /// Since when it is so, in Unix time.
+    /// Since when, in Unix time.
     pub since: f64,
     /// Why it could not be asked.
     pub cause: Option<String>,
 }
 
-/// What is known of all peers. A std mutex: held for a look.
+/// The contact with each peer. A std mutex, because it is held only briefly.
 #[derive(Debug, Default)]
 pub(super) struct Reach(Mutex<BTreeMap<Ordinal, Contact>>);
 
 #[derive(Debug)]
 struct Contact {
-    /// Since when it can, or cannot, be asked.
+    /// Since when it has been reachable, or unreachable.
     since: Instant,
-    /// The same for people.
+    /// The same as wall-clock time, for people.
     at: SystemTime,
     cause: Option<String>,
-    /// Whether it was told that it cannot be asked.
+    /// Whether the log has said that it is unreachable.
     is_told: bool,
 }
 
-/// What is to be told of a peer.
+/// A change that the log is to report.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum News {
     Away(String),
@@ -54,8 +54,8 @@ enum News {
 }
 
 impl Reach {
-    /// A peer was asked; `cause` says why it could not be. One that only did not answer
-    /// in time, `is_late`, has no better cause than one that is known.
+    /// Notes an attempt to ask a peer; `cause` says why it failed. A mere timeout (`is_late`)
+    /// does not replace a cause that is already known.
     fn note(&self, peer: Ordinal, cause: Option<String>, is_late: bool) -> Option<News> {
         let mut contacts = self.contacts();
         let fresh = |is_away: bool| Contact {
@@ -90,7 +90,7 @@ impl Reach {
         contact.cause.clone().map(News::Away)
     }
 
-    /// Those that cannot be asked now, whether for long or not.
+    /// The peers that cannot be asked now, for however long.
     fn lost(&self) -> Vec<Ordinal> {
         let contacts = self.contacts();
         let lost = contacts
@@ -99,7 +99,7 @@ impl Reach {
         lost.map(|(peer, _)| *peer).collect()
     }
 
-    /// Why a peer cannot be asked, and has not been for long.
+    /// Whether a peer has been unreachable for long.
     fn is_away(&self, peer: Ordinal) -> bool {
         let contacts = self.contacts();
         let contact = contacts
@@ -125,8 +125,7 @@ impl Reach {
 }
 
 impl Cluster {
-    /// The shards that the plan is about, this one aside, as far as it is known whether
-    /// they can be asked.
+    /// The other shards of the plan, as far as it is known whether they can be asked.
     pub fn peers(&self) -> Vec<Peer> {
         let shards = self.plan().map_or(0, |plan| plan.shards());
         let mut peers = self.0.reach.peers();
@@ -134,7 +133,7 @@ impl Cluster {
         peers
     }
 
-    /// The shards that the plan is about and that have not been there for a while.
+    /// The shards of the plan that have been unreachable for a while.
     pub fn away(&self) -> Vec<Ordinal> {
         let shards = self.plan().map_or(0, |plan| plan.shards());
         let mut lost = self.0.reach.lost();
@@ -163,7 +162,7 @@ impl Cluster {
 
     fn note_contact(&self, peer: Ordinal, cause: Option<String>, is_late: bool) {
         let news = self.0.reach.note(peer, cause, is_late);
-        // One that is to come, or has left, is nobody's concern.
+        // A shard that is yet to come, or has left, is not reported.
         let is_of_plan = |plan: &Plan| peer.0 < plan.shards();
         match news.filter(|_| self.plan().as_ref().is_some_and(is_of_plan)) {
             None => {}
@@ -180,8 +179,7 @@ impl Cluster {
         }
     }
 
-    /// Asks peers only to find out whether they can be: those that could not be, and one
-    /// more, in turn.
+    /// Probes the peers that could not be asked, and one more, in turn.
     pub(super) fn look_for_peers(&self, turn: &mut u32) {
         let shards = self.plan().map_or(0, |plan| plan.shards());
         let mut to_ask = self.0.reach.lost();
@@ -192,7 +190,7 @@ impl Cluster {
         to_ask.dedup();
         for peer in to_ask {
             let cluster = self.clone();
-            // It ends by itself.
+            // The task ends by itself.
             drop(tokio::spawn(async move {
                 if timeout(PATIENCE, cluster.ask(peer, &PeerRequest::Plan {}))
                     .await

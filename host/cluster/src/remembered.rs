@@ -1,12 +1,11 @@
-//! Where peers were last, kept over restarts.
+//! Remembers the peers' last addresses over restarts.
 //!
-//! While a shard is away its peers ask for its name, and caches keep that it has no
-//! address. Where the same holds for theirs, as in a rolling update, neither side could
-//! find the other for half a minute. So a shard notes where its peers are, and tries
-//! them there when it is back. What it noted is a hint: a peer that is not there any
-//! more, or not the same, costs an attempt to connect. So a note that cannot be read
-//! keeps no shard from starting. It is logged, and written anew. One of a later version
-//! is moved aside before that.
+//! While a shard is away, its peers resolve its name, and caches keep the answer that it has no
+//! address. If the same holds for the peers, as in a rolling update, neither side could find
+//! the other for half a minute. So a shard notes its peers' addresses, and tries them when it
+//! is back. A noted address is a hint: if the peer is no longer there, or another is, it costs
+//! one attempt to connect. Therefore a note that cannot be read keeps no shard from starting:
+//! it is logged, and written anew. A note of a later version is moved aside before that.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -23,11 +22,11 @@ use tokio::time::sleep;
 
 use super::{Cluster, until_down};
 
-/// The file in the data directory.
+/// The file's name in the data directory.
 const FILE: &str = "peers.json";
-/// How often it is written at most.
+/// The least time between two writes.
 const EVERY: Duration = Duration::from_secs(1);
-/// More than all shards that there can be take in it.
+/// The addresses of the most shards that there can be fit into it.
 const MAX_BYTES: usize = 128 * 1024;
 
 const FORMAT: Format = Format {
@@ -35,17 +34,17 @@ const FORMAT: Format = Format {
     version: 1,
 };
 
-/// Where peers were, by their ordinals.
+/// The peers' addresses, by their ordinals.
 type Places = BTreeMap<u32, IpAddr>;
 
-/// What is in the file.
+/// The contents of the file.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Noted {
     peers: Places,
 }
 
-/// What is remembered, and in which file.
+/// The remembered addresses, and their file.
 #[derive(Clone, Debug)]
 pub(super) struct Remembered {
     path: PathBuf,
@@ -74,13 +73,13 @@ impl Remembered {
         }
     }
 
-    /// Whether any peer is elsewhere than is remembered.
+    /// Whether any peer has another address than the remembered one.
     fn is_news(&self, now: &Places) -> bool {
         let mut now = now.iter();
         now.any(|(peer, at)| self.places.get(peer) != Some(at))
     }
 
-    /// Notes where peers are now; the others are where they were.
+    /// Notes the peers' current addresses; for all other peers the remembered address stays.
     fn note(&mut self, now: Places) -> io::Result<()> {
         if let Some(version) = self.newer {
             let aside = set_aside(&self.path, version)?;
@@ -100,7 +99,7 @@ impl Remembered {
     }
 }
 
-/// What was noted; nothing where there is no file.
+/// The noted addresses; none where there is no file.
 fn read(path: &Path) -> Result<Places, Unreadable> {
     match regular::read_own(path, MAX_BYTES) {
         Ok(stored) => decode(&stored),
@@ -122,7 +121,7 @@ fn decode(stored: &[u8]) -> Result<Places, Unreadable> {
 }
 
 impl Cluster {
-    /// Takes up what is remembered in a data directory. From then on it is kept there.
+    /// Loads the remembered addresses from a data directory, and keeps them there from then on.
     pub fn recall(&self, directory: &Path) {
         let remembered = Remembered::read(directory.join(FILE));
         let line = self.0.connections.line.load();
@@ -135,7 +134,7 @@ impl Cluster {
         debug_assert!(first.is_ok(), "it is done once");
     }
 
-    /// Notes where peers are, until shutdown.
+    /// Notes the peers' addresses until shutdown.
     pub(super) async fn remember(self, mut shutdown: watch::Receiver<bool>) {
         let Some(mut remembered) = self.0.remembered.get().cloned() else {
             return;
@@ -158,12 +157,12 @@ impl Cluster {
             let noted;
             (remembered, noted) = noting.await.expect("noting does not panic");
             if let Err(error) = noted {
-                tracing::debug!(%error, "it is not noted where peers are");
+                tracing::debug!(%error, "the peers' addresses could not be written");
             }
         }
     }
 
-    /// Where peers are that have called or were found, as far as they are found by name.
+    /// The addresses of peers that have called or were found, as far as they are found by name.
     fn places(&self) -> Places {
         let places = self.0.connections.line.load().endpoint.addresses.proved();
         let mut places: Places = places
@@ -202,7 +201,7 @@ mod tests {
         }
     }
 
-    /// A change of what is stored needs a version of its own, and its fixture.
+    /// A change of the stored format needs a version of its own, and its fixture.
     #[test]
     fn what_is_written_is_what_was_written_by_this_version_before() {
         assert_eq!(encode(&noted()), PEERS_1);
@@ -225,7 +224,7 @@ mod tests {
         }
     }
 
-    /// An older program must not destroy what a later one noted.
+    /// An older program must not destroy the note of a later one.
     #[test]
     fn a_note_of_a_later_version_is_left_alone_and_moved_aside_before_another_is_written() {
         let directory = tempfile::tempdir().unwrap();
@@ -241,7 +240,7 @@ mod tests {
         let aside = directory.path().join("peers.json.v9");
         assert_eq!(fs::read(&aside).unwrap(), later);
         assert_eq!(fs::read(&path).unwrap(), PEERS_1);
-        // Where it cannot be moved, it stays.
+        // If it cannot be moved, it stays.
         fs::write(&path, later).unwrap();
         fs::remove_file(&aside).unwrap();
         fs::create_dir_all(aside.join("in the way")).unwrap();
@@ -273,7 +272,7 @@ mod tests {
             remembered.note(noted()).unwrap();
             assert_eq!(read(&path), Ok(noted()));
         }
-        // A disk that takes nothing is no reason to fail.
+        // A disk that refuses to write must not cause a failure.
         fs::remove_dir_all(directory.path()).unwrap();
         remembered.note(places(&[(2, [10, 0, 0, 4])])).unwrap_err();
     }

@@ -1,4 +1,4 @@
-//! How many shards a StatefulSet is to have, as far as a shard has heard.
+//! The number of shards that a StatefulSet asks for, as far as this shard knows it.
 
 use std::time::Duration;
 
@@ -10,26 +10,25 @@ use tokio::time::timeout;
 
 use super::Cluster;
 
-/// How long a shard that is told to end waits to hear whether it leaves. Where
-/// the number can be heard at all it takes some milliseconds; where it cannot, a
-/// restart takes so much longer.
+/// How long a shard that is told to end waits to learn whether it leaves the cluster. Where the
+/// number can be read, that takes some milliseconds; where it cannot, this delays each restart.
 const HEARD_WITHIN: Duration = Duration::from_secs(5);
 
-/// How many shards the StatefulSet is to have, as far as it is known.
+/// How many shards the StatefulSet asks for, as far as this shard knows it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Replicas {
-    /// Nobody has said it yet.
+    /// Not read yet.
     #[default]
     NotHeard,
-    /// There is no number to go by: the StatefulSet is gone, is to have no
-    /// Pods, or may not be read.
+    /// There is no usable number: the StatefulSet is gone, asks for no Pods, or may not be
+    /// read.
     None,
-    /// So many, at least 1.
+    /// This many, at least 1.
     Are(u32),
 }
 
 impl Replicas {
-    /// The number, where there is one.
+    /// The number, if there is one.
     pub fn number(self) -> Option<u32> {
         match self {
             Self::Are(number) => Some(number),
@@ -39,9 +38,8 @@ impl Replicas {
 }
 
 impl Cluster {
-    /// Where partitions are to be, by what is live here; none: it is not known
-    /// among how many shards. A plan stays as it is while nobody says another
-    /// number.
+    /// The placement that the live generation asks for; `None` where the number of shards is
+    /// not known. The plan's number stays while no other number is read.
     pub(super) fn desired(&self, view: &View, plan: Option<&Plan>) -> Option<Placement> {
         let settings = &view.guest.settings().cluster;
         let shards = match settings.topology {
@@ -58,8 +56,7 @@ impl Cluster {
         })
     }
 
-    /// Returns when it is heard whether this shard leaves, if that is to be heard
-    /// from a StatefulSet.
+    /// Returns once it is known whether this shard leaves, if a StatefulSet decides that.
     pub(super) async fn until_heard(&self) {
         if self.0.me == Ordinal::COORDINATOR || !self.goes_by_replicas() {
             return;
@@ -68,12 +65,12 @@ impl Cluster {
         let heard = replicas.wait_for(|replicas| *replicas != Replicas::NotHeard);
         if timeout(HEARD_WITHIN, heard).await.is_err() {
             tracing::warn!(
-                "the API server does not say whether this shard leaves: it ends as if it came back"
+                "the API server does not say whether this shard leaves: it ends as for a restart"
             );
         }
     }
 
-    /// Whether this shard is to leave, by what is heard, and the plan does not
+    /// Whether this shard is to leave by the number that was read, although the plan does not
     /// say so yet.
     pub(super) fn is_to_leave(&self, membership: &Membership) -> bool {
         let replicas = self.0.replicas.borrow().number();

@@ -13,52 +13,48 @@ use tokio::time::timeout;
 use super::message::{Basis, PeerRequest, PeerResponse};
 use super::{AskError, Cluster};
 
-/// How long another shard may take to answer: its guest may have to be fetched
-/// and compiled.
+/// How long another shard may take to answer: it may have to fetch and compile the guest.
 const PATIENCE: Duration = Duration::from_secs(15).saturating_add(survey::DEADLINE);
 
 /// Whose `owner` a survey asks.
 #[derive(Clone, Debug)]
 pub enum Strategy {
-    /// That of a generation that some shard has.
+    /// The `owner` of a generation that some shard has.
     Kept(Placement),
-    /// That of a generation that is only to be surveyed.
+    /// The `owner` of a generation that is only to be surveyed.
     Trial(Files),
 }
 
 /// Why another shard was not surveyed.
 #[derive(Debug, thiserror::Error)]
 pub enum SurveyError {
-    /// It is away.
+    /// The shard cannot be asked.
     #[error(
         "shard {shard} is away, and nothing can be said without it: try again when it is back ({why})"
     )]
     Away {
-        /// Which shard.
         shard: Ordinal,
-        /// What happened.
+        /// The cause.
         why: String,
     },
-    /// It said why not.
+    /// The shard refused.
     #[error("shard {shard}: {why}")]
     Refused {
-        /// Which shard.
         shard: Ordinal,
-        /// What it said.
+        /// The shard's reason.
         why: String,
     },
 }
 
 impl Cluster {
-    /// The surveys of this process.
     pub fn surveys(&self) -> &Surveys {
         &self.0.surveys
     }
 
-    /// Lets another shard say whose its partitions would be among so many.
+    /// Asks another shard who would own its partitions among `shards` shards.
     ///
     /// # Errors
-    /// When it does not.
+    /// When it does not answer, or refuses.
     pub async fn survey_of(
         &self,
         shard: Ordinal,
@@ -90,7 +86,7 @@ impl Cluster {
         }
     }
 
-    /// Says whose the partitions here would be among so many shards.
+    /// Surveys who would own the partitions here among `shards` shards.
     pub(super) async fn survey_here(&self, shards: u32, basis: Basis) -> Result<Owners, String> {
         if !(1..=MAX_SHARDS).contains(&shards) {
             return Err(format!("there are 1 to {MAX_SHARDS} shards, not {shards}"));
@@ -98,7 +94,7 @@ impl Cluster {
         let _turn = self.0.surveys.begin().map_err(|error| error.to_string())?;
         let guest = self.surveyor(basis).await?;
         let Some(view) = self.0.writer.views().get() else {
-            return Err("it has no generation yet: try again soon".to_owned());
+            return Err("the shard has no generation yet: try again soon".to_owned());
         };
         let snapshot = Arc::clone(&view.snapshot);
         drop(view);
@@ -115,7 +111,7 @@ impl Cluster {
             }
             Basis::Trial { files } => {
                 let files = Files::new(files);
-                // No longer than whoever asked waits for it.
+                // Waits no longer than the asking shard does.
                 let making = timeout(PATIENCE, self.0.guests.make(&files, Purpose::Trial)).await;
                 let made = making.map_err(|_| "its guest was not compiled in time".to_owned())?;
                 made.map(Arc::new).map_err(|error| error.to_string())

@@ -1,7 +1,8 @@
-//! Ending without losing a request: not ready, then refusing, then empty, then durable.
+//! Ending without losing a request: first not ready, then refusing, then empty, then durable.
 //!
-//! Clients are served, each answer asking them to go elsewhere, for as long as others may still send
-//! some and partitions are handed over; what is refused is refused at the very end.
+//! Clients are served, and each response asks them to go elsewhere, for as long as other
+//! clients may still send requests and partitions are being handed over. Requests are refused
+//! only at the very end.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -12,9 +13,9 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::readiness::Readiness;
 
-/// Whether and how far the shard drains. Clones share it.
+/// Whether the shard drains, and how far it has come. Clones share the drain.
 ///
-/// Draining begins once, by a signal or a request on the admin port, and ends once; the process
+/// Draining begins once, by a signal or a request on the admin port, and ends once. The process
 /// may live on, drained, until it is told to end.
 #[derive(Clone, Debug)]
 pub(crate) struct Drain(Arc<Inner>);
@@ -29,36 +30,35 @@ struct Inner {
     outcome: watch::Sender<Option<Outcome>>,
 }
 
-/// How long draining may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Timing {
-    /// How long to go on serving, not ready: others learn only after a while that they are not to
-    /// send more. Part of the deadline.
+    /// How long to keep serving while not ready: others learn only after a while that they are
+    /// to send no more requests. Part of the deadline.
     pub serve_for: Duration,
-    /// For the whole of it.
+    /// The limit for the whole drain.
     pub deadline: Duration,
 }
 
 impl Timing {
-    /// What of it is not for handing over: requests in flight are answered, and the last commit is
-    /// made.
+    /// The part of the deadline that is not for handing over: requests in flight are answered,
+    /// and the last commit is made.
     fn last(&self) -> Duration {
         (self.deadline / 10).min(Duration::from_secs(5))
     }
 }
 
-/// How draining ended.
+/// The outcome of a drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// Every request was answered and the last commit is durable.
+    /// Every request was answered, and the last commit is durable.
     Complete,
-    /// The deadline passed. What was acknowledged is durable all the same.
+    /// The deadline passed. Everything that was acknowledged is durable all the same.
     DeadlinePassed {
-        /// Requests that were not answered.
+        /// The number of unanswered requests.
         in_flight: usize,
     },
-    /// Every request was answered, but not all partitions that other shards are
-    /// to have could be handed over. They are on this shard's disk.
+    /// Every request was answered, but not all the partitions of other shards could be handed
+    /// over. The rest are on this shard's disk.
     PartitionsLeft,
 }
 
@@ -75,57 +75,57 @@ impl Drain {
         }))
     }
 
-    /// Counts a request in, until the guard is dropped; none: refuse it as shutting down.
+    /// Counts a request until the guard is dropped. `None`: the request must be refused,
+    /// because the shard is shutting down.
     pub(crate) fn enter(&self) -> Option<InFlight> {
-        // In this order, and sequentially consistent, as in `run`: either this request sees that
-        // it is refused, or the drain sees that it is in flight.
+        // In this order, and sequentially consistent, as in `run`: either this request sees
+        // that it is refused, or the drain sees that it is in flight.
         self.0.in_flight.fetch_add(1, Ordering::SeqCst);
         let guard = InFlight(Arc::clone(&self.0));
         (!self.is_refusing()).then_some(guard)
     }
 
-    /// Whether the drain has begun.
     pub(crate) fn has_begun(&self) -> bool {
         *self.0.begun.borrow()
     }
 
-    /// Requests that are being answered.
+    /// The number of requests that are being answered.
     pub(crate) fn in_flight(&self) -> usize {
         self.0.in_flight.load(Ordering::SeqCst)
     }
 
-    /// Whether requests are refused.
     pub(crate) fn is_refusing(&self) -> bool {
         self.0.refusing.load(Ordering::SeqCst)
     }
 
-    /// Begins to drain: not ready from now on. Nothing where it has begun already.
+    /// Begins to drain: the shard is not ready from now on. Does nothing if the drain has begun
+    /// already.
     pub(crate) fn begin(&self) {
         self.0.readiness.set_draining();
         self.0.begun.send_replace(true);
     }
 
-    /// Begins to drain, and refuses requests at once: what this process would answer may not be so.
+    /// Begins to drain and refuses requests at once: this process's answers may be wrong.
     pub(crate) fn begin_refusing(&self) {
         self.0.refusing.store(true, Ordering::SeqCst);
         self.begin();
     }
 
-    /// Waits until draining begins.
     pub(crate) async fn begun(&self) {
         let mut begun = self.0.begun.subscribe();
-        // It cannot fail: the sender lives as long as this handle.
+        // This cannot fail: the sender lives as long as this handle.
         let _ = begun.wait_for(|begun| *begun).await;
     }
 
-    /// How draining ended, once it has.
+    /// Waits until the drain has ended, and returns its outcome.
     pub(crate) async fn outcome(&self) -> Outcome {
         ended(self.0.outcome.subscribe()).await
     }
 
-    /// Waits until draining begins, then does it: serves on for a while, and until `hand_over` has
-    /// given partitions away; refuses, waits for the requests in flight, and for `flush`, which
-    /// makes the last commit durable. To be run once, as a task of its own.
+    /// Waits until draining begins, then drains: keeps serving for a while and until
+    /// `hand_over` has given partitions away; then refuses requests, waits for the requests in
+    /// flight, and for `flush`, which makes the last commit durable. Must be run once, as a
+    /// task of its own.
     pub(crate) async fn run(
         &self,
         timing: impl FnOnce() -> Timing,
@@ -166,8 +166,8 @@ impl Drain {
     }
 
     async fn emptied(&self) {
-        // A permit is kept where the last request ends between the look and the wait; one from
-        // before only makes another look.
+        // If the last request ends between the check and the wait, its permit is kept. A permit
+        // from before only causes another check.
         while self.0.in_flight.load(Ordering::SeqCst) > 0 {
             self.0.emptied.notified().await;
         }
@@ -177,7 +177,7 @@ impl Drain {
 async fn ended(mut outcome: watch::Receiver<Option<Outcome>>) -> Outcome {
     let ended = outcome.wait_for(Option::is_some).await;
     let ended = ended.expect("the sender lives as long as the handle that waits");
-    ended.expect("it was waited for")
+    ended.expect("the wait ends only with an outcome")
 }
 
 /// A request that is answered before the shard has drained.
@@ -193,22 +193,21 @@ impl Drop for InFlight {
     }
 }
 
-/// Why the process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
-    /// It was told to, and has drained.
+    /// It was told to end, and has drained.
     Drained(Outcome),
-    /// It was told to twice: at once.
+    /// It was told to end twice, so it ends at once.
     Forced,
 }
 
-/// Waits for a signal, drains, and says how the process is to end. `next_signal` gives the name of
-/// the next one each time.
+/// Waits for a signal, drains, and returns how the process is to end. `next_signal` returns the
+/// name of the next signal each time.
 pub(crate) async fn until_told(
     drain: &Drain,
     mut next_signal: impl AsyncFnMut() -> &'static str,
 ) -> End {
-    // Not within the macro, which would not wait where the line is filtered out.
+    // Not inside the macro, which would not wait where the log filter drops the line.
     let signal = next_signal().await;
     tracing::info!(signal, "told to end");
     drain.begin();
@@ -287,7 +286,7 @@ mod tests {
             settle().await;
             tokio::time::advance(Duration::from_millis(served - 1)).await;
             settle().await;
-            let request = drain.enter().expect("it is served");
+            let request = drain.enter().expect("the request is served");
             tokio::time::sleep(Duration::from_millis(500)).await;
             assert!(drain.enter().is_none() && !run.is_finished());
             drop(request);
@@ -372,8 +371,9 @@ mod tests {
         assert_eq!(began.elapsed().as_secs(), 3);
     }
 
-    /// The first signal was once awaited within the macro that logs it, and so not at all where the
-    /// log's filter left that line out: the process drained as soon as it had started.
+    /// A regression test: the first signal was once awaited inside the macro that logs it, and
+    /// so not at all where the log filter dropped that line. The process drained as soon as it
+    /// had started.
     #[tokio::test(start_paused = true)]
     async fn a_signal_drains_a_second_one_ends_at_once_and_one_after_a_drain_ends_fast() {
         let (send, mut signals) = mpsc::unbounded_channel();

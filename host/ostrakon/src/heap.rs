@@ -1,5 +1,5 @@
-//! Memory that was freed goes back to the system: the C library's allocator keeps it in the arenas of
-//! the threads that took it, for as long as anything behind it is in use.
+//! Returns freed memory to the system: the C library's allocator keeps it in the arenas of the
+//! threads that took it, for as long as anything behind it is in use.
 
 use std::time::Duration;
 
@@ -7,17 +7,17 @@ use ostrakon_observe::metrics::{processor_time, resident_memory};
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
-/// How often it is done at most. Of a gigabyte it takes some milliseconds, and threads that allocate
-/// meanwhile may wait for it.
+/// The least time between two calls. For a gigabyte a call takes some milliseconds, and threads
+/// that allocate meanwhile may wait for it.
 const EVERY: Duration = Duration::from_secs(10);
-/// It is done where the memory that is resident differs by so many bytes from what it was after the last
-/// time,
+/// Memory is returned if the resident size differs by this many bytes from the size after the
+/// last call,
 const CHANGED: u64 = 4 << 20;
-/// or where the process has used so much processor time since: what it frees then need not show. An idle
-/// shard uses that in some minutes.
+/// or if the process has used this much processor time since: freed memory then need not show
+/// in the resident size. An idle shard takes some minutes to use that much.
 const USED: Duration = Duration::from_millis(100);
 
-/// Gives back what is freed, until it is dropped.
+/// Returns freed memory until the future is dropped.
 pub(crate) async fn give_back() {
     let mut last = Activity::default();
     loop {
@@ -33,7 +33,7 @@ pub(crate) async fn give_back() {
     }
 }
 
-/// What a process has done to its memory, as far as can be seen from outside.
+/// The process's activity in memory, as far as the system shows it.
 #[derive(Clone, Copy, Debug, Default)]
 struct Activity {
     resident: u64,
@@ -48,7 +48,7 @@ impl Activity {
         }
     }
 
-    /// Whether memory may have been freed since the last time.
+    /// Whether memory may have been freed since the last call.
     fn is_news(self, last: Self) -> bool {
         self.resident.abs_diff(last.resident) >= CHANGED
             || self.used.saturating_sub(last.used) >= USED
@@ -64,7 +64,8 @@ fn trim() {
     unsafe extern "C" {
         fn malloc_trim(kept: usize) -> i32;
     }
-    // SAFETY: it is declared as in malloc.h, locks what it touches, and moves nothing that is in use.
+    // SAFETY: the declaration is that of malloc.h; the function locks what it touches, and
+    // moves nothing that is in use.
     let _whether_any = unsafe { malloc_trim(0) };
 }
 
@@ -77,7 +78,8 @@ mod tests {
 
     use super::*;
 
-    /// It was done every ten seconds, whether anything had happened or not.
+    /// A regression test: memory was returned every ten seconds, whether anything had happened
+    /// or not.
     #[test]
     fn memory_is_given_back_only_where_something_was_done() {
         let last = Activity {
@@ -93,14 +95,14 @@ mod tests {
             (after(101, 50), false),
             (after(104, 0), true),
             (after(96, 0), true),
-            // As where what was taken and freed is kept by the allocator.
+            // As where the allocator keeps the memory that was taken and freed.
             (after(100, 100), true),
         ] {
             assert_eq!(now.is_news(last), is_news, "{now:?}");
         }
     }
 
-    /// As connections leave it: small blocks that were freed, with others in use between them.
+    /// As connections leave the heap: small freed blocks, with others in use between them.
     #[tokio::test]
     async fn what_was_freed_among_what_is_in_use_is_given_back() {
         const BLOCK: usize = 16 * 1024;

@@ -1,4 +1,4 @@
-//! Whether the shard is to be sent requests.
+//! Whether the shard may be sent requests.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,49 +18,47 @@ struct Conditions {
     draining: AtomicBool,
 }
 
-/// Why a shard is not ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NotReady {
-    /// It opens its store and binds its ports.
+    /// The shard opens its store and binds its ports.
     #[error("the shard is starting")]
     Starting,
-    /// It runs, but no guest has gone live.
+    /// The shard runs, but no guest has gone live.
     #[error("no generation is live: see /status for what was refused and why")]
     NoGeneration,
-    /// It has not been told how many shards there are.
+    /// The shard has not been told how many shards there are.
     #[error(
         "the shard does not know yet how many shards there are: shard 0 tells it, once its peer port can be reached; where the number is a StatefulSet's, see `kubernetes` in its /status"
     )]
     NoPlan,
-    /// Its data file is not where it was opened.
+    /// The data file is not where it was opened.
     #[error("the data file was moved or removed: see store.problem in /status")]
     StoreMissing,
-    /// Its peers do not know yet where it is.
+    /// The peers do not know this shard's address yet.
     #[error("the shard is telling its peers where it is: this takes a few seconds at most")]
     Unknown,
-    /// Another process has its place, or its data is outdated.
+    /// Another process has this shard's place, or this process's data is outdated.
     #[error(
-        "this process must not serve this shard any longer: see its log for why; it asks the others whether that is so, and ends, to be started again, when nobody says so"
+        "this process must not serve this shard any longer: see its log for why; it asks the other shards whether that is so, and once none confirms it, it ends, to be restarted"
     )]
     Stopped,
-    /// It ends.
     #[error("the shard is draining")]
     Draining,
 }
 
 impl Readiness {
-    /// The shard's store is open and its ports are bound. Stays so.
+    /// The shard's store is open and its ports are bound. Permanent.
     pub(crate) fn set_started(&self) {
         self.0.started.store(true, Ordering::Release);
     }
 
-    /// A generation is live. Stays so: a generation only ends by another's taking its place, and
-    /// one that is refused never makes the shard unready.
+    /// A generation is live. Permanent: a generation ends only when another takes its place,
+    /// and a refused generation never makes the shard unready.
     pub(crate) fn set_generation_live(&self) {
         self.0.generation_live.store(true, Ordering::Release);
     }
 
-    /// Whether the shard is one of a cluster of which it knows nothing yet.
+    /// Whether the shard belongs to a cluster whose plan it does not know yet.
     pub(crate) fn set_awaits_plan(&self, awaits: bool) {
         self.0.awaits_plan.store(awaits, Ordering::Release);
     }
@@ -70,27 +68,27 @@ impl Readiness {
         self.0.store_missing.store(missing, Ordering::Release);
     }
 
-    /// Whether the shard's peers are still to learn where it is.
+    /// Whether the peers still have to learn this shard's address.
     pub(crate) fn set_awaits_peers(&self, awaits: bool) {
         self.0.awaits_peers.store(awaits, Ordering::Release);
     }
 
-    /// The process may not go on serving. Stays so.
+    /// The process may not go on serving. Permanent.
     pub(crate) fn set_stopped(&self) {
         self.0.stopped.store(true, Ordering::Release);
     }
 
-    /// The shard drains. Stays so.
+    /// The shard drains. Permanent.
     pub(crate) fn set_draining(&self) {
         self.0.draining.store(true, Ordering::Release);
     }
 
-    /// Whether the shard has started: it may not be ready yet, or no longer.
+    /// Whether the shard has started. It may not be ready yet, or no longer be ready.
     pub(crate) fn is_started(&self) -> bool {
         self.0.started.load(Ordering::Acquire)
     }
 
-    /// Whether the shard is to be sent requests.
+    /// Whether the shard may be sent requests.
     ///
     /// # Errors
     /// Says why not.

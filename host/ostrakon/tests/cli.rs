@@ -1,4 +1,4 @@
-//! The `ostrakon` command as a person meets it.
+//! The `ostrakon` command as a user sees it.
 
 use std::fs;
 use std::process::{Command, Output};
@@ -11,7 +11,7 @@ fn ostrakon(arguments: &[&str]) -> Output {
         .expect("the binary is built with its tests")
 }
 
-/// Runs it, and checks the exit code and that standard error has this text.
+/// Runs the command, and checks its exit code and that standard error contains this text.
 fn check(arguments: &[&str], code: i32, text: &str) {
     let output = ostrakon(arguments);
     let said = String::from_utf8_lossy(&output.stderr);
@@ -146,7 +146,7 @@ fn a_directory_that_is_no_crate_is_not_built() {
     check(&["build", path], 64, "holds no cargo package");
 }
 
-/// The token goes in a header, and is told to nobody else.
+/// The token goes into a header, and nowhere else.
 #[test]
 fn a_token_in_a_file_is_shown_to_the_shard() {
     use std::io::{BufRead as _, BufReader, Write as _};
@@ -203,7 +203,7 @@ fn a_token_in_a_file_is_shown_to_the_shard() {
 
 #[test]
 fn where_no_shard_runs_status_and_drain_say_so() {
-    // Bound and closed again: nobody is there.
+    // Bound and closed again, so nothing listens there.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = port.local_addr().unwrap().to_string();
     drop(port);

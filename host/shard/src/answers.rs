@@ -1,4 +1,4 @@
-//! How a request that no guest answered is told to its client.
+//! The host's own answer to a request that no guest answered.
 
 use bytes::Bytes;
 use http::Response;
@@ -107,11 +107,11 @@ impl From<&Refused> for Refusal {
 }
 
 impl Refused {
-    /// The answer that its client gets.
+    /// The response that the client gets.
     pub fn response(&self) -> Response<Bytes> {
         let refusal = Refusal::from(self);
         match self {
-            // Which shard, for people: the client can do nothing but wait.
+            // Names the shard, for people: the client can only wait.
             Self::Away(why) | Self::Unknown(why) => refusal.explained(why),
             _ => refusal.response(),
         }

@@ -1,4 +1,4 @@
-//! One shard: its single writer, its requests, its swaps.
+//! One shard: its single writer, its requests and its swaps.
 
 pub mod writer;
 pub mod service;

@@ -1,4 +1,4 @@
-//! Whose the partitions of a shard would be, counted without moving any.
+//! Surveys: who would own a shard's partitions, counted without moving any.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,63 +12,59 @@ use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-/// How long a survey may take: the snapshot that it goes through keeps the space
-/// of all that is deleted meanwhile.
+/// How long a survey may take. Its snapshot keeps the space of everything that is deleted
+/// meanwhile.
 pub const DEADLINE: Duration = Duration::from_mins(1);
-/// How many partition keys are looked at in one go.
+/// How many partition keys one page reads.
 const PAGE: usize = 1024;
 
-/// So much data.
+/// An amount of data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Amount {
-    /// Partitions.
     pub partitions: u64,
-    /// The bytes of the keys and values in them.
+    /// The total size of the keys and values in these partitions.
     pub bytes: u64,
 }
 
 impl std::ops::AddAssign for Amount {
     fn add_assign(&mut self, other: Self) {
-        // Other shards say some of it.
+        // Saturates, because other shards report some of the amounts.
         self.partitions = self.partitions.saturating_add(other.partitions);
         self.bytes = self.bytes.saturating_add(other.bytes);
     }
 }
 
-/// What of a shard's data would be whose, by ordinal.
+/// How much of a shard's data each shard would own, by ordinal.
 pub type Owners = BTreeMap<u32, Amount>;
 
 /// Why a shard's data was not surveyed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// There is one already.
     #[error("another survey is under way: try again when it has ended")]
     Busy,
-    /// It took too long.
     #[error("a survey takes {} s at most, and this one would take longer", DEADLINE.as_secs())]
     Long,
-    /// Nobody waits for it any longer.
     #[error("nobody waits for the survey any longer")]
     Alone,
-    /// The guest failed.
+    /// The guest's `owner` failed.
     #[error("`owner` failed: {0}")]
     Owner(Failure),
     /// The data could not be read.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// The system denies a thread.
+    /// The system refused a thread.
     #[error("the system has no thread to give")]
     Thread(#[source] std::io::Error),
 }
 
-/// The surveys of a process: one at a time. Clones count together.
+/// The surveys of a process: one runs at a time. Clones share the limit.
 #[derive(Clone, Debug)]
 pub struct Surveys(Arc<Semaphore>);
 
-/// The right to make a survey.
+/// The right to run a survey, until it is dropped.
 #[derive(Debug)]
 pub struct Turn(
-    #[expect(dead_code, reason = "it is given back when dropped")] OwnedSemaphorePermit,
+    #[expect(dead_code, reason = "dropping it returns the permit")] OwnedSemaphorePermit,
 );
 
 impl Default for Surveys {
@@ -78,21 +74,21 @@ impl Default for Surveys {
 }
 
 impl Surveys {
-    /// Begins one.
+    /// Begins a survey.
     ///
     /// # Errors
-    /// When there is one already.
+    /// When another survey is running.
     pub fn begin(&self) -> Result<Turn, Error> {
         let permit = Arc::clone(&self.0).try_acquire_owned();
         permit.map(Turn).map_err(|_| Error::Busy)
     }
 }
 
-/// Asks a guest whose each partition of a snapshot would be among so many shards,
-/// on a thread of lower priority. Dropping the future ends it soon.
+/// Asks the guest who would own each partition of a snapshot among `shards` shards, on a thread
+/// of lower priority. Dropping the future ends the survey soon.
 ///
 /// # Errors
-/// When it fails, or takes longer than [`DEADLINE`].
+/// When the survey fails, or takes longer than [`DEADLINE`].
 pub async fn survey(
     snapshot: Arc<Snapshot>,
     guest: Arc<Guest>,
@@ -114,7 +110,7 @@ pub async fn survey(
                     Ok(())
                 }
             }));
-            // Whoever asked may be gone.
+            // The caller may be gone.
             let _ = sender.send(surveyed);
         });
     spawned.map_err(Error::Thread)?;
@@ -132,7 +128,7 @@ async fn count(
     loop {
         may_go_on()?;
         let page = snapshot.measure(start.as_deref(), PAGE)?;
-        // Of each page anew: an instance that has grown is not used for ever.
+        // Leases an instance for each page, so that one that has grown is not used for ever.
         let mut owning = guest.owning(shards).await.map_err(Error::Owner)?;
         for (partition, bytes) in &page.entries {
             let owner = owning.owner(partition).await.map_err(Error::Owner)?;
@@ -155,7 +151,7 @@ mod tests {
     #[test]
     fn one_survey_is_made_at_a_time() {
         let surveys = Surveys::default();
-        let turn = surveys.begin().expect("there is none");
+        let turn = surveys.begin().expect("no survey runs");
         assert!(matches!(surveys.begin(), Err(Error::Busy)));
         drop(turn);
         assert!(surveys.begin().is_ok());

@@ -1,7 +1,6 @@
-//! Clients that are sent from shard to shard, at the moments that are hard to
-//! meet with processes: while a partition is on its way, and before a shard has
-//! heard of the newest topology. Real services, writers and guests; the messages
-//! between them are calls.
+//! Clients that are redirected from shard to shard at moments that are hard to reach with
+//! processes: while a partition is on its way, and before a shard has heard of the newest
+//! topology. The services, writers and guests are real; the messages between them are calls.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -63,7 +62,6 @@ async fn kv(routing: &str) -> Arc<Guest> {
     Arc::new(guest.unwrap())
 }
 
-/// Shards in one process.
 struct Shards {
     net: Net,
     guest: Arc<Guest>,
@@ -71,7 +69,7 @@ struct Shards {
     _running: Vec<(JoinHandle<()>, tempfile::TempDir)>,
 }
 
-/// What the shards share.
+/// The state that the shards share.
 #[derive(Clone, Debug)]
 struct Net(Arc<Shared>);
 
@@ -80,11 +78,11 @@ struct Shared {
     writers: Vec<Writer>,
     guest: Arc<Guest>,
     services: OnceLock<Vec<Service>>,
-    /// Who was told the plan of whom.
+    /// Which shard was told the plan of which.
     told: Mutex<Vec<(u32, u32)>>,
 }
 
-/// The others as one shard calls them.
+/// The other shards, as one shard calls them.
 #[derive(Debug)]
 struct From {
     me: u32,
@@ -218,7 +216,7 @@ impl Shards {
         }
     }
 
-    /// A key that has these owners among two and among three shards.
+    /// A key with these owners among two and among three shards.
     async fn key(&self, among_two: u32, among_three: u32) -> String {
         for number in 0.. {
             let key = format!("key-{number}");
@@ -248,8 +246,7 @@ impl Shards {
             .await
     }
 
-    /// Asks as a client does that goes where it is sent; gives the shards that
-    /// it asked, too.
+    /// Asks as a client that follows redirects. Returns the reply and the shards asked.
     async fn follow(&self, first: u32, path: &str) -> (Vec<u32>, Reply) {
         let mut asked = vec![first];
         loop {
@@ -318,8 +315,8 @@ fn text(reply: &Reply) -> &str {
     std::str::from_utf8(&reply.body).unwrap()
 }
 
-/// A shard that joined again and has not heard of the newest topology knows
-/// only its last one: by that it would send clients back.
+/// A shard that joined again and has not heard of the newest topology knows only its last one:
+/// by that it would send clients back.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_is_not_sent_to_a_shard_that_would_send_it_back() {
     for routing in ["redirect", "local"] {
@@ -347,16 +344,16 @@ async fn a_partition_on_its_way_is_waited_for_and_nobody_is_sent_about() {
     }
     shards.learn(0..3, &plan(2, 2, 3)).await;
     let load = format!("/load/{moving}");
-    // Its source still has it, and all of them know that.
+    // The source still has it, and all shards know that.
     for first in 0..3 {
         let (asked, loaded) = shards.follow(first, &load).await;
         assert_eq!((asked, text(&loaded)), (vec![first], "before"));
     }
-    // What does not move is redirected as ever.
+    // A partition that does not move is redirected as usual.
     let (asked, loaded) = shards.follow(2, &format!("/load/{staying}")).await;
     assert_eq!((asked, text(&loaded)), (vec![2, 1], "before"));
 
-    // Its source has passed it, and its receiver does not have it.
+    // The source has passed it, and the receiver does not have it.
     let writer = &shards.net.0.writers[0];
     writer.change(Change::Step).await.unwrap();
     let waiting: Vec<_> = (0..3)
@@ -379,8 +376,8 @@ async fn a_partition_on_its_way_is_waited_for_and_nobody_is_sent_about() {
     assert_eq!((asked, text(&loaded)), (vec![0], "after"));
 }
 
-/// A client that shards by itself goes by the number of shards before or after:
-/// either is right while the partition moves.
+/// A client that shards by itself uses the number of shards before or after the change: either
+/// is right while the partition moves.
 #[tokio::test(flavor = "multi_thread")]
 async fn local_is_right_at_both_ends_of_a_move_and_finds_nothing_elsewhere() {
     let shards = Shards::start(3, "local").await;
@@ -401,7 +398,7 @@ async fn local_is_right_at_both_ends_of_a_move_and_finds_nothing_elsewhere() {
             assert_eq!((asked, text(&loaded)), (vec![shard], word));
         }
         if word == "before" {
-            // Its source keeps a copy until it is told that the batch is stored.
+            // The source keeps a copy until it is told that the batch is stored.
             shards.net.0.writers[0].change(Change::Step).await.unwrap();
             shards.deliver(0, 2).await;
             let (asked, _) = shards.follow(1, &format!("/save/{key}/after")).await;

@@ -1,5 +1,5 @@
-//! Two shards' writers, and the partitions that go from one to the other: what
-//! the protocol decides, done on real stores with a real guest.
+//! The writers of two shards, and the partitions that move from one to the other: the
+//! protocol's decisions on real stores with a real guest.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -88,7 +88,7 @@ impl Shard {
         }
     }
 
-    /// Ends it, and starts it again on its disk.
+    /// Ends the writer, and starts it again on its disk.
     async fn restart(self, guest: &Arc<Guest>) -> Self {
         self.writer.end();
         self.thread.join().unwrap();
@@ -124,7 +124,7 @@ impl Shard {
         self.writer.write(write, 100).await
     }
 
-    /// Saves so many keys.
+    /// Saves this many keys.
     async fn fill(&self, count: usize) -> BTreeSet<String> {
         let mut keys = BTreeSet::new();
         for number in 0..count {
@@ -136,7 +136,7 @@ impl Shard {
         keys
     }
 
-    /// The value stored under a key, with what surrounds it.
+    /// The value stored under a key, with its envelope.
     fn value(&self, key: &str) -> Vec<u8> {
         let snapshot = Arc::clone(&self.writer.views().get().unwrap().snapshot);
         let page = snapshot.scan_partition(key.as_bytes(), None, None, false, 2, &mut unbounded);
@@ -153,8 +153,8 @@ impl Shard {
         page.entries.into_iter().map(text).collect()
     }
 
-    /// Sends its first batch to the other and takes the acknowledgement; says
-    /// whether there was one.
+    /// Sends the first batch to the other and handles the acknowledgement. Returns whether
+    /// there was a batch.
     async fn give(&self, other: &Self) -> bool {
         let view = self.writer.views().get().unwrap();
         let membership = view.membership.as_ref().unwrap();
@@ -174,7 +174,7 @@ impl Shard {
             .contents(&view.snapshot, to, &range)
             .await
             .unwrap();
-        // It comes twice: the second is known, and changes nothing.
+        // The batch arrives twice: the second is recognized, and changes nothing.
         for expected in [Received::Apply, Received::Known] {
             let receive = Change::Receive {
                 batch: batch.clone(),
@@ -211,7 +211,7 @@ async fn partitions_go_from_writer_to_writer_while_both_write_and_restart() {
     let mut one = Shard::start(0, &guest, directory()).await;
     let two = Shard::start(1, &guest, directory()).await;
 
-    // Without a plan nobody's, then the one shard's.
+    // Without a plan it has no owner; then it is the one shard's.
     let unplaced = one.save("a", "x", None).await;
     assert!(
         matches!(unplaced, Written::Elsewhere(Authority::Unknown)),
@@ -233,7 +233,7 @@ async fn partitions_go_from_writer_to_writer_while_both_write_and_restart() {
     }
     let going = going.expect("about half of them go");
 
-    // Before the step it is the first's; then nobody's until it has arrived.
+    // Before the step the first shard owns it; then no shard may answer until it has arrived.
     let written = one.save(&going, "still", None).await;
     assert!(matches!(written, Written::Replied { .. }), "{written:?}");
     let elsewhere = two.save(&going, "early", None).await;
@@ -270,7 +270,7 @@ async fn partitions_go_from_writer_to_writer_while_both_write_and_restart() {
     let written = two.save(&going, "after", hand_off).await;
     assert!(matches!(written, Written::Replied { .. }), "{written:?}");
 
-    // All the others, with restarts of the source among them.
+    // All the others, with restarts of the source in between.
     let mut steps = 1;
     loop {
         let membership = one

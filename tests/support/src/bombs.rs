@@ -1,4 +1,4 @@
-//! Guests that are small, and take a compiler long: a good one with something more in it.
+//! Small guests that take a compiler long: a good guest with something added.
 
 use wasm_encoder::{
     BlockType, CodeSection, Component, ComponentExportKind, ComponentExportSection,
@@ -6,7 +6,7 @@ use wasm_encoder::{
     Module, ModuleSection, NestedComponentSection, TypeSection, ValType,
 };
 
-/// A component that exports functions of these names, and has nothing in it.
+/// A component that exports functions with these names, and contains nothing.
 pub fn outside(exports: &[&str]) -> Vec<u8> {
     let mut section = ComponentExportSection::new();
     for name in exports {
@@ -17,8 +17,8 @@ pub fn outside(exports: &[&str]) -> Vec<u8> {
     component.finish()
 }
 
-/// A guest with a component that holds so many instances of one that holds so many of another, and so
-/// on, so often: without any code.
+/// A guest with nested components and no code: each component holds `instances` instances of
+/// the next, `depth` times.
 pub fn nested(guest: &[u8], instances: u32, depth: u32) -> Vec<u8> {
     let mut component = Component::new();
     for _ in 0..depth {
@@ -41,8 +41,8 @@ pub fn nested(guest: &[u8], instances: u32, depth: u32) -> Vec<u8> {
     bytes
 }
 
-/// A guest with a module of so many functions, each with so many locals, whose bodies are made by
-/// `body`.
+/// A guest with a module of many functions, each with many locals; `body` makes the functions'
+/// bodies.
 pub fn functions(
     guest: &[u8],
     functions: u32,
@@ -67,8 +67,8 @@ pub fn functions(
     bytes
 }
 
-/// A guest with a function of so many parameters and results, and one more, whose body is made by `body`:
-/// the first one's type has the number 0.
+/// A guest with a function of `values` parameters and results, and another function, whose body
+/// `body` makes. The type of the first function has the number 0.
 ///
 /// # Panics
 /// When there are 2^32 values or more.
@@ -80,7 +80,7 @@ pub fn passing(guest: &[u8], values: usize, body: impl Fn(&mut InstructionSink<'
     types.ty().function([ValType::I32], []);
     let (mut declared, mut code) = (FunctionSection::new(), CodeSection::new());
     declared.function(0).function(1);
-    let locals = 0..u32::try_from(values).expect("they are few");
+    let locals = 0..u32::try_from(values).expect("there are few values");
     let mut same = Function::new([]);
     for local in locals.clone() {
         same.instructions().local_get(local);
@@ -104,7 +104,7 @@ pub fn passing(guest: &[u8], values: usize, body: impl Fn(&mut InstructionSink<'
     bytes
 }
 
-/// A body of so many blocks, one after another, each of which takes and gives all values there are.
+/// A body of `count` blocks, one after another, each of which takes and returns all values.
 pub fn blocks(count: usize) -> impl Fn(&mut InstructionSink<'_>) {
     move |body| {
         for _ in 0..count {
@@ -116,7 +116,7 @@ pub fn blocks(count: usize) -> impl Fn(&mut InstructionSink<'_>) {
     }
 }
 
-/// A body of so many calls, each of which takes and gives all values there are.
+/// A body of `count` calls, each of which takes and returns all values.
 pub fn calls(count: usize) -> impl Fn(&mut InstructionSink<'_>) {
     move |body| {
         for _ in 0..count {
@@ -125,10 +125,10 @@ pub fn calls(count: usize) -> impl Fn(&mut InstructionSink<'_>) {
     }
 }
 
-/// A body that computes for so many bytes, and branches now and then.
+/// A body of `bytes` bytes that computes, with occasional branches.
 pub fn long(bytes: usize) -> impl Fn(&mut InstructionSink<'_>) {
     move |body| {
-        // Seven bytes each, and nine more each 64th time.
+        // Seven bytes each, and nine more at each 64th.
         for step in 0..bytes / 7 {
             body.local_get(0).i32_const(1).i32_add().local_set(0);
             if step % 64 == 0 {
@@ -142,8 +142,8 @@ pub fn long(bytes: usize) -> impl Fn(&mut InstructionSink<'_>) {
     }
 }
 
-/// A body of so many loops within each other, and so many branches in the innermost, at each of which
-/// any local may be of another value.
+/// A body of nested loops, with many branches in the innermost; at each branch any local may
+/// have another value.
 pub fn branching(locals: u32, loops: u32, branches: u32) -> impl Fn(&mut InstructionSink<'_>) {
     move |body| {
         for _ in 0..loops {
@@ -161,16 +161,16 @@ pub fn branching(locals: u32, loops: u32, branches: u32) -> impl Fn(&mut Instruc
     }
 }
 
-/// A guest that takes a compiler long, and no more memory than others: to be told from others by a
-/// number.
+/// A guest that takes a compiler long, but no more memory than others. The number distinguishes
+/// it from others.
 pub fn slow(guest: &[u8], number: u8) -> Vec<u8> {
     let mut bytes = functions(guest, 200, 8, long(100_000));
-    // A custom section by the name `n`, with the number.
+    // A custom section with the name `n` and the number.
     bytes.extend([0, 3, 1, b'n', number]);
     bytes
 }
 
-/// How many components a component declares itself.
+/// How many components a component itself declares.
 fn components(component: &[u8]) -> u32 {
     let mut rest = &component[8..];
     let mut count = 0;
@@ -184,7 +184,7 @@ fn components(component: &[u8]) -> u32 {
                 break;
             }
         }
-        // The section of a component within it has the number 4.
+        // The section of a nested component has the number 4.
         count += u32::from(*id == 4);
         rest = &tail[at + size..];
     }

@@ -1,4 +1,4 @@
-//! Authorities, and certificates that they issue.
+//! Certificate authorities, and the certificates that they issue.
 
 use std::time::{Duration, SystemTime};
 
@@ -7,10 +7,9 @@ use rcgen::{
     KeyUsagePurpose,
 };
 
-/// An authority.
 #[derive(Debug)]
 pub struct Authority {
-    /// Its certificate, as PEM.
+    /// The authority's certificate, as PEM.
     pub pem: String,
     issuer: Issuer<'static, KeyPair>,
 }
@@ -18,14 +17,12 @@ pub struct Authority {
 /// A certificate and its key, as PEM.
 #[derive(Clone, Debug)]
 pub struct Issued {
-    /// The certificate.
     pub certificate: String,
-    /// The key.
     pub key: String,
 }
 
 impl Authority {
-    /// A new one.
+    /// A new authority.
     ///
     /// # Panics
     /// When the system has no random bytes.
@@ -34,8 +31,11 @@ impl Authority {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         params.distinguished_name.push(DnType::CommonName, name);
-        let key = KeyPair::generate().expect("a key");
-        let pem = params.self_signed(&key).expect("a certificate").pem();
+        let key = KeyPair::generate().expect("a key can be made");
+        let pem = params
+            .self_signed(&key)
+            .expect("a certificate can be made")
+            .pem();
         let issuer = Issuer::new(params, key);
         Self { pem, issuer }
     }
@@ -43,17 +43,17 @@ impl Authority {
     /// A certificate for names and addresses, valid from an hour ago.
     ///
     /// # Panics
-    /// When a name cannot be one.
+    /// When a name is invalid.
     pub fn issue(&self, names: &[String], until: SystemTime) -> Issued {
         let from = SystemTime::now() - Duration::from_hours(1);
         self.sign(names, [from, until], &[])
     }
 
     /// A certificate for names and addresses, valid from and to so many seconds from now, for
-    /// these usages; none: for all.
+    /// these usages; for all usages if none are given.
     ///
     /// # Panics
-    /// When a name cannot be one.
+    /// When a name is invalid.
     pub fn issue_for(
         &self,
         names: &[&str],
@@ -70,7 +70,7 @@ impl Authority {
         self.sign(&names, [at(from), at(to)], usages)
     }
 
-    /// One for this machine, valid for an hour and usable on both sides.
+    /// A certificate for this machine, valid for an hour, for servers and clients.
     pub fn issue_here(&self) -> Issued {
         self.issue_for(&["127.0.0.1", "localhost"], -60, 3600, &[])
     }
@@ -81,12 +81,14 @@ impl Authority {
         [from, until]: [SystemTime; 2],
         usages: &[ExtendedKeyUsagePurpose],
     ) -> Issued {
-        let mut params = CertificateParams::new(names).expect("names");
+        let mut params = CertificateParams::new(names).expect("the names are valid");
         params.not_before = from.into();
         params.not_after = until.into();
         params.extended_key_usages = usages.to_vec();
-        let key = KeyPair::generate().expect("a key");
-        let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
+        let key = KeyPair::generate().expect("a key can be made");
+        let certificate = params
+            .signed_by(&key, &self.issuer)
+            .expect("a certificate can be made");
         Issued {
             certificate: certificate.pem(),
             key: key.serialize_pem(),

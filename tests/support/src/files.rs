@@ -1,4 +1,4 @@
-//! Files that are not regular ones, and what must not hang on them.
+//! Files that are not regular, and a check that nothing hangs on them.
 
 use std::path::Path;
 use std::sync::mpsc;
@@ -7,15 +7,14 @@ use std::time::Duration;
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 
-/// Makes a FIFO.
 ///
 /// # Panics
-/// When there can be none.
+/// When it cannot be made.
 pub fn fifo(path: &Path) {
     mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("a FIFO can be made");
 }
 
-/// What `act` gives, which may not hang.
+/// Returns the result of `act`, which must not hang.
 ///
 /// # Panics
 /// When it hangs for 10 s.
@@ -24,5 +23,5 @@ pub fn in_time<T: Send + 'static>(act: impl FnOnce() -> T + Send + 'static) -> T
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || sender.send(act()));
     let given = receiver.recv_timeout(Duration::from_secs(10));
-    given.expect("it hangs")
+    given.expect("the action does not hang")
 }

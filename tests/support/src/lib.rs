@@ -1,4 +1,4 @@
-//! What tests share that depends on no part of the host.
+//! Test support that depends on no part of the host.
 
 pub mod api_server;
 pub mod bombs;

@@ -1,41 +1,40 @@
-//! Whether a register's history is linearizable: whether its operations could have happened one
-//! after another, each at an instant between its call and its return.
+//! Checks whether a register's history is linearizable: whether its operations could have
+//! happened one after another, each at an instant between its call and its return.
 //!
 //! The search is Wing and Gong's (*Testing and Verifying Concurrent Objects*, 1993): take any
-//! operation that no other one precedes, see whether it could come next, and go on with the rest.
-//! As Lowe does (*Testing for Linearizability*, 2016), it enters no configuration, the operations
-//! taken and the value then, twice.
+//! operation that no other one precedes, check whether it could come next, and continue with
+//! the rest. As in Lowe's (*Testing for Linearizability*, 2016), no configuration, which is the
+//! set of operations taken and the value after them, is entered twice.
 
 use std::collections::HashSet;
 
 /// An operation on a register that has a value or none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// A read, and what it saw.
+    /// A read, and the value that it saw.
     Read(Option<u64>),
-    /// A write, and whether there was a value before, if it said so.
+    /// A write, and whether the response said that there was a value before.
     Write(u64, bool),
     /// A deletion, and whether there was a value before.
     Delete(bool),
 }
 
-/// In the place of a return: the client was not told. The operation may take effect at any time after
-/// its call, or never, and what it says of the value before means nothing.
+/// In place of a return: the client got no response. The operation may take effect at any time
+/// after its call, or never, and its report of the value before means nothing.
 pub const UNKNOWN: u64 = u64::MAX;
 
 /// An operation as its client saw it, by one clock for all clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Operation {
-    /// Before it was sent.
+    /// The time before it was sent.
     pub called: u64,
-    /// After its answer was there, or [`UNKNOWN`].
+    /// The time after its response arrived, or [`UNKNOWN`].
     pub returned: u64,
-    /// What it did.
     pub action: Action,
 }
 
 impl Action {
-    /// The value after it, if it could come at a value.
+    /// The value after the action, if it is possible at the value before.
     #[expect(
         clippy::option_option,
         reason = "none: the operation cannot be here; some of none: it leaves no value"
@@ -50,7 +49,7 @@ impl Action {
 }
 
 impl Operation {
-    /// The value after it, if it could come at a value.
+    /// The value after the operation, if it is possible at the value before.
     #[expect(clippy::option_option, reason = "as for an action")]
     fn after(self, value: Option<u64>) -> Option<Option<u64>> {
         match self.action {
@@ -76,7 +75,7 @@ pub fn is_linearizable(history: &[Operation]) -> bool {
             return true;
         }
         let next = configuration.next(&operations);
-        // The last is tried first: those that returned soonest.
+        // The operation that returned soonest is last, and so is tried first.
         open.extend(
             next.into_iter()
                 .rev()
@@ -86,7 +85,7 @@ pub fn is_linearizable(history: &[Operation]) -> bool {
     false
 }
 
-/// The operations that have been taken, as bits, and the register's value after them.
+/// A set of operations that have been taken, as bits, and the register's value after them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Configuration {
     taken: Vec<u64>,
@@ -98,14 +97,14 @@ impl Configuration {
         self.taken[index / 64] >> (index % 64) & 1 == 1
     }
 
-    /// Whether all that returned have been taken.
+    /// Whether all operations that returned have been taken.
     fn is_whole(&self, operations: &[Operation]) -> bool {
         let mut operations = operations.iter().enumerate();
         operations.all(|(index, operation)| operation.returned == UNKNOWN || self.has(index))
     }
 
-    /// What can come next: operations, sorted by their calls, that were called before any other one
-    /// that is left had returned.
+    /// The configurations that can come next, by an operation that was called before any other
+    /// remaining one returned. Operations are sorted by their calls.
     fn next(&self, operations: &[Operation]) -> Vec<Self> {
         let mut next = Vec::new();
         let mut first_return = u64::MAX;
@@ -223,7 +222,7 @@ mod tests {
         );
     }
 
-    /// Each read alone would fit.
+    /// Each of the reads alone would be possible.
     #[test]
     fn reads_that_see_a_write_and_then_not_are_found() {
         check(

@@ -1,13 +1,13 @@
-//! Loopback addresses that no other running test has.
+//! Loopback networks that no other running test uses.
 
 use std::net::{Ipv4Addr, TcpListener};
 
-/// Where a claim is made: of 127.x.y.0/24, on 127.x.y.255, which no shard has.
+/// The port of a claim: 127.x.y.0/24 is claimed at 127.x.y.255, which no shard uses.
 const CLAIM_PORT: u16 = 7069;
 
-/// A /24 of 127.0.0.0/8 for one test: 127.64.0.0 to 127.127.255.0 are given out here, what is below
-/// is for tests with addresses of their own. It is claimed by a listener that is held, so that it
-/// is free again whatever becomes of the test.
+/// A /24 of 127.0.0.0/8 for one test. Networks from 127.64.0.0 to 127.127.255.0 are given out
+/// here; lower ones are for tests with fixed addresses. A listener claims the network as long
+/// as it is held, so that the network is free again however the test ends.
 #[derive(Debug)]
 pub struct Net {
     first: Ipv4Addr,
@@ -15,12 +15,12 @@ pub struct Net {
 }
 
 impl Net {
-    /// One that is free.
+    /// Claims a free network.
     ///
     /// # Panics
-    /// When none is.
+    /// When none is free.
     pub fn claim() -> Self {
-        // Begun at another place by each process, so that few are tried.
+        // Each process begins at another place, so that few are tried.
         let start = std::process::id().wrapping_mul(0x9E37_79B9) >> 18;
         let mut nets = (0..1 << 14).map(|step| (start + step) % (1 << 14));
         let claimed = nets.find_map(|number| {

@@ -1,4 +1,4 @@
-//! Numbers for tests that choose at random, from a seed that a failing test prints.
+//! Random numbers for tests, from a seed that a failing test prints.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -25,7 +25,7 @@ impl Random {
 /// The seed given by `OSTRAKON_TEST_SEED`, otherwise a new one.
 ///
 /// # Panics
-/// When what is given is not a number.
+/// When the variable is not a number.
 pub fn seed() -> u64 {
     match std::env::var("OSTRAKON_TEST_SEED") {
         Ok(seed) => seed.parse().expect("OSTRAKON_TEST_SEED is a number"),

@@ -1,5 +1,5 @@
-//! The seccomp profile `RuntimeDefault`: what container engines let a process without capabilities
-//! ask of the kernel. And kernels without seccomp.
+//! The seccomp profile `RuntimeDefault`: the system calls that container engines allow a
+//! process without capabilities. Also a kernel without seccomp.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,23 +9,26 @@ use serde_json::{Value, json};
 
 use crate::tools::provided;
 
-/// The profile that engines come with, as the OCI runtime's configuration has it (`linux.seccomp`).
+/// The engines' default profile, in the format of the OCI runtime's configuration
+/// (`linux.seccomp`).
 ///
 /// # Panics
 /// When it cannot be read.
 pub fn runtime_default() -> Value {
-    let profile = fs::read_to_string(provided("seccomp.json")).expect("it can be read");
-    let profile: Value = serde_json::from_str(&profile).expect("it is JSON");
+    let profile = fs::read_to_string(provided("seccomp.json")).expect("the profile can be read");
+    let profile: Value = serde_json::from_str(&profile).expect("the profile is JSON");
     let (name, architecture) = match std::env::consts::ARCH {
         "x86_64" => ("amd64", "SCMP_ARCH_X86_64"),
         "aarch64" => ("arm64", "SCMP_ARCH_AARCH64"),
         other => panic!("this test does not know seccomp's name of {other}"),
     };
-    let rules = profile["syscalls"].as_array().expect("a list");
+    let rules = profile["syscalls"]
+        .as_array()
+        .expect("the rules are a list");
     let rules = rules.iter().filter(|rule| {
         let names = |of: &str, field: &str| rule[of][field].as_array().cloned();
         let is_here = |names: Vec<Value>| names.contains(&name.into());
-        // Rules for those with a capability are not for this one, and rules for others are.
+        // Skips rules for processes with a capability, and keeps rules for those without one.
         names("includes", "caps").is_none()
             && names("includes", "arches").is_none_or(is_here)
             && !names("excludes", "arches").is_some_and(is_here)
@@ -47,11 +50,11 @@ pub fn runtime_default() -> Value {
     })
 }
 
-/// From now on this thread, and each process that it starts, has a kernel without filters of system
-/// calls.
+/// From now on this thread, and each process that it starts, sees a kernel without filters of
+/// system calls.
 ///
 /// # Panics
-/// When the kernel is such a one already, or of a processor without them.
+/// When the kernel has no filters already, or the processor's architecture is not known.
 pub fn without_filters() {
     let rules = BTreeMap::from([(SECCOMP, Vec::new())]);
     let unknown = SeccompAction::Errno(NOT_IMPLEMENTED);
@@ -60,10 +63,10 @@ pub fn without_filters() {
         rules,
         SeccompAction::Allow,
         unknown,
-        arch.expect("it is known"),
+        arch.expect("the architecture is known"),
     );
-    let program: Result<BpfProgram, _> = filter.expect("it is one").try_into();
-    apply_filter(&program.expect("it is short")).expect("the kernel has filters");
+    let program: Result<BpfProgram, _> = filter.expect("the filter is a program").try_into();
+    apply_filter(&program.expect("the program is short")).expect("the kernel has filters");
 }
 
 /// The number of the system call that installs a filter.

@@ -1,21 +1,21 @@
-//! Programs that are not the project's own, as `cargo xtask tools` provides them.
+//! Tools of other projects, as `cargo xtask tools` installs them.
 
 use std::env;
 use std::path::{self, Path, PathBuf};
 use std::process::{Command, Output};
 
-/// The command of a tool that is not the system's: `kubectl`, `promtool`, ...
+/// The command of such a tool: `kubectl`, `promtool`, ...
 ///
 /// # Panics
-/// When it is not there.
+/// When it is not installed.
 pub fn tool(name: &str) -> Command {
     Command::new(provided(name))
 }
 
-/// Where a tool is, or a file that came with one.
+/// The path of a tool, or of a file that came with one.
 ///
 /// # Panics
-/// When it is not there.
+/// When it is not installed.
 pub fn provided(name: &str) -> PathBuf {
     let tools = env::var_os("OSTRAKON_TEST_TOOLS").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/tools"),
@@ -24,14 +24,14 @@ pub fn provided(name: &str) -> PathBuf {
     let places = [tools.join(name), tools.join("venv/bin").join(name)];
     let found = places.iter().find(|path| path.exists());
     let found = found.unwrap_or_else(|| panic!("there is no {name}: run `cargo xtask tools`"));
-    // It is run in other directories, too.
-    path::absolute(found).expect("there is a directory to be in")
+    // It may be run in other directories.
+    path::absolute(found).expect("the working directory exists")
 }
 
-/// Runs a command to its end, and gives what it wrote to standard output.
+/// Runs a command to its end, and returns its standard output.
 ///
 /// # Panics
-/// When it cannot be run or fails, with what it said.
+/// When it cannot be run or fails; the message has its output.
 pub fn output(command: &mut Command) -> String {
     let name = command.get_program().to_owned();
     let run = command.output();

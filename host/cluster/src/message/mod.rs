@@ -1,10 +1,10 @@
-//! The messages of shards to one another.
+//! The messages between shards.
 //!
 //! A message is `MessagePack`, with its fields by name. A later version may add a field that
-//! earlier ones can do without: those pass over it, and the later one has a default for it
-//! (`#[serde(default)]`). It may add a request: earlier ones answer it with
-//! [`PeerResponse::NotUnderstood`]. Whatever else changes takes a new version of the protocol.
-//! Therefore each request and response is a map, even where it has no fields yet.
+//! earlier versions can do without: those ignore it, and the later version has a default for it
+//! (`#[serde(default)]`). It may add a request: earlier versions answer it with
+//! [`PeerResponse::NotUnderstood`]. Any other change needs a new version of the protocol.
+//! Therefore each request and response is a map, even one without fields.
 
 #[cfg(test)]
 mod tests;
@@ -26,29 +26,27 @@ use serde::{Deserialize, Serialize};
 
 use crate::progress::Source;
 
-/// The bytes of a message.
 pub(super) fn encode(message: &impl Serialize) -> Bytes {
     let bytes = rmp_serde::to_vec_named(message);
     Bytes::from(bytes.expect("each message can be encoded"))
 }
 
-/// The message of these bytes.
 pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, rmp_serde::decode::Error> {
     rmp_serde::from_slice(bytes)
 }
 
-/// A request with what every request says.
+/// A request with the fields that every request has.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Envelope<R> {
-    /// The cluster that the sender belongs to; none while it knows of none.
+    /// The cluster that the sender belongs to; `None` while the sender knows of none.
     pub(super) cluster: Option<ClusterId>,
-    /// The process of the receiver's ordinal that the sender accepts, if it knows of any:
-    /// an earlier one does nothing.
+    /// The process of the receiver's ordinal that the sender accepts, if it knows of any: an
+    /// earlier process must do nothing.
     pub(super) accepts: Option<Process>,
     pub(super) request: R,
 }
 
-/// A process of an ordinal: its number, and its store.
+/// A process of an ordinal: its number and its store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Process {
     pub(super) incarnation: Incarnation,
@@ -61,54 +59,55 @@ impl From<(Incarnation, u128)> for Process {
     }
 }
 
-/// What one shard asks of another.
+/// A request of one shard to another.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum PeerRequest {
-    /// To answer a client's request, and not to pass it on.
+    /// Answer a client's request, without forwarding it.
     Forward {
         request: ForwardedRequest,
         hand_off: Option<HandOff>,
         plan: Plan,
-        /// For how many milliseconds it may wait there.
+        /// How many milliseconds the request may wait there.
         wait_ms: u64,
     },
-    /// The plan that it goes by.
+    /// Report the plan that the receiver follows.
     Plan {},
-    /// To keep its partitions for a moment, until none is on its way.
+    /// Hold the receiver's partitions for a moment, until none is on its way.
     Hold {},
-    /// Its part of the answer to a request to all.
+    /// Answer the receiver's part of a request to all shards.
     Part { request: ForwardedRequest },
-    /// The schema of its data.
+    /// Report the schema of the receiver's data.
     Schema {},
-    /// To go by this plan, unless it knows a newer one; and by which it goes.
+    /// Follow this plan, unless the receiver knows a newer one, and report the plan followed.
     UsePlan { plan: Plan },
-    /// To store the partitions of a batch, under this plan.
+    /// Store the partitions of a batch, under this plan.
     Receive {
         plan: Plan,
         batch: Batch,
         schema: u32,
         partitions: Vec<Partition>,
     },
-    /// To note that the sender is done with the plan of this epoch, and how.
+    /// Note that the sender has finished the plan of this epoch, and with what outcome.
     Done {
         epoch: Epoch,
         progress: Option<Source>,
     },
-    /// How far it has come with the change under way.
+    /// Report the receiver's progress with the change under way.
     Progress {},
-    /// Whose its partitions would be among so many shards.
+    /// Survey who would own the receiver's partitions among this many shards.
     Survey { shards: u32, basis: Basis },
-    /// The files of a generation.
+    /// Send the files of a generation.
     Generation { digest: Digest },
-    /// Which process of the sender's ordinal it accepts.
+    /// Report which process of the sender's ordinal the receiver accepts.
     Accepted {},
-    /// Whether it has given away all that it has to under the plan of this epoch.
+    /// Report whether the receiver has given away everything that the plan of this epoch takes
+    /// from it.
     HasGiven { epoch: Epoch },
-    /// From where peers have called it.
+    /// Report the addresses from which peers have called the receiver.
     Addresses {},
 }
 
-/// What it answers.
+/// A response to a [`PeerRequest`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum PeerResponse {
     /// The whole answer to a client.
@@ -116,39 +115,38 @@ pub(super) enum PeerResponse {
         generation: Option<u64>,
         reply: ForwardedReply,
     },
-    /// Nothing was run: the partition is not this shard's; whose it is.
+    /// Nothing was run: the partition has this other owner.
     Elsewhere {
         at: u32,
         hand_off: Option<HandOff>,
         plan: Plan,
     },
-    /// A part of the answer to a request to all.
+    /// A part of the answer to a request to all shards.
     Part { moved: Moved, reply: ForwardedReply },
-    /// There is no such part, and will be none; what the client is answered.
+    /// There is no such part, and will be none; the client gets this reply.
     PartRefused { reply: ForwardedReply },
-    /// The schema of the data; none where there is none yet.
+    /// The schema of the data; `None` where there is none yet.
     Schema { schema: Option<u32> },
     /// Nothing was done: try again soon.
     Later { reason: String },
     /// Nothing was done: this version does not know the request.
     NotUnderstood { reason: String },
-    /// The plan, if there is one.
+    /// The plan that this shard follows, if there is one.
     Plan { plan: Option<Plan> },
-    /// How far the change has come; none where it is no source that knows of one.
+    /// The progress of the change; `None` where this shard is no source that knows of one.
     Progress { source: Option<Source> },
-    /// How much of its data would be whose.
+    /// How much of its data each shard would own.
     Survey { owners: Owners },
-    /// The batch of this number is stored.
+    /// The batch is stored.
     Acknowledged {
-        /// Its number.
         number: u64,
-        /// The next ones are to be smaller: requests waited for this one.
+        /// Whether the next batches are to be smaller, because requests waited for this one.
         was_long: bool,
     },
-    /// It is done, or was before.
+    /// The request is done, or was done before.
     Done {},
-    /// Nothing was done: a process of the sender's ordinal with this number was
-    /// heard of, and is accepted instead.
+    /// Nothing was done: the process of the sender's ordinal with this number is accepted
+    /// instead.
     Superseded { by: Incarnation },
     /// Nothing was done: this shard belongs to another cluster.
     Foreign { cluster: ClusterId },
@@ -156,24 +154,24 @@ pub(super) enum PeerResponse {
     Generation {
         files: Option<BTreeMap<String, Bytes>>,
     },
-    /// The process of the sender's ordinal that is accepted, if any was heard of.
+    /// The accepted process of the sender's ordinal, if any is known.
     Accepted { accepted: Option<Accepted> },
     /// Nothing was done: the sender accepts a later process of this ordinal.
     Outdated {},
-    /// From where peers have called.
+    /// The addresses from which peers have called.
     Addresses { addresses: Vec<Address> },
 }
 
-/// A process that is accepted.
+/// An accepted process.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) struct Accepted {
     pub(super) process: Process,
-    /// For how many milliseconds it has said nothing to who is asked; none: it has never
-    /// said anything to that process.
+    /// For how many milliseconds it has said nothing to the responding process; `None` if it
+    /// has never said anything to it.
     pub(super) silent_ms: Option<u64>,
 }
 
-/// From where a peer has called.
+/// The address from which a peer has called.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) struct Address {
     pub(super) ordinal: u32,
@@ -183,9 +181,9 @@ pub(super) struct Address {
 /// Whose `owner` counts in a survey.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum Basis {
-    /// That of a generation that some shard has.
+    /// The `owner` of a generation that some shard has.
     Kept { placement: Placement },
-    /// That of a generation with these files, which is not to be kept.
+    /// The `owner` of a generation with these files, which is not to be kept.
     Trial { files: BTreeMap<String, Bytes> },
 }
 
@@ -193,8 +191,8 @@ pub(super) enum Basis {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Partition {
     key: Bytes,
-    /// Its entries as postcard has them: each byte string after its length. The smallest
-    /// are many, and take little more than their bytes.
+    /// The entries as postcard encodes them: each byte string after its length. The smallest
+    /// entries are many, and take little more than their bytes.
     entries: Bytes,
 }
 
@@ -209,7 +207,7 @@ impl From<Whole> for Partition {
 }
 
 impl Partition {
-    /// The partition; none if it is not one.
+    /// The partition; `None` if the bytes do not form one.
     pub(super) fn unpack(self) -> Option<Whole> {
         Some(Whole {
             partition: self.key.into(),
@@ -218,15 +216,15 @@ impl Partition {
     }
 }
 
-/// A client's request on its way.
+/// A client's forwarded request.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct ForwardedRequest {
     method: String,
     path: String,
     headers: Vec<(String, Bytes)>,
     body: Bytes,
-    /// What the sender knows the client by: its requests share what there is for one.
-    /// Of one length, whatever the number, so that a message's is the same in each run.
+    /// The sender's identifier of the client: all its requests share the limits of one client.
+    /// Its length is fixed, so that a message has the same length in each run.
     #[serde(with = "serde_bytes")]
     client: [u8; 8],
 }
@@ -259,7 +257,7 @@ fn unpack(headers: Vec<(String, Bytes)>) -> Option<HeaderMap> {
 }
 
 impl ForwardedRequest {
-    /// The request, to be sent within `span`.
+    /// The message for a request, to be sent within `span`.
     pub(super) fn new(request: &contract::Request, span: Option<&Open>) -> Self {
         let mut headers = pack(&request.headers);
         if let Some(parent) = request.trace.header(span) {
@@ -276,13 +274,13 @@ impl ForwardedRequest {
         }
     }
 
-    /// What the sender knows the client by.
+    /// The sender's identifier of the client.
     pub(super) fn client(&self) -> u64 {
         u64::from_be_bytes(self.client)
     }
 
-    /// The request of a client, and the span of answering it here, if it is recorded; none if it
-    /// is none.
+    /// The client's request, and the span of answering it here, if it is recorded; `None` if
+    /// the message does not form a request.
     pub(super) fn unpack(
         self,
         tracer: &Tracer,
@@ -315,7 +313,7 @@ impl ForwardedReply {
         Self::new(reply.status, &reply.headers, reply.body.clone())
     }
 
-    /// The reply; none if it is not one.
+    /// The reply; `None` if the message does not form one.
     pub(super) fn unpack(self) -> Option<Reply> {
         Some(Reply {
             status: StatusCode::from_u16(self.status).ok()?,

@@ -1,6 +1,5 @@
-//! What another number of shards, or another guest, would move, found out
-//! without moving anything: each shard surveys its own data, and only counts
-//! leave it.
+//! Plans a change without moving anything: says what another number of shards, or another
+//! guest, would move. Each shard surveys its own data, and only counts leave it.
 
 mod outcome;
 
@@ -20,32 +19,32 @@ use ostrakon_shard::writer::{View, Writer};
 use crate::{Cluster, Guests, MakeError, Strategy, SurveyError};
 pub use outcome::{Asked, Move, Outcome, Shard, share};
 
-/// Why it was not.
+/// Why there is no plan of the change.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// There cannot be so many shards.
-    #[error("{0} shards cannot be: ask for 1 to {MAX_SHARDS}")]
+    /// The number of shards is out of range.
+    #[error("there cannot be {0} shards: ask for 1 to {MAX_SHARDS}")]
     Shards(u32),
     /// The component cannot be a guest.
     #[error("the guest would be refused")]
     Guest(#[source] MakeError),
-    /// It cannot be said now.
+    /// The answer is not available now.
     #[error("the shard {0}: try again soon")]
     NotYet(&'static str),
     /// The live generation's settings cannot be read.
     #[error(
-        "the live generation's settings are not whole in the data directory: restart the shard"
+        "the live generation's settings are missing or damaged in the data directory: restart the shard"
     )]
     NotKept,
     /// This shard was not surveyed.
     #[error(transparent)]
     Here(#[from] survey::Error),
-    /// Another shard was not.
+    /// Another shard was not surveyed.
     #[error(transparent)]
     There(#[from] SurveyError),
 }
 
-/// Finds it out. Clones are the same.
+/// Plans changes. Clones share the same planner.
 #[derive(Clone, Debug)]
 pub struct Planner {
     writer: Writer,
@@ -55,7 +54,7 @@ pub struct Planner {
 }
 
 impl Planner {
-    /// For a shard, alone or in its cluster.
+    /// A planner for a shard, alone or in its cluster.
     pub fn new(writer: Writer, guests: Guests, cluster: Option<Cluster>) -> Self {
         let surveys = cluster.as_ref().map(Cluster::surveys).cloned();
         Self {
@@ -66,11 +65,11 @@ impl Planner {
         }
     }
 
-    /// Surveys all shards: what would move if they were so many, by the live guest,
-    /// or by that of a component with the live generation's settings.
+    /// Surveys all shards: what would move with this number of shards, under the live guest or
+    /// under this component with the live generation's settings.
     ///
     /// # Errors
-    /// When one of them is not: nothing is said then.
+    /// When any shard cannot be surveyed: partial answers are not given.
     pub async fn find_out(&self, shards: u32, component: Option<&Bytes>) -> Result<Outcome, Error> {
         if !(1..=MAX_SHARDS).contains(&shards) {
             return Err(Error::Shards(shards));
@@ -121,7 +120,7 @@ impl Planner {
         Ok(outcome)
     }
 
-    /// The shards that may have data, and whether partitions move.
+    /// The number of shards that may have data, and whether partitions move.
     fn of_now(&self, view: &View) -> Result<(u32, bool), Error> {
         if self.cluster.is_none() {
             return Ok((1, false));
@@ -132,8 +131,7 @@ impl Planner {
         Ok((plan.shards(), !plan.is_stable()))
     }
 
-    /// A guest of a component that is only to be surveyed, with the live
-    /// generation's settings.
+    /// A guest of a component that is only to be surveyed, with the live generation's settings.
     async fn trial(&self, view: &View, component: &Bytes) -> Result<(Arc<Guest>, Strategy), Error> {
         let live = self.guests.kept.find(view.digest);
         let live = live.ok_or(Error::NotKept)?;

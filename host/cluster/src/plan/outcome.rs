@@ -1,4 +1,4 @@
-//! What would move, in numbers.
+//! The outcome of a survey: what would move, in numbers.
 
 use std::collections::BTreeMap;
 
@@ -7,71 +7,68 @@ use ostrakon_protocol::Ordinal;
 use ostrakon_shard::survey::{Amount, Owners};
 use serde::{Deserialize, Serialize};
 
-/// How many times the mean a shard may have before it is warned of.
+/// How many times the mean a shard may have without a warning.
 const MAX_OF_MEAN: f64 = 1.3;
-/// How many of them are named.
+/// How many shards the warnings name.
 const MAX_NAMED: usize = 5;
 
-/// What would move from which shard to which.
+/// How much would move between which shards.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Outcome {
-    /// The shards that may have data now.
+    /// How many shards may have data now.
     pub shards_now: u32,
-    /// The shards that would have it.
+    /// How many shards would have data then.
     pub shards_then: u32,
-    /// A change is under way: what is on its way was counted where it is, or
+    /// Whether a change is under way: partitions on their way were counted where they are, or
     /// twice.
     pub moving: bool,
-    /// The guest whose `owner` was asked.
     pub guest: Asked,
-    /// All there is.
+    /// All the data.
     pub total: Amount,
-    /// What would move of it.
+    /// The part of the data that would move.
     pub moved: Amount,
-    /// The moves, in order of their shards.
+    /// The moves, ordered by their shards.
     pub moves: Vec<Move>,
-    /// Each shard, in order.
+    /// All shards, in order.
     pub shards: Vec<Shard>,
-    /// What is wrong with how data would be spread.
+    /// Warnings about an uneven spread of the data.
     pub warnings: Vec<String>,
 }
 
 /// A guest, as far as its `owner` is concerned.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Asked {
-    /// The guest's name.
     pub name: String,
-    /// Its version.
+    /// The guest's version.
     pub version: String,
-    /// The version of its `owner`.
+    /// The version of the guest's `owner`.
     pub sharding: u32,
 }
 
-/// What would move from one shard to another.
+/// The data that would move from one shard to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Move {
-    /// Where it is.
+    /// The shard that has it.
     pub from: u32,
-    /// Where it would be.
+    /// The shard that would have it.
     pub to: u32,
-    /// How much.
     #[serde(flatten)]
     pub amount: Amount,
 }
 
-/// What a shard has and would have.
+/// The data that a shard has and would have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shard {
-    /// Which.
+    /// The shard's ordinal.
     pub shard: u32,
-    /// What it has.
+    /// The data that it has.
     pub now: Amount,
-    /// What it would have.
+    /// The data that it would have.
     pub then: Amount,
 }
 
 impl Outcome {
-    /// By what each shard's survey found.
+    /// Sums up the surveys of the shards.
     pub(super) fn new(
         now: u32,
         then: u32,
@@ -119,15 +116,15 @@ impl Outcome {
     }
 }
 
-/// Of a guest that a shard takes for the live one, as far as owners go.
+/// The warning about a guest that shards take for the live one, as far as owners go.
 pub(super) fn alike(sharding: u32) -> String {
     format!(
-        "its `sharding` is {sharding}, as the live guest's: shards take the two for alike, and go on by the live `owner`; raise it where `owner` differs"
+        "its `sharding` is {sharding}, the same as the live guest's: shards take the two `owner` functions to be the same, and keep using the live one; raise `sharding` if they differ"
     )
 }
 
-/// Of each shard that would have much more than the others, the worst first;
-/// where they are many, the others in one.
+/// The warnings about shards that would have much more than the mean, the worst first. Beyond
+/// `MAX_NAMED`, the rest share one warning.
 fn warnings(shards: &[Shard], total: Amount) -> Vec<String> {
     let count = shards.len() as u64;
     let of_mean = |part: u64, whole: u64| share(part * count, whole);
@@ -156,10 +153,10 @@ fn warnings(shards: &[Shard], total: Amount) -> Vec<String> {
     named.chain(others).collect()
 }
 
-/// A part of a whole; 0 of nothing.
+/// A part as a fraction of the whole; 0 if the whole is 0.
 #[expect(
     clippy::cast_precision_loss,
-    reason = "it is for people, who read a few digits"
+    reason = "the result is for people, who read a few digits"
 )]
 pub fn share(part: u64, whole: u64) -> f64 {
     if whole == 0 {
@@ -232,7 +229,7 @@ mod tests {
 
     #[test]
     fn a_shard_far_above_the_mean_is_warned_of_by_partitions_or_bytes() {
-        // 1.3 times the mean is as much as it may have.
+        // A shard with exactly 1.3 times the mean is not warned of.
         let even = outcome(1, 2, &[(0, &[(0, amount(13, 13)), (1, amount(7, 7))])]);
         assert_eq!(even.warnings, Vec::<String>::new());
         let many = outcome(1, 2, &[(0, &[(0, amount(14, 10)), (1, amount(6, 10))])]);

@@ -1,4 +1,4 @@
-//! How fast a source goes on, and how long it will take.
+//! Measures a source's rate, and estimates the remaining time.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -6,37 +6,37 @@ use std::time::Duration;
 use ostrakon_protocol::{Counted, Epoch, Tally};
 use tokio::time::Instant;
 
-/// The time that a rate is of.
+/// The time over which a rate is measured.
 const WINDOW: Duration = Duration::from_secs(10);
-/// The least time that a rate is of.
+/// The least time over which a rate is measured.
 const LEAST: Duration = Duration::from_millis(400);
 /// The least time between two counts within a change.
 const RECOUNT: Duration = Duration::from_secs(5);
 
-/// What was seen of a source's tallies in one change.
+/// The tallies of a source seen in one change.
 #[derive(Debug, Default)]
 pub(super) struct Meter {
     epoch: Epoch,
     counted: Option<Counted>,
-    /// When a count was begun last.
+    /// When the last count was begun.
     began: Option<Instant>,
-    /// Settled partitions, by time.
+    /// The number of settled partitions at each time.
     seen: VecDeque<(Instant, u64)>,
 }
 
-/// What a meter says.
+/// A meter's reading.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Reading {
-    /// The partitions that are left; none while they are not counted.
+    /// The partitions that are left; `None` while they are not counted.
     pub(super) left: Option<u64>,
     /// Settled partitions per second.
     pub(super) rate: Option<f64>,
-    /// The time that the rest will take.
+    /// The estimated time for the rest.
     pub(super) seconds_left: Option<f64>,
 }
 
 impl Meter {
-    /// Takes a tally of now.
+    /// Notes a tally taken at `now`.
     pub(super) fn see(&mut self, now: Instant, tally: &Tally) {
         if tally.epoch != self.epoch {
             *self = Self {
@@ -45,13 +45,13 @@ impl Meter {
             };
         }
         self.seen.push_back((now, tally.settled()));
-        // The last one before the window stays: a rate is of all of it.
+        // Keeps the last tally before the window, so that the rate covers the whole window.
         while self.seen.get(1).is_some_and(|(at, _)| *at + WINDOW <= now) {
             self.seen.pop_front();
         }
     }
 
-    /// Whether partitions are to be counted now, which it takes as begun.
+    /// Whether the partitions are to be counted now; if so, notes that the count has begun.
     pub(super) fn is_to_count(&mut self, now: Instant, tally: &Tally) -> bool {
         let is_known = self.left(tally).is_some();
         let is_early = self.began.is_some_and(|began| now < began + RECOUNT);
@@ -62,7 +62,7 @@ impl Meter {
         true
     }
 
-    /// Takes a count.
+    /// Notes a count.
     pub(super) fn take(&mut self, counted: Counted) {
         if counted.at.epoch == self.epoch {
             self.counted = Some(counted);
@@ -74,7 +74,7 @@ impl Meter {
         counted.filter(|_| tally.epoch == self.epoch)?.left(tally)
     }
 
-    /// What it says, by a tally of now.
+    /// The reading, given the current tally.
     pub(super) fn read(&self, tally: &Tally) -> Reading {
         let left = self.left(tally);
         let rate = self.rate();
@@ -90,7 +90,7 @@ impl Meter {
         }
     }
 
-    /// None before there was time to see one.
+    /// `None` before enough time has passed to measure a rate.
     fn rate(&self) -> Option<f64> {
         let ((first, before), (last, after)) = (self.seen.front()?, self.seen.back()?);
         let time = last.duration_since(*first);
@@ -100,7 +100,7 @@ impl Meter {
 
 #[expect(
     clippy::cast_precision_loss,
-    reason = "it is for people, who read a few digits"
+    reason = "the result is for people, who read a few digits"
 )]
 fn as_f64(count: u64) -> f64 {
     count as f64
@@ -190,7 +190,7 @@ mod tests {
         assert!(!meter.is_to_count(at(9), &tally(10, 0, 0)), "it is known");
         assert!(meter.is_to_count(at(9), &tally(11, 0, 0)), "it is spent");
         assert!(!meter.is_to_count(at(10), &tally(11, 0, 0)), "too soon");
-        // Another change: all of it is anew.
+        // Another change: everything starts anew.
         let next = Tally {
             epoch: Epoch(6),
             ..Tally::default()

@@ -1,5 +1,4 @@
-//! How far a change has come: in this shard, and, where it is the coordinator,
-//! in all sources.
+//! The progress of a change: in this shard, and, where it is the coordinator, in all sources.
 
 mod meter;
 mod watching;
@@ -16,63 +15,60 @@ use tokio::time::Instant;
 use super::Cluster;
 pub(super) use watching::watch;
 
-/// How long a receiver may take none before it is said to hold a change up: at its
-/// beginning, and while shards restart, it may be a moment.
+/// How long a receiver may take no partitions before it counts as holding the change up. At the
+/// beginning, and while shards restart, a short pause is normal.
 const HELD_UP_AFTER: Duration = Duration::from_secs(2);
 
-/// How far a source has come with a change, in partitions.
+/// A source's progress with a change, in partitions.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Source {
-    /// Which shard it is.
     pub shard: Ordinal,
     /// The plan of the change.
     pub epoch: Epoch,
-    /// Those that it has still to look at or to give; none while they are
-    /// counted. Off by as many as clients made or removed since.
+    /// The partitions that it still has to look at or to give; `None` while they are being
+    /// counted. Off by as many as clients made or removed since the count.
     pub left: Option<u64>,
-    /// Those that their receivers have acknowledged.
+    /// The partitions that their receivers have acknowledged.
     pub moved: u64,
-    /// Those that it has looked at, and that stay.
+    /// The partitions that it has looked at and that stay.
     pub stayed: u64,
-    /// Those moved or found to stay in a second, over the last ten.
+    /// The partitions moved or found to stay per second, over the last ten seconds.
     pub rate: Option<f64>,
     /// The time that the rest will take at this rate.
     pub seconds_left: Option<f64>,
-    /// Whether its process was started within the change: `moved` and `stayed`
-    /// count from then on.
+    /// Whether its process was started during the change: `moved` and `stayed` then count from
+    /// that start.
     pub resumed: bool,
-    /// The shards that have not taken partitions for two seconds: they are away,
-    /// hang, or have a guest of an older schema. The log says which of it.
+    /// The shards that have not taken partitions for two seconds: they are unreachable, hang,
+    /// or have a guest of an older schema. The log says which.
     pub held_up_by: Vec<Ordinal>,
 }
 
-/// What is known of a source.
+/// The coordinator's knowledge of a source.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Known {
-    /// Which shard it is.
     pub shard: Ordinal,
-    /// Whether it did not answer last.
+    /// Whether the last attempt to ask it failed.
     pub away: bool,
-    /// When it said the rest, in seconds before now; none: it has said nothing
-    /// yet.
+    /// How many seconds ago its last report arrived; `None` if there was none yet.
     pub heard_seconds_ago: Option<f64>,
-    /// What it said last.
+    /// Its last report.
     #[serde(flatten)]
     pub said: Option<Source>,
 }
 
-/// How far a change has come.
+/// The progress of a change.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Progress {
     /// The plan of the change: the one under way, or else the last.
     pub epoch: Epoch,
     /// Whether partitions move.
     pub moving: bool,
-    /// In the coordinator, all sources; elsewhere this shard, where it is one.
+    /// In the coordinator, all sources; elsewhere only this shard, where it is a source.
     pub sources: Vec<Known>,
 }
 
-/// What is measured here, and heard of others.
+/// The measurements of this shard, and the reports of other shards.
 #[derive(Debug, Default)]
 pub(super) struct Measured {
     meter: Meter,
@@ -88,7 +84,7 @@ struct Heard {
 }
 
 impl Measured {
-    /// A shard has said how far it has come, if it knows of a change.
+    /// Notes another shard's progress, if that shard knows of a change.
     pub(super) fn hear(&mut self, shard: Ordinal, source: Option<Source>) {
         let heard = self.heard.entry(shard).or_default();
         heard.away = false;
@@ -100,13 +96,13 @@ impl Measured {
         }
     }
 
-    /// Takes a count of what is before this shard.
+    /// Notes a count of the partitions that this shard still has to move.
     fn take(&mut self, counted: Counted) {
         self.meter.take(counted);
     }
 
-    /// Whether a shard takes partitions from here, as it was found now; says
-    /// whether it holds the change up.
+    /// Notes whether a shard takes partitions from here, and says whether it holds the change
+    /// up.
     pub(super) fn takes(&mut self, shard: Ordinal, takes: bool) -> bool {
         if takes {
             self.held_up_by.remove(&shard);
@@ -116,12 +112,12 @@ impl Measured {
         since.elapsed() >= HELD_UP_AFTER
     }
 
-    /// A source did not answer.
+    /// Notes that a source did not answer.
     fn miss(&mut self, shard: Ordinal) {
         self.heard.entry(shard).or_default().away = true;
     }
 
-    /// How far the shard in this place has come; none where it was no source.
+    /// The progress of the shard in this place; `None` where it was no source.
     fn of(&self, membership: &Membership) -> Option<Source> {
         let tally = &membership.tally;
         let plan = membership.shard.plan()?;
@@ -147,7 +143,7 @@ impl Measured {
         })
     }
 
-    /// What is known of another source of a change.
+    /// The state of another source of a change, as far as it is known.
     fn of_other(&self, shard: Ordinal, epoch: Epoch) -> Known {
         let heard = self.heard.get(&shard);
         let last = heard.and_then(|heard| heard.last.as_ref());
@@ -162,14 +158,14 @@ impl Measured {
 }
 
 impl Cluster {
-    /// How far this shard has come with the last change, if it is a source of it.
+    /// This shard's progress with the last change, if it is a source of it.
     pub(super) fn source(&self) -> Option<Source> {
         let view = self.0.writer.views().get()?;
         self.measured().of(view.membership.as_ref()?)
     }
 
-    /// How far the change under way has come, or how the last one ended; none
-    /// where this process knows of no change in which this shard was a source.
+    /// The progress of the change under way, or the outcome of the last one; `None` where this
+    /// process knows of no change in which this shard was a source.
     pub fn progress(&self) -> Option<Progress> {
         let view = self.0.writer.views().get()?;
         let membership = view.membership.as_ref()?;
@@ -202,8 +198,8 @@ impl Cluster {
         })
     }
 
-    /// The partitions that this shard has still to look at or to give: none move
-    /// where it is no source. None while they are counted.
+    /// The partitions that this shard still has to look at or to give; zero where it is no
+    /// source, and `None` while they are being counted.
     pub fn partitions_to_settle(&self) -> Option<u64> {
         self.source().map_or(Some(0), |source| source.left)
     }

@@ -1,4 +1,4 @@
-//! Measuring a change while it is under way.
+//! Measures a change while it is under way.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::super::message::{PeerRequest, PeerResponse};
 use super::super::{Cluster, until_down};
 
-/// How often it is measured, and other sources are asked.
+/// How often the change is measured, and the other sources are asked.
 const EVERY: Duration = Duration::from_millis(500);
 /// How long a source may take to answer.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -30,7 +30,7 @@ pub(in super::super) async fn watch(cluster: Cluster, mut shutdown: watch::Recei
             counting.spawn(async move {
                 match count(view, cluster.0.guests.blocking).await {
                     Ok(counted) => cluster.measured().take(counted),
-                    Err(error) => tracing::debug!(%error, "partitions are counted later"),
+                    Err(error) => tracing::debug!(%error, "partitions could not be counted: they are counted later"),
                 }
             });
         }
@@ -44,7 +44,8 @@ pub(in super::super) async fn watch(cluster: Cluster, mut shutdown: watch::Recei
     }
 }
 
-/// Counts what a source has before it, on a thread where it holds nobody up.
+/// Counts the partitions that a source still has to move, on a thread where it delays no other
+/// work.
 async fn count(view: Arc<View>, blocking: Blocking) -> Result<Counted, ChangeError> {
     let membership = view.membership.as_ref().ok_or(ChangeError::Unplaced)?;
     let under_way = membership.count_under_way(&view.snapshot).await?;
@@ -63,8 +64,7 @@ async fn count(view: Arc<View>, blocking: Blocking) -> Result<Counted, ChangeErr
 }
 
 impl Cluster {
-    /// Takes this shard's tally of now; says whether its partitions are to be
-    /// counted.
+    /// Notes this shard's current tally, and says whether its partitions are to be counted.
     fn measure(&self, view: &View) -> bool {
         let Some(membership) = &view.membership else {
             return false;
@@ -84,8 +84,8 @@ impl Cluster {
         measured.meter.is_to_count(now, &membership.tally)
     }
 
-    /// Asks the other sources how far they have come, where this shard is the
-    /// coordinator and partitions move.
+    /// Asks the other sources for their progress, where this shard is the coordinator and
+    /// partitions move.
     async fn ask_sources(&self) {
         let Some(plan) = self.plan().filter(|plan| !plan.is_stable()) else {
             return;

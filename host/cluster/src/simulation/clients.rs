@@ -8,19 +8,17 @@ use super::history::{Ask, KEYS, LASTING, Told};
 use super::witness::{note, saw};
 use super::world::{SETTLING, World};
 
-/// How many there are.
 pub(super) const CLIENTS: usize = 6;
 
-/// A client: one operation after another.
 #[derive(Default)]
 pub(super) struct Client {
-    /// Its operation under way, and where.
+    /// The number of the operation under way, and the shard that it was sent to.
     pub(super) waits: Option<(usize, u32)>,
     pub(super) rests_until: u64,
 }
 
 impl World<'_> {
-    /// Clients that were answered go on.
+    /// Lets the clients that were answered go on.
     pub(super) fn hear(&mut self) {
         let operations = self.history.operations();
         for client in &mut self.clients {
@@ -45,7 +43,7 @@ impl World<'_> {
         }
     }
 
-    /// Clients that rest no longer ask.
+    /// Lets the clients that have rested send their next requests.
     pub(super) fn attend(&mut self, may_ask: bool) {
         for at in 0..self.clients.len() {
             let client = &self.clients[at];
@@ -69,7 +67,7 @@ impl World<'_> {
         }
     }
 
-    /// Asks a shard, if it serves; gives the operation's number.
+    /// Sends a request to a shard, if it serves, and returns the operation's number.
     pub(super) fn ask(&self, shard: u32, ask: Ask) -> Option<usize> {
         let host = &self.hosts[shard as usize];
         let process = host.process.as_ref().filter(|_| !host.is_stopping)?;
@@ -92,7 +90,7 @@ impl World<'_> {
             }
             let told = ask.told(&answer);
             if answer.shard != shard {
-                saw("a request was passed on");
+                saw("a request was forwarded");
             }
             let view = writer.views().get();
             let plan = view
@@ -110,7 +108,7 @@ impl World<'_> {
         self.clients.iter().all(|client| client.waits.is_none())
     }
 
-    /// Every key is read once more, and all are listed, when all is at rest.
+    /// Reads every key once more and lists all keys, when the world is at rest.
     pub(super) fn read_all(&mut self) -> Result<(), String> {
         let asks = (0..KEYS).map(Ask::Get).chain([Ask::List]);
         let numbers: Vec<_> = asks

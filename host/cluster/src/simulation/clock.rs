@@ -1,6 +1,6 @@
-//! The one time of a simulation, in milliseconds from its start. Each process has
-//! a runtime with a clock of its own, which is paused and set forward; this is
-//! the time of the process that runs now.
+//! The common time of a simulation, in milliseconds from its start. Each process has a runtime
+//! with its own clock, which is paused and set forward; this module tells the time of the
+//! process that runs now.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -16,13 +16,13 @@ thread_local! {
 pub(super) struct Zero {
     /// An instant of its runtime.
     instant: Instant,
-    /// The time of the simulation then.
+    /// The time of the simulation at that instant.
     time: u64,
     shard: u32,
 }
 
 impl Zero {
-    /// The process's runtime is entered, and it is this time.
+    /// The zero of the process whose runtime is entered, at this time of the simulation.
     pub(super) fn here(time: u64, shard: u32) -> Self {
         Self {
             instant: Instant::now(),
@@ -31,7 +31,7 @@ impl Zero {
         }
     }
 
-    /// This process runs from now on.
+    /// Lets this process run from now on.
     pub(super) fn enter(self) {
         ZERO.set(Some(self));
     }
@@ -41,35 +41,33 @@ fn zero() -> Zero {
     ZERO.get().expect("a process runs")
 }
 
-/// The shard whose process runs, and the time; none between processes' turns.
+/// The shard whose process runs, and the time; `None` between the turns of processes.
 pub(super) fn running() -> Option<(u32, u64)> {
     let zero = ZERO.get()?;
     Some((zero.shard, now()))
 }
 
-/// Whether a process runs.
 pub(super) fn is_running() -> bool {
     ZERO.get().is_some()
 }
 
-/// No process runs from now on.
+/// Lets no process run from now on.
 pub(super) fn leave() {
     ZERO.set(None);
 }
 
-/// The time now. A process runs.
+/// The current time. A process must be running.
 pub(super) fn now() -> u64 {
     let passed = (Instant::now() - zero().instant).as_millis();
     zero().time + u64::try_from(passed).expect("a simulation is short")
 }
 
-/// Waits until a time.
 pub(super) fn until(time: u64) -> Sleep {
     let millis = time.saturating_sub(zero().time);
     sleep_until(zero().instant + Duration::from_millis(millis))
 }
 
-/// Waits for so many milliseconds.
+/// Waits for this many milliseconds.
 pub(super) async fn wait(millis: u64) {
     until(now() + millis).await;
 }

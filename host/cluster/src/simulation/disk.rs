@@ -1,5 +1,4 @@
-//! A disk in memory that outlives its processes, and loses what was not synced
-//! when one dies.
+//! A disk in memory that outlives its processes, and loses unsynced writes when a process dies.
 
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -10,19 +9,19 @@ use ostrakon_store as store;
 use super::life::Life;
 use super::random;
 
-/// One shard's file. Clones are the same.
+/// One shard's file. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Disk(Arc<Mutex<Image>>);
 
 #[derive(Debug, Default)]
 struct Image {
-    /// As the process sees it.
+    /// The file as the process sees it.
     seen: Vec<u8>,
-    /// As it is after a loss of power, if nothing else came through.
+    /// The file after a loss of power, if no unsynced write survives.
     durable: Vec<u8>,
-    /// What was written since the last sync: offsets and lengths.
+    /// The writes since the last sync: offsets and lengths.
     unsynced: Vec<(usize, usize)>,
-    /// For a disk that is late: as it was at the last sync.
+    /// For a late disk: the file as it was at the last sync.
     late: Option<Vec<u8>>,
 }
 
@@ -36,7 +35,7 @@ impl Image {
 }
 
 impl Disk {
-    /// A disk that says too early that all is on it: it is always one sync late.
+    /// A disk that reports syncs too early: it is always one sync late.
     pub(super) fn late() -> Self {
         let disk = Self::default();
         disk.image().late = Some(Vec::new());
@@ -47,7 +46,7 @@ impl Disk {
         self.0.lock().expect("no holder of this lock panics")
     }
 
-    /// How a process opens its store on it.
+    /// The options with which a process opens its store on this disk.
     pub(super) fn options(&self, directory: &std::path::Path, life: &Life) -> store::Options {
         let (disk, life) = (self.clone(), life.clone());
         store::Options {
@@ -58,8 +57,8 @@ impl Disk {
         }
     }
 
-    /// The power is lost: of what was not synced, some came through. Says whether
-    /// there was any.
+    /// Loses power: some of the unsynced writes survive. Returns whether there were any
+    /// unsynced writes.
     pub(super) fn lose_power(&self, seed: u64) -> bool {
         let mut image = self.image();
         let unsynced = std::mem::take(&mut image.unsynced);
@@ -85,11 +84,11 @@ struct Opened {
 }
 
 impl Opened {
-    /// The real file only tells a new store, which has nothing in it, from one
-    /// that is there.
+    /// The real file only distinguishes a new store, whose file is empty, from an existing one.
     fn new(disk: &Disk, life: &Life, mut file: File) -> Self {
         if file.metadata().is_ok_and(|metadata| metadata.len() == 0) {
-            file.write_all(b"elsewhere").expect("there is room");
+            file.write_all(b"elsewhere")
+                .expect("the file can be written");
             let mut image = disk.image();
             *image = Image {
                 late: image.late.take(),
@@ -117,14 +116,14 @@ impl store::Disk for Opened {
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let image = self.disk.image();
-        let start = usize::try_from(offset).expect("it is in memory");
+        let start = usize::try_from(offset).expect("the file is in memory");
         let found = image.seen.get(start..start + out.len());
         out.copy_from_slice(found.ok_or(io::ErrorKind::UnexpectedEof)?);
         Ok(())
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        let length = usize::try_from(len).expect("it is in memory");
+        let length = usize::try_from(len).expect("the file is in memory");
         self.living()?.seen.resize(length, 0);
         Ok(())
     }
@@ -148,7 +147,7 @@ impl store::Disk for Opened {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        let start = usize::try_from(offset).expect("it is in memory");
+        let start = usize::try_from(offset).expect("the file is in memory");
         let mut image = self.living()?;
         let end = start + data.len();
         if image.seen.len() < end {

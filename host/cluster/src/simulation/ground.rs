@@ -1,4 +1,4 @@
-//! What all seeds share: the guest, compiled once, in all its settings.
+//! The parts that all seeds share: the guest, compiled once, in all its settings.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -19,10 +19,10 @@ use tempfile::TempDir;
 /// The most shards of a generation.
 pub(super) const MAX_SHARDS: u32 = 5;
 
-/// The ways in which the guest places keys.
+/// The guest's ways to place keys.
 const SHARDINGS: [&str; 2] = ["modulo", "jump"];
 
-/// No bound of real time may decide anything in a simulation.
+/// Real time must not decide anything in a simulation.
 const TIMES: &str = "
 [guest]
 read_budget = '5m'
@@ -35,7 +35,7 @@ max_wait = '1h'
 max_wait = '4s'
 ";
 
-/// What all seeds share.
+/// The parts that all seeds share.
 pub(super) struct Ground {
     pub(super) engine: Engine,
     pub(super) cache: Cache,
@@ -44,7 +44,7 @@ pub(super) struct Ground {
     directory: TempDir,
 }
 
-/// The guest in certain settings.
+/// The guest with certain settings.
 pub(super) struct Generation {
     pub(super) files: Files,
     guest: Arc<Guest>,
@@ -55,19 +55,19 @@ impl Ground {
     pub(super) fn new() -> Self {
         let component = Bytes::from(component());
         let directory = directory();
-        let cache = Cache::open(directory.path()).expect("a directory can be made");
-        let engine = Engine::new().expect("guests run here");
+        let cache = Cache::open(directory.path()).expect("a directory can be created");
+        let engine = Engine::new().expect("guests run on this machine");
         let digest = Digest::of(&component);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .build()
-            .expect("there can be a runtime");
+            .expect("a runtime can be created");
         let compiler = Compiler::here();
         let limits = Limits::of(&Settings::default());
         let compiling = compiler.compile(&engine, None, digest, &component, Purpose::Serve, limits);
-        let compiled = runtime.block_on(compiling).expect("it compiles");
+        let compiled = runtime.block_on(compiling).expect("the guest compiles");
         compiled.keep(&engine, &cache);
-        let linked = compiled.link(&engine).expect("it links");
+        let linked = compiled.link(&engine).expect("the guest links");
         let made = |sharding: &str, shards: u32| {
             let settings = format!("{TIMES}shards = {shards}\n");
             let files = Files::new(BTreeMap::from([
@@ -75,7 +75,8 @@ impl Ground {
                 ("ostrakon.toml".to_owned(), settings.into()),
                 ("sharding".to_owned(), sharding.to_owned().into()),
             ]));
-            let candidate = Candidate::new(&files).expect("it is well-formed");
+            let candidate =
+                Candidate::new(&files).expect("the guest and its settings are well-formed");
             let environment = Environment {
                 settings: candidate.settings,
                 identity: Identity { ordinal: 0, shards },
@@ -84,7 +85,7 @@ impl Ground {
                 metrics: Arc::new(Metrics::new("simulation")),
             };
             let guest = Guest::check(&linked, environment, candidate.digest.short());
-            let guest = runtime.block_on(guest).expect("it can serve");
+            let guest = runtime.block_on(guest).expect("the guest can serve");
             Generation {
                 files,
                 guest: Arc::new(guest),
@@ -104,20 +105,19 @@ impl Ground {
         }
     }
 
-    /// The generation of so many shards, by the first or second way to place.
+    /// The generation with this number of shards and this way to place.
     pub(super) fn generation(&self, shards: u32, sharding: usize) -> &Generation {
         &self.generations[sharding * MAX_SHARDS as usize + shards as usize - 1]
     }
 
-    /// The generation of a digest.
+    /// The generation with a digest.
     pub(super) fn of_digest(&self, digest: Digest) -> Option<&Generation> {
         let mut generations = self.generations.iter();
         generations.find(|generation| generation.files.digest() == digest)
     }
 
-    /// A new directory.
     pub(super) fn directory(&self) -> TempDir {
-        TempDir::new_in(self.directory.path()).expect("a directory can be made")
+        TempDir::new_in(self.directory.path()).expect("a directory can be created")
     }
 }
 
@@ -143,18 +143,18 @@ impl Generation {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .build()
-            .expect("there can be a runtime");
+            .expect("a runtime can be created");
         let owner = self.guest.owner(key, self.placement().shards);
-        runtime.block_on(owner).expect("it gives one")
+        runtime.block_on(owner).expect("`owner` returns a shard")
     }
 }
 
-/// In memory where there is such a place: what must survive is elsewhere.
+/// A directory in memory where the system has such a place: lasting data is kept elsewhere.
 fn directory() -> TempDir {
     let in_memory = TempDir::new_in("/dev/shm");
     in_memory
         .or_else(|_| TempDir::new())
-        .expect("a directory can be made")
+        .expect("a directory can be created")
 }
 
 fn component() -> Vec<u8> {

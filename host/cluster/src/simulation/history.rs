@@ -1,4 +1,4 @@
-//! What clients did and what they were told.
+//! The history of the clients' operations and their answers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -13,12 +13,12 @@ use ostrakon_shard::answers::refusals;
 use ostrakon_shard::service::Answer;
 use ostrakon_test_support::linearizable::{self, Action, UNKNOWN, is_linearizable};
 
-/// The keys. Some begin alike, so that `modulo` puts them together.
+/// The number of keys. Some have the same first letter, so that `modulo` puts them together.
 pub(super) const KEYS: usize = 24;
-/// Keys below this are never deleted.
+/// Keys below this index are never deleted.
 pub(super) const LASTING: usize = 12;
 
-/// What a client asks for.
+/// A client's request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ask {
     Put(usize, u64),
@@ -27,35 +27,34 @@ pub(super) enum Ask {
     List,
 }
 
-/// What it is told.
+/// A client's answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Told {
-    /// A value was written, and whether there was one before.
+    /// A value was written; whether there was one before.
     Written(bool),
-    /// This is the value.
+    /// The value that was read.
     Value(Option<u64>),
-    /// It is deleted, and whether there was a value before.
+    /// The value was deleted; whether there was one before.
     Deleted(bool),
-    /// These are the keys.
+    /// The keys of a listing.
     Keys(Vec<String>),
-    /// Nothing was done.
+    /// The request was refused, and nothing was done.
     Refused(Refusal),
-    /// It may have been done or not.
+    /// The request may or may not have been done.
     Unknown,
-    /// What no client should ever be told.
+    /// An answer that no client may ever get.
     Wrong(String),
 }
 
-/// An operation.
 #[derive(Clone, Debug)]
 pub(super) struct Operation {
     pub(super) ask: Ask,
     pub(super) called: u64,
-    /// None: nothing was told, and now never is.
+    /// When the answer came, and the answer; `None` if there is none, and never will be.
     pub(super) returned: Option<(u64, Told)>,
 }
 
-/// All operations, by their numbers. Clones are the same.
+/// All operations, by their numbers. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct History(Arc<Mutex<Vec<Operation>>>);
 
@@ -82,14 +81,14 @@ impl Ask {
         }
     }
 
-    /// What an answer tells a client that asked this.
+    /// The meaning of an answer for the client that asked this.
     pub(super) fn told(self, answer: &Answer) -> Told {
         let reply = match &answer.reply {
             Ok(reply) => reply,
             Err(refused) => return refusal(Refusal::from(refused)),
         };
         let body = String::from_utf8_lossy(&reply.body);
-        // Another shard's refusal comes as a reply.
+        // Another shard's refusal arrives as a reply.
         let refused = of_http::ALL
             .iter()
             .chain(refusals::ALL)
@@ -134,7 +133,7 @@ impl History {
         self.0.lock().expect("no holder of this lock panics")
     }
 
-    /// An operation begins; gives its number.
+    /// Begins an operation, and returns its number.
     pub(super) fn call(&self, ask: Ask, called: u64) -> usize {
         let mut operations = self.operations();
         operations.push(Operation {
@@ -149,7 +148,7 @@ impl History {
         self.operations()[number].returned = Some((returned, told));
     }
 
-    /// What is wrong with it, if anything is.
+    /// Checks the history, and returns the first fault.
     pub(super) fn check(&self) -> Result<(), String> {
         let operations = self.operations();
         for operation in operations.iter() {
@@ -171,8 +170,8 @@ impl History {
 }
 
 impl Operation {
-    /// It, as an operation of a key's register; none if it is of another, or had
-    /// no effect and saw nothing.
+    /// The operation as one of a key's register; `None` if it is of another key, or had no
+    /// effect and observed nothing.
     fn of_key(&self, at: usize) -> Option<linearizable::Operation> {
         let (returned, action) = match (self.ask, &self.returned) {
             (Ask::Put(key, _) | Ask::Get(key) | Ask::Delete(key), _) if key != at => return None,
@@ -197,7 +196,8 @@ impl Operation {
         })
     }
 
-    /// A listing has each key that must be there, once, and none that cannot be.
+    /// Checks that a listing has each key that must be there, once, and none that cannot be
+    /// there.
     fn check_list(&self, operations: &[Self]) -> Result<(), String> {
         let Some((returned, Told::Keys(keys))) = &self.returned else {
             return Ok(());

@@ -3,17 +3,17 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// One process's life. When it is over, nothing that the process still does
-/// reaches a disk, a peer or a client. Clones are of the same life.
+/// One process's life. Once it is over, nothing that the process still does reaches a disk, a
+/// peer or a client. Clones share the life.
 #[derive(Clone, Debug)]
 pub(super) struct Life(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    /// Its number among all processes.
+    /// The process's number among all processes.
     number: u64,
     over: AtomicBool,
-    /// How many more deeds it has; [`NO_END`]: any number.
+    /// How many deeds remain; [`NO_END`] is unlimited.
     deeds: AtomicU64,
 }
 
@@ -40,13 +40,14 @@ impl Life {
         self.0.over.store(true, Ordering::Relaxed);
     }
 
-    /// It ends after so many more deeds: in the middle of a commit, or between it
+    /// Ends the life after this many more deeds: in the middle of a commit, or between a commit
     /// and its answer.
     pub(super) fn end_after(&self, deeds: u64) {
         self.0.deeds.store(deeds, Ordering::Relaxed);
     }
 
-    /// Something is done that others can see later; says whether it still is.
+    /// Counts a deed, an action that others can see later. Returns whether the process is alive
+    /// to do it.
     pub(super) fn deed(&self) -> bool {
         let deeds = self.0.deeds.load(Ordering::Relaxed);
         if deeds == 0 {

@@ -1,4 +1,4 @@
-//! Mistakes made on purpose: each must be found.
+//! Deliberate mistakes: the simulation must find each.
 
 use std::sync::Arc;
 
@@ -12,15 +12,15 @@ use super::super::Cluster;
 /// A mistake in every process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mistake {
-    /// A batch, as all else, is acknowledged before it is durable.
+    /// A batch, like everything else, is acknowledged before it is durable.
     AcknowledgesEarly,
     /// A source takes a batch for acknowledged before it is.
     ForgetsBatches,
-    /// A write that was passed on is tried again though it may have been run.
+    /// A forwarded write is retried although it may have been run.
     RepeatsWrites,
 }
 
-/// The other shards, asked by a process that repeats writes.
+/// The other shards, as a process that repeats writes calls them.
 #[derive(Debug)]
 pub(super) struct Repeating(pub(super) Cluster);
 

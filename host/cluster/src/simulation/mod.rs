@@ -1,16 +1,19 @@
-//! Whole hosts, but for their ports, volumes and threads, in one thread and one
-//! time that the simulation makes: everything that happens follows from a seed.
+//! Simulates whole hosts, except for their ports, volumes and threads, in one thread and with a
+//! simulated clock: everything that happens follows from a seed.
 //!
-//! Each seed has up to five processes with the real `cluster`, `service`, `writer`,
-//! `store`, `peers` and guest, on a network and disks in memory. Meanwhile the
-//! number of shards and the way to place keys change, clients write and read
-//! through random shards, and processes are killed, stopped and paused, links cut
-//! and connections lost. Then the faults end, and it must come to rest.
+//! Each seed has up to five processes with the real `cluster`, `service`, `writer`, `store`,
+//! `peers` and guest, on a network and disks in memory. The number of shards and the way to
+//! place keys change, clients write and read through random shards, processes are killed,
+//! stopped and paused, links are cut and connections lost. Then the faults end, and the world
+//! must come to rest.
 //!
-//! `OSTRAKON_SIMULATION_SEEDS` says how many seeds, `OSTRAKON_SIMULATION_FROM`
-//! which is the first: `cargo xtask simulate` sets them.
+//! `OSTRAKON_SIMULATION_SEEDS` is the number of seeds and `OSTRAKON_SIMULATION_FROM` the first
+//! seed; `cargo xtask simulate` sets them.
 
-#![expect(clippy::cast_possible_truncation, reason = "what is drawn is small")]
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "the random numbers are small"
+)]
 
 mod clients;
 mod clock;
@@ -42,7 +45,7 @@ use world::World;
 
 /// How many seeds the test command runs.
 const SEEDS: u64 = 300;
-/// From how many seeds on each thing that must sometimes happen must have.
+/// From this many seeds on, each event that must sometimes happen must have happened.
 const ENOUGH: u64 = 200;
 
 fn setting(name: &str, otherwise: u64) -> u64 {
@@ -53,7 +56,7 @@ fn setting(name: &str, otherwise: u64) -> u64 {
         .unwrap_or_else(|_| panic!("{name} is a number, not `{text}`"))
 }
 
-/// What one seed came to.
+/// The outcome of one seed.
 type Outcome = (Result<u64, String>, Counts, String);
 
 fn run(ground: &Ground, seed: u64, mistake: Option<Mistake>, with_log: bool) -> Outcome {
@@ -68,7 +71,7 @@ fn run(ground: &Ground, seed: u64, mistake: Option<Mistake>, with_log: bool) -> 
     })
 }
 
-/// Runs seeds on all processors, up to the first that fails: that, and why.
+/// Runs seeds on all processors, up to the first that fails. Returns that seed and its fault.
 fn run_all(
     ground: &Ground,
     from: u64,
@@ -104,7 +107,7 @@ fn run_all(
     found.into_inner().expect("no worker panics")
 }
 
-/// Runs a seed that failed once more, with its log; says how to do so again.
+/// Runs a failed seed once more, with its log, and says how to reproduce it.
 fn explain(ground: &Ground, seed: u64, why: &str) -> String {
     let (again, _, log) = run(ground, seed, None, true);
     let path = env::temp_dir().join(format!("ostrakon-simulation-{seed}.log"));
@@ -146,7 +149,7 @@ fn clusters_keep_their_promises_whatever_befalls_them() {
     }
 }
 
-/// A log's lines; what happens at one time may be in any order.
+/// A log's lines, sorted: events at the same time may be in any order.
 fn sorted(log: &str) -> Vec<&str> {
     let mut lines: Vec<_> = log.lines().collect();
     lines.sort_unstable();
@@ -176,7 +179,7 @@ fn finds(mistake: Mistake) {
     panics::note();
     let ground = Ground::new();
     let (found, _) = run_all(&ground, 1, SEEDS, Some(mistake));
-    let (seed, why) = found.expect("it is found");
+    let (seed, why) = found.expect("the mistake is found");
     println!(
         "{mistake:?} is found by seed {seed}: {}",
         why.lines().next().unwrap_or_default()

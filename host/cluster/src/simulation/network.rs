@@ -1,5 +1,5 @@
-//! A network in memory. What is written arrives later, by the seed; links can be
-//! cut in one direction or both, and a connection ends with its process.
+//! A network in memory. Data arrives after a delay that the seed decides, links can be cut in
+//! one direction or both, and a connection ends with its process.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -12,16 +12,15 @@ use super::random;
 use super::stream::Stream;
 use super::witness::note;
 
-/// What every message takes at least, in milliseconds. Processes run for so long
-/// one after another as if they ran at once: nothing that one does reaches
-/// another sooner.
+/// The least delay of a message, in milliseconds. Processes run for that long one after another
+/// as if they ran at once: nothing that one sends reaches another sooner.
 pub(super) const LEAST_DELAY: u64 = 5;
-/// What most take beyond that at most.
+/// The most that is added to the delay of most messages.
 const JITTER: u64 = 12;
-/// What few take beyond that at most.
+/// The most that is added to the delay of a few messages.
 const STALL: u64 = 400;
 
-/// The network. Clones are the same.
+/// The network. Clones share it.
 #[derive(Clone, Debug)]
 pub(super) struct Network(Arc<Mutex<State>>);
 
@@ -33,27 +32,27 @@ pub(super) struct State {
     listening: BTreeMap<u32, Listening>,
     connections: BTreeMap<u64, Connection>,
     opened: u64,
-    /// What everything that was ever sent adds up to, in whatever order at one
-    /// time: that in which connections go away when a process is told to stop is
-    /// chosen by the runtime.
+    /// A digest of everything that was ever sent. It does not depend on the order at any one
+    /// time, because the runtime chooses the order in which connections end when a process is
+    /// told to stop.
     pub(super) digest: u64,
-    /// Connections that were ended by a lost process or a fault.
+    /// Connections that a lost process or a fault ended.
     pub(super) resets: u64,
 }
 
 #[derive(Debug)]
 struct Listening {
     life: Life,
-    /// When they come, and their numbers.
+    /// When connections arrive, and their numbers.
     coming: VecDeque<(u64, u64)>,
     waker: Option<Waker>,
 }
 
-/// A connection: its sides are 0, which opened it, and 1.
+/// A connection: side 0 opened it, side 1 accepted it.
 #[derive(Debug)]
 struct Connection {
     sides: [Side; 2],
-    /// What goes to each side.
+    /// The data on its way to each side.
     pipes: [Pipe; 2],
 }
 
@@ -64,10 +63,10 @@ struct Side {
     is_open: bool,
 }
 
-/// What is on its way in one direction.
+/// The data on its way in one direction.
 #[derive(Debug, Default)]
 struct Pipe {
-    /// When it arrives; none: when the link is mended.
+    /// When each chunk arrives; `None` if only after the link is mended.
     chunks: VecDeque<(Option<u64>, Bytes)>,
     end: Option<(Option<u64>, End)>,
     last: u64,
@@ -89,9 +88,9 @@ pub(super) enum End {
 pub(super) enum Found {
     Bytes(Bytes),
     End(End),
-    /// Something comes at this time.
+    /// More arrives at this time.
     At(u64),
-    /// Nothing that is known comes.
+    /// Nothing is known to arrive.
     Nothing,
 }
 
@@ -112,7 +111,7 @@ impl Network {
         self.0.lock().expect("no holder of this lock panics")
     }
 
-    /// A process listens as a shard, in the place of any before it.
+    /// Has a process listen as a shard, in place of any process before it.
     pub(super) fn listen(&self, shard: u32, life: &Life) {
         let listening = Listening {
             life: life.clone(),
@@ -122,7 +121,7 @@ impl Network {
         self.state().listening.insert(shard, listening);
     }
 
-    /// The next stream that has come to a process.
+    /// Accepts the next connection to a process.
     pub(super) fn accept(&self, life: &Life, shard: u32, now: u64, waker: &Waker) -> Accepted {
         let mut state = self.state();
         let listening = state.listening.get_mut(&shard);
@@ -134,7 +133,7 @@ impl Network {
             Some((at, connection)) if *at <= now => {
                 let connection = *connection;
                 listening.coming.pop_front();
-                // Who has called may be gone by now, and all of the connection with it.
+                // The caller may be gone by now, and the whole connection with it.
                 let from = state.connections.get(&connection);
                 let from = from.map_or(u32::MAX, |it| it.sides[0].shard);
                 drop(state);
@@ -145,8 +144,8 @@ impl Network {
         }
     }
 
-    /// Begins to connect; gives the stream and when it is ready, or when it is
-    /// known that nobody listens. None while the link is cut.
+    /// Begins to connect. Returns the stream and the time when it is ready, or when the refusal
+    /// arrives because no process listens. `None` while the link is cut.
     pub(super) fn connect(
         &self,
         life: &Life,
@@ -184,7 +183,7 @@ impl Network {
         Some((back, Some(Stream::new(self, life, number, 0))))
     }
 
-    /// Cuts a link, or mends it: then what was held goes on.
+    /// Cuts a link, or mends it, which releases the held data.
     pub(super) fn set_cut(&self, link: (u32, u32), is_cut: bool, now: u64) {
         let mut state = self.state();
         if is_cut {
@@ -232,7 +231,7 @@ impl Network {
         wakers.into_iter().flatten().for_each(Waker::wake);
     }
 
-    /// A process has died. `is_told`: its system tells the others at once;
+    /// Ends a process's connections. With `is_told`, its system tells the other sides at once;
     /// otherwise they hear nothing.
     pub(super) fn died(&self, life: &Life, is_told: bool, now: u64) {
         let mut state = self.state();
@@ -265,7 +264,7 @@ impl Network {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// Writes from a side of a connection.
+    /// Sends data from a side of a connection.
     pub(super) fn send(&self, number: u64, side: usize, data: &[u8], now: u64) -> bool {
         let mut state = self.state();
         let state = &mut *state;
@@ -277,7 +276,7 @@ impl Network {
         let link = (from.shard, other.shard);
         let is_cut = state.cut.contains(&link);
         if other.life.is_none() {
-            // Whoever has the address now knows nothing of this connection.
+            // The process that has the address now knows nothing of this connection.
             let is_back = state.listening.contains_key(&other.shard);
             if is_back && !is_cut {
                 let waker = state.reset(number, side, now);
@@ -321,7 +320,7 @@ impl Network {
         };
         if let Some((at, _)) = pipe.chunks.front() {
             return arrives(*at).unwrap_or_else(|| {
-                let (_, bytes) = pipe.chunks.pop_front().expect("it was just seen");
+                let (_, bytes) = pipe.chunks.pop_front().expect("the chunk was just seen");
                 Found::Bytes(bytes)
             });
         }
@@ -331,14 +330,14 @@ impl Network {
         }
     }
 
-    /// Puts back what a read had no room for.
+    /// Puts back the data that a read had no room for.
     pub(super) fn put_back(&self, number: u64, side: usize, rest: Bytes, now: u64) {
         if let Some(connection) = self.state().connections.get_mut(&number) {
             connection.pipes[side].chunks.push_front((Some(now), rest));
         }
     }
 
-    /// A side writes no more; `is_gone`: nor reads.
+    /// Ends a side's writing and, with `is_gone`, its reading too.
     pub(super) fn close(&self, number: u64, side: usize, is_gone: bool, now: u64) {
         let mut state = self.state();
         let state = &mut *state;
@@ -363,9 +362,9 @@ impl Network {
     }
 }
 
-/// What comes to a listening process.
+/// The result of accepting.
 pub(super) enum Accepted {
-    /// The stream, and the shard that it is from.
+    /// The stream, and the shard that it comes from.
     Stream(Stream, u32),
     At(u64),
     Nothing,
@@ -380,8 +379,8 @@ impl State {
         delay(self.seed, about)
     }
 
-    /// A side is told that the connection is lost; perhaps before what is on its
-    /// way to it.
+    /// Tells a side that the connection is lost, possibly before the data on its way to that
+    /// side.
     fn reset(&mut self, number: u64, to: usize, now: u64) -> Option<Waker> {
         let seed = self.seed;
         let connection = self.connections.get_mut(&number)?;
@@ -398,7 +397,7 @@ impl State {
         pipe.waker.take()
     }
 
-    /// Connections that nobody has a side of any more.
+    /// Forgets the connections of which no side is left.
     fn forget(&mut self) {
         self.connections
             .retain(|_, it| it.sides.iter().any(|side| side.is_open));

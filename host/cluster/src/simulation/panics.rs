@@ -1,4 +1,4 @@
-//! Panics in tasks, which a runtime takes for the task's end and goes on.
+//! Catches panics in tasks, which a runtime takes for the end of the task.
 
 use std::cell::Cell;
 use std::panic;
@@ -10,7 +10,7 @@ thread_local! {
     static LAST: Cell<Option<String>> = const { Cell::new(None) };
 }
 
-/// From now on panics of processes are noted, and not printed.
+/// Has panics of processes noted instead of printed from now on.
 pub(super) fn note() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -25,7 +25,7 @@ pub(super) fn note() {
     });
 }
 
-/// The last panic of a process on this thread since the last look.
+/// Takes the last panic of a process on this thread since the last call.
 pub(super) fn take() -> Option<String> {
     LAST.take()
 }

@@ -1,4 +1,4 @@
-//! One process of a shard, as `app` wires it, without ports, volumes and threads.
+//! One process of a shard, wired as `app` does it, without ports, volumes and threads.
 
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -29,10 +29,10 @@ use super::network::Network;
 use super::random;
 use super::stream::{Dialing, Listener};
 
-/// How long a process that is told to stop may take over it.
+/// How long a process that is told to stop may take.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// A writer that real time cannot hurry. Its steps are small, so that there are
+/// A writer's pace that does not depend on real time. Its steps are small, so that there are
 /// many.
 const PACE: Pace = Pace {
     collect: Duration::MAX,
@@ -42,23 +42,21 @@ const PACE: Pace = Pace {
     bytes: u64::MAX,
 };
 
-/// What a process is started with.
+/// The parts that a process is started with.
 pub(super) struct Start<'a> {
     pub(super) ground: &'a Ground,
     pub(super) network: &'a Network,
     pub(super) disk: &'a Disk,
     pub(super) directory: &'a Path,
     pub(super) shard: u32,
-    /// Its number among all processes.
     pub(super) number: u64,
-    /// What its volume has.
+    /// The generation in its volume.
     pub(super) generation: &'a Generation,
     pub(super) seed: u64,
     pub(super) now: u64,
     pub(super) mistake: Option<Mistake>,
 }
 
-/// A process.
 pub(super) struct Process {
     pub(super) life: Life,
     pub(super) writer: Writer,
@@ -74,7 +72,7 @@ pub(super) struct Process {
     ended: watch::Receiver<bool>,
 }
 
-/// What a process that serves has.
+/// The parts of a process that serves.
 struct Serving {
     cluster: Cluster,
     service: Service,
@@ -87,7 +85,7 @@ impl Process {
             .enable_time()
             .start_paused(true)
             .build()
-            .expect("there can be a runtime");
+            .expect("a runtime can be created");
         let zero = {
             let _entered = runtime.enter();
             Zero::here(start.now, shard)
@@ -170,7 +168,7 @@ impl Process {
         clock::leave();
     }
 
-    /// It did not run for a while; now it goes on.
+    /// Resumes after a pause.
     pub(super) fn resume(&mut self, now: u64) {
         self.zero.enter();
         let missed = Duration::from_millis(now - self.reached);
@@ -181,34 +179,34 @@ impl Process {
 
     /// Makes a generation live.
     pub(super) fn promote(&self, generation: &Generation) {
-        // A process that is dead promotes nothing.
+        // A dead process promotes nothing.
         let _ = self
             .volume
             .send((generation.files.clone(), generation.promotion()));
     }
 
-    /// Its part in the protocol; none before a generation is live.
+    /// The shard's state in the protocol; `None` before a generation is live.
     pub(super) fn membership(&self) -> Option<Shard> {
         let view = self.writer.views().get()?;
         Some(view.membership.as_ref()?.shard.clone())
     }
 
-    /// The digest of what is live.
+    /// The digest of the live generation.
     pub(super) fn live(&self) -> Option<Digest> {
         self.writer.views().get().map(|view| view.digest)
     }
 
-    /// What answers clients; none before it serves.
+    /// The service that answers clients; `None` before the process serves.
     pub(super) fn service(&self) -> Option<Service> {
         Some(self.serving.get()?.service.clone())
     }
 
-    /// Does something in it.
+    /// Spawns a task in the process.
     pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.runtime.spawn(task);
     }
 
-    /// Tells it to stop: it hands over, and ends.
+    /// Tells the process to stop: it hands its partitions over, and ends.
     pub(super) fn stop(&self) {
         let (serving, shutdown) = (Arc::clone(&self.serving), self.shutdown.clone());
         let (writer, life) = (self.writer.clone(), self.life.clone());
@@ -225,7 +223,7 @@ impl Process {
         });
     }
 
-    /// Why it must not go on, if it is so.
+    /// Why the process must not go on, if that is so.
     pub(super) fn stopped(&self) -> Option<Stopped> {
         *self.serving.get()?.cluster.stopped().borrow()
     }
@@ -233,12 +231,12 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // What its tasks do while they are dropped reaches nobody.
+        // Nothing that its tasks do while they are dropped has any effect.
         self.life.end();
     }
 }
 
-/// What the main task of a process has.
+/// The parts of a process's main task.
 struct Wired {
     shard: u32,
     network: Network,
@@ -260,7 +258,7 @@ impl Wired {
             ..
         } = self;
         let started = writer.change(Change::Start(Incarnation::default())).await;
-        // A process that dies at once takes no number.
+        // A process that dies at once gets no number.
         let Ok(Changed::Started(Incarnation(incarnation), store)) = started else {
             return;
         };
@@ -278,9 +276,9 @@ impl Wired {
             listen: ([127, 0, 0, 1], 0).into(),
             peers: "{}.peers:7070"
                 .parse()
-                .expect("it differs from shard to shard"),
+                .expect("the address has a place for the ordinal"),
         };
-        // Peers of a simulation trust each other, until the end.
+        // Peers of a simulation trust each other until the end.
         let (_unchanged, credentials) = watch::channel(Arc::default());
         let endpoint = Endpoint::new(identity, credentials);
         let dial = AnyDial::new(dialing);
@@ -319,7 +317,7 @@ impl Wired {
     }
 }
 
-/// The writer's work: each turn comes a little after it is due.
+/// Does the writer's work: each turn comes a little after it is due.
 async fn work(mut turns: Turns, life: Life, writer: Writer, mistake: Option<Mistake>, seed: u64) {
     for turn in 0_u64.. {
         turns.due().await;
@@ -342,15 +340,15 @@ async fn work(mut turns: Turns, life: Life, writer: Writer, mistake: Option<Mist
     }
 }
 
-/// What the volume shows, one after another.
+/// The generations that the volume shows, one after another.
 type Volume = mpsc::UnboundedReceiver<(Files, Promotion)>;
 
-/// Makes the next live that the volume shows; says whether there was one.
+/// Makes the next generation of the volume live, and returns whether there was one.
 async fn follow_one(writer: &Writer, kept: &Kept, volume: &mut Volume) -> bool {
     let Some((files, promotion)) = volume.recv().await else {
         return false;
     };
-    kept.keep(&files).expect("there is room");
+    kept.keep(&files).expect("the generation can be kept");
     // A process that dies meanwhile promotes nothing.
     if let Err(error) = writer.promote(promotion).await {
         tracing::debug!(%error, "not promoted");

@@ -1,7 +1,7 @@
-//! Decisions that depend on nothing but the seed and what they are about.
+//! Random decisions that depend only on the seed and the subject of the decision.
 
-/// A number of what it is about. Tasks that decide at the same time do not take
-/// each other's numbers, as they would from one sequence.
+/// A random number for a subject. Tasks that decide at the same time do not take each other's
+/// numbers, as they would from one sequence.
 pub(super) fn of(seed: u64, about: &[u64]) -> u64 {
     about
         .iter()

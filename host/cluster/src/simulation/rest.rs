@@ -1,4 +1,4 @@
-//! When a world is at rest, and whether all is where it belongs then.
+//! Whether a world is at rest, and whether all partitions are at their owners then.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use super::witness::saw;
 use super::world::World;
 
 impl World<'_> {
-    /// What is not yet as it is to be, if anything is not.
+    /// Why the world is not at rest, if it is not.
     pub(super) fn unrest(&self) -> Option<String> {
         let wanted = self.asked_for().placement();
         let mut epochs = BTreeMap::new();
@@ -34,7 +34,7 @@ impl World<'_> {
         (epochs.len() > 1).then(|| format!("not all go by one plan: {epochs:?}"))
     }
 
-    /// Each partition is in the store of its owner, and in no other.
+    /// Checks that each partition is in its owner's store and in no other.
     pub(super) fn check_places(&self) -> Result<(), String> {
         if self.plan().is_some_and(|plan| plan.epoch.0 > 1) {
             saw("a change was made");

@@ -1,22 +1,21 @@
-//! What happens in a seed: changes that are asked for, and faults.
+//! The script of a seed: requested changes, and faults.
 
 use ostrakon_test_support::random::Random;
 
 use super::ground::MAX_SHARDS;
 
-/// The numbers of shards that are asked for, one after another, from somewhere in
-/// it on.
+/// The numbers of shards that are requested, one after another, from a random place on.
 const SHARDS: [u32; 6] = [3, 5, 2, 4, 1, 3];
-/// When changes and faults begin at the soonest: most seeds have their first plan
-/// by then, in milliseconds.
+/// When changes and faults begin at the earliest, in milliseconds: most seeds have their first
+/// plan by then.
 const SETTLED: u64 = 4500;
 
-/// Something that happens.
+/// An event of the world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Event {
-    /// The volumes are to have so many shards and this way to place.
+    /// A configuration is requested of all volumes: number of shards, and way to place.
     Configure { shards: u32, sharding: usize },
-    /// A shard's volume has them.
+    /// A shard's volume shows a configuration.
     Volume {
         shard: u32,
         shards: u32,
@@ -24,28 +23,28 @@ pub(super) enum Event {
     },
     /// A process starts, unless one runs.
     Start { shard: u32 },
-    /// A process is killed, and its system tells its peers or not.
+    /// A process is killed; its system tells its peers if `is_told`.
     Kill { shard: u32, is_told: bool },
-    /// A process dies after so many of its next deeds.
+    /// A process dies after this many of its next deeds.
     Doom { shard: u32, deeds: u64 },
     /// A process is told to stop.
     Stop { shard: u32 },
-    /// A process does not run for so long.
+    /// A process does not run for this long.
     Pause { shard: u32, millis: u64 },
     /// Nothing gets from one shard to the other.
     Cut { from: u32, to: u32 },
-    /// It does again.
+    /// The link works again.
     Mend { from: u32, to: u32 },
     /// The connections between two shards end.
     Reset { one: u32, other: u32 },
-    /// No more faults, and all run.
+    /// No more faults, and all processes run.
     Heal,
 }
 
 /// All events of a seed with their times, in order.
 pub(super) struct Script {
     pub(super) events: Vec<(u64, Event)>,
-    /// What is asked for at first.
+    /// The first configuration.
     pub(super) first: (u32, usize),
 }
 
@@ -86,7 +85,7 @@ impl Script {
 pub(super) fn fault(random: &mut Random, time: u64) -> Vec<(u64, Event)> {
     let mut events = Vec::new();
     let shard = random.below(u64::from(MAX_SHARDS)) as u32;
-    // Half of all faults are the coordinator's.
+    // About half of all faults hit the coordinator.
     let shard = if random.below(3) == 0 { 0 } else { shard };
     let other = (shard + 1 + random.below(u64::from(MAX_SHARDS) - 1) as u32) % MAX_SHARDS;
     let soon = time + 50 + random.below(4000);

@@ -1,4 +1,4 @@
-//! Streams over the network in memory, as peers open and take them.
+//! Streams over the network in memory, as peers open and accept them.
 
 use std::fmt;
 use std::io;
@@ -15,7 +15,7 @@ use super::clock;
 use super::life::Life;
 use super::network::{Accepted, End, Found, Network};
 
-/// How often a dial looks whether its link is mended, in milliseconds.
+/// How often a dial checks whether its link is mended, in milliseconds.
 const LOOK_EVERY: u64 = 25;
 
 /// One side of a connection.
@@ -87,7 +87,7 @@ impl AsyncWrite for Stream {
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
         let (connection, side) = (self.connection, self.side);
-        // What a dead process writes goes nowhere.
+        // Data that a dead process writes is lost.
         if self.life.deed() && !self.network.send(connection, side, data, clock::now()) {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
@@ -116,16 +116,14 @@ impl Drop for Stream {
     }
 }
 
-/// Where each process listens, at an address of its shard's.
+/// The port on which each process listens, at its shard's address.
 const PORT: u16 = 7070;
 
-/// The address of a shard.
 fn address_of(shard: u32) -> SocketAddr {
     let net = Ipv4Addr::new(10, 0, 0, 0).to_bits();
     (Ipv4Addr::from_bits(net + shard), PORT).into()
 }
 
-/// The shard at an address.
 fn shard_at(at: SocketAddr) -> u32 {
     match at.ip() {
         IpAddr::V4(at) => at.to_bits() & 0xff_ffff,
@@ -133,7 +131,7 @@ fn shard_at(at: SocketAddr) -> u32 {
     }
 }
 
-/// Opens streams from one process to the shard whose number the name begins with.
+/// Opens streams from one process to the shard whose ordinal the name begins with.
 #[derive(Clone, Debug)]
 pub(super) struct Dialing {
     pub(super) network: Network,
@@ -167,7 +165,7 @@ impl Dial for Dialing {
     }
 }
 
-/// Takes the streams that come to one process.
+/// Accepts the connections to one process.
 #[derive(Debug)]
 pub(super) struct Listener {
     pub(super) network: Network,

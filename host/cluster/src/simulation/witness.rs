@@ -1,5 +1,5 @@
-//! What happened in all seeds together: a simulation that never comes to the
-//! interesting cases shows nothing.
+//! Counts the events of all seeds together: a simulation that never reaches the interesting
+//! cases proves nothing.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -11,13 +11,13 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 
 use super::clock;
 
-/// How often each thing happened.
+/// How often each event happened.
 pub(super) type Counts = BTreeMap<&'static str, u64>;
 
-/// What must happen, at least once in enough seeds. Of those with a line, the
-/// host logs it.
+/// The events that must happen at least once in enough seeds. For those with a second text, the
+/// host logs that text.
 pub(super) const SOMETIMES: [(&str, Option<&str>); 21] = [
-    ("a request was passed on", None),
+    ("a request was forwarded", None),
     (
         "a request waited for its partition",
         Some("a request waits for its partition"),
@@ -29,12 +29,12 @@ pub(super) const SOMETIMES: [(&str, Option<&str>); 21] = [
         Some("a generation's guest is made for its owners"),
     ),
     ("a change was made", None),
-    ("a change of the way to place was made", None),
-    ("a change was asked for during another", None),
+    ("a change of placement was requested", None),
+    ("a change was requested during another", None),
     ("the coordinator died in a change", None),
     ("another shard died in a change", None),
     ("a process died in the middle of its work", None),
-    ("what was not synced was lost", None),
+    ("unsynced writes were lost", None),
     ("a process started with batches to send again", None),
     ("a process was silent from one moment to the next", None),
     ("a process was paused", None),
@@ -46,7 +46,7 @@ pub(super) const SOMETIMES: [(&str, Option<&str>); 21] = [
     ("an outcome was unknown", None),
 ];
 
-/// What one seed counts, and its log, if it is wanted.
+/// The counts of one seed, and its log, if it is wanted.
 #[derive(Default)]
 struct Seen {
     counts: Counts,
@@ -57,13 +57,13 @@ thread_local! {
     static SEEN: RefCell<Seen> = RefCell::default();
 }
 
-/// Something happened.
+/// Counts an event.
 pub(super) fn saw(what: &'static str) {
     debug_assert!(SOMETIMES.iter().any(|(known, _)| *known == what), "{what}");
     SEEN.with_borrow_mut(|seen| *seen.counts.entry(what).or_default() += 1);
 }
 
-/// A line for the log, if there is one.
+/// Writes a line to the log, if there is one.
 pub(super) fn note(time: u64, who: impl fmt::Display, what: impl fmt::Display) {
     SEEN.with_borrow_mut(|seen| {
         if let Some(log) = &mut seen.log {
@@ -72,7 +72,7 @@ pub(super) fn note(time: u64, who: impl fmt::Display, what: impl fmt::Display) {
     });
 }
 
-/// Runs a seed on this thread; gives what happened, and the log.
+/// Runs a seed on this thread, and returns its result, its counts and its log.
 pub(super) fn watch<T>(with_log: bool, run: impl FnOnce() -> T) -> (T, Counts, String) {
     SEEN.set(Seen {
         log: with_log.then(String::new),

@@ -1,4 +1,4 @@
-//! One seed: five shards, their network and disks, clients, and what befalls them.
+//! The world of one seed: five shards, their network and disks, clients, and the faults.
 
 use std::collections::BTreeSet;
 
@@ -17,15 +17,13 @@ use super::random;
 use super::script::{self, Event, Script};
 use super::witness::{note, saw};
 
-/// How long everything may take to come to rest once there are no more faults, in
-/// milliseconds.
+/// How long the world may take to come to rest once the faults have ended, in milliseconds.
 pub(super) const SETTLING: u64 = 60_000;
-/// How long clients go on once there are no more faults.
+/// How long clients go on once the faults have ended.
 const AFTER: u64 = 1500;
-/// How long a volume may take to show what was asked for.
+/// How long a volume may take to show the requested content.
 const MAX_LAG: u64 = 3000;
 
-/// A world.
 pub(super) struct World<'a> {
     pub(super) seed: u64,
     pub(super) random: Random,
@@ -39,24 +37,24 @@ pub(super) struct World<'a> {
     pub(super) history: History,
     pub(super) values: u64,
     pub(super) processes: u64,
-    /// What was asked for last: shards, and way to place.
+    /// The last requested configuration: number of shards, and way to place.
     pub(super) asked: (u32, usize),
-    /// When there were no more faults.
+    /// When the faults ended.
     pub(super) healed: Option<u64>,
     /// The change under way that faults were added to.
     pub(super) troubled: Epoch,
 }
 
-/// A place for processes of one ordinal, one after another.
+/// A place for the processes of one ordinal, one after another.
 pub(super) struct Host {
     pub(super) shard: u32,
     pub(super) disk: Disk,
     pub(super) directory: TempDir,
     pub(super) process: Option<Process>,
-    /// What its volume has: shards, and way to place.
+    /// The configuration in its volume: number of shards, and way to place.
     pub(super) volume: (u32, usize),
     pub(super) paused_until: Option<u64>,
-    /// Whether it was told to stop.
+    /// Whether the process was told to stop.
     pub(super) is_stopping: bool,
 }
 
@@ -100,10 +98,10 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Runs it to its end; gives what all that happened adds up to.
+    /// Runs the world to its end, and returns a digest of everything that happened.
     ///
     /// # Errors
-    /// What is not as it should be.
+    /// The violation that was found.
     pub(super) fn run(mut self) -> Result<u64, String> {
         loop {
             self.befall();
@@ -115,7 +113,7 @@ impl<'a> World<'a> {
             if limit.is_some_and(|limit| self.now >= limit) {
                 let unrest = self.unrest();
                 let unrest = unrest.unwrap_or_else(|| "a client waits".to_owned());
-                return Err(format!("it does not come to rest: {unrest}"));
+                return Err(format!("the world does not come to rest: {unrest}"));
             }
             self.trouble();
             self.attend(!is_over);
@@ -128,7 +126,7 @@ impl<'a> World<'a> {
         Ok(random::of(digest, &[self.now, self.processes, self.values]))
     }
 
-    /// All processes run for a while, as if at once.
+    /// Runs all processes for a while, as if at once.
     pub(super) fn turn(&mut self) -> Result<(), String> {
         let until = self.now + LEAST_DELAY;
         for at in 0..self.hosts.len() {
@@ -160,7 +158,7 @@ impl<'a> World<'a> {
         Ok(())
     }
 
-    /// A change takes a moment only: most are met by faults of their own.
+    /// Adds faults to a change: a change is short, so most changes get faults of their own.
     fn trouble(&mut self) {
         let plan = self.plan().filter(|plan| !plan.is_stable());
         let Some(plan) = plan.filter(|plan| plan.epoch > self.troubled) else {
@@ -176,7 +174,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// What is due happens.
+    /// Applies the events that are due.
     fn befall(&mut self) {
         while let Some((time, event)) = self.agenda.first().copied()
             && time <= self.now
@@ -241,14 +239,14 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Each volume shows what is asked for at another time; a set of Pods becomes
-    /// larger at once, and smaller some time later.
+    /// Requests a configuration. Each volume shows it at another time; a set of Pods grows at
+    /// once, and shrinks some time later.
     fn configure(&mut self, shards: u32, sharding: usize) {
         if self.plan().is_some_and(|plan| !plan.is_stable()) {
-            saw("a change was asked for during another");
+            saw("a change was requested during another");
         }
         if sharding != self.asked.1 {
-            saw("a change of the way to place was made");
+            saw("a change of placement was requested");
         }
         let before = std::mem::replace(&mut self.asked, (shards, sharding)).0;
         for shard in 0..MAX_SHARDS {
@@ -258,7 +256,7 @@ impl<'a> World<'a> {
                 shards,
                 sharding,
             };
-            // What was to be shown is overtaken.
+            // The content that was to be shown is outdated.
             self.agenda.retain(
                 |(_, event)| !matches!(event, Event::Volume { shard: of, .. } if *of == shard),
             );
@@ -289,7 +287,7 @@ impl<'a> World<'a> {
                 process.life.end_after(u64::MAX);
             }
         }
-        // The volumes still show what was asked for when they do.
+        // The volumes still show the requested content when it starts.
         self.agenda
             .retain(|(_, event)| matches!(event, Event::Volume { .. } | Event::Start { .. }));
         for shard in 0..MAX_SHARDS {
@@ -302,7 +300,7 @@ impl<'a> World<'a> {
         let host = &mut self.hosts[shard as usize];
         if host.process.is_some() {
             if self.healed.is_some() && host.is_stopping {
-                // Once it has stopped.
+                // After it has stopped.
                 self.agenda.insert((self.now + 500, Event::Start { shard }));
             }
             return;
@@ -329,7 +327,7 @@ impl<'a> World<'a> {
         host.paused_until = None;
     }
 
-    /// A process has ended; its clients are told nothing more.
+    /// Handles the end of a process: its clients get no more answers.
     fn bury(&mut self, at: usize, is_told: bool, now: u64) {
         let host = &mut self.hosts[at];
         let shard = host.shard;
@@ -364,7 +362,7 @@ impl<'a> World<'a> {
         let number = process.life.number();
         drop(process);
         if !host.is_stopping && host.disk.lose_power(random::of(self.seed, &[number, 9])) {
-            saw("what was not synced was lost");
+            saw("unsynced writes were lost");
         }
         for client in &mut self.clients {
             if client.waits.is_some_and(|(_, of)| of == shard) {

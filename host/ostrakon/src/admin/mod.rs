@@ -1,5 +1,5 @@
-//! The operators' port: health, state, metrics and draining, on a thread and runtime of its own,
-//! so that it answers however busy the shard is.
+//! The operators' port: health, state, metrics and draining. It has a thread and a runtime of
+//! its own, so that it answers however busy the shard is.
 
 mod plan;
 
@@ -22,10 +22,10 @@ use crate::drain::{Drain, Outcome};
 use crate::readiness::Readiness;
 pub(crate) use plan::NoPlan;
 
-/// Few are they who call this port, and only a component is a body of any length: no longer than
-/// what a volume can hold.
+/// Few clients use this port, and only a component makes a long body, which is never longer
+/// than a volume can hold.
 const LIMITS: Limits = Limits {
-    // At most: fewer where few descriptors are to be had.
+    // An upper limit: lower where few descriptors are available.
     max_connections: 256,
     max_header_bytes: 16 * 1024,
     max_heads_bytes: 8 * 1024 * 1024,
@@ -35,53 +35,51 @@ const LIMITS: Limits = Limits {
     header_timeout: Duration::from_secs(5),
     body_timeout: Duration::from_secs(5),
     idle_timeout: Duration::from_mins(2),
-    // A probe that comes when all places are taken gets one at once, whatever others do with theirs.
+    // A probe that arrives when all places are taken gets one at once: a client that is slow to
+    // take its response gives way.
     answer_patience: Duration::ZERO,
 };
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 
-/// What the port shows of the shard. Called on the port's own thread: must neither wait nor run a
-/// guest on it.
+/// The parts of the shard that the port shows. Called on the port's own thread, so the methods
+/// must neither wait nor run a guest on it.
 pub(crate) trait Subject: Send + Sync + 'static {
-    /// Whether the process can go on; if not, why: restarting it is the only cure. It must say
-    /// nothing of the guest, of load, or of other shards, which a restart does not cure.
+    /// Whether the process can go on; if it cannot, a restart is the only cure. The check must
+    /// not cover the guest, load or other shards, because a restart does not cure these.
     ///
     /// # Errors
     /// What is broken.
     fn live(&self) -> Result<(), String>;
 
-    /// The shard's state, without secrets.
     fn status(&self) -> serde_json::Value;
 
-    /// What would move among so many shards, by the live guest or by that of a component.
+    /// What would move among `shards` shards, by the live guest or by this component.
     ///
     /// # Errors
-    /// When that is not found out.
+    /// When the answer cannot be determined.
     fn plan(
         &self,
         shards: u32,
         component: Option<Bytes>,
     ) -> impl Future<Output = Result<serde_json::Value, NoPlan>> + Send;
 
-    /// Sets the metrics that are looked up rather than counted; called before each rendering.
+    /// Sets the metrics that are looked up rather than counted. Called before each rendering.
     fn measure(&self, metrics: &Metrics) {
         let _ = metrics;
     }
 }
 
-/// What the port needs.
+/// The parts that the port needs.
 #[derive(Debug)]
 pub(crate) struct Parts<S> {
-    /// The shard.
     pub subject: S,
-    /// Whether it is ready.
+    /// Whether the shard is ready.
     pub readiness: Readiness,
-    /// How it drains.
+    /// The shard's drain.
     pub drain: Drain,
-    /// What it counts.
     pub metrics: Arc<Metrics>,
-    /// Who else than those on the same machine may change something.
+    /// The tokens of operators on other machines who may change something.
     pub tokens: LiveTokens,
     /// How many connections there are descriptors for.
     pub max_connections: usize,
@@ -98,7 +96,7 @@ impl Admin {
     /// Serves a bound port on a thread of its own.
     ///
     /// # Errors
-    /// When the system has no thread or event queue to give.
+    /// When the system refuses a thread or an event queue.
     pub(crate) fn start<S: Subject>(server: Server, parts: Parts<S>) -> io::Result<Self> {
         let (shutdown, down) = watch::channel(false);
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -137,7 +135,7 @@ impl Drop for Admin {
     fn drop(&mut self) {
         drop(self.shutdown.take());
         if let Some(thread) = self.thread.take() {
-            // It has panicked or it has ended: either way it is over.
+            // The thread has panicked or ended: either way it is over.
             let _ended = thread.join();
         }
     }
@@ -145,7 +143,7 @@ impl Drop for Admin {
 
 impl<S: Subject> Handler for Parts<S> {
     fn refuse(&self, head: &mut request::Parts, caller: &Caller) -> Option<Response<Bytes>> {
-        // All that is posted changes something, or runs what is posted.
+        // Every POST request changes something or runs the component that it carries.
         let posted = head.method == Method::POST && ["/drain", "/plan"].contains(&head.uri.path());
         let operator = if posted {
             self.admit(&head.headers, caller)
@@ -159,7 +157,7 @@ impl<S: Subject> Handler for Parts<S> {
     }
 
     async fn call(&self, request: Request<Bytes>, _: &Caller) -> Response<Bytes> {
-        // A connection that asks for much at once takes turns with the others: probes are among them.
+        // A connection with many requests takes turns with the others, which may be probes.
         tokio::task::yield_now().await;
         let reads = matches!(*request.method(), Method::GET | Method::HEAD);
         match request.uri().path() {
@@ -212,10 +210,11 @@ impl<S: Subject> Parts<S> {
 }
 
 impl<S> Parts<S> {
-    /// Lets those change something who have a token, or are on the same machine, such as a preStop
-    /// hook: whoever can drain a shard can take its service away.
+    /// Admits callers that have a token or are on the same machine, such as a preStop hook: a
+    /// caller that can drain a shard can take its service away.
     fn admit(&self, headers: &HeaderMap, caller: &Caller) -> Result<(), Refusal> {
-        // A browser says for which page it asks: any page could have it ask what is on its machine.
+        // A browser names the page it asks for: any page could make it send requests to its own
+        // machine.
         let is_here = caller.is_here() && !headers.contains_key(ORIGIN);
         match &*self.tokens.load() {
             _ if is_here => Ok(()),
@@ -224,7 +223,7 @@ impl<S> Parts<S> {
         }
     }
 
-    /// Drains the shard and answers when it has.
+    /// Drains the shard, and answers once it has drained.
     async fn drain(&self) -> Response<Bytes> {
         self.drain.begin();
         match self.drain.outcome().await {

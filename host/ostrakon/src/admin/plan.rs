@@ -8,21 +8,20 @@ use serde_json::Value;
 
 use super::{JSON, LIMITS, TEXT, answer};
 
-/// The longest body of all other requests.
+/// The longest body of every request without a component.
 const SMALL: usize = 1024;
 const USAGE: &str = "ask for /plan?shards=N, with the number of shards as N";
 
-/// Why it is not found out.
+/// Why there is no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NoPlan {
-    /// What it is answered with.
+    /// The status of the response.
     pub status: StatusCode,
-    /// What is wrong, and what to do.
+    /// The reason, and what to do.
     pub why: String,
 }
 
-/// The answer to a request whose body is not to be read: only components are of
-/// any length.
+/// The response to a request whose body must not be read, because only components may be long.
 pub(super) fn refuse(head: &request::Parts) -> Option<Response<Bytes>> {
     if head.method == Method::POST && head.uri.path() == "/plan" {
         return None;
@@ -34,7 +33,7 @@ pub(super) fn refuse(head: &request::Parts) -> Option<Response<Bytes>> {
         .then(|| refusals::BODY_SIZE.response())
 }
 
-/// The number of shards that is asked about.
+/// The number of shards in the query.
 pub(super) fn shards(uri: &Uri) -> Result<u32, NoPlan> {
     let number = uri.query().and_then(|query| query.strip_prefix("shards="));
     let number = number.and_then(|number| number.parse().ok());
@@ -44,7 +43,7 @@ pub(super) fn shards(uri: &Uri) -> Result<u32, NoPlan> {
     })
 }
 
-/// What was found out, as it is answered.
+/// The response for a result.
 pub(super) fn told(found: Result<Value, NoPlan>) -> Response<Bytes> {
     match found {
         Ok(plan) => answer(StatusCode::OK, JSON, format!("{plan:#}\n")),

@@ -45,7 +45,7 @@ impl Subject for Shard {
     }
 }
 
-/// The port, and where it is.
+/// An open port and its address.
 struct Open {
     address: SocketAddr,
     _admin: Admin,
@@ -171,7 +171,7 @@ async fn status_is_json_and_metrics_are_measured_and_rendered() {
     ] {
         assert!(text.contains(&format!("\n{line}\n")), "{line} of {text}");
     }
-    // As it is asked for by who does not say how.
+    // The format for a client that asks for no particular one.
     assert!(
         text.contains("\n# TYPE ostrakon_swaps_total counter\n"),
         "{text}"
@@ -271,7 +271,7 @@ fn what_changes_something_is_for_this_machine_and_for_tokens() {
         for from in here {
             assert_eq!(asked(path, from, &[]), 200, "{from}");
             assert_eq!(asked(path, from, &[page]), 403, "{from}");
-            // A service mesh's sidecar, for anybody.
+            // A service mesh's sidecar, which forwards for anybody.
             assert_eq!(asked_at("10.0.0.2:9090", path, from, &[]), 403, "{from}");
         }
         for from in elsewhere {

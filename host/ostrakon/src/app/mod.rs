@@ -1,4 +1,4 @@
-//! One shard: wired, run and ended.
+//! One shard: starting, running and ending it.
 
 mod credentials;
 mod error;
@@ -57,12 +57,12 @@ use crate::readiness::Readiness;
 
 /// How long an ended writer may take to close the store.
 const CLOSING: Duration = Duration::from_secs(5);
-/// How long peers may take to hang up: one that hangs does not keep this shard
-/// beyond the grace that its drain's deadline fits into.
+/// How long peers may take to close their connections: one that hangs must not keep this shard
+/// beyond the grace period that its drain's deadline fits into.
 const PEERS_CLOSING: Duration = Duration::from_secs(2);
 
-/// Runs a shard until it is told to end, and drains it. A setting changes what
-/// `log` logs.
+/// Runs a shard until it is told to end, and drains it. The settings change the filter of
+/// `log`.
 ///
 /// # Errors
 /// When it cannot start, or ends with requests in flight.
@@ -76,20 +76,20 @@ pub(crate) fn serve(options: &Options, log: Option<&Log>) -> Result<(), Error> {
         .map(|log| (log.filter.clone(), log.lines.clone()))
         .unzip();
     let ended = runtime.block_on(run(options, log));
-    // What is still running on it has no promise to keep.
+    // Nothing that still runs on it matters to a client.
     runtime.shutdown_background();
     ended
 }
 
-/// What of the log is changed and looked at while a shard runs.
+/// The handles to change the log's filter and to see its backlog.
 type Logging = (Option<Filter>, Option<Backlog>);
 
 async fn run(options: &Options, log: Logging) -> Result<(), Error> {
     let compiler = OnceLock::new();
     let ended = serve_until_told(options, log, &compiler).await;
     if let (Some(compiler), false) = (compiler.get(), matches!(ended, Err(Error::Forced))) {
-        // What was being compiled is given up by now. A note left of it would say that this
-        // process died of it.
+        // Running compiles have been given up by now. A leftover note of one would say that
+        // this process died of it.
         let _ = tokio::time::timeout(CLOSING, compiler.rest()).await;
     }
     ended
@@ -105,7 +105,7 @@ async fn serve_until_told(
         biased;
         started = App::start(options, log, compiler) => started?,
         signal = signals.recv() => {
-            // Nothing was served, and what is on the disk is whole at every moment.
+            // Nothing was served, and the data on the disk is whole at every moment.
             tracing::info!(signal, "told to end before it was ready");
             return Ok(());
         }
@@ -145,15 +145,15 @@ async fn serve_until_told(
 /// | task | ends | its failure |
 /// | --- | --- | --- |
 /// | the public port's server | by `shutdown` | logged; the shard is not live |
-/// | the swap controller | by `shutdown` | its panic is our bug: no more swaps |
+/// | the swap controller | by `shutdown` | a panic is a bug: no more swaps |
 /// | the drain | once, or with the runtime | none |
-/// | the part among others | by `peers_shutdown`, after those above | none: see `cluster` |
+/// | the shard's part among others | by `peers_shutdown`, after those above | none: see `cluster` |
 /// | exporting spans, where they are | by `end`, last | none: see `otlp` |
 /// | giving back memory that was freed | with the runtime | none |
 /// | following the secrets | with their watcher | none |
-/// | following the credentials of each port | with the runtime | what it refuses it shows |
+/// | following the credentials of each port | with the runtime | a refusal is shown in the status |
 /// | following where the data file is | with the writer | none |
-/// | following the StatefulSet, posting Events, seeing what they are about | with the runtime | what fails is tried again, and shown |
+/// | following the StatefulSet, posting Events, seeing what they are about | with the runtime | a failure is retried, and shown |
 struct App {
     drain: Drain,
     shutdown: watch::Sender<bool>,
@@ -170,10 +170,10 @@ struct App {
 }
 
 impl App {
-    /// Opens everything in its order, and returns when a generation is live.
+    /// Opens all parts in order, and returns when a generation is live.
     #[expect(
         clippy::too_many_lines,
-        reason = "one list of what is opened, in its order; each line needs those above it"
+        reason = "one list of the parts in the order of opening; each part needs those above it"
     )]
     async fn start(
         options: &Options,
@@ -529,7 +529,7 @@ impl App {
         })
     }
 
-    /// Returns once this process is to end for another to take its place; says why.
+    /// Returns once this process is to end so that another takes its place, with the reason.
     async fn until_over(&self) -> Stopped {
         match &self.among {
             Some(cluster) => cluster.until_over().await,
@@ -537,23 +537,23 @@ impl App {
         }
     }
 
-    /// Closes what is open, once drained.
+    /// Closes everything that is open, after the drain.
     async fn end(self) {
         self.shutdown.send_replace(true);
-        // They end by the signal just given; a panic was logged when it happened.
+        // The tasks end by the signal just given; a panic was logged when it happened.
         let _ = tokio::time::timeout(CLOSING, async {
             let _ = self.server.await;
             let _ = self.controller.await;
         })
         .await;
-        // Peers are answered to the last: clients may take a while to hang up.
+        // Peers are answered to the last: clients may take a while to close their connections.
         self.peers_shutdown.send_replace(true);
         if let Some(cluster) = self.cluster {
             let _ = tokio::time::timeout(PEERS_CLOSING, cluster).await;
         }
-        // The store is closed with it, so that the next start has nothing to
-        // recover. Told, for others still hold handles: the admin port, which
-        // is open to the end, and what still runs after a missed deadline.
+        // This also closes the store, so that the next start has nothing to recover. The writer
+        // must be told to end, because others still hold handles: the admin port, which stays
+        // open to the end, and requests that still run after a missed deadline.
         self.writer.end();
         let (closed, closing) = oneshot::channel();
         let thread = self.writer_thread;
@@ -607,13 +607,13 @@ async fn among_others(
     Ok((cluster, listener))
 }
 
-/// Returns when told to shut down, or when whoever would tell is gone.
+/// Returns when told to shut down, or when the sender is gone.
 async fn told(mut down: watch::Receiver<bool>) {
     let _ = down.wait_for(|down| *down).await;
 }
 
-/// Waits until a generation is live, or it is clear that none can be: neither
-/// the last good one nor what the volume shows.
+/// Waits until a generation is live, or until it is clear that none can be: neither the last
+/// good one nor the volume's content.
 async fn first_generation(
     mut swap: watch::Receiver<Status>,
     last_good: Option<Digest>,

@@ -1,4 +1,4 @@
-//! What a shard is started with.
+//! The options that a shard is started with.
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -11,34 +11,33 @@ use ostrakon_otlp as otlp;
 /// The command line and environment of `ostrakon serve`, resolved.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Options {
-    /// The mounted ConfigMap.
+    /// The mounted ConfigMap's directory.
     pub config_dir: PathBuf,
     /// The component that serves where the ConfigMap has none.
     pub default_guest: Option<PathBuf>,
-    /// Where the data is kept.
+    /// The data directory.
     pub data_dir: PathBuf,
-    /// The mounted Secret, if there is one.
+    /// The mounted Secret's directory, if there is one.
     pub secrets_dir: Option<PathBuf>,
-    /// The public port.
+    /// The public port's address.
     pub listen: SocketAddr,
-    /// Whether the public port speaks nothing but HTTPS, from the start.
+    /// Whether the public port must speak HTTPS only, from the start.
     pub https_only: bool,
-    /// The admin port.
+    /// The admin port's address.
     pub admin: SocketAddr,
-    /// The shard's ordinal.
     pub ordinal: u32,
-    /// Its part among others; none where it is alone.
+    /// Its part among others; `None` where it is alone.
     pub cluster: Option<cluster::Options>,
-    /// Where this Pod is in its cluster, if it is in a Pod.
+    /// This Pod's place in its cluster, if the process is in a Pod.
     pub place: Result<kubernetes::PodIdentity, kubernetes::NoIdentity>,
-    /// The threads that answer requests.
+    /// The number of threads that answer requests.
     pub threads: NonZeroUsize,
     /// The most memory for the store's pages, in bytes.
     pub store_cache_bytes: usize,
-    /// Whether the whole data file is looked through before it is opened.
+    /// Whether the whole data file is checked before it is opened.
     pub check: bool,
     /// Where spans are exported to, if they are.
     pub otlp: Option<otlp::Options>,
-    /// The log filter where the settings have none.
+    /// The log filter for settings without one.
     pub log_filter: String,
 }

@@ -25,7 +25,7 @@ use tokio::task::spawn_blocking;
 
 use crate::drain::Drain;
 
-/// What a swap works on.
+/// The parts that a swap works on.
 pub(super) struct Performer {
     pub(super) engine: Engine,
     pub(super) cache: Cache,
@@ -37,22 +37,21 @@ pub(super) struct Performer {
     pub(super) identity: Identity,
     pub(super) metrics: Arc<Metrics>,
     pub(super) live: LiveSettings,
-    /// None where the shard is alone.
+    /// `None` where the shard is alone.
     pub(super) cluster: Option<Cluster>,
-    /// Why no StatefulSet can be followed; none: it can.
+    /// Why no StatefulSet can be followed; `None` if one can.
     pub(super) no_place: Option<NoIdentity>,
 }
 
-/// The parts of the live generation's settings that are in force outside the
-/// guest.
+/// The parts of the live generation's settings that are in force outside the guest.
 #[derive(Debug)]
 pub(super) struct LiveSettings {
     pub(super) settings: Arc<ArcSwap<Settings>>,
     pub(super) limits: Arc<ArcSwap<http::Limits>>,
-    /// How many connections of clients there are descriptors for.
+    /// How many client connections there are descriptors for.
     pub(super) most_connections: usize,
     pub(super) filter: Option<Filter>,
-    /// The log filter of the command line, where the settings have none.
+    /// The command line's log filter, for settings without one.
     pub(super) default_filter: String,
 }
 
@@ -94,7 +93,8 @@ impl swap::Performer for Performer {
         );
         tokio::select! {
             compiled = compiling => Ok(compiled?),
-            // Ended, and nothing is said: this shard is not to serve another.
+            // The drain has begun: never answers, because this shard must not serve another
+            // generation.
             () = self.drain.begun() => pending().await,
         }
     }
@@ -128,7 +128,7 @@ impl swap::Performer for Performer {
         self.writer.schema()
     }
 
-    /// The writer finds by itself, in the same transaction, what to migrate from.
+    /// The writer determines by itself, in the same transaction, which schema to migrate from.
     async fn promote(
         &self,
         candidate: &Candidate,
@@ -139,7 +139,7 @@ impl swap::Performer for Performer {
             Some(cluster) if migrate_from.is_some() => Some(cluster.pause().await),
             _ => None,
         };
-        // Before it is live: a start must find what the record names.
+        // Before it is live: a start must find the generation that the record names.
         let (kept, files) = (self.kept.clone(), candidate.source.clone());
         let keeping = Blocking::OnThreads.run(move || kept.keep(&files));
         keeping.await.map_err(Error::Keep)?;
@@ -153,7 +153,7 @@ impl swap::Performer for Performer {
         self.live.put_in_force(&candidate.settings);
         self.metrics.swap_live(live.number, &name, &version);
         let (engine, cache) = (self.engine.clone(), self.cache.clone());
-        // Nobody waits for it, and the process may end before it does.
+        // Nothing waits for it, and the process may end before it does.
         drop(spawn_blocking(move || compiled.keep(&engine, &cache)));
         Ok(live.number)
     }
@@ -168,7 +168,7 @@ impl swap::Performer for Performer {
 }
 
 impl swap::Failure for Error {
-    /// What the disk refused, it may take later.
+    /// An operation that the disk refused may succeed later.
     fn is_transient(&self) -> bool {
         match self {
             Self::Compile(error) => error.is_transient(),
@@ -182,7 +182,7 @@ impl swap::Failure for Error {
 }
 
 impl Performer {
-    /// Whether the number of shards can come from where the settings say.
+    /// Whether the number of shards can come from the source that the settings name.
     fn check_topology(&self, settings: &Settings) -> Result<(), Error> {
         match (settings.cluster.topology, &self.cluster, &self.no_place) {
             (Topology::Settings, _, _) | (Topology::StatefulSet, Some(_), None) => Ok(()),
@@ -191,7 +191,7 @@ impl Performer {
         }
     }
 
-    /// The number of shards, as far as it is known.
+    /// The number of shards, as far as this shard knows it.
     fn shards(&self) -> u32 {
         let view = self.writer.views().get();
         view.map_or(self.identity.shards, |view| view.shards())
@@ -219,7 +219,7 @@ impl LiveSettings {
     }
 }
 
-/// The settings that bound what clients may ask, on no more connections than there can be.
+/// The limits of the settings on clients' requests, with no more connections than there can be.
 pub(super) fn limits(settings: &Settings, most_connections: usize) -> http::Limits {
     let http = &settings.http;
     http::Limits {

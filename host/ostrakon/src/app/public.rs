@@ -1,4 +1,4 @@
-//! The public port's requests: to the service and back.
+//! The handler of the public port: from HTTP to the service and back.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -20,12 +20,12 @@ use ostrakon_shard::service::{Answer, Refused, Service};
 use super::credentials::{ClientsPort, Credentials};
 use crate::drain::Drain;
 
-/// The shard that answered, or that is to be asked, as its ordinal.
+/// The ordinal of the shard that answered, or that is to be asked.
 const SHARD: HeaderName = HeaderName::from_static("ostrakon-shard");
-/// The generation that answered, as its number.
+/// The number of the generation that answered.
 const GENERATION: HeaderName = HeaderName::from_static("ostrakon-generation");
 
-/// Answers what comes in on the public port.
+/// Answers the requests on the public port.
 pub(super) struct Public {
     pub(super) service: Service,
     pub(super) drain: Drain,
@@ -42,7 +42,7 @@ impl Handler for Public {
         if let Err(refusal) = self.clients.current().admit(head, caller) {
             return Some(self.unrouted(refusal));
         }
-        // Before it is run: what is written has to be said afterwards.
+        // Checked before the request runs: the outcome of a write must be reported afterwards.
         let most = self.settings.load().http.max_replies_bytes;
         let replies = self.service.replies();
         if replies.are_full(caller.client().replies(), most) {
@@ -52,7 +52,7 @@ impl Handler for Public {
         if head.uri.path().starts_with('/') {
             return None;
         }
-        // `OPTIONS *` is about the host, and not about anything that a guest has.
+        // `OPTIONS *` is about the host, not about a resource of the guest.
         if head.method == Method::OPTIONS && head.uri.path() == "*" {
             let mut response = Response::default();
             *response.status_mut() = StatusCode::NO_CONTENT;
@@ -73,8 +73,8 @@ impl Handler for Public {
         let (head, body) = request.into_parts();
         let version = head.version;
         if version == Version::HTTP_2 {
-            // Whoever drives this looks only now whether the client has taken it back, which
-            // costs it two frames.
+            // The caller checks only now whether the client has cancelled the request, which
+            // costs the client two frames.
             let waits = self.metrics.not_yet_run();
             tokio::task::yield_now().await;
             waits.is_run();
@@ -133,7 +133,7 @@ impl Handler for Public {
         if let Some(generation) = generation {
             headers.insert(GENERATION, HeaderValue::from(generation));
         }
-        // So that its next request goes to another shard, while this one still serves.
+        // The client's next request then goes to another shard, while this one still serves.
         if self.drain.has_begun() && version < Version::HTTP_2 {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
@@ -147,8 +147,8 @@ impl Handler for Public {
     }
 }
 
-/// Says in a request's span what it was and what it came to. A query can have what is nobody
-/// else's to know, and is not said.
+/// Records in a request's span what it was and how it ended. The query is not recorded, because
+/// it can contain private data.
 fn describe(span: &mut Open, request: &contract::Request, answer: &Answer) {
     let path = request.path.split('?').next().unwrap_or_default();
     span.set_attribute("http.request.method", request.method.to_string());
@@ -167,7 +167,7 @@ impl Public {
     fn shutting_down(&self) -> Response<Bytes> {
         self.metrics.request_refused(Limit::Draining);
         let mut response = self.unrouted(refusals::SHUTTING_DOWN);
-        // So that the client does not try again here.
+        // The client must not retry here.
         let headers = response.headers_mut();
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
         response
@@ -177,7 +177,7 @@ impl Public {
         self.the_hosts(refusal.response())
     }
 
-    /// An answer that no guest was asked for.
+    /// Completes a response of the host that no guest was asked for.
     fn the_hosts(&self, mut response: Response<Bytes>) -> Response<Bytes> {
         let shard = HeaderValue::from(self.service.ordinal());
         response.headers_mut().insert(SHARD, shard);
@@ -187,9 +187,10 @@ impl Public {
         response
     }
 
-    /// A reply's body, which counts with its headers until its client has taken it; or what is told instead, as too much is held
-    /// already. A read can be asked again. What a write did here has to be told, and the writer ran it
-    /// only as there was room; many that another shard ran can come back at once.
+    /// A reply's body, which counts with its headers until its client has taken it. If too many
+    /// bytes are held already, a refusal instead. A read can be asked again. The outcome of a
+    /// write in this shard must be reported, and the writer ran it only because there was room;
+    /// many replies of other shards' writes can come back at once.
     fn hold(
         &self,
         caller: &Caller,

@@ -1,4 +1,4 @@
-//! What the admin port shows of the shard.
+//! The status of the shard on the admin port.
 
 use std::fs;
 use std::path::PathBuf;
@@ -31,40 +31,40 @@ use crate::admin::{NoPlan, Subject};
 use crate::drain::Drain;
 use crate::readiness::Readiness;
 
-/// The shard, for the admin port, which is open before the shard is.
+/// The shard, for the admin port, which opens before the shard does.
 #[derive(Clone)]
 pub(super) struct Shard {
     pub(super) ordinal: u32,
     pub(super) readiness: Readiness,
     pub(super) drain: Drain,
     pub(super) store_file: PathBuf,
-    /// Nobody listens on the public port any more. Relaxed: nothing else is read by it.
+    /// Whether the public port's server has ended. Relaxed: it guards no other data.
     pub(super) public_has_failed: Arc<AtomicBool>,
     pub(super) parts: Arc<ArcSwapOption<Parts>>,
-    /// None where the process logs elsewhere.
+    /// `None` where the process logs elsewhere.
     pub(super) log: Option<Backlog>,
 }
 
-/// What is there once the shard has started.
+/// The parts that exist once the shard has started.
 pub(super) struct Parts {
     pub(super) writer: Writer,
     pub(super) swap: watch::Receiver<Status>,
     pub(super) secrets: Secrets,
     pub(super) credentials: Ports,
-    /// None where the shard is alone.
+    /// `None` where the shard is alone.
     pub(super) cluster: Option<Cluster>,
-    /// None where there is no API server.
+    /// `None` where there is no API server.
     pub(super) kubernetes: Option<Kubernetes>,
     pub(super) planner: Planner,
-    /// Where what the admin port's thread must not do is done.
+    /// Runs the work that must not run on the admin port's thread.
     pub(super) runtime: runtime::Handle,
 }
 
-/// What each port goes by.
+/// The credentials of each port.
 pub(super) struct Ports {
     pub(super) clients: Credentials<ClientsPort>,
     pub(super) operators: Credentials<OperatorsPort>,
-    /// None where the shard is alone.
+    /// `None` where the shard is alone.
     pub(super) peers: Option<Credentials<PeersPort>>,
 }
 
@@ -161,7 +161,7 @@ impl Subject for Shard {
         };
         let planner = parts.planner.clone();
         let find_out = async move { planner.find_out(shards, component.as_ref()).await };
-        // A set, for it ends what runs when it is dropped: when who asked is gone.
+        // A set, because dropping it ends the task: the caller may go away.
         let mut finding = JoinSet::new();
         finding.spawn_on(find_out, &parts.runtime);
         let found = tokio::select! {
@@ -177,7 +177,7 @@ impl Subject for Shard {
             Some(Ok(Err(error))) => Err(no_plan(&error)),
             Some(Err(_)) | None => Err(NoPlan {
                 status: StatusCode::INTERNAL_SERVER_ERROR,
-                why: "the host failed to find it out: see its log".to_owned(),
+                why: "the host failed to plan the change: see its log".to_owned(),
             }),
         }
     }
@@ -213,7 +213,7 @@ impl Subject for Shard {
     }
 }
 
-/// Why nothing was found out, as it is answered.
+/// The answer for an error of the planner.
 fn no_plan(error: &plan::Error) -> NoPlan {
     let status = match error {
         plan::Error::Shards(_) => StatusCode::BAD_REQUEST,
@@ -230,7 +230,7 @@ fn no_plan(error: &plan::Error) -> NoPlan {
     }
 }
 
-/// Where the shard stands among others; none before it knows.
+/// The shard's place among others; `None` before it is known.
 fn topology(membership: &Membership) -> Option<Value> {
     let plan = membership.shard.plan()?;
     let batches: usize = membership

@@ -1,4 +1,4 @@
-//! `ostrakon build`: a guest's crate to a component.
+//! `ostrakon build`: compiles a guest's crate to a component.
 
 use std::path::PathBuf;
 
@@ -9,9 +9,10 @@ use super::{Exit, Failure, say};
 
 /// Build a guest's crate into a component, ready for `pack`.
 ///
-/// Finds what this machine has to build for Wasm, or installs it: an installed target of the active
-/// toolchain, else with rustup, else (as root on Debian) with apt-get. `OSTRAKON_GUEST_TOOLCHAIN`
-/// set to installed, rustup or debian takes that way only.
+/// Finds a toolchain for Wasm on this machine, or installs one: an installed target of the
+/// active toolchain, else with rustup, else (as root on Debian) with apt-get.
+/// `OSTRAKON_GUEST_TOOLCHAIN` set to installed, rustup or debian restricts the search to that
+/// way.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
@@ -23,10 +24,10 @@ pub(super) struct Arguments {
     /// Where to write the component [default: guests/NAME.wasm in the target directory]
     #[arg(short, long, env = "OSTRAKON_OUTPUT", value_name = "FILE")]
     output: Option<PathBuf>,
-    /// A profile of the crate's workspace, as it is [default: release, made for a small file]
+    /// A profile of the crate's workspace, unchanged [default: release, optimized for size]
     #[arg(long, env = "OSTRAKON_PROFILE", value_name = "NAME")]
     profile: Option<String>,
-    /// What to compile for; wasm32-wasip2 is for guests that use WASI.
+    /// The target to compile for; wasm32-wasip2 is for guests that use WASI.
     #[arg(
         long,
         env = "OSTRAKON_TARGET",

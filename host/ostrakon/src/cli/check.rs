@@ -1,4 +1,4 @@
-//! `ostrakon check`: whether a shard's data is whole.
+//! `ostrakon check`: checks whether a shard's data is whole.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -14,12 +14,12 @@ use super::progress::grouped;
 use super::serve::exit_of_store;
 use super::{Exit, Failure, say};
 
-/// The memory for the store's pages meanwhile.
+/// The memory for the store's pages during the check.
 const CACHE: usize = 64 << 20;
 
-/// Read a stopped shard's whole data directory, with all checksums, and say what is damaged.
+/// Check a stopped shard's whole data directory, with all checksums, and say what is damaged.
 ///
-/// Nothing is changed. It takes about as long as reading the file twice. `ostrakon serve --check`
+/// Changes nothing. Takes about as long as reading the file twice. `ostrakon serve --check`
 /// does the same at a start.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -27,7 +27,7 @@ Examples:
   ostrakon check data
   ostrakon check /var/lib/ostrakon && echo whole")]
 pub(super) struct Arguments {
-    /// The data directory. No process may have it.
+    /// The data directory. No process may be using it.
     #[arg(value_name = "DIR", env = "OSTRAKON_DATA_DIR")]
     directory: PathBuf,
 }

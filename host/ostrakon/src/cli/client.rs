@@ -1,4 +1,4 @@
-//! What is asked of a shard's admin port, and `ostrakon drain`.
+//! Requests to a shard's admin port, and `ostrakon drain`.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -14,13 +14,13 @@ use zeroize::Zeroizing;
 
 use super::{Exit, Failure, is_authority, say};
 
-/// The most bytes of a file that holds a token.
+/// The most bytes of a token file.
 const MAX_TOKEN_FILE: usize = 64 << 10;
 
-/// Drain a shard: not ready, then no new requests, then all answered and durable.
+/// Drain a shard: not ready, then no new requests, then all requests answered and durable.
 ///
-/// For a preStop hook. Waits until it is done; draining twice is the same as once. The process
-/// lives on, refusing requests, until SIGTERM ends it.
+/// For a preStop hook. Waits until the drain is done; draining twice is the same as once. The
+/// process lives on, refusing requests, until SIGTERM ends it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example, in a Pod:
@@ -35,7 +35,7 @@ pub(super) struct DrainArguments {
     timeout: Duration,
 }
 
-/// Where to ask.
+/// The admin port to ask.
 #[derive(Debug, clap::Args)]
 pub(super) struct Port {
     /// The shard's admin port, on a host by its name or IP address.
@@ -49,8 +49,7 @@ pub(super) struct Port {
     admin: String,
 }
 
-/// A host and a port that can be connected to: what listens on all addresses is reached on the
-/// loopback one.
+/// A host and a port to connect to: a wildcard address is replaced by the loopback address.
 fn reachable(text: &str) -> Result<String, String> {
     if !is_authority(text) {
         return Err("write a host and a port, such as 127.0.0.1:9090".to_owned());
@@ -66,16 +65,16 @@ fn reachable(text: &str) -> Result<String, String> {
     Ok(SocketAddr::new(loopback, address.port()).to_string())
 }
 
-/// What allows an operator on another machine to ask.
+/// The token with which an operator on another machine may ask.
 #[derive(Debug, clap::Args)]
 pub(super) struct Token {
-    /// A file whose first line is one of `admin-token` in the Secret; not needed on the shard's
-    /// machine.
+    /// A file whose first line is a token of `admin-token` in the Secret; not needed on the
+    /// shard's machine.
     #[arg(long, env = "OSTRAKON_TOKEN_FILE", value_name = "FILE")]
     token_file: Option<PathBuf>,
 }
 
-/// The shard did not do what was asked, or was not asked.
+/// Why the shard did not do what was asked, or was not asked.
 #[derive(Debug, thiserror::Error)]
 enum Error {
     #[error("cannot read the token in {path}")]
@@ -108,7 +107,7 @@ impl DrainArguments {
 }
 
 impl Token {
-    /// The header's value that shows it.
+    /// The value of the authorization header.
     pub(super) fn read(&self) -> Result<Option<HeaderValue>, Failure> {
         let Some(path) = &self.token_file else {
             return Ok(None);
@@ -132,12 +131,11 @@ impl Token {
 }
 
 impl Port {
-    /// Where it is.
     pub(super) fn address(&self) -> &str {
         &self.admin
     }
 
-    /// Asks it for what is open to all.
+    /// Sends a request that needs no token.
     pub(super) fn ask(
         &self,
         method: Method,
@@ -147,7 +145,7 @@ impl Port {
         self.send(method, path, Question::default(), timeout)
     }
 
-    /// Asks it.
+    /// Sends a request.
     pub(super) fn send(
         &self,
         method: Method,

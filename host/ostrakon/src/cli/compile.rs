@@ -1,4 +1,4 @@
-//! `ostrakon compile`: what a shard starts to have a component compiled, and nobody else.
+//! `ostrakon compile`: compiles a component; only a shard starts it.
 
 use std::io::{self, Read as _, Write as _};
 use std::thread;
@@ -24,13 +24,14 @@ pub(super) struct Arguments {
     /// The processor time that it may take, in seconds.
     #[arg(long, value_name = "SECONDS")]
     cpu: u64,
-    /// The process that started this one: it is killed when that one ends.
+    /// The process that started this one: this process is killed when that one ends.
     #[arg(long, value_name = "PID")]
     with_parent: u32,
 }
 
 impl Arguments {
-    /// Says itself what fails: other commands have a thread say it, and this one can start none.
+    /// Prints its own errors: other commands use a thread for that, and this one can start
+    /// none.
     pub(super) fn run(self) -> Exit {
         match self.compile() {
             Ok(()) => Exit::Done,
@@ -53,11 +54,11 @@ impl Arguments {
             Failure::new(Exit::Internal, error)
         })?;
         if let Filter::Missing(why) = filter {
-            // For the log of the process that started this one.
+            // For the log of the parent process.
             let what = "the kernel does not filter its system calls, so only its memory and time are limited";
             say_last(&format!("{what}: {why}"));
         }
-        // From here on there is nothing but what was given.
+        // From here on only the given resources are available.
         let mut component = Vec::new();
         let read = io::stdin().lock().read_to_end(&mut component);
         read.map_err(Failure::with(Exit::Io))?;
@@ -72,18 +73,18 @@ impl Arguments {
     }
 }
 
-/// To a pipe that its parent reads as long as it lives.
+/// Writes to a pipe that the parent reads for as long as it lives.
 fn say_last(line: &str) {
     let line = format!("{}\n", Printable(line));
     let _ = io::stderr().write_all(line.as_bytes());
 }
 
-/// Those that compile: later there can be no more.
+/// Starts the compiling threads: later no more can be started.
 fn start_threads() -> io::Result<()> {
     let threads = thread::available_parallelism().map_or(1, usize::from);
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.min(MAX_THREADS));
     pool.build_global().map_err(io::Error::other)?;
-    // Each has begun when it has done something.
+    // A thread has certainly begun once it has done some work.
     rayon::broadcast(|_| ());
     Ok(())
 }

@@ -17,13 +17,13 @@ use super::{Exit, Failure, say};
 
 /// Run a StatefulSet on this machine: each shard a process with its own address and data.
 ///
-/// Shards start in order and end in reverse order, those that die are started again, and they are
-/// given one ConfigMap and one Secret as the kubelet does it. With --guest, the guest is built, and
-/// built and swapped again on each save.
+/// Shards start in order and end in reverse order, and a shard that dies is restarted. All
+/// shards get one ConfigMap and one Secret, as from the kubelet. With --guest, the guest is
+/// built, and on each save it is built and swapped again.
 ///
-/// `scale N` at the prompt changes the number of processes and of shards that data is spread over:
-/// `cluster.shards` is set in the copies of ostrakon.toml that the shards see; the file itself stays
-/// as it is. The number is kept for the next start.
+/// `scale N` at the prompt changes the number of processes and the number of shards that data
+/// is spread over: `cluster.shards` is set in the copies of ostrakon.toml that the shards see;
+/// the file itself stays as it is. The number is kept for the next start.
 #[derive(Debug, clap::Args)]
 #[command(
     args_conflicts_with_subcommands = true,
@@ -48,7 +48,7 @@ enum Command {
     Ctl(Ctl),
 }
 
-/// Let a running `ostrakon dev` do something, and wait until it is done.
+/// Send a command to a running `ostrakon dev`, and wait until it is done.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -58,14 +58,14 @@ struct Ctl {
     /// Its state directory [default: the one in .ostrakon that is in use]
     #[arg(long, env = "OSTRAKON_STATE", value_name = "DIR")]
     state: Option<PathBuf>,
-    /// What it is to do: what can be written at its prompt.
+    /// The command, as at the prompt.
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     words: Vec<String>,
 }
 
 #[derive(Debug, clap::Args)]
 struct Run {
-    /// The directory of a guest's crate, to be built on each save [default: the working directory]
+    /// The directory of a guest's crate, built on each save [default: the working directory]
     #[arg(
         long,
         env = "OSTRAKON_GUEST",
@@ -73,19 +73,20 @@ struct Run {
         conflicts_with = "config_dir"
     )]
     guest: Option<PathBuf>,
-    /// A directory with the ConfigMap's files, guest.wasm among them; it is published on each save.
+    /// A directory with the ConfigMap's files, including guest.wasm; published on each save.
     #[arg(long, env = "OSTRAKON_CONFIG_DIR", value_name = "DIR")]
     config_dir: Option<PathBuf>,
     /// A directory with the Secret's files [default: secrets in the state directory]
     #[arg(long, env = "OSTRAKON_SECRETS_DIR", value_name = "DIR")]
     secrets_dir: Option<PathBuf>,
-    /// Where data, logs and settings are kept [default: .ostrakon/NAME, here or above]
+    /// The directory for data, logs and settings [default: .ostrakon/NAME, here or above]
     #[arg(long, env = "OSTRAKON_STATE", value_name = "DIR")]
     state: Option<PathBuf>,
-    /// How many shards [default: as many as last time, at first 3]
+    /// The number of shards [default: the last number, at first 3]
     #[arg(long, env = "OSTRAKON_SHARDS", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_SHARDS)))]
     shards: Option<u32>,
-    /// The first shard's address, a loopback one that ends in .1; the next has .2, and so on.
+    /// The first shard's address, a loopback address that ends in .1; the next shard has .2,
+    /// and so on.
     #[arg(
         long,
         env = "OSTRAKON_ADDRESS",
@@ -102,7 +103,8 @@ struct Run {
     /// The port for peers.
     #[arg(long, env = "OSTRAKON_PEER_PORT", default_value_t = 7070)]
     peer_port: u16,
-    /// How long after a change shards see it: one time for each, 0s,5s,30s, or a range, 0s..60s.
+    /// The delay after which shards see a change: one time for each, 0s,5s,30s, or a range,
+    /// 0s..60s.
     #[arg(
         long,
         env = "OSTRAKON_PROPAGATION",
@@ -113,7 +115,7 @@ struct Run {
     /// How long a shard may take to end before it is killed.
     #[arg(long, env = "OSTRAKON_GRACE", value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
     grace: Duration,
-    /// What the shards log, each to shard-N/log in the state directory.
+    /// The shards' log filter; each logs to shard-N/log in the state directory.
     #[arg(
         long,
         env = "OSTRAKON_LOG",
@@ -121,7 +123,7 @@ struct Run {
         default_value = "info"
     )]
     log: String,
-    /// Another directory in which a save means to build again; can be given more than once.
+    /// Another directory in which a save triggers a build; can be given more than once.
     #[arg(long, value_name = "DIR")]
     watch: Vec<PathBuf>,
     /// More arguments for each shard's `ostrakon serve`.

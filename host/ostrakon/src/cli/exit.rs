@@ -1,4 +1,4 @@
-//! What the process's exit code says. Those from 64 on are as in BSD's `sysexits.h`.
+//! The process's exit codes. Those from 64 on are as in BSD's `sysexits.h`.
 
 use std::process::ExitCode;
 
@@ -12,7 +12,7 @@ macro_rules! exits {
         }
 
         impl Exit {
-            /// Every way there is.
+            /// All exit codes.
             #[cfg(test)]
             pub(super) const ALL: &'static [Self] = &[$(Self::$name),+];
         }
@@ -20,15 +20,15 @@ macro_rules! exits {
 }
 
 exits! {
-    /// It did what it was asked for.
+    /// The command succeeded.
     Done = 0,
-    /// It ended with requests cut off.
+    /// The process ended with requests cut off.
     CutOff = 1,
     /// The arguments or the configuration are wrong.
     Usage = 64,
     /// The data is damaged.
     Damaged = ostrakon_observe::telemetry::DAMAGED,
-    /// A port is taken, or nobody answers at an address.
+    /// A port is taken, or an address does not answer.
     Unavailable = 69,
     /// This machine cannot run guests, or ostrakon itself failed.
     Internal = 70,
@@ -36,7 +36,7 @@ exits! {
     Io = 74,
     /// The data directory is in use by another process.
     InUse = 75,
-    /// Peers told this process that it must not go on, and do not say so any longer.
+    /// Peers told this process that it must not go on, and no longer confirm it.
     Stopped = 76,
 }
 

@@ -1,4 +1,4 @@
-//! `ostrakon inspect`: what a file is, without serving it.
+//! `ostrakon inspect`: describes a component without serving it.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -12,10 +12,10 @@ use ostrakon_toolchain::{Interface, component};
 use super::manifest::{self, share};
 use super::{Exit, Failure, say};
 
-/// The most bytes of a file that the command line names.
+/// The most bytes of a file given on the command line.
 const MAX_INPUT: usize = 256 << 20;
 
-/// Show what a component is: its world, size, digest, and how it describes itself.
+/// Show a component's world, size and digest, and how it describes itself.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
@@ -74,7 +74,7 @@ impl Arguments {
     }
 }
 
-/// Names of the component's, each on a line.
+/// The names, each on a line.
 fn listed(names: &[String]) -> String {
     let names: Vec<_> = names
         .iter()
@@ -83,8 +83,8 @@ fn listed(names: &[String]) -> String {
     names.join("\n          ")
 }
 
-/// Sees that a component's outside can be read without taking much: whatever else is wrong with it,
-/// or that nothing is, is given.
+/// Checks that parsing the component's exterior takes few resources. Returns any other fault of
+/// the component, or that there is none.
 pub(super) fn bounded(bytes: &[u8]) -> Result<Result<(), Unfit>, Failure> {
     match examine(bytes) {
         Err(error @ (Unfit::TooMuch { .. } | Unfit::Given)) => {
@@ -94,7 +94,7 @@ pub(super) fn bounded(bytes: &[u8]) -> Result<Result<(), Unfit>, Failure> {
     }
 }
 
-/// Reads a file that the command line names.
+/// Reads a file given on the command line.
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     regular::read(path, MAX_INPUT).map_err(|source| {
         let path = path.to_owned();

@@ -1,4 +1,4 @@
-//! A ConfigMap's manifest: what may be in it, and its text.
+//! The manifest of a ConfigMap: the checks of its content, and its text.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -11,45 +11,43 @@ use serde_json::{Value, json};
 
 /// The most that a ConfigMap's values may have together, in bytes.
 const MAX_BYTES: usize = 1 << 20;
-/// The largest annotation; `kubectl apply` keeps the whole object in one, unless the server applies.
+/// The largest annotation, in bytes. `kubectl apply` keeps the whole object in one, unless it
+/// applies on the server side.
 const MAX_ANNOTATION: usize = 262_144;
-/// The keys that are not the guest's settings.
+/// The keys that are not settings of the guest.
 const RESERVED: [&str; 3] = ["guest.wasm", "guest.wasm.zst", "ostrakon.toml"];
 
 /// Why there is no manifest.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
-    /// A file cannot be read.
     #[error("cannot read {path}")]
     Read {
         path: PathBuf,
         #[source]
         source: io::Error,
     },
-    /// The manifest cannot be written.
     #[error("cannot write {path}")]
     Write {
         path: PathBuf,
         #[source]
         source: io::Error,
     },
-    /// The name or namespace is none.
+    /// The name or namespace is invalid.
     #[error(
         "{0:?} cannot be a name in Kubernetes: use lower-case letters, digits, `-` and `.`, at most 253"
     )]
     Name(String),
-    /// A key is none.
+    /// A key is invalid.
     #[error(
         "{0:?} cannot be a key of a ConfigMap: use letters, digits, `-`, `_` and `.`, at most 253"
     )]
     Key(String),
-    /// A key is not the guest's.
+    /// A key is reserved for the runtime.
     #[error("the key {0} is not for settings of the guest: use --guest or --settings")]
     Reserved(String),
-    /// A key is there already.
     #[error("the key {0} is given twice: leave one out")]
     Twice(String),
-    /// It is more than a ConfigMap holds.
+    /// The content is larger than a ConfigMap.
     #[error("this is {bytes} bytes and a ConfigMap holds {MAX_BYTES}: {advice}")]
     TooLarge { bytes: usize, advice: &'static str },
 }
@@ -109,7 +107,7 @@ impl Manifest {
         Err(Error::TooLarge { bytes, advice })
     }
 
-    /// Whether `kubectl apply` cannot keep it in an annotation.
+    /// Whether the manifest is too large for `kubectl apply` to keep in an annotation.
     pub(super) fn needs_server_side(&self) -> bool {
         self.json().to_string().len() > MAX_ANNOTATION
     }
@@ -126,7 +124,7 @@ impl Manifest {
         })
     }
 
-    /// The text, the same for the same content: keys are in order.
+    /// The manifest's text, the same for the same content: keys are in order.
     pub(super) fn yaml(&self) -> String {
         let mut yaml = format!(
             "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: {}\n",
@@ -181,14 +179,14 @@ impl Manifest {
     }
 }
 
-/// A size for people, with its share of what a ConfigMap holds.
+/// A size for people, with its share of a ConfigMap.
 pub(super) fn share(bytes: usize) -> String {
     let tenths = bytes * 1000 / MAX_BYTES;
     let (percent, tenth) = (tenths / 10, tenths % 10);
     format!("{bytes} bytes, {percent}.{tenth} % of a ConfigMap's 1 MiB")
 }
 
-/// The content as text, if it is one that YAML can show.
+/// The content as text, if YAML can represent it.
 fn text(content: &[u8]) -> Option<&str> {
     let text = str::from_utf8(content).ok()?;
     let shown = |character: char| {
@@ -197,7 +195,7 @@ fn text(content: &[u8]) -> Option<&str> {
     text.chars().all(shown).then_some(text)
 }
 
-/// What YAML takes for a line's end or not at all.
+/// Whether YAML takes the character for the end of a line, or does not accept it.
 fn is_special(character: char) -> bool {
     matches!(
         character,
@@ -205,13 +203,13 @@ fn is_special(character: char) -> bool {
     )
 }
 
-/// Whether a text keeps its form as a literal block: whole lines, and neither
-/// the first nor the last so that the block's form would be in doubt.
+/// Whether a text keeps its form as a literal block: it has whole lines, and its first and last
+/// lines leave no doubt about the block's form.
 fn is_block(text: &str) -> bool {
     text.ends_with('\n') && !text.ends_with("\n\n") && !text.starts_with([' ', '\t', '\n'])
 }
 
-/// A string as JSON writes it, which YAML reads alike.
+/// A string in JSON's syntax, which YAML reads alike.
 fn quoted(text: &str) -> String {
     Value::from(text).to_string()
 }
@@ -249,7 +247,7 @@ mod tests {
         manifest
     }
 
-    /// What a reader of YAML gets back.
+    /// The content that a YAML reader gets back.
     fn read_back(manifest: &Manifest) -> BTreeMap<String, Vec<u8>> {
         let yaml: Value = serde_yaml_ng::from_str(&manifest.yaml()).unwrap();
         assert_eq!(

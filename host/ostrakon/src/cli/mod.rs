@@ -1,4 +1,4 @@
-//! The command line: what is asked for, and what the process's exit code says.
+//! The command line: the commands, and the process's exit codes.
 
 mod build;
 mod check;
@@ -39,8 +39,9 @@ use ostrakon_observe::telemetry::Format;
 
 /// Stateful services on Kubernetes whose code changes without a restart.
 ///
-/// One process runs one shard: it owns the network, the volumes and the data. What the service does
-/// is a Wasm component, the guest, which comes in a ConfigMap and is replaced while requests run.
+/// One process runs one shard: it owns the network, the volumes and the data. The service's
+/// logic is a Wasm component, the guest, which comes in a ConfigMap and is replaced while
+/// requests run.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100, after_help = AFTER_HELP)]
 struct Cli {
@@ -70,7 +71,7 @@ Exit codes:
   70  this machine cannot run guests, or a failure of ostrakon itself
   74  a file or directory cannot be read or written, or a later version wrote it
   75  the data or state directory is in use by another process
-  76  peers said that this process must not go on, and do not say so any longer: start it again";
+  76  peers said that this process must not go on, and no longer confirm it: start it again";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -86,12 +87,12 @@ enum Command {
     Drain(client::DrainArguments),
 }
 
-/// Does what the arguments ask for and says how it ended.
+/// Runs the command of the arguments, and returns how it ended.
 pub(crate) fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {
-            // Help goes to standard output, the rest to standard error; nobody may read either.
+            // Help goes to standard output, the rest to standard error; either may be closed.
             return match error.kind() {
                 ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
                     let _ = error.print();
@@ -127,7 +128,7 @@ pub(crate) fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
     )
 }
 
-/// Why a command failed, and what the exit code is.
+/// Why a command failed, and the exit code.
 #[derive(Debug)]
 struct Failure {
     exit: Exit,
@@ -144,19 +145,20 @@ impl Failure {
         }
     }
 
-    /// It ends a process that has a log: of this format, and of this shard, if that is known.
+    /// Marks the failure as that of a process with a log of this format, and of this shard, if
+    /// it is known.
     fn of_a_log(mut self, format: Format, shard: Option<u32>) -> Self {
         self.log = Some((format, shard));
         self
     }
 
-    /// Says what failed, as the last line.
+    /// Prints the failure, as the last line.
     fn tell(&self) {
         let (format, shard) = self.log.unwrap_or((Format::Human, None));
         write_aside(format.last_line(shard, &self.line()));
     }
 
-    /// What failed, in one line.
+    /// The failure in one line.
     fn line(&self) -> String {
         with_causes(&*self.source)
     }
@@ -167,14 +169,14 @@ impl Failure {
     }
 }
 
-/// Writes to standard output; one that cannot be written to is an error of the command.
+/// Writes to standard output. If that fails, the command fails.
 fn say(text: &str) -> Result<(), Failure> {
     let mut output = io::stdout().lock();
     match output
         .write_all(text.as_bytes())
         .and_then(|()| output.flush())
     {
-        // Whoever read it has read enough.
+        // The reader has read enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         written => written.map_err(Failure::with(Exit::Io)),
     }
@@ -190,7 +192,7 @@ fn address(text: &str) -> Result<SocketAddr, String> {
     address.map_err(|_| "write an IP address and a port, such as 127.0.0.1:8080".to_owned())
 }
 
-/// Whether a text is a host, by its name or IP address, and a port.
+/// Whether a text is a host name or IP address, and a port.
 fn is_authority(text: &str) -> bool {
     text.rsplit_once(':').is_some_and(|(host, port)| {
         let of_a_host = |c: char| c.is_ascii_alphanumeric() || "-._:[]%".contains(c);
@@ -199,18 +201,18 @@ fn is_authority(text: &str) -> bool {
     })
 }
 
-/// How long a line on standard error may take.
+/// How long writing a line to standard error may take.
 const ASIDE: Duration = Duration::from_secs(1);
 
-/// Writes a line to standard error, where hints and errors go. A process ends also where nobody
-/// reads what it says last.
+/// Writes a line to standard error, where hints and errors go. The process ends even if nothing
+/// reads its last line.
 fn say_aside(line: &str) {
     write_aside(format!("{}\n", Printable(line)));
 }
 
 fn write_aside(line: String) {
     aside(move || {
-        // When it is closed there is nobody to tell.
+        // If standard error is closed, there is no reader.
         let _ = io::stderr().write_all(line.as_bytes());
     });
 }
@@ -236,7 +238,8 @@ mod tests {
 
     const REFERENCE: &str = include_str!("../../../README.md");
 
-    /// The cells of a table's rows in host/README.md: of the first that begins so below a heading.
+    /// The cells of the rows of a table in host/README.md: the first table below the heading
+    /// with this head.
     fn rows(heading: &str, head: &str) -> Vec<Vec<&'static str>> {
         let mut lines = REFERENCE.lines().skip_while(|line| *line != heading);
         assert!(lines.next().is_some(), "host/README.md has no {heading}");
@@ -253,7 +256,7 @@ mod tests {
         cell.split('`').nth(1).unwrap_or_default()
     }
 
-    /// Each flag of a command and of those below it: its name, variable and default.
+    /// Checks each flag of a command and of its subcommands: name, variable and default.
     fn check_flags(command: &clap::Command, name: &str) {
         let rows = rows(&format!("### `{name}`"), "| flag | environment | default |");
         let shown: BTreeSet<_> = rows
@@ -266,7 +269,7 @@ mod tests {
         });
         let mut all = BTreeSet::new();
         for flag in flags {
-            let long = format!("--{}", flag.get_long().expect("those that have one"));
+            let long = format!("--{}", flag.get_long().expect("each flag has a long name"));
             let row = rows
                 .iter()
                 .find(|cells| first_code(cells[0]).split(' ').next() == Some(long.as_str()));
@@ -278,7 +281,7 @@ mod tests {
                 "{name} {long}"
             );
             for default in flag.get_default_values() {
-                let default = default.to_str().expect("a text");
+                let default = default.to_str().expect("the default is a text");
                 let is_flag = !flag.get_action().takes_values();
                 assert!(
                     is_flag || row[2].trim_matches('`') == default,
@@ -317,14 +320,18 @@ mod tests {
         let shown = rows("### Exit codes", "| code | meaning |");
         let shown: BTreeSet<u8> = shown
             .iter()
-            .map(|cells| cells[0].parse().expect("a number"))
+            .map(|cells| cells[0].parse().expect("the code is a number"))
             .collect();
         assert_eq!(shown, all, "host/README.md");
-        let (_, help) = AFTER_HELP.split_once("Exit codes:").expect("it lists them");
+        let (_, help) = AFTER_HELP
+            .split_once("Exit codes:")
+            .expect("the help lists the exit codes");
         let helped = help
             .lines()
             .filter_map(|line| line.split_whitespace().next());
-        let helped: BTreeSet<u8> = helped.map(|code| code.parse().expect("a number")).collect();
+        let helped: BTreeSet<u8> = helped
+            .map(|code| code.parse().expect("the code is a number"))
+            .collect();
         assert_eq!(helped, all, "--help");
     }
 
@@ -339,7 +346,7 @@ mod tests {
         let error = crate::app::Error::System(cause);
         assert_eq!(
             Failure::new(Exit::Io, error).line(),
-            "the system does not give what a shard needs: the disk is gone"
+            "the system refuses a resource that the shard needs: the disk is gone"
         );
     }
 }

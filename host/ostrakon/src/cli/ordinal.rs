@@ -5,10 +5,10 @@ use std::fs;
 
 use ostrakon_settings::settings::MAX_SHARDS;
 
-/// Where the system says its own name: in a Pod, the Pod's.
+/// The file with the host name; in a Pod, that is the Pod's name.
 const HOST_NAME: &str = "/proc/sys/kernel/hostname";
 
-/// There is no ordinal.
+/// No ordinal could be determined.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{0:?} is not the name of a StatefulSet's Pod, such as `kv-0` to `kv-{max}`: give --ordinal, or set POD_NAME",
@@ -16,7 +16,7 @@ const HOST_NAME: &str = "/proc/sys/kernel/hostname";
 )]
 pub(super) struct NoOrdinal(String);
 
-/// The ordinal of this Pod: `POD_NAME`'s, or else the host name's.
+/// The ordinal of this Pod: from `POD_NAME`, or else from the host name.
 pub(super) fn of_this_pod() -> Result<u32, NoOrdinal> {
     of(&pod_name())
 }
@@ -27,7 +27,7 @@ pub(super) fn pod_name() -> String {
     name.unwrap_or_default().trim().to_owned()
 }
 
-/// The number after a Pod name's last `-`, if there can be as many shards.
+/// The number after the last `-` of a Pod's name, if it is a valid ordinal.
 fn of(name: &str) -> Result<u32, NoOrdinal> {
     name.rsplit_once('-')
         .filter(|(set, digits)| !set.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()))

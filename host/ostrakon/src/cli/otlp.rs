@@ -1,17 +1,17 @@
-//! Where `ostrakon serve` exports spans to. The environment's variables are OpenTelemetry's own.
+//! Options for exporting spans. The environment variables are OpenTelemetry's own.
 
 use ostrakon_observe::trace::Sampler;
 use ostrakon_otlp::{BadEndpoint, Endpoint, Options, headers, pairs};
 
 use super::{Exit, Failure};
 
-/// The one protocol that is spoken, by OpenTelemetry's name for it.
+/// The one supported protocol, by OpenTelemetry's name for it.
 const PROTOCOL: &str = "http/protobuf";
 
-/// Where spans are exported to, and which.
+/// The collector, and which spans it gets.
 #[derive(Debug, clap::Args)]
 pub(super) struct Exporting {
-    /// Exports traces to this collector, as `http://HOST:4318`; by OTLP, without TLS.
+    /// Export traces to this collector, as `http://HOST:4318`; by OTLP, without TLS.
     #[arg(
         long,
         env = "OTEL_EXPORTER_OTLP_ENDPOINT",
@@ -19,7 +19,7 @@ pub(super) struct Exporting {
         value_parser = text
     )]
     otlp_endpoint: Option<String>,
-    /// Headers for it, as name=value,name=value; shown to nobody else.
+    /// Headers for the collector, as name=value,name=value; sent to nobody else.
     #[arg(
         long,
         env = "OTEL_EXPORTER_OTLP_HEADERS",
@@ -27,7 +27,7 @@ pub(super) struct Exporting {
         hide_env_values = true
     )]
     otlp_headers: Option<String>,
-    /// The protocol, for there is one alone.
+    /// The protocol; only this one is supported.
     #[arg(
         long,
         env = "OTEL_EXPORTER_OTLP_PROTOCOL",
@@ -35,7 +35,7 @@ pub(super) struct Exporting {
         hide = true
     )]
     otlp_protocol: Option<String>,
-    /// What spans call this service.
+    /// The name of this service in spans.
     #[arg(
         long,
         env = "OTEL_SERVICE_NAME",
@@ -43,10 +43,11 @@ pub(super) struct Exporting {
         default_value = "ostrakon"
     )]
     service_name: String,
-    /// What else is said of this process, as name=value,name=value.
+    /// Further attributes of this process, as name=value,name=value.
     #[arg(long, env = "OTEL_RESOURCE_ATTRIBUTES", value_name = "LIST")]
     resource_attributes: Option<String>,
-    /// Which traces are recorded: `always_on`, `always_off`, `traceidratio`, and each with `parentbased_`.
+    /// Which traces are recorded: `always_on`, `always_off`, `traceidratio`, and each with
+    /// `parentbased_`.
     #[arg(
         long,
         env = "OTEL_TRACES_SAMPLER",
@@ -54,22 +55,22 @@ pub(super) struct Exporting {
         default_value = "parentbased_always_on"
     )]
     traces_sampler: String,
-    /// The part of them for a sampler by ratio, from 0 to 1.
+    /// The ratio for a sampler by ratio, from 0 to 1.
     #[arg(long, env = "OTEL_TRACES_SAMPLER_ARG", value_name = "RATIO")]
     traces_sampler_arg: Option<String>,
 }
 
 #[expect(
     clippy::unnecessary_wraps,
-    reason = "what clap calls to read a value can fail"
+    reason = "clap's value parsers return a `Result`"
 )]
 fn text(text: &str) -> Result<String, std::convert::Infallible> {
     Ok(text.trim().to_owned())
 }
 
 impl Exporting {
-    /// What was asked for; none where there is no collector. The other variables are not looked
-    /// at then: an environment often has them for all.
+    /// The options; `None` where there is no collector. The other variables are ignored then:
+    /// an environment often sets them for all processes.
     pub(super) fn options(self) -> Result<Option<Options>, Failure> {
         let Some(endpoint) = self.otlp_endpoint.filter(|endpoint| !endpoint.is_empty()) else {
             return Ok(None);

@@ -1,4 +1,4 @@
-//! `ostrakon pack`: a guest and its settings as a ConfigMap's manifest.
+//! `ostrakon pack`: writes a guest and its settings as a ConfigMap's manifest.
 
 use std::path::{Path, PathBuf};
 
@@ -9,14 +9,14 @@ use super::inspect::{bounded, read};
 use super::manifest::{Error, Manifest};
 use super::{Exit, Failure, say, say_aside};
 
-/// How hard zstd tries: packing is rare, and every byte of a ConfigMap counts.
+/// The zstd level: packing is rare, and every byte of a ConfigMap counts.
 const ZSTD_LEVEL: i32 = 19;
 
 /// Write the manifest of the ConfigMap that delivers a guest and its settings.
 ///
-/// The same input gives the same bytes, so the manifest can be kept under source control. The guest's
-/// form and the runtime's settings are checked first; the guest itself checks its settings when it
-/// is swapped in.
+/// The same input gives the same bytes, so the manifest can be kept under source control. The
+/// guest's format and the runtime's settings are checked first; the guest itself checks its
+/// settings when it is swapped in.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -26,22 +26,22 @@ pub(super) struct Arguments {
     /// The ConfigMap's name.
     #[arg(long, env = "OSTRAKON_NAME", value_name = "NAME")]
     name: String,
-    /// The ConfigMap's namespace [default: none, so kubectl's]
+    /// The ConfigMap's namespace [default: none, so kubectl chooses]
     #[arg(long, env = "OSTRAKON_NAMESPACE", value_name = "NAME")]
     namespace: Option<String>,
     /// The guest's component, as `ostrakon build` wrote it.
     #[arg(long, env = "OSTRAKON_GUEST", value_name = "FILE")]
     guest: PathBuf,
-    /// The runtime's settings: becomes the key ostrakon.toml.
+    /// The runtime's settings, for the key ostrakon.toml.
     #[arg(long, env = "OSTRAKON_SETTINGS", value_name = "FILE")]
     settings: Option<PathBuf>,
-    /// A setting of the guest, from a file; its key is the file's name, or the one given.
+    /// A setting of the guest, from a file; its key is the file's name, or the given one.
     #[arg(long, env = "OSTRAKON_FROM_FILE", value_name = "[KEY=]FILE")]
     from_file: Vec<String>,
     /// A setting of the guest.
     #[arg(long, env = "OSTRAKON_FROM_LITERAL", value_name = "KEY=VALUE", value_parser = literal)]
     from_literal: Vec<(String, String)>,
-    /// Compress the guest: becomes the key guest.wasm.zst.
+    /// Compress the guest, for the key guest.wasm.zst.
     #[arg(long, env = "OSTRAKON_ZSTD")]
     zstd: bool,
     /// Where to write the manifest [default: standard output]
@@ -49,7 +49,7 @@ pub(super) struct Arguments {
     output: Option<PathBuf>,
 }
 
-/// What follows the last `/`.
+/// The part after the last `/`.
 fn file_name(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
 }
@@ -112,7 +112,7 @@ impl Arguments {
         Ok(manifest)
     }
 
-    /// The guest's key and content, seen to be a guest.
+    /// The guest's key and content, checked to be a guest.
     fn packed_guest(&self) -> Result<(&'static str, Vec<u8>), Failure> {
         let bytes = read(&self.guest)?;
         let examined = bounded(&bytes)?;

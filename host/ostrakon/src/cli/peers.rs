@@ -1,4 +1,4 @@
-//! Which shards a shard can ask, and what is wrong among them, for people.
+//! Which shards a shard can ask, and what is wrong with the others, for people.
 
 use std::fmt::Write as _;
 use std::time::{Duration, UNIX_EPOCH};
@@ -8,7 +8,7 @@ use ostrakon_base::printable::Printable;
 use serde::Deserialize;
 use serde_json::Value;
 
-/// What a shard shows of another one: `topology.peers` in its status.
+/// A peer in a shard's status: `topology.peers`.
 #[derive(Debug, Deserialize)]
 struct Peer {
     shard: u32,
@@ -17,7 +17,7 @@ struct Peer {
     cause: Option<String>,
 }
 
-/// A line for each peer, or only for those that cannot be asked. None have no line.
+/// A line for each peer, or only for those that cannot be asked. Empty if there are none.
 pub(super) fn rows(status: &Value, only_lost: bool) -> String {
     let peers = &status["topology"]["peers"];
     let peers: Vec<Peer> = serde_json::from_value(peers.clone()).unwrap_or_default();
@@ -40,7 +40,7 @@ pub(super) fn rows(status: &Value, only_lost: bool) -> String {
     })
 }
 
-/// A line for each thing that is wrong.
+/// A line for each problem.
 pub(super) fn problems(status: &Value) -> String {
     let problems = status["problems"].as_array().into_iter().flatten();
     problems

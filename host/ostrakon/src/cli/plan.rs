@@ -1,4 +1,4 @@
-//! `ostrakon plan`: what another number of shards, or another guest, would move.
+//! `ostrakon plan`: shows what another number of shards, or another guest, would move.
 
 use std::fmt::Write as _;
 use std::io;
@@ -21,11 +21,11 @@ use super::client::{Port, Token};
 use super::progress::grouped;
 use super::{Exit, Failure, say, say_aside};
 
-/// Find out what another number of shards, or another guest, would move, without moving anything.
+/// Show what another number of shards, or another guest, would move, without moving anything.
 ///
-/// Each shard counts what it has, in the background, by the guest's `owner`: the live one's, or that
-/// of a component, which is checked with the live generation's settings, asked, and dropped. No key
-/// leaves its shard. All shards have to be there.
+/// Each shard counts its data in the background with a guest's `owner`: that of the live guest,
+/// or that of a component, which is checked with the live generation's settings, asked, and
+/// dropped. No key leaves its shard. All shards must be running.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -33,17 +33,17 @@ Examples:
   ostrakon plan --shards 3 --guest new.wasm
   ostrakon plan --shards 5 --json | jq .moved")]
 pub(super) struct Arguments {
-    /// The number of shards to find it out for.
+    /// The number of shards to plan for.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_SHARDS)))]
     shards: u32,
-    /// A component whose `owner` is asked in place of the live guest's, plain or packed by zstd.
+    /// A component whose `owner` is asked instead of the live guest's, plain or packed by zstd.
     #[arg(long, value_name = "FILE")]
     guest: Option<PathBuf>,
     #[command(flatten)]
     port: Port,
     #[command(flatten)]
     token: Token,
-    /// Print the JSON as the shard gives it.
+    /// Print the shard's JSON.
     #[arg(long, env = "OSTRAKON_JSON")]
     json: bool,
     /// How long to wait for the answer.
@@ -51,7 +51,7 @@ pub(super) struct Arguments {
     timeout: Duration,
 }
 
-/// What was given or got cannot be used.
+/// The input or the answer cannot be used.
 #[derive(Debug, thiserror::Error)]
 enum Error {
     #[error("cannot read {path}")]
@@ -62,7 +62,7 @@ enum Error {
     },
     #[error("{path} has more than {} MiB: no ConfigMap has room for it; make it with `ostrakon build`", MAX_BYTES >> 20)]
     Long { path: PathBuf },
-    #[error("the answer is no plan: are this command and the shard of one version?")]
+    #[error("the answer is not a plan: are this command and the shard of one version?")]
     NotAPlan(#[source] serde_json::Error),
 }
 
@@ -126,7 +126,7 @@ fn shown(outcome: &Outcome) -> String {
     );
     if outcome.moving {
         text.push_str(
-            "partitions move now: this counts what is where at the moment, some of it twice; ask again when they have moved\n",
+            "partitions move now: they are counted where they are at the moment, some of them twice; ask again when they have moved\n",
         );
     }
     let moves = outcome.moves.iter().map(|one| {
@@ -185,7 +185,7 @@ fn percent(part: u64, whole: u64) -> String {
     format!("{:.1} %", 100.0 * share(part, whole))
 }
 
-/// Columns as wide as they need to be, numbers to the right.
+/// Columns as wide as needed, numbers aligned to the right.
 fn table(heads: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
     let heads = heads.iter().map(|head| (*head).to_owned()).collect();
     let rows: Vec<Vec<String>> = std::iter::once(heads).chain(rows).collect();

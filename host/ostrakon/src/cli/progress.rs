@@ -1,21 +1,21 @@
-//! How far a change has come, for people.
+//! The progress of a change, for people.
 
 use std::fmt::Write as _;
 
 use serde::Deserialize;
 use serde_json::Value;
 
-/// The marks in a whole bar.
+/// The marks in a full bar.
 const BAR: u64 = 24;
 
-/// What a shard shows of a change: `topology.progress` in its status.
+/// A change in a shard's status: `topology.progress`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub(super) struct Progress {
     pub(super) moving: bool,
     pub(super) sources: Vec<Source>,
 }
 
-/// What is known of a source.
+/// The state of a source, as far as it is known.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub(super) struct Source {
@@ -32,12 +32,12 @@ pub(super) struct Source {
 }
 
 impl Progress {
-    /// None where there is no change to show.
+    /// `None` where there is no change to show.
     pub(super) fn of(progress: &Value) -> Option<Self> {
         serde_json::from_value(progress.clone()).ok()
     }
 
-    /// A line for each source.
+    /// One line for each source.
     pub(super) fn shown(&self) -> String {
         let shard = |source: &Source| source.shard.to_string().len();
         let width = self.sources.iter().map(shard).max().unwrap_or(1);
@@ -51,8 +51,8 @@ impl Progress {
 }
 
 impl Source {
-    /// The partitions that need nothing more, and those it is about; none where
-    /// it is not known how many.
+    /// The number of settled partitions, and of all partitions; `None` where they are not
+    /// known.
     fn done(&self) -> Option<(u64, u64)> {
         let done = self.moved?.saturating_add(self.stayed);
         Some((done, done.saturating_add(self.left?)))
@@ -66,16 +66,16 @@ impl Source {
         let Some((done, all)) = self.done() else {
             return format!("[{}]    ? %", drawn(0));
         };
-        // Full, and 100 %, only when it is done.
+        // A full bar and 100 % only when all is done.
         let of = |whole: u64| done.saturating_mul(whole).checked_div(all).unwrap_or(whole);
         format!("[{}] {:>3} %", drawn(of(BAR)), of(100))
     }
 
-    /// What it has done and has to do.
+    /// The partitions moved and left, in words.
     pub(super) fn words(&self) -> String {
         let Some(moved) = self.moved else {
             let what = if self.away { "away" } else { "not begun" };
-            return format!("{what}: it has told nothing yet");
+            return format!("{what}: it has reported nothing yet");
         };
         let mut words = match self.left {
             Some(left) => format!("{} left", grouped(left)),
@@ -111,7 +111,7 @@ impl Source {
     }
 }
 
-/// A number with a comma before each three digits.
+/// A number with a comma before every three digits.
 pub(super) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut grouped = String::new();
@@ -144,7 +144,7 @@ mod tests {
 
     fn check(source: &Value, expected: &str) {
         let progress = json!({ "epoch": 4, "moving": true, "sources": [source] });
-        let progress = Progress::of(&progress).expect("it is one");
+        let progress = Progress::of(&progress).expect("the value is a progress");
         assert_eq!(progress.shown(), format!("shard {expected}\n"));
     }
 
@@ -176,11 +176,11 @@ mod tests {
     fn what_is_not_known_is_said() {
         check(
             &json!({ "shard": 1, "away": true }),
-            "1 [........................]    ? % away: it has told nothing yet",
+            "1 [........................]    ? % away: it has reported nothing yet",
         );
         check(
             &json!({ "shard": 1, "away": false }),
-            "1 [........................]    ? % not begun: it has told nothing yet",
+            "1 [........................]    ? % not begun: it has reported nothing yet",
         );
         check(
             &json!({ "shard": 1, "left": null, "moved": 5, "resumed": true, "rate": 10.0 }),

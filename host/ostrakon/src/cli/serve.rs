@@ -19,28 +19,30 @@ use super::secretive::keep_secrets;
 use super::{Exit, Failure, address, is_authority, ordinal, otlp};
 use crate::app;
 
-/// The most threads that may be asked for.
+/// The largest allowed number of threads.
 const MAX_THREADS: usize = 1024;
 
 /// Run one shard until SIGTERM, SIGINT, SIGHUP or a drain.
 ///
-/// The guest and the settings are read from the ConfigMap's directory and swapped when it changes.
-/// Each flag can be given by its environment variable instead; the flag counts more.
+/// The guest and the settings are read from the ConfigMap's directory and swapped when it
+/// changes. Each flag can be given by its environment variable instead; the flag takes
+/// precedence.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
   ostrakon serve --config-dir config --data-dir data --listen 127.0.0.1:8080 --admin 127.0.0.1:9090 --ordinal 0")]
 pub(super) struct Arguments {
-    /// The mounted ConfigMap: guest.wasm (or guest.wasm.zst), ostrakon.toml, the guest's settings.
+    /// The mounted ConfigMap's directory: guest.wasm (or guest.wasm.zst), ostrakon.toml, the
+    /// guest's settings.
     #[arg(long, env = "OSTRAKON_CONFIG_DIR", value_name = "DIR")]
     config_dir: PathBuf,
     /// The component that serves where the ConfigMap has neither guest.wasm nor guest.wasm.zst.
     #[arg(long, env = "OSTRAKON_DEFAULT_GUEST", value_name = "FILE")]
     default_guest: Option<PathBuf>,
-    /// Where the data is kept; made if it is not there. One process at a time.
+    /// The data directory; created if it is missing. Only one process may use it at a time.
     #[arg(long, env = "OSTRAKON_DATA_DIR", value_name = "DIR")]
     data_dir: PathBuf,
-    /// The mounted Secret; the guest sees its values by name.
+    /// The mounted Secret's directory; the guest sees its values by name.
     #[arg(long, env = "OSTRAKON_SECRETS_DIR", value_name = "DIR")]
     secrets_dir: Option<PathBuf>,
     /// The address for clients: HTTP/1.1 and h2; HTTPS where the Secret has `tls.crt`.
@@ -52,7 +54,7 @@ pub(super) struct Arguments {
         default_value = "0.0.0.0:8080"
     )]
     listen: SocketAddr,
-    /// Refuse to start, rather than speak plain HTTP, where the Secret has no certificate.
+    /// Refuse to start, instead of speaking plain HTTP, where the Secret has no certificate.
     #[arg(long, env = "OSTRAKON_HTTPS_ONLY")]
     https_only: bool,
     /// The address for operators: /livez /readyz /startupz /status /plan /metrics /drain.
@@ -64,10 +66,12 @@ pub(super) struct Arguments {
         default_value = "0.0.0.0:9090"
     )]
     admin: SocketAddr,
-    /// Where the peers are, `{}` standing for the ordinal, `{1}` for the same counted from 1; this makes the shard one of several.
+    /// The peers' addresses, with `{}` for the ordinal, or `{1}` for the ordinal counted from
+    /// 1; this makes the shard one of several.
     #[arg(long, env = "OSTRAKON_PEERS", value_name = "HOST:PORT", value_parser = peers)]
     peers: Option<PerShard>,
-    /// The address for peers, where there are any; without a certificate or token, a loopback one.
+    /// The address for peers, where there are any; without a certificate or token, a loopback
+    /// address.
     #[arg(
         long,
         env = "OSTRAKON_PEER_LISTEN",
@@ -79,13 +83,15 @@ pub(super) struct Arguments {
     /// The shard's ordinal [default: the number at the end of `POD_NAME` or of the host name]
     #[arg(long, env = "OSTRAKON_ORDINAL", value_name = "N", value_parser = number)]
     ordinal: Option<u32>,
-    /// The StatefulSet that this Pod is of, where settings go by it or Events are posted [default: what is before the ordinal in `POD_NAME` or the host name]
+    /// The StatefulSet of this Pod, where settings follow it or Events are posted [default: the
+    /// part before the ordinal in `POD_NAME` or the host name]
     #[arg(long, env = "OSTRAKON_STATEFULSET", value_name = "NAME")]
     statefulset: Option<String>,
-    /// The mounted ServiceAccount: token, ca.crt, namespace.
+    /// The mounted ServiceAccount's directory: token, ca.crt, namespace.
     #[arg(long, env = "OSTRAKON_SERVICE_ACCOUNT", value_name = "DIR", default_value = ACCOUNT)]
     service_account: PathBuf,
-    /// The threads that answer requests: each may have two instances of the guest [default: the processors that this process may use]
+    /// The number of threads that answer requests: each may have two instances of the guest
+    /// [default: the processors that this process may use]
     #[arg(long, env = "OSTRAKON_THREADS", value_name = "N", value_parser = threads)]
     threads: Option<NonZeroUsize>,
     /// The most memory for the store's pages.
@@ -100,7 +106,8 @@ pub(super) struct Arguments {
     /// Read the whole data file first, and refuse to start where it is damaged.
     #[arg(long, env = "OSTRAKON_CHECK")]
     check: bool,
-    /// What is logged: a level, or target=level pairs; `log.filter` of the settings counts more.
+    /// The log filter: a level, or target=level pairs; `log.filter` of the settings takes
+    /// precedence.
     #[arg(
         long,
         env = "OSTRAKON_LOG",
@@ -108,12 +115,12 @@ pub(super) struct Arguments {
         default_value = "info"
     )]
     log: String,
-    /// The process that started this one: it is killed when that one ends.
+    /// The process that started this one: this process is killed when that one ends.
     #[arg(long, value_name = "PID", hide = true)]
     with_parent: Option<u32>,
     #[command(flatten)]
     otlp: otlp::Exporting,
-    /// How log lines are written.
+    /// The format of log lines.
     #[arg(
         long,
         env = "OSTRAKON_LOG_FORMAT",
@@ -159,7 +166,7 @@ impl Arguments {
             .map_err(|failure| failure.of_a_log(format, shard))
     }
 
-    /// `shard` is told as soon as it is known.
+    /// `shard` is set as soon as the ordinal is known.
     fn serve(self, shard: &mut Option<u32>) -> Result<(), Failure> {
         // Before any secret is read.
         keep_secrets().map_err(Failure::with(Exit::Internal))?;
@@ -210,7 +217,7 @@ impl Arguments {
                 peers,
             }),
             threads: self.threads.unwrap_or_else(processors),
-            // More than the address space is as good as all of it.
+            // More than the address space means all of it.
             store_cache_bytes: usize::try_from(self.store_cache.as_u64()).unwrap_or(usize::MAX),
             check: self.check,
             otlp: self.otlp.options()?,
@@ -219,7 +226,7 @@ impl Arguments {
     }
 }
 
-/// Lets this process end with the one that started it, however that ends.
+/// Has this process killed when the one that started it ends, however that happens.
 pub(super) fn end_with(parent: u32) -> Result<(), Failure> {
     #[cfg(target_os = "linux")]
     {
@@ -227,7 +234,7 @@ pub(super) fn end_with(parent: u32) -> Result<(), Failure> {
 
         set_parent_process_death_signal(Some(Signal::KILL))
             .map_err(|error| Failure::new(Exit::Internal, std::io::Error::from(error)))?;
-        // It may have ended before that.
+        // The parent may have ended before the call.
         if getppid().map(|pid| pid.as_raw_nonzero().get().cast_unsigned()) != Some(parent) {
             return Err(Failure::new(
                 Exit::Unavailable,
@@ -240,7 +247,7 @@ pub(super) fn end_with(parent: u32) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What the exit code says where a data directory cannot be opened.
+/// The exit code for a data directory that cannot be opened.
 pub(super) fn exit_of_store(error: &OpenError) -> Exit {
     match error {
         OpenError::InUse(_) => Exit::InUse,

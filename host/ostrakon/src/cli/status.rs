@@ -1,4 +1,4 @@
-//! `ostrakon status`: how a shard is, and how far a change has come.
+//! `ostrakon status`: shows the state of a shard, and the progress of a change.
 
 use std::fmt::Write;
 use std::io::IsTerminal as _;
@@ -16,10 +16,10 @@ use super::progress::Progress;
 use super::watch::Watch;
 use super::{Exit, Failure, say};
 
-/// Show how a shard is: its generation, what was refused and why, its store and writer.
+/// Show a shard's state: its generation, what was refused and why, its store and writer.
 ///
-/// While partitions move, the coordinator, shard 0, shows how far all shards have come with theirs,
-/// and each other shard shows its own.
+/// While partitions move, the coordinator, shard 0, shows the progress of all shards, and each
+/// other shard shows its own.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -29,14 +29,14 @@ Examples:
 pub(super) struct Arguments {
     #[command(flatten)]
     port: Port,
-    /// Print the JSON as the shard gives it.
+    /// Print the shard's JSON.
     #[arg(long, env = "OSTRAKON_JSON")]
     json: bool,
-    /// Show how far partitions have moved, again and again, until Ctrl-C. With --json, a line each
-    /// time.
+    /// Show the progress of moving partitions repeatedly, until Ctrl-C. With --json, one line
+    /// each time.
     #[arg(long)]
     watch: bool,
-    /// How long to wait between two looks: 10 ms at least.
+    /// The interval between two queries: at least 10 ms.
     #[arg(long, env = "OSTRAKON_INTERVAL", value_name = "TIME", default_value = "1s", value_parser = interval, requires = "watch")]
     interval: Duration,
     /// How long to wait for the answer.
@@ -44,7 +44,7 @@ pub(super) struct Arguments {
     timeout: Duration,
 }
 
-/// Reads a time that is no busy loop.
+/// Parses an interval that is no busy loop.
 fn interval(text: &str) -> Result<Duration, String> {
     match parse_duration(text) {
         Ok(time) if time < Duration::from_millis(10) => Err("give at least 10ms".to_owned()),
@@ -53,7 +53,7 @@ fn interval(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// What answers is no shard.
+/// The address is not that of a shard's admin port.
 #[derive(Debug, thiserror::Error)]
 enum Error {
     #[error("{address} is not the admin port of a shard: it answers something else; give --admin")]
@@ -98,7 +98,7 @@ impl Arguments {
         say(&format!("{problems}{}{rows}{progress}", table(&status)))
     }
 
-    /// Shows it again and again: what fails may be well the next time.
+    /// Shows the status repeatedly; a query that fails may succeed the next time.
     fn watch(&self) -> Result<(), Failure> {
         let on_terminal = std::io::stdout().is_terminal();
         let mut watch = Watch::default();
@@ -134,7 +134,7 @@ impl Arguments {
     }
 }
 
-/// A line for each value, under the names that lead to it.
+/// A line for each value, under its path of names.
 fn table(status: &Value) -> String {
     let mut rows = Vec::new();
     flatten("", status, &mut rows);

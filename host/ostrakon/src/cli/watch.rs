@@ -1,5 +1,5 @@
-//! What `ostrakon status --watch` shows: a screen that is drawn again and again,
-//! or, where there is no terminal, lines.
+//! The output of `ostrakon status --watch`: a screen that is redrawn, or lines where there is
+//! no terminal.
 
 use ostrakon_base::printable::Printable;
 use serde_json::Value;
@@ -8,18 +8,18 @@ use super::Failure;
 use super::peers;
 use super::progress::Progress;
 
-/// What was shown before.
+/// The previous output.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
-    /// The lines on the screen.
+    /// The number of lines on the screen.
     drawn: usize,
-    /// What was told last.
+    /// The last line printed.
     told: String,
 }
 
 impl Watch {
-    /// Draws it in place of what was drawn before. Lines are cut at the
-    /// terminal's edge: those that wrapped could not be drawn over.
+    /// Redraws the screen. Lines are cut at the terminal's edge: wrapped lines could not be
+    /// drawn over.
     pub(super) fn screen(&mut self, asked: &Result<Value, Failure>) -> String {
         let text = shown(asked);
         let up = match self.drawn {
@@ -30,7 +30,7 @@ impl Watch {
         format!("{up}\x1b[J\x1b[?7l{text}\x1b[?7h")
     }
 
-    /// Says it, where it is not as before.
+    /// Prints lines, where they differ from the previous ones.
     pub(super) fn lines(&mut self, asked: &Result<Value, Failure>) -> String {
         let text = shown(asked);
         if text == self.told {
@@ -41,7 +41,7 @@ impl Watch {
     }
 }
 
-/// How the shard is in a line, and how far a change has come.
+/// The shard's state in one line, and the progress of a change.
 fn shown(asked: &Result<Value, Failure>) -> String {
     let status = match asked {
         Ok(status) => status,

@@ -1,4 +1,4 @@
-//! Slow and large reads, on threads of their own, where they hold nobody up.
+//! Slow and large reads, run on threads of their own so that they delay no other request.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
@@ -16,23 +16,23 @@ use tokio::time::timeout;
 use super::Refused;
 use super::queue::{Bounds, Entered, Queue, Ticket};
 
-/// How many may wait for a thread.
+/// How many reads may wait for a thread.
 const MAX_WAITING: usize = 256;
-/// How many of one connection may.
+/// How many reads of one connection may wait.
 const MAX_WAITING_OF_ONE: usize = MAX_WAITING / 4;
 
-/// Runs reads that take long, as many at a time as there are worker threads, and two at least.
+/// Runs slow reads, as many at a time as there are worker threads, and at least two.
 ///
-/// Connections take turns: one that asks for much waits for itself, not others for it. What waits
-/// holds its request and nothing else: no instance, and no snapshot.
+/// Connections take turns: one with many slow reads delays only itself. A waiting read holds
+/// its request and nothing else: no instance and no snapshot.
 #[derive(Clone, Debug)]
 pub(super) struct Apart {
-    /// A std mutex: held for a look.
+    /// A std mutex, because it is held only briefly.
     queue: Arc<Mutex<Queue<Job>>>,
     metrics: Arc<Metrics>,
 }
 
-/// A read that waits; called with whether it is to be run.
+/// A waiting read. Called with `true` to run it, with `false` to refuse it.
 struct Job(Box<dyn FnOnce(bool) + Send>);
 
 impl std::fmt::Debug for Job {
@@ -41,7 +41,7 @@ impl std::fmt::Debug for Job {
     }
 }
 
-/// Takes a read back, unless it runs already: its client is gone.
+/// On drop, takes a read back unless it already runs: its client is gone.
 struct Waits<'a> {
     apart: &'a Apart,
     place: Ticket,
@@ -56,7 +56,7 @@ impl Drop for Waits<'_> {
 }
 
 impl Apart {
-    /// For the runtime that this is called in.
+    /// Uses the runtime that it is called in.
     pub(super) fn new(metrics: Arc<Metrics>) -> Self {
         let running = Handle::current().metrics().num_workers().max(2);
         let queue = Queue::new(Bounds {
@@ -71,9 +71,9 @@ impl Apart {
         }
     }
 
-    /// Does what takes long, at most about as long as `deadline`, which bounds its wait for a
-    /// thread, too. If the future is dropped before the work has begun, it never begins; if later,
-    /// the deadline of its own calls ends it.
+    /// Runs slow work for at most about `deadline`, which also bounds the wait for a thread. If
+    /// the future is dropped before the work has begun, the work never begins. If it is dropped
+    /// later, the deadline of the work's own calls ends the work.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         client: &Client,
@@ -106,7 +106,7 @@ impl Apart {
             Err(_) if self.queue().take_back(place).is_some() => return Err(Refused::TooManySlow),
             Err(_) => receiver.await,
         };
-        // Work that panics drops the sender.
+        // A panic in the work drops the sender.
         done.unwrap_or(Err(Refused::Stopping))
     }
 
@@ -114,7 +114,7 @@ impl Apart {
         self.queue.lock().expect("no holder of this lock panics")
     }
 
-    /// Has a thread run what may run now, until there is nothing more.
+    /// Has a thread run the jobs that may run now, until none is left.
     fn employ(&self) {
         let Some(first) = self.queue().next() else {
             return;
@@ -127,8 +127,8 @@ impl Apart {
                 lower_priority();
                 let mut next = from_here.recv().ok();
                 while let Some((client, Job(job))) = next {
-                    // Unwind safe: what the job shares is behind locks and atomics that others
-                    // use in any state they are left in.
+                    // Unwind safe: the job shares only locks and atomics, whose users accept
+                    // any state they are left in.
                     let _reported = catch_unwind(AssertUnwindSafe(|| job(true)));
                     let mut queue = apart.queue();
                     queue.done(client);
@@ -140,7 +140,7 @@ impl Apart {
                 let _sent = to_thread.send(first);
             }
             Err(error) => {
-                tracing::warn!(%error, "a slow read cannot have a thread");
+                tracing::warn!(%error, "a slow read was refused: the system has no thread for it");
                 let (client, Job(job)) = first;
                 self.queue().done(client);
                 job(false);

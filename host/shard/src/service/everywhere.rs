@@ -1,5 +1,5 @@
-//! Requests to all shards: each answers from its own data, and the guest joins
-//! what they say.
+//! Requests to all shards: each shard answers from its own data, and the guest joins the
+//! answers.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,13 +18,13 @@ use super::others::{NoPart, Part};
 use super::{Answer, Refused, Service, has_no_room};
 use crate::writer::View;
 
-/// How long to wait before shards that could not all answer are asked again;
-/// twice as long each time, up to the second.
+/// How long to wait before asking the shards again when some could not answer: the first wait,
+/// which doubles each time, up to the second.
 const ASK_AGAIN: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(320)];
 
 impl Service {
-    /// Asks all shards, and joins what they say; only if all answer, and no
-    /// partition can be missing or come twice.
+    /// Asks all shards and joins their answers. Succeeds only if all shards answer and no
+    /// partition can be missing or counted twice.
     pub(super) async fn everywhere(
         &self,
         request: &Arc<Request>,
@@ -103,8 +103,8 @@ impl Service {
         Ok(joined.await?)
     }
 
-    /// What each shard says, in their order, as far as there is room. They are asked until a
-    /// time, and may then take a little longer to read.
+    /// The answer of each shard, in order, as far as there is room. The shards are asked until
+    /// a deadline; their reads may then take a little longer.
     async fn parts(
         &self,
         plan: &Plan,
@@ -145,7 +145,7 @@ impl Service {
             let part = in_time(shard, deadline, part);
             async { Ok::<_, Unjoined>(room.take(part.await?)?) }
         });
-        // The first that fails ends the others: what they would say is of no use.
+        // The first failure ends the others: their answers are of no use.
         let parts = try_join_all(parts).await?;
         let moved: BTreeMap<_, _> = parts
             .iter()
@@ -158,10 +158,10 @@ impl Service {
         Err(Refused::Away("partitions are moving".to_owned()).into())
     }
 
-    /// This shard's part of the answer to a request to all.
+    /// This shard's part of the answer to a request to all shards.
     ///
     /// # Errors
-    /// Why there is none.
+    /// Why the shard gives no part.
     pub async fn part(&self, request: &Arc<Request>) -> Result<Part, Refused> {
         let view = self.writer.views().get().ok_or(Refused::Starting)?;
         let membership = view.membership.as_ref().ok_or(Refused::Starting)?;
@@ -187,9 +187,9 @@ impl Service {
         })
     }
 
-    /// Makes a call that has no effects: within the short budget, or else apart,
-    /// from the start, within a read's whole deadline. What joins the parts of a listing needs no room:
-    /// they would be what takes it.
+    /// Makes a call that has no effects: first within the short budget, and if it overruns,
+    /// again from the start on a thread apart, within a read's whole deadline. Joining the
+    /// parts of a listing reserves no room for replies, because the parts already hold it.
     async fn within_budget_or_apart<F>(
         &self,
         view: &View,
@@ -219,10 +219,10 @@ impl Service {
     }
 }
 
-/// Why there is nothing to join.
+/// Why there are no parts to join.
 enum Unjoined {
     Refused(Refused),
-    /// A shard refused its part for good, and said what the client is answered.
+    /// A shard refused its part for good; the client gets this reply.
     Answered(Box<Reply>),
 }
 
@@ -232,8 +232,8 @@ impl From<Refused> for Unjoined {
     }
 }
 
-/// The room for what shards say together: no more is collected than fits into the guest's memory, and
-/// each part counts among the replies from when it comes.
+/// The room for the parts that are being collected. No more is collected than fits into the
+/// guest's memory, and each part counts among the held replies as soon as it arrives.
 struct Room<'a> {
     most: usize,
     taken: AtomicUsize,
@@ -243,7 +243,7 @@ struct Room<'a> {
 }
 
 impl Room<'_> {
-    /// Takes a part in; drops it where there is no room.
+    /// Adds a part, or drops it where there is no room.
     fn take(&self, mut part: Part) -> Result<Part, Refused> {
         let headers = part.reply.headers.iter();
         let headers: usize = headers
@@ -258,7 +258,8 @@ impl Room<'_> {
             ))));
         }
         let body = std::mem::take(&mut part.reply.body);
-        // A connection's part is not for these: one listing can be more by itself.
+        // The limit for one connection does not apply to parts: one listing alone can exceed
+        // it.
         let said = (&part.reply.headers, body);
         let held = self
             .replies
@@ -268,7 +269,7 @@ impl Room<'_> {
     }
 }
 
-/// What a shard says, if it does by then.
+/// A shard's part, if it arrives before the deadline.
 async fn in_time<T>(
     shard: Ordinal,
     deadline: Instant,
@@ -316,8 +317,8 @@ mod tests {
         }
     }
 
-    /// A thousand shards' answers of 9 MiB each would be collected, to be
-    /// refused by the guest's memory then.
+    /// A regression test: a thousand shards' answers of 9 MiB each were collected before the
+    /// limit of the guest's memory refused them.
     #[test]
     fn no_more_is_collected_of_all_shards_than_fits_a_guest() {
         let sums = (Replies::default(), Sum::default());
@@ -327,10 +328,11 @@ mod tests {
         assert!(matches!(refused, Refused::Failed(Failure::Memory(_))));
         let exact = room(120, &sums, usize::MAX);
         let _held = exact.take(part(0, 60)).expect("there is room");
-        exact.take(part(1, 60)).expect("it fits exactly");
+        exact.take(part(1, 60)).expect("the part fits exactly");
     }
 
-    /// They counted once all had come: what many requests to all shards collected was not bounded.
+    /// A regression test: parts counted only once all had arrived, so nothing bounded what many
+    /// requests to all shards collected together.
     #[test]
     fn each_part_counts_among_the_replies_from_when_it_comes() {
         let sums = (Replies::default(), Sum::default());
@@ -341,7 +343,7 @@ mod tests {
             .expect_err("the connection has a quarter");
         assert!(matches!(refused, Refused::RepliesFull));
         drop(first);
-        room.take(part(1, 60)).expect("it was let go");
+        room.take(part(1, 60)).expect("the first part was released");
         assert!(!sums.0.are_full(&sums.1, 4));
     }
 }

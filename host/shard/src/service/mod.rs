@@ -1,5 +1,5 @@
-//! A request's way: routed by the guest, then answered on the snapshot if it
-//! reads, by the writer if it writes.
+//! The way of a request: the guest routes it, then a read is answered on the snapshot, and a
+//! write by the writer.
 
 mod apart;
 mod everywhere;
@@ -29,49 +29,49 @@ pub use others::{Boxed, Forwarded, NoPart, Others, Part};
 use routing::{Asker, Known};
 use waiting::{Waiting, Waits};
 
-/// How often a request is routed anew because the generation changed under it.
-/// Each time takes a whole swap, so a request never gets near this.
+/// How often a request is routed again because the generation changed under it. Each time takes
+/// a whole swap, so a request never gets near this limit.
 const MAX_REROUTES: u32 = 16;
 
-/// How often a request is passed on to another shard than thought.
+/// How often a request is forwarded because the shard that it was sent to is not the owner.
 const MAX_HOPS: u32 = 8;
 
-/// How long to wait before a shard that was away is asked again.
+/// How long to wait before a shard that was unreachable is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(20);
 
-/// Answers requests. Clones are the same service.
+/// Answers requests. Clones share the same service.
 #[derive(Clone, Debug)]
 pub struct Service {
     ordinal: u32,
     writer: Writer,
     apart: Apart,
-    /// How many requests of one connection have their turn at a time: as many as there are
-    /// threads for those of all.
+    /// How many requests of one connection may run at a time: as many as there are threads for
+    /// the requests of all connections.
     turns: usize,
     replies: Replies,
     metrics: Arc<Metrics>,
-    /// None in a shard that is alone.
+    /// `None` in a shard that is alone.
     others: Option<Arc<dyn Others>>,
     known: Known,
     waiting: Waiting,
     tracer: Tracer,
 }
 
-/// What a request came to.
+/// The outcome of a request.
 #[derive(Debug)]
 pub struct Answer {
     /// The shard that answered or refused, or that the client is to ask.
     pub shard: u32,
-    /// Where the guest routed it; none if it did not come so far.
+    /// Where the guest routed the request; `None` if the request failed before that.
     pub route: Option<Route>,
-    /// The generation that answered or failed; none if none did.
+    /// The generation that answered or failed, if any did.
     pub generation: Option<u64>,
     /// The guest's reply, or why there is none.
     pub reply: Result<Reply, Refused>,
 }
 
 impl Answer {
-    /// Says in the span of the request what it came to.
+    /// Records the outcome in the request's span.
     pub fn tell(&self, span: &mut Open) {
         span.set_attribute("ostrakon.shard", self.shard);
         if let Some(generation) = self.generation {
@@ -92,63 +92,60 @@ fn value_of<L: Label>(label: L) -> &'static str {
     L::VALUES[label.index()]
 }
 
-/// Why a request has no reply by a guest. Nothing it wrote is stored.
+/// Why the guest gave no reply. Nothing that the request wrote is stored.
 #[derive(Debug, thiserror::Error)]
 pub enum Refused {
     /// No generation is live yet.
     #[error("the shard starts: try again soon")]
     Starting,
-    /// The guest failed.
     #[error(transparent)]
     Failed(#[from] Failure),
-    /// So many replies wait for their clients, or this one, to take them that no more is run.
+    /// The replies that clients, or this client, have not taken yet hold too much memory to run
+    /// another request.
     #[error(
         "the replies that clients, or this one, have not taken yet are too large together: take them, or try again later"
     )]
     RepliesFull,
-    /// Too many slow reads wait to be run apart.
+    /// Too many slow reads wait for a thread.
     #[error("too many slow requests are under way: try again later")]
     TooManySlow,
-    /// Too many writes wait for the writer.
     #[error("too many writes are waiting: try again later")]
     WriterFull,
-    /// The write waited too long for the writer.
     #[error("the write waited too long for its turn, and was not run: try again later")]
     WriterWait,
-    /// What was written could not be made durable.
+    /// The writes could not be made durable.
     #[error(transparent)]
     NotStored(#[from] CommitError),
-    /// The shard stops.
     #[error("the shard stops: try again soon")]
     Stopping,
-    /// The shard whose it is cannot be asked, and nothing was run.
-    #[error("the shard that has it is away: {0}")]
+    /// The owner cannot be asked, and nothing was run.
+    #[error("the shard that has this partition cannot be reached: {0}")]
     Away(String),
-    /// The shard whose it is was asked to write, and did not answer.
-    #[error("the shard that has it did not answer, and may have written: {0}")]
+    /// The owner was asked to write, and did not answer.
+    #[error("the shard that has this partition did not answer, and may have written: {0}")]
     Unknown(String),
     /// Another shard ran the write, and there is no room for its reply.
     #[error(
         "the write was run, and its reply was dropped: the replies that clients have not taken yet are too large together"
     )]
     ReplyDropped,
-    /// The client is to ask the owner, at this address.
+    /// The client is to ask the owner at this address.
     #[error("another shard has this partition: ask that one")]
     Redirected {
-        /// The owner's address, with the same path and query.
+        /// The owner's address, with the request's path and query.
         location: HeaderValue,
     },
-    /// The client asked a shard that does not have the partition to write.
+    /// The client sent a write to a shard that does not own the partition.
     #[error("another shard has this partition, and nothing was written: ask that one")]
     Misplaced {
-        /// The owner's address, with the same path and query; none where it is
+        /// The owner's address, with the request's path and query; `None` where the address is
         /// not known.
         location: Option<HeaderValue>,
     },
 }
 
 impl Refused {
-    /// Whether the same request may well have another answer in a moment, by itself.
+    /// Whether the same request may soon succeed without anybody's action.
     pub fn is_passing(&self) -> bool {
         matches!(
             self,
@@ -157,18 +154,18 @@ impl Refused {
     }
 }
 
-/// How far a read or a route came.
+/// How far a read or a route got.
 enum Progress {
     Replied(Reply),
-    /// It is a write to this partition.
+    /// The request is a write to this partition.
     Write(Vec<u8>),
-    /// The partition is not this shard's.
+    /// Another shard owns the partition.
     Elsewhere(Authority),
     /// All shards are to be asked.
     Everywhere,
 }
 
-/// How far a request came in this shard.
+/// How far a request got in this shard.
 enum Here {
     Answered(Answer),
     Elsewhere(Authority),
@@ -176,7 +173,7 @@ enum Here {
 }
 
 impl Service {
-    /// A service of shard `ordinal`.
+    /// A service of the shard with this ordinal.
     pub fn new(
         ordinal: u32,
         writer: Writer,
@@ -197,29 +194,29 @@ impl Service {
         }
     }
 
-    /// The same service, whose requests' traces are begun by `tracer`.
+    /// The same service, with `tracer` beginning the traces of its requests.
     #[must_use]
     pub fn traced(self, tracer: Tracer) -> Self {
         Self { tracer, ..self }
     }
 
-    /// What begins the traces of its requests.
+    /// The tracer that begins the traces of its requests.
     pub fn tracer(&self) -> &Tracer {
         &self.tracer
     }
 
-    /// The shard's ordinal.
     pub fn ordinal(&self) -> u32 {
         self.ordinal
     }
 
-    /// What its replies hold until they are taken: whoever passes them on counts them there.
+    /// The memory that replies hold until they are taken; the code that passes a reply on
+    /// counts it there.
     pub fn replies(&self) -> &Replies {
         &self.replies
     }
 
-    /// Answers a request: whole from one generation, once all that it wrote
-    /// and read is durable; by this shard or by the one that has the partition.
+    /// Answers a request, in this shard or through the owner. The answer comes from one
+    /// generation, once everything that the request wrote and read is durable.
     pub async fn answer(&self, request: Arc<Request>) -> Answer {
         let mut route = None;
         let mut asker = Asker {
@@ -227,9 +224,9 @@ impl Service {
             hand_off: None,
             came: Instant::now(),
         };
-        // Set when it has to wait for the first time.
+        // Set when the request has to wait for the first time.
         let mut wait = None;
-        // How often it went on without waiting.
+        // How often forwarding led back here since the last wait.
         let mut hops = 0;
         loop {
             let elsewhere = match self.run_here(&request, &asker, &mut route).await {
@@ -247,7 +244,7 @@ impl Service {
                             hops += 1;
                             continue;
                         }
-                        Followed::Here => "it is passed on without end".to_owned(),
+                        Followed::Here => "the request was forwarded too often".to_owned(),
                         Followed::Away(why) => why,
                     }
                 }
@@ -266,17 +263,17 @@ impl Service {
             };
             hops = 0;
             let again = Instant::now() + ASK_AGAIN;
-            // The sooner of a new view and a little time.
+            // Waits for a new view or a little time, whichever comes first.
             let changed = self.writer.views().changed();
             let _ = timeout_at(again.min(deadline), changed).await;
         }
     }
 
-    /// Answers a request that another shard passed on, here or not at all. It waits
-    /// for its partition no longer than `within`: it has waited there before.
+    /// Answers a request that another shard forwarded, without forwarding it again. The request
+    /// waits for its partition for at most `within`: it has already waited at the other shard.
     ///
     /// # Errors
-    /// Whose the partition is, where it is not this shard's.
+    /// The partition's owner, where that is another shard.
     pub async fn answer_here(
         &self,
         request: &Arc<Request>,
@@ -313,8 +310,8 @@ impl Service {
         }
     }
 
-    /// Passes a request on to the shard that has the partition, and to the next
-    /// where that one says so.
+    /// Forwards a request to the owner, and on to the next shard where that one names another
+    /// owner.
     async fn follow(
         &self,
         request: &Arc<Request>,
@@ -331,7 +328,7 @@ impl Service {
             if at.0 == self.ordinal {
                 return Followed::Here;
             }
-            // As for a request that is run here: its reply might have to be told.
+            // As for a request that is run here: there might be no room for its reply.
             let view = self.writer.views().get();
             if view.is_some_and(|view| has_no_room(&self.replies, &view, &request.client)) {
                 return Followed::Answered(self.refused(None, Refused::RepliesFull));
@@ -354,7 +351,7 @@ impl Service {
                         *known = hand_off;
                     }
                 }
-                // A read has no effects: it can be asked again.
+                // A read has no effects, so it can be asked again.
                 Forwarded::Unknown(why) if writes => {
                     let answer = self.refused(None, Refused::Unknown(why));
                     return Followed::Answered(answer);
@@ -362,7 +359,7 @@ impl Service {
                 Forwarded::NotTaken(why) | Forwarded::Unknown(why) => return Followed::Away(why),
             }
         }
-        Followed::Away("it is passed on without end".to_owned())
+        Followed::Away("the request was forwarded too often".to_owned())
     }
 
     fn refused(&self, route: Option<Route>, refused: Refused) -> Answer {
@@ -374,8 +371,7 @@ impl Service {
         }
     }
 
-    /// Whether a request that came at a time may wait for another shard, and until
-    /// when.
+    /// Whether a request that arrived at `came` may wait for another shard, and until when.
     fn may_wait(&self, came: Instant) -> Option<(Waits, Instant)> {
         let view = self.writer.views().get()?;
         let cluster = &view.guest.settings().cluster;
@@ -383,7 +379,7 @@ impl Service {
         Some((waits, came + cluster.max_wait))
     }
 
-    /// Until when a request that came at a time waits for other shards at most.
+    /// How long a request that arrived at `came` waits for other shards at most.
     fn waits_until(&self, came: Instant) -> Instant {
         let view = self.writer.views().get();
         came + view.map_or(Duration::ZERO, |view| {
@@ -391,7 +387,7 @@ impl Service {
         })
     }
 
-    /// Answers a request in this shard, if it is this shard's.
+    /// Answers a request in this shard, if this shard owns the partition.
     async fn run_here(
         &self,
         request: &Arc<Request>,
@@ -409,7 +405,7 @@ impl Service {
         self.writer.asked();
         let mut recovered = false;
         for _ in 0..MAX_REROUTES {
-            // Before its view, which is not to be old when it is run.
+            // Waits before taking the view, so that the view is new when the request runs.
             let turn = self.turn(&request.client).await;
             let Some(view) = self.writer.views().get() else {
                 return answered(route, None, Err(Refused::Starting));
@@ -421,9 +417,9 @@ impl Service {
                 Ok(Progress::Elsewhere(authority)) => return Here::Elsewhere(authority),
                 Ok(Progress::Everywhere) => return Here::Everywhere,
                 Ok(Progress::Write(partition)) => partition,
-                // A failed commit takes the snapshots down with it: the request
-                // only read, so it can be run on a new one.
-                // What is damaged is so in each opening.
+                // A failed commit invalidates the snapshots too. This request only read, so it
+                // can be run on a new snapshot. Damage, however, is the same in each opening of
+                // the file.
                 Err(Refused::Failed(Failure::Store(error))) if !recovered && !error.is_damage() => {
                     recovered = true;
                     self.writer.recover(seen.opening).await;
@@ -458,8 +454,8 @@ impl Service {
         answered(route, None, Err(Refused::WriterWait))
     }
 
-    /// Waits for a request's turn to be run on the threads that all share, after those that
-    /// came before it on its connection. One whose client goes meanwhile is not run.
+    /// Waits for a request's turn on the shared threads, after the earlier requests of its
+    /// connection. A request whose client goes meanwhile is not run.
     async fn turn<'a>(&self, client: &'a Client) -> Turn<'a> {
         let waits = self.metrics.not_yet_run();
         let turn = client.turn(self.turns).await;
@@ -467,9 +463,9 @@ impl Service {
         turn
     }
 
-    /// Routes a request and, if it reads, answers it: here within the short
-    /// budget, or else apart, from the start, within the whole deadline. It
-    /// has had no effects, so it can be run again.
+    /// Routes a request and, if it is a read, answers it: within the short budget, or, if it
+    /// overruns, again from the start on a thread apart, within the whole deadline. It has had
+    /// no effects, so it can be run again.
     async fn read(
         &self,
         turn: Turn<'_>,
@@ -491,7 +487,7 @@ impl Service {
             return (seen, attempted.map_err(Refused::Failed));
         };
         self.metrics.slow_read();
-        // While it waits it keeps no snapshot.
+        // Keeps no snapshot while it waits.
         drop(view);
         let client = request.client.clone();
         let (views, replies) = (self.writer.views().clone(), self.replies.clone());
@@ -518,7 +514,7 @@ impl Service {
     }
 }
 
-/// What is kept of the view that a request was run on.
+/// What is kept of the view that a request ran on.
 #[derive(Clone, Copy, Debug)]
 struct Seen {
     generation: u64,
@@ -536,14 +532,14 @@ impl Seen {
     }
 }
 
-/// Whether so many replies are held that this client's request is not to be run: its own could
-/// not be.
+/// Whether the held replies leave no room for another reply to this client, so that its request
+/// is not to be run.
 fn has_no_room(replies: &Replies, view: &View, client: &Client) -> bool {
     let limit = view.guest.settings().http.max_replies_bytes;
     replies.are_full(client.replies(), limit)
 }
 
-/// Routes a request and answers it if it reads, with this bound for each call.
+/// Routes a request and answers it if it is a read, with this limit for each call.
 async fn attempt(
     view: &View,
     request: &Arc<Request>,
@@ -566,7 +562,7 @@ async fn attempt(
                     if !routing::finds_nothing(view, asker, route.access, partition).await? {
                         return Ok(Progress::Elsewhere(authority));
                     }
-                    // No partition has the empty key.
+                    // No partition has an empty key.
                     let nothing = ReadData::Partition(Vec::new(), snapshot());
                     let reply = lease.read(request, nothing, bound).await?;
                     return Ok(Progress::Replied(reply));
@@ -595,7 +591,7 @@ async fn attempt(
     Ok(Progress::Replied(reply))
 }
 
-/// What became of a request that was passed on, as it is counted.
+/// The outcome of a forwarded request, as the metrics count it.
 fn hop(forwarded: &Forwarded) -> Hop {
     match forwarded {
         Forwarded::Answered { .. } => Hop::Answered,
@@ -605,11 +601,11 @@ fn hop(forwarded: &Forwarded) -> Hop {
     }
 }
 
-/// Where a request came that was passed on.
+/// Where forwarding a request led.
 enum Followed {
     Answered(Answer),
-    /// Back here.
+    /// Back to this shard.
     Here,
-    /// Nowhere, and nothing was run.
+    /// To no shard, and nothing was run.
     Away(String),
 }

@@ -1,4 +1,4 @@
-//! The other shards, as requests see them.
+//! The other shards, as this shard's requests use them.
 
 use std::fmt::Debug;
 use std::pin::Pin;
@@ -8,13 +8,12 @@ use ostrakon_contract::contract::{Reply, Request};
 use ostrakon_protocol::{Epoch, HandOff, Moved, Ordinal};
 use tokio::time::Instant;
 
-/// A future that can be named.
+/// A boxed future, so that its type can be named.
 pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// The other shards.
 pub trait Others: Debug + Send + Sync {
-    /// Asks a shard to answer a request, and not to pass it on. It waits there no longer
-    /// than until then, as it does for being sent; once it runs, it runs to its end.
+    /// Asks a shard to answer a request without forwarding it. The request is sent, and waits
+    /// at that shard, until `until` at the latest; once it runs, it runs to its end.
     fn forward<'a>(
         &'a self,
         at: Ordinal,
@@ -23,18 +22,18 @@ pub trait Others: Debug + Send + Sync {
         until: Instant,
     ) -> Boxed<'a, Forwarded>;
 
-    /// Asks a shard, be it this one, to keep its partitions for a moment, and
-    /// waits until none is on its way from it; asks not after `until`. An error says
-    /// why it does not, and of which shard.
+    /// Asks a shard, possibly this one, not to move its partitions for a moment, and waits
+    /// until none is on its way from that shard, until `until` at the latest. The error names
+    /// the shard and says why it does not hold its partitions.
     fn hold(&self, at: Ordinal, until: Instant) -> Boxed<'_, Result<(), String>>;
 
-    /// Tells a shard this one's plan, which it goes by from then on, or by a
-    /// later one, though not after `until`; gives the plan's number. An error says why
-    /// it was not told.
+    /// Sends this shard's plan to a shard and waits until that shard follows it or a later
+    /// plan, until `until` at the latest. Returns the number of the plan that the shard
+    /// follows. The error says why the shard was not told.
     fn tell(&self, at: Ordinal, until: Instant) -> Boxed<'_, Result<Epoch, String>>;
 
-    /// Asks a shard for its part of the answer to a request to all, though not after
-    /// `until`.
+    /// Asks a shard for its part of the answer to a request to all shards, until `until` at the
+    /// latest.
     fn part<'a>(
         &'a self,
         at: Ordinal,
@@ -43,45 +42,43 @@ pub trait Others: Debug + Send + Sync {
     ) -> Boxed<'a, Result<Part, NoPart>>;
 }
 
-/// What a request that was passed on came to.
+/// The outcome of a forwarded request.
 #[derive(Debug)]
 pub enum Forwarded {
-    /// The shard answered.
     Answered {
-        /// The generation that did.
+        /// The generation that answered.
         generation: Option<u64>,
-        /// The whole answer, whether of a guest or of the host.
+        /// The whole reply, whether from a guest or from the host.
         reply: Reply,
     },
-    /// Nothing was run: the partition is another's.
+    /// Nothing was run: another shard owns the partition.
     Elsewhere {
-        /// Whose.
+        /// The owner.
         at: Ordinal,
-        /// What that one needs to know.
+        /// What the owner needs to know.
         hand_off: Option<HandOff>,
     },
-    /// Nothing was run, and why: it can be asked again.
+    /// Nothing was run, for this reason. The shard can be asked again.
     NotTaken(String),
-    /// It may have been run or not, and why that is not known.
+    /// The request may or may not have been run; the reason says why that is not known.
     Unknown(String),
 }
 
-/// Why a shard gave no part of the answer to a request to all.
+/// Why a shard gave no part of the answer to a request to all shards.
 #[derive(Debug)]
 pub enum NoPart {
-    /// It could not, and why, and which shard: it can be asked again.
+    /// The shard could not answer; the text names the shard and the reason. It can be asked
+    /// again.
     Away(String),
-    /// It refused, and would again: what the client is answered.
+    /// The shard refused, and would refuse again. The client gets this reply.
     Refused(Reply),
 }
 
-/// One shard's part of the answer to a request to all.
+/// One shard's part of the answer to a request to all shards.
 #[derive(Debug)]
 pub struct Part {
-    /// The shard.
     pub shard: Ordinal,
-    /// What it had given and taken when it looked at its data.
+    /// What the shard had given and received when it read its data.
     pub moved: Moved,
-    /// What it says.
     pub reply: Reply,
 }

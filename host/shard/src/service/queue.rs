@@ -1,35 +1,35 @@
-//! Who of those that wait for one of a few threads is next.
+//! A fair queue for a few threads.
 
 use std::collections::{BTreeMap, VecDeque};
 
-/// What waits, of each client by itself; a pure structure.
+/// Waiting items, kept by client; a pure structure.
 ///
-/// Clients take turns, whatever each of them has sent. None may have all of the threads, or more
-/// than its part of the places to wait; where there is no place left, whoever has the most gives
-/// its newest up for one that has fewer.
+/// Clients take turns, however many items each has sent. No client may use all the threads, or
+/// more than its share of the places to wait. When all places are taken, the client with the
+/// most waiting items gives up its newest for a client with fewer.
 #[derive(Debug)]
 pub(super) struct Queue<T> {
     bounds: Bounds,
-    /// Those that have something running or waiting.
+    /// Clients with an item running or waiting.
     clients: BTreeMap<u64, OfOne<T>>,
-    /// Those that have something waiting, in the order of their turns.
+    /// Clients with an item waiting, in the order of their turns.
     order: VecDeque<u64>,
     running: usize,
     waiting: usize,
-    /// The number of the last that came.
+    /// The number of the item that entered last.
     last: u64,
 }
 
-/// How many there may be at a time.
+/// How many items there may be at a time.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
-    /// How many may run.
+    /// How many items may run.
     pub(super) running: usize,
-    /// How many of one client may run.
+    /// How many items of one client may run.
     pub(super) running_of_one: usize,
-    /// How many may wait.
+    /// How many items may wait.
     pub(super) waiting: usize,
-    /// How many of one client may wait.
+    /// How many items of one client may wait.
     pub(super) waiting_of_one: usize,
 }
 
@@ -39,19 +39,19 @@ struct OfOne<T> {
     waiting: VecDeque<(Ticket, T)>,
 }
 
-/// Where something waits, to take it back.
+/// Where an item waits, for [`Queue::take_back`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ticket {
     client: u64,
     number: u64,
 }
 
-/// What came of entering.
+/// The outcome of [`Queue::enter`].
 #[derive(Debug)]
 pub(super) enum Entered<T> {
-    /// It waits; in place of this one, if there was no room for both.
+    /// The item waits. If there was no room for both, it took the place of this other item.
     Waits(Ticket, Option<T>),
-    /// There is no room for it.
+    /// There is no room for the item.
     Full(T),
 }
 
@@ -67,7 +67,7 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Has it wait as the last of its client's.
+    /// Appends an item to its client's waiting items.
     pub(super) fn enter(&mut self, client: u64, item: T) -> Entered<T> {
         let own = self.clients.get(&client);
         let own = own.map_or(0, |of_one| of_one.waiting.len());
@@ -81,7 +81,8 @@ impl<T> Queue<T> {
             match waiting.max() {
                 Some((most, greedy)) if most > own + 1 => {
                     let newest = self.clients[&greedy].waiting.back();
-                    let (place, _) = newest.expect("it has the most");
+                    let (place, _) =
+                        newest.expect("the client with the most waiting items has one");
                     put_out = self.take_back(*place);
                 }
                 _ => return Entered::Full(item),
@@ -104,7 +105,7 @@ impl<T> Queue<T> {
         Entered::Waits(place, put_out)
     }
 
-    /// Takes what is to run now, if there is any; and whose it is, to be told when it is done.
+    /// Takes the item to run now, if any, with its client, which [`Queue::done`] needs.
     pub(super) fn next(&mut self) -> Option<(u64, T)> {
         if self.running >= self.bounds.running {
             return None;
@@ -124,7 +125,7 @@ impl<T> Queue<T> {
         Some((client, item))
     }
 
-    /// One of a client's is done.
+    /// Counts one of a client's running items as done.
     pub(super) fn done(&mut self, client: u64) {
         if let Some(of_one) = self.clients.get_mut(&client) {
             of_one.running -= 1;
@@ -133,7 +134,7 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Takes back what waits; none if it does no longer.
+    /// Takes a waiting item back; `None` if it no longer waits.
     pub(super) fn take_back(&mut self, place: Ticket) -> Option<T> {
         let of_one = self.clients.get_mut(&place.client)?;
         let at = of_one
@@ -167,7 +168,7 @@ mod tests {
         waiting_of_one: 6,
     };
 
-    /// Has a client's items wait, each of which has to find a place.
+    /// Enters a client's items, each of which must find a place.
     #[track_caller]
     fn enter(queue: &mut Queue<u32>, client: u64, items: impl IntoIterator<Item = u32>) {
         for item in items {
@@ -186,7 +187,8 @@ mod tests {
         enter(&mut queue, 2, 20..22);
         assert_eq!(queue.next(), Some((2, 20)));
         assert_eq!(queue.next(), None);
-        // Who has waited for the turn has it, not who has sent more.
+        // The turn goes to the client that has waited for it, not to the one that has sent
+        // more.
         for (done, next) in [(1, (1, 12)), (2, (2, 21)), (2, (1, 13))] {
             queue.done(done);
             let found = queue.next();

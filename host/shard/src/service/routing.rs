@@ -1,29 +1,28 @@
-//! What a shard does with a client's request for a partition that is not its
-//! own: `cluster.routing`.
+//! What a shard does with a client's request for a partition of another shard:
+//! `cluster.routing`.
 //!
 //! | setting | a read | a write |
 //! | --- | --- | --- |
-//! | `forward` | is passed on | is passed on |
+//! | `forward` | is forwarded | is forwarded |
 //! | `redirect` | 307 to the owner | 307 to the owner |
 //! | `local` | finds nothing there | 421 with the owner |
 //!
 //! # While a partition moves
 //!
-//! Between the moment when its source has passed it and the one when its
-//! receiver has stored it, each of the two knows only that the other is to be
-//! asked: a client that they sent to each other would go back and forth. Shards
-//! asking each other do not, for they say what has passed. So a partition that
-//! moves is passed on, as by `forward`; with `local`, by the two shards that it
-//! moves between, whichever of them a client takes for its owner. What a third
-//! one finds of it is nothing: as before the change, as after.
+//! Between the moment when the source has passed the partition and the moment when the receiver
+//! has stored it, each of the two knows only that the other is to be asked. A client that they
+//! sent to each other would go back and forth. Shards that ask each other do not, because the
+//! source says how far it has come. So a request for a moving partition is forwarded, as with
+//! `forward`; with `local`, only by the source and the receiver, whichever of them the client
+//! asks. A third shard finds nothing there: as before the change, and as after it.
 //!
-//! # Why a client arrives
+//! # Why a redirected client arrives
 //!
-//! A shard sends a client away by its plan only once the owner goes by that
-//! plan or a later one, which it stores: before the first time, it tells the
-//! owner. There, under the same plan, the request is answered or passed on, and
-//! sent away again only under a later one. Epochs only grow, so a client is
-//! sent at most once more than the topology changes on its way.
+//! A shard redirects a client by its plan only once the owner follows that plan or a later one,
+//! which the owner stores: before the first redirect, the shard tells the owner. There, under
+//! the same plan, the request is answered or forwarded, and it is redirected again only under a
+//! later plan. Epochs only grow, so a client is redirected at most once more than the topology
+//! changes on its way.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -43,26 +42,25 @@ use crate::writer::View;
 /// Who asks, and what is known of the partition.
 #[derive(Clone, Debug)]
 pub(super) struct Asker {
-    /// A client; otherwise a shard, which is told whose the partition is,
-    /// whatever the setting here says.
+    /// Whether a client asks. Otherwise a shard does: it is told the owner, whatever the
+    /// setting here says.
     pub(super) is_client: bool,
-    /// What a source has told of how far it has come.
+    /// How far the source has come, if a source has said so.
     pub(super) hand_off: Option<HandOff>,
-    /// When it came here.
+    /// When the request arrived.
     pub(super) came: Instant,
 }
 
-/// What is done with a client's request for a partition that is not this
-/// shard's.
+/// What is done with a client's request for a partition of another shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
-    /// It is passed on.
+    /// Forward the request.
     Forward,
-    /// The client is sent to this shard.
+    /// Redirect the client to this shard.
     Redirect(Ordinal),
-    /// It is answered as if there were nothing.
+    /// Answer as if the partition were empty.
     Nothing,
-    /// It is refused, and the client told of this shard.
+    /// Refuse the request, and name this shard to the client.
     Refuse(Ordinal),
 }
 
@@ -77,10 +75,10 @@ fn way(routing: Routing, access: Access, me: Ordinal, owners: (Ordinal, Ordinal)
     }
 }
 
-/// The last plan that each other shard is known to go by.
+/// The last plan that each other shard is known to follow.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Known(
-    /// A std mutex: held for a look.
+    /// A std mutex, because it is held only briefly.
     Arc<Mutex<BTreeMap<Ordinal, Epoch>>>,
 );
 
@@ -97,8 +95,7 @@ impl Known {
     }
 }
 
-/// Whether a request for a partition that is not this shard's is answered as
-/// if there were nothing in it.
+/// Whether a request for another shard's partition is answered as if the partition were empty.
 pub(super) async fn finds_nothing(
     view: &View,
     asker: &Asker,
@@ -116,7 +113,7 @@ pub(super) async fn finds_nothing(
 }
 
 impl Refused {
-    /// Where the client is to go.
+    /// The address that the client is to ask.
     pub fn location(self) -> Option<HeaderValue> {
         match self {
             Self::Redirected { location } => Some(location),
@@ -127,8 +124,7 @@ impl Refused {
 }
 
 impl Service {
-    /// Sends the client away, or passes its request on to the shard that has
-    /// the partition, as the settings say.
+    /// Redirects the client, or forwards its request to the owner, as the settings say.
     pub(super) async fn pass_on(
         &self,
         request: &Arc<Request>,
@@ -152,11 +148,11 @@ impl Service {
         }
     }
 
-    /// The shard that a client is to ask in this one's place, and what it is
-    /// told; none where the request is to be passed on.
+    /// The shard that the client is to ask instead, and its answer; `None` where the request is
+    /// to be forwarded.
     ///
     /// # Errors
-    /// Why the client cannot be sent there yet. Nothing was run.
+    /// Why the client cannot be redirected yet. Nothing was run.
     async fn send_away(
         &self,
         request: &Request,
@@ -206,14 +202,14 @@ impl Service {
     }
 }
 
-/// Where the same request finds another shard.
+/// The address of the same request at another shard.
 fn location(url: &PerShard, owner: Ordinal, path: &str) -> Option<HeaderValue> {
     let mut location = url.of(owner);
     for byte in path.bytes() {
         if byte.is_ascii_graphic() {
             location.push(char::from(byte));
         } else {
-            // Some clients send bytes that a URL cannot have as they are.
+            // Some clients send bytes that a URL must escape.
             let _ = write!(location, "%{byte:02X}");
         }
     }
@@ -258,7 +254,7 @@ mod tests {
         }
     }
 
-    /// Whoever is sent away twice under one plan could be sent for ever.
+    /// A client that is redirected twice under one plan could be redirected for ever.
     #[test]
     fn under_one_plan_nobody_is_sent_away_twice() {
         let mut sent = 0;
@@ -287,8 +283,10 @@ mod tests {
 
     #[test]
     fn the_path_goes_with_the_client_as_it_was_sent() {
-        let url: PerShard = "http://kv-{}:80".parse().expect("for each shard");
-        let of = |path| location(&url, Ordinal(2), path).expect("a header");
+        let url: PerShard = "http://kv-{}:80"
+            .parse()
+            .expect("the URL has a place for the ordinal");
+        let of = |path| location(&url, Ordinal(2), path).expect("the location is a header value");
         assert_eq!(of("/a%2Fb?c=d&e"), "http://kv-2:80/a%2Fb?c=d&e");
         assert_eq!(of("//elsewhere/x"), "http://kv-2:80//elsewhere/x");
         assert_eq!(of("/é"), "http://kv-2:80/%C3%A9");

@@ -1,4 +1,4 @@
-//! How many requests wait for another shard.
+//! The number of requests that wait for another shard.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,8 +10,7 @@ use ostrakon_observe::metrics::Metrics;
 pub(super) struct Waiting(Arc<AtomicUsize>);
 
 impl Waiting {
-    /// Counts a request in, until the guard is dropped; none: as many as may wait
-    /// do already.
+    /// Counts a request until the guard is dropped. `None` if `max` requests already wait.
     pub(super) fn enter(&self, max: usize, metrics: &Arc<Metrics>) -> Option<Waits> {
         let before = self.0.fetch_add(1, Ordering::Relaxed);
         metrics.request_waits();
@@ -20,7 +19,7 @@ impl Waiting {
     }
 }
 
-/// A request that waits.
+/// Counts one waiting request until it is dropped.
 #[derive(Debug)]
 pub(super) struct Waits(Arc<AtomicUsize>, Arc<Metrics>);
 

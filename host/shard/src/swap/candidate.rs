@@ -1,4 +1,4 @@
-//! What a volume's files say a generation should be.
+//! A candidate: the component and settings read from a volume's files.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,15 +15,14 @@ const PLAIN: &str = "guest.wasm";
 const PACKED: &str = "guest.wasm.zst";
 const SETTINGS: &str = "ostrakon.toml";
 
-/// How many bytes a component may have.
+/// The most bytes that a component may have.
 const MAX_COMPONENT_BYTES: usize = 64 << 20;
 
-/// A generation that is not live yet: a component and the settings it came
-/// with, all of them well-formed.
+/// A generation that is not live yet: a component with its settings, all well-formed.
 #[derive(Clone)]
 pub struct Candidate {
-    /// The component, unpacked. It is whole, its outside is that of a guest, and
-    /// compiling it is bounded; the compiler says whether it is valid.
+    /// The component, unpacked. It is whole, its exterior is that of a guest, and compiling it
+    /// is bounded; only the compiler says whether it is valid.
     pub component: Bytes,
     /// The digest of the component alone.
     pub component_digest: Digest,
@@ -31,19 +30,18 @@ pub struct Candidate {
     pub settings: Arc<Settings>,
     /// The guest's settings: all other files.
     pub files: Arc<BTreeMap<String, Bytes>>,
-    /// The digest of all the files it was made from.
+    /// The digest of all the files of the candidate.
     pub digest: Digest,
-    /// The files it was made from, as they were.
+    /// The files of the candidate, as they were in the volume.
     pub source: Files,
 }
 
 impl Candidate {
-    /// Takes a volume's files as a generation. Hashes, unpacks and goes through
-    /// the component, so it can take some milliseconds, and a tenth of a second
-    /// where that is very large.
+    /// Makes a candidate of a volume's files. Hashing, unpacking and parsing the component can
+    /// take some milliseconds, and a tenth of a second for a very large one.
     ///
     /// # Errors
-    /// What is wrong with the files, and what to do.
+    /// What is wrong with the files, and how to correct it.
     pub fn new(source: &Files) -> Result<Self, Rejection> {
         let files = source.contents();
         let component = match (files.get(PLAIN), files.get(PACKED)) {
@@ -79,18 +77,18 @@ impl Candidate {
     }
 }
 
-/// Whether a volume's files bring a component, be it a good one or not.
+/// Whether a volume's files include a component, valid or not.
 pub(super) fn has_component(files: &Files) -> bool {
     let contents = files.contents();
     contents.contains_key(PLAIN) || contents.contains_key(PACKED)
 }
 
-/// Whether they bring a component and nothing else.
+/// Whether the files are a component and nothing else.
 pub(super) fn is_component_alone(files: &Files) -> bool {
     has_component(files) && files.contents().len() == 1
 }
 
-/// A volume's files with another component, plain or packed, in place of theirs.
+/// A volume's files with this component, plain or packed, in place of their own.
 pub fn with_component(files: &Files, component: Bytes) -> Files {
     let mut contents = BTreeMap::clone(files.contents());
     contents.retain(|name, _| name != PLAIN && name != PACKED);
@@ -111,55 +109,45 @@ impl fmt::Debug for Candidate {
 /// Why files are not a generation.
 #[derive(Debug, thiserror::Error)]
 pub enum Rejection {
-    /// There is no component.
     #[error("there is neither guest.wasm nor guest.wasm.zst; add one, made by `ostrakon build`")]
     NoGuest,
-    /// There are two components.
     #[error("there are both guest.wasm and guest.wasm.zst; remove one")]
     TwoGuests,
-    /// The component cannot be unpacked.
     #[error(
         "guest.wasm.zst cannot be unpacked; it must be whole, and made by `ostrakon pack` or zstd"
     )]
     Packing(#[source] std::io::Error),
-    /// The component has no content.
     #[error("the guest is empty; make it with `ostrakon build`")]
     Empty,
-    /// The component is too large.
     #[error(
         "the guest has more than {} MiB; build it with `ostrakon build`, which makes it small",
         MAX_COMPONENT_BYTES >> 20
     )]
     TooLarge,
-    /// The component is something else altogether.
     #[error("the guest is not WebAssembly; make it with `ostrakon build`")]
     NotWasm,
-    /// The component is a core module.
     #[error(
         "the guest is a core WebAssembly module, not a component; make it with `ostrakon build`"
     )]
     CoreModule,
-    /// The component is of an encoding that this host does not know.
+    /// The component has an encoding that this host does not know.
     #[error(
-        "the guest is WebAssembly of another version than a component of today; make it with `ostrakon build`"
+        "the guest is WebAssembly of a version that this host does not support; make it with `ostrakon build`"
     )]
     OtherVersion,
-    /// The component ends too early.
     #[error("the guest is cut off after {0} bytes; copy it again or make it with `ostrakon build`")]
     Truncated(usize),
-    /// The component is not to be compiled.
+    /// The component must not be compiled.
     #[error(transparent)]
     Unfit(#[from] Unfit),
-    /// The settings are not text.
     #[error("ostrakon.toml is not UTF-8 text")]
     SettingsNotText(#[source] std::str::Utf8Error),
-    /// The settings are wrong.
     #[error(transparent)]
     Settings(#[from] settings::Error),
 }
 
-/// How much of what was unpacked may be kept to unpack the rest, as a power of two: no component is
-/// longer.
+/// The largest window that unpacking may keep, as a power of two: no component is longer than
+/// that.
 const MAX_WINDOW_LOG: u32 = MAX_COMPONENT_BYTES.ilog2();
 
 fn unpack(packed: &[u8]) -> Result<Bytes, Rejection> {
@@ -177,8 +165,8 @@ fn unpack(packed: &[u8]) -> Result<Bytes, Rejection> {
     Ok(component.into())
 }
 
-/// Whether these are the bytes of a component, all of them: what is not, is told
-/// in words for those who copy files.
+/// Checks that these are the bytes of a whole component. The errors are worded for people who
+/// copy files.
 fn verify(component: &[u8]) -> Result<(), Rejection> {
     const MAGIC: &[u8] = b"\0asm";
     const MODULE: &[u8] = &[1, 0, 0, 0];
@@ -207,8 +195,8 @@ fn verify(component: &[u8]) -> Result<(), Rejection> {
     Ok(())
 }
 
-/// What follows the section at the start: an id, its size as a LEB128 number,
-/// and so many bytes (WebAssembly core specification, 5.5.2).
+/// The bytes after the first section: an id, its size as a LEB128 number, and that many bytes
+/// (WebAssembly core specification, 5.5.2).
 fn after_section(bytes: &[u8]) -> Option<&[u8]> {
     let mut size: u64 = 0;
     // A 32-bit number has at most five groups of seven bits.
@@ -219,7 +207,7 @@ fn after_section(bytes: &[u8]) -> Option<&[u8]> {
             return bytes[2 + group..].get(usize::try_from(size).ok()?..);
         }
     }
-    // Longer than any size: let the compiler name what is wrong.
+    // Longer than any size: the compiler names the fault.
     Some(&[])
 }
 
@@ -230,7 +218,7 @@ mod tests {
 
     use super::*;
 
-    /// The outside of a guest, and a custom section `a` with 200 zero bytes.
+    /// The exterior of a guest, and a custom section `a` with 200 zero bytes.
     fn component() -> Vec<u8> {
         let mut bytes = outside(&EXPORTS);
         bytes.extend(b"\0\xca\x01\x01a");
@@ -310,7 +298,7 @@ mod tests {
             &[("guest.wasm", b"\0asm\x01\0\0\0")],
             "core WebAssembly module",
         );
-        rejected(&[("guest.wasm", b"\0asm\x0e\0\x01\0")], "another version");
+        rejected(&[("guest.wasm", b"\0asm\x0e\0\x01\0")], "does not support");
     }
 
     #[test]
@@ -344,7 +332,7 @@ mod tests {
 
     #[test]
     fn a_guest_is_unpacked_in_no_more_memory_than_it_can_have_itself() {
-        // A frame's head with the size of its window, and a last block of no bytes.
+        // A frame header with the size of its window, and a last block of no bytes.
         let frame = |window_log: u8| {
             let magic = zstd::zstd_safe::MAGICNUMBER.to_le_bytes();
             [&magic[..], &[0, (window_log - 10) << 3, 1, 0, 0]].concat()

@@ -1,4 +1,4 @@
-//! The component that serves where a volume brings none.
+//! The component that serves where a volume has none.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read as _};
@@ -10,16 +10,16 @@ use ostrakon_volumes::volume::{self, Files};
 
 use super::candidate;
 
-/// A component that is there from the start, or none. It completes what a volume shows, and is
-/// part of the generation as if the volume had brought it.
+/// A component that is given at the start, or none. It completes a volume's files, and is part
+/// of the generation as if the volume had contained it.
 #[derive(Clone, Default)]
 pub struct DefaultGuest(Option<Bytes>);
 
 impl DefaultGuest {
-    /// Reads a component, plain or packed. What it is, the swap finds out.
+    /// Reads a component, plain or packed. The swap checks what it is.
     ///
     /// # Errors
-    /// Where it cannot be read, or has more bytes than a volume's files may.
+    /// When the file cannot be read, or is larger than a volume's files may be.
     pub fn read(path: &Path) -> Result<Self, DefaultGuestError> {
         let mut component = Vec::new();
         let limit = volume::MAX_BYTES as u64 + 1;
@@ -36,7 +36,7 @@ impl DefaultGuest {
         Ok(Self(Some(component.into())))
     }
 
-    /// The files, with this component where they have none.
+    /// The files, with this component added where they have none.
     pub fn complete(&self, files: Files) -> Files {
         match &self.0 {
             Some(component) if !candidate::has_component(&files) => {
@@ -46,7 +46,7 @@ impl DefaultGuest {
         }
     }
 
-    /// This component without any settings; none where there is no default guest.
+    /// This component without any settings; `None` where there is no default guest.
     pub(super) fn alone(&self) -> Option<Files> {
         let component = self.0.as_ref()?;
         let none = Files::new(BTreeMap::new());
@@ -57,26 +57,21 @@ impl DefaultGuest {
 /// Why there is no default guest.
 #[derive(Debug, thiserror::Error)]
 pub enum DefaultGuestError {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error(
         "cannot read the default guest {path}: give --default-guest a component's file, or leave it out"
     )]
     Unreadable {
-        /// Where it should be.
         path: PathBuf,
-        /// Why it failed.
         #[source]
         source: io::Error,
     },
-    /// It is too large.
+    /// The file is too large.
     #[error(
         "the default guest {path} has more than {} MiB; build it with `ostrakon build`, which makes it small",
         volume::MAX_BYTES >> 20
     )]
-    TooLarge {
-        /// Where it is.
-        path: PathBuf,
-    },
+    TooLarge { path: PathBuf },
 }
 
 #[cfg(test)]
@@ -146,7 +141,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let read = |name: &str| {
             let read = DefaultGuest::read(&directory.path().join(name)).err();
-            read.expect("it is refused").to_string()
+            read.expect("the guest is refused").to_string()
         };
         let missing = read("missing.wasm");
         assert!(

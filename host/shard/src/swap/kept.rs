@@ -1,10 +1,10 @@
-//! The generations that served last, and those that the plan names, in the data
-//! directory: so that a start does not depend on a usable volume, nor on a peer.
+//! Generations kept in the data directory: those that served last, and those that the plan
+//! names. With them a start depends neither on a usable volume nor on a peer.
 //!
-//! A generation is a directory of its files as they were in the volume. The directory's name is their
-//! digest, so it says itself whether it is whole, and what is damaged is kept anew from the volume or
-//! a peer. Another form needs another place than `generations` and `owners`: an older program removes
-//! from these what it does not know.
+//! A generation is a directory with its files as they were in the volume. The directory's name
+//! is the files' digest, so damage can be detected; a damaged generation is kept again from the
+//! volume or a peer. Another format needs directories other than `generations` and `owners`: an
+//! older program removes unknown entries from these.
 
 use std::fs::{self, DirEntry, File};
 use std::io;
@@ -17,53 +17,51 @@ use ostrakon_volumes::volume::{Files, ReadError};
 /// How many of the generations that served are kept.
 const KEPT: usize = 8;
 
-/// The directory of kept generations: in it, one directory for each by its
-/// digest, with the files as they were in the volume.
+/// A directory of kept generations: one subdirectory each, named by digest, with the files as
+/// they were in the volume.
 #[derive(Clone, Debug)]
 pub struct Kept {
     directory: PathBuf,
-    /// How many are kept at most.
+    /// How many generations are kept at most.
     most: usize,
 }
 
-/// Why a generation is not there as it was kept.
+/// Why a kept generation cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum KeptError {
-    /// It is not there.
     #[error("{} is missing", .0.display())]
     Missing(PathBuf),
-    /// It cannot be read.
+    /// The generation's files cannot be read.
     #[error("{} cannot be read", path.display())]
     Unreadable {
-        /// Its directory.
         path: PathBuf,
-        /// Why.
         #[source]
         source: ReadError,
     },
-    /// Its files are others.
+    /// The files do not match the digest.
     #[error("{} is damaged: its files are not those that were kept", .0.display())]
     Damaged(PathBuf),
 }
 
 impl Kept {
-    /// The generations that served last, of a data directory.
+    /// Opens the generations that served last, in a data directory.
     ///
     /// # Errors
-    /// When the directory cannot be made.
+    /// When the directory cannot be created.
     pub fn open(data_directory: &Path) -> io::Result<Self> {
         Self::within(data_directory.join("generations"), KEPT)
     }
 
-    /// The generations that the stored plan names, until they are not retained.
+    /// Opens the generations that the stored plan names. They stay until [`Kept::retain`]
+    /// removes them.
     ///
     /// # Errors
-    /// When the directory cannot be made.
+    /// When the directory cannot be created.
     pub fn of_plan(data_directory: &Path) -> io::Result<Self> {
         Self::within(data_directory.join("owners"), usize::MAX)
     }
 
-    /// The generations in a data directory whose files are damaged. Nothing is changed.
+    /// The generations in a data directory whose files are damaged. Changes nothing.
     pub fn damaged(data_directory: &Path) -> Vec<Digest> {
         let mut damaged = Vec::new();
         for (name, most) in [("generations", KEPT), ("owners", usize::MAX)] {
@@ -82,7 +80,6 @@ impl Kept {
         Ok(Self { directory, most })
     }
 
-    /// The files of a generation.
     ///
     /// # Errors
     /// When they are missing or damaged.
@@ -100,8 +97,8 @@ impl Kept {
         }
     }
 
-    /// The files of a generation that may be elsewhere, too; none if they are not here. That they are
-    /// damaged is logged.
+    /// The files of a generation that may also be found elsewhere; `None` if they are not here.
+    /// Logs damage.
     pub fn find(&self, digest: Digest) -> Option<Files> {
         match self.load(digest) {
             Ok(files) => Some(files),
@@ -114,11 +111,11 @@ impl Kept {
         }
     }
 
-    /// Keeps a generation's files: they are on the disk when this returns.
-    /// Those used longest ago are removed.
+    /// Keeps a generation's files: they are on the disk when this returns. Removes the
+    /// generations used longest ago.
     ///
     /// # Errors
-    /// When they cannot be written.
+    /// When the files cannot be written.
     pub fn keep(&self, files: &Files) -> io::Result<()> {
         let path = self.path(files.digest());
         if self.find(files.digest()).is_none() {
@@ -130,7 +127,7 @@ impl Kept {
                 .and_then(|()| fs::rename(&unfinished, &path))
                 .and_then(|()| File::open(&self.directory)?.sync_all());
             if let Err(error) = written {
-                // A full disk is not to be filled with halves.
+                // Removes what was half written, so that it does not fill a full disk.
                 let _ = remove(&unfinished);
                 return Err(error);
             }
@@ -140,12 +137,12 @@ impl Kept {
         Ok(())
     }
 
-    /// Removes all others.
+    /// Removes all other generations.
     pub fn retain(&self, digests: &[Digest]) {
         let retained: Vec<_> = digests.iter().map(|digest| self.path(*digest)).collect();
         for entry in self.entries() {
             if !retained.contains(&entry.path()) {
-                // What stays costs space only.
+                // A leftover only takes space.
                 let _ = remove(&entry.path());
             }
         }
@@ -154,7 +151,7 @@ impl Kept {
     fn prune(&self) {
         let kept = recency::by_use(&self.directory).into_iter();
         for (_, path) in kept.skip(self.most) {
-            // What stays costs space only.
+            // A leftover only takes space.
             let _ = remove(&path);
         }
     }
@@ -179,7 +176,7 @@ fn write(directory: &Path, files: &Files) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 
-/// Removes a generation, or whatever else is in its place.
+/// Removes a generation, or anything else in its place.
 fn remove(directory: &Path) -> io::Result<()> {
     let removed = match fs::remove_dir_all(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotADirectory => fs::remove_file(directory),
@@ -210,24 +207,24 @@ mod tests {
 
     #[test]
     fn what_was_kept_is_loaded_and_what_is_damaged_is_not() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let kept = Kept::open(directory.path()).expect("it opens");
+        let directory = tempfile::tempdir().expect("a directory can be created");
+        let kept = Kept::open(directory.path()).expect("the kept generations can be opened");
         let files = files("one");
         let missing = kept.load(files.digest());
         assert!(matches!(missing, Err(KeptError::Missing(_))), "{missing:?}");
-        kept.keep(&files).expect("it is kept");
-        let loaded = kept.load(files.digest()).expect("it is there");
+        kept.keep(&files).expect("the generation can be kept");
+        let loaded = kept.load(files.digest()).expect("the generation is there");
         assert_eq!(loaded.contents(), files.contents());
 
-        fs::write(kept.path(files.digest()).join("a"), "two").expect("it is written");
+        fs::write(kept.path(files.digest()).join("a"), "two").expect("the file can be written");
         let damaged = kept.load(files.digest());
         assert!(matches!(damaged, Err(KeptError::Damaged(_))), "{damaged:?}");
         assert!(kept.find(files.digest()).is_none());
         assert_eq!(Kept::damaged(directory.path()), [files.digest()]);
-        kept.keep(&files).expect("it is kept again");
+        kept.keep(&files).expect("the generation can be kept again");
         assert!(kept.load(files.digest()).is_ok());
         for name in ["a", "b"] {
-            fs::remove_file(kept.path(files.digest()).join(name)).expect("it is there");
+            fs::remove_file(kept.path(files.digest()).join(name)).expect("the file is there");
         }
         let empty = kept.load(files.digest());
         assert!(
@@ -236,7 +233,8 @@ mod tests {
         );
     }
 
-    /// A data directory with one generation that served, as it was kept when that was new.
+    /// A data directory with one generation, written by the version that introduced this
+    /// format.
     fn fixture() -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("src/swap/fixtures/kept")
     }
@@ -258,16 +256,17 @@ mod tests {
     fn each_generation_there_has_been_is_read() {
         let directory = fixture().join("generations");
         let kept = Kept { directory, most: 8 };
-        let files = kept.load(one().digest()).expect("it is whole");
+        let files = kept.load(one().digest()).expect("the generation is whole");
         assert_eq!(files.contents(), one().contents());
     }
 
-    /// The digest counts as what is written: the name of what is kept, and what the data names.
+    /// The digest is part of the format: it names the directory, and the stored data refers to
+    /// it.
     #[test]
     fn what_is_written_is_what_was_written_by_this_version_before() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let kept = Kept::open(directory.path()).expect("it opens");
-        kept.keep(&one()).expect("it is kept");
+        let directory = tempfile::tempdir().expect("a directory can be created");
+        let kept = Kept::open(directory.path()).expect("the kept generations can be opened");
+        kept.keep(&one()).expect("the generation can be kept");
         assert_eq!(all(directory.path()), all(&fixture()));
     }
 
@@ -276,13 +275,18 @@ mod tests {
         let mut files = BTreeMap::new();
         let mut directories = vec![directory.to_owned()];
         while let Some(next) = directories.pop() {
-            for entry in fs::read_dir(next).expect("a directory") {
-                let path = entry.expect("an entry").path();
+            for entry in fs::read_dir(next).expect("the directory can be listed") {
+                let path = entry.expect("the entry can be read").path();
                 if path.is_dir() {
                     directories.push(path);
                 } else {
-                    let name = path.strip_prefix(directory).expect("it is in it");
-                    files.insert(name.to_owned(), fs::read(&path).expect("a file"));
+                    let name = path
+                        .strip_prefix(directory)
+                        .expect("the path is in the directory");
+                    files.insert(
+                        name.to_owned(),
+                        fs::read(&path).expect("the file can be read"),
+                    );
                 }
             }
         }
@@ -291,8 +295,8 @@ mod tests {
 
     #[test]
     fn what_is_no_regular_file_is_replaced_and_never_waited_for() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let kept = Kept::open(directory.path()).expect("it opens");
+        let directory = tempfile::tempdir().expect("a directory can be created");
+        let kept = Kept::open(directory.path()).expect("the kept generations can be opened");
         let files = files("one");
         let path = kept.path(files.digest());
         fifo(&path);
@@ -301,24 +305,24 @@ mod tests {
             let (kept, files) = (kept.clone(), files.clone());
             in_time(move || {
                 assert!(kept.load(files.digest()).is_err());
-                kept.keep(&files).expect("it is kept");
-                kept.load(files.digest()).expect("it is there");
+                kept.keep(&files).expect("the generation can be kept");
+                kept.load(files.digest()).expect("the generation is there");
             });
         };
         keep(&files);
-        fs::remove_file(path.join("a")).expect("it is there");
+        fs::remove_file(path.join("a")).expect("the file is there");
         fifo(&path.join("a"));
         keep(&files);
     }
 
     #[test]
     fn only_the_last_used_are_kept() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let kept = Kept::open(directory.path()).expect("it opens");
+        let directory = tempfile::tempdir().expect("a directory can be created");
+        let kept = Kept::open(directory.path()).expect("the kept generations can be opened");
         let all: Vec<_> = (0..2 * KEPT).map(|at| files(&at.to_string())).collect();
         for one in &all {
-            kept.keep(one).expect("it is kept");
-            kept.keep(&all[0]).expect("it is used");
+            kept.keep(one).expect("the generation can be kept");
+            kept.keep(&all[0]).expect("the generation can be kept");
         }
         let there: Vec<_> = (0..all.len())
             .filter(|at| kept.load(all[*at].digest()).is_ok())
@@ -329,30 +333,30 @@ mod tests {
 
     #[test]
     fn what_is_kept_after_the_clock_was_set_back_stays() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let kept = Kept::open(directory.path()).expect("it opens");
+        let directory = tempfile::tempdir().expect("a directory can be created");
+        let kept = Kept::open(directory.path()).expect("the kept generations can be opened");
         let ahead = std::time::SystemTime::now() + std::time::Duration::from_hours(60 * 24);
         for at in 0..KEPT {
             let files = files(&at.to_string());
-            kept.keep(&files).expect("it is kept");
-            let path = File::open(kept.path(files.digest())).expect("it is there");
-            path.set_modified(ahead).expect("its time is set");
+            kept.keep(&files).expect("the generation can be kept");
+            let path = File::open(kept.path(files.digest())).expect("the generation is there");
+            path.set_modified(ahead).expect("the time can be set");
         }
         let after = files("after");
-        kept.keep(&after).expect("it is kept");
+        kept.keep(&after).expect("the generation can be kept");
         assert!(kept.load(after.digest()).is_ok());
         assert_eq!(kept.entries().count(), KEPT);
     }
 
     #[test]
     fn what_a_plan_names_stays_as_long_as_it_does() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let served = Kept::open(directory.path()).expect("it opens");
-        let of_plan = Kept::of_plan(directory.path()).expect("it opens");
+        let directory = tempfile::tempdir().expect("a directory can be created");
+        let served = Kept::open(directory.path()).expect("the kept generations can be opened");
+        let of_plan = Kept::of_plan(directory.path()).expect("the kept generations can be opened");
         let all: Vec<_> = (0..2 * KEPT).map(|at| files(&at.to_string())).collect();
         for one in &all {
-            of_plan.keep(one).expect("it is kept");
-            served.keep(one).expect("it is kept");
+            of_plan.keep(one).expect("the generation can be kept");
+            served.keep(one).expect("the generation can be kept");
         }
         let there = || {
             let there = |at: &usize| of_plan.load(all[*at].digest()).is_ok();

@@ -1,4 +1,4 @@
-//! Replacing the live generation by another, without a request noticing.
+//! Replacing the live generation with another without failing a request.
 
 mod candidate;
 mod controller;

@@ -1,4 +1,4 @@
-//! What a swap needs of the host: compiling, linking, checking, going live.
+//! What a swap asks of the host: compiling, linking, checking, promoting.
 
 use std::time::Duration;
 
@@ -15,20 +15,19 @@ pub trait Failure: std::error::Error + Send + 'static {
 
 /// Performs the actions of a swap, one at a time.
 ///
-/// Each gives the next what it made. One that fails has changed nothing, and
-/// its error, with all its sources, is the reason that operators see. Its
-/// futures may be dropped on shutdown, except `promote`'s.
+/// Each action makes the input of the next. A failed action has changed nothing; its error,
+/// with all its sources, is the reason that operators see. The futures may be dropped on
+/// shutdown, except that of `promote`.
 pub trait Performer: Send + Sync + 'static {
-    /// A compiled component; the live one's is kept for settings-only swaps.
+    /// A compiled component. The live one is kept for swaps that change only settings.
     type Compiled: Clone + Send + Sync + 'static;
-    /// A component that is found to fit the host.
+    /// A component that fits the host's imports and exports.
     type Linked: Send + 'static;
     /// A generation that may go live.
     type Checked: Send + 'static;
-    /// Why an action failed.
     type Error: Failure;
 
-    /// Compiles the component, or finds it compiled, off the request path.
+    /// Compiles the component, or finds it in the cache, off the request path.
     fn compile(
         &self,
         candidate: &Candidate,
@@ -41,20 +40,19 @@ pub trait Performer: Send + Sync + 'static {
         compiled: Self::Compiled,
     ) -> impl Future<Output = Result<Self::Linked, Self::Error>> + Send;
 
-    /// Instantiates the guest with its settings and asks it: `describe`, then
-    /// `check`.
+    /// Instantiates the guest with its settings and calls `describe`, then `check`.
     fn check(
         &self,
         candidate: &Candidate,
         linked: Self::Linked,
     ) -> impl Future<Output = Result<(Self::Checked, Description), Self::Error>> + Send;
 
-    /// The schema of the stored data; none where nothing was stored yet.
+    /// The schema of the stored data; `None` if nothing has been stored yet.
     fn stored_schema(&self) -> Option<u32>;
 
-    /// Puts the candidate in the live one's place, atomically, and gives its
-    /// number; first, in the same transaction, lets it migrate the data from
-    /// the schema `migrate_from`, if any.
+    /// Replaces the live generation with the candidate, atomically, and returns its number.
+    /// Where `migrate_from` is given, the candidate first migrates the data from that schema,
+    /// in the same transaction.
     fn promote(
         &self,
         candidate: &Candidate,
@@ -65,6 +63,6 @@ pub trait Performer: Send + Sync + 'static {
     /// Counts a refusal.
     fn refused(&self, step: Step);
 
-    /// Counts a generation that went live, so long after it was observed.
+    /// Counts a generation that went live this long after it was observed.
     fn went_live(&self, took: Duration);
 }

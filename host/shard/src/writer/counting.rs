@@ -1,4 +1,4 @@
-//! How many partitions a shard has before it in a change.
+//! Counting the partitions that a shard still has to move in a change.
 
 use ostrakon_protocol::Cursor;
 use ostrakon_store::{ReadError, Snapshot};
@@ -7,8 +7,8 @@ use super::membership::{ChangeError, Membership};
 use super::parts::first_after;
 
 impl Membership {
-    /// Counts the partitions after the cursor, by going through them: not for
-    /// the writer's thread, nor a runtime's.
+    /// Counts the partitions after the cursor by reading them. Do not call it on the writer's
+    /// thread or on a runtime's.
     ///
     /// # Errors
     /// When the data cannot be read.

@@ -1,5 +1,5 @@
-//! A shard's place among others: the protocol's state with the guests whose
-//! owner functions count, and what changes it.
+//! A shard's place among others: the protocol's state, the guests whose `owner` functions
+//! count, and the changes to them.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -17,42 +17,41 @@ use super::worker::Worker;
 /// Where this shard stands among the others.
 #[derive(Clone, Debug)]
 pub struct Membership {
-    /// Its part in the protocol, as it is stored.
+    /// The shard's state in the protocol, as it is stored.
     pub shard: Shard,
-    /// The store's own number, that no other has: batches are numbered by store.
+    /// The store's own number, which no other store has: batches are numbered by store.
     pub store: u128,
-    /// The guests whose `owner` counts under the plan; none until they are
-    /// found after a start.
+    /// The guests whose `owner` counts under the plan; `None` until they are found after a
+    /// start.
     pub owners: Option<Owners>,
-    /// What is in the batches, as far as it is known.
+    /// The contents of the batches, as far as they are known.
     pub(super) parts: Parts,
-    /// What became of its partitions in the last change.
+    /// What became of the shard's partitions in the last change.
     pub tally: Tally,
 }
 
-/// The guests whose `owner` counts under a plan.
+/// The guests whose `owner` functions count under a plan.
 #[derive(Clone, Debug)]
 pub struct Owners {
-    /// For where partitions come from.
+    /// Says where partitions come from.
     pub from: Arc<Guest>,
-    /// For where they go to.
+    /// Says where they go to.
     pub to: Arc<Guest>,
 }
 
 /// A change of the shard's place. Each is one transaction of the writer.
 #[derive(Debug)]
 pub enum Change {
-    /// A process starts, with a number above its last and this one.
+    /// A process starts, with a number above its last one and this one.
     Start(Incarnation),
-    /// A message came from a shard's process, on this store.
+    /// A message arrived from a shard's process, on this store.
     Hear(Ordinal, Incarnation, u128),
-    /// There is this plan.
+    /// This plan is in force.
     Learn(Plan, Owners),
     /// The next partitions are to be given away.
     Step,
-    /// A batch came, of data of this schema.
+    /// A batch arrived, with data of this schema.
     Receive {
-        /// Its envelope.
         batch: Batch,
         /// The schema of its data.
         schema: u32,
@@ -61,40 +60,37 @@ pub enum Change {
     },
     /// A shard has stored this batch.
     Acknowledged {
-        /// The shard.
         by: Ordinal,
         /// The batch's number.
         number: u64,
-        /// The next step is taken in the same transaction, if no shard has more
-        /// than so many batches to get.
+        /// If given, the next step is taken in the same transaction, provided that no shard has
+        /// more than this many batches to receive.
         step_within: Option<usize>,
     },
 }
 
-/// What a change came to. It is durable.
+/// The outcome of a change. It is durable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Changed {
-    /// It is made, or was made before.
+    /// The change is made, or was made before.
     Done,
-    /// The process has this number, and its store that one.
+    /// The process has this number, and its store has that one.
     Started(Incarnation, u128),
-    /// The sender is not to be accepted: a later process of its ordinal runs.
+    /// The sender must be rejected: a later process of its ordinal runs.
     Superseded(Incarnation),
     /// What to do about a batch now.
     Received(Received),
-    /// A batch has to wait: its data is of a newer schema than this shard's.
+    /// The batch has to wait: its data is of a newer schema than this shard's.
     OtherSchema(Option<u32>),
-    /// A step came as far as this.
+    /// The step came as far as this cursor.
     Stepped(Cursor),
 }
 
-/// Why a change was not made.
 #[derive(Debug, thiserror::Error)]
 pub enum ChangeError {
-    /// This shard must not go on.
     #[error(transparent)]
     Stopped(#[from] Stopped),
-    /// It could not be stored.
+    /// The change could not be stored.
     #[error(transparent)]
     NotStored(#[from] CommitError),
     /// A batch is of an older schema, and its data could not be migrated.
@@ -103,28 +99,26 @@ pub enum ChangeError {
     /// The data could not be read.
     #[error(transparent)]
     Unread(#[from] ReadError),
-    /// A guest that the plan names could not be kept in the data directory.
     #[error("a guest that the plan names cannot be kept in the data directory")]
     Unkept(#[source] std::io::Error),
-    /// A guest's owner function failed.
+    /// The guest's `owner` failed.
     #[error("`owner` failed, and nothing was moved")]
     Owner(#[source] Failure),
-    /// The shard is not one of several, or its guests are not found yet.
+    /// The shard is not one of several, or its guests have not been found yet.
     #[error("the shard has no place among others yet: try again soon")]
     Unplaced,
-    /// The writer has ended.
     #[error("the shard stops")]
     Ended,
 }
 
 impl Membership {
-    /// Reads what was stored of a place.
+    /// Reads the stored record of a place.
     pub(super) fn decode(stored: &[u8]) -> Result<Self, Unreadable> {
         let (store, shard) = record::decode_postcard(TOPOLOGY, stored)?;
         Ok(Self::of(shard, store))
     }
 
-    /// A shard's place, without what is not stored.
+    /// A shard's place, without the parts that are not stored.
     pub(super) fn of(shard: Shard, store: u128) -> Self {
         Self {
             tally: Tally::resumed(&shard),
@@ -135,7 +129,7 @@ impl Membership {
         }
     }
 
-    /// The place of a shard that is new.
+    /// The place of a new shard.
     pub(super) fn new(ordinal: Ordinal) -> std::io::Result<Self> {
         let mut store = [0; 16];
         rustix::rand::getrandom(&mut store, rustix::rand::GetRandomFlags::empty())?;
@@ -146,8 +140,8 @@ impl Membership {
         record::encode_postcard(TOPOLOGY, &(self.store, &self.shard))
     }
 
-    /// A partition's owners under the plan's two placements; none where there is
-    /// no plan, or its guests are not found yet.
+    /// A partition's owners under the plan's two placements; `None` where there is no plan, or
+    /// its guests have not been found yet.
     ///
     /// # Errors
     /// When a guest fails.
@@ -164,7 +158,7 @@ impl Membership {
         Ok(Some((Ordinal(from), Ordinal(to))))
     }
 
-    /// Whose a partition is.
+    /// The shard that may answer for a partition.
     ///
     /// # Errors
     /// When a guest fails.
@@ -191,7 +185,7 @@ impl Membership {
 }
 
 impl Worker {
-    /// Makes a change, durable with all that belongs to it.
+    /// Makes a change, durable with everything that belongs to it.
     pub(super) fn change(&mut self, change: Change) -> Result<Changed, ChangeError> {
         let began = Instant::now();
         let membership = self.membership.clone().ok_or(ChangeError::Unplaced)?;
@@ -264,7 +258,7 @@ impl Worker {
         Ok(changed)
     }
 
-    /// What arrived of an older schema, as the live guest migrates it.
+    /// The partitions of a batch of an older schema, as the live guest migrates them.
     fn migrated(&self, from: u32, partitions: Vec<Whole>) -> Result<Vec<Whole>, ChangeError> {
         let guest = self.live_guest().ok_or(ChangeError::Unplaced)?;
         let limits = (&guest.settings().store).into();
@@ -284,8 +278,8 @@ impl Worker {
         }
     }
 
-    /// Stores a place together with the partitions that come and go, and shows
-    /// it to readers.
+    /// Stores a place together with the partitions that come and go, and publishes it to
+    /// readers.
     fn keep(
         &mut self,
         before: &Membership,
@@ -299,8 +293,8 @@ impl Worker {
                 ..transfer
             };
             if let Err(error) = self.store.transfer(&transfer) {
-                // The store may have been opened anew, and perhaps it has the
-                // transfer: where only the last sync failed, nobody knows.
+                // The store may have been reopened, and it may contain the transfer: where only
+                // the last sync failed, nobody knows.
                 let stored = self.store.record().topology.as_deref();
                 if let Some(Ok(mut stored)) = stored.map(Membership::decode) {
                     let known = [before, &next]

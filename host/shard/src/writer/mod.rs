@@ -1,10 +1,9 @@
 //! The writer: the shard's single writer.
 //!
-//! One thread owns the [`Store`]. It takes all write requests that wait, runs
-//! them one after another, each on top of the writes before it, commits them
-//! together, publishes the [`View`] with them, and only then lets their replies
-//! go. Swaps and migrations are messages in the same queue, so they happen
-//! between requests.
+//! One thread owns the [`Store`]. It takes all the waiting write requests, runs them one after
+//! another, each on top of the writes before it, commits them together, publishes the [`View`]
+//! with them, and only then releases their replies. Swaps and migrations are messages in the
+//! same queue, so they happen between requests.
 
 mod counting;
 mod pace;
@@ -39,14 +38,14 @@ use tokio::runtime;
 use tokio::sync::{oneshot, watch};
 use worker::{Guests, Worker};
 
-/// Reads what is stored of the live generation, if there is anything, and makes sure that all that is
-/// stored beside the data can be read.
+/// Reads the stored record of the live generation, if there is one, and checks that all the
+/// records beside the data can be read.
 ///
-/// Nothing is guessed: a shard that began anew would number its generations from 1 again, and take
-/// a new place among the others.
+/// Nothing is guessed: a shard that began anew would number its generations from 1 again, and
+/// take a new place among the others.
 ///
 /// # Errors
-/// What cannot be read, and why.
+/// Which record cannot be read, and why.
 pub fn read_record(record: &Record) -> Result<Option<Live>, Unreadable> {
     record
         .topology
@@ -59,10 +58,10 @@ pub fn read_record(record: &Record) -> Result<Option<Live>, Unreadable> {
 /// Why a writer cannot be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// What is stored of the shard's place cannot be read.
+    /// The record of the shard's place cannot be read.
     #[error(transparent)]
     Unreadable(#[from] Unreadable),
-    /// The system gives no thread, or no random number.
+    /// The system refuses a thread or a random number.
     #[error("a thread cannot be started, or a random number made")]
     System(#[from] std::io::Error),
 }
@@ -70,49 +69,47 @@ pub enum StartError {
 /// A write request for the writer.
 #[derive(Debug)]
 pub struct Write {
-    /// The request.
     pub request: Arc<Request>,
-    /// The partition that its guest routed it to.
+    /// The partition that the guest routed the request to.
     pub partition: Vec<u8>,
-    /// The generation that did so.
+    /// The generation that routed the request.
     pub generation: u64,
-    /// What a source has told of how far it has come, if anything.
+    /// How far the source has come, if a source has said so.
     pub hand_off: Option<HandOff>,
 }
 
 /// How a write request ended.
 #[derive(Debug)]
 pub enum Written {
-    /// The guest answered; what it wrote is durable, unless it asked to discard.
+    /// The guest answered. Its writes are durable, unless it asked to discard them.
     Replied {
         /// The generation that answered.
         generation: u64,
-        /// Its reply.
         reply: Reply,
-        /// What the reply holds of memory, until whoever passes it on counts it there.
+        /// The memory that the reply holds, until the code that passes the reply on counts it
+        /// there.
         held: Counted,
     },
     /// The guest failed; nothing is stored.
     Failed {
         /// The generation that failed.
         generation: u64,
-        /// How.
         failure: Failure,
     },
-    /// A newer generation takes the request for something else than a write to
-    /// a partition: it is to be routed anew. Nothing was run.
+    /// A newer generation does not route the request as a write to a partition, so it must be
+    /// routed again. Nothing was run.
     Rerouted,
-    /// Nothing was run: the partition is not this shard's to write now.
+    /// Nothing was run: this shard may not write the partition now.
     Elsewhere(Authority),
     /// Nothing was run: the writer is full.
     Full,
     /// Nothing was run: the request waited longer than it may.
     Waited,
-    /// Nothing was run: replies that are not taken yet hold too much.
+    /// Nothing was run: replies that clients have not taken yet hold too much memory.
     RepliesFull,
-    /// What was written could not be made durable, and must not be acknowledged.
+    /// The writes could not be made durable, and must not be acknowledged.
     NotStored(CommitError),
-    /// Nothing is stored, and no more is taken: the writer has ended.
+    /// Nothing is stored, and no more requests are accepted: the writer has ended.
     Ended,
 }
 
@@ -125,8 +122,8 @@ enum Message {
     End,
 }
 
-/// A handle to the writer. Clones are of the same writer, which ends when told to,
-/// or with the last of them.
+/// A handle to the writer. Clones share the writer, which ends when told to, or when the last
+/// handle is dropped.
 #[derive(Clone, Debug)]
 pub struct Writer {
     sender: mpsc::Sender<Message>,
@@ -137,39 +134,38 @@ pub struct Writer {
     damage: Damage,
 }
 
-/// What can be seen of the writer from outside.
+/// The writer's state that other threads can see.
 #[derive(Debug, Default)]
 struct State {
-    /// Write requests that wait.
+    /// The number of waiting write requests.
     depth: AtomicUsize,
     ended: AtomicBool,
-    /// Milliseconds since the epoch; 0: none yet.
+    /// Milliseconds since the epoch; 0 if there was no commit yet.
     last_commit: AtomicU64,
-    /// The data's schema, once there is one. A std mutex: held for a copy.
+    /// The data's schema, once there is one. A std mutex, because it is held only for a copy.
     schema: Mutex<Option<u32>>,
-    /// Requests that were answered here, or tried to be.
+    /// The number of requests that this shard answered or tried to answer.
     asked: AtomicU64,
-    /// The partitions that came or went last kept requests waiting for too long.
+    /// The partitions that last came or went made requests wait for too long.
     was_long: AtomicBool,
-    /// The next step is to be a smaller one.
+    /// The next step is to be smaller.
     is_pressed: AtomicBool,
     /// Why the data file is not where it was opened, if it is not.
     missing: watch::Sender<Option<Missing>>,
     /// The last write found no space.
     full: AtomicBool,
-    /// Something was sent: for a writer that has no thread to wait for it.
+    /// Notified of each message, for a writer that has no thread to wait for it.
     sent: tokio::sync::Notify,
 }
 
 impl Writer {
-    /// Starts the writer's thread, which then owns the store. With an `ordinal` it
-    /// is one of several shards: what was stored of its place is taken up, and
-    /// [`Change::Start`] is the first thing to tell it. Guests are called with
-    /// the timers of `runtime`. The thread ends by [`Writer::end`] or with
-    /// the last handle; joining gives the store back closed.
+    /// Starts the writer's thread, which then owns the store. With an `ordinal` the shard is
+    /// one of several: its stored place is taken up, and [`Change::Start`] must be the first
+    /// change. Guests are called with the timers of `runtime`. The thread ends by
+    /// [`Writer::end`] or with the last handle; joining it returns the store, closed.
     ///
     /// # Errors
-    /// When what is stored of its place cannot be read, or there can be no more threads.
+    /// When the stored place cannot be read, or no thread can be started.
     pub fn start(
         store: Store,
         ordinal: Option<Ordinal>,
@@ -192,7 +188,7 @@ impl Writer {
         Ok((writer, thread))
     }
 
-    /// A writer, what is to work for it, and where that gets its messages.
+    /// A writer handle, its worker, and the queue that the worker reads.
     fn new(
         store: Store,
         membership: Option<Membership>,
@@ -217,25 +213,25 @@ impl Writer {
         (writer, worker, receiver)
     }
 
-    /// Sends a message; says whether the writer is there to take it.
+    /// Sends a message, and says whether the writer is there to receive it.
     fn send(&self, message: Message) -> bool {
         let sent = self.sender.send(message).is_ok();
         self.state.sent.notify_one();
         sent
     }
 
-    /// What is live.
+    /// The published views.
     pub fn views(&self) -> &Views {
         &self.views
     }
 
-    /// What the shard's replies hold until they are taken.
+    /// The memory that the shard's replies hold until they are taken.
     pub fn replies(&self) -> &Replies {
         &self.replies
     }
 
-    /// Runs a write request and waits until what it wrote is durable. Dropping
-    /// the future does not take the request back once the writer has begun it.
+    /// Runs a write request and waits until its writes are durable. Dropping the future does
+    /// not take the request back once the writer has begun it.
     pub async fn write(&self, write: Write, max_waiting: usize) -> Written {
         let depth = self.state.depth.fetch_add(1, Ordering::Relaxed);
         if depth >= max_waiting {
@@ -250,11 +246,10 @@ impl Writer {
         receiver.await.unwrap_or(Written::Ended)
     }
 
-    /// Makes a generation live, migrating the data first if its schema is
-    /// newer.
+    /// Makes a generation live, and migrates the data first if its schema is newer.
     ///
     /// # Errors
-    /// When it may not be; the live generation and the data are as before.
+    /// When the generation may not go live; the live generation and the data are unchanged.
     pub async fn promote(&self, promotion: Promotion) -> Result<Live, PromoteError> {
         let (sender, receiver) = oneshot::channel();
         if !self.send(Message::Promote(Box::new(promotion), sender)) {
@@ -263,11 +258,10 @@ impl Writer {
         receiver.await.unwrap_or(Err(PromoteError::Ended))
     }
 
-    /// Makes a change of the shard's place among others, between two groups of
-    /// requests.
+    /// Changes the shard's place among others, between two groups of requests.
     ///
     /// # Errors
-    /// When it was not made; all is as before.
+    /// When the change was not made; everything is as before.
     pub async fn change(&self, change: Change) -> Result<Changed, ChangeError> {
         let (sender, receiver) = oneshot::channel();
         if !self.send(Message::Change(Box::new(change), sender)) {
@@ -276,8 +270,8 @@ impl Writer {
         receiver.await.unwrap_or(Err(ChangeError::Ended))
     }
 
-    /// Opens the store anew if it has not been since `opening`, where a read
-    /// failed, and waits for it.
+    /// Has the store reopened, unless that has happened since `opening`, where a read failed,
+    /// and waits for it.
     pub async fn recover(&self, opening: u64) {
         let (sender, receiver) = oneshot::channel();
         if self.send(Message::Recover(opening, sender)) {
@@ -285,7 +279,7 @@ impl Writer {
         }
     }
 
-    /// Waits until all that was sent before is durable.
+    /// Waits until everything sent before is durable.
     pub async fn flush(&self) {
         let (sender, receiver) = oneshot::channel();
         if self.send(Message::Flush(sender)) {
@@ -293,40 +287,39 @@ impl Writer {
         }
     }
 
-    /// Ends the writer after all that was sent before, and so closes the store.
-    /// What other handles send from then on is told that it has ended.
+    /// Ends the writer after all earlier messages, which closes the store. Later messages of
+    /// other handles are answered with the fact that it has ended.
     pub fn end(&self) {
-        // If it has ended already, so much the better.
+        // Fails only if the writer has already ended.
         self.send(Message::End);
     }
 
-    /// A request is answered here: partitions come and go in smaller steps while
-    /// there are any.
+    /// Counts a request that is answered here: while there are requests, partitions come and go
+    /// in smaller steps.
     pub fn asked(&self) {
         self.state.asked.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Whether the partitions that came or went last kept requests waiting for
-    /// longer than they should.
+    /// Whether the partitions that last came or went made requests wait for longer than they
+    /// should.
     pub fn was_long(&self) -> bool {
         self.state.was_long.load(Ordering::Relaxed)
     }
 
-    /// The next step is to be smaller: for where its partitions go, they are too
-    /// many.
+    /// Makes the next step smaller: it has too many partitions for their receiver.
     pub fn press(&self) {
         self.state.is_pressed.store(true, Ordering::Relaxed);
     }
 
-    /// The number of write requests that wait.
+    /// The number of waiting write requests.
     pub fn depth(&self) -> usize {
         self.state.depth.load(Ordering::Relaxed)
     }
 
-    /// The schema of the stored data; none where no generation was live yet.
+    /// The schema of the stored data; `None` where no generation has been live yet.
     ///
     /// # Panics
-    /// When the writer has panicked while it changed it.
+    /// When the writer has panicked while changing it.
     pub fn schema(&self) -> Option<u32> {
         *self
             .state
@@ -335,12 +328,12 @@ impl Writer {
             .expect("no holder of this lock panics")
     }
 
-    /// Whether the writer's thread runs: if it does not, only a restart helps.
+    /// Whether the writer's thread runs. If it does not, only a restart helps.
     pub fn is_alive(&self) -> bool {
         !self.state.ended.load(Ordering::Relaxed)
     }
 
-    /// When the last group was committed.
+    /// The time of the last commit.
     pub fn last_commit(&self) -> Option<SystemTime> {
         let millis = self.state.last_commit.load(Ordering::Relaxed);
         (millis > 0).then(|| UNIX_EPOCH + Duration::from_millis(millis))

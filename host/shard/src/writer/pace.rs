@@ -1,24 +1,23 @@
-//! How much the writer does in one go.
+//! Limits on the writer's work between two commits.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-/// Bounds on what the writer does while others wait for it.
+/// Bounds on what the writer does while requests wait.
 #[derive(Clone, Debug)]
 pub struct Pace {
-    /// How long requests are run for one group before it is committed, when more
-    /// wait: the first of a group does not wait for slow ones behind it.
+    /// How long requests are run for one group before it is committed, when more wait: the
+    /// first of a group does not wait for slow ones behind it.
     pub collect: Duration,
-    /// How long partitions that come or go should keep requests waiting.
+    /// How long requests should wait at most for partitions that come or go.
     pub hold: Duration,
-    /// How long that may take where there were no requests since the last ones.
+    /// How long that may take where no request has arrived since the last move.
     pub hold_alone: Duration,
-    /// How many partitions a step gives away at most: so many are written at once
-    /// where they go, and deleted at once where they were. Fewer where that takes
-    /// long, but a disk that is slow with any number should not make it slower
-    /// still.
+    /// How many partitions a step gives away at most: the receiver writes that many at once,
+    /// and the source deletes that many at once. Slow steps reduce it, down to the range's
+    /// lower end: a disk that is slow with any number must not be made slower still.
     pub partitions: RangeInclusive<usize>,
-    /// The bytes that a step gives away at most, unless one partition is more.
+    /// The bytes that a step gives away at most, unless a single partition has more.
     pub bytes: u64,
 }
 
@@ -35,8 +34,8 @@ impl Default for Pace {
 }
 
 impl Pace {
-    /// How many partitions the next step gives away at most, after one of so many
-    /// that took too long, or did not.
+    /// How many partitions the next step gives away at most, after a step of `partitions` that
+    /// did or did not take too long.
     pub(super) fn next(&self, partitions: usize, was_long: bool) -> usize {
         let next = if was_long {
             partitions / 2

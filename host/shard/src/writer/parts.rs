@@ -1,4 +1,4 @@
-//! What is given away: the steps of a source, and what is in its batches.
+//! What a source gives away: its steps, and the contents of its batches.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,12 +12,11 @@ use ostrakon_store::{Snapshot, Whole, successor, unbounded};
 use super::membership::{ChangeError, Membership};
 use super::worker::Worker;
 
-/// How many partitions are looked at in one go.
+/// How many partitions one page reads.
 const PAGE: usize = 1024;
 
-/// The partitions' keys in each batch that this process has made, by its receiver
-/// and number. They follow from the ranges, the data and the guest's `owner`, so
-/// they are not stored.
+/// The partition keys in each batch that this process has made, by receiver and number. They
+/// follow from the ranges, the data and the guest's `owner`, so they are not stored.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Parts(BTreeMap<(Ordinal, u64), Arc<Vec<Vec<u8>>>>);
 
@@ -28,7 +27,7 @@ impl Parts {
 }
 
 impl Membership {
-    /// To ask for the shards that partitions go to, or stay at, under the plan.
+    /// A handle to ask which shard each partition goes to, or stays at, under the plan.
     async fn next_owners(&self) -> Result<Owning, ChangeError> {
         let (Some(plan), Some(owners)) = (self.shard.plan(), &self.owners) else {
             return Err(ChangeError::Unplaced);
@@ -83,7 +82,7 @@ impl Membership {
     }
 }
 
-/// The least key that a cursor has not passed; none: any.
+/// The least key that a cursor has not passed; `None` means any key.
 pub(super) fn first_after(cursor: &Cursor) -> Option<Vec<u8>> {
     match cursor {
         Cursor::Start => None,
@@ -93,7 +92,7 @@ pub(super) fn first_after(cursor: &Cursor) -> Option<Vec<u8>> {
 }
 
 impl Worker {
-    /// How long partitions that come or go now should take.
+    /// How long moving partitions may take now.
     fn allowed(&self) -> Duration {
         let is_alone = self.asked == self.state.asked.load(Ordering::Relaxed);
         if is_alone {
@@ -103,7 +102,7 @@ impl Worker {
         }
     }
 
-    /// Partitions came or went, and so long the writer did nothing else.
+    /// Notes that partitions came or went, and that the writer did nothing else for this long.
     pub(super) fn moved_in(&mut self, took: Duration) {
         let was_long = took > self.allowed();
         self.asked = self.state.asked.load(Ordering::Relaxed);
@@ -113,8 +112,8 @@ impl Worker {
         }
     }
 
-    /// Looks at the partitions after the cursor until there is enough for a
-    /// batch or the time is up, but at one of them at least.
+    /// Takes a step: looks at the partitions after the cursor until there are enough for a
+    /// batch or the time is up, but at least at one.
     pub(super) fn step(&mut self, membership: &mut Membership) -> Result<Cursor, ChangeError> {
         if !membership.shard.may_step() {
             return Ok(membership.shard.cursor().clone());

@@ -1,4 +1,4 @@
-//! A generation on its way to be live, and what is stored of it.
+//! A generation that is about to go live, and its stored record.
 
 use std::sync::Arc;
 
@@ -13,7 +13,6 @@ use super::record::{self, GENERATION};
 /// A checked generation.
 #[derive(Debug)]
 pub struct Promotion {
-    /// Its guest.
     pub guest: Arc<Guest>,
     /// The digest of component and settings.
     pub digest: Digest,
@@ -21,11 +20,11 @@ pub struct Promotion {
     pub component: Digest,
 }
 
-/// The generation that is live, as it is stored with the data.
+/// The live generation, as it is stored with the data.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Live {
-    /// Its number: 1 for a shard's first, one more with each swap.
+    /// The generation's number: 1 for a shard's first, one more with each swap.
     pub number: u64,
     /// The digest of component and settings.
     pub digest: Digest,
@@ -34,10 +33,10 @@ pub struct Live {
 }
 
 impl Live {
-    /// Reads what was stored of the live generation.
+    /// Reads the stored record of the live generation.
     ///
     /// # Errors
-    /// When it is not that, or a later host wrote it.
+    /// When the bytes are not such a record, or a later host wrote it.
     pub fn decode(stored: &[u8]) -> Result<Self, Unreadable> {
         record::decode_json(GENERATION, stored)
     }
@@ -50,40 +49,38 @@ impl Live {
 /// Why a checked generation did not go live.
 #[derive(Debug, thiserror::Error)]
 pub enum PromoteError {
-    /// Its schema is older than the data's.
+    /// The guest's schema is older than the data's.
     #[error(
         "the guest's schema {guest} is older than the data's, {data}: only a guest of schema {data} or newer can serve this shard"
     )]
     Schema {
-        /// The guest's.
+        /// The guest's schema.
         guest: u32,
-        /// The data's.
+        /// The data's schema.
         data: u32,
     },
-    /// Its migration said no.
+    /// The migration refused.
     #[error("`migrate` from schema {from} failed: {reason}")]
     Refused {
         /// The data's schema.
         from: u32,
-        /// What the guest says.
+        /// The guest's reason.
         reason: String,
     },
-    /// Its migration failed.
+    /// The migration failed.
     #[error("`migrate` from schema {from} failed")]
     Failed {
         /// The data's schema.
         from: u32,
-        /// How.
         #[source]
         failure: Failure,
     },
-    /// What is stored of the one before cannot be read.
+    /// The record of the live generation before this one cannot be read.
     #[error(transparent)]
     Unreadable(#[from] Unreadable),
-    /// It could not be stored that it is live.
+    /// The record of this generation could not be stored.
     #[error(transparent)]
     NotStored(#[from] CommitError),
-    /// The writer has ended.
     #[error("the shard stops")]
     Ended,
 }

@@ -1,4 +1,4 @@
-//! What is wrong with the data file, as operators are told.
+//! Faults of the data file, as operators see them.
 
 use std::sync::atomic::Ordering;
 
@@ -15,12 +15,12 @@ impl Writer {
         self.state.missing.subscribe()
     }
 
-    /// What was found to be damaged in the data file.
+    /// The damage found in the data file.
     pub fn damage(&self) -> &Damage {
         &self.damage
     }
 
-    /// Why writes are refused, in a line; none: they are not, as far as is known.
+    /// Why writes are refused, in one line; `None` if no reason is known.
     pub fn writes_problem(&self) -> Option<String> {
         let missing = self.state.missing.borrow();
         let missing = missing.as_ref().map(ToString::to_string);
@@ -28,7 +28,7 @@ impl Writer {
         missing.or_else(|| is_full.then(|| CommitError::Full.to_string()))
     }
 
-    /// What is wrong with the data file, in a line; none: nothing that is known.
+    /// What is wrong with the data file, in one line; `None` if no fault is known.
     pub fn store_problem(&self) -> Option<String> {
         let damaged = self.damage.first().map(|why| {
             format!(
@@ -41,12 +41,12 @@ impl Writer {
 }
 
 impl Worker {
-    /// Looks whether the data file is where it was, and tells.
+    /// Checks that the data file is where it was, and reports a change.
     pub(super) fn look(&self) {
         look(&self.state.missing, self.store.look());
     }
 
-    /// Tells what is wrong with the data file, where that is why something was not stored.
+    /// Reports a fault of the data file, where that is why a commit failed.
     pub(super) fn tell(&self, error: &CommitError) {
         match error {
             CommitError::Missing(_) => self.look(),
@@ -57,14 +57,14 @@ impl Worker {
         }
     }
 
-    /// Something was stored.
+    /// Notes that a commit succeeded.
     pub(super) fn stored(&self) {
         if self.state.full.swap(false, Ordering::Relaxed) {
             tracing::info!("the disk has space again: writes go on");
         }
     }
 
-    /// What a write is told that was not stored.
+    /// The outcome of a write that was not stored.
     pub(super) fn not_stored(&self, error: &CommitError) -> Written {
         self.metrics.write_not_stored(match error {
             CommitError::Full => NotStored::Full,
@@ -75,8 +75,8 @@ impl Worker {
         Written::NotStored(error.clone())
     }
 
-    /// What a request of a failed group is told. Even one that wrote nothing may have read what
-    /// was not stored; only one that was not run can be run anew.
+    /// The outcome of a request of a failed group. Even a request that wrote nothing may have
+    /// read data that was not stored. Only a request that was not run can be run again.
     pub(super) fn instead(&self, written: Written, error: &CommitError) -> Written {
         match written {
             Written::Rerouted | Written::Elsewhere(_) => written,
@@ -85,7 +85,7 @@ impl Worker {
     }
 }
 
-/// Says once in the log that the file is missing, or is there again.
+/// Logs once that the file is missing, or is there again.
 fn look(known: &watch::Sender<Option<Missing>>, looked: Result<(), Missing>) {
     let missing = looked.err();
     known.send_if_modified(|known| {

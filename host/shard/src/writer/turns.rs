@@ -1,4 +1,4 @@
-//! A writer without a thread: whoever drives it decides when it works, as a simulation does.
+//! A writer without a thread: its driver decides when it works, as a simulation does.
 
 use std::ops::ControlFlow;
 use std::sync::{Arc, mpsc};
@@ -12,8 +12,8 @@ use super::pace::Pace;
 use super::worker::{Ended, Guests, Worker};
 use super::{Message, Writer};
 
-/// The work of a writer that has no thread. It must be done on a thread that has a
-/// runtime, and its guests must never wait.
+/// The work of a writer that has no thread. It must run on a thread that has a runtime, and its
+/// guests must never wait.
 pub struct Turns {
     worker: Worker,
     receiver: mpsc::Receiver<Message>,
@@ -23,8 +23,8 @@ pub struct Turns {
 }
 
 impl Writer {
-    /// As [`Writer::start`], but what it does is done in [`Turns`]. A new store gets
-    /// the number `number`.
+    /// As [`Writer::start`], but the work is done in [`Turns`]. A new store gets the number
+    /// `number`.
     pub fn in_turns(
         store: Store,
         ordinal: Ordinal,
@@ -33,7 +33,8 @@ impl Writer {
         metrics: Arc<Metrics>,
     ) -> (Self, Turns) {
         let stored = store.record().topology.as_deref().map(Membership::decode);
-        let stored = stored.map(|stored| stored.expect("it is read before a writer is made"));
+        let stored =
+            stored.map(|stored| stored.expect("the record was read before the writer was made"));
         let membership = stored.unwrap_or_else(|| Membership::of(Shard::new(ordinal), number));
         let guests = Guests::AtOnce;
         let (writer, worker, receiver) = Self::new(store, Some(membership), guests, pace, metrics);
@@ -49,16 +50,19 @@ impl Writer {
 }
 
 impl Turns {
-    /// The shard's part in the protocol, as it is stored.
+    /// The shard's state in the protocol, as it is stored.
     ///
     /// # Panics
-    /// Never: it is one of several.
+    /// Never: the shard is one of several.
     pub fn membership(&self) -> Shard {
         let membership = self.worker.membership.as_ref();
-        membership.expect("it is one of several").shard.clone()
+        membership
+            .expect("the shard is one of several")
+            .shard
+            .clone()
     }
 
-    /// Waits until there is something to do, or nothing ever will be.
+    /// Waits until there is work to do, or until there never will be any.
     pub async fn due(&mut self) {
         let writer = self.writer.clone();
         while self.after.is_none() {
@@ -71,7 +75,7 @@ impl Turns {
         }
     }
 
-    /// Does one thing, or a group of writes; says whether it is to go on.
+    /// Handles one message, or a group of writes, and says whether the writer is to go on.
     pub fn turn(&mut self) -> bool {
         let Some(message) = self.after.take().or_else(|| self.receiver.try_recv().ok()) else {
             return true;

@@ -1,4 +1,4 @@
-//! What readers see: a generation and a snapshot that belong together.
+//! Views: a generation and a snapshot that belong together.
 
 use std::sync::Arc;
 
@@ -11,39 +11,34 @@ use tokio::sync::futures::Notified;
 
 use super::membership::Membership;
 
-/// A generation and the last durable commit, published as one: a read never
-/// pairs new code with old data, or the reverse.
+/// A generation and the last durable commit, published together: a read never pairs new code
+/// with old data, or the reverse.
 #[derive(Debug)]
 pub struct View {
-    /// The generation's number.
     pub generation: u64,
-    /// The generation's digest.
     pub digest: Digest,
-    /// Its guest.
     pub guest: Arc<Guest>,
-    /// The data.
     pub snapshot: Arc<Snapshot>,
-    /// Where the shard stands among others; none where it is alone.
+    /// The shard's place among others; `None` where it is alone.
     pub membership: Option<Arc<Membership>>,
 }
 
 impl View {
-    /// An instance of its guest to call, for answers among the shards that it
-    /// knows of.
+    /// Leases an instance of its guest, for answers among the shards that the view knows of.
     ///
     /// # Errors
-    /// When a new one is needed and cannot be made.
+    /// When a new instance is needed and cannot be made.
     pub async fn lease(&self) -> Result<Lease, Failure> {
         self.guest.lease(self.shards()).await
     }
 
-    /// The number of shards, as far as it is known.
+    /// The number of shards, as far as this shard knows it.
     pub fn shards(&self) -> u32 {
         shards(self.membership.as_deref())
     }
 }
 
-/// The number of shards under a place's plan; 1 without one.
+/// The number of shards under the plan; 1 where there is none.
 pub(super) fn shards(membership: Option<&Membership>) -> u32 {
     let plan = membership.and_then(|membership| membership.shard.plan());
     plan.map_or(1, |plan| plan.to.shards)
@@ -60,12 +55,12 @@ struct Published {
 }
 
 impl Views {
-    /// The view of now; none before the first generation is live.
+    /// The current view; `None` before the first generation is live.
     pub fn load(&self) -> Guard<Option<Arc<View>>> {
         self.0.view.load()
     }
 
-    /// The view of now, to keep.
+    /// The current view, to keep.
     pub fn get(&self) -> Option<Arc<View>> {
         self.0.view.load_full()
     }

@@ -23,19 +23,19 @@ use super::promotion::{Live, PromoteError, Promotion};
 use super::view::{self, View, Views};
 use super::{ChangeError, Message, State, Write, Writer, Written};
 
-/// How often the writer looks whether the data file is where it was, besides before each commit.
+/// How often the writer checks that the data file is where it was, besides before each commit.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// The shard's single writer.
 pub(super) struct Worker {
     pub(super) store: Store,
-    /// None in a shard that is alone.
+    /// `None` in a shard that is alone.
     pub(super) membership: Option<Arc<Membership>>,
     guests: Guests,
     pub(super) pace: Pace,
-    /// How many partitions a step gives away at most now.
+    /// How many partitions a step now gives away at most.
     pub(super) stride: usize,
-    /// How many requests there were when partitions came or went last.
+    /// How many requests had been counted when partitions last came or went.
     pub(super) asked: u64,
     views: Views,
     replies: Replies,
@@ -46,13 +46,13 @@ pub(super) struct Worker {
 
 /// How the writer calls guests.
 pub(super) enum Guests {
-    /// From its own thread, with the timers of this runtime.
+    /// On the writer's own thread, with the timers of this runtime.
     On(runtime::Handle),
-    /// In a task: its guests are known to never wait.
+    /// In a task: its guests are known never to wait.
     AtOnce,
 }
 
-/// A request of the group under way, what it will be told, its trace, and its partition.
+/// A request of the current group: its sender, its outcome, its trace and its partition.
 type Waiting = (oneshot::Sender<Written>, Written, Trace, Vec<u8>);
 
 impl Worker {
@@ -78,7 +78,7 @@ impl Worker {
         }
     }
 
-    /// Runs until told to end, or until the last handle is gone.
+    /// Runs until told to end, or until the last handle is dropped.
     pub(super) fn run(mut self, receiver: &mpsc::Receiver<Message>) {
         let _ended = Ended(Arc::clone(&self.state));
         let mut after = None;
@@ -101,8 +101,8 @@ impl Worker {
         }
     }
 
-    /// Does what a message asks for; gives the one to go on with, if it took one
-    /// too many. Breaks where the writer is to end.
+    /// Handles a message. Returns the next message if it took one too many; breaks where the
+    /// writer is to end.
     pub(super) fn take_up(
         &mut self,
         message: Message,
@@ -113,7 +113,7 @@ impl Worker {
                 return ControlFlow::Continue(self.run_group((write, sent, sender), receiver));
             }
             Message::Promote(promotion, sender) => {
-                // Who asked may be gone; the generation is live all the same.
+                // The caller may be gone; the generation is live all the same.
                 let _ = sender.send(self.promote(*promotion));
             }
             Message::Recover(opening, sender) => {
@@ -122,7 +122,7 @@ impl Worker {
                 let _ = sender.send(());
             }
             Message::Change(change, sender) => {
-                // Who asked may be gone; it is made all the same.
+                // The caller may be gone; the change is made all the same.
                 let changed = self.change(*change);
                 if let Err(ChangeError::NotStored(error)) = &changed {
                     self.tell(error);
@@ -137,8 +137,8 @@ impl Worker {
         ControlFlow::Continue(None)
     }
 
-    /// Runs the write requests that wait, the given one first, and commits
-    /// them; gives the message that ended the group early, if one did.
+    /// Runs the waiting write requests, the given one first, and commits them. Returns the
+    /// message that ended the group early, if one did.
     fn run_group(
         &mut self,
         first: (Write, Instant, oneshot::Sender<Written>),
@@ -168,12 +168,12 @@ impl Worker {
         while let Some((write, sent, sender)) = next.take() {
             let taken = self.take((sent, &sender));
             if taken == Taken::Gone {
-                // Nothing was promised to it.
+                // The client is gone, and nothing was promised to it.
                 self.metrics.request_gone();
             } else if sent.elapsed() > writer.max_wait {
                 let _ = sender.send(Written::Waited);
             } else if (self.replies).are_full(write.request.client.replies(), max_replies) {
-                // What it would answer had to be told.
+                // There is no room for the reply that it would give.
                 let _ = sender.send(Written::RepliesFull);
             } else {
                 let (trace, partition) = (write.request.trace.clone(), write.partition.clone());
@@ -220,7 +220,7 @@ impl Worker {
                 Err(failure) => return (group, failed(failure)),
             };
             if routed != generation {
-                // What the request was routed by is no longer live.
+                // The generation that routed the request is no longer live.
                 let deadline = guest.settings().guest.write_deadline;
                 match lease.route(&request, Bound::Deadline(deadline)).await {
                     Ok(route) => match (route.target, route.access) {
@@ -255,7 +255,7 @@ impl Worker {
         })
     }
 
-    /// Commits a group and lets its replies go.
+    /// Commits a group and releases its replies.
     fn commit(&mut self, group: Group, waiting: Vec<Waiting>) {
         if !group.is_empty() {
             let began = Instant::now();
@@ -285,7 +285,7 @@ impl Worker {
                     self.metrics.commit_failed();
                     self.tell(&error);
                     tracing::warn!(%error, requests = waiting.len(), "a group was not stored");
-                    // The store may have been opened anew.
+                    // The store may have been reopened.
                     self.publish();
                     for (sender, written, ..) in waiting {
                         let _ = sender.send(self.instead(written, &error));
@@ -303,7 +303,7 @@ impl Worker {
             {
                 self.recover();
             }
-            // A client that is gone does not hear of it.
+            // A client that is gone does not get the reply.
             let _ = sender.send(written);
         }
     }
@@ -353,8 +353,7 @@ impl Worker {
         Ok(live)
     }
 
-    /// Migrates the shard and stores, in the same transaction, what the swap
-    /// says.
+    /// Migrates the shard's data, and stores the swap's record in the same transaction.
     fn migrate(
         &mut self,
         guest: &Arc<Guest>,
@@ -388,8 +387,8 @@ impl Worker {
         }
     }
 
-    /// Opens the store anew after a read of now's failed: redb answers nothing
-    /// more from that opening.
+    /// Reopens the store after a read of the current opening failed: redb answers nothing more
+    /// from that opening.
     fn recover(&mut self) {
         let opening = self
             .store
@@ -399,8 +398,7 @@ impl Worker {
         self.publish();
     }
 
-    /// Takes a request out of the queue's count; says whether its client is
-    /// still there.
+    /// Takes a request out of the queue's count, and says whether its client is still there.
     fn take(&self, (sent, sender): (Instant, &oneshot::Sender<Written>)) -> Taken {
         let depth = self.state.depth.fetch_sub(1, Ordering::Relaxed) - 1;
         self.metrics.writer_depth(depth);
@@ -412,7 +410,7 @@ impl Worker {
         }
     }
 
-    /// The data to build the next group on, opening the store anew if needed.
+    /// The data to build the next group on. Reopens the store if needed.
     pub(super) fn snapshot(&mut self) -> Result<Arc<Snapshot>, CommitError> {
         let was_closed = self.store.snapshot().is_none();
         let snapshot = self.store.snapshot_or_reopen()?;
@@ -422,7 +420,7 @@ impl Worker {
         Ok(snapshot)
     }
 
-    /// Notes a commit and shows it to readers.
+    /// Notes a commit and publishes it to readers.
     pub(super) fn committed(&self) {
         let now = unix_time(SystemTime::now());
         let millis = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
@@ -430,7 +428,7 @@ impl Worker {
         self.publish();
     }
 
-    /// The schema of the stored data; none where no generation was live yet.
+    /// The schema of the stored data; `None` where no generation has been live yet.
     pub(super) fn stored_schema(&self) -> Option<u32> {
         self.store.record().schema
     }
@@ -439,18 +437,18 @@ impl Worker {
         self.live.as_ref().map(|(_, guest)| guest)
     }
 
-    /// Calls guests from the writer's thread.
+    /// Runs a guest's future on the writer's thread.
     pub(super) fn block_on<F: Future>(&self, future: F) -> F::Output {
         match &self.guests {
             Guests::On(runtime) => runtime.block_on(future),
             Guests::AtOnce => {
                 let called = futures_util::FutureExt::now_or_never(future);
-                called.expect("these guests do not wait")
+                called.expect("these guests never wait")
             }
         }
     }
 
-    /// The number of shards, as far as it is known.
+    /// The number of shards, as far as this shard knows it.
     pub(super) fn shards(&self) -> u32 {
         view::shards(self.membership.as_deref())
     }
@@ -474,7 +472,7 @@ enum Taken {
     Gone,
 }
 
-/// Says that the writer has ended, also when it panics.
+/// Marks the writer as ended on drop, also when it panics.
 pub(super) struct Ended(pub(super) Arc<State>);
 
 impl Drop for Ended {

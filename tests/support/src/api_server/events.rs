@@ -1,4 +1,4 @@
-//! Events of the group `events.k8s.io`, and what the API server demands of them.
+//! Events of the group `events.k8s.io`, and the API server's rules for them.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::NAMESPACE;
 use super::refusal::Refusal;
 
-/// Those that were posted, by name.
+/// The Events that were posted, by name.
 #[derive(Debug, Default)]
 pub(super) struct Events(BTreeMap<String, Value>);
 
@@ -40,7 +40,7 @@ impl Events {
         Ok(event)
     }
 
-    /// Merges a patch, which may say how often it happened and when last.
+    /// Merges a patch, which may contain the count of occurrences and the time of the last one.
     pub(super) fn patch(&mut self, name: &str, patch: &Value) -> Result<Value, Refusal> {
         let Some(event) = self.0.get_mut(name) else {
             let message = format!("events.events.k8s.io \"{name}\" not found");
@@ -60,7 +60,7 @@ impl Events {
     }
 }
 
-/// Whether an Event that is new is as it has to be.
+/// Checks a new Event.
 pub(super) fn valid(event: &Value) -> Result<(), Refusal> {
     let fields = event.as_object().ok_or_else(|| invalid("no object"))?;
     if let Some(other) = fields
@@ -112,7 +112,7 @@ pub(super) fn valid(event: &Value) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// A time with six digits after the second, and no others.
+/// A time with exactly six digits after the second.
 fn micro_time(of: &Value, field: &str) -> Result<(), Refusal> {
     let time = text(of, field)?;
     let digits = time.strip_suffix('Z').and_then(|time| time.split_once('.'));

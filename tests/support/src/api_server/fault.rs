@@ -1,21 +1,21 @@
-//! What goes wrong with an API server.
+//! Faults of an API server.
 
 use std::time::Duration;
 
-/// What goes wrong; nothing by default.
+/// The faults; none by default.
 #[derive(Clone, Debug, Default)]
 pub struct Faults {
     /// Each request is refused with this status.
     pub refuse: Option<u16>,
-    /// Requests are read and not answered, and watches say nothing more, though
-    /// their connections stay.
+    /// Requests are read and not answered, and watches send nothing more, though their
+    /// connections stay open.
     pub is_silent: bool,
-    /// What watches say comes so much later.
+    /// The delay of each line of a watch.
     pub delay: Duration,
     /// Each watch is cut in the middle of its first line.
     pub breaks_lines: bool,
-    /// How often watches that asked for it say that nothing changed; never, where
-    /// there is none.
+    /// How often watches that asked for bookmarks send one without a change; `None` means
+    /// never.
     pub bookmark_every: Option<Duration>,
     /// Watches end in good order after this time, if not before.
     pub watch_at_most: Option<Duration>,

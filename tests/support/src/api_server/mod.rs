@@ -1,4 +1,4 @@
-//! An API server of Kubernetes, as far as a host asks one: lists and watches of
+//! A Kubernetes API server, with the part of the API that a host uses: lists and watches of
 //! StatefulSets, and Events. It is as strict as the real one, and has its faults.
 
 mod account;
@@ -29,9 +29,9 @@ use crate::certificates::Authority;
 use crate::net::Net;
 use account::Account;
 
-/// The namespace of all that is in it.
+/// The namespace of all its objects.
 pub const NAMESPACE: &str = "shop";
-/// The StatefulSet that there is at first.
+/// The StatefulSet that exists at first.
 pub const SET: &str = "shard";
 
 /// A running API server. Dropping it ends it.
@@ -44,28 +44,28 @@ pub struct ApiServer {
     _net: Net,
 }
 
-/// What its thread and its owner see.
+/// The state shared by its thread and its owner.
 #[derive(Debug)]
 struct Shared {
     address: SocketAddr,
     world: Mutex<World>,
     faults: Mutex<Faults>,
-    /// Counts what watches wait for: changes of the world and of the faults.
+    /// Counts the events that watches wait for: changes of the world and of the faults.
     news: watch::Sender<u64>,
     /// Counts how often all connections were cut.
     cuts: watch::Sender<u64>,
     /// Whether it is to listen.
     is_open: watch::Sender<bool>,
-    /// Whether it does.
+    /// Whether it listens.
     listens: watch::Sender<bool>,
 }
 
 impl ApiServer {
-    /// Starts one with the StatefulSet [`SET`] of so many replicas, and a Role
-    /// that allows what a host needs.
+    /// Starts a server with the StatefulSet [`SET`] of this many replicas, and a Role that
+    /// allows what a host needs.
     ///
     /// # Panics
-    /// When there is no place for it.
+    /// When it cannot listen.
     pub fn start(replicas: i32) -> Self {
         let net = Net::claim();
         let address = SocketAddr::from((net.first(), 6443));
@@ -88,14 +88,14 @@ impl ApiServer {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
-                .expect("a runtime");
+                .expect("a runtime can be created");
             runtime.block_on(async {
                 let listener = TcpListener::bind(address).await.expect("a free port");
-                ready.send(()).expect("it is waited for");
+                ready.send(()).expect("the caller waits for the server");
                 serve::run(listener, tls, running, ended).await;
             });
         });
-        is_ready.recv().expect("it starts");
+        is_ready.recv().expect("the server starts");
         Self {
             shared,
             account,
@@ -105,7 +105,7 @@ impl ApiServer {
         }
     }
 
-    /// What a host's environment says of it, as a Pod's does.
+    /// The host's environment variables that lead to this server, as in a Pod.
     pub fn environment(&self) -> Vec<(String, String)> {
         let address = self.shared.address;
         let pairs = [
@@ -119,12 +119,11 @@ impl ApiServer {
         pairs.map(|(name, value)| (name.to_owned(), value)).to_vec()
     }
 
-    /// Its address.
     pub fn address(&self) -> SocketAddr {
         self.shared.address
     }
 
-    /// Where its ServiceAccount is mounted.
+    /// The directory in which its ServiceAccount is mounted.
     pub fn account(&self) -> PathBuf {
         self.account.directory()
     }
@@ -141,27 +140,27 @@ impl ApiServer {
         self.change(|world| world.scale(replicas));
     }
 
-    /// Replaces the token, as it is before it expires; the former is taken no more.
+    /// Replaces the token, as before it expires; the old token is no longer accepted.
     pub fn rotate_token(&self) {
         let token = self.account.rotate();
         self.shared.world().set_token(token);
     }
 
-    /// Changes what goes wrong from now on.
+    /// Changes the faults from now on.
     pub fn fail(&self, change: impl FnOnce(&mut Faults)) {
         change(&mut self.shared.faults());
         self.shared.tell();
     }
 
-    /// Cuts all connections, without a word.
+    /// Cuts all connections without notice.
     pub fn cut(&self) {
         self.shared.cuts.send_modify(|cuts| *cuts += 1);
     }
 
-    /// Listens no more, and cuts all connections; or listens again.
+    /// Stops listening and cuts all connections, or listens again.
     ///
     /// # Panics
-    /// When it cannot.
+    /// When it cannot listen again.
     pub fn open(&self, is_open: bool) {
         self.shared.is_open.send_replace(is_open);
         self.wait_for("what it is to do", |server| {
@@ -172,20 +171,20 @@ impl ApiServer {
         }
     }
 
-    /// All Events that were posted, as they are now.
+    /// All posted Events, in their current state.
     pub fn events(&self) -> Vec<Value> {
         self.shared.world().events().cloned().collect()
     }
 
-    /// All that was asked, refused or not.
+    /// All requests, refused or not.
     pub fn asked(&self) -> Vec<Question> {
         self.shared.world().asked().to_vec()
     }
 
-    /// Waits until something is so, and gives it.
+    /// Waits until `is_so` returns a value, and returns that.
     ///
     /// # Panics
-    /// When it does not come.
+    /// When that does not happen in time.
     pub fn wait_for<T>(&self, what: &str, is_so: impl Fn(&Self) -> Option<T>) -> T {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -206,7 +205,7 @@ impl Drop for ApiServer {
     fn drop(&mut self) {
         self.end.send_replace(true);
         if let Some(thread) = self.thread.take() {
-            // Its panic was told when it happened.
+            // A panic was reported when it happened.
             let _ = thread.join();
         }
     }

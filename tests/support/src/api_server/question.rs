@@ -1,4 +1,4 @@
-//! What is asked, read as strictly as can be.
+//! Requests to the API server, parsed as strictly as possible.
 
 use std::collections::BTreeMap;
 
@@ -7,22 +7,21 @@ use hyper::Method;
 use super::NAMESPACE;
 use super::refusal::Refusal;
 
-/// One request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Question {
-    /// What is to be done with it: list, watch, create, patch.
+    /// The verb: list, watch, create, patch.
     pub verb: &'static str,
     /// The API group.
     pub group: &'static str,
-    /// What it is about.
+    /// The resource's kind.
     pub resource: &'static str,
-    /// Which one, where it says so.
+    /// The object's name, where the request has one.
     pub name: Option<String>,
-    /// From which version on, where it says so.
+    /// The version to start from, where the request has one.
     pub version: Option<String>,
-    /// For how many seconds, where it says so.
+    /// The time limit in seconds, where the request has one.
     pub seconds: Option<u64>,
-    /// Whether bookmarks are wanted.
+    /// Whether the client asks for bookmarks.
     pub bookmarks: bool,
 }
 
@@ -78,7 +77,7 @@ impl Question {
         Ok(question)
     }
 
-    /// The API group, and what comes after the namespace.
+    /// The API group, and the path after the namespace.
     fn group(path: &str) -> Result<(&'static str, &str), Refusal> {
         let groups = [
             ("apps", "/apis/apps/v1/"),
@@ -113,7 +112,7 @@ impl Question {
     }
 }
 
-/// The name that a field selector asks for.
+/// The name in a field selector.
 fn selected(selector: &str) -> Result<String, Refusal> {
     let (field, name) = selector
         .split_once('=')
@@ -134,7 +133,7 @@ fn parameters(query: &str) -> Result<BTreeMap<String, String>, Refusal> {
     decoded.collect()
 }
 
-/// Undoes percent-encoding.
+/// Decodes percent-encoding.
 fn decoded(value: &str) -> Result<String, Refusal> {
     let mut parts = value.split('%');
     let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();

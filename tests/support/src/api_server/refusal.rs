@@ -1,8 +1,8 @@
-//! How an API server says no: by an object of the kind Status.
+//! The API server's refusals: objects of the kind Status.
 
 use serde_json::{Value, json};
 
-/// What is answered in place of what was asked for.
+/// A refusal of a request.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Refusal {
     pub(super) code: u16,

@@ -1,4 +1,4 @@
-//! Connections to it: TLS, HTTP, and whom it answers what.
+//! Connections to the API server: TLS, HTTP, and the responses.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -25,10 +25,10 @@ use super::refusal::Refusal;
 use super::watching::{self, Cut, Said};
 use crate::certificates::Authority;
 
-/// The most that is read of a request.
+/// The longest body of a request, in bytes.
 const LONGEST: usize = 1 << 20;
 
-/// What it shows to those who call it.
+/// The certificate that the server presents.
 pub(super) fn tls(authority: &Authority, address: IpAddr) -> TlsAcceptor {
     let tomorrow = SystemTime::now() + Duration::from_hours(24);
     let issued = authority.issue(&[address.to_string()], tomorrow);
@@ -36,11 +36,16 @@ pub(super) fn tls(authority: &Authority, address: IpAddr) -> TlsAcceptor {
     let key = PrivateKeyDer::from_pem_slice(issued.key.as_bytes());
     let config = ServerConfig::builder()
         .with_no_client_auth()
-        .with_single_cert(vec![certificate.expect("PEM")], key.expect("PEM"));
-    TlsAcceptor::from(Arc::new(config.expect("a pair")))
+        .with_single_cert(
+            vec![certificate.expect("the certificate is PEM")],
+            key.expect("the certificate is PEM"),
+        );
+    TlsAcceptor::from(Arc::new(
+        config.expect("the key belongs to the certificate"),
+    ))
 }
 
-/// Accepts connections until told to end, while it is open.
+/// Accepts connections while it is open, until told to end.
 pub(super) async fn run(
     listener: TcpListener,
     tls: TlsAcceptor,
@@ -68,7 +73,7 @@ pub(super) async fn run(
             _ = open.changed() => {}
             accepted = accept => {
                 if let Ok((stream, _)) = accepted {
-                    // From now on, so that no cut is missed.
+                    // Subscribed now, so that no cut is missed.
                     let cuts = shared.cuts.subscribe();
                     tokio::spawn(connection(stream, tls.clone(), Arc::clone(&shared), cuts));
                 }
@@ -77,7 +82,7 @@ pub(super) async fn run(
     }
 }
 
-/// One connection, until it ends or is cut.
+/// Serves one connection until it ends or is cut.
 async fn connection(
     stream: TcpStream,
     tls: TlsAcceptor,
@@ -92,7 +97,7 @@ async fn connection(
             let shared = Arc::clone(&shared);
             async move { Ok::<_, Cut>(answer(&shared, request).await) }
         });
-        // The client's, or cut.
+        // Either the client ended the connection, or it was cut.
         let _ = http1::Builder::new()
             .serve_connection(TokioIo::new(stream), service)
             .await;
@@ -116,7 +121,7 @@ async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> Response<Sa
         .status(code)
         .header(CONTENT_TYPE, "application/json")
         .body(said)
-        .expect("a code is one")
+        .expect("the status is valid")
 }
 
 async fn respond(shared: &Arc<Shared>, request: Request<Incoming>) -> Result<(u16, Said), Refusal> {

@@ -1,4 +1,4 @@
-//! A watch: lines that say what changes, for as long as it was asked for.
+//! A watch: lines with changes, for as long as the request asked.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,10 +15,9 @@ use super::Shared;
 use super::question::Question;
 use super::refusal::Refusal;
 
-/// What is said by and by, or at once. An error cuts the connection.
+/// A response body, streamed or whole. An error cuts the connection.
 pub(super) struct Said(mpsc::UnboundedReceiver<Result<Bytes, Cut>>);
 
-/// The connection is cut.
 #[derive(Debug)]
 pub(super) struct Cut;
 
@@ -31,7 +30,7 @@ impl std::fmt::Display for Cut {
 impl std::error::Error for Cut {}
 
 impl Said {
-    /// All of it at once.
+    /// A whole body at once.
     pub(super) fn whole(body: &Value) -> Self {
         let (say, said) = mpsc::unbounded_channel();
         let _ = say.send(Ok(Bytes::from(body.to_string())));
@@ -52,7 +51,6 @@ impl Body for Said {
     }
 }
 
-/// Begins a watch.
 pub(super) fn watch(shared: &Arc<Shared>, question: Question) -> Result<Said, Refusal> {
     let version = question.version.as_deref().unwrap_or_default();
     let from = version.parse();
@@ -70,7 +68,7 @@ pub(super) fn watch(shared: &Arc<Shared>, question: Question) -> Result<Said, Re
 
 type Say = mpsc::UnboundedSender<Result<Bytes, Cut>>;
 
-/// Goes on until its time is over or nobody listens.
+/// Runs a watch until its time is over or the client is gone.
 async fn go_on(shared: &Shared, question: &Question, mut from: u64, say: &Say) {
     let mut news = shared.news.subscribe();
     let seconds = Duration::from_secs(question.seconds.unwrap_or(1800));
@@ -102,7 +100,7 @@ async fn go_on(shared: &Shared, question: &Question, mut from: u64, say: &Say) {
             if faults.breaks_lines {
                 let half = event.to_string();
                 let _ = say.send(Ok(Bytes::from(half[..half.len() / 2].to_owned())));
-                // The half is read before the end is.
+                // Lets the half be read before the end.
                 sleep(Duration::from_millis(5)).await;
                 let _ = say.send(Err(Cut));
                 return;
@@ -133,6 +131,6 @@ async fn go_on(shared: &Shared, question: &Question, mut from: u64, say: &Say) {
 }
 
 fn line(say: &Say, event: &Value) {
-    // Nobody listens any more: it is noticed above.
+    // The client may be gone, which the loop above notices.
     let _ = say.send(Ok(Bytes::from(format!("{event}\n"))));
 }

@@ -1,4 +1,4 @@
-//! What there is, who may ask for it, and how it came to be.
+//! The state of the API server: the objects, who may ask for them, and their changes.
 
 use std::collections::BTreeMap;
 
@@ -9,20 +9,19 @@ use super::question::Question;
 use super::refusal::Refusal;
 use super::{NAMESPACE, SET};
 
-/// What a Role allows.
+/// A permission of a Role.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     /// The API group.
     pub group: &'static str,
-    /// What may be asked for.
+    /// The resource.
     pub resource: &'static str,
-    /// What may be done.
+    /// The verbs.
     pub verbs: &'static [&'static str],
-    /// With which alone; with all, where there is none.
+    /// The only object allowed; `None` allows all.
     pub name: Option<&'static str>,
 }
 
-/// A change of a StatefulSet.
 #[derive(Clone, Debug)]
 pub(super) struct Change {
     pub(super) version: u64,
@@ -30,10 +29,10 @@ pub(super) struct Change {
     pub(super) object: Value,
 }
 
-/// All there is.
+/// The state of the API server.
 #[derive(Debug)]
 pub struct World {
-    /// What the Role allows.
+    /// The permissions of the Role.
     pub rules: Vec<Rule>,
     token: String,
     version: u64,
@@ -74,7 +73,7 @@ impl World {
             asked: Vec::new(),
         };
         world.create(SET, replicas);
-        // Whoever listed nothing or all would see this one.
+        // A client that wrongly lists all StatefulSets would see this one.
         world.create("another", 7);
         world
     }
@@ -83,10 +82,10 @@ impl World {
         self.token = token;
     }
 
-    /// Applies a StatefulSet that is not there.
+    /// Creates a StatefulSet.
     ///
     /// # Panics
-    /// When it is.
+    /// When it exists already.
     pub fn create(&mut self, name: &str, replicas: i32) {
         assert!(!self.sets.contains_key(name), "there is one");
         self.uids += 1;
@@ -116,16 +115,16 @@ impl World {
     /// Deletes a StatefulSet.
     ///
     /// # Panics
-    /// When there is none.
+    /// When it does not exist.
     pub fn delete(&mut self, name: &str) {
-        let set = self.sets.remove(name).expect("there is one");
+        let set = self.sets.remove(name).expect("the StatefulSet exists");
         self.note("DELETED", set);
     }
 
-    /// Begins to delete a StatefulSet: it goes when its Pods have gone.
+    /// Begins to delete a StatefulSet: it disappears when its Pods have gone.
     ///
     /// # Panics
-    /// When there is none.
+    /// When it does not exist.
     pub fn begin_to_delete(&mut self, name: &str) {
         let mut set = self.sets[name].clone();
         set["metadata"]["deletionTimestamp"] = json!("2026-11-21T09:00:00Z");
@@ -138,7 +137,7 @@ impl World {
         self.note("MODIFIED", set);
     }
 
-    /// Things change that are not asked for, so that versions go on.
+    /// Counts versions up, as by changes to other objects.
     pub fn pass(&mut self, versions: u64) {
         self.version += versions;
     }
@@ -146,14 +145,14 @@ impl World {
     /// Goes back to a version, as when etcd is restored from an older copy.
     ///
     /// # Panics
-    /// When it is not older.
+    /// When the version is not older.
     pub fn restore(&mut self, version: u64) {
         assert!(version < self.version, "it is older");
         self.version = version;
         self.changes.retain(|change| change.version <= version);
     }
 
-    /// Forgets all changes so far, as it does after some minutes.
+    /// Forgets all changes so far, as a real one does after some minutes.
     pub fn forget(&mut self) {
         self.forgotten = self.version;
         self.changes.clear();
@@ -164,7 +163,9 @@ impl World {
         let version = self.version;
         set["metadata"]["resourceVersion"] = json!(version.to_string());
         if kind != "DELETED" {
-            let name = set["metadata"]["name"].as_str().expect("it has one");
+            let name = set["metadata"]["name"]
+                .as_str()
+                .expect("the StatefulSet has a name");
             self.sets.insert(name.to_owned(), set.clone());
         }
         self.changes.push(Change {
@@ -182,7 +183,7 @@ impl World {
         self.events.all()
     }
 
-    /// Forgets the Events, as it does after an hour.
+    /// Forgets the Events, as a real one does after an hour.
     pub fn forget_events(&mut self) {
         self.events = Events::default();
     }
@@ -191,7 +192,7 @@ impl World {
         &self.asked
     }
 
-    /// Whether a question may be asked by whoever shows this.
+    /// Whether the holder of this token may make this request.
     pub(super) fn admit(
         &mut self,
         question: &Question,
@@ -233,10 +234,10 @@ impl World {
     pub(super) fn list(&self, question: &Question) -> Value {
         let wanted = |name: &str| question.name.as_deref().is_none_or(|wanted| wanted == name);
         let sets = self.sets.iter().filter(|(name, _)| wanted(name));
-        // In a list, the items do not say of which kind they are.
+        // In a list, the items do not name their kind.
         let items = sets.map(|(_, set)| {
             let mut set = set.clone();
-            let fields = set.as_object_mut().expect("it is one");
+            let fields = set.as_object_mut().expect("the StatefulSet is an object");
             fields.remove("kind");
             fields.remove("apiVersion");
             set
@@ -249,7 +250,7 @@ impl World {
         })
     }
 
-    /// What has changed since a version; none: it is forgotten.
+    /// The changes since a version; `None` if they are forgotten.
     pub(super) fn since(&self, version: u64, name: Option<&str>) -> Option<Vec<Change>> {
         let is_wanted = |change: &&Change| {
             let own = change.object["metadata"]["name"].as_str();
@@ -259,7 +260,7 @@ impl World {
         (version >= self.forgotten).then(|| changes.cloned().collect())
     }
 
-    /// Posts an Event.
+    /// Creates an Event.
     pub(super) fn post(&mut self, event: Value) -> Result<Value, Refusal> {
         self.version += 1;
         events::valid(&event)?;

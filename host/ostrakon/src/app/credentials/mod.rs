@@ -1,7 +1,7 @@
-//! Tokens and certificates of the ports, as the Secret has them now.
+//! The current tokens and certificates of the ports, from the Secret.
 //!
-//! What a port needs is made of some of the Secret's keys: as a whole, or, where they cannot be used
-//! together, not at all, and then what was in force before stays.
+//! A port's credentials are made of some of the Secret's keys as a whole. If these cannot be
+//! used together, none are used, and the credentials from before stay in force.
 
 mod clients;
 mod operators;
@@ -31,23 +31,22 @@ use ostrakon_network::tls::{Pair, PairError};
 use ostrakon_observe::metrics::{Guarded, Label as _, Metrics};
 use ostrakon_volumes::secrets::{Secret, Secrets};
 
-/// How often what was refused is looked at again: a certificate becomes valid
-/// without anything having changed.
+/// How often refused credentials are checked again: a certificate becomes valid without any
+/// change of the Secret.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
-/// A port, and what it makes of the Secret.
+/// A port, and how its credentials are made of the Secret.
 pub(super) trait Port: Send + Sync + 'static {
-    /// What is made of it.
+    /// The port's credentials.
     type Made: Send + Sync + 'static;
-    /// Why nothing can be made of it.
+    /// Why no credentials can be made.
     type Error: Error + Send + Sync + 'static;
 
-    /// Which port it is.
     const NAME: Guarded;
-    /// The keys in the Secret that are for it.
+    /// The Secret's keys for this port.
     const KEYS: &'static [&'static str];
 
-    /// Makes something of the values, where that can be used from now on; `before` is in force.
+    /// Makes credentials of the values, if they may be used from now on; `before` is in force.
     fn make(
         &self,
         values: &Values,
@@ -55,17 +54,17 @@ pub(super) trait Port: Send + Sync + 'static {
         now: SystemTime,
     ) -> Result<Self::Made, Self::Error>;
 
-    /// Has the port go by it from now on.
+    /// Has the port use these credentials from now on.
     fn put_in_force(&self, made: &Arc<Self::Made>);
 
-    /// What `/status` shows of it.
+    /// The credentials' part of `/status`.
     fn status(made: &Self::Made) -> Value;
 
-    /// The certificate in it that the port shows.
+    /// The certificate that the port presents.
     fn pair(made: &Self::Made) -> Option<&Pair>;
 }
 
-/// The values of a port's keys, of one moment; empty ones are there, too.
+/// The values of a port's keys at one moment, including empty ones.
 pub(super) struct Values(BTreeMap<&'static str, Secret>);
 
 impl Values {
@@ -86,7 +85,7 @@ impl Values {
     }
 }
 
-/// What a port goes by, which follows the Secret. Clones share it.
+/// A port's credentials, which follow the Secret. Clones share them.
 pub(super) struct Credentials<P: Port> {
     shared: Arc<Shared<P>>,
 }
@@ -107,16 +106,16 @@ impl<P: Port> Clone for Credentials<P> {
 }
 
 impl<P: Port> Credentials<P> {
-    /// What to start with, and the task that follows the Secret.
+    /// The first credentials, and the task that follows the Secret.
     ///
     /// # Errors
-    /// When it cannot be used.
+    /// When the Secret's keys cannot be used.
     pub(super) fn start(
         port: P,
         secrets: &Secrets,
         metrics: &Arc<Metrics>,
     ) -> Result<Self, P::Error> {
-        // Before they are read, so that no change is missed.
+        // Subscribes before reading, so that no change is missed.
         let changes = secrets.changes();
         let values = Values::of::<P>(secrets);
         let first = port.make(&values, None, SystemTime::now())?;
@@ -132,23 +131,22 @@ impl<P: Port> Credentials<P> {
         Ok(Self { shared })
     }
 
-    /// What the port goes by now.
+    /// The credentials in force.
     pub(super) fn current(&self) -> arc_swap::Guard<Arc<P::Made>> {
         self.shared.current.load()
     }
 
-    /// The port.
     pub(super) fn port(&self) -> &P {
         &self.shared.port
     }
 
-    /// What `/status` shows.
+    /// The credentials' part of `/status`.
     pub(super) fn status(&self) -> Value {
         let current = self.current();
         let pair = P::pair(&current);
         let refused = self.shared.problem.load_full();
         let refused = refused.map(|error| error.to_string());
-        // The certificate in force goes on aging.
+        // The certificate in force may have expired since.
         let aged = pair.and_then(|pair| pair.check(SystemTime::now()).err());
         let mut status = P::status(&current);
         status["problem"] = json!(refused.or_else(|| aged.as_ref().map(aged_in_force)));
@@ -172,7 +170,7 @@ impl<P: Port> Shared<P> {
             }
             let values = Values::of::<P>(&self.secrets);
             let is_new = !values.are_those_of(&seen);
-            // What is for others in the Secret changes, too.
+            // A change of the Secret may concern only other keys.
             if is_new || refused {
                 self.take(&values, is_new);
                 seen = values;
@@ -180,7 +178,7 @@ impl<P: Port> Shared<P> {
         }
     }
 
-    /// Takes values as a whole or not at all.
+    /// Adopts the values as a whole, or not at all.
     fn take(&self, values: &Values, is_new: bool) {
         let before = self.current.load_full();
         let made = self.port.make(values, Some(&before), SystemTime::now());
@@ -216,7 +214,7 @@ impl<P: Port> Shared<P> {
     }
 }
 
-/// The name of a port, as metrics and the log have it.
+/// The port's name in metrics and in the log.
 fn listener<P: Port>() -> &'static str {
     Guarded::VALUES[P::NAME.index()]
 }
@@ -225,7 +223,7 @@ fn aged_in_force(error: &PairError) -> String {
     format!("the certificate in force cannot be used any more: {error}")
 }
 
-/// The whole days until a time; those since, as a negative number.
+/// The whole days until a time; negative if it has passed.
 #[expect(
     clippy::cast_possible_truncation,
     reason = "a time has fewer days than an i64"

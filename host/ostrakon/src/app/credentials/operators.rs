@@ -1,4 +1,4 @@
-//! What operators show who are not on the same machine.
+//! The credentials of operators on other machines.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -10,14 +10,13 @@ use serde_json::{Value, json};
 
 use super::{Port, Values};
 
-/// Why what the Secret has for operators is not taken.
+/// Why the Secret's keys for operators are refused.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OperatorsError {
-    /// A token is none.
     #[error("`admin-token` in the Secret cannot be used: {0}")]
     Tokens(#[from] TokensError),
-    /// The key has another name.
-    #[error("the Secret has `admin-tokens`, which is nothing: call it `admin-token`")]
+    /// The key has the wrong name.
+    #[error("the Secret has `admin-tokens`, which is not a known key: call it `admin-token`")]
     Name,
 }
 
@@ -25,7 +24,7 @@ pub(crate) enum OperatorsError {
 pub(in crate::app) struct OperatorsPort(pub(in crate::app) LiveTokens);
 
 impl Port for OperatorsPort {
-    /// None: operators come from the same machine only.
+    /// `None`: only operators on the same machine are admitted.
     type Made = Option<Arc<BearerTokens>>;
     type Error = OperatorsError;
 

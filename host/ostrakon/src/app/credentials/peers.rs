@@ -1,4 +1,4 @@
-//! What peers know each other by.
+//! The credentials of peers.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,56 +12,51 @@ use tokio::sync::watch;
 
 use super::{Port, Values};
 
-/// What streams between shards are called in TLS (ALPN), so that none of
-/// another protocol with the same certificate is taken for one.
+/// The protocol name of connections between shards in TLS (ALPN), so that a connection of
+/// another protocol with the same certificate is not mistaken for one.
 const PROTOCOL: &[u8] = b"ostrakon-peers";
 
-/// Why what the Secret has for peers is not taken.
+/// Why the Secret's keys for peers are refused.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PeersError {
-    /// Peers from elsewhere could not be told from others.
+    /// Peers on other machines could not be told from strangers.
     #[error(
         "the peer port {0} can be reached from elsewhere: put `peer-token`, or `peer-ca.crt`, `peer.crt` and `peer.key`, into the Secret, or listen on a loopback address"
     )]
     None(SocketAddr),
-    /// A token is none.
     #[error("`peer-token` in the Secret cannot be used: {0}")]
     Token(#[from] TokenError),
-    /// There is no line in it.
     #[error("`peer-token` in the Secret has no token: put one on a line, or take the key away")]
     NoToken,
-    /// The authorities are none.
     #[error("`peer-ca.crt` in the Secret cannot be used: {0}")]
     Authorities(#[from] NoAuthorities),
-    /// Half of what TLS takes.
+    /// TLS needs all its keys, and one is missing.
     #[error("the Secret has `peer-ca.crt` and no `{0}`: put it there, or take `peer-ca.crt` away")]
     Missing(&'static str),
-    /// The certificate or its key is of no use.
+    /// The certificate or its key cannot be used.
     #[error("`{certificate}` and its key in the Secret cannot be used: {source}")]
     Pair {
-        /// Where the certificate is.
+        /// The certificate's key in the Secret.
         certificate: &'static str,
-        /// Why.
         source: PairError,
     },
-    /// No peer would believe the certificate.
+    /// No peer would trust the certificate.
     #[error(
         "`{certificate}` in the Secret would be refused by peers that have this `peer-ca.crt`: {source}"
     )]
     Own {
-        /// Where it is.
+        /// The certificate's key in the Secret.
         certificate: &'static str,
-        /// Why.
         source: Problem,
     },
-    /// A word that says nothing.
+    /// The value is not a known word.
     #[error(
         "`peer-auth` in the Secret is neither `all` nor `any`: write one of them, or take the key away"
     )]
     Demand,
 }
 
-/// The port for peers, and who follows what they go by.
+/// The port for peers, and the subscribers to its credentials.
 pub(in crate::app) struct PeersPort {
     listen: SocketAddr,
     follow: watch::Sender<Arc<Credentials>>,
@@ -73,7 +68,7 @@ impl PeersPort {
         Self { listen, follow }
     }
 
-    /// What connections go by.
+    /// The credentials that connections use.
     pub(in crate::app) fn subscribe(&self) -> watch::Receiver<Arc<Credentials>> {
         self.follow.subscribe()
     }
@@ -143,8 +138,8 @@ impl Port for PeersPort {
     }
 }
 
-/// The certificate for peers with its key, and its name in the Secret: one of its own, or else the
-/// one for clients.
+/// The certificate for peers with its key, and its name in the Secret: one of its own, or else
+/// the one for clients.
 fn read_pair(values: &Values, now: SystemTime) -> Result<(&'static str, Pair), PeersError> {
     let has_own = ["peer.crt", "peer.key"]
         .iter()
@@ -166,7 +161,7 @@ fn read_pair(values: &Values, now: SystemTime) -> Result<(&'static str, Pair), P
     }
 }
 
-/// The tokens in a file: each line is one, and the first is proved to others.
+/// The tokens in a file: each line is one, and this shard proves the first to its peers.
 fn read_tokens(lines: &[u8]) -> Result<Tokens, PeersError> {
     let lines = lines.split(|byte| *byte == b'\n');
     let lines = lines

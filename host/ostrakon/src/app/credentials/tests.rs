@@ -22,7 +22,7 @@ fn certificate(authority: &Authority, issued: &Issued, token: Option<&str>) -> F
     files(&entries)
 }
 
-/// Credentials that follow what is sent.
+/// Credentials that follow a Secret, which the test changes.
 struct Followed {
     volume: watch::Sender<Observation>,
     metrics: Arc<Metrics>,
@@ -44,7 +44,7 @@ impl Followed {
         }
     }
 
-    /// Changes the Secret, and waits until that has been seen.
+    /// Changes the Secret, and waits until the change has been seen.
     async fn change(&self, to: Files) {
         let _before = self.volume.send_replace(Ok(to));
         for _ in 0..100 {
@@ -83,13 +83,13 @@ async fn an_update_is_taken_as_a_whole_or_not_at_all() {
         problem.contains("is not that of the certificate"),
         "{problem}"
     );
-    // It is counted once, however often it is looked at.
+    // A refusal is counted once, however often the Secret is checked again.
     sleep(LOOK_EVERY * 10).await;
     assert_eq!(
         followed.counted("ostrakon_credentials_refusals_total{listener=\"peers\"}"),
         1
     );
-    // Taking everything away would leave the port open to all.
+    // Removing all credentials would leave the port open to everybody.
     followed.change(files(&[("other", "value")])).await;
     assert!(followed.problem().contains("can be reached from elsewhere"));
     assert_eq!(followed.credentials.status()["tokens"], 1);

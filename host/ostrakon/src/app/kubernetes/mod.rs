@@ -1,4 +1,4 @@
-//! This shard's part in its cluster: when it follows the StatefulSet, and what
+//! This shard's part in the Kubernetes cluster: when it follows the StatefulSet, and which
 //! Events it posts.
 
 use std::sync::Arc;
@@ -16,15 +16,16 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::drain::Drain;
 
-/// How often the plan is looked at, for Events. It changes in the writer, which has
-/// no time to say so.
+/// How often the plan is checked for Events. The writer, which changes the plan, sends no
+/// notification.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// How often it is looked whether shards are missing, or writes refused.
+/// How often to check whether shards are missing or writes refused.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
-/// How often it is said again that they are: an Event is forgotten after an hour.
+/// How often an Event is repeated while its cause lasts: Kubernetes forgets an Event after an
+/// hour.
 const SAY_EVERY: Duration = Duration::from_mins(9);
 
-/// What it goes by. Clones are the same.
+/// The state that it works from. Clones share it.
 #[derive(Clone)]
 pub(super) struct Part {
     pub(super) kubernetes: Kubernetes,
@@ -33,12 +34,12 @@ pub(super) struct Part {
     pub(super) swap: watch::Receiver<Status>,
     pub(super) writer: Writer,
     pub(super) drain: Drain,
-    /// None where the shard is alone.
+    /// `None` where the shard is alone.
     pub(super) cluster: Option<Cluster>,
 }
 
 impl Part {
-    /// Starts what runs until the process ends.
+    /// Starts the tasks that run until the process ends.
     pub(super) fn start(self) {
         let telling = self.kubernetes.clone();
         tokio::spawn(async move { telling.tell().await });
@@ -53,9 +54,9 @@ impl Part {
         tokio::spawn(self.follow());
     }
 
-    /// Follows the StatefulSet while the settings go by it: all the time as the
-    /// coordinator, which begins the changes; as any other shard when it is told
-    /// to end, to know whether it leaves.
+    /// Follows the StatefulSet while the settings say so: the coordinator, which begins the
+    /// changes, all the time; any other shard only when it is told to end, to know whether it
+    /// leaves.
     async fn follow(mut self) {
         if Ordinal(self.ordinal) != Ordinal::COORDINATOR {
             self.drain.begun().await;
@@ -104,8 +105,8 @@ impl Part {
             .await;
     }
 
-    /// Records an Event of what is in a bad way when that begins, changes or ends, and now and
-    /// then while it lasts. `event` is told whether anything was, and what is now.
+    /// Posts an Event when a trouble begins, changes or ends, and repeatedly while it lasts.
+    /// `event` gets whether there was trouble before, and the current trouble.
     async fn see_trouble<T: PartialEq>(
         &self,
         look: impl Fn() -> Option<T>,
@@ -153,9 +154,9 @@ impl Part {
     }
 }
 
-/// What is worth an Event between two looks at the swaps. The first generation
-/// of a process is none: each start would say it again. A refusal that a swap has
-/// ended needs no other Event than the swap's.
+/// The Events for the difference between two statuses of the swaps. A process's first
+/// generation is not one: each start would repeat it. A refusal that ends with a swap needs no
+/// Event other than the swap's.
 fn of_swaps(before: &Status, now: &Status) -> Vec<Event> {
     let mut events = Vec::new();
     if let Some(refused) = &now.refused
@@ -182,7 +183,7 @@ fn of_swaps(before: &Status, now: &Status) -> Vec<Event> {
         events.push(Event {
             kind: Kind::SwapRefusalEnded,
             note: format!(
-                "the ConfigMap's content is refused no longer: it is that of generation {}, which is live",
+                "the ConfigMap's content is no longer refused: it is that of generation {}, which is live",
                 live.generation
             ),
         });
@@ -190,8 +191,7 @@ fn of_swaps(before: &Status, now: &Status) -> Vec<Event> {
     events
 }
 
-/// What is worth an Event of the shards that are missing now; `were` says whether any was
-/// before.
+/// The Event for the shards that are missing now; `were` says whether any were missing before.
 fn of_missing(were: bool, now: Option<&Missing>) -> Option<Event> {
     match now {
         Some(missing) => Some(Event {
@@ -200,12 +200,12 @@ fn of_missing(were: bool, now: Option<&Missing>) -> Option<Event> {
         }),
         None => were.then(|| Event {
             kind: Kind::ShardsBack,
-            note: "all shards that have data are there".to_owned(),
+            note: "all shards that have data run".to_owned(),
         }),
     }
 }
 
-/// What is worth an Event of why writes are refused now; `were` says whether they were before.
+/// The Event for refused writes; `were` says whether writes were refused before.
 fn of_writes(were: bool, now: Option<&String>) -> Option<Event> {
     match now {
         Some(why) => Some(Event {
@@ -219,8 +219,7 @@ fn of_writes(were: bool, now: Option<&String>) -> Option<Event> {
     }
 }
 
-/// What is worth an Event between two looks at the plan. A change can begin and
-/// end between them.
+/// The Events for the difference between two plans. A change can begin and end between them.
 fn of_plans(before: &Plan, now: &Plan) -> Vec<Event> {
     let mut events = Vec::new();
     if now.epoch <= before.epoch {

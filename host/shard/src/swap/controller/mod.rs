@@ -1,5 +1,5 @@
-//! Runs the swap machine: feeds it what the volume shows, performs its actions,
-//! and tells how it stands.
+//! Runs the swap machine: feeds it the volume's contents, performs its actions, and publishes
+//! its status.
 
 use std::future::pending;
 use std::pin::Pin;
@@ -20,11 +20,11 @@ use super::machine::{Action, Effect, Event, Refusal, State, Step};
 use super::performer::{Failure, Performer};
 use super::status::{InProgress, LiveGeneration, Refused, Status};
 
-/// How many bytes of a reason are kept: a guest may have written it.
+/// How many bytes of a reason are kept, because a guest may have written it.
 const MAX_REASON_BYTES: usize = 4096;
 
-/// How long after a transient refusal the same content is tried again; twice
-/// as long after each further one, up to the maximum.
+/// How long after a transient refusal the same content is tried again. The delay doubles with
+/// each further refusal, up to the maximum.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 const RETRY_AFTER_AT_MOST: Duration = Duration::from_mins(1);
 
@@ -37,16 +37,16 @@ pub struct Controller<P: Performer> {
     machine: State,
     /// The content that the machine was last told of, and when.
     observed: Option<(Files, Instant)>,
-    /// What serves, or served last before the restart.
+    /// The generation that serves, or that served last before the restart.
     serves: Serves,
     work: Work<P>,
-    /// What the live generation's component was compiled to.
+    /// The compiled component of the live generation.
     live_compiled: Option<P::Compiled>,
-    /// When to try what was refused again, and how long that wait is.
+    /// When to retry the refused content, and how long that wait is.
     retry: Option<(Instant, Duration)>,
 }
 
-/// What the actions for one candidate have made so far.
+/// The results of the actions for one candidate so far.
 struct Work<P: Performer> {
     since: Option<Instant>,
     candidate: Option<Arc<Candidate>>,
@@ -69,7 +69,7 @@ impl<P: Performer> Default for Work<P> {
     }
 }
 
-/// What an action made.
+/// The result of an action.
 enum Made<P: Performer> {
     Candidate(Arc<Candidate>),
     Compiled(P::Compiled),
@@ -80,15 +80,13 @@ enum Made<P: Performer> {
 
 /// What serves in this shard.
 enum Serves {
-    /// Nothing ever did.
+    /// No generation ever served.
     Nothing,
-    /// This did.
     Content(Files),
-    /// Something did that is no longer there.
+    /// A generation served, and its content is no longer there.
     Lost,
 }
 
-/// Why an action did not succeed.
 struct Failed {
     reason: String,
     transient: bool,
@@ -96,7 +94,7 @@ struct Failed {
 
 type Running<P> = Pin<Box<dyn Future<Output = Result<Made<P>, Failed>> + Send>>;
 
-/// What becomes of the action under way.
+/// What happens to the action under way.
 enum Next<P: Performer> {
     AsBefore,
     Cancelled,
@@ -112,10 +110,9 @@ enum Input<P: Performer> {
 }
 
 impl<P: Performer> Controller<P> {
-    /// A controller that has not begun. Where there is content that served
-    /// before the restart, it begins with that, so that an unusable volume
-    /// does not keep the shard from serving; then it takes what the volume
-    /// shows.
+    /// A controller that has not begun. Where content served before the restart, the controller
+    /// begins with that, so that an unusable volume does not keep the shard from serving; then
+    /// it takes the volume's content.
     pub fn new(
         performer: Arc<P>,
         mut observations: watch::Receiver<Observation>,
@@ -136,8 +133,8 @@ impl<P: Performer> Controller<P> {
         }
     }
 
-    /// The same with a component for a volume that brings none. In a shard where nothing
-    /// `has_served` yet, it serves an empty volume, too.
+    /// The same controller, with a component for a volume that contains none. In a shard where
+    /// nothing `has_served` yet, the component serves with an empty volume too.
     #[must_use]
     pub fn with_default_guest(self, default_guest: DefaultGuest, has_served: bool) -> Self {
         Self {
@@ -151,19 +148,19 @@ impl<P: Performer> Controller<P> {
         }
     }
 
-    /// How it stands, now and later.
+    /// The status, now and as it changes.
     pub fn status(&self) -> watch::Receiver<Status> {
         self.status.subscribe()
     }
 
-    /// Swaps until shutdown. An action under way is then dropped, except a
-    /// promotion, whose end is awaited: it is bounded by its own deadline.
+    /// Swaps until shutdown. An action under way is then dropped, except a promotion: the
+    /// controller waits for its end, which its own deadline bounds.
     pub async fn run(mut self, shutdown: impl Future<Output = ()> + Send) {
         let mut shutdown = std::pin::pin!(shutdown);
         let mut running: Option<Running<P>> = None;
         let mut observing = true;
         let mut stopping = false;
-        // What was last good has its turn before the volume can supersede it.
+        // The content that served last has its turn before the volume can supersede it.
         let mut restoring = false;
         if let Some((files, _)) = &self.observed {
             let event = Event::Observed(files.digest());
@@ -193,7 +190,7 @@ impl<P: Performer> Controller<P> {
                     stopping = true;
                     continue;
                 }
-                // Whoever ends the watcher is about to end this, too.
+                // Whoever ends the watcher is about to end the controller, too.
                 Input::NoMoreObservations => {
                     observing = false;
                     continue;
@@ -206,7 +203,7 @@ impl<P: Performer> Controller<P> {
                 }
             };
             match self.apply(event) {
-                // Dropped, what is under way ends.
+                // Dropping the action ends it.
                 Next::Cancelled => running = None,
                 Next::Begun(next) => running = Some(next),
                 Next::AsBefore => {}
@@ -238,8 +235,8 @@ impl<P: Performer> Controller<P> {
         }
     }
 
-    /// What an empty volume stands for: the default guest without any settings, but not where
-    /// something else has served, for that was not taken away on purpose, most likely.
+    /// The content that an empty volume stands for: the default guest without settings. `None`
+    /// where something else has served, because that was most likely not removed on purpose.
     fn of_empty_volume(&self) -> Option<Files> {
         let may_serve = match &self.serves {
             Serves::Nothing => true,
@@ -249,7 +246,7 @@ impl<P: Performer> Controller<P> {
         self.default_guest.alone().filter(|_| may_serve)
     }
 
-    /// Keeps what an action made for those after it.
+    /// Keeps the result of an action for the actions after it.
     fn keep(&mut self, result: Result<Made<P>, Failed>) -> Event {
         let made = match result {
             Ok(made) => made,
@@ -258,7 +255,7 @@ impl<P: Performer> Controller<P> {
         match made {
             Made::Candidate(candidate) => {
                 let component = candidate.component_digest;
-                // Where the machine leaves out the compiling, this is it.
+                // Where the machine skips compiling, the live component is used.
                 self.work.compiled = self.live_compiled.clone();
                 self.work.candidate = Some(candidate);
                 Event::Verified { component }
@@ -284,7 +281,7 @@ impl<P: Performer> Controller<P> {
         }
     }
 
-    /// Tells the machine, does what it says, and publishes how it stands.
+    /// Applies an event to the machine, performs the effects, and publishes the status.
     fn apply(&mut self, event: Event) -> Next<P> {
         let machine = std::mem::take(&mut self.machine);
         let (machine, effects) = machine.apply(event, unix_time(SystemTime::now()).as_secs());
@@ -422,7 +419,7 @@ impl<P: Performer> Controller<P> {
     }
 }
 
-/// The end of the action under way; where there is none, never.
+/// The end of the action under way; where there is none, waits for ever.
 async fn ended<T>(running: &mut Option<Pin<Box<dyn Future<Output = T> + Send>>>) -> T {
     match running {
         Some(running) => running.await,
@@ -430,7 +427,7 @@ async fn ended<T>(running: &mut Option<Pin<Box<dyn Future<Output = T> + Send>>>)
     }
 }
 
-/// Hashing and unpacking would hold up the runtime's thread.
+/// Runs on a blocking thread: hashing and unpacking would block the runtime's thread.
 async fn verify<P: Performer>(files: Files) -> Result<Made<P>, Failed> {
     let candidate = tokio::task::spawn_blocking(move || Candidate::new(&files)).await;
     let candidate = candidate.expect("verifying does not panic");
@@ -451,13 +448,13 @@ fn made<P: Performer, T, E: Failure>(
     })
 }
 
-/// When to try again what is refused now; before, it was to be at `last`.
+/// When to retry content that is refused now, given the last retry.
 fn next_retry(last: Option<(Instant, Duration)>) -> (Instant, Duration) {
     let wait = last.map_or(RETRY_AFTER, |(_, wait)| (2 * wait).min(RETRY_AFTER_AT_MOST));
     (Instant::now() + wait, wait)
 }
 
-/// That time; where there is none, never.
+/// Waits until that time; where there is none, for ever.
 async fn until(retry: Option<(Instant, Duration)>) {
     match retry {
         Some((at, _)) => sleep_until(at).await,
@@ -465,7 +462,7 @@ async fn until(retry: Option<(Instant, Duration)>) {
     }
 }
 
-/// An error with all its sources, cut where it is too long.
+/// An error with all its sources, cut to `MAX_REASON_BYTES`.
 fn reason(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = with_causes(error);
     if text.len() > MAX_REASON_BYTES {

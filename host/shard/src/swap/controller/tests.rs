@@ -12,9 +12,9 @@ use tokio::time::{sleep, timeout};
 
 use super::*;
 
-/// What the performer does is said by the guest's settings: `schema`, `takes`
-/// (milliseconds that compiling and promoting take), `fails` (the step) and
-/// `times` (how often it fails, and may succeed later).
+/// The script of the performer, given in the guest's settings: `schema`, `takes` (milliseconds
+/// that compiling and promoting take), `fails` (the step) and `times` (how often it fails, and
+/// may succeed later).
 #[derive(Default)]
 struct Script {
     calls: Mutex<Vec<String>>,
@@ -86,7 +86,7 @@ impl Script {
     }
 }
 
-/// Tells of a step that was given up.
+/// Records a step that was given up.
 struct Unended<'a>(&'a Script, &'a str, bool);
 
 impl Drop for Unended<'_> {
@@ -159,7 +159,8 @@ impl Performer for Script {
     }
 }
 
-/// Content with a component of which there is only the outside, told from others by its last byte.
+/// Content with a component of which only the exterior exists; its last byte tells it from
+/// others.
 fn content(component: u8, settings: &[(&str, &str)]) -> Files {
     let wasm = [&outside(&EXPORTS)[..], &[0, 3, 1, b'n', component]].concat();
     let settings = settings.iter();
@@ -174,7 +175,7 @@ fn unreadable() -> Observation {
     Err(Arc::new(ReadError::Empty("volume".into())))
 }
 
-/// A controller that runs, and what it is fed with.
+/// A running controller, and its inputs.
 struct Rig {
     script: Arc<Script>,
     volume: watch::Sender<Observation>,
@@ -272,20 +273,20 @@ fn default_guest(files: &Files) -> DefaultGuest {
     DefaultGuest::read(&path).unwrap()
 }
 
-/// An empty ConfigMap, or an optional one that was not there, once kept a first start from serving
-/// the default guest.
+/// A regression test: an empty ConfigMap, or an optional one that was absent, once kept a first
+/// start from serving the default guest.
 #[tokio::test(start_paused = true)]
 async fn an_empty_volume_is_the_default_guest_alone() {
     let (default, newer) = (content(1, &[]), content(2, &[]));
     let mut rig = Rig::start_with(unreadable(), None, default_guest(&default), false);
     rig.live(&default).await;
-    // Filled and emptied again, it is a mistake: the settings would be gone.
+    // A volume that was filled and emptied again is a mistake: the settings would be gone.
     let configured = content(1, &[("name", "a")]);
     rig.show(Ok(configured.clone()));
     rig.live(&configured).await;
     rig.show(unreadable());
     rig.refused(Step::Read).await;
-    // After a restart, it is the default guest of a newer image.
+    // After a restart, the default guest is that of a newer image.
     let restarted = Some(default.clone());
     let mut rig = Rig::start_with(unreadable(), restarted, default_guest(&newer), true);
     rig.live(&newer).await;
@@ -301,7 +302,7 @@ async fn an_empty_volume_replaces_nothing_else_that_served() {
         rig.status.borrow().live.as_ref().unwrap().digest,
         other.digest()
     );
-    // What served may be gone from the disk.
+    // The content that served may be gone from the disk.
     let mut rig = Rig::start_with(unreadable(), None, default_guest(&default), true);
     rig.refused(Step::Read).await;
     assert_eq!(rig.status.borrow().live, None);
@@ -459,7 +460,7 @@ async fn a_start_with_an_unusable_volume_serves_what_was_last_good() {
     let mut rig = Rig::start(unreadable(), Some(good.clone()));
     rig.refused(Step::Read).await;
     rig.live(&good).await;
-    // Once it is live, the refusal that came after it is still to be seen.
+    // Once it is live, the refusal that came after it is still visible.
     assert_eq!(rig.refused(Step::Read).await.digest, None);
 
     let mut rig = Rig::start(Ok(good.clone()), Some(good.clone()));

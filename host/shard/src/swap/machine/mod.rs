@@ -1,4 +1,4 @@
-//! The pure swap machine: what to do next, from what is and what happened.
+//! The pure swap machine: decides the next action from the state and an event.
 //!
 //! ```text
 //! observed -> verified -> compiled -> linked -> checked -> (migrated,) live
@@ -6,9 +6,9 @@
 //!                  +----------+----------+---------+-----------+--> refused
 //! ```
 //!
-//! At most one action is under way. Content that is observed meanwhile takes
-//! over when that action ends, except that a compile, which can take minutes, is
-//! ended for it, and that a promotion, once asked for, counts.
+//! At most one action is under way. Content observed meanwhile takes over when that action
+//! ends, with two exceptions: a compile, which can take minutes, is cancelled for it, and a
+//! promotion that has been requested counts.
 
 use ostrakon_base::digest::Digest;
 use serde::Serialize;
@@ -18,8 +18,7 @@ use serde::Serialize;
 pub struct State {
     live: Option<Live>,
     work: Option<Work>,
-    /// The newest observation, where it came while an action was under way and
-    /// differs from what is worked on.
+    /// The newest observation, if it arrived during an action and differs from the candidate.
     next: Option<Observed>,
     refusal: Option<Refusal>,
 }
@@ -27,7 +26,6 @@ pub struct State {
 /// The generation that serves.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Live {
-    /// Its number.
     pub generation: u64,
     /// The digest of all its content.
     pub digest: Digest,
@@ -35,38 +33,38 @@ pub struct Live {
     pub component: Digest,
 }
 
-/// What was refused last.
+/// The last refusal.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Refusal {
-    /// The content; none where it could not be read.
+    /// The refused content; `None` where it could not be read.
     pub digest: Option<Digest>,
     /// The step that failed.
     pub step: Step,
-    /// Why, for people.
+    /// The reason, for people.
     pub reason: String,
-    /// When, in whatever unit the caller's clock has.
+    /// When it was refused, in the unit of the caller's clock.
     pub at: u64,
-    /// Whether the same content may pass later: it was not what failed.
+    /// Whether the same content may pass later, because something else failed.
     pub transient: bool,
 }
 
-/// A step on the way to being live. Shown in lower case.
+/// A step on the way to going live. Displayed in lower case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Step {
-    /// Reading the volume.
+    /// Read the volume.
     Read,
-    /// Taking its files as a component and settings.
+    /// Check that its files are a component and settings.
     Verify,
-    /// Compiling the component.
+    /// Compile the component.
     Compile,
-    /// Matching its imports and exports with the host's.
+    /// Match its imports and exports with the host's.
     Link,
-    /// Asking the guest whether it may serve.
+    /// Ask the guest whether it may serve.
     Check,
-    /// Turning the data into its schema, then going live.
+    /// Migrate the data to its schema, then go live.
     Migrate,
-    /// Going live.
+    /// Go live.
     Promote,
 }
 
@@ -102,7 +100,6 @@ impl std::fmt::Display for Step {
     }
 }
 
-/// What happened.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
     /// The volume has this content.
@@ -111,65 +108,62 @@ pub enum Event {
     Unreadable(String),
     /// The content is well-formed, with this component.
     Verified {
-        /// The component's digest.
         component: Digest,
     },
-    /// The component is compiled.
     Compiled,
-    /// The component is linked.
     Linked,
     /// The guest may serve.
     Checked {
-        /// The schema it is for.
+        /// The schema that the guest needs.
         schema: u32,
-        /// The schema of the stored data; none where nothing was stored yet.
+        /// The schema of the stored data; `None` if nothing has been stored yet.
         stored: Option<u32>,
     },
-    /// The candidate is live, with this number.
+    /// The candidate is live.
     Promoted {
-        /// The generation's number.
+        /// The number that it got.
         generation: u64,
     },
     /// The action failed and changed nothing.
     Failed {
-        /// Why, for people.
+        /// The reason, for people.
         reason: String,
-        /// Whether the same may succeed later: the disk was full, say.
+        /// Whether the same action may succeed later: the disk was full, for example.
         transient: bool,
     },
     /// Time has passed since a transient refusal.
     Retry,
 }
 
-/// What is to be done.
+/// What the caller is to do.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Effect {
-    /// To begin this action, and to report its end as one event.
+    /// Begin this action, and report its end as one event.
     Begin(Action),
-    /// To end the action under way, and to report nothing of it.
+    /// Cancel the action under way, and report nothing of it.
     Cancel,
-    /// To tell that this was refused.
+    /// Report this refusal.
     Refused(Refusal),
-    /// To tell that this went live.
+    /// Report that this generation went live.
     Live(Live),
 }
 
-/// Something that takes time and can fail.
+/// A step that takes time and can fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
     /// Take the content observed last, which has this digest, as a candidate.
     Verify(Digest),
     /// Compile the candidate's component.
     Compile,
-    /// Link it: what was compiled for it, or, where that action was left out,
-    /// for the live generation, whose component is the same.
+    /// Link the component compiled for the candidate. Where compiling was skipped, the live
+    /// generation's compiled component is used: it is the same.
     Link,
-    /// Instantiate it and ask it.
+    /// Instantiate the guest, and call `describe` and `check`.
     Check,
-    /// Put it in the live one's place, atomically; first, in the same
-    /// transaction, let it migrate the data from this schema, if any.
+    /// Replace the live generation with the candidate, atomically. Where `migrate_from` is
+    /// given, first migrate the data in the same transaction.
     Promote {
-        /// The schema of the stored data where it is older than the guest's.
+        /// The schema of the stored data, where it is older than the guest's.
         migrate_from: Option<u32>,
     },
 }
@@ -184,13 +178,13 @@ enum Observed {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Work {
     digest: Digest,
-    /// Known once it is verified.
+    /// Known once the candidate is verified.
     component: Option<Digest>,
     action: Action,
 }
 
 impl Action {
-    /// The step it is.
+    /// The step that the action belongs to.
     pub const fn step(&self) -> Step {
         match self {
             Self::Verify(_) => Step::Verify,
@@ -218,16 +212,16 @@ impl State {
             .map(|work| (work.digest, work.action.step()))
     }
 
-    /// What was refused last, until something goes live or the live content is
-    /// back.
+    /// The last refusal, until a generation goes live or the live content is observed again.
     pub fn refusal(&self) -> Option<&Refusal> {
         self.refusal.as_ref()
     }
 
-    /// What comes of an event at the time `now`.
+    /// Applies an event that happens at the time `now`, and returns the new state and the
+    /// effects.
     ///
     /// # Panics
-    /// Where the event ends an action that is not under way: the caller's bug.
+    /// When the event ends an action that is not under way: a bug of the caller.
     pub fn apply(self, event: Event, now: u64) -> (Self, Vec<Effect>) {
         let mut machine = Transition {
             state: self,
@@ -279,7 +273,8 @@ impl Transition {
     fn observed(&mut self, observed: Observed) {
         match &self.state.work {
             None => self.consider(observed),
-            // Back to what is worked on: whatever came between does not matter.
+            // The volume shows the candidate again: anything observed in between does not
+            // matter.
             Some(work) if observed == Observed::Content(work.digest) => self.state.next = None,
             // A volume that cannot be read now shows nothing else to compile.
             Some(work)
@@ -294,7 +289,7 @@ impl Transition {
         }
     }
 
-    /// Decides on an observation while nothing is under way.
+    /// Decides on an observation while no action is under way.
     fn consider(&mut self, observed: Observed) {
         let digest = match observed {
             Observed::Content(digest) => digest,
@@ -317,8 +312,8 @@ impl Transition {
         }
     }
 
-    /// Tries once more what was refused, where that may help. Until it is live
-    /// or refused anew, the refusal is still to be seen.
+    /// Tries the refused content once more, where that may help. The refusal stays visible
+    /// until the content is live or refused again.
     fn retry(&mut self) {
         let refused = self.state.refusal.as_ref();
         let transient = refused.filter(|refusal| refusal.transient);

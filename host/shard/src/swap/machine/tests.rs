@@ -1,4 +1,4 @@
-//! Single stories of the machine, and all of them: every reachable state.
+//! Single cases of the machine, and a search through every reachable state.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -8,7 +8,7 @@ fn digest(name: &str) -> Digest {
     Digest::of(name.as_bytes())
 }
 
-/// Applies the events and gives what the last one caused.
+/// Applies the events, and returns the state and the effects of the last one.
 fn after(events: &[Event]) -> (State, Vec<Effect>) {
     let mut last = (State::default(), Vec::new());
     for event in events {
@@ -167,7 +167,7 @@ fn newer_content_ends_a_compile_and_a_volume_that_cannot_be_read_does_not() {
     let state = after(&then(&[gone, Event::Compiled])).0;
     assert_eq!(state.refusal().unwrap().step, Step::Read);
 
-    // Back to what serves: there is nothing to do.
+    // The volume shows the live content again: there is nothing to do.
     let events = [to_live("a", "c"), vec![seen("b"), verified("d"), seen("a")]].concat();
     let state = leads_to(&events, &[Effect::Cancel]);
     assert_eq!((state.in_progress(), state.refusal()), (None, None));
@@ -215,15 +215,15 @@ fn an_older_schema_is_refused_and_a_newer_one_migrates() {
     leads_to(&with(checked(3, None)), &[Effect::Begin(promote)]);
 }
 
-/// The machine with what the properties need to remember of its past.
+/// The machine with the past that the properties need.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct World {
     state: State,
     /// The action under way, as its performer knows it.
     running: Option<Action>,
-    /// The actions that ended well for the candidate under way.
+    /// The actions that succeeded for the current candidate.
     passed: Vec<Action>,
-    /// The newest observation; none: unreadable.
+    /// The newest observation; `None` if unreadable.
     newest: Option<&'static str>,
 }
 
@@ -236,7 +236,7 @@ fn component_of(content: Digest) -> Digest {
 }
 
 impl World {
-    /// All that can happen next, and the world after each.
+    /// The worlds after each event that can happen next.
     fn successors(&self) -> Vec<Self> {
         let mut worlds = Vec::new();
         for (name, _) in CONTENTS {
@@ -249,7 +249,7 @@ impl World {
             );
         }
         let unreadable = Event::Unreadable("gone".into());
-        // Before anything was observed there is nothing to try again.
+        // Before anything was observed there is nothing to retry.
         if self.state != State::default() {
             worlds.push(self.clone().step(Event::Retry));
         }
@@ -359,7 +359,7 @@ impl World {
         self
     }
 
-    /// With nothing under way, the newest observation is live or refused.
+    /// With no action under way, the newest observation is live or refused.
     fn is_settled(&self) {
         let State {
             live,
@@ -398,11 +398,11 @@ fn every_reachable_state_keeps_the_promises() {
         }
     }
     never_stuck(&found);
-    // All there are: the search ended because nothing new was found.
+    // The search is complete: it ended because nothing new was found.
     assert_eq!((found.len(), transitions), (4925, 41_700));
 }
 
-/// From each state, once observations cease, the actions end in a few steps.
+/// From each state, once observations cease, the actions end within a few steps.
 fn never_stuck(found: &HashSet<World>) {
     let mut known = HashMap::new();
     for world in found {

@@ -1,8 +1,8 @@
-//! How a shard's own state is stored beside its data: each record begins with a mark and its version
+//! The records that a shard stores beside its data. Each begins with a mark and its version
 //! ([`Format::mark`]).
 //!
-//! Records without the mark are those of hosts before versions were stored: their body is that of
-//! version 1. A record is never guessed at: a later version, or bytes that are left over, are errors.
+//! Records without the mark come from hosts before versions were stored; their body is that of
+//! version 1. A record is never guessed at: a later version and leftover bytes are errors.
 
 use ostrakon_base::stored::{Format, Unreadable};
 use serde::Serialize;
@@ -26,29 +26,29 @@ pub(super) fn encode_json(format: Format, value: &impl Serialize) -> Vec<u8> {
     format.mark(&body)
 }
 
-/// Reads a record whose body is JSON. Fields that are not known are an error: they mean something to
-/// who wrote them.
+/// Reads a record whose body is JSON. Unknown fields are an error, because they mean something
+/// to the host that wrote them.
 pub(super) fn decode_json<T: DeserializeOwned>(
     format: Format,
     stored: &[u8],
 ) -> Result<T, Unreadable> {
-    // The same in version 0.
+    // The body is the same in version 0.
     let (_version, body) = format.unmark(stored)?;
     serde_json::from_slice(body).map_err(|error| format.broken(&error))
 }
 
 /// A record whose body is in postcard's encoding.
 pub(super) fn encode_postcard(format: Format, value: &impl Serialize) -> Vec<u8> {
-    let body = postcard::to_stdvec(value).expect("it can always be encoded");
+    let body = postcard::to_stdvec(value).expect("the value can always be encoded");
     format.mark(&body)
 }
 
-/// Reads a record whose body is in postcard's encoding, to its last byte.
+/// Reads a record whose body is in postcard's encoding, and accepts no leftover bytes.
 pub(super) fn decode_postcard<T: DeserializeOwned>(
     format: Format,
     stored: &[u8],
 ) -> Result<T, Unreadable> {
-    // The same in version 0.
+    // The body is the same in version 0.
     let (_version, body) = format.unmark(stored)?;
     let (value, rest) = postcard::take_from_bytes(body).map_err(|error| format.broken(&error))?;
     if rest.is_empty() {

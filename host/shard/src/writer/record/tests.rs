@@ -7,10 +7,10 @@ use super::super::promotion::Live;
 /// The records of the first hosts, without a mark.
 const GENERATION_0: &[u8] = include_bytes!("../fixtures/generation.0");
 const TOPOLOGY_0: &[u8] = include_bytes!("../fixtures/topology.0");
-/// Those of version 1.
+/// The records of version 1.
 const GENERATION_1: &[u8] = include_bytes!("../fixtures/generation.1");
 const TOPOLOGY_1: &[u8] = include_bytes!("../fixtures/topology.1");
-/// The number of the stores that they are of.
+/// The number of the store that the records belong to.
 const STORE: u128 = 0x0123_4567_89ab_cdef_0011_2233_4455_6677;
 
 fn live() -> Live {
@@ -52,7 +52,7 @@ fn each_record_there_has_been_is_read() {
     }
 }
 
-/// A change of what is stored needs a version of its own, and its fixture.
+/// A change of the stored format needs a version of its own, and its fixture.
 #[test]
 fn what_is_written_is_what_was_written_by_this_version_before() {
     assert_eq!(live().encode(), GENERATION_1);
@@ -74,7 +74,7 @@ fn a_later_version_is_told_from_damage_and_nothing_is_guessed() {
         .unwrap_err();
     assert_eq!(topology.newer(), Some(9));
 
-    // One field more: at the end, where it would be overlooked.
+    // One more field at the end, where it could be overlooked.
     let with_more = [TOPOLOGY_1, &[0]].concat();
     let error = Membership::decode(&with_more).map(drop).unwrap_err();
     assert!(

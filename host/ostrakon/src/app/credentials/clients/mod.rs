@@ -1,4 +1,4 @@
-//! What clients come in by: TLS, certificates of theirs, and tokens.
+//! The credentials of clients: TLS, client certificates, and tokens.
 
 #[cfg(test)]
 mod tests;
@@ -18,56 +18,55 @@ use tokio::sync::watch;
 
 use super::{Port, Values};
 
-/// What is spoken in TLS (ALPN), the better first.
+/// The protocols offered in TLS (ALPN), the preferred one first.
 const PROTOCOLS: &[&[u8]] = &[b"h2", b"http/1.1"];
 
-/// Why what the Secret has for clients is not taken.
+/// Why the Secret's keys for clients are refused.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ClientsError {
-    /// Half of what TLS takes.
+    /// TLS needs both keys, and only one is there.
     #[error("the Secret has `{there}` and no `{missing}`: put it there, or take `{there}` away")]
     Missing {
-        /// What is there.
+        /// The key that is there.
         there: &'static str,
-        /// What belongs to it.
+        /// The key that is missing.
         missing: &'static str,
     },
-    /// The certificate or its key is of no use.
     #[error("`tls.crt` and `tls.key` in the Secret cannot be used: {0}")]
     Pair(#[from] PairError),
-    /// The authorities are none.
     #[error("`client-ca.crt` in the Secret cannot be used: {0}")]
     Authorities(#[from] NoAuthorities),
     /// The two cannot be used together.
     #[error("`tls.crt` and `client-ca.crt` in the Secret cannot be used: {0}")]
     Tls(#[from] Problem),
-    /// A token is none.
     #[error("`client-tokens` in the Secret cannot be used: {0}")]
     Tokens(#[from] TokensError),
-    /// The key has another name.
-    #[error("the Secret has `client-token`, which keeps nobody out: call it `client-tokens`")]
+    /// The key has the wrong name.
+    #[error(
+        "the Secret has `client-token`, which is not a known key and keeps nobody out: call it `client-tokens`"
+    )]
     Name,
-    /// A word that says nothing.
+    /// The value is not a known word.
     #[error(
         "`client-auth` in the Secret is neither `all` nor `any`: write one of them, or take the key away"
     )]
     Demand,
-    /// Nothing but HTTPS is to be spoken, and it cannot be.
+    /// Only HTTPS may be spoken, and it cannot be.
     #[error("--https-only is given and the Secret has no `tls.crt`: put it there with `tls.key`")]
     HttpsOnly,
-    /// What goes through TLS would go in the clear.
+    /// TLS traffic would go in the clear.
     #[error(
         "the Secret has no `tls.crt` and `tls.key` any more: a shard does not go from HTTPS to plain HTTP while it runs; put them back, or restart it"
     )]
     WouldBePlain,
-    /// Those who were kept out would come in.
+    /// Clients that were kept out would be let in.
     #[error(
         "the Secret has neither `client-tokens` nor `client-ca.crt` any more: a shard does not open to everybody while it runs; put one back, or restart it"
     )]
     WouldBeOpen,
 }
 
-/// What clients come in by.
+/// The credentials that clients must present.
 #[derive(Debug)]
 pub(in crate::app) struct Clients {
     tls: Option<Server>,
@@ -76,8 +75,8 @@ pub(in crate::app) struct Clients {
 }
 
 impl Clients {
-    /// Lets a request in, or says how it is answered. Its certificate was looked at already. Where
-    /// tokens are for the host, no guest sees one.
+    /// Admits a request, or returns the response that refuses it. The client's certificate has
+    /// been checked already. Where the host checks tokens, no guest sees one.
     pub(in crate::app) fn admit(
         &self,
         head: &mut request::Parts,
@@ -112,7 +111,7 @@ impl ClientsPort {
         Self { https_only, door }
     }
 
-    /// What streams have to be in.
+    /// Whether connections must use TLS.
     pub(in crate::app) fn door(&self) -> Door {
         self.door.subscribe()
     }
@@ -186,7 +185,8 @@ impl Port for ClientsPort {
     }
 }
 
-/// The certificate that is shown, and what clients need to show; none where plain HTTP is spoken.
+/// The certificate to present, and what clients must present; `None` where plain HTTP is
+/// spoken.
 fn read_tls(values: &Values, need: Need, now: SystemTime) -> Result<Option<Server>, ClientsError> {
     let authorities = values.get("client-ca.crt").map(Authorities::read);
     let authorities = authorities.transpose()?;

@@ -59,8 +59,8 @@ fn what_cannot_be_used_together_is_refused_with_what_to_do() {
     check_refused(&with(&[("client-auth", "none")]), None, "`all` nor `any`");
 }
 
-/// Whatever becomes of the Secret, what went through TLS never goes in the
-/// clear, and who was kept out does not come in.
+/// Whatever happens to the Secret, traffic that went through TLS never goes in the clear, and
+/// clients that were kept out are not let in.
 #[test]
 fn a_running_shard_never_asks_for_less() {
     let authority = Authority::new("a");
@@ -79,7 +79,7 @@ fn a_running_shard_never_asks_for_less() {
     check_refused(&pair(&issued), Some(&both), "does not open to everybody");
     check_refused(&pair(&issued), Some(&certificates), "open to everybody");
 
-    // From one means to the other, and to more, it goes.
+    // Changing from one means to the other, and to more, is allowed.
     make(
         &[pair(&issued), tokens.to_vec()].concat(),
         Some(&certificates),
@@ -115,7 +115,7 @@ fn asked(clients: &Clients, token: Option<&str>, caller: &Caller) -> (Result<(),
 fn a_token_is_demanded_where_there_are_any_and_told_to_no_guest() {
     let plain = Caller::plain(([10, 0, 0, 1], 1).into(), ([10, 0, 0, 2], 2).into());
     let open = make(&[], None).unwrap();
-    // It may be the guest's own.
+    // The token may be meant for the guest.
     assert_eq!(asked(&open, Some(ONE), &plain), (Ok(()), true));
     let two_lines = format!("{ONE}\n{TWO}");
     let tokens = make(&[("client-tokens", &two_lines)], None).unwrap();
@@ -133,7 +133,7 @@ fn a_token_is_demanded_where_there_are_any_and_told_to_no_guest() {
     }
 }
 
-/// Only the connection knows whether a certificate was shown.
+/// Only the connection knows whether a certificate was presented.
 #[tokio::test]
 async fn with_any_a_certificate_or_a_token_will_do() {
     let authority = Authority::new("a");
