@@ -1,7 +1,6 @@
 //! The manifest of a ConfigMap: the checks of its content, and its text.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::io;
 use std::path::PathBuf;
 
@@ -112,69 +111,38 @@ impl Manifest {
         self.json().to_string().len() > MAX_ANNOTATION
     }
 
-    fn json(&self) -> Value {
-        let texts: BTreeMap<_, _> = self.texts().collect();
-        let binaries: BTreeMap<_, _> = self.binaries().collect();
-        json!({
+    /// The manifest as JSON, which `kubectl` takes as it does YAML; the same for the same
+    /// content.
+    pub(super) fn json(&self) -> Value {
+        let mut manifest = json!({
             "apiVersion": "v1",
             "kind": "ConfigMap",
-            "metadata": { "name": self.name, "namespace": self.namespace },
-            "data": texts,
-            "binaryData": binaries,
-        })
-    }
-
-    /// The manifest's text, the same for the same content: keys are in order.
-    pub(super) fn yaml(&self) -> String {
-        let mut yaml = format!(
-            "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: {}\n",
-            quoted(&self.name)
-        );
-        let mut line = |line: &str| {
-            writeln!(yaml, "{line}").expect("writing to a string cannot fail");
-        };
+            "metadata": { "name": self.name },
+        });
         if let Some(namespace) = &self.namespace {
-            line(&format!("  namespace: {}", quoted(namespace)));
+            manifest["metadata"]["namespace"] = json!(namespace);
         }
-        if self.texts().next().is_some() {
-            line("data:");
+        let texts: BTreeMap<_, _> = self.texts().collect();
+        if !texts.is_empty() {
+            manifest["data"] = json!(texts);
         }
-        for (key, text) in self.texts() {
-            if is_block(text) {
-                line(&format!("  {}: |", quoted(key)));
-                for text in text.lines() {
-                    line(
-                        if text.is_empty() {
-                            String::new()
-                        } else {
-                            format!("    {text}")
-                        }
-                        .as_str(),
-                    );
-                }
-            } else {
-                line(&format!("  {}: {}", quoted(key), quoted(text)));
-            }
+        let binaries: BTreeMap<_, _> = self.binaries().collect();
+        if !binaries.is_empty() {
+            manifest["binaryData"] = json!(binaries);
         }
-        if self.binaries().next().is_some() {
-            line("binaryData:");
-        }
-        for (key, base64) in self.binaries() {
-            line(&format!("  {}: {base64}", quoted(key)));
-        }
-        yaml
+        manifest
     }
 
     fn texts(&self) -> impl Iterator<Item = (&str, &str)> {
         self.files
             .iter()
-            .filter_map(|(key, content)| Some((key.as_str(), text(content)?)))
+            .filter_map(|(key, content)| Some((key.as_str(), str::from_utf8(content).ok()?)))
     }
 
     fn binaries(&self) -> impl Iterator<Item = (&str, String)> {
         self.files
             .iter()
-            .filter(|(_, content)| text(content).is_none())
+            .filter(|(_, content)| str::from_utf8(content).is_err())
             .map(|(key, content)| (key.as_str(), STANDARD.encode(content)))
     }
 }
@@ -184,34 +152,6 @@ pub(super) fn share(bytes: usize) -> String {
     let tenths = bytes * 1000 / MAX_BYTES;
     let (percent, tenth) = (tenths / 10, tenths % 10);
     format!("{bytes} bytes, {percent}.{tenth} % of a ConfigMap's 1 MiB")
-}
-
-/// The content as text, if YAML can represent it.
-fn text(content: &[u8]) -> Option<&str> {
-    let text = str::from_utf8(content).ok()?;
-    let shown = |character: char| {
-        matches!(character, '\n' | '\t') || !(character.is_control() || is_special(character))
-    };
-    text.chars().all(shown).then_some(text)
-}
-
-/// Whether YAML takes the character for the end of a line, or does not accept it.
-fn is_special(character: char) -> bool {
-    matches!(
-        character,
-        '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}'
-    )
-}
-
-/// Whether a text keeps its form as a literal block: it has whole lines, and its first and last
-/// lines leave no doubt about the block's form.
-fn is_block(text: &str) -> bool {
-    text.ends_with('\n') && !text.ends_with("\n\n") && !text.starts_with([' ', '\t', '\n'])
-}
-
-/// A string in JSON's syntax, which YAML reads alike.
-fn quoted(text: &str) -> String {
-    Value::from(text).to_string()
 }
 
 fn is_name(name: &str) -> bool {
@@ -249,16 +189,16 @@ mod tests {
 
     /// The content that a YAML reader gets back.
     fn read_back(manifest: &Manifest) -> BTreeMap<String, Vec<u8>> {
-        let yaml: Value = serde_yaml_ng::from_str(&manifest.yaml()).unwrap();
+        let object = manifest.json();
         assert_eq!(
-            (&yaml["apiVersion"], &yaml["kind"]),
+            (&object["apiVersion"], &object["kind"]),
             (&json!("v1"), &json!("ConfigMap"))
         );
         assert_eq!(
-            yaml["metadata"],
+            object["metadata"],
             json!({ "name": "kv", "namespace": "shop" })
         );
-        let entries = |field: &str| yaml[field].as_object().cloned().unwrap_or_default();
+        let entries = |field: &str| object[field].as_object().cloned().unwrap_or_default();
         let text = |value: Value| value.as_str().unwrap().as_bytes().to_vec();
         let texts = entries("data")
             .into_iter()
@@ -300,12 +240,12 @@ mod tests {
     }
 
     #[test]
-    fn texts_of_whole_lines_stay_readable() {
-        let yaml = manifest(&[("ostrakon.toml", b"[log]\nfilter = \"info\"\n")]).yaml();
-        assert!(
-            yaml.ends_with("data:\n  \"ostrakon.toml\": |\n    [log]\n    filter = \"info\"\n"),
-            "{yaml}"
-        );
+    fn what_there_is_none_of_is_not_named() {
+        let manifest = Manifest::new("kv", None).unwrap();
+        let expected = json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "kv" },
+        });
+        assert_eq!(manifest.json(), expected);
     }
 
     #[test]

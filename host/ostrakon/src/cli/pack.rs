@@ -64,15 +64,15 @@ fn literal(text: &str) -> Result<(String, String), String> {
 impl Arguments {
     pub(super) fn run(self) -> Result<(), Failure> {
         let manifest = self.manifest()?;
-        let yaml = manifest.yaml();
+        let json = format!("{:#}\n", manifest.json());
         if manifest.needs_server_side() {
             say_aside(
                 "hint: too large for kubectl's annotation: use `kubectl apply --server-side`",
             );
         }
         match &self.output {
-            None => say(&yaml),
-            Some(path) => write_atomically(path, yaml.as_bytes()).map_err(|source| {
+            None => say(&json),
+            Some(path) => write_atomically(path, json.as_bytes()).map_err(|source| {
                 let path = path.clone();
                 Failure::new(Exit::Io, Error::Write { path, source })
             }),

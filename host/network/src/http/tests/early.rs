@@ -36,11 +36,7 @@ async fn early_answers_arrive_however_much_is_sent_before_they_are_read() {
     let mut count = 0;
     for (head, body, refusal) in [
         // Refused by a handler, as for a missing token.
-        (
-            with("/refused", "", 4 * MIB),
-            4 * MIB,
-            SHUTTING_DOWN,
-        ),
+        (with("/refused", "", 4 * MIB), 4 * MIB, SHUTTING_DOWN),
         (with("/a", "", 9 * MIB), 9 * MIB, refusals::BODY_SIZE),
         (chunked.to_owned(), 9 * MIB, refusals::BODY_SIZE),
         (
