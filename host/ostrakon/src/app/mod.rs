@@ -5,11 +5,11 @@ mod error;
 mod kubernetes;
 mod options;
 mod performer;
+mod phases;
 mod public;
 mod status;
 
 use std::path::Path;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -23,16 +23,13 @@ pub(crate) use options::Options;
 
 use credentials::{ClientsPort, Credentials, OperatorsPort, PeersPort};
 use ostrakon_base::blocking::Blocking;
-use ostrakon_base::causes::with_causes;
 use ostrakon_base::digest::Digest;
 use ostrakon_base::signals::Signals;
 use ostrakon_cluster::plan::Planner;
 use ostrakon_cluster::{self as cluster, Cluster, Guests};
-use ostrakon_engine::{Attempts, Cache, Compiler, Engine, Identity};
+use ostrakon_engine::{Compiler, Engine, Identity};
 use ostrakon_kubernetes::Kubernetes;
 use ostrakon_network::bearer::LiveTokens;
-use ostrakon_network::descriptors;
-use ostrakon_network::http::Server;
 use ostrakon_observe::metrics::{Listener, Metrics};
 use ostrakon_observe::telemetry::{Backlog, Filter, Log};
 use ostrakon_observe::trace::Tracer;
@@ -41,17 +38,19 @@ use ostrakon_peers as peers;
 use ostrakon_protocol::{Incarnation, Ordinal, Stopped};
 use ostrakon_settings::settings::Settings;
 use ostrakon_shard::service::{Others, Service};
-use ostrakon_shard::swap::{Controller, DefaultGuest, Kept, Refused, Status, Step};
+use ostrakon_shard::swap::{Controller, Kept, Refused, Status, Step};
 use ostrakon_shard::writer::{self, Change, Changed, Writer};
-use ostrakon_store::{self as store, OpenError, Store};
-use ostrakon_volumes::secrets::Secrets;
-use ostrakon_volumes::volume::{self, Files, ReadError, Watcher};
+use ostrakon_volumes::volume::{Files, Watcher};
 use performer::{LiveSettings, Performer};
+use phases::{
+    Data, Mounted, Ports, become_ready, data, follow_missing, follow_stopped, run_drain,
+    unreadable, watch_public,
+};
 use public::Public;
 use status::{Parts, Shard};
 
 use crate::admin::{self, Admin};
-use crate::drain::{Drain, End, Outcome, Timing, until_told};
+use crate::drain::{Drain, End, Outcome, until_told};
 use crate::heap;
 use crate::readiness::Readiness;
 
@@ -180,24 +179,11 @@ impl App {
         (filter, log): Logging,
         compiling: &OnceLock<Compiler>,
     ) -> Result<Self, Error> {
-        let open_files = descriptors::Limit::raise();
-        let shares = open_files.shares(options.cluster.is_some());
-        let bind =
-            |address| Server::bind(address).map_err(|source| Error::Bind { address, source });
-        let (server, admin) = (bind(options.listen)?, bind(options.admin)?);
-        tracing::info!(
-            shard = options.ordinal,
-            listen = %server.local_addr(),
-            admin = %admin.local_addr(),
-            version = env!("CARGO_PKG_VERSION"),
-            "starting"
-        );
-        tracing::info!(
-            limit = open_files.now,
-            soft_limit_found = open_files.found,
-            most_client_connections = shares.public,
-            "open files"
-        );
+        let Ports {
+            public,
+            admin,
+            shares,
+        } = Ports::open(options)?;
         tokio::spawn(heap::give_back());
         let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION")));
         metrics.swap_steps(Step::ALL.map(Step::name));
@@ -226,72 +212,21 @@ impl App {
             },
         )?;
 
-        let store = store::Options {
-            check: options.check,
-            ..store::Options::new(&options.data_dir, options.store_cache_bytes)
-        };
-        let opening = tokio::task::spawn_blocking(move || -> Result<_, OpenError> {
-            let found = Store::find(store)?;
-            // Before the file is opened, which changes it: a later version may have written it.
-            Ok(match writer::read_record(found.record()) {
-                Ok(last) => Ok((found.open()?, last)),
-                Err(unreadable) => Err(unreadable),
-            })
-        });
-        let unreadable = |source| Error::record(options.data_dir.join("shard.redb"), source);
-        let opened = opening.await.expect("opening the store does not panic")?;
-        let (store, last) = opened.map_err(unreadable)?;
-        let data = |source| Error::Data {
-            path: options.data_dir.clone(),
-            source,
-        };
-        let kept = Kept::open(&options.data_dir).map_err(data)?;
-        let cache = Cache::open(&options.data_dir).map_err(data)?;
-        let attempts = Attempts::open(&options.data_dir).map_err(data)?;
-        let compiler = Compiler::in_children(Some(attempts), Some(Arc::clone(&metrics)));
-        let compiler = compiling.get_or_init(|| compiler).clone();
-        let has_served = last.is_some();
-        let last_good = last.map(|live| kept.load(live.digest)).transpose();
-        let (last_good, unkept) = match last_good {
-            Ok(last_good) => (last_good, String::new()),
-            Err(error) => {
-                let error = with_causes(&error);
-                tracing::warn!(
-                    %error,
-                    "the generation that served last is not there: the shard starts on what the \
-                     ConfigMap holds, and on nothing else"
-                );
-                (
-                    None,
-                    format!("; what served last is not there either: {error}"),
-                )
-            }
-        };
-
-        let default_guest = match &options.default_guest {
-            None => DefaultGuest::default(),
-            Some(path) => DefaultGuest::read(path)?,
-        };
-        let config = Watcher::start(&options.config_dir, volume::Options::default())?;
-        let (secrets, secrets_watcher) = match &options.secrets_dir {
-            None => (Secrets::default(), None),
-            Some(directory) if !directory.is_dir() => {
-                return Err(Error::NoSecrets(directory.clone()));
-            }
-            Some(directory) => {
-                let watcher = Watcher::start(directory, volume::Options::default())?;
-                let observations = watcher.observations();
-                let first = observations.borrow().clone();
-                let secrets = Secrets::new(first);
-                if let Some(problem) = secrets.problem()
-                    && !matches!(*problem, ReadError::Empty(_))
-                {
-                    return Err(Error::Secrets(problem));
-                }
-                tokio::spawn(secrets.clone().follow(observations, Arc::clone(&metrics)));
-                (secrets, Some(watcher))
-            }
-        };
+        let Data {
+            store,
+            kept,
+            cache,
+            compiler,
+            has_served,
+            last_good,
+            unkept,
+        } = Data::open(options, &metrics, compiling).await?;
+        let Mounted {
+            config,
+            default_guest,
+            secrets,
+            secrets_watcher,
+        } = Mounted::watch(options, &metrics)?;
         let clients = ClientsPort::new(options.https_only);
         let clients = Credentials::start(clients, &secrets, &metrics)?;
         let operators = Credentials::start(OperatorsPort(operators), &secrets, &metrics)?;
@@ -299,7 +234,7 @@ impl App {
         let place = options.cluster.as_ref().map(|_| Ordinal(options.ordinal));
         let started = Writer::start(store, place, runtime, Arc::clone(&metrics));
         let (writer, writer_thread) = started.map_err(|error| match error {
-            writer::StartError::Unreadable(source) => unreadable(source),
+            writer::StartError::Unreadable(source) => unreadable(options, source),
             writer::StartError::System(error) => error.into(),
         })?;
 
@@ -314,7 +249,7 @@ impl App {
             cache: cache.clone(),
             compiler: compiler.clone(),
             kept: kept.clone(),
-            of_plan: Kept::of_plan(&options.data_dir).map_err(data)?,
+            of_plan: Kept::of_plan(&options.data_dir).map_err(|source| data(options, source))?,
             metrics: Arc::clone(&metrics),
             identity: Identity {
                 ordinal: options.ordinal,
@@ -440,25 +375,10 @@ impl App {
         let handing_over = cluster.as_ref().map(|(cluster, _)| cluster.clone());
         let placed = handing_over.clone();
         let of_app = handing_over.clone();
-        let (mut missing, of_store) = (writer.missing(), readiness.clone());
-        tokio::spawn(async move {
-            loop {
-                let is_missing = missing.borrow_and_update().is_some();
-                of_store.set_store_missing(is_missing);
-                if missing.changed().await.is_err() {
-                    return;
-                }
-            }
-        });
+        tokio::spawn(follow_missing(writer.missing(), readiness.clone()));
         let cluster = if let Some((cluster, listener)) = cluster {
-            let (draining, mut stopped) = (drain.clone(), cluster.stopped());
-            let stopping = readiness.clone();
-            tokio::spawn(async move {
-                if stopped.wait_for(Option::is_some).await.is_ok() {
-                    stopping.set_stopped();
-                    draining.begin_refusing();
-                }
-            });
+            let stopped = follow_stopped(cluster.stopped(), readiness.clone(), drain.clone());
+            tokio::spawn(stopped);
             readiness.set_awaits_plan(true);
             readiness.set_awaits_peers(true);
             let among = cluster.run(listener, service.clone(), peers_down);
@@ -466,7 +386,7 @@ impl App {
         } else {
             None
         };
-        let public = Public {
+        let handler = Public {
             service,
             drain: drain.clone(),
             metrics: Arc::clone(&metrics),
@@ -474,45 +394,12 @@ impl App {
             settings: Arc::clone(&settings),
         };
         let port = (Listener::Public, clients.port().door());
-        let listening = server.run(Arc::new(public), limits, metrics, port, down);
-        let listening = tokio::spawn(listening);
-        let server = tokio::spawn(async move {
-            let error = match listening.await {
-                Ok(Ok(())) => return,
-                Ok(Err(error)) => error.to_string(),
-                Err(error) => error.to_string(),
-            };
-            tracing::error!(error, "the public port ended");
-            has_failed.store(true, Ordering::Relaxed);
-        });
-        let (draining, flushing) = (drain.clone(), writer.clone());
-        tokio::spawn(async move {
-            let timing = || {
-                let drain = settings.load().drain.clone();
-                Timing {
-                    serve_for: drain.serve_for,
-                    deadline: drain.deadline,
-                }
-            };
-            let hand_over = async {
-                if let Some(cluster) = handing_over {
-                    cluster.hand_over().await;
-                }
-            };
-            draining
-                .run(timing, async { flushing.flush().await }, hand_over)
-                .await;
-        });
+        let listening = public.run(Arc::new(handler), limits, metrics, port, down);
+        let server = tokio::spawn(watch_public(tokio::spawn(listening), has_failed));
+        let flushing = writer.clone();
+        tokio::spawn(run_drain(drain.clone(), settings, flushing, handing_over));
         readiness.set_generation_live();
-        tokio::spawn(async move {
-            if let Some(cluster) = placed {
-                cluster.until_placed().await;
-                readiness.set_awaits_plan(false);
-                cluster.until_known().await;
-                readiness.set_awaits_peers(false);
-            }
-            tracing::info!("ready");
-        });
+        tokio::spawn(become_ready(readiness, placed));
         Ok(Self {
             drain,
             shutdown,
