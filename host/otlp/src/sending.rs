@@ -173,7 +173,7 @@ impl Sending {
                     break;
                 }
                 Err(error) => {
-                    tracing::debug!(%error, ?pause, "spans were not accepted and will be sent again")
+                    tracing::debug!(%error, ?pause, "spans were not accepted and will be sent again");
                 }
             }
             self.count_dropped(queue);
