@@ -386,7 +386,7 @@ fn a_plans_compile_ends_with_its_caller_and_gives_way_to_a_swap() {
     let read = asking.read(&mut answer).expect("an answer");
     let answer = String::from_utf8_lossy(&answer[..read]);
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
-    assert!(answer.contains("ask again soon"), "{answer}");
+    assert!(answer.contains("try again soon"), "{answer}");
 
     // Draining, the shard tries nothing any more.
     let _asking = ask_for_a_plan(&host, &trial);

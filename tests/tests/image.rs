@@ -125,7 +125,7 @@ fn as_process_1_without_any_right_it_serves_swaps_and_drains() {
         "{log}"
     );
     // The process that compiled gave up what it could, here, too.
-    assert!(!log.contains("the process that compiled"), "{log}");
+    assert!(!log.contains("the compiler process"), "{log}");
     assert_eq!(tree(&image.root()), before, "the root is read-only");
 
     // And on the same data again.

@@ -92,7 +92,7 @@ fn components_that_are_given_to_others_are_not_counted_and_so_refused() {
     within.section(&types).section(&imports);
     refused(
         &with(&[&NestedComponentSection(&within)]),
-        "is given another",
+        "takes another component",
     );
     let mut alias = wasm_encoder::ComponentAliasSection::new();
     alias.alias(Alias::InstanceExport {
@@ -100,7 +100,7 @@ fn components_that_are_given_to_others_are_not_counted_and_so_refused() {
         kind: ComponentExportKind::Component,
         name: "given",
     });
-    refused(&with(&[&alias]), "is given another");
+    refused(&with(&[&alias]), "takes another component");
 }
 
 #[test]
