@@ -220,7 +220,7 @@ fn one_hangs(test: &str, hang: impl Fn(&Pods<'_>, bool)) {
         for unknown in of(hanging, true).filter(|sample| !is_known(sample)) {
             assert_eq!(unknown.status, Some(502), "{unknown:?}");
             assert!(
-                unknown.said.contains("may or may not have written"),
+                unknown.said.contains("may have written or not"),
                 "{unknown:?}"
             );
             assert!(unknown.waited < GENEROUS, "found out too late: {unknown:?}");

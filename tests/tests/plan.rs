@@ -197,7 +197,7 @@ fn a_component_is_asked_before_it_is_anything_and_leaves_nothing() {
     assert_eq!(warnings.len(), 1, "{other:#}");
     let text = warnings[0].as_str().expect("a warning is text");
     assert!(
-        text.starts_with("its `sharding` is 1, as the live guest's"),
+        text.starts_with("its `sharding` is 1, the same as the live guest's"),
         "{text}"
     );
     let then = |plan: &Value| -> Vec<u64> {
@@ -267,7 +267,7 @@ fn a_shard_that_is_alone_can_plan_and_says_so_to_people() {
     let more = found(&plan(host.admin, 4, None));
     assert_eq!(bytes(&more), bytes(&planned) + 100);
 
-    for (shards, text) in [(0, "0 shards cannot be"), (1025, "ask for 1 to 1024")] {
+    for (shards, text) in [(0, "there cannot be 0 shards"), (1025, "ask for 1 to 1024")] {
         let refused = plan(host.admin, shards, None);
         assert!(
             refused.status == 400 && refused.text().contains(text),
