@@ -23,10 +23,13 @@ fn commands(line: &str) -> Vec<Vec<String>> {
     let parts = line.split(['|', ';', '&', '>', '<']);
     let commands = parts.filter_map(|part| {
         let words = part.split_whitespace().map(|word| word.trim_matches('\''));
-        let mut words =
-            words.skip_while(|word| Path::new(word).file_name() != Some("ostrakon".as_ref()));
-        let _program = words.next()?;
-        Some(words.map(str::to_owned).collect::<Vec<_>>())
+        let words: Vec<_> = words.collect();
+        let is_program = |word: &str| Path::new(word).file_name() == Some("ostrakon".as_ref());
+        let at = words.iter().position(|word| is_program(word))?;
+        // Otherwise it is spoken of: in what a command prints, for example.
+        let begins = at == 0 || matches!(words[at - 1], "$" | "--");
+        let arguments = words[at + 1..].iter().map(|&word| word.to_owned());
+        begins.then(|| arguments.collect::<Vec<_>>())
     });
     commands.filter(|words| !words.is_empty()).collect()
 }
