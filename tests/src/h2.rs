@@ -202,6 +202,7 @@ impl Raw {
     }
 }
 
+/// The bytes of a frame.
 ///
 /// # Panics
 /// When the payload is longer than a frame can be.

@@ -3,6 +3,7 @@
 pub mod client;
 pub mod cluster;
 pub mod collector;
+pub mod command;
 pub mod container;
 pub mod h2;
 pub mod host;

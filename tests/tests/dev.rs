@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use ostrakon_test_support::net::Net;
 use ostrakon_tests::client::Client;
+use ostrakon_tests::command::output_of;
 use ostrakon_tests::host::{PATIENCE, binary, guest};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -136,20 +137,6 @@ impl Drop for Dev {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// What a command says that is to end by itself, soon.
-fn output_of(command: &mut Command) -> Output {
-    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-    let deadline = Instant::now() + PATIENCE;
-    while child.try_wait().unwrap().is_none() {
-        if Instant::now() > deadline {
-            child.kill().unwrap();
-            panic!("it does not end");
-        }
-        thread::sleep(Duration::from_millis(1));
-    }
-    child.wait_with_output().unwrap()
 }
 
 /// Checks an exit code and what standard error says.

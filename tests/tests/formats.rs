@@ -6,12 +6,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
 
 use ostrakon_base::digest::Digest;
 use ostrakon_tests::cluster::shards;
-use ostrakon_tests::host::{Host, PATIENCE, Shard, binary, config, guest, last_words};
+use ostrakon_tests::command::output_of;
+use ostrakon_tests::host::{Host, Shard, binary, config, guest, last_words};
 use redb::{Database, ReadableDatabase as _, TableDefinition};
 use tempfile::TempDir;
 
@@ -325,25 +324,15 @@ impl Dev {
     fn refused(&self, code: i32) -> String {
         let state = self.0.path().join("state");
         let before = files(&state);
-        let mut child = Command::new(binary())
+        let mut command = Command::new(binary());
+        command
             .args(["dev", "--address", "127.0.77.1", "--config-dir"])
             .arg(self.0.path().join("config"))
             .arg("--state")
             .arg(&state)
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let deadline = Instant::now() + PATIENCE;
-        while child.try_wait().unwrap().is_none() {
-            if Instant::now() > deadline {
-                child.kill().unwrap();
-                panic!("it does not end");
-            }
-            thread::sleep(Duration::from_millis(1));
-        }
-        let Output { status, stderr, .. } = child.wait_with_output().unwrap();
+            .stdout(Stdio::null());
+        let Output { status, stderr, .. } = output_of(&mut command);
         let said = String::from_utf8(stderr).unwrap();
         assert_eq!(status.code(), Some(code), "{said}");
         assert_eq!(said.lines().count(), 1, "{said}");

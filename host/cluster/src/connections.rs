@@ -101,6 +101,14 @@ impl AskError {
             Self::Answer => false,
         }
     }
+
+    /// Whether the shard that was asked is there and answered.
+    pub(super) fn is_answered(&self) -> bool {
+        matches!(
+            self,
+            Self::NotUnderstood(_) | Self::Superseded | Self::Unnamed
+        )
+    }
 }
 
 impl Cluster {
@@ -182,5 +190,20 @@ impl Cluster {
                 Ok(said)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Otherwise a shard of an earlier version, asked for what it does not know, would be
+    /// reported as away, and its clients' requests refused.
+    #[test]
+    fn a_shard_of_another_version_is_there_and_has_run_nothing() {
+        let error = AskError::NotUnderstood("no such request".to_owned());
+        assert!(error.is_answered() && error.is_not_run());
+        assert!(!AskError::Foreign.is_answered() && !AskError::Past.is_answered());
+        assert!(!AskError::Answer.is_not_run());
     }
 }

@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::ceilings::Ceilings;
 use super::log_limit::LogLimit;
-use super::message::{Accepted, PeerRequest, PeerResponse, Process};
+use super::message::{Accepted, PeerRequest, PeerResponse, Process, millis};
 use super::{Cluster, Line, until_down};
 
 /// How often the claim is verified.
@@ -65,11 +65,6 @@ impl Fence {
     fn lately(&self) -> std::sync::MutexGuard<'_, BTreeMap<Ordinal, (Process, Instant)>> {
         self.lately.lock().expect("no holder of this lock panics")
     }
-}
-
-/// A duration in milliseconds, as messages carry it.
-pub(super) fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Cluster {

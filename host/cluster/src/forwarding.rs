@@ -8,8 +8,7 @@ use ostrakon_protocol::{Epoch, HandOff, Ordinal};
 use ostrakon_shard::service::{Boxed, Forwarded, NoPart, Others, Part};
 use tokio::time::Instant;
 
-use super::fence::millis;
-use super::message::{ForwardedRequest, PeerRequest, PeerResponse};
+use super::message::{ForwardedRequest, PeerRequest, PeerResponse, millis};
 use super::{AskError, Cluster};
 
 impl Others for Cluster {
@@ -46,14 +45,14 @@ impl Others for Cluster {
                     Forwarded::NotTaken(AskError::Answer.to_string())
                 }
                 Ok(PeerResponse::Elsewhere { at, hand_off, plan }) => {
-                    // Tells a shard whose plan is older, or learns the newer plan.
+                    // This shard's plan may be the older one.
                     if let Err(error) = self.learn(plan).await {
                         return Forwarded::NotTaken(error.to_string());
                     }
                     let at = Ordinal(at);
                     Forwarded::Elsewhere { at, hand_off }
                 }
-                Ok(PeerResponse::Later { reason: why }) => Forwarded::NotTaken(why),
+                Ok(PeerResponse::Later { reason }) => Forwarded::NotTaken(reason),
                 Ok(_) => Forwarded::Unknown(AskError::Answer.to_string()),
                 Err(error) if error.is_not_run() => Forwarded::NotTaken(self.why_away(at, &error)),
                 Err(error) => Forwarded::Unknown(error.to_string()),
@@ -105,21 +104,16 @@ impl Others for Cluster {
                 span.fail(error.to_string());
             }
             drop(span);
+            let malformed = || NoPart::Away(self.refusal(at, Err(AskError::Answer)));
             match said {
-                Ok(PeerResponse::Part { moved, reply }) => {
-                    let reply = reply.unpack();
-                    let away = || NoPart::Away(self.refusal(at, Err(AskError::Answer)));
-                    let reply = reply.ok_or_else(away)?;
-                    Ok(Part {
-                        shard: at,
-                        moved,
-                        reply,
-                    })
-                }
-                Ok(PeerResponse::PartRefused { reply }) => Err(match reply.unpack() {
-                    Some(reply) => NoPart::Refused(reply),
-                    None => NoPart::Away(self.refusal(at, Err(AskError::Answer))),
+                Ok(PeerResponse::Part { moved, reply }) => Ok(Part {
+                    shard: at,
+                    moved,
+                    reply: reply.unpack().ok_or_else(malformed)?,
                 }),
+                Ok(PeerResponse::PartRefused { reply }) => {
+                    Err(reply.unpack().map_or_else(malformed, NoPart::Refused))
+                }
                 said => Err(NoPart::Away(self.refusal(at, said))),
             }
         })

@@ -29,7 +29,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn it_is_told_of_at_most_so_often() {
+    async fn a_message_is_logged_once_in_that_time_at_most() {
         let limit = LogLimit::default();
         assert!(limit.allows());
         assert!(!limit.allows());

@@ -148,7 +148,8 @@ impl Cluster {
     /// Notes whether a peer could be asked.
     pub(super) fn note_reached<T>(&self, peer: Ordinal, asked: &Result<T, AskError>) {
         let cause = match asked {
-            Ok(_) | Err(AskError::Superseded | AskError::Unnamed) => None,
+            Ok(_) => None,
+            Err(error) if error.is_answered() => None,
             Err(error) => Some(error.to_string()),
         };
         self.note_contact(peer, cause, false);

@@ -85,43 +85,44 @@ impl Replies {
     pub fn hold_as_told(
         &self,
         of_one: &Sum,
-        (headers, body): (&HeaderMap, Bytes),
+        reply: (&HeaderMap, Bytes),
         limit: usize,
     ) -> Option<Bytes> {
-        let length = held_by(headers, &body);
-        if length == 0 {
-            return Some(body);
-        }
-        let (counted, [of_all, _]) = self.add(of_one, length);
-        let held = counted.with(body);
-        (of_all < limit).then_some(held)
+        self.hold_if(of_one, reply, |_, [of_all, _]| of_all < limit)
     }
 
     /// Counts a reply, and returns its body. The body and the headers count until the last
     /// reference to the body's bytes is dropped; an empty body counts until it is dropped itself.
     /// There is none if the sum would exceed `limit`, or the part of it that the reply may use. A
     /// reply on its own is never too large.
-    pub fn hold(
+    pub fn hold(&self, of_one: &Sum, reply: (&HeaderMap, Bytes), limit: usize) -> Option<Bytes> {
+        self.hold_if(of_one, reply, |length, [of_all, of_connection]| {
+            let most = if length <= SMALL {
+                limit
+            } else {
+                limit - limit / PART
+            };
+            let fits = |before: usize, most| before == 0 || before.saturating_add(length) <= most;
+            let left = limit.saturating_sub(of_all.saturating_add(length));
+            fits(of_all, most) && fits(of_connection, left)
+        })
+    }
+
+    /// Counts a reply, and returns its body if there is room by its length and by the sums of all
+    /// connections and of this one before it.
+    fn hold_if(
         &self,
         of_one: &Sum,
         (headers, body): (&HeaderMap, Bytes),
-        limit: usize,
+        has_room: impl FnOnce(usize, [usize; 2]) -> bool,
     ) -> Option<Bytes> {
         let length = held_by(headers, &body);
         if length == 0 {
             return Some(body);
         }
-        let (counted, [of_all, of_connection]) = self.add(of_one, length);
+        let (counted, before) = self.add(of_one, length);
         let held = counted.with(body);
-        let most = if length <= SMALL {
-            limit
-        } else {
-            limit - limit / PART
-        };
-        let fits = |before: usize, most| before == 0 || before.saturating_add(length) <= most;
-        let left = limit.saturating_sub(of_all.saturating_add(length));
-        let has_room = fits(of_all, most) && fits(of_connection, left);
-        has_room.then_some(held)
+        has_room(length, before).then_some(held)
     }
 }
 

@@ -234,19 +234,19 @@ mod tests {
     fn a_directory_is_for_one_controller_and_one_source_and_its_owner_alone() {
         let scratch = tempfile::tempdir().unwrap();
         let root = scratch.path().join("a/b");
-        let place = StateDirectory::open(&root).unwrap();
+        let state = StateDirectory::open(&root).unwrap();
         let mode = fs::metadata(&root).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o700);
         assert!(matches!(
             StateDirectory::open(&root),
             Err(StateDirectoryError::InUse(_))
         ));
-        place.belongs_to(Path::new("/one")).unwrap();
-        drop(place);
+        state.belongs_to(Path::new("/one")).unwrap();
+        drop(state);
 
-        let place = StateDirectory::open(&root).unwrap();
-        place.belongs_to(Path::new("/one")).unwrap();
-        let error = place.belongs_to(Path::new("/two")).unwrap_err();
+        let state = StateDirectory::open(&root).unwrap();
+        state.belongs_to(Path::new("/one")).unwrap();
+        let error = state.belongs_to(Path::new("/two")).unwrap_err();
         assert!(
             error.to_string().contains("holds the data of /one"),
             "{error}"
@@ -256,10 +256,10 @@ mod tests {
     #[test]
     fn the_number_of_shards_is_kept() {
         let scratch = tempfile::tempdir().unwrap();
-        let place = StateDirectory::open(scratch.path()).unwrap();
-        assert_eq!(place.spread(), None);
-        place.set_spread(5).unwrap();
-        drop(place);
+        let state = StateDirectory::open(scratch.path()).unwrap();
+        assert_eq!(state.spread(), None);
+        state.set_spread(5).unwrap();
+        drop(state);
         assert_eq!(
             StateDirectory::open(scratch.path()).unwrap().spread(),
             Some(5)
@@ -293,10 +293,10 @@ mod tests {
     fn each_state_directory_there_has_been_is_used() {
         for version in 0..=STATE.version {
             let scratch = with(&fixture(version));
-            let place = StateDirectory::open(scratch.path()).unwrap();
-            place.belongs_to(Path::new("/some/guest")).unwrap();
-            assert_eq!(place.spread(), Some(5));
-            place.set_spread(5).unwrap();
+            let state = StateDirectory::open(scratch.path()).unwrap();
+            state.belongs_to(Path::new("/some/guest")).unwrap();
+            assert_eq!(state.spread(), Some(5));
+            state.set_spread(5).unwrap();
             // From then on it has the newest version.
             assert_eq!(files(scratch.path()), fixture(STATE.version));
         }
@@ -306,9 +306,9 @@ mod tests {
     #[test]
     fn what_is_written_is_what_was_written_by_this_version_before() {
         let scratch = tempfile::tempdir().unwrap();
-        let place = StateDirectory::open(scratch.path()).unwrap();
-        place.belongs_to(Path::new("/some/guest")).unwrap();
-        place.set_spread(5).unwrap();
+        let state = StateDirectory::open(scratch.path()).unwrap();
+        state.belongs_to(Path::new("/some/guest")).unwrap();
+        state.set_spread(5).unwrap();
         assert_eq!(files(scratch.path()), fixture(STATE.version));
     }
 
@@ -367,10 +367,10 @@ mod tests {
         );
         // The number cannot be read.
         let scratch = with(&fixture(1));
-        let place = StateDirectory::open(scratch.path()).unwrap();
+        let state = StateDirectory::open(scratch.path()).unwrap();
         fs::remove_file(scratch.path().join("source")).unwrap();
         fs::create_dir(scratch.path().join("source")).unwrap();
-        let error = place.belongs_to(Path::new("/some/guest")).unwrap_err();
+        let error = state.belongs_to(Path::new("/some/guest")).unwrap_err();
         assert!(matches!(error, StateDirectoryError::Io { .. }), "{error}");
     }
 }

@@ -64,23 +64,23 @@ impl Timing {
 
 /// Follows for as long as it is polled.
 pub(super) async fn follow(
-    place: &PodIdentity,
+    identity: &PodIdentity,
     timing: &Timing,
     standing: &Standing,
     metrics: &Metrics,
 ) {
     let _followed = standing.followed(metrics);
     let mut follower = Follower {
-        place,
+        identity,
         timing,
         standing,
         metrics,
-        following: Following::new(Problem::missing(place)),
+        following: Following::new(Problem::missing(identity)),
         told: None,
     };
     loop {
         if let Err(error) = follower.ask().await {
-            let heard = Problem::of(&error, place).map_or(Heard::Gone, Heard::Failed);
+            let heard = Problem::of(&error, identity).map_or(Heard::Gone, Heard::Failed);
             follower.hear(heard);
         }
         let failures = follower.following.failures();
@@ -89,7 +89,7 @@ pub(super) async fn follow(
 }
 
 struct Follower<'a> {
-    place: &'a PodIdentity,
+    identity: &'a PodIdentity,
     timing: &'a Timing,
     standing: &'a Standing,
     metrics: &'a Metrics,
@@ -102,8 +102,8 @@ impl Follower<'_> {
     async fn ask(&mut self) -> Result<(), kube::Error> {
         // A new client reads the token and authority again, because they may be the cause of the
         // failure.
-        let client = server::client(self.place, self.timing.answer)?;
-        let sets = server::stateful_sets(client, self.place);
+        let client = server::client(self.identity, self.timing.answer)?;
+        let sets = server::stateful_sets(client, self.identity);
         loop {
             match self.following.next() {
                 Ask::List => self.list(&sets).await?,
@@ -116,7 +116,7 @@ impl Follower<'_> {
     }
 
     async fn list(&mut self, sets: &Api<StatefulSet>) -> Result<(), kube::Error> {
-        let wanted = ListParams::default().fields(&server::selector(self.place));
+        let wanted = ListParams::default().fields(&server::selector(self.identity));
         let Ok(list) = timeout(self.timing.answer, sets.list(&wanted)).await else {
             self.hear(Heard::Failed(Problem::Silent(self.timing.answer)));
             return Ok(());
@@ -130,7 +130,7 @@ impl Follower<'_> {
     async fn watch(&mut self, sets: &Api<StatefulSet>, version: &str) -> Result<(), kube::Error> {
         let seconds = u32::try_from(self.timing.watch.as_secs()).unwrap_or(u32::MAX);
         let wanted = WatchParams::default()
-            .fields(&server::selector(self.place))
+            .fields(&server::selector(self.identity))
             .timeout(seconds.max(1));
         let began = Instant::now();
         let Ok(events) = timeout(self.timing.answer, sets.watch(&wanted, version)).await else {
@@ -166,7 +166,7 @@ impl Follower<'_> {
                     Heard::Bookmark(bookmark.metadata.resource_version)
                 }
                 WatchEvent::Error(status) => {
-                    let problem = Problem::of_status(&status, self.place);
+                    let problem = Problem::of_status(&status, self.identity);
                     self.hear(problem.map_or(Heard::Gone, Heard::Failed));
                     return Ok(());
                 }

@@ -34,7 +34,7 @@ pub struct Kubernetes(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    place: PodIdentity,
+    identity: PodIdentity,
     timing: Timing,
     standing: Standing,
     recorder: Recorder,
@@ -44,13 +44,13 @@ struct Inner {
 impl Kubernetes {
     /// Nothing is received before [`Kubernetes::follow`] runs, and nothing posted before
     /// [`Kubernetes::tell`] runs.
-    pub fn new(place: PodIdentity, metrics: Arc<Metrics>) -> Self {
-        Self::with(place, Timing::default(), metrics)
+    pub fn new(identity: PodIdentity, metrics: Arc<Metrics>) -> Self {
+        Self::with(identity, Timing::default(), metrics)
     }
 
-    fn with(place: PodIdentity, timing: Timing, metrics: Arc<Metrics>) -> Self {
+    fn with(identity: PodIdentity, timing: Timing, metrics: Arc<Metrics>) -> Self {
         Self(Arc::new(Inner {
-            place,
+            identity,
             timing,
             standing: Standing::default(),
             recorder: Recorder::new(Arc::clone(&metrics)),
@@ -67,7 +67,7 @@ impl Kubernetes {
     /// it at a time.
     pub async fn follow(&self) {
         follower::follow(
-            &self.0.place,
+            &self.0.identity,
             &self.0.timing,
             &self.0.standing,
             &self.0.metrics,
@@ -83,17 +83,17 @@ impl Kubernetes {
     /// Posts Events for as long as the future is polled. To be run once.
     pub async fn tell(&self) {
         let inner = &self.0;
-        inner.recorder.post(&inner.place, &inner.timing).await;
+        inner.recorder.post(&inner.identity, &inner.timing).await;
     }
 
     /// The connection's status, for operators.
     pub fn status(&self) -> Status {
         let Inner {
-            place,
+            identity,
             standing,
             recorder,
             ..
         } = &*self.0;
-        standing.status(place, recorder.problem())
+        standing.status(identity, recorder.problem())
     }
 }

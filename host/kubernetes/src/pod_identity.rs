@@ -170,13 +170,13 @@ mod tests {
     fn a_pod_knows_where_it_is_by_what_each_pod_has() {
         let account = account();
         let given = given(account.path());
-        let place = PodIdentity::find(given.clone()).unwrap();
-        assert_eq!(place.server, "https://10.96.0.1:443");
+        let identity = PodIdentity::find(given.clone()).unwrap();
+        assert_eq!(identity.server, "https://10.96.0.1:443");
         assert_eq!(
-            (place.namespace.as_str(), place.stateful_set.as_str()),
+            (identity.namespace.as_str(), identity.stateful_set.as_str()),
             ("shop", "my-kv")
         );
-        let place = PodIdentity::find(Given {
+        let identity = PodIdentity::find(Given {
             host: Some("2001:db8::1".to_owned()),
             namespace: Some("other".to_owned()),
             stateful_set: Some("kv".to_owned()),
@@ -184,9 +184,9 @@ mod tests {
             ..given
         })
         .unwrap();
-        assert_eq!(place.server, "https://[2001:db8::1]:443");
+        assert_eq!(identity.server, "https://[2001:db8::1]:443");
         assert_eq!(
-            (place.namespace.as_str(), place.stateful_set.as_str()),
+            (identity.namespace.as_str(), identity.stateful_set.as_str()),
             ("other", "kv")
         );
     }
@@ -217,8 +217,8 @@ mod tests {
             fs::write(version.join(name), content).unwrap();
             symlink(format!("..data/{name}"), account.path().join(name)).unwrap();
         }
-        let place = PodIdentity::find(given(account.path())).unwrap();
-        assert_eq!(place.namespace, "shop");
+        let identity = PodIdentity::find(given(account.path())).unwrap();
+        assert_eq!(identity.namespace, "shop");
     }
 
     #[test]

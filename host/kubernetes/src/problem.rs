@@ -44,32 +44,32 @@ pub(super) enum Problem {
 impl Problem {
     /// The problem that a client error means. `None` if the version to resume from is forgotten
     /// there.
-    pub(super) fn of(error: &kube::Error, place: &PodIdentity) -> Option<Self> {
+    pub(super) fn of(error: &kube::Error, identity: &PodIdentity) -> Option<Self> {
         match error {
-            kube::Error::Api(status) => Self::of_status(status, place),
+            kube::Error::Api(status) => Self::of_status(status, identity),
             error => Some(Self::Unreachable(with_causes(error))),
         }
     }
 
     /// The problem that an error status from the API server means.
-    pub(super) fn of_status(status: &kube::core::Status, place: &PodIdentity) -> Option<Self> {
+    pub(super) fn of_status(status: &kube::core::Status, identity: &PodIdentity) -> Option<Self> {
         let said = status.message.clone();
         Some(match status.code {
             410 => return None,
             401 => Self::Unauthorized(said),
             403 => Self::Forbidden {
                 said,
-                namespace: place.namespace.clone(),
-                stateful_set: place.stateful_set.clone(),
+                namespace: identity.namespace.clone(),
+                stateful_set: identity.stateful_set.clone(),
             },
             code => Self::Refused { code, said },
         })
     }
 
-    pub(super) fn missing(place: &PodIdentity) -> Self {
+    pub(super) fn missing(identity: &PodIdentity) -> Self {
         Self::Missing {
-            namespace: place.namespace.clone(),
-            stateful_set: place.stateful_set.clone(),
+            namespace: identity.namespace.clone(),
+            stateful_set: identity.stateful_set.clone(),
         }
     }
 

@@ -81,11 +81,11 @@ impl Standing {
         });
     }
 
-    pub(super) fn status(&self, place: &PodIdentity, events_problem: Option<String>) -> Status {
+    pub(super) fn status(&self, identity: &PodIdentity, events_problem: Option<String>) -> Status {
         let told = self.told().clone();
         Status {
-            namespace: place.namespace.clone(),
-            statefulset: place.stateful_set.clone(),
+            namespace: identity.namespace.clone(),
+            statefulset: identity.stateful_set.clone(),
             followed: told.is_followed,
             replicas: told.number,
             heard: told.heard.map(|heard| unix_time(heard).as_secs_f64()),

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 
+/// Makes a FIFO.
 ///
 /// # Panics
 /// When it cannot be made.

@@ -75,17 +75,17 @@ impl Kind {
     }
 
     /// The object that the Event concerns: one Pod, or the StatefulSet.
-    fn regarding(self, place: &PodIdentity, set_uid: Option<String>) -> ObjectReference {
+    fn regarding(self, identity: &PodIdentity, set_uid: Option<String>) -> ObjectReference {
         let (api_version, kind, name, uid) = if self.is_of_the_set() {
-            ("apps/v1", "StatefulSet", &place.stateful_set, set_uid)
+            ("apps/v1", "StatefulSet", &identity.stateful_set, set_uid)
         } else {
-            ("v1", "Pod", &place.pod, place.pod_uid.clone())
+            ("v1", "Pod", &identity.pod, identity.pod_uid.clone())
         };
         ObjectReference {
             api_version: Some(api_version.to_owned()),
             kind: Some(kind.to_owned()),
             name: Some(name.clone()),
-            namespace: Some(place.namespace.clone()),
+            namespace: Some(identity.namespace.clone()),
             uid,
             ..ObjectReference::default()
         }

@@ -91,10 +91,10 @@ impl Recorder {
     }
 
     /// Posts Events one after another, for as long as it is polled.
-    pub(in super::super) async fn post(&self, place: &PodIdentity, timing: &Timing) {
+    pub(in super::super) async fn post(&self, identity: &PodIdentity, timing: &Timing) {
         let mut waiting = self.waiting.lock().await;
         let mut poster = Poster {
-            place,
+            identity,
             timing,
             series: Series::new(Instant::now()),
             set_uid: None,
@@ -131,7 +131,7 @@ impl Recorder {
 
 /// Posts Events, and remembers the posted ones.
 struct Poster<'a> {
-    place: &'a PodIdentity,
+    identity: &'a PodIdentity,
     timing: &'a Timing,
     series: Series,
     /// Distinguishes the StatefulSet from earlier ones of its name. Known once it has been looked
@@ -169,8 +169,8 @@ impl Poster<'_> {
         if *decision == Decision::Drop {
             return Ok(false);
         }
-        let client = server::client(self.place, self.timing.answer)?;
-        let events: Api<api::Event> = Api::namespaced(client.clone(), &self.place.namespace);
+        let client = server::client(self.identity, self.timing.answer)?;
+        let events: Api<api::Event> = Api::namespaced(client.clone(), &self.identity.namespace);
         let now = MicroTime(Timestamp::now());
         if let Decision::Count(name, count) = decision {
             let series = json!({ "series": { "count": count, "lastObservedTime": now } });
@@ -181,11 +181,11 @@ impl Poster<'_> {
         if event.kind.is_of_the_set() && self.set_uid.is_none() {
             self.set_uid = self.uid_of_the_set(client).await;
         }
-        let name = name(&self.place.pod);
+        let name = name(&self.identity.pod);
         let new = api::Event {
             metadata: ObjectMeta {
                 name: Some(name.clone()),
-                namespace: Some(self.place.namespace.clone()),
+                namespace: Some(self.identity.namespace.clone()),
                 ..ObjectMeta::default()
             },
             event_time: Some(now),
@@ -193,9 +193,9 @@ impl Poster<'_> {
             reason: Some(event.kind.reason().to_owned()),
             action: Some(event.kind.action().to_owned()),
             note: Some(shortened(&event.note)),
-            regarding: Some(event.kind.regarding(self.place, self.set_uid.clone())),
+            regarding: Some(event.kind.regarding(self.identity, self.set_uid.clone())),
             reporting_controller: Some(CONTROLLER.to_owned()),
-            reporting_instance: Some(self.place.pod.clone()),
+            reporting_instance: Some(self.identity.pod.clone()),
             ..api::Event::default()
         };
         events.create(&PostParams::default(), &new).await?;
@@ -206,8 +206,8 @@ impl Poster<'_> {
     /// `kubectl describe` shows only Events that name the object's uid. Without it, an Event
     /// appears only in the list of all Events.
     async fn uid_of_the_set(&self, client: kube::Client) -> Option<String> {
-        let wanted = ListParams::default().fields(&server::selector(self.place));
-        let sets = server::stateful_sets(client, self.place);
+        let wanted = ListParams::default().fields(&server::selector(self.identity));
+        let sets = server::stateful_sets(client, self.identity);
         let sets = sets.list(&wanted).await.ok()?;
         sets.items.first()?.uid()
     }

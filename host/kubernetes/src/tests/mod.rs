@@ -36,7 +36,7 @@ impl Pod {
             let found = environment.iter().find(|(own, _)| own == name);
             found.map(|(_, value)| value.clone())
         };
-        let place = PodIdentity::find(Given {
+        let identity = PodIdentity::find(Given {
             host: value("KUBERNETES_SERVICE_HOST"),
             port: value("KUBERNETES_SERVICE_PORT"),
             account: server.account(),
@@ -47,7 +47,7 @@ impl Pod {
         let metrics = Arc::new(Metrics::new("0"));
         Self {
             server,
-            kubernetes: Kubernetes::with(place.unwrap(), TIMING, metrics),
+            kubernetes: Kubernetes::with(identity.unwrap(), TIMING, metrics),
             runtime: tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(1)
                 .enable_all()

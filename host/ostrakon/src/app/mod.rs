@@ -231,8 +231,8 @@ impl App {
         let clients = Credentials::start(clients, &secrets, &metrics)?;
         let operators = Credentials::start(OperatorsPort(operators), &secrets, &metrics)?;
         let runtime = runtime::Handle::current();
-        let place = options.cluster.as_ref().map(|_| Ordinal(options.ordinal));
-        let started = Writer::start(store, place, runtime, Arc::clone(&metrics));
+        let ordinal = options.cluster.as_ref().map(|_| Ordinal(options.ordinal));
+        let started = Writer::start(store, ordinal, runtime, Arc::clone(&metrics));
         let (writer, writer_thread) = started.map_err(|error| match error {
             writer::StartError::Unreadable(source) => unreadable(options, source),
             writer::StartError::System(error) => error.into(),
@@ -256,9 +256,9 @@ impl App {
                 shards: 1,
             },
         };
-        let kubernetes = options.place.as_ref().ok();
-        let kubernetes =
-            kubernetes.map(|place| Kubernetes::new(place.clone(), Arc::clone(&metrics)));
+        let kubernetes = options.pod_identity.as_ref().ok();
+        let kubernetes = kubernetes
+            .map(|pod_identity| Kubernetes::new(pod_identity.clone(), Arc::clone(&metrics)));
         let (cluster, peers) = match &options.cluster {
             None => None,
             Some(cluster) => {
@@ -304,13 +304,12 @@ impl App {
                 default_filter: options.log_filter.clone(),
             },
             cluster: among.clone(),
-            no_place: options.place.as_ref().err().cloned(),
+            no_pod_identity: options.pod_identity.as_ref().err().cloned(),
         };
         let last_digest = last_good.as_ref().map(Files::digest);
         let controller = Controller::new(Arc::new(performer), config.observations(), last_good)
             .with_default_guest(default_guest.clone(), has_served);
         let swap = controller.status();
-        let parts_cluster = among.clone();
         let parts = Parts {
             writer: writer.clone(),
             swap: swap.clone(),
@@ -321,7 +320,7 @@ impl App {
                 peers,
             },
             planner: Planner::new(writer.clone(), guests, among.clone()),
-            cluster: among,
+            cluster: among.clone(),
             kubernetes: kubernetes.clone(),
             runtime: runtime::Handle::current(),
         };
@@ -338,7 +337,7 @@ impl App {
                 swap: swap.clone(),
                 writer: writer.clone(),
                 drain: drain.clone(),
-                cluster: parts_cluster,
+                cluster: among.clone(),
             }
             .start();
         }
@@ -354,9 +353,8 @@ impl App {
                 reason: refused.reason + &unkept,
             })?;
 
-        let others = cluster
-            .as_ref()
-            .map(|(cluster, _)| Arc::new(cluster.clone()) as Arc<dyn Others>);
+        let others = among.clone();
+        let others = others.map(|cluster| Arc::new(cluster) as Arc<dyn Others>);
         let (tracer, exporter) = match &options.otlp {
             None => (Tracer::default(), None),
             Some(otlp) => {
@@ -372,17 +370,14 @@ impl App {
             others,
         )
         .traced(tracer);
-        let handing_over = cluster.as_ref().map(|(cluster, _)| cluster.clone());
-        let placed = handing_over.clone();
-        let of_app = handing_over.clone();
         tokio::spawn(follow_missing(writer.missing(), readiness.clone()));
         let cluster = if let Some((cluster, listener)) = cluster {
             let stopped = follow_stopped(cluster.stopped(), readiness.clone(), drain.clone());
             tokio::spawn(stopped);
             readiness.set_awaits_plan(true);
             readiness.set_awaits_peers(true);
-            let among = cluster.run(listener, service.clone(), peers_down);
-            Some(tokio::spawn(among))
+            let running = cluster.run(listener, service.clone(), peers_down);
+            Some(tokio::spawn(running))
         } else {
             None
         };
@@ -396,10 +391,10 @@ impl App {
         let port = (Listener::Public, clients.port().door());
         let listening = public.run(Arc::new(handler), limits, metrics, port, down);
         let server = tokio::spawn(watch_public(tokio::spawn(listening), has_failed));
-        let flushing = writer.clone();
-        tokio::spawn(run_drain(drain.clone(), settings, flushing, handing_over));
+        let draining = run_drain(drain.clone(), settings, writer.clone(), among.clone());
+        tokio::spawn(draining);
         readiness.set_generation_live();
-        tokio::spawn(become_ready(readiness, placed));
+        tokio::spawn(become_ready(readiness, among.clone()));
         Ok(Self {
             drain,
             shutdown,
@@ -407,7 +402,7 @@ impl App {
             server,
             controller,
             cluster,
-            among: of_app,
+            among,
             writer,
             writer_thread,
             exporter,

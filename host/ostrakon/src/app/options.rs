@@ -29,7 +29,7 @@ pub(crate) struct Options {
     /// Its part among others; `None` where it is alone.
     pub cluster: Option<cluster::Options>,
     /// This Pod's place in its cluster, if the process is in a Pod.
-    pub place: Result<kubernetes::PodIdentity, kubernetes::NoIdentity>,
+    pub pod_identity: Result<kubernetes::PodIdentity, kubernetes::NoIdentity>,
     /// The number of threads that answer requests.
     pub threads: NonZeroUsize,
     /// The most memory for the store's pages, in bytes.

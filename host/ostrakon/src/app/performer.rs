@@ -40,7 +40,7 @@ pub(super) struct Performer {
     /// `None` where the shard is alone.
     pub(super) cluster: Option<Cluster>,
     /// Why no StatefulSet can be followed; `None` if one can.
-    pub(super) no_place: Option<NoIdentity>,
+    pub(super) no_pod_identity: Option<NoIdentity>,
 }
 
 /// The parts of the live generation's settings that are in force outside the guest.
@@ -184,7 +184,11 @@ impl swap::Failure for Error {
 impl Performer {
     /// Whether the number of shards can come from the source that the settings name.
     fn check_topology(&self, settings: &Settings) -> Result<(), Error> {
-        match (settings.cluster.topology, &self.cluster, &self.no_place) {
+        match (
+            settings.cluster.topology,
+            &self.cluster,
+            &self.no_pod_identity,
+        ) {
             (Topology::Settings, _, _) | (Topology::StatefulSet, Some(_), None) => Ok(()),
             (Topology::StatefulSet, None, _) => Err(Error::NoPeers),
             (Topology::StatefulSet, _, Some(why)) => Err(Error::NoStatefulSet(why.clone())),

@@ -193,7 +193,7 @@ impl Arguments {
             None => ordinal::of_this_pod().map_err(Failure::with(Exit::Usage))?,
         };
         let set = |name| env::var(name).ok();
-        let place = PodIdentity::find(Given {
+        let pod_identity = PodIdentity::find(Given {
             host: set("KUBERNETES_SERVICE_HOST"),
             port: set("KUBERNETES_SERVICE_PORT"),
             account: self.service_account,
@@ -203,7 +203,7 @@ impl Arguments {
             stateful_set: self.statefulset,
         });
         Ok(app::Options {
-            place,
+            pod_identity,
             config_dir: self.config_dir,
             default_guest: self.default_guest,
             data_dir: self.data_dir,

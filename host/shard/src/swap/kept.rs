@@ -80,6 +80,7 @@ impl Kept {
         Ok(Self { directory, most })
     }
 
+    /// The files of a kept generation.
     ///
     /// # Errors
     /// When they are missing or damaged.

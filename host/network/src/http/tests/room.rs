@@ -1,6 +1,7 @@
 //! When all connections are taken, an unused one gives way, and one whose request runs does not.
 
 use super::*;
+use tokio::net::tcp::OwnedReadHalf;
 
 const MOST: usize = 16;
 
@@ -211,9 +212,9 @@ async fn a_client_that_takes_its_answer_slowly_is_not_cut() {
     server.stop().await;
 }
 
-/// A connection that is read seldom, and only a little at a time.
+/// A connection's receiving half that is read rarely, and only a little at a time.
 struct Slow {
-    stream: TcpStream,
+    stream: OwnedReadHalf,
     pause: std::pin::Pin<Box<tokio::time::Sleep>>,
 }
 
@@ -236,30 +237,6 @@ impl tokio::io::AsyncRead for Slow {
     }
 }
 
-impl tokio::io::AsyncWrite for Slow {
-    fn poll_write(
-        mut self: std::pin::Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
-        bytes: &[u8],
-    ) -> std::task::Poll<std::io::Result<usize>> {
-        std::pin::Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(
-        mut self: std::pin::Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<std::io::Result<()>> {
-        std::pin::Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(
-        mut self: std::pin::Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<std::io::Result<()>> {
-        std::pin::Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-}
-
 /// Regression: h2 takes hundreds of kilobytes of each answer before it sends the first of them.
 /// With many answers, none seemed to make progress for long.
 #[tokio::test]
@@ -269,14 +246,15 @@ async fn a_slow_client_with_many_answers_at_once_is_not_cut() {
         idle_timeout: 20 * SHORT,
         ..patient()
     });
+    let (stream, to_server) = server.connect().await.into_split();
     let slow = Slow {
-        stream: server.connect().await,
+        stream,
         pause: Box::pin(tokio::time::sleep(Duration::ZERO)),
     };
     let (mut sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
         .initial_stream_window_size(4 * 1024 * 1024)
         .initial_connection_window_size(512 * 1024 * 1024)
-        .handshake(TokioIo::new(slow))
+        .handshake(TokioIo::new(tokio::io::join(slow, to_server)))
         .await
         .unwrap();
     tokio::spawn(connection);
@@ -394,7 +372,8 @@ async fn an_answer_without_a_body_counts_until_its_headers_are_taken_and_no_long
         tokio::time::sleep(SHORT / 10).await;
     }
     // With a client that reads nothing, the answers wait once its connection is full.
-    let (stream, reading) = (server.connect().await, Arc::new(AtomicBool::new(true)));
+    let (stream, to_server) = server.connect().await.into_split();
+    let reading = Arc::new(AtomicBool::new(true));
     let stuck = Stuck {
         stream,
         reading: Arc::clone(&reading),
@@ -402,7 +381,7 @@ async fn an_answer_without_a_body_counts_until_its_headers_are_taken_and_no_long
     let (mut sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
         .initial_stream_window_size(1 << 30)
         .initial_connection_window_size(1 << 30)
-        .handshake(TokioIo::new(stuck))
+        .handshake(TokioIo::new(tokio::io::join(stuck, to_server)))
         .await
         .unwrap();
     tokio::spawn(connection);
@@ -436,9 +415,9 @@ async fn an_answer_without_a_body_counts_until_its_headers_are_taken_and_no_long
     server.stop().await;
 }
 
-/// A connection that stops being read at some time.
+/// A connection's receiving half that stops being read at some time.
 struct Stuck {
-    stream: TcpStream,
+    stream: OwnedReadHalf,
     reading: Arc<AtomicBool>,
 }
 
@@ -452,29 +431,5 @@ impl tokio::io::AsyncRead for Stuck {
             return std::task::Poll::Pending;
         }
         std::pin::Pin::new(&mut self.stream).poll_read(context, buffer)
-    }
-}
-
-impl tokio::io::AsyncWrite for Stuck {
-    fn poll_write(
-        mut self: std::pin::Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
-        bytes: &[u8],
-    ) -> std::task::Poll<std::io::Result<usize>> {
-        std::pin::Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(
-        mut self: std::pin::Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<std::io::Result<()>> {
-        std::pin::Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(
-        mut self: std::pin::Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<std::io::Result<()>> {
-        std::pin::Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }

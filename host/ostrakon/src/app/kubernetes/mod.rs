@@ -138,8 +138,8 @@ impl Part {
         loop {
             looks.tick().await;
             let view = self.writer.views().get();
-            let place = view.as_ref().and_then(|view| view.membership.as_ref());
-            let Some(now) = place.and_then(|place| place.shard.plan()) else {
+            let membership = view.as_ref().and_then(|view| view.membership.as_ref());
+            let Some(now) = membership.and_then(|membership| membership.shard.plan()) else {
                 continue;
             };
             if let Some(before) = &before {
