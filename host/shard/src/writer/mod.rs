@@ -100,7 +100,7 @@ pub enum Written {
     /// routed again. Nothing was run.
     Rerouted,
     /// Nothing was run: this shard may not write the partition now.
-    Elsewhere(Authority),
+    NotOwner(Authority),
     /// Nothing was run: the writer is full.
     Full,
     /// Nothing was run: the request waited longer than it may.
