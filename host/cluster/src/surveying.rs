@@ -25,25 +25,14 @@ pub enum Strategy {
     Trial(Files),
 }
 
-/// Why another shard was not surveyed.
 #[derive(Debug, thiserror::Error)]
 pub enum SurveyError {
-    /// The shard cannot be asked.
     #[error(
         "shard {shard} is away, and nothing can be said without it: try again when it is back ({why})"
     )]
-    Away {
-        shard: Ordinal,
-        /// The cause.
-        why: String,
-    },
-    /// The shard refused.
+    Away { shard: Ordinal, why: String },
     #[error("shard {shard}: {why}")]
-    Refused {
-        shard: Ordinal,
-        /// The shard's reason.
-        why: String,
-    },
+    Refused { shard: Ordinal, why: String },
 }
 
 impl Cluster {
@@ -102,7 +91,7 @@ impl Cluster {
         surveyed.map_err(|error| error.to_string())
     }
 
-    /// The guest to ask.
+    /// The guest whose `owner` counts.
     async fn surveyor(&self, basis: Basis) -> Result<Arc<Guest>, String> {
         match basis {
             Basis::Kept { placement } => {

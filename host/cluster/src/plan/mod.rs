@@ -25,7 +25,6 @@ pub enum Error {
     /// The number of shards is out of range.
     #[error("there cannot be {0} shards: ask for 1 to {MAX_SHARDS}")]
     Shards(u32),
-    /// The component cannot be a guest.
     #[error("the guest would be refused")]
     Guest(#[source] MakeError),
     /// The answer is not available now.

@@ -19,7 +19,7 @@ pub type ServerStream<S> = tokio_rustls::server::TlsStream<S>;
 /// Whether clients must show a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
-    /// Every client must.
+    /// A connection without a certificate is refused.
     Must,
     /// A client may, or can authenticate in another way.
     May,

@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::*;
 
-/// One file's bytes.
 #[derive(Debug, Default)]
 struct Image {
     /// The bytes that survive a loss of power.
