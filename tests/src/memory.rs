@@ -20,7 +20,7 @@ pub const SOCKET: usize = (128 + 128 + SEGMENT) * KIB;
 /// The largest segment that the system makes, in KiB.
 const SEGMENT: usize = 64;
 /// The allocator's unreturned memory and the cost of rounding: a quarter.
-pub const SLACK: (usize, usize) = (5, 4);
+pub(crate) const SLACK: (usize, usize) = (5, 4);
 
 /// The most bytes that clients can make a host's process hold: connections, heads, bodies and
 /// replies.

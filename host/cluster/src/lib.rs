@@ -66,7 +66,7 @@ pub use reach::Peer;
 use reach::Reach;
 use remembered::Remembered;
 pub use replicas::Replicas;
-pub use surveying::{Strategy, SurveyError};
+pub use surveying::SurveyError;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 

@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(15).saturating_add(survey::DEADLI
 
 /// Whose `owner` a survey asks.
 #[derive(Clone, Debug)]
-pub enum Strategy {
+pub(crate) enum Strategy {
     /// The `owner` of a generation that some shard has.
     Kept(Placement),
     /// The `owner` of a generation that is only to be surveyed.
@@ -36,7 +36,7 @@ pub enum SurveyError {
 }
 
 impl Cluster {
-    pub fn surveys(&self) -> &Surveys {
+    pub(crate) fn surveys(&self) -> &Surveys {
         &self.0.surveys
     }
 
@@ -44,7 +44,7 @@ impl Cluster {
     ///
     /// # Errors
     /// When it does not answer, or refuses.
-    pub async fn survey_of(
+    pub(crate) async fn survey_of(
         &self,
         shard: Ordinal,
         shards: u32,

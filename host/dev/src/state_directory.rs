@@ -119,7 +119,7 @@ impl StateDirectory {
     ///
     /// # Errors
     /// When the source differs, or cannot be recorded.
-    pub fn belongs_to(&self, source_dir: &Path) -> Result<(), StateDirectoryError> {
+    pub(crate) fn belongs_to(&self, source_dir: &Path) -> Result<(), StateDirectoryError> {
         let note = self.root.join("source");
         let bytes = source_dir.as_os_str().as_encoded_bytes();
         match read(&note)? {
@@ -140,7 +140,7 @@ impl StateDirectory {
     }
 
     /// The path of the socket for `ostrakon dev ctl`.
-    pub fn socket(root: &Path) -> PathBuf {
+    pub(crate) fn socket(root: &Path) -> PathBuf {
         root.join("ctl")
     }
 

@@ -50,11 +50,11 @@ pub trait Disk: std::fmt::Debug + Send + Sync + 'static {
 
 /// A file of the operating system.
 #[derive(Debug)]
-pub struct FileDisk(File);
+pub(crate) struct FileDisk(File);
 
 impl FileDisk {
     /// A disk backed by an open file.
-    pub fn new(file: File) -> Self {
+    pub(crate) fn new(file: File) -> Self {
         Self(file)
     }
 }

@@ -17,7 +17,7 @@ use std::time::Duration;
 use crate::machine::{self, Machine, ThisMachine};
 
 /// The environment variable that forces one way.
-pub const WAY_VARIABLE: &str = "OSTRAKON_GUEST_TOOLCHAIN";
+pub(crate) const WAY_VARIABLE: &str = "OSTRAKON_GUEST_TOOLCHAIN";
 
 /// The Debian packages that build guests: a compiler, cargo and the source of
 /// the standard library.
@@ -44,7 +44,7 @@ pub enum Target {
 
 impl Target {
     /// The name that rustc knows it by.
-    pub fn triple(self) -> &'static str {
+    pub(crate) fn triple(self) -> &'static str {
         match self {
             Self::Unknown => "wasm32-unknown-unknown",
             Self::Wasip2 => "wasm32-wasip2",
@@ -124,7 +124,7 @@ impl Toolchain {
     }
 
     /// What `cargo build` is to be given, after `build`.
-    pub fn build_arguments(&self) -> Vec<OsString> {
+    pub(crate) fn build_arguments(&self) -> Vec<OsString> {
         let mut arguments = vec!["--target".into(), self.target.triple().into()];
         if self.way == Way::Debian {
             arguments.push("-Zbuild-std=std,panic_abort".into());

@@ -16,7 +16,8 @@ use ostrakon_shard::survey::{self, Owners, Surveys};
 use ostrakon_shard::swap;
 use ostrakon_shard::writer::{View, Writer};
 
-use crate::{Cluster, Guests, MakeError, Strategy, SurveyError};
+use crate::surveying::Strategy;
+use crate::{Cluster, Guests, MakeError, SurveyError};
 pub use outcome::{Asked, Move, Outcome, Shard, share};
 
 /// Why there is no plan of the change.

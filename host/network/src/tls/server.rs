@@ -89,7 +89,7 @@ impl Server {
     }
 
     /// Whether a client with this certificate chain, or with none, may connect now.
-    pub fn admits(&self, shown: Option<&Chain>) -> bool {
+    pub(crate) fn admits(&self, shown: Option<&Chain>) -> bool {
         match (&self.clients, shown) {
             (None, _) | (Some((_, Need::May)), None) => true,
             (Some((_, Need::Must)), None) => false,

@@ -140,7 +140,10 @@ impl Membership {
     ///
     /// # Errors
     /// When a guest fails.
-    pub async fn owners_of(&self, partition: &[u8]) -> Result<Option<(Ordinal, Ordinal)>, Failure> {
+    pub(crate) async fn owners_of(
+        &self,
+        partition: &[u8],
+    ) -> Result<Option<(Ordinal, Ordinal)>, Failure> {
         let (Some(plan), Some(owners)) = (self.shard.plan(), &self.owners) else {
             return Ok(None);
         };

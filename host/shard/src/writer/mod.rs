@@ -264,7 +264,7 @@ impl Writer {
 
     /// Has the store reopened, unless that has happened since `opening`, where a read failed,
     /// and waits for it.
-    pub async fn recover(&self, opening: u64) {
+    pub(crate) async fn recover(&self, opening: u64) {
         let (sender, receiver) = oneshot::channel();
         if self.send(Message::Recover(opening, sender)) {
             let _ = receiver.await;

@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use super::disk::FileDisk;
 use super::*;
 
 #[derive(Debug, Default)]

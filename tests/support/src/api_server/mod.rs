@@ -30,7 +30,7 @@ use crate::net::Net;
 use account::Account;
 
 /// The namespace of all its objects.
-pub const NAMESPACE: &str = "shop";
+pub(crate) const NAMESPACE: &str = "shop";
 /// The StatefulSet that exists at first.
 pub const SET: &str = "shard";
 

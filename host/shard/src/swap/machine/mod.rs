@@ -199,7 +199,7 @@ impl State {
     }
 
     /// The candidate's digest and the step under way.
-    pub fn in_progress(&self) -> Option<(Digest, Step)> {
+    pub(crate) fn in_progress(&self) -> Option<(Digest, Step)> {
         self.work
             .as_ref()
             .map(|work| (work.digest, work.action.step()))

@@ -23,7 +23,7 @@ use zeroize::Zeroizing;
 pub const MAX_BYTES: usize = 4 << 20;
 
 /// The limit on the number of a volume's files.
-pub const MAX_FILES: usize = 1024;
+pub(crate) const MAX_FILES: usize = 1024;
 
 /// How many times a set is read if it changes while it is read.
 const TRIES: usize = 8;
