@@ -25,7 +25,7 @@ pub const ADMIN_CONNECTIONS: usize = 64;
 /// tried, and responses.
 pub const ADMIN: usize = 28 * MIB;
 /// The allocator's unreturned memory and the cost of rounding: a quarter.
-pub const SLACK: (usize, usize) = (5, 4);
+pub(crate) const SLACK: (usize, usize) = (5, 4);
 
 /// The most bytes that clients can make a host's process hold: connections, heads, bodies and
 /// replies.

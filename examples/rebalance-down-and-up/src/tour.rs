@@ -25,7 +25,6 @@ const BETWEEN: Duration = Duration::from_secs(1);
 /// How long a shard may take to list its keys.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What is needed on the way.
 #[derive(Debug)]
 pub(crate) struct Tour {
     addresses: Addresses,
@@ -49,7 +48,7 @@ impl Tour {
         }
     }
 
-    /// Goes to all stations.
+    /// Goes to all stations, and returns what was seen.
     pub(crate) async fn take(&self, set: &mut StatefulSet) -> anyhow::Result<Sights> {
         say(
             "The course's store, on shards that become more and fewer. Nobody runs a rebalancer:\n\

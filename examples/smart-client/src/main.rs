@@ -180,7 +180,6 @@ fn follow(server: &str, path: &str) -> anyhow::Result<(u16, String)> {
     bail!("it is sent from server to server without end")
 }
 
-/// What a server says.
 struct Answer {
     status: u16,
     /// The server of the header `location`.

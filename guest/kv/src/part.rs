@@ -37,7 +37,7 @@ pub(crate) fn of_shard(request: &Request, partitions: Partitions, limit: usize) 
 pub(crate) struct Joined<'a> {
     /// The next key of each part that has one, and which part that is.
     heads: BinaryHeap<Reverse<(&'a [u8], usize)>>,
-    /// What each part has after that.
+    /// The keys of each part after its head.
     parts: Vec<Keys<'a>>,
     /// Whether a part has come to its end and its shard has more.
     is_cut: bool,
@@ -90,7 +90,7 @@ impl<'a> Iterator for Joined<'a> {
     }
 }
 
-/// One part's keys.
+/// The keys of one part that were not taken yet.
 #[derive(Clone, Debug)]
 struct Keys<'a> {
     rest: &'a [u8],

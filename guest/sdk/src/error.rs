@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::{Header, Response, StoreError, paths};
 
-/// What [`Guest::handle`](crate::Guest::handle) and its helpers give.
+/// The result of [`Guest::handle`](crate::Guest::handle), and of the methods here that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// A request's failure: with it nothing that the request wrote is stored, and the client is answered with its status
@@ -50,7 +50,7 @@ impl Error {
         .header("allow", allow)
     }
 
-    /// The same with a header more.
+    /// Adds a header to the client's response.
     #[must_use]
     pub fn header(mut self, name: &str, value: impl Into<Vec<u8>>) -> Self {
         self.headers.push(Header {
@@ -60,12 +60,12 @@ impl Error {
         self
     }
 
-    /// The status, 400..=599.
+    /// The HTTP status, from 400 to 599.
     pub fn status(&self) -> u16 {
         self.status
     }
 
-    /// The code for programs.
+    /// The code for programs, such as `not_found`.
     pub fn code(&self) -> &'static str {
         self.code
     }

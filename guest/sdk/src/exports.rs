@@ -41,13 +41,13 @@ pub const fn is_guest<G: Guest>() {}
 
 /// Where an instance of the component keeps its guest: for as long as it lives.
 pub trait Instance {
-    /// The guest's type.
+    /// The type that the component exports.
     type Guest: Guest;
 
-    /// The guest, once it is made.
+    /// The guest; `None` before [`keep`](Self::keep) was called.
     fn get() -> Option<&'static Self::Guest>;
 
-    /// Keeps the guest.
+    /// Keeps the guest until the instance ends.
     fn keep(guest: &'static Self::Guest);
 }
 

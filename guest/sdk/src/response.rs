@@ -46,7 +46,7 @@ impl Response {
         self
     }
 
-    /// The same with a header more.
+    /// Adds a header. A name may have several.
     #[must_use]
     pub fn header(mut self, name: &str, value: impl Into<Vec<u8>>) -> Self {
         self.headers.push(Header {

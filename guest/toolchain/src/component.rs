@@ -15,9 +15,9 @@ const COMPONENT: [u8; 4] = [0x0d, 0, 1, 0];
 /// The outside of a component, names as in WIT, in the component's order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface {
-    /// What it needs: `ostrakon:shard/store@0.1.0`.
+    /// Such as `ostrakon:shard/store@0.1.0`.
     pub imports: Vec<String>,
-    /// What it offers: `handle`.
+    /// Such as `handle`.
     pub exports: Vec<String>,
 }
 
@@ -119,16 +119,15 @@ pub enum Error {
     /// An encoded WIT package, without code.
     #[error("this is a WIT package without code, not a component")]
     WitPackage,
-    /// It cannot be read.
     #[error("this component is broken: {reason}")]
     Decode {
-        /// The decoder's words, whole.
+        /// The decoder's whole message.
         reason: String,
     },
     /// It cannot be made into a component.
     #[error("this module does not make a component: {reason}")]
     Encode {
-        /// The encoder's words, whole.
+        /// The encoder's whole message.
         reason: String,
     },
     /// It lacks what a guest must export.

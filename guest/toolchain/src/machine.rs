@@ -17,7 +17,6 @@ pub trait Machine {
     /// `limit`; it is killed then.
     fn run(&self, command: Command, limit: Duration) -> Result<String, Error>;
 
-    /// Whether there is a file here.
     fn is_file(&self, path: &Path) -> bool;
 
     /// Tells the person who waits what is being done.
@@ -27,33 +26,21 @@ pub trait Machine {
 /// Why a program's run is of no use.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// It did not start.
     #[error("cannot run {program}: {source}")]
     Start {
-        /// The program's name.
         program: String,
-        /// The system's reason.
         #[source]
         source: io::Error,
     },
-    /// It ended with a failure.
     #[error("{program} failed ({status}): {reason}")]
     Failed {
-        /// The program's name.
         program: String,
-        /// How it ended.
         status: ExitStatus,
         /// The line of its standard error that says most.
         reason: String,
     },
-    /// It took too long.
     #[error("{program} was not done within {} s", limit.as_secs())]
-    Overrun {
-        /// The program's name.
-        program: String,
-        /// The time it had.
-        limit: Duration,
-    },
+    Overrun { program: String, limit: Duration },
 }
 
 /// The machine that this process runs on.

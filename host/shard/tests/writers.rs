@@ -124,7 +124,7 @@ impl Shard {
         self.writer.write(write, 100).await
     }
 
-    /// Saves this many keys.
+    /// Saves this many keys, and returns them.
     async fn fill(&self, count: usize) -> BTreeSet<String> {
         let mut keys = BTreeSet::new();
         for number in 0..count {

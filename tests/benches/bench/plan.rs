@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-/// How often and how long.
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) name: &'static str,
@@ -23,7 +22,7 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// To see that it all runs.
+    /// To check that everything runs.
     pub(crate) fn quick() -> Self {
         Self {
             name: "quick: figures mean nothing",
@@ -37,7 +36,7 @@ impl Plan {
         }
     }
 
-    /// To learn something.
+    /// For figures that mean something.
     pub(crate) fn full() -> Self {
         Self {
             name: "medians of 9 turns of 1 s each",

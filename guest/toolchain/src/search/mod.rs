@@ -17,7 +17,7 @@ use std::time::Duration;
 use crate::machine::{self, Machine, ThisMachine};
 
 /// The environment variable that forces one way.
-pub const WAY_VARIABLE: &str = "OSTRAKON_GUEST_TOOLCHAIN";
+pub(crate) const WAY_VARIABLE: &str = "OSTRAKON_GUEST_TOOLCHAIN";
 
 /// The Debian packages that build guests: a compiler, cargo and the source of
 /// the standard library.
@@ -44,7 +44,7 @@ pub enum Target {
 
 impl Target {
     /// The name that rustc knows it by.
-    pub fn triple(self) -> &'static str {
+    pub(crate) fn triple(self) -> &'static str {
         match self {
             Self::Unknown => "wasm32-unknown-unknown",
             Self::Wasip2 => "wasm32-wasip2",
@@ -63,7 +63,7 @@ impl fmt::Display for Target {
 pub enum Way {
     /// The active rustc has the target's standard library.
     Installed,
-    /// rustup adds it.
+    /// rustup installs the target's standard library.
     Rustup,
     /// Debian's packages build it from source.
     Debian,
@@ -101,9 +101,7 @@ impl FromStr for Way {
 /// A toolchain that was seen to build for its target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Toolchain {
-    /// What it builds.
     pub target: Target,
-    /// How it was found.
     pub way: Way,
     /// The linker that stands in for the one Debian's rustc lacks.
     linker: Option<PathBuf>,
@@ -126,7 +124,7 @@ impl Toolchain {
     }
 
     /// What `cargo build` is to be given, after `build`.
-    pub fn build_arguments(&self) -> Vec<OsString> {
+    pub(crate) fn build_arguments(&self) -> Vec<OsString> {
         let mut arguments = vec!["--target".into(), self.target.triple().into()];
         if self.way == Way::Debian {
             arguments.push("-Zbuild-std=std,panic_abort".into());
@@ -372,16 +370,13 @@ impl Drop for Scratch {
 /// Why one way leads nowhere.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// A program of it failed.
     #[error(transparent)]
     Program(#[from] machine::Error),
-    /// The sample could not be written.
     #[error("cannot write to the temporary directory: {0}")]
     Scratch(#[source] std::io::Error),
     /// Packages are missing, and only root can install them.
     #[error("only root can run `apt-get install {0}`")]
     NotRoot(String),
-    /// There is no linker of Wasm.
     #[error("there is neither rust-lld nor wasm-ld")]
     NoLinker,
     /// Debian's compiler has no C library for WASI.
@@ -403,7 +398,6 @@ impl fmt::Display for Failures {
     }
 }
 
-/// Why the search found nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No way led to a toolchain that builds.
@@ -412,13 +406,7 @@ pub enum Error {
          Debian `apt-get install --no-install-recommends {}` (tried: {failures})",
         DEBIAN_PACKAGES.join(" ")
     )]
-    NotFound {
-        /// What was to be built for.
-        target: Target,
-        /// What was tried.
-        failures: Failures,
-    },
-    /// The environment variable names no way.
+    NotFound { target: Target, failures: Failures },
     #[error("{WAY_VARIABLE} is `{0}`: set it to installed, rustup or debian, or not at all")]
     UnknownWay(String),
 }

@@ -71,13 +71,10 @@ pub(crate) trait Subject: Send + Sync + 'static {
     }
 }
 
-/// The parts that the port needs.
 #[derive(Debug)]
 pub(crate) struct Parts<S> {
     pub subject: S,
-    /// Whether the shard is ready.
     pub readiness: Readiness,
-    /// The shard's drain.
     pub drain: Drain,
     pub metrics: Arc<Metrics>,
     /// The tokens of operators on other machines who may change something.
