@@ -84,11 +84,10 @@ fn names<'a>(
 }
 
 fn encode(module: &[u8]) -> Result<Vec<u8>, Error> {
-    let mut encoder = ComponentEncoder::default();
-    encoder
+    ComponentEncoder::default()
         .validate(true)
         .module(module)
-        .and_then(ComponentEncoder::encode)
+        .and_then(|mut encoder| encoder.encode())
         .map_err(|error| Error::Encode {
             reason: format!("{error:#}"),
         })

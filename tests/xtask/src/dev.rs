@@ -20,8 +20,8 @@ pub(crate) struct Options {
 /// Becomes `ostrakon dev`.
 pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<()> {
     let status = Command::new("cargo")
-        // With the whole workspace's features, as the tests build it: nothing is compiled twice.
-        .args(["build", "--workspace", "--bin", "ostrakon"])
+        // The profile that xtask itself is built with: what both need is compiled once.
+        .args(["build", "--profile", "quick", "--package", "ostrakon"])
         .current_dir(root)
         .status()
         .context("cannot run cargo")?;
@@ -31,7 +31,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<()> {
     );
     // State directories are in the nearest one: the same from each directory of the repository.
     fs::create_dir_all(root.join(".ostrakon"))?;
-    let mut command = Command::new(crate::target(root)?.join("debug/ostrakon"));
+    let mut command = Command::new(crate::target(root)?.join("quick/ostrakon"));
     command.arg("dev");
     if !has_source(&options.arguments) {
         command.arg("--guest").arg(root.join("guest/kv"));

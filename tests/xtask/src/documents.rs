@@ -14,7 +14,7 @@ const MAX_LINES: [(&str, usize); 2] = [("ARCHITECTURE.md", 300), ("README.md", 2
 /// What looks like a path of the repository, and is of a deployment, of a build, or an example.
 const NOT_HERE: [&str; 5] = [
     "ostrakon.toml",
-    "target/debug/ostrakon",
+    "target/quick/ostrakon",
     "guests/NAME.wasm",
     "shard-N/log",
     "a/b",

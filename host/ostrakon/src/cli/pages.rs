@@ -75,7 +75,7 @@ fn each_command_that_a_page_shows_is_taken() {
 fn a_command_is_found_behind_others_and_before_its_comment() {
     let line = "$ for n in 0 1; do kubectl exec server-$n -- ostrakon status --watch | grep x; done  # all";
     assert_eq!(commands(line), [["status", "--watch"]]);
-    let line = "$ target/debug/ostrakon pack --name a --guest b.wasm | kubectl apply -f -";
+    let line = "$ target/quick/ostrakon pack --name a --guest b.wasm | kubectl apply -f -";
     assert_eq!(
         commands(line),
         [["pack", "--name", "a", "--guest", "b.wasm"]]
