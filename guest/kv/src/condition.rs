@@ -48,7 +48,7 @@ impl Conditions {
     fn matches(&self, etag: Option<&str>) -> Result<()> {
         match &self.if_match {
             Some(tags) if !tags.name_strongly(etag) => {
-                Err(failed("if-match: the value is another, or there is none"))
+                Err(failed("if-match: the value is different, or there is none"))
             }
             _ => Ok(()),
         }
