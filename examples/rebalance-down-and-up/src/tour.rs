@@ -1,4 +1,4 @@
-//! The stations of the tour, and what is to be seen at each.
+//! The stations of the tour, and what each one shows.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -18,14 +18,14 @@ use crate::set::{AT_FIRST, StatefulSet};
 
 const MORE: u32 = 5;
 const FEWER: u32 = 2;
-/// How many keys there are. The first 26 are the smart client's letters.
+/// The number of keys. The first 26 are the smart client's letters.
 const KEYS: usize = 2000;
-/// How long clients have the cluster to themselves between two stations.
+/// How long clients run without a change between two stations.
 const BETWEEN: Duration = Duration::from_secs(1);
 /// How long a shard may take to list its keys.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What is needed on the way.
+/// Everything that the tour needs.
 #[derive(Debug)]
 pub(crate) struct Tour {
     addresses: Addresses,
@@ -33,7 +33,7 @@ pub(crate) struct Tour {
     clients: Arc<Clients>,
 }
 
-/// What was seen when all was over.
+/// The result of the tour.
 #[derive(Debug)]
 pub(crate) struct Sights {
     seen: Seen,
@@ -49,7 +49,7 @@ impl Tour {
         }
     }
 
-    /// Goes to all stations.
+    /// Visits all stations.
     pub(crate) async fn take(&self, set: &mut StatefulSet) -> anyhow::Result<Sights> {
         say(
             "The course's store, on shards that become more and fewer. Nobody runs a rebalancer:\n\
@@ -104,7 +104,7 @@ impl Tour {
         })
     }
 
-    /// What the clients have seen so far, which must be no failure.
+    /// The requests so far, none of which may have failed.
     fn tell_requests(&self) -> anyhow::Result<()> {
         let seen = self.clients.seen();
         let (requests, longest) = (grouped(seen.requests), seen.longest.as_millis());
@@ -119,7 +119,7 @@ impl Tour {
         Ok(())
     }
 
-    /// Shows the letters as the smart client finds them, and each shard's keys.
+    /// Prints the letters as the smart client finds them, and the number of each shard's keys.
     async fn look(&self, shards: u32) -> anyhow::Result<()> {
         self.run_smart_client(shards, "h").await?;
         let mut total = 0;
@@ -142,12 +142,12 @@ impl Tour {
         }
         ensure!(
             total == KEYS,
-            "the shards list {total} keys in place of {KEYS}"
+            "the shards list {total} keys instead of {KEYS}"
         );
         Ok(())
     }
 
-    /// Shows what the smart client sees of the letters, which must be this mark for each.
+    /// Prints the smart client's line, which must have this mark for each letter.
     async fn run_smart_client(&self, shards: u32, mark: &str) -> anyhow::Result<()> {
         let servers: Vec<_> = (0..shards)
             .map(|shard| self.addresses.public(shard).to_string())
@@ -168,26 +168,26 @@ impl Tour {
         let found = text.lines().last().unwrap_or_default();
         ensure!(
             found.starts_with(&mark.repeat(26)),
-            "the smart client sees {found:?}: each letter should be `{mark}`"
+            "the smart client prints {found:?}: each letter should be `{mark}`"
         );
         Ok(())
     }
 }
 
 impl Sights {
-    /// The tour in a line, if each key is in exactly one shard.
+    /// One line about the tour, if each key is in exactly one shard.
     pub(crate) fn told(&self, places: &BTreeMap<String, Vec<u32>>) -> anyhow::Result<String> {
         let lost: Vec<_> = self
             .keys
             .iter()
             .filter(|key| !places.contains_key(*key))
             .collect();
-        ensure!(lost.is_empty(), "in no shard's file: {lost:?}");
+        ensure!(lost.is_empty(), "these keys are in no shard's file: {lost:?}");
         let twice: Vec<_> = places
             .iter()
             .filter(|(_, shards)| shards.len() > 1)
             .collect();
-        ensure!(twice.is_empty(), "in more than one shard's file: {twice:?}");
+        ensure!(twice.is_empty(), "these keys are in more than one shard's file: {twice:?}");
         let keys = self.keys.len() as u64;
         ensure!(
             places.len() as u64 == keys,
@@ -205,7 +205,7 @@ impl Sights {
     }
 }
 
-/// All keys: the letters, each its own word, and others that begin with each letter by turns, for
+/// All keys: the letters, with themselves as words, and others. Their first letters take turns, because
 /// the first character decides where a key belongs.
 fn entries() -> Vec<Entry> {
     let letters = ('a'..='z').cycle().zip(0..KEYS);
@@ -217,7 +217,7 @@ fn entries() -> Vec<Entry> {
         .collect()
 }
 
-/// A number with a comma between each three digits.
+/// A number with a comma after every three digits.
 fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let groups: Vec<_> = digits.as_bytes().rchunks(3).rev().collect();

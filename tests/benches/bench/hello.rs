@@ -1,4 +1,4 @@
-//! Plain hyper: a server that does nothing but HTTP, in a process of its own.
+//! Plain hyper: a server that does nothing but HTTP, in its own process.
 
 use std::convert::Infallible;
 use std::io::{BufRead, BufReader};
@@ -14,7 +14,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 
-/// Makes this program that server.
+/// The argument that makes this program that server.
 pub(crate) const ARGUMENT: &str = "--hello";
 
 /// The server's process. Dropping it ends it.
@@ -30,7 +30,7 @@ impl Hello {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()?;
-        let stdout = child.stdout.take().context("it was piped")?;
+        let stdout = child.stdout.take().context("standard output is not piped")?;
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line)?;
         let address = line.trim().parse();

@@ -12,18 +12,18 @@ pub(crate) struct Plan {
     pub(crate) turn: Duration,
     /// Swaps of each kind that are timed.
     pub(crate) timed_swaps: usize,
-    /// Swaps that memory is looked at around.
+    /// Swaps between two measurements of memory.
     pub(crate) memory_swaps: usize,
     /// Starts of each kind.
     pub(crate) starts: usize,
-    /// Keys in the store that is started on.
+    /// Keys in the store of the measured starts.
     pub(crate) keys: usize,
-    /// Keys in shards that are made more and fewer.
+    /// Keys in shards whose number changes.
     pub(crate) moved_keys: &'static [usize],
 }
 
 impl Plan {
-    /// To see that it all runs.
+    /// A plan to check that everything runs.
     pub(crate) fn quick() -> Self {
         Self {
             name: "quick: figures mean nothing",
@@ -37,7 +37,7 @@ impl Plan {
         }
     }
 
-    /// To learn something.
+    /// A plan with meaningful results.
     pub(crate) fn full() -> Self {
         Self {
             name: "medians of 9 turns of 1 s each",
