@@ -182,12 +182,18 @@ impl Sights {
             .iter()
             .filter(|key| !places.contains_key(*key))
             .collect();
-        ensure!(lost.is_empty(), "these keys are in no shard's file: {lost:?}");
+        ensure!(
+            lost.is_empty(),
+            "these keys are in no shard's file: {lost:?}"
+        );
         let twice: Vec<_> = places
             .iter()
             .filter(|(_, shards)| shards.len() > 1)
             .collect();
-        ensure!(twice.is_empty(), "these keys are in more than one shard's file: {twice:?}");
+        ensure!(
+            twice.is_empty(),
+            "these keys are in more than one shard's file: {twice:?}"
+        );
         let keys = self.keys.len() as u64;
         ensure!(
             places.len() as u64 == keys,

@@ -242,7 +242,11 @@ fn is_good(protocol: Protocol, answer: &[u8]) -> anyhow::Result<bool> {
         Protocol::Http => answer.starts_with(b"HTTP/1.1 200 "),
         Protocol::Redis => !answer.starts_with(b"-"),
     };
-    ensure!(good, "the server rejected a request: {}", String::from_utf8_lossy(answer));
+    ensure!(
+        good,
+        "the server rejected a request: {}",
+        String::from_utf8_lossy(answer)
+    );
     Ok(true)
 }
 

@@ -30,7 +30,10 @@ impl Hello {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()?;
-        let stdout = child.stdout.take().context("standard output is not piped")?;
+        let stdout = child
+            .stdout
+            .take()
+            .context("standard output is not piped")?;
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line)?;
         let address = line.trim().parse();

@@ -57,7 +57,10 @@ pub(crate) fn swap(shard: &mut Shard, host: &Host, files: &Files) -> anyhow::Res
     let mut client = host.client();
     let before = client.get("/load/a")?.generation();
     shard.config.publish(files)?;
-    let renamed = shard.config.renamed().context("the volume was not renamed")?;
+    let renamed = shard
+        .config
+        .renamed()
+        .context("the volume was not renamed")?;
     loop {
         let reply = client.get("/load/a")?;
         ensure!(reply.status == 200, "answered {}", reply.status);

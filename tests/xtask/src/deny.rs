@@ -32,7 +32,10 @@ pub(crate) fn check(root: &Path) -> anyhow::Result<()> {
         "sources",
     ])
     .status()?;
-    ensure!(looked.success(), "a dependency violates deny.toml: see above");
+    ensure!(
+        looked.success(),
+        "a dependency violates deny.toml: see above"
+    );
     // The list of known vulnerabilities is fetched, and changes daily.
     let fetched = run(&["fetch", "db"]).stderr(Stdio::piped()).output()?;
     if !fetched.status.success() {
@@ -46,7 +49,10 @@ pub(crate) fn check(root: &Path) -> anyhow::Result<()> {
         return Ok(());
     }
     let looked = run(&["check", "advisories"]).status()?;
-    ensure!(looked.success(), "a dependency has a known vulnerability: see above");
+    ensure!(
+        looked.success(),
+        "a dependency has a known vulnerability: see above"
+    );
     say("   advisories checked");
     Ok(())
 }

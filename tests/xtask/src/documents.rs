@@ -31,7 +31,10 @@ pub(crate) fn check(root: &Path) -> anyhow::Result<()> {
         let page = pages.get(Path::new(name));
         let lines = page.with_context(|| format!("there is no {name}"))?;
         let lines = lines.lines().count();
-        ensure!(lines <= most, "{name} has {lines} lines: shorten it to at most {most}");
+        ensure!(
+            lines <= most,
+            "{name} has {lines} lines: shorten it to at most {most}"
+        );
     }
     let prose: BTreeMap<_, _> = pages
         .iter()

@@ -77,7 +77,9 @@ fn python(directory: &Path) -> anyhow::Result<()> {
 /// Extracts a file from a Debian package, under its own name. Installing the package would start a server, or
 /// install much else.
 fn from_package(directory: &Path, package: &str, path: &str) -> anyhow::Result<()> {
-    let name = Path::new(path).file_name().context("the path names no file")?;
+    let name = Path::new(path)
+        .file_name()
+        .context("the path names no file")?;
     let wanted = directory.join(name);
     if wanted.exists() {
         return Ok(());
