@@ -44,7 +44,7 @@ fn with_toml(component: &[u8], misbehave: &str, toml: &str) -> Files {
 fn packed(component: &[u8], more: &[(&str, &[u8])]) -> Files {
     let mut files = hostile("schema=2");
     files.remove("guest.wasm");
-    let packed = zstd::encode_all(component, 3).expect("it can be packed");
+    let packed = zstd::encode_all(component, 3).expect("the guest can be compressed");
     files.insert("guest.wasm.zst".to_owned(), packed);
     for (name, content) in more {
         files.insert((*name).to_owned(), content.to_vec());
@@ -274,13 +274,16 @@ fn each_unusable_update_is_refused_with_its_reason_and_the_live_guest_goes_on() 
     let (requests, ()) = under_load(host.address, 2, save_and_load, |_| {
         for (what, files, step, reason) in &cases {
             let (before, counted) = (host.status()["refused"].clone(), refusals(&host, step));
-            shard.config.publish(files).expect("published");
+            shard
+                .config
+                .publish(files)
+                .expect("the files can be published");
             let status = host.wait_for_status(what, |status| {
                 status["refused"] != before && status["candidate"].is_null()
             });
             let refused = &status["refused"];
             assert_eq!(refused["step"], *step, "{what}: {refused}");
-            let told = refused["reason"].as_str().expect("a reason");
+            let told = refused["reason"].as_str().expect("there is a reason");
             assert!(told.contains(reason) && !told.is_empty(), "{what}: {told}");
             assert!(refusals(&host, step) - counted > 0, "{what} is not counted");
             assert_eq!(status["generation"]["generation"], 1, "{what}");
@@ -291,11 +294,14 @@ fn each_unusable_update_is_refused_with_its_reason_and_the_live_guest_goes_on() 
             shard.config.directory().to_owned(),
             shard.config.directory().with_extension("away"),
         );
-        shard.config.publish(&good).expect("published");
+        shard
+            .config
+            .publish(&good)
+            .expect("the files can be published");
         host.wait_for_status("the live content", |status| status["refused"].is_null());
-        fs::rename(&directory, &away).expect("renamed");
+        fs::rename(&directory, &away).expect("the file can be renamed");
         host.wait_for_status("the refusal", |status| status["refused"]["step"] == "read");
-        fs::rename(&away, &directory).expect("renamed");
+        fs::rename(&away, &directory).expect("the file can be renamed");
         host.wait_for_status("the directory", |status| status["refused"].is_null());
         assert_eq!(host.generation(), 1);
 
@@ -303,7 +309,10 @@ fn each_unusable_update_is_refused_with_its_reason_and_the_live_guest_goes_on() 
         let large = with_zeros(&guest("hostile"), 1 << 20);
         let packed = packed(&large, &[]);
         for (generation, files) in [(2, with_toml(&large, "schema=2", TOML)), (3, packed)] {
-            shard.config.publish(&files).expect("published");
+            shard
+                .config
+                .publish(&files)
+                .expect("the files can be published");
             host.wait_until("the good one", |host| host.generation() == generation);
         }
     });
@@ -319,7 +328,10 @@ fn each_unusable_update_is_refused_with_its_reason_and_the_live_guest_goes_on() 
     };
     let (reads, ()) = under_load(host.address, 2, load, |answered| {
         let migrated = hostile("schema=3");
-        shard.config.publish(&migrated).expect("published");
+        shard
+            .config
+            .publish(&migrated)
+            .expect("the files can be published");
         host.wait_until("the migration", |host| host.generation() == 4);
         let before = answered.load(Ordering::Relaxed);
         host.wait_until("reads after it", |_| {
@@ -348,7 +360,10 @@ fn each_unusable_update_is_refused_with_its_reason_and_the_live_guest_goes_on() 
         );
     }
     let logged = log.matches("generation refused").count();
-    assert!(logged > cases.len(), "{logged} refusals in the log");
+    assert!(
+        logged > cases.len(),
+        "only {logged} refusals are in the log"
+    );
     println!(
         "{} requests over {} refused updates: 0 failed",
         3 * requests,

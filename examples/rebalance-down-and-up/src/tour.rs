@@ -52,10 +52,10 @@ impl Tour {
     /// Visits all stations.
     pub(crate) async fn take(&self, set: &mut StatefulSet) -> anyhow::Result<Sights> {
         say(
-            "The course's store, on shards that become more and fewer. Nobody runs a rebalancer:\n\
-             one number changes, and the shards do the rest.\n\n\
-             1. Three shards, started in order by `ostrakon dev`. The smart client writes a key for\n\
-             each letter, the clients write others.",
+            "The course's store, on a changing number of shards. Nobody runs a rebalancer: one number\n\
+             changes, and the shards do the rest.\n\n\
+             1. `ostrakon dev` starts three shards in order. The smart client writes a key for each\n\
+             letter, and the clients write other keys.",
         );
         set.started().await?;
         self.run_smart_client(AT_FIRST, "w").await?;
@@ -65,16 +65,16 @@ impl Tour {
         self.look(AT_FIRST).await?;
 
         say(
-            "\n2. Eight clients begin: each writes a word through one shard and reads it through\n\
-             the next, without end, and counts a failure where the answer is another.",
+            "\n2. Eight clients begin. Each one repeatedly writes a word through one shard and reads it\n\
+             through the next. A wrong response counts as a failure.",
         );
         let working = self.clients.begin(others);
         sleep(BETWEEN).await;
         self.tell_requests()?;
 
         say(
-            "\n3. Three shards become five. Two more start; then each gives away, key by key, what\n\
-             is another's now. A request for a key on its way waits until it has arrived.",
+            "\n3. Three shards become five. Two more start; then each shard hands off, key by key, the\n\
+             keys that now belong to another one. A request for a moving key waits until it arrives.",
         );
         set.scale(MORE).await?;
         self.look(MORE).await?;
@@ -82,8 +82,8 @@ impl Tour {
         self.tell_requests()?;
 
         say(
-            "\n4. Five shards become two. Three give away all that they have, and only then end,\n\
-             the last first.",
+            "\n4. Five shards become two. Three shards hand off all their keys, and only then end, the\n\
+             last one first.",
         );
         set.scale(FEWER).await?;
         self.look(FEWER).await?;
@@ -91,8 +91,8 @@ impl Tour {
         self.tell_requests()?;
 
         say(
-            "\n5. The clients end, each word is read once more, and the shards are stopped. Then\n\
-             the keys in the files of all five are counted.",
+            "\n5. The clients end, each word is read once more, and the shards stop. Then the keys in\n\
+             the files of all five shards are counted.",
         );
         let others = working.end().await;
         let entries = [letters, &others].concat();
@@ -269,8 +269,11 @@ mod tests {
         };
         let whole = Ok("2 keys, each found, each in one shard");
         check(&[("a", &[0]), ("b", &[1])], whole);
-        check(&[("a", &[0])], Err("in no shard's file: [\"b\"]"));
-        let twice = "in more than one shard's file: [(\"b\", [1, 4])]";
+        check(
+            &[("a", &[0])],
+            Err("these keys are in no shard's file: [\"b\"]"),
+        );
+        let twice = "these keys are in more than one shard's file: [(\"b\", [1, 4])]";
         check(&[("a", &[0]), ("b", &[1, 4])], Err(twice));
         let more = "3 keys in the files, but 2 were written";
         check(&[("a", &[0]), ("b", &[1]), ("c", &[1])], Err(more));

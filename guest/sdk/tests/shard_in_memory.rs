@@ -137,8 +137,8 @@ impl<const SCHEMA: u32> Guest for Probe<SCHEMA> {
 
 /// As many keys of four bytes as the body says.
 fn numbers(request: &Request) -> impl Iterator<Item = String> {
-    let text = str::from_utf8(request.body()).expect("a number");
-    let count: usize = text.parse().expect("a number");
+    let text = str::from_utf8(request.body()).expect("the text is a number");
+    let count: usize = text.parse().expect("the text is a number");
     (0..count).map(|number| format!("{number:04}"))
 }
 
