@@ -22,7 +22,6 @@ pub struct Client {
     stream: Option<BufReader<Box<dyn Duplex>>>,
 }
 
-/// The stream of requests and responses.
 trait Duplex: Read + Write + Send {}
 impl<S: Read + Write + Send> Duplex for S {}
 
@@ -32,7 +31,6 @@ impl fmt::Debug for Client {
     }
 }
 
-/// A whole response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Response {
     pub status: u16,

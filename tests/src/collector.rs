@@ -12,16 +12,13 @@ use std::time::{Duration, Instant};
 /// How long a test waits for spans before it fails.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// An exported span.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Span {
     /// Hexadecimal, as are the other ids.
     pub trace: String,
-    /// The span's own id.
     pub id: String,
     /// The id of the parent span; empty where there is none.
     pub parent: String,
-    /// The operation.
     pub name: String,
     /// 1: internal, 2: server, 3: client.
     pub kind: u64,
@@ -31,7 +28,6 @@ pub struct Span {
     pub began: u64,
     /// Nanoseconds since 1970.
     pub ended: u64,
-    /// Whether it failed.
     pub failed: bool,
 }
 

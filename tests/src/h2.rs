@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::client::connect;
 
-/// Kinds of frames.
+/// A part of a body.
 pub const DATA: u8 = 0;
 /// The beginning of a header block.
 pub const HEADERS: u8 = 1;

@@ -88,7 +88,6 @@ pub struct Shard {
     pub config: Volume,
     /// The mounted Secret.
     pub secrets: Volume,
-    /// The data directory.
     pub data: PathBuf,
     pub ordinal: u32,
     /// The public port; 0 lets the system choose one.
@@ -299,7 +298,6 @@ pub(crate) fn assert_no_canary(directory: &Path) {
 pub struct Host {
     /// The public port.
     pub address: SocketAddr,
-    /// The admin port.
     pub admin: SocketAddr,
     child: Option<Child>,
     log: Arc<Log>,

@@ -19,8 +19,13 @@ pub const CONNECTION: usize = 96 * KIB;
 pub const SOCKET: usize = (128 + 128 + SEGMENT) * KIB;
 /// The largest segment that the system makes, in KiB.
 const SEGMENT: usize = 64;
+/// How many connections the admin port holds at most.
+pub const ADMIN_CONNECTIONS: usize = 64;
+/// What clients of the admin port make the process hold: connections, heads, a component to be
+/// tried, and responses.
+pub const ADMIN: usize = 28 * MIB;
 /// The allocator's unreturned memory and the cost of rounding: a quarter.
-pub const SLACK: (usize, usize) = (5, 4);
+pub(crate) const SLACK: (usize, usize) = (5, 4);
 
 /// The most bytes that clients can make a host's process hold: connections, heads, bodies and
 /// replies.
@@ -37,12 +42,13 @@ pub fn of_clients(settings: &Settings) -> usize {
 /// threads and this much cache for the store's pages.
 pub fn of_process(settings: &Settings, threads: usize, store_cache: usize) -> usize {
     let instances = (2 * threads + 3) * settings.guest.max_memory;
-    BASE + store_cache + instances + of_clients(settings)
+    BASE + store_cache + instances + of_clients(settings) + ADMIN
 }
 
 /// As [`of_process`], with the system's buffers for its connections.
 pub fn of_host(settings: &Settings, threads: usize, store_cache: usize) -> usize {
-    of_process(settings, threads, store_cache) + settings.http.max_connections * SOCKET
+    let connections = settings.http.max_connections + ADMIN_CONNECTIONS;
+    of_process(settings, threads, store_cache) + connections * SOCKET
 }
 
 /// A figure of `/proc/PID/status`, such as `VmRSS` or `VmHWM`, in bytes.

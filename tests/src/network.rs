@@ -30,7 +30,7 @@ options ndots:5
 ";
 
 /// The domain of the Pods' names in a headless Service.
-pub const DOMAIN: &str = "server-peers.shop.svc.cluster.local";
+pub(crate) const DOMAIN: &str = "server-peers.shop.svc.cluster.local";
 
 #[derive(Debug)]
 pub struct Network(());

@@ -25,7 +25,6 @@ pub struct Process {
 
 /// The requests that tests make.
 #[derive(Clone, Debug, Serialize)]
-#[expect(missing_docs, reason = "the host's own messages are documented")]
 pub enum PeerRequest {
     Plan {},
     Schema {},
@@ -58,14 +57,12 @@ pub enum PeerRequest {
 
 /// Whose `owner` counts in a survey.
 #[derive(Clone, Debug, Serialize)]
-#[expect(missing_docs, reason = "the host's own messages are documented")]
 pub enum Basis {
     Kept { placement: Placement },
 }
 
 /// The responses that tests read or make.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the host's own messages are documented")]
 pub enum PeerResponse {
     Plan { plan: Option<Plan> },
     NotUnderstood { reason: String },
@@ -80,7 +77,7 @@ pub fn encode(message: &impl Serialize) -> Vec<u8> {
 }
 
 /// The response with this encoding, if it is one of these.
-pub fn decode(response: &[u8]) -> Option<PeerResponse> {
+pub(crate) fn decode(response: &[u8]) -> Option<PeerResponse> {
     rmp_serde::from_slice(response).ok()
 }
 

@@ -37,7 +37,6 @@ pub struct Pods<'a> {
 
 #[derive(Debug)]
 pub struct Pod {
-    /// The shard and its data.
     pub shard: Shard,
     host: Option<Host>,
     /// How often it was replaced.
@@ -237,11 +236,8 @@ impl<'a> Pods<'a> {
 pub struct Sample {
     /// The first character of its key, which determines the owner.
     pub letter: char,
-    /// Whether it writes.
     pub is_write: bool,
-    /// When it began.
     pub began: Instant,
-    /// How long it took.
     pub waited: Duration,
     /// The status of the response; `None` where there was no whole response.
     pub status: Option<u16>,

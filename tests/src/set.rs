@@ -119,16 +119,11 @@ impl StatefulSet {
         self.controller = None;
     }
 
-    /// Kills all shards at once.
-    pub fn kill_all(&mut self) {
-        self.controller = None;
-    }
-
     /// The controller's handle.
     ///
     /// # Panics
     /// When the set does not run.
-    pub fn handle(&self) -> Handle {
+    pub(crate) fn handle(&self) -> Handle {
         self.controller
             .as_ref()
             .expect("the set runs")

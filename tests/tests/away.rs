@@ -218,7 +218,7 @@ fn requests_outlast_an_address_that_is_somebody_elses_for_a_while() {
     );
 }
 
-/// Others go on meanwhile.
+/// Asks a host for its own partition, which it must answer within 5 s.
 fn ask_own(host: &Host) {
     let began = Instant::now();
     let saved = host.client().get("/save/b/word").expect("an answer");

@@ -100,7 +100,7 @@ impl Dev {
         command.args(words).output().unwrap()
     }
 
-    /// What `ctl` says, which is done.
+    /// Has `ctl` carry out a command, and returns its output.
     fn done(&self, words: &[&str]) -> String {
         let output = self.ctl(words);
         let wrong = String::from_utf8_lossy(&output.stderr).into_owned();

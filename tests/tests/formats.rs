@@ -18,7 +18,7 @@ const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 /// The end of each line about data that a later version wrote.
 const HELP: &str = "run the version that wrote it, or a newer one; nothing was changed";
 
-/// All files below a directory.
+/// The content of each file below a directory.
 fn files(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut files = BTreeMap::new();
     let mut directories = vec![directory.to_owned()];
@@ -75,7 +75,7 @@ fn with_row(file: &Path, name: &str, change: impl FnOnce(Vec<u8>) -> Vec<u8>) ->
     fs::read(&copy).unwrap()
 }
 
-/// How `ostrakon check` ends.
+/// The exit code and the standard error of `ostrakon check`.
 fn check(shard: &Shard) -> (Option<i32>, String) {
     let mut command = Command::new(&shard.binary);
     let output = command.arg("check").arg(&shard.data).output().unwrap();

@@ -160,7 +160,7 @@ impl Stored {
         assert_eq!(self.refused, refused, "there is space again");
     }
 
-    /// Reads all of it.
+    /// Reads all stored values back.
     fn check(&self, client: &mut Client) {
         for (key, value) in &self.values {
             let response = client.get(key).expect("an answer");

@@ -97,7 +97,7 @@ impl Scene {
         self.has_all("again");
     }
 
-    /// What a start finds.
+    /// Starts a host, which must have all values: `first` under key 0.
     fn has_all(&self, first: &str) {
         let host = self.shard.start();
         let mut client = host.client();

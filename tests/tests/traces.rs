@@ -23,7 +23,6 @@ fn logging(partition: u32) -> String {
     format!("/log-lines?partition={partition}")
 }
 
-/// A request that writes.
 fn writing(partition: u32) -> String {
     format!("/set/{partition}/value?a=query")
 }

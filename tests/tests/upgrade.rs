@@ -16,9 +16,9 @@ use ostrakon_tests::service;
 use ostrakon_tests::set::StatefulSet;
 use tempfile::TempDir;
 
-/// At most.
+/// The most shards at once.
 const SHARDS: u32 = 5;
-/// Beside the port of peers.
+/// The port of the relays, beside that of the peers.
 const RELAY_PORT: u16 = 7071;
 
 /// Starts the host of one version or the other, as the file of its Pod's name says.

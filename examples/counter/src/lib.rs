@@ -4,7 +4,6 @@ use ostrakon_guest::{
     Description, Error, Guest, Request, RequestLine, Response, Result, Route, Settings,
 };
 
-/// The guest.
 pub struct Counter;
 
 ostrakon_guest::export!(Counter);

@@ -49,7 +49,7 @@ struct Arguments {
 enum Command {
     /// Save and load in turns; at the end load each key once more.
     Run {
-        /// How long to run, at most.
+        /// How long to run, unless --until ends it earlier.
         #[arg(long = "for", value_name = "TIME", default_value = "1m", value_parser = parse_duration)]
         time: Duration,
         /// End as soon as this file exists.
@@ -65,7 +65,7 @@ enum Command {
     Check,
 }
 
-/// The counts of all clients.
+/// The counts of all clients together.
 #[derive(Debug, Default)]
 struct Count {
     requests: AtomicU64,

@@ -45,7 +45,6 @@ pub(crate) struct Seen {
     pub(crate) longest: Duration,
 }
 
-/// Clients at work.
 #[derive(Debug)]
 pub(crate) struct Working {
     clients: Arc<Clients>,
@@ -71,13 +70,12 @@ impl Clients {
         self.seen.lock().expect("no holder panics").clone()
     }
 
-    /// Writes all entries.
     pub(crate) async fn write_all(self: &Arc<Self>, entries: &[Entry]) {
         self.ask_all(entries, |(key, word)| format!("/save/{key}/{word}"))
             .await;
     }
 
-    /// Reads all entries back.
+    /// Reads all entries back, and expects their words.
     pub(crate) async fn read_all(self: &Arc<Self>, entries: &[Entry]) {
         self.ask_all(entries, |(key, _)| format!("/load/{key}"))
             .await;

@@ -25,7 +25,6 @@ const BETWEEN: Duration = Duration::from_secs(1);
 /// How long a shard may take to list its keys.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Everything that the tour needs.
 #[derive(Debug)]
 pub(crate) struct Tour {
     addresses: Addresses,
@@ -49,7 +48,7 @@ impl Tour {
         }
     }
 
-    /// Visits all stations.
+    /// Goes to all stations, and returns what was seen.
     pub(crate) async fn take(&self, set: &mut StatefulSet) -> anyhow::Result<Sights> {
         say(
             "The course's store, on a changing number of shards. Nobody runs a rebalancer: one number\n\

@@ -180,7 +180,6 @@ fn follow(server: &str, path: &str) -> anyhow::Result<(u16, String)> {
     bail!("the request was redirected too often")
 }
 
-/// A server's response.
 struct Answer {
     status: u16,
     /// The server of the header `location`.

@@ -15,7 +15,6 @@ use ostrakon_guest::{
 };
 use serde::{Deserialize, Serialize};
 
-/// The guest.
 pub struct Votes;
 
 ostrakon_guest::export!(Votes);

@@ -21,7 +21,6 @@ use condition::Conditions;
 use item::Item;
 use sharding::Sharding;
 
-/// The guest.
 pub struct Kv {
     sharding: Sharding,
 }

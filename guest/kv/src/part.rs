@@ -37,7 +37,7 @@ pub(crate) fn of_shard(request: &Request, partitions: Partitions, limit: usize) 
 pub(crate) struct Joined<'a> {
     /// The next key of each part that has one, and the number of the part.
     heads: BinaryHeap<Reverse<(&'a [u8], usize)>>,
-    /// The remaining keys of each part.
+    /// The keys of each part after its head.
     parts: Vec<Keys<'a>>,
     /// Whether a part has ended although its shard has more keys.
     is_cut: bool,
@@ -90,7 +90,7 @@ impl<'a> Iterator for Joined<'a> {
     }
 }
 
-/// One part's keys.
+/// The keys of one part that were not taken yet.
 #[derive(Clone, Debug)]
 struct Keys<'a> {
     rest: &'a [u8],

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::{Header, Response, StoreError, paths};
 
-/// The result of [`Guest::handle`](crate::Guest::handle) and its helpers.
+/// The result of [`Guest::handle`](crate::Guest::handle), and of the methods here that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// A request's failure. Nothing that the request wrote is stored, and the client gets a response with this status and
@@ -50,7 +50,7 @@ impl Error {
         .header("allow", allow)
     }
 
-    /// The same error with an additional header.
+    /// Adds a header to the client's response.
     #[must_use]
     pub fn header(mut self, name: &str, value: impl Into<Vec<u8>>) -> Self {
         self.headers.push(Header {
@@ -60,12 +60,12 @@ impl Error {
         self
     }
 
-    /// The status, 400..=599.
+    /// The HTTP status, from 400 to 599.
     pub fn status(&self) -> u16 {
         self.status
     }
 
-    /// The code for programs.
+    /// The code for programs, such as `not_found`.
     pub fn code(&self) -> &'static str {
         self.code
     }

@@ -41,13 +41,13 @@ pub const fn is_guest<G: Guest>() {}
 
 /// Keeps an instance's guest for the lifetime of the instance.
 pub trait Instance {
-    /// The guest's type.
+    /// The type that the component exports.
     type Guest: Guest;
 
-    /// The guest, once it has been created.
+    /// The guest; `None` before [`keep`](Self::keep) was called.
     fn get() -> Option<&'static Self::Guest>;
 
-    /// Stores the guest.
+    /// Keeps the guest until the instance ends.
     fn keep(guest: &'static Self::Guest);
 }
 

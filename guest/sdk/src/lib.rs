@@ -66,7 +66,7 @@ pub use shard::{Entries, Migration, Partitions, Shard, ShardEntry};
 pub use store::Error as StoreError;
 pub use store::{Entry, Scan, Store};
 
-/// A value as JSON.
+/// Encodes a value as JSON. Panics if JSON cannot hold the value.
 fn json<T: serde::Serialize + ?Sized>(value: &T) -> Vec<u8> {
     // An `expect` would add the code that formats its error, several KiB.
     serde_json::to_vec(value)

@@ -22,7 +22,7 @@ impl RequestLine {
         }
     }
 
-    /// The method as sent: `GET`.
+    /// The method as sent, such as `GET`.
     pub fn method(&self) -> &str {
         &self.method
     }
@@ -75,7 +75,7 @@ impl Request {
         Self { line, body }
     }
 
-    /// The whole body.
+    /// The whole body; empty if the request has none.
     pub fn body(&self) -> &[u8] {
         &self.body
     }
@@ -93,7 +93,7 @@ impl Request {
         imports::request_header(name)
     }
 
-    /// All headers, in order.
+    /// All headers, in order; each call asks the host.
     pub fn headers(&self) -> Vec<Header> {
         imports::request_headers()
     }

@@ -47,7 +47,7 @@ impl Response {
         self
     }
 
-    /// The same response with an additional header.
+    /// Adds a header. A name may have several.
     #[must_use]
     pub fn header(mut self, name: &str, value: impl Into<Vec<u8>>) -> Self {
         self.headers.push(Header {

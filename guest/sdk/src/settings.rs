@@ -26,7 +26,7 @@ impl Settings {
         }
     }
 
-    /// The names of all keys, sorted.
+    /// The names of all keys that [`get`](Self::get) finds, sorted.
     pub fn names(&self) -> Vec<String> {
         imports::settings_names()
     }

@@ -105,7 +105,7 @@ impl Partitions {
         self
     }
 
-    /// Only keys after this one.
+    /// Only the keys after this one, which need not exist.
     #[must_use]
     pub fn after(mut self, partition: impl AsRef<[u8]>) -> Self {
         self.start = self.start.max(Some(successor(partition.as_ref())));
@@ -153,7 +153,7 @@ pub struct Entries {
 }
 
 impl Entries {
-    /// Only entries after this one.
+    /// Only the entries after this one, which need not exist.
     #[must_use]
     pub fn after(mut self, partition: impl Into<Vec<u8>>, key: impl Into<Vec<u8>>) -> Self {
         self.after = Some(Position {

@@ -148,14 +148,14 @@ impl Scan {
         self
     }
 
-    /// Only the keys before this one.
+    /// Only the keys before this one, which is left out.
     #[must_use]
     pub fn until(mut self, key: impl Into<Vec<u8>>) -> Self {
         self.range.end = Some(key.into());
         self
     }
 
-    /// In reverse order.
+    /// Goes from the last key to the first.
     #[must_use]
     pub fn reverse(mut self) -> Self {
         self.range.reverse = true;

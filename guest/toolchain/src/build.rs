@@ -32,12 +32,10 @@ pub struct Build {
     quiet: bool,
 }
 
-/// A built guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Built {
     /// Where the component is.
     pub path: PathBuf,
-    /// The component's size.
     pub bytes: usize,
     /// The component's SHA-256, in hex.
     pub sha256: String,
@@ -62,7 +60,7 @@ impl Build {
         self
     }
 
-    /// Writes the component to this file.
+    /// Writes the component to this file; `None` keeps the default.
     #[must_use]
     pub fn output(mut self, path: Option<PathBuf>) -> Self {
         self.output = path;
@@ -220,13 +218,10 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
     })
 }
 
-/// Why a guest was not built.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The directory holds no package.
     #[error("{0} holds no cargo package: name the directory of a guest's Cargo.toml")]
     NotACrate(PathBuf),
-    /// cargo could not be run.
     #[error("cannot run cargo")]
     Cargo(#[source] io::Error),
     /// The crate does not compile; cargo has printed the reason.
@@ -238,27 +233,20 @@ pub enum Error {
     /// The file that cargo made could not be read.
     #[error("cannot read {path}")]
     Read {
-        /// Which file.
         path: PathBuf,
-        /// The system's reason.
         #[source]
         source: io::Error,
     },
-    /// The compiled crate is no guest.
     #[error("{package} makes no guest")]
     Component {
-        /// The package's name.
         package: String,
         /// What the crate makes instead.
         #[source]
         source: component::Error,
     },
-    /// The component could not be written.
     #[error("cannot write {path}")]
     Write {
-        /// Which file.
         path: PathBuf,
-        /// The system's reason.
         #[source]
         source: io::Error,
     },

@@ -15,9 +15,9 @@ const COMPONENT: [u8; 4] = [0x0d, 0, 1, 0];
 /// The imports and exports of a component, named as in WIT, in the component's order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface {
-    /// The imports, such as `ostrakon:shard/store@0.1.0`.
+    /// Such as `ostrakon:shard/store@0.1.0`.
     pub imports: Vec<String>,
-    /// The exports, such as `handle`.
+    /// Such as `handle`.
     pub exports: Vec<String>,
 }
 
@@ -119,16 +119,15 @@ pub enum Error {
     /// An encoded WIT package, without code.
     #[error("this is a WIT package without code, not a component: make one with `ostrakon build`")]
     WitPackage,
-    /// The component cannot be read.
     #[error("this component is invalid: {reason}")]
     Decode {
-        /// The decoder's complete message.
+        /// The decoder's whole message.
         reason: String,
     },
     /// The module cannot be made into a component.
     #[error("this module cannot be made into a component: {reason}")]
     Encode {
-        /// The encoder's complete message.
+        /// The encoder's whole message.
         reason: String,
     },
     /// The component lacks exports that a guest must have.

@@ -17,7 +17,6 @@ pub trait Machine {
     /// it is killed.
     fn run(&self, command: Command, limit: Duration) -> Result<String, Error>;
 
-    /// Whether a file exists at this path.
     fn is_file(&self, path: &Path) -> bool;
 
     /// Shows progress to the user.
@@ -27,33 +26,21 @@ pub trait Machine {
 /// The failure of a program's run.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The program did not start.
     #[error("cannot run {program}: {source}")]
     Start {
-        /// The program's name.
         program: String,
-        /// The system's reason.
         #[source]
         source: io::Error,
     },
-    /// The program failed.
     #[error("{program} failed ({status}): {reason}")]
     Failed {
-        /// The program's name.
         program: String,
-        /// How it ended.
         status: ExitStatus,
         /// The most informative line of its standard error.
         reason: String,
     },
-    /// The program took too long.
     #[error("{program} was not done within {} s", limit.as_secs())]
-    Overrun {
-        /// The program's name.
-        program: String,
-        /// The program's time limit.
-        limit: Duration,
-    },
+    Overrun { program: String, limit: Duration },
 }
 
 /// The machine that this process runs on.

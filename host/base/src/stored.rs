@@ -50,11 +50,7 @@ pub enum Unreadable {
     },
     /// The data does not match the version that it carries.
     #[error("{} cannot be read: {reason}", .format.what)]
-    Broken {
-        format: Format,
-        /// What is wrong with the data.
-        reason: String,
-    },
+    Broken { format: Format, reason: String },
 }
 
 impl Unreadable {

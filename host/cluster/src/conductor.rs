@@ -39,7 +39,6 @@ pub(super) struct Conductor {
     looked: Option<Instant>,
     /// When the log last said why there is no plan here.
     complained: Instant,
-    /// When the conductor began.
     began: Instant,
     /// The task that makes this process known; at most one runs.
     acquainting: Option<JoinHandle<()>>,

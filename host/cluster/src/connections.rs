@@ -69,7 +69,6 @@ impl Line {
     }
 }
 
-/// Why a shard cannot be asked.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum AskError {
     #[error(transparent)]
@@ -112,7 +111,6 @@ impl AskError {
 }
 
 impl Cluster {
-    /// Asks a shard.
     pub(super) async fn ask(
         &self,
         at: Ordinal,

@@ -21,7 +21,6 @@ const SETTLE: Duration = Duration::from_millis(300);
 /// How long a migration waits for batches that are on their way.
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// Why batches are not sent now.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SendError {
     #[error(transparent)]

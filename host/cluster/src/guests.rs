@@ -33,9 +33,7 @@ pub struct Guests {
     pub of_plan: Kept,
     /// Counts the calls.
     pub metrics: Arc<Metrics>,
-    /// This shard's identity.
     pub identity: Identity,
-    /// Runs the work that blocks.
     pub blocking: Blocking,
 }
 
@@ -47,13 +45,11 @@ pub enum MakeError {
     /// The files do not form a generation.
     #[error(transparent)]
     Rejected(#[from] Rejection),
-    /// The component does not compile.
     #[error(transparent)]
     Compile(#[from] CompileError),
     /// The component does not fit the contract.
     #[error(transparent)]
     Link(#[from] LinkError),
-    /// The guest fails its check.
     #[error(transparent)]
     Check(#[from] CheckError),
 }

@@ -38,7 +38,6 @@ impl Holds {
         true
     }
 
-    /// Whether partitions are held now.
     pub(super) fn is_held(&self, now: Instant) -> bool {
         self.last.is_some_and(|hold| now < hold.until)
     }

@@ -66,7 +66,7 @@ pub use reach::Peer;
 use reach::Reach;
 use remembered::Remembered;
 pub use replicas::Replicas;
-pub use surveying::{Strategy, SurveyError};
+pub use surveying::SurveyError;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
@@ -228,7 +228,7 @@ impl Cluster {
         Some(membership.shard.accepts(shard)?.into())
     }
 
-    /// The plan that this shard follows.
+    /// The plan that this shard follows; `None` before it knows one.
     fn plan(&self) -> Option<Plan> {
         let view = self.0.writer.views().get()?;
         view.membership.as_ref()?.shard.plan().cloned()

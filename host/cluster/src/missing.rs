@@ -12,11 +12,9 @@ use super::{AskError, Cluster};
 /// The shards that are missing; at least one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Missing {
-    /// Their ordinals.
     pub shards: Vec<Ordinal>,
     /// How many shards are wanted, by the settings or the `StatefulSet`.
     pub wanted: u32,
-    /// How many shards have data.
     pub having_data: u32,
 }
 

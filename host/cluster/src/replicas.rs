@@ -28,7 +28,6 @@ pub enum Replicas {
 }
 
 impl Replicas {
-    /// The number, if there is one.
     pub fn number(self) -> Option<u32> {
         match self {
             Self::Are(number) => Some(number),

@@ -18,36 +18,25 @@ const PATIENCE: Duration = Duration::from_secs(15).saturating_add(survey::DEADLI
 
 /// Whose `owner` a survey asks.
 #[derive(Clone, Debug)]
-pub enum Strategy {
+pub(crate) enum Strategy {
     /// The `owner` of a generation that some shard has.
     Kept(Placement),
     /// The `owner` of a generation that is only to be surveyed.
     Trial(Files),
 }
 
-/// Why another shard was not surveyed.
 #[derive(Debug, thiserror::Error)]
 pub enum SurveyError {
-    /// The shard cannot be asked.
     #[error(
         "shard {shard} is away, and nothing can be said without it: try again when it is back ({why})"
     )]
-    Away {
-        shard: Ordinal,
-        /// The cause.
-        why: String,
-    },
-    /// The shard refused.
+    Away { shard: Ordinal, why: String },
     #[error("shard {shard}: {why}")]
-    Refused {
-        shard: Ordinal,
-        /// The shard's reason.
-        why: String,
-    },
+    Refused { shard: Ordinal, why: String },
 }
 
 impl Cluster {
-    pub fn surveys(&self) -> &Surveys {
+    pub(crate) fn surveys(&self) -> &Surveys {
         &self.0.surveys
     }
 
@@ -55,7 +44,7 @@ impl Cluster {
     ///
     /// # Errors
     /// When it does not answer, or refuses.
-    pub async fn survey_of(
+    pub(crate) async fn survey_of(
         &self,
         shard: Ordinal,
         shards: u32,
@@ -102,7 +91,7 @@ impl Cluster {
         surveyed.map_err(|error| error.to_string())
     }
 
-    /// The guest to ask.
+    /// The guest whose `owner` counts.
     async fn surveyor(&self, basis: Basis) -> Result<Arc<Guest>, String> {
         match basis {
             Basis::Kept { placement } => {

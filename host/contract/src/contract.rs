@@ -6,7 +6,6 @@ use ostrakon_observe::trace::Trace;
 
 use crate::client::Client;
 
-/// A guest's description of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Description {
     /// The guest's name, for display.

@@ -11,9 +11,7 @@ pub struct Addresses {
     first: Ipv4Addr,
     /// The port for clients.
     pub port: u16,
-    /// The port for operators.
     pub admin_port: u16,
-    /// The port for other shards.
     pub peer_port: u16,
 }
 

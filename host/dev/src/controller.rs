@@ -29,7 +29,6 @@ pub struct Options {
     pub addresses: Addresses,
     /// How long a shard may take to end after SIGTERM.
     pub grace: Duration,
-    /// How the shards learn their number.
     pub numbers: Numbers,
     /// When changed content appears in the shards' volumes.
     pub propagation: Propagation,
@@ -43,17 +42,14 @@ pub struct Options {
     pub environment: Vec<(String, String)>,
 }
 
-/// Why the controller did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A port is in use.
     #[error(
         "cannot listen on {address}: stop the process that uses it, or give another --address or port"
     )]
     Taken {
         /// The address that could not be bound.
         address: SocketAddr,
-        /// The system's error.
         #[source]
         source: io::Error,
     },

@@ -36,12 +36,10 @@ enum Answer {
 /// Why a command was not carried out.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
-    /// No `ostrakon dev` is running.
     #[error(
         "no `ostrakon dev` runs in {}: start it, or give its state directory with --state", .0.display()
     )]
     Nobody(PathBuf),
-    /// Several may be running.
     #[error("`ostrakon dev` may run in {0}: give one with --state")]
     Several(String),
     /// The text is not a command.

@@ -28,15 +28,12 @@ pub(super) enum Command {
     Abort,
 }
 
-/// Why a command is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     #[error("the controller has ended: start `ostrakon dev` again")]
     Ended,
-    /// No shard has this ordinal.
     #[error("there is no shard {0}: see `status`")]
     NoShard(u32),
-    /// The shard has no process now.
     #[error("shard {0} has no process now: it will be restarted in a moment, see `status`")]
     NoProcess(u32),
     /// The number of shards is out of range.

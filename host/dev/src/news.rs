@@ -17,14 +17,11 @@ pub struct News {
     pub what: What,
 }
 
-/// The kind of an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum What {
-    /// A process was started.
     Started {
         pid: u32,
     },
-    /// No process could be started.
     NotStarted {
         reason: String,
     },
@@ -36,7 +33,6 @@ pub enum What {
     Stopping,
     /// A shard did not end within the grace period, and is killed.
     GracePassed(Duration),
-    /// A process ended.
     Ended {
         /// Its exit code, unless a signal ended it.
         code: Option<i32>,
@@ -56,7 +52,6 @@ pub enum What {
     Line {
         /// The level of a log line, in capitals.
         level: Option<String>,
-        /// The line's text, for people.
         text: String,
     },
     /// Partitions are being moved. Sent repeatedly meanwhile.
@@ -83,7 +78,6 @@ pub enum What {
     Failed(String),
 }
 
-/// The state of a set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Standing {
     /// The wanted number of shards.
@@ -95,7 +89,6 @@ pub struct Standing {
     pub shards: Vec<ShardStanding>,
 }
 
-/// The state of a shard.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ShardStanding {
     pub ordinal: u32,
@@ -107,6 +100,6 @@ pub struct ShardStanding {
     pub state: &'static str,
     /// How often it was restarted since its Pod was created.
     pub restarts: u32,
-    /// Its last reported status.
+    /// Its last reported status; `None` while it reports none.
     pub observation: Option<Observation>,
 }

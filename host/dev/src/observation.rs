@@ -27,7 +27,6 @@ pub struct Observation {
     pub topology: Option<Topology>,
 }
 
-/// The live generation.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Generation {
     pub generation: u64,
@@ -37,19 +36,16 @@ pub struct Generation {
     pub version: String,
 }
 
-/// A candidate in progress.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Candidate {
     /// The digest of all its content.
     pub digest: Digest,
 }
 
-/// Content that was refused.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Refused {
     /// The digest of all its content, if it could be read.
     pub digest: Option<Digest>,
-    /// The step that refused it.
     pub step: String,
     pub reason: String,
     /// The time, in seconds since 1970.
@@ -59,7 +55,6 @@ pub struct Refused {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default)]
 pub struct Store {
-    /// The number of its entries.
     pub entries: u64,
 }
 

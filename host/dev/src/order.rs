@@ -8,7 +8,6 @@ use ostrakon_base::printable::Printable;
 use super::handle::{Handle, Refusal};
 use super::news::Standing;
 
-/// The list of commands.
 pub(super) const HELP: &str = "\
 scale N         change the number of shards; data moves, and nothing is lost
 restart         restart all shards, one after another, the last first
@@ -23,33 +22,29 @@ help            show this list";
 pub enum Order {
     /// An empty line.
     Nothing,
-    /// Changes the number of shards.
+    /// Changes the number of shards to this one.
     Scale(u32),
     Restart,
     Kill(u32),
-    /// Halts a shard.
+    /// Halts the shard's process with SIGSTOP.
     Pause(u32),
-    /// Resumes a halted shard.
     Resume(u32),
-    /// Shows the state of all shards.
     Status {
         json: bool,
     },
-    /// Ends all shards.
+    /// Ends all shards, the last first.
     Stop,
-    /// Shows the list of commands.
     Help,
 }
 
 /// Why a text is not a command.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoOrder {
-    /// There is no such command.
     #[error(
         "there is no command {0:?}: write scale, restart, kill, pause, resume, status, stop or help"
     )]
     Unknown(String),
-    /// The command has other arguments.
+    /// The arguments are wrong. The text shows the right ones.
     #[error("write `{0}`")]
     Arguments(&'static str),
 }

@@ -103,7 +103,7 @@ impl Projection {
         self.secrets.directory().to_owned()
     }
 
-    /// The digest of the projected ConfigMap.
+    /// The digest of the projected ConfigMap; `None` before the first.
     pub(super) fn config(&self) -> Option<Digest> {
         self.shown.map(|(config, _)| config)
     }

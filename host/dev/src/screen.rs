@@ -78,7 +78,7 @@ impl Screen {
         self.write(&self.red(true, text));
     }
 
-    /// Prompts for a command.
+    /// Shows the prompt, if there is one.
     pub(super) fn ask(&self) {
         self.put(self.prompt);
     }

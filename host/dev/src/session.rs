@@ -31,10 +31,8 @@ pub enum Source {
     Config(PathBuf),
 }
 
-/// The options of a session.
 #[derive(Clone, Debug)]
 pub struct Session {
-    /// The source of the guest.
     pub source: Source,
     /// The directory of the Secret's files; `secrets` in the state directory by default.
     pub secrets: Option<PathBuf>,
@@ -48,31 +46,25 @@ pub struct Session {
 /// Why a session did not begin, or ended.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The directory does not exist.
     #[error("there is no directory {}: give another with {flag}", path.display())]
     NoSource {
         path: PathBuf,
         /// The flag with which it was given.
         flag: &'static str,
     },
-    /// The directory is not a crate.
     #[error("{} holds no Cargo.toml: name a guest's crate with --guest, or a directory with a guest.wasm with --config-dir", .0.display())]
     NoCrate(PathBuf),
-    /// The state directory cannot be used.
     #[error(transparent)]
     StateDirectory(#[from] StateDirectoryError),
     /// The socket for commands cannot be opened.
     #[error("cannot open the socket {}", path.display())]
     Ctl {
         path: PathBuf,
-        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// The controller did not start.
     #[error(transparent)]
     Start(#[from] StartError),
-    /// No toolchain here can build guests.
     #[error(transparent)]
     Toolchain(#[from] search::Error),
     /// The system denied a thread, a signal handler or an event queue.
@@ -80,7 +72,6 @@ pub enum Error {
     System(#[from] io::Error),
 }
 
-/// An event in a session.
 enum Event {
     News(News),
     /// Ctrl-C, or SIGTERM.
@@ -264,7 +255,7 @@ impl Session {
 }
 
 impl Source {
-    /// The canonical directory.
+    /// The source's canonical directory.
     fn directory(&self) -> Result<PathBuf, Error> {
         match self {
             Self::Config(path) => directory(path, "--config-dir"),

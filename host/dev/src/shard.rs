@@ -80,7 +80,6 @@ impl Shard {
         })
     }
 
-    /// The command that runs the shard.
     pub(super) fn command(&self, options: &Options, with_secrets: bool) -> Command {
         let addresses = &options.addresses;
         let mut command = Command::new(&options.binary);

@@ -47,7 +47,6 @@ pub enum StateDirectoryError {
         "{} is in use by another `ostrakon dev`: stop that one, or give another --state", .0.display()
     )]
     InUse(PathBuf),
-    /// It belongs to another source.
     #[error(
         "{} holds the data of {}: give another --state, or remove the directory", path.display(), source_dir.display()
     )]
@@ -56,25 +55,21 @@ pub enum StateDirectoryError {
         /// The source to which its data belongs.
         source_dir: PathBuf,
     },
-    /// A later version wrote it.
     #[error(
         "cannot use {}: {source}: run the version that wrote it, or a newer one, or give another --state; nothing was changed",
         path.display()
     )]
     Newer { path: PathBuf, source: Unreadable },
-    /// One of its files is damaged.
     #[error("cannot use {}: {source}; {help}", path.display())]
     Damaged {
         path: PathBuf,
         source: Unreadable,
-        /// The remedy.
         help: &'static str,
     },
     /// The directory cannot be created or written to.
     #[error("cannot use the state directory {}: check that it is writable", path.display())]
     Io {
         path: PathBuf,
-        /// The system's error.
         #[source]
         source: io::Error,
     },
@@ -124,7 +119,7 @@ impl StateDirectory {
     ///
     /// # Errors
     /// When the source differs, or cannot be recorded.
-    pub fn belongs_to(&self, source_dir: &Path) -> Result<(), StateDirectoryError> {
+    pub(crate) fn belongs_to(&self, source_dir: &Path) -> Result<(), StateDirectoryError> {
         let note = self.root.join("source");
         let bytes = source_dir.as_os_str().as_encoded_bytes();
         match read(&note)? {
@@ -145,7 +140,7 @@ impl StateDirectory {
     }
 
     /// The path of the socket for `ostrakon dev ctl`.
-    pub fn socket(root: &Path) -> PathBuf {
+    pub(crate) fn socket(root: &Path) -> PathBuf {
         root.join("ctl")
     }
 

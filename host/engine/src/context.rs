@@ -42,7 +42,6 @@ pub struct Environment {
     pub identity: Identity,
     /// The guest's settings: the ConfigMap's keys that are not the host's.
     pub files: Arc<BTreeMap<String, Bytes>>,
-    /// The Secret's values.
     pub secrets: Secrets,
     pub metrics: Arc<Metrics>,
 }
@@ -62,7 +61,6 @@ pub(super) enum Data {
     Migration(Box<Migration>),
 }
 
-/// The current call.
 pub(super) struct Call {
     /// None during instantiation.
     pub(super) export: Option<Export>,

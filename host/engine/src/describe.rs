@@ -58,7 +58,6 @@ pub enum DescribeError {
     /// Guests cannot run on this machine.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// The component does not compile.
     #[error(transparent)]
     Compile(#[from] CompileError),
     /// The component's imports or exports do not match the contract.

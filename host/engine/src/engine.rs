@@ -126,7 +126,7 @@ struct Clock {
     asleep: AtomicBool,
 }
 
-/// A call in progress.
+/// A call in progress: the clock ticks while there is one.
 pub(super) struct Calling<'a>(&'a Clock);
 
 impl Drop for Calling<'_> {

@@ -21,10 +21,8 @@ pub enum Failure {
     /// The guest hit its memory limit and trapped, or made the host hold too much.
     #[error("the guest ran out of memory: {0}")]
     Memory(String),
-    /// The guest ran longer than allowed.
     #[error("the guest did not answer in time")]
     Deadline,
-    /// The guest's reply is invalid.
     #[error("the guest's reply cannot be sent: {0}")]
     Reply(String),
     /// The guest routed the request to a partition whose key is empty or too long.

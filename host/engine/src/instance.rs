@@ -28,12 +28,10 @@ const SPARE_MEMORY: usize = 8 << 20;
 /// takes a few bytes of the host's memory.
 const MAX_COMPONENT_HANDLES: usize = 10_000;
 
-/// The data that a `read` sees.
 #[derive(Clone, Debug)]
 pub enum ReadData {
-    /// One partition.
+    /// One partition, by its key.
     Partition(Vec<u8>, Arc<Snapshot>),
-    /// The whole shard.
     Shard(Arc<Snapshot>),
 }
 
@@ -387,7 +385,6 @@ fn shorten(said: Result<(), String>) -> Result<(), String> {
 
 /// The request that a call concerns.
 enum About<'a> {
-    /// No request.
     Nothing,
     /// A request of which the guest sees only the arguments.
     Routing(&'a Request),

@@ -121,7 +121,6 @@ impl<'a> Meter<'a> {
         self.goes_on()
     }
 
-    /// Whether the call may still continue.
     pub(super) fn goes_on(&self) -> bool {
         self.end.is_none()
     }

@@ -26,16 +26,13 @@ const MAX_NAME: usize = 64;
 /// Why a linked component cannot serve.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckError {
-    /// The component cannot be instantiated.
     #[error(transparent)]
     Instantiate(Failure),
-    /// `describe` failed.
     #[error(transparent)]
     Describe(Failure),
     /// The description violates the contract.
     #[error("{0}")]
     Description(String),
-    /// `check` failed.
     #[error(transparent)]
     Check(Failure),
     /// `check` rejected the settings.
@@ -127,7 +124,6 @@ impl Guest {
         })
     }
 
-    /// The guest's description of itself.
     pub fn description(&self) -> &Description {
         &self.description
     }

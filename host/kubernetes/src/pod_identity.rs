@@ -10,7 +10,6 @@ use ostrakon_base::regular;
 /// The largest file with a namespace's name, in bytes.
 const MAX_NAMESPACE: usize = 4 << 10;
 
-/// This Pod's identity in its cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodIdentity {
     pub(super) server: Uri,
@@ -49,18 +48,12 @@ pub enum NoIdentity {
         "this process is in no Pod: KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT are not set"
     )]
     NoServer,
-    /// The API server's address is invalid.
     #[error("{0:?}, from KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT, is no address")]
     Address(String),
-    /// The ServiceAccount's files cannot be read.
     #[error(
         "{} cannot be read ({why}): give the Pod a ServiceAccount with automountServiceAccountToken: true, or give its directory with --service-account", path.display()
     )]
-    NoAccount {
-        /// The file that was tried.
-        path: PathBuf,
-        why: String,
-    },
+    NoAccount { path: PathBuf, why: String },
     /// The Pod's name does not contain its StatefulSet's name.
     #[error(
         "{0:?} is not the name of a StatefulSet's Pod, such as `kv-0`: give --statefulset, or set POD_NAME"

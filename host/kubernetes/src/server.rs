@@ -11,7 +11,6 @@ use super::pod_identity::PodIdentity;
 /// A StatefulSet, reduced to the needed fields.
 pub(super) type StatefulSet = Object<Spec, NotUsed>;
 
-/// The specification of a StatefulSet.
 #[derive(Clone, Debug, Deserialize)]
 pub(super) struct Spec {
     /// The number of Pods; 1 if it is absent.

@@ -41,7 +41,7 @@ pub struct Status {
     pub heard: Option<f64>,
     /// Why the number is unknown or cannot be used.
     pub problem: Option<String>,
-    /// Why Events are not posted.
+    /// Why Events are not posted; `None` if they are.
     pub events_problem: Option<String>,
 }
 

@@ -28,7 +28,6 @@ pub struct BearerTokens {
 /// Why a list of tokens is rejected. No variant contains a token.
 #[derive(Debug, thiserror::Error)]
 pub enum TokensError {
-    /// The list has no token.
     #[error("it has no token: put one on a line, or take the key away")]
     None,
     /// A token is short enough to be guessed.

@@ -35,7 +35,7 @@ pub(crate) struct Timing {
     /// How long to keep serving while not ready: others learn only after a while that they are
     /// to send no more requests. Part of the deadline.
     pub serve_for: Duration,
-    /// The limit for the whole drain.
+    /// The limit for the whole drain, `serve_for` included.
     pub deadline: Duration,
 }
 
@@ -47,23 +47,19 @@ impl Timing {
     }
 }
 
-/// The outcome of a drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// Every request was answered, and the last commit is durable.
     Complete,
     /// The deadline passed. Everything that was acknowledged is durable all the same.
-    DeadlinePassed {
-        /// The number of unanswered requests.
-        in_flight: usize,
-    },
+    DeadlinePassed { in_flight: usize },
     /// Every request was answered, but not all the partitions of other shards could be handed
     /// over. The rest are on this shard's disk.
     PartitionsLeft,
 }
 
 impl Drain {
-    /// A shard that serves.
+    /// A drain that has not begun.
     pub(crate) fn new(readiness: Readiness) -> Self {
         Self(Arc::new(Inner {
             readiness,

@@ -21,12 +21,10 @@ pub struct Endpoint {
 pub enum BadEndpoint {
     #[error("{0:?} is not a collector's address: write http://HOST:4318")]
     Address(String),
-    /// The address uses an unsupported protocol.
     #[error(
         "{0:?} is not an address for OTLP over plain HTTP: write http://HOST:4318, and have a collector nearby, on the node or in the namespace, forward it over TLS"
     )]
     Scheme(String),
-    /// The protocol is not supported.
     #[error("the protocol {0:?} is not supported: unset it, or write http/protobuf")]
     Protocol(String),
     /// A list is not one of names and values. The error omits it because it may be secret.

@@ -33,7 +33,6 @@ const ROOM: usize = 4096;
 /// How long sending the last spans may take when the process ends.
 const LAST: Duration = Duration::from_secs(1);
 
-/// The exporter's configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
     pub endpoint: Endpoint,
@@ -43,7 +42,6 @@ pub struct Options {
     pub service: String,
     /// Additional attributes of the resource, which is this process.
     pub attributes: Vec<(String, String)>,
-    /// The choice of traces to record.
     pub sampler: Sampler,
 }
 

@@ -54,7 +54,6 @@ pub(super) struct Sending {
     is_failing: bool,
 }
 
-/// Why a batch was not accepted.
 #[derive(Debug, thiserror::Error)]
 enum NotTaken {
     #[error(transparent)]

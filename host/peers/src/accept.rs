@@ -8,7 +8,6 @@ use tokio::net::{TcpListener, TcpStream};
 
 /// A source of accepted connections on the peer port.
 pub trait Accept: Send + 'static {
-    /// The type of the accepted streams.
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
     /// Accepts the next stream, and returns it with its remote address. Dropping the future loses

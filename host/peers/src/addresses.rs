@@ -30,7 +30,6 @@ pub(super) struct Heard {
     pub found: Option<SocketAddr>,
 }
 
-/// An address that a peer announced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Announced {
     pub incarnation: u64,
@@ -100,7 +99,7 @@ impl Addresses {
         proved.collect()
     }
 
-    /// The addresses that peers announced.
+    /// The addresses that peers announced, with their ordinals.
     pub fn announced(&self) -> Vec<(u32, SocketAddr)> {
         let peers = lock(&self.0);
         let announced = peers.iter().filter_map(|(ordinal, peer)| {

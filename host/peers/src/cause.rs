@@ -35,7 +35,6 @@ pub enum Cause {
         "a frame of {length} bytes is above the {most} allowed; give both sides the same limit"
     )]
     FrameTooLarge { length: u32, most: u32 },
-    /// The other side violated the protocol.
     #[error("the other side broke the protocol ({0}); upgrade the older side")]
     Malformed(&'static str),
     /// The other side was silent for too long.
@@ -57,7 +56,6 @@ pub enum Cause {
     /// The pool has no address for the ordinal.
     #[error("there is no address for peer {0}; set one")]
     NoAddress(u32),
-    /// The peer could not be reached.
     #[error("the peer cannot be reached; try again later: {0}")]
     Unreachable(String),
 }
@@ -83,7 +81,6 @@ impl From<std::io::Error> for Cause {
 /// Why a request has no answer, and whether it may have had an effect.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
-    /// The request certainly had no effect.
     #[error("the request was not sent and may be sent again: {0}")]
     NotSent(Cause),
     /// The request may have had an effect.

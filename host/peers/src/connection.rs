@@ -62,7 +62,7 @@ impl Connection {
     ///
     /// # Errors
     /// When TLS or the handshake fails, or this side has no certificate.
-    pub async fn open_tls<S>(
+    pub(crate) async fn open_tls<S>(
         stream: S,
         endpoint: &Endpoint,
         host: &str,
@@ -126,7 +126,7 @@ impl Connection {
     }
 
     /// Why the connection accepts no more requests, if so.
-    pub fn shut_by(&self) -> Option<Cause> {
+    pub(crate) fn shut_by(&self) -> Option<Cause> {
         self.0.calls.shut_by()
     }
 
@@ -154,7 +154,7 @@ impl Connection {
     ///
     /// # Errors
     /// Whether the request may have had an effect, and why there is no answer.
-    pub async fn request_until(
+    pub(crate) async fn request_until(
         &self,
         body: Bytes,
         until: Option<Instant>,

@@ -16,7 +16,6 @@ const LOOK_EVERY: Duration = Duration::from_mins(1);
 /// Which of the configured credentials the other side must show.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Demand {
-    /// All of them.
     #[default]
     All,
     /// A token or a certificate, for a cluster that changes from one to the other.
@@ -50,7 +49,6 @@ pub struct Credentials {
     pub tokens: Tokens,
     /// The certificate, and the authorities of all certificates in the cluster.
     pub tls: Option<Mutual>,
-    /// Which of them are demanded.
     pub demand: Demand,
 }
 

@@ -16,7 +16,6 @@ const MAX_LOOK_UPS: usize = 32;
 
 /// A way to resolve peers' addresses and to open streams to them.
 pub trait Dial: Send + Sync + 'static {
-    /// The type of the opened streams.
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
     /// Resolves a peer's configured address.
@@ -115,7 +114,6 @@ impl<D: Dial + Debug> DialAny for D {
 pub struct AnyDial(Arc<dyn DialAny>);
 
 impl AnyDial {
-    /// Wraps a network.
     pub fn new(dial: impl Dial + Debug) -> Self {
         Self(Arc::new(dial))
     }

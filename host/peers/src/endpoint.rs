@@ -18,7 +18,6 @@ pub struct Endpoint {
     pub credentials: watch::Receiver<Arc<Credentials>>,
     /// The bounds and times of this side.
     pub settings: Settings,
-    /// The known addresses of peers.
     pub addresses: Addresses,
     pub(super) backlog: Arc<HandshakeBacklog>,
 }

@@ -11,7 +11,6 @@ use super::hello::Versions;
 pub enum HandshakeError {
     #[error("the stream failed in the handshake; check the network and try again: {0}")]
     Io(io::Error),
-    /// The other side closed the stream.
     #[error("the other side closed the stream in the handshake; look at its log for the reason")]
     Closed,
     /// The other side closed the stream instead of sending its hello.
@@ -31,12 +30,10 @@ pub enum HandshakeError {
         "the other side uses TLS, which is not set up here; give us the certificates of the cluster"
     )]
     PlainHere,
-    /// Newer handshakes evicted this one.
     #[error(
         "there were too many other handshakes at the same time; find out who opens them, and try again"
     )]
     CrowdedOut,
-    /// The handshake took too long.
     #[error("the handshake took longer than {0:?}; check that the other side is a shard and alive")]
     TimedOut(Duration),
     /// A message of the handshake is too long.
@@ -50,7 +47,6 @@ pub enum HandshakeError {
     /// A message cannot be read or arrived out of order.
     #[error("the other side sent a handshake that cannot be read ({0}); check that it is a shard")]
     Malformed(&'static str),
-    /// Our own hello came back.
     #[error("our own hello came back; check that the address is not our own or an echo")]
     Reflected,
     /// The two sides have no protocol version in common.
@@ -73,7 +69,6 @@ pub enum HandshakeError {
     /// Our handler does not admit the peer.
     #[error("the peer is not admitted; resolve the reason and let it connect again: {0}")]
     NotAdmitted(String),
-    /// The other side refused us.
     #[error("the other side refused us; resolve its reason: {0}")]
     Refused(String),
     /// The system gave us no random bytes.

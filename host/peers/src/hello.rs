@@ -83,13 +83,13 @@ impl Versions {
     /// The versions that this code speaks. A new version is for changes that earlier hosts can
     /// neither do without nor skip. The code then also speaks the previous version, because Pods
     /// of both run together during a rolling update.
-    pub const SPOKEN: Self = Self {
+    pub(crate) const SPOKEN: Self = Self {
         lowest: 2,
         highest: 2,
     };
 
     /// The highest version in both ranges, if there is one.
-    pub fn common(self, other: Self) -> Option<u16> {
+    pub(crate) fn common(self, other: Self) -> Option<u16> {
         let highest = self.highest.min(other.highest);
         (highest >= self.lowest.max(other.lowest)).then_some(highest)
     }

@@ -37,7 +37,6 @@ pub(super) struct Race<'a, D> {
     pub dial: &'a D,
 }
 
-/// An open connection and its address.
 pub(super) struct Opened {
     pub connection: Connection,
     pub at: SocketAddr,
@@ -45,7 +44,6 @@ pub(super) struct Opened {
     pub is_at_its_name: AtomicBool,
 }
 
-/// An attempt at one address.
 struct Try<'a> {
     at: SocketAddr,
     by_name: bool,
@@ -58,7 +56,6 @@ struct Failed {
     is_another: bool,
 }
 
-/// A pending name look-up.
 type LookUp<'a> = Pin<Box<dyn Future<Output = std::io::Result<Vec<SocketAddr>>> + Send + 'a>>;
 
 /// The addresses to try next.

@@ -23,7 +23,6 @@ use super::session::Session;
 const PEEKED: usize = 1 << 10;
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// Answers the requests of peers.
 pub trait Handler: Send + Sync + 'static {
     /// Decides whether a peer may stay after a successful handshake. The peer is told the reason
     /// of a refusal.
@@ -40,7 +39,6 @@ pub trait Handler: Send + Sync + 'static {
     fn call(&self, peer: Identity, body: Bytes) -> impl Future<Output = Bytes> + Send;
 }
 
-/// Why serving a connection ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     #[error(transparent)]

@@ -23,7 +23,7 @@ impl Coordinator {
         self.desired = Some(placement);
     }
 
-    /// The wanted placement.
+    /// The placement set last; `None` if none was set yet.
     pub fn desired(&self) -> Option<&Placement> {
         self.desired.as_ref()
     }

@@ -13,7 +13,7 @@ use super::shard::Shard;
 pub struct Moved {
     /// The plan that the shard follows.
     pub epoch: Epoch,
-    /// The shard's store.
+    /// The number that identifies the shard's store.
     pub store: u128,
     /// The last batch under the plan for each other shard that has one. It is deleted here, like
     /// all batches before it. `None` while any batch is not yet acknowledged.

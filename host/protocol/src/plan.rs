@@ -40,7 +40,6 @@ impl fmt::Display for Ordinal {
 pub struct Epoch(pub u64);
 
 impl Epoch {
-    /// The epoch of the first plan.
     pub const FIRST: Self = Self(1);
 }
 

@@ -107,7 +107,6 @@ impl From<&Refused> for Refusal {
 }
 
 impl Refused {
-    /// The response that the client gets.
     pub fn response(&self) -> Response<Bytes> {
         let refusal = Refusal::from(self);
         match self {

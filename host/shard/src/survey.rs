@@ -18,7 +18,6 @@ pub const DEADLINE: Duration = Duration::from_mins(1);
 /// How many partition keys one page reads.
 const PAGE: usize = 1024;
 
-/// An amount of data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Amount {
     pub partitions: u64,
@@ -46,13 +45,10 @@ pub enum Error {
     Long,
     #[error("nobody waits for the survey any longer")]
     Alone,
-    /// The guest's `owner` failed.
     #[error("`owner` failed: {0}")]
     Owner(Failure),
-    /// The data could not be read.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// The system refused a thread.
     #[error("the system has no thread to give")]
     Thread(#[source] std::io::Error),
 }

@@ -124,7 +124,7 @@ impl Shard {
         self.writer.write(write, 100).await
     }
 
-    /// Saves this many keys.
+    /// Saves this many keys, and returns them.
     async fn fill(&self, count: usize) -> BTreeSet<String> {
         let mut keys = BTreeSet::new();
         for number in 0..count {
@@ -214,7 +214,7 @@ async fn partitions_go_from_writer_to_writer_while_both_write_and_restart() {
     // Without a plan it has no owner; then it is the one shard's.
     let unplaced = one.save("a", "x", None).await;
     assert!(
-        matches!(unplaced, Written::Elsewhere(Authority::Unknown)),
+        matches!(unplaced, Written::NotOwner(Authority::Unknown)),
         "{unplaced:?}"
     );
     let first = Plan::first(ClusterId(1), placement(1), false);
@@ -242,7 +242,7 @@ async fn partitions_go_from_writer_to_writer_while_both_write_and_restart() {
         hand_off: None,
     };
     assert!(
-        matches!(&elsewhere, Written::Elsewhere(at) if *at == at_source),
+        matches!(&elsewhere, Written::NotOwner(at) if *at == at_source),
         "{elsewhere:?}"
     );
     let stepped = one.writer.change(Change::Step).await.unwrap();
@@ -250,7 +250,7 @@ async fn partitions_go_from_writer_to_writer_while_both_write_and_restart() {
         matches!(stepped, Changed::Stepped(Cursor::Through(_) | Cursor::End)),
         "{stepped:?}"
     );
-    let Written::Elsewhere(Authority::Elsewhere { at, hand_off }) =
+    let Written::NotOwner(Authority::Elsewhere { at, hand_off }) =
         one.save(&going, "late", None).await
     else {
         panic!("the save must report the new owner");
@@ -259,7 +259,7 @@ async fn partitions_go_from_writer_to_writer_while_both_write_and_restart() {
     assert!(hand_off.is_some());
     let awaited = two.save(&going, "early", hand_off.clone()).await;
     assert!(
-        matches!(awaited, Written::Elsewhere(Authority::Awaited { .. })),
+        matches!(awaited, Written::NotOwner(Authority::Awaited { .. })),
         "{awaited:?}"
     );
     assert!(

@@ -41,7 +41,7 @@ pub struct Checked {
 }
 
 impl Checked {
-    /// Records one more problem.
+    /// Records one more problem. Above the limit it is only counted.
     pub fn problem(&mut self, what: impl Into<String>) {
         if self.problems.len() < MOST {
             self.problems.push(what.into());

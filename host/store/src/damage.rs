@@ -22,7 +22,7 @@ pub struct Damage(Arc<Mutex<Vec<String>>>);
 
 /// An error of the store that damage may have caused.
 pub(super) trait Found: From<StorageError> {
-    /// redb's error.
+    /// The error of redb, if one is the cause.
     fn cause(&self) -> Option<&StorageError>;
 }
 
@@ -51,7 +51,6 @@ impl Found for CommitFailure {
 }
 
 impl Damage {
-    /// The first damage found.
     pub fn first(&self) -> Option<String> {
         self.found().first().cloned()
     }

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// A file of bytes.
+/// The operations of one file.
 pub trait Disk: std::fmt::Debug + Send + Sync + 'static {
     /// The file's length in bytes.
     ///
@@ -48,13 +48,13 @@ pub trait Disk: std::fmt::Debug + Send + Sync + 'static {
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()>;
 }
 
-/// A real file.
+/// A file of the operating system.
 #[derive(Debug)]
-pub struct FileDisk(File);
+pub(crate) struct FileDisk(File);
 
 impl FileDisk {
     /// A disk backed by an open file.
-    pub fn new(file: File) -> Self {
+    pub(crate) fn new(file: File) -> Self {
         Self(file)
     }
 }

@@ -14,7 +14,6 @@ use super::snapshot::ReadError;
 /// Why a store could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Another process holds the data directory.
     #[error(
         "the data directory {0} is in use by another process: stop that process, or give this one its own directory"
     )]
@@ -43,7 +42,6 @@ pub enum OpenError {
         "{path} is missing, but this data directory had one: put it back, or restore it from a backup; to start empty, remove {lock}"
     )]
     Missing {
-        /// The missing data file.
         path: PathBuf,
         /// The lock file, which records that the data file existed.
         lock: PathBuf,
@@ -63,7 +61,6 @@ pub enum OpenError {
     )]
     Damaged {
         path: PathBuf,
-        /// redb's error.
         #[source]
         source: redb::Error,
     },
@@ -100,7 +97,6 @@ impl CommitFailure {
 /// last sync failed, it may be stored whole, but never in part.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum CommitError {
-    /// The disk has no space left.
     #[error("the disk is full: make space on the data volume; writes then resume by themselves")]
     Full,
     #[error("the disk rejects writes")]

@@ -28,7 +28,6 @@ const BACKOFF: Duration = Duration::from_millis(250);
 /// Wraps an opened file in a disk.
 pub type MakeDisk = Box<dyn Fn(File) -> Box<dyn Disk> + Send>;
 
-/// Options for opening a store.
 pub struct Options {
     /// The data directory; created if it is missing.
     pub directory: PathBuf,
@@ -214,7 +213,6 @@ impl Store {
         })
     }
 
-    /// The damage found so far.
     pub fn damage(&self) -> &Damage {
         &self.damage
     }
@@ -447,7 +445,6 @@ impl Store {
     }
 }
 
-/// The name of the lock file.
 const LOCK: &str = "lock";
 
 /// The lock file's content once a data file has existed: if the data file is missing then, no new

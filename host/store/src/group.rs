@@ -21,13 +21,11 @@ pub struct Limits {
     pub max_partition_bytes: u32,
 }
 
-/// Why an entry was not written.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
     /// The key is empty or longer than this.
     #[error("the key is empty or longer than {0} bytes")]
     KeySize(u32),
-    /// The value is longer than this.
     #[error("the value is longer than {0} bytes")]
     ValueSize(u32),
     /// The partition would hold more bytes than this.

@@ -30,10 +30,8 @@ pub enum Missing {
         /// A path under which root can still read it.
         copy: PathBuf,
     },
-    /// The file has another name now.
     #[error("{0} was moved: move it back and writes resume")]
     Moved(PathBuf),
-    /// Another file has its name.
     #[error(
         "{0} is not the file that was opened: put the original back and writes resume, or restart the shard to serve the new file"
     )]
@@ -43,7 +41,6 @@ pub enum Missing {
     Unseen {
         /// Its path when it was opened.
         path: PathBuf,
-        /// The system's error.
         reason: String,
     },
 }

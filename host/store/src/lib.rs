@@ -33,7 +33,7 @@ mod tests;
 
 pub use check::{Checked, check};
 pub use damage::Damage;
-pub use disk::{Disk, FileDisk};
+pub use disk::Disk;
 pub use effort::{GoOn, unbounded};
 pub use failure::{CommitError, OpenError};
 pub use file::{Found, MakeDisk, Options, Record, Store};

@@ -145,7 +145,7 @@ impl Snapshot {
     ///
     /// # Errors
     /// If the disk fails.
-    pub fn is_partition(&self, partition: &[u8]) -> Result<bool, ReadError> {
+    pub(crate) fn is_partition(&self, partition: &[u8]) -> Result<bool, ReadError> {
         let mut found = false;
         self.visit(partition, None, None, false, |_, _| {
             found = true;
@@ -261,7 +261,7 @@ impl Snapshot {
     ///
     /// # Errors
     /// If the disk fails.
-    pub fn partition_bytes(&self, partition: &[u8]) -> Result<u64, ReadError> {
+    pub(crate) fn partition_bytes(&self, partition: &[u8]) -> Result<u64, ReadError> {
         Ok(self.size(partition)?.0)
     }
 

@@ -19,14 +19,12 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Keys that loads and saves choose from.
 pub(crate) const KEYS: usize = 1000;
 
-/// A server's protocol.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Protocol {
     Http,
     Redis,
 }
 
-/// What clients do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     Load,

@@ -14,7 +14,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 
-/// The argument that makes this program that server.
+/// With this argument, the program is that server.
 pub(crate) const ARGUMENT: &str = "--hello";
 
 /// The server's process. Dropping it ends it.

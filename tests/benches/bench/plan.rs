@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-/// How often and how long.
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) name: &'static str,
@@ -23,7 +22,7 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// A plan to check that everything runs.
+    /// To check that everything runs.
     pub(crate) fn quick() -> Self {
         Self {
             name: "quick: figures mean nothing",
@@ -37,7 +36,7 @@ impl Plan {
         }
     }
 
-    /// A plan with meaningful results.
+    /// For figures that mean something.
     pub(crate) fn full() -> Self {
         Self {
             name: "medians of 9 turns of 1 s each",

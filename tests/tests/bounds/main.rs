@@ -81,7 +81,7 @@ impl Others {
         }
     }
 
-    /// Says how they fared.
+    /// Ends the others, and checks that none of them waited too long.
     #[track_caller]
     fn stop(self, during: &str) {
         self.stop.store(true, Ordering::Relaxed);

@@ -5,11 +5,12 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use ostrakon_tests::host::{Host, Shard, config, guest};
+use ostrakon_tests::memory::{self, ADMIN_CONNECTIONS, Socket, status};
 
 use super::{Others, TOO_LONG};
 
 /// As many as the port has places, and more.
-const HELD: [usize; 2] = [256, 400];
+const HELD: [usize; 2] = [ADMIN_CONNECTIONS, 400];
 
 /// Probes and a scrape, each on a connection of its own as the kubelet and Prometheus make them.
 #[track_caller]
@@ -87,4 +88,59 @@ fn a_client_of_the_admin_port_that_says_nothing_is_closed_after_a_few_seconds() 
     assert_eq!(silent.read(&mut [0]).expect("a clean end"), 0);
     println!("closed after {:?}", began.elapsed());
     host.stop();
+}
+
+/// Sends each connection's bytes, reads nothing, and keeps the connections that are still open.
+fn hold(host: &Host, count: usize, bytes: &[u8]) -> Vec<TcpStream> {
+    let mut held = Vec::new();
+    for _ in 0..count {
+        let mut stream = TcpStream::connect(host.admin).expect("a connection");
+        let timeout = Some(Duration::from_millis(20));
+        stream.set_write_timeout(timeout).expect("a timeout");
+        // The host may refuse, or take no more.
+        let _sent = stream.write_all(bytes);
+        held.push(stream);
+    }
+    held
+}
+
+#[test]
+fn clients_of_the_admin_port_take_no_more_than_the_formula_says() {
+    let part_of_a_head = [
+        b"GET /livez HTTP/1.1\r\nhost: a\r\nx: ".as_slice(),
+        &[b'y'; 15_000],
+    ];
+    let scrape = b"GET /metrics HTTP/1.1\r\nhost: a\r\n\r\n";
+    let component = b"POST /plan?shards=3 HTTP/1.1\r\nhost: a\r\ncontent-length: 4000000\r\n\r\n";
+    let component = [component.as_slice(), &[b'z'; 3_900_000]];
+    for (name, bytes) in [
+        ("long heads", part_of_a_head.concat()),
+        ("scrapes that are not read", scrape.repeat(2_000)),
+        ("components that do not end", component.concat()),
+    ] {
+        let host = Shard::new(&config(&guest("kv"), &[])).start();
+        let others = Others::start(&host);
+        others.warm_up();
+        let before = status(host.id(), "VmRSS");
+        let held = hold(&host, 2 * ADMIN_CONNECTIONS, &bytes);
+        let sockets = Socket::accepted_at(host.admin.port());
+        probes_are_answered(&host, held.len(), name);
+        others.stop(name);
+        let added = status(host.id(), "VmHWM").saturating_sub(before);
+        // The last ones, which have already been closed by the host, may still be in the list.
+        let kernel: usize = sockets.iter().map(|socket| socket.kept).sum();
+        println!(
+            "{name}: {} of {} KiB in the process, {} KiB in the kernel for {} connections",
+            added >> 10,
+            memory::ADMIN >> 10,
+            kernel >> 10,
+            sockets.len()
+        );
+        assert!(added <= memory::ADMIN, "{name}: {added} bytes");
+        assert!(
+            kernel <= ADMIN_CONNECTIONS * memory::SOCKET,
+            "{name}: {kernel} bytes in the kernel"
+        );
+        host.stop();
+    }
 }

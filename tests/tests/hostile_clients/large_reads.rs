@@ -47,7 +47,7 @@ pub(super) fn worst_of_others<T>(
     (Worst { took, answered }, result)
 }
 
-/// What others waited for.
+/// The longest wait of other clients, and how often they were answered.
 pub(super) struct Worst {
     pub(super) took: Duration,
     answered: u64,

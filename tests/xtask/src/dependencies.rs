@@ -37,7 +37,7 @@ impl Package {
     }
 }
 
-/// Checks each package.
+/// Checks that packages depend only on what they may, and use each dependency.
 pub(crate) fn check(root: &Path) -> anyhow::Result<()> {
     let packages = read(root)?;
     let mut faults = directions(&packages);

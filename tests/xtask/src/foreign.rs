@@ -18,7 +18,7 @@ const PROGRAMS: [(&str, &str, &str); 6] = [
     ("shellcheck", "--version", "shellcheck"),
 ];
 
-/// Installs the missing programs.
+/// Installs the programs that are missing.
 pub(crate) fn check() -> anyhow::Result<()> {
     let missing = missing();
     if !missing.is_empty() {

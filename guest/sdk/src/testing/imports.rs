@@ -278,7 +278,7 @@ fn write<T>(
     })
 }
 
-/// The shard, to read.
+/// Reads the shard, if the export that runs may.
 fn shard<T>(import: &str, read: impl FnOnce(&Call) -> T) -> T {
     with(|call| match call.export {
         Export::Shard { .. } | Export::Migrate { .. } => read(call),

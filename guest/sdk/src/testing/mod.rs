@@ -37,23 +37,23 @@ use crate::{
     Target, exports, log::Level,
 };
 
-/// A partition's entries.
+/// The entries of a partition: values by their keys.
 pub type Partition = BTreeMap<Vec<u8>, Vec<u8>>;
 
 /// The bounds that the host sets, in bytes, with its defaults.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// A partition's key: 1,024.
+    /// The most bytes of a partition's key: 1,024 by default.
     pub partition_key: usize,
-    /// An entry's key: 1,024.
+    /// The most bytes of an entry's key: 1,024 by default.
     pub key: usize,
-    /// A value: 9 MiB.
+    /// The most bytes of a value: 9 MiB by default.
     pub value: usize,
-    /// A partition's keys and values together: 16 MiB.
+    /// The most bytes of a partition's keys and values together: 16 MiB by default.
     pub partition: usize,
-    /// A reply's headers and body: 9 MiB.
+    /// The most bytes of a reply's headers and body: 9 MiB by default.
     pub reply: usize,
-    /// The data that one call of an import hands over, in each direction: 18 MiB.
+    /// The most bytes that one call of an import hands over, either way: 18 MiB by default.
     pub call: usize,
 }
 
@@ -122,7 +122,7 @@ impl<G: Guest> TestShard<G> {
         }
     }
 
-    /// The guest's description.
+    /// The description that the guest gave when the shard started.
     pub fn description(&self) -> &Description {
         &self.description
     }
@@ -316,21 +316,21 @@ fn within<T>(world: &mut World, export: Export, call: impl FnOnce() -> T) -> Opt
 }
 
 impl<G: Guest> Builder<G> {
-    /// Adds a setting.
+    /// Sets the content of a key in the ConfigMap.
     #[must_use]
     pub fn setting(mut self, name: &str, content: impl Into<Vec<u8>>) -> Self {
         self.world.settings.insert(name.into(), content.into());
         self
     }
 
-    /// Adds a secret.
+    /// Sets the content of a key in the Secret.
     #[must_use]
     pub fn secret(mut self, name: &str, content: impl Into<Vec<u8>>) -> Self {
         self.world.secrets.insert(name.into(), content.into());
         self
     }
 
-    /// Makes it one of several shards.
+    /// Makes this shard number `ordinal`, counted from 0, of `shards` shards.
     #[must_use]
     pub fn ordinal(mut self, ordinal: u32, shards: u32) -> Self {
         (self.world.ordinal, self.world.shards) = (ordinal, shards);

@@ -15,10 +15,10 @@ const FORBIDDEN: [&str; 8] = [
     "upgrade",
 ];
 
-/// The reply that a client gets.
+/// A response, as the host would send it to the client.
 #[derive(Clone, Debug)]
 pub struct Reply {
-    /// The status.
+    /// The HTTP status, from 200 to 599.
     pub status: u16,
     /// The body; empty in the reply to a `HEAD`.
     pub body: Vec<u8>,

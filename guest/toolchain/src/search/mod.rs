@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use crate::machine::{self, Machine, ThisMachine};
 
-/// The environment variable that selects one way.
-pub const WAY_VARIABLE: &str = "OSTRAKON_GUEST_TOOLCHAIN";
+/// The environment variable that forces one way.
+pub(crate) const WAY_VARIABLE: &str = "OSTRAKON_GUEST_TOOLCHAIN";
 
 /// The Debian packages that build guests: a compiler, cargo and the source of
 /// the standard library.
@@ -43,8 +43,8 @@ pub enum Target {
 }
 
 impl Target {
-    /// The target's name in rustc.
-    pub fn triple(self) -> &'static str {
+    /// The name that rustc knows it by.
+    pub(crate) fn triple(self) -> &'static str {
         match self {
             Self::Unknown => "wasm32-unknown-unknown",
             Self::Wasip2 => "wasm32-wasip2",
@@ -63,7 +63,7 @@ impl fmt::Display for Target {
 pub enum Way {
     /// The active rustc has the target's standard library.
     Installed,
-    /// rustup adds it.
+    /// rustup installs the target's standard library.
     Rustup,
     /// Debian's packages build it from source.
     Debian,
@@ -101,9 +101,7 @@ impl FromStr for Way {
 /// A toolchain that has been checked to build for its target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Toolchain {
-    /// The target that it builds for.
     pub target: Target,
-    /// How it was found.
     pub way: Way,
     /// The linker, if it is Debian's, whose rustc has none of its own.
     linker: Option<PathBuf>,
@@ -125,8 +123,8 @@ impl Toolchain {
         command
     }
 
-    /// The arguments after `cargo build`.
-    pub fn build_arguments(&self) -> Vec<OsString> {
+    /// What `cargo build` is to be given, after `build`.
+    pub(crate) fn build_arguments(&self) -> Vec<OsString> {
         let mut arguments = vec!["--target".into(), self.target.triple().into()];
         if self.way == Way::Debian {
             arguments.push("-Zbuild-std=std,panic_abort".into());
@@ -372,17 +370,14 @@ impl Drop for Scratch {
 /// The failure of one way.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// A program failed.
     #[error(transparent)]
     Program(#[from] machine::Error),
-    /// The sample could not be written.
     #[error("cannot write to the temporary directory: {0}")]
     Scratch(#[source] std::io::Error),
     /// Packages are missing, and only root can install them.
     #[error("only root can run `apt-get install {0}`")]
     NotRoot(String),
-    /// There is no linker for Wasm.
-    #[error("neither rust-lld nor wasm-ld is installed")]
+    #[error("there is neither rust-lld nor wasm-ld")]
     NoLinker,
     /// Debian's compiler has no C library for WASI.
     #[error("Debian's packages build for wasm32-unknown-unknown only")]
@@ -403,7 +398,6 @@ impl fmt::Display for Failures {
     }
 }
 
-/// The failure of the search.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No way led to a toolchain that can build.
@@ -412,14 +406,8 @@ pub enum Error {
          Debian `apt-get install --no-install-recommends {}` (tried: {failures})",
         DEBIAN_PACKAGES.join(" ")
     )]
-    NotFound {
-        /// The target.
-        target: Target,
-        /// The ways that were tried.
-        failures: Failures,
-    },
-    /// The environment variable has an unknown value.
-    #[error("{WAY_VARIABLE} is `{0}`: set it to installed, rustup or debian, or unset it")]
+    NotFound { target: Target, failures: Failures },
+    #[error("{WAY_VARIABLE} is `{0}`: set it to installed, rustup or debian, or not at all")]
     UnknownWay(String),
 }
 

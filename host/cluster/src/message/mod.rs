@@ -113,7 +113,6 @@ pub(super) enum PeerRequest {
     Addresses {},
 }
 
-/// A response to a [`PeerRequest`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum PeerResponse {
     /// The whole answer to a client.
@@ -168,7 +167,7 @@ pub(super) enum PeerResponse {
     Addresses { addresses: Vec<Address> },
 }
 
-/// An accepted process.
+/// The process of an ordinal that the responding process accepts.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) struct Accepted {
     pub(super) process: Process,
@@ -222,7 +221,6 @@ impl Partition {
     }
 }
 
-/// A client's forwarded request.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct ForwardedRequest {
     method: String,
@@ -235,7 +233,6 @@ pub(super) struct ForwardedRequest {
     client: [u8; 8],
 }
 
-/// A reply on its way back.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct ForwardedReply {
     status: u16,

@@ -16,7 +16,8 @@ use ostrakon_shard::survey::{self, Owners, Surveys};
 use ostrakon_shard::swap;
 use ostrakon_shard::writer::{View, Writer};
 
-use crate::{Cluster, Guests, MakeError, Strategy, SurveyError};
+use crate::surveying::Strategy;
+use crate::{Cluster, Guests, MakeError, SurveyError};
 pub use outcome::{Asked, Move, Outcome, Shard, share};
 
 /// Why there is no plan of the change.
@@ -25,7 +26,6 @@ pub enum Error {
     /// The number of shards is out of range.
     #[error("there cannot be {0} shards: ask for 1 to {MAX_SHARDS}")]
     Shards(u32),
-    /// The component cannot be a guest.
     #[error("the guest would be refused")]
     Guest(#[source] MakeError),
     /// The answer is not available now.

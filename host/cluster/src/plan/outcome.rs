@@ -23,13 +23,12 @@ pub struct Outcome {
     /// twice.
     pub moving: bool,
     pub guest: Asked,
-    /// All the data.
     pub total: Amount,
     /// The part of the data that would move.
     pub moved: Amount,
     /// The moves, ordered by their shards.
     pub moves: Vec<Move>,
-    /// All shards, in order.
+    /// All shards, by ordinal.
     pub shards: Vec<Shard>,
     /// Warnings about an uneven spread of the data.
     pub warnings: Vec<String>,
@@ -39,7 +38,6 @@ pub struct Outcome {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Asked {
     pub name: String,
-    /// The guest's version.
     pub version: String,
     /// The version of the guest's `owner`.
     pub sharding: u32,
@@ -59,7 +57,6 @@ pub struct Move {
 /// The data that a shard has and would have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shard {
-    /// The shard's ordinal.
     pub shard: u32,
     /// The data that it has.
     pub now: Amount,

@@ -24,7 +24,6 @@ pub(super) struct Meter {
     seen: VecDeque<(Instant, u64)>,
 }
 
-/// A meter's reading.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Reading {
     /// The partitions that are left; `None` while they are not counted.
@@ -62,7 +61,7 @@ impl Meter {
         true
     }
 
-    /// Notes a count.
+    /// Notes a count; one under another plan is ignored.
     pub(super) fn take(&mut self, counted: Counted) {
         if counted.at.epoch == self.epoch {
             self.counted = Some(counted);

@@ -52,17 +52,15 @@ pub struct Known {
     pub away: bool,
     /// How many seconds ago its last report arrived; `None` if there was none yet.
     pub heard_seconds_ago: Option<f64>,
-    /// Its last report.
+    /// Its last report; `None` if there was none yet.
     #[serde(flatten)]
     pub said: Option<Source>,
 }
 
-/// The progress of a change.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Progress {
     /// The plan of the change: the one under way, or else the last.
     pub epoch: Epoch,
-    /// Whether partitions move.
     pub moving: bool,
     /// In the coordinator, all sources; elsewhere only this shard, where it is a source.
     pub sources: Vec<Known>,

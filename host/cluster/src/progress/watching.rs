@@ -19,7 +19,7 @@ const EVERY: Duration = Duration::from_millis(500);
 /// How long a source may take to answer.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Measures until shutdown.
+/// Measures the change, and asks the other sources, until shutdown.
 pub(in super::super) async fn watch(cluster: Cluster, mut shutdown: watch::Receiver<bool>) {
     let mut counting = JoinSet::new();
     loop {

@@ -79,7 +79,7 @@ struct Pipe {
 pub(super) enum End {
     /// In good order.
     Closed,
-    /// Lost.
+    /// The connection was lost.
     Reset,
 }
 
@@ -362,7 +362,6 @@ impl Network {
     }
 }
 
-/// The result of accepting.
 pub(super) enum Accepted {
     /// The stream, and the shard that it comes from.
     Stream(Stream, u32),

@@ -160,7 +160,7 @@ impl Process {
         process
     }
 
-    /// Runs until a time.
+    /// Runs until a time, in milliseconds.
     pub(super) fn run_until(&mut self, time: u64) {
         self.zero.enter();
         self.runtime.block_on(async { clock::until(time).await });
@@ -168,7 +168,7 @@ impl Process {
         clock::leave();
     }
 
-    /// Resumes after a pause.
+    /// Resumes after a pause: the process's clock jumps to `now`.
     pub(super) fn resume(&mut self, now: u64) {
         self.zero.enter();
         let missed = Duration::from_millis(now - self.reached);
@@ -191,7 +191,7 @@ impl Process {
         Some(view.membership.as_ref()?.shard.clone())
     }
 
-    /// The digest of the live generation.
+    /// The digest of the live generation; `None` before one is live.
     pub(super) fn live(&self) -> Option<Digest> {
         self.writer.views().get().map(|view| view.digest)
     }
@@ -201,7 +201,6 @@ impl Process {
         Some(self.serving.get()?.service.clone())
     }
 
-    /// Spawns a task in the process.
     pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.runtime.spawn(task);
     }

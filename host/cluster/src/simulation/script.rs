@@ -44,7 +44,7 @@ pub(super) enum Event {
 /// All events of a seed with their times, in order.
 pub(super) struct Script {
     pub(super) events: Vec<(u64, Event)>,
-    /// The first configuration.
+    /// The first configuration: number of shards, and way to place.
     pub(super) first: (u32, usize),
 }
 

@@ -57,7 +57,7 @@ thread_local! {
     static SEEN: RefCell<Seen> = RefCell::default();
 }
 
-/// Counts an event.
+/// Counts an event of `SOMETIMES`.
 pub(super) fn saw(what: &'static str) {
     debug_assert!(SOMETIMES.iter().any(|(known, _)| *known == what), "{what}");
     SEEN.with_borrow_mut(|seen| *seen.counts.entry(what).or_default() += 1);

@@ -39,7 +39,7 @@ pub(super) struct World<'a> {
     pub(super) processes: u64,
     /// The last requested configuration: number of shards, and way to place.
     pub(super) asked: (u32, usize),
-    /// When the faults ended.
+    /// When the faults ended, in milliseconds; `None` until then.
     pub(super) healed: Option<u64>,
     /// The change under way that faults were added to.
     pub(super) troubled: Epoch,
@@ -371,7 +371,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// The coordinator's plan.
+    /// The coordinator's plan; `None` if it does not run or knows none.
     pub(super) fn plan(&self) -> Option<Plan> {
         self.hosts[0]
             .process

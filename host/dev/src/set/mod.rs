@@ -160,7 +160,6 @@ impl Set {
         self.confirmed = false;
     }
 
-    /// Whether everything is as wanted.
     pub(super) fn is_settled(&self) -> bool {
         let all_ready = self
             .pods

@@ -379,7 +379,7 @@ impl Work {
     }
 }
 
-/// Polls a process's status.
+/// Reports a process's status repeatedly, until nobody receives it.
 async fn ask(
     admin: SocketAddr,
     mut every: watch::Receiver<Duration>,

@@ -29,7 +29,7 @@ const MOST: u32 = 2;
 const PAUSE: Duration = Duration::from_secs(15);
 /// How long an attempt is remembered, and so the longest pause.
 const REMEMBERED: Duration = Duration::from_hours(1);
-/// The limit on a note's length.
+/// The most bytes of a note.
 const MAX_BYTES: usize = 4096;
 
 /// The notes of a data directory. Clones share them.

@@ -40,7 +40,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// A compile is not started with less memory than this, in bytes.
 const LEAST_MEMORY: u64 = 64 << 20;
 
-/// A compile to run.
 pub(super) struct Work {
     /// Released when the child is gone.
     pub(super) turn: OwnedSemaphorePermit,

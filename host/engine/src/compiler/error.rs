@@ -7,7 +7,6 @@ use bytesize::ByteSize;
 use humantime_serde::re::humantime::format_duration;
 use ostrakon_observe::metrics;
 
-/// Compiling a component failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CompileError {
     /// The compiler rejected the component.
@@ -57,7 +56,6 @@ pub enum CompileError {
         format_duration(*.0)
     )]
     Deadline(Duration),
-    /// The compiled code is too large.
     #[error(
         "the guest compiles to {} of code, but there is room only for {}: make it smaller, or raise the container's memory limit",
         size(*.code), size(*.most)
@@ -68,7 +66,6 @@ pub enum CompileError {
         /// The size allowed, in bytes.
         most: u64,
     },
-    /// Processes died while compiling this component.
     #[error(
         "the shard died {attempts} times while it compiled this guest, so the next attempt waits for a pause, which grows with each one: change the guest, one of guest.compile_*, or the container's memory limit"
     )]
@@ -79,7 +76,6 @@ pub enum CompileError {
     /// This was a trial, and another component must be compiled first.
     #[error("another guest must be compiled first: try again soon")]
     GaveWay,
-    /// Something else ended the compiler.
     #[error(
         "the compiler was killed, perhaps because the node ran out of memory: check that it has enough"
     )]

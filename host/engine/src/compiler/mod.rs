@@ -51,7 +51,6 @@ impl Mode {
     }
 }
 
-/// The purpose of a compile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// To serve requests, or to compute owners of partitions.
@@ -60,7 +59,6 @@ pub enum Purpose {
     Trial,
 }
 
-/// Limits on compiling a component.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     pub memory: usize,

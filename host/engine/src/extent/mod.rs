@@ -82,14 +82,12 @@ pub enum Unfit {
         "a component in the guest takes another component as an argument: compose them with their code inlined, so that the compiler's work can be counted"
     )]
     Given,
-    /// The component exceeds a limit.
     #[error("the guest has {has} {what}, and at most {most} are allowed: make it smaller")]
     TooMuch {
         /// What there is too much of.
         what: &'static str,
         /// The number found so far; there may be more.
         has: u64,
-        /// The limit.
         most: u64,
     },
 }

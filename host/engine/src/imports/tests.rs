@@ -349,7 +349,6 @@ fn what_a_request_changes_is_bounded_in_memory() {
     assert!((500_000..2_000_000).contains(&next), "{next}");
 }
 
-/// Limits of WASI.
 #[tokio::test]
 async fn handles_random_bytes_and_waits_are_bounded() {
     let mut context = context(Data::None, Time::until(None));

@@ -12,10 +12,8 @@ pub(super) use recorder::Recorder;
 
 use super::pod_identity::PodIdentity;
 
-/// The kind of an Event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// A generation was refused.
     SwapRefused,
     /// The refused content is gone, and the live content is back.
     SwapRefusalEnded,
@@ -91,7 +89,6 @@ impl Kind {
         }
     }
 
-    /// Whether the Event concerns the StatefulSet.
     fn is_of_the_set(self) -> bool {
         match self {
             Self::ReshardingStarted

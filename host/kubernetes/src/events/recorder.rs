@@ -39,7 +39,6 @@ pub(in super::super) struct Recorder {
     metrics: Arc<Metrics>,
 }
 
-/// Why an Event is not posted.
 #[derive(Debug, thiserror::Error)]
 enum NotPosted {
     #[error(transparent)]
@@ -82,7 +81,7 @@ impl Recorder {
         }
     }
 
-    /// Why Events are not posted.
+    /// Why Events are not posted; `None` if they are.
     pub(in super::super) fn problem(&self) -> Option<String> {
         self.problem
             .lock()

@@ -48,11 +48,9 @@ pub(super) enum Heard {
     Ended(Duration),
     /// The API server has forgotten the version.
     Gone,
-    /// The request failed for this reason.
     Failed(Problem),
 }
 
-/// The state of following the StatefulSet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Following {
     next: Ask,
@@ -84,7 +82,6 @@ impl Following {
         }
     }
 
-    /// The next request.
     pub(super) fn next(&self) -> Ask {
         self.next.clone()
     }
@@ -94,7 +91,6 @@ impl Following {
         self.replicas
     }
 
-    /// The current problem, if any.
     pub(super) fn problem(&self) -> Option<&Problem> {
         self.failure.as_ref().or(self.unfit.as_ref())
     }

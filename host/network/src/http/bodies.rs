@@ -17,7 +17,6 @@ const FIRST: usize = 16 * 1024;
 pub(super) enum Unread<E> {
     /// All bodies together exceed the limit.
     Full,
-    /// Reading the body failed.
     Body(E),
 }
 

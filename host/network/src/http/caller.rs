@@ -23,7 +23,7 @@ pub fn plain() -> Door {
     watch::channel(None).1
 }
 
-/// A connection's client.
+/// The client of one connection.
 #[derive(Debug)]
 pub struct Caller {
     address: SocketAddr,

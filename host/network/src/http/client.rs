@@ -15,31 +15,25 @@ use tokio::net::TcpStream;
 /// The largest accepted answer, in bytes.
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
 
-/// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No server accepts connections at the address.
     #[error("cannot connect to {address}: check the address and whether the shard runs")]
     Connect {
-        /// The address that was tried.
         address: SocketAddr,
-        /// The system's error.
         #[source]
         source: std::io::Error,
     },
-    /// The host name cannot be resolved.
     #[error("the address of {authority} cannot be found: check the name")]
     Resolve {
         /// The host and port that were given.
         authority: String,
-        /// The system's error.
         #[source]
         source: std::io::Error,
     },
     #[error("{path:?} is not a path: begin it with / and percent-encode it")]
     Path {
         path: String,
-        /// The parser's error.
         #[source]
         source: http::Error,
     },
@@ -55,7 +49,6 @@ pub enum Error {
     Timeout {
         /// The host and port that were given.
         authority: String,
-        /// The timeout that passed.
         timeout: Duration,
     },
 }
@@ -79,7 +72,6 @@ pub async fn request(
 #[derive(Clone, Default)]
 pub struct Question {
     pub body: Bytes,
-    /// The value of the `authorization` header.
     pub authorization: Option<HeaderValue>,
 }
 

@@ -24,7 +24,7 @@ const BYTES: u64 = 256 * 1024 * 1024;
 const PAUSE: Duration = Duration::from_secs(5);
 /// How long the client may take once the server is shut down.
 const WHEN_DOWN: Duration = Duration::from_secs(1);
-/// The size of the read buffer.
+/// The size of the read buffer, in bytes.
 const BUFFER: usize = 8 * 1024;
 
 /// Sends a refusal, if any, to an HTTP/1 client and closes the sending side. Then drains the

@@ -44,7 +44,6 @@ impl Refusal {
         Self { status, code, text }
     }
 
-    /// The status of the answer.
     pub const fn status(self) -> StatusCode {
         self.status
     }

@@ -53,7 +53,6 @@ const LEAVING_WAIT: Duration = Duration::from_millis(500);
 /// The pause after a failed accept, for example for lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Answers requests.
 pub trait Handler: Send + Sync + 'static {
     /// The answer to a request that is refused before its body is read, if it is refused. Removes
     /// from the head whatever [`Handler::call`] must not see.

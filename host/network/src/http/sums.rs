@@ -24,7 +24,6 @@ pub(super) struct Held {
     bytes: usize,
 }
 
-/// The bounds on a sum.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bound {
     /// The bound on the sum of all connections.

@@ -30,7 +30,6 @@ pub enum NoAuthorities {
         "there is no certificate of an authority in it that can be read: put one or more there as PEM"
     )]
     Unreadable,
-    /// An authority's signatures cannot be verified.
     #[error(
         "an authority has an RSA key with {0} bits, and signatures of such keys are not checked: make one with {min} to {max} bits, or one for ECDSA P-256",
         min = rsa::IS_CHECKED.start(),

@@ -37,7 +37,6 @@ pub enum PairError {
         "there is no certificate in it: put the certificate there as PEM, followed by its intermediate certificates"
     )]
     NoCertificate,
-    /// A certificate cannot be read.
     #[error("a certificate cannot be read: put it there as PEM, as it was issued")]
     Certificate,
     /// There are more certificates than clients take.
@@ -61,12 +60,10 @@ pub enum PairError {
         max = rsa::SIGNS.end()
     )]
     RsaBits(usize),
-    /// The key belongs to another certificate.
     #[error(
         "the private key is not that of the certificate: put a matching pair there, in one update"
     )]
     Mismatch,
-    /// The certificate is not valid yet.
     #[error("the certificate is not valid before {0}: wait, or set this machine's clock right")]
     NotYetValid(Time),
     #[error("the certificate expired at {0}: renew it")]

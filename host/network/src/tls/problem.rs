@@ -9,7 +9,6 @@ use rustls::{AlertDescription, CertificateError, Error};
 pub enum Problem {
     #[error("the certificate has expired: renew it, or set the clocks right")]
     Expired,
-    /// A certificate is not valid yet.
     #[error("the certificate is not valid yet: wait, or set the clocks right")]
     NotYetValid,
     /// No trusted authority has issued the certificate.
@@ -17,20 +16,16 @@ pub enum Problem {
         "the certificate is of no authority that is known here: have a known one issue it, or add its authority here first"
     )]
     UnknownAuthority,
-    /// The certificate is for another name.
     #[error(
         "the certificate is not for the name that was used: add the name to its subject alternative names, or use one of them"
     )]
     Name,
-    /// The certificate is for another purpose.
     #[error(
         "the certificate is not for this use: issue it for both `server auth` and `client auth`"
     )]
     Purpose,
-    /// A required certificate is missing.
     #[error("no certificate is shown: give one to the connecting side")]
     NoCertificate,
-    /// The other side speaks another protocol.
     #[error("the other side does not speak this protocol over TLS: check the address and port")]
     Protocol,
     /// The other side rejected our certificate or parameters.

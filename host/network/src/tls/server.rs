@@ -19,7 +19,7 @@ pub type ServerStream<S> = tokio_rustls::server::TlsStream<S>;
 /// Whether clients must show a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
-    /// Every client must.
+    /// A connection without a certificate is refused.
     Must,
     /// A client may, or can authenticate in another way.
     May,
@@ -89,7 +89,7 @@ impl Server {
     }
 
     /// Whether a client with this certificate chain, or with none, may connect now.
-    pub fn admits(&self, shown: Option<&Chain>) -> bool {
+    pub(crate) fn admits(&self, shown: Option<&Chain>) -> bool {
         match (&self.clients, shown) {
             (None, _) | (Some((_, Need::May)), None) => true,
             (Some((_, Need::Must)), None) => false,

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-/// A text format.
+/// A text format for metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exposition {
     /// Prometheus' text format 0.0.4, which every reader of metrics understands.

@@ -60,7 +60,7 @@ impl Histogram {
         Self::new(DURATIONS, 1e9)
     }
 
-    /// A histogram of counts.
+    /// A histogram of numbers of requests.
     pub(super) fn of_sizes() -> Self {
         Self::new(SIZES, 1.0)
     }

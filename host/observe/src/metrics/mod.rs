@@ -52,7 +52,6 @@ type Level = Gauge<u64, AtomicU64>;
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    /// The metrics of the API server.
     pub kubernetes: Kubernetes,
     requests: Requests,
     guests: Guests,

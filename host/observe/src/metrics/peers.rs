@@ -13,7 +13,6 @@ pub struct Topology {
     pub epoch: u64,
     /// The number of shards among which data is distributed, or will be after the current change.
     pub shards: u32,
-    /// Whether partitions are being moved.
     pub is_moving: bool,
     /// The number of shards that a change is waiting for.
     pub awaited: usize,

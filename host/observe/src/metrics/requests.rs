@@ -146,7 +146,6 @@ impl Metrics {
         self.requests.hop_duration.observe_duration(duration);
     }
 
-    /// Notes that a connection was accepted.
     pub fn connection_opened(&self, listener: Listener) {
         self.requests.connections.of(listener).inc();
     }

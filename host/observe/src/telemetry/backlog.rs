@@ -40,7 +40,6 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Waiting {
     lines: Vec<u8>,
-    /// Whether the thread is writing lines.
     is_writing: bool,
     writer: Option<ThreadId>,
 }

@@ -8,16 +8,13 @@ const OURS: [&str; 2] = ["ostrakon", "guest"];
 /// The target of the log lines of the API server's client.
 const KUBE: &str = "kube_client";
 
-/// Why a log filter is rejected.
 #[derive(Debug, thiserror::Error)]
 pub enum FilterError {
-    /// The text is not a filter.
     #[error(
         "{directives:?} is not a log filter: write a level, or target=level pairs with commas between"
     )]
     Directives {
         directives: String,
-        /// The parser's error.
         #[source]
         source: ParseError,
     },
@@ -25,11 +22,7 @@ pub enum FilterError {
     #[error(
         "{word:?} in {directives:?} is none of the levels off, error, warn, info, debug and trace: write a target with its level, as in {word}=trace"
     )]
-    Word {
-        directives: String,
-        /// The suspect word.
-        word: String,
-    },
+    Word { directives: String, word: String },
 }
 
 /// Checks that `directives` are a valid filter.

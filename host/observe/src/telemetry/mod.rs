@@ -46,7 +46,6 @@ pub enum Format {
 }
 
 impl Format {
-    /// Whether lines are written as JSON.
     fn is_json(self) -> bool {
         match self {
             Self::Auto => !io::stderr().is_terminal(),
@@ -72,10 +71,8 @@ impl Format {
 pub enum Error {
     #[error(transparent)]
     Filter(#[from] FilterError),
-    /// The process has a log already.
     #[error("the log is set up already: set it up once in a process")]
     Installed(#[source] tracing_subscriber::util::TryInitError),
-    /// The log no longer exists.
     #[error("the log's filter cannot be replaced: restart the process")]
     Gone(#[source] reload::Error),
     /// No thread or descriptor is available to write the log.

@@ -70,7 +70,7 @@ impl Context {
         })
     }
 
-    /// The context as a header value.
+    /// The value of a `traceparent` header.
     pub(super) fn header(&self) -> HeaderValue {
         let Self { trace, span, .. } = self;
         let flags = if self.is_sampled { SAMPLED } else { 0 };

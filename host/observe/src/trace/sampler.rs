@@ -11,15 +11,12 @@ pub struct Sampler {
     ratio: f64,
 }
 
-/// Why a sampler is rejected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadSampler {
-    /// The name is unknown.
     #[error(
         "{0:?} is not a sampler: write always_on, always_off or traceidratio, or one of them after parentbased_"
     )]
     Name(String),
-    /// The ratio is invalid.
     #[error("{0:?} is not a fraction of traces to record: write a number from 0 to 1")]
     Ratio(String),
 }

@@ -55,11 +55,9 @@ impl From<u32> for Value {
 pub struct Span {
     /// Its trace, and its own number.
     pub context: Context,
-    /// The enclosing span.
+    /// The enclosing span, of this process or of the client.
     pub parent: Option<SpanId>,
-    /// The operation.
     pub name: Cow<'static, str>,
-    /// The side of the call.
     pub kind: Kind,
     pub began: SystemTime,
     pub took: Duration,

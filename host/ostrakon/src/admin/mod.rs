@@ -23,12 +23,13 @@ use crate::readiness::Readiness;
 pub(crate) use plan::NoPlan;
 
 /// Few clients use this port, and only a component makes a long body, which is never longer
-/// than a volume can hold.
+/// than a volume can hold. What these limits let clients hold in memory is a row of the table in
+/// deploy/README.md.
 const LIMITS: Limits = Limits {
     // An upper limit: lower where few descriptors are available.
-    max_connections: 256,
+    max_connections: 64,
     max_header_bytes: 16 * 1024,
-    max_heads_bytes: 8 * 1024 * 1024,
+    max_heads_bytes: 2 * 1024 * 1024,
     max_body_bytes: volume::MAX_BYTES,
     max_bodies_bytes: 2 * volume::MAX_BYTES,
     first_byte_timeout: Duration::from_secs(5),
@@ -70,13 +71,10 @@ pub(crate) trait Subject: Send + Sync + 'static {
     }
 }
 
-/// The parts that the port needs.
 #[derive(Debug)]
 pub(crate) struct Parts<S> {
     pub subject: S,
-    /// Whether the shard is ready.
     pub readiness: Readiness,
-    /// The shard's drain.
     pub drain: Drain,
     pub metrics: Arc<Metrics>,
     /// The tokens of operators on other machines who may change something.

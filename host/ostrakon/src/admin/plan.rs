@@ -15,7 +15,6 @@ const USAGE: &str = "ask for /plan?shards=N, with the number of shards as N";
 /// Why there is no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NoPlan {
-    /// The status of the response.
     pub status: StatusCode,
     /// The reason, and what to do.
     pub why: String,
@@ -43,7 +42,6 @@ pub(super) fn shards(uri: &Uri) -> Result<u32, NoPlan> {
     })
 }
 
-/// The response for a result.
 pub(super) fn told(found: Result<Value, NoPlan>) -> Response<Bytes> {
     match found {
         Ok(plan) => answer(StatusCode::OK, JSON, format!("{plan:#}\n")),

@@ -45,7 +45,6 @@ impl Subject for Shard {
     }
 }
 
-/// An open port and its address.
 struct Open {
     address: SocketAddr,
     _admin: Admin,

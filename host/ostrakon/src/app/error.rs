@@ -38,7 +38,6 @@ pub(crate) enum Error {
         "cannot use the data directory {path}: see that it is on a writable volume that has space"
     )]
     Data {
-        /// The part's path.
         path: PathBuf,
         #[source]
         source: io::Error,
@@ -61,7 +60,6 @@ pub(crate) enum Error {
     Configuration {
         /// The ConfigMap's directory.
         directory: PathBuf,
-        /// The step that failed.
         step: &'static str,
         reason: String,
     },
@@ -83,10 +81,7 @@ pub(crate) enum Error {
     System(#[from] io::Error),
     /// Requests were still in flight when the drain's deadline passed.
     #[error("the drain's deadline passed with {in_flight} requests in flight")]
-    Undrained {
-        /// The number of those requests.
-        in_flight: usize,
-    },
+    Undrained { in_flight: usize },
     /// Not all partitions were handed over when the drain's deadline passed.
     #[error(
         "the drain's deadline passed with partitions to hand over: they come back when this shard does"

@@ -15,7 +15,6 @@ pub(crate) struct Options {
     pub config_dir: PathBuf,
     /// The component that serves where the ConfigMap has none.
     pub default_guest: Option<PathBuf>,
-    /// The data directory.
     pub data_dir: PathBuf,
     /// The mounted Secret's directory, if there is one.
     pub secrets_dir: Option<PathBuf>,
@@ -23,7 +22,6 @@ pub(crate) struct Options {
     pub listen: SocketAddr,
     /// Whether the public port must speak HTTPS only, from the start.
     pub https_only: bool,
-    /// The admin port's address.
     pub admin: SocketAddr,
     pub ordinal: u32,
     /// Its part among others; `None` where it is alone.

@@ -55,7 +55,6 @@ pub(super) struct LiveSettings {
     pub(super) default_filter: String,
 }
 
-/// Why an action failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
     #[error(transparent)]

@@ -60,7 +60,6 @@ pub(super) struct Parts {
     pub(super) runtime: runtime::Handle,
 }
 
-/// The credentials of each port.
 pub(super) struct Ports {
     pub(super) clients: Credentials<ClientsPort>,
     pub(super) operators: Credentials<OperatorsPort>,

@@ -107,7 +107,7 @@ impl DrainArguments {
 }
 
 impl Token {
-    /// The value of the authorization header.
+    /// The value of the `authorization` header; `None` without `--token-file`.
     pub(super) fn read(&self) -> Result<Option<HeaderValue>, Failure> {
         let Some(path) = &self.token_file else {
             return Ok(None);
@@ -145,7 +145,6 @@ impl Port {
         self.send(method, path, Question::default(), timeout)
     }
 
-    /// Sends a request.
     pub(super) fn send(
         &self,
         method: Method,

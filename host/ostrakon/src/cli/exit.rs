@@ -4,7 +4,6 @@ use std::process::ExitCode;
 
 macro_rules! exits {
     ($($(#[$doc:meta])* $name:ident = $code:expr,)+) => {
-        /// How a command ended.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[repr(u8)]
         pub enum Exit {
@@ -12,7 +11,6 @@ macro_rules! exits {
         }
 
         impl Exit {
-            /// All exit codes.
             #[cfg(test)]
             pub(super) const ALL: &'static [Self] = &[$(Self::$name),+];
         }

@@ -16,7 +16,6 @@ const MAX_ANNOTATION: usize = 262_144;
 /// The keys that are not settings of the guest.
 const RESERVED: [&str; 3] = ["guest.wasm", "guest.wasm.zst", "ostrakon.toml"];
 
-/// Why there is no manifest.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
     #[error("cannot read {path}")]
@@ -31,12 +30,10 @@ pub(super) enum Error {
         #[source]
         source: io::Error,
     },
-    /// The name or namespace is invalid.
     #[error(
         "{0:?} cannot be a name in Kubernetes: use lower-case letters, digits, `-` and `.`, at most 253"
     )]
     Name(String),
-    /// A key is invalid.
     #[error(
         "{0:?} cannot be a key of a ConfigMap: use letters, digits, `-`, `_` and `.`, at most 253"
     )]
@@ -75,7 +72,7 @@ impl Manifest {
         })
     }
 
-    /// Adds a setting of the guest.
+    /// Adds a setting of the guest. A key of the runtime is refused.
     pub(super) fn add_setting(&mut self, key: &str, content: Vec<u8>) -> Result<(), Error> {
         if RESERVED.contains(&key) {
             return Err(Error::Reserved(key.to_owned()));

@@ -158,12 +158,12 @@ impl Failure {
         write_aside(format.last_line(shard, &self.line()));
     }
 
-    /// The failure in one line.
+    /// The failure and its causes, in one line.
     fn line(&self) -> String {
         with_causes(&*self.source)
     }
 
-    /// For `map_err`.
+    /// Makes a failure of any error, for `map_err`.
     fn with<E: std::error::Error + 'static>(exit: Exit) -> impl FnOnce(E) -> Self {
         move |source| Self::new(exit, source)
     }

@@ -8,7 +8,6 @@ use ostrakon_settings::settings::MAX_SHARDS;
 /// The file with the host name; in a Pod, that is the Pod's name.
 const HOST_NAME: &str = "/proc/sys/kernel/hostname";
 
-/// No ordinal could be determined.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{0:?} is not the name of a StatefulSet's Pod, such as `kv-0` to `kv-{max}`: give --ordinal, or set POD_NAME",

@@ -19,7 +19,6 @@ use super::secretive::keep_secrets;
 use super::{Exit, Failure, address, is_authority, ordinal, otlp};
 use crate::app;
 
-/// The largest allowed number of threads.
 const MAX_THREADS: usize = 1024;
 
 /// Run one shard until SIGTERM, SIGINT, SIGHUP or a drain.

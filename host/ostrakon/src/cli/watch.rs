@@ -13,7 +13,7 @@ use super::progress::Progress;
 pub(super) struct Watch {
     /// The number of lines on the screen.
     drawn: usize,
-    /// The last line printed.
+    /// The text printed last, where there is no terminal.
     told: String,
 }
 

@@ -34,7 +34,7 @@ struct World {
     name: Mutex<Option<io::Result<Vec<SocketAddr>>>>,
     asked: Mutex<Vec<Instant>>,
     dialed: Mutex<Vec<SocketAddr>>,
-    /// Counts the hanging dials.
+    /// Has a clone for each hanging dial.
     hanging: Arc<()>,
 }
 

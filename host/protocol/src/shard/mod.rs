@@ -67,7 +67,6 @@ pub struct HandOff {
     pub source: Ordinal,
     /// The shard that owns them next.
     pub to: Ordinal,
-    /// The source's cursor.
     pub cursor: Cursor,
     /// The last batch from `source` to `to` at that time; 0 if there is none yet.
     pub number: u64,
@@ -76,10 +75,12 @@ pub struct HandOff {
 /// Which shard owns a partition, as far as this shard knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Authority {
-    /// This shard owns it.
     Mine,
     /// This shard owns it once it has applied this batch from this source.
-    Awaited { source: Ordinal, number: u64 },
+    Awaited {
+        source: Ordinal,
+        number: u64,
+    },
     /// Another shard owns it. The request must carry the hand-off, if one is known.
     Elsewhere {
         /// The shard to ask.
@@ -151,7 +152,7 @@ impl Shard {
         self.incarnation
     }
 
-    /// The plan that the shard follows.
+    /// The plan that the shard follows; `None` before it knows one.
     pub fn plan(&self) -> Option<&Plan> {
         self.plan.as_ref()
     }

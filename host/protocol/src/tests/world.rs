@@ -12,7 +12,6 @@ use crate::{
     Range, Shard,
 };
 
-/// A scenario for the checker.
 #[derive(Clone, Debug)]
 pub(super) struct Scenario {
     pub(super) nodes: u32,

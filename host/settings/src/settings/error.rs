@@ -8,7 +8,6 @@ use ostrakon_observe::telemetry::FilterError;
 
 use super::{GIB, KIB, MIB};
 
-/// Why settings were rejected.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The text is not TOML, or contains something that is not a setting.
@@ -19,7 +18,6 @@ pub enum Error {
         /// The fault, in one line.
         message: String,
     },
-    /// A value is outside its bounds.
     #[error("{name} is {value}; it must be {least} to {most}")]
     OutOfRange {
         name: &'static str,
@@ -27,7 +25,6 @@ pub enum Error {
         least: Value,
         most: Value,
     },
-    /// Two values contradict each other.
     #[error("{name} is {value}; it must not be above {other}, which is {bound}")]
     Conflict {
         name: &'static str,
@@ -51,7 +48,6 @@ pub enum Error {
         "cluster.public_url is {url:?}; write http:// or https://, a host, perhaps a port, and nothing after it, such as \"http://kv-{{}}.kv:8080\""
     )]
     PublicUrl { url: String },
-    /// The log filter cannot be read.
     #[error("log.filter: {0}")]
     Filter(#[source] FilterError),
 }

@@ -15,7 +15,8 @@ use ostrakon_protocol::{Moved, Ordinal, Plan};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::others::{NoPart, Part};
-use super::{Answer, Refused, Service, has_no_room};
+use super::reads::has_no_room;
+use super::{Answer, Refused, Service};
 use crate::writer::View;
 
 /// How long to wait before asking the shards again when some could not answer: the first wait,

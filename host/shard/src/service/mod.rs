@@ -5,6 +5,7 @@ mod apart;
 mod everywhere;
 mod others;
 mod queue;
+mod reads;
 mod routing;
 mod waiting;
 
@@ -14,9 +15,9 @@ use std::time::Duration;
 use apart::Apart;
 use http::HeaderValue;
 use ostrakon_contract::client::{Client, Turn};
-use ostrakon_contract::contract::{Access, Reply, Request, Route, Target};
+use ostrakon_contract::contract::{Access, Reply, Request, Route};
 use ostrakon_contract::replies::Replies;
-use ostrakon_engine::{Bound, Failure, Lease, ReadData};
+use ostrakon_engine::Failure;
 use ostrakon_observe::metrics::{self, Hop, Label, Metrics};
 use ostrakon_observe::trace::{Open, Tracer};
 use ostrakon_protocol::{Authority, HandOff, Ordinal};
@@ -24,8 +25,9 @@ use ostrakon_store::CommitError;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout_at};
 
-use crate::writer::{View, Write, Writer, Written};
+use crate::writer::{Write, Writer, Written};
 pub use others::{Boxed, Forwarded, NoPart, Others, Part};
+use reads::{Progress, has_no_room};
 use routing::{Asker, Known};
 use waiting::{Waiting, Waits};
 
@@ -154,21 +156,11 @@ impl Refused {
     }
 }
 
-/// How far a read or a route got.
-enum Progress {
-    Replied(Reply),
-    /// The request is a write to this partition.
-    Write(Vec<u8>),
-    /// Another shard owns the partition.
-    Elsewhere(Authority),
+/// Why a request is not answered in this shard. Nothing was run.
+enum NotHere {
+    /// This shard may not answer requests for the partition now.
+    NotOwner(Authority),
     /// All shards are to be asked.
-    Everywhere,
-}
-
-/// How far a request got in this shard.
-enum Here {
-    Answered(Answer),
-    Elsewhere(Authority),
     Everywhere,
 }
 
@@ -229,12 +221,14 @@ impl Service {
         // How often forwarding led back here since the last wait.
         let mut hops = 0;
         loop {
-            let elsewhere = match self.run_here(&request, &asker, &mut route).await {
-                Here::Answered(answer) => return answer,
-                Here::Everywhere => return self.everywhere(&request, route, asker.came).await,
-                Here::Elsewhere(authority) => authority,
+            let authority = match self.run_here(&request, &asker, &mut route).await {
+                Ok(answer) => return answer,
+                Err(NotHere::Everywhere) => {
+                    return self.everywhere(&request, route, asker.came).await;
+                }
+                Err(NotHere::NotOwner(authority)) => authority,
             };
-            let why = match elsewhere {
+            let why = match authority {
                 Authority::Elsewhere { at, hand_off } => {
                     let passing_on =
                         self.pass_on(&request, at, hand_off, &mut asker, route.as_ref());
@@ -290,8 +284,8 @@ impl Service {
         loop {
             let changed = self.writer.views().changed();
             match self.run_here(request, &asker, &mut route).await {
-                Here::Answered(answer) => return Ok(answer),
-                Here::Elsewhere(awaited @ Authority::Awaited { .. }) => {
+                Ok(answer) => return Ok(answer),
+                Err(NotHere::NotOwner(awaited @ Authority::Awaited { .. })) => {
                     tracing::debug!("a request waits for its partition");
                     if wait.is_none() {
                         wait = self.may_wait(asker.came);
@@ -304,8 +298,8 @@ impl Service {
                         return Err(awaited);
                     }
                 }
-                Here::Elsewhere(authority) => return Err(authority),
-                Here::Everywhere => return Err(Authority::Unknown),
+                Err(NotHere::NotOwner(authority)) => return Err(authority),
+                Err(NotHere::Everywhere) => return Err(Authority::Unknown),
             }
         }
     }
@@ -393,9 +387,9 @@ impl Service {
         request: &Arc<Request>,
         asker: &Asker,
         route: &mut Option<Route>,
-    ) -> Here {
+    ) -> Result<Answer, NotHere> {
         let answered = |route: &mut Option<Route>, generation, reply| {
-            Here::Answered(Answer {
+            Ok(Answer {
                 shard: self.ordinal,
                 route: route.take(),
                 generation,
@@ -414,8 +408,7 @@ impl Service {
             let generation = Some(seen.generation);
             let partition = match read {
                 Ok(Progress::Replied(reply)) => return answered(route, generation, Ok(reply)),
-                Ok(Progress::Elsewhere(authority)) => return Here::Elsewhere(authority),
-                Ok(Progress::Everywhere) => return Here::Everywhere,
+                Ok(Progress::NotHere(why)) => return Err(why),
                 Ok(Progress::Write(partition)) => partition,
                 // A failed commit invalidates the snapshots too. This request only read, so it
                 // can be run on a new snapshot. Damage, however, is the same in each opening of
@@ -442,7 +435,7 @@ impl Service {
                     failure,
                 } => (Some(generation), Err(Refused::Failed(failure))),
                 Written::Rerouted => continue,
-                Written::Elsewhere(authority) => return Here::Elsewhere(authority),
+                Written::NotOwner(authority) => return Err(NotHere::NotOwner(authority)),
                 Written::Full => (None, Err(Refused::WriterFull)),
                 Written::Waited => (None, Err(Refused::WriterWait)),
                 Written::RepliesFull => (None, Err(Refused::RepliesFull)),
@@ -462,133 +455,6 @@ impl Service {
         waits.is_run();
         turn
     }
-
-    /// Routes a request and, if it is a read, answers it: within the short budget, or, if it
-    /// overruns, again from the start on a thread apart, within the whole deadline. It has had
-    /// no effects, so it can be run again.
-    async fn read(
-        &self,
-        turn: Turn<'_>,
-        view: Arc<View>,
-        request: &Arc<Request>,
-        asker: &Asker,
-        route: &mut Option<Route>,
-    ) -> (Seen, Result<Progress, Refused>) {
-        let seen = Seen::of(&view);
-        if has_no_room(&self.replies, &view, &request.client) {
-            return (seen, Err(Refused::RepliesFull));
-        }
-        let (ordinal, settings) = (self.ordinal, &view.guest.settings().guest);
-        let deadline = settings.read_deadline;
-        let budget = Bound::Budget(settings.read_budget);
-        let attempted = attempt(&view, request, asker, ordinal, budget, route).await;
-        drop(turn);
-        let Err(Failure::Deadline) = attempted else {
-            return (seen, attempted.map_err(Refused::Failed));
-        };
-        self.metrics.slow_read();
-        // Keeps no snapshot while it waits.
-        drop(view);
-        let client = request.client.clone();
-        let (views, replies) = (self.writer.views().clone(), self.replies.clone());
-        let (request, asker) = (Arc::clone(request), asker.clone());
-        let again = async move {
-            let view = views.get()?;
-            let (seen, mut route) = (Seen::of(&view), None);
-            if has_no_room(&replies, &view, &request.client) {
-                return Some((seen, route, Err(Refused::RepliesFull)));
-            }
-            let bound = Bound::Deadline(deadline);
-            let attempt = attempt(&view, &request, &asker, ordinal, bound, &mut route);
-            let progress = attempt.await.map_err(Refused::Failed);
-            Some((seen, route, progress))
-        };
-        match self.apart.run(&client, deadline, again).await {
-            Ok(Some((seen, again, progress))) => {
-                *route = again.or_else(|| route.take());
-                (seen, progress)
-            }
-            Ok(None) => (seen, Err(Refused::Starting)),
-            Err(refused) => (seen, Err(refused)),
-        }
-    }
-}
-
-/// What is kept of the view that a request ran on.
-#[derive(Clone, Copy, Debug)]
-struct Seen {
-    generation: u64,
-    opening: u64,
-    max_waiting: usize,
-}
-
-impl Seen {
-    fn of(view: &View) -> Self {
-        Self {
-            generation: view.generation,
-            opening: view.snapshot.opening(),
-            max_waiting: view.guest.settings().writer.max_waiting,
-        }
-    }
-}
-
-/// Whether the held replies leave no room for another reply to this client, so that its request
-/// is not to be run.
-fn has_no_room(replies: &Replies, view: &View, client: &Client) -> bool {
-    let limit = view.guest.settings().http.max_replies_bytes;
-    replies.are_full(client.replies(), limit)
-}
-
-/// Routes a request and answers it if it is a read, with this limit for each call.
-async fn attempt(
-    view: &View,
-    request: &Arc<Request>,
-    asker: &Asker,
-    ordinal: u32,
-    bound: Bound,
-    routed: &mut Option<Route>,
-) -> Result<Progress, Failure> {
-    let mut lease: Lease = view.lease().await?;
-    let route = lease.route(request, bound).await?;
-    let route = routed.insert(route);
-    let snapshot = || Arc::clone(&view.snapshot);
-    if let Some(membership) = &view.membership {
-        match &route.target {
-            Target::Partition(partition) => {
-                let authority = membership
-                    .authority(partition, asker.hand_off.as_ref())
-                    .await?;
-                if authority != Authority::Mine {
-                    if !routing::finds_nothing(view, asker, route.access, partition).await? {
-                        return Ok(Progress::Elsewhere(authority));
-                    }
-                    // No partition has an empty key.
-                    let nothing = ReadData::Partition(Vec::new(), snapshot());
-                    let reply = lease.read(request, nothing, bound).await?;
-                    return Ok(Progress::Replied(reply));
-                }
-            }
-            Target::Everywhere if !membership.shard.has_all() => return Ok(Progress::Everywhere),
-            Target::Everywhere | Target::Here => {}
-        }
-    }
-    let data = match (&route.target, route.access) {
-        (Target::Partition(partition), Access::Write) => {
-            return Ok(Progress::Write(partition.clone()));
-        }
-        (Target::Partition(partition), Access::Read) => {
-            ReadData::Partition(partition.clone(), snapshot())
-        }
-        (Target::Here | Target::Everywhere, _) => ReadData::Shard(snapshot()),
-    };
-    let reply = lease.read(request, data, bound).await?;
-    if route.target == Target::Everywhere {
-        let parts = [(ordinal, reply)];
-        return Ok(Progress::Replied(
-            lease.gather(request, &parts, bound).await?,
-        ));
-    }
-    Ok(Progress::Replied(reply))
 }
 
 /// The outcome of a forwarded request, as the metrics count it.

@@ -42,11 +42,10 @@ pub trait Others: Debug + Send + Sync {
     ) -> Boxed<'a, Result<Part, NoPart>>;
 }
 
-/// The outcome of a forwarded request.
 #[derive(Debug)]
 pub enum Forwarded {
     Answered {
-        /// The generation that answered.
+        /// The generation that answered, if any did.
         generation: Option<u64>,
         /// The whole reply, whether from a guest or from the host.
         reply: Reply,

@@ -46,7 +46,6 @@ pub(super) struct Ticket {
     number: u64,
 }
 
-/// The outcome of [`Queue::enter`].
 #[derive(Debug)]
 pub(super) enum Entered<T> {
     /// The item waits. If there was no room for both, it took the place of this other item.

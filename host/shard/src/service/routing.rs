@@ -47,16 +47,13 @@ pub(super) struct Asker {
     pub(super) is_client: bool,
     /// How far the source has come, if a source has said so.
     pub(super) hand_off: Option<HandOff>,
-    /// When the request arrived.
     pub(super) came: Instant,
 }
 
 /// What is done with a client's request for a partition of another shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
-    /// Forward the request.
     Forward,
-    /// Redirect the client to this shard.
     Redirect(Ordinal),
     /// Answer as if the partition were empty.
     Nothing,

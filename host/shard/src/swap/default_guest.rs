@@ -54,10 +54,8 @@ impl DefaultGuest {
     }
 }
 
-/// Why there is no default guest.
 #[derive(Debug, thiserror::Error)]
 pub enum DefaultGuestError {
-    /// The file cannot be read.
     #[error(
         "cannot read the default guest {path}: give --default-guest a component's file, or leave it out"
     )]
@@ -66,7 +64,6 @@ pub enum DefaultGuestError {
         #[source]
         source: io::Error,
     },
-    /// The file is too large.
     #[error(
         "the default guest {path} has more than {} MiB; build it with `ostrakon build`, which makes it small",
         volume::MAX_BYTES >> 20
@@ -89,7 +86,6 @@ mod tests {
         )
     }
 
-    /// A default guest with this content.
     fn default_guest(content: &[u8]) -> DefaultGuest {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("kv.wasm");

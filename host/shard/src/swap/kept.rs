@@ -31,7 +31,6 @@ pub struct Kept {
 pub enum KeptError {
     #[error("{} is missing", .0.display())]
     Missing(PathBuf),
-    /// The generation's files cannot be read.
     #[error("{} cannot be read", path.display())]
     Unreadable {
         path: PathBuf,
@@ -138,7 +137,7 @@ impl Kept {
         Ok(())
     }
 
-    /// Removes all other generations.
+    /// Removes all generations but these.
     pub fn retain(&self, digests: &[Digest]) {
         let retained: Vec<_> = digests.iter().map(|digest| self.path(*digest)).collect();
         for entry in self.entries() {

@@ -7,7 +7,7 @@ use ostrakon_contract::contract::Description;
 use super::candidate::Candidate;
 use super::machine::Step;
 
-/// Why an action failed.
+/// An error of an action.
 pub trait Failure: std::error::Error + Send + 'static {
     /// Whether the same action on the same content may succeed later.
     fn is_transient(&self) -> bool;

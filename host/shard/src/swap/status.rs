@@ -8,9 +8,7 @@ use super::machine::{Refusal, Step};
 /// The status of swapping in this shard.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Status {
-    /// The generation that serves.
     pub live: Option<LiveGeneration>,
-    /// The candidate under way.
     pub candidate: Option<InProgress>,
     /// The refusal of the volume's content; `None` once a generation has gone live since, or
     /// the live content is back.
@@ -19,7 +17,6 @@ pub struct Status {
     pub last_refused: Option<Refused>,
 }
 
-/// The generation that serves.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct LiveGeneration {
     pub generation: u64,
@@ -40,7 +37,6 @@ pub struct LiveGeneration {
 pub struct InProgress {
     /// The digest of all its content.
     pub digest: Digest,
-    /// The step under way.
     pub step: Step,
 }
 
@@ -48,7 +44,6 @@ pub struct InProgress {
 pub struct Refused {
     /// The digest of all its content; `None` where it could not be read.
     pub digest: Option<Digest>,
-    /// The step that failed.
     pub step: Step,
     /// The reason, for people, at most 4 KiB.
     pub reason: String,

@@ -53,7 +53,6 @@ pub enum Change {
     /// A batch arrived, with data of this schema.
     Receive {
         batch: Batch,
-        /// The schema of its data.
         schema: u32,
         /// Its partitions, in order.
         partitions: Vec<Whole>,
@@ -61,7 +60,6 @@ pub enum Change {
     /// A shard has stored this batch.
     Acknowledged {
         by: Ordinal,
-        /// The batch's number.
         number: u64,
         /// If given, the next step is taken in the same transaction, provided that no shard has
         /// more than this many batches to receive.
@@ -90,18 +88,15 @@ pub enum Changed {
 pub enum ChangeError {
     #[error(transparent)]
     Stopped(#[from] Stopped),
-    /// The change could not be stored.
     #[error(transparent)]
     NotStored(#[from] CommitError),
     /// A batch is of an older schema, and its data could not be migrated.
     #[error("a batch of schema {0} waits: {1}")]
     Unmigrated(u32, String),
-    /// The data could not be read.
     #[error(transparent)]
     Unread(#[from] ReadError),
     #[error("a guest that the plan names cannot be kept in the data directory")]
     Unkept(#[source] std::io::Error),
-    /// The guest's `owner` failed.
     #[error("`owner` failed, and nothing was moved")]
     Owner(#[source] Failure),
     /// The shard is not one of several, or its guests have not been found yet.
@@ -145,7 +140,10 @@ impl Membership {
     ///
     /// # Errors
     /// When a guest fails.
-    pub async fn owners_of(&self, partition: &[u8]) -> Result<Option<(Ordinal, Ordinal)>, Failure> {
+    pub(crate) async fn owners_of(
+        &self,
+        partition: &[u8],
+    ) -> Result<Option<(Ordinal, Ordinal)>, Failure> {
         let (Some(plan), Some(owners)) = (self.shard.plan(), &self.owners) else {
             return Ok(None);
         };

@@ -55,7 +55,6 @@ pub fn read_record(record: &Record) -> Result<Option<Live>, Unreadable> {
     record.generation.as_deref().map(Live::decode).transpose()
 }
 
-/// Why a writer cannot be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The record of the shard's place cannot be read.
@@ -66,7 +65,6 @@ pub enum StartError {
     System(#[from] std::io::Error),
 }
 
-/// A write request for the writer.
 #[derive(Debug)]
 pub struct Write {
     pub request: Arc<Request>,
@@ -83,7 +81,6 @@ pub struct Write {
 pub enum Written {
     /// The guest answered. Its writes are durable, unless it asked to discard them.
     Replied {
-        /// The generation that answered.
         generation: u64,
         reply: Reply,
         /// The memory that the reply holds, until the code that passes the reply on counts it
@@ -91,16 +88,12 @@ pub enum Written {
         held: Counted,
     },
     /// The guest failed; nothing is stored.
-    Failed {
-        /// The generation that failed.
-        generation: u64,
-        failure: Failure,
-    },
+    Failed { generation: u64, failure: Failure },
     /// A newer generation does not route the request as a write to a partition, so it must be
     /// routed again. Nothing was run.
     Rerouted,
     /// Nothing was run: this shard may not write the partition now.
-    Elsewhere(Authority),
+    NotOwner(Authority),
     /// Nothing was run: the writer is full.
     Full,
     /// Nothing was run: the request waited longer than it may.
@@ -220,7 +213,6 @@ impl Writer {
         sent
     }
 
-    /// The published views.
     pub fn views(&self) -> &Views {
         &self.views
     }
@@ -272,7 +264,7 @@ impl Writer {
 
     /// Has the store reopened, unless that has happened since `opening`, where a read failed,
     /// and waits for it.
-    pub async fn recover(&self, opening: u64) {
+    pub(crate) async fn recover(&self, opening: u64) {
         let (sender, receiver) = oneshot::channel();
         if self.send(Message::Recover(opening, sender)) {
             let _ = receiver.await;
@@ -333,7 +325,7 @@ impl Writer {
         !self.state.ended.load(Ordering::Relaxed)
     }
 
-    /// The time of the last commit.
+    /// The time of the last commit; `None` if there was none yet.
     pub fn last_commit(&self) -> Option<SystemTime> {
         let millis = self.state.last_commit.load(Ordering::Relaxed);
         (millis > 0).then(|| UNIX_EPOCH + Duration::from_millis(millis))

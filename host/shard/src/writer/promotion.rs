@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::record::{self, GENERATION};
 
-/// A checked generation.
+/// A checked generation that is to go live.
 #[derive(Debug)]
 pub struct Promotion {
     pub guest: Arc<Guest>,
@@ -53,21 +53,15 @@ pub enum PromoteError {
     #[error(
         "the guest's schema {guest} is older than the data's, {data}: only a guest of schema {data} or newer can serve this shard"
     )]
-    Schema {
-        /// The guest's schema.
-        guest: u32,
-        /// The data's schema.
-        data: u32,
-    },
-    /// The migration refused.
+    Schema { guest: u32, data: u32 },
+    /// `migrate` returned an error.
     #[error("`migrate` from schema {from} failed: {reason}")]
     Refused {
         /// The data's schema.
         from: u32,
-        /// The guest's reason.
         reason: String,
     },
-    /// The migration failed.
+    /// `migrate` did not return.
     #[error("`migrate` from schema {from} failed")]
     Failed {
         /// The data's schema.

@@ -79,7 +79,7 @@ impl Worker {
     /// read data that was not stored. Only a request that was not run can be run again.
     pub(super) fn instead(&self, written: Written, error: &CommitError) -> Written {
         match written {
-            Written::Rerouted | Written::Elsewhere(_) => written,
+            Written::Rerouted | Written::NotOwner(_) => written,
             _ => self.not_stored(error),
         }
     }

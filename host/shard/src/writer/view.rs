@@ -28,7 +28,7 @@ impl View {
     ///
     /// # Errors
     /// When a new instance is needed and cannot be made.
-    pub async fn lease(&self) -> Result<Lease, Failure> {
+    pub(crate) async fn lease(&self) -> Result<Lease, Failure> {
         self.guest.lease(self.shards()).await
     }
 

@@ -233,7 +233,7 @@ impl Worker {
             if let Some(membership) = &self.membership {
                 match membership.authority(&partition, hand_off.as_ref()).await {
                     Ok(Authority::Mine) => {}
-                    Ok(other) => return (group, Written::Elsewhere(other)),
+                    Ok(other) => return (group, Written::NotOwner(other)),
                     Err(failure) => return (group, failed(failure)),
                 }
             }

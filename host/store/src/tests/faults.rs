@@ -6,9 +6,9 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use super::disk::FileDisk;
 use super::*;
 
-/// One file's bytes.
 #[derive(Debug, Default)]
 struct Image {
     /// The bytes that survive a loss of power.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::disk::FileDisk;
 use super::*;
 
 type Oracle = BTreeMap<Position, Vec<u8>>;

@@ -3,5 +3,5 @@
 mod files;
 mod watch;
 
-pub use files::{Files, MAX_BYTES, MAX_FILES, ReadError};
+pub use files::{Files, MAX_BYTES, ReadError};
 pub use watch::{Observation, Options, StartError, Watcher};

@@ -25,7 +25,6 @@ use ostrakon_guest::{
     Description, Guest, Migration, Part, Request, RequestLine, Response, Result, Route, Settings,
 };
 
-/// The guest.
 pub struct Hostile {
     settings: Settings,
 }

@@ -2,7 +2,6 @@
 
 use ostrakon_guest::{Description, Guest, Request, RequestLine, Response, Result, Route, Settings};
 
-/// The guest.
 pub struct Small;
 
 ostrakon_guest::export!(Small);

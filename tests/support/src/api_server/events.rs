@@ -60,7 +60,7 @@ impl Events {
     }
 }
 
-/// Checks a new Event.
+/// Checks a new Event as the API server does.
 pub(super) fn valid(event: &Value) -> Result<(), Refusal> {
     let fields = event.as_object().ok_or_else(|| invalid("no object"))?;
     if let Some(other) = fields

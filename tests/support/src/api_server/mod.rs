@@ -30,7 +30,7 @@ use crate::net::Net;
 use account::Account;
 
 /// The namespace of all its objects.
-pub const NAMESPACE: &str = "shop";
+pub(crate) const NAMESPACE: &str = "shop";
 /// The StatefulSet that exists at first.
 pub const SET: &str = "shard";
 
@@ -54,9 +54,8 @@ struct Shared {
     news: watch::Sender<u64>,
     /// Counts how often all connections were cut.
     cuts: watch::Sender<u64>,
-    /// Whether it is to listen.
+    /// Whether the server is to listen; `listens` says whether it does.
     is_open: watch::Sender<bool>,
-    /// Whether it listens.
     listens: watch::Sender<bool>,
 }
 

@@ -11,9 +11,8 @@ use super::refusal::Refusal;
 pub struct Question {
     /// The verb: list, watch, create, patch.
     pub verb: &'static str,
-    /// The API group.
     pub group: &'static str,
-    /// The resource's kind.
+    /// In the plural, such as `statefulsets`.
     pub resource: &'static str,
     /// The object's name, where the request has one.
     pub name: Option<String>,
@@ -21,7 +20,6 @@ pub struct Question {
     pub version: Option<String>,
     /// The time limit in seconds, where the request has one.
     pub seconds: Option<u64>,
-    /// Whether the client asks for bookmarks.
     pub bookmarks: bool,
 }
 

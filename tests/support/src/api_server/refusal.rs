@@ -2,7 +2,6 @@
 
 use serde_json::{Value, json};
 
-/// A refusal of a request.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Refusal {
     pub(super) code: u16,

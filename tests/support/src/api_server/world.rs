@@ -12,11 +12,8 @@ use super::{NAMESPACE, SET};
 /// A permission of a Role.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
-    /// The API group.
     pub group: &'static str,
-    /// The resource.
     pub resource: &'static str,
-    /// The verbs.
     pub verbs: &'static [&'static str],
     /// The only object allowed; `None` allows all.
     pub name: Option<&'static str>,
@@ -230,7 +227,7 @@ impl World {
         Err(Refusal::new(403, message))
     }
 
-    /// A list.
+    /// The StatefulSets that a question selects, as a list.
     pub(super) fn list(&self, question: &Question) -> Value {
         let wanted = |name: &str| question.name.as_deref().is_none_or(|wanted| wanted == name);
         let sets = self.sets.iter().filter(|(name, _)| wanted(name));
@@ -260,14 +257,14 @@ impl World {
         (version >= self.forgotten).then(|| changes.cloned().collect())
     }
 
-    /// Creates an Event.
+    /// Creates an Event, and returns it.
     pub(super) fn post(&mut self, event: Value) -> Result<Value, Refusal> {
         self.version += 1;
         events::valid(&event)?;
         self.events.add(event)
     }
 
-    /// Changes an Event.
+    /// Changes an Event, and returns it.
     pub(super) fn patch(&mut self, name: &str, patch: &Value) -> Result<Value, Refusal> {
         self.version += 1;
         self.events.patch(name, patch)

@@ -39,7 +39,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(10);
 pub(super) trait Port: Send + Sync + 'static {
     /// The port's credentials.
     type Made: Send + Sync + 'static;
-    /// Why no credentials can be made.
     type Error: Error + Send + Sync + 'static;
 
     const NAME: Guarded;
@@ -60,7 +59,7 @@ pub(super) trait Port: Send + Sync + 'static {
     /// The credentials' part of `/status`.
     fn status(made: &Self::Made) -> Value;
 
-    /// The certificate that the port presents.
+    /// The certificate that the port presents; `None` without TLS.
     fn pair(made: &Self::Made) -> Option<&Pair>;
 }
 
@@ -131,7 +130,6 @@ impl<P: Port> Credentials<P> {
         Ok(Self { shared })
     }
 
-    /// The credentials in force.
     pub(super) fn current(&self) -> arc_swap::Guard<Arc<P::Made>> {
         self.shared.current.load()
     }

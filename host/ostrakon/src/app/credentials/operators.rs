@@ -15,7 +15,6 @@ use super::{Port, Values};
 pub(crate) enum OperatorsError {
     #[error("`admin-token` in the Secret cannot be used: {0}")]
     Tokens(#[from] TokensError),
-    /// The key has the wrong name.
     #[error("the Secret has `admin-tokens`, which is not a known key: call it `admin-token`")]
     Name,
 }

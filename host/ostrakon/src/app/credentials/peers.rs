@@ -40,7 +40,6 @@ pub(crate) enum PeersError {
         certificate: &'static str,
         source: PairError,
     },
-    /// No peer would trust the certificate.
     #[error(
         "`{certificate}` in the Secret would be refused by peers that have this `peer-ca.crt`: {source}"
     )]

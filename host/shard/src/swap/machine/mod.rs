@@ -33,14 +33,11 @@ pub struct Live {
     pub component: Digest,
 }
 
-/// The last refusal.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Refusal {
     /// The refused content; `None` where it could not be read.
     pub digest: Option<Digest>,
-    /// The step that failed.
     pub step: Step,
-    /// The reason, for people.
     pub reason: String,
     /// When it was refused, in the unit of the caller's clock.
     pub at: u64,
@@ -56,7 +53,6 @@ pub enum Step {
     Read,
     /// Check that its files are a component and settings.
     Verify,
-    /// Compile the component.
     Compile,
     /// Match its imports and exports with the host's.
     Link,
@@ -64,7 +60,7 @@ pub enum Step {
     Check,
     /// Migrate the data to its schema, then go live.
     Migrate,
-    /// Go live.
+    /// Go live; the data needs no migration.
     Promote,
 }
 
@@ -121,12 +117,10 @@ pub enum Event {
     },
     /// The candidate is live.
     Promoted {
-        /// The number that it got.
         generation: u64,
     },
     /// The action failed and changed nothing.
     Failed {
-        /// The reason, for people.
         reason: String,
         /// Whether the same action may succeed later: the disk was full, for example.
         transient: bool,
@@ -153,7 +147,6 @@ pub enum Effect {
 pub enum Action {
     /// Take the content observed last, which has this digest, as a candidate.
     Verify(Digest),
-    /// Compile the candidate's component.
     Compile,
     /// Link the component compiled for the candidate. Where compiling was skipped, the live
     /// generation's compiled component is used: it is the same.
@@ -200,13 +193,13 @@ impl Action {
 }
 
 impl State {
-    /// The generation that serves.
+    /// The generation that serves; `None` before the first went live.
     pub fn live(&self) -> Option<&Live> {
         self.live.as_ref()
     }
 
     /// The candidate's digest and the step under way.
-    pub fn in_progress(&self) -> Option<(Digest, Step)> {
+    pub(crate) fn in_progress(&self) -> Option<(Digest, Step)> {
         self.work
             .as_ref()
             .map(|work| (work.digest, work.action.step()))

@@ -8,7 +8,6 @@ use ostrakon_base::stored::{Format, Unreadable};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// The live generation.
 pub(super) const GENERATION: Format = Format {
     what: "what is stored of the live generation",
     version: 1,

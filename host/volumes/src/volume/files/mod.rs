@@ -23,7 +23,7 @@ use zeroize::Zeroizing;
 pub const MAX_BYTES: usize = 4 << 20;
 
 /// The limit on the number of a volume's files.
-pub const MAX_FILES: usize = 1024;
+pub(crate) const MAX_FILES: usize = 1024;
 
 /// How many times a set is read if it changes while it is read.
 const TRIES: usize = 8;
@@ -122,7 +122,6 @@ pub enum ReadError {
     /// The directory, or a file listed in it, does not exist or cannot be read.
     #[error("cannot read {}: {source}; check that the volume is mounted and readable", path.display())]
     Unreadable {
-        /// The path that was read.
         path: PathBuf,
         #[source]
         source: io::Error,
@@ -130,7 +129,6 @@ pub enum ReadError {
     /// A link leads to a file outside the volume.
     #[error("{} leads out of the volume; put a copy of the file there", .0.display())]
     Outside(PathBuf),
-    /// The volume has no file.
     #[error("{} holds no files; check that the mounted object has keys", .0.display())]
     Empty(PathBuf),
     #[error("{} holds more than {MAX_FILES} files; mount a directory of its own", .0.display())]
@@ -138,10 +136,8 @@ pub enum ReadError {
     /// The total size of the files is too large.
     #[error("the files in {} have more than {MAX_BYTES} bytes; make them smaller", .0.display())]
     TooLarge(PathBuf),
-    /// A file's name is not UTF-8.
     #[error("{} holds a file whose name is not UTF-8; rename it", .0.display())]
     Name(PathBuf),
-    /// The files changed during every try.
     #[error("the files kept changing while they were read; they will be read again soon")]
     Unsteady,
 }

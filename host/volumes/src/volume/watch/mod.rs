@@ -113,7 +113,6 @@ impl Drop for Watcher {
     }
 }
 
-/// Why watching could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The path is relative, and there is no current directory.

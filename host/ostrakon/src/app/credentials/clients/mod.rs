@@ -27,21 +27,17 @@ pub(crate) enum ClientsError {
     /// TLS needs both keys, and only one is there.
     #[error("the Secret has `{there}` and no `{missing}`: put it there, or take `{there}` away")]
     Missing {
-        /// The key that is there.
         there: &'static str,
-        /// The key that is missing.
         missing: &'static str,
     },
     #[error("`tls.crt` and `tls.key` in the Secret cannot be used: {0}")]
     Pair(#[from] PairError),
     #[error("`client-ca.crt` in the Secret cannot be used: {0}")]
     Authorities(#[from] NoAuthorities),
-    /// The two cannot be used together.
     #[error("`tls.crt` and `client-ca.crt` in the Secret cannot be used: {0}")]
     Tls(#[from] Problem),
     #[error("`client-tokens` in the Secret cannot be used: {0}")]
     Tokens(#[from] TokensError),
-    /// The key has the wrong name.
     #[error(
         "the Secret has `client-token`, which is not a known key and keeps nobody out: call it `client-tokens`"
     )]

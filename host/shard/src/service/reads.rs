@@ -1,0 +1,152 @@
+//! Routes requests, and answers reads.
+
+use std::sync::Arc;
+
+use ostrakon_contract::client::{Client, Turn};
+use ostrakon_contract::contract::{Access, Reply, Request, Route, Target};
+use ostrakon_contract::replies::Replies;
+use ostrakon_engine::{Bound, Failure, Lease, ReadData};
+use ostrakon_protocol::Authority;
+
+use super::routing::{self, Asker};
+use super::{NotHere, Refused, Service};
+use crate::writer::View;
+
+/// How far a request got before it writes.
+pub(super) enum Progress {
+    Replied(Reply),
+    /// The request is a write to this partition.
+    Write(Vec<u8>),
+    NotHere(NotHere),
+}
+
+impl Service {
+    /// Routes a request and, if it is a read, answers it: within the short budget, or, if it
+    /// overruns, again from the start on a thread apart, within the whole deadline. It has had
+    /// no effects, so it can be run again.
+    pub(super) async fn read(
+        &self,
+        turn: Turn<'_>,
+        view: Arc<View>,
+        request: &Arc<Request>,
+        asker: &Asker,
+        route: &mut Option<Route>,
+    ) -> (Seen, Result<Progress, Refused>) {
+        let seen = Seen::of(&view);
+        if has_no_room(&self.replies, &view, &request.client) {
+            return (seen, Err(Refused::RepliesFull));
+        }
+        let (ordinal, settings) = (self.ordinal, &view.guest.settings().guest);
+        let deadline = settings.read_deadline;
+        let budget = Bound::Budget(settings.read_budget);
+        let attempted = attempt(&view, request, asker, ordinal, budget, route).await;
+        drop(turn);
+        let Err(Failure::Deadline) = attempted else {
+            return (seen, attempted.map_err(Refused::Failed));
+        };
+        self.metrics.slow_read();
+        // Keeps no snapshot while it waits.
+        drop(view);
+        let client = request.client.clone();
+        let (views, replies) = (self.writer.views().clone(), self.replies.clone());
+        let (request, asker) = (Arc::clone(request), asker.clone());
+        let again = async move {
+            let view = views.get()?;
+            let (seen, mut route) = (Seen::of(&view), None);
+            if has_no_room(&replies, &view, &request.client) {
+                return Some((seen, route, Err(Refused::RepliesFull)));
+            }
+            let bound = Bound::Deadline(deadline);
+            let attempt = attempt(&view, &request, &asker, ordinal, bound, &mut route);
+            let progress = attempt.await.map_err(Refused::Failed);
+            Some((seen, route, progress))
+        };
+        match self.apart.run(&client, deadline, again).await {
+            Ok(Some((seen, again, progress))) => {
+                *route = again.or_else(|| route.take());
+                (seen, progress)
+            }
+            Ok(None) => (seen, Err(Refused::Starting)),
+            Err(refused) => (seen, Err(refused)),
+        }
+    }
+}
+
+/// What is kept of the view that a request ran on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seen {
+    pub generation: u64,
+    pub opening: u64,
+    pub max_waiting: usize,
+}
+
+impl Seen {
+    fn of(view: &View) -> Self {
+        Self {
+            generation: view.generation,
+            opening: view.snapshot.opening(),
+            max_waiting: view.guest.settings().writer.max_waiting,
+        }
+    }
+}
+
+/// Whether the held replies leave no room for another reply to this client, so that its request
+/// is not to be run.
+pub(super) fn has_no_room(replies: &Replies, view: &View, client: &Client) -> bool {
+    let limit = view.guest.settings().http.max_replies_bytes;
+    replies.are_full(client.replies(), limit)
+}
+
+/// Routes a request and answers it if it is a read, with this limit for each call.
+async fn attempt(
+    view: &View,
+    request: &Arc<Request>,
+    asker: &Asker,
+    ordinal: u32,
+    bound: Bound,
+    routed: &mut Option<Route>,
+) -> Result<Progress, Failure> {
+    let mut lease: Lease = view.lease().await?;
+    let route = lease.route(request, bound).await?;
+    let route = routed.insert(route);
+    let snapshot = || Arc::clone(&view.snapshot);
+    if let Some(membership) = &view.membership {
+        match &route.target {
+            Target::Partition(partition) => {
+                let authority = membership
+                    .authority(partition, asker.hand_off.as_ref())
+                    .await?;
+                if authority != Authority::Mine {
+                    if !routing::finds_nothing(view, asker, route.access, partition).await? {
+                        return Ok(Progress::NotHere(NotHere::NotOwner(authority)));
+                    }
+                    // No partition has an empty key.
+                    let nothing = ReadData::Partition(Vec::new(), snapshot());
+                    let reply = lease.read(request, nothing, bound).await?;
+                    return Ok(Progress::Replied(reply));
+                }
+            }
+            Target::Everywhere if !membership.shard.has_all() => {
+                return Ok(Progress::NotHere(NotHere::Everywhere));
+            }
+            Target::Everywhere | Target::Here => {}
+        }
+    }
+    let data = match (&route.target, route.access) {
+        (Target::Partition(partition), Access::Write) => {
+            return Ok(Progress::Write(partition.clone()));
+        }
+        (Target::Partition(partition), Access::Read) => {
+            ReadData::Partition(partition.clone(), snapshot())
+        }
+        (Target::Here | Target::Everywhere, _) => ReadData::Shard(snapshot()),
+    };
+    let reply = lease.read(request, data, bound).await?;
+    if route.target == Target::Everywhere {
+        let parts = [(ordinal, reply)];
+        return Ok(Progress::Replied(
+            lease.gather(request, &parts, bound).await?,
+        ));
+    }
+    Ok(Progress::Replied(reply))
+}
