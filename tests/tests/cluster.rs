@@ -28,10 +28,7 @@ fn votes(toml: &str) -> Files {
 
 fn publish(shards: &mut [Shard], files: &Files) {
     for shard in shards {
-        shard
-            .config
-            .publish(files)
-            .expect("the files can be published");
+        shard.config.publish(files).expect("published");
     }
 }
 
@@ -56,10 +53,7 @@ fn shards_come_and_go_under_load_and_no_key_is_lost() {
     let mut shards = shards(1, 3, &kv(2));
     let token = Files::from([("peer-token".to_owned(), b"a token of the tests".to_vec())]);
     for shard in &mut shards {
-        shard
-            .secrets
-            .publish(&token)
-            .expect("the files can be published");
+        shard.secrets.publish(&token).expect("published");
     }
     let hosts: Vec<Host> = shards.iter().map(Shard::start).collect();
     for host in &hosts[..2] {
@@ -443,22 +437,13 @@ fn what_arrives_of_an_older_schema_is_migrated_once() {
     wait_for_shards(&hosts[0], 1);
     fill(&hosts[0], COUNT);
     // The receiver has the new schema long before the source.
-    shards[1]
-        .config
-        .publish(&hostile(1, 2))
-        .expect("the files can be published");
+    shards[1].config.publish(&hostile(1, 2)).expect("published");
     hosts[1].wait_for_status("the schema", |status| status["generation"]["schema"] == 2);
-    shards[0]
-        .config
-        .publish(&hostile(2, 1))
-        .expect("the files can be published");
+    shards[0].config.publish(&hostile(2, 1)).expect("published");
     hosts[1].wait_for_status("partitions", |status| {
         status["store"]["entries"].as_u64() > Some(0)
     });
-    shards[0]
-        .config
-        .publish(&hostile(2, 2))
-        .expect("the files can be published");
+    shards[0].config.publish(&hostile(2, 2)).expect("published");
     hosts[0].wait_for_status("the schema", |status| status["generation"]["schema"] == 2);
     for host in &hosts {
         wait_for_shards(host, 2);
@@ -473,10 +458,7 @@ fn partitions_stay_until_their_receiver_has_their_schema() {
     let hosts: Vec<Host> = shards.iter().map(Shard::start).collect();
     wait_for_shards(&hosts[0], 1);
     fill(&hosts[0], COUNT);
-    shards[0]
-        .config
-        .publish(&hostile(2, 2))
-        .expect("the files can be published");
+    shards[0].config.publish(&hostile(2, 2)).expect("published");
     for host in &hosts {
         host.wait_for_status("the change", |status| status["topology"]["stable"] == false);
         check_values(host, COUNT, "value~");
@@ -486,10 +468,7 @@ fn partitions_stay_until_their_receiver_has_their_schema() {
         0,
         "no partition may move there"
     );
-    shards[1]
-        .config
-        .publish(&hostile(2, 2))
-        .expect("the files can be published");
+    shards[1].config.publish(&hostile(2, 2)).expect("published");
     for host in &hosts {
         wait_for_shards(host, 2);
         check_values(host, COUNT, "value~");
@@ -514,16 +493,10 @@ fn what_a_leaving_shard_cannot_hand_over_comes_back_with_it() {
     fill(&receiver, COUNT);
     // The receiver cannot take what has a newer schema than it.
     let newer = brief(hostile(2, 2));
-    shards[1]
-        .config
-        .publish(&newer)
-        .expect("the files can be published");
+    shards[1].config.publish(&newer).expect("published");
     leaving.wait_for_status("the schema", |status| status["generation"]["schema"] == 2);
     let fewer = brief(hostile(1, 1));
-    shards[0]
-        .config
-        .publish(&fewer)
-        .expect("the files can be published");
+    shards[0].config.publish(&fewer).expect("published");
     leaving.wait_for_status("the change", |status| status["topology"]["stable"] == false);
     let entries = leaving.status()["store"]["entries"].clone();
     leaving.signal("TERM");

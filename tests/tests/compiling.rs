@@ -118,10 +118,7 @@ fn compiles(host: &Host, result: &str) -> u64 {
 /// Publishes a ConfigMap, and gives how it is refused.
 fn refusal(shard: &mut Shard, host: &Host, what: &str, files: &Files) -> Value {
     let before = host.status()["refused"].clone();
-    shard
-        .config
-        .publish(files)
-        .expect("the files can be published");
+    shard.config.publish(files).expect("published");
     let status = host.wait_for_status(what, |status| {
         status["refused"] != before && status["candidate"].is_null()
     });
@@ -267,7 +264,7 @@ fn a_compile_is_ended_when_others_take_its_room_and_tried_again() {
     shard
         .config
         .publish(&packed(&slow(&kv, 1), ""))
-        .expect("the files can be published");
+        .expect("published");
     let child = compiling(&host, None);
     // It keeps all that it is given until the end, as there is no end of a line.
     let runner = cgroup.runner();
@@ -315,31 +312,31 @@ fn a_newer_content_ends_the_compile_of_the_one_before() {
         shard
             .config
             .publish(&packed(&slow(&kv, 1), ""))
-            .expect("the files can be published");
+            .expect("published");
         let first = compiling(&host, None);
         // An hour from now would be as good: only the end of the first lets the second begin.
         shard
             .config
             .publish(&packed(&slow(&kv, 2), ""))
-            .expect("the files can be published");
+            .expect("published");
         let second = compiling(&host, Some(first));
         until_gone(first);
         shard
             .config
             .publish(&config(&kv, &[("sharding", "jump")]))
-            .expect("the files can be published");
+            .expect("published");
         host.wait_until("the last one", |host| host.generation() == 2);
         until_gone(second);
         // And where what serves is back, there is nothing to compile.
         shard
             .config
             .publish(&packed(&slow(&kv, 3), ""))
-            .expect("the files can be published");
+            .expect("published");
         let third = compiling(&host, Some(second));
         shard
             .config
             .publish(&config(&kv, &[("sharding", "jump")]))
-            .expect("the files can be published");
+            .expect("published");
         until_gone(third);
     });
     host.wait_for_status("rest", |status| {
@@ -400,7 +397,7 @@ fn a_plans_compile_ends_with_its_caller_and_gives_way_to_a_swap() {
     shard
         .config
         .publish(&config(&guest("counter"), &[]))
-        .expect("the files can be published");
+        .expect("published");
     host.wait_until("the swap", |host| host.generation() == 2);
     until_gone(second);
     let mut answer = vec![0; 4096];
@@ -426,7 +423,7 @@ fn a_drain_ends_a_compile_and_says_nothing_against_the_guest() {
         shard
             .config
             .publish(&packed(&slow(&kv, number), ""))
-            .expect("the files can be published");
+            .expect("published");
         child = Some(compiling(&host, child));
     }
     let child = child.expect("it was begun");
@@ -462,7 +459,7 @@ fn what_the_host_died_of_twice_is_not_tried_again_and_the_one_before_serves() {
     shard
         .config
         .publish(&packed(&slow(&kv, 1), ""))
-        .expect("the files can be published");
+        .expect("published");
     let child = compiling(&host, None);
     noted(&shard, &host, 1);
     host.kill();
@@ -492,15 +489,12 @@ fn what_the_host_died_of_twice_is_not_tried_again_and_the_one_before_serves() {
     );
     // With more memory it may go well, and so may another guest.
     let more = packed(&slow(&kv, 1), "guest.compile_memory = '2GiB'");
-    shard
-        .config
-        .publish(&more)
-        .expect("the files can be published");
+    shard.config.publish(&more).expect("published");
     compiling(&host, None);
     shard
         .config
         .publish(&config(&guest("counter"), &[]))
-        .expect("the files can be published");
+        .expect("published");
     host.wait_until("the other", |host| {
         host.status()["generation"]["name"] == "counter"
     });
@@ -515,7 +509,7 @@ fn the_process_that_compiles_has_nothing_and_can_do_nothing_else() {
     shard
         .config
         .publish(&packed(&slow(&kv, 1), ""))
-        .expect("the files can be published");
+        .expect("published");
     let child = compiling(&host, None);
     let of = |name: &str| fs::read_to_string(format!("/proc/{child}/{name}")).expect("it runs");
     let mut threads = 0;

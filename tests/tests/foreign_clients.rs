@@ -37,10 +37,7 @@ impl Front {
         let authority = Authority::new("public");
         let mut shard = Shard::new(&config(&guest("kv"), &[]));
         let files = secret(&issue(&authority), more);
-        shard
-            .secrets
-            .publish(&files)
-            .expect("the files can be published");
+        shard.secrets.publish(&files).expect("published");
         let host = shard.start();
         let front = Self {
             shard,
@@ -281,11 +278,7 @@ fn curl_gets_an_early_answer_over_each_version_of_http_in_tls_and_in_the_clear()
     let clear_host = clear.start();
     let mut front = Front::start(&[("client-tokens", TOKEN)]);
     let files = config(&guest("kv"), &[("ostrakon.toml", LIMITS)]);
-    front
-        .shard
-        .config
-        .publish(&files)
-        .expect("the files can be published");
+    front.shard.config.publish(&files).expect("published");
     front
         .host
         .wait_until("the limits", |host| host.generation() == 2);

@@ -84,10 +84,7 @@ fn over_tls_too_whether_its_end_is_told_or_not() {
         ("tls.crt".to_owned(), issued.certificate.as_bytes().to_vec()),
         ("tls.key".to_owned(), issued.key.as_bytes().to_vec()),
     ]);
-    shard
-        .secrets
-        .publish(&files)
-        .expect("the files can be published");
+    shard.secrets.publish(&files).expect("published");
     let host = shard.start();
     let client = tls::client(&authority, None, b"http/1.1");
     for number in 0..20 {

@@ -26,10 +26,7 @@ fn stop_all(hosts: Vec<Host>) {
 
 fn publish(shards: &mut [Shard], files: &Files) {
     for shard in shards {
-        shard
-            .config
-            .publish(files)
-            .expect("the files can be published");
+        shard.config.publish(files).expect("published");
     }
 }
 

@@ -187,7 +187,7 @@ fn a_value_that_was_rotated_out_is_in_the_memory_no_more() {
     shard
         .secrets
         .publish(&secrets("first-7d0e"))
-        .expect("the files can be published");
+        .expect("published");
     let host = shard.start();
     let before = count_in_memory(host.id(), b"first-7d0e");
     assert!(
@@ -199,10 +199,7 @@ fn a_value_that_was_rotated_out_is_in_the_memory_no_more() {
         .into_iter()
         .enumerate()
     {
-        shard
-            .secrets
-            .publish(&secrets(value))
-            .expect("the files can be published");
+        shard.secrets.publish(&secrets(value)).expect("published");
         host.wait_until("the change", |host| {
             host.metric(reloads) == round as u64 + 1
         });

@@ -143,14 +143,14 @@ fn a_shard_s_metrics_say_how_it_is() {
     cluster.shards[0]
         .config
         .publish(&kv("sharding = 1"))
-        .expect("the files can be published");
+        .expect("published");
     let host = &cluster.hosts[0];
     wait_for(host, "ostrakon_swap_refused", Some(1.0));
     assert_eq!(shown(host, "ostrakon_ready"), Some(1.0));
     cluster.shards[0]
         .config
         .publish(&kv("[cluster]\nshards = 3\n"))
-        .expect("the files can be published");
+        .expect("published");
     wait_for(host, "ostrakon_swap_refused", Some(0.0));
     host.admin("POST", "/drain").expect("it drains");
     assert_eq!(shown(host, "ostrakon_ready"), Some(0.0));
@@ -172,7 +172,7 @@ fn the_log_s_filter_changes_while_requests_run_and_each_line_is_an_object() {
     shard
         .config
         .publish(&files("warn,guest=info"))
-        .expect("the files can be published");
+        .expect("published");
     host.wait_for_status("the new filter", |status| {
         status["generation"]["generation"] == 2
     });
@@ -182,7 +182,7 @@ fn the_log_s_filter_changes_while_requests_run_and_each_line_is_an_object() {
     shard
         .config
         .publish(&files("=not a filter="))
-        .expect("the files can be published");
+        .expect("published");
     host.wait_for_status("a refusal", |status| status["refused"]["step"] == "verify");
     // What is refused changes nothing of the log either.
     assert_eq!(ask(), 200);

@@ -34,10 +34,7 @@ fn a_shard_that_starts_alone_in_a_change_has_both_of_its_guests() {
     // the second has never served it.
     cluster.hosts.pop().expect("the third").kill();
     for (shard, name) in cluster.shards.iter_mut().zip(["0", "1"]) {
-        shard
-            .config
-            .publish(&kv(name, "jump"))
-            .expect("the files can be published");
+        shard.config.publish(&kv(name, "jump")).expect("published");
     }
     cluster.hosts[1].wait_for_status("the change", |status| {
         status["topology"]["sharding"] == 2 && status["topology"]["stable"] == false

@@ -44,10 +44,7 @@ fn two_shards(part: u8, first: &Files) -> [Shard; 2] {
     let files = config(&guest("kv"), &[("ostrakon.toml", SETTINGS)]);
     let mut shards = shards(part, 2, &files);
     for shard in &mut shards {
-        shard
-            .secrets
-            .publish(first)
-            .expect("the files can be published");
+        shard.secrets.publish(first).expect("published");
     }
     shards.try_into().expect("two were made")
 }
@@ -134,10 +131,7 @@ fn tokens_certificates_and_authorities_rotate_under_load_without_a_failure() {
             // Both see it, one long after the other.
             for at in [usize::from(taken % 2 == 0), usize::from(taken % 2 == 1)] {
                 let before = passed_on.load(Ordering::Relaxed);
-                shards[at]
-                    .secrets
-                    .publish(files)
-                    .expect("the files can be published");
+                shards[at].secrets.publish(files).expect("published");
                 let host = &hosts[at];
                 host.wait_until("the change", |host| {
                     host.metric("ostrakon_credentials_reloads_total{listener=\"peers\"}") == taken
@@ -205,10 +199,7 @@ fn the_certificate_in_force_and_its_end_are_shown() {
     assert!((shown - expires).abs() < 1.0, "{shown}");
     // Without a certificate there is no time at which it ends.
     let token = secret(&[("peer-token", OLD)]);
-    shard
-        .secrets
-        .publish(&token)
-        .expect("the files can be published");
+    shard.secrets.publish(&token).expect("published");
     host.wait_for_status("the token", |status| status["peers"]["tokens"] == 1);
     let metrics = host.admin("GET", "/metrics").expect("an answer");
     assert!(!metrics.text().contains(series));
@@ -275,9 +266,7 @@ fn a_shard_with_another_authority_is_not_accepted() {
         with_certificate(&[authority], &issued, &[])
     };
     let [one, mut two] = two_shards(43, &issue(&ours));
-    two.secrets
-        .publish(&issue(&other))
-        .expect("the files can be published");
+    two.secrets.publish(&issue(&other)).expect("published");
     let one = one.start();
     let two = two.spawn();
     let failures = |host: &Host| host.metric("ostrakon_peer_handshake_failures_total");
@@ -338,10 +327,7 @@ fn certificates_and_another_authority_are_made_as_the_documents_say() {
     }
     for (taken, files) in updates.iter().enumerate() {
         for (shard, host) in shards.iter_mut().zip(&hosts) {
-            shard
-                .secrets
-                .publish(files)
-                .expect("the files can be published");
+            shard.secrets.publish(files).expect("published");
             host.wait_until("the change", |host| {
                 host.metric("ostrakon_credentials_reloads_total{listener=\"peers\"}")
                     == taken as u64 + 1

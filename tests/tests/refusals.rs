@@ -274,10 +274,7 @@ fn each_unusable_update_is_refused_with_its_reason_and_the_live_guest_goes_on() 
     let (requests, ()) = under_load(host.address, 2, save_and_load, |_| {
         for (what, files, step, reason) in &cases {
             let (before, counted) = (host.status()["refused"].clone(), refusals(&host, step));
-            shard
-                .config
-                .publish(files)
-                .expect("the files can be published");
+            shard.config.publish(files).expect("published");
             let status = host.wait_for_status(what, |status| {
                 status["refused"] != before && status["candidate"].is_null()
             });
@@ -294,10 +291,7 @@ fn each_unusable_update_is_refused_with_its_reason_and_the_live_guest_goes_on() 
             shard.config.directory().to_owned(),
             shard.config.directory().with_extension("away"),
         );
-        shard
-            .config
-            .publish(&good)
-            .expect("the files can be published");
+        shard.config.publish(&good).expect("published");
         host.wait_for_status("the live content", |status| status["refused"].is_null());
         fs::rename(&directory, &away).expect("the file can be renamed");
         host.wait_for_status("the refusal", |status| status["refused"]["step"] == "read");
@@ -309,10 +303,7 @@ fn each_unusable_update_is_refused_with_its_reason_and_the_live_guest_goes_on() 
         let large = with_zeros(&guest("hostile"), 1 << 20);
         let packed = packed(&large, &[]);
         for (generation, files) in [(2, with_toml(&large, "schema=2", TOML)), (3, packed)] {
-            shard
-                .config
-                .publish(&files)
-                .expect("the files can be published");
+            shard.config.publish(&files).expect("published");
             host.wait_until("the good one", |host| host.generation() == generation);
         }
     });
@@ -328,10 +319,7 @@ fn each_unusable_update_is_refused_with_its_reason_and_the_live_guest_goes_on() 
     };
     let (reads, ()) = under_load(host.address, 2, load, |answered| {
         let migrated = hostile("schema=3");
-        shard
-            .config
-            .publish(&migrated)
-            .expect("the files can be published");
+        shard.config.publish(&migrated).expect("published");
         host.wait_until("the migration", |host| host.generation() == 4);
         let before = answered.load(Ordering::Relaxed);
         host.wait_until("reads after it", |_| {

@@ -184,10 +184,7 @@ fn redirect_without_the_shards_addresses_is_refused() {
     let mut shard = Shard::new(&config(&guest("kv"), &[]));
     let host = shard.start();
     let broken = config(&guest("kv"), &[("ostrakon.toml", toml)]);
-    shard
-        .config
-        .publish(&broken)
-        .expect("the files can be published");
+    shard.config.publish(&broken).expect("published");
     let status = host.wait_for_status("the refusal", |status| !status["refused"].is_null());
     assert_eq!(status["refused"]["step"], "verify");
     let reason = status["refused"]["reason"]

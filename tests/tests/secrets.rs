@@ -25,10 +25,7 @@ fn shard(settings: &[(&str, &str)]) -> Shard {
     // All that the host itself can say; what compiles guests says millions of lines.
     let filter = "trace,cranelift_codegen=info,regalloc2=info,wasmtime_internal_cranelift=info";
     shard.arguments = ["--log", filter].map(str::to_owned).to_vec();
-    shard
-        .secrets
-        .publish(&secrets(FIRST))
-        .expect("the files can be published");
+    shard.secrets.publish(&secrets(FIRST)).expect("published");
     shard
 }
 
@@ -97,10 +94,7 @@ fn a_rotated_secret_is_seen_without_a_swap_and_none_is_told() {
     let host = shard.start();
     assert_eq!(revealed(&host), FIRST);
 
-    shard
-        .secrets
-        .publish(&secrets(SECOND))
-        .expect("the files can be published");
+    shard.secrets.publish(&secrets(SECOND)).expect("published");
     host.wait_until("the rotated secret", |host| revealed(host) == SECOND);
     assert_eq!(host.generation(), 1);
 
@@ -132,10 +126,7 @@ fn a_rotated_secret_is_seen_without_a_swap_and_none_is_told() {
     ] {
         let files = config(&guest("hostile"), &[("misbehave", misbehave)]);
         let before = host.status()["refused"].clone();
-        shard
-            .config
-            .publish(&files)
-            .expect("the files can be published");
+        shard.config.publish(&files).expect("published");
         let status = host.wait_for_status("the refusal", |status| {
             status["refused"] != before && status["candidate"].is_null()
         });
@@ -194,7 +185,7 @@ fn what_a_guest_tells_of_its_secrets_goes_no_further_than_the_log() {
     shard
         .config
         .publish(&config(&guest("hostile"), &misbehave))
-        .expect("the files can be published");
+        .expect("published");
     host.wait_for_status("the refusal", |status| !status["refused"].is_null());
     told.push_str(&shown(&host));
 

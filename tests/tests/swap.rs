@@ -114,10 +114,7 @@ fn swaps_under_load_drop_and_mix_no_request() {
     };
     let (requests, ()) = under_load(host.address, WORKERS, request, |_| {
         for generation in 2..=SWAPS + 1 {
-            shard
-                .config
-                .publish(&files(generation))
-                .expect("the files can be published");
+            shard.config.publish(&files(generation)).expect("published");
             host.wait_until("the swap", |host| host.generation() >= generation);
             assert_eq!(host.generation(), generation, "one number for each swap");
         }

@@ -117,10 +117,7 @@ fn a_connection_takes_no_more_than_the_formula_says() {
         ("tls.crt".to_owned(), issued.certificate.into_bytes()),
         ("tls.key".to_owned(), issued.key.into_bytes()),
     ]);
-    shard
-        .secrets
-        .publish(&secrets)
-        .expect("the files can be published");
+    shard.secrets.publish(&secrets).expect("published");
     let host = shard.start();
     let client = tls::client(&authority, None, b"http/1.1");
     check(&host, "HTTPS, idle", || {

@@ -58,10 +58,7 @@ fn issue(authority: &Authority) -> Issued {
 
 fn shard(secret: &Files, settings: &str) -> Shard {
     let mut shard = Shard::new(&config(&guest("kv"), &[("ostrakon.toml", settings)]));
-    shard
-        .secrets
-        .publish(secret)
-        .expect("the files can be published");
+    shard.secrets.publish(secret).expect("published");
     shard
 }
 
@@ -69,10 +66,7 @@ fn shard(secret: &Files, settings: &str) -> Shard {
 #[track_caller]
 fn change(shard: &mut Shard, host: &Host, to: &Files) {
     let before = host.metric(RELOADS);
-    shard
-        .secrets
-        .publish(to)
-        .expect("the files can be published");
+    shard.secrets.publish(to).expect("published");
     host.wait_until("the change", |host| host.metric(RELOADS) > before);
     assert_eq!(host.metric(REFUSED), 0);
     assert!(host.status()["public"]["problem"].is_null());
@@ -82,10 +76,7 @@ fn change(shard: &mut Shard, host: &Host, to: &Files) {
 #[track_caller]
 fn change_refused(shard: &mut Shard, host: &Host, to: &Files, said: &str) {
     let before = host.metric(REFUSALS);
-    shard
-        .secrets
-        .publish(to)
-        .expect("the files can be published");
+    shard.secrets.publish(to).expect("published");
     host.wait_until("the refusal", |host| host.metric(REFUSALS) > before);
     host.wait_until("the refusal in force", |host| host.metric(REFUSED) == 1);
     let problem = host.status()["public"]["problem"].clone();
