@@ -3,8 +3,8 @@
 #
 #   deploy/rootfs.sh BINARY GUEST ROOT
 #
-# ROOT must be empty or not there. The libraries are this machine's: lay the root out where the binary
-# was built. POSIX sh, and of programs only what Debian's base and its C toolchain have.
+# ROOT must be empty or absent. The libraries are this machine's: lay the root out on the machine that built the
+# binary. This is POSIX sh, and runs only programs of Debian's base and its C toolchain.
 set -eu
 
 if [ $# -ne 3 ]; then
@@ -33,7 +33,7 @@ chmod 0755 "$root/usr/bin/ostrakon"
 cp "$guest" "$root/usr/share/ostrakon/kv.wasm"
 chmod 0644 "$root/usr/share/ostrakon/kv.wasm"
 
-# What the dynamic loader would load, and itself, each under the path where it is looked for. A static
+# The dynamic loader and the libraries that it would load, each under the path at which it is looked up. A static
 # binary has none.
 libraries=$(ldd "$binary" 2>&1) || case $libraries in
     *"not a dynamic executable"* | *"statically linked"*) libraries= ;;
@@ -61,14 +61,14 @@ printf '%s\n' "$libraries" | while read -r first arrow second _; do
     esac
 done
 
-# Names for the user: some libraries look them up, and so do people.
+# Names for the user: some libraries and people look them up.
 printf 'root:x:0:0:root:/:/sbin/nologin\nostrakon:x:%s:%s:ostrakon:/var/lib/ostrakon:/sbin/nologin\n' \
     "$id" "$id" >"$root/etc/passwd"
 printf 'root:x:0:\nostrakon:x:%s:\n' "$id" >"$root/etc/group"
 # Without a ConfigMap mounted over it, the default guest serves with default settings.
-printf '# The settings of the runtime: none, so the defaults.\n' >"$root/etc/ostrakon/config/ostrakon.toml"
+printf '# The settings of the runtime: none, so the defaults apply.\n' >"$root/etc/ostrakon/config/ostrakon.toml"
 # `localhost` needs no DNS.
 printf 'hosts: files dns\n' >"$root/etc/nsswitch.conf"
 
-# Where no volume is mounted the data is in the container; its user may be another one than this, too.
+# If no volume is mounted, the data is in the container, whose user may be a different one.
 chmod 0777 "$root/var/lib/ostrakon"

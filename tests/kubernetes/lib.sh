@@ -1,4 +1,4 @@
-# What the scenarios share. Sourced by run.sh, and by each scenario.
+# Functions that the scenarios share. Sourced by run.sh and by each scenario.
 # shellcheck shell=bash
 set -euo pipefail
 
@@ -12,9 +12,9 @@ NAMESPACE=${NAMESPACE:-ostrakon-test}
 OVERLAY=${OVERLAY:-disk}
 IMAGE=${IMAGE:-ghcr.io/ostrakon/ostrakon:0.1.0}
 CLIENT_IMAGE=${CLIENT_IMAGE:-ghcr.io/ostrakon/client:0.1.0}
-# How long anything may take before it counts as never, in seconds.
+# How long to wait for an event before the test fails, in seconds.
 PATIENCE=${PATIENCE:-300}
-# Kustomize takes only what is below its directory, or named by a relative path.
+# Kustomize accepts only files below its directory, or named by a relative path.
 work=$here/overlays/$NAMESPACE
 server=server
 
@@ -24,25 +24,25 @@ say() { printf '%s\n' "$*"; }
 
 fail() {
     say "FAILED: $*"
-    # Clients that still run would go on for an hour.
+    # Clients that still run would continue for an hour.
     [ -z "${load:-}" ] || k exec client -- touch /tmp/stop || true
     exit 1
 }
 
 now_ms() { date +%s%3N; }
 
-# until_so WHAT COMMAND...: waits for a command to succeed.
+# until_so WHAT COMMAND...: waits until a command succeeds.
 until_so() {
     local what=$1 deadline=$((SECONDS + PATIENCE))
     shift
     until "$@"; do
-        [ "$SECONDS" -lt "$deadline" ] || fail "$what does not come within $PATIENCE s"
+        [ "$SECONDS" -lt "$deadline" ] || fail "$what: not within $PATIENCE s"
         sleep 0.2
     done
 }
 
-# image_fields IMAGE: what kustomize calls its parts. Only a colon after the last slash begins a tag: one before it
-# begins a port.
+# image_fields IMAGE: the image's parts, as kustomize names them. Only a colon after the last slash begins a tag; an
+# earlier colon begins a port.
 image_fields() {
     local name=${1%%@*} digest='' tag=latest
     [ "$name" = "$1" ] || digest=${1#*@}
@@ -103,9 +103,9 @@ pods() {
 # status POD FIELD: one line of `ostrakon status`.
 status() { k exec "$1" -- ostrakon status 2>/dev/null | awk -v field="$2" '$1 == field { print $2 }'; }
 
-# metric POD NAME: the sum of a metric's series, asked for by the client, whose image has bash.
+# metric POD NAME: the sum of a metric's series. The client requests it, because its image has bash.
 metric() {
-    # It expands there.
+    # Expanded in the client's Pod.
     # shellcheck disable=SC2016
     k exec client -- bash -c '
         exec 3<>"/dev/tcp/$1.server-peers/9090"
@@ -115,7 +115,7 @@ metric() {
 
 settled_at() { [ "$(status server-0 topology.shards)" = "$1" ] && [ "$(status server-0 topology.stable)" = true ]; }
 
-# settle N: waits until N shards have everything.
+# settle N: waits until N shards have all data.
 settle() { until_so "$1 shards with all data" settled_at "$1"; }
 
 generations() {
@@ -123,20 +123,20 @@ generations() {
     for pod in $(pods); do say "$(status "$pod" generation.generation)"; done | paste -sd ' ' -
 }
 
-# Annotations make the kubelet look at a Pod, and so at its volumes, at once.
+# Annotations make the kubelet process a Pod, and so its volumes, at once.
 hasten() { k annotate pod --selector app.kubernetes.io/instance=server --overwrite "looked-at=$(now_ms)" >/dev/null; }
 
-# load_begin: clients save and load until load_end.
+# load_begin: starts clients that save and load until load_end.
 load_begin() {
     k exec client -- rm -f /tmp/stop
-    # Its exit code is load_end's.
+    # load_end checks its exit code.
     # shellcheck disable=SC2086
     k exec client -- load-client "$server" ${CLIENT_ARGUMENTS:-} run --for 1h --until /tmp/stop >"$work/load.txt" 2>&1 &
     load=$!
     until_so "the load's first report" grep -qs ' requests, ' "$work/load.txt"
 }
 
-# load_end: prints what they counted, and fails where a request did.
+# load_end: prints the clients' counts, and fails if a request failed.
 load_end() {
     local code=0
     k exec client -- touch /tmp/stop
@@ -148,7 +148,7 @@ load_end() {
     fi
 }
 
-# letters: the smart client's last line.
+# letters: prints the smart client's last line.
 letters() { k exec client -- smart-client server "$@" --rounds 1 | tail -n 1; }
 
 # A Secret's keys and their files or values, as `kubectl create secret generic` takes them.
@@ -160,12 +160,12 @@ secret() {
 
 token() { head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n'; }
 
-# make_namespace: one of these tests' own.
+# make_namespace: creates the tests' own namespace.
 make_namespace() {
     if kubectl --context "$CONTEXT" get namespace "$NAMESPACE" >/dev/null 2>&1; then
-        # So that it is not removed, either.
+        # Prevents its removal, too.
         trap - EXIT
-        fail "the namespace $NAMESPACE is there already: delete it, or name another one by NAMESPACE"
+        fail "the namespace $NAMESPACE exists already: delete it, or set NAMESPACE to another name"
     fi
     kubectl --context "$CONTEXT" create namespace "$NAMESPACE" >/dev/null
     kubectl --context "$CONTEXT" label namespace "$NAMESPACE" ostrakon.test=true pod-security.kubernetes.io/enforce=restricted >/dev/null
@@ -173,7 +173,7 @@ make_namespace() {
     mkdir -p "$work"
 }
 
-# install_all: a token, the shards and the client.
+# install_all: installs a token, the shards and the client.
 install_all() {
     secret server --from-literal=peer-token="$(token)"
     # shellcheck disable=SC2119
@@ -188,7 +188,7 @@ install_all() {
     k wait pod/client --for condition=Ready --timeout "${PATIENCE}s" >/dev/null
 }
 
-# remove_all: the namespace, where these tests made it.
+# remove_all: deletes the namespace, if these tests created it.
 remove_all() {
     if [ "$(kubectl --context "$CONTEXT" get namespace "$NAMESPACE" --output 'jsonpath={.metadata.labels.ostrakon\.test}')" = true ]; then
         kubectl --context "$CONTEXT" delete namespace "$NAMESPACE" --wait=true >/dev/null

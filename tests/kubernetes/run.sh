@@ -1,36 +1,36 @@
 #!/usr/bin/env bash
-# Runs what must be true of a cluster, on the cluster of a kubectl context. Not a part of the test command.
+# Tests a cluster: the one of a kubectl context. Not a part of the test command.
 #
 #   tests/kubernetes/run.sh CONTEXT [SCENARIO...]
 #
-# All scenarios are run where none is named: see scenarios/. The context is named so that no cluster is
-# used by accident. Everything is in the namespace NAMESPACE (ostrakon-test), and in NAMESPACE-tls, which
-# are made and, unless KEEP is set, deleted again.
+# Without SCENARIO all scenarios run: see scenarios/. The context has to be named so that no cluster is used
+# by accident. Everything is in the namespaces NAMESPACE (ostrakon-test) and NAMESPACE-tls, which are created
+# and, unless KEEP is set, deleted again.
 #
 #   IMAGE, CLIENT_IMAGE   the images, built from deploy/Dockerfile (its targets) and known to the cluster
 #   OVERLAY               disk (the default) or memory
-#   GUEST                 a component that is swapped in, too [target/guests/kv.wasm, if it is there]
+#   GUEST                 a component that is swapped in, too [target/guests/kv.wasm, if it exists]
 #   HASTEN=1              annotate Pods after a change, so that it reaches them at once
-#   PATIENCE              seconds after which something counts as never coming [300]
+#   PATIENCE              how many seconds to wait for each event [300]
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 case ${1:--h} in
     -*)
-        # The comment above.
+        # Prints the comment above.
         sed -n '2,/^[^#]/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
         exit 64
         ;;
 esac
 if ! command -v kubectl >/dev/null; then
-    echo "error: there is no kubectl: install it, and put it on the PATH" >&2
+    echo "error: kubectl is not installed: install it, and put it on the PATH" >&2
     exit 64
 fi
 export CONTEXT=$1
 shift
 if ! kubectl config get-contexts "$CONTEXT" >/dev/null 2>&1; then
-    echo "error: there is no context $CONTEXT: see kubectl config get-contexts" >&2
+    echo "error: kubectl has no context $CONTEXT: see kubectl config get-contexts" >&2
     exit 64
 fi
 # shellcheck source=lib.sh
@@ -41,7 +41,7 @@ if [ $# -eq 0 ]; then
 fi
 for scenario in "$@"; do
     if [ ! -f "$here/scenarios/$scenario.sh" ]; then
-        echo "error: there is no scenario $scenario: see $here/scenarios" >&2
+        echo "error: scenario $scenario does not exist: see $here/scenarios" >&2
         exit 64
     fi
 done

@@ -66,7 +66,7 @@ fn a_peer_that_cannot_be_asked_is_told_of_once_and_so_is_its_return() {
     host.wait_until("a line for each", |_| {
         said("a shard can be asked again") == 2
     });
-    assert_eq!(said(lost), 2, "once for each");
+    assert_eq!(said(lost), 2, "one line for each peer");
     // Shards know it of each other, too, not only shard 0 of all.
     back[1].wait_for_status("the others", |status| {
         status["topology"]["peers"].as_array().map(Vec::len) == Some(2)
@@ -104,8 +104,8 @@ impl Name {
         };
         let both = [(&stream, &other), (&other, &stream)].map(|(from, to)| {
             (
-                from.try_clone().expect("cloned"),
-                to.try_clone().expect("cloned"),
+                from.try_clone().expect("the stream can be cloned"),
+                to.try_clone().expect("the stream can be cloned"),
             )
         });
         for (mut from, mut to) in both {
@@ -130,7 +130,7 @@ impl Name {
 
 /// A server that speaks, and is no Ostrakon.
 fn stranger() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let address = listener.local_addr().expect("it has one");
     thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
@@ -214,7 +214,7 @@ fn requests_outlast_an_address_that_is_somebody_elses_for_a_while() {
         assert_eq!(loaded.text(), "_key_not_found_");
     }
     println!(
-        "{requests} requests, 0 failed; the longest waited {worst:?}, until the name was right"
+        "{requests} requests, 0 failed; the longest wait was {worst:?}, until the name resolved correctly"
     );
 }
 
@@ -226,6 +226,6 @@ fn ask_own(host: &Host) {
     let took = began.elapsed();
     assert!(
         took < Duration::from_secs(5),
-        "its own partitions waited {took:?}"
+        "requests for its own partitions waited {took:?}"
     );
 }

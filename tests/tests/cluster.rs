@@ -91,7 +91,7 @@ fn shards_come_and_go_under_load_and_no_key_is_lost() {
         wait_for_shards(host, 3);
         for key in keys(host) {
             let before = owners.insert(key.clone(), shard);
-            assert_eq!(before, None, "{key} is in two shards");
+            assert_eq!(before, None, "{key} is on two shards");
         }
     }
     let mut client = hosts[2].client();
@@ -105,7 +105,7 @@ fn shards_come_and_go_under_load_and_no_key_is_lost() {
     let found: usize = stored.iter().map(BTreeMap::len).sum();
     assert_eq!(found, owners.len());
     let has_some = |shard| owners.values().any(|owner| *owner == shard);
-    assert!((0..3).all(has_some), "each shard has some: {owners:?}");
+    assert!((0..3).all(has_some), "a shard has no partition: {owners:?}");
     println!(
         "{} requests over 5 changes: 0 failed; {found} keys, each in one place",
         2 * requests
@@ -132,7 +132,7 @@ fn a_change_to_shards_that_are_not_there_does_not_begin_and_can_be_taken_back() 
     publish(&mut shards, &kv(30));
     waits_for(&hosts[0], &(2..30).collect::<Vec<_>>());
     let all = hosts[1].client().get("/keys").expect("an answer");
-    assert_eq!(all.status, 200, "nothing has begun");
+    assert_eq!(all.status, 200, "the change must not have begun");
     publish(&mut shards, &kv(2));
     waits_for(&hosts[0], &[]);
     let status = hosts[0].status();
@@ -184,7 +184,10 @@ fn a_shard_that_is_away_is_waited_for_and_then_told_of() {
     let turned_away = waits.iter().filter(|(_, too_many)| *too_many);
     assert_eq!(turned_away.count(), 3, "{waits:?}");
     let own = client.get("/load/b").expect("an answer");
-    assert_eq!(own.status, 200, "its own are served all the same");
+    assert_eq!(
+        own.status, 200,
+        "requests for its own partitions are still served"
+    );
     let two = shards[1].start();
     wait_for_shards(&two, 2);
     one.wait_until("the second shard", |one| {
@@ -246,9 +249,12 @@ fn a_listing_of_all_shards_is_whole_while_partitions_move() {
     };
     let (listings, ()) = under_load_through(&addresses, 2, list, change);
     let midway = midway.into_inner();
-    assert!(midway > 0, "none of {listings} was made during a change");
+    assert!(
+        midway > 0,
+        "none of {listings} listings was made during a change"
+    );
     println!(
-        "{listings} listings of {POLLS} partitions over 3 changes, {midway} of them midway: all whole"
+        "{listings} listings of {POLLS} partitions over 3 changes, {midway} of them during a change: all complete"
     );
     hosts.pop().expect("the third").kill();
     let toml = "[cluster]\nshards = 3\nmax_wait = \"200ms\"";
@@ -333,7 +339,7 @@ fn incarnation(host: &Host) -> u64 {
     let status = host.wait_for_status("the topology", |status| status["topology"].is_object());
     status["topology"]["incarnation"]
         .as_u64()
-        .expect("a number")
+        .expect("the text is a number")
 }
 
 #[test]
@@ -457,7 +463,11 @@ fn partitions_stay_until_their_receiver_has_their_schema() {
         host.wait_for_status("the change", |status| status["topology"]["stable"] == false);
         check_values(host, COUNT, "value~");
     }
-    assert_eq!(hosts[1].status()["store"]["entries"], 0, "none went there");
+    assert_eq!(
+        hosts[1].status()["store"]["entries"],
+        0,
+        "no partition may move there"
+    );
     shards[1].config.publish(&hostile(2, 2)).expect("published");
     for host in &hosts {
         wait_for_shards(host, 2);

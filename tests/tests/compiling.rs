@@ -21,7 +21,7 @@ use serde_json::Value;
 fn packed(guest: &[u8], toml: &str) -> Files {
     let mut files = config(b"", &[("ostrakon.toml", toml)]);
     files.remove("guest.wasm");
-    let packed = zstd::encode_all(guest, 3).expect("it can be packed");
+    let packed = zstd::encode_all(guest, 3).expect("the guest can be compressed");
     files.insert("guest.wasm.zst".to_owned(), packed);
     files
 }
@@ -36,11 +36,14 @@ fn children(host: &Host) -> Vec<u32> {
         .flat_map(|line| {
             let ids = line
                 .split_whitespace()
-                .map(|id| id.parse().expect("a number"));
+                .map(|id| id.parse().expect("the text is a number"));
             ids.collect::<Vec<u32>>()
         })
         .collect();
-    assert!(children.len() <= 1, "one at a time: {children:?}");
+    assert!(
+        children.len() <= 1,
+        "more than one guest is compiled at a time: {children:?}"
+    );
     children
 }
 
@@ -76,7 +79,8 @@ fn noted(shard: &Shard, host: &Host, attempts: u64) {
         serde_json::from_slice(&note).ok()
     };
     host.wait_until("the note", |_| {
-        let directory = fs::read_dir(shard.data.join("compiling")).expect("a directory");
+        let directory =
+            fs::read_dir(shard.data.join("compiling")).expect("the directory can be listed");
         note(directory).is_some_and(|note| note["attempts"] == attempts)
     });
 }
@@ -96,7 +100,7 @@ fn until_gone(child: u32) {
     while is_there() {
         assert!(
             Instant::now() < deadline,
-            "the process that compiles goes on"
+            "the child process still compiles"
         );
         thread::sleep(Duration::from_millis(1));
     }
@@ -129,7 +133,7 @@ struct Others(AtomicU64);
 impl Others {
     #[expect(
         clippy::print_stdout,
-        reason = "the worst is told where it is good, too"
+        reason = "the longest wait is printed also when the test passes"
     )]
     fn during<T>(host: &Host, meanwhile: impl FnOnce() -> T) -> T {
         let others = Self(AtomicU64::new(0));
@@ -139,13 +143,16 @@ impl Others {
                 .get(&format!("/save/k{worker}/{number}"))
                 .expect("an answer");
             assert_eq!(saved.status, 200, "{saved:?}");
-            let took = u64::try_from(began.elapsed().as_micros()).expect("it is short");
+            let took = u64::try_from(began.elapsed().as_micros()).expect("the number is small");
             others.0.fetch_max(took, Ordering::Relaxed);
         };
         let (requests, result) = under_load(host.address, 2, request, |_| meanwhile());
         let worst = Duration::from_micros(others.0.into_inner());
         println!("{requests} requests of others, 0 failed, the worst took {worst:?}");
-        assert!(worst < Duration::from_secs(10), "others were held up");
+        assert!(
+            worst < Duration::from_secs(10),
+            "other requests were delayed"
+        );
         result
     }
 }
@@ -185,14 +192,21 @@ fn what_would_take_too_much_is_refused_before_it_is_compiled() {
             let refused = refusal(&mut shard, &host, what, &packed(bomb, ""));
             println!("{what}: refused after {:?}", began.elapsed());
             assert_eq!(refused["step"], "verify", "{what}: {refused}");
-            let said = refused["reason"].as_str().expect("a reason");
+            let said = refused["reason"].as_str().expect("there is a reason");
             assert!(said.contains(reason), "{what}: {said}");
         }
     });
-    assert_eq!(compiles(&host, "done"), 1, "the one that serves");
+    assert_eq!(
+        compiles(&host, "done"),
+        1,
+        "only the live guest was compiled"
+    );
     let (after, most) = (resident(&host, "VmRSS"), resident(&host, "VmHWM"));
     println!("{before} MiB before, {after} after, {most} at most");
-    assert!(after < before + 40, "{after} MiB: it is not given back");
+    assert!(
+        after < before + 40,
+        "{after} MiB: the memory is not released"
+    );
     // The largest of them is unpacked to 62 MiB, of which there may be two for a moment.
     assert!(most < before + 250, "{most} MiB");
     host.stop();
@@ -215,7 +229,7 @@ fn what_takes_too_much_is_ended_by_its_limit_and_costs_the_host_nothing() {
             let files = packed(&slow(&kv, 0), &toml);
             let refused = refusal(&mut shard, &host, setting, &files);
             assert_eq!(refused["step"], "compile", "{refused}");
-            let said = refused["reason"].as_str().expect("a reason");
+            let said = refused["reason"].as_str().expect("there is a reason");
             assert!(said.contains(reason), "{setting}: {said}");
             assert!(said.contains(&format!("guest.{setting}")), "{said}");
             assert_eq!(refused["will_retry"], false);
@@ -227,10 +241,10 @@ fn what_takes_too_much_is_ended_by_its_limit_and_costs_the_host_nothing() {
     println!("{before} MiB before, {most} at most");
     assert!(
         most < before + 120,
-        "{most} MiB: what a guest of 20 MB takes unpacked, and no more"
+        "{most} MiB: more than a guest of 20 MB takes unpacked"
     );
     // What was refused is remembered only while the process lives, and nothing of it is on the disk.
-    let notes = fs::read_dir(shard.data.join("compiling")).expect("a directory");
+    let notes = fs::read_dir(shard.data.join("compiling")).expect("the directory can be listed");
     assert_eq!(notes.count(), 0);
     host.stop();
 }
@@ -261,7 +275,7 @@ fn a_compile_is_ended_when_others_take_its_room_and_tried_again() {
         .stdout(Stdio::null())
         .spawn()
         .expect("it runs");
-    let mut takes = other.stdin.take().expect("it is piped");
+    let mut takes = other.stdin.take().expect("the stream is piped");
     let is_there = || {
         let status = fs::read_to_string(format!("/proc/{child}/status"));
         status.is_ok_and(|status| runs(&status))
@@ -275,7 +289,7 @@ fn a_compile_is_ended_when_others_take_its_room_and_tried_again() {
     println!("{taken} MiB were taken");
     let refused = host.wait_for_status("the refusal", |status| status["refused"].is_object());
     let refused = &refused["refused"];
-    let said = refused["reason"].as_str().expect("a reason");
+    let said = refused["reason"].as_str().expect("there is a reason");
     assert!(
         said.contains("memory left by the container's limit fell to"),
         "{said}"
@@ -338,13 +352,13 @@ fn a_newer_content_ends_the_compile_of_the_one_before() {
 
 /// Asks for what a guest would move, by a client that then says no more, and waits for the answer.
 fn ask_for_a_plan(host: &Host, component: &[u8]) -> TcpStream {
-    let mut stream = TcpStream::connect(host.admin).expect("connected");
+    let mut stream = TcpStream::connect(host.admin).expect("the host accepts connections");
     let length = component.len();
     let head =
         format!("POST /plan?shards=2 HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n");
     stream
         .write_all(&[head.as_bytes(), component].concat())
-        .expect("sent");
+        .expect("the bytes can be sent");
     stream.shutdown(Shutdown::Write).expect("it is open");
     stream
 }
@@ -354,9 +368,9 @@ fn a_plans_compile_ends_with_its_caller_and_gives_way_to_a_swap() {
     let kv = guest("kv");
     let mut shard = Shard::new(&config(&kv, &[]));
     let host = shard.start();
-    let trial = zstd::encode_all(&slow(&kv, 1)[..], 3).expect("packed");
+    let trial = zstd::encode_all(&slow(&kv, 1)[..], 3).expect("the guest can be compressed");
     let file = shard.directory().join("trial.wasm.zst");
-    fs::write(&file, &trial).expect("written");
+    fs::write(&file, &trial).expect("the file can be written");
 
     let mut asking = Command::new(binary())
         .args(["plan", "--shards", "2", "--guest"])
@@ -368,7 +382,11 @@ fn a_plans_compile_ends_with_its_caller_and_gives_way_to_a_swap() {
         .expect("it runs");
     let first = compiling(&host, None);
     let busy = Client::new(host.admin).send("POST", "/plan?shards=2", &[], &trial);
-    assert_eq!(busy.expect("an answer").status, 429, "one at a time");
+    assert_eq!(
+        busy.expect("an answer").status,
+        429,
+        "one request at a time"
+    );
     asking.kill().expect("it ran");
     asking.wait().expect("it has ended");
     until_gone(first);
@@ -413,7 +431,7 @@ fn a_drain_ends_a_compile_and_says_nothing_against_the_guest() {
     let log = host.stop();
     until_gone(child);
     assert!(!log.contains("generation refused"), "{log}");
-    assert_eq!(notes(&shard), 0, "it is tried again as for the first time");
+    assert_eq!(notes(&shard), 0, "the attempt must not be counted");
 }
 
 #[test]
@@ -457,7 +475,9 @@ fn what_the_host_died_of_twice_is_not_tried_again_and_the_one_before_serves() {
     let host = shard.start();
     let status = host.wait_for_status("the refusal", |status| !status["refused"].is_null());
     assert_eq!(status["refused"]["step"], "compile");
-    let said = status["refused"]["reason"].as_str().expect("a reason");
+    let said = status["refused"]["reason"]
+        .as_str()
+        .expect("there is a reason");
     assert!(
         said.contains("died 2 times while it compiled this guest"),
         "{said}"
@@ -493,7 +513,7 @@ fn the_process_that_compiles_has_nothing_and_can_do_nothing_else() {
     let child = compiling(&host, None);
     let of = |name: &str| fs::read_to_string(format!("/proc/{child}/{name}")).expect("it runs");
     let mut threads = 0;
-    for task in fs::read_dir(format!("/proc/{child}/task")).expect("threads") {
+    for task in fs::read_dir(format!("/proc/{child}/task")).expect("the threads can be listed") {
         let status = fs::read_to_string(task.expect("a thread").path().join("status"));
         let status = status.expect("it runs");
         for line in ["NoNewPrivs:\t1", "Seccomp:\t2"] {
@@ -501,10 +521,13 @@ fn the_process_that_compiles_has_nothing_and_can_do_nothing_else() {
         }
         threads += 1;
     }
-    for entry in fs::read_dir(format!("/proc/{child}/fd")).expect("descriptors") {
+    for entry in fs::read_dir(format!("/proc/{child}/fd")).expect("the descriptors can be listed") {
         let entry = entry.expect("a descriptor");
         let target = fs::read_link(entry.path()).expect("it is open");
-        let number = entry.file_name().into_string().expect("a number");
+        let number = entry
+            .file_name()
+            .into_string()
+            .expect("the text is a number");
         assert!(
             ["0", "1", "2"].contains(&&*number),
             "{number} is {}",
@@ -543,8 +566,15 @@ fn the_process_that_compiles_has_nothing_and_can_do_nothing_else() {
         .expect("fields")
         .split_whitespace()
         .collect();
-    assert_eq!(fields[2], child.to_string(), "a process group of its own");
-    assert_eq!(fields[16], "10", "it is nicer than the host: {stat}");
+    assert_eq!(
+        fields[2],
+        child.to_string(),
+        "the child has its own process group"
+    );
+    assert_eq!(
+        fields[16], "10",
+        "the child's priority is not lower than the host's: {stat}"
+    );
     // Nor does its memory have what the host's has.
     let maps = of("maps");
     let memory = fs::File::open(format!("/proc/{child}/mem")).expect("its memory");
@@ -552,13 +582,13 @@ fn the_process_that_compiles_has_nothing_and_can_do_nothing_else() {
     for line in maps.lines().filter(|line| line.contains(" rw")) {
         let (range, _) = line.split_once(' ').expect("a range");
         let (start, end) = range.split_once('-').expect("a range");
-        let at = |text| u64::from_str_radix(text, 16).expect("hexadecimal");
-        let mut bytes = vec![0; usize::try_from(at(end) - at(start)).expect("it fits")];
+        let at = |text| u64::from_str_radix(text, 16).expect("the text is hexadecimal");
+        let mut bytes = vec![0; usize::try_from(at(end) - at(start)).expect("the number fits")];
         if std::os::unix::fs::FileExt::read_exact_at(&memory, &mut bytes, at(start)).is_ok() {
             let mut windows = bytes.windows(CANARY.len());
             assert!(
                 !windows.any(|window| window == CANARY.as_bytes()),
-                "it knows a secret"
+                "the child has a secret in memory"
             );
             looked_at += bytes.len() >> 10;
         }
@@ -577,7 +607,7 @@ fn where_the_kernel_filters_nothing_guests_are_compiled_within_limits_and_it_is_
     let host = shard.start();
     let large = packed(&slow(&kv, 0), "guest.compile_memory = '64MiB'");
     let refused = refusal(&mut shard, &host, "too large", &large);
-    let said = refused["reason"].as_str().expect("a reason");
+    let said = refused["reason"].as_str().expect("there is a reason");
     assert!(said.contains("more than 64.0 MiB of memory"), "{said}");
     let log = host.stop();
     let expected = "the kernel does not filter its system calls";

@@ -61,7 +61,7 @@ fn check(shard: &Shard) -> (Option<i32>, String) {
         .unwrap();
     assert!(
         fs::read(file(shard)).unwrap() == before,
-        "it changes nothing"
+        "the check changed a file"
     );
     let said = [output.stdout, output.stderr].concat();
     (
@@ -78,7 +78,7 @@ fn is_refused(shard: &Shard) -> String {
     assert!(!log.contains("panicked"), "{log}");
     assert!(
         fs::read(file(shard)).unwrap() == before,
-        "it stays as it is"
+        "the start changed a file"
     );
     last_words(&log)
 }
@@ -167,7 +167,7 @@ fn what_meets_damage_is_refused_by_a_code_and_others_are_served() {
         "{right} right, {refused} refused"
     );
     println!(
-        "{right} reads right, {refused} refused; of writes, {} refused on the damaged page, {} stored elsewhere, 0 failed",
+        "{right} reads were right, {refused} were refused; {} writes on the damaged page were refused, {} elsewhere were stored, 0 failed",
         writes.0, writes.1
     );
     let status = host.status();
@@ -249,7 +249,7 @@ fn no_start_and_no_request_panics_on_a_few_flipped_bits() {
         wrong += u32::from(saved.status != 200);
         assert!(
             wrong == 0 || is_found,
-            "run {run}: {wrong} wrong, and not found"
+            "run {run}: {wrong} values are wrong, and the check found nothing"
         );
         if wrong == 0 {
             served += 1;

@@ -87,7 +87,7 @@ impl Dev {
             }
             assert!(
                 Instant::now() < deadline,
-                "{text:?} does not come: {lines:#?}"
+                "{text:?} is not printed: {lines:#?}"
             );
             drop(lines);
             thread::sleep(Duration::from_millis(1));
@@ -125,7 +125,10 @@ impl Dev {
                 return status.code();
             }
             let lines = self.lines.lock().unwrap();
-            assert!(Instant::now() < deadline, "it does not end: {lines:#?}");
+            assert!(
+                Instant::now() < deadline,
+                "`ostrakon dev` does not end: {lines:#?}"
+            );
             drop(lines);
             thread::sleep(Duration::from_millis(1));
         }
@@ -203,7 +206,7 @@ fn commands_are_taken_at_the_prompt_and_by_ctl() {
     let lines = dev.lines.lock().unwrap().clone();
     assert!(
         !lines.iter().any(|line| line.contains('\x1b')),
-        "no colour in a pipe"
+        "colours must not be sent to a pipe"
     );
     assert_eq!(dev.done(&["stop"]), "");
     assert_eq!(dev.wait(), Some(0));
@@ -268,7 +271,7 @@ fn shards_do_not_outlive_their_controller() {
     assert_eq!(dev.wait(), None);
     let deadline = Instant::now() + PATIENCE;
     while pids.iter().any(|pid| is_alive(*pid)) {
-        assert!(Instant::now() < deadline, "{pids:?} live on");
+        assert!(Instant::now() < deadline, "{pids:?} still run");
         thread::sleep(Duration::from_millis(1));
     }
     check(&dev.ctl(&["status"]), 69, "no `ostrakon dev` runs in");
@@ -336,7 +339,7 @@ fn a_guest_is_built_and_swapped_on_each_save_and_a_slow_build_holds_nothing_up()
     let at = dev.wait_for(at, "building");
     let deadline = Instant::now() + PATIENCE;
     while !guest.join("target/waits").exists() {
-        assert!(Instant::now() < deadline, "the build begins");
+        assert!(Instant::now() < deadline, "the build did not begin");
         thread::sleep(Duration::from_millis(1));
     }
     dev.write("status");

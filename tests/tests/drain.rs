@@ -68,7 +68,11 @@ fn a_drain_returns_only_when_what_is_in_flight_is_answered() {
         });
         assert_eq!(host.metric("ostrakon_requests_total"), 0);
         assert!(drain(&host).status.success());
-        assert_eq!(host.metric("ostrakon_requests_total"), 1, "it is answered");
+        assert_eq!(
+            host.metric("ostrakon_requests_total"),
+            1,
+            "the request was not answered"
+        );
         assert_eq!(slow.join().unwrap().status, 504);
     });
     host.stop();

@@ -66,7 +66,7 @@ fn what_was_acknowledged_survives_a_kill_and_nothing_is_there_in_half() {
         "{ROUNDS} kills under load and {in_start} while starting, {written} writes of {ENTRIES} entries, \
          0 acknowledged lost, 0 half; of those under way {kept} were kept, {lost} were not"
     );
-    assert!(written > ROUNDS, "there was next to nothing to lose");
+    assert!(written > ROUNDS, "too few writes were made");
 }
 
 /// Writes the next numbers, key by key, until the host is gone.
@@ -108,7 +108,10 @@ fn check(
             let found: u64 = match entries.first() {
                 None => 0,
                 Some(first) => {
-                    assert_eq!(entries, [*first; ENTRIES], "half a request: {context}");
+                    assert_eq!(
+                        entries, [*first; ENTRIES],
+                        "half of a request is stored: {context}"
+                    );
                     first.parse().unwrap()
                 }
             };

@@ -50,7 +50,7 @@ impl Front {
 
     fn file(&self, name: &str, content: &str) -> PathBuf {
         let path = self.shard.directory().join(name);
-        fs::write(&path, content).expect("a file");
+        fs::write(&path, content).expect("the file can be written");
         path
     }
 
@@ -143,7 +143,7 @@ fn curl_speaks_each_version_of_http_and_of_tls() {
     assert_eq!(
         curl(&stranger, &url, &[]).code,
         Some(60),
-        "it is not believed"
+        "curl must not trust the certificate"
     );
     let plain = url.replace("https", "http");
     let refused = curl(&stranger, &plain, &[]);
@@ -240,9 +240,9 @@ fn curl_follows_to_the_owner_over_https() {
     let toml = format!("[cluster]\nshards = 3\nrouting = \"redirect\"\n{public_url}\n");
     let files = config(&guest("kv"), &[("ostrakon.toml", &toml)]);
     let cluster = Cluster::start_with(PART, 3, 3, &files, &secret(&issued, &[]));
-    let directory = tempfile::tempdir().expect("a directory");
+    let directory = tempfile::tempdir().expect("a directory can be created");
     let believed = directory.path().join("authority");
-    fs::write(&believed, &authority.pem).expect("a file");
+    fs::write(&believed, &authority.pem).expect("the file can be written");
     let servers = cluster.servers();
     let mut followed = 0;
     for server in servers.split(',') {

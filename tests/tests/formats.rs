@@ -127,11 +127,11 @@ fn data_of_a_later_version_is_refused_with_both_numbers_and_stays_as_it_is() {
         ] {
             assert!(said.contains(text), "{text:?} is not in {said}");
         }
-        assert!(files(&shard.data) == before, "{what}: it stays as it is");
+        assert!(files(&shard.data) == before, "{what}: the data was changed");
         let (code, said) = check(&shard);
         assert_eq!(code, Some(74), "{what}: {said}");
         assert!(said.contains(&versions), "{said}");
-        assert!(files(&shard.data) == before, "{what}: it stays as it is");
+        assert!(files(&shard.data) == before, "{what}: the data was changed");
     }
     fs::write(&file, whole).unwrap();
     assert_eq!(check(&shard).0, Some(0));
@@ -156,7 +156,7 @@ fn a_damaged_record_is_refused_and_nothing_is_changed() {
         let said = last_words(&log);
         assert!(said.contains("cannot be read"), "{said}");
         assert!(said.ends_with("restore it from a backup"), "{said}");
-        assert!(files(&shard.data) == before, "{name}: it stays as it is");
+        assert!(files(&shard.data) == before, "{name}: the data was changed");
         let (code, said) = check(&shard);
         assert_eq!(code, Some(65), "{name}: {said}");
     }
@@ -202,7 +202,7 @@ fn a_note_of_a_compile_that_cannot_be_read_counts_as_one_that_a_process_died_of(
         let log = host.stop();
         let told = line(&log, said);
         assert!(told.contains("that a process did not survive"), "{told}");
-        assert!(!note.exists(), "it went well");
+        assert!(!note.exists(), "the note must be removed after success");
         fs::remove_dir_all(shard.data.join("compiled")).unwrap();
     };
     start("{", "the note of a compile cannot be read: ");

@@ -29,7 +29,7 @@ struct SmallDisk {
 
 impl SmallDisk {
     fn mount(directory: &Path) -> Self {
-        fs::create_dir_all(directory).expect("a directory");
+        fs::create_dir_all(directory).expect("the directory can be created");
         let script = format!(
             "mount -t tmpfs -o size={DISK},nr_inodes={FILES} tmpfs \"$0\" && echo mounted && read end"
         );
@@ -41,7 +41,7 @@ impl SmallDisk {
             .spawn()
             .expect("`unshare` of util-linux is needed to mount a small disk");
         let mut line = String::new();
-        let said = holder.stdout.take().expect("it was piped");
+        let said = holder.stdout.take().expect("the stream is piped");
         BufReader::new(said)
             .read_line(&mut line)
             .expect("its output");
@@ -198,7 +198,8 @@ fn a_guest_is_compiled_on_a_full_disk_and_serves_reads() {
     );
     assert!(log.contains("a compiled guest cannot be kept"), "{log}");
     for directory in ["compiling", "compiled"] {
-        let halves = fs::read_dir(disk.path().join(directory)).expect("a directory");
+        let halves =
+            fs::read_dir(disk.path().join(directory)).expect("the directory can be listed");
         assert_eq!(halves.count(), 0, "{directory}");
     }
 }
@@ -258,8 +259,8 @@ fn a_first_start_on_a_full_disk_is_one_line_and_code_74() {
     disk.fill_places();
     refused();
     // What was begun is no data.
-    for entry in fs::read_dir(disk.path()).expect("a directory") {
-        let path = entry.expect("an entry").path();
+    for entry in fs::read_dir(disk.path()).expect("the directory can be listed") {
+        let path = entry.expect("the entry can be read").path();
         if path.to_string_lossy().contains("filler") {
             fs::remove_file(path).expect("it is there");
         }
@@ -269,7 +270,7 @@ fn a_first_start_on_a_full_disk_is_one_line_and_code_74() {
 
 /// The files of compiled guests that are whole.
 fn compiled(disk: &SmallDisk) -> Vec<PathBuf> {
-    let files = fs::read_dir(disk.path().join("compiled")).expect("a directory");
+    let files = fs::read_dir(disk.path().join("compiled")).expect("the directory can be listed");
     let files = files.map(|file| file.expect("a file").path());
     files
         .filter(|path| path.extension().is_some_and(|name| name == "cwasm"))

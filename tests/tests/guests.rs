@@ -17,7 +17,7 @@ fn the_key_value_guest_has_at_most_100_kib() {
 #[test]
 fn a_guest_that_counts_has_under_40_lines() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/counter/src/lib.rs");
-    let source = fs::read_to_string(source).expect("it is there");
+    let source = fs::read_to_string(source).expect("the file can be read");
     let lines = source.lines().count();
     assert!(lines < 40, "{lines} lines");
 }
@@ -25,9 +25,9 @@ fn a_guest_that_counts_has_under_40_lines() {
 #[test]
 fn each_guest_exports_the_whole_world_and_describes_itself() {
     for name in ["kv", "counter", "votes", "hostile"] {
-        let directory = tempfile::tempdir().expect("a directory");
+        let directory = tempfile::tempdir().expect("a directory can be created");
         let path = directory.path().join("guest.wasm");
-        fs::write(&path, guest(name)).expect("it is written");
+        fs::write(&path, guest(name)).expect("the file can be written");
         let inspected = Command::new(binary()).arg("inspect").arg(&path).output();
         let inspected = inspected.expect("it runs");
         let text = String::from_utf8(inspected.stdout).expect("it is text");

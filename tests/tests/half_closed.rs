@@ -26,7 +26,9 @@ fn answers(stream: impl Read, count: usize) -> Vec<Response> {
 #[track_caller]
 fn ask(address: SocketAddr, request: &str, count: usize) -> Vec<Response> {
     let mut stream = connect(address).expect("a connection").into_inner();
-    stream.write_all(request.as_bytes()).expect("it is sent");
+    stream
+        .write_all(request.as_bytes())
+        .expect("the bytes can be sent");
     stream.shutdown(Shutdown::Write).expect("it is closed");
     answers(stream, count)
 }
@@ -92,7 +94,9 @@ fn over_tls_too_whether_its_end_is_told_or_not() {
             let connection = ClientConnection::new(client.clone(), name).expect("a client");
             let mut stream = StreamOwned::new(connection, socket);
             let key = format!("tls-{number}-{is_told}");
-            stream.write_all(put(&key).as_bytes()).expect("it is sent");
+            stream
+                .write_all(put(&key).as_bytes())
+                .expect("the bytes can be sent");
             if is_told {
                 stream.conn.send_close_notify();
             }

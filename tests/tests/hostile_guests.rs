@@ -265,7 +265,7 @@ fn have_the_host_do(attacks: &[Attack], deadline: Duration) {
     });
     let peak = resident(&host);
     println!(
-        "{} attacks, {} requests of others meanwhile: 0 failed, {:?} at most; {before} MiB, then {peak} at most",
+        "{} attacks, {} requests of others meanwhile: 0 failed, {:?} at most; {before} MiB before, {peak} MiB at most",
         (1 + AT_ONCE) * attacks.len(),
         2 * requests,
         others.worst()
@@ -285,7 +285,7 @@ impl Waits {
     fn of<T>(&self, act: impl FnOnce() -> T) -> T {
         let began = Instant::now();
         let done = act();
-        let micros = u64::try_from(began.elapsed().as_micros()).expect("it is short");
+        let micros = u64::try_from(began.elapsed().as_micros()).expect("the number is small");
         self.0.fetch_max(micros, Ordering::Relaxed);
         done
     }
@@ -313,7 +313,7 @@ fn writes_that_wait_are_not_run_where_replies_hold_too_much() {
         [writer]\nmax_wait = '30s'";
     let host = Shard::new(&config(&guest("hostile"), &[("ostrakon.toml", toml)])).start();
     let ask = |target: &str| {
-        let mut stream = TcpStream::connect(host.address).expect("a connection");
+        let mut stream = TcpStream::connect(host.address).expect("the host accepts connections");
         let request = format!("GET {target} HTTP/1.1\r\nHost: test\r\n\r\n");
         stream.write_all(request.as_bytes()).expect("it is asked");
         stream
@@ -404,7 +404,10 @@ fn an_instance_that_has_grown_or_has_served_long_is_replaced() {
         assert_eq!(client.get("/leak").expect("an answer").status, 200);
     }
     let series = "ostrakon_instances_dropped_total{reason=\"memory\"}";
-    assert!(host.metric(series) > 0, "40 MiB are kept for good");
+    assert!(
+        host.metric(series) > 0,
+        "no instance was dropped for its 40 MiB"
+    );
 }
 
 /// A call that was cut off in its midst leaves memory that nobody may use.
@@ -412,9 +415,11 @@ fn an_instance_that_has_grown_or_has_served_long_is_replaced() {
 fn clients_that_leave_a_call_harm_no_other() {
     let host = hostile();
     for _ in 0..20 {
-        let mut stream = TcpStream::connect(host.address).expect("it connects");
+        let mut stream = TcpStream::connect(host.address).expect("the host accepts connections");
         let request = "GET /loop HTTP/1.1\r\nhost: x\r\n\r\n";
-        stream.write_all(request.as_bytes()).expect("it is sent");
+        stream
+            .write_all(request.as_bytes())
+            .expect("the bytes can be sent");
     }
     let mut client = host.client();
     for number in 0..200 {
@@ -438,11 +443,14 @@ fn what_a_guest_logs_is_bounded_and_cannot_be_taken_for_lines_of_the_host() {
     let dropped = host.metric("ostrakon_log_lines_dropped_total");
     let log = host.stop();
     let floods = log.matches("flood").count();
-    assert!((1..=50).contains(&floods), "{floods} lines of the flood");
+    assert!(
+        (1..=50).contains(&floods),
+        "{floods} lines of the flood were logged"
+    );
     assert!(dropped >= 9_950, "{dropped} dropped");
     for line in log.lines() {
         let parsed = serde_json::from_str::<serde_json::Value>(line);
-        assert!(parsed.is_ok(), "a guest wrote a line of its own: {line:?}");
+        assert!(parsed.is_ok(), "a guest forged a line: {line:?}");
         assert!(line.len() < 8 << 10, "a line of {} bytes", line.len());
     }
     println!("{floods} lines logged, {dropped} dropped and counted");

@@ -47,7 +47,7 @@ impl Hostile {
             .enable_all()
             .build();
         Self {
-            runtime: runtime.expect("a runtime"),
+            runtime: runtime.expect("a runtime can be created"),
             sent: 0,
             answered: 0,
         }
@@ -169,7 +169,7 @@ fn lies(plan: &Plan) -> Vec<PeerRequest> {
 /// A few bytes of a message are others.
 fn mutated(mut bytes: Vec<u8>, random: &mut Random) -> Vec<u8> {
     for _ in 0..=random.below(4) {
-        let at = usize::try_from(random.below(bytes.len() as u64)).expect("it is short");
+        let at = usize::try_from(random.below(bytes.len() as u64)).expect("the number is small");
         bytes[at] = u8::try_from(random.below(256)).expect("it is one");
     }
     bytes
@@ -227,7 +227,10 @@ fn what_a_hostile_peer_says_leaves_a_way_back() {
         let got = client.get(&format!("/kv/{key}")).expect("an answer");
         assert_eq!((got.status, got.text()), (200, "value"), "{got:?}");
         let took = began.elapsed().as_millis();
-        worst.fetch_max(u64::try_from(took).expect("it is short"), Ordering::Relaxed);
+        worst.fetch_max(
+            u64::try_from(took).expect("the number is small"),
+            Ordering::Relaxed,
+        );
     };
     let highest = Process {
         incarnation: Incarnation(HIGHEST),
@@ -259,7 +262,7 @@ fn what_a_hostile_peer_says_leaves_a_way_back() {
         // As somebody who is accepted, and in other bytes. What is received and true would be data.
         for number in 0..600 {
             let lies = lies(&plan);
-            let at = usize::try_from(random.below(lies.len() as u64)).expect("it is short");
+            let at = usize::try_from(random.below(lies.len() as u64)).expect("the number is small");
             let asked = Asked {
                 cluster: Some(plan.cluster),
                 accepts: None,
@@ -269,7 +272,7 @@ fn what_a_hostile_peer_says_leaves_a_way_back() {
             hostile.say(peers[number % 3], identity(500, 1), bytes);
         }
     });
-    assert_eq!(pids(), [Some(true); 3], "nobody stopped");
+    assert_eq!(pids(), [Some(true); 3], "a shard was restarted");
     for shard in 0..3 {
         assert!(!set.log(shard).contains("this shard stops serving"));
     }
@@ -287,13 +290,13 @@ fn what_a_hostile_peer_says_leaves_a_way_back() {
 }
 
 /// A process of shard 1, and one of shard 0, are said to have been started later.
-#[expect(clippy::print_stdout, reason = "a test says what it found")]
+#[expect(clippy::print_stdout, reason = "the test prints its results")]
 fn come_back_after_numbers_that_can_be(set: &StatefulSet, hostile: &mut Hostile, plan: &Plan) {
     for (ordinal, to) in [(1, [0, 2]), (0, [1, 2])] {
         let status = set.status(ordinal).expect("it answers");
         let own = status["topology"]["incarnation"]
             .as_u64()
-            .expect("a number");
+            .expect("the text is a number");
         for to in to {
             let asked = Asked {
                 cluster: Some(plan.cluster),
@@ -306,7 +309,10 @@ fn come_back_after_numbers_that_can_be(set: &StatefulSet, hostile: &mut Hostile,
         let (began, deadline) = (Instant::now(), Instant::now() + PATIENCE);
         let has_stopped = || set.log(ordinal).contains("this shard stops serving");
         while !has_stopped() {
-            assert!(Instant::now() < deadline, "shard {ordinal} is told of it");
+            assert!(
+                Instant::now() < deadline,
+                "shard {ordinal} was not told of the later process"
+            );
             thread::sleep(Duration::from_millis(20));
         }
         let restarted = || {

@@ -112,7 +112,11 @@ fn as_process_1_without_any_right_it_serves_swaps_and_drains() {
 
     let mut client = host.client();
     assert_eq!(client.get("/save/a/b").unwrap().text(), "b");
-    assert_eq!(host.status()["generation"]["name"], "kv", "the image's own");
+    assert_eq!(
+        host.status()["generation"]["name"],
+        "kv",
+        "the live guest must be the image's"
+    );
     volume.publish(&config(&guest("votes"), &[])).unwrap();
     host.wait_for_status("the swap", |status| status["generation"]["generation"] == 2);
     assert_ne!(host.status()["generation"]["name"], "kv");
@@ -126,7 +130,7 @@ fn as_process_1_without_any_right_it_serves_swaps_and_drains() {
     );
     // The process that compiled gave up what it could, here, too.
     assert!(!log.contains("the compiler process"), "{log}");
-    assert_eq!(tree(&image.root()), before, "the root is read-only");
+    assert_eq!(tree(&image.root()), before, "the image's root was changed");
 
     // And on the same data again.
     let container = image.run("server-00", &env, &mounts);
@@ -273,7 +277,10 @@ fn the_pod_of_the_manifests_runs_and_is_asked_from_within() {
         assert_eq!(row(name), Some(value), "{name}: {said}");
     }
     let status = fs::read_to_string(format!("/proc/{}/status", container.id())).unwrap();
-    assert!(status.contains("Seccomp:\t2"), "filtered: {status}");
+    assert!(
+        status.contains("Seccomp:\t2"),
+        "no seccomp filter: {status}"
+    );
     container.stop();
 }
 
@@ -332,7 +339,11 @@ fn peers_find_each_other_by_name_through_dns() {
             saved.header("ostrakon-shard").unwrap().to_owned()
         })
         .into();
-    assert_eq!(shards, ["1", "0"], "one of them was passed on");
+    assert_eq!(
+        shards,
+        ["1", "0"],
+        "one of the requests must have been forwarded"
+    );
     for container in containers {
         container.stop();
     }

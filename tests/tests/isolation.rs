@@ -98,7 +98,7 @@ fn histories_of_registers_are_linearizable() {
         "{} operations of {CLIENTS} clients on {KEYS} keys are linearizable; {overlapping} overlapped the next",
         CLIENTS * OPERATIONS
     );
-    assert!(overlapping > 100, "they hardly met");
+    assert!(overlapping > 100, "too few operations overlapped");
     host.stop();
 }
 

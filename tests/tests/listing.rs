@@ -72,7 +72,7 @@ fn any_shard_lists_the_keys_of_all_in_order_and_in_pages() {
     assert_eq!(
         keys(&cluster.hosts[0], "/allKeys"),
         of_each[0],
-        "its own it has"
+        "the shard must list its own keys"
     );
     cluster.hosts.push(cluster.shards[2].start());
     let is_whole = |host: &Host| {

@@ -40,7 +40,9 @@ fn wait_for_shards(host: &Host, count: u64) {
 
 fn number(host: &Host, name: &str) -> u64 {
     let status = host.wait_for_status("the topology", |status| status["topology"].is_object());
-    status["topology"][name].as_u64().expect("a number")
+    status["topology"][name]
+        .as_u64()
+        .expect("the text is a number")
 }
 
 /// Writes so many keys, and says which are whose.
@@ -81,14 +83,14 @@ fn check(hosts: &[Host], owners: &BTreeMap<String, usize>, lost: usize) -> usize
 }
 
 fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).expect("made");
-    for entry in fs::read_dir(from).expect("it is there") {
+    fs::create_dir_all(to).expect("the directory can be created");
+    for entry in fs::read_dir(from).expect("the directory can be listed") {
         let entry = entry.expect("read").path();
         let copied = to.join(entry.file_name().expect("it has a name"));
         if entry.is_dir() {
             copy(&entry, &copied);
         } else {
-            fs::copy(&entry, &copied).expect("copied");
+            fs::copy(&entry, &copied).expect("the file can be copied");
         }
     }
 }
@@ -104,7 +106,7 @@ fn a_shard_with_a_new_disk_is_accepted() {
         }
         let before = number(&hosts[ordinal], "incarnation");
         hosts.remove(ordinal).kill();
-        fs::remove_dir_all(&shards[ordinal].data).expect("its disk is gone");
+        fs::remove_dir_all(&shards[ordinal].data).expect("the directory can be removed");
         let other_epoch = hosts[0].status()["topology"]["epoch"].clone();
         hosts.insert(ordinal, shards[ordinal].start());
         wait_for_shards(&hosts[ordinal], 2);
@@ -137,7 +139,7 @@ fn a_coordinator_that_knows_nothing_serves_nothing_before_it_has_asked_all() {
     }
     let owners = fill(&hosts, 60);
     stop_all(hosts);
-    fs::remove_dir_all(&shards[0].data).expect("its disk is gone");
+    fs::remove_dir_all(&shards[0].data).expect("the directory can be removed");
     publish(&mut shards, &kv(3));
 
     let mut hosts = vec![shards[0].spawn()];
@@ -154,7 +156,7 @@ fn a_coordinator_that_knows_nothing_serves_nothing_before_it_has_asked_all() {
     assert_eq!(
         number(&hosts[0], "epoch"),
         3,
-        "a change after the first plan"
+        "the plan must be a change after the first one"
     );
     let kept = check(&hosts, &owners, 0);
     println!("{kept} reads of keys of other disks, 0 lost");
@@ -180,7 +182,7 @@ fn after_several_changes_a_coordinator_with_a_new_disk_goes_on_from_the_last() {
     assert_eq!(number(&hosts[0], "epoch"), 5);
     for lost in 0..2 {
         stop_all(hosts);
-        fs::remove_dir_all(&shards[0].data).expect("its disk is gone");
+        fs::remove_dir_all(&shards[0].data).expect("the directory can be removed");
         hosts = Vec::new();
         for shard in &shards {
             let host = shard.spawn();
@@ -227,7 +229,7 @@ fn a_shard_with_a_new_disk_is_not_ended_by_its_own_past() {
         one.kill();
     }
     two.stop();
-    fs::remove_dir_all(&shards[1].data).expect("its disk is gone");
+    fs::remove_dir_all(&shards[1].data).expect("the directory can be removed");
 
     let hosts = start_all(&shards[..2]);
     for host in &hosts {
@@ -263,8 +265,8 @@ fn a_disk_from_before_a_change_is_told_of_and_not_served_from() {
         wait_for_shards(host, 3);
     }
     hosts.remove(1).stop();
-    fs::remove_dir_all(&shards[1].data).expect("removed");
-    fs::rename(&copied, &shards[1].data).expect("brought back");
+    fs::remove_dir_all(&shards[1].data).expect("the directory can be removed");
+    fs::rename(&copied, &shards[1].data).expect("the directory can be renamed");
 
     let older = shards[1].spawn();
     older.wait_for_status("to stop", |status| {
@@ -312,8 +314,8 @@ fn copies_of_all_disks_bring_back_what_was_there_and_nothing_else() {
     stop_all(hosts);
     publish(&mut shards, &kv(3));
     for shard in &shards {
-        fs::remove_dir_all(&shard.data).expect("removed");
-        fs::rename(copied(shard), &shard.data).expect("brought back");
+        fs::remove_dir_all(&shard.data).expect("the directory can be removed");
+        fs::rename(copied(shard), &shard.data).expect("the directory can be renamed");
     }
     let hosts = start_all(&shards);
     for host in &hosts {
@@ -328,7 +330,7 @@ fn copies_of_all_disks_bring_back_what_was_there_and_nothing_else() {
         assert_eq!(got.status, 404, "{got:?}");
     }
     println!(
-        "{kept} reads of keys that were copied, 0 lost; {} that were not, none there",
+        "{kept} reads of copied keys, 0 lost; {} reads of other keys, none found",
         owners.len()
     );
 }

@@ -38,8 +38,8 @@ fn of_a_user() -> (Shard, Host) {
 fn give_away(path: &Path) {
     chown(path, Some(NOBODY), Some(NOBODY)).expect("given away");
     if path.is_dir() && !path.is_symlink() {
-        for entry in fs::read_dir(path).expect("a directory") {
-            let path = entry.expect("an entry").path();
+        for entry in fs::read_dir(path).expect("the directory can be listed") {
+            let path = entry.expect("the entry can be read").path();
             if !path.is_symlink() {
                 give_away(&path);
             }
@@ -69,7 +69,7 @@ fn no_dump_is_made_and_nobody_of_the_same_user_looks_in() {
         let owner = fs::metadata(format!("{process}/{file}"))
             .expect("it is there")
             .uid();
-        assert_eq!(owner, 0, "{file} is to be read by its user");
+        assert_eq!(owner, 0, "{file} must belong to root");
     }
     if is_root() {
         let mut same_user = Command::new("setpriv");
@@ -105,9 +105,12 @@ fn nothing_is_left_to_a_child() {
     let host = shard.start();
     let process = format!("/proc/{}", host.id());
     let mut looked_at = 0;
-    for entry in fs::read_dir(format!("{process}/fdinfo")).expect("descriptors") {
-        let entry = entry.expect("an entry");
-        let number = entry.file_name().into_string().expect("a number");
+    for entry in fs::read_dir(format!("{process}/fdinfo")).expect("the descriptors can be listed") {
+        let entry = entry.expect("the entry can be read");
+        let number = entry
+            .file_name()
+            .into_string()
+            .expect("the text is a number");
         // Those that it was started with are its starter's, such as standard output.
         if is_inherited("/proc/self", &number) == Some(true) || ["0", "1", "2"].contains(&&*number)
         {
@@ -119,12 +122,12 @@ fn nothing_is_left_to_a_child() {
     }
     assert!(
         looked_at > 5,
-        "ports, volumes and the store are open: {looked_at}"
+        "fewer descriptors than ports, volumes and the store: {looked_at}"
     );
-    for task in fs::read_dir(format!("{process}/task")).expect("threads") {
+    for task in fs::read_dir(format!("{process}/task")).expect("the threads can be listed") {
         let children = task.expect("a thread").path().join("children");
         let children = fs::read_to_string(children).unwrap_or_default();
-        assert_eq!(children.trim(), "", "it has a child");
+        assert_eq!(children.trim(), "", "the host has a child process");
     }
     println!("{looked_at} descriptors are closed by exec, no children");
     host.stop();
@@ -139,7 +142,7 @@ fn count_in_memory(process: u32, wanted: &[u8]) -> usize {
     for line in maps.lines().filter(|line| line.contains(" rw")) {
         let (range, _) = line.split_once(' ').expect("a range");
         let (start, end) = range.split_once('-').expect("a range");
-        let at = |text| u64::from_str_radix(text, 16).expect("hexadecimal");
+        let at = |text| u64::from_str_radix(text, 16).expect("the text is hexadecimal");
         let (mut start, end) = (at(start), at(end));
         // Overlapping by one byte less than what is looked for.
         let overlap = wanted.len() as u64 - 1;
@@ -187,7 +190,10 @@ fn a_value_that_was_rotated_out_is_in_the_memory_no_more() {
         .expect("published");
     let host = shard.start();
     let before = count_in_memory(host.id(), b"first-7d0e");
-    assert!(before >= 4, "what is in force is found: {before}");
+    assert!(
+        before >= 4,
+        "the values in force were not found in memory: {before}"
+    );
     let reloads = r#"ostrakon_credentials_reloads_total{listener="public"}"#;
     for (round, (value, gone)) in [("second-a1c9", "first-7d0e"), ("third-58be", "second-a1c9")]
         .into_iter()

@@ -45,7 +45,7 @@ impl Scene {
 
     /// Takes the file away by `take` while clients read, and sees that it is noticed: at once by
     /// writes, and by itself where there are none.
-    #[expect(clippy::print_stdout, reason = "the test's figures")]
+    #[expect(clippy::print_stdout, reason = "the test prints its results")]
     fn loses(&self, what: &str, said: &str, take: impl FnOnce(&Path)) {
         let host = self.host();
         let read = |client: &mut ostrakon_tests::client::Client, _: usize, number: u64| {
@@ -77,7 +77,7 @@ impl Scene {
             .lines()
             .filter(|line| line.contains("the data file is missing"))
             .collect();
-        assert_eq!(told.len(), 1, "it is told once: {told:#?}");
+        assert_eq!(told.len(), 1, "it must be logged exactly once: {told:#?}");
         assert!(told[0].contains("\"ERROR\""), "{}", told[0]);
         println!("{what}: {refused} writes refused, 0 acknowledged; {reads} reads, 0 failed");
     }
@@ -134,7 +134,10 @@ fn a_file_that_is_removed_is_refused_and_never_made_anew() {
         .find(|word| word.starts_with("/proc/"));
     let saved = fs::copy(from.expect("it says where"), &copy);
     scene.refuses_to_start("is missing");
-    assert!(!scene.file().exists(), "it must not be made anew");
+    assert!(
+        !scene.file().exists(),
+        "the data file must not be created again"
+    );
     match saved {
         Ok(_) => {
             fs::rename(&copy, scene.file()).unwrap();

@@ -56,7 +56,7 @@ fn check_names(query: &str, metrics: &BTreeMap<String, BTreeSet<String>>) {
         );
         found += 1;
     }
-    assert!(found > 0, "no metric in {query}");
+    assert!(found > 0, "{query} uses no metric");
     // Names before a comparison in braces, and lists in parentheses after `by` and `on`.
     let mut used = Vec::new();
     for braces in query.split('{').skip(1) {
@@ -75,7 +75,10 @@ fn check_names(query: &str, metrics: &BTreeMap<String, BTreeSet<String>>) {
         used.extend(list.split(')').next().unwrap().split(',').map(str::trim));
     }
     for label in used {
-        assert!(labels.contains(label), "no label {label}: {query}");
+        assert!(
+            labels.contains(label),
+            "the metric has no label {label}: {query}"
+        );
     }
 }
 
@@ -140,13 +143,13 @@ fn every_alert_names_metrics_that_there_are_and_says_what_to_do() {
     for alert in alerts() {
         let name = alert["alert"].as_str().unwrap();
         check_names(alert["expr"].as_str().unwrap(), &metrics);
-        assert!(names.insert(name.to_owned()), "{name} twice");
+        assert!(names.insert(name.to_owned()), "there are two alerts {name}");
         assert!(name.starts_with("Ostrakon"), "{name}");
         let annotation = |key: &str| alert["annotations"][key].as_str().unwrap_or_default();
         assert!(annotation("summary").len() > 20, "{name}");
         assert!(
             annotation("description").len() > 100,
-            "{name} says what to do"
+            "the description of {name} is too short to say what to do"
         );
         let severity = &alert["labels"]["severity"];
         assert!(
@@ -206,7 +209,7 @@ fn each_alert_comes_when_it_should_and_not_before() {
         };
         assert!(
             firing(true) && firing(false),
-            "{} is not tried both ways",
+            "{} needs a case in which it fires and one in which it does not",
             alert["alert"]
         );
     }
@@ -258,7 +261,7 @@ fn every_panel_of_the_dashboard_asks_for_metrics_that_there_are() {
         .filter(|name| !all.contains(name.as_str()))
         .collect();
     println!(
-        "{} panels, {} queries; in none of them: {unseen:?}",
+        "{} panels, {} queries; metrics that no panel uses: {unseen:?}",
         panels.len(),
         queries.len()
     );

@@ -17,7 +17,7 @@ fn files(shards: u32, max_wait: &str) -> Files {
 }
 
 /// All requests were answered well; says how long those for each shard's keys waited.
-#[expect(clippy::print_stdout, reason = "a load test says what it counted")]
+#[expect(clippy::print_stdout, reason = "the test prints its results")]
 fn none_failed(what: &str, samples: &[Sample]) {
     let failed: Vec<_> = samples.iter().filter(|sample| !sample.is_good()).collect();
     let (requests, failures) = (samples.len(), failed.len());
@@ -33,7 +33,7 @@ fn none_failed(what: &str, samples: &[Sample]) {
 }
 
 /// Replaces each of three Pods under load.
-#[expect(clippy::print_stdout, reason = "a load test says what it counted")]
+#[expect(clippy::print_stdout, reason = "the test prints its results")]
 fn replace_each(test: &str, keeps_found: bool) {
     alone(test, |network| {
         let names = NameServer::start(keeps_found);
@@ -58,7 +58,7 @@ fn replace_each(test: &str, keeps_found: bool) {
         };
         assert!(
             was_wrong > 0,
-            "no name was asked for while its Pod was away"
+            "no name was looked up while its Pod was away"
         );
         none_failed("the replacement of each of three Pods", &samples);
         for (letter, worst) in worst(&samples) {
@@ -164,7 +164,7 @@ const HANGS_FOR: Duration = Duration::from_secs(15);
 const GENEROUS: Duration = Duration::from_secs(5);
 
 /// Has the second of three shards hang, under load through the two others.
-#[expect(clippy::print_stdout, reason = "a load test says what it counted")]
+#[expect(clippy::print_stdout, reason = "the test prints its results")]
 fn one_hangs(test: &str, hang: impl Fn(&Pods<'_>, bool)) {
     alone(test, |network| {
         let names = NameServer::start(true);
@@ -201,7 +201,9 @@ fn one_hangs(test: &str, hang: impl Fn(&Pods<'_>, bool)) {
             all.count()
         };
         let longest = of(hanging, false).chain(of(hanging, true));
-        let longest = longest.max_by_key(|sample| sample.waited).expect("some");
+        let longest = longest
+            .max_by_key(|sample| sample.waited)
+            .expect("there is one");
         println!(
             "while one hangs for {HANGS_FOR:?}: reads {} good, {} 503; writes {} good, {} 503, {} 502; longest wait {:?}",
             count(false, 200),
@@ -216,17 +218,20 @@ fn one_hangs(test: &str, hang: impl Fn(&Pods<'_>, bool)) {
         assert!(count(false, 503) > 0 && count(true, 503) > 0);
         let is_known = |sample: &&Sample| matches!(sample.status, Some(200 | 503));
         let other = of(hanging, false).find(|sample| !is_known(sample));
-        assert!(other.is_none(), "a read is asked again: {other:?}");
+        assert!(other.is_none(), "a read must be retried: {other:?}");
         for unknown in of(hanging, true).filter(|sample| !is_known(sample)) {
             assert_eq!(unknown.status, Some(502), "{unknown:?}");
             assert!(
                 unknown.said.contains("may have written or not"),
                 "{unknown:?}"
             );
-            assert!(unknown.waited < GENEROUS, "found out too late: {unknown:?}");
+            assert!(
+                unknown.waited < GENEROUS,
+                "the hung shard was detected too late: {unknown:?}"
+            );
             assert!(
                 unknown.began < hung + GENEROUS,
-                "sent to a hung shard: {unknown:?}"
+                "the response does not say that the write was sent: {unknown:?}"
             );
         }
         let again =

@@ -22,7 +22,7 @@ fn shown(host: &Host, series: &str) -> Option<f64> {
     let mut lines = scraped.text().lines();
     lines.find_map(|line| {
         let (name, value) = line.rsplit_once(' ')?;
-        (name == series).then(|| value.parse().expect("a number"))
+        (name == series).then(|| value.parse().expect("the text is a number"))
     })
 }
 
@@ -50,7 +50,7 @@ fn promtool_finds_nothing_wrong_with_a_shard_s_metrics() {
         .stderr(Stdio::piped())
         .spawn()
         .expect("it runs");
-    let mut stdin = promtool.stdin.take().expect("it was piped");
+    let mut stdin = promtool.stdin.take().expect("the stream is piped");
     stdin.write_all(&scraped.body).expect("it reads");
     drop(stdin);
     let output = promtool.wait_with_output().expect("it ends");
@@ -82,7 +82,7 @@ fn a_shard_s_metrics_say_how_it_is() {
     }
     let now = std::time::UNIX_EPOCH
         .elapsed()
-        .expect("after 1970")
+        .expect("the clock is later than 1970")
         .as_secs_f64();
     for series in [
         "process_start_time_seconds",
@@ -192,7 +192,7 @@ fn the_log_s_filter_changes_while_requests_run_and_each_line_is_an_object() {
         let line: serde_json::Value = serde_json::from_str(line).expect("an object");
         assert_eq!(line["shard"], 7, "{line}");
         for field in ["timestamp", "level", "target", "message"] {
-            assert!(line[field].is_string(), "{field} of {line}");
+            assert!(line[field].is_string(), "{line} has no text in {field}");
         }
     }
     assert!(log.contains("generation refused"), "{log}");
@@ -220,7 +220,7 @@ fn on_a_terminal_the_log_is_for_people_and_elsewhere_it_is_json() {
     let on_terminal = first_line_of(Command::new("script").args(["-qec", &serve, "/dev/null"]));
     assert!(
         on_terminal.contains("INFO") && on_terminal.contains("\u{1b}["),
-        "coloured: {on_terminal:?}"
+        "the line has no colours: {on_terminal:?}"
     );
     serde_json::from_str::<serde_json::Value>(&on_terminal).unwrap_err();
 }

@@ -144,7 +144,7 @@ fn a_set_that_is_deleted_and_applied_again_has_every_key() {
         }
         // Nobody waits until `drain.deadline` for a plan that does not come.
         let took = began.elapsed();
-        assert!(took < Duration::from_secs(20), "it took {took:?}");
+        assert!(took < Duration::from_secs(20), "the change took {took:?}");
         if is_foreground {
             api.change(|world| world.delete(SET));
         }

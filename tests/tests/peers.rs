@@ -167,7 +167,7 @@ fn assert_told_by_none(hosts: [Host; 2], secrets: &[&str]) {
         let said = host.status().to_string() + &host.stop();
         for secret in secrets {
             let line = secret.lines().nth(1).unwrap_or(secret);
-            assert!(!said.contains(line), "a secret is told");
+            assert!(!said.contains(line), "a secret is in the log");
         }
     }
 }
@@ -188,14 +188,14 @@ fn the_certificate_in_force_and_its_end_are_shown() {
     let expires = status["certificate_expires"].as_f64().expect("a time");
     let expected = in_a_day()
         .duration_since(SystemTime::UNIX_EPOCH)
-        .expect("after 1970");
+        .expect("the clock is later than 1970");
     assert!((expires - expected.as_secs_f64()).abs() < 60.0, "{status}");
     let metrics = host.admin("GET", "/metrics").expect("an answer");
     let series = r#"ostrakon_certificate_expiry_timestamp_seconds{listener="peers"}"#;
     let line = metrics.text().lines().find(|line| line.starts_with(series));
     let shown: f64 = line.expect("it is shown")[series.len() + 1..]
         .parse()
-        .expect("a number");
+        .expect("the text is a number");
     assert!((shown - expires).abs() < 1.0, "{shown}");
     // Without a certificate there is no time at which it ends.
     let token = secret(&[("peer-token", OLD)]);
@@ -274,7 +274,10 @@ fn a_shard_with_another_authority_is_not_accepted() {
         failures(&one) > 2 && failures(two) > 0
     });
     let status = two.status();
-    assert!(status["topology"].is_null(), "it has learned nothing");
+    assert!(
+        status["topology"].is_null(),
+        "the shard must not have a plan"
+    );
     assert_eq!(status["ready"], false);
 }
 
@@ -282,7 +285,8 @@ fn a_shard_with_another_authority_is_not_accepted() {
 /// names: certificates, and another authority in its three updates.
 #[test]
 fn certificates_and_another_authority_are_made_as_the_documents_say() {
-    let readme = fs::read_to_string(repository().join("deploy/README.md")).expect("it is there");
+    let readme =
+        fs::read_to_string(repository().join("deploy/README.md")).expect("the file can be read");
     let from = readme.find("$ authority() {").expect("it is there");
     let to = readme.find("$ put() {").expect("it is there");
     let lines = readme[from..to].lines();
@@ -296,7 +300,7 @@ fn certificates_and_another_authority_are_made_as_the_documents_say() {
          authority next && certificate next peers-next '{names}'\n",
         functions.join("\n")
     );
-    let directory = tempfile::tempdir().expect("a directory");
+    let directory = tempfile::tempdir().expect("a directory can be created");
     output(
         Command::new("bash")
             .args(["-c", &script])

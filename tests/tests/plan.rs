@@ -51,13 +51,13 @@ fn found(response: &Response) -> Value {
 fn number(value: &Value) -> u64 {
     value
         .as_u64()
-        .unwrap_or_else(|| panic!("{value} is no number"))
+        .unwrap_or_else(|| panic!("{value} is not a number"))
 }
 
 fn list(value: &Value) -> &Vec<Value> {
     value
         .as_array()
-        .unwrap_or_else(|| panic!("{value} is no list"))
+        .unwrap_or_else(|| panic!("{value} is not a list"))
 }
 
 /// The partitions that move, by the shard at one end.
@@ -223,10 +223,12 @@ fn a_component_is_asked_before_it_is_anything_and_leaves_nothing() {
             (&status["candidate"], &status["last_refused"]),
             (&Value::Null, &Value::Null)
         );
-        let kept = fs::read_dir(set.data(shard).join("generations")).expect("it is there");
-        assert_eq!(kept.count(), 1, "of the live one");
-        let compiled = fs::read_dir(set.data(shard).join("compiled")).expect("it is there");
-        assert!(compiled.count() <= 1, "of the live one");
+        let kept =
+            fs::read_dir(set.data(shard).join("generations")).expect("the directory can be listed");
+        assert_eq!(kept.count(), 1, "only the live guest may be kept");
+        let compiled =
+            fs::read_dir(set.data(shard).join("compiled")).expect("the directory can be listed");
+        assert!(compiled.count() <= 1, "only the live guest may be kept");
     }
 }
 
@@ -314,7 +316,7 @@ impl Watching {
             .stdout(Stdio::piped())
             .spawn()
             .expect("the binary is built with its tests");
-        let said = BufReader::new(child.stdout.take().expect("it was piped"));
+        let said = BufReader::new(child.stdout.take().expect("the stream is piped"));
         let (sender, lines) = mpsc::channel();
         thread::spawn(move || {
             let lines = said.lines().map_while(Result::ok);
@@ -382,7 +384,10 @@ fn what_is_left_and_what_is_moved_is_all_there_is_at_every_moment() {
     assert_eq!(source(&moved, 0)["held_up_by"], serde_json::json!([]));
     let moved = number(&source(&moved, 0)["moved"]);
     assert_eq!(moved, keys(&mut second.client()));
-    assert!(moved > 100, "about a half: {moved}");
+    assert!(
+        moved > 100,
+        "about half of the partitions must move: {moved}"
+    );
     while !watching.next().ends_with("2 shards have everything") {}
 }
 

@@ -44,7 +44,7 @@ fn with_toml(component: &[u8], misbehave: &str, toml: &str) -> Files {
 fn packed(component: &[u8], more: &[(&str, &[u8])]) -> Files {
     let mut files = hostile("schema=2");
     files.remove("guest.wasm");
-    let packed = zstd::encode_all(component, 3).expect("it can be packed");
+    let packed = zstd::encode_all(component, 3).expect("the guest can be compressed");
     files.insert("guest.wasm.zst".to_owned(), packed);
     for (name, content) in more {
         files.insert((*name).to_owned(), content.to_vec());
@@ -280,7 +280,7 @@ fn each_unusable_update_is_refused_with_its_reason_and_the_live_guest_goes_on() 
             });
             let refused = &status["refused"];
             assert_eq!(refused["step"], *step, "{what}: {refused}");
-            let told = refused["reason"].as_str().expect("a reason");
+            let told = refused["reason"].as_str().expect("there is a reason");
             assert!(told.contains(reason) && !told.is_empty(), "{what}: {told}");
             assert!(refusals(&host, step) - counted > 0, "{what} is not counted");
             assert_eq!(status["generation"]["generation"], 1, "{what}");
@@ -293,9 +293,9 @@ fn each_unusable_update_is_refused_with_its_reason_and_the_live_guest_goes_on() 
         );
         shard.config.publish(&good).expect("published");
         host.wait_for_status("the live content", |status| status["refused"].is_null());
-        fs::rename(&directory, &away).expect("renamed");
+        fs::rename(&directory, &away).expect("the file can be renamed");
         host.wait_for_status("the refusal", |status| status["refused"]["step"] == "read");
-        fs::rename(&away, &directory).expect("renamed");
+        fs::rename(&away, &directory).expect("the file can be renamed");
         host.wait_for_status("the directory", |status| status["refused"].is_null());
         assert_eq!(host.generation(), 1);
 
@@ -348,7 +348,10 @@ fn each_unusable_update_is_refused_with_its_reason_and_the_live_guest_goes_on() 
         );
     }
     let logged = log.matches("generation refused").count();
-    assert!(logged > cases.len(), "{logged} refusals in the log");
+    assert!(
+        logged > cases.len(),
+        "only {logged} refusals are in the log"
+    );
     println!(
         "{} requests over {} refused updates: 0 failed",
         3 * requests,

@@ -27,7 +27,7 @@ fn marked(component: &[u8], mark: u8) -> Vec<u8> {
 
 /// Does something with a set of three shards while clients use it; says how many
 /// requests were answered, and how long one took at most.
-#[expect(clippy::print_stdout, reason = "a load test says what it counted")]
+#[expect(clippy::print_stdout, reason = "the test prints its results")]
 fn under_load(what: &str, propagation: Propagation, meanwhile: impl FnOnce(&StatefulSet)) {
     let seed = seed();
     println!("OSTRAKON_TEST_SEED={seed}");

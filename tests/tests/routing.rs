@@ -72,7 +72,7 @@ fn follow(first: SocketAddr, path: &str) -> (usize, Response) {
         }
         hops += 1;
         (address, _) = location(&response);
-        assert!(hops < 10, "{path} is sent about");
+        assert!(hops < 10, "{path} was redirected too often");
     }
 }
 
@@ -120,7 +120,7 @@ fn no_client_is_sent_about_while_partitions_move() {
             (requests + more, most.max(hops))
         })
     });
-    assert!(most > 0, "some were redirected");
+    assert!(most > 0, "no request was redirected");
     println!("{requests} pairs of requests over 7 changes, of at most {most} redirects each");
 }
 
@@ -162,7 +162,7 @@ fn local_answers_what_it_has_and_never_stores_what_is_not_its_own() {
         all.map(|keys| keys.expect("an answer").text().to_owned())
             .collect()
     };
-    assert_eq!(keys(clients), ["", "a", ""], "nothing misplaced is stored");
+    assert_eq!(keys(clients), ["", "a", ""], "a misplaced write was stored");
     assert_eq!(clients[1].get("/load/a").expect("an answer").text(), "word");
 
     // Without the addresses it says which shard it is, and not where.
@@ -187,9 +187,15 @@ fn redirect_without_the_shards_addresses_is_refused() {
     shard.config.publish(&broken).expect("published");
     let status = host.wait_for_status("the refusal", |status| !status["refused"].is_null());
     assert_eq!(status["refused"]["step"], "verify");
-    let reason = status["refused"]["reason"].as_str().expect("a reason");
+    let reason = status["refused"]["reason"]
+        .as_str()
+        .expect("there is a reason");
     assert!(reason.contains("set cluster.public_url too"), "{reason}");
-    assert_eq!(host.generation(), 1, "the one before goes on");
+    assert_eq!(
+        host.generation(),
+        1,
+        "the previous generation must stay live"
+    );
 }
 
 #[test]
@@ -215,7 +221,7 @@ fn a_guest_is_told_the_number_of_shards_that_there_are() {
             cluster.wait_for(shards.into());
         }
         let said = shards.to_string();
-        let among = usize::try_from(shards).expect("few");
+        let among = usize::try_from(shards).expect("the number is small");
         for host in &cluster.hosts[..among] {
             for path in asked {
                 let response = host.client().get(path).expect("an answer");

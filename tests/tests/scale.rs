@@ -66,7 +66,7 @@ fn wait_for_status(set: &StatefulSet, what: &str, is_so: impl Fn(&Value) -> bool
         }
         assert!(
             Instant::now() < deadline,
-            "{what} does not come: {status:#?}"
+            "{what}: not in time: {status:#?}"
         );
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -88,7 +88,11 @@ fn ends(set: &StatefulSet) -> Vec<(u32, Duration)> {
         match (news.shard, &news.what) {
             (Some(shard), What::Stopping) => told.push((shard, news.at)),
             (Some(shard), What::Ended { code, .. }) => {
-                assert_eq!(*code, Some(0), "shard {shard} ended otherwise: {news:?}");
+                assert_eq!(
+                    *code,
+                    Some(0),
+                    "shard {shard} did not end with code 0: {news:?}"
+                );
                 let at = told.iter().rfind(|(ordinal, _)| *ordinal == shard);
                 let (_, at) = at.expect("it was told to");
                 ends.push((shard, news.at.duration_since(*at)));
@@ -169,7 +173,7 @@ fn a_pod_that_is_told_to_end_before_the_coordinator_hears_why_hands_over_all_the
     assert_eq!(ordinals, [2, 1]);
     assert!(
         ends[0].1 > delay / 2,
-        "it did not wait for the plan: {ends:?}"
+        "the shard did not wait for the plan: {ends:?}"
     );
     check(&set, 300);
     for shard in [1, 2] {

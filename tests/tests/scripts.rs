@@ -122,7 +122,7 @@ fn each_scenario_passes_where_all_is_well_and_says_what_it_counted() {
         "back after",
         "changed in three steps in",
         "certificate 3 in force in 3 shards after",
-        "a key that does not fit was refused by 3 shards, which go on with the one before",
+        "a key that does not fit was refused by 3 shards, which keep the former one",
         "9 passed, 0 failed",
     ] {
         assert!(text.contains(wanted), "{wanted}:\n{text}");
@@ -199,7 +199,7 @@ fn a_pod_that_cannot_be_asked_has_not_taken_a_certificate() {
     let (ran, _) = run("deaf", &["known", "rotate-certificate"], &variables);
     let text = said(&ran);
     assert_eq!(ran.status.code(), Some(1), "{text}");
-    let wanted = "FAILED: the certificate in all shards does not come within 5 s";
+    let wanted = "FAILED: the certificate in all shards: not within 5 s";
     assert!(text.contains(wanted), "{text}");
 }
 

@@ -51,7 +51,10 @@ fn spellings() -> [String; 4] {
 #[track_caller]
 fn assert_tells_none(text: &str) {
     for spelling in spellings() {
-        assert!(!text.contains(&spelling), "{spelling} is told: {text}");
+        assert!(
+            !text.contains(&spelling),
+            "{spelling} is in the response: {text}"
+        );
     }
 }
 
@@ -68,8 +71,8 @@ fn shown(host: &Host) -> String {
 /// Looks at each file below a directory; gives their number.
 fn search(directory: &Path) -> usize {
     let mut files = 0;
-    for entry in fs::read_dir(directory).expect("a directory") {
-        let path = entry.expect("an entry").path();
+    for entry in fs::read_dir(directory).expect("the directory can be listed") {
+        let path = entry.expect("the entry can be read").path();
         if path.is_dir() {
             files += search(&path);
         } else {
@@ -77,7 +80,7 @@ fn search(directory: &Path) -> usize {
             for spelling in spellings() {
                 let mut places = content.windows(spelling.len());
                 let found = places.any(|at| at == spelling.as_bytes());
-                assert!(!found, "{} tells a secret", path.display());
+                assert!(!found, "{} contains a secret", path.display());
             }
             files += 1;
         }
@@ -134,13 +137,13 @@ fn a_rotated_secret_is_seen_without_a_swap_and_none_is_told() {
     // Secrets that cannot be read leave the last ones in force.
     let secrets_at = shard.secrets.directory().to_owned();
     let away = secrets_at.with_extension("away");
-    fs::rename(&secrets_at, &away).expect("renamed");
+    fs::rename(&secrets_at, &away).expect("the file can be renamed");
     host.wait_for_status("the problem", |status| {
         !status["secrets"]["problem"].is_null()
     });
     assert_eq!(revealed(&host), SECOND);
     told.push_str(&shown(&host));
-    fs::rename(&away, &secrets_at).expect("renamed");
+    fs::rename(&away, &secrets_at).expect("the file can be renamed");
     host.wait_for_status("its end", |status| status["secrets"]["problem"].is_null());
     told.push_str(&shown(&host));
 
@@ -148,15 +151,15 @@ fn a_rotated_secret_is_seen_without_a_swap_and_none_is_told() {
     let log = host.stop();
     assert!(
         log.contains("secrets read"),
-        "the log has been looked at: {log}"
+        "the log does not have the expected lines: {log}"
     );
     for line in log.lines() {
         assert_tells_none(line);
     }
     let files = search(&shard.data) + search(shard.config.directory());
-    assert!(files > 3, "there are files to look at");
+    assert!(files > 3, "there are too few files to check");
     println!(
-        "{} log lines, {files} files, 0 secrets told",
+        "{} log lines, {files} files, no secret in any of them",
         log.lines().count()
     );
 }
@@ -187,7 +190,10 @@ fn what_a_guest_tells_of_its_secrets_goes_no_further_than_the_log() {
     told.push_str(&shown(&host));
 
     assert_tells_none(&told);
-    assert!(host.stop().contains(CANARY), "the guest told it in its log");
+    assert!(
+        host.stop().contains(CANARY),
+        "the guest's own line must contain the secret"
+    );
     search(&shard.data);
     search(shard.config.directory());
 }
@@ -196,8 +202,8 @@ fn what_a_guest_tells_of_its_secrets_goes_no_further_than_the_log() {
 #[test]
 fn a_secret_told_in_any_test_would_be_found() {
     let shard = Shard::new(&config(&guest("kv"), &[]));
-    fs::create_dir_all(&shard.data).expect("a directory");
-    fs::write(shard.data.join("told"), OF_ALL).expect("a file");
+    fs::create_dir_all(&shard.data).expect("the directory can be created");
+    fs::write(shard.data.join("told"), OF_ALL).expect("the file can be written");
     let dropped = catch_unwind(AssertUnwindSafe(|| drop(shard)));
     assert!(dropped.is_err());
 }

@@ -102,11 +102,15 @@ fn a_list_of_any_length_and_any_one_server_find_all_keys() {
     cluster.wait_for_generation(4);
     assert_eq!(rounds(&servers, &round), without('.'), "forward");
     let last = servers.rsplit(',').next().expect("a server");
-    assert_eq!(rounds(last, &round), without('5'), "forward by another");
+    assert_eq!(
+        rounds(last, &round),
+        without('5'),
+        "another shard must forward the requests"
+    );
     cluster.publish(&kv(16, "redirect"));
     cluster.wait_for_generation(5);
     assert_eq!(rounds(&servers, &round), without('.'), "redirect");
     cluster.hosts.insert(0, cluster.shards[0].start());
     cluster.wait_for(3);
-    assert_eq!(rounds(&servers, &round), [all('h')], "it is back");
+    assert_eq!(rounds(&servers, &round), [all('h')], "the shard is back");
 }

@@ -233,7 +233,7 @@ fn one_that_is_told_to_end_before_it_is_ready_ends_at_once() {
 
 fn fifo(path: &Path) {
     let made = Command::new("mkfifo").arg(path).status();
-    assert!(made.is_ok_and(|status| status.success()), "mkfifo works");
+    assert!(made.is_ok_and(|status| status.success()), "mkfifo failed");
 }
 
 /// A FIFO as lock, store, cache entry or kept generation hung the start.
@@ -242,9 +242,10 @@ fn a_fifo_among_the_data_is_one_line_or_passed_over_and_hangs_nothing() {
     let shard = Shard::new(&config(&guest("kv"), &[]));
     shard.start().stop();
     let paths = |directory: &str| -> Vec<PathBuf> {
-        let entries = fs::read_dir(shard.data.join(directory)).expect("a directory");
+        let entries =
+            fs::read_dir(shard.data.join(directory)).expect("the directory can be listed");
         entries
-            .map(|entry| entry.expect("an entry").path())
+            .map(|entry| entry.expect("the entry can be read").path())
             .collect()
     };
     // What can be made anew is.
@@ -314,8 +315,8 @@ fn a_plain_directory_where_files_become_fifos_is_read_on_and_the_shard_ends() {
     let volume = shard.config.directory().to_owned();
     // From now on a plain directory.
     fs::remove_file(volume.join("..data")).expect("it is there");
-    fs::write(volume.join("guest.wasm"), guest("hostile")).expect("it is written");
-    fs::write(volume.join("label"), "one").expect("it is written");
+    fs::write(volume.join("guest.wasm"), guest("hostile")).expect("the file can be written");
+    fs::write(volume.join("label"), "one").expect("the file can be written");
     let host = shard.start();
     let label = |host: &Host| host.client().get("/label").expect("an answer");
     assert_eq!(label(&host).text(), "one");
@@ -324,7 +325,7 @@ fn a_plain_directory_where_files_become_fifos_is_read_on_and_the_shard_ends() {
     for round in 0..300 {
         fifo(&pipe);
         fs::rename(&pipe, volume.join("label")).expect("it is replaced");
-        fs::write(&file, format!("round {round}")).expect("it is written");
+        fs::write(&file, format!("round {round}")).expect("the file can be written");
         fs::rename(&file, volume.join("label")).expect("it is replaced");
     }
     host.wait_until("the last content", |host| label(host).text() == "round 299");

@@ -215,7 +215,7 @@ fn a_shard_that_does_not_end_is_killed_after_the_grace() {
     assert_eq!(
         history(&set)[4..],
         ["t1", "e1", "t0", "e0"],
-        "the other only then"
+        "the second Pod must end only then"
     );
 }
 

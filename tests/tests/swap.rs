@@ -88,7 +88,7 @@ fn swaps_under_load_drop_and_mix_no_request() {
                 let generation = response.generation();
                 // The setting and the code say of which generation they are.
                 let expected = format!("{generation} {}", code_of(generation));
-                assert_eq!(response.text(), expected, "mixed: {response:?}");
+                assert_eq!(response.text(), expected, "two generations: {response:?}");
                 seen.lock().expect("no holder panics").insert(generation);
             }
             // Writes to one partition, each of which stores its generation.
@@ -131,11 +131,7 @@ fn swaps_under_load_drop_and_mix_no_request() {
         .lines()
         .filter(|line| line.contains("swap step begins") && line.contains("\"compile\""))
         .count() as u64;
-    assert_eq!(
-        compiled,
-        1 + SWAPS / 2,
-        "settings alone are no reason to compile"
-    );
+    assert_eq!(compiled, 1 + SWAPS / 2, "settings alone must not compile");
     let seen = seen.into_inner().expect("no holder panics").len() as u64;
     assert!(
         seen > SWAPS / 2,

@@ -70,7 +70,9 @@ async fn ask(to: SocketAddr, as_whom: &Endpoint, cluster: Option<ClusterId>) -> 
 
 fn epoch(host: &Host) -> u64 {
     let status = host.status();
-    status["topology"]["epoch"].as_u64().expect("a number")
+    status["topology"]["epoch"]
+        .as_u64()
+        .expect("the text is a number")
 }
 
 fn save_and_load(through: SocketAddr, letter: char) -> bool {
@@ -97,7 +99,7 @@ fn a_peer_that_takes_a_shards_place_gives_no_plan() {
         let peers = [1, 2].map(|pod: usize| SocketAddr::from((public[pod].ip(), 7070)));
 
         network.add(ROGUE);
-        let runtime = Runtime::new().expect("a runtime");
+        let runtime = Runtime::new().expect("a runtime can be created");
         let said = runtime.block_on(ask(peers[0], &endpoint(900, 1), None));
         let plan = plan_of(&said);
         // One that can come next: all that shard 2 has is to be another's.
@@ -110,7 +112,7 @@ fn a_peer_that_takes_a_shards_place_gives_no_plan() {
         let status = pods.pod(0).host().status();
         let own = status["topology"]["incarnation"]
             .as_u64()
-            .expect("a number");
+            .expect("the text is a number");
         let rogue = endpoint(0, own + 1000);
         let liar = Arc::new(Liar {
             plan: lie,
@@ -134,7 +136,7 @@ fn a_peer_that_takes_a_shards_place_gives_no_plan() {
         // It is called in the place of shard 0, by both, again and again.
         let began = Instant::now();
         while liar.asked.load(Ordering::Relaxed) < 10 {
-            assert!(began.elapsed() < PATIENCE, "it is called");
+            assert!(began.elapsed() < PATIENCE, "the peer was not called");
             thread::sleep(Duration::from_millis(20));
         }
         let asked = liar.asked.load(Ordering::Relaxed);
@@ -145,7 +147,7 @@ fn a_peer_that_takes_a_shards_place_gives_no_plan() {
         for letter in ['a', 'b'] {
             assert!(
                 save_and_load(public[1], letter),
-                "{letter} is not shard 0's"
+                "{letter} does not belong to shard 0"
             );
         }
 

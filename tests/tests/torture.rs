@@ -105,7 +105,7 @@ impl Clients<'_> {
                 _ => Kind::Delete,
             };
             let through = random.below(self.addresses.len() as u64);
-            let client = &mut clients[usize::try_from(through).expect("a few")];
+            let client = &mut clients[usize::try_from(through).expect("the number is small")];
             let called = self.now();
             let outcome = ask(client, key, kind);
             let returned = self.now();
@@ -211,7 +211,7 @@ fn change(
     let (mut kills, mut of_coordinator) = (0, 0);
     while kills < KILLS_EACH {
         thread::sleep(Duration::from_millis(50 + random.below(400)));
-        let shard = u32::try_from(random.below(SHARDS.into())).expect("a few");
+        let shard = u32::try_from(random.below(SHARDS.into())).expect("the number is small");
         if set.kill(shard).is_some() {
             kills += 1;
             of_coordinator += u64::from(shard == 0);
@@ -333,7 +333,7 @@ fn kills_and_changes_without_end_lose_nothing() {
     for (key, history) in &mut histories {
         let called = clients.now();
         let Outcome::Done(action) = ask(&mut client, *key, Kind::Read) else {
-            panic!("key {key} is not answered for");
+            panic!("no shard answers for key {key}");
         };
         there += u64::from(action != Action::Read(None));
         let returned = clients.now();
@@ -355,7 +355,7 @@ fn kills_and_changes_without_end_lose_nothing() {
         .iter()
         .filter(|(_, shards)| shards.len() > 1)
         .collect();
-    assert!(twice.is_empty(), "in more than one shard: {twice:?}");
+    assert!(twice.is_empty(), "keys on more than one shard: {twice:?}");
     assert_eq!(places.len() as u64, FILLERS + there);
     let done = clients.done.into_inner();
     assert!(done >= rounds * OPERATIONS && kills >= rounds * KILLS);

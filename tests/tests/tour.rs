@@ -50,7 +50,7 @@ impl Tour {
         let deadline = Instant::now() + PATIENCE;
         while !self.said("stdout").contains(text) {
             let said = [self.said("stdout"), self.said("stderr")].concat();
-            assert!(Instant::now() < deadline, "{text:?} does not come: {said}");
+            assert!(Instant::now() < deadline, "{text:?} is not printed: {said}");
             thread::sleep(Duration::from_millis(1));
         }
     }
@@ -71,7 +71,7 @@ impl Tour {
                 return status.code();
             }
             let said = [self.said("stdout"), self.said("stderr")].concat();
-            assert!(Instant::now() < deadline, "{left:?} runs on: {said}");
+            assert!(Instant::now() < deadline, "{left:?} still run: {said}");
             thread::sleep(Duration::from_millis(1));
         }
     }
@@ -149,7 +149,7 @@ fn a_key_that_is_lost_fails_the_tour() {
     let code = tour.end();
     let wrong = tour.said("stderr");
     assert_eq!(code, Some(1), "{wrong}");
-    let expected = "the smart client sees \"hhhhhhhhhhhhhhhhmhhhhhhhhh";
+    let expected = "the smart client prints \"hhhhhhhhhhhhhhhhmhhhhhhhhh";
     assert!(wrong.contains(expected), "{wrong}");
     // For a look at what happened.
     assert_eq!(tour.left(), 1);

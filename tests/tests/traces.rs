@@ -91,7 +91,7 @@ fn spans_of_two_shards_join_in_the_client_s_trace() {
         let first = first.unwrap_or_else(|| panic!("no {name} of {shard} in {spans:#?}"));
         assert!(
             found.next().is_none(),
-            "{name} of {shard} twice: {spans:#?}"
+            "there are two spans {name} of shard {shard}: {spans:#?}"
         );
         first
     };
@@ -188,7 +188,7 @@ fn without_a_collector_a_trace_still_names_log_lines_in_each_shard() {
 
 #[test]
 fn a_collector_that_is_gone_harms_no_request() {
-    let gone = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let gone = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let endpoint = format!("http://{}", gone.local_addr().expect("it is bound"));
     drop(gone);
     let mut shard = Shard::new(&config(&guest("kv"), &[]));
@@ -204,7 +204,10 @@ fn a_collector_that_is_gone_harms_no_request() {
     let refused = r#"ostrakon_spans_dropped_total{reason="refused"}"#;
     host.wait_until("a batch given up", |host| host.metric(refused) > 0);
     let (full, refused) = (host.metric(full), host.metric(refused));
-    assert!(full > 0, "the queue has a bound");
+    assert!(
+        full > 0,
+        "no span was dropped, although the queue is bounded"
+    );
     let log = host.stop();
     let told = log.matches("spans are not exported").count();
     assert_eq!(told, 1, "{log}");

@@ -22,7 +22,7 @@ fn talkative(label: &str) -> Shard {
 }
 
 /// Lets clients work until lines are lost, and then until `meanwhile` returns; prints what they saw.
-#[expect(clippy::print_stdout, reason = "the test's figures")]
+#[expect(clippy::print_stdout, reason = "the test prints its results")]
 fn while_unread(host: &Host, what: &str, meanwhile: impl FnOnce()) {
     let before = host.metric("process_resident_memory_bytes");
     host.set_reading(Reading::Paused);
@@ -47,7 +47,7 @@ fn while_unread(host: &Host, what: &str, meanwhile: impl FnOnce()) {
     let more = host
         .metric("process_resident_memory_bytes")
         .saturating_sub(before);
-    assert!(more < MORE_MEMORY, "{more} bytes more");
+    assert!(more < MORE_MEMORY, "memory grew by {more} bytes");
     println!(
         "{what}: {requests} saves, 0 failed, longest {longest:?}; {} lines lost, {} KiB more memory",
         host.metric(LOST),
@@ -122,7 +122,7 @@ fn a_command_that_fails_ends_though_nobody_reads_why() {
             }
             if Instant::now() > deadline {
                 let _ = child.kill();
-                panic!("it does not end, {arguments:?}");
+                panic!("the process does not end, {arguments:?}");
             }
             std::thread::sleep(Duration::from_millis(1));
         };

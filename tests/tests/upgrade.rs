@@ -49,14 +49,14 @@ struct Versions {
 impl Versions {
     fn new(other: &Path, port: u16) -> Self {
         let versions = Self {
-            directory: tempfile::tempdir().expect("a directory"),
+            directory: tempfile::tempdir().expect("a directory can be created"),
         };
         let script = CHOOSE
             .replace("OTHER", &other.display().to_string())
             .replace("THIS", &binary().display().to_string())
             .replace("PORT", &port.to_string());
         let path = versions.script();
-        fs::write(&path, script).expect("it is written");
+        fs::write(&path, script).expect("the file can be written");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("it is ours");
         versions
     }
@@ -70,7 +70,7 @@ impl Versions {
         for shard in 0..SHARDS {
             let mark = self.directory.path().join(format!("shard-{shard}"));
             if others.contains(&shard) {
-                fs::write(&mark, "").expect("it is written");
+                fs::write(&mark, "").expect("the file can be written");
             } else if mark.exists() {
                 fs::remove_file(&mark).expect("it is ours");
             }

@@ -1,4 +1,4 @@
-//! A kept HTTP/1.1 connection to a server, in TLS or not, as a browser or a service mesh keeps one.
+//! A kept-alive HTTP/1.1 connection to a server, with or without TLS, like a browser's or a service mesh's.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -12,10 +12,10 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
-/// How long a server may take before it counts as not there.
+/// How long a server may take before the request counts as failed.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A server, and how it is talked to.
+/// A server, and how to connect to it.
 #[derive(Clone)]
 pub(crate) struct Server {
     address: String,
@@ -32,7 +32,7 @@ pub(crate) struct Answer {
     pub(crate) body: String,
 }
 
-/// One client's connection: opened when there is none.
+/// One client's connection, which is opened when it is needed.
 pub(crate) struct Connection {
     server: Server,
     stream: Option<BufReader<Box<dyn Stream>>>,
@@ -41,7 +41,7 @@ pub(crate) struct Connection {
 }
 
 impl Server {
-    /// A server at `host[:port]`; in TLS where the authority of its certificate is given.
+    /// A server at `host[:port]`, with TLS if the authority of its certificate is given.
     pub(crate) fn new(
         address: &str,
         authority: Option<&Path>,
@@ -109,8 +109,8 @@ impl Connection {
         }
     }
 
-    /// `GET path`. A kept connection that turns out to be closed, without a byte of an answer, is
-    /// opened anew once, as every client of HTTP/1.1 must: the server may close one at any time.
+    /// `GET path`. If a kept connection turns out to be closed before a byte of the response, it is
+    /// reopened once, as in every HTTP/1.1 client: the server may close an idle connection at any time.
     pub(crate) fn get(&mut self, path: &str) -> io::Result<Answer> {
         if let Some(stream) = self.stream.take() {
             match self.ask(stream, path) {
@@ -167,7 +167,7 @@ impl Connection {
     }
 }
 
-/// Marks that nothing of an answer came.
+/// Marks that no byte of a response arrived.
 fn closed(error: io::Error) -> io::Error {
     match error.kind() {
         io::ErrorKind::BrokenPipe
@@ -189,7 +189,7 @@ mod tests {
 
     use super::*;
 
-    /// A server that gives these answers, each connection as many as it has, and then hangs up.
+    /// A server that sends these responses, on each connection as many as are listed for it, and then closes it.
     fn server(connections: &'static [&'static [&'static str]]) -> Connection {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();

@@ -1,5 +1,5 @@
-//! Clients of the key/value store that save and load without a pause, see that each answer is the
-//! right one, and count what failed. What happens to a cluster meanwhile should not be seen here.
+//! Clients of the key/value store that save and load without a pause, check that each response is
+//! right, and count failures. Changes of a cluster should cause no failure here.
 
 mod connection;
 
@@ -14,31 +14,31 @@ use clap::{Parser, Subcommand};
 use connection::{Answer, Connection, Server};
 use humantime_serde::re::humantime::parse_duration;
 
-/// How many failures are shown in words.
+/// How many failures are printed.
 const SHOWN: u64 = 10;
-/// How often it is said how it goes.
+/// How often progress is printed.
 const REPORT_EVERY: Duration = Duration::from_secs(5);
 
-/// Saves and loads, and counts what failed.
+/// Saves and loads, and counts failures.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
-    /// The server: a Service, or one shard. The port is 80, or 443 in TLS, if none is given.
+    /// The server: a Service, or one shard. The default port is 80, or 443 with TLS.
     #[arg(value_name = "SERVER[:PORT]")]
     server: String,
-    /// The authority of the server's certificate, as PEM: talk in TLS.
+    /// The authority of the server's certificate, as PEM: connect with TLS.
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
     /// A file with the token that clients must show.
     #[arg(long, value_name = "FILE")]
     token: Option<PathBuf>,
-    /// How many clients there are, each on a connection of its own.
+    /// The number of clients, each on its own connection.
     #[arg(long, value_name = "N", default_value_t = 8)]
     clients: u64,
-    /// How many keys each of them has.
+    /// The number of keys of each client.
     #[arg(long, value_name = "N", default_value_t = 100)]
     keys: u64,
-    /// What the names of the keys have after their first letter: with another one they are other keys.
+    /// The text after the first letter of each key's name: another text means other keys.
     #[arg(long, value_name = "TEXT", default_value = "")]
     prefix: String,
     #[command(subcommand)]
@@ -52,7 +52,7 @@ enum Command {
         /// How long to run, unless --until ends it earlier.
         #[arg(long = "for", value_name = "TIME", default_value = "1m", value_parser = parse_duration)]
         time: Duration,
-        /// End when there is this file.
+        /// End as soon as this file exists.
         #[arg(long, value_name = "FILE")]
         until: Option<PathBuf>,
         /// How long each client pauses between two requests.
@@ -99,7 +99,7 @@ fn main() -> anyhow::Result<ExitCode> {
             let mut reported = Instant::now();
             let told = || until.as_ref().is_some_and(|file| file.exists());
             while began.elapsed() < *time && !told() {
-                // Nothing is waited for here: it is how often it looks.
+                // The interval of the check, not a wait for an event.
                 thread::sleep(Duration::from_millis(50));
                 if reported.elapsed() >= REPORT_EVERY {
                     reported = Instant::now();
@@ -134,7 +134,7 @@ impl Count {
     }
 }
 
-/// One of the clients; it has keys of its own, so it knows what is in them.
+/// One of the clients. It has its own keys, so it knows their values.
 struct Client<'a> {
     number: u64,
     prefix: &'a str,
@@ -143,7 +143,7 @@ struct Client<'a> {
 }
 
 impl Client<'_> {
-    /// Does what is told; gives how many of its keys were wrong at the end.
+    /// Runs a command, and returns how many of its keys were wrong at the end.
     fn work(mut self, command: &Command, keys: u64) -> u64 {
         let first = match command {
             Command::Run { pause, .. } => self.run(keys, *pause),
@@ -153,7 +153,7 @@ impl Client<'_> {
             }
             Command::Check => vec![Some(0); usize::try_from(keys).expect("they fit into memory")],
         };
-        // What a request that failed has stored is not known.
+        // It is unknown whether a failed request stored its value.
         let known = (0..keys)
             .zip(first)
             .filter_map(|(key, value)| Some((key, value?)));
@@ -161,7 +161,7 @@ impl Client<'_> {
         wrong.count() as u64
     }
 
-    /// Saves and loads its keys in turns until the end; gives what each has, where that is certain.
+    /// Saves and loads its keys in turns until the end, and returns the value of each, if it is certain.
     fn run(&mut self, keys: u64, pause: Duration) -> Vec<Option<u64>> {
         let mut saved = vec![None; usize::try_from(keys).expect("they fit into memory")];
         for value in 1.. {
@@ -183,7 +183,7 @@ impl Client<'_> {
         saved
     }
 
-    /// Spread over shards by their first letters, too, as the course does it.
+    /// A key. The first letters differ, so that keys are spread over shards also by the course's function.
     fn key(&self, key: u64) -> String {
         let letter = char::from(b'a' + u8::try_from(key % 26).expect("a letter fits"));
         format!("{letter}-{}{}-{key}", self.prefix, self.number)
@@ -199,7 +199,7 @@ impl Client<'_> {
         self.ask(&path, value)
     }
 
-    /// Whether a request is answered with this value.
+    /// Whether the response to a request is this value.
     fn ask(&mut self, path: &str, value: u64) -> bool {
         let (began, opened) = (Instant::now(), self.connection.opened);
         let answer = self.connection.get(path);
@@ -222,6 +222,6 @@ impl Client<'_> {
 }
 
 fn say(line: &str) {
-    // When nobody reads, the exit code tells.
+    // If standard output is closed, the exit code still tells the result.
     let _ = writeln!(io::stdout(), "{line}");
 }

@@ -13,21 +13,21 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 const CLIENTS: usize = 8;
-/// The pause of each client after a word was written and read.
+/// The pause of each client after it has written and read a word.
 const PAUSE: Duration = Duration::from_millis(5);
-/// How late clients hear that a shard is not ready any more: much sooner than it stops answering.
+/// How late clients learn that a shard is no longer ready: much sooner than it stops answering.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-/// How long they wait for an answer.
+/// How long clients wait for a response.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A key, and the word that was written last.
+/// A key, and the word that was last written to it.
 pub(crate) type Entry = (String, String);
 
-/// What all clients know and have seen.
+/// The clients' shared state.
 #[derive(Debug)]
 pub(crate) struct Clients {
     addresses: Addresses,
-    /// Of each shard, whether requests are to go there, as a Service knows it.
+    /// Whether requests may go to each shard, as a Service would know.
     ready: Vec<AtomicBool>,
     turns: AtomicUsize,
     has_ended: AtomicBool,
@@ -35,12 +35,12 @@ pub(crate) struct Clients {
     words: AtomicU64,
 }
 
-/// What was seen of requests.
+/// The requests so far.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Seen {
     pub(crate) requests: u64,
     pub(crate) failed: u64,
-    /// What became of the first that failed.
+    /// The error of the first failed request.
     pub(crate) first_failure: Option<String>,
     pub(crate) longest: Duration,
 }
@@ -53,7 +53,7 @@ pub(crate) struct Working {
 }
 
 impl Clients {
-    /// Clients of at most so many shards, of which the first ones are ready.
+    /// Clients of at most this many shards, of which the first ones are ready.
     pub(crate) fn new(addresses: Addresses, most: u32, ready: Range<u32>) -> Arc<Self> {
         let ready = (0..most).map(|shard| AtomicBool::new(ready.contains(&shard)));
         Arc::new(Self {
@@ -81,7 +81,7 @@ impl Clients {
             .await;
     }
 
-    /// Sends a request for each entry, and expects its word.
+    /// Sends a request for each entry, and expects its word as the response.
     async fn ask_all(self: &Arc<Self>, entries: &[Entry], path: fn(&Entry) -> String) {
         let mut tasks = JoinSet::new();
         for entries in entries.chunks(entries.len().div_ceil(CLIENTS)) {
@@ -95,7 +95,7 @@ impl Clients {
         tasks.join_all().await;
     }
 
-    /// Begins to write and read these entries, again and again.
+    /// Starts to write and read these entries repeatedly.
     pub(crate) fn begin(self: &Arc<Self>, entries: &[Entry]) -> Working {
         let mut tasks = JoinSet::new();
         for entries in entries.chunks(entries.len().div_ceil(CLIENTS)) {
@@ -110,7 +110,7 @@ impl Clients {
         }
     }
 
-    /// One client, until the end; gives what it wrote last.
+    /// Runs one client until the end, and returns what it wrote last.
     async fn work(self: Arc<Self>, mut entries: Vec<Entry>) -> Vec<Entry> {
         loop {
             for (key, word) in &mut entries {
@@ -126,7 +126,7 @@ impl Clients {
         }
     }
 
-    /// Keeps what is ready up to date, for ever.
+    /// Keeps the readiness of the shards up to date, without end.
     async fn follow(self: Arc<Self>) {
         loop {
             for (shard, ready) in (0..).zip(&self.ready) {
@@ -139,20 +139,20 @@ impl Clients {
         }
     }
 
-    /// The next shard that is ready, by turns.
+    /// The next ready shard, in turns.
     async fn any(&self) -> u32 {
         loop {
             for _ in &self.ready {
                 let shard = self.turns.fetch_add(1, Ordering::Relaxed) % self.ready.len();
                 if self.ready[shard].load(Ordering::Relaxed) {
-                    return u32::try_from(shard).expect("a few");
+                    return u32::try_from(shard).expect("the number is small");
                 }
             }
             sleep(LOOK_EVERY).await;
         }
     }
 
-    /// One request through any shard, which must be answered with this word. It is never repeated.
+    /// Sends one request through any shard; the response must be this word. It is never retried.
     async fn ask(&self, path: &str, word: &str) {
         let shard = self.any().await;
         let began = Instant::now();
@@ -173,14 +173,14 @@ impl Clients {
         let (status, body) = request(address, Method::GET, path, PATIENCE).await?;
         if !status.is_success() || body != word.as_bytes() {
             let body = String::from_utf8_lossy(&body);
-            bail!("{status}, {:?} in place of {word:?}", body.trim_end());
+            bail!("{status}, {:?} instead of {word:?}", body.trim_end());
         }
         Ok(())
     }
 }
 
 impl Working {
-    /// Ends the clients' work; gives what they wrote last.
+    /// Ends the clients, and returns what they wrote last.
     pub(crate) async fn end(mut self) -> Vec<Entry> {
         self.clients.has_ended.store(true, Ordering::Relaxed);
         let entries = self.tasks.join_all().await;

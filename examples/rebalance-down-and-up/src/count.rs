@@ -1,4 +1,4 @@
-//! Which key is where, from the shards' files.
+//! Finds the shards of each key in the shards' files.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,11 +9,11 @@ use ostrakon_store::{Options, Store, successor, unbounded};
 
 use crate::set;
 
-/// Memory for pages of a file that is read once.
+/// The page cache of a file that is read once.
 const CACHE: usize = 1 << 20;
 const PAGE: usize = 1000;
 
-/// The shards that have each key, of all that ever were. They must have ended.
+/// The shards that have each key, of all shards that ever ran. They must have ended.
 pub(crate) fn places(directory: &Path) -> anyhow::Result<BTreeMap<String, Vec<u32>>> {
     let state = set::state(directory);
     let mut places: BTreeMap<_, Vec<u32>> = BTreeMap::new();
@@ -32,7 +32,7 @@ pub(crate) fn places(directory: &Path) -> anyhow::Result<BTreeMap<String, Vec<u3
 /// The keys in a data directory: each is a partition.
 fn keys(data: &Path) -> anyhow::Result<Vec<String>> {
     let store = Store::open(Options::new(data, CACHE))?;
-    let snapshot = store.snapshot().expect("it was opened");
+    let snapshot = store.snapshot().expect("the store was just opened");
     let mut keys = Vec::new();
     let mut start = None::<Vec<u8>>;
     loop {

@@ -1,9 +1,9 @@
-//! The course's rebalancer, which nobody runs: three shards become five, then two, while clients
-//! write and read through any of them.
+//! The course's rebalancing, without a rebalancer: three shards become five, then two, while
+//! clients write and read through any of them.
 //!
-//! It runs `ostrakon dev` on a loopback network of its own, in a directory of its own, says at each
-//! station what it sees, and ends with a count of the keys in the shards' files. Its exit code is 1
-//! if a request failed, or a key is not in exactly one shard.
+//! It runs `ostrakon dev` on its own loopback network, in its own directory, prints at each station
+//! what it finds, and ends with a count of the keys in the shards' files. Its exit code is 1 if a
+//! request failed, or a key is not in exactly one shard.
 
 mod clients;
 mod count;
@@ -25,19 +25,19 @@ use tempfile::TempDir;
 use tokio::process::Command;
 use tour::Tour;
 
-/// A shard that is to end answers for another second: clients hear late that it is not ready.
+/// A shard that is told to end answers for another second, because clients learn late that it is not ready.
 const SETTINGS: &str = "[drain]\nserve_for = \"1s\"\n";
-/// The exit code of a tour that was interrupted, as shells give it.
+/// The exit code of an interrupted tour, as in shells.
 const INTERRUPTED: u8 = 130;
 
 /// Three shards become five, then two, while clients write and read.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
-    /// The first shard's address, a loopback one that ends in .1; the next has .2, and so on.
+    /// The first shard's address, a loopback address that ends in .1; the next shard has .2, and so on.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.35.1")]
     address: Ipv4Addr,
-    /// The key/value guest, built [default: it is built from guest/kv]
+    /// The component of the key/value guest [default: built from guest/kv]
     #[arg(long, value_name = "FILE")]
     guest: Option<PathBuf>,
     /// The host [default: ostrakon, beside this program]
@@ -49,7 +49,7 @@ fn main() -> ExitCode {
     match run(&Arguments::parse()) {
         Ok(code) => code,
         Err(error) => {
-            // When standard error is closed, the exit code says it.
+            // If standard error is closed, the exit code still reports the failure.
             let _ = writeln!(io::stderr(), "error: {error:#}");
             ExitCode::FAILURE
         }
@@ -62,7 +62,7 @@ async fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let addresses = addresses
         .context("--address must be a loopback address that ends in .1, such as 127.0.35.1")?;
     let mut signals = Signals::new()?;
-    let directory = tempfile::tempdir().context("cannot make a temporary directory")?;
+    let directory = tempfile::tempdir().context("cannot create a temporary directory")?;
     let ostrakon = match &arguments.ostrakon {
         Some(ostrakon) => ostrakon.clone(),
         None => neighbour("ostrakon")?,
@@ -93,7 +93,7 @@ async fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Err(error) => Err(error.context(format!(
-            "the tour failed; its data and logs are left in {}",
+            "the tour failed; its data and logs are in {}",
             directory.keep().display()
         ))),
     }
@@ -117,13 +117,13 @@ async fn configure(
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../guest/kv");
     let mut build = Command::new(ostrakon);
     build.arg("build").arg(&source).arg("-o").arg(&component);
-    // What it says is of the build alone.
+    // Its output is about the build only.
     build.stdout(Stdio::null()).kill_on_drop(true);
     let built = build.status().await;
     let built = built.with_context(|| format!("cannot run {}", ostrakon.display()))?;
     ensure!(
         built.success(),
-        "the key/value guest was not built: see above, or give --guest"
+        "the key/value guest could not be built: see above, or use --guest"
     );
     Ok(())
 }
@@ -139,8 +139,8 @@ fn neighbour(name: &str) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
-/// Says a line, or several.
+/// Prints one or more lines.
 fn say(text: &str) {
-    // Whoever closes the pipe can still see the exit code.
+    // If the pipe is closed, the exit code still reports the result.
     let _ = writeln!(io::stdout(), "{text}");
 }

@@ -1,4 +1,4 @@
-//! `ostrakon dev`, as a process of its own: started, told what to do, and stopped.
+//! Runs `ostrakon dev` as a process: starts it, sends it commands, and stops it.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -13,17 +13,17 @@ use tokio::process::{Child, ChildStdout, Command};
 
 use crate::say;
 
-/// How many shards there are at first.
+/// The number of shards at first.
 pub(crate) const AT_FIRST: u32 = 3;
 /// How long the set may take to start, to change its number, or to end.
 const PATIENCE: Duration = Duration::from_mins(2);
 
-/// A StatefulSet on this machine. Dropping it kills it, and with it its shards.
+/// A StatefulSet on this machine. Dropping it kills `ostrakon dev` and with it the shards.
 #[derive(Debug)]
 pub(crate) struct StatefulSet {
     pub(crate) addresses: Addresses,
     child: Child,
-    /// What it says; none once that is passed on.
+    /// Its output; `None` once the output is passed on.
     lines: Option<Lines<BufReader<ChildStdout>>>,
     state: PathBuf,
 }
@@ -33,13 +33,13 @@ pub(crate) fn config(directory: &Path) -> PathBuf {
     directory.join("config")
 }
 
-/// Where `ostrakon dev` keeps what it has.
+/// The state directory of `ostrakon dev`.
 pub(crate) fn state(directory: &Path) -> PathBuf {
     directory.join("state")
 }
 
 impl StatefulSet {
-    /// Starts it with the ConfigMap that is in the directory.
+    /// Starts it with the ConfigMap in the directory.
     pub(crate) fn spawn(
         ostrakon: &Path,
         directory: &Path,
@@ -59,12 +59,12 @@ impl StatefulSet {
             .args(["--peer-port", &addresses.peer_port.to_string()])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            // The terminal's Ctrl-C is for the tour, which then ends it.
+            // Ctrl-C at the terminal goes to the tour, which then ends this process.
             .process_group(0)
             .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("cannot run {}", ostrakon.display()))?;
-        let output = child.stdout.take().expect("it is piped");
+        let output = child.stdout.take().expect("standard output is piped");
         Ok(Self {
             addresses,
             child,
@@ -73,9 +73,9 @@ impl StatefulSet {
         })
     }
 
-    /// Waits until all shards are ready, and shows what they do from now on.
+    /// Waits until all shards are ready, and prints the output from then on.
     pub(crate) async fn started(&mut self) -> anyhow::Result<()> {
-        let mut lines = self.lines.take().expect("it is started once");
+        let mut lines = self.lines.take().expect("this is called once");
         let ready = async {
             while let Some(line) = lines.next_line().await? {
                 show(&line);
@@ -119,10 +119,10 @@ impl StatefulSet {
             tokio::select! {
                 ended = self.child.wait() => {
                     let ended = ended?;
-                    ensure!(ended.success(), "`ostrakon dev` has ended with {ended}");
+                    ensure!(ended.success(), "`ostrakon dev` ended with {ended}: see its output above");
                     return Ok(());
                 }
-                // It kills its shards when it is told twice.
+                // A second signal makes it kill its shards.
                 _ = signals.recv() => self.terminate(),
                 () = tokio::time::sleep(PATIENCE) => self.child.start_kill()?,
             }
@@ -130,7 +130,7 @@ impl StatefulSet {
     }
 
     fn terminate(&self) {
-        // One that has been waited for has no id any more.
+        // A process that was waited for no longer has an id.
         if let Some(pid) = self
             .child
             .id()
@@ -141,7 +141,7 @@ impl StatefulSet {
     }
 }
 
-/// Shows what it says of shards and their data.
+/// Prints its lines about shards and their data.
 fn show(line: &str) {
     let is_worth_it = line.starts_with("shard ") || line.starts_with("data moves");
     if is_worth_it {

@@ -1,4 +1,4 @@
-//! The stations of the tour, and what is to be seen at each.
+//! The stations of the tour, and what each one shows.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -18,9 +18,9 @@ use crate::set::{AT_FIRST, StatefulSet};
 
 const MORE: u32 = 5;
 const FEWER: u32 = 2;
-/// How many keys there are. The first 26 are the smart client's letters.
+/// The number of keys. The first 26 are the smart client's letters.
 const KEYS: usize = 2000;
-/// How long clients have the cluster to themselves between two stations.
+/// How long clients run without a change between two stations.
 const BETWEEN: Duration = Duration::from_secs(1);
 /// How long a shard may take to list its keys.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -32,7 +32,7 @@ pub(crate) struct Tour {
     clients: Arc<Clients>,
 }
 
-/// What was seen when all was over.
+/// The result of the tour.
 #[derive(Debug)]
 pub(crate) struct Sights {
     seen: Seen,
@@ -51,10 +51,10 @@ impl Tour {
     /// Goes to all stations, and returns what was seen.
     pub(crate) async fn take(&self, set: &mut StatefulSet) -> anyhow::Result<Sights> {
         say(
-            "The course's store, on shards that become more and fewer. Nobody runs a rebalancer:\n\
-             one number changes, and the shards do the rest.\n\n\
-             1. Three shards, started in order by `ostrakon dev`. The smart client writes a key for\n\
-             each letter, the clients write others.",
+            "The course's store, on a changing number of shards. Nobody runs a rebalancer: one number\n\
+             changes, and the shards do the rest.\n\n\
+             1. `ostrakon dev` starts three shards in order. The smart client writes a key for each\n\
+             letter, and the clients write other keys.",
         );
         set.started().await?;
         self.run_smart_client(AT_FIRST, "w").await?;
@@ -64,16 +64,16 @@ impl Tour {
         self.look(AT_FIRST).await?;
 
         say(
-            "\n2. Eight clients begin: each writes a word through one shard and reads it through\n\
-             the next, without end, and counts a failure where the answer is another.",
+            "\n2. Eight clients begin. Each one repeatedly writes a word through one shard and reads it\n\
+             through the next. A wrong response counts as a failure.",
         );
         let working = self.clients.begin(others);
         sleep(BETWEEN).await;
         self.tell_requests()?;
 
         say(
-            "\n3. Three shards become five. Two more start; then each gives away, key by key, what\n\
-             is another's now. A request for a key on its way waits until it has arrived.",
+            "\n3. Three shards become five. Two more start; then each shard hands off, key by key, the\n\
+             keys that now belong to another one. A request for a moving key waits until it arrives.",
         );
         set.scale(MORE).await?;
         self.look(MORE).await?;
@@ -81,8 +81,8 @@ impl Tour {
         self.tell_requests()?;
 
         say(
-            "\n4. Five shards become two. Three give away all that they have, and only then end,\n\
-             the last first.",
+            "\n4. Five shards become two. Three shards hand off all their keys, and only then end, the\n\
+             last one first.",
         );
         set.scale(FEWER).await?;
         self.look(FEWER).await?;
@@ -90,8 +90,8 @@ impl Tour {
         self.tell_requests()?;
 
         say(
-            "\n5. The clients end, each word is read once more, and the shards are stopped. Then\n\
-             the keys in the files of all five are counted.",
+            "\n5. The clients end, each word is read once more, and the shards stop. Then the keys in\n\
+             the files of all five shards are counted.",
         );
         let others = working.end().await;
         let entries = [letters, &others].concat();
@@ -103,7 +103,7 @@ impl Tour {
         })
     }
 
-    /// What the clients have seen so far, which must be no failure.
+    /// The requests so far, none of which may have failed.
     fn tell_requests(&self) -> anyhow::Result<()> {
         let seen = self.clients.seen();
         let (requests, longest) = (grouped(seen.requests), seen.longest.as_millis());
@@ -118,7 +118,7 @@ impl Tour {
         Ok(())
     }
 
-    /// Shows the letters as the smart client finds them, and each shard's keys.
+    /// Prints the letters as the smart client finds them, and the number of each shard's keys.
     async fn look(&self, shards: u32) -> anyhow::Result<()> {
         self.run_smart_client(shards, "h").await?;
         let mut total = 0;
@@ -141,12 +141,12 @@ impl Tour {
         }
         ensure!(
             total == KEYS,
-            "the shards list {total} keys in place of {KEYS}"
+            "the shards list {total} keys instead of {KEYS}"
         );
         Ok(())
     }
 
-    /// Shows what the smart client sees of the letters, which must be this mark for each.
+    /// Prints the smart client's line, which must have this mark for each letter.
     async fn run_smart_client(&self, shards: u32, mark: &str) -> anyhow::Result<()> {
         let servers: Vec<_> = (0..shards)
             .map(|shard| self.addresses.public(shard).to_string())
@@ -167,26 +167,32 @@ impl Tour {
         let found = text.lines().last().unwrap_or_default();
         ensure!(
             found.starts_with(&mark.repeat(26)),
-            "the smart client sees {found:?}: each letter should be `{mark}`"
+            "the smart client prints {found:?}: each letter should be `{mark}`"
         );
         Ok(())
     }
 }
 
 impl Sights {
-    /// The tour in a line, if each key is in exactly one shard.
+    /// One line about the tour, if each key is in exactly one shard.
     pub(crate) fn told(&self, places: &BTreeMap<String, Vec<u32>>) -> anyhow::Result<String> {
         let lost: Vec<_> = self
             .keys
             .iter()
             .filter(|key| !places.contains_key(*key))
             .collect();
-        ensure!(lost.is_empty(), "in no shard's file: {lost:?}");
+        ensure!(
+            lost.is_empty(),
+            "these keys are in no shard's file: {lost:?}"
+        );
         let twice: Vec<_> = places
             .iter()
             .filter(|(_, shards)| shards.len() > 1)
             .collect();
-        ensure!(twice.is_empty(), "in more than one shard's file: {twice:?}");
+        ensure!(
+            twice.is_empty(),
+            "these keys are in more than one shard's file: {twice:?}"
+        );
         let keys = self.keys.len() as u64;
         ensure!(
             places.len() as u64 == keys,
@@ -204,7 +210,7 @@ impl Sights {
     }
 }
 
-/// All keys: the letters, each its own word, and others that begin with each letter by turns, for
+/// All keys: the letters, with themselves as words, and others. Their first letters take turns, because
 /// the first character decides where a key belongs.
 fn entries() -> Vec<Entry> {
     let letters = ('a'..='z').cycle().zip(0..KEYS);
@@ -216,7 +222,7 @@ fn entries() -> Vec<Entry> {
         .collect()
 }
 
-/// A number with a comma between each three digits.
+/// A number with a comma after every three digits.
 fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let groups: Vec<_> = digits.as_bytes().rchunks(3).rev().collect();
@@ -262,8 +268,11 @@ mod tests {
         };
         let whole = Ok("2 keys, each found, each in one shard");
         check(&[("a", &[0]), ("b", &[1])], whole);
-        check(&[("a", &[0])], Err("in no shard's file: [\"b\"]"));
-        let twice = "in more than one shard's file: [(\"b\", [1, 4])]";
+        check(
+            &[("a", &[0])],
+            Err("these keys are in no shard's file: [\"b\"]"),
+        );
+        let twice = "these keys are in more than one shard's file: [(\"b\", [1, 4])]";
         check(&[("a", &[0]), ("b", &[1, 4])], Err(twice));
         let more = "3 keys in the files, but 2 were written";
         check(&[("a", &[0]), ("b", &[1]), ("c", &[1])], Err(more));

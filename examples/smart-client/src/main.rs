@@ -1,19 +1,19 @@
-//! The course's smart client: it knows which server has which key, and shows with a line of 26
-//! characters how each of the letters' keys fares.
+//! The course's smart client. It knows which server has which key, and prints a line of 26
+//! characters, one for the key of each letter.
 //!
 //! | character | the letter's key |
 //! | --- | --- |
 //! | `h` | a hit: its value is the letter, as written |
-//! | `m` | missing, and left so (`readonly`) |
-//! | `w` | missing, so it was written |
-//! | `x` | there with another value |
-//! | a digit | refused: the first digit of the HTTP status, such as `5` for 503 |
-//! | `.` | no answer |
+//! | `m` | missing, and not written (`readonly`) |
+//! | `w` | missing, and written now |
+//! | `x` | present with another value |
+//! | a digit | rejected: the first digit of the HTTP status, such as `5` for 503 |
+//! | `.` | no response |
 //!
-//! It speaks plain HTTP, and ends where a server speaks HTTPS only.
+//! It speaks plain HTTP, and ends if a server speaks HTTPS only.
 //!
-//! With one server it asks that one for all letters, which any shard of a cluster answers. Where a
-//! server says that another one has the key (307 or 421 with a `location`), it asks that one.
+//! With one server it sends all requests to that server, and any shard of a cluster answers them. If a
+//! server says that another one has the key (307 or 421 with a `location`), it asks that server.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -25,19 +25,19 @@ use anyhow::{Context, bail};
 use clap::{Parser, ValueEnum};
 use humantime_serde::re::humantime::parse_duration;
 
-/// What the store answers for a key that it does not have.
+/// The store's response for a missing key.
 const NOT_FOUND: &str = "_key_not_found_";
-/// How long a server may take before it counts as not there.
+/// How long a server may take before the request counts as failed.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How many servers it goes to at most because another one sent it there.
+/// The maximum number of redirects.
 const MAX_HOPS: u32 = 5;
 
-/// Loads, and writes where it is missing, a key for each letter, and shows how that went.
+/// Loads a key for each letter, writes it if it is missing, and prints the results.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
-    /// The servers in the order of their ordinals, or any one of them that passes requests on; the
-    /// port is 80 if none is given.
+    /// The servers in the order of their ordinals, or any one server that forwards requests; the
+    /// default port is 80.
     #[arg(value_name = "SERVER[:PORT],...")]
     servers: String,
     /// Write nothing.
@@ -64,7 +64,7 @@ fn main() -> anyhow::Result<()> {
         .map(with_port)
         .collect::<Vec<_>>();
     for server in &servers {
-        // Not a reason to end: a name may have an address later.
+        // No reason to end, because the name may have an address later.
         match server
             .to_socket_addrs()
             .map(|mut addresses| addresses.next())
@@ -77,7 +77,7 @@ fn main() -> anyhow::Result<()> {
     let readonly = arguments.mode == Some(Mode::Readonly);
     let mut output = io::stdout().lock();
     writeln!(output, "{}", letters().collect::<String>())?;
-    // The last digit, so that it is one character for each letter.
+    // The last digit only, so that each letter has one character.
     let numbers = letters().map(|letter| (server_of(letter, servers.len()) % 10).to_string());
     writeln!(output, "{}", numbers.collect::<String>())?;
     let mut round = 0;
@@ -116,10 +116,10 @@ fn with_port(server: &str) -> String {
     }
 }
 
-/// Loads a letter's key, writes it where that is wanted, and says how it went.
+/// Loads a letter's key, writes it if that is wanted, and returns the result.
 ///
 /// # Errors
-/// Where no request of this client is ever answered.
+/// When no request of this client can ever be answered.
 fn visit(server: &str, letter: char, readonly: bool) -> Result<char, HttpsOnly> {
     let ask = |path: String| match follow(server, &path) {
         Ok(answer) => Ok(Ok(answer)),
@@ -147,7 +147,7 @@ fn visit(server: &str, letter: char, readonly: bool) -> Result<char, HttpsOnly> 
     })
 }
 
-/// A server with which this client cannot speak.
+/// A server that this client cannot use.
 #[derive(Debug)]
 struct HttpsOnly(String);
 
@@ -158,7 +158,7 @@ impl fmt::Display for HttpsOnly {
         let Self(server) = self;
         write!(
             out,
-            "{server} speaks HTTPS only, and this client plain HTTP: ask with another, such as curl"
+            "{server} speaks HTTPS only, but this client speaks plain HTTP: use another client, such as curl"
         )
     }
 }
@@ -167,7 +167,7 @@ fn first_digit(status: u16) -> char {
     char::from(b'0' + u8::try_from(status / 100 % 10).expect("a digit fits"))
 }
 
-/// A request that goes where it is sent: the status and the body of the last answer.
+/// Sends a request, follows redirects, and returns the status and the body of the last response.
 fn follow(server: &str, path: &str) -> anyhow::Result<(u16, String)> {
     let mut server = server.to_owned();
     for _ in 0..MAX_HOPS {
@@ -177,7 +177,7 @@ fn follow(server: &str, path: &str) -> anyhow::Result<(u16, String)> {
             (status, _) => return Ok((status, answer.body)),
         }
     }
-    bail!("it is sent from server to server without end")
+    bail!("the request was redirected too often")
 }
 
 struct Answer {
@@ -187,7 +187,7 @@ struct Answer {
     body: String,
 }
 
-/// One request on a connection of its own, so that a server that came back is found again at once.
+/// Sends one request on a new connection, so that a restarted server is found at once.
 fn get(server: &str, path: &str) -> anyhow::Result<Answer> {
     let address = server
         .to_socket_addrs()?
@@ -200,9 +200,9 @@ fn get(server: &str, path: &str) -> anyhow::Result<Answer> {
     let mut response = String::new();
     stream.read_to_string(&mut response)?;
     let Some((head, body)) = response.split_once("\r\n\r\n") else {
-        bail!("the connection ended in the middle of the answer");
+        bail!("the connection ended in the middle of the response");
     };
-    let status = head.split(' ').nth(1).context("not an HTTP answer")?;
+    let status = head.split(' ').nth(1).context("not an HTTP response")?;
     let header = |wanted: &str| {
         let mut headers = head.lines().filter_map(|line| line.split_once(':'));
         let found = headers.find(|(name, _)| name.eq_ignore_ascii_case(wanted));
@@ -220,7 +220,7 @@ fn get(server: &str, path: &str) -> anyhow::Result<Answer> {
     })
 }
 
-/// The server in a URL; none where it is reached otherwise than by plain HTTP.
+/// The server in a URL; `None` unless the URL is of plain HTTP.
 fn server_in(url: &str) -> Option<String> {
     let server = url.strip_prefix("http://")?.split('/').next()?;
     Some(with_port(server))

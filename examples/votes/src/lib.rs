@@ -1,11 +1,11 @@
-//! Votes: a partition for each poll, in it an entry for each voter; tallies are made by a scan.
+//! Votes: a partition for each poll, with an entry for each voter. A scan counts the votes.
 //!
-//! | request | answer |
+//! | request | response |
 //! | --- | --- |
-//! | `PUT /polls/<poll>/<voter>` with the choice as its body | 204; a voter has one vote, the last |
+//! | `PUT /polls/<poll>/<voter>` with the choice as its body | 204; a voter has one vote, and the last one counts |
 //! | `GET /polls/<poll>/<voter>` | the vote as JSON, or 404 |
-//! | `DELETE /polls/<poll>/<voter>` | 204; 404 where there is none |
-//! | `GET /polls/<poll>` | how many votes each choice has, as JSON |
+//! | `DELETE /polls/<poll>/<voter>` | 204, or 404 |
+//! | `GET /polls/<poll>` | the number of votes of each choice, as JSON |
 //! | `GET /polls` | the names of the polls, as JSON |
 
 use std::collections::BTreeMap;
@@ -19,11 +19,11 @@ pub struct Votes;
 
 ostrakon_guest::export!(Votes);
 
-/// What is stored for a voter.
+/// The stored vote of a voter.
 #[derive(Serialize, Deserialize)]
 struct Vote {
     choice: String,
-    /// How often the voter has thought better of it.
+    /// How often the voter has changed the vote.
     changes: u32,
 }
 
@@ -65,7 +65,7 @@ impl Guest for Votes {
             (_, ["polls", _, _]) => Err(Error::method_not_allowed("GET, PUT, DELETE")),
             (_, ["polls"] | ["polls", _]) => Err(Error::method_not_allowed("GET")),
             _ => Err(Error::not_found(
-                "there is /polls, /polls/<poll> and /polls/<poll>/<voter>",
+                "this path does not exist: use /polls, /polls/<poll> or /polls/<poll>/<voter>",
             )),
         }
     }

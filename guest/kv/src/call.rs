@@ -1,17 +1,17 @@
-//! What a request asks for.
+//! The operation that a request asks for.
 
 use ostrakon_guest::{Error, RequestLine, Result, paths};
 
-/// What a request asks for. A `HEAD` is a `GET` whose body the host leaves out, where that only reads.
+/// The operation that a request asks for. A `HEAD` of a read is a `GET` whose body the host omits.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Call {
     /// `GET /save/<key>/<word>`: a write, though it is a `GET`.
     Save { key: String, word: String },
     /// `GET /load/<key>`
     Load { key: String },
-    /// `GET /allKeys`: this shard's.
+    /// `GET /allKeys`: this shard's keys.
     AllKeys,
-    /// `GET /keys`: the cluster's.
+    /// `GET /keys`: the keys of all shards.
     Keys,
     /// `GET /kv/<key>`
     Get { key: String },
@@ -23,7 +23,7 @@ pub(crate) enum Call {
     List(Page),
 }
 
-/// Which keys are to be listed.
+/// The range of keys to list.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Page {
     pub(crate) prefix: String,
@@ -36,7 +36,7 @@ const MAX_LIMIT: u32 = 1000;
 const MAX_KEY: usize = 1024;
 
 impl Call {
-    /// Reads a request's line. Percent-encoding is taken off after the path is split, so `%2F` is a slash in a key.
+    /// Parses a request's line. Percent-encoding is decoded after the path is split, so `%2F` is a slash in a key.
     pub(crate) fn of(line: &RequestLine) -> Result<Self> {
         let path = line.path();
         let parts: Vec<&str> = path.split('/').collect();
@@ -64,7 +64,7 @@ impl Call {
                 allow(line, &["GET", "HEAD"])?;
                 Ok(Self::List(Page::of(line)?))
             }
-            // All after `/kv/` is the key: its slashes need no encoding.
+            // Everything after `/kv/` is the key: its slashes need no encoding.
             ["", "kv", ..] => {
                 allow(line, &["GET", "HEAD", "PUT", "DELETE"])?;
                 let key = checked(path.strip_prefix("/kv/").unwrap_or_default())?;
@@ -77,7 +77,7 @@ impl Call {
             _ => Err(Error::new(
                 404,
                 "path_not_found",
-                "there is /kv/<key>, /kv, /save/<key>/<word>, /load/<key>, /allKeys, /keys",
+                "this path does not exist: use /kv/<key>, /kv, /save/<key>/<word>, /load/<key>, /allKeys or /keys",
             )),
         }
     }
@@ -109,7 +109,7 @@ fn allow(line: &RequestLine, methods: &[&str]) -> Result<()> {
     }
 }
 
-/// A key, decoded: within the host's bounds, so that what is wrong is said as all else is.
+/// A decoded key. Its length is checked against the host's bounds here, so that the error has the same form as others.
 fn checked(encoded: &str) -> Result<String> {
     let key = paths::decode(encoded)?;
     match key.len() {

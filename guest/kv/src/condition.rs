@@ -2,14 +2,14 @@
 
 use ostrakon_guest::{Error, Request, Result};
 
-/// What a client expects of a value before its request is done.
+/// The preconditions of a request.
 #[derive(Debug)]
 pub(crate) struct Conditions {
     if_match: Option<Tags>,
     if_none_match: Option<Tags>,
 }
 
-/// What a read is answered with.
+/// The response to a read.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Read {
     Whole,
@@ -24,7 +24,7 @@ impl Conditions {
         })
     }
 
-    /// Whether and how a value with this tag is read.
+    /// The response to a read of a value with this tag.
     pub(crate) fn read(&self, etag: &str) -> Result<Read> {
         self.matches(Some(etag))?;
         let known = self
@@ -48,7 +48,7 @@ impl Conditions {
     fn matches(&self, etag: Option<&str>) -> Result<()> {
         match &self.if_match {
             Some(tags) if !tags.name_strongly(etag) => {
-                Err(failed("if-match: the value is another, or there is none"))
+                Err(failed("if-match: the value is different, or there is none"))
             }
             _ => Ok(()),
         }
@@ -70,7 +70,7 @@ enum Tags {
 #[derive(Debug, PartialEq, Eq)]
 struct Tag {
     weak: bool,
-    /// With its quotes.
+    /// The tag with its quotes.
     opaque: String,
 }
 
@@ -115,12 +115,12 @@ impl Tags {
         }
     }
 
-    /// Strong comparison: a weak tag is like no other.
+    /// Strong comparison: a weak tag equals no tag.
     fn name_strongly(&self, etag: Option<&str>) -> bool {
         self.name(etag, |tag| !tag.weak)
     }
 
-    /// Weak comparison: what is in the quotes counts. The tags of this store are strong.
+    /// Weak comparison: only the text in quotes counts. The tags of this store are strong.
     fn name_weakly(&self, etag: Option<&str>) -> bool {
         self.name(etag, |_| true)
     }

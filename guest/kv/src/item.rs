@@ -1,4 +1,4 @@
-//! What is stored under a key: bytes of a content type.
+//! The value that is stored under a key: bytes with a content type.
 
 use ostrakon_guest::{Error, Result, Store, StoreError};
 use sha2::{Digest, Sha256};
@@ -10,11 +10,11 @@ pub(crate) struct Item(Vec<u8>);
 const ENTRY: &[u8] = b"item";
 const TAG: usize = 16;
 const HEAD: usize = TAG + 1;
-/// The content type of what `/save` stores.
+/// The content type of values that `/save` stores.
 pub(crate) const TEXT: &[u8] = b"text/plain; charset=utf-8";
 
 impl Item {
-    /// Any bytes, of a content type of at most 255 bytes.
+    /// A value of any bytes, with a content type of at most 255 bytes.
     pub(crate) fn new(content_type: &[u8], body: &[u8]) -> Result<Self> {
         let length = u8::try_from(content_type.len()).map_err(|_| {
             Error::new(
@@ -24,7 +24,7 @@ impl Item {
             )
         })?;
         let tail = [&[length], content_type, body].concat();
-        // The tag is made at the write, once, so that reads are as cheap as they can be.
+        // The tag is computed once, at the write, which keeps reads cheap.
         let digest = Sha256::digest(&tail);
         Ok(Self([&digest[..TAG], &tail].concat()))
     }
@@ -49,7 +49,7 @@ impl Item {
         &self.0[HEAD..self.body_start()]
     }
 
-    /// The content type and the body, without room for another one of that length.
+    /// The content type and the body, without a second copy of the body.
     pub(crate) fn into_parts(mut self) -> (Vec<u8>, Vec<u8>) {
         let content_type = self.content_type().to_vec();
         self.0.drain(..self.body_start());

@@ -1,9 +1,9 @@
 //! The key/value store: the reference guest.
 //!
 //! It has two APIs over the same data, in which each key is a partition: the course's (`/save`, `/load`, `/allKeys`)
-//! and one by the book (`/kv/<key>`, `/kv?prefix=&after=&limit=`, `/keys`). The files follow a request's way: `call`
-//! says what is asked, `sharding` where it is answered, `item` what is stored, `condition` whether it is what the
-//! client expects, `part` is what one shard says of its keys, and `page` a listing of all.
+//! and a conventional HTTP API (`/kv/<key>`, `/kv?prefix=&after=&limit=`, `/keys`). The files are in the order in which
+//! a request needs them: `call` parses the request, `sharding` chooses the shard, `item` is the stored value,
+//! `condition` checks preconditions, `part` holds one shard's keys, and `page` is the listing of all shards.
 
 mod call;
 mod condition;
@@ -50,7 +50,7 @@ impl Guest for Kv {
             }
             Ok(Call::Load { key } | Call::Get { key }) => Route::read(key),
             Ok(Call::List(_) | Call::Keys) => Route::everywhere(),
-            // What is wrong with a request any shard can say.
+            // Any shard can report that a request is invalid.
             Ok(Call::AllKeys) | Err(_) => Route::here(),
         }
     }

@@ -5,14 +5,14 @@ use serde::Serialize;
 
 use crate::{call, item, part::Joined};
 
-/// The most bytes of keys in one answer.
+/// The maximum bytes of keys in one response.
 const MAX_KEYS: usize = 8 << 20;
 
-/// A page of keys, as the client gets it.
+/// A page of keys, as the client receives it.
 #[derive(Serialize)]
 struct Page {
     keys: Vec<String>,
-    /// What to ask for with `after` to get the next page; none: this is the last.
+    /// The value of `after` for the next page; `None` on the last page.
     next: Option<String>,
 }
 
@@ -30,7 +30,7 @@ pub(crate) fn partitions(page: &call::Page, request: &Request) -> Partitions {
     }
 }
 
-/// The page of all shards. It can be shorter than its limit: `next` alone says whether it is the last.
+/// The page of all shards. It can be shorter than its limit; only `next` tells whether it is the last.
 pub(crate) fn of_all(limit: u32, parts: &[Part]) -> Result<Response> {
     let mut joined = Joined::of(parts)?;
     let keys = joined.by_ref().take(limit as usize);
@@ -51,7 +51,7 @@ pub(crate) fn all_of_all(parts: &[Part]) -> Result<Response> {
     Ok(response)
 }
 
-/// All keys of a shard, as the course's store has it: a comma in a key looks like one between keys.
+/// All keys of a shard in the course's format. A comma in a key cannot be told from one between keys.
 pub(crate) fn all(keys: impl Iterator<Item: AsRef<[u8]>>) -> Result<Response> {
     let mut body = Vec::new();
     for key in keys {
@@ -70,6 +70,6 @@ fn too_many() -> Error {
     Error::new(
         400,
         "too_many_keys",
-        "there are more keys than one answer can have: ask for pages, /kv?limit=1000",
+        "there are more keys than fit into one response: list them in pages, /kv?limit=1000",
     )
 }

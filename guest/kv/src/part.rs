@@ -1,7 +1,7 @@
-//! What one shard says of its keys, and how what all say is one list.
+//! One shard's part of a listing, and the merge of all parts into one list.
 //!
-//! A part is a byte that says whether the shard has more keys, and then its first keys, in order, each behind its
-//! length (4 bytes, big-endian). It is bounded, so that those of all shards fit into the memory of who joins them.
+//! A part is a byte that tells whether the shard has more keys, followed by its first keys in order, each after its
+//! length (4 bytes, big-endian). Its size is bounded, so that the parts of all shards fit into memory together.
 
 use std::{cmp::Reverse, collections::BinaryHeap};
 
@@ -10,12 +10,12 @@ use ostrakon_guest::{Part, Partitions, Request, Response, Result};
 const MORE: u8 = b'+';
 const LAST: u8 = b'.';
 
-/// The most bytes of all shards' parts together.
+/// The maximum bytes of all shards' parts together.
 const MAX_PARTS: usize = 24 << 20;
-/// The most bytes of one part.
+/// The maximum bytes of one part.
 const MAX_PART: usize = 8 << 20;
 
-/// A shard's part: its first keys, `limit` at most, or fewer that fit; one at least, if there is one.
+/// A shard's part: its first keys, at most `limit`, or fewer if they do not fit; at least one, if there is one.
 pub(crate) fn of_shard(request: &Request, partitions: Partitions, limit: usize) -> Response {
     let max = MAX_PART.min(MAX_PARTS / request.shards() as usize);
     let mut body = vec![LAST];
@@ -31,20 +31,20 @@ pub(crate) fn of_shard(request: &Request, partitions: Partitions, limit: usize) 
     Response::bytes("application/octet-stream", body)
 }
 
-/// The keys of all parts, in order, as far as they are known: to the end, or to where one shard has more and has not
-/// said which.
+/// The keys of all parts, in order, as far as they are known: up to the end, or up to the last key of a part whose shard
+/// has more keys.
 #[derive(Debug)]
 pub(crate) struct Joined<'a> {
-    /// The next key of each part that has one, and which part that is.
+    /// The next key of each part that has one, and the number of the part.
     heads: BinaryHeap<Reverse<(&'a [u8], usize)>>,
     /// The keys of each part after its head.
     parts: Vec<Keys<'a>>,
-    /// Whether a part has come to its end and its shard has more.
+    /// Whether a part has ended although its shard has more keys.
     is_cut: bool,
 }
 
 impl<'a> Joined<'a> {
-    /// Fails unless every shard gave a part: an answer that silently lacks keys would be worse than none.
+    /// Fails unless every shard returned a part: a list that silently lacks keys would be worse than an error.
     pub(crate) fn of(parts: &'a [Part]) -> Result<Self> {
         let parse = |part: &'a Part| Keys::of(part.body()?).ok_or_else(|| part.incomplete());
         let parts: Vec<_> = parts.iter().map(parse).collect::<Result<_>>()?;
@@ -57,7 +57,7 @@ impl<'a> Joined<'a> {
         Ok(joined)
     }
 
-    /// Whether there are keys after those that were given.
+    /// Whether there are keys after those that were returned.
     pub(crate) fn has_more(&self) -> bool {
         self.is_cut || !self.heads.is_empty()
     }
@@ -79,7 +79,7 @@ impl<'a> Iterator for Joined<'a> {
         }
         let Reverse((key, part)) = self.heads.pop()?;
         self.advance(part);
-        // A key that moves from one shard to another may be listed by both.
+        // Two shards may list a key that moves between them.
         while let Some(&Reverse((same, part))) = self.heads.peek()
             && same == key
         {
@@ -98,7 +98,7 @@ struct Keys<'a> {
 }
 
 impl<'a> Keys<'a> {
-    /// None if it is no part: shards can run different guests for a while.
+    /// `None` if the bytes are no part: shards can run different guests for a while.
     fn of(body: &'a [u8]) -> Option<Self> {
         let (flag, rest) = body.split_first()?;
         let more = *flag == MORE;

@@ -4,10 +4,10 @@ use ostrakon_guest::{Settings, sharding};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Sharding {
-    /// By the first character, as the course's client does.
+    /// By the first character, as in the course's client.
     #[default]
     Modulo,
-    /// By the whole key, so that few keys move.
+    /// By the whole key, so that few keys move when the number of shards changes.
     Jump,
 }
 

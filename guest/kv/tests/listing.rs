@@ -114,15 +114,15 @@ fn a_listing_that_lacks_a_shard_is_no_listing() {
     );
 }
 
-/// Shards whose keys are not where any owner function would have them, as they are while keys move: the answers must
-/// not depend on it.
+/// Shards whose keys are not where an owner function would place them, as while keys move: the responses must not
+/// depend on where keys are.
 struct Sharded {
     shards: Vec<TestShard<Kv>>,
     keys: BTreeSet<String>,
 }
 
 impl Sharded {
-    /// Shards that are told that they are `of` many: the more, the less each may say.
+    /// Shards that are told that there are `of` shards: the more there are, the shorter each part may be.
     fn new(random: &mut Random, of: u32) -> Self {
         let count = 1 + random.below(4);
         let shard = |ordinal| TestShard::new().ordinal(ordinal, of).start().unwrap();
@@ -135,7 +135,7 @@ impl Sharded {
                 .chars()
                 .chain((0..length).map(|_| random.letter()))
                 .collect();
-            // One key in eight is in two shards.
+            // One key in eight is on two shards.
             let copies = 1 + u32::from(random.below(8) == 0);
             for _ in 0..copies {
                 let shard = &mut shards[random.below(count) as usize];
@@ -154,7 +154,7 @@ impl Sharded {
     }
 }
 
-/// A generator that gives the same for the same seed (Marsaglia's xorshift64).
+/// A generator whose numbers follow from its seed (Marsaglia's xorshift64).
 struct Random(u64);
 
 impl Random {
@@ -205,7 +205,7 @@ fn pages_over_any_sharding_are_all_keys_in_order_each_once() {
             assert_eq!(listed, of_prefix, "seed {seed}: {prefix} by {limit}");
         }
     }
-    assert!(short > 100, "parts that were cut short are met: {short}");
+    assert!(short > 100, "too few parts were cut short: {short}");
 }
 
 #[test]
@@ -226,7 +226,7 @@ fn what_is_not_a_part_is_never_taken_for_an_empty_one() {
             let reply = shard.gather("GET", path, &[], vec![good.clone(), part]);
             assert_eq!(reply.status, 503, "{path}: {body:?}");
             assert!(
-                reply.text().contains("shard 1 gave no answer"),
+                reply.text().contains("shard 1 returned no part"),
                 "{}",
                 reply.text()
             );
@@ -234,7 +234,7 @@ fn what_is_not_a_part_is_never_taken_for_an_empty_one() {
     }
 }
 
-/// More than one answer can have is said, and not cut off or run out of memory.
+/// More keys than fit into one response are an error; they are not cut off and do not exhaust memory.
 #[test]
 fn too_many_keys_are_refused_with_what_to_do() {
     let mut long = TestShard::<Kv>::new().ordinal(0, 24 << 10).start().unwrap();

@@ -1,4 +1,4 @@
-//! `/kv/<key>`: values of any bytes, and requests on condition.
+//! `/kv/<key>`: values of any bytes, and conditional requests.
 
 use ostrakon_guest::{
     Access, Target,

@@ -1,4 +1,4 @@
-//! A request's failure, and how the client is told.
+//! A request's failure, and its response.
 
 use std::borrow::Cow;
 
@@ -9,8 +9,8 @@ use crate::{Header, Response, StoreError, paths};
 /// The result of [`Guest::handle`](crate::Guest::handle), and of the methods here that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// A request's failure: with it nothing that the request wrote is stored, and the client is answered with its status
-/// and the JSON object `{"error": <code>, "message": <message>}`.
+/// A request's failure. Nothing that the request wrote is stored, and the client gets a response with this status and
+/// the JSON object `{"error": <code>, "message": <message>}`.
 #[derive(Clone, Debug)]
 pub struct Error {
     status: u16,
@@ -30,22 +30,22 @@ impl Error {
         }
     }
 
-    /// A request that makes no sense: 400, `bad_request`.
+    /// An invalid request: 400, `bad_request`.
     pub fn bad_request(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(400, "bad_request", message)
     }
 
-    /// Something that is not there: 404, `not_found`.
+    /// Something that does not exist: 404, `not_found`.
     pub fn not_found(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(404, "not_found", message)
     }
 
-    /// A method that the path does not have: 405, `method_not_allowed`; `allow` names the ones it has.
+    /// A method that the path does not support: 405, `method_not_allowed`; `allow` lists the supported ones.
     pub fn method_not_allowed(allow: &str) -> Self {
         Self::new(
             405,
             "method_not_allowed",
-            ["this path answers ", allow].concat(),
+            ["this path supports ", allow].concat(),
         )
         .header("allow", allow)
     }
@@ -123,7 +123,7 @@ impl From<StoreError> for Error {
     }
 }
 
-/// Says a bound without the weight of `format!`.
+/// A bound as text, without the code size of `format!`.
 fn bound(text: &str, bytes: u32) -> Cow<'static, str> {
     [text, &bytes.to_string(), " bytes"].concat().into()
 }

@@ -1,4 +1,4 @@
-//! From the component's exports to the guest.
+//! Connects the component's exports to the guest.
 
 use std::panic;
 
@@ -8,7 +8,7 @@ use crate::{
     log::{self, Level},
 };
 
-/// Makes a type that implements [`Guest`](crate::Guest) the component's logic. Once in a crate, whose type is `cdylib`.
+/// Makes a type that implements [`Guest`](crate::Guest) the component's logic. Use it once, in a crate of type `cdylib`.
 #[macro_export]
 macro_rules! export {
     ($guest:ty) => {
@@ -36,10 +36,10 @@ macro_rules! export {
     };
 }
 
-/// Compiles where a type is a guest: so the macro says natively, too, what is wrong.
+/// Compiles only if a type is a guest, so that the macro reports errors in native builds, too.
 pub const fn is_guest<G: Guest>() {}
 
-/// Where an instance of the component keeps its guest: for as long as it lives.
+/// Keeps an instance's guest for the lifetime of the instance.
 pub trait Instance {
     /// The type that the component exports.
     type Guest: Guest;
@@ -51,11 +51,11 @@ pub trait Instance {
     fn keep(guest: &'static Self::Guest);
 }
 
-/// The component's exports, over the guest that an instance keeps.
+/// The component's exports, for the guest that an instance keeps.
 pub struct Exports<I>(std::marker::PhantomData<I>);
 
 impl<I: Instance> Exports<I> {
-    /// The guest, made in the instance's first call.
+    /// The guest, which is created in the instance's first call.
     fn start() -> Result<&'static I::Guest, String> {
         if let Some(guest) = I::get() {
             return Ok(guest);
@@ -66,7 +66,7 @@ impl<I: Instance> Exports<I> {
         Ok(guest)
     }
 
-    /// The guest, in all exports that come after `check`, which has found the settings to be good.
+    /// The guest, in all exports that run after `check`, which has accepted the settings.
     fn guest() -> &'static I::Guest {
         Self::start().unwrap_or_else(|reason| panic::panic_any(reason))
     }
@@ -109,7 +109,7 @@ pub(crate) fn reply(result: Result<Response, Error>) -> Response {
     result.unwrap_or_else(Response::from)
 }
 
-/// Sees to it that the host's log says why a guest panicked: the trap that follows says nothing.
+/// Makes the host's log show why a guest panicked, because the trap that follows has no message.
 fn report_panics() {
     panic::set_hook(Box::new(|panic| {
         let message = panic.payload_as_str().unwrap_or("panic");

@@ -7,61 +7,61 @@ use crate::{
 
 /// A stateful service's logic.
 ///
-/// One value of the type lives in each instance of the component. The host keeps several instances and drops one
-/// whenever it likes, so what is in the value is a cache, never truth.
+/// Each instance of the component has one value of the type. The host keeps several instances and may drop one at any
+/// time, so the value is only a cache. Keep all data in the store.
 pub trait Guest: Sized + 'static {
-    /// Says what this guest is, from its settings alone, also where [`Guest::new`] would refuse them.
+    /// Describes this guest, from its settings alone, even if [`Guest::new`] would reject them.
     fn describe(settings: Settings) -> Description;
 
-    /// Makes the instance's value from the settings; may use nothing else but the log.
+    /// Creates the instance's value from the settings. It may use the settings and the log, and nothing else.
     ///
     /// # Errors
-    /// A text for people on what is wrong with the settings: the generation is refused with it and the one before
-    /// goes on.
+    /// A text for people that says what is wrong with the settings. The generation is refused with it, and the previous
+    /// one keeps serving.
     fn new(settings: Settings) -> Result<Self, String>;
 
-    /// What a request is: whom it belongs to and whether it writes. Pure.
+    /// The route of a request: its partition or shards, and whether it writes. Pure.
     fn route(&self, line: &RequestLine) -> Route;
 
     /// Answers a request.
     ///
     /// # Errors
-    /// An error is a reply, too, but with it nothing that the request wrote is stored.
+    /// An error is sent as a response, too, but nothing that the request wrote is stored.
     fn handle(&self, request: &Request) -> Result<Response>;
 
-    /// Whether this generation may serve, beyond what [`Guest::new`] has found; secrets can be looked at here.
+    /// Checks whether this generation may serve, in addition to [`Guest::new`]. It can read secrets.
     ///
     /// # Errors
-    /// A text for people: the generation is refused with it.
+    /// A text for people, with which the generation is refused.
     fn check(&self) -> Result<(), String> {
         Ok(())
     }
 
     /// The ordinal, below `shards`, of the shard that owns a partition. Pure.
     ///
-    /// By default [`sharding::jump`]. A guest that changes it gives [`Description::with_sharding`] a new number.
+    /// The default is [`sharding::jump`]. If you change it, raise the number in [`Description::with_sharding`].
     fn owner(&self, partition: &[u8], shards: u32) -> u32 {
         sharding::jump(partition, shards)
     }
 
-    /// Joins the answers of all shards, in the order of their ordinals, to a request routed
+    /// Joins the responses of all shards, in the order of their ordinals, to a request routed
     /// [everywhere](Route::everywhere). The request's body is empty here, and there is no store.
     ///
     /// # Errors
-    /// As in [`Guest::handle`]. By default always: how answers are joined is for the guest to say.
+    /// As in [`Guest::handle`]. The default always fails, because only the guest knows how to join responses.
     fn gather(&self, request: &Request, parts: Vec<Part>) -> Result<Response> {
         let _ = (request, parts);
         Err(Error::new(
             500,
             "no_gather",
-            "this guest does not say how to join the shards' answers",
+            "this guest does not implement `gather`, which joins the shards' responses",
         ))
     }
 
-    /// Turns the data of schema `from` into this guest's, in one transaction.
+    /// Converts the data of schema `from` to this guest's schema, in one transaction.
     ///
     /// # Errors
-    /// A text for people: nothing is stored and the generation is refused. By default always.
+    /// A text for people. Nothing is stored, and the generation is refused. The default always fails.
     fn migrate(&self, from: u32, shard: &Migration) -> Result<(), String> {
         let _ = shard;
         Err([

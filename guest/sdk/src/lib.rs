@@ -1,6 +1,6 @@
-//! What the author of an Ostrakon guest uses.
+//! The SDK for authors of Ostrakon guests.
 //!
-//! A guest is a type that implements [`Guest`] and is named to [`export!`]:
+//! A guest is a type that implements [`Guest`] and is passed to [`export!`]:
 //!
 //! ```
 //! use ostrakon_guest::{Description, Error, Guest, Request, RequestLine, Response, Result, Route, Settings};
@@ -30,8 +30,8 @@
 //! }
 //! ```
 //!
-//! Compiled for Wasm, the imports are the host's. Compiled natively, they are those of a shard in memory, with
-//! which the same logic is tested without Wasm: see [`testing`].
+//! In a Wasm build the imports are the host's. In a native build they are those of a shard in memory, which tests the
+//! same logic without Wasm: see [`testing`].
 
 mod error;
 mod guest;
@@ -68,7 +68,7 @@ pub use store::{Entry, Scan, Store};
 
 /// Encodes a value as JSON. Panics if JSON cannot hold the value.
 fn json<T: serde::Serialize + ?Sized>(value: &T) -> Vec<u8> {
-    // An `expect` would add what writes its error, several KiB.
+    // An `expect` would add the code that formats its error, several KiB.
     serde_json::to_vec(value)
         .unwrap_or_else(|_| panic!("the value's type is one that JSON cannot hold"))
 }

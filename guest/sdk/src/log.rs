@@ -6,7 +6,7 @@
 pub use crate::bindings::ostrakon::shard::log::Level;
 use crate::imports;
 
-/// Writes a line, which the host cuts at 4 KiB; beyond 100 lines a second it counts and drops them.
+/// Writes a line. The host cuts it at 4 KiB, and drops and counts lines beyond 100 a second.
 pub fn write(level: Level, message: &str) {
     imports::log_write(level, message);
 }

@@ -1,4 +1,4 @@
-//! Percent-encoding, strict: what is malformed is an error, not itself.
+//! Strict percent-encoding: malformed text is an error.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
 
@@ -9,10 +9,10 @@ const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'_')
     .remove(b'~');
 
-/// What is wrong with a percent-encoded text.
+/// The error of a percent-encoded text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BadEncoding {
-    /// A `%` that two hexadecimal digits do not follow.
+    /// A `%` is not followed by two hexadecimal digits.
     Malformed,
     /// The decoded bytes are not UTF-8.
     NotUtf8,
@@ -24,7 +24,7 @@ impl BadEncoding {
             Self::Malformed => {
                 "a % in the path or query is not followed by two hexadecimal digits: write %25 for a %"
             }
-            Self::NotUtf8 => "the path or query, percent-decoded, is not UTF-8",
+            Self::NotUtf8 => "the percent-decoded path or query is not UTF-8",
         }
     }
 }
@@ -40,7 +40,7 @@ impl std::error::Error for BadEncoding {}
 /// Decodes a part of a path.
 ///
 /// # Errors
-/// Where a `%` is not followed by two hexadecimal digits, or the bytes are not UTF-8.
+/// If a `%` is not followed by two hexadecimal digits, or the bytes are not UTF-8.
 pub fn decode(text: &str) -> Result<String, BadEncoding> {
     let well_formed = text.split('%').skip(1).all(|rest| {
         rest.as_bytes()

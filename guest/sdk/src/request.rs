@@ -1,4 +1,4 @@
-//! A request: its line, which decides the route, and the rest.
+//! A request: its line, which determines the route, and the rest.
 
 use std::ops::Deref;
 
@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 
 use crate::{Error, Header, Result, Shard, Store, imports, paths};
 
-/// The method and the path of a request: all that [`Guest::route`](crate::Guest::route) knows.
+/// The method, path and query of a request: everything that [`Guest::route`](crate::Guest::route) knows.
 #[derive(Clone, Debug)]
 pub struct RequestLine {
     method: String,
@@ -14,7 +14,7 @@ pub struct RequestLine {
 }
 
 impl RequestLine {
-    /// A line of a method as sent, and a path and query, percent-encoded as sent.
+    /// A line with this method, and this path and query, percent-encoded as sent.
     pub fn new(method: impl Into<String>, path_with_query: impl Into<String>) -> Self {
         Self {
             method: method.into(),
@@ -45,7 +45,7 @@ impl RequestLine {
             .collect()
     }
 
-    /// The first value in the query under a name, decoded as HTML forms are (`+` is a space).
+    /// The first value of a name in the query, decoded as in HTML forms (`+` is a space).
     ///
     /// # Errors
     /// A malformed or non-UTF-8 percent-encoding, as status 400.
@@ -83,7 +83,7 @@ impl Request {
     /// The body, read as JSON.
     ///
     /// # Errors
-    /// What is wrong with it, as status 400.
+    /// If the body is not such a value, as status 400.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T> {
         serde_json::from_slice(&self.body).map_err(|error| Error::bad_request(error.to_string()))
     }
@@ -98,28 +98,28 @@ impl Request {
         imports::request_headers()
     }
 
-    /// The ordinal of the shard that answers, from 0.
+    /// The ordinal of the shard that runs this request, from 0.
     pub fn ordinal(&self) -> u32 {
         imports::request_ordinal()
     }
 
-    /// The number of shards now, from 1; while partitions move, the number there will be.
+    /// The number of shards, from 1; while partitions move, the future number.
     pub fn shards(&self) -> u32 {
         imports::request_shards()
     }
 
-    /// The request's own partition. To use it traps unless the route named a partition.
+    /// The request's own partition. Using it traps unless the route named a partition.
     pub fn store(&self) -> Store {
         Store(())
     }
 
-    /// The whole shard. To use it traps unless the route was `here` or `everywhere`.
+    /// The whole shard. Using it traps unless the route was `here` or `everywhere`.
     pub fn shard(&self) -> Shard {
         Shard(())
     }
 }
 
-/// A request is its line, and more.
+/// A request has all methods of its line.
 impl Deref for Request {
     type Target = RequestLine;
 

@@ -1,9 +1,9 @@
-//! What a guest says of itself and of a request.
+//! A guest's description, and the route of a request.
 
 use crate::{Access, Description, Route, Target};
 
 impl Route {
-    /// To the owner of a partition (1 to 1,024 bytes), to read it.
+    /// To the owner of a partition, to read it. The key has 1 to 1,024 bytes.
     pub fn read(partition: impl Into<Vec<u8>>) -> Self {
         Self {
             target: Target::Partition(partition.into()),
@@ -11,7 +11,7 @@ impl Route {
         }
     }
 
-    /// To the owner of a partition (1 to 1,024 bytes), to read and write it.
+    /// To the owner of a partition, to read and write it. The key has 1 to 1,024 bytes.
     pub fn write(partition: impl Into<Vec<u8>>) -> Self {
         Self {
             target: Target::Partition(partition.into()),
@@ -19,7 +19,7 @@ impl Route {
         }
     }
 
-    /// To whichever shard got the request; also the place to answer a request that makes no sense.
+    /// To the shard that got the request; also for the rejection of an invalid request.
     pub fn here() -> Self {
         Self {
             target: Target::Here,
@@ -47,13 +47,13 @@ impl Description {
         }
     }
 
-    /// The same with another version of the owner function.
+    /// The same description with another version of the owner function.
     #[must_use]
     pub fn with_sharding(self, sharding: u32) -> Self {
         Self { sharding, ..self }
     }
 
-    /// The same with another version of the stored data's layout.
+    /// The same description with another version of the stored data's layout.
     #[must_use]
     pub fn with_schema(self, schema: u32) -> Self {
         Self { schema, ..self }

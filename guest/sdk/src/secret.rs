@@ -2,16 +2,16 @@
 
 use crate::imports;
 
-/// A secret that says nothing until it is revealed. Ask for it in each request: it may have been rotated.
+/// A secret that is not shown until it is revealed. Read it in each request, because it may have been rotated.
 pub struct Secret(imports::SecretHandle);
 
 impl Secret {
-    /// The secret of a name, as it is now; none where there is no such key.
+    /// The current secret with this name; `None` if there is no such key.
     pub fn named(name: &str) -> Option<Self> {
         imports::secret(name).map(Self)
     }
 
-    /// The content at the time of [`Secret::named`]. The host keeps it out of all that it writes; so must the guest.
+    /// The content at the time of [`Secret::named`]. The host never writes it anywhere, and the guest must not either.
     pub fn reveal(&self) -> Vec<u8> {
         self.0.reveal()
     }

@@ -7,15 +7,15 @@ use crate::imports;
 pub struct Settings(pub(crate) ());
 
 impl Settings {
-    /// The content of a key; none where there is no such key.
+    /// The content of a key; `None` if there is no such key.
     pub fn get(&self, name: &str) -> Option<Vec<u8>> {
         imports::settings_get(name)
     }
 
-    /// The content of a key as a text without white space around it; none where there is no such key.
+    /// The content of a key as a text without surrounding white space; `None` if there is no such key.
     ///
     /// # Errors
-    /// A text for people, where the content is not UTF-8.
+    /// A text for people, if the content is not UTF-8.
     pub fn text(&self, name: &str) -> Result<Option<String>, String> {
         let Some(content) = self.get(name) else {
             return Ok(None);

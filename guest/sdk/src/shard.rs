@@ -35,26 +35,26 @@ impl Shard {
         }
     }
 
-    /// One value; none where there is no such entry.
+    /// One value; `None` if there is no such entry.
     pub fn get(&self, partition: impl AsRef<[u8]>, key: impl AsRef<[u8]>) -> Option<Vec<u8>> {
         imports::shard_get(partition.as_ref(), key.as_ref())
     }
 }
 
-/// The whole shard in a migration: it can be written, too, in one transaction.
+/// The whole shard in a migration, which can also write, in one transaction.
 #[derive(Clone, Copy, Debug)]
 pub struct Migration(pub(crate) Shard);
 
 impl Migration {
-    /// Stores several entries in partitions that are there, in one crossing to the host: all, or on an error none.
+    /// Stores several entries in existing partitions, in one call to the host: all of them, or none on an error.
     ///
     /// # Errors
-    /// A text for people: over a limit, or in a partition that was not there when the migration began.
+    /// A text for people, if a limit is exceeded, or a partition did not exist when the migration began.
     pub fn set_many(&self, entries: &[ShardEntry]) -> Result<(), String> {
         imports::shard_set_many(entries).map_err(text)
     }
 
-    /// Removes several entries (partition and key), in one crossing to the host; says how many there were.
+    /// Removes several entries (partition and key), in one call to the host, and returns how many existed.
     ///
     /// # Errors
     /// A text for people.
@@ -69,7 +69,7 @@ impl Migration {
     }
 }
 
-/// What can be read can be read in a migration, too, with its own writes.
+/// A migration can read everything that a request can, including its own writes.
 impl Deref for Migration {
     type Target = Shard;
 
@@ -81,11 +81,11 @@ impl Deref for Migration {
 fn text(error: Error) -> String {
     match error {
         Error::Store(error) => crate::Error::from(error).to_string(),
-        Error::NoSuchPartition => "a migration cannot make a partition".to_owned(),
+        Error::NoSuchPartition => "a migration cannot create a partition".to_owned(),
     }
 }
 
-/// Keys of partitions, an iterator that fetches them from the host page by page as it goes.
+/// An iterator over keys of partitions, which fetches them from the host page by page.
 #[derive(Debug)]
 pub struct Partitions {
     start: Option<Vec<u8>>,
@@ -96,7 +96,7 @@ pub struct Partitions {
 }
 
 impl Partitions {
-    /// Only those that begin with a prefix.
+    /// Only keys that begin with a prefix.
     #[must_use]
     pub fn prefix(mut self, prefix: impl Into<Vec<u8>>) -> Self {
         let prefix = prefix.into();
@@ -112,7 +112,7 @@ impl Partitions {
         self
     }
 
-    /// At most this many (1 at least) at once from the host, which gives at most 1 MiB; 1,024 unless told.
+    /// The number of keys to fetch at once (at least 1, by default 1,024). The host returns at most 1 MiB at once.
     #[must_use]
     pub fn page_size(mut self, partitions: u32) -> Self {
         self.page_size = partitions.max(1);
@@ -141,9 +141,9 @@ impl Iterator for Partitions {
     }
 }
 
-/// Entries of the shard, an iterator that fetches them from the host page by page as it goes.
+/// An iterator over entries of the shard, which fetches them from the host page by page.
 ///
-/// It goes on from the last entry that it was given, so a migration may write what it has passed.
+/// It continues after the last fetched entry, so a migration may write entries that it has passed.
 #[derive(Debug)]
 pub struct Entries {
     after: Option<Position>,
@@ -163,7 +163,7 @@ impl Entries {
         self
     }
 
-    /// At most this many entries (1 at least) at once from the host, which gives at most 1 MiB; 256 unless told.
+    /// The number of entries to fetch at once (at least 1, by default 256). The host returns at most 1 MiB at once.
     #[must_use]
     pub fn page_size(mut self, entries: u32) -> Self {
         self.page_size = entries.max(1);

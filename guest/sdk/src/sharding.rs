@@ -6,11 +6,11 @@
 //! | [`jump`] | 1 of n + 1, the least possible | even | logarithmic |
 //! | [`rendezvous`] | 1 of n + 1, the least possible | even | linear |
 //!
-//! All give the same result on every machine and in every version of this crate: data is placed by them.
+//! All give the same result on every machine and in every version of this crate, because they determine where data is.
 
-/// The first character's number modulo the number of shards, as the course's client does it with `ord`.
+/// The first character's code point modulo the number of shards, as in the course's client with `ord`.
 ///
-/// Of a key that does not begin with a UTF-8 character the first byte counts; an empty one belongs to shard 0.
+/// If a key does not begin with a UTF-8 character, its first byte counts. An empty key belongs to shard 0.
 ///
 /// # Panics
 /// Where `shards` is 0.
@@ -36,7 +36,7 @@ pub fn jump(partition: &[u8], shards: u32) -> u32 {
     jump_bucket(hash(partition), shards)
 }
 
-/// The shard that has the highest random weight for the key, of all.
+/// The shard with the highest random weight for the key.
 ///
 /// David G. Thaler, Chinya V. Ravishankar: "Using Name-Based Mappings to Increase Hit Rates", IEEE/ACM Transactions
 /// on Networking 6(1), 1998.
@@ -68,7 +68,7 @@ fn jump_bucket(mut key: u64, buckets: u32) -> u32 {
     bucket as u32
 }
 
-/// FNV-1a of 64 bits (Fowler, Noll, Vo), mixed: its high bits alone are too even for short keys.
+/// FNV-1a of 64 bits (Fowler, Noll, Vo), mixed, because its high bits alone vary too little for short keys.
 fn hash(bytes: &[u8]) -> u64 {
     let fnv = bytes
         .iter()
@@ -98,7 +98,7 @@ mod tests {
         (0..KEYS).map(|number| format!("user/{number}").into_bytes())
     }
 
-    /// How far, in percent of the mean, the fullest and the emptiest shard are from it.
+    /// How far the fullest and the emptiest shard are from the mean, in percent of it.
     fn imbalance(strategy: Strategy, shards: u32) -> u32 {
         let mut counts = vec![0_u32; shards as usize];
         keys().for_each(|key| counts[strategy(&key, shards) as usize] += 1);
@@ -110,7 +110,7 @@ mod tests {
             .unwrap()
     }
 
-    /// How many keys have another owner, and how many of those one that was there before.
+    /// How many keys change their owner, and how many of those move to a shard that existed before.
     fn moved(strategy: Strategy, from: u32, to: u32) -> (u32, u32) {
         keys().fold((0, 0), |(moved, astray), key| {
             match (strategy(&key, from), strategy(&key, to)) {

@@ -10,20 +10,20 @@ use crate::{bindings::ostrakon::shard::store::Range, imports};
 /// The request's own partition: an ordered map from bytes to bytes, in one transaction with the whole request.
 ///
 /// Keys have 1 to 1,024 bytes, values at most 9 MiB, a partition at most 16 MiB, unless the host is set otherwise.
-/// A failed write leaves the request free to go on: its other writes stand unless it answers with an error.
+/// After a failed write the request can continue. Its other writes are stored unless it returns an error.
 #[derive(Clone, Copy, Debug)]
 pub struct Store(pub(crate) ());
 
 impl Store {
-    /// The value of a key; none where there is no such entry.
+    /// The value of a key; `None` if there is no such entry.
     pub fn get(&self, key: impl AsRef<[u8]>) -> Option<Vec<u8>> {
         imports::store_get(key.as_ref())
     }
 
-    /// The values of several keys, in the order asked, in one crossing to the host.
+    /// The values of several keys, in the given order, in one call to the host.
     ///
-    /// One crossing takes and gives at most 18 MiB, as the host is set by default; more ends the request with status
-    /// 500 `guest-memory`. Each key or value given counts 24 bytes more than it has, and each value taken 64. That is for
+    /// One call passes at most 18 MiB in each direction by default; more ends the request with status 500 `guest-memory`.
+    /// Each key or value passed to the host counts 24 bytes more than it has, and each value returned 64. This applies to
     /// all `_many` methods.
     pub fn get_many<K: AsRef<[u8]>>(
         &self,
@@ -32,7 +32,7 @@ impl Store {
         imports::store_get_many(&owned(keys))
     }
 
-    /// Stores a value under a key, in place of any before.
+    /// Stores a value under a key, and replaces the former one.
     ///
     /// # Errors
     /// In a `read` request, and over a limit.
@@ -40,7 +40,7 @@ impl Store {
         imports::store_set(key.as_ref(), value.as_ref())
     }
 
-    /// Stores several entries, in one crossing to the host: all, or on an error none.
+    /// Stores several entries, in one call to the host: all of them, or none on an error.
     ///
     /// # Errors
     /// In a `read` request, and over a limit.
@@ -55,7 +55,7 @@ impl Store {
         imports::store_set_many(&entries.collect::<Vec<_>>())
     }
 
-    /// Removes an entry; says whether there was one.
+    /// Removes an entry, and returns whether it existed.
     ///
     /// # Errors
     /// In a `read` request.
@@ -63,7 +63,7 @@ impl Store {
         imports::store_delete(key.as_ref())
     }
 
-    /// Removes several entries, in one crossing to the host; says how many there were.
+    /// Removes several entries, in one call to the host, and returns how many existed.
     ///
     /// # Errors
     /// In a `read` request.
@@ -88,10 +88,10 @@ impl Store {
         }
     }
 
-    /// The value of a key, read as JSON; none where there is no such entry.
+    /// The value of a key, read as JSON; `None` if there is no such entry.
     ///
     /// # Errors
-    /// Where what is stored is not such a value, as status 500.
+    /// If the stored bytes are not such a value, as status 500.
     pub fn get_json<T: DeserializeOwned>(&self, key: impl AsRef<[u8]>) -> crate::Result<Option<T>> {
         self.get(key).map(|value| parse(&value)).transpose()
     }
@@ -102,7 +102,7 @@ impl Store {
     /// As [`Store::set`].
     ///
     /// # Panics
-    /// Where the value cannot be JSON, as a map with keys that are not texts.
+    /// If the value cannot be JSON, such as a map with keys that are not texts.
     pub fn set_json<T: Serialize + ?Sized>(
         &self,
         key: impl AsRef<[u8]>,
@@ -116,13 +116,13 @@ impl Entry {
     /// The value, read as JSON.
     ///
     /// # Errors
-    /// Where it is not such a value, as status 500.
+    /// If it is not such a value, as status 500.
     pub fn json<T: DeserializeOwned>(&self) -> crate::Result<T> {
         parse(&self.value)
     }
 }
 
-/// Entries of a partition, an iterator that fetches them from the host page by page as it goes.
+/// An iterator over entries of a partition, which fetches them from the host page by page.
 #[derive(Debug)]
 pub struct Scan {
     range: Range,
@@ -162,8 +162,8 @@ impl Scan {
         self
     }
 
-    /// At most this many entries (1 at least) at once from the host, which gives at most 1 MiB, each entry counted with
-    /// 64 bytes more; 256 unless told.
+    /// The number of entries to fetch at once (at least 1, by default 256). The host returns at most 1 MiB at once, where
+    /// each entry counts 64 bytes more than it has.
     #[must_use]
     pub fn page_size(mut self, entries: u32) -> Self {
         self.page_size = entries.max(1);
@@ -200,7 +200,7 @@ pub(crate) fn successor(key: &[u8]) -> Vec<u8> {
     [key, &[0]].concat()
 }
 
-/// The first key after all that begin with a prefix; none where no key is.
+/// The first key after all keys that begin with a prefix; `None` if there is no such key.
 pub(crate) fn prefix_end(prefix: &[u8]) -> Option<Vec<u8>> {
     let last = prefix.iter().rposition(|&byte| byte != u8::MAX)?;
     let mut end = prefix[..=last].to_vec();

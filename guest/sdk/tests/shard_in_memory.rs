@@ -1,4 +1,4 @@
-//! The shard in memory does what the host does.
+//! The shard in memory behaves like the host.
 
 use ostrakon_guest::{
     Description, Error, Guest, Migration, Request, RequestLine, Response, Result, Route, Secret,
@@ -6,7 +6,7 @@ use ostrakon_guest::{
     testing::{Limits, TestShard},
 };
 
-/// Does what its path says. `SCHEMA` is that of its data.
+/// Does what the request's path says. `SCHEMA` is the schema of its data.
 struct Probe<const SCHEMA: u32>;
 
 impl<const SCHEMA: u32> Guest for Probe<SCHEMA> {
@@ -85,7 +85,7 @@ impl<const SCHEMA: u32> Guest for Probe<SCHEMA> {
                 assert!(store.delete("002")?);
                 assert!(!store.delete("002")?);
             }
-            // So many at once as the body says.
+            // As many at once as the body says.
             "/take" => {
                 let values = store.get_many(numbers(request).map(|_| "k"));
                 return Ok(Response::text(values.len().to_string()));
@@ -129,7 +129,7 @@ impl<const SCHEMA: u32> Guest for Probe<SCHEMA> {
         };
         assert_eq!(
             shard.set_many(&[stranger]).unwrap_err(),
-            "a migration cannot make a partition"
+            "a migration cannot create a partition"
         );
         Ok(())
     }
@@ -137,8 +137,8 @@ impl<const SCHEMA: u32> Guest for Probe<SCHEMA> {
 
 /// As many keys of four bytes as the body says.
 fn numbers(request: &Request) -> impl Iterator<Item = String> {
-    let text = str::from_utf8(request.body()).expect("a number");
-    let count: usize = text.parse().expect("a number");
+    let text = str::from_utf8(request.body()).expect("the text is a number");
+    let count: usize = text.parse().expect("the text is a number");
     (0..count).map(|number| format!("{number:04}"))
 }
 
@@ -205,7 +205,7 @@ fn limits_are_kept() {
     assert_eq!(shard.get("/get").text(), "1234567");
 }
 
-/// As the host counts: 64 bytes for each value taken, 24 for each key and value given.
+/// Counts as the host does: 64 bytes for each value returned, 24 for each key and value passed.
 #[test]
 fn one_call_hands_over_so_much_either_way() {
     let limits = Limits {

@@ -1,4 +1,4 @@
-//! The build of one guest crate: cargo, then the component.
+//! Builds one guest crate: runs cargo, then makes the component.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -12,8 +12,8 @@ use crate::component;
 use crate::search::Toolchain;
 use crate::sha256;
 
-/// The size profile: what makes a guest of a few tens of KiB. It stands over
-/// the crate's own release profile; a profile that is named stands as it is.
+/// The size profile, which makes guests of a few tens of KiB. It overrides the
+/// crate's own release profile; a named profile is used as it is.
 const SIZE_PROFILE: [(&str, &str); 6] = [
     ("CARGO_PROFILE_RELEASE_OPT_LEVEL", "s"),
     ("CARGO_PROFILE_RELEASE_LTO", "true"),
@@ -53,7 +53,7 @@ impl Build {
         }
     }
 
-    /// Uses a profile of the crate's workspace, as it is there.
+    /// Uses a profile of the crate's workspace, unchanged.
     #[must_use]
     pub fn profile(mut self, name: Option<String>) -> Self {
         self.profile = name;
@@ -67,7 +67,7 @@ impl Build {
         self
     }
 
-    /// Lets cargo say only what is wrong.
+    /// Makes cargo print only errors and warnings.
     #[must_use]
     pub fn quiet(mut self) -> Self {
         self.quiet = true;
@@ -77,8 +77,8 @@ impl Build {
     /// Builds. cargo's messages go to standard error as they come.
     ///
     /// # Errors
-    /// When the crate is not one that makes a guest, does not compile, or its
-    /// component cannot be made or written.
+    /// When the crate makes no guest, does not compile, or its component cannot be
+    /// made or written.
     pub fn run(&self, toolchain: &Toolchain) -> Result<Built, Error> {
         let package = Package::read(toolchain, &self.directory)?;
         let module = self.compile(toolchain, &package)?;
@@ -139,7 +139,7 @@ impl Build {
     }
 }
 
-/// What cargo says of the crate in a directory.
+/// Cargo's metadata of the crate in a directory.
 struct Package {
     name: String,
     manifest: PathBuf,
@@ -179,7 +179,7 @@ impl Package {
     }
 }
 
-/// The Wasm file in one of cargo's JSON messages, if it is of this package.
+/// The Wasm file in one of cargo's JSON messages, if it belongs to this package.
 fn wasm_of(message: &str, manifest: &Path) -> Option<PathBuf> {
     let message: Value = serde_json::from_str(message).ok()?;
     if message["reason"] != "compiler-artifact" || !names_file(&message["manifest_path"], manifest)
@@ -199,8 +199,8 @@ fn names_file(path: &Value, file: &Path) -> bool {
         .is_some_and(|path| path == file)
 }
 
-/// Writes a file so that whoever reads its path sees the old content or the
-/// new one, whole.
+/// Writes a file atomically: readers of its path see the complete old content or
+/// the complete new content.
 ///
 /// # Errors
 /// When its directory cannot be made or written to.
@@ -213,7 +213,7 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let new = PathBuf::from(name);
     fs::write(&new, bytes)?;
     fs::rename(&new, path).inspect_err(|_| {
-        // The rename's error is the one to tell.
+        // Only the rename's error is reported.
         let _ = fs::remove_file(&new);
     })
 }
@@ -224,7 +224,7 @@ pub enum Error {
     NotACrate(PathBuf),
     #[error("cannot run cargo")]
     Cargo(#[source] io::Error),
-    /// The crate does not compile; cargo has said why.
+    /// The crate does not compile; cargo has printed the reason.
     #[error("{0} does not compile: see cargo's messages above")]
     Compile(String),
     /// The crate's library is not a dynamic one.
@@ -240,7 +240,7 @@ pub enum Error {
     #[error("{package} makes no guest")]
     Component {
         package: String,
-        /// What it is instead.
+        /// What the crate makes instead.
         #[source]
         source: component::Error,
     },

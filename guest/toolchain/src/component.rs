@@ -1,9 +1,9 @@
-//! Components: made from a core module, and what their outside says.
+//! Components: makes them from core modules, and reads their imports and exports.
 
 use wit_component::{ComponentEncoder, DecodedWasm};
 use wit_parser::{Resolve, WorldItem, WorldKey};
 
-/// What each guest exports: world `service` of `wit/ostrakon.wit`.
+/// The exports of each guest: world `service` of `wit/ostrakon.wit`.
 pub const EXPORTS: [&str; 7] = [
     "describe", "check", "owner", "route", "handle", "gather", "migrate",
 ];
@@ -12,7 +12,7 @@ const MAGIC: &[u8] = b"\0asm";
 const CORE_MODULE: [u8; 4] = [1, 0, 0, 0];
 const COMPONENT: [u8; 4] = [0x0d, 0, 1, 0];
 
-/// The outside of a component, names as in WIT, in the component's order.
+/// The imports and exports of a component, named as in WIT, in the component's order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface {
     /// Such as `ostrakon:shard/store@0.1.0`.
@@ -22,10 +22,10 @@ pub struct Interface {
 }
 
 impl Interface {
-    /// Reads the outside of a component.
+    /// Reads the imports and exports of a component.
     ///
     /// # Errors
-    /// When the bytes are no component, with what they are instead.
+    /// When the bytes are no component; the error says what they are instead.
     pub fn read(bytes: &[u8]) -> Result<Self, Error> {
         match kind(bytes)? {
             Kind::Component => {}
@@ -53,8 +53,8 @@ impl Interface {
     }
 }
 
-/// Makes a guest's component: encodes a core module, takes a component as it
-/// is, and checks that it exports what a guest must.
+/// Makes a guest's component: encodes a core module, leaves a component as it
+/// is, and checks that it exports everything that a guest must.
 ///
 /// # Errors
 /// When the bytes are not Wasm, cannot be encoded, or are not a guest.
@@ -71,7 +71,7 @@ pub fn guest(bytes: Vec<u8>) -> Result<Vec<u8>, Error> {
     }
 }
 
-/// The names that are linked: a world names types too, which are not.
+/// The names that are linked. A world also names types, which are not linked.
 fn names<'a>(
     resolve: &Resolve,
     items: impl IntoIterator<Item = (&'a WorldKey, &'a WorldItem)>,
@@ -106,30 +106,30 @@ fn kind(bytes: &[u8]) -> Result<Kind, Error> {
     }
 }
 
-/// Why some bytes are no guest.
+/// The reason for which bytes are no guest.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Neither a module nor a component.
     #[error("this is not WebAssembly: give the file that `ostrakon build` wrote")]
     NotWasm,
-    /// A core module where a component is needed.
+    /// A core module instead of a component.
     #[error("this is a core module, not a component: make one with `ostrakon build`")]
     CoreModule,
     /// An encoded WIT package, without code.
-    #[error("this is a WIT package without code, not a component")]
+    #[error("this is a WIT package without code, not a component: make one with `ostrakon build`")]
     WitPackage,
-    #[error("this component is broken: {reason}")]
+    #[error("this component is invalid: {reason}")]
     Decode {
         /// The decoder's whole message.
         reason: String,
     },
-    /// It cannot be made into a component.
-    #[error("this module does not make a component: {reason}")]
+    /// The module cannot be made into a component.
+    #[error("this module cannot be made into a component: {reason}")]
     Encode {
         /// The encoder's whole message.
         reason: String,
     },
-    /// It lacks what a guest must export.
+    /// The component lacks exports that a guest must have.
     #[error("this is not a guest of world `service`: it does not export {0}")]
     NotAGuest(String),
 }

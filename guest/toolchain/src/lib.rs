@@ -1,8 +1,8 @@
-//! Builds guests: finds what this machine has to build them with, runs cargo,
-//! makes the component and checks that it is one of world `service`.
+//! Builds guests: finds a toolchain on this machine, runs cargo, makes the
+//! component, and checks that it has the exports of world `service`.
 //!
-//! `ostrakon build` and `cargo xtask` both come here, so that there is one
-//! place that knows how guests are built.
+//! `ostrakon build` and `cargo xtask` both use this crate, so that only one
+//! place knows how guests are built.
 //!
 //! ```no_run
 //! use ostrakon_toolchain::{Build, Search, Target};
@@ -26,7 +26,7 @@ use std::fmt::Write;
 
 use sha2::{Digest, Sha256};
 
-/// The SHA-256 of some bytes, in lower-case hex: how a component is named.
+/// The SHA-256 of some bytes, in lower-case hex, by which components are named.
 pub fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes)
         .iter()

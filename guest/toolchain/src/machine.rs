@@ -1,5 +1,5 @@
-//! What the search asks of the machine it runs on: one seam, so that each way
-//! to a toolchain is tested without the machine that it is for.
+//! What the search needs from the machine that it runs on. This is a seam, so
+//! that each way to a toolchain can be tested on any machine.
 
 use std::io::{self, Read, Write};
 use std::path::Path;
@@ -13,17 +13,17 @@ pub trait Machine {
     /// Runs a program to its end and returns what it wrote to standard output.
     ///
     /// # Errors
-    /// When it cannot be started, ends with a failure, or is not done within
-    /// `limit`; it is killed then.
+    /// When it cannot be started, fails, or is not done within `limit`, after which
+    /// it is killed.
     fn run(&self, command: Command, limit: Duration) -> Result<String, Error>;
 
     fn is_file(&self, path: &Path) -> bool;
 
-    /// Tells the person who waits what is being done.
+    /// Shows progress to the user.
     fn progress(&self, line: &str);
 }
 
-/// Why a program's run is of no use.
+/// The failure of a program's run.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("cannot run {program}: {source}")]
@@ -36,7 +36,7 @@ pub enum Error {
     Failed {
         program: String,
         status: ExitStatus,
-        /// The line of its standard error that says most.
+        /// The most informative line of its standard error.
         reason: String,
     },
     #[error("{program} was not done within {} s", limit.as_secs())]
@@ -64,7 +64,7 @@ impl Machine for ThisMachine {
         let stderr = read_apart(child.stderr.take());
         let output = receive(&stdout, deadline).zip(receive(&stderr, deadline));
         if output.is_none() {
-            // It may have ended by itself meanwhile, and then there is nothing to kill.
+            // If it has ended by itself meanwhile, there is nothing to kill.
             let _ = child.kill();
         }
         let status = child.wait().map_err(|source| Error::Start {
@@ -87,19 +87,19 @@ impl Machine for ThisMachine {
     }
 
     fn progress(&self, line: &str) {
-        // Nobody is told when standard error is closed, and nothing else changes.
+        // If standard error is closed, progress is not shown; nothing else changes.
         let _ = writeln!(io::stderr(), "{line}");
     }
 }
 
-/// Reads a stream to its end on a thread of its own: two full pipes cannot
-/// block each other, and the reader can be given up at the deadline.
+/// Reads a stream to its end on its own thread: two full pipes cannot block each
+/// other, and the reader can be abandoned at the deadline.
 fn read_apart(stream: Option<impl Read + Send + 'static>) -> mpsc::Receiver<String> {
     let (sender, receiver) = mpsc::channel();
     if let Some(mut stream) = stream {
         thread::spawn(move || {
             let mut bytes = Vec::new();
-            // What was read before an error is worth having; the exit status tells the rest.
+            // The text that was read before an error is still useful; the exit status tells the rest.
             let _ = stream.read_to_end(&mut bytes);
             let _ = sender.send(String::from_utf8_lossy(&bytes).into_owned());
         });
@@ -113,8 +113,8 @@ fn receive(receiver: &mpsc::Receiver<String>, deadline: Instant) -> Option<Strin
         .ok()
 }
 
-/// The first line that begins like an error (rustc, rustup and apt all do so),
-/// or else the last one.
+/// The first line that begins with `error` or the like (rustc, rustup and apt
+/// print such lines), or else the last line.
 fn telling_line(stderr: &str) -> &str {
     let mut lines = stderr
         .lines()

@@ -1,4 +1,4 @@
-//! Builds of real crates, with whatever toolchain this machine has.
+//! Builds of real crates, with the toolchain of this machine.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use wit_component::StringEncoding;
 use wit_parser::Resolve;
 
-/// A guest by hand, without the SDK: the exports as the component model lowers
+/// A guest written without the SDK: the exports as the component model lowers
 /// them, and the world in a custom section.
 const BARE_GUEST: &str = r#"
 #[used]
@@ -101,7 +101,7 @@ fn an_output_and_a_profile_can_be_named() {
         .unwrap();
     assert_eq!(built.path, output);
     let around = fs::read_dir(output.parent().unwrap()).unwrap().count();
-    assert_eq!(around, 1, "nothing but the component is left");
+    assert_eq!(around, 1, "something other than the component is left");
     let target = toolchain.target_directory(&directory.path().join("target"));
     assert!(target.join("wasm32-unknown-unknown/debug").is_dir());
 }

@@ -266,7 +266,10 @@ impl Shards {
             let expected = format!("http://shard-{}.test{path}", answer.shard);
             assert_eq!(location.to_str().unwrap(), expected);
             asked.push(answer.shard);
-            assert!(asked.len() <= MAX_HOPS, "{path} is sent about: {asked:?}");
+            assert!(
+                asked.len() <= MAX_HOPS,
+                "{path} was forwarded too often: {asked:?}"
+            );
         }
     }
 
@@ -330,7 +333,7 @@ async fn a_client_is_not_sent_to_a_shard_that_would_send_it_back() {
         let (asked, _) = shards.follow(0, &save).await;
         assert_eq!(asked, [0, 2]);
         let told = shards.net.0.told.lock().unwrap().clone();
-        assert_eq!(told, [(0, 2)], "told once, and known from then on");
+        assert_eq!(told, [(0, 2)], "the redirect must be remembered");
     }
 }
 

@@ -253,7 +253,7 @@ async fn partitions_go_from_writer_to_writer_while_both_write_and_restart() {
     let Written::NotOwner(Authority::Elsewhere { at, hand_off }) =
         one.save(&going, "late", None).await
     else {
-        panic!("it is handed off");
+        panic!("the save must report the new owner");
     };
     assert_eq!(at, Ordinal(1));
     assert!(hand_off.is_some());
@@ -264,7 +264,7 @@ async fn partitions_go_from_writer_to_writer_while_both_write_and_restart() {
     );
     assert!(
         one.keys().contains(&going),
-        "a listing does not miss what is on its way"
+        "a listing must include moving partitions"
     );
     assert!(one.give(&two).await);
     let written = two.save(&going, "after", hand_off).await;

@@ -1,5 +1,5 @@
-//! Cheap clients: requests made beforehand, one under way on each kept connection, and no more of
-//! an answer looked at than that it is whole and good.
+//! Cheap clients. Requests are made beforehand, each kept connection has one request in flight, and
+//! of a response they check only that it is complete and successful.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-/// How long an answer may take before it is taken for lost.
+/// How long a response may take before it counts as lost.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Keys that loads and saves choose from.
@@ -53,7 +53,7 @@ impl Target {
         Self { address, protocol }
     }
 
-    /// A 20-byte key, and for a save a word of 64 bytes.
+    /// A request with a 20-byte key and, for a save, a word of 64 bytes.
     fn request(self, action: Action, key: usize) -> Bytes {
         let (key, word) = (format!("key-{key:016}"), "w".repeat(64));
         let request = match (self.protocol, action) {
@@ -71,7 +71,7 @@ impl Target {
         request.into()
     }
 
-    /// Saves so many keys, once each.
+    /// Saves this many keys, once each.
     pub(crate) fn fill(self, keys: usize) -> anyhow::Result<()> {
         let connections = keys.min(16);
         let share = keys.div_ceil(connections);
@@ -83,7 +83,7 @@ impl Target {
         Ok(())
     }
 
-    /// Requests per second that are answered on so many connections.
+    /// The requests per second that are answered on this many connections.
     pub(crate) fn rate(
         self,
         action: Action,
@@ -99,14 +99,14 @@ impl Target {
             let requests = keys.map(move |key| requests[key % KEYS].clone());
             requests.take_while(move |_| began.elapsed() < time)
         })?;
-        ensure!(answered >= connections, "a connection had no answer");
+        ensure!(answered >= connections, "a connection got no response");
         #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
         Ok(answered as f64 / began.elapsed().as_secs_f64())
     }
 
-    /// How long each request waits for its answer, in milliseconds, where clients
-    /// on so many connections pause between two: nine loads, then a save, until
-    /// `ended`.
+    /// How long each request waits for its response, in milliseconds, when clients
+    /// on this many connections pause between requests: nine loads, then a save,
+    /// until `ended`.
     pub(crate) fn waits(
         self,
         connections: usize,
@@ -129,13 +129,13 @@ impl Target {
         })
     }
 
-    /// Opens connections, sends each one's requests, and counts the answers.
+    /// Opens connections, sends each one's requests, and counts the responses.
     fn run<I: Iterator<Item = Bytes> + Send + 'static>(
         self,
         connections: usize,
         requests: impl Fn(usize) -> I,
     ) -> anyhow::Result<usize> {
-        // One thread: it takes the least from the server.
+        // One thread, which takes the least processor time from the server.
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
@@ -153,7 +153,7 @@ impl Target {
     }
 }
 
-/// Sends each request when the one before is answered; counts the answers.
+/// Sends each request when the one before is answered, and counts the responses.
 async fn client(target: Target, requests: impl Iterator<Item = Bytes>) -> anyhow::Result<usize> {
     let mut stream = connect(target.address).await?;
     let mut answer = Vec::with_capacity(4096);
@@ -167,7 +167,7 @@ async fn client(target: Target, requests: impl Iterator<Item = Bytes>) -> anyhow
             ensure!(read > 0, "the server closed the connection");
         }
         answered += 1;
-        // A server that keeps no connections costs a new one for each request.
+        // A server that keeps no connections needs a new one for each request.
         if matches!(target.protocol, Protocol::Http) && closes(&answer) {
             stream = connect(target.address).await?;
         }
@@ -222,14 +222,14 @@ fn closes(answer: &[u8]) -> bool {
     answer.windows(CLOSE.len()).any(|line| line == CLOSE)
 }
 
-/// Whether an answer has come to its end; fails if it is not a good one.
+/// Whether a response is complete; fails if it is not successful.
 fn is_whole(protocol: Protocol, answer: &[u8]) -> anyhow::Result<bool> {
     let whole = match protocol {
         Protocol::Http => whole_http(answer),
         Protocol::Redis => whole_redis(answer),
     };
     match whole {
-        Some(length) if answer.len() > length => bail!("more was answered than asked"),
+        Some(length) if answer.len() > length => bail!("the server sent more than one response"),
         Some(length) => Ok(answer.len() == length && is_good(protocol, answer)?),
         None => Ok(false),
     }
@@ -240,11 +240,15 @@ fn is_good(protocol: Protocol, answer: &[u8]) -> anyhow::Result<bool> {
         Protocol::Http => answer.starts_with(b"HTTP/1.1 200 "),
         Protocol::Redis => !answer.starts_with(b"-"),
     };
-    ensure!(good, "refused: {}", String::from_utf8_lossy(answer));
+    ensure!(
+        good,
+        "the server rejected a request: {}",
+        String::from_utf8_lossy(answer)
+    );
     Ok(true)
 }
 
-/// The length of an HTTP response, once its headers are there.
+/// The length of an HTTP response, once its headers are complete.
 fn whole_http(answer: &[u8]) -> Option<usize> {
     const LENGTH: &[u8] = b"content-length:";
     let head = answer.windows(4).position(|end| end == b"\r\n\r\n")? + 4;

@@ -1,4 +1,4 @@
-//! Plain hyper: a server that does nothing but HTTP, in a process of its own.
+//! Plain hyper: a server that does nothing but HTTP, in its own process.
 
 use std::convert::Infallible;
 use std::io::{BufRead, BufReader};
@@ -30,7 +30,10 @@ impl Hello {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()?;
-        let stdout = child.stdout.take().context("it was piped")?;
+        let stdout = child
+            .stdout
+            .take()
+            .context("standard output is not piped")?;
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line)?;
         let address = line.trim().parse();

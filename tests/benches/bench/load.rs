@@ -58,7 +58,7 @@ pub(crate) fn compare(
                 let rate = subject.rate(action, connections, plan.turn)?;
                 rates[0].push(rate);
                 for (index, (name, baseline)) in baselines.iter().enumerate() {
-                    // Another system may not bear so many connections; ours must.
+                    // Another system may fail with so many connections; ours must not.
                     match baseline.rate(action, connections, plan.turn) {
                         Ok(other) => {
                             rates[index + 1].push(other);
@@ -72,7 +72,7 @@ pub(crate) fn compare(
             let own = rates.next().expect("the subject was measured");
             ensure!(
                 own > 0.0 && rates.len() == baselines.len(),
-                "a row is not whole"
+                "a row is incomplete"
             );
             print!("{:6} {connections:>11} {own:>9.0}", action.name());
             for (rate, ratios) in rates.zip(ratios) {

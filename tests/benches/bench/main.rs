@@ -1,11 +1,11 @@
-//! What a running host costs and how fast it is: `cargo xtask bench`.
+//! Measures the speed and memory of a running host: `cargo xtask bench`.
 //!
-//! Each row is measured in turns with what it is compared with, A B A B, in this same run, and its
-//! ratio is the median of the turns' ratios: other work on the machine falls on both.
+//! Each row is measured in turns with its baseline, A B A B, in the same run, and its ratio is the
+//! median of the turns' ratios: other work on the machine affects both.
 
 #![expect(
     clippy::print_stdout,
-    reason = "a table on the standard output is what this program is for"
+    reason = "this program prints its tables to standard output"
 )]
 
 mod clients;
@@ -46,7 +46,7 @@ fn main() -> anyhow::Result<()> {
 
 type Measure = fn(&Plan) -> anyhow::Result<()>;
 
-/// What is measured, each by its name.
+/// The parts that can be measured, by name.
 const PARTS: &[(&str, Measure)] = &[
     ("loads", load::run),
     ("swaps", swap::run),
@@ -56,7 +56,7 @@ const PARTS: &[(&str, Measure)] = &[
     ("peers", peers::run),
 ];
 
-/// The middle of some numbers; not a number where there are none.
+/// The median of some numbers; NaN if there are none.
 fn median(mut numbers: Vec<f64>) -> f64 {
     numbers.sort_by(f64::total_cmp);
     numbers.get(numbers.len() / 2).copied().unwrap_or(f64::NAN)

@@ -8,14 +8,14 @@ use crate::clients::{Action, Target};
 use crate::plan::Plan;
 use crate::swap::{swap, tagged};
 
-/// What swaps may add to a process, in MiB.
+/// The memory that swaps may add to a process, in MiB.
 const MAX_GROWTH: f64 = 10.0;
 
 pub(crate) fn run(plan: &Plan) -> anyhow::Result<()> {
     println!("\nresident memory, in MiB");
     let kv = guest("kv");
     let mut shard = Shard::new(&config(&kv, &[]));
-    // The first start compiles; what a Pod is at rest is seen after the next.
+    // The first start compiles the guest. Only the next start shows the memory at rest.
     shard.start().stop();
     let host = shard.start();
     row("idle", resident(&host));
@@ -25,11 +25,11 @@ pub(crate) fn run(plan: &Plan) -> anyhow::Result<()> {
     target.rate(Action::Load, 256, plan.turn)?;
     row("after load on 256 connections", resident(&host));
 
-    // The engine's compiler has its own memory: what counts is what each further swap adds.
+    // The compiler keeps memory of its own, so only the memory that further swaps add counts.
     let mut swaps = 0..2 * plan.memory_swaps;
     let mut swap_more = |count: usize| -> anyhow::Result<f64> {
         for number in swaps.by_ref().take(count) {
-            // Two components in turns, and other settings each time.
+            // Two components in turns, each time with different settings.
             let files = config(
                 &tagged(&kv, number % 2),
                 &[("note", &format!("swap {number}"))],
@@ -45,7 +45,7 @@ pub(crate) fn run(plan: &Plan) -> anyhow::Result<()> {
     row("growth", after - before);
     ensure!(
         after - before <= MAX_GROWTH,
-        "swaps leave memory behind: {:.1} MiB more after {} of them",
+        "swaps leak memory: {:.1} MiB more after {} swaps",
         after - before,
         plan.memory_swaps
     );

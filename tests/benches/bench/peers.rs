@@ -1,4 +1,4 @@
-//! Other stores on the same machine: Redis that syncs each write, and the course's server.
+//! Other stores on the same machine: Redis with a sync for each write, and the course's server.
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;

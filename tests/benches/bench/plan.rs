@@ -11,13 +11,13 @@ pub(crate) struct Plan {
     pub(crate) turn: Duration,
     /// Swaps of each kind that are timed.
     pub(crate) timed_swaps: usize,
-    /// Swaps that memory is looked at around.
+    /// Swaps between two measurements of memory.
     pub(crate) memory_swaps: usize,
     /// Starts of each kind.
     pub(crate) starts: usize,
-    /// Keys in the store that is started on.
+    /// Keys in the store of the measured starts.
     pub(crate) keys: usize,
-    /// Keys in shards that are made more and fewer.
+    /// Keys in shards whose number changes.
     pub(crate) moved_keys: &'static [usize],
 }
 

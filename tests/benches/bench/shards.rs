@@ -1,4 +1,4 @@
-//! Several shards: requests that are passed on, and partitions that move.
+//! Several shards: forwarded requests, and moving partitions.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,9 +14,9 @@ use crate::median;
 use crate::plan::Plan;
 
 const CONNECTIONS: [usize; 3] = [1, 16, 64];
-/// Connections of the clients whose waits are looked at, and their pause.
+/// The number of connections of the clients whose waits are measured, and their pause.
 const WAITING: (usize, Duration) = (16, Duration::from_millis(4));
-/// Partitions in one transaction of the native copy, as the host moves them.
+/// Partitions in one transaction of the native copy, as in the host.
 const BATCH: usize = 1024;
 
 const ENTRIES: TableDefinition<'_, (&[u8], &[u8]), &[u8]> = TableDefinition::new("entries");
@@ -56,14 +56,14 @@ fn wait_for_shards(host: &Host, count: u32) {
     });
 }
 
-/// Requests to the shard that has the keys, and to the one that passes them on.
+/// Measures requests to the shard that has the keys, and to the one that forwards them.
 fn forwarded(plan: &Plan) -> anyhow::Result<()> {
     let shards = shards(&kv(2, "modulo"));
     let hosts = shards.each_ref().map(Shard::start);
     for host in &hosts {
         wait_for_shards(host, 2);
     }
-    // By `modulo`, the first character of each key makes it the second shard's.
+    // By `modulo`, the first character assigns each key to the second shard.
     let [through, local] = hosts.each_ref().map(|host| Target::http(host.address));
     local.fill(KEYS)?;
     println!("\nrequests/s through the shard that has the keys, and through another");
@@ -92,7 +92,7 @@ fn forwarded(plan: &Plan) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Half of the keys go from one shard to another, and back.
+/// Measures the move of half of the keys from one shard to another, and back.
 fn moved(plan: &Plan, keys: usize) -> anyhow::Result<()> {
     println!("\n{keys} keys of 20 bytes with words of 64 on one shard: half of them go to another");
     let mut shards = shards(&kv(1, "jump"));
@@ -161,8 +161,8 @@ fn moved(plan: &Plan, keys: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The waits of clients that ask, and pause, while something is done; sorted, in
-/// milliseconds.
+/// The waits of clients that send requests with pauses while something is done;
+/// sorted, in milliseconds.
 fn waits(
     target: Target,
     meanwhile: &mut dyn FnMut() -> anyhow::Result<()>,
@@ -194,8 +194,8 @@ fn as_f64(number: usize) -> f64 {
 /// An entry: partition key, entry key, value.
 type Entry = (Vec<u8>, Vec<u8>, Vec<u8>);
 
-/// Seconds that it takes to take so many entries out of one file and put them
-/// into another, in transactions as large as the host's.
+/// The seconds that it takes to move this many entries from one file to another,
+/// in transactions as large as the host's.
 fn copied(keys: usize) -> anyhow::Result<f64> {
     let directory = tempfile::tempdir()?;
     let [from, to] = ["from", "to"].map(|name| Database::create(directory.path().join(name)));

@@ -1,4 +1,4 @@
-//! From the start of the process to its readiness, with many keys.
+//! The time from the start of the process to its readiness, with many keys.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use crate::clients::{Action, Target};
 use crate::median;
 use crate::plan::Plan;
 
-/// How long saves go on before the host is killed among them.
+/// How long saves run before the host is killed.
 const BEFORE_KILL: Duration = Duration::from_millis(200);
 
 pub(crate) fn run(plan: &Plan) -> anyhow::Result<()> {
@@ -34,7 +34,7 @@ pub(crate) fn run(plan: &Plan) -> anyhow::Result<()> {
         std::thread::sleep(BEFORE_KILL);
         host.kill();
         let cut = saving.join().expect("clients do not panic");
-        ensure!(cut.is_err(), "the host was not killed among saves");
+        ensure!(cut.is_err(), "the host was not killed during saves");
 
         let (host, took) = ready();
         killed.push(took);
@@ -48,7 +48,7 @@ pub(crate) fn run(plan: &Plan) -> anyhow::Result<()> {
     }
     ensure!(
         clean.len() == plan.starts && killed.len() == plan.starts,
-        "a row is not whole"
+        "a row is incomplete"
     );
     println!("{:36} {:>8.1}", "after a clean stop", median(clean));
     println!("{:36} {:>8.1}", "after kill -9 among saves", median(killed));

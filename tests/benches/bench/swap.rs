@@ -1,4 +1,4 @@
-//! From the volume's renaming to the first reply of the new generation.
+//! The time from the volume's renaming to the first response of the new generation.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -9,9 +9,9 @@ use ostrakon_tests::host::{Files, Host, Shard, config, guest};
 use crate::median;
 use crate::plan::Plan;
 
-/// How exact a swap's time is.
+/// The resolution of a swap's time.
 const ASK_EVERY: Duration = Duration::from_micros(200);
-/// How long a swap may take before it counts as not done.
+/// How long a swap may take before it counts as failed.
 const PATIENCE: Duration = Duration::from_mins(1);
 
 pub(crate) fn run(plan: &Plan) -> anyhow::Result<()> {
@@ -25,7 +25,7 @@ pub(crate) fn run(plan: &Plan) -> anyhow::Result<()> {
         for number in 0..plan.timed_swaps {
             times.push(swap(&mut shard, &host, &contents(number))?.as_secs_f64() * 1000.0);
         }
-        ensure!(times.len() == plan.timed_swaps, "a row is not whole");
+        ensure!(times.len() == plan.timed_swaps, "a row is incomplete");
         let most = times.iter().copied().fold(0.0, f64::max);
         println!("{name:36} {:>8.1} (most {most:.1})", median(times));
         Ok(())
@@ -52,12 +52,15 @@ pub(crate) fn run(plan: &Plan) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Publishes a generation and waits for its first reply.
+/// Publishes a generation and waits for its first response.
 pub(crate) fn swap(shard: &mut Shard, host: &Host, files: &Files) -> anyhow::Result<Duration> {
     let mut client = host.client();
     let before = client.get("/load/a")?.generation();
     shard.config.publish(files)?;
-    let renamed = shard.config.renamed().context("it was published")?;
+    let renamed = shard
+        .config
+        .renamed()
+        .context("the volume was not renamed")?;
     loop {
         let reply = client.get("/load/a")?;
         ensure!(reply.status == 200, "answered {}", reply.status);
@@ -69,16 +72,16 @@ pub(crate) fn swap(shard: &mut Shard, host: &Host, files: &Files) -> anyhow::Res
             "no swap: {}",
             host.status()
         );
-        // A client that asks without a pause would take a processor from the host.
+        // A client without pauses would take processor time from the host.
         thread::sleep(ASK_EVERY);
     }
 }
 
-/// The same component with another digest: a custom section is added.
+/// The same component with another digest, because of an added custom section.
 pub(crate) fn tagged(component: &[u8], number: usize) -> Vec<u8> {
     const CUSTOM: u8 = 0;
     let (name, content) = (b"bench", u64::try_from(number).unwrap_or(u64::MAX));
     let section = [&[5], &name[..], &content.to_le_bytes()].concat();
-    let length = u8::try_from(section.len()).expect("it is short");
+    let length = u8::try_from(section.len()).expect("the section is short");
     [component, &[CUSTOM, length], &section].concat()
 }

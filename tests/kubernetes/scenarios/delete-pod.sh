@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # shellcheck source=../lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
-# A Pod is deleted: requests for its keys wait until it is back, and it has what it had.
+# A Pod is deleted. Requests for its keys wait until it is back with its data.
 count_restarts() { k get pod server-1 --output 'jsonpath={.metadata.uid}'; }
 
 say "before: $(letters)"

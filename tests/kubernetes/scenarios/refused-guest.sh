@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # shellcheck source=../lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
-# What is no guest never serves: each shard says why, and goes on.
-# each_says FIELD VALUE: all shards do.
+# A file that is no guest never goes live. Each shard reports the reason and keeps serving.
+# each_says FIELD VALUE: whether all shards report this value.
 each_says() {
     local all pod
     all=$(pods) || return 1
@@ -17,7 +17,7 @@ apply
 [ -z "${HASTEN:-}" ] || hasten
 until_so "the refusal" each_says refused.step verify
 say "refused by $(replicas) shards at the step verify; generations $(generations), as before"
-[ "$(generations)" = "$before" ] || fail "the generations were $before"
+[ "$(generations)" = "$before" ] || fail "the generations have changed: they were $before"
 rm "$work/guest.wasm"
 render
 apply

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # shellcheck source=../lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
-# Shards of their own, in TLS: their certificate is changed while clients save and load.
+# Shards in a namespace of their own, with TLS. Their certificate is changed while clients save and load.
 rounds=${ROUNDS:-3}
 export NAMESPACE=$NAMESPACE-tls COMPONENTS=tls
-# Again, for the names that go by the namespace.
+# Sourced again, for the names that depend on the namespace.
 . "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 
-# certificate DAYS: a new key, and for it a certificate that expires after so many days.
+# certificate DAYS: makes a new key, and a certificate for it that expires after DAYS days.
 certificate() {
     openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout "$pki/tls.key" -subj /CN=server -out "$pki/tls.csr" 2>/dev/null
     printf 'subjectAltName=DNS:server,DNS:server.%s.svc,DNS:*.server-peers.%s.svc\nextendedKeyUsage=serverAuth,clientAuth\n' "$NAMESPACE" "$NAMESPACE" >"$pki/extensions"
@@ -16,7 +16,7 @@ certificate() {
     secret server-peers-tls --from-file="$pki/tls.crt" --from-file="$pki/tls.key" --from-file="$pki/ca.crt"
 }
 
-# expires POD: when its certificate does. It fails where the Pod does not say.
+# expires POD: when the Pod's certificate expires. Fails if the Pod does not report it.
 expires() {
     local said
     said=$(status "$1" peers.certificate_expires) && [ -n "$said" ] && say "$said"
@@ -24,7 +24,7 @@ expires() {
 
 noted() { expiry[$1]=$(expires "$1"); }
 
-# taken: each shard says that it has another certificate than before.
+# taken: whether each shard reports a different certificate than before.
 taken() {
     local all pod now
     all=$(pods) || return 1
@@ -33,7 +33,7 @@ taken() {
     done
 }
 
-# refused: each shard says that it cannot use what it sees.
+# refused: whether each shard reports that it cannot use the content of the Secret.
 refused() {
     local all pod said
     all=$(pods) || return 1
@@ -42,7 +42,7 @@ refused() {
     done
 }
 
-# end: also where it fails, private keys do not stay on this machine.
+# end: removes the private keys from this machine, also after a failure.
 end() {
     rm -rf "$pki"
     [ -n "${KEEP:-}" ] || remove_all
@@ -71,7 +71,7 @@ openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:prime256v1 -out "$pki/o
 secret server-peers-tls --from-file="$pki/tls.crt" --from-file="$pki/other/tls.key" --from-file="$pki/ca.crt"
 [ -z "${HASTEN:-}" ] || hasten
 until_so "the refusal of a key that does not fit" refused
-say "a key that does not fit was refused by $(replicas) shards, which go on with the one before"
+say "a key that does not fit was refused by $(replicas) shards, which keep the former one"
 for pod in $(pods); do until_so "when the certificate of $pod expires" noted "$pod"; done
 certificate $((31 + rounds))
 [ -z "${HASTEN:-}" ] || hasten

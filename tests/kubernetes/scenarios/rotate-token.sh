@@ -10,7 +10,7 @@ taken() {
 
 declare -A reloads
 
-# step TOKENS: and waits until each shard has taken it.
+# step TOKENS: changes the Secret, and waits until each shard has taken it.
 step() {
     local pod
     for pod in $(pods); do reloads[$pod]=$(metric "$pod" ostrakon_credentials_reloads_total); done
@@ -28,7 +28,7 @@ step "$(printf '%s\n%s' "$new" "$old")"
 step "$new"
 say "changed in three steps in $(($(now_ms) - began)) ms, by $(replicas) shards"
 for pod in $(pods); do
-    [ "$(status "$pod" peers.tokens)" = 1 ] || fail "$pod has another number of tokens than one"
+    [ "$(status "$pod" peers.tokens)" = 1 ] || fail "$pod does not have exactly one token"
     [ "$(status "$pod" peers.problem)" = - ] || fail "$pod: $(status "$pod" peers.problem)"
 done
 load_end

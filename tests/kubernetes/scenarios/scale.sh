@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # shellcheck source=../lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
-# kubectl scale, up and down, while clients save and load: no request fails, and no key is lost. Keys that are saved
-# once and then left alone are what shows the latter: those of the clients are saved anew all the time, so their
-# names are others.
+# kubectl scale, up and down, while clients save and load: no request fails, and no key is lost. Only keys that are
+# saved once and then left alone can show a loss, because the clients save their own keys again and again. So these
+# keys have other names.
 clients=4 keys=500
 
 # shellcheck disable=SC2086
 kept() { k exec client -- load-client "$server" ${CLIENT_ARGUMENTS:-} --clients $clients --keys $keys --prefix kept- "$1"; }
 
-# found_all WHEN: looks for each of them, and says how many there are.
+# found_all WHEN: loads each of these keys, and prints how many there are.
 found_all() {
     local line said
     if ! said=$(kept check); then

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # shellcheck source=../lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
-# The course's client writes each letter's key once, and then finds all of them.
+# The course's smart client writes each letter's key once, and then finds all of them.
 say "$(letters)"
 line=$(letters readonly)
 say "$line"

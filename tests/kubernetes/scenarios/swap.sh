@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # shellcheck source=../lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
-# The ConfigMap changes while clients save and load: no request fails, and each shard goes over.
+# The ConfigMap changes while clients save and load. No request fails, and each shard swaps.
 guest=${GUEST:-$top/target/guests/kv.wasm}
 
 swapped() { [ "$(generations)" = "$1" ]; }
 
 next() { for generation in $(generations); do say "$((generation + 1))"; done | paste -sd ' ' -; }
 
-# swap WHAT: applies what is rendered, and says when the last shard has it.
+# swap WHAT: applies the rendered overlay, and prints when the last shard has it.
 swap() {
     local began expected
     expected=$(next)

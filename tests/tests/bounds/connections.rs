@@ -39,8 +39,8 @@ fn check<C>(host: &Host, kind: &str, connect: impl Fn() -> C) {
 }
 
 fn plain(host: &Host, bytes: &[u8], is_answered: bool) -> TcpStream {
-    let mut stream = TcpStream::connect(host.address).expect("a connection");
-    stream.write_all(bytes).expect("it is sent");
+    let mut stream = TcpStream::connect(host.address).expect("the host accepts connections");
+    stream.write_all(bytes).expect("the bytes can be sent");
     if is_answered {
         assert_ne!(stream.read(&mut [0; 1024]).expect("an answer"), 0);
     }
@@ -158,14 +158,16 @@ fn what_the_system_keeps_for_a_connection_is_no_more_than_the_formula_says() {
     let stored = host.client().put("/kv/large", &vec![b'x'; VALUE]);
     assert_eq!(stored.expect("an answer").status, 201);
     let ask = b"GET /kv/large HTTP/1.1\r\nhost: x\r\n\r\n";
-    let fresh = || TcpStream::connect(host.address).expect("a connection");
+    let fresh = || TcpStream::connect(host.address).expect("the host accepts connections");
     // The system makes more room for who has sent and taken much.
     let used = || {
         let mut stream = fresh();
         let head = format!("PUT /kv/used HTTP/1.1\r\nhost: x\r\ncontent-length: {VALUE}\r\n\r\n");
-        stream.write_all(head.as_bytes()).expect("it is sent");
+        stream
+            .write_all(head.as_bytes())
+            .expect("the bytes can be sent");
         stream.write_all(&vec![b'x'; VALUE]).expect("it is sent");
-        stream.write_all(ask).expect("it is sent");
+        stream.write_all(ask).expect("the bytes can be sent");
         let mut taken = 0;
         while taken < VALUE {
             taken += stream.read(&mut vec![0; 1 << 20]).expect("an answer");
@@ -186,25 +188,27 @@ fn what_the_system_keeps_for_a_connection_is_no_more_than_the_formula_says() {
                     scope.spawn(|| {
                         let mut stream = connect();
                         stream.set_nodelay(true).expect("it can be");
-                        stream.write_all(ask).expect("it is sent");
+                        stream.write_all(ask).expect("the bytes can be sent");
                         fill(stream, bytes)
                     })
                 })
                 .collect();
-            let held = clients.into_iter().map(|one| one.join().expect("no panic"));
+            let held = clients
+                .into_iter()
+                .map(|one| one.join().expect("no thread panics"));
             held.collect()
         });
         let sockets = Socket::accepted_at(host.address.port());
         assert!(sockets.len() >= CLIENTS, "{}", sockets.len());
-        let most = |of: fn(&Socket) -> usize| sockets.iter().map(of).max().expect("some");
+        let most = |of: fn(&Socket) -> usize| sockets.iter().map(of).max().expect("there is one");
         let (kept, most) = (most(|one| one.kept), most(|one| one.most));
         println!(
-            "{CLIENTS} clients {kind}: {} KiB kept of one, {} at most, of {}",
+            "{CLIENTS} clients {kind}: {} KiB buffered for one, {} at most, of {}",
             kept >> 10,
             most >> 10,
             memory::SOCKET >> 10
         );
-        assert!(kept > 64 << 10, "{kind}: nothing was on its way");
+        assert!(kept > 64 << 10, "{kind}: nothing was buffered");
         assert!(kept <= memory::SOCKET && most <= memory::SOCKET, "{kind}");
         drop(held);
     }

@@ -35,13 +35,13 @@ fn idle_clients_beyond_the_descriptors_shut_nobody_out() {
         assert_eq!(
             now,
             [hard.to_string(), hard.to_string()],
-            "the soft limit is raised"
+            "the soft limit was not raised"
         );
 
         let others = Others::start(&host);
         let mut idle = Vec::new();
         for number in 0..IDLE {
-            idle.push(TcpStream::connect(host.address).expect("a connection"));
+            idle.push(TcpStream::connect(host.address).expect("the host accepts connections"));
             // No faster than others are answered: whoever has just come and said nothing yet gives way
             // to as many as there are places.
             if number % 16 == 0 {

@@ -53,7 +53,9 @@ fn flood(name: &str, reads: bool, next: impl Fn(u32) -> Vec<u8> + Sync) {
         };
         let all = thread::scope(|scope| {
             let threads: Vec<_> = (0..CONNECTIONS).map(|_| scope.spawn(one)).collect();
-            let ended = threads.into_iter().map(|one| one.join().expect("no panic"));
+            let ended = threads
+                .into_iter()
+                .map(|one| one.join().expect("no thread panics"));
             ended.fold(Flood::default(), |all, one| Flood {
                 frames: all.frames + one.frames,
                 connections: all.connections + one.connections,

@@ -1,10 +1,7 @@
 //! Clients that take more than their share: of memory, of connections, of descriptors. What they are
 //! given has a bound, and others go on.
 
-#![expect(
-    clippy::print_stdout,
-    reason = "what was measured is part of what is shown"
-)]
+#![expect(clippy::print_stdout, reason = "the test prints its measurements")]
 
 mod connections;
 mod descriptors;
@@ -76,7 +73,10 @@ impl Others {
     fn warm_up(&self) {
         let deadline = Instant::now() + PATIENCE;
         while self.answered.load(Ordering::Relaxed) < 200 {
-            assert!(Instant::now() < deadline, "others are not answered");
+            assert!(
+                Instant::now() < deadline,
+                "requests of others are not answered"
+            );
             thread::sleep(Duration::from_millis(1));
         }
     }

@@ -125,20 +125,20 @@ pub(crate) fn check(attack: &Attack<'_>, run: impl FnOnce(&Host)) {
         began.elapsed(),
         mib(most),
         if cgroup.is_some() {
-            "which is the limit that it ran with"
+            "the host did not run with this limit"
         } else {
-            "no limit can be set here"
+            "this machine cannot set a limit"
         },
     );
     assert!(peak <= most, "{name}: {} MiB of {}", mib(peak), mib(most));
     assert!(
         peak <= before + most_added,
-        "{name}: {} MiB were added",
+        "{name}: {} MiB more than before",
         mib(peak - before)
     );
     assert!(
         after <= before + KEPT,
-        "{name}: {} MiB are kept",
+        "{name}: {} MiB are not released",
         mib(after - before)
     );
     // Whoever attacked is served like others afterwards.
@@ -239,7 +239,7 @@ fn heads_and_bodies_of_thousands_of_http1_clients_are_bounded() {
 /// Whether the host has read all that was sent to it, as the system's table of connections says.
 pub(crate) fn is_read(host: &Host) -> bool {
     let port = format!(":{:04X}", host.address.port());
-    let table = fs::read_to_string("/proc/net/tcp").expect("it is there");
+    let table = fs::read_to_string("/proc/net/tcp").expect("the file can be read");
     table.lines().skip(1).all(|line| {
         let words: Vec<_> = line.split_whitespace().collect();
         let (unsent, unread) = words[4].split_once(':').expect("two numbers");
@@ -333,10 +333,11 @@ fn heads_and_bodies_of_http1_are_bounded() {
         let sent = [head(31_000, 1_000_000), vec![b'z'; 900_000]].concat();
         let mut held = Vec::new();
         for _ in 0..190 {
-            let mut stream = TcpStream::connect(host.address).expect("a connection");
+            let mut stream =
+                TcpStream::connect(host.address).expect("the host accepts connections");
             stream
                 .set_write_timeout(Some(Duration::from_secs(5)))
-                .expect("a timeout");
+                .expect("the timeout can be set");
             let _sent = stream.write_all(&sent);
             held.push(stream);
         }
@@ -356,7 +357,8 @@ fn heads_of_http1_that_are_not_whole_are_bounded() {
             );
             let mut held = Vec::new();
             for _ in 0..190 {
-                let mut stream = TcpStream::connect(host.address).expect("a connection");
+                let mut stream =
+                    TcpStream::connect(host.address).expect("the host accepts connections");
                 let _sent = stream.write_all(head.as_bytes());
                 held.push(stream);
             }
@@ -384,7 +386,8 @@ fn heads_of_http1_behind_other_requests_are_bounded() {
             let (with, later) = part.split_at(14_000 - body.len());
             let mut held = Vec::new();
             for _ in 0..CONNECTIONS {
-                let mut stream = TcpStream::connect(host.address).expect("a connection");
+                let mut stream =
+                    TcpStream::connect(host.address).expect("the host accepts connections");
                 let _sent = stream.write_all(format!("{first}{body}{with}").as_bytes());
                 held.push(stream);
             }
@@ -448,7 +451,10 @@ fn bodies_of_tiny_chunks_count_as_bodies_and_hold_nobody_up() {
                 scope.spawn(|| {
                     let mut stream = connect(host.address).expect("a connection");
                     for _ in 0..BODIES {
-                        stream.get_mut().write_all(&body).expect("it is sent");
+                        stream
+                            .get_mut()
+                            .write_all(&body)
+                            .expect("the bytes can be sent");
                         let answer = read_response(&mut stream, false).expect("an answer");
                         assert!(answer.status < 300, "{answer:?}");
                     }

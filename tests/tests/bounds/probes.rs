@@ -59,7 +59,9 @@ fn probes_are_answered_whatever_holds_the_admin_port() {
                 continue;
             };
             let timeout = Some(Duration::from_millis(20));
-            stream.set_write_timeout(timeout).expect("a timeout");
+            stream
+                .set_write_timeout(timeout)
+                .expect("the timeout can be set");
             // The oldest of them give way to the newest.
             let _sent = stream.write_all(bytes);
             if *answered {
@@ -78,10 +80,10 @@ fn probes_are_answered_whatever_holds_the_admin_port() {
 fn a_client_of_the_admin_port_that_says_nothing_is_closed_after_a_few_seconds() {
     let shard = Shard::new(&config(&guest("kv"), &[]));
     let host = shard.start();
-    let mut silent = TcpStream::connect(host.admin).expect("a connection");
+    let mut silent = TcpStream::connect(host.admin).expect("the host accepts connections");
     silent
         .set_read_timeout(Some(Duration::from_secs(30)))
-        .expect("a timeout");
+        .expect("the timeout can be set");
     let began = Instant::now();
     assert_eq!(silent.read(&mut [0]).expect("a clean end"), 0);
     println!("closed after {:?}", began.elapsed());

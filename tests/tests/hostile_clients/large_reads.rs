@@ -127,7 +127,7 @@ fn large_reads_that_nobody_takes_hold_nobody_up() {
         let (took, alone) = (worst.took, alone.took);
         assert!(
             took < alone * 20 + Duration::from_secs(1),
-            "{took:?}, alone {alone:?}"
+            "others took {took:?}, and {alone:?} alone"
         );
         println!("{} calls of the guest", handled(&host) - before);
         // It can be asked again as soon as they are gone.
@@ -231,7 +231,7 @@ fn what_waits_is_not_run_once_its_client_is_gone() {
     assert_ne!(
         answer.text(),
         "stored",
-        "it came last, and nobody waited for it"
+        "the slow read must be answered last, without delaying others"
     );
     host.stop();
 }

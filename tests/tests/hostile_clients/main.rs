@@ -63,7 +63,10 @@ fn check_refused(response: &Response, status: u16, code: &str) {
 
 fn open(host: &Host, bytes: &[u8]) -> BufReader<TcpStream> {
     let mut stream = connect(host.address).expect("a connection");
-    stream.get_mut().write_all(bytes).expect("it is sent");
+    stream
+        .get_mut()
+        .write_all(bytes)
+        .expect("the bytes can be sent");
     stream
 }
 
@@ -72,15 +75,16 @@ fn open(host: &Host, bytes: &[u8]) -> BufReader<TcpStream> {
 fn drip(mut streams: Vec<BufReader<TcpStream>>) -> Vec<Response> {
     let began = Instant::now();
     for stream in &streams {
-        let pace = Duration::from_millis(20) / u32::try_from(streams.len()).expect("a few");
+        let pace =
+            Duration::from_millis(20) / u32::try_from(streams.len()).expect("the number is small");
         stream
             .get_ref()
             .set_read_timeout(Some(pace))
-            .expect("a timeout");
+            .expect("the timeout can be set");
     }
     let mut answers = Vec::new();
     while !streams.is_empty() {
-        assert!(began.elapsed() < PATIENCE, "no end of the slow requests");
+        assert!(began.elapsed() < PATIENCE, "the slow requests do not end");
         let mut waiting = Vec::new();
         for mut stream in streams {
             // It may have been closed just now, with an answer on its way.
@@ -91,7 +95,7 @@ fn drip(mut streams: Vec<BufReader<TcpStream>>) -> Vec<Response> {
                     stream
                         .get_ref()
                         .set_read_timeout(Some(PATIENCE))
-                        .expect("a timeout");
+                        .expect("the timeout can be set");
                     answers.push(read_response(&mut stream, false).expect("an answer"));
                 }
             }
@@ -200,7 +204,7 @@ fn headers_and_bodies_over_their_limit_are_answered_431_and_413_however_they_are
     assert_eq!(
         client.get("/kv/large").expect("an answer").status,
         404,
-        "not stored"
+        "the value must not be stored"
     );
     let body = vec![b'x'; MAX_BODY];
     assert_eq!(
@@ -278,7 +282,7 @@ fn what_is_not_http_is_answered_400_and_closed() {
     }
     others_are_served(&host);
     let keys = host.client().get("/allKeys").expect("an answer");
-    assert_eq!(keys.text(), "others", "nothing bad was stored");
+    assert_eq!(keys.text(), "others", "a bad request stored something");
     println!("{} kinds of what is not HTTP", cases.len());
     host.stop();
 }
@@ -323,7 +327,7 @@ fn a_client_that_goes_in_mid_write_leaves_the_whole_of_it_or_nothing() {
         let letter = seen[0];
         assert!(
             letter.is_ascii_lowercase(),
-            "round {round}: a part is stored"
+            "round {round}: only a part is stored"
         );
         assert!(seen == body(letter), "round {round}: a mix is stored");
         stored += usize::from(letter != before);

@@ -56,7 +56,7 @@ fn replies_that_nobody_takes_are_bounded_and_others_go_on() {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .expect("a runtime");
+        .expect("a runtime can be created");
     let refused = |answer: &&hyper::Response<_>| {
         let code = answer.headers().get("ostrakon-error");
         assert!(code.is_none_or(|code| answer.status() == 503 && code == "replies"));
@@ -91,7 +91,7 @@ fn replies_that_nobody_takes_are_bounded_and_others_go_on() {
             break;
         }
         rest.extend(told);
-        assert!(rest.len() < VALUE / 4, "each holds something");
+        assert!(rest.len() < VALUE / 4, "every response must hold memory");
     }
     for path in ["/load/others", "/save/never/stored"] {
         check_refused(&host.client().get(path).expect("an answer"), 503, "replies");
@@ -119,7 +119,7 @@ fn replies_that_nobody_takes_are_bounded_and_others_go_on() {
     let refused = host.metric(r#"ostrakon_requests_refused_total{limit="replies"}"#);
     assert!(refused >= (3 * SHARES.len() + 4) as u64, "{refused}");
     println!(
-        "{FIT} replies of {VALUE} bytes were held, and {told} of writes; {refused} refused; {worst}"
+        "{FIT} responses of {VALUE} bytes were held, and {told} of writes; {refused} refused; {worst}"
     );
     host.stop();
 }
@@ -138,7 +138,11 @@ fn answers_that_are_not_taken_are_ended_and_others_go_on() {
         let began = Instant::now();
         let mut asked = 0;
         while !large.is_empty() {
-            assert!(began.elapsed() < PATIENCE, "{} are held", large.len());
+            assert!(
+                began.elapsed() < PATIENCE,
+                "{} responses are held",
+                large.len()
+            );
             let small = raw.get("/load/other-0");
             raw.send_said().expect("it is sent");
             loop {
@@ -152,20 +156,25 @@ fn answers_that_are_not_taken_are_ended_and_others_go_on() {
             asked += 1;
             std::thread::sleep(Duration::from_millis(50));
         }
-        assert!(began.elapsed() >= Duration::from_secs(1), "too soon");
+        assert!(
+            began.elapsed() >= Duration::from_secs(1),
+            "the streams were reset too early"
+        );
         asked
     };
     let (worst, asked) = worst_of_others(&host, |answered| {
         until_answered(&host, answered, 50);
         let asked: Vec<usize> = std::thread::scope(|scope| {
             let clients = [(); CLIENTS].map(|()| scope.spawn(end));
-            clients.map(|one| one.join().expect("no panic")).into()
+            clients
+                .map(|one| one.join().expect("no thread panics"))
+                .into()
         });
         until_answered(&host, answered, 50);
         asked.iter().sum::<usize>()
     });
     println!(
-        "{} answers that nobody took were ended, while their clients asked for {asked} more; {worst}",
+        "{} unread responses were reset, while their clients made {asked} more requests; {worst}",
         CLIENTS * ANSWERS
     );
     assert!(worst.took < Duration::from_secs(10), "{worst}");
@@ -179,11 +188,11 @@ fn h2_with_prior_knowledge_is_served_on_the_same_port() {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .expect("a runtime");
+        .expect("a runtime can be created");
     runtime.block_on(async {
         let stream = tokio::net::TcpStream::connect(host.address)
             .await
-            .expect("a connection");
+            .expect("the host accepts connections");
         let handshake = http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
         let (sender, connection) = handshake.await.expect("h2");
         tokio::spawn(connection);
@@ -209,7 +218,7 @@ fn h2_with_prior_knowledge_is_served_on_the_same_port() {
                 })
                 .collect();
             for (key, answer) in answers.into_iter().enumerate() {
-                let (status, body) = answer.await.expect("no panic");
+                let (status, body) = answer.await.expect("no thread panics");
                 assert_eq!(status, 200);
                 assert_eq!(body, format!("word-{key}"));
             }

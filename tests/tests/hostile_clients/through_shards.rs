@@ -34,7 +34,7 @@ fn what_waits_at_another_shard_is_not_run_once_its_client_is_gone() {
     let files = config(&guest("hostile"), &[("ostrakon.toml", &toml)]);
     let cluster = Cluster::start(201, 2, 2, &files);
     let [first, second] = &cluster.hosts[..] else {
-        panic!("there are two");
+        panic!("there must be two shards");
     };
     let path = of_the_second(first, |key| format!("/nothing?partition={key}"));
     let path = path.replace("nothing", "loop");
@@ -72,7 +72,7 @@ fn large_reads_of_another_shard_hold_nobody_up() {
     let files = config(&guest("kv"), &[("ostrakon.toml", TOML)]);
     let cluster = Cluster::start(202, 2, 2, &files);
     let [first, second] = &cluster.hosts[..] else {
-        panic!("there are two");
+        panic!("there must be two shards");
     };
     let path = of_the_second(first, |key| format!("/kv/{key}"));
     let stored = first

@@ -5,12 +5,14 @@ use super::*;
 /// Handshakes that are begun and go no further.
 fn half_handshakes(address: SocketAddr, count: usize) -> Vec<TcpStream> {
     let begun = (0..count).map(|_| {
-        let mut stream = TcpStream::connect(address).expect("a connection");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        let mut stream = TcpStream::connect(address).expect("the host accepts connections");
+        stream
+            .set_read_timeout(Some(PATIENCE))
+            .expect("the timeout can be set");
         // A record of 512 bytes, of which four come.
         stream
             .write_all(&[0x16, 3, 1, 2, 0, 1, 0, 1, 252])
-            .expect("sent");
+            .expect("the bytes can be sent");
         stream
     });
     begun.collect()
@@ -22,7 +24,7 @@ fn assert_cut(stream: &mut TcpStream) {
     match stream.read(&mut [0; 64]) {
         Ok(0) => {}
         Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
-        open => panic!("it is open: {open:?}"),
+        open => panic!("the connection is still open: {open:?}"),
     }
 }
 
@@ -47,11 +49,13 @@ fn handshakes_that_do_not_go_on_hold_nobody_up_and_are_cut_off() {
         host.metric("ostrakon_tls_handshake_failures_total") == MANY as u64
     });
     // What begins as TLS and is not is told so in TLS.
-    let mut stream = TcpStream::connect(host.address).expect("a connection");
-    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    let mut stream = TcpStream::connect(host.address).expect("the host accepts connections");
+    stream
+        .set_read_timeout(Some(PATIENCE))
+        .expect("the timeout can be set");
     stream
         .write_all(&[0x16, 3, 1, 0, 4, 99, 0, 0, 0])
-        .expect("sent");
+        .expect("the bytes can be sent");
     let mut alert = [0; 2];
     stream.read_exact(&mut alert).expect("an alert");
     assert_eq!(alert[0], 0x15);
@@ -76,14 +80,14 @@ fn half_handshakes_leave_places_to_others() {
         match (&*stream).read(&mut [0; 64]) {
             Ok(0) => true,
             Err(error) => error.kind() == ErrorKind::ConnectionReset,
-            Ok(_) => panic!("something is said to it"),
+            Ok(_) => panic!("the host sent something"),
         }
     };
     // Five of those that came first, who came in all at once and so in any order.
     host.wait_until("those that made room", |_| {
         silent.iter().filter(|stream| is_cut(stream)).count() == 5
     });
-    assert!(!more.iter().any(is_cut), "the newest stay");
+    assert!(!more.iter().any(is_cut), "a new connection was closed");
     let config = tls::client(&authority, None, HTTP1);
     let mut client = Client::new(host.address).over_tls(config);
     assert_eq!(client.get("/save/key/word").expect("an answer").status, 200);

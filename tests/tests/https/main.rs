@@ -102,9 +102,16 @@ fn the_certificate_in_force_and_its_days_are_shown() {
     let line = metrics.text().lines().find(|line| line.starts_with(series));
     let shown: f64 = line.expect("it is shown")[series.len() + 1..]
         .parse()
-        .expect("a number");
+        .expect("the text is a number");
     let expected = in_ten_days.duration_since(SystemTime::UNIX_EPOCH);
-    assert!((shown - expected.expect("after 1970").as_secs_f64()).abs() < 2.0);
+    assert!(
+        (shown
+            - expected
+                .expect("the clock is later than 1970")
+                .as_secs_f64())
+        .abs()
+            < 2.0
+    );
     host.stop();
 }
 
@@ -162,7 +169,7 @@ fn what_cannot_be_used_at_a_start_is_one_line_and_code_64_and_no_plain_http() {
         let mut shard = shard(&files, "");
         shard.arguments = arguments.iter().map(|flag| (*flag).to_owned()).collect();
         let log = shard.is_refused(said);
-        assert!(!log.contains("\"ready\""), "it never served");
+        assert!(!log.contains("\"ready\""), "the shard must not have served");
     }
 }
 
@@ -170,7 +177,10 @@ fn what_cannot_be_used_at_a_start_is_one_line_and_code_64_and_no_plain_http() {
 fn plain(address: SocketAddr) -> (u16, String) {
     let mut stream = connect(address).expect("a connection");
     let request = b"GET /load/key HTTP/1.1\r\nhost: here\r\n\r\n";
-    stream.get_mut().write_all(request).expect("sent");
+    stream
+        .get_mut()
+        .write_all(request)
+        .expect("the bytes can be sent");
     let answer = read_response(&mut stream, false).expect("an answer");
     let code = answer.header("ostrakon-error").unwrap_or_default();
     (answer.status, code.to_owned())
@@ -263,7 +273,7 @@ fn what_is_taken_away_is_refused_on_open_connections_at_once() {
     };
     let mut shard = shard(&secret_of(&one, &format!("{OLD}\n{NEW}")), "");
     let host = shard.start();
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime can be created");
     let of_one = tls::client(&public, Some(&issue(&one)), b"h2");
     let of_two = tls::client(&public, Some(&issue(&two)), b"h2");
     let mut open = runtime.block_on(h2(host.address, &of_one)).expect("h2");
@@ -278,20 +288,28 @@ fn what_is_taken_away_is_refused_on_open_connections_at_once() {
     // In the middle of a request when its authority goes: that one is answered.
     let by_one = tls::client(&public, Some(&issue(&one)), HTTP1);
     let connection = ClientConnection::new(by_one, host.address.ip().into()).expect("a client");
-    let stream = TcpStream::connect(host.address).expect("a connection");
-    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    let stream = TcpStream::connect(host.address).expect("the host accepts connections");
+    stream
+        .set_read_timeout(Some(PATIENCE))
+        .expect("the timeout can be set");
     let mut stream = BufReader::new(StreamOwned::new(connection, stream));
     let head = format!(
         "PUT /kv/half HTTP/1.1\r\nhost: here\r\nauthorization: Bearer {NEW}\r\n\
          expect: 100-continue\r\ncontent-length: 4\r\n\r\n"
     );
-    stream.get_mut().write_all(head.as_bytes()).expect("sent");
+    stream
+        .get_mut()
+        .write_all(head.as_bytes())
+        .expect("the bytes can be sent");
     let mut go_on = [0; 25];
     stream.read_exact(&mut go_on).expect("it is let in");
     assert_eq!(&go_on, b"HTTP/1.1 100 Continue\r\n\r\n");
 
     change(&mut shard, &host, &secret_of(&two, NEW));
-    stream.get_mut().write_all(b"body").expect("sent");
+    stream
+        .get_mut()
+        .write_all(b"body")
+        .expect("the bytes can be sent");
     let answer = read_response(&mut stream, false).expect("an answer");
     assert_eq!(answer.status, 201, "{answer:?}");
     assert_eq!(answer.header("connection"), Some("close"), "{answer:?}");
@@ -306,7 +324,7 @@ fn what_is_taken_away_is_refused_on_open_connections_at_once() {
     assert_eq!(
         runtime.block_on(with_one),
         None,
-        "it does not come in again"
+        "the client must not be admitted again"
     );
     let mut of_two = runtime.block_on(h2(host.address, &of_two)).expect("h2");
     let answer = runtime.block_on(ask(&mut of_two, NEW)).expect("an answer");
@@ -325,7 +343,11 @@ fn a_token_that_is_the_hosts_reaches_no_guest() {
         assert_eq!(answer.status, 200, "{answer:?}");
         answer.text().to_owned()
     };
-    assert_eq!(seen(host.client()), "1 headers", "it is the guest's own");
+    assert_eq!(
+        seen(host.client()),
+        "1 headers",
+        "without `client-tokens` the guest must see the header"
+    );
     change(&mut shard, &host, &secret(&[("client-tokens", OLD)]));
     assert_eq!(seen(host.client()), "0 headers");
     host.stop();

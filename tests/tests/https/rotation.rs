@@ -128,7 +128,7 @@ fn all_that_clients_come_in_by_rotates_20_times_under_load_and_nothing_fails() {
             assert_eq!(
                 seen,
                 certificate(&issued.certificate),
-                "new ones see the new one"
+                "new connections must get the new certificate"
             );
 
             let other = issue(&public);
@@ -152,7 +152,7 @@ fn all_that_clients_come_in_by_rotates_20_times_under_load_and_nothing_fails() {
             assert_eq!(
                 seen,
                 certificate(&issued.certificate),
-                "the old one is kept"
+                "the old certificate must stay"
             );
 
             load.show(&host, &next_shown, next_token);
@@ -169,7 +169,7 @@ fn all_that_clients_come_in_by_rotates_20_times_under_load_and_nothing_fails() {
             assert_eq!(
                 came(&shown_by_clients, next_token),
                 None,
-                "it is not believed"
+                "the client must not trust the certificate"
             );
             assert_eq!(came(&next_shown, next_token), Some((200, String::new())));
             (clients_of, shown_by_clients) = (next_authority, next_shown);
@@ -187,9 +187,12 @@ fn all_that_clients_come_in_by_rotates_20_times_under_load_and_nothing_fails() {
          {refused} refused ones: {answered} requests on {} connections, 0 failed",
         load.connections.into_inner()
     );
-    assert!(answered > ROUNDS * 50, "there was a load: {answered}");
+    assert!(
+        answered > ROUNDS * 50,
+        "only {answered} requests were answered"
+    );
     let log = host.stop();
     for told in [OLD, NEW, first.key.lines().nth(1).expect("a line")] {
-        assert!(!log.contains(told), "a secret is told");
+        assert!(!log.contains(told), "a secret is in the log");
     }
 }

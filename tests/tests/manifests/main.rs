@@ -58,7 +58,7 @@ fn pod(objects: &[Value]) -> &Value {
 fn container(objects: &[Value]) -> &Value {
     let containers = pod(objects)["containers"].as_array().unwrap();
     let [container] = &containers[..] else {
-        panic!("one container: {containers:?}");
+        panic!("there must be one container: {containers:?}");
     };
     container
 }

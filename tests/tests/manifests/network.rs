@@ -119,8 +119,12 @@ fn the_policy_lets_clients_peers_and_prometheus_in_each_by_its_port() {
     assert_eq!(
         egress[0],
         json!({ "to": own, "ports": [{ "port": 7070 }] }),
-        "by number: not all plugins know the names of others' ports"
+        "ports must be numbers: not all plugins know the names of other Pods' ports"
     );
     assert_eq!(port(&objects, &json!("peers")), Some(7070));
-    assert_eq!(egress.len(), 3, "peers, DNS, the API server");
+    assert_eq!(
+        egress.len(),
+        3,
+        "there must be rules for peers, DNS and the API server"
+    );
 }

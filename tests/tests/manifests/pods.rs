@@ -67,7 +67,7 @@ fn the_grace_is_longer_than_the_drain_in_each_variant() {
         assert!(serve_for > 0 && serve_for < deadline, "{name}");
         assert!(
             container(objects)["lifecycle"].is_null(),
-            "{name}: SIGTERM does it all"
+            "{name}: there must be no preStop hook"
         );
     });
 }

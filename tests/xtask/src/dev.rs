@@ -1,4 +1,4 @@
-//! `cargo xtask dev`: the host, built, and `ostrakon dev` with the key/value guest.
+//! `cargo xtask dev`: builds the host, and runs `ostrakon dev` with the key/value guest.
 
 use std::ffi::OsString;
 use std::fs;
@@ -8,16 +8,16 @@ use std::process::Command;
 
 use anyhow::{Context, ensure};
 
-/// What is passed on.
+/// The arguments that are passed on.
 #[derive(Debug, clap::Args)]
 #[command(disable_help_flag = true)]
 pub(crate) struct Options {
-    /// Arguments of `ostrakon dev`; --guest is guest/kv where nothing else is given.
+    /// Arguments of `ostrakon dev`; --guest is guest/kv unless given otherwise.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     arguments: Vec<OsString>,
 }
 
-/// Becomes `ostrakon dev`.
+/// Replaces this process with `ostrakon dev`.
 pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<()> {
     let status = Command::new("cargo")
         // The profile that xtask itself is built with: what both need is compiled once.
@@ -29,7 +29,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<()> {
         status.success(),
         "the host does not compile: see cargo's messages above"
     );
-    // State directories are in the nearest one: the same from each directory of the repository.
+    // State directories are in the nearest `.ostrakon`, so every directory of the repository uses the same one.
     fs::create_dir_all(root.join(".ostrakon"))?;
     let mut command = Command::new(crate::target(root)?.join("quick/ostrakon"));
     command.arg("dev");
@@ -44,7 +44,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<()> {
     Err(command.args(&options.arguments).exec()).context("cannot start the host")
 }
 
-/// Whether the arguments say what to run, or need nothing to run.
+/// Whether the arguments name a guest or ConfigMap, or need none.
 fn has_source(arguments: &[OsString]) -> bool {
     arguments.iter().any(|argument| {
         let argument = argument.to_string_lossy();

@@ -1,4 +1,4 @@
-//! The pages for people: how long they may be, and that what they name is there.
+//! Checks the documentation pages: their length, and that what they name exists.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -8,10 +8,10 @@ use anyhow::{Context, ensure};
 
 use crate::rust;
 
-/// The most lines of a page.
+/// The maximum number of lines of a page.
 const MAX_LINES: [(&str, usize); 2] = [("ARCHITECTURE.md", 300), ("README.md", 200)];
 
-/// What looks like a path of the repository, and is of a deployment, of a build, or an example.
+/// Names that look like paths of the repository, but belong to a deployment or a build, or are examples.
 const NOT_HERE: [&str; 5] = [
     "ostrakon.toml",
     "target/quick/ostrakon",
@@ -20,18 +20,21 @@ const NOT_HERE: [&str; 5] = [
     "a/b",
 ];
 
-/// How deep below the top there are pages.
+/// The depth below the top to which pages are searched for.
 const DEPTH: usize = 2;
 
-/// Checks the length of pages, that each path and link in any of them leads somewhere, and that each
-/// test that SECURITY.md names is there.
+/// Checks the length of the pages, that each path and link in them leads somewhere, and that each
+/// test that SECURITY.md names exists.
 pub(crate) fn check(root: &Path) -> anyhow::Result<()> {
     let pages = pages(root)?;
     for (name, most) in MAX_LINES {
         let page = pages.get(Path::new(name));
         let lines = page.with_context(|| format!("there is no {name}"))?;
         let lines = lines.lines().count();
-        ensure!(lines <= most, "{name} has {lines} lines: at most {most}");
+        ensure!(
+            lines <= most,
+            "{name} has {lines} lines: shorten it to at most {most}"
+        );
     }
     let prose: BTreeMap<_, _> = pages
         .iter()
@@ -99,7 +102,7 @@ fn prose(text: &str) -> String {
     lines.flat_map(|line| [line, "\n"]).collect()
 }
 
-/// Where the links of a page lead that stay in the repository.
+/// The targets of the links of a page that stay in the repository.
 fn links(text: &str) -> Vec<&str> {
     let links = text.split("](").skip(1);
     links
@@ -108,7 +111,7 @@ fn links(text: &str) -> Vec<&str> {
         .collect()
 }
 
-/// Whether a link leads to a file and, where it names one, to a heading of it.
+/// Whether a link leads to a file and, if it names a heading, to a heading of that file.
 fn leads_somewhere(root: &Path, pages: &BTreeMap<&Path, String>, page: &Path, link: &str) -> bool {
     let (path, heading) = link.split_once('#').unwrap_or((link, ""));
     let mut target = PathBuf::new();
@@ -132,7 +135,7 @@ fn leads_somewhere(root: &Path, pages: &BTreeMap<&Path, String>, page: &Path, li
     root.join(&target).exists() && (heading.is_empty() || has_heading())
 }
 
-/// What links call the headings of a page, as GitHub makes it of their text.
+/// The anchors of a page's headings, as GitHub derives them from the text.
 fn headings(text: &str) -> impl Iterator<Item = String> {
     let headings = text.lines().filter(|line| line.starts_with('#'));
     headings.map(|line| {
@@ -144,13 +147,13 @@ fn headings(text: &str) -> impl Iterator<Item = String> {
     })
 }
 
-/// What stands in code spans.
+/// The content of code spans.
 fn spans(text: &str) -> impl Iterator<Item = &str> {
     text.lines()
         .flat_map(|line| line.split('`').skip(1).step_by(2))
 }
 
-/// The tests in code spans: names of four words or more, but those of metrics.
+/// The tests in code spans: names of four words or more, except those of metrics.
 fn tests(text: &str) -> Vec<&str> {
     spans(text)
         .filter(|span| {
@@ -162,7 +165,7 @@ fn tests(text: &str) -> Vec<&str> {
         .collect()
 }
 
-/// The names of all tests there are: of the functions whose attributes speak of a test.
+/// The names of all tests: of all functions with a test attribute.
 fn tests_in(root: &Path) -> anyhow::Result<BTreeSet<String>> {
     let mut names = BTreeSet::new();
     for directory in ["host", "guest", "examples", "tests"] {
@@ -186,8 +189,8 @@ fn tests_in(root: &Path) -> anyhow::Result<BTreeSet<String>> {
     Ok(names)
 }
 
-/// The paths in code spans: what has a `/` within, or the end of a source
-/// file's name. `/livez` and the like are paths of URLs.
+/// The paths in code spans: spans that contain a `/`, or end like the name of a source
+/// file. `/livez` and the like are paths of URLs.
 fn paths(text: &str) -> Vec<&str> {
     spans(text)
         .filter(|span| {
@@ -239,7 +242,7 @@ mod tests {
         );
     }
 
-    /// A repository of the pages that there must be.
+    /// A repository with the required pages only.
     fn repository() -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
         for folder in ["host/crate", "guest", "examples", "tests"] {

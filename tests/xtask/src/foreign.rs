@@ -1,4 +1,4 @@
-//! Programs that others wrote and the tests run: found, or installed from Debian's packages.
+//! Programs of others that the tests run. Missing ones are installed from Debian's packages.
 
 use std::process::{Command, Stdio};
 
@@ -8,7 +8,7 @@ use ostrakon_toolchain::search::install;
 
 use crate::steps::say;
 
-/// A program, how it is asked whether it is there, and its package.
+/// A program, the arguments that check whether it is installed, and its package.
 const PROGRAMS: [(&str, &str, &str); 6] = [
     ("crun", "--version", "crun"),
     ("curl", "--version", "curl"),

@@ -30,20 +30,20 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run shards here, and swap their guest and settings on each save.
+    /// Run shards on this machine, and swap their guest and settings on each save.
     Dev(dev::Options),
     /// Run everything that CI checks, and stop at the first failure.
     #[command(alias = "ci")]
     Test,
-    /// Install the programs of others that the tests run, as `test` does first.
+    /// Install the programs that the tests run, as `test` does first.
     Tools,
     /// Build the guests that the tests run, as `test` does first.
     Guests,
-    /// Run many seeds of simulated clusters, or one again that failed.
+    /// Run many seeds of the simulated clusters, or repeat a failed one.
     Simulate(simulate::Options),
     /// Upgrade from the host of another commit to this one and back, under load.
     Upgrade(upgrade::Options),
-    /// Measure the host, and print a table with ratios.
+    /// Measure the host, and print tables with ratios.
     Bench(bench::Options),
 }
 
@@ -66,7 +66,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Where cargo puts what it builds: `target`, or where its settings say.
+/// Cargo's target directory: `target`, unless its settings name another one.
 fn target(root: &Path) -> anyhow::Result<PathBuf> {
     let output = process::Command::new("cargo")
         .args(["metadata", "--no-deps", "--format-version", "1"])

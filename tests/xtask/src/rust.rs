@@ -1,12 +1,12 @@
 //! Rust sources as words and signs, without comments and literals: enough to
-//! see which names a file speaks of.
+//! find the names that a file uses.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
-/// A word, or one other character that is not white space; with its line.
+/// A word, or one other character that is not white space, and its line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Token<'a> {
     pub(crate) text: &'a str,
@@ -30,7 +30,7 @@ pub(crate) fn tokens(source: &str) -> Vec<Token<'_>> {
     tokens
 }
 
-/// The length of what comes next, and whether it is a token.
+/// The length of the next lexical element, and whether it is a token.
 fn next(rest: &str, first: char) -> (usize, bool) {
     if rest.starts_with("//") {
         return (rest.find('\n').unwrap_or(rest.len()), false);

@@ -1,5 +1,5 @@
-//! `cargo xtask simulate`: more seeds of the simulated clusters than the test
-//! command runs, or one that failed.
+//! `cargo xtask simulate`: runs more seeds of the simulated clusters than the test
+//! command, or repeats a failed one.
 
 use std::path::Path;
 
@@ -17,7 +17,7 @@ pub(crate) struct Options {
     from: u64,
 }
 
-/// Runs seeds up to the first that fails, which is explained.
+/// Runs seeds up to the first failed one, and explains it.
 pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<()> {
     let mut steps = Steps::new(root);
     let guests = steps.step("guests", |_| guests::build(root))?;

@@ -1,4 +1,4 @@
-//! Steps: headings, timings, and how many tests passed and failed in all.
+//! Steps: headings, timings, and the total numbers of passed and failed tests.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ pub(crate) struct Steps {
     pub(crate) tally: Tally,
 }
 
-/// How many tests there were, over all the test runners' summaries.
+/// The number of tests, over all summaries of test runners.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
     pub(crate) passed: u64,
@@ -23,7 +23,7 @@ pub(crate) struct Tally {
 }
 
 impl Steps {
-    /// Steps that run at the top of the repository.
+    /// Steps that run in the top directory of the repository.
     pub(crate) fn new(root: impl Into<PathBuf>) -> Self {
         Self {
             root: root.into(),
@@ -89,7 +89,7 @@ impl Steps {
 }
 
 impl Tally {
-    /// Adds what a line says, if it is a test runner's summary:
+    /// Adds the numbers of a line, if it is a test runner's summary:
     /// `test result: ok. 3 passed; 0 failed; ...`.
     fn add(&mut self, line: &str) {
         let Some((_, counts)) = line
@@ -111,7 +111,7 @@ impl Tally {
 
 /// Writes a line to standard output.
 pub(crate) fn say(line: &str) {
-    // When nobody reads there is nobody to tell of it.
+    // If standard output is closed, there is no one to report the error to.
     let _ = writeln!(io::stdout(), "{line}");
 }
 

@@ -1,5 +1,5 @@
-//! What the tests of the manifests and of the image need that is not to be installed on the system: Python's
-//! packages, and files out of Debian's.
+//! Tools that the tests of the manifests and of the image need, and that are not installed on the system: Python
+//! packages, and files from Debian packages.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,16 +15,16 @@ const PYTHON: &str = include_str!("../tools.txt");
 /// How long an installation may take.
 const LIMIT: Duration = Duration::from_mins(10);
 
-/// Finds or installs all of it, and gives the directory of what is not the system's.
+/// Installs the missing tools, and returns their directory.
 pub(crate) fn provide(root: &Path) -> anyhow::Result<PathBuf> {
     let directory = crate::target(root)?.join("tools");
-    fs::create_dir_all(&directory).context("cannot make the tools' directory")?;
+    fs::create_dir_all(&directory).context("cannot create the tools' directory")?;
     python(&directory)?;
     // Prometheus' own checker of rules.
     from_package(&directory, "prometheus", "usr/bin/promtool")?;
-    // A proxy as many have it in front.
+    // A common reverse proxy.
     from_package(&directory, "nginx", "usr/sbin/nginx")?;
-    // What container engines let processes ask of the kernel unless they are told otherwise.
+    // The system calls that container engines allow by default.
     from_package(
         &directory,
         "golang-github-containers-common",
@@ -38,7 +38,7 @@ fn runs(program: &str) -> bool {
     version.is_ok_and(|output| output.status.success())
 }
 
-/// The Python packages in an environment of their own, which is made anew when their list changes.
+/// The Python packages in a virtual environment, which is recreated when their list changes.
 fn python(directory: &Path) -> anyhow::Result<()> {
     let environment = directory.join("venv");
     let made_for = environment.join("tools.txt");
@@ -69,15 +69,17 @@ fn python(directory: &Path) -> anyhow::Result<()> {
         pip.arg(&list);
         pip
     })?;
-    // Last: what is half installed is made anew.
+    // Written last, so that an incomplete installation is repeated.
     fs::rename(&list, &made_for)?;
     Ok(())
 }
 
-/// Takes a file out of one of Debian's packages, under its own name: to install the package would start a server,
-/// or bring much else.
+/// Extracts a file from a Debian package, under its own name. Installing the package would start a server, or
+/// install much else.
 fn from_package(directory: &Path, package: &str, path: &str) -> anyhow::Result<()> {
-    let name = Path::new(path).file_name().context("it names a file")?;
+    let name = Path::new(path)
+        .file_name()
+        .context("the path names no file")?;
     let wanted = directory.join(name);
     if wanted.exists() {
         return Ok(());
@@ -93,12 +95,12 @@ fn from_package(directory: &Path, package: &str, path: &str) -> anyhow::Result<(
         let mut fetch = Command::new("apt-get");
         fetch
             .args(["-q", "download", package])
-            // It leaves a file in the working directory, as the user that runs it.
+            // apt-get writes the package to the working directory.
             .args(["-o", "APT::Sandbox::User=root"])
             .current_dir(scratch.path());
         run(fetch)
     };
-    // Without lists of packages, or with old ones, it is not found.
+    // Without package lists, or with old ones, apt-get does not find the package.
     if fetch().is_err() {
         let mut update = Command::new("apt-get");
         update.args(["-q", "update"]);
@@ -114,7 +116,7 @@ fn from_package(directory: &Path, package: &str, path: &str) -> anyhow::Result<(
         .arg(archive.path())
         .arg(scratch.path());
     run(unpack)?;
-    // Not a rename, for it may be another filesystem; and then one, for it may be cut off.
+    // First a copy, because the target may be on another filesystem; then a rename, because a copy can be interrupted.
     let partial = wanted.with_extension("partial");
     fs::copy(scratch.path().join(path), &partial)
         .with_context(|| format!("{package} has no {path}"))?;

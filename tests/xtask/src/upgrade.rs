@@ -1,4 +1,4 @@
-//! `cargo xtask upgrade`: from the host of another commit to this one and back, under load.
+//! `cargo xtask upgrade`: upgrades from the host of another commit to this one and back, under load.
 
 use std::path::Path;
 use std::process::Command;
@@ -15,8 +15,8 @@ pub(crate) struct Options {
     commit: String,
 }
 
-/// Builds the host of a commit in a work tree of its own, below `target`, and runs the test
-/// of two versions with it.
+/// Builds the host of a commit in its own work tree, below `target`, and runs the test of two
+/// versions with it.
 pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<()> {
     let mut steps = Steps::new(root);
     let guests = steps.step("guests", |_| guests::build(root))?;
@@ -27,7 +27,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<()> {
     let tree = target.join("upgrade/tree");
     let built = target.join("upgrade/target");
     steps.step("the other host", |_| {
-        // What an earlier run has left, if any.
+        // Removes the work tree of an earlier run, if there is one.
         let _none = git(root, &["worktree", "remove", "--force", &path(&tree)]);
         git(
             root,

@@ -1,4 +1,4 @@
-//! The contract's imports: the host's in Wasm, those of a shard in memory natively.
+//! The contract's imports: the host's in Wasm, and those of a shard in memory in native builds.
 
 #[cfg(target_arch = "wasm32")]
 mod wasm;

@@ -1,4 +1,4 @@
-//! The imports, as the host gives them.
+//! The imports that the host provides.
 
 pub(crate) use crate::bindings::ostrakon::shard::{
     log::write as log_write,

@@ -1,15 +1,15 @@
-//! The call that a guest is in: what its imports may reach.
+//! The current call of a guest, which determines what its imports may reach.
 
 use std::{cell::RefCell, collections::BTreeSet};
 
 use super::World;
 use crate::Header;
 
-/// An export that runs.
+/// The running export.
 #[derive(Debug)]
 pub(crate) enum Export {
     Describe,
-    /// Not an export: the making of an instance's guest, which may happen in any export but `describe`.
+    /// Not an export: the creation of an instance's guest, which can happen in any export except `describe`.
     Start,
     Check,
     Owner,
@@ -27,7 +27,7 @@ pub(crate) enum Export {
     Gather {
         headers: Vec<Header>,
     },
-    /// With the partitions that were there when it began.
+    /// With the partitions that existed when it began.
     Migrate {
         partitions: BTreeSet<Vec<u8>>,
     },
@@ -45,7 +45,10 @@ thread_local! {
 
 pub(crate) fn enter(call: Call) {
     CALL.with_borrow_mut(|current| {
-        assert!(current.replace(call).is_none(), "a guest calls into itself");
+        assert!(
+            current.replace(call).is_none(),
+            "a call of a guest is already running"
+        );
     });
 }
 
@@ -53,7 +56,7 @@ pub(crate) fn leave() -> Call {
     CALL.take().expect("each `leave` follows an `enter`")
 }
 
-/// Gives an import the call it is made in.
+/// Passes the current call to an import.
 ///
 /// # Panics
 /// Outside of a call: the guest's code runs in a test that has not gone through a `TestShard`.
@@ -61,7 +64,7 @@ pub(crate) fn with<T>(import: impl FnOnce(&mut Call) -> T) -> T {
     CALL.with_borrow_mut(|call| {
         import(
             call.as_mut()
-                .expect("imports are there within a TestShard's calls only"),
+                .expect("imports work only in calls of a TestShard"),
         )
     })
 }

@@ -15,13 +15,13 @@ use crate::{
     log::Level,
 };
 
-/// How much a page holds at most, in bytes.
+/// The maximum bytes of a page.
 const PAGE: usize = 1 << 20;
 
-/// What an entry or value that the host gives counts beside its bytes.
+/// What an entry or value from the host counts in addition to its bytes.
 const ELEMENT: usize = 64;
 
-/// What a key or value that the guest gives counts beside its bytes.
+/// What a key or value from the guest counts in addition to its bytes.
 const GIVEN: usize = 24;
 
 pub(crate) fn store_get(key: &[u8]) -> Option<Vec<u8>> {
@@ -310,12 +310,12 @@ fn headers(import: &str) -> Vec<Header> {
     })
 }
 
-/// Ends the guest's call, as the host's trap does.
+/// Ends the guest's call, like a trap in the host.
 fn refuse(import: &str, call: &Call) -> ! {
-    panic!("{import} is not for {:?}", call.export)
+    panic!("{import} may not be called in {:?}", call.export)
 }
 
-/// Ends the guest's call where it hands over more elements, of so many bytes, than one call may.
+/// Ends the guest's call if it hands over more bytes than one call may.
 fn bound(import: &str, elements: impl Iterator<Item = usize>) {
     let bytes = elements.sum();
     check(import, bytes, with(|call| call.world.limits.call));
@@ -328,7 +328,7 @@ fn check(import: &str, bytes: usize, most: usize) {
     );
 }
 
-/// Puts entries into a partition: all, or on an error none.
+/// Puts entries into a partition: all of them, or none on an error.
 fn insert<'a>(
     partition: &mut Partition,
     limits: &Limits,
@@ -357,7 +357,7 @@ fn insert<'a>(
     Ok(())
 }
 
-/// The first of some items, within the limits of a page, and whether there are more.
+/// The first items, within the limits of a page, and whether there are more.
 fn page<T>(
     items: impl Iterator<Item = T>,
     limit: u32,

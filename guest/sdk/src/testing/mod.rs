@@ -1,4 +1,4 @@
-//! A shard in memory, natively: a guest's logic is tested with it without Wasm.
+//! A shard in memory, to test a guest's logic natively, without Wasm.
 //!
 //! ```
 //! # use ostrakon_guest::{Description, Guest, Request, RequestLine, Response, Result, Route, Settings};
@@ -15,9 +15,9 @@
 //! assert_eq!(shard.get("/ann").text(), "hello");
 //! ```
 //!
-//! It does what the host does: it asks for the route and then calls `handle`, lets each export use the imports that
-//! the contract gives it and no others, keeps to the limits, and stores all that a request writes or, after a panic
-//! or a discarded response, nothing. Deadlines it does not have.
+//! It behaves like the host. It calls `route` and then `handle`, lets each export use only the imports that the contract
+//! allows, and enforces the limits. It stores all writes of a request or, after a panic or a discarded response, none.
+//! It enforces no deadlines.
 
 mod call;
 pub(crate) mod imports;
@@ -70,7 +70,7 @@ impl Default for Limits {
     }
 }
 
-/// What a shard has beside its guest.
+/// Everything that a shard has besides its guest.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct World {
     pub(crate) partitions: BTreeMap<Vec<u8>, Partition>,
@@ -89,7 +89,7 @@ pub struct TestShard<G> {
     guest: Option<G>,
 }
 
-/// A shard that is not started yet.
+/// A shard that has not started yet.
 pub struct Builder<G> {
     world: World,
     schema: Option<u32>,
@@ -106,10 +106,10 @@ impl<G> fmt::Debug for TestShard<G> {
 }
 
 impl<G: Guest> TestShard<G> {
-    /// A shard to be: without data, settings and secrets, the only one, with the host's default limits.
+    /// A shard that is not started: the only shard, without data, settings and secrets, with the host's default limits.
     #[expect(
         clippy::new_ret_no_self,
-        reason = "a shard's settings come before it starts"
+        reason = "settings are given before the shard starts"
     )]
     pub fn new() -> Builder<G> {
         Builder {
@@ -127,10 +127,10 @@ impl<G: Guest> TestShard<G> {
         &self.description
     }
 
-    /// The shard that the guest says owns a partition.
+    /// The shard that owns a partition, by the guest's `owner`.
     ///
     /// # Panics
-    /// Where the guest does, or names a shard that is not there.
+    /// If the guest panics, or returns a shard that does not exist.
     pub fn owner(&mut self, partition: impl AsRef<[u8]>, shards: u32) -> u32 {
         let owner = self
             .call(Export::Owner, |guest| {
@@ -141,10 +141,10 @@ impl<G: Guest> TestShard<G> {
         owner
     }
 
-    /// The route that the guest gives a request.
+    /// The guest's route for a request.
     ///
     /// # Panics
-    /// Where the guest does.
+    /// If the guest panics.
     pub fn route(&mut self, method: &str, path_with_query: &str) -> Route {
         let line = RequestLine::new(method, path_with_query);
         self.call(Export::Route, |guest| guest.route(&line))
@@ -171,7 +171,7 @@ impl<G: Guest> TestShard<G> {
         self.send("DELETE", path_with_query, &[], "")
     }
 
-    /// The reply to any request. A guest that panics is a 500 and loses its instance, as in the host.
+    /// The reply to any request. If the guest panics, the reply is a 500 and the instance is dropped, as in the host.
     pub fn send(
         &mut self,
         method: &str,
@@ -186,18 +186,18 @@ impl<G: Guest> TestShard<G> {
         self.gather(method, path, headers, parts)
     }
 
-    /// This shard's part of the answer to a request that is routed everywhere.
+    /// This shard's part of the response to a request that is routed everywhere.
     ///
     /// # Panics
-    /// Where the request is routed elsewhere, or the guest fails.
+    /// If the request is routed elsewhere, or the guest fails.
     pub fn part(&mut self, method: &str, path: &str, headers: &[(&str, &str)]) -> Part {
         match self.answer(method, path, headers, b"") {
             Answer::Part(part) => part,
-            Answer::Reply(reply) => panic!("not an answer to `everywhere`: {reply:?}"),
+            Answer::Reply(reply) => panic!("the request is not routed everywhere: {reply:?}"),
         }
     }
 
-    /// The reply that the guest makes of the parts of several shards.
+    /// The reply that the guest's `gather` makes from the parts of several shards.
     pub fn gather(
         &mut self,
         method: &str,
@@ -215,7 +215,7 @@ impl<G: Guest> TestShard<G> {
         Reply::checked(response, method, &self.world.limits)
     }
 
-    /// The entries of a partition, where it exists.
+    /// The entries of a partition, if it exists.
     pub fn partition(&self, partition: impl AsRef<[u8]>) -> Option<&Partition> {
         self.world.partitions.get(partition.as_ref())
     }
@@ -225,12 +225,12 @@ impl<G: Guest> TestShard<G> {
         &self.world.log
     }
 
-    /// Puts a secret in place of any before, as a rotation of the Secret does.
+    /// Sets or replaces a secret, like a rotation of the Secret.
     pub fn rotate(&mut self, name: &str, secret: impl Into<Vec<u8>>) {
         self.world.secrets.insert(name.into(), secret.into());
     }
 
-    /// Stops the shard; its data, secrets and settings go on in one to be, of this guest or another.
+    /// Stops the shard. Its data, secrets and settings stay for the next start, with this guest or another one.
     pub fn swap<H: Guest>(self) -> Builder<H> {
         Builder {
             world: self.world,
@@ -283,8 +283,8 @@ impl<G: Guest> TestShard<G> {
         }
     }
 
-    /// Calls an export: with the imports that it may use, and a new instance where the last one is lost. None: the
-    /// guest panicked.
+    /// Calls an export with the imports that it may use, in a new instance if the last one was dropped. Returns `None` if
+    /// the guest panicked.
     fn call<T>(&mut self, export: Export, call: impl FnOnce(&G) -> T) -> Option<T> {
         if self.guest.is_none() {
             self.guest =
@@ -304,7 +304,7 @@ enum Answer {
     Part(Part),
 }
 
-/// Calls a guest with a shard's imports at its hand. None: it panicked.
+/// Calls a guest with a shard's imports. Returns `None` if the guest panicked.
 fn within<T>(world: &mut World, export: Export, call: impl FnOnce() -> T) -> Option<T> {
     call::enter(Call {
         world: mem::take(world),
@@ -337,17 +337,17 @@ impl<G: Guest> Builder<G> {
         self
     }
 
-    /// With other limits than the host's defaults.
+    /// Sets other limits than the host's defaults.
     #[must_use]
     pub fn limits(mut self, limits: Limits) -> Self {
         self.world.limits = limits;
         self
     }
 
-    /// Starts the shard as the host does: `describe`, `check`, and `migrate` where the data's schema is older.
+    /// Starts the shard as the host does: `describe`, `check`, and `migrate` if the data's schema is older.
     ///
     /// # Errors
-    /// The reason why the guest is refused.
+    /// The reason for which the guest is refused.
     pub fn start(self) -> Result<TestShard<G>, String> {
         let mut world = self.world;
         let settings = Settings(());

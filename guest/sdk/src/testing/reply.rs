@@ -1,9 +1,9 @@
-//! What the client of a shard in memory gets.
+//! The reply that a client of a shard in memory gets.
 
 use super::Limits;
 use crate::{Header, Response};
 
-/// Headers that only the host can set, beside all that begin with `ostrakon-`.
+/// Headers that only the host can set, in addition to those that begin with `ostrakon-`.
 const FORBIDDEN: [&str; 8] = [
     "connection",
     "content-length",
@@ -51,7 +51,7 @@ impl Reply {
     /// The body, read as JSON.
     ///
     /// # Panics
-    /// Where it is not such a value.
+    /// If it is not such a value.
     pub fn json<T: serde::de::DeserializeOwned>(&self) -> T {
         serde_json::from_slice(&self.body).expect("the body is such a value")
     }
@@ -72,7 +72,7 @@ impl Reply {
         }
     }
 
-    /// What the host makes of a response; none: the guest panicked.
+    /// The reply that the host makes from a response; `None` means that the guest panicked.
     pub(super) fn checked(response: Option<Response>, method: &str, limits: &Limits) -> Self {
         let Some(Response {
             status,
@@ -105,7 +105,7 @@ impl Reply {
     }
 }
 
-/// RFC 9110, sections 5.1 and 5.5, and what the host keeps for itself.
+/// RFC 9110, sections 5.1 and 5.5, and the headers that only the host sets.
 fn allowed(header: &Header) -> bool {
     let name = header.name.to_ascii_lowercase();
     let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);

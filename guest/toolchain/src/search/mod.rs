@@ -1,10 +1,10 @@
 //! The search for a toolchain that can build guests.
 //!
-//! Three ways, in this order, and the first that really builds wins: the
-//! target's standard library is there already; rustup adds it; Debian's
-//! packages, installed if this is root on such a system, build it from source.
-//! `OSTRAKON_GUEST_TOOLCHAIN` set to `installed`, `rustup` or `debian` takes
-//! that way only.
+//! There are three ways, tried in this order, and the first one that can build
+//! wins: the target's standard library is installed; rustup adds it; Debian's
+//! packages build it from source (they are installed if this is root on Debian).
+//! `OSTRAKON_GUEST_TOOLCHAIN` set to `installed`, `rustup` or `debian` selects
+//! one way.
 
 use std::env;
 use std::ffi::OsString;
@@ -25,20 +25,20 @@ const DEBIAN_PACKAGES: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 const DEBIAN_CARGO: &str = "/usr/bin/cargo";
 
-/// Enough for a question to a compiler on a busy machine.
+/// Enough for a query to a compiler on a busy machine.
 const ASK_LIMIT: Duration = Duration::from_mins(1);
-/// A standard library is 25 MB; a server that cannot be reached is given up.
+/// Enough to download a standard library of 25 MB.
 const RUSTUP_LIMIT: Duration = Duration::from_mins(1);
 /// Debian's packages are some 400 MB unpacked.
 const APT_LIMIT: Duration = Duration::from_mins(10);
 
-/// What a guest is compiled to.
+/// The compilation target of a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Target {
-    /// `wasm32-unknown-unknown`: imports nothing but the contract.
+    /// `wasm32-unknown-unknown`: imports only the contract.
     #[default]
     Unknown,
-    /// `wasm32-wasip2`: also what the host offers of WASI 0.2.
+    /// `wasm32-wasip2`: also imports the part of WASI 0.2 that the host offers.
     Wasip2,
 }
 
@@ -98,17 +98,17 @@ impl FromStr for Way {
     }
 }
 
-/// A toolchain that was seen to build for its target.
+/// A toolchain that has been checked to build for its target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Toolchain {
     pub target: Target,
     pub way: Way,
-    /// The linker that stands in for the one Debian's rustc lacks.
+    /// The linker, if it is Debian's, whose rustc has none of its own.
     linker: Option<PathBuf>,
 }
 
 impl Toolchain {
-    /// cargo, ready for arguments, to be run in the directory of a crate.
+    /// A command that runs cargo, without arguments, for the directory of a crate.
     pub fn cargo(&self, directory: &Path) -> Command {
         let mut command = match self.way {
             Way::Installed | Way::Rustup => Command::new("cargo"),
@@ -132,8 +132,8 @@ impl Toolchain {
         arguments
     }
 
-    /// The target directory to use, where it is not the crate's usual one:
-    /// artifacts of another compiler would push each other out.
+    /// The target directory, if it is not the crate's usual one: otherwise the
+    /// artifacts of two compilers would replace each other.
     pub fn target_directory(&self, usual: &Path) -> PathBuf {
         match self.way {
             Way::Installed | Way::Rustup => usual.to_owned(),
@@ -151,11 +151,11 @@ pub struct Search {
 }
 
 impl Search {
-    /// A search for what builds the crate in `directory`, whose
-    /// `rust-toolchain.toml` counts. `OSTRAKON_GUEST_TOOLCHAIN` narrows it.
+    /// A search for a toolchain for the crate in `directory`. It respects the
+    /// crate's `rust-toolchain.toml`; `OSTRAKON_GUEST_TOOLCHAIN` narrows it.
     ///
     /// # Errors
-    /// When the variable names no way.
+    /// When the variable has an unknown value.
     pub fn new(target: Target, directory: impl Into<PathBuf>) -> Result<Self, Error> {
         let only = match env::var(WAY_VARIABLE) {
             Ok(name) if !name.is_empty() => Some(name.parse()?),
@@ -171,7 +171,7 @@ impl Search {
     /// The first toolchain that builds.
     ///
     /// # Errors
-    /// When none does: one line with what to install and why each way failed.
+    /// When none does. The error says what to install, and why each way failed.
     pub fn find(&self) -> Result<Toolchain, Error> {
         self.find_on(&ThisMachine)
     }
@@ -249,7 +249,7 @@ impl Search {
         ask.args(["--print", "target-libdir"])
             .current_dir(&self.directory);
         let active = machine.run(ask, ASK_LIMIT).ok().and_then(|libdir| {
-            // The answer is `lib/rustlib/<host>/lib`; the linker is in `bin` beside it.
+            // The output is `lib/rustlib/<host>/lib`; the linker is in `bin` beside it.
             Some(Path::new(libdir.trim()).parent()?.join("bin/rust-lld"))
         });
         active
@@ -259,8 +259,8 @@ impl Search {
     }
 }
 
-/// A program of Debian's compiler, free of what rustup and an outer cargo put
-/// into the environment for theirs.
+/// A program of Debian's compiler, without the variables that rustup and an
+/// outer cargo set for theirs.
 fn debian(program: &str) -> Command {
     let mut command = Command::new(program);
     command.env("RUSTC_BOOTSTRAP", "1");
@@ -308,17 +308,17 @@ pub fn install(machine: &impl Machine, packages: &[&str]) -> Result<(), Failure>
     Ok(())
 }
 
-/// What is compiled to see that a compiler and its linker work.
+/// A sample that checks that a compiler and its linker work.
 #[derive(Clone, Copy)]
 enum Sample {
-    /// Nothing but the standard library.
+    /// Uses only the standard library.
     Std,
-    /// Nothing at all: the standard library is yet to be built.
+    /// Uses nothing, because the standard library is not built yet.
     Core,
 }
 
-/// Compiles and links an empty library: a compiler that is there, but not its
-/// library or linker, is found out now and not in the middle of a build.
+/// Compiles and links an empty library, so that a missing standard library or
+/// linker is detected now and not in the middle of a build.
 fn compiles(
     machine: &impl Machine,
     mut rustc: Command,
@@ -362,12 +362,12 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // What is left in the temporary directory harms nobody.
+        // A leftover in the temporary directory does no harm.
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 
-/// Why one way leads nowhere.
+/// The failure of one way.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     #[error(transparent)]
@@ -400,7 +400,7 @@ impl fmt::Display for Failures {
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// No way led to a toolchain that builds.
+    /// No way led to a toolchain that can build.
     #[error(
         "nothing here builds guests for {target}: run `rustup target add {target}`, or as root on \
          Debian `apt-get install --no-install-recommends {}` (tried: {failures})",

@@ -1,11 +1,11 @@
-//! The search on machines that are told what to answer.
+//! The search on fake machines.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 
 use super::*;
 
-/// A machine with some programs and files; installing adds to them.
+/// A machine with some programs and files; an installation adds more.
 #[derive(Default)]
 struct Fake {
     has_target: RefCell<bool>,
@@ -39,7 +39,7 @@ impl Fake {
         })
     }
 
-    /// What was run, without questions and samples' arguments.
+    /// The programs that were run, without queries and the samples' arguments.
     fn steps(&self) -> Vec<String> {
         self.ran.borrow().clone()
     }
@@ -197,7 +197,11 @@ fn a_linker_that_stays_missing_is_said() {
     }
     .with_files(&[DEBIAN_CARGO, DEBIAN_RUSTC, STD_SOURCE]);
     let error = search(Some(Way::Debian)).find_on(&fake).unwrap_err();
-    assert!(error.to_string().contains("neither rust-lld nor wasm-ld"));
+    assert!(
+        error
+            .to_string()
+            .contains("neither rust-lld nor wasm-ld is installed")
+    );
 }
 
 #[test]

@@ -53,7 +53,7 @@ fn setting(name: &str, otherwise: u64) -> u64 {
         return otherwise;
     };
     text.parse()
-        .unwrap_or_else(|_| panic!("{name} is a number, not `{text}`"))
+        .unwrap_or_else(|_| panic!("{name} must be a number, not `{text}`"))
 }
 
 /// The outcome of one seed.
@@ -144,7 +144,7 @@ fn clusters_keep_their_promises_whatever_befalls_them() {
     for (what, _) in SOMETIMES {
         assert!(
             seeds < ENOUGH || counts.contains_key(what),
-            "in {seeds} seeds it never happened that {what}"
+            "in {seeds} seeds this never happened: {what}"
         );
     }
 }
@@ -169,7 +169,7 @@ fn a_seed_is_the_same_each_time() {
         let line = lines.enumerate().find(|(_, (one, other))| one != other);
         assert!(
             line.is_none(),
-            "seed {seed} is another the second time, from here: {line:#?}"
+            "seed {seed} runs differently the second time, from here: {line:#?}"
         );
         assert_eq!((first, counts), (second, again), "seed {seed}");
     }
@@ -181,7 +181,7 @@ fn finds(mistake: Mistake) {
     let (found, _) = run_all(&ground, 1, SEEDS, Some(mistake));
     let (seed, why) = found.expect("the mistake is found");
     println!(
-        "{mistake:?} is found by seed {seed}: {}",
+        "seed {seed} finds {mistake:?}: {}",
         why.lines().next().unwrap_or_default()
     );
 }

@@ -55,13 +55,13 @@ impl World<'_> {
                 );
                 if owner != host.shard {
                     return Err(format!(
-                        "{name} is in shard {}, and is shard {owner}'s",
+                        "{name} is on shard {}, but belongs to shard {owner}",
                         host.shard
                     ));
                 }
                 if let Some(other) = seen.insert(name.clone(), host.shard) {
                     return Err(format!(
-                        "{name} is in shard {other} and in shard {}",
+                        "{name} is on shard {other} and on shard {}",
                         host.shard
                     ));
                 }

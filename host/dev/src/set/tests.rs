@@ -84,7 +84,7 @@ fn pods_go_in_reverse_order_and_only_when_their_shards_are_empty() {
         assert_eq!(set.next(), None);
     }
     set.observe(&stable(2), false);
-    assert_eq!(set.next(), None, "that was before the settings came");
+    assert_eq!(set.next(), None, "the status is from before the settings");
     set.observe(&stable(2), true);
     assert_eq!(set.next(), Some(Act::End(3)));
     assert_eq!(set.next(), None);
@@ -98,7 +98,7 @@ fn a_change_of_mind_leads_from_where_things_are() {
     set.scale(5);
     assert_eq!(set.next(), Some(Act::Create(3)));
     set.scale(3);
-    assert_eq!(set.next(), Some(Act::End(3)), "it has never had any data");
+    assert_eq!(set.next(), Some(Act::End(3)), "shard 3 has never had data");
     set.is_gone(3);
     assert!(set.is_settled());
 
@@ -133,7 +133,11 @@ fn data_in_more_shards_than_wanted_is_fetched_from_them_first() {
     assert_eq!(run(&mut set), [&creates[..], &[Act::End(2)]].concat());
 
     let mut set = Set::new(Numbers::Published, 3, Some(2));
-    assert_eq!(set.published(), 2, "as it was, until there are three");
+    assert_eq!(
+        set.published(),
+        2,
+        "the number must stay until there are three shards"
+    );
     assert_eq!(run(&mut set), [&creates[..], &[Act::Publish(3)]].concat());
 }
 
@@ -179,7 +183,7 @@ fn an_end_takes_all_pods_in_reverse_order_whatever_they_do() {
     set.end();
     assert_eq!(set.next(), Some(Act::End(3)));
     set.is_now(3, Phase::Ready);
-    assert_eq!(set.next(), None, "it ends all the same");
+    assert_eq!(set.next(), None, "the shard must still end");
     set.is_gone(3);
     assert_eq!(run(&mut set), [Act::End(2), Act::End(1), Act::End(0)]);
     assert!(set.has_ended());
@@ -191,10 +195,7 @@ fn pods_go_at_once_where_the_shards_hear_of_the_number_by_themselves() {
     let made = [0, 1, 2].map(Act::Create);
     assert_eq!(run(&mut set), made);
     set.scale(5);
-    assert!(
-        !set.is_settled(),
-        "the coordinator is still to say that it heard"
-    );
+    assert!(!set.is_settled(), "the coordinator has not confirmed yet");
     assert_eq!(run(&mut set), [3, 4].map(Act::Create));
     set.observe(&stable(5), true);
     assert!(set.is_settled());

@@ -19,11 +19,11 @@ async fn a_trial_gives_way_and_others_have_their_turns() {
     let mut trial = Box::pin(compile(Purpose::Trial));
     assert!(
         (&mut trial).now_or_never().is_none(),
-        "it waits for its turn"
+        "the compilation must wait for its turn"
     );
     assert!(
         (&mut serve).now_or_never().is_none(),
-        "it waits for its turn"
+        "the compilation must wait for its turn"
     );
     assert!(matches!(trial.await, Err(CompileError::GaveWay)));
     drop(turn);

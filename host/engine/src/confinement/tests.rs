@@ -60,7 +60,7 @@ fn tell(what: &str, result: io::Result<()>) {
 #[test]
 fn a_confined_process_opens_nothing_starts_nothing_and_ends_nobody() {
     if is_confined() {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
         let address = listener.local_addr().expect("an address");
         let file = File::open("/proc/self/status").expect("a file");
         let parent = rustix::process::getppid().expect("there is one");
@@ -110,14 +110,14 @@ fn a_confined_process_opens_nothing_starts_nothing_and_ends_nobody() {
     assert!(said.contains("all of it was tried: yes"), "{said} {words}");
     assert!(!said.contains("COULD"), "{said}");
     let denied = said.matches("(os error ").count();
-    assert!(denied >= 14, "{denied} were denied: {said}");
+    assert!(denied >= 14, "only {denied} calls were denied: {said}");
 }
 
 #[test]
 fn more_memory_than_it_was_given_ends_it() {
     if is_confined() {
         confine_here(60);
-        let bytes = usize::try_from(MEMORY).expect("it fits") * 2;
+        let bytes = usize::try_from(MEMORY).expect("the number fits") * 2;
         let taken = vec![1_u8; bytes];
         std::hint::black_box(&taken);
         tell("take memory", Ok(()));
@@ -156,7 +156,7 @@ fn where_the_kernel_has_no_filter_that_is_said_and_the_limits_hold() {
             Filter::Installed => tell("install a filter", Ok(())),
             Filter::Missing(why) => tell("install a filter", Err(why)),
         }
-        let bytes = usize::try_from(MEMORY).expect("it fits") * 2;
+        let bytes = usize::try_from(MEMORY).expect("the number fits") * 2;
         let taken = vec![1_u8; bytes];
         std::hint::black_box(&taken);
         tell("take memory", Ok(()));

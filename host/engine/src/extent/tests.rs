@@ -132,18 +132,20 @@ fn what_functions_blocks_and_calls_take_and_give_is_bounded() {
     let guest = guest_outside();
     // These take some 400 MiB each; twice as many take more than a gigabyte.
     for (values, count) in [(1000, 100), (100, 320), (1, 4000)] {
-        examine(&passing(&guest, values, blocks(count))).expect("few");
+        examine(&passing(&guest, values, blocks(count)))
+            .expect("a guest with few of them is accepted");
         let bomb = passing(&guest, values, blocks(2 * count));
         refused(&bomb, "block values times branch points in one function");
     }
     for (values, count) in [(1000, 250), (8, 30_000)] {
-        examine(&passing(&guest, values, calls(count))).expect("few");
+        examine(&passing(&guest, values, calls(count)))
+            .expect("a guest with few of them is accepted");
         let bomb = passing(&guest, values, calls(20 * count));
         refused(&bomb, "parameters and results of calls in one function");
     }
     // A function's parameters count as locals, too.
     let few = |body: &mut wasm_encoder::InstructionSink<'_>| branching(1, 0, 10_000)(body);
-    examine(&with_parameters(1, 1000, few)).expect("few");
+    examine(&with_parameters(1, 1000, few)).expect("a guest with few of them is accepted");
     let many = |body: &mut wasm_encoder::InstructionSink<'_>| branching(1, 0, 20_000)(body);
     refused(
         &with_parameters(1, 1000, many),
@@ -216,7 +218,7 @@ fn types_within_types_are_not_gone_into() {
         data: &section,
     }
     .append_to_component(&mut bytes);
-    examine(&bytes).expect("it is short");
+    examine(&bytes).expect("a short component is accepted");
 }
 
 #[test]

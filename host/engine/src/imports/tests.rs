@@ -33,7 +33,7 @@ const SMALL: usize = 20_000;
 
 impl Stored {
     fn new() -> Self {
-        let directory = tempfile::tempdir().expect("a directory");
+        let directory = tempfile::tempdir().expect("a directory can be created");
         let mut store = Store::open(Options::new(directory.path(), 64 * MIB)).expect("it opens");
         let snapshot = Arc::clone(store.snapshot().expect("it is open"));
         let limits = (&Settings::default().store).into();
@@ -257,7 +257,7 @@ fn single_writes_and_lookups_that_read_much_end_with_the_deadline() {
 fn the_size_of_a_partition_is_looked_for_once() {
     let stored = Stored::new();
     let Data::Transaction(mut transaction) = stored.transaction_of(b"few") else {
-        panic!("it is one");
+        panic!("the data must be a transaction");
     };
     let looked = |transaction: &mut ostrakon_store::Transaction| {
         let mut looked = 0;
@@ -308,11 +308,14 @@ fn no_more_is_collected_than_a_call_may_give() {
         let mut context = context(data, Time::until(None));
         let mut get_many =
             |key: &[u8], count| store::Host::get_many(&mut context, vec![key.to_vec(); count]);
-        assert_eq!(get_many(b"large", 1).expect("it fits").len(), 1);
+        assert_eq!(get_many(b"large", 1).expect("the number fits").len(), 1);
         let told = failure(get_many(b"large", 900)).to_string();
         assert!(told.contains("`store.get-many` has more than"), "{told}");
         // Even reporting missing entries takes memory.
-        assert_eq!(get_many(b"none", 290_000).expect("it fits").len(), 290_000);
+        assert_eq!(
+            get_many(b"none", 290_000).expect("the number fits").len(),
+            290_000
+        );
         assert!(matches!(
             failure(get_many(b"none", 300_000)),
             Failure::Memory(_)

@@ -121,7 +121,7 @@ fn what_the_role_does_not_allow_is_said_and_dropped() {
     assert_eq!(
         pod.asked("create"),
         3,
-        "what is forbidden is not tried again"
+        "a forbidden request must not be retried"
     );
     let problem = pod.kubernetes.status().events_problem.unwrap();
     assert!(

@@ -75,7 +75,11 @@ fn what_changed_while_nobody_could_be_asked_is_heard_from_where_it_was() {
     pod.server.open(true);
     pod.hears(Replicas::Are(5));
     pod.is_well();
-    assert_eq!(pod.asked("list"), 1, "the watch goes on where it was");
+    assert_eq!(
+        pod.asked("list"),
+        1,
+        "the watch must continue without a new list"
+    );
     assert!(pod.metric("ostrakon_kubernetes_failures_total").unwrap() > 0.0);
 }
 

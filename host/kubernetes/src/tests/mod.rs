@@ -77,7 +77,7 @@ impl Pod {
             .block_on(async { tokio::time::timeout(PATIENCE, heard).await });
         assert!(
             heard.is_ok(),
-            "{expected:?} is not heard: {:?}",
+            "{expected:?} is not reported: {:?}",
             self.kubernetes.status()
         );
     }
@@ -92,7 +92,10 @@ impl Pod {
             {
                 return problem.clone();
             }
-            assert!(Instant::now() < deadline, "{part} is not said: {status:?}");
+            assert!(
+                Instant::now() < deadline,
+                "{part} is not in the status: {status:?}"
+            );
             std::thread::sleep(Duration::from_millis(2));
         }
     }

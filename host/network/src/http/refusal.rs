@@ -48,7 +48,7 @@ impl Refusal {
         self.status
     }
 
-    /// What programs know it by, in kebab case.
+    /// The code for programs, in kebab case.
     pub const fn code(self) -> &'static str {
         self.code
     }
@@ -59,33 +59,33 @@ impl Refusal {
     }
 }
 
-/// Those of HTTP, and of who may ask.
+/// Refusals of HTTP and of authentication.
 pub mod refusals {
     crate::refusals! {
-        /// What was sent is not HTTP.
+        /// The request is not valid HTTP.
         BAD_REQUEST: BAD_REQUEST "bad-request"
             "the request is not valid http: check its request line, headers and body framing\n",
-        /// What came is not TLS.
+        /// The connection does not use TLS.
         HTTPS_ONLY: BAD_REQUEST "https-only"
-            "this port speaks https only: ask again with https:// in place of http://\n",
-        /// No token came.
+            "this port speaks https only: use https:// instead of http://\n",
+        /// The request has no token.
         NO_TOKEN: UNAUTHORIZED "no-token"
-            "a token is needed: send one that is known here as authorization: bearer <token>\n",
-        /// The token that came is not, or no longer, known.
+            "a token is required: send one with the header authorization: bearer <token>\n",
+        /// The request's token is not accepted, or no longer accepted.
         WRONG_TOKEN: UNAUTHORIZED "wrong-token"
-            "the token is not, or no longer, known here: send one that is\n",
-        /// What the client has shown is not, or no longer, believed.
+            "the token is not accepted, or no longer accepted: send a valid one\n",
+        /// The client's certificate is not accepted, or no longer accepted.
         CLIENT_CERTIFICATE: FORBIDDEN "client-certificate"
-            "this connection's client certificate is missing, or not believed any more: connect again with one of an authority that is known here\n",
+            "this connection's client certificate is missing, or no longer accepted: reconnect with a certificate of an accepted authority\n",
         /// The operation is not for this caller.
         FORBIDDEN: FORBIDDEN "forbidden"
-            "this is allowed from the same machine, and not from a web page there, or with a token: call it from within the pod, or put admin-token into the secret\n",
+            "this is allowed only from the same machine, except from web pages there, or with a token: call it from within the pod, or put admin-token into the secret\n",
         /// There is nothing at this path.
         NOT_FOUND: NOT_FOUND "not-found"
             "there is nothing at this path: check the url\n",
         /// The path has no such method.
         METHOD_NOT_ALLOWED: METHOD_NOT_ALLOWED "method-not-allowed"
-            "this path has other methods only: see the allow header\n",
+            "this path does not support this method: use one in the allow header\n",
         /// The headers came too slowly.
         HEADER_TIME: REQUEST_TIMEOUT "header-time"
             "the headers did not arrive in time: send the request again, faster\n",
@@ -100,19 +100,19 @@ pub mod refusals {
             "the request's target is too long: send a shorter path and query\n",
         /// The headers are too large.
         HEADER_SIZE: REQUEST_HEADER_FIELDS_TOO_LARGE "header-size"
-            "the request line and headers are too large, or more than 100: send less, or raise max_header_bytes\n",
+            "the request line and headers are too large, or there are more than 100 headers: send less, or raise max_header_bytes\n",
         /// The host failed: our bug.
         INTERNAL: INTERNAL_SERVER_ERROR "internal"
             "the host failed to answer: see its log\n",
-        /// What is asked for is not offered to anybody.
+        /// The request uses an unsupported feature.
         NOT_IMPLEMENTED: NOT_IMPLEMENTED "not-implemented"
-            "this is not offered: send bodies in no transfer coding but chunked, and do not ask for a tunnel\n",
+            "this is not supported: use no transfer coding except chunked, and no CONNECT\n",
         /// There are too many connections.
         CONNECTIONS: SERVICE_UNAVAILABLE "connections"
             "there are too many connections: try again later, or raise max_connections\n",
         /// All heads together are too large.
         HEADS: SERVICE_UNAVAILABLE "heads"
-            "the lines and headers of all requests together, or of this connection's, take too much memory: try again later, or raise max_heads_bytes\n",
+            "the lines and headers of all requests together, or of this connection's requests, take too much memory: try again later, or raise max_heads_bytes\n",
         /// All bodies together are too large.
         BODIES: SERVICE_UNAVAILABLE "bodies"
             "the bodies of all requests together are too large: try again later, or raise max_bodies_bytes\n",

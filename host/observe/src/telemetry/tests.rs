@@ -203,7 +203,7 @@ fn nobody_elses_words_end_a_line_or_colour_it_in_any_format() {
             let line: serde_json::Value =
                 serde_json::from_str(text.lines().next().unwrap()).unwrap();
             for field in ["message", "guest", "error"] {
-                assert_eq!(line[field], FORGED, "it is told as it is");
+                assert_eq!(line[field], FORGED, "JSON must keep the text unchanged");
             }
         }
     }

@@ -64,7 +64,11 @@ fn without_export_a_trace_is_known_and_nothing_is_made() {
         "4bf92f3577b34da6a3ce929d0e0e4736"
     );
     assert!(span.is_none() && trace.span("x", Kind::Internal).is_none());
-    assert_eq!(trace.header(None), None, "it goes on as it came");
+    assert_eq!(
+        trace.header(None),
+        None,
+        "the header must be forwarded unchanged"
+    );
     let (trace, span) = tracer.begin(&HeaderMap::new(), "GET");
     assert!(trace.id().is_none() && span.is_none());
 }

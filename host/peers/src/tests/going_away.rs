@@ -106,7 +106,7 @@ async fn no_request_is_lost_or_doubled_while_servers_come_and_go_under_load() {
     assert_eq!(answered, total);
     assert!(
         not_sent.load(Ordering::SeqCst) > 0,
-        "the load met no server going away"
+        "no request met a server that was going away"
     );
     assert!(left >= 10);
 }
@@ -146,7 +146,10 @@ async fn a_busy_server_that_goes_away_turns_away_what_it_has_no_room_for() {
     assert_eq!(answered.len(), 2);
     assert!(answered.iter().all(Result::is_ok));
     server.ends.recv().await.unwrap().unwrap();
-    assert!(started.recv().await.is_none(), "no other was executed");
+    assert!(
+        started.recv().await.is_none(),
+        "no other request may be executed"
+    );
     let late = connection.request(body(99)).await;
     assert_eq!(late, Err(RequestError::NotSent(Cause::GoingAway)));
 }

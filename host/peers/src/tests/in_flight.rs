@@ -118,7 +118,10 @@ async fn a_request_given_up_is_let_go_by_the_other_side_and_keeps_its_place_unti
     // The first request is dropped, and its room is available to the second.
     let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
     while gauge.now.load(Ordering::SeqCst) > 0 {
-        assert!(tokio::time::Instant::now() < deadline, "it is not let go");
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "the request is not dropped"
+        );
         tokio::task::yield_now().await;
     }
     gauge.gate.add_permits(1);

@@ -29,14 +29,17 @@ async fn a_connection_killed_mid_request_gives_unknown_for_what_was_sent_only() 
         match done.unwrap() {
             (n, Err(RequestError::Unknown(_))) => unknown.insert(n),
             (n, Err(RequestError::NotSent(_))) => not_sent.insert(n),
-            (_, Ok(_)) => panic!("nothing is ever answered"),
+            (_, Ok(_)) => panic!("a request was answered"),
         };
     }
     assert_eq!(unknown, executed);
     assert_eq!((unknown.len(), not_sent.len()), (10, 40));
     let late = connection.request(body(99)).await.unwrap_err();
     assert!(late.is_not_sent(), "{late}");
-    assert!(started.recv().await.is_none(), "nothing else was executed");
+    assert!(
+        started.recv().await.is_none(),
+        "no other request may be executed"
+    );
 }
 
 #[tokio::test]
@@ -74,7 +77,10 @@ async fn whatever_the_moment_of_the_kill_not_sent_was_never_executed() {
         let reached = watch::Sender::new(0);
         let (set, count) = (Arc::clone(&executed), reached.clone());
         let handler = Answers(move |body: Bytes| {
-            assert!(set.lock().unwrap().insert(number(&body)), "executed twice");
+            assert!(
+                set.lock().unwrap().insert(number(&body)),
+                "a request was executed twice"
+            );
             count.send_modify(|count| *count += 1);
             async {
                 tokio::task::yield_now().await;

@@ -167,7 +167,7 @@ async fn it_is_known_whether_a_peer_was_found_where_its_name_leads() {
     let by_name = pool.ask(2, body(0), None).await.unwrap();
     let asked = world.asked();
     assert!(pool.is_at_its_name(&by_name).await);
-    assert_eq!(world.asked(), asked, "it came by the name");
+    assert_eq!(world.asked(), asked, "the address must come from the name");
     world.put(5, Host::Shard(2, 8));
     pool.announced(&peer(8), Some(at(5)));
     let announced = pool.ask(2, body(0), None).await.unwrap();
@@ -175,13 +175,16 @@ async fn it_is_known_whether_a_peer_was_found_where_its_name_leads() {
     world.name_is_unknown();
     assert!(!pool.is_at_its_name(&announced).await);
     *world.name.lock().unwrap() = None;
-    assert!(!pool.is_at_its_name(&announced).await, "no answer");
+    assert!(
+        !pool.is_at_its_name(&announced).await,
+        "the name gives no answer"
+    );
     world.name_is(&[5]);
     assert!(pool.is_at_its_name(&announced).await);
     world.name_is_unknown();
     assert!(
         pool.is_at_its_name(&announced).await,
-        "for as long as it lasts"
+        "the address must be used as long as its connection lasts"
     );
 }
 
@@ -258,11 +261,7 @@ async fn a_name_is_asked_for_again_while_an_attempt_hangs_and_the_old_one_given_
     assert_eq!((world.asked(), world.hanging()), (3, 1));
     world.name_is(&[6]);
     sleep(Duration::from_millis(500)).await;
-    assert_eq!(
-        world.hanging(),
-        1,
-        "the one that the name no longer says is given up"
-    );
+    assert_eq!(world.hanging(), 1, "the former address must be given up");
     world.name_is(&[6, 5]);
     let took = asking.await.unwrap();
     assert!(took < Duration::from_millis(2200), "{took:?}");

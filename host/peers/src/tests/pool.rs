@@ -191,7 +191,11 @@ async fn what_was_sent_to_somebody_else_was_not_run_and_a_late_answer_harms_no_n
         "{error}"
     );
     assert!(pool.request(2, body(3)).await.unwrap_err().is_not_sent());
-    assert_eq!(pipes.times.lock().unwrap().len(), 1, "not at once");
+    assert_eq!(
+        pipes.times.lock().unwrap().len(),
+        1,
+        "the second attempt must wait"
+    );
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(pool.request(2, body(4)).await.unwrap(), body(4));
     assert_eq!(pipes.times.lock().unwrap().len(), 2);

@@ -144,7 +144,7 @@ async fn giving_up_a_request_disturbs_no_other() {
 #[tokio::test]
 async fn a_failed_handler_gives_unknown_and_keeps_the_connection() {
     let handler = Answers(|body: Bytes| async move {
-        assert_ne!(number(&body), 13, "on purpose");
+        assert_ne!(number(&body), 13, "this handler panics on purpose");
         if number(&body) == 14 {
             return Bytes::from(vec![0; 2000]);
         }

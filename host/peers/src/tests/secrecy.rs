@@ -18,6 +18,9 @@ fn a_token_never_appears_in_debug_output() {
         assert!(!text.contains(secret), "{text}");
         assert!(!text.contains(&bytes), "{text}");
         assert!(!text.contains(bytes.trim_matches(['[', ']'])), "{text}");
-        assert!(!text.contains("116"), "no byte of it either: {text}");
+        assert!(
+            !text.contains("116"),
+            "a byte of the secret is shown: {text}"
+        );
     }
 }

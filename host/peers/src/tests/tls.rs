@@ -260,7 +260,10 @@ async fn nobody_in_the_middle_takes_tls_away() {
     let refused = pool.request(2, body(1)).await.unwrap_err().to_string();
     assert!(refused.contains("check that it accepts TLS"), "{refused}");
     assert_eq!(firsts.recv().await, Some(0x16));
-    assert!(firsts.try_recv().is_err(), "it was called once");
+    assert!(
+        firsts.try_recv().is_err(),
+        "the peer must be called only once"
+    );
 }
 
 /// A token is proved for one TLS stream: a man in the middle, who has a certificate of his own and

@@ -108,7 +108,10 @@ fn check(scenario: Scenario, states: usize, seen: &[Seen]) {
     checker.assert_properties();
     let found = found.lock().expect("no holder panics");
     let missing: BTreeSet<_> = seen.iter().filter(|seen| !found.contains(seen)).collect();
-    assert!(missing.is_empty(), "not seen: {missing:?}");
+    assert!(
+        missing.is_empty(),
+        "these states were never reached: {missing:?}"
+    );
     assert_eq!(checker.unique_state_count(), states);
     println!("{states} states, all of them good");
 }
@@ -293,7 +296,7 @@ fn each_mistake_made_on_purpose_is_found() {
         let found = checker.discovery(broken);
         assert!(found.is_some(), "{mutation:?} is not found");
         println!(
-            "{mutation:?}: {broken}, not so after {} states",
+            "{mutation:?}: {broken} is violated after {} states",
             checker.unique_state_count()
         );
     }

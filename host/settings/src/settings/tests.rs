@@ -226,7 +226,7 @@ fn the_reference_has_exactly_the_settings_that_the_parser_knows() {
     documented.sort_unstable();
     all.sort_unstable();
     assert!(all.len() > 30, "{all:?}");
-    assert_eq!(documented, all, "host/README.md, and the settings");
+    assert_eq!(documented, all, "host/README.md and the settings differ");
 }
 
 /// A file with all rows means the same as an empty one.

@@ -23,7 +23,7 @@ fn value(partition: u64, entry: u64) -> Vec<u8> {
 
 /// A file with some thousand entries, both after closing it and after a kill.
 fn images() -> (Vec<u8>, Vec<u8>) {
-    let directory = tempfile::tempdir().expect("a directory");
+    let directory = tempfile::tempdir().expect("a directory can be created");
     let path = directory.path().join("shard.redb");
     let mut store = open(directory.path());
     for partition in 0..PARTITIONS {
@@ -48,9 +48,9 @@ fn images() -> (Vec<u8>, Vec<u8>) {
 
 /// A data directory with this file.
 fn directory_of(image: &[u8]) -> (tempfile::TempDir, PathBuf) {
-    let directory = tempfile::tempdir().expect("a directory");
+    let directory = tempfile::tempdir().expect("a directory can be created");
     let path = directory.path().join("shard.redb");
-    fs::write(&path, image).expect("it is written");
+    fs::write(&path, image).expect("the file can be written");
     (directory, path)
 }
 
@@ -76,7 +76,7 @@ impl Outcomes {
         let found = check(checked.path(), 1 << 20).expect("nobody has it");
         assert!(
             fs::read(&path).expect("it is read") == image,
-            "a check changes nothing, {context}"
+            "the check changed the file, {context}"
         );
         let is_found = !found.problems.is_empty();
         self.found_by_check += u32::from(is_found);
@@ -88,7 +88,7 @@ impl Outcomes {
                 assert!(error.is_damage(), "{error}, {context}");
                 assert!(
                     is_found,
-                    "refused at a start, and not by the check, {context}"
+                    "a start is refused, but the check finds nothing, {context}"
                 );
                 self.starts_refused += 1;
                 return;
@@ -255,6 +255,6 @@ fn a_checked_start_refuses_a_value_that_is_wrong() {
         let store = Store::open(Options::new(directory.path(), 1 << 20)).expect("it opens");
         let (of, key) = key(7, 7);
         let found = snapshot(&store).get(&of, &key).expect("it is read");
-        assert_ne!(found, Some(value), "what only the check finds");
+        assert_ne!(found, Some(value), "the value must be damaged");
     }
 }

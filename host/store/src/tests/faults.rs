@@ -102,7 +102,7 @@ impl TestDisk {
                 .expect("the number is written");
             number
         } else {
-            usize::from_le_bytes(number.try_into().expect("a number"))
+            usize::from_le_bytes(number.try_into().expect("the text is a number"))
         };
         TestFile {
             medium: Arc::clone(&self.0),
@@ -177,14 +177,14 @@ fn set_pair(store: &mut Store, partition: &[u8], value: u64) -> Result<(), Commi
 /// The value of a partition's pair; panics if the pair is half of a transaction.
 fn pair(store: &Store, partition: &[u8]) -> Option<u64> {
     let [one, two] = PAIR.map(|key| snapshot(store).get(partition, key).expect("it reads"));
-    assert_eq!(one, two, "half of a transaction in {partition:?}");
+    assert_eq!(one, two, "half of a transaction is stored in {partition:?}");
     one.map(|value| u64::from_le_bytes(value.try_into().expect("eight bytes")))
 }
 
 /// Runs commits on a failing disk, restarts on a good one, and checks that every acknowledged
 /// write is there in full, and no other write in part.
 fn survive(disk: &TestDisk, mut random: Random, power_loss: bool, context: &str) -> (u64, u64) {
-    let directory = tempfile::tempdir().expect("a directory");
+    let directory = tempfile::tempdir().expect("a directory can be created");
     let mut acknowledged: BTreeMap<Vec<u8>, u64> = BTreeMap::new();
     let mut attempted: BTreeMap<Vec<u8>, Vec<u64>> = BTreeMap::new();
     let (mut stored, mut refused) = (0, 0);
@@ -280,7 +280,7 @@ fn an_acknowledged_write_survives_a_loss_of_power() {
 #[test]
 fn a_full_disk_refuses_writes_keeps_reads_and_takes_writes_again() {
     let disk = TestDisk::default();
-    let directory = tempfile::tempdir().expect("a directory");
+    let directory = tempfile::tempdir().expect("a directory can be created");
     let mut store = disk.open(directory.path()).expect("it opens");
     set_pair(&mut store, b"a", 1).expect("there is space");
     let operations = disk.medium().operations;
@@ -298,7 +298,7 @@ fn a_full_disk_refuses_writes_keeps_reads_and_takes_writes_again() {
     ));
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
     while set_pair(&mut store, b"a", 4).is_err() {
-        assert!(std::time::Instant::now() < deadline, "writes do not go on");
+        assert!(std::time::Instant::now() < deadline, "writes do not resume");
         std::thread::yield_now();
     }
     assert_eq!(pair(&store, b"a"), Some(4));

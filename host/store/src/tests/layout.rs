@@ -6,7 +6,7 @@ use super::*;
 
 #[test]
 fn a_directory_in_use_is_refused_and_opens_afterwards() {
-    let directory = tempfile::tempdir().expect("a directory");
+    let directory = tempfile::tempdir().expect("a directory can be created");
     let store = open(directory.path());
     let refused = Store::open(Options::new(directory.path(), 1 << 20)).expect_err("it is in use");
     assert!(matches!(refused, OpenError::InUse(_)), "{refused}");
@@ -20,13 +20,13 @@ fn what_is_no_regular_file_is_an_error_and_not_waited_for() {
     use ostrakon_test_support::files::{fifo, in_time};
 
     for name in ["lock", "shard.redb", "shard.new"] {
-        let directory = tempfile::tempdir().expect("a directory");
+        let directory = tempfile::tempdir().expect("a directory can be created");
         let other = directory.path().join("other");
-        fs::write(&other, "mine").expect("it is written");
+        fs::write(&other, "mine").expect("the file can be written");
         let path = directory.path().join(name);
         let makers: [&dyn Fn(); 3] = [
             &|| fifo(&path),
-            &|| fs::create_dir(&path).expect("it is made"),
+            &|| fs::create_dir(&path).expect("the directory can be created"),
             &|| std::os::unix::fs::symlink(&other, &path).expect("it is made"),
         ];
         for make in makers {
@@ -43,7 +43,7 @@ fn what_is_no_regular_file_is_an_error_and_not_waited_for() {
                 fs::remove_file(&path).expect("it is there");
             }
         }
-        assert_eq!(fs::read(&other).expect("it is there"), b"mine");
+        assert_eq!(fs::read(&other).expect("the file can be read"), b"mine");
         // If something was in the data file's place, the lock file records that.
         fs::remove_file(directory.path().join("lock")).ok();
         open(directory.path());
@@ -77,7 +77,7 @@ fn write_one(directory: &Path) {
 
 /// Writes the bytes as the data file.
 fn place(directory: &Path, file: &[u8]) {
-    fs::write(directory.join("shard.redb"), file).expect("it is written");
+    fs::write(directory.join("shard.redb"), file).expect("the file can be written");
 }
 
 fn fixture() -> Vec<u8> {
@@ -120,7 +120,7 @@ fn tables(directory: &Path) -> Vec<(String, Vec<String>)> {
 
 #[test]
 fn each_layout_there_has_been_is_read() {
-    let directory = tempfile::tempdir().expect("a directory");
+    let directory = tempfile::tempdir().expect("a directory can be created");
     place(directory.path(), &fixture());
     let store = open(directory.path());
     assert_eq!(store.record(), &record());
@@ -136,10 +136,10 @@ fn each_layout_there_has_been_is_read() {
 /// A change of the stored data needs a new layout with a fixture.
 #[test]
 fn what_is_written_is_what_was_written_by_this_version_before() {
-    let now = tempfile::tempdir().expect("a directory");
+    let now = tempfile::tempdir().expect("a directory can be created");
     write_one(now.path());
-    let written = fs::read(now.path().join("shard.redb")).expect("it is there");
-    let before = tempfile::tempdir().expect("a directory");
+    let written = fs::read(now.path().join("shard.redb")).expect("the file can be read");
+    let before = tempfile::tempdir().expect("a directory can be created");
     place(before.path(), &fixture());
     assert_eq!(tables(now.path()), tables(before.path()));
     // The version of redb's format in both commit slots.
@@ -153,7 +153,7 @@ fn what_is_written_is_what_was_written_by_this_version_before() {
 #[test]
 fn a_file_of_a_later_version_is_refused_with_both_numbers_and_stays_as_it_is() {
     let later_layout = {
-        let directory = tempfile::tempdir().expect("a directory");
+        let directory = tempfile::tempdir().expect("a directory can be created");
         write_one(directory.path());
         let path = directory.path().join("shard.redb");
         let database = redb::Database::open(&path).expect("it is a file of redb");
@@ -174,7 +174,7 @@ fn a_file_of_a_later_version_is_refused_with_both_numbers_and_stays_as_it_is() {
         (later_layout, "the data's layout is of version 99, "),
         (later_format, "the data's file format is of version 4, "),
     ] {
-        let directory = tempfile::tempdir().expect("a directory");
+        let directory = tempfile::tempdir().expect("a directory can be created");
         place(directory.path(), &file);
         let options = Options::new(directory.path(), 1 << 20);
         for refused in [
@@ -189,8 +189,8 @@ fn a_file_of_a_later_version_is_refused_with_both_numbers_and_stays_as_it_is() {
                 text.contains(said) && text.contains("reads up to "),
                 "{text}"
             );
-            let now = fs::read(directory.path().join("shard.redb")).expect("it is there");
-            assert!(now == file, "it stays as it is");
+            let now = fs::read(directory.path().join("shard.redb")).expect("the file can be read");
+            assert!(now == file, "the file was changed");
         }
     }
 }
@@ -198,9 +198,9 @@ fn a_file_of_a_later_version_is_refused_with_both_numbers_and_stays_as_it_is() {
 /// A caller may decide not to open the store because of its record.
 #[test]
 fn a_file_that_was_found_and_not_opened_is_as_it_was() {
-    let directory = tempfile::tempdir().expect("a directory");
+    let directory = tempfile::tempdir().expect("a directory can be created");
     let killed = {
-        let directory = tempfile::tempdir().expect("a directory");
+        let directory = tempfile::tempdir().expect("a directory can be created");
         write_one(directory.path());
         let _store = open(directory.path());
         fs::read(directory.path().join("shard.redb")).expect("it is open")
@@ -211,33 +211,33 @@ fn a_file_that_was_found_and_not_opened_is_as_it_was() {
     drop(found);
     let path = directory.path().join("shard.redb");
     assert!(
-        fs::read(&path).expect("it is there") == killed,
-        "it is as it was"
+        fs::read(&path).expect("the file can be read") == killed,
+        "the file was changed"
     );
     // Otherwise this test would prove nothing.
     drop(open(directory.path()));
     assert!(
-        fs::read(&path).expect("it is there") != killed,
-        "opening changes it"
+        fs::read(&path).expect("the file can be read") != killed,
+        "opening must change the file"
     );
 }
 
 #[test]
 fn a_file_that_is_no_store_is_refused_and_left_as_it_is() {
-    let directory = tempfile::tempdir().expect("a directory");
+    let directory = tempfile::tempdir().expect("a directory can be created");
     let path = directory.path().join("shard.redb");
-    fs::write(&path, b"these are not the bytes of a store").expect("it is written");
+    fs::write(&path, b"these are not the bytes of a store").expect("the file can be written");
     let refused = Store::open(Options::new(directory.path(), 1 << 20)).expect_err("it is no store");
     assert!(matches!(refused, OpenError::Damaged { .. }), "{refused}");
     assert_eq!(
-        fs::read(&path).expect("it is there"),
+        fs::read(&path).expect("the file can be read"),
         b"these are not the bytes of a store"
     );
 }
 
 #[test]
 fn the_record_of_a_swap_is_there_after_a_restart() {
-    let directory = tempfile::tempdir().expect("a directory");
+    let directory = tempfile::tempdir().expect("a directory can be created");
     let mut store = open(directory.path());
     store.set_record(record()).expect("it is stored");
     drop(store);

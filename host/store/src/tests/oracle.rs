@@ -70,7 +70,7 @@ fn random_transactions_read_and_store_what_a_map_would() {
     let seed = 0x05_7a_4a_0e;
     println!("seed {seed:#x}");
     let mut random = Random(seed);
-    let directory = tempfile::tempdir().expect("a directory");
+    let directory = tempfile::tempdir().expect("a directory can be created");
     let mut store = open(directory.path());
     let mut oracle = Oracle::new();
     let mut operations = 0;
@@ -176,7 +176,7 @@ fn random_transactions_read_and_store_what_a_map_would() {
 
 #[test]
 fn a_snapshot_stays_as_it_is() {
-    let directory = tempfile::tempdir().expect("a directory");
+    let directory = tempfile::tempdir().expect("a directory can be created");
     let mut store = open(directory.path());
     commit(&mut store, b"p", &[(b"k", Some(b"old"))]).expect("it is stored");
     let before = snapshot(&store);
@@ -194,7 +194,7 @@ fn a_snapshot_stays_as_it_is() {
 
 #[test]
 fn a_write_over_a_limit_changes_nothing() {
-    let directory = tempfile::tempdir().expect("a directory");
+    let directory = tempfile::tempdir().expect("a directory can be created");
     let mut store = open(directory.path());
     commit(&mut store, b"p", &[(b"k", Some(&[1; 10]))]).expect("it is stored");
     let limits = Limits {
@@ -219,7 +219,7 @@ fn a_write_over_a_limit_changes_nothing() {
         Err(WriteError::ValueSize(20))
     ));
     // There are 11 bytes: 24 more fit, 25 do not.
-    set(&mut transaction, b"l", 19).expect("it fits");
+    set(&mut transaction, b"l", 19).expect("the number fits");
     assert!(matches!(
         set(&mut transaction, b"m", 4),
         Err(WriteError::PartitionFull(35))
@@ -245,7 +245,7 @@ fn a_write_over_a_limit_changes_nothing() {
 
 #[test]
 fn a_scan_ends_at_a_mebibyte_but_gives_one_entry_at_least() {
-    let directory = tempfile::tempdir().expect("a directory");
+    let directory = tempfile::tempdir().expect("a directory can be created");
     let mut store = open(directory.path());
     let limits = Limits {
         max_value_bytes: 4 << 20,
@@ -256,7 +256,7 @@ fn a_scan_ends_at_a_mebibyte_but_gives_one_entry_at_least() {
     for (key, length) in [(b"a", 2 << 20), (b"b", 1 << 19), (b"c", 1 << 19)] {
         transaction
             .set(key.to_vec(), vec![0; length])
-            .expect("it fits");
+            .expect("the number fits");
     }
     let lengths = |page: Page<Entry>| {
         (
@@ -278,7 +278,7 @@ fn a_scan_ends_at_a_mebibyte_but_gives_one_entry_at_least() {
 
 #[test]
 fn partitions_are_listed_in_pages_past_large_ones() {
-    let directory = tempfile::tempdir().expect("a directory");
+    let directory = tempfile::tempdir().expect("a directory can be created");
     let mut store = open(directory.path());
     for partition in [&b"a"[..], b"b", b"b\0", b"c"] {
         let keys: Vec<[u8; 1]> = (0..60).map(|key| [key]).collect();
@@ -308,7 +308,7 @@ fn partitions_are_listed_in_pages_past_large_ones() {
 
 #[test]
 fn a_migration_sees_its_own_writes_and_is_stored_with_its_record_or_not_at_all() {
-    let directory = tempfile::tempdir().expect("a directory");
+    let directory = tempfile::tempdir().expect("a directory can be created");
     let mut store = open(directory.path());
     commit(&mut store, b"p", &[(b"k", Some(b"1"))]).expect("it is stored");
     let record = Record {
@@ -371,7 +371,7 @@ fn a_migration_sees_its_own_writes_and_is_stored_with_its_record_or_not_at_all()
 /// kilobyte, which no limit counted.
 #[test]
 fn what_a_request_sets_and_deletes_leaves_nothing_in_memory() {
-    let directory = tempfile::tempdir().expect("a directory");
+    let directory = tempfile::tempdir().expect("a directory can be created");
     let mut store = open(directory.path());
     let old: Vec<_> = (0..9).map(|key| [key]).collect();
     let stored: Vec<_> = old.iter().map(|key| (&key[..], Some(&b"v"[..]))).collect();
@@ -379,11 +379,13 @@ fn what_a_request_sets_and_deletes_leaves_nothing_in_memory() {
     let mut transaction = Group::new(snapshot(&store)).begin(b"p".to_vec(), LIMITS);
     for round in 0..1000_u32 {
         let key = round.to_be_bytes().to_vec();
-        transaction.set(key.clone(), vec![1; 9]).expect("it fits");
+        transaction
+            .set(key.clone(), vec![1; 9])
+            .expect("the number fits");
         let many = vec![(key.clone(), vec![2; 99]), (b"k".to_vec(), vec![3; 9])];
         transaction
             .set_many(many, usize::MAX, &mut unbounded)
-            .expect("it fits");
+            .expect("the number fits");
         assert!(transaction.delete(key.clone()).expect("it reads"));
         assert!(!transaction.delete(key).expect("it reads"));
         assert!(transaction.delete(b"k".to_vec()).expect("it reads"));
@@ -399,9 +401,13 @@ fn what_a_request_sets_and_deletes_leaves_nothing_in_memory() {
     // So is an entry that another request of the group has set.
     let group = transaction.commit();
     let mut transaction = group.begin(b"q".to_vec(), LIMITS);
-    transaction.set(b"k".to_vec(), vec![]).expect("it fits");
+    transaction
+        .set(b"k".to_vec(), vec![])
+        .expect("the number fits");
     let mut transaction = transaction.commit().begin(b"q".to_vec(), LIMITS);
-    transaction.set(b"k".to_vec(), vec![1]).expect("it fits");
+    transaction
+        .set(b"k".to_vec(), vec![1])
+        .expect("the number fits");
     assert!(transaction.delete(b"k".to_vec()).expect("it reads"));
     assert_eq!(transaction.get(b"k").expect("it reads"), None);
     let after = store.commit(&transaction.commit()).expect("it is stored");
@@ -411,7 +417,7 @@ fn what_a_request_sets_and_deletes_leaves_nothing_in_memory() {
 /// Regression: the old values were kept for an undo, however large they were.
 #[test]
 fn a_migrations_batch_is_checked_before_any_of_it_is_set() {
-    let directory = tempfile::tempdir().expect("a directory");
+    let directory = tempfile::tempdir().expect("a directory can be created");
     let mut store = open(directory.path());
     for partition in [b"p", b"q"] {
         commit(&mut store, partition, &[(b"k", Some(b"1"))]).expect("it is stored");
@@ -444,7 +450,9 @@ fn a_migrations_batch_is_checked_before_any_of_it_is_set() {
             .expect("it reads"),
         None
     );
-    migration.set_many(&fits, &mut unbounded).expect("they fit");
+    migration
+        .set_many(&fits, &mut unbounded)
+        .expect("the numbers fit");
     assert_eq!(
         migration
             .get_if(b"p", b"a", &mut unbounded)

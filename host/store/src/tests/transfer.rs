@@ -25,7 +25,7 @@ fn random_transfers_move_partitions_whole() {
     let seed = 0x7a_0f_e2;
     println!("seed {seed:#x}");
     let mut random = Random(seed);
-    let directories = [(); 2].map(|()| tempfile::tempdir().expect("a directory"));
+    let directories = [(); 2].map(|()| tempfile::tempdir().expect("a directory can be created"));
     let mut stores = [0, 1].map(|index| open(directories[index].path()));
     let mut oracles = [Oracle::new(), Oracle::new()];
     let mut moved = 0;
@@ -154,7 +154,7 @@ fn assert_walks(snapshot: &Snapshot, oracle: &Oracle, random: &mut Random) {
 
 #[test]
 fn a_transfer_that_the_disk_refuses_leaves_everything_as_it_was() {
-    let directory = tempfile::tempdir().expect("a directory");
+    let directory = tempfile::tempdir().expect("a directory can be created");
     let mut store = open(directory.path());
     commit(&mut store, b"p", &[(b"k", Some(b"1"))]).expect("it is stored");
     let before = store.record().clone();

@@ -1,23 +1,23 @@
-//! A guest that misbehaves in every way on request, and otherwise well.
+//! A guest that misbehaves in every way on request, and behaves well otherwise.
 //!
-//! | request | answer |
+//! | request | response |
 //! | --- | --- |
-//! | `/get/<k>`, `/set/<k>/<v>` | the value of the partition `k`; stores it |
+//! | `/get/<k>`, `/set/<k>/<v>` | returns the value of the partition `k`; stores it |
 //! | `/get-many/<k>`, `/set-many/<k>/<v>` | the partition's values, with commas; stores the value in 8 entries of it |
-//! | `/shards` | the number of shards; `at=everywhere` joins what each says, and what `gather` is told |
+//! | `/shards` | the number of shards; `at=everywhere` joins the numbers of all shards and of `gather` |
 //! | `/label` | the setting `label` |
 //! | `/code` | the setting `label`, and a mark in the code that a test can change |
 //! | `/routed/<k>` | as `/sequence/<k>`, with the setting `label`, in the partition `<label>-<k>` |
-//! | `/sequence/<k>` | stores the setting `sequence` in the partition `k`; the one before it, or nothing |
-//! | `/<misdeed>` | does it: see `misdeed` |
+//! | `/sequence/<k>` | stores the setting `sequence` in the partition `k`; returns the former value, or nothing |
+//! | `/<misdeed>` | does the misdeed: see `misdeed` |
 //!
-//! A misdeed is done in `handle` of a `read` of the partition `hostile`; the query chooses otherwise:
+//! A misdeed is done in `handle` of a `read` of the partition `hostile`, unless the query says otherwise:
 //! `access=write`; `at=here`, `at=everywhere` (in `handle`); `at=route`, `at=owner`, `at=gather` (in these exports);
 //! `partition=<k>`.
 //!
-//! The setting `misbehave` is a list, with commas, of `<misdeed>-in-<export>`, for requests and exports that have no
-//! query, and of `schema=<n>`, `sharding=<n>` and `name=<text>` for what `describe` says. The misdeeds `error` (in
-//! `check` and `migrate`) and `out-of-range` (in `owner`) are for these exports only.
+//! The setting `misbehave` is a comma-separated list of `<misdeed>-in-<export>`, for requests and exports without a
+//! query, and of `schema=<n>`, `sharding=<n>` and `name=<text>`, which change the result of `describe`. The misdeeds
+//! `error` (in `check` and `migrate`) and `out-of-range` (in `owner`) exist only in these exports.
 
 mod misdeed;
 
@@ -31,17 +31,19 @@ pub struct Hostile {
 
 ostrakon_guest::export!(Hostile);
 
-/// Partitions whose keys begin so make `owner` do the misdeed that follows.
+/// The prefix of keys that make `owner` do the misdeed after the prefix.
 const OWNER: &str = "in-owner:";
 
-/// Tells code apart that is otherwise the same: changed in the component's bytes.
+/// A mark that tests change in the component's bytes, to tell apart code that is otherwise the same.
 static CODE: [u8; 16] = *b"this is code one";
 
 impl Guest for Hostile {
     fn describe(settings: Settings) -> Description {
         planned(settings, "describe");
-        let number =
-            |name| assigned(settings, name).map_or(1, |number| number.parse().expect("a number"));
+        let number = |name| {
+            assigned(settings, name)
+                .map_or(1, |number| number.parse().expect("the setting is a number"))
+        };
         let name = assigned(settings, "name=").unwrap_or_else(|| "hostile".to_owned());
         Description::new(&name, "1.0.0")
             .with_schema(number("schema="))
@@ -166,7 +168,7 @@ impl Guest for Hostile {
         }
     }
 
-    /// Marks each value with a `~`, and only then misbehaves: none of it may be stored then.
+    /// Marks each value with a `~`, and only then misbehaves: in that case none of the marks may be stored.
     fn migrate(&self, _from: u32, shard: &Migration) -> Result<(), String> {
         for mut entry in shard.scan() {
             entry.value.push(b'~');

@@ -1,4 +1,4 @@
-//! What a guest can do wrong.
+//! Everything that a guest can do wrong.
 
 use std::hint::black_box;
 
@@ -6,16 +6,16 @@ use ostrakon_guest::{Request, Response, Secret, Store, StoreError, log};
 
 const MIB: usize = 1 << 20;
 
-/// Does a misdeed. Those about replies and data need a request, and in exports without one do nothing.
+/// Does a misdeed. Misdeeds with replies and data need a request, and do nothing in exports without one.
 pub(crate) fn commit(misdeed: &str, request: Option<&Request>) -> Response {
     match (misdeed, request) {
-        // Calls that do not end well.
+        // Calls that fail.
         ("trap", _) => std::process::abort(),
         ("panic", _) => panic!("a panic was asked for"),
         ("loop", _) => loop {
             black_box(());
         },
-        // The engine's stack ends first; with large frames, the guest's own in its memory does.
+        // The engine's stack overflows first; with large frames, the guest's own stack in its memory does.
         ("stack", _) => Response::text(recurse::<1>(0).to_string()),
         ("stack-memory", _) => Response::text(recurse::<64>(0).to_string()),
         ("memory", _) => loop {
@@ -25,7 +25,7 @@ pub(crate) fn commit(misdeed: &str, request: Option<&Request>) -> Response {
             leak(MIB);
             Response::text("1 MiB")
         }
-        // Long, but not for ever: about n steps.
+        // Long, but not endless: about n steps.
         ("spin", Some(request)) => {
             let steps = number(request, 10_000_000);
             (0..steps).for_each(|step| {
@@ -67,7 +67,7 @@ pub(crate) fn commit(misdeed: &str, request: Option<&Request>) -> Response {
             Response::new(u16::try_from(number(request, 42)).unwrap_or(u16::MAX))
         }
 
-        // Data. What the store says is the reply.
+        // Data. The reply is the store's result.
         ("write", Some(request)) => said(request.store().set("value", "misplaced")),
         ("write-many", Some(request)) => said(request.store().set_many([("value", "misplaced")])),
         ("delete", Some(request)) => said(request.store().delete("value").map(drop)),
@@ -99,14 +99,14 @@ pub(crate) fn commit(misdeed: &str, request: Option<&Request>) -> Response {
         ("write-then-status", Some(request)) => after_write(request, "status"),
         ("write-then-discard", Some(request)) => after_write(request, "nothing").discard(),
 
-        // Imports that are not for the export or the request.
+        // Imports that the export or the request may not use.
         ("store", Some(request)) => Response::text(format!("{:?}", request.store().get("value"))),
         ("shard", Some(request)) => {
             Response::text(request.shard().partitions().count().to_string())
         }
         ("secret", _) => Response::text(format!("{:?}", Secret::named("canary").is_some())),
 
-        // Secrets told.
+        // Disclosure of secrets.
         ("authorization", Some(request)) => {
             Response::text(format!("{} headers", request.header("authorization").len()))
         }
@@ -122,10 +122,10 @@ pub(crate) fn commit(misdeed: &str, request: Option<&Request>) -> Response {
     }
 }
 
-/// Has the host do much, or hold much, in one call.
+/// Makes the host do much, or hold much, in one call.
 fn ask_much(misdeed: &str, request: &Request) -> Response {
     match misdeed {
-        // The partition's entry `v`, of n bytes; and that n times in one call.
+        // The partition's entry `v` of n bytes, and n reads of it in one call.
         "value" => said(
             request
                 .store()
@@ -146,7 +146,7 @@ fn ask_much(misdeed: &str, request: &Request) -> Response {
             let entries = (0..number(request, 500_000)).map(|key| (key.to_string(), ""));
             said(request.store().set_many(entries))
         }
-        // Entries that come and go: nothing of them is left.
+        // Entries that are stored and removed: none is left.
         "set-and-delete" => {
             let store = request.store();
             said((0..number(request, 1_000_000)).try_for_each(|key| {
@@ -169,7 +169,7 @@ fn ask_much(misdeed: &str, request: &Request) -> Response {
                 }
             })
         }
-        // Handles that are never given back.
+        // Handles that are never released.
         "handles" => {
             for _ in 0..number(request, 10_000) {
                 std::mem::forget(Secret::named("canary-of-all"));
@@ -207,7 +207,7 @@ fn said(result: Result<(), StoreError>) -> Response {
     }
 }
 
-/// Stores entries of 1 MiB, where that is allowed, and asks for all at once.
+/// Stores entries of 1 MiB, if that is allowed, and reads all of them at once.
 fn scan(store: Store, entries: usize) -> String {
     for entry in 0..entries {
         if store
@@ -230,15 +230,15 @@ fn canary() -> Vec<u8> {
         .unwrap_or_default()
 }
 
-/// Takes memory for good, and touches it.
+/// Allocates memory without releasing it, and touches it.
 fn leak(bytes: usize) {
     black_box(Vec::leak(vec![1_u8; bytes]));
 }
 
-/// Goes down as far as the stack goes. Each call has a frame that is needed after the next one.
+/// Recurses until the stack overflows. Each call's frame is needed after the inner call.
 #[expect(
     unconditional_recursion,
-    reason = "that it never returns is the misdeed"
+    reason = "the misdeed is that this never returns"
 )]
 fn recurse<const N: usize>(depth: usize) -> usize {
     let frame = black_box([depth; N]);

@@ -1,4 +1,4 @@
-//! What of the hostile guest can be seen without Wasm: that it is well otherwise.
+//! The part of the hostile guest that can be tested without Wasm: its good behaviour.
 
 use hostile::Hostile;
 use ostrakon_guest::testing::TestShard;

@@ -227,7 +227,7 @@ async fn clients_that_send_for_ever_make_room_for_others_and_hold_nobody_up() {
     let refused = r#"connections_refused_total{listener="public"} 0"#;
     assert!(
         server.metrics.render().contains(refused),
-        "nobody was turned away"
+        "a connection was rejected"
     );
     // The wait for the rest is short.
     server.stop().await;

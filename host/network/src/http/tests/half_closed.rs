@@ -176,7 +176,7 @@ async fn a_client_that_closes_its_connection_ends_its_request_and_one_that_waits
     // The time after which a client that answers no probes counts as gone.
     let all_probes = Duration::from_secs(7);
     let dropped = timeout(all_probes, server.handler.dropped.notified()).await;
-    assert!(dropped.is_err(), "it still waits");
+    assert!(dropped.is_err(), "the request must still wait");
     server.handler.release.notify_one();
     let answer = read_to_end(&mut waits).await;
     assert!(answer.ends_with("GET /wait 0"), "{answer}");

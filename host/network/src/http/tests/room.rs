@@ -174,7 +174,7 @@ async fn an_answer_that_is_not_taken_is_ended_alone_whatever_is_asked_meanwhile(
         if server.untaken() == 0 {
             break;
         }
-        assert!(began.elapsed() < PATIENCE, "it is held");
+        assert!(began.elapsed() < PATIENCE, "the memory is still held");
         tokio::time::sleep(SHORT / 5).await;
     }
     assert!(asked > 1 && began.elapsed() >= 10 * SHORT);
@@ -208,7 +208,7 @@ async fn a_client_that_takes_its_answer_slowly_is_not_cut() {
         tokio::time::sleep(SHORT).await;
     }
     assert_eq!(taken, LARGE);
-    assert!(began.elapsed() > 40 * SHORT, "it was not slow");
+    assert!(began.elapsed() > 40 * SHORT, "the client was not slow");
     server.stop().await;
 }
 
@@ -269,7 +269,7 @@ async fn a_slow_client_with_many_answers_at_once_is_not_cut() {
         let body = answer.unwrap().expect("it goes on").to_bytes();
         assert_eq!(body.len(), LARGE);
     }
-    assert!(began.elapsed() > 20 * SHORT, "it was not slow");
+    assert!(began.elapsed() > 20 * SHORT, "the client was not slow");
     server.stop().await;
 }
 
@@ -340,7 +340,7 @@ async fn the_system_keeps_little_of_what_the_host_does_not_read() {
         .await
         .unwrap();
     let sent = timeout(10 * SHORT, stream.write_all(&body)).await;
-    assert!(sent.is_err(), "all of it is kept");
+    assert!(sent.is_err(), "the client could send everything");
     let [_, unread] = queues(&server, &stream);
     assert!((1..MOST).contains(&unread), "{unread}");
     server.handler.release.notify_one();
@@ -368,7 +368,11 @@ async fn an_answer_without_a_body_counts_until_its_headers_are_taken_and_no_long
     }
     let began = tokio::time::Instant::now();
     while server.untaken() > 0 {
-        assert!(began.elapsed() < PATIENCE, "{} are held", server.untaken());
+        assert!(
+            began.elapsed() < PATIENCE,
+            "{} bytes are held",
+            server.untaken()
+        );
         tokio::time::sleep(SHORT / 10).await;
     }
     // With a client that reads nothing, the answers wait once its connection is full.

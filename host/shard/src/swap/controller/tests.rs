@@ -112,7 +112,7 @@ impl Performer for Script {
     async fn link(&self, candidate: &Candidate, compiled: Digest) -> Result<(), Broken> {
         assert_eq!(
             compiled, candidate.component_digest,
-            "what was compiled is what is linked"
+            "the compiled guest must be linked"
         );
         self.step(Step::Link, candidate).await
     }
@@ -409,7 +409,10 @@ async fn newer_content_ends_a_slow_compile_and_takes_over_at_once() {
     rig.until(compiling(2)).await;
     rig.show(Ok(next.clone()));
     rig.live(&next).await;
-    assert!(since.elapsed() < Duration::from_secs(5), "it waited");
+    assert!(
+        since.elapsed() < Duration::from_secs(5),
+        "the compilation was not ended at once"
+    );
     sleep(Duration::from_mins(1)).await;
     let calls = [
         "compile slow",

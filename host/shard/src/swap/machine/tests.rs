@@ -122,7 +122,10 @@ fn refused_content_is_not_tried_again_but_new_content_is() {
 fn content_that_failed_for_a_passing_reason_is_tried_again_in_time() {
     let again = [Effect::Begin(Action::Verify(digest("a")))];
     let state = leads_to(&[seen("a"), failed_and(true), Event::Retry], &again);
-    assert!(state.refusal().is_some(), "seen until it is known better");
+    assert!(
+        state.refusal().is_some(),
+        "the refusal must stay until newer content is known"
+    );
     leads_to(&[seen("a"), failed(), Event::Retry], &[]);
     leads_to(&[seen("a"), failed_and(true), seen("b"), Event::Retry], &[]);
 }
@@ -338,7 +341,10 @@ impl World {
                     ]
                     .concat();
                     let (last, steps) = self.passed.split_last().expect("it passed steps");
-                    assert_eq!(steps, expected, "live only after each step");
+                    assert_eq!(
+                        steps, expected,
+                        "a generation must pass each step before it goes live"
+                    );
                     assert!(matches!(last, Action::Promote { .. }));
                     assert_eq!(live.component, component_of(live.digest));
                 }
@@ -367,11 +373,11 @@ impl World {
             next,
             ..
         } = &self.state;
-        assert_eq!(*next, None, "nothing waits for nobody");
+        assert_eq!(*next, None, "nothing may wait without a reason");
         match self.newest.map(digest) {
             None => assert_eq!(refusal.as_ref().unwrap().step, Step::Read),
             Some(newest) if live.as_ref().is_some_and(|live| live.digest == newest) => {
-                assert_eq!(*refusal, None, "what is live is not refused");
+                assert_eq!(*refusal, None, "the live content must not be refused");
             }
             Some(newest) => assert_eq!(refusal.as_ref().unwrap().digest, Some(newest)),
         }
@@ -408,7 +414,7 @@ fn never_stuck(found: &HashSet<World>) {
     for world in found {
         assert!(
             steps_to_rest(world, &mut known) <= 11,
-            "two candidates' worth of steps"
+            "there must be no more steps than for two candidates"
         );
     }
 }

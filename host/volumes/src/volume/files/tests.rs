@@ -196,9 +196,12 @@ fn a_file_of_another_length_than_listed_is_not_taken() {
     fs::write(&path, "123").unwrap();
     let read = |length, room| read_file(File::open(&path).unwrap(), length, room).unwrap();
     assert_eq!(read(3, 3).unwrap(), "123");
-    assert!(read(2, 3).is_none(), "it grew");
-    assert!(read(4, 9).is_none(), "it shrank");
-    assert!(read(3, 2).is_none(), "there is no room");
+    assert!(read(2, 3).is_none(), "a file that grew must not be read");
+    assert!(read(4, 9).is_none(), "a file that shrank must not be read");
+    assert!(
+        read(3, 2).is_none(),
+        "a file beyond the limit must not be read"
+    );
 }
 
 #[test]

@@ -123,7 +123,7 @@ async fn an_update_by_the_kubelet_is_seen() {
     assert_eq!(
         seen(&observations.borrow()),
         Ok(map(&[("a", "1")])),
-        "at once"
+        "the content must be known at once"
     );
     for (old, new) in [("1", "2"), ("2", "3")] {
         assert_eq!(seen(&observations.borrow()), Ok(map(&[("a", old)])));
@@ -143,7 +143,7 @@ async fn half_an_update_is_not_seen() {
     drop(watcher);
     assert!(
         observations.has_changed().is_err(),
-        "the watcher is gone, and told of nothing"
+        "half an update was seen, or the watcher still runs"
     );
     assert_eq!(seen(&observations.borrow()), Ok(map(&[("a", "1")])));
 
@@ -168,7 +168,10 @@ async fn rapid_updates_end_with_the_last_and_never_mix() {
         loop {
             let now = seen(&observations.borrow_and_update());
             if let Ok(files) = &now {
-                assert_eq!(files["a"], files["b"], "one update's files");
+                assert_eq!(
+                    files["a"], files["b"],
+                    "the files are from different updates"
+                );
                 if files["a"] == "200" {
                     return;
                 }
@@ -189,7 +192,7 @@ async fn a_directory_that_is_removed_and_comes_back_is_watched_again() {
     let (_watcher, mut observations) = start(&volume, EVENTS_ONLY);
     assert!(
         observations.borrow().is_err(),
-        "it need not be there at first"
+        "the volume must be found although it was missing at first"
     );
     for round in ["1", "2", "3"] {
         let mut kubelet = Kubelet::mount(&volume);
@@ -301,7 +304,7 @@ fn a_directory_that_went_away_is_watched_anew_whatever_its_inode() {
     assert!(looking.notices.in_place());
     signals.send(Signal::Lost).unwrap();
     assert!(looking.wait());
-    assert!(!looking.notices.in_place(), "the dead watch is let go");
+    assert!(!looking.notices.in_place(), "the dead watch is still held");
     looking.notices.establish();
     assert!(looking.notices.in_place());
 }
