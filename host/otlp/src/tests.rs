@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use ostrakon_network::http::{Caller, Handler, Limits, Server};
 use ostrakon_observe::metrics::Listener;
-use ostrakon_observe::trace::{Kind, Operation, Span};
+use ostrakon_observe::trace::{Operation, Span};
 use ostrakon_test_support::pages::{code, rows};
 use prost::Message as _;
 use tokio::sync::{mpsc, watch};
