@@ -117,3 +117,95 @@ fn checked(encoded: &str) -> Result<String> {
         _ => Err(Error::new(400, "bad_key", "a key has 1 to 1024 bytes")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::fs;
+
+    use super::*;
+
+    /// The cells of the rows of a table in guest/README.md.
+    fn rows(head: &str) -> Vec<Vec<&'static str>> {
+        let mut lines = include_str!("../../README.md")
+            .lines()
+            .skip_while(|line| *line != head);
+        assert!(lines.next().is_some(), "guest/README.md has no {head}");
+        let rows = lines.skip(1).take_while(|line| line.starts_with('|'));
+        rows.map(|row| row.split('|').skip(1).map(str::trim).collect())
+            .collect()
+    }
+
+    fn spans(cell: &str) -> impl Iterator<Item = &str> {
+        cell.split('`').skip(1).step_by(2)
+    }
+
+    fn name(call: &Call) -> &'static str {
+        match call {
+            Call::Save { .. } => "save",
+            Call::Load { .. } => "load",
+            Call::AllKeys => "allKeys",
+            Call::Keys => "keys",
+            Call::Get { .. } => "get",
+            Call::Put { .. } => "put",
+            Call::Delete { .. } => "delete",
+            Call::List(_) => "list",
+        }
+    }
+
+    #[test]
+    fn the_guide_has_exactly_the_requests_that_are_answered() {
+        let mut shown = BTreeMap::<_, BTreeSet<_>>::new();
+        for row in rows("| request | response |") {
+            let words: Vec<_> = spans(row[0]).flat_map(|span| span.split(' ')).collect();
+            let (path, methods) = words.split_last().expect("a request has words");
+            shown.entry(*path).or_default().extend(methods.to_vec());
+        }
+        let mut answered = BTreeSet::new();
+        for (path, methods) in shown {
+            for method in ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH"] {
+                let call = Call::of(&RequestLine::new(method, path));
+                let is_shown = methods.contains(method);
+                assert_eq!(call.is_ok(), is_shown, "{method} {path}");
+                answered.extend(call.ok().as_ref().map(name));
+            }
+        }
+        let all = [
+            "allKeys", "delete", "get", "keys", "list", "load", "put", "save",
+        ];
+        assert_eq!(answered, BTreeSet::from(all), "guest/README.md");
+    }
+
+    /// The errors that a source makes: `bad_key 400`.
+    fn made(source: &str) -> impl Iterator<Item = String> {
+        source.split("Error::new(").skip(1).filter_map(|arguments| {
+            let (status, rest) = arguments.split_once(',')?;
+            let status: u16 = status.trim().parse().ok()?;
+            let code = rest.trim_start().strip_prefix('"')?.split('"').next()?;
+            Some(format!("{code} {status}"))
+        })
+    }
+
+    #[test]
+    fn the_guide_has_exactly_the_codes_that_this_guest_returns() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src");
+        let files = fs::read_dir(folder).expect("the sources are there");
+        let sources = files.filter_map(|file| fs::read_to_string(file.ok()?.path()).ok());
+        let mut all: BTreeSet<_> = sources
+            .flat_map(|source| made(&source).collect::<Vec<_>>())
+            .collect();
+        let of_the_sdk = [
+            Error::method_not_allowed("GET"),
+            paths::decode("%").expect_err("it is cut off").into(),
+        ];
+        all.extend(of_the_sdk.map(|error| format!("{} {}", error.code(), error.status())));
+        // Of `Part`, if a shard did not answer.
+        all.insert("incomplete 503".to_owned());
+        let rows = rows("| code | status | cause |");
+        let shown = rows.iter().flat_map(|row| {
+            let of_one = |code| format!("{code} {}", row[1]);
+            spans(row[0]).map(of_one)
+        });
+        assert_eq!(shown.collect::<BTreeSet<_>>(), all, "guest/README.md");
+    }
+}

@@ -136,6 +136,7 @@ pub enum Error {
 
 #[cfg(test)]
 mod tests {
+    use ostrakon_test_support::pages::rows;
     use wit_component::{StringEncoding, dummy_module, embed_component_metadata};
     use wit_parser::{LiftLowerAbi, ManglingAndAbi};
 
@@ -161,6 +162,45 @@ mod tests {
             .filter_map(|line| line.trim().strip_prefix("export ")?.split(':').next())
             .collect();
         assert_eq!(exports, EXPORTS);
+    }
+
+    #[test]
+    fn the_authors_guide_has_exactly_the_exports_and_imports_of_the_contract() {
+        let guide = include_str!("../../README.md");
+        let first_of = |head| {
+            let rows = rows(guide, head).into_iter();
+            rows.map(|row| row[0].trim_matches('`').to_owned())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(first_of("| export | when |"), EXPORTS, "guest/README.md");
+        let imports: Vec<_> = CONTRACT
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("import ")?.strip_suffix(';'))
+            .collect();
+        assert_eq!(
+            first_of("| import | what it gives |"),
+            imports,
+            "guest/README.md"
+        );
+    }
+
+    #[test]
+    fn the_errors_of_a_build_that_the_authors_guide_explains_are_there() {
+        let sources = [
+            include_str!("component.rs"),
+            include_str!("build.rs"),
+            include_str!("search/mod.rs"),
+        ];
+        let messages = sources.map(|source| {
+            let (code, _) = source.split_once("mod tests").unwrap_or((source, ""));
+            code.replace('`', "")
+        });
+        for row in rows(include_str!("../../README.md"), "| message | what to do |") {
+            let message = row[0].replace('`', "");
+            let message = message.trim_matches('.').trim();
+            let is_there = messages.iter().any(|source| source.contains(message));
+            assert!(is_there, "no error says {message:?}");
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use ostrakon_contract::client::{Client, Clients};
 use ostrakon_contract::contract::Request;
-use ostrakon_observe::trace::Open;
+use ostrakon_observe::trace::{Attribute, Open};
 use ostrakon_peers::{Handler, Identity};
 use ostrakon_protocol::{Authority, Batch, HandOff, MAX_SHARDS, Ordinal, Plan, Received};
 use ostrakon_shard::service::{Answer, Refused, Service};
@@ -266,7 +266,7 @@ impl Answering {
         within: Duration,
     ) -> PeerResponse {
         if let Some(span) = &mut span {
-            span.set_attribute("ostrakon.peer", peer.ordinal);
+            span.set_attribute(Attribute::Peer, peer.ordinal);
         }
         if let Err(later) = self.learn(peer, plan).await {
             return later;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ostrakon_contract::contract::Request;
-use ostrakon_observe::trace::{Kind, Open};
+use ostrakon_observe::trace::{Attribute, Open, Operation};
 use ostrakon_protocol::{Epoch, HandOff, Ordinal};
 use ostrakon_shard::service::{Boxed, Forwarded, NoPart, Others, Part};
 use tokio::time::Instant;
@@ -23,7 +23,7 @@ impl Others for Cluster {
             let Some(plan) = self.plan() else {
                 return Forwarded::NotTaken("there is no plan yet".to_owned());
             };
-            let mut span = hop(request, at, "forward");
+            let mut span = hop(request, at, Operation::Forward);
             let within = until.saturating_duration_since(Instant::now());
             let ask = PeerRequest::Forward {
                 request: ForwardedRequest::new(request, span.as_ref()),
@@ -95,7 +95,7 @@ impl Others for Cluster {
         until: Instant,
     ) -> Boxed<'a, Result<Part, NoPart>> {
         Box::pin(async move {
-            let mut span = hop(request, at, "ask for a part");
+            let mut span = hop(request, at, Operation::AskForAPart);
             let ask = PeerRequest::Part {
                 request: ForwardedRequest::new(request, span.as_ref()),
             };
@@ -121,9 +121,9 @@ impl Others for Cluster {
 }
 
 /// The span of asking another shard.
-fn hop(request: &Request, at: Ordinal, name: &'static str) -> Option<Open> {
-    let mut span = request.trace.span(name, Kind::Client)?;
-    span.set_attribute("ostrakon.peer", at.0);
+fn hop(request: &Request, at: Ordinal, operation: Operation) -> Option<Open> {
+    let mut span = request.trace.span(operation)?;
+    span.set_attribute(Attribute::Peer, at.0);
     Some(span)
 }
 

@@ -197,11 +197,59 @@ fn table(standing: &Standing) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use ostrakon_test_support::pages::{code, rows};
+
     use super::*;
 
     fn check(line: &str, expected: Result<Order, &str>) {
         let parsed = line.parse::<Order>().map_err(|error| error.to_string());
         assert_eq!(parsed, expected.map_err(str::to_owned), "{line:?}");
+    }
+
+    /// The first word of each command.
+    fn words<'a>(commands: impl IntoIterator<Item = &'a str>) -> BTreeSet<&'a str> {
+        let words = commands.into_iter();
+        words
+            .filter_map(|command| command.split(' ').next())
+            .collect()
+    }
+
+    #[test]
+    fn the_reference_and_the_help_have_exactly_these_commands() {
+        let all = [
+            Order::Scale(1),
+            Order::Restart,
+            Order::Kill(1),
+            Order::Pause(1),
+            Order::Resume(1),
+            Order::Status { json: true },
+            Order::Stop,
+            Order::Help,
+        ];
+        // One more is noticed here.
+        let all = all.map(|order| match order {
+            Order::Nothing => "",
+            Order::Scale(_) => "scale",
+            Order::Restart => "restart",
+            Order::Kill(_) => "kill",
+            Order::Pause(_) => "pause",
+            Order::Resume(_) => "resume",
+            Order::Status { .. } => "status",
+            Order::Stop => "stop",
+            Order::Help => "help",
+        });
+        assert_eq!(words(HELP.lines()), BTreeSet::from(all), "help");
+        let rows = rows(include_str!("../../README.md"), "| command at the prompt |");
+        let shown: Vec<_> = rows.iter().flat_map(|row| code(row[0])).collect();
+        for command in &shown {
+            let parsed = command.replace('N', "1").parse::<Order>();
+            assert!(parsed.is_ok(), "{command}: {parsed:?}");
+        }
+        let mut shown = words(shown);
+        shown.insert("help");
+        assert_eq!(shown, BTreeSet::from(all), "host/README.md");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use ostrakon_contract::contract::{Access, Description, Reply, Request, Route, Target};
 use ostrakon_observe::metrics::Export;
-use ostrakon_observe::trace::{Kind, Trace};
+use ostrakon_observe::trace::{Operation, Trace};
 use ostrakon_store::{Group, Migration, Snapshot, Transaction};
 use wasmtime::Store;
 
@@ -342,7 +342,7 @@ impl Instance {
     ) -> (Data, Result<R, Failure>) {
         let began = Instant::now();
         let trace = about.trace();
-        let mut span = trace.and_then(|trace| trace.span(span_name(export), Kind::Internal));
+        let mut span = trace.and_then(|trace| trace.span(operation(export)?));
         let context = self.store.data_mut();
         context.lines.set_trace(trace.and_then(Trace::id));
         context.call = Call {
@@ -409,14 +409,12 @@ impl About<'_> {
     }
 }
 
-fn span_name(export: Export) -> &'static str {
+/// The operation of a call that belongs to a request. The other exports are called for none.
+fn operation(export: Export) -> Option<Operation> {
     match export {
-        Export::Describe => "guest describe",
-        Export::Check => "guest check",
-        Export::Owner => "guest owner",
-        Export::Route => "guest route",
-        Export::Handle => "guest handle",
-        Export::Gather => "guest gather",
-        Export::Migrate => "guest migrate",
+        Export::Route => Some(Operation::GuestRoute),
+        Export::Handle => Some(Operation::GuestHandle),
+        Export::Gather => Some(Operation::GuestGather),
+        Export::Describe | Export::Check | Export::Owner | Export::Migrate => None,
     }
 }

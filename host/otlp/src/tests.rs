@@ -4,7 +4,8 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use ostrakon_network::http::{Caller, Handler, Limits, Server};
 use ostrakon_observe::metrics::Listener;
-use ostrakon_observe::trace::{Kind, Span};
+use ostrakon_observe::trace::{Operation, Span};
+use ostrakon_test_support::pages::{code, rows};
 use prost::Message as _;
 use tokio::sync::{mpsc, watch};
 
@@ -57,8 +58,8 @@ async fn exported(answers: &[u16]) -> (Vec<Request<Bytes>>, String) {
         ..Pace::default()
     };
     let (tracer, queue) = Tracer::new(options.sampler, 8);
-    let (trace, mut root) = tracer.begin(&HeaderMap::new(), "GET");
-    drop(trace.span("within", Kind::Internal));
+    let (trace, mut root) = tracer.begin(&HeaderMap::new(), Operation::Request);
+    drop(trace.span(Operation::Commit));
     root.as_mut().unwrap().fail("it broke".to_owned());
     drop((root, trace, tracer));
     let (_end, told) = oneshot::channel();
@@ -89,13 +90,17 @@ async fn a_batch_is_sent_as_otlp_has_it() {
     let said: Vec<_> = resource.attributes.iter().map(|it| &*it.key).collect();
     let own = ["service.name", "service.version", "service.instance.id"];
     assert_eq!(said, [&own[..], &["ostrakon.shard", "team"]].concat());
+    let shown = rows(include_str!("../../README.md"), "| resource attribute |");
+    let mut shown: Vec<_> = shown.iter().flat_map(|row| code(row[0])).collect();
+    shown.push("team");
+    assert_eq!(shown, said, "host/README.md, and what is sent");
     let [within, root] = &export.resource_spans[0].scope_spans[0].spans[..] else {
         panic!("{export:?}")
     };
     assert_eq!(within.parent_span_id, root.span_id);
     assert_eq!(within.trace_id, root.trace_id);
     assert_eq!((within.trace_id.len(), within.span_id.len()), (16, 8));
-    assert_eq!((&*within.name, within.kind, root.kind), ("within", 1, 2));
+    assert_eq!((&*within.name, within.kind, root.kind), ("commit", 1, 2));
     assert_eq!(root.status.as_ref().unwrap().message, "it broke");
     assert!(within.start_time_unix_nano >= root.start_time_unix_nano);
     assert!(within.end_time_unix_nano <= root.end_time_unix_nano);
@@ -137,7 +142,7 @@ async fn the_end_does_not_wait_for_a_collector_that_hangs() {
     };
     let metrics = Arc::new(Metrics::new("0"));
     let (tracer, exporter) = Exporter::start(&options, 0, metrics).unwrap();
-    drop(tracer.begin(&HeaderMap::new(), "GET"));
+    drop(tracer.begin(&HeaderMap::new(), Operation::Request));
     let began = std::time::Instant::now();
     exporter.end().await;
     assert!(began.elapsed() < LAST + Duration::from_secs(1));
@@ -183,7 +188,7 @@ fn addresses_and_lists_are_read_as_opentelemetry_has_them() {
 #[test]
 fn times_before_1970_are_the_beginning() {
     let (tracer, mut queue) = Tracer::new(Sampler::new("always_on", None).unwrap(), 1);
-    drop(tracer.begin(&HeaderMap::new(), "GET"));
+    drop(tracer.begin(&HeaderMap::new(), Operation::Request));
     let span = queue.spans.try_recv().unwrap();
     let old = Span {
         began: SystemTime::UNIX_EPOCH - Duration::from_secs(5),

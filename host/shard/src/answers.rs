@@ -123,6 +123,7 @@ mod tests {
 
     use http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
     use ostrakon_network::http::refusals as of_http;
+    use ostrakon_test_support::pages::{code, rows, section};
 
     use super::*;
 
@@ -133,16 +134,9 @@ mod tests {
     #[test]
     fn the_reference_has_exactly_these_codes_with_their_status() {
         let readme = include_str!("../../README.md");
-        let rows = readme
-            .lines()
-            .skip_while(|line| !line.starts_with("| code | status | cause |"))
-            .skip(2)
-            .take_while(|line| line.starts_with('|'));
+        let rows = rows(readme, "| code | status | cause |").into_iter();
         let shown: HashSet<_> = rows
-            .map(|row| {
-                let cells: Vec<_> = row.split('|').map(str::trim).collect();
-                (cells[1].trim_matches('`').to_owned(), cells[2].to_owned())
-            })
+            .map(|row| (row[0].trim_matches('`').to_owned(), row[1].to_owned()))
             .collect();
         let all: HashSet<_> = all()
             .map(|refusal| {
@@ -153,6 +147,56 @@ mod tests {
             })
             .collect();
         assert_eq!(shown, all, "host/README.md, and the refusals");
+    }
+
+    /// Settings, the public port, what clients see: many tables name a refusal.
+    #[test]
+    fn each_refusal_that_a_page_names_with_a_status_is_one() {
+        let all: HashSet<_> = all()
+            .map(|refusal| format!("{} `{}`", refusal.status().as_u16(), refusal.code()))
+            .collect();
+        for (page, text) in [
+            ("host/README.md", include_str!("../../README.md")),
+            (
+                "deploy/README.md",
+                include_str!("../../../deploy/README.md"),
+            ),
+            ("SECURITY.md", include_str!("../../../SECURITY.md")),
+            (
+                "guest/README.md",
+                ends(include_str!("../../../guest/README.md")),
+            ),
+        ] {
+            let mut named = 0;
+            for (before, after) in text.match_indices(" `").map(|(at, _)| text.split_at(at)) {
+                let status = before.rsplit([' ', '(']).next().unwrap_or_default();
+                let code = after[2..].split('`').next().unwrap_or_default();
+                let is_status = status.len() == 3 && status.bytes().all(|b| b.is_ascii_digit());
+                if is_status && !code.starts_with('_') {
+                    let refusal = format!("{status} `{code}`");
+                    assert!(all.contains(&refusal), "{page}: {refusal}");
+                    named += 1;
+                }
+            }
+            println!("{page}: {named}");
+        }
+    }
+
+    /// The part of the authors' guide on errors that end a request.
+    fn ends(guide: &str) -> &str {
+        section(guide, "### Errors that end a request")
+    }
+
+    #[test]
+    fn the_authors_guide_has_each_refusal_that_a_guest_causes() {
+        let rows = rows(
+            ends(include_str!("../../../guest/README.md")),
+            "| `ostrakon-error` | cause |",
+        );
+        let shown: HashSet<_> = rows.iter().flat_map(|row| code(row[0])).collect();
+        for refusal in all().filter(|refusal| refusal.code().starts_with("guest-")) {
+            assert!(shown.contains(refusal.code()), "{}", refusal.code());
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::volume::{Observation, ReadError};
 
 /// The names that the host uses itself, and names that could be mistaken for them. No guest can
 /// see any of these.
-const HOST_NAMES: [&str; 14] = [
+pub const HOST_NAMES: [&str; 14] = [
     "admin-token",
     "admin-tokens",
     "ca.crt",
@@ -149,6 +149,8 @@ impl Secrets {
 
 #[cfg(test)]
 mod tests {
+    use ostrakon_test_support::pages::{code, rows};
+
     use super::*;
     use crate::volume::Files;
 
@@ -174,21 +176,16 @@ mod tests {
     fn the_contract_and_the_reference_name_exactly_the_hosts_own() {
         use std::collections::BTreeSet;
 
-        let spans = |text: &'static str| text.split('`').skip(1).step_by(2);
         let own: BTreeSet<_> = HOST_NAMES.into();
         let contract = include_str!("../../../wit/ostrakon.wit");
         let (before, _) = contract
             .split_once("interface secrets {")
             .expect("it has secrets");
         let (_, comment) = before.rsplit_once("\n\n").expect("it is documented");
-        assert_eq!(spans(comment).collect::<BTreeSet<_>>(), own, "the contract");
+        assert_eq!(code(comment).collect::<BTreeSet<_>>(), own, "the contract");
         let reference = include_str!("../../README.md");
-        let rows = reference
-            .lines()
-            .skip_while(|line| !line.starts_with("| key in the Secret |"))
-            .skip(2)
-            .take_while(|line| line.starts_with('|'));
-        let shown = rows.flat_map(|row| spans(row.split('|').nth(1).expect("a row has cells")));
+        let rows = rows(reference, "| key in the Secret |");
+        let shown = rows.iter().flat_map(|row| code(row[0]));
         assert_eq!(shown.collect::<BTreeSet<_>>(), own, "host/README.md");
     }
 

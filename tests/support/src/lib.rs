@@ -7,6 +7,7 @@ pub mod files;
 pub mod later;
 pub mod linearizable;
 pub mod net;
+pub mod pages;
 pub mod random;
 pub mod seccomp;
 pub mod tools;

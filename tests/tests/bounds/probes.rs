@@ -112,7 +112,7 @@ fn clients_of_the_admin_port_take_no_more_than_the_formula_says() {
     ];
     let scrape = b"GET /metrics HTTP/1.1\r\nhost: a\r\n\r\n";
     let component = b"POST /plan?shards=3 HTTP/1.1\r\nhost: a\r\ncontent-length: 4000000\r\n\r\n";
-    let component = [component.as_slice(), &[b'z'; 3_900_000]];
+    let component = [component.as_slice(), &vec![b'z'; 3_900_000]];
     for (name, bytes) in [
         ("long heads", part_of_a_head.concat()),
         ("scrapes that are not read", scrape.repeat(2_000)),

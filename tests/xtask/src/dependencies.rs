@@ -41,6 +41,7 @@ impl Package {
 pub(crate) fn check(root: &Path) -> anyhow::Result<()> {
     let packages = read(root)?;
     let mut faults = directions(&packages);
+    faults.extend(layers(&packages, &code_map(root)?));
     for package in &packages {
         let mut words = Vec::new();
         for path in rust::files(&root.join(&package.directory))? {
@@ -125,6 +126,45 @@ fn directions(packages: &[Package]) -> Vec<String> {
     faults
 }
 
+/// The code map in ARCHITECTURE.md.
+fn code_map(root: &Path) -> anyhow::Result<String> {
+    let page = fs::read_to_string(root.join("ARCHITECTURE.md"))?;
+    let (_, map) = page
+        .split_once("\n## Code map\n")
+        .context("ARCHITECTURE.md has no code map")?;
+    Ok(map.split("\n## ").next().unwrap_or_default().to_owned())
+}
+
+/// Crates of the host that the code map lacks, and dependencies on one that is not on a line below.
+fn layers(packages: &[Package], map: &str) -> Vec<String> {
+    let lines = map.split("```").nth(1).unwrap_or_default().lines();
+    let lines: Vec<Vec<_>> = lines
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    let line_of = |package: &Package| {
+        let name = package.directory.strip_prefix("host/")?;
+        lines.iter().position(|line| line.contains(&name))
+    };
+    let mut faults = Vec::new();
+    for package in packages.iter().filter(|package| package.is_host()) {
+        let row = format!("\n| `{}/` |", package.directory);
+        let (Some(line), true) = (line_of(package), map.contains(&row)) else {
+            faults.push(format!("the code map lacks {}", package.name));
+            continue;
+        };
+        for name in &package.dependencies {
+            let below = packages.iter().find(|package| package.name == *name);
+            if below.and_then(line_of).is_some_and(|below| below <= line) {
+                faults.push(format!(
+                    "{} depends on {name}, which is not below it in the code map",
+                    package.name
+                ));
+            }
+        }
+    }
+    faults
+}
+
 /// Dependencies that no token of the package's sources names.
 fn unused(package: &Package, words: &[String]) -> Vec<String> {
     package
@@ -145,6 +185,11 @@ mod tests {
             directory: directory.to_owned(),
             dependencies: dependencies.iter().map(|&name| name.to_owned()).collect(),
         }
+    }
+
+    #[test]
+    fn the_packages_of_this_repository_are_good() {
+        check(&crate::root()).unwrap();
     }
 
     #[test]
@@ -177,6 +222,32 @@ mod tests {
             [
                 "ostrakon-store depends on counter: they meet in wit/ only",
                 "counter depends on ostrakon-store: they meet in wit/ only",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_crate_of_the_host_is_in_the_code_map_and_depends_on_those_below() {
+        let map = "```text\ntop\nleft right\nbase\n```\n| path | |\n| `host/top/` | |\n\
+                   | `host/left/` | |\n| `host/right/` | |\n| `host/base/` | |\n";
+        let good = [
+            package("top", "host/top", &["left", "base", "serde"]),
+            package("left", "host/left", &["base"]),
+            package("right", "host/right", &[]),
+            package("base", "host/base", &["tests"]),
+            package("tests", "tests", &["top"]),
+        ];
+        assert_eq!(layers(&good, map), <[String; 0]>::default());
+        let bad = [
+            package("left", "host/left", &["right"]),
+            package("right", "host/right", &[]),
+            package("other", "host/other", &[]),
+        ];
+        assert_eq!(
+            layers(&bad, map),
+            [
+                "left depends on right, which is not below it in the code map",
+                "the code map lacks other",
             ]
         );
     }

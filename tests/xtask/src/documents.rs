@@ -20,6 +20,15 @@ const NOT_HERE: [&str; 5] = [
     "a/b",
 ];
 
+/// Folders, each with the page whose table has a row for each thing in it.
+const LISTED: [(&str, &str); 5] = [
+    ("deploy", "deploy/README.md"),
+    ("deploy/components", "deploy/README.md"),
+    ("deploy/overlays", "deploy/README.md"),
+    ("examples", "guest/README.md"),
+    ("guest", "guest/README.md"),
+];
+
 /// The depth below the top to which pages are searched for.
 const DEPTH: usize = 2;
 
@@ -48,6 +57,10 @@ pub(crate) fn check(root: &Path) -> anyhow::Result<()> {
         check_names(name, &links(text), |link| {
             leads_somewhere(root, &prose, name, link)
         })?;
+    }
+    for (folder, name) in LISTED {
+        let page = prose.get(Path::new(name)).map_or("", String::as_str);
+        check_listed(root, folder, Path::new(name), page)?;
     }
     let there = tests_in(root)?;
     let name = Path::new("SECURITY.md");
@@ -88,6 +101,25 @@ fn check_names(page: &Path, names: &[&str], is_there: impl Fn(&str) -> bool) -> 
         "{} names what is not there: {missing:?}",
         page.display()
     );
+    Ok(())
+}
+
+/// Checks that a page names each thing in a folder, as it is called from the page.
+fn check_listed(root: &Path, folder: &str, name: &Path, page: &str) -> anyhow::Result<()> {
+    let Ok(entries) = fs::read_dir(root.join(folder)) else {
+        return Ok(());
+    };
+    for entry in entries {
+        let entry = entry?.file_name();
+        let entry = entry.to_string_lossy();
+        let path = Path::new(folder).join(&*entry);
+        let parent = name.parent().unwrap_or_else(|| Path::new(""));
+        let path = path.strip_prefix(parent).unwrap_or(&path).display();
+        let is_listed = entry.ends_with(".md")
+            || page.contains(&format!("`{path}"))
+            || page.contains(&format!("](../{path}/"));
+        ensure!(is_listed, "{} does not list {path}", name.display());
+    }
     Ok(())
 }
 
@@ -309,6 +341,24 @@ mod tests {
                 &format!("host/crate/README.md names what is not there: [{missing:?}]"),
             );
         }
+    }
+
+    #[test]
+    fn what_a_folder_has_and_its_page_does_not_list_is_refused() {
+        let root = repository();
+        fs::create_dir_all(root.path().join("deploy/components/tls")).unwrap();
+        write(&root, "deploy/README.md", "| `components/tls` | |");
+        check(root.path()).unwrap();
+        fs::create_dir_all(root.path().join("deploy/components/more")).unwrap();
+        refused(&root, "deploy/README.md does not list components/more");
+        fs::create_dir_all(root.path().join("examples/counter")).unwrap();
+        write(
+            &root,
+            "deploy/README.md",
+            "`components/tls`, `components/more`",
+        );
+        write(&root, "guest/README.md", "nothing");
+        refused(&root, "guest/README.md does not list examples/counter");
     }
 
     #[test]

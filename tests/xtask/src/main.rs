@@ -7,6 +7,7 @@ mod dev;
 mod documents;
 mod foreign;
 mod guests;
+mod log_fields;
 mod rust;
 mod simulate;
 mod steps;

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use crate::steps::{Steps, say};
-use crate::{bench, deny, dependencies, documents, foreign, guests, tools};
+use crate::{bench, deny, dependencies, documents, foreign, guests, log_fields, tools};
 
 /// Runs all steps up to the first failure; the last line is the tests' count.
 pub(crate) fn run(root: &Path) -> ExitCode {
@@ -30,7 +30,10 @@ fn check(steps: &mut Steps, root: &Path) -> anyhow::Result<()> {
     steps.step("dependencies between packages", |_| {
         dependencies::check(root)
     })?;
-    steps.step("documents", |_| documents::check(root))?;
+    steps.step("documents", |_| {
+        documents::check(root)?;
+        log_fields::check(root)
+    })?;
     steps.step("licences, bans and sources of dependencies", |_| {
         deny::check(root)
     })?;

@@ -18,7 +18,7 @@ use http::{HeaderMap, StatusCode};
 use ostrakon_base::digest::Digest;
 use ostrakon_contract::client::Client;
 use ostrakon_contract::contract::{self, Reply};
-use ostrakon_observe::trace::{Open, TRACEPARENT, Tracer};
+use ostrakon_observe::trace::{Open, Operation, TRACEPARENT, Tracer};
 use ostrakon_protocol::{Batch, ClusterId, Epoch, HandOff, Incarnation, Moved, Placement, Plan};
 use ostrakon_shard::survey::Owners;
 use ostrakon_store::Whole;
@@ -290,7 +290,7 @@ impl ForwardedRequest {
         client: Client,
     ) -> Option<(contract::Request, Option<Open>)> {
         let headers = unpack(self.headers)?;
-        let (trace, span) = tracer.begin(&headers, "answer for a peer");
+        let (trace, span) = tracer.begin(&headers, Operation::AnswerForAPeer);
         let request = contract::Request {
             method: self.method.parse().ok()?,
             path: self.path,

@@ -12,39 +12,51 @@ use wasmparser::{
     Parser, Payload, TypeRef,
 };
 
-/// Nested components, including the guest itself.
-const MAX_DEPTH: usize = 16;
-/// Core modules, and components that are not instantiated.
-const MAX_MODULES: u64 = 1000;
-/// Functions in all modules: large guests have some 20,000.
-const MAX_FUNCTIONS: u64 = 65_536;
-/// The bytes of one function's body.
-const MAX_BODY: u64 = 2 << 20;
-/// The locals of one function, its parameters included.
-const MAX_LOCALS: u64 = 10_000;
-/// The number of a function's locals times the number of points where its control flow splits or
-/// joins, for one function and for all: the cost of finding out which locals hold which values.
-const MAX_FLOW: u64 = 32 << 20;
-const MAX_FLOW_OF_ALL: u64 = 512 << 20;
-/// The parameters and results of a function's blocks, by their types, times the number of those
-/// points. The compiler was seen to take 10 MiB for each million, so that 7 kB of code asked for
-/// gigabytes.
-const MAX_BLOCK_FLOW: u64 = 64 << 20;
-/// The parameters and results of called functions, counted per call, for one function and for
-/// all: half a million took 540 MiB and 7 s.
-const MAX_CALL_VALUES: u64 = 512 << 10;
-const MAX_CALL_VALUES_OF_ALL: u64 = 8 << 20;
-/// The parameters and results of all functions: if the functions can be called from outside, a
-/// million took 26 s and became 30 MB.
-const MAX_SIGNATURES: u64 = 1 << 20;
-/// Type declarations, and their bytes.
-const MAX_TYPES: u64 = 100_000;
-const MAX_TYPE_BYTES: u64 = 4 << 20;
-/// Imports, exports, globals, tables, segments and the like.
-const MAX_ITEMS: u64 = 500_000;
-/// Steps of instantiation: everything that the components declare, counted as often as they are
-/// instantiated.
-const MAX_STEPS: u64 = 100_000;
+/// Declares limits as constants, and all of them for the test of the table in host/README.md.
+macro_rules! limits {
+    ($($(#[$doc:meta])* $name:ident: $most:expr,)+) => {
+        $($(#[$doc])* const $name: u64 = $most;)+
+
+        #[cfg(test)]
+        const LIMITS: &[u64] = &[$($name),+];
+    };
+}
+
+limits! {
+    /// Nested components, including the guest itself.
+    MAX_DEPTH: 16,
+    /// Core modules, and components that are not instantiated.
+    MAX_MODULES: 1000,
+    /// Functions in all modules: large guests have some 20,000.
+    MAX_FUNCTIONS: 65_536,
+    /// The bytes of one function's body.
+    MAX_BODY: 2 << 20,
+    /// The locals of one function, its parameters included.
+    MAX_LOCALS: 10_000,
+    /// The number of a function's locals times the number of points where its control flow splits or
+    /// joins, for one function and for all: the cost of finding out which locals hold which values.
+    MAX_FLOW: 32 << 20,
+    MAX_FLOW_OF_ALL: 512 << 20,
+    /// The parameters and results of a function's blocks, by their types, times the number of those
+    /// points. The compiler was seen to take 10 MiB for each million, so that 7 kB of code asked for
+    /// gigabytes.
+    MAX_BLOCK_FLOW: 64 << 20,
+    /// The parameters and results of called functions, counted per call, for one function and for
+    /// all: half a million took 540 MiB and 7 s.
+    MAX_CALL_VALUES: 512 << 10,
+    MAX_CALL_VALUES_OF_ALL: 8 << 20,
+    /// The parameters and results of all functions: if the functions can be called from outside, a
+    /// million took 26 s and became 30 MB.
+    MAX_SIGNATURES: 1 << 20,
+    /// Type declarations, and their bytes.
+    MAX_TYPES: 100_000,
+    MAX_TYPE_BYTES: 4 << 20,
+    /// Imports, exports, globals, tables, segments and the like.
+    MAX_ITEMS: 500_000,
+    /// Steps of instantiation: everything that the components declare, counted as often as they are
+    /// instantiated.
+    MAX_STEPS: 100_000,
+}
 
 /// How much of a name is shown, in characters.
 const MAX_NAME: usize = 200;
@@ -196,7 +208,7 @@ impl Extent {
             Payload::ModuleSection { .. } => self.add_module()?,
             Payload::ComponentSection { .. } => {
                 let depth = self.open.len() as u64 + 1;
-                at_most("components within each other", depth, MAX_DEPTH as u64)?;
+                at_most("components within each other", depth, MAX_DEPTH)?;
                 self.add_module()?;
             }
             Payload::TypeSection(types) => {

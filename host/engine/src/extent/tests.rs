@@ -3,6 +3,7 @@
 use ostrakon_test_support::bombs::{
     blocks, branching, calls, functions, long, nested, outside, passing,
 };
+use ostrakon_test_support::pages::rows;
 use wasm_encoder::{
     Alias, Component, ComponentExportKind, ComponentExportSection, ComponentImportSection,
     ComponentOuterAliasKind, ComponentSection as _, ComponentTypeRef, ComponentTypeSection,
@@ -261,4 +262,31 @@ fn what_is_cut_off_or_garbled_is_an_error_wherever_that_is() {
     }
     println!("{refusals} of {} changed bytes are refused", whole.len());
     assert!(refusals > whole.len() / 4);
+}
+
+/// The numbers in a cell: `64 MiB, 10,000 locals` has two.
+fn numbers(cell: &str) -> Vec<u64> {
+    let words: Vec<_> = cell.split(' ').collect();
+    let numbers = words.iter().enumerate().filter_map(|(at, word)| {
+        let number: u64 = word.replace(',', "").parse().ok()?;
+        let unit = words.get(at + 1).map_or("", |unit| unit.trim_matches(','));
+        Some(match unit {
+            "Ki" | "KiB" => number << 10,
+            "Mi" | "MiB" => number << 20,
+            _ => number,
+        })
+    });
+    numbers.collect()
+}
+
+#[test]
+fn the_reference_has_exactly_these_limits() {
+    let rows = rows(include_str!("../../../README.md"), "| limit | most |");
+    let (unpacked, rows) = rows.split_first().expect("it has rows");
+    assert_eq!(unpacked[0], "unpacked size", "which is checked before");
+    let mut shown: Vec<_> = rows.iter().flat_map(|row| numbers(row[1])).collect();
+    let mut all = LIMITS.to_vec();
+    shown.sort_unstable();
+    all.sort_unstable();
+    assert_eq!(shown, all, "host/README.md, and `limits!`");
 }

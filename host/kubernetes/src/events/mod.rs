@@ -12,72 +12,87 @@ pub(super) use recorder::Recorder;
 
 use super::pod_identity::PodIdentity;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    SwapRefused,
+/// Declares the kinds of Events: each with the object that it concerns, its type, and the action
+/// that was being taken.
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $kind:ident: $about:ident $severity:ident $action:ident,)+) => {
+        /// The kind of an Event.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Kind {
+            $($(#[$doc])* $kind,)+
+        }
+
+        impl Kind {
+            #[cfg(test)]
+            const ALL: &[Self] = &[$(Self::$kind),+];
+
+            /// One word, for people and filters.
+            fn reason(self) -> &'static str {
+                match self {
+                    $(Self::$kind => stringify!($kind),)+
+                }
+            }
+
+            /// The object that the Event concerns.
+            fn about(self) -> About {
+                match self {
+                    $(Self::$kind => About::$about,)+
+                }
+            }
+
+            /// The Event's type: `Normal` or `Warning`.
+            fn severity(self) -> &'static str {
+                match self {
+                    $(Self::$kind => stringify!($severity),)+
+                }
+            }
+
+            /// The action that was being taken.
+            fn action(self) -> &'static str {
+                match self {
+                    $(Self::$kind => stringify!($action),)+
+                }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// A generation was refused.
+    SwapRefused: Pod Warning Swap,
     /// The refused content is gone, and the live content is back.
-    SwapRefusalEnded,
+    SwapRefusalEnded: Pod Normal Swap,
     /// A generation went live in place of another.
-    GenerationLive,
-    /// Partitions begin to move.
-    ReshardingStarted,
-    /// All partitions are where they belong.
-    ReshardingDone,
-    /// Shards that have data do not run because the set was scaled down.
-    ShardsMissing,
-    /// The missing shards run again.
-    ShardsBack,
+    GenerationLive: Pod Normal Swap,
     /// A shard refuses writes because its disk is full or its data file is missing.
-    WritesRefused,
+    WritesRefused: Pod Warning Store,
     /// The shard accepts writes again.
-    WritesResumed,
+    WritesResumed: Pod Normal Store,
+    /// Partitions begin to move.
+    ReshardingStarted: StatefulSet Normal Reshard,
+    /// All partitions are where they belong.
+    ReshardingDone: StatefulSet Normal Reshard,
+    /// Shards that have data do not run because the set was scaled down.
+    ShardsMissing: StatefulSet Warning Scale,
+    /// The missing shards run again.
+    ShardsBack: StatefulSet Normal Scale,
+}
+
+/// The object that an Event concerns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum About {
+    /// This Pod.
+    Pod,
+    /// The StatefulSet that the Pod belongs to.
+    StatefulSet,
 }
 
 impl Kind {
-    /// One word, for people and filters.
-    fn reason(self) -> &'static str {
-        match self {
-            Self::SwapRefused => "SwapRefused",
-            Self::SwapRefusalEnded => "SwapRefusalEnded",
-            Self::GenerationLive => "GenerationLive",
-            Self::ReshardingStarted => "ReshardingStarted",
-            Self::ReshardingDone => "ReshardingDone",
-            Self::ShardsMissing => "ShardsMissing",
-            Self::ShardsBack => "ShardsBack",
-            Self::WritesRefused => "WritesRefused",
-            Self::WritesResumed => "WritesResumed",
-        }
-    }
-
-    /// The action that was being taken.
-    fn action(self) -> &'static str {
-        match self {
-            Self::SwapRefused | Self::SwapRefusalEnded | Self::GenerationLive => "Swap",
-            Self::ReshardingStarted | Self::ReshardingDone => "Reshard",
-            Self::ShardsMissing | Self::ShardsBack => "Scale",
-            Self::WritesRefused | Self::WritesResumed => "Store",
-        }
-    }
-
-    /// The Event's type: `Normal` or `Warning`.
-    fn severity(self) -> &'static str {
-        match self {
-            Self::SwapRefused | Self::ShardsMissing | Self::WritesRefused => "Warning",
-            Self::SwapRefusalEnded
-            | Self::GenerationLive
-            | Self::ReshardingStarted
-            | Self::ReshardingDone
-            | Self::ShardsBack
-            | Self::WritesResumed => "Normal",
-        }
-    }
-
-    /// The object that the Event concerns: one Pod, or the StatefulSet.
+    /// The reference to the object that the Event concerns.
     fn regarding(self, identity: &PodIdentity, set_uid: Option<String>) -> ObjectReference {
-        let (api_version, kind, name, uid) = if self.is_of_the_set() {
-            ("apps/v1", "StatefulSet", &identity.stateful_set, set_uid)
-        } else {
-            ("v1", "Pod", &identity.pod, identity.pod_uid.clone())
+        let (api_version, kind, name, uid) = match self.about() {
+            About::Pod => ("v1", "Pod", &identity.pod, identity.pod_uid.clone()),
+            About::StatefulSet => ("apps/v1", "StatefulSet", &identity.stateful_set, set_uid),
         };
         ObjectReference {
             api_version: Some(api_version.to_owned()),
@@ -86,20 +101,6 @@ impl Kind {
             namespace: Some(identity.namespace.clone()),
             uid,
             ..ObjectReference::default()
-        }
-    }
-
-    fn is_of_the_set(self) -> bool {
-        match self {
-            Self::ReshardingStarted
-            | Self::ReshardingDone
-            | Self::ShardsMissing
-            | Self::ShardsBack => true,
-            Self::SwapRefused
-            | Self::SwapRefusalEnded
-            | Self::GenerationLive
-            | Self::WritesRefused
-            | Self::WritesResumed => false,
         }
     }
 }
@@ -125,7 +126,27 @@ fn shortened(note: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use ostrakon_test_support::pages::{code, rows};
+
     use super::*;
+
+    #[test]
+    fn the_reference_has_exactly_these_events_with_their_object_and_type() {
+        let readme = include_str!("../../../README.md");
+        let rows = rows(readme, "| Event | about | type | meaning |");
+        let shown = rows.iter().flat_map(|row| {
+            let of_one = |reason| format!("{reason} {} {}", row[1], row[2]);
+            code(row[0]).map(of_one)
+        });
+        let all = Kind::ALL
+            .iter()
+            .map(|kind| format!("{} {:?} {}", kind.reason(), kind.about(), kind.severity()));
+        assert_eq!(
+            shown.collect::<Vec<_>>(),
+            all.collect::<Vec<_>>(),
+            "host/README.md, and the kinds of Events"
+        );
+    }
 
     #[test]
     fn a_long_note_is_cut_between_characters() {

@@ -19,7 +19,7 @@ use super::super::follower::Timing;
 use super::super::pod_identity::PodIdentity;
 use super::super::server;
 use super::series::{Decision, Series};
-use super::{Event, shortened};
+use super::{About, Event, shortened};
 
 /// The most Events that wait to be posted.
 const WAITING: usize = 64;
@@ -177,7 +177,7 @@ impl Poster<'_> {
             events.patch(name, &PatchParams::default(), &patch).await?;
             return Ok(true);
         }
-        if event.kind.is_of_the_set() && self.set_uid.is_none() {
+        if event.kind.about() == About::StatefulSet && self.set_uid.is_none() {
             self.set_uid = self.uid_of_the_set(client).await;
         }
         let name = name(&self.identity.pod);

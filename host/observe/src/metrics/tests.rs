@@ -3,6 +3,7 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use http::StatusCode;
+use ostrakon_test_support::pages;
 
 use super::*;
 
@@ -225,25 +226,19 @@ const OPEN: [&str; 5] = ["status", "version", "name", "peer", "le"];
 
 /// The text's code spans.
 fn spans(text: &str) -> BTreeSet<String> {
-    let spans = text.split('`').skip(1).step_by(2);
-    spans.map(str::to_owned).collect()
+    pages::code(text).map(str::to_owned).collect()
 }
 
 /// The rows of the table of metrics in host/README.md, by name.
 fn rows() -> BTreeMap<String, Vec<&'static str>> {
     let readme = include_str!("../../../README.md");
-    let rows = readme
-        .lines()
-        .skip_while(|line| !line.starts_with("| metric | type |"))
-        .skip(2)
-        .take_while(|line| line.starts_with('|'));
-    let rows = rows.map(|row| row.split('|').map(str::trim).collect::<Vec<_>>());
-    rows.map(|cells| (cells[1].trim_matches('`').to_owned(), cells))
+    let rows = pages::rows(readme, "| metric | type |").into_iter();
+    rows.map(|cells| (cells[0].trim_matches('`').to_owned(), cells))
         .collect()
 }
 
 fn of_the_reference() -> Shown {
-    let shown = |cells: Vec<&str>| (cells[2].to_owned(), spans(cells[3]));
+    let shown = |cells: Vec<&str>| (cells[1].to_owned(), spans(cells[2]));
     rows()
         .into_iter()
         .map(|(name, cells)| (name, shown(cells)))
@@ -340,7 +335,7 @@ fn the_reference_lists_each_value_of_a_closed_label() {
             .find_map(|family| rows.get(family))
             .or_else(|| rows.get(name));
         let row = row.unwrap_or_else(|| panic!("{series} has no row"));
-        let listed = spans(row[4]);
+        let listed = spans(row[3]);
         for label in labels.trim_end_matches('}').split("\",") {
             let (label, value) = label.split_once("=\"").expect("a label has a value");
             let value = value.trim_end_matches('"');

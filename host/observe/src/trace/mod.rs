@@ -5,6 +5,7 @@
 //! headers.
 
 mod context;
+mod names;
 mod sampler;
 mod span;
 mod tracer;
@@ -19,6 +20,7 @@ use std::time::Instant;
 use http::HeaderValue;
 
 pub use context::{Context, SpanId, TRACEPARENT, TraceId};
+pub use names::{Attribute, Operation};
 pub use sampler::{BadSampler, Sampler};
 pub use span::{Kind, Open, Span, Value};
 pub use tracer::{Queue, Tracer};
@@ -51,15 +53,15 @@ impl Trace {
     }
 
     /// Begins a span within the request's. Returns `None` if it is not recorded.
-    pub fn span(&self, name: &'static str, kind: Kind) -> Option<Open> {
+    pub fn span(&self, operation: Operation) -> Option<Open> {
         let inner = self.recorded()?;
-        Some(Open::begin(Arc::clone(inner), name, kind, Instant::now()))
+        Some(Open::begin(Arc::clone(inner), operation, Instant::now()))
     }
 
     /// Records a span that began at `began` and ends now.
-    pub fn record(&self, name: &'static str, began: Instant) {
+    pub fn record(&self, operation: Operation, began: Instant) {
         if let Some(inner) = self.recorded() {
-            drop(Open::begin(Arc::clone(inner), name, Kind::Internal, began));
+            drop(Open::begin(Arc::clone(inner), operation, began));
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::context::{Context, SpanId};
-use super::{Inner, MOST};
+use super::{Attribute, Inner, MOST, Operation};
 
 /// The side of a call that a span describes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,34 +77,33 @@ pub struct Open {
 
 impl Open {
     /// Begins a span within a request's, at `began`.
-    pub(super) fn begin(inner: Arc<Inner>, name: &'static str, kind: Kind, began: Instant) -> Self {
+    pub(super) fn begin(inner: Arc<Inner>, operation: Operation, began: Instant) -> Self {
         let context = Context {
             span: SpanId(fastrand::u64(1..)),
             ..inner.context
         };
         let parent = Some(inner.context.span);
-        Self::new(inner, context, parent, name, kind, began)
+        Self::new(inner, context, parent, operation, began)
     }
 
     /// Begins a request's own span, within the caller's.
-    pub(super) fn root(inner: Arc<Inner>, parent: Option<SpanId>, name: &'static str) -> Self {
+    pub(super) fn root(inner: Arc<Inner>, parent: Option<SpanId>, operation: Operation) -> Self {
         let context = inner.context;
-        Self::new(inner, context, parent, name, Kind::Server, Instant::now())
+        Self::new(inner, context, parent, operation, Instant::now())
     }
 
     fn new(
         inner: Arc<Inner>,
         context: Context,
         parent: Option<SpanId>,
-        name: &'static str,
-        kind: Kind,
+        operation: Operation,
         began: Instant,
     ) -> Self {
         let span = Span {
             context,
             parent,
-            name: Cow::Borrowed(name),
-            kind,
+            name: Cow::Borrowed(operation.name()),
+            kind: operation.kind(),
             began: SystemTime::now() - began.elapsed(),
             took: Duration::ZERO,
             attributes: Vec::new(),
@@ -129,9 +128,9 @@ impl Open {
         }
     }
 
-    pub fn set_attribute(&mut self, key: &'static str, value: impl Into<Value>) {
+    pub fn set_attribute(&mut self, attribute: Attribute, value: impl Into<Value>) {
         if let Some(span) = &mut self.span {
-            span.attributes.push((key, value.into()));
+            span.attributes.push((attribute.name(), value.into()));
         }
     }
 
@@ -153,8 +152,8 @@ impl Drop for Open {
                 .load(Ordering::Relaxed)
                 .saturating_sub(MOST);
             if span.context.span == self.inner.context.span && left_out > 0 {
-                span.attributes
-                    .push(("ostrakon.spans_left_out", left_out.into()));
+                let attribute = Attribute::SpansLeftOut.name();
+                span.attributes.push((attribute, left_out.into()));
             }
             recorder.take(span);
         }

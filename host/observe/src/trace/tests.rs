@@ -1,4 +1,7 @@
+use std::collections::BTreeSet;
+
 use http::HeaderMap;
+use ostrakon_test_support::pages::{code, rows};
 
 use super::*;
 
@@ -58,27 +61,27 @@ fn a_traceparent_is_taken_as_the_standard_has_it() {
 #[test]
 fn without_export_a_trace_is_known_and_nothing_is_made() {
     let tracer = Tracer::default();
-    let (trace, span) = tracer.begin(&headers(&[GIVEN]), "GET");
+    let (trace, span) = tracer.begin(&headers(&[GIVEN]), Operation::Request);
     assert_eq!(
         trace.id().unwrap().to_string(),
         "4bf92f3577b34da6a3ce929d0e0e4736"
     );
-    assert!(span.is_none() && trace.span("x", Kind::Internal).is_none());
+    assert!(span.is_none() && trace.span(Operation::Commit).is_none());
     assert_eq!(
         trace.header(None),
         None,
         "the header must be forwarded unchanged"
     );
-    let (trace, span) = tracer.begin(&HeaderMap::new(), "GET");
+    let (trace, span) = tracer.begin(&HeaderMap::new(), Operation::Request);
     assert!(trace.id().is_none() && span.is_none());
 }
 
 #[test]
 fn spans_are_within_each_other_and_the_next_shard_hears_of_the_innermost() {
     let (tracer, queue) = Tracer::new(all(), 8);
-    let (trace, root) = tracer.begin(&headers(&[GIVEN]), "GET");
-    let mut hop = trace.span("forward", Kind::Client).unwrap();
-    hop.set_attribute("ostrakon.peer", 2_u32);
+    let (trace, root) = tracer.begin(&headers(&[GIVEN]), Operation::Request);
+    let mut hop = trace.span(Operation::Forward).unwrap();
+    hop.set_attribute(Attribute::Peer, 2_u32);
     hop.fail("away".to_owned());
     let sent = trace.header(Some(&hop)).unwrap();
     drop((hop, root, trace));
@@ -87,7 +90,7 @@ fn spans_are_within_each_other_and_the_next_shard_hears_of_the_innermost() {
         panic!("{spans:?}")
     };
     let given = Context::of(&headers(&[GIVEN])).unwrap();
-    assert_eq!((root.name.as_ref(), root.kind), ("GET", Kind::Server));
+    assert_eq!((root.name.as_ref(), root.kind), ("request", Kind::Server));
     assert_eq!(root.parent, Some(given.span));
     assert_eq!(hop.parent, Some(root.context.span));
     assert_eq!(hop.failed.as_deref(), Some("away"));
@@ -101,10 +104,10 @@ fn spans_are_within_each_other_and_the_next_shard_hears_of_the_innermost() {
 fn a_request_that_its_caller_does_not_record_is_not_recorded() {
     let unsampled = GIVEN.replace("-01", "-00");
     let (tracer, queue) = Tracer::new(all(), 8);
-    let (trace, root) = tracer.begin(&headers(&[&unsampled]), "GET");
-    assert!(root.is_none() && trace.span("x", Kind::Internal).is_none());
+    let (trace, root) = tracer.begin(&headers(&[&unsampled]), Operation::Request);
+    assert!(root.is_none() && trace.span(Operation::Commit).is_none());
     assert_eq!(trace.header(None).unwrap(), unsampled);
-    trace.record("x", Instant::now());
+    trace.record(Operation::Commit, Instant::now());
     assert_eq!(spans(tracer, queue), []);
 }
 
@@ -112,11 +115,11 @@ fn a_request_that_its_caller_does_not_record_is_not_recorded() {
 fn what_is_decided_where_a_trace_begins_is_accepted_by_those_after() {
     let none = Sampler::new("parentbased_always_off", None).unwrap();
     let (tracer, queue) = Tracer::new(none, 8);
-    let (trace, root) = tracer.begin(&HeaderMap::new(), "GET");
+    let (trace, root) = tracer.begin(&HeaderMap::new(), Operation::Request);
     assert!(root.is_none());
     let sent = trace.header(None).unwrap();
     let (next, next_queue) = Tracer::new(all(), 8);
-    let (there, root) = next.begin(&headers(&[sent.to_str().unwrap()]), "GET");
+    let (there, root) = next.begin(&headers(&[sent.to_str().unwrap()]), Operation::Request);
     assert!(root.is_none());
     assert_eq!(there.id(), trace.id());
     assert_eq!(spans(tracer, queue), []);
@@ -127,7 +130,7 @@ fn what_is_decided_where_a_trace_begins_is_accepted_by_those_after() {
 fn what_finds_no_room_is_counted() {
     let (tracer, queue) = Tracer::new(all(), 2);
     for _ in 0..5 {
-        drop(tracer.begin(&HeaderMap::new(), "GET"));
+        drop(tracer.begin(&HeaderMap::new(), Operation::Request));
     }
     assert_eq!((queue.take_dropped(), queue.take_dropped()), (3, 0));
     assert_eq!(spans(tracer, queue).len(), 2);
@@ -136,9 +139,9 @@ fn what_finds_no_room_is_counted() {
 #[test]
 fn a_request_that_tries_again_and_again_has_only_so_many_spans_and_says_so() {
     let (tracer, queue) = Tracer::new(all(), 1000);
-    let (trace, root) = tracer.begin(&HeaderMap::new(), "GET");
+    let (trace, root) = tracer.begin(&HeaderMap::new(), Operation::Request);
     for _ in 0..500 {
-        drop(trace.span("guest route", Kind::Internal));
+        drop(trace.span(Operation::GuestRoute));
     }
     drop((root, trace));
     let spans = spans(tracer, queue);
@@ -153,7 +156,7 @@ fn samplers_are_named_as_elsewhere_and_take_their_part() {
         let sampler = Sampler::new(name, ratio).unwrap();
         let (tracer, queue) = Tracer::new(sampler, 1000);
         for _ in 0..1000 {
-            drop(tracer.begin(&headers(given), "GET"));
+            drop(tracer.begin(&headers(given), Operation::Request));
         }
         spans(tracer, queue).len()
     };
@@ -174,4 +177,31 @@ fn samplers_are_named_as_elsewhere_and_take_their_part() {
     ] {
         assert!(Sampler::new(name, ratio).is_err(), "{name} {ratio:?}");
     }
+}
+
+#[test]
+fn the_reference_has_exactly_these_spans_with_their_kinds_and_attributes() {
+    let readme = include_str!("../../../README.md");
+    let spans = rows(readme, "| span | kind |");
+    let shown = spans.iter().flat_map(|row| {
+        let of_one = |name: &str| format!("{name}: {}", row[1]);
+        code(row[0]).map(of_one)
+    });
+    let all = Operation::ALL.iter().map(|operation| {
+        let kind = format!("{:?}", operation.kind()).to_lowercase();
+        format!("{}: {kind}", operation.name())
+    });
+    assert_eq!(
+        shown.collect::<BTreeSet<_>>(),
+        all.collect(),
+        "host/README.md, and the spans"
+    );
+    let attributes = rows(readme, "| attribute | of |");
+    let shown = attributes.iter().flat_map(|row| code(row[0]));
+    let all = Attribute::ALL.iter().map(|attribute| attribute.name());
+    assert_eq!(
+        shown.collect::<BTreeSet<_>>(),
+        all.collect(),
+        "host/README.md, and the attributes of spans"
+    );
 }

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use super::context::{Context, SpanId, TraceId};
 use super::sampler::Sampler;
 use super::span::{Open, Span};
-use super::{Inner, Trace};
+use super::{Inner, Operation, Trace};
 
 /// Begins the traces of requests. Clones share one queue; the default tracer records nothing.
 #[derive(Clone, Debug, Default)]
@@ -65,7 +65,7 @@ impl Tracer {
     }
 
     /// The trace of a request, from its headers, and the request's own span, if it is recorded.
-    pub fn begin(&self, headers: &HeaderMap, name: &'static str) -> (Trace, Option<Open>) {
+    pub fn begin(&self, headers: &HeaderMap, operation: Operation) -> (Trace, Option<Open>) {
         let parent = Context::of(headers);
         let Some(shared) = &self.0 else {
             let inner = parent.map(|context| Inner {
@@ -94,7 +94,7 @@ impl Tracer {
             asked: AtomicU32::new(0),
         });
         let parent = parent.map(|parent| parent.span);
-        let open = is_sampled.then(|| Open::root(Arc::clone(&inner), parent, name));
+        let open = is_sampled.then(|| Open::root(Arc::clone(&inner), parent, operation));
         (Trace(Some(inner)), open)
     }
 }

@@ -40,8 +40,37 @@ const LIMITS: Limits = Limits {
     // take its response gives way.
     answer_patience: Duration::ZERO,
 };
+/// Every path of the port, with its methods: requests are dispatched by this table.
+const ENDPOINTS: [(&str, &[Method], Endpoint); 7] = [
+    ("/livez", READ, Endpoint::Live),
+    ("/readyz", READ, Endpoint::Ready),
+    ("/startupz", READ, Endpoint::Started),
+    ("/status", READ, Endpoint::Status),
+    ("/metrics", READ, Endpoint::Metrics),
+    ("/plan", &[Method::GET, Method::POST], Endpoint::Plan),
+    ("/drain", &[Method::POST], Endpoint::Drain),
+];
+const READ: &[Method] = &[Method::GET, Method::HEAD];
+
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Endpoint {
+    Live,
+    Ready,
+    Started,
+    Status,
+    Metrics,
+    Plan,
+    Drain,
+}
+
+/// The endpoint at a path, and its methods.
+fn endpoint(path: &str) -> Option<(&'static [Method], Endpoint)> {
+    let mut endpoints = ENDPOINTS.into_iter();
+    endpoints.find_map(|(at, methods, endpoint)| (at == path).then_some((methods, endpoint)))
+}
 
 /// The parts of the shard that the port shows. Called on the port's own thread, so the methods
 /// must neither wait nor run a guest on it.
@@ -142,8 +171,9 @@ impl Drop for Admin {
 impl<S: Subject> Handler for Parts<S> {
     fn refuse(&self, head: &mut request::Parts, caller: &Caller) -> Option<Response<Bytes>> {
         // Every POST request changes something or runs the component that it carries.
-        let posted = head.method == Method::POST && ["/drain", "/plan"].contains(&head.uri.path());
-        let operator = if posted {
+        let takes_posts =
+            endpoint(head.uri.path()).is_some_and(|(methods, _)| methods.contains(&Method::POST));
+        let operator = if takes_posts && head.method == Method::POST {
             self.admit(&head.headers, caller)
         } else {
             Ok(())
@@ -157,45 +187,46 @@ impl<S: Subject> Handler for Parts<S> {
     async fn call(&self, request: Request<Bytes>, _: &Caller) -> Response<Bytes> {
         // A connection with many requests takes turns with the others, which may be probes.
         tokio::task::yield_now().await;
-        let reads = matches!(*request.method(), Method::GET | Method::HEAD);
-        match request.uri().path() {
-            "/livez" if reads => probe(self.subject.live()),
-            "/readyz" if reads => probe(self.readiness.check()),
-            "/startupz" if reads => probe(if self.readiness.is_started() {
+        let Some((methods, endpoint)) = endpoint(request.uri().path()) else {
+            return refusals::NOT_FOUND.response();
+        };
+        if !methods.contains(request.method()) {
+            return not_allowed(methods);
+        }
+        match endpoint {
+            Endpoint::Live => probe(self.subject.live()),
+            Endpoint::Ready => probe(self.readiness.check()),
+            Endpoint::Started => probe(if self.readiness.is_started() {
                 Ok(())
             } else {
                 Err("the shard is starting")
             }),
-            "/status" if reads => {
+            Endpoint::Status => {
                 let status = format!("{:#}\n", self.subject.status());
                 answer(StatusCode::OK, JSON, status)
             }
-            "/metrics" if reads => {
-                self.subject.measure(&self.metrics);
-                self.metrics
-                    .readiness(self.readiness.check().is_ok(), self.drain.has_begun());
-                self.metrics.requests_in_flight(self.drain.in_flight());
-                let accept = request.headers().get_all(ACCEPT).into_iter();
-                let asked = Exposition::accepted(accept.filter_map(|value| value.to_str().ok()));
-                answer(
-                    StatusCode::OK,
-                    asked.content_type(),
-                    self.metrics.show(asked),
-                )
-            }
-            "/plan" if matches!(*request.method(), Method::GET | Method::POST) => {
-                self.plan(request).await
-            }
-            "/plan" => not_allowed("GET, POST"),
-            "/drain" if request.method() == Method::POST => self.drain().await,
-            "/livez" | "/readyz" | "/startupz" | "/status" | "/metrics" => not_allowed("GET, HEAD"),
-            "/drain" => not_allowed("POST"),
-            _ => refusals::NOT_FOUND.response(),
+            Endpoint::Metrics => self.metrics(request.headers()),
+            Endpoint::Plan => self.plan(request).await,
+            Endpoint::Drain => self.drain().await,
         }
     }
 }
 
 impl<S: Subject> Parts<S> {
+    fn metrics(&self, headers: &HeaderMap) -> Response<Bytes> {
+        self.subject.measure(&self.metrics);
+        self.metrics
+            .readiness(self.readiness.check().is_ok(), self.drain.has_begun());
+        self.metrics.requests_in_flight(self.drain.in_flight());
+        let accept = headers.get_all(ACCEPT).into_iter();
+        let asked = Exposition::accepted(accept.filter_map(|value| value.to_str().ok()));
+        answer(
+            StatusCode::OK,
+            asked.content_type(),
+            self.metrics.show(asked),
+        )
+    }
+
     async fn plan(&self, request: Request<Bytes>) -> Response<Bytes> {
         let shards = match plan::shards(request.uri()) {
             Ok(shards) => shards,
@@ -258,11 +289,11 @@ fn answer(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Res
     response
 }
 
-fn not_allowed(methods: &'static str) -> Response<Bytes> {
+fn not_allowed(methods: &[Method]) -> Response<Bytes> {
     let mut response = refusals::METHOD_NOT_ALLOWED.response();
-    response
-        .headers_mut()
-        .insert(ALLOW, HeaderValue::from_static(methods));
+    let names: Vec<_> = methods.iter().map(Method::as_str).collect();
+    let names = HeaderValue::try_from(names.join(", ")).expect("a method is a word");
+    response.headers_mut().insert(ALLOW, names);
     response
 }
 

@@ -1,9 +1,11 @@
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use ostrakon_network::bearer::BearerTokens;
 use ostrakon_network::http::client;
 use ostrakon_observe::metrics::StoreSize;
+use ostrakon_test_support::pages::rows;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
@@ -204,6 +206,26 @@ async fn a_plan_is_asked_for_with_a_component_or_without() {
     assert_eq!(posted, (200, found(Some(4))));
     assert_eq!(asked(Method::GET, "/plan?shards=x", b"").await.0, 400);
     assert_eq!(asked(Method::DELETE, path, b"").await.0, 405);
+}
+
+#[test]
+fn the_reference_has_exactly_these_endpoints_with_their_methods() {
+    let readme = include_str!("../../../README.md");
+    let mut shown = BTreeMap::<_, BTreeSet<_>>::new();
+    for row in rows(readme, "| endpoint | method |") {
+        let path = row[0]
+            .trim_matches('`')
+            .split('?')
+            .next()
+            .unwrap_or_default();
+        let methods = row[1].split(", ").map(str::to_owned);
+        shown.entry(path.to_owned()).or_default().extend(methods);
+    }
+    let all = ENDPOINTS.into_iter().map(|(path, methods, _)| {
+        let methods = methods.iter().map(ToString::to_string);
+        (path.to_owned(), methods.collect::<BTreeSet<_>>())
+    });
+    assert_eq!(shown, all.collect(), "host/README.md, and the endpoints");
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use http::{
 use ostrakon_contract::contract;
 use ostrakon_network::http::{Caller, Handler, Refusal, refusals as of_http};
 use ostrakon_observe::metrics::{Access, Label as _, Limit, Metrics, Target};
-use ostrakon_observe::trace::Open;
+use ostrakon_observe::trace::{Attribute, Open, Operation};
 use ostrakon_settings::settings::Settings;
 use ostrakon_shard::answers::refusals;
 use ostrakon_shard::service::{Answer, Refused, Service};
@@ -84,7 +84,10 @@ impl Handler for Public {
             .path_and_query()
             .map_or("/", |path| path.as_str())
             .to_owned();
-        let (trace, mut span) = self.service.tracer().begin(&head.headers, "request");
+        let (trace, mut span) = self
+            .service
+            .tracer()
+            .begin(&head.headers, Operation::Request);
         let request = Arc::new(contract::Request {
             method: head.method,
             path,
@@ -141,7 +144,7 @@ impl Handler for Public {
             .request(target, access, response.status(), began.elapsed());
         if let Some(span) = &mut span {
             let status = u32::from(response.status().as_u16());
-            span.set_attribute("http.response.status_code", status);
+            span.set_attribute(Attribute::Status, status);
         }
         response
     }
@@ -151,8 +154,8 @@ impl Handler for Public {
 /// it can contain private data.
 fn describe(span: &mut Open, request: &contract::Request, answer: &Answer) {
     let path = request.path.split('?').next().unwrap_or_default();
-    span.set_attribute("http.request.method", request.method.to_string());
-    span.set_attribute("url.path", path.to_owned());
+    span.set_attribute(Attribute::Method, request.method.to_string());
+    span.set_attribute(Attribute::Path, path.to_owned());
     let target = answer.route.as_ref().map(|route| &route.target);
     let target = target.map_or(Target::Unrouted, Target::from);
     span.name(format!(

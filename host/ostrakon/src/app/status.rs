@@ -21,6 +21,7 @@ use ostrakon_shard::swap::Status;
 use ostrakon_shard::writer::{Membership, Writer};
 use ostrakon_volumes::secrets::Secrets;
 use rustix::fs::statvfs;
+use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::runtime;
 use tokio::sync::watch;
@@ -85,6 +86,68 @@ impl Shard {
     }
 }
 
+/// The answer of `/status`.
+#[derive(Serialize)]
+struct Report {
+    version: &'static str,
+    shard: u32,
+    ready: bool,
+    not_ready: Option<String>,
+    #[serde(flatten)]
+    started: Option<Started>,
+}
+
+/// The part of the answer that a shard has once it has started.
+#[derive(Default, Serialize)]
+struct Started {
+    generation: Value,
+    candidate: Value,
+    refused: Value,
+    last_refused: Value,
+    store: Value,
+    writer: Value,
+    topology: Value,
+    kubernetes: Value,
+    waits_for: Value,
+    problems: Value,
+    secrets: Value,
+    public: Value,
+    admin: Value,
+    peers: Value,
+}
+
+impl Shard {
+    fn started(&self, parts: &Parts) -> Started {
+        let swap = parts.swap.borrow().clone();
+        let StoreSize { bytes, entries, .. } = self.store_size(parts);
+        let store_problem = parts.writer.store_problem();
+        let awaited = parts.cluster.as_ref().map(Cluster::awaited);
+        let awaited = awaited.iter().flatten().map(|shard| shard.0);
+        let problems = parts.cluster.as_ref().map(Cluster::problems);
+        let secrets_problem = parts.secrets.problem().map(|problem| problem.to_string());
+        let ports = &parts.credentials;
+        Started {
+            generation: json!(swap.live),
+            candidate: json!(swap.candidate),
+            refused: json!(swap.refused),
+            last_refused: json!(swap.last_refused),
+            store: json!({ "bytes": bytes, "entries": entries, "problem": store_problem }),
+            writer: json!({
+                "depth": parts.writer.depth(),
+                "last_commit": parts.writer.last_commit().map(unix_seconds),
+            }),
+            topology: placed(parts),
+            kubernetes: json!(parts.kubernetes.as_ref().map(Kubernetes::status)),
+            waits_for: json!(awaited.collect::<Vec<_>>()),
+            problems: json!(problems.unwrap_or_default()),
+            secrets: json!({ "problem": secrets_problem }),
+            public: ports.clients.status(),
+            admin: ports.operators.status(),
+            peers: json!(ports.peers.as_ref().map(Credentials::status)),
+        }
+    }
+}
+
 impl Subject for Shard {
     fn live(&self) -> Result<(), String> {
         match &*self.parts.load() {
@@ -100,56 +163,14 @@ impl Subject for Shard {
 
     fn status(&self) -> Value {
         let ready = self.readiness.check();
-        let mut status = json!({
-            "version": env!("CARGO_PKG_VERSION"),
-            "shard": self.ordinal,
-            "ready": ready.is_ok(),
-            "not_ready": ready.err().map(|why| why.to_string()),
-        });
-        if let Some(parts) = &*self.parts.load() {
-            let swap = parts.swap.borrow().clone();
-            let StoreSize { bytes, entries, .. } = self.store_size(parts);
-            status["generation"] = json!(swap.live);
-            status["candidate"] = json!(swap.candidate);
-            status["refused"] = json!(swap.refused);
-            status["last_refused"] = json!(swap.last_refused);
-            let problem = parts.writer.store_problem();
-            status["store"] = json!({ "bytes": bytes, "entries": entries, "problem": problem });
-            status["writer"] = json!({
-                "depth": parts.writer.depth(),
-                "last_commit": parts.writer.last_commit().map(unix_seconds),
-            });
-            let view = parts.writer.views().get();
-            status["topology"] = json!(
-                view.as_ref()
-                    .and_then(|view| topology(view.membership.as_ref()?))
-            );
-            if let (Some(cluster), Value::Object(topology)) =
-                (&parts.cluster, &mut status["topology"])
-            {
-                topology.insert("progress".to_owned(), json!(cluster.progress()));
-                topology.insert("peers".to_owned(), json!(cluster.peers()));
-                topology.insert("away".to_owned(), json!(cluster.away()));
-                let missing = cluster.missing().map(|missing| missing.shards);
-                let missing = missing.unwrap_or_default();
-                topology.insert("missing".to_owned(), json!(missing));
-                let source = view.map(|view| view.guest.settings().cluster.topology);
-                topology.insert("source".to_owned(), json!(source));
-            }
-            status["kubernetes"] = json!(parts.kubernetes.as_ref().map(Kubernetes::status));
-            let awaited = parts.cluster.as_ref().map(Cluster::awaited);
-            let awaited = awaited.iter().flatten().map(|shard| shard.0);
-            status["waits_for"] = json!(awaited.collect::<Vec<_>>());
-            let problems = parts.cluster.as_ref().map(Cluster::problems);
-            status["problems"] = json!(problems.unwrap_or_default());
-            let problem = parts.secrets.problem().map(|problem| problem.to_string());
-            status["secrets"] = json!({ "problem": problem });
-            let ports = &parts.credentials;
-            status["public"] = ports.clients.status();
-            status["admin"] = ports.operators.status();
-            status["peers"] = json!(ports.peers.as_ref().map(Credentials::status));
-        }
-        status
+        let parts = self.parts.load();
+        json!(Report {
+            version: env!("CARGO_PKG_VERSION"),
+            shard: self.ordinal,
+            ready: ready.is_ok(),
+            not_ready: ready.err().map(|why| why.to_string()),
+            started: parts.as_ref().map(|parts| self.started(parts)),
+        })
     }
 
     async fn plan(&self, shards: u32, component: Option<Bytes>) -> Result<Value, NoPlan> {
@@ -229,6 +250,24 @@ fn no_plan(error: &plan::Error) -> NoPlan {
     }
 }
 
+/// The shard's place among others, and how the others are.
+fn placed(parts: &Parts) -> Value {
+    let view = parts.writer.views().get();
+    let membership = view.as_ref().and_then(|view| view.membership.as_ref());
+    let mut placed = json!(membership.and_then(|membership| topology(membership)));
+    if let (Some(cluster), Value::Object(topology)) = (&parts.cluster, &mut placed) {
+        topology.insert("progress".to_owned(), json!(cluster.progress()));
+        topology.insert("peers".to_owned(), json!(cluster.peers()));
+        topology.insert("away".to_owned(), json!(cluster.away()));
+        let missing = cluster.missing().map(|missing| missing.shards);
+        let missing = missing.unwrap_or_default();
+        topology.insert("missing".to_owned(), json!(missing));
+        let source = view.map(|view| view.guest.settings().cluster.topology);
+        topology.insert("source".to_owned(), json!(source));
+    }
+    placed
+}
+
 /// The shard's place among others; `None` before it is known.
 fn topology(membership: &Membership) -> Option<Value> {
     let plan = membership.shard.plan()?;
@@ -250,4 +289,32 @@ fn topology(membership: &Membership) -> Option<Value> {
 
 fn unix_seconds(time: SystemTime) -> f64 {
     unix_time(time).as_secs_f64()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use ostrakon_test_support::pages::{code, rows};
+
+    use super::*;
+
+    #[test]
+    fn the_reference_has_exactly_the_fields_of_a_status() {
+        let report = json!(Report {
+            version: "",
+            shard: 0,
+            ready: true,
+            not_ready: None,
+            started: Some(Started::default()),
+        });
+        let all = report.as_object().expect("it has fields");
+        let rows = rows(include_str!("../../../README.md"), "| field of `/status` |");
+        let shown = rows.iter().flat_map(|row| code(row[0]));
+        assert_eq!(
+            shown.collect::<BTreeSet<_>>(),
+            all.keys().map(String::as_str).collect(),
+            "host/README.md, and `Report`"
+        );
+    }
 }

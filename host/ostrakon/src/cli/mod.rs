@@ -233,32 +233,28 @@ mod tests {
     use std::collections::BTreeSet;
 
     use clap::CommandFactory;
+    use ostrakon_test_support::pages::{code, rows, section};
 
     use super::*;
 
     const REFERENCE: &str = include_str!("../../../README.md");
 
-    /// The cells of the rows of a table in host/README.md: the first table below the heading
-    /// with this head.
-    fn rows(heading: &str, head: &str) -> Vec<Vec<&'static str>> {
-        let mut lines = REFERENCE.lines().skip_while(|line| *line != heading);
-        assert!(lines.next().is_some(), "host/README.md has no {heading}");
-        let rows = lines
-            .take_while(|line| !line.starts_with("## ") && !line.starts_with("### "))
-            .skip_while(|line| !line.starts_with(head))
-            .skip(2)
-            .take_while(|line| line.starts_with('|'));
-        rows.map(|row| row.split('|').skip(1).map(str::trim).collect())
-            .collect()
+    fn first_code(cell: &str) -> &str {
+        code(cell).next().unwrap_or_default()
     }
 
-    fn first_code(cell: &str) -> &str {
-        cell.split('`').nth(1).unwrap_or_default()
+    /// The rows of the table of a command's flags; none if the page says that there are none.
+    fn flags_of(name: &str) -> Vec<Vec<&'static str>> {
+        let section = section(REFERENCE, &format!("### `{name}`"));
+        if section.contains("It has no flags.") {
+            return Vec::new();
+        }
+        rows(section, "| flag | environment | default |")
     }
 
     /// Checks each flag of a command and of its subcommands: name, variable and default.
     fn check_flags(command: &clap::Command, name: &str) {
-        let rows = rows(&format!("### `{name}`"), "| flag | environment | default |");
+        let rows = flags_of(name);
         let shown: BTreeSet<_> = rows
             .iter()
             .map(|cells| first_code(cells[0]).split(' ').next().unwrap_or_default())
@@ -315,9 +311,43 @@ mod tests {
     }
 
     #[test]
+    fn the_reference_has_exactly_the_ports_with_their_default_addresses() {
+        let cli = Cli::command();
+        let serve = cli.find_subcommand("serve").expect("it is a command");
+        let all = ["listen", "peer_listen", "admin"].map(|flag| {
+            let mut flags = serve.get_arguments();
+            let flag = flags.find(|argument| argument.get_id() == flag);
+            let defaults = flag.expect("it is a flag").get_default_values();
+            format!("`{}`", defaults[0].to_str().expect("it is a text"))
+        });
+        let shown = rows(REFERENCE, "| port | default | protocol |");
+        let names: Vec<_> = shown.iter().map(|row| row[0]).collect();
+        assert_eq!(names, ["public", "peer", "admin"], "host/README.md");
+        let shown: Vec<_> = shown.iter().map(|row| row[1]).collect();
+        assert_eq!(shown, all, "host/README.md");
+    }
+
+    #[test]
+    fn the_reference_has_exactly_the_variables_that_are_read_beside_flags() {
+        let sources = [include_str!("serve.rs"), include_str!("ordinal.rs")];
+        let read = sources.iter().flat_map(|source| {
+            let calls = ["set(\"", "env::var(\""].into_iter();
+            calls.flat_map(|call| source.split(call).skip(1))
+        });
+        let all = read.filter_map(|rest| rest.split('"').next());
+        let rows = rows(REFERENCE, "| variable | meaning |");
+        let shown = rows.iter().flat_map(|row| code(row[0]));
+        assert_eq!(
+            shown.collect::<BTreeSet<_>>(),
+            all.collect(),
+            "host/README.md, and the variables that are read"
+        );
+    }
+
+    #[test]
     fn the_reference_and_the_help_have_exactly_the_exit_codes() {
         let all: BTreeSet<_> = Exit::ALL.iter().map(|exit| *exit as u8).collect();
-        let shown = rows("### Exit codes", "| code | meaning |");
+        let shown = rows(section(REFERENCE, "### Exit codes"), "| code | meaning |");
         let shown: BTreeSet<u8> = shown
             .iter()
             .map(|cells| cells[0].parse().expect("the code is a number"))

@@ -1,5 +1,9 @@
 //! Which settings are accepted, which are rejected, and with which messages.
 
+use std::collections::BTreeSet;
+
+use ostrakon_test_support::pages::{code, rows};
+
 use super::*;
 
 #[track_caller]
@@ -206,17 +210,9 @@ fn all_settings() -> Vec<String> {
 /// The rows of the table of settings in host/README.md: name and default.
 fn documented() -> Vec<(String, String)> {
     let readme = include_str!("../../../README.md");
-    let rows = readme
-        .lines()
-        .skip_while(|line| !line.starts_with("| setting | default |"))
-        .skip(2)
-        .take_while(|line| line.starts_with('|'));
-    let cells = rows.map(|row| {
-        let mut cells = row.split('|').skip(1).map(str::trim);
-        let mut cell = || cells.next().expect("a row has two cells").to_owned();
-        (cell().trim_matches('`').to_owned(), cell())
-    });
-    cells.collect()
+    let rows = rows(readme, "| setting | default |").into_iter();
+    rows.map(|row| (row[0].trim_matches('`').to_owned(), row[1].to_owned()))
+        .collect()
 }
 
 #[test]
@@ -227,6 +223,28 @@ fn the_reference_has_exactly_the_settings_that_the_parser_knows() {
     all.sort_unstable();
     assert!(all.len() > 30, "{all:?}");
     assert_eq!(documented, all, "host/README.md and the settings differ");
+}
+
+/// The values that the parser lists when it meets an unknown one.
+fn values(setting: &str) -> BTreeSet<String> {
+    let known = known(&format!("{setting} = 'no-such-value'"));
+    known.into_iter().collect()
+}
+
+#[test]
+fn the_reference_has_exactly_the_values_of_each_setting_that_is_a_choice() {
+    let readme = include_str!("../../../README.md");
+    let routing = rows(readme, "| value | what happens |");
+    let shown = routing.iter().flat_map(|row| code(row[0]));
+    let shown: BTreeSet<_> = shown.map(str::to_owned).collect();
+    assert_eq!(shown, values("cluster.routing"), "host/README.md");
+    let topology = rows(readme, "| setting | default |")
+        .into_iter()
+        .find(|row| row[0] == "`cluster.topology`");
+    let topology = topology.expect("the setting has a row");
+    let shown = code(topology[2]).filter(|span| !span.contains(['.', '-']));
+    let shown: BTreeSet<_> = shown.map(str::to_owned).collect();
+    assert_eq!(shown, values("cluster.topology"), "host/README.md");
 }
 
 /// A file with all rows means the same as an empty one.

@@ -19,7 +19,7 @@ use ostrakon_contract::contract::{Access, Reply, Request, Route};
 use ostrakon_contract::replies::Replies;
 use ostrakon_engine::Failure;
 use ostrakon_observe::metrics::{self, Hop, Label, Metrics};
-use ostrakon_observe::trace::{Open, Tracer};
+use ostrakon_observe::trace::{Attribute, Open, Tracer};
 use ostrakon_protocol::{Authority, HandOff, Ordinal};
 use ostrakon_store::CommitError;
 use tokio::runtime::Handle;
@@ -75,14 +75,14 @@ pub struct Answer {
 impl Answer {
     /// Records the outcome in the request's span.
     pub fn tell(&self, span: &mut Open) {
-        span.set_attribute("ostrakon.shard", self.shard);
+        span.set_attribute(Attribute::Shard, self.shard);
         if let Some(generation) = self.generation {
-            span.set_attribute("ostrakon.generation", generation.to_string());
+            span.set_attribute(Attribute::Generation, generation.to_string());
         }
         if let Some(route) = &self.route {
             let (target, access) = (metrics::Target::from(&route.target), route.access.into());
-            span.set_attribute("ostrakon.target", value_of(target));
-            span.set_attribute("ostrakon.access", value_of::<metrics::Access>(access));
+            span.set_attribute(Attribute::Target, value_of(target));
+            span.set_attribute(Attribute::Access, value_of::<metrics::Access>(access));
         }
         if let Err(refused) = &self.reply {
             span.fail(refused.to_string());

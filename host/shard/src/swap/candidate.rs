@@ -214,9 +214,21 @@ fn after_section(bytes: &[u8]) -> Option<&[u8]> {
 #[cfg(test)]
 mod tests {
     use ostrakon_test_support::bombs::outside;
+    use ostrakon_test_support::pages::{code, rows};
     use ostrakon_toolchain::component::EXPORTS;
 
     use super::*;
+
+    #[test]
+    fn the_reference_has_exactly_the_keys_that_are_the_hosts_and_the_largest_guest() {
+        let readme = include_str!("../../../README.md");
+        let rows_of_keys = rows(readme, "| key | meaning |");
+        let keys: Vec<_> = rows_of_keys.iter().flat_map(|row| code(row[0])).collect();
+        assert_eq!(keys, [PLAIN, PACKED, SETTINGS], "host/README.md");
+        let limits = rows(readme, "| limit | most |");
+        let most = format!("{} MiB", MAX_COMPONENT_BYTES >> 20);
+        assert_eq!(limits[0], ["unpacked size", &most], "host/README.md");
+    }
 
     /// The exterior of a guest, and a custom section `a` with 200 zero bytes.
     fn component() -> Vec<u8> {

@@ -11,7 +11,7 @@ use ostrakon_contract::contract::{Access, Target};
 use ostrakon_contract::replies::{self, Replies};
 use ostrakon_engine::{Bound, Failure, Guest};
 use ostrakon_observe::metrics::Metrics;
-use ostrakon_observe::trace::Trace;
+use ostrakon_observe::trace::{Operation, Trace};
 use ostrakon_protocol::Authority;
 use ostrakon_store::{CommitError, Group, Record, Snapshot, Store};
 use tokio::runtime;
@@ -177,7 +177,7 @@ impl Worker {
                 let _ = sender.send(Written::RepliesFull);
             } else {
                 let (trace, partition) = (write.request.trace.clone(), write.partition.clone());
-                trace.record("wait for the writer", sent);
+                trace.record(Operation::WaitForTheWriter, sent);
                 let (grown, written) = self.write(group, &live, &guest, write);
                 group = grown;
                 waiting.push((sender, written, trace, partition));
@@ -264,7 +264,7 @@ impl Worker {
                     self.metrics.commit(began.elapsed(), waiting.len());
                     self.stored();
                     for (_, _, trace, _) in &waiting {
-                        trace.record("commit", began);
+                        trace.record(Operation::Commit, began);
                     }
                     self.committed();
                 }

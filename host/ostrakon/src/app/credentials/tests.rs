@@ -1,4 +1,7 @@
+use std::collections::BTreeSet;
+
 use ostrakon_test_support::certificates::{Authority, Issued};
+use ostrakon_volumes::secrets::HOST_NAMES;
 use ostrakon_volumes::volume::{Files, Observation};
 use tokio::time::timeout;
 
@@ -151,4 +154,14 @@ async fn a_certificate_that_expires_in_force_is_shown() {
         "{}",
         followed.problem()
     );
+}
+
+/// The contract and host/README.md list these names, which a test of `ostrakon-volumes` checks.
+#[test]
+fn no_guest_sees_what_a_port_reads() {
+    let keys = [ClientsPort::KEYS, OperatorsPort::KEYS, PeersPort::KEYS].concat();
+    let mut read = BTreeSet::from_iter(keys);
+    // cert-manager puts it beside `tls.crt`.
+    read.insert("ca.crt");
+    assert_eq!(read, BTreeSet::from(HOST_NAMES));
 }

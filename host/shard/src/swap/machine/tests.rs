@@ -2,6 +2,8 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
+use ostrakon_test_support::pages::rows;
+
 use super::*;
 
 fn digest(name: &str) -> Digest {
@@ -440,14 +442,8 @@ fn steps_to_rest(world: &World, known: &mut HashMap<World, usize>) -> usize {
 fn the_authors_guide_and_the_reference_have_exactly_these_steps() {
     let steps: Vec<_> = Step::ALL.iter().map(|step| format!("`{step}`")).collect();
     let guide = include_str!("../../../../../guest/README.md");
-    let rows = guide
-        .lines()
-        .skip_while(|line| !line.starts_with("| step |"))
-        .skip(2)
-        .take_while(|line| line.starts_with('|'));
-    let shown: Vec<_> = rows
-        .map(|row| row.split('|').nth(1).expect("a row has cells").trim())
-        .collect();
+    let rows = rows(guide, "| step |");
+    let shown: Vec<_> = rows.iter().map(|row| row[0]).collect();
     assert_eq!(shown, steps, "guest/README.md");
     let reference = include_str!("../../../../README.md");
     let row = reference
