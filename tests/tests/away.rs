@@ -1,4 +1,4 @@
-//! Shards that cannot be asked, and addresses at which somebody else answers.
+//! Shards that cannot be reached, and addresses at which another server answers.
 
 use std::io::Write as _;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -18,8 +18,8 @@ fn kv(shards: u32, max_wait: &str) -> Files {
     config(&guest("kv"), &[("ostrakon.toml", &*toml)])
 }
 
-/// Both of its peers are gone for longer than a restart takes: each is told of once, and so is its
-/// return.
+/// Both peers stay away for longer than a restart takes. The log has one line about each peer that
+/// goes, and one about each that returns.
 #[test]
 fn a_peer_that_cannot_be_asked_is_told_of_once_and_so_is_its_return() {
     let mut cluster = Cluster::start(80, 3, 3, &kv(3, "1s"));
@@ -67,13 +67,14 @@ fn a_peer_that_cannot_be_asked_is_told_of_once_and_so_is_its_return() {
         said("a shard can be asked again") == 2
     });
     assert_eq!(said(lost), 2, "one line for each peer");
-    // Shards know it of each other, too, not only shard 0 of all.
+    // Every shard knows the state of its peers, not only shard 0.
     back[1].wait_for_status("the others", |status| {
         status["topology"]["peers"].as_array().map(Vec::len) == Some(2)
     });
 }
 
-/// What a name leads to, which can change while connections are open, as a Pod's can.
+/// The address behind a name. It can change while connections are open, as the address of a Pod
+/// can.
 struct Name {
     to: Mutex<SocketAddr>,
     open: Mutex<Vec<TcpStream>>,
@@ -128,7 +129,7 @@ impl Name {
     }
 }
 
-/// A server that speaks, and is no Ostrakon.
+/// A server that answers requests but is not Ostrakon.
 fn stranger() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let address = listener.local_addr().expect("it has one");
@@ -140,9 +141,9 @@ fn stranger() -> SocketAddr {
     address
 }
 
-/// An address that was a shard's is another cluster's for a while, which has the same token; or
-/// that of somebody else. Connections that were made meanwhile stay open when the name is right
-/// again. Nothing was run there, so that all requests wait, and are answered.
+/// For a while, a shard's address belongs to another cluster with the same token, or to an
+/// unrelated server. Connections that were made meanwhile stay open after the name is right again.
+/// Nothing was run there, so every request waits and is then answered.
 #[test]
 fn requests_outlast_an_address_that_is_somebody_elses_for_a_while() {
     let files = kv(2, "40s");
@@ -188,12 +189,12 @@ fn requests_outlast_an_address_that_is_somebody_elses_for_a_while() {
             let asked: Vec<_> = (0..16)
                 .map(|number| scope.spawn(move || ask(number % 2 == 0)))
                 .collect();
-            // It was looked for there more than once.
+            // The shard tried that address more than once.
             zero.wait_until("attempts", |_| {
                 name.connections.load(Ordering::Relaxed) > before + 2
             });
             ask_own(zero);
-            // From now on the name is right, and what is open stays.
+            // From here on the name is right. Open connections stay open.
             name.leads_to(own);
             for asked in asked {
                 let (answer, took) = asked.join().unwrap();
@@ -218,7 +219,7 @@ fn requests_outlast_an_address_that_is_somebody_elses_for_a_while() {
     );
 }
 
-/// Asks a host for its own partition, which it must answer within 5 s.
+/// Requests a key of the host's own partition, which it must answer within 5 s.
 fn ask_own(host: &Host) {
     let began = Instant::now();
     let saved = host.client().get("/save/b/word").expect("an answer");

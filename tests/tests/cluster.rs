@@ -1,5 +1,5 @@
-//! Several shards: any of them takes any request, and their number changes
-//! while clients write and read, with no key lost and no request failed.
+//! Several shards: each accepts any request. Their number changes while clients write and read; no
+//! key is lost and no request fails.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,7 +15,7 @@ use ostrakon_tests::load::{under_load, under_load_through};
 
 fn kv(shards: u32) -> Files {
     let toml = format!("[cluster]\nshards = {shards}");
-    // Keys differ in more than their first character.
+    // `jump` hashes the whole key, so keys with the same first character spread.
     config(
         &guest("kv"),
         &[("ostrakon.toml", &toml), ("sharding", "jump")],
@@ -32,14 +32,14 @@ fn publish(shards: &mut [Shard], files: &Files) {
     }
 }
 
-/// Waits until a shard says that so many shards have everything.
+/// Waits until a shard reports a stable topology of `count` shards.
 fn wait_for_shards(host: &Host, count: u32) {
     host.wait_for_status("the topology", |status| {
         status["topology"]["shards"] == count && status["topology"]["stable"] == true
     });
 }
 
-/// The keys that a shard has.
+/// The keys in one shard.
 fn keys(host: &Host) -> Vec<String> {
     let response = host.client().get("/allKeys").expect("an answer");
     let text = response.text();
@@ -60,7 +60,7 @@ fn shards_come_and_go_under_load_and_no_key_is_lost() {
         wait_for_shards(host, 2);
     }
     let stored: [Mutex<BTreeMap<String, u64>>; CLIENTS] = Default::default();
-    // Through the two shards that are always there.
+    // Requests go through the two shards that always run.
     let addresses = [hosts[0].address, hosts[1].address];
     let request = |clients: &mut [Client], worker: usize, number: u64| {
         let key = format!("{worker}-{}", number % 40);
@@ -85,7 +85,7 @@ fn shards_come_and_go_under_load_and_no_key_is_lost() {
         }
     };
     let (requests, ()) = under_load_through(&addresses, CLIENTS, request, change);
-    // Every key is in one shard, with what was written last.
+    // Every key is in exactly one shard, with the value that was written last.
     let mut owners = BTreeMap::new();
     for (shard, host) in hosts.iter().enumerate() {
         wait_for_shards(host, 3);
@@ -128,7 +128,7 @@ fn a_change_to_shards_that_are_not_there_does_not_begin_and_can_be_taken_back() 
         });
     };
 
-    // A typing error.
+    // A typing error in the number of shards.
     publish(&mut shards, &kv(30));
     waits_for(&hosts[0], &(2..30).collect::<Vec<_>>());
     let all = hosts[1].client().get("/keys").expect("an answer");
@@ -139,7 +139,7 @@ fn a_change_to_shards_that_are_not_there_does_not_begin_and_can_be_taken_back() 
     assert_eq!(status["topology"]["epoch"], epoch);
     assert_eq!(status["topology"]["stable"], true);
 
-    // It begins when they are there.
+    // The change begins when the new shards are there.
     publish(&mut shards, &kv(3));
     waits_for(&hosts[0], &[2]);
     hosts.push(shards[2].start());
@@ -158,13 +158,13 @@ fn a_shard_that_is_away_is_waited_for_and_then_told_of() {
     let two = shards[1].start();
     wait_for_shards(&one, 2);
     wait_for_shards(&two, 2);
-    // `modulo` on the first character: `a` is 97, so the second shard's.
+    // With `modulo` on the first character, `a` (97) belongs to the second shard.
     let mut client = one.client();
     let saved = client.get("/save/a/word").expect("an answer");
     let told = (saved.status, saved.header("ostrakon-shard"));
     assert_eq!(told, (200, Some("1")));
     two.kill();
-    // Two may wait, and do as long as they may; the others are told at once.
+    // Two requests may wait, for as long as `max_wait` allows; further ones are refused at once.
     let began = Instant::now();
     let load = || {
         let away = one.client().get("/load/a").expect("an answer");
@@ -197,7 +197,7 @@ fn a_shard_that_is_away_is_waited_for_and_then_told_of() {
     });
 }
 
-/// Makes polls, and gives their names.
+/// Creates polls and returns their names.
 fn make_polls(host: &Host, count: u64) -> Vec<String> {
     let name = |number| format!("poll-{number:06}");
     let next = AtomicU64::new(0);
@@ -290,7 +290,7 @@ fn a_leaving_shard_hands_over_before_it_ends() {
     assert!(listed.text() == serde_json::to_string(&polls).expect("JSON"));
 }
 
-/// Started with peers for the first time, a shard that was alone has everything.
+/// A shard that ran alone and is started with peers for the first time holds all the data.
 #[test]
 fn what_a_shard_has_from_a_time_alone_is_spread() {
     let mut shards = shards(19, 2, &kv(2));
@@ -329,7 +329,7 @@ fn a_shard_is_ready_once_it_knows_how_many_shards_there_are() {
     let zero = shards[0].start();
     one.wait_for_status("ready", |status| status["ready"] == true);
     wait_for_shards(&zero, 2);
-    // It knows it from its disk when it is started again, alone.
+    // When it is restarted alone, it knows its cluster from its disk.
     one.stop();
     zero.stop();
     shards[1].start();
@@ -351,8 +351,8 @@ fn of_two_processes_of_one_ordinal_the_older_stops() {
     wait_for_shards(&coordinator, 2);
     wait_for_shards(&older, 2);
     older.stop();
-    // The third is a second process of the second's ordinal, on a copy of its
-    // disk, at another address, that is started twice: its number is higher.
+    // The third is a second process with the second shard's ordinal, on a copy of its disk, at
+    // another address. It is started twice, so its incarnation is higher.
     let copied = fs::create_dir(&shards[2].data).and_then(|()| {
         fs::copy(
             shards[1].data.join("shard.redb"),
@@ -391,7 +391,7 @@ fn of_two_processes_of_one_ordinal_the_older_stops() {
     assert_eq!(ready.status, 200);
 }
 
-/// The hostile guest's ConfigMap: each migration of it adds a `~` to each value.
+/// The ConfigMap of the hostile guest, each of whose migrations appends a `~` to each value.
 fn hostile(shards: u32, schema: u32) -> Files {
     let toml = format!("[cluster]\nshards = {shards}");
     let misbehave = format!("schema={schema}");
@@ -401,7 +401,7 @@ fn hostile(shards: u32, schema: u32) -> Files {
     )
 }
 
-/// Sets values in so many partitions through a shard.
+/// Sets values in `count` partitions through a shard.
 fn fill(host: &Host, count: u64) {
     let next = AtomicU64::new(0);
     let set = |client: &mut Client, _, _| {
@@ -416,7 +416,7 @@ fn fill(host: &Host, count: u64) {
     });
 }
 
-/// Checks each of so many values through a shard.
+/// Checks these `count` values through a shard.
 fn check_values(host: &Host, count: u64, expected: &str) {
     let mut client = host.client();
     for number in 0..count {
@@ -436,7 +436,7 @@ fn what_arrives_of_an_older_schema_is_migrated_once() {
     let hosts: Vec<Host> = shards.iter().map(Shard::start).collect();
     wait_for_shards(&hosts[0], 1);
     fill(&hosts[0], COUNT);
-    // The receiver has the new schema long before the source.
+    // The receiver has the new schema long before the source has it.
     shards[1].config.publish(&hostile(1, 2)).expect("published");
     hosts[1].wait_for_status("the schema", |status| status["generation"]["schema"] == 2);
     shards[0].config.publish(&hostile(2, 1)).expect("published");
@@ -491,7 +491,7 @@ fn what_a_leaving_shard_cannot_hand_over_comes_back_with_it() {
     wait_for_shards(&receiver, 2);
     wait_for_shards(&leaving, 2);
     fill(&receiver, COUNT);
-    // The receiver cannot take what has a newer schema than it.
+    // The receiver cannot accept data of a newer schema than its own.
     let newer = brief(hostile(2, 2));
     shards[1].config.publish(&newer).expect("published");
     leaving.wait_for_status("the schema", |status| status["generation"]["schema"] == 2);

@@ -1,5 +1,5 @@
-//! Compiling: a guest that would take too much is refused, one that nobody wants any more is given
-//! up, and what does it is a process that can do nothing else.
+//! Compiling: a guest that would take too many resources is refused, a compile that is no longer
+//! wanted is stopped, and the process that compiles can do nothing else.
 
 use std::cell::Cell;
 use std::fs;
@@ -17,7 +17,7 @@ use ostrakon_tests::load::under_load;
 use ostrakon_tests::memory::{Cgroup, status};
 use serde_json::Value;
 
-/// A ConfigMap with a guest, packed: what is large is not for long.
+/// A ConfigMap with a compressed guest: some guests here are too large for it otherwise.
 fn packed(guest: &[u8], toml: &str) -> Files {
     let mut files = config(b"", &[("ostrakon.toml", toml)]);
     files.remove("guest.wasm");
@@ -26,7 +26,7 @@ fn packed(guest: &[u8], toml: &str) -> Files {
     files
 }
 
-/// The processes that a host has started and that have not ended.
+/// The running child processes of a host.
 fn children(host: &Host) -> Vec<u32> {
     let tasks = fs::read_dir(format!("/proc/{}/task", host.id()));
     let tasks = tasks.into_iter().flatten().flatten();
@@ -47,7 +47,8 @@ fn children(host: &Host) -> Vec<u32> {
     children
 }
 
-/// Waits until a child compiles, another than one before, and gives its number: it is confined by then.
+/// Waits until a child other than `before` compiles, and returns its process id. The child is
+/// confined by then.
 fn compiling(host: &Host, before: Option<u32>) -> u32 {
     let found = Cell::new(None);
     let look = |host: &Host| {
@@ -65,12 +66,12 @@ fn compiling(host: &Host, before: Option<u32>) -> u32 {
     found.get().expect("it was waited for")
 }
 
-/// Whether this is the state of a process that has not ended.
+/// Whether this `/proc` status belongs to a process that has not ended.
 fn runs(status: &str) -> bool {
     !status.contains("State:\tZ")
 }
 
-/// Waits until it is on the disk that a compile is tried for so many times.
+/// Waits until the note on the disk says that a compile was attempted this often.
 fn noted(shard: &Shard, host: &Host, attempts: u64) {
     let note = |directory: fs::ReadDir| -> Option<Value> {
         let note = directory
@@ -85,7 +86,7 @@ fn noted(shard: &Shard, host: &Host, attempts: u64) {
     });
 }
 
-/// How many guests are noted as being compiled.
+/// How many guests have a note on the disk that they are being compiled.
 fn notes(shard: &Shard) -> usize {
     let notes = fs::read_dir(shard.data.join("compiling"));
     notes.expect("a directory").count()
@@ -106,7 +107,7 @@ fn until_gone(child: u32) {
     }
 }
 
-/// What a host has in memory, in MiB: now, or at most.
+/// A host's memory in MiB: current or peak, by `figure`.
 fn resident(host: &Host, figure: &str) -> usize {
     status(host.id(), figure) >> 20
 }
@@ -115,7 +116,7 @@ fn compiles(host: &Host, result: &str) -> u64 {
     host.metric(&format!("ostrakon_compiles_total{{result=\"{result}\"}}"))
 }
 
-/// Publishes a ConfigMap, and gives how it is refused.
+/// Publishes a ConfigMap, and returns its refusal.
 fn refusal(shard: &mut Shard, host: &Host, what: &str, files: &Files) -> Value {
     let before = host.status()["refused"].clone();
     shard.config.publish(files).expect("published");
@@ -127,7 +128,7 @@ fn refusal(shard: &mut Shard, host: &Host, what: &str, files: &Files) -> Value {
     status["refused"].clone()
 }
 
-/// Others' requests, and the longest that one of them took.
+/// The longest time that a request of another client took.
 struct Others(AtomicU64);
 
 impl Others {
@@ -207,7 +208,7 @@ fn what_would_take_too_much_is_refused_before_it_is_compiled() {
         after < before + 40,
         "{after} MiB: the memory is not released"
     );
-    // The largest of them is unpacked to 62 MiB, of which there may be two for a moment.
+    // The largest guest is 62 MiB uncompressed, and there may be two copies for a moment.
     assert!(most < before + 250, "{most} MiB");
     host.stop();
 }
@@ -243,14 +244,14 @@ fn what_takes_too_much_is_ended_by_its_limit_and_costs_the_host_nothing() {
         most < before + 120,
         "{most} MiB: more than a guest of 20 MB takes unpacked"
     );
-    // What was refused is remembered only while the process lives, and nothing of it is on the disk.
+    // Refusals are remembered only while the process lives. The disk has no trace of them.
     let notes = fs::read_dir(shard.data.join("compiling")).expect("the directory can be listed");
     assert_eq!(notes.count(), 0);
     host.stop();
 }
 
-/// The room was looked at when the compile began, and never again: the kernel ended the container once
-/// others had taken it.
+/// The free memory was looked at only when the compile began, so the kernel killed the container
+/// once others had taken that memory.
 #[test]
 fn a_compile_is_ended_when_others_take_its_room_and_tried_again() {
     let kv = guest("kv");
@@ -266,7 +267,7 @@ fn a_compile_is_ended_when_others_take_its_room_and_tried_again() {
         .publish(&packed(&slow(&kv, 1), ""))
         .expect("published");
     let child = compiling(&host, None);
-    // It keeps all that it is given until the end, as there is no end of a line.
+    // `tail` keeps all its input in memory, because the input never has an end of line.
     let runner = cgroup.runner();
     let mut other = Command::new(&runner[0])
         .args(&runner[1..])
@@ -314,7 +315,7 @@ fn a_newer_content_ends_the_compile_of_the_one_before() {
             .publish(&packed(&slow(&kv, 1), ""))
             .expect("published");
         let first = compiling(&host, None);
-        // An hour from now would be as good: only the end of the first lets the second begin.
+        // How long the first would take does not matter: only its end lets the second begin.
         shard
             .config
             .publish(&packed(&slow(&kv, 2), ""))
@@ -327,7 +328,7 @@ fn a_newer_content_ends_the_compile_of_the_one_before() {
             .expect("published");
         host.wait_until("the last one", |host| host.generation() == 2);
         until_gone(second);
-        // And where what serves is back, there is nothing to compile.
+        // When the live guest is published again, there is nothing to compile.
         shard
             .config
             .publish(&packed(&slow(&kv, 3), ""))
@@ -350,7 +351,7 @@ fn a_newer_content_ends_the_compile_of_the_one_before() {
     host.stop();
 }
 
-/// Asks for what a guest would move, by a client that then says no more, and waits for the answer.
+/// Requests a plan for a guest on a connection that sends nothing more and waits for the reply.
 fn ask_for_a_plan(host: &Host, component: &[u8]) -> TcpStream {
     let mut stream = TcpStream::connect(host.admin).expect("the host accepts connections");
     let length = component.len();
@@ -406,7 +407,7 @@ fn a_plans_compile_ends_with_its_caller_and_gives_way_to_a_swap() {
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
     assert!(answer.contains("try again soon"), "{answer}");
 
-    // Draining, the shard tries nothing any more.
+    // A draining shard runs no trials.
     let _asking = ask_for_a_plan(&host, &trial);
     let third = compiling(&host, Some(second));
     host.stop();
@@ -487,7 +488,7 @@ fn what_the_host_died_of_twice_is_not_tried_again_and_the_one_before_serves() {
         (compiles(&host, "remembered"), compiles(&host, "done")),
         (1, 0)
     );
-    // With more memory it may go well, and so may another guest.
+    // The compile may succeed with more memory, and so may that of another guest.
     let more = packed(&slow(&kv, 1), "guest.compile_memory = '2GiB'");
     shard.config.publish(&more).expect("published");
     compiling(&host, None);
@@ -575,7 +576,7 @@ fn the_process_that_compiles_has_nothing_and_can_do_nothing_else() {
         fields[16], "10",
         "the child's priority is not lower than the host's: {stat}"
     );
-    // Nor does its memory have what the host's has.
+    // Nor does the compiler's memory contain what the host's contains.
     let maps = of("maps");
     let memory = fs::File::open(format!("/proc/{child}/mem")).expect("its memory");
     let mut looked_at = 0;

@@ -1,5 +1,5 @@
-//! The course's store as its clients see it: request by request on the wire, and by a port of its
-//! smart client.
+//! The course's store as its clients see it: single requests on the wire, and a port of its smart
+//! client.
 
 use std::process::Command;
 
@@ -30,7 +30,7 @@ fn each_request_is_answered_as_in_the_course() {
     check(client, "/save/b/1", 200, "1");
     check(client, "/save/key/2", 200, "2");
     check(client, "/allKeys", 200, "a,b,key");
-    // The disk variant: a Pod that is deleted comes back with its keys.
+    // The variant with a disk: a Pod that is deleted comes back with its keys.
     host.stop();
     let host = shard.start();
     let client = &mut host.client();
@@ -59,7 +59,7 @@ fn keys_and_words_are_any_text_however_it_is_encoded() {
         "日本",
     );
     check(client, "/load/%c3%a9t%c3%a9", 200, "日本");
-    // Some clients send bytes as they are.
+    // Some clients do not percent-encode.
     check(client, "/load/été", 200, "日本");
     check(client, "/save/clef/🐚", 200, "🐚");
     check(client, "/load/%63lef", 200, "🐚");
@@ -77,7 +77,7 @@ fn keys_and_words_are_any_text_however_it_is_encoded() {
 
 const ALPHABET: &str = "abcdefghijklmnopqrstuvwxyz";
 
-/// The smart client's lines after the two that say what belongs where.
+/// The smart client's output without the two lines that say which key belongs to which server.
 fn smart_client(servers: &str, arguments: &[&str]) -> Vec<String> {
     let mut command = Command::new(binary().with_file_name("smart-client"));
     let output = command
@@ -123,14 +123,14 @@ fn the_smart_client_writes_then_hits_and_sees_a_drain_and_an_end() {
     let down = smart_client(server, &["--rounds", "1"]);
     assert_eq!(down, [line(&all("."), 0)]);
 
-    // Back, at another address, with all of it.
+    // It is back at another address with all of its data.
     let host = shard.start();
     let server = &host.address.to_string();
     assert_eq!(smart_client(server, &["readonly", "--rounds", "1"]), [hits]);
     host.stop();
 }
 
-/// Not a cluster yet: three stores that do not know of each other, as in the course.
+/// No cluster: three independent stores, as in the course.
 #[test]
 fn the_smart_client_spreads_keys_over_three_servers_and_misses_only_the_one_that_is_down() {
     let shards: Vec<Shard> = (0..3)
@@ -141,7 +141,7 @@ fn the_smart_client_spreads_keys_over_three_servers_and_misses_only_the_one_that
     let servers = servers.join(",");
     let filled = smart_client(&servers, &["--rounds", "2"]);
     assert_eq!(filled[1], line(&"h".repeat(26), 26));
-    // 'a' is 97, of server 1.
+    // `a` is 97, so it belongs to server 1.
     let of_0: Vec<char> = ALPHABET.chars().skip(2).step_by(3).collect();
     let keys = hosts[0].client().get("/allKeys").unwrap();
     let expected: Vec<String> = of_0.iter().map(char::to_string).collect();
@@ -161,7 +161,7 @@ fn the_smart_client_spreads_keys_over_three_servers_and_misses_only_the_one_that
     }
 }
 
-/// The defaults once contradicted each other: a value was stored that no reply could carry.
+/// The defaults once contradicted each other: a value could be stored that no reply could carry.
 #[test]
 fn the_largest_body_that_is_taken_can_be_read_again() {
     let shard = Shard::new(&config(&guest("kv"), &[]));

@@ -1,5 +1,5 @@
-//! Damaged data: a start on it, a request that meets it, and the check of the whole file each say
-//! so, by a code; nothing panics, and others are served.
+//! Damaged data: a start, a request and the check of the whole file each report it with a code.
+//! Nothing panics, and other requests are served.
 
 use std::fs;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use ostrakon_tests::load::under_load;
 
 const KEYS: u64 = 3000;
 
-/// A shard that was stopped, with some thousand keys.
+/// A stopped shard with some thousand keys.
 fn stopped() -> Shard {
     let shard = Shard::new(&config(&guest("kv"), &[]));
     let host = shard.start();
@@ -51,7 +51,7 @@ fn file(shard: &Shard) -> PathBuf {
     shard.data.join("shard.redb")
 }
 
-/// `ostrakon check`: its exit code, and all that it says.
+/// `ostrakon check`: its exit code and its output.
 fn check(shard: &Shard) -> (Option<i32>, String) {
     let before = fs::read(file(shard)).unwrap();
     let output = Command::new(binary())
@@ -70,7 +70,7 @@ fn check(shard: &Shard) -> (Option<i32>, String) {
     )
 }
 
-/// How a start ends that has to be refused: with code 65 and one line.
+/// Checks that a start is refused with code 65, and returns its one line.
 fn is_refused(shard: &Shard) -> String {
     let before = fs::read(file(shard)).unwrap();
     let (status, log) = shard.spawn().wait();
@@ -83,7 +83,7 @@ fn is_refused(shard: &Shard) -> String {
     last_words(&log)
 }
 
-/// Whether a host becomes ready; else it has said why it ends.
+/// Waits for a host to become ready; returns false if it ends instead.
 fn becomes_ready(host: &Host) -> bool {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -106,7 +106,7 @@ fn what_meets_damage_is_refused_by_a_code_and_others_are_served() {
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("3,000 partitions"), "{said}");
 
-    // Of the pages that have one word, the one that is in use is made unreadable.
+    // Several pages contain the word. The one that is in use is made unreadable.
     let whole = fs::read(file(&shard)).unwrap();
     let wanted = word(1234);
     let mut hits =
@@ -114,7 +114,8 @@ fn what_meets_damage_is_refused_by_a_code_and_others_are_served() {
     let damaged = hits.find_map(|at| {
         let mut damaged = whole.clone();
         let page = at / 4096 * 4096;
-        // Where each entry of the page ends, which only a look into it reads.
+        // The table of where each entry of the page ends. It is read only when the page is
+        // searched.
         let entries = usize::from(u16::from_le_bytes([damaged[page + 2], damaged[page + 3]]));
         damaged[page + 4..page + 4 + 8 * entries].fill(0xff);
         let directory = tempfile::tempdir().unwrap();
@@ -205,7 +206,7 @@ fn a_file_that_is_no_store_is_refused_at_a_start_and_left_as_it_is() {
     shard.start().stop();
 }
 
-/// As it was found: five bits somewhere in the file, 25 times.
+/// The conditions under which panics were found: five random bits flipped, 25 times.
 #[test]
 fn no_start_and_no_request_panics_on_a_few_flipped_bits() {
     let shard = stopped();

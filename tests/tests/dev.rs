@@ -1,4 +1,4 @@
-//! `ostrakon dev` as a person meets it: its screen, its prompt, `ctl`, and the guest that is built on
+//! `ostrakon dev` as a user sees it: its screen, its prompt, `ctl`, and the guest that is built on
 //! each save.
 
 use std::fs;
@@ -16,7 +16,7 @@ use ostrakon_tests::host::{PATIENCE, binary, guest};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// A running `ostrakon dev`, on a net and in a directory of its own. Dropping it kills it.
+/// A running `ostrakon dev`, with addresses and a directory of its own. Dropping it kills it.
 struct Dev {
     child: Child,
     input: Option<ChildStdin>,
@@ -26,7 +26,7 @@ struct Dev {
 }
 
 impl Dev {
-    /// With the key/value guest, ready made.
+    /// Starts it with the compiled key/value guest.
     fn start(arguments: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let config = directory.path().join("config");
@@ -40,7 +40,7 @@ impl Dev {
         let net = Net::claim();
         let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
         let mut child = Command::new(binary())
-            // What guests depend on is built there already.
+            // The dependencies of guests are already built there.
             .env("CARGO_TARGET_DIR", target)
             .arg("dev")
             .args(["--address", &net.first().to_string()])
@@ -76,7 +76,8 @@ impl Dev {
         writeln!(self.input.as_mut().unwrap(), "{line}").unwrap();
     }
 
-    /// Waits for a line with this in it after the first `from`, and gives the number of lines to it.
+    /// Waits for a line that contains `text` after the first `from` lines, and returns the number
+    /// of lines up to it.
     fn wait_for(&self, from: usize, text: &str) -> usize {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -100,7 +101,7 @@ impl Dev {
         command.args(words).output().unwrap()
     }
 
-    /// Has `ctl` carry out a command, and returns its output.
+    /// Runs a command through `ctl`, and returns its output.
     fn done(&self, words: &[&str]) -> String {
         let output = self.ctl(words);
         let wrong = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -117,7 +118,7 @@ impl Dev {
             .collect()
     }
 
-    /// Waits until it ends by itself; gives its exit code.
+    /// Waits until it ends by itself, and returns its exit code.
     fn wait(&mut self) -> Option<i32> {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -142,7 +143,7 @@ impl Drop for Dev {
     }
 }
 
-/// Checks an exit code and what standard error says.
+/// Checks the exit code and standard error.
 fn check(output: &Output, code: i32, text: &str) {
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(code), "{said}");
@@ -159,7 +160,7 @@ fn signal(pid: u32, name: &str) {
 }
 
 fn is_alive(pid: u64) -> bool {
-    // One that has ended and was not waited for yet has no command line.
+    // A zombie has an empty command line.
     fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|command| !command.is_empty())
 }
 
@@ -199,7 +200,7 @@ fn commands_are_taken_at_the_prompt_and_by_ctl() {
     check(&dev.ctl(&["kill", "9"]), 64, "there is no shard 9");
     check(&dev.ctl(&["scale", "0"]), 64, "0 shards cannot be");
 
-    // Whoever closes a pipe has said all.
+    // The prompt's end of input does not end it: `ctl` still works.
     dev.input = None;
     assert_eq!(dev.done(&["pause", "0"]).matches("halted").count(), 1);
     assert_eq!(dev.done(&["resume", "0"]).matches("resumed").count(), 1);
@@ -259,7 +260,7 @@ fn a_port_that_is_taken_is_one_line() {
     check(&output_of(&mut command), 69, "cannot listen on");
 }
 
-/// Killed with SIGKILL, a controller can end nothing itself.
+/// A controller that is killed with SIGKILL cannot stop anything.
 #[test]
 fn shards_do_not_outlive_their_controller() {
     let mut dev = Dev::start(&["--shards", "2"]);
@@ -289,13 +290,13 @@ fn a_second_signal_kills() {
     dev.wait_for(at, "shard 1 | was killed");
 }
 
-/// The guest's crate, in a workspace of its own, with a build that waits for the file `go` if there
-/// is a file `wait`.
+/// The guest's crate, in a workspace of its own. If the file `wait` exists, its build waits for the
+/// file `go`.
 fn crate_in(directory: &Path) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let guest = directory.join("tiny");
     fs::create_dir_all(guest.join("src")).unwrap();
-    // Signs for the build, where no save is looked for.
+    // The files that steer the build are in `target`, which is not watched for saves.
     fs::create_dir(guest.join("target")).unwrap();
     let manifest = format!(
         "[package]\nname = \"tiny\"\nedition = \"2024\"\n\n[workspace]\n\n\
@@ -333,7 +334,7 @@ fn a_guest_is_built_and_swapped_on_each_save_and_a_slow_build_holds_nothing_up()
     let at = dev.wait_for(0, "generation 1 is live: one");
     let at = dev.wait_for(at, "2 shards are ready");
 
-    // The build waits, and the prompt does not.
+    // The prompt is free while the build waits.
     fs::write(guest.join("target/wait"), "").unwrap();
     save(&guest, "two");
     let at = dev.wait_for(at, "building");
@@ -353,11 +354,11 @@ fn a_guest_is_built_and_swapped_on_each_save_and_a_slow_build_holds_nothing_up()
     let at = dev.wait_for(at, "built in");
     let at = dev.wait_for(at, "generation 2 is live: two");
 
-    // What does not compile changes nothing.
+    // A crate that does not compile changes nothing.
     fs::write(guest.join("src/lib.rs"), "no").unwrap();
     let at = dev.wait_for(at, "tiny does not compile");
     save(&guest, "three");
-    // Whichever of them has what is asked for.
+    // The two shards' lines come in any order.
     let each = [0, 1].map(|shard| format!("shard {shard} | generation 3 is live: three"));
     let at = each
         .map(|live| dev.wait_for(at, &live))
@@ -367,7 +368,7 @@ fn a_guest_is_built_and_swapped_on_each_save_and_a_slow_build_holds_nothing_up()
     let address = (dev.net.first(), 8080).into();
     assert_eq!(Client::new(address).get("/a").unwrap().generation(), 3);
 
-    // Settings are published, too.
+    // Changed settings are published, too.
     fs::write(dev.state().join("settings/ostrakon.toml"), "sharding = 1").unwrap();
     dev.wait_for(at, "refused at step `verify`");
     dev.write("stop");

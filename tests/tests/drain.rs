@@ -1,5 +1,5 @@
-//! Ending: what is asked before is answered, what comes after is told to go elsewhere, and the next
-//! start has nothing to recover.
+//! Ending: earlier requests are answered, later ones are sent elsewhere, and the next start has
+//! nothing to recover.
 
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,7 +15,7 @@ fn kv(settings: &str) -> Shard {
 
 fn is_shutting_down(response: &Response) -> bool {
     let told = (response.status, response.body.as_slice()) == (503, b"_shutting_down_");
-    // Elsewhere: what is asked on this connection would be refused again.
+    // The connection must close, or the client's next request would be refused again.
     let elsewhere = response.header("connection") == Some("close");
     told && elsewhere && response.header("retry-after").is_some()
 }
@@ -24,16 +24,15 @@ fn is_ready(host: &Host) -> bool {
     host.admin("GET", "/readyz").unwrap().status == 200
 }
 
-/// `ostrakon drain`, as a preStop hook runs it.
+/// Runs `ostrakon drain`, as a preStop hook does.
 fn drain(host: &Host) -> Output {
     let mut command = Command::new(binary());
     command.args(["drain", "--admin", &host.admin.to_string()]);
     command.output().unwrap()
 }
 
-/// Whether the store's file says that it was closed: it is marked as open, in
-/// the second bit of its tenth byte, as long as a process has it
-/// (redb's design, "Super header").
+/// Whether the store was closed. While a process has the file open, the second bit of its tenth
+/// byte is set (redb's design document, "Super header").
 fn is_closed(shard: &Shard) -> bool {
     let file = std::fs::read(shard.data.join("shard.redb")).unwrap();
     assert!(file.starts_with(b"redb"));
@@ -55,7 +54,7 @@ fn a_store_that_was_not_closed_is_told_from_one_that_was() {
     assert!(is_closed(&shard));
 }
 
-/// `ostrakon drain` is a preStop hook: what it returns before is cut off.
+/// `ostrakon drain` is a preStop hook: once it returns, requests still in flight are cut off.
 #[test]
 fn a_drain_returns_only_when_what_is_in_flight_is_answered() {
     let settings = "[guest]\nread_deadline = \"2s\"";
@@ -78,8 +77,8 @@ fn a_drain_returns_only_when_what_is_in_flight_is_answered() {
     host.stop();
 }
 
-/// The admin port, open to the last, once held a handle of the writer: its thread did not end, and
-/// the host waited five seconds for it and left the store unclosed.
+/// The admin port, which stays open to the end, once held a handle of the writer. The writer's
+/// thread did not end, and the host waited five seconds for it and left the store unclosed.
 #[test]
 fn an_idle_host_ends_with_its_store_closed() {
     let shard = kv("");
@@ -92,7 +91,7 @@ fn an_idle_host_ends_with_its_store_closed() {
     assert_closed(&shard);
 }
 
-/// SIGHUP, as when a terminal is closed, once ended the host in the middle of its requests.
+/// SIGHUP, which a closed terminal sends, once ended the host with requests in flight.
 #[test]
 fn a_hang_up_drains_and_signals_that_mean_nothing_do_nothing() {
     let settings = "[guest]\nread_deadline = \"2s\"";
@@ -116,14 +115,14 @@ fn a_hang_up_drains_and_signals_that_mean_nothing_do_nothing() {
     assert_closed(&shard);
 }
 
-/// `nohup` has a process outlive its terminal.
+/// `nohup` lets a process outlive its terminal.
 #[test]
 fn a_host_that_was_started_to_ignore_a_hang_up_goes_on() {
     let mut shard = kv("");
     shard.runner = vec!["nohup".into()];
     let host = shard.start();
     host.signal("HUP");
-    // Signals of one process that wait are taken by their numbers: SIGHUP is the first.
+    // Pending signals are delivered in order of their numbers, so SIGHUP comes first.
     host.signal("USR1");
     assert_eq!(host.client().get("/save/a/b").unwrap().status, 200);
     assert!(is_ready(&host));
@@ -148,7 +147,7 @@ fn under_load_each_write_is_acknowledged_or_refused_and_the_acknowledged_are_the
             scope.spawn(move || {
                 for sequence in 1.. {
                     let path = format!("/kv/{number}");
-                    // Drained, the process still runs: no connection may be cut.
+                    // The drained process still runs, so no connection may be cut.
                     let response = client.put(&path, sequence.to_string().as_bytes()).unwrap();
                     if !(200..300).contains(&response.status) {
                         assert!(is_shutting_down(&response), "{response:?}");
@@ -184,8 +183,9 @@ fn sigterm_amid_writers_loses_and_halves_no_write() {
     let shard = kv("");
     let host = shard.start();
     let total = AtomicU64::new(0);
-    // What each was told is stored, and whether it was refused in so many words: once nothing is
-    // in flight the process ends, and a connection may close before its next request arrives.
+    // For each client, the last acknowledged number, and whether its last request was refused with
+    // a reply. Once nothing is in flight the process ends, so a connection may close before its
+    // next request arrives.
     let ends: Vec<(u64, bool)> = thread::scope(|scope| {
         let writers: Vec<_> = (0..CLIENTS)
             .map(|number| {
@@ -224,7 +224,7 @@ fn sigterm_amid_writers_loses_and_halves_no_write() {
     for (number, &(acknowledged, was_refused)) in ends.iter().enumerate() {
         let found = host.client().get(&format!("/kv/{number}")).unwrap();
         let found: u64 = found.text().parse().unwrap();
-        // Without an answer it may have been stored, whole.
+        // A write without a reply may have been stored as a whole.
         let at_most = acknowledged + u64::from(!was_refused);
         assert!((acknowledged..=at_most).contains(&found), "{found}");
         refused += u64::from(was_refused);
@@ -240,7 +240,7 @@ fn what_is_in_flight_at_sigterm_is_answered_while_new_requests_are_refused() {
     let shard = Shard::new(&config(&guest("hostile"), &[("ostrakon.toml", settings)]));
     let host = shard.start();
     thread::scope(|scope| {
-        // It loops until its deadline: an answer of its own, later than the signal.
+        // It loops until its deadline, so its reply comes after the signal.
         let slow = scope.spawn(|| host.client().get("/loop").unwrap());
         host.wait_until("the slow request", |host| {
             host.metric("ostrakon_slow_reads_total") >= 1
@@ -262,7 +262,7 @@ fn what_is_in_flight_at_sigterm_is_answered_while_new_requests_are_refused() {
     assert_closed(&shard);
 }
 
-/// Asks until the answer is as wanted.
+/// Sends requests until the reply is as wanted.
 fn until(client: &mut Client, wanted: impl Fn(&Response) -> bool) -> Response {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -288,14 +288,15 @@ fn it_is_not_ready_at_once_and_serves_on_for_as_long_as_is_set() {
     let refused = loop {
         match client.get("/load/a") {
             Ok(response) if response.status == 200 => {
-                // A Service sends new connections elsewhere, and those that are kept nowhere else.
+                // A Service sends new connections to other Pods, but a kept connection stays until
+                // it is closed.
                 assert_eq!(response.header("connection"), Some("close"));
                 served += 1;
             }
             other => break other,
         }
     };
-    // With nothing in flight the process may be gone before it can refuse anything.
+    // With nothing in flight the process may be gone before it can refuse a request.
     assert!(refused.is_err() || refused.is_ok_and(|response| is_shutting_down(&response)));
     assert!(began.elapsed() >= Duration::from_millis(500));
     assert!(served > 0);
@@ -340,7 +341,7 @@ fn a_second_signal_ends_it_at_once() {
     let (status, log) = host.wait();
     assert_eq!(status.code(), Some(1), "{log}");
     assert!(!log.contains(r#""drained""#), "{log}");
-    // What was acknowledged is there all the same.
+    // Acknowledged writes are there nevertheless.
     let host = shard.start();
     assert_eq!(host.client().get("/load/a").unwrap().text(), "b");
     host.kill();

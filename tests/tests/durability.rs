@@ -1,10 +1,11 @@
-//! `kill -9` at random instants under concurrent writes: each acknowledged write is there after the
-//! restart, and of one that was not, all or nothing.
+//! `kill -9` at random instants under concurrent writes. After the restart, each acknowledged write
+//! is there, and an unacknowledged one is there as a whole or not at all.
 //!
-//! Two kinds of writes run at once. A request to the `hostile` guest's `/set-many` stores one number
-//! in eight entries: were half a request stored, the entries would differ. A client writes the
-//! numbers of its key in order, so what is found must be the last one acknowledged or the one under
-//! way. What is found is then what the next round builds on, so nothing is lost later either.
+//! Two kinds of writes run at once. A request to the `hostile` guest's `/set-many` stores one
+//! number in eight entries, so the entries of a half-stored request would differ. Each client
+//! writes increasing numbers to its keys, so a key must have the last acknowledged number or the
+//! one in flight. The next round continues from the numbers that were found, so a later loss is
+//! noticed, too.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -17,10 +18,10 @@ use ostrakon_tests::host::{Host, Shard, config, guest};
 const ROUNDS: u64 = 60;
 const CLIENTS: usize = 6;
 const KEYS: usize = 3;
-/// Entries that a request writes.
+/// Entries per request.
 const ENTRIES: usize = 8;
 
-/// What one key's writes came to.
+/// The highest number acknowledged and attempted for one key.
 #[derive(Default)]
 struct Key {
     acknowledged: AtomicU64,
@@ -38,7 +39,7 @@ fn what_was_acknowledged_survives_a_kill_and_nothing_is_there_in_half() {
         .collect();
     let (mut kept, mut lost, mut in_start) = (0, 0, 0);
     for round in 0..ROUNDS {
-        // A start is cut, too: it recovers what the kill before left.
+        // Starts are killed, too, while they recover from the kill before.
         if round % 5 == 4 {
             let host = shard.spawn();
             thread::sleep(Duration::from_micros(random.below(60_000)));
@@ -52,7 +53,7 @@ fn what_was_acknowledged_survives_a_kill_and_nothing_is_there_in_half() {
                 let connection = host.client();
                 scope.spawn(move || write(connection, client, keys));
             }
-            // Not a wait: the instant is the test's subject.
+            // This is not a wait for an event: the instant of the kill is random.
             thread::sleep(Duration::from_micros(random.below(120_000)));
             host.kill();
         });
@@ -69,7 +70,7 @@ fn what_was_acknowledged_survives_a_kill_and_nothing_is_there_in_half() {
     assert!(written > ROUNDS, "too few writes were made");
 }
 
-/// Writes the next numbers, key by key, until the host is gone.
+/// Writes increasing numbers, key by key, until the host is gone.
 fn write(mut connection: Client, client: usize, keys: &[Key]) {
     for (number, key) in (0..KEYS).cycle().map(|number| (number, &keys[number])) {
         let next = key.attempted.load(Ordering::Relaxed) + 1;
@@ -85,7 +86,7 @@ fn write(mut connection: Client, client: usize, keys: &[Key]) {
     }
 }
 
-/// Checks each key, and counts the unacknowledged writes that were kept and that were not.
+/// Checks each key, and counts the unacknowledged writes that were kept and those that were lost.
 fn check(
     host: &Host,
     clients: &[Vec<Key>],

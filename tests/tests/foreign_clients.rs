@@ -1,4 +1,4 @@
-//! The public port, asked by programs that others have written: curl, and OpenSSL's client.
+//! The public port as other programs use it: curl, and OpenSSL's client.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,7 +25,7 @@ fn issue(authority: &Authority) -> Issued {
     authority.issue(&names, SystemTime::now() + Duration::from_hours(1))
 }
 
-/// A shard that speaks HTTPS, with the files that programs need to speak with it.
+/// A shard that speaks HTTPS, and the files that a program needs to connect to it.
 struct Front {
     shard: Shard,
     host: Host,
@@ -59,7 +59,7 @@ impl Front {
         curl(&self.shard.directory().join("authority"), &url, arguments)
     }
 
-    /// What `openssl s_client` says of a connection.
+    /// The output of `openssl s_client` for a connection, and whether it succeeded.
     fn s_client(&self, arguments: &[&str]) -> (bool, String) {
         let mut command = Command::new("openssl");
         command
@@ -75,7 +75,7 @@ impl Front {
     }
 }
 
-/// What curl says: its exit code, the body, and `status version`.
+/// The result of curl: its exit code, the body, and `status version`.
 #[derive(Debug, PartialEq, Eq)]
 struct Said {
     code: Option<i32>,
@@ -127,7 +127,7 @@ fn curl_speaks_each_version_of_http_and_of_tls() {
         (&["--http1.1", "--tls-max", "1.2"], "1.1"),
         (&["--http2", "--tls-max", "1.2"], "2"),
         (&["--http2", "--tlsv1.3"], "2"),
-        // Without a word on what is spoken.
+        // Without ALPN.
         (&["--http1.1", "--no-alpn"], "1.1"),
     ] {
         let loaded = front.curl("/load/key", arguments);
@@ -209,7 +209,7 @@ fn openssl_agrees_on_what_is_spoken_and_old_versions_are_refused() {
         for part in parts.iter().chain(&["Verify return code: 0 (ok)"]) {
             assert!(said.contains(part), "{part}: {said}");
         }
-        // A session that could be resumed would be of a certificate that nobody looks at again.
+        // The certificate of a resumed session would not be verified again.
         assert!(
             !said.contains("New Session Ticket") && !said.contains("Reused"),
             "{said}"
@@ -228,7 +228,7 @@ fn openssl_agrees_on_what_is_spoken_and_old_versions_are_refused() {
     front.host.stop();
 }
 
-/// Clients that are sent to another shard are sent to one that speaks HTTPS.
+/// A redirect leads to a URL with HTTPS.
 #[test]
 fn curl_follows_to_the_owner_over_https() {
     let authority = Authority::new("public");
@@ -254,7 +254,7 @@ fn curl_follows_to_the_owner_over_https() {
             followed += usize::from(here.answer.starts_with("307 "));
         }
     }
-    // The course's client cannot, and says so.
+    // The course's client does not speak HTTPS, and says so.
     let client = binary().with_file_name("smart-client");
     let mut client = Command::new(client);
     client.args([&*servers, "--rounds", "1"]);
@@ -268,7 +268,7 @@ fn curl_follows_to_the_owner_over_https() {
     assert_eq!(followed, 6);
 }
 
-/// The part of 127.0.0.0/8 of the shards here.
+/// The third byte of the shards' addresses.
 const PART: u8 = 61;
 
 #[test]
@@ -299,7 +299,7 @@ fn curl_gets_an_early_answer_over_each_version_of_http_in_tls_and_in_the_clear()
         (&in_tls, "--http1.1", &[], "401 1.1"),
         (&in_tls, "--http2", &[], "401 2"),
     ] {
-        // By itself it asks before it sends.
+        // By default curl sends `Expect: 100-continue` and waits before it sends the body.
         for expect in ["Expect:", "Expect: 100-continue"] {
             for _ in 0..10 {
                 let arguments = [&[version, "-T", &large, "-H", expect], more].concat();

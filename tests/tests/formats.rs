@@ -1,6 +1,5 @@
-//! What is stored is read by another version of the host than the one that wrote it: what a later one
-//! wrote is refused or left alone, by a line that says so, and what is damaged is never taken for
-//! nothing.
+//! Data that another version of the host wrote. Data of a later version is refused or left alone,
+//! and the log says so. Damaged data is never treated as missing.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,10 +14,10 @@ use redb::{Database, ReadableDatabase as _, TableDefinition};
 use tempfile::TempDir;
 
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
-/// The end of each line about data that a later version wrote.
+/// The end of each message about data that a later version wrote.
 const HELP: &str = "run the version that wrote it, or a newer one; nothing was changed";
 
-/// The content of each file below a directory.
+/// The content of each file under a directory.
 fn files(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut files = BTreeMap::new();
     let mut directories = vec![directory.to_owned()];
@@ -35,7 +34,7 @@ fn files(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     files
 }
 
-/// A shard of a cluster of one that has data, and was stopped.
+/// A stopped shard, the only one of its cluster, with data.
 fn stopped(part: u8) -> Shard {
     let shard = shards(part, 1, &config(&guest("kv"), &[])).remove(0);
     let host = shard.start();
@@ -45,20 +44,20 @@ fn stopped(part: u8) -> Shard {
     shard
 }
 
-/// It has what was stored, and ends.
+/// Checks that the host has the stored value, and stops it.
 fn has_its_data(host: Host) -> String {
     assert_eq!(host.client().get("/load/key").unwrap().text(), "word");
     host.stop()
 }
 
-/// The line of a log with this in it.
+/// The first line of a log that contains `text`.
 fn line<'a>(log: &'a str, text: &str) -> &'a str {
     let line = log.lines().find(|line| line.contains(text));
     line.unwrap_or_else(|| panic!("{text:?} is not in {log}"))
 }
 
-/// The data file with another row of `meta`, as a process leaves it that is killed: where it is opened
-/// to be written, it changes.
+/// A copy of the data file with a changed row in `meta`. The file looks as a killed process leaves
+/// it, because opening it for writing changes it.
 fn with_row(file: &Path, name: &str, change: impl FnOnce(Vec<u8>) -> Vec<u8>) -> Vec<u8> {
     let scratch = tempfile::tempdir().unwrap();
     let copy = scratch.path().join("copy");
@@ -75,7 +74,7 @@ fn with_row(file: &Path, name: &str, change: impl FnOnce(Vec<u8>) -> Vec<u8>) ->
     fs::read(&copy).unwrap()
 }
 
-/// The exit code and the standard error of `ostrakon check`.
+/// The exit code and standard error of `ostrakon check`.
 fn check(shard: &Shard) -> (Option<i32>, String) {
     let mut command = Command::new(&shard.binary);
     let output = command.arg("check").arg(&shard.data).output().unwrap();
@@ -88,7 +87,7 @@ fn data_of_a_later_version_is_refused_with_both_numbers_and_stays_as_it_is() {
     let shard = stopped(90);
     let file = shard.data.join("shard.redb");
     let whole = fs::read(&file).unwrap();
-    // What they begin with, and then their version.
+    // Records begin with a mark, and then their version.
     let later = |mut record: Vec<u8>| {
         assert_eq!(&record[..6], b"ostr\x01\0");
         record[4] = 9;
@@ -184,7 +183,7 @@ fn a_note_of_where_peers_were_that_cannot_be_read_is_told_and_keeps_no_shard_fro
         let told = line(&log, said);
         assert!(told.contains(r#""level":"WARN""#), "{told}");
         assert!(told.contains("peers.json"), "{told}");
-        // It has no peers to note.
+        // The host has no peers, so it does not rewrite the note.
         assert_eq!(fs::read(&path).unwrap(), note.as_bytes());
     }
 }
@@ -208,7 +207,7 @@ fn a_note_of_a_compile_that_cannot_be_read_counts_as_one_that_a_process_died_of(
     start("{", "the note of a compile cannot be read: ");
     let later = r#"{"version":9,"tries":[]}"#;
     start(later, "the note of a compile is of version 9, and ");
-    // And it is there for the version that wrote it.
+    // The note stays for the version that wrote it.
     let aside = note.with_extension("v9");
     assert_eq!(fs::read(&aside).unwrap(), later.as_bytes());
     shard.start().stop();
@@ -224,7 +223,7 @@ fn a_compiled_guest_of_another_version_or_damaged_is_told_and_compiled_anew() {
         let path = found.next()?.unwrap().path();
         (path.extension()? == "cwasm").then_some(path)
     };
-    // It is kept in the background.
+    // The compiled guest is kept in the background.
     host.wait_until("the compiled guest", |_| compiled().is_some());
     host.stop();
     let path = compiled().unwrap();
@@ -284,7 +283,7 @@ fn a_generation_that_is_not_there_as_it_was_kept_is_told_and_kept_anew() {
         assert!(told.contains(said), "{told}");
         assert_eq!(fs::read(&component).unwrap(), guest("kv"));
     }
-    // Where the ConfigMap is of no use, there is nothing else to start on.
+    // If the ConfigMap is useless, too, there is nothing left to start on.
     fs::write(&component, b"no guest").unwrap();
     shard.config.publish(&config(b"not Wasm", &[])).unwrap();
     let before = files(&shard.data.join("generations"));
@@ -293,11 +292,11 @@ fn a_generation_that_is_not_there_as_it_was_kept_is_told_and_kept_anew() {
     assert_eq!(files(&shard.data.join("generations")), before);
 }
 
-/// `ostrakon dev` on a state directory, which it does not use.
+/// `ostrakon dev` on a state directory that it must refuse.
 struct Dev(TempDir);
 
 impl Dev {
-    /// With the state directory's files, of a set of five shards that have data.
+    /// A state directory of a set of five shards that have data.
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().canonicalize().unwrap();
@@ -320,7 +319,7 @@ impl Dev {
         fs::write(self.0.path().join("state").join(name), content).unwrap();
     }
 
-    /// Runs it, and sees that it changes nothing.
+    /// Runs it, checks that it changes nothing, and returns its error.
     fn refused(&self, code: i32) -> String {
         let state = self.0.path().join("state");
         let before = files(&state);
@@ -337,7 +336,7 @@ impl Dev {
         assert_eq!(status.code(), Some(code), "{said}");
         assert_eq!(said.lines().count(), 1, "{said}");
         let mut after = files(&state);
-        // A socket, which is no part of what is kept.
+        // The socket is not part of the state.
         after.remove(&state.join("ctl"));
         assert_eq!(after, before);
         said
@@ -358,8 +357,8 @@ fn a_state_directory_of_a_later_version_is_refused_and_stays_as_it_is() {
     }
 }
 
-/// A number of shards that could not be read counted as none, and three were started where five had
-/// the data.
+/// A number of shards that could not be read was once treated as missing: three shards were started
+/// where five had data.
 #[test]
 fn a_damaged_state_directory_is_refused_and_never_taken_for_an_empty_one() {
     let dev = Dev::new();

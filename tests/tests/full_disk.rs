@@ -1,9 +1,8 @@
-//! A disk that is full: writes are refused with 507, counted and told of, reads go on, writes go
-//! on when there is space again, and nothing acknowledged is lost.
+//! A full disk: writes are refused with 507 and counted, and the log says why. Reads go on, writes
+//! resume once there is space, and no acknowledged write is lost.
 //!
-//! The disk is a small tmpfs in a mount namespace of the test's own, which an
-//! ordinary user can make, too, where the system allows user namespaces. Where
-//! it does not, the test fails and says so.
+//! The disk is a small tmpfs in a mount namespace of the test's own. An ordinary user can create
+//! one where the system allows user namespaces; elsewhere the test fails and says so.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -18,10 +17,10 @@ use ostrakon_tests::host::{PATIENCE, Shard, config, guest, last_words};
 use ostrakon_tests::load::under_load;
 
 const DISK: &str = "96m";
-/// How many files and directories fit on it.
+/// How many files and directories the disk can hold.
 const FILES: u32 = 256;
 
-/// A namespace with a small disk at a directory, until it is dropped.
+/// A mount namespace with a small disk at `directory`. Dropping it removes both.
 struct SmallDisk {
     holder: Child,
     directory: PathBuf,
@@ -56,7 +55,7 @@ impl SmallDisk {
         }
     }
 
-    /// A command in front of one that is to see the disk.
+    /// The command prefix that runs a command in the namespace.
     fn runner(&self) -> Vec<String> {
         let target = self.holder.id().to_string();
         [
@@ -71,7 +70,7 @@ impl SmallDisk {
         .to_vec()
     }
 
-    /// Where the disk is for those outside.
+    /// The disk's path from outside the namespace.
     fn path(&self) -> PathBuf {
         let inside = self.directory.strip_prefix("/").expect("an absolute path");
         Path::new("/proc")
@@ -80,7 +79,7 @@ impl SmallDisk {
             .join(inside)
     }
 
-    /// Takes all space that is left.
+    /// Uses up the remaining space.
     fn fill(&self) {
         let mut filler = File::options()
             .create(true)
@@ -92,8 +91,8 @@ impl SmallDisk {
         }
     }
 
-    /// Takes the place of all files and directories that there could be more: a tmpfs that is full
-    /// otherwise still takes those, unlike other file systems.
+    /// Uses up the remaining inodes. A full tmpfs still accepts empty files and directories, unlike
+    /// other file systems.
     fn fill_places(&self) {
         let files = (0..FILES).map(|at| self.path().join(format!("filler-{at}")));
         assert!(
@@ -102,7 +101,7 @@ impl SmallDisk {
         );
     }
 
-    /// Gives back what `fill` took.
+    /// Frees the space that `fill` took.
     fn free(&self) {
         fs::remove_file(self.path().join("filler")).expect("the filler is there");
     }
@@ -115,7 +114,7 @@ impl Drop for SmallDisk {
     }
 }
 
-/// What clients were told is stored.
+/// The acknowledged values.
 #[derive(Default)]
 struct Stored {
     values: BTreeMap<String, Vec<u8>>,
@@ -124,8 +123,8 @@ struct Stored {
 }
 
 impl Stored {
-    /// Writes `count` values under new keys, so that the data grows and a full
-    /// disk must come to refuse them.
+    /// Writes `count` values under new keys, so that the data grows and a full disk eventually has
+    /// to refuse them.
     fn write(&mut self, client: &mut Client, count: u32) {
         for _ in 0..count {
             let number = self.acknowledged + self.refused;
@@ -143,9 +142,8 @@ impl Stored {
         }
     }
 
-    /// Writes where there is space again. The host leaves the disk alone for a
-    /// moment after it was full; from the first write that is stored on, none
-    /// is refused.
+    /// Writes when there is space again. The host does not try the disk for a moment after it was
+    /// full. After the first write that is stored, none is refused.
     fn write_with_space(&mut self, client: &mut Client) {
         let (acknowledged, deadline) = (self.acknowledged, Instant::now() + PATIENCE);
         while self.acknowledged == acknowledged {
@@ -170,8 +168,9 @@ impl Stored {
     }
 }
 
-/// As after an update of the host, whose compiler is another. That a compile is tried is noted on the
-/// disk first, and a disk that could not take the note left the shard without a guest.
+/// Happens after an update of the host, which brings another compiler. The host notes on the disk
+/// that it attempts a compile. A disk that could not take the note once left the shard without a
+/// guest.
 #[test]
 fn a_guest_is_compiled_on_a_full_disk_and_serves_reads() {
     let mut shard = Shard::new(&config(&guest("kv"), &[]));
@@ -180,7 +179,7 @@ fn a_guest_is_compiled_on_a_full_disk_and_serves_reads() {
     let mut stored = Stored::default();
     let host = shard.start();
     stored.write(&mut host.client(), 10);
-    // It is kept in the background.
+    // The compiled guest is kept in the background.
     host.wait_until("the compiled guest", |_| compiled(&disk).len() == 1);
     host.stop();
     for path in compiled(&disk) {
@@ -204,7 +203,7 @@ fn a_guest_is_compiled_on_a_full_disk_and_serves_reads() {
     }
 }
 
-/// As after an update to a host that keeps more than the one before: it found no place for a
+/// Happens after an update to a host that keeps more kinds of files: it could not create a
 /// directory, and ended.
 #[test]
 fn directories_that_are_missing_keep_no_shard_from_starting_on_a_full_disk() {
@@ -258,7 +257,7 @@ fn a_first_start_on_a_full_disk_is_one_line_and_code_74() {
     refused();
     disk.fill_places();
     refused();
-    // What was begun is no data.
+    // Files that were begun do not count as data.
     for entry in fs::read_dir(disk.path()).expect("the directory can be listed") {
         let path = entry.expect("the entry can be read").path();
         if path.to_string_lossy().contains("filler") {
@@ -268,7 +267,7 @@ fn a_first_start_on_a_full_disk_is_one_line_and_code_74() {
     shard.start().stop();
 }
 
-/// The files of compiled guests that are whole.
+/// The files of completely compiled guests.
 fn compiled(disk: &SmallDisk) -> Vec<PathBuf> {
     let files = fs::read_dir(disk.path().join("compiled")).expect("the directory can be listed");
     let files = files.map(|file| file.expect("a file").path());
@@ -300,7 +299,7 @@ fn a_full_disk_refuses_writes_and_loses_nothing() {
     stored.write(&mut client, 100);
     assert_eq!(stored.refused, 0);
 
-    // Full: reads go on, during the writes that are refused, too.
+    // The disk is full: reads go on, even during the refused writes.
     disk.fill();
     let known = stored.values.clone();
     let keys: Vec<_> = known.keys().collect();
@@ -329,7 +328,7 @@ fn a_full_disk_refuses_writes_and_loses_nothing() {
     assert_eq!(host.metric(not_stored), u64::from(stored.refused));
     let ready = host.admin("GET", "/livez").expect("an answer");
     assert_eq!(ready.status, 200, "a full disk is no reason for a restart");
-    // A generation that cannot be kept is refused, and tried again by itself.
+    // A generation that cannot be kept is refused, and tried again automatically.
     let update = config(&guest("kv"), &[("of", "the full disk")]);
     shard
         .config
@@ -339,7 +338,7 @@ fn a_full_disk_refuses_writes_and_loses_nothing() {
     assert_eq!(status["refused"]["will_retry"], true, "{status:#}");
     assert_eq!(host.generation(), 1);
 
-    // Space again.
+    // There is space again.
     disk.free();
     stored.write_with_space(&mut client);
     stored.check(&mut client);
@@ -350,7 +349,7 @@ fn a_full_disk_refuses_writes_and_loses_nothing() {
     assert!(host.status()["store"]["problem"].is_null());
     assert_eq!(host.metric(not_stored), u64::from(stored.refused));
 
-    // Killed while full, and started on the full disk.
+    // Killed and restarted while the disk is full.
     disk.fill();
     stored.write(&mut client, 200);
     host.kill();

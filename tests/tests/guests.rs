@@ -1,5 +1,4 @@
-//! The guests of this repository, as components: small, and of the contract's
-//! world.
+//! The guests of this repository as components: they are small, and implement the contract's world.
 
 use std::fs;
 use std::path::Path;

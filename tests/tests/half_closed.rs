@@ -1,4 +1,5 @@
-//! Clients that close their sending side when they have asked, as `nc -N` does: they are answered.
+//! Clients that close their sending side after their request, as `nc -N` does, still get their
+//! reply.
 
 use std::io::{BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -11,7 +12,7 @@ use ostrakon_tests::host::{CANARY, Files, Shard, config, guest};
 use ostrakon_tests::tls;
 use rustls::{ClientConnection, StreamOwned};
 
-/// Reads so many answers, and the end after them.
+/// Reads `count` replies, and then the end of the stream.
 #[track_caller]
 fn answers(stream: impl Read, count: usize) -> Vec<Response> {
     let mut stream = BufReader::new(stream);
@@ -45,7 +46,7 @@ fn each_request_is_answered_and_each_write_stored_on_all_shards_and_ports() {
     );
     let cluster = Cluster::start(73, 3, 3, &files);
     let mut count = 0;
-    // Two of three are another shard's, and passed on.
+    // Two of three keys belong to another shard, so their requests are forwarded.
     for (number, host) in (0..60).zip(cluster.hosts.iter().cycle()) {
         let key = format!("half-{number}");
         let answer = &ask(host.address, &put(&key), 1)[0];

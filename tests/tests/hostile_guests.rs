@@ -1,9 +1,8 @@
-//! Guests that misbehave, one per line: what the client sees of each, and that
-//! nobody else is harmed: other clients load and save all the time.
+//! Guests that misbehave, one misdeed per line: the client's reply, while other clients load and
+//! save all the time and are not harmed.
 //!
-//! `owner` is not called by requests while there is one shard; what it does
-//! wrong is found before a generation goes live, as for `describe`, `check` and
-//! `migrate`: see the refusals.
+//! Requests do not call `owner` while there is one shard. Its errors are found before a generation
+//! goes live, like those of `describe`, `check` and `migrate`: see the test `refusals`.
 
 use std::cell::RefCell;
 use std::io::{Read as _, Write};
@@ -17,9 +16,9 @@ use ostrakon_tests::host::{Host, Shard, config, guest};
 use ostrakon_tests::load::under_load;
 use ostrakon_tests::memory::status;
 
-/// What the client is to see.
+/// What the client gets.
 enum Seen {
-    /// A status of the host's own, and its code.
+    /// A status that the host sets, and its code.
     Refusal(u16, &'static str),
     /// Status 200 with this body.
     Body(&'static str),
@@ -32,7 +31,7 @@ const REPLY: Seen = Refusal(500, "guest-reply");
 const DEADLINE: Seen = Refusal(504, "guest-deadline");
 
 const MISDEEDS: &[(&str, Seen)] = &[
-    // A trap, wherever it is.
+    // A trap, in any export.
     ("/trap", TRAPPED),
     ("/trap?access=write", TRAPPED),
     ("/trap?at=here", TRAPPED),
@@ -41,14 +40,14 @@ const MISDEEDS: &[(&str, Seen)] = &[
     ("/trap?at=gather", TRAPPED),
     ("/panic", TRAPPED),
     ("/panic?access=write", TRAPPED),
-    // A loop without end.
+    // An endless loop.
     ("/loop", DEADLINE),
     ("/loop?access=write", DEADLINE),
     ("/loop?at=here", DEADLINE),
     ("/loop?at=everywhere", DEADLINE),
     ("/loop?at=route", DEADLINE),
     ("/loop?at=gather", DEADLINE),
-    // Memory up to the limit, and for good.
+    // Memory up to the limit, and memory that is never freed.
     ("/memory", MEMORY),
     ("/memory?access=write", MEMORY),
     ("/memory?at=route", MEMORY),
@@ -77,7 +76,7 @@ const MISDEEDS: &[(&str, Seen)] = &[
     ("/status?n=199", REPLY),
     ("/status?n=600", REPLY),
     ("/status?n=65535", REPLY),
-    // Data beyond the bounds, and where it must not be written.
+    // Writes beyond the bounds, and writes where only reads are allowed.
     ("/write", Body("read-only")),
     ("/write-many", Body("read-only")),
     ("/delete", Body("read-only")),
@@ -97,13 +96,13 @@ const MISDEEDS: &[(&str, Seen)] = &[
         "/scan-enormous?access=write&partition=scanned&n=4",
         Body("4 entries, 4194300 bytes"),
     ),
-    // More than fits into a call of the host, or into the host's memory.
+    // More than fits into one call of the host, or into the host's memory.
     ("/value-enormous?access=write&n=41943040", MEMORY),
     ("/reply-enormous?n=41943040", MEMORY),
     ("/batch-enormous", MEMORY),
     ("/handles", MEMORY),
     ("/handles?access=write", MEMORY),
-    // A write that ends badly stores nothing: see below.
+    // A write that fails stores nothing: the end of the test checks that.
     ("/write-then-trap?access=write&partition=half", TRAPPED),
     ("/write-then-panic?access=write&partition=half", TRAPPED),
     ("/write-then-loop?access=write&partition=half", DEADLINE),
@@ -119,13 +118,12 @@ const MISDEEDS: &[(&str, Seen)] = &[
 ];
 
 fn hostile() -> Host {
-    // A write may take its time here: what is bounded is tested, not how fast
-    // the machine is.
+    // Writes get a long deadline: this test is about bounds, not about the machine's speed.
     let toml = "guest.write_deadline = \"1s\"\nguest.log_lines_per_second = 50";
     Shard::new(&config(&guest("hostile"), &[("ostrakon.toml", toml)])).start()
 }
 
-/// A client that does no wrong: saves a value and loads it.
+/// A well-behaved client: saves a value and loads it.
 fn save_and_load(client: &mut Client, worker: usize, number: u64) {
     let set = client.get(&format!("/set/good-{worker}/{number}"));
     let set = set.expect("an answer");
@@ -157,7 +155,7 @@ fn each_misdeed_is_answered_clearly_and_harms_nobody_else() {
             }
             assert_eq!(response.generation(), 1, "{path}");
             assert_eq!(response.header("x-smuggled"), None, "{path}");
-            // The others go on after each, not only at the end.
+            // The others are served after each misdeed, not only at the end.
             host.wait_until("another client's answer", |_| {
                 answered.load(Ordering::Relaxed) > before
             });
@@ -175,7 +173,7 @@ fn each_misdeed_is_answered_clearly_and_harms_nobody_else() {
     );
 }
 
-/// What a guest has the host do in one call, and how that ends.
+/// What a guest makes the host do in one call, and the outcome.
 struct Attack {
     path: &'static str,
     seen: Seen,
@@ -185,7 +183,7 @@ const fn attack(path: &'static str, seen: Seen) -> Attack {
     Attack { path, seen }
 }
 
-/// With a deadline that none of these comes near, however slow the machine is.
+/// The deadline is far more than any of these takes, even on a slow machine.
 const OF_BYTES: &[Attack] = &[
     attack("/get-many?partition=large&n=100", MEMORY),
     attack("/get-many?partition=large&n=300", MEMORY),
@@ -194,7 +192,7 @@ const OF_BYTES: &[Attack] = &[
     attack("/delete-all?access=write&partition=none", MEMORY),
 ];
 
-/// With a deadline that each of these misses, however fast the machine is.
+/// Each of these exceeds its deadline, even on a fast machine.
 const OF_TIME: &[Attack] = &[
     attack("/delete-all?access=write&partition=none&n=600000", DEADLINE),
     attack("/set-all?access=write&partition=none&n=340000", DEADLINE),
@@ -202,24 +200,23 @@ const OF_TIME: &[Attack] = &[
     attack("/set-tiny?access=write&partition=none", DEADLINE),
 ];
 
-/// How many of one attack are made at once.
+/// How many calls of one attack run at once.
 const AT_ONCE: usize = 4;
 
-/// A value of 9 MiB, asked for 900 times in one call, took 5.9 GiB and 28 s of a
-/// deadline of 1 s; 300 times, others waited 3.7 s.
+/// A value of 9 MiB, read 900 times in one call, once took 5.9 GiB, and 28 s with a deadline of 1
+/// s. With 300 reads, other clients waited 3.7 s.
 #[test]
 fn what_the_host_does_for_a_guest_is_bounded_in_bytes() {
     have_the_host_do(OF_BYTES, Duration::from_secs(1));
 }
 
-/// A million keys to delete took three times a write's deadline.
+/// Deleting a million keys once took three times a write's deadline.
 #[test]
 fn what_the_host_does_for_a_guest_is_bounded_in_time() {
     have_the_host_do(OF_TIME, Duration::from_millis(100));
 }
 
-/// Has a guest make each of these alone and several times at once, while others save
-/// and load.
+/// Runs each attack alone and then several times at once, while other clients save and load.
 #[expect(clippy::print_stdout, reason = "a load test says what it counted")]
 fn have_the_host_do(attacks: &[Attack], deadline: Duration) {
     let toml = format!("guest.write_deadline = \"{}ms\"", deadline.as_millis());
@@ -258,7 +255,7 @@ fn have_the_host_do(attacks: &[Attack], deadline: Duration) {
                 together.worst(),
                 resident(&host),
             );
-            // Much more than it takes, on a machine that has much else to do.
+            // Far more than it takes, even on a busy machine.
             let most = deadline + Duration::from_millis(1500);
             assert!(alone.worst() < most, "{}", attack.path);
         }
@@ -271,8 +268,8 @@ fn have_the_host_do(attacks: &[Attack], deadline: Duration) {
         others.worst()
     );
     assert!(others.worst() < Duration::from_secs(3));
-    // As deploy/README.md has it: an instance for each, as much again for what its call
-    // hands over, and what one write changes.
+    // As in deploy/README.md: an instance for each call, the same again for what the call copies,
+    // and the changes of one write.
     let most = before + AT_ONCE * (64 + 64) + 8 * 16;
     assert!(peak < most, "{before} MiB, then {peak} of {most}");
 }
@@ -295,18 +292,18 @@ impl Waits {
     }
 }
 
-/// The most memory that a host's process has had so far, in MiB.
+/// The peak memory of a host's process, in MiB.
 fn resident(host: &Host) -> usize {
     status(host.id(), "VmHWM") >> 20
 }
 
-/// Writes that waited for the writer were run whatever replies were held: each was answered with much,
-/// and nobody took it.
+/// Queued writes were once run however many replies were held. Each made a large reply that its
+/// client did not read.
 #[test]
 fn writes_that_wait_are_not_run_where_replies_hold_too_much() {
     const REPLY: usize = 8_000_000;
     const WRITES: usize = 24;
-    /// Two replies are below the bound, and three are not.
+    /// Two replies stay below the bound, and three exceed it.
     const FIT: usize = 3;
     let toml = "[http]\nmax_replies_bytes = '16MiB'\n\
         [guest]\nmax_reply_bytes = '8MiB'\nwrite_deadline = '1s'\n\
@@ -318,8 +315,8 @@ fn writes_that_wait_are_not_run_where_replies_hold_too_much() {
         stream.write_all(request.as_bytes()).expect("it is asked");
         stream
     };
-    // Others are answered, or told at once that there is no room: until this was there, and after it, they
-    // are answered.
+    // While the bound is exceeded, other clients are answered or refused at once. Before and after,
+    // they are answered.
     let (others, refusals) = (Waits::default(), AtomicU64::new(0));
     let load = |client: &mut Client, _: usize, _: u64| {
         let answer = others.of(|| client.get("/label").expect("an answer"));
@@ -343,7 +340,7 @@ fn writes_that_wait_are_not_run_where_replies_hold_too_much() {
         let clients: Vec<_> = (0..WRITES)
             .map(|_| ask(&format!("/reply-enormous?access=write&n={REPLY}")))
             .collect();
-        // The head of each answer, and nothing more of it.
+        // Reads the head of each reply, and nothing more.
         let heads = clients.iter().map(|mut client| {
             let mut head = [0; 512];
             let read = client.read(&mut head).expect("an answer");
@@ -354,7 +351,7 @@ fn writes_that_wait_are_not_run_where_replies_hold_too_much() {
     });
     let begin = |text: &str| heads.iter().filter(|head| head.starts_with(text)).count();
     let (run, refused) = (begin("HTTP/1.1 200 "), begin("HTTP/1.1 503 "));
-    // Each thread can be between two counts with one.
+    // Each thread can finish one more write between two checks of the bound.
     let threads = thread::available_parallelism().map_or(2, usize::from);
     assert!((FIT - 1..=FIT + threads).contains(&run), "{run}: {heads:?}");
     assert_eq!(run + refused, WRITES, "{heads:?}");
@@ -390,7 +387,7 @@ fn an_instance_that_has_grown_or_has_served_long_is_replaced() {
         let series = format!("ostrakon_instances_dropped_total{{reason=\"{reason}\"}}");
         host.metric(&series)
     };
-    // One more was begun, and one was there before.
+    // One instance existed before, and one more was begun.
     assert!(
         (9..=10).contains(&dropped("requests")),
         "{}",
@@ -410,7 +407,7 @@ fn an_instance_that_has_grown_or_has_served_long_is_replaced() {
     );
 }
 
-/// A call that was cut off in its midst leaves memory that nobody may use.
+/// A call that was cut off leaves memory in a state in which it must not be reused.
 #[test]
 fn clients_that_leave_a_call_harm_no_other() {
     let host = hostile();
@@ -433,7 +430,7 @@ fn what_a_guest_logs_is_bounded_and_cannot_be_taken_for_lines_of_the_host() {
     let mut client = host.client();
     for path in ["/log-flood", "/log-long", "/log-lines"] {
         assert_eq!(client.get(path).expect("an answer").status, 200);
-        // The next one's lines are in a window of their own.
+        // Waits for a new second, so that the next attack's log lines have a limit of their own.
         host.wait_until("a line of a new second", |host| {
             let _ = host.client().get("/log-lines");
             let marks = host.log().matches("fake line").count();
@@ -463,8 +460,8 @@ fn an_endless_loop_does_not_hold_up_reads() {
         let response = client.get("/label").expect("an answer");
         assert_eq!(response.status, 200);
     };
-    // Answers that others got while as many requests as there are processors
-    // looped, which takes their whole deadline of 1 s.
+    // Replies that other clients got while as many requests as there are processors looped, each
+    // for its whole deadline of 1 s.
     let loops = thread::available_parallelism().map_or(2, usize::from);
     for path in ["/loop", "/loop?at=route", "/loop?access=write"] {
         let (_, meanwhile) = under_load(host.address, 2, load, |answered| {

@@ -1,5 +1,5 @@
-//! A peer that has what peers show, and says what it likes. It is trusted with the data; but
-//! when it is gone, the cluster serves all of it, after restarts by itself at most.
+//! A peer with valid credentials that sends arbitrary messages. It is trusted with the data, but
+//! once it is gone the cluster serves all keys, at most after restarts that happen automatically.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
-/// How long a cluster may take to come back by itself.
+/// How long a cluster may take to recover by itself.
 const PATIENCE: Duration = Duration::from_mins(3);
 const HIGHEST: u64 = u64::MAX;
 
@@ -53,7 +53,7 @@ impl Hostile {
         }
     }
 
-    /// Says something to a shard, as somebody; gives the answer, if there is one.
+    /// Sends a message to a shard under an identity, and returns the reply, if any.
     fn say(&mut self, to: SocketAddr, as_whom: Identity, body: Vec<u8>) -> Option<Bytes> {
         self.sent += 1;
         let said = self.runtime.block_on(async {
@@ -73,7 +73,7 @@ impl Hostile {
         self.say(to, as_whom, encode(asked))
     }
 
-    /// The plan that a shard goes by.
+    /// The plan that a shard follows.
     fn plan(&mut self, of: SocketAddr) -> Plan {
         let asked = Asked {
             cluster: None,
@@ -93,7 +93,7 @@ fn identity(ordinal: u32, incarnation: u64) -> Identity {
     }
 }
 
-/// What a hostile peer says that knows the plan: each with the highest of a number.
+/// Messages of a hostile peer that knows the plan: each has the highest value of some number.
 fn lies(plan: &Plan) -> Vec<PeerRequest> {
     let with = |epoch: u64, from: u32, to: u32| Plan {
         epoch: Epoch(epoch),
@@ -166,7 +166,7 @@ fn lies(plan: &Plan) -> Vec<PeerRequest> {
     lies
 }
 
-/// A few bytes of a message are others.
+/// Changes a few bytes of a message.
 fn mutated(mut bytes: Vec<u8>, random: &mut Random) -> Vec<u8> {
     for _ in 0..=random.below(4) {
         let at = usize::try_from(random.below(bytes.len() as u64)).expect("the number is small");
@@ -175,7 +175,7 @@ fn mutated(mut bytes: Vec<u8>, random: &mut Random) -> Vec<u8> {
     bytes
 }
 
-/// Waits until every key is found through every shard.
+/// Waits until every key can be read through every shard.
 fn wait_for_all(clients: impl Fn(u32) -> SocketAddr, shards: u32, keys: u32) -> Duration {
     let began = Instant::now();
     for shard in 0..shards {
@@ -219,7 +219,7 @@ fn what_a_hostile_peer_says_leaves_a_way_back() {
     let plan = hostile.plan(peers[0]);
     let pids = || [0, 1, 2].map(|shard| set.status(shard).map(|status| status["ready"] == true));
 
-    // What cannot be: others go on meanwhile, and nobody stops.
+    // Impossible messages: other clients are served meanwhile, and no shard stops.
     let worst = AtomicU64::new(0);
     let request = |client: &mut ostrakon_tests::client::Client, worker: usize, number: u64| {
         let began = Instant::now();
@@ -259,7 +259,8 @@ fn what_a_hostile_peer_says_leaves_a_way_back() {
                 }
             }
         }
-        // As somebody who is accepted, and in other bytes. What is received and true would be data.
+        // Messages with changed bytes, from an accepted peer with an ordinal that is no shard's: a
+        // valid batch of a real shard would be data.
         for number in 0..600 {
             let lies = lies(&plan);
             let at = usize::try_from(random.below(lies.len() as u64)).expect("the number is small");
@@ -289,7 +290,7 @@ fn what_a_hostile_peer_says_leaves_a_way_back() {
     set.stop();
 }
 
-/// A process of shard 1, and one of shard 0, are said to have been started later.
+/// Claims that a later process of shard 1, and then of shard 0, has been started.
 #[expect(clippy::print_stdout, reason = "the test prints its results")]
 fn come_back_after_numbers_that_can_be(set: &StatefulSet, hostile: &mut Hostile, plan: &Plan) {
     for (ordinal, to) in [(1, [0, 2]), (0, [1, 2])] {
@@ -332,8 +333,8 @@ fn come_back_after_numbers_that_can_be(set: &StatefulSet, hostile: &mut Hostile,
     }
 }
 
-/// As after a Pod was deleted by force while its node was cut off: the former process serves
-/// nothing as soon as it is told, and goes on neither beside nor in turns with the later one.
+/// Happens when a Pod is deleted by force while its node is cut off. The former process stops
+/// serving as soon as it is told. It runs neither beside the later one nor in turns with it.
 #[test]
 fn of_two_processes_of_one_ordinal_the_former_serves_nothing_until_the_later_is_gone() {
     let shards = shards(83, 2, &files(2));
@@ -350,7 +351,7 @@ fn of_two_processes_of_one_ordinal_the_former_serves_nothing_until_the_later_is_
     for host in [&zero, &former] {
         host.wait_for_status("the topology", |status| status["topology"]["shards"] == 2);
     }
-    // Another one of shard 1, on another disk, where nobody looks for it.
+    // A second process of shard 1, on another disk, at an address that no peer tries.
     let mut other = Shard::new(&files(2));
     other.ordinal = 1;
     other.arguments = shards[1].arguments.clone();
@@ -363,7 +364,8 @@ fn of_two_processes_of_one_ordinal_the_former_serves_nothing_until_the_later_is_
     let mut client = former.client();
     let refused = client.get("/kv/1").expect("an answer");
     assert_eq!(refused.status, 503, "{refused:?}");
-    // As long as the later one is there, which takes longer to see than it takes to end.
+    // The former refuses requests as long as the later one runs. It notices the later one's end
+    // only after a while.
     let asked = |host: &Host| host.metric("ostrakon_requests_forwarded_total");
     let (began, before) = (Instant::now(), asked(&later));
     while began.elapsed() < Duration::from_secs(40) {

@@ -1,5 +1,5 @@
-//! The image: what is in it, and that the host does all it must as process 1 of a container that may
-//! do nothing else.
+//! The image: its content, and that the host works as process 1 of a container without any
+//! privileges.
 
 use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
@@ -16,7 +16,7 @@ use ostrakon_tests::manifests::{Deploy, files, the};
 use ostrakon_tests::volume::Volume;
 use serde_json::Value;
 
-/// The most that the image of a released binary may have, unpacked.
+/// The largest permitted image of a released binary, unpacked.
 const MAX_BYTES: u64 = 40 << 20;
 
 fn tree(root: &Path) -> BTreeMap<PathBuf, (u64, i64)> {
@@ -128,11 +128,11 @@ fn as_process_1_without_any_right_it_serves_swaps_and_drains() {
         log.contains(r#""drained""#) && log.contains(r#""closed""#),
         "{log}"
     );
-    // The process that compiled gave up what it could, here, too.
+    // In the container, too, the process that compiles gave up its privileges.
     assert!(!log.contains("the compiler process"), "{log}");
     assert_eq!(tree(&image.root()), before, "the image's root was changed");
 
-    // And on the same data again.
+    // It starts again on the same data.
     let container = image.run("server-00", &env, &mounts);
     let host = container.host();
     host.wait_until("readiness", |host| {
@@ -162,7 +162,8 @@ fn without_any_volume_it_serves_with_what_is_in_it() {
     container.stop();
 }
 
-/// A container's variables, as the kubelet makes them, and the addresses that it is to listen on.
+/// A container's environment variables, as the kubelet sets them, and the addresses that it listens
+/// on.
 fn variables(container: &Value, pod: &str, net: Ipv4Addr, api: &ApiServer) -> Vec<String> {
     let mut env = vec![
         format!("OSTRAKON_LISTEN={net}:8080"),
@@ -184,8 +185,9 @@ fn variables(container: &Value, pod: &str, net: Ipv4Addr, api: &ApiServer) -> Ve
     env
 }
 
-/// A container with the arguments, variables and volumes that the manifests give it: on addresses of
-/// this test's own in place of all addresses, and alone, for there is no other Pod to be found.
+/// Runs a container with the arguments, variables and volumes of the manifests. It listens on
+/// addresses of this test's own instead of all addresses. It runs alone, because there is no other
+/// Pod.
 #[test]
 fn the_pod_of_the_manifests_runs_and_is_asked_from_within() {
     const SET: &str = "server";
@@ -199,7 +201,7 @@ fn the_pod_of_the_manifests_runs_and_is_asked_from_within() {
     let container = &pod["containers"][0];
     let mut image = Image::assemble();
     let net = Net::claim().first();
-    // Arguments take the place of the image's CMD; the entry point stays.
+    // Arguments replace the image's CMD, and the entry point stays.
     image.command.truncate(1);
     for argument in container["args"].as_array().unwrap() {
         let argument = argument.as_str().unwrap();
@@ -231,7 +233,7 @@ fn the_pod_of_the_manifests_runs_and_is_asked_from_within() {
         .unwrap()
         .publish(&secrets)
         .unwrap();
-    // For root and the Pod's fsGroup alone, as `defaultMode` has it.
+    // Readable only by root and the Pod's fsGroup, as `defaultMode` sets it.
     for file in files(&path("secrets")) {
         chown(&file, None, Some(image.user)).unwrap();
         fs::set_permissions(&file, Permissions::from_mode(0o440)).unwrap();
@@ -284,7 +286,7 @@ fn the_pod_of_the_manifests_runs_and_is_asked_from_within() {
     container.stop();
 }
 
-/// An image without a shell's surroundings often cannot look up a name.
+/// A minimal image often cannot look up names.
 #[test]
 fn peers_find_each_other_by_name_through_dns() {
     const ZONE: &str = "server-peers.shop.svc";
@@ -349,8 +351,8 @@ fn peers_find_each_other_by_name_through_dns() {
     }
 }
 
-/// Answers queries for `server-N.ZONE` with the address that is N after the first, and says of all
-/// other names that they are none (RFC 1035, section 4.1).
+/// Answers queries for `server-N.ZONE` with the address N after the first, and every other name
+/// with NXDOMAIN (RFC 1035, section 4.1).
 fn answer_names(socket: &UdpSocket, zone: &str, first: u32) {
     let mut query = [0; 512];
     while let Ok((length, from)) = socket.recv_from(&mut query) {
@@ -373,7 +375,7 @@ fn answer_names(socket: &UdpSocket, zone: &str, first: u32) {
         let is_address = ordinal.is_some() && kind == 1;
         let code = if ordinal.is_some() { 0 } else { 3 };
         let mut reply = query[..end].to_vec();
-        // A reply with authority; counts of one question, and of answers.
+        // An authoritative reply; the counts of questions (one) and of answers.
         reply[2..12].copy_from_slice(&[
             0x85,
             0x80 | code,
@@ -387,11 +389,11 @@ fn answer_names(socket: &UdpSocket, zone: &str, first: u32) {
             0,
         ]);
         if let (Some(ordinal), true) = (ordinal, is_address) {
-            // The name of the question, type A, class IN, a time to live of none, four bytes.
+            // The question's name, type A, class IN, a time to live of 0, four bytes.
             reply.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4]);
             reply.extend((first + ordinal).to_be_bytes());
         }
-        // Who has gone needs no answer.
+        // A client that has gone needs no reply.
         let _ = socket.send_to(&reply, from);
     }
 }

@@ -1,4 +1,4 @@
-//! Requests of many clients at once are as if one came after another.
+//! Concurrent requests of many clients have the effect of some order one after another.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -36,13 +36,13 @@ fn counters_count_each_increment_once() {
     let sum = count(&host.client().get("/one").unwrap().body);
     println!("{CLIENTS} clients, {} increments, sum {sum}", seen.len());
     assert_eq!(sum, CLIENTS * INCREMENTS);
-    // Each was told a count of its own.
+    // Each client got a count of its own.
     seen.sort_unstable();
     assert!(seen.into_iter().eq(1..=sum));
     host.stop();
 }
 
-/// A client's operations on each key.
+/// A client's operations, by key.
 type History = HashMap<u64, Vec<Operation>>;
 
 #[test]
@@ -54,7 +54,7 @@ fn histories_of_registers_are_linearizable() {
     println!("OSTRAKON_TEST_SEED={seed}");
     let shard = Shard::new(&config(&guest("kv"), &[]));
     let host = shard.start();
-    // One clock, which also orders what happens on different threads.
+    // One clock, which also orders events on different threads.
     let clock = AtomicU64::new(0);
     let histories: Vec<History> = thread::scope(|scope| {
         let clients: Vec<_> = (0..CLIENTS)
@@ -102,7 +102,7 @@ fn histories_of_registers_are_linearizable() {
     host.stop();
 }
 
-/// Reads half of the time, otherwise writes, and at times deletes.
+/// Reads half of the time; otherwise writes, and sometimes deletes.
 fn act(connection: &mut Client, key: u64, kind: u64, value: u64) -> Action {
     let path = format!("/kv/register-{key}");
     match kind {

@@ -1,4 +1,4 @@
-//! Listings of all keys of a cluster, by any of its shards.
+//! Listings of all keys of a cluster, through any of its shards.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -63,7 +63,7 @@ fn any_shard_lists_the_keys_of_all_in_order_and_in_pages() {
     }
     assert_eq!((listed, pages), (in_order[..100].to_vec(), 15));
 
-    // Without one of them there is no listing, and it is said whose part lacks.
+    // With one shard away there is no listing.
     cluster.hosts.remove(2).kill();
     for path in ["/keys", "/kv?limit=5"] {
         let lacking = cluster.hosts[0].client().get(path).expect("an answer");
@@ -81,7 +81,7 @@ fn any_shard_lists_the_keys_of_all_in_order_and_in_pages() {
     };
     cluster.hosts[0].wait_until("the listing", is_whole);
 
-    // Those that have left list what they have no part of, too: also where one is left.
+    // Shards that have left the cluster still list all keys, even when a single shard remains.
     let toml = "[cluster]\nshards = 1\nmax_wait = \"500ms\"";
     let settings = [("ostrakon.toml", toml), ("sharding", "jump")];
     cluster.publish(&config(&guest("kv"), &settings));
@@ -93,9 +93,9 @@ fn any_shard_lists_the_keys_of_all_in_order_and_in_pages() {
     }
 }
 
-/// A shard whose guest traps for its part will trap again: it is not asked until
-/// `cluster.max_wait` has passed, as one is that is away, nor is the answer of one that
-/// hangs waited for.
+/// A shard whose guest traps in its part will trap again, so the listing fails at once. It is not
+/// retried until `cluster.max_wait` has passed, as it would be for a shard that is away, and it
+/// does not wait for another shard that hangs.
 #[test]
 fn a_part_that_is_refused_for_good_ends_a_listing_at_once() {
     const MAX_WAIT: Duration = Duration::from_mins(1);
@@ -122,7 +122,7 @@ fn a_part_that_is_refused_for_good_ends_a_listing_at_once() {
     cluster.hosts[2].signal("STOP");
     listed();
     cluster.hosts[2].signal("CONT");
-    // What is asked of one shard alone is as before.
+    // Requests to a single shard are answered as before.
     for (host, status) in cluster.hosts.iter().zip([200, 500, 200]) {
         let answered = host.client().get("/label").expect("an answer");
         assert_eq!(answered.status, status, "{answered:?}");

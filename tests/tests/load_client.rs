@@ -1,4 +1,4 @@
-//! The load client: what it counts as failed, and what it finds.
+//! The load client: the replies that it counts as failures, and the keys that it checks.
 
 use std::process::{Command, Output};
 
@@ -39,7 +39,7 @@ fn it_finds_what_it_saved_and_counts_what_failed() {
         );
     }
 
-    // Keys of another prefix are other keys, and stay as they are.
+    // Keys with another prefix stay as they are.
     for (arguments, wrong) in [
         (&["--prefix", "kept-", "check"][..], 90),
         (&["--prefix", "kept-", "fill"], 0),
@@ -58,7 +58,7 @@ fn it_finds_what_it_saved_and_counts_what_failed() {
     let ran = load_client(&server, &["run", "--for", "1h", "--until", &until]);
     assert!(ran.status.success(), "{ran:?}");
 
-    // One that drains refuses, and that is a failure.
+    // A draining shard refuses requests, and the client counts that as a failure.
     cluster.hosts[0].admin("POST", "/drain").unwrap();
     let ran = load_client(&server, &["run", "--for", "200ms"]);
     assert_eq!(ran.status.code(), Some(1));

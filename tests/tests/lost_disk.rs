@@ -1,5 +1,5 @@
-//! Disks that are lost, or brought back older than they were: only what was on
-//! them is lost, and no shard goes by what is not so.
+//! Disks that are lost, or restored from an older copy. Only the data on them is lost, and no shard
+//! acts on outdated state.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -30,7 +30,7 @@ fn publish(shards: &mut [Shard], files: &Files) {
     }
 }
 
-/// Waits until a shard is ready, and says that so many shards have everything.
+/// Waits until a shard is ready and reports a stable topology of `count` shards.
 fn wait_for_shards(host: &Host, count: u64) {
     host.wait_for_status("the topology", |status| {
         let topology = &status["topology"];
@@ -45,7 +45,7 @@ fn number(host: &Host, name: &str) -> u64 {
         .expect("the text is a number")
 }
 
-/// Writes so many keys, and says which are whose.
+/// Writes `count` keys, and returns the owner of each.
 fn fill(hosts: &[Host], count: usize) -> BTreeMap<String, usize> {
     for at in 0..count {
         let put = hosts[at % hosts.len()]
@@ -64,8 +64,8 @@ fn fill(hosts: &[Host], count: usize) -> BTreeMap<String, usize> {
     owners
 }
 
-/// Each key that was not on the lost disk is there, through every shard, and none
-/// that was. Says how many.
+/// Checks through every shard that the keys of the lost disk are gone and that all others are
+/// there. Returns the number of the others.
 fn check(hosts: &[Host], owners: &BTreeMap<String, usize>, lost: usize) -> usize {
     let mut kept = 0;
     for (key, owner) in owners {
@@ -114,7 +114,7 @@ fn a_shard_with_a_new_disk_is_accepted() {
             number(host, "incarnation") > before
         });
         assert_eq!(hosts[ordinal].status()["topology"]["epoch"], other_epoch);
-        // Both ways: polls of either shard are made and found through the other.
+        // Polls of either shard are made through one shard and found through the other.
         for (through, back) in [(0, 1), (1, 0)] {
             for poll in 0..10 {
                 let path = format!("/polls/{ordinal}-{through}-{poll}/me");
@@ -127,9 +127,9 @@ fn a_shard_with_a_new_disk_is_accepted() {
     }
 }
 
-/// The worst that can happen to where partitions are: the coordinator's disk is
-/// lost while nobody runs, the number is another one by then, and it is started
-/// first, alone.
+/// The worst case for the knowledge of where partitions are: the coordinator's disk is lost while
+/// no shard runs, the number of shards changes meanwhile, and the coordinator is started first and
+/// alone.
 #[test]
 fn a_coordinator_that_knows_nothing_serves_nothing_before_it_has_asked_all() {
     let mut shards = shards(20, 4, &kv(4));
@@ -143,7 +143,7 @@ fn a_coordinator_that_knows_nothing_serves_nothing_before_it_has_asked_all() {
     publish(&mut shards, &kv(3));
 
     let mut hosts = vec![shards[0].spawn()];
-    // Ready: where shards start in order, the others start only then.
+    // It is ready: where shards start in order, the others start only then.
     hosts[0].wait_for_status("to wait for the others, ready", |status| {
         status["waits_for"] == serde_json::json!([1, 2]) && status["ready"] == true
     });
@@ -162,8 +162,8 @@ fn a_coordinator_that_knows_nothing_serves_nothing_before_it_has_asked_all() {
     println!("{kept} reads of keys of other disks, 0 lost");
 }
 
-/// Shards that have come further than a new coordinator can know are learned
-/// from, and the next change is one.
+/// A coordinator with a new disk learns the last plan from the other shards, and the next change
+/// follows that plan.
 #[test]
 fn after_several_changes_a_coordinator_with_a_new_disk_goes_on_from_the_last() {
     let mut shards = shards(21, 3, &kv(3));
@@ -205,8 +205,8 @@ fn after_several_changes_a_coordinator_with_a_new_disk_goes_on_from_the_last() {
     println!("{kept} reads of keys of other disks, 0 lost");
 }
 
-/// A peer that was away while others accepted the new disk remembers a high number
-/// of the old one.
+/// A peer that was away while others accepted the new disk remembers a high incarnation of the old
+/// disk.
 #[test]
 fn a_shard_with_a_new_disk_is_not_ended_by_its_own_past() {
     let shards = shards(22, 3, &kv(3));
@@ -222,7 +222,7 @@ fn a_shard_with_a_new_disk_is_not_ended_by_its_own_past() {
     for _ in 0..10 {
         let one = shards[1].spawn();
         last = number(&one, "incarnation");
-        // Shard 2 hears of it: one of these keys is its own.
+        // Shard 2 hears of the new incarnation, because at least one of these keys is its own.
         for key in 0..20 {
             let _away_or_there = one.client().get(&format!("/kv/{key}"));
         }
@@ -247,7 +247,7 @@ fn a_shard_with_a_new_disk_is_not_ended_by_its_own_past() {
     assert_eq!(one.status()["ready"], true);
 }
 
-/// A copy from before a change has partitions that are elsewhere now.
+/// A copy from before a change holds partitions that are elsewhere now.
 #[test]
 fn a_disk_from_before_a_change_is_told_of_and_not_served_from() {
     let mut shards = shards(23, 3, &kv(2));
@@ -278,8 +278,8 @@ fn a_disk_from_before_a_change_is_told_of_and_not_served_from() {
     assert!(log.contains("older than its cluster"), "{log}");
 }
 
-/// As deploy/README.md has it: each disk is copied at an instant of its own, while its shard runs,
-/// and all copies are put back together.
+/// As deploy/README.md describes: each disk is copied while its shard runs, at an instant of its
+/// own, and all copies are restored together.
 #[test]
 fn copies_of_all_disks_bring_back_what_was_there_and_nothing_else() {
     let mut shards = shards(67, 3, &kv(3));
@@ -295,7 +295,7 @@ fn copies_of_all_disks_bring_back_what_was_there_and_nothing_else() {
         copy(&shard.data, &copied(shard));
         host.signal("CONT");
     }
-    // What comes after is not in them: other values, more keys, another number of shards.
+    // Later changes are not in the copies: other values, more keys, another number of shards.
     let mut client = hosts[0].client();
     for key in owners.keys() {
         let put = client.put(&format!("/kv/{key}"), b"after");
@@ -306,7 +306,8 @@ fn copies_of_all_disks_bring_back_what_was_there_and_nothing_else() {
     drop(client);
     publish(&mut shards, &kv(2));
     for host in &hosts {
-        // The third one, too: until it knows, it waits for the coordinator before it ends.
+        // This includes the third shard. Until it knows of the change, it waits for the coordinator
+        // before it ends.
         host.wait_for_status("the end of the change", |status| {
             status["topology"]["shards"] == 2 && status["topology"]["stable"] == true
         });

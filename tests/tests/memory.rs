@@ -1,4 +1,5 @@
-//! What is in a shard's memory stays there, and goes when it is not needed any more.
+//! Data in a shard's memory is not readable from outside, and secrets are wiped when they are no
+//! longer needed.
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _, chown};
@@ -7,18 +8,18 @@ use std::process::Command;
 
 use ostrakon_tests::host::{CANARY, Files, Host, Shard, config, guest};
 
-/// A user who is not root, and not the one who runs the tests.
+/// The id of a user who is neither root nor the one who runs the tests.
 const NOBODY: u32 = 65_534;
 
 fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)
 }
 
-/// A shard's process, of a user who is not root.
+/// A shard whose process runs as a user who is not root.
 fn of_a_user() -> (Shard, Host) {
     let mut shard = Shard::new(&config(&guest("kv"), &[]));
     if is_root() {
-        // Where it is built may be closed to that user.
+        // That user may not have access to the build directory.
         let binary = shard.directory().join("ostrakon");
         fs::copy(&shard.binary, &binary).expect("a copy");
         shard.binary = binary;
@@ -64,7 +65,7 @@ fn no_dump_is_made_and_nobody_of_the_same_user_looks_in() {
         .find(|line| line.starts_with("Max core file size"));
     let words: Vec<_> = core.expect("there is a limit").split_whitespace().collect();
     assert_eq!(words[4..6], ["0", "0"], "{limits}");
-    // The system gives the files of a process that may be dumped to its user, and of another to root.
+    // The files under `/proc` of a dumpable process belong to its user, those of any other to root.
     for file in ["environ", "maps", "mem"] {
         let owner = fs::metadata(format!("{process}/{file}"))
             .expect("it is there")
@@ -90,7 +91,8 @@ fn no_dump_is_made_and_nobody_of_the_same_user_looks_in() {
     host.stop();
 }
 
-/// Whether a program that a process starts has this descriptor, too; none where there is none.
+/// Whether the programs that a process starts inherit this descriptor; none if there is no such
+/// descriptor.
 fn is_inherited(process: &str, descriptor: &str) -> Option<bool> {
     let close_on_exec = 0o2_000_000;
     let said = fs::read_to_string(format!("{process}/fdinfo/{descriptor}")).ok()?;
@@ -111,7 +113,7 @@ fn nothing_is_left_to_a_child() {
             .file_name()
             .into_string()
             .expect("the text is a number");
-        // Those that it was started with are its starter's, such as standard output.
+        // Descriptors that the host itself inherited, such as standard output, are not its own.
         if is_inherited("/proc/self", &number) == Some(true) || ["0", "1", "2"].contains(&&*number)
         {
             continue;
@@ -133,7 +135,7 @@ fn nothing_is_left_to_a_child() {
     host.stop();
 }
 
-/// How often some bytes are in what a process can write to.
+/// How often these bytes occur in a process's writable memory.
 fn count_in_memory(process: u32, wanted: &[u8]) -> usize {
     const CHUNK: u64 = 1 << 20;
     let maps = fs::read_to_string(format!("/proc/{process}/maps")).expect("maps");
@@ -144,7 +146,7 @@ fn count_in_memory(process: u32, wanted: &[u8]) -> usize {
         let (start, end) = range.split_once('-').expect("a range");
         let at = |text| u64::from_str_radix(text, 16).expect("the text is hexadecimal");
         let (mut start, end) = (at(start), at(end));
-        // Overlapping by one byte less than what is looked for.
+        // Chunks overlap by one byte less than the length that is searched for.
         let overlap = wanted.len() as u64 - 1;
         while start < end {
             let length = CHUNK.min(end - start);
@@ -168,15 +170,15 @@ fn count_in_memory(process: u32, wanted: &[u8]) -> usize {
 fn secrets(value: &str) -> Files {
     let mut files = Files::from([("canary-of-all".to_owned(), CANARY.into())]);
     for name in ["api-key", "client-tokens", "admin-token", "peer-token"] {
-        // Longer than what hashing works on at a time, so that none of it stays there.
+        // Longer than the block of a hash, so that no whole value stays in its buffer.
         let value = format!("{value}-{name}-{}", "0123456789".repeat(20));
         files.insert(name.to_owned(), value.into_bytes());
     }
     files
 }
 
-/// What clients and operators have sent, and what a guest was told, is not
-/// looked for: those are in buffers and memories that are not wiped.
+/// Requests of clients and operators, and values that a guest has read, are not searched for: they
+/// are in buffers and memories that are not wiped.
 #[test]
 fn a_value_that_was_rotated_out_is_in_the_memory_no_more() {
     if !is_root() {
@@ -204,7 +206,7 @@ fn a_value_that_was_rotated_out_is_in_the_memory_no_more() {
             host.metric(reloads) == round as u64 + 1
         });
         assert!(count_in_memory(host.id(), value.as_bytes()) >= 4);
-        // Whoever holds the last of it may be about to let it go.
+        // The last owner of an old value may be about to drop it.
         host.wait_until("the end of what was", |host| {
             count_in_memory(host.id(), gone.as_bytes()) == 0
         });

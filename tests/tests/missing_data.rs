@@ -1,5 +1,5 @@
-//! A data file that is removed, moved or replaced under a running shard: what would be written to
-//! it nobody would find again, so nothing is acknowledged, and it is said loudly.
+//! A data file that is removed, moved or replaced under a running shard. Nobody would find later
+//! writes again, so none is acknowledged, and the shard reports the problem loudly.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use ostrakon_tests::host::{Host, PATIENCE, Shard, config, guest};
 use ostrakon_tests::load::under_load;
 
-/// How many keys are there before.
+/// Number of keys at the start.
 const KEYS: u64 = 50;
 
 struct Scene {
@@ -43,8 +43,8 @@ impl Scene {
         self.shard.directory().join("elsewhere")
     }
 
-    /// Takes the file away by `take` while clients read, and sees that it is noticed: at once by
-    /// writes, and by itself where there are none.
+    /// Removes the file with `take` while clients read, and checks that the loss is noticed: at
+    /// once by writes, and without any write by the shard itself.
     #[expect(clippy::print_stdout, reason = "the test prints its results")]
     fn loses(&self, what: &str, said: &str, take: impl FnOnce(&Path)) {
         let host = self.host();
@@ -82,7 +82,7 @@ impl Scene {
         println!("{what}: {refused} writes refused, 0 acknowledged; {reads} reads, 0 failed");
     }
 
-    /// The file is back: writes go on by themselves, and all that was acknowledged is there.
+    /// Once the file is back, writes resume automatically, and all acknowledged values are there.
     fn recovers(mut self) {
         let host = self.host.take().expect("it runs");
         host.wait_until("it is ready again", |host| {
@@ -97,7 +97,7 @@ impl Scene {
         self.has_all("again");
     }
 
-    /// Starts a host, which must have all values: `first` under key 0.
+    /// Starts a host, which must have all values, with `first` under key 0.
     fn has_all(&self, first: &str) {
         let host = self.shard.start();
         let mut client = host.client();
@@ -109,7 +109,7 @@ impl Scene {
         host.stop();
     }
 
-    /// Ends it, and starts it where it has to be refused.
+    /// Stops the host, and checks that the next start is refused.
     fn refuses_to_start(&mut self, said: &str) {
         self.host.take().expect("it runs").stop();
         let (status, log) = self.shard.spawn().wait();
@@ -126,7 +126,7 @@ fn a_file_that_is_removed_is_refused_and_never_made_anew() {
     scene.loses("removed", "was removed", |file| {
         fs::remove_file(file).unwrap();
     });
-    // As `store.problem` says, for those who may.
+    // As an operator would do, following `store.problem`.
     let status = scene.host().status();
     let problem = status["store"]["problem"].as_str().unwrap();
     let from = problem
@@ -164,7 +164,7 @@ fn another_file_in_its_place_is_not_taken_for_it() {
     let elsewhere = scene.beside();
     scene.loses("replaced", "is not the file", |file| {
         fs::copy(file, &elsewhere).unwrap();
-        // The other way round there is none for a moment.
+        // Linked first: renaming the file away would leave no file at the path for a moment.
         let own = elsewhere.with_extension("own");
         fs::hard_link(file, own).unwrap();
         fs::rename(&elsewhere, file).unwrap();
@@ -179,7 +179,7 @@ fn a_directory_that_is_moved_is_refused_until_it_is_back() {
     let (data, elsewhere) = (scene.shard.data.clone(), scene.beside());
     scene.loses("its directory", "data directory", |_| {
         fs::rename(&data, &elsewhere).unwrap();
-        // As where an empty volume is mounted there.
+        // Like an empty volume that is mounted there.
         fs::create_dir(&data).unwrap();
     });
     fs::remove_dir(&data).unwrap();
@@ -187,7 +187,7 @@ fn a_directory_that_is_moved_is_refused_until_it_is_back() {
     scene.recovers();
 }
 
-/// The lock goes with the file, whatever becomes of the one beside it.
+/// The store file itself is locked, so removing the file `lock` changes nothing.
 #[test]
 fn one_file_is_not_opened_twice_though_somebody_removed_the_lock() {
     let scene = Scene::new();
@@ -197,7 +197,7 @@ fn one_file_is_not_opened_twice_though_somebody_removed_the_lock() {
     scene.recovers();
 }
 
-/// Where nobody writes it is found by itself.
+/// Without any write, the shard notices by itself.
 #[test]
 fn an_idle_shard_notices_that_its_file_is_gone() {
     let scene = Scene::new();

@@ -1,5 +1,5 @@
-//! The alert rules and the dashboard: each names metrics that there are, and each alert comes when it
-//! should, and says what to do.
+//! The alert rules and the dashboard use only metrics that exist. Each alert fires when it should,
+//! and says what to do.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -9,11 +9,11 @@ use ostrakon_test_support::tools::{output, tool};
 use ostrakon_tests::manifests::{Deploy, objects, repository, the};
 use serde_json::{Value, json};
 
-/// What Prometheus and its operator add.
+/// Labels that Prometheus and its operator add.
 const LABELS: [&str; 5] = ["namespace", "job", "pod", "instance", "le"];
 const NOT_OURS: [&str; 1] = ["up"];
 
-/// The metrics that host/README.md lists, which a test of the host compares with the code, and their labels.
+/// The metrics and labels in host/README.md. A test of the host compares that list with the code.
 fn metrics() -> BTreeMap<String, BTreeSet<String>> {
     let readme = fs::read_to_string(repository().join("host/README.md")).unwrap();
     let rows = readme
@@ -101,7 +101,7 @@ fn dashboard() -> Value {
     serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
 }
 
-/// Each panel's title and query, those of annotations and variables included.
+/// Each panel's title and query, including those of annotations and variables.
 fn queries(dashboard: &Value) -> Vec<(String, String)> {
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -160,8 +160,8 @@ fn every_alert_names_metrics_that_there_are_and_says_what_to_do() {
     println!("{} alerts", names.len());
 }
 
-/// The runbook in deploy/README.md has a heading for each alert, in the rules' order, and each alert
-/// leads to its own.
+/// The runbook in deploy/README.md has a heading for each alert, in the rules' order, and each
+/// alert links to its own.
 #[test]
 fn every_alert_has_its_heading_in_the_runbook() {
     let readme = fs::read_to_string(repository().join("deploy/README.md")).unwrap();
@@ -180,11 +180,11 @@ fn every_alert_has_its_heading_in_the_runbook() {
     }
 }
 
-/// `alerts.yaml` has for each alert what makes it come, and what does not.
+/// For each alert, `alerts.yaml` has data that makes it fire and data that does not.
 #[test]
 fn each_alert_comes_when_it_should_and_not_before() {
     let directory = tempfile::tempdir().unwrap();
-    // What they say is not compared: promtool would have it all written twice.
+    // Annotations are not compared: promtool would need all of them written twice.
     let mut silent = rules();
     for rule in silent["groups"][0]["rules"].as_array_mut().unwrap() {
         rule.as_object_mut().unwrap().remove("annotations");
@@ -234,7 +234,7 @@ fn every_panel_of_the_dashboard_asks_for_metrics_that_there_are() {
         assert!(!title.is_empty());
         rules.push(json!({ "record": format!("panel:number:{number}"), "expr": query }));
     }
-    // Prometheus itself reads them.
+    // Prometheus itself parses the queries.
     let group = json!({ "groups": [{ "name": "dashboard", "rules": rules }] });
     check_rules(directory.path(), &group);
     let mut ids = BTreeSet::new();
@@ -254,7 +254,7 @@ fn every_panel_of_the_dashboard_asks_for_metrics_that_there_are() {
             "{panel}"
         );
     }
-    // What the project measures can be seen.
+    // Prints the metrics that no panel shows.
     let all: String = queries.iter().map(|(_, query)| query.as_str()).collect();
     let unseen: Vec<_> = metrics
         .keys()
@@ -277,7 +277,7 @@ fn the_operators_find_the_ports_rules_and_dashboard() {
     for (label, value) in monitor["selector"]["matchLabels"].as_object().unwrap() {
         assert_eq!(&service["metadata"]["labels"][label], value);
     }
-    // One of the two Services, or each shard is counted twice.
+    // Only one of the two Services is scraped; otherwise each shard would be counted twice.
     let clients = &the(&objects, "Service", "server")["metadata"]["labels"];
     assert!(clients["app.kubernetes.io/component"].is_null());
     let endpoint = &monitor["endpoints"][0];

@@ -1,6 +1,6 @@
-//! Pods that come back at another address, behind a name server that caches: `CoreDNS` as
-//! Kubernetes' own addon configures it says for 30 s what it has once said, also that a Pod has
-//! no address. Once, each replacement of a Pod was an outage of 35 s by that.
+//! Pods that come back at another address, behind a name server that caches. `CoreDNS`, in the
+//! configuration of Kubernetes' own addon, repeats an answer for 30 s, even the answer that a Pod
+//! has no address. Because of that, each replacement of a Pod was once an outage of 35 s.
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ fn files(shards: u32, max_wait: &str) -> Files {
     config(&guest("kv"), &[("ostrakon.toml", &toml)])
 }
 
-/// All requests were answered well; says how long those for each shard's keys waited.
+/// Checks that no request failed, and prints the longest wait for each shard's keys.
 #[expect(clippy::print_stdout, reason = "the test prints its results")]
 fn none_failed(what: &str, samples: &[Sample]) {
     let failed: Vec<_> = samples.iter().filter(|sample| !sample.is_good()).collect();
@@ -93,9 +93,9 @@ fn new_clusters_and_new_shards_settle_before_a_cache_forgets() {
             names.said()
         );
         let samples = under_load(&mut pods, |pods| {
-            // What is said of a change counts where names lead.
+            // Waits until the name server's cached answers from before have expired.
             std::thread::sleep(KEPT);
-            // So that the new ones' names are asked for before they exist.
+            // Makes the shards look up the new Pods' names before they exist.
             let unknown = names.said().unknown;
             pods.publish(&files(5, "30s"));
             pods.pod(0)
@@ -118,8 +118,8 @@ fn new_clusters_and_new_shards_settle_before_a_cache_forgets() {
     });
 }
 
-/// Of the two peers of a Pod that is replaced one hangs. It is ready after it has told the other,
-/// and has tried that one, though not for long.
+/// A Pod is replaced while one of its two peers hangs. It becomes ready after it has told its
+/// address to the other peer, and has briefly tried the one that hangs.
 #[test]
 fn a_pod_is_ready_when_its_peers_were_told_and_waits_for_none_that_hangs() {
     let test = "a_pod_is_ready_when_its_peers_were_told_and_waits_for_none_that_hangs";
@@ -147,7 +147,7 @@ fn a_pod_is_ready_when_its_peers_were_told_and_waits_for_none_that_hangs() {
             "ready after {:?}, of which it told its peers for {told_for:?}",
             began.elapsed()
         );
-        // The other one reaches it at once, whatever its name is said to be.
+        // The other peer reaches it at once, whatever the name server answers.
         let began = Instant::now();
         let through = pods.pod(2).host().client().get("/save/a/word");
         let answer = through.expect("an answer");
@@ -160,10 +160,10 @@ fn a_pod_is_ready_when_its_peers_were_told_and_waits_for_none_that_hangs() {
 const MAX_WAIT: Duration = Duration::from_secs(5);
 /// How long a shard hangs.
 const HANGS_FOR: Duration = Duration::from_secs(15);
-/// Much more than a hung shard is found out after, and less than it hangs.
+/// Far longer than it takes to detect a hung shard, and shorter than it hangs.
 const GENEROUS: Duration = Duration::from_secs(5);
 
-/// Has the second of three shards hang, under load through the two others.
+/// Makes the second of three shards hang, under load through the other two.
 #[expect(clippy::print_stdout, reason = "the test prints its results")]
 fn one_hangs(test: &str, hang: impl Fn(&Pods<'_>, bool)) {
     alone(test, |network| {
@@ -213,7 +213,7 @@ fn one_hangs(test: &str, hang: impl Fn(&Pods<'_>, bool)) {
             count(true, 502),
             longest.waited,
         );
-        // What max_wait says, and what is sent at its end.
+        // A request waits for `max_wait`, and its reply is sent at the end of it.
         assert!(longest.waited < MAX_WAIT + GENEROUS, "{longest:?}");
         assert!(count(false, 503) > 0 && count(true, 503) > 0);
         let is_known = |sample: &&Sample| matches!(sample.status, Some(200 | 503));

@@ -1,5 +1,5 @@
-//! What is seen of shards from outside: metrics of what befalls them, and a log whose filter
-//! changes while they run.
+//! What can be observed of shards from outside: metrics of events, and a log whose filter changes
+//! while they run.
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
@@ -14,7 +14,7 @@ fn kv(toml: &str) -> Files {
     config(&guest("kv"), &[("ostrakon.toml", toml)])
 }
 
-/// The value of one series, as it is shown; none where it is not.
+/// The value of a series in the metrics; none if the series is absent.
 fn shown(host: &Host, series: &str) -> Option<f64> {
     let scraped = host
         .admin("GET", "/metrics")
@@ -96,7 +96,7 @@ fn a_shard_s_metrics_say_how_it_is() {
     assert!(free > 0.0 && free <= of("ostrakon_store_filesystem_size_bytes"));
     assert!(of("process_open_fds") > 5.0 && of("process_resident_memory_bytes") > 1e6);
 
-    // Requests that are passed on, to each of the others.
+    // Requests that are forwarded to each of the other shards.
     for path in ["/save/a/word", "/save/b/word", "/save/c/word", "/keys"] {
         assert_eq!(host.client().get(path).expect("an answer").status, 200);
     }
@@ -111,7 +111,7 @@ fn a_shard_s_metrics_say_how_it_is() {
     let writes = r#"target="partition",access="write""#;
     let duration = format!("ostrakon_request_duration_seconds_count{{{writes}}}");
     assert_eq!(shown(host, &duration), Some(3.0));
-    // The shard itself is no peer of its own; the others are known to the coordinator.
+    // A shard is not its own peer. The coordinator knows the others.
     wait_for(host, r#"ostrakon_peer_up{peer="1"}"#, Some(1.0));
     wait_for(host, r#"ostrakon_peer_up{peer="2"}"#, Some(1.0));
     assert_eq!(shown(host, r#"ostrakon_peer_up{peer="0"}"#), None);
@@ -121,7 +121,7 @@ fn a_shard_s_metrics_say_how_it_is() {
         Some(1.0),
     );
 
-    // A shard is gone, and who waits for it is seen; then it is back.
+    // A shard is gone, and the metrics show the requests that wait for it. Then it comes back.
     cluster.hosts.remove(2).kill();
     let host = &cluster.hosts[0];
     wait_for(host, r#"ostrakon_peer_up{peer="2"}"#, Some(0.0));
@@ -139,7 +139,7 @@ fn a_shard_s_metrics_say_how_it_is() {
         drop(back);
     });
 
-    // A setting that is refused, and taken back.
+    // A setting that is refused and then removed.
     cluster.shards[0]
         .config
         .publish(&kv("sharding = 1"))
@@ -184,7 +184,7 @@ fn the_log_s_filter_changes_while_requests_run_and_each_line_is_an_object() {
         .publish(&files("=not a filter="))
         .expect("published");
     host.wait_for_status("a refusal", |status| status["refused"]["step"] == "verify");
-    // What is refused changes nothing of the log either.
+    // A refused change does not affect the log either.
     assert_eq!(ask(), 200);
     host.wait_until("the guest's next line", |host| lines(host) == 2);
     let log = host.stop();
@@ -201,7 +201,7 @@ fn the_log_s_filter_changes_while_requests_run_and_each_line_is_an_object() {
 
 #[test]
 fn on_a_terminal_the_log_is_for_people_and_elsewhere_it_is_json() {
-    // It says that it starts, and ends: what is to be its data's directory is a file.
+    // It logs that it starts and then ends, because its data directory is a file.
     let serve = format!(
         "{} serve --config-dir . --data-dir /dev/null --listen 127.0.0.1:0 --admin 127.0.0.1:0 --ordinal 0",
         binary().display()
@@ -216,7 +216,7 @@ fn on_a_terminal_the_log_is_for_people_and_elsewhere_it_is_json() {
     let elsewhere = first_line_of(Command::new("sh").args(["-c", &serve]));
     let elsewhere: serde_json::Value = serde_json::from_str(&elsewhere).expect("an object");
     assert_eq!(elsewhere["message"], "starting");
-    // This program runs another one on a terminal.
+    // `script` runs a program on a terminal.
     let on_terminal = first_line_of(Command::new("script").args(["-qec", &serve, "/dev/null"]));
     assert!(
         on_terminal.contains("INFO") && on_terminal.contains("\u{1b}["),

@@ -1,9 +1,9 @@
-//! The guests whose owner functions count are where they are needed.
+//! During a change, a shard has both guests whose owner functions the change needs.
 
 use ostrakon_tests::cluster::Cluster;
 use ostrakon_tests::host::{Files, config, guest};
 
-/// What a shard sees that is given a ConfigMap of its own: the same guest, with other settings.
+/// A ConfigMap for one shard: the same guest for all, with settings that differ by shard.
 fn kv(shard: &str, sharding: &str) -> Files {
     let toml = "[cluster]\nshards = 3\nmax_wait = \"200ms\"";
     let settings = [
@@ -18,7 +18,8 @@ fn kv(shard: &str, sharding: &str) -> Files {
 fn a_shard_that_starts_alone_in_a_change_has_both_of_its_guests() {
     let modulo = ["0", "1", "2"].map(|shard| kv(shard, "modulo"));
     let mut cluster = Cluster::start_each(17, 3, &modulo.each_ref());
-    // `d` is 100, so each is the second shard's at first; of some it is the jump's second, too.
+    // `d` is 100, so at first the second shard owns each key. With `jump` it still owns some of
+    // them.
     let keys: Vec<_> = (0..30).map(|number| format!("d{number}")).collect();
     for key in &keys {
         let mut client = cluster.hosts[1].client();
@@ -30,8 +31,8 @@ fn a_shard_that_starts_alone_in_a_change_has_both_of_its_guests() {
         );
     }
 
-    // A change that cannot end. What the first shard had before and has now is named in its plan:
-    // the second has never served it.
+    // This change cannot end, because the third shard is gone. Its plan names the first shard's
+    // generations, which the second shard has never served.
     cluster.hosts.pop().expect("the third").kill();
     for (shard, name) in cluster.shards.iter_mut().zip(["0", "1"]) {
         shard.config.publish(&kv(name, "jump")).expect("published");

@@ -1,4 +1,4 @@
-//! What `podManagementPolicy: Parallel` asks of shards: they start, and leave, together and in any order.
+//! `podManagementPolicy: Parallel`: shards start and leave together and in any order.
 
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -47,8 +47,8 @@ fn wait_until_ready(hosts: &[Host]) {
     }
 }
 
-/// Under load, has two of five shards end at once, right after `told`; nothing fails, and every key is
-/// in one of the others. Says what it counted.
+/// Ends two of five shards at once under load, right after `told`. No request may fail, and every
+/// key must be in one of the others. Returns a summary.
 fn leave_together(mut cluster: Cluster, told: impl FnOnce(&[Host])) -> String {
     let leaving = cluster.hosts.split_off(3);
     let staying = &cluster.hosts[0];
@@ -76,7 +76,7 @@ fn shards_that_leave_together_lose_no_key_and_fail_no_request() {
     save(&cluster.hosts[0]);
     cluster.publish(&kv(3));
     let counted = leave_together(cluster, |leaving| {
-        // With the number in the settings, a shard learns from the plan that it is to leave.
+        // The number is in the settings, so a shard learns from the plan that it must leave.
         for host in leaving {
             host.wait_for_status("the change", |status| status["topology"]["shards"] == 3);
         }
@@ -96,7 +96,7 @@ fn pods(part: u8, count: u8, api: &ApiServer) -> Vec<Shard> {
     shards
 }
 
-/// Starts all at once, the last first, and waits until they have everything.
+/// Starts all shards at once, the last one first, and waits until the topology is stable.
 fn start_together(shards: &[Shard]) -> Vec<Host> {
     let mut hosts: Vec<_> = shards.iter().rev().map(Shard::spawn).collect();
     hosts.reverse();
@@ -113,12 +113,13 @@ fn pods_that_are_scaled_away_together_lose_no_key_and_fail_no_request() {
     let shards = pods(62, 5, &api);
     let hosts = start_together(&shards);
     save(&hosts[0]);
-    // As the controller does it: before any shard can have heard of the number.
+    // The controller ends Pods at once, before any shard can have heard of the number.
     let counted = leave_together(Cluster { hosts, shards }, |_| api.scale(3));
     println!("{counted}");
 }
 
-/// The garbage collector ends all Pods of a StatefulSet that was deleted at once; applied again, all start at once.
+/// The garbage collector ends all Pods of a deleted StatefulSet at once. When the set is applied
+/// again, all start at once.
 #[test]
 fn a_set_that_is_deleted_and_applied_again_has_every_key() {
     let api = ApiServer::start(3);
@@ -127,7 +128,7 @@ fn a_set_that_is_deleted_and_applied_again_has_every_key() {
     save(&hosts[0]);
     let epoch = |hosts: &[Host]| hosts[0].status()["topology"]["epoch"].clone();
     let before = epoch(&hosts);
-    // The object goes first, then the Pods; or the object is marked, and goes last.
+    // The object is deleted before the Pods, or it is marked and deleted after them.
     for is_foreground in [false, true] {
         if is_foreground {
             api.change(|world| world.begin_to_delete(SET));
@@ -142,7 +143,7 @@ fn a_set_that_is_deleted_and_applied_again_has_every_key() {
             let (status, log) = host.wait();
             assert_eq!(status.code(), Some(0), "{log}");
         }
-        // Nobody waits until `drain.deadline` for a plan that does not come.
+        // No shard waits until `drain.deadline` for a plan that does not come.
         let took = began.elapsed();
         assert!(took < Duration::from_secs(20), "the change took {took:?}");
         if is_foreground {
@@ -177,7 +178,7 @@ fn a_shard_that_leaves_serves_until_it_has_given_all_away() {
     let load = format!("/load/{key}");
     let mut kept = cluster.hosts[2].client();
     assert_eq!(kept.get(&load).unwrap().text(), key.to_string());
-    // It is to get partitions, and takes none.
+    // This shard should receive partitions, but hangs.
     cluster.hosts[1].signal("STOP");
     cluster.publish(&kv(2));
     let leaving = cluster.hosts.pop().expect("the third");

@@ -1,5 +1,5 @@
-//! What shards know each other by: tokens and certificates, which change while
-//! they serve, and what is said where they cannot be used.
+//! The shards' credentials for each other: tokens and certificates that change while they serve,
+//! and the reports about unusable ones.
 
 use std::fs;
 use std::process::Command;
@@ -17,7 +17,7 @@ const OLD: &str = "old-0123456789abcdef";
 const NEW: &str = "new-0123456789abcdef";
 const SETTINGS: &str = "[cluster]\nshards = 2";
 
-/// A Secret with what is given, beside what every shard of every test has.
+/// A Secret with these entries, and the canary that every shard of every test has.
 fn secret(entries: &[(&str, &str)]) -> Files {
     let mut files = Files::from([("canary-of-all".to_owned(), CANARY.into())]);
     for (name, value) in entries {
@@ -39,7 +39,7 @@ fn with_certificate(believed: &[&Authority], issued: &Issued, more: &[(&str, &st
     files
 }
 
-/// Two shards in a part of 127.0.0.0/8 that no other test has.
+/// Two shards in a part of 127.0.0.0/8 that no other test uses.
 fn two_shards(part: u8, first: &Files) -> [Shard; 2] {
     let files = config(&guest("kv"), &[("ostrakon.toml", SETTINGS)]);
     let mut shards = shards(part, 2, &files);
@@ -66,7 +66,7 @@ fn tokens_certificates_and_authorities_rotate_under_load_without_a_failure() {
     let expired = one.issue(&names, SystemTime::now() - Duration::from_mins(1));
     let tokens = |tokens: &str| secret(&[("peer-token", tokens)]);
     let any = [("peer-token", NEW), ("peer-auth", "any")];
-    // Each with what is said of it, where it is refused.
+    // Each step, and the reason if it is refused.
     let steps: Vec<(Files, Option<&str>)> = vec![
         (tokens(&format!("{OLD}\n{NEW}")), None),
         (tokens(&format!("{NEW}\n{OLD}")), None),
@@ -93,7 +93,7 @@ fn tokens_certificates_and_authorities_rotate_under_load_without_a_failure() {
         ),
         (with_certificate(&[&two], &of_two, &any), None),
         (tokens(NEW), None),
-        // Back to where it began.
+        // Back to the first token.
         (tokens(&format!("{NEW}\n{OLD}")), None),
         (tokens(&format!("{OLD}\n{NEW}")), None),
         (tokens(OLD), None),
@@ -105,7 +105,7 @@ fn tokens_certificates_and_authorities_rotate_under_load_without_a_failure() {
     }
     let passed_on = AtomicU64::new(0);
     let request = |client: &mut ostrakon_tests::client::Client, worker: usize, number: u64| {
-        // The first character decides whose it is: one's, then the other's.
+        // The first character decides which of the two shards owns the key.
         let key = format!(
             "{}{worker}",
             ["a", "b"][usize::from(number.is_multiple_of(2))]
@@ -128,7 +128,7 @@ fn tokens_certificates_and_authorities_rotate_under_load_without_a_failure() {
                 None => taken += 1,
                 Some(_) => refused += 1,
             }
-            // Both see it, one long after the other.
+            // Both shards get the change, one long after the other.
             for at in [usize::from(taken % 2 == 0), usize::from(taken % 2 == 1)] {
                 let before = passed_on.load(Ordering::Relaxed);
                 shards[at].secrets.publish(files).expect("published");
@@ -160,8 +160,8 @@ fn tokens_certificates_and_authorities_rotate_under_load_without_a_failure() {
     assert_told_by_none(hosts, &[OLD, NEW, &of_one.key, &of_two.key]);
 }
 
-/// Ends the hosts, having looked for secrets, or their second lines, in what
-/// they say.
+/// Stops the hosts, and checks that neither the status nor the log contains the secrets or their
+/// second lines.
 fn assert_told_by_none(hosts: [Host; 2], secrets: &[&str]) {
     for host in hosts {
         let said = host.status().to_string() + &host.stop();
@@ -197,7 +197,7 @@ fn the_certificate_in_force_and_its_end_are_shown() {
         .parse()
         .expect("the text is a number");
     assert!((shown - expires).abs() < 1.0, "{shown}");
-    // Without a certificate there is no time at which it ends.
+    // Without a certificate there is no expiry.
     let token = secret(&[("peer-token", OLD)]);
     shard.secrets.publish(&token).expect("published");
     host.wait_for_status("the token", |status| status["peers"]["tokens"] == 1);
@@ -255,8 +255,8 @@ fn what_cannot_be_used_at_a_start_is_one_line_and_code_64() {
     }
 }
 
-/// One shard that is given a certificate of another authority is alone, and
-/// says why; nothing that it asks is done.
+/// A shard with a certificate of another authority is isolated and says why. The others run none of
+/// its requests.
 #[test]
 fn a_shard_with_another_authority_is_not_accepted() {
     let names = [0, 1].map(|ordinal| format!("127.7.43.{ordinal}"));
@@ -281,8 +281,8 @@ fn a_shard_with_another_authority_is_not_accepted() {
     assert_eq!(status["ready"], false);
 }
 
-/// What deploy/README.md has one type where there is no cert-manager, with these shards' addresses for
-/// names: certificates, and another authority in its three updates.
+/// The commands in deploy/README.md for clusters without cert-manager, with these shards' addresses
+/// as names. They make certificates, and then replace the authority in three updates.
 #[test]
 fn certificates_and_another_authority_are_made_as_the_documents_say() {
     let readme =
@@ -332,7 +332,7 @@ fn certificates_and_another_authority_are_made_as_the_documents_say() {
                 host.metric("ostrakon_credentials_reloads_total{listener=\"peers\"}")
                     == taken as u64 + 1
             });
-            // Between one shard's change and the other's, too.
+            // This holds between the first shard's change and the second's, too.
             for host in &hosts {
                 for key in ["a", "b"] {
                     let saved = host.client().get(&format!("/save/{key}/word"));

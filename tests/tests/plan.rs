@@ -1,5 +1,5 @@
-//! What a plan says is what a change then does, to the partition and the byte; and while it does
-//! it, what is said of how far it has come is true.
+//! A plan predicts exactly the partitions and bytes that a change moves, and the progress reported
+//! during the change is correct.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -21,7 +21,7 @@ fn kv(sharding: &str, more: &[(&str, &str)]) -> Files {
     config(&guest("kv"), &[&[("sharding", sharding)], more].concat())
 }
 
-/// Stores so many keys, with values of different lengths.
+/// Stores `keys` keys, with values of different lengths.
 fn fill(client: &mut Client, keys: usize) {
     for key in 0..keys {
         let put = client.put(&format!("/kv/leaf-{key}"), &vec![b'x'; key % 50 + 1]);
@@ -29,7 +29,7 @@ fn fill(client: &mut Client, keys: usize) {
     }
 }
 
-/// The number of keys in a shard: in the key/value guest each is a partition.
+/// The number of keys in a shard. In the key/value guest, each key is a partition.
 fn keys(client: &mut Client) -> u64 {
     let all = client.get("/allKeys").expect("an answer");
     let keys = all.text().split(',').filter(|key| !key.is_empty());
@@ -60,7 +60,7 @@ fn list(value: &Value) -> &Vec<Value> {
         .unwrap_or_else(|| panic!("{value} is not a list"))
 }
 
-/// The partitions that move, by the shard at one end.
+/// The number of partitions that move, by the shard at one end.
 fn moves(plan: &Value, end: &str) -> BTreeMap<u64, u64> {
     let mut moves = BTreeMap::new();
     for one in list(&plan["moves"]) {
@@ -78,7 +78,7 @@ fn metric(set: &StatefulSet, shard: u32, name: &str) -> u64 {
     line.unwrap_or_else(|| panic!("{name} is not in {}", metrics.text()))
 }
 
-/// Asks what a change would move, makes it, and checks that it was this.
+/// Requests a plan, makes the change, and checks that it moved what the plan said.
 fn check(set: &StatefulSet, asked: u32, from: u32, to: u32) {
     let addresses = set.options.addresses;
     let planned = found(&plan(addresses.admin(asked), to, None));
@@ -115,7 +115,7 @@ fn check(set: &StatefulSet, asked: u32, from: u32, to: u32) {
             "in shard {shard}: {planned}"
         );
     }
-    // The coordinator knows of all, also of those that have left.
+    // The coordinator knows all shards, including those that have left.
     let status = set.status(0).expect("it answers");
     let progress = &status["topology"]["progress"];
     assert_eq!(progress["moving"], false, "{progress:#}");
@@ -165,7 +165,7 @@ fn a_change_moves_what_the_plan_said() {
     let mut set = StatefulSet::new(&kv("jump", &[]), 3);
     set.start();
     fill(&mut set.client(1), KEYS);
-    // Whichever shard is asked.
+    // Any shard can be asked for the plan.
     check(&set, 1, 3, 5);
     check(&set, 4, 5, 2);
     check(&set, 0, 2, 1);
@@ -174,10 +174,10 @@ fn a_change_moves_what_the_plan_said() {
 
 #[test]
 fn a_component_is_asked_before_it_is_anything_and_leaves_nothing() {
-    // The keys begin alike: by the first character they are all one shard's.
+    // All keys begin with the same character, so `modulo` gives all of them to one shard.
     let mut set = StatefulSet::new(&kv("modulo", &[]), 3);
     set.start();
-    // What it passes on waits until it knows its cluster.
+    // A forwarded request waits until the shard knows its cluster.
     fill(&mut set.client(1), KEYS);
     let admin = set.options.addresses.admin(1);
     let live = found(&plan(admin, 3, None));
@@ -190,7 +190,7 @@ fn a_component_is_asked_before_it_is_anything_and_leaves_nothing() {
         "{text}"
     );
 
-    // Another guest, which every shard asks by the default, a consistent hash.
+    // Another guest, with the default owner function for every shard: a consistent hash.
     let other = found(&plan(admin, 3, Some(&guest("counter"))));
     assert_eq!(other["guest"]["name"], "counter", "{other:#}");
     let warnings = list(&other["warnings"]);
@@ -261,7 +261,7 @@ fn a_shard_that_is_alone_can_plan_and_says_so_to_people() {
         planned
     );
 
-    // A hundred bytes more are a hundred more.
+    // One hundred bytes more are stored.
     let longer = vec![b'x'; 101];
     let put = host.client().put("/kv/leaf-0", &longer).expect("an answer");
     assert_eq!(put.status, 204);
@@ -297,12 +297,12 @@ fn among(count: u32, sharding: &str) -> Files {
     )
 }
 
-/// What the coordinator says of a source.
+/// The coordinator's report about a source.
 fn source(status: &Value, shard: usize) -> &Value {
     &status["topology"]["progress"]["sources"][shard]
 }
 
-/// `ostrakon status --watch`, which ends nothing by itself.
+/// `ostrakon status --watch`, which does not end by itself.
 struct Watching {
     child: Child,
     lines: mpsc::Receiver<String>,
@@ -325,7 +325,7 @@ impl Watching {
         Self { child, lines }
     }
 
-    /// The next line that it says.
+    /// The next line of its output.
     fn next(&self) -> String {
         let line = self.lines.recv_timeout(PATIENCE);
         line.expect("it goes on and says something new")
@@ -334,7 +334,7 @@ impl Watching {
 
 impl Drop for Watching {
     fn drop(&mut self) {
-        // It may have failed, which the test has seen.
+        // It may already have ended, which the test has noticed.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -342,13 +342,13 @@ impl Drop for Watching {
 
 #[test]
 fn what_is_left_and_what_is_moved_is_all_there_is_at_every_moment() {
-    // By `modulo`, all are the first shard's.
+    // With `modulo`, all keys belong to the first shard.
     let mut cluster = Cluster::start(44, 2, 2, &among(2, "modulo"));
     fill(&mut cluster.hosts[0].client(), KEYS);
     cluster.hosts.remove(1).kill();
     cluster.publish(&among(2, "jump"));
     let first = &cluster.hosts[0];
-    // There is nobody who takes any.
+    // The receiver is away.
     let still = first.wait_for_status("a source that stands still", |status| {
         let held_up_by = &source(status, 0)["held_up_by"];
         source(status, 0)["left"] == KEYS
@@ -362,7 +362,7 @@ fn what_is_left_and_what_is_moved_is_all_there_is_at_every_moment() {
     let bar = "shard 0 [........................]   0 % 300 left, 0 moved, 0/s, standing still, held up by shard 1\n";
     assert!(shown.contains(bar), "{shown}");
 
-    // Told on, line by line, where there is no terminal.
+    // Without a terminal, the output is one line after another.
     let watching = Watching::new(first);
     assert!(watching.next().ends_with("data moves from 2 shards to 2"));
     let away = watching.next();
@@ -401,12 +401,12 @@ fn a_source_that_is_away_is_named_with_what_it_said_last() {
     cluster.publish(&among(4, "modulo"));
     let third = cluster.hosts.remove(2);
     let (first, second) = (&cluster.hosts[0], &cluster.hosts[1]);
-    // The fourth is not there: nothing moves.
+    // The fourth shard is not there, so nothing moves.
     let known = |status: &Value| source(status, 2)["left"] == count;
     first.wait_for_status("what a source has", |status| {
         known(status) && source(status, 2)["away"] == false
     });
-    // Each but the coordinator shows its own.
+    // Every shard other than the coordinator reports its own progress.
     let own = third.wait_for_status("its own", |status| {
         known(&serde_json::json!({
             "topology": { "progress": { "sources": [null, null, source(status, 0)] } }
@@ -429,7 +429,7 @@ fn a_source_that_is_away_is_named_with_what_it_said_last() {
         let source = source(status, 2);
         known(status) && source["away"] == false && source["resumed"] == true
     });
-    // One that has nothing yet may have something the next moment.
+    // A shard without data cannot be left out of a plan: it may receive data the next moment.
     let refused = plan(second.admin, 5, None);
     let text = refused.text();
     assert!(

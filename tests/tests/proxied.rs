@@ -1,5 +1,5 @@
-//! Shards behind a proxy that others have written: what a shard refuses early arrives, and is no
-//! failure of the shard that others would have to suffer for.
+//! Shards behind nginx: an early refusal reaches the client, and the proxy does not count it as a
+//! failure of the shard, which would harm other clients.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +14,7 @@ use ostrakon_tests::nginx::Nginx;
 const MIB: usize = 1024 * 1024;
 const TOKEN: &str = "token-0123456789abcdef";
 
-/// As it is, and as it is where it is to keep its connections and not to wait for bodies.
+/// nginx with its defaults, and nginx with kept connections and without request buffering.
 const KINDS: [(&str, &str); 2] = [
     ("", ""),
     (
@@ -23,7 +23,7 @@ const KINDS: [(&str, &str); 2] = [
     ),
 ];
 
-/// Sends requests that are all answered 200, with others' meanwhile, of which none may fail.
+/// Sends requests that are all answered 200 while `refused` runs. None of them may fail.
 fn while_others_ask(
     address: SocketAddr,
     client: impl Fn() -> Client + Sync,

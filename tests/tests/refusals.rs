@@ -1,6 +1,6 @@
-//! Updates of the ConfigMap that cannot serve: each is refused in its step, with
-//! its reason in the status, the log and a metric, while the live generation
-//! goes on; and the next good one goes live.
+//! Updates of the ConfigMap that cannot serve. Each is refused in its step, with the reason in the
+//! status, the log and a metric, while the live generation keeps serving. The next good update goes
+//! live.
 
 use std::fs;
 use std::sync::atomic::Ordering;
@@ -9,16 +9,16 @@ use ostrakon_tests::client::Client;
 use ostrakon_tests::host::{Files, Host, Shard, config, guest};
 use ostrakon_tests::load::under_load;
 
-/// Short deadlines: what loops is refused soon. The live data is of schema 2.
+/// Short deadlines, so that endless loops are refused soon. The live data has schema 2.
 const TOML: &str = "guest.check_deadline = \"300ms\"\nguest.migrate_deadline = \"300ms\"\n";
 
-/// A guest that asks for something that no host offers: an import of a resource
-/// type by the name `surplus` is appended.
+/// A guest with an import that no host offers: a resource type named `surplus`, appended to the
+/// component.
 fn with_surplus_import(component: &[u8]) -> Vec<u8> {
     [component, b"\x0a\x0c\x01\0\x07surplus\x03\x01"].concat()
 }
 
-/// A guest with a custom section of so many zeros.
+/// A guest with a custom section of this many zeros.
 fn with_zeros(component: &[u8], bytes: u32) -> Vec<u8> {
     let length = bytes + 2;
     // As LEB128, in its longest form.
@@ -52,7 +52,7 @@ fn packed(component: &[u8], more: &[(&str, &[u8])]) -> Files {
     files
 }
 
-/// Each with the step that refuses it, and what the reason says.
+/// Each update, with the step that refuses it and the expected reason.
 #[expect(clippy::too_many_lines, reason = "a table")]
 fn refused() -> Vec<(&'static str, Files, &'static str, &'static str)> {
     let good = guest("hostile");
@@ -240,7 +240,7 @@ fn refused() -> Vec<(&'static str, Files, &'static str, &'static str)> {
     ]
 }
 
-/// Saves and loads; what a migration that failed left would show in the value.
+/// Saves and loads. If a failed migration left changes, the value would show them.
 fn save_and_load(client: &mut Client, worker: usize, number: u64) {
     let set = client
         .get(&format!("/set/k{worker}/{number}"))
@@ -286,7 +286,7 @@ fn each_unusable_update_is_refused_with_its_reason_and_the_live_guest_goes_on() 
             assert_eq!(status["generation"]["generation"], 1, "{what}");
             assert_eq!(status["ready"], true, "{what}");
         }
-        // The directory away and back, as it was: a problem while it lasts.
+        // The directory is moved away and back unchanged. The problem lasts only meanwhile.
         let (directory, away) = (
             shard.config.directory().to_owned(),
             shard.config.directory().with_extension("away"),
@@ -299,7 +299,7 @@ fn each_unusable_update_is_refused_with_its_reason_and_the_live_guest_goes_on() 
         host.wait_for_status("the directory", |status| status["refused"].is_null());
         assert_eq!(host.generation(), 1);
 
-        // Good ones go live after all of that; with a good migration, last.
+        // Good updates go live after all of these; the last has a migration.
         let large = with_zeros(&guest("hostile"), 1 << 20);
         let packed = packed(&large, &[]);
         for (generation, files) in [(2, with_toml(&large, "schema=2", TOML)), (3, packed)] {
@@ -308,7 +308,7 @@ fn each_unusable_update_is_refused_with_its_reason_and_the_live_guest_goes_on() 
         }
     });
 
-    // New code and old data, or the reverse, are never seen together.
+    // A client never sees new code with old data, or the reverse.
     let load = |client: &mut Client, _: usize, _: u64| {
         let old = client.get("/get/old").expect("an answer");
         let expected = match old.generation() {

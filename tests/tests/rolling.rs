@@ -1,7 +1,6 @@
-//! What happens to a StatefulSet in its everyday life fails no request: all
-//! shards are restarted one after another, their number changes, and so does
-//! their guest, while clients go to any shard that is ready, as a Service lets
-//! them.
+//! Everyday events of a StatefulSet fail no request. All shards are restarted one after another,
+//! and their number and their guest change, while clients use any shard that is ready, as they
+//! would through a Service.
 
 use std::time::{Duration, Instant};
 
@@ -19,14 +18,14 @@ fn files(component: &[u8]) -> Files {
     config(component, &settings)
 }
 
-/// The component with a custom section more (its binary format: an id of 0, then the length of what
-/// follows, of which the name's length and the name are the first): it does the same, and is another.
+/// The component with another custom section: an id of 0, then the length of the rest, which begins
+/// with the name's length and the name. It behaves the same but is a different component.
 fn marked(component: &[u8], mark: u8) -> Vec<u8> {
     [component, &[0, 5, 3, b'm', b'a', b'r', mark]].concat()
 }
 
-/// Does something with a set of three shards while clients use it; says how many
-/// requests were answered, and how long one took at most.
+/// Changes a set of three shards while clients use it. Prints how many requests were answered, and
+/// the longest one.
 #[expect(clippy::print_stdout, reason = "the test prints its results")]
 fn under_load(what: &str, propagation: Propagation, meanwhile: impl FnOnce(&StatefulSet)) {
     let seed = seed();

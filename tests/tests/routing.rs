@@ -1,6 +1,5 @@
-//! What a shard does with a request for another shard's partition: passes it
-//! on, sends the client there, or answers what it has; and what guests are told
-//! of the number of shards.
+//! What a shard does with a request for another shard's partition: it forwards it, redirects the
+//! client, or answers from its own data. Also the number of shards that guests see.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -11,15 +10,15 @@ use ostrakon_tests::client::{Client, Response};
 use ostrakon_tests::cluster::Cluster;
 use ostrakon_tests::host::{Files, Host, Shard, config, guest};
 
-/// Shards with the key/value guest. Its keys are placed by their first
-/// character: `a`, 97, of three shards in the second.
+/// Shards with the key/value guest. It places keys by their first character: of three shards, `a`
+/// (97) belongs to the second.
 fn kv(part: u8, shards: u32, routing: &str) -> Files {
     let public_url = Cluster::public_url(part);
     let toml = format!("[cluster]\nshards = {shards}\nrouting = \"{routing}\"\n{public_url}\n");
     config(&guest("kv"), &[("ostrakon.toml", &toml)])
 }
 
-/// The address of a `location` and the path of it.
+/// The address and the path of a `location` header.
 fn location(response: &Response) -> (SocketAddr, String) {
     let location = response.header("location").expect("a location");
     let location = location.strip_prefix("http://").expect("a URL");
@@ -53,7 +52,7 @@ fn redirect_sends_each_client_to_the_owner_with_method_path_and_body() {
     }
     let saved = clients[1].put(path, b"body").expect("an answer");
     assert_eq!(told(&saved), (201, None, Some("1")));
-    // What is not for one shard is nobody else's.
+    // Requests that are not for a single shard are not redirected.
     for path in ["/allKeys", "/kv", "/keys", "/nowhere"] {
         let sent = clients[0].get(path).expect("an answer");
         assert!(sent.status != 307, "{path}: {sent:?}");
@@ -62,7 +61,7 @@ fn redirect_sends_each_client_to_the_owner_with_method_path_and_body() {
     assert_eq!(cluster.hosts[0].metric(redirected), 2);
 }
 
-/// A client that goes where it is sent, with each hop counted.
+/// A client that follows redirects and counts them.
 fn follow(first: SocketAddr, path: &str) -> (usize, Response) {
     let (mut address, mut hops) = (first, 0);
     loop {
@@ -124,7 +123,7 @@ fn no_client_is_sent_about_while_partitions_move() {
     println!("{requests} pairs of requests over 7 changes, of at most {most} redirects each");
 }
 
-/// Ends the clients when dropped, also by a failure.
+/// Stops the clients when dropped, even by a panic.
 struct Ending<'a>(&'a AtomicBool);
 
 impl Drop for Ending<'_> {
@@ -165,14 +164,14 @@ fn local_answers_what_it_has_and_never_stores_what_is_not_its_own() {
     assert_eq!(keys(clients), ["", "a", ""], "a misplaced write was stored");
     assert_eq!(clients[1].get("/load/a").expect("an answer").text(), "word");
 
-    // Without the addresses it says which shard it is, and not where.
+    // Without `public_url`, a refusal names the owning shard but not its address.
     let toml = "[cluster]\nshards = 3\nrouting = \"local\"";
     cluster.publish(&config(&guest("kv"), &[("ostrakon.toml", toml)]));
     cluster.wait_for_generation(2);
     let refused = clients[0].get("/save/a/other").expect("an answer");
     assert_eq!(told(&refused), (421, Some("misplaced"), Some("1")));
     assert_eq!(refused.header("location"), None);
-    // And the setting is one like others: swapped, and in force at once.
+    // The setting can be changed by a swap, and applies at once.
     cluster.publish(&kv(13, 3, "forward"));
     cluster.wait_for_generation(3);
     assert_eq!(clients[0].get("/load/a").expect("an answer").text(), "word");
@@ -227,7 +226,7 @@ fn a_guest_is_told_the_number_of_shards_that_there_are() {
                 let response = host.client().get(path).expect("an answer");
                 assert_eq!(response.text(), said, "{path}: {response:?}");
             }
-            // What each says, and what is told to who joins it.
+            // The parts of all shards, and the number that the guest sees when it joins them.
             let all = host
                 .client()
                 .get("/shards?at=everywhere")

@@ -1,7 +1,7 @@
-//! With `cluster.topology = "statefulset"`, `kubectl scale` is all there is to do.
+//! With `cluster.topology = "statefulset"`, nothing but `kubectl scale` is needed.
 //!
-//! The API server says how many replicas the StatefulSet is to have; the local
-//! controller makes and ends Pods as Kubernetes does, and tells the shards nothing.
+//! The API server knows how many replicas the StatefulSet should have. The local controller starts
+//! and ends Pods as Kubernetes does, and tells the shards nothing.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use ostrakon_tests::service;
 use ostrakon_tests::set::StatefulSet;
 use serde_json::Value;
 
-/// The number in the settings is not to count, nor to be waited for where it does.
+/// The number in the settings must be ignored, and must not be waited for.
 const SETTINGS: &str =
     "[cluster]\ntopology = \"statefulset\"\nshards = 2\n[drain]\nserve_for = \"500ms\"";
 
@@ -24,7 +24,7 @@ fn files() -> Files {
     )
 }
 
-/// A StatefulSet that is not there yet, and its API server.
+/// A StatefulSet that is not started yet, with its API server.
 fn set(api: &ApiServer, shards: u32) -> StatefulSet {
     let mut set = StatefulSet::new(&files(), shards);
     set.options.numbers = Numbers::Heard;
@@ -32,7 +32,7 @@ fn set(api: &ApiServer, shards: u32) -> StatefulSet {
     set
 }
 
-/// `kubectl scale`: the controller of StatefulSets hears of it as the shards do.
+/// `kubectl scale`: the StatefulSet controller learns of the number when the shards do.
 fn scale(api: &ApiServer, set: &StatefulSet, shards: u32) {
     api.scale(shards.cast_signed());
     set.begin_scale(shards);
@@ -79,8 +79,7 @@ fn epoch(set: &StatefulSet) -> u64 {
         .expect("there is a plan")
 }
 
-/// How long each Pod that was told to end took over it, by its ordinal, in order;
-/// each ended well.
+/// How long each Pod took to end, by ordinal and in order. Checks that each ended well.
 fn ends(set: &StatefulSet) -> Vec<(u32, Duration)> {
     let mut told = Vec::new();
     let mut ends = Vec::new();
@@ -162,7 +161,7 @@ fn a_pod_that_is_told_to_end_before_the_coordinator_hears_why_hands_over_all_the
     let mut set = set(&api, 3);
     set.start();
     save(&set, 300);
-    // Watches hear of it late: long after SIGTERM. Who lists anew knows at once.
+    // Watches report the change late, long after SIGTERM. A new list request sees it at once.
     let delay = Duration::from_secs(2);
     api.fail(|faults| faults.delay = delay);
     scale(&api, &set, 1);
@@ -203,10 +202,10 @@ fn a_rolling_restart_moves_nothing_and_waits_for_nothing() {
     assert_eq!(ends.len(), 3);
     assert_eq!(epoch(&set), before, "partitions moved");
     for (shard, took) in ends {
-        // Beyond `serve_for`, and less than one that hears nothing waits.
+        // More than `serve_for`, and less than a shard waits that hears nothing.
         assert!(took < Duration::from_secs(4), "shard {shard} took {took:?}");
     }
-    // Nor does it take long where the API server is away.
+    // Ending is quick even when the API server is away.
     api.open(false);
     set.restart();
     assert_eq!(epoch(&set), before, "partitions moved");
@@ -258,7 +257,8 @@ fn while_the_api_server_is_away_the_last_number_holds() {
     assert!(problem.contains("cannot be reached"), "{problem}");
     assert_eq!(status["kubernetes"]["replicas"], 3);
     check(&set, 200);
-    // Another process does not even know what was heard last, but the plan.
+    // A new process does not know what the last one heard from the API server. It knows only the
+    // plan.
     set.kill(0).expect("it has a process");
     wait_for_status(&set, "another process", |status| {
         let kubernetes = &status["kubernetes"];
@@ -282,7 +282,7 @@ fn a_set_that_is_deleted_and_applied_again_has_every_key() {
     set.start();
     save(&set, 200);
     let before = epoch(&set);
-    // The object goes first, then the Pods; or the object is marked, and goes last.
+    // The object is deleted before the Pods, or it is marked and deleted after them.
     for is_foreground in [false, true] {
         if is_foreground {
             api.change(|world| world.begin_to_delete(SET));
@@ -304,7 +304,7 @@ fn a_set_that_is_deleted_and_applied_again_has_every_key() {
         check(&set, 200);
         assert_eq!(epoch(&set), before, "partitions moved");
     }
-    // So it is with replicas 0, which ends all Pods and means no number of shards.
+    // The same holds for `replicas: 0`, which ends all Pods and does not mean a number of shards.
     api.scale(0);
     set.stop();
     api.scale(3);
@@ -314,8 +314,8 @@ fn a_set_that_is_deleted_and_applied_again_has_every_key() {
     set.stop();
 }
 
-/// All Pods of it get Ready, and nothing of what the others have is served: that is said wherever
-/// one looks.
+/// All its Pods become Ready, but the data of the missing shards is not served. The status, an
+/// Event, a metric and the refusals all say so.
 #[test]
 fn a_set_that_comes_back_smaller_than_its_data_says_what_is_missing_and_how_to_mend_it() {
     let api = ApiServer::start(5);
@@ -357,7 +357,7 @@ fn a_set_that_comes_back_smaller_than_its_data_says_what_is_missing_and_how_to_m
     assert_eq!(refused.status, 503, "{refused:?}");
     assert!(refused.text().contains("--replicas=5"), "{refused:?}");
 
-    // As it says.
+    // The command that the message suggests.
     scale(&api, &set, 5);
     set.settle();
     wait_for_status(&set, "nothing to be missing", |status| {
@@ -385,7 +385,7 @@ fn a_first_start_waits_until_it_hears_the_number() {
     });
     let problem = status["kubernetes"]["problem"].as_str().unwrap();
     assert!(problem.contains("a Role"), "{problem}");
-    // Longer than a coordinator that knows the number waits.
+    // Longer than a coordinator waits that knows the number.
     let asked = || {
         api.asked()
             .iter()

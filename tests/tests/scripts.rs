@@ -1,5 +1,5 @@
-//! The project's shell scripts, and the logic of those that are for real clusters: tried here on
-//! a stand-in for kubectl that answers as a cluster would.
+//! The project's shell scripts, including those for real clusters, run against a stand-in for
+//! kubectl that answers as a cluster would.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,8 +14,8 @@ use ostrakon_tests::cluster::shards;
 use ostrakon_tests::host::{Host, binary, config, guest};
 use ostrakon_tests::manifests::{files, repository};
 
-/// What `ostrakon status` says in a Pod where all is well, and where a guest is refused: the
-/// scripts read its lines, and the stand-in must not make any up.
+/// The output of `ostrakon status` for a healthy Pod, and for one whose guest is refused. The
+/// scripts parse these lines, so the stand-in must print real ones.
 static STATUSES: LazyLock<[(&str, String); 2]> = LazyLock::new(|| {
     let mut shard = shards(65, 1, &config(&guest("kv"), &[])).remove(0);
     let in_a_day = SystemTime::now() + Duration::from_hours(24);
@@ -60,8 +60,8 @@ fn shellcheck_finds_nothing_in_any_script() {
     println!("{} scripts", scripts.len());
 }
 
-/// Runs `run.sh` where `kubectl` is the stand-in, in which the context `known` is one; gives what the
-/// stand-in was asked for, too. Nothing that it made on this machine may stay.
+/// Runs `run.sh` with the stand-in as `kubectl`, which has a context named `known`. Also returns
+/// the requests that the stand-in got. The script must leave nothing on this machine.
 fn run(namespace: &str, arguments: &[&str], variables: &[(&str, &str)]) -> (Output, String) {
     let directory = tempfile::tempdir().unwrap();
     let top = repository();
@@ -130,7 +130,7 @@ fn each_scenario_passes_where_all_is_well_and_says_what_it_counted() {
     assert_eq!(text.matches("requests, 0 failed").count(), 13, "{text}");
     let scenarios = files(&repository().join("tests/kubernetes/scenarios"));
     assert_eq!(text.matches("== ").count(), scenarios.len() + 1, "{text}");
-    // What it made it deletes, and it says at each step which cluster it means.
+    // The script deletes what it created, and names the cluster at each step.
     for namespace in ["all-well", "all-well-tls"] {
         assert!(
             log.contains(&format!("delete namespace {namespace} ")),
@@ -145,7 +145,7 @@ fn each_scenario_passes_where_all_is_well_and_says_what_it_counted() {
     options_are_there(&log);
 }
 
-/// Each option that a script gives to the load client is one that it has.
+/// Checks that the load client has each option that a script passes to it.
 fn options_are_there(log: &str) {
     let client = binary().with_file_name("load-client");
     let help = ["--help", "run --help"].map(|asked| {
@@ -166,8 +166,8 @@ fn options_are_there(log: &str) {
     }
 }
 
-/// The scenario once filled keys, and never looked whether they were there; and the load saved others in
-/// some of them.
+/// The scenario once filled keys and never checked that they were still there, and the load
+/// overwrote some of them.
 #[test]
 fn keys_that_nobody_saves_anew_are_looked_for_after_each_change_of_the_number() {
     let (ran, log) = run("scaled", &["known", "scale"], &[]);
@@ -192,7 +192,7 @@ fn keys_that_nobody_saves_anew_are_looked_for_after_each_change_of_the_number() 
     );
 }
 
-/// A Pod that says nothing was once taken for one that says something new.
+/// A Pod without an answer was once taken for one with a new certificate.
 #[test]
 fn a_pod_that_cannot_be_asked_has_not_taken_a_certificate() {
     let variables = [("DEAF", "4"), ("PATIENCE", "5")];
@@ -225,7 +225,7 @@ fn an_image_is_named_by_tag_or_digest_of_any_registry() {
     check("host:5000/a/name:1", "host:5000/a/name", "newTag: \"1\"");
     check("a/name@sha256:0f", "a/name", "digest: sha256:0f");
     check("host:5000/a@sha256:0f", "host:5000/a", "digest: sha256:0f");
-    // What is signed for counts.
+    // With both a tag and a digest, the digest counts, because the signature is for it.
     check("host/a:1@sha256:0f", "host/a", "digest: sha256:0f");
 }
 

@@ -1,5 +1,5 @@
-//! Secrets: a guest gets them by name, as they are now, and the host tells them
-//! to nobody else.
+//! Secrets: a guest reads them by name and gets the current values. The host does not reveal them
+//! to anyone else.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -10,11 +10,11 @@ use ostrakon_tests::host::{CANARY as OF_ALL, Files, Host, Shard, config, guest};
 
 const FIRST: &str = "canary-5b0c1f6e-first";
 const SECOND: &str = "canary-5b0c1f6e-second";
-/// What both have in common, and nothing else has.
+/// Both values contain this, and nothing else does.
 const CANARY: &str = "canary-5b0c1f6e";
 
 fn secrets(value: &str) -> Files {
-    // The host's own are not for the guest, and are kept as well.
+    // The host's own secrets are not for the guest, and must stay secret as well.
     ["canary", "ca.crt", "peer-token", "admin-token"]
         .map(|name| (name.to_owned(), value.as_bytes().to_vec()))
         .into()
@@ -22,7 +22,7 @@ fn secrets(value: &str) -> Files {
 
 fn shard(settings: &[(&str, &str)]) -> Shard {
     let mut shard = Shard::new(&config(&guest("hostile"), settings));
-    // All that the host itself can say; what compiles guests says millions of lines.
+    // Everything that the host itself can log. The compiler's crates would log millions of lines.
     let filter = "trace,cranelift_codegen=info,regalloc2=info,wasmtime_internal_cranelift=info";
     shard.arguments = ["--log", filter].map(str::to_owned).to_vec();
     shard.secrets.publish(&secrets(FIRST)).expect("published");
@@ -35,7 +35,7 @@ fn revealed(host: &Host) -> String {
     response.text().to_owned()
 }
 
-/// The canary as it stands, and as bytes, in hexadecimal and base64.
+/// The canary as text, as a list of bytes, in hexadecimal and in base64.
 fn spellings() -> [String; 4] {
     let bytes = &CANARY.as_bytes()[..15];
     let decimal: Vec<_> = bytes.iter().map(u8::to_string).collect();
@@ -43,7 +43,7 @@ fn spellings() -> [String; 4] {
         write!(digits, "{byte:02x}").expect("a string takes it");
         digits
     });
-    // Of `canary-5b0c1`, by another program.
+    // `canary-5b0c1`, encoded by another program.
     let base64 = "Y2FuYXJ5LTViMGMx".to_owned();
     [CANARY.to_owned(), decimal.join(", "), hexadecimal, base64]
 }
@@ -58,7 +58,7 @@ fn assert_tells_none(text: &str) {
     }
 }
 
-/// What the admin port shows.
+/// Everything that the admin port shows.
 fn shown(host: &Host) -> String {
     ["/status", "/metrics", "/readyz", "/livez", "/startupz"]
         .map(|path| {
@@ -68,7 +68,7 @@ fn shown(host: &Host) -> String {
         .join("\n")
 }
 
-/// Looks at each file below a directory; gives their number.
+/// Searches each file under a directory, and returns the number of files.
 fn search(directory: &Path) -> usize {
     let mut files = 0;
     for entry in fs::read_dir(directory).expect("the directory can be listed") {
@@ -98,7 +98,7 @@ fn a_rotated_secret_is_seen_without_a_swap_and_none_is_told() {
     host.wait_until("the rotated secret", |host| revealed(host) == SECOND);
     assert_eq!(host.generation(), 1);
 
-    // Everything that goes wrong and is told about.
+    // Every kind of failure that is reported.
     let mut told = String::new();
     let mut client = host.client();
     for path in [
@@ -134,7 +134,7 @@ fn a_rotated_secret_is_seen_without_a_swap_and_none_is_told() {
     }
     told.push_str(&shown(&host));
 
-    // Secrets that cannot be read leave the last ones in force.
+    // If secrets cannot be read, the last ones stay in force.
     let secrets_at = shard.secrets.directory().to_owned();
     let away = secrets_at.with_extension("away");
     fs::rename(&secrets_at, &away).expect("the file can be renamed");
@@ -164,10 +164,9 @@ fn a_rotated_secret_is_seen_without_a_swap_and_none_is_told() {
     );
 }
 
-/// What a guest has revealed is its own to keep: the host cannot know what it
-/// then says in a line of its log. But the host tells a failing request's client
-/// nothing of what the guest said, and puts nothing of it in the status, the
-/// metrics or any file.
+/// The host cannot prevent a guest from writing a secret to its log. But the host's replies to
+/// failing requests contain nothing of what the guest wrote, and neither do the status, the metrics
+/// or any file.
 #[test]
 fn what_a_guest_tells_of_its_secrets_goes_no_further_than_the_log() {
     let mut shard = shard(&[]);
@@ -198,7 +197,7 @@ fn what_a_guest_tells_of_its_secrets_goes_no_further_than_the_log() {
     search(shard.config.directory());
 }
 
-/// Each shard of each test has a secret that is looked for everywhere.
+/// Each shard of each test has a secret that the tests search for everywhere.
 #[test]
 fn a_secret_told_in_any_test_would_be_found() {
     let shard = Shard::new(&config(&guest("kv"), &[]));

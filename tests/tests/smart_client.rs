@@ -1,5 +1,4 @@
-//! The course's smart client against a cluster, in each of the ways that a
-//! cluster can be asked.
+//! The course's smart client against a cluster, with each way of routing.
 
 use std::process::Command;
 
@@ -16,7 +15,7 @@ fn kv(part: u8, routing: &str) -> Files {
     config(&guest("kv"), &[("ostrakon.toml", &toml)])
 }
 
-/// The lines that the client prints of its rounds.
+/// The lines that the client prints for its rounds.
 fn rounds(servers: &str, arguments: &[&str]) -> Vec<String> {
     let mut command = Command::new(binary().with_file_name("smart-client"));
     command.args([servers, "--interval", "0s"]).args(arguments);
@@ -26,7 +25,7 @@ fn rounds(servers: &str, arguments: &[&str]) -> Vec<String> {
     output.lines().skip(2).map(str::to_owned).collect()
 }
 
-/// A line of `mark` for each letter, or of what `other` says of it.
+/// A line with `mark` for each letter, except where `other` gives another mark.
 fn line(mark: char, other: impl Fn(char) -> Option<char>) -> String {
     let marks = ALPHABET.chars().map(|letter| other(letter).unwrap_or(mark));
     let marks: String = marks.collect();
@@ -38,7 +37,7 @@ fn all(mark: char) -> String {
     line(mark, |_| None)
 }
 
-/// Whether a letter is of the shard that is down: `c`, 99, and each third.
+/// Whether a letter belongs to the shard that is down: `c` (99), and every third letter from there.
 fn of_0(letter: char) -> bool {
     u32::from(letter).is_multiple_of(3)
 }
@@ -54,7 +53,7 @@ fn check(cluster: &Cluster, routing: &str) {
     };
     check(&servers, &hits);
     if routing == "local" {
-        // It asks by the wrong number, and is only told so when it writes.
+        // The client uses the wrong number of shards, and learns so only when it writes.
         let by = |servers: u32| {
             move |letter: char| {
                 (u32::from(letter) % servers != u32::from(letter) % 3).then_some('m')
@@ -83,7 +82,7 @@ fn a_list_of_any_length_and_any_one_server_find_all_keys() {
         check(&cluster, routing);
     }
 
-    // Each key once, and where the client that shards by itself looks for it.
+    // Each key is stored once, where a client that shards by itself looks for it.
     for (shard, host) in (0..).zip(&cluster.hosts) {
         let keys = host.client().get("/allKeys").expect("an answer");
         let own = ALPHABET
@@ -93,7 +92,8 @@ fn a_list_of_any_length_and_any_one_server_find_all_keys() {
         assert_eq!(keys.text(), own.join(","), "shard {shard}");
     }
 
-    // A shard that is down: `.` where it is asked itself, 503 where others wait for it.
+    // A shard is down: the client prints `.` if it asked that shard itself; other shards wait for
+    // it and answer 503.
     cluster.hosts.remove(0).stop();
     let without = |mark| [line('h', move |letter| of_0(letter).then_some(mark))];
     let round = ["readonly", "--rounds", "1"];

@@ -1,4 +1,4 @@
-//! Starting: who may, on what, and what is said where nobody can.
+//! Starting: with which data and settings a shard starts, and the message if it cannot.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use ostrakon_tests::host::{Files, Host, Shard, config, guest, last_words};
 
-/// What a host that cannot start says at last, and its exit code.
+/// The exit code and the last message of a host that cannot start.
 fn refusal(shard: &Shard) -> (Option<i32>, String) {
     let (status, log) = shard.spawn().wait();
     (status.code(), last_words(&log))
@@ -20,7 +20,7 @@ fn a_second_host_on_a_data_directory_is_refused_with_one_line() {
     assert_eq!(code, Some(75), "{said:?}");
     let data = shard.data.display().to_string();
     assert!(said.contains(&data), "{said:?}");
-    // The first one has noticed nothing.
+    // The first host is not affected.
     let saved = host.client().get("/save/a/b").unwrap();
     assert_eq!((saved.status, saved.text()), (200, "b"));
     host.stop();
@@ -56,7 +56,7 @@ fn a_first_start_on_a_bad_configuration_is_one_line_and_code_64() {
     }
 }
 
-/// What `kubectl describe` shows of a Pod that ended is the last of its log.
+/// `kubectl describe` shows the end of a finished Pod's log.
 #[test]
 fn what_ends_a_shard_is_told_in_the_format_of_its_log_whatever_the_filter_is() {
     let shard = Shard::new(&config(b"not Wasm at all", &[]));
@@ -78,10 +78,10 @@ fn what_ends_a_shard_is_told_in_the_format_of_its_log_whatever_the_filter_is() {
     let said = ends(&["--ordinal", "0", "--log-format", "json", "--log", "off"]);
     let said = last_words(&said);
     assert!(said.contains("not WebAssembly"), "{said}");
-    // For people, as any command says it.
+    // With the format for people, the message looks like that of any command.
     let said = ends(&["--ordinal", "0", "--log-format", "human", "--log", "error"]);
     assert!(said.starts_with("error: "), "{said}");
-    // Where the shard is not known yet.
+    // The process does not know its ordinal yet.
     let said = last_words(&ends(&["--log-format", "json"]));
     assert!(said.contains("without-a-number"), "{said}");
 }
@@ -104,7 +104,7 @@ fn with_a_bad_configuration_it_starts_on_the_last_good_generation_and_says_why()
     let loaded = host.client().get("/load/key").unwrap();
     assert_eq!((loaded.text(), loaded.generation()), ("word", first));
 
-    // And it goes on from there.
+    // It continues with later generations.
     let second = config(&guest("kv"), &[("label", "second")]);
     shard.config.publish(&second).unwrap();
     host.wait_for_status("the next generation", |status| {
@@ -132,7 +132,7 @@ fn the_generations_number_survives_stops_and_kills() {
         assert_eq!(host.generation(), expected);
         host.stop();
     }
-    // What changed while no host ran is a generation of its own.
+    // Content that changed while no host ran is a new generation.
     let files = config(&guest("kv"), &[("label", "changed meanwhile")]);
     shard.config.publish(&files).unwrap();
     let host = shard.start();
@@ -167,7 +167,7 @@ fn a_default_guest_serves_until_the_configmap_brings_one_and_after_it_took_it_aw
     named(&host, 2, "counter");
     shard.config.publish(&settings).unwrap();
     assert_eq!(named(&host, 3, "kv"), of_default);
-    // The same content, from wherever it comes, is the same generation.
+    // The same content is the same generation, whatever its source.
     shard.config.publish(&same).unwrap();
     host.stop();
     let host = shard.start();
@@ -184,7 +184,7 @@ fn a_default_guest_serves_until_the_configmap_brings_one_and_after_it_took_it_aw
     }
 }
 
-/// An optional ConfigMap that is not there is mounted as an empty directory.
+/// An optional ConfigMap that does not exist is mounted as an empty directory.
 #[test]
 fn a_default_guest_serves_where_the_configmap_is_empty() {
     let mut shard = Shard::new(&Files::new());
@@ -200,7 +200,7 @@ fn a_default_guest_serves_where_the_configmap_is_empty() {
         assert_eq!(host.client().get("/save/a/b").unwrap().text(), "b");
         host.stop();
     }
-    // One that has had settings is not emptied on purpose.
+    // A volume that had settings does not become empty on purpose.
     let host = shard.start();
     let settings = Files::from([("label".to_owned(), b"settings".to_vec())]);
     shard.config.publish(&settings).unwrap();
@@ -214,7 +214,7 @@ fn a_default_guest_serves_where_the_configmap_is_empty() {
     host.stop();
 }
 
-/// A guest may take long to compile or to check itself, and nobody is served yet.
+/// A guest may take long to compile or to check itself, while nobody is served yet.
 #[test]
 fn one_that_is_told_to_end_before_it_is_ready_ends_at_once() {
     let toml = "guest.check_deadline = \"10m\"";
@@ -226,7 +226,7 @@ fn one_that_is_told_to_end_before_it_is_ready_ends_at_once() {
     let (status, log) = host.wait();
     assert_eq!(status.code(), Some(0), "{log}");
     assert!(log.contains("told to end before it was ready"), "{log}");
-    // What it leaves is in order.
+    // It leaves the data in order.
     shard.config.publish(&config(&guest("kv"), &[])).unwrap();
     shard.start().stop();
 }
@@ -236,7 +236,7 @@ fn fifo(path: &Path) {
     assert!(made.is_ok_and(|status| status.success()), "mkfifo failed");
 }
 
-/// A FIFO as lock, store, cache entry or kept generation hung the start.
+/// A FIFO as lock, store, cache entry or kept generation once hung the start.
 #[test]
 fn a_fifo_among_the_data_is_one_line_or_passed_over_and_hangs_nothing() {
     let shard = Shard::new(&config(&guest("kv"), &[]));
@@ -248,7 +248,7 @@ fn a_fifo_among_the_data_is_one_line_or_passed_over_and_hangs_nothing() {
             .map(|entry| entry.expect("the entry can be read").path())
             .collect()
     };
-    // What can be made anew is.
+    // Files that can be made again are made again.
     for path in [paths("compiled"), paths("generations")].concat() {
         if path.is_dir() {
             fs::remove_dir_all(&path).expect("it is there");
@@ -307,20 +307,20 @@ fn a_fifo_on_a_command_line_is_one_line_and_hangs_nothing() {
     }
 }
 
-/// The volume's thread waited for the other end of a FIFO for good, and kept the
-/// process after SIGTERM.
+/// The volume's thread once waited forever for the other end of a FIFO, which kept the process
+/// running after SIGTERM.
 #[test]
 fn a_plain_directory_where_files_become_fifos_is_read_on_and_the_shard_ends() {
     let shard = Shard::new(&Files::new());
     let volume = shard.config.directory().to_owned();
-    // From now on a plain directory.
+    // The volume becomes a plain directory.
     fs::remove_file(volume.join("..data")).expect("it is there");
     fs::write(volume.join("guest.wasm"), guest("hostile")).expect("the file can be written");
     fs::write(volume.join("label"), "one").expect("the file can be written");
     let host = shard.start();
     let label = |host: &Host| host.client().get("/label").expect("an answer");
     assert_eq!(label(&host).text(), "one");
-    // Between a look and the opening, some of the times.
+    // Some of the replacements fall between the check of the file type and the opening.
     let (pipe, file) = (volume.join(".pipe"), volume.join(".file"));
     for round in 0..300 {
         fifo(&pipe);
@@ -329,7 +329,7 @@ fn a_plain_directory_where_files_become_fifos_is_read_on_and_the_shard_ends() {
         fs::rename(&file, volume.join("label")).expect("it is replaced");
     }
     host.wait_until("the last content", |host| label(host).text() == "round 299");
-    // Nor is anything read by a link that leads out.
+    // A link that leads out of the volume is not followed either.
     std::os::unix::fs::symlink("/etc/passwd", &file).expect("it is made");
     fs::rename(&file, volume.join("label")).expect("it is replaced");
     let status = host.wait_for_status("the refusal", |status| status["refused"].is_object());

@@ -1,4 +1,4 @@
-//! The local controller does what a StatefulSet and the kubelet do, with real hosts.
+//! The local controller behaves like a StatefulSet and the kubelet, with real hosts.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,11 +10,11 @@ use ostrakon_tests::host::{config, guest};
 use ostrakon_tests::set::StatefulSet;
 
 fn set(shards: u32) -> StatefulSet {
-    // Keys differ in more than their first character.
+    // `jump` hashes the whole key, so keys with the same first character spread.
     StatefulSet::new(&config(&guest("kv"), &[("sharding", "jump")]), shards)
 }
 
-/// What happened of one kind, as `s` for started and so on with the shard's ordinal.
+/// What happened to the shards, as the letter of the event (`s` for started) and the ordinal.
 fn history(set: &StatefulSet) -> Vec<String> {
     let letter = |what: &What| match what {
         What::Started { .. } => Some('s'),
@@ -70,7 +70,7 @@ fn what_dies_is_started_again_with_its_data_whatever_the_others_do() {
             200
         );
     }
-    // The first is not ready, and holds the second up in nothing.
+    // The first shard is not ready, which must not delay the second.
     set.pause(0).expect("it has a process");
     let killed = set.kill(1).expect("it has a process");
     set.wait_for("its end", |shard, what| {
@@ -129,13 +129,14 @@ fn data_moves_with_the_number_of_shards_and_each_ordinal_keeps_its_disk() {
     }
     let mounted = fs::read_to_string(set.mounted(0).join("ostrakon.toml")).unwrap();
     assert_eq!(mounted, toml.replace('7', "3"));
-    // What the controller saw of a shard may be from before the data moved, so each is asked.
+    // The status that the controller last saw may be from before the data moved, so each shard is
+    // asked.
     for shard in 0..3 {
         let entries = &set.status(shard).expect("it is up")["store"]["entries"];
         assert!(entries.as_u64() > Some(0), "shard {shard} has {entries}");
     }
 
-    // Started again with fewer, it fetches the data from where it is first.
+    // After a restart with fewer shards, it first fetches the data from where it is.
     set.stop();
     set.options.shards = Some(1);
     set.start();
@@ -146,7 +147,7 @@ fn data_moves_with_the_number_of_shards_and_each_ordinal_keeps_its_disk() {
             "word"
         );
     }
-    // And with no number given, as many as they were.
+    // Without a number, it starts as many shards as before.
     set.stop();
     set.options.shards = None;
     set.start();

@@ -1,8 +1,8 @@
-//! Swaps under load: no request fails, none is answered by two generations, and
-//! no write runs on an older generation than one before it.
+//! Swaps under load: no request fails, none is answered by two generations, and no write runs on an
+//! older generation than a write before it.
 //!
-//! Each generation is told its own number by its settings, so a reply whose
-//! body and header disagree is one that two generations made.
+//! Each generation's settings contain its number. If a reply's body and header disagree, two
+//! generations made the reply.
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;
@@ -14,11 +14,11 @@ use ostrakon_tests::load::under_load;
 const SWAPS: u64 = 120;
 const WORKERS: usize = 6;
 
-/// What the guest's two codes say of themselves.
+/// How each version of the guest's code names itself.
 const ONE: &str = "this is code one";
 const OTHER: &str = "this is code two";
 
-/// The code of a generation.
+/// The code that a generation has.
 fn code_of(generation: u64) -> &'static str {
     if generation.is_multiple_of(4) || generation % 4 == 1 {
         ONE
@@ -27,7 +27,7 @@ fn code_of(generation: u64) -> &'static str {
     }
 }
 
-/// Another component that behaves the same but for what it says of itself.
+/// A component that differs only in the name that it gives.
 fn other_code(component: &[u8]) -> Vec<u8> {
     let mut places = component.windows(ONE.len()).enumerate();
     let (at, _) = places
@@ -45,8 +45,7 @@ fn swaps_under_load_drop_and_mix_no_request() {
     let other = other_code(&one);
     let files = |generation: u64| {
         let number = generation.to_string();
-        // Both change every second time, by turns: the guest together with the
-        // settings, then the settings alone.
+        // By turns, the guest changes together with the settings, and the settings change alone.
         let component = match code_of(generation) {
             ONE => &one,
             _ => &other,
@@ -74,8 +73,8 @@ fn swaps_under_load_drop_and_mix_no_request() {
         let mut get = |path: &str| {
             let response = client.get(path).expect("an answer");
             assert_eq!(response.status, 200, "{path}: {response:?}");
-            // Reads and writes together: once a client has seen a generation, it
-            // sees no older one.
+            // This holds for reads and writes together: a client that has seen a generation sees no
+            // older one.
             let generation = response.generation();
             let before = newest[worker].fetch_max(generation, Ordering::Relaxed);
             assert!(before <= generation, "{generation} after {before}: {path}");
@@ -86,7 +85,7 @@ fn swaps_under_load_drop_and_mix_no_request() {
             0 | 1 => {
                 let response = get("/code");
                 let generation = response.generation();
-                // The setting and the code say of which generation they are.
+                // Both the setting and the code name their generation.
                 let expected = format!("{generation} {}", code_of(generation));
                 assert_eq!(response.text(), expected, "two generations: {response:?}");
                 seen.lock().expect("no holder panics").insert(generation);
@@ -98,13 +97,13 @@ fn swaps_under_load_drop_and_mix_no_request() {
                 let generation = response.generation();
                 assert!(before <= generation, "{generation} wrote after {before}");
                 get("/label");
-                // One that each generation routes to a partition of its own: it
-                // has never seen another's mark there.
+                // Each generation routes this request to a partition of its own, so it never finds
+                // another generation's mark there.
                 let response = get("/routed/k");
                 let (mark, generation) = (response.text(), response.generation().to_string());
                 assert!(mark.is_empty() || mark == generation, "{response:?}");
             }
-            // A load of what was saved.
+            // Loads a saved value.
             _ => {
                 let value = number.to_string();
                 get(&format!("/set/own-{worker}/{value}"));

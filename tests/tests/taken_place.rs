@@ -1,5 +1,5 @@
-//! A peer that says that it is a later process of another shard, and so is called in that
-//! one's place. It is trusted with data; but it decides nothing for the others.
+//! A peer that claims to be a later process of another shard, so that the others call it instead.
+//! It is trusted with data, but it decides nothing for the others.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use tokio::sync::watch;
 const ROGUE: Ipv4Addr = Ipv4Addr::new(10, 9, 9, 9);
 const PATIENCE: Duration = Duration::from_mins(2);
 
-/// Answers all that it is asked with a plan.
+/// Answers every request with a plan.
 struct Liar {
     plan: Plan,
     asked: AtomicU64,
@@ -52,7 +52,7 @@ fn endpoint(ordinal: u32, incarnation: u64) -> Endpoint {
     Endpoint::new(identity, credentials)
 }
 
-/// Asks a shard for its plan, from the address of the rogue, as somebody.
+/// Requests a shard's plan from the rogue's address, under an identity.
 async fn ask(to: SocketAddr, as_whom: &Endpoint, cluster: Option<ClusterId>) -> Bytes {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.bind((ROGUE, 0).into()).expect("it has that address");
@@ -102,7 +102,7 @@ fn a_peer_that_takes_a_shards_place_gives_no_plan() {
         let runtime = Runtime::new().expect("a runtime can be created");
         let said = runtime.block_on(ask(peers[0], &endpoint(900, 1), None));
         let plan = plan_of(&said);
-        // One that can come next: all that shard 2 has is to be another's.
+        // A possible next plan, which gives all of shard 2's partitions to others.
         let mut lie = plan.clone();
         lie.epoch.0 += 1;
         lie.to = Placement {
@@ -133,7 +133,7 @@ fn a_peer_that_takes_a_shards_place_gives_no_plan() {
         for to in peers {
             runtime.block_on(ask(to, &rogue, Some(plan.cluster)));
         }
-        // It is called in the place of shard 0, by both, again and again.
+        // Both others call it instead of shard 0, again and again.
         let began = Instant::now();
         while liar.asked.load(Ordering::Relaxed) < 10 {
             assert!(began.elapsed() < PATIENCE, "the peer was not called");
@@ -155,7 +155,7 @@ fn a_peer_that_takes_a_shards_place_gives_no_plan() {
         down.send_replace(true);
         network.remove(ROGUE);
         drop(runtime);
-        // The one whose place it took is started again, and all is as before.
+        // The real shard 0 is started again, and the cluster works as before.
         pods.end_by_itself(0, 76);
         pods.restart(0);
         let began = Instant::now();

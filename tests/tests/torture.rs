@@ -1,9 +1,9 @@
-//! Real processes under load that are killed at random, the coordinator among
-//! them, while their number, their guest and its sharding change: every history
-//! stays linearizable, and each key ends in exactly one place.
+//! Real processes under load are killed at random, including the coordinator, while their number,
+//! their guest and its sharding change. Every history stays linearizable, and each key ends in
+//! exactly one place.
 //!
-//! `OSTRAKON_TORTURE_ROUNDS` makes it longer: 1 round by default. A run's choices
-//! come from `OSTRAKON_TEST_SEED`; the processes' timing does not.
+//! `OSTRAKON_TORTURE_ROUNDS` sets the number of rounds, 1 by default. A run's choices come from
+//! `OSTRAKON_TEST_SEED`; the processes' timing does not.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -21,17 +21,17 @@ use ostrakon_tests::set::StatefulSet;
 
 /// Keys that clients write and read all the time.
 const KEYS: u64 = 300;
-/// Keys that are there from the start, so that a change takes its time.
+/// Keys that exist from the start, so that a change takes some time.
 const FILLERS: u64 = 20_000;
 const CLIENTS: u64 = 16;
 const SHARDS: u32 = 5;
-/// What has to be done at least in a round.
+/// The least number of operations per round.
 const OPERATIONS: u64 = 200_000;
 const KILLS: u64 = 30;
-/// How many processes are killed around one change.
+/// How many processes are killed during one change.
 const KILLS_EACH: u64 = 4;
 
-/// What is asked for, one after another: shards, sharding, and the guest's mark.
+/// The changes, in order: number of shards, sharding, and the guest's mark.
 const CHANGES: [(u32, &str, u8); 8] = [
     (5, "modulo", 1),
     (5, "modulo", 2),
@@ -43,8 +43,7 @@ const CHANGES: [(u32, &str, u8); 8] = [
     (3, "modulo", 1),
 ];
 
-/// The key/value guest with a mark in it: another component, with other code in
-/// name only.
+/// The key/value guest with a mark: a different component that behaves the same.
 fn kv(sharding: &str, mark: u8) -> Files {
     const CUSTOM: [u8; 8] = [0, 6, 4, b'm', b'a', b'r', b'k', 0];
     let mut component = guest("kv");
@@ -53,18 +52,18 @@ fn kv(sharding: &str, mark: u8) -> Files {
     config(&component, &[("sharding", sharding)])
 }
 
-/// A number for the sharding that is known from the guest's description.
+/// The number of a sharding, as the guest's description gives it.
 fn version(sharding: &str) -> u32 {
     if sharding == "modulo" { 1 } else { 2 }
 }
 
-/// What is known of an operation's end.
+/// What is known about the outcome of an operation.
 #[derive(Debug)]
 enum Outcome {
     Done(Action),
-    /// Nothing was run.
+    /// The operation was not run.
     NotRun,
-    /// Nobody knows whether it was.
+    /// It is unknown whether the operation was run.
     Unknown,
 }
 
@@ -89,7 +88,7 @@ impl Clients<'_> {
         u64::try_from(self.began.elapsed().as_nanos()).expect("not so long")
     }
 
-    /// One client, until the end; gives what it did, by key.
+    /// Runs one client until the end, and returns its operations by key.
     fn run(&self, number: u64, mut random: Random) -> Vec<(u64, Operation)> {
         let mut clients: Vec<_> = self.addresses.iter().copied().map(Client::new).collect();
         let mut operations = Vec::new();
@@ -114,7 +113,7 @@ impl Clients<'_> {
                     self.done.fetch_add(1, Ordering::Relaxed);
                     (action, returned)
                 }
-                // What was read and not told has no effect.
+                // A read without a reply has no effect.
                 (Outcome::NotRun, _) | (Outcome::Unknown, Kind::Read) => {
                     self.not_run.fetch_add(1, Ordering::Relaxed);
                     continue;
@@ -147,7 +146,7 @@ fn ask(client: &mut Client, key: u64, kind: Kind) -> Outcome {
         Kind::Delete => client.send("DELETE", &path, &[], b""),
     };
     match answer {
-        // Nobody listens there, so nobody was asked.
+        // Nobody listens there, so nobody got the request.
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => Outcome::NotRun,
         Err(_) => Outcome::Unknown,
         Ok(answer) => outcome(kind, &answer),
@@ -180,7 +179,7 @@ fn filler(number: u64) -> String {
     format!("filler-{number}")
 }
 
-/// Does something with each filler, on several connections.
+/// Runs `each` on every filler, over several connections.
 fn with_fillers(address: SocketAddr, each: impl Fn(&mut Client, &str) + Sync) {
     let next = AtomicU64::new(0);
     thread::scope(|scope| {
@@ -199,8 +198,8 @@ fn with_fillers(address: SocketAddr, each: impl Fn(&mut Client, &str) + Sync) {
     });
 }
 
-/// Asks for a change and kills processes until it is made, and at least so many;
-/// gives how many, and how many of them were the coordinator.
+/// Makes a change, kills `KILLS_EACH` processes meanwhile, and waits until the change is complete.
+/// Returns the number of kills, and how many of them hit the coordinator.
 fn change(
     set: &StatefulSet,
     random: &mut Random,
@@ -235,7 +234,7 @@ fn change(
     }
 }
 
-/// The shards that have each partition, from their files.
+/// The shards that hold each partition, from their files.
 fn places(set: &StatefulSet) -> BTreeMap<Vec<u8>, Vec<u32>> {
     let mut places: BTreeMap<Vec<u8>, Vec<u32>> = BTreeMap::new();
     for shard in 0..SHARDS {
@@ -307,7 +306,7 @@ fn kills_and_changes_without_end_lose_nothing() {
             })
             .collect();
         {
-            // Also when it panics, or the clients would go on for ever.
+            // Ends the clients even after a panic; otherwise they would run forever.
             let _end = End(&clients.ended);
             for _ in 0..rounds {
                 for wanted in CHANGES {
@@ -327,7 +326,7 @@ fn kills_and_changes_without_end_lose_nothing() {
         }
     });
 
-    // What is there in the end is a part of each history.
+    // The final value of each key is part of its history.
     let mut client = Client::new(addresses[1]);
     let mut there = 0;
     for (key, history) in &mut histories {
@@ -372,7 +371,7 @@ fn kills_and_changes_without_end_lose_nothing() {
     );
 }
 
-/// Ends the clients when dropped.
+/// Stops the clients when dropped.
 struct End<'a>(&'a AtomicBool);
 
 impl Drop for End<'_> {

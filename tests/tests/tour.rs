@@ -1,4 +1,4 @@
-//! The tour of a cluster that grows and shrinks, as a person takes it.
+//! The tour of a cluster that grows and shrinks, as a user sees it.
 
 use std::fs::{self, File};
 use std::process::{Child, Command};
@@ -10,7 +10,7 @@ use ostrakon_tests::client::Client;
 use ostrakon_tests::host::{PATIENCE, binary, guest};
 use tempfile::TempDir;
 
-/// The tour, on a net of its own, with nothing else in the directory for what is temporary.
+/// The tour, with addresses of its own and a temporary directory with nothing else in it.
 struct Tour {
     child: Child,
     net: Net,
@@ -33,7 +33,7 @@ impl Tour {
             .arg(component)
             .arg("--ostrakon")
             .arg(binary())
-            // Files: what it leaves running would hold a pipe open.
+            // Files instead of pipes: a process that it leaves running would keep a pipe open.
             .stdout(File::create(directory.path().join("stdout")).unwrap())
             .stderr(File::create(directory.path().join("stderr")).unwrap())
             .spawn()
@@ -45,7 +45,7 @@ impl Tour {
         }
     }
 
-    /// Waits for a line with this in it.
+    /// Waits for a line that contains `text`.
     fn wait_for(&self, text: &str) {
         let deadline = Instant::now() + PATIENCE;
         while !self.said("stdout").contains(text) {
@@ -59,10 +59,10 @@ impl Tour {
         fs::read_to_string(self.directory.path().join(to)).unwrap()
     }
 
-    /// Waits for its end, when nothing of it runs any more; gives the exit code.
+    /// Waits until it and all its processes have ended, and returns the exit code.
     fn end(&mut self) -> Option<i32> {
         let address = self.net.first().to_string();
-        // Five stations, and other tests meanwhile.
+        // It has five stations, and other tests run meanwhile.
         let deadline = Instant::now() + 5 * PATIENCE;
         loop {
             let ended = self.child.try_wait().unwrap();
@@ -83,7 +83,7 @@ impl Tour {
         assert!(sent.unwrap().success());
     }
 
-    /// How much it left in the directory for what is temporary.
+    /// How many entries it left in its temporary directory.
     fn left(&self) -> usize {
         let left = fs::read_dir(self.directory.path().join("temporary"));
         left.unwrap().count()
@@ -93,14 +93,14 @@ impl Tour {
 impl Drop for Tour {
     fn drop(&mut self) {
         if let Ok(None) = self.child.try_wait() {
-            // It ends its shards; killed, it could not.
+            // Interrupted, it ends its shards. Killed, it could not.
             self.interrupt();
             let _ = self.child.wait();
         }
     }
 }
 
-/// The command line of a process that was given this address, or this and a port.
+/// The command line of a process that has this address as an argument, with or without a port.
 fn process_with(address: &str) -> Option<String> {
     let processes = fs::read_dir("/proc").unwrap().flatten();
     let mut commands =
@@ -121,7 +121,7 @@ fn three_shards_become_five_and_two_and_no_client_notices() {
     let last = said.lines().last().unwrap();
     let (requests, rest) = last.split_once(" requests over 3 -> 5 -> 2, ").unwrap();
     let requests: u64 = requests.replace(',', "").parse().unwrap();
-    // Each key is written once and read once at least.
+    // Each key is written once and read at least once.
     assert!(requests > 4000, "{last}");
     assert!(rest.starts_with("0 failed, longest "), "{last}");
     assert!(
@@ -151,7 +151,7 @@ fn a_key_that_is_lost_fails_the_tour() {
     assert_eq!(code, Some(1), "{wrong}");
     let expected = "the smart client prints \"hhhhhhhhhhhhhhhhmhhhhhhhhh";
     assert!(wrong.contains(expected), "{wrong}");
-    // For a look at what happened.
+    // The files of a failed tour are kept for inspection.
     assert_eq!(tour.left(), 1);
 }
 

@@ -1,5 +1,5 @@
-//! Traces: what joins the spans and the log lines of a request in two shards, and what is there
-//! where nobody traces.
+//! Traces: how the spans and log lines of a request in two shards are joined, and what exists
+//! without tracing.
 
 use std::fs;
 
@@ -12,13 +12,13 @@ use serde_json::Value;
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const CALLER: &str = "00f067aa0ba902b7";
 
-/// Shards of a guest that logs when it is asked to.
+/// Shards with a guest that logs on request.
 fn hostile() -> Files {
     let toml = "[cluster]\nshards = 2\n[log]\nfilter = \"info\"\n";
     config(&guest("hostile"), &[("ostrakon.toml", toml)])
 }
 
-/// A request in which the guest logs.
+/// The path of a request in which the guest logs.
 fn logging(partition: u32) -> String {
     format!("/log-lines?partition={partition}")
 }
@@ -27,7 +27,7 @@ fn writing(partition: u32) -> String {
     format!("/set/{partition}/value?a=query")
 }
 
-/// Asks the first shard for what the second has, within a trace.
+/// Sends a request for the second shard's data to the first, within a trace.
 fn ask_of_the_second(
     cluster: &Cluster,
     path: impl Fn(u32) -> String,
@@ -44,7 +44,7 @@ fn ask_of_the_second(
     client.send("GET", &path, &headers, b"").expect("an answer")
 }
 
-/// The guest's lines in a host's log that are of the trace.
+/// The number of the guest's log lines that belong to the trace.
 fn traced_lines(host: &Host) -> usize {
     let log = host.log();
     let lines = log.lines().map(serde_json::from_str::<Value>);
@@ -133,7 +133,7 @@ fn spans_of_two_shards_join_in_the_client_s_trace() {
     assert_eq!(traced_lines(&cluster.hosts[0]), 0);
     assert!(threads(&cluster.hosts[0]).contains(&"otlp".to_owned()));
 
-    // The request before it came with no trace: one was made, the same in both shards.
+    // The earlier request had no trace. The host made one, the same in both shards.
     let all = collector.spans();
     let made = all
         .iter()
@@ -144,7 +144,7 @@ fn spans_of_two_shards_join_in_the_client_s_trace() {
         let there = all.iter().find(|span| span.parent == hop.id);
         assert_eq!(there.map(|span| &span.trace), Some(&hop.trace));
     }
-    // What its caller does not record is not recorded.
+    // A trace that the caller does not record is not recorded here.
     let unsampled = format!("00-{}-{CALLER}-00", TRACE.replace('4', "5"));
     assert_eq!(ask_of_the_second(&cluster, logging, &unsampled).status, 200);
     let exported = |host: &Host| host.metric("ostrakon_spans_exported_total");
@@ -153,7 +153,7 @@ fn spans_of_two_shards_join_in_the_client_s_trace() {
         host.stop();
         println!("{counted} spans exported before the end");
     }
-    // All that waited was sent at the end.
+    // All waiting spans were sent at the end.
     let spans = collector.spans();
     assert!(
         spans.iter().all(|span| !span.trace.starts_with("5bf")),
@@ -223,7 +223,7 @@ fn what_is_not_a_collector_is_one_clear_line() {
         ("--traces-sampler", "some", "always_on"),
         ("--otlp-headers", "canary", "name=value"),
     ] {
-        // Whatever it takes for a collector, it ends: this is no guest.
+        // The host ends whatever its collector is, because this guest is invalid.
         let mut shard = Shard::new(&config(b"none", &[]));
         let mut arguments = vec![flag, value];
         if flag != "--otlp-endpoint" {

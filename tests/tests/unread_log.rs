@@ -1,5 +1,6 @@
 //! A log that nobody reads: standard error is a full pipe, or a closed one. Requests, swaps, probes
-//! and the end go on; lines that find no room are counted, and told of when it is read again.
+//! and shutdown work nevertheless. Lines without room are counted, and reported when the log is
+//! read again.
 
 use std::io::Write as _;
 use std::process::Stdio;
@@ -10,10 +11,10 @@ use ostrakon_tests::host::{Host, PATIENCE, Reading, Shard, config, guest};
 use ostrakon_tests::load::under_load;
 
 const LOST: &str = "ostrakon_log_lines_lost_total";
-/// What the bound on lines may take of memory, twice over, and what else moves meanwhile.
+/// Twice the memory for the bound on waiting lines, and a margin for other changes.
 const MORE_MEMORY: u64 = 48 << 20;
 
-/// A shard that logs all it can.
+/// A shard that logs everything it can.
 fn talkative(label: &str) -> Shard {
     let mut shard = Shard::new(&config(&guest("kv"), &[("label", label)]));
     let filter = "trace,hyper=trace,hyper_util=trace,tokio_util=trace,h2=trace,mio=trace,wasmtime=trace,cranelift_codegen=trace";
@@ -21,7 +22,7 @@ fn talkative(label: &str) -> Shard {
     shard
 }
 
-/// Lets clients work until lines are lost, and then until `meanwhile` returns; prints what they saw.
+/// Runs clients until lines are lost, and then until `meanwhile` returns. Prints their results.
 #[expect(clippy::print_stdout, reason = "the test prints its results")]
 fn while_unread(host: &Host, what: &str, meanwhile: impl FnOnce()) {
     let before = host.metric("process_resident_memory_bytes");
@@ -71,7 +72,7 @@ fn nothing_waits_for_the_reader_of_a_log_and_what_is_lost_is_told() {
         shard.config.publish(&next).unwrap();
         host.wait_for_status("a swap", |status| status["generation"]["generation"] == 2);
     });
-    // Read again, it says how many are missing; each line is whole.
+    // When the log is read again, it says how many lines are missing, and each line is complete.
     host.set_reading(Reading::On);
     let told = |host: &Host| -> u64 {
         let log = host.log();
@@ -85,7 +86,7 @@ fn nothing_waits_for_the_reader_of_a_log_and_what_is_lost_is_told() {
     host.wait_until("it is told", |host| told(host) > 1000);
     let (log, told) = (host.log(), told(&host));
     println!("{} lines read, {told} told to be lost", log.lines().count());
-    // And not again: told to end, it ends.
+    // The log is again not read, and the host must end when it is told to.
     host.set_reading(Reading::Paused);
     host.signal("TERM");
     let (status, _) = host.wait();
@@ -104,7 +105,7 @@ fn a_log_that_is_closed_stops_nothing() {
     assert!(status.success(), "{status}");
 }
 
-/// What a command says last must not keep it, either.
+/// A command's last message must not keep it from ending either.
 #[test]
 fn a_command_that_fails_ends_though_nobody_reads_why() {
     let shard = Shard::new(&config(b"not Wasm", &[]));

@@ -1,8 +1,8 @@
-//! Hosts of different versions serve together while Pods are replaced: both ways, in each
-//! order, and while the number of shards changes.
+//! Hosts of different versions serve together while Pods are replaced: upgrades and downgrades, in
+//! each order, and while the number of shards changes.
 //!
-//! The other version is this one, behind relays that make it look to its peers like a later
-//! one. `cargo xtask upgrade` runs the same with the host of another commit.
+//! The other version is this one behind relays that make it look like a later one to its peers.
+//! `cargo xtask upgrade` runs the same test with the host of another commit.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -16,12 +16,13 @@ use ostrakon_tests::service;
 use ostrakon_tests::set::StatefulSet;
 use tempfile::TempDir;
 
-/// The most shards at once.
+/// The largest number of shards.
 const SHARDS: u32 = 5;
-/// The port of the relays, beside that of the peers.
+/// The port of the relays, next to the peers' port.
 const RELAY_PORT: u16 = 7071;
 
-/// Starts the host of one version or the other, as the file of its Pod's name says.
+/// Starts the host of one version or the other, depending on whether the file with its Pod's name
+/// exists.
 const CHOOSE: &str = r#"#!/bin/sh
 set -eu
 here=$(dirname "$0")
@@ -41,7 +42,7 @@ fi
 exec "THIS" "$@"
 "#;
 
-/// Which shards are of the other version.
+/// Which shards run the other version.
 struct Versions {
     directory: TempDir,
 }
@@ -65,7 +66,7 @@ impl Versions {
         self.directory.path().join("ostrakon")
     }
 
-    /// From their next start on, these shards are of the other version, and no others.
+    /// From their next start on, exactly these shards run the other version.
     fn set(&self, others: &[u32]) {
         for shard in 0..SHARDS {
             let mark = self.directory.path().join(format!("shard-{shard}"));
@@ -102,7 +103,7 @@ fn shards_of_two_versions_serve_together_and_reshard_on_the_way_there_and_back()
     };
     set.options.binary = versions.script();
     set.start();
-    // The last first, as a StatefulSet does; and the other way round.
+    // In the order of a StatefulSet, the last first, and in the opposite order.
     let steps: [&[u32]; 6] = [
         &[2, 3, 4],
         &[1, 2, 3, 4],

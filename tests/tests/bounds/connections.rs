@@ -1,4 +1,4 @@
-//! What a connection takes of memory, by what its client does: deploy/README.md says the most.
+//! Memory per connection, by what its client does. deploy/README.md states the maximum.
 
 use std::io::{Read as _, Write};
 use std::net::TcpStream;
@@ -15,11 +15,11 @@ use ostrakon_tests::{memory, tls};
 use super::Others;
 use super::memory::is_read;
 
-/// How many of each kind there are.
+/// Number of connections of each kind.
 const COUNT: usize = 1_000;
 const ASK: &[u8] = b"GET /load/x HTTP/1.1\r\nhost: x\r\n\r\n";
 
-/// Opens so many connections of a kind, which are held until what they take is known.
+/// Opens `COUNT` connections of a kind and holds them until their memory is measured.
 fn check<C>(host: &Host, kind: &str, connect: impl Fn() -> C) {
     let before = memory::status(host.id(), "VmRSS");
     let held: Vec<_> = (0..COUNT).map(|_| connect()).collect();
@@ -47,7 +47,7 @@ fn plain(host: &Host, bytes: &[u8], is_answered: bool) -> TcpStream {
     stream
 }
 
-/// Each on a host of its own: what one kind has taken and given back would be taken again.
+/// Each kind has a host of its own: memory that one kind had freed would be reused by the next.
 #[test]
 fn a_connection_takes_no_more_than_the_formula_says() {
     let settings = (
@@ -78,7 +78,7 @@ fn a_connection_takes_no_more_than_the_formula_says() {
         ("h2, idle after 8 requests", 8, END_STREAM),
     ] {
         let host = Shard::new(&files).start();
-        // What more of them at once keep is counted apart.
+        // Memory for further concurrent streams is counted separately.
         check(&host, kind, || {
             let mut raw = Raw::connect(host.address).expect("a connection");
             for _ in 0..streams {
@@ -88,7 +88,7 @@ fn a_connection_takes_no_more_than_the_formula_says() {
         });
         host.stop();
     }
-    // HTTP's buffers are made as large as the largest head of an answer, and kept.
+    // HTTP's buffers grow to the largest reply head, and stay that large.
     let hostile = config(&guest("hostile"), &[settings]);
     let path = "/header-enormous?n=30000";
     let host = Shard::new(&hostile).start();
@@ -129,7 +129,8 @@ fn a_connection_takes_no_more_than_the_formula_says() {
     host.stop();
 }
 
-/// A client that asks without an end and takes nothing, so that all that can be is on its way.
+/// A client that sends requests until nothing more can be sent, and reads no reply. All buffers on
+/// the way fill up.
 fn fill(mut stream: TcpStream, bytes: &[u8]) -> TcpStream {
     stream.set_nonblocking(true).expect("it can be");
     let full = Duration::from_millis(200);
@@ -146,10 +147,10 @@ fn fill(mut stream: TcpStream, bytes: &[u8]) -> TcpStream {
     stream
 }
 
-/// What clients do, how each begins, and what it goes on with.
+/// A name, how a client of this kind connects, and the bytes that it then sends repeatedly.
 type Kind<'a> = (&'a str, &'a (dyn Fn() -> TcpStream + Sync), &'a [u8]);
 
-/// It was megabytes, of which the formula knew nothing.
+/// The kernel kept megabytes for a connection, and the formula did not count them.
 #[test]
 fn what_the_system_keeps_for_a_connection_is_no_more_than_the_formula_says() {
     const CLIENTS: usize = 20;
@@ -159,7 +160,7 @@ fn what_the_system_keeps_for_a_connection_is_no_more_than_the_formula_says() {
     assert_eq!(stored.expect("an answer").status, 201);
     let ask = b"GET /kv/large HTTP/1.1\r\nhost: x\r\n\r\n";
     let fresh = || TcpStream::connect(host.address).expect("the host accepts connections");
-    // The system makes more room for who has sent and taken much.
+    // The kernel grows the buffers of a connection that has sent and received much.
     let used = || {
         let mut stream = fresh();
         let head = format!("PUT /kv/used HTTP/1.1\r\nhost: x\r\ncontent-length: {VALUE}\r\n\r\n");

@@ -1,4 +1,4 @@
-//! Few descriptors, and more idle clients than those.
+//! A low limit on descriptors, and more idle clients than it allows.
 
 use std::net::TcpStream;
 
@@ -6,10 +6,10 @@ use ostrakon_tests::host::{Host, Shard, config, guest};
 
 use super::Others;
 
-/// As many as were seen to shut everybody out at a limit of 1,024.
+/// With this many idle clients, a limit of 1,024 was seen to shut out everybody.
 const IDLE: usize = 1_100;
 
-/// A host whose limits on open files are these.
+/// A host with these limits on open files.
 fn limited(soft: u32, hard: u32) -> (Shard, Host) {
     let mut shard = Shard::new(&config(&guest("kv"), &[]));
     let limit = format!("ulimit -Sn {soft} && ulimit -Hn {hard} && exec \"$@\"");
@@ -42,8 +42,8 @@ fn idle_clients_beyond_the_descriptors_shut_nobody_out() {
         let mut idle = Vec::new();
         for number in 0..IDLE {
             idle.push(TcpStream::connect(host.address).expect("the host accepts connections"));
-            // No faster than others are answered: whoever has just come and said nothing yet gives way
-            // to as many as there are places.
+            // Clients come no faster than others are answered: a client that has just connected and
+            // has sent nothing is closed once as many newer ones have come as there are places.
             if number % 16 == 0 {
                 let answer = host.client().get("/load/kept").expect("an answer");
                 assert_eq!(answer.status, 200);
@@ -68,7 +68,7 @@ fn idle_clients_beyond_the_descriptors_shut_nobody_out() {
             matches!(&found[..], [line] if line.contains(&format!("\"soft_limit_found\":{soft}"))),
             "{found:?}"
         );
-        // The default of 10,000 connections is more than any of these allow.
+        // The default of 10,000 connections exceeds each of these limits.
         assert_eq!(
             lines(&log, "http.max_connections cannot be reached").len(),
             1,

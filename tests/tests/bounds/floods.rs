@@ -1,5 +1,5 @@
-//! Floods of h2's frames, each of which costs its client next to nothing: others go on meanwhile, and
-//! the host's memory does not grow by them.
+//! Floods of h2 frames, each of which costs its client almost nothing. Other clients are served
+//! meanwhile, and the host's memory does not grow.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,21 +11,22 @@ use ostrakon_tests::h2::{
 
 use super::memory::{Attack, check};
 
-/// How many connections flood at a time, and for how long. One that is closed is made anew.
+/// Number of connections that flood at once, and for how long. A connection that the host closes is
+/// opened again.
 const CONNECTIONS: usize = 8;
 const TIME: Duration = Duration::from_secs(4);
-/// Frames that are sent at a time.
+/// Frames per batch.
 const BATCH: u32 = 256;
 
-/// What a flood has come to.
+/// What a flood has sent so far.
 #[derive(Default)]
 struct Flood {
     frames: u64,
     connections: u64,
 }
 
-/// Floods with batches of frames; `next` gives the one that begins with this number on its connection,
-/// and how many frames it is. Answers are read, or never.
+/// Floods with batches of frames; `next` makes the batch whose first frame has this number on its
+/// connection. The client reads replies if `reads` is set.
 fn flood(name: &str, reads: bool, next: impl Fn(u32) -> Vec<u8> + Sync) {
     let attack = Attack {
         connections: CONNECTIONS,

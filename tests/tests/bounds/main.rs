@@ -1,5 +1,5 @@
-//! Clients that take more than their share: of memory, of connections, of descriptors. What they are
-//! given has a bound, and others go on.
+//! Clients that take more than their share of memory, connections or descriptors. The host bounds
+//! what they get, and serves others meanwhile.
 
 #![expect(clippy::print_stdout, reason = "the test prints its measurements")]
 
@@ -17,10 +17,10 @@ use std::time::{Duration, Instant};
 use ostrakon_tests::client::Client;
 use ostrakon_tests::host::{Host, PATIENCE};
 
-/// Longer than any well-behaved client is to wait, on a busy machine.
+/// No well-behaved client may wait longer than this, even on a busy machine.
 const TOO_LONG: Duration = Duration::from_secs(10);
 
-/// Well-behaved clients that go on until they are stopped.
+/// Well-behaved clients that run until they are stopped.
 struct Others {
     stop: Arc<AtomicBool>,
     answered: Arc<AtomicU32>,
@@ -28,13 +28,13 @@ struct Others {
 }
 
 impl Others {
-    /// Of a host with the key/value guest.
+    /// Starts clients of the key/value guest.
     fn start(host: &Host) -> Self {
         Self::by(host, ["save", "load"])
     }
 
-    /// One that keeps its connection, and one that makes a new one for each request; they save and load
-    /// by these paths.
+    /// Starts two clients, one that keeps its connection and one that opens a new one for each
+    /// round. They save and load under these paths.
     fn by(host: &Host, [save, load]: [&'static str; 2]) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let answered = Arc::new(AtomicU32::new(0));
@@ -69,7 +69,7 @@ impl Others {
         }
     }
 
-    /// Waits until they have made some requests.
+    /// Waits until the clients have made 200 requests.
     fn warm_up(&self) {
         let deadline = Instant::now() + PATIENCE;
         while self.answered.load(Ordering::Relaxed) < 200 {
@@ -81,7 +81,7 @@ impl Others {
         }
     }
 
-    /// Ends the others, and checks that none of them waited too long.
+    /// Stops the clients and checks that none of them waited too long.
     #[track_caller]
     fn stop(self, during: &str) {
         self.stop.store(true, Ordering::Relaxed);

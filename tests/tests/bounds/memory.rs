@@ -1,5 +1,5 @@
-//! What clients can have a host hold of memory, by attack: each at its worst, held against what
-//! deploy/README.md says a host takes at most.
+//! The memory that clients can make a host hold: the worst case of each attack, compared with the
+//! maximum in deploy/README.md.
 
 use std::fs;
 use std::io::Write;
@@ -20,9 +20,9 @@ use super::Others;
 const MIB: usize = 1 << 20;
 const THREADS: usize = 2;
 const STORE_CACHE: usize = 16 * MIB;
-/// What a host may have more after an attack than before it: its pools have grown to what it needs.
+/// How much more memory a host may hold after an attack than before it: its pools have grown.
 const KEPT: usize = memory::BASE / 2;
-/// A deployment's settings, scaled down so that each bound is passed many times over.
+/// A deployment's settings, scaled down so that the attacks exceed each bound many times.
 const SETTINGS: &str = r#"
 [http]
 max_connections = 200
@@ -36,7 +36,7 @@ max_memory = "16MiB"
 max_reply_bytes = "9MiB"
 "#;
 
-/// A host that is killed when it takes more than so many bytes, where this machine can do that.
+/// A host that the kernel kills when it exceeds `most` bytes, where this machine supports that.
 fn start(attack: &Attack<'_>, most: usize) -> (Shard, Host, Option<Cgroup>) {
     let files = [("ostrakon.toml", attack.settings)];
     let mut shard = Shard::new(&config(&guest(attack.guest), &files));
@@ -51,14 +51,14 @@ fn start(attack: &Attack<'_>, most: usize) -> (Shard, Host, Option<Cgroup>) {
     (shard, host, cgroup)
 }
 
-/// An attack, and what it makes the host hold at most.
+/// An attack, and which parts of the formula it uses.
 pub(crate) struct Attack<'a> {
     pub(crate) name: &'a str,
-    /// The settings that it is tried on.
+    /// The host's settings.
     pub(crate) settings: &'a str,
-    /// How many connections it has at a time.
+    /// Number of concurrent connections.
     pub(crate) connections: usize,
-    /// Whether it sends bodies, and whether it leaves replies untaken.
+    /// Whether it sends bodies, and whether it leaves replies unread.
     pub(crate) bodies: bool,
     pub(crate) replies: bool,
     pub(crate) guest: &'a str,
@@ -77,13 +77,13 @@ impl<'a> Attack<'a> {
     }
 }
 
-/// Runs an attack on a host of its own while others go on, until it ends. What the host has then
-/// held at most is below the formula, what the attack added is below the formula's part for it, and
-/// that is given back.
+/// Runs an attack on a host of its own while others make requests. The host's peak must stay below
+/// the formula, the increase below the formula's part for the attack, and the increase must be
+/// freed afterwards.
 pub(crate) fn check(attack: &Attack<'_>, run: impl FnOnce(&Host)) {
     let name = attack.name;
     let mut settings = Settings::parse(attack.settings).expect("they are valid");
-    // Of what the system keeps for connections the limit knows, too, on some systems.
+    // On some systems the limit also counts what the kernel keeps for connections.
     let limit = memory::of_host(&settings, THREADS, STORE_CACHE);
     let most = memory::of_process(&settings, THREADS, STORE_CACHE);
     let (shard, host, cgroup) = start(attack, limit);
@@ -99,11 +99,12 @@ pub(crate) fn check(attack: &Attack<'_>, run: impl FnOnce(&Host)) {
     others.stop(name);
     let peak = status(host.id(), "VmHWM");
     let mib = |bytes: usize| bytes / MIB;
-    // It may take until the last connection is closed, and memory is given back in steps.
+    // Memory is freed in steps, and the last of it possibly only after the last connection is
+    // closed.
     let began = Instant::now();
     let mut after = status(host.id(), "VmRSS");
     while after > before + KEPT && began.elapsed() < PATIENCE {
-        // The allocator's threads give back when they have something to do.
+        // The allocator's threads free memory only when they have work to do.
         host.client().get(&kept).expect("an answer");
         thread::sleep(Duration::from_millis(50));
         after = status(host.id(), "VmRSS");
@@ -141,7 +142,7 @@ pub(crate) fn check(attack: &Attack<'_>, run: impl FnOnce(&Host)) {
         "{name}: {} MiB are not released",
         mib(after - before)
     );
-    // Whoever attacked is served like others afterwards.
+    // The attacker is served like any other client afterwards.
     assert_eq!(host.client().get(&kept).expect("an answer").status, 200);
     host.stop();
     if let Some(cgroup) = cgroup {
@@ -150,7 +151,7 @@ pub(crate) fn check(attack: &Attack<'_>, run: impl FnOnce(&Host)) {
     drop(shard);
 }
 
-/// Requests of h2 whose bodies never come, 128 on each of 160 connections, each with such a head.
+/// Requests over h2 whose bodies never come: 128 on each of 160 connections, each with this head.
 fn streams_without_bodies(name: &str, settings: &str, block: &[u8]) {
     let attack = Attack {
         settings,
@@ -161,7 +162,7 @@ fn streams_without_bodies(name: &str, settings: &str, block: &[u8]) {
         let mut held = Vec::new();
         for _ in 0..160 {
             let mut raw = Raw::connect(host.address).expect("a connection");
-            // The host may close the connection of one that asks for too much.
+            // The host may close a connection that asks for too much.
             for _ in 0..128 {
                 if raw.request(block, 0).is_err() {
                     break;
@@ -171,7 +172,7 @@ fn streams_without_bodies(name: &str, settings: &str, block: &[u8]) {
         }
         let refused = r#"ostrakon_requests_refused_total{limit="heads"}"#;
         let open = r#"ostrakon_connections{listener="public"}"#;
-        // Where there is no room for what a connection keeps, it is closed.
+        // The host closes connections for whose state it has no room.
         host.wait_until("refusals", |host| {
             host.metric(refused) > 100 || host.metric(open) < 100
         });
@@ -179,7 +180,7 @@ fn streams_without_bodies(name: &str, settings: &str, block: &[u8]) {
     });
 }
 
-/// Once 22 -> 1,176 MiB, 1.05 GiB of it for good.
+/// The host once grew from 22 to 1,176 MiB, and 1.05 GiB of that was never freed.
 #[test]
 fn heads_of_h2_whose_bodies_never_come_are_bounded() {
     for (of, settings) in [("", SETTINGS), (", default settings", "")] {
@@ -202,7 +203,7 @@ fn heads_of_many_short_headers_count_as_what_they_hold() {
     streams_without_bodies(name, SETTINGS, &many(600));
 }
 
-/// Once 1,036 MiB, where the formula had 530.
+/// The host once took 1,036 MiB where the formula allowed 530.
 #[test]
 fn heads_and_bodies_of_thousands_of_http1_clients_are_bounded() {
     const CLIENTS: usize = 9_900;
@@ -218,11 +219,12 @@ fn heads_and_bodies_of_thousands_of_http1_clients_are_bounded() {
         while held.len() < CLIENTS {
             match TcpStream::connect(host.address) {
                 Ok(mut stream) => {
-                    // Who is refused may be closed before all is sent.
+                    // The host may close a connection that it refuses before everything is sent.
                     let _sent = stream.write_all(&sent);
                     held.push(stream);
                 }
-                // The tests may have fewer files open: the others want some, too.
+                // The limit on open files of the test process may be lower. The well-behaved
+                // clients need some, too.
                 Err(error) => {
                     println!("{} clients and no more: {error}", held.len());
                     held.truncate(held.len() - 100);
@@ -236,7 +238,8 @@ fn heads_and_bodies_of_thousands_of_http1_clients_are_bounded() {
     });
 }
 
-/// Whether the host has read all that was sent to it, as the system's table of connections says.
+/// Whether the host has read everything that was sent to it, according to the kernel's table of
+/// connections.
 pub(crate) fn is_read(host: &Host) -> bool {
     let port = format!(":{:04X}", host.address.port());
     let table = fs::read_to_string("/proc/net/tcp").expect("the file can be read");
@@ -249,7 +252,7 @@ pub(crate) fn is_read(host: &Host) -> bool {
     })
 }
 
-/// A head of so many bytes, of a request with a body of so many.
+/// A head of this length, for a request with a body of `body` bytes.
 fn head(length: usize, body: usize) -> Vec<u8> {
     let filler = "y".repeat(length);
     let head = format!(
@@ -292,7 +295,7 @@ fn what_h2_clients_have_remembered_is_bounded() {
     });
 }
 
-/// h2's own tables grow with the requests that are open at once, and stay so.
+/// h2's own tables grow with the number of open requests, and do not shrink.
 #[test]
 fn what_h2_keeps_after_many_requests_is_bounded() {
     check(
@@ -315,7 +318,7 @@ fn what_h2_keeps_after_many_requests_is_bounded() {
             host.wait_until("the end of those for which there is no room", |host| {
                 host.metric("ostrakon_connections{listener=\"public\"}") < 60
             });
-            // Those that may stay go soon when they are idle.
+            // The host soon closes the remaining connections, because they are idle.
             host.wait_until("the end of all", |host| {
                 host.metric("ostrakon_connections{listener=\"public\"}") < 10
             });
@@ -367,7 +370,8 @@ fn heads_of_http1_that_are_not_whole_are_bounded() {
     });
 }
 
-/// What of a head comes with the request before it counted neither then nor later.
+/// The part of a head that arrives together with the request before it was counted neither then nor
+/// later.
 #[test]
 fn heads_of_http1_behind_other_requests_are_bounded() {
     const CONNECTIONS: usize = 190;
@@ -381,7 +385,8 @@ fn heads_of_http1_behind_other_requests_are_bounded() {
         check(&Attack::new(&name), |host| {
             let first = format!("{load}{body}\r\n");
             let body = "z".repeat(if body.is_empty() { 0 } else { 2000 });
-            // As much behind the request as is read at once, and all but the end of it later.
+            // As much behind the request as the host reads at once; then the rest of the head
+            // except its end.
             let part = format!("{load}x-large: {large}");
             let (with, later) = part.split_at(14_000 - body.len());
             let mut held = Vec::new();
@@ -395,7 +400,7 @@ fn heads_of_http1_behind_other_requests_are_bounded() {
             for mut stream in &held {
                 let _sent = stream.write_all(later.as_bytes());
             }
-            // All together are more than there may be.
+            // All the heads together exceed the bound.
             let refused = r#"ostrakon_requests_refused_total{limit="heads"}"#;
             host.wait_until("refusals", |host| host.metric(refused) > 20);
             println!("{} heads were refused", host.metric(refused));
@@ -403,7 +408,7 @@ fn heads_of_http1_behind_other_requests_are_bounded() {
     }
 }
 
-/// They counted nowhere: the head of each of its answers waits for a client of h2 that takes none.
+/// Reply heads that wait for an h2 client that reads nothing were not counted at all.
 #[test]
 fn reply_headers_that_nobody_takes_are_bounded() {
     const CONNECTIONS: usize = 160;
@@ -418,7 +423,7 @@ fn reply_headers_that_nobody_takes_are_bounded() {
         let mut held = Vec::new();
         for _ in 0..CONNECTIONS {
             let mut raw = Raw::connect(host.address).expect("a connection");
-            // The way to the client is full of the first ones, and the others wait.
+            // The first replies fill the buffers on the way to the client, and the others wait.
             for _ in 0..128 {
                 raw.get("/header-enormous?n=30000");
             }
@@ -433,7 +438,7 @@ fn reply_headers_that_nobody_takes_are_bounded() {
     });
 }
 
-/// The framing of a body that was sent in chunks of a byte counted among the heads.
+/// The framing of a body in chunks of one byte was counted as head.
 #[test]
 fn bodies_of_tiny_chunks_count_as_bodies_and_hold_nobody_up() {
     const CONNECTIONS: usize = 150;

@@ -1,4 +1,4 @@
-//! The admin port, while others hold all of its connections.
+//! The admin port while other clients hold all of its connections.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -9,10 +9,10 @@ use ostrakon_tests::memory::{self, ADMIN_CONNECTIONS, Socket, status};
 
 use super::{Others, TOO_LONG};
 
-/// As many as the port has places, and more.
+/// As many connections as the port allows, and more.
 const HELD: [usize; 2] = [ADMIN_CONNECTIONS, 400];
 
-/// Probes and a scrape, each on a connection of its own as the kubelet and Prometheus make them.
+/// Sends probes and scrapes, each on a connection of its own, as the kubelet and Prometheus do.
 #[track_caller]
 fn probes_are_answered(host: &Host, count: usize, held: &str) {
     let mut worst = Duration::ZERO;
@@ -62,7 +62,7 @@ fn probes_are_answered_whatever_holds_the_admin_port() {
             stream
                 .set_write_timeout(timeout)
                 .expect("the timeout can be set");
-            // The oldest of them give way to the newest.
+            // The oldest connections are closed in favour of the newest.
             let _sent = stream.write_all(bytes);
             if *answered {
                 let _answered = stream.read(&mut [0]);
@@ -90,14 +90,14 @@ fn a_client_of_the_admin_port_that_says_nothing_is_closed_after_a_few_seconds() 
     host.stop();
 }
 
-/// Sends each connection's bytes, reads nothing, and keeps the connections that are still open.
+/// Sends these bytes on each connection, reads nothing, and returns the connections.
 fn hold(host: &Host, count: usize, bytes: &[u8]) -> Vec<TcpStream> {
     let mut held = Vec::new();
     for _ in 0..count {
         let mut stream = TcpStream::connect(host.admin).expect("a connection");
         let timeout = Some(Duration::from_millis(20));
         stream.set_write_timeout(timeout).expect("a timeout");
-        // The host may refuse, or take no more.
+        // The host may refuse the connection or stop reading.
         let _sent = stream.write_all(bytes);
         held.push(stream);
     }
@@ -127,7 +127,7 @@ fn clients_of_the_admin_port_take_no_more_than_the_formula_says() {
         probes_are_answered(&host, held.len(), name);
         others.stop(name);
         let added = status(host.id(), "VmHWM").saturating_sub(before);
-        // The last ones, which have already been closed by the host, may still be in the list.
+        // The last connections, which the host has already closed, may still be in the list.
         let kernel: usize = sockets.iter().map(|socket| socket.kept).sum();
         println!(
             "{name}: {} of {} KiB in the process, {} KiB in the kernel for {} connections",

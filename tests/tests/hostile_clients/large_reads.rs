@@ -1,5 +1,5 @@
-//! Clients that ask for much at once on one connection: others take turns with them, and what is
-//! not wanted any more is not run.
+//! Clients that send many requests at once on one connection: other clients get their turn, and
+//! requests that their client has cancelled are not run.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,21 +11,21 @@ use ostrakon_tests::host::{Host, Shard, config, guest};
 use ostrakon_tests::load::under_load;
 
 pub(super) const LARGE: usize = 8 << 20;
-/// As many as an h2 connection may have open.
+/// As many requests as an h2 connection may have open.
 pub(super) const STREAMS: usize = 128;
 
-/// A connection whose client takes no byte of any body.
+/// A connection whose client accepts no byte of any body.
 pub(super) fn greedy(host: &Host) -> Raw {
     Raw::taking_nothing(host.address).expect("a connection")
 }
 
-/// A shard of a guest, with the settings that it has by itself.
+/// A shard with the default settings.
 fn shard_of(name: &str) -> Shard {
     Shard::new(&config(&guest(name), &[]))
 }
 
-/// What others wait for at most, who save and load while something goes on, and are all answered
-/// well.
+/// Runs `meanwhile` while other clients save and load, all of which must be answered 200. Returns
+/// the longest that any of them waited.
 pub(super) fn worst_of_others<T>(
     host: &Host,
     meanwhile: impl FnOnce(&AtomicU64) -> T,
@@ -47,7 +47,7 @@ pub(super) fn worst_of_others<T>(
     (Worst { took, answered }, result)
 }
 
-/// The longest wait of other clients, and how often they were answered.
+/// The longest wait of the other clients, and the number of their replies.
 pub(super) struct Worst {
     pub(super) took: Duration,
     answered: u64,
@@ -63,7 +63,7 @@ impl fmt::Display for Worst {
     }
 }
 
-/// Waits until others were answered so many times more.
+/// Waits until the other clients have got this many more replies.
 pub(super) fn until_answered(host: &Host, answered: &AtomicU64, more: u64) {
     let enough = answered.load(Ordering::Relaxed) + more;
     host.wait_until("others' answers", |_| {
@@ -71,7 +71,7 @@ pub(super) fn until_answered(host: &Host, answered: &AtomicU64, more: u64) {
     });
 }
 
-/// The metric of calls of `handle`.
+/// Number of calls of `handle`, from the metrics.
 pub(super) fn handled(host: &Host) -> u64 {
     host.metric("ostrakon_guest_call_duration_seconds_count{export=\"handle\"}")
 }
@@ -130,7 +130,7 @@ fn large_reads_that_nobody_takes_hold_nobody_up() {
             "others took {took:?}, and {alone:?} alone"
         );
         println!("{} calls of the guest", handled(&host) - before);
-        // It can be asked again as soon as they are gone.
+        // The host can be used again as soon as the attackers are gone.
         host.wait_until("the end of the attack", |host| {
             let read = host.client().get("/kv/large");
             read.is_ok_and(|read| read.status == 200 && read.body.len() == LARGE)
@@ -151,7 +151,7 @@ fn one_connections_slow_reads_leave_threads_to_others() {
     host.wait_until("its reads to wait", |host| {
         host.metric("ostrakon_slow_reads_total") == 60
     });
-    // It would wait for a second, and be refused, behind the others'.
+    // Behind the first client's reads it would wait for a second, and be refused.
     let mut other = host.client();
     let answer = other.get("/loop").expect("an answer");
     check_run(&answer);
@@ -162,7 +162,7 @@ fn one_connections_slow_reads_leave_threads_to_others() {
     host.stop();
 }
 
-/// It was run for as long as it may be.
+/// Checks that the request was run for its whole deadline.
 #[track_caller]
 pub(super) fn check_run(answer: &ostrakon_tests::client::Response) {
     let code = answer.header("ostrakon-error");
@@ -180,7 +180,7 @@ fn what_waits_is_not_run_once_its_client_is_gone() {
     let shard = Shard::new(&config(&guest("hostile"), &[("ostrakon.toml", toml)]));
     let host = shard.start();
 
-    // Reads: all are tried for a moment, one at a time is run for a second.
+    // Reads: all are tried briefly, and one at a time is run for a second.
     let mut client = greedy(&host);
     for _ in 0..ASKED {
         client.get("/loop");
@@ -210,11 +210,11 @@ fn what_waits_is_not_run_once_its_client_is_gone() {
     host.wait_until("its writes to wait", |host| {
         host.metric("ostrakon_writer_depth") >= ASKED - 3
     });
-    // Sent by itself, so that it comes after those: streams of one moment may overtake each other.
+    // Sent separately, so that it comes last: streams that arrive together may overtake each other.
     client.get("/set/last/stored");
     client.send_said().expect("it is sent");
     host.wait_until("the last to wait, too", |host| {
-        // In this order none is counted twice; one is being run.
+        // In this order none is counted twice. One is still running.
         let run = handled(host) - before;
         run + host.metric("ostrakon_writer_depth") >= ASKED
     });
@@ -250,7 +250,8 @@ fn requests_that_are_taken_back_at_once_are_not_queued() {
         let mut sent = 0;
         for connection in 0..CONNECTIONS {
             let mut raw = greedy(&host);
-            // In one go, or after they have come, until the host has had enough of it.
+            // Reset immediately, or after the streams have arrived, until the host closes the
+            // connection.
             let at_once = connection % 2 == 0;
             for _ in 0..ROUNDS {
                 let streams: Vec<_> = (0..100).map(|_| raw.get("/kv/large")).collect();

@@ -1,5 +1,5 @@
-//! Clients that are slow, too large, too many, not HTTP, or gone: what each of them sees, and that
-//! the others are served meanwhile.
+//! Clients that are slow, too large, too many, not HTTP, or gone: the replies that each gets, and
+//! that others are served meanwhile.
 
 mod large_reads;
 mod over_h2;
@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 use ostrakon_tests::client::{Response, connect, read_response};
 use ostrakon_tests::host::{Host, PATIENCE, Shard, config, guest};
 
-/// How long the hosts here wait for what a client is slow to send.
+/// How long the hosts here wait for a slow client.
 const SHORT: Duration = Duration::from_secs(1);
 const MAX_HEADERS: usize = 8 * 1024;
 const MAX_BODY: usize = 64 * 1024;
 
-/// A shard of the key/value guest with small limits, and what `[http]` says beside them.
+/// A shard of the key/value guest with small limits, and further lines of `[http]`.
 fn shard(more: &str) -> Shard {
     let settings = format!(
         "[http]\nmax_header_bytes = \"8KiB\"\nmax_body_bytes = \"64KiB\"\nheader_timeout = \"1s\"\n\
@@ -26,7 +26,7 @@ fn shard(more: &str) -> Shard {
     Shard::new(&config(&guest("kv"), &[("ostrakon.toml", &settings)]))
 }
 
-/// Well-behaved clients save and load now, on connections of their own.
+/// Checks that well-behaved clients can save and load on connections of their own.
 #[track_caller]
 fn others_are_served(host: &Host) {
     let mut clients = [host.client(), host.client()];
@@ -39,12 +39,12 @@ fn others_are_served(host: &Host) {
         let loaded = other.get("/load/others").expect("an answer");
         assert_eq!((loaded.status, loaded.text()), (200, word.as_str()));
     }
-    // In their turn, not after whoever is in the way.
+    // They are served in their turn, not after the hostile clients.
     let took = began.elapsed();
     assert!(took < 25 * SHORT, "50 requests took {took:?}");
 }
 
-/// The answer of a connection that is then closed by the host.
+/// Reads the reply of a connection that the host then closes.
 #[track_caller]
 fn last_answer(mut stream: BufReader<TcpStream>) -> Response {
     let response = read_response(&mut stream, false).expect("an answer");
@@ -70,7 +70,7 @@ fn open(host: &Host, bytes: &[u8]) -> BufReader<TcpStream> {
     stream
 }
 
-/// Sends a byte each 20 ms until the host answers, which must be soon after `SHORT`.
+/// Sends a byte every 20 ms until the host answers, which must be soon after `SHORT`.
 #[track_caller]
 fn drip(mut streams: Vec<BufReader<TcpStream>>) -> Vec<Response> {
     let began = Instant::now();
@@ -87,7 +87,7 @@ fn drip(mut streams: Vec<BufReader<TcpStream>>) -> Vec<Response> {
         assert!(began.elapsed() < PATIENCE, "the slow requests do not end");
         let mut waiting = Vec::new();
         for mut stream in streams {
-            // It may have been closed just now, with an answer on its way.
+            // The host may just have closed the connection, with its reply on the way.
             let _ = stream.get_mut().write_all(b"x");
             match stream.get_ref().peek(&mut [0]) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => waiting.push(stream),
@@ -177,20 +177,20 @@ fn headers_and_bodies_over_their_limit_are_answered_431_and_413_however_they_are
         let filler = "x".repeat(size);
         let head = format!("GET /load/a HTTP/1.1\r\nhost: a\r\nx-large: {filler}\r\n\r\n");
         let mut stream = connect(host.address).expect("a connection");
-        // The host need not read it all.
+        // The host need not read everything.
         let _ = stream.get_mut().write_all(head.as_bytes());
         check_refused(&last_answer(stream), 431, "header-size");
         others_are_served(&host);
     }
 
     let put = "PUT /kv/large HTTP/1.1\r\nhost: a\r\n";
-    // Refused by what it says, before it is sent.
+    // Refused for its `content-length`, before the body is sent.
     let stream = open(
         &host,
         format!("{put}content-length: 99999999999\r\n\r\n").as_bytes(),
     );
     check_refused(&last_answer(stream), 413, "body-size");
-    // One byte more than allowed, that nothing announces.
+    // One byte more than allowed, and no `content-length`.
     let chunk = format!("{MAX_BODY:x}\r\n{}\r\n1\r\ny\r\n", "x".repeat(MAX_BODY));
     let stream = open(
         &host,
@@ -199,7 +199,7 @@ fn headers_and_bodies_over_their_limit_are_answered_431_and_413_however_they_are
     check_refused(&last_answer(stream), 413, "body-size");
     others_are_served(&host);
 
-    // The limits themselves are allowed.
+    // Requests exactly at the limits are allowed.
     let mut client = host.client();
     assert_eq!(
         client.get("/kv/large").expect("an answer").status,
@@ -222,7 +222,7 @@ fn two_thousand_idle_connections_hold_nobody_up() {
     let mut idle: Vec<_> = (0..2000)
         .map(|client| {
             let mut stream = connect(host.address).expect("a connection");
-            // Every other one has been used before.
+            // Half of the connections have been used before.
             if client % 2 == 0 {
                 ask(&mut stream, "/load/idle").expect("an answer");
             }
@@ -321,7 +321,8 @@ fn a_client_that_goes_in_mid_write_leaves_the_whole_of_it_or_nothing() {
     let put = client.put("/kv/cut", &body(b'a')).expect("an answer");
     assert_eq!(put.status, 201);
     let (mut before, mut stored) = (b'a', 0);
-    // A whole request's body is of one small letter, a part of one is of capitals.
+    // The body of a complete request consists of one lower-case letter, that of a partial one of
+    // capitals.
     let mut check = |host: &Host, round: usize| {
         let seen = host.client().get("/kv/cut").expect("an answer").body;
         let letter = seen[0];
@@ -345,7 +346,8 @@ fn a_client_that_goes_in_mid_write_leaves_the_whole_of_it_or_nothing() {
             others_are_served(&host);
         }
         check(&host, round);
-        // The writer is first in, first out: what was sent is mostly done when this is.
+        // The writer works first in, first out, so most of the writes before this one are done when
+        // it is.
         client.get("/save/flush/x").expect("an answer");
         check(&host, round);
     }
@@ -368,7 +370,7 @@ fn connections_over_the_limit_get_the_places_of_idle_ones() {
     for stream in &mut new {
         assert_eq!(ask(stream, "/load/held").expect("an answer").text(), "x");
     }
-    // The oldest have given way, with a clean end, and nobody else.
+    // Only the oldest connections were closed, and cleanly.
     for (at, stream) in held.iter_mut().enumerate() {
         if at < 10 {
             let mut rest = Vec::new();
@@ -392,7 +394,7 @@ fn connections_over_the_limit_are_answered_503_where_all_have_requests_and_those
     let host = shard.start();
     let large = vec![b'x'; MAX_BODY];
     host.client().put("/kv/large", &large).expect("an answer");
-    // More answers than the system buffers on their way: the host is in the middle of them.
+    // More replies than the kernel buffers, so the host is in the middle of sending them.
     let asked = b"GET /kv/large HTTP/1.1\r\nhost: a\r\n\r\n".repeat(ANSWERS);
     let mut held: Vec<_> = (0..20)
         .map(|_| {
@@ -412,7 +414,7 @@ fn connections_over_the_limit_are_answered_503_where_all_have_requests_and_those
             assert!(answer.status == 200 && answer.body == large);
         }
     }
-    // Whoever has nothing to do any more makes room.
+    // Connections that have become idle make room.
     others_are_served(&host);
     host.stop();
 }

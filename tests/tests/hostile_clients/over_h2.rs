@@ -1,4 +1,4 @@
-//! Clients that speak h2: they can ask for much at once and take none of it.
+//! Clients that speak h2: they can send many requests at once and read none of the replies.
 
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
@@ -14,8 +14,8 @@ use ostrakon_tests::host::{Host, PATIENCE};
 use super::large_reads::{greedy, until_answered, worst_of_others};
 use super::{check_refused, others_are_served, shard};
 
-/// The answers to so many requests on an h2 connection of their own: of each body, one byte may be
-/// sent.
+/// The replies to `count` requests on an h2 connection of their own. The client accepts one byte of
+/// each body.
 async fn ask_and_take_nothing(
     host: &Host,
     path: &str,
@@ -41,12 +41,13 @@ async fn ask_and_take_nothing(
 
 #[test]
 fn replies_that_nobody_takes_are_bounded_and_others_go_on() {
-    /// With its headers, each is a little more.
+    /// The size of a value. Each reply is slightly larger, because of its headers.
     const VALUE: usize = 60_000;
     const LIMIT: usize = 1 << 20;
-    /// Of each connection: as much as is left for others.
+    /// The replies that each connection gets: half of the remaining room, which leaves as much for
+    /// others.
     const SHARES: [usize; 6] = [8, 4, 2, 1, 1, 1];
-    /// In all, and then there is no room for one more.
+    /// The replies that fit in all; then there is no room for another.
     const FIT: usize = LIMIT / VALUE;
     const ASKED: usize = SHARES[0] + 3;
     let limits = "max_replies_bytes = \"1MiB\"\n[guest]\nmax_reply_bytes = \"512KiB\"";
@@ -63,7 +64,7 @@ fn replies_that_nobody_takes_are_bounded_and_others_go_on() {
         code.is_some()
     };
     let others = |answered: &AtomicU64| {
-        // As those of a proxy that has one connection for all: one has half, and leaves half.
+        // Like a proxy that uses one connection for all its clients: it gets half, and leaves half.
         let mut held = runtime.block_on(ask_and_take_nothing(&host, "/kv/large", ASKED));
         until_answered(&host, answered, 50);
         for share in &SHARES[1..] {
@@ -83,7 +84,7 @@ fn replies_that_nobody_takes_are_bounded_and_others_go_on() {
     assert_eq!((fit, fit.iter().sum::<usize>()), (SHARES, FIT));
     let beyond = runtime.block_on(ask_and_take_nothing(&host, "/kv/large", 1));
     assert!(refused(&&beyond[0]));
-    // Writes are run as long as there is any room, and what they did is told; then no more.
+    // Writes are run as long as there is any room, and each is answered; then they are refused.
     let mut rest = Vec::new();
     loop {
         let told = runtime.block_on(ask_and_take_nothing(&host, "/save/rest/word", 1));
@@ -99,10 +100,10 @@ fn replies_that_nobody_takes_are_bounded_and_others_go_on() {
     let told = rest.len();
     runtime.block_on(async {
         drop(rest);
-        // Its connections say so.
+        // Gives the connections time to tell the host.
         tokio::time::sleep(Duration::from_millis(200)).await;
     });
-    // What is left is enough for those that ask for little.
+    // The room that is left is enough for small requests.
     host.wait_until("the end of some", |host| {
         host.client()
             .get("/load/others")
@@ -124,7 +125,7 @@ fn replies_that_nobody_takes_are_bounded_and_others_go_on() {
     host.stop();
 }
 
-/// They are ended for themselves, whatever else their client asks meanwhile.
+/// Each reply ends by itself, whatever else its client requests meanwhile.
 #[test]
 fn answers_that_are_not_taken_are_ended_and_others_go_on() {
     const CLIENTS: usize = 4;
@@ -197,7 +198,7 @@ fn h2_with_prior_knowledge_is_served_on_the_same_port() {
         let (sender, connection) = handshake.await.expect("h2");
         tokio::spawn(connection);
         for action in ["save", "load"] {
-            // All of them are under way at once, on one connection.
+            // All of the requests are in flight at once, on one connection.
             let answers: Vec<_> = (0..100)
                 .map(|key| {
                     let path = match action {

@@ -1,5 +1,5 @@
-//! The same by way of another shard: those that pass requests on are told apart, and what their
-//! clients do not want any more is not run there either.
+//! The same through another shard: clients behind a forwarding shard are told apart, and requests
+//! that they have cancelled are not run on the owner either.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use super::large_reads::{
 
 const TOML: &str = "[cluster]\nshards = 2\n";
 
-/// A path of the second shard's, asked of the first.
+/// A path that belongs to the second shard, found through the first.
 fn of_the_second(first: &Host, path: impl Fn(u32) -> String) -> String {
     let paths = (0..100).map(path);
     let mut client = first.client();
@@ -39,7 +39,7 @@ fn what_waits_at_another_shard_is_not_run_once_its_client_is_gone() {
     let path = of_the_second(first, |key| format!("/nothing?partition={key}"));
     let path = path.replace("nothing", "loop");
 
-    // Each of them is run or is not.
+    // Each of the requests is either run or dropped.
     let before = handled(second);
     let mut client = greedy(first);
     for _ in 0..ASKED {
@@ -56,7 +56,7 @@ fn what_waits_at_another_shard_is_not_run_once_its_client_is_gone() {
     println!("{gone} of {ASKED} reads of another shard not run");
     assert!(gone >= ASKED / 2, "{gone}");
 
-    // One client's reads wait there; another's goes before them.
+    // One client's reads wait there, and another client's read is served before them.
     let mut other = greedy(first);
     for _ in 0..ASKED {
         other.get(&path);

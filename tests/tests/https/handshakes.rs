@@ -1,15 +1,15 @@
-//! Handshakes that are begun and go no further.
+//! Handshakes that begin and are not completed.
 
 use super::*;
 
-/// Handshakes that are begun and go no further.
+/// Opens connections that begin a handshake and do not complete it.
 fn half_handshakes(address: SocketAddr, count: usize) -> Vec<TcpStream> {
     let begun = (0..count).map(|_| {
         let mut stream = TcpStream::connect(address).expect("the host accepts connections");
         stream
             .set_read_timeout(Some(PATIENCE))
             .expect("the timeout can be set");
-        // A record of 512 bytes, of which four come.
+        // The header of a record of 512 bytes, and four bytes of it.
         stream
             .write_all(&[0x16, 3, 1, 2, 0, 1, 0, 1, 252])
             .expect("the bytes can be sent");
@@ -18,7 +18,7 @@ fn half_handshakes(address: SocketAddr, count: usize) -> Vec<TcpStream> {
     begun.collect()
 }
 
-/// Nothing more is said to it, and it is closed.
+/// Checks that the host closes the connection without a message.
 #[track_caller]
 fn assert_cut(stream: &mut TcpStream) {
     match stream.read(&mut [0; 64]) {
@@ -48,7 +48,7 @@ fn handshakes_that_do_not_go_on_hold_nobody_up_and_are_cut_off() {
     host.wait_until("all of them to be cut off", |host| {
         host.metric("ostrakon_tls_handshake_failures_total") == MANY as u64
     });
-    // What begins as TLS and is not is told so in TLS.
+    // A connection that begins as TLS but is invalid is refused with a TLS alert.
     let mut stream = TcpStream::connect(host.address).expect("the host accepts connections");
     stream
         .set_read_timeout(Some(PATIENCE))
@@ -63,7 +63,7 @@ fn handshakes_that_do_not_go_on_hold_nobody_up_and_are_cut_off() {
     host.stop();
 }
 
-/// They take no more than half of all places, and older ones make room.
+/// Incomplete handshakes take at most half of all places, and older ones are closed for newer ones.
 #[test]
 fn half_handshakes_leave_places_to_others() {
     let authority = Authority::new("a");
@@ -83,7 +83,7 @@ fn half_handshakes_leave_places_to_others() {
             Ok(_) => panic!("the host sent something"),
         }
     };
-    // Five of those that came first, who came in all at once and so in any order.
+    // Five of the first ones, in any order, because they all came at once.
     host.wait_until("those that made room", |_| {
         silent.iter().filter(|stream| is_cut(stream)).count() == 5
     });

@@ -1,5 +1,5 @@
-//! HTTPS, clients' certificates and tokens: they change while clients come in, and what cannot be
-//! used is refused, with the old kept.
+//! HTTPS, client certificates and tokens. They change while clients connect; an unusable change is
+//! refused and the old ones stay in force.
 
 mod handshakes;
 mod rotation;
@@ -29,7 +29,7 @@ const REFUSALS: &str = r#"ostrakon_credentials_refusals_total{listener="public"}
 const REFUSED: &str = r#"ostrakon_credentials_refused{listener="public"}"#;
 const HTTP1: &[u8] = b"http/1.1";
 
-/// A Secret with what is given, beside what every shard of every test has.
+/// A Secret with these entries, and the canary that every shard of every test has.
 fn secret(entries: &[(&str, &str)]) -> Files {
     let mut files = Files::from([("canary-of-all".to_owned(), CANARY.into())]);
     for (name, value) in entries {
@@ -38,7 +38,7 @@ fn secret(entries: &[(&str, &str)]) -> Files {
     files
 }
 
-/// A Secret with a certificate to show.
+/// A Secret with a server certificate.
 fn secret_with(issued: &Issued, more: &[(&str, &str)]) -> Files {
     let pair = [("tls.crt", &*issued.certificate), ("tls.key", &issued.key)];
     secret(&[&pair, more].concat())
@@ -62,7 +62,7 @@ fn shard(secret: &Files, settings: &str) -> Shard {
     shard
 }
 
-/// Publishes a Secret, and waits until the public port goes by it.
+/// Publishes a Secret, and waits until the public port uses it.
 #[track_caller]
 fn change(shard: &mut Shard, host: &Host, to: &Files) {
     let before = host.metric(RELOADS);
@@ -72,7 +72,7 @@ fn change(shard: &mut Shard, host: &Host, to: &Files) {
     assert!(host.status()["public"]["problem"].is_null());
 }
 
-/// Publishes a Secret that is refused, and waits until it is said why.
+/// Publishes a Secret that is refused, and waits for the reason.
 #[track_caller]
 fn change_refused(shard: &mut Shard, host: &Host, to: &Files, said: &str) {
     let before = host.metric(REFUSALS);
@@ -84,7 +84,7 @@ fn change_refused(shard: &mut Shard, host: &Host, to: &Files, said: &str) {
     assert!(problem.contains(said), "{said}: {problem}");
 }
 
-/// The expiry that is shown is that of the certificate in force.
+/// The expiry in the metrics and the status belongs to the certificate in force.
 #[test]
 fn the_certificate_in_force_and_its_days_are_shown() {
     let authority = Authority::new("a");
@@ -173,7 +173,7 @@ fn what_cannot_be_used_at_a_start_is_one_line_and_code_64_and_no_plain_http() {
     }
 }
 
-/// The first answer to a plain request on a connection of its own.
+/// The first reply to a plain-text request on a new connection.
 fn plain(address: SocketAddr) -> (u16, String) {
     let mut stream = connect(address).expect("a connection");
     let request = b"GET /load/key HTTP/1.1\r\nhost: here\r\n\r\n";
@@ -193,7 +193,7 @@ fn once_there_is_a_certificate_nothing_is_said_in_the_clear() {
     let with_token = [("client-tokens", OLD)];
     let mut shard = shard(&secret(&[]), "");
     let host = shard.start();
-    // A connection from before, in the middle of nothing.
+    // An idle connection from before the change.
     let mut before = host.client();
     assert_eq!(before.get("/save/key/word").expect("an answer").status, 200);
 
@@ -214,7 +214,7 @@ fn once_there_is_a_certificate_nothing_is_said_in_the_clear() {
         (401, Some("Bearer realm=\"ostrakon\""))
     );
 
-    // Nothing that is taken away makes it less.
+    // Removing entries cannot weaken the protection.
     for (files, said) in [
         (secret(&[]), "does not go from HTTPS to plain HTTP"),
         (secret(&with_token), "does not go from HTTPS to plain HTTP"),
@@ -260,8 +260,7 @@ async fn ask(sender: &mut Sender, token: &str) -> Result<(u16, String), hyper::E
     Ok((status, code))
 }
 
-/// A connection is as good as what its client shows and has shown is now, not
-/// when it was made.
+/// A client's credentials are checked on each request, not only when the connection is made.
 #[test]
 fn what_is_taken_away_is_refused_on_open_connections_at_once() {
     let public = Authority::new("public");
@@ -285,7 +284,8 @@ fn what_is_taken_away_is_refused_on_open_connections_at_once() {
     assert_eq!((status, &*code), (401, "wrong-token"));
     assert_eq!(asked(NEW).expect("an answer").0, 200);
 
-    // In the middle of a request when its authority goes: that one is answered.
+    // A client is in the middle of a request when its authority is removed. That request is
+    // answered.
     let by_one = tls::client(&public, Some(&issue(&one)), HTTP1);
     let connection = ClientConnection::new(by_one, host.address.ip().into()).expect("a client");
     let stream = TcpStream::connect(host.address).expect("the host accepts connections");
@@ -332,7 +332,7 @@ fn what_is_taken_away_is_refused_on_open_connections_at_once() {
     host.stop();
 }
 
-/// What a client has shown to the host is not the guest's to see.
+/// The guest does not see the credentials that a client has shown to the host.
 #[test]
 fn a_token_that_is_the_hosts_reaches_no_guest() {
     let mut shard = Shard::new(&config(&guest("hostile"), &[]));

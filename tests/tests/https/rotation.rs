@@ -1,8 +1,8 @@
-//! All that clients come in by is replaced, under load.
+//! All of the certificates and tokens are replaced under load.
 
 use super::*;
 
-/// What the clients of a load come in by, and how often it has changed.
+/// The credentials that the clients use, and how often they have changed.
 struct Shown {
     version: u64,
     tls: Arc<ClientConfig>,
@@ -11,12 +11,12 @@ struct Shown {
 
 const WORKERS: usize = 4;
 
-/// Clients that come in by what they are told to, and count.
+/// Clients that use the credentials in `shown`, and count their connections.
 struct Load<'a> {
     address: SocketAddr,
     authority: &'a Authority,
     shown: Mutex<Shown>,
-    /// What each of them has come in by last.
+    /// The version of the credentials that each client used last.
     used: [AtomicU64; WORKERS],
     connections: AtomicU64,
 }
@@ -45,7 +45,7 @@ impl<'a> Load<'a> {
 
     fn request(&self, client: &mut Client, worker: usize, number: u64) {
         let version = self.shown.lock().expect("no holder panics").version;
-        // A connection is used for a while, so that some are old and some are new.
+        // Each connection is used for a while, so that old and new ones are in use at once.
         if number.is_multiple_of(16) || self.used[worker].load(Ordering::SeqCst) != version {
             *client = self.client();
             self.connections.fetch_add(1, Ordering::SeqCst);
@@ -60,7 +60,7 @@ impl<'a> Load<'a> {
         self.used[worker].store(version, Ordering::SeqCst);
     }
 
-    /// Has all of them come in by something else, and waits until they do.
+    /// Switches all clients to other credentials, and waits until they use them.
     fn show(&self, host: &Host, issued: &Issued, token: &'static str) {
         let version = {
             let mut shown = self.shown.lock().expect("no holder panics");
@@ -76,7 +76,7 @@ impl<'a> Load<'a> {
     }
 }
 
-/// What a client gets on a connection of its own; none where there is no connection.
+/// The reply to a client on a new connection; none if the connection fails.
 fn comes_in(
     address: SocketAddr,
     believed: &Authority,
@@ -117,7 +117,8 @@ fn all_that_clients_come_in_by_rotates_20_times_under_load_and_nothing_fails() {
             let next_shown = issue(&next_authority);
             let issued = issue(&public);
             let both = format!("{token}\n{next_token}\n");
-            // First what will be known is added, then it is used, then what was is taken away.
+            // First the new credentials are accepted in addition, then they are used, then the old
+            // ones are removed.
             change(
                 &mut shard,
                 &host,
@@ -176,7 +177,7 @@ fn all_that_clients_come_in_by_rotates_20_times_under_load_and_nothing_fails() {
             tokens.reverse();
             changes += 2;
             refused += 1;
-            // However slow the machine is, each round is under load.
+            // Each round is under load, however slow the machine is.
             host.wait_until("the load", |_| {
                 answered.load(Ordering::Relaxed) > (round + 1) * 50
             });

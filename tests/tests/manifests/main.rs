@@ -1,4 +1,4 @@
-//! The manifests: what Kubernetes takes of them, and what it cannot know of the host.
+//! The manifests: what Kubernetes accepts, and what must match the host.
 
 mod network;
 mod pods;
@@ -13,14 +13,14 @@ use ostrakon_tests::host::guest;
 use ostrakon_tests::manifests::{Deploy, the};
 use serde_json::Value;
 
-/// The oldest and the newest minor version of Kubernetes that is supported.
+/// The oldest and the newest supported minor version of Kubernetes.
 const VERSIONS: [&str; 2] = ["1.32", "1.37"];
 const OVERLAYS: [&str; 3] = ["memory", "disk", "production"];
-/// What of the grace is not the drain's: clients and peers hang up, the store is closed and the last spans
-/// go, up to 13 s in all; and some time to spare.
+/// The part of the grace period after the drain. Clients and peers hang up, the store is closed and
+/// the last spans are sent, which takes up to 13 s in all. The rest is reserve.
 const CLOSING: Duration = Duration::from_secs(15);
 
-/// Each overlay by itself, and with all options on.
+/// Each overlay by itself, and each with all options.
 static VARIANTS: LazyLock<Vec<(String, Vec<Value>)>> = LazyLock::new(|| {
     let deploy = Deploy::new();
     let guest_file = deploy.path().join("components/guest/guest.wasm");
@@ -67,7 +67,7 @@ fn list(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
 
-/// Which port a container's port of that name is.
+/// The number of the container's port with this name.
 fn port(objects: &[Value], name: &Value) -> Option<u64> {
     let mut ports = list(&container(objects)["ports"]).iter();
     ports.find(|port| port["name"] == *name)?["containerPort"].as_u64()

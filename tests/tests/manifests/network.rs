@@ -1,4 +1,4 @@
-//! Who reaches which port, by which name.
+//! Which port each party can reach, and by which name.
 
 use std::process::Command;
 
@@ -30,7 +30,8 @@ fn ports_and_arguments_are_those_of_the_command() {
                 assert!(value.ends_with(&peers), "{name}: {value}");
             }
         }
-        // The name of a Pod is that of its set, and found under the set's Service.
+        // A Pod's name derives from its StatefulSet's name, and is resolved under the set's
+        // Service.
         let service = set(objects)["serviceName"].as_str().unwrap();
         let peers = format!("--peers=server-{{}}.{service}.$(POD_NAMESPACE).svc:7070");
         assert!(arguments.contains(&json!(peers)), "{name}");

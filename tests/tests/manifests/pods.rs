@@ -1,4 +1,4 @@
-//! A Pod: its container, what it may do and use, and how it starts and ends.
+//! A Pod: its container, its permissions and resources, and how it starts and ends.
 
 use std::fs;
 use std::process::Command;
@@ -28,7 +28,8 @@ fn probes_ask_for_what_the_admin_port_answers() {
     host.stop();
 }
 
-/// A cordoned node once counted as the emptiest, so that the Pod of a drained one stayed Pending.
+/// A cordoned node was once counted as the emptiest one, so the Pod of a drained node stayed
+/// Pending.
 #[test]
 fn a_node_that_takes_no_pods_does_not_keep_one_from_the_others() {
     each(|name, objects| {
@@ -129,7 +130,6 @@ fn the_role_is_no_more_than_what_the_host_asks_for() {
     });
 }
 
-/// As the Pod Security Standards' profile "restricted" demands, and the user of the image.
 /// `kubectl describe pod` then shows why a process ended.
 #[test]
 fn a_pods_status_has_the_last_lines_of_a_process_that_failed() {
@@ -139,6 +139,7 @@ fn a_pods_status_has_the_last_lines_of_a_process_that_failed() {
     });
 }
 
+/// As the Pod Security Standards' profile "restricted" demands, and with the user of the image.
 #[test]
 fn pods_fit_the_restricted_profile() {
     let user = dockerfile()
@@ -243,7 +244,7 @@ fn the_image_is_what_the_script_lays_out_of_what_is_built_from_its_context() {
         assert!(labels.contains(&label), "{label}");
     }
 
-    // What .dockerignore lets through has all packages of the workspace with their targets.
+    // The files that .dockerignore admits contain all packages of the workspace with their targets.
     let context = tempfile::tempdir().unwrap();
     let listed = fs::read_to_string(repository().join(".dockerignore")).unwrap();
     let (taken, left): (Vec<_>, Vec<_>) = listed

@@ -1,4 +1,4 @@
-//! What Kubernetes, and the operators that some objects are for, take.
+//! What Kubernetes accepts, and what the operators accept whose objects the manifests contain.
 
 use std::fs;
 use std::io::Seek as _;
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::{VARIANTS, VERSIONS};
 
-/// Reads objects as the kinds that their operators define, and writes what was understood.
+/// Parses objects as the kinds that the operators define, and writes them out again.
 const READ: &str = r#"
 import json, sys
 from cloudcoil.models.cert_manager import v1 as certificates
@@ -22,13 +22,13 @@ written = [o.model_dump(mode="json", by_alias=True, exclude_unset=True) for o in
 json.dump(written, sys.stdout)
 "#;
 
-/// Whether an object's kind is an operator's, so that its schema is not Kubernetes' own.
+/// Whether an operator defines the object's kind, so that the schema is not part of Kubernetes.
 fn is_of_an_operator(object: &Value) -> bool {
     object["apiVersion"] == "monitoring.coreos.com/v1"
         || object["apiVersion"] == "cert-manager.io/v1"
 }
 
-/// What is understood of objects of operators' kinds: without the fields that a kind does not have.
+/// Objects of operators' kinds as they are parsed, which drops fields that the kind does not have.
 fn understood(objects: &[&Value]) -> Vec<Value> {
     let mut given = tempfile::tempfile().unwrap();
     serde_json::to_writer(&given, objects).unwrap();
@@ -82,7 +82,7 @@ fn objects_for_operators_have_only_fields_that_their_kinds_have() {
             "{kind}"
         );
     }
-    // One that none has is not understood.
+    // A field that no kind has is dropped.
     let mut other = objects[0].clone();
     other["spec"]["none"] = true.into();
     objects[0] = &other;

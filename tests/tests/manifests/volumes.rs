@@ -1,4 +1,4 @@
-//! What is mounted: the ConfigMap, Secrets and data.
+//! The volumes: the ConfigMap, Secrets and data.
 
 use std::fs;
 use std::process::Command;
@@ -76,8 +76,9 @@ fn no_secret_is_in_the_manifests_and_each_that_is_named_must_be_made() {
     });
 }
 
-/// Peers believe what was signed before the authority is renewed, and after, whichever of its
-/// certificates they have seen: it keeps its key, and is renewed long before what it signed expires.
+/// Peers trust certificates from before and after a renewal of the authority, whichever of its
+/// certificates they have seen: it keeps its key, and is renewed long before the certificates that
+/// it signed expire.
 #[test]
 fn the_peers_authority_keeps_its_key_when_it_is_renewed() {
     let (_, objects) = VARIANTS
