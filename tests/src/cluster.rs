@@ -56,7 +56,7 @@ impl Cluster {
         Self::start_all(part, among, &vec![files; count.into()], Some(secret), &[])
     }
 
-    /// As [`Cluster::start`], with a ConfigMap for each shard, as if they saw a change after
+    /// As [`Cluster::start`], with a ConfigMap for each shard, as if the shards saw a change at
     /// different times.
     ///
     /// # Panics
@@ -97,7 +97,7 @@ impl Cluster {
                     .expect("the files can be published");
             }
         }
-        // All at once: the first waits for what the others know.
+        // All at once, because the first shard waits for information from the others.
         let hosts = thread::scope(|scope| {
             let starting: Vec<_> = shards
                 .iter()
@@ -111,7 +111,7 @@ impl Cluster {
         cluster
     }
 
-    /// The setting of the public addresses of such a cluster.
+    /// The `public_url` setting of such a cluster.
     pub fn public_url(part: u8) -> String {
         format!("public_url = \"http://127.7.{part}.{{}}:{PUBLIC}\"")
     }
@@ -142,7 +142,7 @@ impl Cluster {
         }
     }
 
-    /// Waits until each shard has the ConfigMap that all were given last.
+    /// Waits until each shard runs this generation.
     ///
     /// # Panics
     /// When that does not happen in time.

@@ -1,4 +1,4 @@
-//! Commands that are to end by themselves.
+//! Commands that must end by themselves.
 
 use std::process::{Command, Output, Stdio};
 use std::thread;
@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use crate::host::PATIENCE;
 
-/// The exit code and standard error of a command that is to end by itself, soon; with its standard
-/// output, if the command pipes it and writes little.
+/// The exit code and standard error of a command that must soon end by itself. Its standard output
+/// is included if the command pipes it and writes little.
 ///
 /// # Panics
 /// When it cannot be started, or does not end.

@@ -1,7 +1,7 @@
-//! The root of the image, laid out as the Dockerfile does, and containers of the image.
+//! The root of the image, laid out as by the Dockerfile, and containers of the image.
 //!
-//! They run under Kubernetes' restricted profile, by an OCI runtime, on this machine's network
-//! and without control groups.
+//! Containers run under Kubernetes' restricted profile, with an OCI runtime, on this machine's
+//! network and without control groups.
 
 use std::fs;
 use std::os::unix::fs::chown;
@@ -24,7 +24,7 @@ pub struct Image {
     pub command: Vec<String>,
     /// Variables, as `NAME=VALUE`.
     pub env: Vec<String>,
-    /// The user's number, and the group's.
+    /// The numeric id of the user and of the group.
     pub user: u32,
 }
 
@@ -155,8 +155,8 @@ impl Image {
 
 /// The OCI runtime, with its state in a directory.
 fn runtime(state: &Path) -> Command {
-    // The runtime looks at control groups even where it is to leave them alone, and accepts
-    // only one kind of mount; so it gets a mount of its own.
+    // The runtime needs control groups even when it must not change them, and accepts only one kind
+    // of mount. So it gets a mount of its own.
     let script =
         "umount -R /sys/fs/cgroup 2>/dev/null; mount -t cgroup2 none /sys/fs/cgroup && exec \"$@\"";
     let mut command = Command::new("unshare");

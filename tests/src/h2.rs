@@ -1,4 +1,4 @@
-//! Raw h2 frames: those that no good client sends.
+//! Raw h2 frames, including those that no well-behaved client sends.
 
 use std::io::{self, BufReader, ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -10,13 +10,13 @@ use crate::client::connect;
 pub const DATA: u8 = 0;
 /// The beginning of a header block.
 pub const HEADERS: u8 = 1;
-/// A priority, which no peer obeys any more.
+/// A priority, which peers no longer obey.
 pub const PRIORITY: u8 = 2;
 /// The end of a stream.
 pub const RST_STREAM: u8 = 3;
 /// The client's settings.
 pub const SETTINGS: u8 = 4;
-/// A check whether the other side is there.
+/// A check that the other side is there.
 pub const PING: u8 = 6;
 /// Room for more of a body.
 pub const WINDOW_UPDATE: u8 = 8;
@@ -244,8 +244,8 @@ pub fn many(count: usize) -> Vec<u8> {
     block
 }
 
-/// A header block whose path is to be remembered, with as many other headers as fit into a
-/// frame.
+/// A header block whose path enters the host's dynamic table, with as many other headers as fit
+/// into a frame.
 pub fn remembered(number: u32) -> Vec<u8> {
     let filler = literal(0, b"x-large", &vec![b'y'; LARGEST - 64]);
     let path = format!("/{number:x}");

@@ -18,9 +18,9 @@ use crate::volume::Volume;
 
 pub use ostrakon_test_support::PATIENCE;
 
-/// A secret that every shard of every test gets, and that must be in no log line, no response
-/// of the admin port and no file of any shard. Each of these is searched, as it arrives or when
-/// its test ends.
+/// A secret that every shard of every test gets. No log line, no response of the admin port and no
+/// file of any shard may contain it. Each of these is searched, as it arrives or when its test
+/// ends.
 pub const CANARY: &str = "canary-of-the-whole-run-93f1c7";
 
 /// The content of a ConfigMap.
@@ -94,8 +94,8 @@ pub struct Shard {
     pub listen: SocketAddr,
     /// More arguments for `ostrakon serve`.
     pub arguments: Vec<String>,
-    /// The command that runs the host, where it is not run directly: a command that ends by
-    /// becoming the command in its last arguments.
+    /// The command that runs the host, if the host is not run directly. It must end by executing
+    /// the command in its last arguments.
     pub runner: Vec<String>,
     /// The `ostrakon` binary.
     pub binary: PathBuf,
@@ -177,7 +177,8 @@ impl Shard {
             // The tests may run in a Pod, but are not part of its cluster.
             .env_remove("KUBERNETES_SERVICE_HOST")
             .stdin(Stdio::null())
-            // Not the test's own: its reader would wait for this process, too.
+            // The test's standard output is not inherited: its reader would wait for this process,
+            // too.
             .stdout(Stdio::null());
         command
     }
@@ -206,7 +207,7 @@ impl Shard {
     }
 }
 
-/// The last line of a process that an error ends, which is one line of JSON like all others.
+/// The last line of a process that ends with an error. Like all others it is a line of JSON.
 ///
 /// # Panics
 /// When the last line is different.
@@ -247,7 +248,7 @@ impl Host {
                     _ => return lines.end(),
                 }
             }
-            // The pipe is closed, though the host may run on.
+            // The pipe is closed, though the host may still run.
         });
         let starting = log.wait_for("its ports", |line| line.contains("\"starting\""));
         let starting: Value = serde_json::from_str(&starting).expect("the log is JSON");

@@ -6,10 +6,10 @@ use std::thread;
 
 use crate::client::Client;
 
-/// Has `workers` clients make requests, each on its own connection and one after another, until
-/// `meanwhile` returns. Returns the number of requests and the result of `meanwhile`. `request`
-/// gets the number of its worker and of the request, from 0; it checks the response, and panics
-/// when that is wrong.
+/// Runs `workers` clients, each of which makes one request after another on its own connection,
+/// until `meanwhile` returns. Returns the number of requests and the result of `meanwhile`.
+/// `request` gets the number of its worker and of the request, from 0. It checks the response, and
+/// panics if it is wrong.
 ///
 /// # Panics
 /// When a request or `meanwhile` panics.
@@ -23,7 +23,7 @@ pub fn under_load<T>(
     under_load_through(&[address], workers, request, meanwhile)
 }
 
-/// As [`under_load`], where each client has a connection to each of several addresses, in their
+/// As [`under_load`], but each client has a connection to each of several addresses, in their
 /// order.
 ///
 /// # Panics
@@ -49,14 +49,14 @@ pub fn under_load_through<T>(
                 }
             });
         }
-        // Also on a panic, or the clients would go on for ever.
+        // Ends the clients even after a panic; otherwise they would run forever.
         let _end = End(&ended);
         meanwhile(&answered)
     });
     (answered.into_inner(), result)
 }
 
-/// Ends the clients when dropped.
+/// Stops the clients when dropped.
 struct End<'a>(&'a AtomicBool);
 
 impl Drop for End<'_> {

@@ -21,10 +21,10 @@ pub const SOCKET: usize = (128 + 128 + SEGMENT) * KIB;
 const SEGMENT: usize = 64;
 /// How many connections the admin port holds at most.
 pub const ADMIN_CONNECTIONS: usize = 64;
-/// What clients of the admin port make the process hold: connections, heads, a component to be
-/// tried, and responses.
+/// Memory that clients of the admin port use in the process: connections, heads, a component on
+/// trial, and responses.
 pub const ADMIN: usize = 28 * MIB;
-/// The allocator's unreturned memory and the cost of rounding: a quarter.
+/// The allocator's unreturned memory and the cost of rounding: a quarter more.
 pub(crate) const SLACK: (usize, usize) = (5, 4);
 
 /// The most bytes that clients can make a host's process hold: connections, heads, bodies and
@@ -111,18 +111,18 @@ impl Socket {
     }
 }
 
-/// A control group of its own with a memory limit: beyond the limit the kernel kills a process,
-/// as in a Pod.
+/// A control group with a memory limit. The kernel kills a process that exceeds the limit, as in a
+/// Pod.
 #[derive(Debug)]
 pub struct Cgroup {
     directory: PathBuf,
-    /// Whether it is of the second version of control groups, or of the first.
+    /// Whether it belongs to the second version of control groups, not the first.
     unified: bool,
 }
 
 impl Cgroup {
-    /// Makes a group with a limit in bytes. `None`: this machine has no writable hierarchy for
-    /// memory.
+    /// Makes a group with a limit in bytes. Returns `None` if this machine has no writable memory
+    /// hierarchy.
     pub fn make(limit: usize) -> Option<Self> {
         static LAST: AtomicU32 = AtomicU32::new(0);
         let number = LAST.fetch_add(1, Ordering::Relaxed);
@@ -135,7 +135,7 @@ impl Cgroup {
                 directory: Path::new(root).join(&name),
                 unified,
             };
-            // If this is no hierarchy for memory, the directory has no such file.
+            // In a hierarchy of another kind, the directory has no such file.
             if fs::create_dir(&group.directory).is_ok()
                 && group.directory.join(file).exists()
                 && fs::write(group.directory.join(file), limit.to_string()).is_ok()

@@ -8,10 +8,10 @@ use std::io::Write as _;
 use std::net::Ipv4Addr;
 use std::process::Command;
 
-/// Tells a test that it runs in its own network, and which test it is.
+/// The variable that tells a test that it runs in its own network, and which test it is.
 const INSIDE: &str = "OSTRAKON_TEST_NETWORK";
 
-/// All of 10.0.0.0/8 is a cable without another end, until an address is added.
+/// All of 10.0.0.0/8 is routed to a cable with nothing at its other end, until an address is added.
 const SCRIPT: &str = "
 set -e
 ip link set lo up

@@ -1,5 +1,5 @@
-//! The messages between shards, written down a second time: for peers that send arbitrary
-//! messages. See `host/cluster/src/message`.
+//! A second definition of the messages between shards, for peers that send arbitrary messages. See
+//! `host/cluster/src/message`.
 
 use ostrakon_base::digest::Digest;
 use ostrakon_protocol::{Batch, ClusterId, Epoch, Incarnation, Placement, Plan};
@@ -55,7 +55,7 @@ pub enum PeerRequest {
     },
 }
 
-/// Whose `owner` counts in a survey.
+/// The placement or guest whose `owner` a survey uses.
 #[derive(Clone, Debug, Serialize)]
 pub enum Basis {
     Kept { placement: Placement },

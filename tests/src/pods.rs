@@ -1,5 +1,5 @@
-//! Shards that behave like Kubernetes Pods: peers find them by a name that a cache learns late,
-//! and each replacement has another address.
+//! Shards that behave like Kubernetes Pods: peers find them by a name that a cache learns late, and
+//! each replacement has another address.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -13,8 +13,8 @@ use crate::host::{CANARY, Files, Host, Shard};
 use crate::name_server::NameServer;
 use crate::network::Network;
 
-/// How long after a Pod's process its name begins to exist: the kubelet reports the address, a
-/// controller notes it, and the name server is told.
+/// How long after the start of a Pod's process its name exists: the kubelet reports the address, a
+/// controller stores it, and the name server is updated.
 const NAMED_AFTER: Duration = Duration::from_secs(1);
 /// How long Kubernetes takes to replace a Pod that has ended.
 const ABSENT_FOR: Duration = Duration::from_secs(2);
@@ -252,8 +252,8 @@ impl Sample {
     }
 }
 
-/// Has clients write and read keys of all shards through any Pod that is ready, until
-/// `meanwhile` returns. Returns all requests. The clients of a shard share one key.
+/// Runs clients that write and read keys of all shards through any ready Pod, until `meanwhile`
+/// returns. Returns all requests. The clients of a shard share one key.
 ///
 /// # Panics
 /// When a client panics.
@@ -284,7 +284,7 @@ pub fn under_load(pods: &mut Pods<'_>, meanwhile: impl FnOnce(&mut Pods<'_>)) ->
                 });
             }
         }
-        // Also on a panic, or the clients would go on for ever.
+        // Ends the clients even after a panic; otherwise they would run forever.
         let _end = End(&ended);
         meanwhile(pods);
     });
@@ -323,7 +323,7 @@ fn ask(address: SocketAddr, letter: char, is_write: bool) -> Sample {
     }
 }
 
-/// Ends the clients when dropped.
+/// Stops the clients when dropped.
 struct End<'a>(&'a AtomicBool);
 
 impl Drop for End<'_> {

@@ -61,7 +61,7 @@ impl Relays {
                 while let Ok((stream, _)) = listener.accept().await {
                     let counts = Arc::clone(&counts);
                     tokio::spawn(async move {
-                        // Ends like any connection when one side does.
+                        // The relay ends when one side ends, like any connection.
                         let _ended = relay(stream, to, &counts).await;
                     });
                 }
@@ -85,7 +85,7 @@ enum From {
 }
 
 async fn relay(stream: TcpStream, to: SocketAddr, counts: &Counts) -> io::Result<()> {
-    // Peers recognize a peer by the address that it calls from.
+    // Peers recognize a peer by its source address.
     let socket = TcpSocket::new_v4()?;
     socket.bind((stream.peer_addr()?.ip(), 0).into())?;
     let other = socket.connect(to).await?;

@@ -1,4 +1,4 @@
-//! Clients of a StatefulSet that are sent to any ready shard, as by a Kubernetes Service.
+//! Clients of a StatefulSet that use any ready shard, as through a Kubernetes Service.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -13,8 +13,8 @@ use crate::set::StatefulSet;
 
 const CLIENTS: u64 = 8;
 const KEYS: u64 = 200;
-/// How late a client learns that a shard is no longer ready: much sooner than shards stop
-/// serving then, where `drain.serve_for` is a few times as long.
+/// How late clients learn that a shard is no longer ready. This is much shorter than the time for
+/// which the shard still serves, because `drain.serve_for` is a few times as long.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// A shard, as the clients sent to it know it.
@@ -36,7 +36,7 @@ struct Service {
     worst: AtomicU64,
 }
 
-/// The clients' work, without any failure.
+/// The result of the clients' work, which had no failures.
 #[derive(Clone, Debug)]
 pub struct Load {
     /// The number of answered requests.
@@ -65,8 +65,8 @@ impl Load {
     }
 }
 
-/// Has clients write and read through any ready shard of a set, until `meanwhile` returns.
-/// `most` is the largest number of shards that there will be.
+/// Runs clients that write and read through any ready shard of a set, until `meanwhile` returns.
+/// `most` is the largest number of shards during the test.
 ///
 /// # Panics
 /// When a request fails or returns a value other than the one written.
@@ -98,7 +98,7 @@ pub fn under_load(
             })
             .collect();
         {
-            // Also on a panic, or the clients would go on for ever.
+            // Ends the clients even after a panic; otherwise they would run forever.
             let _end = End(&service.ended);
             meanwhile();
         }
@@ -189,7 +189,7 @@ impl Service {
     }
 }
 
-/// Ends the clients when dropped.
+/// Stops the clients when dropped.
 struct End<'a>(&'a AtomicBool);
 
 impl Drop for End<'_> {

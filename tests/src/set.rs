@@ -200,7 +200,7 @@ impl StatefulSet {
         })
     }
 
-    /// Waits until all shards are ready on the newest content, with all data where it belongs.
+    /// Waits until all shards are ready with the newest content, and all data is where it belongs.
     ///
     /// # Panics
     /// When that does not happen in time.

@@ -1,5 +1,5 @@
 //! Cheap clients. Requests are made beforehand, each kept connection has one request in flight, and
-//! of a response they check only that it is complete and successful.
+//! a response is only checked to be complete and successful.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -94,7 +94,8 @@ impl Target {
         let began = Instant::now();
         let answered = self.run(connections, |connection| {
             let requests = Arc::clone(&requests);
-            // Coprime to the number of keys: each connection visits all, from its own start.
+            // Coprime to the number of keys, so each connection visits all keys, from a start of
+            // its own.
             let keys = (connection * 37..).step_by(7);
             let requests = keys.map(move |key| requests[key % KEYS].clone());
             requests.take_while(move |_| began.elapsed() < time)
@@ -104,9 +105,8 @@ impl Target {
         Ok(answered as f64 / began.elapsed().as_secs_f64())
     }
 
-    /// How long each request waits for its response, in milliseconds, when clients
-    /// on this many connections pause between requests: nine loads, then a save,
-    /// until `ended`.
+    /// How long each request waits for its response, in milliseconds. The clients pause between
+    /// requests: nine loads, then a save, until `ended`.
     pub(crate) fn waits(
         self,
         connections: usize,

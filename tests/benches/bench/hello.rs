@@ -1,4 +1,4 @@
-//! Plain hyper: a server that does nothing but HTTP, in its own process.
+//! Plain hyper: a server that only speaks HTTP, in its own process.
 
 use std::convert::Infallible;
 use std::io::{BufRead, BufReader};
@@ -14,7 +14,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 
-/// With this argument, the program is that server.
+/// With this argument, the program runs as that server.
 pub(crate) const ARGUMENT: &str = "--hello";
 
 /// The server's process. Dropping it ends it.
@@ -62,7 +62,7 @@ pub(crate) fn serve() -> anyhow::Result<()> {
                 Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(&[b'w'; 64]))))
             });
             let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), hello);
-            // It ends with its client.
+            // The task ends with its client.
             tokio::spawn(connection);
         }
     })

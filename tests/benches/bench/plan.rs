@@ -1,4 +1,4 @@
-//! How much is measured.
+//! The amount of measurement.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// To check that everything runs.
+    /// A short run that only checks that everything works.
     pub(crate) fn quick() -> Self {
         Self {
             name: "quick: figures mean nothing",
@@ -36,7 +36,7 @@ impl Plan {
         }
     }
 
-    /// For figures that mean something.
+    /// A run long enough for meaningful figures.
     pub(crate) fn full() -> Self {
         Self {
             name: "medians of 9 turns of 1 s each",

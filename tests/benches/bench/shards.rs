@@ -14,7 +14,8 @@ use crate::median;
 use crate::plan::Plan;
 
 const CONNECTIONS: [usize; 3] = [1, 16, 64];
-/// The number of connections of the clients whose waits are measured, and their pause.
+/// The number of connections of the clients whose waits are measured, and their pause between
+/// requests.
 const WAITING: (usize, Duration) = (16, Duration::from_millis(4));
 /// Partitions in one transaction of the native copy, as in the host.
 const BATCH: usize = 1024;
@@ -63,7 +64,7 @@ fn forwarded(plan: &Plan) -> anyhow::Result<()> {
     for host in &hosts {
         wait_for_shards(host, 2);
     }
-    // By `modulo`, the first character assigns each key to the second shard.
+    // By `modulo` on the first character, each key belongs to the second shard.
     let [through, local] = hosts.each_ref().map(|host| Target::http(host.address));
     local.fill(KEYS)?;
     println!("\nrequests/s through the shard that has the keys, and through another");
@@ -161,8 +162,8 @@ fn moved(plan: &Plan, keys: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The waits of clients that send requests with pauses while something is done;
-/// sorted, in milliseconds.
+/// The sorted waits, in milliseconds, of clients that pause between requests while `meanwhile`
+/// runs.
 fn waits(
     target: Target,
     meanwhile: &mut dyn FnMut() -> anyhow::Result<()>,

@@ -1,4 +1,4 @@
-//! Small guests that take a compiler long: a good guest with something added.
+//! Small guests that take long to compile: a good guest with something added.
 
 use wasm_encoder::{
     BlockType, CodeSection, Component, ComponentExportKind, ComponentExportSection,
@@ -128,7 +128,7 @@ pub fn calls(count: usize) -> impl Fn(&mut InstructionSink<'_>) {
 /// A body of `bytes` bytes that computes, with occasional branches.
 pub fn long(bytes: usize) -> impl Fn(&mut InstructionSink<'_>) {
     move |body| {
-        // Seven bytes each, and nine more at each 64th.
+        // Each step has seven bytes, and every 64th has nine more.
         for step in 0..bytes / 7 {
             body.local_get(0).i32_const(1).i32_add().local_set(0);
             if step % 64 == 0 {
@@ -161,8 +161,8 @@ pub fn branching(locals: u32, loops: u32, branches: u32) -> impl Fn(&mut Instruc
     }
 }
 
-/// A guest that takes a compiler long, but no more memory than others. The number distinguishes
-/// it from others.
+/// A guest that takes long to compile, but no more memory than others. The number makes its content
+/// unique.
 pub fn slow(guest: &[u8], number: u8) -> Vec<u8> {
     let mut bytes = functions(guest, 200, 8, long(100_000));
     // A custom section with the name `n` and the number.
@@ -170,7 +170,7 @@ pub fn slow(guest: &[u8], number: u8) -> Vec<u8> {
     bytes
 }
 
-/// How many components a component itself declares.
+/// The number of components that a component itself declares.
 fn components(component: &[u8]) -> u32 {
     let mut rest = &component[8..];
     let mut count = 0;

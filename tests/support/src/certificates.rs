@@ -49,8 +49,8 @@ impl Authority {
         self.sign(names, [from, until], &[])
     }
 
-    /// A certificate for names and addresses, valid from and to so many seconds from now, for
-    /// these usages; for all usages if none are given.
+    /// A certificate for these names and addresses, valid between two times given in seconds from
+    /// now. It is for these usages, or for all if none are given.
     ///
     /// # Panics
     /// When a name is invalid.

@@ -1,10 +1,10 @@
-//! Checks whether a register's history is linearizable: whether its operations could have
-//! happened one after another, each at an instant between its call and its return.
+//! Checks whether a register's history is linearizable: whether its operations could have happened
+//! one after another, each at an instant between its call and its return.
 //!
 //! The search is Wing and Gong's (*Testing and Verifying Concurrent Objects*, 1993): take any
-//! operation that no other one precedes, check whether it could come next, and continue with
-//! the rest. As in Lowe's (*Testing for Linearizability*, 2016), no configuration, which is the
-//! set of operations taken and the value after them, is entered twice.
+//! operation that no other one precedes, check whether it could come next, and continue with the
+//! rest. As in Lowe's (*Testing for Linearizability*, 2016), no configuration is entered twice. A
+//! configuration is the set of operations taken and the value after them.
 
 use std::collections::HashSet;
 
@@ -19,8 +19,8 @@ pub enum Action {
     Delete(bool),
 }
 
-/// In place of a return: the client got no response. The operation may take effect at any time
-/// after its call, or never, and its report of the value before means nothing.
+/// The value of `returned` for an operation without a response. It may take effect at any time
+/// after its call, or never, and what it reports about the value before is meaningless.
 pub const UNKNOWN: u64 = u64::MAX;
 
 /// An operation as its client saw it, by one clock for all clients.
@@ -34,7 +34,7 @@ pub struct Operation {
 }
 
 impl Action {
-    /// The value after the action, if it is possible at the value before.
+    /// The value after the action, if the action is possible with this value.
     #[expect(
         clippy::option_option,
         reason = "none: the operation cannot be here; some of none: it leaves no value"
@@ -49,7 +49,7 @@ impl Action {
 }
 
 impl Operation {
-    /// The value after the operation, if it is possible at the value before.
+    /// The value after the operation, if the operation is possible with this value.
     #[expect(clippy::option_option, reason = "as for an action")]
     fn after(self, value: Option<u64>) -> Option<Option<u64>> {
         match self.action {
@@ -75,7 +75,7 @@ pub fn is_linearizable(history: &[Operation]) -> bool {
             return true;
         }
         let next = configuration.next(&operations);
-        // The operation that returned soonest is last, and so is tried first.
+        // The operation that returned first is last in the list, so it is tried first.
         open.extend(
             next.into_iter()
                 .rev()
@@ -103,8 +103,8 @@ impl Configuration {
         operations.all(|(index, operation)| operation.returned == UNKNOWN || self.has(index))
     }
 
-    /// The configurations that can come next, by an operation that was called before any other
-    /// remaining one returned. Operations are sorted by their calls.
+    /// The configurations that can come next: those after an operation that was called before any
+    /// other remaining one returned. Operations are sorted by the times of their calls.
     fn next(&self, operations: &[Operation]) -> Vec<Self> {
         let mut next = Vec::new();
         let mut first_return = u64::MAX;
@@ -222,7 +222,7 @@ mod tests {
         );
     }
 
-    /// Each of the reads alone would be possible.
+    /// Each read would be possible by itself.
     #[test]
     fn reads_that_see_a_write_and_then_not_are_found() {
         check(

@@ -5,9 +5,9 @@ use std::net::{Ipv4Addr, TcpListener};
 /// The port of a claim: 127.x.y.0/24 is claimed at 127.x.y.255, which no shard uses.
 const CLAIM_PORT: u16 = 7069;
 
-/// A /24 of 127.0.0.0/8 for one test. Networks from 127.64.0.0 to 127.127.255.0 are given out
-/// here; lower ones are for tests with fixed addresses. A listener claims the network as long
-/// as it is held, so that the network is free again however the test ends.
+/// A /24 of 127.0.0.0/8 for one test. Networks from 127.64.0.0 to 127.127.255.0 are assigned here;
+/// lower ones are for tests with fixed addresses. A listener holds the claim, so the network is
+/// free again however the test ends.
 #[derive(Debug)]
 pub struct Net {
     first: Ipv4Addr,
@@ -20,7 +20,7 @@ impl Net {
     /// # Panics
     /// When none is free.
     pub fn claim() -> Self {
-        // Each process begins at another place, so that few are tried.
+        // Each process starts the search at another network, so that it tries few.
         let start = std::process::id().wrapping_mul(0x9E37_79B9) >> 18;
         let mut nets = (0..1 << 14).map(|step| (start + step) % (1 << 14));
         let claimed = nets.find_map(|number| {

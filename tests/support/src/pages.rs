@@ -1,4 +1,4 @@
-//! Reads the tables of the pages for people, which tests compare with the code.
+//! Reads the tables in the documentation, which tests compare with the code.
 
 /// The part of a page below a heading, up to the next one.
 ///

@@ -1,5 +1,5 @@
-//! The seccomp profile `RuntimeDefault`: the system calls that container engines allow a
-//! process without capabilities. Also a kernel without seccomp.
+//! The seccomp profile `RuntimeDefault`: the system calls that container engines allow a process
+//! without capabilities. Also simulates a kernel without seccomp.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -50,8 +50,8 @@ pub fn runtime_default() -> Value {
     })
 }
 
-/// From now on this thread, and each process that it starts, sees a kernel without filters of
-/// system calls.
+/// From this call on, this thread and each process that it starts see a kernel without seccomp
+/// filters.
 ///
 /// # Panics
 /// When the kernel has no filters already, or the processor's architecture is not known.

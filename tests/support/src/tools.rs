@@ -24,7 +24,7 @@ pub(crate) fn provided(name: &str) -> PathBuf {
     let places = [tools.join(name), tools.join("venv/bin").join(name)];
     let found = places.iter().find(|path| path.exists());
     let found = found.unwrap_or_else(|| panic!("there is no {name}: run `cargo xtask tools`"));
-    // It may be run in other directories.
+    // The tool may be run in another directory.
     path::absolute(found).expect("the working directory exists")
 }
 

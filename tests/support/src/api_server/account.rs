@@ -1,4 +1,4 @@
-//! A ServiceAccount, as it is mounted in a Pod.
+//! A ServiceAccount as it is mounted in a Pod.
 
 use std::fs;
 use std::path::PathBuf;

@@ -7,8 +7,8 @@ use std::time::Duration;
 pub struct Faults {
     /// Each request is refused with this status.
     pub refuse: Option<u16>,
-    /// Requests are read and not answered, and watches send nothing more, though their
-    /// connections stay open.
+    /// Requests are read but not answered, and watches send nothing more. Their connections stay
+    /// open.
     pub is_silent: bool,
     /// The delay of each line of a watch.
     pub delay: Duration,
@@ -17,6 +17,6 @@ pub struct Faults {
     /// How often watches that asked for bookmarks send one without a change; `None` means
     /// never.
     pub bookmark_every: Option<Duration>,
-    /// Watches end in good order after this time, if not before.
+    /// Watches end regularly after this time at the latest.
     pub watch_at_most: Option<Duration>,
 }

@@ -1,5 +1,5 @@
-//! A Kubernetes API server, with the part of the API that a host uses: lists and watches of
-//! StatefulSets, and Events. It is as strict as the real one, and has its faults.
+//! A Kubernetes API server with the part of the API that a host uses: lists and watches of
+//! StatefulSets, and Events. It is as strict as the real one, and can have the same faults.
 
 mod account;
 mod events;
@@ -54,7 +54,7 @@ struct Shared {
     news: watch::Sender<u64>,
     /// Counts how often all connections were cut.
     cuts: watch::Sender<u64>,
-    /// Whether the server is to listen; `listens` says whether it does.
+    /// Whether the server should listen; `listens` says whether it does.
     is_open: watch::Sender<bool>,
     listens: watch::Sender<bool>,
 }
@@ -139,7 +139,8 @@ impl ApiServer {
         self.change(|world| world.scale(replicas));
     }
 
-    /// Replaces the token, as before it expires; the old token is no longer accepted.
+    /// Replaces the token, as Kubernetes does before it expires. The old token is no longer
+    /// accepted.
     pub fn rotate_token(&self) {
         let token = self.account.rotate();
         self.shared.world().set_token(token);
@@ -151,7 +152,7 @@ impl ApiServer {
         self.shared.tell();
     }
 
-    /// Cuts all connections without notice.
+    /// Cuts all connections abruptly.
     pub fn cut(&self) {
         self.shared.cuts.send_modify(|cuts| *cuts += 1);
     }

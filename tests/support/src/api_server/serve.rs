@@ -73,7 +73,7 @@ pub(super) async fn run(
             _ = open.changed() => {}
             accepted = accept => {
                 if let Ok((stream, _)) = accepted {
-                    // Subscribed now, so that no cut is missed.
+                    // Subscribes before the task starts, so that no cut is missed.
                     let cuts = shared.cuts.subscribe();
                     tokio::spawn(connection(stream, tls.clone(), Arc::clone(&shared), cuts));
                 }

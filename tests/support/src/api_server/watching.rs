@@ -1,4 +1,4 @@
-//! A watch: lines with changes, for as long as the request asked.
+//! A watch: lines with changes, for as long as the request specified.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -100,7 +100,7 @@ async fn go_on(shared: &Shared, question: &Question, mut from: u64, say: &Say) {
             if faults.breaks_lines {
                 let half = event.to_string();
                 let _ = say.send(Ok(Bytes::from(half[..half.len() / 2].to_owned())));
-                // Lets the half be read before the end.
+                // Gives the client time to read the half line before the cut.
                 sleep(Duration::from_millis(5)).await;
                 let _ = say.send(Err(Cut));
                 return;

@@ -1,4 +1,4 @@
-//! The state of the API server: the objects, who may ask for them, and their changes.
+//! The state of the API server: the objects, their changes, and the permissions to read them.
 
 use std::collections::BTreeMap;
 
@@ -149,7 +149,7 @@ impl World {
         self.changes.retain(|change| change.version <= version);
     }
 
-    /// Forgets all changes so far, as a real one does after some minutes.
+    /// Forgets all changes so far, as a real API server does after some minutes.
     pub fn forget(&mut self) {
         self.forgotten = self.version;
         self.changes.clear();
@@ -180,7 +180,7 @@ impl World {
         self.events.all()
     }
 
-    /// Forgets the Events, as a real one does after an hour.
+    /// Forgets the Events, as a real API server does after an hour.
     pub fn forget_events(&mut self) {
         self.events = Events::default();
     }
@@ -227,7 +227,7 @@ impl World {
         Err(Refusal::new(403, message))
     }
 
-    /// The StatefulSets that a question selects, as a list.
+    /// The StatefulSets that a request selects, as a list.
     pub(super) fn list(&self, question: &Question) -> Value {
         let wanted = |name: &str| question.name.as_deref().is_none_or(|wanted| wanted == name);
         let sets = self.sets.iter().filter(|(name, _)| wanted(name));
