@@ -1,4 +1,4 @@
-//! `/kv?prefix=&after=&limit=`, and where keys live.
+//! `/kv?prefix=&after=&limit=`, and where keys are stored.
 
 use std::collections::BTreeSet;
 
@@ -114,15 +114,16 @@ fn a_listing_that_lacks_a_shard_is_no_listing() {
     );
 }
 
-/// Shards whose keys are not where an owner function would place them, as while keys move: the responses must not
-/// depend on where keys are.
+/// Shards whose keys are not where an owner function would place them, as during a change. The
+/// responses must depend only on where the keys are.
 struct Sharded {
     shards: Vec<TestShard<Kv>>,
     keys: BTreeSet<String>,
 }
 
 impl Sharded {
-    /// Shards that are told that there are `of` shards: the more there are, the shorter each part may be.
+    /// Makes shards that see a cluster of `of` shards. The more shards there are, the shorter each
+    /// part may be.
     fn new(random: &mut Random, of: u32) -> Self {
         let count = 1 + random.below(4);
         let shard = |ordinal| TestShard::new().ordinal(ordinal, of).start().unwrap();
@@ -217,7 +218,7 @@ fn what_is_not_a_part_is_never_taken_for_an_empty_one() {
         let reply = shard.gather("GET", path, &[], vec![good.clone(), good.clone()]);
         assert_eq!(reply.status, 200);
         let mut bad: Vec<Vec<u8>> = (0..body.len()).map(|end| body[..end].to_vec()).collect();
-        // A part of an empty shard is one byte.
+        // The part of an empty shard is one byte.
         bad.retain(|body| body != b".");
         bad.extend([b"a\n".to_vec(), b"?".to_vec(), [&body[..], b"x"].concat()]);
         for body in bad {
@@ -234,7 +235,8 @@ fn what_is_not_a_part_is_never_taken_for_an_empty_one() {
     }
 }
 
-/// More keys than fit into one response are an error; they are not cut off and do not exhaust memory.
+/// If the keys do not fit into one response, the response is an error. They are not cut off and do
+/// not exhaust memory.
 #[test]
 fn too_many_keys_are_refused_with_what_to_do() {
     let mut long = TestShard::<Kv>::new().ordinal(0, 24 << 10).start().unwrap();

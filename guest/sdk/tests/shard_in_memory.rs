@@ -85,7 +85,7 @@ impl<const SCHEMA: u32> Guest for Probe<SCHEMA> {
                 assert!(store.delete("002")?);
                 assert!(!store.delete("002")?);
             }
-            // As many at once as the body says.
+            // As many values in one call as the body says.
             "/take" => {
                 let values = store.get_many(numbers(request).map(|_| "k"));
                 return Ok(Response::text(values.len().to_string()));
@@ -205,7 +205,7 @@ fn limits_are_kept() {
     assert_eq!(shard.get("/get").text(), "1234567");
 }
 
-/// Counts as the host does: 64 bytes for each value returned, 24 for each key and value passed.
+/// Counts like the host: 64 bytes for each value returned, 24 for each key and value passed.
 #[test]
 fn one_call_hands_over_so_much_either_way() {
     let limits = Limits {

@@ -1,4 +1,4 @@
-//! Builds of real crates, with the toolchain of this machine.
+//! Builds real crates with this machine's toolchain.
 
 use std::fs;
 use std::path::Path;

@@ -203,7 +203,7 @@ fn a_token_in_a_file_is_shown_to_the_shard() {
 
 #[test]
 fn where_no_shard_runs_status_and_drain_say_so() {
-    // Bound and closed again, so nothing listens there.
+    // The port is bound and closed again, so nothing listens there.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = port.local_addr().unwrap().to_string();
     drop(port);

@@ -184,7 +184,7 @@ fn addresses_and_lists_are_read_as_opentelemetry_has_them() {
     assert!(headers("a b=1").is_err());
 }
 
-/// A span can have any time, and none breaks the message.
+/// A span can have any time, and no time makes the message invalid.
 #[test]
 fn times_before_1970_are_the_beginning() {
     let (tracer, mut queue) = Tracer::new(Sampler::new("always_on", None).unwrap(), 1);

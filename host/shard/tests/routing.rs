@@ -1,6 +1,6 @@
-//! Clients that are redirected from shard to shard at moments that are hard to reach with
-//! processes: while a partition is on its way, and before a shard has heard of the newest
-//! topology. The services, writers and guests are real; the messages between them are calls.
+//! Clients that are redirected between shards at moments that are hard to reach with processes:
+//! while a partition is in flight, and before a shard has heard of the newest topology. The
+//! services, writers and guests are real; the messages between them are calls.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -78,7 +78,7 @@ struct Shared {
     writers: Vec<Writer>,
     guest: Arc<Guest>,
     services: OnceLock<Vec<Service>>,
-    /// Which shard was told the plan of which.
+    /// Pairs of shards: the first was told the plan of the second.
     told: Mutex<Vec<(u32, u32)>>,
 }
 
@@ -318,8 +318,8 @@ fn text(reply: &Reply) -> &str {
     std::str::from_utf8(&reply.body).unwrap()
 }
 
-/// A shard that joined again and has not heard of the newest topology knows only its last one:
-/// by that it would send clients back.
+/// A shard that has joined again and has not heard of the newest topology knows only its last one,
+/// which would send clients back.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_is_not_sent_to_a_shard_that_would_send_it_back() {
     for routing in ["redirect", "local"] {
@@ -347,7 +347,7 @@ async fn a_partition_on_its_way_is_waited_for_and_nobody_is_sent_about() {
     }
     shards.learn(0..3, &plan(2, 2, 3)).await;
     let load = format!("/load/{moving}");
-    // The source still has it, and all shards know that.
+    // The source still has the partition, and all shards know that.
     for first in 0..3 {
         let (asked, loaded) = shards.follow(first, &load).await;
         assert_eq!((asked, text(&loaded)), (vec![first], "before"));
@@ -356,7 +356,7 @@ async fn a_partition_on_its_way_is_waited_for_and_nobody_is_sent_about() {
     let (asked, loaded) = shards.follow(2, &format!("/load/{staying}")).await;
     assert_eq!((asked, text(&loaded)), (vec![2, 1], "before"));
 
-    // The source has passed it, and the receiver does not have it.
+    // The source has handed the partition off, and the receiver does not have it yet.
     let writer = &shards.net.0.writers[0];
     writer.change(Change::Step).await.unwrap();
     let waiting: Vec<_> = (0..3)
@@ -365,7 +365,7 @@ async fn a_partition_on_its_way_is_waited_for_and_nobody_is_sent_about() {
             tokio::spawn(async move { shards.follow(first, &load).await })
         })
         .collect();
-    // No answer may come, so there is no event to wait for.
+    // There must be no answer, so there is no event to wait for.
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert!(waiting.iter().all(|waiting| !waiting.is_finished()));
     shards.deliver(0, 2).await;
@@ -379,8 +379,8 @@ async fn a_partition_on_its_way_is_waited_for_and_nobody_is_sent_about() {
     assert_eq!((asked, text(&loaded)), (vec![0], "after"));
 }
 
-/// A client that shards by itself uses the number of shards before or after the change: either
-/// is right while the partition moves.
+/// A client that shards by itself uses the number of shards from before or after the change. Both
+/// are right while the partition moves.
 #[tokio::test(flavor = "multi_thread")]
 async fn local_is_right_at_both_ends_of_a_move_and_finds_nothing_elsewhere() {
     let shards = Shards::start(3, "local").await;
@@ -401,7 +401,7 @@ async fn local_is_right_at_both_ends_of_a_move_and_finds_nothing_elsewhere() {
             assert_eq!((asked, text(&loaded)), (vec![shard], word));
         }
         if word == "before" {
-            // The source keeps a copy until it is told that the batch is stored.
+            // The source keeps a copy until it knows that the batch is stored.
             shards.net.0.writers[0].change(Change::Step).await.unwrap();
             shards.deliver(0, 2).await;
             let (asked, _) = shards.follow(1, &format!("/save/{key}/after")).await;

@@ -1,5 +1,5 @@
-//! The writers of two shards, and the partitions that move from one to the other: the
-//! protocol's decisions on real stores with a real guest.
+//! The writers of two shards, and the partitions that move from one to the other: the protocol's
+//! decisions, carried out on real stores with a real guest.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -88,7 +88,7 @@ impl Shard {
         }
     }
 
-    /// Ends the writer, and starts it again on its disk.
+    /// Stops the writer, and starts it again on its disk.
     async fn restart(self, guest: &Arc<Guest>) -> Self {
         self.writer.end();
         self.thread.join().unwrap();
@@ -153,7 +153,7 @@ impl Shard {
         page.entries.into_iter().map(text).collect()
     }
 
-    /// Sends the first batch to the other and handles the acknowledgement. Returns whether
+    /// Sends the first batch to the other shard and handles the acknowledgement. Returns whether
     /// there was a batch.
     async fn give(&self, other: &Self) -> bool {
         let view = self.writer.views().get().unwrap();
@@ -174,7 +174,7 @@ impl Shard {
             .contents(&view.snapshot, to, &range)
             .await
             .unwrap();
-        // The batch arrives twice: the second is recognized, and changes nothing.
+        // The batch arrives twice. The second copy is recognized, and changes nothing.
         for expected in [Received::Apply, Received::Known] {
             let receive = Change::Receive {
                 batch: batch.clone(),
@@ -211,7 +211,7 @@ async fn partitions_go_from_writer_to_writer_while_both_write_and_restart() {
     let mut one = Shard::start(0, &guest, directory()).await;
     let two = Shard::start(1, &guest, directory()).await;
 
-    // Without a plan it has no owner; then it is the one shard's.
+    // Without a plan the key has no owner; afterwards it belongs to the only shard.
     let unplaced = one.save("a", "x", None).await;
     assert!(
         matches!(unplaced, Written::NotOwner(Authority::Unknown)),
@@ -233,7 +233,8 @@ async fn partitions_go_from_writer_to_writer_while_both_write_and_restart() {
     }
     let going = going.expect("about half of them go");
 
-    // Before the step the first shard owns it; then no shard may answer until it has arrived.
+    // Before the step the first shard owns the key. After it no shard may answer until the batch
+    // has arrived.
     let written = one.save(&going, "still", None).await;
     assert!(matches!(written, Written::Replied { .. }), "{written:?}");
     let elsewhere = two.save(&going, "early", None).await;
@@ -270,7 +271,7 @@ async fn partitions_go_from_writer_to_writer_while_both_write_and_restart() {
     let written = two.save(&going, "after", hand_off).await;
     assert!(matches!(written, Written::Replied { .. }), "{written:?}");
 
-    // All the others, with restarts of the source in between.
+    // The remaining batches, with restarts of the source in between.
     let mut steps = 1;
     loop {
         let membership = one

@@ -11,7 +11,7 @@ use super::*;
 /// hexadecimal digits.
 const RECORDED: &str = include_str!("recorded.2");
 
-/// The reason why a partition may take at most half of a message.
+/// This is why a partition may take at most half of a message.
 #[test]
 fn a_partition_of_the_smallest_entries_takes_less_than_twice_its_bytes() {
     let key = |number: u32| number.to_be_bytes()[1..].to_vec();
@@ -108,7 +108,7 @@ fn ip() -> IpAddr {
     Ipv4Addr::new(10, 1, 2, 3).into()
 }
 
-/// One of each request; a new kind does not compile until it is listed here.
+/// One request of each kind; a new kind does not compile until it is listed here.
 fn requests() -> Vec<(&'static str, PeerRequest)> {
     use PeerRequest as R;
     let requests = vec![
@@ -188,7 +188,7 @@ fn requests() -> Vec<(&'static str, PeerRequest)> {
     requests.into_iter().map(named).collect()
 }
 
-/// One of each response; a new kind does not compile until it is listed here.
+/// One response of each kind; a new kind does not compile until it is listed here.
 fn responses() -> Vec<(&'static str, PeerResponse)> {
     use PeerResponse as R;
     let reason = || "why".to_owned();
@@ -309,9 +309,9 @@ fn record() -> String {
     requests.chain(responses).collect()
 }
 
-/// Hosts of the same protocol version serve together while Pods are replaced. The encoding may
-/// only change with a new version of the protocol, or with a field that earlier hosts ignore;
-/// either gets a recording of its own beside this one, which stays.
+/// Hosts of the same protocol version serve together while Pods are replaced. The encoding may only
+/// change with a new version of the protocol, or by a field that earlier hosts ignore. Either
+/// change needs a recording of its own in addition to this one.
 #[test]
 fn messages_are_what_they_were() {
     let now = record();

@@ -1,6 +1,6 @@
 use super::*;
 
-/// Takes the set's steps at once, up to a bound, and returns them.
+/// Takes the set's steps until there are none, up to a bound, and returns them.
 fn run(set: &mut Set) -> Vec<Act> {
     let mut acts = Vec::new();
     loop {
@@ -212,7 +212,7 @@ fn pods_go_at_once_where_the_shards_hear_of_the_number_by_themselves() {
     set.observe(&stable(3), true);
     assert!(set.is_settled());
 
-    // Nor does a start depend on data in further shards.
+    // A start does not depend on data in further shards either.
     let mut set = Set::new(Numbers::Heard, 2, Some(5));
     assert_eq!(run(&mut set), [0, 1].map(Act::Create));
 }

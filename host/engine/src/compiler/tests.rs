@@ -1,4 +1,4 @@
-//! Turns, and which compile gives way.
+//! The order of compiles, and which compile gives way to another.
 
 use futures_util::FutureExt as _;
 

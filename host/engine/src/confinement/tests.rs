@@ -11,7 +11,7 @@ use std::thread;
 
 use super::*;
 
-/// Set in a test's second run, in the process that is confined.
+/// The variable that marks a test's second run, in the process that is confined.
 const CONFINED: &str = "OSTRAKON_TEST_CONFINED";
 const MEMORY: u64 = 256 << 20;
 
@@ -45,7 +45,7 @@ fn confine_here(cpu: u64) {
     assert!(matches!(filter, Filter::Installed), "{filter:?}");
 }
 
-/// Prints directly, since the test harness's output may not work in the confined process.
+/// Prints directly, because the test harness's output may not work in the confined process.
 #[expect(
     clippy::print_stdout,
     reason = "the process that started this one reads it"
@@ -87,13 +87,13 @@ fn a_confined_process_opens_nothing_starts_nothing_and_ends_nobody() {
         };
         let raised = setrlimit(Resource::Data, more);
         tell("raise a limit", raised.map_err(Into::into));
-        // Descriptors opened before are closed, however they are accessed.
+        // Descriptors that were open before are closed, whichever way they are used.
         let mut byte = [0];
         tell("read what was open", (&file).read(&mut byte).map(drop));
         tell("accept", listener.accept().map(drop));
-        // Their numbers may belong to other files now.
+        // The descriptors' numbers may belong to other files now, so dropping must not close them.
         std::mem::forget((file, listener));
-        // The process can still do what it is for.
+        // The process can still do its job.
         let filled = vec![7_u8; 32 << 20];
         let (send, receive) = mpsc::channel();
         send.send(filled.iter().map(|byte| u64::from(*byte)).sum::<u64>())

@@ -67,7 +67,8 @@ fn components_go_by_their_number_wherever_it_comes_from() {
     examine(&with(&[&inner])).expect("it is there once");
     refused(&with(&[&inner, &twice(0)]), "steps to instantiate");
     refused(&with(&[&inner, &twice(1)]), "does not declare");
-    // Under another index: through an export, and through an alias of an outer component.
+    // The component under another index: through an export, and through an alias of an outer
+    // component.
     let mut export = ComponentExportSection::new();
     export.export("again", ComponentExportKind::Component, 0, None);
     refused(&with(&[&inner, &export, &twice(1)]), "steps to instantiate");
@@ -127,11 +128,11 @@ fn functions_their_length_and_their_flow_are_bounded() {
     refused(&many, "in all functions");
 }
 
-/// A block of a thousand parameters is two bytes, and takes the compiler megabytes.
+/// A block with a thousand parameters has two bytes of code, but takes the compiler megabytes.
 #[test]
 fn what_functions_blocks_and_calls_take_and_give_is_bounded() {
     let guest = guest_outside();
-    // These take some 400 MiB each; twice as many take more than a gigabyte.
+    // These take about 400 MiB each; twice as many would take more than a gigabyte.
     for (values, count) in [(1000, 100), (100, 320), (1, 4000)] {
         examine(&passing(&guest, values, blocks(count)))
             .expect("a guest with few of them is accepted");
@@ -203,7 +204,7 @@ fn types_and_items_are_bounded() {
     refused(&with(&[&types(100_001)]), "types, and at most");
 }
 
-/// The cost of reading nested types grows with their depth; they are left to the compiler.
+/// Reading nested types costs time in proportion to their depth, so they are left to the compiler.
 #[test]
 fn types_within_types_are_not_gone_into() {
     let depth = 1_000_000;

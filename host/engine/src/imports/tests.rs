@@ -46,7 +46,7 @@ impl Stored {
             .set_many(entries.collect(), usize::MAX, &mut unbounded)
             .expect("they are set");
         let mut group = transaction.commit();
-        // So few entries that their size is not recorded.
+        // Too few entries for the partition's size to be stored.
         let mut transaction = group.begin(b"few".to_vec(), limits);
         for key in 0..20 {
             transaction
@@ -176,7 +176,7 @@ const IN_A_MIGRATION: &[Import] = &[
 ];
 
 fn scan(context: &mut Context, reverse: bool) -> Result<()> {
-    // Without the large entry, which would fill a page.
+    // The large entry is left out, because it would fill a page by itself.
     let range = store::Range {
         start: Some(b"small".to_vec()),
         end: None,
@@ -185,8 +185,8 @@ fn scan(context: &mut Context, reverse: bool) -> Result<()> {
     store::Host::scan(context, range, u32::MAX).map(drop)
 }
 
-/// Regression: only the guest's own code checked the deadline, so a call of the host could take
-/// any time.
+/// Regression: the deadline was checked only in the guest's own code, so a call of the host could
+/// take any time.
 #[test]
 fn an_import_that_goes_over_much_ends_with_the_deadline() {
     let mut stored = Stored::new();
@@ -208,8 +208,8 @@ fn an_import_that_goes_over_much_ends_with_the_deadline() {
     check(Stored::migration, IN_A_MIGRATION);
 }
 
-/// Regression: a write determines its partition's size, and a migration finds what it replaces.
-/// Both read much without checking the clock.
+/// Regression: a write determines its partition's size, and a migration looks up the values that it
+/// replaces. Both could read much without checking the clock.
 #[test]
 fn single_writes_and_lookups_that_read_much_end_with_the_deadline() {
     type Call = fn(&mut Context) -> Result<()>;
@@ -252,7 +252,7 @@ fn single_writes_and_lookups_that_read_much_end_with_the_deadline() {
     }
 }
 
-/// Regression: a write without effect walked through its partition each time.
+/// Regression: a write without effect scanned its partition each time.
 #[test]
 fn the_size_of_a_partition_is_looked_for_once() {
     let stored = Stored::new();
@@ -275,8 +275,8 @@ fn the_size_of_a_partition_is_looked_for_once() {
     );
 }
 
-/// Regression: if each look-up reads a page of 9 MiB that is not in memory, a thousand look-ups
-/// took over a second between two checks of the clock.
+/// Regression: if each look-up had to read a page of 9 MiB that is not in memory, a thousand
+/// look-ups took over a second between two checks of the clock.
 #[test]
 fn the_clock_is_looked_at_after_a_few_lookups() {
     let stored = Stored::new();
@@ -286,7 +286,7 @@ fn the_clock_is_looked_at_after_a_few_lookups() {
     assert!(matches!(failure(get_many(16)), Failure::Deadline));
 }
 
-/// A scan without results processes as much as one with results.
+/// A scan without results costs as much as one with results.
 #[test]
 fn a_scan_over_what_the_request_has_deleted_ends_with_the_deadline() {
     let stored = Stored::new();

@@ -22,8 +22,8 @@ fn unreachable() -> Problem {
     Problem::Unreachable("refused".to_owned())
 }
 
-/// An answer, and then the expected number, problem, next request and number of consecutive
-/// failures.
+/// Applies these answers, and compares the number, the problem, the next request and the number of
+/// consecutive failures.
 #[expect(
     clippy::needless_pass_by_value,
     reason = "the expected values are written at the call"
@@ -169,7 +169,7 @@ fn what_cannot_be_asked_leaves_the_last_number() {
             1,
         );
     }
-    // Before a number is known, callers do not wait where waiting does not help.
+    // Before a number is known, callers do not wait if waiting cannot help.
     let failed = Heard::Failed(forbidden.clone());
     check(&[failed], Replicas::None, Some(forbidden), Ask::List, 1);
     let failed = Heard::Failed(unreachable());

@@ -1,4 +1,4 @@
-//! Events are posted if possible, and nothing waits for them.
+//! Events are posted when possible, and nothing waits for them.
 
 use serde_json::Value;
 
@@ -74,7 +74,7 @@ fn an_event_says_what_happened_to_whom() {
     );
     pod.waits_for_metric("ostrakon_kubernetes_events_posted_total", 3.0);
 
-    // A note that must be shortened.
+    // A note that is too long.
     pod.kubernetes.record(refused(&"x".repeat(5000)));
     pod.event(&format!("{}...", "x".repeat(1021)));
 }

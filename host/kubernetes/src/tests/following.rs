@@ -1,4 +1,4 @@
-//! The number of replicas arrives, whatever goes wrong meanwhile.
+//! The number of replicas arrives despite all failures.
 
 use std::fs;
 
@@ -37,8 +37,8 @@ fn the_number_and_its_changes_are_heard_by_one_list_and_a_watch() {
     assert_eq!(pod.metric("ostrakon_kubernetes_failures_total"), Some(0.0));
 }
 
-/// Regression: a shard that started while the API server was away showed no time at all, and no
-/// alert fired.
+/// Regression: a shard that started while the API server was away did not report any time of last
+/// contact, so no alert fired.
 #[test]
 fn since_when_nothing_is_heard_is_shown_from_the_first_question_on() {
     let pod = Pod::new(3);
@@ -121,7 +121,7 @@ fn bookmarks_spare_the_list() {
         .fail(|faults| faults.bookmark_every = Some(Duration::from_millis(20)));
     pod.server.change(|world| world.pass(1000));
     let heard = || pod.kubernetes.status().heard;
-    // Two, because the first may have been under way when versions passed.
+    // Two bookmarks, because the first may have been on its way before the versions advanced.
     for _ in 0..2 {
         let before = heard();
         pod.server
@@ -146,7 +146,7 @@ fn a_watch_that_ends_in_good_order_is_no_failure() {
     pod.hears(Replicas::Are(5));
     assert_eq!(pod.asked("list"), 1);
     assert_eq!(pod.metric("ostrakon_kubernetes_failures_total"), Some(0.0));
-    // A watch that ends at once is not repeated as fast as possible.
+    // A watch that ends at once is not repeated without a pause.
     let soon = Some(Duration::ZERO);
     pod.server.fail(|faults| faults.watch_at_most = soon);
     let (before, began) = (pod.asked("watch"), Instant::now());
@@ -228,7 +228,7 @@ fn who_may_not_ask_is_told_which_role_is_missing() {
     pod.server.change(|world| world.rules = rules);
     pod.hears(Replicas::Are(3));
     pod.is_well();
-    // Later, the number stays.
+    // When permission is lost later, the number stays.
     pod.server.change(|world| world.rules.clear());
     pod.server.cut();
     pod.problem("forbids");

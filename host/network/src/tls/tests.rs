@@ -30,8 +30,8 @@ type Met = (
     Result<Secured<DuplexStream>, Problem>,
 );
 
-/// Lets two sides meet. The connecting side waits for one byte, because it learns only then
-/// whether the other side has accepted it.
+/// Runs a handshake between two sides. The connecting side waits for one byte, because only then
+/// does it learn whether the other side has accepted it.
 async fn meet(client: &Mutual, server: &Mutual, host: &str) -> Met {
     let (here, there) = tokio::io::duplex(1 << 16);
     let connecting = async {
@@ -72,7 +72,7 @@ fn what_cannot_be_a_pair_is_told_apart() {
     }
 }
 
-/// The parser skips a line that begins with anything else, and with it the certificate.
+/// The parser ignores a line that begins with anything else, and with it the certificate.
 #[test]
 fn a_certificate_that_something_stands_before_is_not_left_out() {
     let (a, b) = (Authority::new("a"), Authority::new("b"));
@@ -120,7 +120,7 @@ fn of_rsa(bits: u32) -> (String, String) {
     (read(certificate), read(key))
 }
 
-/// Regression: the error text told the user to use an RSA key, which it was.
+/// Regression: the error said to use an RSA key, although it was one.
 #[test]
 fn an_rsa_key_that_is_too_short_is_refused_by_its_length() {
     let (certificate, key) = of_rsa(1024);
@@ -189,7 +189,7 @@ fn a_pair_is_valid_from_its_first_second_to_its_last() {
     assert!(told.contains("renew it"), "{told}");
 }
 
-/// A chain expires when its first certificate does, even one in the middle.
+/// A chain expires with the first of its certificates to expire, even one in the middle.
 #[test]
 fn a_chain_expires_with_its_first_part() {
     let authority = Authority::new("a");
@@ -208,7 +208,7 @@ fn a_certificate_that_others_would_refuse_is_not_taken() {
         assert_eq!(made.unwrap_err(), problem);
     };
     check(&other.issue_here(), Problem::UnknownAuthority);
-    // An authority of the same name is still another authority.
+    // A different authority with the same name is not trusted.
     check(
         &Authority::new("one").issue_here(),
         Problem::UnknownAuthority,
@@ -279,7 +279,7 @@ async fn neither_side_believes_another_authority() {
     let (here, there) = meet(&ours, &stranger, "localhost").await;
     assert_eq!(here.unwrap_err(), Problem::UnknownAuthority);
     assert!(matches!(there.unwrap_err(), Problem::Refused(_)));
-    // It trusts us, and we do not trust it.
+    // The client trusts us, but we do not trust it.
     let stranger = mutual(&other.issue_here(), &[&one, &other]);
     let (here, there) = meet(&stranger, &ours, "localhost").await;
     assert!(matches!(here.unwrap_err(), Problem::Refused(_)));
@@ -340,7 +340,7 @@ async fn a_client_without_a_certificate_is_refused() {
     assert_eq!(there.unwrap_err().0, Problem::NoCertificate);
 }
 
-/// A resumed stream would rely on a certificate that is not checked again.
+/// A resumed stream would rely on a certificate that is not verified again.
 #[tokio::test]
 async fn each_stream_is_begun_with_certificates_also_between_sides_that_met() {
     let authority = Authority::new("a");

@@ -7,7 +7,7 @@ use ostrakon_test_support::pages;
 
 use super::*;
 
-/// The suffixes that samples' names have beyond their family's name.
+/// The suffixes that a sample's name can have after its family's name.
 const ENDINGS: [&str; 6] = ["", "_total", "_sum", "_count", "_bucket", "_info"];
 
 /// Parses the text into samples by name and labels, and checks its form.
@@ -50,7 +50,7 @@ fn parse(text: &str) -> BTreeMap<String, f64> {
     samples
 }
 
-/// The metrics of a shard after everything has happened to it.
+/// The metrics of a shard to which everything has happened.
 fn after_everything() -> Metrics {
     let metrics = Metrics::new("1.2.3");
     for duration in [Duration::from_millis(3), Duration::from_mins(1)] {
@@ -293,8 +293,8 @@ fn the_reference_and_the_text_show_the_same() {
     }
 }
 
-/// The text omits metrics that have no value yet, so a metric that `after_everything` forgets
-/// would not be missed there. The registry itself lists all of them.
+/// The text omits metrics that have no value yet, so it would not show a metric that
+/// `after_everything` forgets. The registry itself lists all of them.
 #[test]
 fn the_reference_shows_all_that_is_registered() {
     let registry = format!("{:?}", Metrics::new("1.2.3").registry);

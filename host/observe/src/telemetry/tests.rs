@@ -55,7 +55,8 @@ fn json_lines_have_their_fields_and_the_filter_changes_live() {
     });
 }
 
-/// The parser takes a word that is no level for a target, and a target alone silences all others.
+/// The parser takes a word that is not a level for a target, and a filter with only a target
+/// silences all others.
 #[test]
 fn a_misspelt_level_is_refused_and_the_rest_of_the_grammar_is_not() {
     for word in ["inof", "ostrakon", "warning"] {
@@ -79,8 +80,8 @@ fn a_misspelt_level_is_refused_and_the_rest_of_the_grammar_is_not() {
     }
 }
 
-/// Our own lines report failures of the API server once, with what to do. Its client's lines
-/// appear only if they are asked for.
+/// Our own lines report failures of the API server once, and say what to do. Its client library's
+/// lines appear only on request.
 #[test]
 fn the_api_servers_client_is_silent_unless_it_is_named() {
     let logged = |directives| {
@@ -176,7 +177,7 @@ fn a_panic_is_one_line() {
     assert!(line["place"].as_str().unwrap().contains("tests.rs:"));
 }
 
-/// Text by which a guest, a client or a peer may try to pass for the host.
+/// Text with which a guest, a client or a peer may try to forge lines of the host.
 const FORGED: &str = "well\r\n2026-11-21T08:00:00Z ERROR ostrakon: forged\u{85}a\u{2028}b\u{2029}c\0\x1b[2K\u{202e}dlo\u{2066}\u{200b}\u{9b}1A\x7f";
 
 fn forge() {

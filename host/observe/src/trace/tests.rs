@@ -19,7 +19,7 @@ fn all() -> Sampler {
     Sampler::new("parentbased_always_on", None).unwrap()
 }
 
-/// The spans of a tracer that is no longer used.
+/// The recorded spans of a tracer.
 fn spans(tracer: Tracer, mut queue: Queue) -> Vec<Span> {
     drop(tracer);
     std::iter::from_fn(|| queue.spans.try_recv().ok()).collect()
@@ -34,7 +34,7 @@ fn a_traceparent_is_taken_as_the_standard_has_it() {
     assert!(given.is_sampled);
     assert_eq!(given.header(), GIVEN);
     assert!(!of(&GIVEN.replace("-01", "-00")).unwrap().is_sampled);
-    // Unknown flags are no reason to reject it.
+    // Unknown flags are not a reason for rejection.
     assert!(of(&GIVEN.replace("-01", "-ff")).unwrap().is_sampled);
     // A later version may append fields.
     let later = GIVEN.replacen("00-", "01-", 1);

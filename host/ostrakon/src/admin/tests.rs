@@ -172,7 +172,7 @@ async fn status_is_json_and_metrics_are_measured_and_rendered() {
     ] {
         assert!(text.contains(&format!("\n{line}\n")), "{line} of {text}");
     }
-    // The format for a client that asks for no particular one.
+    // The format for a client that does not ask for a particular one.
     assert!(
         text.contains("\n# TYPE ostrakon_swaps_total counter\n"),
         "{text}"
@@ -292,7 +292,7 @@ fn what_changes_something_is_for_this_machine_and_for_tokens() {
         for from in here {
             assert_eq!(asked(path, from, &[]), 200, "{from}");
             assert_eq!(asked(path, from, &[page]), 403, "{from}");
-            // A service mesh's sidecar, which forwards for anybody.
+            // The sidecar of a service mesh, which forwards for any client.
             assert_eq!(asked_at("10.0.0.2:9090", path, from, &[]), 403, "{from}");
         }
         for from in elsewhere {

@@ -37,7 +37,7 @@ async fn no_request_is_lost_or_doubled_while_servers_come_and_go_under_load() {
     let mut server = Server::start(endpoint(2), counting(&executed, &reached)).await;
     let pools: Vec<_> = (0..POOLS)
         .map(|_| {
-            // Fewer than the tasks, so that some requests wait when the server goes away.
+            // Fewer than the tasks, so that some requests still wait when the server goes away.
             let mut client = endpoint(1);
             client.settings.max_in_flight = 6;
             Arc::new(Pool::new(Arc::new(client)))
@@ -154,7 +154,7 @@ async fn a_busy_server_that_goes_away_turns_away_what_it_has_no_room_for() {
     assert_eq!(late, Err(RequestError::NotSent(Cause::GoingAway)));
 }
 
-/// A connecting side that sends one request after the server said that it is going away, and
+/// Runs a connecting side that sends one request after the server said that it is going away. It
 /// confirms only then, if at all.
 async fn leave(confirm: bool) -> (Result<(), ServeError>, Vec<Frame>, Duration) {
     let mut patient = endpoint(2);
@@ -239,7 +239,7 @@ async fn a_slow_reader_gets_its_last_answer() {
         here.write_all(&head).await.unwrap();
         here.write_all(&body).await.unwrap();
     }
-    // Longer than the other side may take to leave.
+    // Longer than the other side may take to close.
     tokio::time::sleep(Duration::from_secs(4)).await;
     let answer = Frame::decode(buffer.next(&mut here).await.unwrap());
     assert_eq!(answer, Ok(Some(Frame::Answer { id: 1, body: large })));

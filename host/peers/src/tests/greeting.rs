@@ -1,4 +1,4 @@
-//! Strangers can occupy places in the port's handshake backlog, but only for a time.
+//! Strangers can occupy places in the port's handshake backlog, but only for a limited time.
 
 use std::time::Duration;
 
@@ -81,7 +81,7 @@ async fn those_whose_handshake_has_ended_take_no_places() {
     for connection in connections {
         assert_eq!(connection.request(body(1)).await.unwrap(), body(1));
     }
-    // The stranger still has its place, and time left.
+    // The stranger still has its place, and some time left.
     stranger.write_all(&[0, 0, 5]).await.unwrap();
     stranger.write_all(b"hello").await.unwrap();
     loop {
@@ -93,7 +93,7 @@ async fn those_whose_handshake_has_ended_take_no_places() {
     }
 }
 
-/// One byte arrives each second, and the bytes could become a handshake.
+/// One byte arrives each second. The bytes could become a handshake.
 #[tokio::test(start_paused = true)]
 async fn a_drop_of_bytes_now_and_then_does_not_prolong_a_handshake() {
     let authority = Authority::new("a");

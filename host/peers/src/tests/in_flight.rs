@@ -52,7 +52,7 @@ impl Handler for Gauged {
     }
 }
 
-/// Sends many requests at once, and returns the most that were worked on at the same time.
+/// Sends many requests at once, and returns the highest number that was worked on at the same time.
 async fn most(client: Endpoint, server: Endpoint, bodies: Vec<usize>, reach: usize) -> usize {
     let count = bodies.len();
     let gauge = Gauge::new();
@@ -91,7 +91,7 @@ async fn the_bytes_in_flight_are_bounded() {
     let mut client = endpoint(1);
     client.settings.max_in_flight_bytes = 100;
     assert_eq!(most(client.clone(), endpoint(2), vec![40; 50], 2).await, 2);
-    // Longer than the bound: such a body runs alone, but does not wait for ever.
+    // Longer than the bound. Such a body runs alone, but does not wait forever.
     assert_eq!(most(client, endpoint(2), vec![500; 5], 1).await, 1);
 }
 

@@ -32,7 +32,8 @@ async fn a_vanished_client_is_noticed() {
     assert_eq!(start.elapsed(), Duration::from_secs(15));
 }
 
-/// Requests answers that take an hour, from a server that works on `max_running` at the same time.
+/// Sends requests whose responses take an hour to a server that works on `max_running` at the same
+/// time.
 async fn long(max_running: u32, count: u64) {
     let handler = Answers(|body: Bytes| async {
         sleep(Duration::from_hours(1)).await;

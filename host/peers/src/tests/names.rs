@@ -188,7 +188,7 @@ async fn it_is_known_whether_a_peer_was_found_where_its_name_leads() {
     );
 }
 
-/// An address is reused by another process, which can prove what every owner of the token can.
+/// Another process, which also has the token, reuses the address.
 #[tokio::test(start_paused = true)]
 async fn an_address_that_is_left_is_forgotten() {
     for disowns in [false, true] {
@@ -211,8 +211,8 @@ async fn an_address_that_is_left_is_forgotten() {
     }
 }
 
-/// The name server goes on saying that the name does not exist, as caches do for half a minute.
-/// Once the peer has announced itself, the next request goes through, whatever pause is set.
+/// The name server keeps saying that the name does not exist, as caches do for half a minute. Once
+/// the peer has announced itself, the next request goes through, whatever pause is set.
 #[tokio::test(start_paused = true)]
 async fn a_peers_word_ends_the_pause_after_failures() {
     let (world, pool) = world();
@@ -227,7 +227,7 @@ async fn a_peers_word_ends_the_pause_after_failures() {
     assert!(answered(&pool).await < Duration::from_millis(20));
 }
 
-/// The old address hangs until the attempt's own timeout, which is 5 s away.
+/// The old address hangs until the timeout of the attempt, which is 5 s away.
 #[tokio::test(start_paused = true)]
 async fn a_peers_word_ends_an_attempt_that_hangs() {
     let (world, pool) = world();
@@ -268,8 +268,8 @@ async fn a_name_is_asked_for_again_while_an_attempt_hangs_and_the_old_one_given_
     assert_eq!(world.dialed(), [at(4), at(6), at(5)]);
 }
 
-/// A service mesh or address translation: the source address of a peer's connections may not lead
-/// to the peer.
+/// With a service mesh or address translation, the source address of a peer's connections may not
+/// lead to the peer.
 #[tokio::test(start_paused = true)]
 async fn an_address_that_leads_nowhere_costs_a_moment_and_the_name_is_used() {
     let (world, pool) = world();
@@ -308,7 +308,7 @@ async fn without_a_name_server_a_peer_is_found_where_it_was() {
     world.put(4, Host::Shard(2, 7));
     answered(&pool).await;
     *world.name.lock().unwrap() = None;
-    // The peer's machine does not announce that it is gone.
+    // The peer's machine disappears without closing its connections.
     world.put(4, Host::Gone);
     pool.announced(&peer(8), Some(at(5)));
     world.put(4, Host::Shard(2, 8));
@@ -330,7 +330,7 @@ async fn what_another_peer_tells_is_used_where_the_name_is_not_known() {
     drop(pool);
 }
 
-/// A machine that vanished together with an earlier process of the peer.
+/// A machine that disappeared together with an earlier process of the peer.
 #[tokio::test(start_paused = true)]
 async fn what_is_in_flight_to_an_earlier_process_ends_when_a_later_one_is_there() {
     let (world, pool) = world();

@@ -175,13 +175,13 @@ async fn a_lost_connection_is_made_again() {
     assert_eq!(pool.request(2, body(2)).await.unwrap(), body(2));
 }
 
-/// A process that runs nothing for us: other requests sent to it count as not run, and the peer is
-/// looked for again after a pause.
+/// A process that turns out not to be the peer: other requests sent to it count as not run, and the
+/// pool looks for the peer again after a pause.
 #[tokio::test(start_paused = true)]
 async fn what_was_sent_to_somebody_else_was_not_run_and_a_late_answer_harms_no_new_connection() {
     let (pool, pipes) = pool(endpoint(1), true);
     let answered = pool.ask(2, body(1), None).await.unwrap();
-    // Sent and not answered, as no other task has had a turn since.
+    // Sent but not answered, because no other task has run since.
     let mut sent = std::pin::pin!(pool.request(2, body(2)));
     assert!(sent.as_mut().now_or_never().is_none());
     pool.disown(&answered, "a stranger");

@@ -47,7 +47,7 @@ async fn a_token_that_is_taken_away_ends_what_was_admitted_by_it() {
     let old = connect(&server, &here).await;
     let new = connect(&server, &with_tokens(1, &["new"])).await;
     change.send_replace(Arc::new(tokens(&["new"])));
-    // The connection was told to end, and has ended, without a request.
+    // The connection is told to end, and ends, without any request.
     let end = timeout(PATIENCE, server.ends.recv()).await;
     end.expect("it ends").unwrap().unwrap();
     let refused = old.request(body(1)).await.unwrap_err();
@@ -127,8 +127,8 @@ async fn requests_in_flight_are_answered_before_a_connection_ends() {
     end.expect("it ends").unwrap().unwrap();
 }
 
-/// A side that confirms nothing and a side that keeps a request open for ever are both
-/// disconnected, the former after `goaway_timeout`, the latter after `revoked_timeout`.
+/// A side that confirms nothing is disconnected after `goaway_timeout`. A side that keeps a request
+/// open forever is disconnected after `revoked_timeout`.
 #[tokio::test(start_paused = true)]
 async fn nobody_stays_beyond_the_bound() {
     let (there, change) = changing(2, tokens(&["new", "old"]));
@@ -168,7 +168,7 @@ async fn nobody_stays_beyond_the_bound() {
     ));
 }
 
-/// Only the runtime's clock is paused; the time by which certificates expire goes on.
+/// Only the runtime's clock is paused. The time that applies to certificates goes on.
 #[tokio::test(start_paused = true)]
 async fn a_certificate_that_expires_ends_what_was_admitted_by_it() {
     let authority = Authority::new("a");
@@ -232,7 +232,7 @@ async fn nothing_fails_while_everything_rotates() {
             while !*stopped.borrow() {
                 match pool.request(2, body(7)).await {
                     Ok(_) => answered.send_modify(|count| *count += 1),
-                    // A request that was not sent is sent again, as a shard does.
+                    // A request that was not sent is retried, as a shard does.
                     Err(RequestError::NotSent(_)) => {
                         again += 1;
                         sleep(Duration::from_millis(1)).await;

@@ -1,4 +1,4 @@
-//! Peers that show certificates, and those that do not.
+//! Peers with certificates, and peers without.
 
 use std::net::SocketAddr;
 
@@ -63,7 +63,7 @@ async fn who_lacks_what_is_demanded_is_refused_and_told() {
     let (ours, other) = (Authority::new("ours"), Authority::new("other"));
     let tls = mutual(&ours.issue_here(), &[&ours]);
     let strange = mutual(&other.issue_here(), &[&other]);
-    // It trusts us, so only we can refuse it.
+    // This one trusts us, so only we can refuse it.
     let sly = mutual(&other.issue_here(), &[&ours, &other]);
     let all = |tls, tokens: &[&str]| credentials(tls, tokens, Demand::All);
     let rows = [
@@ -158,7 +158,7 @@ async fn at_an_announced_address_the_configured_name_is_demanded() {
         let server = Server::start(with(2, all(&of(name))), Echo).await;
         let at: SocketAddr = server.address.parse().unwrap();
         let pool = Pool::new(Arc::new(with(1, us.clone())));
-        // No process listens there: only the announced address can work.
+        // Nothing listens there, so only the announced address can work.
         pool.set_address(2, "localhost:1");
         pool.announced(&endpoint(2).identity, Some(at));
         let asked = pool.request(2, body(1)).await;
@@ -172,7 +172,7 @@ async fn at_an_announced_address_the_configured_name_is_demanded() {
     }
 }
 
-/// A certificate that expires while its holder still shows it.
+/// A certificate that expires while its holder still presents it.
 #[tokio::test]
 async fn an_expired_certificate_is_refused() {
     let authority = Authority::new("a");
@@ -196,8 +196,8 @@ async fn an_expired_certificate_is_refused() {
     assert!(asked.unwrap_err().contains("has expired: renew it"));
 }
 
-/// Each step from one kind of credentials to another, and the steps next to it: shards that see a
-/// change at different times can all still connect.
+/// Each step from one kind of credentials to another, with its neighbours: shards that see a change
+/// at different times can all still connect.
 #[tokio::test]
 async fn means_are_changed_for_others_without_a_break() {
     let authority = Authority::new("a");
@@ -218,7 +218,7 @@ async fn means_are_changed_for_others_without_a_break() {
     }
 }
 
-/// In the middle of such a change a stranger is still refused.
+/// During such a change, a stranger is still refused.
 #[tokio::test]
 async fn any_means_is_not_no_means() {
     let (ours, other) = (Authority::new("ours"), Authority::new("other"));
@@ -234,13 +234,13 @@ async fn any_means_is_not_no_means() {
     ] {
         ask(&stranger, &any).await.0.unwrap_err();
     }
-    // Without a token, `any` equals `all`, because the absence of a token proves nothing.
+    // Without a token, `any` equals `all`, because a missing token proves nothing.
     let any = credentials(Some(&tls), &[], Demand::Any);
     ask(&all(None, &[]), &any).await.0.unwrap_err();
     ask(&all(None, &["a"]), &any).await.0.unwrap_err();
 }
 
-/// A man in the middle that closes TLS streams, so that both sides continue without TLS.
+/// A man in the middle who removes TLS from both streams, so that both sides continue without it.
 #[tokio::test]
 async fn nobody_in_the_middle_takes_tls_away() {
     let authority = Authority::new("a");
@@ -266,8 +266,8 @@ async fn nobody_in_the_middle_takes_tls_away() {
     );
 }
 
-/// A token is proved for one TLS stream: a man in the middle, who has a certificate of his own and
-/// no token, cannot pass the proof on.
+/// The proof of a token is valid for one TLS stream. A man in the middle, who has a certificate of
+/// his own but no token, cannot forward it.
 #[tokio::test]
 async fn a_proof_passed_on_to_another_stream_is_refused() {
     let authority = Authority::new("a");

@@ -16,7 +16,8 @@ const HELLO: &[u8] = &[
     9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9,
 ];
 
-/// Each version can read the hello of every other version, to find a common one, and its refusal.
+/// To find a common version, each version can read the hello of every other one. It can also read
+/// its refusal.
 #[test]
 fn a_hello_and_a_refusal_are_what_they_were() {
     let mut ours = hello(&endpoint(2));
@@ -35,8 +36,8 @@ fn a_hello_with_more_in_it_is_read() {
     assert_eq!(theirs.nonce, [9; 32]);
 }
 
-/// Frames of a later version, before and after a request: that request is answered, and so is the
-/// next one.
+/// Frames of a later version arrive before and after a request. That request is answered, and so is
+/// the next one.
 #[tokio::test]
 async fn frames_of_a_later_version_are_passed_over() {
     let later = |kind: u8| [&[0, 0, 0, 13, kind][..], &[0; 8], b"body"].concat();

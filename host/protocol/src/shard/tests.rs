@@ -32,7 +32,7 @@ fn what_no_coordinator_would_say_is_not_gone_by() {
         with(&change, 1 << 40),
         known.then(&placement(0)),
         known.then(&placement(MAX_SHARDS + 1)),
-        // It begins from another placement, or changes nothing.
+        // The plan begins from another placement, or changes nothing.
         known.then(&placement(4)).then(&placement(5)),
         known.ended(),
     ]

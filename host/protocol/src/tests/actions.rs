@@ -1,6 +1,6 @@
-//! The actions that can happen in a world, one step at a time. A few lines here stand in for the
-//! host around the protocol, above all its writer and its disk; the protocol itself makes the
-//! decisions.
+//! The actions that can happen in a world, one step at a time. Some lines here stand in for the
+//! parts of the host around the protocol, mainly its writer and its disk. The protocol itself makes
+//! the decisions.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -128,7 +128,7 @@ impl Scenario {
         world.nodes[0].coordinator.desire(desired);
     }
 
-    /// The number of shards that concern the coordinator.
+    /// The number of shards that the coordinator deals with.
     fn concerned(coordinator: &Node) -> u32 {
         match coordinator.shard.plan() {
             None => coordinator.coordinator.to_ask(),
@@ -308,8 +308,8 @@ impl Scenario {
         self.send(world, ordinal.0 as usize);
     }
 
-    /// Sends a node's messages: its plan, if it is the coordinator, its first batches, and that
-    /// it is done.
+    /// Sends a node's messages: its plan, if it is the coordinator; its first batches; and the
+    /// report that it is done.
     pub(super) fn send(&self, world: &mut World, index: usize) {
         let node = &mut world.nodes[index];
         let me = node.shard.ordinal();

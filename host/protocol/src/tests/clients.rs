@@ -104,7 +104,7 @@ impl Scenario {
                 world.truth.insert(key, value);
                 (key, RegisterRet::WriteOk)
             }
-            // 255: no value, since no write writes it.
+            // 255 means no value, because no write uses it.
             Op::Read(key) => (
                 key,
                 RegisterRet::ReadOk(node.data.get(&key).copied().unwrap_or(255)),

@@ -1,9 +1,9 @@
 //! A model checker explores every interleaving in some small worlds.
 //!
 //! A world's network loses, repeats and reorders messages: each message may arrive at any later
-//! time, repeatedly, or never. A restart loses everything that was not stored, and leaves the old
-//! process's messages under way. This explores any node's restart at any step, the loss of the
-//! coordinator's disk, and two consecutive changes, while clients write and read moving
+//! time, repeatedly, or never. A restart loses everything that was not stored, and the old
+//! process's messages stay in flight. The search covers a restart of any node at any step, the loss
+//! of the coordinator's disk, and two consecutive changes, while clients write and read moving
 //! partitions.
 
 use std::collections::BTreeSet;
@@ -63,7 +63,7 @@ const WHOLE_LISTINGS: &str = "each listing has every key once";
 const NOT_LEFT_BEHIND: &str = "no change ends before its sources are done";
 const NOT_STUCK: &str = "nothing is stuck once restarts cease";
 
-/// Two shards; a writer and a reader of a key that moves.
+/// Two shards, with a writer and a reader of a key that moves.
 fn two_shards(configured: &[(u32, u32)]) -> Scenario {
     Scenario {
         nodes: 2,
@@ -88,7 +88,7 @@ fn two_to_three() -> Scenario {
     }
 }
 
-/// A third shard is added and removed; the first never has data, and its disk is lost.
+/// A third shard is added and removed. The first shard never has data, and its disk is lost.
 fn without_the_coordinators_disk() -> Scenario {
     Scenario {
         nodes: 3,
@@ -99,8 +99,9 @@ fn without_the_coordinators_disk() -> Scenario {
     }
 }
 
-/// Explores a scenario completely. The number of states must match: a lower number means that the
-/// search no longer covers everything. The search must also still see the events that matter.
+/// Explores a scenario completely. The number of states must match, because a lower number means
+/// that the search no longer covers everything. The search must also still see the events that
+/// matter.
 #[track_caller]
 fn check(scenario: Scenario, states: usize, seen: &[Seen]) {
     let found = Arc::clone(&scenario.seen);

@@ -25,7 +25,7 @@ impl Scenario {
         world.nodes.iter().filter(is_mine).count()
     }
 
-    /// The values of a key in all its places: in data, or in a batch under way.
+    /// The values of a key in all its places: in data, or in a batch in flight.
     pub(super) fn places(world: &World, key: u8) -> Vec<u8> {
         let mut places = Vec::new();
         for node in &world.nodes {
@@ -45,8 +45,8 @@ impl Scenario {
         places
     }
 
-    /// Lets everything possible happen, without restarts or new configurations, until nothing
-    /// more does; none if that never comes.
+    /// Lets everything possible happen, without restarts or new configurations, until nothing more
+    /// changes. Returns `None` if that does not happen.
     pub(super) fn settle(&self, world: &World) -> Option<World> {
         let mut world = world.clone();
         for _ in 0..100 {
@@ -73,7 +73,7 @@ impl Scenario {
         None
     }
 
-    /// Whether each key is at its configured place, and nobody waits.
+    /// Whether each key is at its configured place, and no client waits.
     pub(super) fn is_settled(&self, world: &World) -> bool {
         let configured = self.configured[world.configured];
         let stable = |node: &Node| {

@@ -54,7 +54,7 @@ pub(super) enum Mutation {
     FirstDoneIsAll,
     /// A source is done when its cursor is at the end, even if its outbox is not empty.
     DoneAtEnd,
-    /// An acknowledgement is taken as one of the batch sent last.
+    /// An acknowledgement is taken for one of the batch sent last.
     AnyAcknowledgement,
     /// A source that has begun never continues after a restart.
     NoResume,
@@ -178,7 +178,7 @@ pub(super) struct World {
     pub(super) seen: BTreeSet<Seen>,
 }
 
-/// Events that the checker must see, to show that it covers what matters.
+/// Events that the checker must see, which shows that it covers what matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Seen {
     Redirected,

@@ -1,4 +1,4 @@
-//! Which settings are accepted, which are rejected, and with which messages.
+//! Accepted settings, rejected settings, and the messages.
 
 use std::collections::BTreeSet;
 
@@ -247,7 +247,7 @@ fn the_reference_has_exactly_the_values_of_each_setting_that_is_a_choice() {
     assert_eq!(shown, values("cluster.topology"), "host/README.md");
 }
 
-/// A file with all rows means the same as an empty one.
+/// A file with all rows has the same meaning as an empty one.
 #[test]
 fn the_reference_shows_the_default_of_each_setting() {
     let defaults = format!("{:?}", Settings::default());

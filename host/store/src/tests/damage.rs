@@ -61,7 +61,7 @@ struct Outcomes {
     starts_refused: u32,
     reads_refused: u32,
     writes_refused: u32,
-    /// A stored value was read as another, or as missing.
+    /// A stored value was read as a different one, or as missing.
     silently_wrong: u32,
     found_by_check: u32,
     values_right: u64,
@@ -69,7 +69,7 @@ struct Outcomes {
 }
 
 impl Outcomes {
-    /// Opens a damaged file, reads and writes all over it, and checks it.
+    /// Opens a damaged file, reads and writes throughout it, and checks it.
     fn meet(&mut self, image: &[u8], context: &str) {
         self.runs += 1;
         let (checked, path) = directory_of(image);
@@ -109,7 +109,7 @@ impl Outcomes {
                     }
                 }
             }
-            // These use other code of redb.
+            // These calls use other code of redb.
             let (of, _) = key(partition, 0);
             let (view, limit) = (snapshot(&store), 10_000);
             let _ = view.scan_partition(&of, None, None, partition % 2 == 0, limit, &mut unbounded);
@@ -128,7 +128,7 @@ impl Outcomes {
                 continue;
             }
             match commit(&mut store, &of, &changed) {
-                // Among damaged keys, the entry may be stored where no look-up finds it.
+                // If keys are damaged, the entry may be stored where a look-up does not find it.
                 Ok(()) => {
                     let stored = snapshot(&store).get(&of, &key).ok().flatten();
                     wrong += u32::from(stored.as_deref() != Some(&b"another"[..]));
@@ -220,7 +220,7 @@ fn parts_that_are_zero_or_missing_are_errors_too() {
     println!("{outcomes:#?}");
 }
 
-/// A start with a check rejects a file with damage that the check finds, and changes nothing.
+/// A start with a check refuses a file with damage that the check finds, and changes nothing.
 #[test]
 fn a_checked_start_refuses_a_value_that_is_wrong() {
     let (closed, killed) = images();

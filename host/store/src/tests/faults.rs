@@ -28,7 +28,7 @@ impl Image {
     }
 
     /// The disk after a loss of power: some of the writes since the last sync arrived, in any
-    /// order, and the last of them in part.
+    /// order, and the last of them only in part.
     fn lose_power(&mut self, random: &mut Random) {
         let mut writes = std::mem::take(&mut self.volatile);
         for at in (1..writes.len()).rev() {
@@ -89,8 +89,8 @@ impl TestDisk {
         })
     }
 
-    /// The test's file that stands for a real one. The real file contains only the number of the
-    /// test's file, so it can be renamed; an empty one is new.
+    /// The simulated file that belongs to a real one. The real file contains only the number of the
+    /// simulated one, so it can be renamed. An empty real file is a new one.
     fn file(&self, mut file: File) -> TestFile {
         let mut number = Vec::new();
         file.read_to_end(&mut number).expect("the number is read");
@@ -174,7 +174,7 @@ fn set_pair(store: &mut Store, partition: &[u8], value: u64) -> Result<(), Commi
     )
 }
 
-/// The value of a partition's pair; panics if the pair is half of a transaction.
+/// The value of a partition's pair. Panics if only half of a transaction is stored.
 fn pair(store: &Store, partition: &[u8]) -> Option<u64> {
     let [one, two] = PAIR.map(|key| snapshot(store).get(partition, key).expect("it reads"));
     assert_eq!(one, two, "half of a transaction is stored in {partition:?}");
@@ -195,7 +195,7 @@ fn survive(disk: &TestDisk, mut random: Random, power_loss: bool, context: &str)
                 stored += 1;
                 acknowledged.insert(partition.clone(), value);
                 attempted.remove(&partition);
-                // Readers see it, too.
+                // Readers see the value, too.
                 assert_eq!(pair(&store, &partition), Some(value), "{context}");
             } else {
                 refused += 1;
@@ -230,7 +230,7 @@ fn survive(disk: &TestDisk, mut random: Random, power_loss: bool, context: &str)
     (stored, refused)
 }
 
-/// Each operation of a run fails in turn: once, for a short series, and for ever.
+/// Each operation of a run fails in turn: once, for a short series, and forever.
 #[test]
 fn a_write_is_never_acknowledged_falsely_whichever_operation_fails() {
     let healthy = TestDisk::default();
@@ -304,8 +304,8 @@ fn a_full_disk_refuses_writes_keeps_reads_and_takes_writes_again() {
     assert_eq!(pair(&store, b"a"), Some(4));
 }
 
-/// Only the system knows whether data is on the disk: a sync that did not ask it would go
-/// unnoticed.
+/// Only the kernel knows whether data is on the disk. If a sync did not reach the kernel, no other
+/// test would notice.
 #[test]
 fn a_real_disk_asks_the_system_to_sync() {
     let (_reader, writer) = io::pipe().expect("a pipe");

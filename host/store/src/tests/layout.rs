@@ -1,4 +1,4 @@
-//! Which files open, and how others are rejected.
+//! Which files can be opened, and how others are rejected.
 
 use std::fs;
 
@@ -44,7 +44,7 @@ fn what_is_no_regular_file_is_an_error_and_not_waited_for() {
             }
         }
         assert_eq!(fs::read(&other).expect("the file can be read"), b"mine");
-        // If something was in the data file's place, the lock file records that.
+        // If there was something in the data file's place, the lock file records that.
         fs::remove_file(directory.path().join("lock")).ok();
         open(directory.path());
     }
@@ -53,7 +53,7 @@ fn what_is_no_regular_file_is_an_error_and_not_waited_for() {
 /// A store of layout 1, written by [`write_one`] when that layout was new.
 const LAYOUT_1: &[u8] = include_bytes!("../fixtures/layout-1.redb.zst");
 
-/// The record stored in it beside the data.
+/// The record stored beside the data.
 fn record() -> Record {
     Record {
         schema: Some(3),
@@ -149,7 +149,7 @@ fn what_is_written_is_what_was_written_by_this_version_before() {
     }
 }
 
-/// As after the kill of a process of a later version: redb changes such a file when it opens it.
+/// Like a file after the kill of a process of a later version, which redb changes when it opens it.
 #[test]
 fn a_file_of_a_later_version_is_refused_with_both_numbers_and_stays_as_it_is() {
     let later_layout = {
@@ -214,7 +214,7 @@ fn a_file_that_was_found_and_not_opened_is_as_it_was() {
         fs::read(&path).expect("the file can be read") == killed,
         "the file was changed"
     );
-    // Otherwise this test would prove nothing.
+    // Otherwise this test would not prove anything.
     drop(open(directory.path()));
     assert!(
         fs::read(&path).expect("the file can be read") != killed,

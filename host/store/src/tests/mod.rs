@@ -31,7 +31,7 @@ fn snapshot(store: &Store) -> Arc<Snapshot> {
     Arc::clone(store.snapshot().expect("the store is open"))
 }
 
-/// Commits one transaction of sets (some) and deletes (none).
+/// Commits one transaction of sets (`Some`) and deletes (`None`).
 fn commit(
     store: &mut Store,
     partition: &[u8],

@@ -59,8 +59,8 @@ fn check_scan(
     );
 }
 
-/// Sets, deletes, batches, scans and discards, in transactions of groups of commits, with the
-/// file closed and reopened in between; every read is compared.
+/// Sets, deletes, batches, scans and discards, in transactions of grouped commits. The file is
+/// closed and reopened in between, and every read is compared.
 #[test]
 #[expect(
     clippy::too_many_lines,
@@ -77,7 +77,7 @@ fn random_transactions_read_and_store_what_a_map_would() {
     for round in 0..120 {
         let mut group = Group::new(snapshot(&store));
         for _ in 0..random.below(12) {
-            // Few partitions, one a prefix of another; one becomes large.
+            // Few partitions, one of them a prefix of another. One becomes large.
             let partition = [&b"a"[..], b"ab", b"b", b"a\0"][random.below(4) as usize].to_vec();
             let mut transaction = group.begin(partition.clone(), LIMITS);
             let mut changed = oracle.clone();
@@ -218,7 +218,7 @@ fn a_write_over_a_limit_changes_nothing() {
         set(&mut transaction, b"k", 21),
         Err(WriteError::ValueSize(20))
     ));
-    // There are 11 bytes: 24 more fit, 25 do not.
+    // There are 11 bytes: 24 more fit, and 25 do not.
     set(&mut transaction, b"l", 19).expect("the number fits");
     assert!(matches!(
         set(&mut transaction, b"m", 4),
@@ -367,8 +367,8 @@ fn a_migration_sees_its_own_writes_and_is_stored_with_its_record_or_not_at_all()
     assert_eq!(snapshot(&store).size(b"p").expect("it reads"), (82, 41));
 }
 
-/// Regression: each entry that was set and deleted in one request left a mark of up to a
-/// kilobyte, which no limit counted.
+/// Regression: each entry that was set and deleted in one request left a mark of up to a kilobyte
+/// that no limit counted.
 #[test]
 fn what_a_request_sets_and_deletes_leaves_nothing_in_memory() {
     let directory = tempfile::tempdir().expect("a directory can be created");
@@ -391,14 +391,14 @@ fn what_a_request_sets_and_deletes_leaves_nothing_in_memory() {
         assert!(transaction.delete(b"k".to_vec()).expect("it reads"));
     }
     assert_eq!(transaction.held(), 0);
-    // A stored entry is marked as deleted, once.
+    // A stored entry is marked as deleted only once.
     for key in old.iter().chain(&old) {
         let _ = transaction.delete(key.to_vec()).expect("it reads");
     }
     assert_eq!(transaction.held(), old.len() * (2 * ENTRY_BYTES + 1));
     let page = transaction.scan(None, None, false, 99, &mut unbounded);
     assert_eq!(page.expect("it reads").entries, []);
-    // So is an entry that another request of the group has set.
+    // The same holds for an entry that another request of the group has set.
     let group = transaction.commit();
     let mut transaction = group.begin(b"q".to_vec(), LIMITS);
     transaction
@@ -414,7 +414,7 @@ fn what_a_request_sets_and_deletes_leaves_nothing_in_memory() {
     assert_eq!(after.entries().expect("it reads"), 0);
 }
 
-/// Regression: the old values were kept for an undo, however large they were.
+/// Regression: the old values were kept for undoing the batch, however large they were.
 #[test]
 fn a_migrations_batch_is_checked_before_any_of_it_is_set() {
     let directory = tempfile::tempdir().expect("a directory can be created");
@@ -430,8 +430,8 @@ fn a_migrations_batch_is_checked_before_any_of_it_is_set() {
     let entry = |partition: &[u8], key: &[u8], length| {
         ((partition.to_vec(), key.to_vec()), vec![2; length])
     };
-    // Each entry fits by itself, but not together with those before it: added, replacing one
-    // another, and across partitions.
+    // Each entry fits by itself, but not together with those before it. The entries are added,
+    // replace one another, or are in different partitions.
     let fits = [
         entry(b"p", b"a", 17),
         entry(b"q", b"a", 17),

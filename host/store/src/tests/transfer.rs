@@ -18,8 +18,8 @@ fn all(store: &Store) -> Oracle {
     page.entries.into_iter().collect()
 }
 
-/// Random partitions, small and large, move between two stores, with writes in between. Both
-/// stores end up equal to two maps, sizes included.
+/// Random partitions, small and large, move between two stores, with writes in between. Both stores
+/// end up equal to two maps, sizes included.
 #[test]
 fn random_transfers_move_partitions_whole() {
     let seed = 0x7a_0f_e2;
@@ -30,7 +30,7 @@ fn random_transfers_move_partitions_whole() {
     let mut oracles = [Oracle::new(), Oracle::new()];
     let mut moved = 0;
     for round in 0..60_u64 {
-        // Write to a partition of the first store, sometimes beyond the size from which `sizes`
+        // Writes to a partition of the first store, sometimes beyond the size from which `sizes`
         // has a row.
         let partition = vec![b'a' + random.below(6) as u8; 1 + random.below(2) as usize];
         let count = [1, 3, 40][random.below(3) as usize];
@@ -49,7 +49,7 @@ fn random_transfers_move_partitions_whole() {
             oracles[home].insert((partition.clone(), key), value);
         }
 
-        // Move some partitions from one store to the other.
+        // Moves some partitions from one store to the other.
         let from = random.below(2) as usize;
         let partitions = oracles[from].keys().map(|(partition, _)| partition.clone());
         let mut leaving: Vec<_> = partitions.collect();
@@ -72,7 +72,7 @@ fn random_transfers_move_partitions_whole() {
             arrived: vec![],
             left: Arc::new(leaving),
         };
-        // Repeating a transfer changes nothing: it replaces what is there.
+        // Repeating a transfer changes nothing, because it replaces the same data.
         for _ in 0..=random.below(2) {
             stores[1 - from].transfer(&arrive).expect("it is stored");
         }
@@ -104,7 +104,7 @@ fn random_transfers_move_partitions_whole() {
     assert!(moved > 50);
 }
 
-/// Groups entries, which are in order, into partitions.
+/// Groups sorted entries into partitions.
 fn whole(entries: &[(Position, Vec<u8>)]) -> Vec<Whole> {
     let partitions = entries.chunk_by(|((one, _), _), ((other, _), _)| one == other);
     let whole = partitions.map(|entries| Whole {
@@ -117,7 +117,7 @@ fn whole(entries: &[(Position, Vec<u8>)]) -> Vec<Whole> {
     whole.collect()
 }
 
-/// Checks that walks over all partitions, page by page, and over some of them, find everything.
+/// Checks that scans of all partitions, page by page, and of some partitions find everything.
 fn assert_walks(snapshot: &Snapshot, oracle: &Oracle, random: &mut Random) {
     let mut measured = Vec::<(Vec<u8>, u64)>::new();
     for ((partition, key), value) in oracle {
@@ -140,7 +140,7 @@ fn assert_walks(snapshot: &Snapshot, oracle: &Oracle, random: &mut Random) {
     }
     assert_eq!(found, measured);
 
-    // Including some that do not exist.
+    // The names include partitions that do not exist.
     let names = (0..6).flat_map(|letter| [1, 2].map(|length| vec![b'a' + letter; length]));
     let wanted: Vec<_> = names.filter(|_| random.below(2) == 0).collect();
     let expected: Vec<_> = oracle

@@ -1,4 +1,4 @@
-//! The clock by which answers are dated.
+//! The clock that dates responses.
 
 use super::*;
 

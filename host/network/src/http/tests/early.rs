@@ -1,4 +1,4 @@
-//! Answers that are given before a request has arrived whole reach the client, whatever else it
+//! A response to a request that has not arrived completely reaches the client, whatever the client
 //! still sends.
 
 use super::*;
@@ -186,7 +186,7 @@ async fn who_asks_before_it_sends_is_refused_without_being_told_to_send() {
     server.stop().await;
 }
 
-/// Sends for ever, from a task of its own, and reads nothing.
+/// Sends without end, from a task of its own, and reads nothing.
 async fn flood(server: &Running) -> JoinHandle<()> {
     let mut stream = server.connect().await;
     let head = b"PUT /refused HTTP/1.1\r\nhost: x\r\ncontent-length: 999999999999\r\n\r\n";

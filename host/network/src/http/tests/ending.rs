@@ -13,7 +13,7 @@ async fn a_client_that_goes_away_ends_its_request_only() {
     timeout(PATIENCE, server.handler.entered.notified())
         .await
         .unwrap();
-    // Leaves by a reset, because a client that closes its sending side has not left.
+    // The client disconnects by a reset: closing only the sending side would not count as leaving.
     let socket = socket2::SockRef::from(&stream);
     socket.set_linger(Some(Duration::ZERO)).unwrap();
     drop(stream);

@@ -104,7 +104,7 @@ async fn a_connection_that_is_idle_is_closed_at_once_when_its_client_has_said_al
         .unwrap();
     read_answer(&mut stream, 8).await;
     stream.shutdown().await.unwrap();
-    // Long before the idle timeout would close it.
+    // Long before the idle timeout would close the connection.
     assert_eq!(read_to_end(&mut stream).await, "");
     server.stop().await;
 }
@@ -135,7 +135,7 @@ async fn a_client_that_resets_its_connection_ends_its_request() {
     server.stop().await;
 }
 
-/// Makes the system forget a connection one second after it was closed.
+/// Makes the kernel forget a connection one second after it was closed.
 #[cfg(target_os = "linux")]
 #[expect(unsafe_code, reason = "no crate here sets this option")]
 fn forget_in_a_second(stream: &TcpStream) {
@@ -152,9 +152,9 @@ fn forget_in_a_second(stream: &TcpStream) {
     assert_eq!(set, 0);
 }
 
-/// A client that has closed its whole connection takes nothing any more. Once its system has
-/// forgotten the connection, it answers what is sent with a reset. Linux forgets after a minute,
-/// or after the time that is set.
+/// A client that has closed its whole connection reads nothing more. Once its kernel has forgotten
+/// the connection, it answers further packets with a reset. Linux forgets after a minute, or after
+/// the time that the socket option sets.
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_client_that_closes_its_connection_ends_its_request_and_one_that_waits_does_not() {

@@ -62,8 +62,8 @@ async fn headers_that_drip_are_answered_408_though_each_byte_is_in_time() {
             }
         });
         let mut answer = String::new();
-        // The dripping client may find the connection closed before it reads the answer, which is
-        // a reset.
+        // If the server has already closed the connection, the dripping client gets a reset before
+        // it reads the answer.
         let _closed_or_reset = timeout(PATIENCE, read.read_to_string(&mut answer))
             .await
             .unwrap();
@@ -134,17 +134,16 @@ async fn a_body_that_turns_out_too_large_is_refused_though_it_is_still_sent() {
     server.stop().await;
 }
 
-/// Regression: the framing of chunks counted as part of a head. A connection that uploaded in
+/// Regression: the framing of chunks was counted as part of a head. A connection that uploaded in
 /// small chunks was refused, and others with it, for as long as it lived.
 #[tokio::test]
 async fn small_chunks_do_not_count_as_heads() {
     let server = Running::new(Limits {
-        // Less than the smallest amount that a connection's buffer is counted with, if it is
-        // counted.
+        // Less than the smallest amount by which a connection's buffer is counted.
         max_heads_bytes: 16 * 1024,
         ..patient()
     });
-    // Much more than one read takes.
+    // Much more than one read returns.
     let upload = chunked("/", 10_000);
     let mut stream = server.connect().await;
     for _ in 0..5 {
@@ -157,7 +156,7 @@ async fn small_chunks_do_not_count_as_heads() {
     server.stop().await;
 }
 
-/// The same for the body of a refused request, which is read and discarded.
+/// The same for the body of a refused request, which the server reads and discards.
 #[tokio::test]
 async fn small_chunks_of_a_refused_request_do_not_count_as_heads() {
     let server = Running::new(Limits {

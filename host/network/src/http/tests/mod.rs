@@ -31,7 +31,7 @@ use super::*;
 
 /// Longer than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Long enough never to pass on a busy machine in tests where it must not pass.
+/// Never passes during a test, even on a busy machine.
 const LONG: Duration = Duration::from_mins(1);
 const SHORT: Duration = Duration::from_millis(50);
 /// The length of the answer to `/large`.
@@ -63,7 +63,7 @@ impl Drop for Large {
     }
 }
 
-/// Reports that the handler's future was dropped before it was done.
+/// Reports if the handler's future is dropped before it is done.
 struct OnDrop<'a>(&'a Echo);
 
 impl Drop for OnDrop<'_> {
@@ -253,7 +253,7 @@ async fn read_answer(stream: &mut TcpStream, length: usize) -> String {
     }
 }
 
-/// One of a layer above.
+/// A refusal that a layer above HTTP defines.
 const SHUTTING_DOWN: Refusal = Refusal::new(
     StatusCode::SERVICE_UNAVAILABLE,
     "shutting-down",

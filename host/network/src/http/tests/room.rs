@@ -1,4 +1,4 @@
-//! When all connections are taken, an unused one gives way, and one whose request runs does not.
+//! When all connections are taken, an unused one is closed, and one with a running request is not.
 
 use super::*;
 use tokio::net::tcp::OwnedReadHalf;
@@ -43,7 +43,7 @@ async fn connections_that_use_their_place_for_nothing_give_way_to_new_ones() {
         let mut streams = Vec::new();
         for _ in 0..2 * MOST {
             let mut stream = server.connect().await;
-            // This connection may have been the one to give way.
+            // This connection may already have been closed for a newer one.
             let _sent = stream.write_all(bytes).await;
             streams.push(stream);
         }
@@ -71,7 +71,7 @@ async fn answers_that_are_not_taken_give_way_as_patience_ends() {
     let mut streams = Vec::new();
     for _ in 0..MOST {
         let mut stream = server.connect().await;
-        // More than the system buffers on the way. None of the answers is read.
+        // More requests than the kernel buffers. The client reads none of the answers.
         let requests = b"GET /1 HTTP/1.1\r\nhost: x\r\n\r\n".repeat(500);
         let full = async { while stream.write_all(&requests).await.is_ok() {} };
         let _full = timeout(Duration::from_millis(300), full).await;
@@ -102,7 +102,7 @@ async fn an_idle_h2_connection_that_gives_way_is_told_to_go() {
         "GET /1 0"
     );
     server.is_well().await;
-    // The client is told by a GOAWAY; a connection that is cut is an error.
+    // The client gets a GOAWAY; a cut connection would be an error.
     timeout(PATIENCE, over)
         .await
         .expect("it ends")
@@ -131,7 +131,7 @@ async fn a_client_that_says_nothing_is_closed_long_before_one_that_has_been_serv
     server.stop().await;
 }
 
-/// An h2 client, and the head of a large answer to it, of which nothing is taken.
+/// An h2 client and the head of a large answer to it. The client reads none of the body.
 async fn asking_for_much(
     server: &Running,
 ) -> (
@@ -139,7 +139,7 @@ async fn asking_for_much(
     hyper::body::Incoming,
 ) {
     let io = TokioIo::new(server.connect().await);
-    // The client makes room for only a part of the answer until that part is taken.
+    // The window has room for only a part of the answer.
     let (mut sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
         .initial_stream_window_size(64 * 1024)
         .handshake(io)
@@ -155,8 +155,8 @@ fn get(path: &str) -> Request<Full<Bytes>> {
     request.body(Full::default()).unwrap()
 }
 
-/// Regression: such an answer was held for good, because each answer to a small request restarted
-/// its time. Other streams of the connection may belong to other clients of a proxy.
+/// Regression: such an answer was held forever, because each answer to a small request restarted
+/// its timeout. The other streams of the connection may belong to other clients of a proxy.
 #[tokio::test]
 async fn an_answer_that_is_not_taken_is_ended_alone_whatever_is_asked_meanwhile() {
     let server = Running::new(Limits {
@@ -170,7 +170,7 @@ async fn an_answer_that_is_not_taken_is_ended_alone_whatever_is_asked_meanwhile(
         let answer = sender.send_request(get("/1")).await.expect("an answer");
         answer.into_body().collect().await.expect("all of it");
         asked += 1;
-        // Takes nothing of the answer; only checks whether the stream was reset.
+        // Reads nothing of the answer, and only checks whether the stream was reset.
         if server.untaken() == 0 {
             break;
         }
@@ -237,8 +237,8 @@ impl tokio::io::AsyncRead for Slow {
     }
 }
 
-/// Regression: h2 takes hundreds of kilobytes of each answer before it sends the first of them.
-/// With many answers, none seemed to make progress for long.
+/// Regression: h2 accepts hundreds of kilobytes of each answer before it sends any of them. With
+/// many answers, none seemed to make progress for a long time.
 #[tokio::test]
 async fn a_slow_client_with_many_answers_at_once_is_not_cut() {
     const ANSWERS: usize = 64;
@@ -273,7 +273,7 @@ async fn a_slow_client_with_many_answers_at_once_is_not_cut() {
     server.stop().await;
 }
 
-/// The host's unsent and unread bytes on a connection, according to the system's table of
+/// The host's unsent and unread bytes on a connection, according to the kernel's table of
 /// connections.
 #[cfg(target_os = "linux")]
 fn queues(server: &Running, client: &TcpStream) -> [usize; 2] {
@@ -293,8 +293,8 @@ fn queues(server: &Running, client: &TcpStream) -> [usize; 2] {
     found.map_or([0; 2], |(unsent, unread)| [number(unsent), number(unread)])
 }
 
-/// Regression: the system kept megabytes per connection, which counted only in the container's
-/// memory.
+/// Regression: the kernel kept megabytes per connection, which only the container's memory limit
+/// counted.
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn the_system_keeps_little_of_what_a_client_does_not_take() {
@@ -316,7 +316,7 @@ async fn the_system_keeps_little_of_what_a_client_does_not_take() {
     server.stop().await;
 }
 
-/// The same for bytes that arrive while the request runs: the system enlarges the buffer of a busy
+/// The same for bytes that arrive while the request runs: the kernel enlarges the buffer of a busy
 /// sender.
 #[cfg(target_os = "linux")]
 #[tokio::test]
@@ -348,8 +348,9 @@ async fn the_system_keeps_little_of_what_the_host_does_not_read() {
     server.stop().await;
 }
 
-/// The memory of an answer counts through its body. Regression: where no body is sent, it was
-/// dropped at once. Also, HPACK's table can keep a header for as long as the connection lives.
+/// The memory of an answer is counted through its body. Regression: if no body was sent, the memory
+/// was no longer counted at once. HPACK's table can also keep a header for as long as the
+/// connection lives.
 #[tokio::test]
 async fn an_answer_without_a_body_counts_until_its_headers_are_taken_and_no_longer() {
     const LARGE_ONES: usize = 16;
@@ -359,7 +360,7 @@ async fn an_answer_without_a_body_counts_until_its_headers_are_taken_and_no_long
         let request = Request::head("http://x/large");
         request.body(Full::<Bytes>::default()).unwrap()
     };
-    // A client that reads takes the answers at once.
+    // With a client that reads, the answers are sent at once.
     let mut sender = server.h2().await;
     for _ in 0..3 {
         let answer = sender.send_request(head()).await.expect("an answer");
@@ -419,7 +420,7 @@ async fn an_answer_without_a_body_counts_until_its_headers_are_taken_and_no_long
     server.stop().await;
 }
 
-/// A connection's receiving half that stops being read at some time.
+/// A connection's receiving half that stops reading when told to.
 struct Stuck {
     stream: OwnedReadHalf,
     reading: Arc<AtomicBool>,

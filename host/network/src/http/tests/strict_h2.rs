@@ -1,4 +1,4 @@
-//! The same over h2, in frames that no client library would send.
+//! The same rules over h2, in frames that no client library would send.
 
 use super::*;
 
@@ -63,14 +63,14 @@ async fn raw_h2(server: &Running, fields: &[(&str, &str)], data: &[u8]) -> Optio
     }
 }
 
-/// A status outside the table: a literal of three digits, plain or in Huffman code.
+/// A status that is not in the static table: a literal of three digits, plain or Huffman-coded.
 fn hpack_status(block: &[u8]) -> Option<u16> {
     let length = usize::from(block.get(1)? & 0x7f);
     let value = block.get(2..2 + length)?;
     if block[1] & 0x80 == 0 {
         return std::str::from_utf8(value).ok()?.parse().ok();
     }
-    // Digits have codes of 5 or 6 bits: 0 to 2 are 0 to 2, and 3 to 9 are 0x19 to 0x1f.
+    // The digits 0 to 2 have the 5-bit codes 0 to 2; 3 to 9 have the 6-bit codes 0x19 to 0x1f.
     let bits: Vec<u8> = value
         .iter()
         .flat_map(|byte| (0..8).rev().map(move |bit| byte >> bit & 1))

@@ -120,7 +120,7 @@ async fn what_is_for_others_in_the_secret_changes_nothing() {
     );
 }
 
-/// Only the runtime's clock is paused: a certificate's time goes on.
+/// Only the runtime's clock is paused. The time that applies to certificates goes on.
 #[tokio::test(start_paused = true)]
 async fn a_certificate_of_the_future_is_taken_when_its_time_has_come() {
     let authority = Authority::new("a");
@@ -156,12 +156,12 @@ async fn a_certificate_that_expires_in_force_is_shown() {
     );
 }
 
-/// The contract and host/README.md list these names, which a test of `ostrakon-volumes` checks.
+/// The contract and host/README.md list these names. A test of `ostrakon-volumes` checks that.
 #[test]
 fn no_guest_sees_what_a_port_reads() {
     let keys = [ClientsPort::KEYS, OperatorsPort::KEYS, PeersPort::KEYS].concat();
     let mut read = BTreeSet::from_iter(keys);
-    // cert-manager puts it beside `tls.crt`.
+    // cert-manager puts this file beside `tls.crt`.
     read.insert("ca.crt");
     assert_eq!(read, BTreeSet::from(HOST_NAMES));
 }

@@ -12,9 +12,9 @@ use tokio::time::{sleep, timeout};
 
 use super::*;
 
-/// The script of the performer, given in the guest's settings: `schema`, `takes` (milliseconds
-/// that compiling and promoting take), `fails` (the step) and `times` (how often it fails, and
-/// may succeed later).
+/// The performer's script, given in the guest's settings: `schema`, `takes` (milliseconds that
+/// compiling and promoting take), `fails` (the step that fails) and `times` (how often it fails
+/// before it succeeds).
 #[derive(Default)]
 struct Script {
     calls: Mutex<Vec<String>>,
@@ -86,7 +86,7 @@ impl Script {
     }
 }
 
-/// Records a step that was given up.
+/// Records that a step was abandoned.
 struct Unended<'a>(&'a Script, &'a str, bool);
 
 impl Drop for Unended<'_> {
@@ -159,7 +159,7 @@ impl Performer for Script {
     }
 }
 
-/// Content with a component of which only the exterior exists; its last byte tells it from
+/// Content with a component that consists only of its exports. Its last byte distinguishes it from
 /// others.
 fn content(component: u8, settings: &[(&str, &str)]) -> Files {
     let wasm = [&outside(&EXPORTS)[..], &[0, 3, 1, b'n', component]].concat();
@@ -273,20 +273,20 @@ fn default_guest(files: &Files) -> DefaultGuest {
     DefaultGuest::read(&path).unwrap()
 }
 
-/// A regression test: an empty ConfigMap, or an optional one that was absent, once kept a first
-/// start from serving the default guest.
+/// Regression: an empty ConfigMap, or an optional one that was absent, kept a first start from
+/// serving the default guest.
 #[tokio::test(start_paused = true)]
 async fn an_empty_volume_is_the_default_guest_alone() {
     let (default, newer) = (content(1, &[]), content(2, &[]));
     let mut rig = Rig::start_with(unreadable(), None, default_guest(&default), false);
     rig.live(&default).await;
-    // A volume that was filled and emptied again is a mistake: the settings would be gone.
+    // A volume that had content and is empty again must be a mistake: its settings would be lost.
     let configured = content(1, &[("name", "a")]);
     rig.show(Ok(configured.clone()));
     rig.live(&configured).await;
     rig.show(unreadable());
     rig.refused(Step::Read).await;
-    // After a restart, the default guest is that of a newer image.
+    // After a restart, the default guest comes from a newer image.
     let restarted = Some(default.clone());
     let mut rig = Rig::start_with(unreadable(), restarted, default_guest(&newer), true);
     rig.live(&newer).await;
@@ -302,7 +302,7 @@ async fn an_empty_volume_replaces_nothing_else_that_served() {
         rig.status.borrow().live.as_ref().unwrap().digest,
         other.digest()
     );
-    // The content that served may be gone from the disk.
+    // The content that served may be missing on the disk.
     let mut rig = Rig::start_with(unreadable(), None, default_guest(&default), true);
     rig.refused(Step::Read).await;
     assert_eq!(rig.status.borrow().live, None);
@@ -463,7 +463,7 @@ async fn a_start_with_an_unusable_volume_serves_what_was_last_good() {
     let mut rig = Rig::start(unreadable(), Some(good.clone()));
     rig.refused(Step::Read).await;
     rig.live(&good).await;
-    // Once it is live, the refusal that came after it is still visible.
+    // Once it is live, the later refusal is still visible.
     assert_eq!(rig.refused(Step::Read).await.digest, None);
 
     let mut rig = Rig::start(Ok(good.clone()), Some(good.clone()));

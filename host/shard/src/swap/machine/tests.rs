@@ -1,4 +1,4 @@
-//! Single cases of the machine, and a search through every reachable state.
+//! Single cases of the machine, and a search through all reachable states.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -220,11 +220,11 @@ fn an_older_schema_is_refused_and_a_newer_one_migrates() {
     leads_to(&with(checked(3, None)), &[Effect::Begin(promote)]);
 }
 
-/// The machine with the past that the properties need.
+/// The machine, with the history that the properties need.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct World {
     state: State,
-    /// The action under way, as its performer knows it.
+    /// The action in progress, as its performer knows it.
     running: Option<Action>,
     /// The actions that succeeded for the current candidate.
     passed: Vec<Action>,
@@ -254,7 +254,7 @@ impl World {
             );
         }
         let unreadable = Event::Unreadable("gone".into());
-        // Before anything was observed there is nothing to retry.
+        // Before the first observation there is nothing to retry.
         if self.state != State::default() {
             worlds.push(self.clone().step(Event::Retry));
         }
@@ -367,7 +367,7 @@ impl World {
         self
     }
 
-    /// With no action under way, the newest observation is live or refused.
+    /// Without an action in progress, the newest observation is live or refused.
     fn is_settled(&self) {
         let State {
             live,
@@ -410,7 +410,7 @@ fn every_reachable_state_keeps_the_promises() {
     assert_eq!((found.len(), transitions), (4925, 41_700));
 }
 
-/// From each state, once observations cease, the actions end within a few steps.
+/// From each state, once observations stop, the actions end within a few steps.
 fn never_stuck(found: &HashSet<World>) {
     let mut known = HashMap::new();
     for world in found {

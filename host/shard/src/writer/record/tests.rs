@@ -4,7 +4,7 @@ use ostrakon_protocol::{ClusterId, Cursor, Incarnation, Ordinal, Placement, Plan
 use super::super::membership::Membership;
 use super::super::promotion::Live;
 
-/// The records of the first hosts, without a mark.
+/// The records of the first hosts, which have no mark.
 const GENERATION_0: &[u8] = include_bytes!("../fixtures/generation.0");
 const TOPOLOGY_0: &[u8] = include_bytes!("../fixtures/topology.0");
 /// The records of version 1.
@@ -52,7 +52,7 @@ fn each_record_there_has_been_is_read() {
     }
 }
 
-/// A change of the stored format needs a version of its own, and its fixture.
+/// A change of the stored format needs a new version and a fixture for it.
 #[test]
 fn what_is_written_is_what_was_written_by_this_version_before() {
     assert_eq!(live().encode(), GENERATION_1);

@@ -1,4 +1,4 @@
-//! Volumes that are regular, that change, and that are made to mislead.
+//! Volumes that are regular, that change, and that are made to mislead the host.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -30,7 +30,7 @@ fn a_plain_directory_is_its_plain_files() {
     assert_eq!(files.digest(), Digest::of_files(files.contents()));
 }
 
-/// Regression: through a link in a plain directory, a guest read `/etc/shadow` as one of its
+/// Regression: through a link in a plain directory, a guest could read `/etc/shadow` as one of its
 /// settings.
 #[test]
 fn links_lead_to_files_of_the_volume_only() {
@@ -53,7 +53,7 @@ fn links_lead_to_files_of_the_volume_only() {
         assert!(is_told, "{target}: {read:?}");
         fs::remove_file(volume.join("link")).unwrap();
     }
-    // The same holds for the link by which the kubelet updates.
+    // The same holds for the link that the kubelet replaces in an update.
     for target in ["../secrets", "/etc", ".", ".."] {
         symlink(target, volume.join("..data")).unwrap();
         let read = Files::read(&volume);
@@ -73,8 +73,8 @@ fn links_lead_to_files_of_the_volume_only() {
     assert_eq!(names(&files), ["a"]);
 }
 
-/// Regression: a FIFO that replaced a file just after its check blocked the volume's thread for
-/// ever.
+/// Regression: a FIFO that replaced a file just after its check blocked the volume's thread
+/// forever.
 #[test]
 fn what_is_no_regular_file_is_left_out_and_never_waited_for() {
     let dir = tempfile::tempdir().unwrap();
@@ -87,7 +87,7 @@ fn what_is_no_regular_file_is_left_out_and_never_waited_for() {
     let files = in_time(move || Files::read(&volume)).unwrap();
     assert_eq!(names(&files), ["a"]);
 
-    // Replaced after the listing: as a file, and as a link to one.
+    // The FIFO takes the file's place after the listing: directly, and behind a link.
     let listing = Listing::take(&path).unwrap();
     fs::remove_file(path.join("a")).unwrap();
     fs::rename(path.join("fifo"), path.join("a")).unwrap();
@@ -104,7 +104,8 @@ fn files_are_those_behind_the_data_link() {
     fs::create_dir(dir.path().join("..1")).unwrap();
     fs::write(dir.path().join("..1/new"), "1").unwrap();
     symlink("..1", dir.path().join("..data")).unwrap();
-    // The kubelet's links may be dangling: not yet created, or not yet removed.
+    // The kubelet's links may be dangling, because their targets are not yet created or already
+    // removed.
     symlink("..data/old", dir.path().join("old")).unwrap();
 
     assert_eq!(names(&Files::read(dir.path()).unwrap()), ["new"]);
@@ -137,7 +138,7 @@ fn what_cannot_be_read_is_told_apart() {
     assert!(matches!(Files::read(path), Err(ReadError::TooMany(_))));
 }
 
-/// Regression: the kubelet removes the old directory file by file. A look that resolved `..data`
+/// Regression: the kubelet removes the old directory file by file. A reader that resolved `..data`
 /// just before the rename could find that directory empty, and reported an empty volume in the
 /// middle of an update.
 #[test]
@@ -175,7 +176,7 @@ fn files_that_change_while_they_are_read_are_not_taken() {
     for name in ["..1", "..2"] {
         fs::create_dir(path.join(name)).unwrap();
         fs::write(path.join(name).join("a"), "1").unwrap();
-        // Equal in everything but their place.
+        // The files are equal in everything but their directory.
         let file = fs::File::options()
             .write(true)
             .open(path.join(name).join("a"));

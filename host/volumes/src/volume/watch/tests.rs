@@ -1,4 +1,4 @@
-//! Tests a watcher on real directories, updated in the kubelet's way.
+//! Tests a watcher on real directories that are updated in the kubelet's way.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -60,7 +60,7 @@ impl Kubelet {
     }
 }
 
-/// Looks on events only, so that a test cannot pass by polling.
+/// Reads the volume on events only, so that a test cannot pass by polling.
 const EVENTS_ONLY: Options = Options {
     events: true,
     settle: Duration::from_millis(1),
@@ -198,13 +198,13 @@ async fn a_directory_that_is_removed_and_comes_back_is_watched_again() {
         let mut kubelet = Kubelet::mount(&volume);
         kubelet.publish(&[("a", round)]);
         until(&mut observations, &[("a", round)]).await;
-        // An event shows this change: polling has stopped.
+        // An event reports this change, so polling has stopped.
         kubelet.publish(&[("a", "next")]);
         until(&mut observations, &[("a", "next")]).await;
         fs::remove_dir_all(&volume).unwrap();
         until_error(&mut observations).await;
     }
-    // Moved away and replaced, so that it is missing only for a moment.
+    // The directory is moved away and replaced, so it is missing only for a moment.
     Kubelet::mount(&volume).publish(&[("a", "4")]);
     until(&mut observations, &[("a", "4")]).await;
     fs::rename(&volume, dir.path().join("old")).unwrap();
@@ -277,8 +277,8 @@ fn our_own_reading_is_no_reason_to_look_again() {
     assert!(matches!(failed, Some(Signal::Changed)));
 }
 
-/// A directory that is removed and recreated at once may get the old one's inode, so that only
-/// the event shows that the watch is dead.
+/// A directory that is removed and recreated at once may get the old one's inode. Then only the
+/// event shows that the watch is dead.
 #[test]
 fn a_directory_that_went_away_is_watched_anew_whatever_its_inode() {
     let removed = EventKind::Remove(notify::event::RemoveKind::Folder);

@@ -59,8 +59,8 @@ fn what_cannot_be_used_together_is_refused_with_what_to_do() {
     check_refused(&with(&[("client-auth", "none")]), None, "`all` nor `any`");
 }
 
-/// Whatever happens to the Secret, traffic that went through TLS never goes in the clear, and
-/// clients that were kept out are not let in.
+/// Whatever happens to the Secret, traffic never changes from TLS to plain text, and clients that
+/// were refused are not admitted.
 #[test]
 fn a_running_shard_never_asks_for_less() {
     let authority = Authority::new("a");
@@ -79,7 +79,7 @@ fn a_running_shard_never_asks_for_less() {
     check_refused(&pair(&issued), Some(&both), "does not open to everybody");
     check_refused(&pair(&issued), Some(&certificates), "open to everybody");
 
-    // Changing from one means to the other, and to more, is allowed.
+    // Changing from one kind of credentials to the other, or to both, is allowed.
     make(
         &[pair(&issued), tokens.to_vec()].concat(),
         Some(&certificates),
