@@ -45,7 +45,7 @@ pub enum NoOrder {
     )]
     Unknown(String),
     /// The arguments are wrong. The text shows the right ones.
-    #[error("write `{0}`")]
+    #[error("write {0}")]
     Arguments(&'static str),
 }
 
@@ -66,15 +66,15 @@ impl FromStr for Order {
             _ => Err(NoOrder::Arguments(usage)),
         };
         match command {
-            "scale" => number("scale N, with N the number of shards").map(Self::Scale),
-            "kill" => number("kill N, with N a shard from 0").map(Self::Kill),
-            "pause" => number("pause N, with N a shard from 0").map(Self::Pause),
-            "resume" => number("resume N, with N a shard from 0").map(Self::Resume),
-            "restart" => alone(Self::Restart, "restart, which is of all shards"),
+            "scale" => number("`scale N`, with N the number of shards").map(Self::Scale),
+            "kill" => number("`kill N`, with N a shard from 0").map(Self::Kill),
+            "pause" => number("`pause N`, with N a shard from 0").map(Self::Pause),
+            "resume" => number("`resume N`, with N a shard from 0").map(Self::Resume),
+            "restart" => alone(Self::Restart, "`restart`, which restarts all shards"),
             "status" if arguments == ["--json"] => Ok(Self::Status { json: true }),
-            "status" => alone(Self::Status { json: false }, "status, or status --json"),
-            "stop" | "quit" | "exit" => alone(Self::Stop, "stop, which ends all shards"),
-            "help" | "?" => alone(Self::Help, "help"),
+            "status" => alone(Self::Status { json: false }, "`status` or `status --json`"),
+            "stop" | "quit" | "exit" => alone(Self::Stop, "`stop`, which ends all shards"),
+            "help" | "?" => alone(Self::Help, "`help`"),
             _ => Err(NoOrder::Unknown(command.to_owned())),
         }
     }
@@ -278,10 +278,13 @@ mod tests {
             ),
         );
         for line in ["scale", "scale x", "scale -1", "scale 1 2"] {
-            check(line, Err("write `scale N, with N the number of shards`"));
+            check(line, Err("write `scale N`, with N the number of shards"));
         }
-        check("kill", Err("write `kill N, with N a shard from 0`"));
-        check("restart 1", Err("write `restart, which is of all shards`"));
-        check("status now", Err("write `status, or status --json`"));
+        check("kill", Err("write `kill N`, with N a shard from 0"));
+        check(
+            "restart 1",
+            Err("write `restart`, which restarts all shards"),
+        );
+        check("status now", Err("write `status` or `status --json`"));
     }
 }

@@ -56,6 +56,10 @@ pub enum StateDirectoryError {
         source_dir: PathBuf,
     },
     #[error(
+        "{} holds files of something else: give a new or empty directory with --state", .0.display()
+    )]
+    NotOurs(PathBuf),
+    #[error(
         "cannot use {}: {source}: run the version that wrote it, or a newer one, or give another --state; nothing was changed",
         path.display()
     )]
@@ -93,6 +97,9 @@ impl StateDirectory {
             .create(&root)
             .map_err(failed)?;
         let root = root.canonicalize().map_err(failed)?;
+        if !is_ours(&root).map_err(failed)? {
+            return Err(StateDirectoryError::NotOurs(root));
+        }
         let lock = regular::edit_own(&root.join("lock"), true).map_err(failed)?;
         match lock.try_lock() {
             Ok(()) => {}
@@ -159,6 +166,16 @@ impl StateDirectory {
     pub(super) fn set_spread(&self, shards: u32) -> io::Result<()> {
         write_atomically(&self.root.join("shards"), format!("{shards}\n").as_bytes())
     }
+}
+
+/// Whether a directory is empty or looks like a state directory: its user may have made the
+/// settings and secrets before the first start.
+fn is_ours(root: &Path) -> io::Result<bool> {
+    let names = ["lock", VERSION, "shards", "shard-0", "settings", "secrets"];
+    if names.iter().any(|name| root.join(name).exists()) {
+        return Ok(true);
+    }
+    Ok(root.read_dir()?.next().is_none())
 }
 
 /// Checks that this program can use a directory. Returns whether it has a version file.
@@ -246,6 +263,20 @@ mod tests {
             error.to_string().contains("holds the data of /one"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_directory_of_something_else_is_refused_and_left_as_it_is() {
+        let scratch = tempfile::tempdir().unwrap();
+        fs::write(scratch.path().join("Cargo.toml"), "").unwrap();
+        let error = StateDirectory::open(scratch.path()).unwrap_err();
+        assert!(
+            error.to_string().contains("holds files of something else"),
+            "{error}"
+        );
+        assert_eq!(scratch.path().read_dir().unwrap().count(), 1);
+        fs::create_dir(scratch.path().join("settings")).unwrap();
+        StateDirectory::open(scratch.path()).unwrap();
     }
 
     #[test]

@@ -67,7 +67,10 @@ fn wrong_arguments_are_told_and_exit_with_64() {
         64,
         "not a log filter",
     );
-    check(&["status", "--timeout", "soon"], 64, "--timeout");
+    for timeout in ["soon", "0s", "5"] {
+        let arguments = ["status", "--timeout", timeout];
+        check(&arguments, 64, "write a time of more than 0, such as 250ms");
+    }
     check(&["status", "--interval", "1s"], 64, "--watch");
     check(
         &["status", "--watch", "--interval", "0s"],
@@ -78,6 +81,10 @@ fn wrong_arguments_are_told_and_exit_with_64() {
     check(&["plan", "--shards", "0"], 64, "1..=1024");
     let guest = ["plan", "--shards", "3", "--guest", "nowhere"];
     check(&guest, 74, "cannot read nowhere");
+    let token = ["plan", "--shards", "3", "--token-file", "nowhere"];
+    check(&token, 74, "cannot read the token in nowhere");
+    check(&["check", "src"], 74, "src holds no data");
+    check(&["dev", "--port", "0"], 64, "--port <PORT>");
     let delays = "write a delay for each shard";
     check(&["dev", "--propagation", "soon"], 64, delays);
     check(&["dev", "--shards", "0"], 64, "--shards <N>");
@@ -199,6 +206,23 @@ fn a_token_in_a_file_is_shown_to_the_shard() {
         64,
         "holds no token on its first line",
     );
+}
+
+#[test]
+fn a_port_that_is_no_admin_port_is_told() {
+    use std::io::{Read as _, Write as _};
+
+    let public = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = public.local_addr().unwrap().to_string();
+    let answering = std::thread::spawn(move || {
+        let (mut stream, _) = public.accept().unwrap();
+        let _read = stream.read(&mut [0; 1024]).unwrap();
+        let answer = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n";
+        stream.write_all(answer).unwrap();
+    });
+    let error = "is not the admin port of a shard: it answers 404 to /status";
+    check(&["status", "--admin", &address], 69, error);
+    answering.join().unwrap();
 }
 
 #[test]

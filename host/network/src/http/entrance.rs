@@ -100,12 +100,12 @@ async fn handshake<H>(
         }
         Some(Err((problem, stream))) => {
             shared.metrics.tls_handshake_failed();
-            tracing::debug!(peer = %address, error = %problem, "TLS handshake failed");
+            tracing::debug!(client = %address, error = %problem, "TLS handshake failed");
             Some(Err(stream))
         }
         None => {
             shared.metrics.tls_handshake_failed();
-            tracing::debug!(peer = %address, "TLS handshake cut off: it took too long, or too many were newer");
+            tracing::debug!(client = %address, "TLS handshake cut off: it took too long, or too many were newer");
             None
         }
     }

@@ -94,13 +94,13 @@ pub mod refusals {
             "the body did not arrive in time: send the request again, faster or in smaller parts\n",
         /// The body is too large.
         BODY_SIZE: PAYLOAD_TOO_LARGE "body-size"
-            "the body is too large: send less, or raise max_body_bytes\n",
+            "the body is too large: send less; on the public port, http.max_body_bytes is the limit\n",
         /// The request target is too long.
         URI_SIZE: URI_TOO_LONG "uri-size"
             "the request's target is too long: send a shorter path and query\n",
         /// The headers are too large.
         HEADER_SIZE: REQUEST_HEADER_FIELDS_TOO_LARGE "header-size"
-            "the request line and headers are too large, or there are more than 100 headers: send less, or raise max_header_bytes\n",
+            "the request line and headers are too large, or there are more than 100 headers: send less; on the public port, http.max_header_bytes is the limit\n",
         /// The host failed: our bug.
         INTERNAL: INTERNAL_SERVER_ERROR "internal"
             "the host failed to answer: see its log\n",

@@ -7,12 +7,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode};
-use humantime_serde::re::humantime::parse_duration;
 use ostrakon_base::regular;
 use ostrakon_network::http::client::{self, Question};
 use zeroize::Zeroizing;
 
-use super::{Exit, Failure, is_authority, say};
+use super::{Exit, Failure, is_authority, say, time};
 
 /// The most bytes of a token file.
 const MAX_TOKEN_FILE: usize = 64 << 10;
@@ -31,7 +30,7 @@ pub(super) struct DrainArguments {
     #[command(flatten)]
     token: Token,
     /// How long to wait; the shard's own limit is `drain.deadline` of its settings.
-    #[arg(long, env = "OSTRAKON_TIMEOUT", value_name = "TIME", default_value = "2m", value_parser = parse_duration)]
+    #[arg(long, env = "OSTRAKON_TIMEOUT", value_name = "TIME", default_value = "2m", value_parser = time)]
     timeout: Duration,
 }
 
@@ -91,6 +90,8 @@ enum Error {
         status: StatusCode,
         body: String,
     },
+    #[error("{address} is not the admin port of a shard: it answers 404 to {path}; give --admin")]
+    NotAdmin { address: String, path: String },
 }
 
 impl DrainArguments {
@@ -162,6 +163,11 @@ impl Port {
             .map_err(Failure::with(Exit::Unavailable))?;
         if status.is_success() {
             return Ok(body);
+        }
+        if status == StatusCode::NOT_FOUND {
+            let (address, path) = (address.to_owned(), path.to_owned());
+            let error = Error::NotAdmin { address, path };
+            return Err(Failure::new(Exit::Unavailable, error));
         }
         let exit = match status {
             StatusCode::GATEWAY_TIMEOUT => Exit::CutOff,

@@ -6,14 +6,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Subcommand;
-use humantime_serde::re::humantime::parse_duration;
 use ostrakon_dev::{
     self as dev, Addresses, Backoff, CallError, Error, MAX_SHARDS, Numbers, Propagation, Session,
     Source, StartError, StateDirectoryError,
 };
 use ostrakon_toolchain::search;
 
-use super::{Exit, Failure, say};
+use super::{Exit, Failure, say, time};
 
 /// Run a StatefulSet on this machine: each shard a process with its own address and data.
 ///
@@ -95,13 +94,13 @@ struct Run {
     )]
     address: Ipv4Addr,
     /// The port for clients.
-    #[arg(long, env = "OSTRAKON_PORT", default_value_t = 8080)]
+    #[arg(long, env = "OSTRAKON_PORT", default_value_t = 8080, value_parser = clap::value_parser!(u16).range(1..))]
     port: u16,
     /// The port for operators.
-    #[arg(long, env = "OSTRAKON_ADMIN_PORT", default_value_t = 9090)]
+    #[arg(long, env = "OSTRAKON_ADMIN_PORT", default_value_t = 9090, value_parser = clap::value_parser!(u16).range(1..))]
     admin_port: u16,
     /// The port for peers.
-    #[arg(long, env = "OSTRAKON_PEER_PORT", default_value_t = 7070)]
+    #[arg(long, env = "OSTRAKON_PEER_PORT", default_value_t = 7070, value_parser = clap::value_parser!(u16).range(1..))]
     peer_port: u16,
     /// The delay after which shards see a change: one time for each, 0s,5s,30s, or a range,
     /// 0s..60s.
@@ -113,7 +112,7 @@ struct Run {
     )]
     propagation: Propagation,
     /// How long a shard may take to end before it is killed.
-    #[arg(long, env = "OSTRAKON_GRACE", value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
+    #[arg(long, env = "OSTRAKON_GRACE", value_name = "TIME", default_value = "30s", value_parser = time)]
     grace: Duration,
     /// The shards' log filter; each logs to shard-N/log in the state directory.
     #[arg(
@@ -199,7 +198,7 @@ fn exit_of(error: &Error) -> Exit {
         | Error::NoCrate(_)
         | Error::Toolchain(search::Error::UnknownWay(_)) => Exit::Usage,
         Error::StateDirectory(error) => match error {
-            StateDirectoryError::Other { .. } => Exit::Usage,
+            StateDirectoryError::Other { .. } | StateDirectoryError::NotOurs(_) => Exit::Usage,
             StateDirectoryError::InUse(_) => Exit::InUse,
             StateDirectoryError::Damaged { .. } => Exit::Damaged,
             StateDirectoryError::Newer { .. } | StateDirectoryError::Io { .. } => Exit::Io,

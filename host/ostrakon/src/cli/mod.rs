@@ -30,6 +30,7 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
+use humantime_serde::re::humantime::parse_duration;
 
 pub(crate) use exit::Exit;
 
@@ -179,6 +180,14 @@ fn say(text: &str) -> Result<(), Failure> {
         // The reader has read enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         written => written.map_err(Failure::with(Exit::Io)),
+    }
+}
+
+/// A time to wait, such as `250ms`; more than nothing.
+fn time(text: &str) -> Result<Duration, String> {
+    match parse_duration(text) {
+        Ok(time) if !time.is_zero() => Ok(time),
+        _ => Err("write a time of more than 0, such as 250ms, 5s or 2m".to_owned()),
     }
 }
 

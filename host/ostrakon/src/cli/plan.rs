@@ -8,7 +8,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use bytesize::ByteSize;
 use http::Method;
-use humantime_serde::re::humantime::parse_duration;
 use ostrakon_base::printable::Printable;
 use ostrakon_base::regular;
 use ostrakon_cluster::plan::{Outcome, share};
@@ -19,7 +18,7 @@ use ostrakon_volumes::volume::MAX_BYTES;
 
 use super::client::{Port, Token};
 use super::progress::grouped;
-use super::{Exit, Failure, say, say_aside};
+use super::{Exit, Failure, say, say_aside, time};
 
 /// Show what another number of shards, or another guest, would move, without moving anything.
 ///
@@ -47,7 +46,7 @@ pub(super) struct Arguments {
     #[arg(long, env = "OSTRAKON_JSON")]
     json: bool,
     /// How long to wait for the answer.
-    #[arg(long, env = "OSTRAKON_TIMEOUT", value_name = "TIME", default_value = "2m", value_parser = parse_duration)]
+    #[arg(long, env = "OSTRAKON_TIMEOUT", value_name = "TIME", default_value = "2m", value_parser = time)]
     timeout: Duration,
 }
 
@@ -69,12 +68,14 @@ enum Error {
 impl Arguments {
     pub(super) fn run(self) -> Result<(), Failure> {
         let path = format!("/plan?shards={}", self.shards);
+        // Read in any case: a file that cannot be read is a mistake, even if it is not needed.
+        let authorization = self.token.read()?;
         let answer = match &self.guest {
             None => self.port.ask(Method::GET, &path, self.timeout)?,
             Some(guest) => {
                 let question = Question {
                     body: component(guest)?,
-                    authorization: self.token.read()?,
+                    authorization,
                 };
                 self.port
                     .send(Method::POST, &path, question, self.timeout)?

@@ -6,7 +6,6 @@ use std::thread;
 use std::time::Duration;
 
 use http::Method;
-use humantime_serde::re::humantime::parse_duration;
 use ostrakon_base::printable::Printable;
 use serde_json::Value;
 
@@ -14,7 +13,7 @@ use super::client::Port;
 use super::peers;
 use super::progress::Progress;
 use super::watch::Watch;
-use super::{Exit, Failure, say};
+use super::{Exit, Failure, say, time};
 
 /// Show a shard's state: its generation, what was refused and why, its store and writer.
 ///
@@ -40,17 +39,15 @@ pub(super) struct Arguments {
     #[arg(long, env = "OSTRAKON_INTERVAL", value_name = "TIME", default_value = "1s", value_parser = interval, requires = "watch")]
     interval: Duration,
     /// How long to wait for the answer.
-    #[arg(long, env = "OSTRAKON_TIMEOUT", value_name = "TIME", default_value = "5s", value_parser = parse_duration)]
+    #[arg(long, env = "OSTRAKON_TIMEOUT", value_name = "TIME", default_value = "5s", value_parser = time)]
     timeout: Duration,
 }
 
 /// Parses an interval that is no busy loop.
 fn interval(text: &str) -> Result<Duration, String> {
-    match parse_duration(text) {
-        Ok(time) if time < Duration::from_millis(10) => Err("give at least 10ms".to_owned()),
-        Ok(time) => Ok(time),
-        Err(error) => Err(error.to_string()),
-    }
+    let interval = time(text).ok();
+    let interval = interval.filter(|time| *time >= Duration::from_millis(10));
+    interval.ok_or_else(|| "give at least 10ms, such as 500ms or 1s".to_owned())
 }
 
 /// The address is not that of a shard's admin port.
