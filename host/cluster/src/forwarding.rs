@@ -133,7 +133,7 @@ impl Cluster {
         let why = match said {
             Ok(PeerResponse::Later { reason }) => reason,
             Ok(_) => AskError::Answer.to_string(),
-            Err(error) => self.why_away(at, &error),
+            Err(error) => return self.why_away(at, &error),
         };
         format!("shard {at} does not answer: {why}")
     }

@@ -97,10 +97,10 @@ impl Cluster {
         if self.is_away(shard) {
             let shards = self.plan().map_or(0, |plan| plan.shards());
             return format!(
-                "shard {shard}, of {shards} that have data, has not been there for a while: see that all {shards} run: {error}"
+                "shard {shard} has not been there for a while: see that all {shards} shards that have data run ({error})"
             );
         }
-        error.to_string()
+        format!("shard {shard} does not answer: {error}")
     }
 }
 
