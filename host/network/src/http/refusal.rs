@@ -106,7 +106,7 @@ pub mod refusals {
             "the host failed to answer: see its log\n",
         /// The request uses an unsupported feature.
         NOT_IMPLEMENTED: NOT_IMPLEMENTED "not-implemented"
-            "this is not supported: use no transfer coding except chunked, and no CONNECT\n",
+            "this is not supported: use no transfer coding except chunked, and do not ask for a tunnel\n",
         /// There are too many connections.
         CONNECTIONS: SERVICE_UNAVAILABLE "connections"
             "there are too many connections: try again later, or raise max_connections\n",
