@@ -95,7 +95,9 @@ fn an_idle_host_ends_with_its_store_closed() {
 #[test]
 fn a_hang_up_drains_and_signals_that_mean_nothing_do_nothing() {
     let settings = "[guest]\nread_deadline = \"2s\"";
-    let shard = Shard::new(&config(&guest("hostile"), &[("ostrakon.toml", settings)]));
+    let mut shard = Shard::new(&config(&guest("hostile"), &[("ostrakon.toml", settings)]));
+    // The tests themselves may run under `nohup`, which the host would inherit.
+    shard.runner = ["env", "--default-signal=HUP"].map(str::to_owned).into();
     let host = shard.start();
     for signal in ["USR1", "USR2", "XFSZ"] {
         host.signal(signal);
