@@ -234,7 +234,7 @@ mod tests {
                 &module(other_world),
                 "does not export describe, owner, route, gather, migrate",
             ),
-            (&truncated, "broken"),
+            (&truncated, "this component is invalid"),
         ];
         for (bytes, reason) in cases {
             let error = guest(bytes.to_vec()).unwrap_err().to_string();

@@ -377,7 +377,7 @@ pub enum Failure {
     /// Packages are missing, and only root can install them.
     #[error("only root can run `apt-get install {0}`")]
     NotRoot(String),
-    #[error("there is neither rust-lld nor wasm-ld")]
+    #[error("neither rust-lld nor wasm-ld is installed")]
     NoLinker,
     /// Debian's compiler has no C library for WASI.
     #[error("Debian's packages build for wasm32-unknown-unknown only")]
