@@ -198,7 +198,7 @@ pub(crate) fn request_header(name: &str) -> Vec<Vec<u8>> {
             .eq_ignore_ascii_case(name)
             .then_some(header.value)
     };
-    headers("request.header")
+    headers("request.header-values")
         .into_iter()
         .filter_map(named)
         .collect()
