@@ -123,22 +123,11 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
     use std::fs;
 
+    use ostrakon_test_support::pages::{code, errors, rows};
+
     use super::*;
 
-    /// The cells of the rows of a table in guest/README.md.
-    fn rows(head: &str) -> Vec<Vec<&'static str>> {
-        let mut lines = include_str!("../../README.md")
-            .lines()
-            .skip_while(|line| *line != head);
-        assert!(lines.next().is_some(), "guest/README.md has no {head}");
-        let rows = lines.skip(1).take_while(|line| line.starts_with('|'));
-        rows.map(|row| row.split('|').skip(1).map(str::trim).collect())
-            .collect()
-    }
-
-    fn spans(cell: &str) -> impl Iterator<Item = &str> {
-        cell.split('`').skip(1).step_by(2)
-    }
+    const GUIDE: &str = include_str!("../../README.md");
 
     fn name(call: &Call) -> &'static str {
         match call {
@@ -156,8 +145,8 @@ mod tests {
     #[test]
     fn the_guide_has_exactly_the_requests_that_are_answered() {
         let mut shown = BTreeMap::<_, BTreeSet<_>>::new();
-        for row in rows("| request | response |") {
-            let words: Vec<_> = spans(row[0]).flat_map(|span| span.split(' ')).collect();
+        for row in rows(GUIDE, "| request | response |") {
+            let words: Vec<_> = code(row[0]).flat_map(|span| span.split(' ')).collect();
             let (path, methods) = words.split_last().expect("a request has words");
             shown.entry(*path).or_default().extend(methods.to_vec());
         }
@@ -176,23 +165,13 @@ mod tests {
         assert_eq!(answered, BTreeSet::from(all), "guest/README.md");
     }
 
-    /// The errors that a source makes: `bad_key 400`.
-    fn made(source: &str) -> impl Iterator<Item = String> {
-        source.split("Error::new(").skip(1).filter_map(|arguments| {
-            let (status, rest) = arguments.split_once(',')?;
-            let status: u16 = status.trim().parse().ok()?;
-            let code = rest.trim_start().strip_prefix('"')?.split('"').next()?;
-            Some(format!("{code} {status}"))
-        })
-    }
-
     #[test]
     fn the_guide_has_exactly_the_codes_that_this_guest_returns() {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src");
         let files = fs::read_dir(folder).expect("the sources are there");
         let sources = files.filter_map(|file| fs::read_to_string(file.ok()?.path()).ok());
         let mut all: BTreeSet<_> = sources
-            .flat_map(|source| made(&source).collect::<Vec<_>>())
+            .flat_map(|source| errors(&source).collect::<Vec<_>>())
             .collect();
         let of_the_sdk = [
             Error::method_not_allowed("GET"),
@@ -201,10 +180,10 @@ mod tests {
         all.extend(of_the_sdk.map(|error| format!("{} {}", error.code(), error.status())));
         // Of `Part`, if a shard did not answer.
         all.insert("incomplete 503".to_owned());
-        let rows = rows("| code | status | cause |");
+        let rows = rows(GUIDE, "| code | status | cause |");
         let shown = rows.iter().flat_map(|row| {
             let of_one = |code| format!("{code} {}", row[1]);
-            spans(row[0]).map(of_one)
+            code(row[0]).map(of_one)
         });
         assert_eq!(shown.collect::<BTreeSet<_>>(), all, "guest/README.md");
     }

@@ -132,6 +132,8 @@ fn bound(text: &str, bytes: u32) -> Cow<'static, str> {
 mod tests {
     use std::collections::BTreeSet;
 
+    use ostrakon_test_support::pages::{errors, rows};
+
     use super::*;
 
     #[test]
@@ -160,34 +162,18 @@ mod tests {
         }
     }
 
-    /// The errors that a source makes with a code of its own: `not_found 404`.
-    fn made(source: &str) -> impl Iterator<Item = String> {
-        let (code, _) = source.split_once("#[cfg(test)]").unwrap_or((source, ""));
-        code.split("::new(").skip(1).filter_map(|arguments| {
-            let (status, rest) = arguments.split_once(',')?;
-            let status: u16 = status.trim().parse().ok()?;
-            let code = rest.trim_start().strip_prefix('"')?.split('"').next()?;
-            Some(format!("{code} {status}"))
-        })
-    }
-
     #[test]
     fn the_guide_has_exactly_the_codes_that_the_sdk_returns() {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src");
         let files = std::fs::read_dir(folder).expect("the sources are there");
         let sources = files.filter_map(|file| std::fs::read_to_string(file.ok()?.path()).ok());
         let all: BTreeSet<_> = sources
-            .flat_map(|source| made(&source).collect::<Vec<_>>())
+            .flat_map(|source| errors(&source).collect::<Vec<_>>())
             .collect();
-        let (_, rows) = include_str!("../../README.md")
-            .split_once("| code | status | from |\n| --- | --- | --- |\n")
-            .expect("guest/README.md has the table");
-        let rows = rows.lines().take_while(|line| line.starts_with('|'));
-        let shown = rows.map(|row| {
-            let mut cells = row.split('|').skip(1).map(str::trim);
-            let mut cell = || cells.next().unwrap_or_default().trim_matches('`');
-            format!("{} {}", cell(), cell())
-        });
+        let rows = rows(include_str!("../../README.md"), "| code | status | from |");
+        let shown = rows
+            .iter()
+            .map(|row| format!("{} {}", row[0].trim_matches('`'), row[1]));
         assert_eq!(shown.collect::<BTreeSet<_>>(), all, "guest/README.md");
     }
 }

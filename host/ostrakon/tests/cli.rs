@@ -83,7 +83,9 @@ fn wrong_arguments_are_told_and_exit_with_64() {
     check(&guest, 74, "cannot read nowhere");
     let token = ["plan", "--shards", "3", "--token-file", "nowhere"];
     check(&token, 74, "cannot read the token in nowhere");
-    check(&["check", "src"], 74, "src holds no data");
+    for no_data in ["src", "nowhere", "Cargo.toml"] {
+        check(&["check", no_data], 74, "holds no data");
+    }
     check(&["dev", "--port", "0"], 64, "--port <PORT>");
     let delays = "write a delay for each shard";
     check(&["dev", "--propagation", "soon"], 64, delays);

@@ -68,7 +68,7 @@ pub fn check(directory: &Path, cache_bytes: usize) -> Result<Checked, OpenError>
     // own.
     let lock = match regular::open_own(&lock_path) {
         Ok(lock) => Some(lock),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) if is_absent(&error) => None,
         Err(error) => return Err(io(&lock_path)(error)),
     };
     match lock.as_ref().map(File::try_lock) {
@@ -78,13 +78,32 @@ pub fn check(directory: &Path, cache_bytes: usize) -> Result<Checked, OpenError>
         }
         Some(Err(TryLockError::Error(error))) => return Err(io(&lock_path)(error)),
     }
-    let held = Held::take(&path, directory).map_err(io(&path))?;
+    let held = match Held::take(&path, directory) {
+        Err(error) if is_absent(&error) => {
+            let had_one = lock.is_some_and(|lock| lock.metadata().is_ok_and(|of| of.len() > 0));
+            return Err(if had_one {
+                let lock = lock_path;
+                OpenError::Missing { path, lock }
+            } else {
+                OpenError::NoData(directory.to_owned())
+            });
+        }
+        taken => taken.map_err(io(&path))?,
+    };
     let held = held.ok_or_else(|| OpenError::InUse(directory.to_owned()))?;
     let file = held.file().try_clone().map_err(io(&path))?;
     if let Err(newer @ OpenError::Newer { .. }) = peek(&path, Box::new(FileDisk::new(file))) {
         return Err(newer);
     }
     Ok(check_file(held.file(), cache_bytes))
+}
+
+/// Whether a path leads to nothing, or its directory is not one.
+fn is_absent(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
 }
 
 /// The memory for pages while only a file's record is read.

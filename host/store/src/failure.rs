@@ -46,6 +46,9 @@ pub enum OpenError {
         /// The lock file, which records that the data file existed.
         lock: PathBuf,
     },
+    /// The directory to be checked has never had a data file.
+    #[error("{0} holds no data: it has no shard.redb; name a shard's data directory")]
+    NoData(PathBuf),
     /// A later version of ostrakon wrote the file.
     #[error(
         "cannot use {path}: {source}: run the version that wrote it, or a newer one; nothing was changed"

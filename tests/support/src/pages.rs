@@ -31,6 +31,18 @@ pub fn code(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
 }
 
+/// The errors that a guest's source makes with a code and a status of its own, such as
+/// `bad_key 400`. Its tests are left out.
+pub fn errors(source: &str) -> impl Iterator<Item = String> {
+    let (code, _) = source.split_once("#[cfg(test)]").unwrap_or((source, ""));
+    code.split("::new(").skip(1).filter_map(|arguments| {
+        let (status, rest) = arguments.split_once(',')?;
+        let status: u16 = status.trim().parse().ok()?;
+        let code = rest.trim_start().strip_prefix('"')?.split('"').next()?;
+        Some(format!("{code} {status}"))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -44,6 +56,12 @@ mod tests {
         assert_eq!(rows(section(PAGE, "## Two"), "| a |"), [["2", "3"]]);
         assert!(!section(PAGE, "## One").contains("## Two"));
         assert!(code("`x`, `y` z").eq(["x", "y"]));
+    }
+
+    #[test]
+    fn errors_are_found_with_their_codes_and_none_of_tests() {
+        let source = "Error::new(400, \"bad\", x); Vec::new(); Self::new(\n 503,\n \"gone\", y)\n#[cfg(test)] Error::new(500, \"z\", 1)";
+        assert!(errors(source).eq(["bad 400", "gone 503"]));
     }
 
     #[test]

@@ -12,7 +12,8 @@ use wasmparser::{
     Parser, Payload, TypeRef,
 };
 
-/// Declares limits as constants, and all of them for the test of the table in host/README.md.
+/// Declares limits as constants, and all of them, in the order of the table in host/README.md, for
+/// its test.
 macro_rules! limits {
     ($($(#[$doc:meta])* $name:ident: $most:expr,)+) => {
         $($(#[$doc])* const $name: u64 = $most;)+
@@ -23,10 +24,6 @@ macro_rules! limits {
 }
 
 limits! {
-    /// Nested components, including the guest itself.
-    MAX_DEPTH: 16,
-    /// Core modules, and components that are not instantiated.
-    MAX_MODULES: 1000,
     /// Functions in all modules: large guests have some 20,000.
     MAX_FUNCTIONS: 65_536,
     /// The bytes of one function's body.
@@ -48,6 +45,10 @@ limits! {
     /// The parameters and results of all functions: if the functions can be called from outside, a
     /// million took 26 s and became 30 MB.
     MAX_SIGNATURES: 1 << 20,
+    /// Core modules, and components that are not instantiated.
+    MAX_MODULES: 1000,
+    /// Nested components, including the guest itself.
+    MAX_DEPTH: 16,
     /// Type declarations, and their bytes.
     MAX_TYPES: 100_000,
     MAX_TYPE_BYTES: 4 << 20,

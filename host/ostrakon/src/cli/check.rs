@@ -38,24 +38,12 @@ struct Damaged {
     directory: String,
 }
 
-#[derive(Debug, thiserror::Error)]
-#[error("{0} holds no data: it has no shard.redb; name a shard's data directory")]
-struct NoData(String);
-
 fn or_none(text: Option<String>) -> String {
     text.unwrap_or_else(|| "none".to_owned())
 }
 
 impl Arguments {
     pub(super) fn run(self) -> Result<(), Failure> {
-        if !["shard.redb", "lock"]
-            .map(|name| self.directory.join(name))
-            .iter()
-            .any(|path| path.exists())
-        {
-            let error = NoData(self.directory.display().to_string());
-            return Err(Failure::new(Exit::Io, error));
-        }
         let mut checked = store::check(&self.directory, CACHE)
             .map_err(|error| Failure::new(exit_of_store(&error), error))?;
         let live = match writer::read_record(&checked.record) {
