@@ -161,7 +161,6 @@ mod tests {
                 "deploy/README.md",
                 include_str!("../../../deploy/README.md"),
             ),
-            ("SECURITY.md", include_str!("../../../SECURITY.md")),
             (
                 "guest/README.md",
                 ends(include_str!("../../../guest/README.md")),
