@@ -11,6 +11,7 @@ use ostrakon_tests::h2::{END_STREAM, Raw, large};
 use ostrakon_tests::host::{CANARY, Files, Host, Shard, config, guest};
 use ostrakon_tests::memory::Socket;
 use ostrakon_tests::{memory, tls};
+use socket2::{Domain, Type};
 
 use super::Others;
 use super::memory::is_read;
@@ -147,6 +148,14 @@ fn fill(mut stream: TcpStream, bytes: &[u8]) -> TcpStream {
     stream
 }
 
+/// A connection whose client's system takes little before the client reads.
+fn small_window(host: &Host) -> std::io::Result<TcpStream> {
+    let socket = socket2::Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.set_recv_buffer_size(4096)?;
+    socket.connect(&host.address.into())?;
+    Ok(socket.into())
+}
+
 /// A name, how a client of this kind connects, and the bytes that it then sends repeatedly.
 type Kind<'a> = (&'a str, &'a (dyn Fn() -> TcpStream + Sync), &'a [u8]);
 
@@ -214,5 +223,58 @@ fn what_the_system_keeps_for_a_connection_is_no_more_than_the_formula_says() {
         drop(held);
     }
     others.stop("clients that take nothing and send on");
+    host.stop();
+}
+
+/// Regression: the kernel kept up to 192 KiB for each connection that was closed to make room, for
+/// minutes, and the formula did not count them.
+#[test]
+fn what_closed_connections_leave_with_the_system_is_within_the_formula() {
+    const PLACES: usize = 16;
+    const CLIENTS: usize = 240;
+    // One in eight more may have been told to end.
+    const MOST: usize = (PLACES + PLACES / 8) * memory::SOCKET;
+    let settings = (
+        "ostrakon.toml",
+        "[http]\nmax_connections = 16\nbody_timeout = \"500ms\"",
+    );
+    let host = Shard::new(&config(&guest("kv"), &[settings])).start();
+    let stored = host.client().put("/kv/much", &vec![b'x'; 120 << 10]);
+    assert_eq!(stored.expect("an answer").status, 201);
+    let ask = b"GET /kv/much HTTP/1.1\r\nhost: x\r\n\r\n";
+    let began = Instant::now();
+    let (mut held, mut most, mut refused) = (Vec::new(), 0, 0);
+    while held.len() < CLIENTS {
+        let asking = small_window(&host).map(|mut stream| {
+            let sent = stream.write_all(ask);
+            let timeout = Some(Duration::from_secs(30));
+            stream.set_read_timeout(timeout).expect("it can be set");
+            let mut start = [0; 12];
+            (sent.is_ok() && stream.read_exact(&mut start).is_ok()).then_some((stream, start))
+        });
+        match asking.expect("the host accepts connections") {
+            Some((stream, start)) if start.ends_with(b"200") => held.push(stream),
+            // All have begun to take an answer a moment ago.
+            Some(_) | None => {
+                refused += 1;
+                thread::sleep(Duration::from_millis(10));
+            }
+        }
+        let kept = Socket::accepted_at(host.address.port());
+        most = most.max(kept.iter().map(|socket| socket.kept).sum());
+        assert!(
+            began.elapsed() < Duration::from_mins(2),
+            "{} came in",
+            held.len()
+        );
+    }
+    println!(
+        "{CLIENTS} clients that take nothing, {refused} more refused, over {PLACES} places: {} of {} KiB in the kernel at most",
+        most >> 10,
+        MOST >> 10
+    );
+    assert!(most > PLACES * (64 << 10), "nothing was held: {most} bytes");
+    assert!(most <= MOST, "{most} bytes");
+    drop(held);
     host.stop();
 }

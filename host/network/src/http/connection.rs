@@ -12,7 +12,6 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use ostrakon_observe::metrics::{Limit, Metrics};
 use tokio::io::AsyncReadExt;
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::coop::unconstrained;
 use tokio::time::{Instant, Sleep, sleep_until, timeout, timeout_at};
@@ -24,6 +23,7 @@ use super::lent::Lent;
 use super::places::Lost;
 use super::server::down;
 use super::service::Requests;
+use super::socket::Socket;
 use super::stream::Stream;
 use super::streams::Streams;
 use super::sums::Sums;
@@ -70,13 +70,13 @@ pub(super) struct Shared<H> {
 /// continue, or the server is shut down and the connection's requests are answered.
 pub(super) async fn serve<H: Handler>(
     shared: Arc<Shared<H>>,
-    stream: TcpStream,
+    socket: Socket,
     address: SocketAddr,
     (activity, lost): (Arc<Activity>, Lost),
     mut shutdown: watch::Receiver<bool>,
 ) {
     let limits = **shared.limits.load();
-    let Some(entered) = enter(&shared, stream, address, (limits, &activity), &mut shutdown).await
+    let Some(entered) = enter(&shared, socket, address, (limits, &activity), &mut shutdown).await
     else {
         return;
     };
@@ -226,12 +226,7 @@ async fn serve_http1<H: Handler>(
     let refused = wire.refused();
     let last_words = match (overdue, refused.map(|status| status.as_u16())) {
         (Some(Phase::Head), _) => Some((refusals::HEADER_TIME, Some(Limit::HeaderTime))),
-        (Some(phase), _) => {
-            if phase == Phase::Answering {
-                wire.into_stream().forget();
-            }
-            return None;
-        }
+        (Some(_), _) => return None,
         (None, Some(431)) if is_head(&parts.read_buf, limits) => {
             Some((refusals::HEADER_SIZE, Some(Limit::HeaderSize)))
         }
@@ -253,7 +248,6 @@ async fn serve_http1<H: Handler>(
 
 /// Whether the bytes that hyper left unread are a head that is too large. If hyper had read the
 /// head, they would be what follows it.
-/// follows is left.
 fn is_head(unread: &[u8], limits: Limits) -> bool {
     let mut lines = unread
         .split(|byte| *byte == b'\n')
@@ -306,15 +300,9 @@ async fn serve_http2<H: Handler>(
                 break;
             }
             Event::Ending => Pin::new(&mut connection).graceful_shutdown(),
-            Event::Overdue(phase) => {
+            Event::Overdue(_) => {
                 Pin::new(&mut connection).graceful_shutdown();
                 let _ended_or_cut = timeout(GOAWAY_GRACE, &mut connection).await;
-                drop(connection);
-                if phase == Phase::Answering
-                    && let Ok(wire) = returned.await
-                {
-                    wire.into_stream().forget();
-                }
                 return None;
             }
         }

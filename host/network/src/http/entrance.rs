@@ -2,13 +2,13 @@
 
 use std::net::SocketAddr;
 
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::caller::{Caller, Door};
 use super::connection::Shared;
 use super::server::down;
+use super::socket::Socket;
 use super::stream::Stream;
 use super::wire::Activity;
 use super::{Limits, linger, refusals};
@@ -28,7 +28,7 @@ pub(super) struct Entered {
 /// refused, or the server is shut down.
 pub(super) async fn enter<H>(
     shared: &Shared<H>,
-    stream: TcpStream,
+    socket: Socket,
     address: SocketAddr,
     (limits, activity): (Limits, &Activity),
     shutdown: &mut watch::Receiver<bool>,
@@ -36,7 +36,7 @@ pub(super) async fn enter<H>(
     // Nothing is allocated for a silent connection, so that thousands of them cost little.
     let mut first = [0];
     let said = tokio::select! {
-        peeked = timeout(limits.first_byte_timeout, stream.peek(&mut first)) => matches!(peeked, Ok(Ok(1))),
+        peeked = timeout(limits.first_byte_timeout, socket.stream().peek(&mut first)) => matches!(peeked, Ok(Ok(1))),
         () = down(shutdown) => false,
     };
     if !said {
@@ -46,25 +46,25 @@ pub(super) async fn enter<H>(
     let server = door.borrow_and_update().clone();
     let (stream, caller) = match server {
         None => {
-            let to = stream.local_addr().ok()?;
-            (Stream::Plain(stream), Caller::plain(address, to))
+            let to = socket.stream().local_addr().ok()?;
+            (Stream::Plain(socket), Caller::plain(address, to))
         }
         Some(_) if first != [tls::FIRST_BYTE] => {
-            let (stream, refusal) = (Stream::Plain(stream), Some(refusals::HTTPS_ONLY));
+            let (stream, refusal) = (Stream::Plain(socket), Some(refusals::HTTPS_ONLY));
             linger::close(stream, refusal, activity, shutdown.clone()).await;
             return None;
         }
         // Boxed: a handshake needs much memory, but only briefly.
         Some(server) => {
             let entered = tokio::select! {
-                entered = Box::pin(handshake(shared, &server, stream, address, limits)) => entered?,
+                entered = Box::pin(handshake(shared, &server, socket, address, limits)) => entered?,
                 () = down(shutdown) => return None,
             };
             match entered {
                 Ok(entered) => entered,
                 // The client may still have to read why it was refused.
-                Err(stream) => {
-                    let stream = Stream::Plain(stream);
+                Err(socket) => {
+                    let stream = Stream::Plain(socket);
                     linger::close(stream, None, activity, shutdown.clone()).await;
                     return None;
                 }
@@ -79,17 +79,17 @@ pub(super) async fn enter<H>(
 }
 
 /// Performs the handshake within the header timeout, unless too many newer handshakes evict it.
-/// The error holds the stream on which the client was told why the handshake failed.
+/// The error holds the socket on which the client was told why the handshake failed.
 async fn handshake<H>(
     shared: &Shared<H>,
     server: &tls::Server,
-    stream: TcpStream,
+    socket: Socket,
     address: SocketAddr,
     limits: Limits,
-) -> Option<Result<(Stream, Caller), TcpStream>> {
+) -> Option<Result<(Stream, Caller), Socket>> {
     let mut place = shared.backlog.enter(limits.max_connections / HANDSHAKING);
     let accepted = tokio::select! {
-        accepted = timeout(limits.header_timeout, server.accept(stream)) => accepted.ok(),
+        accepted = timeout(limits.header_timeout, server.accept(socket)) => accepted.ok(),
         () = place.lost() => None,
     };
     drop(place);
@@ -98,10 +98,10 @@ async fn handshake<H>(
             let caller = Caller::in_tls(address, chain);
             Some(Ok((Stream::Tls(Box::new(stream)), caller)))
         }
-        Some(Err((problem, stream))) => {
+        Some(Err((problem, socket))) => {
             shared.metrics.tls_handshake_failed();
             tracing::debug!(client = %address, error = %problem, "TLS handshake failed");
-            Some(Err(stream))
+            Some(Err(socket))
         }
         None => {
             shared.metrics.tls_handshake_failed();

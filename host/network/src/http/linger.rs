@@ -8,14 +8,15 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::Refusal;
 use super::server::down;
+use super::socket::Socket;
 use super::stream::Stream;
 use super::wire::Activity;
 
-/// How long a client may go on sending: long enough for a proxy to notice that it should stop, and
+/// How long a client may take nothing, or go on sending: long enough for a proxy to notice that it should stop, and
 /// for a client that sends everything before it reads to send a body that is not much too large.
 const AT_MOST: Duration = Duration::from_secs(30);
 /// How many bytes the client may still send.
@@ -24,30 +25,47 @@ const BYTES: u64 = 256 * 1024 * 1024;
 const PAUSE: Duration = Duration::from_secs(5);
 /// How long the client may take once the server is shut down.
 const WHEN_DOWN: Duration = Duration::from_secs(1);
+/// How long to wait before checking again whether the client has taken everything; doubled each
+/// time, up to the second.
+const FIRST_LOOK: Duration = Duration::from_millis(1);
+const LAST_LOOK: Duration = Duration::from_millis(100);
 /// The size of the read buffer, in bytes.
 const BUFFER: usize = 8 * 1024;
 
 /// Sends a refusal, if any, to an HTTP/1 client and closes the sending side. Then drains the
-/// connection until the client has closed its side or a bound is reached. The connection's place
-/// may be given away at any time: nothing more is owed to the client.
+/// connection until the client has closed its side or a bound is reached, and waits until its
+/// system has taken everything. The connection's place may be given away as soon as nothing more
+/// is owed to the client.
 pub(super) async fn close(
     stream: Stream,
     last_words: Option<Refusal>,
     activity: &Activity,
-    mut shutdown: watch::Receiver<bool>,
+    shutdown: watch::Receiver<bool>,
 ) {
     activity.lingers();
-    let is_down = async {
-        down(&mut shutdown).await;
-        sleep(WHEN_DOWN).await;
+    let is_down = async |pause| {
+        down(&mut shutdown.clone()).await;
+        sleep(pause).await;
+    };
+    let socket = tokio::select! {
+        socket = end(stream, last_words) => socket,
+        () = is_down(WHEN_DOWN) => return,
+    };
+    let Some(mut socket) = socket else {
+        return;
     };
     tokio::select! {
-        _read_or_overdue = timeout(AT_MOST, discard(stream, last_words)) => {}
-        () = is_down => {}
+        _read_or_overdue = timeout(AT_MOST, discard(&mut socket)) => {}
+        () = is_down(WHEN_DOWN) => {}
+    }
+    tokio::select! {
+        () = taken(&socket) => {}
+        () = is_down(PAUSE) => {}
     }
 }
 
-async fn discard(mut stream: Stream, last_words: Option<Refusal>) {
+/// Closes the sending side, in TLS too. Returns `None` if the client takes nothing.
+async fn end(mut stream: Stream, last_words: Option<Refusal>) -> Option<Socket> {
     let closed = async {
         if let Some(refusal) = last_words {
             stream.write_all(&refusal.http1()).await?;
@@ -55,12 +73,14 @@ async fn discard(mut stream: Stream, last_words: Option<Refusal>) {
         stream.shutdown().await
     };
     // The refusal fits into the socket's buffer, unless the client has taken nothing for long.
-    if !matches!(timeout(PAUSE, closed).await, Ok(Ok(()))) {
-        stream.forget();
-        return;
+    match timeout(PAUSE, closed).await {
+        Ok(Ok(())) => Some(stream.into_socket()),
+        Ok(Err(_)) | Err(_) => None,
     }
-    // In TLS the input is not even decrypted.
-    let mut socket = stream.into_socket();
+}
+
+/// Reads what the client still sends. In TLS it is not even decrypted.
+async fn discard(socket: &mut Socket) {
     let mut buffer = Vec::with_capacity(BUFFER);
     let mut left = BYTES;
     while let Ok(Ok(read @ 1..)) = timeout(PAUSE, socket.read_buf(&mut buffer)).await {
@@ -69,5 +89,21 @@ async fn discard(mut stream: Stream, last_words: Option<Refusal>) {
         if left == 0 {
             return;
         }
+    }
+}
+
+/// Waits until the client's system has acknowledged everything, or nothing for long: a client that
+/// closed its sending side may still be reading.
+async fn taken(socket: &Socket) {
+    let (mut left, mut since) = (socket.queue().untaken(), Instant::now());
+    let mut pause = FIRST_LOOK;
+    while left > 0 && since.elapsed() < AT_MOST {
+        sleep(pause).await;
+        pause = (pause * 2).min(LAST_LOOK);
+        let now = socket.queue().untaken();
+        if now < left {
+            since = Instant::now();
+        }
+        left = now;
     }
 }

@@ -25,6 +25,7 @@ mod places;
 mod refusal;
 mod server;
 mod service;
+mod socket;
 mod stream;
 mod streams;
 mod sums;

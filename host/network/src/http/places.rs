@@ -130,19 +130,24 @@ impl Places {
     }
 }
 
-/// Whether an evicted connection can be closed now: none of its requests is running.
+/// Whether an evicted connection can be closed now: none of its requests is running, and its client
+/// has its answers or did not take them for `patience`.
 pub(super) fn gives_way(activity: &Activity, patience: Duration) -> bool {
     rank(activity, patience).is_some()
 }
 
 fn rank(activity: &Activity, patience: Duration) -> Option<(Standing, Instant)> {
     let (phase, mut began) = activity.began();
+    let is_held = matches!(phase, Phase::Idle | Phase::Lingering);
+    let is_held = is_held && activity.send_queue().untaken() > 0;
     if phase == Phase::Answering {
         // New requests on the same connection do not make an untaken answer younger.
         let oldest = activity.untaken().oldest();
         began = oldest.map_or(began, |oldest| oldest.min(began));
     }
     let standing = match phase {
+        // The system has the whole answer, but the client does not.
+        _ if is_held && began.elapsed() < patience => return None,
         Phase::Lingering => Standing::Over,
         Phase::Silent | Phase::Head | Phase::Body if began.elapsed() >= SLOW => Standing::Slow,
         Phase::Idle if began.elapsed() >= SLOW => Standing::Idle,

@@ -10,16 +10,17 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use http::{Request, Response, request};
 use ostrakon_observe::metrics::{Label as _, Listener, Metrics};
-use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpListener, TcpStream};
+use socket2::{Domain, Protocol, Type};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::coop::unconstrained;
 use tokio::task::{Id, JoinError, JoinSet};
-use tokio::time::{sleep, timeout};
+use tokio::time::{interval, sleep, timeout};
 
 use super::caller::{Caller, Door};
 use super::connection::{self, Shared};
 use super::places::{Lost, Places, gives_way};
+use super::socket::Socket;
 use super::stream::Stream;
 use super::sums::Sums;
 use super::wire::{Activity, Phase};
@@ -47,6 +48,8 @@ const MAX_LEAVING: usize = 64;
 const LEAVING_PART: usize = 8;
 /// How long an evicted h2 connection may take to tell its client.
 const GOAWAY_GRACE: Duration = Duration::from_millis(250);
+/// How often to check whether an evicted connection can be closed.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How long a new connection waits for an evicted one to end when too many have not ended yet:
 /// longer than those may take.
 const LEAVING_WAIT: Duration = Duration::from_millis(500);
@@ -92,7 +95,7 @@ impl Server {
     /// # Errors
     /// When the address cannot be bound because it is in use, or not an address of this machine.
     pub fn bind(address: SocketAddr) -> io::Result<Self> {
-        let socket = Socket::new(
+        let socket = socket2::Socket::new(
             Domain::for_address(address),
             Type::STREAM,
             Some(Protocol::TCP),
@@ -185,9 +188,10 @@ impl Server {
                             shared.metrics.connection_opened(label);
                             let (sender, lost) = watch::channel(false);
                             let activity = Activity::new();
+                            let socket = Socket::new(stream, Arc::clone(activity.send_queue()));
                             let place = (Arc::clone(&activity), lost);
                             let shutdown = for_connections.clone();
-                            let serving = serve(Arc::clone(&shared), stream, peer, place, shutdown);
+                            let serving = serve(Arc::clone(&shared), socket, peer, place, shutdown);
                             places.take(connections.spawn(serving).id(), activity, sender);
                             continue;
                         }
@@ -200,8 +204,9 @@ impl Server {
                             let (sender, lost) = watch::channel(false);
                             let activity = Activity::new();
                             activity.lingers();
+                            let socket = Socket::new(stream, Arc::clone(activity.send_queue()));
                             let place = (Arc::clone(&activity), lost);
-                            let refusing = refuse(stream, place, for_connections.clone());
+                            let refusing = refuse(socket, place, for_connections.clone());
                             told_places.take(told.spawn(refusing).id(), activity, sender);
                         }
                     }
@@ -238,13 +243,13 @@ fn task_of(ended: Result<(Id, ()), JoinError>) -> Id {
 
 /// Answers a connection beyond the limit with a refusal, until it has ended or was evicted.
 async fn refuse(
-    stream: TcpStream,
+    socket: Socket,
     (activity, mut lost): (Arc<Activity>, Lost),
     shutdown: watch::Receiver<bool>,
 ) {
     let refusal = Some(refusals::CONNECTIONS);
     tokio::select! {
-        () = linger::close(Stream::Plain(stream), refusal, &activity, shutdown) => {}
+        () = linger::close(Stream::Plain(socket), refusal, &activity, shutdown) => {}
         () = down(&mut lost) => {}
     }
 }
@@ -253,23 +258,23 @@ async fn refuse(
 /// for.
 async fn serve<H: Handler>(
     shared: Arc<Shared<H>>,
-    stream: TcpStream,
+    socket: Socket,
     peer: SocketAddr,
     (activity, mut lost): (Arc<Activity>, Lost),
     shutdown: watch::Receiver<bool>,
 ) {
     // Answers are written whole, so waiting for more data gains nothing.
-    if let Err(error) = stream.set_nodelay(true) {
+    if let Err(error) = socket.stream().set_nodelay(true) {
         tracing::debug!(client = %peer, %error, "connection ended");
         return;
     }
     let limits = Arc::clone(&shared.limits);
     let place = (Arc::clone(&activity), lost.clone());
-    let mut connection = pin!(connection::serve(shared, stream, peer, place, shutdown));
+    let mut connection = pin!(connection::serve(shared, socket, peer, place, shutdown));
     // Unconstrained: a client that sends without a pause would otherwise use up the task's budget
     // each time.
     let mut told = pin!(unconstrained(down(&mut lost)));
-    let (mut is_lost, mut grace) = (false, None);
+    let (mut is_lost, mut grace, mut looks) = (false, None, None);
     std::future::poll_fn(|context| {
         // The connection is polled first: received bytes are read, and may be a request that must
         // be run.
@@ -277,7 +282,13 @@ async fn serve<H: Handler>(
             return Poll::Ready(());
         }
         is_lost = is_lost || told.as_mut().poll(context).is_ready();
-        if !is_lost || !gives_way(&activity, limits.load().answer_patience) {
+        if !is_lost {
+            return Poll::Pending;
+        }
+        // No event tells that the client has taken what the system holds for it.
+        let looks = looks.get_or_insert_with(|| interval(LOOK_EVERY));
+        while looks.poll_tick(context).is_ready() {}
+        if !gives_way(&activity, limits.load().answer_patience) {
             return Poll::Pending;
         }
         if activity.began().0 == Phase::Idle {

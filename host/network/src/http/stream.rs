@@ -9,6 +9,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::socket::Socket;
 use crate::tls::ServerStream;
 
 /// The interval of keep-alive probes, and how many a client may leave unanswered.
@@ -18,13 +19,13 @@ const PROBES: u32 = 5;
 /// A plain or a TLS stream; the first byte decides which.
 #[derive(Debug)]
 pub(super) enum Stream {
-    Plain(TcpStream),
-    Tls(Box<ServerStream<TcpStream>>),
+    Plain(Socket),
+    Tls(Box<ServerStream<Socket>>),
 }
 
 impl Stream {
     /// The underlying socket, for bytes whose content no longer matters.
-    pub(super) fn into_socket(self) -> TcpStream {
+    pub(super) fn into_socket(self) -> Socket {
         match self {
             Self::Plain(socket) => socket,
             Self::Tls(stream) => stream.into_inner().0,
@@ -33,16 +34,9 @@ impl Stream {
 
     fn socket(&self) -> &TcpStream {
         match self {
-            Self::Plain(socket) => socket,
-            Self::Tls(stream) => stream.get_ref().0,
+            Self::Plain(socket) => socket.stream(),
+            Self::Tls(stream) => stream.get_ref().0.stream(),
         }
-    }
-
-    /// Makes the system discard its send buffer when the stream is dropped. For clients that have
-    /// taken nothing for long.
-    pub(super) fn forget(&self) {
-        // Without this, the system keeps the buffer for minutes.
-        let _ = SockRef::from(self.socket()).set_linger(Some(Duration::ZERO));
     }
 
     /// Waits until the client has sent bytes or closed its sending side.

@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::buffered::Buffered;
+use super::socket::SendQueue;
 use super::stream::Stream;
 use super::taken::Untaken;
 
@@ -62,6 +63,8 @@ pub(super) struct Activity {
     /// Answers whose bodies are not completely written, for h2: there, a flush does not mean that
     /// everything was written.
     untaken: Arc<Untaken>,
+    /// What the system holds of answers that are written.
+    send_queue: Arc<SendQueue>,
     /// Whether a part of a request's headers has arrived.
     head: AtomicBool,
     /// Whether an h2 header block has begun and not ended, and the time it began, in the format of
@@ -98,6 +101,7 @@ impl Activity {
             reading: AtomicUsize::new(0),
             owed: AtomicBool::new(false),
             untaken: Arc::default(),
+            send_queue: Arc::default(),
             head: AtomicBool::new(false),
             in_block: AtomicBool::new(false),
             block_began: AtomicU64::new(0),
@@ -270,6 +274,10 @@ impl Activity {
     /// The h2 answers that are not completely taken.
     pub(super) fn untaken(&self) -> &Arc<Untaken> {
         &self.untaken
+    }
+
+    pub(super) fn send_queue(&self) -> &Arc<SendQueue> {
+        &self.send_queue
     }
 
     fn owes(&self) -> bool {

@@ -7,6 +7,8 @@ mod ending;
 mod half_closed;
 mod limits;
 mod room;
+#[cfg(target_os = "linux")]
+mod send_queue;
 mod strict;
 mod strict_h2;
 

@@ -276,7 +276,7 @@ async fn a_slow_client_with_many_answers_at_once_is_not_cut() {
 /// The host's unsent and unread bytes on a connection, according to the kernel's table of
 /// connections.
 #[cfg(target_os = "linux")]
-fn queues(server: &Running, client: &TcpStream) -> [usize; 2] {
+pub(super) fn queues(server: &Running, client: &TcpStream) -> [usize; 2] {
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
     let ports = [server.address.port(), client.local_addr().unwrap().port()];
     let ends = ports.map(|port| format!(":{port:04X}"));
