@@ -1,7 +1,7 @@
 //! A counter for each path: `POST` adds one, `GET` reads.
 
 use ostrakon_guest::{
-    Description, Error, Guest, Request, RequestLine, Response, Result, Route, Settings,
+    Description, Error, Guest, Request, RequestHead, Response, Result, Route, Settings,
 };
 
 pub struct Counter;
@@ -17,10 +17,10 @@ impl Guest for Counter {
         Ok(Self)
     }
 
-    fn route(&self, line: &RequestLine) -> Route {
-        match line.method() {
-            "POST" => Route::write(line.path()),
-            _ => Route::read(line.path()),
+    fn route(&self, head: &RequestHead) -> Route {
+        match head.method() {
+            "POST" => Route::write(head.path()),
+            _ => Route::read(head.path()),
         }
     }
 

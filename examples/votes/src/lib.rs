@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 
 use ostrakon_guest::{
-    Description, Error, Guest, Part, Request, RequestLine, Response, Result, Route, Settings, Store,
+    Description, Error, Guest, Part, Request, RequestHead, Response, Result, Route, Settings, Store,
 };
 use serde::{Deserialize, Serialize};
 
@@ -36,10 +36,10 @@ impl Guest for Votes {
         Ok(Self)
     }
 
-    fn route(&self, line: &RequestLine) -> Route {
-        match line.segments().as_deref() {
+    fn route(&self, head: &RequestHead) -> Route {
+        match head.segments().as_deref() {
             Ok([polls]) if polls == "polls" => Route::everywhere(),
-            Ok([polls, poll, ..]) if polls == "polls" => match line.method() {
+            Ok([polls, poll, ..]) if polls == "polls" => match head.method() {
                 "PUT" | "DELETE" => Route::write(poll.as_str()),
                 _ => Route::read(poll.as_str()),
             },

@@ -1,6 +1,6 @@
 //! The operation that a request asks for.
 
-use ostrakon_guest::{Error, RequestLine, Result, paths};
+use ostrakon_guest::{Error, RequestHead, Result, paths};
 
 /// The operation that a request asks for. A `HEAD` of a read is a `GET` whose body the host omits.
 #[derive(Debug, PartialEq, Eq)]
@@ -37,38 +37,38 @@ const MAX_KEY: usize = 1024;
 
 impl Call {
     /// Parses a request's line. Percent-encoding is decoded after the path is split, so `%2F` is a slash in a key.
-    pub(crate) fn of(line: &RequestLine) -> Result<Self> {
-        let path = line.path();
+    pub(crate) fn of(head: &RequestHead) -> Result<Self> {
+        let path = head.path();
         let parts: Vec<&str> = path.split('/').collect();
         match parts[..] {
             ["", "save", key, word] if !key.is_empty() && !word.is_empty() => {
-                allow(line, &["GET"])?;
+                allow(head, &["GET"])?;
                 Ok(Self::Save {
                     key: checked(key)?,
                     word: paths::decode(word)?,
                 })
             }
             ["", "load", key] if !key.is_empty() => {
-                allow(line, &["GET", "HEAD"])?;
+                allow(head, &["GET", "HEAD"])?;
                 Ok(Self::Load { key: checked(key)? })
             }
             ["", "allKeys"] => {
-                allow(line, &["GET", "HEAD"])?;
+                allow(head, &["GET", "HEAD"])?;
                 Ok(Self::AllKeys)
             }
             ["", "keys"] => {
-                allow(line, &["GET", "HEAD"])?;
+                allow(head, &["GET", "HEAD"])?;
                 Ok(Self::Keys)
             }
             ["", "kv"] => {
-                allow(line, &["GET", "HEAD"])?;
-                Ok(Self::List(Page::of(line)?))
+                allow(head, &["GET", "HEAD"])?;
+                Ok(Self::List(Page::of(head)?))
             }
             // Everything after `/kv/` is the key: its slashes need no encoding.
             ["", "kv", ..] => {
-                allow(line, &["GET", "HEAD", "PUT", "DELETE"])?;
+                allow(head, &["GET", "HEAD", "PUT", "DELETE"])?;
                 let key = checked(path.strip_prefix("/kv/").unwrap_or_default())?;
-                Ok(match line.method() {
+                Ok(match head.method() {
                     "PUT" => Self::Put { key },
                     "DELETE" => Self::Delete { key },
                     _ => Self::Get { key },
@@ -84,8 +84,8 @@ impl Call {
 }
 
 impl Page {
-    fn of(line: &RequestLine) -> Result<Self> {
-        let limit = match line.query("limit")?.as_deref() {
+    fn of(head: &RequestHead) -> Result<Self> {
+        let limit = match head.query("limit")?.as_deref() {
             None | Some("") => 100,
             Some(limit) => limit
                 .parse()
@@ -94,15 +94,15 @@ impl Page {
                 .ok_or_else(|| Error::new(400, "bad_limit", "limit is a number from 1 to 1000"))?,
         };
         Ok(Self {
-            prefix: line.query("prefix")?.unwrap_or_default(),
-            after: line.query("after")?.unwrap_or_default(),
+            prefix: head.query("prefix")?.unwrap_or_default(),
+            after: head.query("after")?.unwrap_or_default(),
             limit,
         })
     }
 }
 
-fn allow(line: &RequestLine, methods: &[&str]) -> Result<()> {
-    if methods.contains(&line.method()) {
+fn allow(head: &RequestHead, methods: &[&str]) -> Result<()> {
+    if methods.contains(&head.method()) {
         Ok(())
     } else {
         Err(Error::method_not_allowed(&methods.join(", ")))
@@ -153,7 +153,7 @@ mod tests {
         let mut answered = BTreeSet::new();
         for (path, methods) in shown {
             for method in ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH"] {
-                let call = Call::of(&RequestLine::new(method, path));
+                let call = Call::of(&RequestHead::new(method, path));
                 let is_shown = methods.contains(method);
                 assert_eq!(call.is_ok(), is_shown, "{method} {path}");
                 answered.extend(call.ok().as_ref().map(name));

@@ -13,7 +13,7 @@ mod part;
 mod sharding;
 
 use ostrakon_guest::{
-    Description, Error, Guest, Part, Request, RequestLine, Response, Result, Route, Settings,
+    Description, Error, Guest, Part, Request, RequestHead, Response, Result, Route, Settings,
 };
 
 use call::{Call, Page};
@@ -43,8 +43,8 @@ impl Guest for Kv {
         self.sharding.owner(partition, shards)
     }
 
-    fn route(&self, line: &RequestLine) -> Route {
-        match Call::of(line) {
+    fn route(&self, head: &RequestHead) -> Route {
+        match Call::of(head) {
             Ok(Call::Save { key, .. } | Call::Put { key } | Call::Delete { key }) => {
                 Route::write(key)
             }

@@ -46,7 +46,10 @@ pub(crate) struct Joined<'a> {
 impl<'a> Joined<'a> {
     /// Fails unless every shard returned a part: a list that silently lacks keys would be worse than an error.
     pub(crate) fn of(parts: &'a [Part]) -> Result<Self> {
-        let parse = |part: &'a Part| Keys::of(part.body()?).ok_or_else(|| part.incomplete());
+        let parse = |part: &'a Part| {
+            let unreadable = || part.unreadable("its list is malformed");
+            Keys::of(part.body()?).ok_or_else(unreadable)
+        };
         let parts: Vec<_> = parts.iter().map(parse).collect::<Result<_>>()?;
         let mut joined = Self {
             heads: BinaryHeap::with_capacity(parts.len()),

@@ -227,7 +227,9 @@ fn what_is_not_a_part_is_never_taken_for_an_empty_one() {
             let reply = shard.gather("GET", path, &[], vec![good.clone(), part]);
             assert_eq!(reply.status, 503, "{path}: {body:?}");
             assert!(
-                reply.text().contains("shard 1 returned no part"),
+                reply
+                    .text()
+                    .contains("shard 1 gave a part that cannot be read"),
                 "{}",
                 reply.text()
             );

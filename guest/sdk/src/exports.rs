@@ -3,8 +3,8 @@
 use std::panic;
 
 use crate::{
-    Description, Error, Guest, Migration, Part, Request, RequestLine, Response, Result, Route,
-    Settings, Shard,
+    Description, Error, Guest, Migration, Part, Request, RequestHead, Response, Result, Route,
+    Settings, Shard, bindings,
     log::{self, Level},
 };
 
@@ -87,16 +87,21 @@ impl<I: Instance> crate::bindings::Guest for Exports<I> {
     }
 
     fn route(method: String, path_with_query: String) -> Route {
-        Self::guest().route(&RequestLine::new(method, path_with_query))
+        Self::guest().route(&RequestHead::new(method, path_with_query))
     }
 
     fn handle(method: String, path_with_query: String, body: Vec<u8>) -> Response {
-        let request = Request::new(RequestLine::new(method, path_with_query), body);
+        let request = Request::new(RequestHead::new(method, path_with_query), body);
         reply(Self::guest().handle(&request))
     }
 
-    fn gather(method: String, path_with_query: String, parts: Vec<Part>) -> Response {
-        let request = Request::new(RequestLine::new(method, path_with_query), Vec::new());
+    fn gather(
+        method: String,
+        path_with_query: String,
+        parts: Vec<bindings::ostrakon::shard::types::Part>,
+    ) -> Response {
+        let request = Request::new(RequestHead::new(method, path_with_query), Vec::new());
+        let parts = parts.into_iter().map(Part::from).collect();
         reply(Self::guest().gather(&request, parts))
     }
 

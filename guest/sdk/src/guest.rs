@@ -1,7 +1,7 @@
 //! The trait that a guest implements.
 
 use crate::{
-    Description, Error, Migration, Part, Request, RequestLine, Response, Result, Route, Settings,
+    Description, Error, Migration, Part, Request, RequestHead, Response, Result, Route, Settings,
     sharding,
 };
 
@@ -20,8 +20,9 @@ pub trait Guest: Sized + 'static {
     /// one keeps serving.
     fn new(settings: Settings) -> Result<Self, String>;
 
-    /// The route of a request: its partition or shards, and whether it writes. Pure.
-    fn route(&self, line: &RequestLine) -> Route;
+    /// The route of a request: its partition or shards, and whether it writes. Pure: the same for the same head, settings
+    /// and [random bytes](RequestHead::random).
+    fn route(&self, head: &RequestHead) -> Route;
 
     /// Answers a request.
     ///

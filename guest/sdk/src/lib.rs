@@ -3,7 +3,7 @@
 //! A guest is a type that implements [`Guest`] and is passed to [`export!`]:
 //!
 //! ```
-//! use ostrakon_guest::{Description, Error, Guest, Request, RequestLine, Response, Result, Route, Settings};
+//! use ostrakon_guest::{Description, Error, Guest, Request, RequestHead, Response, Result, Route, Settings};
 //!
 //! struct Greeter;
 //!
@@ -18,8 +18,8 @@
 //!         Ok(Self)
 //!     }
 //!
-//!     fn route(&self, line: &RequestLine) -> Route {
-//!         Route::write(line.path())
+//!     fn route(&self, head: &RequestHead) -> Route {
+//!         Route::write(head.path())
 //!     }
 //!
 //!     fn handle(&self, request: &Request) -> Result<Response> {
@@ -33,13 +33,19 @@
 //! In a Wasm build the imports are the host's. In a native build they are those of a shard in memory, which tests the
 //! same logic without Wasm: see [`testing`].
 
+pub mod collections;
+pub mod cookies;
 mod error;
+pub mod forms;
 mod guest;
+pub mod html;
 pub mod log;
+mod part;
 pub mod paths;
 mod request;
 mod response;
 mod route;
+pub mod router;
 mod secret;
 mod settings;
 mod shard;
@@ -47,6 +53,7 @@ pub mod sharding;
 mod store;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
+pub mod time;
 
 #[doc(hidden)]
 pub mod bindings;
@@ -54,12 +61,12 @@ pub mod bindings;
 pub mod exports;
 mod imports;
 
-pub use bindings::ostrakon::shard::types::{
-    Access, Description, Header, Part, Response, Route, Target,
-};
+pub use bindings::ostrakon::shard::types::{Access, Description, Header, Response, Route, Target};
+pub use cookies::Cookie;
 pub use error::{Error, Result};
 pub use guest::Guest;
-pub use request::{Request, RequestLine};
+pub use part::{Generation, Part};
+pub use request::{Request, RequestHead};
 pub use secret::Secret;
 pub use settings::Settings;
 pub use shard::{Entries, Migration, Partitions, Shard, ShardEntry};

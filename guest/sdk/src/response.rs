@@ -1,8 +1,8 @@
 //! The response to a client.
 
-use serde::{Serialize, de::DeserializeOwned};
+use serde::Serialize;
 
-use crate::{Error, Header, Part, Response, Result};
+use crate::{Header, Request, Response};
 
 /// The builders do not check the contract's limits: a response that HTTP or the host does not allow fails the request
 /// with 500.
@@ -20,6 +20,36 @@ impl Response {
     /// A 200 with a text as its body.
     pub fn text(body: impl Into<String>) -> Self {
         Self::bytes("text/plain; charset=utf-8", body.into())
+    }
+
+    /// A 200 with an HTML page as its body. Texts in it have to be [escaped](crate::html::escape).
+    pub fn html(page: impl Into<String>) -> Self {
+        Self::bytes("text/html; charset=utf-8", page.into())
+    }
+
+    /// Sends the client to another page, to be fetched with `GET`: 303, as after a form. The location is a path of this
+    /// service, or a URL.
+    pub fn see_other(location: &str) -> Self {
+        Self::new(303).header("location", location)
+    }
+
+    /// The same response for a `GET`, with a version that the client may keep: 304 without a body if it has this version
+    /// already. The version consists of visible ASCII characters without quotes, and changes whenever the response does.
+    #[must_use]
+    pub fn versioned(self, request: &Request, version: &str) -> Self {
+        let tag = ["\"", version, "\""].concat();
+        let known = request.header("if-none-match");
+        let mut known = known
+            .iter()
+            .filter_map(|line| std::str::from_utf8(line).ok());
+        let is_known = known.any(|line| {
+            let mut tags = line.split(',').map(str::trim);
+            tags.any(|known| known == "*" || known.strip_prefix("W/").unwrap_or(known) == tag)
+        });
+        let response = if is_known { Self::new(304) } else { self };
+        response
+            .header("etag", tag)
+            .header("cache-control", "no-cache")
     }
 
     /// A 200 with any bytes as its body, and their content type.
@@ -62,38 +92,5 @@ impl Response {
     pub fn discard(mut self) -> Self {
         self.discard = true;
         self
-    }
-}
-
-impl Part {
-    /// The body of a shard's 200.
-    ///
-    /// # Errors
-    /// 503, `incomplete`, if the shard answered otherwise: the joined response would lack its part.
-    pub fn body(&self) -> Result<&[u8]> {
-        if self.response.status == 200 {
-            Ok(&self.response.body)
-        } else {
-            Err(self.incomplete())
-        }
-    }
-
-    /// The body of a shard's 200, read as JSON.
-    ///
-    /// # Errors
-    /// 503, `incomplete`, if the shard answered otherwise, or its body is not such a value.
-    pub fn json<T: DeserializeOwned>(&self) -> Result<T> {
-        serde_json::from_slice(self.body()?).map_err(|_| self.incomplete())
-    }
-
-    /// The error for a response that would lack this part: 503, `incomplete`, with the shard's number.
-    pub fn incomplete(&self) -> Error {
-        let message = [
-            "shard ",
-            &self.shard.to_string(),
-            " returned no part of the response: retry",
-        ]
-        .concat();
-        Error::new(503, "incomplete", message).header("retry-after", "1")
     }
 }

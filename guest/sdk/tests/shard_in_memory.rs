@@ -1,7 +1,7 @@
 //! The shard in memory behaves like the host.
 
 use ostrakon_guest::{
-    Description, Error, Guest, Migration, Request, RequestLine, Response, Result, Route, Secret,
+    Description, Error, Guest, Migration, Request, RequestHead, Response, Result, Route, Secret,
     Settings, StoreError,
     testing::{Limits, TestShard},
 };
@@ -29,11 +29,11 @@ impl<const SCHEMA: u32> Guest for Probe<SCHEMA> {
         }
     }
 
-    fn route(&self, line: &RequestLine) -> Route {
-        match line.path() {
+    fn route(&self, head: &RequestHead) -> Route {
+        match head.path() {
             "/shard" | "/store-in-here" => Route::here(),
             "/long" => Route::read("k".repeat(1025)),
-            _ if line.method() == "GET" => Route::read("p"),
+            _ if head.method() == "GET" => Route::read("p"),
             _ => Route::write("p"),
         }
     }

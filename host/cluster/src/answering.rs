@@ -248,6 +248,7 @@ impl Answering {
             Ok(part) => PeerResponse::Part {
                 moved: part.moved,
                 reply: ForwardedReply::of(&part.reply),
+                origin: part.origin.map(Into::into),
             },
             Err(refused) if refused.is_passing() => later(&refused),
             Err(refused) => PeerResponse::PartRefused {

@@ -106,10 +106,15 @@ impl Others for Cluster {
             drop(span);
             let malformed = || NoPart::Away(self.refusal(at, Err(AskError::Answer)));
             match said {
-                Ok(PeerResponse::Part { moved, reply }) => Ok(Part {
+                Ok(PeerResponse::Part {
+                    moved,
+                    reply,
+                    origin,
+                }) => Ok(Part {
                     shard: at,
                     moved,
                     reply: reply.unpack().ok_or_else(malformed)?,
+                    origin: origin.map(Into::into),
                 }),
                 Ok(PeerResponse::PartRefused { reply }) => {
                     Err(reply.unpack().map_or_else(malformed, NoPart::Refused))

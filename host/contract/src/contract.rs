@@ -1,6 +1,10 @@
 //! The types of the guest contract in plain Rust. The rest of the host uses only these.
 
+use std::fmt;
+use std::sync::OnceLock;
+
 use bytes::Bytes;
+use ostrakon_base::digest::Digest;
 use ostrakon_observe::metrics;
 use ostrakon_observe::trace::Trace;
 
@@ -76,6 +80,75 @@ pub struct Request {
     pub trace: Trace,
     /// The connection that the request came from; a guest does not see it.
     pub client: Client,
+    pub kept: Kept,
+}
+
+/// What a request keeps however often it is run. Nothing is chosen before a guest asks for it.
+#[derive(Clone, Default)]
+pub struct Kept {
+    seed: OnceLock<Seed>,
+    /// In nanoseconds since 1970.
+    instant: OnceLock<u64>,
+}
+
+/// What the random bytes of a request are made of.
+pub type Seed = [u8; 32];
+
+impl Kept {
+    /// What a shard keeps of a request that another shard has begun with.
+    pub fn of(seed: Option<Seed>) -> Self {
+        Self {
+            seed: seed.map_or_else(OnceLock::new, OnceLock::from),
+            instant: OnceLock::new(),
+        }
+    }
+
+    /// The seed, if it is chosen.
+    pub fn chosen_seed(&self) -> Option<Seed> {
+        self.seed.get().copied()
+    }
+
+    /// The seed; chosen now if it is not yet.
+    ///
+    /// # Panics
+    /// If the system has no random numbers.
+    pub fn seed(&self) -> Seed {
+        *self.seed.get_or_init(|| {
+            let mut seed = [0; size_of::<Seed>()];
+            getrandom::fill(&mut seed).expect("the system has random numbers");
+            seed
+        })
+    }
+
+    /// The request's instant in this shard; taken now if it is not yet.
+    pub fn instant(&self, now: impl FnOnce() -> u64) -> u64 {
+        *self.instant.get_or_init(now)
+    }
+}
+
+/// Says nothing: who knows a seed knows the ids that a guest makes.
+impl fmt::Debug for Kept {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Kept").finish_non_exhaustive()
+    }
+}
+
+/// The generation that gave a part of an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The digest of its component and settings.
+    pub digest: Digest,
+    pub description: Description,
+}
+
+/// One shard's part of the answer to a request to all shards, as a guest joins it.
+#[derive(Clone, Debug)]
+pub struct Part {
+    /// The shard's ordinal.
+    pub shard: u32,
+    pub reply: Reply,
+    /// `None` if the shard's host is too old to say.
+    pub origin: Option<Origin>,
 }
 
 /// A guest's response after validation: it can be sent unchanged.

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use ostrakon_contract::contract::Request;
+use chacha20::ChaCha20Rng;
+use ostrakon_contract::contract::{Origin, Request};
 use ostrakon_observe::metrics::{Export, Label, Metrics};
 use ostrakon_settings::settings::Settings;
 use ostrakon_store::{Migration, Snapshot, Transaction};
@@ -22,8 +23,8 @@ use super::stdio::LogStream;
 /// and may wait for in one call.
 pub(super) const MAX_HANDLES: usize = 1024;
 
-/// The limit on random bytes in one call of WASI, as in a browser.
-const MAX_RANDOM: u64 = 64 << 10;
+/// The limit on random bytes in one call, as in a browser.
+pub(super) const MAX_RANDOM: u32 = 64 << 10;
 
 /// Which shard this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +71,15 @@ pub(super) struct Call {
     pub(super) data: Data,
     pub(super) copies: Copies,
     pub(super) time: Time,
+    /// The time that the guest was told, in nanoseconds since 1970.
+    pub(super) now: Option<u64>,
+    /// The random bytes that the guest has not been given yet. Boxed: few guests ask for them.
+    pub(super) random: Option<Box<ChaCha20Rng>>,
+    /// The partition that the request names, if another shard has it and nothing is found here.
+    pub(super) elsewhere: Option<Vec<u8>>,
+    /// In `gather`: by the shards' ordinals, what gave their parts, and whether that is this
+    /// generation.
+    pub(super) origins: BTreeMap<u32, (Origin, bool)>,
 }
 
 impl Call {
@@ -81,6 +91,10 @@ impl Call {
             data: Data::None,
             copies: Copies::ANY,
             time: Time::default(),
+            now: None,
+            random: None,
+            elsewhere: None,
+            origins: BTreeMap::new(),
         }
     }
 }
@@ -102,7 +116,7 @@ impl Context {
         let wasi = WasiCtx::builder()
             .stdout(LogStream::new(lines.clone(), tracing::Level::INFO))
             .stderr(LogStream::new(lines.clone(), tracing::Level::WARN))
-            .max_random_size(MAX_RANDOM)
+            .max_random_size(MAX_RANDOM.into())
             .build();
         let mut table = ResourceTable::new();
         table.set_max_capacity(MAX_HANDLES);

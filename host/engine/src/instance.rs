@@ -1,9 +1,13 @@
 //! An instance of a guest, and its calls.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ostrakon_contract::contract::{Access, Description, Reply, Request, Route, Target};
+use ostrakon_base::digest::Digest;
+use ostrakon_contract::contract::{
+    Access, Description, Origin, Part, Reply, Request, Route, Target,
+};
 use ostrakon_observe::metrics::Export;
 use ostrakon_observe::trace::{Operation, Trace};
 use ostrakon_store::{Group, Migration, Snapshot, Transaction};
@@ -32,6 +36,8 @@ const MAX_COMPONENT_HANDLES: usize = 10_000;
 pub enum ReadData {
     /// One partition, by its key.
     Partition(Vec<u8>, Arc<Snapshot>),
+    /// A partition of another shard: nothing is found.
+    Elsewhere(Vec<u8>, Arc<Snapshot>),
     Shard(Arc<Snapshot>),
 }
 
@@ -46,6 +52,9 @@ pub(super) struct Instance {
     pub(super) shards: u32,
     /// The limit on bytes copied in each call.
     pub(super) copies: Copies,
+    /// For the next call: see [`Call::elsewhere`] and [`Call::origins`].
+    elsewhere: Option<Vec<u8>>,
+    origins: BTreeMap<u32, (Origin, bool)>,
     pub(super) requests: u64,
 }
 
@@ -87,6 +96,8 @@ impl Instance {
             initial_memory,
             shards,
             copies: Copies::ANY,
+            elsewhere: None,
+            origins: BTreeMap::new(),
             requests: 0,
         })
     }
@@ -149,14 +160,14 @@ impl Instance {
 
     pub(super) async fn route(
         &mut self,
-        request: &Request,
+        request: &Arc<Request>,
         deadline: Duration,
     ) -> Result<Route, Failure> {
         let (method, path) = (request.method.as_str(), request.path.as_str());
         let (_, routed) = self
             .call(
                 Export::Route,
-                About::Routing(request),
+                About::Request(request),
                 Data::None,
                 deadline,
                 async |service, store| service.call_route(store, method, path).await,
@@ -197,6 +208,11 @@ impl Instance {
     ) -> Result<Reply, Failure> {
         let data = match data {
             ReadData::Partition(partition, snapshot) => Data::Partition(partition, snapshot),
+            ReadData::Elsewhere(partition, snapshot) => {
+                self.elsewhere = Some(partition);
+                // No partition has an empty key.
+                Data::Partition(Vec::new(), snapshot)
+            }
             ReadData::Shard(snapshot) => Data::Shard(snapshot),
         };
         self.handle(request, data, deadline).await.1
@@ -250,18 +266,25 @@ impl Instance {
         )
     }
 
-    /// Joins the replies of all shards, given with their ordinals.
+    /// Joins the parts of all shards. `mine` is the digest of this guest with its settings.
     pub(super) async fn gather(
         &mut self,
         request: &Arc<Request>,
-        replies: &[(u32, Reply)],
+        parts: &[Part],
+        mine: Digest,
         deadline: Duration,
     ) -> Result<Reply, Failure> {
         let (method, path) = (request.method.as_str(), request.path.as_str());
-        let headers: Vec<Vec<wit::HeaderParam<'_>>> = replies
+        let origins = parts.iter().filter_map(|part| {
+            let origin = part.origin.clone()?;
+            let same = origin.digest == mine;
+            Some((part.shard, (origin, same)))
+        });
+        self.origins = origins.collect();
+        let headers: Vec<Vec<wit::HeaderParam<'_>>> = parts
             .iter()
-            .map(|(_, reply)| {
-                let headers = reply.headers.iter();
+            .map(|part| {
+                let headers = part.reply.headers.iter();
                 headers
                     .map(|(name, value)| wit::HeaderParam {
                         name: name.as_str(),
@@ -270,16 +293,16 @@ impl Instance {
                     .collect()
             })
             .collect();
-        let parts: Vec<wit::Part<'_>> = replies
+        let parts: Vec<wit::Part<'_>> = parts
             .iter()
             .zip(&headers)
-            .map(|((shard, reply), headers)| wit::Part {
-                shard: *shard,
+            .map(|(part, headers)| wit::Part {
+                shard: part.shard,
                 response: wit::ResponseParam {
-                    status: reply.status.as_u16(),
+                    status: part.reply.status.as_u16(),
                     headers,
-                    body: &reply.body,
-                    discard: reply.discard,
+                    body: &part.reply.body,
+                    discard: part.reply.discard,
                 },
             })
             .collect();
@@ -352,6 +375,10 @@ impl Instance {
             data,
             copies: self.copies,
             time: Time::until(began.checked_add(deadline)),
+            now: None,
+            random: None,
+            elsewhere: self.elsewhere.take(),
+            origins: std::mem::take(&mut self.origins),
         };
         context.limiter.denied = false;
         self.store.set_epoch_deadline(Engine::ticks(deadline));
@@ -386,9 +413,6 @@ fn shorten(said: Result<(), String>) -> Result<(), String> {
 /// The request that a call concerns.
 enum About<'a> {
     Nothing,
-    /// A request of which the guest sees only the arguments.
-    Routing(&'a Request),
-    /// A request of which the guest can ask for more.
     Request(&'a Arc<Request>),
 }
 
@@ -396,14 +420,13 @@ impl About<'_> {
     fn trace(&self) -> Option<&Trace> {
         match self {
             Self::Nothing => None,
-            Self::Routing(request) => Some(&request.trace),
             Self::Request(request) => Some(&request.trace),
         }
     }
 
     fn visible(&self) -> Option<Arc<Request>> {
         match self {
-            Self::Nothing | Self::Routing(_) => None,
+            Self::Nothing => None,
             Self::Request(request) => Some(Arc::clone(request)),
         }
     }

@@ -9,6 +9,7 @@ pub mod confinement;
 mod bindings;
 mod bound;
 mod cache;
+mod clock;
 mod compiler;
 mod component;
 mod context;

@@ -4,7 +4,8 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ostrakon_contract::contract::{Description, Reply, Request, Route};
+use ostrakon_base::digest::Digest;
+use ostrakon_contract::contract::{Description, Part, Reply, Request, Route};
 use ostrakon_observe::metrics::{DropReason, Export, Label as _};
 use ostrakon_settings::settings::Settings;
 use ostrakon_store::{Group, Migration, Transaction};
@@ -257,7 +258,7 @@ impl Lease {
     ///
     /// # Errors
     /// If the guest fails.
-    pub async fn route(&mut self, request: &Request, bound: Bound) -> Result<Route, Failure> {
+    pub async fn route(&mut self, request: &Arc<Request>, bound: Bound) -> Result<Route, Failure> {
         #[cfg(feature = "bench-native")]
         if let Some(call) = super::native::Call::of(request) {
             return Ok(call.route());
@@ -331,18 +332,20 @@ impl Lease {
         (group, replied)
     }
 
-    /// Joins the replies of all shards, given with their ordinals.
+    /// Joins the parts of all shards. `mine` is the digest of the guest with its settings, by
+    /// which parts of other generations are told apart.
     ///
     /// # Errors
     /// If the guest fails.
     pub async fn gather(
         &mut self,
         request: &Arc<Request>,
-        replies: &[(u32, Reply)],
+        parts: &[Part],
+        mine: Digest,
         bound: Bound,
     ) -> Result<Reply, Failure> {
         let instance = self.begin_within(bound);
-        let replied = instance.gather(request, replies, bound.time()).await;
+        let replied = instance.gather(request, parts, mine, bound.time()).await;
         self.end(replied.as_ref().err(), Export::Gather, bound);
         replied
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use ostrakon_base::digest::Digest;
 use ostrakon_contract::client::Client;
-use ostrakon_contract::contract::{Reply, Request};
+use ostrakon_contract::contract::{Kept, Reply, Request};
 use ostrakon_engine::{Compiler, Engine, Environment, Guest, Identity, Limits, Purpose};
 use ostrakon_observe::metrics::Metrics;
 use ostrakon_observe::trace::Trace;
@@ -239,6 +239,7 @@ impl Shards {
             headers: http::HeaderMap::new(),
             body: Bytes::new(),
             trace: Trace::default(),
+            kept: Kept::default(),
             client: Client::default(),
         };
         self.services[shard as usize]

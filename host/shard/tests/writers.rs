@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use bytes::Bytes;
 use ostrakon_base::digest::Digest;
 use ostrakon_contract::client::Client;
-use ostrakon_contract::contract::Request;
+use ostrakon_contract::contract::{Kept, Request};
 use ostrakon_engine::{Compiler, Engine, Environment, Guest, Identity, Limits, Purpose};
 use ostrakon_observe::metrics::Metrics;
 use ostrakon_observe::trace::Trace;
@@ -113,6 +113,7 @@ impl Shard {
             headers: http::HeaderMap::new(),
             body: Bytes::new(),
             trace: Trace::default(),
+            kept: Kept::default(),
             client: Client::default(),
         };
         let write = Write {

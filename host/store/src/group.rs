@@ -170,6 +170,11 @@ enum Put {
 }
 
 impl Transaction {
+    /// The key of its partition.
+    pub fn partition(&self) -> &[u8] {
+        &self.partition
+    }
+
     /// The value of a key.
     ///
     /// # Errors

@@ -3,8 +3,9 @@
 pub(crate) use crate::bindings::ostrakon::shard::{
     log::write as log_write,
     request::{
-        header_values as request_header, headers as request_headers, ordinal as request_ordinal,
-        shards as request_shards,
+        header_values as request_header, headers as request_headers, now as request_now,
+        ordinal as request_ordinal, part_generation as request_part_generation,
+        partition as request_partition, random as request_random, shards as request_shards,
     },
     secrets::{Secret as SecretHandle, get as secret},
     settings::{get as settings_get, names as settings_names},

@@ -1,9 +1,12 @@
 //! The current call of a guest, which determines what its imports may reach.
 
-use std::{cell::RefCell, collections::BTreeSet};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use super::World;
-use crate::Header;
+use crate::{Generation, Header};
 
 /// The running export.
 #[derive(Debug)]
@@ -13,7 +16,9 @@ pub(crate) enum Export {
     Start,
     Check,
     Owner,
-    Route,
+    Route {
+        headers: Vec<Header>,
+    },
     /// `handle`, of a request to a partition.
     Partition {
         partition: Vec<u8>,
@@ -24,8 +29,10 @@ pub(crate) enum Export {
     Shard {
         headers: Vec<Header>,
     },
+    /// With the generations that gave the parts.
     Gather {
         headers: Vec<Header>,
+        generations: BTreeMap<u32, Generation>,
     },
     /// With the partitions that existed when it began.
     Migrate {
@@ -37,6 +44,8 @@ pub(crate) enum Export {
 pub(crate) struct Call {
     pub(crate) world: World,
     pub(crate) export: Export,
+    /// How many random numbers of eight bytes the guest was given in this call.
+    pub(crate) given: u64,
 }
 
 thread_local! {

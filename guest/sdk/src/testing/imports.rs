@@ -7,7 +7,7 @@ use super::{
     call::{Call, Export, with},
 };
 use crate::{
-    Header,
+    Generation, Header,
     bindings::ostrakon::shard::{
         shard::{self, PartitionPage, Position},
         store::{self, Entry, Range},
@@ -17,6 +17,9 @@ use crate::{
 
 /// The maximum bytes of a page.
 const PAGE: usize = 1 << 20;
+
+/// The most random bytes of one call.
+const RANDOM: usize = 64 << 10;
 
 /// What an entry or value from the host counts in addition to its bytes.
 const ELEMENT: usize = 64;
@@ -208,6 +211,62 @@ pub(crate) fn request_headers() -> Vec<Header> {
     headers("request.headers")
 }
 
+pub(crate) fn request_partition() -> Option<Vec<u8>> {
+    with(|call| match &call.export {
+        Export::Partition { partition, .. } => Some(partition.clone()),
+        Export::Shard { .. } => None,
+        _ => refuse("request.partition", call),
+    })
+}
+
+pub(crate) fn request_now() -> u64 {
+    with(|call| match &call.export {
+        Export::Partition { .. }
+        | Export::Shard { .. }
+        | Export::Gather { .. }
+        | Export::Migrate { .. } => {
+            u64::try_from(call.world.now.as_nanos()).expect("the time is before the year 2554")
+        }
+        _ => refuse("request.now", call),
+    })
+}
+
+/// The same bytes for the same seed, request and export, so that tests can be repeated.
+pub(crate) fn request_random(length: u32) -> Vec<u8> {
+    check("request.random", length as usize, RANDOM);
+    with(|call| {
+        let stream = match &call.export {
+            Export::Route { .. } => 1,
+            Export::Gather { .. } => 2,
+            Export::Partition { .. } | Export::Shard { .. } => 3 + u64::from(call.world.ordinal),
+            _ => refuse("request.random", call),
+        };
+        let mut bytes = Vec::with_capacity(length as usize + 8);
+        while bytes.len() < length as usize {
+            call.given += 1;
+            let number = [call.world.seed, call.world.request, stream, call.given];
+            bytes.extend(number.into_iter().fold(0, mix).to_le_bytes());
+        }
+        bytes.truncate(length as usize);
+        bytes
+    })
+}
+
+/// A step of SplitMix64 (Steele, Lea and Flood, 2014).
+fn mix(state: u64, number: u64) -> u64 {
+    let mut mixed = (state ^ number).wrapping_add(0x9e37_79b9_7f4a_7c15);
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
+}
+
+pub(crate) fn request_part_generation(shard: u32) -> Option<Generation> {
+    with(|call| match &call.export {
+        Export::Gather { generations, .. } => generations.get(&shard).cloned(),
+        _ => refuse("request.part-generation", call),
+    })
+}
+
 pub(crate) fn request_ordinal() -> u32 {
     with(|call| call.world.ordinal)
 }
@@ -234,7 +293,7 @@ impl SecretHandle {
 
 pub(crate) fn secret(name: &str) -> Option<SecretHandle> {
     with(|call| match call.export {
-        Export::Describe | Export::Start | Export::Owner | Export::Route => {
+        Export::Describe | Export::Start | Export::Owner | Export::Route { .. } => {
             refuse("secrets.get", call)
         }
         _ => call.world.secrets.get(name).cloned().map(SecretHandle),
@@ -303,9 +362,10 @@ fn migrate<T>(
 
 fn headers(import: &str) -> Vec<Header> {
     with(|call| match &call.export {
-        Export::Partition { headers, .. }
+        Export::Route { headers }
+        | Export::Partition { headers, .. }
         | Export::Shard { headers }
-        | Export::Gather { headers } => headers.clone(),
+        | Export::Gather { headers, .. } => headers.clone(),
         _ => refuse(import, call),
     })
 }

@@ -1,12 +1,12 @@
 //! A shard in memory, to test a guest's logic natively, without Wasm.
 //!
 //! ```
-//! # use ostrakon_guest::{Description, Guest, Request, RequestLine, Response, Result, Route, Settings};
+//! # use ostrakon_guest::{Description, Guest, Request, RequestHead, Response, Result, Route, Settings};
 //! # struct Greeter;
 //! # impl Guest for Greeter {
 //! #     fn describe(_: Settings) -> Description { Description::new("greeter", "1.0.0") }
 //! #     fn new(_: Settings) -> Result<Self, String> { Ok(Self) }
-//! #     fn route(&self, line: &RequestLine) -> Route { Route::write(line.path()) }
+//! #     fn route(&self, head: &RequestHead) -> Route { Route::write(head.path()) }
 //! #     fn handle(&self, _: &Request) -> Result<Response> { Ok(Response::text("hello")) }
 //! # }
 //! use ostrakon_guest::testing::TestShard;
@@ -20,6 +20,7 @@
 //! It enforces no deadlines.
 
 mod call;
+mod cluster;
 pub(crate) mod imports;
 mod reply;
 
@@ -27,15 +28,20 @@ use std::{
     collections::BTreeMap,
     fmt, mem,
     panic::{AssertUnwindSafe, catch_unwind},
+    time::Duration,
 };
 
 use call::{Call, Export};
+pub use cluster::TestCluster;
 pub use reply::Reply;
 
 use crate::{
-    Access, Description, Guest, Migration, Part, Request, RequestLine, Route, Settings, Shard,
-    Target, exports, log::Level,
+    Access, Description, Generation, Guest, Migration, Part, Request, RequestHead, Response, Route,
+    Settings, Shard, Target, exports, log::Level,
 };
+
+/// The time at which a shard starts, since 1970-01-01 UTC: 2026-01-01 00:00.
+const START: Duration = Duration::from_secs(1_767_225_600);
 
 /// The entries of a partition: values by their keys.
 pub type Partition = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -80,6 +86,25 @@ pub(crate) struct World {
     pub(crate) ordinal: u32,
     pub(crate) shards: u32,
     pub(crate) log: Vec<(Level, String)>,
+    pub(crate) now: Duration,
+    pub(crate) seed: u64,
+    /// The number of the current request.
+    pub(crate) request: u64,
+}
+
+/// A client's request.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    method: &'a str,
+    path: &'a str,
+    headers: &'a [(&'a str, &'a str)],
+    body: &'a [u8],
+}
+
+impl Asked<'_> {
+    fn head(&self) -> RequestHead {
+        RequestHead::new(self.method, self.path)
+    }
 }
 
 /// A shard in memory with a guest.
@@ -115,6 +140,7 @@ impl<G: Guest> TestShard<G> {
         Builder {
             world: World {
                 shards: 1,
+                now: START,
                 ..World::default()
             },
             schema: None,
@@ -141,14 +167,38 @@ impl<G: Guest> TestShard<G> {
         owner
     }
 
-    /// The guest's route for a request.
+    /// The guest's route for a request without headers.
     ///
     /// # Panics
     /// If the guest panics.
     pub fn route(&mut self, method: &str, path_with_query: &str) -> Route {
-        let line = RequestLine::new(method, path_with_query);
-        self.call(Export::Route, |guest| guest.route(&line))
-            .expect("route panicked")
+        self.route_with(method, path_with_query, &[])
+    }
+
+    /// The guest's route for a request.
+    ///
+    /// # Panics
+    /// If the guest panics.
+    pub fn route_with(&mut self, method: &str, path: &str, headers: &[(&str, &str)]) -> Route {
+        self.world.request += 1;
+        let body = b"";
+        let asked = Asked {
+            method,
+            path,
+            headers,
+            body,
+        };
+        self.routed(asked).expect("route panicked")
+    }
+
+    /// The time that the guest sees, since 1970-01-01 UTC.
+    pub fn now(&self) -> Duration {
+        self.world.now
+    }
+
+    /// Lets time pass. It stands still otherwise.
+    pub fn advance(&mut self, by: Duration) {
+        self.world.now += by;
     }
 
     /// The reply to a request without a body or headers.
@@ -179,11 +229,19 @@ impl<G: Guest> TestShard<G> {
         headers: &[(&str, &str)],
         body: impl AsRef<[u8]>,
     ) -> Reply {
-        let parts = match self.answer(method, path, headers, body.as_ref()) {
+        let body = body.as_ref();
+        let asked = Asked {
+            method,
+            path,
+            headers,
+            body,
+        };
+        let parts = match self.answer(asked) {
             Answer::Reply(reply) => return reply,
             Answer::Part(part) => vec![part],
         };
-        self.gather(method, path, headers, parts)
+        let generations = self.all_same(&parts);
+        self.gathered(asked, parts, generations)
     }
 
     /// This shard's part of the response to a request that is routed everywhere.
@@ -191,13 +249,19 @@ impl<G: Guest> TestShard<G> {
     /// # Panics
     /// If the request is routed elsewhere, or the guest fails.
     pub fn part(&mut self, method: &str, path: &str, headers: &[(&str, &str)]) -> Part {
-        match self.answer(method, path, headers, b"") {
+        let body = b"";
+        match self.answer(Asked {
+            method,
+            path,
+            headers,
+            body,
+        }) {
             Answer::Part(part) => part,
             Answer::Reply(reply) => panic!("the request is not routed everywhere: {reply:?}"),
         }
     }
 
-    /// The reply that the guest's `gather` makes from the parts of several shards.
+    /// The reply that the guest's `gather` makes from the parts of several shards of this generation.
     pub fn gather(
         &mut self,
         method: &str,
@@ -205,14 +269,17 @@ impl<G: Guest> TestShard<G> {
         headers: &[(&str, &str)],
         parts: Vec<Part>,
     ) -> Reply {
-        let request = Request::new(RequestLine::new(method, path), Vec::new());
-        let export = Export::Gather {
-            headers: call::headers(headers),
-        };
-        let response = self.call(export, |guest| {
-            exports::reply(guest.gather(&request, parts))
-        });
-        Reply::checked(response, method, &self.world.limits)
+        let (generations, body) = (self.all_same(&parts), b"");
+        self.gathered(
+            Asked {
+                method,
+                path,
+                headers,
+                body,
+            },
+            parts,
+            generations,
+        )
     }
 
     /// The entries of a partition, if it exists.
@@ -239,20 +306,23 @@ impl<G: Guest> TestShard<G> {
         }
     }
 
-    fn answer(
-        &mut self,
-        method: &str,
-        path: &str,
-        headers: &[(&str, &str)],
-        body: &[u8],
-    ) -> Answer {
-        let line = RequestLine::new(method, path);
-        let Some(Route { target, access }) = self.call(Export::Route, |guest| guest.route(&line))
-        else {
-            return Answer::Reply(Reply::failed());
-        };
+    fn answer(&mut self, asked: Asked<'_>) -> Answer {
+        self.world.request += 1;
+        match self.routed(asked) {
+            Some(route) => self.run(asked, route),
+            None => Answer::Reply(Reply::failed()),
+        }
+    }
+
+    fn routed(&mut self, asked: Asked<'_>) -> Option<Route> {
+        let headers = call::headers(asked.headers);
+        let head = asked.head();
+        self.call(Export::Route { headers }, |guest| guest.route(&head))
+    }
+
+    fn run(&mut self, asked: Asked<'_>, Route { target, access }: Route) -> Answer {
         let everywhere = target == Target::Everywhere;
-        let headers = call::headers(headers);
+        let headers = call::headers(asked.headers);
         let export = match target {
             Target::Partition(key)
                 if key.is_empty() || key.len() > self.world.limits.partition_key =>
@@ -266,7 +336,7 @@ impl<G: Guest> TestShard<G> {
             },
             Target::Here | Target::Everywhere => Export::Shard { headers },
         };
-        let request = Request::new(line, body.to_vec());
+        let request = Request::new(asked.head(), asked.body.to_vec());
         let before = self.world.partitions.clone();
         let response = self.call(export, |guest| exports::reply(guest.handle(&request)));
         let discard = response.as_ref().is_none_or(|response| response.discard);
@@ -274,13 +344,44 @@ impl<G: Guest> TestShard<G> {
         match response {
             Some(response) if everywhere => Answer::Part(Part { shard, response }),
             response => {
-                let reply = Reply::checked(response, method, &self.world.limits);
+                let reply = self.checked(response, asked);
                 if discard || reply.failed {
                     self.world.partitions = before;
                 }
                 Answer::Reply(reply)
             }
         }
+    }
+
+    fn gathered(
+        &mut self,
+        asked: Asked<'_>,
+        parts: Vec<Part>,
+        generations: BTreeMap<u32, Generation>,
+    ) -> Reply {
+        let request = Request::new(asked.head(), Vec::new());
+        let export = Export::Gather {
+            headers: call::headers(asked.headers),
+            generations,
+        };
+        let response = self.call(export, |guest| {
+            exports::reply(guest.gather(&request, parts))
+        });
+        self.checked(response, asked)
+    }
+
+    fn checked(&self, response: Option<Response>, asked: Asked<'_>) -> Reply {
+        Reply::checked(response, asked.method, &self.world.limits)
+    }
+
+    /// The generations of parts that are all of this one.
+    fn all_same(&self, parts: &[Part]) -> BTreeMap<u32, Generation> {
+        let mine = Generation {
+            same: true,
+            description: self.description.clone(),
+        };
+        let of_each = parts.iter().map(|part| (part.shard, mine.clone()));
+        of_each.collect()
     }
 
     /// Calls an export with the imports that it may use, in a new instance if the last one was dropped. Returns `None` if
@@ -309,6 +410,7 @@ fn within<T>(world: &mut World, export: Export, call: impl FnOnce() -> T) -> Opt
     call::enter(Call {
         world: mem::take(world),
         export,
+        given: 0,
     });
     let result = catch_unwind(AssertUnwindSafe(call));
     *world = call::leave().world;
@@ -334,6 +436,20 @@ impl<G: Guest> Builder<G> {
     #[must_use]
     pub fn ordinal(mut self, ordinal: u32, shards: u32) -> Self {
         (self.world.ordinal, self.world.shards) = (ordinal, shards);
+        self
+    }
+
+    /// Sets the time at which the shard starts, since 1970-01-01 UTC: by default the begin of 2026.
+    #[must_use]
+    pub fn now(mut self, now: Duration) -> Self {
+        self.world.now = now;
+        self
+    }
+
+    /// Sets what random bytes are made of: the same seed and requests give the same bytes.
+    #[must_use]
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.world.seed = seed;
         self
     }
 

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use ostrakon_base::digest::Digest;
 use ostrakon_contract::client::Client;
-use ostrakon_contract::contract::{self, Reply};
+use ostrakon_contract::contract::{self, Kept, Reply};
 use ostrakon_observe::trace::{Open, Operation, TRACEPARENT, Tracer};
 use ostrakon_protocol::{Batch, ClusterId, Epoch, HandOff, Incarnation, Moved, Placement, Plan};
 use ostrakon_shard::survey::Owners;
@@ -127,7 +127,13 @@ pub(super) enum PeerResponse {
         plan: Plan,
     },
     /// A part of the answer to a request to all shards.
-    Part { moved: Moved, reply: ForwardedReply },
+    Part {
+        moved: Moved,
+        reply: ForwardedReply,
+        /// What gave it; missing from hosts of older versions.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        origin: Option<Origin>,
+    },
     /// There is no such part, and will be none; the client gets this reply.
     PartRefused { reply: ForwardedReply },
     /// The schema of the data; `None` where there is none yet.
@@ -231,6 +237,46 @@ pub(super) struct ForwardedRequest {
     /// Its length is fixed, so that a message has the same length in each run.
     #[serde(with = "serde_bytes")]
     client: [u8; 8],
+    /// What the guest's random bytes are made of, if it has asked for any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    seed: Option<Bytes>,
+}
+
+/// The generation that gave a part.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Origin {
+    digest: Digest,
+    name: String,
+    version: String,
+    sharding: u32,
+    schema: u32,
+}
+
+impl From<contract::Origin> for Origin {
+    fn from(origin: contract::Origin) -> Self {
+        let description = origin.description;
+        Self {
+            digest: origin.digest,
+            name: description.name,
+            version: description.version,
+            sharding: description.sharding,
+            schema: description.schema,
+        }
+    }
+}
+
+impl From<Origin> for contract::Origin {
+    fn from(origin: Origin) -> Self {
+        Self {
+            digest: origin.digest,
+            description: contract::Description {
+                name: origin.name,
+                version: origin.version,
+                sharding: origin.sharding,
+                schema: origin.schema,
+            },
+        }
+    }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -274,6 +320,10 @@ impl ForwardedRequest {
             headers,
             body: request.body.clone(),
             client: request.client.number().to_be_bytes(),
+            seed: request
+                .kept
+                .chosen_seed()
+                .map(|seed| Bytes::copy_from_slice(&seed)),
         }
     }
 
@@ -290,6 +340,10 @@ impl ForwardedRequest {
         client: Client,
     ) -> Option<(contract::Request, Option<Open>)> {
         let headers = unpack(self.headers)?;
+        let seed = match self.seed {
+            Some(seed) => Some(<[u8; 32]>::try_from(&*seed).ok()?),
+            None => None,
+        };
         let (trace, span) = tracer.begin(&headers, Operation::AnswerForAPeer);
         let request = contract::Request {
             method: self.method.parse().ok()?,
@@ -298,6 +352,7 @@ impl ForwardedRequest {
             body: self.body,
             trace,
             client,
+            kept: Kept::of(seed),
         };
         Some((request, span))
     }

@@ -11,6 +11,9 @@ use super::*;
 /// hexadecimal digits.
 const RECORDED: &str = include_str!("recorded.2");
 
+/// The same for messages with fields that were added later.
+const RECORDED_WITH_MORE: &str = include_str!("recorded.2.more");
+
 /// This is why a partition may take at most half of a message.
 #[test]
 fn a_partition_of_the_smallest_entries_takes_less_than_twice_its_bytes() {
@@ -64,6 +67,7 @@ fn client_request() -> ForwardedRequest {
         headers: headers(),
         body: Bytes::from(vec![200; 300]),
         client: [255, 0, 1, 2, 3, 4, 5, 6],
+        seed: None,
     }
 }
 
@@ -211,6 +215,7 @@ fn responses() -> Vec<(&'static str, PeerResponse)> {
         R::Part {
             moved,
             reply: reply(),
+            origin: None,
         },
         R::PartRefused { reply: reply() },
         R::Schema { schema: Some(4) },
@@ -283,6 +288,37 @@ fn responses() -> Vec<(&'static str, PeerResponse)> {
     responses.into_iter().map(named).collect()
 }
 
+/// The messages that have fields which the first hosts of this protocol version did not know.
+fn with_added_fields() -> String {
+    let request = PeerRequest::Part {
+        request: ForwardedRequest {
+            seed: Some(Bytes::from_static(&[129; 32])),
+            ..client_request()
+        },
+    };
+    let origin = Origin {
+        digest: Digest::of(b"generation"),
+        name: "polls".to_owned(),
+        version: "2.0.0".to_owned(),
+        sharding: 3,
+        schema: 4,
+    };
+    let mut responses = responses().into_iter();
+    let response = responses.find_map(|(_, response)| match response {
+        PeerResponse::Part { moved, reply, .. } => Some(PeerResponse::Part {
+            moved,
+            reply,
+            origin: Some(origin.clone()),
+        }),
+        _ => None,
+    });
+    format!(
+        "request Part {}\nresponse Part {}\n",
+        hex(&encode(&enveloped(request))),
+        hex(&encode(&response.unwrap()))
+    )
+}
+
 fn enveloped(request: PeerRequest) -> Envelope<PeerRequest> {
     Envelope {
         cluster: Some(ClusterId(99)),
@@ -314,13 +350,18 @@ fn record() -> String {
 /// change needs a recording of its own in addition to this one.
 #[test]
 fn messages_are_what_they_were() {
-    let now = record();
-    if now != RECORDED {
+    are_what_they_were(&record(), RECORDED);
+    are_what_they_were(&with_added_fields(), RECORDED_WITH_MORE);
+}
+
+#[track_caller]
+fn are_what_they_were(now: &str, recorded: &str) {
+    if now != recorded {
         let path = std::env::temp_dir().join("ostrakon-messages-recorded");
-        std::fs::write(&path, &now).unwrap();
+        std::fs::write(&path, now).unwrap();
         let first = now
             .lines()
-            .zip(RECORDED.lines())
+            .zip(recorded.lines())
             .find(|(now, was)| now != was);
         panic!("{}: these differ first: {first:#?}", path.display());
     }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use bytes::Bytes;
 use http::Method;
 use ostrakon_contract::client::Client;
-use ostrakon_contract::contract::{Reply, Request};
+use ostrakon_contract::contract::{Kept, Reply, Request};
 use ostrakon_network::http::{Refusal, refusals as of_http};
 use ostrakon_observe::trace::Trace;
 use ostrakon_shard::answers::refusals;
@@ -77,6 +77,7 @@ impl Ask {
             headers: http::HeaderMap::new(),
             body: Bytes::from(body),
             trace: Trace::default(),
+            kept: Kept::default(),
             client: Client::default(),
         }
     }

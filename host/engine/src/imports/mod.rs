@@ -1,12 +1,18 @@
 //! Implements the contract's imports for guests' calls.
 
+use std::sync::Arc;
+
+use chacha20::ChaCha20Rng;
+use chacha20::rand_core::{Rng as _, SeedableRng as _};
+use ostrakon_observe::metrics::Export;
 use ostrakon_store::{ReadError, WriteError};
 use ostrakon_volumes::secrets::Secret;
 use tracing::Level;
 use wasmtime::component::Resource;
 
 use super::bindings::ostrakon::shard::{log, request, secrets, settings, shard, store, types};
-use super::context::{Call, Context, Data};
+use super::clock;
+use super::context::{Call, Context, Data, MAX_RANDOM};
 use super::meter::{self, Meter};
 
 /// A secret that a guest holds. Holding it does not reveal it.
@@ -14,6 +20,10 @@ use super::meter::{self, Meter};
 pub struct SecretHandle(Secret);
 
 type Result<T> = wasmtime::Result<T>;
+
+/// The streams of random bytes of `route` and `gather`. `handle` has that of its shard's ordinal.
+const ROUTE: u64 = u64::MAX;
+const GATHER: u64 = u64::MAX - 1;
 
 /// Converts a failed write into the guest's error, or into the end of the call.
 fn told(error: WriteError) -> Result<store::Error> {
@@ -326,6 +336,75 @@ impl request::Host for Context {
                 value: value.as_bytes().to_vec(),
             })
             .collect())
+    }
+
+    fn partition(&mut self) -> Result<Option<Vec<u8>>> {
+        if self.call.export != Some(Export::Handle) {
+            return self.misused("request.partition");
+        }
+        Ok(match &self.call.data {
+            _ if self.call.elsewhere.is_some() => self.call.elsewhere.clone(),
+            Data::Partition(partition, _) => Some(partition.clone()),
+            Data::Transaction(transaction) => Some(transaction.partition().to_vec()),
+            _ => None,
+        })
+    }
+
+    fn now(&mut self) -> Result<u64> {
+        if let Some(now) = self.call.now {
+            return Ok(now);
+        }
+        let now = match (&self.call.export, &self.call.data, &self.call.request) {
+            // A write runs once, and after all writes before it.
+            (Some(Export::Handle), Data::Transaction(_), _) | (Some(Export::Migrate), ..) => {
+                clock::now()
+            }
+            (Some(Export::Handle | Export::Gather), _, Some(request)) => {
+                request.kept.instant(clock::now)
+            }
+            _ => return self.misused("request.now"),
+        };
+        self.call.now = Some(now);
+        Ok(now)
+    }
+
+    fn random(&mut self, length: u32) -> Result<Vec<u8>> {
+        let stream = match self.call.export {
+            Some(Export::Route) => ROUTE,
+            Some(Export::Gather) => GATHER,
+            _ => u64::from(self.environment.identity.ordinal),
+        };
+        let request = self.request("request.random")?;
+        if length > MAX_RANDOM {
+            wasmtime::bail!(
+                "`request.random` has more than {MAX_RANDOM} bytes in one call: ask for less at once"
+            );
+        }
+        let request = Arc::clone(request);
+        let random = self.call.random.get_or_insert_with(|| {
+            let mut random = ChaCha20Rng::from_seed(request.kept.seed());
+            random.set_stream(stream);
+            Box::new(random)
+        });
+        let mut bytes = vec![0; length as usize];
+        random.fill_bytes(&mut bytes);
+        Ok(bytes)
+    }
+
+    fn part_generation(&mut self, shard: u32) -> Result<Option<request::Generation>> {
+        if self.call.export != Some(Export::Gather) {
+            return self.misused("request.part-generation");
+        }
+        let origin = self.call.origins.get(&shard);
+        Ok(origin.map(|(origin, same)| request::Generation {
+            same: *same,
+            description: types::Description {
+                name: origin.description.name.clone(),
+                version: origin.description.version.clone(),
+                sharding: origin.description.sharding,
+                schema: origin.description.schema,
+            },
+        }))
     }
 
     fn ordinal(&mut self) -> Result<u32> {

@@ -95,6 +95,7 @@ impl Handler for Public {
             body,
             trace,
             client: caller.client().clone(),
+            kept: contract::Kept::default(),
         });
         let answer = self.service.answer(Arc::clone(&request)).await;
         if let Some(span) = &mut span {

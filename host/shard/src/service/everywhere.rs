@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures_util::future::try_join_all;
 use ostrakon_contract::client::Client;
-use ostrakon_contract::contract::{Reply, Request, Route};
+use ostrakon_contract::contract::{self, Reply, Request, Route};
 use ostrakon_contract::replies::{Replies, Sum};
 use ostrakon_engine::{Bound, Failure, ReadData};
 use ostrakon_protocol::{Moved, Ordinal, Plan};
@@ -88,16 +88,20 @@ impl Service {
             .parts(plan, request, (deadline, reading), &room)
             .await?;
         let client = &request.client;
-        let parts = parts.into_iter().map(|part| (part.shard.0, part.reply));
-        let parts: Vec<_> = parts.collect();
+        let parts = parts.into_iter().map(|part| contract::Part {
+            shard: part.shard.0,
+            reply: part.reply,
+            origin: part.origin,
+        });
+        let parts: Arc<Vec<_>> = Arc::new(parts.collect());
         let (guest, request) = (Arc::clone(&view.guest), Arc::clone(request));
-        let (parts, shards) = (Arc::new(parts), view.shards());
+        let (digest, shards) = (view.digest, view.shards());
         let call = move |bound| {
             let (guest, request, parts) =
                 (Arc::clone(&guest), Arc::clone(&request), Arc::clone(&parts));
             async move {
                 let mut lease = guest.lease(shards).await?;
-                lease.gather(&request, &parts, bound).await
+                lease.gather(&request, &parts, digest, bound).await
             }
         };
         let joined = self.within_budget_or_apart(view, client, call, false);
@@ -182,6 +186,7 @@ impl Service {
         Ok(Part {
             shard: Ordinal(self.ordinal),
             moved,
+            origin: Some(view.origin()),
             reply: self
                 .within_budget_or_apart(&view, client, call, true)
                 .await?,
@@ -304,6 +309,7 @@ mod tests {
                 given: None,
                 taken: BTreeMap::new(),
             },
+            origin: None,
             reply,
         }
     }

@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use ostrakon_contract::contract::{Reply, Request};
+use ostrakon_contract::contract::{Origin, Reply, Request};
 use ostrakon_protocol::{Epoch, HandOff, Moved, Ordinal};
 use tokio::time::Instant;
 
@@ -80,4 +80,6 @@ pub struct Part {
     /// What the shard had given and received when it read its data.
     pub moved: Moved,
     pub reply: Reply,
+    /// What gave the reply; `None` if the shard's host is too old to say.
+    pub origin: Option<Origin>,
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ostrakon_contract::client::{Client, Turn};
-use ostrakon_contract::contract::{Access, Reply, Request, Route, Target};
+use ostrakon_contract::contract::{self, Access, Reply, Request, Route, Target};
 use ostrakon_contract::replies::Replies;
 use ostrakon_engine::{Bound, Failure, Lease, ReadData};
 use ostrakon_protocol::Authority;
@@ -120,8 +120,7 @@ async fn attempt(
                     if !routing::finds_nothing(view, asker, route.access, partition).await? {
                         return Ok(Progress::NotHere(NotHere::NotOwner(authority)));
                     }
-                    // No partition has an empty key.
-                    let nothing = ReadData::Partition(Vec::new(), snapshot());
+                    let nothing = ReadData::Elsewhere(partition.clone(), snapshot());
                     let reply = lease.read(request, nothing, bound).await?;
                     return Ok(Progress::Replied(reply));
                 }
@@ -143,10 +142,13 @@ async fn attempt(
     };
     let reply = lease.read(request, data, bound).await?;
     if route.target == Target::Everywhere {
-        let parts = [(ordinal, reply)];
-        return Ok(Progress::Replied(
-            lease.gather(request, &parts, bound).await?,
-        ));
+        let parts = [contract::Part {
+            shard: ordinal,
+            reply,
+            origin: Some(view.origin()),
+        }];
+        let joined = lease.gather(request, &parts, view.digest, bound).await?;
+        return Ok(Progress::Replied(joined));
     }
     Ok(Progress::Replied(reply))
 }

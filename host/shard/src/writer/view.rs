@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use arc_swap::{ArcSwapOption, Guard};
 use ostrakon_base::digest::Digest;
+use ostrakon_contract::contract::Origin;
 use ostrakon_engine::{Failure, Guest, Lease};
 use ostrakon_store::Snapshot;
 use tokio::sync::Notify;
@@ -30,6 +31,14 @@ impl View {
     /// When a new instance is needed and cannot be made.
     pub(crate) async fn lease(&self) -> Result<Lease, Failure> {
         self.guest.lease(self.shards()).await
+    }
+
+    /// What the answers of its guest are of.
+    pub(crate) fn origin(&self) -> Origin {
+        Origin {
+            digest: self.digest,
+            description: self.guest.description().clone(),
+        }
     }
 
     /// The number of shards, as far as this shard knows it.

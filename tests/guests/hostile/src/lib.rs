@@ -22,7 +22,7 @@
 mod misdeed;
 
 use ostrakon_guest::{
-    Description, Guest, Migration, Part, Request, RequestLine, Response, Result, Route, Settings,
+    Description, Guest, Migration, Part, Request, RequestHead, Response, Result, Route, Settings,
 };
 
 pub struct Hostile {
@@ -77,11 +77,11 @@ impl Guest for Hostile {
         ostrakon_guest::sharding::jump(partition, shards)
     }
 
-    fn route(&self, line: &RequestLine) -> Route {
+    fn route(&self, head: &RequestHead) -> Route {
         planned(self.settings, "route");
-        let segments = line.segments().unwrap_or_default();
+        let segments = head.segments().unwrap_or_default();
         let names: Vec<&str> = segments.iter().map(String::as_str).collect();
-        let query = |name| line.query(name).ok().flatten();
+        let query = |name| head.query(name).ok().flatten();
         let write = query("access").as_deref() == Some("write");
         match (&names[..], query("at").as_deref()) {
             (["get" | "get-many", key], _) => Route::read(*key),

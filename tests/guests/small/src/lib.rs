@@ -1,6 +1,6 @@
 //! The least that a guest can be: what a swap of one costs.
 
-use ostrakon_guest::{Description, Guest, Request, RequestLine, Response, Result, Route, Settings};
+use ostrakon_guest::{Description, Guest, Request, RequestHead, Response, Result, Route, Settings};
 
 pub struct Small;
 
@@ -16,8 +16,8 @@ impl Guest for Small {
     }
 
     /// Each path is a partition of its own.
-    fn route(&self, line: &RequestLine) -> Route {
-        Route::read(line.path())
+    fn route(&self, head: &RequestHead) -> Route {
+        Route::read(head.path())
     }
 
     /// The partition's value.
