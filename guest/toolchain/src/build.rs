@@ -86,6 +86,9 @@ impl Build {
             path: module.clone(),
             source,
         })?;
+        if self.profile.is_none() && toolchain.has_no_clock() && asks_for_the_time(&bytes) {
+            return Err(Error::NoClock(package.name));
+        }
         let component = component::guest(bytes).map_err(|source| Error::Component {
             package: package.name.clone(),
             source,
@@ -137,6 +140,14 @@ impl Build {
         }
         module.ok_or_else(|| Error::NoWasm(package.name.clone()))
     }
+}
+
+/// What the standard library says where a target has no clock. It is in a module only if something
+/// there can ask for the time.
+const NO_CLOCK: &[u8] = b"time not implemented on this platform";
+
+fn asks_for_the_time(module: &[u8]) -> bool {
+    module.windows(NO_CLOCK.len()).any(|text| text == NO_CLOCK)
 }
 
 /// Cargo's metadata of the crate in a directory.
@@ -230,6 +241,11 @@ pub enum Error {
     /// The crate's library is not a dynamic one.
     #[error("{0} makes no Wasm file: add `[lib] crate-type = [\"cdylib\"]` to its Cargo.toml")]
     NoWasm(String),
+    /// The crate asks the standard library for the time, which its target does not have.
+    #[error(
+        "{0} asks std for the time, and would trap: use the request's `now()`, or build it for wasm32-wasip2 (`--target`, `OSTRAKON_TARGET`)"
+    )]
+    NoClock(String),
     /// The file that cargo made could not be read.
     #[error("cannot read {path}")]
     Read {

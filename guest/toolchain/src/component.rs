@@ -15,7 +15,7 @@ const COMPONENT: [u8; 4] = [0x0d, 0, 1, 0];
 /// The imports and exports of a component, named as in WIT, in the component's order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface {
-    /// Such as `ostrakon:shard/store@0.1.0`.
+    /// Such as `ostrakon:shard/store@0.1.1`.
     pub imports: Vec<String>,
     /// Such as `handle`.
     pub exports: Vec<String>,
@@ -208,7 +208,7 @@ mod tests {
         let component = guest(module(CONTRACT)).unwrap();
         let interface = Interface::read(&component).unwrap();
         assert_eq!(interface.exports, EXPORTS);
-        let store = "ostrakon:shard/store@0.1.0".to_owned();
+        let store = "ostrakon:shard/store@0.1.1".to_owned();
         assert!(interface.imports.contains(&store), "{interface:?}");
     }
 

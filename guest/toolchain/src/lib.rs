@@ -16,10 +16,12 @@
 pub mod build;
 pub mod component;
 pub mod machine;
+pub mod new;
 pub mod search;
 
 pub use build::{Build, Built};
 pub use component::Interface;
+pub use new::New;
 pub use search::{Search, Target, Toolchain, Way};
 
 use std::fmt::Write;

@@ -74,6 +74,25 @@ fn bare_guest() -> TempDir {
 }
 
 #[test]
+fn a_guest_that_would_trap_when_it_asks_for_the_time_is_not_built() {
+    let asks = BARE_GUEST.replace(
+        "{ loop {} }",
+        "{ assert!(std::time::SystemTime::now() > std::time::UNIX_EPOCH); loop {} }",
+    );
+    let directory = bare_guest();
+    fs::write(directory.path().join("src/lib.rs"), asks).unwrap();
+    let error = build(&directory).unwrap_err();
+    assert!(matches!(error, Error::NoClock(_)), "{error}");
+    // A time that the host gave is no reason.
+    let has_one = BARE_GUEST.replace(
+        "{ loop {} }",
+        "{ assert!(std::time::UNIX_EPOCH.checked_add(std::time::Duration::MAX).is_none()); loop {} }",
+    );
+    fs::write(directory.path().join("src/lib.rs"), has_one).unwrap();
+    build(&directory).unwrap();
+}
+
+#[test]
 fn a_guest_crate_becomes_a_component_with_its_size_and_digest() {
     let directory = bare_guest();
     let built = build(&directory).unwrap();

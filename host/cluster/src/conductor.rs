@@ -241,7 +241,8 @@ impl Conductor {
         let lacking = self.ask_all(&others, &PeerRequest::Plan {}).await;
         let first_lacking = lacking.first().copied();
         if let (true, Some(first)) = (cluster.await_shards(lacking), first_lacking) {
-            tracing::warn!(
+            // Each new cluster begins so.
+            tracing::info!(
                 shards = to_ask,
                 first_lacking = first.0,
                 "this disk does not say where partitions are: the shard learns it, or begins a new cluster, when all shards can be asked"

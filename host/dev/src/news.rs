@@ -43,6 +43,8 @@ pub enum What {
     },
     /// A process will be restarted after this pause.
     Restarting(Duration),
+    /// A process rejected its configuration, and will be restarted when that changes.
+    WaitsForContent,
     /// New content was put into the shard's volumes.
     Projected,
     /// A generation went live, this long after its content was projected.
@@ -74,6 +76,8 @@ pub enum What {
     },
     /// Everything is as wanted, with this number of shards.
     Settled(u32),
+    /// The newest content was refused, and this number of shards serve what they had before.
+    Unchanged(u32),
     /// Writing to the state directory or a volume failed.
     Failed(String),
 }

@@ -168,6 +168,7 @@ fn words(news: &News, addresses: &Addresses) -> Option<(bool, String)> {
         }),
         What::Restarting(Duration::ZERO) | What::Projected => None,
         What::Restarting(wait) => fine(format!("will be restarted in {}", shown(*wait))),
+        What::WaitsForContent => fine("waits for a save".to_owned()),
         What::Live(live, after) => {
             let mut text = format!(
                 "generation {} is live: {} {}",
@@ -206,6 +207,8 @@ fn words(news: &News, addresses: &Addresses) -> Option<(bool, String)> {
         }
         What::Settled(1) => fine("1 shard is ready and has everything".to_owned()),
         What::Settled(shards) => fine(format!("{shards} shards are ready and have everything")),
+        What::Unchanged(1) => fine("the shard goes on with what it had before".to_owned()),
+        What::Unchanged(shards) => fine(format!("{shards} shards go on with what they had before")),
         What::Failed(reason) => wrong(format!("the state directory: {reason}")),
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ostrakon_base::signals::Signals;
-use ostrakon_toolchain::search;
+use ostrakon_toolchain::{Target, search};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::controller::{Controller, Options, StartError};
@@ -40,6 +40,8 @@ pub struct Session {
     pub state: Option<PathBuf>,
     /// Additional directories in which a save triggers a build.
     pub watched: Vec<PathBuf>,
+    /// The target that the guest is compiled for.
+    pub target: Target,
     pub options: Options,
 }
 
@@ -233,6 +235,7 @@ impl Session {
             config,
             secrets,
             watched: watched.collect::<Result<_, _>>()?,
+            target: self.target,
             screen,
         })
     }
@@ -279,10 +282,15 @@ fn directory(path: &Path, flag: &'static str) -> Result<PathBuf, Error> {
 /// A path, relative to the working directory if it is below it.
 pub(super) fn near(path: &Path) -> String {
     let here = std::env::current_dir().unwrap_or_default();
-    path.strip_prefix(here)
-        .unwrap_or(path)
-        .display()
-        .to_string()
+    match path.strip_prefix(here) {
+        // The working directory itself has no other name here than its own.
+        Ok(near) if near.as_os_str().is_empty() => path.file_name().map_or_else(
+            || path.display().to_string(),
+            |name| name.to_string_lossy().into_owned(),
+        ),
+        Ok(near) => near.display().to_string(),
+        Err(_) => path.display().to_string(),
+    }
 }
 
 /// The lines of standard input, read by a thread of their own, because reading blocks.

@@ -37,6 +37,8 @@ pub(super) struct Shard {
     pub(super) paused: bool,
     /// Whether new content will be put into its volumes.
     pub(super) awaits_content: bool,
+    /// Whether its last process rejected its configuration.
+    pub(super) waits_for_content: bool,
     pub(super) ends: u32,
     pub(super) restarts: u32,
     pub(super) observation: Option<Observation>,
@@ -67,6 +69,7 @@ impl Shard {
             ready: false,
             paused: false,
             awaits_content: false,
+            waits_for_content: false,
             ends: 0,
             restarts: 0,
             observation: None,
@@ -189,6 +192,16 @@ impl Shard {
     pub(super) fn is_current(&self) -> bool {
         let observation = self.observation.as_ref().zip(self.projection.config());
         !self.awaits_content && observation.is_some_and(|(seen, config)| seen.has_seen(config))
+    }
+
+    /// Whether the content in the volumes was refused.
+    pub(super) fn has_refused(&self) -> bool {
+        let refused = self
+            .observation
+            .as_ref()
+            .and_then(|seen| seen.refused.as_ref());
+        let refused = refused.and_then(|refused| refused.digest);
+        refused.is_some() && refused == self.projection.config()
     }
 
     /// Sets how often the shard is asked for its status.

@@ -31,6 +31,8 @@ pub(super) struct Workshop {
     pub(super) secrets: PathBuf,
     /// Additional directories in which a save triggers a build.
     pub(super) watched: Vec<PathBuf>,
+    /// What the guest is compiled for.
+    pub(super) target: Target,
     pub(super) screen: Arc<Screen>,
 }
 
@@ -45,7 +47,7 @@ impl Workshop {
         let mut sources = Sources::new(directories);
         let toolchain = match &self.guest {
             None => None,
-            Some(guest) => match find(guest.clone()).await {
+            Some(guest) => match find(guest.clone(), self.target).await {
                 Ok(toolchain) => Some(toolchain),
                 Err(error) => return error,
             },
@@ -125,7 +127,7 @@ impl Workshop {
     }
 }
 
-async fn find(guest: PathBuf) -> Result<Toolchain, search::Error> {
-    let found = spawn_blocking(move || Search::new(Target::Unknown, guest)?.find()).await;
+async fn find(guest: PathBuf, target: Target) -> Result<Toolchain, search::Error> {
+    let found = spawn_blocking(move || Search::new(target, guest)?.find()).await;
     found.expect("a search does not panic")
 }

@@ -11,8 +11,15 @@ use super::engine::Engine;
 
 /// A component's imports or exports do not match the contract.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}: build it for world ostrakon:shard/service@0.1.0")]
-pub struct LinkError(String);
+pub enum LinkError {
+    #[error("{0}: build it for world ostrakon:shard/service@0.1.1")]
+    Type(String),
+    /// The component imports a function of the contract that this host does not know.
+    #[error(
+        "the guest needs a later version of the contract than this host's, 0.1.1: upgrade the host first, or build the guest with the SDK of this host's version ({0})"
+    )]
+    Later(String),
+}
 
 #[derive(Clone)]
 pub struct Compiled {
@@ -65,7 +72,15 @@ impl Compiled {
     /// # Errors
     /// Names the import or export that is missing or of the wrong type.
     pub fn link(&self, engine: &Engine) -> Result<Linked, LinkError> {
-        let explain = |error: wasmtime::Error| LinkError(format!("{error:#}"));
+        let explain = |error: wasmtime::Error| {
+            let reason = format!("{error:#}");
+            // All that a guest may import was examined, except for what is in these interfaces.
+            if reason.contains("`ostrakon:shard/") && reason.contains("implementation is missing") {
+                LinkError::Later(reason)
+            } else {
+                LinkError::Type(reason)
+            }
+        };
         let pre = engine
             .linker
             .instantiate_pre(&self.component)

@@ -54,7 +54,16 @@ pub fn translate(component: &[u8]) -> Result<Vec<u8>, CompileError> {
     let engine = wasmtime::Engine::new(&config());
     let engine = engine.map_err(|error| CompileError::Crashed(format!("{error:#}")))?;
     let code = engine.precompile_component(component);
-    code.map_err(|error| CompileError::Invalid(format!("{error:#}")))
+    code.map_err(|error| {
+        let mut reason = format!("{error:#}");
+        if reason.contains("async") {
+            reason.push_str(
+                ": this host calls guests without the component model's async ABI, so build the \
+                 guest with synchronous functions",
+            );
+        }
+        CompileError::Invalid(reason)
+    })
 }
 
 /// Runs guests' calls within deadlines, with code that was compiled for this engine. Clones share
@@ -191,5 +200,60 @@ fn run(engine: &wasmtime::Engine, clock: &Weak<Clock>) {
         }
         thread::sleep(TICK);
         engine.increment_epoch();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wasm_encoder::{
+        Alias, CanonicalFunctionSection, CanonicalOption, CodeSection, Component,
+        ComponentAliasSection, ComponentTypeSection, ExportKind, ExportSection, Function,
+        FunctionSection, InstanceSection, Module, ModuleArg, ModuleSection, TypeSection,
+    };
+
+    use super::*;
+
+    #[test]
+    fn a_guest_of_the_async_abi_is_refused_with_what_to_do() {
+        let mut module = Module::new();
+        let (mut types, mut functions) = (TypeSection::new(), FunctionSection::new());
+        types.ty().function([], []);
+        functions.function(0);
+        let mut exports = ExportSection::new();
+        exports.export("f", ExportKind::Func, 0);
+        let mut code = CodeSection::new();
+        let mut body = Function::new([]);
+        body.instructions().end();
+        code.function(&body);
+        module
+            .section(&types)
+            .section(&functions)
+            .section(&exports)
+            .section(&code);
+        let mut instances = InstanceSection::new();
+        instances.instantiate(0, std::iter::empty::<(&str, ModuleArg)>());
+        let mut aliases = ComponentAliasSection::new();
+        aliases.alias(Alias::CoreInstanceExport {
+            instance: 0,
+            kind: ExportKind::Func,
+            name: "f",
+        });
+        let mut of_component = ComponentTypeSection::new();
+        of_component
+            .function()
+            .params(std::iter::empty::<(&str, wasm_encoder::ComponentValType)>())
+            .result(None);
+        let mut lifted = CanonicalFunctionSection::new();
+        lifted.lift(0, 0, [CanonicalOption::Async]);
+        let mut component = Component::new();
+        component
+            .section(&ModuleSection(&module))
+            .section(&instances)
+            .section(&aliases)
+            .section(&of_component)
+            .section(&lifted);
+        let refused = translate(&component.finish()).expect_err("it is refused");
+        let said = refused.to_string();
+        assert!(said.contains("with synchronous functions"), "{said}");
     }
 }

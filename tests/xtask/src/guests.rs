@@ -18,12 +18,22 @@ pub(crate) const GUESTS: [(&str, &str); 5] = [
 /// Builds all guests to `target/guests/<name>.wasm` and returns that directory.
 pub(crate) fn build(root: &Path) -> anyhow::Result<PathBuf> {
     let directory = crate::target(root)?.join("guests");
-    let toolchain = Search::new(Target::Unknown, root)?.find()?;
-    for (name, source) in GUESTS {
-        let built = Build::new(root.join(source))
+    build_some(root, &GUESTS, &directory)?;
+    Ok(directory)
+}
+
+/// Builds some guests of a work tree to `<name>.wasm` in a directory.
+pub(crate) fn build_some(
+    tree: &Path,
+    guests: &[(&str, &str)],
+    directory: &Path,
+) -> anyhow::Result<()> {
+    let toolchain = Search::new(Target::Unknown, tree)?.find()?;
+    for (name, source) in guests {
+        let built = Build::new(tree.join(source))
             .output(Some(directory.join(format!("{name}.wasm"))))
             .run(&toolchain)?;
         say(&format!("   {name}: {} bytes", built.bytes));
     }
-    Ok(directory)
+    Ok(())
 }

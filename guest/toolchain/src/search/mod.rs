@@ -123,6 +123,11 @@ impl Toolchain {
         command
     }
 
+    /// Whether a guest that asks the standard library for the time traps.
+    pub(crate) fn has_no_clock(&self) -> bool {
+        self.target == Target::Unknown
+    }
+
     /// What `cargo build` is to be given, after `build`.
     pub(crate) fn build_arguments(&self) -> Vec<OsString> {
         let mut arguments = vec!["--target".into(), self.target.triple().into()];

@@ -24,6 +24,8 @@ use super::state_directory::StateDirectory;
 
 mod obey;
 
+/// The exit code of a shard whose arguments or configuration are wrong.
+const REJECTED: i32 = 64;
 /// How often the progress of moving partitions is reported.
 const TELL_EVERY: Duration = Duration::from_secs(1);
 
@@ -153,7 +155,16 @@ impl Work {
             }
         }
         if settled && !self.was_settled {
-            self.tell(None, What::Settled(self.set.wanted()));
+            let wanted = self.set.wanted();
+            let refuses = self.shards.values().any(Shard::has_refused);
+            self.tell(
+                None,
+                if refuses {
+                    What::Unchanged(wanted)
+                } else {
+                    What::Settled(wanted)
+                },
+            );
         }
         self.was_settled = settled;
     }
@@ -234,6 +245,12 @@ impl Work {
         }
         if told {
             self.gone(ordinal);
+        } else if code == Some(REJECTED) {
+            // It would say the same again.
+            let shard = self.shards.get_mut(&ordinal).expect("the shard exists");
+            shard.waits_for_content = true;
+            self.set.is_now(ordinal, Phase::Down);
+            self.tell(Some(ordinal), What::WaitsForContent);
         } else {
             self.again(ordinal, ran);
         }
@@ -351,7 +368,13 @@ impl Work {
             return;
         };
         match shard.show(&config, &self.secrets) {
-            Ok(true) => self.tell(Some(ordinal), What::Projected),
+            Ok(true) => {
+                if std::mem::take(&mut shard.waits_for_content) {
+                    let number = shard.number;
+                    self.after(Duration::ZERO, Event::Restart(ordinal, number));
+                }
+                self.tell(Some(ordinal), What::Projected);
+            }
             Ok(false) => {}
             Err(error) => self.tell(Some(ordinal), What::Failed(error.to_string())),
         }

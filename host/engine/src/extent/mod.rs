@@ -73,6 +73,24 @@ const OFFERED: [&str; 7] = [
     "wasi:sockets/",
 ];
 
+/// What to do about an import that no shard offers.
+fn instead(import: &str) -> &'static str {
+    let is_of = |prefixes: &[&str]| prefixes.iter().any(|prefix| import.starts_with(prefix));
+    if is_of(&["wasi:http/"]) {
+        "the host calls `handle` with each request, and a guest makes none itself; export world ostrakon:shard/service@0.1.1"
+    } else if is_of(&["wasi:keyvalue/", "wasi:blobstore/", "wasi:sql/"]) {
+        "keep data with ostrakon:shard/store"
+    } else if is_of(&["wasi:config/", "wasi:runtime-config/"]) {
+        "read the ConfigMap with ostrakon:shard/settings"
+    } else if is_of(&["wasi:logging/"]) {
+        "write to ostrakon:shard/log, or to standard output"
+    } else if import.contains("@0.3.") && is_of(&OFFERED) {
+        "build it for WASI 0.2, without async functions"
+    } else {
+        "build it for world ostrakon:shard/service@0.1.1"
+    }
+}
+
 /// Why a component is not compiled at all.
 #[derive(Debug, thiserror::Error)]
 pub enum Unfit {
@@ -83,12 +101,10 @@ pub enum Unfit {
     #[error("the guest cannot be read: it uses a component that it does not declare")]
     Undeclared,
     /// The component lacks an export of the contract.
-    #[error("the guest does not export {0}: build it for world ostrakon:shard/service@0.1.0")]
+    #[error("the guest does not export {0}: build it for world ostrakon:shard/service@0.1.1")]
     Exports(String),
     /// The component imports something that no shard offers.
-    #[error(
-        "the guest imports {0:?}, which no shard offers: build it for world ostrakon:shard/service@0.1.0"
-    )]
+    #[error("the guest imports {0:?}, which no shard offers: {hint}", hint = instead(.0))]
     Import(String),
     /// The component's size cannot be counted.
     #[error(
@@ -508,7 +524,9 @@ fn call_values(operator: &Operator<'_>, level: &Level) -> u64 {
 
 fn may_import(name: &str, kind: ComponentExternalKind) -> bool {
     match kind {
-        ComponentExternalKind::Instance => OFFERED.iter().any(|of| name.starts_with(of)),
+        ComponentExternalKind::Instance => {
+            OFFERED.iter().any(|of| name.starts_with(of)) && !name.contains("@0.3.")
+        }
         // Linking checks whether this is the type of an import.
         ComponentExternalKind::Type => true,
         _ => false,

@@ -237,11 +237,22 @@ fn its_outside_has_to_be_that_of_a_guest() {
         imports
     };
     let instance = ComponentTypeRef::Instance(0);
-    for name in ["ostrakon:shard/store@0.1.0", "wasi:io/streams@0.2.6"] {
+    for name in ["ostrakon:shard/store@0.1.1", "wasi:io/streams@0.2.6"] {
         examine(&with(&[&types, &import(name, instance)])).expect("it is offered");
     }
-    for name in ["wasi:http/types@0.2.6", "other:package/thing"] {
-        refused(&with(&[&types, &import(name, instance)]), name);
+    for (name, hint) in [
+        (
+            "wasi:http/types@0.2.6",
+            "the host calls `handle` with each request",
+        ),
+        ("wasi:keyvalue/store@0.2.0-draft", "ostrakon:shard/store"),
+        ("wasi:config/store@0.2.0-draft", "ostrakon:shard/settings"),
+        ("wasi:clocks/monotonic-clock@0.3.0", "build it for WASI 0.2"),
+        ("other:package/thing", "build it for world"),
+    ] {
+        let guest = with(&[&types, &import(name, instance)]);
+        refused(&guest, name);
+        refused(&guest, hint);
     }
     refused(
         &with(&[&types, &import("f", ComponentTypeRef::Func(0))]),

@@ -369,3 +369,218 @@ async fn handles_random_bytes_and_waits_are_bounded() {
         assert_eq!(random.get_insecure_random_bytes(length).is_ok(), fits);
     }
 }
+
+fn request() -> Arc<ostrakon_contract::contract::Request> {
+    Arc::new(ostrakon_contract::contract::Request {
+        method: http::Method::GET,
+        path: "/".to_owned(),
+        headers: http::HeaderMap::new(),
+        body: Bytes::new(),
+        trace: ostrakon_observe::trace::Trace::default(),
+        client: ostrakon_contract::client::Client::default(),
+        kept: ostrakon_contract::contract::Kept::default(),
+    })
+}
+
+/// Runs an import in a call of its own.
+fn in_call<T>(
+    context: &mut Context,
+    (export, data): (Export, Data),
+    about: &Arc<ostrakon_contract::contract::Request>,
+    import: impl FnOnce(&mut Context) -> Result<T>,
+) -> Result<T> {
+    context.call = Call::none(1);
+    context.call.export = Some(export);
+    context.call.data = data;
+    context.call.request = Some(Arc::clone(about));
+    import(context)
+}
+
+#[test]
+fn random_bytes_are_the_same_when_a_request_is_run_again_and_nowhere_else() {
+    let stored = Stored::new();
+    let mut context = context(Data::None, Time::default());
+    let (first, other) = (request(), request());
+    let mut bytes = |call, about: &_, length| {
+        let random = |context: &mut Context| request::Host::random(context, length);
+        in_call(&mut context, call, about, random)
+    };
+    let of_route = bytes((Export::Route, Data::None), &first, 40).expect("it may");
+    let of_handle = bytes((Export::Handle, stored.partition()), &first, 40).expect("it may");
+    let of_gather = bytes((Export::Gather, Data::None), &first, 40).expect("it may");
+    let of_other = bytes((Export::Route, Data::None), &other, 40).expect("it may");
+    let all = [&of_route, &of_handle, &of_gather, &of_other];
+    for (at, one) in all.iter().enumerate() {
+        assert!(
+            all[..at].iter().all(|before| before[..8] != one[..8]),
+            "{at}"
+        );
+    }
+    // Run again: also by another shard, which was told the seed.
+    let there = Arc::new(ostrakon_contract::contract::Request {
+        kept: ostrakon_contract::contract::Kept::of(first.kept.chosen_seed()),
+        ..(*request()).clone()
+    });
+    for again in [&first, &there] {
+        let route = bytes((Export::Route, Data::None), again, 40);
+        assert_eq!(route.expect("it may"), of_route);
+        let handle = bytes((Export::Handle, stored.partition()), again, 40);
+        assert_eq!(handle.expect("it may"), of_handle);
+    }
+    let most = bytes((Export::Route, Data::None), &first, MAX_RANDOM).expect("it may");
+    assert!(most.starts_with(&of_route) && most.len() == 64 << 10);
+    let error = bytes((Export::Route, Data::None), &first, MAX_RANDOM + 1);
+    let error = error.expect_err("it is too much").to_string();
+    assert!(error.contains("more than 65536 bytes"), "{error}");
+    let error = bytes((Export::Handle, Data::None), &first, u32::MAX);
+    error.expect_err("it is too much");
+}
+
+#[test]
+fn each_call_of_random_gives_other_bytes_and_the_same_when_it_is_run_again() {
+    let mut context = context(Data::None, Time::default());
+    let about = request();
+    let mut parts = || {
+        in_call(
+            &mut context,
+            (Export::Route, Data::None),
+            &about,
+            |context| {
+                let lengths = [16, 0, 16, 13].into_iter();
+                let parts = lengths.map(|length| request::Host::random(context, length));
+                parts.collect::<Result<Vec<_>>>()
+            },
+        )
+    };
+    let first = parts().expect("it may");
+    assert_eq!(
+        first.iter().map(Vec::len).collect::<Vec<_>>(),
+        [16, 0, 16, 13]
+    );
+    assert!(first[0] != first[2] && first[2][..13] != first[3]);
+    assert_eq!(parts().expect("it may"), first);
+}
+
+#[test]
+fn a_request_has_one_instant_and_a_later_write_none_before() {
+    let mut stored = Stored::new();
+    let mut context = context(Data::None, Time::default());
+    let now =
+        |context: &mut Context| Ok((request::Host::now(context)?, request::Host::now(context)?));
+    let read = request();
+    let mut time = |call, about: &_| in_call(&mut context, call, about, now);
+    let (first, again) = time((Export::Handle, stored.partition()), &read).expect("it may");
+    assert_eq!(first, again);
+    let (write, again) = time((Export::Handle, stored.transaction()), &request()).expect("it may");
+    assert_eq!(write, again);
+    let (later, _) = time((Export::Handle, stored.transaction()), &request()).expect("it may");
+    assert!(first <= write && write <= later);
+    // Run again, the read has the instant that it had, and so has what joins its parts.
+    for call in [
+        (Export::Handle, stored.shard()),
+        (Export::Gather, Data::None),
+    ] {
+        assert_eq!(time(call, &read).expect("it may"), (first, first));
+    }
+    let (migrated, _) = time((Export::Migrate, stored.migration()), &request()).expect("it may");
+    assert!(migrated >= later);
+}
+
+#[test]
+fn a_call_is_told_its_partition_wherever_that_is() {
+    let stored = Stored::new();
+    let mut context = context(Data::None, Time::default());
+    let about = request();
+    let mut partition = |data| {
+        in_call(
+            &mut context,
+            (Export::Handle, data),
+            &about,
+            request::Host::partition,
+        )
+    };
+    assert_eq!(
+        partition(stored.partition()).expect("it may"),
+        Some(b"p".to_vec())
+    );
+    let write = partition(stored.transaction_of(b"few"));
+    assert_eq!(write.expect("it may"), Some(b"few".to_vec()));
+    assert_eq!(partition(stored.shard()).expect("it may"), None);
+    context.call.data = Data::Partition(Vec::new(), stored.snapshot());
+    context.call.elsewhere = Some(b"there".to_vec());
+    let told = request::Host::partition(&mut context).expect("it may");
+    assert_eq!(told, Some(b"there".to_vec()));
+}
+
+#[test]
+fn what_concerns_a_request_traps_where_the_contract_does_not_offer_it() {
+    type Asked = (
+        &'static str,
+        fn(&mut Context) -> Result<()>,
+        &'static [Export],
+    );
+    let stored = Stored::new();
+    let asked: [Asked; 6] = [
+        (
+            "header-values",
+            |context| request::Host::header_values(context, String::new()).map(drop),
+            &[Export::Route, Export::Handle, Export::Gather],
+        ),
+        (
+            "headers",
+            |context| request::Host::headers(context).map(drop),
+            &[Export::Route, Export::Handle, Export::Gather],
+        ),
+        (
+            "random",
+            |context| request::Host::random(context, 1).map(drop),
+            &[Export::Route, Export::Handle, Export::Gather],
+        ),
+        (
+            "now",
+            |context| request::Host::now(context).map(drop),
+            &[Export::Handle, Export::Gather, Export::Migrate],
+        ),
+        (
+            "partition",
+            |context| request::Host::partition(context).map(drop),
+            &[Export::Handle],
+        ),
+        (
+            "part-generation",
+            |context| request::Host::part_generation(context, 0).map(drop),
+            &[Export::Gather],
+        ),
+    ];
+    let of_a_request = [Export::Route, Export::Handle, Export::Gather];
+    let exports = [
+        Export::Describe,
+        Export::Check,
+        Export::Owner,
+        Export::Route,
+        Export::Handle,
+        Export::Gather,
+        Export::Migrate,
+    ];
+    for (name, import, offered) in asked {
+        for export in exports {
+            let mut context = context(Data::None, Time::default());
+            context.call.export = Some(export);
+            if export == Export::Handle {
+                context.call.data = stored.partition();
+            }
+            context.call.request = of_a_request.contains(&export).then(request);
+            match import(&mut context) {
+                Ok(()) => assert!(offered.contains(&export), "{name} in {export:?}"),
+                Err(error) => {
+                    assert!(!offered.contains(&export), "{name} in {export:?}: {error}");
+                    let error = error.to_string();
+                    assert!(
+                        error.contains(&format!("`request.{name}` was called in")),
+                        "{error}"
+                    );
+                }
+            }
+        }
+    }
+}

@@ -37,12 +37,22 @@ pub(super) struct Arguments {
     target: Target,
 }
 
+/// What a guest is compiled for.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Target {
+pub(super) enum Target {
     #[value(name = "wasm32-unknown-unknown")]
     Unknown,
     #[value(name = "wasm32-wasip2")]
     Wasip2,
+}
+
+impl From<Target> for ostrakon_toolchain::Target {
+    fn from(target: Target) -> Self {
+        match target {
+            Target::Unknown => Self::Unknown,
+            Target::Wasip2 => Self::Wasip2,
+        }
+    }
 }
 
 impl Arguments {
@@ -51,11 +61,7 @@ impl Arguments {
             let error = build::Error::NotACrate(self.directory);
             return Err(Failure::new(Exit::Usage, error));
         }
-        let target = match self.target {
-            Target::Unknown => ostrakon_toolchain::Target::Unknown,
-            Target::Wasip2 => ostrakon_toolchain::Target::Wasip2,
-        };
-        let toolchain = Search::new(target, &self.directory)
+        let toolchain = Search::new(self.target.into(), &self.directory)
             .and_then(|search| search.find())
             .map_err(Failure::with(Exit::Unavailable))?;
         let built = Build::new(self.directory)

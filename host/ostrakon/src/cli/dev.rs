@@ -12,6 +12,7 @@ use ostrakon_dev::{
 };
 use ostrakon_toolchain::search;
 
+use super::build::Target;
 use super::{Exit, Failure, say, time};
 
 /// Run a StatefulSet on this machine: each shard a process with its own address and data.
@@ -122,6 +123,14 @@ struct Run {
         default_value = "info"
     )]
     log: String,
+    /// The target to compile the guest for; wasm32-wasip2 is for guests that use WASI.
+    #[arg(
+        long,
+        env = "OSTRAKON_TARGET",
+        value_name = "TARGET",
+        default_value = "wasm32-unknown-unknown"
+    )]
+    target: Target,
     /// Another directory in which a save triggers a build; can be given more than once.
     #[arg(long, value_name = "DIR")]
     watch: Vec<PathBuf>,
@@ -173,6 +182,7 @@ impl Run {
             secrets: self.secrets_dir,
             state: self.state,
             watched: self.watch,
+            target: self.target.into(),
             options: dev::Options {
                 binary,
                 shards: self.shards,

@@ -8,6 +8,7 @@ mod dev;
 mod exit;
 mod inspect;
 mod manifest;
+mod new;
 mod ordinal;
 mod otlp;
 mod pack;
@@ -52,6 +53,7 @@ struct Cli {
 
 const AFTER_HELP: &str = "\
 Examples:
+  ostrakon new polls                           write a new guest that builds and runs
   ostrakon dev --guest guest/kv                run three shards here, swap on each save
   ostrakon build guest/kv -o kv.wasm           make a component of a guest's crate
   ostrakon inspect kv.wasm                     see what it is
@@ -78,6 +80,7 @@ Exit codes:
 enum Command {
     Serve(Box<serve::Arguments>),
     Dev(dev::Arguments),
+    New(new::Arguments),
     Build(build::Arguments),
     Compile(compile::Arguments),
     Inspect(inspect::Arguments),
@@ -111,6 +114,7 @@ pub(crate) fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
     let result = match cli.command {
         Command::Serve(arguments) => arguments.run(),
         Command::Dev(arguments) => arguments.run(),
+        Command::New(arguments) => arguments.run(),
         Command::Build(arguments) => arguments.run(),
         Command::Compile(arguments) => return arguments.run(),
         Command::Inspect(arguments) => arguments.run(),

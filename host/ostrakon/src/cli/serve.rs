@@ -29,7 +29,7 @@ const MAX_THREADS: usize = 1024;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
-  ostrakon serve --config-dir config --data-dir data --listen 127.0.0.1:8080 --admin 127.0.0.1:9090 --ordinal 0")]
+  ostrakon serve --config-dir config --data-dir data --listen 127.0.0.1:8080 --admin 127.0.0.1:9090")]
 pub(super) struct Arguments {
     /// The mounted ConfigMap's directory: guest.wasm (or guest.wasm.zst), ostrakon.toml, the
     /// guest's settings.
@@ -79,7 +79,8 @@ pub(super) struct Arguments {
         default_value = "127.0.0.1:7070"
     )]
     peer_listen: SocketAddr,
-    /// The shard's ordinal [default: the number at the end of `POD_NAME` or of the host name]
+    /// The shard's ordinal [default: the number at the end of `POD_NAME` or of the host name; 0 for a
+    /// shard that is alone, outside of Kubernetes]
     #[arg(long, env = "OSTRAKON_ORDINAL", value_name = "N", value_parser = number)]
     ordinal: Option<u32>,
     /// The StatefulSet of this Pod, where settings follow it or Events are posted [default: the
@@ -187,8 +188,16 @@ impl Arguments {
     }
 
     fn options(self) -> Result<app::Options, Failure> {
+        let is_set = |name| env::var_os(name).is_some();
         let ordinal = match self.ordinal {
             Some(ordinal) => ordinal,
+            // Alone on a desk, a shard needs no number.
+            None if self.peers.is_none()
+                && !is_set("KUBERNETES_SERVICE_HOST")
+                && !is_set("POD_NAME") =>
+            {
+                ordinal::of_this_pod().unwrap_or(0)
+            }
             None => ordinal::of_this_pod().map_err(Failure::with(Exit::Usage))?,
         };
         let set = |name| env::var(name).ok();

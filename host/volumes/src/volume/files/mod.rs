@@ -134,7 +134,7 @@ pub enum ReadError {
     #[error("{} holds more than {MAX_FILES} files; mount a directory of its own", .0.display())]
     TooMany(PathBuf),
     /// The total size of the files is too large.
-    #[error("the files in {} have more than {MAX_BYTES} bytes; make them smaller", .0.display())]
+    #[error("the files in {} have more than {} MiB together; compress the component to guest.wasm.zst with zstd, as `ostrakon pack` does", .0.display(), MAX_BYTES >> 20)]
     TooLarge(PathBuf),
     #[error("{} holds a file whose name is not UTF-8; rename it", .0.display())]
     Name(PathBuf),
