@@ -225,7 +225,8 @@ impl Magazine {
             None => "",
         };
         let main = format!(
-            "<h1>Editor</h1>\n{alert}<form method=\"post\" action=\"/editor/sign-in\">\n<label for=\"token\">Token</label>\n\
+            "<h1>Editor</h1>\n{alert}<form method=\"post\" action=\"/editor/sign-in\">\n\
+            <input type=\"text\" name=\"name\" value=\"editor\" autocomplete=\"username\" hidden>\n<label for=\"token\">Token</label>\n\
             <input type=\"password\" id=\"token\" name=\"token\" required autocomplete=\"current-password\"{described}>\n\
             <button>Sign in</button>\n</form>\n"
         );

@@ -134,7 +134,7 @@ impl Magazine {
         let shown = images.iter().map(|Listed { id, about }| {
             let (uploaded, size) = (date(about.uploaded), size(about.bytes));
             format!(
-                "<li><a href=\"/editor/images/{0}\"><img src=\"/images/{0}\" alt=\"Image {0}\" loading=\"lazy\"></a>\n\
+                "<li><a href=\"/editor/images/{0}\"><img src=\"/images/{0}\" alt=\"Image {0}\"></a>\n\
                 <p class=\"about\">{uploaded}, {size}</p></li>\n",
                 escape(id)
             )

@@ -100,11 +100,8 @@ pub(crate) fn pages(next: Option<Duration>, path: &str) -> String {
 /// An article as its page shows it.
 pub(crate) fn whole(article: &Article, text: &str, now: Duration) -> String {
     let title = escape(&article.title);
-    let summary = match article.summary.as_str() {
-        "" => String::new(),
-        summary => format!("<p class=\"summary\">{}</p>\n", escape(summary)),
-    };
-    let picture = picture(article.picture.as_ref(), "");
+    let summary = summary(article);
+    let picture = picture(article.picture.as_ref());
     let (about, text) = (about(article, now), markup::html(text));
     format!("<article>\n<h1>{title}</h1>\n{summary}{about}{picture}{text}</article>\n")
 }
@@ -113,15 +110,22 @@ fn list(page: &archive::Page, path: &str) -> String {
     let mut html = String::new();
     for (slug, article) in &page.articles {
         let (path, title) = (article_path(slug), escape(&article.title));
-        let (summary, about) = (escape(&article.summary), about(article, Duration::MAX));
-        let picture = picture(article.picture.as_ref(), " loading=\"lazy\"");
+        let (summary, about) = (summary(article), about(article, Duration::MAX));
+        let picture = picture(article.picture.as_ref());
         html.push_str(&format!(
-            "<article class=\"teaser\">\n{picture}<h2><a href=\"{path}\">{title}</a></h2>\n<p>{summary}</p>\n{about}\
+            "<article class=\"teaser\">\n{picture}<h2><a href=\"{path}\">{title}</a></h2>\n{summary}{about}\
             </article>\n"
         ));
     }
     html.push_str(&pages(page.next, path));
     html
+}
+
+fn summary(article: &Article) -> String {
+    match article.summary.as_str() {
+        "" => String::new(),
+        summary => format!("<p class=\"summary\">{}</p>\n", escape(summary)),
+    }
 }
 
 /// When and by whom an article was written, and its tags.
@@ -144,10 +148,10 @@ pub(crate) fn time(at: Duration) -> String {
     format!("<time datetime=\"{}\">{}</time>", rfc3339(at), date(at))
 }
 
-fn picture(picture: Option<&Picture>, how: &str) -> String {
+fn picture(picture: Option<&Picture>) -> String {
     picture.map_or_else(String::new, |Picture { image, alt }| {
         format!(
-            "<img src=\"/images/{}\" alt=\"{}\"{how}>\n",
+            "<img src=\"/images/{}\" alt=\"{}\">\n",
             escape(image),
             escape(alt)
         )
