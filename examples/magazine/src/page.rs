@@ -64,11 +64,11 @@ impl Magazine {
     /// The response as it is sent: an error as a page, and each with the headers that all have.
     pub(crate) fn finished(&self, answer: Result<Response>) -> Response {
         let response = answer.unwrap_or_else(|error| {
-            let page = self.problem(
-                error.status(),
-                title(error.status()),
-                &sentence(&error.to_string()),
-            );
+            let text = match error.code() {
+                "partition_full" => "the magazine is full: shorten an article or delete one".into(),
+                _ => error.to_string(),
+            };
+            let page = self.problem(error.status(), title(error.status()), &sentence(&text));
             let mut response = Response::from(error);
             // It keeps the error's own headers, such as `allow`.
             response

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use magazine::Magazine;
 use ostrakon_guest::{
     paths::encode,
-    testing::{Reply, TestCluster, TestShard},
+    testing::{Limits, Reply, TestCluster, TestShard},
 };
 
 const TOKEN: &str = "a token of the tests";
@@ -650,6 +650,26 @@ fn wrong_settings_are_refused() {
             .unwrap_err();
         assert!(refused.contains(name), "{refused}");
     }
+}
+
+#[test]
+fn a_full_magazine_says_what_to_do() {
+    let limits = Limits {
+        partition: 4000,
+        ..Limits::default()
+    };
+    let builder = TestShard::new().secret("editor-token", TOKEN);
+    let mut shard: Shard = builder.limits(limits).start().unwrap();
+    let cookie = sign_in(&mut shard);
+    let text = "x".repeat(2000);
+    let fields = [("title", "a"), ("text", &text), ("action", "publish")];
+    create(&mut shard, &cookie, &fields);
+    let before = shard.partition("articles").cloned();
+    let full = post(&mut shard, &cookie, "/editor/articles", &fields);
+    assert_eq!(full.status, 507);
+    let expected = "<p>The magazine is full: shorten an article or delete one.</p>";
+    assert!(full.text().contains(expected), "{}", full.text());
+    assert_eq!(shard.partition("articles").cloned(), before);
 }
 
 #[test]
