@@ -68,7 +68,7 @@ impl Magazine {
                 <th scope=\"col\">Saved</th></tr></thead>\n<tbody>\n{rows}</tbody>\n</table>\n"
             ),
         };
-        let pages = pages(page.next, "/editor");
+        let pages = pages(page.next, "Older articles", "/editor");
         let main = format!(
             "<h1>Editor</h1>\n<nav aria-label=\"Editor\" class=\"buttons\"><a href=\"/editor/articles\">New article</a> \
             <a href=\"/editor/images\">Images</a></nav>\n{table}{pages}\
@@ -211,8 +211,8 @@ impl Magazine {
         self.problem(
             403,
             "The editor is closed",
-            "The Secret has no `editor-token`. Put one in, such as the output of `openssl rand -hex 32`, and open this page \
-            again: no restart is needed.",
+            "The Secret has no key editor-token. Put one in, such as the output of: openssl rand -hex 32. Then open this page \
+            again.",
         )
     }
 

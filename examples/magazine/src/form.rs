@@ -176,7 +176,7 @@ impl Typed {
                 escape(&self.text)
             )
         }));
-        let hint = "In UTC. Empty: at once";
+        let hint = "In UTC, from when you publish on. Empty: at once";
         html.push_str(&field("published", "Time of publication", hint, problems, |attributes| {
             let value = escape(&self.published);
             format!("<input type=\"datetime-local\" name=\"published\" value=\"{value}\"{attributes}>\n")

@@ -1,16 +1,22 @@
 //! Images: each a partition of its own, which never changes after it was stored.
 
-use std::time::Duration;
+use std::{cmp::Reverse, time::Duration};
 
 use ostrakon_guest::{Error, Part, Response, Result, html::escape, router::Call};
 use serde::{Deserialize, Serialize};
 
-use crate::{Magazine, article::date, page::Page};
+use crate::{
+    Magazine,
+    article::date,
+    page::Page,
+    reader::{before, pages},
+};
 
 const PREFIX: &str = "image/";
-/// Shown at once, and looked at on each shard.
-const LISTED: usize = 60;
-const LOOKED_AT: usize = 1000;
+/// Images on a page of the list.
+const PAGE_SIZE: usize = 60;
+/// The most images that one shard looks at for the list, which takes some 50 ms.
+const MOST: usize = 10_000;
 
 /// What is stored of an image beside its bytes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -108,29 +114,40 @@ impl Magazine {
 
     /// The images of one shard.
     pub(crate) fn images_here(&self, call: &Call<'_>) -> Result<Response> {
+        let end = before(call)?.unwrap_or(Duration::MAX);
         let shard = call.shard();
-        let keys = shard.partitions().prefix(PREFIX).take(LOOKED_AT);
+        let keys = shard.partitions().prefix(PREFIX).take(MOST);
         let mut images: Vec<_> = keys
             .filter_map(|key| {
                 let about = shard.get(&key, "about")?;
-                let about = serde_json::from_slice(&about).ok()?;
-                Some(Listed {
-                    id: id(&key),
-                    about,
-                })
+                let about: About = serde_json::from_slice(&about).ok()?;
+                let id = id(&key);
+                (about.uploaded < end).then_some(Listed { id, about })
             })
             .collect();
-        newest(&mut images);
+        newest_first(&mut images);
+        // One more than a page has says that there is another.
+        images.truncate(PAGE_SIZE + 1);
         Ok(Response::json(&images))
     }
 
     /// The images of all shards.
-    pub(crate) fn images(&self, _: &Call<'_>, parts: Vec<Part>) -> Result<Response> {
+    pub(crate) fn images(&self, call: &Call<'_>, parts: Vec<Part>) -> Result<Response> {
+        // Of a query that is no page, the shards have no parts.
+        before(call)?;
         let mut images = Vec::new();
         for part in parts {
             images.extend(part.json::<Vec<Listed>>()?);
         }
-        newest(&mut images);
+        newest_first(&mut images);
+        let has_more = images.len() > PAGE_SIZE;
+        images.truncate(PAGE_SIZE);
+        let last = images.last().filter(|_| has_more);
+        let pages = pages(
+            last.map(|last| last.about.uploaded),
+            "Older images",
+            "/editor/images",
+        );
         let shown = images.iter().map(|Listed { id, about }| {
             let (uploaded, size) = (date(about.uploaded), size(about.bytes));
             format!(
@@ -147,7 +164,7 @@ impl Magazine {
             <p class=\"hint\" id=\"image-hint\">PNG, JPEG, WebP or GIF, less than 8 MiB</p>\n\
             <input type=\"file\" id=\"image\" name=\"image\" required aria-describedby=\"image-hint\" \
             accept=\"image/png,image/jpeg,image/webp,image/gif\">\n<button>Upload</button>\n</form>\n\
-            <h2>The newest</h2>\n<ul class=\"images\">\n{shown}</ul>\n<p><a href=\"/editor\">All articles</a></p>\n"
+            <h2>All images</h2>\n<ul class=\"images\">\n{shown}</ul>\n{pages}<p><a href=\"/editor\">All articles</a></p>\n"
         );
         Ok(self.private(Page {
             title: "Images",
@@ -180,9 +197,8 @@ fn id(partition: &[u8]) -> String {
     key.strip_prefix(PREFIX).unwrap_or(&key).to_owned()
 }
 
-fn newest(images: &mut Vec<Listed>) {
-    images.sort_by(|a, b| (b.about.uploaded, &b.id).cmp(&(a.about.uploaded, &a.id)));
-    images.truncate(LISTED);
+fn newest_first(images: &mut [Listed]) {
+    images.sort_by_key(|image| Reverse((image.about.uploaded, image.id.clone())));
 }
 
 fn size(bytes: usize) -> String {

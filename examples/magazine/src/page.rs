@@ -84,7 +84,7 @@ impl Magazine {
             .any(|header| header.name == "content-security-policy");
         let response = response
             .header("x-content-type-options", "nosniff")
-            // With none at all, browsers would not say where a form comes from.
+            // With `no-referrer`, browsers would not say where a form comes from.
             .header("referrer-policy", "same-origin");
         if has_policy {
             response

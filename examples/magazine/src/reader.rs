@@ -83,16 +83,17 @@ pub(crate) fn before(call: &Call<'_>) -> Result<Option<Duration>> {
         return Ok(None);
     };
     let before = before.parse().map(Duration::from_nanos);
-    let message = "this is no page of the list: begin with the newest articles";
+    let message = "this is no page of the list: begin at its first page";
     before.map(Some).map_err(|_| Error::bad_request(message))
 }
 
-/// Links to the other pages of a list.
-pub(crate) fn pages(next: Option<Duration>, path: &str) -> String {
+/// The link to the next page of a list.
+pub(crate) fn pages(next: Option<Duration>, label: &str, path: &str) -> String {
     next.map_or_else(String::new, |next| {
         let next = next.as_nanos();
         format!(
-            "<nav aria-label=\"Pages\"><a rel=\"next\" href=\"{path}?before={next}\">Older articles</a></nav>\n"
+            "<nav aria-label=\"Pages\"><a rel=\"next\" href=\"{path}?before={next}\">{label}</a></nav>
+"
         )
     })
 }
@@ -117,7 +118,7 @@ fn list(page: &archive::Page, path: &str) -> String {
             </article>\n"
         ));
     }
-    html.push_str(&pages(page.next, path));
+    html.push_str(&pages(page.next, "Older articles", path));
     html
 }
 

@@ -382,6 +382,30 @@ fn images_are_stored_apart_and_kept_for_good() {
 }
 
 #[test]
+fn the_list_of_images_has_pages() {
+    let (mut shard, cookie) = signed_in();
+    for _ in 0..130 {
+        shard.advance(Duration::from_secs(1));
+        assert_eq!(upload(&mut shard, &cookie, PNG).status, 303);
+    }
+    let (mut path, mut found) = ("/editor/images".to_owned(), Vec::new());
+    let mut seen = BTreeSet::new();
+    loop {
+        let page = get(&mut shard, &cookie, &path);
+        let images = page.text().split("<img src=\"").skip(1);
+        let images: Vec<_> = images.map(|part| part[..40].to_owned()).collect();
+        found.push(images.len());
+        seen.extend(images);
+        let next = page.text().split_once("rel=\"next\" href=\"");
+        let Some((_, next)) = next else { break };
+        next.split('"').next().unwrap().clone_into(&mut path);
+    }
+    assert_eq!((found, seen.len()), (vec![60, 60, 10], 130));
+    let wrong = get(&mut shard, &cookie, "/editor/images?before=x");
+    assert_eq!(wrong.status, 400);
+}
+
+#[test]
 fn an_image_of_eight_mib_fits() {
     let (mut shard, cookie) = signed_in();
     let mut file = vec![7; (8 << 20) - 1024];
