@@ -15,7 +15,7 @@ use crate::{
 const PREFIX: &str = "image/";
 /// Images on a page of the list.
 const PAGE_SIZE: usize = 60;
-/// The most images that one shard looks at for the list, which takes some 50 ms.
+/// The most images that one shard looks at for the list, which takes about 0.1 s.
 const MOST: usize = 10_000;
 
 /// What is stored of an image beside its bytes.
