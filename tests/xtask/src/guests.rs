@@ -7,10 +7,11 @@ use ostrakon_toolchain::{Build, Search, Target};
 use crate::steps::say;
 
 /// Name and directory of each guest.
-pub(crate) const GUESTS: [(&str, &str); 5] = [
+pub(crate) const GUESTS: [(&str, &str); 6] = [
     ("kv", "guest/kv"),
     ("counter", "examples/counter"),
     ("votes", "examples/votes"),
+    ("magazine", "examples/magazine"),
     ("hostile", "tests/guests/hostile"),
     ("small", "tests/guests/small"),
 ];
