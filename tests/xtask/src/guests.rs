@@ -7,13 +7,14 @@ use ostrakon_toolchain::{Build, Search, Target};
 use crate::steps::say;
 
 /// Name and directory of each guest.
-pub(crate) const GUESTS: [(&str, &str); 6] = [
+pub(crate) const GUESTS: [(&str, &str); 7] = [
     ("kv", "guest/kv"),
     ("counter", "examples/counter"),
     ("votes", "examples/votes"),
     ("magazine", "examples/magazine"),
     ("hostile", "tests/guests/hostile"),
     ("small", "tests/guests/small"),
+    ("probe", "tests/guests/probe"),
 ];
 
 /// Builds all guests to `target/guests/<name>.wasm` and returns that directory.
