@@ -1,5 +1,6 @@
 //! The code shared by the tests of running hosts and the benches.
 
+pub mod browser;
 pub mod client;
 pub mod cluster;
 pub mod collector;

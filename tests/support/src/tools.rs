@@ -16,7 +16,7 @@ pub fn tool(name: &str) -> Command {
 ///
 /// # Panics
 /// When it is not installed.
-pub(crate) fn provided(name: &str) -> PathBuf {
+pub fn provided(name: &str) -> PathBuf {
     let tools = env::var_os("OSTRAKON_TEST_TOOLS").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/tools"),
         PathBuf::from,

