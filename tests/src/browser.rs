@@ -177,8 +177,9 @@ impl Browser {
     /// # Panics
     /// When it throws.
     pub fn evaluate(&mut self, expression: &str) -> Value {
-        let parameters =
-            json!({ "expression": expression, "awaitPromise": true, "returnByValue": true });
+        let parameters = json!({
+            "expression": expression, "awaitPromise": true, "returnByValue": true, "userGesture": true,
+        });
         let mut evaluated = self.call("Runtime.evaluate", parameters);
         let thrown = &evaluated["exceptionDetails"];
         assert!(thrown.is_null(), "{thrown:#}");
