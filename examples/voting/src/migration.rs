@@ -7,7 +7,7 @@ use voting_polls::VOTES;
 const BATCH: usize = 1024;
 
 /// Turns each vote into a ranking with one choice. The poll's tally of first choices stays as it is.
-pub(crate) fn migrate(from: u32, shard: &Migration) -> Result<(), String> {
+pub(crate) fn migrate(from: u32, shard: Migration) -> Result<(), String> {
     if from != 1 {
         return Err(format!("version 2 cannot migrate data of schema {from}"));
     }

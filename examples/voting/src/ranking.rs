@@ -80,7 +80,7 @@ impl Ballot for Ranking {
     }
 
     fn migrate(from: u32, shard: &Migration) -> Result<(), String> {
-        migration::migrate(from, shard)
+        migration::migrate(from, *shard)
     }
 }
 

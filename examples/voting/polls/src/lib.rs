@@ -23,16 +23,17 @@ pub use votes::{VOTES, Votes};
 
 use crate::{
     poll::{Draft, id_in_path, new_id},
-    visitor::Visitor,
+    visitor::Cookies,
 };
 
 /// The service, with votes of the type `B`.
 #[derive(Debug)]
 pub struct Voting<B> {
-    visitor: Visitor,
+    cookies: Cookies,
     ballot: PhantomData<fn() -> B>,
 }
 
+#[expect(clippy::unused_self, reason = "the router passes the guest")]
 impl<B: Ballot> Voting<B> {
     const ROUTER: Router<Self> = Router::new(&[
         Endpoint::get("/", Place::Everywhere, Self::part).joined(Self::home),
@@ -95,18 +96,14 @@ impl<B: Ballot> Voting<B> {
 
     fn ballot(&self, call: &Call<'_>) -> Result<Response> {
         let (id, poll) = (poll::id(call)?, Poll::load(call.store())?);
-        let visitor = self.visitor.known(call);
-        let chosen = match &visitor {
-            Some(voter) => Votes::<B>::of(call.store()).choices(voter)?,
-            None => Vec::new(),
-        };
+        let chosen = Self::choices(call)?;
         let page = pages::ballot::<B>(&id, &poll, &chosen, None, call.now());
-        Ok(self.visitor.remembered(call, page))
+        Ok(self.cookies.remembered(call, page))
     }
 
     fn vote(&self, call: &Call<'_>) -> Result<Response> {
         let (id, poll) = (poll::id(call)?, Poll::load(call.store())?);
-        let voter = self.visitor.required(call)?;
+        let voter = visitor::required(call)?;
         poll.check_open(call.now())?;
         let choices = poll.choices(&call.form()?)?;
         match B::new(&poll, &choices) {
@@ -123,12 +120,8 @@ impl<B: Ballot> Voting<B> {
 
     fn results(&self, call: &Call<'_>) -> Result<Response> {
         let (id, poll) = (poll::id(call)?, Poll::load(call.store())?);
-        let votes = Votes::<B>::of(call.store());
-        let chosen = match self.visitor.known(call) {
-            Some(voter) => votes.choices(&voter)?,
-            None => Vec::new(),
-        };
-        let outcome = B::outcome(&poll, votes)?;
+        let chosen = Self::choices(call)?;
+        let outcome = B::outcome(&poll, Votes::of(call.store()))?;
         let live = is_live(call)?;
         Ok(pages::results(
             &id,
@@ -151,40 +144,44 @@ impl<B: Ballot> Voting<B> {
             .map_err(|wrong| poll::invalid(wrong.to_string()))?;
         poll.store(call.store())?;
         let id = poll::id(call)?;
-        let shown = self.shown(call, &id, &poll)?.status(201);
+        let shown = Self::shown(call, &id, &poll)?.status(201);
         Ok(shown.header("location", format!("/api/polls/{id}")))
     }
 
     fn api_show(&self, call: &Call<'_>) -> Result<Response> {
         let (id, poll) = (poll::id(call)?, Poll::load(call.store())?);
-        let shown = self.shown(call, &id, &poll)?;
-        Ok(self.visitor.remembered(call, shown))
+        let shown = Self::shown(call, &id, &poll)?;
+        Ok(self.cookies.remembered(call, shown))
     }
 
     fn api_vote(&self, call: &Call<'_>) -> Result<Response> {
-        let (id, poll) = (poll::id(call)?, Poll::load(call.store())?);
-        let voter = self.visitor.required(call)?;
+        let poll = Poll::load(call.store())?;
+        let voter = visitor::required(call)?;
         poll.check_open(call.now())?;
         let choices = api::choices(call, &poll)?;
         let ballot = B::new(&poll, &choices).map_err(poll::invalid)?;
         Votes::of(call.store()).cast(&poll, &voter, &ballot)?;
-        self.shown(call, &id, &poll)
+        Ok(Response::new(204))
     }
 
-    fn shown(&self, call: &Call<'_>, id: &str, poll: &Poll) -> Result<Response> {
-        let votes = Votes::<B>::of(call.store());
-        let yours = match self.visitor.known(call) {
-            Some(voter) => votes.choices(&voter)?,
-            None => Vec::new(),
-        };
-        let outcome = B::outcome(poll, votes)?;
+    /// What this browser chose; empty if it has not voted.
+    fn choices(call: &Call<'_>) -> Result<Vec<u8>> {
+        match visitor::known(call) {
+            Some(voter) => Votes::<B>::of(call.store()).choices(&voter),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    fn shown(call: &Call<'_>, id: &str, poll: &Poll) -> Result<Response> {
+        let yours = Self::choices(call)?;
+        let outcome = B::outcome(poll, Votes::of(call.store()))?;
         Ok(api::show(id, poll, &yours, &outcome, call.now()))
     }
 }
 
-/// Whether a page of results is to refresh itself.
+/// Whether a page of results is to refresh itself: unless the visitor stopped that, or reads older ones.
 fn is_live(call: &Call<'_>) -> Result<bool> {
-    Ok(call.query("live")?.as_deref() != Some("no"))
+    Ok(call.query("live")?.as_deref() != Some("no") && call.query("before")?.is_none())
 }
 
 impl<B: Ballot> Guest for Voting<B> {
@@ -194,7 +191,7 @@ impl<B: Ballot> Guest for Voting<B> {
 
     fn new(settings: Settings) -> Result<Self, String> {
         Ok(Self {
-            visitor: Visitor::new(settings)?,
+            cookies: Cookies::new(settings)?,
             ballot: PhantomData,
         })
     }

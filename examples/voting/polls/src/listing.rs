@@ -2,10 +2,14 @@
 
 use std::cmp::Reverse;
 
-use ostrakon_guest::{Error, Part, Request, Response, Result};
-use serde::{Deserialize, Serialize};
+use ostrakon_guest::{Entry, Error, Part, Request, Response, Result, Shard};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{Poll, poll::is_id, votes};
+use crate::{
+    Poll,
+    poll::{POLL, is_id},
+    votes::TALLY,
+};
 
 /// The number of polls in a page.
 pub(crate) const PAGE: usize = 50;
@@ -66,10 +70,10 @@ pub(crate) fn part(request: &Request, ranked: bool) -> Result<Response> {
     let shard = request.shard();
     let mut listing = Listing::default();
     for id in shard.partitions() {
-        let Some(poll) = Poll::stored_at(shard, &id)? else {
+        let Some(poll) = stored::<Poll>(shard, &id, POLL)? else {
             continue;
         };
-        let tally = votes::tally_at(shard, &id, &poll)?;
+        let tally = stored(shard, &id, TALLY)?.unwrap_or_else(|| vec![0; poll.options.len()]);
         let id = String::from_utf8_lossy(&id).into_owned();
         let summary = Summary {
             id,
@@ -92,6 +96,15 @@ pub(crate) fn part(request: &Request, ranked: bool) -> Result<Response> {
     Ok(Response::json(&listing))
 }
 
+fn stored<T: DeserializeOwned>(shard: Shard, id: &[u8], key: &str) -> Result<Option<T>> {
+    let value = shard.get(id, key);
+    let entry = value.map(|value| Entry {
+        key: key.into(),
+        value,
+    });
+    entry.map(|entry| entry.json()).transpose()
+}
+
 /// The page, from the parts of all shards.
 pub(crate) fn join(request: &Request, parts: Vec<Part>) -> Result<Listing> {
     before(request)?;
@@ -101,9 +114,6 @@ pub(crate) fn join(request: &Request, parts: Vec<Part>) -> Result<Listing> {
         all.polls.extend(polls);
         all.more |= more;
     }
-    // While a poll moves, two shards may show it.
-    all.polls.sort_by(|one, other| one.id.cmp(&other.id));
-    all.polls.dedup_by(|one, other| one.id == other.id);
     all.cut();
     Ok(all)
 }

@@ -7,7 +7,7 @@ use ostrakon_guest::{
 };
 use serde::{Deserialize, Serialize};
 
-const KEY: &str = "poll";
+pub(crate) const POLL: &str = "poll";
 const ID_DIGITS: usize = 32;
 const MAX_QUESTION: usize = 200;
 const MAX_OPTION: usize = 100;
@@ -28,24 +28,12 @@ pub struct Poll {
 impl Poll {
     pub(crate) fn load(store: Store) -> Result<Self> {
         store
-            .get_json(KEY)?
+            .get_json(POLL)?
             .ok_or_else(|| Error::not_found("There is no such poll. Check the link."))
     }
 
-    /// A poll of the shard; `None` if the partition has none.
-    pub(crate) fn stored_at(shard: ostrakon_guest::Shard, id: &[u8]) -> Result<Option<Self>> {
-        let Some(value) = shard.get(id, KEY) else {
-            return Ok(None);
-        };
-        let entry = ostrakon_guest::Entry {
-            key: KEY.into(),
-            value,
-        };
-        entry.json().map(Some)
-    }
-
     pub(crate) fn store(&self, store: Store) -> Result<()> {
-        Ok(store.set_json(KEY, self)?)
+        Ok(store.set_json(POLL, self)?)
     }
 
     pub(crate) fn is_closed(&self, now: Duration) -> bool {
@@ -107,6 +95,7 @@ pub(crate) fn invalid(message: String) -> Error {
 }
 
 /// The id of a poll that a request creates.
+#[expect(clippy::unnecessary_wraps, reason = "the router's type for keys")]
 pub(crate) fn new_id(head: &RequestHead, _: &Params) -> Result<Vec<u8>> {
     Ok(head.random_id().into())
 }

@@ -7,42 +7,42 @@ use ostrakon_guest::{Cookie, Error, Request, RequestHead, Response, Result, Sett
 use crate::poll::is_id;
 
 const COOKIE: &str = "voter";
-const YEAR: Duration = Duration::from_secs(365 * 86_400);
+const YEAR: Duration = Duration::from_hours(365 * 24);
 
-/// What is known of the browser that sent a request.
+/// How browsers are recognised.
 #[derive(Debug)]
-pub(crate) struct Visitor {
+pub(crate) struct Cookies {
     secure: bool,
 }
 
-impl Visitor {
+impl Cookies {
     pub(crate) fn new(settings: Settings) -> Result<Self, String> {
         let secure = settings.parsed("secure-cookies")?.unwrap_or(false);
         Ok(Self { secure })
     }
 
-    /// The browser's id, if it has one.
-    pub(crate) fn known(&self, head: &RequestHead) -> Option<String> {
-        head.cookie(COOKIE).filter(|id| is_id(id))
-    }
-
-    /// The browser's id, which it needs to vote: without one, a vote that is sent twice would count twice.
-    pub(crate) fn required(&self, head: &RequestHead) -> Result<String> {
-        self.known(head).ok_or_else(|| {
-            let message = "Your browser sent no cookie, by which each browser has one vote. Allow cookies for this \
-                           site, open the poll again, and vote there.";
-            Error::new(403, "no_cookie", message)
-        })
-    }
-
     /// The response, which gives the browser an id if it has none.
     pub(crate) fn remembered(&self, request: &Request, response: Response) -> Response {
-        if self.known(request).is_some() {
+        if known(request).is_some() {
             return response;
         }
         let cookie = Cookie::new(COOKIE, &request.random_id()).max_age(YEAR);
         response.cookie(if self.secure { cookie.secure() } else { cookie })
     }
+}
+
+/// The browser's id, if it has one.
+pub(crate) fn known(head: &RequestHead) -> Option<String> {
+    head.cookie(COOKIE).filter(|id| is_id(id))
+}
+
+/// The browser's id, which it needs to vote: without one, a vote that is sent twice would count twice.
+pub(crate) fn required(head: &RequestHead) -> Result<String> {
+    known(head).ok_or_else(|| {
+        let message = "Your browser sent no cookie, by which each browser has one vote. Allow cookies for this \
+                       site, open the poll again, and vote there.";
+        Error::new(403, "no_cookie", message)
+    })
 }
 
 /// Rejects a request that changes something and that a page of another site made.

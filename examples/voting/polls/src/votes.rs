@@ -2,14 +2,14 @@
 
 use std::marker::PhantomData;
 
-use ostrakon_guest::{Result, Shard, Store, collections::Map};
+use ostrakon_guest::{Result, Store, collections::Map};
 
 use crate::{Ballot, Poll};
 
 /// The map of votes in a poll's partition, by voter.
 pub const VOTES: &str = "votes";
 /// The number of first choices of each option, kept in the transaction of each vote.
-const TALLY: &str = "tally";
+pub(crate) const TALLY: &str = "tally";
 
 /// The votes of the request's poll.
 #[derive(Debug)]
@@ -70,16 +70,4 @@ impl<B: Ballot> Votes<B> {
 fn first<'a, B: Ballot>(tally: &'a mut [u32], ballot: &B) -> Option<&'a mut u32> {
     let option = *ballot.choices().first()?;
     tally.get_mut(usize::from(option))
-}
-
-/// How many voters prefer each option of a poll of the shard most.
-pub(crate) fn tally_at(shard: Shard, id: &[u8], poll: &Poll) -> Result<Vec<u32>> {
-    match shard.get(id, TALLY) {
-        Some(value) => ostrakon_guest::Entry {
-            key: TALLY.into(),
-            value,
-        }
-        .json(),
-        None => Ok(vec![0; poll.options.len()]),
-    }
 }

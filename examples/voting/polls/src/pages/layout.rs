@@ -9,8 +9,8 @@ const STYLE: &str = "\
 *{box-sizing:border-box}\
 body{margin:0;background:var(--page);color:var(--text);font:1.0625rem/1.55 system-ui,sans-serif;overflow-wrap:anywhere}\
 header,main{max-width:42rem;margin:auto;padding:0 1.25rem}\
-header{display:flex;flex-wrap:wrap;gap:.25rem 1.5rem;padding-block:1.25rem}\
-header a{font-weight:600;padding:.25rem 0}\
+header{padding-block:1.25rem}nav{display:flex;flex-wrap:wrap;gap:.25rem 1.5rem}\
+nav a{font-weight:600;padding:.25rem 0}\
 main{padding-bottom:4rem}\
 h1{font-size:1.75rem;line-height:1.25;margin:1rem 0 .75rem}\
 h2{font-size:1.1875rem;line-height:1.35;margin:0}\
@@ -18,10 +18,10 @@ a{color:var(--accent);text-underline-offset:.2em}\
 :focus-visible{outline:3px solid var(--accent);outline-offset:2px;border-radius:2px}\
 .skip{position:absolute;left:-99rem}.skip:focus{left:1.25rem;top:.25rem}\
 .polls{list-style:none;margin:0;padding:0}.polls li,section{border-top:1px solid var(--line);padding:1rem 0}\
-.meta,.hint{color:var(--soft);margin:.25rem 0;font-size:.9375rem}\
+.meta,.hint{color:var(--soft);margin:.25rem 0;font-size:.9375rem}.meta::first-letter{text-transform:uppercase}\
 .winner{font-size:1.1875rem}\
 label,legend{display:block;font-weight:600;margin-top:1.25rem;padding:0}\
-fieldset{border:0;margin:0 0 .5rem;padding:0}\
+fieldset{border:0;margin:1.5rem 0 .5rem;padding:0}\
 .choice{display:flex;gap:.75rem;align-items:start;font-weight:400;margin:0;padding:.6rem 0}\
 .choice input{width:1.25rem;height:1.25rem;margin:.15rem 0 0;flex:none;accent-color:var(--accent)}\
 input:not([type=radio]),textarea,select{width:100%;font:inherit;color:inherit;background:transparent;border:1px solid var(--field);border-radius:.375rem;padding:.55rem .7rem;margin-top:.25rem}\
@@ -30,14 +30,14 @@ button,.button{display:inline-block;font:inherit;font-weight:600;text-decoration
 .error{color:var(--bad);font-weight:600;margin:.25rem 0}\
 table{width:100%;border-collapse:collapse}\
 tbody th,td{padding:.5rem 0;vertical-align:top}\
-tbody th{text-align:left;font-weight:400}td{text-align:right;padding-left:1rem;white-space:nowrap;font-variant-numeric:tabular-nums}\
+tbody th{text-align:left;font-weight:400}td{text-align:right;width:4rem;white-space:nowrap;font-variant-numeric:tabular-nums}\
 .bar{display:block;width:100%;height:.5rem;margin-top:.25rem;background:var(--line);border-radius:.25rem}\
 .bar rect{fill:var(--accent)}\
 .out{color:var(--soft)}\
 .hidden{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}";
 
 /// Nothing is loaded and no script runs; the style is allowed by its hash.
-const POLICY: &str = "default-src 'none'; style-src 'sha256-0ZQmEzLPs2ckZig+f27wBSEPvjRYrjLuP27cH28z5G0='; img-src data:; form-action 'self'; \
+const POLICY: &str = "default-src 'none'; style-src 'sha256-syhWCHFLxMq5IwxtuQUfTJzhsCF3++VQBOS5C9zk4Wo='; img-src data:; form-action 'self'; \
                       base-uri 'none'; frame-ancestors 'none'";
 
 /// A page with this title and main content.
