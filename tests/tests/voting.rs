@@ -82,7 +82,7 @@ fn a_live_swap_to_ranked_choices_counts_each_voter_once_with_the_last_choice() {
         let number = usize::try_from(number).expect("few requests");
         let client = &mut clients[(worker + number) % shards];
         let (poll, voter) = (number % POLLS, number / POLLS % VOTERS);
-        match number % 10 {
+        match number % 11 {
             // While versions differ, each listing still has every poll once.
             3 => {
                 let listed = json(&client.get("/api/polls").expect("an answer"));
@@ -97,6 +97,19 @@ fn a_live_swap_to_ranked_choices_counts_each_voter_once_with_the_last_choice() {
                 let page = client.get(&path).expect("an answer");
                 assert_eq!((page.status, page.header("refresh")), (200, Some("5")));
                 pages.fetch_add(1, Ordering::Relaxed);
+            }
+            // Some voters vote before the swap only: the migration must keep their votes.
+            _ if voter % 4 == 0 && phase.load(Ordering::SeqCst) != BEFORE => {
+                let cast = cast[worker].lock().expect("no holder panics");
+                let headers = [("cookie", &*cookie(worker, voter))];
+                let path = format!("/api{}", polls[poll]);
+                let result = json(&client.send("GET", &path, &headers, b"").expect("an answer"));
+                match cast.get(&(poll, voter)) {
+                    Some(cast) => {
+                        assert!(cast.may_be.contains(&result["yours"]), "{cast:?}: {result}")
+                    }
+                    None => assert_eq!(result["yours"], json!([])),
+                }
             }
             _ => {
                 let first = (number * 7 + worker + voter) % OPTIONS;
@@ -159,7 +172,6 @@ fn a_live_swap_to_ranked_choices_counts_each_voter_once_with_the_last_choice() {
         })
         .collect();
     let of = |poll: usize| cast.iter().filter(move |((of, _), _)| *of == poll);
-    let mut ranked = 0;
     for host in &cluster.hosts {
         let mut client = host.client();
         let listed = json(&client.get("/api/polls").expect("an answer"));
@@ -182,6 +194,7 @@ fn a_live_swap_to_ranked_choices_counts_each_voter_once_with_the_last_choice() {
             );
         }
     }
+    let (mut ranked, mut migrated) = (0, 0);
     let mut client = cluster.hosts[1].client();
     for ((poll, (worker, voter)), cast) in &cast {
         let headers = [("cookie", &*cookie(*worker, *voter))];
@@ -189,16 +202,20 @@ fn a_live_swap_to_ranked_choices_counts_each_voter_once_with_the_last_choice() {
         let result = json(&client.send("GET", &path, &headers, b"").expect("an answer"));
         assert!(cast.may_be.contains(&result["yours"]), "{cast:?}: {result}");
         ranked += u64::from(result["yours"] == json!(cast.choices));
+        migrated += u64::from(voter % 4 == 0);
     }
     let acknowledged: u64 = cast.values().map(|cast| cast.acknowledged).sum();
-    assert!(ranked > 0, "version 2 must have counted further choices");
+    assert!(
+        ranked > 0 && migrated > 0,
+        "{ranked} ranked, {migrated} migrated"
+    );
     for host in &cluster.hosts {
         assert_eq!(host.metric("ostrakon_swap_refusals_total"), 0);
     }
     println!(
         "at least {requests} requests to {SHARDS} shards, 0 failed: {acknowledged} votes acknowledged to {} voters in \
-         {POLLS} polls, {} of them the last of its voter, each counted once ({ranked} with a second choice); {} \
-         listings, each whole; {} pages of results",
+         {POLLS} polls; the last votes, {}, each counted once ({migrated} from before the swap, {ranked} with a second \
+         choice); {} listings, each whole; {} pages of results",
         WORKERS * VOTERS,
         cast.len(),
         listings.into_inner(),
