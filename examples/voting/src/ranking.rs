@@ -13,7 +13,7 @@ use crate::{migration, run_off};
 pub struct Ranking(pub(crate) Vec<u8>);
 
 impl Ballot for Ranking {
-    const VERSION: &'static str = env!("CARGO_PKG_VERSION");
+    const VERSION: &'static str = "2.0.0";
     const SCHEMA: u32 = 2;
     const RANKED: bool = true;
 

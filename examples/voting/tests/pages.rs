@@ -137,6 +137,39 @@ fn bad_polls_are_rejected_with_the_form_and_what_to_do() {
 }
 
 #[test]
+fn the_longest_poll_fits_and_more_is_too_large() {
+    let mut shard = start::<Voting>();
+    let long = |count: usize| "%F0%9F%8D%B2".repeat(count);
+    let options = (10..30).map(|number| format!("{number}{}", long(98)));
+    let options = options.collect::<Vec<_>>().join("%0D%0A");
+    let form = format!("question={}&options={options}", long(200));
+    let poll = create(&mut shard, &form);
+    assert_eq!(vote(&mut shard, &poll, 1, "choice=19").status, 303);
+    let form = format!("question={}", "%3C".repeat(30_000));
+    assert_eq!(shard.post("/polls", form).status, 413);
+    assert_eq!(shard.post("/api/polls", " ".repeat(65_537)).status, 413);
+}
+
+#[test]
+fn pages_load_and_run_nothing() {
+    let mut shard = start::<Voting>();
+    let poll = create(&mut shard, FORM);
+    for path in [
+        "/polls/new",
+        &*poll,
+        &*format!("{poll}/results"),
+        "/nowhere",
+    ] {
+        let page = shard.get(path);
+        let policy = page.header("content-security-policy").expect("a policy");
+        assert!(policy.starts_with("default-src 'none';"), "{policy}");
+        assert_eq!(page.header("x-content-type-options"), Some("nosniff"));
+        assert_eq!(page.header("cache-control"), Some("no-store"));
+        assert!(!page.text().contains("<b>") && !page.text().contains("<script"));
+    }
+}
+
+#[test]
 fn bad_votes_are_rejected() {
     let mut shard = start::<Voting>();
     let poll = create(&mut shard, FORM);

@@ -12,7 +12,8 @@ mod votes;
 use std::marker::PhantomData;
 
 use ostrakon_guest::{
-    Description, Guest, Migration, Part, Request, RequestHead, Response, Result, Route, Settings,
+    Description, Error, Guest, Migration, Part, Request, RequestHead, Response, Result, Route,
+    Settings,
     router::{Call, Endpoint, Place, Router},
 };
 
@@ -25,6 +26,9 @@ use crate::{
     poll::{Draft, id_in_path, new_id},
     visitor::Cookies,
 };
+
+/// The most bytes of a request's body. The longest poll has less, even percent-encoded.
+const MAX_BODY: usize = 64 << 10;
 
 /// The service, with votes of the type `B`.
 #[derive(Debug)]
@@ -179,6 +183,15 @@ impl<B: Ballot> Voting<B> {
     }
 }
 
+/// Rejects what is too large for any poll, and would be repeated in the form with what is wrong.
+fn check_size(request: &Request) -> Result<()> {
+    if request.body().len() <= MAX_BODY {
+        return Ok(());
+    }
+    let message = "A poll or vote has at most 64 KiB. Shorten it.";
+    Err(Error::new(413, "too_large", message))
+}
+
 /// Whether a page of results is to refresh itself: unless the visitor stopped that, or reads older ones.
 fn is_live(call: &Call<'_>) -> Result<bool> {
     Ok(call.query("live")?.as_deref() != Some("no") && call.query("before")?.is_none())
@@ -201,8 +214,8 @@ impl<B: Ballot> Guest for Voting<B> {
     }
 
     fn handle(&self, request: &Request) -> Result<Response> {
-        let answered =
-            visitor::from_here(request).and_then(|()| Self::ROUTER.handle(self, request));
+        let allowed = check_size(request).and_then(|()| visitor::from_here(request));
+        let answered = allowed.and_then(|()| Self::ROUTER.handle(self, request));
         Ok(Self::finished(request, answered))
     }
 

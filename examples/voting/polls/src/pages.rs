@@ -239,9 +239,12 @@ pub(crate) fn error(error: Error) -> Response {
         503 | 507 => "This does not work now",
         _ => "Something went wrong",
     };
+    let message = match error.status() {
+        500 => "Try again. If that fails, tell the people who run this service.".to_owned(),
+        _ => escape(&sentence(&error.to_string())),
+    };
     let main = format!(
-        "<h1>{title}</h1><p>{}</p><p><a class=\"button\" href=\"/\">All polls</a></p>",
-        escape(&error.to_string())
+        "<h1>{title}</h1><p>{message}</p><p><a class=\"button\" href=\"/\">All polls</a></p>"
     );
     let status = error.status();
     // Headers such as `allow` stay.
@@ -257,6 +260,18 @@ pub(crate) fn error(error: Error) -> Response {
         body: page.body,
         discard: true,
     }
+}
+
+/// A message as a sentence. Those of the SDK are in lower case, without a full stop.
+fn sentence(message: &str) -> String {
+    let mut sentence = message.to_owned();
+    if let Some(first) = sentence.get_mut(..1) {
+        first.make_ascii_uppercase();
+    }
+    if !sentence.ends_with('.') {
+        sentence.push('.');
+    }
+    sentence
 }
 
 /// A page that refreshes itself, and can be told not to.
