@@ -10,44 +10,49 @@ use voting_polls::{Outcome, Round};
 /// Of several options with the fewest votes, the one with fewer votes in earlier rounds leaves, the latest round first;
 /// then the one listed later.
 pub fn run_off(options: usize, rankings: &[Vec<u8>]) -> Outcome {
-    let mut remaining = vec![true; options];
+    // A pile of votes for each option; `None` once it is out.
+    let mut piles: Vec<Option<Vec<&[u8]>>> = vec![Some(Vec::new()); options];
+    let mut exhausted = deal(&mut piles, rankings.iter().map(Vec::as_slice));
     let mut rounds: Vec<Round> = Vec::new();
     loop {
-        let round = count(&remaining, rankings);
-        let counts = &round.counts;
-        let counted: u32 = counts.iter().flatten().sum();
+        let votes = |pile: &Vec<_>| u32::try_from(pile.len()).unwrap_or(u32::MAX);
+        let counts: Vec<_> = piles.iter().map(|pile| pile.as_ref().map(votes)).collect();
+        let counted: u64 = counts.iter().flatten().map(|votes| u64::from(*votes)).sum();
         let most = counts.iter().flatten().max().copied().unwrap_or(0);
         let fewest = counts.iter().flatten().min().copied().unwrap_or(0);
-        if u64::from(most) * 2 > u64::from(counted) || most == fewest {
-            let winners = (0..).zip(counts);
-            let winners = winners.filter(|(_, count)| *count == &Some(most) && most > 0);
-            let winners = winners.map(|(option, _)| option).collect();
-            rounds.push(round);
-            return Outcome { winners, rounds };
-        }
-        rounds.push(round);
-        let last = (0..options).filter(|option| remaining[*option]);
+        let winners = (0..).zip(&counts);
+        let winners = winners.filter(|(_, votes)| **votes == Some(most) && most > 0);
+        let winners = winners.map(|(option, _)| option).collect();
+        rounds.push(Round { counts, exhausted });
+        let last = (0..options).filter(|option| piles[*option].is_some());
         let last = last.min_by_key(|option| {
             let votes = rounds.iter().rev().map(|round| round.counts[*option]);
             (votes.collect::<Vec<_>>(), Reverse(*option))
         });
-        if let Some(last) = last {
-            remaining[last] = false;
+        match last {
+            // Only the votes of the option that leaves move.
+            Some(last) if u64::from(most) * 2 <= counted && most > fewest => {
+                let pile = piles[last].take().unwrap_or_default();
+                exhausted += deal(&mut piles, pile.into_iter());
+            }
+            _ => return Outcome { winners, rounds },
         }
     }
 }
 
-fn count(remaining: &[bool], rankings: &[Vec<u8>]) -> Round {
-    let mut counts: Vec<_> = remaining.iter().map(|is_in| is_in.then_some(0)).collect();
+/// Puts each vote on the pile of its first option that is not out, and returns how many have none.
+fn deal<'a>(piles: &mut [Option<Vec<&'a [u8]>>], votes: impl Iterator<Item = &'a [u8]>) -> u32 {
     let mut exhausted = 0;
-    for ranking in rankings {
-        let mut preferred = ranking.iter().map(|option| usize::from(*option));
-        match preferred.find_map(|option| counts.get(option).copied().flatten().map(|_| option)) {
-            Some(option) => counts[option] = counts[option].map(|count| count + 1),
+    for vote in votes {
+        let is_in = |option: &u8| piles.get(usize::from(*option)).is_some_and(Option::is_some);
+        let first = vote.iter().position(is_in);
+        match first.and_then(|at| piles[usize::from(vote[at])].as_mut().map(|pile| (pile, at))) {
+            // What is before it is out, and stays so.
+            Some((pile, at)) => pile.push(&vote[at..]),
             None => exhausted += 1,
         }
     }
-    Round { counts, exhausted }
+    exhausted
 }
 
 #[cfg(test)]
