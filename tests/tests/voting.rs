@@ -58,26 +58,37 @@ const BEFORE: u64 = 0;
 const DURING: u64 = 1;
 const AFTER: u64 = 2;
 
-#[test]
-fn a_live_swap_to_ranked_choices_counts_each_voter_once_with_the_last_choice() {
-    let mut cluster = Cluster::start(31, SHARDS, SHARDS.into(), &version("voting-v1"));
-    let two = version("voting");
-    let polls: Vec<String> = (0..POLLS)
-        .map(|number| {
+/// What the workers share.
+struct Voting {
+    /// The polls' paths.
+    polls: Vec<String>,
+    phase: AtomicU64,
+    /// Of each worker, by poll and voter.
+    cast: [Mutex<BTreeMap<(usize, usize), Cast>>; WORKERS],
+    listings: AtomicU64,
+    pages: AtomicU64,
+}
+
+impl Voting {
+    fn create(cluster: &Cluster) -> Self {
+        let create = |number: usize| {
             let form = format!("question=Poll+{number}&options=a%0Ab%0Ac%0Ad");
             let mut client = cluster.hosts[number % 3].client();
             let created = client.send("POST", "/polls", &[], form.as_bytes());
             let created = created.expect("an answer");
             assert_eq!(created.status, 303, "{created:?}");
             created.header("location").expect("a location").to_owned()
-        })
-        .collect();
-    let cast: Vec<Mutex<BTreeMap<(usize, usize), Cast>>> =
-        Vec::from_iter(std::iter::repeat_with(Mutex::default).take(WORKERS));
-    let phase = AtomicU64::new(BEFORE);
-    let (listings, pages) = (AtomicU64::new(0), AtomicU64::new(0));
+        };
+        Self {
+            polls: (0..POLLS).map(create).collect(),
+            phase: AtomicU64::new(BEFORE),
+            cast: Default::default(),
+            listings: AtomicU64::new(0),
+            pages: AtomicU64::new(0),
+        }
+    }
 
-    let request = |clients: &mut [Client], worker: usize, number: u64| {
+    fn request(&self, clients: &mut [Client], worker: usize, number: u64) {
         let shards = clients.len();
         let number = usize::try_from(number).expect("few requests");
         let client = &mut clients[(worker + number) % shards];
@@ -86,125 +97,141 @@ fn a_live_swap_to_ranked_choices_counts_each_voter_once_with_the_last_choice() {
             // While versions differ, each listing still has every poll once.
             3 => {
                 let listed = json(&client.get("/api/polls").expect("an answer"));
-                let listed = listed["polls"].as_array().expect("a list").clone();
-                let ids = listed.iter().map(|poll| poll["id"].to_string());
-                let distinct: BTreeSet<_> = ids.collect();
-                assert_eq!((listed.len(), distinct.len()), (POLLS, POLLS));
-                listings.fetch_add(1, Ordering::Relaxed);
+                let listed = listed["polls"].as_array().expect("a list");
+                let ids: BTreeSet<_> = listed.iter().map(|poll| poll["id"].to_string()).collect();
+                assert_eq!((listed.len(), ids.len()), (POLLS, POLLS));
+                self.listings.fetch_add(1, Ordering::Relaxed);
             }
             7 => {
-                let path = format!("{}/results", polls[poll]);
+                let path = format!("{}/results", self.polls[poll]);
                 let page = client.get(&path).expect("an answer");
                 assert_eq!((page.status, page.header("refresh")), (200, Some("5")));
-                pages.fetch_add(1, Ordering::Relaxed);
+                self.pages.fetch_add(1, Ordering::Relaxed);
             }
-            // Some voters vote before the swap only: the migration must keep their votes.
-            _ if voter % 4 == 0 && phase.load(Ordering::SeqCst) != BEFORE => {
-                let cast = cast[worker].lock().expect("no holder panics");
-                let headers = [("cookie", &*cookie(worker, voter))];
-                let path = format!("/api{}", polls[poll]);
-                let result = json(&client.send("GET", &path, &headers, b"").expect("an answer"));
+            // The migration alone can keep the votes of these.
+            _ if votes_before_only(voter) && self.phase.load(Ordering::SeqCst) != BEFORE => {
+                let yours = self.yours(client, poll, worker, voter);
+                let cast = self.cast[worker].lock().expect("no holder panics");
                 match cast.get(&(poll, voter)) {
-                    Some(cast) => {
-                        assert!(cast.may_be.contains(&result["yours"]), "{cast:?}: {result}")
-                    }
-                    None => assert_eq!(result["yours"], json!([])),
+                    Some(cast) => assert!(cast.may_be.contains(&yours), "{cast:?}: {yours}"),
+                    None => assert_eq!(yours, json!([])),
                 }
             }
             _ => {
                 let first = (number * 7 + worker + voter) % OPTIONS;
-                let choices = [first, (first + 1) % OPTIONS];
-                let form = format!("choice={}&choice={}", choices[0], choices[1]);
-                let path = format!("{}/votes", polls[poll]);
-                let began = phase.load(Ordering::SeqCst);
-                let headers = [("cookie", &*cookie(worker, voter))];
-                let voted = client.send("POST", &path, &headers, form.as_bytes());
-                let voted = voted.expect("an answer");
-                assert_eq!(voted.status, 303, "{voted:?}");
-                let ended = phase.load(Ordering::SeqCst);
-                let mut may_be = Vec::new();
-                if began < AFTER {
-                    may_be.push(json!(choices[..1]));
-                }
-                if ended > BEFORE {
-                    may_be.push(json!(choices));
-                }
-                let mut cast = cast[worker].lock().expect("no holder panics");
-                let before = cast.get(&(poll, voter));
-                let acknowledged = 1 + before.map_or(0, |before| before.acknowledged);
-                let last = Cast {
-                    choices,
-                    may_be,
-                    acknowledged,
-                };
-                cast.insert((poll, voter), last);
+                self.vote(client, poll, worker, voter, first);
             }
         }
-    };
+    }
+
+    fn vote(&self, client: &mut Client, poll: usize, worker: usize, voter: usize, first: usize) {
+        let choices = [first, (first + 1) % OPTIONS];
+        let form = format!("choice={}&choice={}", choices[0], choices[1]);
+        let path = format!("{}/votes", self.polls[poll]);
+        let headers = [("cookie", &*cookie(worker, voter))];
+        let began = self.phase.load(Ordering::SeqCst);
+        let voted = client.send("POST", &path, &headers, form.as_bytes());
+        let voted = voted.expect("an answer");
+        assert_eq!(voted.status, 303, "{voted:?}");
+        let ended = self.phase.load(Ordering::SeqCst);
+        let mut may_be = Vec::new();
+        if began < AFTER {
+            may_be.push(json!(choices[..1]));
+        }
+        if ended > BEFORE {
+            may_be.push(json!(choices));
+        }
+        let mut cast = self.cast[worker].lock().expect("no holder panics");
+        let before = cast.get(&(poll, voter));
+        let acknowledged = 1 + before.map_or(0, |before| before.acknowledged);
+        let last = Cast {
+            choices,
+            may_be,
+            acknowledged,
+        };
+        cast.insert((poll, voter), last);
+    }
+
+    /// The choices that the service has of a voter.
+    fn yours(&self, client: &mut Client, poll: usize, worker: usize, voter: usize) -> Value {
+        let headers = [("cookie", &*cookie(worker, voter))];
+        let path = format!("/api{}", self.polls[poll]);
+        let result = client.send("GET", &path, &headers, b"");
+        json(&result.expect("an answer"))["yours"].take()
+    }
+
+    /// Checks that each shard lists every poll, and counts each voter once.
+    fn check_counts(&self, cluster: &Cluster) {
+        let mut expected = vec![[0_u64; OPTIONS]; POLLS];
+        for cast in &self.cast {
+            for ((poll, _), cast) in &*cast.lock().expect("no holder panics") {
+                expected[*poll][cast.choices[0]] += 1;
+            }
+        }
+        for host in &cluster.hosts {
+            let mut client = host.client();
+            let listed = json(&client.get("/api/polls").expect("an answer"));
+            let listed = listed["polls"].as_array().expect("a list");
+            assert_eq!(listed.len(), POLLS);
+            for (path, first) in self.polls.iter().zip(&expected) {
+                let result = json(&client.get(&format!("/api{path}")).expect("an answer"));
+                assert_eq!(result["votes"], first.iter().sum::<u64>(), "{result}");
+                assert_eq!(result["rounds"][0]["counts"], json!(first), "{result}");
+                let mut same = listed.iter().filter(|poll| poll["id"] == result["id"]);
+                let listed = same.next().expect("it is listed");
+                assert_eq!(listed["first"], json!(first), "{listed}");
+                assert_eq!(listed["ranked"], true, "{listed}");
+            }
+        }
+    }
+}
+
+/// The votes of one voter in four are older than the swap.
+fn votes_before_only(voter: usize) -> bool {
+    voter.is_multiple_of(4)
+}
+
+#[test]
+fn a_live_swap_to_ranked_choices_counts_each_voter_once_with_the_last_choice() {
+    let mut cluster = Cluster::start(31, SHARDS, SHARDS.into(), &version("voting-v1"));
+    let two = version("voting");
+    let voting = Voting::create(&cluster);
     let addresses: Vec<_> = cluster.hosts.iter().map(|host| host.address).collect();
+    let request = |clients: &mut [Client], worker: usize, number: u64| {
+        voting.request(clients, worker, number);
+    };
     let (requests, ()) = under_load_through(&addresses, WORKERS, request, |answered| {
         let proceed = || {
-            let (until, deadline) = (
-                answered.load(Ordering::Relaxed) + PHASE,
-                Instant::now() + PATIENCE,
-            );
+            let until = answered.load(Ordering::Relaxed) + PHASE;
+            let deadline = Instant::now() + PATIENCE;
             while answered.load(Ordering::Relaxed) < until {
                 assert!(Instant::now() < deadline, "the voters do not proceed");
                 thread::sleep(Duration::from_millis(1));
             }
         };
         proceed();
-        phase.store(DURING, Ordering::SeqCst);
+        voting.phase.store(DURING, Ordering::SeqCst);
         for shard in 0..SHARDS.into() {
             swap(&mut cluster, shard, &two);
             proceed();
         }
-        phase.store(AFTER, Ordering::SeqCst);
+        voting.phase.store(AFTER, Ordering::SeqCst);
         proceed();
     });
 
-    let cast: BTreeMap<_, _> = (0..)
-        .zip(cast)
-        .flat_map(|(worker, cast)| {
-            let cast = cast.into_inner().expect("no holder panics");
-            cast.into_iter()
-                .map(move |((poll, voter), cast)| ((poll, (worker, voter)), cast))
-        })
-        .collect();
-    let of = |poll: usize| cast.iter().filter(move |((of, _), _)| *of == poll);
-    for host in &cluster.hosts {
-        let mut client = host.client();
-        let listed = json(&client.get("/api/polls").expect("an answer"));
-        assert_eq!(listed["polls"].as_array().expect("a list").len(), POLLS);
-        for (number, path) in polls.iter().enumerate() {
-            let mut first = [0_u64; OPTIONS];
-            for (_, cast) in of(number) {
-                first[cast.choices[0]] += 1;
-            }
-            let result = json(&client.get(&format!("/api{path}")).expect("an answer"));
-            let voters = of(number).count();
-            assert_eq!(result["votes"], voters, "each voter once: {result}");
-            assert_eq!(result["rounds"][0]["counts"], json!(first), "{result}");
-            let listed = listed["polls"].as_array().expect("a list").iter();
-            let mut same = listed.filter(|listed| listed["id"] == result["id"]);
-            let listed = same.next().expect("it is listed");
-            assert_eq!(
-                (&listed["first"], &listed["ranked"]),
-                (&json!(first), &json!(true))
-            );
+    voting.check_counts(&cluster);
+    let (mut acknowledged, mut last, mut migrated, mut ranked) = (0, 0, 0, 0);
+    let mut client = cluster.hosts[1].client();
+    for (worker, cast) in voting.cast.iter().enumerate() {
+        for ((poll, voter), cast) in &*cast.lock().expect("no holder panics") {
+            let yours = voting.yours(&mut client, *poll, worker, *voter);
+            assert!(cast.may_be.contains(&yours), "{cast:?}: {yours}");
+            acknowledged += cast.acknowledged;
+            last += 1;
+            migrated += u64::from(votes_before_only(*voter));
+            ranked += u64::from(yours == json!(cast.choices));
         }
     }
-    let (mut ranked, mut migrated) = (0, 0);
-    let mut client = cluster.hosts[1].client();
-    for ((poll, (worker, voter)), cast) in &cast {
-        let headers = [("cookie", &*cookie(*worker, *voter))];
-        let path = format!("/api{}", polls[*poll]);
-        let result = json(&client.send("GET", &path, &headers, b"").expect("an answer"));
-        assert!(cast.may_be.contains(&result["yours"]), "{cast:?}: {result}");
-        ranked += u64::from(result["yours"] == json!(cast.choices));
-        migrated += u64::from(voter % 4 == 0);
-    }
-    let acknowledged: u64 = cast.values().map(|cast| cast.acknowledged).sum();
     assert!(
         ranked > 0 && migrated > 0,
         "{ranked} ranked, {migrated} migrated"
@@ -214,12 +241,11 @@ fn a_live_swap_to_ranked_choices_counts_each_voter_once_with_the_last_choice() {
     }
     println!(
         "at least {requests} requests to {SHARDS} shards, 0 failed: {acknowledged} votes acknowledged to {} voters in \
-         {POLLS} polls; the last votes, {}, each counted once ({migrated} from before the swap, {ranked} with a second \
-         choice); {} listings, each whole; {} pages of results",
+         {POLLS} polls; the last votes, {last}, each counted once ({migrated} from before the swap, {ranked} with a \
+         second choice); {} listings, each whole; {} pages of results",
         WORKERS * VOTERS,
-        cast.len(),
-        listings.into_inner(),
-        pages.into_inner(),
+        voting.listings.into_inner(),
+        voting.pages.into_inner(),
     );
 }
 
