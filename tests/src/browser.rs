@@ -1,4 +1,4 @@
-//! A real browser, headless, as a user of pages has it: Chromium, driven by its DevTools protocol.
+//! A real browser, headless, as a user of pages has it: Chromium, driven by its `DevTools` protocol.
 //!
 //! The protocol's messages go over two pipes, each message ended by a NUL.
 
@@ -84,15 +84,15 @@ impl Browser {
             events: Vec::new(),
             _directory: directory,
         };
-        let target = browser.call("Target.createTarget", json!({ "url": "about:blank" }));
+        let target = browser.call("Target.createTarget", &json!({ "url": "about:blank" }));
         let attach = json!({ "targetId": target["targetId"], "flatten": true });
-        let attached = browser.call("Target.attachToTarget", attach);
+        let attached = browser.call("Target.attachToTarget", &attach);
         attached["sessionId"]
             .as_str()
             .expect("the session has an id")
             .clone_into(&mut browser.session);
         for domain in ["Page", "Runtime", "Log", "Audits"] {
-            browser.call(&format!("{domain}.enable"), json!({}));
+            browser.call(&format!("{domain}.enable"), &json!({}));
         }
         browser
     }
@@ -103,7 +103,7 @@ impl Browser {
     /// When there is no answer, or the page does not load.
     pub fn open(&mut self, url: &str) -> u16 {
         self.leaving(|browser| {
-            let navigated = browser.call("Page.navigate", json!({ "url": url }));
+            let navigated = browser.call("Page.navigate", &json!({ "url": url }));
             assert!(navigated.get("errorText").is_none(), "{url}: {navigated}");
         })
     }
@@ -180,7 +180,7 @@ impl Browser {
         let parameters = json!({
             "expression": expression, "awaitPromise": true, "returnByValue": true, "userGesture": true,
         });
-        let mut evaluated = self.call("Runtime.evaluate", parameters);
+        let mut evaluated = self.call("Runtime.evaluate", &parameters);
         let thrown = &evaluated["exceptionDetails"];
         assert!(thrown.is_null(), "{thrown:#}");
         evaluated["result"]["value"].take()
@@ -194,12 +194,12 @@ impl Browser {
         let metrics = json!({
             "width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600,
         });
-        self.call("Emulation.setDeviceMetricsOverride", metrics);
+        self.call("Emulation.setDeviceMetricsOverride", &metrics);
         let scheme = if dark { "dark" } else { "light" };
         let features = json!([{ "name": "prefers-color-scheme", "value": scheme }]);
         self.call(
             "Emulation.setEmulatedMedia",
-            json!({ "features": features }),
+            &json!({ "features": features }),
         );
     }
 
@@ -279,7 +279,7 @@ impl Browser {
         ))
     }
 
-    fn call(&mut self, method: &str, params: Value) -> Value {
+    fn call(&mut self, method: &str, params: &Value) -> Value {
         self.sent += 1;
         let id = self.sent;
         let mut message = json!({ "id": id, "method": method, "params": params });

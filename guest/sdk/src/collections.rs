@@ -197,6 +197,15 @@ impl<K: Key, V: Serialize + DeserializeOwned> Map<K, V> {
     }
 }
 
+impl<K: Key, V: Serialize + DeserializeOwned> IntoIterator for &Map<K, V> {
+    type Item = Result<(K, V)>;
+    type IntoIter = Entries<K, V>;
+
+    fn into_iter(self) -> Entries<K, V> {
+        self.iter()
+    }
+}
+
 /// An iterator over entries of a map, which fetches them from the host page by page.
 #[derive(Debug)]
 pub struct Entries<K, V> {
@@ -317,6 +326,15 @@ impl<K: Key, V: Serialize + DeserializeOwned, I: Key> Indexed<K, V, I> {
             place
         };
         keys.map(place).collect()
+    }
+}
+
+impl<K: Key, V: Serialize + DeserializeOwned, I: Key> IntoIterator for &Indexed<K, V, I> {
+    type Item = Result<(K, V)>;
+    type IntoIter = Entries<K, V>;
+
+    fn into_iter(self) -> Entries<K, V> {
+        self.iter()
     }
 }
 

@@ -195,7 +195,7 @@ impl Params {
             }
         }
         let fits = segments.as_slice().is_empty();
-        fits.then(|| Ok(Self(params)))
+        fits.then_some(Ok(Self(params)))
     }
 }
 

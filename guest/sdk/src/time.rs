@@ -8,12 +8,8 @@ const DAY: u64 = 86_400;
 pub fn rfc3339(time: Duration) -> String {
     let (seconds, days) = (time.as_secs() % DAY, time.as_secs() / DAY);
     let (year, month, day) = civil(days);
-    let two = |number: u64| {
-        [
-            char::from(b'0' + (number / 10) as u8),
-            char::from(b'0' + (number % 10) as u8),
-        ]
-    };
+    let digit = |number: u64| char::from_digit((number % 10) as u32, 10).unwrap_or('0');
+    let two = |number: u64| [digit(number / 10), digit(number)];
     let mut text = year.to_string();
     while text.len() < 4 {
         text.insert(0, '0');

@@ -252,7 +252,7 @@ pub(crate) fn request_random(length: u32) -> Vec<u8> {
     })
 }
 
-/// A step of SplitMix64 (Steele, Lea and Flood, 2014).
+/// A step of `SplitMix64` (Steele, Lea and Flood, 2014).
 fn mix(state: u64, number: u64) -> u64 {
     let mut mixed = (state ^ number).wrapping_add(0x9e37_79b9_7f4a_7c15);
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -41,7 +41,7 @@ use crate::{
 };
 
 /// The time at which a shard starts, since 1970-01-01 UTC: 2026-01-01 00:00.
-const START: Duration = Duration::from_secs(1_767_225_600);
+const START: Duration = Duration::from_hours(490_896);
 
 /// The entries of a partition: values by their keys.
 pub type Partition = BTreeMap<Vec<u8>, Vec<u8>>;
