@@ -310,16 +310,18 @@ mod tests {
 
     struct Nothing;
 
-    fn name(_: &Nothing, call: &Call<'_>) -> Result<Response> {
-        Ok(Response::text(call.param("name")))
-    }
-
     const ROUTER: Router<Nothing> = Router::new(&[
         Endpoint::get("/", Place::Here, |_, _| Ok(Response::text("root"))),
         Endpoint::get("/a/b", Place::Everywhere, |_, _| Ok(Response::text("b"))),
-        Endpoint::get("/a/{name}", Place::Partition("name"), name),
-        Endpoint::put("/a/{name}", Place::Partition("name"), name),
-        Endpoint::get("/files/{name...}", Place::Partition("name"), name),
+        Endpoint::get("/a/{name}", Place::Partition("name"), |_, call| {
+            Ok(Response::text(call.param("name")))
+        }),
+        Endpoint::put("/a/{name}", Place::Partition("name"), |_, call| {
+            Ok(Response::text(call.param("name")))
+        }),
+        Endpoint::get("/files/{name...}", Place::Partition("name"), |_, call| {
+            Ok(Response::text(call.param("name")))
+        }),
         Endpoint::post("/by-query", Place::Key(by_query), |_, _| {
             Ok(Response::new(204))
         }),

@@ -1,6 +1,12 @@
 //! A guest that uses all of the contract and of the SDK. The same requests go to it in memory and on running hosts, and
 //! the responses have to be the same: see [`script`].
 
+#![expect(
+    clippy::unused_self,
+    clippy::unnecessary_wraps,
+    reason = "all endpoints have one signature"
+)]
+
 mod script;
 
 use std::time::Duration;
@@ -223,7 +229,7 @@ impl Probe {
 
     fn collections(&self, call: &Call<'_>) -> Result<Response> {
         let map = call.store().map::<u64, String>("numbers");
-        for number in [256, 1, 255] {
+        for number in [256_u64, 1, 255] {
             map.set(number, &number.to_string())?;
         }
         let removed = (map.remove(255_u64)?, map.remove(255_u64)?);
