@@ -285,7 +285,7 @@ impl Probe {
                 Response::new(204).cookie(Cookie::new("who", "ann").max_age(Duration::from_mins(1)))
             }
             Some("elsewhere") => Response::see_other("/p/there"),
-            Some("time") => Response::text(time::rfc3339(Duration::from_secs(1_767_225_600))),
+            Some("time") => Response::text(time::rfc3339(Duration::from_hours(490_896))),
             Some("several") => Response::new(200).header("x-a", "1").header("x-a", "2"),
             Some("reserved") => Response::new(200).header("connection", "close"),
             Some("bad-name") => Response::new(200).header("x y", "1"),
