@@ -1,6 +1,6 @@
 //! A rate limiter: a token bucket for each client, behind nginx or asked directly. README.md has its requests.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::RangeInclusive};
 
 use ostrakon_guest::{
     Access, Description, Error, Guest, Request, RequestHead, Response, Result, Route, Settings,
@@ -13,10 +13,10 @@ use serde::{Deserialize, Serialize};
 const TOKEN: u128 = NANO * NANO;
 const NANO: u128 = 1_000_000_000;
 
-/// The most tokens of a bucket, and of a second.
+/// The most tokens of a bucket.
 const MOST: u64 = 1_000_000;
-/// The fewest tokens of a second: one in 12 days.
-const LEAST: f64 = 0.000_001;
+/// The tokens of a second: at least one in 12 days.
+const RATES: RangeInclusive<f64> = 0.000_001..=1_000_000.0;
 
 pub struct Limiter {
     classes: BTreeMap<String, Class>,
@@ -84,9 +84,11 @@ impl Class {
         if !(1..=MOST).contains(capacity) {
             return Err(format!("`capacity` is {capacity}: give 1 to {MOST} tokens"));
         }
-        if !(LEAST..=MOST as f64).contains(rate) {
+        if !RATES.contains(rate) {
             return Err(format!(
-                "`refill_per_second` is {rate}: give {LEAST} to {MOST} tokens"
+                "`refill_per_second` is {rate}: give {} to {} tokens",
+                RATES.start(),
+                RATES.end()
             ));
         }
         Ok(())

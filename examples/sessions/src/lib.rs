@@ -97,6 +97,7 @@ impl Guest for Sessions {
     }
 }
 
+#[expect(clippy::unused_self, reason = "the router passes the guest")]
 impl Sessions {
     fn create(&self, call: &Call<'_>) -> Result<Response> {
         #[derive(Serialize)]
@@ -142,7 +143,7 @@ impl Sessions {
     }
 
     fn replace(&self, call: &Call<'_>) -> Result<Response> {
-        self.change(call, |id, before| {
+        Self::change(call, |id, before| {
             let expires = self.extended(call, before);
             let session = self.keep(call, id, before.ttl, expires)?;
             Ok(session.describe(call, Response::new(204)))
@@ -150,7 +151,7 @@ impl Sessions {
     }
 
     fn touch(&self, call: &Call<'_>) -> Result<Response> {
-        self.change(call, |id, session| {
+        Self::change(call, |id, session| {
             session.expires = self.extended(call, session);
             sessions(call).set(id.to_owned(), session)?;
             Ok(session.describe(call, Response::new(204)))
@@ -158,7 +159,7 @@ impl Sessions {
     }
 
     fn delete(&self, call: &Call<'_>) -> Result<Response> {
-        self.change(call, |id, _| {
+        Self::change(call, |id, _| {
             forget(call, id)?;
             let response = Response::new(204);
             Ok(if is_by_path(call) {
@@ -171,7 +172,6 @@ impl Sessions {
 
     /// Changes a live session if the request's `if-match` allows it.
     fn change(
-        &self,
         call: &Call<'_>,
         change: impl FnOnce(&str, &mut Session) -> Result<Response>,
     ) -> Result<Response> {
@@ -310,6 +310,7 @@ fn seconds(text: &str) -> Result<u64> {
 
 /// Any partition. `handle` makes the rest of the id: an id of `route` alone would be a partition alone, and nobody would
 /// write to it again to delete it.
+#[expect(clippy::unnecessary_wraps, reason = "the router's functions may fail")]
 fn new_partition(head: &RequestHead, _: &Params) -> Result<Vec<u8>> {
     Ok(head.random_id()[..PARTITION].into())
 }
