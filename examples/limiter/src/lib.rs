@@ -1,99 +1,22 @@
 //! A rate limiter: a token bucket for each client, behind nginx or asked directly. README.md has its requests.
 
-use std::{collections::BTreeMap, ops::RangeInclusive};
+mod bucket;
 
+use std::collections::BTreeMap;
+
+use bucket::{Bucket, Class};
 use ostrakon_guest::{
     Access, Description, Error, Guest, Request, RequestHead, Response, Result, Route, Settings,
     router::{Call, Endpoint, Params, Place, Router},
 };
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-/// A token in the unit of [`Bucket::amount`]: a nanosecond times a billionth of a token per second. In this unit no
-/// refill is ever rounded, whatever the rate.
-const TOKEN: u128 = NANO * NANO;
-const NANO: u128 = 1_000_000_000;
-
-/// The most tokens of a bucket.
-const MOST: u64 = 1_000_000;
-/// The tokens of a second: at least one in 12 days.
-const RATES: RangeInclusive<f64> = 0.000_001..=1_000_000.0;
-
+/// The rates.
 pub struct Limiter {
     classes: BTreeMap<String, Class>,
 }
 
 ostrakon_guest::export!(Limiter);
-
-/// A class of buckets, as `rates.json` has it.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Class {
-    /// In tokens.
-    capacity: u64,
-    refill_per_second: f64,
-}
-
-/// A bucket at a time. One that is not stored is full.
-#[derive(Serialize, Deserialize)]
-struct Bucket {
-    amount: u128,
-    /// In nanoseconds since 1970.
-    at: u128,
-    /// Of the class when the bucket was stored, in tokens.
-    capacity: u64,
-}
-
-impl Class {
-    /// A bucket as it is now. After a change of its capacity, a bucket that was half full is still half full.
-    fn filled(&self, stored: Option<Bucket>, now: u128) -> Bucket {
-        let full = u128::from(self.capacity) * TOKEN;
-        let amount = stored.map_or(full, |before| {
-            let kept =
-                before.amount * u128::from(self.capacity) / u128::from(before.capacity.max(1));
-            // Nothing flows in while time stands still, or after the clock was set back.
-            let elapsed = now.saturating_sub(before.at);
-            full.min(kept + elapsed * self.flow())
-        });
-        Bucket {
-            amount,
-            at: now,
-            capacity: self.capacity,
-        }
-    }
-
-    /// What flows in per nanosecond.
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "the rate is checked, and rounded to a billionth"
-    )]
-    fn flow(&self) -> u128 {
-        (self.refill_per_second * 1e9).round() as u128
-    }
-
-    /// The seconds, rounded up, in which an amount flows in.
-    fn seconds_for(&self, amount: u128) -> u128 {
-        amount.div_ceil(self.flow() * NANO)
-    }
-
-    fn check(&self) -> Result<(), String> {
-        let Self {
-            capacity,
-            refill_per_second: rate,
-        } = self;
-        if !(1..=MOST).contains(capacity) {
-            return Err(format!("`capacity` is {capacity}: give 1 to {MOST} tokens"));
-        }
-        if !RATES.contains(rate) {
-            return Err(format!(
-                "`refill_per_second` is {rate}: give {} to {} tokens",
-                RATES.start(),
-                RATES.end()
-            ));
-        }
-        Ok(())
-    }
-}
 
 const ROUTER: Router<Limiter> = Router::new(&[
     Endpoint::new(
@@ -159,25 +82,27 @@ impl Limiter {
         let (name, class) = self.class(call)?;
         let cost = cost(call, class)?;
         let rejection = rejection(call)?;
-        let (mut bucket, was_ahead) = bucket(call, class)?;
-        let wanted = u128::from(cost) * TOKEN;
-        let taken = bucket.amount.checked_sub(wanted);
-        bucket.amount = taken.unwrap_or(bucket.amount);
+        let stored: Option<Bucket> = call.store().get_json("bucket")?;
+        let now = call.now().as_nanos();
+        let was_ahead = stored.as_ref().is_some_and(|bucket| bucket.at > now);
+        let mut bucket = class.filled(stored, now);
+        let taken = bucket.take(cost);
         call.store().set_json("bucket", &bucket)?;
-        let response = if taken.is_some() {
-            Response::new(204)
-        } else {
-            let wait = class.seconds_for(wanted - bucket.amount).to_string();
-            let message = ["the rate limit is reached: retry after ", &wait, " s"].concat();
-            let error = Error::new(rejection, "rate_limited", message).header("retry-after", wait);
-            let mut response = Response::from(error);
-            // A rejection stores nothing, unless the clock was set back: then time has to count from now on.
-            response.discard = !was_ahead;
-            response
+        let response = match taken {
+            Ok(()) => Response::new(204),
+            Err(missing) => {
+                let wait = class.seconds_for(missing).to_string();
+                let message = ["the rate limit is reached: retry after ", &wait, " s"].concat();
+                let error = Error::new(rejection, "rate_limited", message);
+                let mut response = Response::from(error.header("retry-after", wait));
+                // A rejection stores nothing, unless the clock was set back: then time has to count from now on.
+                response.discard = !was_ahead;
+                response
+            }
         };
-        let (left, reset) = bucket.left(class);
-        let window = class.seconds_for(u128::from(class.capacity) * TOKEN);
+        let window = class.seconds_to_fill(None);
         let policy = format!("\"{name}\";q={};w={window}", class.capacity);
+        let (left, reset) = (bucket.tokens(), class.seconds_to_fill(Some(&bucket)));
         Ok(response
             .header("ratelimit-policy", policy)
             .header("ratelimit", format!("\"{name}\";r={left};t={reset}")))
@@ -194,13 +119,13 @@ impl Limiter {
             full_in: u128,
         }
         let (name, class) = self.class(call)?;
-        let (tokens, full_in) = bucket(call, class)?.0.left(class);
+        let bucket = class.filled(call.store().get_json("bucket")?, call.now().as_nanos());
         Ok(Response::json(&Shown {
             class: &name,
-            tokens,
+            tokens: bucket.tokens(),
             capacity: class.capacity,
             refill_per_second: class.refill_per_second,
-            full_in,
+            full_in: class.seconds_to_fill(Some(&bucket)),
         }))
     }
 
@@ -222,22 +147,6 @@ impl Limiter {
         };
         Ok((name, class))
     }
-}
-
-impl Bucket {
-    /// The whole tokens that are left, and the seconds until it is full.
-    fn left(&self, class: &Class) -> (u128, u128) {
-        let full = u128::from(class.capacity) * TOKEN;
-        (self.amount / TOKEN, class.seconds_for(full - self.amount))
-    }
-}
-
-/// The request's bucket as it is now, and whether it was stored at a later time than now.
-fn bucket(call: &Call<'_>, class: &Class) -> Result<(Bucket, bool)> {
-    let stored: Option<Bucket> = call.store().get_json("bucket")?;
-    let now = call.now().as_nanos();
-    let was_ahead = stored.as_ref().is_some_and(|bucket| bucket.at > now);
-    Ok((class.filled(stored, now), was_ahead))
 }
 
 /// The bucket's key: the class, how the client is named, and its name. So no client can name another one's bucket.

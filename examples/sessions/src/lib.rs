@@ -1,26 +1,18 @@
 //! A session store: ids that the server makes, and expiry. README.md has its requests.
 
+mod client;
+mod session;
+
 use std::time::Duration;
 
+use client::{COOKIE, by_cookie, by_path, check_site, gone, id, is_by_path, new_partition};
 use ostrakon_guest::{
     Cookie, Description, Error, Guest, Request, RequestHead, Response, Result, Route, Settings,
-    collections::Indexed,
-    router::{Call, Endpoint, Params, Place, Router},
+    router::{Call, Endpoint, Place, Router},
     time::rfc3339,
 };
-use serde::{Deserialize, Serialize};
-
-/// The name of the cookie.
-const COOKIE: &str = "session";
-
-/// How many digits of an id name its partition: there are 4,096 of them. A session whose client never comes back is
-/// deleted by the next write to any session of its partition.
-const PARTITION: usize = 3;
-/// The digits of an id: those of the partition, and 128 random bits.
-const ID: usize = PARTITION + 32;
-
-/// How many expired sessions one write deletes at most.
-const SWEEP: usize = 100;
+use serde::Serialize;
+use session::{Session, data, forget, live, sessions, sweep};
 
 /// The longest life of a session, in seconds: a year.
 const LONGEST: u64 = 365 * 86_400;
@@ -35,17 +27,6 @@ pub struct Sessions {
 }
 
 ostrakon_guest::export!(Sessions);
-
-/// A stored session. Its data is an entry of its own, so that a touch does not rewrite it.
-#[derive(Serialize, Deserialize)]
-struct Session {
-    expires: Duration,
-    /// In seconds.
-    ttl: u64,
-    /// Random, so that no two sessions have the same, and new with each change.
-    version: String,
-    content_type: String,
-}
 
 const ROUTER: Router<Sessions> = Router::new(&[
     Endpoint::post("/sessions", Place::Key(new_partition), Sessions::create),
@@ -230,134 +211,8 @@ impl Sessions {
     }
 }
 
-impl Session {
-    /// Adds what a client needs to know about a session. No cache may keep it.
-    fn describe(&self, call: &Call<'_>, response: Response) -> Response {
-        let left = self
-            .expires
-            .saturating_sub(call.now())
-            .as_secs()
-            .to_string();
-        response
-            .header("etag", ["\"", &self.version, "\""].concat())
-            .header("session-ttl", left)
-            .header("cache-control", "no-store")
-    }
-
-    /// RFC 9110, section 13.1.1.
-    fn check(&self, call: &Call<'_>) -> Result<()> {
-        let wanted = call.header("if-match");
-        let tag = ["\"", &self.version, "\""].concat();
-        let mut tags = wanted
-            .iter()
-            .flat_map(|line| line.split(|byte| *byte == b','));
-        let fits =
-            |wanted: &[u8]| matches!(wanted.trim_ascii(), t if t == b"*" || t == tag.as_bytes());
-        if wanted.is_empty() || tags.any(fits) {
-            return Ok(());
-        }
-        let message =
-            "the session has changed: read it again, and repeat the change on what you read";
-        Err(Error::new(412, "precondition_failed", message))
-    }
-}
-
-fn sessions(call: &Call<'_>) -> Indexed<String, Session, Duration> {
-    call.store()
-        .indexed("sessions", |_, session: &Session| vec![session.expires])
-}
-
-fn data(id: &str) -> String {
-    ["data/", id].concat()
-}
-
-fn live(call: &Call<'_>, id: &str) -> Result<Option<Session>> {
-    let session = sessions(call).get(id.to_owned())?;
-    Ok(session.filter(|session| call.now() < session.expires))
-}
-
-fn forget(call: &Call<'_>, id: &str) -> Result<()> {
-    sessions(call).remove(id.to_owned())?;
-    call.store().delete(data(id))?;
-    Ok(())
-}
-
-/// Deletes expired sessions of this partition.
-fn sweep(call: &Call<'_>) -> Result<()> {
-    let expired = sessions(call)
-        .index()
-        .until(call.now() + Duration::from_nanos(1));
-    for expired in expired.take(SWEEP).collect::<Result<Vec<_>>>()? {
-        forget(call, &expired.1)?;
-    }
-    Ok(())
-}
-
-fn gone(head: &RequestHead) -> Error {
-    let message = "there is no such session, or it has expired: make one with POST /sessions";
-    match head.query("missing") {
-        // What nginx's `auth_request` passes on.
-        Ok(Some(status)) if status == "401" => Error::new(401, "no_session", message),
-        _ => Error::not_found(message),
-    }
-}
-
 fn seconds(text: &str) -> Result<u64> {
     let seconds = text.parse().ok().filter(|ttl| (1..=LONGEST).contains(ttl));
     seconds
         .ok_or_else(|| Error::bad_request(format!("`ttl` is a number of seconds, 1 to {LONGEST}")))
-}
-
-/// Any partition. `handle` makes the rest of the id: an id of `route` alone would be a partition alone, and nobody would
-/// write to it again to delete it.
-#[expect(clippy::unnecessary_wraps, reason = "the router's functions may fail")]
-fn new_partition(head: &RequestHead, _: &Params) -> Result<Vec<u8>> {
-    Ok(head.random_id()[..PARTITION].into())
-}
-
-fn by_path(head: &RequestHead, params: &Params) -> Result<Vec<u8>> {
-    partition_of(head, params.param("id"))
-}
-
-fn by_cookie(head: &RequestHead, _: &Params) -> Result<Vec<u8>> {
-    partition_of(head, &head.cookie(COOKIE).unwrap_or_default())
-}
-
-fn partition_of(head: &RequestHead, id: &str) -> Result<Vec<u8>> {
-    let digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-    if id.len() == ID && id.bytes().all(digit) {
-        Ok(id[..PARTITION].into())
-    } else {
-        Err(gone(head))
-    }
-}
-
-fn id(call: &Call<'_>) -> String {
-    if is_by_path(call) {
-        call.param("id").to_owned()
-    } else {
-        call.cookie(COOKIE).unwrap_or_default()
-    }
-}
-
-fn is_by_path(call: &Call<'_>) -> bool {
-    call.path().starts_with("/sessions/")
-}
-
-/// Refuses a request that a page of another site made a browser send with its cookies.
-fn check_site(call: &Call<'_>) -> Result<()> {
-    let first = |name| call.header(name).into_iter().next();
-    let is_own = match (first("sec-fetch-site"), first("origin"), first("host")) {
-        (Some(site), _, _) => site == b"same-origin" || site == b"none",
-        (None, Some(origin), Some(host)) => origin.ends_with(&[b"://", &*host].concat()),
-        (None, origin, _) => origin.is_none(),
-    };
-    if is_own {
-        return Ok(());
-    }
-    Err(Error::new(
-        403,
-        "other_site",
-        "this request was made by a page of another site",
-    ))
 }

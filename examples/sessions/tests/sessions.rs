@@ -63,6 +63,8 @@ fn a_client_cannot_choose_an_id() {
     }
     assert_eq!(shard.partition("000"), None);
     assert_eq!(shard.get("/sessions").status, 405);
+    let path = format!("/%73essions/{}", id(&shard.post("/sessions", "data")));
+    assert_eq!(shard.get(&path).text(), "data");
 }
 
 #[test]
