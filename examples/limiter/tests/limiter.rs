@@ -336,7 +336,8 @@ fn nothing_is_lost_or_won_when_rates_change() {
                 continue;
             }
             let before = float(capacity);
-            (capacity, rate) = (1 + random.below(1000), 1 + random.below(100));
+            // With a capacity of 1, the model would never be sure of a whole token, and no change would follow.
+            (capacity, rate) = (2 + random.below(999), 1 + random.below(100));
             let next = shard
                 .swap::<Limiter>()
                 .setting("rates.json", rates(capacity, &rate.to_string()));
@@ -345,7 +346,8 @@ fn nothing_is_lost_or_won_when_rates_change() {
             changes += 1;
         }
     }
-    assert!(changes > 100, "only {changes} changes");
+    println!("{changes} changes");
+    assert!(changes > 300, "only {changes} changes");
 }
 
 /// Every client has its own bucket, whichever shard is asked, also after partitions have moved.
