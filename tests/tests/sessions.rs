@@ -25,7 +25,7 @@ const CLIENTS: usize = 4;
 /// The least number of requests between two swaps.
 const BETWEEN: u64 = 40;
 
-/// An application as in the comment of examples/sessions/flask_sessions.py.
+/// An application as in the comment of `examples/sessions/flask_sessions.py`.
 const APPLICATION: &str = r#"
 import sys
 from flask import Flask, session
