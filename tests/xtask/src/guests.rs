@@ -7,13 +7,15 @@ use ostrakon_toolchain::{Build, Search, Target};
 use crate::steps::say;
 
 /// Name and directory of each guest.
-pub(crate) const GUESTS: [(&str, &str); 9] = [
+pub(crate) const GUESTS: [(&str, &str); 11] = [
     ("kv", "guest/kv"),
     ("counter", "examples/counter"),
     ("votes", "examples/votes"),
     ("magazine", "examples/magazine"),
     ("voting", "examples/voting"),
     ("voting-v1", "examples/voting/v1"),
+    ("sessions", "examples/sessions"),
+    ("limiter", "examples/limiter"),
     ("hostile", "tests/guests/hostile"),
     ("small", "tests/guests/small"),
     ("probe", "tests/guests/probe"),

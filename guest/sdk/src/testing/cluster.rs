@@ -214,7 +214,8 @@ impl TestCluster {
     pub fn scale(&mut self, shards: u32) {
         assert!(shards > 0, "a cluster has at least one shard");
         while self.count() < shards {
-            let added = (self.add)().expect("the new shard starts");
+            let mut added = (self.add)().expect("the new shard starts");
+            added.world().now = self.shards[0].world().now;
             self.shards.push(added);
         }
         self.place(shards);

@@ -2,6 +2,7 @@
 //! the responses have to be the same: see [`script`].
 
 #![expect(
+    clippy::needless_pass_by_value,
     clippy::unused_self,
     clippy::unnecessary_wraps,
     reason = "all endpoints have one signature"
