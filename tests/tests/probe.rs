@@ -90,7 +90,7 @@ fn compare(hosts: &[Host], mut in_memory: impl FnMut(u32, &Step) -> Reply) -> us
 
 #[test]
 fn a_shard_in_memory_responds_as_a_running_one() {
-    let shard = Shard::new(&config(&guest("probe"), &SETTINGS));
+    let mut shard = Shard::new(&config(&guest("probe"), &SETTINGS));
     shard.secrets.publish(&secrets()).expect("published");
     let host = shard.start();
     let mut memory = in_memory().start().expect("it starts");
