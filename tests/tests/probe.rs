@@ -114,3 +114,43 @@ fn three_shards_in_memory_respond_as_three_running_ones() {
     });
     println!("{compared} requests to three shards in turn, each response the same");
 }
+
+/// While shards swap one by one, a guest is told which parts are of another generation, and so is a
+/// client whose response cannot be joined.
+#[test]
+fn parts_of_another_generation_are_told_apart() {
+    let generation = |number| config(&guest("probe"), &[("number", number)]);
+    let in_memory =
+        |number: &'static str| move || TestShard::<Probe>::new().setting("number", number);
+    let (old, new) = (generation("1"), generation("2"));
+    let cluster = Cluster::start_each(PART + 1, 2, &[&old, &new]);
+    let mut memory = TestCluster::start(2, in_memory("1")).expect("it starts");
+    memory.swap(1, in_memory("2")).expect("it serves");
+    for (shard, path, told) in [
+        (0, "/all", "\"same\":false"),
+        (1, "/all", "\"same\":false"),
+        (
+            0,
+            "/all/unreadable",
+            "shard 0 gave a part that cannot be read",
+        ),
+        (
+            1,
+            "/all/unreadable",
+            "shard 0 gave a part of another generation (probe 1.0.0) that cannot be read",
+        ),
+    ] {
+        let response = cluster.hosts[shard].client().get(path).expect("an answer");
+        assert!(
+            response.text().contains(told),
+            "shard {shard}, {path}: {}",
+            response.text()
+        );
+        let asked = u32::try_from(shard).expect("there are few");
+        let reply = memory.ask(asked).get(path);
+        assert_eq!(
+            (reply.status, reply.text()),
+            (response.status, response.text())
+        );
+    }
+}
