@@ -1,104 +1,103 @@
 //! A shard in memory and a running host give the same responses, and so do several: the tests that
 //! authors write show what their guests will do.
 
-use ostrakon_guest::testing::{Builder, Reply, TestCluster, TestShard};
+use std::collections::BTreeMap;
+use std::process::Command;
+
 use ostrakon_tests::client::Response;
 use ostrakon_tests::cluster::Cluster;
-use ostrakon_tests::host::{Files, Host, Shard, config, guest};
-use probe::{Probe, Step, script};
+use ostrakon_tests::host::{Files, Host, Shard, binary, config, guest};
+use serde::Deserialize;
 
 const PART: u8 = 96;
+
+/// The same as in memory.
 const SETTINGS: [(&str, &str); 2] = [("number", " 42\n"), ("json", "{\"a\":[1]}")];
-const SECRET: (&str, &str) = ("some", "a secret");
 
-fn in_memory() -> Builder<Probe> {
-    let [(number, of_number), (json, of_json)] = SETTINGS;
-    TestShard::new()
-        .setting(number, of_number)
-        .setting(json, of_json)
-        .secret(SECRET.0, SECRET.1)
-}
-
+/// The guest's secret as in memory, and one of the host's that the guest must not see.
 fn secrets() -> Files {
     [
-        SECRET,
+        ("some", "a secret"),
         ("peer-token", "a token of at least thirty-two characters"),
     ]
     .map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec()))
     .into()
 }
 
-/// The headers of a response that a guest has set.
-const OF_A_GUEST: [&str; 9] = [
-    "allow",
-    "cache-control",
-    "content-type",
-    "etag",
-    "location",
-    "retry-after",
-    "set-cookie",
-    "x-a",
-    "x-spout",
-];
+/// A request to a shard, and what shards in memory respond.
+#[derive(Debug, Deserialize)]
+struct Exchange {
+    shard: usize,
+    method: String,
+    path: String,
+    headers: Vec<(String, String)>,
+    body: Vec<u8>,
+    status: u16,
+    failed: bool,
+    response: Vec<u8>,
+    response_headers: BTreeMap<String, Option<String>>,
+}
 
-fn are_the_same(at: usize, step: &Step, reply: &Reply, response: &Response) {
-    let request = format!("{at}: {} {}", step.method, step.path);
-    let of_the_host = response.header("ostrakon-error");
-    let told = || format!("{request}: {:?}, {:?}", reply, response.text());
-    assert_eq!(reply.status, response.status, "{}", told());
-    assert_eq!(
-        reply.failed,
-        of_the_host.is_some_and(|code| code.starts_with("guest-")),
-        "{}",
-        told()
-    );
-    if of_the_host.is_some() {
-        assert!(reply.body.is_empty(), "{}", told());
-        return;
+impl Exchange {
+    fn request(&self) -> String {
+        format!("shard {}: {} {}", self.shard, self.method, self.path)
     }
-    assert_eq!(
-        String::from_utf8_lossy(&reply.body),
-        response.text(),
-        "{request}"
-    );
-    for name in OF_A_GUEST {
-        assert_eq!(
-            reply.header(name),
-            response.header(name),
-            "{request}: {name}"
-        );
+
+    /// Sends the request to a running host.
+    fn repeat(&self, hosts: &[Host]) -> Response {
+        let headers = self.headers.iter();
+        let headers: Vec<_> = headers
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
+        let mut client = hosts[self.shard].client();
+        let sent = client.send(&self.method, &self.path, &headers, &self.body);
+        sent.unwrap_or_else(|error| panic!("{}: {error}", self.request()))
+    }
+
+    fn is_the_same(&self, response: &Response) {
+        let request = self.request();
+        let of_the_host = response.header("ostrakon-error");
+        assert_eq!(self.status, response.status, "{request}: {response:?}");
+        let failed = of_the_host.is_some_and(|code| code.starts_with("guest-"));
+        assert_eq!(self.failed, failed, "{request}: {response:?}");
+        if of_the_host.is_some() {
+            assert!(self.response.is_empty(), "{request}: {response:?}");
+            return;
+        }
+        let in_memory = String::from_utf8_lossy(&self.response);
+        assert_eq!(in_memory, response.text(), "{request}");
+        for (name, value) in &self.response_headers {
+            assert_eq!(value.as_deref(), response.header(name), "{request}: {name}");
+        }
     }
 }
 
-/// Sends the script to the hosts in turn, and to the shards in memory.
-fn compare(hosts: &[Host], mut in_memory: impl FnMut(u32, &Step) -> Reply) -> usize {
-    let steps = script();
-    for (at, step) in steps.iter().enumerate() {
-        let shard = at % hosts.len();
-        let mut client = hosts[shard].client();
-        let response = client.send(step.method, &step.path, &step.headers, &step.body);
-        let shard = u32::try_from(shard).expect("there are few");
-        are_the_same(
-            at,
-            step,
-            &in_memory(shard, step),
-            &response.expect("an answer"),
-        );
+fn in_memory(shards: &str) -> Vec<Exchange> {
+    let mut program = Command::new(binary().with_file_name("probe-in-memory"));
+    let output = program.arg(shards).output();
+    let output = output.expect("it is built with the workspace");
+    assert!(output.status.success(), "{output:?}");
+    serde_json::from_slice(&output.stdout).expect("the output is such a list")
+}
+
+fn compare(shards: &str, hosts: &[Host]) {
+    let exchanges = in_memory(shards);
+    for exchange in &exchanges {
+        exchange.is_the_same(&exchange.repeat(hosts));
     }
-    steps.len()
+    println!(
+        "{shards}: {} requests, each response the same",
+        exchanges.len()
+    );
+    assert!(!exchanges.is_empty(), "nothing was compared");
 }
 
 #[test]
 fn a_shard_in_memory_responds_as_a_running_one() {
     let mut shard = Shard::new(&config(&guest("probe"), &SETTINGS));
     shard.secrets.publish(&secrets()).expect("published");
-    let host = shard.start();
-    let mut memory = in_memory().start().expect("it starts");
-    let hosts = [host];
-    let compared = compare(&hosts, |_, step| {
-        memory.send(step.method, &step.path, &step.headers, &step.body)
-    });
-    println!("{compared} requests, each response the same");
+    let hosts = [shard.start()];
+    compare("one", &hosts);
     let [host] = hosts;
     host.stop();
 }
@@ -107,12 +106,7 @@ fn a_shard_in_memory_responds_as_a_running_one() {
 fn three_shards_in_memory_respond_as_three_running_ones() {
     let files = config(&guest("probe"), &SETTINGS);
     let cluster = Cluster::start_with(PART, 3, 3, &files, &secrets());
-    let mut memory = TestCluster::start(3, in_memory).expect("it starts");
-    let compared = compare(&cluster.hosts, |shard, step| {
-        let mut asked = memory.ask(shard);
-        asked.send(step.method, &step.path, &step.headers, &step.body)
-    });
-    println!("{compared} requests to three shards in turn, each response the same");
+    compare("three", &cluster.hosts);
 }
 
 /// While shards swap one by one, a guest is told which parts are of another generation, and so is a
@@ -120,12 +114,9 @@ fn three_shards_in_memory_respond_as_three_running_ones() {
 #[test]
 fn parts_of_another_generation_are_told_apart() {
     let generation = |number| config(&guest("probe"), &[("number", number)]);
-    let in_memory =
-        |number: &'static str| move || TestShard::<Probe>::new().setting("number", number);
     let (old, new) = (generation("1"), generation("2"));
     let cluster = Cluster::start_each(PART + 1, 2, &[&old, &new]);
-    let mut memory = TestCluster::start(2, in_memory("1")).expect("it starts");
-    memory.swap(1, in_memory("2")).expect("it serves");
+    compare("two-generations", &cluster.hosts);
     for (shard, path, told) in [
         (0, "/all", "\"same\":false"),
         (1, "/all", "\"same\":false"),
@@ -140,17 +131,11 @@ fn parts_of_another_generation_are_told_apart() {
             "shard 0 gave a part of another generation (probe 1.0.0) that cannot be read",
         ),
     ] {
-        let response = cluster.hosts[shard].client().get(path).expect("an answer");
+        let response = cluster.hosts[shard].client().get(path);
+        let response = response.expect("an answer");
         assert!(
             response.text().contains(told),
-            "shard {shard}, {path}: {}",
-            response.text()
-        );
-        let asked = u32::try_from(shard).expect("there are few");
-        let reply = memory.ask(asked).get(path);
-        assert_eq!(
-            (reply.status, reply.text()),
-            (response.status, response.text())
+            "shard {shard}, {path}: {response:?}"
         );
     }
 }

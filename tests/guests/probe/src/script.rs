@@ -1,7 +1,9 @@
 //! The requests of the comparison.
 
+use serde::Serialize;
+
 /// A request.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Step {
     pub method: &'static str,
     pub path: String,
