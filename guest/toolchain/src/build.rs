@@ -97,15 +97,26 @@ impl Build {
             let name = format!("{}.wasm", package.name);
             package.target_directory.join("guests").join(name)
         });
-        write_atomically(&path, &component).map_err(|source| Error::Write {
-            path: path.clone(),
+        write(path, &component)
+    }
+
+    /// Makes a component of a Wasm file that another toolchain made: a core module, or already a
+    /// component.
+    ///
+    /// # Errors
+    /// When the file cannot be read, is no guest or cannot be made one, or the component cannot be
+    /// written.
+    pub fn of_file(file: &Path, output: Option<PathBuf>) -> Result<Built, Error> {
+        let bytes = fs::read(file).map_err(|source| Error::Read {
+            path: file.to_owned(),
             source,
         })?;
-        Ok(Built {
-            path,
-            bytes: component.len(),
-            sha256: sha256(&component),
-        })
+        let component = component::guest(bytes).map_err(|source| Error::Component {
+            package: file.display().to_string(),
+            source,
+        })?;
+        let path = output.unwrap_or_else(|| file.with_extension("component.wasm"));
+        write(path, &component)
     }
 
     /// Runs cargo and returns the Wasm file that it made.
@@ -148,6 +159,17 @@ const NO_CLOCK: &[u8] = b"time not implemented on this platform";
 
 fn asks_for_the_time(module: &[u8]) -> bool {
     module.windows(NO_CLOCK.len()).any(|text| text == NO_CLOCK)
+}
+
+fn write(path: PathBuf, component: &[u8]) -> Result<Built, Error> {
+    match write_atomically(&path, component) {
+        Ok(()) => Ok(Built {
+            path,
+            bytes: component.len(),
+            sha256: sha256(component),
+        }),
+        Err(source) => Err(Error::Write { path, source }),
+    }
 }
 
 /// Cargo's metadata of the crate in a directory.

@@ -124,7 +124,9 @@ pub enum Error {
         reason: String,
     },
     /// The module cannot be made into a component.
-    #[error("this module cannot be made into a component: {reason}")]
+    #[error(
+        "this module cannot be made into a component: {reason}; build it for wasm32-unknown-unknown with the contract's bindings, or let its own toolchain make the component (componentize-py, jco, wasm-tools component new --adapt)"
+    )]
     Encode {
         /// The encoder's whole message.
         reason: String,

@@ -151,7 +151,7 @@ impl New {
     ///
     /// # Errors
     /// When it cannot be the name of a crate and of a Kubernetes object.
-    pub fn new(name: &str) -> Result<Self, Error> {
+    pub fn named(name: &str) -> Result<Self, Error> {
         let is_valid = name.len() <= MAX_NAME
             && name.starts_with(|first: char| first.is_ascii_lowercase())
             && !name.ends_with('-')
@@ -232,7 +232,7 @@ impl New {
 
     fn put(&self, file: &str, text: &str) -> Result<(), Error> {
         let path = self.directory.join(file);
-        let parent = path.parent().unwrap_or(Path::new("."));
+        let parent = path.parent().unwrap_or_else(|| Path::new("."));
         fs::create_dir_all(parent)
             .and_then(|()| fs::write(&path, text))
             .map_err(|source| Error::Write(path, source))
@@ -385,16 +385,16 @@ mod tests {
             "..",
             &"a".repeat(65),
         ] {
-            assert!(matches!(New::new(name), Err(Error::Name(_))), "{name}");
+            assert!(matches!(New::named(name), Err(Error::Name(_))), "{name}");
         }
         for name in ["test", "fn", "ostrakon-guest"] {
-            assert!(matches!(New::new(name), Err(Error::Taken(_))), "{name}");
+            assert!(matches!(New::named(name), Err(Error::Taken(_))), "{name}");
         }
         let directory = tempfile::tempdir().expect("a directory");
         let there = directory.path().join("there");
         fs::write(&there, "mine").expect("it is written");
         let into = |path: &Path| {
-            New::new("a")
+            New::named("a")
                 .expect("a name")
                 .directory(Some(path.to_owned()))
         };

@@ -74,6 +74,30 @@ fn bare_guest() -> TempDir {
 }
 
 #[test]
+fn a_file_of_another_toolchain_becomes_a_component() {
+    let directory = bare_guest();
+    let built = build(&directory).unwrap();
+    let module = directory
+        .path()
+        .join("target/wasm32-unknown-unknown/release/bare.wasm");
+    for file in [&module, &built.path] {
+        let output = directory.path().join("out.wasm");
+        let made = Build::of_file(file, Some(output.clone())).unwrap();
+        assert_eq!((made.path, made.sha256), (output, built.sha256.clone()));
+    }
+    let beside = Build::of_file(&built.path, None).unwrap();
+    assert!(beside.path.ends_with("bare.component.wasm"));
+    let other = directory.path().join("other.wasm");
+    fs::write(&other, b"\0asm\x01\0\0\0").unwrap();
+    let error = Build::of_file(&other, None).unwrap_err();
+    assert!(matches!(error, Error::Component { .. }), "{error}");
+    assert!(matches!(
+        Build::of_file(&directory.path().join("none"), None),
+        Err(Error::Read { .. })
+    ));
+}
+
+#[test]
 fn a_guest_that_would_trap_when_it_asks_for_the_time_is_not_built() {
     let asks = BARE_GUEST.replace(
         "{ loop {} }",

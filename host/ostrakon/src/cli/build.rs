@@ -3,11 +3,14 @@
 use std::path::PathBuf;
 
 use clap::ValueEnum;
-use ostrakon_toolchain::{Build, Search, build};
+use ostrakon_toolchain::{Build, Built, Search, build};
 
 use super::{Exit, Failure, say};
 
 /// Build a guest's crate into a component, ready for `pack`.
+///
+/// A Wasm file that another toolchain made becomes a component, too: a core module with the
+/// contract's bindings is encoded, and a component is checked and copied.
 ///
 /// Finds a toolchain for Wasm on this machine, or installs one: an installed target of the
 /// active toolchain, else with rustup, else (as root on Debian) with apt-get.
@@ -18,8 +21,8 @@ use super::{Exit, Failure, say};
 Example:
   ostrakon build guest/kv -o kv.wasm")]
 pub(super) struct Arguments {
-    /// The directory of the crate's Cargo.toml.
-    #[arg(value_name = "DIR", default_value = ".")]
+    /// The directory of the crate's Cargo.toml, or a Wasm file.
+    #[arg(value_name = "DIR|FILE", default_value = ".")]
     directory: PathBuf,
     /// Where to write the component [default: guests/NAME.wasm in the target directory]
     #[arg(short, long, env = "OSTRAKON_OUTPUT", value_name = "FILE")]
@@ -57,6 +60,10 @@ impl From<Target> for ostrakon_toolchain::Target {
 
 impl Arguments {
     pub(super) fn run(self) -> Result<(), Failure> {
+        if self.directory.is_file() {
+            let built = Build::of_file(&self.directory, self.output);
+            return tell(built.map_err(|error| Failure::new(exit_of(&error), error))?);
+        }
         if !self.directory.join("Cargo.toml").is_file() {
             let error = build::Error::NotACrate(self.directory);
             return Err(Failure::new(Exit::Usage, error));
@@ -69,13 +76,20 @@ impl Arguments {
             .output(self.output)
             .run(&toolchain)
             .map_err(|error| Failure::new(exit_of(&error), error))?;
-        say(&format!(
-            "{}\n{} bytes, sha256 {}\n",
-            built.path.display(),
-            built.bytes,
-            built.sha256
-        ))
+        tell(built)
     }
+}
+
+fn tell(built: Built) -> Result<(), Failure> {
+    let Built {
+        path,
+        bytes,
+        sha256,
+    } = built;
+    say(&format!(
+        "{}\n{bytes} bytes, sha256 {sha256}\n",
+        path.display()
+    ))
 }
 
 fn exit_of(error: &build::Error) -> Exit {

@@ -26,7 +26,7 @@ pub(super) struct Arguments {
 
 impl Arguments {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let new = New::new(&self.name).map(|new| new.directory(self.directory).sdk(self.sdk));
+        let new = New::named(&self.name).map(|new| new.directory(self.directory).sdk(self.sdk));
         let written = new
             .and_then(|new| new.write())
             .map_err(|error| Failure::new(exit_of(&error), error))?;
