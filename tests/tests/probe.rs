@@ -104,7 +104,11 @@ fn a_shard_in_memory_responds_as_a_running_one() {
 
 #[test]
 fn three_shards_in_memory_respond_as_three_running_ones() {
-    let files = config(&guest("probe"), &SETTINGS);
+    let [number, json] = SETTINGS;
+    let files = config(
+        &guest("probe"),
+        &[("ostrakon.toml", "[cluster]\nshards = 3"), number, json],
+    );
     let cluster = Cluster::start_with(PART, 3, 3, &files, &secrets());
     compare("three", &cluster.hosts);
 }
@@ -113,7 +117,15 @@ fn three_shards_in_memory_respond_as_three_running_ones() {
 /// client whose response cannot be joined.
 #[test]
 fn parts_of_another_generation_are_told_apart() {
-    let generation = |number| config(&guest("probe"), &[("number", number)]);
+    let generation = |number| {
+        config(
+            &guest("probe"),
+            &[
+                ("ostrakon.toml", "[cluster]\nshards = 2"),
+                ("number", number),
+            ],
+        )
+    };
     let (old, new) = (generation("1"), generation("2"));
     let cluster = Cluster::start_each(PART + 1, 2, &[&old, &new]);
     compare("two-generations", &cluster.hosts);
