@@ -246,6 +246,34 @@ fn a_directory_without_files_is_told_and_a_guest_that_comes_is_taken() {
     assert_eq!(dev.wait(), Some(0));
 }
 
+/// Regression: shards were restarted for ever, each time with the same lines; and after a refusal
+/// all shards "had everything".
+#[test]
+fn a_first_start_that_is_rejected_waits_for_a_save_and_a_refused_save_is_no_news() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("config");
+    fs::create_dir(&config).unwrap();
+    fs::write(config.join("guest.wasm"), guest("kv")).unwrap();
+    let settings = config.join("ostrakon.toml");
+    fs::write(&settings, "nonsense = 1").unwrap();
+    let flag = config.display().to_string();
+    let dev = Dev::run(directory, &["--config-dir", &flag]);
+    let at = dev.wait_for(0, "shard 0 | waits for a save");
+    fs::write(&settings, "").unwrap();
+    let at = dev.wait_for(at, "3 shards are ready and have everything");
+    let lines = dev.lines.lock().unwrap().clone();
+    let ends = lines.iter().filter(|line| line.contains("exit code 64"));
+    assert_eq!(ends.count(), 1, "{lines:#?}");
+    fs::write(&settings, "nonsense = 2").unwrap();
+    let refused = dev.wait_for(at, "3 shards go on with what they had before");
+    fs::write(&settings, "# good").unwrap();
+    dev.wait_for(refused, "3 shards are ready and have everything");
+    let lines = dev.lines.lock().unwrap().clone();
+    let settled = lines[at..refused].iter();
+    let settled = settled.filter(|line| line.contains("have everything"));
+    assert_eq!(settled.count(), 0, "{lines:#?}");
+}
+
 #[test]
 fn a_port_that_is_taken_is_one_line() {
     let net = Net::claim();
