@@ -80,16 +80,14 @@ fn in_memory(shards: &str) -> Vec<Exchange> {
     serde_json::from_slice(&output.stdout).expect("the output is such a list")
 }
 
-fn compare(shards: &str, hosts: &[Host]) {
+/// Returns how many requests were compared.
+fn compare(shards: &str, hosts: &[Host]) -> usize {
     let exchanges = in_memory(shards);
     for exchange in &exchanges {
         exchange.is_the_same(&exchange.repeat(hosts));
     }
-    println!(
-        "{shards}: {} requests, each response the same",
-        exchanges.len()
-    );
     assert!(!exchanges.is_empty(), "nothing was compared");
+    exchanges.len()
 }
 
 #[test]
@@ -97,7 +95,8 @@ fn a_shard_in_memory_responds_as_a_running_one() {
     let mut shard = Shard::new(&config(&guest("probe"), &SETTINGS));
     shard.secrets.publish(&secrets()).expect("published");
     let hosts = [shard.start()];
-    compare("one", &hosts);
+    let compared = compare("one", &hosts);
+    println!("{compared} requests, each response the same");
     let [host] = hosts;
     host.stop();
 }
@@ -110,7 +109,8 @@ fn three_shards_in_memory_respond_as_three_running_ones() {
         &[("ostrakon.toml", "[cluster]\nshards = 3"), number, json],
     );
     let cluster = Cluster::start_with(PART, 3, 3, &files, &secrets());
-    compare("three", &cluster.hosts);
+    let compared = compare("three", &cluster.hosts);
+    println!("{compared} requests to three shards in turn, each response the same");
 }
 
 /// While shards swap one by one, a guest is told which parts are of another generation, and so is a
@@ -128,7 +128,8 @@ fn parts_of_another_generation_are_told_apart() {
     };
     let (old, new) = (generation("1"), generation("2"));
     let cluster = Cluster::start_each(PART + 1, 2, &[&old, &new]);
-    compare("two-generations", &cluster.hosts);
+    let compared = compare("two-generations", &cluster.hosts);
+    println!("{compared} listings of two generations, each response the same");
     for (shard, path, told) in [
         (0, "/all", "\"same\":false"),
         (1, "/all", "\"same\":false"),

@@ -37,8 +37,8 @@ pub(super) struct Shard {
     pub(super) paused: bool,
     /// Whether new content will be put into its volumes.
     pub(super) awaits_content: bool,
-    /// Whether its last process rejected its configuration.
-    pub(super) waits_for_content: bool,
+    /// The number of the process that rejected its configuration, until that changes.
+    pub(super) rejected: Option<u64>,
     pub(super) ends: u32,
     pub(super) restarts: u32,
     pub(super) observation: Option<Observation>,
@@ -69,7 +69,7 @@ impl Shard {
             ready: false,
             paused: false,
             awaits_content: false,
-            waits_for_content: false,
+            rejected: None,
             ends: 0,
             restarts: 0,
             observation: None,

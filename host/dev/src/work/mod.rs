@@ -248,7 +248,7 @@ impl Work {
         } else if code == Some(REJECTED) {
             // It would say the same again.
             let shard = self.shards.get_mut(&ordinal).expect("the shard exists");
-            shard.waits_for_content = true;
+            shard.rejected = Some(shard.number);
             self.set.is_now(ordinal, Phase::Down);
             self.tell(Some(ordinal), What::WaitsForContent);
         } else {
@@ -369,8 +369,7 @@ impl Work {
         };
         match shard.show(&config, &self.secrets) {
             Ok(true) => {
-                if std::mem::take(&mut shard.waits_for_content) {
-                    let number = shard.number;
+                if let Some(number) = shard.rejected.take() {
                     self.after(Duration::ZERO, Event::Restart(ordinal, number));
                 }
                 self.tell(Some(ordinal), What::Projected);

@@ -1,5 +1,5 @@
 //! A guest that uses all of the contract and of the SDK. The same requests go to it in memory and on running hosts, and
-//! the responses have to be the same: see [`script`].
+//! the responses have to be the same: see [`script()`].
 
 #![expect(
     clippy::needless_pass_by_value,
