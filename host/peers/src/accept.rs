@@ -64,7 +64,7 @@ mod tests {
         let (client, accepted) =
             tokio::join!(client.connect(address), Accept::accept(&mut listener));
         let (client, mut accepted) = (client.expect("a connection"), accepted.expect("it").0);
-        let sent = accepted.write_all(&[b'x'; 24 * 1024]).await;
+        let sent = accepted.write_all(&vec![b'x'; 24 * 1024]).await;
         sent.expect("the system takes it");
         drop(accepted);
         let port = client.local_addr().expect("an address").port();
