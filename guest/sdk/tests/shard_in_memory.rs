@@ -260,3 +260,16 @@ fn a_bad_guest_is_refused_and_data_is_migrated() {
         "the data has schema 3, the guest 2"
     );
 }
+
+#[test]
+fn a_body_that_the_host_would_refuse_is_refused() {
+    let limits = Limits {
+        body: 10,
+        ..Limits::default()
+    };
+    let mut shard = TestShard::<Probe<1>>::new().limits(limits).start().unwrap();
+    assert_ne!(shard.post("/set", [0; 10]).status, 413);
+    assert_eq!(shard.partition("p").unwrap()["k".as_bytes()], [0; 10]);
+    assert_eq!(shard.post("/set", [1; 11]).status, 413);
+    assert_eq!(shard.partition("p").unwrap()["k".as_bytes()], [0; 10]);
+}

@@ -253,7 +253,9 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("{0} holds no cargo package: name the directory of a guest's Cargo.toml")]
+    #[error(
+        "{0} holds no cargo package that can be read: see cargo's message, if there is one, or name the directory of a guest's Cargo.toml"
+    )]
     NotACrate(PathBuf),
     #[error("cannot run cargo")]
     Cargo(#[source] io::Error),

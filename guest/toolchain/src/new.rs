@@ -135,6 +135,11 @@ const SDK: &[(&str, &str)] = &[
 const WORKSPACE: &str = include_str!("../../../Cargo.toml");
 const SDK_MANIFEST: &str = include_str!("../../sdk/Cargo.toml");
 
+/// What the README of a new guest says of its SDK.
+const COPY: &str = "\
+`ostrakon/` is the SDK, of the version of the `ostrakon` that wrote it, and `ostrakon/guest/README.md` its guide. To take the SDK of
+another version, run `ostrakon new` of that version elsewhere and replace the directory.";
+
 /// Where the SDK is, in a new guest.
 const CARRIED: &str = "ostrakon/guest/sdk";
 
@@ -155,6 +160,7 @@ impl New {
         let is_valid = name.len() <= MAX_NAME
             && name.starts_with(|first: char| first.is_ascii_lowercase())
             && !name.ends_with('-')
+            && !name.contains("--")
             && name
                 .bytes()
                 .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
@@ -209,8 +215,14 @@ impl New {
             Err(source) => return Err(Error::Write(self.directory.clone(), source)),
         }
         let library = self.name.replace('-', "_");
+        let about_sdk = if self.sdk.is_none() {
+            COPY
+        } else {
+            "The SDK is that of another directory: see Cargo.toml."
+        };
         let of_this = |text: &str| {
             text.replace("{{library}}", &library)
+                .replace("{{about_sdk}}", about_sdk)
                 .replace("{{name}}", &self.name)
                 .replace("{{sdk}}", &Value::from(sdk.as_str()).to_string())
         };
@@ -219,7 +231,7 @@ impl New {
         template("README.md", include_str!("../template/README.md"))?;
         template("src/lib.rs", include_str!("../template/lib.rs"))?;
         template("tests/service.rs", include_str!("../template/test.rs"))?;
-        self.put(".gitignore", "/target\n/.ostrakon\n")?;
+        self.put(".gitignore", "/target\n/.ostrakon\n*.wasm\n")?;
         if self.sdk.is_none() {
             let manifest = manifest(WORKSPACE, SDK_MANIFEST);
             self.put(&format!("{CARRIED}/Cargo.toml"), &manifest)?;
@@ -315,7 +327,7 @@ fn manifest(workspace: &str, sdk: &str) -> String {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(
-        "{0:?} cannot be a guest's name: use lower-case letters, digits and `-`, at most {MAX_NAME}, and begin with a letter"
+        "{0:?} cannot be a guest's name: use lower-case letters, digits and single `-`, at most {MAX_NAME}, and begin with a letter"
     )]
     Name(String),
     #[error("a crate cannot be named {0}: take another name")]
@@ -380,6 +392,7 @@ mod tests {
             "1a",
             "a_b",
             "a-",
+            "a--b",
             "a/b",
             "ä",
             "..",

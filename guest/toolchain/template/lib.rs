@@ -44,8 +44,9 @@ impl Guest for Service {
         Description::new(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"))
     }
 
-    /// The settings are the other keys of the ConfigMap, here the file `config/greeting`. When they change, the service
-    /// is swapped. An error here refuses the new settings, and the old ones stay in force.
+    /// The settings are the other keys of the ConfigMap: under `ostrakon dev` the files in `.ostrakon/{{name}}/settings`,
+    /// such as `greeting`. When they change, the service is swapped. An error here refuses the new settings, and the old
+    /// ones stay in force.
     fn new(settings: Settings) -> Result<Self, String> {
         let greeting = settings.text("greeting")?;
         Ok(Self {

@@ -168,7 +168,10 @@ fn words(news: &News, addresses: &Addresses) -> Option<(bool, String)> {
         }),
         What::Restarting(Duration::ZERO) | What::Projected => None,
         What::Restarting(wait) => fine(format!("will be restarted in {}", shown(*wait))),
-        What::WaitsForContent => fine("waits for a save".to_owned()),
+        What::WaitsForContent => fine(
+            "waits for a save of the configuration or the guest, at the places named above"
+                .to_owned(),
+        ),
         What::Live(live, after) => {
             let mut text = format!(
                 "generation {} is live: {} {}",

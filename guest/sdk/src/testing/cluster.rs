@@ -3,7 +3,9 @@
 use std::{any::TypeId, collections::BTreeMap, fmt, mem, time::Duration};
 
 use super::{Answer, Asked, Builder, Export, Partition, Reply, TestShard, World, within};
-use crate::{Description, Generation, Guest, Migration, Part, Route, Settings, Shard, Target};
+use crate::{
+    Description, Generation, Guest, Migration, Part, Route, Settings, Shard, Target, log::Level,
+};
 
 /// How often a request is passed on from one shard to the next.
 const MAX_HOPS: usize = 8;
@@ -248,6 +250,14 @@ impl TestCluster {
         }
     }
 
+    /// The lines that the guest of a shard has written to the log.
+    ///
+    /// # Panics
+    /// If there is no such shard.
+    pub fn log(&mut self, shard: u32) -> &[(Level, String)] {
+        &self.shards[shard as usize].world().log
+    }
+
     fn count(&self) -> u32 {
         u32::try_from(self.shards.len()).expect("there are fewer than 2^32 shards")
     }
@@ -280,6 +290,10 @@ impl TestCluster {
     }
 
     fn send(&mut self, shard: u32, asked: Asked<'_>) -> Reply {
+        let asks = self.shards[shard as usize].world();
+        if asked.body.len() > asks.limits.body {
+            return Reply::status(413);
+        }
         self.request += 1;
         for shard in &mut self.shards {
             shard.world().request = self.request;
@@ -347,6 +361,11 @@ impl Client<'_> {
     /// The reply to a PUT without headers.
     pub fn put(&mut self, path_with_query: &str, body: impl AsRef<[u8]>) -> Reply {
         self.send("PUT", path_with_query, &[], body)
+    }
+
+    /// The reply to a DELETE without headers.
+    pub fn delete(&mut self, path_with_query: &str) -> Reply {
+        self.send("DELETE", path_with_query, &[], "")
     }
 
     /// The reply to any request. The shard passes it on to the owner of its partition, or asks all shards, as its route

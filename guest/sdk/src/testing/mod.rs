@@ -17,7 +17,7 @@
 //!
 //! It behaves like the host. It calls `route` and then `handle`, lets each export use only the imports that the contract
 //! allows, and enforces the limits. It stores all writes of a request or, after a panic or a discarded response, none.
-//! It enforces no deadlines.
+//! It enforces no deadlines, no bound on memory and handles, and none of HTTP's own bounds on a request's head.
 
 mod call;
 mod cluster;
@@ -57,6 +57,8 @@ pub struct Limits {
     pub value: usize,
     /// The most bytes of a partition's keys and values together: 16 MiB by default.
     pub partition: usize,
+    /// The most bytes of a request's body: 8 MiB by default; more is answered with 413.
+    pub body: usize,
     /// The most bytes of a reply's headers and body: 9 MiB by default.
     pub reply: usize,
     /// The most bytes that one call of an import hands over, either way: 18 MiB by default.
@@ -70,6 +72,7 @@ impl Default for Limits {
             key: 1024,
             value: 9 << 20,
             partition: 16 << 20,
+            body: 8 << 20,
             reply: 9 << 20,
             call: 18 << 20,
         }
@@ -307,6 +310,9 @@ impl<G: Guest> TestShard<G> {
     }
 
     fn answer(&mut self, asked: Asked<'_>) -> Answer {
+        if asked.body.len() > self.world.limits.body {
+            return Answer::Reply(Reply::status(413));
+        }
         self.world.request += 1;
         match self.routed(asked) {
             Some(route) => self.run(asked, route),
@@ -342,7 +348,19 @@ impl<G: Guest> TestShard<G> {
         let discard = response.as_ref().is_none_or(|response| response.discard);
         let shard = self.world.ordinal;
         match response {
-            Some(response) if everywhere => Answer::Part(Part { shard, response }),
+            Some(response) if everywhere => {
+                let Response {
+                    status,
+                    headers,
+                    body,
+                    ..
+                } = &response;
+                if reply::allowed(*status, headers, body, &self.world.limits) {
+                    Answer::Part(Part { shard, response })
+                } else {
+                    Answer::Reply(Reply::failed())
+                }
+            }
             response => {
                 let reply = self.checked(response, asked);
                 if discard || reply.failed {

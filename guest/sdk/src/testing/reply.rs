@@ -40,6 +40,19 @@ impl Reply {
         Some(std::str::from_utf8(&header.value).expect("the header is a text"))
     }
 
+    /// All headers of a name, such as `set-cookie`, as texts.
+    ///
+    /// # Panics
+    /// Where one is not UTF-8.
+    pub fn headers(&self, name: &str) -> Vec<&str> {
+        let headers = self.headers.iter();
+        let named = headers.filter(|header| header.name.eq_ignore_ascii_case(name));
+        let texts = named.map(|header| std::str::from_utf8(&header.value));
+        texts
+            .map(|text| text.expect("the header is a text"))
+            .collect()
+    }
+
     /// The body as a text.
     ///
     /// # Panics
@@ -83,17 +96,11 @@ impl Reply {
         else {
             return Self::failed();
         };
-        let size: usize = headers
-            .iter()
-            .map(|header| header.name.len() + header.value.len())
-            .sum();
-        let allowed = (200..=599).contains(&status)
-            && headers.iter().all(allowed)
-            && size + body.len() <= limits.reply;
-        if !allowed {
+        if !allowed(status, &headers, &body, limits) {
             return Self::failed();
         }
-        if method == "HEAD" {
+        // HTTP has no body there.
+        if method == "HEAD" || matches!(status, 204 | 205 | 304) {
             body.clear();
         }
         Self {
@@ -105,8 +112,24 @@ impl Reply {
     }
 }
 
+/// The most bytes of all headers of a response, each with [`HEADER`] more than it has.
+const HEADERS: usize = 32 << 10;
+const HEADER: usize = 32;
+
+/// Whether the host takes a response.
+pub(super) fn allowed(status: u16, headers: &[Header], body: &[u8], limits: &Limits) -> bool {
+    let sizes = headers
+        .iter()
+        .map(|header| header.name.len() + header.value.len());
+    let size: usize = sizes.sum();
+    (200..=599).contains(&status)
+        && headers.iter().all(allowed_header)
+        && size + headers.len() * HEADER <= HEADERS
+        && size + body.len() <= limits.reply
+}
+
 /// RFC 9110, sections 5.1 and 5.5, and the headers that only the host sets.
-fn allowed(header: &Header) -> bool {
+fn allowed_header(header: &Header) -> bool {
     let name = header.name.to_ascii_lowercase();
     let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     let text = |byte: u8| byte == b'\t' || (byte >= b' ' && byte != 0x7f);

@@ -26,6 +26,10 @@ pub(super) struct Arguments {
 
 impl Arguments {
     pub(super) fn run(self) -> Result<(), Failure> {
+        let guide = match &self.sdk {
+            None => "README.md says more; ostrakon/guest/README.md is the guide.",
+            Some(_) => "README.md says more.",
+        };
         let new = New::named(&self.name).map(|new| new.directory(self.directory).sdk(self.sdk));
         let written = new
             .and_then(|new| new.write())
@@ -38,7 +42,7 @@ impl Arguments {
   cargo test                 run it in memory
   ostrakon dev               run three shards here, and swap on each save
   ostrakon build             make a component of it
-README.md says more; ostrakon/guest/README.md is the guide.
+{guide}
 ",
             directory = Printable(&directory)
         ))

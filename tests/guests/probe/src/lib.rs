@@ -94,6 +94,10 @@ const ROUTER: Router<Probe> = Router::new(&[
             &parts.iter().map(Part::json).collect::<Result<Vec<u64>>>()?,
         ))
     }),
+    Endpoint::get("/all/wrong", Place::Everywhere, |_, _| {
+        Ok(Response::text("1").header("content-length", "1"))
+    })
+    .joined(|_, _, parts| Ok(Response::json(&parts.len()))),
     Endpoint::get("/all/absent", Place::Everywhere, |_, _| {
         Ok(Response::new(404))
     })
@@ -292,6 +296,15 @@ impl Probe {
             Some("bad-name") => Response::new(200).header("x y", "1"),
             Some("bad-value") => Response::new(200).header("x-a", "1\r\nx-b: 2"),
             Some("bad-status") => Response::new(199),
+            Some("large-headers") => (0..40).fold(Response::new(200), |response, _| {
+                response.header("x-b", vec![b'b'; 1000])
+            }),
+            Some("many-headers") => (0..1000).fold(Response::new(200), |response, _| {
+                response.header("x-b", "b")
+            }),
+            Some("no-content") => Response::text("none").status(204),
+            Some("reset") => Response::text("none").status(205),
+            Some("unchanged") => Response::text("none").status(304),
             Some("too-much") => Response::bytes("text/plain", vec![b'x'; (9 << 20) + 1]),
             _ => Response::new(418),
         })

@@ -78,6 +78,7 @@ pub fn script() -> Vec<Step> {
         step("GET", "/all/misused"),
         step("GET", "/all/unreadable"),
         step("GET", "/all/absent"),
+        step("GET", "/all/wrong"),
     ];
     for with in [
         "page",
@@ -89,6 +90,11 @@ pub fn script() -> Vec<Step> {
         "bad-name",
         "bad-value",
         "bad-status",
+        "large-headers",
+        "many-headers",
+        "no-content",
+        "reset",
+        "unchanged",
         "too-much",
         "",
     ] {
