@@ -273,8 +273,11 @@ fn a_disk_from_before_a_change_is_told_of_and_not_served_from() {
         let why = status["not_ready"].as_str().unwrap_or_default();
         why.contains("must not serve this shard any longer")
     });
+    // The log is written by a thread of its own.
+    let line = "this shard stops serving";
+    older.wait_until("its line", |host| host.log().contains(line));
     let log = older.log();
-    assert_eq!(log.matches("this shard stops serving").count(), 1, "{log}");
+    assert_eq!(log.matches(line).count(), 1, "{log}");
     assert!(log.contains("older than its cluster"), "{log}");
 }
 

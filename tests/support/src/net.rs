@@ -1,6 +1,7 @@
 //! Loopback networks that no other running test uses.
 
 use std::net::{Ipv4Addr, TcpListener};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The port of a claim: 127.x.y.0/24 is claimed at 127.x.y.255, which no shard uses.
 const CLAIM_PORT: u16 = 7069;
@@ -20,9 +21,14 @@ impl Net {
     /// # Panics
     /// When none is free.
     pub fn claim() -> Self {
-        // Each process starts the search at another network, so that it tries few.
+        // Each process starts the search at another network, so that it tries few. Each claim goes
+        // on where the last one ended: the last user's processes may take a moment to end.
+        static CLAIMS: AtomicU32 = AtomicU32::new(0);
         let start = std::process::id().wrapping_mul(0x9E37_79B9) >> 18;
-        let mut nets = (0..1 << 14).map(|step| (start + step) % (1 << 14));
+        let mut nets = (0..1 << 14).map(|_| {
+            let step = CLAIMS.fetch_add(1, Ordering::Relaxed);
+            start.wrapping_add(step) % (1 << 14)
+        });
         let claimed = nets.find_map(|number| {
             let net = Ipv4Addr::new(127, 64, 0, 0).to_bits() + (number << 8);
             let claim = TcpListener::bind((Ipv4Addr::from_bits(net + 255), CLAIM_PORT)).ok()?;
@@ -58,5 +64,7 @@ mod tests {
         TcpListener::bind(held).unwrap_err();
         drop(nets);
         TcpListener::bind(held).unwrap();
+        let next = Net::claim().first();
+        assert!(!firsts.contains(&next), "{next} was used a moment ago");
     }
 }
