@@ -203,6 +203,21 @@ impl Browser {
         );
     }
 
+    /// Checks the page that is shown, in a wide and a narrow window, in light and dark.
+    ///
+    /// # Panics
+    /// When it has a barrier, or the browser complains of it.
+    #[track_caller]
+    pub fn inspect(&mut self) {
+        for (width, dark) in [(1280, false), (1280, true), (320, false), (320, true)] {
+            self.show(width, dark);
+            let (barriers, url) = (self.barriers(), self.url());
+            assert!(barriers.is_empty(), "{url}, {width} pixels: {barriers:#?}");
+        }
+        let complaints = self.complaints();
+        assert!(complaints.is_empty(), "{}: {complaints:#?}", self.url());
+    }
+
     /// Everything that the browser has reported since the last call: errors and warnings in the console, failed
     /// requests, violations of the page's policy, and problems of its forms and cookies.
     ///

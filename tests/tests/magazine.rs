@@ -407,17 +407,6 @@ fn all_is_back_after_all_hosts_were_killed() {
     );
 }
 
-/// Checks the page that a browser shows, in a wide and a narrow window, in light and dark.
-fn inspect(browser: &mut Browser) {
-    for (width, dark) in [(1280, false), (1280, true), (320, false), (320, true)] {
-        browser.show(width, dark);
-        let (barriers, url) = (browser.barriers(), browser.url());
-        assert!(barriers.is_empty(), "{url}, {width} pixels: {barriers:#?}");
-    }
-    let complaints = browser.complaints();
-    assert!(complaints.is_empty(), "{}: {complaints:#?}", browser.url());
-}
-
 #[test]
 fn an_editor_writes_and_publishes_in_a_browser() {
     let cluster = start(34);
@@ -425,7 +414,7 @@ fn an_editor_writes_and_publishes_in_a_browser() {
     let mut browser = Browser::start();
     let mut inspected = 0;
     let mut look = |browser: &mut Browser| {
-        inspect(browser);
+        browser.inspect();
         inspected += 1;
     };
 

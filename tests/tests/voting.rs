@@ -249,17 +249,6 @@ fn a_live_swap_to_ranked_choices_counts_each_voter_once_with_the_last_choice() {
     );
 }
 
-/// Checks the page that a browser shows, in a wide and a narrow window, in light and dark.
-fn inspect(browser: &mut Browser) {
-    for (width, dark) in [(1280, false), (1280, true), (320, false), (320, true)] {
-        browser.show(width, dark);
-        let (barriers, url) = (browser.barriers(), browser.url());
-        assert!(barriers.is_empty(), "{url}, {width} pixels: {barriers:#?}");
-    }
-    let complaints = browser.complaints();
-    assert!(complaints.is_empty(), "{}: {complaints:#?}", browser.url());
-}
-
 #[test]
 fn a_browser_creates_a_poll_votes_and_ranks_after_the_swap() {
     let mut cluster = Cluster::start(32, SHARDS, SHARDS.into(), &version("voting-v1"));
@@ -267,7 +256,7 @@ fn a_browser_creates_a_poll_votes_and_ranks_after_the_swap() {
     let mut browser = Browser::start();
     let mut inspected = 0;
     let mut look = |browser: &mut Browser| {
-        inspect(browser);
+        browser.inspect();
         inspected += 1;
     };
 

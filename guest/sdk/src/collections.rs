@@ -168,7 +168,7 @@ impl<K: Key, V: Serialize + DeserializeOwned> Map<K, V> {
     /// # Errors
     /// If the stored bytes are not such a value, as status 500.
     pub fn get(&self, key: impl Into<K>) -> Result<Option<V>> {
-        Store(()).get_json(stored(self.name, &key.into()))
+        self.get_ref(&key.into())
     }
 
     /// Stores a value under a key, and replaces the former one.
@@ -275,17 +275,17 @@ impl<K: Key, V: Serialize + DeserializeOwned, I: Key> Indexed<K, V, I> {
     pub fn set(&self, key: impl Into<K>, value: &V) -> Result<()> {
         let key = key.into();
         let before = self.map.get_ref(&key)?;
-        let (former, new) = (
-            before.map(|before| self.places(&key, &before)),
-            self.places(&key, value),
-        );
-        let gone = former
-            .into_iter()
-            .flatten()
-            .filter(|place| !new.contains(place));
-        Store(()).delete_many(gone.collect::<Vec<_>>())?;
-        let places = new.iter().map(|place| (place.clone(), Vec::new()));
-        Store(()).set_many(places)?;
+        let former = before.map_or_else(Vec::new, |before| self.places(&key, &before));
+        let new = self.places(&key, value);
+        let gone: Vec<_> = former.iter().filter(|place| !new.contains(place)).collect();
+        if !gone.is_empty() {
+            Store(()).delete_many(gone)?;
+        }
+        let added = new.into_iter().filter(|place| !former.contains(place));
+        let added: Vec<_> = added.map(|place| (place, Vec::new())).collect();
+        if !added.is_empty() {
+            Store(()).set_many(added)?;
+        }
         Ok(Store(()).set_json(stored(self.map.name, &key), value)?)
     }
 
@@ -310,7 +310,7 @@ impl<K: Key, V: Serialize + DeserializeOwned, I: Key> Indexed<K, V, I> {
     /// The keys of the index, each with the key of its entry, in order; narrowed by the methods of [`Index`].
     pub fn index(&self) -> Index<K, I> {
         Index {
-            name: self.map.name,
+            prefix: index_prefix(self.map.name),
             scan: Store(()).scan().prefix(index_prefix(self.map.name)),
             types: PhantomData,
         }
@@ -358,7 +358,8 @@ fn check(name: &str) {
 /// An iterator over the keys of an index, which fetches them from the host page by page.
 #[derive(Debug)]
 pub struct Index<K, I> {
-    name: &'static str,
+    /// What the keys of its entries begin with.
+    prefix: Vec<u8>,
     scan: Scan,
     types: PhantomData<fn() -> (K, I)>,
 }
@@ -396,7 +397,7 @@ impl<K: Key, I: Key> Index<K, I> {
     }
 
     fn place(&self, key: &I) -> Vec<u8> {
-        let mut place = index_prefix(self.name);
+        let mut place = self.prefix.clone();
         key.write(&mut place);
         place
     }
@@ -407,7 +408,7 @@ impl<K: Key, I: Key> Iterator for Index<K, I> {
 
     fn next(&mut self) -> Option<Self::Item> {
         let entry = self.scan.next()?;
-        let mut key = &entry.key[index_prefix(self.name).len()..];
+        let mut key = &entry.key[self.prefix.len()..];
         let read = <(I, K)>::read(&mut key).filter(|_| key.is_empty());
         Some(read.ok_or_else(bad_entry))
     }

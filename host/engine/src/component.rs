@@ -8,15 +8,17 @@ use super::cache::Cache;
 use super::compiler::CompileError;
 use super::context::Context;
 use super::engine::Engine;
+use super::extent::WORLD;
 
 /// A component's imports or exports do not match the contract.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
-    #[error("{0}: build it for world ostrakon:shard/service@0.1.1")]
+    #[error("{0}: build it for world {world}", world = WORLD)]
     Type(String),
     /// The component imports a function of the contract that this host does not know.
     #[error(
-        "the guest needs a later version of the contract than this host's, 0.1.1: upgrade the host first, or build the guest with the SDK of this host's version ({0})"
+        "the guest needs a later version of the contract than this host's, {world}: upgrade the host first, or build the guest with the SDK of this host's version ({0})",
+        world = WORLD
     )]
     Later(String),
 }

@@ -50,16 +50,39 @@ pub struct Environment {
 /// The data that a call can use.
 #[derive(Debug, Default)]
 pub(super) enum Data {
-    /// No data: pure exports, and `gather`.
+    /// No data: pure exports.
     #[default]
     None,
     /// A `read` of one partition.
-    Partition(Vec<u8>, Arc<Snapshot>),
+    Partition(Read, Arc<Snapshot>),
     /// A `write` to one partition, in the writer.
     Transaction(Box<Transaction>),
     /// A `here` or `everywhere` request.
     Shard(Arc<Snapshot>),
     Migration(Box<Migration>),
+    /// For `gather`, by the shards' ordinals: what gave their parts, and whether that is this
+    /// generation.
+    Parts(BTreeMap<u32, (Origin, bool)>),
+}
+
+/// The partition of a `read`.
+#[derive(Debug)]
+pub(super) struct Read {
+    pub(super) partition: Vec<u8>,
+    /// Whether another shard has it: then nothing is found here.
+    pub(super) is_elsewhere: bool,
+}
+
+impl Read {
+    /// The key under which its entries are stored.
+    pub(super) fn stored(&self) -> &[u8] {
+        // No partition has an empty key.
+        if self.is_elsewhere {
+            &[]
+        } else {
+            &self.partition
+        }
+    }
 }
 
 pub(super) struct Call {
@@ -75,11 +98,6 @@ pub(super) struct Call {
     pub(super) now: Option<u64>,
     /// The random bytes that the guest has not been given yet. Boxed: few guests ask for them.
     pub(super) random: Option<Box<ChaCha20Rng>>,
-    /// The partition that the request names, if another shard has it and nothing is found here.
-    pub(super) elsewhere: Option<Vec<u8>>,
-    /// In `gather`: by the shards' ordinals, what gave their parts, and whether that is this
-    /// generation.
-    pub(super) origins: BTreeMap<u32, (Origin, bool)>,
 }
 
 impl Call {
@@ -93,8 +111,6 @@ impl Call {
             time: Time::default(),
             now: None,
             random: None,
-            elsewhere: None,
-            origins: BTreeMap::new(),
         }
     }
 }
@@ -160,7 +176,7 @@ impl Context {
             .export
             .map_or("start", |export| Export::VALUES[export.index()]);
         let target = match &self.call.data {
-            Data::None | Data::Migration(_) => "",
+            Data::None | Data::Migration(_) | Data::Parts(_) => "",
             Data::Partition(..) | Data::Transaction(_) => " of a `partition` request",
             Data::Shard(_) => " of a `here` or `everywhere` request",
         };

@@ -1,13 +1,10 @@
 //! An instance of a guest, and its calls.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ostrakon_base::digest::Digest;
-use ostrakon_contract::contract::{
-    Access, Description, Origin, Part, Reply, Request, Route, Target,
-};
+use ostrakon_contract::contract::{Access, Description, Part, Reply, Request, Route, Target};
 use ostrakon_observe::metrics::Export;
 use ostrakon_observe::trace::{Operation, Trace};
 use ostrakon_store::{Group, Migration, Snapshot, Transaction};
@@ -15,7 +12,7 @@ use wasmtime::Store;
 
 use super::bindings::ostrakon::shard::types as wit;
 use super::bindings::{Service, ServicePre};
-use super::context::{Call, Context, Data, Environment};
+use super::context::{Call, Context, Data, Environment, Read};
 use super::copies::Copies;
 use super::engine::Engine;
 use super::failure::Failure;
@@ -52,9 +49,6 @@ pub(super) struct Instance {
     pub(super) shards: u32,
     /// The limit on bytes copied in each call.
     pub(super) copies: Copies,
-    /// For the next call: see [`Call::elsewhere`] and [`Call::origins`].
-    elsewhere: Option<Vec<u8>>,
-    origins: BTreeMap<u32, (Origin, bool)>,
     pub(super) requests: u64,
 }
 
@@ -96,8 +90,6 @@ impl Instance {
             initial_memory,
             shards,
             copies: Copies::ANY,
-            elsewhere: None,
-            origins: BTreeMap::new(),
             requests: 0,
         })
     }
@@ -207,11 +199,25 @@ impl Instance {
         deadline: Duration,
     ) -> Result<Reply, Failure> {
         let data = match data {
-            ReadData::Partition(partition, snapshot) => Data::Partition(partition, snapshot),
+            ReadData::Partition(partition, snapshot) => {
+                let is_elsewhere = false;
+                Data::Partition(
+                    Read {
+                        partition,
+                        is_elsewhere,
+                    },
+                    snapshot,
+                )
+            }
             ReadData::Elsewhere(partition, snapshot) => {
-                self.elsewhere = Some(partition);
-                // No partition has an empty key.
-                Data::Partition(Vec::new(), snapshot)
+                let is_elsewhere = true;
+                Data::Partition(
+                    Read {
+                        partition,
+                        is_elsewhere,
+                    },
+                    snapshot,
+                )
             }
             ReadData::Shard(snapshot) => Data::Shard(snapshot),
         };
@@ -280,7 +286,7 @@ impl Instance {
             let same = origin.digest == mine;
             Some((part.shard, (origin, same)))
         });
-        self.origins = origins.collect();
+        let data = Data::Parts(origins.collect());
         let headers: Vec<Vec<wit::HeaderParam<'_>>> = parts
             .iter()
             .map(|part| {
@@ -311,7 +317,7 @@ impl Instance {
             .call(
                 export,
                 About::Request(request),
-                Data::None,
+                data,
                 deadline,
                 async |service, store| service.call_gather(store, method, path, &parts).await,
             )
@@ -377,8 +383,6 @@ impl Instance {
             time: Time::until(began.checked_add(deadline)),
             now: None,
             random: None,
-            elsewhere: self.elsewhere.take(),
-            origins: std::mem::take(&mut self.origins),
         };
         context.limiter.denied = false;
         self.store.set_epoch_deadline(Engine::ticks(deadline));

@@ -73,22 +73,30 @@ const OFFERED: [&str; 7] = [
     "wasi:sockets/",
 ];
 
+/// The world of guests, with the version of the contract.
+pub(super) const WORLD: &str = "ostrakon:shard/service@0.1.1";
+
 /// What to do about an import that no shard offers.
-fn instead(import: &str) -> &'static str {
+fn instead(import: &str) -> String {
     let is_of = |prefixes: &[&str]| prefixes.iter().any(|prefix| import.starts_with(prefix));
-    if is_of(&["wasi:http/"]) {
-        "the host calls `handle` with each request, and a guest makes none itself; export world ostrakon:shard/service@0.1.1"
+    let hint = if is_of(&["wasi:http/"]) {
+        "the host calls `handle` with each request, and a guest makes none itself; export its world"
     } else if is_of(&["wasi:keyvalue/", "wasi:blobstore/", "wasi:sql/"]) {
         "keep data with ostrakon:shard/store"
     } else if is_of(&["wasi:config/", "wasi:runtime-config/"]) {
         "read the ConfigMap with ostrakon:shard/settings"
     } else if is_of(&["wasi:logging/"]) {
         "write to ostrakon:shard/log, or to standard output"
-    } else if import.contains("@0.3.") && is_of(&OFFERED) {
+    } else if is_of_wasi_0_3(import) {
         "build it for WASI 0.2, without async functions"
     } else {
-        "build it for world ostrakon:shard/service@0.1.1"
-    }
+        return format!("build it for world {WORLD}");
+    };
+    hint.to_owned()
+}
+
+fn is_of_wasi_0_3(import: &str) -> bool {
+    import.starts_with("wasi:") && import.contains("@0.3.")
 }
 
 /// Why a component is not compiled at all.
@@ -101,7 +109,7 @@ pub enum Unfit {
     #[error("the guest cannot be read: it uses a component that it does not declare")]
     Undeclared,
     /// The component lacks an export of the contract.
-    #[error("the guest does not export {0}: build it for world ostrakon:shard/service@0.1.1")]
+    #[error("the guest does not export {0}: build it for world {world}", world = WORLD)]
     Exports(String),
     /// The component imports something that no shard offers.
     #[error("the guest imports {0:?}, which no shard offers: {hint}", hint = instead(.0))]
@@ -525,7 +533,7 @@ fn call_values(operator: &Operator<'_>, level: &Level) -> u64 {
 fn may_import(name: &str, kind: ComponentExternalKind) -> bool {
     match kind {
         ComponentExternalKind::Instance => {
-            OFFERED.iter().any(|of| name.starts_with(of)) && !name.contains("@0.3.")
+            OFFERED.iter().any(|of| name.starts_with(of)) && !is_of_wasi_0_3(name)
         }
         // Linking checks whether this is the type of an import.
         ComponentExternalKind::Type => true,

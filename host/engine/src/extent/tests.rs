@@ -299,3 +299,14 @@ fn the_reference_has_exactly_these_limits() {
     let shown: Vec<_> = rows.iter().flat_map(|row| numbers(row[1])).collect();
     assert_eq!(shown, LIMITS, "host/README.md, and `limits!`");
 }
+
+#[test]
+fn the_world_is_that_of_the_contract() {
+    let contract = include_str!("../../../../wit/ostrakon.wit");
+    let mut lines = contract.lines();
+    let package = lines.find_map(|line| line.strip_prefix("package ")?.strip_suffix(';'));
+    let package = package.expect("the contract names its package");
+    assert_eq!(WORLD, package.replacen('@', "/service@", 1));
+    let guide = include_str!("../../../../guest/README.md");
+    assert!(guide.contains(WORLD), "guest/README.md names another world");
+}

@@ -69,7 +69,7 @@ impl store::Host for Context {
         let (data, mut meter) = self.metered();
         let mut copy = |bytes| meter.copy(bytes);
         let value = match data {
-            Data::Partition(partition, snapshot) => snapshot.get_if(partition, &key, &mut copy),
+            Data::Partition(read, snapshot) => snapshot.get_if(read.stored(), &key, &mut copy),
             Data::Transaction(transaction) => transaction.get_if(&key, &mut copy),
             _ => return self.misused("store.get"),
         };
@@ -85,8 +85,8 @@ impl store::Host for Context {
         for key in &keys {
             let mut collect = |bytes| meter.collect(bytes);
             let value = match data {
-                Data::Partition(partition, snapshot) => {
-                    snapshot.get_if(partition, key, &mut collect)
+                Data::Partition(read, snapshot) => {
+                    snapshot.get_if(read.stored(), key, &mut collect)
                 }
                 Data::Transaction(transaction) => transaction.get_if(key, &mut collect),
                 _ => break,
@@ -191,8 +191,8 @@ impl store::Host for Context {
         let (data, mut meter) = self.metered();
         let mut copy = |bytes| meter.copy(bytes);
         let page = match data {
-            Data::Partition(partition, snapshot) => {
-                snapshot.scan_partition(partition, start, end, reverse, limit, &mut copy)
+            Data::Partition(read, snapshot) => {
+                snapshot.scan_partition(read.stored(), start, end, reverse, limit, &mut copy)
             }
             Data::Transaction(transaction) => {
                 transaction.scan(start, end, reverse, limit, &mut copy)
@@ -343,8 +343,7 @@ impl request::Host for Context {
             return self.misused("request.partition");
         }
         Ok(match &self.call.data {
-            _ if self.call.elsewhere.is_some() => self.call.elsewhere.clone(),
-            Data::Partition(partition, _) => Some(partition.clone()),
+            Data::Partition(read, _) => Some(read.partition.clone()),
             Data::Transaction(transaction) => Some(transaction.partition().to_vec()),
             _ => None,
         })
@@ -392,19 +391,20 @@ impl request::Host for Context {
     }
 
     fn part_generation(&mut self, shard: u32) -> Result<Option<request::Generation>> {
-        if self.call.export != Some(Export::Gather) {
+        let Data::Parts(origins) = &self.call.data else {
             return self.misused("request.part-generation");
-        }
-        let origin = self.call.origins.get(&shard);
-        Ok(origin.map(|(origin, same)| request::Generation {
-            same: *same,
-            description: types::Description {
-                name: origin.description.name.clone(),
-                version: origin.description.version.clone(),
-                sharding: origin.description.sharding,
-                schema: origin.description.schema,
-            },
-        }))
+        };
+        Ok(origins
+            .get(&shard)
+            .map(|(origin, same)| request::Generation {
+                same: *same,
+                description: types::Description {
+                    name: origin.description.name.clone(),
+                    version: origin.description.version.clone(),
+                    sharding: origin.description.sharding,
+                    schema: origin.description.schema,
+                },
+            }))
     }
 
     fn ordinal(&mut self) -> Result<u32> {

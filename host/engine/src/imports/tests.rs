@@ -15,7 +15,7 @@ use wasmtime_wasi::p2::bindings::random::insecure::Host as _;
 use wasmtime_wasi::p2::bindings::random::random::Host as _;
 
 use super::*;
-use crate::context::{Environment, Identity, MAX_HANDLES};
+use crate::context::{Environment, Identity, MAX_HANDLES, Read};
 use crate::failure::Failure;
 use crate::grace::Time;
 use crate::log::GuestLog;
@@ -67,7 +67,16 @@ impl Stored {
     }
 
     fn partition(&self) -> Data {
-        Data::Partition(b"p".to_vec(), self.snapshot())
+        self.read(b"p", false)
+    }
+
+    fn read(&self, partition: &[u8], is_elsewhere: bool) -> Data {
+        let partition = partition.to_vec();
+        let read = Read {
+            partition,
+            is_elsewhere,
+        };
+        Data::Partition(read, self.snapshot())
     }
 
     fn transaction(&self) -> Data {
@@ -506,10 +515,13 @@ fn a_call_is_told_its_partition_wherever_that_is() {
     let write = partition(stored.transaction_of(b"few"));
     assert_eq!(write.expect("it may"), Some(b"few".to_vec()));
     assert_eq!(partition(stored.shard()).expect("it may"), None);
-    context.call.data = Data::Partition(Vec::new(), stored.snapshot());
-    context.call.elsewhere = Some(b"there".to_vec());
-    let told = request::Host::partition(&mut context).expect("it may");
-    assert_eq!(told, Some(b"there".to_vec()));
+    let read = (Export::Handle, stored.read(b"p", true));
+    let found = in_call(&mut context, read, &about, |context| {
+        let value = store::Host::get(context, small(0))?;
+        Ok((request::Host::partition(context)?, value))
+    });
+    // The partition has such an entry, but nothing is found of one that is elsewhere.
+    assert_eq!(found.expect("it may"), (Some(b"p".to_vec()), None));
 }
 
 #[test]
@@ -566,9 +578,11 @@ fn what_concerns_a_request_traps_where_the_contract_does_not_offer_it() {
         for export in exports {
             let mut context = context(Data::None, Time::default());
             context.call.export = Some(export);
-            if export == Export::Handle {
-                context.call.data = stored.partition();
-            }
+            context.call.data = match export {
+                Export::Handle => stored.partition(),
+                Export::Gather => Data::Parts(BTreeMap::new()),
+                _ => Data::None,
+            };
             context.call.request = of_a_request.contains(&export).then(request);
             match import(&mut context) {
                 Ok(()) => assert!(offered.contains(&export), "{name} in {export:?}"),

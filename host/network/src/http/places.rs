@@ -138,8 +138,6 @@ pub(super) fn gives_way(activity: &Activity, patience: Duration) -> bool {
 
 fn rank(activity: &Activity, patience: Duration) -> Option<(Standing, Instant)> {
     let (phase, mut began) = activity.began();
-    let is_held = matches!(phase, Phase::Idle | Phase::Lingering);
-    let is_held = is_held && activity.send_queue().untaken() > 0;
     if phase == Phase::Answering {
         // New requests on the same connection do not make an untaken answer younger.
         let oldest = activity.untaken().oldest();
@@ -147,7 +145,11 @@ fn rank(activity: &Activity, patience: Duration) -> Option<(Standing, Instant)> 
     }
     let standing = match phase {
         // The system has the whole answer, but the client does not.
-        _ if is_held && began.elapsed() < patience => return None,
+        Phase::Idle | Phase::Lingering
+            if began.elapsed() < patience && activity.send_queue().untaken() > 0 =>
+        {
+            return None;
+        }
         Phase::Lingering => Standing::Over,
         Phase::Silent | Phase::Head | Phase::Body if began.elapsed() >= SLOW => Standing::Slow,
         Phase::Idle if began.elapsed() >= SLOW => Standing::Idle,

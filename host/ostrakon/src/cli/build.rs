@@ -30,7 +30,14 @@ pub(super) struct Arguments {
     /// A profile of the crate's workspace, unchanged [default: release, optimized for size]
     #[arg(long, env = "OSTRAKON_PROFILE", value_name = "NAME")]
     profile: Option<String>,
-    /// The target to compile for; wasm32-wasip2 is for guests that use WASI.
+    #[command(flatten)]
+    target: CompiledFor,
+}
+
+/// What a guest is compiled for.
+#[derive(Debug, clap::Args)]
+pub(super) struct CompiledFor {
+    /// The target to compile the guest for; wasm32-wasip2 is for guests that use WASI.
     #[arg(
         long,
         env = "OSTRAKON_TARGET",
@@ -40,18 +47,17 @@ pub(super) struct Arguments {
     target: Target,
 }
 
-/// What a guest is compiled for.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-pub(super) enum Target {
+enum Target {
     #[value(name = "wasm32-unknown-unknown")]
     Unknown,
     #[value(name = "wasm32-wasip2")]
     Wasip2,
 }
 
-impl From<Target> for ostrakon_toolchain::Target {
-    fn from(target: Target) -> Self {
-        match target {
+impl From<CompiledFor> for ostrakon_toolchain::Target {
+    fn from(of: CompiledFor) -> Self {
+        match of.target {
             Target::Unknown => Self::Unknown,
             Target::Wasip2 => Self::Wasip2,
         }

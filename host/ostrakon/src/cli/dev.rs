@@ -12,7 +12,7 @@ use ostrakon_dev::{
 };
 use ostrakon_toolchain::search;
 
-use super::build::Target;
+use super::build::CompiledFor;
 use super::{Exit, Failure, say, time};
 
 /// Run a StatefulSet on this machine: each shard a process with its own address and data.
@@ -123,14 +123,8 @@ struct Run {
         default_value = "info"
     )]
     log: String,
-    /// The target to compile the guest for; wasm32-wasip2 is for guests that use WASI.
-    #[arg(
-        long,
-        env = "OSTRAKON_TARGET",
-        value_name = "TARGET",
-        default_value = "wasm32-unknown-unknown"
-    )]
-    target: Target,
+    #[command(flatten)]
+    target: CompiledFor,
     /// Another directory in which a save triggers a build; can be given more than once.
     #[arg(long, value_name = "DIR")]
     watch: Vec<PathBuf>,
