@@ -1,11 +1,12 @@
 //! Checks of a data file that do not change it: of its version only, or of the whole file.
 
 use std::collections::HashMap;
+use std::error::Error as _;
 use std::fs::{File, TryLockError};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ostrakon_base::regular;
 use ostrakon_base::stored::{Format, Unreadable};
@@ -14,10 +15,12 @@ use redb::{Database, ReadableDatabase as _, ReadableTable as _};
 use super::damage::{Contained, contain};
 use super::disk::{Disk, FileDisk};
 use super::failure::OpenError;
-use super::file::{Record, read_meta};
+use super::file::{MakeDisk, Meta, read_meta};
 use super::group::Size;
 use super::held::Held;
+use super::journal::Place;
 use super::snapshot::ReadError;
+use super::store::{Record, replay};
 use super::{ENTRIES, FORMAT, LAYOUT, REDB, SIZES, SMALL};
 
 /// The limit on the problems that are listed; further ones are only counted.
@@ -92,10 +95,14 @@ pub fn check(directory: &Path, cache_bytes: usize) -> Result<Checked, OpenError>
     };
     let held = held.ok_or_else(|| OpenError::InUse(directory.to_owned()))?;
     let file = held.file().try_clone().map_err(io(&path))?;
-    if let Err(newer @ OpenError::Newer { .. }) = peek(&path, Box::new(FileDisk::new(file))) {
+    let peeked = peek(&path, Box::new(FileDisk::new(file))).and_then(|meta| {
+        let place = meta.place;
+        place.map_or(Ok(()), |place| replay(directory, &real(), place).map(drop))
+    });
+    if let Err(newer @ OpenError::Newer { .. }) = peeked {
         return Err(newer);
     }
-    Ok(check_file(held.file(), cache_bytes))
+    Ok(check_file(held.file(), directory, cache_bytes))
 }
 
 /// Whether a path leads to nothing, or its directory is not one.
@@ -114,7 +121,7 @@ const PEEK: usize = 1 << 20;
 ///
 /// # Errors
 /// If a later version of ostrakon wrote the file, or it is damaged.
-pub(super) fn peek(path: &Path, disk: Box<dyn Disk>) -> Result<Record, OpenError> {
+pub(super) fn peek(path: &Path, disk: Box<dyn Disk>) -> Result<Meta, OpenError> {
     let damaged = |source: redb::Error| OpenError::Damaged {
         path: path.to_owned(),
         source,
@@ -134,15 +141,15 @@ pub(super) fn peek(path: &Path, disk: Box<dyn Disk>) -> Result<Record, OpenError
         return Err(newer(REDB, format.into()));
     }
     let overlay = Overlay::new(disk).map_err(io)?;
-    let (layout, record) = contain(|| {
+    let meta = contain(|| {
         let mut builder = Database::builder();
         builder.set_cache_size(PEEK);
         let database = Contained::new(builder.create_with_backend(overlay)?);
         read_meta(&database)
     })
     .map_err(damaged)?;
-    match layout {
-        LAYOUT => Ok(record),
+    match meta.layout {
+        1..=LAYOUT => Ok(meta),
         0 => Err(damaged(redb::Error::Corrupted(
             "there is no layout 0".to_owned(),
         ))),
@@ -169,8 +176,8 @@ const HEAD: usize = 320;
 const SLOTS: usize = 64;
 const SLOT: usize = 128;
 
-/// As for [`check`], for a file that is already held.
-pub(super) fn check_file(file: &File, cache_bytes: usize) -> Checked {
+/// As for [`check`], for a file that is already held, in its data directory.
+pub(super) fn check_file(file: &File, directory: &Path, cache_bytes: usize) -> Checked {
     let mut checked = Checked::default();
     match head(file) {
         Ok(None) => {}
@@ -193,7 +200,10 @@ pub(super) fn check_file(file: &File, cache_bytes: usize) -> Checked {
         Ok(database) => {
             // Closing the database goes through its pages, too.
             let mut database = Contained::new(database);
-            look(&database, &mut checked);
+            let place = look(&database, &mut checked);
+            if let Some(place) = place {
+                check_journal(directory, place, &mut checked);
+            }
             verify(&mut database, &mut checked);
         }
         Err(error) => checked.problem(format!("it cannot be opened: {error}")),
@@ -225,11 +235,46 @@ fn head(file: &File) -> io::Result<Option<&'static str>> {
     Ok(is_behind.then_some("the header names an older commit as the last one"))
 }
 
-fn look(database: &Database, checked: &mut Checked) {
-    match contain(|| read_meta(database)) {
-        Ok((_, record)) => checked.record = record,
-        Err(error) => checked.problem(format!("table `meta`: {error}")),
+/// Real disks.
+fn real() -> MakeDisk {
+    Arc::new(|file| Box::new(FileDisk::new(file)))
+}
+
+/// Reads what the journal has and the file does not.
+fn check_journal(directory: &Path, place: Place, checked: &mut Checked) {
+    match replay(directory, &real(), place) {
+        Ok((contents, _)) => {
+            let totals = contents.memtable.totals();
+            checked.entries = checked.entries.saturating_add_signed(totals.entries);
+            checked.partitions = checked.partitions.saturating_add_signed(totals.partitions);
+            checked.bytes = checked.bytes.saturating_add_signed(totals.bytes);
+            if let Some(record) = contents.record {
+                checked.record = record;
+            }
+        }
+        Err(OpenError::Journal(damaged)) => checked.problem(damaged.to_string()),
+        Err(error) => {
+            let why = error.source().map(ToString::to_string);
+            checked.problem(format!(
+                "the journal cannot be read: {}",
+                why.unwrap_or_else(|| error.to_string())
+            ));
+        }
     }
+}
+
+/// Reads all tables. Returns where the file's contents end in the journal, if that can be read.
+fn look(database: &Database, checked: &mut Checked) -> Option<Place> {
+    let place = match contain(|| read_meta(database)) {
+        Ok(meta) => {
+            checked.record = meta.record;
+            meta.place
+        }
+        Err(error) => {
+            checked.problem(format!("table `meta`: {error}"));
+            None
+        }
+    };
     let noted = contain(|| noted_sizes(database)).unwrap_or_else(|ReadError(error)| {
         checked.problem(format!("table `sizes`: {error}"));
         HashMap::new()
@@ -240,6 +285,7 @@ fn look(database: &Database, checked: &mut Checked) {
             checked.entries
         ));
     }
+    place
 }
 
 fn noted_sizes(database: &Database) -> Result<HashMap<Vec<u8>, Size>, ReadError> {

@@ -9,6 +9,7 @@ use redb::StorageError;
 
 use super::damage::{is_damage, is_nonsense};
 use super::held::Missing;
+use super::journal::Damaged;
 use super::snapshot::ReadError;
 
 /// Why a store could not be opened.
@@ -46,6 +47,9 @@ pub enum OpenError {
         /// The lock file, which records that the data file existed.
         lock: PathBuf,
     },
+    /// A record of the journal cannot be read, though it may have been acknowledged.
+    #[error("{0}: restore a backup of the whole data directory")]
+    Journal(Damaged),
     /// The directory to be checked has never had a data file.
     #[error("{0} holds no data: it has no shard.redb; name a shard's data directory")]
     NoData(PathBuf),
@@ -77,7 +81,7 @@ impl OpenError {
                 redb::Error::Io(error) => is_nonsense(error),
                 _ => true,
             },
-            Self::Unsound { .. } => true,
+            Self::Unsound { .. } | Self::Journal(_) => true,
             _ => false,
         }
     }

@@ -2,13 +2,13 @@
 
 use std::cell::Cell;
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 
-use super::ENTRY_BYTES;
+use super::commit::{Change, Changes, Entries, Pending};
 use super::effort::{GoOn, unbounded};
 use super::snapshot::{Entry, Page, PageBuilder, ReadError, Snapshot};
+use super::{ENTRY_BYTES, SMALL};
 
 /// The limits on writes; all inclusive, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,11 +68,6 @@ impl Limits {
     }
 }
 
-/// An entry's new value; none if the entry is deleted.
-type Change = Option<Vec<u8>>;
-
-type Changes = BTreeMap<Vec<u8>, Change>;
-
 /// The memory overhead of a change beyond its key and value, in bytes: its slot in the map, and
 /// the overhead of two allocations.
 const CHANGE_BYTES: usize = 2 * ENTRY_BYTES;
@@ -87,6 +82,11 @@ pub(super) struct Size {
 impl Size {
     pub(super) fn of((bytes, entries): (u64, u64)) -> Self {
         Self { bytes, entries }
+    }
+
+    /// Whether a partition of this size has a row in the table `sizes`.
+    pub(super) fn is_noted(self) -> bool {
+        self.entries > SMALL
     }
 
     /// The size after `key`'s value changes from length `old` to `new` (none: no entry).
@@ -104,17 +104,12 @@ impl Size {
     }
 }
 
-#[derive(Debug, Default)]
-pub(super) struct Pending {
-    pub(super) changes: Changes,
-    pub(super) size: Size,
-}
-
 /// The writes of a group of requests so far.
 #[derive(Debug)]
 pub struct Group {
     base: Arc<Snapshot>,
-    pub(super) partitions: HashMap<Vec<u8>, Pending>,
+    pub(super) changes: Changes,
+    bytes: usize,
 }
 
 impl Group {
@@ -122,13 +117,19 @@ impl Group {
     pub fn new(base: Arc<Snapshot>) -> Self {
         Self {
             base,
-            partitions: HashMap::new(),
+            changes: Changes::new(),
+            bytes: 0,
         }
     }
 
     /// Whether the group has no writes.
     pub fn is_empty(&self) -> bool {
-        self.partitions.is_empty()
+        self.changes.is_empty()
+    }
+
+    /// The memory that the writes take, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Begins one request's transaction on its partition.
@@ -137,7 +138,7 @@ impl Group {
             group: self,
             partition,
             limits,
-            changes: Changes::new(),
+            changes: Entries::new(),
             held: 0,
             size: None,
             before: None,
@@ -151,7 +152,7 @@ pub struct Transaction {
     group: Group,
     partition: Vec<u8>,
     limits: Limits,
-    changes: Changes,
+    changes: Entries,
     /// The memory that `changes` takes, in bytes.
     held: usize,
     /// The partition's size with `changes`; none until the first write.
@@ -345,7 +346,13 @@ impl Transaction {
     /// Ends the transaction and adds its writes to the group.
     pub fn commit(mut self) -> Group {
         if let Some(size) = self.size {
-            let pending = self.group.partitions.entry(self.partition).or_default();
+            let before = self.before.unwrap_or_default();
+            let pending = self.group.changes.entry(self.partition);
+            let pending = pending.or_insert_with(|| Pending {
+                before,
+                ..Pending::default()
+            });
+            self.group.bytes += self.held;
             pending.changes.append(&mut self.changes);
             pending.size = size;
         }
@@ -358,7 +365,7 @@ impl Transaction {
     }
 
     fn pending(&self) -> Option<&Pending> {
-        self.group.partitions.get(&self.partition)
+        self.group.changes.get(&self.partition)
     }
 
     fn changed(&self, key: &[u8]) -> Option<&Change> {
@@ -416,7 +423,7 @@ impl Transaction {
             start.map_or(Bound::Unbounded, Bound::Included),
             end.map_or(Bound::Unbounded, Bound::Excluded),
         );
-        let ordered = move |changes: &'a Changes| -> Box<dyn Iterator<Item = _>> {
+        let ordered = move |changes: &'a Entries| -> Box<dyn Iterator<Item = _>> {
             let range = changes.range::<[u8], _>(range);
             if reverse {
                 Box::new(range.rev())

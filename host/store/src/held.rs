@@ -47,13 +47,13 @@ pub enum Missing {
 
 /// The numbers by which the system identifies a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Identity {
+pub(super) struct Identity {
     device: u64,
     inode: u64,
 }
 
 impl Identity {
-    fn of(metadata: &Metadata) -> Self {
+    pub(super) fn of(metadata: &Metadata) -> Self {
         Self {
             device: metadata.dev(),
             inode: metadata.ino(),
@@ -132,5 +132,22 @@ impl Held {
         } else {
             Missing::Moved(path)
         }
+    }
+}
+
+/// A directory, and when its entries last changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stamp {
+    identity: Identity,
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    pub(super) fn of(directory: &Path) -> io::Result<Self> {
+        let metadata = fs::metadata(directory)?;
+        Ok(Self {
+            identity: Identity::of(&metadata),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        })
     }
 }

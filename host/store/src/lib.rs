@@ -1,30 +1,42 @@
-//! Stores a shard's data: partitions of ordered entries in one redb file.
+//! Stores a shard's data: partitions of ordered entries in a journal and one redb file.
 //!
 //! Readers use a [`Snapshot`]. The writer builds a [`Group`] of [`Transaction`]s on top of a
 //! snapshot; [`Store::commit`] makes the group durable and returns the next snapshot. This crate
 //! is the only one that names redb.
 //!
-//! The file's format is redb's, version 3. A file of a later format or layout is refused.
+//! A commit is durable when its record is in the journal ([`journal`]). Its changes are then in a
+//! memtable ([`memtable`]), and a snapshot is redb's below two memtables: the active one, and the
+//! frozen one, which a checkpoint ([`checkpoint`]) writes to redb. A start replays the journal from
+//! the place that redb names.
 //!
-//! # The file's layout, version 1
+//! The file's format is redb's, version 3. A file of a later format or layout is refused. One of
+//! layout 1, which has no journal, is brought over.
+//!
+//! # The file's layout, version 2
 //!
 //! | table | key | value |
 //! | --- | --- | --- |
 //! | `entries` | (partition key, entry key) | the value |
 //! | `sizes` | partition key | (bytes of keys and values, entries), for each partition of more than [`SMALL`] entries |
-//! | `meta` | `layout`, `schema`, `generation`, `topology` | little-endian u32; little-endian u32; the caller's bytes |
+//! | `meta` | `layout`, `schema`, `generation`, `topology`, `journal` | little-endian u32; little-endian u32; the caller's bytes; the place in the journal up to which everything is here |
 
 mod check;
+mod checkpoint;
+mod commit;
 mod damage;
-mod effort;
 mod disk;
+mod effort;
 mod failure;
 mod file;
 mod group;
 mod held;
+mod journal;
+mod memtable;
+mod merged;
 mod migration;
 mod scratch;
 mod snapshot;
+mod store;
 mod transfer;
 mod walk;
 
@@ -36,12 +48,14 @@ pub use damage::Damage;
 pub use disk::Disk;
 pub use effort::{GoOn, unbounded};
 pub use failure::{CommitError, OpenError};
-pub use file::{Found, MakeDisk, Options, Record, Store};
+pub use file::MakeDisk;
 pub use group::{Group, Limits, Transaction, WriteError};
 pub use held::Missing;
+pub use journal::Damaged;
 pub use migration::Migration;
 pub use scratch::begin_migration_of;
 pub use snapshot::{Entry, Page, PartitionPage, Position, ReadError, Snapshot, Value, successor};
+pub use store::{Found, Options, Record, Sizes, Store};
 pub use transfer::{Transfer, Whole};
 
 use ostrakon_base::stored::Format;
@@ -53,7 +67,13 @@ const LAYOUT: u32 = FORMAT.version as u32;
 /// The tables and their contents.
 const FORMAT: Format = Format {
     what: "the data's layout",
-    version: 1,
+    version: 2,
+};
+
+/// The records in the journal.
+const RECORDS: Format = Format {
+    what: "the journal",
+    version: journal::VERSION,
 };
 
 /// The format of the file that redb writes.

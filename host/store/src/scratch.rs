@@ -9,8 +9,10 @@ use super::damage::Damage;
 use super::effort::unbounded;
 use super::file::{initialise, read};
 use super::group::Limits;
+use super::journal::Place;
+use super::memtable::Memtable;
 use super::migration::Migration;
-use super::snapshot::ReadError;
+use super::snapshot::{ReadError, Snapshot};
 use super::transfer::{Transfer, Whole, write};
 
 /// Begins a migration of only these partitions, which must be in order. It uses no disk: the
@@ -25,7 +27,7 @@ pub fn begin_migration_of(partitions: Vec<Whole>, limits: Limits) -> Result<Migr
 
 fn begin(partitions: Vec<Whole>, limits: Limits) -> Result<Migration, redb::Error> {
     let database = Database::builder().create_with_backend(InMemoryBackend::new())?;
-    initialise(&database)?;
+    initialise(&database, &Place::none())?;
     let transaction = database.begin_write()?;
     let transfer = Transfer {
         arrived: partitions,
@@ -33,8 +35,17 @@ fn begin(partitions: Vec<Whole>, limits: Limits) -> Result<Migration, redb::Erro
     };
     write(&transaction, &transfer).map_err(|error| error.0)?;
     transaction.commit()?;
-    let base = Arc::new(read(&database, 0, Damage::default()).map_err(|error| error.0)?);
-    Ok(Migration::new(database.begin_write()?, base, limits))
+    let base = Snapshot {
+        stored: Arc::new(read(&database, 0).map_err(|error| error.0)?),
+        frozen: None,
+        active: Memtable::default(),
+        damage: Damage::default(),
+    };
+    Ok(Migration::new(
+        database.begin_write()?,
+        Arc::new(base),
+        limits,
+    ))
 }
 
 impl Migration {

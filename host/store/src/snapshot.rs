@@ -1,12 +1,15 @@
-//! Reads the data as of the last durable commit.
+//! Reads the data as of one durable commit: redb's, below the changes that it does not have yet.
 
 use std::fmt;
 use std::ops::Bound;
+use std::sync::Arc;
 
-use redb::{AccessGuard, ReadOnlyTable, ReadableTable, ReadableTableMetadata};
+use redb::{AccessGuard, ReadOnlyTable, ReadableTableMetadata as _};
 
 use super::damage::{self, Damage};
 use super::effort::{GoOn, unbounded};
+use super::memtable::Memtable;
+use super::merged::{Merged, Range, Ranged};
 use super::{ENTRY_BYTES, PAGE_BYTES};
 
 /// One entry of a partition: key and value.
@@ -47,7 +50,12 @@ pub(super) type Entries = ReadOnlyTable<(&'static [u8], &'static [u8]), &'static
 pub(super) type Sizes = ReadOnlyTable<&'static [u8], (u64, u64)>;
 
 /// A value inside the store: its length is known before it is copied.
-pub struct Value(AccessGuard<'static, &'static [u8]>);
+pub struct Value(Kept);
+
+enum Kept {
+    Stored(AccessGuard<'static, &'static [u8]>),
+    Held(Arc<[u8]>),
+}
 
 impl fmt::Debug for Value {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -58,16 +66,29 @@ impl fmt::Debug for Value {
 
 impl Value {
     pub fn bytes(&self) -> &[u8] {
-        self.0.value()
+        match &self.0 {
+            Kept::Stored(value) => value.value(),
+            Kept::Held(value) => value,
+        }
     }
 }
 
-/// The shard's data as of one commit; later commits do not change it.
+/// The data file's contents as of a checkpoint.
 #[derive(Debug)]
-pub struct Snapshot {
+pub(super) struct Stored {
     pub(super) entries: Entries,
     pub(super) sizes: Sizes,
     pub(super) opening: u64,
+}
+
+/// The shard's data as of one commit; later commits do not change it.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    pub(super) stored: Arc<Stored>,
+    /// The changes that are being written to the data file.
+    pub(super) frozen: Option<Arc<Memtable>>,
+    /// The changes after those.
+    pub(super) active: Memtable,
     pub(super) damage: Damage,
 }
 
@@ -75,7 +96,12 @@ impl Snapshot {
     /// How often this process had opened the file when the snapshot was taken. Reads of an older
     /// opening may fail where those of a newer one succeed.
     pub fn opening(&self) -> u64 {
-        self.opening
+        self.stored.opening
+    }
+
+    /// The memtables, the newest first.
+    fn memtables(&self) -> impl Iterator<Item = &Memtable> {
+        std::iter::once(&self.active).chain(self.frozen.as_deref())
     }
 
     /// The number of entries in all partitions.
@@ -83,7 +109,14 @@ impl Snapshot {
     /// # Errors
     /// If the disk fails.
     pub fn entries(&self) -> Result<u64, ReadError> {
-        self.damage.contain(|| Ok(self.entries.len()?))
+        let stored = self
+            .damage
+            .contain(|| Ok::<_, ReadError>(self.stored.entries.len()?))?;
+        let changed: i64 = self
+            .memtables()
+            .map(|memtable| memtable.totals().entries)
+            .sum();
+        Ok(stored.saturating_add_signed(changed))
     }
 
     /// Counts the partitions from `start` (included) on, by walking through them.
@@ -108,8 +141,14 @@ impl Snapshot {
     /// # Errors
     /// If the disk fails.
     pub fn value(&self, partition: &[u8], key: &[u8]) -> Result<Option<Value>, ReadError> {
+        for memtable in self.memtables() {
+            if let Some(held) = memtable.get(partition, key) {
+                return Ok(held.clone().map(|value| Value(Kept::Held(value))));
+            }
+        }
         self.damage.contain(|| {
-            let value = self.entries.get((partition, key))?.map(Value);
+            let value = self.stored.entries.get((partition, key))?;
+            let value = value.map(|value| Value(Kept::Stored(value)));
             // Damage to the value is found here: later accesses to it are not contained.
             let _ = value.as_ref().map(Value::bytes);
             Ok(value)
@@ -210,16 +249,10 @@ impl Snapshot {
         }
         let successor = successor(partition);
         let upper = end.map_or((successor.as_slice(), &[][..]), |end| (partition, end));
-        let mut range = self
-            .entries
-            .range((Bound::Included((partition, start)), Bound::Excluded(upper)))?;
-        while let Some(entry) = if reverse {
-            range.next_back()
-        } else {
-            range.next()
-        } {
-            let (key, value) = entry?;
-            if !visit(key.value().1, value.value()) {
+        let range = (Bound::Included((partition, start)), Bound::Excluded(upper));
+        for entry in self.merged(range, reverse)? {
+            let entry = entry?;
+            if !visit(entry.position().1, entry.value()) {
                 break;
             }
         }
@@ -239,7 +272,7 @@ impl Snapshot {
         go_on: GoOn<'_>,
     ) -> Result<PartitionPage, ReadError> {
         self.damage
-            .contain(|| partitions(&self.entries, start, end, limit, go_on))
+            .contain(|| partitions(self, start, end, limit, go_on))
     }
 
     /// Entries of the whole shard after a position, at most `limit` and [`PAGE_BYTES`]. `go_on`
@@ -253,8 +286,14 @@ impl Snapshot {
         limit: usize,
         go_on: GoOn<'_>,
     ) -> Result<Page<(Position, Vec<u8>)>, ReadError> {
-        self.damage
-            .contain(|| scan(&self.entries, after, limit, go_on))
+        self.damage.contain(|| scan(self, after, limit, go_on))
+    }
+
+    /// The entries of a range, in order or backwards.
+    pub(super) fn merged(&self, range: Range<'_>, reverse: bool) -> Result<Merged<'_>, ReadError> {
+        let stored = self.stored.entries.range(range)?;
+        let memtables = [Some(&self.active), self.frozen.as_deref()];
+        Merged::new(stored, memtables, range, reverse)
     }
 
     /// The total bytes of a partition's keys and values.
@@ -278,10 +317,16 @@ impl Snapshot {
         partition: &[u8],
         go_on: GoOn<'_>,
     ) -> Result<Option<(u64, u64)>, ReadError> {
-        let noted = self.damage.contain(|| {
-            let noted = self.sizes.get(partition)?;
-            Ok::<_, ReadError>(noted.map(|size| size.value()))
-        })?;
+        let changed = self
+            .memtables()
+            .find_map(|memtable| memtable.size(partition));
+        let noted = match changed {
+            Some(noted) => noted.map(|size| (size.bytes, size.entries)),
+            None => self.damage.contain(|| {
+                let noted = self.stored.sizes.get(partition)?;
+                Ok::<_, ReadError>(noted.map(|size| size.value()))
+            })?,
+        };
         if let Some(size) = noted {
             return Ok(Some(size));
         }
@@ -298,7 +343,7 @@ impl Snapshot {
 }
 
 pub(super) fn partitions(
-    table: &impl ReadableTable<(&'static [u8], &'static [u8]), &'static [u8]>,
+    table: &impl Ranged,
     start: Option<&[u8]>,
     end: Option<&[u8]>,
     limit: usize,
@@ -311,12 +356,12 @@ pub(super) fn partitions(
         if end.is_some_and(|end| end <= from.as_slice()) {
             return Ok(page.finish());
         }
-        let range = table.range((Bound::Included((from.as_slice(), &[][..])), upper))?;
+        let range = table.ranged((Bound::Included((from.as_slice(), &[][..])), upper))?;
         let mut last: Option<Vec<u8>> = None;
         let mut repeats = 0;
         for entry in range {
             let entry = entry?;
-            let partition = entry.0.value().0;
+            let partition = entry.position().0;
             in_order(last.as_deref().unwrap_or(&from), partition)?;
             if !go_on(partition.len()) {
                 return Ok(page.finish());
@@ -342,16 +387,16 @@ pub(super) fn partitions(
 }
 
 pub(super) fn scan(
-    table: &impl ReadableTable<(&'static [u8], &'static [u8]), &'static [u8]>,
+    table: &impl Ranged,
     after: Option<(&[u8], &[u8])>,
     limit: usize,
     go_on: GoOn<'_>,
 ) -> Result<Page<(Position, Vec<u8>)>, ReadError> {
     let mut page = PageBuilder::<(Position, Vec<u8>)>::new(limit);
     let start = after.map_or(Bound::Unbounded, Bound::Excluded);
-    for entry in table.range((start, Bound::Unbounded))? {
-        let (position, value) = entry?;
-        let ((partition, key), value) = (position.value(), value.value());
+    for entry in table.ranged((start, Bound::Unbounded))? {
+        let entry = entry?;
+        let ((partition, key), value) = (entry.position(), entry.value());
         let last = page.page.entries.last();
         let before = last.map(|((partition, key), _)| (&partition[..], &key[..]));
         if let Some(before) = before.or(after) {

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use redb::{ReadableTable as _, WriteTransaction};
 
-use super::failure::CommitError;
-use super::file::{Store, begin, write_record};
+use super::commit::{Changes, Pending};
+use super::failure::{CommitError, CommitFailure};
 use super::group::Size;
 use super::migration::{record_size, storage};
 use super::snapshot::{Entry, ReadError, Snapshot, successor};
+use super::store::Store;
 use super::{ENTRIES, SIZES};
 
 /// The partitions that arrive and leave, in one transaction with the new state of the topology.
@@ -40,17 +41,44 @@ impl Store {
     /// Commits a whole transfer durably, and returns the view that includes it.
     ///
     /// # Errors
-    /// As for [`Store::commit`].
+    /// As for [`Store::commit`]; also if the partitions that leave cannot be read.
     pub fn transfer(&mut self, transfer: &Transfer) -> Result<Arc<Snapshot>, CommitError> {
         let mut record = self.record().clone();
         record.topology = Some(transfer.topology.clone());
-        self.attempt_with(record, |opened, record| {
-            let transaction = begin(opened)?;
-            write(&transaction, transfer)?;
-            write_record(&transaction, record)?;
-            transaction.commit()?;
-            Ok(())
-        })
+        let snapshot = self.snapshot_or_reopen()?;
+        match transfer.changes(&snapshot) {
+            Ok(changes) => self.append(changes, Some(record)),
+            Err(error) => {
+                self.recover(snapshot.opening());
+                Err(CommitFailure::from(error).into())
+            }
+        }
+    }
+}
+
+impl Transfer {
+    /// What it changes in this data.
+    fn changes(&self, snapshot: &Snapshot) -> Result<Changes, ReadError> {
+        let mut changes = Changes::new();
+        let arriving = self.arrived.iter().map(|whole| &whole.partition);
+        for partition in self.left.iter().chain(arriving) {
+            // The entries that are there are deleted, or replaced.
+            let mut pending = Pending::default();
+            snapshot.visit(partition, None, None, false, |key, value| {
+                pending.before = pending.before.with(key.len(), None, Some(value.len()));
+                pending.changes.insert(key.to_vec(), None);
+                true
+            })?;
+            changes.insert(partition.clone(), pending);
+        }
+        for Whole { partition, entries } in &self.arrived {
+            let pending = changes.entry(partition.clone()).or_default();
+            for (key, value) in entries {
+                pending.changes.insert(key.clone(), Some(value.clone()));
+                pending.size = pending.size.with(key.len(), None, Some(value.len()));
+            }
+        }
+        Ok(changes)
     }
 }
 

@@ -34,9 +34,9 @@ impl Snapshot {
             let mut under_way: Option<(Vec<u8>, u64)> = None;
             let mut walked = 1;
             let all = (Bound::Included((&from[..], &[][..])), Bound::Unbounded);
-            for entry in self.entries.range::<(&[u8], &[u8])>(all)? {
-                let (position, value) = entry?;
-                let ((partition, key), value) = (position.value(), value.value());
+            for entry in self.merged(all, false)? {
+                let entry = entry?;
+                let ((partition, key), value) = (entry.position(), entry.value());
                 let before = under_way.as_ref().map_or(&from, |(before, _)| before);
                 in_order(&before[..], partition)?;
                 let bytes = (key.len() + value.len()) as u64;
@@ -86,9 +86,9 @@ impl Snapshot {
         'seek: while let Some(first) = wanted.first() {
             let from = (Bound::Included((&first[..], &[][..])), Bound::Unbounded);
             let mut skipped = 0;
-            for entry in self.entries.range::<(&[u8], &[u8])>(from)? {
-                let (position, value) = entry?;
-                let (partition, key) = position.value();
+            for entry in self.merged(from, false)? {
+                let entry = entry?;
+                let (partition, key) = entry.position();
                 // This guarantees that each seek goes beyond the one before.
                 in_order(&first[..], partition)?;
                 while wanted
@@ -102,7 +102,7 @@ impl Snapshot {
                 };
                 if next == partition {
                     skipped = 0;
-                    let entry = (key.to_vec(), value.value().to_vec());
+                    let entry = (key.to_vec(), entry.value().to_vec());
                     match found.last_mut() {
                         Some(last) if last.partition == partition => last.entries.push(entry),
                         _ => found.push(Whole {

@@ -1,17 +1,36 @@
 //! A disk in memory that outlives its processes, and loses unsynced writes when a process dies.
 
 use std::fs::File;
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use ostrakon_store as store;
 
 use super::life::Life;
 use super::random;
 
-/// One shard's file. Clones share it.
+/// What a disk writes whole or not at all.
+const SECTOR: usize = 512;
+
+/// So that a run goes through many segments and checkpoints, and none depends on the clock.
+const SIZES: store::Sizes = store::Sizes {
+    segment_bytes: 8 * 512,
+    segments: 8,
+    memtable_bytes: 4096,
+    idle: Duration::MAX,
+};
+
+/// One shard's files. Clones share them.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Disk(Arc<Mutex<Image>>);
+pub(super) struct Disk(Arc<Mutex<Medium>>);
+
+#[derive(Debug, Default)]
+struct Medium {
+    files: Vec<Image>,
+    /// Syncs are reported too early: each file is always one sync late.
+    is_late: bool,
+}
 
 #[derive(Debug, Default)]
 struct Image {
@@ -21,7 +40,7 @@ struct Image {
     durable: Vec<u8>,
     /// The writes since the last sync: offsets and lengths.
     unsynced: Vec<(usize, usize)>,
-    /// For a late disk: the file as it was at the last sync.
+    /// On a late disk: the file as it was at the last sync.
     late: Option<Vec<u8>>,
 }
 
@@ -32,17 +51,34 @@ impl Image {
             self.durable[range.clone()].copy_from_slice(&self.seen[range]);
         }
     }
+
+    /// Some sectors of the unsynced writes survive. Returns whether there were any.
+    fn lose_power(&mut self, seed: u64) -> bool {
+        let unsynced = std::mem::take(&mut self.unsynced);
+        if self.late.is_none() {
+            self.durable.resize(self.seen.len(), 0);
+            for (offset, length) in &unsynced {
+                for at in (*offset..offset + length).step_by(SECTOR) {
+                    if random::of(seed, &[at as u64]).is_multiple_of(2) {
+                        self.keep((at, SECTOR.min(offset + length - at)));
+                    }
+                }
+            }
+        }
+        self.seen = self.durable.clone();
+        !unsynced.is_empty()
+    }
 }
 
 impl Disk {
     /// A disk that reports syncs too early: it is always one sync late.
     pub(super) fn late() -> Self {
         let disk = Self::default();
-        disk.image().late = Some(Vec::new());
+        disk.medium().is_late = true;
         disk
     }
 
-    fn image(&self) -> MutexGuard<'_, Image> {
+    fn medium(&self) -> MutexGuard<'_, Medium> {
         self.0.lock().expect("no holder of this lock panics")
     }
 
@@ -50,111 +86,111 @@ impl Disk {
     pub(super) fn options(&self, directory: &std::path::Path, life: &Life) -> store::Options {
         let (disk, life) = (self.clone(), life.clone());
         store::Options {
-            directory: directory.to_owned(),
-            cache_bytes: 1 << 20,
-            check: false,
-            disk: Box::new(move |file| Box::new(Opened::new(&disk, &life, file))),
+            disk: Arc::new(move |file| Box::new(Opened::new(&disk, &life, file))),
+            journal: SIZES,
+            threads: false,
+            ..store::Options::new(directory, 1 << 20)
         }
     }
 
-    /// Loses power: some of the unsynced writes survive. Returns whether there were any
+    /// Loses power: some sectors of the unsynced writes survive. Returns whether there were any
     /// unsynced writes.
     pub(super) fn lose_power(&self, seed: u64) -> bool {
-        let mut image = self.image();
-        let unsynced = std::mem::take(&mut image.unsynced);
-        let length = image.seen.len();
-        if image.late.is_none() {
-            image.durable.resize(length, 0);
+        let mut lost = false;
+        for (number, file) in (0..).zip(&mut self.medium().files) {
+            lost |= file.lose_power(random::of(seed, &[number]));
         }
-        for write in &unsynced {
-            if image.late.is_none() && random::of(seed, &[write.0 as u64]).is_multiple_of(2) {
-                image.keep(*write);
-            }
-        }
-        image.seen = image.durable.clone();
-        !unsynced.is_empty()
+        lost
     }
 }
 
-/// The disk as one process has opened it.
+/// A file of the disk as one process has opened it.
 #[derive(Debug)]
 struct Opened {
     disk: Disk,
+    number: usize,
     life: Life,
 }
 
 impl Opened {
-    /// The real file only distinguishes a new store, whose file is empty, from an existing one.
+    /// The real file has only the number of the one in memory. A new one is empty.
     fn new(disk: &Disk, life: &Life, mut file: File) -> Self {
-        if file.metadata().is_ok_and(|metadata| metadata.len() == 0) {
-            file.write_all(b"elsewhere")
-                .expect("the file can be written");
-            let mut image = disk.image();
-            *image = Image {
-                late: image.late.take(),
+        let mut number = Vec::new();
+        file.read_to_end(&mut number).expect("the file can be read");
+        let number = if number.is_empty() {
+            let mut medium = disk.medium();
+            let late = medium.is_late.then(Vec::new);
+            medium.files.push(Image {
+                late,
                 ..Image::default()
-            };
-        }
+            });
+            let number = medium.files.len() - 1;
+            file.write_all(&number.to_le_bytes())
+                .expect("the file can be written");
+            number
+        } else {
+            usize::from_le_bytes(number.try_into().expect("the file has a number"))
+        };
         Self {
             disk: disk.clone(),
+            number,
             life: life.clone(),
         }
     }
 
-    fn living(&self) -> io::Result<MutexGuard<'_, Image>> {
+    /// Does something to the file, if the process is alive.
+    fn act<T>(&self, act: impl FnOnce(&mut Image) -> T) -> io::Result<T> {
         if self.life.is_over() {
             return Err(io::Error::other("the process is dead"));
         }
-        Ok(self.disk.image())
+        Ok(act(&mut self.disk.medium().files[self.number]))
     }
 }
 
 impl store::Disk for Opened {
     fn len(&self) -> io::Result<u64> {
-        Ok(self.disk.image().seen.len() as u64)
+        Ok(self.disk.medium().files[self.number].seen.len() as u64)
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let image = self.disk.image();
+        let medium = self.disk.medium();
         let start = usize::try_from(offset).expect("the file is in memory");
-        let found = image.seen.get(start..start + out.len());
+        let found = medium.files[self.number].seen.get(start..start + out.len());
         out.copy_from_slice(found.ok_or(io::ErrorKind::UnexpectedEof)?);
         Ok(())
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         let length = usize::try_from(len).expect("the file is in memory");
-        self.living()?.seen.resize(length, 0);
-        Ok(())
+        self.act(|image| image.seen.resize(length, 0))
     }
 
     fn sync(&self) -> io::Result<()> {
         if !self.life.deed() {
             return Err(io::Error::other("the process is dead"));
         }
-        let mut image = self.living()?;
-        if let Some(late) = image.late.take() {
-            image.durable = late;
-            image.late = Some(image.seen.clone());
-            return Ok(());
-        }
-        let length = image.seen.len();
-        image.durable.resize(length, 0);
-        for write in std::mem::take(&mut image.unsynced) {
-            image.keep(write);
-        }
-        Ok(())
+        self.act(|image| {
+            if let Some(late) = image.late.take() {
+                image.durable = late;
+                image.late = Some(image.seen.clone());
+                return;
+            }
+            image.durable.resize(image.seen.len(), 0);
+            for write in std::mem::take(&mut image.unsynced) {
+                image.keep(write);
+            }
+        })
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let start = usize::try_from(offset).expect("the file is in memory");
-        let mut image = self.living()?;
-        let end = start + data.len();
-        if image.seen.len() < end {
-            image.seen.resize(end, 0);
-        }
-        image.seen[start..end].copy_from_slice(data);
-        image.unsynced.push((start, data.len()));
-        Ok(())
+        self.act(|image| {
+            let end = start + data.len();
+            if image.seen.len() < end {
+                image.seen.resize(end, 0);
+            }
+            image.seen[start..end].copy_from_slice(data);
+            image.unsynced.push((start, data.len()));
+        })
     }
 }

@@ -321,7 +321,11 @@ async fn work(mut turns: Turns, life: Life, writer: Writer, mistake: Option<Mist
     for turn in 0_u64.. {
         turns.due().await;
         clock::wait(random::of(seed, &[life.number(), turn, 8]) % 4).await;
-        if life.is_over() || !turns.turn() {
+        if life.is_over() {
+            return;
+        }
+        if !turns.turn() {
+            turns.close();
             return;
         }
         if mistake == Some(Mistake::ForgetsBatches) {

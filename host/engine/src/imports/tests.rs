@@ -59,7 +59,7 @@ impl Stored {
             transaction.set(b"k".to_vec(), vec![]).expect("it is set");
             group = transaction.commit();
         }
-        store.commit(&group).expect("it is stored");
+        store.commit(group).expect("it is stored");
         Self {
             store,
             _directory: directory,

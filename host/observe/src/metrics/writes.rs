@@ -28,6 +28,19 @@ pub(super) struct Writes {
     commit_errors: Counter,
     not_stored: Labelled<NotStored, Counter>,
     last_commit: Maybe<f64>,
+    journal_written: Counter,
+    journal_size: Level,
+    journal_used: Level,
+    memtable_size: Level,
+    memtable_entries: Level,
+    checkpoint_duration: Histogram,
+    checkpoint_errors: Counter,
+    checkpoint_entries: Counter,
+    checkpoint_size: Counter,
+    commit_wait: Histogram,
+    replay_duration: Maybe<f64>,
+    replay_size: Level,
+    replay_commits: Level,
     size: Level,
     entries: Level,
     filesystem_size: Maybe,
@@ -46,6 +59,19 @@ impl Writes {
             commit_errors: Counter::default(),
             not_stored: Labelled::new(Counter::default),
             last_commit: Maybe::default(),
+            journal_written: Counter::default(),
+            journal_size: Level::default(),
+            journal_used: Level::default(),
+            memtable_size: Level::default(),
+            memtable_entries: Level::default(),
+            checkpoint_duration: Histogram::of_durations(),
+            checkpoint_errors: Counter::default(),
+            checkpoint_entries: Counter::default(),
+            checkpoint_size: Counter::default(),
+            commit_wait: Histogram::of_durations(),
+            replay_duration: Maybe::default(),
+            replay_size: Level::default(),
+            replay_commits: Level::default(),
             size: Level::default(),
             entries: Level::default(),
             filesystem_size: Maybe::default(),
@@ -80,7 +106,8 @@ impl Writes {
             Unit::Seconds,
             self.last_commit.clone(),
         );
-        let help = "The store's size on disk";
+        self.register_journal(to);
+        let help = "The size of the data file";
         to.register_with_unit("store", help, Unit::Bytes, self.size.clone());
         let help = "Entries in the store";
         to.register("store_entries", help, self.entries.clone());
@@ -103,6 +130,44 @@ impl Writes {
         let help = "1 if a part of the store's file was found to be damaged";
         to.register("store_damaged", help, self.damaged.clone());
     }
+
+    fn register_journal(&self, to: &mut Registry) {
+        let help = "Bytes of commits that were written to the journal";
+        let written = self.journal_written.clone();
+        to.register_with_unit("journal_written", help, Unit::Bytes, written);
+        let help = "The size of the journal's files";
+        to.register_with_unit("journal", help, Unit::Bytes, self.journal_size.clone());
+        let help =
+            "The size of those files of the journal that have commits which the data file may lack";
+        to.register_with_unit("journal_used", help, Unit::Bytes, self.journal_used.clone());
+        let help = "The memory of changes that the data file lacks";
+        to.register_with_unit("memtable", help, Unit::Bytes, self.memtable_size.clone());
+        let help = "Changed entries that the data file lacks";
+        to.register("memtable_entries", help, self.memtable_entries.clone());
+        let help = "Time to bring the data file up to date, in the background";
+        to.register_with_unit(
+            "checkpoint_duration",
+            help,
+            Unit::Seconds,
+            self.checkpoint_duration.clone(),
+        );
+        let help = "Failures to bring the data file up to date, after which the journal keeps what it lacks";
+        to.register("checkpoint_errors", help, self.checkpoint_errors.clone());
+        let help = "Changed entries that were written to the data file";
+        to.register("checkpoint_entries", help, self.checkpoint_entries.clone());
+        let help = "The memory of the changes that were written to the data file";
+        let size = self.checkpoint_size.clone();
+        to.register_with_unit("checkpoint", help, Unit::Bytes, size);
+        let help = "Time that commits waited for a checkpoint or for space in the journal";
+        to.register_with_unit("commit_wait", help, Unit::Seconds, self.commit_wait.clone());
+        let help = "Time that the start took to replay the journal";
+        let duration = self.replay_duration.clone();
+        to.register_with_unit("replay_duration", help, Unit::Seconds, duration);
+        let help = "Bytes of the journal that the start replayed";
+        to.register_with_unit("replay", help, Unit::Bytes, self.replay_size.clone());
+        let help = "Commits that the start replayed";
+        to.register("replay_commits", help, self.replay_commits.clone());
+    }
 }
 
 impl Metrics {
@@ -120,6 +185,48 @@ impl Metrics {
     pub fn commit(&self, duration: Duration, size: usize) {
         self.writes.commit_duration.observe_duration(duration);
         self.writes.group.observe(size as u64);
+    }
+
+    /// Counts the bytes of a commit in the journal.
+    pub fn journal_written(&self, bytes: usize) {
+        self.writes.journal_written.inc_by(bytes as u64);
+    }
+
+    /// Sets the size of the journal, and of that part of it that the data file may lack.
+    pub fn journal(&self, bytes: u64, used: u64) {
+        self.writes.journal_size.set(bytes);
+        self.writes.journal_used.set(used);
+    }
+
+    /// Sets what is in memory and not in the data file.
+    pub fn memtables(&self, bytes: usize, entries: usize) {
+        self.writes.memtable_size.set(bytes as u64);
+        self.writes.memtable_entries.set(entries as u64);
+    }
+
+    /// Records that the data file was brought up to date.
+    pub fn checkpoint(&self, duration: Duration, entries: usize, bytes: usize) {
+        self.writes.checkpoint_duration.observe_duration(duration);
+        self.writes.checkpoint_entries.inc_by(entries as u64);
+        self.writes.checkpoint_size.inc_by(bytes as u64);
+    }
+
+    pub fn checkpoint_failed(&self) {
+        self.writes.checkpoint_errors.inc();
+    }
+
+    /// Records how long a commit waited for a checkpoint, or for space in the journal.
+    pub fn commit_waited(&self, duration: Duration) {
+        self.writes.commit_wait.observe_duration(duration);
+    }
+
+    /// Sets what the start replayed.
+    pub fn replayed(&self, duration: Duration, bytes: u64, commits: u64) {
+        self.writes
+            .replay_duration
+            .set(Some(duration.as_secs_f64()));
+        self.writes.replay_size.set(bytes);
+        self.writes.replay_commits.set(commits);
     }
 
     pub fn commit_failed(&self) {

@@ -86,6 +86,7 @@ impl Data {
     ) -> Result<Self, Error> {
         let store = store::Options {
             check: options.check,
+            metrics: Arc::clone(metrics),
             ..store::Options::new(&options.data_dir, options.store_cache_bytes)
         };
         let opening = tokio::task::spawn_blocking(move || -> Result<_, OpenError> {

@@ -42,12 +42,13 @@ impl Writer {
 
 impl Worker {
     /// Checks that the data file is where it was, and reports a change.
-    pub(super) fn look(&self) {
-        look(&self.state.missing, self.store.look());
+    pub(super) fn look(&mut self) {
+        let looked = self.store.look();
+        look(&self.state.missing, looked);
     }
 
     /// Reports a fault of the data file, where that is why a commit failed.
-    pub(super) fn tell(&self, error: &CommitError) {
+    pub(super) fn tell(&mut self, error: &CommitError) {
         match error {
             CommitError::Missing(_) => self.look(),
             CommitError::Full if !self.state.full.swap(true, Ordering::Relaxed) => {

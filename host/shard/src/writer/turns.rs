@@ -88,4 +88,9 @@ impl Turns {
             ControlFlow::Break(()) => false,
         }
     }
+
+    /// Closes the store, after the writer has ended.
+    pub fn close(self) {
+        self.worker.store.close();
+    }
 }

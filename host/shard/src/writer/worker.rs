@@ -23,8 +23,13 @@ use super::promotion::{Live, PromoteError, Promotion};
 use super::view::{self, View, Views};
 use super::{ChangeError, Message, State, Write, Writer, Written};
 
-/// How often the writer checks that the data file is where it was, besides before each commit.
+/// How often the writer checks that the data's files are where they were, besides before each
+/// commit, and does what is due in the store.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// The memory of a group's writes above which it takes no further request: this bounds the time
+/// that the first request waits, and what a commit adds to the memtable.
+const GROUP_BYTES: usize = 4 << 20;
 
 /// The shard's single writer.
 pub(super) struct Worker {
@@ -86,6 +91,7 @@ impl Worker {
         loop {
             if looked.elapsed() >= LOOK {
                 self.look();
+                self.tend();
                 looked = Instant::now();
             }
             let next = after.take().map_or_else(|| receiver.recv_timeout(LOOK), Ok);
@@ -98,6 +104,14 @@ impl Worker {
                 ControlFlow::Continue(next) => after = next,
                 ControlFlow::Break(()) => break,
             }
+        }
+        self.store.close();
+    }
+
+    /// Does what is due in the store, and shows readers the view after it.
+    fn tend(&mut self) {
+        if self.store.tend() {
+            self.publish();
         }
     }
 
@@ -182,7 +196,10 @@ impl Worker {
                 group = grown;
                 waiting.push((sender, written, trace, partition));
             }
-            if waiting.len() >= writer.max_group || began.elapsed() > self.pace.collect {
+            if waiting.len() >= writer.max_group
+                || group.bytes() >= GROUP_BYTES
+                || began.elapsed() > self.pace.collect
+            {
                 break;
             }
             match receiver.try_recv() {
@@ -256,10 +273,11 @@ impl Worker {
     }
 
     /// Commits a group and releases its replies.
-    fn commit(&mut self, group: Group, waiting: Vec<Waiting>) {
+    fn commit(&mut self, mut group: Group, waiting: Vec<Waiting>) {
+        let stuck = self.store.take_stuck(&mut group);
         if !group.is_empty() {
             let began = Instant::now();
-            match self.store.commit(&group) {
+            match self.store.commit(group) {
                 Ok(_) => {
                     self.metrics.commit(began.elapsed(), waiting.len());
                     self.stored();
@@ -267,19 +285,6 @@ impl Worker {
                         trace.record(Operation::Commit, began);
                     }
                     self.committed();
-                }
-                Err(error) if error.is_damage() => {
-                    self.metrics.commit_failed();
-                    let failed = self.store.commit_apart(group);
-                    tracing::warn!(%error, partitions = failed.len(), "a part of a group was not stored");
-                    self.committed();
-                    for (sender, written, _, partition) in waiting {
-                        let _ = sender.send(match failed.get(&partition) {
-                            Some(error) => self.instead(written, error),
-                            None => written,
-                        });
-                    }
-                    return;
                 }
                 Err(error) => {
                     self.metrics.commit_failed();
@@ -294,7 +299,15 @@ impl Worker {
                 }
             }
         }
-        for (sender, written, ..) in waiting {
+        if !stuck.is_empty() {
+            self.metrics.commit_failed();
+            tracing::warn!(partitions = stuck.len(), "a part of a group was not stored");
+        }
+        for (sender, written, _, partition) in waiting {
+            if let Some(error) = stuck.get(&partition) {
+                let _ = sender.send(self.instead(written, error));
+                continue;
+            }
             if let Written::Failed {
                 failure: Failure::Store(error),
                 ..

@@ -1,6 +1,8 @@
 //! Files with flipped bits, and with zeroed or missing parts. A read gives the right value or an
 //! error; the check of the whole file finds any wrong value.
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
 use std::path::PathBuf;
 
@@ -21,10 +23,41 @@ fn value(partition: u64, entry: u64) -> Vec<u8> {
     (0..length).map(|_| random.below(256) as u8).collect()
 }
 
+/// A data directory's files.
+#[derive(Clone)]
+struct Image {
+    data: Vec<u8>,
+    journal: Vec<(OsString, Vec<u8>)>,
+}
+
+impl Image {
+    fn of(directory: &Path) -> Self {
+        let journal = fs::read_dir(directory.join("journal")).expect("it is there");
+        let journal = journal.map(|entry| {
+            let entry = entry.expect("it is read");
+            (
+                entry.file_name(),
+                fs::read(entry.path()).expect("it is read"),
+            )
+        });
+        Self {
+            data: fs::read(directory.join("shard.redb")).expect("it is read"),
+            journal: journal.collect(),
+        }
+    }
+
+    /// The same with another data file.
+    fn with(&self, data: &[u8]) -> Self {
+        Self {
+            data: data.to_vec(),
+            journal: self.journal.clone(),
+        }
+    }
+}
+
 /// A file with some thousand entries, both after closing it and after a kill.
-fn images() -> (Vec<u8>, Vec<u8>) {
+fn images() -> (Image, Image) {
     let directory = tempfile::tempdir().expect("a directory can be created");
-    let path = directory.path().join("shard.redb");
     let mut store = open(directory.path());
     for partition in 0..PARTITIONS {
         let entries: Vec<_> = (0..ENTRIES_EACH)
@@ -41,16 +74,22 @@ fn images() -> (Vec<u8>, Vec<u8>) {
         ..Record::default()
     };
     store.set_record(record).expect("it is stored");
-    let killed = fs::read(&path).expect("it is read");
-    drop(store);
-    (fs::read(&path).expect("it is read"), killed)
+    store.catch_up().expect("it is written");
+    let killed = Image::of(directory.path());
+    store.close();
+    (Image::of(directory.path()), killed)
 }
 
-/// A data directory with this file.
-fn directory_of(image: &[u8]) -> (tempfile::TempDir, PathBuf) {
+/// A data directory with these files.
+fn directory_of(image: &Image) -> (tempfile::TempDir, PathBuf) {
     let directory = tempfile::tempdir().expect("a directory can be created");
     let path = directory.path().join("shard.redb");
-    fs::write(&path, image).expect("the file can be written");
+    fs::write(&path, &image.data).expect("the file can be written");
+    fs::create_dir(directory.path().join("journal")).expect("it can be made");
+    for (name, content) in &image.journal {
+        let path = directory.path().join("journal").join(name);
+        fs::write(path, content).expect("the file can be written");
+    }
     (directory, path)
 }
 
@@ -66,16 +105,22 @@ struct Outcomes {
     found_by_check: u32,
     values_right: u64,
     values_refused: u64,
+    /// The data file could not be brought up to date.
+    not_written: u32,
+}
+
+fn snapshot_of(store: &Store) -> Option<Arc<Snapshot>> {
+    store.snapshot().cloned()
 }
 
 impl Outcomes {
     /// Opens a damaged file, reads and writes throughout it, and checks it.
-    fn meet(&mut self, image: &[u8], context: &str) {
+    fn meet(&mut self, image: &Image, context: &str) {
         self.runs += 1;
         let (checked, path) = directory_of(image);
         let found = check(checked.path(), 1 << 20).expect("nobody has it");
         assert!(
-            fs::read(&path).expect("it is read") == image,
+            fs::read(&path).expect("it is read") == image.data,
             "the check changed the file, {context}"
         );
         let is_found = !found.problems.is_empty();
@@ -136,6 +181,21 @@ impl Outcomes {
                 Err(_) => writes_refused += 1,
             }
         }
+        let mut written = BTreeMap::new();
+        for partition in (0..PARTITIONS).step_by(7) {
+            let (of, _) = key(partition, 0);
+            let Ok(stored) = snapshot_of(&store).map_or(Ok(None), |view| view.get(&of, b"new"))
+            else {
+                continue;
+            };
+            written.insert(of, stored);
+        }
+        // A part of it may be damaged: then that part stays in the journal.
+        self.not_written += u32::from(store.catch_up().is_err());
+        for (of, stored) in &written {
+            let found = snapshot_of(&store).map(|view| view.get(of, b"new").ok().flatten());
+            wrong += u32::from(found.is_some_and(|found| found != *stored));
+        }
         let migration = store.begin_migration(LIMITS);
         if let Ok(mut migration) = migration {
             let (of, key) = key(3, 3);
@@ -165,16 +225,16 @@ fn damage_is_an_error_or_found_by_the_check_and_never_a_panic() {
     for seed in 1..=12 {
         let mut random = Random(seed * 7919);
         for (name, image) in [("closed", &closed), ("killed", &killed)] {
-            let length = image.len() as u64;
+            let length = image.data.len() as u64;
             // The header, the first pages, or anywhere.
             for (within, flips) in [(512, 1), (length, 1), (length, 5), (length, 200)] {
-                let mut damaged = image.clone();
+                let mut damaged = image.data.clone();
                 for _ in 0..flips {
                     let at = random.below(within) as usize;
                     damaged[at] ^= 1 << random.below(8);
                 }
                 let context = format!("seed {seed}, {name}, {flips} bits of the first {within}");
-                outcomes.meet(&damaged, &context);
+                outcomes.meet(&image.with(&damaged), &context);
             }
         }
     }
@@ -189,32 +249,32 @@ fn parts_that_are_zero_or_missing_are_errors_too() {
     for seed in 1..=30 {
         let mut random = Random(seed * 104_729);
         for (name, image) in [("closed", &closed), ("killed", &killed)] {
-            let length = image.len() as u64;
+            let length = image.data.len() as u64;
             let page = (random.below(length / 4096) * 4096) as usize;
-            let mut damaged = image.clone();
+            let mut damaged = image.data.clone();
             damaged[page..page + 4096].fill(0);
             outcomes.meet(
-                &damaged,
+                &image.with(&damaged),
                 &format!("seed {seed}, {name}, page at {page} is zero"),
             );
-            let mut damaged = image.clone();
+            let mut damaged = image.data.clone();
             let other = (random.below(length / 4096) * 4096) as usize;
             damaged.copy_within(other..other + 4096, page);
             let context = format!("seed {seed}, {name}, page at {page} is that at {other}");
-            outcomes.meet(&damaged, &context);
+            outcomes.meet(&image.with(&damaged), &context);
             let cut = random.below(length) as usize;
             let context = format!("seed {seed}, {name}, cut off at {cut}");
-            outcomes.meet(&image[..cut], &context);
+            outcomes.meet(&image.with(&image.data[..cut]), &context);
         }
     }
     for (image, what) in [
         (Vec::new(), "empty"),
-        (vec![0; closed.len()], "zero"),
+        (vec![0; closed.data.len()], "zero"),
         (vec![b'x'; 100], "short"),
         (b"redb".to_vec(), "the beginning"),
     ] {
         let refused = outcomes.starts_refused;
-        outcomes.meet(&image, what);
+        outcomes.meet(&closed.with(&image), what);
         assert_eq!(outcomes.starts_refused, refused + 1, "{what}");
     }
     println!("{outcomes:#?}");
@@ -234,12 +294,12 @@ fn a_checked_start_refuses_a_value_that_is_wrong() {
         assert_eq!(found.problems, [""; 0]);
         let counted = (found.entries, found.partitions, found.record.schema);
         assert_eq!(counted, (PARTITIONS * ENTRIES_EACH, PARTITIONS, Some(1)));
-        assert!(fs::read(&path).expect("it is read") == **image);
+        assert!(fs::read(&path).expect("it is read") == image.data);
         Store::open(options(whole.path())).expect("it is whole");
 
         // In the middle of a value, which redb does not check.
         let value = value(7, 7);
-        let mut damaged = image.clone();
+        let mut damaged = image.data.clone();
         let mut hits = 0;
         for at in 0..damaged.len() - value.len() {
             if damaged[at..].starts_with(&value) {
@@ -248,7 +308,7 @@ fn a_checked_start_refuses_a_value_that_is_wrong() {
             }
         }
         assert!(hits > 0);
-        let (directory, path) = directory_of(&damaged);
+        let (directory, path) = directory_of(&image.with(&damaged));
         let refused = Store::open(options(directory.path())).expect_err("it is damaged");
         assert!(matches!(refused, OpenError::Unsound { .. }), "{refused}");
         assert!(fs::read(&path).expect("it is read") == damaged);

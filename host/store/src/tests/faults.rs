@@ -11,6 +11,8 @@ use super::*;
 
 #[derive(Debug, Default)]
 struct Image {
+    /// The bytes that are read.
+    seen: Vec<u8>,
     /// The bytes that survive a loss of power.
     durable: Vec<u8>,
     /// The writes since the last sync, in order.
@@ -27,34 +29,29 @@ impl Image {
         bytes[offset as usize..end].copy_from_slice(data);
     }
 
-    /// The disk after a loss of power: some of the writes since the last sync arrived, in any
-    /// order, and the last of them only in part.
+    /// The disk after a loss of power: of the writes since the last sync, some sectors arrived,
+    /// and others did not. Now and then all or none of them did.
     fn lose_power(&mut self, random: &mut Random) {
-        let mut writes = std::mem::take(&mut self.volatile);
-        for at in (1..writes.len()).rev() {
-            writes.swap(at, random.below(at as u64 + 1) as usize);
-        }
-        let survivors = random.below(writes.len() as u64 + 1) as usize;
-        for (at, (offset, data)) in writes[..survivors].iter().enumerate() {
-            let torn = at + 1 == survivors && data.len() > 512;
-            let data = if torn {
-                &data[..data.len() / 2 / 512 * 512]
-            } else {
-                data
-            };
-            Self::apply(&mut self.durable, *offset, data);
+        let few = random.below(4);
+        for (offset, data) in std::mem::take(&mut self.volatile) {
+            for (at, sector) in data.chunks(512).enumerate() {
+                if random.below(4) < few {
+                    Self::apply(&mut self.durable, offset + 512 * at as u64, sector);
+                }
+            }
         }
         self.durable.resize(self.length as usize, 0);
+        self.seen = self.durable.clone();
     }
 }
 
 /// A disk's files and its faults, over all openings.
 #[derive(Debug, Default)]
-struct Medium {
+pub(super) struct Medium {
     files: Vec<Image>,
-    operations: u64,
+    pub(super) operations: u64,
     /// The operation at which the disk begins to fail, the number of failures, and the error.
-    fails: Option<(u64, u64, io::ErrorKind)>,
+    pub(super) fails: Option<(u64, u64, io::ErrorKind)>,
     failures: u64,
 }
 
@@ -72,20 +69,27 @@ impl Medium {
 }
 
 #[derive(Clone, Debug, Default)]
-struct TestDisk(Arc<Mutex<Medium>>);
+pub(super) struct TestDisk(Arc<Mutex<Medium>>);
 
 impl TestDisk {
-    fn medium(&self) -> MutexGuard<'_, Medium> {
+    pub(super) fn lose_power(&self, random: &mut Random) {
+        for file in &mut self.medium().files {
+            file.lose_power(random);
+        }
+    }
+
+    pub(super) fn medium(&self) -> MutexGuard<'_, Medium> {
         self.0.lock().expect("no test panics while it holds this")
     }
 
-    fn open(&self, directory: &Path) -> Result<Store, OpenError> {
+    pub(super) fn open(&self, directory: &Path) -> Result<Store, OpenError> {
         let disk = self.clone();
         Store::open(Options {
-            directory: directory.to_owned(),
             cache_bytes: 1 << 20,
-            check: false,
-            disk: Box::new(move |file| Box::new(disk.file(file))),
+            disk: Arc::new(move |file| Box::new(disk.file(file))),
+            threads: false,
+            journal: SMALL_SIZES,
+            ..Options::new(directory, 1 << 20)
         })
     }
 
@@ -136,12 +140,8 @@ impl Disk for TestFile {
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         self.operate(|file| {
-            let mut bytes = file.durable.clone();
-            for (offset, data) in &file.volatile {
-                Image::apply(&mut bytes, *offset, data);
-            }
-            bytes.resize(file.length as usize, 0);
-            out.copy_from_slice(&bytes[offset as usize..offset as usize + out.len()]);
+            file.seen.resize(file.length as usize, 0);
+            out.copy_from_slice(&file.seen[offset as usize..offset as usize + out.len()]);
         })
     }
 
@@ -150,17 +150,38 @@ impl Disk for TestFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.operate(|file| {
+        let synced = self.operate(|file| {
             for (offset, data) in std::mem::take(&mut file.volatile) {
                 Image::apply(&mut file.durable, offset, &data);
             }
-        })
+        });
+        if synced.is_err() {
+            let mut medium = self
+                .medium
+                .lock()
+                .expect("no test panics while it holds this");
+            let file = &mut medium.files[self.number];
+            // They can be read, and no later sync writes them: some kernels do so.
+            file.volatile.clear();
+        }
+        synced
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.operate(|file| file.volatile.push((offset, data.to_vec())))
+        self.operate(|file| {
+            Image::apply(&mut file.seen, offset, data);
+            file.volatile.push((offset, data.to_vec()));
+        })
     }
 }
+
+/// So that a run goes through many segments and checkpoints.
+pub(super) const SMALL_SIZES: Sizes = Sizes {
+    segment_bytes: 4 * 512,
+    segments: 6,
+    memtable_bytes: 1500,
+    idle: std::time::Duration::MAX,
+};
 
 /// Two entries that a transaction always writes with the same value.
 const PAIR: [&[u8]; 2] = [b"one", b"two"];

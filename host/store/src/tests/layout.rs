@@ -50,8 +50,14 @@ fn what_is_no_regular_file_is_an_error_and_not_waited_for() {
     }
 }
 
-/// A store of layout 1, written by [`write_one`] when that layout was new.
+/// A store of layout 1, which had no journal, with the same data as [`write_one`] writes.
 const LAYOUT_1: &[u8] = include_bytes!("../fixtures/layout-1.redb.zst");
+
+/// A store of layout 2, written by [`write_one`] when that layout was new.
+const LAYOUT_2: [&[u8]; 2] = [
+    include_bytes!("../fixtures/layout-2.redb.zst"),
+    include_bytes!("../fixtures/layout-2.journal.zst"),
+];
 
 /// The record stored beside the data.
 fn record() -> Record {
@@ -62,10 +68,10 @@ fn record() -> Record {
     }
 }
 
-/// Writes a store with something in each table.
+/// Writes a store with something in each table, and in the journal.
 fn write_one(directory: &Path) {
     let mut store = open(directory);
-    commit(&mut store, b"small", &[(b"key", Some(b"value"))]).expect("it is stored");
+    commit(&mut store, b"small", &[(b"key", Some(b"old"))]).expect("it is stored");
     let large: Vec<_> = (0..=SMALL).map(|at| [b'k', at as u8]).collect();
     let large: Vec<_> = large
         .iter()
@@ -73,15 +79,49 @@ fn write_one(directory: &Path) {
         .collect();
     commit(&mut store, b"large", &large).expect("it is stored");
     store.set_record(record()).expect("it is stored");
+    store.catch_up().expect("it is written");
+    let changes: [(&[u8], _); 2] = [(b"key", Some(&b"value"[..])), (b"gone", None)];
+    commit(&mut store, b"small", &changes).expect("it is stored");
+    store.set_record(record()).expect("it is stored");
 }
 
-/// Writes the bytes as the data file.
-fn place(directory: &Path, file: &[u8]) {
+/// Writes the bytes as the data file, and as the journal's first segment.
+fn place(directory: &Path, [file, segment]: &[Vec<u8>; 2]) {
     fs::write(directory.join("shard.redb"), file).expect("the file can be written");
+    if !segment.is_empty() {
+        fs::create_dir_all(directory.join("journal")).expect("it can be made");
+        fs::write(directory.join("journal/0"), segment).expect("the file can be written");
+    }
 }
 
-fn fixture() -> Vec<u8> {
-    zstd::decode_all(LAYOUT_1).expect("it is compressed")
+fn files(directory: &Path) -> [Vec<u8>; 2] {
+    ["shard.redb", "journal/0"].map(|name| fs::read(directory.join(name)).unwrap_or_default())
+}
+
+fn unpacked(file: &[u8]) -> Vec<u8> {
+    zstd::decode_all(file).expect("it is compressed")
+}
+
+fn layout_1() -> [Vec<u8>; 2] {
+    [unpacked(LAYOUT_1), Vec::new()]
+}
+
+fn layout_2() -> [Vec<u8>; 2] {
+    LAYOUT_2.map(unpacked)
+}
+
+/// The bodies of the records in a store's journal that its file does not have.
+fn records(directory: &Path) -> Vec<Vec<u8>> {
+    let file = fs::File::open(directory.join("shard.redb")).expect("it is there");
+    let meta = check::peek(directory, Box::new(disk::FileDisk::new(file))).expect("it is read");
+    let disk: MakeDisk = Arc::new(|file| Box::new(disk::FileDisk::new(file)));
+    let (mut bodies, place) = (Vec::new(), meta.place.expect("it has a journal"));
+    crate::journal::replay(&directory.join("journal"), &disk, place, |body| {
+        bodies.push(body.to_vec());
+        true
+    })
+    .expect("it is read");
+    bodies
 }
 
 /// The whole content of a store's file, table by table.
@@ -92,6 +132,11 @@ fn tables(directory: &Path) -> Vec<(String, Vec<String>)> {
     let transaction = database.begin_read().expect("it begins");
     let names = transaction.list_tables().expect("they can be listed");
     let names: Vec<_> = names.map(|table| table.name().to_owned()).collect();
+    let meta = transaction.open_table(META).expect("it is there");
+    let place = meta.get("journal").expect("it reads").expect("it is there");
+    // Each journal has a seed of its own: four bytes after mark and version.
+    let seed = format!("{:?}", &place.value()[6..10]);
+    let seed = format!(" {},", seed.trim_matches(['[', ']']));
     let rows = |name: &str| -> Vec<String> {
         macro_rules! rows {
             ($table:expr) => {{
@@ -100,7 +145,7 @@ fn tables(directory: &Path) -> Vec<(String, Vec<String>)> {
                     .expect("it is of these types");
                 let rows = table.iter().expect("it reads").map(|row| {
                     let (key, value) = row.expect("it reads");
-                    format!("{:?} {:?}", key.value(), value.value())
+                    format!("{:?} {:?}", key.value(), value.value()).replace(&seed, "")
                 });
                 rows.collect()
             }};
@@ -120,17 +165,33 @@ fn tables(directory: &Path) -> Vec<(String, Vec<String>)> {
 
 #[test]
 fn each_layout_there_has_been_is_read() {
+    for files in [layout_1(), layout_2()] {
+        let directory = tempfile::tempdir().expect("a directory can be created");
+        place(directory.path(), &files);
+        let checked = check(directory.path(), 1 << 20).expect("it can be looked at");
+        assert_eq!((checked.partitions, checked.problems), (2, Vec::new()));
+        // A second start finds what the first one brought over.
+        for _ in 0..2 {
+            let store = open(directory.path());
+            assert_eq!(store.record(), &record());
+            let snapshot = snapshot(&store);
+            let value = |of: &[u8], key: &[u8]| snapshot.get(of, key).expect("it reads");
+            assert_eq!(value(b"small", b"key"), Some(b"value".to_vec()));
+            assert_eq!(value(b"large", b"k\x20"), Some(b"v".to_vec()));
+            assert_eq!(snapshot.entries().expect("it reads"), SMALL + 2);
+        }
+        let checked = check(directory.path(), 1 << 20).expect("it can be looked at");
+        assert_eq!((checked.partitions, checked.problems), (2, Vec::new()));
+        assert_eq!((checked.entries, checked.record), (SMALL + 2, record()));
+    }
+}
+
+/// A start that was cut off while it brought a file over left a journal that nobody used.
+#[test]
+fn bringing_a_file_over_is_begun_again() {
     let directory = tempfile::tempdir().expect("a directory can be created");
-    place(directory.path(), &fixture());
-    let store = open(directory.path());
-    assert_eq!(store.record(), &record());
-    let snapshot = snapshot(&store);
-    let value = |partition: &[u8], key: &[u8]| snapshot.get(partition, key).expect("it reads");
-    assert_eq!(value(b"small", b"key"), Some(b"value".to_vec()));
-    assert_eq!(value(b"large", b"k\x20"), Some(b"v".to_vec()));
-    drop(store);
-    let checked = check(directory.path(), 1 << 20).expect("it can be looked at");
-    assert_eq!((checked.partitions, checked.problems), (2, Vec::new()));
+    place(directory.path(), &[unpacked(LAYOUT_1), vec![0; 4096]]);
+    assert_eq!(open(directory.path()).record(), &record());
 }
 
 /// A change of the stored data needs a new layout with a fixture.
@@ -138,14 +199,16 @@ fn each_layout_there_has_been_is_read() {
 fn what_is_written_is_what_was_written_by_this_version_before() {
     let now = tempfile::tempdir().expect("a directory can be created");
     write_one(now.path());
-    let written = fs::read(now.path().join("shard.redb")).expect("the file can be read");
+    let [written, _] = files(now.path());
     let before = tempfile::tempdir().expect("a directory can be created");
-    place(before.path(), &fixture());
+    place(before.path(), &layout_2());
+    assert_eq!(records(now.path()), records(before.path()));
+    assert_eq!(records(now.path()).len(), 2);
     assert_eq!(tables(now.path()), tables(before.path()));
     // The version of redb's format in both commit slots.
     for slot in [64, 192] {
         assert_eq!(u16::from(written[slot]), REDB.version);
-        assert_eq!(written[slot], fixture()[slot]);
+        assert_eq!(written[slot], layout_2()[0][slot]);
     }
 }
 
@@ -164,18 +227,19 @@ fn a_file_of_a_later_version_is_refused_with_both_numbers_and_stays_as_it_is() {
             .insert("layout", 99_u32.to_le_bytes().as_slice())
             .expect("it is written");
         transaction.commit().expect("it is stored");
-        fs::read(&path).expect("it is open")
+        files(directory.path())
     };
-    let mut later_format = fixture();
+    let mut later_format = layout_2();
     for slot in [64, 192] {
-        later_format[slot] = 4;
+        later_format[0][slot] = 4;
     }
-    for (file, said) in [
+    for (before, said) in [
         (later_layout, "the data's layout is of version 99, "),
         (later_format, "the data's file format is of version 4, "),
+        (with_later_record(), "the journal is of version 2, "),
     ] {
         let directory = tempfile::tempdir().expect("a directory can be created");
-        place(directory.path(), &file);
+        place(directory.path(), &before);
         let options = Options::new(directory.path(), 1 << 20);
         for refused in [
             Store::open(options).map(drop),
@@ -189,10 +253,31 @@ fn a_file_of_a_later_version_is_refused_with_both_numbers_and_stays_as_it_is() {
                 text.contains(said) && text.contains("reads up to "),
                 "{text}"
             );
-            let now = fs::read(directory.path().join("shard.redb")).expect("the file can be read");
-            assert!(now == file, "the file was changed");
+            assert!(files(directory.path()) == before, "a file was changed");
         }
     }
+}
+
+/// A store whose last record is of the next version.
+fn with_later_record() -> [Vec<u8>; 2] {
+    let [file, mut segment] = layout_2();
+    let seed = {
+        let directory = tempfile::tempdir().expect("a directory can be created");
+        place(directory.path(), &layout_2());
+        let file = fs::File::open(directory.path().join("shard.redb")).expect("it is there");
+        let disk = Box::new(disk::FileDisk::new(file));
+        let meta = check::peek(directory.path(), disk).expect("it is read");
+        let place = meta.place.expect("it has a journal").encode();
+        u32::from_le_bytes(place[6..10].try_into().expect("four bytes"))
+    };
+    let last = segment
+        .chunks(512)
+        .rposition(|sector| sector.iter().any(|byte| *byte != 0));
+    let sector = &mut segment[last.expect("there is a record") * 512..][..512];
+    sector[16] += 1;
+    let checksum = crc32c::crc32c_append(seed, &sector[4..]);
+    sector[..4].copy_from_slice(&checksum.to_le_bytes());
+    [file, segment]
 }
 
 /// A caller may decide not to open the store because of its record.
@@ -203,23 +288,17 @@ fn a_file_that_was_found_and_not_opened_is_as_it_was() {
         let directory = tempfile::tempdir().expect("a directory can be created");
         write_one(directory.path());
         let _store = open(directory.path());
-        fs::read(directory.path().join("shard.redb")).expect("it is open")
+        files(directory.path())
     };
     place(directory.path(), &killed);
     let found = Store::find(Options::new(directory.path(), 1 << 20)).expect("it is found");
     assert_eq!(found.record(), &record());
     drop(found);
-    let path = directory.path().join("shard.redb");
-    assert!(
-        fs::read(&path).expect("the file can be read") == killed,
-        "the file was changed"
-    );
+    assert!(files(directory.path()) == killed, "a file was changed");
     // Otherwise this test would not prove anything.
     drop(open(directory.path()));
-    assert!(
-        fs::read(&path).expect("the file can be read") != killed,
-        "opening must change the file"
-    );
+    let [data, _] = files(directory.path());
+    assert!(data != killed[0], "opening must change the file");
 }
 
 #[test]
@@ -242,4 +321,17 @@ fn the_record_of_a_swap_is_there_after_a_restart() {
     store.set_record(record()).expect("it is stored");
     drop(store);
     assert_eq!(open(directory.path()).record(), &record());
+}
+
+#[test]
+#[ignore = "makes the fixtures of a new layout"]
+fn make_fixtures() {
+    let directory = tempfile::tempdir().expect("a directory can be created");
+    write_one(directory.path());
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/fixtures");
+    for (file, name) in files(directory.path()).iter().zip(["redb", "journal"]) {
+        let packed = zstd::encode_all(&file[..], 19).expect("it is compressed");
+        fs::write(fixtures.join(format!("layout-{LAYOUT}.{name}.zst")), packed)
+            .expect("it is written");
+    }
 }

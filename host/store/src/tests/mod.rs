@@ -8,6 +8,7 @@
 
 mod damage;
 mod faults;
+mod journal;
 mod layout;
 mod oracle;
 mod transfer;
@@ -50,7 +51,7 @@ fn commit(
         // A read error here stands for the commit's error.
         .map_err(|_| CommitError::Full)?;
     }
-    store.commit(&transaction.commit()).map(drop)
+    store.commit(transaction.commit()).map(drop)
 }
 
 /// Pseudo-random numbers by xorshift64*, from a seed that a failing test prints.

@@ -129,7 +129,7 @@ fn random_transactions_read_and_store_what_a_map_would() {
                 oracle = changed;
             }
         }
-        store.commit(&group).expect("it is committed");
+        store.commit(group).expect("it is committed");
         if random.below(8) == 0 {
             drop(store);
             store = open(directory.path());
@@ -271,7 +271,7 @@ fn a_scan_ends_at_a_mebibyte_but_gives_one_entry_at_least() {
         .scan(None, None, false, 10, &mut unbounded)
         .expect("it reads");
     assert_eq!(lengths(page), (vec![2 << 20], true));
-    store.commit(&transaction.commit()).expect("it is stored");
+    store.commit(transaction.commit()).expect("it is stored");
     let page = snapshot(&store).scan_partition(b"p", Some(b"b"), None, false, 10, &mut unbounded);
     assert_eq!(lengths(page.expect("it reads")), (vec![1 << 19], true));
 }
@@ -410,7 +410,7 @@ fn what_a_request_sets_and_deletes_leaves_nothing_in_memory() {
         .expect("the number fits");
     assert!(transaction.delete(b"k".to_vec()).expect("it reads"));
     assert_eq!(transaction.get(b"k").expect("it reads"), None);
-    let after = store.commit(&transaction.commit()).expect("it is stored");
+    let after = store.commit(transaction.commit()).expect("it is stored");
     assert_eq!(after.entries().expect("it reads"), 0);
 }
 

@@ -162,7 +162,7 @@ fn a_transfer_that_the_disk_refuses_leaves_everything_as_it_was() {
     drop(store);
     let failing = Arc::clone(&fails);
     let options = Options {
-        disk: Box::new(move |file| {
+        disk: Arc::new(move |file| {
             Box::new(Refusing {
                 inner: FileDisk::new(file),
                 fails: Arc::clone(&failing),
