@@ -2,12 +2,12 @@
 //! key is lost and no request fails.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ostrakon_test_support::files::copy;
 use ostrakon_tests::client::Client;
 use ostrakon_tests::cluster::shards;
 use ostrakon_tests::host::{Files, Host, Shard, config, guest};
@@ -353,13 +353,7 @@ fn of_two_processes_of_one_ordinal_the_older_stops() {
     older.stop();
     // The third is a second process with the second shard's ordinal, on a copy of its disk, at
     // another address. It is started twice, so its incarnation is higher.
-    let copied = fs::create_dir(&shards[2].data).and_then(|()| {
-        fs::copy(
-            shards[1].data.join("shard.redb"),
-            shards[2].data.join("shard.redb"),
-        )
-    });
-    copied.expect("the data is copied");
+    copy(&shards[1].data, &shards[2].data);
     shards[2].ordinal = 1;
     let older = shards[1].start();
     wait_for_shards(&older, 2);

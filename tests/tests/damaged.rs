@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use ostrakon_store::{Options, Store};
+use ostrakon_test_support::files::copy;
 use ostrakon_tests::client::Client;
 use ostrakon_tests::host::{Host, PATIENCE, Shard, binary, config, guest, last_words};
 use ostrakon_tests::load::under_load;
@@ -119,6 +120,7 @@ fn what_meets_damage_is_refused_by_a_code_and_others_are_served() {
         let entries = usize::from(u16::from_le_bytes([damaged[page + 2], damaged[page + 3]]));
         damaged[page + 4..page + 4 + 8 * entries].fill(0xff);
         let directory = tempfile::tempdir().unwrap();
+        copy(&shard.data, directory.path());
         fs::write(directory.path().join("shard.redb"), &damaged).unwrap();
         let store = Store::open(Options::new(directory.path(), 1 << 20)).ok()?;
         let is_read = store.snapshot().unwrap().get(b"1234", b"item");

@@ -101,7 +101,7 @@ fn data_of_a_later_version_is_refused_with_both_numbers_and_stays_as_it_is() {
     let layout = with_row(&file, "layout", |_| 9_u32.to_le_bytes().to_vec());
     for (content, what, reads) in [
         (of_redb, "the data's file format", 3),
-        (layout, "the data's layout", 1),
+        (layout, "the data's layout", 2),
         (
             with_row(&file, "generation", later),
             "what is stored of the live generation",

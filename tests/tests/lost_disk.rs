@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
 
+use ostrakon_test_support::files::copy;
 use ostrakon_tests::cluster::shards;
 use ostrakon_tests::host::{Files, Host, Shard, config, guest};
 
@@ -80,19 +80,6 @@ fn check(hosts: &[Host], owners: &BTreeMap<String, usize>, lost: usize) -> usize
         }
     }
     kept
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).expect("the directory can be created");
-    for entry in fs::read_dir(from).expect("the directory can be listed") {
-        let entry = entry.expect("read").path();
-        let copied = to.join(entry.file_name().expect("it has a name"));
-        if entry.is_dir() {
-            copy(&entry, &copied);
-        } else {
-            fs::copy(&entry, &copied).expect("the file can be copied");
-        }
-    }
 }
 
 #[test]
