@@ -32,7 +32,7 @@ impl Client {
         }
     }
 
-    pub(crate) fn name(self) -> &'static str {
+    fn name(self) -> &'static str {
         match self {
             Self::Own => "this program's clients",
             Self::Wrk => "wrk",
@@ -89,9 +89,7 @@ pub(crate) fn compare(
     let [first, others @ ..] = sides else {
         return Ok(());
     };
-    for side in sides {
-        println!("{:>8}: by {}", side.name, side.client.name());
-    }
+    print_clients(sides);
     print!("{:11} {:^26}", "", first.name);
     for other in others {
         print!(" | {:^33}", other.name);
@@ -133,4 +131,15 @@ pub(crate) fn compare(
         println!();
     }
     Ok(())
+}
+
+/// Prints which client measures which side.
+pub(crate) fn print_clients(sides: &[Side]) {
+    for client in [Client::Own, Client::Wrk, Client::RedisBenchmark] {
+        let of_client = sides.iter().filter(|side| side.client == client);
+        let names: Vec<_> = of_client.map(|side| side.name).collect();
+        if !names.is_empty() {
+            println!("{} measured by {}", names.join(", "), client.name());
+        }
+    }
 }

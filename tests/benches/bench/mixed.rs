@@ -23,6 +23,7 @@ pub(crate) fn run(plan: &Plan) -> anyhow::Result<()> {
     println!(
         "\n{CONNECTIONS} connections load and {CONNECTIONS} save for {seconds} s, among {keys} keys"
     );
+    println!("measured by this program's clients, which see each pause");
     let filled = Filled::this(keys)?;
     let (process, data) = (filled.host.id(), &filled.shard.data);
     let before = (by_process(process)?, on_disk(data));

@@ -1,6 +1,7 @@
 //! Durable saves, against servers that write groups as fast as the disk allows; and loads beside
 //! them.
 
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use anyhow::anyhow;
 
 use crate::bare::Bare;
 use crate::clients::{Action, Target, Work};
-use crate::compare::{Client, Side, compare};
+use crate::compare::{Client, Side, compare, print_clients};
 use crate::figures::{Measured, median};
 use crate::hosts::{Baseline, Filled};
 use crate::peers::Peer;
@@ -56,7 +57,7 @@ pub(crate) fn run(plan: &Plan) -> anyhow::Result<()> {
 }
 
 /// Redis with the keys, if it is installed with its client.
-fn redis(directory: &std::path::Path, keys: usize) -> Option<Peer> {
+fn redis(directory: &Path, keys: usize) -> Option<Peer> {
     let started = crate::redis::is_installed().and_then(|()| {
         let peer = Peer::redis(directory)?;
         peer.target.fill(keys)?;
@@ -69,6 +70,7 @@ fn redis(directory: &std::path::Path, keys: usize) -> Option<Peer> {
 
 /// Prints a row for each side: how much its loads suffer from its saves.
 fn beside(plan: &Plan, keys: usize, sides: &[Side]) -> anyhow::Result<()> {
+    print_clients(sides);
     println!(
         "{:8} {:^26} | {:^26} | {:^15} | {:>8}",
         "", "alone", "beside saves", "ratio of", ""
