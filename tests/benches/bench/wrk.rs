@@ -1,4 +1,7 @@
 //! wrk, which takes less processor time for a request than the clients here.
+//!
+//! It counts a wait that is far above the mean several times, for the requests that its connection
+//! could not send meanwhile. So its p99 is higher than that of the other clients.
 
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};

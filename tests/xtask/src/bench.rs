@@ -64,6 +64,17 @@ pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<()> {
     let mut steps = Steps::new(root);
     let guests = steps.step("guests", |_| guests::build(root))?;
     steps.set("OSTRAKON_TEST_GUESTS", guests);
+    if let Some(commit) = &options.before {
+        let before = crate::target(root)?.join("bench/before");
+        steps.step("the host of another commit", |_| {
+            let built = upgrade::build(root, commit, "release", &before)?;
+            let binary = before.join("ostrakon");
+            fs::copy(&built, &binary)
+                .with_context(|| format!("cannot write {}", binary.display()))?;
+            Ok(())
+        })?;
+        steps.set("OSTRAKON_BENCH_BEFORE", before.join("ostrakon"));
+    }
     // Both builds write to the same path, so each binary is copied.
     for (heading, name, feature) in [
         (
@@ -89,17 +100,6 @@ pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<()> {
             "OSTRAKON_TEST_HOST"
         };
         steps.set(variable, binary);
-    }
-    if let Some(commit) = &options.before {
-        let before = crate::target(root)?.join("bench/before");
-        steps.step("the host of another commit", |_| {
-            let built = upgrade::build(root, commit, "release", &before)?;
-            let binary = before.join("ostrakon");
-            fs::copy(&built, &binary)
-                .with_context(|| format!("cannot write {}", binary.display()))?;
-            Ok(())
-        })?;
-        steps.set("OSTRAKON_BENCH_BEFORE", before.join("ostrakon"));
     }
     let mut arguments: Vec<String> = [
         "bench",
