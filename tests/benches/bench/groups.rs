@@ -10,7 +10,6 @@ use std::{iter, thread};
 use anyhow::Context as _;
 use bytes::Bytes;
 use hyper::Uri;
-use rustix::fs::OFlags;
 use tempfile::NamedTempFile;
 use tokio::sync::oneshot;
 
@@ -18,6 +17,10 @@ use tokio::sync::oneshot;
 const LENGTH: usize = 64 << 20;
 /// A write starts and ends at such a boundary, so that it never touches what is durable already.
 const BLOCK: usize = 4096;
+
+/// The flag on all common architectures. rustix 1.1's `OFlags::DSYNC` is `O_SYNC`, which also makes the
+/// file's times durable.
+const O_DSYNC: i32 = 0o10000;
 
 /// A handle to the thread that writes.
 #[derive(Clone, Debug)]
@@ -38,7 +41,7 @@ impl Groups {
         named.as_file().sync_all()?;
         let file = OpenOptions::new()
             .write(true)
-            .custom_flags(OFlags::DSYNC.bits().cast_signed())
+            .custom_flags(O_DSYNC)
             .open(named.path())?;
         let (sender, entries) = mpsc::channel();
         // The file's name is gone now, so that it goes with the process.
