@@ -1,9 +1,10 @@
 //! Cheap clients. Requests are made beforehand, each kept connection has one request in flight, and
-//! a response is only checked to be complete and successful.
+//! a response is only checked to be complete and successful. They take more processor time than wrk,
+//! and show each wait and each pause.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
@@ -13,11 +14,17 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use crate::figures::{Measured, as_f64, percentile};
+
 /// How long a response may take before it counts as lost.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Keys that loads and saves choose from.
+/// Keys that loads and saves choose from, unless a part needs more.
 pub(crate) const KEYS: usize = 1000;
+
+/// The distance of the keys of successive requests. Coprime to the numbers of keys, so that each
+/// connection visits all of them, and large, so that successive keys are not neighbours.
+const STRIDE: usize = 61_803;
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Protocol {
@@ -28,7 +35,10 @@ pub(crate) enum Protocol {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     Load,
+    /// A save by the course's API, which the native handler has, too.
     Save,
+    /// A save by the conventional API.
+    Put,
 }
 
 impl Action {
@@ -36,8 +46,59 @@ impl Action {
         match self {
             Self::Load => "load",
             Self::Save => "save",
+            Self::Put => "put",
         }
     }
+}
+
+/// What clients do in a turn.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Work {
+    pub(crate) action: Action,
+    pub(crate) connections: usize,
+    /// The number of keys that requests choose from.
+    pub(crate) keys: usize,
+}
+
+impl Work {
+    pub(crate) fn new(action: Action, connections: usize) -> Self {
+        Self {
+            action,
+            connections,
+            keys: KEYS,
+        }
+    }
+
+    pub(crate) fn among(self, keys: usize) -> Self {
+        Self { keys, ..self }
+    }
+}
+
+/// The responses in a turn.
+#[derive(Debug)]
+pub(crate) struct Answers {
+    /// How long each response took, in milliseconds, sorted.
+    pub(crate) waits: Vec<f64>,
+    /// The longest time in which none arrived.
+    pub(crate) pause: Duration,
+    took: Duration,
+}
+
+impl Answers {
+    pub(crate) fn figures(&self) -> Measured {
+        Measured {
+            rate: as_f64(self.waits.len()) / self.took.as_secs_f64(),
+            p50: percentile(&self.waits, 500),
+            p99: percentile(&self.waits, 990),
+        }
+    }
+}
+
+/// The longest time between two responses on any connection.
+#[derive(Debug)]
+struct Pause {
+    last: Instant,
+    longest: Duration,
 }
 
 /// A server to be measured.
@@ -63,8 +124,11 @@ impl Target {
             (Protocol::Http, Action::Save) => {
                 format!("GET /save/{key}/{word} HTTP/1.1\r\nhost: bench\r\n\r\n")
             }
+            (Protocol::Http, Action::Put) => {
+                format!("PUT /kv/{key} HTTP/1.1\r\nhost: bench\r\ncontent-length: 64\r\n\r\n{word}")
+            }
             (Protocol::Redis, Action::Load) => format!("*2\r\n$3\r\nGET\r\n$20\r\n{key}\r\n"),
-            (Protocol::Redis, Action::Save) => {
+            (Protocol::Redis, Action::Save | Action::Put) => {
                 format!("*3\r\n$3\r\nSET\r\n$20\r\n{key}\r\n$64\r\n{word}\r\n")
             }
         };
@@ -73,36 +137,31 @@ impl Target {
 
     /// Saves this many keys, once each.
     pub(crate) fn fill(self, keys: usize) -> anyhow::Result<()> {
-        let connections = keys.min(16);
+        let connections = keys.min(64);
         let share = keys.div_ceil(connections);
-        let answered = self.run(connections, |connection| {
+        let answers = self.run(connections, |connection| {
             let keys = connection * share..keys.min((connection + 1) * share);
             keys.map(move |key| self.request(Action::Save, key))
         })?;
-        ensure!(answered == keys, "{answered} of {keys} keys were saved");
+        let saved = answers.waits.len();
+        ensure!(saved == keys, "{saved} of {keys} keys were saved");
         Ok(())
     }
 
-    /// The requests per second that are answered on this many connections.
-    pub(crate) fn rate(
-        self,
-        action: Action,
-        connections: usize,
-        time: Duration,
-    ) -> anyhow::Result<f64> {
-        let requests: Arc<[Bytes]> = (0..KEYS).map(|key| self.request(action, key)).collect();
+    /// Does some work for some time.
+    pub(crate) fn work(self, work: Work, time: Duration) -> anyhow::Result<Answers> {
+        let requests: Arc<[Bytes]> = (0..work.keys)
+            .map(|key| self.request(work.action, key))
+            .collect();
         let began = Instant::now();
-        let answered = self.run(connections, |connection| {
+        self.run(work.connections, |connection| {
             let requests = Arc::clone(&requests);
-            // Coprime to the number of keys, so each connection visits all keys, from a start of
-            // its own.
-            let keys = (connection * 37..).step_by(7);
-            let requests = keys.map(move |key| requests[key % KEYS].clone());
-            requests.take_while(move |_| began.elapsed() < time)
-        })?;
-        ensure!(answered >= connections, "a connection got no response");
-        #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-        Ok(answered as f64 / began.elapsed().as_secs_f64())
+            // Each connection has a start of its own, and sends one request even if the others
+            // take all the time.
+            let keys = (connection * 37..).step_by(STRIDE).enumerate();
+            let keys = keys.take_while(move |(sent, _)| *sent == 0 || began.elapsed() < time);
+            keys.map(move |(_, key)| requests[key % requests.len()].clone())
+        })
     }
 
     /// How long each request waits for its response, in milliseconds. The clients pause between
@@ -129,50 +188,56 @@ impl Target {
         })
     }
 
-    /// Opens connections, sends each one's requests, and counts the responses.
+    /// Opens connections, and sends each one's requests.
     fn run<I: Iterator<Item = Bytes> + Send + 'static>(
         self,
         connections: usize,
         requests: impl Fn(usize) -> I,
-    ) -> anyhow::Result<usize> {
+    ) -> anyhow::Result<Answers> {
         // One thread, which takes the least processor time from the server.
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
         runtime.block_on(async {
+            let began = Instant::now();
+            let pause = Arc::new(Mutex::new(Pause {
+                last: began,
+                longest: Duration::ZERO,
+            }));
             let mut clients = JoinSet::new();
             for connection in 0..connections {
-                clients.spawn(client(self, requests(connection)));
+                clients.spawn(client(self, requests(connection), Arc::clone(&pause)));
             }
-            let mut answered = 0;
+            let mut waits = Vec::new();
             while let Some(client) = clients.join_next().await {
-                answered += client.context("a client panicked")??;
+                waits.extend(client.context("a client panicked")??);
             }
-            Ok(answered)
+            let took = began.elapsed();
+            waits.sort_by(f64::total_cmp);
+            let pause = pause.lock().expect("no holder panics").longest;
+            Ok(Answers { waits, pause, took })
         })
     }
 }
 
-/// Sends each request when the one before is answered, and counts the responses.
-async fn client(target: Target, requests: impl Iterator<Item = Bytes>) -> anyhow::Result<usize> {
-    let mut stream = connect(target.address).await?;
-    let mut answer = Vec::with_capacity(4096);
-    let mut answered = 0;
+/// Sends each request when the one before is answered. Returns the waits, in milliseconds.
+async fn client(
+    target: Target,
+    requests: impl Iterator<Item = Bytes>,
+    pause: Arc<Mutex<Pause>>,
+) -> anyhow::Result<Vec<f64>> {
+    let mut connection = Connection::open(target).await?;
+    let mut waits = Vec::new();
     for request in requests {
-        stream.write_all(&request).await?;
-        answer.clear();
-        while !is_whole(target.protocol, &answer)? {
-            let read = timeout(PATIENCE, stream.read_buf(&mut answer)).await;
-            let read = read.context("the server does not answer")??;
-            ensure!(read > 0, "the server closed the connection");
-        }
-        answered += 1;
-        // A server that keeps no connections needs a new one for each request.
-        if matches!(target.protocol, Protocol::Http) && closes(&answer) {
-            stream = connect(target.address).await?;
-        }
+        let began = Instant::now();
+        connection.ask(&request).await?;
+        let now = Instant::now();
+        waits.push((now - began).as_secs_f64() * 1000.0);
+        let mut pause = pause.lock().expect("no holder panics");
+        pause.longest = pause.longest.max(now - pause.last);
+        pause.last = now;
     }
-    Ok(answered)
+    Ok(waits)
 }
 
 /// Measures each request's wait.
@@ -182,10 +247,10 @@ async fn waiting_client(
     pause: Duration,
     ended: Arc<AtomicBool>,
 ) -> anyhow::Result<Vec<f64>> {
-    let mut stream = connect(target.address).await?;
-    let mut answer = Vec::with_capacity(4096);
+    let first = connection * 37;
+    let mut connection = Connection::open(target).await?;
     let mut waits = Vec::new();
-    for number in (connection * 37..).step_by(7) {
+    for number in (first..).step_by(7) {
         if ended.load(Ordering::Relaxed) {
             break;
         }
@@ -195,19 +260,46 @@ async fn waiting_client(
             Action::Load
         };
         let began = Instant::now();
-        stream
-            .write_all(&target.request(action, number % KEYS))
-            .await?;
-        answer.clear();
-        while !is_whole(target.protocol, &answer)? {
-            let read = timeout(PATIENCE, stream.read_buf(&mut answer)).await;
-            let read = read.context("the server does not answer")??;
-            ensure!(read > 0, "the server closed the connection");
-        }
+        let request = target.request(action, number % KEYS);
+        connection.ask(&request).await?;
         waits.push(began.elapsed().as_secs_f64() * 1000.0);
         sleep(pause).await;
     }
     Ok(waits)
+}
+
+/// A connection with at most one request in flight.
+struct Connection {
+    target: Target,
+    stream: TcpStream,
+    answer: Vec<u8>,
+}
+
+impl Connection {
+    async fn open(target: Target) -> anyhow::Result<Self> {
+        Ok(Self {
+            target,
+            stream: connect(target.address).await?,
+            answer: Vec::with_capacity(4096),
+        })
+    }
+
+    /// Sends a request and reads its response.
+    async fn ask(&mut self, request: &[u8]) -> anyhow::Result<()> {
+        let protocol = self.target.protocol;
+        self.stream.write_all(request).await?;
+        self.answer.clear();
+        while !is_whole(protocol, &self.answer)? {
+            let read = timeout(PATIENCE, self.stream.read_buf(&mut self.answer)).await;
+            let read = read.context("the server does not answer")??;
+            ensure!(read > 0, "the server closed the connection");
+        }
+        // A server that keeps no connections needs a new one for each request.
+        if matches!(protocol, Protocol::Http) && closes(&self.answer) {
+            self.stream = connect(self.target.address).await?;
+        }
+        Ok(())
+    }
 }
 
 async fn connect(address: SocketAddr) -> anyhow::Result<TcpStream> {
@@ -237,7 +329,7 @@ fn is_whole(protocol: Protocol, answer: &[u8]) -> anyhow::Result<bool> {
 
 fn is_good(protocol: Protocol, answer: &[u8]) -> anyhow::Result<bool> {
     let good = match protocol {
-        Protocol::Http => answer.starts_with(b"HTTP/1.1 200 "),
+        Protocol::Http => answer.starts_with(b"HTTP/1.1 20"),
         Protocol::Redis => !answer.starts_with(b"-"),
     };
     ensure!(
@@ -252,6 +344,9 @@ fn is_good(protocol: Protocol, answer: &[u8]) -> anyhow::Result<bool> {
 fn whole_http(answer: &[u8]) -> Option<usize> {
     const LENGTH: &[u8] = b"content-length:";
     let head = answer.windows(4).position(|end| end == b"\r\n\r\n")? + 4;
+    if answer.starts_with(b"HTTP/1.1 204 ") {
+        return Some(head);
+    }
     let mut lines = answer[..head].split(|byte| *byte == b'\n');
     let length = lines.find_map(|line| {
         let (name, value) = line.split_at_checked(LENGTH.len())?;

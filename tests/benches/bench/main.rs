@@ -9,8 +9,17 @@
 )]
 
 mod clients;
-mod hello;
+mod wrk;
+mod redis;
+mod figures;
+mod hosts;
+mod bare;
+mod groups;
+mod compare;
 mod load;
+mod one_core;
+mod saves;
+mod mixed;
 mod memory;
 mod peers;
 mod plan;
@@ -18,20 +27,27 @@ mod shards;
 mod start;
 mod swap;
 
+use std::time::Duration;
+
 use anyhow::Context;
+use bare::Bare;
 use ostrakon_tests::host::guest;
 use plan::Plan;
 
 fn main() -> anyhow::Result<()> {
     let has = |name: &str| std::env::args().any(|argument| argument == name);
-    if has(hello::ARGUMENT) {
-        return hello::serve();
+    if let Some(bare) = Bare::named(has) {
+        return bare.serve();
     }
-    let plan = if has("--quick") {
+    let mut plan = if has("--quick") {
         Plan::quick()
     } else {
         Plan::full()
     };
+    let mut arguments = std::env::args().skip_while(|argument| argument != "--seconds");
+    if let Some(seconds) = arguments.nth(1) {
+        plan.mixed = Duration::from_secs(seconds.parse()?);
+    }
     let cores = std::thread::available_parallelism()?;
     println!("kv guest of {} bytes; {}", guest("kv").len(), plan.name);
     println!("{cores} cores, which clients and servers share: only ratios within a row say much");
@@ -49,15 +65,12 @@ type Measure = fn(&Plan) -> anyhow::Result<()>;
 /// The parts that can be measured, by name.
 const PARTS: &[(&str, Measure)] = &[
     ("loads", load::run),
+    ("one-core", one_core::run),
+    ("saves", saves::run),
+    ("mixed", mixed::run),
     ("swaps", swap::run),
     ("starts", start::run),
     ("memory", memory::run),
     ("shards", shards::run),
     ("peers", peers::run),
 ];
-
-/// The median of some numbers; NaN if there are none.
-fn median(mut numbers: Vec<f64>) -> f64 {
-    numbers.sort_by(f64::total_cmp);
-    numbers.get(numbers.len() / 2).copied().unwrap_or(f64::NAN)
-}

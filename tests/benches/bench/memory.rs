@@ -4,7 +4,7 @@ use anyhow::ensure;
 use ostrakon_tests::host::{Host, Shard, config, guest};
 use ostrakon_tests::memory::status;
 
-use crate::clients::{Action, Target};
+use crate::clients::{Action, Target, Work};
 use crate::plan::Plan;
 use crate::swap::{swap, tagged};
 
@@ -21,8 +21,8 @@ pub(crate) fn run(plan: &Plan) -> anyhow::Result<()> {
     row("idle", resident(&host));
 
     let target = Target::http(host.address);
-    target.rate(Action::Save, 256, plan.turn)?;
-    target.rate(Action::Load, 256, plan.turn)?;
+    target.work(Work::new(Action::Save, 256), plan.turn)?;
+    target.work(Work::new(Action::Load, 256), plan.turn)?;
     row("after load on 256 connections", resident(&host));
 
     // The compiler keeps memory of its own, so only the memory that further swaps add counts.
@@ -58,7 +58,7 @@ fn row(name: &str, mebibytes: f64) {
 }
 
 /// The process's resident memory, in MiB.
-fn resident(host: &Host) -> f64 {
+pub(crate) fn resident(host: &Host) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "a float is exact to petabytes")]
     let bytes = status(host.id(), "VmRSS") as f64;
     bytes / f64::from(1 << 20)

@@ -8,15 +8,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 
-use crate::clients::{KEYS, Protocol, Target};
-use crate::load::{compare, filled_host};
+use crate::clients::{Action, KEYS, Protocol, Target};
+use crate::compare::{Client, Side, compare};
+use crate::hosts::Filled;
 use crate::plan::Plan;
 
 /// How long a peer may take to start.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) fn run(plan: &Plan) -> anyhow::Result<()> {
-    let (_shard, host) = filled_host(None)?;
+    let host = Filled::this(KEYS)?;
     let directory = tempfile::tempdir()?;
     let mut peers = Vec::new();
     match Peer::redis(directory.path()) {
@@ -30,27 +31,40 @@ pub(crate) fn run(plan: &Plan) -> anyhow::Result<()> {
     for (_, peer) in &peers {
         peer.target.fill(KEYS)?;
     }
-    println!("\nrequests/s, and their ratio to each peer's (Flask does not sync its writes)");
-    let peers: Vec<_> = peers
-        .iter()
-        .map(|(name, peer)| (*name, peer.target))
+    let peers = peers.iter().map(|(name, peer)| (*name, peer.target));
+    let sides: Vec<_> = std::iter::once(("host", host.target()))
+        .chain(peers)
+        .map(|(name, target)| Side {
+            name,
+            target,
+            // The same for each protocol, and for a server that keeps no connections.
+            client: Client::Own,
+        })
         .collect();
-    compare(plan, ("host", Target::http(host.address)), &peers)
+    for action in [Action::Load, Action::Save] {
+        println!(
+            "\n{}s: requests/s, and their ratio to each peer's (Flask does not sync its writes)",
+            action.name()
+        );
+        compare(plan, (action, KEYS), &sides)?;
+    }
+    Ok(())
 }
 
 /// A peer's process. Dropping it ends it.
-struct Peer {
+pub(crate) struct Peer {
     child: Child,
-    target: Target,
+    pub(crate) target: Target,
 }
 
 impl Peer {
-    fn redis(directory: &Path) -> anyhow::Result<Self> {
+    /// Redis with a log that is synced before each reply, and without other files.
+    pub(crate) fn redis(directory: &Path) -> anyhow::Result<Self> {
         let address = free_address()?;
         let mut command = Command::new("redis-server");
         command
             .args(["--port", &address.port().to_string()])
-            .args(["--bind", "127.0.0.1", "--save", ""])
+            .args(["--bind", &address.ip().to_string(), "--save", ""])
             .args(["--appendonly", "yes", "--appendfsync", "always"])
             .arg("--dir")
             .arg(directory);

@@ -15,8 +15,14 @@ pub(crate) struct Plan {
     pub(crate) memory_swaps: usize,
     /// Starts of each kind.
     pub(crate) starts: usize,
+    /// How long saves fill the journal before the host is killed.
+    pub(crate) filling: Duration,
     /// Keys in the store of the measured starts.
     pub(crate) keys: usize,
+    /// Keys that durable saves choose from.
+    pub(crate) random_keys: usize,
+    /// The mixed load.
+    pub(crate) mixed: Duration,
     /// Keys in shards whose number changes.
     pub(crate) moved_keys: &'static [usize],
 }
@@ -31,7 +37,10 @@ impl Plan {
             timed_swaps: 3,
             memory_swaps: 10,
             starts: 1,
+            filling: Duration::from_millis(300),
             keys: 20_000,
+            random_keys: 1000,
+            mixed: Duration::from_secs(1),
             moved_keys: &[10_000],
         }
     }
@@ -45,7 +54,10 @@ impl Plan {
             timed_swaps: 15,
             memory_swaps: 100,
             starts: 5,
+            filling: Duration::from_secs(5),
             keys: 1_000_000,
+            random_keys: 100_000,
+            mixed: Duration::from_mins(10),
             moved_keys: &[100_000, 1_000_000],
         }
     }

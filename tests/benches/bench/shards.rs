@@ -9,8 +9,8 @@ use anyhow::{Context, ensure};
 use ostrakon_tests::host::{Files, Host, Shard, config, guest};
 use redb::{Database, ReadableDatabase, TableDefinition};
 
-use crate::clients::{Action, KEYS, Target};
-use crate::median;
+use crate::clients::{Action, KEYS, Target, Work};
+use crate::figures::{as_f64, median, percentile};
 use crate::plan::Plan;
 
 const CONNECTIONS: [usize; 3] = [1, 16, 64];
@@ -76,8 +76,9 @@ fn forwarded(plan: &Plan) -> anyhow::Result<()> {
         for connections in CONNECTIONS {
             let (mut rates, mut ratios) = ([Vec::new(), Vec::new()], Vec::new());
             for _ in 0..plan.turns {
-                let here = local.rate(action, connections, plan.turn)?;
-                let there = through.rate(action, connections, plan.turn)?;
+                let work = Work::new(action, connections);
+                let here = local.work(work, plan.turn)?.figures().rate;
+                let there = through.work(work, plan.turn)?.figures().rate;
                 rates[0].push(here);
                 rates[1].push(there);
                 ratios.push(there / here);
@@ -148,16 +149,16 @@ fn moved(plan: &Plan, keys: usize) -> anyhow::Result<()> {
     for (name, waits) in [("before", &before), ("during", &during)] {
         println!(
             "{name:36} {:>8.2} {:>8.2} {:>8}",
-            percentile(waits, 50),
-            percentile(waits, 99),
+            percentile(waits, 500),
+            percentile(waits, 990),
             waits.len()
         );
     }
     println!(
         "{:36} {:>8.2} {:>8.2}",
         "ratio",
-        percentile(&during, 50) / percentile(&before, 50),
-        percentile(&during, 99) / percentile(&before, 99)
+        percentile(&during, 500) / percentile(&before, 500),
+        percentile(&during, 990) / percentile(&before, 990)
     );
     Ok(())
 }
@@ -181,15 +182,6 @@ fn waits(
     ensure!(!waits.is_empty(), "no request was answered");
     waits.sort_by(f64::total_cmp);
     Ok(waits)
-}
-
-fn percentile(sorted: &[f64], percent: usize) -> f64 {
-    sorted[(sorted.len() - 1) * percent / 100]
-}
-
-#[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-fn as_f64(number: usize) -> f64 {
-    number as f64
 }
 
 /// An entry: partition key, entry key, value.

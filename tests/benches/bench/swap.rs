@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use ostrakon_tests::host::{Files, Host, Shard, config, guest};
 
-use crate::median;
+use crate::figures::median;
 use crate::plan::Plan;
 
 /// The resolution of a swap's time.

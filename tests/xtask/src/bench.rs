@@ -4,9 +4,10 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::Context;
+use clap::ValueEnum as _;
 
-use crate::guests;
 use crate::steps::Steps;
+use crate::{guests, upgrade};
 
 /// What is measured.
 #[derive(Debug, clap::Args)]
@@ -17,9 +18,15 @@ pub(crate) struct Options {
     /// Compare with the course's server and with Redis, too, if they are installed.
     #[arg(long)]
     peers: bool,
-    /// Measure only these: loads, swaps, starts, memory, shards, peers.
+    /// Measure only these: loads, one-core, saves, mixed, swaps, starts, memory, shards, peers.
     #[arg(long, value_name = "PARTS", value_delimiter = ',')]
     only: Vec<Part>,
+    /// Compare loads and saves with the host of another commit, too: a hash, a tag or a branch.
+    #[arg(long, value_name = "COMMIT")]
+    before: Option<String>,
+    /// The seconds of the mixed load.
+    #[arg(long)]
+    seconds: Option<u64>,
 }
 
 impl Options {
@@ -31,6 +38,9 @@ impl Options {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Part {
     Loads,
+    OneCore,
+    Saves,
+    Mixed,
     Swaps,
     Starts,
     Memory,
@@ -39,23 +49,32 @@ enum Part {
 }
 
 impl Part {
-    fn argument(self) -> &'static str {
-        match self {
-            Self::Loads => "--loads",
-            Self::Swaps => "--swaps",
-            Self::Starts => "--starts",
-            Self::Memory => "--memory",
-            Self::Shards => "--shards",
-            Self::Peers => "--peers",
-        }
+    /// The argument of the program that measures.
+    fn argument(self) -> String {
+        let name = self.to_possible_value();
+        format!("--{}", name.expect("no part is hidden").get_name())
     }
 }
+
+/// The parts that compare with other builds of the host.
+const COMPARING: [Part; 3] = [Part::Loads, Part::OneCore, Part::Saves];
 
 /// Builds the hosts with optimisation and measures them.
 pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<()> {
     let mut steps = Steps::new(root);
     let guests = steps.step("guests", |_| guests::build(root))?;
     steps.set("OSTRAKON_TEST_GUESTS", guests);
+    if let Some(commit) = &options.before {
+        let before = crate::target(root)?.join("bench/before");
+        steps.step("the host of another commit", |_| {
+            let built = upgrade::build(root, commit, "release", &before)?;
+            let binary = before.join("ostrakon");
+            fs::copy(&built, &binary)
+                .with_context(|| format!("cannot write {}", binary.display()))?;
+            Ok(())
+        })?;
+        steps.set("OSTRAKON_BENCH_BEFORE", before.join("ostrakon"));
+    }
     // Both builds write to the same path, so each binary is copied.
     for (heading, name, feature) in [
         (
@@ -65,7 +84,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<()> {
         ),
         ("the host", "host", &[]),
     ] {
-        if name == "native" && !options.has(Part::Loads) {
+        if name == "native" && !COMPARING.iter().any(|part| options.has(*part)) {
             continue;
         }
         let arguments = [&["build", "--release", "--package", "ostrakon"], feature].concat();
@@ -82,18 +101,24 @@ pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<()> {
         };
         steps.set(variable, binary);
     }
-    let mut arguments = vec![
+    let mut arguments: Vec<String> = [
         "bench",
         "--package",
         "ostrakon-tests",
         "--bench",
         "bench",
         "--",
-    ];
-    arguments.extend(options.quick.then_some("--quick"));
-    arguments.extend(options.peers.then_some("--peers"));
-    arguments.extend((!options.only.is_empty()).then_some("--only"));
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    arguments.extend(options.quick.then(|| "--quick".to_owned()));
+    arguments.extend(options.peers.then(|| "--peers".to_owned()));
+    arguments.extend((!options.only.is_empty()).then(|| "--only".to_owned()));
     arguments.extend(options.only.iter().map(|part| part.argument()));
+    if let Some(seconds) = options.seconds {
+        arguments.extend(["--seconds".to_owned(), seconds.to_string()]);
+    }
+    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
     steps.cargo("measurements", &arguments)
 }
 
