@@ -85,6 +85,16 @@ impl RequestHead {
         found.map(|(_, value)| value.trim().trim_matches('"').to_owned())
     }
 
+    /// In [`Guest::route`](crate::Guest::route) of a write: lets its reply leave before the write is durable, as soon as it has
+    /// run. A write then takes microseconds instead of a sync of the disk.
+    ///
+    /// A crash may lose the writes that were answered last so, without a word to their clients: each whole, and never one
+    /// before a write that survives. A read that follows may not see the write yet; a write does. For what is not worth a
+    /// sync: a rate limiter's token, a counter of visits.
+    pub fn relax(&self) {
+        imports::request_relax();
+    }
+
     /// Random bytes that no client can predict; each call gives the next ones. When the host runs or routes the request
     /// again, the guest gets the same bytes in the same order. `route`, `handle` and `gather` have bytes of their own.
     pub fn random<const N: usize>(&self) -> [u8; N] {

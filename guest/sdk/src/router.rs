@@ -57,6 +57,7 @@ pub struct Endpoint<G> {
     pattern: &'static str,
     place: Place,
     access: Access,
+    relaxed: bool,
     answer: Answer<G>,
     join: Option<Join<G>>,
 }
@@ -127,9 +128,18 @@ impl<G> Endpoint<G> {
             pattern,
             place,
             access,
+            relaxed: false,
             answer,
             join: None,
         }
+    }
+
+    /// The same endpoint, which writes, with replies that leave before its writes are durable: see
+    /// [`RequestHead::relax`].
+    #[must_use]
+    pub const fn relaxed(mut self) -> Self {
+        self.relaxed = true;
+        self
     }
 
     /// The same endpoint, with the function that joins the parts of all shards.
@@ -245,6 +255,9 @@ impl<G> Router<G> {
             Place::Here => Target::Here,
             Place::Everywhere => Target::Everywhere,
         };
+        if endpoint.relaxed {
+            head.relax();
+        }
         let access = endpoint.access;
         Route { target, access }
     }

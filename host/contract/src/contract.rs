@@ -66,6 +66,8 @@ impl From<Access> for metrics::Access {
 pub struct Route {
     pub target: Target,
     pub access: Access,
+    /// Whether the reply to a write may leave before the write is durable.
+    pub relaxed: bool,
 }
 
 /// A request as a guest sees it.

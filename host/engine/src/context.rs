@@ -120,6 +120,8 @@ pub(super) struct Context {
     pub(super) environment: Arc<Environment>,
     pub(super) lines: Lines,
     pub(super) call: Call,
+    /// The last call of `route` asked for a reply before the write is durable.
+    pub(super) relaxed: bool,
     pub(super) limiter: Limiter,
     pub(super) table: ResourceTable,
     wasi: WasiCtx,
@@ -146,6 +148,7 @@ impl Context {
             environment,
             lines,
             call,
+            relaxed: false,
             limiter,
             table,
             wasi,

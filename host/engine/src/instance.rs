@@ -165,6 +165,7 @@ impl Instance {
                 async |service, store| service.call_route(store, method, path).await,
             )
             .await;
+        let relaxed = std::mem::take(&mut self.store.data_mut().relaxed);
         let route = routed?;
         let target = match route.target {
             wit::Target::Partition(key) => {
@@ -188,7 +189,11 @@ impl Instance {
             (wit::Access::Write, Target::Partition(_)) => Access::Write,
             _ => Access::Read,
         };
-        Ok(Route { target, access })
+        Ok(Route {
+            target,
+            access,
+            relaxed,
+        })
     }
 
     /// Answers a request that only reads.

@@ -52,6 +52,7 @@ impl<'a> Call<'a> {
         Route {
             target: Target::Partition(key.as_bytes().to_vec()),
             access,
+            relaxed: false,
         }
     }
 

@@ -2,8 +2,11 @@
 //! decisions, carried out on real stores with a real guest.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
@@ -18,7 +21,7 @@ use ostrakon_protocol::{
 };
 use ostrakon_settings::settings::Settings;
 use ostrakon_shard::writer::{Change, Changed, Owners, Promotion, Write, Writer, Written};
-use ostrakon_store::{Options, Store, unbounded};
+use ostrakon_store::{Disk, Options, Store, unbounded};
 use ostrakon_volumes::secrets::Secrets;
 
 const STORES: [u128; 2] = [10, 11];
@@ -66,7 +69,17 @@ struct Shard {
 
 impl Shard {
     async fn start(ordinal: u32, guest: &Arc<Guest>, directory: tempfile::TempDir) -> Self {
-        let store = Store::open(Options::new(directory.path(), 1 << 20)).unwrap();
+        let options = Options::new(directory.path(), 1 << 20);
+        Self::start_with(options, ordinal, guest, directory).await
+    }
+
+    async fn start_with(
+        options: Options,
+        ordinal: u32,
+        guest: &Arc<Guest>,
+        directory: tempfile::TempDir,
+    ) -> Self {
+        let store = Store::open(options).unwrap();
         let runtime = tokio::runtime::Handle::current();
         let metrics = Arc::new(Metrics::new("test"));
         let membership = Some(Ordinal(ordinal));
@@ -107,6 +120,16 @@ impl Shard {
     }
 
     async fn save(&self, key: &str, word: &str, hand_off: Option<HandOff>) -> Written {
+        self.send(key, word, hand_off, false).await
+    }
+
+    async fn send(
+        &self,
+        key: &str,
+        word: &str,
+        hand_off: Option<HandOff>,
+        relaxed: bool,
+    ) -> Written {
         let request = Request {
             method: http::Method::GET,
             path: format!("/save/{key}/{word}"),
@@ -121,6 +144,7 @@ impl Shard {
             partition: key.into(),
             generation: 1,
             hand_off,
+            relaxed,
         };
         self.writer.write(write, 100).await
     }
@@ -313,4 +337,71 @@ async fn partitions_go_from_writer_to_writer_while_both_write_and_restart() {
         there.len(),
         keys.len()
     );
+}
+
+/// A disk whose syncs wait while it is held.
+#[derive(Debug)]
+struct Slow(File, Arc<(Mutex<bool>, Condvar)>);
+
+impl Disk for Slow {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.read_exact_at(out, offset)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let (held, changed) = &*self.1;
+        let held = held.lock().unwrap();
+        drop(changed.wait_while(held, |held| *held).unwrap());
+        self.0.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write_all_at(data, offset)
+    }
+}
+
+/// While the disk does not answer, relaxed writes are answered and others are not, also one that
+/// ran after a relaxed one; readers see neither.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relaxed_write_is_answered_before_the_sync_and_nothing_else_is() {
+    let guest = kv().await;
+    let gate = Arc::new((Mutex::new(false), Condvar::new()));
+    let directory = tempfile::tempdir().unwrap();
+    let slow = Arc::clone(&gate);
+    let options = Options {
+        disk: Arc::new(move |file| Box::new(Slow(file, Arc::clone(&slow)))),
+        ..Options::new(directory.path(), 1 << 20)
+    };
+    let shard = Shard::start_with(options, 0, &guest, directory).await;
+    let plan = Plan::first(ClusterId(1), placement(1), false);
+    shard.learn(&plan, &guest).await;
+    assert!(matches!(
+        shard.save("k", "first", None).await,
+        Written::Replied { .. }
+    ));
+
+    *gate.0.lock().unwrap() = true;
+    let answered = shard.send("k", "relaxed", None, true).await;
+    assert!(matches!(answered, Written::Replied { .. }), "{answered:?}");
+    // Its group now waits for the disk. The next group waits for that.
+    let durable = shard.save("other", "durable", None);
+    tokio::pin!(durable);
+    let early = tokio::time::timeout(std::time::Duration::from_millis(200), &mut durable).await;
+    assert!(early.is_err(), "{early:?}");
+    assert!(
+        shard.value("k").ends_with(b"first"),
+        "readers see what is durable"
+    );
+    *gate.0.lock().unwrap() = false;
+    gate.1.notify_all();
+    assert!(matches!(durable.await, Written::Replied { .. }));
+    assert!(shard.value("k").ends_with(b"relaxed"));
 }

@@ -5,7 +5,8 @@ pub(crate) use crate::bindings::ostrakon::shard::{
     request::{
         header_values as request_header, headers as request_headers, now as request_now,
         ordinal as request_ordinal, part_generation as request_part_generation,
-        partition as request_partition, random as request_random, shards as request_shards,
+        partition as request_partition, random as request_random, relax as request_relax,
+        shards as request_shards,
     },
     secrets::{Secret as SecretHandle, get as secret},
     settings::{get as settings_get, names as settings_names},

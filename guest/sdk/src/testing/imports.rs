@@ -260,6 +260,13 @@ fn mix(state: u64, number: u64) -> u64 {
     mixed ^ (mixed >> 31)
 }
 
+pub(crate) fn request_relax() {
+    with(|call| match call.export {
+        Export::Route { .. } => call.world.relaxed = true,
+        _ => refuse("request.relax", call),
+    });
+}
+
 pub(crate) fn request_part_generation(shard: u32) -> Option<Generation> {
     with(|call| match &call.export {
         Export::Gather { generations, .. } => generations.get(&shard).cloned(),

@@ -93,6 +93,8 @@ pub(crate) struct World {
     pub(crate) seed: u64,
     /// The number of the current request.
     pub(crate) request: u64,
+    /// Whether its `route` asked for a reply before the write is durable.
+    pub(crate) relaxed: bool,
 }
 
 /// A client's request.
@@ -192,6 +194,11 @@ impl<G: Guest> TestShard<G> {
             body,
         };
         self.routed(asked).expect("route panicked")
+    }
+
+    /// Whether the last request or [`route`](Self::route) asked for a reply before the write is durable.
+    pub fn is_relaxed(&self) -> bool {
+        self.world.relaxed
     }
 
     /// The time that the guest sees, since 1970-01-01 UTC.
@@ -323,6 +330,7 @@ impl<G: Guest> TestShard<G> {
     fn routed(&mut self, asked: Asked<'_>) -> Option<Route> {
         let headers = call::headers(asked.headers);
         let head = asked.head();
+        self.world.relaxed = false;
         self.call(Export::Route { headers }, |guest| guest.route(&head))
     }
 

@@ -390,6 +390,14 @@ impl request::Host for Context {
         Ok(bytes)
     }
 
+    fn relax(&mut self) -> Result<()> {
+        if self.call.export != Some(Export::Route) {
+            return self.misused("request.relax");
+        }
+        self.relaxed = true;
+        Ok(())
+    }
+
     fn part_generation(&mut self, shard: u32) -> Result<Option<request::Generation>> {
         let Data::Parts(origins) = &self.call.data else {
             return self.misused("request.part-generation");

@@ -532,7 +532,7 @@ fn what_concerns_a_request_traps_where_the_contract_does_not_offer_it() {
         &'static [Export],
     );
     let stored = Stored::new();
-    let asked: [Asked; 6] = [
+    let asked: [Asked; 7] = [
         (
             "header-values",
             |context| request::Host::header_values(context, String::new()).map(drop),
@@ -558,6 +558,7 @@ fn what_concerns_a_request_traps_where_the_contract_does_not_offer_it() {
             |context| request::Host::partition(context).map(drop),
             &[Export::Handle],
         ),
+        ("relax", request::Host::relax, &[Export::Route]),
         (
             "part-generation",
             |context| request::Host::part_generation(context, 0).map(drop),

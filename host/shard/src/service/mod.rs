@@ -425,6 +425,7 @@ impl Service {
                 partition,
                 generation: seen.generation,
                 hand_off: asker.hand_off.clone(),
+                relaxed: route.as_ref().is_some_and(|route| route.relaxed),
             };
             let (generation, reply) = match self.writer.write(write, seen.max_waiting).await {
                 Written::Replied {

@@ -74,12 +74,15 @@ pub struct Write {
     pub generation: u64,
     /// How far the source has come, if a source has said so.
     pub hand_off: Option<HandOff>,
+    /// Whether the reply may leave before the write is durable.
+    pub relaxed: bool,
 }
 
 /// How a write request ended.
 #[derive(Debug)]
 pub enum Written {
-    /// The guest answered. Its writes are durable, unless it asked to discard them.
+    /// The guest answered. Its writes are durable, unless it asked to discard them, or for a
+    /// reply before that.
     Replied {
         generation: u64,
         reply: Reply,

@@ -177,6 +177,8 @@ impl Worker {
         let max_replies = guest.settings().http.max_replies_bytes;
         let mut group = Group::new(snapshot);
         let mut waiting: Vec<Waiting> = Vec::new();
+        // How many relaxed writes of the group were answered.
+        let mut answered = 0;
         let mut next = Some(first);
         let mut after = None;
         while let Some((write, sent, sender)) = next.take() {
@@ -192,11 +194,17 @@ impl Worker {
             } else {
                 let (trace, partition) = (write.request.trace.clone(), write.partition.clone());
                 trace.record(Operation::WaitForTheWriter, sent);
-                let (grown, written) = self.write(group, &live, &guest, write);
+                let (grown, written, relaxed) = self.write(group, &live, &guest, write);
                 group = grown;
-                waiting.push((sender, written, trace, partition));
+                if relaxed && matches!(written, Written::Replied { .. }) {
+                    // A client that is gone does not get the reply.
+                    let _ = sender.send(written);
+                    answered += 1;
+                } else {
+                    waiting.push((sender, written, trace, partition));
+                }
             }
-            if waiting.len() >= writer.max_group
+            if waiting.len() + answered >= writer.max_group
                 || group.bytes() >= GROUP_BYTES
                 || began.elapsed() > self.pace.collect
             {
@@ -208,18 +216,19 @@ impl Worker {
                 Err(_) => {}
             }
         }
-        self.commit(group, waiting);
+        self.commit(group, waiting, answered);
         after
     }
 
-    /// Runs one request on top of the group.
+    /// Runs one request on top of the group. Also returns whether its reply may leave before the
+    /// group is durable.
     fn write(
         &self,
         group: Group,
         live: &Live,
         guest: &Arc<Guest>,
         write: Write,
-    ) -> (Group, Written) {
+    ) -> (Group, Written, bool) {
         let generation = live.number;
         let failed = |failure| Written::Failed {
             generation,
@@ -230,8 +239,9 @@ impl Worker {
             mut partition,
             generation: routed,
             hand_off,
+            mut relaxed,
         } = write;
-        self.block_on(async {
+        let (group, written) = self.block_on(async {
             let mut lease = match guest.lease(self.shards()).await {
                 Ok(lease) => lease,
                 Err(failure) => return (group, failed(failure)),
@@ -241,7 +251,10 @@ impl Worker {
                 let deadline = guest.settings().guest.write_deadline;
                 match lease.route(&request, Bound::Deadline(deadline)).await {
                     Ok(route) => match (route.target, route.access) {
-                        (Target::Partition(key), Access::Write) => partition = key,
+                        (Target::Partition(key), Access::Write) => {
+                            partition = key;
+                            relaxed = route.relaxed;
+                        }
                         _ => return (group, Written::Rerouted),
                     },
                     Err(failure) => return (group, failed(failure)),
@@ -269,17 +282,19 @@ impl Worker {
                 Err(failure) => failed(failure),
             };
             (group, written)
-        })
+        });
+        (group, written, relaxed)
     }
 
-    /// Commits a group and releases its replies.
-    fn commit(&mut self, mut group: Group, waiting: Vec<Waiting>) {
+    /// Commits a group and releases its replies. So many requests of it were answered before.
+    fn commit(&mut self, mut group: Group, waiting: Vec<Waiting>, answered: usize) {
         let stuck = self.store.take_stuck(&mut group);
         if !group.is_empty() {
             let began = Instant::now();
             match self.store.commit(group) {
                 Ok(_) => {
-                    self.metrics.commit(began.elapsed(), waiting.len());
+                    self.metrics
+                        .commit(began.elapsed(), waiting.len() + answered);
                     self.stored();
                     for (_, _, trace, _) in &waiting {
                         trace.record(Operation::Commit, began);
@@ -289,7 +304,12 @@ impl Worker {
                 Err(error) => {
                     self.metrics.commit_failed();
                     self.tell(&error);
-                    tracing::warn!(%error, requests = waiting.len(), "a group was not stored");
+                    let requests = waiting.len();
+                    tracing::warn!(%error, requests, answered, "a group was not stored");
+                    for _ in 0..answered {
+                        // They were lost without a word to their clients.
+                        let _ = self.not_stored(&error);
+                    }
                     // The store may have been reopened.
                     self.publish();
                     for (sender, written, ..) in waiting {

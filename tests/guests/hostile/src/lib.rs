@@ -85,7 +85,12 @@ impl Guest for Hostile {
         let write = query("access").as_deref() == Some("write");
         match (&names[..], query("at").as_deref()) {
             (["get" | "get-many", key], _) => Route::read(*key),
-            (["set" | "set-many", key, _] | ["sequence", key], _) => Route::write(*key),
+            (["set" | "set-many", key, _] | ["sequence", key], _) => {
+                if query("relaxed").is_some() {
+                    head.relax();
+                }
+                Route::write(*key)
+            }
             (["routed", key], _) => {
                 let label = text(self.settings.get("label"));
                 Route::write(format!("{label}-{key}"))
