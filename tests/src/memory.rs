@@ -12,6 +12,8 @@ const MIB: usize = 1 << 20;
 
 /// The process itself: its threads, compiled code, metrics and logs.
 pub const BASE: usize = 64 * MIB;
+/// What the data file lacks, in two memtables, and the group that is being written.
+const CHANGES: usize = 64 * MIB;
 /// A connection: its task, its buffers, its keys in TLS, its streams in h2.
 pub const CONNECTION: usize = 96 * KIB;
 /// The system's buffers for a connection: 128 KiB of data from the client that the host has not
@@ -42,7 +44,7 @@ pub fn of_clients(settings: &Settings) -> usize {
 /// threads and this much cache for the store's pages.
 pub fn of_process(settings: &Settings, threads: usize, store_cache: usize) -> usize {
     let instances = (2 * threads + 3) * settings.guest.max_memory;
-    BASE + store_cache + instances + of_clients(settings) + ADMIN
+    BASE + store_cache + CHANGES + instances + of_clients(settings) + ADMIN
 }
 
 /// As [`of_process`], with the system's buffers for its connections.
