@@ -68,41 +68,44 @@ pub(super) fn encode(changes: &Changes, record: Option<&Record>, out: &mut Vec<u
     }
 }
 
-/// Reads a commit; none if these bytes are not one.
-pub(super) fn decode(mut body: &[u8]) -> Option<(Changes, Option<Record>)> {
+/// These bytes are no commit.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct NoCommit;
+
+/// Reads a commit.
+pub(super) fn decode(mut body: &[u8]) -> Result<(Changes, Option<Record>), NoCommit> {
     let body = &mut body;
     let mut changes = Changes::new();
-    for _ in 0..take_u32(body)? {
-        let partition = take(body)??.to_vec();
-        let [bytes_before, entries_before, bytes, entries] = [
-            take_u64(body)?,
-            take_u64(body)?,
-            take_u64(body)?,
-            take_u64(body)?,
-        ];
+    for _ in 0..u32::from_le_bytes(take(body)?) {
+        let partition = take_bytes(body)?.ok_or(NoCommit)?.to_vec();
+        let mut size = || -> Result<Size, NoCommit> {
+            let bytes = u64::from_le_bytes(take(body)?);
+            Ok(Size::of((bytes, u64::from_le_bytes(take(body)?))))
+        };
+        let (before, after) = (size()?, size()?);
         let mut pending = Pending {
             changes: Entries::new(),
-            before: Size::of((bytes_before, entries_before)),
-            size: Size::of((bytes, entries)),
+            before,
+            size: after,
         };
-        for _ in 0..take_u32(body)? {
-            let key = take(body)??.to_vec();
-            pending.changes.insert(key, take(body)?.map(<[u8]>::to_vec));
+        for _ in 0..u32::from_le_bytes(take(body)?) {
+            let key = take_bytes(body)?.ok_or(NoCommit)?.to_vec();
+            let value = take_bytes(body)?.map(<[u8]>::to_vec);
+            pending.changes.insert(key, value);
         }
         changes.insert(partition, pending);
     }
-    let record = match take_some(body, 1)? {
-        [0] => None,
-        _ => Some(Record {
-            schema: match take(body)? {
-                Some(schema) => Some(u32::from_le_bytes(schema.try_into().ok()?)),
-                None => None,
-            },
-            generation: take(body)?.map(<[u8]>::to_vec),
-            topology: take(body)?.map(<[u8]>::to_vec),
-        }),
+    let record = if take(body)? == [0] {
+        None
+    } else {
+        let schema = take_bytes(body)?.map(|schema| schema.try_into().map_err(|_| NoCommit));
+        Some(Record {
+            schema: schema.transpose()?.map(u32::from_le_bytes),
+            generation: take_bytes(body)?.map(<[u8]>::to_vec),
+            topology: take_bytes(body)?.map(<[u8]>::to_vec),
+        })
     };
-    body.is_empty().then_some((changes, record))
+    body.is_empty().then_some((changes, record)).ok_or(NoCommit)
 }
 
 fn put_length(length: usize, out: &mut Vec<u8>) {
@@ -120,24 +123,19 @@ fn put(bytes: Option<&[u8]>, out: &mut Vec<u8>) {
     }
 }
 
-fn take_some<'a>(body: &mut &'a [u8], length: usize) -> Option<&'a [u8]> {
-    let (taken, rest) = body.split_at_checked(length)?;
+fn take<const N: usize>(body: &mut &[u8]) -> Result<[u8; N], NoCommit> {
+    let (taken, rest) = body.split_first_chunk().ok_or(NoCommit)?;
     *body = rest;
-    Some(taken)
-}
-
-fn take_u32(body: &mut &[u8]) -> Option<u32> {
-    Some(u32::from_le_bytes(take_some(body, 4)?.try_into().ok()?))
-}
-
-fn take_u64(body: &mut &[u8]) -> Option<u64> {
-    Some(u64::from_le_bytes(take_some(body, 8)?.try_into().ok()?))
+    Ok(*taken)
 }
 
 /// A byte string, or that there is none.
-fn take<'a>(body: &mut &'a [u8]) -> Option<Option<&'a [u8]>> {
-    Some(match take_u32(body)? {
-        NONE => None,
-        length => Some(take_some(body, length as usize)?),
-    })
+fn take_bytes<'a>(body: &mut &'a [u8]) -> Result<Option<&'a [u8]>, NoCommit> {
+    let length = u32::from_le_bytes(take(body)?);
+    if length == NONE {
+        return Ok(None);
+    }
+    let (taken, rest) = body.split_at_checked(length as usize).ok_or(NoCommit)?;
+    *body = rest;
+    Ok(Some(taken))
 }

@@ -198,8 +198,8 @@ pub(super) fn write_memtable(
         };
     }
     let mut sizes = transaction.open_table(SIZES).map_err(storage)?;
-    for (partition, size) in memtable.sizes_of(partitions) {
-        match size {
+    for (partition, row) in memtable.sizes_of(partitions) {
+        match row.size() {
             Some(size) => sizes.insert(partition, (size.bytes, size.entries))?,
             None => sizes.remove(partition)?,
         };

@@ -4,9 +4,9 @@
 //! snapshot; [`Store::commit`] makes the group durable and returns the next snapshot. This crate
 //! is the only one that names redb.
 //!
-//! A commit is durable when its record is in the journal ([`journal`]). Its changes are then in a
-//! memtable ([`memtable`]), and a snapshot is redb's below two memtables: the active one, and the
-//! frozen one, which a checkpoint ([`checkpoint`]) writes to redb. A start replays the journal from
+//! A commit is durable when its record is in the journal (`journal`). Its changes are then in a
+//! memtable (`memtable`), and a snapshot is redb's below two memtables: the active one, and the
+//! frozen one, which a checkpoint (`checkpoint`) writes to redb. A start replays the journal from
 //! the place that redb names.
 //!
 //! The file's format is redb's, version 3. A file of a later format or layout is refused. One of

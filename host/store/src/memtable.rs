@@ -15,6 +15,7 @@ use imbl::shared_ptr::DefaultSharedPtr;
 use super::ENTRY_BYTES;
 use super::commit::{Changes, Entries, Pending};
 use super::group::Size;
+use super::merged::Position;
 use super::snapshot::successor;
 
 /// The memory overhead of a changed entry beyond its key and value, in bytes: two allocations
@@ -75,6 +76,22 @@ impl Comparable<Key> for At<'_> {
 /// A changed entry's value; none if the entry was deleted.
 pub(super) type Held = Option<Arc<[u8]>>;
 
+/// A change of a partition's row in the table `sizes`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Row {
+    Is(Size),
+    Removed,
+}
+
+impl Row {
+    pub(super) fn size(self) -> Option<Size> {
+        match self {
+            Self::Is(size) => Some(size),
+            Self::Removed => None,
+        }
+    }
+}
+
 /// How much a shard's contents differ from redb's, by the changes in a memtable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Totals {
@@ -97,8 +114,7 @@ impl Totals {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Memtable {
     entries: OrdMap<Key, Held>,
-    /// The sizes of partitions whose row in the table `sizes` changes; none if it is removed.
-    sizes: OrdMap<Arc<[u8]>, Option<Size>>,
+    sizes: OrdMap<Arc<[u8]>, Row>,
     bytes: usize,
     totals: Totals,
 }
@@ -133,9 +149,10 @@ impl Memtable {
             } = pending;
             self.totals.add(before, size);
             if size.is_noted() {
-                self.sizes.insert(partition.as_slice().into(), Some(size));
+                self.sizes
+                    .insert(partition.as_slice().into(), Row::Is(size));
             } else if before.is_noted() {
-                self.sizes.insert(partition.as_slice().into(), None);
+                self.sizes.insert(partition.as_slice().into(), Row::Removed);
             }
             for (key, value) in changes {
                 let fixed = OVERHEAD + partition.len() + key.len();
@@ -157,7 +174,7 @@ impl Memtable {
     }
 
     /// The change of a partition's row in the table `sizes`, if it was changed.
-    pub(super) fn size(&self, partition: &[u8]) -> Option<Option<Size>> {
+    pub(super) fn row(&self, partition: &[u8]) -> Option<Row> {
         self.sizes.get(partition).copied()
     }
 
@@ -177,7 +194,7 @@ impl Memtable {
     pub(super) fn entries_of(
         &self,
         partitions: &impl RangeBounds<Vec<u8>>,
-    ) -> impl Iterator<Item = ((&[u8], &[u8]), Option<&[u8]>)> {
+    ) -> impl Iterator<Item = (Position<'_>, Option<&[u8]>)> {
         let end = match partitions.end_bound() {
             Bound::Included(last) => Some(successor(last)),
             Bound::Excluded(_) | Bound::Unbounded => None,
@@ -197,7 +214,7 @@ impl Memtable {
     pub(super) fn sizes_of(
         &self,
         partitions: &impl RangeBounds<Vec<u8>>,
-    ) -> impl Iterator<Item = (&[u8], Option<Size>)> {
+    ) -> impl Iterator<Item = (&[u8], Row)> {
         let within = |partition: &[u8]| partitions.contains(&partition.to_vec());
         let sizes = self
             .sizes
@@ -215,8 +232,8 @@ impl Memtable {
             changes
                 .extend(entries.map(|((_, key), value)| (key.to_vec(), value.map(<[u8]>::to_vec))));
         }
-        let size = newer.size(partition).or_else(|| older.size(partition));
-        let size = size.flatten().unwrap_or_default();
+        let row = newer.row(partition).or_else(|| older.row(partition));
+        let size = row.and_then(Row::size).unwrap_or_default();
         Pending {
             changes,
             before: size,

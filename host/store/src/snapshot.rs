@@ -319,9 +319,9 @@ impl Snapshot {
     ) -> Result<Option<(u64, u64)>, ReadError> {
         let changed = self
             .memtables()
-            .find_map(|memtable| memtable.size(partition));
+            .find_map(|memtable| memtable.row(partition));
         let noted = match changed {
-            Some(noted) => noted.map(|size| (size.bytes, size.entries)),
+            Some(row) => row.size().map(|size| (size.bytes, size.entries)),
             None => self.damage.contain(|| {
                 let noted = self.stored.sizes.get(partition)?;
                 Ok::<_, ReadError>(noted.map(|size| size.value()))

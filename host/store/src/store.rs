@@ -993,7 +993,7 @@ pub(super) fn replay(
     let directory = data.join(journal::DIRECTORY);
     let mut contents = Contents::default();
     let replayed = journal::replay(&directory, disk, place, |body| {
-        let Some((changes, record)) = commit::decode(body) else {
+        let Ok((changes, record)) = commit::decode(body) else {
             return false;
         };
         contents.memtable.apply(changes);

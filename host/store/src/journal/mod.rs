@@ -11,7 +11,7 @@
 //! as it was to be. No record shares a sector with another, so a write never touches a sector that
 //! was acknowledged. The kernel does write such sectors again, with the same content, because it
 //! writes whole pages: a disk with larger physical sectors must keep them whole, too. This is what
-//! SQLite calls "powersafe overwrite", and what InnoDB's log of 512-byte blocks relies on. A disk
+//! `SQLite` calls "powersafe overwrite", and what `InnoDB`'s log of 512-byte blocks relies on. A disk
 //! that does not keep to it is found out by the checksums: the start is refused.
 //!
 //! After a failed write or sync, nothing is known of what the disk has: a later sync may succeed

@@ -234,14 +234,11 @@ impl Reader<'_> {
             }
             body.extend_from_slice(part);
             number += 1;
-            let head = match head {
-                Some(head) => head,
-                None => {
-                    let read = Head::read(part);
-                    *head.insert(
-                        read.map_err(|version| Fault::Newer(self.path(self.segment), version))?,
-                    )
-                }
+            let head = if let Some(head) = head {
+                head
+            } else {
+                let newer = |version| Fault::Newer(self.path(self.segment), version);
+                *head.insert(Head::read(part).map_err(newer)?)
             };
             if number == head.sectors() {
                 if head.commit != self.commit + 1 {
@@ -292,9 +289,7 @@ impl Reader<'_> {
                     }
                     continue;
                 };
-                if found == LINK {
-                    torn.push((number, (at * SECTOR) as u64, vec![0; SECTOR]));
-                } else if u64::from(found) == self.number_at(start, position) {
+                if found == LINK || u64::from(found) == self.number_at(start, position) {
                     torn.push((number, (at * SECTOR) as u64, vec![0; SECTOR]));
                 } else {
                     let commit = (found == 0).then(|| Head::read(sector::part(sector)).ok());

@@ -12,9 +12,9 @@ use crate::file::MakeDisk;
 use crate::held::Identity;
 
 /// How many zeros are written at a time.
-const STRIDE: u64 = 64 * 1024;
+const STRIDE: usize = 64 * 1024;
 
-static ZEROS: [u8; STRIDE as usize] = [0; STRIDE as usize];
+static ZEROS: [u8; STRIDE] = [0; STRIDE];
 
 /// The bytes of a segment.
 pub(super) fn bytes_of(sectors: u32) -> u64 {
@@ -59,9 +59,9 @@ impl Segment {
         segment.disk.set_len(length)?;
         let mut at = 0;
         while at < length {
-            let stride = STRIDE.min(length - at);
-            segment.disk.write(at, &ZEROS[..stride as usize])?;
-            at += stride;
+            let stride = usize::try_from(length - at).map_or(STRIDE, |left| STRIDE.min(left));
+            segment.disk.write(at, &ZEROS[..stride])?;
+            at += stride as u64;
         }
         segment.disk.sync()?;
         Ok(segment)

@@ -104,27 +104,24 @@ fn run(disk: &TestDisk, directory: &Path, random: &mut Random, counted: &mut Cou
     let mut model = Model::default();
     let mut opened: Option<Store> = None;
     for _ in 0..30 {
-        let mut store = match opened.take() {
-            Some(store) => store,
-            None => match disk.open(directory) {
-                Ok(store) => {
-                    // What was tried last may be stored. From now on it is.
-                    let found = (contents(&store), store.record().clone());
-                    assert!(
-                        model.allows(&found),
-                        "the start finds what was acknowledged"
-                    );
-                    model = Model {
-                        acknowledged: found,
-                        failed: Vec::new(),
-                    };
-                    store
-                }
-                Err(_) => {
-                    counted.refused_starts += 1;
-                    break;
-                }
-            },
+        let mut store = if let Some(store) = opened.take() {
+            store
+        } else {
+            let Ok(store) = disk.open(directory) else {
+                counted.refused_starts += 1;
+                break;
+            };
+            // What was tried last may be stored. From now on it is.
+            let found = (contents(&store), store.record().clone());
+            assert!(
+                model.allows(&found),
+                "the start finds what was acknowledged"
+            );
+            model = Model {
+                acknowledged: found,
+                failed: Vec::new(),
+            };
+            store
         };
         if random.below(10) == 0 {
             let _ = store.catch_up();
@@ -292,18 +289,15 @@ fn a_flipped_bit_is_found_and_told_apart_from_a_torn_end() {
             fs::write(&path, &damaged).expect("it is written");
             let context = format!("{} at {at}", path.display());
             let found = check(directory.path(), 1 << 20).expect("nobody has it");
-            match Store::find(Options::new(directory.path(), 1 << 20)) {
-                Err(error) => {
-                    refused += 1;
-                    assert!(error.is_damage(), "{error}");
-                    assert!(error.to_string().contains("damaged at byte"), "{error}");
-                    assert!(!found.problems.is_empty(), "{context}");
-                }
-                Ok(_) => {
-                    served += 1;
-                    assert_eq!(found.problems, [""; 0], "{context}");
-                    assert_eq!(found.entries, 12, "{context}");
-                }
+            if let Err(error) = Store::find(Options::new(directory.path(), 1 << 20)) {
+                refused += 1;
+                assert!(error.is_damage(), "{error}");
+                assert!(error.to_string().contains("damaged at byte"), "{error}");
+                assert!(!found.problems.is_empty(), "{context}");
+            } else {
+                served += 1;
+                assert_eq!(found.problems, [""; 0], "{context}");
+                assert_eq!(found.entries, 12, "{context}");
             }
             fs::write(&path, &content).expect("it is written");
         }
@@ -328,7 +322,7 @@ fn a_torn_end_is_cut_off_and_nothing_of_it_is_ever_taken_for_a_later_record() {
     let changed: Vec<_> = sectors(&after)
         .into_iter()
         .filter_map(|(at, new)| {
-            let old = before.get(&at).cloned().unwrap_or(vec![0; 512]);
+            let old = before.get(&at).cloned().unwrap_or_else(|| vec![0; 512]);
             (old != new).then_some((at, old))
         })
         .collect();
