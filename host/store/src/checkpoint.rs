@@ -1,5 +1,6 @@
 //! Brings the data file up to date with the journal, on a thread of its own.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::{self, JoinHandle};
@@ -60,16 +61,28 @@ pub(super) enum Done {
 }
 
 /// Checkpoints and new segments, each on a thread of its own: a segment must not wait for a
-/// checkpoint. Without threads, the caller does them at once.
-pub(super) struct Background {
-    threads: Option<Threads>,
-    sender: mpsc::Sender<Done>,
-    done: mpsc::Receiver<Done>,
+/// checkpoint.
+pub(super) enum Background {
+    Threads(Threads),
+    /// The caller does them when it asks what was done.
+    Here(VecDeque<Waiting>),
 }
 
-struct Threads {
+/// What is to be done without a thread.
+pub(super) enum Waiting {
+    /// How often the caller asks before it is done: commits come in between, as they do while a
+    /// thread works.
+    Checkpoint(Checkpoint, u32),
+    Segment(Order),
+}
+
+/// How often a caller without threads asks before a checkpoint is done.
+const PATIENCE: u32 = 5;
+
+pub(super) struct Threads {
     checkpoints: Option<mpsc::Sender<Checkpoint>>,
     segments: Option<mpsc::Sender<Order>>,
+    done: mpsc::Receiver<Done>,
     running: Vec<JoinHandle<()>>,
 }
 
@@ -83,54 +96,71 @@ impl Background {
     /// # Errors
     /// If a thread cannot be started.
     pub(super) fn start(with_threads: bool) -> std::io::Result<Self> {
-        let (sender, done) = mpsc::channel();
-        let threads = with_threads.then(|| Threads::start(&sender)).transpose()?;
-        Ok(Self {
-            threads,
-            sender,
-            done,
+        Ok(if with_threads {
+            Self::Threads(Threads::start()?)
+        } else {
+            Self::Here(VecDeque::new())
         })
     }
 
-    pub(super) fn checkpoint(&self, checkpoint: Checkpoint) {
-        let sender = self
-            .threads
-            .as_ref()
-            .and_then(|threads| threads.checkpoints.as_ref());
-        match sender {
+    pub(super) fn checkpoint(&mut self, checkpoint: Checkpoint) {
+        match self {
             // The thread ends only when this is dropped.
-            Some(sender) => drop(sender.send(checkpoint)),
-            None => drop(self.sender.send(Done::Checkpoint(checkpoint.run()))),
+            Self::Threads(threads) => send(threads.checkpoints.as_ref(), checkpoint),
+            Self::Here(waiting) => waiting.push_back(Waiting::Checkpoint(checkpoint, PATIENCE)),
         }
     }
 
-    pub(super) fn segment(&self, order: Order) {
-        let sender = self
-            .threads
-            .as_ref()
-            .and_then(|threads| threads.segments.as_ref());
-        match sender {
-            Some(sender) => drop(sender.send(order)),
-            None => drop(self.sender.send(Done::Segment(order.run()))),
+    pub(super) fn segment(&mut self, order: Order) {
+        match self {
+            Self::Threads(threads) => send(threads.segments.as_ref(), order),
+            Self::Here(waiting) => waiting.push_front(Waiting::Segment(order)),
         }
     }
 
     /// What was done, if anything was.
-    pub(super) fn done(&self) -> Option<Done> {
-        self.done.try_recv().ok()
+    pub(super) fn done(&mut self) -> Option<Done> {
+        match self {
+            Self::Threads(threads) => threads.done.try_recv().ok(),
+            Self::Here(waiting) => match waiting.front_mut() {
+                Some(Waiting::Checkpoint(_, patience)) if *patience > 0 => {
+                    *patience -= 1;
+                    None
+                }
+                _ => waiting.pop_front().map(Waiting::run),
+            },
+        }
     }
 
     /// Waits until something is done, but no longer than this.
-    pub(super) fn wait(&self, most: Duration) -> Option<Done> {
-        self.done.recv_timeout(most).ok()
+    pub(super) fn wait(&mut self, most: Duration) -> Option<Done> {
+        match self {
+            Self::Threads(threads) => threads.done.recv_timeout(most).ok(),
+            Self::Here(waiting) => waiting.pop_front().map(Waiting::run),
+        }
+    }
+}
+
+fn send<T>(to: Option<&mpsc::Sender<T>>, what: T) {
+    let sent = to.map(|to| to.send(what));
+    debug_assert!(matches!(sent, Some(Ok(()))), "the thread runs");
+}
+
+impl Waiting {
+    fn run(self) -> Done {
+        match self {
+            Self::Checkpoint(checkpoint, _) => Done::Checkpoint(checkpoint.run()),
+            Self::Segment(order) => Done::Segment(order.run()),
+        }
     }
 }
 
 impl Threads {
-    fn start(done: &mpsc::Sender<Done>) -> std::io::Result<Self> {
+    fn start() -> std::io::Result<Self> {
+        let (sender, done) = mpsc::channel();
         let (checkpoints, to_write) = mpsc::channel();
         let (segments, to_make) = mpsc::channel::<Order>();
-        let (written, made) = (done.clone(), done.clone());
+        let (written, made) = (sender.clone(), sender);
         let writing = thread::Builder::new()
             .name("checkpoint".to_owned())
             .spawn(move || write(&to_write, &written))?;
@@ -144,6 +174,7 @@ impl Threads {
         Ok(Self {
             checkpoints: Some(checkpoints),
             segments: Some(segments),
+            done,
             running: vec![writing, making],
         })
     }
@@ -172,14 +203,11 @@ fn write(checkpoints: &mpsc::Receiver<Checkpoint>, done: &mpsc::Sender<Done>) {
     }
 }
 
-impl Drop for Background {
+impl Drop for Threads {
     /// Waits for the threads: nothing may write to the files after the store was dropped.
     fn drop(&mut self) {
-        let Some(threads) = &mut self.threads else {
-            return;
-        };
-        (threads.checkpoints, threads.segments) = (None, None);
-        for thread in threads.running.drain(..) {
+        (self.checkpoints, self.segments) = (None, None);
+        for thread in self.running.drain(..) {
             // A panic in it was reported.
             let _ = thread.join();
         }

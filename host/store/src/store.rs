@@ -32,9 +32,6 @@ use super::memtable::{ALL, Memtable};
 use super::migration::Migration;
 use super::snapshot::{ReadError, Snapshot, Stored};
 
-/// How long the store waits after a failure before it tries the disk again.
-const BACKOFF: Duration = Duration::from_millis(250);
-
 /// How long the store waits at a time for its other threads.
 const WAIT: Duration = Duration::from_secs(1);
 
@@ -51,7 +48,9 @@ pub struct Options {
     /// Called each time a file is opened.
     pub disk: MakeDisk,
     pub journal: Sizes,
-    /// Whether checkpoints and new segments have threads. If not, commits do them at once.
+    /// How long the store waits after a failure before it tries the disk again.
+    pub backoff: Duration,
+    /// Whether checkpoints and new segments have threads. If not, they are done in commits.
     pub threads: bool,
     pub metrics: Arc<Metrics>,
 }
@@ -101,6 +100,7 @@ impl Options {
             check: false,
             disk: Arc::new(|file| Box::new(FileDisk::new(file))),
             journal: Sizes::default(),
+            backoff: Duration::from_millis(250),
             threads: true,
             metrics: Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"))),
         }
@@ -442,7 +442,6 @@ impl Store {
         body.shrink_to(KEPT_BYTES);
         self.body = body;
         self.publish();
-        self.tend();
         let snapshot = self.snapshot().expect("the store is open");
         Ok(Arc::clone(snapshot))
     }
@@ -462,7 +461,7 @@ impl Store {
     }
 
     /// Gets everything ready for a commit: the data file is open and where it was, and the journal
-    /// works. Tries a disk that failed at most once per [`BACKOFF`].
+    /// works. Tries a disk that failed at most once per [`Options::backoff`].
     fn ready(&mut self) -> Result<(), CommitError> {
         self.opened()?;
         self.look_at_the_journal(false);
@@ -528,6 +527,11 @@ impl Store {
         let mut waited = false;
         loop {
             self.tend();
+            if self.opened.is_none() {
+                let failure = self.failure.as_ref().or(self.behind.as_ref());
+                let (failure, _) = failure.expect("a file is closed by a failure");
+                return Err(failure.clone());
+            }
             let is_full =
                 self.active.bytes() >= self.options.journal.memtable_bytes && self.frozen.is_some();
             let lacks = self.journal.lacks(length);
@@ -539,20 +543,16 @@ impl Store {
                 while self.journal.ordered() < lacks {
                     self.background.segment(self.journal.order());
                 }
-            } else if let Some((failure, _)) = &self.behind {
-                return Err(failure.clone());
-            } else if self.frozen.is_none() {
+            } else if !self.is_writing() {
+                if let Some((failure, _)) = &self.behind {
+                    return Err(failure.clone());
+                }
                 self.begin_checkpoint();
             }
             match self.background.wait(WAIT) {
                 Some(Done::Segment(made)) => self.journal.take(made).map_err(StorageError::Io)?,
                 Some(done) => self.take(done),
                 None => {}
-            }
-            if self.opened.is_none() {
-                let failure = self.failure.as_ref().or(self.behind.as_ref());
-                let (failure, _) = failure.expect("a file is closed by a failure");
-                return Err(failure.clone());
             }
         }
         if waited {
@@ -572,7 +572,11 @@ impl Store {
             if self.is_due() {
                 self.begin_checkpoint();
             }
-            if self.no_space.is_none_or(|at| at.elapsed() >= BACKOFF) && self.journal.wants_more() {
+            if self
+                .no_space
+                .is_none_or(|at| at.elapsed() >= self.options.backoff)
+                && self.journal.wants_more()
+            {
                 self.background.segment(self.journal.order());
             }
         }
@@ -582,7 +586,7 @@ impl Store {
     /// Whether a checkpoint is to begin, or to be tried again.
     fn is_due(&self) -> bool {
         if let Some(frozen) = &self.frozen {
-            let failed_lately = |(_, at): &(_, Instant)| at.elapsed() < BACKOFF;
+            let failed_lately = |(_, at): &(_, Instant)| at.elapsed() < self.options.backoff;
             return !frozen.is_being_written && !self.behind.as_ref().is_some_and(failed_lately);
         }
         let sizes = &self.options.journal;
@@ -611,13 +615,15 @@ impl Store {
         self.background.checkpoint(checkpoint);
     }
 
+    /// Whether a checkpoint is under way.
+    fn is_writing(&self) -> bool {
+        let frozen = self.frozen.as_ref();
+        frozen.is_some_and(|frozen| frozen.is_being_written)
+    }
+
     /// Waits for the end of a checkpoint, if one is under way.
     fn end_checkpoint(&mut self) {
-        while self
-            .frozen
-            .as_ref()
-            .is_some_and(|frozen| frozen.is_being_written)
-        {
+        while self.is_writing() {
             if let Some(done) = self.background.wait(WAIT) {
                 self.take(done);
             }
@@ -862,10 +868,10 @@ impl Store {
     fn backing_off(&self) -> bool {
         self.failure
             .as_ref()
-            .is_some_and(|(_, at)| at.elapsed() < BACKOFF)
+            .is_some_and(|(_, at)| at.elapsed() < self.options.backoff)
     }
 
-    /// The opened file. Reopens the file if it is closed, at most once per [`BACKOFF`].
+    /// The opened file. Reopens the file if it is closed, at most once per [`Options::backoff`].
     ///
     /// First checks that the file is where it was, since nobody would find writes to a file that
     /// was moved away. The check takes two microseconds.

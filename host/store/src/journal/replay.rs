@@ -283,10 +283,6 @@ impl Reader<'_> {
                     number: found,
                 } = self.peek(sector, start)
                 else {
-                    if at == 0 && !self.used.contains(&number) {
-                        // Records enter a segment at its start.
-                        break;
-                    }
                     continue;
                 };
                 if found == LINK || u64::from(found) == self.number_at(start, position) {

@@ -52,7 +52,9 @@ pub(super) struct Medium {
     pub(super) operations: u64,
     /// The operation at which the disk begins to fail, the number of failures, and the error.
     pub(super) fails: Option<(u64, u64, io::ErrorKind)>,
-    failures: u64,
+    pub(super) failures: u64,
+    /// How long stores wait after a failure.
+    backoff: std::time::Duration,
 }
 
 impl Medium {
@@ -83,11 +85,12 @@ impl TestDisk {
     }
 
     pub(super) fn open(&self, directory: &Path) -> Result<Store, OpenError> {
-        let disk = self.clone();
+        let (disk, backoff) = (self.clone(), self.medium().backoff);
         Store::open(Options {
             cache_bytes: 1 << 20,
             disk: Arc::new(move |file| Box::new(disk.file(file))),
             threads: false,
+            backoff,
             journal: SMALL_SIZES,
             ..Options::new(directory, 1 << 20)
         })
@@ -301,9 +304,13 @@ fn an_acknowledged_write_survives_a_loss_of_power() {
 #[test]
 fn a_full_disk_refuses_writes_keeps_reads_and_takes_writes_again() {
     let disk = TestDisk::default();
+    disk.medium().backoff = std::time::Duration::from_millis(250);
     let directory = tempfile::tempdir().expect("a directory can be created");
     let mut store = disk.open(directory.path()).expect("it opens");
-    set_pair(&mut store, b"a", 1).expect("there is space");
+    for _ in 0..3 {
+        // Segments are made ahead of need.
+        set_pair(&mut store, b"a", 1).expect("there is space");
+    }
     let operations = disk.medium().operations;
     disk.medium().fails = Some((operations + 1, 1, io::ErrorKind::StorageFull));
     assert!(matches!(
