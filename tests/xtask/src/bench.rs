@@ -5,8 +5,8 @@ use std::path::Path;
 
 use anyhow::Context;
 
-use crate::guests;
 use crate::steps::Steps;
+use crate::{counts, guests};
 
 /// What is measured.
 #[derive(Debug, clap::Args)]
@@ -17,7 +17,7 @@ pub(crate) struct Options {
     /// Compare with the course's server and with Redis, too, if they are installed.
     #[arg(long)]
     peers: bool,
-    /// Measure only these: loads, swaps, starts, memory, shards, peers.
+    /// Measure only these: loads, swaps, starts, memory, shards, peers, counts.
     #[arg(long, value_name = "PARTS", value_delimiter = ',')]
     only: Vec<Part>,
 }
@@ -36,18 +36,21 @@ enum Part {
     Memory,
     Shards,
     Peers,
+    Counts,
 }
 
 impl Part {
-    fn argument(self) -> &'static str {
-        match self {
+    /// The argument of the program that measures; `None` for a part that another one does.
+    fn argument(self) -> Option<&'static str> {
+        Some(match self {
             Self::Loads => "--loads",
             Self::Swaps => "--swaps",
             Self::Starts => "--starts",
             Self::Memory => "--memory",
             Self::Shards => "--shards",
             Self::Peers => "--peers",
-        }
+            Self::Counts => return None,
+        })
     }
 }
 
@@ -55,6 +58,12 @@ impl Part {
 pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<()> {
     let mut steps = Steps::new(root);
     let guests = steps.step("guests", |_| guests::build(root))?;
+    if options.has(Part::Counts) {
+        counts::run(root, &guests)?;
+    }
+    if options.only == [Part::Counts] {
+        return Ok(());
+    }
     steps.set("OSTRAKON_TEST_GUESTS", guests);
     // Both builds write to the same path, so each binary is copied.
     for (heading, name, feature) in [
@@ -93,7 +102,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<()> {
     arguments.extend(options.quick.then_some("--quick"));
     arguments.extend(options.peers.then_some("--peers"));
     arguments.extend((!options.only.is_empty()).then_some("--only"));
-    arguments.extend(options.only.iter().map(|part| part.argument()));
+    arguments.extend(options.only.iter().filter_map(|part| part.argument()));
     steps.cargo("measurements", &arguments)
 }
 
