@@ -42,6 +42,10 @@ impl std::error::Error for BadEncoding {}
 /// # Errors
 /// If a `%` is not followed by two hexadecimal digits, or the bytes are not UTF-8.
 pub fn decode(text: &str) -> Result<String, BadEncoding> {
+    // As most texts are: nothing is encoded.
+    if !text.contains('%') {
+        return Ok(text.to_owned());
+    }
     let well_formed = text.split('%').skip(1).all(|rest| {
         rest.as_bytes()
             .get(..2)

@@ -15,6 +15,7 @@ use super::polls;
 
 /// The precision of a guest's deadline.
 const TICK: Duration = Duration::from_millis(1);
+const TICKS_PER_SECOND: u64 = 1000;
 
 /// The clock stops after this many ticks without a call.
 const IDLE_TICKS: u32 = 100;
@@ -104,9 +105,11 @@ impl Engine {
 
     /// The number of ticks after which a call that starts now has used up `deadline`.
     pub(super) fn ticks(deadline: Duration) -> u64 {
-        let ticks = deadline.as_nanos().div_ceil(TICK.as_nanos());
+        // In this form, as a division of 128 bits takes dozens of nanoseconds.
+        let part = deadline.subsec_nanos().div_ceil(TICK.subsec_nanos());
+        let ticks = deadline.as_secs().saturating_mul(TICKS_PER_SECOND);
         // One more, since the current tick may be almost over.
-        u64::try_from(ticks).unwrap_or(u64::MAX - 1) + 1
+        ticks.saturating_add(u64::from(part) + 1)
     }
 
     /// Keeps the clock running for a call, until dropped.

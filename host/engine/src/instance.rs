@@ -1,6 +1,9 @@
 //! An instance of a guest, and its calls.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use ostrakon_base::digest::Digest;
@@ -25,6 +28,9 @@ use super::reply;
 /// bytes.
 const SPARE_MEMORY: usize = 8 << 20;
 
+/// The prefix of the only imports that can wait.
+const WASI: &str = "wasi:";
+
 /// The limit on handles that an instance may create, of its own resources and the host's. Each
 /// takes a few bytes of the host's memory.
 const MAX_COMPONENT_HANDLES: usize = 10_000;
@@ -43,6 +49,9 @@ pub(super) struct Instance {
     engine: Engine,
     store: Store<Context>,
     service: Service,
+    /// Whether its calls may wait, in an import of WASI: such calls need a stack of their own. Their
+    /// futures are boxed, since every request's future would otherwise have room for them.
+    may_wait: bool,
     /// The memory after instantiation, in bytes.
     initial_memory: usize,
     /// The number of shards that calls are answered among.
@@ -83,10 +92,14 @@ impl Instance {
             }
         };
         let initial_memory = store.data().limiter.used;
+        let component = pre.instance_pre().component().component_type();
+        let mut imports = component.imports(&engine.wasmtime);
+        let may_wait = imports.any(|(name, _)| name.starts_with(WASI));
         Ok(Self {
             engine: engine.clone(),
             store,
             service,
+            may_wait,
             initial_memory,
             shards,
             copies: Copies::ANY,
@@ -137,13 +150,20 @@ impl Instance {
     ) -> Result<u32, Failure> {
         // `owner` is pure: a guest that asks for the number of shards gets its argument.
         let now = std::mem::replace(&mut self.shards, shards);
+        let may_wait = self.may_wait;
         let (_, owner) = self
             .call(
                 Export::Owner,
                 About::Nothing,
                 Data::None,
                 deadline,
-                async |service, store| service.call_owner(store, partition, shards).await,
+                async |service, store| {
+                    if may_wait {
+                        return Box::pin(service.call_owner(store, partition, shards)).await;
+                    }
+                    let owner = service.func_owner().call(store, (partition, shards));
+                    owner.map(|(owner,)| owner)
+                },
             )
             .await;
         self.shards = now;
@@ -156,13 +176,20 @@ impl Instance {
         deadline: Duration,
     ) -> Result<Route, Failure> {
         let (method, path) = (request.method.as_str(), request.path.as_str());
+        let may_wait = self.may_wait;
         let (_, routed) = self
             .call(
                 Export::Route,
                 About::Request(request),
                 Data::None,
                 deadline,
-                async |service, store| service.call_route(store, method, path).await,
+                async |service, store| {
+                    if may_wait {
+                        return Box::pin(service.call_route(store, method, path)).await;
+                    }
+                    let routed = service.func_route().call(store, (method, path));
+                    routed.map(|(route,)| route)
+                },
             )
             .await;
         let relaxed = std::mem::take(&mut self.store.data_mut().relaxed);
@@ -256,7 +283,7 @@ impl Instance {
         deadline: Duration,
     ) -> (Data, Result<Reply, Failure>) {
         let (method, path) = (request.method.as_str(), request.path.as_str());
-        let export = Export::Handle;
+        let (export, body, may_wait) = (Export::Handle, &request.body, self.may_wait);
         let (data, replied) = self
             .call(
                 export,
@@ -264,9 +291,11 @@ impl Instance {
                 data,
                 deadline,
                 async |service, store| {
-                    service
-                        .call_handle(store, method, path, &request.body)
-                        .await
+                    if may_wait {
+                        return Box::pin(service.call_handle(store, method, path, body)).await;
+                    }
+                    let replied = service.func_handle().call(store, (method, path, body));
+                    replied.map(|(response,)| response)
                 },
             )
             .await;
@@ -393,7 +422,15 @@ impl Instance {
         self.store.set_epoch_deadline(Engine::ticks(deadline));
         let called = {
             let _calling = self.engine.calling();
-            tokio::time::timeout(deadline, make(&self.service, &mut self.store)).await
+            let mut call = pin!(make(&self.service, &mut self.store));
+            match poll_fn(|context| Poll::Ready(call.as_mut().poll(context))).await {
+                Poll::Ready(called) => Ok(called),
+                // Few calls wait for anything; only those need a timer.
+                Poll::Pending => {
+                    let left = deadline.saturating_sub(began.elapsed());
+                    Box::pin(tokio::time::timeout(left, call)).await
+                }
+            }
         };
         let context = self.store.data_mut();
         let denied = context.limiter.denied;

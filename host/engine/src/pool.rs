@@ -169,19 +169,10 @@ impl Guest {
             .lock()
             .expect("no holder of this lock panics")
             .pop();
-        let mut instance = if let Some(instance) = idle {
-            instance
-        } else {
-            let instance = Instance::new(
-                &self.engine,
-                &self.pre,
-                Arc::clone(&self.environment),
-                Arc::clone(&self.log),
-                self.environment.settings.guest.read_deadline,
-            );
-            let instance = Box::new(instance.await?);
-            self.environment.metrics.instance_created();
-            instance
+        let mut instance = match idle {
+            Some(instance) => instance,
+            // Boxed: it is rarely needed, and its future is large.
+            None => Box::pin(self.create()).await?,
         };
         instance.shards = shards;
         Ok(Lease {
@@ -189,6 +180,19 @@ impl Guest {
             instance: Some(instance),
             fate: None,
         })
+    }
+
+    async fn create(&self) -> Result<Box<Instance>, Failure> {
+        let instance = Instance::new(
+            &self.engine,
+            &self.pre,
+            Arc::clone(&self.environment),
+            Arc::clone(&self.log),
+            self.environment.settings.guest.read_deadline,
+        );
+        let instance = Box::new(instance.await?);
+        self.environment.metrics.instance_created();
+        Ok(instance)
     }
 }
 

@@ -7,7 +7,7 @@ use anyhow::Context;
 use clap::ValueEnum as _;
 
 use crate::steps::Steps;
-use crate::{guests, upgrade};
+use crate::{counts, guests, upgrade};
 
 /// What is measured.
 #[derive(Debug, clap::Args)]
@@ -18,7 +18,7 @@ pub(crate) struct Options {
     /// Compare with the course's server and with Redis, too, if they are installed.
     #[arg(long)]
     peers: bool,
-    /// Measure only these: loads, one-core, saves, mixed, swaps, starts, memory, shards, peers.
+    /// Measure only these: loads, one-core, saves, mixed, swaps, starts, memory, shards, peers, counts.
     #[arg(long, value_name = "PARTS", value_delimiter = ',')]
     only: Vec<Part>,
     /// Compare loads and saves with the host of another commit, too: a hash, a tag or a branch.
@@ -46,13 +46,15 @@ enum Part {
     Memory,
     Shards,
     Peers,
+    Counts,
 }
 
 impl Part {
-    /// The argument of the program that measures.
-    fn argument(self) -> String {
+    /// The argument of the program that measures; `None` for a part that another one does.
+    fn argument(self) -> Option<String> {
         let name = self.to_possible_value();
-        format!("--{}", name.expect("no part is hidden").get_name())
+        let name = name.expect("no part is hidden");
+        (self != Self::Counts).then(|| format!("--{}", name.get_name()))
     }
 }
 
@@ -63,6 +65,12 @@ const COMPARING: [Part; 3] = [Part::Loads, Part::OneCore, Part::Saves];
 pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<()> {
     let mut steps = Steps::new(root);
     let guests = steps.step("guests", |_| guests::build(root))?;
+    if options.has(Part::Counts) {
+        counts::run(root, &guests)?;
+    }
+    if options.only == [Part::Counts] {
+        return Ok(());
+    }
     steps.set("OSTRAKON_TEST_GUESTS", guests);
     if let Some(commit) = &options.before {
         let before = crate::target(root)?.join("bench/before");
@@ -114,7 +122,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<()> {
     arguments.extend(options.quick.then(|| "--quick".to_owned()));
     arguments.extend(options.peers.then(|| "--peers".to_owned()));
     arguments.extend((!options.only.is_empty()).then(|| "--only".to_owned()));
-    arguments.extend(options.only.iter().map(|part| part.argument()));
+    arguments.extend(options.only.iter().filter_map(|part| part.argument()));
     if let Some(seconds) = options.seconds {
         arguments.extend(["--seconds".to_owned(), seconds.to_string()]);
     }

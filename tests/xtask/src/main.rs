@@ -1,6 +1,7 @@
 //! The project's own commands: `cargo xtask dev`, `test`, `simulate`, `bench` and their parts.
 
 mod bench;
+mod counts;
 mod deny;
 mod dependencies;
 mod dev;

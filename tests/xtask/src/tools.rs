@@ -44,7 +44,8 @@ pub(crate) fn provide(root: &Path) -> anyhow::Result<PathBuf> {
     Ok(directory)
 }
 
-fn runs(program: &str) -> bool {
+/// Whether a program is installed.
+pub(crate) fn runs(program: &str) -> bool {
     let version = Command::new(program).arg("--version").output();
     version.is_ok_and(|output| output.status.success())
 }

@@ -1,12 +1,12 @@
 //! One connection, from its first byte to its last.
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
+use futures_util::stream::{FuturesUnordered, Stream as _};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -122,12 +122,12 @@ pub(super) async fn serve<H: Handler>(
         clock: shared.clock,
     };
     let until = shutdown.clone();
-    let mut ending = Ending::new(shutdown, caller, entered.door, lost);
+    let ending = Ending::new(shutdown, caller, entered.door, lost);
     // Boxed: only one of the two is ever needed, and a connection that waits for its first byte
     // needs neither.
     let over = if http2 {
         let handler = Arc::clone(&shared.handler);
-        ending.leaving = Some(Box::pin(async move { handler.leaving().await }));
+        ending.when(async move { handler.leaving().await });
         Box::pin(serve_http2(wire, requests, limits, ending)).await
     } else {
         Box::pin(serve_http1(wire, requests, limits, ending)).await
@@ -204,10 +204,7 @@ async fn serve_http1<H: Handler>(
         .max_buf_size(limits.max_header_bytes.max(LEAST_BUFFER))
         .serve_connection(
             TokioIo::new(wire),
-            service_fn(move |request| {
-                let answer = requests.answer(request);
-                async move { Ok::<_, Infallible>(answer.await) }
-            }),
+            service_fn(move |request| requests.answer(request)),
         );
     let overdue = loop {
         match next_event(&mut connection, &mut watchdog, &mut ending).await {
@@ -287,10 +284,7 @@ async fn serve_http2<H: Handler>(
         .max_header_list_size(u32::try_from(limits.max_header_bytes).unwrap_or(u32::MAX))
         .serve_connection(
             TokioIo::new(wire),
-            service_fn(move |request| {
-                let answer = requests.answer(request);
-                async move { Ok::<_, Infallible>(answer.await) }
-            }),
+            service_fn(move |request| requests.answer(request)),
         );
     loop {
         match next_event(&mut connection, &mut watchdog, &mut ending).await {
@@ -343,11 +337,9 @@ async fn next_event(
 /// When a connection is to end: once because the server shuts down or the connection's place was
 /// given away, once because its client may not continue, and once because its client is to go
 /// elsewhere.
-struct Ending {
-    down: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
-    unwelcome: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
-    leaving: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
-}
+///
+/// Each reason is polled only when it was woken, and not with every request.
+struct Ending(FuturesUnordered<Pin<Box<dyn Future<Output = ()> + Send>>>);
 
 impl Ending {
     fn new(
@@ -356,28 +348,27 @@ impl Ending {
         door: Door,
         mut lost: Lost,
     ) -> Self {
-        Self {
-            down: Some(Box::pin(async move {
-                tokio::select! {
-                    () = down(&mut shutdown) => {}
-                    () = down(&mut lost) => {}
-                }
-            })),
-            unwelcome: Some(Box::pin(async move { caller.until_unwelcome(door).await })),
-            leaving: None,
-        }
+        let ending = Self(FuturesUnordered::new());
+        ending.when(async move {
+            tokio::select! {
+                () = down(&mut shutdown) => {}
+                () = down(&mut lost) => {}
+            }
+        });
+        ending.when(async move { caller.until_unwelcome(door).await });
+        ending
+    }
+
+    /// Adds a reason.
+    fn when(&self, reason: impl Future<Output = ()> + Send + 'static) {
+        self.0.push(Box::pin(reason));
     }
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        for reason in [&mut self.unwelcome, &mut self.down, &mut self.leaving] {
-            if let Some(future) = reason
-                && future.as_mut().poll(context).is_ready()
-            {
-                *reason = None;
-                return Poll::Ready(());
-            }
+        match Pin::new(&mut self.0).poll_next(context) {
+            Poll::Ready(Some(())) => Poll::Ready(()),
+            Poll::Ready(None) | Poll::Pending => Poll::Pending,
         }
-        Poll::Pending
     }
 }
 

@@ -76,6 +76,14 @@ fn is_host(value: &[u8]) -> bool {
     if value.is_empty() {
         return true;
     }
+    // Most values are a name or an IPv4 address: they need no parser, which copies.
+    let end = value.iter().position(|byte| *byte == b':');
+    let (name, port) = value.split_at(end.unwrap_or(value.len()));
+    let is_of_name = |byte: &u8| byte.is_ascii_alphanumeric() || b".-".contains(byte);
+    let is_name = !name.is_empty() && name.iter().all(is_of_name);
+    if is_name && port.iter().skip(1).all(u8::is_ascii_digit) {
+        return true;
+    }
     let Ok(authority) = Authority::try_from(value) else {
         return false;
     };

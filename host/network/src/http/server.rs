@@ -2,12 +2,13 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use futures_util::stream::{FuturesUnordered, Stream as _};
 use http::{Request, Response, request};
 use ostrakon_observe::metrics::{Label as _, Listener, Metrics};
 use socket2::{Domain, Protocol, Type};
@@ -271,9 +272,9 @@ async fn serve<H: Handler>(
     let limits = Arc::clone(&shared.limits);
     let place = (Arc::clone(&activity), lost.clone());
     let mut connection = pin!(connection::serve(shared, socket, peer, place, shutdown));
-    // Unconstrained: a client that sends without a pause would otherwise use up the task's budget
-    // each time.
-    let mut told = pin!(unconstrained(down(&mut lost)));
+    // Polled only when it was woken, and not with every request. Unconstrained: a client that sends
+    // without a pause would otherwise use up the task's budget each time.
+    let mut told = FuturesUnordered::from_iter([Box::pin(unconstrained(down(&mut lost)))]);
     let (mut is_lost, mut grace, mut looks) = (false, None, None);
     std::future::poll_fn(|context| {
         // The connection is polled first: received bytes are read, and may be a request that must
@@ -281,7 +282,7 @@ async fn serve<H: Handler>(
         if connection.as_mut().poll(context).is_ready() {
             return Poll::Ready(());
         }
-        is_lost = is_lost || told.as_mut().poll(context).is_ready();
+        is_lost = is_lost || Pin::new(&mut told).poll_next(context).is_ready();
         if !is_lost {
             return Poll::Pending;
         }

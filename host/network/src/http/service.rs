@@ -1,5 +1,6 @@
 //! From a request's headers to its answer: reads the body within its limits and calls the handler.
 
+use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
@@ -45,15 +46,18 @@ struct Begun {
 
 impl<H: Handler> Requests<H> {
     /// Answers a request with the handler's response or with a refusal.
+    ///
+    /// The future is kept small: it is moved as a whole when a request begins, and each connection
+    /// has room for one. So what few requests need is boxed, and no future is wrapped in another,
+    /// which would hold it twice.
     pub(super) fn answer(
         self: &Arc<Self>,
         request: Request<Incoming>,
-    ) -> impl Future<Output = Response<Taken>> + Send + use<H> {
+    ) -> impl Future<Output = Result<Response<Taken>, Infallible>> + Send + use<H> {
         // Counted now and not when the future is polled, because more requests may arrive before
         // that.
         let begun = self.begin(request);
-        let requests = Arc::clone(self);
-        async move { requests.finish(begun).await }
+        Arc::clone(self).finish(begun)
     }
 
     fn begin(&self, request: Request<Incoming>) -> Begun {
@@ -81,7 +85,7 @@ impl<H: Handler> Requests<H> {
         }
     }
 
-    async fn finish(&self, begun: Begun) -> Response<Taken> {
+    async fn finish(self: Arc<Self>, begun: Begun) -> Result<Response<Taken>, Infallible> {
         let (version, head) = (begun.version, begun.is_head);
         let read = match begun.request {
             Ok(request) => self.read(request).await,
@@ -118,10 +122,10 @@ impl<H: Handler> Requests<H> {
                 taken::with_headers(response.headers_mut(), unsent);
             }
         }
-        response.map(|body| match version {
+        Ok(response.map(|body| match version {
             Version::HTTP_2 => Taken::followed(body, self.activity.untaken()),
             _ => Taken::whole(body),
-        })
+        }))
     }
 
     /// The request with its body, which is counted as long as it is held; or the answer, if the
@@ -155,7 +159,7 @@ impl<H: Handler> Requests<H> {
         }
         if let Some(mut response) = self.handler.refuse(head, &self.caller) {
             if head.version < Version::HTTP_2
-                && !unwanted::is_over(head, body, &self.activity).await
+                && !Box::pin(unwanted::is_over(head, body, &self.activity)).await
             {
                 let close = HeaderValue::from_static("close");
                 response.headers_mut().insert(CONNECTION, close);
@@ -165,6 +169,14 @@ impl<H: Handler> Requests<H> {
         if body.is_end_stream() {
             return Ok((Bytes::new(), None));
         }
+        let (body, held) = Box::pin(self.read_within_limits(body)).await?;
+        Ok((body, Some(held)))
+    }
+
+    async fn read_within_limits(
+        &self,
+        body: &mut Incoming,
+    ) -> Result<(Bytes, Held), Response<Bytes>> {
         let limits = **self.limits.load();
         if body.size_hint().lower() > limits.max_body_bytes as u64 {
             return Err(self.refuse(Limit::BodySize, refusals::BODY_SIZE));
@@ -176,7 +188,7 @@ impl<H: Handler> Requests<H> {
         match tokio::time::timeout(limits.body_timeout, body).await {
             Ok(Ok(body)) => {
                 reading.is_read(body.len());
-                Ok((body, Some(held)))
+                Ok((body, held))
             }
             Ok(Err(Unread::Full)) => Err(self.refuse(Limit::Bodies, refusals::BODIES)),
             Ok(Err(Unread::Body(error))) if error.is::<LengthLimitError>() => {

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
 
@@ -18,10 +19,12 @@ const PIECE: usize = 16 * 1024;
 /// The answers of a connection that have not been taken completely, each with a number and the
 /// time at which its client last took a part of it.
 #[derive(Debug, Default)]
-pub(super) struct Untaken(
+pub(super) struct Untaken {
     /// A std mutex, held only briefly. There are at most as many answers as streams.
-    Mutex<Answers>,
-);
+    answers: Mutex<Answers>,
+    /// Their number, which each poll of a connection looks at. Relaxed: it orders nothing else.
+    count: AtomicUsize,
+}
 
 #[derive(Debug, Default)]
 struct Answers {
@@ -39,11 +42,11 @@ struct Answer {
 
 impl Untaken {
     fn lock(&self) -> MutexGuard<'_, Answers> {
-        self.0.lock().expect("no holder of this lock panics")
+        self.answers.lock().expect("no holder of this lock panics")
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.lock().untaken.is_empty()
+        self.count.load(Ordering::Relaxed) == 0
     }
 
     /// The time of last progress of the answer that has made none for longest. The client's other
@@ -75,6 +78,7 @@ impl Untaken {
             at: Instant::now(),
             stream: End::here(),
         });
+        self.count.store(answers.untaken.len(), Ordering::Relaxed);
         number
     }
 
@@ -89,6 +93,7 @@ impl Untaken {
     fn end(&self, number: u64) {
         let mut answers = self.lock();
         answers.untaken.retain(|answer| answer.number != number);
+        self.count.store(answers.untaken.len(), Ordering::Relaxed);
     }
 }
 

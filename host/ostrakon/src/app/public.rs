@@ -1,6 +1,8 @@
 //! The handler of the public port: from HTTP to the service and back.
 
+use std::cell::RefCell;
 use std::sync::Arc;
+use std::thread::LocalKey;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -17,6 +19,9 @@ use ostrakon_settings::settings::Settings;
 use ostrakon_shard::answers::refusals;
 use ostrakon_shard::service::{Answer, Refused, Service};
 
+#[cfg(test)]
+mod counts;
+
 use super::credentials::{ClientsPort, Credentials};
 use crate::drain::Drain;
 
@@ -24,6 +29,28 @@ use crate::drain::Drain;
 const SHARD: HeaderName = HeaderName::from_static("ostrakon-shard");
 /// The number of the generation that answered.
 const GENERATION: HeaderName = HeaderName::from_static("ostrakon-generation");
+
+/// A number, and the header's value that it was formatted to.
+type Formatted = RefCell<Option<(u64, HeaderValue)>>;
+
+thread_local! {
+    /// The numbers formatted last, whose values thousands of answers share. Per thread, so that no
+    /// thread waits for another.
+    static LAST_SHARD: Formatted = const { RefCell::new(None) };
+    static LAST_GENERATION: Formatted = const { RefCell::new(None) };
+}
+
+/// A header's value for a number, which is `last` in most cases.
+fn number(last: &'static LocalKey<Formatted>, number: u64) -> HeaderValue {
+    last.with_borrow_mut(|last| match last {
+        Some((of, value)) if *of == number => value.clone(),
+        _ => {
+            let value = HeaderValue::from(number);
+            *last = Some((number, value.clone()));
+            value
+        }
+    })
+}
 
 /// Answers the requests on the public port.
 pub(super) struct Public {
@@ -133,9 +160,9 @@ impl Handler for Public {
             }
         };
         let headers = response.headers_mut();
-        headers.insert(SHARD, HeaderValue::from(shard));
+        headers.insert(SHARD, number(&LAST_SHARD, shard.into()));
         if let Some(generation) = generation {
-            headers.insert(GENERATION, HeaderValue::from(generation));
+            headers.insert(GENERATION, number(&LAST_GENERATION, generation));
         }
         // The client's next request then goes to another shard, while this one still serves.
         if self.drain.has_begun() && version < Version::HTTP_2 {
@@ -183,7 +210,7 @@ impl Public {
 
     /// Completes a response of the host that no guest was asked for.
     fn the_hosts(&self, mut response: Response<Bytes>) -> Response<Bytes> {
-        let shard = HeaderValue::from(self.service.ordinal());
+        let shard = number(&LAST_SHARD, self.service.ordinal().into());
         response.headers_mut().insert(SHARD, shard);
         let (target, access) = (Target::Unrouted, Access::Read);
         self.metrics

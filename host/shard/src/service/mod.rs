@@ -223,8 +223,9 @@ impl Service {
         loop {
             let authority = match self.run_here(&request, &asker, &mut route).await {
                 Ok(answer) => return answer,
+                // Boxed, as in `Service::read`: most requests are answered here, and read.
                 Err(NotHere::Everywhere) => {
-                    return self.everywhere(&request, route, asker.came).await;
+                    return Box::pin(self.everywhere(&request, route, asker.came)).await;
                 }
                 Err(NotHere::NotOwner(authority)) => authority,
             };
@@ -232,7 +233,7 @@ impl Service {
                 Authority::Elsewhere { at, hand_off } => {
                     let passing_on =
                         self.pass_on(&request, at, hand_off, &mut asker, route.as_ref());
-                    match passing_on.await {
+                    match Box::pin(passing_on).await {
                         Followed::Answered(answer) => return Answer { route, ..answer },
                         Followed::Here if hops < MAX_HOPS => {
                             hops += 1;
@@ -259,7 +260,7 @@ impl Service {
             let again = Instant::now() + ASK_AGAIN;
             // Waits for a new view or a little time, whichever comes first.
             let changed = self.writer.views().changed();
-            let _ = timeout_at(again.min(deadline), changed).await;
+            let _ = Box::pin(timeout_at(again.min(deadline), changed)).await;
         }
     }
 
@@ -415,7 +416,7 @@ impl Service {
                 // the file.
                 Err(Refused::Failed(Failure::Store(error))) if !recovered && !error.is_damage() => {
                     recovered = true;
-                    self.writer.recover(seen.opening).await;
+                    Box::pin(self.writer.recover(seen.opening)).await;
                     continue;
                 }
                 Err(refused) => return answered(route, generation, Err(refused)),
@@ -427,7 +428,8 @@ impl Service {
                 hand_off: asker.hand_off.clone(),
                 relaxed: route.as_ref().is_some_and(|route| route.relaxed),
             };
-            let (generation, reply) = match self.writer.write(write, seen.max_waiting).await {
+            let written = Box::pin(self.writer.write(write, seen.max_waiting));
+            let (generation, reply) = match written.await {
                 Written::Replied {
                     generation, reply, ..
                 } => (Some(generation), Ok(reply)),

@@ -1,6 +1,7 @@
 //! Routes requests, and answers reads.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use ostrakon_contract::client::{Client, Turn};
 use ostrakon_contract::contract::{self, Access, Reply, Request, Route, Target};
@@ -44,9 +45,24 @@ impl Service {
         let Err(Failure::Deadline) = attempted else {
             return (seen, attempted.map_err(Refused::Failed));
         };
-        self.metrics.slow_read();
         // Keeps no snapshot while it waits.
         drop(view);
+        // Boxed: most reads never need this, and a connection keeps memory for its request's whole
+        // future, all of which is moved when the request begins.
+        Box::pin(self.read_apart(seen, request, asker, deadline, route)).await
+    }
+
+    /// Runs a read again that overran its budget.
+    async fn read_apart(
+        &self,
+        seen: Seen,
+        request: &Arc<Request>,
+        asker: &Asker,
+        deadline: Duration,
+        route: &mut Option<Route>,
+    ) -> (Seen, Result<Progress, Refused>) {
+        self.metrics.slow_read();
+        let ordinal = self.ordinal;
         let client = request.client.clone();
         let (views, replies) = (self.writer.views().clone(), self.replies.clone());
         let (request, asker) = (Arc::clone(request), asker.clone());
@@ -117,7 +133,9 @@ async fn attempt(
                     .authority(partition, asker.hand_off.as_ref())
                     .await?;
                 if authority != Authority::Mine {
-                    if !routing::finds_nothing(view, asker, route.access, partition).await? {
+                    let finds_nothing =
+                        routing::finds_nothing(view, asker, route.access, partition);
+                    if !Box::pin(finds_nothing).await? {
                         return Ok(Progress::NotHere(NotHere::NotOwner(authority)));
                     }
                     let nothing = ReadData::Elsewhere(partition.clone(), snapshot());
@@ -147,8 +165,8 @@ async fn attempt(
             reply,
             origin: Some(view.origin()),
         }];
-        let joined = lease.gather(request, &parts, view.digest, bound).await?;
-        return Ok(Progress::Replied(joined));
+        let joined = lease.gather(request, &parts, view.digest, bound);
+        return Ok(Progress::Replied(Box::pin(joined).await?));
     }
     Ok(Progress::Replied(reply))
 }
