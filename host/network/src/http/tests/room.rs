@@ -163,8 +163,8 @@ async fn an_answer_that_is_not_taken_is_ended_alone_whatever_is_asked_meanwhile(
         idle_timeout: 10 * SHORT,
         ..patient()
     });
-    let (mut sender, large) = asking_for_much(&server).await;
     let began = tokio::time::Instant::now();
+    let (mut sender, large) = asking_for_much(&server).await;
     let (mut large, mut asked) = (std::pin::pin!(large), 0);
     loop {
         let answer = sender.send_request(get("/1")).await.expect("an answer");
