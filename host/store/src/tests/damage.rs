@@ -6,6 +6,8 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::PathBuf;
 
+use redb::ReadableDatabase as _;
+
 use super::*;
 
 const PARTITIONS: u64 = 60;
@@ -317,4 +319,85 @@ fn a_checked_start_refuses_a_value_that_is_wrong() {
         let found = snapshot(&store).get(&of, &key).expect("it is read");
         assert_ne!(found, Some(value), "the value must be damaged");
     }
+}
+
+/// A checkpoint meets a damaged page: what belongs there stays in the journal and can be read, also
+/// after a restart, and takes no further writes; the rest is written.
+#[test]
+fn what_cannot_be_written_stays_in_the_journal_and_the_rest_is_written() {
+    let (_, killed) = images();
+    let (directory, _) = directory_of(&killed);
+    let mut store = open(directory.path());
+    let [of, elsewhere] = [7, 50].map(|partition| key(partition, 7).0);
+    for partition in [&of, &elsewhere] {
+        commit(
+            &mut store,
+            partition,
+            &[(b"entry-007a", Some(b"acknowledged"))],
+        )
+        .expect("it is stored");
+    }
+    drop(store);
+    let image = Image::of(directory.path());
+
+    let wanted = value(7, 7);
+    let data = &image.data;
+    let hits = (0..data.len() - wanted.len()).filter(|at| data[*at..].starts_with(&wanted));
+    let damaged = hits.filter_map(|at| {
+        let (mut damaged, page) = (data.clone(), at / 4096 * 4096);
+        // The table of where each entry of the page ends.
+        let entries = usize::from(u16::from_le_bytes([damaged[page + 2], damaged[page + 3]]));
+        damaged[page + 4..page + 4 + 8 * entries].fill(0xff);
+        let (directory, _) = directory_of(&image.with(&damaged));
+        let store = Store::open(Options::new(directory.path(), 1 << 20)).ok()?;
+        let is_in_use = snapshot(&store).get(&of, &key(7, 8).1).is_err();
+        is_in_use.then_some((store, directory))
+    });
+    let (mut store, directory) = damaged.into_iter().next().expect("it is in a page");
+
+    let read = |store: &Store, of: &[u8]| snapshot(store).get(of, b"entry-007a").expect("it reads");
+    let acknowledged = Some(b"acknowledged".to_vec());
+    for _ in 0..2 {
+        store.catch_up().expect("the rest is written");
+        assert!(store.damage().first().is_some());
+        let metrics = store.metrics().render();
+        assert!(
+            metrics.contains("ostrakon_checkpoint_errors_total 1\n"),
+            "{metrics}"
+        );
+        for partition in [&of, &elsewhere] {
+            assert_eq!(read(&store, partition), acknowledged);
+        }
+        let mut group = Group::new(snapshot(&store));
+        for partition in [&of, &elsewhere] {
+            let mut transaction = group.begin(partition.clone(), LIMITS);
+            // Reading the old entries meets the damage; a new key alone may not.
+            let _ = transaction.set(b"other".to_vec(), b"1".to_vec());
+            group = transaction.commit();
+        }
+        let stuck = store.take_stuck(&mut group);
+        assert!(stuck.keys().all(|partition| *partition == of), "{stuck:?}");
+        store.commit(group).expect("the rest is stored");
+        drop(store);
+        store = open(directory.path());
+    }
+    for partition in [&of, &elsewhere] {
+        assert_eq!(read(&store, partition), acknowledged);
+    }
+    drop(store);
+    // Without the journal, the data file has the other partition's.
+    let data = Image::of(directory.path()).data;
+    let database = redb::Database::builder();
+    let file = directory.path().join("copy");
+    fs::write(&file, data).expect("it is written");
+    let database = database.open(&file).expect("it is redb's");
+    let table = database
+        .begin_read()
+        .expect("it begins")
+        .open_table(ENTRIES)
+        .expect("it is there");
+    let found = table
+        .get((&elsewhere[..], &b"entry-007a"[..]))
+        .expect("it reads");
+    assert!(found.is_some());
 }
