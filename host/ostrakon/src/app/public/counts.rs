@@ -26,7 +26,8 @@ use crate::app::performer;
 use crate::drain::Drain;
 use crate::readiness::Readiness;
 
-/// The allocations of one load, from the socket to the socket.
+/// The allocations of one load, from the socket to the socket. One less if the data file does not
+/// have the value yet.
 const ALLOCATIONS: u64 = 14;
 /// The allocations that do not belong to a load, such as the date's once a second.
 const BESIDE: u64 = 200;
@@ -142,7 +143,7 @@ fn a_load_allocates_so_often() {
         counted.bytes_total / LOADS
     );
     assert!(
-        of_one >= ALLOCATIONS,
+        of_one + 1 >= ALLOCATIONS,
         "a load allocates only {of_one} times: lower the bound"
     );
 }
