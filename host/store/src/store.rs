@@ -528,9 +528,7 @@ impl Store {
         loop {
             self.tend();
             if self.opened.is_none() {
-                let failure = self.failure.as_ref().or(self.behind.as_ref());
-                let (failure, _) = failure.expect("a file is closed by a failure");
-                return Err(failure.clone());
+                return Err(self.why_closed());
             }
             let is_full =
                 self.active.bytes() >= self.options.journal.memtable_bytes && self.frozen.is_some();
@@ -660,15 +658,20 @@ impl Store {
         }
     }
 
+    /// Why the data file is closed.
+    fn why_closed(&self) -> CommitFailure {
+        let failure = self.failure.as_ref().or(self.behind.as_ref());
+        failure.map_or_else(
+            || StorageError::Io(io::Error::other("the data file is closed")).into(),
+            |(failure, _)| failure.clone(),
+        )
+    }
+
     /// Shows readers the data file as it is now.
     fn read_again(&mut self) -> Result<(), CommitFailure> {
         let damage = self.damage.clone();
         let Some(opened) = &mut self.opened else {
-            let (failure, _) = self
-                .failure
-                .as_ref()
-                .expect("a file is closed by a failure");
-            return Err(failure.clone());
+            return Err(self.why_closed());
         };
         let opening = opened.stored.opening;
         let stored = damage.contain(|| read(&opened.database, opening));
@@ -849,8 +852,11 @@ impl Store {
     /// failure is too recent.
     pub fn recover(&mut self, failed_opening: u64) {
         if failed_opening == self.openings {
+            let was_behind = self.behind.take();
             self.shut();
             self.end_checkpoint();
+            // A checkpoint that failed because of this says nothing of the disk.
+            self.behind = was_behind;
         }
         if self.opened.is_none() {
             let _ = self.opened();
@@ -902,7 +908,7 @@ impl Store {
         let damage = self.damage.clone();
         let committed = match &mut self.opened {
             Some(opened) => damage.contain(|| commit(opened)),
-            None => Err(StorageError::Io(io::Error::other("the data file is closed")).into()),
+            None => Err(self.why_closed()),
         };
         let committed = committed.and_then(|()| self.read_again());
         if let Err(failure) = &committed {

@@ -563,3 +563,24 @@ fn each_commit_has_a_view_of_its_own() {
     println!("{} views over {checkpoints} checkpoints", views.len());
     assert!(checkpoints > 10);
 }
+
+/// The data file is closed because a read failed, when a checkpoint has just succeeded.
+#[test]
+fn a_checkpoint_that_ends_while_the_file_is_closed_loses_nothing() {
+    let directory = tempfile::tempdir().expect("a directory can be created");
+    let options = Options {
+        journal: SMALL_SIZES,
+        ..Options::new(directory.path(), 1 << 20)
+    };
+    let mut store = Store::open(options).expect("it opens");
+    for round in 0..20_u8 {
+        commit(&mut store, b"p", &[(&[round], Some(&[round; 1500]))]).expect("it is stored");
+        store.tend();
+        // Not a wait for an event: the checkpoint has ended in some rounds, and in others not.
+        std::thread::sleep(std::time::Duration::from_millis(u64::from(round)));
+        store.recover(snapshot(&store).opening());
+        assert_eq!(contents(&store).len(), usize::from(round) + 1);
+        let entries = snapshot(&store).entries().expect("it reads");
+        assert_eq!(entries, u64::from(round) + 1);
+    }
+}
