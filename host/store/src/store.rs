@@ -447,7 +447,12 @@ impl Store {
     }
 
     fn write_to_journal(&mut self, body: &[u8]) -> Result<(), CommitFailure> {
-        if let Err(error) = self.journal.write(body) {
+        let mut written = self.journal.write(body);
+        if written.is_ok() && !self.journal.is_there(false) {
+            let gone = "a file of the journal was removed or replaced";
+            written = Err(io::Error::new(io::ErrorKind::NotFound, gone));
+        }
+        if let Err(error) = written {
             self.journal_failed = true;
             return Err(StorageError::Io(error).into());
         }

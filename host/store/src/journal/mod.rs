@@ -343,8 +343,13 @@ impl Journal {
     /// If it could not be made.
     pub(crate) fn take(&mut self, Made(made): Made) -> io::Result<()> {
         self.ordered -= 1;
-        self.free.push(made?);
+        let segment = made?;
         self.seen = None;
+        if !segment.is_there() {
+            let gone = format!("{} was removed", segment.path.display());
+            return Err(io::Error::new(io::ErrorKind::NotFound, gone));
+        }
+        self.free.push(segment);
         Ok(())
     }
 
