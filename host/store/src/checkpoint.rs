@@ -12,7 +12,7 @@ use super::damage::{Contained, Damage};
 use super::failure::CommitFailure;
 use super::file::{begin, write_memtable, write_record};
 use super::journal::{Made, Order, Place};
-use super::memtable::{ALL, Memtable};
+use super::memtable::Memtable;
 use super::store::Record;
 
 /// How often it is looked whether somebody still reads what was written.
@@ -41,7 +41,7 @@ impl Checkpoint {
         let began = Instant::now();
         let result = self.damage.contain(|| {
             let transaction = begin(&self.database)?;
-            write_memtable(&transaction, &self.memtable, &ALL)?;
+            write_memtable(&transaction, &self.memtable, None)?;
             write_record(&transaction, &self.record, &self.place)?;
             transaction.commit()?;
             Ok(())

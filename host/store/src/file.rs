@@ -1,7 +1,6 @@
 //! The data file: redb's, as this crate lays it out, and how it is opened and written.
 
 use std::fs::{self, File};
-use std::ops::RangeBounds;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -183,22 +182,31 @@ pub(super) fn read(database: &Database, opening: u64) -> Result<Stored, ReadErro
     })
 }
 
-/// Writes a memtable's changes to some partitions in key order, since neighbouring keys share
-/// pages.
+/// Writes a memtable's changes, or only those of some partitions, which are in order. Writes in
+/// key order, since neighbouring keys share pages.
 pub(super) fn write_memtable(
     transaction: &WriteTransaction,
     memtable: &Memtable,
-    partitions: &impl RangeBounds<Vec<u8>>,
+    only: Option<&[Vec<u8>]>,
 ) -> Result<(), ReadError> {
+    let is_meant = |partition: &[u8]| {
+        only.is_none_or(|only| only.binary_search_by(|of| (**of).cmp(partition)).is_ok())
+    };
     let mut entries = transaction.open_table(ENTRIES).map_err(storage)?;
-    for (position, value) in memtable.entries_of(partitions) {
+    for (position, value) in memtable.entries() {
+        if !is_meant(position.0) {
+            continue;
+        }
         match value {
             Some(value) => entries.insert(position, value)?,
             None => entries.remove(position)?,
         };
     }
     let mut sizes = transaction.open_table(SIZES).map_err(storage)?;
-    for (partition, row) in memtable.sizes_of(partitions) {
+    for (partition, row) in memtable.rows() {
+        if !is_meant(partition) {
+            continue;
+        }
         match row.size() {
             Some(size) => sizes.insert(partition, (size.bytes, size.entries))?,
             None => sizes.remove(partition)?,

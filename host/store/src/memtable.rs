@@ -4,7 +4,7 @@
 //! as it is. So each commit has a view of its own for as long as somebody keeps it.
 
 use std::cmp::Ordering;
-use std::ops::{Bound, RangeBounds, RangeFull};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use equivalent::{Comparable, Equivalent};
@@ -53,9 +53,6 @@ impl PartialOrd for Key {
         Some(self.cmp(other))
     }
 }
-
-/// All partitions.
-pub(super) const ALL: RangeFull = ..;
 
 /// A borrowed [`Key`].
 #[derive(Clone, Copy, Debug)]
@@ -190,45 +187,27 @@ impl Memtable {
         partitions
     }
 
-    /// The changed entries of some partitions, in order.
-    pub(super) fn entries_of(
-        &self,
-        partitions: &impl RangeBounds<Vec<u8>>,
-    ) -> impl Iterator<Item = (Position<'_>, Option<&[u8]>)> {
-        let end = match partitions.end_bound() {
-            Bound::Included(last) => Some(successor(last)),
-            Bound::Excluded(_) | Bound::Unbounded => None,
-        };
-        let from = match partitions.start_bound() {
-            Bound::Included(first) => Bound::Included(At(first, &[])),
-            Bound::Excluded(_) | Bound::Unbounded => Bound::Unbounded,
-        };
-        let to = end
-            .as_deref()
-            .map_or(Bound::Unbounded, |end| Bound::Excluded(At(end, &[])));
-        let entries = self.range(from, to);
+    /// All changed entries, in order.
+    pub(super) fn entries(&self) -> impl Iterator<Item = (Position<'_>, Option<&[u8]>)> {
+        let entries = self.entries.iter();
         entries.map(|(key, value)| (key.parts(), value.as_deref()))
     }
 
-    /// The changed sizes of some partitions, in order.
-    pub(super) fn sizes_of(
-        &self,
-        partitions: &impl RangeBounds<Vec<u8>>,
-    ) -> impl Iterator<Item = (&[u8], Row)> {
-        let within = |partition: &[u8]| partitions.contains(&partition.to_vec());
-        let sizes = self
-            .sizes
+    /// All changed rows of the table `sizes`, in order.
+    pub(super) fn rows(&self) -> impl Iterator<Item = (&[u8], Row)> {
+        self.sizes
             .iter()
-            .filter(move |(partition, _)| within(partition));
-        sizes.map(|(partition, size)| (&**partition, *size))
+            .map(|(partition, row)| (&**partition, *row))
     }
 
     /// A partition's changes in two memtables, as one more commit.
     pub(super) fn carried(older: &Self, newer: &Self, partition: &[u8]) -> Pending {
-        let all = partition.to_vec()..=partition.to_vec();
+        let end = successor(partition);
+        let (from, to) = (At(partition, &[]), At(&end, &[]));
         let mut changes = Entries::new();
         for memtable in [older, newer] {
-            let entries = memtable.entries_of(&all);
+            let entries = memtable.range(Bound::Included(from), Bound::Excluded(to));
+            let entries = entries.map(|(key, value)| (key.parts(), value.as_deref()));
             changes
                 .extend(entries.map(|((_, key), value)| (key.to_vec(), value.map(<[u8]>::to_vec))));
         }

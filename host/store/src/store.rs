@@ -22,18 +22,25 @@ use super::damage::{Contained, Damage, contain};
 use super::disk::FileDisk;
 use super::failure::{CommitError, CommitFailure, OpenError};
 use super::file::{
-    MakeDisk, begin, bring_over, create, open_database, read, read_meta, write_memtable,
+    MakeDisk, Meta, begin, bring_over, create, open_database, read, read_meta, write_memtable,
     write_record,
 };
 use super::group::{Group, Limits};
 use super::held::{Held, Missing};
 use super::journal::{self, Fault, Journal, Place, Replayed};
-use super::memtable::{ALL, Memtable};
+use super::memtable::Memtable;
 use super::migration::Migration;
 use super::snapshot::{ReadError, Snapshot, Stored};
 
 /// How long the store waits at a time for its other threads.
 const WAIT: Duration = Duration::from_secs(1);
+
+/// How long partitions that the data file does not take are left alone.
+const STUCK: Duration = Duration::from_secs(60);
+
+/// How many transactions may fail while it is found which partitions the data file does not take:
+/// each costs an opening of the file, while writes wait.
+const MOST_ATTEMPTS: u32 = 100;
 
 /// The memory that is kept for encoding commits.
 const KEPT_BYTES: usize = 1 << 20;
@@ -151,6 +158,10 @@ pub struct Store {
     /// The partitions that the data file does not take, because a part of it is damaged. They are
     /// in the journal and in memory.
     stuck: HashMap<Vec<u8>, CommitError>,
+    /// When they were last tried, if there are any.
+    stuck_since: Option<Instant>,
+    /// The memory that they take in the active memtable, at most.
+    carried_bytes: usize,
     held: Held,
     damage: Damage,
     /// Held for the life of the store, across all openings of the file.
@@ -223,13 +234,13 @@ impl Found {
             );
         }
         let damage = Damage::default();
-        let (opened, place) = open(&path, &options, &held, &damage, 1)?;
+        let (opened, meta) = open(&path, &options, &held, &damage, 1)?;
         let directory = options.directory.join(journal::DIRECTORY);
         let io = |source| OpenError::Io {
             path: directory.clone(),
             source,
         };
-        let place = match place {
+        let place = match meta.place {
             Some(place) => place,
             None => bring_over(&opened.database, &options)?,
         };
@@ -260,6 +271,8 @@ impl Found {
             behind: None,
             no_space: None,
             stuck: HashMap::new(),
+            stuck_since: None,
+            carried_bytes: 0,
             held,
             damage,
             options,
@@ -395,18 +408,9 @@ impl Store {
         self.append(group.changes, None)
     }
 
-    /// Takes the partitions that cannot be stored, because a part of the file is damaged, out of
-    /// a group; returns why. A request concerns one partition, so none is stored in part.
-    pub fn take_stuck(&self, group: &mut Group) -> HashMap<Vec<u8>, CommitError> {
-        let mut stuck = HashMap::new();
-        if !self.stuck.is_empty() {
-            group.changes.retain(|partition, _| {
-                let error = self.stuck.get(partition);
-                stuck.extend(error.map(|error| (partition.clone(), error.clone())));
-                error.is_none()
-            });
-        }
-        stuck
+    /// Why a partition takes no writes, if a part of the data file is damaged.
+    pub fn stuck(&self, partition: &[u8]) -> Option<&CommitError> {
+        self.stuck.get(partition)
     }
 
     /// Stores a swap's record by itself.
@@ -482,9 +486,9 @@ impl Store {
     /// is written to the data file.
     fn begin_anew(&mut self) -> Result<(), CommitFailure> {
         self.end_checkpoint();
-        let (place, segment) = self.journal.anew().map_err(StorageError::Io)?;
+        let place = self.journal.anew().map_err(StorageError::Io)?;
         self.write_all(place)?;
-        self.journal.restart(place, segment);
+        self.journal.restart();
         self.journal_failed = false;
         tracing::info!("another journal was begun");
         Ok(())
@@ -502,7 +506,7 @@ impl Store {
         self.attempt(|opened| {
             let transaction = begin(&opened.database)?;
             for memtable in frozen.as_deref().into_iter().chain([&active]) {
-                write_memtable(&transaction, memtable, &ALL)?;
+                write_memtable(&transaction, memtable, None)?;
             }
             write_record(&transaction, &record, &place)?;
             transaction.commit()?;
@@ -515,7 +519,14 @@ impl Store {
     /// Notes that the data file has everything up to a place.
     fn has_all(&mut self, place: Place) {
         (self.frozen, self.active) = (None, Memtable::default());
+        self.not_stuck();
         self.caught_up(place);
+    }
+
+    /// The data file takes every partition.
+    fn not_stuck(&mut self) {
+        self.stuck.clear();
+        (self.stuck_since, self.carried_bytes) = (None, 0);
     }
 
     fn caught_up(&mut self, place: Place) {
@@ -532,11 +543,10 @@ impl Store {
         let mut waited = false;
         loop {
             self.tend();
-            if self.opened.is_none() {
+            if self.opened.is_none() || self.journal_failed {
                 return Err(self.why_closed());
             }
-            let is_full =
-                self.active.bytes() >= self.options.journal.memtable_bytes && self.frozen.is_some();
+            let is_full = self.is_large() && self.frozen.is_some();
             let lacks = self.journal.lacks(length);
             if !is_full && lacks == 0 {
                 break;
@@ -571,6 +581,14 @@ impl Store {
         while let Some(done) = self.background.done() {
             self.take(done);
         }
+        if self.opened.is_some()
+            && self.journal_failed
+            && !self.backing_off()
+            && let Err(failure) = self.begin_anew()
+        {
+            // What was acknowledged is in memory only: it is tried again and again.
+            self.refuse(failure);
+        }
         if self.opened.is_some() && !self.journal_failed {
             if self.is_due() {
                 self.begin_checkpoint();
@@ -586,6 +604,11 @@ impl Store {
         before != self.snapshot().map(Arc::as_ptr)
     }
 
+    /// Whether the active memtable should be written.
+    fn is_large(&self) -> bool {
+        self.active.bytes() >= self.options.journal.memtable_bytes + self.carried_bytes
+    }
+
     /// Whether a checkpoint is to begin, or to be tried again.
     fn is_due(&self) -> bool {
         if let Some(frozen) = &self.frozen {
@@ -594,7 +617,7 @@ impl Store {
         }
         let sizes = &self.options.journal;
         let is_idle = self.committed.elapsed() >= sizes.idle && self.lacks_something();
-        self.active.bytes() >= sizes.memtable_bytes || self.journal.is_long() || is_idle
+        self.is_large() || self.journal.is_long() || is_idle
     }
 
     fn begin_checkpoint(&mut self) {
@@ -654,7 +677,7 @@ impl Store {
                     Ok(()) => {
                         self.options.metrics.checkpoint(ended.took, entries, bytes);
                         self.frozen = None;
-                        self.stuck.clear();
+                        self.not_stuck();
                         self.caught_up(place);
                     }
                     Err(failure) => self.checkpoint_failed(failure),
@@ -706,8 +729,18 @@ impl Store {
         let Some(frozen) = self.frozen.clone() else {
             return Ok(());
         };
+        let mut partitions = frozen.memtable.partitions();
+        // Those that were not written before are not tried again for each checkpoint.
+        let is_patient = self.stuck_since.is_none_or(|at| at.elapsed() < STUCK);
         let mut failed = HashMap::new();
-        self.write_parts(&frozen.memtable, &frozen.memtable.partitions(), &mut failed)?;
+        if is_patient {
+            partitions.retain(|partition| {
+                let error = self.stuck.get(partition);
+                failed.extend(error.map(|error| (partition.clone(), error.clone())));
+                error.is_none()
+            });
+        }
+        self.write_parts(&frozen.memtable, &partitions, &mut failed, &mut 0)?;
         tracing::warn!(
             partitions = failed.len(),
             "a part of the data cannot be written to the data file"
@@ -717,6 +750,9 @@ impl Store {
             let pending = Memtable::carried(&frozen.memtable, &self.active, partition);
             changes.insert(partition.clone(), pending);
         }
+        if !is_patient || self.stuck_since.is_none() {
+            self.stuck_since = Some(Instant::now());
+        }
         self.stuck = failed;
         let mut body = Vec::new();
         commit::encode(&changes, None, &mut body);
@@ -725,44 +761,49 @@ impl Store {
             self.journal.take(made).map_err(StorageError::Io)?;
         }
         self.write_to_journal(&body)?;
+        let before = self.active.bytes();
+        self.active.apply(changes);
+        self.carried_bytes = self.active.bytes() - before;
         self.attempt(|opened| {
             let transaction = begin(&opened.database)?;
             write_record(&transaction, &frozen.record, &frozen.place)?;
             transaction.commit()?;
             Ok(())
         })?;
-        self.active.apply(changes);
         self.frozen = None;
         self.caught_up(frozen.place);
         Ok(())
     }
 
+    /// Writes these partitions' changes: all at once, or, where that fails, each half by itself.
     fn write_parts(
         &mut self,
         memtable: &Memtable,
         partitions: &[Vec<u8>],
         failed: &mut HashMap<Vec<u8>, CommitError>,
+        attempts: &mut u32,
     ) -> Result<(), CommitFailure> {
-        let (Some(first), Some(last)) = (partitions.first(), partitions.last()) else {
+        if partitions.is_empty() {
             return Ok(());
-        };
+        }
         let written = self.attempt(|opened| {
             let transaction = begin(&opened.database)?;
-            write_memtable(&transaction, memtable, &(first.clone()..=last.clone()))?;
+            write_memtable(&transaction, memtable, Some(partitions))?;
             transaction.commit()?;
             Ok(())
         });
+        *attempts += u32::from(written.is_err());
         match written {
             Ok(()) => Ok(()),
-            Err(failure) if !failure.is_damage() => Err(failure),
+            Err(failure) if !failure.is_damage() || *attempts >= MOST_ATTEMPTS => Err(failure),
             Err(failure) if partitions.len() == 1 => {
-                failed.insert(first.clone(), failure.into());
+                failed.insert(partitions[0].clone(), failure.into());
                 Ok(())
             }
             Err(_) => {
                 let (one, other) = partitions.split_at(partitions.len() / 2);
-                self.write_parts(memtable, one, failed)?;
-                self.write_parts(memtable, other, failed)
+                self.write_parts(memtable, one, failed, attempts)?;
+                self.write_parts(memtable, other, failed, attempts)
             }
         }
     }
@@ -793,7 +834,8 @@ impl Store {
 
     /// Whether the data file lacks something that it can take.
     fn lacks_something(&self) -> bool {
-        self.journal.end() != self.stored_up_to && self.stuck.is_empty()
+        let waits = self.stuck_since.is_some_and(|at| at.elapsed() < STUCK);
+        self.journal.end() != self.stored_up_to && !waits
     }
 
     /// Begins a migration, on top of everything that was committed.
@@ -813,7 +855,7 @@ impl Store {
         let begun = base.damage.contain(|| {
             let transaction = begin(&opened.database)?;
             for memtable in frozen.as_deref().into_iter().chain([&active]) {
-                write_memtable(&transaction, memtable, &ALL)?;
+                write_memtable(&transaction, memtable, None)?;
             }
             Ok::<_, CommitFailure>(transaction)
         });
@@ -842,7 +884,10 @@ impl Store {
             migration.transaction.into_inner().commit()?;
             Ok(())
         });
-        if let Err(failure) = committed {
+        if let Err(failure) = committed
+            // It failed after it was stored, and the file was opened again.
+            && (self.opened.is_none() || self.record != record)
+        {
             return Err(self.refuse(failure));
         }
         self.record = record;
@@ -940,10 +985,10 @@ impl Store {
     fn reopen(&mut self) -> Result<(), CommitFailure> {
         let opening = self.openings + 1;
         match open(&self.path, &self.options, &self.held, &self.damage, opening) {
-            Ok((opened, place)) => {
+            Ok((opened, meta)) => {
                 self.openings += 1;
                 self.opened = Some(opened);
-                self.found_up_to(place);
+                self.found(meta);
                 self.publish();
                 tracing::info!(opening = self.openings, "the store was reopened");
                 Ok(())
@@ -961,16 +1006,19 @@ impl Store {
         }
     }
 
-    /// A commit that was called failed may be in the file. Only then does it have more than was
-    /// noted.
-    fn found_up_to(&mut self, place: Option<Place>) {
-        let Some(place) = place else { return };
+    /// Takes up what a file that was opened again has: a transaction that was called failed may be
+    /// in it, and opening it has made that durable.
+    fn found(&mut self, meta: Meta) {
+        let Some(place) = meta.place else { return };
         if (self.frozen.as_ref()).is_some_and(|frozen| frozen.place.is_up_to(&place)) {
             self.frozen = None;
+            self.behind = None;
+            self.not_stuck();
             self.stored_up_to = place;
         }
         if self.journal.end().is_up_to(&place) {
             self.active = Memtable::default();
+            self.record = meta.record;
         }
     }
 
@@ -1052,7 +1100,7 @@ fn open(
     held: &Held,
     damage: &Damage,
     opening: u64,
-) -> Result<(Opened, Option<Place>), OpenError> {
+) -> Result<(Opened, Meta), OpenError> {
     let damaged = |source: redb::Error| OpenError::Damaged {
         path: path.to_owned(),
         source,
@@ -1083,5 +1131,5 @@ fn open(
         snapshot,
         shut,
     };
-    Ok((opened, meta.place))
+    Ok((opened, meta))
 }

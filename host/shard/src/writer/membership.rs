@@ -291,18 +291,7 @@ impl Worker {
                 ..transfer
             };
             if let Err(error) = self.store.transfer(&transfer) {
-                // The store may have been reopened, and it may contain the transfer: where only
-                // the last sync failed, nobody knows.
-                let stored = self.store.record().topology.as_deref();
-                if let Some(Ok(mut stored)) = stored.map(Membership::decode) {
-                    let known = [before, &next]
-                        .map(|membership| (membership.shard.plan(), &membership.owners));
-                    let of_plan = known.iter().find(|(plan, _)| *plan == stored.shard.plan());
-                    stored.owners = of_plan.and_then(|(_, owners)| (*owners).clone());
-                    let is_next = stored.shard == next.shard;
-                    stored.tally = if is_next { next.tally } else { before.tally };
-                    self.membership = Some(Arc::new(stored));
-                }
+                // The store may have been reopened.
                 self.publish();
                 return Err(error.into());
             }

@@ -57,8 +57,8 @@ pub(super) enum Guests {
     AtOnce,
 }
 
-/// A request of the current group: its sender, its outcome, its trace and its partition.
-type Waiting = (oneshot::Sender<Written>, Written, Trace, Vec<u8>);
+/// A request of the current group: its sender, its outcome and its trace.
+type Waiting = (oneshot::Sender<Written>, Written, Trace);
 
 impl Worker {
     pub(super) fn new(
@@ -192,7 +192,7 @@ impl Worker {
                 // There is no room for the reply that it would give.
                 let _ = sender.send(Written::RepliesFull);
             } else {
-                let (trace, partition) = (write.request.trace.clone(), write.partition.clone());
+                let trace = write.request.trace.clone();
                 trace.record(Operation::WaitForTheWriter, sent);
                 let (grown, written, relaxed) = self.write(group, &live, &guest, write);
                 group = grown;
@@ -201,7 +201,7 @@ impl Worker {
                     let _ = sender.send(written);
                     answered += 1;
                 } else {
-                    waiting.push((sender, written, trace, partition));
+                    waiting.push((sender, written, trace));
                 }
             }
             if waiting.len() + answered >= writer.max_group
@@ -267,6 +267,9 @@ impl Worker {
                     Err(failure) => return (group, failed(failure)),
                 }
             }
+            if let Some(error) = self.store.stuck(&partition) {
+                return (group, self.not_stored(error));
+            }
             let limits = (&guest.settings().store).into();
             let transaction = group.begin(partition, limits);
             let (group, replied) = lease.write(&request, transaction).await;
@@ -287,8 +290,7 @@ impl Worker {
     }
 
     /// Commits a group and releases its replies. So many requests of it were answered before.
-    fn commit(&mut self, mut group: Group, waiting: Vec<Waiting>, answered: usize) {
-        let stuck = self.store.take_stuck(&mut group);
+    fn commit(&mut self, group: Group, waiting: Vec<Waiting>, answered: usize) {
         if !group.is_empty() {
             let began = Instant::now();
             match self.store.commit(group) {
@@ -296,7 +298,7 @@ impl Worker {
                     self.metrics
                         .commit(began.elapsed(), waiting.len() + answered);
                     self.stored();
-                    for (_, _, trace, _) in &waiting {
+                    for (_, _, trace) in &waiting {
                         trace.record(Operation::Commit, began);
                     }
                     self.committed();
@@ -319,15 +321,7 @@ impl Worker {
                 }
             }
         }
-        if !stuck.is_empty() {
-            self.metrics.commit_failed();
-            tracing::warn!(partitions = stuck.len(), "a part of a group was not stored");
-        }
-        for (sender, written, _, partition) in waiting {
-            if let Some(error) = stuck.get(&partition) {
-                let _ = sender.send(self.instead(written, error));
-                continue;
-            }
+        for (sender, written, _) in waiting {
             if let Written::Failed {
                 failure: Failure::Store(error),
                 ..

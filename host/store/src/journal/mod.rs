@@ -26,6 +26,7 @@ mod sector;
 mod segment;
 
 pub(crate) use place::Place;
+use replay::Sector;
 pub(crate) use replay::{Fault, Replayed, replay};
 
 pub use replay::Damaged;
@@ -92,6 +93,8 @@ pub(crate) struct Journal {
     /// Segments that can be used.
     free: Vec<Segment>,
     ordered: usize,
+    /// Where the journal begins anew after a failure.
+    next: Option<(Place, Segment)>,
     /// No file has this number or a higher one.
     next_number: u32,
     /// The directory as it was when all segments were in it.
@@ -173,6 +176,7 @@ impl Journal {
             used,
             free,
             ordered: 0,
+            next: None,
             next_number: highest.map_or(0, |highest| highest + 1),
             seen: Stamp::of(&directory).ok(),
             directory,
@@ -183,18 +187,35 @@ impl Journal {
         // where this one has read it. And nothing may remain of a record that was cut off: it
         // would be taken for a later one.
         for sectors in [&replayed.last, &replayed.torn] {
-            for (number, at, sector) in sectors {
-                journal
-                    .segment(*number)
-                    .map_or(Ok(()), |found| found.disk.write(*at, sector))?;
-            }
-            for number in sectors.iter().map(|(number, ..)| number) {
-                journal
-                    .segment(*number)
-                    .map_or(Ok(()), |found| found.disk.sync())?;
+            journal.write_again(sectors)?;
+        }
+        // A process that ended early may have made a segment and not its name durable.
+        File::open(&journal.directory)?.sync_all()?;
+        Ok(journal)
+    }
+
+    /// Writes sectors where they are, durably: neighbours at once.
+    fn write_again(&self, sectors: &[Sector]) -> io::Result<()> {
+        let mut rest = sectors;
+        while let Some((number, at, _)) = rest.first() {
+            let neighbours = rest.iter().zip((*at..).step_by(SECTOR));
+            let run = neighbours.take_while(|((of, place, _), at)| of == number && place == at);
+            let (run, after) = rest.split_at(run.count());
+            rest = after;
+            let Some(segment) = self.segment(*number) else {
+                continue;
+            };
+            let bytes: Vec<u8> = run
+                .iter()
+                .flat_map(|(.., sector)| sector)
+                .copied()
+                .collect();
+            segment.disk.write(*at, &bytes)?;
+            if rest.first().is_none_or(|(next, ..)| next != number) {
+                segment.disk.sync()?;
             }
         }
-        Ok(journal)
+        Ok(())
     }
 
     fn segment(&self, number: u32) -> Option<&Segment> {
@@ -259,11 +280,12 @@ impl Journal {
         let mut start = self.end.position;
         for (number, part) in (0..).zip(parts) {
             if self.end.is_link(self.end.position) {
-                let next = self.free.pop().expect("there is room for the record");
+                let next = self.free.last().expect("there is room for the record");
                 let link = next.number.to_le_bytes();
                 sector::write(self.end.seed, self.end.position, LINK, &link, &mut sectors);
                 self.put(start, &sectors)?;
                 sectors.clear();
+                let next = self.free.pop().expect("it was just there");
                 self.end.position += 1;
                 self.end.segment = next.number;
                 start = self.end.position;
@@ -371,11 +393,17 @@ impl Journal {
     }
 
     /// The place where the journal can begin anew after a failure, in a segment that has just
-    /// been made: beyond everything that was tried.
+    /// been made: beyond everything that was tried. The same one until it has begun there, because
+    /// the data file may name it already.
     ///
     /// # Errors
     /// If no segment can be made.
-    pub(crate) fn anew(&mut self) -> io::Result<(Place, Made)> {
+    pub(crate) fn anew(&mut self) -> io::Result<Place> {
+        if let Some((place, segment)) = &self.next
+            && segment.is_there()
+        {
+            return Ok(*place);
+        }
         if !self.directory.exists() {
             fs::create_dir(&self.directory)?;
             let data = self.directory.parent().unwrap_or(&self.directory);
@@ -389,18 +417,18 @@ impl Journal {
             segment: segment.number,
             ..self.end
         };
-        Ok((place, Made(Ok(segment))))
+        self.next = Some((place, segment));
+        Ok(place)
     }
 
-    /// Begins anew at this place, once the data file says so. The other segments are given up.
-    pub(crate) fn restart(&mut self, place: Place, Made(made): Made) {
-        let Ok(segment) = made else { return };
+    /// Begins anew there, once the data file says so. The other segments are given up.
+    pub(crate) fn restart(&mut self) {
+        let Some((place, segment)) = self.next.take() else {
+            return;
+        };
         let used = std::mem::take(&mut self.used);
-        let given_up: Vec<_> = used
-            .into_iter()
-            .map(|(_, segment)| segment)
-            .chain(std::mem::take(&mut self.free))
-            .collect();
+        let used = used.into_iter().map(|(_, segment)| segment);
+        let given_up: Vec<_> = used.chain(std::mem::take(&mut self.free)).collect();
         for segment in given_up.iter().filter(|segment| segment.is_there()) {
             self.remove(segment);
         }

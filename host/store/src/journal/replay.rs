@@ -107,6 +107,14 @@ struct Reader<'a> {
     segment: u32,
     content: Vec<u8>,
     used: Vec<u32>,
+    /// How many of them are before the segment where the last record ends.
+    passed: usize,
+}
+
+/// Whether there is no file, or one that is no segment.
+fn is_gone(error: &io::Error) -> bool {
+    use io::ErrorKind::{NotFound, UnexpectedEof};
+    matches!(error.kind(), NotFound | UnexpectedEof)
 }
 
 /// Reads all records after a place, which the data file names, and gives each to `take`, which
@@ -129,11 +137,13 @@ pub(crate) fn replay(
         segment: place.segment,
         content: Vec::new(),
         used: Vec::new(),
+        passed: 0,
     };
     reader.enter(place.segment)?;
     let (mut last, mut commits, mut bytes) = (Vec::new(), 0, 0);
     loop {
         let (position, segment, used) = (reader.position, reader.segment, reader.used.len());
+        reader.passed = used - 1;
         if let Some(record) = reader.record()? {
             reader.commit = record.head.commit;
             commits += 1;
@@ -172,7 +182,6 @@ impl Reader<'_> {
 
     /// Goes to a segment's start.
     fn enter(&mut self, number: u32) -> Result<(), Fault> {
-        use io::ErrorKind::{NotFound, UnexpectedEof};
         match Segment::look_into(self.directory, number, self.make)
             .and_then(|found| found.read(self.place.sectors))
         {
@@ -181,15 +190,13 @@ impl Reader<'_> {
                 self.used.push(number);
                 Ok(())
             }
-            Err(error) if matches!(error.kind(), NotFound | UnexpectedEof) => {
-                Err(Fault::Damaged(Damaged {
-                    path: self.path(number),
-                    byte: 0,
-                    commit: self.commit + 1,
-                    last: None,
-                    is_gone: true,
-                }))
-            }
+            Err(error) if is_gone(&error) => Err(Fault::Damaged(Damaged {
+                path: self.path(number),
+                byte: 0,
+                commit: self.commit + 1,
+                last: None,
+                is_gone: true,
+            })),
             Err(error) => Err(Fault::Io(self.path(number), error)),
         }
     }
@@ -269,13 +276,16 @@ impl Reader<'_> {
     fn later(&mut self, start: u64, torn: &mut Vec<Sector>) -> Result<Option<u64>, Fault> {
         let mut last = None;
         let mut numbers = self.others()?;
-        numbers.extend(&self.used);
+        // Those that were passed have nothing behind `start`.
+        numbers.extend(self.used.iter().skip(self.passed));
         for number in numbers {
-            let Ok(content) = Segment::look_into(self.directory, number, self.make)
-                .and_then(|found| found.read(self.place.sectors))
-            else {
+            let read = Segment::look_into(self.directory, number, self.make)
+                .and_then(|found| found.read(self.place.sectors));
+            let content = match read {
+                Ok(content) => content,
                 // No segment: whatever needs it names it, and has been found missing.
-                continue;
+                Err(error) if is_gone(&error) => continue,
+                Err(error) => return Err(Fault::Io(self.path(number), error)),
             };
             for (at, sector) in content.chunks(SECTOR).enumerate() {
                 let Seen::Whole {

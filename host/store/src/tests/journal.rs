@@ -18,8 +18,8 @@ fn contents(store: &Store) -> Contents {
 #[derive(Default)]
 struct Model {
     acknowledged: (Contents, Record),
-    /// The commits since then that failed, each on top of what was acknowledged. A loss of power
-    /// may leave the last one that was tried.
+    /// The commits since then that failed, each on top of what was acknowledged. One of them may be
+    /// stored: the last that reached the disk.
     failed: Vec<(Contents, Record)>,
 }
 
@@ -99,6 +99,21 @@ fn change(
     Ok(group)
 }
 
+/// A migration: each value gets a byte more, and the schema is the next.
+fn migrate(store: &mut Store, next: &mut (Contents, Record)) -> Result<Arc<Snapshot>, CommitError> {
+    let mut migration = store.begin_migration(LIMITS)?;
+    let failed = |_| CommitError::Full;
+    for value in next.0.values_mut() {
+        value.push(b'm');
+    }
+    let entries: Vec<_> = next.0.clone().into_iter().collect();
+    let set = migration.set_many(&entries, &mut unbounded);
+    set.map_err(|_| CommitError::Full)?;
+    migration.scan(None, 1, &mut unbounded).map_err(failed)?;
+    next.1.schema = Some(next.1.schema.unwrap_or(0) + 1);
+    store.commit_migration(migration, next.1.clone())
+}
+
 /// Random commits, checkpoints and restarts on a disk that fails at some operation or does not.
 fn run(disk: &TestDisk, directory: &Path, random: &mut Random, counted: &mut Counted) -> Model {
     let mut model = Model::default();
@@ -129,7 +144,10 @@ fn run(disk: &TestDisk, directory: &Path, random: &mut Random, counted: &mut Cou
         let mut next = model.acknowledged.clone();
         let made = change(&mut store, random, &mut next.0);
         let committed = made.and_then(|group| {
-            if random.below(8) == 0 {
+            if random.below(12) == 0 {
+                next = model.acknowledged.clone();
+                migrate(&mut store, &mut next)
+            } else if random.below(8) == 0 {
                 next = model.acknowledged.clone();
                 next.1.generation = Some(vec![random.below(256) as u8; 40]);
                 store.set_record(next.1.clone())
@@ -147,6 +165,14 @@ fn run(disk: &TestDisk, directory: &Path, random: &mut Random, counted: &mut Cou
         } else {
             counted.refused += 1;
             model.failed.push(next);
+            if store.snapshot().is_some() {
+                let seen = snapshot(&store).scan(None, usize::MAX, &mut unbounded);
+                if let Ok(seen) = seen {
+                    let seen: Contents = seen.entries.into_iter().collect();
+                    assert!(seen == model.acknowledged.0, "readers see nothing else");
+                }
+                assert_eq!(*store.record(), model.acknowledged.1);
+            }
         }
         if random.below(9) == 0 {
             counted.restarts += 1;
@@ -380,7 +406,12 @@ fn a_flipped_bit_is_found_and_told_apart_from_a_torn_end() {
             } else {
                 served += 1;
                 assert_eq!(found.problems, [""; 0], "{context}");
-                assert_eq!(found.entries, 12, "{context}");
+                let copy = tempfile::tempdir().expect("a directory can be created");
+                ostrakon_test_support::files::copy(directory.path(), copy.path());
+                assert!(
+                    Some(&contents(&open(copy.path()))) == states.last(),
+                    "{context}"
+                );
             }
             fs::write(&path, &content).expect("it is written");
         }
@@ -583,4 +614,16 @@ fn a_checkpoint_that_ends_while_the_file_is_closed_loses_nothing() {
         let entries = snapshot(&store).entries().expect("it reads");
         assert_eq!(entries, u64::from(round) + 1);
     }
+}
+
+/// Nobody writes after a file of the journal was removed: the data file gets what it lacks by itself.
+#[test]
+fn a_journal_that_lost_a_file_is_replaced_without_a_further_write() {
+    let directory = tempfile::tempdir().expect("a directory can be created");
+    let (mut store, states) = some_commits(directory.path());
+    fs::remove_dir_all(directory.path().join("journal")).expect("it is removed");
+    store.look().expect("the data file is there");
+    store.tend();
+    drop(store);
+    assert!(Some(&contents(&open(directory.path()))) == states.last());
 }
