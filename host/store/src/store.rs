@@ -36,7 +36,7 @@ use super::snapshot::{ReadError, Snapshot, Stored};
 const WAIT: Duration = Duration::from_secs(1);
 
 /// How long partitions that the data file does not take are left alone.
-const STUCK: Duration = Duration::from_secs(60);
+const STUCK: Duration = Duration::from_mins(1);
 
 /// How many transactions may fail while it is found which partitions the data file does not take:
 /// each costs an opening of the file, while writes wait.
