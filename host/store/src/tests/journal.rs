@@ -627,3 +627,57 @@ fn a_journal_that_lost_a_file_is_replaced_without_a_further_write() {
     drop(store);
     assert!(Some(&contents(&open(directory.path()))) == states.last());
 }
+
+/// The disk fails at each operation of a migration's commit, of which the last ones come after it
+/// is stored. Data and schema go together, at once and after a restart.
+#[test]
+fn a_migration_is_stored_with_its_schema_or_not_at_all_whichever_operation_fails() {
+    let (mut stored, mut refused, mut landed) = (0, 0, 0);
+    for at in 1..=30 {
+        let disk = TestDisk::default();
+        let directory = tempfile::tempdir().expect("a directory can be created");
+        let mut store = disk.open(directory.path()).expect("it opens");
+        commit(&mut store, b"p", &[(b"k", Some(b"v"))]).expect("it is stored");
+        let before = (contents(&store), store.record().clone());
+        let mut migration = store.begin_migration(LIMITS).expect("it begins");
+        let entry = ((b"p".to_vec(), b"k".to_vec()), b"migrated".to_vec());
+        migration
+            .set_many(std::slice::from_ref(&entry), &mut unbounded)
+            .expect("it is set");
+        let record = Record {
+            schema: Some(2),
+            ..Record::default()
+        };
+        let after = (Contents::from([entry]), record.clone());
+        let operations = disk.medium().operations;
+        disk.medium().fails = Some((operations + at, 1, io::ErrorKind::Other));
+        let committed = store.commit_migration(migration, record);
+        let has_failed = disk.medium().failures > 0;
+        disk.medium().fails = None;
+        store.snapshot_or_reopen().expect("the disk works again");
+        let now = (contents(&store), store.record().clone());
+        assert_eq!(
+            now,
+            if committed.is_ok() { after } else { before },
+            "operation {at}"
+        );
+        stored += u32::from(committed.is_ok());
+        refused += u32::from(committed.is_err());
+        landed += u32::from(committed.is_ok() && has_failed);
+        // A checkpoint, a restart and a loss of power later it is still so.
+        store.set_record(now.1.clone()).expect("it is stored");
+        store.catch_up().expect("it is written");
+        drop(store);
+        disk.lose_power(&mut Random(at));
+        let store = disk.open(directory.path()).expect("it opens");
+        assert_eq!(
+            (contents(&store), store.record().clone()),
+            now,
+            "operation {at}"
+        );
+    }
+    println!(
+        "{stored} were stored, {landed} of them although an operation failed; {refused} were not"
+    );
+    assert!(refused > 3 && landed > 0 && stored > landed);
+}
