@@ -198,7 +198,7 @@ fn write(checkpoints: &mpsc::Receiver<Checkpoint>, done: &mpsc::Sender<Done>) {
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
-        // To drop a large memtable takes long, so no reader shall be the one who does.
+        // To drop a large memtable takes long, so readers should rarely be those who do.
         retired.retain(|memtable| Arc::strong_count(memtable) > 1);
     }
 }

@@ -101,7 +101,8 @@ impl CommitFailure {
 }
 
 /// Why a group was not committed. Nothing of it is acknowledged. It is not stored; only if the
-/// last sync failed, it may be stored whole, but never in part.
+/// disk failed and the process ends before it has written elsewhere, it may be stored whole, but
+/// never in part.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum CommitError {
     #[error("the disk is full: make space on the data volume; writes then resume by themselves")]
