@@ -37,18 +37,11 @@ pub(super) fn create(path: &Path, options: &Options) -> Result<(), OpenError> {
         path: unfinished.clone(),
         source,
     };
-    // A new file is never damaged.
-    let failed = |error| match error {
-        redb::Error::Io(source) => io(source),
-        source => OpenError::Damaged {
-            path: unfinished.clone(),
-            source,
-        },
-    };
+    let failed = unwritten(&unfinished);
     let place = create_journal(options)?;
     let file = regular::edit_own(&unfinished, true).map_err(io)?;
     file.set_len(0).map_err(io)?;
-    let (database, _) = open_database(file, options, true).map_err(failed)?;
+    let (database, _) = open_database(file, options, true).map_err(&failed)?;
     initialise(&database, &place).map_err(failed)?;
     drop(database);
     fs::rename(&unfinished, path).map_err(io)?;
@@ -123,38 +116,40 @@ pub(super) fn initialise(database: &Database, place: &Place) -> Result<(), redb:
     let transaction = database.begin_write()?;
     transaction.open_table(ENTRIES)?;
     transaction.open_table(SIZES)?;
+    write_layout(&transaction, place)?;
+    transaction.commit()?;
+    Ok(())
+}
+
+fn write_layout(transaction: &WriteTransaction, place: &Place) -> Result<(), redb::Error> {
     let mut meta = transaction.open_table(META)?;
     meta.insert("layout", LAYOUT.to_le_bytes().as_slice())?;
     meta.insert("journal", place.encode().as_slice())?;
-    drop(meta);
-    transaction.commit()?;
     Ok(())
+}
+
+/// The error of a file that redb cannot write.
+fn unwritten(path: &Path) -> impl Fn(redb::Error) -> OpenError + '_ {
+    |error| {
+        let path = path.to_owned();
+        match error {
+            redb::Error::Io(source) => OpenError::Io { path, source },
+            source => OpenError::Damaged { path, source },
+        }
+    }
 }
 
 /// Gives a data file of layout 1 a journal.
 pub(super) fn bring_over(database: &Database, options: &Options) -> Result<Place, OpenError> {
     let place = create_journal(options)?;
-    let failed = |source: redb::Error| OpenError::Damaged {
-        path: options.directory.clone(),
-        source,
-    };
     let stored = || -> Result<(), redb::Error> {
         let mut transaction = database.begin_write()?;
         transaction.set_quick_repair(true);
-        let mut meta = transaction.open_table(META)?;
-        meta.insert("layout", LAYOUT.to_le_bytes().as_slice())?;
-        meta.insert("journal", place.encode().as_slice())?;
-        drop(meta);
+        write_layout(&transaction, &place)?;
         transaction.commit()?;
         Ok(())
     };
-    stored().map_err(|error| match error {
-        redb::Error::Io(source) => OpenError::Io {
-            path: options.directory.clone(),
-            source,
-        },
-        other => failed(other),
-    })?;
+    stored().map_err(unwritten(&options.directory))?;
     tracing::info!("the data was brought over to layout {LAYOUT}, which has a journal");
     Ok(place)
 }

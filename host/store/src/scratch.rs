@@ -10,7 +10,6 @@ use super::effort::unbounded;
 use super::file::{initialise, read};
 use super::group::Limits;
 use super::journal::Place;
-use super::memtable::Memtable;
 use super::migration::Migration;
 use super::snapshot::{ReadError, Snapshot};
 use super::transfer::{Transfer, Whole, write};
@@ -35,12 +34,8 @@ fn begin(partitions: Vec<Whole>, limits: Limits) -> Result<Migration, redb::Erro
     };
     write(&transaction, &transfer).map_err(|error| error.0)?;
     transaction.commit()?;
-    let base = Snapshot {
-        stored: Arc::new(read(&database, 0).map_err(|error| error.0)?),
-        frozen: None,
-        active: Memtable::default(),
-        damage: Damage::default(),
-    };
+    let stored = Arc::new(read(&database, 0).map_err(|error| error.0)?);
+    let base = Snapshot::of(stored, Damage::default());
     Ok(Migration::new(
         database.begin_write()?,
         Arc::new(base),

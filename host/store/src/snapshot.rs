@@ -93,6 +93,16 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// The data file's contents alone.
+    pub(super) fn of(stored: Arc<Stored>, damage: Damage) -> Self {
+        Self {
+            stored,
+            frozen: None,
+            active: Memtable::default(),
+            damage,
+        }
+    }
+
     /// How often this process had opened the file when the snapshot was taken. Reads of an older
     /// opening may fail where those of a newer one succeed.
     pub fn opening(&self) -> u64 {

@@ -25,14 +25,10 @@ mod replay;
 mod sector;
 mod segment;
 
-pub(crate) use place::Place;
-use replay::Sector;
-pub(crate) use replay::{Fault, Replayed, replay};
-
 pub use replay::Damaged;
 
-/// The version of the records that this program writes.
-pub(crate) const VERSION: u16 = record::VERSION as u16;
+pub(crate) use place::Place;
+pub(crate) use replay::{Fault, Replayed, replay};
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
@@ -40,11 +36,15 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use record::{HEAD, Head};
+use replay::Sector;
 use sector::{LINK, PAYLOAD, SECTOR};
 use segment::{Segment, bytes_of};
 
 use crate::file::MakeDisk;
 use crate::held::Stamp;
+
+/// The version of the records that this program writes.
+pub(crate) const VERSION: u16 = record::VERSION as u16;
 
 /// The name of the directory with the segments.
 pub(crate) const DIRECTORY: &str = "journal";
@@ -124,8 +124,7 @@ impl Journal {
         for number in segment::numbers(&directory)? {
             let found = Segment::look_into(&directory, number, make)?;
             // A segment whose making was cut off has zeros only.
-            let is_used = found.has_content()?;
-            if is_used {
+            if found.has_content()? {
                 return Err(io::Error::new(
                     io::ErrorKind::AlreadyExists,
                     "it belongs to a data file that is not there: put that back, or, to start empty, move the journal away",
@@ -186,32 +185,37 @@ impl Journal {
         // A process whose sync failed may have left the last record in the kernel's memory only,
         // where this one has read it. And nothing may remain of a record that was cut off: it
         // would be taken for a later one.
-        for sectors in [&replayed.last, &replayed.torn] {
-            journal.write_again(sectors)?;
-        }
+        journal.rewrite(&replayed.last, |segment, at, bytes| {
+            segment.disk.read(at, bytes)
+        })?;
+        journal.rewrite(&replayed.torn, |_, _, bytes| {
+            bytes.fill(0);
+            Ok(())
+        })?;
         // A process that ended early may have made a segment and not its name durable.
         File::open(&journal.directory)?.sync_all()?;
         Ok(journal)
     }
 
-    /// Writes sectors where they are, durably: neighbours at once.
-    fn write_again(&self, sectors: &[Sector]) -> io::Result<()> {
+    /// Writes sectors durably, neighbours at once, with what `fill` says that they should have.
+    fn rewrite(
+        &self,
+        sectors: &[Sector],
+        fill: impl Fn(&Segment, u64, &mut [u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
         let mut rest = sectors;
-        while let Some((number, at, _)) = rest.first() {
-            let neighbours = rest.iter().zip((*at..).step_by(SECTOR));
-            let run = neighbours.take_while(|((of, place, _), at)| of == number && place == at);
-            let (run, after) = rest.split_at(run.count());
-            rest = after;
-            let Some(segment) = self.segment(*number) else {
+        while let Some(&(number, at)) = rest.first() {
+            let neighbours = (at..).step_by(SECTOR).map(|at| (number, at));
+            let run = rest.iter().zip(neighbours);
+            let run = run.take_while(|(one, next)| *one == next).count();
+            rest = &rest[run..];
+            let Some(segment) = self.segment(number) else {
                 continue;
             };
-            let bytes: Vec<u8> = run
-                .iter()
-                .flat_map(|(.., sector)| sector)
-                .copied()
-                .collect();
-            segment.disk.write(*at, &bytes)?;
-            if rest.first().is_none_or(|(next, ..)| next != number) {
+            let mut bytes = vec![0; run * SECTOR];
+            fill(segment, at, &mut bytes)?;
+            segment.disk.write(at, &bytes)?;
+            if rest.first().is_none_or(|(next, _)| *next != number) {
                 segment.disk.sync()?;
             }
         }
@@ -231,9 +235,11 @@ impl Journal {
 
     /// The bytes of the journal's files, and of those with records that the data file may lack.
     pub(crate) fn bytes(&self) -> (u64, u64) {
-        let (all, used) = self.segments();
         let bytes = |segments: usize| segments as u64 * bytes_of(self.end.sectors);
-        (bytes(all), bytes(used))
+        (
+            bytes(self.used.len() + self.free.len()),
+            bytes(self.used.len()),
+        )
     }
 
     /// Whether so many segments more are within the limit, or no checkpoint could free one.
@@ -244,11 +250,6 @@ impl Journal {
     /// Whether the data file should be brought up to date, before segments run out.
     pub(crate) fn is_long(&self) -> bool {
         self.used.len() > self.most / 2
-    }
-
-    /// The number of segments, and how many of them have records that the data file may not have.
-    fn segments(&self) -> (usize, usize) {
-        (self.used.len() + self.free.len(), self.used.len())
     }
 
     /// How many segments more than there are a record with such a body needs.

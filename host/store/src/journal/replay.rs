@@ -26,7 +26,7 @@ pub(crate) struct Replayed {
     pub(super) others: Vec<u32>,
     /// The sectors of the last record.
     pub(super) last: Vec<Sector>,
-    /// Zeros in the place of the sectors of a record that was cut off.
+    /// The sectors of a record that was cut off.
     pub(super) torn: Vec<Sector>,
     /// The records and their bytes.
     pub(crate) commits: u64,
@@ -85,8 +85,8 @@ impl fmt::Display for Damaged {
     }
 }
 
-/// A sector's segment, its first byte there, and its content.
-pub(super) type Sector = (u32, u64, Vec<u8>);
+/// A sector's segment, and its first byte there.
+pub(super) type Sector = (u32, u64);
 
 /// One whole record.
 struct Record {
@@ -232,7 +232,7 @@ impl Reader<'_> {
                     return Err(self.damaged(self.position, last));
                 }
             }
-            sectors.push((self.segment, at as u64, sector.to_vec()));
+            sectors.push((self.segment, at as u64));
             self.position += 1;
             let part = sector::part(sector);
             if is_link {
@@ -296,7 +296,7 @@ impl Reader<'_> {
                     continue;
                 };
                 if found == LINK || u64::from(found) == self.number_at(start, position) {
-                    torn.push((number, (at * SECTOR) as u64, vec![0; SECTOR]));
+                    torn.push((number, (at * SECTOR) as u64));
                 } else {
                     let commit = (found == 0).then(|| Head::read(sector::part(sector)).ok());
                     let commit = commit.flatten().map_or(self.commit + 2, |head| head.commit);
