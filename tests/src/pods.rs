@@ -163,6 +163,20 @@ impl<'a> Pods<'a> {
         }
     }
 
+    /// Makes each of three Pods ask each other one: from then on they know where the others are.
+    ///
+    /// # Panics
+    /// When a Pod does not reach another.
+    pub fn meet(&self) {
+        for pod in &self.list {
+            for letter in LETTERS {
+                let answer = pod.host().client().get(&format!("/load/{letter}"));
+                let answer = answer.expect("an answer");
+                assert_eq!(answer.status, 404, "`{letter}`: {answer:?}");
+            }
+        }
+    }
+
     /// Sends no more clients to a Pod from now on.
     pub fn take_out(&self, ordinal: usize) {
         let address = self.list[ordinal].host().address;
