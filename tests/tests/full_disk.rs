@@ -328,6 +328,10 @@ fn a_full_disk_refuses_writes_and_loses_nothing() {
     assert_eq!(host.metric(not_stored), u64::from(stored.refused));
     let ready = host.admin("GET", "/livez").expect("an answer");
     assert_eq!(ready.status, 200, "a full disk is no reason for a restart");
+    let compact = host.admin("POST", "/compact").expect("an answer");
+    let text = "make space on the data volume, or enlarge it";
+    assert_eq!(compact.status, 507, "{}", compact.text());
+    assert!(compact.text().contains(text), "{}", compact.text());
     // A generation that cannot be kept is refused, and tried again automatically.
     let update = config(&guest("kv"), &[("of", "the full disk")]);
     shard

@@ -35,6 +35,14 @@ pub trait Disk: std::fmt::Debug + Send + Sync + 'static {
     /// [`io::ErrorKind::StorageFull`] if there is no space; the length is then unchanged.
     fn set_len(&self, len: u64) -> io::Result<()>;
 
+    /// As for [`Disk::set_len`], but no space is reserved.
+    ///
+    /// # Errors
+    /// Any error of the file system.
+    fn set_sparse_len(&self, len: u64) -> io::Result<()> {
+        self.set_len(len)
+    }
+
     /// Returns once all writes so far are on the disk.
     ///
     /// # Errors
@@ -76,6 +84,10 @@ impl Disk for FileDisk {
         self.0.set_len(len)
     }
 
+    fn set_sparse_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.0.sync_data()
     }
@@ -106,12 +118,37 @@ fn reserve(_: &File, _: u64, _: u64) -> io::Result<()> {
 #[derive(Debug)]
 pub(super) struct Backend {
     disk: Box<dyn Disk>,
+    growth: Growth,
     shut: Arc<AtomicBool>,
 }
 
+/// The cause of a failed read. A page that cannot be read, time after time, is no failure of the
+/// whole disk.
+#[derive(Debug, thiserror::Error)]
+#[error("{source} (at {offset})")]
+pub(super) struct Unread {
+    /// Where the read begins, in bytes.
+    offset: u64,
+    source: io::Error,
+}
+
+/// Whether the error is that of a read.
+pub(super) fn is_unread(error: &io::Error) -> bool {
+    matches!(error.get_ref(), Some(cause) if cause.is::<Unread>())
+}
+
+/// How a file grows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Growth {
+    /// Space is reserved first.
+    Reserved,
+    /// Space is taken as it is written.
+    Sparse,
+}
+
 impl Backend {
-    pub(super) fn new(disk: Box<dyn Disk>, shut: Arc<AtomicBool>) -> Self {
-        Self { disk, shut }
+    pub(super) fn new(disk: Box<dyn Disk>, growth: Growth, shut: Arc<AtomicBool>) -> Self {
+        Self { disk, growth, shut }
     }
 
     fn writable(&self) -> io::Result<()> {
@@ -130,12 +167,18 @@ impl redb::StorageBackend for Backend {
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.disk.read(offset, out)
+        self.disk.read(offset, out).map_err(|source| {
+            let kind = source.kind();
+            io::Error::new(kind, Unread { offset, source })
+        })
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.writable()?;
-        self.disk.set_len(len)
+        match self.growth {
+            Growth::Reserved => self.disk.set_len(len),
+            Growth::Sparse => self.disk.set_sparse_len(len),
+        }
     }
 
     fn sync_data(&self) -> io::Result<()> {

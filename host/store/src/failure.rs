@@ -8,6 +8,7 @@ use ostrakon_base::stored::Unreadable;
 use redb::StorageError;
 
 use super::damage::{is_damage, is_nonsense};
+use super::disk::is_unread;
 use super::held::Missing;
 use super::journal::Damaged;
 use super::snapshot::ReadError;
@@ -97,6 +98,11 @@ impl CommitError {
 impl CommitFailure {
     pub(super) fn is_damage(&self) -> bool {
         matches!(self, Self::Failed(error) if is_damage(error))
+    }
+
+    /// Whether a page could not be read.
+    pub(super) fn is_unread(&self) -> bool {
+        matches!(self, Self::Failed(error) if matches!(&**error, StorageError::Io(error) if is_unread(error)))
     }
 }
 

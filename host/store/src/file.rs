@@ -8,12 +8,16 @@ use std::sync::atomic::AtomicBool;
 use ostrakon_base::regular;
 use redb::{Database, ReadableDatabase as _, StorageError, WriteTransaction};
 
+use super::compaction::sync_directory;
+use super::damage::Contained;
+pub(super) use super::disk::Growth;
 use super::disk::{Backend, Disk};
 use super::failure::{CommitFailure, OpenError};
 use super::journal::{Journal, Place};
 use super::memtable::Memtable;
 use super::migration::storage;
 use super::snapshot::{ReadError, Stored};
+use super::space::{self, SPACE};
 use super::store::{Options, Record};
 use super::{ENTRIES, LAYOUT, META, SIZES};
 
@@ -27,6 +31,8 @@ pub(super) struct Meta {
     pub(super) record: Record,
     /// Where the file's contents end in the journal; none in layout 1, which has no journal.
     pub(super) place: Option<Place>,
+    /// The space that the entries need; none in layout 1.
+    pub(super) space: Option<u64>,
 }
 
 /// Creates an empty store under a temporary name and renames it, so that a crash on the way
@@ -41,13 +47,13 @@ pub(super) fn create(path: &Path, options: &Options) -> Result<(), OpenError> {
     let place = create_journal(options)?;
     let file = regular::edit_own(&unfinished, true).map_err(io)?;
     file.set_len(0).map_err(io)?;
-    let (database, _) = open_database(file, options, true).map_err(&failed)?;
-    initialise(&database, &place).map_err(failed)?;
+    let how = (&options.disk, options.cache_bytes);
+    let opened = open_database(file, how, Growth::Reserved, true);
+    let (database, _) = opened.map_err(&failed)?;
+    initialise(&database, Some(&place)).map_err(failed)?;
     drop(database);
     fs::rename(&unfinished, path).map_err(io)?;
-    File::open(&options.directory)
-        .and_then(|directory| directory.sync_all())
-        .map_err(io)
+    sync_directory(&options.directory).map_err(io)
 }
 
 fn create_journal(options: &Options) -> Result<Place, OpenError> {
@@ -60,18 +66,19 @@ fn create_journal(options: &Options) -> Result<Place, OpenError> {
 
 pub(super) fn open_database(
     file: File,
-    options: &Options,
+    (disk, cache_bytes): (&MakeDisk, usize),
+    growth: Growth,
     is_new: bool,
 ) -> Result<(Database, Arc<AtomicBool>), redb::Error> {
     let shut = Arc::new(AtomicBool::new(false));
-    let disk = (options.disk)(file);
+    let disk = disk(file);
     // redb would turn an empty file into a new store.
     if !is_new && disk.is_empty()? {
         return Err(redb::Error::Corrupted("it is empty".to_owned()));
     }
-    let backend = Backend::new(disk, Arc::clone(&shut));
+    let backend = Backend::new(disk, growth, Arc::clone(&shut));
     let database = Database::builder()
-        .set_cache_size(options.cache_bytes)
+        .set_cache_size(cache_bytes)
         .create_with_backend(backend)?;
     Ok((database, shut))
 }
@@ -104,27 +111,36 @@ pub(super) fn read_meta(database: &Database) -> Result<Meta, redb::Error> {
         }
         None => None,
     };
+    let space = meta.get(SPACE)?.and_then(|row| space::decode(row.value()));
     Ok(Meta {
         layout,
         record,
         place,
+        space,
     })
 }
 
 /// Creates the tables, so that a read never finds one missing.
-pub(super) fn initialise(database: &Database, place: &Place) -> Result<(), redb::Error> {
+pub(super) fn initialise(database: &Database, place: Option<&Place>) -> Result<(), redb::Error> {
     let transaction = database.begin_write()?;
     transaction.open_table(ENTRIES)?;
     transaction.open_table(SIZES)?;
-    write_layout(&transaction, place)?;
+    if let Some(place) = place {
+        write_layout(&transaction, place, 0)?;
+    }
     transaction.commit()?;
     Ok(())
 }
 
-fn write_layout(transaction: &WriteTransaction, place: &Place) -> Result<(), redb::Error> {
+fn write_layout(
+    transaction: &WriteTransaction,
+    place: &Place,
+    space: u64,
+) -> Result<(), redb::Error> {
     let mut meta = transaction.open_table(META)?;
     meta.insert("layout", LAYOUT.to_le_bytes().as_slice())?;
     meta.insert("journal", place.encode().as_slice())?;
+    meta.insert(SPACE, space.to_le_bytes().as_slice())?;
     Ok(())
 }
 
@@ -139,19 +155,35 @@ fn unwritten(path: &Path) -> impl Fn(redb::Error) -> OpenError + '_ {
     }
 }
 
-/// Gives a data file of layout 1 a journal.
+/// Gives a data file of layout 1 a journal, and counts the space that its entries need.
 pub(super) fn bring_over(database: &Database, options: &Options) -> Result<Place, OpenError> {
     let place = create_journal(options)?;
     let stored = || -> Result<(), redb::Error> {
+        let space = space::count(database)?;
         let mut transaction = database.begin_write()?;
         transaction.set_quick_repair(true);
-        write_layout(&transaction, &place)?;
+        write_layout(&transaction, &place, space)?;
         transaction.commit()?;
         Ok(())
     };
     stored().map_err(unwritten(&options.directory))?;
     tracing::info!("the data was brought over to layout {LAYOUT}, which has a journal");
     Ok(place)
+}
+
+/// Counts the space that the entries of a file need that does not say so.
+pub(super) fn count_space(database: &Database, path: &Path) -> Result<(), OpenError> {
+    let stored = || -> Result<(), redb::Error> {
+        let space = space::count(database)?;
+        let mut transaction = database.begin_write()?;
+        transaction.set_quick_repair(true);
+        let mut meta = transaction.open_table(META)?;
+        meta.insert(SPACE, space.to_le_bytes().as_slice())?;
+        drop(meta);
+        transaction.commit()?;
+        Ok(())
+    };
+    stored().map_err(unwritten(path))
 }
 
 /// Begins a durable transaction.
@@ -165,15 +197,19 @@ pub(super) fn begin(database: &Database) -> Result<WriteTransaction, CommitFailu
     Ok(transaction)
 }
 
-pub(super) fn read(database: &Database, opening: u64) -> Result<Stored, ReadError> {
+pub(super) fn read(database: &Arc<Contained<Database>>, opening: u64) -> Result<Stored, ReadError> {
     let transaction = database.begin_read().map_err(|error| match error {
         redb::TransactionError::Storage(error) => error,
         other => StorageError::Corrupted(other.to_string()),
     })?;
+    let meta = transaction.open_table(META).map_err(storage)?;
+    let space = meta.get(SPACE)?.and_then(|row| space::decode(row.value()));
     Ok(Stored {
         entries: transaction.open_table(ENTRIES).map_err(storage)?,
         sizes: transaction.open_table(SIZES).map_err(storage)?,
+        space: space.unwrap_or_default(),
         opening,
+        _database: Arc::clone(database),
     })
 }
 
@@ -187,16 +223,20 @@ pub(super) fn write_memtable(
     let is_meant = |partition: &[u8]| {
         only.is_none_or(|only| only.binary_search_by(|of| (**of).cmp(partition)).is_ok())
     };
+    let mut space = space::Change::default();
     let mut entries = transaction.open_table(ENTRIES).map_err(storage)?;
     for (position, value) in memtable.entries() {
         if !is_meant(position.0) {
             continue;
         }
-        match value {
+        let before = match value {
             Some(value) => entries.insert(position, value)?,
             None => entries.remove(position)?,
         };
+        let before = before.map(|before| before.value().len());
+        space.add(position, before, value.map(<[u8]>::len));
     }
+    space.write(transaction)?;
     let mut sizes = transaction.open_table(SIZES).map_err(storage)?;
     for (partition, row) in memtable.rows() {
         if !is_meant(partition) {

@@ -68,6 +68,8 @@ pub(super) struct Held {
     file: File,
     identity: Identity,
     directory: Identity,
+    /// A file that is about to take this one's place.
+    successor: Option<Identity>,
 }
 
 impl Held {
@@ -85,6 +87,7 @@ impl Held {
             directory: Identity::of(&fs::metadata(directory)?),
             path: path.to_owned(),
             file,
+            successor: None,
         }))
     }
 
@@ -96,13 +99,35 @@ impl Held {
     /// Checks that the file is still where it was.
     pub(super) fn look(&self) -> Result<(), Missing> {
         match fs::metadata(&self.path) {
-            Ok(found) if Identity::of(&found) == self.identity => Ok(()),
+            Ok(found) if self.allows(Identity::of(&found)) => Ok(()),
             Ok(_) => Err(self.why(true)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(self.why(false)),
             Err(error) => Err(Missing::Unseen {
                 path: self.path.clone(),
                 reason: error.to_string(),
             }),
+        }
+    }
+
+    fn allows(&self, found: Identity) -> bool {
+        found == self.identity || Some(found) == self.successor
+    }
+
+    /// From now on another file may be in this one's place.
+    pub(super) fn expect(&mut self, successor: &File) -> io::Result<()> {
+        self.successor = Some(Identity::of(&successor.metadata()?));
+        Ok(())
+    }
+
+    /// The other file did not take this one's place.
+    pub(super) fn expect_none(&mut self) {
+        self.successor = None;
+    }
+
+    /// The other file, which is locked, has taken this one's place.
+    pub(super) fn succeed(&mut self, file: File) {
+        if let Some(identity) = self.successor.take() {
+            (self.file, self.identity) = (file, identity);
         }
     }
 
@@ -133,6 +158,12 @@ impl Held {
             Missing::Moved(path)
         }
     }
+}
+
+/// The space that a file takes on the disk, in bytes.
+pub(super) fn space_taken(file: &File) -> u64 {
+    file.metadata()
+        .map_or(0, |metadata| 512 * metadata.blocks())
 }
 
 /// A directory, and when its entries last changed.

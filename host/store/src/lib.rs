@@ -7,7 +7,7 @@
 //! A commit is durable when its record is in the journal (`journal`). Its changes are then in a
 //! memtable (`memtable`), and a snapshot is redb's below two memtables: the active one, and the
 //! frozen one, which a checkpoint (`checkpoint`) writes to redb. A start replays the journal from
-//! the place that redb names.
+//! the place that redb names. A compaction (`compaction`) copies the file to a smaller one.
 //!
 //! The file's format is redb's, version 3. A file of a later format or layout is refused. One of
 //! layout 1, which has no journal, is brought over.
@@ -18,11 +18,12 @@
 //! | --- | --- | --- |
 //! | `entries` | (partition key, entry key) | the value |
 //! | `sizes` | partition key | (bytes of keys and values, entries), for each partition of more than [`SMALL`] entries |
-//! | `meta` | `layout`, `schema`, `generation`, `topology`, `journal` | little-endian u32; little-endian u32; the caller's bytes; the place in the journal up to which everything is here |
+//! | `meta` | `layout`, `schema`, `generation`, `topology`, `journal`, `space` | little-endian u32; little-endian u32; the caller's bytes; the caller's bytes; the place in the journal up to which everything is here; the space that the entries need, a little-endian u64 |
 
 mod check;
 mod checkpoint;
 mod commit;
+mod compaction;
 mod damage;
 mod disk;
 mod effort;
@@ -36,6 +37,7 @@ mod merged;
 mod migration;
 mod scratch;
 mod snapshot;
+mod space;
 mod store;
 mod transfer;
 mod walk;
@@ -44,6 +46,7 @@ mod walk;
 mod tests;
 
 pub use check::{Checked, check};
+pub use compaction::{CompactError, Compacting, Progress, Stopped};
 pub use damage::Damage;
 pub use disk::Disk;
 pub use effort::{GoOn, unbounded};

@@ -9,7 +9,7 @@ use super::damage::Contained;
 use super::effort::GoOn;
 use super::group::{Limits, Size, WriteError};
 use super::snapshot::{self, Page, PartitionPage, Position, ReadError, Snapshot};
-use super::{ENTRIES, SIZES, SMALL};
+use super::{ENTRIES, SIZES, SMALL, space};
 
 /// An open migration: its reads see its own writes; dropping it undoes all of them.
 pub struct Migration {
@@ -19,6 +19,7 @@ pub struct Migration {
     /// The partition written last, and its size. A migration goes through partitions in order, so
     /// one is enough.
     current: Option<(Vec<u8>, Size)>,
+    space: space::Change,
 }
 
 impl std::fmt::Debug for Migration {
@@ -34,6 +35,7 @@ impl Migration {
             base,
             limits,
             current: None,
+            space: space::Change::default(),
         }
     }
 
@@ -202,7 +204,9 @@ impl Migration {
             None => table.remove((partition, key)),
         }?
         .map(|old| old.value().len());
-        let size = size.with(key.len(), old, value.map(<[u8]>::len));
+        let new = value.map(<[u8]>::len);
+        self.space.add((partition, key), old, new);
+        let size = size.with(key.len(), old, new);
         self.current = Some((partition.to_vec(), size));
         Ok(old.is_some())
     }
@@ -238,6 +242,12 @@ impl Migration {
         };
         let mut sizes = self.transaction.open_table(SIZES).map_err(storage)?;
         record_size(&mut sizes, &partition, size)
+    }
+
+    /// Writes what is left to be written before the commit.
+    pub(super) fn complete(&mut self) -> Result<(), ReadError> {
+        self.flush()?;
+        self.space.write(&self.transaction)
     }
 }
 

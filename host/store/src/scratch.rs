@@ -5,7 +5,7 @@ use std::sync::Arc;
 use redb::backends::InMemoryBackend;
 use redb::{Database, StorageError};
 
-use super::damage::Damage;
+use super::damage::{Contained, Damage};
 use super::effort::unbounded;
 use super::file::{initialise, read};
 use super::group::Limits;
@@ -26,7 +26,8 @@ pub fn begin_migration_of(partitions: Vec<Whole>, limits: Limits) -> Result<Migr
 
 fn begin(partitions: Vec<Whole>, limits: Limits) -> Result<Migration, redb::Error> {
     let database = Database::builder().create_with_backend(InMemoryBackend::new())?;
-    initialise(&database, &Place::none())?;
+    let database = Arc::new(Contained::new(database));
+    initialise(&database, Some(&Place::none()))?;
     let transaction = database.begin_write()?;
     let transfer = Transfer {
         arrived: partitions,

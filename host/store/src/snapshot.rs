@@ -4,9 +4,9 @@ use std::fmt;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use redb::{AccessGuard, ReadOnlyTable, ReadableTableMetadata as _};
+use redb::{AccessGuard, Database, ReadOnlyTable, ReadableTableMetadata as _};
 
-use super::damage::{self, Damage};
+use super::damage::{self, Contained, Damage};
 use super::effort::{GoOn, unbounded};
 use super::memtable::Memtable;
 use super::merged::{Merged, Range, Ranged};
@@ -78,7 +78,11 @@ impl Value {
 pub(super) struct Stored {
     pub(super) entries: Entries,
     pub(super) sizes: Sizes,
+    /// The space that the entries need, in bytes.
+    pub(super) space: u64,
     pub(super) opening: u64,
+    /// Is open for as long as somebody reads it.
+    pub(super) _database: Arc<Contained<Database>>,
 }
 
 /// The shard's data as of one commit; later commits do not change it.
@@ -107,6 +111,12 @@ impl Snapshot {
     /// opening may fail where those of a newer one succeed.
     pub fn opening(&self) -> u64 {
         self.stored.opening
+    }
+
+    /// About how much space the data file would take if it was compacted, in bytes: what pages
+    /// of whole entries take, without what checkpoints have not written yet.
+    pub fn space(&self) -> u64 {
+        self.stored.space
     }
 
     /// The memtables, the newest first.

@@ -19,6 +19,7 @@ const SIZES: store::Sizes = store::Sizes {
     segments: 8,
     memtable_bytes: 4096,
     idle: Duration::MAX,
+    step_bytes: 500,
 };
 
 /// One shard's files. Clones share them.

@@ -205,6 +205,14 @@ impl Process {
         self.runtime.spawn(task);
     }
 
+    /// Tells the process to make its data file smaller.
+    pub(super) fn compact(&self) {
+        let writer = self.writer.clone();
+        self.runtime.spawn(async move {
+            let _begun = writer.compact().await;
+        });
+    }
+
     /// Tells the process to stop: it hands its partitions over, and ends.
     pub(super) fn stop(&self) {
         let (serving, shutdown) = (Arc::clone(&self.serving), self.shutdown.clone());

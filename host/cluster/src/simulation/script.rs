@@ -31,6 +31,8 @@ pub(super) enum Event {
     Stop { shard: u32 },
     /// A process does not run for this long.
     Pause { shard: u32, millis: u64 },
+    /// A process is told to make its data file smaller.
+    Compact { shard: u32 },
     /// Nothing gets from one shard to the other.
     Cut { from: u32, to: u32 },
     /// The link works again.
@@ -73,6 +75,10 @@ impl Script {
         for _ in 0..2 + random.below(9) {
             let time = at(random);
             events.extend(fault(random, time));
+        }
+        for _ in 0..4 {
+            let shard = random.below(u64::from(MAX_SHARDS)) as u32;
+            events.push((at(random), Event::Compact { shard }));
         }
         events.push((begin + length, Event::Heal));
         events.retain(|(time, _)| *time <= begin + length);

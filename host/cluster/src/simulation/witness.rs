@@ -16,7 +16,7 @@ pub(super) type Counts = BTreeMap<&'static str, u64>;
 
 /// The events that must happen at least once in enough seeds. For those with a second text, the
 /// host logs that text.
-pub(super) const SOMETIMES: [(&str, Option<&str>); 21] = [
+pub(super) const SOMETIMES: [(&str, Option<&str>); 22] = [
     ("a request was forwarded", None),
     (
         "a request waited for its partition",
@@ -38,6 +38,10 @@ pub(super) const SOMETIMES: [(&str, Option<&str>); 21] = [
     ("a process started with batches to send again", None),
     ("a process was silent from one moment to the next", None),
     ("a process was paused", None),
+    (
+        "a data file was compacted",
+        Some("the data file was compacted"),
+    ),
     ("a link was mended", None),
     ("a connection was reset", None),
     ("a stopped shard had handed its partitions over", None),

@@ -229,6 +229,11 @@ impl<'a> World<'a> {
                     host.paused_until = host.paused_until.max(Some(until));
                 }
             }
+            Event::Compact { shard } => {
+                if let Some(process) = &self.hosts[shard as usize].process {
+                    process.compact();
+                }
+            }
             Event::Cut { from, to } => self.network.set_cut((from, to), true, self.now),
             Event::Mend { from, to } => {
                 saw("a link was mended");

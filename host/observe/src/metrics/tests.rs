@@ -74,6 +74,9 @@ fn after_everything() -> Metrics {
     metrics.memtables(2000, 12);
     metrics.checkpoint(Duration::from_millis(20), 100, 30_000);
     metrics.checkpoint_failed();
+    metrics.compacted(true);
+    metrics.compacted(false);
+    metrics.compacted(false);
     metrics.commit_waited(Duration::from_millis(3));
     metrics.replayed(Duration::from_millis(7), 512, 1);
     metrics.swap_live(4, "before", "1");
@@ -87,6 +90,7 @@ fn after_everything() -> Metrics {
     metrics.store_size(StoreSize {
         bytes: 4096,
         entries: 12,
+        reclaimable: 1024,
         filesystem: Some((1 << 30, 1 << 20)),
     });
     metrics.connection_opened(Listener::Public);
@@ -183,6 +187,9 @@ fn what_is_recorded_is_shown_under_conventional_names() {
     check("ostrakon_swap_refused", 1.0);
     check(r#"ostrakon_instances_dropped_total{reason="trap"}"#, 1.0);
     check("ostrakon_store_bytes", 4096.0);
+    check("ostrakon_store_reclaimable_bytes", 1024.0);
+    check("ostrakon_compactions_total", 1.0);
+    check("ostrakon_compaction_errors_total", 2.0);
     check("ostrakon_store_entries", 12.0);
     check("ostrakon_store_filesystem_available_bytes", 1_048_576.0);
     check(r#"ostrakon_connections{listener="public"}"#, 1.0);
@@ -209,6 +216,7 @@ fn what_is_not_known_is_not_shown() {
     metrics.store_size(StoreSize {
         bytes: 1,
         entries: 0,
+        reclaimable: 0,
         filesystem: None,
     });
     let shown = metrics.render();

@@ -14,6 +14,8 @@ pub struct StoreSize {
     /// The length of its file.
     pub bytes: u64,
     pub entries: u64,
+    /// About how much less space its file would take if it was compacted.
+    pub reclaimable: u64,
     /// The size of the file's filesystem, and how much of it the store may still take, in bytes;
     /// `None` if the system does not report it.
     pub filesystem: Option<(u64, u64)>,
@@ -41,7 +43,10 @@ pub(super) struct Writes {
     replay_duration: Maybe<f64>,
     replay_size: Level,
     replay_commits: Level,
+    compactions: Counter,
+    compaction_errors: Counter,
     size: Level,
+    reclaimable: Level,
     entries: Level,
     filesystem_size: Maybe,
     filesystem_available: Maybe,
@@ -72,7 +77,10 @@ impl Writes {
             replay_duration: Maybe::default(),
             replay_size: Level::default(),
             replay_commits: Level::default(),
+            compactions: Counter::default(),
+            compaction_errors: Counter::default(),
             size: Level::default(),
+            reclaimable: Level::default(),
             entries: Level::default(),
             filesystem_size: Maybe::default(),
             filesystem_available: Maybe::default(),
@@ -109,6 +117,13 @@ impl Writes {
         self.register_journal(to);
         let help = "The size of the data file";
         to.register_with_unit("store", help, Unit::Bytes, self.size.clone());
+        let help = "About how much less space the data file would take if it was compacted";
+        let reclaimable = self.reclaimable.clone();
+        to.register_with_unit("store_reclaimable", help, Unit::Bytes, reclaimable);
+        let help = "Compactions of the data file";
+        to.register("compactions", help, self.compactions.clone());
+        let help = "Compactions that ended without effect";
+        to.register("compaction_errors", help, self.compaction_errors.clone());
         let help = "Entries in the store";
         to.register("store_entries", help, self.entries.clone());
         let help = "The size of the filesystem that the store is on";
@@ -229,6 +244,15 @@ impl Metrics {
         self.writes.replay_commits.set(commits);
     }
 
+    /// Counts a compaction of the data file.
+    pub fn compacted(&self, is_done: bool) {
+        if is_done {
+            self.writes.compactions.inc();
+        } else {
+            self.writes.compaction_errors.inc();
+        }
+    }
+
     pub fn commit_failed(&self) {
         self.writes.commit_errors.inc();
     }
@@ -252,6 +276,7 @@ impl Metrics {
     pub fn store_size(&self, size: StoreSize) {
         self.writes.size.set(size.bytes);
         self.writes.entries.set(size.entries);
+        self.writes.reclaimable.set(size.reclaimable);
         let (all, available) = size.filesystem.unzip();
         self.writes.filesystem_size.set(all);
         self.writes.filesystem_available.set(available);

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 
 use crate::drain::{Drain, Outcome};
 use crate::readiness::Readiness;
-pub(crate) use plan::NoPlan;
+pub(crate) use plan::NoAnswer;
 
 /// Few clients use this port, and only a component makes a long body, which is never longer
 /// than a volume can hold. What these limits let clients hold in memory is a row of the table in
@@ -41,13 +41,18 @@ const LIMITS: Limits = Limits {
     answer_patience: Duration::ZERO,
 };
 /// Every path of the port, with its methods: requests are dispatched by this table.
-const ENDPOINTS: [(&str, &[Method], Endpoint); 7] = [
+const ENDPOINTS: [(&str, &[Method], Endpoint); 8] = [
     ("/livez", READ, Endpoint::Live),
     ("/readyz", READ, Endpoint::Ready),
     ("/startupz", READ, Endpoint::Started),
     ("/status", READ, Endpoint::Status),
     ("/metrics", READ, Endpoint::Metrics),
     ("/plan", &[Method::GET, Method::POST], Endpoint::Plan),
+    (
+        "/compact",
+        &[Method::GET, Method::HEAD, Method::POST, Method::DELETE],
+        Endpoint::Compact,
+    ),
     ("/drain", &[Method::POST], Endpoint::Drain),
 ];
 const READ: &[Method] = &[Method::GET, Method::HEAD];
@@ -63,6 +68,7 @@ enum Endpoint {
     Status,
     Metrics,
     Plan,
+    Compact,
     Drain,
 }
 
@@ -92,7 +98,19 @@ pub(crate) trait Subject: Send + Sync + 'static {
         &self,
         shards: u32,
         component: Option<Bytes>,
-    ) -> impl Future<Output = Result<serde_json::Value, NoPlan>> + Send;
+    ) -> impl Future<Output = Result<serde_json::Value, NoAnswer>> + Send;
+
+    /// How far the last compaction of the data file has come.
+    fn compaction(&self) -> serde_json::Value;
+
+    /// Begins a compaction, or stops the one under way.
+    ///
+    /// # Errors
+    /// When it cannot begin.
+    fn compact(
+        &self,
+        begin: bool,
+    ) -> impl Future<Output = Result<serde_json::Value, NoAnswer>> + Send;
 
     /// Sets the metrics that are looked up rather than counted. Called before each rendering.
     fn measure(&self, metrics: &Metrics) {
@@ -170,10 +188,10 @@ impl Drop for Admin {
 
 impl<S: Subject> Handler for Parts<S> {
     fn refuse(&self, head: &mut request::Parts, caller: &Caller) -> Option<Response<Bytes>> {
-        // Every POST request changes something or runs the component that it carries.
-        let takes_posts =
-            endpoint(head.uri.path()).is_some_and(|(methods, _)| methods.contains(&Method::POST));
-        let operator = if takes_posts && head.method == Method::POST {
+        // Every request that does not read changes something or runs the component that it carries.
+        let is_taken =
+            endpoint(head.uri.path()).is_some_and(|(methods, _)| methods.contains(&head.method));
+        let operator = if is_taken && !READ.contains(&head.method) {
             self.admit(&head.headers, caller)
         } else {
             Ok(())
@@ -207,6 +225,7 @@ impl<S: Subject> Handler for Parts<S> {
             }
             Endpoint::Metrics => self.metrics(request.headers()),
             Endpoint::Plan => self.plan(request).await,
+            Endpoint::Compact => self.compact(request.method()).await,
             Endpoint::Drain => self.drain().await,
         }
     }
@@ -235,6 +254,14 @@ impl<S: Subject> Parts<S> {
         let posted = *request.method() == Method::POST;
         let component = posted.then(|| request.into_body());
         plan::told(self.subject.plan(shards, component).await)
+    }
+
+    async fn compact(&self, method: &Method) -> Response<Bytes> {
+        plan::told(if READ.contains(method) {
+            Ok(self.subject.compaction())
+        } else {
+            self.subject.compact(*method == Method::POST).await
+        })
     }
 }
 

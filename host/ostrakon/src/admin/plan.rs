@@ -14,7 +14,7 @@ const USAGE: &str = "ask for /plan?shards=N, with the number of shards as N";
 
 /// Why there is no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct NoPlan {
+pub(crate) struct NoAnswer {
     pub status: StatusCode,
     /// The reason, and what to do.
     pub why: String,
@@ -33,19 +33,19 @@ pub(super) fn refuse(head: &request::Parts) -> Option<Response<Bytes>> {
 }
 
 /// The number of shards in the query.
-pub(super) fn shards(uri: &Uri) -> Result<u32, NoPlan> {
+pub(super) fn shards(uri: &Uri) -> Result<u32, NoAnswer> {
     let number = uri.query().and_then(|query| query.strip_prefix("shards="));
     let number = number.and_then(|number| number.parse().ok());
-    number.ok_or_else(|| NoPlan {
+    number.ok_or_else(|| NoAnswer {
         status: StatusCode::BAD_REQUEST,
         why: USAGE.to_owned(),
     })
 }
 
-pub(super) fn told(found: Result<Value, NoPlan>) -> Response<Bytes> {
+pub(super) fn told(found: Result<Value, NoAnswer>) -> Response<Bytes> {
     match found {
         Ok(plan) => answer(StatusCode::OK, JSON, format!("{plan:#}\n")),
-        Err(NoPlan { status, why }) => answer(status, TEXT, format!("{why}\n")),
+        Err(NoAnswer { status, why }) => answer(status, TEXT, format!("{why}\n")),
     }
 }
 

@@ -33,15 +33,24 @@ impl Subject for Shard {
         &self,
         shards: u32,
         component: Option<Bytes>,
-    ) -> Result<serde_json::Value, NoPlan> {
+    ) -> Result<serde_json::Value, NoAnswer> {
         let length = component.map(|component| component.len());
         Ok(serde_json::json!([shards, length]))
+    }
+
+    fn compaction(&self) -> serde_json::Value {
+        serde_json::json!({ "state": "none" })
+    }
+
+    async fn compact(&self, begin: bool) -> Result<serde_json::Value, NoAnswer> {
+        Ok(serde_json::json!({ "begun": begin }))
     }
 
     fn measure(&self, metrics: &Metrics) {
         metrics.store_size(StoreSize {
             bytes: 4096,
             entries: 1,
+            reclaimable: 0,
             filesystem: None,
         });
     }
@@ -270,7 +279,9 @@ fn what_changes_something_is_for_this_machine_and_for_tokens() {
         max_connections: 16,
     };
     let asked_at = |to: &str, path: &str, from: &str, headers: &[(&str, &str)]| {
-        let mut request = Request::post(path);
+        // The method is POST unless the path has another before it.
+        let (method, path) = path.split_once(' ').unwrap_or(("POST", path));
+        let mut request = Request::builder().method(method).uri(path);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -287,7 +298,7 @@ fn what_changes_something_is_for_this_machine_and_for_tokens() {
     let page = ("origin", "https://a.page");
     let elsewhere = ["10.0.0.1:1", "[::ffff:10.0.0.1]:1", "[2001:db8::1]:1"];
     let here = ["127.0.0.1:1", "[::1]:1", "[::ffff:127.0.0.1]:1"];
-    for path in ["/drain", "/plan?shards=5"] {
+    for path in ["/drain", "/plan?shards=5", "/compact", "DELETE /compact"] {
         parts.tokens.store(None);
         for from in here {
             assert_eq!(asked(path, from, &[]), 200, "{from}");

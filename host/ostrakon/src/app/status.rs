@@ -1,6 +1,7 @@
 //! The status of the shard on the admin port.
 
-use std::fs;
+use std::fs::{self, Metadata};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,6 +20,7 @@ use ostrakon_observe::telemetry::Backlog;
 use ostrakon_shard::survey;
 use ostrakon_shard::swap::Status;
 use ostrakon_shard::writer::{Membership, Writer};
+use ostrakon_store::{CompactError, Progress};
 use ostrakon_volumes::secrets::Secrets;
 use rustix::fs::statvfs;
 use serde::Serialize;
@@ -28,7 +30,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::credentials::{ClientsPort, Credentials, OperatorsPort, PeersPort};
-use crate::admin::{NoPlan, Subject};
+use crate::admin::{NoAnswer, Subject};
 use crate::drain::Drain;
 use crate::readiness::Readiness;
 
@@ -71,8 +73,11 @@ pub(super) struct Ports {
 impl Shard {
     /// The store's sizes; zero where they are unknown.
     fn store_size(&self, parts: &Parts) -> StoreSize {
-        let bytes = fs::metadata(&self.store_file).map_or(0, |metadata| metadata.len());
+        let metadata = fs::metadata(&self.store_file).ok();
+        let bytes = metadata.as_ref().map_or(0, Metadata::len);
+        let taken = metadata.map_or(0, |metadata| 512 * metadata.blocks());
         let view = parts.writer.views().get();
+        let needed = view.as_ref().map(|view| view.snapshot.space());
         let entries = view.and_then(|view| view.snapshot.entries().ok());
         let filesystem = statvfs(&self.store_file).ok().map(|found| {
             let size = |blocks: u64| blocks.saturating_mul(found.f_frsize);
@@ -81,6 +86,7 @@ impl Shard {
         StoreSize {
             bytes,
             entries: entries.unwrap_or_default(),
+            reclaimable: needed.map_or(0, |needed| taken.saturating_sub(needed)),
             filesystem,
         }
     }
@@ -119,7 +125,12 @@ struct Started {
 impl Shard {
     fn started(&self, parts: &Parts) -> Started {
         let swap = parts.swap.borrow().clone();
-        let StoreSize { bytes, entries, .. } = self.store_size(parts);
+        let StoreSize {
+            bytes,
+            entries,
+            reclaimable,
+            ..
+        } = self.store_size(parts);
         let store_problem = parts.writer.store_problem();
         let awaited = parts.cluster.as_ref().map(Cluster::awaited);
         let awaited = awaited.iter().flatten().map(|shard| shard.0);
@@ -131,7 +142,12 @@ impl Shard {
             candidate: json!(swap.candidate),
             refused: json!(swap.refused),
             last_refused: json!(swap.last_refused),
-            store: json!({ "bytes": bytes, "entries": entries, "problem": store_problem }),
+            store: json!({
+                "bytes": bytes,
+                "entries": entries,
+                "reclaimable_bytes": reclaimable,
+                "problem": store_problem,
+            }),
             writer: json!({
                 "depth": parts.writer.depth(),
                 "last_commit": parts.writer.last_commit().map(unix_seconds),
@@ -173,11 +189,11 @@ impl Subject for Shard {
         })
     }
 
-    async fn plan(&self, shards: u32, component: Option<Bytes>) -> Result<Value, NoPlan> {
+    async fn plan(&self, shards: u32, component: Option<Bytes>) -> Result<Value, NoAnswer> {
         let Some(parts) = self.parts.load_full() else {
             let why = "the shard is starting: try again when it is ready".to_owned();
             let status = StatusCode::SERVICE_UNAVAILABLE;
-            return Err(NoPlan { status, why });
+            return Err(NoAnswer { status, why });
         };
         let planner = parts.planner.clone();
         let find_out = async move { planner.find_out(shards, component.as_ref()).await };
@@ -189,17 +205,51 @@ impl Subject for Shard {
             () = self.drain.begun() => {
                 let why = "the shard is draining: ask another".to_owned();
                 let status = StatusCode::SERVICE_UNAVAILABLE;
-                return Err(NoPlan { status, why });
+                return Err(NoAnswer { status, why });
             }
         };
         match found {
             Some(Ok(Ok(outcome))) => Ok(json!(outcome)),
             Some(Ok(Err(error))) => Err(no_plan(&error)),
-            Some(Err(_)) | None => Err(NoPlan {
+            Some(Err(_)) | None => Err(NoAnswer {
                 status: StatusCode::INTERNAL_SERVER_ERROR,
                 why: "the host failed to plan the change: see its log".to_owned(),
             }),
         }
+    }
+
+    fn compaction(&self) -> Value {
+        let parts = self.parts.load();
+        let progress = parts.as_ref();
+        let progress = progress.and_then(|parts| parts.writer.compacting().progress());
+        compaction(progress)
+    }
+
+    async fn compact(&self, begin: bool) -> Result<Value, NoAnswer> {
+        let Some(parts) = self.parts.load_full() else {
+            let why = "the shard is starting: try again when it is ready".to_owned();
+            let status = StatusCode::SERVICE_UNAVAILABLE;
+            return Err(NoAnswer { status, why });
+        };
+        if begin {
+            let begun = parts.writer.compact().await;
+            let begun = begun.ok_or_else(|| NoAnswer {
+                status: StatusCode::SERVICE_UNAVAILABLE,
+                why: "the shard is ending".to_owned(),
+            })?;
+            begun.map_err(|error| NoAnswer {
+                status: match error {
+                    CompactError::NoRoom { .. } | CompactError::Full => {
+                        StatusCode::INSUFFICIENT_STORAGE
+                    }
+                    _ => StatusCode::CONFLICT,
+                },
+                why: with_causes(&error),
+            })?;
+        } else {
+            parts.writer.stop_compacting().await;
+        }
+        Ok(self.compaction())
     }
 
     fn measure(&self, metrics: &Metrics) {
@@ -233,8 +283,29 @@ impl Subject for Shard {
     }
 }
 
+/// The last compaction, as the admin port shows it.
+fn compaction(progress: Option<Progress>) -> Value {
+    let Some(progress) = progress else {
+        return json!({ "state": "none" });
+    };
+    let (state, after, error) = match &progress.ended {
+        None => ("running", None, None),
+        Some(Ok(after)) => ("done", Some(after), None),
+        Some(Err(error)) => ("failed", None, Some(with_causes(error))),
+    };
+    json!({
+        "state": state,
+        "bytes_before": progress.before,
+        "bytes_after": after,
+        "bytes_to_copy": progress.of,
+        "bytes_copied": progress.copied,
+        "seconds": progress.took.as_secs_f64(),
+        "error": error,
+    })
+}
+
 /// The answer for an error of the planner.
-fn no_plan(error: &plan::Error) -> NoPlan {
+fn no_plan(error: &plan::Error) -> NoAnswer {
     let status = match error {
         plan::Error::Shards(_) => StatusCode::BAD_REQUEST,
         plan::Error::Guest(MakeError::Compile(error)) if error.is_transient() => {
@@ -244,7 +315,7 @@ fn no_plan(error: &plan::Error) -> NoPlan {
         plan::Error::Here(survey::Error::Busy) => StatusCode::TOO_MANY_REQUESTS,
         _ => StatusCode::SERVICE_UNAVAILABLE,
     };
-    NoPlan {
+    NoAnswer {
         status,
         why: with_causes(error),
     }

@@ -3,6 +3,7 @@
 mod build;
 mod check;
 mod client;
+mod compact;
 mod compile;
 mod dev;
 mod exit;
@@ -62,6 +63,7 @@ Examples:
   ostrakon status                              how the shard on this machine is
   ostrakon status --watch                      how far partitions have moved
   ostrakon plan --shards 5                     what more shards would move
+  ostrakon compact                             give back the space that data no longer needs
   ostrakon check /var/lib/ostrakon             whether a stopped shard's data is whole
   ostrakon drain                               for a preStop hook
 
@@ -88,6 +90,7 @@ enum Command {
     Status(status::Arguments),
     Check(check::Arguments),
     Plan(plan::Arguments),
+    Compact(compact::Arguments),
     Drain(client::DrainArguments),
 }
 
@@ -122,6 +125,7 @@ pub(crate) fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Status(arguments) => arguments.run(),
         Command::Check(arguments) => arguments.run(),
         Command::Plan(arguments) => arguments.run(),
+        Command::Compact(arguments) => arguments.run(),
         Command::Drain(arguments) => arguments.run(),
     };
     result.map_or_else(

@@ -33,7 +33,7 @@ use ostrakon_contract::replies::{Counted, Replies};
 use ostrakon_engine::Failure;
 use ostrakon_observe::metrics::Metrics;
 use ostrakon_protocol::{Authority, HandOff, Ordinal};
-use ostrakon_store::{CommitError, Damage, Missing, Record, Store};
+use ostrakon_store::{CommitError, CompactError, Compacting, Damage, Missing, Record, Store};
 use tokio::runtime;
 use tokio::sync::{oneshot, watch};
 use worker::{Guests, Worker};
@@ -114,6 +114,8 @@ enum Message {
     Promote(Box<Promotion>, oneshot::Sender<Result<Live, PromoteError>>),
     Change(Box<Change>, oneshot::Sender<Result<Changed, ChangeError>>),
     Recover(u64, oneshot::Sender<()>),
+    Compact(oneshot::Sender<Result<(), CompactError>>),
+    StopCompacting(oneshot::Sender<()>),
     Flush(oneshot::Sender<()>),
     End,
 }
@@ -128,6 +130,7 @@ pub struct Writer {
     replies: Replies,
     metrics: Arc<Metrics>,
     damage: Damage,
+    compacting: Compacting,
 }
 
 /// The writer's state that other threads can see.
@@ -204,6 +207,7 @@ impl Writer {
             replies: Replies::default(),
             metrics,
             damage: store.damage().clone(),
+            compacting: store.compacting().clone(),
         };
         let worker = Worker::new(store, membership, guests, pace, &writer);
         (writer, worker, receiver)
@@ -272,6 +276,32 @@ impl Writer {
         if self.send(Message::Recover(opening, sender)) {
             let _ = receiver.await;
         }
+    }
+
+    /// Begins to make the data file smaller, in the background; if that is under way, it goes on.
+    /// `None` if the writer has ended.
+    ///
+    /// # Errors
+    /// If it cannot begin; nothing is changed.
+    pub async fn compact(&self) -> Option<Result<(), CompactError>> {
+        let (sender, receiver) = oneshot::channel();
+        if !self.send(Message::Compact(sender)) {
+            return None;
+        }
+        receiver.await.ok()
+    }
+
+    /// Has a compaction stopped that is under way.
+    pub async fn stop_compacting(&self) {
+        let (sender, receiver) = oneshot::channel();
+        if self.send(Message::StopCompacting(sender)) {
+            let _ = receiver.await;
+        }
+    }
+
+    /// The last compaction.
+    pub fn compacting(&self) -> &Compacting {
+        &self.compacting
     }
 
     /// Waits until everything sent before is durable.

@@ -104,6 +104,12 @@ impl Worker {
                 ControlFlow::Continue(next) => after = next,
                 ControlFlow::Break(()) => break,
             }
+            if self.store.is_overtaken() {
+                tracing::error!(
+                    "the disk failed while data was migrated, and the migration was stored all the same: the shard must be started again"
+                );
+                break;
+            }
         }
         self.store.close();
     }
@@ -142,6 +148,15 @@ impl Worker {
                     self.tell(error);
                 }
                 let _ = sender.send(changed);
+            }
+            Message::Compact(sender) => {
+                let _ = sender.send(self.store.compact());
+                self.publish();
+            }
+            Message::StopCompacting(sender) => {
+                self.store.stop_compacting();
+                self.publish();
+                let _ = sender.send(());
             }
             Message::Flush(sender) => {
                 let _ = sender.send(());

@@ -9,6 +9,7 @@ use redb::StorageError;
 use super::{Frozen, Store};
 use crate::checkpoint::{Checkpoint, Done};
 use crate::commit::{self, Changes};
+use crate::compaction::Stopped;
 use crate::failure::{CommitError, CommitFailure};
 use crate::file::{write_memtable, write_record};
 use crate::journal::Place;
@@ -19,6 +20,10 @@ pub(super) const WAIT: Duration = Duration::from_secs(1);
 
 /// How long partitions that the data file does not take are left alone.
 const STUCK: Duration = Duration::from_mins(1);
+
+/// After how many checkpoints that failed because a page could not be read this is no failure of
+/// the whole disk, but of a part of the data.
+const MOST_UNREAD: u32 = 3;
 
 /// How many transactions may fail while it is found which partitions the data file does not take:
 /// each costs an opening of the file, while writes wait.
@@ -33,6 +38,7 @@ impl Store {
 
     pub(super) fn caught_up(&mut self, place: Place) {
         self.behind = None;
+        self.unread = 0;
         self.stored_up_to = place;
         self.journal.release(&place);
         self.publish();
@@ -54,7 +60,8 @@ impl Store {
             self.refuse(failure);
         }
         if self.opened.is_some() && !self.journal_failed {
-            if self.is_due() {
+            self.tend_compaction();
+            if !self.is_finishing() && self.is_due() {
                 self.begin_checkpoint();
             }
             if self
@@ -85,6 +92,7 @@ impl Store {
     }
 
     pub(super) fn begin_checkpoint(&mut self) {
+        let notes = self.notes();
         let Some(opened) = &self.opened else { return };
         let database = Arc::clone(&opened.database);
         let frozen = self.frozen.get_or_insert_with(|| Frozen {
@@ -100,6 +108,8 @@ impl Store {
             memtable: Arc::clone(&frozen.memtable),
             record: frozen.record.clone(),
             place: frozen.place,
+            unsynced: self.is_unsynced.then(|| self.options.directory.clone()),
+            notes,
         };
         self.publish();
         self.background.checkpoint(checkpoint);
@@ -111,9 +121,10 @@ impl Store {
         frozen.is_some_and(|frozen| frozen.is_being_written)
     }
 
-    /// Waits for the end of a checkpoint, if one is under way.
+    /// Waits for the end of a checkpoint, if one is under way, or until a second data file is in
+    /// the place of the first.
     pub(super) fn end_checkpoint(&mut self) {
-        while self.is_writing() {
+        while self.is_writing() || self.is_finishing() {
             if let Some(done) = self.background.wait(WAIT) {
                 self.take(done);
             }
@@ -130,11 +141,14 @@ impl Store {
                     tracing::warn!(%error, "no further segment of the journal can be made");
                 }
             }
+            Done::Copied(copied) => self.copied(copied),
+            Done::Switched(switched) => self.switched(switched),
             Done::Checkpoint(ended) => {
                 let Some(frozen) = &mut self.frozen else {
                     return;
                 };
                 frozen.is_being_written = false;
+                self.is_unsynced &= ended.result.is_err();
                 let (entries, bytes) = (frozen.memtable.len(), frozen.memtable.bytes());
                 let place = frozen.place;
                 match ended.result.and_then(|()| self.read_again()) {
@@ -156,7 +170,9 @@ impl Store {
         if self.opened.is_some() {
             self.fail(failure.clone());
         }
-        let failure = match failure.is_damage().then(|| self.write_apart()) {
+        self.unread += u32::from(failure.is_unread());
+        let concerns_some = failure.is_damage() || self.unread >= MOST_UNREAD;
+        let failure = match concerns_some.then(|| self.write_apart()) {
             None => failure,
             Some(Ok(())) => return,
             Some(Err(other)) => other,
@@ -229,7 +245,11 @@ impl Store {
         *attempts += u32::from(written.is_err());
         match written {
             Ok(()) => Ok(()),
-            Err(failure) if !failure.is_damage() || *attempts >= MOST_ATTEMPTS => Err(failure),
+            Err(failure)
+                if !(failure.is_damage() || failure.is_unread()) || *attempts >= MOST_ATTEMPTS =>
+            {
+                Err(failure)
+            }
             Err(failure) if partitions.len() == 1 => {
                 failed.insert(partitions[0].clone(), failure.into());
                 Ok(())
@@ -261,6 +281,7 @@ impl Store {
 
     /// Ends the work on the store: the next start will have nothing to replay, if possible.
     pub fn close(mut self) {
+        self.end_compaction(Stopped::End);
         if let Err(error) = self.catch_up() {
             tracing::warn!(%error, "the data file could not be brought up to date: the next start replays the journal");
         }

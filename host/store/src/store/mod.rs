@@ -1,6 +1,7 @@
 //! The store: commits to the journal, migrations, and views.
 
 mod checkpoints;
+mod compacting;
 mod opening;
 mod reopening;
 
@@ -21,6 +22,7 @@ use redb::{Database, StorageError};
 
 use super::checkpoint::{Background, Done};
 use super::commit::{self, Changes};
+use super::compaction::{Compacting, Stopped};
 use super::damage::{Contained, Damage};
 use super::failure::{CommitError, CommitFailure};
 use super::file::{begin, write_memtable, write_record};
@@ -31,6 +33,7 @@ use super::memtable::Memtable;
 use super::migration::Migration;
 use super::snapshot::{Snapshot, Stored};
 use checkpoints::WAIT;
+use compacting::Stand;
 
 /// The memory that is kept for encoding commits.
 const KEPT_BYTES: usize = 1 << 20;
@@ -68,10 +71,20 @@ pub struct Store {
     /// The place up to which the data file has everything.
     stored_up_to: Place,
     background: Background,
+    compaction: Stand,
+    compacting: Compacting,
+    /// Whether it is unknown that the data file's name is on the disk.
+    is_unsynced: bool,
     /// The last commit.
     committed: Instant,
+    /// The record of a migration of which it is not known whether it was stored.
+    tried: Option<Record>,
+    /// It was stored, although it was called failed.
+    is_overtaken: bool,
     /// The last failure, until a commit succeeds.
     failure: Option<(CommitFailure, Instant)>,
+    /// How many checkpoints in a row failed because a page could not be read.
+    unread: u32,
     /// The last failure of a checkpoint, until one succeeds.
     behind: Option<(CommitFailure, Instant)>,
     /// When a segment could not be made, until one can be.
@@ -164,6 +177,13 @@ impl Store {
         self.stuck.get(partition)
     }
 
+    /// Whether the data was migrated although the migration was called failed: the disk failed
+    /// when it was committed, and still did when the file was to be opened again. Nothing is read
+    /// or stored any more; the next start has the migrated data.
+    pub fn is_overtaken(&self) -> bool {
+        self.is_overtaken
+    }
+
     /// Stores a swap's record by itself.
     ///
     /// # Errors
@@ -248,7 +268,7 @@ impl Store {
                 while self.journal.ordered() < lacks {
                     self.background.segment(self.journal.order());
                 }
-            } else if !self.is_writing() {
+            } else if !self.is_writing() && !self.is_finishing() {
                 if let Some((failure, _)) = &self.behind {
                     return Err(failure.clone());
                 }
@@ -272,6 +292,7 @@ impl Store {
     /// If the disk fails.
     pub fn begin_migration(&mut self, limits: Limits) -> Result<Migration, CommitError> {
         self.ready()?;
+        self.end_compaction(Stopped::Change);
         self.end_checkpoint();
         let memtables = self.memtables();
         let opened = self.opened()?;
@@ -303,7 +324,7 @@ impl Store {
     ) -> Result<Arc<Snapshot>, CommitError> {
         let place = self.journal.end();
         let committed = self.attempt(|_| {
-            migration.flush()?;
+            migration.complete()?;
             write_record(&migration.transaction, &record, &place)?;
             migration.transaction.into_inner().commit()?;
             Ok(())
@@ -312,6 +333,9 @@ impl Store {
             // It failed after it was stored, and the file was opened again.
             && (self.opened.is_none() || self.record != record)
         {
+            if self.opened.is_none() {
+                self.tried = Some(record);
+            }
             return Err(self.refuse(failure));
         }
         self.record = record;

@@ -12,16 +12,18 @@ use ostrakon_base::regular;
 use ostrakon_base::stored::Unreadable;
 use ostrakon_observe::metrics::Metrics;
 
+use super::compacting::Stand;
 use super::reopening::open;
 use super::{Record, Store};
 use crate::RECORDS;
 use crate::check::{check_file, peek};
 use crate::checkpoint::Background;
 use crate::commit;
+use crate::compaction::{Compacting, remove_unfinished};
 use crate::damage::Damage;
 use crate::disk::FileDisk;
 use crate::failure::OpenError;
-use crate::file::{MakeDisk, bring_over, create};
+use crate::file::{MakeDisk, bring_over, count_space, create};
 use crate::held::Held;
 use crate::journal::{self, Fault, Journal, Place, Replayed};
 use crate::memtable::Memtable;
@@ -55,6 +57,8 @@ pub struct Sizes {
     pub memtable_bytes: usize,
     /// How long after the last commit a checkpoint begins.
     pub idle: Duration,
+    /// How much a compaction copies at a time, in bytes.
+    pub step_bytes: usize,
 }
 
 impl Default for Sizes {
@@ -64,6 +68,7 @@ impl Default for Sizes {
             segments: 64,
             memtable_bytes: 16 << 20,
             idle: Duration::from_secs(3),
+            step_bytes: 1 << 20,
         }
     }
 }
@@ -159,6 +164,9 @@ impl Found {
             Some(place) => place,
             None => bring_over(&opened.database, &options)?,
         };
+        if meta.place.is_some() && meta.space.is_none() {
+            count_space(&opened.database, &path)?;
+        }
         let replayed = match replayed {
             Some(replayed) => replayed,
             None => replay(&options.directory, &options.disk, place)?.1,
@@ -181,8 +189,14 @@ impl Found {
             frozen: None,
             stored_up_to: place,
             background: Background::start(options.threads).map_err(io)?,
+            compaction: Stand::None,
+            compacting: Compacting::default(),
+            is_unsynced: false,
             committed: Instant::now(),
+            tried: None,
+            is_overtaken: false,
             failure: None,
+            unread: 0,
             behind: None,
             no_space: None,
             stuck: HashMap::new(),
@@ -228,6 +242,7 @@ impl Store {
             Err(TryLockError::WouldBlock) => return Err(OpenError::InUse(directory.clone())),
             Err(TryLockError::Error(error)) => return Err(io(&lock_path)(error)),
         }
+        remove_unfinished(directory);
         let path = directory.join("shard.redb");
         let had_one = lock.metadata().map_err(io(&lock_path))?.len() > 0;
         if !path.try_exists().map_err(io(&path))? {

@@ -10,9 +10,12 @@ use ostrakon_base::regular;
 use redb::{StorageError, WriteTransaction};
 
 use super::{Opened, Options, Store};
+use crate::compaction::Stopped;
 use crate::damage::{Contained, Damage, contain};
 use crate::failure::{CommitError, CommitFailure, OpenError};
-use crate::file::{Meta, begin, open_database, read, read_meta, write_memtable, write_record};
+use crate::file::{
+    Growth, Meta, begin, open_database, read, read_meta, write_memtable, write_record,
+};
 use crate::held::Held;
 use crate::journal::Place;
 use crate::memtable::Memtable;
@@ -82,6 +85,7 @@ impl Store {
     /// whose read failed. Also reopens a file that was closed after a failure, unless that
     /// failure is too recent.
     pub fn recover(&mut self, failed_opening: u64) {
+        self.end_compaction(Stopped::Change);
         if failed_opening == self.openings {
             let was_behind = self.behind.take();
             self.shut();
@@ -149,6 +153,8 @@ impl Store {
         &mut self,
         commit: impl FnOnce(&mut Opened) -> Result<(), CommitFailure>,
     ) -> Result<(), CommitFailure> {
+        self.end_compaction(Stopped::Change);
+        self.sync_name()?;
         let damage = self.damage.clone();
         let committed = match &mut self.opened {
             Some(opened) => damage.contain(|| commit(opened)),
@@ -163,6 +169,7 @@ impl Store {
 
     /// Replaces the opening after a failed operation.
     pub(super) fn fail(&mut self, failure: CommitFailure) {
+        self.end_compaction(Stopped::Change);
         self.shut();
         if let Err(again) = self.reopen() {
             self.failure = Some((again, Instant::now()));
@@ -179,7 +186,13 @@ impl Store {
     pub(super) fn reopen(&mut self) -> Result<(), CommitFailure> {
         let opening = self.openings + 1;
         match open(&self.path, &self.options, &self.held, &self.damage, opening) {
+            Ok((_, meta)) if self.is_overtaken_by(&meta) => {
+                self.is_overtaken = true;
+                let why = "a migration that was called failed is stored: start the shard again";
+                Err(StorageError::Io(io::Error::other(why)).into())
+            }
             Ok((opened, meta)) => {
+                self.tried = None;
                 self.openings += 1;
                 self.opened = Some(opened);
                 self.found(meta);
@@ -198,6 +211,11 @@ impl Store {
                 other.to_string(),
             )))),
         }
+    }
+
+    /// Whether the file has a migration that was called failed.
+    fn is_overtaken_by(&self, meta: &Meta) -> bool {
+        (self.tried.as_ref()).is_some_and(|tried| *tried == meta.record && *tried != self.record)
     }
 
     /// Takes up what a file that was opened again has: a transaction that was called failed may be
@@ -236,15 +254,19 @@ pub(super) fn open(
     if !held.is(&file).map_err(io)? {
         return Err(io(io::Error::other("it was replaced by another file")));
     }
-    let (database, shut) = contain(|| open_database(file, options, false)).map_err(damaged)?;
-    let database = Contained::new(database);
+    let opened = contain(|| {
+        let how = (&options.disk, options.cache_bytes);
+        open_database(file, how, Growth::Reserved, false)
+    });
+    let (database, shut) = opened.map_err(damaged)?;
+    let database = Arc::new(Contained::new(database));
     // The layout was checked when the file was found.
     let meta = contain(|| read_meta(&database)).map_err(damaged)?;
     let stored = damage.contain(|| read(&database, opening));
     let stored = Arc::new(stored.map_err(|ReadError(error)| damaged(error.into()))?);
     let snapshot = Arc::new(Snapshot::of(Arc::clone(&stored), damage.clone()));
     let opened = Opened {
-        database: Arc::new(database),
+        database,
         stored,
         snapshot,
         shut,

@@ -4,10 +4,13 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
+use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use redb::ReadableDatabase as _;
 
+use super::disk::FileDisk;
 use super::*;
 
 const PARTITIONS: u64 = 60;
@@ -393,4 +396,122 @@ fn what_cannot_be_written_stays_in_the_journal_and_the_rest_is_written() {
         .get((&elsewhere[..], &b"entry-007a"[..]))
         .expect("it reads");
     assert!(found.is_some());
+}
+
+/// A disk that cannot read one page.
+#[derive(Debug)]
+struct BadPage {
+    disk: FileDisk,
+    /// Where the page is; zero if there is none.
+    at: Arc<AtomicU64>,
+    failures: Arc<AtomicU64>,
+}
+
+impl Disk for BadPage {
+    fn len(&self) -> io::Result<u64> {
+        self.disk.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let at = self.at.load(Ordering::Relaxed);
+        // redb's debug assertions read all pages when a file is opened; a release does not.
+        let is_for_debug = || {
+            let trace = std::backtrace::Backtrace::force_capture().to_string();
+            trace.contains("mark_allocated_page_for_debug")
+        };
+        let is_bad = at > 0 && (offset..offset + out.len() as u64).contains(&at);
+        if is_bad && !is_for_debug() {
+            self.failures.fetch_add(1, Ordering::Relaxed);
+            return Err(io::Error::other("a bad sector"));
+        }
+        self.disk.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.disk.set_len(len)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.disk.sync()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.disk.write(offset, data)
+    }
+}
+
+/// A page that must be rewritten cannot be read: the partitions on it take no further writes, and
+/// the data file is brought up to date with all others.
+#[test]
+fn a_bad_sector_under_a_checkpoint_concerns_the_partitions_on_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let (at, failures) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let disk = (Arc::clone(&at), Arc::clone(&failures));
+    let mut store = Store::open(Options {
+        disk: Arc::new(move |file| {
+            Box::new(BadPage {
+                disk: FileDisk::new(file),
+                at: Arc::clone(&disk.0),
+                failures: Arc::clone(&disk.1),
+            })
+        }),
+        backoff: std::time::Duration::ZERO,
+        ..Options::new(directory.path(), 0)
+    })
+    .unwrap();
+    for key in 0..200_u8 {
+        let partition = [b'p', key];
+        commit(&mut store, &partition, &[(b"k", Some(&[key; 1000]))]).unwrap();
+    }
+    store.catch_up().unwrap();
+    let file = fs::read(directory.path().join("shard.redb")).unwrap();
+    // Copies of the page from before its last change may be anywhere.
+    let copies = file.windows(500).enumerate();
+    let mut copies = copies.filter(|(_, bytes)| *bytes == [77; 500]);
+    let is_read = |store: &mut Store, offset: usize| {
+        at.store(offset as u64, Ordering::Relaxed);
+        let view = snapshot(store);
+        let read = view.get(&[b'p', 77], b"k");
+        read.is_err_and(|_| {
+            store.recover(view.opening());
+            true
+        })
+    };
+    let copy = copies.find(|(offset, _)| is_read(&mut store, *offset));
+    let (offset, _) = copy.expect("it is read");
+    at.store(0, Ordering::Relaxed);
+    for key in 0..200_u8 {
+        let partition = [b'p', key];
+        commit(&mut store, &partition, &[(b"l", Some(&[key; 10]))]).unwrap();
+    }
+    at.store(offset as u64, Ordering::Relaxed);
+    let mut failed = 0;
+    while store.catch_up().is_err() {
+        failed += 1;
+        assert!(failed < 10);
+    }
+    let stuck = (0..200_u8).filter(|key| store.stuck(&[b'p', *key]).is_some());
+    let stuck: Vec<_> = stuck.collect();
+    println!("after {failed} checkpoints that failed, {stuck:?} take no writes");
+    assert!(stuck.contains(&77) && stuck.len() < 10, "{stuck:?}");
+    assert!(failures.load(Ordering::Relaxed) > 3);
+    let mut refused = Vec::new();
+    for key in (0..200_u8).filter(|key| !stuck.contains(key)) {
+        let partition = [b'p', key];
+        let view = snapshot(&store);
+        if commit(&mut store, &partition, &[(b"m", Some(&[key; 10]))]).is_err() {
+            store.recover(view.opening());
+            refused.push(key);
+        }
+    }
+    // To find a partition's end, redb looks at what comes after it.
+    assert!(refused.len() < 3, "{refused:?}");
+    drop(store);
+    // The sector can be read again: nothing was lost.
+    let mut store = open(directory.path());
+    store.catch_up().unwrap();
+    for key in 0..200_u8 {
+        let found = snapshot(&store).get(&[b'p', key], b"l").unwrap();
+        assert_eq!(found, Some(vec![key; 10]), "{key}");
+    }
 }

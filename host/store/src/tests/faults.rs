@@ -184,6 +184,7 @@ pub(super) const SMALL_SIZES: Sizes = Sizes {
     segments: 6,
     memtable_bytes: 1500,
     idle: std::time::Duration::MAX,
+    step_bytes: 700,
 };
 
 /// Two entries that a transaction always writes with the same value.

@@ -6,6 +6,7 @@
     reason = "the tests' own numbers are small"
 )]
 
+mod compaction;
 mod damage;
 mod faults;
 mod journal;

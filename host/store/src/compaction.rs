@@ -1,0 +1,772 @@
+//! Gives back the space that the data file does not need any more.
+//!
+//! redb cuts a file off only behind its last used page, and its own compaction needs the file for
+//! itself. So a compaction copies the contents to a second file, in small steps, while the store
+//! goes on, and then puts that file in the place of the first.
+//!
+//! A step copies the next rows as they are when it begins. Checkpoints go on meanwhile: each notes
+//! the rows that it changes, as far as they were copied, and they are copied again. The file is
+//! put in its place while no checkpoint is under way; commits go on in the journal.
+//!
+//! redb lets a file grow by doubling. Of the second file only what was written takes space, so it
+//! may be longer than the space that it takes.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use ostrakon_base::regular;
+use redb::{Database, ReadableDatabase as _, ReadableTable as _, StorageError, WriteTransaction};
+
+use super::damage::{Contained, Damage, contain};
+use super::failure::CommitFailure;
+use super::file::{Growth, MakeDisk, begin, initialise, open_database, read};
+use super::memtable::Memtable;
+use super::migration::storage;
+use super::snapshot::{ReadError, Stored};
+use super::store::Options;
+use super::{ENTRIES, META, SIZES, space};
+
+/// The second file's name in the data directory, until it takes the first one's place.
+pub(super) const UNFINISHED: &str = "shard.compact";
+
+/// The memory for the second file's pages.
+const CACHE_BYTES: usize = 8 << 20;
+/// Above this much memory for the changed rows, these are copied before others are.
+const MANY: usize = 1 << 20;
+/// The limit on the memory for the changed rows. If a shard changes rows faster than they can be
+/// copied, the compaction ends.
+const MOST: usize = 16 << 20;
+/// The memory of a changed row, beyond its keys.
+const ROW_BYTES: usize = 96;
+/// The space that an empty file takes, in bytes.
+const EMPTY: u64 = 64 << 10;
+/// The space on the disk that is left for the store, in bytes.
+const MARGIN: u64 = 32 << 20;
+/// The longest pause between two steps. A pause is as long as the step before it.
+const MOST_PAUSE: Duration = Duration::from_millis(250);
+
+/// Why a compaction ended without effect. The data file is as it was.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum CompactError {
+    #[error(
+        "the disk has {free} bytes free, and the copy of the data needs about {needed} and some spare: make space on the data volume, or enlarge it"
+    )]
+    NoRoom { free: u64, needed: u64 },
+    #[error(
+        "a part of the data is damaged, and a copy would lack it: stop the shard, and `ostrakon check` says what"
+    )]
+    Damaged,
+    #[error("the disk is full: make space on the data volume")]
+    Full,
+    #[error("the disk rejects reads or writes")]
+    Failed(#[source] Arc<StorageError>),
+    #[error("{0} cannot be made, or put in the data file's place")]
+    File(PathBuf, #[source] Arc<io::Error>),
+    #[error("{0}")]
+    Stopped(Stopped),
+}
+
+/// What stopped a compaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Stopped {
+    #[error("it was stopped by an operator")]
+    Operator,
+    #[error("the shard ended")]
+    End,
+    #[error(
+        "a migration, or a recovery from a failure, changed the data file meanwhile: compact it again"
+    )]
+    Change,
+    #[error(
+        "rows change faster than they can be copied: compact the file when fewer requests write"
+    )]
+    Changes,
+}
+
+impl From<CommitFailure> for CompactError {
+    fn from(failure: CommitFailure) -> Self {
+        match failure {
+            CommitFailure::Full => Self::Full,
+            _ if failure.is_damage() => Self::Damaged,
+            CommitFailure::Failed(error) => Self::Failed(error),
+        }
+    }
+}
+
+impl From<ReadError> for CompactError {
+    fn from(error: ReadError) -> Self {
+        CommitFailure::from(error).into()
+    }
+}
+
+impl From<StorageError> for CompactError {
+    fn from(error: StorageError) -> Self {
+        CommitFailure::from(error).into()
+    }
+}
+
+/// The last compaction, for operators. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Compacting(Arc<Mutex<Option<Progress>>>);
+
+/// How far a compaction has come.
+#[derive(Clone, Debug)]
+pub struct Progress {
+    /// The space that the data file took when it began, in bytes.
+    pub before: u64,
+    /// The space of the entries that were copied, and of those that there were at the beginning,
+    /// in bytes.
+    pub copied: u64,
+    pub of: u64,
+    /// The space that the data file takes afterwards, or why it is as it was; none while the
+    /// compaction is under way.
+    pub ended: Option<Result<u64, CompactError>>,
+    /// How long it has taken.
+    pub took: Duration,
+    began: Instant,
+}
+
+impl Compacting {
+    /// None if there was none since the shard started.
+    pub fn progress(&self) -> Option<Progress> {
+        let mut progress = lock(&self.0).clone()?;
+        if progress.ended.is_none() {
+            progress.took = progress.began.elapsed();
+        }
+        Some(progress)
+    }
+
+    pub(super) fn begin(&self, before: u64, of: u64) {
+        *lock(&self.0) = Some(Progress {
+            before,
+            copied: 0,
+            of,
+            ended: None,
+            took: Duration::ZERO,
+            began: Instant::now(),
+        });
+    }
+
+    fn copied(&self, bytes: u64) {
+        if let Some(progress) = &mut *lock(&self.0) {
+            progress.copied += bytes;
+        }
+    }
+
+    pub(super) fn end(&self, result: Result<u64, CompactError>) {
+        if let Some(progress) = &mut *lock(&self.0) {
+            progress.took = progress.began.elapsed();
+            progress.ended = Some(result);
+        }
+    }
+}
+
+/// A row's place. The tables are copied one after the other.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Row {
+    Entry(Vec<u8>, Vec<u8>),
+    Size(Vec<u8>),
+}
+
+impl Row {
+    fn memory(&self) -> usize {
+        ROW_BYTES
+            + match self {
+                Self::Entry(partition, key) => partition.len() + key.len(),
+                Self::Size(partition) => partition.len(),
+            }
+    }
+}
+
+/// What checkpoints changed of what was copied.
+#[derive(Debug, Default)]
+pub(super) struct Notes {
+    noted: Mutex<Noted>,
+    stopped: OnceLock<Stopped>,
+    /// Ends the writes to the second file.
+    shut: OnceLock<Arc<AtomicBool>>,
+}
+
+#[derive(Debug, Default)]
+struct Noted {
+    /// The last row that was copied.
+    copied: Option<Row>,
+    /// All rows were copied.
+    is_whole: bool,
+    /// A step is under way: it does not see what is committed from now on, and may copy any row.
+    is_copying: bool,
+    changed: BTreeSet<Row>,
+    /// The memory of `changed`.
+    bytes: usize,
+}
+
+impl Noted {
+    fn concerns(&self, row: &Row) -> bool {
+        self.is_copying || self.is_whole || Some(row) <= self.copied.as_ref()
+    }
+
+    /// Returns whether there is memory for it.
+    fn note(&mut self, row: Row) -> bool {
+        let memory = row.memory();
+        if self.changed.insert(row) {
+            self.bytes += memory;
+        }
+        self.bytes <= MOST
+    }
+
+    /// Notes the rows that a memtable changed. Returns whether there is memory for them.
+    fn note_all(&mut self, memtable: &Memtable) -> bool {
+        for ((partition, key), _) in memtable.entries() {
+            let row = Row::Entry(partition.to_vec(), key.to_vec());
+            if !self.concerns(&row) {
+                break;
+            }
+            if !self.note(row) {
+                return false;
+            }
+        }
+        for (partition, _) in memtable.rows() {
+            let row = Row::Size(partition.to_vec());
+            if !self.concerns(&row) {
+                break;
+            }
+            if !self.note(row) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Forgets the rows that are yet to be copied.
+    fn keep_copied(&mut self) {
+        if let (Some(copied), false) = (&self.copied, self.is_whole) {
+            let (from, later) = (Bound::Excluded(copied), Bound::Unbounded);
+            if let Some(first) = self.changed.range((from, later)).next().cloned() {
+                let later = self.changed.split_off(&first);
+                self.bytes -= later.iter().map(Row::memory).sum::<usize>();
+            }
+        }
+    }
+}
+
+impl Notes {
+    /// Commits a checkpoint, and notes what it changes.
+    pub(super) fn commit<T, E>(
+        &self,
+        memtable: &Memtable,
+        commit: impl FnOnce() -> Result<T, E>,
+    ) -> Result<T, E> {
+        let mut noted = lock(&self.noted);
+        let done = commit()?;
+        if self.stopped().is_none() && !noted.note_all(memtable) {
+            (noted.changed, noted.bytes) = (BTreeSet::new(), 0);
+            self.stop(Stopped::Changes);
+        }
+        Ok(done)
+    }
+
+    /// Ends the compaction at its next step.
+    pub(super) fn stop(&self, why: Stopped) {
+        let _ = self.stopped.set(why);
+        if let Some(shut) = self.shut.get() {
+            shut.store(true, Ordering::Release);
+        }
+    }
+
+    pub(super) fn stopped(&self) -> Option<Stopped> {
+        self.stopped.get().copied()
+    }
+
+    /// Whether few rows were changed since they were copied.
+    pub(super) fn are_few(&self) -> bool {
+        lock(&self.noted).bytes <= MANY
+    }
+}
+
+/// What the copying has come to.
+#[derive(Debug)]
+pub(super) enum Stage {
+    More,
+    /// Only what checkpoints change from now on is left.
+    CaughtUp,
+}
+
+/// A compaction under way.
+pub(super) struct Compaction {
+    from: Arc<Contained<Database>>,
+    damage: Damage,
+    directory: PathBuf,
+    data_file: PathBuf,
+    disk: MakeDisk,
+    cache_bytes: usize,
+    step_bytes: usize,
+    /// None before the first step, and once it has taken its place.
+    to: Option<Copy>,
+    /// There may be an unfinished file.
+    is_there: bool,
+    notes: Arc<Notes>,
+    progress: Compacting,
+    /// The space that is left for the store.
+    margin: u64,
+}
+
+struct Copy {
+    database: Contained<Database>,
+    file: File,
+}
+
+/// The second file, in the place of the first.
+pub(super) struct Switched {
+    pub(super) database: Arc<Contained<Database>>,
+    pub(super) shut: Arc<AtomicBool>,
+    pub(super) stored: Arc<Stored>,
+    /// The file, locked.
+    pub(super) file: File,
+    /// Whether its new name is on the disk.
+    pub(super) is_synced: bool,
+}
+
+impl std::fmt::Debug for Switched {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Switched").finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Compaction {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Compaction").finish_non_exhaustive()
+    }
+}
+
+impl Compaction {
+    /// # Errors
+    /// If the disk has no room for a copy of `needed` bytes.
+    pub(super) fn new(
+        from: &Arc<Contained<Database>>,
+        damage: &Damage,
+        data_file: &Path,
+        options: &Options,
+        needed: u64,
+        progress: &Compacting,
+    ) -> Result<Self, CompactError> {
+        let directory = data_file.parent().unwrap_or_else(|| Path::new("."));
+        let free = free(directory);
+        let margin = MARGIN.min(free / 2);
+        let needed = needed + EMPTY;
+        if needed > free - margin {
+            return Err(CompactError::NoRoom { free, needed });
+        }
+        Ok(Self {
+            from: Arc::clone(from),
+            damage: damage.clone(),
+            directory: directory.to_owned(),
+            data_file: data_file.to_owned(),
+            disk: Arc::clone(&options.disk),
+            cache_bytes: options.cache_bytes,
+            step_bytes: options.journal.step_bytes,
+            to: None,
+            is_there: false,
+            notes: Arc::default(),
+            progress: progress.clone(),
+            margin,
+        })
+    }
+
+    pub(super) fn notes(&self) -> &Arc<Notes> {
+        &self.notes
+    }
+
+    /// The second file.
+    pub(super) fn file(&self) -> Option<&File> {
+        Some(&self.to.as_ref()?.file)
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory.join(UNFINISHED)
+    }
+
+    /// Runs steps until everything is copied.
+    pub(super) fn run(&mut self) -> Result<(), CompactError> {
+        loop {
+            let began = Instant::now();
+            match self.step()? {
+                Stage::CaughtUp => return Ok(()),
+                Stage::More => std::thread::sleep(began.elapsed().min(MOST_PAUSE)),
+            }
+        }
+    }
+
+    /// Copies the next rows.
+    pub(super) fn step(&mut self) -> Result<Stage, CompactError> {
+        let done = self.go_on();
+        // What was stopped fails in many ways.
+        match self.notes.stopped() {
+            Some(why) => Err(CompactError::Stopped(why)),
+            None => done,
+        }
+    }
+
+    fn go_on(&mut self) -> Result<Stage, CompactError> {
+        if self.to.is_none() {
+            self.begin()?;
+        }
+        let free = free(&self.directory);
+        if free < self.margin {
+            let needed = self.margin;
+            return Err(CompactError::NoRoom { free, needed });
+        }
+        let (are_many, is_whole) = {
+            let noted = lock(&self.notes.noted);
+            (noted.bytes > MANY, noted.is_whole)
+        };
+        if !is_whole && !are_many {
+            self.copy()?;
+            return Ok(Stage::More);
+        }
+        self.copy_changed()
+    }
+
+    fn begin(&mut self) -> Result<(), CompactError> {
+        let path = self.path();
+        let io = |error| CompactError::File(path.clone(), Arc::new(error));
+        self.is_there = true;
+        let file = regular::edit_own(&path, true).map_err(io)?;
+        file.set_len(0).map_err(io)?;
+        file.try_lock().map_err(|error| {
+            io(match error {
+                TryLockError::Error(error) => error,
+                TryLockError::WouldBlock => io::ErrorKind::WouldBlock.into(),
+            })
+        })?;
+        let pages = regular::edit_own(&path, false).map_err(io)?;
+        let (database, shut) = of_the_copy(|| {
+            let how = (&self.disk, CACHE_BYTES);
+            let opened = open_database(pages, how, Growth::Sparse, true);
+            let (database, shut) = opened.map_err(broken)?;
+            initialise(&database, None).map_err(broken)?;
+            Ok((database, shut))
+        })?;
+        let _ = self.notes.shut.set(shut);
+        self.to = Some(Copy {
+            database: Contained::new(database),
+            file,
+        });
+        Ok(())
+    }
+
+    /// Copies the rows after those that were copied.
+    fn copy(&self) -> Result<(), CompactError> {
+        let (view, after) = {
+            let mut noted = lock(&self.notes.noted);
+            noted.is_copying = true;
+            (self.view()?, noted.copied.clone())
+        };
+        let found = self
+            .damage
+            .contain(|| rows_after(&view, after, self.step_bytes));
+        let (rows, is_whole) = found?;
+        self.write(&rows)?;
+        let mut noted = lock(&self.notes.noted);
+        noted.is_copying = false;
+        noted.is_whole = is_whole;
+        if let Some((last, _)) = rows.into_iter().next_back() {
+            noted.copied = Some(last);
+        }
+        noted.keep_copied();
+        Ok(())
+    }
+
+    /// Copies rows again that were changed since.
+    fn copy_changed(&self) -> Result<Stage, CompactError> {
+        let (view, changed, is_last) = {
+            let mut noted = lock(&self.notes.noted);
+            let mut changed = Vec::new();
+            let mut bytes = 0;
+            while bytes < self.step_bytes
+                && let Some(row) = noted.changed.pop_first()
+            {
+                bytes += row.memory();
+                changed.push(row);
+            }
+            noted.bytes -= bytes;
+            (
+                self.view()?,
+                changed,
+                noted.is_whole && noted.changed.is_empty(),
+            )
+        };
+        self.copy_again(&view, changed)?;
+        Ok(if is_last {
+            Stage::CaughtUp
+        } else {
+            Stage::More
+        })
+    }
+
+    /// Copies these rows, or removes them where they were deleted.
+    fn copy_again(&self, view: &Stored, changed: Vec<Row>) -> Result<(), CompactError> {
+        let (mut rows, mut bytes) = (Vec::new(), 0);
+        for row in changed {
+            let value = self.damage.contain(|| value_of(view, &row))?;
+            bytes += row.memory() + value.as_ref().map_or(0, Value::len);
+            rows.push((row, value));
+            if bytes >= self.step_bytes {
+                self.write(&rows)?;
+                (rows, bytes) = (Vec::new(), 0);
+            }
+        }
+        self.write(&rows)
+    }
+
+    /// What is committed now.
+    fn view(&self) -> Result<Stored, ReadError> {
+        self.damage.contain(|| read(&self.from, 0))
+    }
+
+    /// Writes rows to the second file.
+    fn write(&self, rows: &[(Row, Option<Value>)]) -> Result<(), CompactError> {
+        let Some(to) = &self.to else { return Ok(()) };
+        of_the_copy(|| {
+            // Nobody opens the file before it is whole: it needs no quick repair.
+            let transaction = to.database.begin_write()?;
+            write_rows(&transaction, rows)?;
+            transaction.commit()?;
+            Ok(())
+        })?;
+        self.progress.copied(rows.iter().map(space_of).sum());
+        Ok(())
+    }
+
+    /// Copies what is left, and puts the second file in the place of the first. No checkpoint may
+    /// be under way.
+    pub(super) fn finish(mut self, opening: u64) -> Result<Switched, CompactError> {
+        let finished = self.finish_as_it_is(opening);
+        match self.notes.stopped() {
+            Some(why) if finished.is_err() => Err(CompactError::Stopped(why)),
+            _ => finished,
+        }
+    }
+
+    fn finish_as_it_is(&mut self, opening: u64) -> Result<Switched, CompactError> {
+        let changed = std::mem::take(&mut lock(&self.notes.noted).changed);
+        let view = self.view()?;
+        self.copy_again(&view, changed.into_iter().collect())?;
+        drop(view);
+        let path = self.path();
+        let io = |error| CompactError::File(path.clone(), Arc::new(error));
+        let Some(Copy { database, file }) = self.to.take() else {
+            return Err(io(io::ErrorKind::NotFound.into()));
+        };
+        let meta = self.damage.contain(|| meta_of(&self.from))?;
+        of_the_copy(|| {
+            let transaction = begin(&database)?;
+            {
+                let mut rows = transaction.open_table(META).map_err(storage)?;
+                for (name, row) in &meta {
+                    rows.insert(name.as_str(), row.as_slice())?;
+                }
+            }
+            transaction.commit()?;
+            Ok(())
+        })?;
+        drop(database);
+        let mut again = || -> Result<_, CompactError> {
+            let pages = regular::edit_own(&path, false).map_err(io)?;
+            let (database, shut) = of_the_copy(|| {
+                let how = (&self.disk, self.cache_bytes);
+                let opened = open_database(pages, how, Growth::Reserved, false);
+                opened.map_err(broken)
+            })?;
+            let database = Arc::new(Contained::new(database));
+            let stored = of_the_copy(|| Ok(read(&database, opening)?))?;
+            fs::rename(&path, &self.data_file).map_err(io)?;
+            self.is_there = false;
+            Ok((database, shut, Arc::new(stored)))
+        };
+        let (database, shut, stored) = again()?;
+        Ok(Switched {
+            database,
+            shut,
+            stored,
+            file,
+            is_synced: sync_directory(&self.directory).is_ok(),
+        })
+    }
+}
+
+impl Drop for Compaction {
+    fn drop(&mut self) {
+        self.to = None;
+        if self.is_there {
+            remove_unfinished(&self.directory);
+        }
+    }
+}
+
+/// Removes what a compaction that did not come to its end has left in a data directory.
+pub(super) fn remove_unfinished(directory: &Path) {
+    let path = directory.join(UNFINISHED);
+    if let Err(error) = fs::remove_file(&path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        let path = path.display();
+        tracing::warn!(%path, %error, "the unfinished copy of the data file could not be removed");
+    }
+}
+
+/// A row's content.
+enum Value {
+    Entry(Vec<u8>),
+    Size((u64, u64)),
+}
+
+impl Value {
+    fn len(&self) -> usize {
+        match self {
+            Self::Entry(value) => value.len(),
+            Self::Size(_) => 16,
+        }
+    }
+}
+
+type Rows = Vec<(Row, Option<Value>)>;
+
+/// The space that a row takes, as the row `space` counts it.
+fn space_of((row, value): &(Row, Option<Value>)) -> u64 {
+    match (row, value) {
+        (Row::Entry(partition, key), Some(Value::Entry(value))) => {
+            space::of_entry(partition.len(), key.len(), value.len())
+        }
+        _ => 0,
+    }
+}
+
+/// The rows after another one, as many as a step copies, and whether they are the last.
+fn rows_after(view: &Stored, after: Option<Row>, most: usize) -> Result<(Rows, bool), ReadError> {
+    let (mut rows, mut bytes) = (Vec::new(), 0);
+    let of_sizes = match after {
+        Some(Row::Size(partition)) => Bound::Excluded(partition),
+        after => {
+            let from = match &after {
+                Some(Row::Entry(partition, key)) => Bound::Excluded((&partition[..], &key[..])),
+                _ => Bound::Unbounded,
+            };
+            let range = view
+                .entries
+                .range::<(&[u8], &[u8])>((from, Bound::Unbounded))?;
+            for entry in range {
+                let (position, value) = entry?;
+                let (partition, key) = position.value();
+                let row = Row::Entry(partition.to_vec(), key.to_vec());
+                bytes += row.memory() + value.value().len();
+                rows.push((row, Some(Value::Entry(value.value().to_vec()))));
+                if bytes >= most {
+                    return Ok((rows, false));
+                }
+            }
+            Bound::Unbounded
+        }
+    };
+    let from = of_sizes.as_ref().map(|partition| &partition[..]);
+    for size in view.sizes.range::<&[u8]>((from, Bound::Unbounded))? {
+        let (partition, size) = size?;
+        let row = Row::Size(partition.value().to_vec());
+        bytes += row.memory() + 16;
+        rows.push((row, Some(Value::Size(size.value()))));
+        if bytes >= most {
+            return Ok((rows, false));
+        }
+    }
+    Ok((rows, true))
+}
+
+fn value_of(view: &Stored, row: &Row) -> Result<Option<Value>, ReadError> {
+    Ok(match row {
+        Row::Entry(partition, key) => {
+            let value = view.entries.get((&partition[..], &key[..]))?;
+            value.map(|value| Value::Entry(value.value().to_vec()))
+        }
+        Row::Size(partition) => {
+            let size = view.sizes.get(&partition[..])?;
+            size.map(|size| Value::Size(size.value()))
+        }
+    })
+}
+
+fn write_rows(
+    transaction: &WriteTransaction,
+    rows: &[(Row, Option<Value>)],
+) -> Result<(), ReadError> {
+    let mut entries = transaction.open_table(ENTRIES).map_err(storage)?;
+    let mut sizes = transaction.open_table(SIZES).map_err(storage)?;
+    for (row, value) in rows {
+        match (row, value) {
+            (Row::Entry(partition, key), Some(Value::Entry(value))) => {
+                entries.insert((&partition[..], &key[..]), &value[..])?;
+            }
+            (Row::Size(partition), Some(Value::Size(size))) => {
+                sizes.insert(&partition[..], size)?;
+            }
+            (Row::Entry(partition, key), _) => {
+                entries.remove((&partition[..], &key[..]))?;
+            }
+            (Row::Size(partition), _) => {
+                sizes.remove(&partition[..])?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The rows of the table `meta`.
+fn meta_of(database: &Database) -> Result<Vec<(String, Vec<u8>)>, ReadError> {
+    let transaction = database.begin_read().map_err(|error| match error {
+        redb::TransactionError::Storage(error) => error,
+        other => StorageError::Corrupted(other.to_string()),
+    })?;
+    let meta = transaction.open_table(META).map_err(storage)?;
+    let rows = meta.iter()?.map(|row| {
+        let (name, row) = row?;
+        Ok((name.value().to_owned(), row.value().to_vec()))
+    });
+    rows.collect()
+}
+
+/// Works on the second file: its errors are none of the data's.
+fn of_the_copy<T>(work: impl FnOnce() -> Result<T, CommitFailure>) -> Result<T, CompactError> {
+    contain(work).map_err(|failure| match failure {
+        CommitFailure::Full => CompactError::Full,
+        CommitFailure::Failed(error) => CompactError::Failed(error),
+    })
+}
+
+fn broken(error: redb::Error) -> CommitFailure {
+    StorageError::Io(match error {
+        redb::Error::Io(error) => error,
+        other => io::Error::other(other),
+    })
+    .into()
+}
+
+/// Makes the names in a directory durable.
+pub(super) fn sync_directory(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
+}
+
+/// The space that is left on a directory's file system, in bytes. What the system does not say is
+/// met when it is written.
+fn free(directory: &Path) -> u64 {
+    rustix::fs::statvfs(directory).map_or(u64::MAX, |found| {
+        found.f_bavail.saturating_mul(found.f_frsize)
+    })
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
