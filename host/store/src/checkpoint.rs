@@ -9,6 +9,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use ostrakon_base::priority::lower_priority;
+use ostrakon_observe::telemetry;
 use redb::{Database, StorageError};
 
 use super::compaction::{
@@ -17,6 +18,7 @@ use super::compaction::{
 use super::damage::{Contained, Damage};
 use super::failure::CommitFailure;
 use super::file::{begin, write_memtable, write_record};
+use super::held::Identity;
 use super::journal::{Made, Order, Place};
 use super::memtable::Memtable;
 use super::store::Record;
@@ -83,8 +85,10 @@ pub(super) enum Done {
 /// The steps of a compaction.
 pub(super) enum Compact {
     Copy(Box<Compaction>),
-    /// With the number of the file's next opening.
-    Finish(Box<Compaction>, u64),
+    /// With the number of the file's next opening, and the file whose place it takes.
+    Finish(Box<Compaction>, u64, Identity),
+    /// To remove what was copied.
+    Discard(Box<Compaction>),
 }
 
 /// Checkpoints, new segments and compactions, each on a thread of its own: a segment must not wait
@@ -122,6 +126,8 @@ pub(super) struct Threads {
 /// What the checkpoints' thread does.
 enum ToDo {
     Write(Checkpoint),
+    /// The end of a compaction. Writes may wait for it, so it runs at the priority of checkpoints.
+    Finish(Box<Compaction>, u64, Identity),
     /// To close a data file that another one has replaced, once nobody reads it.
     Close(Replaced),
 }
@@ -177,6 +183,12 @@ impl Background {
         }
     }
 
+    /// Removes what a compaction has copied.
+    pub(super) fn discard(&mut self, compaction: Box<Compaction>) {
+        // If there is no thread, it is dropped here.
+        let _ = self.compact(Compact::Discard(compaction));
+    }
+
     /// # Errors
     /// If a thread cannot be started.
     pub(super) fn compact(&mut self, compact: Compact) -> std::io::Result<()> {
@@ -226,8 +238,12 @@ impl Background {
                 Ok(Stage::CaughtUp) => Some(Done::Copied(Ok(compaction))),
                 Err(error) => Some(Done::Copied(Err(error))),
             },
-            Waiting::Compact(Compact::Finish(compaction, opening)) => {
-                Some(Done::Switched(compaction.finish(opening)))
+            Waiting::Compact(Compact::Finish(compaction, opening, first)) => {
+                Some(Done::Switched(compaction.finish(opening, first)))
+            }
+            Waiting::Compact(Compact::Discard(compaction)) => {
+                drop(compaction);
+                None
             }
         }
     }
@@ -285,6 +301,11 @@ impl Threads {
     }
 
     fn compact(&mut self, compact: Compact) -> std::io::Result<()> {
+        if let Compact::Finish(compaction, opening, first) = compact {
+            let finish = ToDo::Finish(compaction, opening, first);
+            send(self.checkpoints.as_ref(), finish);
+            return Ok(());
+        }
         if self.compactions.is_none() {
             let (compactions, to_do) = mpsc::channel();
             let done = self.reports.clone();
@@ -306,10 +327,20 @@ impl Threads {
 fn run_compactions(compactions: &mpsc::Receiver<Compact>, done: &mpsc::Sender<Done>) {
     lower_priority();
     for compact in compactions {
-        let _ = done.send(match compact {
-            Compact::Copy(mut compaction) => Done::Copied(compaction.run().map(|()| compaction)),
-            Compact::Finish(compaction, opening) => Done::Switched(compaction.finish(opening)),
+        // Whatever happens, the store hears of it.
+        let worked = telemetry::contain(|| match compact {
+            Compact::Copy(mut compaction) => {
+                Some(Done::Copied(compaction.run().map(|()| compaction)))
+            }
+            Compact::Finish(..) | Compact::Discard(_) => None,
         });
+        let worked = worked.unwrap_or_else(|panic| {
+            let error = Arc::new(StorageError::Corrupted(panic));
+            Some(Done::Copied(Err(CompactError::Failed(error))))
+        });
+        if let Some(report) = worked {
+            let _ = done.send(report);
+        }
     }
 }
 
@@ -324,6 +355,9 @@ fn write(checkpoints: &mpsc::Receiver<ToDo>, done: &mpsc::Sender<Done>) {
             RETIRED
         }) {
             Ok(ToDo::Close(file)) => replaced.push(file),
+            Ok(ToDo::Finish(compaction, opening, first)) => {
+                let _ = done.send(Done::Switched(compaction.finish(opening, first)));
+            }
             Ok(ToDo::Write(checkpoint)) => {
                 let ended = checkpoint.run();
                 let Checkpoint { memtable, .. } = checkpoint;

@@ -26,6 +26,7 @@ use redb::{Database, ReadableDatabase as _, ReadableTable as _, StorageError, Wr
 use super::damage::{Contained, Damage, contain};
 use super::failure::CommitFailure;
 use super::file::{Growth, MakeDisk, begin, initialise, open_database, read};
+use super::held::Identity;
 use super::memtable::Memtable;
 use super::migration::storage;
 use super::snapshot::{ReadError, Stored};
@@ -59,13 +60,21 @@ pub enum CompactError {
     )]
     NoRoom { free: u64, needed: u64 },
     #[error(
+        "the disk has only {free} bytes free, which are left to what is written meanwhile: make space on the data volume, or enlarge it"
+    )]
+    Spare { free: u64 },
+    #[error(
         "a part of the data is damaged, and a copy would lack it: stop the shard, and `ostrakon check` says what"
     )]
     Damaged,
     #[error("the disk is full: make space on the data volume")]
     Full,
-    #[error("the disk rejects reads or writes")]
+    #[error("the data file cannot be read")]
+    Unreadable(#[source] Arc<StorageError>),
+    #[error("the copy cannot be written")]
     Failed(#[source] Arc<StorageError>),
+    #[error("another compaction is being stopped: try again")]
+    Stopping,
     #[error("{0} cannot be made, or put in the data file's place")]
     File(PathBuf, #[source] Arc<io::Error>),
     #[error("{0}")]
@@ -79,6 +88,8 @@ pub enum Stopped {
     Operator,
     #[error("the shard ended")]
     End,
+    #[error("the disk became full: make space on the data volume")]
+    Full,
     #[error(
         "a migration, or a recovery from a failure, changed the data file meanwhile: compact it again"
     )]
@@ -94,8 +105,15 @@ impl From<CommitFailure> for CompactError {
         match failure {
             CommitFailure::Full => Self::Full,
             _ if failure.is_damage() => Self::Damaged,
-            CommitFailure::Failed(error) => Self::Failed(error),
+            CommitFailure::Failed(error) => Self::Unreadable(error),
         }
+    }
+}
+
+impl CompactError {
+    /// Whether the data file could not be read: redb then answers nothing more.
+    pub(super) fn is_of_the_data_file(&self) -> bool {
+        matches!(self, Self::Damaged | Self::Unreadable(_))
     }
 }
 
@@ -418,8 +436,7 @@ impl Compaction {
         }
         let free = free(&self.directory);
         if free < self.margin {
-            let needed = self.margin;
-            return Err(CompactError::NoRoom { free, needed });
+            return Err(CompactError::Spare { free });
         }
         let (are_many, is_whole) = {
             let noted = lock(&self.notes.noted);
@@ -545,21 +562,30 @@ impl Compaction {
 
     /// Copies what is left, and puts the second file in the place of the first. No checkpoint may
     /// be under way.
-    pub(super) fn finish(mut self, opening: u64) -> Result<Switched, CompactError> {
-        let finished = self.finish_as_it_is(opening);
+    ///
+    /// # Errors
+    /// Also if the first file is not in its place any more.
+    pub(super) fn finish(
+        mut self,
+        opening: u64,
+        first: Identity,
+    ) -> Result<Switched, CompactError> {
+        let finished = self.finish_as_it_is(opening, first);
         match self.notes.stopped() {
             Some(why) if finished.is_err() => Err(CompactError::Stopped(why)),
             _ => finished,
         }
     }
 
-    fn finish_as_it_is(&mut self, opening: u64) -> Result<Switched, CompactError> {
+    fn finish_as_it_is(&mut self, opening: u64, first: Identity) -> Result<Switched, CompactError> {
         let changed = std::mem::take(&mut lock(&self.notes.noted).changed);
         let view = self.view()?;
         self.copy_again(&view, changed.into_iter().collect())?;
         drop(view);
         let path = self.path();
         let io = |error| CompactError::File(path.clone(), Arc::new(error));
+        let data_file = self.data_file.clone();
+        let of_the_first = |error| CompactError::File(data_file.clone(), Arc::new(error));
         let Some(Copy { database, file }) = self.to.take() else {
             return Err(io(io::ErrorKind::NotFound.into()));
         };
@@ -585,6 +611,11 @@ impl Compaction {
             })?;
             let database = Arc::new(Contained::new(database));
             let stored = of_the_copy(|| Ok(read(&database, opening)?))?;
+            let found = fs::metadata(&self.data_file).map_err(of_the_first)?;
+            if Identity::of(&found) != first {
+                let other = io::Error::other("it was replaced by another file");
+                return Err(of_the_first(other));
+            }
             fs::rename(&path, &self.data_file).map_err(io)?;
             self.is_there = false;
             Ok((database, shut, Arc::new(stored)))
@@ -603,6 +634,9 @@ impl Compaction {
 impl Drop for Compaction {
     fn drop(&mut self) {
         self.to = None;
+        let mut noted = lock(&self.notes.noted);
+        (noted.changed, noted.bytes) = (BTreeSet::new(), 0);
+        drop(noted);
         if self.is_there {
             remove_unfinished(&self.directory);
         }

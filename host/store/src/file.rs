@@ -9,7 +9,7 @@ use ostrakon_base::regular;
 use redb::{Database, ReadableDatabase as _, StorageError, WriteTransaction};
 
 use super::compaction::sync_directory;
-use super::damage::Contained;
+use super::damage::{Contained, contain};
 pub(super) use super::disk::Growth;
 use super::disk::{Backend, Disk};
 use super::failure::{CommitFailure, OpenError};
@@ -126,7 +126,7 @@ pub(super) fn initialise(database: &Database, place: Option<&Place>) -> Result<(
     transaction.open_table(ENTRIES)?;
     transaction.open_table(SIZES)?;
     if let Some(place) = place {
-        write_layout(&transaction, place, 0)?;
+        write_layout(&transaction, place, Some(0))?;
     }
     transaction.commit()?;
     Ok(())
@@ -135,12 +135,14 @@ pub(super) fn initialise(database: &Database, place: Option<&Place>) -> Result<(
 fn write_layout(
     transaction: &WriteTransaction,
     place: &Place,
-    space: u64,
+    space: Option<u64>,
 ) -> Result<(), redb::Error> {
     let mut meta = transaction.open_table(META)?;
     meta.insert("layout", LAYOUT.to_le_bytes().as_slice())?;
     meta.insert("journal", place.encode().as_slice())?;
-    meta.insert(SPACE, space.to_le_bytes().as_slice())?;
+    if let Some(space) = space {
+        meta.insert(SPACE, space.to_le_bytes().as_slice())?;
+    }
     Ok(())
 }
 
@@ -155,14 +157,13 @@ fn unwritten(path: &Path) -> impl Fn(redb::Error) -> OpenError + '_ {
     }
 }
 
-/// Gives a data file of layout 1 a journal, and counts the space that its entries need.
+/// Gives a data file of layout 1 a journal.
 pub(super) fn bring_over(database: &Database, options: &Options) -> Result<Place, OpenError> {
     let place = create_journal(options)?;
     let stored = || -> Result<(), redb::Error> {
-        let space = space::count(database)?;
         let mut transaction = database.begin_write()?;
         transaction.set_quick_repair(true);
-        write_layout(&transaction, &place, space)?;
+        write_layout(&transaction, &place, None)?;
         transaction.commit()?;
         Ok(())
     };
@@ -171,9 +172,10 @@ pub(super) fn bring_over(database: &Database, options: &Options) -> Result<Place
     Ok(place)
 }
 
-/// Counts the space that the entries of a file need that does not say so.
-pub(super) fn count_space(database: &Database, path: &Path) -> Result<(), OpenError> {
-    let stored = || -> Result<(), redb::Error> {
+/// Counts the space that the entries of a file need that does not say so. If that fails, it goes on
+/// without.
+pub(super) fn count_space(database: &Database) {
+    let stored = contain(|| -> Result<(), redb::Error> {
         let space = space::count(database)?;
         let mut transaction = database.begin_write()?;
         transaction.set_quick_repair(true);
@@ -182,8 +184,10 @@ pub(super) fn count_space(database: &Database, path: &Path) -> Result<(), OpenEr
         drop(meta);
         transaction.commit()?;
         Ok(())
-    };
-    stored().map_err(unwritten(path))
+    });
+    if let Err(error) = stored {
+        tracing::warn!(%error, "the space that the data needs cannot be counted: nothing says how much a compaction would give back");
+    }
 }
 
 /// Begins a durable transaction.
@@ -247,6 +251,16 @@ pub(super) fn write_memtable(
             None => sizes.remove(partition)?,
         };
     }
+    Ok(())
+}
+
+/// Writes what `meta` says already: fails if the table cannot be written.
+pub(super) fn write_place(
+    transaction: &WriteTransaction,
+    place: &Place,
+) -> Result<(), CommitFailure> {
+    let mut meta = transaction.open_table(META).map_err(storage)?;
+    meta.insert("journal", place.encode().as_slice())?;
     Ok(())
 }
 

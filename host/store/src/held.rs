@@ -131,6 +131,10 @@ impl Held {
         }
     }
 
+    pub(super) fn identity(&self) -> Identity {
+        self.identity
+    }
+
     /// Whether an opened file is this file.
     pub(super) fn is(&self, other: &File) -> io::Result<bool> {
         Ok(Identity::of(&other.metadata()?) == self.identity)

@@ -242,7 +242,8 @@ impl Subject for Shard {
                     CompactError::NoRoom { .. } | CompactError::Full => {
                         StatusCode::INSUFFICIENT_STORAGE
                     }
-                    _ => StatusCode::CONFLICT,
+                    CompactError::Damaged | CompactError::Stopping => StatusCode::CONFLICT,
+                    _ => StatusCode::SERVICE_UNAVAILABLE,
                 },
                 why: with_causes(&error),
             })?;

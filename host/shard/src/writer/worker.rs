@@ -406,6 +406,8 @@ impl Worker {
         let migration = self
             .store
             .begin_migration((&guest.settings().store).into())?;
+        // What was under way in the background was waited for.
+        self.publish();
         let (migration, migrated) = self.block_on(async {
             let mut lease = guest.lease(self.shards()).await.map_err(failed)?;
             Ok::<_, PromoteError>(lease.migrate(from, migration).await)

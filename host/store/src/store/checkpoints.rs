@@ -11,7 +11,7 @@ use crate::checkpoint::{Checkpoint, Done};
 use crate::commit::{self, Changes};
 use crate::compaction::Stopped;
 use crate::failure::{CommitError, CommitFailure};
-use crate::file::{write_memtable, write_record};
+use crate::file::{write_memtable, write_place, write_record};
 use crate::journal::Place;
 use crate::memtable::Memtable;
 
@@ -21,9 +21,13 @@ pub(super) const WAIT: Duration = Duration::from_secs(1);
 /// How long partitions that the data file does not take are left alone.
 const STUCK: Duration = Duration::from_mins(1);
 
-/// After how many checkpoints that failed because a page could not be read this is no failure of
-/// the whole disk, but of a part of the data.
+/// After how many checkpoints in a row that failed because a page could not be read this is no
+/// failure of the whole disk, but of a part of the data.
 const MOST_UNREAD: u32 = 3;
+/// How long they must have failed for that, as a multiple of [`Options::backoff`]: 5 s.
+///
+/// [`Options::backoff`]: crate::Options::backoff
+const OUTAGE: u32 = 20;
 
 /// How many transactions may fail while it is found which partitions the data file does not take:
 /// each costs an opening of the file, while writes wait.
@@ -38,7 +42,7 @@ impl Store {
 
     pub(super) fn caught_up(&mut self, place: Place) {
         self.behind = None;
-        self.unread = 0;
+        self.unread = None;
         self.stored_up_to = place;
         self.journal.release(&place);
         self.publish();
@@ -170,8 +174,14 @@ impl Store {
         if self.opened.is_some() {
             self.fail(failure.clone());
         }
-        self.unread += u32::from(failure.is_unread());
-        let concerns_some = failure.is_damage() || self.unread >= MOST_UNREAD;
+        self.unread = failure.is_unread().then(|| {
+            let (times, since) = self.unread.unwrap_or_else(|| (0, Instant::now()));
+            (times + 1, since)
+        });
+        let is_no_outage = self.unread.is_some_and(|(times, since)| {
+            times >= MOST_UNREAD && since.elapsed() >= self.options.backoff * OUTAGE
+        });
+        let concerns_some = self.opened.is_some() && (failure.is_damage() || is_no_outage);
         let failure = match concerns_some.then(|| self.write_apart()) {
             None => failure,
             Some(Ok(())) => return,
@@ -199,6 +209,9 @@ impl Store {
                 error.is_none()
             });
         }
+        // If this fails it is not because of any partition.
+        let place = self.stored_up_to;
+        self.transact(|transaction| write_place(transaction, &place))?;
         self.write_parts(&frozen.memtable, &partitions, &mut failed, &mut 0)?;
         tracing::warn!(
             partitions = failed.len(),
@@ -246,7 +259,9 @@ impl Store {
         match written {
             Ok(()) => Ok(()),
             Err(failure)
-                if !(failure.is_damage() || failure.is_unread()) || *attempts >= MOST_ATTEMPTS =>
+                if !(failure.is_damage() || failure.is_unread())
+                    || self.opened.is_none()
+                    || *attempts >= MOST_ATTEMPTS =>
             {
                 Err(failure)
             }

@@ -14,6 +14,10 @@ use crate::compaction::{
 use crate::failure::CommitFailure;
 use crate::held::space_taken;
 
+/// How often what was changed meanwhile is copied again before the second file takes its place, if
+/// it is much: then checkpoints wait for it.
+const MOST_COPIED_AGAIN: u32 = 3;
+
 /// How far a compaction is.
 #[derive(Debug, Default)]
 pub(super) enum Stand {
@@ -35,8 +39,12 @@ impl Store {
     /// # Errors
     /// If it cannot begin; nothing is changed.
     pub fn compact(&mut self) -> Result<(), CompactError> {
-        if !matches!(self.compaction, Stand::None) {
-            return Ok(());
+        match &self.compaction {
+            Stand::None => {}
+            Stand::Copying(notes) if notes.stopped().is_some() => {
+                return Err(CompactError::Stopping);
+            }
+            _ => return Ok(()),
         }
         if self.damage.first().is_some() || !self.stuck.is_empty() {
             return Err(CompactError::Damaged);
@@ -44,7 +52,7 @@ impl Store {
         if self.opened.is_none() {
             return Err(self.why_closed().into());
         }
-        self.compaction = Stand::Wanted;
+        (self.compaction, self.copied_again) = (Stand::Wanted, 0);
         let (before, needed) = (space_taken(self.held.file()), self.needed());
         self.compacting.begin(before, needed);
         tracing::info!(bytes = before, "the data file is being compacted");
@@ -60,7 +68,9 @@ impl Store {
 
     /// Ends a compaction that is under way. The data file is as it was.
     pub fn stop_compacting(&mut self) {
-        self.end_compaction(Stopped::Operator);
+        if !self.is_finishing() {
+            self.end_compaction(Stopped::Operator);
+        }
     }
 
     /// The last compaction.
@@ -107,14 +117,24 @@ impl Store {
                     Err(error) => self.compacted(Err(error)),
                 }
             }
+            // Nothing is put in the place of a file that is not there.
+            Stand::Copied(compaction) if self.held.look().is_err() => {
+                self.compaction = Stand::Copied(compaction);
+            }
             // What was changed since takes longer than checkpoints should wait.
-            Stand::Copied(compaction) if !compaction.notes().are_few() => self.copy(compaction),
+            Stand::Copied(compaction)
+                if self.copied_again < MOST_COPIED_AGAIN && !compaction.notes().are_few() =>
+            {
+                self.copied_again += 1;
+                self.copy(compaction);
+            }
             Stand::Copied(compaction) => {
                 let expected = compaction.file().map(|file| self.held.expect(file));
                 if let Some(Err(error)) = expected {
                     return self.compacted(Err(StorageError::Io(error).into()));
                 }
-                let finish = Compact::Finish(compaction, self.openings + 1);
+                let first = self.held.identity();
+                let finish = Compact::Finish(compaction, self.openings + 1, first);
                 match self.background.compact(finish) {
                     Ok(()) => self.compaction = Stand::Finishing,
                     Err(error) => self.compacted(Err(StorageError::Io(error).into())),
@@ -138,9 +158,22 @@ impl Store {
             // It may have been stopped after its last step.
             Ok(compaction) => match compaction.notes().stopped() {
                 None => self.compaction = Stand::Copied(compaction),
-                Some(why) => self.compacted(Err(CompactError::Stopped(why))),
+                Some(why) => {
+                    self.background.discard(compaction);
+                    self.compacted(Err(CompactError::Stopped(why)));
+                }
             },
-            Err(error) => self.compacted(Err(error)),
+            Err(error) => self.not_compacted(error),
+        }
+    }
+
+    /// Notes why there is no smaller file. If it is that the file cannot be read, it is opened
+    /// again, since redb then answers nothing more.
+    fn not_compacted(&mut self, error: CompactError) {
+        let is_closed = error.is_of_the_data_file();
+        self.compacted(Err(error));
+        if is_closed {
+            self.recover(self.openings);
         }
     }
 
@@ -148,7 +181,7 @@ impl Store {
     pub(super) fn switched(&mut self, switched: Result<Switched, CompactError>) {
         let switched = match switched {
             Ok(switched) => switched,
-            Err(error) => return self.compacted(Err(error)),
+            Err(error) => return self.not_compacted(error),
         };
         let Switched {
             database,
@@ -197,7 +230,12 @@ impl Store {
     pub(super) fn end_compaction(&mut self, why: Stopped) {
         match std::mem::take(&mut self.compaction) {
             Stand::None => {}
-            Stand::Wanted | Stand::Copied(_) => self.compacted(Err(CompactError::Stopped(why))),
+            Stand::Wanted => self.compacted(Err(CompactError::Stopped(why))),
+            Stand::Copied(compaction) => {
+                compaction.notes().stop(why);
+                self.background.discard(compaction);
+                self.compacted(Err(CompactError::Stopped(why)));
+            }
             Stand::Copying(notes) => {
                 notes.stop(why);
                 self.compaction = Stand::Copying(notes);

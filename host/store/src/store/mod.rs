@@ -73,6 +73,8 @@ pub struct Store {
     background: Background,
     compaction: Stand,
     compacting: Compacting,
+    /// How often the rows that were changed meanwhile were copied again.
+    copied_again: u32,
     /// Whether it is unknown that the data file's name is on the disk.
     is_unsynced: bool,
     /// The last commit.
@@ -83,8 +85,8 @@ pub struct Store {
     is_overtaken: bool,
     /// The last failure, until a commit succeeds.
     failure: Option<(CommitFailure, Instant)>,
-    /// How many checkpoints in a row failed because a page could not be read.
-    unread: u32,
+    /// How many checkpoints in a row failed because a page could not be read, and since when.
+    unread: Option<(u32, Instant)>,
     /// The last failure of a checkpoint, until one succeeds.
     behind: Option<(CommitFailure, Instant)>,
     /// When a segment could not be made, until one can be.

@@ -164,8 +164,8 @@ impl Found {
             Some(place) => place,
             None => bring_over(&opened.database, &options)?,
         };
-        if meta.place.is_some() && meta.space.is_none() {
-            count_space(&opened.database, &path)?;
+        if meta.space.is_none() {
+            count_space(&opened.database);
         }
         let replayed = match replayed {
             Some(replayed) => replayed,
@@ -191,12 +191,13 @@ impl Found {
             background: Background::start(options.threads).map_err(io)?,
             compaction: Stand::None,
             compacting: Compacting::default(),
+            copied_again: 0,
             is_unsynced: false,
             committed: Instant::now(),
             tried: None,
             is_overtaken: false,
             failure: None,
-            unread: 0,
+            unread: None,
             behind: None,
             no_space: None,
             stuck: HashMap::new(),
@@ -242,7 +243,6 @@ impl Store {
             Err(TryLockError::WouldBlock) => return Err(OpenError::InUse(directory.clone())),
             Err(TryLockError::Error(error)) => return Err(io(&lock_path)(error)),
         }
-        remove_unfinished(directory);
         let path = directory.join("shard.redb");
         let had_one = lock.metadata().map_err(io(&lock_path))?.len() > 0;
         if !path.try_exists().map_err(io(&path))? {
@@ -254,6 +254,7 @@ impl Store {
         }
         let held = Held::take(&path, directory).map_err(io(&path))?;
         let held = held.ok_or_else(|| OpenError::InUse(directory.clone()))?;
+        remove_unfinished(directory);
         let file = regular::open_own(&path).map_err(io(&path))?;
         let meta = peek(&path, (options.disk)(file))?;
         let mut record = meta.record;

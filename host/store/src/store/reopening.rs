@@ -85,7 +85,10 @@ impl Store {
     /// whose read failed. Also reopens a file that was closed after a failure, unless that
     /// failure is too recent.
     pub fn recover(&mut self, failed_opening: u64) {
-        self.end_compaction(Stopped::Change);
+        if failed_opening == self.openings {
+            self.end_compaction(Stopped::Change);
+        }
+        // It may have ended with another opening.
         if failed_opening == self.openings {
             let was_behind = self.behind.take();
             self.shut();
@@ -169,7 +172,12 @@ impl Store {
 
     /// Replaces the opening after a failed operation.
     pub(super) fn fail(&mut self, failure: CommitFailure) {
-        self.end_compaction(Stopped::Change);
+        let is_full = matches!(failure, CommitFailure::Full);
+        self.end_compaction(if is_full {
+            Stopped::Full
+        } else {
+            Stopped::Change
+        });
         self.shut();
         if let Err(again) = self.reopen() {
             self.failure = Some((again, Instant::now()));

@@ -33,6 +33,12 @@ fn snapshot(store: &Store) -> Arc<Snapshot> {
     Arc::clone(store.snapshot().expect("the store is open"))
 }
 
+/// The space that all entries of the data file need, counted.
+#[expect(clippy::used_underscore_binding, reason = "only tests read it")]
+fn counted_space(snapshot: &Snapshot) -> u64 {
+    space::count(&snapshot.stored._database).expect("it reads")
+}
+
 /// Commits one transaction of sets (`Some`) and deletes (`None`).
 fn commit(
     store: &mut Store,
