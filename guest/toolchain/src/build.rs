@@ -12,10 +12,14 @@ use crate::component;
 use crate::search::Toolchain;
 use crate::sha256;
 
-/// The size profile, which makes guests of a few tens of KiB. It overrides the
-/// crate's own release profile; a named profile is used as it is.
-const SIZE_PROFILE: [(&str, &str); 6] = [
-    ("CARGO_PROFILE_RELEASE_OPT_LEVEL", "s"),
+/// The profile of guests, which overrides the crate's own release profile; a named profile is
+/// used as it is.
+///
+/// Level 2 and not "s": a request to the key/value guest takes a fifth fewer of the guest's
+/// instructions, small guests get 3 to 11 % smaller and larger ones 7 to 12 % larger. Level 3 makes
+/// all of them but one larger than level 2, and that request no cheaper.
+const PROFILE: [(&str, &str); 6] = [
+    ("CARGO_PROFILE_RELEASE_OPT_LEVEL", "2"),
     ("CARGO_PROFILE_RELEASE_LTO", "true"),
     ("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1"),
     ("CARGO_PROFILE_RELEASE_PANIC", "abort"),
@@ -42,7 +46,7 @@ pub struct Built {
 }
 
 impl Build {
-    /// A build of the crate in `directory`, with the size profile, to
+    /// A build of the crate in `directory`, with the profile of guests, to
     /// `guests/<crate>.wasm` in its target directory.
     pub fn new(directory: impl Into<PathBuf>) -> Self {
         Self {
@@ -133,7 +137,7 @@ impl Build {
         }
         match &self.profile {
             Some(name) => cargo.args(["--profile", name]),
-            None => cargo.arg("--release").envs(SIZE_PROFILE),
+            None => cargo.arg("--release").envs(PROFILE),
         };
         let mut child = cargo
             .stdin(Stdio::null())

@@ -12,7 +12,7 @@ use crate::tools::runs;
 
 /// The most instructions of one load from the socket to the socket, without the kernel's, with
 /// those of the test's client, and with optimisation.
-const INSTRUCTIONS: u64 = 55_000;
+const INSTRUCTIONS: u64 = 50_000;
 
 /// As many as the test counts, in `counts.rs`.
 const LOADS: u64 = 1000;
