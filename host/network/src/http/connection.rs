@@ -21,6 +21,7 @@ use super::caller::Door;
 use super::entrance::enter;
 use super::lent::Lent;
 use super::places::Lost;
+use super::relay::Relay;
 use super::server::down;
 use super::service::Requests;
 use super::socket::Socket;
@@ -190,6 +191,7 @@ async fn serve_http1<H: Handler>(
 ) -> Option<Over> {
     let (metrics, peer) = (Arc::clone(&requests.metrics), requests.caller.address());
     let mut watchdog = Watchdog::new(&requests, limits);
+    let relay = Relay::default();
     let requests = Arc::new(requests);
     let mut connection = http1::Builder::new()
         // A client that has closed its sending side may still wait for the answer; the wire
@@ -207,7 +209,7 @@ async fn serve_http1<H: Handler>(
             service_fn(move |request| requests.answer(request)),
         );
     let overdue = loop {
-        match next_event(&mut connection, &mut watchdog, &mut ending).await {
+        match next_event(&mut connection, &relay, &mut watchdog, &mut ending).await {
             Event::Ended(ended) => {
                 if let Err(error) = ended {
                     tracing::debug!(client = %peer, %error, "connection ended");
@@ -270,6 +272,7 @@ async fn serve_http2<H: Handler>(
     let (wire, returned) = Lent::new(wire);
     let peer = requests.caller.address();
     let mut watchdog = Watchdog::new(&requests, limits);
+    let relay = Relay::default();
     let requests = Arc::new(requests);
     let mut connection = http2::Builder::new(Streams)
         .auto_date_header(false)
@@ -287,7 +290,7 @@ async fn serve_http2<H: Handler>(
             service_fn(move |request| requests.answer(request)),
         );
     loop {
-        match next_event(&mut connection, &mut watchdog, &mut ending).await {
+        match next_event(&mut connection, &relay, &mut watchdog, &mut ending).await {
             Event::Ended(Ok(())) => break,
             Event::Ended(Err(error)) => {
                 tracing::debug!(client = %peer, %error, "connection ended");
@@ -316,6 +319,7 @@ impl<C: Future<Output = hyper::Result<()>> + Unpin> Connection for C {}
 /// Drives the connection until an event ends it.
 async fn next_event(
     connection: &mut impl Connection,
+    relay: &Relay,
     watchdog: &mut Watchdog,
     ending: &mut Ending,
 ) -> Event {
@@ -325,7 +329,8 @@ async fn next_event(
         if ending.poll(context).is_ready() {
             return Poll::Ready(Event::Ending);
         }
-        if let Poll::Ready(ended) = Pin::new(&mut *connection).poll(context) {
+        let polled = relay.poll(context, |context| Pin::new(&mut *connection).poll(context));
+        if let Poll::Ready(ended) = polled {
             return Poll::Ready(Event::Ended(ended));
         }
         // Polled after the connection, which may just have entered another phase.

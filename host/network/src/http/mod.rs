@@ -23,6 +23,7 @@ mod lent;
 mod linger;
 mod places;
 mod refusal;
+mod relay;
 mod server;
 mod service;
 mod socket;
