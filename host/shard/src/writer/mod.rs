@@ -5,6 +5,7 @@
 //! with them, and only then releases their replies. Swaps and migrations are messages in the
 //! same queue, so they happen between requests.
 
+mod attention;
 mod counting;
 mod pace;
 mod parts;

@@ -17,6 +17,7 @@ use ostrakon_store::{CommitError, Group, Record, Snapshot, Store};
 use tokio::runtime;
 use tokio::sync::oneshot;
 
+use super::attention::Attention;
 use super::membership::Membership;
 use super::pace::Pace;
 use super::promotion::{Live, PromoteError, Promotion};
@@ -25,7 +26,7 @@ use super::{ChangeError, Message, State, Write, Writer, Written};
 
 /// How often the writer checks that the data's files are where they were, besides before each
 /// commit, and does what is due in the store.
-const LOOK: Duration = Duration::from_secs(1);
+pub(super) const LOOK: Duration = Duration::from_secs(1);
 
 /// The memory of a group's writes above which it takes no further request: this bounds the time
 /// that the first request waits, and what a commit adds to the memtable.
@@ -47,6 +48,8 @@ pub(super) struct Worker {
     pub(super) state: Arc<State>,
     pub(super) metrics: Arc<Metrics>,
     live: Option<(Live, Arc<Guest>)>,
+    /// Whether the last group was of one request.
+    was_alone: bool,
 }
 
 /// How the writer calls guests.
@@ -80,6 +83,7 @@ impl Worker {
             state: Arc::clone(&writer.state),
             metrics: Arc::clone(&writer.metrics),
             live: None,
+            was_alone: false,
         }
     }
 
@@ -88,13 +92,16 @@ impl Worker {
         let _ended = Ended(Arc::clone(&self.state));
         let mut after = None;
         let mut looked = Instant::now();
+        let mut attention = Attention::default();
         loop {
             if looked.elapsed() >= LOOK {
                 self.look();
                 self.tend();
                 looked = Instant::now();
             }
-            let next = after.take().map_or_else(|| receiver.recv_timeout(LOOK), Ok);
+            let next = after
+                .take()
+                .map_or_else(|| attention.next(receiver, self.was_alone), Ok);
             let message = match next {
                 Ok(message) => message,
                 Err(mpsc::RecvTimeoutError::Timeout) => continue,
@@ -231,6 +238,7 @@ impl Worker {
                 Err(_) => {}
             }
         }
+        self.was_alone = waiting.len() + answered == 1;
         self.commit(group, waiting, answered);
         after
     }
