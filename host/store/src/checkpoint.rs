@@ -12,10 +12,9 @@ use ostrakon_base::priority::lower_priority;
 use ostrakon_observe::telemetry;
 use redb::{Database, StorageError};
 
-use super::compaction::{
-    CompactError, Compaction, Notes, Stage, Stopped, Switched, sync_directory,
-};
+use super::compaction::{CompactError, Compaction, Notes, Stage, Stopped, Switched};
 use super::damage::{Contained, Damage};
+use super::disk::sync_directory;
 use super::failure::CommitFailure;
 use super::file::{begin, write_memtable, write_record};
 use super::held::Identity;
@@ -82,11 +81,9 @@ pub(super) enum Done {
     Switched(Result<Switched, CompactError>),
 }
 
-/// The steps of a compaction.
+/// What the compactions' thread does.
 pub(super) enum Compact {
     Copy(Box<Compaction>),
-    /// With the number of the file's next opening, and the file whose place it takes.
-    Finish(Box<Compaction>, u64, Identity),
     /// To remove what was copied.
     Discard(Box<Compaction>),
 }
@@ -106,6 +103,22 @@ pub(super) enum Waiting {
     Checkpoint(Checkpoint, u32),
     Segment(Order),
     Compact(Compact),
+    Finish(Finish),
+}
+
+/// The end of a compaction. Writes may wait for it, so it runs at the priority of checkpoints.
+pub(super) struct Finish {
+    pub(super) compaction: Box<Compaction>,
+    /// The number of the file's next opening.
+    pub(super) opening: u64,
+    /// The file whose place it takes.
+    pub(super) first: Identity,
+}
+
+impl Finish {
+    fn run(self) -> Done {
+        Done::Switched(self.compaction.finish(self.opening, self.first))
+    }
 }
 
 /// How often a caller without threads asks before a checkpoint is done.
@@ -126,8 +139,7 @@ pub(super) struct Threads {
 /// What the checkpoints' thread does.
 enum ToDo {
     Write(Checkpoint),
-    /// The end of a compaction. Writes may wait for it, so it runs at the priority of checkpoints.
-    Finish(Box<Compaction>, u64, Identity),
+    Finish(Finish),
     /// To close a data file that another one has replaced, once nobody reads it.
     Close(Replaced),
 }
@@ -189,6 +201,13 @@ impl Background {
         let _ = self.compact(Compact::Discard(compaction));
     }
 
+    pub(super) fn finish(&mut self, finish: Finish) {
+        match self {
+            Self::Threads(threads) => send(threads.checkpoints.as_ref(), ToDo::Finish(finish)),
+            Self::Here(waiting) => waiting.push_back(Waiting::Finish(finish)),
+        }
+    }
+
     /// # Errors
     /// If a thread cannot be started.
     pub(super) fn compact(&mut self, compact: Compact) -> std::io::Result<()> {
@@ -238,9 +257,7 @@ impl Background {
                 Ok(Stage::CaughtUp) => Some(Done::Copied(Ok(compaction))),
                 Err(error) => Some(Done::Copied(Err(error))),
             },
-            Waiting::Compact(Compact::Finish(compaction, opening, first)) => {
-                Some(Done::Switched(compaction.finish(opening, first)))
-            }
+            Waiting::Finish(finish) => Some(finish.run()),
             Waiting::Compact(Compact::Discard(compaction)) => {
                 drop(compaction);
                 None
@@ -301,11 +318,6 @@ impl Threads {
     }
 
     fn compact(&mut self, compact: Compact) -> std::io::Result<()> {
-        if let Compact::Finish(compaction, opening, first) = compact {
-            let finish = ToDo::Finish(compaction, opening, first);
-            send(self.checkpoints.as_ref(), finish);
-            return Ok(());
-        }
         if self.compactions.is_none() {
             let (compactions, to_do) = mpsc::channel();
             let done = self.reports.clone();
@@ -332,7 +344,7 @@ fn run_compactions(compactions: &mpsc::Receiver<Compact>, done: &mpsc::Sender<Do
             Compact::Copy(mut compaction) => {
                 Some(Done::Copied(compaction.run().map(|()| compaction)))
             }
-            Compact::Finish(..) | Compact::Discard(_) => None,
+            Compact::Discard(_) => None,
         });
         let worked = worked.unwrap_or_else(|panic| {
             let error = Arc::new(StorageError::Corrupted(panic));
@@ -355,8 +367,8 @@ fn write(checkpoints: &mpsc::Receiver<ToDo>, done: &mpsc::Sender<Done>) {
             RETIRED
         }) {
             Ok(ToDo::Close(file)) => replaced.push(file),
-            Ok(ToDo::Finish(compaction, opening, first)) => {
-                let _ = done.send(Done::Switched(compaction.finish(opening, first)));
+            Ok(ToDo::Finish(finish)) => {
+                let _ = done.send(finish.run());
             }
             Ok(ToDo::Write(checkpoint)) => {
                 let ended = checkpoint.run();

@@ -6,12 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use ostrakon_base::regular;
-use redb::{Database, ReadableDatabase as _, StorageError, WriteTransaction};
+use redb::{Database, ReadTransaction, ReadableDatabase as _, StorageError, WriteTransaction};
 
-use super::compaction::sync_directory;
 use super::damage::{Contained, contain};
 pub(super) use super::disk::Growth;
-use super::disk::{Backend, Disk};
+use super::disk::{Backend, Disk, sync_directory};
 use super::failure::{CommitFailure, OpenError};
 use super::journal::{Journal, Place};
 use super::memtable::Memtable;
@@ -201,11 +200,16 @@ pub(super) fn begin(database: &Database) -> Result<WriteTransaction, CommitFailu
     Ok(transaction)
 }
 
-pub(super) fn read(database: &Arc<Contained<Database>>, opening: u64) -> Result<Stored, ReadError> {
-    let transaction = database.begin_read().map_err(|error| match error {
+pub(super) fn begin_read(database: &Database) -> Result<ReadTransaction, ReadError> {
+    let begun = database.begin_read().map_err(|error| match error {
         redb::TransactionError::Storage(error) => error,
         other => StorageError::Corrupted(other.to_string()),
-    })?;
+    });
+    Ok(begun?)
+}
+
+pub(super) fn read(database: &Arc<Contained<Database>>, opening: u64) -> Result<Stored, ReadError> {
+    let transaction = begin_read(database)?;
     let meta = transaction.open_table(META).map_err(storage)?;
     let space = meta.get(SPACE)?.and_then(|row| space::decode(row.value()));
     Ok(Stored {

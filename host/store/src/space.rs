@@ -52,9 +52,12 @@ impl Change {
     /// Updates the row. A file without one gets it when it is opened.
     pub(super) fn write(&mut self, transaction: &WriteTransaction) -> Result<(), ReadError> {
         let change = std::mem::take(&mut self.0);
+        if change == 0 {
+            return Ok(());
+        }
         let mut meta = transaction.open_table(META).map_err(storage)?;
         let space = meta.get(SPACE)?.and_then(|row| decode(row.value()));
-        if let Some(space) = space.filter(|_| change != 0) {
+        if let Some(space) = space {
             let space = space.saturating_add_signed(change);
             meta.insert(SPACE, space.to_le_bytes().as_slice())?;
         }

@@ -31,7 +31,7 @@ pub(crate) use place::Place;
 pub(crate) use replay::{Fault, Replayed, replay};
 
 use std::collections::VecDeque;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -40,6 +40,7 @@ use replay::Sector;
 use sector::{LINK, PAYLOAD, SECTOR};
 use segment::{Segment, bytes_of};
 
+use crate::disk::sync_directory;
 use crate::file::MakeDisk;
 use crate::held::Stamp;
 
@@ -135,7 +136,7 @@ impl Journal {
         let mut seed = [0; 4];
         rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())?;
         Segment::make(&directory, 0, sectors, make)?;
-        File::open(data)?.sync_all()?;
+        sync_directory(data)?;
         Ok(Place::first(u32::from_le_bytes(seed), 0, sectors))
     }
 
@@ -193,7 +194,7 @@ impl Journal {
             Ok(())
         })?;
         // A process that ended early may have made a segment and not its name durable.
-        File::open(&journal.directory)?.sync_all()?;
+        sync_directory(&journal.directory)?;
         Ok(journal)
     }
 
@@ -408,7 +409,7 @@ impl Journal {
         if !self.directory.exists() {
             fs::create_dir(&self.directory)?;
             let data = self.directory.parent().unwrap_or(&self.directory);
-            File::open(data)?.sync_all()?;
+            sync_directory(data)?;
         }
         let Made(made) = self.order().run();
         self.ordered -= 1;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use ostrakon_base::regular;
 
 use super::sector::SECTOR;
-use crate::disk::Disk;
+use crate::disk::{Disk, sync_directory};
 use crate::file::MakeDisk;
 use crate::held::Identity;
 
@@ -41,7 +41,7 @@ impl Segment {
     ) -> io::Result<Self> {
         let path = path(directory, number);
         let made = Self::fill(&path, number, sectors, make).and_then(|segment| {
-            File::open(directory)?.sync_all()?;
+            sync_directory(directory)?;
             Ok(segment)
         });
         if made.is_err() {

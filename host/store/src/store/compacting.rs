@@ -1,5 +1,6 @@
 //! A compaction of the data file: when its steps begin, and what they may not meet.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -7,10 +8,9 @@ use redb::StorageError;
 
 use super::checkpoints::WAIT;
 use super::{Opened, Store};
-use crate::checkpoint::{Compact, Replaced};
-use crate::compaction::{
-    CompactError, Compacting, Compaction, Notes, Progress, Stopped, Switched, sync_directory,
-};
+use crate::checkpoint::{Compact, Finish, Replaced};
+use crate::compaction::{CompactError, Compacting, Compaction, Notes, Progress, Stopped, Switched};
+use crate::disk::sync_directory;
 use crate::failure::CommitFailure;
 use crate::held::space_taken;
 
@@ -30,6 +30,11 @@ pub(super) enum Stand {
     Copied(Box<Compaction>),
     /// The second file is put in the place of the first. No checkpoint may begin.
     Finishing,
+}
+
+/// A file or a thread cannot be had.
+fn failed(error: io::Error) -> CompactError {
+    CompactError::Failed(Arc::new(StorageError::Io(error)))
 }
 
 impl Store {
@@ -131,14 +136,14 @@ impl Store {
             Stand::Copied(compaction) => {
                 let expected = compaction.file().map(|file| self.held.expect(file));
                 if let Some(Err(error)) = expected {
-                    return self.compacted(Err(StorageError::Io(error).into()));
+                    return self.compacted(Err(failed(error)));
                 }
-                let first = self.held.identity();
-                let finish = Compact::Finish(compaction, self.openings + 1, first);
-                match self.background.compact(finish) {
-                    Ok(()) => self.compaction = Stand::Finishing,
-                    Err(error) => self.compacted(Err(StorageError::Io(error).into())),
-                }
+                self.background.finish(Finish {
+                    compaction,
+                    opening: self.openings + 1,
+                    first: self.held.identity(),
+                });
+                self.compaction = Stand::Finishing;
             }
             other => self.compaction = other,
         }
@@ -148,7 +153,7 @@ impl Store {
         let notes = Arc::clone(compaction.notes());
         match self.background.compact(Compact::Copy(compaction)) {
             Ok(()) => self.compaction = Stand::Copying(notes),
-            Err(error) => self.compacted(Err(StorageError::Io(error).into())),
+            Err(error) => self.compacted(Err(failed(error))),
         }
     }
 
@@ -194,16 +199,7 @@ impl Store {
         self.held.succeed(file);
         self.is_unsynced |= !is_synced;
         self.openings += 1;
-        let snapshot = Arc::new(super::Snapshot::of(
-            Arc::clone(&stored),
-            self.damage.clone(),
-        ));
-        let opened = Opened {
-            database,
-            stored,
-            snapshot,
-            shut,
-        };
+        let opened = Opened::new(database, stored, shut, &self.damage);
         if let Some(Opened { database, shut, .. }) = self.opened.replace(opened) {
             self.background.close(Replaced { database, shut });
         }

@@ -124,6 +124,22 @@ struct Opened {
     shut: Arc<AtomicBool>,
 }
 
+impl Opened {
+    fn new(
+        database: Arc<Contained<Database>>,
+        stored: Arc<Stored>,
+        shut: Arc<AtomicBool>,
+        damage: &Damage,
+    ) -> Self {
+        Self {
+            snapshot: Arc::new(Snapshot::of(Arc::clone(&stored), damage.clone())),
+            database,
+            stored,
+            shut,
+        }
+    }
+}
+
 impl Store {
     #[cfg(test)]
     pub(crate) fn metrics(&self) -> &Metrics {

@@ -272,12 +272,5 @@ pub(super) fn open(
     let meta = contain(|| read_meta(&database)).map_err(damaged)?;
     let stored = damage.contain(|| read(&database, opening));
     let stored = Arc::new(stored.map_err(|ReadError(error)| damaged(error.into()))?);
-    let snapshot = Arc::new(Snapshot::of(Arc::clone(&stored), damage.clone()));
-    let opened = Opened {
-        database,
-        stored,
-        snapshot,
-        shut,
-    };
-    Ok((opened, meta))
+    Ok((Opened::new(database, stored, shut, damage), meta))
 }

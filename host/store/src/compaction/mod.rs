@@ -11,23 +11,29 @@
 //! redb lets a file grow by doubling. Of the second file only what was written takes space, so it
 //! may be longer than the space that it takes.
 
-use std::collections::BTreeSet;
+mod notes;
+mod outcome;
+
+pub(super) use notes::Notes;
+pub use outcome::{CompactError, Compacting, Progress, Stopped};
+
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use notes::{MANY, Row};
 use ostrakon_base::regular;
-use redb::{Database, ReadableDatabase as _, ReadableTable as _, StorageError, WriteTransaction};
+use redb::{Database, ReadableTable as _, StorageError, WriteTransaction};
 
 use super::damage::{Contained, Damage, contain};
+use super::disk::sync_directory;
 use super::failure::CommitFailure;
-use super::file::{Growth, MakeDisk, begin, initialise, open_database, read};
+use super::file::{Growth, MakeDisk, begin, begin_read, initialise, open_database, read};
 use super::held::Identity;
-use super::memtable::Memtable;
 use super::migration::storage;
 use super::snapshot::{ReadError, Stored};
 use super::store::Options;
@@ -38,274 +44,12 @@ pub(super) const UNFINISHED: &str = "shard.compact";
 
 /// The memory for the second file's pages.
 const CACHE_BYTES: usize = 8 << 20;
-/// Above this much memory for the changed rows, these are copied before others are.
-const MANY: usize = 1 << 20;
-/// The limit on the memory for the changed rows. If a shard changes rows faster than they can be
-/// copied, the compaction ends.
-const MOST: usize = 16 << 20;
-/// The memory of a changed row, beyond its keys.
-const ROW_BYTES: usize = 96;
 /// The space that an empty file takes, in bytes.
 const EMPTY: u64 = 64 << 10;
 /// The space on the disk that is left for the store, in bytes.
 const MARGIN: u64 = 32 << 20;
 /// The longest pause between two steps. A pause is as long as the step before it.
 const MOST_PAUSE: Duration = Duration::from_millis(250);
-
-/// Why a compaction ended without effect. The data file is as it was.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum CompactError {
-    #[error(
-        "the disk has {free} bytes free, and the copy of the data needs about {needed} and some spare: make space on the data volume, or enlarge it"
-    )]
-    NoRoom { free: u64, needed: u64 },
-    #[error(
-        "the disk has only {free} bytes free, which are left to what is written meanwhile: make space on the data volume, or enlarge it"
-    )]
-    Spare { free: u64 },
-    #[error(
-        "a part of the data is damaged, and a copy would lack it: stop the shard, and `ostrakon check` says what"
-    )]
-    Damaged,
-    #[error("the disk is full: make space on the data volume")]
-    Full,
-    #[error("the data file cannot be read")]
-    Unreadable(#[source] Arc<StorageError>),
-    #[error("the copy cannot be written")]
-    Failed(#[source] Arc<StorageError>),
-    #[error("another compaction is being stopped: try again")]
-    Stopping,
-    #[error("{0} cannot be made, or put in the data file's place")]
-    File(PathBuf, #[source] Arc<io::Error>),
-    #[error("{0}")]
-    Stopped(Stopped),
-}
-
-/// What stopped a compaction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Stopped {
-    #[error("it was stopped by an operator")]
-    Operator,
-    #[error("the shard ended")]
-    End,
-    #[error("the disk became full: make space on the data volume")]
-    Full,
-    #[error(
-        "a migration, or a recovery from a failure, changed the data file meanwhile: compact it again"
-    )]
-    Change,
-    #[error(
-        "rows change faster than they can be copied: compact the file when fewer requests write"
-    )]
-    Changes,
-}
-
-impl From<CommitFailure> for CompactError {
-    fn from(failure: CommitFailure) -> Self {
-        match failure {
-            CommitFailure::Full => Self::Full,
-            _ if failure.is_damage() => Self::Damaged,
-            CommitFailure::Failed(error) => Self::Unreadable(error),
-        }
-    }
-}
-
-impl CompactError {
-    /// Whether the data file could not be read: redb then answers nothing more.
-    pub(super) fn is_of_the_data_file(&self) -> bool {
-        matches!(self, Self::Damaged | Self::Unreadable(_))
-    }
-}
-
-impl From<ReadError> for CompactError {
-    fn from(error: ReadError) -> Self {
-        CommitFailure::from(error).into()
-    }
-}
-
-impl From<StorageError> for CompactError {
-    fn from(error: StorageError) -> Self {
-        CommitFailure::from(error).into()
-    }
-}
-
-/// The last compaction, for operators. Clones share it.
-#[derive(Clone, Debug, Default)]
-pub struct Compacting(Arc<Mutex<Option<Progress>>>);
-
-/// How far a compaction has come.
-#[derive(Clone, Debug)]
-pub struct Progress {
-    /// The space that the data file took when it began, in bytes.
-    pub before: u64,
-    /// The space of the entries that were copied, and of those that there were at the beginning,
-    /// in bytes.
-    pub copied: u64,
-    pub of: u64,
-    /// The space that the data file takes afterwards, or why it is as it was; none while the
-    /// compaction is under way.
-    pub ended: Option<Result<u64, CompactError>>,
-    /// How long it has taken.
-    pub took: Duration,
-    began: Instant,
-}
-
-impl Compacting {
-    /// None if there was none since the shard started.
-    pub fn progress(&self) -> Option<Progress> {
-        let mut progress = lock(&self.0).clone()?;
-        if progress.ended.is_none() {
-            progress.took = progress.began.elapsed();
-        }
-        Some(progress)
-    }
-
-    pub(super) fn begin(&self, before: u64, of: u64) {
-        *lock(&self.0) = Some(Progress {
-            before,
-            copied: 0,
-            of,
-            ended: None,
-            took: Duration::ZERO,
-            began: Instant::now(),
-        });
-    }
-
-    fn copied(&self, bytes: u64) {
-        if let Some(progress) = &mut *lock(&self.0) {
-            progress.copied += bytes;
-        }
-    }
-
-    pub(super) fn end(&self, result: Result<u64, CompactError>) {
-        if let Some(progress) = &mut *lock(&self.0) {
-            progress.took = progress.began.elapsed();
-            progress.ended = Some(result);
-        }
-    }
-}
-
-/// A row's place. The tables are copied one after the other.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Row {
-    Entry(Vec<u8>, Vec<u8>),
-    Size(Vec<u8>),
-}
-
-impl Row {
-    fn memory(&self) -> usize {
-        ROW_BYTES
-            + match self {
-                Self::Entry(partition, key) => partition.len() + key.len(),
-                Self::Size(partition) => partition.len(),
-            }
-    }
-}
-
-/// What checkpoints changed of what was copied.
-#[derive(Debug, Default)]
-pub(super) struct Notes {
-    noted: Mutex<Noted>,
-    stopped: OnceLock<Stopped>,
-    /// Ends the writes to the second file.
-    shut: OnceLock<Arc<AtomicBool>>,
-}
-
-#[derive(Debug, Default)]
-struct Noted {
-    /// The last row that was copied.
-    copied: Option<Row>,
-    /// All rows were copied.
-    is_whole: bool,
-    /// A step is under way: it does not see what is committed from now on, and may copy any row.
-    is_copying: bool,
-    changed: BTreeSet<Row>,
-    /// The memory of `changed`.
-    bytes: usize,
-}
-
-impl Noted {
-    fn concerns(&self, row: &Row) -> bool {
-        self.is_copying || self.is_whole || Some(row) <= self.copied.as_ref()
-    }
-
-    /// Returns whether there is memory for it.
-    fn note(&mut self, row: Row) -> bool {
-        let memory = row.memory();
-        if self.changed.insert(row) {
-            self.bytes += memory;
-        }
-        self.bytes <= MOST
-    }
-
-    /// Notes the rows that a memtable changed. Returns whether there is memory for them.
-    fn note_all(&mut self, memtable: &Memtable) -> bool {
-        for ((partition, key), _) in memtable.entries() {
-            let row = Row::Entry(partition.to_vec(), key.to_vec());
-            if !self.concerns(&row) {
-                break;
-            }
-            if !self.note(row) {
-                return false;
-            }
-        }
-        for (partition, _) in memtable.rows() {
-            let row = Row::Size(partition.to_vec());
-            if !self.concerns(&row) {
-                break;
-            }
-            if !self.note(row) {
-                return false;
-            }
-        }
-        true
-    }
-
-    /// Forgets the rows that are yet to be copied.
-    fn keep_copied(&mut self) {
-        if let (Some(copied), false) = (&self.copied, self.is_whole) {
-            let (from, later) = (Bound::Excluded(copied), Bound::Unbounded);
-            if let Some(first) = self.changed.range((from, later)).next().cloned() {
-                let later = self.changed.split_off(&first);
-                self.bytes -= later.iter().map(Row::memory).sum::<usize>();
-            }
-        }
-    }
-}
-
-impl Notes {
-    /// Commits a checkpoint, and notes what it changes.
-    pub(super) fn commit<T, E>(
-        &self,
-        memtable: &Memtable,
-        commit: impl FnOnce() -> Result<T, E>,
-    ) -> Result<T, E> {
-        let mut noted = lock(&self.noted);
-        let done = commit()?;
-        if self.stopped().is_none() && !noted.note_all(memtable) {
-            (noted.changed, noted.bytes) = (BTreeSet::new(), 0);
-            self.stop(Stopped::Changes);
-        }
-        Ok(done)
-    }
-
-    /// Ends the compaction at its next step.
-    pub(super) fn stop(&self, why: Stopped) {
-        let _ = self.stopped.set(why);
-        if let Some(shut) = self.shut.get() {
-            shut.store(true, Ordering::Release);
-        }
-    }
-
-    pub(super) fn stopped(&self) -> Option<Stopped> {
-        self.stopped.get().copied()
-    }
-
-    /// Whether few rows were changed since they were copied.
-    pub(super) fn are_few(&self) -> bool {
-        lock(&self.noted).bytes <= MANY
-    }
-}
 
 /// What the copying has come to.
 #[derive(Debug)]
@@ -635,7 +379,7 @@ impl Drop for Compaction {
     fn drop(&mut self) {
         self.to = None;
         let mut noted = lock(&self.notes.noted);
-        (noted.changed, noted.bytes) = (BTreeSet::new(), 0);
+        (noted.changed, noted.bytes) = Default::default();
         drop(noted);
         if self.is_there {
             remove_unfinished(&self.directory);
@@ -760,11 +504,7 @@ fn write_rows(
 
 /// The rows of the table `meta`.
 fn meta_of(database: &Database) -> Result<Vec<(String, Vec<u8>)>, ReadError> {
-    let transaction = database.begin_read().map_err(|error| match error {
-        redb::TransactionError::Storage(error) => error,
-        other => StorageError::Corrupted(other.to_string()),
-    })?;
-    let meta = transaction.open_table(META).map_err(storage)?;
+    let meta = begin_read(database)?.open_table(META).map_err(storage)?;
     let rows = meta.iter()?.map(|row| {
         let (name, row) = row?;
         Ok((name.value().to_owned(), row.value().to_vec()))
@@ -786,11 +526,6 @@ fn broken(error: redb::Error) -> CommitFailure {
         other => io::Error::other(other),
     })
     .into()
-}
-
-/// Makes the names in a directory durable.
-pub(super) fn sync_directory(directory: &Path) -> io::Result<()> {
-    File::open(directory)?.sync_all()
 }
 
 /// The space that is left on a directory's file system, in bytes. What the system does not say is
