@@ -31,6 +31,7 @@ mod stream;
 mod streams;
 mod sums;
 mod taken;
+mod together;
 mod unwanted;
 mod wire;
 

@@ -19,7 +19,7 @@ use super::date::date;
 use super::sums::{Held, Sums};
 use super::taken::{self, Taken};
 use super::wire::{Activity, InFlight};
-use super::{Caller, Handler, LiveLimits, Refusal, head, heads, refusals, unwanted};
+use super::{Caller, Handler, LiveLimits, Refusal, head, heads, refusals, streams, unwanted};
 
 /// State shared by a connection's requests.
 #[derive(Debug)]
@@ -121,6 +121,8 @@ impl<H: Handler> Requests<H> {
             if version == Version::HTTP_2 {
                 taken::with_headers(response.headers_mut(), unsent);
             }
+        } else if version == Version::HTTP_2 {
+            streams::keep_while_polled(self.activity.together().begin());
         }
         Ok(response.map(|body| match version {
             Version::HTTP_2 => Taken::followed(body, self.activity.untaken()),

@@ -1,27 +1,43 @@
 //! The tasks of an h2 connection's streams. Each can be ended separately.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use hyper::rt::Executor;
 use tokio::sync::Notify;
 
+use super::together::Begun;
+
 tokio::task_local! {
-    static END: End;
+    static STREAM: Stream;
+}
+
+/// What a stream's task knows about itself.
+struct Stream {
+    end: End,
+    /// Its answer, while HTTP has only the head of it.
+    begun: Cell<Option<Begun>>,
 }
 
 /// A handle that ends a stream's task. Dropping the task resets its stream.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct End(Arc<Notify>);
 
 impl End {
     /// The handle of the current task's stream; `None` outside such a task.
     pub(super) fn here() -> Option<Self> {
-        END.try_with(Clone::clone).ok()
+        STREAM.try_with(|stream| stream.end.clone()).ok()
     }
 
     pub(super) fn now(&self) {
         self.0.notify_one();
     }
+}
+
+/// Keeps `begun` until the current task has been polled: by then HTTP has what there is of the
+/// answer. Dropped at once outside a stream's task.
+pub(super) fn keep_while_polled(begun: Begun) {
+    let _ = STREAM.try_with(|stream| stream.begun.set(Some(begun)));
 }
 
 /// Spawns the streams' tasks.
@@ -33,15 +49,21 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, stream: F) {
-        let end = End(Arc::default());
+        let end = End::default();
         let ended = Arc::clone(&end.0);
         // Boxed: the future below would otherwise hold the stream twice, before and within
         // `select`, and be twice as large.
         let mut stream = Box::pin(stream);
-        tokio::spawn(END.scope(end, async move {
+        let polled = std::future::poll_fn(move |context| {
+            let polled = stream.as_mut().poll(context);
+            STREAM.with(|stream| stream.begun.take());
+            polled
+        });
+        let begun = Cell::new(None);
+        tokio::spawn(STREAM.scope(Stream { end, begun }, async move {
             tokio::select! {
                 biased;
-                () = &mut stream => {}
+                () = polled => {}
                 () = ended.notified() => {}
             }
         }));

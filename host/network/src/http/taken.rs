@@ -201,6 +201,8 @@ impl Body for Taken {
         if self.rest.is_empty() {
             return Poll::Ready(None);
         }
+        #[cfg(test)]
+        tests::linger(&self.rest);
         let piece = match &self.followed {
             None => std::mem::take(&mut self.rest),
             Some((number, untaken)) => {
@@ -225,12 +227,21 @@ impl Body for Taken {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::time::Duration;
 
     use http_body_util::BodyExt as _;
 
     use super::*;
+
+    /// A body that a stream's task takes longer to hand on than a client takes to act on its head.
+    pub(in crate::http) const LINGERS: &str = "this body comes long after its head";
+
+    pub(super) fn linger(body: &[u8]) {
+        if body == LINGERS.as_bytes() {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn each_answer_is_as_old_as_what_was_last_taken_of_it() {

@@ -15,6 +15,7 @@ use super::buffered::Buffered;
 use super::socket::SendQueue;
 use super::stream::Stream;
 use super::taken::Untaken;
+use super::together::Together;
 
 /// More than h2 writes without a request, so that a peer that only pings does not count as busy.
 const CONTROL_BYTES: usize = 64;
@@ -63,6 +64,8 @@ pub(super) struct Activity {
     /// Answers whose bodies are not completely written, for h2: there, a flush does not mean that
     /// everything was written.
     untaken: Arc<Untaken>,
+    /// Answers of which HTTP has only the heads, for h2.
+    together: Arc<Together>,
     /// What the system holds of answers that are written.
     send_queue: Arc<SendQueue>,
     /// Whether a part of a request's headers has arrived.
@@ -101,6 +104,7 @@ impl Activity {
             reading: AtomicUsize::new(0),
             owed: AtomicBool::new(false),
             untaken: Arc::default(),
+            together: Arc::default(),
             send_queue: Arc::default(),
             head: AtomicBool::new(false),
             in_block: AtomicBool::new(false),
@@ -274,6 +278,11 @@ impl Activity {
     /// The h2 answers that are not completely taken.
     pub(super) fn untaken(&self) -> &Arc<Untaken> {
         &self.untaken
+    }
+
+    /// The h2 answers of which HTTP has only the heads.
+    pub(super) fn together(&self) -> &Arc<Together> {
+        &self.together
     }
 
     pub(super) fn send_queue(&self) -> &Arc<SendQueue> {
@@ -486,6 +495,7 @@ impl AsyncWrite for Wire {
         if wire.intercept(bytes) {
             return Poll::Ready(Ok(bytes.len()));
         }
+        ready!(wire.activity.together.poll_none(context));
         let written = Pin::new(&mut wire.stream).poll_write(context, bytes);
         wire.wrote(&written, bytes.len());
         written
@@ -501,6 +511,7 @@ impl AsyncWrite for Wire {
         if slices.first().is_some_and(|first| wire.intercept(first)) {
             return Poll::Ready(Ok(offered));
         }
+        ready!(wire.activity.together.poll_none(context));
         let written = Pin::new(&mut wire.stream).poll_write_vectored(context, slices);
         wire.wrote(&written, offered);
         written

@@ -304,3 +304,38 @@ async fn an_h2_connection_that_is_to_end_is_closed_after_its_last_answer_was_tak
         server.stop().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn a_client_that_ends_its_h2_request_at_the_head_of_the_answer_gets_all_of_it() {
+    let server = Running::new(patient());
+    let fields = [
+        (":method", "PUT"),
+        (":scheme", "http"),
+        (":path", "/lingers"),
+        (":authority", "x"),
+        ("content-length", "100000"),
+    ];
+    for _ in 0..5 {
+        let mut stream = server.connect().await;
+        let request = [H2_PREFACE, &h2_frame(1, 4, 1, &h2_block(&fields))].concat();
+        stream.write_all(&request).await.unwrap();
+        let mut text = Vec::new();
+        loop {
+            let frame = read_h2_frame(&mut stream).await;
+            match frame.expect("the connection goes on") {
+                (0, flags, payload) => {
+                    text.extend(payload);
+                    if flags & 1 == 1 {
+                        break;
+                    }
+                }
+                // With 0 of the bytes that it announced, as curl 7.88 does.
+                (1, ..) => stream.write_all(&h2_frame(0, 1, 1, b"")).await.unwrap(),
+                (3, _, reason) => panic!("the stream is reset: {reason:?}"),
+                _ => {}
+            }
+        }
+        assert_eq!(String::from_utf8(text).unwrap(), LINGERS);
+    }
+    server.stop().await;
+}

@@ -29,6 +29,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::taken::tests::LINGERS;
 use super::*;
 
 /// Longer than anything here takes on a busy machine.
@@ -77,7 +78,11 @@ impl Drop for OnDrop<'_> {
 
 impl Handler for Echo {
     fn refuse(&self, head: &mut request::Parts, _: &Caller) -> Option<Response<Bytes>> {
-        (head.uri.path() == "/refused").then(|| SHUTTING_DOWN.response())
+        match head.uri.path() {
+            "/refused" => Some(SHUTTING_DOWN.response()),
+            "/lingers" => Some(Response::new(Bytes::from_static(LINGERS.as_bytes()))),
+            _ => None,
+        }
     }
 
     async fn leaving(&self) {
@@ -284,4 +289,38 @@ fn check_refusal(answer: &str, refusal: Refusal) {
     assert!(head.contains("\r\ndate: "), "{answer}");
     assert!(head.contains("\r\nconnection: close"), "{answer}");
     assert_eq!(body, refusal.text());
+}
+
+/// What an h2 client sends first.
+const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+/// The bytes of an h2 frame.
+fn h2_frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let head = [kind, flags, 0, 0, 0, stream];
+    [&length[1..], &head, payload].concat()
+}
+
+/// A header block of literal fields, without indexing and without Huffman coding.
+fn h2_block(fields: &[(&str, &str)]) -> Vec<u8> {
+    let mut block = Vec::new();
+    for (name, value) in fields {
+        block.push(0);
+        for text in [name, value] {
+            block.push(u8::try_from(text.len()).expect("a short one"));
+            block.extend_from_slice(text.as_bytes());
+        }
+    }
+    block
+}
+
+/// The next frame: its kind, flags and payload; `None` at the end of the connection.
+async fn read_h2_frame(stream: &mut TcpStream) -> Option<(u8, u8, Vec<u8>)> {
+    let mut head = [0; 9];
+    let read = timeout(PATIENCE, stream.read_exact(&mut head)).await;
+    read.expect("frames come").ok()?;
+    let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+    let mut payload = vec![0; usize::try_from(length).unwrap()];
+    stream.read_exact(&mut payload).await.unwrap();
+    Some((head[3], head[4], payload))
 }

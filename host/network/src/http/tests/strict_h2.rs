@@ -5,40 +5,19 @@ use super::*;
 /// Sends one h2 request of raw header fields. Returns the status of the answer, or `None` if there
 /// is none.
 async fn raw_h2(server: &Running, fields: &[(&str, &str)], data: &[u8]) -> Option<(u16, String)> {
-    let mut frames = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
-    let mut block = Vec::new();
-    for (name, value) in fields {
-        // Literal, without indexing, without Huffman coding.
-        block.push(0);
-        for text in [name, value] {
-            block.push(u8::try_from(text.len()).expect("a short one"));
-            block.extend_from_slice(text.as_bytes());
-        }
-    }
-    let mut frame = |kind: u8, flags: u8, stream: u8, payload: &[u8]| {
-        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-        frames.extend_from_slice(&length[1..]);
-        frames.extend_from_slice(&[kind, flags, 0, 0, 0, stream]);
-        frames.extend_from_slice(payload);
-    };
-    frame(1, if data.is_empty() { 5 } else { 4 }, 1, &block);
+    let mut frames = H2_PREFACE.to_vec();
+    let flags = if data.is_empty() { 5 } else { 4 };
+    frames.extend(h2_frame(1, flags, 1, &h2_block(fields)));
     if !data.is_empty() {
-        frame(0, 1, 1, data);
+        frames.extend(h2_frame(0, 1, 1, data));
     }
     let mut stream = server.connect().await;
     stream.write_all(&frames).await.unwrap();
     let mut answer: Option<u16> = None;
     let mut text = Vec::new();
     loop {
-        let mut head = [0; 9];
-        let read = timeout(PATIENCE, stream.read_exact(&mut head)).await;
-        if read.expect("frames come").is_err() {
-            return None;
-        }
-        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
-        let mut payload = vec![0; usize::try_from(length).unwrap()];
-        stream.read_exact(&mut payload).await.unwrap();
-        match head[3] {
+        let (kind, flags, payload) = read_h2_frame(&mut stream).await?;
+        match kind {
             1 => {
                 // An indexed `:status` field, or a literal one whose name is indexed.
                 answer = Some(match payload[0] {
@@ -55,8 +34,8 @@ async fn raw_h2(server: &Running, fields: &[(&str, &str)], data: &[u8]) -> Optio
             _ => {}
         }
         if let Some(status) = answer
-            && head[3] <= 1
-            && head[4] & 1 == 1
+            && kind <= 1
+            && flags & 1 == 1
         {
             return Some((status, String::from_utf8_lossy(&text).into_owned()));
         }
