@@ -23,6 +23,25 @@
 //! up to the last one that existed when the cursor passed. B learns the position of A's cursor
 //! from A's batches, and from the hand-offs that A gives to askers: see [`Shard::authority`].
 //!
+//! # How all shards go over to another generation
+//!
+//! The host does not run this part yet: its shards still swap by themselves.
+//!
+//! 1. The coordinator's volume shows a candidate, and every shard is asked to prepare it. One shard's
+//!    refusal is the cluster's. A shard that says nothing for too long is left behind.
+//! 2. The coordinator makes a [`Release`], goes live by it, and stores it in the same transaction.
+//!    Only then does it tell others: a release that is told and not stored could be made again, for
+//!    other content.
+//! 3. Each shard goes live by the newest release that it knows, and stores it likewise. A shard
+//!    that was left behind prepares first.
+//! 4. A shard that starts serves nothing before it has asked the coordinator or, while that is away,
+//!    the others. A release that was sent to an earlier process of it is no answer. The coordinator
+//!    asks all others, because its disk may be an older one.
+//!
+//! Releases are no part of the plan. A plan must be followed by every shard before the next one is
+//! made, because partitions depend on it; a shard that is away only misses a release. So neither has
+//! to wait for the other.
+//!
 //! # What is not trusted
 //!
 //! Anyone with a peer's credentials can send anything. A number that no real cluster can reach is
@@ -33,6 +52,8 @@
 mod coordinator;
 mod listing;
 mod plan;
+mod release;
+mod rollout;
 mod shard;
 mod tally;
 
@@ -42,5 +63,7 @@ mod tests;
 pub use coordinator::Coordinator;
 pub use listing::Moved;
 pub use plan::{ClusterId, Cursor, Epoch, Incarnation, MAX_SHARDS, Ordinal, Placement, Plan};
+pub use release::{Generation, Release, Serving};
+pub use rollout::{Next, Refused, Rollout, Verdict};
 pub use shard::{Authority, Batch, HandOff, Range, Received, Shard, Stopped};
 pub use tally::{Counted, Tally};

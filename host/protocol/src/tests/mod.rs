@@ -5,4 +5,5 @@ mod actions;
 mod clients;
 mod model;
 mod properties;
+mod rollout;
 mod world;

@@ -1,0 +1,140 @@
+//! What the shards of a cluster serve.
+
+use ostrakon_base::digest::Digest;
+use serde::{Deserialize, Serialize};
+
+use super::plan::{ClusterId, HIGHEST_FIRST, Incarnation, MAX_AHEAD};
+
+/// A component with its settings, as it is or was live in the whole cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Generation {
+    /// Each generation that goes live has a higher number, also where its content was live before.
+    pub number: u64,
+    /// The digest of its component and settings.
+    pub digest: Digest,
+}
+
+/// Says which generation is live. Only the coordinator makes releases; every shard stores the one
+/// by which it went live, in the transaction in which it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Release {
+    pub cluster: ClusterId,
+    /// The coordinator's process that made it. Its number is above that of each process before it,
+    /// also where their disks are lost, so no two releases are alike.
+    pub maker: Incarnation,
+    /// How many releases there have been.
+    pub number: u64,
+    pub live: Generation,
+}
+
+impl Release {
+    /// A cluster's first release.
+    pub fn first(cluster: ClusterId, maker: Incarnation, live: Generation) -> Self {
+        Self {
+            cluster,
+            maker,
+            number: 1,
+            live,
+        }
+    }
+
+    /// The release that a process of the coordinator makes next, for this content.
+    #[must_use]
+    pub fn then(&self, maker: Incarnation, digest: Digest) -> Self {
+        Self {
+            cluster: self.cluster,
+            maker,
+            number: self.number.saturating_add(1),
+            live: Generation {
+                number: self.live.number.saturating_add(1),
+                digest,
+            },
+        }
+    }
+
+    /// Whether it was made after another one. What a later process of the coordinator makes counts,
+    /// even if that process had to continue from an older disk.
+    pub fn is_after(&self, other: &Self) -> bool {
+        (self.maker, self.number) > (other.maker, other.number)
+    }
+
+    /// Whether it can come after the known one, or be the first that a shard knows.
+    pub fn may_follow(&self, known: Option<&Self>) -> bool {
+        let Some(known) = known else {
+            let numbers = [self.number, self.live.number];
+            return numbers
+                .iter()
+                .all(|number| (1..=HIGHEST_FIRST).contains(number));
+        };
+        let is_near = |number: u64, known: u64| number <= known.saturating_add(MAX_AHEAD);
+        self.cluster == known.cluster
+            && self.is_after(known)
+            && is_near(self.number, known.number)
+            && is_near(self.live.number, known.live.number)
+    }
+}
+
+/// One shard's part: which generation it serves, and which one it is to serve.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Serving {
+    /// The newest release that this process knows.
+    known: Option<Release>,
+    /// Whether others have said what they know, or cannot be asked.
+    has_asked: bool,
+    /// The release by which this process went live.
+    serves: Option<Release>,
+}
+
+impl Serving {
+    /// A process that has started, with what its shard has stored. It serves nothing until it has
+    /// asked others: they may have gone over to something else while it was away.
+    pub fn start(stored: Option<Release>) -> Self {
+        Self {
+            known: stored,
+            has_asked: false,
+            serves: None,
+        }
+    }
+
+    /// The newest release that this process knows.
+    pub fn known(&self) -> Option<&Release> {
+        self.known.as_ref()
+    }
+
+    /// The release by which this process serves; `None` until it does.
+    pub fn serves(&self) -> Option<&Release> {
+        self.serves.as_ref()
+    }
+
+    /// Takes notice of a release, and returns whether it is newer than what was known.
+    pub fn hear(&mut self, release: &Release) -> bool {
+        let is_newer = release.may_follow(self.known.as_ref());
+        if is_newer {
+            self.known = Some(*release);
+        }
+        is_newer
+    }
+
+    /// Notes that the coordinator has said what it knows or, where it is away, that the others
+    /// were asked.
+    pub fn asked(&mut self) {
+        self.has_asked = true;
+    }
+
+    pub(super) fn has_asked(&self) -> bool {
+        self.has_asked
+    }
+
+    /// The release by which the shard is to go live now.
+    pub fn due(&self) -> Option<&Release> {
+        let is_live = |release: &&Release| self.serves.as_ref() == Some(*release);
+        let known = self.known.as_ref().filter(|_| self.has_asked);
+        known.filter(|release| !is_live(release))
+    }
+
+    /// Notes that the shard has gone live by a release, which it has stored.
+    pub fn is_live(&mut self, release: &Release) {
+        self.hear(release);
+        self.serves = Some(*release);
+    }
+}
