@@ -58,6 +58,10 @@ impl Part {
     }
 }
 
+/// How hosts, clients and baselines are built: as in the image, because its optimisations are a good
+/// part of what a request costs.
+const PROFILE: &str = "dist";
+
 /// The parts that compare with other builds of the host.
 const COMPARING: [Part; 3] = [Part::Loads, Part::OneCore, Part::Saves];
 
@@ -75,7 +79,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<()> {
     if let Some(commit) = &options.before {
         let before = crate::target(root)?.join("bench/before");
         steps.step("the host of another commit", |_| {
-            let built = upgrade::build(root, commit, "release", &before)?;
+            let built = upgrade::build(root, commit, PROFILE, &before)?;
             let binary = before.join("ostrakon");
             fs::copy(&built, &binary)
                 .with_context(|| format!("cannot write {}", binary.display()))?;
@@ -95,12 +99,13 @@ pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<()> {
         if name == "native" && !COMPARING.iter().any(|part| options.has(*part)) {
             continue;
         }
-        let arguments = [&["build", "--release", "--package", "ostrakon"], feature].concat();
+        let build = ["build", "--profile", PROFILE, "--package", "ostrakon"];
+        let arguments = [&build[..], feature].concat();
         steps.cargo(heading, &arguments)?;
         let target = crate::target(root)?;
         let binary = target.join("bench").join(name);
         fs::create_dir_all(target.join("bench"))?;
-        fs::copy(target.join("release/ostrakon"), &binary)
+        fs::copy(target.join(PROFILE).join("ostrakon"), &binary)
             .with_context(|| format!("cannot write {}", binary.display()))?;
         let variable = if name == "native" {
             "OSTRAKON_BENCH_NATIVE"
@@ -111,6 +116,8 @@ pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<()> {
     }
     let mut arguments: Vec<String> = [
         "bench",
+        "--profile",
+        PROFILE,
         "--package",
         "ostrakon-tests",
         "--bench",

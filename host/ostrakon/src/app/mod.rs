@@ -8,6 +8,7 @@ mod performer;
 mod phases;
 mod public;
 mod status;
+mod threads;
 
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -66,11 +67,7 @@ const PEERS_CLOSING: Duration = Duration::from_secs(2);
 /// # Errors
 /// When it cannot start, or ends with requests in flight.
 pub(crate) fn serve(options: &Options, log: Option<&Log>) -> Result<(), Error> {
-    let runtime = runtime::Builder::new_multi_thread()
-        .worker_threads(options.threads.get())
-        .thread_name("worker")
-        .enable_all()
-        .build()?;
+    let runtime = threads::start(options.threads)?;
     let log = log
         .map(|log| (log.filter.clone(), log.lines.clone()))
         .unzip();
