@@ -35,8 +35,10 @@
 //! 3. Each shard goes live by the newest release that it knows, and stores it likewise. A shard
 //!    that was left behind prepares first.
 //! 4. A shard that starts serves nothing before it has asked the coordinator or, while that is away,
-//!    the others. A release that was sent to an earlier process of it is no answer. The coordinator
-//!    asks all others, because its disk may be an older one.
+//!    the others. A release that was sent to an earlier process of it is no answer, and a coordinator
+//!    answers only once it has itself asked all others, because its disk may be an older one.
+//! 5. The coordinator goes on asking all others which release they know and saying which one it
+//!    knows, so that neither it nor a shard that was left behind stays with an older one.
 //!
 //! Releases are no part of the plan. A plan must be followed by every shard before the next one is
 //! made, because partitions depend on it; a shard that is away only misses a release. So neither has
@@ -64,6 +66,6 @@ pub use coordinator::Coordinator;
 pub use listing::Moved;
 pub use plan::{ClusterId, Cursor, Epoch, Incarnation, MAX_SHARDS, Ordinal, Placement, Plan};
 pub use release::{Generation, Release, Serving};
-pub use rollout::{Next, Refused, Rollout, Verdict};
+pub use rollout::{Attempt, Next, Refused, Rollout, Verdict};
 pub use shard::{Authority, Batch, HandOff, Range, Received, Shard, Stopped};
 pub use tally::{Counted, Tally};

@@ -8,7 +8,8 @@ use super::plan::{ClusterId, HIGHEST_FIRST, Incarnation, MAX_AHEAD};
 /// A component with its settings, as it is or was live in the whole cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Generation {
-    /// Each generation that goes live has a higher number, also where its content was live before.
+    /// Each generation that goes live has a higher number, also where its content was live before. The
+    /// numbers begin anew only where the coordinator has lost its disk and cannot ask the others.
     pub number: u64,
     /// The digest of its component and settings.
     pub digest: Digest,
@@ -19,10 +20,10 @@ pub struct Generation {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Release {
     pub cluster: ClusterId,
-    /// The coordinator's process that made it. Its number is above that of each process before it,
-    /// also where their disks are lost, so no two releases are alike.
+    /// The coordinator's process that made it: one with a number above those of the processes that
+    /// made the releases before it.
     pub maker: Incarnation,
-    /// How many releases there have been.
+    /// Rises with each release that continues from the one before.
     pub number: u64,
     pub live: Generation,
 }
@@ -58,7 +59,9 @@ impl Release {
         (self.maker, self.number) > (other.maker, other.number)
     }
 
-    /// Whether it can come after the known one, or be the first that a shard knows.
+    /// Whether it can come after the known one, or be the first that a shard knows. The caller knows
+    /// that it is of this shard's cluster, and that its maker's number is not above what a process of
+    /// the coordinator can have by now.
     pub fn may_follow(&self, known: Option<&Self>) -> bool {
         let Some(known) = known else {
             let numbers = [self.number, self.live.number];
@@ -106,9 +109,15 @@ impl Serving {
         self.serves.as_ref()
     }
 
+    /// Whether a release is newer than what is known. To be asked once more just before a release is
+    /// stored: a newer one may have been heard of since it was made.
+    pub fn is_news(&self, release: &Release) -> bool {
+        release.may_follow(self.known.as_ref())
+    }
+
     /// Takes notice of a release, and returns whether it is newer than what was known.
     pub fn hear(&mut self, release: &Release) -> bool {
-        let is_newer = release.may_follow(self.known.as_ref());
+        let is_newer = self.is_news(release);
         if is_newer {
             self.known = Some(*release);
         }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ostrakon_base::digest::Digest;
+use serde::{Deserialize, Serialize};
 
 use super::plan::{ClusterId, Incarnation, Ordinal};
 use super::release::{Generation, Release, Serving};
@@ -13,6 +14,9 @@ use super::release::{Generation, Release, Serving};
 pub struct Rollout {
     /// What is to go live.
     candidate: Option<Digest>,
+    /// How many candidates this process has had: what a shard said of an earlier one does not count,
+    /// even if it had the same content.
+    attempt: Attempt,
     /// What each shard has said of the candidate.
     said: BTreeMap<Ordinal, Verdict>,
     /// Whether shards that have said nothing are left behind.
@@ -21,7 +25,16 @@ pub struct Rollout {
     refused: Option<Refused>,
     /// The shards that have told this process which release they know.
     told: BTreeSet<Ordinal>,
+    /// The release that is being stored. There is no other until it is known what became of it.
+    making: Option<Release>,
 }
+
+/// The number of a candidate, in one process of the coordinator.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Attempt(pub u64);
 
 /// What a shard says of a candidate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -45,9 +58,12 @@ pub enum Next {
     /// There is nothing to roll out.
     Nothing,
     /// These shards have not said anything of the candidate yet: ask them to prepare it.
-    Ask(Digest, Vec<Ordinal>),
-    /// Go live by this release, and store it. It is in force only then.
+    Ask(Digest, Attempt, Vec<Ordinal>),
+    /// Go live by this release, and store it, if it still is [news](Serving::is_news). It is in force
+    /// only then, and told to nobody before; see [`Rollout::not_made`].
     GoLive(Release),
+    /// A later process of the coordinator made the newest release: take a number above its.
+    StartAfter(Incarnation),
     /// A shard has refused the candidate.
     Refuse(Refused),
 }
@@ -74,6 +90,7 @@ impl Rollout {
 
     fn begin(&mut self, digest: Digest) {
         self.candidate = Some(digest);
+        self.attempt.0 += 1;
         self.said.clear();
         self.has_waited = false;
     }
@@ -95,16 +112,26 @@ impl Rollout {
         self.candidate
     }
 
+    /// The number of the candidate.
+    pub fn attempt(&self) -> Attempt {
+        self.attempt
+    }
+
     /// The content that a shard has refused last.
     pub fn refused(&self) -> Option<Refused> {
         self.refused
     }
 
-    /// Notes what a shard says of some content. It counts only for the candidate.
-    pub fn says(&mut self, shard: Ordinal, digest: Digest, verdict: Verdict) {
-        if self.candidate == Some(digest) {
+    /// Notes what a shard has answered this process about a candidate.
+    pub fn says(&mut self, shard: Ordinal, attempt: Attempt, verdict: Verdict) {
+        if self.attempt == attempt {
             self.said.insert(shard, verdict);
         }
+    }
+
+    /// Notes that a shard has started again: it has to prepare the candidate once more.
+    pub fn has_started(&mut self, shard: Ordinal) {
+        self.said.remove(&shard);
     }
 
     /// Whether a shard has said that it is prepared for the candidate.
@@ -113,18 +140,19 @@ impl Rollout {
     }
 
     /// Gives up waiting for the shards that have said nothing of the candidate: they are left
-    /// behind, and go live with it when they can be reached again.
+    /// behind, and go live with it when they can be reached again. One that then refuses it goes on
+    /// with what it serves, or serves nothing if it has just started.
     pub fn wait_no_longer(&mut self) {
-        self.has_waited = true;
+        self.has_waited = self.is_prepared(Ordinal::COORDINATOR);
     }
 
     /// What to do in a cluster of `shards` shards, for the coordinator's process `me`.
     ///
     /// Nothing, before it has asked the others: by an older disk, it would not continue from their
-    /// newest release. The first release waits for nobody, because nobody serves yet, and a
-    /// `StatefulSet` starts the others only when its first shard is ready.
+    /// newest release. The first release waits for no other shard, because nobody serves yet, and the
+    /// others may be started only when this one is ready.
     pub fn next(
-        &self,
+        &mut self,
         (cluster, me): (ClusterId, Incarnation),
         serving: &Serving,
         shards: u32,
@@ -133,11 +161,19 @@ impl Rollout {
             return Next::Nothing;
         };
         let known = serving.known();
+        if let Some(known) = known.filter(|known| known.maker > me) {
+            return Next::StartAfter(known.maker);
+        }
+        let is_stored = |making: &Release| known.is_some_and(|known| !making.is_after(known));
+        self.making = self.making.filter(|making| !is_stored(making));
+        if let Some(making) = self.making {
+            return Next::GoLive(making);
+        }
         let is_live = known.is_some_and(|known| known.live.digest == digest);
         if is_live || self.refused.is_some_and(|last| last.digest == digest) {
             return Next::Nothing;
         }
-        let mut said = self.said.iter();
+        let mut said = self.said.iter().filter(|(by, _)| by.0 < shards);
         if let Some((by, _)) = said.find(|(_, said)| **said == Verdict::Refused) {
             return Next::Refuse(Refused { digest, by: *by });
         }
@@ -145,21 +181,102 @@ impl Rollout {
         let silent: Vec<_> = (0..shards).map(Ordinal).filter(is_silent).collect();
         // What is live anywhere is live here first.
         let is_prepared = self.is_prepared(Ordinal::COORDINATOR);
-        match known {
+        self.making = match known {
             Some(known) if silent.is_empty() || self.has_waited && is_prepared => {
-                Next::GoLive(known.then(me, digest))
+                Some(known.then(me, digest))
             }
             None if is_prepared => {
                 let live = Generation { number: 1, digest };
-                Next::GoLive(Release::first(cluster, me, live))
+                Some(Release::first(cluster, me, live))
             }
-            Some(_) => Next::Ask(digest, silent),
-            None => Next::Ask(digest, vec![Ordinal::COORDINATOR]),
-        }
+            Some(_) => return Next::Ask(digest, self.attempt, silent),
+            None => return Next::Ask(digest, self.attempt, vec![Ordinal::COORDINATOR]),
+        };
+        self.making.map_or(Next::Nothing, Next::GoLive)
     }
 
-    /// Notes that the candidate was refused, as [`Next::Refuse`] says.
+    /// Notes that the release was not stored, for certain. As long as that is not certain, the same
+    /// release is to be stored again.
+    pub fn not_made(&mut self) {
+        self.making = None;
+    }
+
+    /// Notes that the candidate was refused, as [`Next::Refuse`] says. Nothing if there is another
+    /// candidate meanwhile.
     pub fn refuse(&mut self, refused: Refused) {
-        self.refused = Some(refused);
+        if self.candidate == Some(refused.digest) {
+            self.refused = Some(refused);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: ClusterId = ClusterId(7);
+
+    fn serving(maker: u64) -> Serving {
+        let live = Generation {
+            number: 1,
+            digest: Digest::of(b"one"),
+        };
+        let mut serving = Serving::start(Some(Release::first(ID, Incarnation(maker), live)));
+        serving.asked();
+        serving
+    }
+
+    /// A candidate that shard 0 is prepared for, and that nobody else is waited for.
+    fn prepared(content: &[u8]) -> Rollout {
+        let mut rollout = Rollout::default();
+        rollout.observe(Digest::of(content));
+        let attempt = rollout.attempt();
+        rollout.says(Ordinal::COORDINATOR, attempt, Verdict::Prepared);
+        rollout.wait_no_longer();
+        rollout
+    }
+
+    #[test]
+    fn a_process_makes_nothing_that_would_not_be_after_what_is_known() {
+        let mut rollout = prepared(b"two");
+        let next = rollout.next((ID, Incarnation(2)), &serving(3), 2);
+        assert_eq!(next, Next::StartAfter(Incarnation(3)));
+        let next = rollout.next((ID, Incarnation(4)), &serving(3), 2);
+        assert!(matches!(next, Next::GoLive(release) if release.maker == Incarnation(4)));
+    }
+
+    #[test]
+    fn there_is_no_other_release_until_it_is_known_what_became_of_one() {
+        let (mut rollout, serving) = (prepared(b"two"), serving(1));
+        let next = |rollout: &mut Rollout| rollout.next((ID, Incarnation(1)), &serving, 2);
+        let made = next(&mut rollout);
+        assert!(matches!(made, Next::GoLive(_)));
+        rollout.observe(Digest::of(b"three"));
+        assert_eq!(next(&mut rollout), made);
+        rollout.not_made();
+        assert!(matches!(next(&mut rollout), Next::Ask(..)));
+    }
+
+    #[test]
+    fn a_refusal_that_comes_late_is_not_about_the_next_candidate() {
+        let (mut rollout, serving) = (Rollout::default(), serving(1));
+        let (two, three) = (Digest::of(b"two"), Digest::of(b"three"));
+        rollout.observe(two);
+        let before = rollout.attempt();
+        rollout.observe(three);
+        let by = Ordinal(1);
+        rollout.says(by, before, Verdict::Refused);
+        rollout.refuse(Refused { digest: two, by });
+        assert_eq!(rollout.refused(), None);
+        let next = |rollout: &mut Rollout| rollout.next((ID, Incarnation(1)), &serving, 2);
+        assert!(matches!(next(&mut rollout), Next::Ask(..)));
+        let attempt = rollout.attempt();
+        rollout.says(by, attempt, Verdict::Refused);
+        let refused = Refused { digest: three, by };
+        assert_eq!(next(&mut rollout), Next::Refuse(refused));
+        rollout.refuse(refused);
+        assert_eq!(next(&mut rollout), Next::Nothing);
+        rollout.retry();
+        assert!(matches!(next(&mut rollout), Next::Ask(..)));
     }
 }

@@ -76,6 +76,8 @@ pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<()> {
         return Ok(());
     }
     steps.set("OSTRAKON_TEST_GUESTS", guests);
+    // A profiler shows the names of functions.
+    steps.set("CARGO_PROFILE_DIST_STRIP", "none");
     if let Some(commit) = &options.before {
         let before = crate::target(root)?.join("bench/before");
         steps.step("the host of another commit", |_| {

@@ -18,6 +18,7 @@ use super::bodies::{self, Unread};
 use super::date::date;
 use super::sums::{Held, Sums};
 use super::taken::{self, Taken};
+use super::together::HeadAlone;
 use super::wire::{Activity, InFlight};
 use super::{Caller, Handler, LiveLimits, Refusal, head, heads, refusals, streams, unwanted};
 
@@ -96,6 +97,8 @@ impl<H: Handler> Requests<H> {
                 Err(self.refuse(Limit::Heads, refusals::HEADS))
             }
         };
+        // Its request may not have arrived completely.
+        let is_early = read.is_err();
         let mut response = match read {
             Ok((request, _held)) => self.call(request).await,
             Err(refused) => refused,
@@ -121,8 +124,8 @@ impl<H: Handler> Requests<H> {
             if version == Version::HTTP_2 {
                 taken::with_headers(response.headers_mut(), unsent);
             }
-        } else if version == Version::HTTP_2 {
-            streams::keep_while_polled(self.activity.together().begin());
+        } else if is_early && version == Version::HTTP_2 {
+            streams::keep_while_polled(HeadAlone::of(&self.activity));
         }
         Ok(response.map(|body| match version {
             Version::HTTP_2 => Taken::followed(body, self.activity.untaken()),

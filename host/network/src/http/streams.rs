@@ -6,7 +6,7 @@ use std::sync::Arc;
 use hyper::rt::Executor;
 use tokio::sync::Notify;
 
-use super::together::Begun;
+use super::together::HeadAlone;
 
 tokio::task_local! {
     static STREAM: Stream;
@@ -15,8 +15,8 @@ tokio::task_local! {
 /// What a stream's task knows about itself.
 struct Stream {
     end: End,
-    /// Its answer, while HTTP has only the head of it.
-    begun: Cell<Option<Begun>>,
+    /// Its early answer, while HTTP has only the head of it.
+    head: Cell<Option<HeadAlone>>,
 }
 
 /// A handle that ends a stream's task. Dropping the task resets its stream.
@@ -34,10 +34,10 @@ impl End {
     }
 }
 
-/// Keeps `begun` until the current task has been polled: by then HTTP has what there is of the
-/// answer. Dropped at once outside a stream's task.
-pub(super) fn keep_while_polled(begun: Begun) {
-    let _ = STREAM.try_with(|stream| stream.begun.set(Some(begun)));
+/// Keeps `head` until the current task has been polled: by then HTTP has the beginning of the body,
+/// too. Dropped at once outside a stream's task.
+pub(super) fn keep_while_polled(head: HeadAlone) {
+    let _ = STREAM.try_with(|stream| stream.head.set(Some(head)));
 }
 
 /// Spawns the streams' tasks.
@@ -56,11 +56,11 @@ where
         let mut stream = Box::pin(stream);
         let polled = std::future::poll_fn(move |context| {
             let polled = stream.as_mut().poll(context);
-            STREAM.with(|stream| stream.begun.take());
+            STREAM.with(|stream| stream.head.take());
             polled
         });
-        let begun = Cell::new(None);
-        tokio::spawn(STREAM.scope(Stream { end, begun }, async move {
+        let head = Cell::new(None);
+        tokio::spawn(STREAM.scope(Stream { end, head }, async move {
             tokio::select! {
                 biased;
                 () = polled => {}

@@ -1,4 +1,4 @@
-//! Holds an h2 answer's head back until the beginning of its body can leave with it.
+//! Holds the head of an early h2 answer back until the beginning of its body can leave with it.
 //!
 //! A stream's task hands HTTP the head and then the body, and the connection's task could write the
 //! head in between. There are clients that end their request when a head tells them that it is
@@ -11,23 +11,20 @@ use std::task::{Context, Poll};
 
 use futures_util::task::AtomicWaker;
 
-/// The answers of a connection that HTTP has the head of, and nothing else yet.
+use super::wire::Activity;
+
+/// The early answers of a connection that HTTP has the head of, and nothing else yet.
 #[derive(Debug, Default)]
 pub(super) struct Together {
-    begun: AtomicUsize,
+    heads: AtomicUsize,
+    /// The connection's task, which alone registers here.
     connection: AtomicWaker,
 }
 
 impl Together {
-    /// Notes an answer whose head HTTP is about to get. It counts until the guard is dropped.
-    pub(super) fn begin(self: &Arc<Self>) -> Begun {
-        self.begun.fetch_add(1, Ordering::AcqRel);
-        Begun(Arc::clone(self))
-    }
-
     /// Ready when there are no such answers. Otherwise the connection's task is woken then.
     pub(super) fn poll_none(&self, context: &mut Context<'_>) -> Poll<()> {
-        let is_none = || self.begun.load(Ordering::Acquire) == 0;
+        let is_none = || self.heads.load(Ordering::Acquire) == 0;
         if is_none() {
             return Poll::Ready(());
         }
@@ -41,14 +38,23 @@ impl Together {
     }
 }
 
-/// An answer that HTTP has only the head of.
+/// An answer that HTTP has only the head of, or is about to get it.
 #[derive(Debug)]
-pub(super) struct Begun(Arc<Together>);
+pub(super) struct HeadAlone(Arc<Activity>);
 
-impl Drop for Begun {
+impl HeadAlone {
+    /// Counts such an answer until this is dropped.
+    pub(super) fn of(activity: &Arc<Activity>) -> Self {
+        activity.together().heads.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(activity))
+    }
+}
+
+impl Drop for HeadAlone {
     fn drop(&mut self) {
-        if self.0.begun.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.0.connection.wake();
+        let together = self.0.together();
+        if together.heads.fetch_sub(1, Ordering::AcqRel) == 1 {
+            together.connection.wake();
         }
     }
 }

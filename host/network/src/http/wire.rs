@@ -64,8 +64,8 @@ pub(super) struct Activity {
     /// Answers whose bodies are not completely written, for h2: there, a flush does not mean that
     /// everything was written.
     untaken: Arc<Untaken>,
-    /// Answers of which HTTP has only the heads, for h2.
-    together: Arc<Together>,
+    /// Early answers of which HTTP has only the heads, for h2.
+    together: Together,
     /// What the system holds of answers that are written.
     send_queue: Arc<SendQueue>,
     /// Whether a part of a request's headers has arrived.
@@ -104,7 +104,7 @@ impl Activity {
             reading: AtomicUsize::new(0),
             owed: AtomicBool::new(false),
             untaken: Arc::default(),
-            together: Arc::default(),
+            together: Together::default(),
             send_queue: Arc::default(),
             head: AtomicBool::new(false),
             in_block: AtomicBool::new(false),
@@ -280,8 +280,8 @@ impl Activity {
         &self.untaken
     }
 
-    /// The h2 answers of which HTTP has only the heads.
-    pub(super) fn together(&self) -> &Arc<Together> {
+    /// The early h2 answers of which HTTP has only the heads.
+    pub(super) fn together(&self) -> &Together {
         &self.together
     }
 

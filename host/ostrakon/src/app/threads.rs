@@ -5,7 +5,8 @@ use std::num::NonZeroUsize;
 
 use tokio::runtime::{Builder, Runtime};
 
-/// Every how manieth task of a thread is one that waits for any thread.
+/// How often a thread looks for a task among those that wait for any thread: after each second task
+/// of its own.
 ///
 /// A thread has a queue of its own for 256 tasks. Of more connections than that, the others wait in a
 /// queue that all threads share. By default a thread looks there so seldom that some connections
@@ -40,25 +41,25 @@ mod tests {
         const TURNS: u64 = 20 * TASKS;
         let runtime = start(NonZeroUsize::MIN).unwrap();
         let taken = Arc::new(AtomicU64::new(0));
-        let mut turns = runtime.block_on(async {
-            let tasks: Vec<_> = (0..TASKS)
-                .map(|_| {
-                    let taken = Arc::clone(&taken);
-                    tokio::spawn(async move {
-                        let mut mine = 0;
-                        while taken.fetch_add(1, Ordering::Relaxed) < TURNS {
-                            mine += 1;
-                            // As long as a request takes, about.
-                            let began = Instant::now();
-                            while began.elapsed() < Duration::from_micros(10) {}
-                            tokio::task::yield_now().await;
-                        }
-                        mine
-                    })
-                })
-                .collect();
-            let mut turns: Vec<u64> = Vec::new();
-            for task in tasks {
+        let turn = async move |taken: Arc<AtomicU64>| {
+            let mut mine = 0_u64;
+            while taken.fetch_add(1, Ordering::Relaxed) < TURNS {
+                mine += 1;
+                // As long as a request takes, about.
+                let began = Instant::now();
+                while began.elapsed() < Duration::from_micros(10) {}
+                tokio::task::yield_now().await;
+            }
+            mine
+        };
+        // By a task of the one thread, so that none of them runs before all are there.
+        let spawned = runtime.spawn(async move {
+            let tasks = (0..TASKS).map(|_| tokio::spawn(turn(Arc::clone(&taken))));
+            tasks.collect::<Vec<_>>()
+        });
+        let mut turns: Vec<u64> = runtime.block_on(async {
+            let mut turns = Vec::new();
+            for task in spawned.await.unwrap() {
                 turns.push(task.await.unwrap());
             }
             turns
