@@ -23,18 +23,16 @@ pub struct Release {
     /// The coordinator's process that made it: one with a number above those of the processes that
     /// made the releases before it.
     pub maker: Incarnation,
-    /// Rises with each release that continues from the one before.
-    pub number: u64,
     pub live: Generation,
 }
 
 impl Release {
-    /// A cluster's first release.
-    pub fn first(cluster: ClusterId, maker: Incarnation, live: Generation) -> Self {
+    /// A cluster's first release, of this content.
+    pub fn first(cluster: ClusterId, maker: Incarnation, digest: Digest) -> Self {
+        let live = Generation { number: 1, digest };
         Self {
             cluster,
             maker,
-            number: 1,
             live,
         }
     }
@@ -42,38 +40,33 @@ impl Release {
     /// The release that a process of the coordinator makes next, for this content.
     #[must_use]
     pub fn then(&self, maker: Incarnation, digest: Digest) -> Self {
+        let number = self.live.number.saturating_add(1);
         Self {
             cluster: self.cluster,
             maker,
-            number: self.number.saturating_add(1),
-            live: Generation {
-                number: self.live.number.saturating_add(1),
-                digest,
-            },
+            live: Generation { number, digest },
         }
     }
 
     /// Whether it was made after another one. What a later process of the coordinator makes counts,
     /// even if that process had to continue from an older disk.
     pub fn is_after(&self, other: &Self) -> bool {
-        (self.maker, self.number) > (other.maker, other.number)
+        (self.maker, self.live.number) > (other.maker, other.live.number)
     }
 
     /// Whether it can come after the known one, or be the first that a shard knows. The caller knows
     /// that it is of this shard's cluster, and that its maker's number is not above what a process of
     /// the coordinator can have by now.
     pub fn may_follow(&self, known: Option<&Self>) -> bool {
-        let Some(known) = known else {
-            let numbers = [self.number, self.live.number];
-            return numbers
-                .iter()
-                .all(|number| (1..=HIGHEST_FIRST).contains(number));
-        };
-        let is_near = |number: u64, known: u64| number <= known.saturating_add(MAX_AHEAD);
-        self.cluster == known.cluster
-            && self.is_after(known)
-            && is_near(self.number, known.number)
-            && is_near(self.live.number, known.live.number)
+        let number = self.live.number;
+        match known {
+            None => (1..=HIGHEST_FIRST).contains(&number),
+            Some(known) => {
+                self.cluster == known.cluster
+                    && self.is_after(known)
+                    && number <= known.live.number.saturating_add(MAX_AHEAD)
+            }
+        }
     }
 }
 

@@ -3,10 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ostrakon_base::digest::Digest;
-use serde::{Deserialize, Serialize};
 
 use super::plan::{ClusterId, Incarnation, Ordinal};
-use super::release::{Generation, Release, Serving};
+use super::release::{Release, Serving};
 
 /// The coordinator's state. None of it is stored: a new process observes its volume and asks the
 /// other shards again.
@@ -21,7 +20,7 @@ pub struct Rollout {
     said: BTreeMap<Ordinal, Verdict>,
     /// Whether shards that have said nothing are left behind.
     has_waited: bool,
-    /// The content that a shard has refused last. It is not tried again by itself.
+    /// Set if a shard has refused the candidate. It is not tried again by itself.
     refused: Option<Refused>,
     /// The shards that have told this process which release they know.
     told: BTreeSet<Ordinal>,
@@ -30,10 +29,7 @@ pub struct Rollout {
 }
 
 /// The number of a candidate, in one process of the coordinator.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
-)]
-#[serde(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Attempt(pub u64);
 
 /// What a shard says of a candidate.
@@ -72,24 +68,21 @@ impl Rollout {
     /// Notes what the coordinator's volume shows. Content that was refused stays refused until the
     /// volume has shown something else, or [`Rollout::retry`].
     pub fn observe(&mut self, digest: Digest) {
-        if self.candidate == Some(digest) {
-            return;
+        if self.candidate != Some(digest) {
+            self.candidate = Some(digest);
+            self.begin();
         }
-        if self.refused.is_some_and(|refused| refused.digest != digest) {
-            self.refused = None;
-        }
-        self.begin(digest);
     }
 
-    /// Tries the refused content again.
+    /// Tries a candidate again that was refused.
     pub fn retry(&mut self) {
-        if let Some(refused) = self.refused.take() {
-            self.begin(refused.digest);
+        if self.refused.is_some() {
+            self.begin();
         }
     }
 
-    fn begin(&mut self, digest: Digest) {
-        self.candidate = Some(digest);
+    fn begin(&mut self) {
+        self.refused = None;
         self.attempt.0 += 1;
         self.said.clear();
         self.has_waited = false;
@@ -117,7 +110,7 @@ impl Rollout {
         self.attempt
     }
 
-    /// The content that a shard has refused last.
+    /// The candidate, if a shard has refused it.
     pub fn refused(&self) -> Option<Refused> {
         self.refused
     }
@@ -170,7 +163,7 @@ impl Rollout {
             return Next::GoLive(making);
         }
         let is_live = known.is_some_and(|known| known.live.digest == digest);
-        if is_live || self.refused.is_some_and(|last| last.digest == digest) {
+        if is_live || self.refused.is_some() {
             return Next::Nothing;
         }
         let mut said = self.said.iter().filter(|(by, _)| by.0 < shards);
@@ -181,18 +174,16 @@ impl Rollout {
         let silent: Vec<_> = (0..shards).map(Ordinal).filter(is_silent).collect();
         // What is live anywhere is live here first.
         let is_prepared = self.is_prepared(Ordinal::COORDINATOR);
-        self.making = match known {
+        let release = match known {
             Some(known) if silent.is_empty() || self.has_waited && is_prepared => {
-                Some(known.then(me, digest))
+                known.then(me, digest)
             }
-            None if is_prepared => {
-                let live = Generation { number: 1, digest };
-                Some(Release::first(cluster, me, live))
-            }
+            None if is_prepared => Release::first(cluster, me, digest),
             Some(_) => return Next::Ask(digest, self.attempt, silent),
             None => return Next::Ask(digest, self.attempt, vec![Ordinal::COORDINATOR]),
         };
-        self.making.map_or(Next::Nothing, Next::GoLive)
+        self.making = Some(release);
+        Next::GoLive(release)
     }
 
     /// Notes that the release was not stored, for certain. As long as that is not certain, the same
@@ -217,11 +208,8 @@ mod tests {
     const ID: ClusterId = ClusterId(7);
 
     fn serving(maker: u64) -> Serving {
-        let live = Generation {
-            number: 1,
-            digest: Digest::of(b"one"),
-        };
-        let mut serving = Serving::start(Some(Release::first(ID, Incarnation(maker), live)));
+        let release = Release::first(ID, Incarnation(maker), Digest::of(b"one"));
+        let mut serving = Serving::start(Some(release));
         serving.asked();
         serving
     }
@@ -255,6 +243,20 @@ mod tests {
         assert_eq!(next(&mut rollout), made);
         rollout.not_made();
         assert!(matches!(next(&mut rollout), Next::Ask(..)));
+    }
+
+    #[test]
+    fn what_a_shard_said_before_it_started_again_does_not_count() {
+        let (mut rollout, serving) = (prepared(b"two"), serving(1));
+        rollout.has_waited = false;
+        let attempt = rollout.attempt();
+        rollout.says(Ordinal(1), attempt, Verdict::Prepared);
+        rollout.has_started(Ordinal(1));
+        let next = rollout.next((ID, Incarnation(1)), &serving, 2);
+        assert!(matches!(next, Next::Ask(_, _, shards) if shards == [Ordinal(1)]));
+        rollout.says(Ordinal(1), attempt, Verdict::Prepared);
+        let next = rollout.next((ID, Incarnation(1)), &serving, 2);
+        assert!(matches!(next, Next::GoLive(_)));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! loses, repeats and reorders messages.
 
 mod actions;
+mod checker;
 mod clients;
 mod model;
 mod properties;

@@ -6,12 +6,12 @@
 //! of the coordinator's disk, and two consecutive changes, while clients write and read moving
 //! partitions.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use stateright::semantics::ConsistencyTester;
-use stateright::{Checker, HasDiscoveries, Model, Property};
+use stateright::{Model, Property};
 
+use super::checker;
 use super::world::{Action, Mutation, Op, Scenario, Seen, World};
 
 impl Model for Scenario {
@@ -99,22 +99,10 @@ fn without_the_coordinators_disk() -> Scenario {
     }
 }
 
-/// Explores a scenario completely. The number of states must match, because a lower number means
-/// that the search no longer covers everything. The search must also still see the events that
-/// matter.
 #[track_caller]
 fn check(scenario: Scenario, states: usize, seen: &[Seen]) {
     let found = Arc::clone(&scenario.seen);
-    let checker = scenario.checker().threads(2).spawn_bfs().join();
-    checker.assert_properties();
-    let found = found.lock().expect("no holder panics");
-    let missing: BTreeSet<_> = seen.iter().filter(|seen| !found.contains(seen)).collect();
-    assert!(
-        missing.is_empty(),
-        "these states were never reached: {missing:?}"
-    );
-    assert_eq!(checker.unique_state_count(), states);
-    println!("{states} states, all of them good");
+    checker::check(scenario, &found, states, seen);
 }
 
 #[test]
@@ -287,18 +275,6 @@ fn each_mistake_made_on_purpose_is_found() {
             mutation: Some(mutation),
             ..scenario
         };
-        let any_of = HasDiscoveries::AnyOf(BTreeSet::from([broken]).into_iter().collect());
-        let checker = scenario
-            .checker()
-            .threads(2)
-            .finish_when(any_of)
-            .spawn_bfs()
-            .join();
-        let found = checker.discovery(broken);
-        assert!(found.is_some(), "{mutation:?} is not found");
-        println!(
-            "{mutation:?}: {broken} is violated after {} states",
-            checker.unique_state_count()
-        );
+        checker::finds(scenario, mutation, broken);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use super::checker::settle;
 use super::world::*;
 use crate::{Authority, Ordinal, Range, Received};
 
@@ -48,29 +49,20 @@ impl Scenario {
     /// Lets everything possible happen, without restarts or new configurations, until nothing more
     /// changes. Returns `None` if that does not happen.
     pub(super) fn settle(&self, world: &World) -> Option<World> {
-        let mut world = world.clone();
-        for _ in 0..100 {
-            let mut changed = false;
-            for action in self.actions(&world) {
-                let goes_on = matches!(
-                    action,
-                    Action::Plan
-                        | Action::Ask(_)
-                        | Action::Deliver(_)
-                        | Action::Step(_)
-                        | Action::Serve(_)
-                        | Action::Part(..)
-                );
-                if goes_on && let Some(after) = self.after(&world, &action) {
-                    world = after;
-                    changed = true;
-                }
-            }
-            if !changed {
-                return Some(world);
-            }
-        }
-        None
+        let goes_on = |action: &Action| {
+            matches!(
+                action,
+                Action::Plan
+                    | Action::Ask(_)
+                    | Action::Deliver(_)
+                    | Action::Step(_)
+                    | Action::Serve(_)
+                    | Action::Part(..)
+            )
+        };
+        let actions = |world: &World| self.actions(world).into_iter().filter(goes_on).collect();
+        let after = |world: &World, action| self.after(world, &action);
+        settle(world, actions, after)
     }
 
     /// Whether each key is at its configured place, and no client waits.

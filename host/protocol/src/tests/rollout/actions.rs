@@ -1,151 +1,12 @@
-//! A model checker explores roll-outs in some small worlds, as `model` does for partitions.
-//!
-//! A world's network loses, repeats and reorders messages. A restart loses what was not stored, and
-//! the old process's messages stay in flight. The volume of the coordinator changes at any time,
-//! also back; shards refuse some contents; the coordinator gives up waiting for silent shards, and
-//! loses its disk.
+//! The actions that can happen in a world, one step at a time. Some lines here stand in for the parts
+//! of the host around the protocol; the protocol itself makes the decisions.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
 
 use ostrakon_base::digest::Digest;
-use stateright::{Checker, HasDiscoveries, Model, Property};
 
-use crate::{
-    Attempt, ClusterId, Generation, Incarnation, Next, Ordinal, Release, Rollout, Serving, Verdict,
-};
-
-const ID: ClusterId = ClusterId(7);
-
-#[derive(Clone, Debug)]
-struct Scenario {
-    nodes: u32,
-    /// The successive contents of the coordinator's volume.
-    contents: Vec<u8>,
-    /// The contents that a shard refuses.
-    refuses: BTreeSet<(u32, u8)>,
-    restarts: u8,
-    lost_disks: u8,
-    /// How often the coordinator gives up waiting.
-    gives_up: u8,
-    mutation: Option<Mutation>,
-    /// The events seen so far, in all runs together.
-    seen: Arc<Mutex<BTreeSet<Seen>>>,
-}
-
-/// A deliberate mistake that the checker must find.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mutation {
-    /// A shard that starts serves what it has stored, and asks nobody.
-    ServesUnasked,
-    /// A refusal is overlooked.
-    RefusalIgnored,
-    /// What a shard says of one candidate counts for another.
-    AnyCandidate,
-    /// The coordinator tells the others of a release before it has stored it.
-    ToldUnstored,
-    /// A release counts that arrives late.
-    LateRelease,
-    /// A process that has started takes a release that arrives late for an answer.
-    LateIsAnswer,
-    /// Who made a release does not count, only its number.
-    NumberOnly,
-    /// A shard that was left behind is never told.
-    NeverTold,
-    /// A coordinator that starts asks nobody before it makes a release.
-    MadeUnasked,
-}
-
-/// Events that the checker must see, which shows that it covers what matters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-enum Seen {
-    Refused,
-    LeftBehind,
-    CaughtUp,
-    CandidateChanged,
-    BackAgain,
-    LateVerdict,
-    LateRelease,
-    OldProcess,
-    StartedBehind,
-    RestartBeforeTold,
-    DiskLost,
-    FoundAtOthers,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Node {
-    incarnation: Incarnation,
-    /// What is on the disk: the release by which the shard went live last.
-    stored: Option<Release>,
-    serving: Serving,
-    /// Only the coordinator's is used.
-    rollout: Rollout,
-    /// The release that the coordinator is about to store.
-    unstored: Option<Release>,
-    /// The coordinator's process that this shard accepts.
-    accepts: Incarnation,
-    /// The release that the coordinator had when this process started: at least this one is to be
-    /// served.
-    at_least: Option<Release>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-struct Message {
-    from: Ordinal,
-    incarnation: Incarnation,
-    to: Ordinal,
-    body: Body,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-enum Body {
-    /// The coordinator's question.
-    Prepare(Digest, Attempt),
-    /// An answer to a process of the coordinator.
-    Says(Incarnation, Attempt, Verdict),
-    Live(Release),
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct World {
-    nodes: Vec<Node>,
-    /// All messages ever sent: each may arrive at any time, any number of times, or never.
-    sent: BTreeSet<Message>,
-    /// The index of the volume's content.
-    content: usize,
-    restarts: u8,
-    lost_disks: u8,
-    gives_up: u8,
-    /// The content of each generation that was live anywhere.
-    lived: BTreeMap<u64, Digest>,
-    /// The properties that an action has violated.
-    broken: BTreeSet<&'static str>,
-    /// The events seen in the last action.
-    seen: BTreeSet<Seen>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Action {
-    /// The coordinator's volume shows its next content.
-    Configure,
-    /// The coordinator reads its volume.
-    Observe,
-    /// The coordinator does what is next.
-    Next,
-    GiveUp,
-    /// The coordinator asks a shard which release it knows, and says its own.
-    Ask(Ordinal),
-    Deliver(Message),
-    /// A shard goes live by the newest release that it knows.
-    GoLive(Ordinal),
-    Restart(Ordinal),
-    LoseDisk,
-}
-
-fn content(byte: u8) -> Digest {
-    Digest::from_bytes([byte; 32])
-}
+use super::world::*;
+use crate::{Incarnation, Next, Ordinal, Release, Rollout, Serving, Verdict};
 
 impl Scenario {
     fn is(&self, mutation: Mutation) -> bool {
@@ -158,15 +19,15 @@ impl Scenario {
         self.lost_disks == 0 || self.gives_up == 0
     }
 
-    fn refuses(&self, shard: Ordinal, digest: Digest) -> bool {
+    pub(super) fn refuses(&self, shard: Ordinal, digest: Digest) -> bool {
         let mut refuses = self.refuses.iter();
         refuses.any(|(by, byte)| *by == shard.0 && content(*byte) == digest)
     }
 
     /// All shards serve the first content.
-    fn start(&self) -> World {
+    pub(super) fn start(&self) -> World {
         let digest = content(self.contents[0]);
-        let release = Release::first(ID, Incarnation(1), Generation { number: 1, digest });
+        let release = Release::first(ID, Incarnation(1), digest);
         let nodes = (0..self.nodes).map(|_| {
             let mut serving = Serving::start(Some(release));
             serving.asked();
@@ -194,7 +55,7 @@ impl Scenario {
         }
     }
 
-    fn actions(&self, world: &World) -> Vec<Action> {
+    pub(super) fn actions(&self, world: &World) -> Vec<Action> {
         let mut actions = vec![Action::Observe, Action::Next];
         if world.content + 1 < self.contents.len() {
             actions.push(Action::Configure);
@@ -217,7 +78,7 @@ impl Scenario {
     }
 
     /// The world after an action; none if the action changes nothing.
-    fn after(&self, before: &World, action: Action) -> Option<World> {
+    pub(super) fn after(&self, before: &World, action: Action) -> Option<World> {
         let mut world = before.clone();
         match action {
             Action::Configure => world.content += 1,
@@ -278,8 +139,8 @@ impl Scenario {
                 node.rollout.refuse(refused);
             }
             Next::GoLive(release) => {
-                let said = |shard: &u32| node.rollout.is_prepared(Ordinal(*shard));
-                if !(0..self.nodes).all(|shard| said(&shard)) {
+                let is_prepared = |shard| node.rollout.is_prepared(Ordinal(shard));
+                if !(0..self.nodes).all(is_prepared) {
                     world.seen.insert(Seen::LeftBehind);
                 }
                 let mut lived = world.lived.values();
@@ -409,7 +270,7 @@ impl Scenario {
             }
             Body::Live(release) => {
                 let known = node.serving.known().copied();
-                let is_counted = known.is_none_or(|known| release.number > known.number);
+                let is_counted = known.is_none_or(|known| release.live.number > known.live.number);
                 if self.is(Mutation::NumberOnly) && !is_counted {
                     return;
                 }
@@ -453,7 +314,7 @@ impl Scenario {
             if before.is_some_and(|before| release.is_after(&before)) {
                 world.seen.insert(Seen::StartedBehind);
             }
-        } else if before.is_some_and(|before| release.number > before.number + 1) {
+        } else if before.is_some_and(|before| release.live.number > before.live.number + 1) {
             world.seen.insert(Seen::CaughtUp);
         }
         if before.is_some_and(|before| before.is_after(&release)) {
@@ -502,7 +363,7 @@ impl Scenario {
     }
 
     /// The newest release on any disk.
-    fn newest(nodes: &[Node]) -> Option<Release> {
+    pub(super) fn newest(nodes: &[Node]) -> Option<Release> {
         let stored = nodes.iter().filter_map(|node| node.stored);
         stored.reduce(|one, other| if other.is_after(&one) { other } else { one })
     }
@@ -524,281 +385,5 @@ impl Scenario {
         if unasked {
             node.serving.asked();
         }
-    }
-}
-
-impl Scenario {
-    /// Lets everything possible happen, without anything new or bad, until nothing more changes.
-    /// Returns `None` if that does not happen.
-    fn settle(&self, world: &World) -> Option<World> {
-        let mut world = world.clone();
-        for _ in 0..100 {
-            let mut changed = false;
-            for action in self.actions(&world) {
-                let goes_on = matches!(
-                    action,
-                    Action::Observe
-                        | Action::Next
-                        | Action::Ask(_)
-                        | Action::Deliver(_)
-                        | Action::GoLive(_)
-                );
-                if goes_on && let Some(after) = self.after(&world, action) {
-                    world = after;
-                    changed = true;
-                }
-            }
-            if !changed {
-                return Some(world);
-            }
-        }
-        None
-    }
-
-    /// Whether all shards serve by the same release, what the volume shows unless a shard refuses it.
-    /// Only a shard that was left behind, and then refuses what is live, may serve something else.
-    fn is_settled(&self, world: &World) -> bool {
-        let shown = self.contents[world.content];
-        let is_refused = (0..self.nodes).any(|shard| self.refuses.contains(&(shard, shown)));
-        let Some(newest) = Self::newest(&world.nodes) else {
-            return false;
-        };
-        let is_shown = newest.live.digest == content(shown);
-        let mut nodes = (0..).map(Ordinal).zip(&world.nodes);
-        let all_serve = nodes.all(|(shard, node)| {
-            node.serving.serves() == Some(&newest) || self.refuses(shard, newest.live.digest)
-        });
-        all_serve && (is_shown || is_refused)
-    }
-}
-
-impl Model for Scenario {
-    type State = World;
-    type Action = Action;
-
-    fn init_states(&self) -> Vec<World> {
-        vec![self.start()]
-    }
-
-    fn actions(&self, state: &World, actions: &mut Vec<Action>) {
-        actions.extend(Self::actions(self, state));
-    }
-
-    fn next_state(&self, state: &World, action: Action) -> Option<World> {
-        let mut after = self.after(state, action)?;
-        let seen = std::mem::take(&mut after.seen);
-        self.seen.lock().expect("no holder panics").extend(seen);
-        Some(after)
-    }
-
-    fn properties(&self) -> Vec<Property<Self>> {
-        vec![
-            Property::always(NONE_ALIKE, |_, world: &World| {
-                !world.broken.contains(NONE_ALIKE)
-            }),
-            Property::always(NEVER_BACK, |_, world: &World| {
-                !world.broken.contains(NEVER_BACK)
-            }),
-            Property::always(NOT_REFUSED, |_, world: &World| {
-                !world.broken.contains(NOT_REFUSED)
-            }),
-            Property::always(STARTS_NEWEST, |_, world: &World| {
-                !world.broken.contains(STARTS_NEWEST)
-            }),
-            Property::always(SETTLES, |model: &Self, world: &World| {
-                let settled = model.settle(world);
-                settled.is_some_and(|settled| model.is_settled(&settled))
-            }),
-        ]
-    }
-}
-
-const NONE_ALIKE: &str = "no two contents have the same generation's number";
-const NEVER_BACK: &str = "no shard goes back to an earlier release";
-const NOT_REFUSED: &str = "nothing is live that a shard has refused";
-const STARTS_NEWEST: &str = "no shard starts with another generation than the newest release says";
-const SETTLES: &str = "all shards serve the same once restarts cease";
-
-/// Two shards that roll out one content after the other.
-fn two_shards(contents: &[u8]) -> Scenario {
-    Scenario {
-        nodes: 2,
-        contents: contents.to_vec(),
-        refuses: BTreeSet::new(),
-        restarts: 0,
-        lost_disks: 0,
-        gives_up: 0,
-        mutation: None,
-        seen: Arc::default(),
-    }
-}
-
-/// Explores a scenario completely. The number of states must match, because a lower number means
-/// that the search no longer covers everything. The search must also still see the events that
-/// matter.
-#[track_caller]
-fn check(scenario: Scenario, states: usize, seen: &[Seen]) {
-    let found = Arc::clone(&scenario.seen);
-    let checker = scenario.checker().threads(2).spawn_bfs().join();
-    checker.assert_properties();
-    let found = found.lock().expect("no holder panics");
-    let missing: BTreeSet<_> = seen.iter().filter(|seen| !found.contains(seen)).collect();
-    assert!(
-        missing.is_empty(),
-        "these states were never reached: {missing:?}"
-    );
-    assert_eq!(checker.unique_state_count(), states);
-    println!("{states} states, all of them good");
-}
-
-#[test]
-fn one_content_after_the_other() {
-    let seen = [Seen::CandidateChanged, Seen::BackAgain, Seen::LateVerdict];
-    check(two_shards(&[1, 2, 1]), 118, &seen);
-}
-
-#[test]
-fn what_a_shard_refuses_goes_live_nowhere() {
-    let scenario = Scenario {
-        refuses: BTreeSet::from([(1, 2)]),
-        ..two_shards(&[1, 2, 3])
-    };
-    check(scenario, 103, &[Seen::Refused, Seen::CandidateChanged]);
-}
-
-#[test]
-fn rolling_out_with_a_restart() {
-    let scenario = Scenario {
-        restarts: 1,
-        ..two_shards(&[1, 2, 3])
-    };
-    let seen = [
-        Seen::OldProcess,
-        Seen::StartedBehind,
-        Seen::RestartBeforeTold,
-    ];
-    check(scenario, 4_479, &seen);
-}
-
-#[test]
-fn rolling_out_to_three_shards_with_a_restart() {
-    let scenario = Scenario {
-        nodes: 3,
-        restarts: 1,
-        refuses: BTreeSet::from([(2, 3)]),
-        ..two_shards(&[1, 2, 3])
-    };
-    check(
-        scenario,
-        21_704,
-        &[Seen::OldProcess, Seen::StartedBehind, Seen::Refused],
-    );
-}
-
-#[test]
-fn a_silent_shard_is_left_behind_and_catches_up() {
-    let scenario = Scenario {
-        gives_up: 2,
-        restarts: 1,
-        ..two_shards(&[1, 2, 3])
-    };
-    let seen = [Seen::LeftBehind, Seen::CaughtUp, Seen::StartedBehind];
-    check(scenario, 38_075, &seen);
-}
-
-#[test]
-fn a_silent_shard_that_refuses_what_is_live_leaves_the_others_alone() {
-    let scenario = Scenario {
-        gives_up: 1,
-        restarts: 1,
-        refuses: BTreeSet::from([(1, 2)]),
-        ..two_shards(&[1, 2, 3])
-    };
-    check(scenario, 12_319, &[Seen::LeftBehind, Seen::Refused]);
-}
-
-#[test]
-fn rolling_out_while_the_coordinators_disk_is_lost() {
-    let scenario = Scenario {
-        lost_disks: 1,
-        ..two_shards(&[1, 2, 3])
-    };
-    check(
-        scenario,
-        2_893,
-        &[Seen::DiskLost, Seen::FoundAtOthers, Seen::OldProcess],
-    );
-}
-
-#[test]
-fn leaving_a_shard_behind_while_the_coordinators_disk_is_lost() {
-    let scenario = Scenario {
-        lost_disks: 1,
-        gives_up: 1,
-        ..two_shards(&[1, 2, 3])
-    };
-    check(
-        scenario,
-        27_835,
-        &[Seen::DiskLost, Seen::LeftBehind, Seen::LateRelease],
-    );
-}
-
-/// Tests the checker itself: each deliberate mistake breaks a property in one of these worlds.
-#[test]
-fn each_mistake_made_on_purpose_is_found() {
-    let plain = || two_shards(&[1, 2, 3]);
-    let again = || Scenario {
-        restarts: 1,
-        ..plain()
-    };
-    let refusing = || Scenario {
-        refuses: BTreeSet::from([(1, 3)]),
-        ..plain()
-    };
-    let left = || Scenario {
-        gives_up: 1,
-        ..plain()
-    };
-    let unstored = || Scenario {
-        restarts: 1,
-        ..left()
-    };
-    let lost = || Scenario {
-        lost_disks: 1,
-        ..plain()
-    };
-    let lost_and_left = || Scenario {
-        lost_disks: 1,
-        ..left()
-    };
-    for (mutation, scenario, broken) in [
-        (Mutation::ServesUnasked, again(), STARTS_NEWEST),
-        (Mutation::RefusalIgnored, refusing(), NOT_REFUSED),
-        (Mutation::AnyCandidate, refusing(), NOT_REFUSED),
-        (Mutation::ToldUnstored, unstored(), NONE_ALIKE),
-        (Mutation::LateRelease, plain(), NEVER_BACK),
-        (Mutation::LateIsAnswer, again(), STARTS_NEWEST),
-        (Mutation::NumberOnly, lost_and_left(), SETTLES),
-        (Mutation::NeverTold, left(), SETTLES),
-        (Mutation::MadeUnasked, lost(), NONE_ALIKE),
-    ] {
-        let scenario = Scenario {
-            mutation: Some(mutation),
-            ..scenario
-        };
-        let any_of = HasDiscoveries::AnyOf(BTreeSet::from([broken]).into_iter().collect());
-        let checker = scenario
-            .checker()
-            .threads(2)
-            .finish_when(any_of)
-            .spawn_bfs()
-            .join();
-        let found = checker.discovery(broken);
-        assert!(found.is_some(), "{mutation:?} is not found");
-        println!(
-            "{mutation:?}: {broken} is violated after {} states",
-            checker.unique_state_count()
-        );
     }
 }
