@@ -18,7 +18,7 @@ use ostrakon_shard::writer::{Change, ChangeError, Changed};
 
 use super::Cluster;
 use super::message::{
-    self, Address, Envelope, ForwardedReply, Partition, PeerRequest, PeerResponse,
+    self, Address, Envelope, ForwardedReply, Partition, PeerRequest, PeerResponse, millis,
 };
 
 /// Answers the peer of one connection.
@@ -209,6 +209,7 @@ impl Answering {
         let acknowledged = PeerResponse::Acknowledged {
             number,
             was_long: self.cluster.0.writer.was_long(),
+            rest_ms: self.cluster.0.writer.rest().map_or(0, millis),
         };
         match received {
             Ok(Changed::Received(Received::Apply)) => acknowledged,

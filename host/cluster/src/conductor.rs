@@ -82,7 +82,7 @@ impl Conductor {
                 Some(sent) = self.sending.join_next() => {
                     self.receivers.remove(&sent.expect("sending does not panic"));
                 }
-                () = sleep(LOOK_EVERY) => {}
+                () = sleep(self.cluster.0.writer.rest().unwrap_or(LOOK_EVERY).min(LOOK_EVERY)) => {}
             }
         }
     }
@@ -183,7 +183,8 @@ impl Conductor {
     /// Takes a step if partitions may move now, and returns whether one was taken.
     async fn step(&self, membership: &Membership) -> Result<bool, ChangeError> {
         let is_ahead = !membership.shard.is_within(AHEAD);
-        if !membership.shard.may_step() || is_ahead || !self.cluster.may_give(membership) {
+        let rests = self.cluster.0.writer.rest().is_some();
+        if rests || !membership.shard.may_step() || is_ahead || !self.cluster.may_give(membership) {
             return Ok(false);
         }
         if !self.receivers_have_the_schema(membership).await {

@@ -91,6 +91,7 @@ impl Cluster {
         let (Some(range), Some(plan)) = (next, membership.shard.plan()) else {
             return Ok(None);
         };
+        let began = std::time::Instant::now();
         let contents = membership.contents(&view.snapshot, to, range).await?;
         let ask = PeerRequest::Receive {
             plan: plan.clone(),
@@ -98,11 +99,17 @@ impl Cluster {
             schema: view.guest.description().schema,
             partitions: contents.into_iter().map(Partition::from).collect(),
         };
+        self.0.writer.moved_in(began.elapsed());
         match self.ask(to, &ask).await? {
-            PeerResponse::Acknowledged { number, was_long } if number == range.number => {
+            PeerResponse::Acknowledged {
+                number,
+                was_long,
+                rest_ms,
+            } if number == range.number => {
                 if was_long {
                     self.0.writer.press();
                 }
+                self.0.writer.rest_for(Duration::from_millis(rest_ms));
                 Ok(Some(number))
             }
             PeerResponse::Later { reason: why } => Err(SendError::Later(why)),

@@ -8,6 +8,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use bytes::Bytes;
 use ostrakon_base::digest::Digest;
@@ -339,6 +340,41 @@ async fn partitions_go_from_writer_to_writer_while_both_write_and_restart() {
     );
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shard_that_answers_requests_rests_between_two_steps() {
+    let guest = kv().await;
+    let one = Shard::start(0, &guest, tempfile::tempdir().unwrap()).await;
+    let first = Plan::first(ClusterId(1), placement(1), false);
+    one.learn(&first, &guest).await;
+    one.fill(3000).await;
+    one.learn(&first.then(&placement(2)), &guest).await;
+    let step = async || one.writer.change(Change::Step).await.unwrap();
+
+    // Its receiver rests, too.
+    let (mut before, mut rests) = (step().await, 0);
+    for _ in 0..100 {
+        one.writer.rest_for(Duration::from_millis(100));
+        let after = step().await;
+        if one.writer.rest().is_some() {
+            assert_eq!(after, before, "it rests");
+            rests += 1;
+        }
+        before = after;
+    }
+    assert!(rests > 0, "no step was tried in a rest");
+
+    while let Some(rest) = one.writer.rest() {
+        tokio::time::sleep(rest).await;
+    }
+    assert_ne!(step().await, before, "it goes on after the rest");
+    assert_eq!(one.writer.rest(), None, "an idle shard does not rest");
+    one.writer.asked();
+    // Longer than any step takes: the rest after it cannot be over when it is looked at.
+    one.writer.moved_in(Duration::from_secs(10));
+    assert!(one.writer.rest().is_some());
+    println!("{rests} of 100 steps were tried in a rest, and not taken");
+}
+
 /// A disk whose syncs wait while it is held.
 #[derive(Debug)]
 struct Slow(File, Arc<(Mutex<bool>, Condvar)>);
@@ -394,7 +430,7 @@ async fn a_relaxed_write_is_answered_before_the_sync_and_nothing_else_is() {
     // Its group now waits for the disk. The next group waits for that.
     let durable = shard.save("other", "durable", None);
     tokio::pin!(durable);
-    let early = tokio::time::timeout(std::time::Duration::from_millis(200), &mut durable).await;
+    let early = tokio::time::timeout(Duration::from_millis(200), &mut durable).await;
     assert!(early.is_err(), "{early:?}");
     assert!(
         shard.value("k").ends_with(b"first"),

@@ -41,6 +41,11 @@ pub(super) fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a field so")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
 /// A request with the fields that every request has.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Envelope<R> {
@@ -153,6 +158,10 @@ pub(super) enum PeerResponse {
         number: u64,
         /// Whether the next batches are to be smaller, because requests waited for this one.
         was_long: bool,
+        /// For how many milliseconds no more partitions are to come, because requests do; missing
+        /// from hosts of older versions.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        rest_ms: u64,
     },
     /// The request is done, or was done before.
     Done {},

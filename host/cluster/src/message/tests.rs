@@ -237,6 +237,7 @@ fn responses() -> Vec<(&'static str, PeerResponse)> {
         R::Acknowledged {
             number: 3,
             was_long: true,
+            rest_ms: 0,
         },
         R::Done {},
         R::Superseded {
@@ -312,10 +313,16 @@ fn with_added_fields() -> String {
         }),
         _ => None,
     });
+    let acknowledged = PeerResponse::Acknowledged {
+        number: 3,
+        was_long: true,
+        rest_ms: 12,
+    };
     format!(
-        "request Part {}\nresponse Part {}\n",
+        "request Part {}\nresponse Part {}\nresponse Acknowledged {}\n",
         hex(&encode(&enveloped(request))),
-        hex(&encode(&response.unwrap()))
+        hex(&encode(&response.unwrap())),
+        hex(&encode(&acknowledged))
     )
 }
 

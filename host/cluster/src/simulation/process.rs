@@ -38,6 +38,7 @@ const PACE: Pace = Pace {
     collect: Duration::MAX,
     hold: Duration::MAX,
     hold_alone: Duration::MAX,
+    rest: 0,
     partitions: 1..=1,
     bytes: u64::MAX,
 };

@@ -248,10 +248,12 @@ impl Worker {
                 Changed::Done
             }
         };
-        let moves = !transfer.arrived.is_empty() || !transfer.left.is_empty();
+        let moves = !transfer.arrived.is_empty()
+            || !transfer.left.is_empty()
+            || next.shard.cursor() != membership.shard.cursor();
         self.keep(&membership, next, transfer)?;
         if moves {
-            self.moved_in(began.elapsed());
+            self.state.pacing.moved_in(began.elapsed());
         }
         Ok(changed)
     }

@@ -19,6 +19,7 @@ mod worker;
 
 pub use membership::{Change, ChangeError, Changed, Membership, Owners};
 pub use pace::Pace;
+use pace::Pacing;
 pub use promotion::{Live, PromoteError, Promotion};
 pub use turns::Turns;
 pub use view::{View, Views};
@@ -135,7 +136,7 @@ pub struct Writer {
 }
 
 /// The writer's state that other threads can see.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     /// The number of waiting write requests.
     depth: AtomicUsize,
@@ -144,12 +145,7 @@ struct State {
     last_commit: AtomicU64,
     /// The data's schema, once there is one. A std mutex, because it is held only for a copy.
     schema: Mutex<Option<u32>>,
-    /// The number of requests that this shard answered or tried to answer.
-    asked: AtomicU64,
-    /// The partitions that last came or went made requests wait for too long.
-    was_long: AtomicBool,
-    /// The next step is to be smaller.
-    is_pressed: AtomicBool,
+    pacing: Pacing,
     /// Why the data file is not where it was opened, if it is not.
     missing: watch::Sender<Option<Missing>>,
     /// The last write found no space.
@@ -198,8 +194,14 @@ impl Writer {
     ) -> (Self, Worker, mpsc::Receiver<Message>) {
         let (sender, receiver) = mpsc::channel();
         let state = Arc::new(State {
+            depth: AtomicUsize::new(0),
+            ended: AtomicBool::new(false),
+            last_commit: AtomicU64::new(0),
             schema: Mutex::new(store.record().schema),
-            ..State::default()
+            pacing: Pacing::new(pace),
+            missing: watch::Sender::default(),
+            full: AtomicBool::new(false),
+            sent: tokio::sync::Notify::new(),
         });
         let writer = Self {
             sender,
@@ -210,7 +212,7 @@ impl Writer {
             damage: store.damage().clone(),
             compacting: store.compacting().clone(),
         };
-        let worker = Worker::new(store, membership, guests, pace, &writer);
+        let worker = Worker::new(store, membership, guests, &writer);
         (writer, worker, receiver)
     }
 
@@ -321,20 +323,35 @@ impl Writer {
     }
 
     /// Counts a request that is answered here: while there are requests, partitions come and go
-    /// in smaller steps.
+    /// in smaller steps, with rests between them.
     pub fn asked(&self) {
-        self.state.asked.fetch_add(1, Ordering::Relaxed);
+        self.state.pacing.asked();
     }
 
-    /// Whether the partitions that last came or went made requests wait for longer than they
-    /// should.
+    /// Notes that something was done for partitions that come or go, besides the writer's own
+    /// work, and that it took so long.
+    pub fn moved_in(&self, took: Duration) {
+        self.state.pacing.moved_in(took);
+    }
+
+    /// Whether what was last done for partitions that came or went took longer than it should.
     pub fn was_long(&self) -> bool {
-        self.state.was_long.load(Ordering::Relaxed)
+        self.state.pacing.was_long()
     }
 
     /// Makes the next step smaller: it has too many partitions for their receiver.
     pub fn press(&self) {
-        self.state.is_pressed.store(true, Ordering::Relaxed);
+        self.state.pacing.press();
+    }
+
+    /// For how long this shard does not move partitions, because requests come.
+    pub fn rest(&self) -> Option<Duration> {
+        self.state.pacing.rest()
+    }
+
+    /// Has this shard move no partitions for so long, because requests come to their receiver.
+    pub fn rest_for(&self, time: Duration) {
+        self.state.pacing.rest_for(time);
     }
 
     /// The number of waiting write requests.

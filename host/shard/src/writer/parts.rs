@@ -2,8 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use ostrakon_engine::Owning;
 use ostrakon_protocol::{Cursor, Ordinal, Range};
@@ -92,36 +91,17 @@ pub(super) fn first_after(cursor: &Cursor) -> Option<Vec<u8>> {
 }
 
 impl Worker {
-    /// How long moving partitions may take now.
-    fn allowed(&self) -> Duration {
-        let is_alone = self.asked == self.state.asked.load(Ordering::Relaxed);
-        if is_alone {
-            self.pace.hold_alone
-        } else {
-            self.pace.hold
-        }
-    }
-
-    /// Notes that partitions came or went, and that the writer did nothing else for this long.
-    pub(super) fn moved_in(&mut self, took: Duration) {
-        let was_long = took > self.allowed();
-        self.asked = self.state.asked.load(Ordering::Relaxed);
-        self.state.was_long.store(was_long, Ordering::Relaxed);
-        if was_long {
-            self.state.is_pressed.store(true, Ordering::Relaxed);
-        }
-    }
-
     /// Takes a step: looks at the partitions after the cursor until there are enough for a
-    /// batch or the time is up, but at least at one.
+    /// batch or the time is up, but at least at one. While the shard rests from moving
+    /// partitions, it takes none.
     pub(super) fn step(&mut self, membership: &mut Membership) -> Result<Cursor, ChangeError> {
-        if !membership.shard.may_step() {
+        let pacing = &self.state.pacing;
+        if !membership.shard.may_step() || pacing.rest().is_some() {
             return Ok(membership.shard.cursor().clone());
         }
         let began = Instant::now();
-        let (time, me) = (self.allowed() / 2, membership.shard.ordinal());
-        let was_long = self.state.is_pressed.swap(false, Ordering::Relaxed);
-        self.stride = self.pace.next(self.stride, was_long);
+        let (time, me) = (pacing.allowed() / 2, membership.shard.ordinal());
+        let (stride, most_bytes) = (pacing.next_stride(), pacing.pace.bytes);
         let snapshot = self.snapshot()?;
         let mut owners = self.block_on(membership.next_owners())?;
         let mut parts = BTreeMap::<Ordinal, Vec<Vec<u8>>>::new();
@@ -139,7 +119,7 @@ impl Worker {
                     partitions += 1;
                     bytes += size;
                 }
-                let is_enough = partitions >= self.stride || bytes >= self.pace.bytes;
+                let is_enough = partitions >= stride || bytes >= most_bytes;
                 if is_enough || began.elapsed() >= time {
                     break 'looking Cursor::Through(partition);
                 }

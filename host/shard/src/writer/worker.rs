@@ -19,7 +19,6 @@ use tokio::sync::oneshot;
 
 use super::attention::Attention;
 use super::membership::Membership;
-use super::pace::Pace;
 use super::promotion::{Live, PromoteError, Promotion};
 use super::view::{self, View, Views};
 use super::{ChangeError, Message, State, Write, Writer, Written};
@@ -38,11 +37,6 @@ pub(super) struct Worker {
     /// `None` in a shard that is alone.
     pub(super) membership: Option<Arc<Membership>>,
     guests: Guests,
-    pub(super) pace: Pace,
-    /// How many partitions a step now gives away at most.
-    pub(super) stride: usize,
-    /// How many requests had been counted when partitions last came or went.
-    pub(super) asked: u64,
     views: Views,
     replies: Replies,
     pub(super) state: Arc<State>,
@@ -68,16 +62,12 @@ impl Worker {
         store: Store,
         membership: Option<Membership>,
         guests: Guests,
-        pace: Pace,
         writer: &Writer,
     ) -> Self {
         Self {
             store,
             membership: membership.map(Arc::new),
             guests,
-            stride: *pace.partitions.start(),
-            pace,
-            asked: 0,
             views: writer.views.clone(),
             replies: writer.replies.clone(),
             state: Arc::clone(&writer.state),
@@ -228,7 +218,7 @@ impl Worker {
             }
             if waiting.len() + answered >= writer.max_group
                 || group.bytes() >= GROUP_BYTES
-                || began.elapsed() > self.pace.collect
+                || began.elapsed() > self.state.pacing.pace.collect
             {
                 break;
             }
