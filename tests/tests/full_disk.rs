@@ -372,3 +372,37 @@ fn a_full_disk_refuses_writes_and_loses_nothing() {
         stored.acknowledged, stored.refused
     );
 }
+
+#[test]
+fn a_file_that_may_not_grow_is_a_full_disk_and_no_damage() {
+    let mut shard = Shard::new(&config(&guest("kv"), &[]));
+    shard.runner = ["prlimit", "--fsize=8000000"].map(str::to_owned).to_vec();
+    let host = shard.start();
+    let mut client = host.client();
+    let (value, mut stored, mut refused) = (vec![b'v'; 20_000], 0, 0);
+    for number in 0..3000 {
+        let put = client.put(&format!("/kv/{number}"), &value);
+        let put = put.expect("an answer");
+        match put.status {
+            201 => stored += 1,
+            507 => refused += 1,
+            _ => panic!("{number}: {put:?}"),
+        }
+        if refused == 10 {
+            break;
+        }
+    }
+    assert_eq!(refused, 10, "the file may grow after all");
+    assert_eq!(host.metric("ostrakon_store_damaged"), 0);
+    let problem = host.status()["store"]["problem"].to_string();
+    assert!(!problem.contains("damaged"), "{problem}");
+    host.kill();
+    shard.runner.clear();
+    let host = shard.start();
+    let mut client = host.client();
+    for number in 0..stored {
+        let got = client.get(&format!("/kv/{number}")).expect("an answer");
+        assert_eq!((got.status, got.body.len()), (200, value.len()), "{number}");
+    }
+    println!("{stored} values stored, {refused} refused, 0 lost");
+}

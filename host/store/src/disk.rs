@@ -79,14 +79,17 @@ impl Disk for FileDisk {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         let now = self.len()?;
-        if len > now {
-            reserve(&self.0, now, len - now)?;
-        }
-        self.0.set_len(len)
+        let reserved = if len > now {
+            reserve(&self.0, now, len - now)
+        } else {
+            Ok(())
+        };
+        let set = reserved.and_then(|()| self.0.set_len(len));
+        set.map_err(|error| no_room(error, len))
     }
 
     fn set_sparse_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+        self.0.set_len(len).map_err(|error| no_room(error, len))
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -94,7 +97,21 @@ impl Disk for FileDisk {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write_all_at(data, offset)
+        let written = self.0.write_all_at(data, offset);
+        written.map_err(|error| no_room(error, offset))
+    }
+}
+
+/// No data file is longer: that is what a file of ext4 can have. Only a damaged page asks for more.
+const LONGEST: u64 = 1 << 44;
+
+/// The error of a file that was to grow up to here. One that may not, by the process's limit or the
+/// file system's, is full.
+fn no_room(error: io::Error, up_to: u64) -> io::Error {
+    if error.kind() == io::ErrorKind::FileTooLarge && up_to <= LONGEST {
+        io::Error::new(io::ErrorKind::StorageFull, error)
+    } else {
+        error
     }
 }
 
@@ -195,5 +212,28 @@ impl redb::StorageBackend for Backend {
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.writable()?;
         self.disk.write(offset, data)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_may_not_grow_is_full_and_one_that_cannot_be_so_long_is_damaged() {
+        let too_large = || io::Error::from(io::ErrorKind::FileTooLarge);
+        assert_eq!(
+            no_room(too_large(), 8 << 20).kind(),
+            io::ErrorKind::StorageFull
+        );
+        assert_eq!(
+            no_room(too_large(), u64::MAX).kind(),
+            io::ErrorKind::FileTooLarge
+        );
+        let other = io::Error::from(io::ErrorKind::PermissionDenied);
+        assert_eq!(
+            no_room(other, 8 << 20).kind(),
+            io::ErrorKind::PermissionDenied
+        );
     }
 }

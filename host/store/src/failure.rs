@@ -41,7 +41,7 @@ pub enum OpenError {
     },
     /// The data file existed before, and is missing.
     #[error(
-        "{path} is missing, but this data directory had one: put it back, or restore it from a backup; to start empty, remove {lock}"
+        "{path} is missing, but this data directory had one: put it back, or restore it from a backup; to start empty, remove {lock} and the directory `journal` beside it"
     )]
     Missing {
         path: PathBuf,
