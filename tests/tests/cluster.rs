@@ -256,14 +256,15 @@ fn a_listing_of_all_shards_is_whole_while_partitions_move() {
     println!(
         "{listings} listings of {POLLS} partitions over 3 changes, {midway} of them during a change: all complete"
     );
-    hosts.pop().expect("the third").kill();
     let toml = "[cluster]\nshards = 3\nmax_wait = \"200ms\"";
     publish(&mut shards, &votes(toml));
-    let response = || Client::new(addresses[0]).get("/polls").expect("an answer");
-    let mut away = response();
-    while away.header("ostrakon-generation") == Some("4") {
-        away = response();
+    for host in &hosts {
+        host.wait_for_status("the new settings", |status| {
+            status["generation"]["generation"] == 5
+        });
     }
+    hosts.pop().expect("the third").kill();
+    let away = Client::new(addresses[0]).get("/polls").expect("an answer");
     let told = (away.status, away.header("ostrakon-error"));
     assert_eq!(told, (503, Some("shard-away")), "{}", away.text());
     assert!(
@@ -387,12 +388,31 @@ fn of_two_processes_of_one_ordinal_the_older_stops() {
 
 /// The ConfigMap of the hostile guest, each of whose migrations appends a `~` to each value.
 fn hostile(shards: u32, schema: u32) -> Files {
+    hostile_that(shards, schema, "")
+}
+
+fn hostile_that(shards: u32, schema: u32, more: &str) -> Files {
     let toml = format!("[cluster]\nshards = {shards}");
-    let misbehave = format!("schema={schema}");
+    let misbehave = format!("schema={schema}{more}");
     config(
         &guest("hostile"),
         &[("ostrakon.toml", &toml), ("misbehave", &misbehave)],
     )
+}
+
+/// Shards of which only these have the secret `needed`.
+fn shards_of_which_some_have_a_secret(
+    part: u8,
+    count: u8,
+    files: &Files,
+    some: &[usize],
+) -> Vec<Shard> {
+    let mut shards = shards(part, count, files);
+    let secret = Files::from([("needed".to_owned(), b"it is here".to_vec())]);
+    for shard in some {
+        shards[*shard].secrets.publish(&secret).expect("published");
+    }
+    shards
 }
 
 /// Sets values in `count` partitions through a shard.
@@ -426,33 +446,34 @@ fn check_values(host: &Host, count: u64, expected: &str) {
 #[test]
 fn what_arrives_of_an_older_schema_is_migrated_once() {
     const COUNT: u64 = 3000;
-    let mut shards = shards(8, 2, &hostile(1, 1));
+    let mut shards = shards_of_which_some_have_a_secret(8, 2, &hostile(2, 1), &[0]);
     let hosts: Vec<Host> = shards.iter().map(Shard::start).collect();
-    wait_for_shards(&hosts[0], 1);
-    fill(&hosts[0], COUNT);
-    // The receiver has the new schema long before the source has it.
-    shards[1].config.publish(&hostile(1, 2)).expect("published");
-    hosts[1].wait_for_status("the schema", |status| status["generation"]["schema"] == 2);
-    shards[0].config.publish(&hostile(2, 1)).expect("published");
-    hosts[1].wait_for_status("partitions", |status| {
-        status["store"]["entries"].as_u64() > Some(0)
-    });
-    shards[0].config.publish(&hostile(2, 2)).expect("published");
-    hosts[0].wait_for_status("the schema", |status| status["generation"]["schema"] == 2);
     for host in &hosts {
         wait_for_shards(host, 2);
-        check_values(host, COUNT, "value~");
     }
+    fill(&hosts[0], COUNT);
+    // The leaving shard cannot migrate its own data, and stays with the old schema.
+    let newer = hostile_that(1, 2, ",migrate-needs=needed");
+    shards[0].config.publish(&newer).expect("published");
+    hosts[0].wait_for_status("the schema", |status| status["generation"]["schema"] == 2);
+    wait_for_shards(&hosts[0], 1);
+    assert_eq!(hosts[1].status()["generation"]["schema"], 1);
+    hosts[1].wait_for_status("the refusal", |status| {
+        status["refused"]["step"] == "migrate"
+    });
+    check_values(&hosts[0], COUNT, "value~");
 }
 
 #[test]
 fn partitions_stay_until_their_receiver_has_their_schema() {
     const COUNT: u64 = 500;
-    let mut shards = shards(9, 2, &hostile(1, 1));
+    let mut shards = shards_of_which_some_have_a_secret(9, 2, &hostile(1, 1), &[0]);
     let hosts: Vec<Host> = shards.iter().map(Shard::start).collect();
     wait_for_shards(&hosts[0], 1);
     fill(&hosts[0], COUNT);
-    shards[0].config.publish(&hostile(2, 2)).expect("published");
+    // Who has no part in the cluster yet is not asked.
+    let newer = hostile_that(2, 2, ",needs=needed");
+    shards[0].config.publish(&newer).expect("published");
     for host in &hosts {
         host.wait_for_status("the change", |status| status["topology"]["stable"] == false);
         check_values(host, COUNT, "value~");
@@ -462,7 +483,8 @@ fn partitions_stay_until_their_receiver_has_their_schema() {
         0,
         "no partition may move there"
     );
-    shards[1].config.publish(&hostile(2, 2)).expect("published");
+    hosts[1].wait_for_status("the refusal", |status| status["refused"]["step"] == "check");
+    shards[0].config.publish(&hostile(2, 2)).expect("published");
     for host in &hosts {
         wait_for_shards(host, 2);
         check_values(host, COUNT, "value~");
@@ -475,22 +497,21 @@ fn what_a_leaving_shard_cannot_hand_over_comes_back_with_it() {
     const COUNT: u64 = 500;
     let brief = |mut files: Files| {
         let toml = files.get_mut("ostrakon.toml").expect("settings");
-        toml.extend_from_slice(b"\n[drain]\ndeadline = \"200ms\"");
+        toml.extend_from_slice(b"\n[drain]\ndeadline = \"200ms\"\n[rollout]\nwait = \"1s\"");
         files
     };
-    let mut shards = shards(5, 2, &brief(hostile(2, 1)));
+    let first = brief(hostile(3, 1));
+    let mut shards = shards_of_which_some_have_a_secret(5, 3, &first, &[0, 2]);
     let mut hosts: Vec<Host> = shards.iter().map(Shard::start).collect();
-    let leaving = hosts.pop().expect("the second");
-    let receiver = hosts.pop().expect("the first");
-    wait_for_shards(&receiver, 2);
-    wait_for_shards(&leaving, 2);
-    fill(&receiver, COUNT);
-    // The receiver cannot accept data of a newer schema than its own.
-    let newer = brief(hostile(2, 2));
-    shards[1].config.publish(&newer).expect("published");
+    for host in &hosts {
+        wait_for_shards(host, 3);
+    }
+    fill(&hosts[0], COUNT);
+    let leaving = hosts.pop().expect("the third");
+    // A receiver that could not migrate its data accepts none of the newer schema.
+    let newer = brief(hostile_that(2, 2, ",migrate-needs=needed"));
+    shards[0].config.publish(&newer).expect("published");
     leaving.wait_for_status("the schema", |status| status["generation"]["schema"] == 2);
-    let fewer = brief(hostile(1, 1));
-    shards[0].config.publish(&fewer).expect("published");
     leaving.wait_for_status("the change", |status| status["topology"]["stable"] == false);
     let entries = leaving.status()["store"]["entries"].clone();
     leaving.signal("TERM");
@@ -502,11 +523,15 @@ fn what_a_leaving_shard_cannot_hand_over_comes_back_with_it() {
         .lines()
         .find(|line| line.contains(not_all) && line.contains(&told));
     assert!(told.is_some(), "{log}");
-    let both = brief(hostile(1, 2));
-    publish(&mut shards, &both);
-    let back = shards[1].start();
-    wait_for_shards(&back, 1);
-    wait_for_shards(&receiver, 1);
-    check_values(&receiver, COUNT, "value~");
+    shards[0]
+        .config
+        .publish(&brief(hostile(2, 2)))
+        .expect("published");
+    let back = shards[2].start();
+    wait_for_shards(&back, 2);
+    for host in &hosts {
+        wait_for_shards(host, 2);
+    }
+    check_values(&hosts[0], COUNT, "value~");
     assert_eq!(back.status()["store"]["entries"], 0);
 }

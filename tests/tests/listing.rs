@@ -103,10 +103,9 @@ fn a_part_that_is_refused_for_good_ends_a_listing_at_once() {
         "[cluster]\nshards = 3\nmax_wait = \"{}s\"",
         MAX_WAIT.as_secs()
     );
-    let behaves = config(&guest("hostile"), &[("ostrakon.toml", &toml)]);
-    let traps = [("ostrakon.toml", &*toml), ("misbehave", "trap-in-handle")];
+    let traps = [("ostrakon.toml", &*toml), ("misbehave", "trap-on-shard=1")];
     let traps = config(&guest("hostile"), &traps);
-    let cluster = Cluster::start_each(94, 3, &[&behaves, &traps, &behaves]);
+    let cluster = Cluster::start(94, 3, 3, &traps);
     let listed = || {
         let began = Instant::now();
         let listed = cluster.hosts[0].client().get("/shards?at=everywhere");

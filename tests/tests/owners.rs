@@ -5,7 +5,7 @@ use ostrakon_tests::host::{Files, config, guest};
 
 /// A ConfigMap for one shard: the same guest for all, with settings that differ by shard.
 fn kv(shard: &str, sharding: &str) -> Files {
-    let toml = "[cluster]\nshards = 3\nmax_wait = \"200ms\"";
+    let toml = "[cluster]\nshards = 3\nmax_wait = \"200ms\"\n[rollout]\nwait = \"1s\"";
     let settings = [
         ("ostrakon.toml", toml),
         ("sharding", sharding),

@@ -16,7 +16,8 @@ fn kv(count: u32) -> Files {
 }
 
 fn kv_by(cluster: &str) -> Files {
-    let toml = format!("[cluster]\n{cluster}\n[drain]\nserve_for = \"200ms\"");
+    let toml =
+        format!("[cluster]\n{cluster}\n[drain]\nserve_for = \"200ms\"\n[rollout]\nwait = \"1s\"");
     config(
         &guest("kv"),
         &[("ostrakon.toml", &toml), ("sharding", "jump")],

@@ -291,10 +291,9 @@ fn a_shard_that_is_alone_can_plan_and_says_so_to_people() {
 }
 
 fn among(count: u32, sharding: &str) -> Files {
-    kv(
-        sharding,
-        &[("ostrakon.toml", &format!("[cluster]\nshards = {count}"))],
-    )
+    // A change begins also while a shard is away.
+    let toml = format!("[cluster]\nshards = {count}\n[rollout]\nwait = \"1s\"");
+    kv(sharding, &[("ostrakon.toml", &toml)])
 }
 
 /// The coordinator's report about a source.

@@ -113,21 +113,33 @@ fn three_shards_in_memory_respond_as_three_running_ones() {
     println!("{compared} requests to three shards in turn, each response the same");
 }
 
-/// While shards swap one by one, a guest is told which parts are of another generation, and so is a
-/// client whose response cannot be joined.
+/// While a shard cannot go over to what the others serve, a guest is told which parts are of another
+/// generation, and so is a client whose response cannot be joined.
 #[test]
 fn parts_of_another_generation_are_told_apart() {
-    let generation = |number| {
-        config(
-            &guest("probe"),
-            &[
-                ("ostrakon.toml", "[cluster]\nshards = 2"),
-                ("number", number),
-            ],
-        )
+    let toml = "[cluster]\nshards = 2\n[rollout]\nwait = \"100ms\"";
+    let generation = |number, needs: &[(&str, &str)]| {
+        let settings = [&[("ostrakon.toml", toml), ("number", number)], needs].concat();
+        config(&guest("probe"), &settings)
     };
-    let (old, new) = (generation("1"), generation("2"));
-    let cluster = Cluster::start_each(PART + 1, 2, &[&old, &new]);
+    let old = generation("2", &[]);
+    let mut cluster = Cluster::start(PART + 1, 2, 2, &old);
+    // The second shard refuses it when it is live already.
+    let needed = Files::from([("needed".to_owned(), b"it is here".to_vec())]);
+    let secrets = &mut cluster.shards[0].secrets;
+    secrets.publish(&needed).expect("published");
+    cluster.hosts[0].wait_until("the secret", |host| host.log().contains("needed"));
+    cluster.hosts[1].signal("STOP");
+    let new = generation("1", &[("needs", "needed")]);
+    let config = &mut cluster.shards[0].config;
+    config.publish(&new).expect("published");
+    cluster.hosts[0].wait_for_status("the new one", |status| {
+        status["generation"]["generation"] == 2
+    });
+    cluster.hosts[1].signal("CONT");
+    cluster.hosts[1].wait_for_status("the refusal", |status| {
+        status["refused"]["step"] == "check" && status["topology"]["stable"] == true
+    });
     let compared = compare("two-generations", &cluster.hosts);
     println!("{compared} listings of two generations, each response the same");
     for (shard, path, told) in [

@@ -226,7 +226,7 @@ fn a_guest_that_is_refused_is_told_and_the_set_goes_on() {
     set.start();
     set.publish(&config(b"no guest", &[]));
     set.settle();
-    let refused = |shard, what: &What| shard == Some(1) && matches!(what, What::Refused(_));
+    let refused = |shard, what: &What| shard == Some(0) && matches!(what, What::Refused(_));
     set.wait_for("a refusal", refused);
     set.publish(&config(&guest("kv"), &[("sharding", "jump"), ("x", "1")]));
     set.settle();

@@ -82,6 +82,7 @@ impl Cluster {
             }
             PeerResponse::Done {} => matches!(ask, PeerRequest::HasGiven { .. }),
             PeerResponse::Accepted { .. } => true,
+            PeerResponse::Releases { known, .. } => self.is_news(known.as_ref()),
             _ => false,
         }
     }

@@ -113,6 +113,16 @@ impl Answering {
         if !self.is_noted.swap(true, Relaxed) {
             self.cluster.meet(peer, self.from.ip());
         }
+        let is_about_a_start = matches!(
+            asked.request,
+            PeerRequest::Releases {}
+                | PeerRequest::News {}
+                | PeerRequest::Generation { .. }
+                | PeerRequest::Addresses {}
+        );
+        if !is_about_a_start && !self.cluster.is_live() {
+            return later(&"no generation is live here yet");
+        }
         match asked.request {
             PeerRequest::Accepted {} => PeerResponse::Accepted {
                 accepted: self.cluster.accepted(source),
@@ -145,6 +155,11 @@ impl Answering {
                 Err(why) => PeerResponse::Later { reason: why },
             },
             PeerRequest::Addresses {} => self.addresses(),
+            PeerRequest::Releases {} => self.cluster.releases(),
+            PeerRequest::News {} => {
+                self.cluster.has_news(source);
+                PeerResponse::Done {}
+            }
             PeerRequest::Schema {} => PeerResponse::Schema {
                 schema: self.cluster.schema(),
             },
@@ -174,7 +189,7 @@ impl Answering {
                 self.plan()
             }
             PeerRequest::Generation { digest } => PeerResponse::Generation {
-                files: self.cluster.0.guests.files(digest),
+                files: self.cluster.files(digest),
             },
         }
     }

@@ -2,7 +2,6 @@
 //! the coordinator, begins and ends changes.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -15,15 +14,12 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::giving::AHEAD;
 use super::message::{PeerRequest, PeerResponse};
-use super::{AskError, Cluster};
+use super::{AskError, Cluster, until_down};
 
 /// How often a shard looks for work.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How often it asks others for their plan.
 pub(super) const ASK_EVERY: Duration = Duration::from_secs(1);
-/// How long a new shard waits for the coordinator's call before it resolves the coordinator's
-/// name.
-const EARLY: Duration = Duration::from_secs(2);
 /// How often it logs that it has learned of no plan.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 /// How many shards of a change are asked at once.
@@ -39,7 +35,6 @@ pub(super) struct Conductor {
     looked: Option<Instant>,
     /// When the log last said why there is no plan here.
     complained: Instant,
-    began: Instant,
     /// The task that makes this process known; at most one runs.
     acquainting: Option<JoinHandle<()>>,
     /// The shards to which a task is sending batches.
@@ -55,15 +50,20 @@ impl Conductor {
             turn: 0,
             looked: None,
             complained: Instant::now(),
-            began: Instant::now(),
             acquainting: None,
             receivers: BTreeSet::new(),
             sending: JoinSet::new(),
         }
     }
 
-    /// Conducts until shutdown. Work that fails is tried again.
+    /// Conducts until shutdown, once a generation is live. Work that fails is tried again.
     pub(super) async fn run(mut self, mut shutdown: watch::Receiver<bool>) {
+        let cluster = self.cluster.clone();
+        tokio::select! {
+            biased;
+            () = until_down(&mut shutdown) => return,
+            () = cluster.until_live() => {}
+        }
         while !*shutdown.borrow_and_update() && self.cluster.0.stopped.borrow().is_none() {
             if self.asked.is_none_or(|asked| asked.elapsed() >= ASK_EVERY) {
                 self.asked = Some(Instant::now());
@@ -317,7 +317,7 @@ impl Conductor {
             self.tell_all();
             return;
         }
-        if self.is_early() {
+        if self.cluster.is_early() {
             return;
         }
         cluster.look_for_peers(&mut self.turn);
@@ -353,23 +353,10 @@ impl Conductor {
         }
     }
 
-    /// Whether it is too early to resolve the coordinator's name. The names of a new cluster
-    /// appear at about the time when its shards start, and a cache keeps a premature negative
-    /// answer for half a minute. So new shards first wait a moment for the coordinator's call,
-    /// and of any two shards at least one asks late enough.
-    fn is_early(&self) -> bool {
-        let cluster = &self.cluster;
-        let address = cluster.0.connections.peers.of(Ordinal::COORDINATOR);
-        let is_name = address.parse::<SocketAddr>().is_err();
-        let line = cluster.0.connections.line.load();
-        let is_found = line.endpoint.addresses.has(Ordinal::COORDINATOR.0);
-        is_name && !is_found && cluster.plan().is_none() && self.began.elapsed() < EARLY
-    }
-
     /// Makes this process known to peers that do not know it yet.
     fn acquaint(&mut self) {
         let is_under_way = self.acquainting.as_ref();
-        if self.is_early() || is_under_way.is_some_and(|task| !task.is_finished()) {
+        if self.cluster.is_early() || is_under_way.is_some_and(|task| !task.is_finished()) {
             return;
         }
         let cluster = self.cluster.clone();

@@ -94,17 +94,15 @@ impl Cluster {
         let mut known = Incarnation::default();
         // Only news goes to the writer, which has requests to run.
         let mut is_known = false;
-        if let Some(view) = self.0.writer.views().get()
-            && let Some(membership) = &view.membership
-        {
-            match membership
+        if let Some(place) = self.0.writer.place() {
+            match place
                 .shard
                 .is_later(ordinal, process.incarnation, process.store)
             {
                 Ok(is_later) => is_known = !is_later,
                 Err(by) => return Some(PeerResponse::Superseded { by }),
             }
-            known = membership
+            known = place
                 .shard
                 .accepts(ordinal)
                 .map_or(known, |(known, _)| known);
@@ -164,6 +162,11 @@ impl Cluster {
         }
     }
 
+    /// Whether a process of a shard can have this number, where the highest known one is `known`.
+    pub(super) fn may_be(&self, shard: Ordinal, known: Incarnation, said: Incarnation) -> bool {
+        self.0.fence.ceilings.admit(shard, known, said)
+    }
+
     fn tell_impossible(&self, peer: Ordinal, of: Ordinal, number: Incarnation) {
         if self.0.fence.impossible.allows() {
             tracing::warn!(
@@ -177,7 +180,11 @@ impl Cluster {
 
     /// Takes a number above one that was used: this process is the later one, but its store is
     /// new, so its own count began anew.
-    async fn start_after(&self, by: Incarnation, asked_as: &Endpoint) -> Result<(), ChangeError> {
+    pub(super) async fn start_after(
+        &self,
+        by: Incarnation,
+        asked_as: &Endpoint,
+    ) -> Result<(), ChangeError> {
         if self.0.connections.line.load().endpoint.identity.incarnation > by.0 {
             return Ok(());
         }
@@ -210,8 +217,7 @@ impl Cluster {
 
     /// The accepted process of a peer's ordinal, for a process of that ordinal that asks.
     pub(super) fn accepted(&self, peer: Ordinal) -> Option<Accepted> {
-        let view = self.0.writer.views().get()?;
-        let process = view.membership.as_ref()?.shard.accepts(peer)?.into();
+        let process = self.0.writer.place()?.shard.accepts(peer)?.into();
         let lately = self.0.fence.lately();
         let heard = lately.get(&peer).filter(|(of, _)| *of == process);
         Some(Accepted {

@@ -148,6 +148,11 @@ impl Cluster {
         !is_stopping && !is_paused && !self.holds().is_held(Instant::now())
     }
 
+    /// Whether this process is about to end.
+    pub(super) fn is_stopping(&self) -> bool {
+        *self.0.giving.stopping.borrow()
+    }
+
     /// Whether the plan leaves this shard no partitions.
     fn is_leaving(&self, membership: &Membership) -> bool {
         let plan = membership.shard.plan();

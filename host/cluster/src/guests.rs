@@ -61,11 +61,6 @@ impl Guests {
         self.kept.find(digest).or_else(of_plan)
     }
 
-    /// The files of a generation in the data directory, for a peer.
-    pub(super) fn files(&self, digest: Digest) -> Option<BTreeMap<String, Bytes>> {
-        Some(BTreeMap::clone(self.load(digest)?.contents()))
-    }
-
     /// Makes a guest that does not serve: it gets no secret, and nothing of it is kept.
     /// Dropping the future ends the work.
     ///
@@ -123,6 +118,7 @@ impl Cluster {
         let blocking = self.0.guests.blocking;
         blocking.run(keep).await.map_err(ChangeError::Unkept)?;
         self.change(Change::Learn(plan, owners)).await?;
+        self.finds_plan();
         if let Some(plan) = self.plan() {
             let of_plan = of_plan.clone();
             blocking.run(move || of_plan.retain(&named(&plan))).await;
@@ -171,8 +167,14 @@ impl Cluster {
         guests.make(&files, Purpose::Serve).await
     }
 
+    /// The files of a generation in the data directory, or of the candidate, for a peer.
+    pub(super) fn files(&self, digest: Digest) -> Option<BTreeMap<String, Bytes>> {
+        let files = self.offered(digest).or_else(|| self.0.guests.load(digest));
+        Some(BTreeMap::clone(files?.contents()))
+    }
+
     /// The files of a generation, from the data directory or from another shard.
-    async fn find(&self, digest: Digest) -> Option<Files> {
+    pub(super) async fn find(&self, digest: Digest) -> Option<Files> {
         match self.0.guests.load(digest) {
             Some(files) => Some(files),
             None => self.fetch(digest).await,

@@ -6,6 +6,8 @@
 //! | accepting peers | by `shutdown` | none: accept errors are logged and waited out |
 //! | one for each peer's connection | with it, or by `shutdown` | the peer's fault: logged at debug |
 //! | the conductor | by `shutdown` | work that failed is tried again |
+//! | following releases | by `shutdown` | a shard that cannot be asked is asked again |
+//! | one for each shard that is asked about releases, or told that there are | by itself, within a second | the shard is asked again |
 //! | measuring a change | by `shutdown` | a count that failed is repeated later |
 //! | verifying that this process must not go on | by `shutdown`, or when no peer confirms it | a peer that cannot be asked is asked again |
 //! | noting where peers are | by `shutdown` | a write that failed is repeated later |
@@ -29,6 +31,7 @@ mod learning;
 mod message;
 mod missing;
 mod replicas;
+mod rollout;
 mod log_limit;
 mod progress;
 mod reach;
@@ -59,13 +62,15 @@ use ostrakon_protocol::{ClusterId, Ordinal, Plan, Stopped};
 use ostrakon_settings::per_shard::PerShard;
 use ostrakon_shard::service::Service;
 use ostrakon_shard::survey::Surveys;
-use ostrakon_shard::writer::{Change, ChangeError, Changed, Writer};
+use ostrakon_shard::writer::{Change, ChangeError, Changed, Live, Writer};
 use progress::Measured;
 pub use progress::{Known, Progress, Source};
 pub use reach::Peer;
 use reach::Reach;
 use remembered::Remembered;
 pub use replicas::Replicas;
+use rollout::Rolling;
+pub use rollout::{Agreed, NotAgreed, Standing};
 pub use surveying::SurveyError;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
@@ -97,6 +102,7 @@ struct Inner {
     coordination: Coordination,
     learning: Learning,
     giving: Giving,
+    rolling: Rolling,
     /// A std mutex, because it is held only briefly.
     measured: Mutex<Measured>,
     surveys: Surveys,
@@ -119,28 +125,33 @@ async fn until_down(down: &mut watch::Receiver<bool>) {
 
 impl Cluster {
     /// A shard among others, which it reaches by TCP. The writer must have made
-    /// [`Change::Start`]. `replicas` counts where the settings follow a StatefulSet.
+    /// [`Change::Start`]. `stored` is what its disk says of the generation that served last. `replicas`
+    /// counts where the settings follow a StatefulSet.
     pub fn new(
         options: &Options,
         endpoint: Endpoint,
-        writer: Writer,
+        (writer, stored): (Writer, Option<&Live>),
         guests: Guests,
         replicas: watch::Receiver<Replicas>,
     ) -> Self {
         let dial = AnyDial::new(Tcp::from(options.listen.ip()));
-        Self::over(dial, options, endpoint, writer, guests, replicas)
+        Self::over(dial, options, endpoint, (writer, stored), guests, replicas)
     }
 
     fn over(
         dial: AnyDial,
         options: &Options,
         endpoint: Endpoint,
-        writer: Writer,
+        (writer, stored): (Writer, Option<&Live>),
         guests: Guests,
         replicas: watch::Receiver<Replicas>,
     ) -> Self {
+        let me = Ordinal(endpoint.identity.ordinal);
+        let place = writer.place();
+        let has_plan = place.is_some_and(|place| place.shard.plan().is_some());
         Self(Arc::new(Inner {
-            me: Ordinal(endpoint.identity.ordinal),
+            me,
+            rolling: Rolling::new(me, stored, has_plan),
             connections: Connections::new(options.peers.clone(), endpoint, dial),
             writer,
             guests,
@@ -173,6 +184,7 @@ impl Cluster {
         let mut down = shutdown.clone();
         let mut tasks = JoinSet::new();
         tasks.spawn(Conductor::new(self.clone()).run(shutdown.clone()));
+        tasks.spawn(self.clone().roll(shutdown.clone()));
         tasks.spawn(progress::watch(self.clone(), shutdown.clone()));
         tasks.spawn(self.clone().verify(shutdown.clone()));
         tasks.spawn(self.clone().remember(shutdown.clone()));
@@ -223,22 +235,18 @@ impl Cluster {
 
     /// The accepted process of a shard.
     fn accepts(&self, shard: Ordinal) -> Option<message::Process> {
-        let view = self.0.writer.views().load();
-        let membership = view.as_ref()?.membership.as_ref()?;
-        Some(membership.shard.accepts(shard)?.into())
+        Some(self.0.writer.place()?.shard.accepts(shard)?.into())
     }
 
     /// The plan that this shard follows; `None` before it knows one.
     fn plan(&self) -> Option<Plan> {
-        let view = self.0.writer.views().get()?;
-        view.membership.as_ref()?.shard.plan().cloned()
+        self.0.writer.place()?.shard.plan().cloned()
     }
 
     /// The cluster that this shard belongs to.
     fn id(&self) -> Option<ClusterId> {
-        let view = self.0.writer.views().load();
-        let membership = view.as_ref()?.membership.as_ref()?;
-        membership.shard.plan().map(|plan| plan.cluster)
+        let place = self.0.writer.place()?;
+        place.shard.plan().map(|plan| plan.cluster)
     }
 
     /// The cluster that this shard belongs to, where a peer belongs to another one.

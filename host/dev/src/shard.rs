@@ -194,6 +194,12 @@ impl Shard {
         !self.awaits_content && observation.is_some_and(|(seen, config)| seen.has_seen(config))
     }
 
+    /// Whether it prepares nothing.
+    pub(super) fn is_idle(&self) -> bool {
+        let observation = self.observation.as_ref();
+        !self.awaits_content && observation.is_some_and(|seen| seen.candidate.is_none())
+    }
+
     /// Whether the content in the volumes was refused.
     pub(super) fn has_refused(&self) -> bool {
         let refused = self

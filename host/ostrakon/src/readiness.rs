@@ -11,6 +11,7 @@ pub(crate) struct Readiness(Arc<Conditions>);
 struct Conditions {
     started: AtomicBool,
     generation_live: AtomicBool,
+    is_told: AtomicBool,
     awaits_plan: AtomicBool,
     awaits_peers: AtomicBool,
     stopped: AtomicBool,
@@ -26,9 +27,9 @@ pub(crate) enum NotReady {
     /// The shard runs, but no guest has gone live.
     #[error("no generation is live: see /status for what was refused and why")]
     NoGeneration,
-    /// The shard has not been told how many shards there are.
+    /// The shard has not been told what to serve, or how many shards there are.
     #[error(
-        "the shard does not know yet how many shards there are: shard 0 tells it, once its peer port can be reached; where the number is a StatefulSet's, see `kubernetes` in its /status"
+        "the shard does not know yet what to serve, or how many shards there are: shard 0 tells it, once its peer port can be reached; where the number is a StatefulSet's, see `kubernetes` in its /status"
     )]
     NoPlan,
     /// The data file is not where it was opened.
@@ -56,6 +57,11 @@ impl Readiness {
     /// and a refused generation never makes the shard unready.
     pub(crate) fn set_generation_live(&self) {
         self.0.generation_live.store(true, Ordering::Release);
+    }
+
+    /// The shard serves what shard 0 says. Permanent.
+    pub(crate) fn set_is_told(&self) {
+        self.0.is_told.store(true, Ordering::Release);
     }
 
     /// Whether the shard belongs to a cluster whose plan it does not know yet.
@@ -100,7 +106,11 @@ impl Readiness {
         } else if !self.is_started() {
             Err(NotReady::Starting)
         } else if !self.0.generation_live.load(Ordering::Acquire) {
-            Err(NotReady::NoGeneration)
+            if self.0.is_told.load(Ordering::Acquire) {
+                Err(NotReady::NoPlan)
+            } else {
+                Err(NotReady::NoGeneration)
+            }
         } else if self.0.awaits_plan.load(Ordering::Acquire) {
             Err(NotReady::NoPlan)
         } else if self.0.store_missing.load(Ordering::Acquire) {

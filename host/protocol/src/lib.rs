@@ -25,8 +25,6 @@
 //!
 //! # How all shards go over to another generation
 //!
-//! The host does not run this part yet: its shards still swap by themselves.
-//!
 //! 1. The coordinator's volume shows a candidate, and every shard is asked to prepare it. One shard's
 //!    refusal is the cluster's. A shard that says nothing for too long is left behind.
 //! 2. The coordinator makes a [`Release`], goes live by it, and stores it in the same transaction.

@@ -27,9 +27,11 @@ pub struct Release {
 }
 
 impl Release {
-    /// A cluster's first release, of this content.
-    pub fn first(cluster: ClusterId, maker: Incarnation, digest: Digest) -> Self {
-        let live = Generation { number: 1, digest };
+    /// A cluster's first release, of this content. Its shards may have served before there were
+    /// releases: its number is above that of the coordinator's last generation, `before`.
+    pub fn first(cluster: ClusterId, maker: Incarnation, before: u64, digest: Digest) -> Self {
+        let number = before.saturating_add(1).min(HIGHEST_FIRST);
+        let live = Generation { number, digest };
         Self {
             cluster,
             maker,
@@ -79,17 +81,30 @@ pub struct Serving {
     has_asked: bool,
     /// The release by which this process went live.
     serves: Option<Release>,
+    /// The number of the generation that the shard served last without a release.
+    before: u64,
 }
 
 impl Serving {
     /// A process that has started, with what its shard has stored. It serves nothing until it has
-    /// asked others: they may have gone over to something else while it was away.
-    pub fn start(stored: Option<Release>) -> Self {
+    /// asked others: they may have gone over to something else while it was away. `before` is the
+    /// number of the generation that it served last, if that was without a release.
+    pub fn start(stored: Option<Release>, before: u64) -> Self {
         Self {
             known: stored,
             has_asked: false,
             serves: None,
+            before,
         }
+    }
+
+    /// Notes the number of the generation that is live without a release.
+    pub fn served(&mut self, before: u64) {
+        self.before = before;
+    }
+
+    pub(super) fn before(&self) -> u64 {
+        self.before
     }
 
     /// The newest release that this process knows.
@@ -123,7 +138,8 @@ impl Serving {
         self.has_asked = true;
     }
 
-    pub(super) fn has_asked(&self) -> bool {
+    /// Whether the others were asked.
+    pub fn has_asked(&self) -> bool {
         self.has_asked
     }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ostrakon_base::digest::Digest;
+use serde::{Deserialize, Serialize};
 
 use super::plan::{ClusterId, Incarnation, Ordinal};
 use super::release::{Release, Serving};
@@ -29,7 +30,9 @@ pub struct Rollout {
 }
 
 /// The number of a candidate, in one process of the coordinator.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
 pub struct Attempt(pub u64);
 
 /// What a shard says of a candidate.
@@ -178,7 +181,7 @@ impl Rollout {
             Some(known) if silent.is_empty() || self.has_waited && is_prepared => {
                 known.then(me, digest)
             }
-            None if is_prepared => Release::first(cluster, me, digest),
+            None if is_prepared => Release::first(cluster, me, serving.before(), digest),
             Some(_) => return Next::Ask(digest, self.attempt, silent),
             None => return Next::Ask(digest, self.attempt, vec![Ordinal::COORDINATOR]),
         };
@@ -208,8 +211,8 @@ mod tests {
     const ID: ClusterId = ClusterId(7);
 
     fn serving(maker: u64) -> Serving {
-        let release = Release::first(ID, Incarnation(maker), Digest::of(b"one"));
-        let mut serving = Serving::start(Some(release));
+        let release = Release::first(ID, Incarnation(maker), 0, Digest::of(b"one"));
+        let mut serving = Serving::start(Some(release), 0);
         serving.asked();
         serving
     }

@@ -178,6 +178,7 @@ impl Shards {
                 guest: Arc::clone(&guest),
                 digest,
                 component: digest,
+                release: None,
             };
             writer.promote(promotion).await.unwrap();
             let start = Change::Start(Incarnation::default());

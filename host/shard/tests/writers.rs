@@ -90,6 +90,7 @@ impl Shard {
             guest: Arc::clone(guest),
             digest,
             component: digest,
+            release: None,
         };
         writer.promote(promotion).await.unwrap();
         let started = writer.change(Change::Start(Incarnation::default())).await;

@@ -19,6 +19,7 @@ use ostrakon_base::digest::Digest;
 use ostrakon_contract::client::Client;
 use ostrakon_contract::contract::{self, Kept, Reply};
 use ostrakon_observe::trace::{Open, Operation, TRACEPARENT, Tracer};
+use ostrakon_protocol::{Attempt, Release, Verdict};
 use ostrakon_protocol::{Batch, ClusterId, Epoch, HandOff, Incarnation, Moved, Placement, Plan};
 use ostrakon_shard::survey::Owners;
 use ostrakon_store::Whole;
@@ -116,6 +117,10 @@ pub(super) enum PeerRequest {
     HasGiven { epoch: Epoch },
     /// Report the addresses from which peers have called the receiver.
     Addresses {},
+    /// Report which release the receiver knows, and what it says of a candidate.
+    Releases {},
+    /// Ask the sender for its releases: there is something new.
+    News {},
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -180,6 +185,57 @@ pub(super) enum PeerResponse {
     Outdated {},
     /// The addresses from which peers have called.
     Addresses { addresses: Vec<Address> },
+    /// The releases and candidates, as the responding shard knows them.
+    Releases {
+        /// The newest release.
+        known: Option<Release>,
+        /// Whether the responding process knows what other shards know, or that they cannot be asked.
+        has_asked: bool,
+        /// What is to go live in all shards; only shard 0 says so.
+        candidate: Option<Candidate>,
+        /// What the responding shard says of the candidate that it was last told of.
+        said: Option<Said>,
+    },
+}
+
+/// Content that is to go live in all shards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Candidate {
+    pub(super) digest: Digest,
+    /// The process of shard 0 that says so, and the number of its candidate: the same content can be
+    /// tried again.
+    pub(super) by: Incarnation,
+    pub(super) attempt: Attempt,
+}
+
+/// What a shard says of a candidate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Said {
+    pub(super) candidate: Candidate,
+    pub(super) says: Says,
+    /// The step at which it is refused or fails.
+    pub(super) step: Option<String>,
+    /// Why, for people.
+    pub(super) reason: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Says {
+    Prepared,
+    Refused,
+    /// It will be tried again by itself.
+    Failing,
+}
+
+impl Says {
+    /// What the protocol knows of it.
+    pub(super) fn verdict(self) -> Option<Verdict> {
+        match self {
+            Self::Prepared => Some(Verdict::Prepared),
+            Self::Refused => Some(Verdict::Refused),
+            Self::Failing => None,
+        }
+    }
 }
 
 /// The process of an ordinal that the responding process accepts.

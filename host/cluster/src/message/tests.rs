@@ -1,7 +1,7 @@
 use std::fmt::{Debug, Write as _};
 use std::net::Ipv4Addr;
 
-use ostrakon_protocol::{Cursor, Ordinal};
+use ostrakon_protocol::{Cursor, Generation, Ordinal};
 use ostrakon_shard::survey::Amount;
 use ostrakon_test_support::later::with_more_fields;
 
@@ -166,6 +166,8 @@ fn requests() -> Vec<(&'static str, PeerRequest)> {
         R::Accepted {},
         R::HasGiven { epoch: Epoch(7) },
         R::Addresses {},
+        R::Releases {},
+        R::News {},
     ];
     let named = |request: PeerRequest| {
         let name = match &request {
@@ -186,13 +188,24 @@ fn requests() -> Vec<(&'static str, PeerRequest)> {
             R::Accepted {} => "Accepted",
             R::HasGiven { .. } => "HasGiven",
             R::Addresses {} => "Addresses",
+            R::Releases {} => "Releases",
+            R::News {} => "News",
         };
         (name, request)
     };
     requests.into_iter().map(named).collect()
 }
 
+fn candidate() -> Candidate {
+    Candidate {
+        digest: Digest::of(b"candidate"),
+        by: Incarnation(5),
+        attempt: Attempt(3),
+    }
+}
+
 /// One response of each kind; a new kind does not compile until it is listed here.
+#[expect(clippy::too_many_lines, reason = "one list")]
 fn responses() -> Vec<(&'static str, PeerResponse)> {
     use PeerResponse as R;
     let reason = || "why".to_owned();
@@ -262,6 +275,24 @@ fn responses() -> Vec<(&'static str, PeerResponse)> {
                 ip: ip(),
             }],
         },
+        R::Releases {
+            known: Some(Release {
+                cluster: ClusterId(99),
+                maker: Incarnation(5),
+                live: Generation {
+                    number: 12,
+                    digest: Digest::of(b"generation"),
+                },
+            }),
+            has_asked: true,
+            candidate: Some(candidate()),
+            said: Some(Said {
+                candidate: candidate(),
+                says: Says::Refused,
+                step: Some("check".to_owned()),
+                reason: Some("why".to_owned()),
+            }),
+        },
     ];
     let named = |response: PeerResponse| {
         let name = match &response {
@@ -283,6 +314,7 @@ fn responses() -> Vec<(&'static str, PeerResponse)> {
             R::Accepted { .. } => "Accepted",
             R::Outdated {} => "Outdated",
             R::Addresses { .. } => "Addresses",
+            R::Releases { .. } => "Releases",
         };
         (name, response)
     };

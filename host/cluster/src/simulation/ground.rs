@@ -8,7 +8,7 @@ use bytes::Bytes;
 use ostrakon_base::digest::Digest;
 use ostrakon_engine::{Cache, Compiler, Engine, Environment, Guest, Identity, Limits, Purpose};
 use ostrakon_observe::metrics::Metrics;
-use ostrakon_protocol::Placement;
+use ostrakon_protocol::{Placement, Release};
 use ostrakon_settings::settings::Settings;
 use ostrakon_shard::swap::Candidate;
 use ostrakon_shard::writer::Promotion;
@@ -40,9 +40,13 @@ pub(super) struct Ground {
     pub(super) engine: Engine,
     pub(super) cache: Cache,
     pub(super) compiler: Compiler,
-    generations: Vec<Generation>,
+    generations: Generations,
     directory: TempDir,
 }
+
+/// The guest in all its settings.
+#[derive(Clone)]
+pub(super) struct Generations(Arc<Vec<Generation>>);
 
 /// The guest with certain settings.
 pub(super) struct Generation {
@@ -96,6 +100,7 @@ impl Ground {
             .iter()
             .flat_map(|sharding| (1..=MAX_SHARDS).map(|shards| made(sharding, shards)))
             .collect();
+        let generations = Generations(Arc::new(generations));
         Self {
             engine,
             cache,
@@ -107,13 +112,11 @@ impl Ground {
 
     /// The generation with this number of shards and this way to place.
     pub(super) fn generation(&self, shards: u32, sharding: usize) -> &Generation {
-        &self.generations[sharding * MAX_SHARDS as usize + shards as usize - 1]
+        &self.generations.0[sharding * MAX_SHARDS as usize + shards as usize - 1]
     }
 
-    /// The generation with a digest.
-    pub(super) fn of_digest(&self, digest: Digest) -> Option<&Generation> {
-        let mut generations = self.generations.iter();
-        generations.find(|generation| generation.files.digest() == digest)
+    pub(super) fn generations(&self) -> &Generations {
+        &self.generations
     }
 
     pub(super) fn directory(&self) -> TempDir {
@@ -121,9 +124,18 @@ impl Ground {
     }
 }
 
+impl Generations {
+    /// The generation with a digest.
+    pub(super) fn of_digest(&self, digest: Digest) -> Option<&Generation> {
+        let mut generations = self.0.iter();
+        generations.find(|generation| generation.files.digest() == digest)
+    }
+}
+
 impl Generation {
-    pub(super) fn promotion(&self) -> Promotion {
+    pub(super) fn promotion(&self, release: Option<Release>) -> Promotion {
         Promotion {
+            release,
             guest: Arc::clone(&self.guest),
             digest: self.files.digest(),
             component: self.component,

@@ -11,18 +11,18 @@ use ostrakon_observe::metrics::Metrics;
 use ostrakon_peers::{AnyDial, Endpoint, Identity};
 use ostrakon_protocol::{Incarnation, Ordinal, Shard, Stopped};
 use ostrakon_shard::service::{Others, Service};
-use ostrakon_shard::swap::Kept;
-use ostrakon_shard::writer::{Change, Changed, Pace, Promotion, Turns, Writer, read_record};
+use ostrakon_shard::swap::{DefaultGuest, Kept};
+use ostrakon_shard::writer::{Change, Changed, Live, Pace, Turns, Writer, read_record};
 use ostrakon_store::Store;
-use ostrakon_volumes::volume::Files;
+use ostrakon_volumes::volume::{Files, Observation};
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::time::{advance, timeout};
 
-use super::super::{Cluster, Guests, Options};
+use super::super::{Agreed, Cluster, Guests, Options};
 use super::clock::{self, Zero};
 use super::disk::Disk;
-use super::ground::{Generation, Ground};
+use super::ground::{Generation, Generations, Ground};
 use super::life::Life;
 use super::mistake::{Mistake, Repeating};
 use super::network::Network;
@@ -67,7 +67,7 @@ pub(super) struct Process {
     zero: Zero,
     /// The time up to which it has run.
     reached: u64,
-    volume: mpsc::UnboundedSender<(Files, Promotion)>,
+    volume: watch::Sender<Observation>,
     serving: Arc<OnceLock<Serving>>,
     shutdown: watch::Sender<bool>,
     ended: watch::Receiver<bool>,
@@ -111,8 +111,10 @@ impl Process {
         );
         runtime.spawn(work);
 
-        let last = last.and_then(|live| start.ground.of_digest(live.digest));
-        let first = last.unwrap_or(start.generation);
+        let generations = start.ground.generations().clone();
+        let served = last.as_ref();
+        let served = served.and_then(|live| generations.of_digest(live.digest));
+        let served = served.map(|generation| generation.files.clone());
         let guests = Guests {
             blocking: Blocking::Inline,
             engine: start.ground.engine.clone(),
@@ -134,17 +136,18 @@ impl Process {
             network: start.network.clone(),
             life: life.clone(),
             writer: writer.clone(),
+            generations,
             guests,
             metrics,
             mistake: start.mistake,
             serving: Arc::clone(&serving),
         };
-        let (volume, shown) = mpsc::unbounded_channel();
+        let (volume, shows) = watch::channel(Ok(start.generation.files.clone()));
         runtime.spawn(async move {
-            wired.run(shown, down).await;
+            wired.run((last, served), shows, down).await;
             ending.send_replace(true);
         });
-        let process = Self {
+        Self {
             life,
             writer,
             had_outbox,
@@ -155,10 +158,7 @@ impl Process {
             serving,
             shutdown,
             ended,
-        };
-        process.promote(first);
-        process.promote(start.generation);
-        process
+        }
     }
 
     /// Runs until a time, in milliseconds.
@@ -178,12 +178,9 @@ impl Process {
         clock::leave();
     }
 
-    /// Makes a generation live.
-    pub(super) fn promote(&self, generation: &Generation) {
-        // A dead process promotes nothing.
-        let _ = self
-            .volume
-            .send((generation.files.clone(), generation.promotion()));
+    /// Shows a generation in the volume.
+    pub(super) fn show(&self, generation: &Generation) {
+        let _before = self.volume.send_replace(Ok(generation.files.clone()));
     }
 
     /// The shard's state in the protocol; `None` before a generation is live.
@@ -250,6 +247,7 @@ struct Wired {
     network: Network,
     life: Life,
     writer: Writer,
+    generations: Generations,
     guests: Guests,
     metrics: Arc<Metrics>,
     mistake: Option<Mistake>,
@@ -257,7 +255,12 @@ struct Wired {
 }
 
 impl Wired {
-    async fn run(self, mut volume: Volume, down: watch::Receiver<bool>) {
+    async fn run(
+        self,
+        (stored, served): (Option<Live>, Option<Files>),
+        volume: watch::Receiver<Observation>,
+        down: watch::Receiver<bool>,
+    ) {
         let Self {
             shard,
             network,
@@ -296,15 +299,21 @@ impl Wired {
             dial,
             &options,
             endpoint,
-            writer.clone(),
+            (writer.clone(), stored.as_ref()),
             self.guests,
             replicas,
         );
-        follow_one(&writer, &kept, &mut volume).await;
-        tokio::spawn({
-            let writer = writer.clone();
-            async move { while follow_one(&writer, &kept, &mut volume).await {} }
-        });
+        cluster.restores(served.as_ref().map(Files::digest));
+        let (shown, directing) = cluster.directed(volume, DefaultGuest::default());
+        tokio::spawn(directing);
+        let swapping = Swapping {
+            cluster: cluster.clone(),
+            writer: writer.clone(),
+            generations: self.generations,
+            kept,
+            shown,
+        };
+        tokio::spawn(swapping.run(served));
         let others: Arc<dyn Others> = match self.mistake {
             Some(Mistake::RepeatsWrites) => Arc::new(Repeating(cluster.clone())),
             _ => Arc::new(cluster.clone()),
@@ -352,18 +361,57 @@ async fn work(mut turns: Turns, life: Life, writer: Writer, mistake: Option<Mist
     }
 }
 
-/// The generations that the volume shows, one after another.
-type Volume = mpsc::UnboundedReceiver<(Files, Promotion)>;
+/// A swap without its steps: each generation is prepared at once.
+struct Swapping {
+    cluster: Cluster,
+    writer: Writer,
+    generations: Generations,
+    kept: Kept,
+    shown: watch::Receiver<Observation>,
+}
 
-/// Makes the next generation of the volume live, and returns whether there was one.
-async fn follow_one(writer: &Writer, kept: &Kept, volume: &mut Volume) -> bool {
-    let Some((files, promotion)) = volume.recv().await else {
-        return false;
-    };
-    kept.keep(&files).expect("the generation can be kept");
-    // A process that dies meanwhile promotes nothing.
-    if let Err(error) = writer.promote(promotion).await {
-        tracing::debug!(%error, "not promoted");
+impl Swapping {
+    /// Swaps to what is shown, after what served last.
+    async fn run(mut self, served: Option<Files>) {
+        let mut next = served;
+        loop {
+            let live = self.cluster.live();
+            if let Some(files) = &next
+                && live == Some(files.digest())
+            {
+                self.cluster.shows_live(files.digest());
+            } else if let Some(files) = next.take() {
+                self.cluster.begins(&files);
+                let mut shown = self.shown.clone();
+                tokio::select! {
+                    biased;
+                    Ok(()) = shown.changed() => {}
+                    agreed = self.cluster.agree(files.digest()) => {
+                        if let Ok(agreed) = agreed {
+                            self.promote(&files, agreed).await;
+                        }
+                    }
+                }
+            }
+            if self.shown.changed().await.is_err() {
+                return;
+            }
+            next = self.shown.borrow_and_update().clone().ok();
+        }
     }
-    true
+
+    async fn promote(&self, files: &Files, agreed: Agreed) {
+        self.kept.keep(files).expect("the generation can be kept");
+        let generation = self.generations.of_digest(files.digest());
+        let generation = generation.expect("only these generations are shown");
+        let promotion = generation.promotion(agreed.release());
+        // A process that dies meanwhile promotes nothing.
+        match self.writer.promote(promotion).await {
+            Ok(_) => agreed.is_live(),
+            Err(error) => {
+                tracing::debug!(%error, "not promoted");
+                agreed.failed(&error);
+            }
+        }
+    }
 }

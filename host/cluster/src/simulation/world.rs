@@ -196,7 +196,7 @@ impl<'a> World<'a> {
                 let host = &mut self.hosts[shard as usize];
                 host.volume = (shards, sharding);
                 if let Some(process) = &host.process {
-                    process.promote(self.ground.generation(shards, sharding));
+                    process.show(self.ground.generation(shards, sharding));
                 }
             }
             Event::Start { shard } => self.start(shard),

@@ -170,7 +170,10 @@ impl Work {
     }
 
     fn is_settled(&self) -> bool {
-        self.set.is_settled() && self.shards.values().all(Shard::is_current)
+        // What shard 0 refuses goes live in none.
+        let is_refused = self.shards.get(&0).is_some_and(Shard::has_refused);
+        let is_done = |shard: &Shard| shard.is_current() || is_refused && shard.is_idle();
+        self.set.is_settled() && self.shards.values().all(is_done)
     }
 
     fn create(&mut self, ordinal: u32) {

@@ -40,8 +40,8 @@ use ostrakon_protocol::{Incarnation, Ordinal, Stopped};
 use ostrakon_settings::settings::Settings;
 use ostrakon_shard::service::{Others, Service};
 use ostrakon_shard::swap::{Controller, Kept, Refused, Status, Step};
-use ostrakon_shard::writer::{self, Change, Changed, Writer};
-use ostrakon_volumes::volume::{Files, Watcher};
+use ostrakon_shard::writer::{self, Change, Changed, Live, Writer};
+use ostrakon_volumes::volume::{Files, Observation, Watcher};
 use performer::{LiveSettings, Performer};
 use phases::{
     Data, Mounted, Ports, become_ready, data, follow_missing, follow_stopped, run_drain,
@@ -57,6 +57,8 @@ use crate::readiness::Readiness;
 
 /// How long an ended writer may take to close the store.
 const CLOSING: Duration = Duration::from_secs(5);
+/// How long it may take until a shard of several is shown something else than what it refuses.
+const TURNING: Duration = Duration::from_secs(3);
 /// How long peers may take to close their connections: one that hangs must not keep this shard
 /// beyond the grace period that its drain's deadline fits into.
 const PEERS_CLOSING: Duration = Duration::from_secs(2);
@@ -229,6 +231,8 @@ impl App {
         let operators = Credentials::start(OperatorsPort(operators), &secrets, &metrics)?;
         let runtime = runtime::Handle::current();
         let ordinal = options.cluster.as_ref().map(|_| Ordinal(options.ordinal));
+        let stored = writer::read_record(store.record());
+        let stored = stored.map_err(|source| unreadable(options, source))?;
         let started = Writer::start(store, ordinal, runtime, Arc::clone(&metrics));
         let (writer, writer_thread) = started.map_err(|error| match error {
             writer::StartError::Unreadable(source) => unreadable(options, source),
@@ -270,7 +274,7 @@ impl App {
                     options.ordinal,
                     (cluster, greeting),
                     data_dir,
-                    &writer,
+                    (&writer, stored.as_ref()),
                     guests,
                     &peers,
                     replicas,
@@ -304,8 +308,22 @@ impl App {
             no_pod_identity: options.pod_identity.as_ref().err().cloned(),
         };
         let last_digest = last_good.as_ref().map(Files::digest);
-        let controller = Controller::new(Arc::new(performer), config.observations(), last_good)
+        let (observations, directing) = match &among {
+            None => (config.observations(), None),
+            Some(cluster) => {
+                cluster.restores(last_digest);
+                let volume = config.observations();
+                let (observations, directing) = cluster.directed(volume, default_guest.clone());
+                (observations, Some(directing))
+            }
+        };
+        let shown = observations.clone();
+        let mut controller = Controller::new(Arc::new(performer), observations, last_good)
             .with_default_guest(default_guest.clone(), has_served);
+        if let Some(directing) = directing {
+            controller = controller.of_several(options.ordinal > 0);
+            tokio::spawn(directing);
+        }
         let swap = controller.status();
         let parts = Parts {
             writer: writer.clone(),
@@ -338,18 +356,6 @@ impl App {
             }
             .start();
         }
-        let shown = || {
-            let shown = config.observations().borrow().clone().ok()?;
-            Some(default_guest.complete(shown).digest())
-        };
-        first_generation(swap, last_digest, shown)
-            .await
-            .map_err(|refused| Error::Configuration {
-                directory: options.config_dir.clone(),
-                step: refused.step.name(),
-                reason: refused.reason + &unkept,
-            })?;
-
         let others = among.clone();
         let others = others.map(|cluster| Arc::new(cluster) as Arc<dyn Others>);
         let (tracer, exporter) = match &options.otlp {
@@ -371,6 +377,9 @@ impl App {
         let cluster = if let Some((cluster, listener)) = cluster {
             let stopped = follow_stopped(cluster.stopped(), readiness.clone(), drain.clone());
             tokio::spawn(stopped);
+            if options.ordinal > 0 {
+                readiness.set_is_told();
+            }
             readiness.set_awaits_plan(true);
             readiness.set_awaits_peers(true);
             let running = cluster.run(listener, service.clone(), peers_down);
@@ -378,6 +387,19 @@ impl App {
         } else {
             None
         };
+        let digest = |shown: &Observation| {
+            let shown = shown.clone().ok()?;
+            Some(default_guest.complete(shown).digest())
+        };
+        let grace = among.as_ref().map_or(Duration::ZERO, |_| TURNING);
+        first_generation(swap, last_digest, (shown, digest), grace)
+            .await
+            .map_err(|refused| Error::Configuration {
+                directory: options.config_dir.clone(),
+                step: refused.step.name(),
+                reason: refused.reason + &unkept,
+            })?;
+
         let handler = Public {
             service,
             drain: drain.clone(),
@@ -462,7 +484,7 @@ async fn among_others(
     ordinal: u32,
     (options, most_greeting): (&cluster::Options, usize),
     data_dir: &Path,
-    writer: &Writer,
+    (writer, stored): (&Writer, Option<&Live>),
     guests: Guests,
     credentials: &Credentials<PeersPort>,
     replicas: watch::Receiver<cluster::Replicas>,
@@ -481,7 +503,8 @@ async fn among_others(
     };
     let mut endpoint = peers::Endpoint::new(identity, credentials.port().subscribe());
     endpoint.settings.max_greeting = endpoint.settings.max_greeting.min(most_greeting);
-    let cluster = Cluster::new(options, endpoint, writer.clone(), guests, replicas);
+    let known = (writer.clone(), stored);
+    let cluster = Cluster::new(options, endpoint, known, guests, replicas);
     cluster.recall(data_dir);
     Ok((cluster, listener))
 }
@@ -492,26 +515,43 @@ async fn told(mut down: watch::Receiver<bool>) {
 }
 
 /// Waits until a generation is live, or until it is clear that none can be: neither the last
-/// good one nor the volume's content.
+/// good one nor what is shown. What is shown can take `grace` to follow a refusal.
 async fn first_generation(
     mut swap: watch::Receiver<Status>,
     last_good: Option<Digest>,
-    shown: impl Fn() -> Option<Digest>,
+    (mut shown, digest): (
+        watch::Receiver<Observation>,
+        impl Fn(&Observation) -> Option<Digest>,
+    ),
+    grace: Duration,
 ) -> Result<(), Refused> {
     loop {
-        {
+        let refused = {
             let status = swap.borrow_and_update();
             if status.live.is_some() {
                 return Ok(());
             }
-            if let (Some(refused), None) = (&status.refused, &status.candidate) {
-                let volume_is_next =
-                    last_good.is_some() && refused.digest == last_good && shown() != last_good;
-                if !volume_is_next {
-                    return Err(refused.clone());
-                }
-            }
+            let refused = status.refused.clone();
+            refused.filter(|_| status.candidate.is_none())
+        };
+        let Some(refused) = refused else {
+            swap.changed().await.expect("the controller runs");
+            continue;
+        };
+        let now = digest(&shown.borrow_and_update());
+        if last_good.is_some() && refused.digest == last_good && now != last_good {
+            // What is shown comes next.
+            swap.changed().await.expect("the controller runs");
+            continue;
         }
-        swap.changed().await.expect("the controller runs");
+        let turns = async {
+            tokio::select! {
+                Ok(()) = swap.changed() => {}
+                Ok(()) = shown.changed() => {}
+            }
+        };
+        if grace.is_zero() || tokio::time::timeout(grace, turns).await.is_err() {
+            return Err(refused);
+        }
     }
 }

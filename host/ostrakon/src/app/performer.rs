@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use ostrakon_base::blocking::Blocking;
-use ostrakon_cluster::Cluster;
+use ostrakon_base::digest::Digest;
+use ostrakon_cluster::{Agreed, Cluster, NotAgreed};
 use ostrakon_contract::contract::Description;
 use ostrakon_engine::{
     Cache, CheckError, CompileError, Compiled, Compiler, Engine, Environment, Failure, Guest,
@@ -18,7 +19,7 @@ use ostrakon_network::http;
 use ostrakon_observe::metrics::Metrics;
 use ostrakon_observe::telemetry::Filter;
 use ostrakon_settings::settings::{Settings, Topology};
-use ostrakon_shard::swap::{self, Candidate, Kept, Step};
+use ostrakon_shard::swap::{self, Candidate, Kept, Refusal};
 use ostrakon_shard::writer::{PromoteError, Promotion, Writer};
 use ostrakon_volumes::secrets::Secrets;
 use tokio::task::spawn_blocking;
@@ -69,6 +70,8 @@ pub(super) enum Error {
     NoStatefulSet(NoIdentity),
     #[error("cluster.topology is \"statefulset\": start the shard with --peers, or leave it out")]
     NoPeers,
+    #[error(transparent)]
+    NotAgreed(#[from] NotAgreed),
     #[error("the generation cannot be kept in the data directory")]
     Keep(#[source] io::Error),
     #[error(transparent)]
@@ -79,7 +82,21 @@ impl swap::Performer for Performer {
     type Compiled = Compiled;
     type Linked = (Linked, Compiled);
     type Checked = (Arc<Guest>, Compiled);
+    /// `None` in a shard that is alone.
+    type Agreed = Option<Agreed>;
     type Error = Error;
+
+    fn begins(&self, candidate: &Candidate) {
+        if let Some(cluster) = &self.cluster {
+            cluster.begins(&candidate.source);
+        }
+    }
+
+    fn shows_live(&self, digest: Digest) {
+        if let Some(cluster) = &self.cluster {
+            cluster.shows_live(digest);
+        }
+    }
 
     async fn compile(&self, candidate: &Candidate) -> Result<Compiled, Error> {
         let compiling = self.compiler.compile(
@@ -123,6 +140,13 @@ impl swap::Performer for Performer {
         Ok(((Arc::new(guest), compiled), description))
     }
 
+    async fn agree(&self, candidate: &Candidate) -> Result<Option<Agreed>, Error> {
+        Ok(match &self.cluster {
+            Some(cluster) => Some(cluster.agree(candidate.digest).await?),
+            None => None,
+        })
+    }
+
     fn stored_schema(&self) -> Option<u32> {
         self.writer.schema()
     }
@@ -132,6 +156,7 @@ impl swap::Performer for Performer {
         &self,
         candidate: &Candidate,
         (guest, compiled): (Arc<Guest>, Compiled),
+        agreed: Option<Agreed>,
         migrate_from: Option<u32>,
     ) -> Result<u64, Error> {
         let _paused = match &self.cluster {
@@ -147,8 +172,15 @@ impl swap::Performer for Performer {
             guest,
             digest: candidate.digest,
             component: candidate.component_digest,
+            release: agreed.as_ref().and_then(Agreed::release),
         };
-        let live = self.writer.promote(promotion).await?;
+        let promoted = self.writer.promote(promotion).await;
+        match (&promoted, agreed) {
+            (Ok(_), Some(agreed)) => agreed.is_live(),
+            (Err(error), Some(agreed)) => agreed.failed(error),
+            (_, None) => {}
+        }
+        let live = promoted?;
         self.live.put_in_force(&candidate.settings);
         self.metrics.swap_live(live.number, &name, &version);
         let (engine, cache) = (self.engine.clone(), self.cache.clone());
@@ -157,8 +189,11 @@ impl swap::Performer for Performer {
         Ok(live.number)
     }
 
-    fn refused(&self, step: Step) {
-        self.metrics.swap_refused(step.name());
+    fn refused(&self, refusal: &Refusal) {
+        self.metrics.swap_refused(refusal.step.name());
+        if let Some(cluster) = &self.cluster {
+            cluster.refuses(refusal);
+        }
     }
 
     fn went_live(&self, took: Duration) {

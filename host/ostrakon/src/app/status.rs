@@ -110,6 +110,7 @@ struct Started {
     candidate: Value,
     refused: Value,
     last_refused: Value,
+    rollout: Value,
     store: Value,
     writer: Value,
     topology: Value,
@@ -124,7 +125,13 @@ struct Started {
 
 impl Shard {
     fn started(&self, parts: &Parts) -> Started {
-        let swap = parts.swap.borrow().clone();
+        let mut swap = parts.swap.borrow().clone();
+        if let (Some(live), Some(view)) = (&mut swap.live, parts.writer.views().get())
+            && live.digest == view.digest
+        {
+            // The number changes without a swap where content is released that is live already.
+            live.generation = view.generation;
+        }
         let StoreSize {
             bytes,
             entries,
@@ -142,6 +149,7 @@ impl Shard {
             candidate: json!(swap.candidate),
             refused: json!(swap.refused),
             last_refused: json!(swap.last_refused),
+            rollout: json!(parts.cluster.as_ref().map(Cluster::standing)),
             store: json!({
                 "bytes": bytes,
                 "entries": entries,

@@ -37,6 +37,7 @@ pub struct Settings {
     pub drain: Drain,
     pub log: Log,
     pub cluster: Cluster,
+    pub rollout: Rollout,
 }
 
 /// `[http]`: limits on clients.
@@ -205,6 +206,22 @@ pub struct Cluster {
     pub public_url: Option<PerShard>,
 }
 
+/// `[rollout]`: how all shards go over to another generation.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table, as in `[rollout]`")]
+pub struct Rollout {
+    /// How long shards that are away are waited for before the others go live without them.
+    /// Default 1 min; 1 ms to 1 h.
+    #[serde(with = "humantime_serde")]
+    pub wait: Duration,
+}
+
+impl Default for Rollout {
+    fn default() -> Self {
+        Self { wait: MINUTE }
+    }
+}
+
 impl Default for Cluster {
     fn default() -> Self {
         Self {
@@ -303,6 +320,7 @@ impl Settings {
             drain,
             log,
             cluster,
+            rollout,
         } = self;
 
         count(
@@ -386,6 +404,7 @@ impl Settings {
             1_000_000,
         )?;
         time("cluster.max_wait", cluster.max_wait, HOUR)?;
+        time("rollout.wait", rollout.wait, HOUR)?;
         routing::validate(cluster)?;
         if let Some(filter) = &log.filter {
             telemetry::check(filter).map_err(Error::Filter)?;

@@ -40,7 +40,7 @@ fn an_unknown_field_or_section_is_named_with_its_line() {
     );
     refused(
         "[writers]\n",
-        "ostrakon.toml, line 1: unknown field `writers`, expected one of `http`, `guest`, `store`, `writer`, `drain`, `log`, `cluster`",
+        "ostrakon.toml, line 1: unknown field `writers`, expected one of `http`, `guest`, `store`, `writer`, `drain`, `log`, `cluster`, `rollout`",
     );
 }
 

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use ostrakon_contract::contract::Description;
-
 use super::candidate::Candidate;
-use super::machine::Step;
+use super::machine::Refusal;
+use ostrakon_base::digest::Digest;
+use ostrakon_contract::contract::Description;
 
 /// An error of an action.
 pub trait Failure: std::error::Error + Send + 'static {
@@ -25,7 +25,15 @@ pub trait Performer: Send + Sync + 'static {
     type Linked: Send + 'static;
     /// A generation that may go live.
     type Checked: Send + 'static;
+    /// The permission to go live. Dropping it gives it up.
+    type Agreed: Send + 'static;
     type Error: Failure;
+
+    /// Notes that a candidate is verified, and that its other actions follow.
+    fn begins(&self, candidate: &Candidate);
+
+    /// Notes that the content which is live is shown.
+    fn shows_live(&self, digest: Digest);
 
     /// Compiles the component, or finds it in the cache, off the request path.
     fn compile(
@@ -47,6 +55,12 @@ pub trait Performer: Send + Sync + 'static {
         linked: Self::Linked,
     ) -> impl Future<Output = Result<(Self::Checked, Description), Self::Error>> + Send;
 
+    /// Waits until the shard may go live with the candidate, which is prepared.
+    fn agree(
+        &self,
+        candidate: &Candidate,
+    ) -> impl Future<Output = Result<Self::Agreed, Self::Error>> + Send;
+
     /// The schema of the stored data; `None` if nothing has been stored yet.
     fn stored_schema(&self) -> Option<u32>;
 
@@ -57,11 +71,12 @@ pub trait Performer: Send + Sync + 'static {
         &self,
         candidate: &Candidate,
         checked: Self::Checked,
+        agreed: Self::Agreed,
         migrate_from: Option<u32>,
     ) -> impl Future<Output = Result<u64, Self::Error>> + Send;
 
-    /// Counts a refusal.
-    fn refused(&self, step: Step);
+    /// Notes a refusal.
+    fn refused(&self, refusal: &Refusal);
 
     /// Counts a generation that went live this long after it was observed.
     fn went_live(&self, took: Duration);

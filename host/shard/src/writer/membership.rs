@@ -278,6 +278,12 @@ impl Worker {
         }
     }
 
+    fn take_place(&mut self, place: Membership) {
+        let place = Arc::new(place);
+        self.state.place.store(Some(Arc::clone(&place)));
+        self.membership = Some(place);
+    }
+
     /// Stores a place together with the partitions that come and go, and publishes it to
     /// readers.
     fn keep(
@@ -299,11 +305,11 @@ impl Worker {
             }
             let (moved, arrived) = (transfer.left.len(), transfer.arriving().count());
             self.metrics.partitions_moved(moved, arrived);
-            self.membership = Some(Arc::new(next));
+            self.take_place(next);
             self.stored();
             self.committed();
         } else if !next.has_the_owners_of(before) {
-            self.membership = Some(Arc::new(next));
+            self.take_place(next);
             self.publish();
         }
         Ok(())

@@ -29,12 +29,13 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use arc_swap::ArcSwapOption;
 use ostrakon_base::stored::Unreadable;
 use ostrakon_contract::contract::{Reply, Request};
 use ostrakon_contract::replies::{Counted, Replies};
 use ostrakon_engine::Failure;
 use ostrakon_observe::metrics::Metrics;
-use ostrakon_protocol::{Authority, HandOff, Ordinal};
+use ostrakon_protocol::{Authority, HandOff, Ordinal, Release};
 use ostrakon_store::{CommitError, CompactError, Compacting, Damage, Missing, Record, Store};
 use tokio::runtime;
 use tokio::sync::{oneshot, watch};
@@ -114,6 +115,8 @@ pub enum Written {
 enum Message {
     Write(Write, Instant, oneshot::Sender<Written>),
     Promote(Box<Promotion>, oneshot::Sender<Result<Live, PromoteError>>),
+    Adopt(Release, oneshot::Sender<Result<Option<Live>, PromoteError>>),
+    Stored(oneshot::Sender<Result<Option<Live>, PromoteError>>),
     Change(Box<Change>, oneshot::Sender<Result<Changed, ChangeError>>),
     Recover(u64, oneshot::Sender<()>),
     Compact(oneshot::Sender<Result<(), CompactError>>),
@@ -146,6 +149,8 @@ struct State {
     /// The data's schema, once there is one. A std mutex, because it is held only for a copy.
     schema: Mutex<Option<u32>>,
     pacing: Pacing,
+    /// The shard's place among others.
+    place: ArcSwapOption<Membership>,
     /// Why the data file is not where it was opened, if it is not.
     missing: watch::Sender<Option<Missing>>,
     /// The last write found no space.
@@ -199,6 +204,7 @@ impl Writer {
             last_commit: AtomicU64::new(0),
             schema: Mutex::new(store.record().schema),
             pacing: Pacing::new(pace),
+            place: ArcSwapOption::empty(),
             missing: watch::Sender::default(),
             full: AtomicBool::new(false),
             sent: tokio::sync::Notify::new(),
@@ -258,6 +264,36 @@ impl Writer {
             return Err(PromoteError::Ended);
         }
         receiver.await.unwrap_or(Err(PromoteError::Ended))
+    }
+
+    /// Notes that the live generation is live by this release, which names its content. `None` if
+    /// another one is live; nothing is changed then.
+    ///
+    /// # Errors
+    /// When that could not be stored; everything is as before.
+    pub async fn adopt(&self, release: Release) -> Result<Option<Live>, PromoteError> {
+        let (sender, receiver) = oneshot::channel();
+        if !self.send(Message::Adopt(release, sender)) {
+            return Err(PromoteError::Ended);
+        }
+        receiver.await.unwrap_or(Err(PromoteError::Ended))
+    }
+
+    /// What is stored of the live generation, after a promotion whose outcome is not certain.
+    ///
+    /// # Errors
+    /// When the data cannot be opened.
+    pub async fn stored(&self) -> Result<Option<Live>, PromoteError> {
+        let (sender, receiver) = oneshot::channel();
+        if !self.send(Message::Stored(sender)) {
+            return Err(PromoteError::Ended);
+        }
+        receiver.await.unwrap_or(Err(PromoteError::Ended))
+    }
+
+    /// The shard's place among others, also before a generation is live; `None` where it is alone.
+    pub fn place(&self) -> Option<Arc<Membership>> {
+        self.state.place.load_full()
     }
 
     /// Changes the shard's place among others, between two groups of requests.

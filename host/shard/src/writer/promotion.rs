@@ -5,10 +5,11 @@ use std::sync::Arc;
 use ostrakon_base::digest::Digest;
 use ostrakon_base::stored::Unreadable;
 use ostrakon_engine::{Failure, Guest};
+use ostrakon_protocol::{ClusterId, Generation, Incarnation, Release};
 use ostrakon_store::CommitError;
 use serde::{Deserialize, Serialize};
 
-use super::record::{self, GENERATION};
+use super::record::{self, GENERATION, GENERATION_ALONE};
 
 /// A checked generation that is to go live.
 #[derive(Debug)]
@@ -18,18 +19,32 @@ pub struct Promotion {
     pub digest: Digest,
     /// The digest of the component alone.
     pub component: Digest,
+    /// The release by which it goes live; `None` where there is none, as in a shard that is alone.
+    pub release: Option<Release>,
 }
 
 /// The live generation, as it is stored with the data.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Live {
-    /// The generation's number: 1 for a shard's first, one more with each swap.
+    /// The generation's number: that of its release. Without one it is 1 for a shard's first, and one
+    /// more with each swap.
     pub number: u64,
     /// The digest of component and settings.
     pub digest: Digest,
     /// The digest of the component alone.
     pub component: Digest,
+    /// Who made the release by which it went live, if it did by one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) made: Option<Made>,
+}
+
+/// Who made a release.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Made {
+    pub(super) cluster: ClusterId,
+    pub(super) by: Incarnation,
 }
 
 impl Live {
@@ -38,11 +53,60 @@ impl Live {
     /// # Errors
     /// When the bytes are not such a record, or a later host wrote it.
     pub fn decode(stored: &[u8]) -> Result<Self, Unreadable> {
-        record::decode_json(GENERATION, stored)
+        let (version, live): (_, Self) = record::decode_json(GENERATION, stored)?;
+        if live.made.is_some() == (version == GENERATION.version) {
+            Ok(live)
+        } else {
+            Err(GENERATION.broken("it has a release, or lacks it, against its version"))
+        }
     }
 
+    /// A host that knows of no releases can read the record of a generation without one.
     pub(super) fn encode(&self) -> Vec<u8> {
-        record::encode_json(GENERATION, self)
+        let format = match self.made {
+            None => GENERATION_ALONE,
+            Some(_) => GENERATION,
+        };
+        record::encode_json(format, self)
+    }
+
+    /// The generation that goes live by a promotion, after the one that was live before.
+    pub(super) fn after(before: Option<Self>, promotion: &Promotion) -> Self {
+        let Promotion {
+            digest,
+            component,
+            release,
+            ..
+        } = *promotion;
+        let made = release.map(|release| Made {
+            cluster: release.cluster,
+            by: release.maker,
+        });
+        let number = match (release, before) {
+            (Some(release), _) => release.live.number,
+            (None, Some(before)) if before.digest == digest => return before,
+            (None, before) => before.map_or(0, |before| before.number) + 1,
+        };
+        Self {
+            number,
+            digest,
+            component,
+            made,
+        }
+    }
+
+    /// The release by which it went live; `None` where it did without one.
+    pub fn release(&self) -> Option<Release> {
+        let Made { cluster, by } = self.made?;
+        let live = Generation {
+            number: self.number,
+            digest: self.digest,
+        };
+        Some(Release {
+            cluster,
+            maker: by,
+            live,
+        })
     }
 }
 

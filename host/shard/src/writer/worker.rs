@@ -12,7 +12,7 @@ use ostrakon_contract::replies::{self, Replies};
 use ostrakon_engine::{Bound, Failure, Guest};
 use ostrakon_observe::metrics::Metrics;
 use ostrakon_observe::trace::{Operation, Trace};
-use ostrakon_protocol::Authority;
+use ostrakon_protocol::{Authority, Release};
 use ostrakon_store::{CommitError, Group, Record, Snapshot, Store};
 use tokio::runtime;
 use tokio::sync::oneshot;
@@ -64,9 +64,11 @@ impl Worker {
         guests: Guests,
         writer: &Writer,
     ) -> Self {
+        let membership = membership.map(Arc::new);
+        writer.state.place.store(membership.clone());
         Self {
             store,
-            membership: membership.map(Arc::new),
+            membership,
             guests,
             views: writer.views.clone(),
             replies: writer.replies.clone(),
@@ -132,6 +134,14 @@ impl Worker {
             Message::Promote(promotion, sender) => {
                 // The caller may be gone; the generation is live all the same.
                 let _ = sender.send(self.promote(*promotion));
+            }
+            Message::Adopt(release, sender) => {
+                let _ = sender.send(self.adopt(release));
+            }
+            Message::Stored(sender) => {
+                let stored = self.snapshot().map_err(PromoteError::from);
+                let stored = stored.and_then(|_| self.stored_generation());
+                let _ = sender.send(stored);
             }
             Message::Recover(opening, sender) => {
                 self.store.recover(opening);
@@ -350,17 +360,9 @@ impl Worker {
 
     fn promote(&mut self, promotion: Promotion) -> Result<Live, PromoteError> {
         let record = self.store.record().clone();
-        let stored = record.generation.as_deref();
-        let stored = stored.map(Live::decode).transpose()?;
+        let stored = self.stored_generation()?;
         let schema = promotion.guest.description().schema;
-        let live = match stored {
-            Some(stored) if stored.digest == promotion.digest => stored,
-            stored => Live {
-                number: stored.map_or(0, |stored| stored.number) + 1,
-                digest: promotion.digest,
-                component: promotion.component,
-            },
-        };
+        let live = Live::after(stored, &promotion);
         let after = Record {
             schema: Some(schema),
             generation: Some(live.encode()),
@@ -391,6 +393,27 @@ impl Worker {
         self.live = Some((live.clone(), promotion.guest));
         self.committed();
         Ok(live)
+    }
+
+    fn stored_generation(&self) -> Result<Option<Live>, PromoteError> {
+        let stored = self.store.record().generation.as_deref();
+        Ok(stored.map(Live::decode).transpose()?)
+    }
+
+    /// Has the live generation live by this release, if it is its content.
+    fn adopt(&mut self, release: Release) -> Result<Option<Live>, PromoteError> {
+        let live = self.live.clone();
+        let live = live.filter(|(live, _)| live.digest == release.live.digest);
+        let Some((live, guest)) = live else {
+            return Ok(None);
+        };
+        let promotion = Promotion {
+            guest,
+            digest: live.digest,
+            component: live.component,
+            release: Some(release),
+        };
+        self.promote(promotion).map(Some)
     }
 
     /// Migrates the shard's data, and stores the swap's record in the same transaction.

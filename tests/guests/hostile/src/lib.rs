@@ -16,13 +16,16 @@
 //! `partition=<k>`.
 //!
 //! The setting `misbehave` is a comma-separated list of `<misdeed>-in-<export>`, for requests and exports without a
-//! query, and of `schema=<n>`, `sharding=<n>` and `name=<text>`, which change the result of `describe`. The misdeeds
-//! `error` (in `check` and `migrate`) and `out-of-range` (in `owner`) exist only in these exports.
+//! query, of `schema=<n>`, `sharding=<n>` and `name=<text>`, which change the result of `describe`, and of
+//! `needs=<secret>` and `migrate-needs=<secret>`, without which `check` and `migrate` fail, and `trap-on-shard=<n>`, by
+//! which `handle` traps in that shard. The misdeeds `error` (in `check` and `migrate`) and `out-of-range` (in `owner`)
+//! exist only in these exports.
 
 mod misdeed;
 
 use ostrakon_guest::{
-    Description, Guest, Migration, Part, Request, RequestHead, Response, Result, Route, Settings,
+    Description, Guest, Migration, Part, Request, RequestHead, Response, Result, Route, Secret,
+    Settings,
 };
 
 pub struct Hostile {
@@ -56,6 +59,7 @@ impl Guest for Hostile {
 
     fn check(&self) -> Result<(), String> {
         planned(self.settings, "check");
+        self.needs("needs=")?;
         self.planned_error("check")
     }
 
@@ -115,6 +119,9 @@ impl Guest for Hostile {
 
     fn handle(&self, request: &Request) -> Result<Response> {
         planned(self.settings, "handle");
+        if assigned(self.settings, "trap-on-shard=") == Some(request.ordinal().to_string()) {
+            misdeed::commit("trap", None);
+        }
         let segments = request.segments()?;
         let names: Vec<&str> = segments.iter().map(String::as_str).collect();
         let store = request.store();
@@ -180,11 +187,20 @@ impl Guest for Hostile {
             shard.set_many(&[entry])?;
         }
         planned(self.settings, "migrate");
+        self.needs("migrate-needs=")?;
         self.planned_error("migrate")
     }
 }
 
 impl Hostile {
+    /// Fails without the secret that this item of the setting names.
+    fn needs(&self, item: &str) -> Result<(), String> {
+        match assigned(self.settings, item) {
+            Some(name) if Secret::named(&name).is_none() => Err(format!("the Secret lacks {name}")),
+            _ => Ok(()),
+        }
+    }
+
     fn planned_error(&self, export: &str) -> Result<(), String> {
         let error = ["error-in-", export].concat();
         if asked(self.settings).contains(&error) {

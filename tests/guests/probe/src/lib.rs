@@ -356,6 +356,16 @@ impl Guest for Probe {
         Ok(Self { settings })
     }
 
+    /// Fails without the secret that the setting `needs` names.
+    fn check(&self) -> Result<(), String> {
+        match self.settings.get("needs") {
+            Some(name) if Secret::named(&String::from_utf8_lossy(&name)).is_none() => {
+                Err("a secret is missing".to_owned())
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn route(&self, head: &RequestHead) -> Route {
         ROUTER.route(head)
     }

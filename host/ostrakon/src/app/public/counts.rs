@@ -109,6 +109,7 @@ fn a_load_allocates_so_often() {
             guest: kv(&metrics).await,
             digest,
             component: digest,
+            release: None,
         };
         writer.promote(promotion).await.unwrap();
         let settings = Arc::new(Settings::default());

@@ -27,9 +27,9 @@ impl Scenario {
     /// All shards serve the first content.
     pub(super) fn start(&self) -> World {
         let digest = content(self.contents[0]);
-        let release = Release::first(ID, Incarnation(1), digest);
+        let release = Release::first(ID, Incarnation(1), 0, digest);
         let nodes = (0..self.nodes).map(|_| {
-            let mut serving = Serving::start(Some(release));
+            let mut serving = Serving::start(Some(release), 0);
             serving.asked();
             serving.is_live(&release);
             Node {
@@ -279,7 +279,7 @@ impl Scenario {
                 {
                     world.seen.insert(Seen::LateRelease);
                     if self.is(Mutation::LateRelease) {
-                        node.serving = Serving::start(Some(release));
+                        node.serving = Serving::start(Some(release), 0);
                         node.serving.asked();
                     }
                 }
@@ -373,7 +373,7 @@ impl Scenario {
         let at_least = Self::newest(&world.nodes);
         let node = &mut world.nodes[shard.0 as usize];
         node.incarnation = Incarnation(node.incarnation.0 + 1);
-        node.serving = Serving::start(node.stored);
+        node.serving = Serving::start(node.stored, 0);
         node.rollout = Rollout::default();
         node.unstored = None;
         node.accepts = Incarnation::default();

@@ -42,6 +42,8 @@ pub struct Controller<P: Performer> {
     work: Work<P>,
     /// The compiled component of the live generation.
     live_compiled: Option<P::Compiled>,
+    /// Whether content that is shown again is to be tried again.
+    is_told: bool,
     /// When to retry the refused content, and how long that wait is.
     retry: Option<(Instant, Duration)>,
 }
@@ -54,6 +56,7 @@ struct Work<P: Performer> {
     linked: Option<P::Linked>,
     checked: Option<P::Checked>,
     description: Option<Description>,
+    agreed: Option<P::Agreed>,
 }
 
 impl<P: Performer> Default for Work<P> {
@@ -65,6 +68,7 @@ impl<P: Performer> Default for Work<P> {
             linked: None,
             checked: None,
             description: None,
+            agreed: None,
         }
     }
 }
@@ -75,6 +79,7 @@ enum Made<P: Performer> {
     Compiled(P::Compiled),
     Linked(P::Linked),
     Checked(P::Checked, Description),
+    Agreed(P::Agreed),
     Live(u64),
 }
 
@@ -129,6 +134,7 @@ impl<P: Performer> Controller<P> {
             observed: last_good.map(|files| (files, Instant::now())),
             work: Work::default(),
             live_compiled: None,
+            is_told: false,
             retry: None,
         }
     }
@@ -146,6 +152,16 @@ impl<P: Performer> Controller<P> {
             },
             ..self
         }
+    }
+
+    /// The same controller for a shard of several, which takes nothing for the volume's content before
+    /// the first change: it is not known yet what it is to serve. Where it is told what to try
+    /// (`is_told`), content that is shown again is tried again.
+    #[must_use]
+    pub fn of_several(mut self, is_told: bool) -> Self {
+        self.observations.mark_unchanged();
+        self.is_told = is_told;
+        self
     }
 
     /// The status, now and as it changes.
@@ -170,10 +186,11 @@ impl<P: Performer> Controller<P> {
             restoring = true;
         }
         loop {
-            if stopping && !self.is_promoting() {
+            if stopping && !self.is_in(&[Step::Promote, Step::Migrate]) {
                 return;
             }
-            restoring &= running.is_some();
+            // What other shards serve can supersede it, too.
+            restoring &= running.is_some() && !self.is_in(&[Step::Agree]);
             let watching = observing && !restoring && !stopping;
             let input = tokio::select! {
                 biased;
@@ -211,9 +228,9 @@ impl<P: Performer> Controller<P> {
         }
     }
 
-    fn is_promoting(&self) -> bool {
-        let step = self.machine.in_progress().map(|(_, step)| step);
-        matches!(step, Some(Step::Promote | Step::Migrate))
+    fn is_in(&self, steps: &[Step]) -> bool {
+        let in_progress = self.machine.in_progress();
+        in_progress.is_some_and(|(_, step)| steps.contains(&step))
     }
 
     fn observe(&mut self) -> Event {
@@ -229,7 +246,14 @@ impl<P: Performer> Controller<P> {
             Ok(files) => {
                 let digest = files.digest();
                 self.observed = Some((files, Instant::now()));
-                Event::Observed(digest)
+                if self.machine.live().map(|live| live.digest) == Some(digest) {
+                    self.performer.shows_live(digest);
+                }
+                if self.is_told {
+                    Event::Again(digest)
+                } else {
+                    Event::Observed(digest)
+                }
             }
             Err(error) => Event::Unreadable(reason(&*error)),
         }
@@ -254,6 +278,7 @@ impl<P: Performer> Controller<P> {
         };
         match made {
             Made::Candidate(candidate) => {
+                self.performer.begins(&candidate);
                 let component = candidate.component_digest;
                 // Where the machine skips compiling, the live component is used.
                 self.work.compiled = self.live_compiled.clone();
@@ -277,6 +302,10 @@ impl<P: Performer> Controller<P> {
                     stored: self.performer.stored_schema(),
                 }
             }
+            Made::Agreed(agreed) => {
+                self.work.agreed = Some(agreed);
+                Event::Agreed
+            }
             Made::Live(generation) => Event::Promoted { generation },
         }
     }
@@ -292,14 +321,15 @@ impl<P: Performer> Controller<P> {
             match effect {
                 Effect::Begin(action) => next = Next::Begun(self.begin(action)),
                 Effect::Cancel => next = Next::Cancelled,
-                Effect::Refused(Refusal {
-                    digest,
-                    step,
-                    reason,
-                    transient,
-                    ..
-                }) => {
-                    self.performer.refused(step);
+                Effect::Refused(refusal) => {
+                    self.performer.refused(&refusal);
+                    let Refusal {
+                        digest,
+                        step,
+                        reason,
+                        transient,
+                        ..
+                    } = refusal;
                     self.retry = transient.then(|| next_retry(self.retry));
                     let digest = digest.map(|digest| digest.short());
                     let retry_after_s = self.retry.map(|(_, wait)| wait.as_secs());
@@ -402,7 +432,12 @@ impl<P: Performer> Controller<P> {
                     )
                 })
             }
+            Action::Agree { .. } => {
+                Box::pin(async move { made(performer.agree(&candidate).await, Made::Agreed) })
+            }
             Action::Promote { migrate_from } => {
+                let agreed = self.work.agreed.take();
+                let agreed = agreed.expect("agreed before it is promoted");
                 let checked = self
                     .work
                     .checked
@@ -410,7 +445,9 @@ impl<P: Performer> Controller<P> {
                     .expect("checked before it is promoted");
                 Box::pin(async move {
                     made(
-                        performer.promote(&candidate, checked, migrate_from).await,
+                        performer
+                            .promote(&candidate, checked, agreed, migrate_from)
+                            .await,
                         Made::Live,
                     )
                 })

@@ -86,6 +86,8 @@ impl Script {
     }
 }
 
+struct Agreed;
+
 /// Records that a step was abandoned.
 struct Unended<'a>(&'a Script, &'a str, bool);
 
@@ -102,7 +104,12 @@ impl Performer for Script {
     type Compiled = Digest;
     type Linked = ();
     type Checked = u32;
+    type Agreed = Agreed;
     type Error = Broken;
+
+    fn begins(&self, _: &Candidate) {}
+
+    fn shows_live(&self, _: Digest) {}
 
     async fn compile(&self, candidate: &Candidate) -> Result<Digest, Broken> {
         self.step(Step::Compile, candidate).await?;
@@ -132,6 +139,17 @@ impl Performer for Script {
         ))
     }
 
+    async fn agree(&self, candidate: &Candidate) -> Result<Agreed, Broken> {
+        if setting(candidate, "waits") == "forever" {
+            self.call(format!("agree {}", setting(candidate, "name")));
+            std::future::pending::<()>().await;
+        }
+        if setting(candidate, "fails") == "agree" {
+            return Err(Broken::new(Step::Agree, false));
+        }
+        Ok(Agreed)
+    }
+
     fn stored_schema(&self) -> Option<u32> {
         *self.stored.lock().unwrap()
     }
@@ -140,6 +158,7 @@ impl Performer for Script {
         &self,
         candidate: &Candidate,
         schema: u32,
+        Agreed: Agreed,
         migrate_from: Option<u32>,
     ) -> Result<u64, Broken> {
         if let Some(from) = migrate_from {
@@ -150,8 +169,8 @@ impl Performer for Script {
         Ok(setting(candidate, "number").parse().unwrap_or(1))
     }
 
-    fn refused(&self, step: Step) {
-        self.call(format!("refused {step}"));
+    fn refused(&self, refusal: &Refusal) {
+        self.call(format!("refused {}", refusal.step));
     }
 
     fn went_live(&self, took: Duration) {

@@ -1,14 +1,14 @@
 //! The pure swap machine: decides the next action from the state and an event.
 //!
 //! ```text
-//! observed -> verified -> compiled -> linked -> checked -> (migrated,) live
-//!                  |          |          |         |           |
-//!                  +----------+----------+---------+-----------+--> refused
+//! observed -> verified -> compiled -> linked -> checked -> agreed -> (migrated,) live
+//!                  |          |          |         |         |           |
+//!                  +----------+----------+---------+---------+-----------+--> refused
 //! ```
 //!
 //! At most one action is under way. Content observed meanwhile takes over when that action
-//! ends, with two exceptions: a compile, which can take minutes, is cancelled for it, and a
-//! promotion that has been requested counts.
+//! ends, with these exceptions: a compile, which can take minutes, and the wait for other shards are
+//! cancelled for it, and a promotion that has been requested counts.
 
 use ostrakon_base::digest::Digest;
 use serde::Serialize;
@@ -58,6 +58,8 @@ pub enum Step {
     Link,
     /// Ask the guest whether it may serve.
     Check,
+    /// Wait until all shards are prepared for it.
+    Agree,
     /// Migrate the data to its schema, then go live.
     Migrate,
     /// Go live; the data needs no migration.
@@ -66,12 +68,13 @@ pub enum Step {
 
 impl Step {
     /// All steps, in their order.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Read,
         Self::Verify,
         Self::Compile,
         Self::Link,
         Self::Check,
+        Self::Agree,
         Self::Migrate,
         Self::Promote,
     ];
@@ -84,6 +87,7 @@ impl Step {
             Self::Compile => "compile",
             Self::Link => "link",
             Self::Check => "check",
+            Self::Agree => "agree",
             Self::Migrate => "migrate",
             Self::Promote => "promote",
         }
@@ -100,6 +104,8 @@ impl std::fmt::Display for Step {
 pub enum Event {
     /// The volume has this content.
     Observed(Digest),
+    /// This content is to be tried, also if it was refused.
+    Again(Digest),
     /// The volume cannot be read, for this reason.
     Unreadable(String),
     /// The content is well-formed, with this component.
@@ -115,6 +121,8 @@ pub enum Event {
         /// The schema of the stored data; `None` if nothing has been stored yet.
         stored: Option<u32>,
     },
+    /// The shard may go live with it.
+    Agreed,
     /// The candidate is live.
     Promoted {
         generation: u64,
@@ -153,6 +161,11 @@ pub enum Action {
     Link,
     /// Instantiate the guest, and call `describe` and `check`.
     Check,
+    /// Wait until the shard may go live with the candidate, which is prepared.
+    Agree {
+        /// The schema of the stored data, where it is older than the guest's.
+        migrate_from: Option<u32>,
+    },
     /// Replace the live generation with the candidate, atomically. Where `migrate_from` is
     /// given, first migrate the data in the same transaction.
     Promote {
@@ -177,6 +190,11 @@ struct Work {
 }
 
 impl Action {
+    /// Whether it is cancelled for newer content, because it can take minutes.
+    const fn is_cancellable(&self) -> bool {
+        matches!(self, Self::Compile | Self::Agree { .. })
+    }
+
     /// The step that the action belongs to.
     pub const fn step(&self) -> Step {
         match self {
@@ -184,6 +202,7 @@ impl Action {
             Self::Compile => Step::Compile,
             Self::Link => Step::Link,
             Self::Check => Step::Check,
+            Self::Agree { .. } => Step::Agree,
             Self::Promote {
                 migrate_from: Some(_),
             } => Step::Migrate,
@@ -236,6 +255,11 @@ impl Transition {
     fn apply(&mut self, event: Event) {
         match event {
             Event::Observed(digest) => self.observed(Observed::Content(digest)),
+            Event::Again(digest) => {
+                let refused = &mut self.state.refusal;
+                refused.take_if(|refused| refused.digest == Some(digest));
+                self.observed(Observed::Content(digest));
+            }
             Event::Unreadable(reason) => self.observed(Observed::Unreadable(reason)),
             Event::Failed { reason, transient } => {
                 let work = self.state.work.take().expect("an action is under way");
@@ -269,9 +293,9 @@ impl Transition {
             // The volume shows the candidate again: anything observed in between does not
             // matter.
             Some(work) if observed == Observed::Content(work.digest) => self.state.next = None,
-            // A volume that cannot be read now shows nothing else to compile.
+            // A volume that cannot be read now shows nothing else.
             Some(work)
-                if work.action == Action::Compile && matches!(observed, Observed::Content(_)) =>
+                if work.action.is_cancellable() && matches!(observed, Observed::Content(_)) =>
             {
                 self.state.work = None;
                 self.state.next = None;
@@ -353,11 +377,12 @@ impl Transition {
                     );
                     return self.refuse(Some(work.digest), Step::Check, reason, false);
                 }
-                Some(stored) if schema > stored => Action::Promote {
+                Some(stored) if schema > stored => Action::Agree {
                     migrate_from: Some(stored),
                 },
-                _ => Action::Promote { migrate_from: None },
+                _ => Action::Agree { migrate_from: None },
             },
+            (Action::Agree { migrate_from }, Event::Agreed) => Action::Promote { migrate_from },
             (action, event) => panic!("{event:?} during {action:?}"),
         };
         self.begin(work);

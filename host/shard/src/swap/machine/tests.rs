@@ -41,6 +41,7 @@ fn to_live(name: &str, component: &str) -> Vec<Event> {
         Event::Compiled,
         Event::Linked,
         checked(1, Some(1)),
+        Event::Agreed,
         Event::Promoted { generation: 1 },
     ]
 }
@@ -69,6 +70,7 @@ fn new_content_passes_each_step_and_goes_live() {
         Action::Compile,
         Action::Link,
         Action::Check,
+        Action::Agree { migrate_from: None },
         Action::Promote { migrate_from: None },
     ];
     for (index, action) in actions.into_iter().enumerate() {
@@ -118,6 +120,16 @@ fn refused_content_is_not_tried_again_but_new_content_is() {
         &[seen("a"), failed(), seen("b")],
         &[Effect::Begin(Action::Verify(digest("b")))],
     );
+}
+
+#[test]
+fn refused_content_is_tried_again_if_it_is_to_be() {
+    let verify = [Effect::Begin(Action::Verify(digest("a")))];
+    let again = Event::Again(digest("a"));
+    leads_to(&[seen("a"), failed(), again.clone()], &verify);
+    leads_to(std::slice::from_ref(&again), &verify);
+    leads_to(&[seen("a"), again.clone()], &[]);
+    leads_to(&[to_live("a", "c"), vec![again]].concat(), &[]);
 }
 
 #[test]
@@ -181,7 +193,7 @@ fn newer_content_ends_a_compile_and_a_volume_that_cannot_be_read_does_not() {
 #[test]
 fn a_promotion_counts_although_newer_content_waits() {
     let mut events = to_live("a", "c");
-    events.insert(5, seen("b"));
+    events.insert(6, seen("b"));
     let live = Live {
         generation: 1,
         digest: digest("a"),
@@ -210,14 +222,15 @@ fn an_older_schema_is_refused_and_a_newer_one_migrates() {
             .contains("schema is 1, older than the stored data's 2")
     );
 
+    let agreed = |checked: Event| [with(checked), vec![Event::Agreed]].concat();
     let migrate = Action::Promote {
         migrate_from: Some(2),
     };
-    let state = leads_to(&with(checked(3, Some(2))), &[Effect::Begin(migrate)]);
+    let state = leads_to(&agreed(checked(3, Some(2))), &[Effect::Begin(migrate)]);
     assert_eq!(state.in_progress(), Some((digest("a"), Step::Migrate)));
 
     let promote = Action::Promote { migrate_from: None };
-    leads_to(&with(checked(3, None)), &[Effect::Begin(promote)]);
+    leads_to(&agreed(checked(3, None)), &[Effect::Begin(promote)]);
 }
 
 /// The machine, with the history that the properties need.
@@ -252,6 +265,12 @@ impl World {
                 }
                 .step(seen(name)),
             );
+            let again = Event::Again(digest(name));
+            let shown = Self {
+                newest: Some(name),
+                ..self.clone()
+            };
+            worlds.push(shown.step(again));
         }
         let unreadable = Event::Unreadable("gone".into());
         // Before the first observation there is nothing to retry.
@@ -293,6 +312,7 @@ impl World {
                     .map(|(schema, stored)| checked(schema, stored))
                     .collect()
             }
+            Action::Agree { .. } => vec![Event::Agreed],
             Action::Promote { .. } => vec![Event::Promoted { generation: 1 }],
         }
     }
@@ -317,10 +337,9 @@ impl World {
                     self.running = Some(action);
                 }
                 Effect::Cancel => {
-                    assert_eq!(
-                        self.running,
-                        Some(Action::Compile),
-                        "only a compile is ended"
+                    assert!(
+                        matches!(self.running, Some(Action::Compile | Action::Agree { .. })),
+                        "only a compile and a wait are ended"
                     );
                     self.running = None;
                     self.passed.clear();
@@ -342,12 +361,15 @@ impl World {
                         &[Action::Link, Action::Check],
                     ]
                     .concat();
-                    let (last, steps) = self.passed.split_last().expect("it passed steps");
+                    let [steps @ .., agreed, promoted] = &self.passed[..] else {
+                        panic!("{:?}", self.passed);
+                    };
                     assert_eq!(
                         steps, expected,
                         "a generation must pass each step before it goes live"
                     );
-                    assert!(matches!(last, Action::Promote { .. }));
+                    assert!(matches!(agreed, Action::Agree { .. }));
+                    assert!(matches!(promoted, Action::Promote { .. }));
                     assert_eq!(live.component, component_of(live.digest));
                 }
             }
@@ -407,7 +429,7 @@ fn every_reachable_state_keeps_the_promises() {
     }
     never_stuck(&found);
     // The search is complete: it ended because nothing new was found.
-    assert_eq!((found.len(), transitions), (4925, 41_700));
+    assert_eq!((found.len(), transitions), (6677, 76_089));
 }
 
 /// From each state, once observations stop, the actions end within a few steps.
@@ -415,7 +437,7 @@ fn never_stuck(found: &HashSet<World>) {
     let mut known = HashMap::new();
     for world in found {
         assert!(
-            steps_to_rest(world, &mut known) <= 11,
+            steps_to_rest(world, &mut known) <= 13,
             "there must be no more steps than for two candidates"
         );
     }

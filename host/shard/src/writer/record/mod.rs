@@ -8,9 +8,15 @@ use ostrakon_base::stored::{Format, Unreadable};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+/// Version 2 also says by which release it went live.
 pub(super) const GENERATION: Format = Format {
     what: "what is stored of the live generation",
+    version: 2,
+};
+
+pub(super) const GENERATION_ALONE: Format = Format {
     version: 1,
+    ..GENERATION
 };
 
 /// The shard's part in the protocol among shards.
@@ -25,15 +31,15 @@ pub(super) fn encode_json(format: Format, value: &impl Serialize) -> Vec<u8> {
     format.mark(&body)
 }
 
-/// Reads a record whose body is JSON. Unknown fields are an error, because they mean something
-/// to the host that wrote them.
+/// Reads a record whose body is JSON, and returns its version. Unknown fields are an error, because
+/// they mean something to the host that wrote them.
 pub(super) fn decode_json<T: DeserializeOwned>(
     format: Format,
     stored: &[u8],
-) -> Result<T, Unreadable> {
-    // The body is the same in version 0.
-    let (_version, body) = format.unmark(stored)?;
-    serde_json::from_slice(body).map_err(|error| format.broken(&error))
+) -> Result<(u16, T), Unreadable> {
+    let (version, body) = format.unmark(stored)?;
+    let body = serde_json::from_slice(body).map_err(|error| format.broken(&error))?;
+    Ok((version, body))
 }
 
 /// A record whose body is in postcard's encoding.

@@ -2,13 +2,15 @@ use ostrakon_base::digest::Digest;
 use ostrakon_protocol::{ClusterId, Cursor, Incarnation, Ordinal, Placement, Plan, Shard};
 
 use super::super::membership::Membership;
-use super::super::promotion::Live;
+use super::super::promotion::{Live, Made};
 
 /// The records of the first hosts, which have no mark.
 const GENERATION_0: &[u8] = include_bytes!("../fixtures/generation.0");
 const TOPOLOGY_0: &[u8] = include_bytes!("../fixtures/topology.0");
 /// The records of version 1.
 const GENERATION_1: &[u8] = include_bytes!("../fixtures/generation.1");
+/// The record of a generation that went live by a release; without one, it is of version 1.
+const GENERATION_2: &[u8] = include_bytes!("../fixtures/generation.2");
 const TOPOLOGY_1: &[u8] = include_bytes!("../fixtures/topology.1");
 /// The number of the store that the records belong to.
 const STORE: u128 = 0x0123_4567_89ab_cdef_0011_2233_4455_6677;
@@ -18,6 +20,18 @@ fn live() -> Live {
         number: 7,
         digest: Digest::of(b"all"),
         component: Digest::of(b"component"),
+        made: None,
+    }
+}
+
+fn released() -> Live {
+    let made = Made {
+        cluster: ClusterId(u128::MAX - 1),
+        by: Incarnation(5),
+    };
+    Live {
+        made: Some(made),
+        ..live()
     }
 }
 
@@ -46,6 +60,9 @@ fn each_record_there_has_been_is_read() {
     for stored in [GENERATION_0, GENERATION_1] {
         assert_eq!(Live::decode(stored), Ok(live()));
     }
+    assert_eq!(Live::decode(GENERATION_2), Ok(released()));
+    let release = released().release().expect("it has one");
+    assert_eq!((release.live.number, release.maker), (7, Incarnation(5)));
     for stored in [TOPOLOGY_0, TOPOLOGY_1] {
         let membership = Membership::decode(stored).unwrap();
         assert_eq!((membership.store, membership.shard), (STORE, moving()));
@@ -56,6 +73,10 @@ fn each_record_there_has_been_is_read() {
 #[test]
 fn what_is_written_is_what_was_written_by_this_version_before() {
     assert_eq!(live().encode(), GENERATION_1);
+    assert_eq!(
+        String::from_utf8_lossy(&released().encode()),
+        String::from_utf8_lossy(GENERATION_2)
+    );
     assert_eq!(Membership::of(moving(), STORE).encode(), TOPOLOGY_1);
 }
 
@@ -66,7 +87,7 @@ fn a_later_version_is_told_from_damage_and_nothing_is_guessed() {
     assert_eq!(generation.newer(), Some(9));
     let text = generation.to_string();
     assert!(
-        text.contains("is of version 9") && text.contains("reads up to 1"),
+        text.contains("is of version 9") && text.contains("reads up to 2"),
         "{text}"
     );
     let topology = Membership::decode(&later(TOPOLOGY_1))
@@ -88,6 +109,9 @@ fn a_later_version_is_told_from_damage_and_nothing_is_guessed() {
         error.to_string().contains("unknown field `more`"),
         "{error}"
     );
+
+    let mislabelled = [&GENERATION_1[..6], &GENERATION_2[6..]].concat();
+    assert!(Live::decode(&mislabelled).is_err());
 
     for at in 0..GENERATION_1.len() {
         assert!(Live::decode(&GENERATION_1[..at]).is_err(), "{at}");

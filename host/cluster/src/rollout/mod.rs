@@ -1,0 +1,389 @@
+//! A shard's part in going over to another generation together with all others. The protocol is in
+//! [`ostrakon_protocol::Rollout`].
+//!
+//! ```text
+//! shard 0's volume        shard 0                                   another shard
+//!   content X --------->  verified, X is the candidate
+//!                         compiled ...      -- there is news -->
+//!                                           <-- what is there? --
+//!                                           -- candidate X ----->    finds X by its digest
+//!                         prepared          <-- there is news ---    prepared
+//!                                           -- what is there? -->
+//!                         [release of X]    <-- prepared for X --
+//!                         live              -- there is news -->
+//!                                           <-- what is there? --
+//!                                           -- release of X ---->    [release of X]
+//!                                                                    live
+//! ```
+//!
+//! Brackets are the transaction in which the shard goes live. A shard believes only what another one
+//! says when it is asked at its own address; "there is news" only makes it ask.
+
+mod asking;
+mod content;
+mod state;
+
+pub use state::{NotAgreed, Standing};
+
+use std::net::SocketAddr;
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
+
+use ostrakon_base::digest::Digest;
+use ostrakon_protocol::{Incarnation, Next, Ordinal, Plan, Release};
+use ostrakon_settings::settings::Rollout;
+use ostrakon_shard::swap::Refusal;
+use ostrakon_shard::writer::{Live, PromoteError};
+use ostrakon_volumes::volume::Files;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep};
+
+use super::conductor::ASK_EVERY;
+use super::{Cluster, until_down};
+use state::{Decided, State};
+
+/// How long a start of shard 0 waits for the others' answers before it goes by its own disk.
+const START: Duration = Duration::from_secs(2);
+
+/// How long a new shard waits for the coordinator's call before it resolves the coordinator's
+/// name.
+const EARLY: Duration = Duration::from_secs(2);
+
+/// What the shard's swap and the other shards know of each other.
+#[derive(Debug)]
+pub(super) struct Rolling {
+    /// A std mutex, because it is held only briefly.
+    state: Mutex<State>,
+    /// Notified of each change of the state. Waiters are woken in their order, unlike those of a
+    /// `watch` channel.
+    changed: Notify,
+    /// Wakes the task that asks the others.
+    news: Notify,
+    began: Instant,
+}
+
+impl Rolling {
+    /// `stored` is what the shard's disk says of the generation that served last.
+    pub(super) fn new(me: Ordinal, stored: Option<&Live>, has_plan: bool) -> Self {
+        let release = stored.and_then(Live::release);
+        let before = stored.map_or(0, |stored| stored.number);
+        Self {
+            state: Mutex::new(State::new(me, release, before, has_plan)),
+            changed: Notify::new(),
+            news: Notify::new(),
+            began: Instant::now(),
+        }
+    }
+}
+
+impl Rolling {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no holder of this lock panics")
+    }
+}
+
+/// The permission to go live with a candidate. Dropping it gives it up.
+#[derive(Debug)]
+pub struct Agreed {
+    cluster: Cluster,
+    digest: Digest,
+    release: Option<Release>,
+    is_used: bool,
+}
+
+impl Agreed {
+    /// The release by which the shard goes live; `None` where there is none yet.
+    pub fn release(&self) -> Option<Release> {
+        self.release
+    }
+
+    /// Notes that the shard has gone live.
+    pub fn is_live(mut self) {
+        self.is_used = true;
+        let (digest, release) = (self.digest, self.release);
+        self.cluster.know(|state| state.is_live(digest, release));
+    }
+
+    /// Notes that the shard has not gone live.
+    pub fn failed(mut self, error: &PromoteError) {
+        if let (PromoteError::NotStored(_), Some(release)) = (error, self.release) {
+            // It may be on the disk all the same.
+            self.is_used = true;
+            self.cluster.know(|state| state.is_uncertain(release));
+        }
+    }
+}
+
+impl Drop for Agreed {
+    fn drop(&mut self) {
+        if !self.is_used {
+            let digest = self.digest;
+            self.cluster.know(|state| state.gave_up(digest));
+        }
+    }
+}
+
+/// For the shard's own swap.
+impl Cluster {
+    /// Notes that the swap begins with this content. In shard 0 it is what all shards are to serve.
+    pub fn begins(&self, files: &Files) {
+        self.know(|state| state.begins(files));
+    }
+
+    /// Notes the content that serves first at this start, if it can.
+    pub fn restores(&self, digest: Option<Digest>) {
+        self.know(|state| state.restores(digest));
+    }
+
+    /// Notes that the volume shows what is live.
+    pub fn shows_live(&self, digest: Digest) {
+        self.know(|state| state.shows_live(digest));
+    }
+
+    /// Notes that the swap refuses content.
+    pub fn refuses(&self, refusal: &Refusal) {
+        self.know(|state| state.refuses(refusal));
+    }
+
+    /// Waits until the shard may go live with this content, which is prepared here.
+    ///
+    /// # Errors
+    /// In shard 0, if another shard refuses the content.
+    pub async fn agree(&self, digest: Digest) -> Result<Agreed, NotAgreed> {
+        let mut agreed = Agreed {
+            cluster: self.clone(),
+            digest,
+            release: None,
+            is_used: false,
+        };
+        self.know(|state| state.is_prepared(digest));
+        loop {
+            let has_plan = self.plan().is_some();
+            let changed = self.0.rolling.changed.notified();
+            let decided = self.knows(|state| state.decided(digest, has_plan));
+            match decided {
+                Some(Decided::GoLive(release)) => {
+                    agreed.release = release;
+                    return Ok(agreed);
+                }
+                Some(Decided::Refused(why)) => return Err(why),
+                None => {}
+            }
+            changed.await;
+        }
+    }
+
+    /// What goes live next, for operators.
+    pub fn standing(&self) -> Standing {
+        self.knows(State::standing)
+    }
+}
+
+impl Cluster {
+    fn knows<T>(&self, what: impl FnOnce(&State) -> T) -> T {
+        what(&self.0.rolling.state())
+    }
+
+    /// Changes what is known, and wakes whoever waits for that.
+    fn know<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let changed = self.know_for_now(change);
+        self.0.rolling.changed.notify_waiters();
+        self.0.rolling.news.notify_one();
+        changed
+    }
+
+    /// Changes what is known, in the task that is to go on from it.
+    fn know_for_now<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        change(&mut self.0.rolling.state())
+    }
+
+    /// Notes that the shard knows of a plan: from now on there are releases.
+    pub(super) fn finds_plan(&self) {
+        if !self.knows(State::has_plan) {
+            self.know(State::finds_plan);
+        }
+    }
+
+    /// Follows what the other shards say until shutdown, and in shard 0 decides what goes live.
+    pub(super) async fn roll(self, mut shutdown: watch::Receiver<bool>) {
+        loop {
+            let turn = async {
+                if self.0.me == Ordinal::COORDINATOR {
+                    self.lead().await;
+                } else {
+                    self.follow().await;
+                }
+                self.adopt().await;
+            };
+            tokio::select! {
+                biased;
+                () = until_down(&mut shutdown) => return,
+                () = turn => {}
+            }
+            tokio::select! {
+                biased;
+                () = until_down(&mut shutdown) => return,
+                () = self.0.rolling.news.notified() => {}
+                () = sleep(ASK_EVERY) => {}
+            }
+        }
+    }
+
+    /// The coordinator's turn: does what is next.
+    async fn lead(&self) {
+        let Some(plan) = self.plan() else {
+            return;
+        };
+        let shards = plan.shards();
+        if self.has_stopped() {
+            return;
+        }
+        let is_first = self.know_for_now(|state| {
+            let before = (state.has_plan(), state.has_asked());
+            state.finds_plan();
+            state.others_were_asked(shards, START);
+            before != (state.has_plan(), state.has_asked())
+        });
+        if is_first {
+            self.know(|_| ());
+        }
+        self.ask_the_others(shards);
+        self.settle().await;
+        while self.once(&plan).await {}
+        if self.has_unannounced() {
+            self.announce((1..shards).map(Ordinal));
+        }
+    }
+
+    /// Does one thing, and returns whether there may be more to do at once.
+    async fn once(&self, plan: &Plan) -> bool {
+        let line = self.0.connections.line.load_full();
+        let me = Incarnation(line.endpoint.identity.incarnation);
+        let live = self.0.writer.views().get();
+        let live = live.map(|view| (view.generation, view.digest));
+        let next = |state: &mut State| state.next((plan.cluster, me), plan.shards(), live);
+        match self.know_for_now(next) {
+            Next::Nothing => false,
+            Next::Ask(_, _, silent) => {
+                let wait = self.wait();
+                let is_over = self.know_for_now(|state| state.waits_no_longer(&silent, wait));
+                if is_over {
+                    let shards: Vec<_> = silent.iter().map(|shard| shard.0).collect();
+                    tracing::warn!(
+                        ?shards,
+                        "shards that are away are not waited for any longer: they go over to the new generation when they are back"
+                    );
+                }
+                is_over
+            }
+            Next::GoLive(release) => {
+                let is_known = self.knows(|state| state.goes(release));
+                if !is_known {
+                    self.know(|state| state.goes_live(release));
+                }
+                false
+            }
+            Next::StartAfter(maker) => {
+                let started = self.start_after(maker, &line.endpoint).await;
+                if let Err(error) = &started {
+                    tracing::debug!(%error, "a higher number could not be taken yet");
+                }
+                started.is_ok()
+            }
+            Next::Refuse(refused) => {
+                self.know(|state| state.refuse(refused));
+                false
+            }
+        }
+    }
+
+    /// Goes over to the release that is due, if its content is live already.
+    async fn adopt(&self) {
+        let live = self.live();
+        let release = self.knows(|state| state.due().or_else(|| state.going()));
+        let Some(release) = release.filter(|release| live == Some(release.live.digest)) else {
+            return;
+        };
+        match self.0.writer.adopt(release).await {
+            Ok(Some(now)) => {
+                tracing::info!(generation = now.number, digest = %now.digest.short(), "generation live");
+                if let Some(view) = self.0.writer.views().get() {
+                    let described = view.guest.description();
+                    let metrics = &self.0.guests.metrics;
+                    metrics.swap_live(now.number, &described.name, &described.version);
+                }
+                self.know(|state| state.is_live(release.live.digest, Some(release)));
+            }
+            Ok(None) => {}
+            Err(error) => {
+                tracing::warn!(%error, "the release of the live generation could not be stored yet");
+                self.know_for_now(|state| state.is_uncertain(release));
+            }
+        }
+    }
+
+    /// Finds out whether a release was stored, where that is not certain.
+    async fn settle(&self) {
+        let Some(release) = self.knows(State::uncertain) else {
+            return;
+        };
+        match self.0.writer.stored().await {
+            Ok(stored) => {
+                let is_stored = stored.and_then(|stored| stored.release()) == Some(release);
+                self.know(|state| state.is_certain(release, is_stored));
+            }
+            Err(error) => tracing::debug!(%error, "what is stored cannot be read yet"),
+        }
+    }
+
+    /// Whether it is too early to resolve the coordinator's name. The names of a new cluster
+    /// appear at about the time when its shards start, and a cache keeps a premature negative
+    /// answer for half a minute. So new shards first wait a moment for the coordinator's call,
+    /// and of any two shards at least one asks late enough.
+    pub(super) fn is_early(&self) -> bool {
+        let address = self.0.connections.peers.of(Ordinal::COORDINATOR);
+        let is_name = address.parse::<SocketAddr>().is_err();
+        let line = self.0.connections.line.load();
+        let is_found = line.endpoint.addresses.has(Ordinal::COORDINATOR.0);
+        is_name && !is_found && self.plan().is_none() && self.0.rolling.began.elapsed() < EARLY
+    }
+
+    /// Waits until a generation is live in this shard.
+    pub(super) async fn until_live(&self) {
+        loop {
+            let changed = self.0.writer.views().changed();
+            if self.is_live() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Whether a generation is live in this shard.
+    pub(super) fn is_live(&self) -> bool {
+        self.live().is_some()
+    }
+
+    /// Whether there is something that others are to be told to ask about.
+    fn has_unannounced(&self) -> bool {
+        let is_stopping = self.is_stopping();
+        self.know_for_now(|state| state.has_unannounced(is_stopping))
+    }
+
+    /// The number of this process.
+    fn number(&self) -> Incarnation {
+        Incarnation(self.0.connections.line.load().endpoint.identity.incarnation)
+    }
+
+    /// The digest of what is live in this shard.
+    pub(super) fn live(&self) -> Option<Digest> {
+        Some(self.0.writer.views().load().as_ref()?.digest)
+    }
+
+    /// How long shards that are away are waited for.
+    fn wait(&self) -> Duration {
+        let view = self.0.writer.views().get();
+        let wait = view.map(|view| view.guest.settings().rollout.wait);
+        wait.unwrap_or_else(|| Rollout::default().wait)
+    }
+}
