@@ -66,24 +66,34 @@ fn publish(cluster: &mut Cluster, shard: usize, files: &Files) {
     config.publish(files).expect("published");
 }
 
+/// The label of each generation that answered.
+#[derive(Default)]
+struct Seen(Mutex<BTreeMap<u64, String>>);
+
+impl Seen {
+    /// Asks for the label. A generation has one, whichever shard answers.
+    fn ask(&self, client: &mut Client) {
+        let response = client.get("/label").expect("an answer");
+        assert_eq!(response.status, 200, "{response:?}");
+        let mut seen = self.0.lock().expect("no holder panics");
+        let label = seen.entry(response.generation());
+        let label = label.or_insert_with(|| response.text().to_owned());
+        assert_eq!(label, response.text(), "{response:?}");
+    }
+}
+
 #[test]
 fn what_shard_0_shows_goes_live_in_all_shards() {
     let mut cluster = start(120, &labelled("0", ""));
     let (first, _) = wait_for(&cluster, "0");
     let addresses: Vec<_> = cluster.hosts.iter().map(|host| host.address).collect();
-    // Each answer's generation has one label, whichever shard gives it.
-    let seen: Mutex<BTreeMap<u64, String>> = Mutex::default();
+    let seen = Seen::default();
     let request = |clients: &mut [Client], worker: usize, number: u64| {
         let through = usize::try_from(number).expect("few requests") % clients.len();
         let client = &mut clients[through];
         let set = client.get(&format!("/set/{worker}-{}/{number}", number % 50));
         assert_eq!(set.expect("an answer").status, 200);
-        let response = client.get("/label").expect("an answer");
-        assert_eq!(response.status, 200, "{response:?}");
-        let mut seen = seen.lock().expect("no holder panics");
-        let label = seen.entry(response.generation());
-        let label = label.or_insert_with(|| response.text().to_owned());
-        assert_eq!(label, response.text(), "{response:?}");
+        seen.ask(client);
     };
     let (requests, ()) = under_load_through(&addresses, 4, request, |_| {
         for rollout in 1..=ROLLOUTS {
@@ -94,7 +104,7 @@ fn what_shard_0_shows_goes_live_in_all_shards() {
             assert_eq!(number, first + rollout);
         }
     });
-    let seen = seen.into_inner().expect("no holder panics");
+    let seen = seen.0.into_inner().expect("no holder panics");
     assert!(seen.len() > 2, "{seen:?}");
     // Their volumes show the first content all the same; it is not theirs to say.
     publish(&mut cluster, 1, &labelled("another", ""));
@@ -200,7 +210,7 @@ fn without_shard_0_a_start_serves_what_the_others_serve() {
     });
     let status = back.status();
     assert_eq!(
-        status["rollout"]["release"]["generation"],
+        status["rollout"]["release"]["number"],
         status["generation"]["generation"]
     );
 }
@@ -240,16 +250,11 @@ fn shard_0_is_killed_in_the_middle_of_roll_outs() {
     let mut cluster = start(125, &labelled("0", ""));
     wait_for(&cluster, "0");
     let through: Vec<_> = cluster.hosts[1..].iter().map(|host| host.address).collect();
-    let seen: Mutex<BTreeMap<u64, String>> = Mutex::default();
+    let seen = Seen::default();
     let request = |clients: &mut [Client], _: usize, number: u64| {
         let through = usize::try_from(number).expect("few requests") % clients.len();
         let client = &mut clients[through];
-        let response = client.get("/label").expect("an answer");
-        assert_eq!(response.status, 200, "{response:?}");
-        let mut seen = seen.lock().expect("no holder panics");
-        let label = seen.entry(response.generation());
-        let label = label.or_insert_with(|| response.text().to_owned());
-        assert_eq!(label, response.text(), "{response:?}");
+        seen.ask(client);
     };
     let (requests, last) = under_load_through(&through, 2, request, |_| {
         let mut last = 0;

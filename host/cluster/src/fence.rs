@@ -94,7 +94,7 @@ impl Cluster {
         let mut known = Incarnation::default();
         // Only news goes to the writer, which has requests to run.
         let mut is_known = false;
-        if let Some(place) = self.0.writer.place() {
+        if let Some(place) = &*self.0.writer.place() {
             match place
                 .shard
                 .is_later(ordinal, process.incarnation, process.store)
@@ -217,7 +217,7 @@ impl Cluster {
 
     /// The accepted process of a peer's ordinal, for a process of that ordinal that asks.
     pub(super) fn accepted(&self, peer: Ordinal) -> Option<Accepted> {
-        let process = self.0.writer.place()?.shard.accepts(peer)?.into();
+        let process = self.accepts(peer)?;
         let lately = self.0.fence.lately();
         let heard = lately.get(&peer).filter(|(of, _)| *of == process);
         Some(Accepted {

@@ -148,7 +148,7 @@ impl Cluster {
     ) -> Self {
         let me = Ordinal(endpoint.identity.ordinal);
         let place = writer.place();
-        let has_plan = place.is_some_and(|place| place.shard.plan().is_some());
+        let has_plan = (place.as_ref()).is_some_and(|place| place.shard.plan().is_some());
         Self(Arc::new(Inner {
             me,
             rolling: Rolling::new(me, stored, has_plan),
@@ -235,18 +235,20 @@ impl Cluster {
 
     /// The accepted process of a shard.
     fn accepts(&self, shard: Ordinal) -> Option<message::Process> {
-        Some(self.0.writer.place()?.shard.accepts(shard)?.into())
+        let place = self.0.writer.place();
+        Some(place.as_ref()?.shard.accepts(shard)?.into())
     }
 
     /// The plan that this shard follows; `None` before it knows one.
     fn plan(&self) -> Option<Plan> {
-        self.0.writer.place()?.shard.plan().cloned()
+        let place = self.0.writer.place();
+        place.as_ref()?.shard.plan().cloned()
     }
 
     /// The cluster that this shard belongs to.
     fn id(&self) -> Option<ClusterId> {
-        let place = self.0.writer.place()?;
-        place.shard.plan().map(|plan| plan.cluster)
+        let place = self.0.writer.place();
+        place.as_ref()?.shard.plan().map(|plan| plan.cluster)
     }
 
     /// The cluster that this shard belongs to, where a peer belongs to another one.

@@ -351,7 +351,7 @@ async fn a_shard_that_answers_requests_rests_between_two_steps() {
     one.learn(&first.then(&placement(2)), &guest).await;
     let step = async || one.writer.change(Change::Step).await.unwrap();
 
-    // Its receiver rests, too.
+    // As if its receiver had asked for a rest.
     let (mut before, mut rests) = (step().await, 0);
     for _ in 0..100 {
         one.writer.rest_for(Duration::from_millis(100));

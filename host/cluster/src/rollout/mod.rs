@@ -17,7 +17,8 @@
 //! ```
 //!
 //! Brackets are the transaction in which the shard goes live. A shard believes only what another one
-//! says when it is asked at its own address; "there is news" only makes it ask.
+//! says when it is asked, and a newer release only from the address that is configured; "there is news"
+//! only makes it ask.
 
 mod asking;
 mod content;
@@ -30,7 +31,7 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use ostrakon_base::digest::Digest;
-use ostrakon_protocol::{Incarnation, Next, Ordinal, Plan, Release};
+use ostrakon_protocol::{Generation, Incarnation, Next, Ordinal, Plan, Release};
 use ostrakon_settings::settings::Rollout;
 use ostrakon_shard::swap::Refusal;
 use ostrakon_shard::writer::{Live, PromoteError};
@@ -42,7 +43,8 @@ use super::conductor::ASK_EVERY;
 use super::{Cluster, until_down};
 use state::{Decided, State};
 
-/// How long a start of shard 0 waits for the others' answers before it goes by its own disk.
+/// How long a start waits for the others' answers, or for shard 0 to have them, before it goes by
+/// what it knows.
 const START: Duration = Duration::from_secs(2);
 
 /// How long a new shard waits for the coordinator's call before it resolves the coordinator's
@@ -74,9 +76,7 @@ impl Rolling {
             began: Instant::now(),
         }
     }
-}
 
-impl Rolling {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no holder of this lock panics")
     }
@@ -97,11 +97,12 @@ impl Agreed {
         self.release
     }
 
-    /// Notes that the shard has gone live.
-    pub fn is_live(mut self) {
+    /// Notes that the shard has gone live, as the generation with this number.
+    pub fn is_live(mut self, number: u64) {
         self.is_used = true;
         let (digest, release) = (self.digest, self.release);
-        self.cluster.know(|state| state.is_live(digest, release));
+        let live = Generation { number, digest };
+        self.cluster.know(|state| state.is_live(live, release));
     }
 
     /// Notes that the shard has not gone live.
@@ -158,10 +159,8 @@ impl Cluster {
         };
         self.know(|state| state.is_prepared(digest));
         loop {
-            let has_plan = self.plan().is_some();
             let changed = self.0.rolling.changed.notified();
-            let decided = self.knows(|state| state.decided(digest, has_plan));
-            match decided {
+            match self.knows(|state| state.decided(digest)) {
                 Some(Decided::GoLive(release)) => {
                     agreed.release = release;
                     return Ok(agreed);
@@ -187,9 +186,20 @@ impl Cluster {
     /// Changes what is known, and wakes whoever waits for that.
     fn know<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let changed = self.know_for_now(change);
+        self.wake();
+        changed
+    }
+
+    /// As [`Cluster::know`], if the change says that there is one.
+    fn know_if(&self, change: impl FnOnce(&mut State) -> bool) {
+        if self.know_for_now(change) {
+            self.wake();
+        }
+    }
+
+    fn wake(&self) {
         self.0.rolling.changed.notify_waiters();
         self.0.rolling.news.notify_one();
-        changed
     }
 
     /// Changes what is known, in the task that is to go on from it.
@@ -234,19 +244,11 @@ impl Cluster {
         let Some(plan) = self.plan() else {
             return;
         };
-        let shards = plan.shards();
         if self.has_stopped() {
             return;
         }
-        let is_first = self.know_for_now(|state| {
-            let before = (state.has_plan(), state.has_asked());
-            state.finds_plan();
-            state.others_were_asked(shards, START);
-            before != (state.has_plan(), state.has_asked())
-        });
-        if is_first {
-            self.know(|_| ());
-        }
+        let shards = plan.shards();
+        self.know_if(|state| state.others_were_asked(shards, START));
         self.ask_the_others(shards);
         self.settle().await;
         while self.once(&plan).await {}
@@ -259,10 +261,7 @@ impl Cluster {
     async fn once(&self, plan: &Plan) -> bool {
         let line = self.0.connections.line.load_full();
         let me = Incarnation(line.endpoint.identity.incarnation);
-        let live = self.0.writer.views().get();
-        let live = live.map(|view| (view.generation, view.digest));
-        let next = |state: &mut State| state.next((plan.cluster, me), plan.shards(), live);
-        match self.know_for_now(next) {
+        match self.know_for_now(|state| state.next((plan.cluster, me), plan.shards())) {
             Next::Nothing => false,
             Next::Ask(_, _, silent) => {
                 let wait = self.wait();
@@ -277,10 +276,7 @@ impl Cluster {
                 is_over
             }
             Next::GoLive(release) => {
-                let is_known = self.knows(|state| state.goes(release));
-                if !is_known {
-                    self.know(|state| state.goes_live(release));
-                }
+                self.know_if(|state| state.goes_live(release));
                 false
             }
             Next::StartAfter(maker) => {
@@ -312,7 +308,7 @@ impl Cluster {
                     let metrics = &self.0.guests.metrics;
                     metrics.swap_live(now.number, &described.name, &described.version);
                 }
-                self.know(|state| state.is_live(release.live.digest, Some(release)));
+                self.know(|state| state.is_live(release.live, Some(release)));
             }
             Ok(None) => {}
             Err(error) => {

@@ -407,7 +407,7 @@ impl Swapping {
         let promotion = generation.promotion(agreed.release());
         // A process that dies meanwhile promotes nothing.
         match self.writer.promote(promotion).await {
-            Ok(_) => agreed.is_live(),
+            Ok(live) => agreed.is_live(live.number),
             Err(error) => {
                 tracing::debug!(%error, "not promoted");
                 agreed.failed(&error);

@@ -216,7 +216,7 @@ impl App {
             kept,
             cache,
             compiler,
-            has_served,
+            last,
             last_good,
             unkept,
         } = Data::open(options, &metrics, compiling).await?;
@@ -231,8 +231,6 @@ impl App {
         let operators = Credentials::start(OperatorsPort(operators), &secrets, &metrics)?;
         let runtime = runtime::Handle::current();
         let ordinal = options.cluster.as_ref().map(|_| Ordinal(options.ordinal));
-        let stored = writer::read_record(store.record());
-        let stored = stored.map_err(|source| unreadable(options, source))?;
         let started = Writer::start(store, ordinal, runtime, Arc::clone(&metrics));
         let (writer, writer_thread) = started.map_err(|error| match error {
             writer::StartError::Unreadable(source) => unreadable(options, source),
@@ -274,7 +272,7 @@ impl App {
                     options.ordinal,
                     (cluster, greeting),
                     data_dir,
-                    (&writer, stored.as_ref()),
+                    (&writer, last.as_ref()),
                     guests,
                     &peers,
                     replicas,
@@ -319,7 +317,7 @@ impl App {
         };
         let shown = observations.clone();
         let mut controller = Controller::new(Arc::new(performer), observations, last_good)
-            .with_default_guest(default_guest.clone(), has_served);
+            .with_default_guest(default_guest.clone(), last.is_some());
         if let Some(directing) = directing {
             controller = controller.of_several(options.ordinal > 0);
             tokio::spawn(directing);

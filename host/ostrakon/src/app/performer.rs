@@ -176,7 +176,7 @@ impl swap::Performer for Performer {
         };
         let promoted = self.writer.promote(promotion).await;
         match (&promoted, agreed) {
-            (Ok(_), Some(agreed)) => agreed.is_live(),
+            (Ok(live), Some(agreed)) => agreed.is_live(live.number),
             (Err(error), Some(agreed)) => agreed.failed(error),
             (_, None) => {}
         }

@@ -16,7 +16,7 @@ use ostrakon_observe::metrics::Metrics;
 use ostrakon_protocol::Stopped;
 use ostrakon_settings::settings::Settings;
 use ostrakon_shard::swap::{DefaultGuest, Kept};
-use ostrakon_shard::writer::{self, Writer};
+use ostrakon_shard::writer::{self, Live, Writer};
 use ostrakon_store::{self as store, Missing, OpenError, Store};
 use ostrakon_volumes::secrets::Secrets;
 use ostrakon_volumes::volume::{self, Files, ReadError, Watcher};
@@ -69,8 +69,8 @@ pub(super) struct Data {
     pub(super) kept: Kept,
     pub(super) cache: Cache,
     pub(super) compiler: Compiler,
-    /// Whether a generation was live here before.
-    pub(super) has_served: bool,
+    /// The generation that was live here last.
+    pub(super) last: Option<Live>,
     /// The files of the generation that was live last.
     pub(super) last_good: Option<Files>,
     /// Why they are not there though one was: the end of a refusal's text.
@@ -105,8 +105,8 @@ impl Data {
         let attempts = Attempts::open(&options.data_dir).map_err(data)?;
         let compiler = Compiler::in_children(Some(attempts), Some(Arc::clone(metrics)));
         let compiler = compiling.get_or_init(|| compiler).clone();
-        let has_served = last.is_some();
-        let last_good = last.map(|live| kept.load(live.digest)).transpose();
+        let last_good = last.as_ref().map(|live| kept.load(live.digest));
+        let last_good = last_good.transpose();
         let (last_good, unkept) = match last_good {
             Ok(last_good) => (last_good, String::new()),
             Err(error) => {
@@ -127,7 +127,7 @@ impl Data {
             kept,
             cache,
             compiler,
-            has_served,
+            last,
             last_good,
             unkept,
         })

@@ -29,7 +29,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwapOption, Guard};
 use ostrakon_base::stored::Unreadable;
 use ostrakon_contract::contract::{Reply, Request};
 use ostrakon_contract::replies::{Counted, Replies};
@@ -292,8 +292,8 @@ impl Writer {
     }
 
     /// The shard's place among others, also before a generation is live; `None` where it is alone.
-    pub fn place(&self) -> Option<Arc<Membership>> {
-        self.state.place.load_full()
+    pub fn place(&self) -> Guard<Option<Arc<Membership>>> {
+        self.state.place.load()
     }
 
     /// Changes the shard's place among others, between two groups of requests.

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use ostrakon_base::digest::Digest;
 use ostrakon_protocol::{
-    Attempt, ClusterId, Incarnation, Next, Ordinal, Refused, Release, Rollout, Serving, Verdict,
+    Attempt, ClusterId, Generation, Incarnation, Next, Ordinal, Refused, Release, Rollout, Serving,
+    Verdict,
 };
 use ostrakon_shard::swap::{Refusal, Step};
 use ostrakon_volumes::volume::Files;
@@ -62,7 +63,7 @@ pub(super) struct State {
     /// What the swap here refused last.
     refused: Option<RefusedHere>,
     /// What has gone live last in this process.
-    live: Option<Digest>,
+    live: Option<Generation>,
     /// What is to serve first at this start.
     restores: Option<Digest>,
     /// What the coordinator's swap began with last, or what its volume shows if that is live.
@@ -75,11 +76,11 @@ pub(super) struct State {
     uncertain: Option<Release>,
     /// Since when the process knows of a plan.
     planned: Option<Instant>,
-    /// A release whose content nobody has.
+    /// A release that cannot serve here: nobody has its content or, in the coordinator, it is refused.
     lost: Option<Release>,
     /// What shard 0 said last; not used in shard 0.
     told: Told,
-    /// What the coordinator knows of the others.
+    /// What the coordinator knows of the others, and they of it.
     others: BTreeMap<Ordinal, Other>,
     /// What the others were last told that there is news about.
     announced: Option<News>,
@@ -113,13 +114,12 @@ struct Told {
 }
 
 #[derive(Debug, Default)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 struct Other {
     /// When it was last asked, and whether it has not answered that yet.
     asked: Option<Instant>,
     is_asked: bool,
+    /// When it last said which release it knows.
     answered: Option<Instant>,
-    has_told: bool,
     has_news: bool,
     known: Option<Release>,
     said: Option<Said>,
@@ -131,19 +131,13 @@ struct Other {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Standing {
     /// The release that the shard serves by.
-    pub release: Option<LiveRelease>,
+    pub release: Option<Generation>,
     /// The newest release that the shard knows, if it serves by another one.
-    pub newer: Option<LiveRelease>,
+    pub newer: Option<Generation>,
     /// The content that is to go live in all shards.
     pub candidate: Option<Digest>,
     /// What each shard has said of it; only in shard 0.
     pub shards: Vec<ShardStanding>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct LiveRelease {
-    pub generation: u64,
-    pub digest: Digest,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -217,7 +211,10 @@ impl State {
     pub(super) fn offer(&self, me: Incarnation) -> Option<Candidate> {
         let digest = match self.known() {
             // Before there is a release, the others serve what serves here.
-            None => self.live.filter(|_| self.is_coordinator()),
+            None => self
+                .live
+                .filter(|_| self.is_coordinator())
+                .map(|live| live.digest),
             Some(_) => self.candidate(),
         };
         Some(Candidate {
@@ -251,15 +248,11 @@ impl State {
         if self.is_coordinator() || self.told.is_old {
             return Wanted::Volume;
         }
-        // What serves is shown again, so that nothing else counts as refused any longer.
-        if let Some(Candidate {
-            digest,
-            by,
-            attempt,
-        }) = self.told.candidate
-        {
-            return Wanted::Content(digest, Some((by, attempt)));
+        if let Some(candidate) = self.told.candidate {
+            let attempt = (candidate.by, candidate.attempt);
+            return Wanted::Content(candidate.digest, Some(attempt));
         }
+        // Shown again, so that nothing else counts as refused any longer.
         let serves = self.serving.serves();
         serves.map_or(Wanted::Unknown, |serves| {
             Wanted::Content(serves.live.digest, None)
@@ -268,12 +261,10 @@ impl State {
 
     /// Whether this shard refuses what is live elsewhere: it can only go over to something else.
     fn is_stuck(&self) -> bool {
-        let refused = self
-            .refused
-            .as_ref()
-            .filter(|refused| !refused.is_transient);
-        refused.map(|refused| refused.digest) == self.due().map(|due| due.live.digest)
-            && refused.is_some()
+        let (Some(refused), Some(due)) = (&self.refused, self.due()) else {
+            return false;
+        };
+        !refused.is_transient && refused.digest == due.live.digest
     }
 
     /// Nobody who can be asked has the content of the newest release.
@@ -281,9 +272,8 @@ impl State {
         self.lost = self.due().filter(|due| due.live.digest == digest);
     }
 
-    /// What is decided about content that is prepared here, in a shard that does or does not know of a
-    /// plan.
-    pub(super) fn decided(&self, digest: Digest, has_plan: bool) -> Option<Decided> {
+    /// What is decided about content that is prepared here.
+    pub(super) fn decided(&self, digest: Digest) -> Option<Decided> {
         if let Some(due) = self.due() {
             let is_due = due.live.digest == digest;
             return is_due.then_some(Decided::GoLive(Some(due)));
@@ -296,7 +286,7 @@ impl State {
             let is_free = self.told.is_old || self.known().is_none() && (is_first || is_alone);
             return is_free.then_some(Decided::GoLive(None));
         }
-        if !has_plan && self.known().is_none() {
+        if !self.has_plan() && self.known().is_none() {
             // There is no cluster yet.
             return Some(Decided::GoLive(None));
         }
@@ -362,10 +352,10 @@ impl State {
         let digest = refusal.digest.filter(|_| refusal.step != Step::Agree);
         if let Some(digest) = digest {
             self.restores.take_if(|restores| *restores == digest);
-            let due = self.due();
-            if self.is_coordinator() && self.live.is_none() && !refusal.transient {
-                // It cannot serve here any longer: what the volume shows is tried.
-                self.lost = due.filter(|due| due.live.digest == digest).or(self.lost);
+            if self.is_coordinator() && !refusal.transient {
+                // What is live elsewhere cannot serve here: what the volume shows is tried.
+                let due = self.due().filter(|due| due.live.digest == digest);
+                self.lost = due.or(self.lost);
             }
             self.refused = Some(RefusedHere {
                 digest,
@@ -386,14 +376,17 @@ impl State {
     }
 
     /// The shard has gone live, by a release if there is one.
-    pub(super) fn is_live(&mut self, digest: Digest, release: Option<Release>) {
-        self.prepared.take_if(|prepared| *prepared == digest);
+    pub(super) fn is_live(&mut self, live: Generation, release: Option<Release>) {
+        self.prepared.take_if(|prepared| *prepared == live.digest);
         self.refused = None;
         self.restores = None;
-        self.live = Some(digest);
+        self.live = Some(live);
         if let Some(release) = release {
             self.serving.is_live(&release);
             self.going.take_if(|going| *going == release);
+        } else {
+            // The first release, which is of this, does not change its number.
+            self.serving.served(live.number.saturating_sub(1));
         }
     }
 
@@ -411,11 +404,6 @@ impl State {
         self.going
     }
 
-    /// Whether this is the release that is to be stored.
-    pub(super) fn goes(&self, release: Release) -> bool {
-        self.going == Some(release)
-    }
-
     pub(super) fn uncertain(&self) -> Option<Release> {
         self.uncertain
     }
@@ -429,27 +417,25 @@ impl State {
         }
     }
 
-    /// What this shard says of a candidate.
-    fn said(&self, candidate: Candidate) -> Option<Said> {
-        if self.prepared == Some(candidate.digest) {
-            return Some(Said {
-                candidate,
-                says: Says::Prepared,
-                step: None,
-                reason: None,
-            });
-        }
+    fn serves(&self, digest: Digest) -> bool {
+        self.live.is_some_and(|live| live.digest == digest)
+    }
+
+    fn refused_here(&self, digest: Digest) -> Option<&RefusedHere> {
         let refused = self.refused.as_ref();
-        let refused = refused.filter(|refused| refused.digest == candidate.digest)?;
-        Some(Said {
-            candidate,
-            says: if refused.is_transient {
-                Says::Failing
-            } else {
-                Says::Refused
-            },
-            step: Some(refused.step.name().to_owned()),
-            reason: Some(refused.reason.clone()),
+        refused.filter(|refused| refused.digest == digest && self.prepared != Some(digest))
+    }
+
+    /// What this shard has to say of content.
+    fn says_of(&self, digest: Digest) -> Option<Says> {
+        if self.prepared == Some(digest) {
+            return Some(Says::Prepared);
+        }
+        let refused = self.refused_here(digest)?;
+        Some(if refused.is_transient {
+            Says::Failing
+        } else {
+            Says::Refused
         })
     }
 
@@ -465,22 +451,26 @@ impl State {
         let due = self.due().filter(|due| due.live.digest != candidate.digest);
         if let Some(due) = due.filter(|_| !self.is_stuck()) {
             // It first has to go over to what is live elsewhere.
-            let refused = self.refused.as_ref();
-            let refused = refused.filter(|refused| refused.digest == due.live.digest);
-            let why = refused.map_or("", |refused| &refused.reason);
+            let refused = self.refused_here(due.live.digest);
+            let why = refused.map(|refused| format!(": {}", refused.reason));
             let reason = format!(
-                "it has not gone over to generation {}: {why}",
-                due.live.number
+                "it has not gone over to generation {} yet{}",
+                due.live.number,
+                why.unwrap_or_default()
             );
             return Some(failing(refused.map(|refused| refused.step), reason));
         }
-        let said = self.said(candidate);
-        match &said {
-            Some(said) if said.says != Says::Failing => {}
-            _ if is_stopping => return Some(failing(None, "it is draining".to_owned())),
-            _ => {}
+        let says = self.says_of(candidate.digest);
+        if is_stopping && says.is_none_or(|says| says == Says::Failing) {
+            return Some(failing(None, "it is draining".to_owned()));
         }
-        said
+        let refused = self.refused_here(candidate.digest);
+        Some(Said {
+            candidate,
+            says: says?,
+            step: refused.map(|refused| refused.step.name().to_owned()),
+            reason: refused.map(|refused| refused.reason.clone()),
+        })
     }
 }
 
@@ -525,10 +515,7 @@ impl State {
     /// Whether shard 0 is to be asked now; notes that it is.
     pub(super) fn is_to_ask_the_coordinator(&mut self, every: Duration) -> bool {
         let coordinator = self.others.entry(Ordinal::COORDINATOR).or_default();
-        let was_asked = coordinator
-            .asked
-            .is_some_and(|asked| asked.elapsed() < every);
-        let is_due = coordinator.has_news || !was_asked;
+        let is_due = coordinator.has_news || !coordinator.was_asked_within(every);
         if is_due {
             coordinator.has_news = false;
             coordinator.asked = Some(Instant::now());
@@ -564,9 +551,9 @@ impl State {
         for shard in (1..shards).map(Ordinal) {
             let other = self.others.entry(shard).or_default();
             let is_behind = !other.is_old && other.known != known;
-            let is_due = !other.has_told || has_candidate || is_behind;
-            let was_asked = other.asked.is_some_and(|asked| asked.elapsed() < every);
-            if !other.is_asked && (other.has_news || is_due && !was_asked) {
+            let is_due = other.answered.is_none() || has_candidate || is_behind;
+            let is_time = is_due && !other.was_asked_within(every);
+            if !other.is_asked && (other.has_news || is_time) {
                 other.has_news = false;
                 other.is_asked = true;
                 other.asked = Some(Instant::now());
@@ -590,10 +577,7 @@ impl State {
     ) {
         let candidate = self.offer(me);
         let other = self.others.entry(shard).or_default();
-        other.is_asked = false;
-        other.has_told = true;
-        other.is_old = false;
-        other.answered = Some(Instant::now());
+        other.has_answered(false);
         other.known = known;
         other.said = said.filter(|said| Some(said.candidate) == candidate);
         if let Some(known) = &known {
@@ -603,22 +587,21 @@ impl State {
 
     /// A shard knows no releases: it serves what its own volume shows.
     pub(super) fn is_old(&mut self, shard: Ordinal) {
-        let other = self.others.entry(shard).or_default();
-        other.is_asked = false;
-        other.has_told = true;
-        other.is_old = true;
-        other.answered = Some(Instant::now());
+        self.others.entry(shard).or_default().has_answered(true);
     }
 
     pub(super) fn is_away(&mut self, shard: Ordinal) {
-        let other = self.others.entry(shard).or_default();
-        other.is_asked = false;
+        self.others.entry(shard).or_default().is_asked = false;
     }
 
-    /// Whether all others have said which release they know, or none is waited for any longer.
-    pub(super) fn others_were_asked(&mut self, shards: u32, at_most: Duration) {
+    /// Notes whether all others have said which release they know, or are not waited for any longer,
+    /// and returns whether that is news.
+    pub(super) fn others_were_asked(&mut self, shards: u32, at_most: Duration) -> bool {
+        if self.has_asked() {
+            return false;
+        }
         for (shard, other) in &self.others {
-            if other.has_told {
+            if other.answered.is_some() {
                 self.rollout.has_told(*shard);
             }
         }
@@ -626,39 +609,25 @@ impl State {
         if is_over || self.rollout.have_told(shards) {
             self.serving.asked();
         }
+        self.has_asked()
     }
 
     /// What the coordinator is to do next.
-    pub(super) fn next(
-        &mut self,
-        me: (ClusterId, Incarnation),
-        shards: u32,
-        live: Option<(u64, Digest)>,
-    ) -> Next {
+    pub(super) fn next(&mut self, me: (ClusterId, Incarnation), shards: u32) -> Next {
         if self.uncertain.is_some() || self.due().is_some() {
             return Next::Nothing;
         }
         // The first release is of what is live, if anything is.
-        let first = live.filter(|_| self.known().is_none());
-        let target = first.map(|(_, digest)| digest).or(self.observed);
+        let first = self.live.filter(|_| self.known().is_none());
+        let target = first.map(|live| live.digest).or(self.observed);
         if let Some(target) = target.filter(|target| self.rollout.candidate() != Some(*target)) {
             self.tries(target);
         }
         if let Some(candidate) = self.rollout.candidate() {
             let attempt = self.rollout.attempt();
-            let is_live = live.is_some_and(|(_, digest)| digest == candidate);
-            if let Some((number, _)) = live {
-                // The first release of what is live does not change its number.
-                self.serving.served(number.saturating_sub(is_live.into()));
-            }
-            let own = self.said(Candidate {
-                digest: candidate,
-                by: me.1,
-                attempt,
-            });
-            let own = match own {
-                None if is_live => Some(Verdict::Prepared),
-                own => own.and_then(|own| own.says.verdict()),
+            let own = match self.says_of(candidate) {
+                None if self.serves(candidate) => Some(Verdict::Prepared),
+                own => own.and_then(Says::verdict),
             };
             self.note(Ordinal::COORDINATOR, attempt, own);
             for shard in (1..shards).map(Ordinal) {
@@ -703,15 +672,19 @@ impl State {
         is_over
     }
 
-    /// The release is to be stored, if nothing newer is known by now.
-    pub(super) fn goes_live(&mut self, release: Release) {
-        let digest = Some(release.live.digest);
-        let is_ready = self.prepared == digest || self.live == digest;
+    /// The release is to be stored, if nothing newer is known by now. Returns whether that is news.
+    pub(super) fn goes_live(&mut self, release: Release) -> bool {
+        if self.going == Some(release) {
+            return false;
+        }
+        let digest = release.live.digest;
+        let is_ready = self.prepared == Some(digest) || self.serves(digest);
         if is_ready && self.serving.is_news(&release) {
             self.going = Some(release);
         } else {
             self.rollout.not_made();
         }
+        true
     }
 
     pub(super) fn refuse(&mut self, refused: Refused) {
@@ -742,10 +715,6 @@ impl State {
     }
 
     pub(super) fn standing(&self) -> Standing {
-        let live = |release: &Release| LiveRelease {
-            generation: release.live.number,
-            digest: release.live.digest,
-        };
         let serves = self.serving.serves();
         let newer = self.serving.known().filter(|known| serves != Some(known));
         let candidate = if self.is_coordinator() {
@@ -755,39 +724,61 @@ impl State {
         };
         let mut shards = Vec::new();
         if let Some(candidate) = candidate.filter(|_| self.is_coordinator()) {
-            let own = Candidate {
-                digest: candidate,
-                by: Incarnation::default(),
-                attempt: Attempt::default(),
-            };
-            shards.push(standing(self.me, self.said(own).as_ref(), false));
-            for (shard, other) in &self.others {
-                let is_away = other.answered < other.asked && !other.is_asked;
-                shards.push(standing(*shard, other.said.as_ref(), is_away));
-            }
+            let (says, refused) = (self.says_of(candidate), self.refused_here(candidate));
+            shards.push(ShardStanding {
+                shard: self.me.0,
+                state: state(says),
+                step: refused.map(|refused| refused.step.name().to_owned()),
+                reason: refused.map(|refused| refused.reason.clone()),
+            });
+            shards.extend(
+                self.others
+                    .iter()
+                    .map(|(shard, other)| other.standing(*shard)),
+            );
         }
         Standing {
-            release: serves.map(live),
-            newer: newer.map(live),
+            release: serves.map(|release| release.live),
+            newer: newer.map(|release| release.live),
             candidate,
             shards,
         }
     }
 }
 
-fn standing(shard: Ordinal, said: Option<&Said>, is_away: bool) -> ShardStanding {
-    let state = match said.map(|said| said.says) {
-        _ if is_away => "away",
+impl Other {
+    fn was_asked_within(&self, time: Duration) -> bool {
+        self.asked.is_some_and(|asked| asked.elapsed() < time)
+    }
+
+    fn has_answered(&mut self, is_old: bool) {
+        self.is_asked = false;
+        self.is_old = is_old;
+        self.answered = Some(Instant::now());
+    }
+
+    fn standing(&self, shard: Ordinal) -> ShardStanding {
+        let said = self.said.as_ref();
+        let is_away = self.answered < self.asked && !self.is_asked;
+        ShardStanding {
+            shard: shard.0,
+            state: if is_away {
+                "away"
+            } else {
+                state(said.map(|said| said.says))
+            },
+            step: said.and_then(|said| said.step.clone()),
+            reason: said.and_then(|said| said.reason.clone()),
+        }
+    }
+}
+
+fn state(says: Option<Says>) -> &'static str {
+    match says {
         None => "preparing",
         Some(Says::Prepared) => "prepared",
         Some(Says::Refused) => "refused",
         Some(Says::Failing) => "failing",
-    };
-    ShardStanding {
-        shard: shard.0,
-        state,
-        step: said.and_then(|said| said.step.clone()),
-        reason: said.and_then(|said| said.reason.clone()),
     }
 }
 

@@ -21,12 +21,12 @@ fn coordinator() -> State {
     let mut state = State::new(Ordinal(0), Some(first), 1, true);
     state.answers(Ordinal(1), ME.1, Some(first), None);
     state.others_were_asked(2, WAIT);
-    state.is_live(first.live.digest, Some(first));
+    state.is_live(first.live, Some(first));
     state
 }
 
 fn next(state: &mut State) -> Next {
-    state.next(ME, 2, Some((1, files("one").digest())))
+    state.next(ME, 2)
 }
 
 /// Content in an attempt of shard 0's process.
@@ -59,8 +59,19 @@ fn answers(state: &mut State, said: Option<Said>) {
     state.answers(Ordinal(1), ME.1, state.known(), said);
 }
 
+/// All have prepared `two`, and shard 0 is about to store this release.
+fn going(state: &mut State) -> Release {
+    prepared(state, "two");
+    answers(state, says("two", 1, Says::Prepared));
+    let Next::GoLive(release) = next(state) else {
+        panic!("all are prepared");
+    };
+    assert!(state.goes_live(release));
+    release
+}
+
 fn goes_live(state: &State, name: &str) -> Option<Release> {
-    match state.decided(files(name).digest(), true) {
+    match state.decided(files(name).digest()) {
         Some(Decided::GoLive(Some(release))) => Some(release),
         other => {
             assert!(other.is_none(), "{other:?}");
@@ -76,18 +87,11 @@ fn content_goes_live_when_all_have_prepared_it() {
     prepared(&mut state, "two");
     assert!(matches!(next(&mut state), Next::Ask(_, _, silent) if silent == [Ordinal(1)]));
     assert_eq!(goes_live(&state, "two"), None);
-    answers(&mut state, says("two", 1, Says::Prepared));
-    let Next::GoLive(release) = next(&mut state) else {
-        panic!("all are prepared");
-    };
-    state.goes_live(release);
+    let release = going(&mut state);
     assert_eq!(goes_live(&state, "two"), Some(release));
-    state.is_live(release.live.digest, Some(release));
+    state.is_live(release.live, Some(release));
     assert_eq!(state.candidate(), None);
-    assert_eq!(
-        state.next(ME, 2, Some((2, release.live.digest))),
-        Next::Nothing
-    );
+    assert_eq!(next(&mut state), Next::Nothing);
     assert_eq!((release.live.number, state.going()), (2, None));
 }
 
@@ -118,7 +122,7 @@ fn one_refusal_is_all_shards_refusal_until_the_volume_shows_it_again() {
         panic!("a shard refuses it");
     };
     state.refuse(refused);
-    let Some(Decided::Refused(why)) = state.decided(files("two").digest(), true) else {
+    let Some(Decided::Refused(why)) = state.decided(files("two").digest()) else {
         panic!("it is refused");
     };
     assert_eq!(why.to_string(), "shard 1 refuses it at step check: no");
@@ -130,12 +134,7 @@ fn one_refusal_is_all_shards_refusal_until_the_volume_shows_it_again() {
 #[test]
 fn content_that_is_given_up_is_not_released() {
     let mut state = coordinator();
-    prepared(&mut state, "two");
-    answers(&mut state, says("two", 1, Says::Prepared));
-    let Next::GoLive(release) = next(&mut state) else {
-        panic!("all are prepared");
-    };
-    state.goes_live(release);
+    going(&mut state);
     state.gave_up(files("two").digest());
     assert_eq!(state.going(), None);
     assert!(matches!(next(&mut state), Next::Ask(_, _, silent) if silent == [Ordinal(0)]));
@@ -145,12 +144,7 @@ fn content_that_is_given_up_is_not_released() {
 fn a_release_that_may_be_stored_is_made_again_or_not_at_all() {
     for is_stored in [false, true] {
         let mut state = coordinator();
-        prepared(&mut state, "two");
-        answers(&mut state, says("two", 1, Says::Prepared));
-        let Next::GoLive(release) = next(&mut state) else {
-            panic!("all are prepared");
-        };
-        state.goes_live(release);
+        let release = going(&mut state);
         state.is_uncertain(release);
         prepared(&mut state, "three");
         assert_eq!(next(&mut state), Next::Nothing, "nothing else is released");
@@ -209,11 +203,8 @@ fn a_new_cluster_serves_what_shard_0_shows_before_there_is_a_release() {
     assert_eq!(first.wanted(), Wanted::Volume);
     prepared(&mut first, "one");
     let one = files("one").digest();
-    assert!(matches!(
-        first.decided(one, false),
-        Some(Decided::GoLive(None))
-    ));
-    first.is_live(one, None);
+    assert!(matches!(first.decided(one), Some(Decided::GoLive(None))));
+    first.is_live(released(3, "one").live, None);
 
     assert_eq!(
         first.offer(ME.1).map(|candidate| candidate.digest),
@@ -231,16 +222,13 @@ fn a_new_cluster_serves_what_shard_0_shows_before_there_is_a_release() {
         Wanted::Content(one, Some((ME.1, Attempt(1))))
     );
     other.is_prepared(one);
-    assert!(matches!(
-        other.decided(one, false),
-        Some(Decided::GoLive(None))
-    ));
-    other.is_live(one, None);
+    assert!(matches!(other.decided(one), Some(Decided::GoLive(None))));
+    other.is_live(released(1, "one").live, None);
 
     first.finds_plan();
     first.answers(Ordinal(1), ME.1, None, None);
     first.others_were_asked(2, WAIT);
-    let Next::GoLive(release) = first.next(ME, 2, Some((3, one))) else {
+    let Next::GoLive(release) = next(&mut first) else {
         panic!("the first release needs nobody else");
     };
     assert_eq!(release.live.number, 3, "what is live keeps its number");
@@ -253,7 +241,7 @@ fn other_shards_go_by_what_shard_0_says() {
     assert_eq!(goes_live(&state, "one"), None, "it has not asked");
     state.coordinator_says(Some(first), None, true);
     assert_eq!(goes_live(&state, "one"), Some(first));
-    state.is_live(first.live.digest, Some(first));
+    state.is_live(first.live, Some(first));
     let two = files("two").digest();
     state.coordinator_says(Some(first), Some(candidate("two", 1)), true);
     assert_eq!(
@@ -269,7 +257,7 @@ fn other_shards_go_by_what_shard_0_says() {
     state.coordinator_says(Some(released(2, "two")), None, true);
     assert_eq!(goes_live(&state, "two"), Some(released(2, "two")));
     // A candidate that is taken back is not wanted any longer.
-    state.is_live(two, Some(released(2, "two")));
+    state.is_live(released(2, "two").live, Some(released(2, "two")));
     state.coordinator_says(Some(released(2, "two")), None, true);
     assert_eq!(state.wanted(), Wanted::Content(two, None));
 }
@@ -311,7 +299,7 @@ fn a_shard_that_drains_says_so() {
     let one = Some(released(1, "one"));
     let mut state = State::new(Ordinal(1), one, 1, true);
     state.coordinator_says(one, None, true);
-    state.is_live(files("one").digest(), one);
+    state.is_live(released(1, "one").live, one);
     state.coordinator_says(one, Some(candidate("two", 1)), true);
     assert_eq!(state.says(false), None);
     assert_eq!(state.says(true).map(|said| said.says), Some(Says::Failing));
@@ -328,6 +316,15 @@ fn what_shard_0_cannot_serve_any_longer_gives_way_to_the_volume() {
     assert_eq!(state.wanted(), Wanted::Content(files("one").digest(), None));
     state.refuses(&refusal("one"));
     assert_eq!(state.wanted(), Wanted::Volume);
+
+    // Also if it serves something else already, and hears of it late.
+    let mut state = coordinator();
+    state.answers(Ordinal(1), ME.1, Some(released(2, "two")), None);
+    assert_eq!(state.wanted(), Wanted::Content(files("two").digest(), None));
+    state.refuses(&refusal("two"));
+    assert_eq!(state.wanted(), Wanted::Volume);
+    prepared(&mut state, "three");
+    assert!(matches!(next(&mut state), Next::Ask(..)));
 }
 
 #[test]
@@ -352,14 +349,14 @@ fn an_early_refusal_is_not_forgotten() {
     state.refuse(refused);
     answers(&mut state, None);
     state.is_prepared(files("two").digest());
-    let decided = state.decided(files("two").digest(), true);
+    let decided = state.decided(files("two").digest());
     assert!(matches!(decided, Some(Decided::Refused(_))));
 }
 
 #[test]
 fn before_there_is_a_release_others_serve_what_serves_in_shard_0() {
     let mut first = State::new(Ordinal(0), None, 0, false);
-    first.is_live(files("one").digest(), None);
+    first.is_live(released(1, "one").live, None);
     first.begins(&files("two"));
     let offered = first.offer(ME.1).expect("something serves");
     assert_eq!(offered.digest, files("one").digest());
@@ -368,9 +365,8 @@ fn before_there_is_a_release_others_serve_what_serves_in_shard_0() {
     first.finds_plan();
     first.answers(Ordinal(1), ME.1, None, None);
     first.others_were_asked(2, WAIT);
-    let live = Some((1, files("one").digest()));
     assert!(
-        matches!(first.next(ME, 2, live), Next::GoLive(release) if release.live.digest == files("one").digest())
+        matches!(next(&mut first), Next::GoLive(release) if release.live.digest == files("one").digest())
     );
 }
 
@@ -389,7 +385,7 @@ fn what_was_refused_counts_for_one_attempt() {
     let one = Some(released(1, "one"));
     let mut state = State::new(Ordinal(1), one, 1, true);
     state.coordinator_says(one, Some(candidate("two", 1)), true);
-    state.is_live(files("one").digest(), one);
+    state.is_live(released(1, "one").live, one);
     state.refuses(&refusal("two"));
     assert_eq!(state.says(false), says("two", 1, Says::Refused));
     state.coordinator_says(one, Some(candidate("two", 2)), true);
@@ -402,8 +398,5 @@ fn beside_a_shard_0_of_an_earlier_version_each_shard_goes_by_its_own_volume() {
     state.coordinator_is_old();
     assert_eq!(state.wanted(), Wanted::Volume);
     let one = files("one").digest();
-    assert!(matches!(
-        state.decided(one, true),
-        Some(Decided::GoLive(None))
-    ));
+    assert!(matches!(state.decided(one), Some(Decided::GoLive(None))));
 }
