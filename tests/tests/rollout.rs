@@ -14,13 +14,19 @@ const SHARDS: u8 = 3;
 const ROLLOUTS: u64 = 40;
 const KILLS: u64 = 12;
 
+/// A barrier that there is time for, and one for which a request can be too slow.
+const BARRIER: &str = "barrier = '2s'";
+const SHORT_BARRIER: &str = "barrier = '300ms'";
+
 /// The guest with this label, and what else it is to do.
 fn labelled(label: &str, misbehave: &str) -> Files {
-    with(label, misbehave, "1m")
+    with(label, misbehave, "")
 }
 
-fn with(label: &str, misbehave: &str, wait: &str) -> Files {
-    let toml = format!("[cluster]\nshards = {SHARDS}\n[rollout]\nwait = '{wait}'");
+fn with(label: &str, misbehave: &str, rollout: &str) -> Files {
+    let toml = format!(
+        "[cluster]\nshards = {SHARDS}\n[guest]\nread_deadline = '5s'\n[rollout]\n{rollout}"
+    );
     config(
         &guest("hostile"),
         &[
@@ -160,11 +166,11 @@ fn what_one_shard_refuses_goes_live_in_none() {
 
 #[test]
 fn a_shard_that_is_away_is_waited_for_and_then_left_behind() {
-    let mut cluster = start(122, &with("one", "", "2s"));
+    let mut cluster = start(122, &with("one", "", "wait = '2s'"));
     let (first, _) = wait_for(&cluster, "one");
     cluster.hosts.pop().expect("there are three").kill();
     let began = Instant::now();
-    publish(&mut cluster, 0, &with("two", "", "2s"));
+    publish(&mut cluster, 0, &with("two", "", "wait = '2s'"));
     wait_for(&cluster, "two");
     let took = began.elapsed();
     assert!(took >= Duration::from_secs(2), "{took:?}");
@@ -186,11 +192,11 @@ fn a_shard_that_is_away_is_waited_for_and_then_left_behind() {
 
 #[test]
 fn without_shard_0_a_start_serves_what_the_others_serve() {
-    let mut cluster = start(123, &with("one", "", "1s"));
+    let mut cluster = start(123, &with("one", "", "wait = '1s'"));
     wait_for(&cluster, "one");
     // Shard 1 misses a release.
     cluster.hosts.remove(1).kill();
-    publish(&mut cluster, 0, &with("two", "", "1s"));
+    publish(&mut cluster, 0, &with("two", "", "wait = '1s'"));
     for host in &cluster.hosts {
         host.wait_until("the label", |host| label(host) == "two");
     }
@@ -247,20 +253,31 @@ fn shard_0_shows_what_a_candidate_waits_for() {
 
 #[test]
 fn shard_0_is_killed_in_the_middle_of_roll_outs() {
-    let mut cluster = start(125, &labelled("0", ""));
+    shard_0_is_killed(125, "");
+}
+
+#[test]
+fn shard_0_is_killed_in_the_middle_of_roll_outs_with_a_barrier() {
+    shard_0_is_killed(126, BARRIER);
+}
+
+fn shard_0_is_killed(part: u8, rollout: &str) {
+    let mut cluster = start(part, &with("0", "", rollout));
     wait_for(&cluster, "0");
     let through: Vec<_> = cluster.hosts[1..].iter().map(|host| host.address).collect();
-    let seen = Seen::default();
+    let (seen, worst) = (Seen::default(), Mutex::new(Duration::ZERO));
     let request = |clients: &mut [Client], _: usize, number: u64| {
         let through = usize::try_from(number).expect("few requests") % clients.len();
-        let client = &mut clients[through];
-        seen.ask(client);
+        let began = Instant::now();
+        seen.ask(&mut clients[through]);
+        let mut worst = worst.lock().expect("no holder panics");
+        *worst = worst.max(began.elapsed());
     };
     let (requests, last) = under_load_through(&through, 2, request, |_| {
         let mut last = 0;
         for kill in 1..=KILLS {
             let wanted = kill.to_string();
-            publish(&mut cluster, 0, &labelled(&wanted, ""));
+            publish(&mut cluster, 0, &with(&wanted, "", rollout));
             // Early kills come before it is noticed, late ones after it is live.
             std::thread::sleep(Duration::from_millis(20 * kill));
             cluster.hosts.remove(0).kill();
@@ -272,7 +289,128 @@ fn shard_0_is_killed_in_the_middle_of_roll_outs() {
         }
         last
     });
+    let worst = worst.into_inner().expect("no holder panics");
+    // Those that hold requests ask for 5 s at most.
+    assert!(worst < Duration::from_secs(15), "{worst:?}");
     println!(
-        "{requests} requests while shard 0 was killed {KILLS} times in roll-outs: 0 failed; generation {last}"
+        "{requests} requests while shard 0 was killed {KILLS} times in roll-outs ({rollout}): 0 failed, the longest took {worst:?}; generation {last}"
     );
+}
+
+/// When a request was sent and answered, and by which generation.
+type Asked = (Instant, Instant, u64);
+
+/// How many requests an old generation answered though a newer one had answered before they were sent.
+fn late(asked: &[Asked]) -> usize {
+    let mut first = BTreeMap::<u64, Instant>::new();
+    for (_, answered, generation) in asked {
+        let first = first.entry(*generation).or_insert(*answered);
+        *first = (*first).min(*answered);
+    }
+    let is_late = |(sent, _, generation): &&Asked| {
+        let mut newer = first.range(generation + 1..);
+        newer.any(|(_, first)| first < sent)
+    };
+    asked.iter().filter(is_late).count()
+}
+
+/// Rolls out under load through all shards. Returns what was asked.
+fn roll_out(part: u8, rollouts: u64, rollout: &str) -> Vec<Asked> {
+    let mut cluster = start(part, &with("0", "", rollout));
+    wait_for(&cluster, "0");
+    let addresses: Vec<_> = cluster.hosts.iter().map(|host| host.address).collect();
+    let asked = Mutex::new(Vec::new());
+    let request = |clients: &mut [Client], worker: usize, number: u64| {
+        let client = &mut clients[worker % usize::from(SHARDS)];
+        // Its own partition and others', so that some are forwarded.
+        let path = match number % 3 {
+            0 => "/label".to_owned(),
+            1 => format!("/get/{worker}-{}", number % 50),
+            _ => format!("/set/{worker}-{}/{number}", number % 50),
+        };
+        let sent = Instant::now();
+        let response = client.get(&path).expect("an answer");
+        assert_eq!(response.status, 200, "{response:?}");
+        let answered = (sent, Instant::now(), response.generation());
+        asked.lock().expect("no holder panics").push(answered);
+    };
+    let (_, ()) = under_load_through(&addresses, 6, request, |_| {
+        for rollout_number in 1..=rollouts {
+            let wanted = rollout_number.to_string();
+            publish(&mut cluster, 0, &with(&wanted, "", rollout));
+            wait_for(&cluster, &wanted);
+        }
+        let failures = "ostrakon_barrier_failures_total";
+        println!(
+            "{} times not all held in time",
+            cluster.hosts[0].metric(failures)
+        );
+    });
+    asked.into_inner().expect("no holder panics")
+}
+
+#[test]
+fn with_a_barrier_no_request_begins_on_the_new_before_the_last_on_the_old_has_ended() {
+    let asked = roll_out(127, ROLLOUTS, BARRIER);
+    let longest = asked.iter().map(|(sent, answered, _)| *answered - *sent);
+    println!(
+        "{} requests over {ROLLOUTS} roll-outs with a barrier: 0 failed, {} late, the longest took {:?}",
+        asked.len(),
+        late(&asked),
+        longest.max().expect("there were some")
+    );
+    assert_eq!(late(&asked), 0);
+
+    // So the check can fail.
+    let asked = roll_out(128, ROLLOUTS, "");
+    let late = late(&asked);
+    println!("{} requests without a barrier: {late} late", asked.len());
+    assert!(late > 0);
+}
+
+#[test]
+fn a_request_that_takes_long_puts_off_a_barrier_and_holds_up_nobody() {
+    let mut cluster = start(129, &with("one", "", SHORT_BARRIER));
+    let (first, _) = wait_for(&cluster, "one");
+    let slow = cluster.hosts[1].address;
+    let slow = std::thread::spawn(move || {
+        let began = Instant::now();
+        let response = Client::new(slow).get("/loop?at=here").expect("an answer");
+        assert_eq!(response.status, 504, "{response:?}");
+        began.elapsed()
+    });
+    let addresses: Vec<_> = cluster.hosts.iter().map(|host| host.address).collect();
+    let worst = Mutex::new(Duration::ZERO);
+    let request = |clients: &mut [Client], _: usize, number: u64| {
+        let through = usize::try_from(number).expect("few requests") % clients.len();
+        let began = Instant::now();
+        let response = clients[through].get("/label").expect("an answer");
+        assert_eq!(response.status, 200, "{response:?}");
+        let mut worst = worst.lock().expect("no holder panics");
+        *worst = worst.max(began.elapsed());
+    };
+    let (requests, status) = under_load_through(&addresses, 2, request, |_| {
+        cluster.hosts[1].wait_until("the slow request", |host| {
+            host.metric("ostrakon_requests_in_flight") > 0
+        });
+        publish(&mut cluster, 0, &with("two", "", SHORT_BARRIER));
+        let status = cluster.hosts[0].wait_for_status("why it is put off", |status| {
+            !status["rollout"]["not_held"].is_null()
+        });
+        assert_eq!(label(&cluster.hosts[0]), "one");
+        let took = slow.join().expect("no assertion failed");
+        let (second, _) = wait_for(&cluster, "two");
+        assert_eq!(second, first + 1);
+        assert!(took >= Duration::from_secs(5), "{took:?}");
+        status
+    });
+    let why = status["rollout"]["not_held"].as_str().expect("a text");
+    assert!(why.starts_with("shard 1: requests under way: "), "{why}");
+    let status = cluster.hosts[0].status();
+    assert!(status["rollout"]["not_held"].is_null(), "{status}");
+    let failures = cluster.hosts[0].metric("ostrakon_barrier_failures_total");
+    assert!(failures > 0);
+    let worst = worst.into_inner().expect("no holder panics");
+    println!("{requests} requests, {failures} tries that were put off, the longest wait {worst:?}");
+    assert!(worst < Duration::from_secs(4), "{worst:?}");
 }

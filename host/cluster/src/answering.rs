@@ -13,6 +13,7 @@ use ostrakon_contract::contract::Request;
 use ostrakon_observe::trace::{Attribute, Open};
 use ostrakon_peers::{Handler, Identity};
 use ostrakon_protocol::{Authority, Batch, HandOff, MAX_SHARDS, Ordinal, Plan, Received};
+use ostrakon_settings::settings::MOST_BARRIER;
 use ostrakon_shard::service::{Answer, Refused, Service};
 use ostrakon_shard::writer::{Change, ChangeError, Changed};
 
@@ -137,14 +138,18 @@ impl Answering {
                 plan,
                 wait_ms,
             } => {
+                let at_least = request.at_least();
                 let unpacked = request.unpack(self.service.tracer(), client.clone());
                 let Some(unpacked) = unpacked else {
                     return no_request();
                 };
                 let within = Duration::from_millis(wait_ms);
+                self.cluster.until_gone_over(at_least, within).await;
                 self.forwarded(peer, unpacked, hand_off, plan, within).await
             }
             PeerRequest::Part { request } => {
+                let at_least = request.at_least();
+                self.cluster.until_gone_over(at_least, MOST_BARRIER).await;
                 match request.unpack(self.service.tracer(), client.clone()) {
                     Some((request, _span)) => self.part(request).await,
                     None => no_request(),
@@ -158,6 +163,24 @@ impl Answering {
             PeerRequest::Releases {} => self.cluster.releases(),
             PeerRequest::News {} => {
                 self.cluster.has_news(source);
+                PeerResponse::Done {}
+            }
+            PeerRequest::HoldRequests {
+                candidate,
+                within_ms,
+            } => {
+                let within = Duration::from_millis(within_ms);
+                match self.cluster.hold_requests(source, candidate, within).await {
+                    Ok(()) => PeerResponse::Done {},
+                    Err(why) => PeerResponse::Later { reason: why },
+                }
+            }
+            PeerRequest::IsHeld { candidate } if self.cluster.is_held(candidate) => {
+                PeerResponse::Done {}
+            }
+            PeerRequest::IsHeld { .. } => later(&"no requests are held"),
+            PeerRequest::LetRequests { candidate } => {
+                self.cluster.let_requests(source, candidate);
                 PeerResponse::Done {}
             }
             PeerRequest::Schema {} => PeerResponse::Schema {

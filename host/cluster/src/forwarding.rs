@@ -5,13 +5,17 @@ use std::sync::Arc;
 use ostrakon_contract::contract::Request;
 use ostrakon_observe::trace::{Attribute, Open, Operation};
 use ostrakon_protocol::{Epoch, HandOff, Ordinal};
-use ostrakon_shard::service::{Boxed, Forwarded, NoPart, Others, Part};
+use ostrakon_shard::service::{Boxed, Forwarded, Gate, NoPart, Others, Part};
 use tokio::time::Instant;
 
 use super::message::{ForwardedRequest, PeerRequest, PeerResponse, millis};
 use super::{AskError, Cluster};
 
 impl Others for Cluster {
+    fn gate(&self) -> &Gate {
+        &self.0.gate
+    }
+
     fn forward<'a>(
         &'a self,
         at: Ordinal,
@@ -26,7 +30,7 @@ impl Others for Cluster {
             let mut span = hop(request, at, Operation::Forward);
             let within = until.saturating_duration_since(Instant::now());
             let ask = PeerRequest::Forward {
-                request: ForwardedRequest::new(request, span.as_ref()),
+                request: ForwardedRequest::new(request, span.as_ref(), self.at_least()),
                 hand_off,
                 plan,
                 wait_ms: millis(within),
@@ -97,7 +101,7 @@ impl Others for Cluster {
         Box::pin(async move {
             let mut span = hop(request, at, Operation::AskForAPart);
             let ask = PeerRequest::Part {
-                request: ForwardedRequest::new(request, span.as_ref()),
+                request: ForwardedRequest::new(request, span.as_ref(), self.at_least()),
             };
             let said = self.ask_until(at, &ask, Some(until)).await;
             if let (Some(span), Err(error)) = (&mut span, &said) {

@@ -60,7 +60,7 @@ use ostrakon_peers::{Accept, AnyDial, Endpoint};
 use ostrakon_peers::{ServeError, Tcp, serve};
 use ostrakon_protocol::{ClusterId, Ordinal, Plan, Stopped};
 use ostrakon_settings::per_shard::PerShard;
-use ostrakon_shard::service::Service;
+use ostrakon_shard::service::{Gate, Service};
 use ostrakon_shard::survey::Surveys;
 use ostrakon_shard::writer::{Change, ChangeError, Changed, Live, Writer};
 use progress::Measured;
@@ -103,6 +103,8 @@ struct Inner {
     learning: Learning,
     giving: Giving,
     rolling: Rolling,
+    /// Where this shard's clients' requests begin.
+    gate: Gate,
     /// A std mutex, because it is held only briefly.
     measured: Mutex<Measured>,
     surveys: Surveys,
@@ -152,6 +154,7 @@ impl Cluster {
         Self(Arc::new(Inner {
             me,
             rolling: Rolling::new(me, stored, has_plan),
+            gate: Gate::default(),
             connections: Connections::new(options.peers.clone(), endpoint, dial),
             writer,
             guests,

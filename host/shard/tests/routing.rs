@@ -20,7 +20,9 @@ use ostrakon_protocol::{
     Authority, ClusterId, Epoch, HandOff, Incarnation, Ordinal, Placement, Plan,
 };
 use ostrakon_settings::settings::Settings;
-use ostrakon_shard::service::{Answer, Boxed, Forwarded, NoPart, Others, Part, Refused, Service};
+use ostrakon_shard::service::{
+    Answer, Boxed, Forwarded, Gate, NoPart, Others, Part, Refused, Service,
+};
 use ostrakon_shard::writer::{Change, Changed, Owners, Promotion, Writer};
 use ostrakon_store::{Options, Store};
 use ostrakon_volumes::secrets::Secrets;
@@ -87,6 +89,7 @@ struct Shared {
 struct From {
     me: u32,
     net: Net,
+    gate: Gate,
 }
 
 impl Net {
@@ -112,6 +115,10 @@ impl Net {
 }
 
 impl Others for From {
+    fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
     fn forward<'a>(
         &'a self,
         at: Ordinal,
@@ -197,6 +204,7 @@ impl Shards {
             let others = From {
                 me,
                 net: net.clone(),
+                gate: Gate::default(),
             };
             let metrics = Arc::new(Metrics::new("test"));
             Service::new(me, writer, metrics, Some(Arc::new(others)))

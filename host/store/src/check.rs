@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::error::Error as _;
 use std::fs::{File, TryLockError};
 use std::io;
+use std::ops::Bound;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,7 +20,10 @@ use super::file::{MakeDisk, Meta, read_meta};
 use super::group::Size;
 use super::held::Held;
 use super::journal::Place;
-use super::snapshot::ReadError;
+use super::memtable::Memtable;
+use super::merged::Merged;
+use super::migration::storage;
+use super::snapshot::{ReadError, successor};
 use super::store::{Record, replay};
 use super::{ENTRIES, FORMAT, LAYOUT, REDB, SIZES, SMALL};
 
@@ -202,7 +206,7 @@ pub(super) fn check_file(file: &File, directory: &Path, cache_bytes: usize) -> C
             let mut database = Contained::new(database);
             let place = look(&database, &mut checked);
             if let Some(place) = place {
-                check_journal(directory, place, &mut checked);
+                check_journal(directory, place, &database, &mut checked);
             }
             verify(&mut database, &mut checked);
         }
@@ -241,13 +245,14 @@ fn real() -> MakeDisk {
 }
 
 /// Reads what the journal has and the file does not.
-fn check_journal(directory: &Path, place: Place, checked: &mut Checked) {
+fn check_journal(directory: &Path, place: Place, database: &Database, checked: &mut Checked) {
     match replay(directory, &real(), place) {
         Ok((contents, _)) => {
-            let totals = contents.memtable.totals();
-            checked.entries = checked.entries.saturating_add_signed(totals.entries);
-            checked.partitions = checked.partitions.saturating_add_signed(totals.partitions);
-            checked.bytes = checked.bytes.saturating_add_signed(totals.bytes);
+            if let Err(ReadError(error)) = contain(|| add(database, &contents.memtable, checked)) {
+                checked.problem(format!(
+                    "table `entries`, where the journal changes it: {error}"
+                ));
+            }
             if let Some(record) = contents.record {
                 checked.record = record;
             }
@@ -261,6 +266,37 @@ fn check_journal(directory: &Path, place: Place, checked: &mut Checked) {
             ));
         }
     }
+}
+
+/// Counts what a memtable changes about a file's contents. Some of it may be in the file already.
+fn add(database: &Database, memtable: &Memtable, checked: &mut Checked) -> Result<(), ReadError> {
+    let entries = tables(database)?.open_table(ENTRIES).map_err(storage)?;
+    let mut last = None;
+    for ((partition, key), value) in memtable.entries() {
+        let before = entries.get((partition, key))?;
+        let before = before.map(|before| before.value().len());
+        for (of, sign) in [(before, -1), (value.map(<[u8]>::len), 1)] {
+            let bytes = of.map_or(0, |of| (key.len() + of).cast_signed() as i64);
+            let count = i64::from(of.is_some());
+            checked.entries = checked.entries.saturating_add_signed(sign * count);
+            checked.bytes = checked.bytes.saturating_add_signed(sign * bytes);
+        }
+        if last.replace(partition) != Some(partition) {
+            let end = successor(partition);
+            let range = (
+                Bound::Included((partition, &[][..])),
+                Bound::Excluded((&*end, &[][..])),
+            );
+            let stored = || entries.range::<(&[u8], &[u8])>(range);
+            let was_there = i64::from(stored()?.next().transpose()?.is_some());
+            let mut merged = Merged::new(stored()?, [Some(memtable), None], range, false)?;
+            let is_there = i64::from(merged.next().transpose()?.is_some());
+            checked.partitions = checked
+                .partitions
+                .saturating_add_signed(is_there - was_there);
+        }
+    }
+    Ok(())
 }
 
 /// Reads all tables. Returns where the file's contents end in the journal, if that can be read.
@@ -289,9 +325,7 @@ fn look(database: &Database, checked: &mut Checked) -> Option<Place> {
 }
 
 fn noted_sizes(database: &Database) -> Result<HashMap<Vec<u8>, Size>, ReadError> {
-    let sizes = tables(database)?
-        .open_table(SIZES)
-        .map_err(super::migration::storage)?;
+    let sizes = tables(database)?.open_table(SIZES).map_err(storage)?;
     let mut noted = HashMap::new();
     for row in sizes.iter()? {
         let (partition, size) = row?;
@@ -316,9 +350,7 @@ fn walk(
     mut noted: HashMap<Vec<u8>, Size>,
     checked: &mut Checked,
 ) -> Result<(), ReadError> {
-    let entries = tables(database)?
-        .open_table(ENTRIES)
-        .map_err(super::migration::storage)?;
+    let entries = tables(database)?.open_table(ENTRIES).map_err(storage)?;
     let mut last: Option<(Vec<u8>, Vec<u8>)> = None;
     let mut size = Size::default();
     let mut end = |partition: &[u8], size: Size, checked: &mut Checked| {

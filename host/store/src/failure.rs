@@ -21,9 +21,7 @@ pub enum OpenError {
     )]
     InUse(PathBuf),
     /// The directory or a file in it cannot be created or opened.
-    #[error(
-        "cannot use the data directory {path}: see that it is on a writable volume that has space"
-    )]
+    #[error("cannot use the data directory {path}{}", advice(.source))]
     Io {
         /// The path that could not be used.
         path: PathBuf,
@@ -111,7 +109,9 @@ impl CommitFailure {
 /// never in part.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum CommitError {
-    #[error("the disk is full: make space on the data volume; writes then resume by themselves")]
+    #[error(
+        "the disk is full: enlarge the data volume, or remove other files from it; writes, deletes among them, then resume by themselves"
+    )]
     Full,
     #[error("the disk rejects writes")]
     Failed(#[source] Arc<StorageError>),
@@ -139,14 +139,7 @@ impl From<CommitFailure> for CommitError {
 impl From<StorageError> for CommitFailure {
     fn from(error: StorageError) -> Self {
         match &error {
-            StorageError::Io(io)
-                if matches!(
-                    io.kind(),
-                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-                ) =>
-            {
-                Self::Full
-            }
+            StorageError::Io(io) if is_full(io) => Self::Full,
             _ => Self::Failed(Arc::new(error)),
         }
     }
@@ -173,5 +166,27 @@ impl From<redb::TransactionError> for CommitFailure {
             redb::TransactionError::Storage(error) => error.into(),
             other => Self::Failed(Arc::new(StorageError::Corrupted(other.to_string()))),
         }
+    }
+}
+
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
+}
+
+/// What to do about a directory that cannot be used.
+pub fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+            ": free space there, or enlarge the volume"
+        }
+        io::ErrorKind::PermissionDenied => ": let the host's user write there",
+        io::ErrorKind::ReadOnlyFilesystem => ": mount the volume so that it can be written",
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
+            ": see that the volume is mounted there"
+        }
+        _ => "",
     }
 }

@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicBool;
 use ostrakon_base::regular;
 use redb::{Database, ReadTransaction, ReadableDatabase as _, StorageError, WriteTransaction};
 
+use super::ahead::{self, AHEAD};
 use super::damage::{Contained, contain};
 pub(super) use super::disk::Growth;
 use super::disk::{Backend, Disk, sync_directory};
@@ -212,17 +213,22 @@ pub(super) fn read(database: &Arc<Contained<Database>>, opening: u64) -> Result<
     let transaction = begin_read(database)?;
     let meta = transaction.open_table(META).map_err(storage)?;
     let space = meta.get(SPACE)?.and_then(|row| space::decode(row.value()));
+    let ahead = match (meta.get(AHEAD)?, meta.get("journal")?) {
+        (Some(row), Some(place)) => ahead::decode(row.value(), place.value()),
+        _ => 0,
+    };
     Ok(Stored {
         entries: transaction.open_table(ENTRIES).map_err(storage)?,
         sizes: transaction.open_table(SIZES).map_err(storage)?,
         space: space.unwrap_or_default(),
+        ahead,
         opening,
         _database: Arc::clone(database),
     })
 }
 
-/// Writes a memtable's changes, or only those of some partitions, which are in order. Writes in
-/// key order, since neighbouring keys share pages.
+/// Writes a memtable's changes, or only those of some partitions, which are in order: then the place
+/// that the file names stays as it is. Writes in key order, since neighbouring keys share pages.
 pub(super) fn write_memtable(
     transaction: &WriteTransaction,
     memtable: &Memtable,
@@ -232,6 +238,7 @@ pub(super) fn write_memtable(
         only.is_none_or(|only| only.binary_search_by(|of| (**of).cmp(partition)).is_ok())
     };
     let mut space = space::Change::default();
+    let mut added = 0;
     let mut entries = transaction.open_table(ENTRIES).map_err(storage)?;
     for (position, value) in memtable.entries() {
         if !is_meant(position.0) {
@@ -243,8 +250,12 @@ pub(super) fn write_memtable(
         };
         let before = before.map(|before| before.value().len());
         space.add(position, before, value.map(<[u8]>::len));
+        added += i64::from(value.is_some()) - i64::from(before.is_some());
     }
     space.write(transaction)?;
+    if only.is_some() {
+        ahead::add(transaction, added)?;
+    }
     let mut sizes = transaction.open_table(SIZES).map_err(storage)?;
     for (partition, row) in memtable.rows() {
         if !is_meant(partition) {

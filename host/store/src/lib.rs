@@ -20,6 +20,7 @@
 //! | `sizes` | partition key | (bytes of keys and values, entries), for each partition of more than [`SMALL`] entries |
 //! | `meta` | `layout`, `schema`, `generation`, `topology`, `journal`, `space` | little-endian u32; little-endian u32; the caller's bytes; the caller's bytes; the place in the journal up to which everything is here; the space that the entries need, a little-endian u64 |
 
+mod ahead;
 mod check;
 mod checkpoint;
 mod commit;
@@ -50,7 +51,7 @@ pub use compaction::{CompactError, Compacting, Progress, Stopped};
 pub use damage::Damage;
 pub use disk::Disk;
 pub use effort::{GoOn, unbounded};
-pub use failure::{CommitError, OpenError};
+pub use failure::{CommitError, OpenError, advice};
 pub use file::MakeDisk;
 pub use group::{Group, Limits, Transaction, WriteError};
 pub use held::Missing;

@@ -89,31 +89,14 @@ impl Row {
     }
 }
 
-/// How much a shard's contents differ from redb's, by the changes in a memtable.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Totals {
-    pub(super) partitions: i64,
-    pub(super) entries: i64,
-    pub(super) bytes: i64,
-}
-
-impl Totals {
-    fn add(&mut self, before: Size, after: Size) {
-        let difference = |before: u64, after: u64| after.cast_signed() - before.cast_signed();
-        let exists = |size: Size| u64::from(size.entries > 0);
-        self.partitions += difference(exists(before), exists(after));
-        self.entries += difference(before.entries, after.entries);
-        self.bytes += difference(before.bytes, after.bytes);
-    }
-}
-
 /// The changes of some commits, one after another.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Memtable {
     entries: OrdMap<Key, Held>,
     sizes: OrdMap<Arc<[u8]>, Row>,
     bytes: usize,
-    totals: Totals,
+    /// How many entries its changes add.
+    added: i64,
 }
 
 impl Memtable {
@@ -132,8 +115,9 @@ impl Memtable {
         self.bytes
     }
 
-    pub(super) fn totals(&self) -> Totals {
-        self.totals
+    /// How many entries its changes add.
+    pub(super) fn added(&self) -> i64 {
+        self.added
     }
 
     /// Takes up a commit's changes.
@@ -144,7 +128,7 @@ impl Memtable {
                 before,
                 size,
             } = pending;
-            self.totals.add(before, size);
+            self.added += size.entries.cast_signed() - before.entries.cast_signed();
             if size.is_noted() {
                 self.sizes
                     .insert(partition.as_slice().into(), Row::Is(size));

@@ -80,6 +80,8 @@ pub(super) struct Stored {
     pub(super) sizes: Sizes,
     /// The space that the entries need, in bytes.
     pub(super) space: u64,
+    /// How many of the entries memtables count, too.
+    pub(super) ahead: i64,
     pub(super) opening: u64,
     /// Is open for as long as somebody reads it.
     pub(super) _database: Arc<Contained<Database>>,
@@ -132,11 +134,8 @@ impl Snapshot {
         let stored = self
             .damage
             .contain(|| Ok::<_, ReadError>(self.stored.entries.len()?))?;
-        let changed: i64 = self
-            .memtables()
-            .map(|memtable| memtable.totals().entries)
-            .sum();
-        Ok(stored.saturating_add_signed(changed))
+        let changed: i64 = self.memtables().map(Memtable::added).sum();
+        Ok(stored.saturating_add_signed(changed - self.stored.ahead))
     }
 
     /// Counts the partitions from `start` (included) on, by walking through them.

@@ -121,6 +121,16 @@ pub(super) enum PeerRequest {
     Releases {},
     /// Ask the sender for its releases: there is something new.
     News {},
+    /// Let no client's request begin, for this many milliseconds at most, until the candidate is live,
+    /// and report when none is under way; only shard 0 asks for it.
+    HoldRequests {
+        candidate: Candidate,
+        within_ms: u64,
+    },
+    /// Report whether the sender is to go on holding requests for the candidate.
+    IsHeld { candidate: Candidate },
+    /// Let requests begin again that are held for the candidate: it does not go live now.
+    LetRequests { candidate: Candidate },
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -305,6 +315,10 @@ pub(super) struct ForwardedRequest {
     /// What the guest's random bytes are made of, if it has asked for any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     seed: Option<Bytes>,
+    /// The number of the generation that the sender serves, if no request for an earlier one is to
+    /// run any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    at_least: Option<u64>,
 }
 
 /// The generation that gave a part.
@@ -371,8 +385,13 @@ fn unpack(headers: Vec<(String, Bytes)>) -> Option<HeaderMap> {
 }
 
 impl ForwardedRequest {
-    /// The message for a request, to be sent within `span`.
-    pub(super) fn new(request: &contract::Request, span: Option<&Open>) -> Self {
+    /// The message for a request, to be sent within `span`. If it is to run on no generation before
+    /// one, `at_least` has that one's number.
+    pub(super) fn new(
+        request: &contract::Request,
+        span: Option<&Open>,
+        at_least: Option<u64>,
+    ) -> Self {
         let mut headers = pack(&request.headers);
         if let Some(parent) = request.trace.header(span) {
             headers.retain(|(name, _)| name != TRACEPARENT.as_str());
@@ -389,7 +408,12 @@ impl ForwardedRequest {
                 .kept
                 .chosen_seed()
                 .map(|seed| Bytes::copy_from_slice(&seed)),
+            at_least,
         }
+    }
+
+    pub(super) fn at_least(&self) -> Option<u64> {
+        self.at_least
     }
 
     /// The sender's identifier of the client.

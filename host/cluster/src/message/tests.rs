@@ -68,6 +68,7 @@ fn client_request() -> ForwardedRequest {
         body: Bytes::from(vec![200; 300]),
         client: [255, 0, 1, 2, 3, 4, 5, 6],
         seed: None,
+        at_least: None,
     }
 }
 
@@ -168,6 +169,16 @@ fn requests() -> Vec<(&'static str, PeerRequest)> {
         R::Addresses {},
         R::Releases {},
         R::News {},
+        R::HoldRequests {
+            candidate: candidate(),
+            within_ms: 500,
+        },
+        R::IsHeld {
+            candidate: candidate(),
+        },
+        R::LetRequests {
+            candidate: candidate(),
+        },
     ];
     let named = |request: PeerRequest| {
         let name = match &request {
@@ -190,6 +201,9 @@ fn requests() -> Vec<(&'static str, PeerRequest)> {
             R::Addresses {} => "Addresses",
             R::Releases {} => "Releases",
             R::News {} => "News",
+            R::HoldRequests { .. } => "HoldRequests",
+            R::IsHeld { .. } => "IsHeld",
+            R::LetRequests { .. } => "LetRequests",
         };
         (name, request)
     };
@@ -329,6 +343,12 @@ fn with_added_fields() -> String {
             ..client_request()
         },
     };
+    let gone_over = PeerRequest::Part {
+        request: ForwardedRequest {
+            at_least: Some(12),
+            ..client_request()
+        },
+    };
     let origin = Origin {
         digest: Digest::of(b"generation"),
         name: "polls".to_owned(),
@@ -351,10 +371,11 @@ fn with_added_fields() -> String {
         rest_ms: 12,
     };
     format!(
-        "request Part {}\nresponse Part {}\nresponse Acknowledged {}\n",
+        "request Part {}\nresponse Part {}\nresponse Acknowledged {}\nrequest Part {}\n",
         hex(&encode(&enveloped(request))),
         hex(&encode(&response.unwrap())),
-        hex(&encode(&acknowledged))
+        hex(&encode(&acknowledged)),
+        hex(&encode(&enveloped(gone_over)))
     )
 }
 

@@ -119,8 +119,11 @@ impl Cluster {
 
     /// Another shard's turn: asks shard 0 or, where that is away at a start, all the others.
     pub(super) async fn follow(&self) {
+        if self.is_early() {
+            return;
+        }
         let is_due = self.know_for_now(|state| state.is_to_ask_the_coordinator(ASK_EVERY));
-        if is_due && !self.is_early() {
+        if is_due {
             self.ask_the_coordinator().await;
         }
         if self.has_unannounced() {
@@ -128,7 +131,7 @@ impl Cluster {
         }
     }
 
-    async fn ask_the_coordinator(&self) {
+    pub(super) async fn ask_the_coordinator(&self) {
         match self.ask_about_releases(Ordinal::COORDINATOR).await {
             Answer::Said(its) => self.know(|state| {
                 state.coordinator_says(its.known, its.candidate, its.has_asked);
@@ -146,7 +149,7 @@ impl Cluster {
     }
 
     /// Learns what the others know, where shard 0 is away.
-    async fn ask_all_but_the_coordinator(&self) {
+    pub(super) async fn ask_all_but_the_coordinator(&self) {
         let Some(plan) = self.plan() else {
             // Nothing was ever served here.
             return;

@@ -21,6 +21,7 @@
 //! only makes it ask.
 
 mod asking;
+mod barrier;
 mod content;
 mod state;
 
@@ -40,6 +41,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep};
 
 use super::conductor::ASK_EVERY;
+use super::message::Candidate;
 use super::{Cluster, until_down};
 use state::{Decided, State};
 
@@ -50,6 +52,9 @@ const START: Duration = Duration::from_secs(2);
 /// How long a new shard waits for the coordinator's call before it resolves the coordinator's
 /// name.
 const EARLY: Duration = Duration::from_secs(2);
+
+/// How long a generation waits before that is trouble.
+const LONG: Duration = Duration::from_mins(1);
 
 /// What the shard's swap and the other shards know of each other.
 #[derive(Debug)]
@@ -82,6 +87,9 @@ impl Rolling {
     }
 }
 
+/// A release cannot go live now.
+struct Later;
+
 /// The permission to go live with a candidate. Dropping it gives it up.
 #[derive(Debug)]
 pub struct Agreed {
@@ -103,6 +111,7 @@ impl Agreed {
         let (digest, release) = (self.digest, self.release);
         let live = Generation { number, digest };
         self.cluster.know(|state| state.is_live(live, release));
+        self.cluster.goes_on();
     }
 
     /// Notes that the shard has not gone live.
@@ -146,18 +155,19 @@ impl Cluster {
         self.know(|state| state.refuses(refusal));
     }
 
-    /// Waits until the shard may go live with this content, which is prepared here.
+    /// Waits until the shard may go live with this content, which is prepared here. In shard 0, all
+    /// shards hold requests before that, at most for as long as `barrier` says, unless that is zero.
     ///
     /// # Errors
     /// In shard 0, if another shard refuses the content.
-    pub async fn agree(&self, digest: Digest) -> Result<Agreed, NotAgreed> {
+    pub async fn agree(&self, digest: Digest, barrier: Duration) -> Result<Agreed, NotAgreed> {
         let mut agreed = Agreed {
             cluster: self.clone(),
             digest,
             release: None,
             is_used: false,
         };
-        self.know(|state| state.is_prepared(digest));
+        self.know(|state| state.is_prepared(digest, barrier));
         loop {
             let changed = self.0.rolling.changed.notified();
             match self.knows(|state| state.decided(digest)) {
@@ -175,6 +185,16 @@ impl Cluster {
     /// What goes live next, for operators.
     pub fn standing(&self) -> Standing {
         self.knows(State::standing)
+    }
+
+    /// How long a generation has waited to go live in all shards, in the coordinator, or in this one.
+    pub fn rollout_wait(&self) -> Duration {
+        self.knows(State::wait)
+    }
+
+    /// In the coordinator: for which shards a generation has waited for a minute, for people.
+    pub fn rollout_waits_for(&self) -> Option<String> {
+        self.knows(|state| (state.wait() >= LONG).then(|| state.waits_for()))?
     }
 }
 
@@ -204,7 +224,10 @@ impl Cluster {
 
     /// Changes what is known, in the task that is to go on from it.
     fn know_for_now<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
-        change(&mut self.0.rolling.state())
+        let mut state = self.0.rolling.state();
+        let changed = change(&mut state);
+        state.note_what_is_due();
+        changed
     }
 
     /// Notes that the shard knows of a plan: from now on there are releases.
@@ -276,7 +299,15 @@ impl Cluster {
                 is_over
             }
             Next::GoLive(release) => {
+                let Ok(held) = self.passes_the_barrier(release, plan.shards()).await else {
+                    return false;
+                };
                 self.know_if(|state| state.goes_live(release));
+                let is_going = self.knows(State::going) == Some(release);
+                if let Some(candidate) = held.filter(|_| !is_going) {
+                    // It has changed meanwhile.
+                    self.go_on_everywhere(plan.shards(), candidate);
+                }
                 false
             }
             Next::StartAfter(maker) => {
@@ -289,6 +320,42 @@ impl Cluster {
             Next::Refuse(refused) => {
                 self.know(|state| state.refuse(refused));
                 false
+            }
+        }
+    }
+
+    /// Has all shards hold requests, if the release has a barrier, and returns for which candidate.
+    ///
+    /// # Errors
+    /// If it cannot go live now: it is tried again later.
+    async fn passes_the_barrier(
+        &self,
+        release: Release,
+        shards: u32,
+    ) -> Result<Option<Candidate>, Later> {
+        let Some(barrier) = self.knows(|state| state.barrier(&release)) else {
+            return Ok(None);
+        };
+        let candidate = self.knows(|state| state.offer(self.number()));
+        let candidate = candidate.ok_or(Later)?;
+        if self.knows(State::is_too_early) {
+            return Err(Later);
+        }
+        let began = Instant::now();
+        match self.hold_everywhere(shards, candidate, barrier).await {
+            Ok(()) => {
+                tracing::debug!(took = ?began.elapsed(), "no request is under way");
+                Ok(Some(candidate))
+            }
+            Err(why) => {
+                let again = self.know_for_now(|state| state.was_not_held(why.clone()));
+                self.0.guests.metrics.barrier_failed();
+                tracing::warn!(
+                    why,
+                    ?again,
+                    "not all shards held requests in time: the new generation goes live later"
+                );
+                Err(Later)
             }
         }
     }
@@ -309,6 +376,7 @@ impl Cluster {
                     metrics.swap_live(now.number, &described.name, &described.version);
                 }
                 self.know(|state| state.is_live(release.live, Some(release)));
+                self.goes_on();
             }
             Ok(None) => {}
             Err(error) => {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ostrakon_contract::contract::Request;
 use ostrakon_protocol::{Epoch, HandOff, Ordinal};
-use ostrakon_shard::service::{Boxed, Forwarded, NoPart, Others, Part};
+use ostrakon_shard::service::{Boxed, Forwarded, Gate, NoPart, Others, Part};
 use tokio::time::Instant;
 
 use super::super::Cluster;
@@ -25,6 +25,10 @@ pub(super) enum Mistake {
 pub(super) struct Repeating(pub(super) Cluster);
 
 impl Others for Repeating {
+    fn gate(&self) -> &Gate {
+        self.0.gate()
+    }
+
     fn forward<'a>(
         &'a self,
         at: Ordinal,

@@ -386,7 +386,7 @@ impl Swapping {
                 tokio::select! {
                     biased;
                     Ok(()) = shown.changed() => {}
-                    agreed = self.cluster.agree(files.digest()) => {
+                    agreed = self.cluster.agree(files.digest(), Duration::ZERO) => {
                         if let Ok(agreed) = agreed {
                             self.promote(&files, agreed).await;
                         }

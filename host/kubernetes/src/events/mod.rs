@@ -76,6 +76,10 @@ kinds! {
     ShardsMissing: StatefulSet Warning Scale,
     /// The missing shards run again.
     ShardsBack: StatefulSet Normal Scale,
+    /// A generation waits to go live in all shards.
+    RolloutWaits: StatefulSet Warning Swap,
+    /// No generation waits any longer.
+    RolloutGoesOn: StatefulSet Normal Swap,
 }
 
 /// The object that an Event concerns.

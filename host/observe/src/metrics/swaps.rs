@@ -21,6 +21,9 @@ pub(super) struct Swaps {
     duration: Histogram,
     refusals: Family<[(&'static str, &'static str); 1], Counter>,
     is_refused: Level,
+    rollout_wait: Gauge<f64, AtomicU64>,
+    requests_held: Histogram,
+    holds_failed: Counter,
     secrets_reloads: Counter,
     secrets_errors: Counter,
 }
@@ -35,6 +38,9 @@ impl Swaps {
             duration: Histogram::of_durations(),
             refusals: Family::default(),
             is_refused: Level::default(),
+            rollout_wait: Gauge::default(),
+            requests_held: Histogram::of_durations(),
+            holds_failed: Counter::default(),
             secrets_reloads: Counter::default(),
             secrets_errors: Counter::default(),
         }
@@ -60,6 +66,22 @@ impl Swaps {
         to.register("swap_refusals", help, self.refusals.clone());
         let help = "1 while the volume's content is refused and the previous generation serves";
         to.register("swap_refused", help, self.is_refused.clone());
+        let help = "How long content has waited to go live in all shards, on shard 0, or a newer generation in this one, or 0 if none waits";
+        to.register_with_unit(
+            "rollout_wait",
+            help,
+            Unit::Seconds,
+            self.rollout_wait.clone(),
+        );
+        let help = "Time for which requests were held for rollout.barrier";
+        to.register_with_unit(
+            "requests_held",
+            help,
+            Unit::Seconds,
+            self.requests_held.clone(),
+        );
+        let help = "Times not all shards held requests within rollout.barrier, on shard 0";
+        to.register("barrier_failures", help, self.holds_failed.clone());
         let help = "Times the Secret volume was reloaded";
         to.register("secrets_reloads", help, self.secrets_reloads.clone());
         let help = "Times the Secret volume could not be read";
@@ -99,6 +121,21 @@ impl Metrics {
     /// Sets whether the volume's current content is refused.
     pub fn swap_is_refused(&self, is_refused: bool) {
         self.swaps.is_refused.set(is_refused.into());
+    }
+
+    /// Sets how long a generation has waited to go live in all shards, or in this one.
+    pub fn rollout_waits(&self, time: Duration) {
+        self.swaps.rollout_wait.set(time.as_secs_f64());
+    }
+
+    /// Records for how long requests were held, so that all shards go over at once.
+    pub fn requests_held(&self, time: Duration) {
+        self.swaps.requests_held.observe_duration(time);
+    }
+
+    /// Counts that not all shards held requests in time.
+    pub fn barrier_failed(&self) {
+        self.swaps.holds_failed.inc();
     }
 
     /// Counts a reload of the Secret volume.

@@ -10,7 +10,7 @@ use ostrakon_engine::EngineError;
 use ostrakon_protocol::Stopped;
 use ostrakon_shard::swap::DefaultGuestError;
 use ostrakon_shard::writer::ChangeError;
-use ostrakon_store::OpenError;
+use ostrakon_store::{OpenError, advice};
 use ostrakon_volumes::volume::{ReadError, StartError};
 
 use super::credentials::{ClientsError, OperatorsError, PeersError};
@@ -34,9 +34,7 @@ pub(crate) enum Error {
         source: Unreadable,
     },
     /// A part of the data directory cannot be created.
-    #[error(
-        "cannot use the data directory {path}: see that it is on a writable volume that has space"
-    )]
+    #[error("cannot use the data directory {path}{}", advice(.source))]
     Data {
         path: PathBuf,
         #[source]

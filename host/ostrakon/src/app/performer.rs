@@ -142,7 +142,10 @@ impl swap::Performer for Performer {
 
     async fn agree(&self, candidate: &Candidate) -> Result<Option<Agreed>, Error> {
         Ok(match &self.cluster {
-            Some(cluster) => Some(cluster.agree(candidate.digest).await?),
+            Some(cluster) => {
+                let barrier = candidate.settings.rollout.barrier;
+                Some(cluster.agree(candidate.digest, barrier).await?)
+            }
             None => None,
         })
     }

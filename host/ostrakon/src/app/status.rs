@@ -247,9 +247,7 @@ impl Subject for Shard {
             })?;
             begun.map_err(|error| NoAnswer {
                 status: match error {
-                    CompactError::NoRoom { .. } | CompactError::Full => {
-                        StatusCode::INSUFFICIENT_STORAGE
-                    }
+                    _ if error.is_full() => StatusCode::INSUFFICIENT_STORAGE,
                     CompactError::Damaged | CompactError::Stopping => StatusCode::CONFLICT,
                     _ => StatusCode::SERVICE_UNAVAILABLE,
                 },
@@ -275,6 +273,7 @@ impl Subject for Shard {
             metrics.swap_is_refused(parts.swap.borrow().refused.is_some());
             if let Some(cluster) = &parts.cluster {
                 metrics.partitions_left(cluster.partitions_to_settle());
+                metrics.rollout_waits(cluster.rollout_wait());
                 let peers = cluster.peers();
                 metrics.peers_up(peers.iter().map(|peer| (peer.shard.0, peer.reached)));
                 let view = parts.writer.views().get();

@@ -214,11 +214,21 @@ pub struct Rollout {
     /// Default 1 min; 1 ms to 1 h.
     #[serde(with = "humantime_serde")]
     pub wait: Duration,
+    /// How long requests are held at most so that none begins on a new generation anywhere before
+    /// the last one on the old has ended everywhere. Default 0, for no barrier; up to 10 s.
+    #[serde(with = "humantime_serde")]
+    pub barrier: Duration,
 }
+
+/// The longest [`Rollout::barrier`].
+pub const MOST_BARRIER: Duration = Duration::from_secs(10);
 
 impl Default for Rollout {
     fn default() -> Self {
-        Self { wait: MINUTE }
+        Self {
+            wait: MINUTE,
+            barrier: Duration::ZERO,
+        }
     }
 }
 
@@ -405,6 +415,9 @@ impl Settings {
         )?;
         time("cluster.max_wait", cluster.max_wait, HOUR)?;
         time("rollout.wait", rollout.wait, HOUR)?;
+        if !rollout.barrier.is_zero() {
+            time("rollout.barrier", rollout.barrier, MOST_BARRIER)?;
+        }
         routing::validate(cluster)?;
         if let Some(filter) = &log.filter {
             telemetry::check(filter).map_err(Error::Filter)?;

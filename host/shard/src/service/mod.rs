@@ -3,6 +3,7 @@
 
 mod apart;
 mod everywhere;
+mod gate;
 mod others;
 mod queue;
 mod reads;
@@ -26,6 +27,7 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout_at};
 
 use crate::writer::{Write, Writer, Written};
+pub use gate::{Closing, Gate};
 pub use others::{Boxed, Forwarded, NoPart, Others, Part};
 use reads::{Progress, has_no_room};
 use routing::{Asker, Known};
@@ -54,6 +56,8 @@ pub struct Service {
     metrics: Arc<Metrics>,
     /// `None` in a shard that is alone.
     others: Option<Arc<dyn Others>>,
+    /// `None` in a shard that is alone: it goes over by itself.
+    gate: Option<Gate>,
     known: Known,
     waiting: Waiting,
     tracer: Tracer,
@@ -179,6 +183,7 @@ impl Service {
             apart: Apart::new(Arc::clone(&metrics)),
             turns: Handle::current().metrics().num_workers().max(2),
             metrics,
+            gate: others.as_ref().map(|others| others.gate().clone()),
             others,
             known: Known::default(),
             waiting: Waiting::default(),
@@ -210,6 +215,10 @@ impl Service {
     /// Answers a request, in this shard or through the owner. The answer comes from one
     /// generation, once everything that the request wrote and read is durable.
     pub async fn answer(&self, request: Arc<Request>) -> Answer {
+        let _begun = match &self.gate {
+            Some(gate) => Some(gate.begin().await),
+            None => None,
+        };
         let mut route = None;
         let mut asker = Asker {
             is_client: true,

@@ -8,10 +8,15 @@ use ostrakon_contract::contract::{Origin, Reply, Request};
 use ostrakon_protocol::{Epoch, HandOff, Moved, Ordinal};
 use tokio::time::Instant;
 
+use super::Gate;
+
 /// A boxed future, so that its type can be named.
 pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 pub trait Others: Debug + Send + Sync {
+    /// Where this shard's clients' requests begin.
+    fn gate(&self) -> &Gate;
+
     /// Asks a shard to answer a request without forwarding it. The request is sent, and waits
     /// at that shard, until `until` at the latest; once it runs, it runs to its end.
     fn forward<'a>(

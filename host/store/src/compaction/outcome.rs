@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use redb::StorageError;
 
 use super::lock;
-use crate::failure::CommitFailure;
+use crate::failure::{CommitFailure, is_full};
 use crate::snapshot::ReadError;
 
 /// Why a compaction ended without effect. The data file is as it was.
@@ -70,6 +70,19 @@ impl From<CommitFailure> for CompactError {
 }
 
 impl CompactError {
+    /// Whether the disk has no room.
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::NoRoom { .. } | Self::Spare { .. } | Self::Full => true,
+            Self::Stopped(why) => *why == Stopped::Full,
+            Self::File(_, error) => is_full(error),
+            Self::Unreadable(error) | Self::Failed(error) => {
+                matches!(&**error, StorageError::Io(error) if is_full(error))
+            }
+            Self::Damaged | Self::Stopping => false,
+        }
+    }
+
     /// Whether the data file could not be read: redb then answers nothing more.
     pub(crate) fn is_of_the_data_file(&self) -> bool {
         matches!(self, Self::Damaged | Self::Unreadable(_))
@@ -133,6 +146,10 @@ impl Compacting {
     pub(crate) fn end(&self, result: Result<u64, CompactError>) {
         if let Some(progress) = &mut *lock(&self.0) {
             progress.took = progress.began.elapsed();
+            if result.is_ok() {
+                // What was deleted meanwhile was not copied.
+                progress.of = progress.copied;
+            }
             progress.ended = Some(result);
         }
     }

@@ -370,28 +370,26 @@ impl Journal {
         let segment = made?;
         self.seen = None;
         if !segment.is_there() {
-            let gone = format!("{} was removed", segment.path.display());
-            return Err(io::Error::new(io::ErrorKind::NotFound, gone));
+            return Err(gone(&segment.path));
         }
         self.free.push(segment);
         Ok(())
     }
 
-    /// Whether each segment is where it was made. Looks at each only if the directory has changed,
-    /// or `at_all` of them.
-    pub(crate) fn is_there(&mut self, at_all: bool) -> bool {
+    /// Looks whether each segment is where and as long as it was made: at the one that is written to,
+    /// and at the others if the directory has changed, or `at_all` of them.
+    ///
+    /// # Errors
+    /// If one is not.
+    pub(crate) fn look(&mut self, at_all: bool) -> io::Result<()> {
         let now = Stamp::of(&self.directory).ok();
-        if !at_all && now.is_some() && now == self.seen {
-            return true;
-        }
-        let mut segments = self
-            .used
-            .iter()
-            .map(|(_, segment)| segment)
-            .chain(&self.free);
-        let all = segments.all(Segment::is_there);
-        self.seen = now.filter(|_| all);
-        all
+        let is_as_seen = !at_all && now.is_some() && now == self.seen;
+        let used = self.used.iter().rev().map(|(_, segment)| segment);
+        let to_see = if is_as_seen { 1 } else { usize::MAX };
+        let missing = used.chain(&self.free).take(to_see);
+        let missing = missing.into_iter().find(|segment| !segment.is_there());
+        self.seen = now.filter(|_| missing.is_none());
+        missing.map_or(Ok(()), |segment| Err(gone(&segment.path)))
     }
 
     /// The place where the journal can begin anew after a failure, in a segment that has just
@@ -438,4 +436,13 @@ impl Journal {
         self.end = place;
         self.seen = None;
     }
+}
+
+/// The error of a file that is no longer what was made.
+fn gone(path: &Path) -> io::Error {
+    let gone = format!(
+        "the journal's file {} was removed, replaced or truncated",
+        path.display()
+    );
+    io::Error::new(io::ErrorKind::NotFound, gone)
 }

@@ -80,6 +80,7 @@ impl fmt::Display for Damaged {
                 formatter,
                 ", and later ones, up to {last}, were acknowledged"
             ),
+            None if self.is_gone => write!(formatter, ", and they may have been acknowledged"),
             None => write!(formatter, ", and it may have been acknowledged"),
         }
     }

@@ -29,6 +29,8 @@ pub(super) struct Segment {
     pub(super) path: PathBuf,
     pub(super) disk: Box<dyn Disk>,
     identity: Identity,
+    /// How many bytes it had when it was opened or made.
+    length: u64,
 }
 
 impl Segment {
@@ -54,7 +56,7 @@ impl Segment {
     fn fill(path: &Path, number: u32, sectors: u32, make: &MakeDisk) -> io::Result<Self> {
         let file = regular::edit_own(path, true)?;
         file.set_len(0)?;
-        let segment = Self::of(path, number, file, make)?;
+        let mut segment = Self::of(path, number, file, make)?;
         let length = bytes_of(sectors);
         segment.disk.set_len(length)?;
         let mut at = 0;
@@ -64,6 +66,7 @@ impl Segment {
             at += stride as u64;
         }
         segment.disk.sync()?;
+        segment.length = fs::metadata(path)?.len();
         Ok(segment)
     }
 
@@ -82,17 +85,20 @@ impl Segment {
     }
 
     fn of(path: &Path, number: u32, file: File, make: &MakeDisk) -> io::Result<Self> {
+        let metadata = file.metadata()?;
         Ok(Self {
             number,
             path: path.to_owned(),
-            identity: Identity::of(&file.metadata()?),
+            identity: Identity::of(&metadata),
+            length: metadata.len(),
             disk: make(file),
         })
     }
 
-    /// Whether its path still leads to this file.
+    /// Whether its path still leads to this file, and that is as long as it was.
     pub(super) fn is_there(&self) -> bool {
-        fs::metadata(&self.path).is_ok_and(|found| Identity::of(&found) == self.identity)
+        fs::metadata(&self.path)
+            .is_ok_and(|found| Identity::of(&found) == self.identity && found.len() == self.length)
     }
 
     /// Whether it has anything but zeros. A segment whose making was cut off does not.

@@ -10,7 +10,6 @@ pub use opening::{Found, Options, Sizes};
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -162,10 +161,11 @@ impl Store {
     }
 
     fn look_at_the_journal(&mut self, at_all: bool) {
-        if !self.journal_failed && !self.journal.is_there(at_all) {
-            tracing::warn!(
-                "a file of the journal was removed or replaced: another journal is begun"
-            );
+        if self.journal_failed {
+            return;
+        }
+        if let Err(error) = self.journal.look(at_all) {
+            tracing::warn!(%error, "another journal is begun");
             self.journal_failed = true;
         }
     }
@@ -240,12 +240,8 @@ impl Store {
     }
 
     fn write_to_journal(&mut self, body: &[u8]) -> Result<(), CommitFailure> {
-        let mut written = self.journal.write(body);
-        if written.is_ok() && !self.journal.is_there(false) {
-            let gone = "a file of the journal was removed or replaced";
-            written = Err(io::Error::new(io::ErrorKind::NotFound, gone));
-        }
-        if let Err(error) = written {
+        let written = self.journal.write(body);
+        if let Err(error) = written.and_then(|()| self.journal.look(false)) {
             self.journal_failed = true;
             return Err(StorageError::Io(error).into());
         }

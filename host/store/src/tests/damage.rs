@@ -405,6 +405,8 @@ struct BadPage {
     /// Where the page is; zero if there is none.
     at: Arc<AtomicU64>,
     failures: Arc<AtomicU64>,
+    /// After how many failures the disk is full.
+    most: Arc<AtomicU64>,
 }
 
 impl Disk for BadPage {
@@ -436,23 +438,34 @@ impl Disk for BadPage {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        if self.failures.load(Ordering::Relaxed) >= self.most.load(Ordering::Relaxed) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         self.disk.write(offset, data)
     }
 }
 
-/// A page that must be rewritten cannot be read: the partitions on it take no further writes, and
-/// the data file is brought up to date with all others.
-#[test]
-fn a_bad_sector_under_a_checkpoint_concerns_the_partitions_on_it() {
+/// A store with 200 partitions, whose changes the data file cannot take because it cannot read the
+/// page of one of them.
+struct BadSector {
+    directory: tempfile::TempDir,
+    store: Store,
+    failures: Arc<AtomicU64>,
+    most: Arc<AtomicU64>,
+}
+
+fn bad_sector() -> BadSector {
     let directory = tempfile::tempdir().unwrap();
-    let (at, failures) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-    let disk = (Arc::clone(&at), Arc::clone(&failures));
+    let [at, failures, most] = [0, 0, u64::MAX].map(|number| Arc::new(AtomicU64::new(number)));
+    let disk = [&at, &failures, &most].map(Arc::clone);
     let mut store = Store::open(Options {
         disk: Arc::new(move |file| {
+            let [at, failures, most] = disk.clone();
             Box::new(BadPage {
                 disk: FileDisk::new(file),
-                at: Arc::clone(&disk.0),
-                failures: Arc::clone(&disk.1),
+                at,
+                failures,
+                most,
             })
         }),
         backoff: std::time::Duration::ZERO,
@@ -485,6 +498,24 @@ fn a_bad_sector_under_a_checkpoint_concerns_the_partitions_on_it() {
         commit(&mut store, &partition, &[(b"l", Some(&[key; 10]))]).unwrap();
     }
     at.store(offset as u64, Ordering::Relaxed);
+    BadSector {
+        directory,
+        store,
+        failures,
+        most,
+    }
+}
+
+/// A page that must be rewritten cannot be read: the partitions on it take no further writes, and
+/// the data file is brought up to date with all others.
+#[test]
+fn a_bad_sector_under_a_checkpoint_concerns_the_partitions_on_it() {
+    let BadSector {
+        directory,
+        mut store,
+        failures,
+        ..
+    } = bad_sector();
     let mut failed = 0;
     while store.catch_up().is_err() {
         failed += 1;
@@ -514,4 +545,39 @@ fn a_bad_sector_under_a_checkpoint_concerns_the_partitions_on_it() {
         let found = snapshot(&store).get(&[b'p', key], b"l").unwrap();
         assert_eq!(found, Some(vec![key; 10]), "{key}");
     }
+}
+
+/// The disk becomes full while a checkpoint is written in parts: what is in the data file and in the
+/// journal is counted once.
+#[test]
+fn a_checkpoint_that_fails_between_its_parts_counts_no_entry_twice() {
+    let mut in_parts = 0;
+    for failures in 1..30 {
+        let BadSector {
+            directory,
+            mut store,
+            most,
+            ..
+        } = bad_sector();
+        most.store(failures, Ordering::Relaxed);
+        let tries = (0..10).map(|_| store.catch_up().is_ok());
+        if tries.last() == Some(true) {
+            break;
+        }
+        most.store(u64::MAX, Ordering::Relaxed);
+        let view = store.snapshot_or_reopen().unwrap();
+        in_parts += u32::from(view.stored.ahead != 0);
+        assert_eq!(view.entries().unwrap(), 400, "{failures}");
+        drop((view, store));
+        let checked = check(directory.path(), 0).unwrap();
+        let counts = (checked.entries, checked.partitions, checked.bytes);
+        assert_eq!(counts, (400, 200, 200 * (1001 + 11)), "{failures}");
+        let mut store = open(directory.path());
+        let all = |store: &Store| snapshot(store).entries().unwrap();
+        assert_eq!(all(&store), 400);
+        store.catch_up().unwrap();
+        assert_eq!(all(&store), 400);
+    }
+    println!("{in_parts} times a part was written before the disk was full");
+    assert!(in_parts > 0);
 }

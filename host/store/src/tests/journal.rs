@@ -598,6 +598,27 @@ fn a_segment_that_is_removed_or_replaced_meanwhile_loses_nothing() {
     }
 }
 
+/// The same for a file that was truncated in its place.
+#[test]
+fn a_segment_that_is_truncated_meanwhile_loses_nothing() {
+    for length in [0, 512, 4096] {
+        let directory = tempfile::tempdir().expect("a directory can be created");
+        let (mut store, mut states) = some_commits(directory.path());
+        for path in segments(directory.path()).into_iter().map(|(path, _)| path) {
+            let file = fs::File::options().write(true).open(path);
+            let cut = file.and_then(|file| file.set_len(length));
+            cut.expect("it is truncated");
+        }
+        for number in 20..24 {
+            commit(&mut store, b"p", &[(&[number], Some(b"v"))]).expect("it is stored");
+            states.push(contents(&store));
+        }
+        drop(store);
+        let store = open(directory.path());
+        assert!(Some(&contents(&store)) == states.last(), "{length}");
+    }
+}
+
 /// A view is what it was, however many checkpoints and commits there were since.
 #[test]
 fn each_commit_has_a_view_of_its_own() {

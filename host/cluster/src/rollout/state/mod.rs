@@ -2,6 +2,7 @@
 //! they were asked.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use ostrakon_base::digest::Digest;
@@ -14,6 +15,7 @@ use ostrakon_volumes::volume::Files;
 use serde::Serialize;
 use tokio::time::Instant;
 
+use super::barrier::Held;
 use crate::message::{Candidate, Said, Says};
 
 /// Why a candidate does not go live in this shard, though it is prepared here.
@@ -48,6 +50,11 @@ pub(super) enum Wanted {
 /// How long a shard that answers, but is not prepared, is not away.
 const SLOWEST: Duration = Duration::from_mins(10);
 
+/// How long it is after not all shards held requests before they are to try again: twice as long each
+/// time.
+const SHORTEST: Duration = Duration::from_secs(1);
+const LONGEST: Duration = Duration::from_secs(30);
+
 #[derive(Debug)]
 pub(super) struct State {
     me: Ordinal,
@@ -60,6 +67,12 @@ pub(super) struct State {
     since: Instant,
     /// The content that is prepared here and waits.
     prepared: Option<Digest>,
+    /// How long all shards may hold requests for it; none if they need not.
+    barrier: Option<Duration>,
+    /// The requests that are held here.
+    held: Option<Held>,
+    /// Why the candidate could not go live at the last try.
+    not_held: Option<NotHeld>,
     /// What the swap here refused last.
     refused: Option<RefusedHere>,
     /// What has gone live last in this process.
@@ -78,12 +91,23 @@ pub(super) struct State {
     planned: Option<Instant>,
     /// A release that cannot serve here: nobody has its content or, in the coordinator, it is refused.
     lost: Option<Release>,
+    /// Since when a release is due that is not live here.
+    behind: Option<Instant>,
     /// What shard 0 said last; not used in shard 0.
     told: Told,
     /// What the coordinator knows of the others, and they of it.
     others: BTreeMap<Ordinal, Other>,
     /// What the others were last told that there is news about.
     announced: Option<News>,
+}
+
+/// Not all shards held requests in time.
+#[derive(Debug)]
+struct NotHeld {
+    why: String,
+    again: Instant,
+    /// How long it was waited.
+    pause: Duration,
 }
 
 /// What others are to ask about when it changes.
@@ -138,6 +162,8 @@ pub struct Standing {
     pub candidate: Option<Digest>,
     /// What each shard has said of it; only in shard 0.
     pub shards: Vec<ShardStanding>,
+    /// Why it could not go live at the last try, with `rollout.barrier`; only in shard 0.
+    pub not_held: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -150,6 +176,19 @@ pub struct ShardStanding {
     pub reason: Option<String>,
 }
 
+impl fmt::Display for ShardStanding {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "shard {} is {}", self.shard, self.state)?;
+        if let Some(step) = &self.step {
+            write!(formatter, ", step {step}")?;
+        }
+        if let Some(reason) = &self.reason {
+            write!(formatter, ": {reason}")?;
+        }
+        Ok(())
+    }
+}
+
 impl State {
     pub(super) fn new(me: Ordinal, stored: Option<Release>, before: u64, has_plan: bool) -> Self {
         Self {
@@ -159,6 +198,9 @@ impl State {
             offered: None,
             since: Instant::now(),
             prepared: None,
+            barrier: None,
+            held: None,
+            not_held: None,
             refused: None,
             live: None,
             restores: None,
@@ -168,6 +210,7 @@ impl State {
             uncertain: None,
             planned: has_plan.then(Instant::now),
             lost: None,
+            behind: None,
             told: Told::default(),
             others: BTreeMap::new(),
             announced: None,
@@ -343,8 +386,10 @@ impl State {
     }
 
     /// The swap has prepared this content, and waits.
-    pub(super) fn is_prepared(&mut self, digest: Digest) {
+    pub(super) fn is_prepared(&mut self, digest: Digest, barrier: Duration) {
         self.prepared = Some(digest);
+        self.barrier = Some(barrier).filter(|barrier| !barrier.is_zero());
+        self.not_held = None;
     }
 
     pub(super) fn refuses(&mut self, refusal: &Refusal) {
@@ -415,6 +460,20 @@ impl State {
         if is_stored {
             self.serving.hear(&release);
         }
+    }
+
+    /// Whether shard 0 may have requests held here for this candidate.
+    pub(super) fn is_ready_for(&self, candidate: Candidate) -> bool {
+        self.told.candidate == Some(candidate) && self.prepared == Some(candidate.digest)
+    }
+
+    pub(super) fn held(&self) -> Option<Held> {
+        self.held
+    }
+
+    /// Notes which requests are held here, and returns which were.
+    pub(super) fn holds(&mut self, held: Option<Held>) -> Option<Held> {
+        std::mem::replace(&mut self.held, held)
     }
 
     fn serves(&self, digest: Digest) -> bool {
@@ -650,8 +709,34 @@ impl State {
         }
     }
 
-    /// Gives up waiting for these shards, if they have been away, or failing, for so long.
+    /// How long all shards may hold requests before this release is stored; none if they need not.
+    pub(super) fn barrier(&self, release: &Release) -> Option<Duration> {
+        let is_prepared = self.prepared == Some(release.live.digest);
+        let is_going = self.going.as_ref() == Some(release);
+        self.barrier.filter(|_| is_prepared && !is_going)
+    }
+
+    /// Whether the last try was too short a time ago.
+    pub(super) fn is_too_early(&self) -> bool {
+        let not_held = self.not_held.as_ref();
+        not_held.is_some_and(|not_held| Instant::now() < not_held.again)
+    }
+
+    /// Notes that not all shards held requests. Returns how long it is before they are to try again.
+    pub(super) fn was_not_held(&mut self, why: String) -> Duration {
+        let last = self.not_held.as_ref().map(|not_held| not_held.pause);
+        let pause = last.map_or(SHORTEST, |last| (2 * last).min(LONGEST));
+        let again = Instant::now() + pause;
+        self.not_held = Some(NotHeld { why, again, pause });
+        pause
+    }
+
+    /// Gives up waiting for these shards, if they have been away, or failing, for so long. With a
+    /// barrier there is no going live without them.
     pub(super) fn waits_no_longer(&mut self, silent: &[Ordinal], wait: Duration) -> bool {
+        if self.prepared.is_some() && self.barrier.is_some() {
+            return false;
+        }
         let is_over = |shard: &Ordinal| {
             let other = self.others.get(shard);
             let is_failing = other.is_some_and(|other| {
@@ -714,6 +799,35 @@ impl State {
         is_news
     }
 
+    pub(super) fn note_what_is_due(&mut self) {
+        let known = self.serving.known();
+        let is_behind = known.is_some() && self.serving.serves() != known;
+        self.behind = is_behind.then(|| self.behind.unwrap_or_else(Instant::now));
+    }
+
+    /// How long content has waited to go live in all shards, in the coordinator, or a newer release in
+    /// this one.
+    pub(super) fn wait(&self) -> Duration {
+        let since = self.candidate().filter(|_| self.is_coordinator());
+        let since = since.map(|_| self.since).into_iter().chain(self.behind);
+        since.min().map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    /// Which shards the candidate waits for, for people.
+    pub(super) fn waits_for(&self) -> Option<String> {
+        let standing = self.standing();
+        let digest = standing.candidate?;
+        let shards = standing.shards.iter();
+        let waits_for = shards.filter(|shard| shard.state != state(Some(Says::Prepared)));
+        let mut why: Vec<_> = waits_for.map(ToString::to_string).collect();
+        why.extend(standing.not_held);
+        Some(format!(
+            "content {} has not gone live in all shards yet: {}",
+            digest.short(),
+            why.join("; ")
+        ))
+    }
+
     pub(super) fn standing(&self) -> Standing {
         let serves = self.serving.serves();
         let newer = self.serving.known().filter(|known| serves != Some(known));
@@ -742,6 +856,11 @@ impl State {
             newer: newer.map(|release| release.live),
             candidate,
             shards,
+            not_held: self
+                .not_held
+                .as_ref()
+                .filter(|_| candidate.is_some())
+                .map(|not_held| not_held.why.clone()),
         }
     }
 }

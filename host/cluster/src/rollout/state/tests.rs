@@ -51,7 +51,7 @@ fn says(name: &str, attempt: u64, says: Says) -> Option<Said> {
 /// Shard 0 has prepared this content.
 fn prepared(state: &mut State, name: &str) {
     state.begins(&files(name));
-    state.is_prepared(files(name).digest());
+    state.is_prepared(files(name).digest(), Duration::ZERO);
 }
 
 /// Shard 1 answers.
@@ -221,7 +221,7 @@ fn a_new_cluster_serves_what_shard_0_shows_before_there_is_a_release() {
         other.wanted(),
         Wanted::Content(one, Some((ME.1, Attempt(1))))
     );
-    other.is_prepared(one);
+    other.is_prepared(one, Duration::ZERO);
     assert!(matches!(other.decided(one), Some(Decided::GoLive(None))));
     other.is_live(released(1, "one").live, None);
 
@@ -248,7 +248,7 @@ fn other_shards_go_by_what_shard_0_says() {
         state.wanted(),
         Wanted::Content(two, Some((ME.1, Attempt(1))))
     );
-    state.is_prepared(two);
+    state.is_prepared(two, Duration::ZERO);
     assert_eq!(goes_live(&state, "two"), None, "it is not released");
     assert_eq!(
         state.says(false).map(|said| said.says),
@@ -277,7 +277,7 @@ async fn a_shard_that_is_behind_is_not_waited_for_without_end() {
     let three = files("three").digest();
     let wanted = Wanted::Content(three, Some((ME.1, Attempt(2))));
     assert_eq!((behind.wanted(), behind.says(false)), (wanted, None));
-    behind.is_prepared(three);
+    behind.is_prepared(three, Duration::ZERO);
     assert_eq!(
         behind.says(false),
         says("three", 2, Says::Prepared).map(|said| Said {
@@ -348,7 +348,7 @@ fn an_early_refusal_is_not_forgotten() {
     };
     state.refuse(refused);
     answers(&mut state, None);
-    state.is_prepared(files("two").digest());
+    state.is_prepared(files("two").digest(), Duration::ZERO);
     let decided = state.decided(files("two").digest());
     assert!(matches!(decided, Some(Decided::Refused(_))));
 }

@@ -46,7 +46,8 @@ impl Part {
         if Ordinal(self.ordinal) == Ordinal::COORDINATOR {
             tokio::spawn(self.clone().see_plans());
             if let Some(cluster) = self.cluster.clone() {
-                tokio::spawn(self.clone().see_missing(cluster));
+                tokio::spawn(self.clone().see_missing(cluster.clone()));
+                tokio::spawn(self.clone().see_rollouts(cluster));
             }
         }
         tokio::spawn(self.clone().see_swaps());
@@ -98,6 +99,11 @@ impl Part {
 
     async fn see_missing(self, cluster: Cluster) {
         self.see_trouble(|| cluster.missing(), of_missing).await;
+    }
+
+    async fn see_rollouts(self, cluster: Cluster) {
+        self.see_trouble(|| cluster.rollout_waits_for(), of_rollouts)
+            .await;
     }
 
     async fn see_the_store(self) {
@@ -201,6 +207,20 @@ fn of_missing(were: bool, now: Option<&Missing>) -> Option<Event> {
         None => were.then(|| Event {
             kind: Kind::ShardsBack,
             note: "all shards that have data run".to_owned(),
+        }),
+    }
+}
+
+/// The Event for a generation that waits for shards; `was` says whether one did before.
+fn of_rollouts(was: bool, now: Option<&String>) -> Option<Event> {
+    match now {
+        Some(why) => Some(Event {
+            kind: Kind::RolloutWaits,
+            note: why.clone(),
+        }),
+        None => was.then(|| Event {
+            kind: Kind::RolloutGoesOn,
+            note: "no generation waits any longer to go live in all shards".to_owned(),
         }),
     }
 }
