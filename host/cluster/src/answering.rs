@@ -78,6 +78,17 @@ impl Handler for Answering {
     }
 }
 
+/// Whether a shard answers before a generation is live there.
+fn is_about_a_start(request: &PeerRequest) -> bool {
+    matches!(
+        request,
+        PeerRequest::Releases {}
+            | PeerRequest::News {}
+            | PeerRequest::Generation { .. }
+            | PeerRequest::Addresses {}
+    )
+}
+
 impl Answering {
     /// The client that a peer asks for, if the request is a client's.
     fn client(&self, peer: &Identity, request: &PeerRequest) -> Option<Client> {
@@ -114,14 +125,7 @@ impl Answering {
         if !self.is_noted.swap(true, Relaxed) {
             self.cluster.meet(peer, self.from.ip());
         }
-        let is_about_a_start = matches!(
-            asked.request,
-            PeerRequest::Releases {}
-                | PeerRequest::News {}
-                | PeerRequest::Generation { .. }
-                | PeerRequest::Addresses {}
-        );
-        if !is_about_a_start && !self.cluster.is_live() {
+        if !is_about_a_start(&asked.request) && !self.cluster.is_live() {
             return later(&"no generation is live here yet");
         }
         match asked.request {
@@ -144,12 +148,12 @@ impl Answering {
                     return no_request();
                 };
                 let within = Duration::from_millis(wait_ms);
-                self.cluster.until_gone_over(at_least, within).await;
+                let within = self.cluster.until_gone_over(at_least, within).await;
                 self.forwarded(peer, unpacked, hand_off, plan, within).await
             }
             PeerRequest::Part { request } => {
                 let at_least = request.at_least();
-                self.cluster.until_gone_over(at_least, MOST_BARRIER).await;
+                let _rest = self.cluster.until_gone_over(at_least, MOST_BARRIER).await;
                 match request.unpack(self.service.tracer(), client.clone()) {
                     Some((request, _span)) => self.part(request).await,
                     None => no_request(),
@@ -165,24 +169,9 @@ impl Answering {
                 self.cluster.has_news(source);
                 PeerResponse::Done {}
             }
-            PeerRequest::HoldRequests {
-                candidate,
-                within_ms,
-            } => {
-                let within = Duration::from_millis(within_ms);
-                match self.cluster.hold_requests(source, candidate, within).await {
-                    Ok(()) => PeerResponse::Done {},
-                    Err(why) => PeerResponse::Later { reason: why },
-                }
-            }
-            PeerRequest::IsHeld { candidate } if self.cluster.is_held(candidate) => {
-                PeerResponse::Done {}
-            }
-            PeerRequest::IsHeld { .. } => later(&"no requests are held"),
-            PeerRequest::LetRequests { candidate } => {
-                self.cluster.let_requests(source, candidate);
-                PeerResponse::Done {}
-            }
+            request @ (PeerRequest::HoldRequests { .. }
+            | PeerRequest::IsHeld { .. }
+            | PeerRequest::LetRequests { .. }) => self.barrier(source, request).await,
             PeerRequest::Schema {} => PeerResponse::Schema {
                 schema: self.cluster.schema(),
             },
@@ -214,6 +203,34 @@ impl Answering {
             PeerRequest::Generation { digest } => PeerResponse::Generation {
                 files: self.cluster.files(digest),
             },
+        }
+    }
+
+    /// Holds clients' requests, or lets them begin again.
+    async fn barrier(&self, source: Ordinal, request: PeerRequest) -> PeerResponse {
+        match request {
+            PeerRequest::HoldRequests {
+                candidate,
+                hold,
+                within_ms,
+            } => {
+                let within = Duration::from_millis(within_ms);
+                let held = self
+                    .cluster
+                    .hold_requests(source, (candidate, hold), within);
+                match held.await {
+                    Ok(()) => PeerResponse::Done {},
+                    Err(why) => PeerResponse::Later { reason: why },
+                }
+            }
+            PeerRequest::IsHeld { candidate, hold } if !self.cluster.is_held(candidate, hold) => {
+                later(&"no requests are held")
+            }
+            PeerRequest::LetRequests { candidate, hold } => {
+                self.cluster.let_requests(source, candidate, hold);
+                PeerResponse::Done {}
+            }
+            _ => PeerResponse::Done {},
         }
     }
 

@@ -6,14 +6,16 @@ use std::sync::Arc;
 use bytes::Bytes;
 use ostrakon_base::blocking::Blocking;
 use ostrakon_base::digest::Digest;
+use ostrakon_contract::contract::Description;
 use ostrakon_engine::{
     Cache, CheckError, CompileError, Compiler, Engine, Environment, Failure, Guest, Identity,
     Limits, LinkError, Purpose,
 };
 use ostrakon_observe::metrics::Metrics;
 use ostrakon_protocol::{Ordinal, Placement, Plan};
+use ostrakon_shard::swap::history::History;
 use ostrakon_shard::swap::{Candidate, Kept, Rejection};
-use ostrakon_shard::writer::{Change, ChangeError, Owners};
+use ostrakon_shard::writer::{Change, ChangeError, Live, Owners};
 use ostrakon_volumes::secrets::Secrets;
 use ostrakon_volumes::volume::Files;
 
@@ -31,6 +33,8 @@ pub struct Guests {
     pub kept: Kept,
     /// The generations that the stored plan names.
     pub of_plan: Kept,
+    /// Which generations there were.
+    pub history: History,
     /// Counts the calls.
     pub metrics: Arc<Metrics>,
     pub identity: Identity,
@@ -55,6 +59,12 @@ pub enum MakeError {
 }
 
 impl Guests {
+    /// Notes a generation that has gone live.
+    pub(super) async fn note(&self, live: &Live, described: &Description) {
+        let (history, entry) = (self.history.clone(), live.entry(described));
+        self.blocking.run(move || history.note(entry)).await;
+    }
+
     /// The files of a generation in the data directory.
     fn load(&self, digest: Digest) -> Option<Files> {
         let of_plan = || self.of_plan.find(digest);

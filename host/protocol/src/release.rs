@@ -24,6 +24,10 @@ pub struct Release {
     /// made the releases before it.
     pub maker: Incarnation,
     pub live: Generation,
+    /// What the coordinator's volume shows and does not go live while it does: an operator went back
+    /// from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<Digest>,
 }
 
 impl Release {
@@ -36,17 +40,20 @@ impl Release {
             cluster,
             maker,
             live,
+            held: None,
         }
     }
 
-    /// The release that a process of the coordinator makes next, for this content.
+    /// The release that a process of the coordinator makes next, for this content, while it holds
+    /// other content.
     #[must_use]
-    pub fn then(&self, maker: Incarnation, digest: Digest) -> Self {
+    pub fn then(&self, maker: Incarnation, digest: Digest, held: Option<Digest>) -> Self {
         let number = self.live.number.saturating_add(1);
         Self {
             cluster: self.cluster,
             maker,
             live: Generation { number, digest },
+            held,
         }
     }
 

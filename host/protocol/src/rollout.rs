@@ -14,6 +14,8 @@ use super::release::{Release, Serving};
 pub struct Rollout {
     /// What is to go live.
     candidate: Option<Digest>,
+    /// What is held from then on.
+    held: Option<Digest>,
     /// How many candidates this process has had: what a shard said of an earlier one does not count,
     /// even if it had the same content.
     attempt: Attempt,
@@ -77,6 +79,12 @@ impl Rollout {
         }
     }
 
+    /// Notes what is held from the moment when the candidate goes live: it takes the place of what the
+    /// volume shows.
+    pub fn hold(&mut self, held: Option<Digest>) {
+        self.held = held;
+    }
+
     /// Tries a candidate again that was refused.
     pub fn retry(&mut self) {
         if self.refused.is_some() {
@@ -86,6 +94,7 @@ impl Rollout {
 
     fn begin(&mut self) {
         self.refused = None;
+        self.held = None;
         self.attempt.0 += 1;
         self.said.clear();
         self.has_waited = false;
@@ -179,9 +188,12 @@ impl Rollout {
         let is_prepared = self.is_prepared(Ordinal::COORDINATOR);
         let release = match known {
             Some(known) if silent.is_empty() || self.has_waited && is_prepared => {
-                known.then(me, digest)
+                known.then(me, digest, self.held)
             }
-            None if is_prepared => Release::first(cluster, me, serving.before(), digest),
+            None if is_prepared => Release {
+                held: self.held,
+                ..Release::first(cluster, me, serving.before(), digest)
+            },
             Some(_) => return Next::Ask(digest, self.attempt, silent),
             None => return Next::Ask(digest, self.attempt, vec![Ordinal::COORDINATOR]),
         };

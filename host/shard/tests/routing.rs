@@ -186,6 +186,7 @@ impl Shards {
                 digest,
                 component: digest,
                 release: None,
+                held: None,
             };
             writer.promote(promotion).await.unwrap();
             let start = Change::Start(Incarnation::default());

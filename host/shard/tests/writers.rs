@@ -91,6 +91,7 @@ impl Shard {
             digest,
             component: digest,
             release: None,
+            held: None,
         };
         writer.promote(promotion).await.unwrap();
         let started = writer.change(Change::Start(Incarnation::default())).await;

@@ -125,12 +125,14 @@ pub(super) enum PeerRequest {
     /// and report when none is under way; only shard 0 asks for it.
     HoldRequests {
         candidate: Candidate,
+        /// The number of this hold, in the sender's process.
+        hold: u64,
         within_ms: u64,
     },
     /// Report whether the sender is to go on holding requests for the candidate.
-    IsHeld { candidate: Candidate },
+    IsHeld { candidate: Candidate, hold: u64 },
     /// Let requests begin again that are held for the candidate: it does not go live now.
-    LetRequests { candidate: Candidate },
+    LetRequests { candidate: Candidate, hold: u64 },
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

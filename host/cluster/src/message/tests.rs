@@ -171,13 +171,16 @@ fn requests() -> Vec<(&'static str, PeerRequest)> {
         R::News {},
         R::HoldRequests {
             candidate: candidate(),
+            hold: 2,
             within_ms: 500,
         },
         R::IsHeld {
             candidate: candidate(),
+            hold: 2,
         },
         R::LetRequests {
             candidate: candidate(),
+            hold: 2,
         },
     ];
     let named = |request: PeerRequest| {
@@ -297,6 +300,7 @@ fn responses() -> Vec<(&'static str, PeerResponse)> {
                     number: 12,
                     digest: Digest::of(b"generation"),
                 },
+                held: None,
             }),
             has_asked: true,
             candidate: Some(candidate()),

@@ -27,6 +27,7 @@ use ostrakon_settings::settings::MOST_BARRIER;
 use ostrakon_shard::service::Closing;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
+use super::state::State;
 use crate::Cluster;
 use crate::message::{Candidate, PeerRequest, PeerResponse, millis};
 
@@ -40,6 +41,8 @@ const AGAIN: Duration = Duration::from_millis(20);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Held {
     candidate: Candidate,
+    /// The number of this hold, in the coordinator's process: the same candidate may be held again.
+    hold: u64,
     closing: Closing,
     since: Instant,
 }
@@ -54,7 +57,7 @@ impl Cluster {
     pub(crate) async fn hold_requests(
         &self,
         from: Ordinal,
-        candidate: Candidate,
+        (candidate, hold): (Candidate, u64),
         within: Duration,
     ) -> Result<(), String> {
         let until = Instant::now() + within.min(MOST_BARRIER);
@@ -62,45 +65,56 @@ impl Cluster {
         if from != Ordinal::COORDINATOR || !is_ready {
             return Err("it is not prepared".to_owned());
         }
-        let held = self.hold_here_for(candidate);
+        let closing = self.0.gate.close();
+        let held = self.now_holds(candidate, hold, closing);
+        // Before anything else: this future ends with the connection.
+        drop(tokio::spawn(self.clone().watch(held, until)));
         if timeout_at(until, self.0.gate.drained()).await.is_err() {
             let why = self.why_not_drained();
             self.go_on(held);
             return Err(why);
         }
-        drop(tokio::spawn(self.clone().watch(held, until)));
         Ok(())
     }
 
     /// Whether requests are held for a candidate, or it is going live.
-    pub(crate) fn is_held(&self, candidate: Candidate) -> bool {
-        let held = self.knows(|state| state.held());
-        held.is_some_and(|held| held.candidate == candidate && self.0.gate.is_closed(held.closing))
+    pub(crate) fn is_held(&self, candidate: Candidate, hold: u64) -> bool {
+        let held = self.knows(State::held);
+        let held = held.filter(|held| (held.candidate, held.hold) == (candidate, hold));
+        held.is_some_and(|held| self.0.gate.is_closed(held.closing))
     }
 
     /// If requests are held here until a generation is live, waits for it with a forwarded request of a
-    /// client that is answered by no earlier one.
-    pub(crate) async fn until_gone_over(&self, at_least: Option<u64>, within: Duration) {
-        let Some(at_least) = at_least else { return };
+    /// client that is answered by no earlier one. Returns how much of the time is left.
+    pub(crate) async fn until_gone_over(
+        &self,
+        at_least: Option<u64>,
+        within: Duration,
+    ) -> Duration {
+        let Some(at_least) = at_least else {
+            return within;
+        };
         let until = Instant::now() + within;
         let view = |cluster: &Self| cluster.0.writer.views().get();
         loop {
             let changed = self.0.writer.views().changed();
             let is_behind = view(self).is_none_or(|view| view.generation < at_least);
-            let held = self.knows(|state| state.held());
+            let held = self.knows(State::held);
             let is_held = held.is_some_and(|held| self.0.gate.is_closed(held.closing));
-            if !(is_behind && is_held) || Instant::now() >= until {
-                return;
+            let now = Instant::now();
+            if !(is_behind && is_held) || now >= until {
+                return until.saturating_duration_since(now);
             }
             // The gate may open with nothing new live.
             let _looked = timeout(AGAIN, changed).await;
         }
     }
 
-    /// Lets requests begin again that are held for a candidate.
-    pub(crate) fn let_requests(&self, from: Ordinal, candidate: Candidate) {
-        let held = self.knows(|state| state.held());
-        if let Some(held) = held.filter(|held| held.candidate == candidate)
+    /// Ends a hold.
+    pub(crate) fn let_requests(&self, from: Ordinal, candidate: Candidate, hold: u64) {
+        let held = self.knows(State::held);
+        let held = held.filter(|held| (held.candidate, held.hold) == (candidate, hold));
+        if let Some(held) = held
             && from == Ordinal::COORDINATOR
         {
             self.go_on(held);
@@ -121,12 +135,16 @@ impl Cluster {
         within: Duration,
     ) -> Result<(), String> {
         let until = Instant::now() + within;
-        let held = self.hold_here_for(candidate);
+        let closing = self.0.gate.close();
+        let hold = closing.number();
+        let held = self.now_holds(candidate, hold, closing);
+        drop(tokio::spawn(self.clone().watch(held, until)));
         let asked = join_all((1..shards).map(Ordinal).map(async |shard| {
             let ask = PeerRequest::HoldRequests {
                 candidate,
+                hold,
                 // So that its answer, and why, comes in time.
-                within_ms: millis(within - within / 8),
+                within_ms: millis(within * 7 / 8),
             };
             let why = match timeout_at(until, self.ask(shard, &ask)).await {
                 Ok(Ok(PeerResponse::Done {})) => return Ok(()),
@@ -143,32 +161,35 @@ impl Cluster {
         };
         let (drained, asked) = tokio::join!(drained, asked);
         let all = asked.into_iter().fold(drained, Result::and);
-        if all.is_ok() {
-            drop(tokio::spawn(self.clone().watch(held, until)));
-        } else {
-            self.go_on_everywhere(shards, candidate);
+        if all.is_err() {
+            self.go_on_everywhere(shards);
         }
         all
     }
 
     /// Lets requests begin again in all shards: the candidate does not go live now.
-    pub(super) fn go_on_everywhere(&self, shards: u32, candidate: Candidate) {
-        self.goes_on();
+    pub(super) fn go_on_everywhere(&self, shards: u32) {
+        let Some(Held {
+            candidate, hold, ..
+        }) = self.goes_on()
+        else {
+            return;
+        };
         for shard in (1..shards).map(Ordinal) {
             let cluster = self.clone();
             drop(tokio::spawn(async move {
-                let ask = PeerRequest::LetRequests { candidate };
+                let ask = PeerRequest::LetRequests { candidate, hold };
                 // One that is not reached asks by itself.
                 timeout(ASKS, cluster.ask(shard, &ask)).await
             }));
         }
     }
 
-    fn hold_here_for(&self, candidate: Candidate) -> Held {
-        let closing = self.0.gate.close();
+    fn now_holds(&self, candidate: Candidate, hold: u64, closing: Closing) -> Held {
         let since = Instant::now();
         let held = Held {
             candidate,
+            hold,
             closing,
             since,
         };
@@ -197,11 +218,13 @@ impl Cluster {
         was_held
     }
 
-    /// Lets requests begin again, on what is live now.
-    pub(super) fn goes_on(&self) {
-        if let Some(held) = self.know_for_now(|state| state.holds(None)) {
+    /// Lets requests begin again, on what is live now. Returns what was held.
+    pub(super) fn goes_on(&self) -> Option<Held> {
+        let held = self.know_for_now(|state| state.holds(None));
+        if let Some(held) = held {
             self.go_on(held);
         }
+        held
     }
 
     /// Sees that requests are not held for ever, where shard 0 or the way to it is lost.
@@ -212,13 +235,13 @@ impl Cluster {
             let is_to_wait = if self.0.me == Ordinal::COORDINATOR {
                 self.knows(|state| state.going().is_some() || state.uncertain().is_some())
             } else {
-                self.is_to_wait(held.candidate, last).await
+                self.is_to_wait(held, last).await
             };
             if !is_to_wait || Instant::now() >= last {
                 if self.go_on(held) {
                     tracing::warn!(
                         digest = %held.candidate.digest.short(),
-                        "requests go on with what was live before, because shard 0 does not say that the candidate is"
+                        "requests go on with what was live before: the candidate is not live here yet"
                     );
                 }
                 return;
@@ -228,15 +251,18 @@ impl Cluster {
     }
 
     /// Whether the candidate may be live elsewhere, or soon.
-    async fn is_to_wait(&self, candidate: Candidate, last: Instant) -> bool {
-        let ask = PeerRequest::IsHeld { candidate };
+    async fn is_to_wait(&self, held: Held, last: Instant) -> bool {
+        let Held {
+            candidate, hold, ..
+        } = held;
+        let ask = PeerRequest::IsHeld { candidate, hold };
         let said = timeout_at(last, self.ask(Ordinal::COORDINATOR, &ask)).await;
         if matches!(said, Ok(Ok(PeerResponse::Done {}))) {
             return true;
         }
         // If it is live there, its release is known.
         self.ask_the_coordinator().await;
-        if self.knows(|state| state.is_coordinator_away()) {
+        if self.knows(State::is_coordinator_away) {
             self.ask_all_but_the_coordinator().await;
             return true;
         }

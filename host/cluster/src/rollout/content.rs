@@ -53,10 +53,15 @@ impl Directing {
         let cluster = self.cluster.clone();
         let mut shows = Wanted::Unknown;
         let mut looks: Option<(Digest, Instant)> = None;
-        let mut has_changed = true;
+        // Whether the volume shows something that is not shown, or not noted.
+        let (mut has_changed, mut is_noted) = (true, false);
         loop {
             let changed = cluster.0.rolling.changed.notified();
             tokio::pin!(changed);
+            if !is_noted && let Some(files) = self.of_the_volume() {
+                cluster.know_for_now(|state| state.volume_shows(files.digest()));
+            }
+            is_noted = true;
             let wanted = cluster.knows(State::wanted);
             let mut is_found = true;
             match wanted {
@@ -74,6 +79,9 @@ impl Directing {
                         let _before = self.shown.send_replace(Ok(files));
                         shows = wanted;
                         looks = None;
+                    } else if cluster.live() == Some(digest) {
+                        // It is live already.
+                        shows = wanted;
                     } else {
                         is_found = false;
                         looks = looks.filter(|(of, _)| *of == digest);
@@ -88,7 +96,7 @@ impl Directing {
                 biased;
                 () = self.shown.closed() => return,
                 () = &mut changed => {}
-                Ok(()) = self.volume.changed() => has_changed = true,
+                Ok(()) = self.volume.changed() => (has_changed, is_noted) = (true, false),
                 () = sleep(AGAIN), if !is_found => {}
             }
         }
@@ -98,18 +106,23 @@ impl Directing {
     fn go_on_without(&self, digest: Digest) {
         tracing::warn!(
             %digest,
-            "no shard that can be asked has the content of the newest release: what shard 0's volume shows takes its place"
+            "no shard that can be asked has content that is to go live: what shard 0's volume shows takes its place"
         );
         self.cluster.know(|state| state.is_lost(digest));
     }
 
     /// The files with this digest: from the volume, the data directory or another shard.
     async fn content(&self, digest: Digest) -> Option<Files> {
-        let shown = self.volume.borrow().clone();
-        let shown = shown.ok().map(|files| self.default_guest.complete(files));
+        let shown = self.of_the_volume();
         match shown.filter(|files| files.digest() == digest) {
             Some(files) => Some(files),
             None => self.cluster.find(digest).await,
         }
+    }
+
+    /// The content that the volume shows, with the default guest where it has none.
+    fn of_the_volume(&self) -> Option<Files> {
+        let shown = self.volume.borrow().clone();
+        self.default_guest.of(&shown)
     }
 }

@@ -34,14 +34,13 @@ use std::time::Duration;
 use ostrakon_base::digest::Digest;
 use ostrakon_protocol::{Generation, Incarnation, Next, Ordinal, Plan, Release};
 use ostrakon_settings::settings::Rollout;
-use ostrakon_shard::swap::Refusal;
+use ostrakon_shard::swap::{Back, Busy, Refusal};
 use ostrakon_shard::writer::{Live, PromoteError};
 use ostrakon_volumes::volume::Files;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep};
 
 use super::conductor::ASK_EVERY;
-use super::message::Candidate;
 use super::{Cluster, until_down};
 use state::{Decided, State};
 
@@ -74,8 +73,10 @@ impl Rolling {
     pub(super) fn new(me: Ordinal, stored: Option<&Live>, has_plan: bool) -> Self {
         let release = stored.and_then(Live::release);
         let before = stored.map_or(0, |stored| stored.number);
+        let held = stored.and_then(|stored| stored.held);
+        let state = State::new(me, release, before, has_plan);
         Self {
-            state: Mutex::new(State::new(me, release, before, has_plan)),
+            state: Mutex::new(state.holding(held)),
             changed: Notify::new(),
             news: Notify::new(),
             began: Instant::now(),
@@ -129,6 +130,9 @@ impl Drop for Agreed {
         if !self.is_used {
             let digest = self.digest;
             self.cluster.know(|state| state.gave_up(digest));
+            if let (true, Some(plan)) = (self.cluster.is_coordinator(), self.cluster.plan()) {
+                self.cluster.go_on_everywhere(plan.shards());
+            }
         }
     }
 }
@@ -138,6 +142,34 @@ impl Cluster {
     /// Notes that the swap begins with this content. In shard 0 it is what all shards are to serve.
     pub fn begins(&self, files: &Files) {
         self.know(|state| state.begins(files));
+    }
+
+    /// Has all shards go back to the content of an earlier generation; only in the coordinator.
+    ///
+    /// # Errors
+    /// If other content is being gone back to.
+    pub fn go_back(&self, to: Digest) -> Result<(), Busy> {
+        self.know(|state| state.go_back(to))
+    }
+
+    /// Whether this shard says what all shards serve.
+    pub fn is_coordinator(&self) -> bool {
+        self.0.me == Ordinal::COORDINATOR
+    }
+
+    /// Whether content can be had: from this shard's disk, or from another shard.
+    pub async fn has_content(&self, digest: Digest) -> bool {
+        self.find(digest).await.is_some()
+    }
+
+    /// In the coordinator: for which shards a generation waits, for people.
+    pub fn candidate_waits_for(&self) -> Option<String> {
+        self.knows(State::waits_for)
+    }
+
+    /// Looks at what an operator went back from, and to; only in the coordinator.
+    pub fn back<T>(&self, look: impl FnOnce(&Back) -> T) -> T {
+        self.knows(|state| look(state.back()))
     }
 
     /// Notes the content that serves first at this start, if it can.
@@ -299,14 +331,14 @@ impl Cluster {
                 is_over
             }
             Next::GoLive(release) => {
-                let Ok(held) = self.passes_the_barrier(release, plan.shards()).await else {
+                if let Err(Later) = self.passes_the_barrier(release, plan.shards()).await {
+                    self.know_for_now(State::not_made);
                     return false;
-                };
+                }
                 self.know_if(|state| state.goes_live(release));
-                let is_going = self.knows(State::going) == Some(release);
-                if let Some(candidate) = held.filter(|_| !is_going) {
-                    // It has changed meanwhile.
-                    self.go_on_everywhere(plan.shards(), candidate);
+                if self.knows(State::going) != Some(release) {
+                    // The candidate has changed meanwhile.
+                    self.go_on_everywhere(plan.shards());
                 }
                 false
             }
@@ -324,17 +356,13 @@ impl Cluster {
         }
     }
 
-    /// Has all shards hold requests, if the release has a barrier, and returns for which candidate.
+    /// Has all shards hold requests, if the release has a barrier.
     ///
     /// # Errors
     /// If it cannot go live now: it is tried again later.
-    async fn passes_the_barrier(
-        &self,
-        release: Release,
-        shards: u32,
-    ) -> Result<Option<Candidate>, Later> {
+    async fn passes_the_barrier(&self, release: Release, shards: u32) -> Result<(), Later> {
         let Some(barrier) = self.knows(|state| state.barrier(&release)) else {
-            return Ok(None);
+            return Ok(());
         };
         let candidate = self.knows(|state| state.offer(self.number()));
         let candidate = candidate.ok_or(Later)?;
@@ -345,14 +373,14 @@ impl Cluster {
         match self.hold_everywhere(shards, candidate, barrier).await {
             Ok(()) => {
                 tracing::debug!(took = ?began.elapsed(), "no request is under way");
-                Ok(Some(candidate))
+                Ok(())
             }
             Err(why) => {
                 let again = self.know_for_now(|state| state.was_not_held(why.clone()));
                 self.0.guests.metrics.barrier_failed();
                 tracing::warn!(
                     why,
-                    ?again,
+                    retry_after_s = again.as_secs(),
                     "not all shards held requests in time: the new generation goes live later"
                 );
                 Err(Later)
@@ -374,6 +402,7 @@ impl Cluster {
                     let described = view.guest.description();
                     let metrics = &self.0.guests.metrics;
                     metrics.swap_live(now.number, &described.name, &described.version);
+                    self.0.guests.note(&now, described).await;
                 }
                 self.know(|state| state.is_live(release.live, Some(release)));
                 self.goes_on();

@@ -136,6 +136,7 @@ impl Generation {
     pub(super) fn promotion(&self, release: Option<Release>) -> Promotion {
         Promotion {
             release,
+            held: None,
             guest: Arc::clone(&self.guest),
             digest: self.files.digest(),
             component: self.component,

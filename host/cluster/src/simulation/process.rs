@@ -11,6 +11,7 @@ use ostrakon_observe::metrics::Metrics;
 use ostrakon_peers::{AnyDial, Endpoint, Identity};
 use ostrakon_protocol::{Incarnation, Ordinal, Shard, Stopped};
 use ostrakon_shard::service::{Others, Service};
+use ostrakon_shard::swap::history::History;
 use ostrakon_shard::swap::{DefaultGuest, Kept};
 use ostrakon_shard::writer::{Change, Changed, Live, Pace, Turns, Writer, read_record};
 use ostrakon_store::Store;
@@ -122,6 +123,7 @@ impl Process {
             compiler: start.ground.compiler.clone(),
             kept,
             of_plan: Kept::of_plan(start.directory).expect("a directory can be made"),
+            history: History::read(start.directory),
             metrics: Arc::clone(&metrics),
             identity: guest::Identity {
                 ordinal: shard,

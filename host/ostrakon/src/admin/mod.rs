@@ -2,6 +2,7 @@
 //! its own, so that it answers however busy the shard is.
 
 mod plan;
+mod rollback;
 
 use std::io;
 use std::sync::Arc;
@@ -41,13 +42,15 @@ const LIMITS: Limits = Limits {
     answer_patience: Duration::ZERO,
 };
 /// Every path of the port, with its methods: requests are dispatched by this table.
-const ENDPOINTS: [(&str, &[Method], Endpoint); 8] = [
+const ENDPOINTS: [(&str, &[Method], Endpoint); 10] = [
     ("/livez", READ, Endpoint::Live),
     ("/readyz", READ, Endpoint::Ready),
     ("/startupz", READ, Endpoint::Started),
     ("/status", READ, Endpoint::Status),
     ("/metrics", READ, Endpoint::Metrics),
     ("/plan", &[Method::GET, Method::POST], Endpoint::Plan),
+    ("/history", READ, Endpoint::History),
+    ("/rollback", &[Method::POST], Endpoint::Rollback),
     (
         "/compact",
         &[Method::GET, Method::HEAD, Method::POST, Method::DELETE],
@@ -68,6 +71,8 @@ enum Endpoint {
     Status,
     Metrics,
     Plan,
+    History,
+    Rollback,
     Compact,
     Drain,
 }
@@ -98,6 +103,21 @@ pub(crate) trait Subject: Send + Sync + 'static {
         &self,
         shards: u32,
         component: Option<Bytes>,
+    ) -> impl Future<Output = Result<serde_json::Value, NoAnswer>> + Send;
+
+    /// Which generations there were.
+    ///
+    /// # Errors
+    /// When that is not known yet.
+    fn history(&self) -> Result<serde_json::Value, NoAnswer>;
+
+    /// Begins to go back to a former generation: this one, or the one before.
+    ///
+    /// # Errors
+    /// When it cannot be gone back to.
+    fn go_back(
+        &self,
+        to: Option<u64>,
     ) -> impl Future<Output = Result<serde_json::Value, NoAnswer>> + Send;
 
     /// How far the last compaction of the data file has come.
@@ -225,6 +245,11 @@ impl<S: Subject> Handler for Parts<S> {
             }
             Endpoint::Metrics => self.metrics(request.headers()),
             Endpoint::Plan => self.plan(request).await,
+            Endpoint::History => plan::told(self.subject.history()),
+            Endpoint::Rollback => plan::told(match rollback::to(request.uri()) {
+                Ok(to) => self.subject.go_back(to).await,
+                Err(no_answer) => Err(no_answer),
+            }),
             Endpoint::Compact => self.compact(request.method()).await,
             Endpoint::Drain => self.drain().await,
         }

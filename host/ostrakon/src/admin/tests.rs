@@ -38,6 +38,14 @@ impl Subject for Shard {
         Ok(serde_json::json!([shards, length]))
     }
 
+    fn history(&self) -> Result<serde_json::Value, NoAnswer> {
+        Ok(serde_json::json!({ "generations": [] }))
+    }
+
+    async fn go_back(&self, to: Option<u64>) -> Result<serde_json::Value, NoAnswer> {
+        Ok(serde_json::json!({ "going_back_to": to }))
+    }
+
     fn compaction(&self) -> serde_json::Value {
         serde_json::json!({ "state": "none" })
     }
@@ -298,7 +306,13 @@ fn what_changes_something_is_for_this_machine_and_for_tokens() {
     let page = ("origin", "https://a.page");
     let elsewhere = ["10.0.0.1:1", "[::ffff:10.0.0.1]:1", "[2001:db8::1]:1"];
     let here = ["127.0.0.1:1", "[::1]:1", "[::ffff:127.0.0.1]:1"];
-    for path in ["/drain", "/plan?shards=5", "/compact", "DELETE /compact"] {
+    for path in [
+        "/drain",
+        "/plan?shards=5",
+        "/rollback",
+        "/compact",
+        "DELETE /compact",
+    ] {
         parts.tokens.store(None);
         for from in here {
             assert_eq!(asked(path, from, &[]), 200, "{from}");

@@ -2,6 +2,7 @@
 
 mod credentials;
 mod error;
+mod former;
 mod kubernetes;
 mod options;
 mod performer;
@@ -23,6 +24,7 @@ pub(crate) use error::Error;
 pub(crate) use options::Options;
 
 use credentials::{ClientsPort, Credentials, OperatorsPort, PeersPort};
+use former::Former;
 use ostrakon_base::blocking::Blocking;
 use ostrakon_base::digest::Digest;
 use ostrakon_base::signals::Signals;
@@ -38,8 +40,9 @@ use ostrakon_otlp::Exporter;
 use ostrakon_peers as peers;
 use ostrakon_protocol::{Incarnation, Ordinal, Stopped};
 use ostrakon_settings::settings::Settings;
-use ostrakon_shard::service::{Others, Service};
-use ostrakon_shard::swap::{Controller, Kept, Refused, Status, Step};
+use ostrakon_shard::service::{Boxed, Others, Service};
+use ostrakon_shard::swap::history::History;
+use ostrakon_shard::swap::{Alone, Controller, Kept, Refused, Status, Step};
 use ostrakon_shard::writer::{self, Change, Changed, Live, Writer};
 use ostrakon_volumes::volume::{Files, Observation, Watcher};
 use performer::{LiveSettings, Performer};
@@ -242,6 +245,7 @@ impl App {
         let limits = Arc::new(ArcSwap::from_pointee(limits));
         let settings = Arc::new(ArcSwap::new(settings));
         let engine = Engine::new()?;
+        let history = History::read(&options.data_dir);
         let guests = Guests {
             blocking: Blocking::OnThreads,
             engine: engine.clone(),
@@ -249,6 +253,7 @@ impl App {
             compiler: compiler.clone(),
             kept: kept.clone(),
             of_plan: Kept::of_plan(&options.data_dir).map_err(|source| data(options, source))?,
+            history: history.clone(),
             metrics: Arc::clone(&metrics),
             identity: Identity {
                 ordinal: options.ordinal,
@@ -282,12 +287,13 @@ impl App {
         }
         .unzip();
         let among = cluster.as_ref().map(|(cluster, _)| cluster.clone());
+        let alone = among.is_none().then(|| Alone::new(last.as_ref()));
         let performer = Performer {
             engine,
             cache,
             compiler,
             drain: drain.clone(),
-            kept,
+            kept: kept.clone(),
             writer: writer.clone(),
             secrets: secrets.clone(),
             identity: Identity {
@@ -303,25 +309,33 @@ impl App {
                 default_filter: options.log_filter.clone(),
             },
             cluster: among.clone(),
+            alone: alone.clone(),
+            history: history.clone(),
             no_pod_identity: options.pod_identity.as_ref().err().cloned(),
         };
         let last_digest = last_good.as_ref().map(Files::digest);
-        let (observations, directing) = match &among {
-            None => (config.observations(), None),
-            Some(cluster) => {
+        let volume = config.observations();
+        let (observations, directing): (_, Boxed<'static, ()>) = match (&among, &alone) {
+            (Some(cluster), _) => {
                 cluster.restores(last_digest);
-                let volume = config.observations();
                 let (observations, directing) = cluster.directed(volume, default_guest.clone());
-                (observations, Some(directing))
+                (observations, Box::pin(directing))
             }
+            (None, Some(alone)) => {
+                let kept = kept.clone();
+                let (observations, directing) = alone.directed(volume, default_guest.clone(), kept);
+                (observations, Box::pin(directing))
+            }
+            (None, None) => (volume, Box::pin(std::future::ready(()))),
         };
         let shown = observations.clone();
         let mut controller = Controller::new(Arc::new(performer), observations, last_good)
             .with_default_guest(default_guest.clone(), last.is_some());
-        if let Some(directing) = directing {
+        if among.is_some() {
             controller = controller.of_several(options.ordinal > 0);
-            tokio::spawn(directing);
         }
+        // Only now: what it shows is seen from here on.
+        tokio::spawn(directing);
         let swap = controller.status();
         let parts = Parts {
             writer: writer.clone(),
@@ -334,6 +348,12 @@ impl App {
             },
             planner: Planner::new(writer.clone(), guests, among.clone()),
             cluster: among.clone(),
+            former: Former {
+                history,
+                kept,
+                cluster: among.clone(),
+                alone,
+            },
             kubernetes: kubernetes.clone(),
             runtime: runtime::Handle::current(),
         };

@@ -19,7 +19,8 @@ use ostrakon_network::http;
 use ostrakon_observe::metrics::Metrics;
 use ostrakon_observe::telemetry::Filter;
 use ostrakon_settings::settings::{Settings, Topology};
-use ostrakon_shard::swap::{self, Candidate, Kept, Refusal};
+use ostrakon_shard::swap::history::History;
+use ostrakon_shard::swap::{self, Alone, Candidate, Kept, Refusal};
 use ostrakon_shard::writer::{PromoteError, Promotion, Writer};
 use ostrakon_volumes::secrets::Secrets;
 use tokio::task::spawn_blocking;
@@ -40,6 +41,9 @@ pub(super) struct Performer {
     pub(super) live: LiveSettings,
     /// `None` where the shard is alone.
     pub(super) cluster: Option<Cluster>,
+    /// `None` where it is not.
+    pub(super) alone: Option<Alone>,
+    pub(super) history: History,
     /// Why no StatefulSet can be followed; `None` if one can.
     pub(super) no_pod_identity: Option<NoIdentity>,
 }
@@ -168,14 +172,19 @@ impl swap::Performer for Performer {
         };
         // Before it is live: a start must find the generation that the record names.
         let (kept, files) = (self.kept.clone(), candidate.source.clone());
-        let keeping = Blocking::OnThreads.run(move || kept.keep(&files));
-        keeping.await.map_err(Error::Keep)?;
-        let Description { name, version, .. } = guest.description().clone();
+        let keeping = Blocking::OnThreads.run(move || {
+            let was_kept = kept.has(files.digest());
+            kept.keep(&files).map(|()| was_kept)
+        });
+        let was_kept = keeping.await.map_err(Error::Keep)?;
+        let description = guest.description().clone();
+        let held = (self.alone.as_ref()).and_then(|alone| alone.holds_with(candidate.digest));
         let promotion = Promotion {
             guest,
             digest: candidate.digest,
             component: candidate.component_digest,
             release: agreed.as_ref().and_then(Agreed::release),
+            held,
         };
         let promoted = self.writer.promote(promotion).await;
         match (&promoted, agreed) {
@@ -183,9 +192,30 @@ impl swap::Performer for Performer {
             (Err(error), Some(agreed)) => agreed.failed(error),
             (_, None) => {}
         }
-        let live = promoted?;
+        let kept = self.kept.clone();
+        let (digest, most) = (candidate.digest, candidate.settings.rollout.keep);
+        let live = match promoted {
+            Ok(live) => live,
+            Err(error) => {
+                // If it may have been stored, a start needs it.
+                if !was_kept && !matches!(error, PromoteError::NotStored(_)) {
+                    Blocking::OnThreads.run(move || kept.forget(digest)).await;
+                }
+                return Err(error.into());
+            }
+        };
+        if let Some(alone) = &self.alone {
+            alone.is_live(live.digest, live.held);
+        }
         self.live.put_in_force(&candidate.settings);
-        self.metrics.swap_live(live.number, &name, &version);
+        let Description { name, version, .. } = &description;
+        self.metrics.swap_live(live.number, name, version);
+        let (history, entry) = (self.history.clone(), live.entry(&description));
+        let noting = Blocking::OnThreads.run(move || {
+            history.note(entry);
+            kept.prune(most);
+        });
+        noting.await;
         let (engine, cache) = (self.engine.clone(), self.cache.clone());
         // Nothing waits for it, and the process may end before it does.
         drop(spawn_blocking(move || compiled.keep(&engine, &cache)));
@@ -196,6 +226,9 @@ impl swap::Performer for Performer {
         self.metrics.swap_refused(refusal.step.name());
         if let Some(cluster) = &self.cluster {
             cluster.refuses(refusal);
+        }
+        if let (Some(alone), Some(digest)) = (&self.alone, refusal.digest) {
+            alone.refused(digest, &refusal.reason);
         }
     }
 

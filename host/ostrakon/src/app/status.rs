@@ -30,6 +30,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::credentials::{ClientsPort, Credentials, OperatorsPort, PeersPort};
+use super::former::Former;
 use crate::admin::{NoAnswer, Subject};
 use crate::drain::Drain;
 use crate::readiness::Readiness;
@@ -59,6 +60,7 @@ pub(super) struct Parts {
     /// `None` where there is no API server.
     pub(super) kubernetes: Option<Kubernetes>,
     pub(super) planner: Planner,
+    pub(super) former: Former,
     /// Runs the work that must not run on the admin port's thread.
     pub(super) runtime: runtime::Handle,
 }
@@ -124,6 +126,13 @@ struct Started {
 }
 
 impl Shard {
+    fn started_parts(&self) -> Result<Arc<Parts>, NoAnswer> {
+        self.parts.load_full().ok_or_else(|| NoAnswer {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            why: "the shard is starting: try again when it is ready".to_owned(),
+        })
+    }
+
     fn started(&self, parts: &Parts) -> Started {
         let mut swap = parts.swap.borrow().clone();
         if let (Some(live), Some(view)) = (&mut swap.live, parts.writer.views().get())
@@ -149,7 +158,7 @@ impl Shard {
             candidate: json!(swap.candidate),
             refused: json!(swap.refused),
             last_refused: json!(swap.last_refused),
-            rollout: json!(parts.cluster.as_ref().map(Cluster::standing)),
+            rollout: parts.former.rollout(),
             store: json!({
                 "bytes": bytes,
                 "entries": entries,
@@ -198,11 +207,7 @@ impl Subject for Shard {
     }
 
     async fn plan(&self, shards: u32, component: Option<Bytes>) -> Result<Value, NoAnswer> {
-        let Some(parts) = self.parts.load_full() else {
-            let why = "the shard is starting: try again when it is ready".to_owned();
-            let status = StatusCode::SERVICE_UNAVAILABLE;
-            return Err(NoAnswer { status, why });
-        };
+        let parts = self.started_parts()?;
         let planner = parts.planner.clone();
         let find_out = async move { planner.find_out(shards, component.as_ref()).await };
         // A set, because dropping it ends the task: the caller may go away.
@@ -233,12 +238,27 @@ impl Subject for Shard {
         compaction(progress)
     }
 
+    fn history(&self) -> Result<Value, NoAnswer> {
+        Ok(self.started_parts()?.former.show())
+    }
+
+    async fn go_back(&self, to: Option<u64>) -> Result<Value, NoAnswer> {
+        let parts = self.started_parts()?;
+        let former = parts.former.clone();
+        // A set, because dropping it ends the task: the caller may go away.
+        let mut going = JoinSet::new();
+        going.spawn_on(async move { former.go_back(to).await }, &parts.runtime);
+        let begun = going.join_next().await;
+        begun.and_then(Result::ok).unwrap_or_else(|| {
+            Err(NoAnswer {
+                status: StatusCode::INTERNAL_SERVER_ERROR,
+                why: "the host failed to go back: see its log".to_owned(),
+            })
+        })
+    }
+
     async fn compact(&self, begin: bool) -> Result<Value, NoAnswer> {
-        let Some(parts) = self.parts.load_full() else {
-            let why = "the shard is starting: try again when it is ready".to_owned();
-            let status = StatusCode::SERVICE_UNAVAILABLE;
-            return Err(NoAnswer { status, why });
-        };
+        let parts = self.started_parts()?;
         if begin {
             let begun = parts.writer.compact().await;
             let begun = begun.ok_or_else(|| NoAnswer {

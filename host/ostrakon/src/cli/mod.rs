@@ -7,6 +7,7 @@ mod compact;
 mod compile;
 mod dev;
 mod exit;
+mod history;
 mod inspect;
 mod manifest;
 mod new;
@@ -63,6 +64,8 @@ Examples:
   ostrakon status                              how the shard on this machine is
   ostrakon status --watch                      how far partitions have moved
   ostrakon plan --shards 5                     what more shards would move
+  ostrakon history                             which generations there were
+  ostrakon rollback                            go back to the one before
   ostrakon compact                             give back the space that data no longer needs
   ostrakon check /var/lib/ostrakon             whether a stopped shard's data is whole
   ostrakon drain                               for a preStop hook
@@ -90,6 +93,8 @@ enum Command {
     Status(status::Arguments),
     Check(check::Arguments),
     Plan(plan::Arguments),
+    History(history::HistoryArguments),
+    Rollback(history::RollbackArguments),
     Compact(compact::Arguments),
     Drain(client::DrainArguments),
 }
@@ -125,6 +130,8 @@ pub(crate) fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Status(arguments) => arguments.run(),
         Command::Check(arguments) => arguments.run(),
         Command::Plan(arguments) => arguments.run(),
+        Command::History(arguments) => arguments.run(),
+        Command::Rollback(arguments) => arguments.run(),
         Command::Compact(arguments) => arguments.run(),
         Command::Drain(arguments) => arguments.run(),
     };

@@ -218,6 +218,8 @@ pub struct Rollout {
     /// the last one on the old has ended everywhere. Default 0, for no barrier; up to 10 s.
     #[serde(with = "humantime_serde")]
     pub barrier: Duration,
+    /// How many generations are kept, to go back to or to start with. Default 10; 2 to 100.
+    pub keep: usize,
 }
 
 /// The longest [`Rollout::barrier`].
@@ -228,6 +230,7 @@ impl Default for Rollout {
         Self {
             wait: MINUTE,
             barrier: Duration::ZERO,
+            keep: 10,
         }
     }
 }
@@ -415,6 +418,7 @@ impl Settings {
         )?;
         time("cluster.max_wait", cluster.max_wait, HOUR)?;
         time("rollout.wait", rollout.wait, HOUR)?;
+        count("rollout.keep", rollout.keep as u64, 2, 100)?;
         if !rollout.barrier.is_zero() {
             time("rollout.barrier", rollout.barrier, MOST_BARRIER)?;
         }

@@ -29,6 +29,13 @@ const ONE: usize = 2;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Closing(u64);
 
+impl Closing {
+    /// How many closings of the gate there were until this one.
+    pub fn number(self) -> u64 {
+        self.0
+    }
+}
+
 /// A request that has begun. It ends when this is dropped.
 #[derive(Debug)]
 pub(super) struct Begun<'a>(&'a Gate);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use ostrakon_base::regular;
-use ostrakon_volumes::volume::{self, Files};
+use ostrakon_volumes::volume::{self, Files, Observation, ReadError};
 
 use super::candidate;
 
@@ -43,6 +43,15 @@ impl DefaultGuest {
                 candidate::with_component(&files, component.clone())
             }
             _ => files,
+        }
+    }
+
+    /// The content that an observation of the volume stands for; `None` if it cannot be read.
+    pub fn of(&self, observed: &Observation) -> Option<Files> {
+        match observed {
+            Ok(files) => Some(self.complete(files.clone())),
+            Err(error) if matches!(**error, ReadError::Empty(_)) => self.alone(),
+            Err(_) => None,
         }
     }
 

@@ -14,16 +14,11 @@ use ostrakon_base::digest::Digest;
 use ostrakon_base::{causes, full, recency};
 use ostrakon_volumes::volume::{Files, ReadError};
 
-/// How many of the generations that served are kept.
-const KEPT: usize = 8;
-
 /// A directory of kept generations: one subdirectory each, named by digest, with the files as
 /// they were in the volume.
 #[derive(Clone, Debug)]
 pub struct Kept {
     directory: PathBuf,
-    /// How many generations are kept at most.
-    most: usize,
 }
 
 /// Why a kept generation cannot be loaded.
@@ -48,7 +43,7 @@ impl Kept {
     /// # Errors
     /// When the directory cannot be created.
     pub fn open(data_directory: &Path) -> io::Result<Self> {
-        Self::within(data_directory.join("generations"), KEPT)
+        Self::within(data_directory.join("generations"))
     }
 
     /// Opens the generations that the stored plan names. They stay until [`Kept::retain`]
@@ -57,15 +52,15 @@ impl Kept {
     /// # Errors
     /// When the directory cannot be created.
     pub fn of_plan(data_directory: &Path) -> io::Result<Self> {
-        Self::within(data_directory.join("owners"), usize::MAX)
+        Self::within(data_directory.join("owners"))
     }
 
     /// The generations in a data directory whose files are damaged. Changes nothing.
     pub fn damaged(data_directory: &Path) -> Vec<Digest> {
         let mut damaged = Vec::new();
-        for (name, most) in [("generations", KEPT), ("owners", usize::MAX)] {
+        for name in ["generations", "owners"] {
             let directory = data_directory.join(name);
-            let kept = Self { directory, most };
+            let kept = Self { directory };
             for entry in kept.entries() {
                 let digest = entry.file_name().to_str().and_then(Digest::named);
                 damaged.extend(digest.filter(|digest| kept.load(*digest).is_err()));
@@ -74,9 +69,9 @@ impl Kept {
         damaged
     }
 
-    fn within(directory: PathBuf, most: usize) -> io::Result<Self> {
+    fn within(directory: PathBuf) -> io::Result<Self> {
         full::make_directory(&directory)?;
-        Ok(Self { directory, most })
+        Ok(Self { directory })
     }
 
     /// The files of a kept generation.
@@ -111,8 +106,18 @@ impl Kept {
         }
     }
 
-    /// Keeps a generation's files: they are on the disk when this returns. Removes the
-    /// generations used longest ago.
+    /// Whether a generation is kept, as far as can be told without reading its files.
+    pub fn has(&self, digest: Digest) -> bool {
+        self.path(digest).is_dir()
+    }
+
+    /// Removes a generation.
+    pub fn forget(&self, digest: Digest) {
+        // A leftover only takes space.
+        let _ = remove(&self.path(digest));
+    }
+
+    /// Keeps a generation's files: they are on the disk when this returns.
     ///
     /// # Errors
     /// When the files cannot be written.
@@ -132,9 +137,7 @@ impl Kept {
                 return Err(error);
             }
         }
-        recency::used_last(&path)?;
-        self.prune();
-        Ok(())
+        recency::used_last(&path)
     }
 
     /// Removes all generations but these.
@@ -148,9 +151,10 @@ impl Kept {
         }
     }
 
-    fn prune(&self) {
+    /// Removes the generations used longest ago, except for so many.
+    pub fn prune(&self, most: usize) {
         let kept = recency::by_use(&self.directory).into_iter();
-        for (_, path) in kept.skip(self.most) {
+        for (_, path) in kept.skip(most) {
             // A leftover only takes space.
             let _ = remove(&path);
         }
@@ -196,6 +200,14 @@ mod tests {
     use ostrakon_test_support::files::{fifo, in_time};
 
     use super::*;
+
+    const KEPT: usize = 8;
+
+    /// Keeps a generation, as a swap does.
+    fn keep_last(kept: &Kept, files: &Files) {
+        kept.keep(files).expect("the generation can be kept");
+        kept.prune(KEPT);
+    }
 
     fn files(content: &str) -> Files {
         let content = Bytes::from(content.to_owned());
@@ -255,7 +267,7 @@ mod tests {
     #[test]
     fn each_generation_there_has_been_is_read() {
         let directory = fixture().join("generations");
-        let kept = Kept { directory, most: 8 };
+        let kept = Kept { directory };
         let files = kept.load(one().digest()).expect("the generation is whole");
         assert_eq!(files.contents(), one().contents());
     }
@@ -321,8 +333,8 @@ mod tests {
         let kept = Kept::open(directory.path()).expect("the kept generations can be opened");
         let all: Vec<_> = (0..2 * KEPT).map(|at| files(&at.to_string())).collect();
         for one in &all {
-            kept.keep(one).expect("the generation can be kept");
-            kept.keep(&all[0]).expect("the generation can be kept");
+            keep_last(&kept, one);
+            keep_last(&kept, &all[0]);
         }
         let there: Vec<_> = (0..all.len())
             .filter(|at| kept.load(all[*at].digest()).is_ok())
@@ -338,12 +350,12 @@ mod tests {
         let ahead = std::time::SystemTime::now() + std::time::Duration::from_hours(60 * 24);
         for at in 0..KEPT {
             let files = files(&at.to_string());
-            kept.keep(&files).expect("the generation can be kept");
+            keep_last(&kept, &files);
             let path = File::open(kept.path(files.digest())).expect("the generation is there");
             path.set_modified(ahead).expect("the time can be set");
         }
         let after = files("after");
-        kept.keep(&after).expect("the generation can be kept");
+        keep_last(&kept, &after);
         assert!(kept.load(after.digest()).is_ok());
         assert_eq!(kept.entries().count(), KEPT);
     }
@@ -356,7 +368,7 @@ mod tests {
         let all: Vec<_> = (0..2 * KEPT).map(|at| files(&at.to_string())).collect();
         for one in &all {
             of_plan.keep(one).expect("the generation can be kept");
-            served.keep(one).expect("the generation can be kept");
+            keep_last(&served, one);
         }
         let there = || {
             let there = |at: &usize| of_plan.load(all[*at].digest()).is_ok();

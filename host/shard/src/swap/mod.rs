@@ -1,13 +1,18 @@
 //! Replacing the live generation with another without failing a request.
 
+mod alone;
+mod back;
 mod candidate;
 mod controller;
 mod default_guest;
+pub mod history;
 mod kept;
 mod machine;
 mod performer;
 mod status;
 
+pub use alone::Alone;
+pub use back::{Back, Busy};
 pub use candidate::{Candidate, Rejection, with_component};
 pub use controller::Controller;
 pub use default_guest::{DefaultGuest, DefaultGuestError};

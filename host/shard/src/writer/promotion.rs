@@ -3,13 +3,15 @@
 use std::sync::Arc;
 
 use ostrakon_base::digest::Digest;
-use ostrakon_base::stored::Unreadable;
+use ostrakon_base::stored::{Format, Unreadable};
+use ostrakon_contract::contract::Description;
 use ostrakon_engine::{Failure, Guest};
 use ostrakon_protocol::{ClusterId, Generation, Incarnation, Release};
 use ostrakon_store::CommitError;
 use serde::{Deserialize, Serialize};
 
 use super::record::{self, GENERATION, GENERATION_ALONE};
+use crate::swap::history::{self, Entry};
 
 /// A checked generation that is to go live.
 #[derive(Debug)]
@@ -21,6 +23,8 @@ pub struct Promotion {
     pub component: Digest,
     /// The release by which it goes live; `None` where there is none, as in a shard that is alone.
     pub release: Option<Release>,
+    /// What is held from then on, where there is no release, which says so.
+    pub held: Option<Digest>,
 }
 
 /// The live generation, as it is stored with the data.
@@ -37,6 +41,9 @@ pub struct Live {
     /// Who made the release by which it went live, if it did by one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) made: Option<Made>,
+    /// What the volume shows and does not go live while it does: an operator went back from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<Digest>,
 }
 
 /// Who made a release.
@@ -54,20 +61,23 @@ impl Live {
     /// When the bytes are not such a record, or a later host wrote it.
     pub fn decode(stored: &[u8]) -> Result<Self, Unreadable> {
         let (version, live): (_, Self) = record::decode_json(GENERATION, stored)?;
-        if live.made.is_some() == (version == GENERATION.version) {
+        if live.format().version == version || version == 0 && live.format() == GENERATION_ALONE {
             Ok(live)
         } else {
-            Err(GENERATION.broken("it has a release, or lacks it, against its version"))
+            Err(GENERATION.broken("it has what its version does not have, or lacks it"))
         }
     }
 
     /// A host that knows of no releases can read the record of a generation without one.
     pub(super) fn encode(&self) -> Vec<u8> {
-        let format = match self.made {
-            None => GENERATION_ALONE,
-            Some(_) => GENERATION,
-        };
-        record::encode_json(format, self)
+        record::encode_json(self.format(), self)
+    }
+
+    fn format(&self) -> Format {
+        match (self.made, self.held) {
+            (None, None) => GENERATION_ALONE,
+            _ => GENERATION,
+        }
     }
 
     /// The generation that goes live by a promotion, after the one that was live before.
@@ -76,6 +86,7 @@ impl Live {
             digest,
             component,
             release,
+            held,
             ..
         } = *promotion;
         let made = release.map(|release| Made {
@@ -92,6 +103,20 @@ impl Live {
             digest,
             component,
             made,
+            held: release.map_or(held, |release| release.held),
+        }
+    }
+
+    /// What the history says of it, if it goes live now.
+    pub fn entry(&self, described: &Description) -> Entry {
+        Entry {
+            generation: self.number,
+            digest: self.digest,
+            name: described.name.clone(),
+            version: described.version.clone(),
+            schema: described.schema,
+            live_since: history::now(),
+            held: self.held,
         }
     }
 
@@ -106,6 +131,7 @@ impl Live {
             cluster,
             maker: by,
             live,
+            held: self.held,
         })
     }
 }

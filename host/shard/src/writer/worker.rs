@@ -412,6 +412,7 @@ impl Worker {
             digest: live.digest,
             component: live.component,
             release: Some(release),
+            held: None,
         };
         self.promote(promotion).map(Some)
     }

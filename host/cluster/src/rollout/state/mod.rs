@@ -10,7 +10,7 @@ use ostrakon_protocol::{
     Attempt, ClusterId, Generation, Incarnation, Next, Ordinal, Refused, Release, Rollout, Serving,
     Verdict,
 };
-use ostrakon_shard::swap::{Refusal, Step};
+use ostrakon_shard::swap::{Back, Busy, Refusal, Step};
 use ostrakon_volumes::volume::Files;
 use serde::Serialize;
 use tokio::time::Instant;
@@ -79,10 +79,12 @@ pub(super) struct State {
     live: Option<Generation>,
     /// What is to serve first at this start.
     restores: Option<Digest>,
-    /// What the coordinator's swap began with last, or what its volume shows if that is live.
+    /// What the coordinator's swap began with last, or what it sees if that is live.
     observed: Option<Digest>,
     /// Why another shard refuses the candidate.
     why: Option<NotAgreed>,
+    /// What an operator went back from, and to; only in the coordinator.
+    back: Back,
     /// The release that the coordinator is to store.
     going: Option<Release>,
     /// A release that the coordinator may have stored.
@@ -160,6 +162,8 @@ pub struct Standing {
     pub newer: Option<Generation>,
     /// The content that is to go live in all shards.
     pub candidate: Option<Digest>,
+    /// What shard 0's volume shows and does not go live while it does; only in shard 0.
+    pub held: Option<Digest>,
     /// What each shard has said of it; only in shard 0.
     pub shards: Vec<ShardStanding>,
     /// Why it could not go live at the last try, with `rollout.barrier`; only in shard 0.
@@ -206,6 +210,7 @@ impl State {
             restores: None,
             observed: None,
             why: None,
+            back: Back::default(),
             going: None,
             uncertain: None,
             planned: has_plan.then(Instant::now),
@@ -215,6 +220,12 @@ impl State {
             others: BTreeMap::new(),
             announced: None,
         }
+    }
+
+    /// What the stored generation holds.
+    pub(super) fn holding(self, held: Option<Digest>) -> Self {
+        let back = Back::new(held);
+        Self { back, ..self }
     }
 
     fn is_coordinator(&self) -> bool {
@@ -288,7 +299,13 @@ impl State {
             // What served last has its turn before the volume.
             return Wanted::Unknown;
         }
-        if self.is_coordinator() || self.told.is_old {
+        if self.is_coordinator() {
+            let live = self.live.map(|live| live.digest);
+            let held = self.back.held().and(live);
+            let instead = self.back.to().or(held);
+            return instead.map_or(Wanted::Volume, |instead| Wanted::Content(instead, None));
+        }
+        if self.told.is_old {
             return Wanted::Volume;
         }
         if let Some(candidate) = self.told.candidate {
@@ -312,7 +329,11 @@ impl State {
 
     /// Nobody who can be asked has the content of the newest release.
     pub(super) fn is_lost(&mut self, digest: Digest) {
-        self.lost = self.due().filter(|due| due.live.digest == digest);
+        if let Some(due) = self.due().filter(|due| due.live.digest == digest) {
+            self.lost = Some(due);
+        }
+        self.back
+            .refused(digest, "no shard that can be asked has its content");
     }
 
     /// What is decided about content that is prepared here.
@@ -361,11 +382,28 @@ impl State {
         }
     }
 
+    /// The coordinator's volume shows this.
+    pub(super) fn volume_shows(&mut self, digest: Digest) {
+        self.back.volume_shows(digest);
+    }
+
+    /// An operator goes back to the content of an earlier generation.
+    pub(super) fn go_back(&mut self, to: Digest) -> Result<(), Busy> {
+        if self.serves(to) {
+            return Ok(());
+        }
+        self.back.begin(to)
+    }
+
+    pub(super) fn back(&self) -> &Back {
+        &self.back
+    }
+
     pub(super) fn restores(&mut self, digest: Option<Digest>) {
         self.restores = digest;
     }
 
-    /// The coordinator's volume shows this.
+    /// The coordinator's swap sees this.
     fn observe(&mut self, digest: Digest) {
         self.observed = Some(digest);
         self.tries(digest);
@@ -378,6 +416,7 @@ impl State {
         if is_other || self.rollout.refused().is_some() {
             self.since = Instant::now();
             self.why = None;
+            self.not_held = None;
             for other in self.others.values_mut() {
                 other.said = None;
             }
@@ -393,6 +432,9 @@ impl State {
     }
 
     pub(super) fn refuses(&mut self, refusal: &Refusal) {
+        if let Some(digest) = refusal.digest {
+            self.back.refused(digest, &refusal.reason);
+        }
         // What another shard refuses is not refused here.
         let digest = refusal.digest.filter(|_| refusal.step != Step::Agree);
         if let Some(digest) = digest {
@@ -425,7 +467,10 @@ impl State {
         self.prepared.take_if(|prepared| *prepared == live.digest);
         self.refused = None;
         self.restores = None;
+        self.not_held = None;
         self.live = Some(live);
+        let held = release.and_then(|release| release.held);
+        self.back.is_live(live.digest, held);
         if let Some(release) = release {
             self.serving.is_live(&release);
             self.going.take_if(|going| *going == release);
@@ -699,6 +744,12 @@ impl State {
                 self.note(shard, attempt, verdict);
             }
         }
+        let candidate = self.rollout.candidate();
+        let held = candidate.and_then(|candidate| {
+            let still = self.back.held().filter(|_| self.serves(candidate));
+            self.back.holds_with(candidate).or(still)
+        });
+        self.rollout.hold(held);
         self.rollout.next(me, &self.serving, shards)
     }
 
@@ -714,6 +765,11 @@ impl State {
         let is_prepared = self.prepared == Some(release.live.digest);
         let is_going = self.going.as_ref() == Some(release);
         self.barrier.filter(|_| is_prepared && !is_going)
+    }
+
+    /// The release does not go live now.
+    pub(super) fn not_made(&mut self) {
+        self.rollout.not_made();
     }
 
     /// Whether the last try was too short a time ago.
@@ -855,6 +911,7 @@ impl State {
             release: serves.map(|release| release.live),
             newer: newer.map(|release| release.live),
             candidate,
+            held: self.back.held(),
             shards,
             not_held: self
                 .not_held

@@ -400,3 +400,64 @@ fn beside_a_shard_0_of_an_earlier_version_each_shard_goes_by_its_own_volume() {
     let one = files("one").digest();
     assert!(matches!(state.decided(one), Some(Decided::GoLive(None))));
 }
+
+#[test]
+fn what_was_gone_back_from_is_held_in_all_shards_releases() {
+    let mut state = coordinator();
+    state.volume_shows(files("two").digest());
+    let second = going(&mut state);
+    assert_eq!(second.held, None);
+    state.is_live(second.live, Some(second));
+    answers(&mut state, None);
+    assert_eq!(state.wanted(), Wanted::Volume);
+
+    let one = files("one").digest();
+    state.go_back(one).expect("nothing is under way");
+    assert_eq!(state.wanted(), Wanted::Content(one, None));
+    prepared(&mut state, "one");
+    assert!(matches!(next(&mut state), Next::Ask(..)));
+    answers(&mut state, says("one", 2, Says::Prepared));
+    let Next::GoLive(third) = next(&mut state) else {
+        panic!("all are prepared");
+    };
+    assert_eq!(third.held, Some(files("two").digest()));
+    assert!(state.goes_live(third));
+    state.is_live(third.live, Some(third));
+    assert_eq!((third.live.number, third.live.digest), (3, one));
+    // It is held, and nothing is a candidate.
+    assert_eq!(state.wanted(), Wanted::Content(one, None));
+    assert_eq!(state.standing().held, Some(files("two").digest()));
+    state.shows_live(one);
+    assert_eq!((next(&mut state), state.candidate()), (Next::Nothing, None));
+
+    // A process with an empty disk hears of it from the others.
+    let mut other = State::new(Ordinal(0), None, 0, false);
+    other.volume_shows(files("two").digest());
+    other.finds_plan();
+    other.answers(Ordinal(1), ME.1, Some(third), None);
+    other.others_were_asked(2, WAIT);
+    assert_eq!(other.wanted(), Wanted::Content(one, None));
+    other.is_live(third.live, Some(third));
+    assert_eq!(other.wanted(), Wanted::Content(one, None));
+    other.volume_shows(files("three").digest());
+    assert_eq!(other.wanted(), Wanted::Volume);
+}
+
+#[test]
+fn a_candidate_from_the_volume_holds_nothing_and_takes_over_from_going_back() {
+    let mut state = coordinator();
+    state.volume_shows(files("two").digest());
+    let second = going(&mut state);
+    state.is_live(second.live, Some(second));
+    state
+        .go_back(files("one").digest())
+        .expect("nothing is under way");
+    state.volume_shows(files("three").digest());
+    assert_eq!(state.wanted(), Wanted::Volume);
+    prepared(&mut state, "three");
+    answers(&mut state, says("three", 2, Says::Prepared));
+    let Next::GoLive(third) = next(&mut state) else {
+        panic!("all are prepared");
+    };
+    assert_eq!(third.held, None);
+}

@@ -110,6 +110,7 @@ fn a_load_allocates_so_often() {
             digest,
             component: digest,
             release: None,
+            held: None,
         };
         writer.promote(promotion).await.unwrap();
         let settings = Arc::new(Settings::default());

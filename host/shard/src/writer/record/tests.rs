@@ -21,6 +21,7 @@ fn live() -> Live {
         digest: Digest::of(b"all"),
         component: Digest::of(b"component"),
         made: None,
+        held: None,
     }
 }
 
@@ -31,6 +32,14 @@ fn released() -> Live {
     };
     Live {
         made: Some(made),
+        ..live()
+    }
+}
+
+/// An operator went back to it, in a shard that is alone.
+fn gone_back_to() -> Live {
+    Live {
+        held: Some(Digest::of(b"bad")),
         ..live()
     }
 }
@@ -61,6 +70,13 @@ fn each_record_there_has_been_is_read() {
         assert_eq!(Live::decode(stored), Ok(live()));
     }
     assert_eq!(Live::decode(GENERATION_2), Ok(released()));
+    assert_eq!(Live::decode(&gone_back_to().encode()), Ok(gone_back_to()));
+    let both = Live {
+        held: gone_back_to().held,
+        ..released()
+    };
+    assert_eq!(Live::decode(&both.encode()), Ok(both.clone()));
+    assert_eq!(both.release().expect("it has one").held, both.held);
     let release = released().release().expect("it has one");
     assert_eq!((release.live.number, release.maker), (7, Incarnation(5)));
     for stored in [TOPOLOGY_0, TOPOLOGY_1] {
@@ -77,6 +93,14 @@ fn what_is_written_is_what_was_written_by_this_version_before() {
         String::from_utf8_lossy(&released().encode()),
         String::from_utf8_lossy(GENERATION_2)
     );
+    let text = String::from_utf8_lossy(&gone_back_to().encode()[6..]).into_owned();
+    let digests = [b"all".as_slice(), b"component", b"bad"].map(Digest::of);
+    let [all, component, bad] = digests;
+    assert_eq!(
+        text,
+        format!(r#"{{"number":7,"digest":"{all}","component":"{component}","held":"{bad}"}}"#)
+    );
+    assert_eq!(gone_back_to().encode()[4..6], [2, 0]);
     assert_eq!(Membership::of(moving(), STORE).encode(), TOPOLOGY_1);
 }
 

@@ -1,0 +1,135 @@
+//! Former generations, and going back to one, for the admin port.
+
+use http::StatusCode;
+use ostrakon_base::digest::Digest;
+use ostrakon_cluster::Cluster;
+use ostrakon_shard::swap::history::{Entry, History, NoWayBack, way_back};
+use ostrakon_shard::swap::{Alone, Back, Busy, Kept};
+use serde_json::{Value, json};
+
+use crate::admin::NoAnswer;
+
+/// The parts that know of former generations.
+#[derive(Clone)]
+pub(super) struct Former {
+    pub(super) history: History,
+    pub(super) kept: Kept,
+    /// `None` where the shard is alone.
+    pub(super) cluster: Option<Cluster>,
+    /// `None` where it is not.
+    pub(super) alone: Option<Alone>,
+}
+
+impl Former {
+    /// The answer of `/history`, the newest generation first.
+    pub(super) fn show(&self) -> Value {
+        let generations = self.history.generations();
+        let last = generations.len().saturating_sub(1);
+        let shown = generations.iter().enumerate().rev().map(|(at, entry)| {
+            json!({
+                "generation": entry.generation,
+                "digest": entry.digest,
+                "name": entry.name,
+                "version": entry.version,
+                "schema": entry.schema,
+                "live_since": entry.live_since,
+                "live": at == last,
+                "kept": self.kept.has(entry.digest),
+                "went_back_from": entry.held,
+            })
+        });
+        let shown: Vec<_> = shown.collect();
+        let (to, held, failed) = self.back(|back| {
+            let failed = back.failed().map(str::to_owned);
+            (back.to(), back.held(), failed)
+        });
+        json!({
+            "generations": shown,
+            "held": held,
+            "going_back_to": to,
+            "waits_for": to.and(self.cluster.as_ref()).and_then(Cluster::candidate_waits_for),
+            "failed": failed,
+        })
+    }
+
+    /// What goes live next, for the status.
+    pub(super) fn rollout(&self) -> Value {
+        match &self.cluster {
+            Some(cluster) => json!(cluster.standing()),
+            None => json!({ "held": self.back(Back::held) }),
+        }
+    }
+
+    fn back<T>(&self, look: impl FnOnce(&Back) -> T) -> T {
+        match (&self.cluster, &self.alone) {
+            (Some(cluster), _) => cluster.back(look),
+            (None, Some(alone)) => alone.back(look),
+            (None, None) => look(&Back::default()),
+        }
+    }
+
+    /// Begins to go back to the content of a generation, and returns that generation.
+    ///
+    /// # Errors
+    /// When it cannot be gone back to.
+    pub(super) async fn go_back(&self, to: Option<u64>) -> Result<Value, NoAnswer> {
+        if let Some(cluster) = &self.cluster {
+            if !cluster.is_coordinator() {
+                return Err(refused(
+                    StatusCode::CONFLICT,
+                    "shard 0 says what all shards serve: ask that one",
+                ));
+            }
+            if cluster.standing().release.is_none() {
+                let why = "the shards have not agreed on a generation yet: try again soon";
+                return Err(refused(StatusCode::SERVICE_UNAVAILABLE, why));
+            }
+        }
+        let generations = self.history.generations();
+        let entry = way_back(&generations, to).map_err(|error| no_way(&error))?;
+        let Entry {
+            generation, digest, ..
+        } = entry;
+        if !self.is_there(digest).await {
+            return Err(no_way(&NoWayBack::Gone(generation)));
+        }
+        let begun = match (&self.cluster, &self.alone) {
+            (Some(cluster), _) => cluster.go_back(digest),
+            (None, Some(alone)) => alone.go_back(digest),
+            (None, None) => Ok(()),
+        };
+        if let Err(Busy(other)) = begun {
+            let mut entries = generations.iter().rev();
+            let other = entries.find(|entry| entry.digest == other);
+            let other = other.map_or(0, |entry| entry.generation);
+            return Err(no_way(&NoWayBack::Busy(other)));
+        }
+        tracing::info!(generation, %digest, "an operator goes back to a former generation");
+        Ok(json!({
+            "going_back_to": generation,
+            "digest": digest,
+            "live": generations.last().map(|live| live.generation),
+        }))
+    }
+
+    async fn is_there(&self, digest: Digest) -> bool {
+        match &self.cluster {
+            Some(cluster) => cluster.has_content(digest).await,
+            None => self.kept.find(digest).is_some(),
+        }
+    }
+}
+
+fn refused(status: StatusCode, why: &str) -> NoAnswer {
+    let why = why.to_owned();
+    NoAnswer { status, why }
+}
+
+fn no_way(error: &NoWayBack) -> NoAnswer {
+    let status = match error {
+        NoWayBack::NoneLive => StatusCode::SERVICE_UNAVAILABLE,
+        // No 404, which says that the port is not a shard's.
+        _ => StatusCode::CONFLICT,
+    };
+    refused(status, &error.to_string())
+}
