@@ -248,7 +248,7 @@ fn a_first_start_on_a_full_disk_is_one_line_and_code_74() {
         let said = last_words(&log);
         for text in [
             "cannot use the data directory",
-            "has space",
+            "free space there, or enlarge the volume",
             "No space left",
         ] {
             assert!(said.contains(text), "{text:?} is not in {said}");

@@ -1,7 +1,8 @@
 //! One process of a shard, wired as `app` does it, without ports, volumes and threads.
 
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use ostrakon_base::blocking::Blocking;
@@ -9,7 +10,7 @@ use ostrakon_base::digest::Digest;
 use ostrakon_engine as guest;
 use ostrakon_observe::metrics::Metrics;
 use ostrakon_peers::{AnyDial, Endpoint, Identity};
-use ostrakon_protocol::{Incarnation, Ordinal, Shard, Stopped};
+use ostrakon_protocol::{ClusterId, Incarnation, Ordinal, Release, Shard, Stopped};
 use ostrakon_shard::service::{Others, Service};
 use ostrakon_shard::swap::history::History;
 use ostrakon_shard::swap::{DefaultGuest, Kept};
@@ -363,6 +364,20 @@ async fn work(mut turns: Turns, life: Life, writer: Writer, mistake: Option<Mist
     }
 }
 
+/// The content of each release by which a shard went live, in all seeds.
+static RELEASED: Mutex<BTreeMap<(ClusterId, Incarnation, u64), Digest>> =
+    Mutex::new(BTreeMap::new());
+
+/// No number of a coordinator's process has two contents, whichever shards go live by it.
+fn has_one_content(release: &Release) {
+    let (number, digest) = (release.live.number, release.live.digest);
+    let key = (release.cluster, release.maker, number);
+    let mut released = RELEASED.lock().unwrap_or_else(PoisonError::into_inner);
+    let first = *released.entry(key).or_insert(digest);
+    drop(released);
+    assert_eq!(first, digest, "generation {number} has two contents");
+}
+
 /// A swap without its steps: each generation is prepared at once.
 struct Swapping {
     cluster: Cluster,
@@ -409,7 +424,12 @@ impl Swapping {
         let promotion = generation.promotion(agreed.release());
         // A process that dies meanwhile promotes nothing.
         match self.writer.promote(promotion).await {
-            Ok(live) => agreed.is_live(live.number),
+            Ok(live) => {
+                if let Some(release) = agreed.release() {
+                    has_one_content(&release);
+                }
+                agreed.is_live(live.number);
+            }
             Err(error) => {
                 tracing::debug!(%error, "not promoted");
                 agreed.failed(&error);
