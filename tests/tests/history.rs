@@ -187,7 +187,6 @@ fn what_cannot_be_gone_back_to_is_refused_with_what_to_do() {
         "generation 3 has schema 1, and the data has schema 2: going back changes no data",
     );
     assert_eq!(label(&host), "four");
-    // What fails at its check stays where it was: it needs a Secret that is gone.
     assert_eq!(
         host.admin("GET", "/rollback").expect("an answer").status,
         405

@@ -4,8 +4,8 @@
 //! lead anywhere. The functions here never wait, and check the type of the opened file, since the
 //! file behind a name can be replaced between a check and the opening.
 
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::fs::{self, File};
+use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
@@ -60,6 +60,19 @@ pub fn edit_own(path: &Path, create: bool) -> io::Result<File> {
         flags |= OFlags::CREATE;
     }
     own(path, flags)
+}
+
+/// Replaces one of this host's own files: it has all of the old content or, durably, all of the new.
+///
+/// # Errors
+/// As for [`open`], or if the disk fails.
+pub fn replace_own(path: &Path, content: &[u8]) -> io::Result<()> {
+    let new = path.with_extension("new");
+    let mut file = edit_own(&new, true)?;
+    file.set_len(0)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    fs::rename(&new, path)
 }
 
 fn own(path: &Path, flags: OFlags) -> io::Result<File> {

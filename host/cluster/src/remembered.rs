@@ -8,8 +8,7 @@
 //! it is logged, and written anew. A note of a later version is moved aside before that.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::{self, Write as _};
+use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -88,12 +87,7 @@ impl Remembered {
         }
         let mut places = self.places.clone();
         places.extend(now);
-        let new = self.path.with_extension("new");
-        let mut file = regular::edit_own(&new, true)?;
-        file.set_len(0)?;
-        file.write_all(&encode(&places))?;
-        file.sync_all()?;
-        fs::rename(&new, &self.path)?;
+        regular::replace_own(&self.path, &encode(&places))?;
         self.places = places;
         Ok(())
     }
@@ -176,6 +170,8 @@ impl Cluster {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn places(list: &[(u32, [u8; 4])]) -> Places {

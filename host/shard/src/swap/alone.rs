@@ -32,8 +32,7 @@ struct State {
 impl State {
     /// The content that is to be seen in place of the volume's, if there is some.
     fn wanted(&self) -> Option<Digest> {
-        let held = self.back.held();
-        self.back.to().or_else(|| held.and(self.live))
+        self.back.instead(self.live)
     }
 }
 
@@ -82,9 +81,8 @@ impl Alone {
     /// If other content is being gone back to.
     pub fn go_back(&self, to: Digest) -> Result<(), Busy> {
         let mut state = self.state();
-        if state.live != Some(to) {
-            state.back.begin(to)?;
-        }
+        let live = state.live;
+        state.back.begin(to, live)?;
         drop(state);
         self.0.changed.notify_one();
         Ok(())
@@ -94,11 +92,7 @@ impl Alone {
     pub fn holds_with(&self, digest: Digest) -> Option<Digest> {
         let state = self.state();
         // A start goes live with what served last.
-        let is_live = state.live == Some(digest);
-        state
-            .back
-            .holds_with(digest)
-            .or_else(|| state.back.held().filter(|_| is_live))
+        state.back.holds_with(digest, state.live)
     }
 
     /// Notes that content is live, and what is held with it.

@@ -43,12 +43,13 @@ impl Back {
         self.volume = Some(digest);
     }
 
-    /// Begins to go back to this content.
+    /// Begins to go back to this content, unless it is live.
     ///
     /// # Errors
     /// If other content is being gone back to.
-    pub fn begin(&mut self, to: Digest) -> Result<(), Busy> {
+    pub fn begin(&mut self, to: Digest, live: Option<Digest>) -> Result<(), Busy> {
         match self.to {
+            _ if live == Some(to) => Ok(()),
             Some(other) if other != to => Err(Busy(other)),
             _ => {
                 self.to = Some(to);
@@ -68,10 +69,16 @@ impl Back {
         self.held.filter(|held| self.volume == Some(*held))
     }
 
-    /// What is held from the moment when this content goes live.
-    pub fn holds_with(&self, digest: Digest) -> Option<Digest> {
-        let held = self.volume.filter(|shown| *shown != digest);
-        held.filter(|_| self.to == Some(digest))
+    /// What is to be served in place of what the volume shows, if anything is.
+    pub fn instead(&self, live: Option<Digest>) -> Option<Digest> {
+        self.to.or_else(|| self.held().and(live))
+    }
+
+    /// What is held from the moment when this content goes live, or goes on.
+    pub fn holds_with(&self, digest: Digest, live: Option<Digest>) -> Option<Digest> {
+        let instead = self.volume.filter(|shown| *shown != digest);
+        let held = instead.filter(|_| self.to == Some(digest));
+        held.or_else(|| self.held().filter(|_| live == Some(digest)))
     }
 
     /// Notes that content is live, and what is held with it, unless the volume has shown something
@@ -111,15 +118,18 @@ mod tests {
         let (good, bad, fixed) = (digest("good"), digest("bad"), digest("fixed"));
         let mut back = Back::default();
         back.volume_shows(bad);
-        assert_eq!((back.held(), back.holds_with(bad)), (None, None));
-        back.begin(good).expect("nothing is under way");
-        assert_eq!(back.begin(fixed), Err(Busy(good)));
-        back.begin(good).expect("it is the same");
+        assert_eq!((back.held(), back.holds_with(bad, None)), (None, None));
+        back.begin(good, Some(bad)).expect("nothing is under way");
+        assert_eq!(back.begin(fixed, Some(bad)), Err(Busy(good)));
+        back.begin(good, Some(bad)).expect("it is the same");
         assert_eq!(back.to(), Some(good));
-        let held = back.holds_with(good);
+        let held = back.holds_with(good, None);
         assert_eq!(held, Some(bad));
         back.is_live(good, held);
         assert_eq!((back.to(), back.held()), (None, Some(bad)));
+        assert_eq!(back.instead(Some(good)), Some(good));
+        assert_eq!(back.holds_with(good, Some(good)), Some(bad));
+        assert_eq!((back.begin(good, Some(good)), back.to()), (Ok(()), None));
 
         // A start after the volume has shown something else does not go on with it.
         let mut other = Back::new(held);
@@ -136,10 +146,10 @@ mod tests {
         assert_eq!(back.held(), None);
         back.volume_shows(bad);
         assert_eq!(back.held(), None, "it was shown anew");
-        back.begin(good).expect("nothing is under way");
+        back.begin(good, Some(bad)).expect("nothing is under way");
         back.volume_shows(fixed);
         assert_eq!(back.to(), None, "newer content takes over");
-        assert_eq!(back.holds_with(good), None);
+        assert_eq!(back.holds_with(good, None), None);
     }
 
     #[test]
@@ -147,13 +157,13 @@ mod tests {
         let (good, bad) = (digest("good"), digest("bad"));
         let mut back = Back::default();
         back.volume_shows(bad);
-        back.begin(good).expect("nothing is under way");
+        back.begin(good, Some(bad)).expect("nothing is under way");
         back.refused(bad, "another");
         assert_eq!(back.to(), Some(good));
         back.refused(good, "it traps");
         assert_eq!((back.to(), back.failed()), (None, Some("it traps")));
         assert_eq!(back.held(), None);
-        back.begin(good).expect("nothing is under way");
+        back.begin(good, Some(bad)).expect("nothing is under way");
         assert_eq!(back.failed(), None);
     }
 }

@@ -3,8 +3,7 @@
 //! The note is written after a generation is live, so a start notes one that was missed. It decides
 //! nothing: a note that cannot be read keeps no shard from starting, and is written anew.
 
-use std::fs;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
@@ -122,12 +121,7 @@ impl History {
             let aside = set_aside(path, version).inspect_err(|_| *newer = Some(version))?;
             tracing::info!(aside = %aside.display(), "the note of a later version was moved aside");
         }
-        let new = path.with_extension("new");
-        let mut file = regular::edit_own(&new, true)?;
-        file.set_len(0)?;
-        file.write_all(&encode(generations))?;
-        file.sync_all()?;
-        fs::rename(&new, path)
+        regular::replace_own(path, &encode(generations))
     }
 }
 
@@ -223,6 +217,8 @@ pub fn way_back(generations: &[Entry], to: Option<u64>) -> Result<Entry, NoWayBa
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn entry(generation: u64, content: &str, held: Option<&str>) -> Entry {

@@ -386,8 +386,8 @@ impl Journal {
         let is_as_seen = !at_all && now.is_some() && now == self.seen;
         let used = self.used.iter().rev().map(|(_, segment)| segment);
         let to_see = if is_as_seen { 1 } else { usize::MAX };
-        let missing = used.chain(&self.free).take(to_see);
-        let missing = missing.into_iter().find(|segment| !segment.is_there());
+        let mut to_look_at = used.chain(&self.free).take(to_see);
+        let missing = to_look_at.find(|segment| !segment.is_there());
         self.seen = now.filter(|_| missing.is_none());
         missing.map_or(Ok(()), |segment| Err(gone(&segment.path)))
     }

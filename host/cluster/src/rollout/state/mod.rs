@@ -1,8 +1,9 @@
 //! What a shard knows about what it is to serve: what its own swap does, and what others said when
 //! they were asked.
 
+mod standing;
+
 use std::collections::BTreeMap;
-use std::fmt;
 use std::time::Duration;
 
 use ostrakon_base::digest::Digest;
@@ -12,11 +13,12 @@ use ostrakon_protocol::{
 };
 use ostrakon_shard::swap::{Back, Busy, Refusal, Step};
 use ostrakon_volumes::volume::Files;
-use serde::Serialize;
 use tokio::time::Instant;
 
 use super::barrier::Held;
 use crate::message::{Candidate, Said, Says};
+
+pub use standing::Standing;
 
 /// Why a candidate does not go live in this shard, though it is prepared here.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -153,46 +155,6 @@ struct Other {
     is_old: bool,
 }
 
-/// What goes live next, as operators see it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Standing {
-    /// The release that the shard serves by.
-    pub release: Option<Generation>,
-    /// The newest release that the shard knows, if it serves by another one.
-    pub newer: Option<Generation>,
-    /// The content that is to go live in all shards.
-    pub candidate: Option<Digest>,
-    /// What shard 0's volume shows and does not go live while it does; only in shard 0.
-    pub held: Option<Digest>,
-    /// What each shard has said of it; only in shard 0.
-    pub shards: Vec<ShardStanding>,
-    /// Why it could not go live at the last try, with `rollout.barrier`; only in shard 0.
-    pub not_held: Option<String>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct ShardStanding {
-    pub shard: u32,
-    /// `prepared`, `preparing`, `refused`, `failing` or `away`.
-    pub state: &'static str,
-    /// The step at which it was refused or failed.
-    pub step: Option<String>,
-    pub reason: Option<String>,
-}
-
-impl fmt::Display for ShardStanding {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "shard {} is {}", self.shard, self.state)?;
-        if let Some(step) = &self.step {
-            write!(formatter, ", step {step}")?;
-        }
-        if let Some(reason) = &self.reason {
-            write!(formatter, ": {reason}")?;
-        }
-        Ok(())
-    }
-}
-
 impl State {
     pub(super) fn new(me: Ordinal, stored: Option<Release>, before: u64, has_plan: bool) -> Self {
         Self {
@@ -300,9 +262,7 @@ impl State {
             return Wanted::Unknown;
         }
         if self.is_coordinator() {
-            let live = self.live.map(|live| live.digest);
-            let held = self.back.held().and(live);
-            let instead = self.back.to().or(held);
+            let instead = self.back.instead(self.live.map(|live| live.digest));
             return instead.map_or(Wanted::Volume, |instead| Wanted::Content(instead, None));
         }
         if self.told.is_old {
@@ -389,10 +349,7 @@ impl State {
 
     /// An operator goes back to the content of an earlier generation.
     pub(super) fn go_back(&mut self, to: Digest) -> Result<(), Busy> {
-        if self.serves(to) {
-            return Ok(());
-        }
-        self.back.begin(to)
+        self.back.begin(to, self.live.map(|live| live.digest))
     }
 
     pub(super) fn back(&self) -> &Back {
@@ -745,10 +702,8 @@ impl State {
             }
         }
         let candidate = self.rollout.candidate();
-        let held = candidate.and_then(|candidate| {
-            let still = self.back.held().filter(|_| self.serves(candidate));
-            self.back.holds_with(candidate).or(still)
-        });
+        let live = self.live.map(|live| live.digest);
+        let held = candidate.and_then(|candidate| self.back.holds_with(candidate, live));
         self.rollout.hold(held);
         self.rollout.next(me, &self.serving, shards)
     }
@@ -854,72 +809,6 @@ impl State {
         self.announced = Some(news);
         is_news
     }
-
-    pub(super) fn note_what_is_due(&mut self) {
-        let known = self.serving.known();
-        let is_behind = known.is_some() && self.serving.serves() != known;
-        self.behind = is_behind.then(|| self.behind.unwrap_or_else(Instant::now));
-    }
-
-    /// How long content has waited to go live in all shards, in the coordinator, or a newer release in
-    /// this one.
-    pub(super) fn wait(&self) -> Duration {
-        let since = self.candidate().filter(|_| self.is_coordinator());
-        let since = since.map(|_| self.since).into_iter().chain(self.behind);
-        since.min().map_or(Duration::ZERO, |since| since.elapsed())
-    }
-
-    /// Which shards the candidate waits for, for people.
-    pub(super) fn waits_for(&self) -> Option<String> {
-        let standing = self.standing();
-        let digest = standing.candidate?;
-        let shards = standing.shards.iter();
-        let waits_for = shards.filter(|shard| shard.state != state(Some(Says::Prepared)));
-        let mut why: Vec<_> = waits_for.map(ToString::to_string).collect();
-        why.extend(standing.not_held);
-        Some(format!(
-            "content {} has not gone live in all shards yet: {}",
-            digest.short(),
-            why.join("; ")
-        ))
-    }
-
-    pub(super) fn standing(&self) -> Standing {
-        let serves = self.serving.serves();
-        let newer = self.serving.known().filter(|known| serves != Some(known));
-        let candidate = if self.is_coordinator() {
-            self.candidate()
-        } else {
-            self.told.candidate.map(|candidate| candidate.digest)
-        };
-        let mut shards = Vec::new();
-        if let Some(candidate) = candidate.filter(|_| self.is_coordinator()) {
-            let (says, refused) = (self.says_of(candidate), self.refused_here(candidate));
-            shards.push(ShardStanding {
-                shard: self.me.0,
-                state: state(says),
-                step: refused.map(|refused| refused.step.name().to_owned()),
-                reason: refused.map(|refused| refused.reason.clone()),
-            });
-            shards.extend(
-                self.others
-                    .iter()
-                    .map(|(shard, other)| other.standing(*shard)),
-            );
-        }
-        Standing {
-            release: serves.map(|release| release.live),
-            newer: newer.map(|release| release.live),
-            candidate,
-            held: self.back.held(),
-            shards,
-            not_held: self
-                .not_held
-                .as_ref()
-                .filter(|_| candidate.is_some())
-                .map(|not_held| not_held.why.clone()),
-        }
-    }
 }
 
 impl Other {
@@ -931,30 +820,6 @@ impl Other {
         self.is_asked = false;
         self.is_old = is_old;
         self.answered = Some(Instant::now());
-    }
-
-    fn standing(&self, shard: Ordinal) -> ShardStanding {
-        let said = self.said.as_ref();
-        let is_away = self.answered < self.asked && !self.is_asked;
-        ShardStanding {
-            shard: shard.0,
-            state: if is_away {
-                "away"
-            } else {
-                state(said.map(|said| said.says))
-            },
-            step: said.and_then(|said| said.step.clone()),
-            reason: said.and_then(|said| said.reason.clone()),
-        }
-    }
-}
-
-fn state(says: Option<Says>) -> &'static str {
-    match says {
-        None => "preparing",
-        Some(Says::Prepared) => "prepared",
-        Some(Says::Refused) => "refused",
-        Some(Says::Failing) => "failing",
     }
 }
 
