@@ -1,16 +1,13 @@
-//! A caching name server like those of Kubernetes: it repeats an answer for half a minute,
-//! including the answer that a name does not exist.
+//! A caching name server like those of Kubernetes: it repeats its answers, including the answer that
+//! a name does not exist. Those of Kubernetes do so for half a minute, this one until it is told to
+//! forget: what has to wait for that never ends here, on however fast a machine.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
-use std::time::{Duration, Instant};
 
 use crate::network::DOMAIN;
-
-/// How long an answer is cached: `cache 30` and `ttl 30` in the configuration of `CoreDNS`.
-pub const KEPT: Duration = Duration::from_secs(30);
 
 const A: u16 = 1;
 const NO_SUCH_NAME: u8 = 3;
@@ -23,8 +20,8 @@ pub struct NameServer(Arc<Mutex<Names>>);
 struct Names {
     /// The true addresses.
     addresses: BTreeMap<String, Ipv4Addr>,
-    /// The cached answers, and until when they are repeated.
-    kept: BTreeMap<String, (Instant, Option<Ipv4Addr>)>,
+    /// The cached answers.
+    kept: BTreeMap<String, Option<Ipv4Addr>>,
     /// Whether it also caches addresses that it found.
     keeps_found: bool,
     said: Said,
@@ -79,6 +76,11 @@ impl NameServer {
         };
     }
 
+    /// Empties the cache.
+    pub fn forget(&self) {
+        self.names().kept.clear();
+    }
+
     /// The number of answers so far.
     pub fn said(&self) -> Said {
         self.names().said
@@ -118,12 +120,11 @@ impl NameServer {
 
 impl Names {
     fn look_up(&mut self, name: &str) -> Option<Ipv4Addr> {
-        let now = Instant::now();
         let is_so = self.addresses.get(name).copied();
-        let kept = self.kept.get(name).filter(|(until, _)| now < *until);
-        let said = kept.map_or(is_so, |(_, said)| *said);
+        let kept = self.kept.get(name).copied();
+        let said = kept.unwrap_or(is_so);
         if kept.is_none() && (said.is_none() || self.keeps_found) {
-            self.kept.insert(name.to_owned(), (now + KEPT, said));
+            self.kept.insert(name.to_owned(), said);
         }
         if name.ends_with(DOMAIN) {
             self.said.answers += 1;

@@ -4,8 +4,8 @@
 
 use std::time::{Duration, Instant};
 
-use ostrakon_tests::host::{Files, config, guest};
-use ostrakon_tests::name_server::{KEPT, NameServer};
+use ostrakon_tests::host::{Files, PATIENCE, config, guest};
+use ostrakon_tests::name_server::NameServer;
 use ostrakon_tests::network::alone;
 use ostrakon_tests::pods::{LETTERS, Pods, Sample, under_load, worst};
 
@@ -60,10 +60,8 @@ fn replace_each(test: &str, keeps_found: bool) {
             was_wrong > 0,
             "no name was looked up while its Pod was away"
         );
+        // A request that waited until the cache forgets would fail.
         none_failed("the replacement of each of three Pods", &samples);
-        for (letter, worst) in worst(&samples) {
-            assert!(worst < KEPT / 2, "`{letter}`: {worst:?}");
-        }
     });
 }
 
@@ -80,21 +78,20 @@ fn a_rolling_update_behind_a_cache_of_all_names_fails_no_request() {
 }
 
 #[test]
-fn new_clusters_and_new_shards_settle_before_a_cache_forgets() {
-    let test = "new_clusters_and_new_shards_settle_before_a_cache_forgets";
+fn new_clusters_and_new_shards_settle_without_a_cache_that_forgets() {
+    let test = "new_clusters_and_new_shards_settle_without_a_cache_that_forgets";
     alone(test, |network| {
         let names = NameServer::start(true);
         let began = Instant::now();
         let mut pods = Pods::start(network, names.clone(), 3, &files(3, "30s"));
         pods.wait_for(3);
-        let installed = began.elapsed();
         println!(
-            "three new Pods: settled after {installed:?}, {:?}",
+            "three new Pods: settled after {:?}, {:?}",
+            began.elapsed(),
             names.said()
         );
         let samples = under_load(&mut pods, |pods| {
-            // Waits until the name server's cached answers from before have expired.
-            std::thread::sleep(KEPT);
+            names.forget();
             // Makes the shards look up the new Pods' names before they exist.
             let unknown = names.said().unknown;
             pods.publish(&files(5, "30s"));
@@ -106,15 +103,13 @@ fn new_clusters_and_new_shards_settle_before_a_cache_forgets() {
             let began = Instant::now();
             pods.add(2, &files(5, "30s"));
             pods.wait_for(5);
-            let scaled = began.elapsed();
             println!(
-                "two more Pods: settled after {scaled:?}, {:?}",
+                "two more Pods: settled after {:?}, {:?}",
+                began.elapsed(),
                 names.said()
             );
-            assert!(scaled < KEPT / 2, "{scaled:?}");
         });
         none_failed("a change from three Pods to five", &samples);
-        assert!(installed < KEPT / 2, "{installed:?}");
     });
 }
 
@@ -141,7 +136,7 @@ fn a_pod_is_ready_when_its_peers_were_told_and_waits_for_none_that_hangs() {
             if said.text().contains("telling its peers where it is") {
                 telling.get_or_insert_with(Instant::now);
             }
-            assert!(began.elapsed() < KEPT / 2, "{said:?}");
+            assert!(began.elapsed() < PATIENCE, "{said:?}");
             std::thread::sleep(Duration::from_millis(5));
         }
         let told_for = telling.expect("it tells its peers before").elapsed();
@@ -149,12 +144,10 @@ fn a_pod_is_ready_when_its_peers_were_told_and_waits_for_none_that_hangs() {
             "ready after {:?}, of which it told its peers for {told_for:?}",
             began.elapsed()
         );
-        // The other peer reaches it at once, whatever the name server answers.
-        let began = Instant::now();
+        // The other peer reaches it, whatever the name server answers.
         let through = pods.pod(2).host().client().get("/save/a/word");
         let answer = through.expect("an answer");
         assert_eq!((answer.status, answer.text()), (200, "word"));
-        assert!(began.elapsed() < GENEROUS, "{:?}", began.elapsed());
         pods.pod(0).host().signal("CONT");
     });
 }

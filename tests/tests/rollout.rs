@@ -11,7 +11,9 @@ use ostrakon_tests::load::under_load_through;
 use serde_json::Value;
 
 const SHARDS: u8 = 3;
-const ROLLOUTS: u64 = 40;
+/// How often all shards go over, and how often with a barrier.
+const ROLLOUTS: u64 = 200;
+const WITH_BARRIER: u64 = 40;
 const KILLS: u64 = 12;
 
 /// A barrier that there is time for, and one for which a request can be too slow.
@@ -348,10 +350,10 @@ fn roll_out(part: u8, rollouts: u64, rollout: &str) -> Vec<Asked> {
 
 #[test]
 fn with_a_barrier_no_request_begins_on_the_new_before_the_last_on_the_old_has_ended() {
-    let asked = roll_out(127, ROLLOUTS, BARRIER);
+    let asked = roll_out(127, WITH_BARRIER, BARRIER);
     let longest = asked.iter().map(|(sent, answered, _)| *answered - *sent);
     println!(
-        "{} requests over {ROLLOUTS} roll-outs with a barrier: 0 failed, {} late, the longest took {:?}",
+        "{} requests over {WITH_BARRIER} roll-outs with a barrier: 0 failed, {} late, the longest took {:?}",
         asked.len(),
         late(&asked),
         longest.max().expect("there were some")
@@ -359,7 +361,7 @@ fn with_a_barrier_no_request_begins_on_the_new_before_the_last_on_the_old_has_en
     assert_eq!(late(&asked), 0);
 
     // So the check can fail.
-    let asked = roll_out(128, ROLLOUTS, "");
+    let asked = roll_out(128, WITH_BARRIER, "");
     let late = late(&asked);
     println!("{} requests without a barrier: {late} late", asked.len());
     assert!(late > 0);

@@ -186,11 +186,9 @@ impl Answering {
                 schema,
                 partitions,
             } => self.receive(peer, plan, batch, schema, partitions).await,
-            PeerRequest::Survey { shards, basis } => {
-                match self.cluster.survey_here(shards, basis).await {
-                    Ok(owners) => PeerResponse::Survey { owners },
-                    Err(why) => PeerResponse::Later { reason: why },
-                }
+            request @ (PeerRequest::Survey { .. } | PeerRequest::Rehearse { .. }) => {
+                // Boxed: operators ask for it, and rarely.
+                Box::pin(self.find_out(request)).await
             }
             PeerRequest::Progress {} => PeerResponse::Progress {
                 source: self.cluster.source(),
@@ -203,6 +201,22 @@ impl Answering {
             PeerRequest::Generation { digest } => PeerResponse::Generation {
                 files: self.cluster.files(digest),
             },
+        }
+    }
+
+    /// Finds something out for an operator.
+    async fn find_out(&self, request: PeerRequest) -> PeerResponse {
+        match request {
+            PeerRequest::Survey { shards, basis } => {
+                match self.cluster.survey_here(shards, basis).await {
+                    Ok(owners) => PeerResponse::Survey { owners },
+                    Err(why) => PeerResponse::Later { reason: why },
+                }
+            }
+            PeerRequest::Rehearse { files, terms } => {
+                self.cluster.rehearse_here(files, terms).await
+            }
+            _ => no_request(),
         }
     }
 

@@ -1,6 +1,8 @@
 //! Finds the guests whose `owner` functions count.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -23,7 +25,7 @@ use super::Cluster;
 use super::message::{PeerRequest, PeerResponse};
 
 /// The means to make guests that do not serve, and only say who owns a partition.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Guests {
     pub engine: Engine,
     /// The compiled components.
@@ -39,6 +41,16 @@ pub struct Guests {
     pub metrics: Arc<Metrics>,
     pub identity: Identity,
     pub blocking: Blocking,
+    /// For content that rehearses; other guests get none.
+    pub secrets: Secrets,
+    /// The data directory.
+    pub directory: PathBuf,
+}
+
+impl fmt::Debug for Guests {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Guests").finish_non_exhaustive()
+    }
 }
 
 /// Why a generation's guest cannot be asked.
@@ -77,6 +89,28 @@ impl Guests {
     /// # Errors
     /// When the guest would be refused.
     pub async fn make(&self, files: &Files, purpose: Purpose) -> Result<Guest, MakeError> {
+        // Placement is a pure function, so it gets no secret.
+        self.make_of(files, purpose, Secrets::default()).await
+    }
+
+    /// Makes a guest that answers requests without effect, with the Secret.
+    ///
+    /// # Errors
+    /// When the guest would be refused.
+    pub(super) async fn make_with_secrets(
+        &self,
+        files: &Files,
+        purpose: Purpose,
+    ) -> Result<Guest, MakeError> {
+        self.make_of(files, purpose, self.secrets.clone()).await
+    }
+
+    async fn make_of(
+        &self,
+        files: &Files,
+        purpose: Purpose,
+        secrets: Secrets,
+    ) -> Result<Guest, MakeError> {
         let files = files.clone();
         let candidate = self.blocking.run(move || Candidate::new(&files)).await?;
         let compiling = self.compiler.compile(
@@ -92,8 +126,7 @@ impl Guests {
             settings: candidate.settings,
             identity: self.identity,
             files: candidate.files,
-            // Placement is a pure function, so it gets no secret.
-            secrets: Secrets::default(),
+            secrets,
             metrics: Arc::clone(&self.metrics),
         };
         let label = candidate.digest.short();

@@ -35,6 +35,7 @@ mod rollout;
 mod log_limit;
 mod progress;
 mod reach;
+mod rehearsing;
 mod remembered;
 mod surveying;
 #[cfg(test)]
@@ -67,6 +68,7 @@ use progress::Measured;
 pub use progress::{Known, Progress, Source};
 pub use reach::Peer;
 use reach::Reach;
+pub use rehearsing::{Content, RehearsalError, Rehearser, encode as ask_to_rehearse};
 use remembered::Remembered;
 pub use replicas::Replicas;
 use rollout::Rolling;

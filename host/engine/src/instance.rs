@@ -56,6 +56,8 @@ pub(super) struct Instance {
     initial_memory: usize,
     /// The number of shards that calls are answered among.
     pub(super) shards: u32,
+    /// The time that calls are told; none if each takes its own.
+    pub(super) now: Option<u64>,
     /// The limit on bytes copied in each call.
     pub(super) copies: Copies,
     pub(super) requests: u64,
@@ -102,6 +104,7 @@ impl Instance {
             may_wait,
             initial_memory,
             shards,
+            now: None,
             copies: Copies::ANY,
             requests: 0,
         })
@@ -415,7 +418,7 @@ impl Instance {
             data,
             copies: self.copies,
             time: Time::until(began.checked_add(deadline)),
-            now: None,
+            now: self.now,
             random: None,
         };
         context.limiter.denied = false;

@@ -46,7 +46,8 @@ impl Lines {
 
 /// Writes a guest's lines; shared by all its instances.
 pub(super) struct GuestLog {
-    guest: String,
+    /// Distinguishes one generation's lines from another's; none if no lines are written.
+    guest: Option<String>,
     lines_per_second: u32,
     metrics: Arc<Metrics>,
     /// A std mutex: held for a few instructions, never over an await.
@@ -60,8 +61,16 @@ struct Window {
 }
 
 impl GuestLog {
-    /// `guest` distinguishes one generation's lines from another's.
     pub(super) fn new(guest: String, lines_per_second: u32, metrics: Arc<Metrics>) -> Self {
+        Self::of(Some(guest), lines_per_second, metrics)
+    }
+
+    /// Writes nothing.
+    pub(super) fn silent(metrics: Arc<Metrics>) -> Self {
+        Self::of(None, 0, metrics)
+    }
+
+    fn of(guest: Option<String>, lines_per_second: u32, metrics: Arc<Metrics>) -> Self {
         let window = Window {
             began: Instant::now(),
             lines: 0,
@@ -77,11 +86,13 @@ impl GuestLog {
 
     /// Writes a line, with the request's trace if it has one.
     pub(super) fn write(&self, level: tracing::Level, text: &str, trace: Option<TraceId>) {
+        let Some(guest) = &self.guest else {
+            return;
+        };
         let Some(dropped) = self.admit() else {
             self.metrics.log_lines_dropped(1);
             return;
         };
-        let guest = &self.guest;
         if dropped > 0 {
             tracing::warn!(target: "guest", %guest, dropped, "the guest logs too much: lines were dropped");
         }
@@ -120,12 +131,12 @@ impl GuestLog {
 
 impl Drop for GuestLog {
     fn drop(&mut self) {
-        if let Ok(window) = self.window.get_mut()
+        if let (Some(guest), Ok(window)) = (&self.guest, self.window.get_mut())
             && window.dropped > 0
         {
             tracing::warn!(
                 target: "guest",
-                guest = %self.guest,
+                %guest,
                 dropped = window.dropped,
                 "the guest logs too much: lines were dropped"
             );

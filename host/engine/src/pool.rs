@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use ostrakon_base::digest::Digest;
 use ostrakon_contract::contract::{Description, Part, Reply, Request, Route};
-use ostrakon_observe::metrics::{DropReason, Export, Label as _};
+use ostrakon_observe::metrics::{DropReason, Export, Label as _, Metrics};
 use ostrakon_settings::settings::Settings;
 use ostrakon_store::{Group, Migration, Transaction};
 use tokio::runtime::Handle;
 
 use super::bindings::ServicePre;
 use super::bound::Bound;
+use super::clock;
 use super::component::Linked;
 use super::context::{Context, Environment};
 use super::copies::Copies;
@@ -125,6 +126,42 @@ impl Guest {
         })
     }
 
+    /// A guest of the same component with the same settings, for a rehearsal: its instances are its
+    /// own, and nothing counts in the host's metrics. `label` distinguishes its log lines; without one
+    /// it logs nothing.
+    #[must_use]
+    pub fn double(&self, label: Option<String>) -> Self {
+        let metrics = Arc::new(Metrics::new(""));
+        let lines = self.settings().guest.log_lines_per_second;
+        let log = match label {
+            Some(label) => GuestLog::new(label, lines, Arc::clone(&metrics)),
+            None => GuestLog::silent(Arc::clone(&metrics)),
+        };
+        let Environment {
+            settings,
+            identity,
+            files,
+            secrets,
+            metrics: _,
+        } = &*self.environment;
+        let environment = Environment {
+            settings: Arc::clone(settings),
+            identity: *identity,
+            files: Arc::clone(files),
+            secrets: secrets.clone(),
+            metrics,
+        };
+        Self {
+            engine: self.engine.clone(),
+            pre: self.pre.clone(),
+            environment: Arc::new(environment),
+            log: Arc::new(log),
+            description: self.description.clone(),
+            idle: Mutex::default(),
+            max_idle: 1,
+        }
+    }
+
     pub fn description(&self) -> &Description {
         &self.description
     }
@@ -175,6 +212,7 @@ impl Guest {
             None => Box::pin(self.create()).await?,
         };
         instance.shards = shards;
+        instance.now = None;
         Ok(Lease {
             guest: Arc::clone(self),
             instance: Some(instance),
@@ -258,6 +296,13 @@ impl fmt::Debug for Lease {
 }
 
 impl Lease {
+    /// Has the guest told the request's instant in each call of this lease, also where it writes.
+    pub fn at_the_instant_of(&mut self, request: &Request) {
+        if let Some(instance) = &mut self.instance {
+            instance.now = Some(request.kept.instant(clock::now));
+        }
+    }
+
     /// Asks the guest where a request belongs.
     ///
     /// # Errors

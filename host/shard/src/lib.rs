@@ -1,6 +1,7 @@
 //! One shard: its single writer, its requests and its swaps.
 
 pub mod writer;
+pub mod rehearsal;
 pub mod service;
 pub mod survey;
 pub mod swap;

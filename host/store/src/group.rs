@@ -132,6 +132,30 @@ impl Group {
         self.bytes
     }
 
+    /// The same group as a transaction on this partition sees it: with no other partition's writes.
+    #[must_use]
+    pub fn fork(&self, partition: &[u8]) -> Self {
+        let pending = self.changes.get(partition).cloned();
+        let changes = pending.iter().flat_map(|pending| &pending.changes);
+        Self {
+            base: Arc::clone(&self.base),
+            bytes: changes
+                .map(|(key, change)| held_by(key.len(), change))
+                .sum(),
+            changes: pending
+                .map(|pending| (partition.to_vec(), pending))
+                .into_iter()
+                .collect(),
+        }
+    }
+
+    /// The writes to a partition so far, in key order; a deletion has no value.
+    pub fn writes(&self, partition: &[u8]) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
+        let pending = self.changes.get(partition);
+        let writes = pending.into_iter().flat_map(|pending| &pending.changes);
+        writes.map(|(key, change)| (key.as_slice(), change.as_deref()))
+    }
+
     /// Begins one request's transaction on its partition.
     pub fn begin(self, partition: Vec<u8>, limits: Limits) -> Transaction {
         Transaction {
@@ -160,6 +184,11 @@ pub struct Transaction {
     /// The partition's size without `changes`, once known: finding it can require going through
     /// the partition.
     before: Option<Size>,
+}
+
+/// The memory that a change of a key of this length takes, in bytes.
+fn held_by(key: usize, change: &Change) -> usize {
+    CHANGE_BYTES + key + change.as_ref().map_or(0, Vec::len)
 }
 
 /// The result of storing a value.
@@ -398,10 +427,8 @@ impl Transaction {
     fn change(&mut self, key: Vec<u8>, change: Option<Change>) -> Option<Change> {
         let length = key.len();
         let held = |change: &Option<Change>| {
-            let value = |change: &Change| change.as_ref().map_or(0, Vec::len);
-            change
-                .as_ref()
-                .map_or(0, |change| CHANGE_BYTES + length + value(change))
+            let change = change.as_ref();
+            change.map_or(0, |change| held_by(length, change))
         };
         self.held += held(&change);
         let before = match change {

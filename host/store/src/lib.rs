@@ -57,7 +57,7 @@ pub use group::{Group, Limits, Transaction, WriteError};
 pub use held::Missing;
 pub use journal::Damaged;
 pub use migration::Migration;
-pub use scratch::begin_migration_of;
+pub use scratch::{CopyError, Rewritten, begin_migration_of, begin_migration_of_copy};
 pub use snapshot::{Entry, Page, PartitionPage, Position, ReadError, Snapshot, Value, successor};
 pub use store::{Found, Options, Record, Sizes, Store};
 pub use transfer::{Transfer, Whole};

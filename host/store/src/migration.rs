@@ -39,6 +39,11 @@ impl Migration {
         }
     }
 
+    /// The data that is migrated.
+    pub(super) fn base(&self) -> &Snapshot {
+        &self.base
+    }
+
     /// As for [`Snapshot::partitions`].
     ///
     /// # Errors

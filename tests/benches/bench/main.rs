@@ -11,6 +11,7 @@
 mod clients;
 mod wrk;
 mod redis;
+mod rehearsal;
 mod figures;
 mod hosts;
 mod bare;
@@ -69,6 +70,7 @@ const PARTS: &[(&str, Measure)] = &[
     ("saves", saves::run),
     ("mixed", mixed::run),
     ("swaps", swap::run),
+    ("rehearsal", rehearsal::run),
     ("starts", start::run),
     ("memory", memory::run),
     ("shards", shards::run),

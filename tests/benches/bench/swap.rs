@@ -11,6 +11,8 @@ use crate::plan::Plan;
 
 /// The resolution of a swap's time.
 const ASK_EVERY: Duration = Duration::from_micros(200);
+/// A key of each of three shards.
+const OWN: [char; 3] = ['c', 'a', 'b'];
 /// How long a swap may take before it counts as failed.
 const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -49,28 +51,91 @@ pub(crate) fn run(plan: &Plan) -> anyhow::Result<()> {
         config(&tagged(&kv, 0), &[("note", &format!("swap {number}"))])
     })?;
     host.stop();
-    Ok(())
+    of_three(plan, &kv)
+}
+
+/// The same for three shards that go over together, until the last of them serves it.
+fn of_three(plan: &Plan, kv: &[u8]) -> anyhow::Result<()> {
+    println!("\nthree shards, from the renaming of shard 0's volume to the last one's first reply");
+    let files = |component: &[u8], note: &str| {
+        let toml = "[cluster]\nshards = 3";
+        config(component, &[("ostrakon.toml", toml), ("note", note)])
+    };
+    let mut shards = [0, 1, 2].map(|ordinal| {
+        let mut shard = Shard::new(&files(kv, ""));
+        shard.ordinal = ordinal;
+        let listen = format!("127.7.101.{}:7070", ordinal + 1);
+        shard.arguments = ["--peers", "127.7.101.{1}:7070", "--peer-listen", &listen]
+            .map(str::to_owned)
+            .to_vec();
+        shard
+    });
+    let hosts = shards.each_ref().map(Shard::start);
+    for host in &hosts {
+        host.wait_for_status("the topology", |status| {
+            status["topology"]["shards"] == 3 && status["topology"]["stable"] == true
+        });
+    }
+    let hosts = hosts.each_ref();
+    let mut row = |name: &str, contents: &mut dyn FnMut(usize) -> Files| -> anyhow::Result<()> {
+        let mut times = Vec::new();
+        for number in 0..plan.timed_swaps {
+            let took = swap_all(&mut shards[0], &hosts, &contents(number))?;
+            times.push(took.as_secs_f64() * 1000.0);
+        }
+        ensure!(times.len() == plan.timed_swaps, "a row is incomplete");
+        let most = times.iter().copied().fold(0.0, f64::max);
+        println!("{name:36} {:>8.1} (most {most:.1})", median(times));
+        Ok(())
+    };
+    row("kv, new, compiled", &mut |number| {
+        files(&tagged(kv, number), "")
+    })?;
+    row("kv, served before, cached", &mut |number| {
+        files(&tagged(kv, number % 2), "")
+    })?;
+    row("settings only", &mut |number| {
+        files(&tagged(kv, 0), &format!("swap {number}"))
+    })
 }
 
 /// Publishes a generation and waits for its first response.
 pub(crate) fn swap(shard: &mut Shard, host: &Host, files: &Files) -> anyhow::Result<Duration> {
-    let mut client = host.client();
-    let before = client.get("/load/a")?.generation();
+    swap_all(shard, &[host], files)
+}
+
+/// Publishes a generation to one shard and waits for its first response from each.
+fn swap_all(shard: &mut Shard, hosts: &[&Host], files: &Files) -> anyhow::Result<Duration> {
+    let mut waiting = Vec::new();
+    for (host, key) in hosts.iter().zip(OWN) {
+        let (mut client, path) = (host.client(), format!("/load/{key}"));
+        let before = client.get(&path)?.generation();
+        waiting.push((client, path, before));
+    }
     shard.config.publish(files)?;
     let renamed = shard
         .config
         .renamed()
         .context("the volume was not renamed")?;
     loop {
-        let reply = client.get("/load/a")?;
-        ensure!(reply.status == 200, "answered {}", reply.status);
-        if reply.generation() != before {
-            return Ok(renamed.elapsed());
+        let mut last = Duration::ZERO;
+        let mut still = Vec::new();
+        for (mut client, path, before) in waiting {
+            let reply = client.get(&path)?;
+            ensure!(reply.status == 200, "answered {}", reply.status);
+            last = renamed.elapsed();
+            if reply.generation() == before {
+                still.push((client, path, before));
+            }
         }
+        if still.is_empty() {
+            return Ok(last);
+        }
+        waiting = still;
         ensure!(
             Instant::now() < renamed + PATIENCE,
             "no swap: {}",
-            host.status()
+            hosts[0].status()
         );
         // A client without pauses would take processor time from the host.
         thread::sleep(ASK_EVERY);

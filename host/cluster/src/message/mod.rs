@@ -27,6 +27,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::progress::Source;
+use crate::rehearsing::Terms;
 
 pub(super) fn encode(message: &impl Serialize) -> Bytes {
     let bytes = rmp_serde::to_vec_named(message);
@@ -133,6 +134,11 @@ pub(super) enum PeerRequest {
     IsHeld { candidate: Candidate, hold: u64 },
     /// Let requests begin again that are held for the candidate: it does not go live now.
     LetRequests { candidate: Candidate, hold: u64 },
+    /// Try content with the receiver's live requests, and report what was found.
+    Rehearse {
+        files: BTreeMap<String, Bytes>,
+        terms: Terms,
+    },
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -207,7 +213,12 @@ pub(super) enum PeerResponse {
         candidate: Option<Candidate>,
         /// What the responding shard says of the candidate that it was last told of.
         said: Option<Said>,
+        /// Whether the candidate has served before, and an operator goes back to it.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        goes_back: bool,
     },
+    /// What trying content has found, as JSON.
+    Rehearsed { findings: String },
 }
 
 /// Content that is to go live in all shards.

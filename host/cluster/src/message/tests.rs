@@ -182,35 +182,50 @@ fn requests() -> Vec<(&'static str, PeerRequest)> {
             candidate: candidate(),
             hold: 2,
         },
-    ];
-    let named = |request: PeerRequest| {
-        let name = match &request {
-            R::Forward { .. } => "Forward",
-            R::Plan {} => "Plan",
-            R::Hold {} => "Hold",
-            R::Part { .. } => "Part",
-            R::Schema {} => "Schema",
-            R::UsePlan { .. } => "UsePlan",
-            R::Receive { .. } => "Receive",
-            R::Done { .. } => "Done",
-            R::Progress {} => "Progress",
-            R::Survey { basis, .. } => match basis {
-                Basis::Kept { .. } => "Survey.Kept",
-                Basis::Trial { .. } => "Survey.Trial",
+        R::Rehearse {
+            files: files(),
+            terms: Terms {
+                time_ms: 10_000,
+                requests: 1000,
+                share: 100_000,
+                differ: Some(vec!["/news".to_owned()]),
+                show_data: true,
             },
-            R::Generation { .. } => "Generation",
-            R::Accepted {} => "Accepted",
-            R::HasGiven { .. } => "HasGiven",
-            R::Addresses {} => "Addresses",
-            R::Releases {} => "Releases",
-            R::News {} => "News",
-            R::HoldRequests { .. } => "HoldRequests",
-            R::IsHeld { .. } => "IsHeld",
-            R::LetRequests { .. } => "LetRequests",
-        };
-        (name, request)
-    };
-    requests.into_iter().map(named).collect()
+        },
+    ];
+    requests
+        .into_iter()
+        .map(|request| (name_of(&request), request))
+        .collect()
+}
+
+fn name_of(request: &PeerRequest) -> &'static str {
+    use PeerRequest as R;
+    match request {
+        R::Forward { .. } => "Forward",
+        R::Plan {} => "Plan",
+        R::Hold {} => "Hold",
+        R::Part { .. } => "Part",
+        R::Schema {} => "Schema",
+        R::UsePlan { .. } => "UsePlan",
+        R::Receive { .. } => "Receive",
+        R::Done { .. } => "Done",
+        R::Progress {} => "Progress",
+        R::Survey { basis, .. } => match basis {
+            Basis::Kept { .. } => "Survey.Kept",
+            Basis::Trial { .. } => "Survey.Trial",
+        },
+        R::Generation { .. } => "Generation",
+        R::Accepted {} => "Accepted",
+        R::HasGiven { .. } => "HasGiven",
+        R::Addresses {} => "Addresses",
+        R::Releases {} => "Releases",
+        R::News {} => "News",
+        R::HoldRequests { .. } => "HoldRequests",
+        R::IsHeld { .. } => "IsHeld",
+        R::LetRequests { .. } => "LetRequests",
+        R::Rehearse { .. } => "Rehearse",
+    }
 }
 
 fn candidate() -> Candidate {
@@ -310,6 +325,10 @@ fn responses() -> Vec<(&'static str, PeerResponse)> {
                 step: Some("check".to_owned()),
                 reason: Some("why".to_owned()),
             }),
+            goes_back: false,
+        },
+        R::Rehearsed {
+            findings: "{}".to_owned(),
         },
     ];
     let named = |response: PeerResponse| {
@@ -333,6 +352,7 @@ fn responses() -> Vec<(&'static str, PeerResponse)> {
             R::Outdated {} => "Outdated",
             R::Addresses { .. } => "Addresses",
             R::Releases { .. } => "Releases",
+            R::Rehearsed { .. } => "Rehearsed",
         };
         (name, response)
     };
@@ -374,12 +394,20 @@ fn with_added_fields() -> String {
         was_long: true,
         rest_ms: 12,
     };
+    let goes_back = PeerResponse::Releases {
+        known: None,
+        has_asked: true,
+        candidate: Some(candidate()),
+        said: None,
+        goes_back: true,
+    };
     format!(
-        "request Part {}\nresponse Part {}\nresponse Acknowledged {}\nrequest Part {}\n",
+        "request Part {}\nresponse Part {}\nresponse Acknowledged {}\nrequest Part {}\nresponse Releases {}\n",
         hex(&encode(&enveloped(request))),
         hex(&encode(&response.unwrap())),
         hex(&encode(&acknowledged)),
-        hex(&encode(&enveloped(gone_over)))
+        hex(&encode(&enveloped(gone_over))),
+        hex(&encode(&goes_back))
     )
 }
 

@@ -18,6 +18,7 @@ struct Releases {
     has_asked: bool,
     candidate: Option<Candidate>,
     said: Option<Said>,
+    goes_back: bool,
 }
 
 /// What a shard answers.
@@ -38,6 +39,7 @@ impl Cluster {
             has_asked: state.has_asked(),
             candidate: state.offer(self.number()),
             said: state.says(is_stopping),
+            goes_back: state.back().to().is_some(),
         })
     }
 
@@ -70,11 +72,13 @@ impl Cluster {
                 has_asked,
                 candidate,
                 said,
+                goes_back,
             })) => Answer::Said(Box::new(Releases {
                 known: self.believed(known),
                 has_asked,
                 candidate,
                 said,
+                goes_back,
             })),
             Ok(Ok(_) | Err(_)) => Answer::Away,
             Err(_) => {
@@ -135,6 +139,7 @@ impl Cluster {
         match self.ask_about_releases(Ordinal::COORDINATOR).await {
             Answer::Said(its) => self.know(|state| {
                 state.coordinator_says(its.known, its.candidate, its.has_asked);
+                state.coordinator_goes_back(its.goes_back);
             }),
             Answer::Old => self.know(State::coordinator_is_old),
             Answer::Away => self.know(State::coordinator_is_away),

@@ -162,6 +162,12 @@ impl Cluster {
         self.find(digest).await.is_some()
     }
 
+    /// Whether it is still to be found out how content serves: it is neither live elsewhere nor what an
+    /// operator goes back to.
+    pub fn is_to_try(&self, digest: Digest) -> bool {
+        self.knows(|state| state.is_to_try(digest))
+    }
+
     /// In the coordinator: for which shards a generation waits, for people.
     pub fn candidate_waits_for(&self) -> Option<String> {
         self.knows(State::waits_for)

@@ -16,6 +16,7 @@ use ostrakon_shard::swap::history::History;
 use ostrakon_shard::swap::{DefaultGuest, Kept};
 use ostrakon_shard::writer::{Change, Changed, Live, Pace, Turns, Writer, read_record};
 use ostrakon_store::Store;
+use ostrakon_volumes::secrets::Secrets;
 use ostrakon_volumes::volume::{Files, Observation};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
@@ -130,6 +131,8 @@ impl Process {
                 ordinal: shard,
                 shards: 1,
             },
+            secrets: Secrets::default(),
+            directory: start.directory.to_owned(),
         };
         let serving = Arc::new(OnceLock::new());
         let (shutdown, down) = watch::channel(false);

@@ -159,6 +159,29 @@ label! {
 }
 
 label! {
+    /// What came out of a live request that a candidate was tried with.
+    Rehearsed as "result" {
+        Same: "same",
+        Differ: "differ",
+        /// The candidate failed, and the live guest did not.
+        Failed: "failed",
+        BothFailed: "both_failed",
+        /// The live guest itself answered differently twice.
+        Unsteady: "unsteady",
+        /// There was no room or no time for it.
+        LeftOut: "left_out",
+    }
+}
+
+label! {
+    /// Which guest of a rehearsal.
+    RehearsedBy as "guest" {
+        Live: "live",
+        Candidate: "candidate",
+    }
+}
+
+label! {
     /// Why a span was not exported.
     Unexported as "reason" {
         /// The queue of spans was full.

@@ -14,6 +14,7 @@ mod maybe;
 mod outcomes;
 mod peers;
 mod process;
+mod rehearsals;
 mod requests;
 mod swaps;
 #[cfg(test)]
@@ -29,8 +30,8 @@ use prometheus_client::registry::Registry;
 pub use exposition::Exposition;
 pub use kubernetes::Kubernetes;
 pub use labels::{
-    Access, Compile, DropReason, Export, Guarded, Hop, Label, Limit, Listener, NotStored, Target,
-    Unexported,
+    Access, Compile, DropReason, Export, Guarded, Hop, Label, Limit, Listener, NotStored,
+    Rehearsed, RehearsedBy, Target, Unexported,
 };
 pub use peers::Topology;
 pub use requests::NotYetRun;
@@ -42,6 +43,7 @@ use maybe::Maybe;
 use peers::Peers;
 use process::{Process, System};
 pub use process::{processor_time, resident_memory};
+use rehearsals::Rehearsals;
 use requests::Requests;
 use swaps::Swaps;
 use writes::Writes;
@@ -57,6 +59,7 @@ pub struct Metrics {
     guests: Guests,
     writes: Writes,
     swaps: Swaps,
+    rehearsals: Rehearsals,
     credentials: Credentials,
     peers: Peers,
     process: Process,
@@ -74,6 +77,7 @@ impl Metrics {
             guests: Guests::new(),
             writes: Writes::new(),
             swaps: Swaps::new(),
+            rehearsals: Rehearsals::new(),
             credentials: Credentials::new(),
             peers: Peers::new(),
             process: Process::new(),
@@ -84,6 +88,7 @@ impl Metrics {
         metrics.guests.register(ours);
         metrics.writes.register(ours);
         metrics.swaps.register(ours);
+        metrics.rehearsals.register(ours);
         metrics.credentials.register(ours);
         metrics.peers.register(ours);
         metrics.kubernetes.register(ours);

@@ -42,13 +42,14 @@ const LIMITS: Limits = Limits {
     answer_patience: Duration::ZERO,
 };
 /// Every path of the port, with its methods: requests are dispatched by this table.
-const ENDPOINTS: [(&str, &[Method], Endpoint); 10] = [
+const ENDPOINTS: [(&str, &[Method], Endpoint); 11] = [
     ("/livez", READ, Endpoint::Live),
     ("/readyz", READ, Endpoint::Ready),
     ("/startupz", READ, Endpoint::Started),
     ("/status", READ, Endpoint::Status),
     ("/metrics", READ, Endpoint::Metrics),
     ("/plan", &[Method::GET, Method::POST], Endpoint::Plan),
+    (REHEARSE, &[Method::POST], Endpoint::Rehearse),
     ("/history", READ, Endpoint::History),
     ("/rollback", &[Method::POST], Endpoint::Rollback),
     (
@@ -58,6 +59,7 @@ const ENDPOINTS: [(&str, &[Method], Endpoint); 10] = [
     ),
     ("/drain", &[Method::POST], Endpoint::Drain),
 ];
+const REHEARSE: &str = "/rehearse";
 const READ: &[Method] = &[Method::GET, Method::HEAD];
 
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -71,6 +73,7 @@ enum Endpoint {
     Status,
     Metrics,
     Plan,
+    Rehearse,
     History,
     Rollback,
     Compact,
@@ -103,6 +106,15 @@ pub(crate) trait Subject: Send + Sync + 'static {
         &self,
         shards: u32,
         component: Option<Bytes>,
+    ) -> impl Future<Output = Result<serde_json::Value, NoAnswer>> + Send;
+
+    /// Has content tried with live requests, in all shards.
+    ///
+    /// # Errors
+    /// When it cannot be tried.
+    fn rehearse(
+        &self,
+        body: Bytes,
     ) -> impl Future<Output = Result<serde_json::Value, NoAnswer>> + Send;
 
     /// Which generations there were.
@@ -217,6 +229,13 @@ impl<S: Subject> Handler for Parts<S> {
             Ok(())
         };
         match operator {
+            // Code that rehearses sees the data, and what the Secret has for guests.
+            Ok(()) if head.uri.path() == REHEARSE && !is_here(&head.headers, caller) => {
+                Some(plan::told(Err(NoAnswer {
+                    status: StatusCode::FORBIDDEN,
+                    why: "a rehearsal runs code on the live data, so it is allowed only from the same machine: use kubectl exec, or kubectl port-forward".to_owned(),
+                })))
+            }
             Ok(()) => plan::refuse(head),
             Err(refusal) => Some(refusal.response()),
         }
@@ -245,6 +264,7 @@ impl<S: Subject> Handler for Parts<S> {
             }
             Endpoint::Metrics => self.metrics(request.headers()),
             Endpoint::Plan => self.plan(request).await,
+            Endpoint::Rehearse => plan::told(self.subject.rehearse(request.into_body()).await),
             Endpoint::History => plan::told(self.subject.history()),
             Endpoint::Rollback => plan::told(match rollback::to(request.uri()) {
                 Ok(to) => self.subject.go_back(to).await,
@@ -294,11 +314,8 @@ impl<S> Parts<S> {
     /// Admits callers that have a token or are on the same machine, such as a preStop hook: a
     /// caller that can drain a shard can take its service away.
     fn admit(&self, headers: &HeaderMap, caller: &Caller) -> Result<(), Refusal> {
-        // A browser names the page it asks for: any page could make it send requests to its own
-        // machine.
-        let is_here = caller.is_here() && !headers.contains_key(ORIGIN);
         match &*self.tokens.load() {
-            _ if is_here => Ok(()),
+            _ if is_here(headers, caller) => Ok(()),
             Some(tokens) => tokens.check(headers),
             None => Err(refusals::FORBIDDEN),
         }
@@ -320,6 +337,13 @@ impl<S> Parts<S> {
             }
         }
     }
+}
+
+/// Whether the caller is a program on the same machine.
+fn is_here(headers: &HeaderMap, caller: &Caller) -> bool {
+    // A browser names the page it asks for: any page could make it send requests to its own
+    // machine.
+    caller.is_here() && !headers.contains_key(ORIGIN)
 }
 
 fn probe(result: Result<(), impl std::fmt::Display>) -> Response<Bytes> {

@@ -22,7 +22,7 @@ pub(crate) struct NoAnswer {
 
 /// The response to a request whose body must not be read, because only components may be long.
 pub(super) fn refuse(head: &request::Parts) -> Option<Response<Bytes>> {
-    if head.method == Method::POST && head.uri.path() == "/plan" {
+    if head.method == Method::POST && ["/plan", super::REHEARSE].contains(&head.uri.path()) {
         return None;
     }
     let length = head.headers.get(CONTENT_LENGTH);

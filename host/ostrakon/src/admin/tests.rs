@@ -38,6 +38,10 @@ impl Subject for Shard {
         Ok(serde_json::json!([shards, length]))
     }
 
+    async fn rehearse(&self, body: Bytes) -> Result<serde_json::Value, NoAnswer> {
+        Ok(serde_json::json!(body.len()))
+    }
+
     fn history(&self) -> Result<serde_json::Value, NoAnswer> {
         Ok(serde_json::json!({ "generations": [] }))
     }
@@ -271,6 +275,40 @@ async fn draining_answers_when_it_is_done_and_again_with_the_same() {
         (200, "drained\n".into())
     );
     assert!(drain.is_refusing());
+}
+
+#[test]
+fn only_this_machine_may_rehearse() {
+    const TOKEN: &str = "one-0123456789abcdef";
+    let readiness = Readiness::default();
+    let parts = Parts {
+        subject: Shard::default(),
+        drain: Drain::new(readiness.clone()),
+        readiness,
+        metrics: Arc::new(Metrics::new("test")),
+        tokens: LiveTokens::default(),
+        max_connections: 16,
+    };
+    let tokens = BearerTokens::read(TOKEN.as_bytes()).unwrap();
+    parts.tokens.store(Some(Arc::new(tokens)));
+    let asked = |from: &str, headers: &[(&str, &str)]| {
+        let mut request = Request::builder().method("POST").uri("/rehearse");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let mut head = request.body(()).unwrap().into_parts().0;
+        let caller = Caller::plain(from.parse().unwrap(), "127.0.0.1:9090".parse().unwrap());
+        let refused = parts.refuse(&mut head, &caller);
+        refused.map_or(200, |response| response.status().as_u16())
+    };
+    let token = ("authorization", "Bearer one-0123456789abcdef");
+    assert_eq!(asked("127.0.0.1:1", &[]), 200);
+    assert_eq!(
+        asked("127.0.0.1:1", &[("origin", "https://a.page"), token]),
+        403
+    );
+    assert_eq!(asked("10.0.0.1:1", &[]), 401);
+    assert_eq!(asked("10.0.0.1:1", &[token]), 403);
 }
 
 #[test]

@@ -28,6 +28,7 @@ use former::Former;
 use ostrakon_base::blocking::Blocking;
 use ostrakon_base::digest::Digest;
 use ostrakon_base::signals::Signals;
+use ostrakon_cluster::Rehearser;
 use ostrakon_cluster::plan::Planner;
 use ostrakon_cluster::{self as cluster, Cluster, Guests};
 use ostrakon_engine::{Compiler, Engine, Identity};
@@ -259,6 +260,8 @@ impl App {
                 ordinal: options.ordinal,
                 shards: 1,
             },
+            secrets: secrets.clone(),
+            directory: options.data_dir.clone(),
         };
         let kubernetes = options.pod_identity.as_ref().ok();
         let kubernetes = kubernetes
@@ -288,6 +291,9 @@ impl App {
         .unzip();
         let among = cluster.as_ref().map(|(cluster, _)| cluster.clone());
         let alone = among.is_none().then(|| Alone::new(last.as_ref()));
+        if options.keep_requests > 0 {
+            writer.stage().keep_last(options.keep_requests);
+        }
         let performer = Performer {
             engine,
             cache,
@@ -311,6 +317,7 @@ impl App {
             cluster: among.clone(),
             alone: alone.clone(),
             history: history.clone(),
+            directory: options.data_dir.clone(),
             no_pod_identity: options.pod_identity.as_ref().err().cloned(),
         };
         let last_digest = last_good.as_ref().map(Files::digest);
@@ -346,6 +353,7 @@ impl App {
                 operators,
                 peers,
             },
+            rehearser: Rehearser::new(writer.clone(), guests.clone(), among.clone()),
             planner: Planner::new(writer.clone(), guests, among.clone()),
             cluster: among.clone(),
             former: Former {

@@ -32,6 +32,8 @@ pub(crate) struct Options {
     pub threads: NonZeroUsize,
     /// The most memory for the store's pages, in bytes.
     pub store_cache_bytes: usize,
+    /// How many of the last requests are kept, to try new generations with them.
+    pub keep_requests: usize,
     /// Whether the whole data file is checked before it is opened.
     pub check: bool,
     /// Where spans are exported to, if they are.

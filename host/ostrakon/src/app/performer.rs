@@ -2,6 +2,7 @@
 
 use std::future::pending;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +19,8 @@ use ostrakon_kubernetes::NoIdentity;
 use ostrakon_network::http;
 use ostrakon_observe::metrics::Metrics;
 use ostrakon_observe::telemetry::Filter;
-use ostrakon_settings::settings::{Settings, Topology};
+use ostrakon_settings::settings::{Rehearsal, Settings, Topology};
+use ostrakon_shard::rehearsal;
 use ostrakon_shard::swap::history::History;
 use ostrakon_shard::swap::{self, Alone, Candidate, Kept, Refusal};
 use ostrakon_shard::writer::{PromoteError, Promotion, Writer};
@@ -26,6 +28,9 @@ use ostrakon_volumes::secrets::Secrets;
 use tokio::task::spawn_blocking;
 
 use crate::drain::Drain;
+
+/// How long the last requests are tried at most, in development.
+const LAST_REQUESTS: Duration = Duration::from_secs(2);
 
 /// The parts that a swap works on.
 pub(super) struct Performer {
@@ -44,6 +49,8 @@ pub(super) struct Performer {
     /// `None` where it is not.
     pub(super) alone: Option<Alone>,
     pub(super) history: History,
+    /// The data directory.
+    pub(super) directory: PathBuf,
     /// Why no StatefulSet can be followed; `None` if one can.
     pub(super) no_pod_identity: Option<NoIdentity>,
 }
@@ -74,6 +81,8 @@ pub(super) enum Error {
     NoStatefulSet(NoIdentity),
     #[error("cluster.topology is \"statefulset\": start the shard with --peers, or leave it out")]
     NoPeers,
+    #[error(transparent)]
+    Rehearsal(#[from] rehearsal::Refused),
     #[error(transparent)]
     NotAgreed(#[from] NotAgreed),
     #[error("the generation cannot be kept in the data directory")]
@@ -142,6 +151,39 @@ impl swap::Performer for Performer {
         let guest = Guest::check(&linked, environment, candidate.digest.short()).await?;
         let description = guest.description().clone();
         Ok(((Arc::new(guest), compiled), description))
+    }
+
+    async fn rehearse(
+        &self,
+        candidate: &Candidate,
+        (guest, compiled): (Arc<Guest>, Compiled),
+        migrate_from: Option<u32>,
+    ) -> Result<(Arc<Guest>, Compiled), Error> {
+        let settings = &candidate.settings.rehearsal;
+        let (stage, metrics) = (self.writer.stage(), Arc::clone(&self.metrics));
+        let live = self.writer.views().get();
+        let Some(live) = live.filter(|_| self.is_to_try(candidate.digest)) else {
+            return Ok((guest, compiled));
+        };
+        let of = |settings: Rehearsal| rehearsal::Candidate {
+            guest: Arc::clone(&guest),
+            digest: candidate.digest,
+            settings,
+            ordinal: self.identity.ordinal,
+            directory: self.directory.clone(),
+            migrate_from,
+        };
+        if !settings.time.is_zero() {
+            stage.rehearse(of(settings.clone()), &live, metrics).await?;
+        } else if stage.keeps_last() && migrate_from.is_none() {
+            let settings = Rehearsal {
+                time: LAST_REQUESTS,
+                show_data: true,
+                ..settings.clone()
+            };
+            stage.try_last(of(settings), &live, metrics).await;
+        }
+        Ok((guest, compiled))
     }
 
     async fn agree(&self, candidate: &Candidate) -> Result<Option<Agreed>, Error> {
@@ -252,6 +294,16 @@ impl swap::Failure for Error {
 }
 
 impl Performer {
+    /// Whether it is still to be found out how content serves: it is not what all shards serve already,
+    /// nor what an operator goes back to.
+    fn is_to_try(&self, digest: Digest) -> bool {
+        match (&self.cluster, &self.alone) {
+            (Some(cluster), _) => cluster.is_to_try(digest),
+            (None, Some(alone)) => !alone.goes_back_to(digest),
+            (None, None) => true,
+        }
+    }
+
     /// Whether the number of shards can come from the source that the settings name.
     fn check_topology(&self, settings: &Settings) -> Result<(), Error> {
         match (

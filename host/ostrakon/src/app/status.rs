@@ -13,7 +13,7 @@ use http::StatusCode;
 use ostrakon_base::causes::with_causes;
 use ostrakon_base::unix_time::unix_time;
 use ostrakon_cluster::plan::{self, Planner};
-use ostrakon_cluster::{Cluster, MakeError};
+use ostrakon_cluster::{Cluster, MakeError, RehearsalError, Rehearser};
 use ostrakon_kubernetes::Kubernetes;
 use ostrakon_observe::metrics::{self, Metrics, StoreSize};
 use ostrakon_observe::telemetry::Backlog;
@@ -60,6 +60,7 @@ pub(super) struct Parts {
     /// `None` where there is no API server.
     pub(super) kubernetes: Option<Kubernetes>,
     pub(super) planner: Planner,
+    pub(super) rehearser: Rehearser,
     pub(super) former: Former,
     /// Runs the work that must not run on the admin port's thread.
     pub(super) runtime: runtime::Handle,
@@ -113,6 +114,7 @@ struct Started {
     refused: Value,
     last_refused: Value,
     rollout: Value,
+    rehearsal: Value,
     store: Value,
     writer: Value,
     topology: Value,
@@ -159,6 +161,7 @@ impl Shard {
             refused: json!(swap.refused),
             last_refused: json!(swap.last_refused),
             rollout: parts.former.rollout(),
+            rehearsal: json!(parts.writer.stage().findings()),
             store: json!({
                 "bytes": bytes,
                 "entries": entries,
@@ -227,6 +230,33 @@ impl Subject for Shard {
             Some(Err(_)) | None => Err(NoAnswer {
                 status: StatusCode::INTERNAL_SERVER_ERROR,
                 why: "the host failed to plan the change: see its log".to_owned(),
+            }),
+        }
+    }
+
+    async fn rehearse(&self, body: Bytes) -> Result<Value, NoAnswer> {
+        let parts = self.started_parts()?;
+        let rehearser = parts.rehearser.clone();
+        // A set, because dropping it ends the task: the caller may go away.
+        let mut rehearsing = JoinSet::new();
+        rehearsing.spawn_on(
+            async move { rehearser.rehearse(&body).await },
+            &parts.runtime,
+        );
+        let found = tokio::select! {
+            found = rehearsing.join_next() => found,
+            () = self.drain.begun() => {
+                let why = "the shard is draining: ask another".to_owned();
+                let status = StatusCode::SERVICE_UNAVAILABLE;
+                return Err(NoAnswer { status, why });
+            }
+        };
+        match found {
+            Some(Ok(Ok(shards))) => Ok(json!({ "shards": shards })),
+            Some(Ok(Err(error))) => Err(no_rehearsal(&error)),
+            Some(Err(_)) | None => Err(NoAnswer {
+                status: StatusCode::INTERNAL_SERVER_ERROR,
+                why: "the host failed to rehearse: see its log".to_owned(),
             }),
         }
     }
@@ -342,6 +372,23 @@ fn no_plan(error: &plan::Error) -> NoAnswer {
         plan::Error::Guest(_) => StatusCode::UNPROCESSABLE_ENTITY,
         plan::Error::Here(survey::Error::Busy) => StatusCode::TOO_MANY_REQUESTS,
         _ => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    NoAnswer {
+        status,
+        why: with_causes(error),
+    }
+}
+
+fn no_rehearsal(error: &RehearsalError) -> NoAnswer {
+    let status = match error {
+        RehearsalError::Content(MakeError::Compile(error)) if error.is_transient() => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
+        RehearsalError::Body | RehearsalError::Content(_) | RehearsalError::Schema { .. } => {
+            StatusCode::UNPROCESSABLE_ENTITY
+        }
+        RehearsalError::Busy => StatusCode::TOO_MANY_REQUESTS,
+        RehearsalError::NotYet | RehearsalError::NotKept => StatusCode::SERVICE_UNAVAILABLE,
     };
     NoAnswer {
         status,

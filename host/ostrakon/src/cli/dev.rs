@@ -186,7 +186,7 @@ impl Run {
                 propagation: self.propagation,
                 backoff: Backoff::default(),
                 log: self.log,
-                arguments: self.arguments,
+                arguments: [own_arguments(), self.arguments].concat(),
                 environment: Vec::new(),
             },
         };
@@ -194,6 +194,11 @@ impl Run {
             .run()
             .map_err(|error| Failure::new(exit_of(&error), error))
     }
+}
+
+/// What each save is tried with, before the arguments of the command line.
+fn own_arguments() -> Vec<OsString> {
+    ["--keep-requests", "200"].map(OsString::from).into()
 }
 
 fn exit_of(error: &Error) -> Exit {

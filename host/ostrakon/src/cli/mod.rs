@@ -19,6 +19,7 @@ mod pages;
 mod peers;
 mod plan;
 mod progress;
+mod rehearse;
 mod secretive;
 mod serve;
 mod status;
@@ -64,6 +65,7 @@ Examples:
   ostrakon status                              how the shard on this machine is
   ostrakon status --watch                      how far partitions have moved
   ostrakon plan --shards 5                     what more shards would move
+  ostrakon rehearse --guest new.wasm           try a guest with live requests
   ostrakon history                             which generations there were
   ostrakon rollback                            go back to the one before
   ostrakon compact                             give back the space that data no longer needs
@@ -93,6 +95,7 @@ enum Command {
     Status(status::Arguments),
     Check(check::Arguments),
     Plan(plan::Arguments),
+    Rehearse(rehearse::Arguments),
     History(history::HistoryArguments),
     Rollback(history::RollbackArguments),
     Compact(compact::Arguments),
@@ -130,6 +133,7 @@ pub(crate) fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Status(arguments) => arguments.run(),
         Command::Check(arguments) => arguments.run(),
         Command::Plan(arguments) => arguments.run(),
+        Command::Rehearse(arguments) => arguments.run(),
         Command::History(arguments) => arguments.run(),
         Command::Rollback(arguments) => arguments.run(),
         Command::Compact(arguments) => arguments.run(),

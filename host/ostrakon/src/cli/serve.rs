@@ -115,6 +115,15 @@ pub(super) struct Arguments {
         default_value = "info"
     )]
     log: String,
+    /// For development: keep so many of the last requests in memory, and try each new generation with
+    /// them; the log says what differs, and shows data.
+    #[arg(
+        long,
+        env = "OSTRAKON_KEEP_REQUESTS",
+        value_name = "N",
+        default_value_t = 0
+    )]
+    keep_requests: usize,
     /// The process that started this one: this process is killed when that one ends.
     #[arg(long, value_name = "PID", hide = true)]
     with_parent: Option<u32>,
@@ -226,6 +235,7 @@ impl Arguments {
             }),
             threads: self.threads.unwrap_or_else(processors),
             // More than the address space means all of it.
+            keep_requests: self.keep_requests,
             store_cache_bytes: usize::try_from(self.store_cache.as_u64()).unwrap_or(usize::MAX),
             check: self.check,
             otlp: self.otlp.options()?,

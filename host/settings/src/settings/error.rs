@@ -48,6 +48,9 @@ pub enum Error {
         "cluster.public_url is {url:?}; write http:// or https://, a host, perhaps a port, and nothing after it, such as \"http://kv-{{}}.kv:8080\""
     )]
     PublicUrl { url: String },
+    /// What may differ is no path.
+    #[error("rehearsal.differ has {path:?}; paths begin with /")]
+    NoPath { path: String },
     #[error("log.filter: {0}")]
     Filter(#[source] FilterError),
 }

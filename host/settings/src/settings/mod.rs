@@ -5,6 +5,7 @@
 
 mod bounds;
 mod error;
+mod rehearsal;
 mod routing;
 mod topology;
 
@@ -17,6 +18,7 @@ use crate::per_shard::PerShard;
 use bounds::{HOUR, MINUTE, MOVABLE, at_most, bytes, count, time};
 pub use error::{Error, Value};
 use ostrakon_observe::telemetry;
+pub use rehearsal::{Differ, Rehearsal, Share};
 pub use routing::Routing;
 pub use topology::Topology;
 
@@ -38,6 +40,7 @@ pub struct Settings {
     pub log: Log,
     pub cluster: Cluster,
     pub rollout: Rollout,
+    pub rehearsal: Rehearsal,
 }
 
 /// `[http]`: limits on clients.
@@ -334,6 +337,7 @@ impl Settings {
             log,
             cluster,
             rollout,
+            rehearsal,
         } = self;
 
         count(
@@ -422,6 +426,7 @@ impl Settings {
         if !rollout.barrier.is_zero() {
             time("rollout.barrier", rollout.barrier, MOST_BARRIER)?;
         }
+        rehearsal.check()?;
         routing::validate(cluster)?;
         if let Some(filter) = &log.filter {
             telemetry::check(filter).map_err(Error::Filter)?;

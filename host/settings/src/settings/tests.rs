@@ -40,7 +40,7 @@ fn an_unknown_field_or_section_is_named_with_its_line() {
     );
     refused(
         "[writers]\n",
-        "ostrakon.toml, line 1: unknown field `writers`, expected one of `http`, `guest`, `store`, `writer`, `drain`, `log`, `cluster`, `rollout`",
+        "ostrakon.toml, line 1: unknown field `writers`, expected one of `http`, `guest`, `store`, `writer`, `drain`, `log`, `cluster`, `rollout`, `rehearsal`",
     );
 }
 
@@ -258,11 +258,11 @@ fn the_reference_shows_the_default_of_each_setting() {
             assert!(defaults.contains(&format!("{field}: None")), "{name}");
             continue;
         }
-        let is_number = default.parse::<u64>().is_ok();
-        let value = if is_number {
-            default
-        } else {
+        let is_word = default.parse::<u64>().is_err() && default.parse::<bool>().is_err();
+        let value = if is_word {
             format!("{default:?}")
+        } else {
+            default
         };
         all.extend([name.as_str(), " = ", &value, "\n"]);
     }

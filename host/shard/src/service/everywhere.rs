@@ -183,13 +183,14 @@ impl Service {
                 lease.read(&request, data, bound).await
             }
         };
+        let sample = self.writer.stage().read(&view, request);
+        let reply = self.within_budget_or_apart(&view, client, call, true).await;
+        self.may_rehearse(sample, reply.as_ref().err());
         Ok(Part {
             shard: Ordinal(self.ordinal),
             moved,
             origin: Some(view.origin()),
-            reply: self
-                .within_budget_or_apart(&view, client, call, true)
-                .await?,
+            reply: reply?,
         })
     }
 

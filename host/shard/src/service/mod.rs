@@ -26,6 +26,7 @@ use ostrakon_store::CommitError;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout_at};
 
+use crate::rehearsal::Sample;
 use crate::writer::{Write, Writer, Written};
 pub use gate::{Closing, Gate};
 pub use others::{Boxed, Forwarded, NoPart, Others, Part};
@@ -414,10 +415,17 @@ impl Service {
             let Some(view) = self.writer.views().get() else {
                 return answered(route, None, Err(Refused::Starting));
             };
+            let sample = self.writer.stage().read(&view, request);
             let (seen, read) = self.read(turn, view, request, asker, route).await;
             let generation = Some(seen.generation);
+            if !matches!(read, Ok(Progress::Write(_) | Progress::NotHere(_))) {
+                self.may_rehearse(sample, read.as_ref().err());
+            }
             let partition = match read {
-                Ok(Progress::Replied(reply)) => return answered(route, generation, Ok(reply)),
+                Ok(Progress::Replied(reply)) => {
+                    self.writer.stage().answered(request);
+                    return answered(route, generation, Ok(reply));
+                }
                 Ok(Progress::NotHere(why)) => return Err(why),
                 Ok(Progress::Write(partition)) => partition,
                 // A failed commit invalidates the snapshots too. This request only read, so it
@@ -441,7 +449,10 @@ impl Service {
             let (generation, reply) = match written.await {
                 Written::Replied {
                     generation, reply, ..
-                } => (Some(generation), Ok(reply)),
+                } => {
+                    self.writer.stage().answered(request);
+                    (Some(generation), Ok(reply))
+                }
                 Written::Failed {
                     generation,
                     failure,
@@ -457,6 +468,13 @@ impl Service {
             return answered(route, generation, reply);
         }
         answered(route, None, Err(Refused::WriterWait))
+    }
+
+    /// Has a sampled request rehearsed that a guest answered here, or failed to.
+    fn may_rehearse(&self, sample: Option<Box<Sample>>, refused: Option<&Refused>) {
+        if let (Some(sample), None | Some(Refused::Failed(_))) = (sample, refused) {
+            self.writer.stage().offer(*sample);
+        }
     }
 
     /// Waits for a request's turn on the shared threads, after the earlier requests of its

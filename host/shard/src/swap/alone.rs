@@ -88,6 +88,11 @@ impl Alone {
         Ok(())
     }
 
+    /// Whether an operator goes back to this content.
+    pub fn goes_back_to(&self, digest: Digest) -> bool {
+        self.state().back.to() == Some(digest)
+    }
+
     /// What is held from the moment when this content goes live.
     pub fn holds_with(&self, digest: Digest) -> Option<Digest> {
         let state = self.state();

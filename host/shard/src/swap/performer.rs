@@ -55,6 +55,14 @@ pub trait Performer: Send + Sync + 'static {
         linked: Self::Linked,
     ) -> impl Future<Output = Result<(Self::Checked, Description), Self::Error>> + Send;
 
+    /// Tries live requests with the candidate, if that is wanted and there is a live generation.
+    fn rehearse(
+        &self,
+        candidate: &Candidate,
+        checked: Self::Checked,
+        migrate_from: Option<u32>,
+    ) -> impl Future<Output = Result<Self::Checked, Self::Error>> + Send;
+
     /// Waits until the shard may go live with the candidate, which is prepared.
     fn agree(
         &self,

@@ -41,6 +41,8 @@ use tokio::runtime;
 use tokio::sync::{oneshot, watch};
 use worker::{Guests, Worker};
 
+use crate::rehearsal::Stage;
+
 /// Reads the stored record of the live generation, if there is one, and checks that all the
 /// records beside the data can be read.
 ///
@@ -136,6 +138,7 @@ pub struct Writer {
     metrics: Arc<Metrics>,
     damage: Damage,
     compacting: Compacting,
+    stage: Stage,
 }
 
 /// The writer's state that other threads can see.
@@ -217,6 +220,7 @@ impl Writer {
             metrics,
             damage: store.damage().clone(),
             compacting: store.compacting().clone(),
+            stage: Stage::default(),
         };
         let worker = Worker::new(store, membership, guests, &writer);
         (writer, worker, receiver)
@@ -231,6 +235,11 @@ impl Writer {
 
     pub fn views(&self) -> &Views {
         &self.views
+    }
+
+    /// Where live requests are sampled for a rehearsal.
+    pub fn stage(&self) -> &Stage {
+        &self.stage
     }
 
     /// The memory that the shard's replies hold until they are taken.

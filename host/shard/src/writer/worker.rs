@@ -22,6 +22,7 @@ use super::membership::Membership;
 use super::promotion::{Live, PromoteError, Promotion};
 use super::view::{self, View, Views};
 use super::{ChangeError, Message, State, Write, Writer, Written};
+use crate::rehearsal::Stage;
 
 /// How often the writer checks that the data's files are where they were, besides before each
 /// commit, and does what is due in the store.
@@ -39,6 +40,7 @@ pub(super) struct Worker {
     guests: Guests,
     views: Views,
     replies: Replies,
+    stage: Stage,
     pub(super) state: Arc<State>,
     pub(super) metrics: Arc<Metrics>,
     live: Option<(Live, Arc<Guest>)>,
@@ -72,6 +74,7 @@ impl Worker {
             guests,
             views: writer.views.clone(),
             replies: writer.replies.clone(),
+            stage: writer.stage.clone(),
             state: Arc::clone(&writer.state),
             metrics: Arc::clone(&writer.metrics),
             live: None,
@@ -293,9 +296,14 @@ impl Worker {
             if let Some(error) = self.store.stuck(&partition) {
                 return (group, self.not_stored(error));
             }
+            let from = (live.digest, self.shards());
+            let sample = self.stage.write(from, &group, &partition, &request);
             let limits = (&guest.settings().store).into();
             let transaction = group.begin(partition, limits);
             let (group, replied) = lease.write(&request, transaction).await;
+            if let Some(sample) = sample {
+                self.stage.offer(sample);
+            }
             let written = match replied {
                 Ok(reply) => {
                     let bytes = replies::held_by(&reply.headers, &reply.body);

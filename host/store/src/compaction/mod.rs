@@ -530,7 +530,7 @@ fn broken(error: redb::Error) -> CommitFailure {
 
 /// The space that is left on a directory's file system, in bytes. What the system does not say is
 /// met when it is written.
-fn free(directory: &Path) -> u64 {
+pub(super) fn free(directory: &Path) -> u64 {
     rustix::fs::statvfs(directory).map_or(u64::MAX, |found| {
         found.f_bavail.saturating_mul(found.f_frsize)
     })

@@ -7,6 +7,7 @@
 )]
 
 mod compaction;
+mod copies;
 mod damage;
 mod faults;
 mod journal;

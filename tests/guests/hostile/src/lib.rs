@@ -17,11 +17,16 @@
 //!
 //! The setting `misbehave` is a comma-separated list of `<misdeed>-in-<export>`, for requests and exports without a
 //! query, of `schema=<n>`, `sharding=<n>` and `name=<text>`, which change the result of `describe`, and of
-//! `needs=<secret>` and `migrate-needs=<secret>`, without which `check` and `migrate` fail, and `trap-on-shard=<n>`, by
-//! which `handle` traps in that shard. The misdeeds `error` (in `check` and `migrate`) and `out-of-range` (in `owner`)
+//! `needs=<secret>` and `migrate-needs=<secret>`, without which `check` and `migrate` fail, `trap-on-shard=<n>`, by
+//! which `handle` traps in that shard, `trap-on=<k>` and `migrate-trap-on=<k>`, by which `handle` and `migrate` trap in
+//! the partition `k`, `turns=<n>`, by which `/get` and `/set` take longer, and `differ=<what>`, by which `/get/<k>`, or
+//! with `writes` `/set/<k>/<v>`, differs from that of other generations in `route`, `status`, `header`, `body` or
+//! `writes`, or with `state` from each other answer. The misdeeds `error` (in `check` and `migrate`) and `out-of-range` (in `owner`)
 //! exist only in these exports.
 
 mod misdeed;
+
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use ostrakon_guest::{
     Description, Guest, Migration, Part, Request, RequestHead, Response, Result, Route, Secret,
@@ -39,6 +44,9 @@ const OWNER: &str = "in-owner:";
 
 /// A mark that tests change in the component's bytes, to tell apart code that is otherwise the same.
 static CODE: [u8; 16] = *b"this is code one";
+
+/// How many answers this instance has given that differ from the one before.
+static ANSWERS: AtomicU64 = AtomicU64::new(0);
 
 impl Guest for Hostile {
     fn describe(settings: Settings) -> Description {
@@ -88,6 +96,7 @@ impl Guest for Hostile {
         let query = |name| head.query(name).ok().flatten();
         let write = query("access").as_deref() == Some("write");
         match (&names[..], query("at").as_deref()) {
+            (["get", key], _) if self.differs_in("route") => Route::read(format!("other-{key}")),
             (["get" | "get-many", key], _) => Route::read(*key),
             (["set" | "set-many", key, _] | ["sequence", key], _) => {
                 if query("relaxed").is_some() {
@@ -125,10 +134,19 @@ impl Guest for Hostile {
         let segments = request.segments()?;
         let names: Vec<&str> = segments.iter().map(String::as_str).collect();
         let store = request.store();
+        if let ["get" | "set", key, ..] = names[..] {
+            if assigned(self.settings, "trap-on=").as_deref() == Some(key) {
+                misdeed::commit("trap", None);
+            }
+            self.take_longer();
+        }
         match names[..] {
-            ["get", _] => Ok(Response::text(text(store.get("value")))),
+            ["get", _] => Ok(self.differing(Response::text(text(store.get("value"))))),
             ["set", _, value] => {
                 store.set("value", value)?;
+                if self.differs_in("writes") {
+                    store.set("another", value)?;
+                }
                 Ok(Response::text(value))
             }
             ["get-many", _] => {
@@ -182,7 +200,14 @@ impl Guest for Hostile {
 
     /// Marks each value with a `~`, and only then misbehaves: in that case none of the marks may be stored.
     fn migrate(&self, _from: u32, shard: &Migration) -> Result<(), String> {
+        let traps_on = assigned(self.settings, "migrate-trap-on=");
         for mut entry in shard.scan() {
+            if traps_on
+                .as_ref()
+                .is_some_and(|key| key.as_bytes() == entry.partition)
+            {
+                misdeed::commit("trap", None);
+            }
             entry.value.push(b'~');
             shard.set_many(&[entry])?;
         }
@@ -198,6 +223,38 @@ impl Hostile {
         match assigned(self.settings, item) {
             Some(name) if Secret::named(&name).is_none() => Err(format!("the Secret lacks {name}")),
             _ => Ok(()),
+        }
+    }
+
+    fn differs_in(&self, what: &str) -> bool {
+        assigned(self.settings, "differ=").as_deref() == Some(what)
+    }
+
+    fn differing(&self, mut response: Response) -> Response {
+        if self.differs_in("status") {
+            response = response.status(404);
+        }
+        if self.differs_in("header") {
+            response = response.header("x-other", "yes");
+        }
+        if self.differs_in("body") {
+            response.body.push(b'!');
+        }
+        if self.differs_in("state") {
+            let answers = ANSWERS.fetch_add(1, Ordering::Relaxed);
+            let label = text(self.settings.get("label"));
+            response
+                .body
+                .extend(format!("{label}-{answers}").into_bytes());
+        }
+        response
+    }
+
+    fn take_longer(&self) {
+        let turns = assigned(self.settings, "turns=");
+        let turns = turns.map_or(0, |turns| turns.parse().expect("the setting is a number"));
+        for turn in 0..turns {
+            std::hint::black_box(turn);
         }
     }
 

@@ -1,17 +1,16 @@
 //! What a shard knows about what it is to serve: what its own swap does, and what others said when
 //! they were asked.
 
+mod others;
+mod own;
 mod standing;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ostrakon_base::digest::Digest;
-use ostrakon_protocol::{
-    Attempt, ClusterId, Generation, Incarnation, Next, Ordinal, Refused, Release, Rollout, Serving,
-    Verdict,
-};
-use ostrakon_shard::swap::{Back, Busy, Refusal, Step};
+use ostrakon_protocol::{Attempt, Generation, Incarnation, Ordinal, Release, Rollout, Serving};
+use ostrakon_shard::swap::{Back, Step};
 use ostrakon_volumes::volume::Files;
 use tokio::time::Instant;
 
@@ -139,6 +138,8 @@ struct Told {
     /// Whether shard 0 is of a version that makes no releases.
     is_old: bool,
     is_away: bool,
+    /// The candidate, if an operator goes back to it.
+    back_to: Option<Digest>,
 }
 
 #[derive(Debug, Default)]
@@ -323,218 +324,6 @@ impl State {
     }
 }
 
-/// What the shard's own swap does.
-impl State {
-    /// The swap begins with this content.
-    pub(super) fn begins(&mut self, files: &Files) {
-        let digest = files.digest();
-        self.refused.take_if(|refused| refused.digest == digest);
-        if self.is_coordinator() {
-            self.offered = Some(files.clone());
-            self.observe(digest);
-        }
-    }
-
-    /// The volume shows what is live.
-    pub(super) fn shows_live(&mut self, digest: Digest) {
-        if self.is_coordinator() {
-            self.observe(digest);
-        }
-    }
-
-    /// The coordinator's volume shows this.
-    pub(super) fn volume_shows(&mut self, digest: Digest) {
-        self.back.volume_shows(digest);
-    }
-
-    /// An operator goes back to the content of an earlier generation.
-    pub(super) fn go_back(&mut self, to: Digest) -> Result<(), Busy> {
-        self.back.begin(to, self.live.map(|live| live.digest))
-    }
-
-    pub(super) fn back(&self) -> &Back {
-        &self.back
-    }
-
-    pub(super) fn restores(&mut self, digest: Option<Digest>) {
-        self.restores = digest;
-    }
-
-    /// The coordinator's swap sees this.
-    fn observe(&mut self, digest: Digest) {
-        self.observed = Some(digest);
-        self.tries(digest);
-        self.rollout.retry();
-    }
-
-    /// This is the candidate now.
-    fn tries(&mut self, digest: Digest) {
-        let is_other = self.rollout.candidate() != Some(digest);
-        if is_other || self.rollout.refused().is_some() {
-            self.since = Instant::now();
-            self.why = None;
-            self.not_held = None;
-            for other in self.others.values_mut() {
-                other.said = None;
-            }
-        }
-        self.rollout.observe(digest);
-    }
-
-    /// The swap has prepared this content, and waits.
-    pub(super) fn is_prepared(&mut self, digest: Digest, barrier: Duration) {
-        self.prepared = Some(digest);
-        self.barrier = Some(barrier).filter(|barrier| !barrier.is_zero());
-        self.not_held = None;
-    }
-
-    pub(super) fn refuses(&mut self, refusal: &Refusal) {
-        if let Some(digest) = refusal.digest {
-            self.back.refused(digest, &refusal.reason);
-        }
-        // What another shard refuses is not refused here.
-        let digest = refusal.digest.filter(|_| refusal.step != Step::Agree);
-        if let Some(digest) = digest {
-            self.restores.take_if(|restores| *restores == digest);
-            if self.is_coordinator() && !refusal.transient {
-                // What is live elsewhere cannot serve here: what the volume shows is tried.
-                let due = self.due().filter(|due| due.live.digest == digest);
-                self.lost = due.or(self.lost);
-            }
-            self.refused = Some(RefusedHere {
-                digest,
-                step: refusal.step,
-                reason: refusal.reason.clone(),
-                is_transient: refusal.transient,
-            });
-        }
-    }
-
-    /// The swap no longer waits with this content.
-    pub(super) fn gave_up(&mut self, digest: Digest) {
-        self.prepared.take_if(|prepared| *prepared == digest);
-        let going = self.going.take_if(|going| going.live.digest == digest);
-        if going.is_some() {
-            self.rollout.not_made();
-        }
-    }
-
-    /// The shard has gone live, by a release if there is one.
-    pub(super) fn is_live(&mut self, live: Generation, release: Option<Release>) {
-        self.prepared.take_if(|prepared| *prepared == live.digest);
-        self.refused = None;
-        self.restores = None;
-        self.not_held = None;
-        self.live = Some(live);
-        let held = release.and_then(|release| release.held);
-        self.back.is_live(live.digest, held);
-        if let Some(release) = release {
-            self.serving.is_live(&release);
-            self.going.take_if(|going| *going == release);
-        } else {
-            // The first release, which is of this, does not change its number.
-            self.serving.served(live.number.saturating_sub(1));
-        }
-    }
-
-    /// It is not certain whether this release was stored.
-    pub(super) fn is_uncertain(&mut self, release: Release) {
-        let digest = release.live.digest;
-        self.prepared.take_if(|prepared| *prepared == digest);
-        if self.going == Some(release) {
-            self.uncertain = self.going.take();
-        }
-    }
-
-    /// The release that is to be stored now.
-    pub(super) fn going(&self) -> Option<Release> {
-        self.going
-    }
-
-    pub(super) fn uncertain(&self) -> Option<Release> {
-        self.uncertain
-    }
-
-    /// It is certain whether this release was stored.
-    pub(super) fn is_certain(&mut self, release: Release, is_stored: bool) {
-        self.uncertain = None;
-        self.rollout.not_made();
-        if is_stored {
-            self.serving.hear(&release);
-        }
-    }
-
-    /// Whether shard 0 may have requests held here for this candidate.
-    pub(super) fn is_ready_for(&self, candidate: Candidate) -> bool {
-        self.told.candidate == Some(candidate) && self.prepared == Some(candidate.digest)
-    }
-
-    pub(super) fn held(&self) -> Option<Held> {
-        self.held
-    }
-
-    /// Notes which requests are held here, and returns which were.
-    pub(super) fn holds(&mut self, held: Option<Held>) -> Option<Held> {
-        std::mem::replace(&mut self.held, held)
-    }
-
-    fn serves(&self, digest: Digest) -> bool {
-        self.live.is_some_and(|live| live.digest == digest)
-    }
-
-    fn refused_here(&self, digest: Digest) -> Option<&RefusedHere> {
-        let refused = self.refused.as_ref();
-        refused.filter(|refused| refused.digest == digest && self.prepared != Some(digest))
-    }
-
-    /// What this shard has to say of content.
-    fn says_of(&self, digest: Digest) -> Option<Says> {
-        if self.prepared == Some(digest) {
-            return Some(Says::Prepared);
-        }
-        let refused = self.refused_here(digest)?;
-        Some(if refused.is_transient {
-            Says::Failing
-        } else {
-            Says::Refused
-        })
-    }
-
-    /// What this shard says of what it was told of last.
-    pub(super) fn says(&self, is_stopping: bool) -> Option<Said> {
-        let candidate = self.told.candidate?;
-        let failing = |step: Option<Step>, reason: String| Said {
-            candidate,
-            says: Says::Failing,
-            step: step.map(|step| step.name().to_owned()),
-            reason: Some(reason),
-        };
-        let due = self.due().filter(|due| due.live.digest != candidate.digest);
-        if let Some(due) = due.filter(|_| !self.is_stuck()) {
-            // It first has to go over to what is live elsewhere.
-            let refused = self.refused_here(due.live.digest);
-            let why = refused.map(|refused| format!(": {}", refused.reason));
-            let reason = format!(
-                "it has not gone over to generation {} yet{}",
-                due.live.number,
-                why.unwrap_or_default()
-            );
-            return Some(failing(refused.map(|refused| refused.step), reason));
-        }
-        let says = self.says_of(candidate.digest);
-        if is_stopping && says.is_none_or(|says| says == Says::Failing) {
-            return Some(failing(None, "it is draining".to_owned()));
-        }
-        let refused = self.refused_here(candidate.digest);
-        Some(Said {
-            candidate,
-            says: says?,
-            step: refused.map(|refused| refused.step.name().to_owned()),
-            reason: refused.map(|refused| refused.reason.clone()),
-        })
-    }
-}
-
 /// What shard 0 says.
 impl State {
     /// The coordinator knows this release, and wants this content to go live.
@@ -555,6 +344,7 @@ impl State {
             is_unreleased: known.is_none(),
             is_old: false,
             is_away: false,
+            back_to: None,
         };
         if let Some(known) = &known {
             self.serving.hear(known);
@@ -562,6 +352,12 @@ impl State {
         if has_asked {
             self.serving.asked();
         }
+    }
+
+    /// Whether the coordinator's candidate is what an operator goes back to.
+    pub(super) fn coordinator_goes_back(&mut self, goes_back: bool) {
+        let candidate = self.told.candidate.filter(|_| goes_back);
+        self.told.back_to = candidate.map(|candidate| candidate.digest);
     }
 
     /// The coordinator makes no releases.
@@ -603,198 +399,6 @@ impl State {
     }
 }
 
-/// The coordinator's knowledge of the others.
-impl State {
-    /// The shards to ask now.
-    pub(super) fn asks(&mut self, shards: u32, every: Duration) -> Vec<Ordinal> {
-        let (known, has_candidate) = (self.known(), self.candidate().is_some());
-        let mut to_ask = Vec::new();
-        for shard in (1..shards).map(Ordinal) {
-            let other = self.others.entry(shard).or_default();
-            let is_behind = !other.is_old && other.known != known;
-            let is_due = other.answered.is_none() || has_candidate || is_behind;
-            let is_time = is_due && !other.was_asked_within(every);
-            if !other.is_asked && (other.has_news || is_time) {
-                other.has_news = false;
-                other.is_asked = true;
-                other.asked = Some(Instant::now());
-                to_ask.push(shard);
-            }
-        }
-        to_ask
-    }
-
-    pub(super) fn has_news(&mut self, shard: Ordinal) {
-        self.others.entry(shard).or_default().has_news = true;
-    }
-
-    /// A shard has answered this process of the coordinator.
-    pub(super) fn answers(
-        &mut self,
-        shard: Ordinal,
-        me: Incarnation,
-        known: Option<Release>,
-        said: Option<Said>,
-    ) {
-        let candidate = self.offer(me);
-        let other = self.others.entry(shard).or_default();
-        other.has_answered(false);
-        other.known = known;
-        other.said = said.filter(|said| Some(said.candidate) == candidate);
-        if let Some(known) = &known {
-            self.serving.hear(known);
-        }
-    }
-
-    /// A shard knows no releases: it serves what its own volume shows.
-    pub(super) fn is_old(&mut self, shard: Ordinal) {
-        self.others.entry(shard).or_default().has_answered(true);
-    }
-
-    pub(super) fn is_away(&mut self, shard: Ordinal) {
-        self.others.entry(shard).or_default().is_asked = false;
-    }
-
-    /// Notes whether all others have said which release they know, or are not waited for any longer,
-    /// and returns whether that is news.
-    pub(super) fn others_were_asked(&mut self, shards: u32, at_most: Duration) -> bool {
-        if self.has_asked() {
-            return false;
-        }
-        for (shard, other) in &self.others {
-            if other.answered.is_some() {
-                self.rollout.has_told(*shard);
-            }
-        }
-        let is_over = (self.planned).is_some_and(|planned| planned.elapsed() >= at_most);
-        if is_over || self.rollout.have_told(shards) {
-            self.serving.asked();
-        }
-        self.has_asked()
-    }
-
-    /// What the coordinator is to do next.
-    pub(super) fn next(&mut self, me: (ClusterId, Incarnation), shards: u32) -> Next {
-        if self.uncertain.is_some() || self.due().is_some() {
-            return Next::Nothing;
-        }
-        // The first release is of what is live, if anything is.
-        let first = self.live.filter(|_| self.known().is_none());
-        let target = first.map(|live| live.digest).or(self.observed);
-        if let Some(target) = target.filter(|target| self.rollout.candidate() != Some(*target)) {
-            self.tries(target);
-        }
-        if let Some(candidate) = self.rollout.candidate() {
-            let attempt = self.rollout.attempt();
-            let own = match self.says_of(candidate) {
-                None if self.serves(candidate) => Some(Verdict::Prepared),
-                own => own.and_then(Says::verdict),
-            };
-            self.note(Ordinal::COORDINATOR, attempt, own);
-            for shard in (1..shards).map(Ordinal) {
-                let verdict = self.others.get(&shard).and_then(|other| {
-                    if other.is_old {
-                        return Some(Verdict::Prepared);
-                    }
-                    other.said.as_ref()?.says.verdict()
-                });
-                self.note(shard, attempt, verdict);
-            }
-        }
-        let candidate = self.rollout.candidate();
-        let live = self.live.map(|live| live.digest);
-        let held = candidate.and_then(|candidate| self.back.holds_with(candidate, live));
-        self.rollout.hold(held);
-        self.rollout.next(me, &self.serving, shards)
-    }
-
-    fn note(&mut self, shard: Ordinal, attempt: Attempt, verdict: Option<Verdict>) {
-        match verdict {
-            Some(verdict) => self.rollout.says(shard, attempt, verdict),
-            None => self.rollout.has_started(shard),
-        }
-    }
-
-    /// How long all shards may hold requests before this release is stored; none if they need not.
-    pub(super) fn barrier(&self, release: &Release) -> Option<Duration> {
-        let is_prepared = self.prepared == Some(release.live.digest);
-        let is_going = self.going.as_ref() == Some(release);
-        self.barrier.filter(|_| is_prepared && !is_going)
-    }
-
-    /// The release does not go live now.
-    pub(super) fn not_made(&mut self) {
-        self.rollout.not_made();
-    }
-
-    /// Whether the last try was too short a time ago.
-    pub(super) fn is_too_early(&self) -> bool {
-        let not_held = self.not_held.as_ref();
-        not_held.is_some_and(|not_held| Instant::now() < not_held.again)
-    }
-
-    /// Notes that not all shards held requests. Returns how long it is before they are to try again.
-    pub(super) fn was_not_held(&mut self, why: String) -> Duration {
-        let last = self.not_held.as_ref().map(|not_held| not_held.pause);
-        let pause = last.map_or(SHORTEST, |last| (2 * last).min(LONGEST));
-        let again = Instant::now() + pause;
-        self.not_held = Some(NotHeld { why, again, pause });
-        pause
-    }
-
-    /// Gives up waiting for these shards, if they have been away, or failing, for so long. With a
-    /// barrier there is no going live without them.
-    pub(super) fn waits_no_longer(&mut self, silent: &[Ordinal], wait: Duration) -> bool {
-        if self.prepared.is_some() && self.barrier.is_some() {
-            return false;
-        }
-        let is_over = |shard: &Ordinal| {
-            let other = self.others.get(shard);
-            let is_failing = other.is_some_and(|other| {
-                let said = other.said.as_ref();
-                said.is_some_and(|said| said.says == Says::Failing)
-            });
-            let answered = other.and_then(|other| other.answered);
-            let last = answered.filter(|_| !is_failing);
-            // One that is there and says nothing may compile, but not for ever.
-            let last = last.map(|last| last.min(self.since + SLOWEST));
-            let since = last.map_or(self.since, |last| last.max(self.since));
-            *shard != Ordinal::COORDINATOR && since.elapsed() >= wait
-        };
-        let is_over = silent.iter().all(is_over);
-        if is_over {
-            self.rollout.wait_no_longer();
-        }
-        is_over
-    }
-
-    /// The release is to be stored, if nothing newer is known by now. Returns whether that is news.
-    pub(super) fn goes_live(&mut self, release: Release) -> bool {
-        if self.going == Some(release) {
-            return false;
-        }
-        let digest = release.live.digest;
-        let is_ready = self.prepared == Some(digest) || self.serves(digest);
-        if is_ready && self.serving.is_news(&release) {
-            self.going = Some(release);
-        } else {
-            self.rollout.not_made();
-        }
-        true
-    }
-
-    pub(super) fn refuse(&mut self, refused: Refused) {
-        let said = self.others.get(&refused.by);
-        let said = said.and_then(|other| other.said.as_ref());
-        self.why = said.map(|said| NotAgreed {
-            by: refused.by,
-            step: said.step.clone().unwrap_or_default(),
-            reason: said.reason.clone().unwrap_or_default(),
-        });
-        self.rollout.refuse(refused);
-    }
-}
-
 impl State {
     /// Whether there is something that others have not been told to ask about.
     pub(super) fn has_unannounced(&mut self, is_stopping: bool) -> bool {
@@ -808,18 +412,6 @@ impl State {
         let is_news = self.announced.as_ref() != Some(&news);
         self.announced = Some(news);
         is_news
-    }
-}
-
-impl Other {
-    fn was_asked_within(&self, time: Duration) -> bool {
-        self.asked.is_some_and(|asked| asked.elapsed() < time)
-    }
-
-    fn has_answered(&mut self, is_old: bool) {
-        self.is_asked = false;
-        self.is_old = is_old;
-        self.answered = Some(Instant::now());
     }
 }
 

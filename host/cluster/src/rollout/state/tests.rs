@@ -1,4 +1,6 @@
 use bytes::Bytes;
+use ostrakon_protocol::{ClusterId, Next};
+use ostrakon_shard::swap::Refusal;
 
 use super::*;
 
@@ -260,6 +262,27 @@ fn other_shards_go_by_what_shard_0_says() {
     state.is_live(released(2, "two").live, Some(released(2, "two")));
     state.coordinator_says(Some(released(2, "two")), None, true);
     assert_eq!(state.wanted(), Wanted::Content(two, None));
+}
+
+/// Other content rehearses, if it is to.
+#[test]
+fn what_is_live_elsewhere_or_gone_back_to_is_not_tried() {
+    let [one, two] = ["one", "two"].map(|name| files(name).digest());
+    let mut state = coordinator();
+    assert!(state.is_to_try(two));
+    state.volume_shows(one);
+    state.go_back(two).expect("nothing is under way");
+    assert!(!state.is_to_try(two) && state.is_to_try(one));
+
+    let mut other = State::new(Ordinal(1), Some(released(1, "one")), 1, true);
+    other.coordinator_says(Some(released(1, "one")), Some(candidate("two", 1)), true);
+    assert!(other.is_to_try(two));
+    other.coordinator_goes_back(true);
+    assert!(!other.is_to_try(two));
+    other.coordinator_says(Some(released(1, "one")), Some(candidate("two", 2)), true);
+    assert!(other.is_to_try(two), "shard 0 says so each time");
+    other.coordinator_says(Some(released(2, "two")), None, true);
+    assert!(!other.is_to_try(two));
 }
 
 /// A shard that cannot go over to what is live elsewhere does not hold up what comes after it.

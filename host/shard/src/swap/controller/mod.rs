@@ -79,6 +79,7 @@ enum Made<P: Performer> {
     Compiled(P::Compiled),
     Linked(P::Linked),
     Checked(P::Checked, Description),
+    Rehearsed(P::Checked),
     Agreed(P::Agreed),
     Live(u64),
 }
@@ -190,7 +191,7 @@ impl<P: Performer> Controller<P> {
                 return;
             }
             // What other shards serve can supersede it, too.
-            restoring &= running.is_some() && !self.is_in(&[Step::Agree]);
+            restoring &= running.is_some() && !self.is_in(&[Step::Rehearse, Step::Agree]);
             let watching = observing && !restoring && !stopping;
             let input = tokio::select! {
                 biased;
@@ -301,6 +302,10 @@ impl<P: Performer> Controller<P> {
                     schema,
                     stored: self.performer.stored_schema(),
                 }
+            }
+            Made::Rehearsed(checked) => {
+                self.work.checked = Some(checked);
+                Event::Rehearsed
             }
             Made::Agreed(agreed) => {
                 self.work.agreed = Some(agreed);
@@ -430,6 +435,14 @@ impl<P: Performer> Controller<P> {
                         performer.check(&candidate, linked).await,
                         |(checked, description)| Made::Checked(checked, description),
                     )
+                })
+            }
+            Action::Rehearse { migrate_from } => {
+                let checked = self.work.checked.take();
+                let checked = checked.expect("checked before it rehearses");
+                Box::pin(async move {
+                    let rehearsed = performer.rehearse(&candidate, checked, migrate_from);
+                    made(rehearsed.await, Made::Rehearsed)
                 })
             }
             Action::Agree { .. } => {

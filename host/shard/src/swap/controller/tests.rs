@@ -139,6 +139,18 @@ impl Performer for Script {
         ))
     }
 
+    async fn rehearse(
+        &self,
+        candidate: &Candidate,
+        schema: u32,
+        _: Option<u32>,
+    ) -> Result<u32, Broken> {
+        if setting(candidate, "fails") == "rehearse" {
+            return Err(Broken::new(Step::Rehearse, false));
+        }
+        Ok(schema)
+    }
+
     async fn agree(&self, candidate: &Candidate) -> Result<Agreed, Broken> {
         if setting(candidate, "waits") == "forever" {
             self.call(format!("agree {}", setting(candidate, "name")));

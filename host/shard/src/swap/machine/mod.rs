@@ -1,14 +1,14 @@
 //! The pure swap machine: decides the next action from the state and an event.
 //!
 //! ```text
-//! observed -> verified -> compiled -> linked -> checked -> agreed -> (migrated,) live
-//!                  |          |          |         |         |           |
-//!                  +----------+----------+---------+---------+-----------+--> refused
+//! observed -> verified -> compiled -> linked -> checked -> rehearsed -> agreed -> (migrated,) live
+//!                  |          |          |         |          |           |           |
+//!                  +----------+----------+---------+----------+-----------+-----------+--> refused
 //! ```
 //!
 //! At most one action is under way. Content observed meanwhile takes over when that action
-//! ends, with these exceptions: a compile, which can take minutes, and the wait for other shards are
-//! cancelled for it, and a promotion that has been requested counts.
+//! ends, with these exceptions: a compile and a rehearsal, which can take minutes, and the wait for
+//! other shards are cancelled for it, and a promotion that has been requested counts.
 
 use ostrakon_base::digest::Digest;
 use serde::Serialize;
@@ -58,6 +58,8 @@ pub enum Step {
     Link,
     /// Ask the guest whether it may serve.
     Check,
+    /// Try live requests with it, and throw away what it answers and writes.
+    Rehearse,
     /// Wait until all shards are prepared for it.
     Agree,
     /// Migrate the data to its schema, then go live.
@@ -68,12 +70,13 @@ pub enum Step {
 
 impl Step {
     /// All steps, in their order.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Read,
         Self::Verify,
         Self::Compile,
         Self::Link,
         Self::Check,
+        Self::Rehearse,
         Self::Agree,
         Self::Migrate,
         Self::Promote,
@@ -87,6 +90,7 @@ impl Step {
             Self::Compile => "compile",
             Self::Link => "link",
             Self::Check => "check",
+            Self::Rehearse => "rehearse",
             Self::Agree => "agree",
             Self::Migrate => "migrate",
             Self::Promote => "promote",
@@ -121,6 +125,8 @@ pub enum Event {
         /// The schema of the stored data; `None` if nothing has been stored yet.
         stored: Option<u32>,
     },
+    /// It has rehearsed, if it is to.
+    Rehearsed,
     /// The shard may go live with it.
     Agreed,
     /// The candidate is live.
@@ -161,6 +167,11 @@ pub enum Action {
     Link,
     /// Instantiate the guest, and call `describe` and `check`.
     Check,
+    /// Try live requests with the candidate.
+    Rehearse {
+        /// The schema of the stored data, where it is older than the guest's.
+        migrate_from: Option<u32>,
+    },
     /// Wait until the shard may go live with the candidate, which is prepared.
     Agree {
         /// The schema of the stored data, where it is older than the guest's.
@@ -192,7 +203,10 @@ struct Work {
 impl Action {
     /// Whether it is cancelled for newer content, because it can take minutes.
     const fn is_cancellable(&self) -> bool {
-        matches!(self, Self::Compile | Self::Agree { .. })
+        matches!(
+            self,
+            Self::Compile | Self::Rehearse { .. } | Self::Agree { .. }
+        )
     }
 
     /// The step that the action belongs to.
@@ -202,6 +216,7 @@ impl Action {
             Self::Compile => Step::Compile,
             Self::Link => Step::Link,
             Self::Check => Step::Check,
+            Self::Rehearse { .. } => Step::Rehearse,
             Self::Agree { .. } => Step::Agree,
             Self::Promote {
                 migrate_from: Some(_),
@@ -377,11 +392,12 @@ impl Transition {
                     );
                     return self.refuse(Some(work.digest), Step::Check, reason, false);
                 }
-                Some(stored) if schema > stored => Action::Agree {
+                Some(stored) if schema > stored => Action::Rehearse {
                     migrate_from: Some(stored),
                 },
-                _ => Action::Agree { migrate_from: None },
+                _ => Action::Rehearse { migrate_from: None },
             },
+            (Action::Rehearse { migrate_from }, Event::Rehearsed) => Action::Agree { migrate_from },
             (Action::Agree { migrate_from }, Event::Agreed) => Action::Promote { migrate_from },
             (action, event) => panic!("{event:?} during {action:?}"),
         };

@@ -41,6 +41,7 @@ fn to_live(name: &str, component: &str) -> Vec<Event> {
         Event::Compiled,
         Event::Linked,
         checked(1, Some(1)),
+        Event::Rehearsed,
         Event::Agreed,
         Event::Promoted { generation: 1 },
     ]
@@ -70,6 +71,7 @@ fn new_content_passes_each_step_and_goes_live() {
         Action::Compile,
         Action::Link,
         Action::Check,
+        Action::Rehearse { migrate_from: None },
         Action::Agree { migrate_from: None },
         Action::Promote { migrate_from: None },
     ];
@@ -193,7 +195,7 @@ fn newer_content_ends_a_compile_and_a_volume_that_cannot_be_read_does_not() {
 #[test]
 fn a_promotion_counts_although_newer_content_waits() {
     let mut events = to_live("a", "c");
-    events.insert(6, seen("b"));
+    events.insert(7, seen("b"));
     let live = Live {
         generation: 1,
         digest: digest("a"),
@@ -222,7 +224,10 @@ fn an_older_schema_is_refused_and_a_newer_one_migrates() {
             .contains("schema is 1, older than the stored data's 2")
     );
 
-    let agreed = |checked: Event| [with(checked), vec![Event::Agreed]].concat();
+    let agreed = |checked: Event| {
+        let then = vec![Event::Rehearsed, Event::Agreed];
+        [with(checked), then].concat()
+    };
     let migrate = Action::Promote {
         migrate_from: Some(2),
     };
@@ -312,6 +317,7 @@ impl World {
                     .map(|(schema, stored)| checked(schema, stored))
                     .collect()
             }
+            Action::Rehearse { .. } => vec![Event::Rehearsed],
             Action::Agree { .. } => vec![Event::Agreed],
             Action::Promote { .. } => vec![Event::Promoted { generation: 1 }],
         }
@@ -338,8 +344,11 @@ impl World {
                 }
                 Effect::Cancel => {
                     assert!(
-                        matches!(self.running, Some(Action::Compile | Action::Agree { .. })),
-                        "only a compile and a wait are ended"
+                        matches!(
+                            self.running,
+                            Some(Action::Compile | Action::Rehearse { .. } | Action::Agree { .. })
+                        ),
+                        "only a compile, a rehearsal and a wait are ended"
                     );
                     self.running = None;
                     self.passed.clear();
@@ -361,13 +370,14 @@ impl World {
                         &[Action::Link, Action::Check],
                     ]
                     .concat();
-                    let [steps @ .., agreed, promoted] = &self.passed[..] else {
+                    let [steps @ .., rehearsed, agreed, promoted] = &self.passed[..] else {
                         panic!("{:?}", self.passed);
                     };
                     assert_eq!(
                         steps, expected,
                         "a generation must pass each step before it goes live"
                     );
+                    assert!(matches!(rehearsed, Action::Rehearse { .. }));
                     assert!(matches!(agreed, Action::Agree { .. }));
                     assert!(matches!(promoted, Action::Promote { .. }));
                     assert_eq!(live.component, component_of(live.digest));
@@ -429,7 +439,7 @@ fn every_reachable_state_keeps_the_promises() {
     }
     never_stuck(&found);
     // The search is complete: it ended because nothing new was found.
-    assert_eq!((found.len(), transitions), (6677, 76_089));
+    assert_eq!((found.len(), transitions), (8693, 98_607));
 }
 
 /// From each state, once observations stop, the actions end within a few steps.
@@ -437,7 +447,7 @@ fn never_stuck(found: &HashSet<World>) {
     let mut known = HashMap::new();
     for world in found {
         assert!(
-            steps_to_rest(world, &mut known) <= 13,
+            steps_to_rest(world, &mut known) <= 15,
             "there must be no more steps than for two candidates"
         );
     }

@@ -1,0 +1,235 @@
+//! What the shard's own swap does, and what the shard says of it.
+
+use std::time::Duration;
+
+use ostrakon_base::digest::Digest;
+use ostrakon_protocol::{Generation, Release};
+use ostrakon_shard::swap::{Back, Busy, Refusal, Step};
+use ostrakon_volumes::volume::Files;
+use tokio::time::Instant;
+
+use super::{RefusedHere, State};
+use crate::message::{Candidate, Said, Says};
+use crate::rollout::barrier::Held;
+
+impl State {
+    /// The swap begins with this content.
+    pub(in crate::rollout) fn begins(&mut self, files: &Files) {
+        let digest = files.digest();
+        self.refused.take_if(|refused| refused.digest == digest);
+        if self.is_coordinator() {
+            self.offered = Some(files.clone());
+            self.observe(digest);
+        }
+    }
+
+    /// The volume shows what is live.
+    pub(in crate::rollout) fn shows_live(&mut self, digest: Digest) {
+        if self.is_coordinator() {
+            self.observe(digest);
+        }
+    }
+
+    /// The coordinator's volume shows this.
+    pub(in crate::rollout) fn volume_shows(&mut self, digest: Digest) {
+        self.back.volume_shows(digest);
+    }
+
+    /// An operator goes back to the content of an earlier generation.
+    pub(in crate::rollout) fn go_back(&mut self, to: Digest) -> Result<(), Busy> {
+        self.back.begin(to, self.live.map(|live| live.digest))
+    }
+
+    /// Whether it is still to be found out how content serves.
+    pub(in crate::rollout) fn is_to_try(&self, digest: Digest) -> bool {
+        let is_due = self.due().is_some_and(|due| due.live.digest == digest);
+        let back_to = if self.is_coordinator() {
+            self.back.to()
+        } else {
+            self.told.back_to
+        };
+        !is_due && back_to != Some(digest)
+    }
+
+    pub(in crate::rollout) fn back(&self) -> &Back {
+        &self.back
+    }
+
+    pub(in crate::rollout) fn restores(&mut self, digest: Option<Digest>) {
+        self.restores = digest;
+    }
+
+    /// The coordinator's swap sees this.
+    fn observe(&mut self, digest: Digest) {
+        self.observed = Some(digest);
+        self.tries(digest);
+        self.rollout.retry();
+    }
+
+    /// This is the candidate now.
+    pub(super) fn tries(&mut self, digest: Digest) {
+        let is_other = self.rollout.candidate() != Some(digest);
+        if is_other || self.rollout.refused().is_some() {
+            self.since = Instant::now();
+            self.why = None;
+            self.not_held = None;
+            for other in self.others.values_mut() {
+                other.said = None;
+            }
+        }
+        self.rollout.observe(digest);
+    }
+
+    /// The swap has prepared this content, and waits.
+    pub(in crate::rollout) fn is_prepared(&mut self, digest: Digest, barrier: Duration) {
+        self.prepared = Some(digest);
+        self.barrier = Some(barrier).filter(|barrier| !barrier.is_zero());
+        self.not_held = None;
+    }
+
+    pub(in crate::rollout) fn refuses(&mut self, refusal: &Refusal) {
+        if let Some(digest) = refusal.digest {
+            self.back.refused(digest, &refusal.reason);
+        }
+        // What another shard refuses is not refused here.
+        let digest = refusal.digest.filter(|_| refusal.step != Step::Agree);
+        if let Some(digest) = digest {
+            self.restores.take_if(|restores| *restores == digest);
+            if self.is_coordinator() && !refusal.transient {
+                // What is live elsewhere cannot serve here: what the volume shows is tried.
+                let due = self.due().filter(|due| due.live.digest == digest);
+                self.lost = due.or(self.lost);
+            }
+            self.refused = Some(RefusedHere {
+                digest,
+                step: refusal.step,
+                reason: refusal.reason.clone(),
+                is_transient: refusal.transient,
+            });
+        }
+    }
+
+    /// The swap no longer waits with this content.
+    pub(in crate::rollout) fn gave_up(&mut self, digest: Digest) {
+        self.prepared.take_if(|prepared| *prepared == digest);
+        let going = self.going.take_if(|going| going.live.digest == digest);
+        if going.is_some() {
+            self.rollout.not_made();
+        }
+    }
+
+    /// The shard has gone live, by a release if there is one.
+    pub(in crate::rollout) fn is_live(&mut self, live: Generation, release: Option<Release>) {
+        self.prepared.take_if(|prepared| *prepared == live.digest);
+        self.refused = None;
+        self.restores = None;
+        self.not_held = None;
+        self.live = Some(live);
+        let held = release.and_then(|release| release.held);
+        self.back.is_live(live.digest, held);
+        if let Some(release) = release {
+            self.serving.is_live(&release);
+            self.going.take_if(|going| *going == release);
+        } else {
+            // The first release, which is of this, does not change its number.
+            self.serving.served(live.number.saturating_sub(1));
+        }
+    }
+
+    /// It is not certain whether this release was stored.
+    pub(in crate::rollout) fn is_uncertain(&mut self, release: Release) {
+        let digest = release.live.digest;
+        self.prepared.take_if(|prepared| *prepared == digest);
+        if self.going == Some(release) {
+            self.uncertain = self.going.take();
+        }
+    }
+
+    /// The release that is to be stored now.
+    pub(in crate::rollout) fn going(&self) -> Option<Release> {
+        self.going
+    }
+
+    pub(in crate::rollout) fn uncertain(&self) -> Option<Release> {
+        self.uncertain
+    }
+
+    /// It is certain whether this release was stored.
+    pub(in crate::rollout) fn is_certain(&mut self, release: Release, is_stored: bool) {
+        self.uncertain = None;
+        self.rollout.not_made();
+        if is_stored {
+            self.serving.hear(&release);
+        }
+    }
+
+    /// Whether shard 0 may have requests held here for this candidate.
+    pub(in crate::rollout) fn is_ready_for(&self, candidate: Candidate) -> bool {
+        self.told.candidate == Some(candidate) && self.prepared == Some(candidate.digest)
+    }
+
+    pub(in crate::rollout) fn held(&self) -> Option<Held> {
+        self.held
+    }
+
+    /// Notes which requests are held here, and returns which were.
+    pub(in crate::rollout) fn holds(&mut self, held: Option<Held>) -> Option<Held> {
+        std::mem::replace(&mut self.held, held)
+    }
+
+    pub(super) fn serves(&self, digest: Digest) -> bool {
+        self.live.is_some_and(|live| live.digest == digest)
+    }
+
+    pub(super) fn refused_here(&self, digest: Digest) -> Option<&RefusedHere> {
+        let refused = self.refused.as_ref();
+        refused.filter(|refused| refused.digest == digest && self.prepared != Some(digest))
+    }
+
+    /// What this shard has to say of content.
+    pub(super) fn says_of(&self, digest: Digest) -> Option<Says> {
+        if self.prepared == Some(digest) {
+            return Some(Says::Prepared);
+        }
+        let refused = self.refused_here(digest)?;
+        Some(if refused.is_transient {
+            Says::Failing
+        } else {
+            Says::Refused
+        })
+    }
+
+    /// What this shard says of what it was told of last.
+    pub(in crate::rollout) fn says(&self, is_stopping: bool) -> Option<Said> {
+        let candidate = self.told.candidate?;
+        let failing = |step: Option<Step>, reason: String| Said {
+            candidate,
+            says: Says::Failing,
+            step: step.map(|step| step.name().to_owned()),
+            reason: Some(reason),
+        };
+        let due = self.due().filter(|due| due.live.digest != candidate.digest);
+        if let Some(due) = due.filter(|_| !self.is_stuck()) {
+            // It first has to go over to what is live elsewhere.
+            let refused = self.refused_here(due.live.digest);
+            let why = refused.map(|refused| format!(": {}", refused.reason));
+            let reason = format!(
+                "it has not gone over to generation {} yet{}",
+                due.live.number,
+                why.unwrap_or_default()
+            );
+            return Some(failing(refused.map(|refused| refused.step), reason));
+        }
+        let says = self.says_of(candidate.digest);
+        if is_stopping && says.is_none_or(|says| says == Says::Failing) {
+            return Some(failing(None, "it is draining".to_owned()));
+        }
+        let refused = self.refused_here(candidate.digest);
+        Some(Said {
+            candidate,
+            says: says?,
+            step: refused.map(|refused| refused.step.name().to_owned()),
+            reason: refused.map(|refused| refused.reason.clone()),
+        })
+    }
+}
