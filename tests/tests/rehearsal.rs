@@ -1,6 +1,6 @@
 //! A new generation tries live requests before it goes live.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ostrakon_tests::client::{Client, Response};
 use ostrakon_tests::cluster::Cluster;
@@ -224,6 +224,29 @@ fn a_slower_generation_is_shown() {
     let (live, candidate) = (count(&found, "live_us"), count(&found, "candidate_us"));
     assert!(candidate > 2 * live, "{found}");
     println!("{candidate} us a request, the live generation {live} us");
+}
+
+/// Requests come all the time, and there is always one that waits.
+#[test]
+fn its_time_ends_a_rehearsal_under_load() {
+    let mut rig = Rig::new("");
+    let toml = "[rehearsal]\ntime = '2s'\nrequests = 1000000\nshare = '100%'\ndiffer = 'nothing'";
+    let began = Instant::now();
+    let (found, requests) = rig.rehearse(&with("1", "", toml));
+    let took = began.elapsed();
+    assert_eq!(found["outcome"], "passed", "{found}");
+    assert!(count(&found, "left_out") > 0, "{found}");
+    // Far less than all of it would take.
+    assert!(took < Duration::from_secs(30), "{took:?}");
+    // At most a quarter of one processor.
+    let busy =
+        count(&found, "requests") * (count(&found, "live_us") + count(&found, "candidate_us"));
+    assert!(Duration::from_micros(busy) < took / 2, "{found}");
+    println!(
+        "{} of {requests} live requests rehearsed in {took:?}, which took {:?}",
+        count(&found, "requests"),
+        Duration::from_micros(busy)
+    );
 }
 
 #[test]
@@ -511,6 +534,8 @@ fn in_development_each_generation_is_tried_with_the_last_requests() {
         log.contains("GET /set/a/1 differs in failure: the guest trapped"),
         "{log}"
     );
+    // It has data in it.
+    assert_eq!(host.status()["rehearsal"], Value::Null);
     let value = host.client().get("/get-many/a").expect("an answer");
     assert_eq!(value.text(), "1", "what was tried is not stored");
 }

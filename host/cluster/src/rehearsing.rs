@@ -10,7 +10,7 @@ use futures_util::future::join_all;
 use ostrakon_engine::Purpose;
 use ostrakon_protocol::Ordinal;
 use ostrakon_settings::settings::{Differ, Rehearsal, Share};
-use ostrakon_shard::rehearsal::{Candidate, Findings};
+use ostrakon_shard::rehearsal::{Candidate, Findings, NotTried};
 use ostrakon_shard::swap;
 use ostrakon_shard::writer::Writer;
 use ostrakon_volumes::volume::Files;
@@ -35,8 +35,8 @@ pub enum RehearsalError {
     Schema { guest: u32, data: u32 },
     #[error("the shard has no live generation yet: try again soon")]
     NotYet,
-    #[error("another rehearsal is under way: try again when it is over")]
-    Busy,
+    #[error(transparent)]
+    NotTried(#[from] NotTried),
     /// The live generation's settings cannot be read.
     #[error(
         "the live generation's settings are missing or damaged in the data directory: restart the shard"
@@ -209,6 +209,9 @@ async fn begin(
     if writer.views().get().is_none() {
         return Err(RehearsalError::NotYet);
     }
+    if writer.stage().is_busy() {
+        return Err(NotTried::Busy.into());
+    }
     let made = guests.make_with_secrets(files, Purpose::Trial).await;
     let guest = Arc::new(made.map_err(RehearsalError::Content)?);
     let schema = guest.description().schema;
@@ -235,8 +238,7 @@ impl Begun {
     async fn end(self, writer: &Writer, guests: &Guests) -> Result<Findings, RehearsalError> {
         let live = writer.views().get().ok_or(RehearsalError::NotYet)?;
         let metrics = Arc::clone(&guests.metrics);
-        let found = writer.stage().try_out(self.0, &live, metrics).await;
-        found.ok_or(RehearsalError::Busy)
+        Ok(writer.stage().try_out(self.0, live, metrics).await?)
     }
 }
 

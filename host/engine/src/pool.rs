@@ -407,6 +407,16 @@ impl Lease {
         migration: Migration,
     ) -> (Migration, Result<Result<(), String>, Failure>) {
         let deadline = self.guest.settings().guest.migrate_deadline;
+        self.migrate_within(from, migration, deadline).await
+    }
+
+    /// As [`Lease::migrate`], within another deadline.
+    pub async fn migrate_within(
+        &mut self,
+        from: u32,
+        migration: Migration,
+        deadline: Duration,
+    ) -> (Migration, Result<Result<(), String>, Failure>) {
         let (migration, migrated) = self.begin().migrate(from, migration, deadline).await;
         self.end(
             migrated.as_ref().err(),

@@ -206,11 +206,12 @@ where
 }
 
 impl Migration {
-    /// What the migration has made of the shard so far, by walking through all of it.
+    /// What the migration has made of the shard so far, by walking through all of it; `None` if `go_on`,
+    /// which is called with the bytes of each entry, refuses.
     ///
     /// # Errors
     /// If it cannot be read.
-    pub fn rewritten(&self) -> Result<Rewritten, ReadError> {
+    pub fn rewritten(&self, go_on: GoOn<'_>) -> Result<Option<Rewritten>, ReadError> {
         let mut before = Walk::new(|after| self.base().scan(after, usize::MAX, &mut unbounded));
         let mut after = Walk::new(|last| self.scan(last, usize::MAX, &mut unbounded));
         let (mut was, mut is) = (before.next()?, after.next()?);
@@ -218,7 +219,7 @@ impl Migration {
         let mut current = (Vec::new(), 0);
         loop {
             let order = match (&was, &is) {
-                (None, None) => return Ok(rewritten),
+                (None, None) => return Ok(Some(rewritten)),
                 (Some(_), None) => std::cmp::Ordering::Less,
                 (None, Some(_)) => std::cmp::Ordering::Greater,
                 (Some((was, _)), Some((is, _))) => was.cmp(is),
@@ -233,7 +234,11 @@ impl Migration {
                 if current.0 != *partition {
                     current = (partition.clone(), 0);
                 }
-                current.1 += (key.len() + value.len()) as u64;
+                let bytes = key.len() + value.len();
+                if !go_on(bytes) {
+                    return Ok(None);
+                }
+                current.1 += bytes as u64;
                 rewritten.largest_partition = rewritten.largest_partition.max(current.1);
             }
             if order.is_le() {

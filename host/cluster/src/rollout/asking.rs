@@ -39,7 +39,7 @@ impl Cluster {
             has_asked: state.has_asked(),
             candidate: state.offer(self.number()),
             said: state.says(is_stopping),
-            goes_back: state.back().to().is_some(),
+            goes_back: state.candidate().is_some() && state.candidate() == state.back().to(),
         })
     }
 

@@ -168,6 +168,17 @@ impl Cluster {
         self.knows(|state| state.is_to_try(digest))
     }
 
+    /// Waits until it need no longer be found out how content serves.
+    pub async fn until_not_to_try(&self, digest: Digest) {
+        loop {
+            let changed = self.0.rolling.changed.notified();
+            if !self.is_to_try(digest) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
     /// In the coordinator: for which shards a generation waits, for people.
     pub fn candidate_waits_for(&self) -> Option<String> {
         self.knows(State::waits_for)

@@ -64,6 +64,8 @@ kinds! {
     SwapRefusalEnded: Pod Normal Swap,
     /// A generation went live in place of another.
     GenerationLive: Pod Normal Swap,
+    /// The generation that went live differed from the one before in its rehearsal, or is slower.
+    RehearsalDiffers: Pod Warning Swap,
     /// A shard refuses writes because its disk is full or its data file is missing.
     WritesRefused: Pod Warning Store,
     /// The shard accepts writes again.

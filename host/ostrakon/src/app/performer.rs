@@ -174,14 +174,18 @@ impl swap::Performer for Performer {
             migrate_from,
         };
         if !settings.time.is_zero() {
-            stage.rehearse(of(settings.clone()), &live, metrics).await?;
+            tokio::select! {
+                rehearsed = stage.rehearse(of(settings.clone()), live, metrics) => rehearsed?,
+                // It is live in the other shards by now.
+                () = self.until_not_to_try(candidate.digest) => {}
+            }
         } else if stage.keeps_last() && migrate_from.is_none() {
             let settings = Rehearsal {
                 time: LAST_REQUESTS,
                 show_data: true,
                 ..settings.clone()
             };
-            stage.try_last(of(settings), &live, metrics).await;
+            stage.try_last(of(settings), live, metrics).await;
         }
         Ok((guest, compiled))
     }
@@ -301,6 +305,13 @@ impl Performer {
             (Some(cluster), _) => cluster.is_to_try(digest),
             (None, Some(alone)) => !alone.goes_back_to(digest),
             (None, None) => true,
+        }
+    }
+
+    async fn until_not_to_try(&self, digest: Digest) {
+        match &self.cluster {
+            Some(cluster) => cluster.until_not_to_try(digest).await,
+            None => pending().await,
         }
     }
 

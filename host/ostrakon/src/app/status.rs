@@ -387,7 +387,7 @@ fn no_rehearsal(error: &RehearsalError) -> NoAnswer {
         RehearsalError::Body | RehearsalError::Content(_) | RehearsalError::Schema { .. } => {
             StatusCode::UNPROCESSABLE_ENTITY
         }
-        RehearsalError::Busy => StatusCode::TOO_MANY_REQUESTS,
+        RehearsalError::NotTried(_) => StatusCode::TOO_MANY_REQUESTS,
         RehearsalError::NotYet | RehearsalError::NotKept => StatusCode::SERVICE_UNAVAILABLE,
     };
     NoAnswer {

@@ -121,7 +121,8 @@ pub(super) struct Arguments {
         long,
         env = "OSTRAKON_KEEP_REQUESTS",
         value_name = "N",
-        default_value_t = 0
+        default_value_t = 0,
+        overrides_with = "keep_requests"
     )]
     keep_requests: usize,
     /// The process that started this one: this process is killed when that one ends.

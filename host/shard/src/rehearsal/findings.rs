@@ -1,11 +1,14 @@
 //! What comes out of a rehearsal.
 
 use std::fmt;
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::LazyLock;
 use std::time::Duration;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use ostrakon_base::digest::Digest;
 use ostrakon_contract::contract::{Access, Request, Route, Target};
+use ostrakon_engine::Failure;
 use ostrakon_observe::metrics::Rehearsed;
 use ostrakon_settings::settings::Rehearsal;
 use serde::Serialize;
@@ -83,7 +86,7 @@ pub struct Example {
     pub method: String,
     /// The path's shape; with `rehearsal.show_data`, the path.
     pub path: String,
-    /// The beginning of the digest of the partition's key, if there is one.
+    /// A mark that tells the partition's key apart from others, if there is one.
     pub partition: Option<String>,
     pub detail: String,
 }
@@ -126,24 +129,51 @@ pub struct Refused(String);
 pub(super) struct Tried {
     pub(super) verdict: Verdict,
     pub(super) took: [Duration; 2],
-    /// The digest of the partition's key, if it was routed to one.
-    pub(super) partition: Option<Digest>,
+    /// The mark of the partition's key, if it was routed to one.
+    pub(super) partition: Option<String>,
 }
 
 #[derive(Debug)]
 pub(super) enum Verdict {
     Same,
-    Differs(Difference, String),
+    Differs(Differs),
     Failed(String),
     BothFailed,
     Unsteady,
+}
+
+/// In what two runs differ first, and how.
+#[derive(Debug)]
+pub(super) struct Differs {
+    pub(super) difference: Difference,
+    /// Without data.
+    said: String,
+    /// What examples show, with data if they may.
+    shown: String,
+}
+
+impl Differs {
+    fn new(difference: Difference, show_data: bool, say: impl Fn(bool) -> String) -> Self {
+        let said = say(false);
+        Self {
+            difference,
+            shown: if show_data { say(true) } else { said.clone() },
+            said,
+        }
+    }
+
+    /// The live guest failed, and the candidate did not.
+    pub(super) fn of_failure(failure: &Failure) -> Self {
+        let say = |_| format!("the live guest failed: {failure}");
+        Self::new(Difference::Failure, false, say)
+    }
 }
 
 impl Verdict {
     pub(super) fn counted(&self) -> Rehearsed {
         match self {
             Self::Same => Rehearsed::Same,
-            Self::Differs(..) => Rehearsed::Differ,
+            Self::Differs(_) => Rehearsed::Differ,
             Self::Failed(_) => Rehearsed::Failed,
             Self::BothFailed => Rehearsed::BothFailed,
             Self::Unsteady => Rehearsed::Unsteady,
@@ -152,7 +182,8 @@ impl Verdict {
 }
 
 impl Findings {
-    pub(super) fn new(candidate: Digest, live: Digest) -> Self {
+    /// Those of a rehearsal that has just begun.
+    pub fn new(candidate: Digest, live: Digest) -> Self {
         Self {
             candidate,
             live,
@@ -184,13 +215,13 @@ impl Findings {
         self.requests += 1;
         let counted = match &verdict {
             Verdict::Same => &mut self.same,
-            Verdict::Differs(..) => &mut self.differ,
+            Verdict::Differs(_) => &mut self.differ,
             Verdict::Failed(_) => &mut self.failed,
             Verdict::BothFailed => &mut self.both_failed,
             Verdict::Unsteady => &mut self.unsteady,
         };
         *counted += 1;
-        if matches!(verdict, Verdict::Same | Verdict::Differs(..)) {
+        if matches!(verdict, Verdict::Same | Verdict::Differs(_)) {
             match self.times.get_mut(self.timed % MOST_TIMES) {
                 Some(before) => *before = took,
                 None => self.times.push(took),
@@ -198,28 +229,33 @@ impl Findings {
             self.timed += 1;
         }
         let is_allowed = settings.differ.allows(&request.path);
-        let (difference, detail, is_refused) = match verdict {
-            Verdict::Failed(failure) => (Difference::Failure, failure, true),
-            Verdict::Differs(difference, detail) => (difference, detail, !is_allowed),
+        let (difference, said, shown, is_refused) = match verdict {
+            Verdict::Failed(failure) => (Difference::Failure, failure.clone(), failure, true),
+            Verdict::Differs(Differs {
+                difference,
+                said,
+                shown,
+            }) => (difference, said, shown, !is_allowed),
             _ => return,
         };
-        let example = Example {
-            difference,
-            method: request.method.to_string(),
-            path: if settings.show_data {
-                cut(&request.path, MOST_REASON).to_owned()
-            } else {
-                shape(&request.path)
-            },
-            partition: partition.map(|partition| partition.short()),
-            detail: cut(&detail, MOST_REASON).to_owned(),
-        };
+        let shape = shape(&request.path);
         if is_refused && self.outcome == Outcome::Rehearses {
             self.outcome = Outcome::Refused;
-            self.why = Some(self.reason(&example));
+            let asked = format!("{} {shape}", request.method);
+            self.why = Some(self.reason(difference, &asked, cut(&said, MOST_REASON)));
         }
         if self.examples.len() < MOST_EXAMPLES {
-            self.examples.push(example);
+            self.examples.push(Example {
+                difference,
+                method: request.method.to_string(),
+                path: if settings.show_data {
+                    cut(&request.path, MOST_REASON).to_owned()
+                } else {
+                    shape
+                },
+                partition,
+                detail: cut(&shown, MOST_REASON).to_owned(),
+            });
         }
     }
 
@@ -240,22 +276,16 @@ impl Findings {
         }
     }
 
-    fn reason(&self, example: &Example) -> String {
+    /// Why it is refused, without data: the log, Events and other shards say it, too.
+    fn reason(&self, difference: Difference, asked: &str, said: &str) -> String {
         let requests = self.requests;
-        let Example {
-            method,
-            path,
-            detail,
-            ..
-        } = example;
-        if example.difference == Difference::Failure {
+        if difference == Difference::Failure {
             return format!(
-                "of {requests} live requests that it was tried with, the last, {method} {path}, fails, and not with the live generation: {detail}"
+                "of {requests} live requests that it was tried with, the last, {asked}, fails, and not with the live generation: {said}"
             );
         }
-        let difference = example.difference;
         format!(
-            "of {requests} live requests that it was tried with, the last, {method} {path}, differs in {difference}, and rehearsal.differ does not allow that: {detail}"
+            "of {requests} live requests that it was tried with, the last, {asked}, differs in {difference}, and rehearsal.differ does not allow that: {said}"
         )
     }
 
@@ -291,116 +321,115 @@ impl Findings {
     }
 }
 
-/// In what a candidate's run differs from the live guest's first, and how; `None` if in nothing.
-pub(super) fn compare(
-    live: &Ran,
-    candidate: &Ran,
-    settings: &Rehearsal,
-) -> Option<(Difference, String)> {
+/// In what a candidate's run differs from the live guest's first; `None` if in nothing.
+pub(super) fn compare(live: &Ran, candidate: &Ran, show_data: bool) -> Option<Differs> {
+    let differs =
+        |difference, say: &dyn Fn(bool) -> String| Some(Differs::new(difference, show_data, say));
     if live.route != candidate.route {
-        let detail = format!(
-            "{}, live {}",
-            routed(&candidate.route, settings),
-            routed(&live.route, settings)
-        );
-        return Some((Difference::Route, detail));
+        return differs(Difference::Route, &|show| {
+            let [was, is] = [live, candidate].map(|ran| routed(&ran.route, show));
+            format!("{is}, live {was}")
+        });
     }
     let (live, candidate) = (live.answer.as_ref()?, candidate.answer.as_ref()?);
     let (was, is) = (&live.reply, &candidate.reply);
     if was.status != is.status {
-        let detail = format!("{}, live {}", is.status.as_u16(), was.status.as_u16());
-        return Some((Difference::Status, detail));
+        return differs(Difference::Status, &|_| {
+            format!("{}, live {}", is.status.as_u16(), was.status.as_u16())
+        });
     }
-    if let Some(detail) = headers(&was.headers, &is.headers, settings) {
-        return Some((Difference::Headers, detail));
+    if let Some(name) = header(&was.headers, &is.headers) {
+        return differs(Difference::Headers, &|show| {
+            headers(name, [&was.headers, &is.headers], show)
+        });
     }
     if was.body != is.body {
-        let detail = bytes(&was.body, &is.body, settings);
-        return Some((Difference::Body, detail));
+        return differs(Difference::Body, &|show| bytes(&was.body, &is.body, show));
     }
-    let detail = writes(live, candidate, settings)?;
-    Some((Difference::Writes, detail))
+    let (number, was, is) = write(live, candidate)?;
+    differs(Difference::Writes, &|show| {
+        let (was, is) = (written(was, show), written(is, show));
+        format!("write {number} in the order of keys: {is}, live {was}")
+    })
 }
 
-fn routed(route: &Route, settings: &Rehearsal) -> String {
+fn routed(route: &Route, show: bool) -> String {
     let access = match route.access {
         Access::Read => "read",
         Access::Write if route.relaxed => "relaxed write",
         Access::Write => "write",
     };
     match &route.target {
-        Target::Partition(key) if settings.show_data => format!("{access} {}", shown(key)),
-        Target::Partition(key) => format!("{access} partition {}", Digest::of(key).short()),
+        Target::Partition(key) if show => format!("{access} {}", shown(key)),
+        Target::Partition(key) => format!("{access} partition {}", mark(key)),
         Target::Here => format!("{access} here"),
         Target::Everywhere => format!("{access} everywhere"),
     }
 }
 
-/// The name of the first header that differs.
-fn headers(live: &HeaderMap, candidate: &HeaderMap, settings: &Rehearsal) -> Option<String> {
-    let name = live.keys().chain(candidate.keys()).find(|name| {
-        let values = |headers: &HeaderMap| {
-            let values = headers.get_all(*name).iter();
-            values
-                .map(|value| value.as_bytes().to_vec())
-                .collect::<Vec<_>>()
-        };
-        values(live) != values(candidate)
-    })?;
-    if !settings.show_data {
-        return Some(name.to_string());
+/// The first header that differs.
+fn header<'a>(live: &'a HeaderMap, candidate: &'a HeaderMap) -> Option<&'a HeaderName> {
+    live.keys().chain(candidate.keys()).find(|name| {
+        let (was, is) = (live.get_all(*name), candidate.get_all(*name));
+        !was.iter().eq(is.iter())
+    })
+}
+
+fn headers(name: &HeaderName, both: [&HeaderMap; 2], show: bool) -> String {
+    if !show {
+        return name.to_string();
     }
-    let value = |headers: &HeaderMap| headers.get(name).map(|value| shown(value.as_bytes()));
-    let or_none = |value: Option<String>| value.unwrap_or_else(|| "none".to_owned());
-    let (was, is) = (or_none(value(live)), or_none(value(candidate)));
-    Some(format!("{name}: {is}, live {was}"))
+    let [was, is] = both.map(|headers| {
+        let value = headers.get(name).map(|value| shown(value.as_bytes()));
+        value.unwrap_or_else(|| "none".to_owned())
+    });
+    format!("{name}: {is}, live {was}")
 }
 
 /// Where two byte strings differ first.
-fn bytes(live: &[u8], candidate: &[u8], settings: &Rehearsal) -> String {
+fn bytes(live: &[u8], candidate: &[u8], show: bool) -> String {
     let at = live.iter().zip(candidate).take_while(|(was, is)| was == is);
     let at = at.count();
     let (was, is) = (live.len(), candidate.len());
     let detail = format!("{is} bytes, live {was}, from byte {at} on");
-    if !settings.show_data {
+    if !show {
         return detail;
     }
     let (was, is) = (shown(&live[at..]), shown(&candidate[at..]));
     format!("{detail}: {is}, live {was}")
 }
 
-/// In what the writes of two answers differ first; `None` if in nothing.
-fn writes(live: &Answer, candidate: &Answer, settings: &Rehearsal) -> Option<String> {
+/// A write of an answer: the key, and the value if it is no deletion; none where there are no more.
+type Written<'a> = Option<(&'a [u8], Option<&'a [u8]>)>;
+
+/// The first writes that differ, and their number.
+fn write<'a>(live: &'a Answer, candidate: &'a Answer) -> Option<(u64, Written<'a>, Written<'a>)> {
     let ((was, partition), (is, _)) = (live.wrote.as_ref()?, candidate.wrote.as_ref()?);
     let (mut was, mut is) = (was.writes(partition), is.writes(partition));
-    let mut number = 0_u64;
-    loop {
-        number += 1;
-        let pair = (was.next(), is.next());
-        if pair == (None, None) {
-            return None;
+    for number in 1.. {
+        match (was.next(), is.next()) {
+            (None, None) => break,
+            (was, is) if was != is => return Some((number, was, is)),
+            _ => {}
         }
-        if pair.0 == pair.1 {
-            continue;
-        }
-        let said = |write: Option<(&[u8], Option<&[u8]>)>| match write {
-            None => "none".to_owned(),
-            Some((key, Some(value))) if settings.show_data => {
-                format!("{} = {}", shown(key), shown(value))
-            }
-            Some((key, None)) if settings.show_data => format!("{} deleted", shown(key)),
-            Some((key, Some(value))) => format!(
-                "entry {} set to {} bytes",
-                Digest::of(key).short(),
-                value.len()
-            ),
-            Some((key, None)) => format!("entry {} deleted", Digest::of(key).short()),
-        };
-        let (was, is) = (said(pair.0), said(pair.1));
-        return Some(format!(
-            "write {number} in the order of keys: {is}, live {was}"
-        ));
     }
+    None
+}
+
+fn written(write: Written<'_>, show: bool) -> String {
+    match write {
+        None => "none".to_owned(),
+        Some((key, Some(value))) if show => format!("{} = {}", shown(key), shown(value)),
+        Some((key, None)) if show => format!("{} deleted", shown(key)),
+        Some((key, Some(value))) => format!("entry {} set to {} bytes", mark(key), value.len()),
+        Some((key, None)) => format!("entry {} deleted", mark(key)),
+    }
+}
+
+/// What tells a key apart from others in this process, and does not tell the key.
+pub(super) fn mark(key: &[u8]) -> String {
+    static HASHES: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+    format!("{:016x}", HASHES.hash_one(key))
 }
 
 /// The beginning of bytes, as text.
@@ -414,21 +443,21 @@ fn shown(bytes: &[u8]) -> String {
     format!("\"{}\"{more}", beginning.escape_ascii())
 }
 
-/// A path without what may be a user's: its first segment if that is a word, and the number of the
-/// others.
+/// A path without what may be a user's: its first segment, if that is a word and others follow, and the
+/// number of the others.
 fn shape(path: &str) -> String {
     let (path, query) = match path.split_once('?') {
         Some((path, _)) => (path, "?*"),
         None => (path, ""),
     };
+    let segments: Vec<_> = path.split('/').skip(1).take(MOST_SEGMENT).collect();
     let mut shape = String::new();
-    for (number, segment) in path.split('/').skip(1).take(MOST_SEGMENT).enumerate() {
-        let is_word = segment.len() <= MOST_SEGMENT
-            && segment
-                .bytes()
-                .all(|byte| byte.is_ascii_alphabetic() || b"-_.".contains(&byte));
+    for (number, segment) in segments.iter().enumerate() {
+        let is_word = |byte: u8| byte.is_ascii_alphabetic() || b"-_.".contains(&byte);
+        let is_first = number == 0 && segments.len() > 1 && segment.len() <= MOST_SEGMENT;
+        let is_shown = is_first && segment.bytes().all(is_word);
         shape.push('/');
-        shape.push_str(if number == 0 && is_word || segment.is_empty() {
+        shape.push_str(if is_shown || segment.is_empty() {
             segment
         } else {
             "*"
@@ -454,9 +483,10 @@ mod tests {
         for (path, expected) in [
             ("/save/alice/secret", "/save/*/*"),
             ("/", "/"),
-            ("/list", "/list"),
+            ("/list", "/*"),
+            ("/list/", "/list/"),
             ("/x1/y", "/*/*"),
-            ("/a?key=alice", "/a?*"),
+            ("/a?key=alice", "/*?*"),
             ("/%41lice/", "/*/"),
         ] {
             assert_eq!(shape(path), expected, "{path}");
@@ -466,21 +496,18 @@ mod tests {
 
     #[test]
     fn bytes_are_shown_only_if_they_may_be() {
-        let hidden = Rehearsal::default();
-        let shown = Rehearsal {
-            show_data: true,
-            ..Rehearsal::default()
-        };
         assert_eq!(
-            bytes(b"word", b"worse", &hidden),
+            bytes(b"word", b"worse", false),
             "5 bytes, live 4, from byte 3 on"
         );
         assert_eq!(
-            bytes(b"word", b"worse", &shown),
+            bytes(b"word", b"worse", true),
             "5 bytes, live 4, from byte 3 on: \"se\", live \"d\""
         );
-        let long = bytes(&[b'a'; 1000], &[0; 1000], &shown);
+        let long = bytes(&[b'a'; 1000], &[0; 1000], true);
         assert!(long.len() < 10 * SHOWN, "{long}");
+        assert_eq!(mark(b"alice"), mark(b"alice"));
+        assert_ne!(mark(b"alice"), mark(b"bob"));
     }
 
     #[test]
@@ -492,18 +519,16 @@ mod tests {
             }
             headers
         };
-        let settings = Rehearsal::default();
         let live = of(&[("a", "1"), ("b", "2"), ("b", "3")]);
-        assert_eq!(
-            headers(&live, &of(&[("b", "2"), ("a", "1"), ("b", "3")]), &settings),
-            None
-        );
+        let same = of(&[("b", "2"), ("a", "1"), ("b", "3")]);
+        assert_eq!(header(&live, &same), None);
         for other in [
             of(&[("a", "1"), ("b", "3"), ("b", "2")]),
             of(&[("a", "1")]),
             of(&[("a", "1"), ("b", "2"), ("b", "3"), ("b", "4")]),
         ] {
-            assert_eq!(headers(&live, &other, &settings).as_deref(), Some("b"));
+            let name = header(&live, &other).unwrap();
+            assert_eq!(headers(name, [&live, &other], false), "b");
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Tries a candidate's `migrate` on a copy of the shard's data.
 
-use std::path::Path;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use ostrakon_base::causes::with_causes;
@@ -13,6 +14,11 @@ use super::REST;
 use super::runs::Of;
 use super::stage::Sampling;
 
+const LONG: &str = "copying and migrating the shard's data takes longer than rehearsal.time";
+
+/// Held for one copy at a time: a rehearsal that was ended may still migrate its own.
+static COPYING: Mutex<()> = Mutex::new(());
+
 /// What came out of trying `migrate`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Migrated {
@@ -23,18 +29,22 @@ pub struct Migrated {
     pub not_tried: Option<String>,
     /// How long `migrate` took, in milliseconds: about as long writes will wait.
     pub took_ms: u64,
-    /// The entries after it, and how many it added, removed or changed.
+    /// The entries after it, and how many it added, removed or changed; 0 if there was no time to count
+    /// them.
     pub entries: u64,
     pub changed: u64,
     /// The bytes of the keys and values of the largest partition after it.
     pub largest_partition_bytes: u64,
 }
 
-/// Where the copy is made, and of what.
-pub(super) struct Data<'a> {
-    pub(super) snapshot: &'a Snapshot,
-    pub(super) directory: &'a Path,
-    pub(super) until: Instant,
+/// What `migrate` is tried on.
+pub(super) struct Migrates {
+    /// The schema of the data.
+    pub(super) from: u32,
+    pub(super) shards: u32,
+    pub(super) snapshot: Arc<Snapshot>,
+    /// Where the copy is made.
+    pub(super) directory: PathBuf,
 }
 
 /// Tries it.
@@ -43,11 +53,17 @@ pub(super) struct Data<'a> {
 /// If the candidate refuses to migrate, or fails.
 pub(super) fn try_to(
     (candidate, _): &Of,
-    from: u32,
-    data: &Data<'_>,
+    migrates: Migrates,
+    until: Instant,
     sampling: &Sampling,
     runtime: &Handle,
 ) -> Result<Migrated, String> {
+    let Migrates {
+        from,
+        shards,
+        snapshot,
+        directory,
+    } = migrates;
     let mut migrated = Migrated {
         from,
         to: candidate.description().schema,
@@ -57,19 +73,24 @@ pub(super) fn try_to(
         changed: 0,
         largest_partition_bytes: 0,
     };
+    let Ok(_copying) = COPYING.try_lock() else {
+        migrated.not_tried = Some("another migration is still being tried".to_owned());
+        return Ok(migrated);
+    };
     let mut page = Instant::now();
     let mut go_on = |_| {
-        sampling.rest(page.elapsed() * REST, data.until);
+        sampling.rest(page.elapsed() * REST, until);
         page = Instant::now();
-        !sampling.is_over() && page < data.until
+        !sampling.is_over() && page < until
     };
     let limits = (&candidate.settings().store).into();
-    let begun = begin_migration_of_copy(data.snapshot, data.directory, limits, &mut go_on);
+    let begun = begin_migration_of_copy(&snapshot, &directory, limits, &mut go_on);
+    // Nothing of the data is kept while it migrates.
+    drop(snapshot);
     let migration = match begun {
         Ok(Some(migration)) => migration,
         Ok(None) => {
-            migrated.not_tried =
-                Some("copying the shard's data takes longer than rehearsal.time".to_owned());
+            migrated.not_tried = Some(LONG.to_owned());
             return Ok(migrated);
         }
         Err(error) => {
@@ -78,9 +99,11 @@ pub(super) fn try_to(
         }
     };
     let began = Instant::now();
+    let most = candidate.settings().guest.migrate_deadline;
+    let deadline = most.min(until.saturating_duration_since(began));
     let ran = runtime.block_on(async {
-        let mut lease = candidate.lease(1).await?;
-        Ok::<_, Failure>(lease.migrate(from, migration).await)
+        let mut lease = candidate.lease(shards).await?;
+        Ok::<_, Failure>(lease.migrate_within(from, migration, deadline).await)
     });
     let (migration, said) = ran.map_err(|failure| failure.to_string())?;
     let took = began.elapsed();
@@ -91,11 +114,17 @@ pub(super) fn try_to(
             migrated.not_tried = Some(with_causes(&error));
             return Ok(migrated);
         }
+        Err(Failure::Deadline) if deadline < most => {
+            migrated.not_tried = Some(LONG.to_owned());
+            return Ok(migrated);
+        }
         Err(failure) => return Err(format!("`migrate` fails: {failure}")),
     }
     migrated.took_ms = millis(took);
-    match migration.rewritten() {
-        Ok(rewritten) => {
+    let mut go_on = |_| !sampling.is_over() && Instant::now() < until;
+    match migration.rewritten(&mut go_on) {
+        Ok(None) => {}
+        Ok(Some(rewritten)) => {
             migrated.entries = rewritten.entries;
             migrated.changed = rewritten.changed;
             migrated.largest_partition_bytes = rewritten.largest_partition;

@@ -26,29 +26,37 @@ use ostrakon_contract::contract::Target;
 use ostrakon_engine::{Failure, Guest};
 use ostrakon_observe::metrics::Metrics;
 use ostrakon_settings::settings::Rehearsal;
-use ostrakon_store::Snapshot;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use crate::writer::View;
 pub use findings::{Difference, Example, Findings, Outcome, Refused};
 pub use migrating::Migrated;
-pub(crate) use stage::Sample;
+use migrating::Migrates;
 pub use stage::Stage;
+pub(crate) use stage::Taken;
 
-use findings::{Tried, Verdict};
-use runs::{Doubles, Of};
-use stage::{Begun, Sampling};
+use findings::{Differs, Tried, Verdict};
+use runs::{Doubles, Of, Ran};
+use stage::{Begun, Sample, Sampling};
 
 /// How long after a rehearsed request the next one waits, in multiples of what it took: so
 /// rehearsing takes at most a quarter of one processor.
 const REST: u32 = 3;
 
-/// How old a sample may become: it keeps the data that its request saw.
-const MOST_AGE: Duration = Duration::from_secs(1);
-
-/// How often a candidate is tried that did not answer in time, which may be the machine's fault.
+/// How often a guest is tried that did not answer in time, which may be the machine's fault.
 const TRIES: usize = 3;
+
+/// Why content was not tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotTried {
+    #[error("another rehearsal is under way: try again when it is over")]
+    Busy,
+    #[error(
+        "the rehearsal ended too early: content that is to go live took its place, or see the log"
+    )]
+    Ended,
+}
 
 /// A candidate that is to rehearse.
 #[derive(Debug)]
@@ -74,32 +82,38 @@ impl Stage {
     pub async fn rehearse(
         &self,
         candidate: Candidate,
-        live: &View,
+        live: Arc<View>,
         metrics: Arc<Metrics>,
     ) -> Result<(), Refused> {
-        let sampling = self.begin_and_show(&candidate, live);
+        let sampling = self.begin_and_show(&candidate, &live);
         Self::run(&sampling, candidate, live, metrics).await;
         sampling.of().findings().judgement()
     }
 
-    /// As [`Stage::rehearse`], for content that does not go live. Returns what was found; `None` if
-    /// another rehearsal is under way, or takes its place.
+    /// As [`Stage::rehearse`], for content that does not go live. Returns what was found.
+    ///
+    /// # Errors
+    /// If another rehearsal is under way, or takes its place.
     pub async fn try_out(
         &self,
         candidate: Candidate,
-        live: &View,
+        live: Arc<View>,
         metrics: Arc<Metrics>,
-    ) -> Option<Findings> {
-        let sampling = self.begin_if_free(&candidate, live)?;
+    ) -> Result<Findings, NotTried> {
+        let sampling = self.begin_if_free(&candidate, &live);
+        let sampling = sampling.ok_or(NotTried::Busy)?;
         Self::run(&sampling, candidate, live, metrics).await;
         let findings = sampling.of().findings().clone();
-        Some(findings).filter(|findings| findings.outcome != Outcome::Stopped)
+        match findings.outcome {
+            Outcome::Passed | Outcome::Refused => Ok(findings),
+            Outcome::Rehearses | Outcome::Stopped => Err(NotTried::Ended),
+        }
     }
 
     /// Tries a candidate with the last requests, if those are kept. Whatever comes out, it is not
     /// refused: the log says what differs.
-    pub async fn try_last(&self, candidate: Candidate, live: &View, metrics: Arc<Metrics>) {
-        let sampling = self.begin_again(&candidate, live);
+    pub async fn try_last(&self, candidate: Candidate, live: Arc<View>, metrics: Arc<Metrics>) {
+        let sampling = self.begin_again(&candidate, &live);
         Self::run(&sampling, candidate, live, metrics).await;
         let findings = sampling.of().findings();
         for example in &findings.examples {
@@ -119,7 +133,12 @@ impl Stage {
         }
     }
 
-    async fn run(sampling: &Begun<'_>, candidate: Candidate, live: &View, metrics: Arc<Metrics>) {
+    async fn run(
+        sampling: &Begun<'_>,
+        candidate: Candidate,
+        live: Arc<View>,
+        metrics: Arc<Metrics>,
+    ) {
         let (sender, ended) = oneshot::channel();
         let doubles = Doubles {
             live: (Arc::new(live.guest.double(None)), live.digest),
@@ -136,10 +155,13 @@ impl Stage {
             ordinal: candidate.ordinal,
             migrates: candidate.migrate_from.map(|from| Migrates {
                 from,
+                shards: live.shards(),
                 snapshot: Arc::clone(&live.snapshot),
                 directory: candidate.directory,
             }),
         };
+        // It would keep the data that it shows.
+        drop(live);
         let runtime = Handle::current();
         let spawned = thread::Builder::new()
             .name("rehearsal".to_owned())
@@ -173,17 +195,10 @@ struct Rehearsing {
     migrates: Option<Migrates>,
 }
 
-/// What `migrate` is tried on.
-struct Migrates {
-    from: u32,
-    snapshot: Arc<Snapshot>,
-    directory: PathBuf,
-}
-
 impl Rehearsing {
-    fn run(&self, runtime: &Handle) {
+    fn run(mut self, runtime: &Handle) {
         let until = Instant::now() + self.settings.time;
-        match &self.migrates {
+        match self.migrates.take() {
             Some(migrates) => self.try_to_migrate(migrates, until, runtime),
             None => self.try_requests(until, runtime),
         }
@@ -203,14 +218,9 @@ impl Rehearsing {
         );
     }
 
-    fn try_to_migrate(&self, migrates: &Migrates, until: Instant, runtime: &Handle) {
-        let data = migrating::Data {
-            snapshot: &migrates.snapshot,
-            directory: &migrates.directory,
-            until,
-        };
+    fn try_to_migrate(&self, migrates: Migrates, until: Instant, runtime: &Handle) {
         let candidate = &self.doubles.candidate;
-        let tried = migrating::try_to(candidate, migrates.from, &data, &self.sampling, runtime);
+        let tried = migrating::try_to(candidate, migrates, until, &self.sampling, runtime);
         if let Ok(migrated) = &tried
             && let Some(why) = &migrated.not_tried
         {
@@ -220,14 +230,16 @@ impl Rehearsing {
     }
 
     fn try_requests(&self, until: Instant, runtime: &Handle) {
+        // Neither guest has the advantage of a warm cache.
+        let mut is_live_first = true;
         while let Some(sample) = self.sampling.next(until) {
-            let is_old = sample.keeps_data() && sample.age() > MOST_AGE;
-            if !sample.is_of(self.doubles.live.1) || is_old {
+            if !sample.is_of(self.doubles.live.1) || sample.is_old() {
                 self.sampling.leave_out();
                 continue;
             }
             let began = Instant::now();
-            let tried = runtime.block_on(self.tried(&sample));
+            let tried = runtime.block_on(self.tried(&sample, is_live_first));
+            is_live_first = !is_live_first;
             if let Some(tried) = tried {
                 self.metrics.rehearsed(tried.verdict.counted(), tried.took);
                 let mut findings = self.sampling.findings();
@@ -235,81 +247,74 @@ impl Rehearsing {
                 if self.sampling.is_trial() {
                     // Nothing is refused, and there is no traffic that it could slow down.
                     findings.forgive();
-                    if Instant::now() < until {
-                        continue;
-                    }
-                    break;
+                    continue;
                 }
                 let is_enough = findings.requests >= self.settings.requests;
                 if is_enough || findings.outcome != Outcome::Rehearses {
                     break;
                 }
             }
+            drop(sample);
             self.sampling.rest(began.elapsed() * REST, until);
         }
     }
 
-    /// Runs a sample by both guests; `None` if it says nothing, because the data could not be read.
-    async fn tried(&self, sample: &Sample) -> Option<Tried> {
-        // Neither has the advantage of a warm cache.
-        let is_live_first = sample.number().is_multiple_of(2);
-        let Doubles { live, candidate } = &self.doubles;
-        let run = async |of: &Of| {
+    /// Runs a sample by one guest, and measures that.
+    async fn ran(&self, of: &Of, sample: &Sample) -> (Result<Ran, Failure>, Duration) {
+        let mut tries = 1..TRIES;
+        loop {
             let began = Instant::now();
             let ran = runs::run(of, sample, self.ordinal).await;
-            (ran, began.elapsed())
-        };
+            if !matches!(ran, Err(Failure::Deadline)) || tries.next().is_none() {
+                return (ran, began.elapsed());
+            }
+        }
+    }
+
+    /// Runs a sample by both guests; `None` if it says nothing, because the data could not be read.
+    async fn tried(&self, sample: &Sample, is_live_first: bool) -> Option<Tried> {
+        let Doubles { live, candidate } = &self.doubles;
         let (of_live, of_candidate);
         if is_live_first {
-            of_live = run(live).await;
-            of_candidate = run(candidate).await;
+            of_live = self.ran(live, sample).await;
+            of_candidate = self.ran(candidate, sample).await;
         } else {
-            of_candidate = run(candidate).await;
-            of_live = run(live).await;
+            of_candidate = self.ran(candidate, sample).await;
+            of_live = self.ran(live, sample).await;
         }
-        let (live_ran, live_took) = of_live;
-        let (mut candidate_ran, candidate_took) = of_candidate;
-        for _ in 1..TRIES {
-            if !matches!(candidate_ran, Err(Failure::Deadline)) {
-                break;
-            }
-            (candidate_ran, _) = run(candidate).await;
-        }
-        let took = [live_took, candidate_took];
+        let ((live_ran, live_took), (candidate_ran, candidate_took)) = (of_live, of_candidate);
         let verdict = match (&live_ran, &candidate_ran) {
             (Err(Failure::Store(_)), _) | (_, Err(Failure::Store(_))) => return None,
             (Err(_), Err(_)) => Verdict::BothFailed,
+            // It answered the client.
+            (Err(Failure::Deadline), Ok(_)) => Verdict::Unsteady,
             (Ok(ran), _) if ran.answer.is_none() => Verdict::Unsteady,
             (Ok(_), Err(failure)) => Verdict::Failed(failure.to_string()),
-            (Err(failure), Ok(_)) => {
-                let live = failure.to_string();
-                Verdict::Differs(
-                    Difference::Failure,
-                    format!("the live guest failed: {live}"),
-                )
-            }
+            (Err(failure), Ok(_)) => Verdict::Differs(Differs::of_failure(failure)),
             (Ok(live_ran), Ok(candidate_ran)) => {
-                match findings::compare(live_ran, candidate_ran, &self.settings) {
+                match findings::compare(live_ran, candidate_ran, self.settings.show_data) {
                     None => Verdict::Same,
-                    Some((difference, detail)) => {
-                        let (again, _) = run(live).await;
-                        let again = again.ok()?;
-                        let own = findings::compare(live_ran, &again, &self.settings);
+                    Some(differs) => {
+                        let (again, _) = self.ran(live, sample).await;
+                        let own = again.map(|again| findings::compare(live_ran, &again, false));
                         match own {
-                            Some((own, _)) if own == difference => Verdict::Unsteady,
-                            _ => Verdict::Differs(difference, detail),
+                            Ok(Some(own)) if own.difference == differs.difference => {
+                                Verdict::Unsteady
+                            }
+                            Ok(_) => Verdict::Differs(differs),
+                            Err(_) => Verdict::Unsteady,
                         }
                     }
                 }
             }
         };
         let partition = live_ran.ok().and_then(|ran| match ran.route.target {
-            Target::Partition(key) => Some(Digest::of(&key)),
+            Target::Partition(key) => Some(findings::mark(&key)),
             Target::Here | Target::Everywhere => None,
         });
         Some(Tried {
             verdict,
-            took,
+            took: [live_took, candidate_took],
             partition,
         })
     }

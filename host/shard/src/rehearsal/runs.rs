@@ -84,8 +84,8 @@ pub(super) async fn run(
         (Data::Read(snapshot) | Data::Again(snapshot), Target::Here | Target::Everywhere, _) => {
             let data = ReadData::Shard(Arc::clone(snapshot));
             let mut reply = lease.read(request, data, bound).await?;
-            if route.target == Target::Everywhere {
-                // Of one part, so that `gather` rehearses, too.
+            // Among several shards there are no others' parts to give to `gather`.
+            if route.target == Target::Everywhere && sample.shards() == 1 {
                 let origin = Some(Origin {
                     digest: *digest,
                     description: guest.description().clone(),

@@ -22,6 +22,9 @@ use crate::writer::View;
 const MOST_SAMPLES: usize = 64;
 const MOST_BYTES: usize = 16 << 20;
 
+/// How old a sample may become: it keeps the data that its request saw.
+const MOST_AGE: Duration = Duration::from_secs(1);
+
 /// Where live requests are sampled for a rehearsal. Clones share it.
 #[derive(Clone, Default)]
 pub struct Stage(Arc<Inner>);
@@ -67,6 +70,14 @@ struct Waiting {
     is_over: bool,
 }
 
+/// What is to be done with a live request once it was answered.
+pub(crate) enum Taken {
+    /// It rehearses. Boxed: each request's future has room for it.
+    Sample(Box<Sample>),
+    /// There was no room for it.
+    NoRoom,
+}
+
 /// A copy of a request, with the data that the live guest sees.
 pub(crate) struct Sample {
     request: Arc<Request>,
@@ -75,7 +86,6 @@ pub(crate) struct Sample {
     shards: u32,
     data: Data,
     taken: Instant,
-    number: u64,
     bytes: usize,
 }
 
@@ -102,22 +112,14 @@ impl Sample {
         self.shards
     }
 
-    pub(super) fn number(&self) -> u64 {
-        self.number
-    }
-
-    pub(super) fn age(&self) -> Duration {
-        self.taken.elapsed()
+    /// Whether it has kept data for long enough.
+    pub(super) fn is_old(&self) -> bool {
+        !matches!(self.data, Data::Again(_)) && self.taken.elapsed() > MOST_AGE
     }
 
     /// Whether this generation was live.
     pub(super) fn is_of(&self, live: Digest) -> bool {
         self.live == live
-    }
-
-    /// Whether it keeps data that would otherwise be let go.
-    pub(super) fn keeps_data(&self) -> bool {
-        !matches!(self.data, Data::Again(_))
     }
 }
 
@@ -137,10 +139,8 @@ impl Drop for Begun<'_> {
     fn drop(&mut self) {
         self.sampling.end(Outcome::Stopped);
         for slot in [&self.stage.0.sampling, &self.stage.0.current] {
-            let now = slot.load_full();
-            if now.is_some_and(|now| Arc::ptr_eq(&now, &self.sampling)) {
-                slot.store(None);
-            }
+            // Only its own: another may have begun.
+            let _before = slot.compare_and_swap(&Some(Arc::clone(&self.sampling)), None);
         }
     }
 }
@@ -155,8 +155,18 @@ impl Stage {
     /// Begins to take samples, unless a rehearsal is under way. What comes out is shown to nobody else:
     /// it may have data in it that its caller may see.
     pub(super) fn begin_if_free(&self, candidate: &Candidate, live: &View) -> Option<Begun<'_>> {
-        let is_free = self.0.current.load().is_none();
-        is_free.then(|| self.begin(candidate, live))
+        let sampling = sampling(candidate, live, false, VecDeque::new());
+        let none: Option<Arc<Sampling>> = None;
+        let current = &self.0.current;
+        let before = current.compare_and_swap(&none, Some(Arc::clone(&sampling)));
+        before
+            .is_none()
+            .then(|| self.take_samples(candidate, sampling))
+    }
+
+    /// Whether a rehearsal is under way.
+    pub fn is_busy(&self) -> bool {
+        self.0.current.load().is_some()
     }
 
     /// Begins to take samples for content that is to go live. A rehearsal that is under way ends.
@@ -167,51 +177,42 @@ impl Stage {
     }
 
     fn begin(&self, candidate: &Candidate, live: &View) -> Begun<'_> {
-        let begun = self.begin_with(candidate, live, false, VecDeque::new());
-        let samples = candidate.migrate_from.is_none();
-        let samples = samples.then(|| Arc::clone(&begun.sampling));
-        self.0.sampling.store(samples);
-        begun
+        let sampling = sampling(candidate, live, false, VecDeque::new());
+        self.replace(&sampling);
+        self.take_samples(candidate, sampling)
     }
 
-    /// Begins to try the last requests on what is live.
+    fn take_samples(&self, candidate: &Candidate, sampling: Arc<Sampling>) -> Begun<'_> {
+        let samples = candidate.migrate_from.is_none();
+        let samples = samples.then(|| Arc::clone(&sampling));
+        self.0.sampling.store(samples);
+        Begun {
+            stage: self,
+            sampling,
+        }
+    }
+
+    /// Ends the rehearsal under way, if there is one.
+    fn replace(&self, sampling: &Arc<Sampling>) {
+        if let Some(before) = self.0.current.swap(Some(Arc::clone(sampling))) {
+            before.end(Outcome::Stopped);
+        }
+    }
+
+    /// Begins to try the last requests on what is live. What comes out has data in it, and is shown in
+    /// the log only.
     pub(super) fn begin_again(&self, candidate: &Candidate, live: &View) -> Begun<'_> {
         let last = self.0.last_requests.get().map_or_else(Vec::new, Last::all);
-        let samples = (0..).zip(last).map(|(number, request)| Sample {
+        let samples = last.into_iter().map(|request| Sample {
             request,
             live: live.digest,
             shards: live.shards(),
             data: Data::Again(Arc::clone(&live.snapshot)),
             taken: Instant::now(),
-            number,
             bytes: 0,
         });
-        let begun = self.begin_with(candidate, live, true, samples.collect());
-        self.0.last.store(Some(Arc::clone(&begun.sampling)));
-        begun
-    }
-
-    fn begin_with(
-        &self,
-        candidate: &Candidate,
-        live: &View,
-        is_trial: bool,
-        samples: VecDeque<Sample>,
-    ) -> Begun<'_> {
-        let sampling = Arc::new(Sampling {
-            share: candidate.settings.share.millionths().into(),
-            is_trial,
-            requests: AtomicU64::new(0),
-            waiting: Mutex::new(Waiting {
-                samples,
-                ..Waiting::default()
-            }),
-            changed: Condvar::new(),
-            findings: Mutex::new(Findings::new(candidate.digest, live.digest)),
-        });
-        if let Some(before) = self.0.current.swap(Some(Arc::clone(&sampling))) {
-            before.end(Outcome::Stopped);
-        }
+        let sampling = sampling(candidate, live, true, samples.collect());
+        self.replace(&sampling);
         Begun {
             stage: self,
             sampling,
@@ -237,20 +238,14 @@ impl Stage {
     }
 
     /// A sample of a request that is to be read on this view, if one is to be taken.
-    pub(crate) fn read(&self, view: &View, request: &Request) -> Option<Box<Sample>> {
+    pub(crate) fn read(&self, view: &View, request: &Request) -> Option<Taken> {
         let sampling = self.0.sampling.load();
-        let number = sampling.as_ref()?.wants()?;
-        let snapshot = Arc::clone(&view.snapshot);
-        let data = Data::Read(snapshot);
-        // Boxed: each request's future has room for it.
-        Some(Box::new(sample(
-            request,
-            view.digest,
-            view.shards(),
-            data,
-            0,
-            number,
-        )))
+        let sampling = sampling.as_ref().filter(|sampling| sampling.wants())?;
+        if sampling.is_full() {
+            return Some(Taken::NoRoom);
+        }
+        let data = Data::Read(Arc::clone(&view.snapshot));
+        Some(sample(request, view.digest, view.shards(), data, 0))
     }
 
     /// A sample of a request that is to write on top of this group, if one is to be taken.
@@ -260,21 +255,46 @@ impl Stage {
         group: &Group,
         partition: &[u8],
         request: &Request,
-    ) -> Option<Sample> {
+    ) -> Option<Taken> {
         let sampling = self.0.sampling.load();
-        let number = sampling.as_ref()?.wants()?;
+        let sampling = sampling.as_ref().filter(|sampling| sampling.wants())?;
+        if sampling.is_full() {
+            return Some(Taken::NoRoom);
+        }
         let (group, partition) = (group.fork(partition), partition.to_vec());
         let bytes = group.bytes();
         let data = Data::Write { group, partition };
-        Some(sample(request, live, shards, data, bytes, number))
+        Some(sample(request, live, shards, data, bytes))
     }
 
     /// Has a sample rehearsed whose request was answered here.
-    pub(crate) fn offer(&self, sample: Sample) {
+    pub(crate) fn offer(&self, taken: Taken) {
         if let Some(sampling) = &*self.0.sampling.load() {
-            sampling.put(sample);
+            match taken {
+                Taken::Sample(sample) => sampling.put(*sample),
+                Taken::NoRoom => sampling.leave_out(),
+            }
         }
     }
+}
+
+fn sampling(
+    candidate: &Candidate,
+    live: &View,
+    is_trial: bool,
+    samples: VecDeque<Sample>,
+) -> Arc<Sampling> {
+    Arc::new(Sampling {
+        share: candidate.settings.share.millionths().into(),
+        is_trial,
+        requests: AtomicU64::new(0),
+        waiting: Mutex::new(Waiting {
+            samples,
+            ..Waiting::default()
+        }),
+        changed: Condvar::new(),
+        findings: Mutex::new(Findings::new(candidate.digest, live.digest)),
+    })
 }
 
 /// A request of its own: it is no part of the client's connection, nor of its trace.
@@ -290,24 +310,27 @@ pub(super) fn copied(request: &Request) -> Request {
     }
 }
 
-fn sample(
-    request: &Request,
-    live: Digest,
-    shards: u32,
-    data: Data,
-    bytes: usize,
-    number: u64,
-) -> Sample {
+fn sample(request: &Request, live: Digest, shards: u32, data: Data, bytes: usize) -> Taken {
     let copy = copied(request);
-    let bytes = bytes + copy.body.len() + copy.path.len();
-    Sample {
+    let headers = copy.headers.iter();
+    let headers: usize = headers
+        .map(|(name, value)| name.as_str().len() + value.len())
+        .sum();
+    Taken::Sample(Box::new(Sample {
+        bytes: bytes + copy.body.len() + copy.path.len() + headers,
         request: Arc::new(copy),
         live,
         shards,
         data,
         taken: Instant::now(),
-        number,
-        bytes,
+    }))
+}
+
+impl Waiting {
+    fn take(&mut self) -> Option<Sample> {
+        let sample = self.samples.pop_front()?;
+        self.bytes -= sample.bytes;
+        Some(sample)
     }
 }
 
@@ -316,28 +339,34 @@ impl Sampling {
         self.waiting.lock().expect("no holder of this lock panics")
     }
 
-    /// The request's number, if a sample of it is to be taken and there is room for one.
-    fn wants(&self) -> Option<u64> {
+    /// Whether a sample of the next request is to be taken.
+    fn wants(&self) -> bool {
         let number = self.requests.fetch_add(1, Ordering::Relaxed);
         // Spreads evenly, whatever pattern the requests have.
         let spread = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-        if (spread * 1_000_000) >> 32 >= self.share {
-            return None;
-        }
-        let mut waiting = self.waiting();
-        if waiting.samples.len() >= MOST_SAMPLES || waiting.bytes >= MOST_BYTES {
-            waiting.left_out += 1;
-            return None;
-        }
-        Some(number)
+        (spread * 1_000_000) >> 32 < self.share
     }
 
-    fn put(&self, sample: Sample) {
+    /// Whether there is no room, so that nothing need be copied.
+    fn is_full(&self) -> bool {
+        let waiting = self.waiting();
+        waiting.samples.len() >= MOST_SAMPLES || waiting.bytes >= MOST_BYTES
+    }
+
+    fn put(&self, mut sample: Sample) {
         let mut waiting = self.waiting();
-        if waiting.is_over || waiting.samples.len() >= MOST_SAMPLES {
+        // They keep data.
+        while waiting.samples.front().is_some_and(Sample::is_old) {
+            waiting.take();
+            waiting.left_out += 1;
+        }
+        let has_room =
+            waiting.samples.len() < MOST_SAMPLES && waiting.bytes + sample.bytes <= MOST_BYTES;
+        if waiting.is_over || !has_room {
             waiting.left_out += 1;
             return;
         }
+        sample.taken = Instant::now();
         waiting.bytes += sample.bytes;
         waiting.samples.push_back(sample);
         self.changed.notify_one();
@@ -347,11 +376,10 @@ impl Sampling {
     pub(super) fn next(&self, until: Instant) -> Option<Sample> {
         let mut waiting = self.waiting();
         loop {
-            if waiting.is_over {
+            if waiting.is_over || Instant::now() >= until {
                 return None;
             }
-            if let Some(sample) = waiting.samples.pop_front() {
-                waiting.bytes -= sample.bytes;
+            if let Some(sample) = waiting.take() {
                 return Some(sample);
             }
             if self.is_trial {

@@ -183,9 +183,9 @@ impl Service {
                 lease.read(&request, data, bound).await
             }
         };
-        let sample = self.writer.stage().read(&view, request);
+        let taken = self.writer.stage().read(&view, request);
         let reply = self.within_budget_or_apart(&view, client, call, true).await;
-        self.may_rehearse(sample, reply.as_ref().err());
+        self.may_rehearse(taken, reply.as_ref().err());
         Ok(Part {
             shard: Ordinal(self.ordinal),
             moved,

@@ -26,7 +26,7 @@ use ostrakon_store::CommitError;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout_at};
 
-use crate::rehearsal::Sample;
+use crate::rehearsal::Taken;
 use crate::writer::{Write, Writer, Written};
 pub use gate::{Closing, Gate};
 pub use others::{Boxed, Forwarded, NoPart, Others, Part};
@@ -415,11 +415,12 @@ impl Service {
             let Some(view) = self.writer.views().get() else {
                 return answered(route, None, Err(Refused::Starting));
             };
-            let sample = self.writer.stage().read(&view, request);
-            let (seen, read) = self.read(turn, view, request, asker, route).await;
+            let mut taken = self.writer.stage().read(&view, request);
+            let read = self.read(turn, view, request, asker, route, &mut taken);
+            let (seen, read) = read.await;
             let generation = Some(seen.generation);
             if !matches!(read, Ok(Progress::Write(_) | Progress::NotHere(_))) {
-                self.may_rehearse(sample, read.as_ref().err());
+                self.may_rehearse(taken, read.as_ref().err());
             }
             let partition = match read {
                 Ok(Progress::Replied(reply)) => {
@@ -471,9 +472,9 @@ impl Service {
     }
 
     /// Has a sampled request rehearsed that a guest answered here, or failed to.
-    fn may_rehearse(&self, sample: Option<Box<Sample>>, refused: Option<&Refused>) {
-        if let (Some(sample), None | Some(Refused::Failed(_))) = (sample, refused) {
-            self.writer.stage().offer(*sample);
+    fn may_rehearse(&self, taken: Option<Taken>, refused: Option<&Refused>) {
+        if let (Some(taken), None | Some(Refused::Failed(_))) = (taken, refused) {
+            self.writer.stage().offer(taken);
         }
     }
 

@@ -11,6 +11,7 @@ use ostrakon_protocol::Authority;
 
 use super::routing::{self, Asker};
 use super::{NotHere, Refused, Service};
+use crate::rehearsal::Taken;
 use crate::writer::View;
 
 /// How far a request got before it writes.
@@ -32,6 +33,7 @@ impl Service {
         request: &Arc<Request>,
         asker: &Asker,
         route: &mut Option<Route>,
+        taken: &mut Option<Taken>,
     ) -> (Seen, Result<Progress, Refused>) {
         let seen = Seen::of(&view);
         if has_no_room(&self.replies, &view, &request.client) {
@@ -47,9 +49,10 @@ impl Service {
         };
         // Keeps no snapshot while it waits.
         drop(view);
+        *taken = None;
         // Boxed: most reads never need this, and a connection keeps memory for its request's whole
         // future, all of which is moved when the request begins.
-        Box::pin(self.read_apart(seen, request, asker, deadline, route)).await
+        Box::pin(self.read_apart(seen, request, asker, deadline, (route, taken))).await
     }
 
     /// Runs a read again that overran its budget.
@@ -59,27 +62,30 @@ impl Service {
         request: &Arc<Request>,
         asker: &Asker,
         deadline: Duration,
-        route: &mut Option<Route>,
+        (route, taken): (&mut Option<Route>, &mut Option<Taken>),
     ) -> (Seen, Result<Progress, Refused>) {
         self.metrics.slow_read();
         let ordinal = self.ordinal;
         let client = request.client.clone();
         let (views, replies) = (self.writer.views().clone(), self.replies.clone());
+        let stage = self.writer.stage().clone();
         let (request, asker) = (Arc::clone(request), asker.clone());
         let again = async move {
             let view = views.get()?;
             let (seen, mut route) = (Seen::of(&view), None);
             if has_no_room(&replies, &view, &request.client) {
-                return Some((seen, route, Err(Refused::RepliesFull)));
+                return Some((seen, route, None, Err(Refused::RepliesFull)));
             }
+            let taken = stage.read(&view, &request);
             let bound = Bound::Deadline(deadline);
             let attempt = attempt(&view, &request, &asker, ordinal, bound, &mut route);
             let progress = attempt.await.map_err(Refused::Failed);
-            Some((seen, route, progress))
+            Some((seen, route, taken, progress))
         };
         match self.apart.run(&client, deadline, again).await {
-            Ok(Some((seen, again, progress))) => {
+            Ok(Some((seen, again, sample, progress))) => {
                 *route = again.or_else(|| route.take());
+                *taken = sample;
                 (seen, progress)
             }
             Ok(None) => (seen, Err(Refused::Starting)),

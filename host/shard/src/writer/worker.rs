@@ -297,12 +297,12 @@ impl Worker {
                 return (group, self.not_stored(error));
             }
             let from = (live.digest, self.shards());
-            let sample = self.stage.write(from, &group, &partition, &request);
+            let taken = self.stage.write(from, &group, &partition, &request);
             let limits = (&guest.settings().store).into();
             let transaction = group.begin(partition, limits);
             let (group, replied) = lease.write(&request, transaction).await;
-            if let Some(sample) = sample {
-                self.stage.offer(sample);
+            if let Some(taken) = taken {
+                self.stage.offer(taken);
             }
             let written = match replied {
                 Ok(reply) => {

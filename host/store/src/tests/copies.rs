@@ -75,7 +75,7 @@ fn a_copy_is_whole_and_its_migration_changes_nothing_else() {
     let mut migration = copy.unwrap().expect("it goes on");
     assert!(pages > 1, "{pages}");
     assert_eq!(names(), files, "the copy has no name");
-    let unchanged = migration.rewritten().unwrap();
+    let unchanged = migration.rewritten(&mut unbounded).unwrap().unwrap();
     assert_eq!(unchanged.entries, before.entries().unwrap());
     assert_eq!(unchanged.changed, 0);
     assert_eq!(unchanged.largest_partition, 3 * 4004);
@@ -96,7 +96,7 @@ fn a_copy_is_whole_and_its_migration_changes_nothing_else() {
             .unwrap(),
         1
     );
-    let rewritten = migration.rewritten().unwrap();
+    let rewritten = migration.rewritten(&mut unbounded).unwrap().unwrap();
     assert_eq!(
         (rewritten.entries, rewritten.changed),
         (unchanged.entries, 3)

@@ -9,6 +9,7 @@ use ostrakon_cluster::{Cluster, Missing};
 use ostrakon_kubernetes::{Event, Kind, Kubernetes};
 use ostrakon_protocol::{Ordinal, Plan};
 use ostrakon_settings::settings::{Settings, Topology};
+use ostrakon_shard::rehearsal::Findings;
 use ostrakon_shard::swap::Status;
 use ostrakon_shard::writer::Writer;
 use tokio::sync::watch;
@@ -91,6 +92,13 @@ impl Part {
         while self.swap.changed().await.is_ok() {
             let now = self.swap.borrow_and_update().clone();
             for event in of_swaps(&before, &now) {
+                self.kubernetes.record(event);
+            }
+            if now.live != before.live
+                && let Some(found) = self.writer.stage().findings()
+                && now.live.as_ref().map(|live| live.digest) == Some(found.candidate)
+                && let Some(event) = of_rehearsal(&found)
+            {
                 self.kubernetes.record(event);
             }
             before = now;
@@ -195,6 +203,33 @@ fn of_swaps(before: &Status, now: &Status) -> Vec<Event> {
         });
     }
     events
+}
+
+/// How many times as long a request takes that is to be told.
+const SLOWER: u64 = 2;
+
+/// The Event for a generation that went live after this rehearsal. It has no data in it.
+fn of_rehearsal(found: &Findings) -> Option<Event> {
+    let (differ, requests) = (found.differ, found.requests);
+    let mut told = Vec::new();
+    if differ > 0 {
+        told.push(format!(
+            "{differ} of {requests} live requests are answered or written differently"
+        ));
+    }
+    if found.candidate_us >= SLOWER * found.live_us.max(1) {
+        told.push(format!(
+            "a request takes {} us, and took {} us",
+            found.candidate_us, found.live_us
+        ));
+    }
+    (!told.is_empty()).then(|| Event {
+        kind: Kind::RehearsalDiffers,
+        note: format!(
+            "the new generation is live, and in its rehearsal {}; see rehearsal in /status",
+            told.join("; ")
+        ),
+    })
 }
 
 /// The Event for the shards that are missing now; `were` says whether any were missing before.

@@ -57,6 +57,22 @@ fn a_change_is_told_when_it_begins_and_when_it_has_ended() {
 }
 
 #[test]
+fn a_generation_that_differs_in_its_rehearsal_or_is_slower_is_a_warning() {
+    let (candidate, live) = (Digest::of(b"candidate"), Digest::of(b"live"));
+    let mut found = Findings::new(candidate, live);
+    (found.requests, found.same) = (10, 10);
+    (found.live_us, found.candidate_us) = (30, 59);
+    assert_eq!(of_rehearsal(&found), None);
+    (found.same, found.differ, found.candidate_us) = (7, 3, 60);
+    let event = of_rehearsal(&found).unwrap();
+    assert_eq!(event.kind, Kind::RehearsalDiffers);
+    assert_eq!(
+        event.note,
+        "the new generation is live, and in its rehearsal 3 of 10 live requests are answered or written differently; a request takes 60 us, and took 30 us; see rehearsal in /status"
+    );
+}
+
+#[test]
 fn shards_that_are_missing_are_a_warning_that_says_what_to_do_and_their_return_is_told() {
     let missing = Missing {
         shards: vec![Ordinal(3), Ordinal(4)],
