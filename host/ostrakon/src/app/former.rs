@@ -1,12 +1,11 @@
 //! Former generations, and going back to one, for the admin port.
 
 use http::StatusCode;
-use ostrakon_base::digest::Digest;
-use ostrakon_cluster::Cluster;
 use ostrakon_shard::swap::history::{Entry, History, NoWayBack, way_back};
-use ostrakon_shard::swap::{Alone, Back, Busy, Kept};
+use ostrakon_shard::swap::{Back, Busy, Kept};
 use serde_json::{Value, json};
 
+use super::place::Place;
 use crate::admin::NoAnswer;
 
 /// The parts that know of former generations.
@@ -14,10 +13,7 @@ use crate::admin::NoAnswer;
 pub(super) struct Former {
     pub(super) history: History,
     pub(super) kept: Kept,
-    /// `None` where the shard is alone.
-    pub(super) cluster: Option<Cluster>,
-    /// `None` where it is not.
-    pub(super) alone: Option<Alone>,
+    pub(super) place: Place,
 }
 
 impl Former {
@@ -39,7 +35,7 @@ impl Former {
             })
         });
         let shown: Vec<_> = shown.collect();
-        let (to, held, failed) = self.back(|back| {
+        let (to, held, failed) = self.place.back(|back| {
             let failed = back.failed().map(str::to_owned);
             (back.to(), back.held(), failed)
         });
@@ -47,24 +43,16 @@ impl Former {
             "generations": shown,
             "held": held,
             "going_back_to": to,
-            "waits_for": to.and(self.cluster.as_ref()).and_then(Cluster::candidate_waits_for),
+            "waits_for": to.and_then(|_| self.place.cluster()?.candidate_waits_for()),
             "failed": failed,
         })
     }
 
     /// What goes live next, for the status.
     pub(super) fn rollout(&self) -> Value {
-        match &self.cluster {
-            Some(cluster) => json!(cluster.standing()),
-            None => json!({ "held": self.back(Back::held) }),
-        }
-    }
-
-    fn back<T>(&self, look: impl FnOnce(&Back) -> T) -> T {
-        match (&self.cluster, &self.alone) {
-            (Some(cluster), _) => cluster.back(look),
-            (None, Some(alone)) => alone.back(look),
-            (None, None) => look(&Back::default()),
+        match &self.place {
+            Place::Among(cluster) => json!(cluster.standing()),
+            Place::Alone(alone) => json!({ "held": alone.back(Back::held) }),
         }
     }
 
@@ -73,7 +61,7 @@ impl Former {
     /// # Errors
     /// When it cannot be gone back to.
     pub(super) async fn go_back(&self, to: Option<u64>) -> Result<Value, NoAnswer> {
-        if let Some(cluster) = &self.cluster {
+        if let Some(cluster) = self.place.cluster() {
             if !cluster.is_coordinator() {
                 return Err(refused(
                     StatusCode::CONFLICT,
@@ -90,15 +78,10 @@ impl Former {
         let Entry {
             generation, digest, ..
         } = entry;
-        if !self.is_there(digest).await {
+        if !self.place.has(digest, &self.kept).await {
             return Err(no_way(&NoWayBack::Gone(generation)));
         }
-        let begun = match (&self.cluster, &self.alone) {
-            (Some(cluster), _) => cluster.go_back(digest),
-            (None, Some(alone)) => alone.go_back(digest),
-            (None, None) => Ok(()),
-        };
-        if let Err(Busy(other)) = begun {
+        if let Err(Busy(other)) = self.place.go_back(digest) {
             let mut entries = generations.iter().rev();
             let other = entries.find(|entry| entry.digest == other);
             let other = other.map_or(0, |entry| entry.generation);
@@ -110,13 +93,6 @@ impl Former {
             "digest": digest,
             "live": generations.last().map(|live| live.generation),
         }))
-    }
-
-    async fn is_there(&self, digest: Digest) -> bool {
-        match &self.cluster {
-            Some(cluster) => cluster.has_content(digest).await,
-            None => self.kept.find(digest).is_some(),
-        }
     }
 }
 

@@ -7,6 +7,7 @@ mod kubernetes;
 mod options;
 mod performer;
 mod phases;
+mod place;
 mod public;
 mod status;
 mod threads;
@@ -51,6 +52,7 @@ use phases::{
     Data, Mounted, Ports, become_ready, data, follow_missing, follow_stopped, run_drain,
     unreadable, watch_public,
 };
+use place::Place;
 use public::Public;
 use status::{Parts, Shard};
 
@@ -290,7 +292,10 @@ impl App {
         }
         .unzip();
         let among = cluster.as_ref().map(|(cluster, _)| cluster.clone());
-        let alone = among.is_none().then(|| Alone::new(last.as_ref()));
+        let place = match among.clone() {
+            Some(cluster) => Place::Among(cluster),
+            None => Place::Alone(Alone::new(last.as_ref())),
+        };
         if options.keep_requests > 0 {
             writer.stage().keep_last(options.keep_requests);
         }
@@ -314,26 +319,24 @@ impl App {
                 filter,
                 default_filter: options.log_filter.clone(),
             },
-            cluster: among.clone(),
-            alone: alone.clone(),
+            place: place.clone(),
             history: history.clone(),
             directory: options.data_dir.clone(),
             no_pod_identity: options.pod_identity.as_ref().err().cloned(),
         };
         let last_digest = last_good.as_ref().map(Files::digest);
         let volume = config.observations();
-        let (observations, directing): (_, Boxed<'static, ()>) = match (&among, &alone) {
-            (Some(cluster), _) => {
+        let (observations, directing): (_, Boxed<'static, ()>) = match &place {
+            Place::Among(cluster) => {
                 cluster.restores(last_digest);
                 let (observations, directing) = cluster.directed(volume, default_guest.clone());
                 (observations, Box::pin(directing))
             }
-            (None, Some(alone)) => {
+            Place::Alone(alone) => {
                 let kept = kept.clone();
                 let (observations, directing) = alone.directed(volume, default_guest.clone(), kept);
                 (observations, Box::pin(directing))
             }
-            (None, None) => (volume, Box::pin(std::future::ready(()))),
         };
         let shown = observations.clone();
         let mut controller = Controller::new(Arc::new(performer), observations, last_good)
@@ -359,8 +362,7 @@ impl App {
             former: Former {
                 history,
                 kept,
-                cluster: among.clone(),
-                alone,
+                place,
             },
             kubernetes: kubernetes.clone(),
             runtime: runtime::Handle::current(),

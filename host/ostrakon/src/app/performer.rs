@@ -9,7 +9,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use ostrakon_base::blocking::Blocking;
 use ostrakon_base::digest::Digest;
-use ostrakon_cluster::{Agreed, Cluster, NotAgreed};
+use ostrakon_cluster::{Agreed, NotAgreed};
 use ostrakon_contract::contract::Description;
 use ostrakon_engine::{
     Cache, CheckError, CompileError, Compiled, Compiler, Engine, Environment, Failure, Guest,
@@ -22,11 +22,12 @@ use ostrakon_observe::telemetry::Filter;
 use ostrakon_settings::settings::{Rehearsal, Settings, Topology};
 use ostrakon_shard::rehearsal;
 use ostrakon_shard::swap::history::History;
-use ostrakon_shard::swap::{self, Alone, Candidate, Kept, Refusal};
+use ostrakon_shard::swap::{self, Candidate, Kept, Refusal};
 use ostrakon_shard::writer::{PromoteError, Promotion, Writer};
 use ostrakon_volumes::secrets::Secrets;
 use tokio::task::spawn_blocking;
 
+use super::place::Place;
 use crate::drain::Drain;
 
 /// How long the last requests are tried at most, in development.
@@ -44,10 +45,7 @@ pub(super) struct Performer {
     pub(super) identity: Identity,
     pub(super) metrics: Arc<Metrics>,
     pub(super) live: LiveSettings,
-    /// `None` where the shard is alone.
-    pub(super) cluster: Option<Cluster>,
-    /// `None` where it is not.
-    pub(super) alone: Option<Alone>,
+    pub(super) place: Place,
     pub(super) history: History,
     /// The data directory.
     pub(super) directory: PathBuf,
@@ -100,13 +98,13 @@ impl swap::Performer for Performer {
     type Error = Error;
 
     fn begins(&self, candidate: &Candidate) {
-        if let Some(cluster) = &self.cluster {
+        if let Some(cluster) = self.place.cluster() {
             cluster.begins(&candidate.source);
         }
     }
 
     fn shows_live(&self, digest: Digest) {
-        if let Some(cluster) = &self.cluster {
+        if let Some(cluster) = self.place.cluster() {
             cluster.shows_live(digest);
         }
     }
@@ -162,7 +160,7 @@ impl swap::Performer for Performer {
         let settings = &candidate.settings.rehearsal;
         let (stage, metrics) = (self.writer.stage(), Arc::clone(&self.metrics));
         let live = self.writer.views().get();
-        let Some(live) = live.filter(|_| self.is_to_try(candidate.digest)) else {
+        let Some(live) = live.filter(|_| self.place.is_to_try(candidate.digest)) else {
             return Ok((guest, compiled));
         };
         let of = |settings: Rehearsal| rehearsal::Candidate {
@@ -177,7 +175,7 @@ impl swap::Performer for Performer {
             tokio::select! {
                 rehearsed = stage.rehearse(of(settings.clone()), live, metrics) => rehearsed?,
                 // It is live in the other shards by now.
-                () = self.until_not_to_try(candidate.digest) => {}
+                () = self.place.until_not_to_try(candidate.digest) => {}
             }
         } else if stage.keeps_last() && migrate_from.is_none() {
             let settings = Rehearsal {
@@ -191,7 +189,7 @@ impl swap::Performer for Performer {
     }
 
     async fn agree(&self, candidate: &Candidate) -> Result<Option<Agreed>, Error> {
-        Ok(match &self.cluster {
+        Ok(match self.place.cluster() {
             Some(cluster) => {
                 let barrier = candidate.settings.rollout.barrier;
                 Some(cluster.agree(candidate.digest, barrier).await?)
@@ -212,7 +210,7 @@ impl swap::Performer for Performer {
         agreed: Option<Agreed>,
         migrate_from: Option<u32>,
     ) -> Result<u64, Error> {
-        let _paused = match &self.cluster {
+        let _paused = match self.place.cluster() {
             Some(cluster) if migrate_from.is_some() => Some(cluster.pause().await),
             _ => None,
         };
@@ -224,7 +222,7 @@ impl swap::Performer for Performer {
         });
         let was_kept = keeping.await.map_err(Error::Keep)?;
         let description = guest.description().clone();
-        let held = (self.alone.as_ref()).and_then(|alone| alone.holds_with(candidate.digest));
+        let held = self.place.holds_with(candidate.digest);
         let promotion = Promotion {
             guest,
             digest: candidate.digest,
@@ -250,7 +248,7 @@ impl swap::Performer for Performer {
                 return Err(error.into());
             }
         };
-        if let Some(alone) = &self.alone {
+        if let Place::Alone(alone) = &self.place {
             alone.is_live(live.digest, live.held);
         }
         self.live.put_in_force(&candidate.settings);
@@ -270,12 +268,7 @@ impl swap::Performer for Performer {
 
     fn refused(&self, refusal: &Refusal) {
         self.metrics.swap_refused(refusal.step.name());
-        if let Some(cluster) = &self.cluster {
-            cluster.refuses(refusal);
-        }
-        if let (Some(alone), Some(digest)) = (&self.alone, refusal.digest) {
-            alone.refused(digest, &refusal.reason);
-        }
+        self.place.refuses(refusal);
     }
 
     fn went_live(&self, took: Duration) {
@@ -298,28 +291,11 @@ impl swap::Failure for Error {
 }
 
 impl Performer {
-    /// Whether it is still to be found out how content serves: it is not what all shards serve already,
-    /// nor what an operator goes back to.
-    fn is_to_try(&self, digest: Digest) -> bool {
-        match (&self.cluster, &self.alone) {
-            (Some(cluster), _) => cluster.is_to_try(digest),
-            (None, Some(alone)) => !alone.goes_back_to(digest),
-            (None, None) => true,
-        }
-    }
-
-    async fn until_not_to_try(&self, digest: Digest) {
-        match &self.cluster {
-            Some(cluster) => cluster.until_not_to_try(digest).await,
-            None => pending().await,
-        }
-    }
-
     /// Whether the number of shards can come from the source that the settings name.
     fn check_topology(&self, settings: &Settings) -> Result<(), Error> {
         match (
             settings.cluster.topology,
-            &self.cluster,
+            self.place.cluster(),
             &self.no_pod_identity,
         ) {
             (Topology::Settings, _, _) | (Topology::StatefulSet, Some(_), None) => Ok(()),

@@ -2,7 +2,7 @@
 //!
 //! While it does, a share of the requests that this shard answers is sampled ([`Stage`]). Each sample
 //! is run twice on the view that the live guest ran on: by a double of the live guest and by one of
-//! the candidate ([`runs`]). What both answered and wrote is compared and thrown away ([`Findings`]).
+//! the candidate (`runs`). What both answered and wrote is compared and thrown away ([`Findings`]).
 //! So the live request pays for taking the sample only.
 //!
 //! Guests are told the same time and get the same random bytes in both runs. What a guest takes from
