@@ -445,3 +445,112 @@ impl Sampling {
         self.findings.lock().expect("no holder of this lock panics")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use ostrakon_store::{Options, Store};
+
+    use super::*;
+
+    const LATER: Duration = Duration::from_mins(1);
+
+    fn snapshot(directory: &Path) -> Arc<Snapshot> {
+        let store = Store::open(Options::new(directory, 1 << 20)).unwrap();
+        Arc::clone(store.snapshot().unwrap())
+    }
+
+    fn request() -> Request {
+        Request {
+            method: http::Method::GET,
+            path: "/".to_owned(),
+            headers: http::HeaderMap::new(),
+            body: bytes::Bytes::new(),
+            trace: Trace::default(),
+            client: Client::default(),
+            kept: Kept::default(),
+        }
+    }
+
+    fn sample_of(snapshot: &Arc<Snapshot>, bytes: usize) -> Sample {
+        let data = Data::Read(Arc::clone(snapshot));
+        let live = Digest::of(b"live");
+        match sample(&request(), live, 1, data, bytes) {
+            Taken::Sample(sample) => *sample,
+            Taken::NoRoom => panic!("it is made whether there is room or not"),
+        }
+    }
+
+    fn sampling(share: u64) -> Sampling {
+        Sampling {
+            share,
+            is_trial: false,
+            requests: AtomicU64::new(0),
+            waiting: Mutex::default(),
+            changed: Condvar::new(),
+            findings: Mutex::new(Findings::new(Digest::of(b"new"), Digest::of(b"live"))),
+        }
+    }
+
+    #[test]
+    fn no_more_samples_wait_than_there_is_room_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let snapshot = snapshot(directory.path());
+        let few = sampling(1);
+        few.put(sample_of(&snapshot, MOST_BYTES - 100));
+        assert!(!few.is_full());
+        few.put(sample_of(&snapshot, 200));
+        few.put(sample_of(&snapshot, 10));
+        assert_eq!(few.waiting().left_out, 1, "by its bytes");
+        // And those that waited at the end.
+        assert_eq!(few.end(Outcome::Passed), 3);
+        few.put(sample_of(&snapshot, 10));
+        assert_eq!(few.end(Outcome::Passed), 4, "it is over");
+
+        let many = sampling(1);
+        for _ in 0..MOST_SAMPLES + 5 {
+            many.put(sample_of(&snapshot, 1));
+        }
+        assert!(many.is_full());
+        assert_eq!(many.waiting().left_out, 5);
+        let until = Instant::now() + LATER;
+        assert!(many.next(until).is_some() && !many.is_full());
+        // They keep data, and give way.
+        for sample in &mut many.waiting().samples {
+            sample.taken -= 2 * MOST_AGE;
+        }
+        many.put(sample_of(&snapshot, 1));
+        let waiting = many.waiting();
+        assert_eq!(waiting.samples.len(), 1);
+        assert_eq!(waiting.left_out, 5 + MOST_SAMPLES as u64 - 1);
+    }
+
+    #[test]
+    fn its_time_ends_it_though_samples_wait() {
+        let directory = tempfile::tempdir().unwrap();
+        let snapshot = snapshot(directory.path());
+        let sampling = sampling(1);
+        sampling.put(sample_of(&snapshot, 1));
+        assert!(sampling.next(Instant::now()).is_none());
+        assert!(sampling.next(Instant::now() + LATER).is_some());
+        sampling.end(Outcome::Stopped);
+        assert!(sampling.next(Instant::now() + LATER).is_none());
+        // It does not rest either.
+        let began = Instant::now();
+        sampling.rest(LATER, began + LATER);
+        assert!(began.elapsed() < LATER);
+    }
+
+    #[test]
+    fn the_share_of_requests_is_what_the_settings_say() {
+        for share in [1, 1000, 100_000, 500_000, 1_000_000] {
+            let sampling = sampling(share);
+            let wanted = (0..1_000_000).filter(|_| sampling.wants()).count() as u64;
+            assert!(
+                wanted.abs_diff(share) <= 1 + share / 100,
+                "{wanted} of {share}"
+            );
+        }
+    }
+}
