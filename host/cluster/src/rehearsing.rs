@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
+use ostrakon_base::causes::with_causes;
 use ostrakon_engine::Purpose;
 use ostrakon_protocol::Ordinal;
 use ostrakon_settings::settings::{Differ, Rehearsal, Share};
@@ -192,7 +193,7 @@ fn of_shard(shard: Ordinal, found: Result<Findings, RehearsalError>) -> OfShard 
     OfShard {
         shard: shard.0,
         findings: found.as_ref().ok().map(|found| serde_json::json!(found)),
-        error: found.err().map(|error| error.to_string()),
+        error: found.err().map(|error| with_causes(&error)),
     }
 }
 
@@ -286,7 +287,7 @@ impl Cluster {
             Ok(found) => PeerResponse::Rehearsed {
                 findings: serde_json::json!(found).to_string(),
             },
-            Err(error) => refused(ostrakon_base::causes::with_causes(&error)),
+            Err(error) => refused(with_causes(&error)),
         }
     }
 }

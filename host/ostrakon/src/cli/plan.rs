@@ -95,7 +95,8 @@ impl Arguments {
     }
 }
 
-fn component(path: &Path) -> Result<Bytes, Failure> {
+/// The bytes of a component that a ConfigMap has room for.
+pub(super) fn component(path: &Path) -> Result<Bytes, Failure> {
     let read = regular::read(path, MAX_BYTES).map_err(|source| {
         let path = path.to_owned();
         if source.kind() == io::ErrorKind::FileTooLarge {

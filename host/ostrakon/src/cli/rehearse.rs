@@ -2,21 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::Method;
 use ostrakon_base::printable::Printable;
-use ostrakon_base::regular;
 use ostrakon_cluster::{Content, ask_to_rehearse};
 use ostrakon_network::http::client::Question;
 use ostrakon_settings::settings::{Differ, Rehearsal, Share};
-use ostrakon_volumes::volume::{Files, MAX_BYTES};
+use ostrakon_volumes::volume::Files;
 use serde::Deserialize;
 
 use super::client::Port;
+use super::plan::component;
 use super::progress::grouped;
 use super::{Exit, Failure, say, time};
 
@@ -69,12 +67,6 @@ pub(super) struct Arguments {
 /// The input or the answer cannot be used.
 #[derive(Debug, thiserror::Error)]
 enum Error {
-    #[error("cannot read {path}")]
-    Read {
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
     #[error(
         "--differ is {0:?}: give `anything`, `nothing`, or the beginning of a path, such as /news"
     )]
@@ -168,7 +160,7 @@ impl Arguments {
     }
 
     fn content(&self) -> Result<Content, Failure> {
-        let guest = self.guest.as_deref().map(read).transpose()?;
+        let guest = self.guest.as_deref().map(component).transpose()?;
         let Some(directory) = &self.config_dir else {
             let guest = guest.expect("clap demands one of both");
             return Ok(Content::Component(guest));
@@ -180,14 +172,6 @@ impl Arguments {
         };
         Ok(Content::Files(BTreeMap::clone(files.contents())))
     }
-}
-
-fn read(path: &Path) -> Result<Bytes, Failure> {
-    let read = regular::read(path, MAX_BYTES).map_err(|source| {
-        let path = path.to_owned();
-        Failure::new(Exit::Io, Error::Read { path, source })
-    })?;
-    Ok(read.into())
 }
 
 fn differ(words: &[String]) -> Result<Differ, Failure> {
