@@ -30,11 +30,11 @@ pub(crate) fn run(plan: &Plan) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Two shards that know each other.
-fn shards(files: &Files) -> [Shard; 2] {
-    [0, 1].map(|ordinal| {
+/// Shards that know each other.
+pub(crate) fn shards<const N: usize>(files: &Files) -> [Shard; N] {
+    std::array::from_fn(|ordinal| {
         let mut shard = Shard::new(files);
-        shard.ordinal = ordinal;
+        shard.ordinal = u32::try_from(ordinal).expect("there are few");
         let listen = format!("127.7.100.{}:7070", ordinal + 1);
         shard.arguments = ["--peers", "127.7.100.{1}:7070", "--peer-listen", &listen]
             .map(str::to_owned)
@@ -59,7 +59,7 @@ fn wait_for_shards(host: &Host, count: u32) {
 
 /// Measures requests to the shard that has the keys, and to the one that forwards them.
 fn forwarded(plan: &Plan) -> anyhow::Result<()> {
-    let shards = shards(&kv(2, "modulo"));
+    let shards = shards::<2>(&kv(2, "modulo"));
     let hosts = shards.each_ref().map(Shard::start);
     for host in &hosts {
         wait_for_shards(host, 2);
@@ -97,7 +97,7 @@ fn forwarded(plan: &Plan) -> anyhow::Result<()> {
 /// Measures the move of half of the keys from one shard to another, and back.
 fn moved(plan: &Plan, keys: usize) -> anyhow::Result<()> {
     println!("\n{keys} keys of 20 bytes with words of 64 on one shard: half of them go to another");
-    let mut shards = shards(&kv(1, "jump"));
+    let mut shards = shards::<2>(&kv(1, "jump"));
     let hosts = shards.each_ref().map(Shard::start);
     wait_for_shards(&hosts[0], 1);
     let target = Target::http(hosts[0].address);

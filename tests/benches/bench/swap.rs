@@ -8,6 +8,7 @@ use ostrakon_tests::host::{Files, Host, Shard, config, guest};
 
 use crate::figures::median;
 use crate::plan::Plan;
+use crate::shards::shards;
 
 /// The resolution of a swap's time.
 const ASK_EVERY: Duration = Duration::from_micros(200);
@@ -61,15 +62,7 @@ fn of_three(plan: &Plan, kv: &[u8]) -> anyhow::Result<()> {
         let toml = "[cluster]\nshards = 3";
         config(component, &[("ostrakon.toml", toml), ("note", note)])
     };
-    let mut shards = [0, 1, 2].map(|ordinal| {
-        let mut shard = Shard::new(&files(kv, ""));
-        shard.ordinal = ordinal;
-        let listen = format!("127.7.101.{}:7070", ordinal + 1);
-        shard.arguments = ["--peers", "127.7.101.{1}:7070", "--peer-listen", &listen]
-            .map(str::to_owned)
-            .to_vec();
-        shard
-    });
+    let mut shards = shards::<3>(&files(kv, ""));
     let hosts = shards.each_ref().map(Shard::start);
     for host in &hosts {
         host.wait_for_status("the topology", |status| {

@@ -277,18 +277,22 @@ async fn draining_answers_when_it_is_done_and_again_with_the_same() {
     assert!(drain.is_refusing());
 }
 
-#[test]
-fn only_this_machine_may_rehearse() {
-    const TOKEN: &str = "one-0123456789abcdef";
+fn parts() -> Parts<Shard> {
     let readiness = Readiness::default();
-    let parts = Parts {
+    Parts {
         subject: Shard::default(),
         drain: Drain::new(readiness.clone()),
         readiness,
         metrics: Arc::new(Metrics::new("test")),
         tokens: LiveTokens::default(),
         max_connections: 16,
-    };
+    }
+}
+
+#[test]
+fn only_this_machine_may_rehearse() {
+    const TOKEN: &str = "one-0123456789abcdef";
+    let parts = parts();
     let tokens = BearerTokens::read(TOKEN.as_bytes()).unwrap();
     parts.tokens.store(Some(Arc::new(tokens)));
     let asked = |from: &str, headers: &[(&str, &str)]| {
@@ -315,15 +319,7 @@ fn only_this_machine_may_rehearse() {
 fn what_changes_something_is_for_this_machine_and_for_tokens() {
     const ONE: &str = "one-0123456789abcdef";
     const TWO: &str = "two-0123456789abcdef";
-    let readiness = Readiness::default();
-    let parts = Parts {
-        subject: Shard::default(),
-        drain: Drain::new(readiness.clone()),
-        readiness,
-        metrics: Arc::new(Metrics::new("test")),
-        tokens: LiveTokens::default(),
-        max_connections: 16,
-    };
+    let parts = parts();
     let asked_at = |to: &str, path: &str, from: &str, headers: &[(&str, &str)]| {
         // The method is POST unless the path has another before it.
         let (method, path) = path.split_once(' ').unwrap_or(("POST", path));

@@ -135,6 +135,30 @@ impl Shard {
         })
     }
 
+    /// Does work that must not run on the admin port's thread, unless the shard drains.
+    async fn done<T: Send + 'static>(
+        &self,
+        parts: &Parts,
+        what: &str,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T, NoAnswer> {
+        // A set, because dropping it ends the task: the caller may go away.
+        let mut doing = JoinSet::new();
+        doing.spawn_on(work, &parts.runtime);
+        let done = tokio::select! {
+            done = doing.join_next() => done,
+            () = self.drain.begun() => {
+                let why = "the shard is draining: ask another".to_owned();
+                let status = StatusCode::SERVICE_UNAVAILABLE;
+                return Err(NoAnswer { status, why });
+            }
+        };
+        done.and_then(Result::ok).ok_or_else(|| NoAnswer {
+            status: StatusCode::INTERNAL_SERVER_ERROR,
+            why: format!("the host failed to {what}: see its log"),
+        })
+    }
+
     fn started(&self, parts: &Parts) -> Started {
         let mut swap = parts.swap.borrow().clone();
         if let (Some(live), Some(view)) = (&mut swap.live, parts.writer.views().get())
@@ -213,51 +237,19 @@ impl Subject for Shard {
         let parts = self.started_parts()?;
         let planner = parts.planner.clone();
         let find_out = async move { planner.find_out(shards, component.as_ref()).await };
-        // A set, because dropping it ends the task: the caller may go away.
-        let mut finding = JoinSet::new();
-        finding.spawn_on(find_out, &parts.runtime);
-        let found = tokio::select! {
-            found = finding.join_next() => found,
-            () = self.drain.begun() => {
-                let why = "the shard is draining: ask another".to_owned();
-                let status = StatusCode::SERVICE_UNAVAILABLE;
-                return Err(NoAnswer { status, why });
-            }
-        };
-        match found {
-            Some(Ok(Ok(outcome))) => Ok(json!(outcome)),
-            Some(Ok(Err(error))) => Err(no_plan(&error)),
-            Some(Err(_)) | None => Err(NoAnswer {
-                status: StatusCode::INTERNAL_SERVER_ERROR,
-                why: "the host failed to plan the change: see its log".to_owned(),
-            }),
+        match self.done(&parts, "plan the change", find_out).await? {
+            Ok(outcome) => Ok(json!(outcome)),
+            Err(error) => Err(no_plan(&error)),
         }
     }
 
     async fn rehearse(&self, body: Bytes) -> Result<Value, NoAnswer> {
         let parts = self.started_parts()?;
         let rehearser = parts.rehearser.clone();
-        // A set, because dropping it ends the task: the caller may go away.
-        let mut rehearsing = JoinSet::new();
-        rehearsing.spawn_on(
-            async move { rehearser.rehearse(&body).await },
-            &parts.runtime,
-        );
-        let found = tokio::select! {
-            found = rehearsing.join_next() => found,
-            () = self.drain.begun() => {
-                let why = "the shard is draining: ask another".to_owned();
-                let status = StatusCode::SERVICE_UNAVAILABLE;
-                return Err(NoAnswer { status, why });
-            }
-        };
-        match found {
-            Some(Ok(Ok(shards))) => Ok(json!({ "shards": shards })),
-            Some(Ok(Err(error))) => Err(no_rehearsal(&error)),
-            Some(Err(_)) | None => Err(NoAnswer {
-                status: StatusCode::INTERNAL_SERVER_ERROR,
-                why: "the host failed to rehearse: see its log".to_owned(),
-            }),
+        let rehearse = async move { rehearser.rehearse(&body).await };
+        match self.done(&parts, "rehearse", rehearse).await? {
+            Ok(shards) => Ok(json!({ "shards": shards })),
+            Err(error) => Err(no_rehearsal(&error)),
         }
     }
 
