@@ -16,6 +16,16 @@ impl Digest {
         Self(Sha256::digest(content).into())
     }
 
+    /// The digest of contents one after the other. The caller sees to it that no two lists are the same
+    /// bytes.
+    pub fn of_parts(parts: &[&[u8]]) -> Self {
+        let mut hash = Sha256::new();
+        for part in parts {
+            hash.update(part);
+        }
+        Self(hash.finalize().into())
+    }
+
     /// The digest of named contents. Each name and content is preceded by its
     /// length, so that no two different maps are hashed as the same bytes.
     pub fn of_files(files: &BTreeMap<String, Bytes>) -> Self {

@@ -186,6 +186,7 @@ impl Answering {
                 schema,
                 partitions,
             } => self.receive(peer, plan, batch, schema, partitions).await,
+            PeerRequest::Served { generations } => self.cluster.say_served(&generations),
             request @ (PeerRequest::Survey { .. } | PeerRequest::Rehearse { .. }) => {
                 // Boxed: operators ask for it, and rarely.
                 Box::pin(self.find_out(request)).await

@@ -32,6 +32,7 @@ mod message;
 mod missing;
 mod replicas;
 mod rollout;
+mod served;
 mod log_limit;
 mod progress;
 mod reach;
@@ -72,7 +73,8 @@ pub use rehearsing::{Content, RehearsalError, Rehearser, encode as ask_to_rehear
 use remembered::Remembered;
 pub use replicas::Replicas;
 use rollout::Rolling;
-pub use rollout::{Agreed, NotAgreed, Standing};
+pub use rollout::{Agreed, NotAgreed, Standing, Way};
+pub use served::OfShard as Served;
 pub use surveying::SurveyError;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;

@@ -38,6 +38,12 @@
 //! 5. The coordinator goes on asking all others which release they know and saying which one it
 //!    knows, so that neither it nor a shard that was left behind stays with an older one.
 //!
+//! A candidate may go live in steps. Then a release goes on naming what was live, with a [`Trial`]: the
+//! share of the partitions that the candidate serves. Larger shares follow, each by a release of its
+//! own, and then the candidate goes live. Where it fails, a shard refuses it, or the volume shows
+//! something else, the next release ends the trial: what was live is live again, with a number above
+//! the candidate's.
+//!
 //! Releases are no part of the plan. A plan must be followed by every shard before the next one is
 //! made, because partitions depend on it; a shard that is away only misses a release. So neither has
 //! to wait for the other.
@@ -63,7 +69,7 @@ mod tests;
 pub use coordinator::Coordinator;
 pub use listing::Moved;
 pub use plan::{ClusterId, Cursor, Epoch, Incarnation, MAX_SHARDS, Ordinal, Placement, Plan};
-pub use release::{Generation, Release, Serving};
-pub use rollout::{Attempt, Next, Refused, Rollout, Verdict};
+pub use release::{ALL, Generation, Release, Serving, Trial};
+pub use rollout::{Attempt, Hold, Next, Refused, Rollout, Verdict};
 pub use shard::{Authority, Batch, HandOff, Range, Received, Shard, Stopped};
 pub use tally::{Counted, Tally};

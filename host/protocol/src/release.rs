@@ -28,6 +28,40 @@ pub struct Release {
     /// from it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held: Option<Digest>,
+    /// The step in which another generation serves a part of the partitions; `None` if the live one
+    /// serves all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trial: Option<Trial>,
+}
+
+/// A step on the way of a candidate: it serves a part of the partitions, and the live generation the
+/// others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Trial {
+    /// Its number is one above that of the live generation. It keeps it if it goes live.
+    pub candidate: Generation,
+    /// Which change of the trial this is, counted from 1.
+    pub turn: u32,
+    /// The share of the partitions that it serves, in millionths, besides those that its settings name.
+    pub share: u32,
+    /// Whether an operator has it stay as it is.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub paused: bool,
+}
+
+/// All partitions, as [`Trial::share`] says it.
+pub const ALL: u32 = 1_000_000;
+
+impl Trial {
+    /// Whether the candidate serves a partition by its share. What is in a share is in every larger one.
+    pub fn has(&self, partition: &[u8]) -> bool {
+        let digest = Digest::of_parts(&[self.candidate.digest.as_bytes(), partition]);
+        let [first, ..] = digest.as_bytes().as_chunks::<8>().0 else {
+            unreachable!("a digest has 32 bytes");
+        };
+        let place = (u128::from(u64::from_le_bytes(*first)) * u128::from(ALL)) >> 64;
+        place < u128::from(self.share)
+    }
 }
 
 impl Release {
@@ -41,26 +75,71 @@ impl Release {
             maker,
             live,
             held: None,
+            trial: None,
         }
     }
 
+    /// The release of a shard that is alone, which makes its own.
+    pub fn of_one(number: u64, digest: Digest) -> Self {
+        Self {
+            cluster: ClusterId(0),
+            maker: Incarnation(0),
+            live: Generation { number, digest },
+            held: None,
+            trial: None,
+        }
+    }
+
+    /// Whether it is of a shard that is alone. Processes of a cluster have numbers from 1.
+    pub fn is_of_one(&self) -> bool {
+        self.maker == Incarnation(0)
+    }
+
     /// The release that a process of the coordinator makes next, for this content, while it holds
-    /// other content.
+    /// other content. What was in a trial keeps its number. Where the trial of something else ends, the
+    /// number is above that, so that no partition sees a lower one than before.
     #[must_use]
     pub fn then(&self, maker: Incarnation, digest: Digest, held: Option<Digest>) -> Self {
-        let number = self.live.number.saturating_add(1);
+        let number = match self.trial {
+            Some(trial) if trial.candidate.digest != digest => trial.candidate.number,
+            _ => self.live.number,
+        };
+        let number = number.saturating_add(1);
         Self {
             cluster: self.cluster,
             maker,
             live: Generation { number, digest },
             held,
+            trial: None,
+        }
+    }
+
+    /// The release by which this content serves a share of the partitions next.
+    #[must_use]
+    pub fn tries(&self, maker: Incarnation, digest: Digest, share: u32, paused: bool) -> Self {
+        let number = self.live.number.saturating_add(1);
+        let turn = self.trial.map_or(0, |trial| trial.turn);
+        let trial = Trial {
+            candidate: Generation { number, digest },
+            turn: turn.saturating_add(1),
+            share,
+            paused,
+        };
+        Self {
+            maker,
+            trial: Some(trial),
+            ..*self
         }
     }
 
     /// Whether it was made after another one. What a later process of the coordinator makes counts,
     /// even if that process had to continue from an older disk.
     pub fn is_after(&self, other: &Self) -> bool {
-        (self.maker, self.live.number) > (other.maker, other.live.number)
+        let place = |it: &Self| {
+            let turn = it.trial.map_or(0, |trial| trial.turn);
+            (it.maker, it.live.number, turn)
+        };
+        place(self) > place(other)
     }
 
     /// Whether it can come after the known one, or be the first that a shard knows. The caller knows
@@ -157,9 +236,40 @@ impl Serving {
         known.filter(|release| !is_live(release))
     }
 
+    /// Content that serves a part of the partitions, by the newest release.
+    pub fn in_trial(&self) -> Option<Digest> {
+        Some(self.known?.trial?.candidate.digest)
+    }
+
     /// Notes that the shard has gone live by a release, which it has stored.
     pub fn is_live(&mut self, release: &Release) {
         self.hear(release);
         self.serves = Some(*release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_is_of_all_partitions_and_in_every_larger_one() {
+        let trial = |share| Trial {
+            candidate: Generation {
+                number: 2,
+                digest: Digest::of(b"two"),
+            },
+            turn: 1,
+            share,
+            paused: false,
+        };
+        let has = |share: u32, key: u32| trial(share).has(&key.to_le_bytes());
+        let of = |share| (0..10_000).filter(|key| has(share, *key)).count();
+        assert_eq!((of(0), of(ALL)), (0, 10_000));
+        let tenth = of(ALL / 10);
+        assert!((850..1150).contains(&tenth), "{tenth}");
+        for key in 0..10_000 {
+            assert!(!has(ALL / 10, key) || has(ALL / 2, key));
+        }
     }
 }

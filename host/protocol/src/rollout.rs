@@ -6,7 +6,7 @@ use ostrakon_base::digest::Digest;
 use serde::{Deserialize, Serialize};
 
 use super::plan::{ClusterId, Incarnation, Ordinal};
-use super::release::{Release, Serving};
+use super::release::{Release, Serving, Trial};
 
 /// The coordinator's state. None of it is stored: a new process observes its volume and asks the
 /// other shards again.
@@ -29,6 +29,23 @@ pub struct Rollout {
     told: BTreeSet<Ordinal>,
     /// The release that is being stored. There is no other until it is known what became of it.
     making: Option<Release>,
+    /// The shares of the partitions that the candidate serves before it serves all, in this order.
+    steps: Vec<u32>,
+    /// The turn of the trial that has been watched for long enough.
+    watched: Option<u32>,
+    /// Whether an operator has the trial stay as it is; `None` if nobody has said so to this process.
+    paused: Option<bool>,
+    /// Set if the candidate is not to go on: it failed in its trial, or an operator ended that.
+    given_up: Option<Hold>,
+}
+
+/// What becomes of a candidate whose trial ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Hold {
+    /// It does not go live as long as the volume shows it.
+    Held,
+    /// The volume does not show it any longer.
+    Gone,
 }
 
 /// The number of a candidate, in one process of the coordinator.
@@ -95,6 +112,10 @@ impl Rollout {
     fn begin(&mut self) {
         self.refused = None;
         self.held = None;
+        self.steps.clear();
+        self.watched = None;
+        self.paused = None;
+        self.given_up = None;
         self.attempt.0 += 1;
         self.said.clear();
         self.has_waited = false;
@@ -151,6 +172,60 @@ impl Rollout {
         self.has_waited = self.is_prepared(Ordinal::COORDINATOR);
     }
 
+    /// Has the candidate go live by these shares of the partitions, one after the other, in millionths,
+    /// before it serves all.
+    pub fn goes_by(&mut self, steps: Vec<u32>) {
+        self.steps = steps;
+    }
+
+    /// Notes that the trial's step with this turn has been watched for long enough.
+    pub fn was_watched(&mut self, turn: u32) {
+        self.watched = Some(turn);
+    }
+
+    /// Has the trial stay as it is, or go on.
+    pub fn pause(&mut self, paused: bool) {
+        self.paused = Some(paused);
+    }
+
+    /// Ends the candidate's trial, or keeps it from going live. It is not tried again by itself.
+    pub fn give_up(&mut self, hold: Hold) {
+        self.given_up = Some(hold);
+    }
+
+    /// Whether the candidate was given up.
+    pub fn is_given_up(&self) -> bool {
+        self.given_up.is_some()
+    }
+
+    /// The share after a step.
+    fn share_after(&self, trial: Option<Trial>) -> Option<u32> {
+        let mut steps = self.steps.iter();
+        let share = match trial {
+            None => steps.next(),
+            Some(trial) => steps.find(|share| **share > trial.share),
+        };
+        share.copied()
+    }
+
+    /// The next release of a candidate that all shards are prepared for; none while it is watched.
+    fn onward(&self, known: &Release, me: Incarnation, digest: Digest) -> Option<Release> {
+        let paused = known.trial.is_some_and(|trial| trial.paused);
+        let paused = self.paused.unwrap_or(paused);
+        if let Some(trial) = known.trial {
+            if trial.paused != paused && self.watched != Some(trial.turn) {
+                return Some(known.tries(me, digest, trial.share, paused));
+            }
+            if self.watched != Some(trial.turn) {
+                return None;
+            }
+        }
+        Some(match self.share_after(known.trial) {
+            Some(share) => known.tries(me, digest, share, paused),
+            None => known.then(me, digest, self.held),
+        })
+    }
+
     /// What to do in a cluster of `shards` shards, for the coordinator's process `me`.
     ///
     /// Nothing, before it has asked the others: by an older disk, it would not continue from their
@@ -175,21 +250,35 @@ impl Rollout {
             return Next::GoLive(making);
         }
         let is_live = known.is_some_and(|known| known.live.digest == digest);
-        if is_live || self.refused.is_some() {
+        let mut said = self.said.iter().filter(|(by, _)| by.0 < shards);
+        let refused = said.find(|(_, said)| **said == Verdict::Refused);
+        if let Some((by, _)) = refused.filter(|_| !is_live && self.refused.is_none()) {
+            return Next::Refuse(Refused { digest, by: *by });
+        }
+        let is_over = self.refused.is_some() || self.is_given_up();
+        if let Some((known, trial)) = known.and_then(|known| Some((known, known.trial?))) {
+            let is_of_this = trial.candidate.digest == digest;
+            if is_over || !is_of_this {
+                let is_held = is_of_this && self.given_up != Some(Hold::Gone);
+                let held = if is_held { Some(digest) } else { known.held };
+                let ended = known.then(me, known.live.digest, held);
+                self.making = Some(ended);
+                return Next::GoLive(ended);
+            }
+        }
+        if is_live || is_over {
             return Next::Nothing;
         }
-        let mut said = self.said.iter().filter(|(by, _)| by.0 < shards);
-        if let Some((by, _)) = said.find(|(_, said)| **said == Verdict::Refused) {
-            return Next::Refuse(Refused { digest, by: *by });
+        let onward = known.map(|known| self.onward(known, me, digest));
+        if onward == Some(None) {
+            return Next::Nothing;
         }
         let is_silent = |shard: &Ordinal| !self.said.contains_key(shard);
         let silent: Vec<_> = (0..shards).map(Ordinal).filter(is_silent).collect();
         // What is live anywhere is live here first.
         let is_prepared = self.is_prepared(Ordinal::COORDINATOR);
-        let release = match known {
-            Some(known) if silent.is_empty() || self.has_waited && is_prepared => {
-                known.then(me, digest, self.held)
-            }
+        let release = match onward.flatten() {
+            Some(onward) if silent.is_empty() || self.has_waited && is_prepared => onward,
             None if is_prepared => Release {
                 held: self.held,
                 ..Release::first(cluster, me, serving.before(), digest)
@@ -272,6 +361,86 @@ mod tests {
         rollout.says(Ordinal(1), attempt, Verdict::Prepared);
         let next = rollout.next((ID, Incarnation(1)), &serving, 2);
         assert!(matches!(next, Next::GoLive(_)));
+    }
+
+    /// What the coordinator has stored, after it has made a release.
+    fn stored(next: Next, serving: &mut Serving) -> Release {
+        let Next::GoLive(release) = next else {
+            panic!("{next:?} is no release");
+        };
+        assert!(serving.is_news(&release), "{release:?}");
+        serving.is_live(&release);
+        release
+    }
+
+    #[test]
+    fn a_candidate_goes_through_its_steps_and_keeps_its_number() {
+        let (mut rollout, mut serving) = (prepared(b"two"), serving(1));
+        rollout.goes_by(vec![10_000, 500_000]);
+        let me = (ID, Incarnation(1));
+        let mut seen = Vec::new();
+        for _ in 0..3 {
+            let release = stored(rollout.next(me, &serving, 2), &mut serving);
+            assert_eq!(
+                rollout.next(me, &serving, 2),
+                Next::Nothing,
+                "it is watched"
+            );
+            seen.push(release.trial.map(|trial| trial.share));
+            if let Some(trial) = release.trial {
+                assert_eq!((release.live.number, trial.candidate.number), (1, 2));
+                rollout.was_watched(trial.turn);
+            } else {
+                assert_eq!(
+                    (release.live.number, release.live.digest),
+                    (2, Digest::of(b"two"))
+                );
+            }
+        }
+        assert_eq!(seen, [Some(10_000), Some(500_000), None]);
+    }
+
+    #[test]
+    fn a_trial_that_is_given_up_ends_with_a_higher_number_and_is_held() {
+        let (mut rollout, mut serving) = (prepared(b"two"), serving(1));
+        rollout.goes_by(vec![10_000]);
+        let me = (ID, Incarnation(1));
+        stored(rollout.next(me, &serving, 2), &mut serving);
+        rollout.pause(true);
+        let paused = stored(rollout.next(me, &serving, 2), &mut serving);
+        assert!(
+            paused
+                .trial
+                .is_some_and(|trial| trial.paused && trial.turn == 2)
+        );
+        rollout.give_up(Hold::Held);
+        let ended = stored(rollout.next(me, &serving, 2), &mut serving);
+        assert_eq!(ended.live.number, 3);
+        assert_eq!((ended.live.digest, ended.trial), (Digest::of(b"one"), None));
+        assert_eq!(ended.held, Some(Digest::of(b"two")));
+        assert_eq!(rollout.next(me, &serving, 2), Next::Nothing);
+    }
+
+    #[test]
+    fn other_content_ends_a_trial_before_it_has_one_of_its_own() {
+        let (mut rollout, mut serving) = (prepared(b"two"), serving(1));
+        rollout.goes_by(vec![10_000]);
+        let me = (ID, Incarnation(1));
+        stored(rollout.next(me, &serving, 2), &mut serving);
+        rollout.observe(Digest::of(b"three"));
+        let ended = stored(rollout.next(me, &serving, 2), &mut serving);
+        assert_eq!(
+            (ended.live.number, ended.trial, ended.held),
+            (3, None, None)
+        );
+        assert!(matches!(rollout.next(me, &serving, 2), Next::Ask(..)));
+        // A new process goes on with what is stored.
+        let mut again = prepared(b"three");
+        again.goes_by(vec![10_000]);
+        let release = stored(again.next(me, &serving, 2), &mut serving);
+        assert_eq!(release.trial.map(|trial| trial.candidate.number), Some(4));
+        let mut again = prepared(b"three");
+        assert_eq!(again.next(me, &serving, 2), Next::Nothing);
     }
 
     #[test]

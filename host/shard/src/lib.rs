@@ -6,3 +6,4 @@ pub mod service;
 pub mod survey;
 pub mod swap;
 pub mod answers;
+pub mod bake;

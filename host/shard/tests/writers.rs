@@ -146,6 +146,7 @@ impl Shard {
             request: Arc::new(request),
             partition: key.into(),
             generation: 1,
+            decided: (1, 0),
             hand_off,
             relaxed,
         };

@@ -21,6 +21,7 @@ use ostrakon_contract::contract::{self, Kept, Reply};
 use ostrakon_observe::trace::{Open, Operation, TRACEPARENT, Tracer};
 use ostrakon_protocol::{Attempt, Release, Verdict};
 use ostrakon_protocol::{Batch, ClusterId, Epoch, HandOff, Incarnation, Moved, Placement, Plan};
+use ostrakon_shard::bake::Served;
 use ostrakon_shard::survey::Owners;
 use ostrakon_store::Whole;
 use serde::de::DeserializeOwned;
@@ -139,6 +140,8 @@ pub(super) enum PeerRequest {
         files: BTreeMap<String, Bytes>,
         terms: Terms,
     },
+    /// Report what the receiver has answered by these generations, and by which release it serves.
+    Served { generations: Vec<u64> },
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -219,6 +222,11 @@ pub(super) enum PeerResponse {
     },
     /// What trying content has found, as JSON.
     Rehearsed { findings: String },
+    /// What was answered by each of the generations, where that is known.
+    Served {
+        release: Option<Release>,
+        served: Vec<Option<Served>>,
+    },
 }
 
 /// Content that is to go live in all shards.

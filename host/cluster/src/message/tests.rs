@@ -1,7 +1,7 @@
 use std::fmt::{Debug, Write as _};
 use std::net::Ipv4Addr;
 
-use ostrakon_protocol::{Cursor, Generation, Ordinal};
+use ostrakon_protocol::{Cursor, Generation, Ordinal, Trial};
 use ostrakon_shard::survey::Amount;
 use ostrakon_test_support::later::with_more_fields;
 
@@ -192,6 +192,9 @@ fn requests() -> Vec<(&'static str, PeerRequest)> {
                 show_data: true,
             },
         },
+        R::Served {
+            generations: vec![12, 13],
+        },
     ];
     requests
         .into_iter()
@@ -225,6 +228,7 @@ fn name_of(request: &PeerRequest) -> &'static str {
         R::IsHeld { .. } => "IsHeld",
         R::LetRequests { .. } => "LetRequests",
         R::Rehearse { .. } => "Rehearse",
+        R::Served { .. } => "Served",
     }
 }
 
@@ -316,6 +320,7 @@ fn responses() -> Vec<(&'static str, PeerResponse)> {
                     digest: Digest::of(b"generation"),
                 },
                 held: None,
+                trial: None,
             }),
             has_asked: true,
             candidate: Some(candidate()),
@@ -329,6 +334,27 @@ fn responses() -> Vec<(&'static str, PeerResponse)> {
         },
         R::Rehearsed {
             findings: "{}".to_owned(),
+        },
+        R::Served {
+            release: Some(Release {
+                cluster: ClusterId(99),
+                maker: Incarnation(5),
+                live: Generation {
+                    number: 12,
+                    digest: Digest::of(b"generation"),
+                },
+                held: None,
+                trial: Some(Trial {
+                    candidate: Generation {
+                        number: 13,
+                        digest: Digest::of(b"candidate"),
+                    },
+                    turn: 3,
+                    share: 100_000,
+                    paused: true,
+                }),
+            }),
+            served: vec![None, Some(Served::default())],
         },
     ];
     let named = |response: PeerResponse| {
@@ -353,6 +379,7 @@ fn responses() -> Vec<(&'static str, PeerResponse)> {
             R::Addresses { .. } => "Addresses",
             R::Releases { .. } => "Releases",
             R::Rehearsed { .. } => "Rehearsed",
+            R::Served { .. } => "Served",
         };
         (name, response)
     };

@@ -25,14 +25,14 @@ mod barrier;
 mod content;
 mod state;
 
-pub use state::{NotAgreed, Standing};
+pub use state::{NotAgreed, Standing, Way};
 
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use ostrakon_base::digest::Digest;
-use ostrakon_protocol::{Generation, Incarnation, Next, Ordinal, Plan, Release};
+use ostrakon_protocol::{Generation, Hold, Incarnation, Next, Ordinal, Plan, Release};
 use ostrakon_settings::settings::Rollout;
 use ostrakon_shard::swap::{Back, Busy, Refusal};
 use ostrakon_shard::writer::{Live, PromoteError};
@@ -42,6 +42,7 @@ use tokio::time::{Instant, sleep};
 
 use super::conductor::ASK_EVERY;
 use super::{Cluster, until_down};
+use ostrakon_shard::swap::tried;
 use state::{Decided, State};
 
 /// How long a start waits for the others' answers, or for shard 0 to have them, before it goes by
@@ -128,8 +129,9 @@ impl Agreed {
 impl Drop for Agreed {
     fn drop(&mut self) {
         if !self.is_used {
-            let digest = self.digest;
-            self.cluster.know(|state| state.gave_up(digest));
+            let (digest, is_stopping) = (self.digest, self.cluster.is_stopping());
+            self.cluster
+                .know(|state| state.gave_up(digest, is_stopping));
             if let (true, Some(plan)) = (self.cluster.is_coordinator(), self.cluster.plan()) {
                 self.cluster.go_on_everywhere(plan.shards());
             }
@@ -150,6 +152,32 @@ impl Cluster {
     /// If other content is being gone back to.
     pub fn go_back(&self, to: Digest) -> Result<(), Busy> {
         self.know(|state| state.go_back(to))
+    }
+
+    /// The release by which this shard serves.
+    pub fn serves_by(&self) -> Option<Release> {
+        self.knows(State::serves_by)
+    }
+
+    /// Notes that the trial's step with this turn has been watched for long enough; only in the
+    /// coordinator. If it `is_last`, the candidate serves all partitions next.
+    pub fn was_watched(&self, turn: u32, is_last: bool) {
+        self.know(|state| {
+            if is_last {
+                state.skip_steps();
+            }
+            state.was_watched(turn);
+        });
+    }
+
+    /// Has the trial stay as it is, or go on; only in the coordinator.
+    pub fn pause_trial(&self, paused: bool) {
+        self.know(|state| state.pause(paused));
+    }
+
+    /// Ends the trial of the candidate, which is held; only in the coordinator.
+    pub fn give_up(&self) {
+        self.know(|state| state.give_up(Hold::Held));
     }
 
     /// Whether this shard says what all shards serve.
@@ -205,18 +233,19 @@ impl Cluster {
     }
 
     /// Waits until the shard may go live with this content, which is prepared here. In shard 0, all
-    /// shards hold requests before that, at most for as long as `barrier` says, unless that is zero.
+    /// shards hold requests before that, at most for as long as the barrier says, if there is one. In
+    /// its steps before that, it serves some of the partitions meanwhile.
     ///
     /// # Errors
     /// In shard 0, if another shard refuses the content.
-    pub async fn agree(&self, digest: Digest, barrier: Duration) -> Result<Agreed, NotAgreed> {
+    pub async fn agree(&self, digest: Digest, way: Way) -> Result<Agreed, NotAgreed> {
         let mut agreed = Agreed {
             cluster: self.clone(),
             digest,
             release: None,
             is_used: false,
         };
-        self.know(|state| state.is_prepared(digest, barrier));
+        self.know(|state| state.is_prepared(digest, way));
         loop {
             let changed = self.0.rolling.changed.notified();
             match self.knows(|state| state.decided(digest)) {
@@ -408,20 +437,29 @@ impl Cluster {
     /// Goes over to the release that is due, if its content is live already.
     async fn adopt(&self) {
         let live = self.live();
-        let release = self.knows(|state| state.due().or_else(|| state.going()));
-        let Some(release) = release.filter(|release| live == Some(release.live.digest)) else {
+        let Some((release, guest)) = self.knows(|state| state.to_adopt(live)) else {
             return;
         };
-        match self.0.writer.adopt(release).await {
+        let is_given = guest.is_some();
+        match self.0.writer.adopt(release, guest).await {
             Ok(Some(now)) => {
-                tracing::info!(generation = now.number, digest = %now.digest.short(), "generation live");
-                if let Some(view) = self.0.writer.views().get() {
-                    let described = view.guest.description();
-                    let metrics = &self.0.guests.metrics;
-                    metrics.swap_live(now.number, &described.name, &described.version);
-                    self.0.guests.note(&now, described).await;
+                let before = self.knows(State::serves_by);
+                if before.is_none_or(|before| before.live != release.live) {
+                    tracing::info!(generation = now.number, digest = %now.digest.short(), "generation live");
+                    if let Some(view) = self.0.writer.views().get() {
+                        let described = view.guest.description();
+                        let metrics = &self.0.guests.metrics;
+                        metrics.swap_live(now.number, &described.name, &described.version);
+                        self.0.guests.note(&now, described).await;
+                    }
                 }
-                self.know(|state| state.is_live(release.live, Some(release)));
+                if let Some(trial) = release.trial {
+                    tried(&trial, is_given);
+                }
+                self.know(|state| {
+                    state.is_live(release.live, Some(release));
+                    state.places(&release, is_given);
+                });
                 self.goes_on();
             }
             Ok(None) => {}

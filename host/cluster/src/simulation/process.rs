@@ -22,7 +22,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
 use tokio::time::{advance, timeout};
 
-use super::super::{Agreed, Cluster, Guests, Options};
+use super::super::{Agreed, Cluster, Guests, Options, Way};
 use super::clock::{self, Zero};
 use super::disk::Disk;
 use super::ground::{Generation, Generations, Ground};
@@ -406,7 +406,7 @@ impl Swapping {
                 tokio::select! {
                     biased;
                     Ok(()) = shown.changed() => {}
-                    agreed = self.cluster.agree(files.digest(), Duration::ZERO) => {
+                    agreed = self.cluster.agree(files.digest(), Way::default()) => {
                         if let Ok(agreed) = agreed {
                             self.promote(&files, agreed).await;
                         }

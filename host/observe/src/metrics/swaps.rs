@@ -12,6 +12,14 @@ use prometheus_client::registry::{Registry, Unit};
 use super::histogram::Histogram;
 use super::{Level, Metrics};
 
+/// Who has all shards go back.
+struct WentBack;
+
+impl WentBack {
+    const BY_ITSELF: &str = "itself";
+    const BY_OPERATOR: &str = "operator";
+}
+
 #[derive(Debug)]
 pub(super) struct Swaps {
     generation: Level,
@@ -22,6 +30,9 @@ pub(super) struct Swaps {
     refusals: Family<[(&'static str, &'static str); 1], Counter>,
     is_refused: Level,
     rollout_wait: Gauge<f64, AtomicU64>,
+    step: Gauge<f64, AtomicU64>,
+    paused: Level,
+    went_back: Family<[(&'static str, &'static str); 1], Counter>,
     requests_held: Histogram,
     holds_failed: Counter,
     secrets_reloads: Counter,
@@ -39,6 +50,9 @@ impl Swaps {
             refusals: Family::default(),
             is_refused: Level::default(),
             rollout_wait: Gauge::default(),
+            step: Gauge::default(),
+            paused: Level::default(),
+            went_back: Family::default(),
             requests_held: Histogram::of_durations(),
             holds_failed: Counter::default(),
             secrets_reloads: Counter::default(),
@@ -73,6 +87,15 @@ impl Swaps {
             Unit::Seconds,
             self.rollout_wait.clone(),
         );
+        let help = "The share of the partitions that a new generation serves while it is watched, on shard 0, or 0 if none is";
+        to.register("rollout_step_ratio", help, self.step.clone());
+        let help = "1 while an operator has a new generation stay in its step, on shard 0";
+        to.register("rollout_paused", help, self.paused.clone());
+        let help = "Times all shards went back from a new generation, on shard 0, by who said so";
+        to.register("rollout_went_back", help, self.went_back.clone());
+        for by in [WentBack::BY_ITSELF, WentBack::BY_OPERATOR] {
+            drop(self.went_back.get_or_create(&[("by", by)]));
+        }
         let help = "Time for which requests were held for rollout.barrier";
         to.register_with_unit(
             "requests_held",
@@ -126,6 +149,24 @@ impl Metrics {
     /// Sets how long a generation has waited to go live in all shards, or in this one.
     pub fn rollout_waits(&self, time: Duration) {
         self.swaps.rollout_wait.set(time.as_secs_f64());
+    }
+
+    /// Sets the share of the partitions that a new generation serves while it is watched, and whether
+    /// that stays so; none if none is watched.
+    pub fn rollout_step(&self, step: Option<(f64, bool)>) {
+        let (share, is_paused) = step.unwrap_or_default();
+        self.swaps.step.set(share);
+        self.swaps.paused.set(is_paused.into());
+    }
+
+    /// Counts that all shards go back from a new generation.
+    pub fn went_back(&self, by_operator: bool) {
+        let by = if by_operator {
+            WentBack::BY_OPERATOR
+        } else {
+            WentBack::BY_ITSELF
+        };
+        self.swaps.went_back.get_or_create(&[("by", by)]).inc();
     }
 
     /// Records for how long requests were held, so that all shards go over at once.

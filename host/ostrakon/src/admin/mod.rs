@@ -3,6 +3,7 @@
 
 mod plan;
 mod rollback;
+mod rollout;
 
 use std::io;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use tokio::sync::watch;
 use crate::drain::{Drain, Outcome};
 use crate::readiness::Readiness;
 pub(crate) use plan::NoAnswer;
+pub(crate) use rollout::Order;
 
 /// Few clients use this port, and only a component makes a long body, which is never longer
 /// than a volume can hold. What these limits let clients hold in memory is a row of the table in
@@ -42,7 +44,7 @@ const LIMITS: Limits = Limits {
     answer_patience: Duration::ZERO,
 };
 /// Every path of the port, with its methods: requests are dispatched by this table.
-const ENDPOINTS: [(&str, &[Method], Endpoint); 11] = [
+const ENDPOINTS: [(&str, &[Method], Endpoint); 16] = [
     ("/livez", READ, Endpoint::Live),
     ("/readyz", READ, Endpoint::Ready),
     ("/startupz", READ, Endpoint::Started),
@@ -52,6 +54,15 @@ const ENDPOINTS: [(&str, &[Method], Endpoint); 11] = [
     (REHEARSE, &[Method::POST], Endpoint::Rehearse),
     ("/history", READ, Endpoint::History),
     ("/rollback", &[Method::POST], Endpoint::Rollback),
+    ("/rollout", READ, Endpoint::Rollout),
+    ("/rollout/pause", POST, Endpoint::Order(Order::Pause)),
+    ("/rollout/resume", POST, Endpoint::Order(Order::Resume)),
+    (
+        "/rollout/promote",
+        POST,
+        Endpoint::Order(Order::Promote { full: false }),
+    ),
+    ("/rollout/abort", POST, Endpoint::Order(Order::Abort)),
     (
         "/compact",
         &[Method::GET, Method::HEAD, Method::POST, Method::DELETE],
@@ -61,6 +72,7 @@ const ENDPOINTS: [(&str, &[Method], Endpoint); 11] = [
 ];
 const REHEARSE: &str = "/rehearse";
 const READ: &[Method] = &[Method::GET, Method::HEAD];
+const POST: &[Method] = &[Method::POST];
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
@@ -76,6 +88,8 @@ enum Endpoint {
     Rehearse,
     History,
     Rollback,
+    Rollout,
+    Order(Order),
     Compact,
     Drain,
 }
@@ -131,6 +145,18 @@ pub(crate) trait Subject: Send + Sync + 'static {
         &self,
         to: Option<u64>,
     ) -> impl Future<Output = Result<serde_json::Value, NoAnswer>> + Send;
+
+    /// What goes live next, and what is watched.
+    ///
+    /// # Errors
+    /// When that is not known yet.
+    fn rollout(&self) -> Result<serde_json::Value, NoAnswer>;
+
+    /// Does what an operator says to a generation in its steps, or while it is watched.
+    ///
+    /// # Errors
+    /// If there is none that it could be done to.
+    fn order(&self, order: Order) -> Result<serde_json::Value, NoAnswer>;
 
     /// How far the last compaction of the data file has come.
     fn compaction(&self) -> serde_json::Value;
@@ -270,6 +296,11 @@ impl<S: Subject> Handler for Parts<S> {
                 Ok(to) => self.subject.go_back(to).await,
                 Err(no_answer) => Err(no_answer),
             }),
+            Endpoint::Rollout => plan::told(self.subject.rollout()),
+            Endpoint::Order(order) => {
+                let order = rollout::with(order, request.uri());
+                plan::told(order.and_then(|order| self.subject.order(order)))
+            }
             Endpoint::Compact => self.compact(request.method()).await,
             Endpoint::Drain => self.drain().await,
         }

@@ -50,6 +50,14 @@ impl Subject for Shard {
         Ok(serde_json::json!({ "going_back_to": to }))
     }
 
+    fn rollout(&self) -> Result<serde_json::Value, NoAnswer> {
+        Ok(serde_json::json!({ "watch": null }))
+    }
+
+    fn order(&self, order: Order) -> Result<serde_json::Value, NoAnswer> {
+        Ok(serde_json::json!({ "order": format!("{order:?}") }))
+    }
+
     fn compaction(&self) -> serde_json::Value {
         serde_json::json!({ "state": "none" })
     }
@@ -344,6 +352,10 @@ fn what_changes_something_is_for_this_machine_and_for_tokens() {
         "/drain",
         "/plan?shards=5",
         "/rollback",
+        "/rollout/pause",
+        "/rollout/resume",
+        "/rollout/promote?full=true",
+        "/rollout/abort",
         "/compact",
         "DELETE /compact",
     ] {

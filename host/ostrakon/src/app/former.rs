@@ -5,8 +5,9 @@ use ostrakon_shard::swap::history::{Entry, History, NoWayBack, way_back};
 use ostrakon_shard::swap::{Back, Busy, Kept};
 use serde_json::{Value, json};
 
+use super::baking::Baking;
 use super::place::Place;
-use crate::admin::NoAnswer;
+use crate::admin::{NoAnswer, Order};
 
 /// The parts that know of former generations.
 #[derive(Clone)]
@@ -14,6 +15,7 @@ pub(super) struct Former {
     pub(super) history: History,
     pub(super) kept: Kept,
     pub(super) place: Place,
+    pub(super) baking: Baking,
 }
 
 impl Former {
@@ -50,10 +52,22 @@ impl Former {
 
     /// What goes live next, for the status.
     pub(super) fn rollout(&self) -> Value {
-        match &self.place {
+        let mut shown = match &self.place {
             Place::Among(cluster) => json!(cluster.standing()),
             Place::Alone(alone) => json!({ "held": alone.back(Back::held) }),
+        };
+        if let (Some(shown), Value::Object(watched)) = (shown.as_object_mut(), self.baking.show()) {
+            shown.extend(watched);
         }
+        shown
+    }
+
+    /// Does what an operator says to what is in its steps, or watched.
+    ///
+    /// # Errors
+    /// If there is nothing that it could be done to.
+    pub(super) fn order(&self, order: Order) -> Result<Value, NoAnswer> {
+        self.baking.obey(order)
     }
 
     /// Begins to go back to the content of a generation, and returns that generation.

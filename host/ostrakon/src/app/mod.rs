@@ -1,5 +1,6 @@
 //! One shard: starting, running and ending it.
 
+mod baking;
 mod credentials;
 mod error;
 mod former;
@@ -24,6 +25,7 @@ use tokio::sync::{oneshot, watch};
 pub(crate) use error::Error;
 pub(crate) use options::Options;
 
+use baking::Baking;
 use credentials::{ClientsPort, Credentials, OperatorsPort, PeersPort};
 use former::Former;
 use ostrakon_base::blocking::Blocking;
@@ -333,8 +335,10 @@ impl App {
                 (observations, Box::pin(directing))
             }
             Place::Alone(alone) => {
-                let kept = kept.clone();
-                let (observations, directing) = alone.directed(volume, default_guest.clone(), kept);
+                let kept = (kept.clone(), history.clone());
+                let writer = (writer.clone(), Arc::clone(&metrics));
+                let directed = alone.directed(volume, default_guest.clone(), kept, writer);
+                let (observations, directing) = directed;
                 (observations, Box::pin(directing))
             }
         };
@@ -346,6 +350,14 @@ impl App {
         }
         // Only now: what it shows is seen from here on.
         tokio::spawn(directing);
+        let baking = Baking::new(
+            place.clone(),
+            writer.clone(),
+            history.clone(),
+            Arc::clone(&metrics),
+            options.keep_requests > 0,
+        );
+        tokio::spawn(baking.clone().run(drain.clone()));
         let swap = controller.status();
         let parts = Parts {
             writer: writer.clone(),
@@ -363,6 +375,7 @@ impl App {
                 history,
                 kept,
                 place,
+                baking,
             },
             kubernetes: kubernetes.clone(),
             runtime: runtime::Handle::current(),

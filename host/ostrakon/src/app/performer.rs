@@ -9,7 +9,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use ostrakon_base::blocking::Blocking;
 use ostrakon_base::digest::Digest;
-use ostrakon_cluster::{Agreed, NotAgreed};
+use ostrakon_cluster::{Agreed, NotAgreed, Way};
 use ostrakon_contract::contract::Description;
 use ostrakon_engine::{
     Cache, CheckError, CompileError, Compiled, Compiler, Engine, Environment, Failure, Guest,
@@ -19,11 +19,12 @@ use ostrakon_kubernetes::NoIdentity;
 use ostrakon_network::http;
 use ostrakon_observe::metrics::Metrics;
 use ostrakon_observe::telemetry::Filter;
+use ostrakon_protocol::Release;
 use ostrakon_settings::settings::{Rehearsal, Settings, Topology};
 use ostrakon_shard::rehearsal;
 use ostrakon_shard::swap::history::History;
-use ostrakon_shard::swap::{self, Candidate, Kept, Refusal};
-use ostrakon_shard::writer::{PromoteError, Promotion, Writer};
+use ostrakon_shard::swap::{self, Candidate, Kept, Permitted, Refusal};
+use ostrakon_shard::writer::{self, PromoteError, Promotion, Writer};
 use ostrakon_volumes::secrets::Secrets;
 use tokio::task::spawn_blocking;
 
@@ -79,6 +80,10 @@ pub(super) enum Error {
     NoStatefulSet(NoIdentity),
     #[error("cluster.topology is \"statefulset\": start the shard with --peers, or leave it out")]
     NoPeers,
+    #[error(
+        "the guest's schema is {schema}, and the data's is {stored}: two schemas cannot share the data, so it cannot go live in steps; leave rollout.steps and rollout.first out for this guest, and try it with `ostrakon rehearse` before"
+    )]
+    TwoSchemas { schema: u32, stored: u32 },
     #[error(transparent)]
     Rehearsal(#[from] rehearsal::Refused),
     #[error(transparent)]
@@ -93,19 +98,20 @@ impl swap::Performer for Performer {
     type Compiled = Compiled;
     type Linked = (Linked, Compiled);
     type Checked = (Arc<Guest>, Compiled);
-    /// `None` in a shard that is alone.
-    type Agreed = Option<Agreed>;
+    type Agreed = Permission;
     type Error = Error;
 
     fn begins(&self, candidate: &Candidate) {
-        if let Some(cluster) = self.place.cluster() {
-            cluster.begins(&candidate.source);
+        match &self.place {
+            Place::Among(cluster) => cluster.begins(&candidate.source),
+            Place::Alone(alone) => alone.observes(candidate.digest),
         }
     }
 
     fn shows_live(&self, digest: Digest) {
-        if let Some(cluster) = self.place.cluster() {
-            cluster.shows_live(digest);
+        match &self.place {
+            Place::Among(cluster) => cluster.shows_live(digest),
+            Place::Alone(alone) => alone.observes(digest),
         }
     }
 
@@ -148,6 +154,14 @@ impl swap::Performer for Performer {
         };
         let guest = Guest::check(&linked, environment, candidate.digest.short()).await?;
         let description = guest.description().clone();
+        let has_steps = !candidate.settings.rollout.steps_before_all().is_empty();
+        if let Some(stored) = self.writer.schema().filter(|_| has_steps)
+            && description.schema > stored
+            && self.place.is_to_try(candidate.digest)
+        {
+            let schema = description.schema;
+            return Err(Error::TwoSchemas { schema, stored });
+        }
         Ok(((Arc::new(guest), compiled), description))
     }
 
@@ -188,14 +202,43 @@ impl swap::Performer for Performer {
         Ok((guest, compiled))
     }
 
-    async fn agree(&self, candidate: &Candidate) -> Result<Option<Agreed>, Error> {
-        Ok(match self.place.cluster() {
-            Some(cluster) => {
-                let barrier = candidate.settings.rollout.barrier;
-                Some(cluster.agree(candidate.digest, barrier).await?)
+    async fn agree(
+        &self,
+        candidate: &Candidate,
+        (guest, compiled): (Arc<Guest>, Compiled),
+    ) -> Result<((Arc<Guest>, Compiled), Permission), Error> {
+        let rollout = &candidate.settings.rollout;
+        let (digest, steps) = (candidate.digest, rollout.steps_before_all());
+        if !steps.is_empty() {
+            // A start must find what serves some of the partitions.
+            let (kept, files) = (self.kept.clone(), candidate.source.clone());
+            let keeping = Blocking::OnThreads.run(move || kept.keep(&files));
+            keeping.await.map_err(Error::Keep)?;
+        }
+        let permission = match &self.place {
+            Place::Among(cluster) => {
+                let way = Way {
+                    barrier: (!rollout.barrier.is_zero()).then_some(rollout.barrier),
+                    steps,
+                    guest: Some(Arc::clone(&guest)),
+                };
+                Permission::Among(cluster.agree(digest, way).await?)
             }
-            None => None,
-        })
+            Place::Alone(alone) => {
+                let drained = async {
+                    self.drain.begun().await;
+                    alone.stops();
+                    pending().await
+                };
+                tokio::select! {
+                    permitted = alone.agree(digest, steps, Arc::clone(&guest)) => {
+                        Permission::Alone(permitted)
+                    }
+                    () = drained => pending().await,
+                }
+            }
+        };
+        Ok(((guest, compiled), permission))
     }
 
     fn stored_schema(&self) -> Option<u32> {
@@ -207,7 +250,7 @@ impl swap::Performer for Performer {
         &self,
         candidate: &Candidate,
         (guest, compiled): (Arc<Guest>, Compiled),
-        agreed: Option<Agreed>,
+        agreed: Permission,
         migrate_from: Option<u32>,
     ) -> Result<u64, Error> {
         let _paused = match self.place.cluster() {
@@ -222,20 +265,15 @@ impl swap::Performer for Performer {
         });
         let was_kept = keeping.await.map_err(Error::Keep)?;
         let description = guest.description().clone();
-        let held = self.place.holds_with(candidate.digest);
         let promotion = Promotion {
             guest,
             digest: candidate.digest,
             component: candidate.component_digest,
-            release: agreed.as_ref().and_then(Agreed::release),
-            held,
+            release: agreed.release(),
+            held: None,
         };
         let promoted = self.writer.promote(promotion).await;
-        match (&promoted, agreed) {
-            (Ok(live), Some(agreed)) => agreed.is_live(live.number),
-            (Err(error), Some(agreed)) => agreed.failed(error),
-            (_, None) => {}
-        }
+        agreed.came_to(&promoted);
         let kept = self.kept.clone();
         let (digest, most) = (candidate.digest, candidate.settings.rollout.keep);
         let live = match promoted {
@@ -248,9 +286,6 @@ impl swap::Performer for Performer {
                 return Err(error.into());
             }
         };
-        if let Place::Alone(alone) = &self.place {
-            alone.is_live(live.digest, live.held);
-        }
         self.live.put_in_force(&candidate.settings);
         let Description { name, version, .. } = &description;
         self.metrics.swap_live(live.number, name, version);
@@ -273,6 +308,31 @@ impl swap::Performer for Performer {
 
     fn went_live(&self, took: Duration) {
         self.metrics.swap_took(took);
+    }
+}
+
+/// The permission to go live. Dropping it gives it up.
+pub(super) enum Permission {
+    Among(Agreed),
+    Alone(Permitted),
+}
+
+impl Permission {
+    fn release(&self) -> Option<Release> {
+        match self {
+            Self::Among(agreed) => agreed.release(),
+            Self::Alone(permitted) => permitted.release(),
+        }
+    }
+
+    /// Notes what became of it.
+    fn came_to(self, promoted: &Result<writer::Live, PromoteError>) {
+        match (self, promoted) {
+            (Self::Among(agreed), Ok(live)) => agreed.is_live(live.number),
+            (Self::Among(agreed), Err(error)) => agreed.failed(error),
+            (Self::Alone(permitted), Ok(live)) => permitted.is_live(live),
+            (Self::Alone(_), Err(_)) => {}
+        }
     }
 }
 

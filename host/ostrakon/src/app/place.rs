@@ -3,8 +3,10 @@
 use std::future::pending;
 
 use ostrakon_base::digest::Digest;
-use ostrakon_cluster::Cluster;
+use ostrakon_cluster::{Cluster, Served};
+use ostrakon_protocol::{Ordinal, Release};
 use ostrakon_shard::swap::{Alone, Back, Busy, Kept, Refusal};
+use ostrakon_shard::writer::Writer;
 
 /// The shard's place.
 #[derive(Clone)]
@@ -41,6 +43,66 @@ impl Place {
         }
     }
 
+    /// Whether the shard says what goes live: it is alone, or shard 0.
+    pub(super) fn leads(&self) -> bool {
+        self.cluster().is_none_or(Cluster::is_coordinator)
+    }
+
+    /// How many shards there are.
+    pub(super) fn shards(&self) -> u32 {
+        self.cluster().map_or(1, Cluster::shards)
+    }
+
+    /// The release by which the shard serves.
+    pub(super) fn serves_by(&self) -> Option<Release> {
+        match self {
+            Self::Alone(alone) => alone.serves_by(),
+            Self::Among(cluster) => cluster.serves_by(),
+        }
+    }
+
+    /// What each shard has answered by some generations.
+    pub(super) async fn served(&self, writer: &Writer, generations: &[u64]) -> Vec<Served> {
+        match self {
+            Self::Alone(alone) => {
+                let served = generations.iter();
+                vec![Served {
+                    shard: Ordinal::COORDINATOR,
+                    release: alone.serves_by(),
+                    served: served
+                        .map(|number| writer.views().served(*number))
+                        .collect(),
+                }]
+            }
+            Self::Among(cluster) => cluster.served(generations).await,
+        }
+    }
+
+    /// Notes that the trial's step with this turn has been watched for long enough. If it `is_last`, the
+    /// candidate serves all partitions next.
+    pub(super) fn was_watched(&self, turn: u32, is_last: bool) {
+        match self {
+            Self::Alone(alone) => alone.was_watched(turn, is_last),
+            Self::Among(cluster) => cluster.was_watched(turn, is_last),
+        }
+    }
+
+    /// Has the trial stay as it is, or go on.
+    pub(super) fn pause(&self, paused: bool) {
+        match self {
+            Self::Alone(alone) => alone.pause(paused),
+            Self::Among(cluster) => cluster.pause_trial(paused),
+        }
+    }
+
+    /// Ends the trial of a candidate, which is held.
+    pub(super) fn give_up(&self) {
+        match self {
+            Self::Alone(alone) => alone.give_up(),
+            Self::Among(cluster) => cluster.give_up(),
+        }
+    }
+
     /// Whether content can be had.
     pub(super) async fn has(&self, digest: Digest, kept: &Kept) -> bool {
         match self {
@@ -53,7 +115,7 @@ impl Place {
     /// nor what an operator goes back to.
     pub(super) fn is_to_try(&self, digest: Digest) -> bool {
         match self {
-            Self::Alone(alone) => !alone.goes_back_to(digest),
+            Self::Alone(alone) => alone.is_to_try(digest),
             Self::Among(cluster) => cluster.is_to_try(digest),
         }
     }
@@ -64,14 +126,6 @@ impl Place {
             // Other content would end the trial.
             Self::Alone(_) => pending().await,
             Self::Among(cluster) => cluster.until_not_to_try(digest).await,
-        }
-    }
-
-    /// What is held from the moment when this content goes live; among others, its release says so.
-    pub(super) fn holds_with(&self, digest: Digest) -> Option<Digest> {
-        match self {
-            Self::Alone(alone) => alone.holds_with(digest),
-            Self::Among(_) => None,
         }
     }
 

@@ -31,7 +31,7 @@ use tokio::task::JoinSet;
 
 use super::credentials::{ClientsPort, Credentials, OperatorsPort, PeersPort};
 use super::former::Former;
-use crate::admin::{NoAnswer, Subject};
+use crate::admin::{NoAnswer, Order, Subject};
 use crate::drain::Drain;
 use crate::readiness::Readiness;
 
@@ -277,6 +277,14 @@ impl Subject for Shard {
                 why: "the host failed to go back: see its log".to_owned(),
             })
         })
+    }
+
+    fn rollout(&self) -> Result<Value, NoAnswer> {
+        Ok(self.started_parts()?.former.rollout())
+    }
+
+    fn order(&self, order: Order) -> Result<Value, NoAnswer> {
+        self.started_parts()?.former.order(order)
     }
 
     async fn compact(&self, begin: bool) -> Result<Value, NoAnswer> {

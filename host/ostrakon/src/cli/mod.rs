@@ -20,6 +20,7 @@ mod peers;
 mod plan;
 mod progress;
 mod rehearse;
+mod rollout;
 mod secretive;
 mod serve;
 mod status;
@@ -66,6 +67,7 @@ Examples:
   ostrakon status --watch                      how far partitions have moved
   ostrakon plan --shards 5                     what more shards would move
   ostrakon rehearse --guest new.wasm           try a guest with live requests
+  ostrakon rollout status                      which generation is in its steps, or watched
   ostrakon history                             which generations there were
   ostrakon rollback                            go back to the one before
   ostrakon compact                             give back the space that data no longer needs
@@ -96,6 +98,7 @@ enum Command {
     Check(check::Arguments),
     Plan(plan::Arguments),
     Rehearse(rehearse::Arguments),
+    Rollout(rollout::Arguments),
     History(history::HistoryArguments),
     Rollback(history::RollbackArguments),
     Compact(compact::Arguments),
@@ -134,6 +137,7 @@ pub(crate) fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Check(arguments) => arguments.run(),
         Command::Plan(arguments) => arguments.run(),
         Command::Rehearse(arguments) => arguments.run(),
+        Command::Rollout(arguments) => arguments.run(),
         Command::History(arguments) => arguments.run(),
         Command::Rollback(arguments) => arguments.run(),
         Command::Compact(arguments) => arguments.run(),

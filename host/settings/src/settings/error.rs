@@ -6,7 +6,7 @@ use std::time::Duration;
 use humantime_serde::re::humantime::format_duration;
 use ostrakon_observe::telemetry::FilterError;
 
-use super::{GIB, KIB, MIB};
+use super::{GIB, KIB, MIB, Share};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -51,6 +51,20 @@ pub enum Error {
     /// What may differ is no path.
     #[error("rehearsal.differ has {path:?}; paths begin with /")]
     NoPath { path: String },
+    /// A step is not larger than the one before it.
+    #[error("rollout.steps has {step} after {before}; each step is larger than the one before it")]
+    StepsFall { step: Share, before: Share },
+    /// The last step is not all.
+    #[error("rollout.steps ends with {last}; the last step is \"100%\"")]
+    StepsEnd { last: Share },
+    /// All partitions would come first.
+    #[error("rollout.first has \"\", with which all keys begin; leave it out, or name a beginning")]
+    FirstIsAll,
+    /// Nothing would be watched.
+    #[error(
+        "rollout.bake is 0s, and rollout.{what} needs a time in which a step is watched, such as \"2m\""
+    )]
+    NotBaked { what: &'static str },
     #[error("log.filter: {0}")]
     Filter(#[source] FilterError),
 }

@@ -6,6 +6,7 @@
 mod bounds;
 mod error;
 mod rehearsal;
+mod rollout;
 mod routing;
 mod topology;
 
@@ -19,6 +20,7 @@ use bounds::{HOUR, MINUTE, MOVABLE, at_most, bytes, count, time};
 pub use error::{Error, Value};
 use ostrakon_observe::telemetry;
 pub use rehearsal::{Differ, Rehearsal, Share};
+pub use rollout::{MOST_BARRIER, Rollout};
 pub use routing::Routing;
 pub use topology::Topology;
 
@@ -209,35 +211,6 @@ pub struct Cluster {
     pub public_url: Option<PerShard>,
 }
 
-/// `[rollout]`: how all shards go over to another generation.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields, expecting = "a table, as in `[rollout]`")]
-pub struct Rollout {
-    /// How long shards that are away are waited for before the others go live without them.
-    /// Default 1 min; 1 ms to 1 h.
-    #[serde(with = "humantime_serde")]
-    pub wait: Duration,
-    /// How long requests are held at most so that none begins on a new generation anywhere before
-    /// the last one on the old has ended everywhere. Default 0, for no barrier; up to 10 s.
-    #[serde(with = "humantime_serde")]
-    pub barrier: Duration,
-    /// How many generations are kept, to go back to or to start with. Default 10; 2 to 100.
-    pub keep: usize,
-}
-
-/// The longest [`Rollout::barrier`].
-pub const MOST_BARRIER: Duration = Duration::from_secs(10);
-
-impl Default for Rollout {
-    fn default() -> Self {
-        Self {
-            wait: MINUTE,
-            barrier: Duration::ZERO,
-            keep: 10,
-        }
-    }
-}
-
 impl Default for Cluster {
     fn default() -> Self {
         Self {
@@ -421,11 +394,7 @@ impl Settings {
             1_000_000,
         )?;
         time("cluster.max_wait", cluster.max_wait, HOUR)?;
-        time("rollout.wait", rollout.wait, HOUR)?;
-        count("rollout.keep", rollout.keep as u64, 2, 100)?;
-        if !rollout.barrier.is_zero() {
-            time("rollout.barrier", rollout.barrier, MOST_BARRIER)?;
-        }
+        rollout.check()?;
         rehearsal.check()?;
         routing::validate(cluster)?;
         if let Some(filter) = &log.filter {

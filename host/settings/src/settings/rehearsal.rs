@@ -49,6 +49,7 @@ pub struct Share(u32);
 impl Share {
     /// All of it.
     pub const ALL: Self = Self(1_000_000);
+    pub const PER_MILLE: Self = Self(1000);
 
     pub fn millionths(self) -> u32 {
         self.0

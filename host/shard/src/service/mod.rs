@@ -16,7 +16,7 @@ use std::time::Duration;
 use apart::Apart;
 use http::HeaderValue;
 use ostrakon_contract::client::{Client, Turn};
-use ostrakon_contract::contract::{Access, Reply, Request, Route};
+use ostrakon_contract::contract::{Access, Reply, Request, Route, Target};
 use ostrakon_contract::replies::Replies;
 use ostrakon_engine::Failure;
 use ostrakon_observe::metrics::{self, Hop, Label, Metrics};
@@ -167,6 +167,8 @@ enum NotHere {
     NotOwner(Authority),
     /// All shards are to be asked.
     Everywhere,
+    /// The generation that serves the partition is not prepared yet, which happens at a start only.
+    NotPrepared,
 }
 
 impl Service {
@@ -233,14 +235,16 @@ impl Service {
         loop {
             let authority = match self.run_here(&request, &asker, &mut route).await {
                 Ok(answer) => return answer,
+                Err(NotHere::NotPrepared) => None,
                 // Boxed, as in `Service::read`: most requests are answered here, and read.
                 Err(NotHere::Everywhere) => {
                     return Box::pin(self.everywhere(&request, route, asker.came)).await;
                 }
-                Err(NotHere::NotOwner(authority)) => authority,
+                Err(NotHere::NotOwner(authority)) => Some(authority),
             };
+            let is_prepared = authority.is_some();
             let why = match authority {
-                Authority::Elsewhere { at, hand_off } => {
+                Some(Authority::Elsewhere { at, hand_off }) => {
                     let passing_on =
                         self.pass_on(&request, at, hand_off, &mut asker, route.as_ref());
                     match Box::pin(passing_on).await {
@@ -260,6 +264,7 @@ impl Service {
             }
             let deadline = match &wait {
                 Some((_, deadline)) if Instant::now() < *deadline => *deadline,
+                _ if !is_prepared => return self.refused(route, Refused::Starting),
                 Some(_) => return self.refused(route, Refused::Away(why)),
                 None => {
                     let why = format!("{why}; and too many requests wait for it");
@@ -310,7 +315,7 @@ impl Service {
                     }
                 }
                 Err(NotHere::NotOwner(authority)) => return Err(authority),
-                Err(NotHere::Everywhere) => return Err(Authority::Unknown),
+                Err(NotHere::Everywhere | NotHere::NotPrepared) => return Err(Authority::Unknown),
             }
         }
     }
@@ -400,6 +405,7 @@ impl Service {
         route: &mut Option<Route>,
     ) -> Result<Answer, NotHere> {
         let answered = |route: &mut Option<Route>, generation, reply| {
+            self.count(route.as_ref(), generation, &reply);
             Ok(Answer {
                 shard: self.ordinal,
                 route: route.take(),
@@ -443,6 +449,7 @@ impl Service {
                 request: Arc::clone(request),
                 partition,
                 generation: seen.generation,
+                decided: seen.decided,
                 hand_off: asker.hand_off.clone(),
                 relaxed: route.as_ref().is_some_and(|route| route.relaxed),
             };
@@ -469,6 +476,33 @@ impl Service {
             return answered(route, generation, reply);
         }
         answered(route, None, Err(Refused::WriterWait))
+    }
+
+    /// Counts a request to a partition among those of the generation that answered it, or failed to.
+    fn count(
+        &self,
+        route: Option<&Route>,
+        generation: Option<u64>,
+        reply: &Result<Reply, Refused>,
+    ) {
+        let answer = match reply {
+            Ok(reply) => Ok(reply.status.as_u16()),
+            Err(Refused::Failed(failure)) => Err(failure),
+            Err(_) => return,
+        };
+        let access = match route {
+            Some(route) if matches!(route.target, Target::Partition(_)) => route.access,
+            Some(_) => return,
+            // It failed before that was known.
+            None => Access::Read,
+        };
+        let view = self.writer.views().load();
+        let (Some(view), Some(generation)) = (&*view, generation) else {
+            return;
+        };
+        if let Some(counts) = view.counts_of(generation) {
+            counts.answered(access, answer);
+        }
     }
 
     /// Has a sampled request rehearsed that a guest answered here, or failed to.

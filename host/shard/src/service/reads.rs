@@ -11,8 +11,9 @@ use ostrakon_protocol::Authority;
 
 use super::routing::{self, Asker};
 use super::{NotHere, Refused, Service};
+use crate::bake::Counts;
 use crate::rehearsal::Taken;
-use crate::writer::View;
+use crate::writer::{Tried, View};
 
 /// How far a request got before it writes.
 pub(super) enum Progress {
@@ -35,14 +36,14 @@ impl Service {
         route: &mut Option<Route>,
         taken: &mut Option<Taken>,
     ) -> (Seen, Result<Progress, Refused>) {
-        let seen = Seen::of(&view);
+        let mut seen = Seen::of(&view);
         if has_no_room(&self.replies, &view, &request.client) {
             return (seen, Err(Refused::RepliesFull));
         }
         let (ordinal, settings) = (self.ordinal, &view.guest.settings().guest);
         let deadline = settings.read_deadline;
         let budget = Bound::Budget(settings.read_budget);
-        let attempted = attempt(&view, request, asker, ordinal, budget, route).await;
+        let attempted = attempt(&view, request, asker, ordinal, budget, (route, &mut seen)).await;
         drop(turn);
         let Err(Failure::Deadline) = attempted else {
             return (seen, attempted.map_err(Refused::Failed));
@@ -72,13 +73,14 @@ impl Service {
         let (request, asker) = (Arc::clone(request), asker.clone());
         let again = async move {
             let view = views.get()?;
-            let (seen, mut route) = (Seen::of(&view), None);
+            let (mut seen, mut route) = (Seen::of(&view), None);
             if has_no_room(&replies, &view, &request.client) {
                 return Some((seen, route, None, Err(Refused::RepliesFull)));
             }
             let taken = stage.read(&view, &request);
             let bound = Bound::Deadline(deadline);
-            let attempt = attempt(&view, &request, &asker, ordinal, bound, &mut route);
+            let told = (&mut route, &mut seen);
+            let attempt = attempt(&view, &request, &asker, ordinal, bound, told);
             let progress = attempt.await.map_err(Refused::Failed);
             Some((seen, route, taken, progress))
         };
@@ -97,7 +99,10 @@ impl Service {
 /// What is kept of the view that a request ran on.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Seen {
+    /// The generation that answered, or is to.
     pub generation: u64,
+    /// By what that was decided, as [`Write::decided`](crate::writer::Write::decided) says.
+    pub decided: (u64, u32),
     pub opening: u64,
     pub max_waiting: usize,
 }
@@ -106,6 +111,7 @@ impl Seen {
     fn of(view: &View) -> Self {
         Self {
             generation: view.generation,
+            decided: (view.generation, view.turn()),
             opening: view.snapshot.opening(),
             max_waiting: view.guest.settings().writer.max_waiting,
         }
@@ -126,10 +132,22 @@ async fn attempt(
     asker: &Asker,
     ordinal: u32,
     bound: Bound,
-    routed: &mut Option<Route>,
+    (routed, seen): (&mut Option<Route>, &mut Seen),
 ) -> Result<Progress, Failure> {
     let mut lease: Lease = view.lease().await?;
-    let route = lease.route(request, bound).await?;
+    let mut route = lease.route(request, bound).await?;
+    let mut counts = &view.counts;
+    if let (Some(tried), Target::Partition(partition)) = (&view.tried, &route.target)
+        && tried.has(partition)
+    {
+        match Box::pin(other(tried, request, bound, seen)).await? {
+            Other::Answers(its, by, to) => (lease, counts, route) = (its, by, to),
+            Other::LeavesIt => {}
+            Other::IsNotPrepared => {
+                return Ok(Progress::NotHere(NotHere::NotPrepared));
+            }
+        }
+    }
     let route = routed.insert(route);
     let snapshot = || Arc::clone(&view.snapshot);
     if let Some(membership) = &view.membership {
@@ -160,7 +178,11 @@ async fn attempt(
             return Ok(Progress::Write(partition.clone()));
         }
         (Target::Partition(partition), Access::Read) => {
-            ReadData::Partition(partition.clone(), snapshot())
+            let data = ReadData::Partition(partition.clone(), snapshot());
+            let began = counts.begins();
+            let reply = lease.read(request, data, bound).await?;
+            counts.took(Access::Read, began);
+            return Ok(Progress::Replied(reply));
         }
         (Target::Here | Target::Everywhere, _) => ReadData::Shard(snapshot()),
     };
@@ -175,4 +197,37 @@ async fn attempt(
         return Ok(Progress::Replied(Box::pin(joined).await?));
     }
     Ok(Progress::Replied(reply))
+}
+
+/// What the generation that is tried does with a request to one of its partitions.
+enum Other<'a> {
+    /// It answers, and routes the request there.
+    Answers(Lease, &'a Arc<Counts>, Route),
+    /// It routes the request to something else than one of its partitions: the live one answers.
+    LeavesIt,
+    IsNotPrepared,
+}
+
+/// Asks the generation that is tried to route a request to one of its partitions.
+async fn other<'a>(
+    tried: &'a Tried,
+    request: &Arc<Request>,
+    bound: Bound,
+    seen: &mut Seen,
+) -> Result<Other<'a>, Failure> {
+    let Some(view) = &tried.view else {
+        return Ok(Other::IsNotPrepared);
+    };
+    let live = std::mem::replace(&mut seen.generation, view.generation);
+    let mut lease = view.lease().await?;
+    let route = lease.route(request, bound).await?;
+    Ok(match &route.target {
+        Target::Partition(partition) if tried.has(partition) => {
+            Other::Answers(lease, &view.counts, route)
+        }
+        _ => {
+            seen.generation = live;
+            Other::LeavesIt
+        }
+    })
 }

@@ -1,16 +1,30 @@
 //! What a shard that is alone is to serve: what its volume shows, unless an operator went back from
-//! that.
+//! that. It makes its own releases: it is a cluster of one.
 
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use ostrakon_base::digest::Digest;
+use ostrakon_engine::Guest;
+use ostrakon_observe::metrics::Metrics;
+use ostrakon_protocol::{
+    ClusterId, Hold, Incarnation, Next, Ordinal, Release, Rollout, Serving, Verdict,
+};
 use ostrakon_volumes::volume::Observation;
 use tokio::sync::{Notify, watch};
+use tokio::time::sleep;
 
-use super::{Back, Busy, DefaultGuest, Kept};
-use crate::writer;
+use super::history::History;
+use super::{Back, Busy, DefaultGuest, Kept, tried};
+use crate::writer::{self, Writer};
 
-/// Decides what a shard's swap is to see. Clones share it.
+/// Who makes the releases of a shard that is alone.
+const ME: (ClusterId, Incarnation) = (ClusterId(0), Incarnation(0));
+
+/// How long after a release could not be stored it is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Decides what a shard's swap is to see, and what goes live. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Alone(Arc<Inner>);
 
@@ -18,7 +32,10 @@ pub struct Alone(Arc<Inner>);
 struct Inner {
     /// A std mutex, because it is held only briefly.
     state: Mutex<State>,
+    /// Wakes the work of [`Alone::directed`].
     changed: Notify,
+    /// Wakes the swap, which waits until it may go live.
+    decided: Notify,
 }
 
 #[derive(Debug)]
@@ -27,25 +44,156 @@ struct State {
     live: Option<Digest>,
     /// Whether it is live in this process.
     serves: bool,
+    serving: Serving,
+    rollout: Rollout,
+    prepared: Option<Prepared>,
+    /// The content whose guest serves some of the partitions.
+    placed: Option<Digest>,
+    is_stopping: bool,
+}
+
+/// A candidate that may go live.
+#[derive(Clone, Debug)]
+struct Prepared {
+    digest: Digest,
+    steps: Vec<u32>,
+    guest: Arc<Guest>,
+}
+
+/// The permission to go live. Dropping it gives it up.
+#[derive(Debug)]
+pub struct Permitted {
+    alone: Alone,
+    digest: Digest,
+    release: Option<Release>,
+    is_used: bool,
+}
+
+impl Permitted {
+    /// The release by which the shard goes live.
+    pub fn release(&self) -> Option<Release> {
+        self.release
+    }
+
+    /// Notes that the shard has gone live.
+    pub fn is_live(mut self, live: &writer::Live) {
+        self.is_used = true;
+        self.alone.is_live(live);
+    }
+}
+
+impl Drop for Permitted {
+    fn drop(&mut self) {
+        if !self.is_used {
+            let mut state = self.alone.state();
+            state.prepared.take_if(|it| it.digest == self.digest);
+            state.rollout.not_made();
+            if state.serving.in_trial() == Some(self.digest) && !state.is_stopping {
+                // The volume shows something else, even if that is of no use.
+                state.give_up(Hold::Gone);
+            }
+            drop(state);
+            self.alone.wake();
+        }
+    }
 }
 
 impl State {
     /// The content that is to be seen in place of the volume's, if there is some.
     fn wanted(&self) -> Option<Digest> {
-        self.back.instead(self.live)
+        // A start goes on with what was tried, if the volume cannot be read.
+        let tried = self.serving.in_trial().filter(|tried| {
+            self.serves && self.placed != Some(*tried) && self.back.volume().is_none()
+        });
+        self.back.instead(self.live).or(tried)
+    }
+
+    fn give_up(&mut self, hold: Hold) {
+        let tried = self.serving.in_trial();
+        if tried.is_some() && tried == self.rollout.candidate() {
+            self.rollout.give_up(hold);
+        }
+    }
+
+    /// The release that is to be made now, if there is one.
+    fn next(&mut self) -> Option<Release> {
+        if let Some(due) = self.serving.due() {
+            // What served last has its turn at a start.
+            let is_prepared = self.prepared.as_ref().map(|it| it.digest);
+            if is_prepared.is_none() || is_prepared == Some(due.live.digest) {
+                return is_prepared.and(Some(*due));
+            }
+        }
+        let candidate = self.rollout.candidate()?;
+        let prepared = self.prepared.as_ref().filter(|it| it.digest == candidate);
+        let attempt = self.rollout.attempt();
+        match prepared {
+            Some(_) => (self.rollout).says(Ordinal::COORDINATOR, attempt, Verdict::Prepared),
+            None => self.rollout.has_started(Ordinal::COORDINATOR),
+        }
+        // What has served before goes live at once, and so does what serves where nothing does.
+        let is_at_once = self.back.to() == Some(candidate) || !self.serves;
+        let steps = prepared.filter(|_| !is_at_once);
+        let steps = steps.map_or_else(Vec::new, |prepared| prepared.steps.clone());
+        self.rollout.goes_by(steps);
+        if let Some(known) = self.serving.known().filter(|_| !self.serves)
+            && let Some(trial) = known.trial
+        {
+            self.rollout.was_watched(trial.turn);
+        }
+        let held = self.back.holds_with(candidate, self.live);
+        self.rollout.hold(held);
+        match self.rollout.next(ME, &self.serving, 1) {
+            Next::GoLive(release) => Some(release),
+            Next::Nothing | Next::Ask(..) | Next::StartAfter(_) | Next::Refuse(_) => None,
+        }
+    }
+
+    /// The next release of what is live, with the guest that serves some of the partitions then.
+    fn to_adopt(&mut self) -> Option<(Release, Option<Arc<Guest>>)> {
+        if !self.serves {
+            return None;
+        }
+        let tried = self.serving.serves().copied();
+        let release = self.next().or_else(|| {
+            let digest = tried?.trial?.candidate.digest;
+            let is_prepared = self.prepared.as_ref()?.digest == digest;
+            tried.filter(|_| is_prepared && self.placed != Some(digest))
+        })?;
+        if self.live != Some(release.live.digest) {
+            return None;
+        }
+        let tried = release.trial.map(|trial| trial.candidate.digest);
+        let guest = self.prepared.as_ref();
+        let guest = guest.filter(|it| tried == Some(it.digest));
+        let is_placed = tried == self.placed || tried.is_none();
+        if guest.is_none() && !is_placed {
+            self.rollout.not_made();
+            return None;
+        }
+        Some((release, guest.map(|it| Arc::clone(&it.guest))))
     }
 }
 
 impl Alone {
     /// `stored` is what the shard's disk says of the generation that served last.
     pub fn new(stored: Option<&writer::Live>) -> Self {
+        let release = stored.map(writer::Live::release_of_one);
+        let mut serving = Serving::start(release, 0);
+        serving.asked();
         Self(Arc::new(Inner {
             state: Mutex::new(State {
                 back: Back::new(stored.and_then(|live| live.held)),
                 live: stored.map(|live| live.digest),
                 serves: false,
+                serving,
+                rollout: Rollout::default(),
+                prepared: None,
+                placed: None,
+                is_stopping: false,
             }),
             changed: Notify::new(),
+            decided: Notify::new(),
         }))
     }
 
@@ -53,12 +201,18 @@ impl Alone {
         self.0.state.lock().expect("no holder of this lock panics")
     }
 
+    fn wake(&self) {
+        self.0.changed.notify_one();
+        self.0.decided.notify_waiters();
+    }
+
     /// The content that the swap is to see, and the work that finds it, which ends with the receiver.
     pub fn directed(
         &self,
         volume: watch::Receiver<Observation>,
         default_guest: DefaultGuest,
-        kept: Kept,
+        (kept, history): (Kept, History),
+        (writer, metrics): (Writer, Arc<Metrics>),
     ) -> (
         watch::Receiver<Observation>,
         impl Future<Output = ()> + Send + 'static,
@@ -68,11 +222,57 @@ impl Alone {
             volume,
             default_guest,
             kept,
+            history,
+            writer,
+            metrics,
         };
         let (wanted, first) = directing.look();
         let volume = directing.volume.borrow().clone();
         let (shown, receiver) = watch::channel(first.unwrap_or(volume));
         (receiver, directing.run(shown, wanted))
+    }
+
+    /// Notes that the swap begins with this content, or sees it.
+    pub fn observes(&self, digest: Digest) {
+        let mut state = self.state();
+        // A start begins with what served last, whatever the volume shows.
+        let is_restored = !state.serves && state.live == Some(digest);
+        if !is_restored {
+            state.rollout.observe(digest);
+        }
+        drop(state);
+        self.wake();
+    }
+
+    /// Waits until this content, which is prepared, may go live. In its steps before that, it serves
+    /// some of the partitions meanwhile.
+    pub async fn agree(&self, digest: Digest, steps: Vec<u32>, guest: Arc<Guest>) -> Permitted {
+        let mut permitted = Permitted {
+            alone: self.clone(),
+            digest,
+            release: None,
+            is_used: false,
+        };
+        self.state().prepared = Some(Prepared {
+            digest,
+            steps,
+            guest,
+        });
+        loop {
+            let decided = self.0.decided.notified();
+            let next = self.state().next();
+            if let Some(release) = next.filter(|release| release.live.digest == digest) {
+                permitted.release = Some(release);
+                return permitted;
+            }
+            self.0.changed.notify_one();
+            decided.await;
+        }
+    }
+
+    /// The shard stops. A trial goes on at the next start.
+    pub fn stops(&self) {
+        self.state().is_stopping = true;
     }
 
     /// Begins to go back to kept content.
@@ -83,36 +283,75 @@ impl Alone {
         let mut state = self.state();
         let live = state.live;
         state.back.begin(to, live)?;
+        if live == Some(to) {
+            // What is tried beside it goes.
+            state.give_up(Hold::Held);
+        }
         drop(state);
-        self.0.changed.notify_one();
+        self.wake();
         Ok(())
     }
 
-    /// Whether an operator goes back to this content.
-    pub fn goes_back_to(&self, digest: Digest) -> bool {
-        self.state().back.to() == Some(digest)
-    }
-
-    /// What is held from the moment when this content goes live.
-    pub fn holds_with(&self, digest: Digest) -> Option<Digest> {
+    /// Whether it is still to be found out how content serves: an operator does not go back to it, and
+    /// it does not serve some of the partitions.
+    pub fn is_to_try(&self, digest: Digest) -> bool {
         let state = self.state();
-        // A start goes live with what served last.
-        state.back.holds_with(digest, state.live)
+        state.back.to() != Some(digest) && state.serving.in_trial() != Some(digest)
     }
 
-    /// Notes that content is live, and what is held with it.
-    pub fn is_live(&self, digest: Digest, held: Option<Digest>) {
+    /// The release by which the shard serves.
+    pub fn serves_by(&self) -> Option<Release> {
+        self.state().serving.serves().copied()
+    }
+
+    /// Notes that the trial's step with this turn has been watched for long enough. If it `is_last`,
+    /// the candidate serves all partitions next.
+    pub fn was_watched(&self, turn: u32, is_last: bool) {
         let mut state = self.state();
-        (state.live, state.serves) = (Some(digest), true);
-        state.back.is_live(digest, held);
+        if let Some(prepared) = state.prepared.as_mut().filter(|_| is_last) {
+            prepared.steps.clear();
+        }
+        state.rollout.was_watched(turn);
         drop(state);
-        self.0.changed.notify_one();
+        self.wake();
+    }
+
+    /// Has the trial stay as it is, or go on.
+    pub fn pause(&self, paused: bool) {
+        self.state().rollout.pause(paused);
+        self.wake();
+    }
+
+    /// Ends the trial of the candidate, which is held.
+    pub fn give_up(&self) {
+        self.state().give_up(Hold::Held);
+        self.wake();
+    }
+
+    /// Notes that content is live, by which release, and what is held with it.
+    fn is_live(&self, live: &writer::Live) {
+        let mut state = self.state();
+        (state.live, state.serves) = (Some(live.digest), true);
+        state.back.is_live(live.digest, live.held);
+        state.prepared.take_if(|it| it.digest == live.digest);
+        let release = live.release_of_one();
+        let tried = release.trial.map(|trial| trial.candidate.digest);
+        state.placed.take_if(|placed| tried != Some(*placed));
+        state.serving.is_live(&release);
+        drop(state);
+        self.wake();
     }
 
     /// Notes that content cannot go live.
     pub fn refused(&self, digest: Digest, why: &str) {
-        self.state().back.refused(digest, why);
-        self.0.changed.notify_one();
+        let mut state = self.state();
+        state.back.refused(digest, why);
+        if state.serving.in_trial() == Some(digest) {
+            // It cannot be prepared at this start.
+            state.give_up(Hold::Held);
+        }
+        drop(state);
+        self.wake();
     }
 
     /// What is done with this, such as to show it.
@@ -126,18 +365,24 @@ struct Directing {
     volume: watch::Receiver<Observation>,
     default_guest: DefaultGuest,
     kept: Kept,
+    history: History,
+    writer: Writer,
+    metrics: Arc<Metrics>,
 }
 
 impl Directing {
     async fn run(mut self, shown: watch::Sender<Observation>, mut shows: Option<Digest>) {
         let alone = self.alone.clone();
+        let mut is_to_try_again = false;
         loop {
             let is_news = tokio::select! {
                 biased;
                 () = shown.closed() => return,
                 Ok(()) = self.volume.changed() => true,
                 () = alone.0.changed.notified() => false,
+                () = sleep(AGAIN), if is_to_try_again => false,
             };
+            is_to_try_again = self.roll().await.is_err();
             let before = shows;
             let (wanted, observed) = self.look();
             shows = wanted;
@@ -146,6 +391,50 @@ impl Directing {
             if let Some(observed) = observed.filter(|_| is_other) {
                 let _before = shown.send_replace(observed);
             }
+        }
+    }
+
+    /// Goes over to the next releases of what is live.
+    ///
+    /// # Errors
+    /// If one could not be stored.
+    async fn roll(&self) -> Result<(), writer::PromoteError> {
+        let alone = &self.alone;
+        loop {
+            let next = alone.state().to_adopt();
+            let Some((release, guest)) = next else {
+                return Ok(());
+            };
+            let before = alone.serves_by();
+            let is_given = guest.is_some();
+            let adopted = self.writer.adopt(release, guest).await;
+            alone.state().rollout.not_made();
+            let live = match adopted {
+                Ok(Some(live)) => live,
+                Ok(None) => return Ok(()),
+                Err(error) => {
+                    tracing::warn!(%error, "the release of the live generation could not be stored yet");
+                    return Err(error);
+                }
+            };
+            if let Some(trial) = release.trial {
+                tried(&trial, is_given);
+                alone.state().placed = Some(trial.candidate.digest);
+            }
+            alone.is_live(&live);
+            if before.is_none_or(|before| before.live != release.live) {
+                self.has_gone_over(&live);
+            }
+        }
+    }
+
+    /// What is live has another number.
+    fn has_gone_over(&self, live: &writer::Live) {
+        tracing::info!(generation = live.number, digest = %live.digest.short(), "generation live");
+        if let Some(view) = self.writer.views().get() {
+            let described = view.guest.description();
+            (self.metrics).swap_live(live.number, &described.name, &described.version);
+            self.history.note(live.entry(described));
         }
     }
 
@@ -174,6 +463,9 @@ impl Directing {
     fn is_given_up(&self, digest: Digest) -> bool {
         let mut state = self.alone.state();
         if state.serves && state.live == Some(digest) && state.back.to() != Some(digest) {
+            return false;
+        }
+        if state.serving.in_trial() == Some(digest) && state.back.to() != Some(digest) {
             return false;
         }
         let why = "its content is no longer kept";

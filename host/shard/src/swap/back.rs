@@ -69,6 +69,11 @@ impl Back {
         self.held.filter(|held| self.volume == Some(*held))
     }
 
+    /// What the volume shows, as far as it was ever readable.
+    pub fn volume(&self) -> Option<Digest> {
+        self.volume
+    }
+
     /// What is to be served in place of what the volume shows, if anything is.
     pub fn instead(&self, live: Option<Digest>) -> Option<Digest> {
         self.to.or_else(|| self.held().and(live))

@@ -10,8 +10,9 @@ mod kept;
 mod machine;
 mod performer;
 mod status;
+mod steps;
 
-pub use alone::Alone;
+pub use alone::{Alone, Permitted};
 pub use back::{Back, Busy};
 pub use candidate::{Candidate, Rejection, with_component};
 pub use controller::Controller;
@@ -20,3 +21,4 @@ pub use kept::Kept;
 pub use machine::{Action, Effect, Event, Live, Refusal, State, Step};
 pub use performer::{Failure, Performer};
 pub use status::{InProgress, LiveGeneration, Refused, Status};
+pub use steps::tried;

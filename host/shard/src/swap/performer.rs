@@ -63,11 +63,13 @@ pub trait Performer: Send + Sync + 'static {
         migrate_from: Option<u32>,
     ) -> impl Future<Output = Result<Self::Checked, Self::Error>> + Send;
 
-    /// Waits until the shard may go live with the candidate, which is prepared.
+    /// Waits until the shard may go live with the candidate, which is prepared. It may serve some of
+    /// the partitions meanwhile.
     fn agree(
         &self,
         candidate: &Candidate,
-    ) -> impl Future<Output = Result<Self::Agreed, Self::Error>> + Send;
+        checked: Self::Checked,
+    ) -> impl Future<Output = Result<(Self::Checked, Self::Agreed), Self::Error>> + Send;
 
     /// The schema of the stored data; `None` if nothing has been stored yet.
     fn stored_schema(&self) -> Option<u32>;

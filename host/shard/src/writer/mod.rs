@@ -22,7 +22,7 @@ pub use pace::Pace;
 use pace::Pacing;
 pub use promotion::{Live, PromoteError, Promotion};
 pub use turns::Turns;
-pub use view::{View, Views};
+pub use view::{Tried, View, Views};
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -33,7 +33,7 @@ use arc_swap::{ArcSwapOption, Guard};
 use ostrakon_base::stored::Unreadable;
 use ostrakon_contract::contract::{Reply, Request};
 use ostrakon_contract::replies::{Counted, Replies};
-use ostrakon_engine::Failure;
+use ostrakon_engine::{Failure, Guest};
 use ostrakon_observe::metrics::Metrics;
 use ostrakon_protocol::{Authority, HandOff, Ordinal, Release};
 use ostrakon_store::{CommitError, CompactError, Compacting, Damage, Missing, Record, Store};
@@ -75,8 +75,10 @@ pub struct Write {
     pub request: Arc<Request>,
     /// The partition that the guest routed the request to.
     pub partition: Vec<u8>,
-    /// The generation that routed the request.
+    /// The generation that routed the request, and is to answer it.
     pub generation: u64,
+    /// The view by which that was decided: the live generation, and which change of a trial it showed.
+    pub decided: (u64, u32),
     /// How far the source has come, if a source has said so.
     pub hand_off: Option<HandOff>,
     /// Whether the reply may leave before the write is durable.
@@ -117,7 +119,11 @@ pub enum Written {
 enum Message {
     Write(Write, Instant, oneshot::Sender<Written>),
     Promote(Box<Promotion>, oneshot::Sender<Result<Live, PromoteError>>),
-    Adopt(Release, oneshot::Sender<Result<Option<Live>, PromoteError>>),
+    Adopt(
+        Release,
+        Option<Arc<Guest>>,
+        oneshot::Sender<Result<Option<Live>, PromoteError>>,
+    ),
     Stored(oneshot::Sender<Result<Option<Live>, PromoteError>>),
     Change(Box<Change>, oneshot::Sender<Result<Changed, ChangeError>>),
     Recover(u64, oneshot::Sender<()>),
@@ -276,13 +282,18 @@ impl Writer {
     }
 
     /// Notes that the live generation is live by this release, which names its content. `None` if
-    /// another one is live; nothing is changed then.
+    /// another one is live; nothing is changed then. If the release has a trial, `candidate` serves its
+    /// part of the partitions from then on; without it, their requests wait until it is given.
     ///
     /// # Errors
     /// When that could not be stored; everything is as before.
-    pub async fn adopt(&self, release: Release) -> Result<Option<Live>, PromoteError> {
+    pub async fn adopt(
+        &self,
+        release: Release,
+        candidate: Option<Arc<Guest>>,
+    ) -> Result<Option<Live>, PromoteError> {
         let (sender, receiver) = oneshot::channel();
-        if !self.send(Message::Adopt(release, sender)) {
+        if !self.send(Message::Adopt(release, candidate, sender)) {
             return Err(PromoteError::Ended);
         }
         receiver.await.unwrap_or(Err(PromoteError::Ended))

@@ -6,11 +6,11 @@ use ostrakon_base::digest::Digest;
 use ostrakon_base::stored::{Format, Unreadable};
 use ostrakon_contract::contract::Description;
 use ostrakon_engine::{Failure, Guest};
-use ostrakon_protocol::{ClusterId, Generation, Incarnation, Release};
+use ostrakon_protocol::{ClusterId, Generation, Incarnation, Release, Trial};
 use ostrakon_store::CommitError;
 use serde::{Deserialize, Serialize};
 
-use super::record::{self, GENERATION, GENERATION_ALONE};
+use super::record::{self, GENERATION, GENERATION_ALONE, GENERATION_RELEASED};
 use crate::swap::history::{self, Entry};
 
 /// A checked generation that is to go live.
@@ -44,6 +44,9 @@ pub struct Live {
     /// What the volume shows and does not go live while it does: an operator went back from it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held: Option<Digest>,
+    /// The step in which another generation serves some of the partitions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trial: Option<Trial>,
 }
 
 /// Who made a release.
@@ -74,8 +77,9 @@ impl Live {
     }
 
     fn format(&self) -> Format {
-        match (self.made, self.held) {
-            (None, None) => GENERATION_ALONE,
+        match (self.made, self.held, self.trial) {
+            (None, None, None) => GENERATION_ALONE,
+            (_, _, None) => GENERATION_RELEASED,
             _ => GENERATION,
         }
     }
@@ -89,7 +93,8 @@ impl Live {
             held,
             ..
         } = *promotion;
-        let made = release.map(|release| Made {
+        let made = release.filter(|release| !release.is_of_one());
+        let made = made.map(|release| Made {
             cluster: release.cluster,
             by: release.maker,
         });
@@ -104,6 +109,7 @@ impl Live {
             component,
             made,
             held: release.map_or(held, |release| release.held),
+            trial: release.and_then(|release| release.trial),
         }
     }
 
@@ -120,19 +126,28 @@ impl Live {
         }
     }
 
-    /// The release by which it went live; `None` where it did without one.
+    /// The release by which it went live; `None` where it did without one, or in a shard that was alone.
     pub fn release(&self) -> Option<Release> {
         let Made { cluster, by } = self.made?;
+        Some(Release {
+            cluster,
+            maker: by,
+            ..self.release_of_one()
+        })
+    }
+
+    /// The release of it in a shard that is alone.
+    pub fn release_of_one(&self) -> Release {
         let live = Generation {
             number: self.number,
             digest: self.digest,
         };
-        Some(Release {
-            cluster,
-            maker: by,
+        Release {
             live,
             held: self.held,
-        })
+            trial: self.trial,
+            ..Release::of_one(self.number, self.digest)
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::time::{Duration, Instant, SystemTime};
 
+use ostrakon_base::digest::Digest;
 use ostrakon_base::unix_time::unix_time;
 use ostrakon_contract::contract::{Access, Target};
 use ostrakon_contract::replies::{self, Replies};
@@ -20,8 +21,9 @@ use tokio::sync::oneshot;
 use super::attention::Attention;
 use super::membership::Membership;
 use super::promotion::{Live, PromoteError, Promotion};
-use super::view::{self, View, Views};
+use super::view::{self, Tried, View, Views};
 use super::{ChangeError, Message, State, Write, Writer, Written};
+use crate::bake::Counts;
 use crate::rehearsal::Stage;
 
 /// How often the writer checks that the data's files are where they were, besides before each
@@ -43,9 +45,41 @@ pub(super) struct Worker {
     stage: Stage,
     pub(super) state: Arc<State>,
     pub(super) metrics: Arc<Metrics>,
-    live: Option<(Live, Arc<Guest>)>,
+    serves: Option<Arc<Serves>>,
     /// Whether the last group was of one request.
     was_alone: bool,
+}
+
+/// What the shard serves.
+struct Serves {
+    live: Live,
+    by: By,
+    /// The generation that serves some of the partitions, if its guest is prepared here.
+    tried: Option<By>,
+}
+
+/// A guest that answers.
+#[derive(Clone)]
+struct By {
+    number: u64,
+    digest: Digest,
+    guest: Arc<Guest>,
+    counts: Arc<Counts>,
+}
+
+impl Serves {
+    /// What [`Write::decided`] says of it.
+    fn now(&self) -> (u64, u32) {
+        let turn = self.live.trial.map_or(0, |trial| trial.turn);
+        (self.live.number, turn)
+    }
+
+    /// Who answers a request; `None` if it is to be routed again.
+    fn answers(&self, write: &Write) -> Option<&By> {
+        let all = [Some(&self.by), self.tried.as_ref()].into_iter().flatten();
+        let mut by = all.filter(|by| by.number == write.generation);
+        by.next().filter(|_| write.decided == self.now())
+    }
 }
 
 /// How the writer calls guests.
@@ -77,7 +111,7 @@ impl Worker {
             stage: writer.stage.clone(),
             state: Arc::clone(&writer.state),
             metrics: Arc::clone(&writer.metrics),
-            live: None,
+            serves: None,
             was_alone: false,
         }
     }
@@ -92,6 +126,9 @@ impl Worker {
             if looked.elapsed() >= LOOK {
                 self.look();
                 self.tend();
+                if let Some(serves) = &self.serves {
+                    serves.by.counts.mark();
+                }
                 looked = Instant::now();
             }
             let next = after
@@ -136,10 +173,10 @@ impl Worker {
             }
             Message::Promote(promotion, sender) => {
                 // The caller may be gone; the generation is live all the same.
-                let _ = sender.send(self.promote(*promotion));
+                let _ = sender.send(self.promote(*promotion, None));
             }
-            Message::Adopt(release, sender) => {
-                let _ = sender.send(self.adopt(release));
+            Message::Adopt(release, candidate, sender) => {
+                let _ = sender.send(self.adopt(release, candidate));
             }
             Message::Stored(sender) => {
                 let stored = self.snapshot().map_err(PromoteError::from);
@@ -184,7 +221,7 @@ impl Worker {
         receiver: &mpsc::Receiver<Message>,
     ) -> Option<Message> {
         let began = Instant::now();
-        let Some((live, guest)) = self.live.clone() else {
+        let Some(serves) = self.serves.clone() else {
             self.take((first.1, &first.2));
             let _ = first.2.send(Written::Rerouted);
             return None;
@@ -198,8 +235,9 @@ impl Worker {
                 return None;
             }
         };
-        let writer = guest.settings().writer.clone();
-        let max_replies = guest.settings().http.max_replies_bytes;
+        let settings = serves.by.guest.settings();
+        let writer = &settings.writer;
+        let max_replies = settings.http.max_replies_bytes;
         let mut group = Group::new(snapshot);
         let mut waiting: Vec<Waiting> = Vec::new();
         // How many relaxed writes of the group were answered.
@@ -219,7 +257,7 @@ impl Worker {
             } else {
                 let trace = write.request.trace.clone();
                 trace.record(Operation::WaitForTheWriter, sent);
-                let (grown, written, relaxed) = self.write(group, &live, &guest, write);
+                let (grown, written, relaxed) = self.write(group, &serves, write);
                 group = grown;
                 if relaxed && matches!(written, Written::Replied { .. }) {
                     // A client that is gone does not get the reply.
@@ -248,31 +286,37 @@ impl Worker {
 
     /// Runs one request on top of the group. Also returns whether its reply may leave before the
     /// group is durable.
-    fn write(
-        &self,
-        group: Group,
-        live: &Live,
-        guest: &Arc<Guest>,
-        write: Write,
-    ) -> (Group, Written, bool) {
-        let generation = live.number;
+    fn write(&self, group: Group, serves: &Serves, write: Write) -> (Group, Written, bool) {
+        let answers = serves.answers(&write);
+        if answers.is_none() && serves.live.trial.is_some() {
+            // Which generation answers is decided anew.
+            return (group, Written::Rerouted, false);
+        }
+        let By {
+            number: generation,
+            digest,
+            guest,
+            counts,
+        } = answers.unwrap_or(&serves.by);
+        let generation = *generation;
         let failed = |failure| Written::Failed {
             generation,
             failure,
         };
+        let is_routed = answers.is_some();
         let Write {
             request,
             mut partition,
-            generation: routed,
             hand_off,
             mut relaxed,
+            ..
         } = write;
         let (group, written) = self.block_on(async {
             let mut lease = match guest.lease(self.shards()).await {
                 Ok(lease) => lease,
                 Err(failure) => return (group, failed(failure)),
             };
-            if routed != generation {
+            if !is_routed {
                 // The generation that routed the request is no longer live.
                 let deadline = guest.settings().guest.write_deadline;
                 match lease.route(&request, Bound::Deadline(deadline)).await {
@@ -296,11 +340,15 @@ impl Worker {
             if let Some(error) = self.store.stuck(&partition) {
                 return (group, self.not_stored(error));
             }
-            let from = (live.digest, self.shards());
+            let from = (*digest, self.shards());
             let taken = self.stage.write(from, &group, &partition, &request);
             let limits = (&guest.settings().store).into();
             let transaction = group.begin(partition, limits);
+            let began = counts.begins();
             let (group, replied) = lease.write(&request, transaction).await;
+            if replied.is_ok() {
+                counts.took(Access::Write, began);
+            }
             if let Some(taken) = taken {
                 self.stage.offer(taken);
             }
@@ -366,7 +414,12 @@ impl Worker {
         }
     }
 
-    fn promote(&mut self, promotion: Promotion) -> Result<Live, PromoteError> {
+    /// Goes live with a generation. `candidate` is the guest of the release's trial, if it is prepared.
+    fn promote(
+        &mut self,
+        promotion: Promotion,
+        candidate: Option<Arc<Guest>>,
+    ) -> Result<Live, PromoteError> {
         let record = self.store.record().clone();
         let stored = self.stored_generation()?;
         let schema = promotion.guest.description().schema;
@@ -398,9 +451,38 @@ impl Worker {
             .schema
             .lock()
             .expect("no holder of this lock panics") = Some(schema);
-        self.live = Some((live.clone(), promotion.guest));
+        self.now_serves(&live, promotion.guest, candidate);
         self.committed();
         Ok(live)
+    }
+
+    fn now_serves(&mut self, live: &Live, guest: Arc<Guest>, candidate: Option<Arc<Guest>>) {
+        let before = self.serves.take();
+        let known = |number, digest, guest: Option<Arc<Guest>>| {
+            let before = before
+                .iter()
+                .flat_map(|it| [Some(&it.by), it.tried.as_ref()]);
+            let by = before.flatten().find(|by| by.digest == digest);
+            let guest = guest.or_else(|| Some(Arc::clone(&by?.guest)))?;
+            let counts = by.map(|by| Arc::clone(&by.counts)).unwrap_or_default();
+            self.views.counts_in(number, &counts);
+            Some(By {
+                number,
+                digest,
+                guest,
+                counts,
+            })
+        };
+        let by = known(live.number, live.digest, Some(guest));
+        let tried = live.trial.map(|trial| trial.candidate);
+        let tried = tried.and_then(|it| known(it.number, it.digest, candidate));
+        self.serves = by.map(|by| {
+            Arc::new(Serves {
+                live: live.clone(),
+                by,
+                tried,
+            })
+        });
     }
 
     fn stored_generation(&self) -> Result<Option<Live>, PromoteError> {
@@ -409,20 +491,23 @@ impl Worker {
     }
 
     /// Has the live generation live by this release, if it is its content.
-    fn adopt(&mut self, release: Release) -> Result<Option<Live>, PromoteError> {
-        let live = self.live.clone();
-        let live = live.filter(|(live, _)| live.digest == release.live.digest);
-        let Some((live, guest)) = live else {
+    fn adopt(
+        &mut self,
+        release: Release,
+        candidate: Option<Arc<Guest>>,
+    ) -> Result<Option<Live>, PromoteError> {
+        let serves = self.serves.as_ref();
+        let Some(serves) = serves.filter(|it| it.live.digest == release.live.digest) else {
             return Ok(None);
         };
         let promotion = Promotion {
-            guest,
-            digest: live.digest,
-            component: live.component,
+            guest: Arc::clone(&serves.by.guest),
+            digest: serves.live.digest,
+            component: serves.live.component,
             release: Some(release),
             held: None,
         };
-        self.promote(promotion).map(Some)
+        self.promote(promotion, candidate).map(Some)
     }
 
     /// Migrates the shard's data, and stores the swap's record in the same transaction.
@@ -508,7 +593,7 @@ impl Worker {
     }
 
     pub(super) fn live_guest(&self) -> Option<&Arc<Guest>> {
-        self.live.as_ref().map(|(_, guest)| guest)
+        self.serves.as_ref().map(|serves| &serves.by.guest)
     }
 
     /// Runs a guest's future on the writer's thread.
@@ -528,15 +613,23 @@ impl Worker {
     }
 
     pub(super) fn publish(&self) {
-        if let (Some((live, guest)), Some(snapshot)) = (&self.live, self.store.snapshot()) {
-            self.views.publish(View {
-                generation: live.number,
-                digest: live.digest,
-                guest: Arc::clone(guest),
-                snapshot: Arc::clone(snapshot),
-                membership: self.membership.clone(),
-            });
-        }
+        let (Some(serves), Some(snapshot)) = (&self.serves, self.store.snapshot()) else {
+            return;
+        };
+        let view = |by: &By, tried| View {
+            generation: by.number,
+            digest: by.digest,
+            guest: Arc::clone(&by.guest),
+            snapshot: Arc::clone(snapshot),
+            membership: self.membership.clone(),
+            counts: Arc::clone(&by.counts),
+            tried,
+        };
+        let tried = serves.live.trial.map(|trial| Tried {
+            trial,
+            view: serves.tried.as_ref().map(|by| Arc::new(view(by, None))),
+        });
+        self.views.publish(view(&serves.by, tried));
     }
 }
 

@@ -6,6 +6,7 @@
 //! | `/get-many/<k>`, `/set-many/<k>/<v>` | the partition's values, with commas; stores the value in 8 entries of it |
 //! | `/shards` | the number of shards; `at=everywhere` joins the numbers of all shards and of `gather` |
 //! | `/label` | the setting `label` |
+//! | `/who/<k>` | the setting `label`, of the partition `k`; `access=write` stores it there, too |
 //! | `/code` | the setting `label`, and a mark in the code that a test can change |
 //! | `/routed/<k>` | as `/sequence/<k>`, with the setting `label`, in the partition `<label>-<k>` |
 //! | `/sequence/<k>` | stores the setting `sequence` in the partition `k`; returns the former value, or nothing |
@@ -19,7 +20,8 @@
 //! query, of `schema=<n>`, `sharding=<n>` and `name=<text>`, which change the result of `describe`, and of
 //! `needs=<secret>` and `migrate-needs=<secret>`, without which `check` and `migrate` fail, `trap-on-shard=<n>`, by
 //! which `handle` traps in that shard, `trap-on=<k>` and `migrate-trap-on=<k>`, by which `handle` and `migrate` trap in
-//! the partition `k`, `turns=<n>`, by which `/get` and `/set` take longer, and `differ=<what>`, by which `/get/<k>`, or
+//! the partition `k`, `trap-each=<n>`, by which each n-th `/get`, `/set` or `/who` of an instance traps,
+//! `status=<n>`, which is the status of `/who`, `turns=<n>`, by which these three take longer, and `differ=<what>`, by which `/get/<k>`, or
 //! with `writes` `/set/<k>/<v>`, differs from that of other generations in `route`, `status`, `header`, `body` or
 //! `writes`, or with `state` from each other answer. The misdeeds `error` (in `check` and `migrate`) and `out-of-range` (in `owner`)
 //! exist only in these exports.
@@ -97,7 +99,8 @@ impl Guest for Hostile {
         let write = query("access").as_deref() == Some("write");
         match (&names[..], query("at").as_deref()) {
             (["get", key], _) if self.differs_in("route") => Route::read(format!("other-{key}")),
-            (["get" | "get-many", key], _) => Route::read(*key),
+            (["who", key], _) if write => Route::write(*key),
+            (["get" | "get-many" | "who", key], _) => Route::read(*key),
             (["set" | "set-many", key, _] | ["sequence", key], _) => {
                 if query("relaxed").is_some() {
                     head.relax();
@@ -134,7 +137,8 @@ impl Guest for Hostile {
         let segments = request.segments()?;
         let names: Vec<&str> = segments.iter().map(String::as_str).collect();
         let store = request.store();
-        if let ["get" | "set", key, ..] = names[..] {
+        if let ["get" | "set" | "who", key, ..] = names[..] {
+            self.trap_each();
             if assigned(self.settings, "trap-on=").as_deref() == Some(key) {
                 misdeed::commit("trap", None);
             }
@@ -148,6 +152,15 @@ impl Guest for Hostile {
                     store.set("another", value)?;
                 }
                 Ok(Response::text(value))
+            }
+            ["who", _] => {
+                let label = text(self.settings.get("label"));
+                if request.query("access")?.is_some() {
+                    store.set("who", &label)?;
+                }
+                let status = assigned(self.settings, "status=");
+                let status = status.map_or(200, |status| status.parse().expect("a status"));
+                Ok(Response::text(label).status(status))
             }
             ["get-many", _] => {
                 let values = store.scan().map(|entry| entry.value);
@@ -248,6 +261,17 @@ impl Hostile {
                 .extend(format!("{label}-{answers}").into_bytes());
         }
         response
+    }
+
+    fn trap_each(&self) {
+        let Some(each) = assigned(self.settings, "trap-each=") else {
+            return;
+        };
+        let each: u64 = each.parse().expect("the setting is a number");
+        let answers = ANSWERS.fetch_add(1, Ordering::Relaxed) + 1;
+        if answers.is_multiple_of(each) {
+            misdeed::commit("trap", None);
+        }
     }
 
     fn take_longer(&self) {

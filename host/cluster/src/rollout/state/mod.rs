@@ -6,9 +6,11 @@ mod own;
 mod standing;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ostrakon_base::digest::Digest;
+use ostrakon_engine::Guest;
 use ostrakon_protocol::{Attempt, Generation, Incarnation, Ordinal, Release, Rollout, Serving};
 use ostrakon_shard::swap::{Back, Step};
 use ostrakon_volumes::volume::Files;
@@ -35,6 +37,17 @@ pub(super) enum Decided {
     /// By this release; by none where there are none.
     GoLive(Option<Release>),
     Refused(NotAgreed),
+}
+
+/// How a candidate that is prepared goes live.
+#[derive(Clone, Debug, Default)]
+pub struct Way {
+    /// How long all shards may hold requests for it; none if they need not.
+    pub barrier: Option<Duration>,
+    /// The shares of the partitions that it serves before it serves all, in millionths.
+    pub steps: Vec<u32>,
+    /// What serves then.
+    pub guest: Option<Arc<Guest>>,
 }
 
 /// The content that a shard's swap is to see.
@@ -68,8 +81,10 @@ pub(super) struct State {
     since: Instant,
     /// The content that is prepared here and waits.
     prepared: Option<Digest>,
-    /// How long all shards may hold requests for it; none if they need not.
-    barrier: Option<Duration>,
+    /// How it goes live.
+    way: Way,
+    /// The content whose guest serves some of the partitions here.
+    placed: Option<Digest>,
     /// The requests that are held here.
     held: Option<Held>,
     /// Why the candidate could not go live at the last try.
@@ -165,7 +180,8 @@ impl State {
             offered: None,
             since: Instant::now(),
             prepared: None,
-            barrier: None,
+            way: Way::default(),
+            placed: None,
             held: None,
             not_held: None,
             refused: None,
@@ -221,7 +237,8 @@ impl State {
     pub(super) fn candidate(&self) -> Option<Digest> {
         let live = self.serving.known().map(|known| known.live.digest);
         let candidate = self.rollout.candidate();
-        candidate.filter(|candidate| self.rollout.refused().is_none() && Some(*candidate) != live)
+        let is_over = self.rollout.refused().is_some() || self.rollout.is_given_up();
+        candidate.filter(|candidate| !is_over && Some(*candidate) != live)
     }
 
     /// The candidate of this process of the coordinator, as it tells others.
@@ -262,6 +279,12 @@ impl State {
             // What served last has its turn before the volume.
             return Wanted::Unknown;
         }
+        if let Some(tried) = self.to_place() {
+            let told = self.told.candidate;
+            let told = told.filter(|candidate| candidate.digest == tried);
+            let attempt = told.map(|candidate| (candidate.by, candidate.attempt));
+            return Wanted::Content(tried, attempt);
+        }
         if self.is_coordinator() {
             let instead = self.back.instead(self.live.map(|live| live.digest));
             return instead.map_or(Wanted::Volume, |instead| Wanted::Content(instead, None));
@@ -278,6 +301,14 @@ impl State {
         serves.map_or(Wanted::Unknown, |serves| {
             Wanted::Content(serves.live.digest, None)
         })
+    }
+
+    /// The content that is to serve some of the partitions, and does not yet: the process has started
+    /// again. Shard 0 goes by its volume, if that can be read.
+    fn to_place(&self) -> Option<Digest> {
+        let tried = self.serving.serves()?.trial?.candidate.digest;
+        let is_shown = self.is_coordinator() && self.back.volume().is_some();
+        Some(tried).filter(|tried| self.placed != Some(*tried) && !is_shown)
     }
 
     /// Whether this shard refuses what is live elsewhere: it can only go over to something else.

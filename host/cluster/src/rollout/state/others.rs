@@ -111,6 +111,18 @@ impl State {
         let live = self.live.map(|live| live.digest);
         let held = candidate.and_then(|candidate| self.back.holds_with(candidate, live));
         self.rollout.hold(held);
+        let is_prepared = candidate.is_some() && self.prepared == candidate;
+        // What has served before goes live at once, and so does what serves where nothing does.
+        let is_at_once = self.back.to() == candidate || self.live.is_none();
+        if is_prepared && !is_at_once {
+            self.rollout.goes_by(self.way.steps.clone());
+        } else {
+            self.rollout.goes_by(Vec::new());
+        }
+        let tried = self.known().and_then(|known| known.trial);
+        if let Some(trial) = tried.filter(|_| self.live.is_none()) {
+            self.rollout.was_watched(trial.turn);
+        }
         self.rollout.next(me, &self.serving, shards)
     }
 
@@ -125,7 +137,7 @@ impl State {
     pub(in crate::rollout) fn barrier(&self, release: &Release) -> Option<Duration> {
         let is_prepared = self.prepared == Some(release.live.digest);
         let is_going = self.going.as_ref() == Some(release);
-        self.barrier.filter(|_| is_prepared && !is_going)
+        self.way.barrier.filter(|_| is_prepared && !is_going)
     }
 
     /// The release does not go live now.
@@ -155,7 +167,7 @@ impl State {
         silent: &[Ordinal],
         wait: Duration,
     ) -> bool {
-        if self.prepared.is_some() && self.barrier.is_some() {
+        if self.prepared.is_some() && self.way.barrier.is_some() {
             return false;
         }
         let is_over = |shard: &Ordinal| {
@@ -184,7 +196,10 @@ impl State {
             return false;
         }
         let digest = release.live.digest;
-        let is_ready = self.prepared == Some(digest) || self.serves(digest);
+        let is_ready = match release.trial {
+            Some(trial) => self.prepared == Some(trial.candidate.digest) && self.serves(digest),
+            None => self.prepared == Some(digest) || self.serves(digest),
+        };
         if is_ready && self.serving.is_news(&release) {
             self.going = Some(release);
         } else {

@@ -1,14 +1,15 @@
 //! What the shard's own swap does, and what the shard says of it.
 
-use std::time::Duration;
+use std::sync::Arc;
 
 use ostrakon_base::digest::Digest;
-use ostrakon_protocol::{Generation, Release};
+use ostrakon_engine::Guest;
+use ostrakon_protocol::{Generation, Hold, Release};
 use ostrakon_shard::swap::{Back, Busy, Refusal, Step};
 use ostrakon_volumes::volume::Files;
 use tokio::time::Instant;
 
-use super::{RefusedHere, State};
+use super::{RefusedHere, State, Way};
 use crate::message::{Candidate, Said, Says};
 use crate::rollout::barrier::Held;
 
@@ -17,9 +18,13 @@ impl State {
     pub(in crate::rollout) fn begins(&mut self, files: &Files) {
         let digest = files.digest();
         self.refused.take_if(|refused| refused.digest == digest);
+        // A start begins with what served last, whatever the volume shows.
+        let is_restored = self.live.is_none() && self.restores == Some(digest);
         if self.is_coordinator() {
             self.offered = Some(files.clone());
-            self.observe(digest);
+            if !is_restored || self.serving.in_trial().is_none() {
+                self.observe(digest);
+            }
         }
     }
 
@@ -35,14 +40,48 @@ impl State {
         self.back.volume_shows(digest);
     }
 
-    /// An operator goes back to the content of an earlier generation.
+    /// All shards go back to the content of an earlier generation.
     pub(in crate::rollout) fn go_back(&mut self, to: Digest) -> Result<(), Busy> {
-        self.back.begin(to, self.live.map(|live| live.digest))
+        let live = self.live.map(|live| live.digest);
+        self.back.begin(to, live)?;
+        if live == Some(to) {
+            // What is tried beside it goes.
+            self.give_up(Hold::Held);
+        }
+        Ok(())
+    }
+
+    /// Ends the trial of the candidate; only in the coordinator.
+    pub(in crate::rollout) fn give_up(&mut self, hold: Hold) {
+        let tried = self.serving.in_trial();
+        if tried.is_some() && tried == self.rollout.candidate() {
+            self.rollout.give_up(hold);
+        }
+    }
+
+    /// The step of the trial with this turn has been watched for long enough.
+    pub(in crate::rollout) fn was_watched(&mut self, turn: u32) {
+        self.rollout.was_watched(turn);
+    }
+
+    /// The candidate serves all partitions next.
+    pub(in crate::rollout) fn skip_steps(&mut self) {
+        self.way.steps.clear();
+    }
+
+    pub(in crate::rollout) fn pause(&mut self, paused: bool) {
+        self.rollout.pause(paused);
+    }
+
+    /// The release by which the shard serves.
+    pub(in crate::rollout) fn serves_by(&self) -> Option<Release> {
+        self.serving.serves().copied()
     }
 
     /// Whether it is still to be found out how content serves.
     pub(in crate::rollout) fn is_to_try(&self, digest: Digest) -> bool {
-        let is_due = self.due().is_some_and(|due| due.live.digest == digest);
+        let is_due = self.due().is_some_and(|due| due.live.digest == digest)
+            || self.serving.in_trial() == Some(digest);
         let back_to = if self.is_coordinator() {
             self.back.to()
         } else {
@@ -81,10 +120,38 @@ impl State {
     }
 
     /// The swap has prepared this content, and waits.
-    pub(in crate::rollout) fn is_prepared(&mut self, digest: Digest, barrier: Duration) {
+    pub(in crate::rollout) fn is_prepared(&mut self, digest: Digest, way: Way) {
         self.prepared = Some(digest);
-        self.barrier = Some(barrier).filter(|barrier| !barrier.is_zero());
+        self.way = way;
         self.not_held = None;
+    }
+
+    /// The release that what is live here is to go over to, and the guest that serves some of the
+    /// partitions then, if it is prepared.
+    pub(in crate::rollout) fn to_adopt(
+        &self,
+        live: Option<Digest>,
+    ) -> Option<(Release, Option<Arc<Guest>>)> {
+        let guest = |release: &Release| {
+            let tried = release.trial?.candidate.digest;
+            let guest = self.way.guest.as_ref();
+            guest.filter(|_| self.prepared == Some(tried)).cloned()
+        };
+        let is_placed = |release: &Release| {
+            let tried = release.trial.map(|trial| trial.candidate.digest);
+            tried.is_none() || tried == self.placed
+        };
+        let serves = self.serves_by();
+        let to_place = serves.filter(|serves| !is_placed(serves) && guest(serves).is_some());
+        let release = self.due().or_else(|| self.going()).or(to_place)?;
+        let is_live = live == Some(release.live.digest);
+        is_live.then(|| (release, guest(&release)))
+    }
+
+    /// The guest of the content that a release tries serves some of the partitions here, or no longer.
+    pub(in crate::rollout) fn places(&mut self, release: &Release, is_given: bool) {
+        let tried = release.trial.map(|trial| trial.candidate.digest);
+        self.placed = tried.filter(|_| is_given || tried == self.placed);
     }
 
     pub(in crate::rollout) fn refuses(&mut self, refusal: &Refusal) {
@@ -110,8 +177,19 @@ impl State {
     }
 
     /// The swap no longer waits with this content.
-    pub(in crate::rollout) fn gave_up(&mut self, digest: Digest) {
-        self.prepared.take_if(|prepared| *prepared == digest);
+    pub(in crate::rollout) fn gave_up(&mut self, digest: Digest, is_stopping: bool) {
+        if self
+            .prepared
+            .take_if(|prepared| *prepared == digest)
+            .is_some()
+        {
+            self.way = Way::default();
+        }
+        let is_tried = self.serving.in_trial() == Some(digest);
+        if is_tried && self.is_coordinator() && !is_stopping {
+            // The volume shows something else, even if that is of no use.
+            self.give_up(Hold::Gone);
+        }
         let going = self.going.take_if(|going| going.live.digest == digest);
         if going.is_some() {
             self.rollout.not_made();
@@ -127,6 +205,9 @@ impl State {
         self.live = Some(live);
         let held = release.and_then(|release| release.held);
         self.back.is_live(live.digest, held);
+        let tried = release.and_then(|release| release.trial);
+        let tried = tried.map(|trial| trial.candidate.digest);
+        self.placed.take_if(|placed| tried != Some(*placed));
         if let Some(release) = release {
             self.serving.is_live(&release);
             self.going.take_if(|going| *going == release);

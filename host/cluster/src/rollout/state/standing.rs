@@ -61,7 +61,12 @@ impl State {
     /// How long content has waited to go live in all shards, in the coordinator, or a newer release in
     /// this one.
     pub(in crate::rollout) fn wait(&self) -> Duration {
-        let since = self.candidate().filter(|_| self.is_coordinator());
+        // What is in its trial waits for nothing but its time.
+        let waiting = self.candidate().filter(|candidate| {
+            let tried = self.serving.in_trial();
+            self.is_coordinator() && tried != Some(*candidate)
+        });
+        let since = waiting;
         let since = since.map(|_| self.since).into_iter().chain(self.behind);
         since.min().map_or(Duration::ZERO, |since| since.elapsed())
     }

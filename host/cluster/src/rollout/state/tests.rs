@@ -53,7 +53,7 @@ fn says(name: &str, attempt: u64, says: Says) -> Option<Said> {
 /// Shard 0 has prepared this content.
 fn prepared(state: &mut State, name: &str) {
     state.begins(&files(name));
-    state.is_prepared(files(name).digest(), Duration::ZERO);
+    state.is_prepared(files(name).digest(), Way::default());
 }
 
 /// Shard 1 answers.
@@ -137,7 +137,7 @@ fn one_refusal_is_all_shards_refusal_until_the_volume_shows_it_again() {
 fn content_that_is_given_up_is_not_released() {
     let mut state = coordinator();
     going(&mut state);
-    state.gave_up(files("two").digest());
+    state.gave_up(files("two").digest(), false);
     assert_eq!(state.going(), None);
     assert!(matches!(next(&mut state), Next::Ask(_, _, silent) if silent == [Ordinal(0)]));
 }
@@ -223,7 +223,7 @@ fn a_new_cluster_serves_what_shard_0_shows_before_there_is_a_release() {
         other.wanted(),
         Wanted::Content(one, Some((ME.1, Attempt(1))))
     );
-    other.is_prepared(one, Duration::ZERO);
+    other.is_prepared(one, Way::default());
     assert!(matches!(other.decided(one), Some(Decided::GoLive(None))));
     other.is_live(released(1, "one").live, None);
 
@@ -250,7 +250,7 @@ fn other_shards_go_by_what_shard_0_says() {
         state.wanted(),
         Wanted::Content(two, Some((ME.1, Attempt(1))))
     );
-    state.is_prepared(two, Duration::ZERO);
+    state.is_prepared(two, Way::default());
     assert_eq!(goes_live(&state, "two"), None, "it is not released");
     assert_eq!(
         state.says(false).map(|said| said.says),
@@ -300,7 +300,7 @@ async fn a_shard_that_is_behind_is_not_waited_for_without_end() {
     let three = files("three").digest();
     let wanted = Wanted::Content(three, Some((ME.1, Attempt(2))));
     assert_eq!((behind.wanted(), behind.says(false)), (wanted, None));
-    behind.is_prepared(three, Duration::ZERO);
+    behind.is_prepared(three, Way::default());
     assert_eq!(
         behind.says(false),
         says("three", 2, Says::Prepared).map(|said| Said {
@@ -355,7 +355,7 @@ fn what_is_taken_back_is_no_candidate_any_longer() {
     let mut state = coordinator();
     prepared(&mut state, "two");
     assert!(state.candidate().is_some());
-    state.gave_up(files("two").digest());
+    state.gave_up(files("two").digest(), false);
     state.shows_live(files("one").digest());
     assert_eq!((state.candidate(), next(&mut state)), (None, Next::Nothing));
 }
@@ -371,7 +371,7 @@ fn an_early_refusal_is_not_forgotten() {
     };
     state.refuse(refused);
     answers(&mut state, None);
-    state.is_prepared(files("two").digest(), Duration::ZERO);
+    state.is_prepared(files("two").digest(), Way::default());
     let decided = state.decided(files("two").digest());
     assert!(matches!(decided, Some(Decided::Refused(_))));
 }

@@ -6,7 +6,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use ostrakon_base::digest::Digest;
 
 use super::world::*;
-use crate::{Incarnation, Next, Ordinal, Release, Rollout, Serving, Verdict};
+use crate::{Generation, Hold, Incarnation, Next, Ordinal, Release, Rollout, Serving, Verdict};
+
+/// Some partitions: in no step, in the first, and in the last.
+const PARTITIONS: [&[u8]; 8] = [b"a", b"b", b"c", b"d", b"e", b"f", b"g", b"h"];
+
+/// What serves a partition by a release.
+fn serves(release: &Release, partition: &[u8]) -> Generation {
+    let trial = release.trial.filter(|trial| trial.has(partition));
+    trial.map_or(release.live, |trial| trial.candidate)
+}
+
+/// The highest number that serves any partition.
+fn highest(release: &Release) -> u64 {
+    let trial = release.trial;
+    trial.map_or(release.live.number, |trial| trial.candidate.number)
+}
 
 impl Scenario {
     fn is(&self, mutation: Mutation) -> bool {
@@ -49,6 +64,7 @@ impl Scenario {
             restarts: self.restarts,
             lost_disks: self.lost_disks,
             gives_up: self.gives_up,
+            failures: self.failures,
             lived: BTreeMap::from([(1, digest)]),
             broken: BTreeSet::new(),
             seen: BTreeSet::new(),
@@ -62,6 +78,12 @@ impl Scenario {
         }
         if world.gives_up > 0 {
             actions.push(Action::GiveUp);
+        }
+        if !self.steps.is_empty() {
+            actions.push(Action::Watched);
+        }
+        if world.failures > 0 {
+            actions.push(Action::Fails);
         }
         if world.lost_disks > 0 {
             actions.push(Action::LoseDisk);
@@ -85,6 +107,8 @@ impl Scenario {
             Action::Observe => self.observe(&mut world),
             Action::Next => self.next(&mut world),
             Action::GiveUp => self.give_up(&mut world),
+            Action::Watched => Self::watched(&mut world),
+            Action::Fails => Self::fails(&mut world),
             Action::Ask(shard) => self.ask(&mut world, shard),
             Action::Deliver(message) => self.deliver(&mut world, &message),
             Action::GoLive(shard) => self.go_live(&mut world, shard),
@@ -95,8 +119,13 @@ impl Scenario {
     }
 
     fn observe(&self, world: &mut World) {
-        let digest = content(self.contents[world.content]);
-        let rollout = &mut world.nodes[0].rollout;
+        let node = &mut world.nodes[0];
+        let shown = content(self.contents[world.content]);
+        // What is held gives way to what is live.
+        let known = node.serving.known();
+        let known = known.filter(|known| known.held == Some(shown));
+        let digest = known.map_or(shown, |known| known.live.digest);
+        let rollout = &mut node.rollout;
         let before = rollout.candidate();
         if before.is_some_and(|before| before != digest) {
             world.seen.insert(Seen::CandidateChanged);
@@ -113,6 +142,30 @@ impl Scenario {
             }
         }
         rollout.observe(digest);
+        rollout.goes_by(self.steps.clone());
+    }
+
+    /// The trial's step has been watched, in shards that all go by it.
+    fn watched(world: &mut World) {
+        let World { nodes, .. } = world;
+        let known = nodes[0].serving.known().copied();
+        let watched = known.filter(|known| {
+            let mut nodes = nodes.iter();
+            nodes.all(|node| node.serving.serves() == Some(known))
+        });
+        if let Some(trial) = watched.and_then(|known| known.trial) {
+            nodes[0].rollout.was_watched(trial.turn);
+        }
+    }
+
+    fn fails(world: &mut World) {
+        let node = &mut world.nodes[0];
+        let is_tried = node.serving.in_trial();
+        if is_tried.is_some() && is_tried == node.rollout.candidate() {
+            node.rollout.give_up(Hold::Held);
+            world.failures -= 1;
+            world.seen.insert(Seen::TrialFailed);
+        }
     }
 
     fn next(&self, world: &mut World) {
@@ -138,13 +191,40 @@ impl Scenario {
                 world.seen.insert(Seen::Refused);
                 node.rollout.refuse(refused);
             }
-            Next::GoLive(release) => {
+            Next::GoLive(mut release) => {
+                let before = node.serving.known().and_then(|known| known.trial);
+                match (before, release.trial) {
+                    (None, Some(_)) => {
+                        world.seen.insert(Seen::Tried);
+                    }
+                    (Some(before), None) if before.candidate == release.live => {
+                        world.seen.insert(Seen::TriedToTheEnd);
+                    }
+                    (Some(before), None) => {
+                        world.seen.insert(if node.rollout.refused().is_some() {
+                            Seen::TrialRefused
+                        } else if node.rollout.is_given_up() {
+                            Seen::TrialFailed
+                        } else {
+                            Seen::TrialOvertaken
+                        });
+                        if self.is(Mutation::EndsAlike) {
+                            release.live.number = before.candidate.number;
+                        }
+                        if self.is(Mutation::NeverEnds) {
+                            node.rollout.not_made();
+                            return;
+                        }
+                    }
+                    _ => {}
+                }
                 let is_prepared = |shard| node.rollout.is_prepared(Ordinal(shard));
                 if !(0..self.nodes).all(is_prepared) {
                     world.seen.insert(Seen::LeftBehind);
                 }
                 let mut lived = world.lived.values();
-                if lived.any(|digest| *digest == release.live.digest) {
+                let is_again = release.trial.is_none() && before.is_none();
+                if is_again && lived.any(|digest| *digest == release.live.digest) {
                     world.seen.insert(Seen::BackAgain);
                 }
                 if self.is(Mutation::ToldUnstored) {
@@ -320,6 +400,14 @@ impl Scenario {
         if before.is_some_and(|before| before.is_after(&release)) {
             world.broken.insert(NEVER_BACK);
         }
+        let is_lower = |partition| {
+            let served = |release: &Release| serves(release, partition).number;
+            before.is_some_and(|before| served(&release) < served(&before))
+        };
+        // A coordinator that lost its disk may begin again with lower numbers.
+        if PARTITIONS.iter().any(|it| is_lower(*it)) && self.is_remembered() {
+            world.broken.insert(NEVER_LOWER);
+        }
         node.stored = Some(release);
         node.serving.is_live(&release);
         // What a silent shard would refuse is not known.
@@ -327,9 +415,12 @@ impl Scenario {
         if is_refused && self.gives_up == 0 {
             world.broken.insert(NOT_REFUSED);
         }
-        let lived = world.lived.entry(release.live.number).or_insert(digest);
-        if *lived != digest && self.is_remembered() {
-            world.broken.insert(NONE_ALIKE);
+        let tried = release.trial.map(|trial| trial.candidate);
+        for Generation { number, digest } in tried.into_iter().chain([release.live]) {
+            let lived = world.lived.entry(number).or_insert(digest);
+            if *lived != digest && self.is_remembered() {
+                world.broken.insert(NONE_ALIKE);
+            }
         }
         if shard == Ordinal::COORDINATOR {
             self.tell(world, &release);
@@ -353,7 +444,7 @@ impl Scenario {
         let left = Self::newest(&world.nodes);
         world
             .lived
-            .retain(|number, _| left.is_some_and(|left| *number <= left.live.number));
+            .retain(|number, _| left.is_some_and(|left| *number <= highest(&left)));
         for node in &mut world.nodes {
             node.at_least = None;
         }

@@ -29,6 +29,7 @@ impl Scenario {
                     | Action::Ask(_)
                     | Action::Deliver(_)
                     | Action::GoLive(_)
+                    | Action::Watched
             )
         };
         let actions = |world: &World| self.actions(world).into_iter().filter(goes_on).collect();
@@ -37,7 +38,8 @@ impl Scenario {
     }
 
     /// Whether all shards serve by the same release, what the volume shows unless a shard refuses it.
-    /// Only a shard that was left behind, and then refuses what is live, may serve something else.
+    /// or it failed in its trial. Only a shard that was left behind, and then refuses what is live, may
+    /// serve something else.
     fn is_settled(&self, world: &World) -> bool {
         let shown = self.contents[world.content];
         let is_refused = (0..self.nodes).any(|shard| self.refuses.contains(&(shard, shown)));
@@ -49,7 +51,8 @@ impl Scenario {
         let all_serve = nodes.all(|(shard, node)| {
             node.serving.serves() == Some(&newest) || self.refuses(shard, newest.live.digest)
         });
-        all_serve && (is_shown || is_refused)
+        let is_held = newest.held == Some(content(shown));
+        all_serve && newest.trial.is_none() && (is_shown || is_refused || is_held)
     }
 }
 
@@ -80,6 +83,9 @@ impl Model for Scenario {
             Property::always(NEVER_BACK, |_, world: &World| {
                 !world.broken.contains(NEVER_BACK)
             }),
+            Property::always(NEVER_LOWER, |_, world: &World| {
+                !world.broken.contains(NEVER_LOWER)
+            }),
             Property::always(NOT_REFUSED, |_, world: &World| {
                 !world.broken.contains(NOT_REFUSED)
             }),
@@ -103,6 +109,8 @@ fn two_shards(contents: &[u8]) -> Scenario {
         restarts: 0,
         lost_disks: 0,
         gives_up: 0,
+        steps: Vec::new(),
+        failures: 0,
         mutation: None,
         seen: Arc::default(),
     }
@@ -207,6 +215,66 @@ fn leaving_a_shard_behind_while_the_coordinators_disk_is_lost() {
     );
 }
 
+/// Two shards that take contents in two steps, one after the other.
+fn in_steps(contents: &[u8]) -> Scenario {
+    Scenario {
+        steps: vec![200_000, 600_000],
+        ..two_shards(contents)
+    }
+}
+
+#[test]
+fn in_steps_one_content_after_the_other() {
+    let seen = [
+        Seen::Tried,
+        Seen::TriedToTheEnd,
+        Seen::TrialOvertaken,
+        Seen::LateRelease,
+    ];
+    check(in_steps(&[1, 2, 1]), 444, &seen);
+}
+
+#[test]
+fn what_fails_in_its_trial_is_held() {
+    let scenario = Scenario {
+        failures: 1,
+        ..in_steps(&[1, 2, 3])
+    };
+    check(scenario, 5_059, &[Seen::TrialFailed, Seen::TriedToTheEnd]);
+}
+
+#[test]
+fn in_steps_with_a_restart() {
+    let scenario = Scenario {
+        restarts: 1,
+        failures: 1,
+        steps: vec![300_000],
+        ..two_shards(&[1, 2])
+    };
+    let seen = [Seen::Tried, Seen::TrialFailed, Seen::StartedBehind];
+    check(scenario, 2_666, &seen);
+}
+
+#[test]
+fn a_shard_that_was_left_behind_and_refuses_ends_a_trial() {
+    let scenario = Scenario {
+        gives_up: 1,
+        refuses: BTreeSet::from([(1, 2)]),
+        ..in_steps(&[1, 2, 3])
+    };
+    check(scenario, 1, &[Seen::LeftBehind, Seen::TrialRefused]);
+}
+
+#[test]
+fn in_steps_while_the_coordinators_disk_is_lost() {
+    let scenario = Scenario {
+        lost_disks: 1,
+        steps: vec![300_000],
+        ..two_shards(&[1, 2, 3])
+    };
+    check(scenario, 14_096, &[Seen::DiskLost, Seen::TriedToTheEnd]);
+}
+
 /// Tests the checker itself: each deliberate mistake breaks a property in one of these worlds.
 #[test]
 fn each_mistake_made_on_purpose_is_found() {
@@ -245,6 +313,8 @@ fn each_mistake_made_on_purpose_is_found() {
         (Mutation::NumberOnly, lost_and_left(), SETTLES),
         (Mutation::NeverTold, left(), SETTLES),
         (Mutation::MadeUnasked, lost(), NONE_ALIKE),
+        (Mutation::EndsAlike, in_steps(&[1, 2, 3]), NONE_ALIKE),
+        (Mutation::NeverEnds, in_steps(&[1, 2, 1]), SETTLES),
     ] {
         let scenario = Scenario {
             mutation: Some(mutation),

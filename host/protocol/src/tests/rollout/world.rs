@@ -12,6 +12,7 @@ pub(super) const NEVER_BACK: &str = "no shard goes back to an earlier release";
 pub(super) const NOT_REFUSED: &str = "nothing is live that a shard has refused";
 pub(super) const STARTS_NEWEST: &str =
     "no shard starts with another generation than the newest release says";
+pub(super) const NEVER_LOWER: &str = "no partition is served by a lower number than before";
 pub(super) const SETTLES: &str = "all shards serve the same once restarts cease";
 
 pub(super) const ID: ClusterId = ClusterId(7);
@@ -27,6 +28,10 @@ pub(super) struct Scenario {
     pub(super) lost_disks: u8,
     /// How often the coordinator gives up waiting.
     pub(super) gives_up: u8,
+    /// The shares by which a candidate goes live before it serves all partitions.
+    pub(super) steps: Vec<u32>,
+    /// How often a candidate fails in its trial.
+    pub(super) failures: u8,
     pub(super) mutation: Option<Mutation>,
     /// The events seen so far, in all runs together.
     pub(super) seen: Arc<Mutex<BTreeSet<Seen>>>,
@@ -53,6 +58,10 @@ pub(super) enum Mutation {
     NeverTold,
     /// A coordinator that starts asks nobody before it makes a release.
     MadeUnasked,
+    /// A trial that ends gives the candidate's number to what was live.
+    EndsAlike,
+    /// A trial that fails is left as it is.
+    NeverEnds,
 }
 
 /// Events that the checker must see, which shows that it covers what matters.
@@ -70,6 +79,11 @@ pub(super) enum Seen {
     RestartBeforeTold,
     DiskLost,
     FoundAtOthers,
+    Tried,
+    TrialFailed,
+    TrialRefused,
+    TrialOvertaken,
+    TriedToTheEnd,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -115,6 +129,7 @@ pub(super) struct World {
     pub(super) restarts: u8,
     pub(super) lost_disks: u8,
     pub(super) gives_up: u8,
+    pub(super) failures: u8,
     /// The content of each generation that was live anywhere.
     pub(super) lived: BTreeMap<u64, Digest>,
     /// The properties that an action has violated.
@@ -132,6 +147,10 @@ pub(super) enum Action {
     /// The coordinator does what is next.
     Next,
     GiveUp,
+    /// The coordinator has watched the step of a trial for long enough.
+    Watched,
+    /// The coordinator sees a candidate fail in its trial.
+    Fails,
     /// The coordinator asks a shard which release it knows, and says its own.
     Ask(Ordinal),
     Deliver(Message),

@@ -80,7 +80,7 @@ enum Made<P: Performer> {
     Linked(P::Linked),
     Checked(P::Checked, Description),
     Rehearsed(P::Checked),
-    Agreed(P::Agreed),
+    Agreed(P::Checked, P::Agreed),
     Live(u64),
 }
 
@@ -307,7 +307,8 @@ impl<P: Performer> Controller<P> {
                 self.work.checked = Some(checked);
                 Event::Rehearsed
             }
-            Made::Agreed(agreed) => {
+            Made::Agreed(checked, agreed) => {
+                self.work.checked = Some(checked);
                 self.work.agreed = Some(agreed);
                 Event::Agreed
             }
@@ -446,7 +447,14 @@ impl<P: Performer> Controller<P> {
                 })
             }
             Action::Agree { .. } => {
-                Box::pin(async move { made(performer.agree(&candidate).await, Made::Agreed) })
+                let checked = self.work.checked.take();
+                let checked = checked.expect("rehearsed before it is agreed on");
+                Box::pin(async move {
+                    made(
+                        performer.agree(&candidate, checked).await,
+                        |(checked, agreed)| Made::Agreed(checked, agreed),
+                    )
+                })
             }
             Action::Promote { migrate_from } => {
                 let agreed = self.work.agreed.take();

@@ -151,7 +151,7 @@ impl Performer for Script {
         Ok(schema)
     }
 
-    async fn agree(&self, candidate: &Candidate) -> Result<Agreed, Broken> {
+    async fn agree(&self, candidate: &Candidate, schema: u32) -> Result<(u32, Agreed), Broken> {
         if setting(candidate, "waits") == "forever" {
             self.call(format!("agree {}", setting(candidate, "name")));
             std::future::pending::<()>().await;
@@ -159,7 +159,7 @@ impl Performer for Script {
         if setting(candidate, "fails") == "agree" {
             return Err(Broken::new(Step::Agree, false));
         }
-        Ok(Agreed)
+        Ok((schema, Agreed))
     }
 
     fn stored_schema(&self) -> Option<u32> {

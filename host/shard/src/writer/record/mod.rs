@@ -8,10 +8,15 @@ use ostrakon_base::stored::{Format, Unreadable};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// Version 2 also says by which release it went live.
+/// Version 2 also says by which release it went live, and version 3 which trial that has.
 pub(super) const GENERATION: Format = Format {
     what: "what is stored of the live generation",
+    version: 3,
+};
+
+pub(super) const GENERATION_RELEASED: Format = Format {
     version: 2,
+    ..GENERATION
 };
 
 pub(super) const GENERATION_ALONE: Format = Format {

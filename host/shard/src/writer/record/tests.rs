@@ -1,5 +1,7 @@
 use ostrakon_base::digest::Digest;
-use ostrakon_protocol::{ClusterId, Cursor, Incarnation, Ordinal, Placement, Plan, Shard};
+use ostrakon_protocol::{
+    ClusterId, Cursor, Generation, Incarnation, Ordinal, Placement, Plan, Shard, Trial,
+};
 
 use super::super::membership::Membership;
 use super::super::promotion::{Live, Made};
@@ -11,6 +13,8 @@ const TOPOLOGY_0: &[u8] = include_bytes!("../fixtures/topology.0");
 const GENERATION_1: &[u8] = include_bytes!("../fixtures/generation.1");
 /// The record of a generation that went live by a release; without one, it is of version 1.
 const GENERATION_2: &[u8] = include_bytes!("../fixtures/generation.2");
+/// The record of one beside which another one serves some of the partitions.
+const GENERATION_3: &[u8] = include_bytes!("../fixtures/generation.3");
 const TOPOLOGY_1: &[u8] = include_bytes!("../fixtures/topology.1");
 /// The number of the store that the records belong to.
 const STORE: u128 = 0x0123_4567_89ab_cdef_0011_2233_4455_6677;
@@ -22,6 +26,7 @@ fn live() -> Live {
         component: Digest::of(b"component"),
         made: None,
         held: None,
+        trial: None,
     }
 }
 
@@ -33,6 +38,23 @@ fn released() -> Live {
     Live {
         made: Some(made),
         ..live()
+    }
+}
+
+/// Another generation serves some of the partitions.
+fn in_a_trial() -> Live {
+    let candidate = Generation {
+        number: 8,
+        digest: Digest::of(b"candidate"),
+    };
+    Live {
+        trial: Some(Trial {
+            candidate,
+            turn: 3,
+            share: 100_000,
+            paused: true,
+        }),
+        ..released()
     }
 }
 
@@ -70,6 +92,7 @@ fn each_record_there_has_been_is_read() {
         assert_eq!(Live::decode(stored), Ok(live()));
     }
     assert_eq!(Live::decode(GENERATION_2), Ok(released()));
+    assert_eq!(Live::decode(GENERATION_3), Ok(in_a_trial()));
     assert_eq!(Live::decode(&gone_back_to().encode()), Ok(gone_back_to()));
     let both = Live {
         held: gone_back_to().held,
@@ -93,6 +116,10 @@ fn what_is_written_is_what_was_written_by_this_version_before() {
         String::from_utf8_lossy(&released().encode()),
         String::from_utf8_lossy(GENERATION_2)
     );
+    assert_eq!(
+        String::from_utf8_lossy(&in_a_trial().encode()),
+        String::from_utf8_lossy(GENERATION_3)
+    );
     let text = String::from_utf8_lossy(&gone_back_to().encode()[6..]).into_owned();
     let digests = [b"all".as_slice(), b"component", b"bad"].map(Digest::of);
     let [all, component, bad] = digests;
@@ -111,7 +138,7 @@ fn a_later_version_is_told_from_damage_and_nothing_is_guessed() {
     assert_eq!(generation.newer(), Some(9));
     let text = generation.to_string();
     assert!(
-        text.contains("is of version 9") && text.contains("reads up to 2"),
+        text.contains("is of version 9") && text.contains("reads up to 3"),
         "{text}"
     );
     let topology = Membership::decode(&later(TOPOLOGY_1))

@@ -1,0 +1,472 @@
+//! Watching a new generation in all shards, and going back by itself where it does worse.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, SystemTime};
+
+use http::StatusCode;
+use ostrakon_base::digest::Digest;
+use ostrakon_base::unix_time::unix_time;
+use ostrakon_observe::metrics::Metrics;
+use ostrakon_protocol::{Generation, Release, Trial};
+use ostrakon_settings::settings::Rollout;
+use ostrakon_shard::bake::{Bake, Waits, With, Worse};
+use ostrakon_shard::swap::history::{self, Entry, History, way_back};
+use ostrakon_shard::writer::Writer;
+use serde::Serialize;
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+use super::place::Place;
+use crate::admin::{NoAnswer, Order};
+use crate::drain::Drain;
+
+/// How often all shards are asked what they have answered.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// Watches new generations. Clones share it.
+#[derive(Clone)]
+pub(super) struct Baking(Arc<Inner>);
+
+struct Inner {
+    place: Place,
+    writer: Writer,
+    history: History,
+    metrics: Arc<Metrics>,
+    /// Whether it only watches, as in development.
+    only_watches: bool,
+    /// A std mutex, because it is held only briefly.
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    watch: Option<Watch>,
+    /// The generation that serves all partitions and has been watched for long enough, or is not to be.
+    done: Option<u64>,
+    back: Option<WentBack>,
+}
+
+/// The watch over one generation.
+struct Watch {
+    stage: Stage,
+    bake: Bake,
+    settings: Rollout,
+    /// The shards that do not serve by the newest release yet, and since when there are such.
+    behind: Vec<u32>,
+    behind_since: Option<Instant>,
+}
+
+/// What is watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// A generation that serves a part of the partitions.
+    Trial { live: Generation, trial: Trial },
+    /// One that serves all of them, after the one with the other number.
+    All { live: Generation, before: u64 },
+}
+
+/// All shards went back, or were made to.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct WentBack {
+    /// The generation that failed.
+    generation: u64,
+    digest: Digest,
+    why: String,
+    /// Whether an operator said so.
+    by_operator: bool,
+    unix_time: u64,
+    /// Why that could not be done, if it could not.
+    failed: Option<String>,
+}
+
+impl Stage {
+    /// The generation that is watched.
+    fn watched(&self) -> Generation {
+        match self {
+            Self::Trial { trial, .. } => trial.candidate,
+            Self::All { live, .. } => *live,
+        }
+    }
+
+    /// The number of the one that it is compared with.
+    fn other(&self) -> u64 {
+        match self {
+            Self::Trial { live, .. } => live.number,
+            Self::All { before, .. } => *before,
+        }
+    }
+
+    fn with(&self) -> With {
+        match self {
+            Self::Trial { .. } => With::Beside,
+            Self::All { .. } => With::Before,
+        }
+    }
+
+    /// Whether this is another step than `before`. A pause is none.
+    fn is_other_step(&self, before: &Self) -> bool {
+        match (self, before) {
+            (Self::Trial { trial, .. }, Self::Trial { trial: other, .. }) => {
+                (trial.candidate, trial.share) != (other.candidate, other.share)
+            }
+            _ => self != before,
+        }
+    }
+}
+
+impl Baking {
+    pub(super) fn new(
+        place: Place,
+        writer: Writer,
+        history: History,
+        metrics: Arc<Metrics>,
+        only_watches: bool,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            place,
+            writer,
+            history,
+            metrics,
+            only_watches,
+            state: Mutex::default(),
+        }))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().expect("no holder of this lock panics")
+    }
+
+    /// Watches until the shard drains. Only the shard that says what goes live does anything.
+    pub(super) async fn run(self, drain: Drain) {
+        if !self.0.place.leads() {
+            return;
+        }
+        loop {
+            tokio::select! {
+                biased;
+                () = drain.begun() => return,
+                () = sleep(EVERY) => {}
+            }
+            let stage = self.stage();
+            self.enter(stage);
+            if stage.is_some() {
+                self.look().await;
+            }
+        }
+    }
+
+    /// What is to be watched now.
+    fn stage(&self) -> Option<Stage> {
+        let release = self.0.place.serves_by()?;
+        let live = release.live;
+        let done = self.state().done;
+        if let Some(trial) = release.trial {
+            // One that is given up ends in a moment.
+            let is_done = done == Some(trial.candidate.number);
+            return (!is_done).then_some(Stage::Trial { live, trial });
+        }
+        if done == Some(live.number) {
+            return None;
+        }
+        let settings = self.settings(&release)?;
+        let generations = self.0.history.generations();
+        // It is noted a moment after it went live.
+        let entry = generations.last();
+        let entry = entry.filter(|entry| entry.generation == live.number)?;
+        match before(&generations, entry).filter(|_| !settings.bake.is_zero()) {
+            Some(before) if left(entry, &settings).is_some() => Some(Stage::All { live, before }),
+            _ => {
+                self.state().done = Some(live.number);
+                None
+            }
+        }
+    }
+
+    /// The settings of what is watched; `None` as long as its guest is not prepared here.
+    fn settings(&self, release: &Release) -> Option<Rollout> {
+        let view = self.0.writer.views().get()?;
+        let view = match release.trial {
+            None => &view,
+            Some(_) => view.tried.as_ref()?.view.as_ref()?,
+        };
+        Some(view.guest.settings().rollout.clone())
+    }
+
+    /// Begins another watch, or another step of it.
+    fn enter(&self, stage: Option<Stage>) {
+        let settings = self.0.place.serves_by();
+        let settings = settings.and_then(|release| self.settings(&release));
+        let mut state = self.state();
+        let State { watch, .. } = &mut *state;
+        let (Some(stage), Some(settings)) = (stage, settings) else {
+            drop(state);
+            self.ends();
+            return;
+        };
+        match watch {
+            Some(watch) if watch.stage.watched() == stage.watched() => {
+                if stage.is_other_step(&watch.stage) {
+                    watch.bake.next_step(stage.with());
+                }
+                (watch.stage, watch.settings) = (stage, settings);
+            }
+            _ => {
+                let elapsed = match stage {
+                    Stage::Trial { .. } => Duration::ZERO,
+                    Stage::All { .. } => self.elapsed(),
+                };
+                *watch = Some(Watch {
+                    stage,
+                    bake: Bake::new(stage.with(), elapsed),
+                    settings,
+                    behind: Vec::new(),
+                    behind_since: None,
+                });
+            }
+        }
+        drop(state);
+        let (share, paused) = match stage {
+            Stage::Trial { trial, .. } => (f64::from(trial.share) / 1e6, trial.paused),
+            Stage::All { .. } => (1.0, false),
+        };
+        self.0.metrics.rollout_step(Some((share, paused)));
+    }
+
+    /// How long ago the live generation went live.
+    fn elapsed(&self) -> Duration {
+        let generations = self.0.history.generations();
+        let since = generations.last().map(|entry| entry.live_since);
+        since.map_or(Duration::ZERO, |since| {
+            Duration::from_secs(history::now().saturating_sub(since))
+        })
+    }
+
+    /// Asks all shards what they have answered, and goes on or back.
+    async fn look(&self) {
+        let Some(stage) = self.state().watch.as_ref().map(|watch| watch.stage) else {
+            return;
+        };
+        let Some(release) = self.0.place.serves_by() else {
+            return;
+        };
+        let asked = [stage.watched().number, stage.other()];
+        let answers = self.0.place.served(&self.0.writer, &asked).await;
+        let shards = self.0.place.shards();
+        let verdict = {
+            let mut state = self.state();
+            let Some(watch) = state.watch.as_mut().filter(|watch| watch.stage == stage) else {
+                return;
+            };
+            let follows = |shard: &u32| {
+                let mut answers = answers.iter();
+                answers.any(|answer| answer.shard.0 == *shard && answer.release == Some(release))
+            };
+            watch.behind = (0..shards).filter(|shard| !follows(shard)).collect();
+            watch.behind_since = match watch.behind_since {
+                _ if watch.behind.is_empty() => None,
+                since => since.or_else(|| Some(Instant::now())),
+            };
+            for answer in &answers {
+                let mut served = answer.served.iter().cloned();
+                let (its, other) = (served.next().flatten(), served.next().flatten());
+                watch.bake.note(answer.shard.0, its, other);
+            }
+            watch.verdict()
+        };
+        match verdict {
+            Verdict::Waits => {}
+            Verdict::Worse(worse) if self.0.only_watches => {
+                tracing::warn!(
+                    generation = stage.watched().number,
+                    "the new generation does worse: {worse}"
+                );
+                self.end_of_step(&stage);
+            }
+            Verdict::Worse(worse) => self.go_back(&stage, &worse.to_string(), false),
+            Verdict::Over => self.end_of_step(&stage),
+        }
+    }
+
+    fn end_of_step(&self, stage: &Stage) {
+        match stage {
+            Stage::Trial { trial, .. } => self.0.place.was_watched(trial.turn, false),
+            Stage::All { live, .. } => {
+                tracing::info!(
+                    generation = live.number,
+                    "the new generation has been watched for long enough"
+                );
+                self.state().done = Some(live.number);
+                self.ends();
+            }
+        }
+    }
+
+    /// Nothing is watched any longer.
+    fn ends(&self) {
+        self.state().watch = None;
+        self.0.metrics.rollout_step(None);
+    }
+
+    /// Has all shards go back from what is watched.
+    fn go_back(&self, stage: &Stage, why: &str, by_operator: bool) {
+        let Generation { number, digest } = stage.watched();
+        let failed = match stage {
+            Stage::Trial { .. } => {
+                self.state().done = Some(number);
+                self.0.place.give_up();
+                None
+            }
+            Stage::All { .. } => {
+                self.state().done = Some(number);
+                let back = way_back(&self.0.history.generations(), None);
+                let begun = back.map_err(|error| error.to_string());
+                let begun = begun.and_then(|entry| {
+                    let busy = "it is being gone back to another generation";
+                    let begun = self.0.place.go_back(entry.digest);
+                    begun.map_err(|_| busy.to_owned())
+                });
+                begun.err()
+            }
+        };
+        match &failed {
+            None => {
+                tracing::error!(generation = number, digest = %digest.short(), why, "all shards go back from a generation");
+                self.0.metrics.went_back(by_operator);
+            }
+            Some(error) => {
+                tracing::error!(generation = number, digest = %digest.short(), why, error, "the new generation does worse, and it cannot be gone back");
+            }
+        }
+        self.ends();
+        self.state().back = Some(WentBack {
+            generation: number,
+            digest,
+            why: why.to_owned(),
+            by_operator,
+            unix_time: unix_time(SystemTime::now()).as_secs(),
+            failed,
+        });
+    }
+
+    /// The answer of `/rollout`.
+    pub(super) fn show(&self) -> Value {
+        let state = self.state();
+        let watch = state.watch.as_ref();
+        json!({
+            "watch": watch.map(Watch::show),
+            "went_back": state.back,
+        })
+    }
+
+    /// Does what an operator says.
+    ///
+    /// # Errors
+    /// If there is nothing that it could be done to.
+    pub(super) fn obey(&self, order: Order) -> Result<Value, NoAnswer> {
+        let refused = |why: &str| {
+            let (status, why) = (StatusCode::CONFLICT, why.to_owned());
+            Err(NoAnswer { status, why })
+        };
+        if !self.0.place.leads() {
+            return refused("shard 0 says what all shards serve: ask that one");
+        }
+        let stage = self.stage();
+        let Some(stage) = stage else {
+            return refused(
+                "no generation is in its steps, or watched: `ostrakon rollback` goes back from what is live",
+            );
+        };
+        let paused = matches!(stage, Stage::Trial { trial, .. } if trial.paused);
+        match (order, stage) {
+            (Order::Pause, Stage::All { .. }) | (Order::Resume, Stage::All { .. }) => {
+                return refused(
+                    "the generation serves all partitions: there is no step to wait before",
+                );
+            }
+            (Order::Pause, _) if paused => return refused("it is paused already"),
+            (Order::Resume, _) if !paused => return refused("it is not paused"),
+            (Order::Pause | Order::Resume, _) => self.0.place.pause(order == Order::Pause),
+            (Order::Promote { full }, Stage::Trial { trial, .. }) => {
+                self.0.place.was_watched(trial.turn, full);
+            }
+            (Order::Promote { .. }, Stage::All { .. }) => self.end_of_step(&stage),
+            (Order::Abort, _) => self.go_back(&stage, "an operator ended it", true),
+        }
+        let Generation { number, digest } = stage.watched();
+        tracing::info!(generation = number, ?order, "an operator's order");
+        if let (Order::Abort, Some(back)) = (order, &self.state().back)
+            && let Some(error) = &back.failed
+        {
+            return refused(error);
+        }
+        Ok(json!({ "generation": number, "digest": digest }))
+    }
+}
+
+enum Verdict {
+    Waits,
+    Over,
+    Worse(Worse),
+}
+
+impl Watch {
+    fn verdict(&self) -> Verdict {
+        if let Some(worse) = self.bake.worse(&self.settings) {
+            return Verdict::Worse(worse);
+        }
+        let is_paused = matches!(self.stage, Stage::Trial { trial, .. } if trial.paused);
+        // A shard that is away for too long is not waited for any longer.
+        let waited = self.behind_since.map(|since| since.elapsed());
+        let is_behind = waited.is_some_and(|waited| waited < self.settings.wait);
+        match self.bake.waits(&self.settings) {
+            None if !is_paused && !is_behind => Verdict::Over,
+            _ => Verdict::Waits,
+        }
+    }
+
+    fn show(&self) -> Value {
+        let Generation { number, digest } = self.stage.watched();
+        let (trial, percent) = match self.stage {
+            Stage::Trial { trial, .. } => (Some(trial), f64::from(trial.share) / 10_000.0),
+            Stage::All { .. } => (None, 100.0),
+        };
+        let (answered, failed) = self.bake.answered();
+        let waits = self.bake.waits(&self.settings);
+        let waits = waits.unwrap_or(Waits {
+            time: Duration::ZERO,
+            requests: 0,
+        });
+        json!({
+            "generation": number,
+            "digest": digest,
+            "percent": percent,
+            "first": trial.map(|_| &self.settings.first),
+            "steps": self.settings.steps.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "paused": trial.is_some_and(|trial| trial.paused),
+            "answered": answered,
+            "failed": failed,
+            "waits_s": waits.time.as_secs_f64().ceil(),
+            "waits_requests": waits.requests,
+            "waits_for_shards": self.behind,
+        })
+    }
+}
+
+/// The number of the generation that a live one is to be compared with, and that could be gone back to;
+/// `None` if there is none, or if an operator, or the shard by itself, has gone back to the live one.
+fn before(generations: &[Entry], live: &Entry) -> Option<u64> {
+    if live.held.is_some() {
+        return None;
+    }
+    let mut earlier = generations.iter().rev();
+    let before = earlier.find(|entry| entry.digest != live.digest)?;
+    Some(before.generation)
+}
+
+/// How long a live generation is still to be watched, by when it went live; `None` if not at all.
+fn left(live: &Entry, settings: &Rollout) -> Option<Duration> {
+    let elapsed = Duration::from_secs(history::now().saturating_sub(live.live_since));
+    let left = settings.bake.checked_sub(elapsed);
+    // One that still waits for requests goes on.
+    left.or_else(|| (settings.requests > 0).then_some(Duration::ZERO))
+}

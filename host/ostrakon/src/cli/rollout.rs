@@ -1,0 +1,451 @@
+//! `ostrakon rollout`: a generation on its way to all partitions of all shards.
+
+use std::fmt::Write as _;
+use std::thread;
+use std::time::{Duration, UNIX_EPOCH};
+
+use clap::Subcommand;
+use http::Method;
+use humantime_serde::re::humantime::{format_duration, format_rfc3339_seconds};
+use ostrakon_base::printable::Printable;
+use ostrakon_network::http::client::Question;
+use serde::Deserialize;
+
+use super::client::{Port, Token};
+use super::{Exit, Failure, say, say_aside, time};
+
+/// How often it is asked whether the roll-out is over.
+const EVERY: Duration = Duration::from_millis(500);
+
+/// See and steer a new generation while it serves a part of the partitions, or is watched.
+///
+/// Ask shard 0, or the shard that is alone.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  ostrakon rollout status --wait               for a pipeline: ends when all is live and watched
+  ostrakon rollout pause                       stay in this step
+  ostrakon rollout promote                     take the next step now
+  ostrakon rollout promote --full              serve all partitions now
+  kubectl exec kv-0 -- ostrakon rollout abort  go back to what was live")]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Status(StatusArguments),
+    Pause(PauseArguments),
+    Resume(ResumeArguments),
+    Promote(PromoteArguments),
+    Abort(AbortArguments),
+}
+
+/// Show which generation is in its steps, or watched, and what that waits for.
+#[derive(Debug, clap::Args)]
+struct StatusArguments {
+    /// Wait until a new generation serves all partitions and has been watched. The exit code is 64 if
+    /// all shards went back from one meanwhile.
+    #[arg(long)]
+    wait: bool,
+    #[command(flatten)]
+    port: Port,
+    /// Print the shard's JSON.
+    #[arg(long, env = "OSTRAKON_JSON")]
+    json: bool,
+    /// How long to wait for each answer.
+    #[arg(long, env = "OSTRAKON_TIMEOUT", value_name = "TIME", default_value = "5s", value_parser = time)]
+    timeout: Duration,
+}
+
+/// Stay in the step, until it is resumed, promoted or aborted.
+///
+/// It is watched meanwhile, and all shards go back if the new generation does worse.
+#[derive(Debug, clap::Args)]
+struct PauseArguments {
+    #[command(flatten)]
+    order: OrderArguments,
+}
+
+/// Go on with the steps after a pause.
+#[derive(Debug, clap::Args)]
+struct ResumeArguments {
+    #[command(flatten)]
+    order: OrderArguments,
+}
+
+/// Take the next step now, or end the watch over what serves all partitions.
+#[derive(Debug, clap::Args)]
+struct PromoteArguments {
+    /// Serve all partitions, without the steps between.
+    #[arg(long)]
+    full: bool,
+    #[command(flatten)]
+    order: OrderArguments,
+}
+
+/// Go back to what was live.
+///
+/// What the ConfigMap shows does not go live before it has changed.
+#[derive(Debug, clap::Args)]
+struct AbortArguments {
+    #[command(flatten)]
+    order: OrderArguments,
+}
+
+#[derive(Debug, clap::Args)]
+struct OrderArguments {
+    #[command(flatten)]
+    port: Port,
+    #[command(flatten)]
+    token: Token,
+    /// How long to wait for the answer.
+    #[arg(long, env = "OSTRAKON_TIMEOUT", value_name = "TIME", default_value = "5s", value_parser = time)]
+    timeout: Duration,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("all shards went back from generation {generation}: {why}")]
+    WentBack { generation: u64, why: String },
+    #[error("what the ConfigMap shows is refused: {0}")]
+    Refused(String),
+    #[error("the answer is not about a roll-out: are this command and the shard of one version?")]
+    NotARollout(#[source] serde_json::Error),
+}
+
+/// The answer of `/rollout`.
+#[derive(Debug, Deserialize)]
+struct Standing {
+    candidate: Option<String>,
+    #[serde(default)]
+    shards: Vec<OfShard>,
+    not_held: Option<String>,
+    held: Option<String>,
+    watch: Option<Watch>,
+    went_back: Option<WentBack>,
+}
+
+#[derive(Debug, Deserialize)]
+struct OfShard {
+    shard: u32,
+    state: String,
+    reason: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Watch {
+    generation: u64,
+    digest: String,
+    percent: f64,
+    first: Option<Vec<String>>,
+    steps: Vec<String>,
+    paused: bool,
+    answered: u64,
+    failed: u64,
+    waits_s: f64,
+    waits_requests: u64,
+    waits_for_shards: Vec<u32>,
+}
+
+#[derive(Debug, Deserialize)]
+struct WentBack {
+    generation: u64,
+    digest: String,
+    why: String,
+    unix_time: u64,
+    failed: Option<String>,
+}
+
+/// The answer to an order.
+#[derive(Debug, Deserialize)]
+struct Obeyed {
+    generation: u64,
+}
+
+impl Arguments {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        match self.command {
+            Command::Status(arguments) => arguments.run(),
+            Command::Pause(PauseArguments { order }) => {
+                order.run("/rollout/pause", "stays in its step")
+            }
+            Command::Resume(ResumeArguments { order }) => {
+                order.run("/rollout/resume", "goes on with its steps")
+            }
+            Command::Promote(PromoteArguments { full: false, order }) => {
+                order.run("/rollout/promote", "takes its next step")
+            }
+            Command::Promote(PromoteArguments { full: true, order }) => {
+                order.run("/rollout/promote?full=true", "goes on to all partitions")
+            }
+            Command::Abort(AbortArguments { order }) => {
+                order.run("/rollout/abort", "is gone back from, in all shards")
+            }
+        }
+    }
+}
+
+impl OrderArguments {
+    fn run(self, path: &str, what: &str) -> Result<(), Failure> {
+        let question = Question {
+            authorization: self.token.read()?,
+            ..Question::default()
+        };
+        let body = self.port.send(Method::POST, path, question, self.timeout)?;
+        let Obeyed { generation } = serde_json::from_slice(&body).map_err(not_a_rollout)?;
+        say(&format!("generation {generation} {what}\n"))
+    }
+}
+
+fn not_a_rollout(error: serde_json::Error) -> Failure {
+    Failure::new(Exit::Unavailable, Error::NotARollout(error))
+}
+
+impl StatusArguments {
+    fn run(self) -> Result<(), Failure> {
+        let mut told = String::new();
+        let mut went_back = None;
+        for turn in 0_u32.. {
+            let question = Question::default();
+            let body = self
+                .port
+                .send(Method::GET, "/rollout", question, self.timeout)?;
+            let standing: Standing = serde_json::from_slice(&body).map_err(not_a_rollout)?;
+            if !self.wait {
+                return if self.json {
+                    say(&String::from_utf8_lossy(&body))
+                } else {
+                    say(&standing.shown())
+                };
+            }
+            let back = standing.went_back.as_ref().map(|back| back.unix_time);
+            if turn == 0 {
+                went_back = back;
+            }
+            if let Some(back) = standing.went_back.as_ref().filter(|_| went_back != back) {
+                return Err(Failure::new(
+                    Exit::Usage,
+                    Error::WentBack {
+                        generation: back.generation,
+                        why: back.why.clone(),
+                    },
+                ));
+            }
+            if let Some(why) = standing.refused() {
+                return Err(Failure::new(Exit::Usage, Error::Refused(why)));
+            }
+            if standing.watch.is_none() && standing.candidate.is_none() {
+                return say(&standing.shown());
+            }
+            let line = standing.line();
+            if line != told {
+                say_aside(&line);
+                told = line;
+            }
+            thread::sleep(EVERY);
+        }
+        Ok(())
+    }
+}
+
+impl Standing {
+    /// Why a shard refuses what is to go live.
+    fn refused(&self) -> Option<String> {
+        let mut shards = self.shards.iter();
+        let refused = shards.find(|shard| shard.state == "refused")?;
+        let reason = refused.reason.as_deref().unwrap_or("no reason given");
+        Some(format!("shard {}: {}", refused.shard, Printable(reason)))
+    }
+
+    /// Where it stands, in one line that changes when something happens.
+    fn line(&self) -> String {
+        match &self.watch {
+            Some(watch) => watch.what(),
+            None => self.prepared().trim_end().to_owned(),
+        }
+    }
+
+    fn prepared(&self) -> String {
+        let mut shown = String::new();
+        if let Some(candidate) = &self.candidate {
+            let waits = self.shards.iter().filter(|it| it.state != "prepared");
+            let waits = waits.map(|it| {
+                let reason = it.reason.as_deref().map(|reason| format!(": {reason}"));
+                let state = format!("shard {} is {}", it.shard, it.state);
+                format!("{state}{}", reason.unwrap_or_default())
+            });
+            let mut waits: Vec<_> = waits.collect();
+            waits.extend(self.not_held.clone());
+            let _ = writeln!(
+                shown,
+                "content {} is to go live: {}",
+                short(candidate),
+                Printable(&waits.join("; "))
+            );
+        }
+        shown
+    }
+
+    fn shown(&self) -> String {
+        let mut shown = String::new();
+        match &self.watch {
+            Some(watch) => shown.push_str(&watch.shown()),
+            None if self.candidate.is_some() => shown.push_str(&self.prepared()),
+            None => shown.push_str("no generation is in its steps, or watched\n"),
+        }
+        if let Some(back) = &self.went_back {
+            let at = UNIX_EPOCH.checked_add(Duration::from_secs(back.unix_time));
+            let at = format_rfc3339_seconds(at.unwrap_or(UNIX_EPOCH));
+            let WentBack {
+                generation, why, ..
+            } = back;
+            let digest = short(&back.digest);
+            let what = match &back.failed {
+                None => "went back from",
+                Some(_) => "could not go back from",
+            };
+            let _ = writeln!(
+                shown,
+                "at {at}, all shards {what} generation {generation} ({digest}): {}",
+                Printable(why)
+            );
+            if let Some(failed) = &back.failed {
+                let _ = writeln!(shown, "  {}", Printable(failed));
+            }
+        }
+        if let Some(held) = &self.held {
+            let _ = writeln!(
+                shown,
+                "the ConfigMap shows {}, which does not go live before it has changed",
+                short(held)
+            );
+        }
+        shown
+    }
+}
+
+impl Watch {
+    fn what(&self) -> String {
+        let generation = format!("generation {} ({})", self.generation, short(&self.digest));
+        let first = self.first.as_deref().unwrap_or_default();
+        let first: Vec<_> = first.iter().map(|it| format!("{it:?}")).collect();
+        let first = match first.join(", ") {
+            first if first.is_empty() => String::new(),
+            first => format!("the partitions that begin with {first}"),
+        };
+        let paused = if self.paused { ", paused" } else { "" };
+        let serves = match (self.percent, self.first.is_some(), first.is_empty()) {
+            (_, false, _) => "all partitions, and is watched".to_owned(),
+            (percent, true, false) if percent == 0.0 => first,
+            (percent, true, true) => format!("{percent}% of the partitions"),
+            (percent, true, false) => format!("{first}, and {percent}% of the others"),
+        };
+        let steps = self.steps.join(", ");
+        let steps = match self.first {
+            Some(_) => format!(" (steps: {steps})"),
+            None => String::new(),
+        };
+        format!("{generation} serves {}{steps}{paused}", Printable(&serves))
+    }
+
+    fn shown(&self) -> String {
+        let mut shown = self.what() + "\n";
+        let Self {
+            answered, failed, ..
+        } = self;
+        let _ = writeln!(shown, "  {answered} requests answered, {failed} failed");
+        let mut waits = Vec::new();
+        if self.paused {
+            waits.push("an operator".to_owned());
+        }
+        if self.waits_s > 0.0 {
+            let time = Duration::try_from_secs_f64(self.waits_s).unwrap_or_default();
+            waits.push(format_duration(time).to_string());
+        }
+        if self.waits_requests > 0 {
+            waits.push(format!("{} more requests", self.waits_requests));
+        }
+        let shards = self.waits_for_shards.iter();
+        waits.extend(shards.map(|shard| format!("shard {shard}")));
+        if !waits.is_empty() {
+            let _ = writeln!(shown, "  waits for {}", waits.join(", "));
+        }
+        shown
+    }
+}
+
+fn short(digest: &str) -> Printable<'_> {
+    Printable(digest.get(..12).unwrap_or(digest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn standing(answer: serde_json::Value) -> Standing {
+        serde_json::from_value(answer).unwrap()
+    }
+
+    fn watch(percent: f64, first: Option<&[&str]>) -> serde_json::Value {
+        serde_json::json!({
+            "generation": 8, "digest": "a".repeat(64), "percent": percent, "first": first,
+            "steps": ["1%", "10%", "100%"], "paused": false, "answered": 1234, "failed": 1,
+            "waits_s": 90.0, "waits_requests": 5, "waits_for_shards": [2], "new": "later",
+        })
+    }
+
+    #[test]
+    fn a_step_is_shown_with_what_it_waits_for() {
+        let shown = standing(serde_json::json!({ "watch": watch(10.0, Some(&[])) })).shown();
+        assert_eq!(
+            shown,
+            "generation 8 (aaaaaaaaaaaa) serves 10% of the partitions (steps: 1%, 10%, 100%)\n  1234 requests answered, 1 failed\n  waits for 1m 30s, 5 more requests, shard 2\n"
+        );
+        let of = |percent, first| standing(serde_json::json!({ "watch": watch(percent, first) }));
+        let line = of(0.0, Some(&["test/", "own/"])).line();
+        assert!(
+            line.contains("serves the partitions that begin with \"test/\", \"own/\" (steps"),
+            "{line}"
+        );
+        let line = of(10.0, Some(&["test/"])).line();
+        assert!(line.contains("\"test/\", and 10% of the others"), "{line}");
+        let line = of(100.0, None).line();
+        assert!(
+            line.ends_with("serves all partitions, and is watched"),
+            "{line}"
+        );
+    }
+
+    #[test]
+    fn what_was_gone_back_from_is_told_with_why() {
+        let answer = serde_json::json!({
+            "held": "b".repeat(64),
+            "went_back": {
+                "generation": 9, "digest": "b".repeat(64), "why": "it \u{1b}traps", "by_operator": false,
+                "unix_time": 1_800_000_000, "failed": null,
+            },
+        });
+        assert_eq!(
+            standing(answer).shown(),
+            "no generation is in its steps, or watched\nat 2027-01-15T08:00:00Z, all shards went back from generation 9 (bbbbbbbbbbbb): it \\u{1b}traps\nthe ConfigMap shows bbbbbbbbbbbb, which does not go live before it has changed\n"
+        );
+    }
+
+    #[test]
+    fn what_is_not_prepared_yet_is_told_by_shard() {
+        let standing = standing(serde_json::json!({
+            "candidate": "c".repeat(64),
+            "shards": [
+                { "shard": 0, "state": "prepared", "step": null, "reason": null },
+                { "shard": 1, "state": "refused", "step": "check", "reason": "no" },
+            ],
+        }));
+        assert_eq!(
+            standing.shown(),
+            "content cccccccccccc is to go live: shard 1 is refused: no\n"
+        );
+        assert_eq!(standing.refused().as_deref(), Some("shard 1: no"));
+    }
+}

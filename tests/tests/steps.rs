@@ -1,0 +1,672 @@
+//! A new generation serves a part of the partitions, then more, then all; and all shards go back by
+//! themselves where it does worse.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::process::{Command, Output};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use ostrakon_tests::client::Client;
+use ostrakon_tests::cluster::Cluster;
+use ostrakon_tests::host::{Files, Host, Shard, binary, config, guest};
+use ostrakon_tests::load::under_load_through;
+use serde_json::Value;
+
+const SHARDS: u8 = 3;
+const KEYS: u64 = 200;
+const WORKERS: usize = 3;
+
+/// The guest with this label, what else it is to do, and the table `[rollout]`.
+fn with(label: &str, misbehave: &str, rollout: &str) -> Files {
+    let toml = format!(
+        "[cluster]\nshards = {SHARDS}\nmax_wait = '20s'\n[guest]\nread_deadline = '5s'\n[rollout]\n{rollout}"
+    );
+    config(
+        &guest("hostile"),
+        &[
+            ("ostrakon.toml", &toml),
+            ("label", label),
+            ("misbehave", misbehave),
+        ],
+    )
+}
+
+/// Steps that take no time to speak of, and ones that never end by themselves.
+const QUICK: &str = "steps = ['10%', '50%', '100%']\nbake = '1s'\n";
+const SLOW: &str = "steps = ['20%', '60%', '100%']\nbake = '1h'\n";
+
+/// What answered each key last, and how many requests were answered how.
+#[derive(Default)]
+struct Seen {
+    /// By key: the generation and its label.
+    last: Mutex<BTreeMap<u64, (u64, String)>>,
+    asked: AtomicU64,
+    failed: AtomicU64,
+    /// Set where a candidate is to fail.
+    may_fail: bool,
+}
+
+impl Seen {
+    fn failing() -> Self {
+        Self {
+            may_fail: true,
+            ..Self::default()
+        }
+    }
+
+    /// Asks who serves a partition, by a read or a write. No partition goes back to a lower number.
+    fn ask(&self, client: &mut Client, key: u64, writes: bool) {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        let query = if writes { "?access=write" } else { "" };
+        let asked = client.get(&format!("/who/key-{key}{query}"));
+        let response = asked.expect("an answer");
+        if self.may_fail && response.status >= 500 {
+            self.failed.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        assert_eq!(response.status, 200, "{response:?}");
+        let generation = response.generation();
+        let mut last = self.last.lock().expect("no holder panics");
+        let before = last.insert(key, (generation, response.text().to_owned()));
+        if let Some((before, label)) = before {
+            let is_same = before == generation && label == response.text();
+            assert!(
+                is_same || before < generation,
+                "key {key} was at {before} ({label}): {response:?}"
+            );
+        }
+    }
+
+    /// How many of the keys this label answered last.
+    fn of(&self, label: &str) -> usize {
+        let last = self.last.lock().expect("no holder panics");
+        last.values().filter(|(_, of)| of == label).count()
+    }
+}
+
+/// A shard that is alone, or three.
+struct Rig {
+    hosts: Vec<Host>,
+    shards: Vec<Shard>,
+}
+
+impl Rig {
+    fn alone(files: &Files) -> Self {
+        let shard = Shard::new(&alone(files));
+        let hosts = vec![shard.start()];
+        let shards = vec![shard];
+        Self { hosts, shards }
+    }
+
+    fn of_three(part: u8, files: &Files) -> Self {
+        let Cluster { hosts, shards } = Cluster::start(part, SHARDS, SHARDS.into(), files);
+        Self { hosts, shards }
+    }
+
+    /// Publishes content at shard 0 only: the others' volumes are late for ever.
+    fn publish(&mut self, files: &Files) {
+        let files = if self.shards.len() == 1 {
+            alone(files)
+        } else {
+            files.clone()
+        };
+        let config = &mut self.shards[0].config;
+        config.publish(&files).expect("published");
+    }
+
+    fn rollout(&self) -> Value {
+        self.hosts[0].status()["rollout"].clone()
+    }
+
+    /// Waits until a step is watched, in all shards.
+    fn wait_for_step(&self, percent: f64) -> Value {
+        self.hosts[0].wait_for_status("the step", |status| {
+            let watch = &status["rollout"]["watch"];
+            watch["percent"].as_f64() == Some(percent)
+                && watch["waits_for_shards"]
+                    .as_array()
+                    .is_some_and(Vec::is_empty)
+        })
+    }
+
+    /// Waits until all shards serve this label with all partitions.
+    fn wait_for(&self, label: &str) {
+        for host in &self.hosts {
+            host.wait_until("the label", |host| {
+                let response = host.client().get("/label").expect("an answer");
+                response.text() == label && host.status()["candidate"].is_null()
+            });
+        }
+    }
+
+    /// Waits until all shards went back from this label to another one; why, and how long it took.
+    fn wait_for_the_way_back(&self, to: &str) -> String {
+        let status = self.hosts[0].wait_for_status("the way back", |status| {
+            let rollout = &status["rollout"];
+            !rollout["went_back"].is_null() && rollout["held"].is_string()
+        });
+        self.wait_for(to);
+        let back = &status["rollout"]["went_back"];
+        assert!(back["failed"].is_null(), "{back}");
+        back["why"].as_str().expect("a text").to_owned()
+    }
+
+    /// Has clients ask for all keys through all shards while something is done.
+    fn under_load<T>(&mut self, seen: &Seen, meanwhile: impl FnOnce(&mut Self) -> T) -> (u64, T) {
+        let addresses: Vec<_> = self.hosts.iter().map(|host| host.address).collect();
+        let request = |clients: &mut [Client], worker: usize, number: u64| {
+            // Each worker has keys of its own, so that it sees the order of their answers.
+            let workers = WORKERS as u64;
+            let key = number % (KEYS / workers) * workers + worker as u64;
+            let through = usize::try_from(number).expect("few requests") % clients.len();
+            seen.ask(&mut clients[through], key, number.is_multiple_of(3));
+        };
+        under_load_through(&addresses, WORKERS, request, |_| meanwhile(self))
+    }
+
+    /// Waits until clients have asked for all keys.
+    fn ask_for_all(&self, seen: &Seen) {
+        let before = seen.asked.load(Ordering::Relaxed);
+        self.hosts[0].wait_until("all keys", |_| {
+            seen.asked.load(Ordering::Relaxed) > before + 2 * KEYS
+        });
+    }
+
+    fn kill_and_start(&mut self, shard: usize) {
+        let host = self.hosts.remove(shard);
+        host.kill();
+        self.hosts.insert(shard, self.shards[shard].start());
+    }
+
+    fn order(&self, arguments: &[&str]) -> Output {
+        order(&self.hosts[0], arguments)
+    }
+
+    /// An order that is obeyed; what is said.
+    fn obeys(&self, arguments: &[&str]) -> String {
+        let output = self.order(arguments);
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).expect("text")
+    }
+
+    /// An order that is not; the exit code, and why.
+    fn refuses(&self, arguments: &[&str]) -> (Option<i32>, String) {
+        refuses(&self.hosts[0], arguments)
+    }
+}
+
+/// The same content without a cluster's table, for a shard that is alone.
+fn alone(files: &Files) -> Files {
+    let mut files = files.clone();
+    if let Some(toml) = files.get_mut("ostrakon.toml") {
+        let text = String::from_utf8(std::mem::take(toml)).expect("text");
+        let shards = format!("shards = {SHARDS}");
+        *toml = text.replace(&shards, "shards = 1").into_bytes();
+    }
+    files
+}
+
+fn order(host: &Host, arguments: &[&str]) -> Output {
+    Command::new(binary())
+        .arg("rollout")
+        .args(arguments)
+        .args(["--admin", &host.admin.to_string()])
+        .output()
+        .expect("the command runs")
+}
+
+fn refuses(host: &Host, arguments: &[&str]) -> (Option<i32>, String) {
+    let output = order(host, arguments);
+    assert!(!output.status.success(), "{arguments:?}: {output:?}");
+    (
+        output.status.code(),
+        String::from_utf8(output.stderr).expect("text"),
+    )
+}
+
+fn goes_step_by_step(mut rig: Rig) {
+    rig.wait_for("one");
+    let seen = Seen::default();
+    let (requests, shares) = rig.under_load(&seen, |rig| {
+        rig.publish(&with("two", "", QUICK));
+        let shares = [10.0, 50.0].map(|percent| {
+            rig.wait_for_step(percent);
+            rig.ask_for_all(&seen);
+            seen.of("two")
+        });
+        rig.wait_for("two");
+        rig.ask_for_all(&seen);
+        shares
+    });
+    let keys = usize::try_from(KEYS).expect("few");
+    assert!(
+        (keys / 50..keys / 4).contains(&shares[0]) && (keys / 3..keys * 3 / 4).contains(&shares[1]),
+        "{shares:?}"
+    );
+    let all = seen.of("two");
+    assert_eq!(seen.of("one"), 0);
+    println!(
+        "{requests} requests while {} shards went over in 3 steps, 0 failed; {shares:?} of {all} partitions in the first two",
+        rig.hosts.len()
+    );
+}
+
+#[test]
+fn partitions_go_over_step_by_step_and_none_comes_back() {
+    goes_step_by_step(Rig::of_three(150, &with("one", "", "")));
+}
+
+#[test]
+fn a_shard_that_is_alone_goes_step_by_step() {
+    goes_step_by_step(Rig::alone(&with("one", "", "")));
+}
+
+/// What serves a part of the partitions, and fails for one of 200 requests, or is slow.
+fn goes_back(mut rig: Rig, misbehave: &str, why: &str) {
+    rig.wait_for("one");
+    let seen = Seen::failing();
+    let (requests, (told, took)) = rig.under_load(&seen, |rig| {
+        // What it is compared with.
+        rig.ask_for_all(&seen);
+        rig.publish(&with("two", misbehave, SLOW));
+        let began = Instant::now();
+        let told = rig.wait_for_the_way_back("one");
+        let took = began.elapsed();
+        rig.ask_for_all(&seen);
+        (told, took)
+    });
+    assert!(told.contains(why), "{told}");
+    assert_eq!(seen.of("two"), 0, "all partitions came back");
+    // It does not go live again by itself.
+    let status = rig.hosts[0].status();
+    assert!(status["rollout"]["watch"].is_null(), "{status}");
+    assert_eq!(
+        rig.hosts[0].metric("ostrakon_rollout_went_back_total{by=\"itself\"}"),
+        1
+    );
+    println!(
+        "{misbehave}: {told}; {} of {requests} requests through {} shards failed in {took:?}",
+        seen.failed.load(Ordering::Relaxed),
+        rig.hosts.len()
+    );
+    // The ConfigMap changes.
+    rig.publish(&with("three", "", "bake = '0s'"));
+    rig.wait_for("three");
+}
+
+#[test]
+fn what_fails_for_one_of_200_requests_goes_back_from_its_first_step() {
+    let rig = Rig::of_three(151, &with("one", "", ""));
+    goes_back(rig, "trap-each=200", "mostly traps");
+}
+
+#[test]
+fn what_is_three_times_as_slow_goes_back_from_its_first_step() {
+    let rig = Rig::of_three(152, &with("one", "", ""));
+    goes_back(rig, "turns=1000000", "the median of its ");
+}
+
+#[test]
+fn a_shard_that_is_alone_goes_back_by_itself() {
+    let rig = Rig::alone(&with("one", "", ""));
+    goes_back(rig, "status=500", "mostly statuses of 500 and above");
+}
+
+/// What serves all partitions at once, and fails, is gone back from.
+fn is_watched_afterwards(mut rig: Rig) {
+    rig.wait_for("one");
+    let seen = Seen::failing();
+    let (requests, told) = rig.under_load(&seen, |rig| {
+        rig.ask_for_all(&seen);
+        rig.publish(&with("two", "trap-each=10", ""));
+        let told = rig.wait_for_the_way_back("one");
+        rig.ask_for_all(&seen);
+        told
+    });
+    assert!(told.contains("mostly traps"), "{told}");
+    assert_eq!(seen.of("two"), 0);
+    println!(
+        "{told}; {} of {requests} requests failed",
+        seen.failed.load(Ordering::Relaxed)
+    );
+    // Two failures in a generation that was gone back to do not count against it.
+    rig.publish(&with("three", "", ""));
+    rig.wait_for("three");
+    let watch = &rig.rollout()["watch"];
+    assert!(watch.is_null() || watch["percent"] == 100.0, "{watch}");
+}
+
+#[test]
+fn what_fails_after_it_went_live_is_gone_back_from() {
+    is_watched_afterwards(Rig::of_three(153, &with("one", "", "")));
+}
+
+#[test]
+fn what_fails_after_it_went_live_is_gone_back_from_in_a_shard_that_is_alone() {
+    is_watched_afterwards(Rig::alone(&with("one", "", "")));
+}
+
+/// What fails as often as the generation before it is no worse.
+#[test]
+fn as_many_failures_as_before_are_not_held_against_a_generation() {
+    let mut rig = Rig::alone(&with("one", "trap-each=20", "bake = '0s'"));
+    rig.wait_for("one");
+    let seen = Seen::failing();
+    let (requests, ()) = rig.under_load(&seen, |rig| {
+        for _ in 0..5 {
+            rig.ask_for_all(&seen);
+        }
+        rig.publish(&with("two", "trap-each=20", QUICK));
+        rig.wait_for("two");
+        rig.ask_for_all(&seen);
+        rig.hosts[0].wait_for_status("the end", |status| status["rollout"]["watch"].is_null());
+    });
+    assert!(rig.rollout()["went_back"].is_null(), "{}", rig.rollout());
+    let failed = seen.failed.load(Ordering::Relaxed);
+    assert!(failed > requests / 40, "{failed} of {requests}");
+    println!("{failed} of {requests} requests failed, before and after");
+}
+
+fn obeys_operators(mut rig: Rig) {
+    rig.wait_for("one");
+    let (code, why) = rig.refuses(&["pause"]);
+    assert_eq!(code, Some(69), "{why}");
+    assert!(
+        why.contains("no generation is in its steps, or watched"),
+        "{why}"
+    );
+    rig.publish(&with("two", "", SLOW));
+    rig.wait_for_step(20.0);
+    let shown = rig.obeys(&["status"]);
+    assert!(
+        shown.contains("generation 2 (") && shown.contains("serves 20% of the partitions"),
+        "{shown}"
+    );
+    if let Some(other) = rig.hosts.get(1) {
+        let (_, why) = refuses(other, &["promote"]);
+        assert!(why.contains("ask that one"), "{why}");
+    }
+    rig.obeys(&["pause"]);
+    let paused = |status: &Value| status["rollout"]["watch"]["paused"] == true;
+    rig.hosts[0].wait_for_status("the pause", paused);
+    assert_eq!(rig.hosts[0].metric("ostrakon_rollout_paused"), 1);
+    let (_, why) = rig.refuses(&["pause"]);
+    assert!(why.contains("it is paused already"), "{why}");
+    // A pause outlives the process.
+    rig.kill_and_start(0);
+    rig.hosts[0].wait_for_status("the pause", paused);
+    rig.obeys(&["resume"]);
+    rig.hosts[0].wait_for_status("its end", |status| !paused(status));
+    rig.obeys(&["promote"]);
+    rig.wait_for_step(60.0);
+    let rejected = rig.order(&["promote", "--fully"]);
+    assert_eq!(rejected.status.code(), Some(64), "{rejected:?}");
+    rig.obeys(&["promote", "--full"]);
+    rig.wait_for("two");
+    let watch = rig.wait_for_step(100.0);
+    assert_eq!(watch["rollout"]["watch"]["generation"], 2);
+    let (_, why) = rig.refuses(&["pause"]);
+    assert!(why.contains("serves all partitions"), "{why}");
+    rig.obeys(&["promote"]);
+    rig.hosts[0].wait_for_status("the end", |status| status["rollout"]["watch"].is_null());
+
+    rig.publish(&with("three", "", SLOW));
+    rig.wait_for_step(20.0);
+    rig.obeys(&["abort"]);
+    rig.wait_for_the_way_back("two");
+    let shown = rig.obeys(&["status"]);
+    assert!(
+        shown.contains("went back from generation 3") && shown.contains("an operator ended it"),
+        "{shown}"
+    );
+    assert_eq!(
+        rig.hosts[0].metric("ostrakon_rollout_went_back_total{by=\"operator\"}"),
+        1
+    );
+    // Aborted while it is watched.
+    rig.publish(&with("four", "", "bake = '1h'"));
+    rig.wait_for("four");
+    rig.wait_for_step(100.0);
+    rig.obeys(&["abort"]);
+    rig.wait_for_the_way_back("two");
+}
+
+#[test]
+fn operators_pause_promote_and_abort() {
+    obeys_operators(Rig::of_three(154, &with("one", "", "")));
+}
+
+#[test]
+fn operators_pause_promote_and_abort_in_a_shard_that_is_alone() {
+    obeys_operators(Rig::alone(&with("one", "", "")));
+}
+
+/// For a pipeline: it waits for the end, and says how it ended.
+#[test]
+fn the_command_waits_for_the_end_and_tells_it() {
+    let mut rig = Rig::alone(&with("one", "", ""));
+    rig.wait_for("one");
+    rig.publish(&with("two", "", "steps = ['20%', '100%']\nbake = '1s'"));
+    rig.wait_for_step(20.0);
+    let said = rig.order(&["status", "--wait"]);
+    assert!(said.status.success(), "{said:?}");
+    let lines = String::from_utf8(said.stderr).expect("text");
+    assert!(
+        lines.contains("serves 20% of the partitions")
+            && lines.contains("serves all partitions, and is watched"),
+        "{lines}"
+    );
+    let seen = Seen::failing();
+    let (_, said) = rig.under_load(&seen, |rig| {
+        rig.ask_for_all(&seen);
+        rig.publish(&with("three", "trap-each=400", SLOW));
+        rig.wait_for_step(20.0);
+        rig.order(&["status", "--wait"])
+    });
+    assert_eq!(said.status.code(), Some(64), "{said:?}");
+    let why = String::from_utf8(said.stderr).expect("text");
+    assert!(
+        why.contains("all shards went back from generation 3: "),
+        "{why}"
+    );
+}
+
+/// Kills each shard in the middle of a trial: what it served, it serves again.
+fn survives(mut rig: Rig) {
+    rig.wait_for("one");
+    rig.publish(&with("two", "", SLOW));
+    rig.wait_for_step(20.0);
+    let mut shares = Vec::new();
+    let seen = Seen::default();
+    let ask_all = |rig: &Rig, seen: &Seen| {
+        let mut client = rig.hosts[0].client();
+        (0..KEYS).for_each(|key| seen.ask(&mut client, key, key % 3 == 0));
+        seen.of("two")
+    };
+    shares.push(ask_all(&rig, &seen));
+    for shard in 0..rig.hosts.len() {
+        rig.kill_and_start(shard);
+        shares.push(ask_all(&rig, &seen));
+        // It is the same trial.
+        let status = rig.wait_for_step(20.0);
+        assert_eq!(status["rollout"]["watch"]["generation"], 2, "{status}");
+        shares.push(ask_all(&rig, &seen));
+    }
+    let first = shares[0];
+    assert!(
+        first > 0 && shares.iter().all(|share| *share == first),
+        "{shares:?}"
+    );
+    // Without a volume that can be read.
+    fs::remove_file(rig.shards[0].config.directory().join("..data")).expect("removed");
+    rig.kill_and_start(0);
+    shares.push(ask_all(&rig, &seen));
+    assert!(shares.iter().all(|share| *share == first), "{shares:?}");
+    rig.publish(&with("two", "", SLOW));
+    rig.wait_for_step(20.0);
+    rig.obeys(&["promote", "--full"]);
+    rig.wait_for("two");
+    ask_all(&rig, &seen);
+    assert_eq!(seen.of("one"), 0);
+}
+
+#[test]
+fn a_trial_survives_the_death_of_each_shard() {
+    survives(Rig::of_three(155, &with("one", "", "")));
+}
+
+#[test]
+fn a_trial_survives_the_death_of_a_shard_that_is_alone() {
+    survives(Rig::alone(&with("one", "", "")));
+}
+
+fn other_content_ends_it(mut rig: Rig) {
+    rig.wait_for("one");
+    let seen = Seen::default();
+    let (requests, ()) = rig.under_load(&seen, |rig| {
+        rig.publish(&with("two", "", SLOW));
+        rig.wait_for_step(20.0);
+        rig.ask_for_all(&seen);
+        assert!(seen.of("two") > 0);
+        // Another candidate has steps of its own.
+        rig.publish(&with("three", "", SLOW));
+        rig.hosts[0].wait_for_status("the other", |status| {
+            let watch = &status["rollout"]["watch"];
+            watch["percent"] == 20.0 && watch["generation"] == 4
+        });
+        rig.wait_for_step(20.0);
+        rig.ask_for_all(&seen);
+        assert_eq!(seen.of("two"), 0);
+        assert!(seen.of("three") > 0 && seen.of("one") > 0);
+        // What is of no use ends it, too.
+        let mut broken = with("four", "", SLOW);
+        broken.insert(
+            "ostrakon.toml".to_owned(),
+            b"[rollout]\nsteps = ['1%']".to_vec(),
+        );
+        rig.publish(&broken);
+        let status = rig.hosts[0].wait_for_status("the refusal", |status| {
+            !status["refused"].is_null() && status["rollout"]["watch"].is_null()
+        });
+        let reason = status["refused"]["reason"].as_str().expect("a text");
+        assert!(reason.contains("the last step is \"100%\""), "{reason}");
+        rig.ask_for_all(&seen);
+        assert_eq!((seen.of("three"), seen.of("two")), (0, 0));
+        // What was live before, shown again, ends a trial and is not held.
+        rig.publish(&with("five", "", SLOW));
+        rig.wait_for_step(20.0);
+        rig.publish(&with("one", "", ""));
+        rig.hosts[0].wait_for_status("the end", |status| status["rollout"]["watch"].is_null());
+        rig.wait_for("one");
+        rig.ask_for_all(&seen);
+        assert_eq!(seen.of("five"), 0);
+        assert!(rig.rollout()["held"].is_null());
+        // Two operators: one goes back while another one's roll-out is on its way.
+        rig.publish(&with("six", "", SLOW));
+        rig.wait_for_step(20.0);
+        rig.publish(&with("seven", "", "bake = '0s'"));
+        rig.wait_for("seven");
+    });
+    println!("{requests} requests while a candidate changed in its steps, 0 failed");
+}
+
+#[test]
+fn other_content_in_the_volume_ends_a_trial() {
+    other_content_ends_it(Rig::of_three(156, &with("one", "", "")));
+}
+
+#[test]
+fn other_content_in_the_volume_ends_a_trial_in_a_shard_that_is_alone() {
+    other_content_ends_it(Rig::alone(&with("one", "", "")));
+}
+
+#[test]
+fn partitions_that_are_named_come_first() {
+    let mut rig = Rig::of_three(157, &with("one", "", ""));
+    rig.wait_for("one");
+    rig.publish(&with("two", "", "first = ['key-1', 'own/']\nbake = '1h'"));
+    rig.wait_for_step(0.0);
+    let shown = rig.obeys(&["status"]);
+    assert!(
+        shown.contains("serves the partitions that begin with \"key-1\", \"own/\""),
+        "{shown}"
+    );
+    let seen = Seen::default();
+    let mut client = rig.hosts[1].client();
+    (0..KEYS).for_each(|key| seen.ask(&mut client, key, false));
+    let last = seen.last.lock().expect("no holder panics").clone();
+    for (key, (_, label)) in last {
+        let wanted = if key.to_string().starts_with('1') {
+            "two"
+        } else {
+            "one"
+        };
+        assert_eq!(label, wanted, "key-{key}");
+    }
+    rig.obeys(&["promote"]);
+    rig.wait_for("two");
+}
+
+#[test]
+fn a_guest_of_another_schema_has_no_steps() {
+    let mut rig = Rig::alone(&with("one", "", ""));
+    rig.wait_for("one");
+    rig.publish(&with("two", "schema=2", SLOW));
+    let status = rig.hosts[0].wait_for_status("the refusal", |status| !status["refused"].is_null());
+    let reason = status["refused"]["reason"].as_str().expect("a text");
+    assert!(
+        reason.contains("two schemas cannot share the data")
+            && reason.contains("leave rollout.steps"),
+        "{reason}"
+    );
+    rig.wait_for("one");
+    rig.publish(&with("two", "schema=2", ""));
+    rig.wait_for("two");
+    // It does worse, and there is no way back across a schema.
+    rig.wait_for_step(100.0);
+    let (_, why) = rig.refuses(&["abort"]);
+    assert!(why.contains("the data has schema 2"), "{why}");
+    rig.wait_for("two");
+}
+
+#[test]
+fn a_step_waits_for_requests_that_nobody_sends_and_says_so() {
+    let mut rig = Rig::alone(&with("one", "", ""));
+    rig.wait_for("one");
+    let rollout = "steps = ['50%', '100%']\nbake = '1s'\nrequests = 1000000000";
+    rig.publish(&with("two", "", rollout));
+    rig.hosts[0].wait_for_status("the time", |status| {
+        let watch = &status["rollout"]["watch"];
+        watch["waits_s"] == 0.0 && watch["waits_requests"] == 1_000_000_000
+    });
+    let shown = rig.obeys(&["status"]);
+    assert!(
+        shown.contains("waits for 1000000000 more requests"),
+        "{shown}"
+    );
+    rig.obeys(&["promote"]);
+    rig.wait_for("two");
+}
+
+#[test]
+fn a_volume_that_flaps_fails_no_request() {
+    let mut rig = Rig::of_three(158, &with("one", "", ""));
+    rig.wait_for("one");
+    let seen = Seen::default();
+    let (requests, ()) = rig.under_load(&seen, |rig| {
+        for turn in 0..30 {
+            rig.publish(&with(&format!("{}", turn % 3), "", SLOW));
+            std::thread::sleep(Duration::from_millis(300));
+        }
+        rig.publish(&with("last", "", "bake = '0s'"));
+        rig.wait_for("last");
+        rig.ask_for_all(&seen);
+    });
+    assert_eq!(
+        seen.of("last"),
+        seen.last.lock().expect("no holder panics").len()
+    );
+    println!("{requests} requests while the volume changed 31 times, 0 failed");
+}
