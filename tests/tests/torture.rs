@@ -43,13 +43,18 @@ const CHANGES: [(u32, &str, u8); 8] = [
     (3, "modulo", 1),
 ];
 
+/// Each generation serves some partitions before all of them, whatever happens meanwhile. On a busy
+/// machine deadlines are missed.
+const STEPS: &str =
+    "[rollout]\nsteps = ['20%', '60%', '100%']\nbake = '300ms'\nfailures = '50%'\nslower = 1000\n";
+
 /// The key/value guest with a mark: a different component that behaves the same.
 fn kv(sharding: &str, mark: u8) -> Files {
     const CUSTOM: [u8; 8] = [0, 6, 4, b'm', b'a', b'r', b'k', 0];
     let mut component = guest("kv");
     component.extend_from_slice(&CUSTOM[..7]);
     component.push(mark);
-    config(&component, &[("sharding", sharding)])
+    config(&component, &[("sharding", sharding), ("ostrakon.toml", STEPS)])
 }
 
 /// The number of a sharding, as the guest's description gives it.
@@ -198,13 +203,39 @@ fn with_fillers(address: SocketAddr, each: impl Fn(&mut Client, &str) + Sync) {
     });
 }
 
+/// What happened during a change.
+struct Changed {
+    kills: u64,
+    /// How many of the kills hit the coordinator.
+    of_coordinator: u64,
+    /// Whether a generation was gone back from before.
+    aborted: bool,
+}
+
+/// Has a generation serve some partitions, and goes back from it.
+fn abort_one(set: &StatefulSet, sharding: &str, mark: u8) -> bool {
+    set.publish(&kv(sharding, mark));
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while Instant::now() < deadline {
+        let status = set.status(0).unwrap_or_default();
+        if status["rollout"]["watch"]["percent"].as_f64() < Some(100.0) {
+            let aborted = set.admin(0, "POST", "/rollout/abort");
+            if aborted.is_ok_and(|answer| answer.status == 200) {
+                return true;
+            }
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    false
+}
+
 /// Makes a change, kills `KILLS_EACH` processes meanwhile, and waits until the change is complete.
-/// Returns the number of kills, and how many of them hit the coordinator.
 fn change(
     set: &StatefulSet,
     random: &mut Random,
     (shards, sharding, mark): (u32, &str, u8),
-) -> (u64, u64) {
+) -> Changed {
+    let aborted = abort_one(set, sharding, mark + 100);
     set.publish(&kv(sharding, mark));
     set.begin_scale(shards);
     let (mut kills, mut of_coordinator) = (0, 0);
@@ -224,7 +255,11 @@ fn change(
             && topology["shards"] == shards
             && topology["sharding"] == version(sharding);
         if is_made {
-            return (kills, of_coordinator);
+            return Changed {
+                kills,
+                of_coordinator,
+                aborted,
+            };
         }
         assert!(
             Instant::now() < deadline,
@@ -295,7 +330,7 @@ fn kills_and_changes_without_end_lose_nothing() {
         unknown: AtomicU64::new(0),
         not_run: AtomicU64::new(0),
     };
-    let (mut kills, mut of_coordinator) = (0, 0);
+    let (mut kills, mut of_coordinator, mut aborted) = (0, 0, 0);
     let mut histories: BTreeMap<u64, Vec<Operation>> = BTreeMap::new();
     thread::scope(|scope| {
         let running: Vec<_> = (0..CLIENTS)
@@ -310,9 +345,10 @@ fn kills_and_changes_without_end_lose_nothing() {
             let _end = End(&clients.ended);
             for _ in 0..rounds {
                 for wanted in CHANGES {
-                    let (killed, coordinator) = change(&set, &mut random, wanted);
-                    kills += killed;
-                    of_coordinator += coordinator;
+                    let changed = change(&set, &mut random, wanted);
+                    kills += changed.kills;
+                    of_coordinator += changed.of_coordinator;
+                    aborted += u64::from(changed.aborted);
                 }
             }
             while clients.done.load(Ordering::Relaxed) < rounds * OPERATIONS {
@@ -359,8 +395,9 @@ fn kills_and_changes_without_end_lose_nothing() {
     let done = clients.done.into_inner();
     assert!(done >= rounds * OPERATIONS && kills >= rounds * KILLS);
     assert!(of_coordinator > 0, "the coordinator was never killed");
+    assert!(aborted > 0, "no generation was gone back from");
     println!(
-        "{done} operations over {kills} kills, {of_coordinator} of the coordinator, and {} changes: \
+        "{done} operations over {kills} kills, {of_coordinator} of the coordinator, and {} changes in steps, {aborted} generations gone back from: \
          all histories of {} keys linearizable; {} requests with an unknown outcome, {} not run; \
          {} partitions, each in one shard",
         rounds * CHANGES.len() as u64,

@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+use ostrakon_contract::contract::Target;
+
+use super::super::Cluster;
 use super::clock;
 use super::ground::MAX_SHARDS;
 use super::history::{Ask, KEYS, LASTING, Told};
@@ -83,12 +86,30 @@ impl World<'_> {
             process.life.clone(),
             process.writer.clone(),
         );
+        let cluster = process.cluster();
         process.spawn(async move {
+            let release = || cluster.as_ref().and_then(Cluster::serves_by);
+            let before = release();
             let answer = service.answer(Arc::new(ask.request())).await;
             if !life.deed() {
                 return;
             }
-            let told = ask.told(&answer);
+            let mut told = ask.told(&answer);
+            if let (Some(release), Some(key), Some(generation), Some(route)) =
+                (before, ask.key(), answer.generation, &answer.route)
+                && before == cluster.as_ref().and_then(Cluster::serves_by)
+                && answer.shard == shard
+                && matches!(route.target, Target::Partition(_))
+            {
+                let trial = release.trial.filter(|trial| trial.has(key.as_bytes()));
+                let allowed = trial.map_or(release.live, |trial| trial.candidate);
+                if trial.is_some() {
+                    saw("a generation that is tried answered");
+                }
+                if generation != allowed.number {
+                    told = Told::Wrong(format!("by generation {generation}: {release:?}"));
+                }
+            }
             if answer.shard != shard {
                 saw("a request was forwarded");
             }

@@ -16,6 +16,8 @@ use ostrakon_volumes::secrets::Secrets;
 use ostrakon_volumes::volume::Files;
 use tempfile::TempDir;
 
+use super::super::Way;
+
 /// The most shards of a generation.
 pub(super) const MAX_SHARDS: u32 = 5;
 
@@ -140,6 +142,15 @@ impl Generation {
             guest: Arc::clone(&self.guest),
             digest: self.files.digest(),
             component: self.component,
+        }
+    }
+
+    /// How it goes live, by these shares of the partitions before all of them.
+    pub(super) fn way(&self, steps: Vec<u32>) -> Way {
+        Way {
+            barrier: None,
+            steps,
+            guest: Some(Arc::clone(&self.guest)),
         }
     }
 

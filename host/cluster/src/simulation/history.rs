@@ -82,6 +82,14 @@ impl Ask {
         }
     }
 
+    /// The key that it is about, if it is about one.
+    pub(super) fn key(self) -> Option<String> {
+        match self {
+            Self::Put(at, _) | Self::Get(at) | Self::Delete(at) => Some(key(at)),
+            Self::List => None,
+        }
+    }
+
     /// The meaning of an answer for the client that asked this.
     pub(super) fn told(self, answer: &Answer) -> Told {
         let reply = match &answer.reply {

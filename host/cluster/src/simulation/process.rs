@@ -22,7 +22,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
 use tokio::time::{advance, timeout};
 
-use super::super::{Agreed, Cluster, Guests, Options, Way};
+use super::super::{Agreed, Cluster, Guests, Options};
 use super::clock::{self, Zero};
 use super::disk::Disk;
 use super::ground::{Generation, Generations, Ground};
@@ -146,6 +146,11 @@ impl Process {
             guests,
             metrics,
             mistake: start.mistake,
+            seed: start.seed,
+            steps: match start.seed % 2 {
+                0 => Vec::new(),
+                _ => vec![200_000, 600_000],
+            },
             serving: Arc::clone(&serving),
         };
         let (volume, shows) = watch::channel(Ok(start.generation.files.clone()));
@@ -234,6 +239,11 @@ impl Process {
         });
     }
 
+    /// Its part among others, once it has one.
+    pub(super) fn cluster(&self) -> Option<Cluster> {
+        Some(self.serving.get()?.cluster.clone())
+    }
+
     /// Why the process must not go on, if that is so.
     pub(super) fn stopped(&self) -> Option<Stopped> {
         *self.serving.get()?.cluster.stopped().borrow()
@@ -257,6 +267,9 @@ struct Wired {
     guests: Guests,
     metrics: Arc<Metrics>,
     mistake: Option<Mistake>,
+    seed: u64,
+    /// The shares of the partitions by which a generation goes live, in half of all seeds.
+    steps: Vec<u32>,
     serving: Arc<OnceLock<Serving>>,
 }
 
@@ -318,8 +331,10 @@ impl Wired {
             generations: self.generations,
             kept,
             shown,
+            steps: self.steps,
         };
         tokio::spawn(swapping.run(served));
+        tokio::spawn(bake(cluster.clone(), life.clone(), self.seed));
         let others: Arc<dyn Others> = match self.mistake {
             Some(Mistake::RepeatsWrites) => Arc::new(Repeating(cluster.clone())),
             _ => Arc::new(cluster.clone()),
@@ -337,6 +352,30 @@ impl Wired {
             shard,
         };
         cluster.run(listener, service, down).await;
+    }
+}
+
+/// Watches each step of a trial for some time, if this is the coordinator.
+async fn bake(cluster: Cluster, life: Life, seed: u64) {
+    for turn in 0_u64.. {
+        clock::wait(random::of(seed, &[life.number(), turn, 9]) % 800).await;
+        if life.is_over() {
+            return;
+        }
+        let Some(release) = cluster.serves_by() else {
+            continue;
+        };
+        has_one_content(&release);
+        if let Some(trial) = release.trial {
+            let tried = Release {
+                live: trial.candidate,
+                ..release
+            };
+            has_one_content(&tried);
+            if cluster.is_coordinator() {
+                cluster.was_watched(trial.turn, false);
+            }
+        }
     }
 }
 
@@ -388,6 +427,7 @@ struct Swapping {
     generations: Generations,
     kept: Kept,
     shown: watch::Receiver<Observation>,
+    steps: Vec<u32>,
 }
 
 impl Swapping {
@@ -403,10 +443,16 @@ impl Swapping {
             } else if let Some(files) = next.take() {
                 self.cluster.begins(&files);
                 let mut shown = self.shown.clone();
+                let generation = self.generations.of_digest(files.digest());
+                let generation = generation.expect("only these generations are shown");
+                if !self.steps.is_empty() {
+                    self.kept.keep(&files).expect("the generation can be kept");
+                }
+                let way = generation.way(self.steps.clone());
                 tokio::select! {
                     biased;
                     Ok(()) = shown.changed() => {}
-                    agreed = self.cluster.agree(files.digest(), Way::default()) => {
+                    agreed = self.cluster.agree(files.digest(), way) => {
                         if let Ok(agreed) = agreed {
                             self.promote(&files, agreed).await;
                         }

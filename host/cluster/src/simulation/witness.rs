@@ -16,7 +16,7 @@ pub(super) type Counts = BTreeMap<&'static str, u64>;
 
 /// The events that must happen at least once in enough seeds. For those with a second text, the
 /// host logs that text.
-pub(super) const SOMETIMES: [(&str, Option<&str>); 22] = [
+pub(super) const SOMETIMES: [(&str, Option<&str>); 24] = [
     ("a request was forwarded", None),
     (
         "a request waited for its partition",
@@ -46,6 +46,11 @@ pub(super) const SOMETIMES: [(&str, Option<&str>); 22] = [
     ("a connection was reset", None),
     ("a stopped shard had handed its partitions over", None),
     ("a listing was answered in a change", None),
+    (
+        "a generation served a share of the partitions",
+        Some("a generation serves a share of the partitions"),
+    ),
+    ("a generation that is tried answered", None),
     ("a request was refused", None),
     ("an outcome was unknown", None),
 ];

@@ -82,6 +82,10 @@ kinds! {
     RolloutWaits: StatefulSet Warning Swap,
     /// No generation waits any longer.
     RolloutGoesOn: StatefulSet Normal Swap,
+    /// A generation serves a part of the partitions.
+    RolloutStep: StatefulSet Normal Swap,
+    /// All shards went back from a generation.
+    WentBack: StatefulSet Warning Swap,
 }
 
 /// The object that an Event concerns.

@@ -1,5 +1,6 @@
 //! Watching a new generation in all shards, and going back by itself where it does worse.
 
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
@@ -66,7 +67,7 @@ enum Stage {
 }
 
 /// All shards went back, or were made to.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct WentBack {
     /// The generation that failed.
     generation: u64,
@@ -77,6 +78,25 @@ pub(super) struct WentBack {
     unix_time: u64,
     /// Why that could not be done, if it could not.
     failed: Option<String>,
+}
+
+/// For an Event.
+impl fmt::Display for WentBack {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            generation, why, ..
+        } = self;
+        match &self.failed {
+            None => write!(
+                formatter,
+                "all shards went back from generation {generation}: {why}; what the ConfigMap shows does not go live before it has changed"
+            ),
+            Some(failed) => write!(
+                formatter,
+                "generation {generation} does worse: {why}; it cannot be gone back: {failed}"
+            ),
+        }
+    }
 }
 
 impl Stage {
@@ -348,7 +368,19 @@ impl Baking {
         });
     }
 
-    /// The answer of `/rollout`.
+    /// Which generation is in its steps, and its share of the partitions, in millionths.
+    pub(super) fn step(&self) -> Option<(u64, u32)> {
+        let release = self.0.place.serves_by()?;
+        let trial = release.trial?;
+        Some((trial.candidate.number, trial.share))
+    }
+
+    /// The last time that all shards went back.
+    pub(super) fn went_back(&self) -> Option<WentBack> {
+        self.state().back.clone()
+    }
+
+    /// What is watched, and what was gone back from, for the status.
     pub(super) fn show(&self) -> Value {
         let state = self.state();
         let watch = state.watch.as_ref();

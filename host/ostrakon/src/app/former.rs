@@ -54,7 +54,10 @@ impl Former {
     pub(super) fn rollout(&self) -> Value {
         let mut shown = match &self.place {
             Place::Among(cluster) => json!(cluster.standing()),
-            Place::Alone(alone) => json!({ "held": alone.back(Back::held) }),
+            Place::Alone(alone) => json!({
+                "release": alone.serves_by().map(|release| release.live),
+                "held": alone.back(Back::held),
+            }),
         };
         if let (Some(shown), Value::Object(watched)) = (shown.as_object_mut(), self.baking.show()) {
             shown.extend(watched);

@@ -375,7 +375,7 @@ impl App {
                 history,
                 kept,
                 place,
-                baking,
+                baking: baking.clone(),
             },
             kubernetes: kubernetes.clone(),
             runtime: runtime::Handle::current(),
@@ -394,6 +394,7 @@ impl App {
                 writer: writer.clone(),
                 drain: drain.clone(),
                 cluster: among.clone(),
+                baking,
             }
             .start();
         }

@@ -280,7 +280,10 @@ impl Subject for Shard {
     }
 
     fn rollout(&self) -> Result<Value, NoAnswer> {
-        Ok(self.started_parts()?.former.rollout())
+        let parts = self.started_parts()?;
+        let mut rollout = parts.former.rollout();
+        rollout["refused"] = json!(parts.swap.borrow().refused);
+        Ok(rollout)
     }
 
     fn order(&self, order: Order) -> Result<Value, NoAnswer> {

@@ -49,6 +49,10 @@ struct StatusArguments {
     /// all shards went back from one meanwhile.
     #[arg(long)]
     wait: bool,
+    /// With `--wait`: the number of the generation that was live before. It is waited until a later one
+    /// is, or what the ConfigMap shows is refused.
+    #[arg(long, value_name = "N", requires = "wait")]
+    after: Option<u64>,
     #[command(flatten)]
     port: Port,
     /// Print the shard's JSON.
@@ -118,6 +122,8 @@ enum Error {
 /// The answer of `/rollout`.
 #[derive(Debug, Deserialize)]
 struct Standing {
+    release: Option<Generation>,
+    refused: Option<Refused>,
     candidate: Option<String>,
     #[serde(default)]
     shards: Vec<OfShard>,
@@ -125,6 +131,19 @@ struct Standing {
     held: Option<String>,
     watch: Option<Watch>,
     went_back: Option<WentBack>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Generation {
+    number: u64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Refused {
+    step: String,
+    reason: String,
+    unix_time: u64,
+    will_retry: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -206,8 +225,8 @@ fn not_a_rollout(error: serde_json::Error) -> Failure {
 impl StatusArguments {
     fn run(self) -> Result<(), Failure> {
         let mut told = String::new();
-        let mut went_back = None;
-        for turn in 0_u32.. {
+        let mut before = None;
+        loop {
             let question = Question::default();
             let body = self
                 .port
@@ -220,23 +239,15 @@ impl StatusArguments {
                     say(&standing.shown())
                 };
             }
-            let back = standing.went_back.as_ref().map(|back| back.unix_time);
-            if turn == 0 {
-                went_back = back;
+            // What had failed before does not count.
+            let failures = standing.failures();
+            let before = *before.get_or_insert(failures);
+            if let Some(error) = standing.failed(before) {
+                return Err(Failure::new(Exit::Usage, error));
             }
-            if let Some(back) = standing.went_back.as_ref().filter(|_| went_back != back) {
-                return Err(Failure::new(
-                    Exit::Usage,
-                    Error::WentBack {
-                        generation: back.generation,
-                        why: back.why.clone(),
-                    },
-                ));
-            }
-            if let Some(why) = standing.refused() {
-                return Err(Failure::new(Exit::Usage, Error::Refused(why)));
-            }
-            if standing.watch.is_none() && standing.candidate.is_none() {
+            let live = standing.release.as_ref().map(|live| live.number);
+            let is_later = self.after.is_none_or(|after| live > Some(after));
+            if standing.watch.is_none() && standing.candidate.is_none() && is_later {
                 return say(&standing.shown());
             }
             let line = standing.line();
@@ -246,13 +257,37 @@ impl StatusArguments {
             }
             thread::sleep(EVERY);
         }
-        Ok(())
     }
 }
 
 impl Standing {
-    /// Why a shard refuses what is to go live.
-    fn refused(&self) -> Option<String> {
+    /// When all shards went back last, and when shard 0 refused something last.
+    fn failures(&self) -> (Option<u64>, Option<u64>) {
+        (
+            self.went_back.as_ref().map(|back| back.unix_time),
+            self.refused.as_ref().map(|refused| refused.unix_time),
+        )
+    }
+
+    /// What has failed since `before`.
+    fn failed(&self, (went_back, refused): (Option<u64>, Option<u64>)) -> Option<Error> {
+        let is_new = |back: &&WentBack| went_back != Some(back.unix_time);
+        if let Some(back) = self.went_back.as_ref().filter(is_new) {
+            return Some(Error::WentBack {
+                generation: back.generation,
+                why: Printable(&back.why).to_string(),
+            });
+        }
+        let is_new = |it: &&Refused| refused != Some(it.unix_time) && !it.will_retry;
+        if let Some(refused) = self.refused.as_ref().filter(is_new) {
+            let reason = Printable(&refused.reason);
+            return Some(Error::Refused(format!("step {}: {reason}", refused.step)));
+        }
+        self.refused_by().map(Error::Refused)
+    }
+
+    /// Which shard refuses what is to go live, and why.
+    fn refused_by(&self) -> Option<String> {
         let mut shards = self.shards.iter();
         let refused = shards.find(|shard| shard.state == "refused")?;
         let reason = refused.reason.as_deref().unwrap_or("no reason given");
@@ -263,6 +298,7 @@ impl Standing {
     fn line(&self) -> String {
         match &self.watch {
             Some(watch) => watch.what(),
+            None if self.candidate.is_none() => "waits for what the ConfigMap shows".to_owned(),
             None => self.prepared().trim_end().to_owned(),
         }
     }
@@ -446,6 +482,6 @@ mod tests {
             standing.shown(),
             "content cccccccccccc is to go live: shard 1 is refused: no\n"
         );
-        assert_eq!(standing.refused().as_deref(), Some("shard 1: no"));
+        assert_eq!(standing.refused_by().as_deref(), Some("shard 1: no"));
     }
 }

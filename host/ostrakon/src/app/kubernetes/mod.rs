@@ -15,6 +15,7 @@ use ostrakon_shard::writer::Writer;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use super::baking::Baking;
 use crate::drain::Drain;
 
 /// How often the plan is checked for Events. The writer, which changes the plan, sends no
@@ -37,6 +38,7 @@ pub(super) struct Part {
     pub(super) drain: Drain,
     /// `None` where the shard is alone.
     pub(super) cluster: Option<Cluster>,
+    pub(super) baking: Baking,
 }
 
 impl Part {
@@ -46,6 +48,7 @@ impl Part {
         tokio::spawn(async move { telling.tell().await });
         if Ordinal(self.ordinal) == Ordinal::COORDINATOR {
             tokio::spawn(self.clone().see_plans());
+            tokio::spawn(self.clone().see_steps());
             if let Some(cluster) = self.cluster.clone() {
                 tokio::spawn(self.clone().see_missing(cluster.clone()));
                 tokio::spawn(self.clone().see_rollouts(cluster));
@@ -141,6 +144,33 @@ impl Part {
                     self.kubernetes.record(event);
                 }
                 before = now.map(|trouble| (trouble, Instant::now()));
+            }
+        }
+    }
+
+    async fn see_steps(self) {
+        let mut looks = interval(LOOK_EVERY);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut step, mut back) = (None, None);
+        loop {
+            looks.tick().await;
+            let (now, went) = (self.baking.step(), self.baking.went_back());
+            if let Some(now) = now.filter(|now| step.as_ref() != Some(now)) {
+                let (generation, share) = now;
+                let percent = f64::from(share) / 10_000.0;
+                self.kubernetes.record(Event {
+                    kind: Kind::RolloutStep,
+                    note: format!("generation {generation} serves {percent}% of the partitions"),
+                });
+                step = Some(now);
+            }
+            if went != back {
+                let note = went.as_ref().map(ToString::to_string);
+                if let Some(note) = note {
+                    let kind = Kind::WentBack;
+                    self.kubernetes.record(Event { kind, note });
+                }
+                back = went;
             }
         }
     }

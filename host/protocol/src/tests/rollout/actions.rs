@@ -107,7 +107,7 @@ impl Scenario {
             Action::Observe => self.observe(&mut world),
             Action::Next => self.next(&mut world),
             Action::GiveUp => self.give_up(&mut world),
-            Action::Watched => Self::watched(&mut world),
+            Action::Watched => self.watched(&mut world),
             Action::Fails => Self::fails(&mut world),
             Action::Ask(shard) => self.ask(&mut world, shard),
             Action::Deliver(message) => self.deliver(&mut world, &message),
@@ -145,13 +145,16 @@ impl Scenario {
         rollout.goes_by(self.steps.clone());
     }
 
-    /// The trial's step has been watched, in shards that all go by it.
-    fn watched(world: &mut World) {
+    /// The trial's step has been watched, in shards that all go by it. One that refuses what is live is
+    /// not waited for without end.
+    fn watched(&self, world: &mut World) {
         let World { nodes, .. } = world;
         let known = nodes[0].serving.known().copied();
         let watched = known.filter(|known| {
-            let mut nodes = nodes.iter();
-            nodes.all(|node| node.serving.serves() == Some(known))
+            let mut nodes = (0..).map(Ordinal).zip(nodes.iter());
+            nodes.all(|(shard, node)| {
+                node.serving.serves() == Some(known) || self.refuses(shard, known.live.digest)
+            })
         });
         if let Some(trial) = watched.and_then(|known| known.trial) {
             nodes[0].rollout.was_watched(trial.turn);
