@@ -106,7 +106,7 @@ fn data_of_a_later_version_is_refused_with_both_numbers_and_stays_as_it_is() {
         (
             with_row(&file, "generation", later),
             "what is stored of the live generation",
-            2,
+            3,
         ),
         (
             with_row(&file, "topology", later),

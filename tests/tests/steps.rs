@@ -582,6 +582,45 @@ fn other_content_in_the_volume_ends_a_trial_in_a_shard_that_is_alone() {
     other_content_ends_it(Rig::alone(&with("one", "", "")));
 }
 
+/// What was live before cannot read what the new generation writes.
+#[test]
+fn a_step_tells_whether_the_way_back_is_safe() {
+    let rehearses = format!("{SLOW}[rehearsal]\ntime = '60s'\nrequests = 50\nshare = '100%'\n");
+    let mut rig = Rig::alone(&with("one", "trap-on-who=two", ""));
+    rig.wait_for("one");
+    let seen = Seen::default();
+    let (requests, (safe, unsafe_)) = rig.under_load(&seen, |rig| {
+        let tries = |rig: &mut Rig, label: &str| {
+            rig.publish(&with(label, "", &rehearses));
+            rig.wait_for_step(20.0);
+            let status = rig.hosts[0].wait_for_status("the way back", |status| {
+                let outcome = &status["way_back"]["outcome"];
+                status["rollout"]["watch"]["generation"].is_u64()
+                    && (outcome == "passed" || outcome == "refused")
+            });
+            status["way_back"].clone()
+        };
+        let safe = tries(rig, "three");
+        rig.publish(&with("one", "trap-on-who=two", ""));
+        rig.wait_for("one");
+        rig.ask_for_all(&seen);
+        rig.publish(&with("two", "", &rehearses));
+        rig.wait_for_step(20.0);
+        let status = rig.hosts[0].wait_for_status("the way back", |status| {
+            status["way_back"]["outcome"] == "refused"
+        });
+        // It goes on, so that nothing fails.
+        rig.obeys(&["promote", "--full"]);
+        rig.wait_for("two");
+        (safe, status["way_back"].clone())
+    });
+    assert_eq!(safe["outcome"], "passed", "{safe}");
+    assert_eq!(unsafe_["failed"], 1, "{unsafe_}");
+    let log = rig.hosts[0].log();
+    assert!(log.contains("a way back would not be safe"), "{log}");
+    println!("{requests} requests, 0 failed; the way back: {unsafe_}");
+}
+
 #[test]
 fn partitions_that_are_named_come_first() {
     let mut rig = Rig::of_three(157, &with("one", "", ""));

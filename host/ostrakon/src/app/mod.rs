@@ -12,6 +12,7 @@ mod place;
 mod public;
 mod status;
 mod threads;
+mod way_back;
 
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -55,6 +56,7 @@ use phases::{
     unreadable, watch_public,
 };
 use place::Place;
+use way_back::WayBack;
 use public::Public;
 use status::{Parts, Shard};
 
@@ -358,6 +360,13 @@ impl App {
             options.keep_requests > 0,
         );
         tokio::spawn(baking.clone().run(drain.clone()));
+        let way_back = WayBack {
+            writer: writer.clone(),
+            metrics: Arc::clone(&metrics),
+            ordinal: options.ordinal,
+            directory: options.data_dir.clone(),
+        };
+        tokio::spawn(way_back.run(drain.clone()));
         let swap = controller.status();
         let parts = Parts {
             writer: writer.clone(),

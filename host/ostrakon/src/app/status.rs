@@ -115,6 +115,7 @@ struct Started {
     last_refused: Value,
     rollout: Value,
     rehearsal: Value,
+    way_back: Value,
     store: Value,
     writer: Value,
     topology: Value,
@@ -186,6 +187,7 @@ impl Shard {
             last_refused: json!(swap.last_refused),
             rollout: parts.former.rollout(),
             rehearsal: json!(parts.writer.stage().findings()),
+            way_back: json!(parts.writer.stage().way_back()),
             store: json!({
                 "bytes": bytes,
                 "entries": entries,

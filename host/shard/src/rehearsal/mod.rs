@@ -90,6 +90,22 @@ impl Stage {
         sampling.of().findings().judgement()
     }
 
+    /// Has the generation that was live before answer what one in its steps answers, on what that one
+    /// wrote: whether a way back would be safe. `None` if another rehearsal is under way. Dropping the
+    /// future ends it.
+    pub async fn rehearse_way_back(
+        &self,
+        former: Candidate,
+        tried: Arc<View>,
+        metrics: Arc<Metrics>,
+    ) -> Option<Findings> {
+        let sampling = self.begin_if_free(&former, &tried)?;
+        self.show_way_back(&sampling);
+        Self::run(&sampling, former, tried, metrics).await;
+        let findings = sampling.of().findings().clone();
+        Some(findings)
+    }
+
     /// As [`Stage::rehearse`], for content that does not go live. Returns what was found.
     ///
     /// # Errors
@@ -214,7 +230,7 @@ impl Rehearsing {
             live_us = findings.live_us,
             candidate_us = findings.candidate_us,
             migrate_ms = migrated.map(|migrated| migrated.took_ms),
-            "a new generation has rehearsed"
+            "a generation has rehearsed"
         );
     }
 

@@ -37,6 +37,8 @@ struct Inner {
     current: ArcSwapOption<Sampling>,
     /// The last one of content that is to go live.
     last: ArcSwapOption<Sampling>,
+    /// The last one of what was live before, on what a generation in its steps writes.
+    way_back: ArcSwapOption<Sampling>,
     /// The last requests, in development.
     last_requests: OnceLock<Last>,
 }
@@ -123,6 +125,17 @@ impl Sample {
     }
 }
 
+impl Taken {
+    /// The same, of a request that this generation answered.
+    #[must_use]
+    pub(crate) fn answered_by(mut self, digest: Digest) -> Self {
+        if let Self::Sample(sample) = &mut self {
+            sample.live = digest;
+        }
+        self
+    }
+}
+
 /// Ends the taking of samples when it is dropped.
 pub(super) struct Begun<'a> {
     stage: &'a Stage,
@@ -150,6 +163,17 @@ impl Stage {
     pub fn findings(&self) -> Option<Findings> {
         let last = self.0.last.load();
         Some(last.as_ref()?.findings().clone().measured())
+    }
+
+    /// What came out of the last rehearsal of a way back, or of the one under way.
+    pub fn way_back(&self) -> Option<Findings> {
+        let last = self.0.way_back.load();
+        Some(last.as_ref()?.findings().clone().measured())
+    }
+
+    /// Shows what comes out of the rehearsal of a way back.
+    pub(super) fn show_way_back(&self, begun: &Begun<'_>) {
+        self.0.way_back.store(Some(Arc::clone(&begun.sampling)));
     }
 
     /// Begins to take samples, unless a rehearsal is under way. What comes out is shown to nobody else:

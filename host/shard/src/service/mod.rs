@@ -426,6 +426,7 @@ impl Service {
             let (seen, read) = read.await;
             let generation = Some(seen.generation);
             if !matches!(read, Ok(Progress::Write(_) | Progress::NotHere(_))) {
+                let taken = taken.map(|taken| taken.answered_by(seen.digest));
                 self.may_rehearse(taken, read.as_ref().err());
             }
             let partition = match read {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ostrakon_base::digest::Digest;
 use ostrakon_contract::client::{Client, Turn};
 use ostrakon_contract::contract::{self, Access, Reply, Request, Route, Target};
 use ostrakon_contract::replies::Replies;
@@ -101,6 +102,7 @@ impl Service {
 pub(super) struct Seen {
     /// The generation that answered, or is to.
     pub generation: u64,
+    pub digest: Digest,
     /// By what that was decided, as [`Write::decided`](crate::writer::Write::decided) says.
     pub decided: (u64, u32),
     pub opening: u64,
@@ -111,6 +113,7 @@ impl Seen {
     fn of(view: &View) -> Self {
         Self {
             generation: view.generation,
+            digest: view.digest,
             decided: (view.generation, view.turn()),
             opening: view.snapshot.opening(),
             max_waiting: view.guest.settings().writer.max_waiting,
@@ -218,7 +221,8 @@ async fn other<'a>(
     let Some(view) = &tried.view else {
         return Ok(Other::IsNotPrepared);
     };
-    let live = std::mem::replace(&mut seen.generation, view.generation);
+    let live = (seen.generation, seen.digest);
+    (seen.generation, seen.digest) = (view.generation, view.digest);
     let mut lease = view.lease().await?;
     let route = lease.route(request, bound).await?;
     Ok(match &route.target {
@@ -226,7 +230,7 @@ async fn other<'a>(
             Other::Answers(lease, &view.counts, route)
         }
         _ => {
-            seen.generation = live;
+            (seen.generation, seen.digest) = live;
             Other::LeavesIt
         }
     })

@@ -21,7 +21,7 @@
 //! `needs=<secret>` and `migrate-needs=<secret>`, without which `check` and `migrate` fail, `trap-on-shard=<n>`, by
 //! which `handle` traps in that shard, `trap-on=<k>` and `migrate-trap-on=<k>`, by which `handle` and `migrate` trap in
 //! the partition `k`, `trap-each=<n>`, by which each n-th `/get`, `/set` or `/who` of an instance traps,
-//! `status=<n>`, which is the status of `/who`, `turns=<n>`, by which these three take longer, and `differ=<what>`, by which `/get/<k>`, or
+//! `trap-on-who=<label>`, by which `/who` traps where that label is stored, `status=<n>`, its status, `turns=<n>`, by which these three take longer, and `differ=<what>`, by which `/get/<k>`, or
 //! with `writes` `/set/<k>/<v>`, differs from that of other generations in `route`, `status`, `header`, `body` or
 //! `writes`, or with `state` from each other answer. The misdeeds `error` (in `check` and `migrate`) and `out-of-range` (in `owner`)
 //! exist only in these exports.
@@ -154,6 +154,10 @@ impl Guest for Hostile {
                 Ok(Response::text(value))
             }
             ["who", _] => {
+                let before = store.get("who").map(|who| text(Some(who)));
+                if before.is_some() && assigned(self.settings, "trap-on-who=") == before {
+                    misdeed::commit("trap", None);
+                }
                 let label = text(self.settings.get("label"));
                 if request.query("access")?.is_some() {
                     store.set("who", &label)?;
