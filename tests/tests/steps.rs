@@ -458,19 +458,43 @@ fn the_command_waits_for_the_end_and_tells_it() {
             && lines.contains("serves all partitions, and is watched"),
         "{lines}"
     );
+    // It begins before shard 0 sees the change.
+    let waits = |rig: &mut Rig, files: &Files, after: &str| {
+        let address = rig.hosts[0].admin.to_string();
+        let arguments = ["status", "--wait", "--after", after, "--admin", &address];
+        let mut waiting = Command::new(binary());
+        waiting.arg("rollout").args(arguments);
+        waiting.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let waiting = waiting.spawn().expect("the command runs");
+        std::thread::sleep(Duration::from_millis(600));
+        rig.publish(files);
+        let said = waiting.wait_with_output().expect("it ends");
+        let told = String::from_utf8(said.stderr).expect("text");
+        (said.status.code(), told)
+    };
     let seen = Seen::failing();
-    let (_, said) = rig.under_load(&seen, |rig| {
+    let (_, (code, why)) = rig.under_load(&seen, |rig| {
         rig.ask_for_all(&seen);
-        rig.publish(&with("three", "trap-each=400", SLOW));
-        rig.wait_for_step(20.0);
-        rig.order(&["status", "--wait"])
+        waits(rig, &with("three", "trap-each=400", SLOW), "2")
     });
-    assert_eq!(said.status.code(), Some(64), "{said:?}");
-    let why = String::from_utf8(said.stderr).expect("text");
+    assert_eq!(code, Some(64), "{why}");
     assert!(
-        why.contains("all shards went back from generation 3: "),
+        why.contains("waits for what the ConfigMap shows")
+            && why.contains("all shards went back from generation 3: "),
         "{why}"
     );
+    let (code, why) = waits(&mut rig, &with("four", "error-in-check", ""), "4");
+    assert_eq!(code, Some(64), "{why}");
+    assert!(why.contains("step check: an error was asked for"), "{why}");
+    // It has been watched, too, when the command ends.
+    let (code, told) = waits(&mut rig, &with("five", "", "bake = '2s'"), "4");
+    assert_eq!(code, Some(0), "{told}");
+    assert!(
+        told.contains("serves all partitions, and is watched"),
+        "{told}"
+    );
+    let misused = rig.order(&["status", "--after", "4"]);
+    assert_eq!(misused.status.code(), Some(64), "{misused:?}");
 }
 
 /// Kills each shard in the middle of a trial: what it served, it serves again.
@@ -520,6 +544,162 @@ fn a_trial_survives_the_death_of_each_shard() {
 #[test]
 fn a_trial_survives_the_death_of_a_shard_that_is_alone() {
     survives(Rig::alone(&with("one", "", "")));
+}
+
+/// What was gone back from is tried anew once the volume has shown something else, and not before.
+fn is_tried_anew(mut rig: Rig) {
+    rig.wait_for("one");
+    rig.publish(&with("two", "", SLOW));
+    rig.wait_for_step(20.0);
+    rig.obeys(&["abort"]);
+    rig.wait_for_the_way_back("one");
+    // Started again, it is held.
+    rig.kill_and_start(0);
+    std::thread::sleep(Duration::from_secs(1));
+    let rollout = rig.rollout();
+    assert!(
+        rollout["held"].is_string() && rollout["watch"].is_null(),
+        "{rollout}"
+    );
+    let mut broken = with("three", "", "");
+    broken.insert("ostrakon.toml".to_owned(), b"[rollouts]".to_vec());
+    for between in [with("one", "", ""), broken] {
+        rig.publish(&between);
+        rig.hosts[0].wait_for_status("the change", |status| {
+            status["rollout"]["held"].is_null() && status["candidate"].is_null()
+        });
+        rig.publish(&with("two", "", SLOW));
+        rig.wait_for_step(20.0);
+        // It stays in its step.
+        std::thread::sleep(Duration::from_secs(2));
+        rig.wait_for_step(20.0);
+        assert!(rig.rollout()["held"].is_null(), "{}", rig.rollout());
+        rig.publish(&between);
+        rig.hosts[0].wait_for_status("the end", |status| status["rollout"]["watch"].is_null());
+    }
+    // What is of no use ends it also where shard 0 has not seen it before.
+    rig.publish(&with("two", "", SLOW));
+    rig.wait_for_step(20.0);
+    let host = rig.hosts.remove(0);
+    host.kill();
+    let mut broken = with("four", "", "");
+    broken.insert("ostrakon.toml".to_owned(), b"[rollouts]".to_vec());
+    rig.publish(&broken);
+    rig.hosts.insert(0, rig.shards[0].start());
+    let seen = Seen::default();
+    let mut client = rig.hosts[0].client();
+    (0..KEYS).for_each(|key| seen.ask(&mut client, key, false));
+    rig.hosts[0].wait_for_status("the end", |status| status["rollout"]["watch"].is_null());
+    let seen = Seen::default();
+    (0..KEYS).for_each(|key| seen.ask(&mut client, key, false));
+    assert_eq!(seen.of("two"), 0);
+    let (_, why) = rig.refuses(&["abort"]);
+    assert!(why.contains("no generation is in its steps"), "{why}");
+    // An operator goes back to what is live.
+    rig.publish(&with("two", "", SLOW));
+    rig.wait_for_step(20.0);
+    let went = Command::new(binary())
+        .args(["rollback", "--admin", &rig.hosts[0].admin.to_string()])
+        .output()
+        .expect("the command runs");
+    assert!(went.status.success(), "{went:?}");
+    rig.wait_for("one");
+    assert!(rig.rollout()["held"].is_string());
+}
+
+#[test]
+fn what_was_gone_back_from_is_tried_anew_when_the_volume_changes() {
+    is_tried_anew(Rig::of_three(160, &with("one", "", "")));
+}
+
+#[test]
+fn what_was_gone_back_from_is_tried_anew_in_a_shard_that_is_alone() {
+    is_tried_anew(Rig::alone(&with("one", "", "")));
+}
+
+/// What is live again after a trial is not new: what it did long ago is not held against it.
+#[test]
+fn what_is_live_again_after_a_trial_is_not_watched() {
+    let mut rig = Rig::alone(&with("one", "", "bake = '0s'"));
+    rig.wait_for("one");
+    let two = with("two", "", "bake = '1h'");
+    rig.publish(&two);
+    rig.wait_for_step(100.0);
+    rig.obeys(&["promote"]);
+    let is_over = |status: &Value| {
+        let rollout = &status["rollout"];
+        rollout["watch"].is_null() && rollout["pending"] == false
+    };
+    rig.hosts[0].wait_for_status("the end", is_over);
+    rig.publish(&with("three", "", SLOW));
+    rig.wait_for_step(20.0);
+    rig.publish(&two);
+    let status = rig.hosts[0].wait_for_status("the end", is_over);
+    assert_eq!(status["generation"]["generation"], 4, "{status}");
+    std::thread::sleep(Duration::from_secs(2));
+    let rollout = rig.rollout();
+    assert!(rollout["watch"].is_null(), "{rollout}");
+}
+
+/// The mended content is not held.
+#[test]
+fn what_is_to_mend_it_goes_live_after_the_way_back() {
+    let mut rig = Rig::alone(&with("one", "", ""));
+    rig.wait_for("one");
+    let seen = Seen::failing();
+    rig.under_load(&seen, |rig| {
+        rig.ask_for_all(&seen);
+        rig.publish(&with("two", "trap-each=30", ""));
+        rig.hosts[0].wait_until("the change", |host| {
+            host.client().get("/label").expect("an answer").text() == "two"
+        });
+        // It rehearses until all shards have gone back.
+        let rehearses = "[rehearsal]\ntime = '8s'\nrequests = 1000000";
+        rig.publish(&with("three", "", rehearses));
+        rig.hosts[0].wait_for_status("the way back", |status| {
+            !status["rollout"]["went_back"].is_null()
+        });
+        rig.wait_for("three");
+    });
+    assert!(rig.rollout()["held"].is_null(), "{}", rig.rollout());
+}
+
+/// Shard 0 comes back with an empty disk.
+#[test]
+fn a_trial_survives_the_loss_of_shard_0s_disk() {
+    let mut rig = Rig::of_three(161, &with("one", "", ""));
+    rig.wait_for("one");
+    rig.publish(&with("two", "", SLOW));
+    rig.wait_for_step(20.0);
+    let host = rig.hosts.remove(0);
+    host.kill();
+    fs::remove_dir_all(&rig.shards[0].data).expect("the directory can be removed");
+    rig.hosts.insert(0, rig.shards[0].start());
+    let status = rig.wait_for_step(20.0);
+    assert_eq!(status["rollout"]["watch"]["generation"], 2, "{status}");
+    rig.obeys(&["promote", "--full"]);
+    rig.wait_for("two");
+}
+
+/// A shard that is stopped when a step begins: the others go on, and it serves as before, or as they do.
+#[test]
+fn a_shard_that_is_left_behind_takes_the_step_when_it_is_back() {
+    let mut rig = Rig::of_three(162, &with("one", "", "wait = '1s'"));
+    rig.wait_for("one");
+    let host = rig.hosts.remove(2);
+    host.kill();
+    rig.publish(&with("two", "", SLOW));
+    rig.hosts[0].wait_for_status("the step", |status| {
+        status["rollout"]["watch"]["percent"] == 20.0
+    });
+    rig.hosts.insert(2, rig.shards[2].start());
+    rig.wait_for_step(20.0);
+    let seen = Seen::default();
+    let mut client = rig.hosts[2].client();
+    (0..KEYS).for_each(|key| seen.ask(&mut client, key, key % 3 == 0));
+    assert!(seen.of("two") > 0 && seen.of("one") > 0);
+    rig.obeys(&["promote", "--full"]);
+    rig.wait_for("two");
 }
 
 fn other_content_ends_it(mut rig: Rig) {

@@ -54,7 +54,10 @@ fn kv(sharding: &str, mark: u8) -> Files {
     let mut component = guest("kv");
     component.extend_from_slice(&CUSTOM[..7]);
     component.push(mark);
-    config(&component, &[("sharding", sharding), ("ostrakon.toml", STEPS)])
+    config(
+        &component,
+        &[("sharding", sharding), ("ostrakon.toml", STEPS)],
+    )
 }
 
 /// The number of a sharding, as the guest's description gives it.

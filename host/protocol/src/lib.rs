@@ -70,6 +70,6 @@ pub use coordinator::Coordinator;
 pub use listing::Moved;
 pub use plan::{ClusterId, Cursor, Epoch, Incarnation, MAX_SHARDS, Ordinal, Placement, Plan};
 pub use release::{ALL, Generation, Release, Serving, Trial};
-pub use rollout::{Attempt, Hold, Next, Refused, Rollout, Verdict};
+pub use rollout::{Attempt, Next, Refused, Rollout, Verdict};
 pub use shard::{Authority, Batch, HandOff, Range, Received, Shard, Stopped};
 pub use tally::{Counted, Tally};

@@ -44,6 +44,9 @@ pub struct Trial {
     pub turn: u32,
     /// The share of the partitions that it serves, in millionths, besides those that its settings name.
     pub share: u32,
+    /// Whether its settings name more partitions, by what their keys begin with.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub names_some: bool,
     /// Whether an operator has it stay as it is.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub paused: bool,
@@ -114,15 +117,23 @@ impl Release {
         }
     }
 
-    /// The release by which this content serves a share of the partitions next.
+    /// The release by which this content serves a share of the partitions next, and perhaps those that
+    /// its settings name.
     #[must_use]
-    pub fn tries(&self, maker: Incarnation, digest: Digest, share: u32, paused: bool) -> Self {
+    pub fn tries(
+        &self,
+        maker: Incarnation,
+        digest: Digest,
+        (share, names_some): (u32, bool),
+        paused: bool,
+    ) -> Self {
         let number = self.live.number.saturating_add(1);
         let turn = self.trial.map_or(0, |trial| trial.turn);
         let trial = Trial {
             candidate: Generation { number, digest },
             turn: turn.saturating_add(1),
             share,
+            names_some,
             paused,
         };
         Self {
@@ -261,6 +272,7 @@ mod tests {
             },
             turn: 1,
             share,
+            names_some: false,
             paused: false,
         };
         let has = |share: u32, key: u32| trial(share).has(&key.to_le_bytes());

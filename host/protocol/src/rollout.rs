@@ -31,22 +31,21 @@ pub struct Rollout {
     making: Option<Release>,
     /// The shares of the partitions that the candidate serves before it serves all, in this order.
     steps: Vec<u32>,
-    /// The turn of the trial that has been watched for long enough.
-    watched: Option<u32>,
+    /// The step of a trial that has been watched for long enough, and the one that an operator ends: the
+    /// candidate's number, and the turn.
+    watched: Option<Step>,
+    promoted: Option<Step>,
     /// Whether an operator has the trial stay as it is; `None` if nobody has said so to this process.
     paused: Option<bool>,
-    /// Set if the candidate is not to go on: it failed in its trial, or an operator ended that.
-    given_up: Option<Hold>,
+    /// The content whose trial is to end: it failed, or an operator ended it.
+    given_up: Option<Digest>,
+    /// What the coordinator's volume shows, if it could be read, also where it is of no use.
+    shown: Option<Digest>,
+    /// What it shows, if that does not go live while it does.
+    held_back: Option<Digest>,
 }
 
-/// What becomes of a candidate whose trial ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Hold {
-    /// It does not go live as long as the volume shows it.
-    Held,
-    /// The volume does not show it any longer.
-    Gone,
-}
+type Step = (u64, u32);
 
 /// The number of a candidate, in one process of the coordinator.
 #[derive(
@@ -86,6 +85,18 @@ pub enum Next {
     Refuse(Refused),
 }
 
+/// The next release of a candidate.
+#[derive(Debug, PartialEq, Eq)]
+enum Onward {
+    /// It serves what it did.
+    Stays(Release),
+    Goes(Release),
+}
+
+fn step(trial: &Trial) -> Step {
+    (trial.candidate.number, trial.turn)
+}
+
 impl Rollout {
     /// Notes what the coordinator's volume shows. Content that was refused stays refused until the
     /// volume has shown something else, or [`Rollout::retry`].
@@ -113,9 +124,7 @@ impl Rollout {
         self.refused = None;
         self.held = None;
         self.steps.clear();
-        self.watched = None;
         self.paused = None;
-        self.given_up = None;
         self.attempt.0 += 1;
         self.said.clear();
         self.has_waited = false;
@@ -178,9 +187,19 @@ impl Rollout {
         self.steps = steps;
     }
 
-    /// Notes that the trial's step with this turn has been watched for long enough.
-    pub fn was_watched(&mut self, turn: u32) {
-        self.watched = Some(turn);
+    /// Notes what the volume shows, if it could be read, and whether that is held.
+    pub fn volume(&mut self, shown: Option<Digest>, held: Option<Digest>) {
+        (self.shown, self.held_back) = (shown, held);
+    }
+
+    /// Notes that the trial's step has been watched for long enough.
+    pub fn was_watched(&mut self, trial: &Trial) {
+        self.watched = Some(step(trial));
+    }
+
+    /// Takes the step after this one, as an operator says.
+    pub fn promote(&mut self, trial: &Trial) {
+        self.promoted = Some(step(trial));
     }
 
     /// Has the trial stay as it is, or go on.
@@ -188,14 +207,14 @@ impl Rollout {
         self.paused = Some(paused);
     }
 
-    /// Ends the candidate's trial, or keeps it from going live. It is not tried again by itself.
-    pub fn give_up(&mut self, hold: Hold) {
-        self.given_up = Some(hold);
+    /// Ends the trial of this content. It is held while the volume shows it.
+    pub fn give_up(&mut self, tried: Digest) {
+        self.given_up = Some(tried);
     }
 
-    /// Whether the candidate was given up.
-    pub fn is_given_up(&self) -> bool {
-        self.given_up.is_some()
+    /// Whether the trial of this content is to end.
+    pub fn is_given_up(&self, tried: Digest) -> bool {
+        self.given_up == Some(tried)
     }
 
     /// The share after a step.
@@ -209,21 +228,38 @@ impl Rollout {
     }
 
     /// The next release of a candidate that all shards are prepared for; none while it is watched.
-    fn onward(&self, known: &Release, me: Incarnation, digest: Digest) -> Option<Release> {
-        let paused = known.trial.is_some_and(|trial| trial.paused);
-        let paused = self.paused.unwrap_or(paused);
-        if let Some(trial) = known.trial {
-            if trial.paused != paused && self.watched != Some(trial.turn) {
-                return Some(known.tries(me, digest, trial.share, paused));
+    fn onward(&self, known: &Release, me: Incarnation, digest: Digest) -> Option<Onward> {
+        let first = self.steps.first() == Some(&0);
+        let tries = |share, paused| Release {
+            held: self.held,
+            ..known.tries(me, digest, (share, first), paused)
+        };
+        let mut stays = false;
+        if let Some(trial) = &known.trial {
+            let is_promoted = self.promoted == Some(step(trial));
+            stays = self.paused.unwrap_or(trial.paused);
+            if stays != trial.paused && !is_promoted {
+                return Some(Onward::Stays(tries(trial.share, stays)));
             }
-            if self.watched != Some(trial.turn) {
+            if !is_promoted && (stays || self.watched != Some(step(trial))) {
                 return None;
             }
         }
-        Some(match self.share_after(known.trial) {
-            Some(share) => known.tries(me, digest, share, paused),
+        Some(Onward::Goes(match self.share_after(known.trial) {
+            Some(share) => tries(share, stays),
             None => known.then(me, digest, self.held),
-        })
+        }))
+    }
+
+    /// The release by which the trial under way ends, if it is to: what was live serves all again.
+    fn end_of_trial(&self, known: &Release, me: Incarnation) -> Option<Release> {
+        let tried = known.trial?.candidate.digest;
+        let is_refused = self.refused.is_some_and(|refused| refused.digest == tried);
+        let has_failed = is_refused || self.is_given_up(tried);
+        let is_another = |other: Option<Digest>| other.is_some_and(|other| other != tried);
+        let is_over = is_another(self.candidate) || is_another(self.shown);
+        let held = has_failed.then_some(tried);
+        (has_failed || is_over).then(|| known.then(me, known.live.digest, held))
     }
 
     /// What to do in a cluster of `shards` shards, for the coordinator's process `me`.
@@ -237,9 +273,9 @@ impl Rollout {
         serving: &Serving,
         shards: u32,
     ) -> Next {
-        let Some(digest) = self.candidate.filter(|_| serving.has_asked()) else {
+        if !serving.has_asked() {
             return Next::Nothing;
-        };
+        }
         let known = serving.known();
         if let Some(known) = known.filter(|known| known.maker > me) {
             return Next::StartAfter(known.maker);
@@ -249,41 +285,41 @@ impl Rollout {
         if let Some(making) = self.making {
             return Next::GoLive(making);
         }
-        let is_live = known.is_some_and(|known| known.live.digest == digest);
+        let is_live = known.map(|known| known.live.digest) == self.candidate;
         let mut said = self.said.iter().filter(|(by, _)| by.0 < shards);
         let refused = said.find(|(_, said)| **said == Verdict::Refused);
-        if let Some((by, _)) = refused.filter(|_| !is_live && self.refused.is_none()) {
+        let refused = refused.filter(|_| !is_live && self.refused.is_none());
+        if let (Some((by, _)), Some(digest)) = (refused, self.candidate) {
             return Next::Refuse(Refused { digest, by: *by });
         }
-        let is_over = self.refused.is_some() || self.is_given_up();
-        if let Some((known, trial)) = known.and_then(|known| Some((known, known.trial?))) {
-            let is_of_this = trial.candidate.digest == digest;
-            if is_over || !is_of_this {
-                let is_held = is_of_this && self.given_up != Some(Hold::Gone);
-                let held = if is_held { Some(digest) } else { known.held };
-                let ended = known.then(me, known.live.digest, held);
-                self.making = Some(ended);
-                return Next::GoLive(ended);
-            }
+        self.given_up
+            .take_if(|given_up| serving.in_trial() != Some(*given_up));
+        if let Some(ended) = known.and_then(|known| self.end_of_trial(known, me)) {
+            self.making = Some(ended);
+            return Next::GoLive(ended);
         }
-        if is_live || is_over {
+        let is_to_go = !is_live && self.refused.is_none() && self.held_back != self.candidate;
+        let Some(digest) = self.candidate.filter(|_| is_to_go) else {
             return Next::Nothing;
-        }
-        let onward = known.map(|known| self.onward(known, me, digest));
-        if onward == Some(None) {
-            return Next::Nothing;
-        }
+        };
         let is_silent = |shard: &Ordinal| !self.said.contains_key(shard);
         let silent: Vec<_> = (0..shards).map(Ordinal).filter(is_silent).collect();
         // What is live anywhere is live here first.
         let is_prepared = self.is_prepared(Ordinal::COORDINATOR);
-        let release = match onward.flatten() {
-            Some(onward) if silent.is_empty() || self.has_waited && is_prepared => onward,
+        let is_ready = silent.is_empty() || self.has_waited && is_prepared;
+        let release = match known.map(|known| self.onward(known, me, digest)) {
+            Some(None) => return Next::Nothing,
+            Some(Some(Onward::Stays(release))) => release,
+            Some(Some(Onward::Goes(release))) if is_ready => {
+                // Each step waits for those that are away by then.
+                self.has_waited = false;
+                release
+            }
+            Some(Some(Onward::Goes(_))) => return Next::Ask(digest, self.attempt, silent),
             None if is_prepared => Release {
                 held: self.held,
                 ..Release::first(cluster, me, serving.before(), digest)
             },
-            Some(_) => return Next::Ask(digest, self.attempt, silent),
             None => return Next::Ask(digest, self.attempt, vec![Ordinal::COORDINATOR]),
         };
         self.making = Some(release);
@@ -389,7 +425,8 @@ mod tests {
             seen.push(release.trial.map(|trial| trial.share));
             if let Some(trial) = release.trial {
                 assert_eq!((release.live.number, trial.candidate.number), (1, 2));
-                rollout.was_watched(trial.turn);
+                rollout.was_watched(&trial);
+                rollout.wait_no_longer();
             } else {
                 assert_eq!(
                     (release.live.number, release.live.digest),
@@ -413,12 +450,68 @@ mod tests {
                 .trial
                 .is_some_and(|trial| trial.paused && trial.turn == 2)
         );
-        rollout.give_up(Hold::Held);
+        rollout.give_up(Digest::of(b"two"));
         let ended = stored(rollout.next(me, &serving, 2), &mut serving);
         assert_eq!(ended.live.number, 3);
         assert_eq!((ended.live.digest, ended.trial), (Digest::of(b"one"), None));
         assert_eq!(ended.held, Some(Digest::of(b"two")));
+        rollout.volume(ended.held, ended.held);
         assert_eq!(rollout.next(me, &serving, 2), Next::Nothing);
+        // Shown anew, it has its steps again, and is not held meanwhile.
+        rollout.volume(ended.held, None);
+        rollout.pause(false);
+        rollout.wait_no_longer();
+        let again = stored(rollout.next(me, &serving, 2), &mut serving);
+        assert_eq!(
+            (again.held, again.trial.map(|trial| trial.turn)),
+            (None, Some(1))
+        );
+        assert_eq!(
+            rollout.next(me, &serving, 2),
+            Next::Nothing,
+            "it is watched anew"
+        );
+    }
+
+    #[test]
+    fn a_pause_outweighs_a_step_that_was_watched_and_an_operator_outweighs_both() {
+        let (mut rollout, mut serving) = (prepared(b"two"), serving(1));
+        rollout.goes_by(vec![10_000, 500_000]);
+        let me = (ID, Incarnation(1));
+        let first = stored(rollout.next(me, &serving, 2), &mut serving)
+            .trial
+            .unwrap();
+        // Another shard is silent: nothing but the pause is made.
+        rollout.was_watched(&first);
+        rollout.pause(true);
+        let paused = stored(rollout.next(me, &serving, 2), &mut serving)
+            .trial
+            .unwrap();
+        assert_eq!((paused.share, paused.paused), (10_000, true));
+        rollout.was_watched(&paused);
+        assert_eq!(rollout.next(me, &serving, 2), Next::Nothing);
+        rollout.promote(&paused);
+        rollout.wait_no_longer();
+        let second = stored(rollout.next(me, &serving, 2), &mut serving)
+            .trial
+            .unwrap();
+        assert_eq!((second.share, second.paused), (500_000, true));
+    }
+
+    #[test]
+    fn what_else_the_volume_shows_ends_a_trial_also_where_it_is_of_no_use() {
+        let (mut rollout, mut serving) = (prepared(b"two"), serving(1));
+        rollout.goes_by(vec![10_000]);
+        let me = (ID, Incarnation(1));
+        stored(rollout.next(me, &serving, 2), &mut serving);
+        let mut again = Rollout::default();
+        assert_eq!(again.next(me, &serving, 2), Next::Nothing);
+        again.volume(Some(Digest::of(b"broken")), None);
+        let ended = stored(again.next(me, &serving, 2), &mut serving);
+        assert_eq!(
+            (ended.live.number, ended.trial, ended.held),
+            (3, None, None)
+        );
     }
 
     #[test]

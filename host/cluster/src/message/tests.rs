@@ -351,6 +351,7 @@ fn responses() -> Vec<(&'static str, PeerResponse)> {
                     },
                     turn: 3,
                     share: 100_000,
+                    names_some: false,
                     paused: true,
                 }),
             }),

@@ -32,7 +32,7 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use ostrakon_base::digest::Digest;
-use ostrakon_protocol::{Generation, Hold, Incarnation, Next, Ordinal, Plan, Release};
+use ostrakon_protocol::{Generation, Incarnation, Next, Ordinal, Plan, Release};
 use ostrakon_settings::settings::Rollout;
 use ostrakon_shard::swap::{Back, Busy, Refusal};
 use ostrakon_shard::writer::{Live, PromoteError};
@@ -129,9 +129,8 @@ impl Agreed {
 impl Drop for Agreed {
     fn drop(&mut self) {
         if !self.is_used {
-            let (digest, is_stopping) = (self.digest, self.cluster.is_stopping());
-            self.cluster
-                .know(|state| state.gave_up(digest, is_stopping));
+            let digest = self.digest;
+            self.cluster.know(|state| state.gave_up(digest));
             if let (true, Some(plan)) = (self.cluster.is_coordinator(), self.cluster.plan()) {
                 self.cluster.go_on_everywhere(plan.shards());
             }
@@ -146,12 +145,13 @@ impl Cluster {
         self.know(|state| state.begins(files));
     }
 
-    /// Has all shards go back to the content of an earlier generation; only in the coordinator.
+    /// Has all shards go back to the content of an earlier generation; only in the coordinator. What its
+    /// volume shows is held, if it is what is gone back from, or if that is not said.
     ///
     /// # Errors
     /// If other content is being gone back to.
-    pub fn go_back(&self, to: Digest) -> Result<(), Busy> {
-        self.know(|state| state.go_back(to))
+    pub fn go_back(&self, to: Digest, from: Option<Digest>) -> Result<(), Busy> {
+        self.know(|state| state.go_back(to, from))
     }
 
     /// The release by which this shard serves.
@@ -160,14 +160,14 @@ impl Cluster {
     }
 
     /// Notes that the trial's step with this turn has been watched for long enough; only in the
-    /// coordinator. If it `is_last`, the candidate serves all partitions next.
-    pub fn was_watched(&self, turn: u32, is_last: bool) {
-        self.know(|state| {
-            if is_last {
-                state.skip_steps();
-            }
-            state.was_watched(turn);
-        });
+    /// coordinator.
+    pub fn was_watched(&self, turn: u32) {
+        self.know(|state| state.was_watched(turn));
+    }
+
+    /// Takes the step after the one with this turn; if `full`, that is the last; only in the coordinator.
+    pub fn promote_trial(&self, turn: u32, full: bool) {
+        self.know(|state| state.promote(turn, full));
     }
 
     /// Has the trial stay as it is, or go on; only in the coordinator.
@@ -175,9 +175,10 @@ impl Cluster {
         self.know(|state| state.pause(paused));
     }
 
-    /// Ends the trial of the candidate, which is held; only in the coordinator.
-    pub fn give_up(&self) {
-        self.know(|state| state.give_up(Hold::Held));
+    /// Ends the trial under way; only in the coordinator. Returns whether there is one: not if what was
+    /// tried is going live by now.
+    pub fn give_up(&self) -> bool {
+        self.know(State::give_up)
     }
 
     /// Whether this shard says what all shards serve.

@@ -373,7 +373,7 @@ async fn bake(cluster: Cluster, life: Life, seed: u64) {
             };
             has_one_content(&tried);
             if cluster.is_coordinator() {
-                cluster.was_watched(trial.turn, false);
+                cluster.was_watched(trial.turn);
             }
         }
     }

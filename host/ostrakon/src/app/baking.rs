@@ -1,5 +1,6 @@
 //! Watching a new generation in all shards, and going back by itself where it does worse.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
@@ -11,7 +12,8 @@ use ostrakon_observe::metrics::Metrics;
 use ostrakon_protocol::{Generation, Release, Trial};
 use ostrakon_settings::settings::Rollout;
 use ostrakon_shard::bake::{Bake, Waits, With, Worse};
-use ostrakon_shard::swap::history::{self, Entry, History, way_back};
+use ostrakon_shard::swap::Kept;
+use ostrakon_shard::swap::history::{self, Entry, History, NoWayBack, way_back};
 use ostrakon_shard::writer::Writer;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -32,6 +34,7 @@ struct Inner {
     place: Place,
     writer: Writer,
     history: History,
+    kept: Kept,
     metrics: Arc<Metrics>,
     /// Whether it only watches, as in development.
     only_watches: bool,
@@ -44,6 +47,8 @@ struct State {
     watch: Option<Watch>,
     /// The generation that serves all partitions and has been watched for long enough, or is not to be.
     done: Option<u64>,
+    /// The generation whose trial ends.
+    ended: Option<u64>,
     back: Option<WentBack>,
 }
 
@@ -52,9 +57,8 @@ struct Watch {
     stage: Stage,
     bake: Bake,
     settings: Rollout,
-    /// The shards that do not serve by the newest release yet, and since when there are such.
-    behind: Vec<u32>,
-    behind_since: Option<Instant>,
+    /// The shards that do not serve by the newest release yet, and since when.
+    behind: BTreeMap<u32, Instant>,
 }
 
 /// What is watched.
@@ -138,7 +142,7 @@ impl Baking {
     pub(super) fn new(
         place: Place,
         writer: Writer,
-        history: History,
+        (history, kept): (History, Kept),
         metrics: Arc<Metrics>,
         only_watches: bool,
     ) -> Self {
@@ -146,6 +150,7 @@ impl Baking {
             place,
             writer,
             history,
+            kept,
             metrics,
             only_watches,
             state: Mutex::default(),
@@ -172,6 +177,7 @@ impl Baking {
             if stage.is_some() {
                 self.look().await;
             }
+            self.look_back();
         }
     }
 
@@ -179,22 +185,30 @@ impl Baking {
     fn stage(&self) -> Option<Stage> {
         let release = self.0.place.serves_by()?;
         let live = release.live;
-        let done = self.state().done;
         if let Some(trial) = release.trial {
             // One that is given up ends in a moment.
-            let is_done = done == Some(trial.candidate.number);
-            return (!is_done).then_some(Stage::Trial { live, trial });
+            let is_ended = self.state().ended == Some(trial.candidate.number);
+            return (!is_ended).then_some(Stage::Trial { live, trial });
         }
-        if done == Some(live.number) {
-            return None;
-        }
+        let is_watched = {
+            let state = self.state();
+            if state.done == Some(live.number) {
+                return None;
+            }
+            let watch = state.watch.as_ref();
+            let stage = watch.map(|watch| watch.stage);
+            matches!(stage, Some(Stage::All { live: of, .. }) if of == live)
+        };
         let settings = self.settings(&release)?;
         let generations = self.0.history.generations();
         // It is noted a moment after it went live.
         let entry = generations.last();
         let entry = entry.filter(|entry| entry.generation == live.number)?;
-        match before(&generations, entry).filter(|_| !settings.bake.is_zero()) {
-            Some(before) if left(entry, &settings).is_some() => Some(Stage::All { live, before }),
+        match before(&generations).filter(|_| !settings.bake.is_zero()) {
+            // One that waits for requests is watched on, but not anew.
+            Some(before) if is_watched || is_new(entry, &settings) => {
+                Some(Stage::All { live, before })
+            }
             _ => {
                 self.state().done = Some(live.number);
                 None
@@ -239,8 +253,7 @@ impl Baking {
                     stage,
                     bake: Bake::new(stage.with(), elapsed),
                     settings,
-                    behind: Vec::new(),
-                    behind_since: None,
+                    behind: BTreeMap::new(),
                 });
             }
         }
@@ -272,6 +285,10 @@ impl Baking {
         let asked = [stage.watched().number, stage.other()];
         let answers = self.0.place.served(&self.0.writer, &asked).await;
         let shards = self.0.place.shards();
+        if self.0.place.serves_by() != Some(release) {
+            // They were asked about something else.
+            return;
+        }
         let verdict = {
             let mut state = self.state();
             let Some(watch) = state.watch.as_mut().filter(|watch| watch.stage == stage) else {
@@ -281,11 +298,12 @@ impl Baking {
                 let mut answers = answers.iter();
                 answers.any(|answer| answer.shard.0 == *shard && answer.release == Some(release))
             };
-            watch.behind = (0..shards).filter(|shard| !follows(shard)).collect();
-            watch.behind_since = match watch.behind_since {
-                _ if watch.behind.is_empty() => None,
-                since => since.or_else(|| Some(Instant::now())),
-            };
+            let since = std::mem::take(&mut watch.behind);
+            let behind = (0..shards).filter(|shard| !follows(shard));
+            let now = Instant::now();
+            watch.behind = behind
+                .map(|shard| (shard, since.get(&shard).copied().unwrap_or(now)))
+                .collect();
             for answer in &answers {
                 let mut served = answer.served.iter().cloned();
                 let (its, other) = (served.next().flatten(), served.next().flatten());
@@ -302,14 +320,17 @@ impl Baking {
                 );
                 self.end_of_step(&stage);
             }
-            Verdict::Worse(worse) => self.go_back(&stage, &worse.to_string(), false),
+            Verdict::Worse(worse) => {
+                // If it goes live meanwhile, it is watched on.
+                let _is_told = self.go_back(&stage, &worse.to_string(), false);
+            }
             Verdict::Over => self.end_of_step(&stage),
         }
     }
 
     fn end_of_step(&self, stage: &Stage) {
         match stage {
-            Stage::Trial { trial, .. } => self.0.place.was_watched(trial.turn, false),
+            Stage::Trial { trial, .. } => self.0.place.was_watched(trial.turn),
             Stage::All { live, .. } => {
                 tracing::info!(
                     generation = live.number,
@@ -327,25 +348,21 @@ impl Baking {
         self.0.metrics.rollout_step(None);
     }
 
-    /// Has all shards go back from what is watched.
-    fn go_back(&self, stage: &Stage, why: &str, by_operator: bool) {
+    /// Has all shards go back from what is watched. Returns whether it could be told to anybody: not if
+    /// what is in its steps is going live by now.
+    fn go_back(&self, stage: &Stage, why: &str, by_operator: bool) -> bool {
         let Generation { number, digest } = stage.watched();
         let failed = match stage {
             Stage::Trial { .. } => {
-                self.state().done = Some(number);
-                self.0.place.give_up();
+                if !self.0.place.give_up() {
+                    return false;
+                }
+                self.state().ended = Some(number);
                 None
             }
             Stage::All { .. } => {
                 self.state().done = Some(number);
-                let back = way_back(&self.0.history.generations(), None);
-                let begun = back.map_err(|error| error.to_string());
-                let begun = begun.and_then(|entry| {
-                    let busy = "it is being gone back to another generation";
-                    let begun = self.0.place.go_back(entry.digest);
-                    begun.map_err(|_| busy.to_owned())
-                });
-                begun.err()
+                self.begin_to_go_back(digest).err()
             }
         };
         match &failed {
@@ -366,6 +383,32 @@ impl Baking {
             unix_time: unix_time(SystemTime::now()).as_secs(),
             failed,
         });
+        true
+    }
+
+    /// Has all shards go back from content that serves all partitions.
+    fn begin_to_go_back(&self, from: Digest) -> Result<(), String> {
+        let back = way_back(&self.0.history.generations(), None);
+        let to = back.map_err(|error| error.to_string())?;
+        if !self.0.kept.has(to.digest) {
+            return Err(NoWayBack::Gone(to.generation).to_string());
+        }
+        // What is to mend it is not held.
+        let begun = self.0.place.go_back(to.digest, Some(from));
+        begun.map_err(|_| "it is being gone back to another generation".to_owned())
+    }
+
+    /// Notes if a way back that had begun came to nothing.
+    fn look_back(&self) {
+        let failed = self.0.place.back(|back| back.failed().map(str::to_owned));
+        let live = self.0.place.serves_by().map(|release| release.live.number);
+        let mut state = self.state();
+        if let (Some(failed), Some(back)) = (failed, state.back.as_mut())
+            && live == Some(back.generation)
+            && back.failed.is_none()
+        {
+            back.failed = Some(failed);
+        }
     }
 
     /// Which generation is in its steps, and its share of the partitions, in millionths.
@@ -382,10 +425,20 @@ impl Baking {
 
     /// What is watched, and what was gone back from, for the status.
     pub(super) fn show(&self) -> Value {
+        let stage = self.0.place.leads().then(|| self.stage()).flatten();
+        if self.0.place.leads() {
+            self.enter(stage);
+        }
+        let release = self.0.place.serves_by().filter(|_| self.0.place.leads());
         let state = self.state();
         let watch = state.watch.as_ref();
+        // What went live is noted a moment later.
+        let is_pending = release.is_some_and(|release| {
+            watch.is_none() && release.trial.is_none() && state.done != Some(release.live.number)
+        });
         json!({
             "watch": watch.map(Watch::show),
+            "pending": is_pending,
             "went_back": state.back,
         })
     }
@@ -419,10 +472,14 @@ impl Baking {
             (Order::Resume, _) if !paused => return refused("it is not paused"),
             (Order::Pause | Order::Resume, _) => self.0.place.pause(order == Order::Pause),
             (Order::Promote { full }, Stage::Trial { trial, .. }) => {
-                self.0.place.was_watched(trial.turn, full);
+                self.0.place.promote(trial.turn, full);
             }
             (Order::Promote { .. }, Stage::All { .. }) => self.end_of_step(&stage),
-            (Order::Abort, _) => self.go_back(&stage, "an operator ended it", true),
+            (Order::Abort, _) => {
+                if !self.go_back(&stage, "an operator ended it", true) {
+                    return refused("it goes live in all shards just now: say it again");
+                }
+            }
         }
         let Generation { number, digest } = stage.watched();
         tracing::info!(generation = number, ?order, "an operator's order");
@@ -448,8 +505,8 @@ impl Watch {
         }
         let is_paused = matches!(self.stage, Stage::Trial { trial, .. } if trial.paused);
         // A shard that is away for too long is not waited for any longer.
-        let waited = self.behind_since.map(|since| since.elapsed());
-        let is_behind = waited.is_some_and(|waited| waited < self.settings.wait);
+        let mut behind = self.behind.values();
+        let is_behind = behind.any(|since| since.elapsed() < self.settings.wait);
         match self.bake.waits(&self.settings) {
             None if !is_paused && !is_behind => Verdict::Over,
             _ => Verdict::Waits,
@@ -479,26 +536,23 @@ impl Watch {
             "failed": failed,
             "waits_s": waits.time.as_secs_f64().ceil(),
             "waits_requests": waits.requests,
-            "waits_for_shards": self.behind,
+            "waits_for_shards": self.behind.keys().collect::<Vec<_>>(),
         })
     }
 }
 
-/// The number of the generation that a live one is to be compared with, and that could be gone back to;
-/// `None` if there is none, or if an operator, or the shard by itself, has gone back to the live one.
-fn before(generations: &[Entry], live: &Entry) -> Option<u64> {
-    if live.held.is_some() {
+/// The number of the generation that the live one is to be compared with, and that could be gone back to;
+/// `None` if there is none, or if the live one is what was gone back to, or is live again after a trial.
+fn before(generations: &[Entry]) -> Option<u64> {
+    let [.., before, live] = generations else {
         return None;
-    }
-    let mut earlier = generations.iter().rev();
-    let before = earlier.find(|entry| entry.digest != live.digest)?;
-    Some(before.generation)
+    };
+    let is_new = live.held.is_none() && before.digest != live.digest;
+    is_new.then_some(before.generation)
 }
 
-/// How long a live generation is still to be watched, by when it went live; `None` if not at all.
-fn left(live: &Entry, settings: &Rollout) -> Option<Duration> {
+/// Whether a live generation went live so short a time ago that it is to be watched.
+fn is_new(live: &Entry, settings: &Rollout) -> bool {
     let elapsed = Duration::from_secs(history::now().saturating_sub(live.live_since));
-    let left = settings.bake.checked_sub(elapsed);
-    // One that still waits for requests goes on.
-    left.or_else(|| (settings.requests > 0).then_some(Duration::ZERO))
+    elapsed < settings.bake
 }

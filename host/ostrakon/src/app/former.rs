@@ -91,6 +91,17 @@ impl Former {
             }
         }
         let generations = self.history.generations();
+        // What is live is gone back to from what serves a part of the partitions.
+        if let Some(live) = self.place.serves_by().filter(|it| it.trial.is_some())
+            && to.is_none_or(|to| to == live.live.number)
+        {
+            let _obeyed = self.baking.obey(Order::Abort)?;
+            return Ok(json!({
+                "going_back_to": live.live.number,
+                "digest": live.live.digest,
+                "live": live.live.number,
+            }));
+        }
         let entry = way_back(&generations, to).map_err(|error| no_way(&error))?;
         let Entry {
             generation, digest, ..
@@ -98,7 +109,7 @@ impl Former {
         if !self.place.has(digest, &self.kept).await {
             return Err(no_way(&NoWayBack::Gone(generation)));
         }
-        if let Err(Busy(other)) = self.place.go_back(digest) {
+        if let Err(Busy(other)) = self.place.go_back(digest, None) {
             let mut entries = generations.iter().rev();
             let other = entries.find(|entry| entry.digest == other);
             let other = other.map_or(0, |entry| entry.generation);

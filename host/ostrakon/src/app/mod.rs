@@ -56,9 +56,9 @@ use phases::{
     unreadable, watch_public,
 };
 use place::Place;
-use way_back::WayBack;
 use public::Public;
 use status::{Parts, Shard};
+use way_back::WayBack;
 
 use crate::admin::{self, Admin};
 use crate::drain::{Drain, End, Outcome, until_told};
@@ -355,7 +355,7 @@ impl App {
         let baking = Baking::new(
             place.clone(),
             writer.clone(),
-            history.clone(),
+            (history.clone(), kept.clone()),
             Arc::clone(&metrics),
             options.keep_requests > 0,
         );

@@ -22,7 +22,7 @@ use ostrakon_observe::telemetry::Filter;
 use ostrakon_protocol::Release;
 use ostrakon_settings::settings::{Rehearsal, Settings, Topology};
 use ostrakon_shard::rehearsal;
-use ostrakon_shard::swap::history::History;
+use ostrakon_shard::swap::history::{History, way_back};
 use ostrakon_shard::swap::{self, Candidate, Kept, Permitted, Refusal};
 use ostrakon_shard::writer::{self, PromoteError, Promotion, Writer};
 use ostrakon_volumes::secrets::Secrets;
@@ -214,6 +214,10 @@ impl swap::Performer for Performer {
             let (kept, files) = (self.kept.clone(), candidate.source.clone());
             let keeping = Blocking::OnThreads.run(move || kept.keep(&files));
             keeping.await.map_err(Error::Keep)?;
+            let (compiled, engine, cache) =
+                (compiled.clone(), self.engine.clone(), self.cache.clone());
+            // A start is to find it quickly.
+            drop(spawn_blocking(move || compiled.keep(&engine, &cache)));
         }
         let permission = match &self.place {
             Place::Among(cluster) => {
@@ -225,17 +229,7 @@ impl swap::Performer for Performer {
                 Permission::Among(cluster.agree(digest, way).await?)
             }
             Place::Alone(alone) => {
-                let drained = async {
-                    self.drain.begun().await;
-                    alone.stops();
-                    pending().await
-                };
-                tokio::select! {
-                    permitted = alone.agree(digest, steps, Arc::clone(&guest)) => {
-                        Permission::Alone(permitted)
-                    }
-                    () = drained => pending().await,
-                }
+                Permission::Alone(alone.agree(digest, steps, Arc::clone(&guest)).await)
             }
         };
         Ok(((guest, compiled), permission))
@@ -292,7 +286,8 @@ impl swap::Performer for Performer {
         let (history, entry) = (self.history.clone(), live.entry(&description));
         let noting = Blocking::OnThreads.run(move || {
             history.note(entry);
-            kept.prune(most);
+            let back = way_back(&history.generations(), None);
+            kept.prune(most, back.ok().map(|entry| entry.digest));
         });
         noting.await;
         let (engine, cache) = (self.engine.clone(), self.cache.clone());

@@ -32,14 +32,15 @@ impl Place {
         }
     }
 
-    /// Begins to go back to the content of an earlier generation.
+    /// Begins to go back to the content of an earlier generation. What the volume shows is held, if it is
+    /// what is gone back from, or if that is not said.
     ///
     /// # Errors
     /// If other content is being gone back to.
-    pub(super) fn go_back(&self, to: Digest) -> Result<(), Busy> {
+    pub(super) fn go_back(&self, to: Digest, from: Option<Digest>) -> Result<(), Busy> {
         match self {
-            Self::Alone(alone) => alone.go_back(to),
-            Self::Among(cluster) => cluster.go_back(to),
+            Self::Alone(alone) => alone.go_back(to, from),
+            Self::Among(cluster) => cluster.go_back(to, from),
         }
     }
 
@@ -78,12 +79,19 @@ impl Place {
         }
     }
 
-    /// Notes that the trial's step with this turn has been watched for long enough. If it `is_last`, the
-    /// candidate serves all partitions next.
-    pub(super) fn was_watched(&self, turn: u32, is_last: bool) {
+    /// Notes that the trial's step with this turn has been watched for long enough.
+    pub(super) fn was_watched(&self, turn: u32) {
         match self {
-            Self::Alone(alone) => alone.was_watched(turn, is_last),
-            Self::Among(cluster) => cluster.was_watched(turn, is_last),
+            Self::Alone(alone) => alone.was_watched(turn),
+            Self::Among(cluster) => cluster.was_watched(turn),
+        }
+    }
+
+    /// Takes the step after the one with this turn; if `full`, that is the last.
+    pub(super) fn promote(&self, turn: u32, full: bool) {
+        match self {
+            Self::Alone(alone) => alone.promote(turn, full),
+            Self::Among(cluster) => cluster.promote_trial(turn, full),
         }
     }
 
@@ -95,8 +103,8 @@ impl Place {
         }
     }
 
-    /// Ends the trial of a candidate, which is held.
-    pub(super) fn give_up(&self) {
+    /// Ends the trial under way. Returns whether there is one: not if what was tried is going live by now.
+    pub(super) fn give_up(&self) -> bool {
         match self {
             Self::Alone(alone) => alone.give_up(),
             Self::Among(cluster) => cluster.give_up(),

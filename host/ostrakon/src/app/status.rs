@@ -284,7 +284,10 @@ impl Subject for Shard {
     fn rollout(&self) -> Result<Value, NoAnswer> {
         let parts = self.started_parts()?;
         let mut rollout = parts.former.rollout();
-        rollout["refused"] = json!(parts.swap.borrow().refused);
+        let swap = parts.swap.borrow();
+        rollout["refused"] = json!(swap.refused);
+        rollout["making"] = json!(swap.candidate);
+        drop(swap);
         Ok(rollout)
     }
 

@@ -70,7 +70,11 @@ impl WayBack {
             directory: self.directory.clone(),
             migrate_from: None,
         };
-        Some(((tried.trial.candidate.number, tried.trial.share), view, former))
+        Some((
+            (tried.trial.candidate.number, tried.trial.share),
+            view,
+            former,
+        ))
     }
 
     /// Returns the step, if it was tried in it.

@@ -125,6 +125,9 @@ struct Standing {
     release: Option<Generation>,
     refused: Option<Refused>,
     candidate: Option<String>,
+    making: Option<serde_json::Value>,
+    #[serde(default)]
+    pending: bool,
     #[serde(default)]
     shards: Vec<OfShard>,
     not_held: Option<String>,
@@ -242,12 +245,12 @@ impl StatusArguments {
             // What had failed before does not count.
             let failures = standing.failures();
             let before = *before.get_or_insert(failures);
-            if let Some(error) = standing.failed(before) {
+            if let Some(error) = standing.failed(before, self.after) {
                 return Err(Failure::new(Exit::Usage, error));
             }
             let live = standing.release.as_ref().map(|live| live.number);
             let is_later = self.after.is_none_or(|after| live > Some(after));
-            if standing.watch.is_none() && standing.candidate.is_none() && is_later {
+            if standing.is_at_rest() && is_later {
                 return say(&standing.shown());
             }
             let line = standing.line();
@@ -269,9 +272,22 @@ impl Standing {
         )
     }
 
-    /// What has failed since `before`.
-    fn failed(&self, (went_back, refused): (Option<u64>, Option<u64>)) -> Option<Error> {
-        let is_new = |back: &&WentBack| went_back != Some(back.unix_time);
+    /// Whether nothing is on its way, or watched.
+    fn is_at_rest(&self) -> bool {
+        let is_made = self.candidate.is_none() && self.making.is_none();
+        is_made && self.watch.is_none() && !self.pending
+    }
+
+    /// What has failed since `before`, or of a generation after that one.
+    fn failed(
+        &self,
+        (went_back, refused): (Option<u64>, Option<u64>),
+        after: Option<u64>,
+    ) -> Option<Error> {
+        let is_new = |back: &&WentBack| {
+            let is_later = after.is_some_and(|after| back.generation > after);
+            is_later || went_back != Some(back.unix_time)
+        };
         if let Some(back) = self.went_back.as_ref().filter(is_new) {
             return Some(Error::WentBack {
                 generation: back.generation,

@@ -255,10 +255,13 @@ fn the_reference_shows_the_default_of_each_setting() {
     for (name, default) in documented() {
         if default == "none" {
             let (_, field) = name.split_once('.').expect("a section and a name");
-            assert!(defaults.contains(&format!("{field}: None")), "{name}");
+            let is_none = |none: &str| defaults.contains(&format!("{field}: {none}"));
+            assert!(is_none("None") || is_none("[]"), "{name}");
             continue;
         }
-        let is_word = default.parse::<u64>().is_err() && default.parse::<bool>().is_err();
+        let is_list = default.starts_with('[');
+        let is_word =
+            !is_list && default.parse::<u64>().is_err() && default.parse::<bool>().is_err();
         let value = if is_word {
             format!("{default:?}")
         } else {

@@ -25,7 +25,6 @@ pub struct Counts {
     reads: Kind,
     writes: Kind,
     failures: [AtomicU64; FAILURES],
-    calls: AtomicU64,
     /// A std mutex, because it is held only briefly.
     marks: Mutex<Marks>,
 }
@@ -33,6 +32,7 @@ pub struct Counts {
 #[derive(Debug)]
 struct Kind {
     requests: AtomicU64,
+    calls: AtomicU64,
     times: [AtomicU64; BUCKETS],
 }
 
@@ -40,6 +40,7 @@ impl Default for Kind {
     fn default() -> Self {
         Self {
             requests: AtomicU64::new(0),
+            calls: AtomicU64::new(0),
             times: std::array::from_fn(|_| AtomicU64::new(0)),
         }
     }
@@ -95,7 +96,6 @@ impl Default for Counts {
             reads: Kind::default(),
             writes: Kind::default(),
             failures: Default::default(),
-            calls: AtomicU64::new(0),
             marks: Mutex::new(Marks {
                 last: Counted::default(),
                 before: Counted::default(),
@@ -125,8 +125,8 @@ impl Counts {
     }
 
     /// To be called before the guest is. `None` if this call is not timed.
-    pub fn begins(&self) -> Option<Instant> {
-        let call = self.calls.fetch_add(1, Ordering::Relaxed);
+    pub fn begins(&self, access: Access) -> Option<Instant> {
+        let call = self.of(access).calls.fetch_add(1, Ordering::Relaxed);
         call.is_multiple_of(TIMED).then(Instant::now)
     }
 
@@ -187,11 +187,19 @@ impl Counts {
 
 impl Counted {
     pub fn requests(&self) -> u64 {
-        self.reads.requests + self.writes.requests
+        self.reads.requests.saturating_add(self.writes.requests)
     }
 
     pub fn failures(&self) -> u64 {
-        self.traps + self.memory + self.deadlines + self.replies + self.statuses
+        // A peer may send any numbers.
+        let kinds = [
+            self.traps,
+            self.memory,
+            self.deadlines,
+            self.replies,
+            self.statuses,
+        ];
+        kinds.into_iter().fold(0, u64::saturating_add)
     }
 
     /// Adds what another shard counted.
@@ -224,15 +232,15 @@ impl Counted {
 impl Answered {
     /// How many were timed.
     pub fn timed(&self) -> u64 {
-        self.times.iter().sum()
+        self.times.iter().copied().fold(0, u64::saturating_add)
     }
 
     /// The time that half of them did not exceed; `None` if none was timed.
     pub fn median(&self) -> Option<Duration> {
         let half = self.timed().div_ceil(2);
-        let mut seen = 0;
+        let mut seen = 0_u64;
         let is_half = |count: &u64| {
-            seen += count;
+            seen = u64::saturating_add(seen, *count);
             seen >= half && half > 0
         };
         self.times.iter().position(is_half).map(time_of)
@@ -318,11 +326,37 @@ mod tests {
         assert_eq!(twice.without(&counted), counted);
     }
 
+    /// A peer may send anything.
+    #[test]
+    fn the_largest_numbers_do_no_harm() {
+        let answered = Answered {
+            requests: u64::MAX,
+            times: vec![u64::MAX; 2 * BUCKETS],
+        };
+        let largest = Counted {
+            reads: answered.clone(),
+            writes: answered,
+            traps: u64::MAX,
+            memory: u64::MAX,
+            deadlines: u64::MAX,
+            replies: u64::MAX,
+            statuses: u64::MAX,
+        };
+        let mut sum = Counted::default();
+        sum.add(&largest);
+        sum.add(&largest);
+        assert_eq!((sum.requests(), sum.failures()), (u64::MAX, u64::MAX));
+        assert_eq!(sum.reads.timed(), u64::MAX);
+        assert!(sum.reads.median().is_some() && largest.writes.median().is_some());
+    }
+
     #[test]
     fn the_median_is_that_of_the_timed() {
         let counts = Counts::default();
         assert_eq!(counts.counted().reads.median(), None);
-        let timed = (0..80).filter(|_| counts.begins().is_some()).count();
+        let timed = (0..80)
+            .filter(|_| counts.begins(Access::Read).is_some())
+            .count();
         assert_eq!(timed, 10);
         for millis in [1, 1, 1, 50, 50] {
             let began = Instant::now().checked_sub(Duration::from_millis(millis));

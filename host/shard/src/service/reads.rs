@@ -146,9 +146,11 @@ async fn attempt(
         match Box::pin(other(tried, request, bound, seen)).await? {
             Other::Answers(its, by, to) => (lease, counts, route) = (its, by, to),
             Other::LeavesIt => {}
-            Other::IsNotPrepared => {
+            Other::IsNotPrepared if is_mine(view, partition, asker).await? => {
                 return Ok(Progress::NotHere(NotHere::NotPrepared));
             }
+            // Its owner may be prepared.
+            Other::IsNotPrepared => {}
         }
     }
     let route = routed.insert(route);
@@ -182,7 +184,7 @@ async fn attempt(
         }
         (Target::Partition(partition), Access::Read) => {
             let data = ReadData::Partition(partition.clone(), snapshot());
-            let began = counts.begins();
+            let began = counts.begins(Access::Read);
             let reply = lease.read(request, data, bound).await?;
             counts.took(Access::Read, began);
             return Ok(Progress::Replied(reply));
@@ -200,6 +202,15 @@ async fn attempt(
         return Ok(Progress::Replied(Box::pin(joined).await?));
     }
     Ok(Progress::Replied(reply))
+}
+
+/// Whether this shard may answer for a partition.
+async fn is_mine(view: &View, partition: &[u8], asker: &Asker) -> Result<bool, Failure> {
+    let Some(membership) = &view.membership else {
+        return Ok(true);
+    };
+    let authority = membership.authority(partition, asker.hand_off.as_ref());
+    Ok(authority.await? == Authority::Mine)
 }
 
 /// What the generation that is tried does with a request to one of its partitions.

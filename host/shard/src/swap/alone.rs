@@ -8,7 +8,7 @@ use ostrakon_base::digest::Digest;
 use ostrakon_engine::Guest;
 use ostrakon_observe::metrics::Metrics;
 use ostrakon_protocol::{
-    ClusterId, Hold, Incarnation, Next, Ordinal, Release, Rollout, Serving, Verdict,
+    ClusterId, Incarnation, Next, Ordinal, Release, Rollout, Serving, Trial, Verdict,
 };
 use ostrakon_volumes::volume::Observation;
 use tokio::sync::{Notify, watch};
@@ -49,7 +49,8 @@ struct State {
     prepared: Option<Prepared>,
     /// The content whose guest serves some of the partitions.
     placed: Option<Digest>,
-    is_stopping: bool,
+    /// The content that goes live now, with all partitions.
+    going: Option<Digest>,
 }
 
 /// A candidate that may go live.
@@ -88,10 +89,7 @@ impl Drop for Permitted {
             let mut state = self.alone.state();
             state.prepared.take_if(|it| it.digest == self.digest);
             state.rollout.not_made();
-            if state.serving.in_trial() == Some(self.digest) && !state.is_stopping {
-                // The volume shows something else, even if that is of no use.
-                state.give_up(Hold::Gone);
-            }
+            state.going.take_if(|going| *going == self.digest);
             drop(state);
             self.alone.wake();
         }
@@ -103,16 +101,29 @@ impl State {
     fn wanted(&self) -> Option<Digest> {
         // A start goes on with what was tried, if the volume cannot be read.
         let tried = self.serving.in_trial().filter(|tried| {
-            self.serves && self.placed != Some(*tried) && self.back.volume().is_none()
+            let is_on = !self.rollout.is_given_up(*tried);
+            self.serves && is_on && self.placed != Some(*tried) && self.back.volume().is_none()
         });
         self.back.instead(self.live).or(tried)
     }
 
-    fn give_up(&mut self, hold: Hold) {
-        let tried = self.serving.in_trial();
-        if tried.is_some() && tried == self.rollout.candidate() {
-            self.rollout.give_up(hold);
+    /// Ends the trial under way. Returns whether there is one: not if what was tried is going live.
+    fn give_up(&mut self) -> bool {
+        let Some(tried) = self.serving.in_trial() else {
+            return false;
+        };
+        if self.going == Some(tried) {
+            return false;
         }
+        self.rollout.not_made();
+        self.rollout.give_up(tried);
+        true
+    }
+
+    /// The trial under way, if it has this turn.
+    fn trial(&self, turn: u32) -> Option<Trial> {
+        let trial = self.serving.known()?.trial;
+        trial.filter(|trial| trial.turn == turn)
     }
 
     /// The release that is to be made now, if there is one.
@@ -124,25 +135,27 @@ impl State {
                 return is_prepared.and(Some(*due));
             }
         }
-        let candidate = self.rollout.candidate()?;
-        let prepared = self.prepared.as_ref().filter(|it| it.digest == candidate);
-        let attempt = self.rollout.attempt();
-        match prepared {
-            Some(_) => (self.rollout).says(Ordinal::COORDINATOR, attempt, Verdict::Prepared),
-            None => self.rollout.has_started(Ordinal::COORDINATOR),
+        self.rollout.volume(self.back.volume(), self.back.held());
+        if let Some(candidate) = self.rollout.candidate() {
+            let prepared = self.prepared.as_ref().filter(|it| it.digest == candidate);
+            let attempt = self.rollout.attempt();
+            match prepared {
+                Some(_) => (self.rollout).says(Ordinal::COORDINATOR, attempt, Verdict::Prepared),
+                None => self.rollout.has_started(Ordinal::COORDINATOR),
+            }
+            // What has served before goes live at once, and so does what serves where nothing does.
+            let is_at_once = self.back.to() == Some(candidate) || !self.serves;
+            let steps = prepared.filter(|_| !is_at_once);
+            let steps = steps.map_or_else(Vec::new, |prepared| prepared.steps.clone());
+            self.rollout.goes_by(steps);
+            let held = self.back.holds_with(candidate, self.live);
+            self.rollout.hold(held);
         }
-        // What has served before goes live at once, and so does what serves where nothing does.
-        let is_at_once = self.back.to() == Some(candidate) || !self.serves;
-        let steps = prepared.filter(|_| !is_at_once);
-        let steps = steps.map_or_else(Vec::new, |prepared| prepared.steps.clone());
-        self.rollout.goes_by(steps);
         if let Some(known) = self.serving.known().filter(|_| !self.serves)
-            && let Some(trial) = known.trial
+            && let Some(trial) = &known.trial
         {
-            self.rollout.was_watched(trial.turn);
+            self.rollout.promote(trial);
         }
-        let held = self.back.holds_with(candidate, self.live);
-        self.rollout.hold(held);
         match self.rollout.next(ME, &self.serving, 1) {
             Next::GoLive(release) => Some(release),
             Next::Nothing | Next::Ask(..) | Next::StartAfter(_) | Next::Refuse(_) => None,
@@ -190,7 +203,7 @@ impl Alone {
                 rollout: Rollout::default(),
                 prepared: None,
                 placed: None,
-                is_stopping: false,
+                going: None,
             }),
             changed: Notify::new(),
             decided: Notify::new(),
@@ -260,33 +273,29 @@ impl Alone {
         });
         loop {
             let decided = self.0.decided.notified();
-            let next = self.state().next();
-            if let Some(release) = next.filter(|release| release.live.digest == digest) {
-                permitted.release = Some(release);
-                return permitted;
+            {
+                let mut state = self.state();
+                let next = state.next();
+                if let Some(release) = next.filter(|release| release.live.digest == digest) {
+                    state.going = Some(digest);
+                    permitted.release = Some(release);
+                    return permitted;
+                }
             }
             self.0.changed.notify_one();
             decided.await;
         }
     }
 
-    /// The shard stops. A trial goes on at the next start.
-    pub fn stops(&self) {
-        self.state().is_stopping = true;
-    }
-
-    /// Begins to go back to kept content.
+    /// Begins to go back to kept content. What the volume shows is held, if it is what is gone back from,
+    /// or if that is not said.
     ///
     /// # Errors
     /// If other content is being gone back to.
-    pub fn go_back(&self, to: Digest) -> Result<(), Busy> {
+    pub fn go_back(&self, to: Digest, from: Option<Digest>) -> Result<(), Busy> {
         let mut state = self.state();
         let live = state.live;
-        state.back.begin(to, live)?;
-        if live == Some(to) {
-            // What is tried beside it goes.
-            state.give_up(Hold::Held);
-        }
+        state.back.begin(to, live, from)?;
         drop(state);
         self.wake();
         Ok(())
@@ -304,14 +313,25 @@ impl Alone {
         self.state().serving.serves().copied()
     }
 
-    /// Notes that the trial's step with this turn has been watched for long enough. If it `is_last`,
-    /// the candidate serves all partitions next.
-    pub fn was_watched(&self, turn: u32, is_last: bool) {
+    /// Notes that the trial's step with this turn has been watched for long enough.
+    pub fn was_watched(&self, turn: u32) {
         let mut state = self.state();
-        if let Some(prepared) = state.prepared.as_mut().filter(|_| is_last) {
-            prepared.steps.clear();
+        if let Some(trial) = state.trial(turn) {
+            state.rollout.was_watched(&trial);
         }
-        state.rollout.was_watched(turn);
+        drop(state);
+        self.wake();
+    }
+
+    /// Takes the step after the one with this turn; if `full`, that is the last.
+    pub fn promote(&self, turn: u32, full: bool) {
+        let mut state = self.state();
+        if let Some(trial) = state.trial(turn) {
+            state.rollout.promote(&trial);
+            if let Some(prepared) = state.prepared.as_mut().filter(|_| full) {
+                prepared.steps.clear();
+            }
+        }
         drop(state);
         self.wake();
     }
@@ -322,16 +342,18 @@ impl Alone {
         self.wake();
     }
 
-    /// Ends the trial of the candidate, which is held.
-    pub fn give_up(&self) {
-        self.state().give_up(Hold::Held);
+    /// Ends the trial under way. Returns whether there is one: not if what was tried is going live by now.
+    pub fn give_up(&self) -> bool {
+        let is_given_up = self.state().give_up();
         self.wake();
+        is_given_up
     }
 
     /// Notes that content is live, by which release, and what is held with it.
     fn is_live(&self, live: &writer::Live) {
         let mut state = self.state();
         (state.live, state.serves) = (Some(live.digest), true);
+        state.going = None;
         state.back.is_live(live.digest, live.held);
         state.prepared.take_if(|it| it.digest == live.digest);
         let release = live.release_of_one();
@@ -348,7 +370,7 @@ impl Alone {
         state.back.refused(digest, why);
         if state.serving.in_trial() == Some(digest) {
             // It cannot be prepared at this start.
-            state.give_up(Hold::Held);
+            let _is_on = state.give_up();
         }
         drop(state);
         self.wake();
@@ -465,8 +487,8 @@ impl Directing {
         if state.serves && state.live == Some(digest) && state.back.to() != Some(digest) {
             return false;
         }
-        if state.serving.in_trial() == Some(digest) && state.back.to() != Some(digest) {
-            return false;
+        if state.serving.in_trial() == Some(digest) {
+            let _is_on = state.give_up();
         }
         let why = "its content is no longer kept";
         tracing::warn!(%digest, "{why}: what was live, or what the volume shows, takes its place");

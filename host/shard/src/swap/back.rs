@@ -15,6 +15,8 @@ pub struct Back {
     held: Option<Digest>,
     /// What is being gone back to.
     to: Option<Digest>,
+    /// From what; whatever the volume shows, if that is not known.
+    from: Option<Digest>,
     /// Why that failed the last time.
     failed: Option<String>,
 }
@@ -43,16 +45,23 @@ impl Back {
         self.volume = Some(digest);
     }
 
-    /// Begins to go back to this content, unless it is live.
+    /// Begins to go back to this content, unless it is live. What the volume shows is held from then on,
+    /// if it is what is gone back from, `from`, or if that is not said.
     ///
     /// # Errors
     /// If other content is being gone back to.
-    pub fn begin(&mut self, to: Digest, live: Option<Digest>) -> Result<(), Busy> {
+    pub fn begin(
+        &mut self,
+        to: Digest,
+        live: Option<Digest>,
+        from: Option<Digest>,
+    ) -> Result<(), Busy> {
         match self.to {
             _ if live == Some(to) => Ok(()),
             Some(other) if other != to => Err(Busy(other)),
             _ => {
                 self.to = Some(to);
+                self.from = from;
                 self.failed = None;
                 Ok(())
             }
@@ -81,7 +90,10 @@ impl Back {
 
     /// What is held from the moment when this content goes live, or goes on.
     pub fn holds_with(&self, digest: Digest, live: Option<Digest>) -> Option<Digest> {
-        let instead = self.volume.filter(|shown| *shown != digest);
+        let is_left = |shown: &Digest| self.from.is_none_or(|from| from == *shown);
+        let instead = self
+            .volume
+            .filter(|shown| *shown != digest && is_left(shown));
         let held = instead.filter(|_| self.to == Some(digest));
         held.or_else(|| self.held().filter(|_| live == Some(digest)))
     }
@@ -124,9 +136,10 @@ mod tests {
         let mut back = Back::default();
         back.volume_shows(bad);
         assert_eq!((back.held(), back.holds_with(bad, None)), (None, None));
-        back.begin(good, Some(bad)).expect("nothing is under way");
-        assert_eq!(back.begin(fixed, Some(bad)), Err(Busy(good)));
-        back.begin(good, Some(bad)).expect("it is the same");
+        back.begin(good, Some(bad), None)
+            .expect("nothing is under way");
+        assert_eq!(back.begin(fixed, Some(bad), None), Err(Busy(good)));
+        back.begin(good, Some(bad), None).expect("it is the same");
         assert_eq!(back.to(), Some(good));
         let held = back.holds_with(good, None);
         assert_eq!(held, Some(bad));
@@ -134,7 +147,10 @@ mod tests {
         assert_eq!((back.to(), back.held()), (None, Some(bad)));
         assert_eq!(back.instead(Some(good)), Some(good));
         assert_eq!(back.holds_with(good, Some(good)), Some(bad));
-        assert_eq!((back.begin(good, Some(good)), back.to()), (Ok(()), None));
+        assert_eq!(
+            (back.begin(good, Some(good), None), back.to()),
+            (Ok(()), None)
+        );
 
         // A start after the volume has shown something else does not go on with it.
         let mut other = Back::new(held);
@@ -151,10 +167,26 @@ mod tests {
         assert_eq!(back.held(), None);
         back.volume_shows(bad);
         assert_eq!(back.held(), None, "it was shown anew");
-        back.begin(good, Some(bad)).expect("nothing is under way");
+        back.begin(good, Some(bad), None)
+            .expect("nothing is under way");
         back.volume_shows(fixed);
         assert_eq!(back.to(), None, "newer content takes over");
         assert_eq!(back.holds_with(good, None), None);
+    }
+
+    /// All shards go back by themselves while the mended content is prepared.
+    #[test]
+    fn what_was_not_gone_back_from_is_not_held() {
+        let (good, bad, mended) = (digest("good"), digest("bad"), digest("mended"));
+        let mut back = Back::default();
+        back.volume_shows(mended);
+        let begun = back.begin(good, Some(bad), Some(bad));
+        begun.expect("nothing is under way");
+        assert_eq!(back.holds_with(good, Some(bad)), None);
+        back.volume_shows(bad);
+        let begun = back.begin(good, Some(bad), Some(bad));
+        begun.expect("nothing is under way");
+        assert_eq!(back.holds_with(good, Some(bad)), Some(bad));
     }
 
     #[test]
@@ -162,13 +194,15 @@ mod tests {
         let (good, bad) = (digest("good"), digest("bad"));
         let mut back = Back::default();
         back.volume_shows(bad);
-        back.begin(good, Some(bad)).expect("nothing is under way");
+        back.begin(good, Some(bad), None)
+            .expect("nothing is under way");
         back.refused(bad, "another");
         assert_eq!(back.to(), Some(good));
         back.refused(good, "it traps");
         assert_eq!((back.to(), back.failed()), (None, Some("it traps")));
         assert_eq!(back.held(), None);
-        back.begin(good, Some(bad)).expect("nothing is under way");
+        back.begin(good, Some(bad), None)
+            .expect("nothing is under way");
         assert_eq!(back.failed(), None);
     }
 }

@@ -152,9 +152,11 @@ impl Kept {
     }
 
     /// Removes the generations used longest ago, except for so many.
-    pub fn prune(&self, most: usize) {
+    pub fn prune(&self, most: usize, besides: Option<Digest>) {
         let kept = recency::by_use(&self.directory).into_iter();
-        for (_, path) in kept.skip(most) {
+        let besides = besides.map(|digest| self.path(digest));
+        let spare = kept.skip(most);
+        for (_, path) in spare.filter(|(_, path)| Some(path) != besides.as_ref()) {
             // A leftover only takes space.
             let _ = remove(&path);
         }
@@ -206,7 +208,7 @@ mod tests {
     /// Keeps a generation, as a swap does.
     fn keep_last(kept: &Kept, files: &Files) {
         kept.keep(files).expect("the generation can be kept");
-        kept.prune(KEPT);
+        kept.prune(KEPT, None);
     }
 
     fn files(content: &str) -> Files {

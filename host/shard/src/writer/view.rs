@@ -39,14 +39,17 @@ pub struct Tried {
 }
 
 impl Tried {
-    /// Whether it serves a partition. As long as its guest is not prepared here, it is not known which
-    /// partitions its settings name, so all of them wait.
+    /// Whether it serves a partition. If its settings name some, and its guest is not prepared here, it
+    /// is not known which, so all of them wait.
     pub fn has(&self, partition: &[u8]) -> bool {
-        let Some(view) = &self.view else {
-            return true;
+        let is_named = || match &self.view {
+            None => true,
+            Some(view) => {
+                let mut first = view.guest.settings().rollout.first.iter();
+                first.any(|first| partition.starts_with(first.as_bytes()))
+            }
         };
-        let mut first = view.guest.settings().rollout.first.iter();
-        self.trial.has(partition) || first.any(|first| partition.starts_with(first.as_bytes()))
+        self.trial.has(partition) || self.trial.names_some && is_named()
     }
 }
 

@@ -344,7 +344,7 @@ impl Worker {
             let taken = self.stage.write(from, &group, &partition, &request);
             let limits = (&guest.settings().store).into();
             let transaction = group.begin(partition, limits);
-            let began = counts.begins();
+            let began = counts.begins(Access::Write);
             let (group, replied) = lease.write(&request, transaction).await;
             if replied.is_ok() {
                 counts.took(Access::Write, began);

@@ -237,8 +237,12 @@ impl State {
     pub(super) fn candidate(&self) -> Option<Digest> {
         let live = self.serving.known().map(|known| known.live.digest);
         let candidate = self.rollout.candidate();
-        let is_over = self.rollout.refused().is_some() || self.rollout.is_given_up();
-        candidate.filter(|candidate| !is_over && Some(*candidate) != live)
+        let is_over = |candidate: &Digest| {
+            let held = self.back.held();
+            self.rollout.is_given_up(*candidate) || held == Some(*candidate)
+        };
+        let candidate = candidate.filter(|candidate| !is_over(candidate));
+        candidate.filter(|candidate| self.rollout.refused().is_none() && Some(*candidate) != live)
     }
 
     /// The candidate of this process of the coordinator, as it tells others.
@@ -268,7 +272,11 @@ impl State {
     pub(super) fn wanted(&self) -> Wanted {
         let is_stuck = self.is_stuck() && self.told.candidate.is_some();
         if let Some(due) = self.due().filter(|_| !is_stuck) {
-            return Wanted::Content(due.live.digest, None);
+            // What it tries beside what is live here is prepared before it is gone over to.
+            return match self.beside(&due) {
+                Some(tried) => Wanted::Content(tried, self.attempt_of(tried)),
+                None => Wanted::Content(due.live.digest, None),
+            };
         }
         if self.has_plan() && !self.serving.has_asked() {
             // What the disk says serves first.
@@ -280,10 +288,7 @@ impl State {
             return Wanted::Unknown;
         }
         if let Some(tried) = self.to_place() {
-            let told = self.told.candidate;
-            let told = told.filter(|candidate| candidate.digest == tried);
-            let attempt = told.map(|candidate| (candidate.by, candidate.attempt));
-            return Wanted::Content(tried, attempt);
+            return Wanted::Content(tried, self.attempt_of(tried));
         }
         if self.is_coordinator() {
             let instead = self.back.instead(self.live.map(|live| live.digest));
@@ -301,6 +306,35 @@ impl State {
         serves.map_or(Wanted::Unknown, |serves| {
             Wanted::Content(serves.live.digest, None)
         })
+    }
+
+    /// The attempt of shard 0 that this content is of.
+    fn attempt_of(&self, digest: Digest) -> Option<(Incarnation, Attempt)> {
+        let told = self.told.candidate;
+        let told = told.filter(|candidate| candidate.digest == digest);
+        told.map(|candidate| (candidate.by, candidate.attempt))
+    }
+
+    /// What a release tries beside what is live here.
+    fn beside(&self, release: &Release) -> Option<Digest> {
+        let tried = release.trial?.candidate.digest;
+        let serves = self.serving.serves()?;
+        (serves.live.digest == release.live.digest).then_some(tried)
+    }
+
+    /// What a release tries beside what is live here, if that is to be prepared first. At a start it is
+    /// not: what is live serves meanwhile.
+    fn to_prepare(&self, release: &Release) -> Option<Digest> {
+        let tried = self.beside(release)?;
+        let is_known = self.serves_beside() == Some(tried);
+        let is_prepared = self.prepared == Some(tried) && self.way.guest.is_some();
+        (!is_known && !is_prepared).then_some(tried)
+    }
+
+    /// What serves some of the partitions here, or is to since the start.
+    fn serves_beside(&self) -> Option<Digest> {
+        let serves = self.serving.serves()?;
+        Some(serves.trial?.candidate.digest)
     }
 
     /// The content that is to serve some of the partitions, and does not yet: the process has started
@@ -323,6 +357,9 @@ impl State {
     pub(super) fn is_lost(&mut self, digest: Digest) {
         if let Some(due) = self.due().filter(|due| due.live.digest == digest) {
             self.lost = Some(due);
+        }
+        if self.serving.in_trial() == Some(digest) {
+            self.rollout.give_up(digest);
         }
         self.back
             .refused(digest, "no shard that can be asked has its content");

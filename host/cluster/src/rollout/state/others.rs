@@ -119,10 +119,13 @@ impl State {
         } else {
             self.rollout.goes_by(Vec::new());
         }
+        // Where the content of what is live is lost, and what is tried is all that there is.
+        let is_lost = self.live.is_none() && self.has_asked() && self.lost.is_some();
         let tried = self.known().and_then(|known| known.trial);
-        if let Some(trial) = tried.filter(|_| self.live.is_none()) {
-            self.rollout.was_watched(trial.turn);
+        if let Some(trial) = tried.filter(|_| is_lost) {
+            self.rollout.promote(&trial);
         }
+        self.rollout.volume(self.back.volume(), self.back.held());
         self.rollout.next(me, &self.serving, shards)
     }
 
@@ -196,6 +199,10 @@ impl State {
             return false;
         }
         let digest = release.live.digest;
+        if self.rollout.is_given_up(digest) {
+            self.rollout.not_made();
+            return true;
+        }
         let is_ready = match release.trial {
             Some(trial) => self.prepared == Some(trial.candidate.digest) && self.serves(digest),
             None => self.prepared == Some(digest) || self.serves(digest),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ostrakon_base::digest::Digest;
 use ostrakon_engine::Guest;
-use ostrakon_protocol::{Generation, Hold, Release};
+use ostrakon_protocol::{Generation, Release, Trial};
 use ostrakon_shard::swap::{Back, Busy, Refusal, Step};
 use ostrakon_volumes::volume::Files;
 use tokio::time::Instant;
@@ -18,8 +18,9 @@ impl State {
     pub(in crate::rollout) fn begins(&mut self, files: &Files) {
         let digest = files.digest();
         self.refused.take_if(|refused| refused.digest == digest);
-        // A start begins with what served last, whatever the volume shows.
-        let is_restored = self.live.is_none() && self.restores == Some(digest);
+        // A start begins with what served last, or what is live elsewhere, whatever the volume shows.
+        let known = self.known().map(|known| known.live.digest);
+        let is_restored = [self.restores, known].contains(&Some(digest)) && self.live.is_none();
         if self.is_coordinator() {
             self.offered = Some(files.clone());
             if !is_restored || self.serving.in_trial().is_none() {
@@ -41,32 +42,53 @@ impl State {
     }
 
     /// All shards go back to the content of an earlier generation.
-    pub(in crate::rollout) fn go_back(&mut self, to: Digest) -> Result<(), Busy> {
-        let live = self.live.map(|live| live.digest);
-        self.back.begin(to, live)?;
-        if live == Some(to) {
-            // What is tried beside it goes.
-            self.give_up(Hold::Held);
-        }
-        Ok(())
+    pub(in crate::rollout) fn go_back(
+        &mut self,
+        to: Digest,
+        from: Option<Digest>,
+    ) -> Result<(), Busy> {
+        self.back.begin(to, self.live.map(|live| live.digest), from)
     }
 
-    /// Ends the trial of the candidate; only in the coordinator.
-    pub(in crate::rollout) fn give_up(&mut self, hold: Hold) {
-        let tried = self.serving.in_trial();
-        if tried.is_some() && tried == self.rollout.candidate() {
-            self.rollout.give_up(hold);
+    /// Ends the trial that is under way; only in the coordinator. Returns whether there is one: not if
+    /// what was tried is going live by now.
+    pub(in crate::rollout) fn give_up(&mut self) -> bool {
+        let Some(tried) = self.serving.in_trial() else {
+            return false;
+        };
+        let stored = [self.going, self.uncertain];
+        let mut stored = stored.into_iter().flatten();
+        if stored.any(|release| release.live.digest == tried) {
+            return false;
         }
+        if self.going.is_none() && self.uncertain.is_none() {
+            self.rollout.not_made();
+        }
+        self.rollout.give_up(tried);
+        true
+    }
+
+    /// The trial under way, if it has this turn.
+    fn trial(&self, turn: u32) -> Option<Trial> {
+        let trial = self.known()?.trial;
+        trial.filter(|trial| trial.turn == turn)
     }
 
     /// The step of the trial with this turn has been watched for long enough.
     pub(in crate::rollout) fn was_watched(&mut self, turn: u32) {
-        self.rollout.was_watched(turn);
+        if let Some(trial) = self.trial(turn) {
+            self.rollout.was_watched(&trial);
+        }
     }
 
-    /// The candidate serves all partitions next.
-    pub(in crate::rollout) fn skip_steps(&mut self) {
-        self.way.steps.clear();
+    /// An operator takes the step after the one with this turn; if `full`, that is the last.
+    pub(in crate::rollout) fn promote(&mut self, turn: u32, full: bool) {
+        if let Some(trial) = self.trial(turn) {
+            self.rollout.promote(&trial);
+            if full {
+                self.way.steps.clear();
+            }
+        }
     }
 
     pub(in crate::rollout) fn pause(&mut self, paused: bool) {
@@ -145,7 +167,8 @@ impl State {
         let to_place = serves.filter(|serves| !is_placed(serves) && guest(serves).is_some());
         let release = self.due().or_else(|| self.going()).or(to_place)?;
         let is_live = live == Some(release.live.digest);
-        is_live.then(|| (release, guest(&release)))
+        let is_ready = is_live && self.to_prepare(&release).is_none();
+        is_ready.then(|| (release, guest(&release)))
     }
 
     /// The guest of the content that a release tries serves some of the partitions here, or no longer.
@@ -177,18 +200,13 @@ impl State {
     }
 
     /// The swap no longer waits with this content.
-    pub(in crate::rollout) fn gave_up(&mut self, digest: Digest, is_stopping: bool) {
+    pub(in crate::rollout) fn gave_up(&mut self, digest: Digest) {
         if self
             .prepared
             .take_if(|prepared| *prepared == digest)
             .is_some()
         {
             self.way = Way::default();
-        }
-        let is_tried = self.serving.in_trial() == Some(digest);
-        if is_tried && self.is_coordinator() && !is_stopping {
-            // The volume shows something else, even if that is of no use.
-            self.give_up(Hold::Gone);
         }
         let going = self.going.take_if(|going| going.live.digest == digest);
         if going.is_some() {
@@ -289,7 +307,11 @@ impl State {
             step: step.map(|step| step.name().to_owned()),
             reason: Some(reason),
         };
-        let due = self.due().filter(|due| due.live.digest != candidate.digest);
+        let is_of_it = |due: &Release| {
+            let tried = due.trial.map(|trial| trial.candidate.digest);
+            due.live.digest == candidate.digest || tried == Some(candidate.digest)
+        };
+        let due = self.due().filter(|due| !is_of_it(due));
         if let Some(due) = due.filter(|_| !self.is_stuck()) {
             // It first has to go over to what is live elsewhere.
             let refused = self.refused_here(due.live.digest);

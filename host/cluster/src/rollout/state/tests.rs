@@ -137,7 +137,7 @@ fn one_refusal_is_all_shards_refusal_until_the_volume_shows_it_again() {
 fn content_that_is_given_up_is_not_released() {
     let mut state = coordinator();
     going(&mut state);
-    state.gave_up(files("two").digest(), false);
+    state.gave_up(files("two").digest());
     assert_eq!(state.going(), None);
     assert!(matches!(next(&mut state), Next::Ask(_, _, silent) if silent == [Ordinal(0)]));
 }
@@ -271,7 +271,7 @@ fn what_is_live_elsewhere_or_gone_back_to_is_not_tried() {
     let mut state = coordinator();
     assert!(state.is_to_try(two));
     state.volume_shows(one);
-    state.go_back(two).expect("nothing is under way");
+    state.go_back(two, None).expect("nothing is under way");
     assert!(!state.is_to_try(two) && state.is_to_try(one));
 
     let mut other = State::new(Ordinal(1), Some(released(1, "one")), 1, true);
@@ -355,7 +355,7 @@ fn what_is_taken_back_is_no_candidate_any_longer() {
     let mut state = coordinator();
     prepared(&mut state, "two");
     assert!(state.candidate().is_some());
-    state.gave_up(files("two").digest(), false);
+    state.gave_up(files("two").digest());
     state.shows_live(files("one").digest());
     assert_eq!((state.candidate(), next(&mut state)), (None, Next::Nothing));
 }
@@ -435,7 +435,7 @@ fn what_was_gone_back_from_is_held_in_all_shards_releases() {
     assert_eq!(state.wanted(), Wanted::Volume);
 
     let one = files("one").digest();
-    state.go_back(one).expect("nothing is under way");
+    state.go_back(one, None).expect("nothing is under way");
     assert_eq!(state.wanted(), Wanted::Content(one, None));
     prepared(&mut state, "one");
     assert!(matches!(next(&mut state), Next::Ask(..)));
@@ -473,7 +473,7 @@ fn a_candidate_from_the_volume_holds_nothing_and_takes_over_from_going_back() {
     let second = going(&mut state);
     state.is_live(second.live, Some(second));
     state
-        .go_back(files("one").digest())
+        .go_back(files("one").digest(), None)
         .expect("nothing is under way");
     state.volume_shows(files("three").digest());
     assert_eq!(state.wanted(), Wanted::Volume);

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ostrakon_base::digest::Digest;
 
 use super::world::*;
-use crate::{Generation, Hold, Incarnation, Next, Ordinal, Release, Rollout, Serving, Verdict};
+use crate::{Generation, Incarnation, Next, Ordinal, Release, Rollout, Serving, Verdict};
 
 /// Some partitions: in no step, in the first, and in the last.
 const PARTITIONS: [&[u8]; 8] = [b"a", b"b", b"c", b"d", b"e", b"f", b"g", b"h"];
@@ -125,7 +125,9 @@ impl Scenario {
         let known = node.serving.known();
         let known = known.filter(|known| known.held == Some(shown));
         let digest = known.map_or(shown, |known| known.live.digest);
+        let held = known.map(|_| shown);
         let rollout = &mut node.rollout;
+        rollout.volume(Some(shown), held);
         let before = rollout.candidate();
         if before.is_some_and(|before| before != digest) {
             world.seen.insert(Seen::CandidateChanged);
@@ -157,15 +159,16 @@ impl Scenario {
             })
         });
         if let Some(trial) = watched.and_then(|known| known.trial) {
-            nodes[0].rollout.was_watched(trial.turn);
+            nodes[0].rollout.was_watched(&trial);
         }
     }
 
     fn fails(world: &mut World) {
         let node = &mut world.nodes[0];
-        let is_tried = node.serving.in_trial();
-        if is_tried.is_some() && is_tried == node.rollout.candidate() {
-            node.rollout.give_up(Hold::Held);
+        if let Some(tried) = node.serving.in_trial()
+            && !node.rollout.is_given_up(tried)
+        {
+            node.rollout.give_up(tried);
             world.failures -= 1;
             world.seen.insert(Seen::TrialFailed);
         }
@@ -206,7 +209,7 @@ impl Scenario {
                     (Some(before), None) => {
                         world.seen.insert(if node.rollout.refused().is_some() {
                             Seen::TrialRefused
-                        } else if node.rollout.is_given_up() {
+                        } else if node.rollout.is_given_up(before.candidate.digest) {
                             Seen::TrialFailed
                         } else {
                             Seen::TrialOvertaken

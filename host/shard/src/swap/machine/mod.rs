@@ -364,8 +364,10 @@ impl Transition {
 
     fn step_done(&mut self, event: &Event) {
         let mut work = self.state.work.take().expect("an action is under way");
-        // The safe point: newer content takes over between two steps.
-        if self.state.next.is_some() {
+        // The safe point: newer content takes over between two steps. A volume that cannot be read shows
+        // none, and all shards may have gone over by now.
+        let is_unreadable = matches!(self.state.next, Some(Observed::Unreadable(_)));
+        if self.state.next.is_some() && !(is_unreadable && *event == Event::Agreed) {
             return self.take_next();
         }
         work.action = match (work.action, event) {

@@ -52,6 +52,7 @@ fn in_a_trial() -> Live {
             candidate,
             turn: 3,
             share: 100_000,
+            names_some: false,
             paused: true,
         }),
         ..released()
