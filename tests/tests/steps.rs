@@ -1,6 +1,8 @@
 //! A new generation serves a part of the partitions, then more, then all; and all shards go back by
 //! themselves where it does worse.
 
+#![expect(clippy::print_stdout, reason = "the tests say what they counted")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::process::{Command, Output, Stdio};

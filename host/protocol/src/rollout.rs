@@ -35,6 +35,8 @@ pub struct Rollout {
     /// candidate's number, and the turn.
     watched: Option<Step>,
     promoted: Option<Step>,
+    /// Whether the steps after that one are left out.
+    is_full: bool,
     /// Whether an operator has the trial stay as it is; `None` if nobody has said so to this process.
     paused: Option<bool>,
     /// The content whose trial is to end: it failed, or an operator ended it.
@@ -197,9 +199,10 @@ impl Rollout {
         self.watched = Some(step(trial));
     }
 
-    /// Takes the step after this one, as an operator says.
-    pub fn promote(&mut self, trial: &Trial) {
+    /// Takes the step after this one, as an operator says; if `full`, that is the last.
+    pub fn promote(&mut self, trial: &Trial, full: bool) {
         self.promoted = Some(step(trial));
+        self.is_full = full;
     }
 
     /// Has the trial stay as it is, or go on.
@@ -234,9 +237,9 @@ impl Rollout {
             held: self.held,
             ..known.tries(me, digest, (share, first), paused)
         };
-        let mut stays = false;
+        let (mut stays, mut is_promoted) = (false, false);
         if let Some(trial) = &known.trial {
-            let is_promoted = self.promoted == Some(step(trial));
+            is_promoted = self.promoted == Some(step(trial));
             stays = self.paused.unwrap_or(trial.paused);
             if stays != trial.paused && !is_promoted {
                 return Some(Onward::Stays(tries(trial.share, stays)));
@@ -245,7 +248,9 @@ impl Rollout {
                 return None;
             }
         }
-        Some(Onward::Goes(match self.share_after(known.trial) {
+        let is_full = is_promoted && self.is_full;
+        let share = self.share_after(known.trial).filter(|_| !is_full);
+        Some(Onward::Goes(match share {
             Some(share) => tries(share, stays),
             None => known.then(me, digest, self.held),
         }))
@@ -400,8 +405,8 @@ mod tests {
     }
 
     /// What the coordinator has stored, after it has made a release.
-    fn stored(next: Next, serving: &mut Serving) -> Release {
-        let Next::GoLive(release) = next else {
+    fn stored(next: &Next, serving: &mut Serving) -> Release {
+        let Next::GoLive(release) = *next else {
             panic!("{next:?} is no release");
         };
         assert!(serving.is_news(&release), "{release:?}");
@@ -416,7 +421,7 @@ mod tests {
         let me = (ID, Incarnation(1));
         let mut seen = Vec::new();
         for _ in 0..3 {
-            let release = stored(rollout.next(me, &serving, 2), &mut serving);
+            let release = stored(&rollout.next(me, &serving, 2), &mut serving);
             assert_eq!(
                 rollout.next(me, &serving, 2),
                 Next::Nothing,
@@ -442,16 +447,16 @@ mod tests {
         let (mut rollout, mut serving) = (prepared(b"two"), serving(1));
         rollout.goes_by(vec![10_000]);
         let me = (ID, Incarnation(1));
-        stored(rollout.next(me, &serving, 2), &mut serving);
+        stored(&rollout.next(me, &serving, 2), &mut serving);
         rollout.pause(true);
-        let paused = stored(rollout.next(me, &serving, 2), &mut serving);
+        let paused = stored(&rollout.next(me, &serving, 2), &mut serving);
         assert!(
             paused
                 .trial
                 .is_some_and(|trial| trial.paused && trial.turn == 2)
         );
         rollout.give_up(Digest::of(b"two"));
-        let ended = stored(rollout.next(me, &serving, 2), &mut serving);
+        let ended = stored(&rollout.next(me, &serving, 2), &mut serving);
         assert_eq!(ended.live.number, 3);
         assert_eq!((ended.live.digest, ended.trial), (Digest::of(b"one"), None));
         assert_eq!(ended.held, Some(Digest::of(b"two")));
@@ -461,7 +466,7 @@ mod tests {
         rollout.volume(ended.held, None);
         rollout.pause(false);
         rollout.wait_no_longer();
-        let again = stored(rollout.next(me, &serving, 2), &mut serving);
+        let again = stored(&rollout.next(me, &serving, 2), &mut serving);
         assert_eq!(
             (again.held, again.trial.map(|trial| trial.turn)),
             (None, Some(1))
@@ -478,24 +483,35 @@ mod tests {
         let (mut rollout, mut serving) = (prepared(b"two"), serving(1));
         rollout.goes_by(vec![10_000, 500_000]);
         let me = (ID, Incarnation(1));
-        let first = stored(rollout.next(me, &serving, 2), &mut serving)
+        let first = stored(&rollout.next(me, &serving, 2), &mut serving)
             .trial
             .unwrap();
         // Another shard is silent: nothing but the pause is made.
         rollout.was_watched(&first);
         rollout.pause(true);
-        let paused = stored(rollout.next(me, &serving, 2), &mut serving)
+        let paused = stored(&rollout.next(me, &serving, 2), &mut serving)
             .trial
             .unwrap();
         assert_eq!((paused.share, paused.paused), (10_000, true));
         rollout.was_watched(&paused);
         assert_eq!(rollout.next(me, &serving, 2), Next::Nothing);
-        rollout.promote(&paused);
+        rollout.promote(&paused, false);
         rollout.wait_no_longer();
-        let second = stored(rollout.next(me, &serving, 2), &mut serving)
+        let second = stored(&rollout.next(me, &serving, 2), &mut serving)
             .trial
             .unwrap();
         assert_eq!((second.share, second.paused), (500_000, true));
+        // All steps that are left, also if the candidate was prepared again meanwhile.
+        let (mut rollout, mut serving) = (prepared(b"two"), self::serving(1));
+        rollout.goes_by(vec![10_000, 500_000]);
+        let first = stored(&rollout.next(me, &serving, 2), &mut serving)
+            .trial
+            .unwrap();
+        rollout.promote(&first, true);
+        rollout.goes_by(vec![10_000, 500_000]);
+        rollout.wait_no_longer();
+        let last = stored(&rollout.next(me, &serving, 2), &mut serving);
+        assert_eq!((last.live.number, last.trial), (2, None));
     }
 
     #[test]
@@ -503,11 +519,11 @@ mod tests {
         let (mut rollout, mut serving) = (prepared(b"two"), serving(1));
         rollout.goes_by(vec![10_000]);
         let me = (ID, Incarnation(1));
-        stored(rollout.next(me, &serving, 2), &mut serving);
+        stored(&rollout.next(me, &serving, 2), &mut serving);
         let mut again = Rollout::default();
         assert_eq!(again.next(me, &serving, 2), Next::Nothing);
         again.volume(Some(Digest::of(b"broken")), None);
-        let ended = stored(again.next(me, &serving, 2), &mut serving);
+        let ended = stored(&again.next(me, &serving, 2), &mut serving);
         assert_eq!(
             (ended.live.number, ended.trial, ended.held),
             (3, None, None)
@@ -519,9 +535,9 @@ mod tests {
         let (mut rollout, mut serving) = (prepared(b"two"), serving(1));
         rollout.goes_by(vec![10_000]);
         let me = (ID, Incarnation(1));
-        stored(rollout.next(me, &serving, 2), &mut serving);
+        stored(&rollout.next(me, &serving, 2), &mut serving);
         rollout.observe(Digest::of(b"three"));
-        let ended = stored(rollout.next(me, &serving, 2), &mut serving);
+        let ended = stored(&rollout.next(me, &serving, 2), &mut serving);
         assert_eq!(
             (ended.live.number, ended.trial, ended.held),
             (3, None, None)
@@ -530,7 +546,7 @@ mod tests {
         // A new process goes on with what is stored.
         let mut again = prepared(b"three");
         again.goes_by(vec![10_000]);
-        let release = stored(again.next(me, &serving, 2), &mut serving);
+        let release = stored(&again.next(me, &serving, 2), &mut serving);
         assert_eq!(release.trial.map(|trial| trial.candidate.number), Some(4));
         let mut again = prepared(b"three");
         assert_eq!(again.next(me, &serving, 2), Next::Nothing);

@@ -390,7 +390,7 @@ impl Watch {
         let paused = if self.paused { ", paused" } else { "" };
         let serves = match (self.percent, self.first.is_some(), first.is_empty()) {
             (_, false, _) => "all partitions, and is watched".to_owned(),
-            (percent, true, false) if percent == 0.0 => first,
+            (0.0, true, false) => first,
             (percent, true, true) => format!("{percent}% of the partitions"),
             (percent, true, false) => format!("{first}, and {percent}% of the others"),
         };

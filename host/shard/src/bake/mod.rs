@@ -146,14 +146,14 @@ impl Bake {
 mod tests {
     use super::*;
 
-    fn served(requests: u64, traps: u64) -> Option<Served> {
+    fn served(requests: u64, traps: u64) -> Served {
         let mut all = Counted {
             traps,
             ..Counted::default()
         };
         all.writes.requests = requests;
         let recent = all.clone();
-        Some(Served { all, recent })
+        Served { all, recent }
     }
 
     #[tokio::test(start_paused = true)]
@@ -162,15 +162,15 @@ mod tests {
         let mut bake = Bake::new(With::Beside, Duration::ZERO);
         // What failed long before the trial is no excuse.
         let beside = |requests, recent| {
-            let all = served(requests, 50_000).unwrap_or_default().all;
-            let recent = served(recent, 0).unwrap_or_default().recent;
+            let all = served(requests, 50_000).all;
+            let recent = served(recent, 0).recent;
             Some(Served { all, recent })
         };
-        bake.note(0, served(0, 0), beside(100_000, 100));
-        bake.note(0, served(1000, 20), beside(200_000, 50_000));
+        bake.note(0, Some(served(0, 0)), beside(100_000, 100));
+        bake.note(0, Some(served(1000, 20)), beside(200_000, 50_000));
         assert!(matches!(bake.worse(&settings), Some(Worse::Fails { .. })));
         // A shard that has started again has counted nothing before.
-        bake.note(0, served(1000, 20), served(100, 2));
+        bake.note(0, Some(served(1000, 20)), Some(served(100, 2)));
         bake.note(1, None, None);
         assert_eq!(bake.worse(&settings), None);
         assert_eq!(bake.answered(), (1000, 20));
@@ -181,12 +181,12 @@ mod tests {
         let settings = Rollout::default();
         let mut bake = Bake::new(With::Before, Duration::ZERO);
         let before = Served {
-            all: served(100_000, 0).unwrap_or_default().all,
-            recent: served(1000, 30).unwrap_or_default().recent,
+            all: served(100_000, 0).all,
+            recent: served(1000, 30).recent,
         };
-        bake.note(0, served(1000, 30), Some(before.clone()));
+        bake.note(0, Some(served(1000, 30)), Some(before.clone()));
         assert_eq!(bake.worse(&settings), None);
-        bake.note(0, served(1000, 90), Some(before));
+        bake.note(0, Some(served(1000, 90)), Some(before));
         assert!(bake.worse(&settings).is_some());
     }
 
@@ -196,18 +196,18 @@ mod tests {
             requests: 100,
             ..Rollout::default()
         };
-        let mut bake = Bake::new(With::Beside, Duration::from_secs(60));
+        let mut bake = Bake::new(With::Beside, Duration::from_mins(1));
         let waits = |time, requests| {
             let time = Duration::from_secs(time);
             Some(Waits { time, requests })
         };
         assert_eq!(bake.waits(&settings), waits(60, 100));
-        bake.note(0, served(40, 0), None);
-        bake.note(1, served(30, 0), None);
+        bake.note(0, Some(served(40, 0)), None);
+        bake.note(1, Some(served(30, 0)), None);
         assert_eq!(bake.waits(&settings), waits(60, 30));
         tokio::time::advance(Duration::from_secs(70)).await;
         assert_eq!(bake.waits(&settings), waits(0, 30));
-        bake.note(1, served(60, 0), None);
+        bake.note(1, Some(served(60, 0)), None);
         assert_eq!(bake.waits(&settings), None);
         bake.next_step(With::Before);
         assert_eq!(bake.waits(&settings), waits(120, 100));

@@ -145,12 +145,11 @@ async fn attempt(
     {
         match Box::pin(other(tried, request, bound, seen)).await? {
             Other::Answers(its, by, to) => (lease, counts, route) = (its, by, to),
-            Other::LeavesIt => {}
             Other::IsNotPrepared if is_mine(view, partition, asker).await? => {
                 return Ok(Progress::NotHere(NotHere::NotPrepared));
             }
-            // Its owner may be prepared.
-            Other::IsNotPrepared => {}
+            // The owner may be prepared where this shard is not.
+            Other::LeavesIt | Other::IsNotPrepared => {}
         }
     }
     let route = routed.insert(route);

@@ -154,7 +154,7 @@ impl State {
         if let Some(known) = self.serving.known().filter(|_| !self.serves)
             && let Some(trial) = &known.trial
         {
-            self.rollout.promote(trial);
+            self.rollout.promote(trial, true);
         }
         match self.rollout.next(ME, &self.serving, 1) {
             Next::GoLive(release) => Some(release),
@@ -163,7 +163,7 @@ impl State {
     }
 
     /// The next release of what is live, with the guest that serves some of the partitions then.
-    fn to_adopt(&mut self) -> Option<(Release, Option<Arc<Guest>>)> {
+    fn next_to_adopt(&mut self) -> Option<(Release, Option<Arc<Guest>>)> {
         if !self.serves {
             return None;
         }
@@ -327,10 +327,7 @@ impl Alone {
     pub fn promote(&self, turn: u32, full: bool) {
         let mut state = self.state();
         if let Some(trial) = state.trial(turn) {
-            state.rollout.promote(&trial);
-            if let Some(prepared) = state.prepared.as_mut().filter(|_| full) {
-                prepared.steps.clear();
-            }
+            state.rollout.promote(&trial, full);
         }
         drop(state);
         self.wake();
@@ -423,7 +420,7 @@ impl Directing {
     async fn roll(&self) -> Result<(), writer::PromoteError> {
         let alone = &self.alone;
         loop {
-            let next = alone.state().to_adopt();
+            let next = alone.state().next_to_adopt();
             let Some((release, guest)) = next else {
                 return Ok(());
             };

@@ -123,7 +123,7 @@ impl State {
         let is_lost = self.live.is_none() && self.has_asked() && self.lost.is_some();
         let tried = self.known().and_then(|known| known.trial);
         if let Some(trial) = tried.filter(|_| is_lost) {
-            self.rollout.promote(&trial);
+            self.rollout.promote(&trial, true);
         }
         self.rollout.volume(self.back.volume(), self.back.held());
         self.rollout.next(me, &self.serving, shards)

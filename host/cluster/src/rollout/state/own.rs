@@ -84,10 +84,7 @@ impl State {
     /// An operator takes the step after the one with this turn; if `full`, that is the last.
     pub(in crate::rollout) fn promote(&mut self, turn: u32, full: bool) {
         if let Some(trial) = self.trial(turn) {
-            self.rollout.promote(&trial);
-            if full {
-                self.way.steps.clear();
-            }
+            self.rollout.promote(&trial, full);
         }
     }
 

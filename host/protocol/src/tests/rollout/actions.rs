@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ostrakon_base::digest::Digest;
 
 use super::world::*;
-use crate::{Generation, Incarnation, Next, Ordinal, Release, Rollout, Serving, Verdict};
+use crate::{Generation, Incarnation, Next, Ordinal, Release, Rollout, Serving, Trial, Verdict};
 
 /// Some partitions: in no step, in the first, and in the last.
 const PARTITIONS: [&[u8]; 8] = [b"a", b"b", b"c", b"d", b"e", b"f", b"g", b"h"];
@@ -202,6 +202,9 @@ impl Scenario {
                 match (before, release.trial) {
                     (None, Some(_)) => {
                         world.seen.insert(Seen::Tried);
+                    }
+                    (Some(_), Some(_)) if self.is(Mutation::StepsFall) => {
+                        release.trial = release.trial.map(|trial| Trial { share: 0, ..trial });
                     }
                     (Some(before), None) if before.candidate == release.live => {
                         world.seen.insert(Seen::TriedToTheEnd);

@@ -315,6 +315,7 @@ fn each_mistake_made_on_purpose_is_found() {
         (Mutation::MadeUnasked, lost(), NONE_ALIKE),
         (Mutation::EndsAlike, in_steps(&[1, 2, 3]), NONE_ALIKE),
         (Mutation::NeverEnds, in_steps(&[1, 2, 1]), SETTLES),
+        (Mutation::StepsFall, in_steps(&[1, 2]), NEVER_LOWER),
     ] {
         let scenario = Scenario {
             mutation: Some(mutation),

@@ -62,6 +62,8 @@ pub(super) enum Mutation {
     EndsAlike,
     /// A trial that fails is left as it is.
     NeverEnds,
+    /// A step serves fewer partitions than the one before it.
+    StepsFall,
 }
 
 /// Events that the checker must see, which shows that it covers what matters.
