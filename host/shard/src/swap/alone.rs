@@ -135,7 +135,8 @@ impl State {
                 return is_prepared.and(Some(*due));
             }
         }
-        self.rollout.volume(self.back.volume(), self.back.held());
+        self.rollout
+            .volume(self.back.volume(), self.back.held_back());
         if let Some(candidate) = self.rollout.candidate() {
             let prepared = self.prepared.as_ref().filter(|it| it.digest == candidate);
             let attempt = self.rollout.attempt();

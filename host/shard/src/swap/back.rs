@@ -83,6 +83,11 @@ impl Back {
         self.volume
     }
 
+    /// What the volume shows and is not to be tried: it is held, and an operator does not go to it.
+    pub fn held_back(&self) -> Option<Digest> {
+        self.held().filter(|held| self.to != Some(*held))
+    }
+
     /// What is to be served in place of what the volume shows, if anything is.
     pub fn instead(&self, live: Option<Digest>) -> Option<Digest> {
         self.to.or_else(|| self.held().and(live))
@@ -200,6 +205,13 @@ mod tests {
         assert_eq!(back.to(), Some(good));
         back.refused(good, "it traps");
         assert_eq!((back.to(), back.failed()), (None, Some("it traps")));
+        // What is held can be gone to all the same.
+        back.is_live(good, Some(bad));
+        assert_eq!(back.held_back(), Some(bad));
+        back.begin(bad, Some(good), None)
+            .expect("nothing is under way");
+        assert_eq!((back.held_back(), back.held()), (None, Some(bad)));
+        back.is_live(bad, None);
         assert_eq!(back.held(), None);
         back.begin(good, Some(bad), None)
             .expect("nothing is under way");

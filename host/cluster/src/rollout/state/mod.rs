@@ -238,7 +238,7 @@ impl State {
         let live = self.serving.known().map(|known| known.live.digest);
         let candidate = self.rollout.candidate();
         let is_over = |candidate: &Digest| {
-            let held = self.back.held();
+            let held = self.back.held_back();
             self.rollout.is_given_up(*candidate) || held == Some(*candidate)
         };
         let candidate = candidate.filter(|candidate| !is_over(candidate));

@@ -125,7 +125,8 @@ impl State {
         if let Some(trial) = tried.filter(|_| is_lost) {
             self.rollout.promote(&trial, true);
         }
-        self.rollout.volume(self.back.volume(), self.back.held());
+        self.rollout
+            .volume(self.back.volume(), self.back.held_back());
         self.rollout.next(me, &self.serving, shards)
     }
 
