@@ -20,7 +20,8 @@ impl State {
         self.refused.take_if(|refused| refused.digest == digest);
         // A start begins with what served last, or what is live elsewhere, whatever the volume shows.
         let known = self.known().map(|known| known.live.digest);
-        let is_restored = [self.restores, known].contains(&Some(digest)) && self.live.is_none();
+        let is_start = self.serving.serves().is_none();
+        let is_restored = is_start && [self.restores, known].contains(&Some(digest));
         if self.is_coordinator() {
             self.offered = Some(files.clone());
             if !is_restored || self.serving.in_trial().is_none() {
