@@ -18,7 +18,7 @@ pub(crate) struct Options {
     /// Compare with the course's server and with Redis, too, if they are installed.
     #[arg(long)]
     peers: bool,
-    /// Measure only these: loads, one-core, saves, mixed, swaps, starts, memory, shards, peers, counts.
+    /// Measure only these: loads, one-core, saves, mixed, swaps, rehearsal, starts, memory, shards, peers, counts.
     #[arg(long, value_name = "PARTS", value_delimiter = ',')]
     only: Vec<Part>,
     /// Compare loads and saves with the host of another commit, too: a hash, a tag or a branch.
@@ -42,6 +42,7 @@ enum Part {
     Saves,
     Mixed,
     Swaps,
+    Rehearsal,
     Starts,
     Memory,
     Shards,
