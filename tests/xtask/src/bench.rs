@@ -156,3 +156,45 @@ pub(crate) fn quick(steps: &mut Steps) -> anyhow::Result<()> {
         &[&arguments[..], &["--", "--quick"]].concat(),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use clap::ValueEnum;
+
+    use super::*;
+
+    /// The program that measures has the same list.
+    #[test]
+    fn the_page_and_the_benches_have_exactly_these_parts() {
+        let parts = Part::value_variants().iter();
+        let parts: BTreeSet<_> = parts
+            .filter_map(|part| Some(part.to_possible_value()?.get_name().to_owned()))
+            .collect();
+        let page = include_str!("../../README.md");
+        let (_, table) = page
+            .split_once("| part | what it measures |")
+            .expect("a table");
+        let rows = table
+            .lines()
+            .skip(2)
+            .take_while(|line| line.starts_with("| `"));
+        let listed: BTreeSet<_> = rows
+            .filter_map(|row| row.split('`').nth(1).map(str::to_owned))
+            .collect();
+        assert!(listed.len() > 5, "{listed:?}");
+        assert!(listed.is_subset(&parts), "{listed:?}");
+        let source = include_str!("../../benches/bench/main.rs");
+        let (_, measured) = source.split_once("const PARTS").expect("a list");
+        let (measured, _) = measured.split_once("];").expect("it ends");
+        let mut measured: BTreeSet<_> = measured
+            .split("(\"")
+            .skip(1)
+            .filter_map(|part| part.split('"').next().map(str::to_owned))
+            .collect();
+        // Another program counts instructions.
+        measured.insert("counts".to_owned());
+        assert_eq!(measured, parts);
+    }
+}
