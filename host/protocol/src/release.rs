@@ -93,6 +93,11 @@ impl Release {
         }
     }
 
+    /// The content that serves a part of the partitions beside what is live.
+    pub fn tried(&self) -> Option<Digest> {
+        Some(self.trial?.candidate.digest)
+    }
+
     /// Whether it is of a shard that is alone. Processes of a cluster have numbers from 1.
     pub fn is_of_one(&self) -> bool {
         self.maker == Incarnation(0)
@@ -249,7 +254,7 @@ impl Serving {
 
     /// Content that serves a part of the partitions, by the newest release.
     pub fn in_trial(&self) -> Option<Digest> {
-        Some(self.known?.trial?.candidate.digest)
+        self.known?.tried()
     }
 
     /// Notes that the shard has gone live by a release, which it has stored.

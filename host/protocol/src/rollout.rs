@@ -258,7 +258,7 @@ impl Rollout {
 
     /// The release by which the trial under way ends, if it is to: what was live serves all again.
     fn end_of_trial(&self, known: &Release, me: Incarnation) -> Option<Release> {
-        let tried = known.trial?.candidate.digest;
+        let tried = known.tried()?;
         let is_refused = self.refused.is_some_and(|refused| refused.digest == tried);
         let has_failed = is_refused || self.is_given_up(tried);
         let is_another = |other: Option<Digest>| other.is_some_and(|other| other != tried);

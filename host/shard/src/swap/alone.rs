@@ -170,14 +170,14 @@ impl State {
         }
         let tried = self.serving.serves().copied();
         let release = self.next().or_else(|| {
-            let digest = tried?.trial?.candidate.digest;
+            let digest = tried?.tried()?;
             let is_prepared = self.prepared.as_ref()?.digest == digest;
             tried.filter(|_| is_prepared && self.placed != Some(digest))
         })?;
         if self.live != Some(release.live.digest) {
             return None;
         }
-        let tried = release.trial.map(|trial| trial.candidate.digest);
+        let tried = release.tried();
         let guest = self.prepared.as_ref();
         let guest = guest.filter(|it| tried == Some(it.digest));
         let is_placed = tried == self.placed || tried.is_none();
@@ -355,7 +355,7 @@ impl Alone {
         state.back.is_live(live.digest, live.held);
         state.prepared.take_if(|it| it.digest == live.digest);
         let release = live.release_of_one();
-        let tried = release.trial.map(|trial| trial.candidate.digest);
+        let tried = release.tried();
         state.placed.take_if(|placed| tried != Some(*placed));
         state.serving.is_live(&release);
         drop(state);

@@ -317,7 +317,7 @@ impl State {
 
     /// What a release tries beside what is live here.
     fn beside(&self, release: &Release) -> Option<Digest> {
-        let tried = release.trial?.candidate.digest;
+        let tried = release.tried()?;
         let serves = self.serving.serves()?;
         (serves.live.digest == release.live.digest).then_some(tried)
     }
@@ -333,16 +333,15 @@ impl State {
 
     /// What serves some of the partitions here, or is to since the start.
     fn serves_beside(&self) -> Option<Digest> {
-        let serves = self.serving.serves()?;
-        Some(serves.trial?.candidate.digest)
+        self.serving.serves()?.tried()
     }
 
     /// The content that is to serve some of the partitions, and does not yet: the process has started
     /// again. Shard 0 goes by its volume, if that can be read.
     fn to_place(&self) -> Option<Digest> {
-        let tried = self.serving.serves()?.trial?.candidate.digest;
         let is_shown = self.is_coordinator() && self.back.volume().is_some();
-        Some(tried).filter(|tried| self.placed != Some(*tried) && !is_shown)
+        let tried = self.serves_beside().filter(|_| !is_shown);
+        tried.filter(|tried| self.placed != Some(*tried))
     }
 
     /// Whether this shard refuses what is live elsewhere: it can only go over to something else.

@@ -153,12 +153,12 @@ impl State {
         live: Option<Digest>,
     ) -> Option<(Release, Option<Arc<Guest>>)> {
         let guest = |release: &Release| {
-            let tried = release.trial?.candidate.digest;
+            let tried = release.tried()?;
             let guest = self.way.guest.as_ref();
             guest.filter(|_| self.prepared == Some(tried)).cloned()
         };
         let is_placed = |release: &Release| {
-            let tried = release.trial.map(|trial| trial.candidate.digest);
+            let tried = release.tried();
             tried.is_none() || tried == self.placed
         };
         let serves = self.serves_by();
@@ -171,7 +171,7 @@ impl State {
 
     /// The guest of the content that a release tries serves some of the partitions here, or no longer.
     pub(in crate::rollout) fn places(&mut self, release: &Release, is_given: bool) {
-        let tried = release.trial.map(|trial| trial.candidate.digest);
+        let tried = release.tried();
         self.placed = tried.filter(|_| is_given || tried == self.placed);
     }
 
@@ -221,8 +221,7 @@ impl State {
         self.live = Some(live);
         let held = release.and_then(|release| release.held);
         self.back.is_live(live.digest, held);
-        let tried = release.and_then(|release| release.trial);
-        let tried = tried.map(|trial| trial.candidate.digest);
+        let tried = release.and_then(|release| release.tried());
         self.placed.take_if(|placed| tried != Some(*placed));
         if let Some(release) = release {
             self.serving.is_live(&release);
@@ -306,8 +305,7 @@ impl State {
             reason: Some(reason),
         };
         let is_of_it = |due: &Release| {
-            let tried = due.trial.map(|trial| trial.candidate.digest);
-            due.live.digest == candidate.digest || tried == Some(candidate.digest)
+            due.live.digest == candidate.digest || due.tried() == Some(candidate.digest)
         };
         let due = self.due().filter(|due| !is_of_it(due));
         if let Some(due) = due.filter(|_| !self.is_stuck()) {

@@ -21,7 +21,7 @@ use crate::drain::Drain;
 /// How often the plan is checked for Events. The writer, which changes the plan, sends no
 /// notification.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// How often to check whether shards are missing or writes refused.
+/// How often to check whether shards are missing or writes refused, and which step a generation is in.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
 /// How often an Event is repeated while its cause lasts: Kubernetes forgets an Event after an
 /// hour.
@@ -149,7 +149,7 @@ impl Part {
     }
 
     async fn see_steps(self) {
-        let mut looks = interval(LOOK_EVERY);
+        let mut looks = interval(COUNT_EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut step, mut back) = (None, None);
         loop {
