@@ -20,7 +20,10 @@ const LOADS: u64 = 1000;
 /// Runs the test that counts a load's allocations under callgrind, and holds the instructions
 /// below their bound.
 pub(crate) fn run(root: &Path, guests: &Path) -> anyhow::Result<()> {
-    let counts = crate::target(root)?.join("bench/callgrind.out");
+    let directory = crate::target(root)?.join("bench");
+    fs::create_dir_all(&directory)
+        .with_context(|| format!("cannot create {}", directory.display()))?;
+    let counts = directory.join("callgrind.out");
     if !runs("valgrind") {
         install(&ThisMachine, &["valgrind"])?;
     }
