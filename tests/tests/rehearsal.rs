@@ -1,5 +1,6 @@
 //! A new generation tries live requests before it goes live.
 
+use std::thread;
 use std::time::{Duration, Instant};
 
 use ostrakon_tests::client::{Client, Response};
@@ -218,8 +219,8 @@ fn answers_that_differ_without_a_new_generation_say_nothing() {
 
 #[test]
 fn a_slower_generation_is_shown() {
-    let mut rig = Rig::new("");
-    let (found, _) = rig.rehearse(&with("1", "turns=1000000", &rehearses("anything")));
+    let mut rig = Rig::new("turns=1000000");
+    let (found, _) = rig.rehearse(&with("1", "turns=3000000", &rehearses("anything")));
     assert_eq!(found["outcome"], "passed", "{found}");
     let (live, candidate) = (count(&found, "live_us"), count(&found, "candidate_us"));
     assert!(candidate > 2 * live, "{found}");
@@ -262,18 +263,34 @@ fn newer_content_ends_a_rehearsal() {
     assert_eq!(rig.host.status()["rehearsal"]["outcome"], "stopped");
 }
 
+/// Partitions, `migrate` of one of which fails.
+const MIGRATED: u64 = 100_000;
+
+/// Saves so many partitions, each with one value.
+fn fill(host: &Host, partitions: u64) {
+    const CLIENTS: u64 = 64;
+    thread::scope(|scope| {
+        for first in 0..CLIENTS {
+            scope.spawn(move || {
+                let mut client = host.client();
+                for key in (first..partitions).step_by(CLIENTS as usize) {
+                    let set = client.get(&format!("/set/k{key}/v")).expect("an answer");
+                    assert_eq!(set.status, 200);
+                }
+            });
+        }
+    });
+}
+
 #[test]
 fn a_migration_is_tried_on_a_copy_of_the_data() {
     let mut rig = Rig::new("");
+    fill(&rig.host, MIGRATED);
     let mut client = rig.host.client();
-    for key in 0..500 {
-        let set = client.get(&format!("/set/k{key}/v")).expect("an answer");
-        assert_eq!(set.status, 200);
-    }
     let toml = rehearses("anything");
     publish(
         &mut rig.shard,
-        &with("1", "schema=2,migrate-trap-on=k333", &toml),
+        &with("1", "schema=2,migrate-trap-on=k66666", &toml),
     );
     rig.host
         .wait_for_status("the refusal", |status| !status["refused"].is_null());
@@ -290,8 +307,8 @@ fn a_migration_is_tried_on_a_copy_of_the_data() {
     let migration = rig.host.status()["rehearsal"]["migration"].clone();
     assert_eq!(migration["not_tried"], Value::Null, "{migration}");
     assert_eq!((count(&migration, "from"), count(&migration, "to")), (1, 2));
-    assert_eq!(count(&migration, "entries"), 500, "{migration}");
-    assert_eq!(count(&migration, "changed"), 500, "{migration}");
+    assert_eq!(count(&migration, "entries"), MIGRATED, "{migration}");
+    assert_eq!(count(&migration, "changed"), MIGRATED, "{migration}");
     assert_eq!(
         count(&migration, "largest_partition_bytes"),
         7,
@@ -301,6 +318,10 @@ fn a_migration_is_tried_on_a_copy_of_the_data() {
     let value = client.get("/get/k1").expect("an answer");
     assert_eq!(value.text(), "v~");
     assert!(!rig.shard.directory().join("data/rehearsal").exists());
+    println!(
+        "migrate of {MIGRATED} partitions took {} ms on a copy",
+        count(&migration, "took_ms")
+    );
 }
 
 #[test]

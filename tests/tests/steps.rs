@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -79,6 +80,15 @@ impl Seen {
                 "key {key} was at {before} ({label}): {response:?}"
             );
         }
+    }
+
+    /// A worker's next request, through one shard after another.
+    fn next(&self, clients: &mut [Client], worker: usize, number: u64) {
+        // Each worker has keys of its own, so that it sees the order of their answers.
+        let workers = WORKERS as u64;
+        let key = number % (KEYS / workers) * workers + worker as u64;
+        let through = usize::try_from(number).expect("few requests") % clients.len();
+        self.ask(&mut clients[through], key, number.is_multiple_of(3));
     }
 
     /// How many of the keys this label answered last.
@@ -158,13 +168,7 @@ impl Rig {
     /// Has clients ask for all keys through all shards while something is done.
     fn under_load<T>(&mut self, seen: &Seen, meanwhile: impl FnOnce(&mut Self) -> T) -> (u64, T) {
         let addresses: Vec<_> = self.hosts.iter().map(|host| host.address).collect();
-        let request = |clients: &mut [Client], worker: usize, number: u64| {
-            // Each worker has keys of its own, so that it sees the order of their answers.
-            let workers = WORKERS as u64;
-            let key = number % (KEYS / workers) * workers + worker as u64;
-            let through = usize::try_from(number).expect("few requests") % clients.len();
-            seen.ask(&mut clients[through], key, number.is_multiple_of(3));
-        };
+        let request = |clients: &mut [Client], worker, number| seen.next(clients, worker, number);
         under_load_through(&addresses, WORKERS, request, |_| meanwhile(self))
     }
 
@@ -306,8 +310,8 @@ fn what_fails_for_one_of_200_requests_goes_back_from_its_first_step() {
 
 #[test]
 fn what_is_three_times_as_slow_goes_back_from_its_first_step() {
-    let rig = Rig::of_three(152, &with("one", "", ""));
-    goes_back(rig, "turns=1000000", "the median of its ");
+    let rig = Rig::of_three(152, &with("one", "turns=1000000", ""));
+    goes_back(rig, "turns=3000000", "the median of its ");
 }
 
 #[test]
@@ -348,6 +352,107 @@ fn what_fails_after_it_went_live_is_gone_back_from() {
 #[test]
 fn what_fails_after_it_went_live_is_gone_back_from_in_a_shard_that_is_alone() {
     is_watched_afterwards(Rig::alone(&with("one", "", "")));
+}
+
+/// Two that fail follow each other within the time for which the first one is watched.
+#[test]
+fn what_fails_is_no_measure_for_what_follows_it() {
+    let mut rig = Rig::alone(&with("one", "", "bake = '5s'"));
+    rig.wait_for("one");
+    let began = Instant::now();
+    let seen = Seen::failing();
+    let (requests, told) = rig.under_load(&seen, |rig| {
+        while began.elapsed() < Duration::from_secs(6) {
+            rig.ask_for_all(&seen);
+        }
+        rig.publish(&with(
+            "two",
+            "trap-each=50",
+            "bake = '5s'\nfailures = '50%'",
+        ));
+        rig.wait_for("two");
+        rig.ask_for_all(&seen);
+        rig.publish(&with("three", "trap-each=50", "bake = '5s'"));
+        let told = rig.wait_for_the_way_back("one");
+        rig.ask_for_all(&seen);
+        told
+    });
+    assert!(told.contains("mostly traps"), "{told}");
+    assert_eq!((seen.of("two"), seen.of("three")), (0, 0));
+    println!(
+        "{told}; {} of {requests} requests failed",
+        seen.failed.load(Ordering::Relaxed)
+    );
+}
+
+/// Nothing is known of what the generation before it answered.
+#[test]
+fn what_fails_after_a_restart_is_gone_back_from() {
+    let mut rig = Rig::alone(&with("one", "", ""));
+    rig.wait_for("one");
+    rig.kill_and_start(0);
+    rig.wait_for("one");
+    rig.publish(&with("two", "trap-each=4", ""));
+    rig.wait_for("two");
+    let seen = Seen::failing();
+    let (requests, told) = rig.under_load(&seen, |rig| rig.wait_for_the_way_back("one"));
+    assert!(
+        told.contains("with the generation before it 0 of 0"),
+        "{told}"
+    );
+    println!(
+        "{told}; {} of {requests} requests failed",
+        seen.failed.load(Ordering::Relaxed)
+    );
+}
+
+/// Where a generation is kept.
+fn kept(shard: &Shard, digest: &str) -> PathBuf {
+    shard.data.join("generations").join(digest)
+}
+
+/// The digest of what is live.
+fn live(host: &Host) -> String {
+    let status = host.status();
+    let digest = status["generation"]["digest"].as_str();
+    digest.expect("a digest").to_owned()
+}
+
+/// What is gone back to is no longer on shard 0's disk.
+#[test]
+fn the_way_back_leads_to_what_another_shard_has_kept() {
+    let mut rig = Rig::of_three(163, &with("one", "", ""));
+    rig.wait_for("one");
+    let one = live(&rig.hosts[0]);
+    rig.publish(&with("two", "", "bake = '1h'"));
+    rig.wait_for("two");
+    rig.wait_for_step(100.0);
+    fs::remove_dir_all(kept(&rig.shards[0], &one)).expect("it is there");
+    rig.obeys(&["abort"]);
+    rig.wait_for_the_way_back("one");
+}
+
+#[test]
+fn an_order_that_cannot_be_obeyed_changes_nothing() {
+    let mut rig = Rig::alone(&with("one", "", ""));
+    rig.wait_for("one");
+    let one = kept(&rig.shards[0], &live(&rig.hosts[0]));
+    rig.publish(&with("two", "", "bake = '1h'"));
+    rig.wait_for("two");
+    rig.wait_for_step(100.0);
+    let aside = rig.shards[0].data.join("aside");
+    fs::rename(&one, &aside).expect("it is there");
+    let (code, why) = rig.refuses(&["abort"]);
+    assert_eq!(code, Some(69), "{why}");
+    assert!(why.contains("is no longer kept"), "{why}");
+    let rollout = rig.rollout();
+    assert!(
+        rollout["went_back"].is_null() && rollout["watch"]["generation"] == 2,
+        "{rollout}"
+    );
+    fs::rename(aside, one).expect("it can be brought back");
+    rig.obeys(&["abort"]);
+    rig.wait_for_the_way_back("one");
 }
 
 /// What fails as often as the generation before it is no worse.
@@ -392,8 +497,10 @@ fn obeys_operators(mut rig: Rig) {
     }
     rig.obeys(&["pause"]);
     let paused = |status: &Value| status["rollout"]["watch"]["paused"] == true;
-    rig.hosts[0].wait_for_status("the pause", paused);
-    assert_eq!(rig.hosts[0].metric("ostrakon_rollout_paused"), 1);
+    assert!(paused(&rig.hosts[0].status()), "{}", rig.rollout());
+    rig.hosts[0].wait_until("the metric", |host| {
+        host.metric("ostrakon_rollout_paused") == 1
+    });
     let (_, why) = rig.refuses(&["pause"]);
     assert!(why.contains("it is paused already"), "{why}");
     // A pause outlives the process.
@@ -433,6 +540,20 @@ fn obeys_operators(mut rig: Rig) {
     rig.wait_for_step(100.0);
     rig.obeys(&["abort"]);
     rig.wait_for_the_way_back("two");
+    // What it says is stored outlives the process.
+    rig.publish(&with("five", "", SLOW));
+    rig.wait_for_step(20.0);
+    let answer = rig.hosts[0].admin("POST", "/rollout/abort");
+    rig.kill_and_start(0);
+    let answer = answer.expect("an answer");
+    let answer: Value = serde_json::from_str(answer.text()).expect("JSON");
+    assert_eq!(answer["stored"], true, "{answer}");
+    rig.wait_for("two");
+    let rollout = rig.rollout();
+    assert!(
+        rollout["held"].is_string() && rollout["watch"].is_null(),
+        "{rollout}"
+    );
 }
 
 #[test]
@@ -485,6 +606,11 @@ fn the_command_waits_for_the_end_and_tells_it() {
             && why.contains("all shards went back from generation 3: "),
         "{why}"
     );
+    let mark = |rig: &Rig| {
+        let said = rig.obeys(&["status", "--json"]);
+        let rollout: Value = serde_json::from_str(&said).expect("JSON");
+        rollout["mark"].as_str().expect("a text").to_owned()
+    };
     let (code, why) = waits(&mut rig, &with("four", "error-in-check", ""), "4");
     assert_eq!(code, Some(64), "{why}");
     assert!(why.contains("step check: an error was asked for"), "{why}");
@@ -495,8 +621,31 @@ fn the_command_waits_for_the_end_and_tells_it() {
         told.contains("serves all partitions, and is watched"),
         "{told}"
     );
-    let misused = rig.order(&["status", "--after", "4"]);
-    assert_eq!(misused.status.code(), Some(64), "{misused:?}");
+    for misused in [
+        &["status", "--after", "4"][..],
+        &["status", "--wait", "--after", "@"],
+    ] {
+        let misused = rig.order(misused);
+        assert_eq!(misused.status.code(), Some(64), "{misused:?}");
+    }
+    // It was refused before the command began, and after the mark.
+    let before = mark(&rig);
+    rig.publish(&with("six", "error-in-check", ""));
+    rig.hosts[0].wait_for_status("the refusal", |status| !status["refused"].is_null());
+    let (code, why) = rig.refuses(&["status", "--wait", "--after", &before]);
+    assert_eq!(code, Some(64), "{why}");
+    assert!(why.contains("step check: an error was asked for"), "{why}");
+    // Another operator goes back from it.
+    let before = mark(&rig);
+    rig.publish(&with("seven", "", "bake = '1h'"));
+    rig.wait_for("seven");
+    let mut rollback = Command::new(binary());
+    rollback.args(["rollback", "--admin", &rig.hosts[0].admin.to_string()]);
+    let gone_back = rollback.output().expect("the command runs");
+    assert!(gone_back.status.success(), "{gone_back:?}");
+    let (code, why) = rig.refuses(&["status", "--wait", "--after", &before]);
+    assert_eq!(code, Some(64), "{why}");
+    assert!(why.contains("it was gone back from"), "{why}");
 }
 
 /// Kills each shard in the middle of a trial: what it served, it serves again.
@@ -549,6 +698,40 @@ fn a_trial_survives_the_death_of_a_shard_that_is_alone() {
 }
 
 /// What was gone back from is tried anew once the volume has shown something else, and not before.
+/// Shard 0 is killed again and again while a generation takes its steps.
+#[test]
+fn shard_0_dies_at_any_moment_of_the_steps_and_no_partition_goes_back() {
+    const ROUNDS: u64 = 6;
+    const KILLS: u64 = 3;
+    let fast = "steps = ['10%', '50%', '100%']\nbake = '300ms'\nfailures = '50%'\nslower = 1000\n";
+    let mut rig = Rig::of_three(164, &with("0", "", fast));
+    rig.wait_for("0");
+    let seen = Seen::failing();
+    let others = [rig.hosts[1].address, rig.hosts[2].address];
+    let request = |clients: &mut [Client], worker, number| seen.next(clients, worker, number);
+    let (requests, ()) = under_load_through(&others, WORKERS, request, |_| {
+        for round in 1..=ROUNDS {
+            let label = round.to_string();
+            rig.publish(&with(&label, "", fast));
+            for kill in 0..KILLS {
+                let moment = (KILLS * round + kill) % 7;
+                std::thread::sleep(Duration::from_millis(50 + 150 * moment));
+                rig.kill_and_start(0);
+            }
+            rig.wait_for(&label);
+            rig.ask_for_all(&seen);
+        }
+    });
+    let workers = WORKERS as u64;
+    let keys = usize::try_from(KEYS / workers * workers).expect("few");
+    assert_eq!(seen.of(&ROUNDS.to_string()), keys);
+    println!(
+        "{requests} requests over {} kills of shard 0 in {ROUNDS} roll-outs in steps; {} met its death",
+        ROUNDS * KILLS,
+        seen.failed.load(Ordering::Relaxed)
+    );
+}
+
 fn is_tried_anew(mut rig: Rig) {
     rig.wait_for("one");
     rig.publish(&with("two", "", SLOW));
@@ -592,6 +775,12 @@ fn is_tried_anew(mut rig: Rig) {
     let mut client = rig.hosts[0].client();
     (0..KEYS).for_each(|key| seen.ask(&mut client, key, false));
     rig.hosts[0].wait_for_status("the end", |status| status["rollout"]["watch"].is_null());
+    let release = rig.rollout()["release"].clone();
+    for host in &rig.hosts {
+        host.wait_for_status("it in all shards", |status| {
+            status["rollout"]["release"] == release
+        });
+    }
     let seen = Seen::default();
     (0..KEYS).for_each(|key| seen.ask(&mut client, key, false));
     assert_eq!(seen.of("two"), 0);
@@ -686,11 +875,11 @@ fn a_trial_survives_the_loss_of_shard_0s_disk() {
 /// A shard that is stopped when a step begins: the others go on, and it serves as before, or as they do.
 #[test]
 fn a_shard_that_is_left_behind_takes_the_step_when_it_is_back() {
-    let mut rig = Rig::of_three(162, &with("one", "", "wait = '1s'"));
+    let mut rig = Rig::of_three(162, &with("one", "", ""));
     rig.wait_for("one");
     let host = rig.hosts.remove(2);
     host.kill();
-    rig.publish(&with("two", "", SLOW));
+    rig.publish(&with("two", "", &format!("{SLOW}wait = '1s'")));
     rig.hosts[0].wait_for_status("the step", |status| {
         status["rollout"]["watch"]["percent"] == 20.0
     });

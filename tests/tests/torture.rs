@@ -211,8 +211,10 @@ struct Changed {
     kills: u64,
     /// How many of the kills hit the coordinator.
     of_coordinator: u64,
-    /// Whether a generation was gone back from before.
+    /// Whether a generation in its steps was gone back from before.
     aborted: bool,
+    /// Whether one that was live was.
+    rolled_back: bool,
 }
 
 /// Has a generation serve some partitions, and goes back from it.
@@ -232,12 +234,37 @@ fn abort_one(set: &StatefulSet, sharding: &str, mark: u8) -> bool {
     false
 }
 
+/// Has a generation serve all partitions, and goes back from it.
+fn roll_back_one(set: &StatefulSet, sharding: &str, mark: u8) -> bool {
+    let live = |status: &serde_json::Value| status["generation"]["digest"].clone();
+    let before = live(&set.status(0).unwrap_or_default());
+    set.publish(&kv(sharding, mark));
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let mut has_begun = false;
+    while Instant::now() < deadline && before.is_string() {
+        let status = set.status(0).unwrap_or_default();
+        let is_live = live(&status).is_string() && live(&status) != before;
+        if has_begun && live(&status) == before {
+            return true;
+        }
+        if is_live && !has_begun {
+            let back = set.admin(0, "POST", "/rollback");
+            has_begun = back.is_ok_and(|answer| answer.status == 200);
+        } else if status["rollout"]["watch"]["percent"].as_f64() < Some(100.0) {
+            let _promoted = set.admin(0, "POST", "/rollout/promote?full=true");
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    false
+}
+
 /// Makes a change, kills `KILLS_EACH` processes meanwhile, and waits until the change is complete.
 fn change(
     set: &StatefulSet,
     random: &mut Random,
     (shards, sharding, mark): (u32, &str, u8),
 ) -> Changed {
+    let rolled_back = roll_back_one(set, sharding, mark + 50);
     let aborted = abort_one(set, sharding, mark + 100);
     set.publish(&kv(sharding, mark));
     set.begin_scale(shards);
@@ -262,6 +289,7 @@ fn change(
                 kills,
                 of_coordinator,
                 aborted,
+                rolled_back,
             };
         }
         assert!(
@@ -333,7 +361,7 @@ fn kills_and_changes_without_end_lose_nothing() {
         unknown: AtomicU64::new(0),
         not_run: AtomicU64::new(0),
     };
-    let (mut kills, mut of_coordinator, mut aborted) = (0, 0, 0);
+    let (mut kills, mut of_coordinator, mut aborted, mut rolled_back) = (0, 0, 0, 0);
     let mut histories: BTreeMap<u64, Vec<Operation>> = BTreeMap::new();
     thread::scope(|scope| {
         let running: Vec<_> = (0..CLIENTS)
@@ -352,6 +380,7 @@ fn kills_and_changes_without_end_lose_nothing() {
                     kills += changed.kills;
                     of_coordinator += changed.of_coordinator;
                     aborted += u64::from(changed.aborted);
+                    rolled_back += u64::from(changed.rolled_back);
                 }
             }
             while clients.done.load(Ordering::Relaxed) < rounds * OPERATIONS {
@@ -398,9 +427,10 @@ fn kills_and_changes_without_end_lose_nothing() {
     let done = clients.done.into_inner();
     assert!(done >= rounds * OPERATIONS && kills >= rounds * KILLS);
     assert!(of_coordinator > 0, "the coordinator was never killed");
-    assert!(aborted > 0, "no generation was gone back from");
+    assert!(aborted > 0, "no generation in its steps was gone back from");
+    assert!(rolled_back > 0, "no live generation was gone back from");
     println!(
-        "{done} operations over {kills} kills, {of_coordinator} of the coordinator, and {} changes in steps, {aborted} generations gone back from: \
+        "{done} operations over {kills} kills, {of_coordinator} of the coordinator, and {} changes in steps, {aborted} generations gone back from in their steps, {rolled_back} when they were live: \
          all histories of {} keys linearizable; {} requests with an unknown outcome, {} not run; \
          {} partitions, each in one shard",
         rounds * CHANGES.len() as u64,

@@ -148,6 +148,7 @@ impl Generation {
     /// How it goes live, by these shares of the partitions before all of them.
     pub(super) fn way(&self, steps: Vec<u32>) -> Way {
         Way {
+            wait: None,
             barrier: None,
             steps,
             guest: Some(Arc::clone(&self.guest)),

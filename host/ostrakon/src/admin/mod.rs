@@ -156,7 +156,10 @@ pub(crate) trait Subject: Send + Sync + 'static {
     ///
     /// # Errors
     /// If there is none that it could be done to.
-    fn order(&self, order: Order) -> Result<serde_json::Value, NoAnswer>;
+    fn order(
+        &self,
+        order: Order,
+    ) -> impl Future<Output = Result<serde_json::Value, NoAnswer>> + Send;
 
     /// How far the last compaction of the data file has come.
     fn compaction(&self) -> serde_json::Value;
@@ -297,10 +300,10 @@ impl<S: Subject> Handler for Parts<S> {
                 Err(no_answer) => Err(no_answer),
             }),
             Endpoint::Rollout => plan::told(self.subject.rollout()),
-            Endpoint::Order(order) => {
-                let order = rollout::with(order, request.uri());
-                plan::told(order.and_then(|order| self.subject.order(order)))
-            }
+            Endpoint::Order(order) => plan::told(match rollout::with(order, request.uri()) {
+                Ok(order) => self.subject.order(order).await,
+                Err(no_answer) => Err(no_answer),
+            }),
             Endpoint::Compact => self.compact(request.method()).await,
             Endpoint::Drain => self.drain().await,
         }

@@ -54,7 +54,7 @@ impl Subject for Shard {
         Ok(serde_json::json!({ "watch": null }))
     }
 
-    fn order(&self, order: Order) -> Result<serde_json::Value, NoAnswer> {
+    async fn order(&self, order: Order) -> Result<serde_json::Value, NoAnswer> {
         Ok(serde_json::json!({ "order": format!("{order:?}") }))
     }
 

@@ -1,6 +1,6 @@
 //! Watching a new generation in all shards, and going back by itself where it does worse.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
@@ -26,6 +26,10 @@ use crate::drain::Drain;
 /// How often all shards are asked what they have answered.
 const EVERY: Duration = Duration::from_secs(1);
 
+/// How long an operator's order waits until it is stored, and how often that is looked at.
+const STORED_WITHIN: Duration = Duration::from_secs(2);
+const SOON: Duration = Duration::from_millis(5);
+
 /// Watches new generations. Clones share it.
 #[derive(Clone)]
 pub(super) struct Baking(Arc<Inner>);
@@ -38,6 +42,8 @@ struct Inner {
     metrics: Arc<Metrics>,
     /// Whether it only watches, as in development.
     only_watches: bool,
+    /// When this process began, in seconds of Unix time.
+    began: u64,
     /// A std mutex, because it is held only briefly.
     state: Mutex<State>,
 }
@@ -45,8 +51,11 @@ struct Inner {
 #[derive(Default)]
 struct State {
     watch: Option<Watch>,
-    /// The generation that serves all partitions and has been watched for long enough, or is not to be.
-    done: Option<u64>,
+    /// The content that serves all partitions and has been watched for long enough, or is not to be: after
+    /// a trial it has another number.
+    done: Option<Digest>,
+    /// The content that was watched for long enough, or was not to be, since this process began.
+    proven: BTreeSet<Digest>,
     /// The generation whose trial ends.
     ended: Option<u64>,
     back: Option<WentBack>,
@@ -84,6 +93,26 @@ pub(super) struct WentBack {
     failed: Option<String>,
 }
 
+/// Why all shards do not go back.
+enum NotBack {
+    /// What is in its steps goes live in all shards by now.
+    GoesLive,
+    NoWay(String),
+}
+
+impl WentBack {
+    fn new(from: Generation, why: String, failed: Option<String>) -> Self {
+        Self {
+            generation: from.number,
+            digest: from.digest,
+            why,
+            by_operator: false,
+            unix_time: unix_time(SystemTime::now()).as_secs(),
+            failed,
+        }
+    }
+}
+
 /// For an Event.
 impl fmt::Display for WentBack {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -97,7 +126,7 @@ impl fmt::Display for WentBack {
             ),
             Some(failed) => write!(
                 formatter,
-                "generation {generation} does worse: {why}; it cannot be gone back: {failed}"
+                "generation {generation} stays live though {why}: it cannot be gone back: {failed}"
             ),
         }
     }
@@ -153,6 +182,7 @@ impl Baking {
             kept,
             metrics,
             only_watches,
+            began: history::now(),
             state: Mutex::default(),
         }))
     }
@@ -192,28 +222,49 @@ impl Baking {
         }
         let is_watched = {
             let state = self.state();
-            if state.done == Some(live.number) {
+            if state.done == Some(live.digest) {
                 return None;
             }
             let watch = state.watch.as_ref();
-            let stage = watch.map(|watch| watch.stage);
-            matches!(stage, Some(Stage::All { live: of, .. }) if of == live)
+            watch.is_some_and(|watch| watch.stage.watched() == live)
         };
         let settings = self.settings(&release)?;
         let generations = self.0.history.generations();
         // It is noted a moment after it went live.
-        let entry = generations.last();
-        let entry = entry.filter(|entry| entry.generation == live.number)?;
-        match before(&generations).filter(|_| !settings.bake.is_zero()) {
+        generations
+            .last()
+            .filter(|last| last.generation == live.number)?;
+        let is_proven = |entry: &Entry| self.is_proven(entry, settings.bake);
+        match before(&generations, is_proven).filter(|_| !settings.bake.is_zero()) {
             // One that waits for requests is watched on, but not anew.
-            Some(before) if is_watched || is_new(entry, &settings) => {
+            Some(before) if is_watched || self.elapsed() < settings.bake => {
                 Some(Stage::All { live, before })
             }
             _ => {
-                self.state().done = Some(live.number);
+                self.is_proved(live.digest);
                 None
             }
         }
+    }
+
+    /// Content has been watched for long enough, or is not to be.
+    fn is_proved(&self, digest: Digest) {
+        let generations = self.0.history.generations();
+        let mut state = self.state();
+        state.done = Some(digest);
+        state.proven.insert(digest);
+        // As many as are noted.
+        let is_noted = |digest: &Digest| generations.iter().any(|entry| entry.digest == *digest);
+        state
+            .proven
+            .retain(|proven| *proven == digest || is_noted(proven));
+    }
+
+    /// Whether others can be compared with a former generation: it was watched to the end in this process
+    /// or, for all that is known, before.
+    fn is_proven(&self, entry: &Entry, bake: Duration) -> bool {
+        let was_before = entry.live_since.saturating_add(bake.as_secs()) < self.0.began;
+        was_before || self.state().proven.contains(&entry.digest)
     }
 
     /// The settings of what is watched; `None` as long as its guest is not prepared here.
@@ -265,12 +316,12 @@ impl Baking {
         self.0.metrics.rollout_step(Some((share, paused)));
     }
 
-    /// How long ago the live generation went live.
+    /// How long ago the live content went live.
     fn elapsed(&self) -> Duration {
         let generations = self.0.history.generations();
-        let since = generations.last().map(|entry| entry.live_since);
-        since.map_or(Duration::ZERO, |since| {
-            Duration::from_secs(history::now().saturating_sub(since))
+        let live = contents(&generations).next().and_then(<[Entry]>::first);
+        live.map_or(Duration::ZERO, |live| {
+            Duration::from_secs(history::now().saturating_sub(live.live_since))
         })
     }
 
@@ -320,10 +371,7 @@ impl Baking {
                 );
                 self.end_of_step(&stage);
             }
-            Verdict::Worse(worse) => {
-                // If it goes live meanwhile, it is watched on.
-                let _is_told = self.go_back(&stage, &worse.to_string(), false);
-            }
+            Verdict::Worse(worse) => self.goes_back_by_itself(&stage, worse.to_string()).await,
             Verdict::Over => self.end_of_step(&stage),
         }
     }
@@ -332,11 +380,19 @@ impl Baking {
         match stage {
             Stage::Trial { trial, .. } => self.0.place.was_watched(trial.turn),
             Stage::All { live, .. } => {
+                self.is_proved(live.digest);
+                let state = self.state();
+                let watch = state.watch.as_ref();
+                let (requests, failed) = watch.map_or((0, 0), |watch| watch.bake.answered());
+                let compared_with = watch.map_or(0, |watch| watch.bake.compared_with());
+                drop(state);
                 tracing::info!(
                     generation = live.number,
+                    requests,
+                    failed,
+                    compared_with,
                     "the new generation has been watched for long enough"
                 );
-                self.state().done = Some(live.number);
                 self.ends();
             }
         }
@@ -348,49 +404,55 @@ impl Baking {
         self.0.metrics.rollout_step(None);
     }
 
-    /// Has all shards go back from what is watched. Returns whether it could be told to anybody: not if
-    /// what is in its steps is going live by now.
-    fn go_back(&self, stage: &Stage, why: &str, by_operator: bool) -> bool {
-        let Generation { number, digest } = stage.watched();
-        let failed = match stage {
-            Stage::Trial { .. } => {
-                if !self.0.place.give_up() {
-                    return false;
-                }
-                self.state().ended = Some(number);
-                None
-            }
-            Stage::All { .. } => {
-                self.state().done = Some(number);
-                self.begin_to_go_back(digest).err()
-            }
+    /// All shards go back from what does worse, if they can.
+    async fn goes_back_by_itself(&self, stage: &Stage, why: String) {
+        let error = match self.go_back(stage, &why, false).await {
+            // If it goes live meanwhile, it is watched on.
+            Ok(()) | Err(NotBack::GoesLive) => return,
+            Err(NotBack::NoWay(error)) => error,
         };
-        match &failed {
-            None => {
-                tracing::error!(generation = number, digest = %digest.short(), why, "all shards go back from a generation");
-                self.0.metrics.went_back(by_operator);
-            }
-            Some(error) => {
-                tracing::error!(generation = number, digest = %digest.short(), why, error, "the new generation does worse, and it cannot be gone back");
-            }
-        }
+        let Generation { number, digest } = stage.watched();
+        tracing::error!(generation = number, digest = %digest.short(), why, error, "the new generation does worse, and it cannot be gone back");
+        self.state().done = Some(digest);
         self.ends();
-        self.state().back = Some(WentBack {
-            generation: number,
-            digest,
-            why: why.to_owned(),
-            by_operator,
-            unix_time: unix_time(SystemTime::now()).as_secs(),
-            failed,
-        });
-        true
+        self.state().back = Some(WentBack::new(stage.watched(), why, Some(error)));
     }
 
-    /// Has all shards go back from content that serves all partitions.
-    fn begin_to_go_back(&self, from: Digest) -> Result<(), String> {
-        let back = way_back(&self.0.history.generations(), None);
+    /// Has all shards go back from what is watched.
+    ///
+    /// # Errors
+    /// If they cannot; then nothing has changed.
+    async fn go_back(&self, stage: &Stage, why: &str, by_operator: bool) -> Result<(), NotBack> {
+        let Generation { number, digest } = stage.watched();
+        match stage {
+            Stage::Trial { .. } => {
+                if !self.0.place.give_up() {
+                    return Err(NotBack::GoesLive);
+                }
+                self.state().ended = Some(number);
+            }
+            Stage::All { before, .. } => {
+                let begun = self.begin_to_go_back(*before, digest).await;
+                begun.map_err(NotBack::NoWay)?;
+                let mut state = self.state();
+                state.done = Some(digest);
+                state.proven.remove(&digest);
+            }
+        }
+        tracing::error!(generation = number, digest = %digest.short(), why, "all shards go back from a generation");
+        self.0.metrics.went_back(by_operator);
+        self.ends();
+        let mut back = WentBack::new(stage.watched(), why.to_owned(), None);
+        back.by_operator = by_operator;
+        self.state().back = Some(back);
+        Ok(())
+    }
+
+    /// Has all shards go back from content that serves all partitions to that of a former generation.
+    async fn begin_to_go_back(&self, to: u64, from: Digest) -> Result<(), String> {
+        let back = way_back(&self.0.history.generations(), Some(to));
         let to = back.map_err(|error| error.to_string())?;
-        if !self.0.kept.has(to.digest) {
+        if !self.0.place.has(to.digest, &self.0.kept).await {
             return Err(NoWayBack::Gone(to.generation).to_string());
         }
         // What is to mend it is not held.
@@ -434,7 +496,7 @@ impl Baking {
         let watch = state.watch.as_ref();
         // What went live is noted a moment later.
         let is_pending = release.is_some_and(|release| {
-            watch.is_none() && release.trial.is_none() && state.done != Some(release.live.number)
+            watch.is_none() && release.trial.is_none() && state.done != Some(release.live.digest)
         });
         json!({
             "watch": watch.map(Watch::show),
@@ -443,11 +505,32 @@ impl Baking {
         })
     }
 
-    /// Does what an operator says.
+    /// Does what an operator says. Tells what it was done to, and whether that is stored: if not, a
+    /// restart forgets it.
     ///
     /// # Errors
     /// If there is nothing that it could be done to.
-    pub(super) fn obey(&self, order: Order) -> Result<Value, NoAnswer> {
+    pub(super) async fn obey(&self, order: Order) -> Result<Value, NoAnswer> {
+        let before = self.0.place.serves_by();
+        let mut told = self.obey_at_once(order).await?;
+        let has_release = before.is_some_and(|release| release.trial.is_some());
+        told["stored"] = (has_release && self.is_followed_by_another(before).await).into();
+        Ok(told)
+    }
+
+    /// Waits until there is another release, for a while.
+    async fn is_followed_by_another(&self, before: Option<Release>) -> bool {
+        let until = Instant::now() + STORED_WITHIN;
+        while self.0.place.serves_by() == before {
+            if Instant::now() >= until {
+                return false;
+            }
+            sleep(SOON).await;
+        }
+        true
+    }
+
+    async fn obey_at_once(&self, order: Order) -> Result<Value, NoAnswer> {
         let refused = |why: &str| {
             let (status, why) = (StatusCode::CONFLICT, why.to_owned());
             Err(NoAnswer { status, why })
@@ -475,19 +558,16 @@ impl Baking {
                 self.0.place.promote(trial.turn, full);
             }
             (Order::Promote { .. }, Stage::All { .. }) => self.end_of_step(&stage),
-            (Order::Abort, _) => {
-                if !self.go_back(&stage, "an operator ended it", true) {
+            (Order::Abort, _) => match self.go_back(&stage, "an operator ended it", true).await {
+                Ok(()) => {}
+                Err(NotBack::GoesLive) => {
                     return refused("it goes live in all shards just now: say it again");
                 }
-            }
+                Err(NotBack::NoWay(why)) => return refused(&why),
+            },
         }
         let Generation { number, digest } = stage.watched();
         tracing::info!(generation = number, ?order, "an operator's order");
-        if let (Order::Abort, Some(back)) = (order, &self.state().back)
-            && let Some(error) = &back.failed
-        {
-            return refused(error);
-        }
         Ok(json!({ "generation": number, "digest": digest }))
     }
 }
@@ -541,18 +621,87 @@ impl Watch {
     }
 }
 
-/// The number of the generation that the live one is to be compared with, and that could be gone back to;
-/// `None` if there is none, or if the live one is what was gone back to, or is live again after a trial.
-fn before(generations: &[Entry]) -> Option<u64> {
-    let [.., before, live] = generations else {
-        return None;
-    };
-    let is_new = live.held.is_none() && before.digest != live.digest;
-    is_new.then_some(before.generation)
+/// The generations by their content, the newest first: after a trial content has another number.
+fn contents(generations: &[Entry]) -> impl Iterator<Item = &[Entry]> {
+    let same = generations.chunk_by(|one, other| one.digest == other.digest);
+    same.rev()
 }
 
-/// Whether a live generation went live so short a time ago that it is to be watched.
-fn is_new(live: &Entry, settings: &Rollout) -> bool {
-    let elapsed = Duration::from_secs(history::now().saturating_sub(live.live_since));
-    elapsed < settings.bake
+/// The number of the generation that the live one is to be compared with, and that is gone back to if that
+/// does worse: the last one that is proven and was not gone back from. If none is, it is the one before.
+/// `None` if there is none, or if the live one is what was gone back to, or has that content.
+fn before(generations: &[Entry], is_proven: impl Fn(&Entry) -> bool) -> Option<u64> {
+    let mut contents = contents(generations);
+    let live = contents.next()?.first()?;
+    if live.held.is_some() {
+        return None;
+    }
+    let (mut next, mut last_one) = (live, None);
+    for entries in contents {
+        let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
+            continue;
+        };
+        let was_bad = next.held == Some(last.digest);
+        let its = (last.digest != live.digest).then_some(last.generation);
+        if !was_bad && is_proven(last) {
+            return its;
+        }
+        last_one = last_one.or(its.filter(|_| !was_bad));
+        next = first;
+    }
+    last_one
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(generation: u64, content: &str, held: Option<&str>) -> Entry {
+        let of = |content: &str| Digest::of(content.as_bytes());
+        Entry {
+            generation,
+            digest: of(content),
+            name: "kv".to_owned(),
+            version: "1.0.0".to_owned(),
+            schema: 1,
+            live_since: 1_800_000_000,
+            held: held.map(of),
+        }
+    }
+
+    #[test]
+    fn a_generation_is_compared_with_the_last_one_that_was_watched_to_the_end() {
+        let of = |generations: &[Entry], proven: &[u64]| {
+            before(generations, |entry| proven.contains(&entry.generation))
+        };
+        assert_eq!(of(&[], &[]), None);
+        let mut all = vec![entry(1, "good", None)];
+        assert_eq!(of(&all, &[1]), None);
+        all.push(entry(2, "bad", None));
+        assert_eq!(of(&all, &[]), Some(1), "none is proven");
+        // Bad ones that follow each other are no measure for each other.
+        all.push(entry(3, "as bad", None));
+        assert_eq!(of(&all, &[1]), Some(1));
+        assert_eq!(of(&all, &[1, 2]), Some(2));
+        assert_eq!(of(&all, &[]), Some(2), "none is proven");
+        // What was gone back to has nothing to be compared with; what was gone back from is no measure.
+        all.push(entry(4, "good", Some("as bad")));
+        assert_eq!(of(&all, &[1, 3]), None);
+        all.push(entry(5, "mended", None));
+        assert_eq!(of(&all, &[1, 3, 4]), Some(4));
+        assert_eq!(of(&all[..3], &[1]), Some(1));
+        // The same content again.
+        all.push(entry(6, "good", None));
+        assert_eq!(of(&all, &[1, 4]), None);
+        // After a trial, whatever its end, what was live has another number, and nothing else.
+        let all = [
+            entry(1, "good", None),
+            entry(2, "bad", None),
+            entry(4, "bad", Some("tried")),
+            entry(5, "as bad", None),
+        ];
+        assert_eq!(of(&all[..3], &[1]), Some(1));
+        assert_eq!(of(&all, &[1]), Some(1));
+        assert_eq!(of(&all, &[1, 4]), Some(4));
+    }
 }

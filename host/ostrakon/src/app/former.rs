@@ -69,8 +69,8 @@ impl Former {
     ///
     /// # Errors
     /// If there is nothing that it could be done to.
-    pub(super) fn order(&self, order: Order) -> Result<Value, NoAnswer> {
-        self.baking.obey(order)
+    pub(super) async fn order(&self, order: Order) -> Result<Value, NoAnswer> {
+        self.baking.obey(order).await
     }
 
     /// Begins to go back to the content of a generation, and returns that generation.
@@ -95,7 +95,7 @@ impl Former {
         if let Some(live) = self.place.serves_by().filter(|it| it.trial.is_some())
             && to.is_none_or(|to| to == live.live.number)
         {
-            let _obeyed = self.baking.obey(Order::Abort)?;
+            let _obeyed = self.baking.obey(Order::Abort).await?;
             return Ok(json!({
                 "going_back_to": live.live.number,
                 "digest": live.live.digest,

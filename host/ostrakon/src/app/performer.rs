@@ -212,7 +212,7 @@ impl swap::Performer for Performer {
         if !steps.is_empty() {
             // A start must find what serves some of the partitions.
             let (kept, files) = (self.kept.clone(), candidate.source.clone());
-            let keeping = Blocking::OnThreads.run(move || kept.keep(&files));
+            let keeping = Blocking::OnThreads.run(move || kept.keep_tried(&files));
             keeping.await.map_err(Error::Keep)?;
             let (compiled, engine, cache) =
                 (compiled.clone(), self.engine.clone(), self.cache.clone());
@@ -224,6 +224,7 @@ impl swap::Performer for Performer {
                 let way = Way {
                     barrier: (!rollout.barrier.is_zero()).then_some(rollout.barrier),
                     steps,
+                    wait: Some(rollout.wait),
                     guest: Some(Arc::clone(&guest)),
                 };
                 Permission::Among(cluster.agree(digest, way).await?)

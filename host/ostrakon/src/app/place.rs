@@ -139,7 +139,8 @@ impl Place {
 
     /// Notes that the swap refuses content.
     pub(super) fn refuses(&self, refusal: &Refusal) {
-        match (self, refusal.digest) {
+        // What the disk refuses now is tried again.
+        match (self, refusal.digest.filter(|_| !refusal.transient)) {
             (Self::Alone(alone), Some(digest)) => alone.refused(digest, &refusal.reason),
             (Self::Alone(_), None) => {}
             (Self::Among(cluster), _) => cluster.refuses(refusal),

@@ -18,7 +18,7 @@ use ostrakon_kubernetes::Kubernetes;
 use ostrakon_observe::metrics::{self, Metrics, StoreSize};
 use ostrakon_observe::telemetry::Backlog;
 use ostrakon_shard::survey;
-use ostrakon_shard::swap::Status;
+use ostrakon_shard::swap::{Status, history};
 use ostrakon_shard::writer::{Membership, Writer};
 use ostrakon_store::{CompactError, Progress};
 use ostrakon_volumes::secrets::Secrets;
@@ -269,16 +269,7 @@ impl Subject for Shard {
     async fn go_back(&self, to: Option<u64>) -> Result<Value, NoAnswer> {
         let parts = self.started_parts()?;
         let former = parts.former.clone();
-        // A set, because dropping it ends the task: the caller may go away.
-        let mut going = JoinSet::new();
-        going.spawn_on(async move { former.go_back(to).await }, &parts.runtime);
-        let begun = going.join_next().await;
-        begun.and_then(Result::ok).unwrap_or_else(|| {
-            Err(NoAnswer {
-                status: StatusCode::INTERNAL_SERVER_ERROR,
-                why: "the host failed to go back: see its log".to_owned(),
-            })
-        })
+        on(&parts.runtime, async move { former.go_back(to).await }).await
     }
 
     fn rollout(&self) -> Result<Value, NoAnswer> {
@@ -287,12 +278,16 @@ impl Subject for Shard {
         let swap = parts.swap.borrow();
         rollout["refused"] = json!(swap.refused);
         rollout["making"] = json!(swap.candidate);
+        let live = rollout["release"]["number"].as_u64().unwrap_or_default();
+        rollout["mark"] = format!("{live}@{}", history::now()).into();
         drop(swap);
         Ok(rollout)
     }
 
-    fn order(&self, order: Order) -> Result<Value, NoAnswer> {
-        self.started_parts()?.former.order(order)
+    async fn order(&self, order: Order) -> Result<Value, NoAnswer> {
+        let parts = self.started_parts()?;
+        let former = parts.former.clone();
+        on(&parts.runtime, async move { former.order(order).await }).await
     }
 
     async fn compact(&self, begin: bool) -> Result<Value, NoAnswer> {
@@ -350,6 +345,23 @@ impl Subject for Shard {
 }
 
 /// The last compaction, as the admin port shows it.
+/// Does what waits for other shards or the disk, on the runtime that serves.
+async fn on(
+    runtime: &runtime::Handle,
+    what: impl Future<Output = Result<Value, NoAnswer>> + Send + 'static,
+) -> Result<Value, NoAnswer> {
+    // A set, because dropping it ends the task: the caller may go away.
+    let mut tasks = JoinSet::new();
+    tasks.spawn_on(what, runtime);
+    let done = tasks.join_next().await;
+    done.and_then(Result::ok).unwrap_or_else(|| {
+        Err(NoAnswer {
+            status: StatusCode::INTERNAL_SERVER_ERROR,
+            why: "the host failed to do it: see its log".to_owned(),
+        })
+    })
+}
+
 fn compaction(progress: Option<Progress>) -> Value {
     let Some(progress) = progress else {
         return json!({ "state": "none" });

@@ -1,6 +1,7 @@
 //! `ostrakon rollout`: a generation on its way to all partitions of all shards.
 
 use std::fmt::Write as _;
+use std::str::FromStr;
 use std::thread;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -49,10 +50,11 @@ struct StatusArguments {
     /// all shards went back from one meanwhile.
     #[arg(long)]
     wait: bool,
-    /// With `--wait`: the number of the generation that was live before. It is waited until a later one
-    /// is, or what the ConfigMap shows is refused.
-    #[arg(long, value_name = "N", requires = "wait")]
-    after: Option<u64>,
+    /// With `--wait`: the `mark` of `ostrakon rollout status --json` before the ConfigMap changed. It is
+    /// waited until a later generation is live, or what the ConfigMap shows was refused since. A
+    /// generation's number will do, too: then only what is refused from now on counts.
+    #[arg(long, value_name = "MARK", requires = "wait")]
+    after: Option<Mark>,
     #[command(flatten)]
     port: Port,
     /// Print the shard's JSON.
@@ -113,10 +115,54 @@ struct OrderArguments {
 enum Error {
     #[error("all shards went back from generation {generation}: {why}")]
     WentBack { generation: u64, why: String },
+    #[error("generation {generation} stays live though {why}: it cannot be gone back: {failed}")]
+    Stays {
+        generation: u64,
+        why: String,
+        failed: String,
+    },
+    #[error(
+        "what the ConfigMap shows, {0}, does not go live before it has changed: it was gone back from"
+    )]
+    Held(String),
     #[error("what the ConfigMap shows is refused: {0}")]
     Refused(String),
     #[error("the answer is not about a roll-out: are this command and the shard of one version?")]
     NotARollout(#[source] serde_json::Error),
+}
+
+/// What was live, and when that was: `3`, or `3@1764592872`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Mark {
+    generation: u64,
+    /// By the shard's clock.
+    unix_time: Option<u64>,
+}
+
+impl FromStr for Mark {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (generation, unix_time) = match text.split_once('@') {
+            Some((generation, unix_time)) => (generation, Some(unix_time)),
+            None => (text, None),
+        };
+        let number = |text: &str| {
+            let number = text.parse();
+            number.map_err(|_| "not the `mark` of `ostrakon rollout status --json`, such as 3@1764592872, nor a generation's number")
+        };
+        Ok(Self {
+            generation: number(generation)?,
+            unix_time: unix_time.map(number).transpose()?,
+        })
+    }
+}
+
+/// What had come out when the command began.
+struct Past {
+    went_back: Option<u64>,
+    refused: Option<u64>,
+    held: Option<String>,
 }
 
 /// The answer of `/rollout`.
@@ -184,6 +230,9 @@ struct WentBack {
 #[derive(Debug, Deserialize)]
 struct Obeyed {
     generation: u64,
+    /// Whether a restart finds it.
+    #[serde(default)]
+    stored: bool,
 }
 
 impl Arguments {
@@ -216,7 +265,10 @@ impl OrderArguments {
             ..Question::default()
         };
         let body = self.port.send(Method::POST, path, question, self.timeout)?;
-        let Obeyed { generation } = serde_json::from_slice(&body).map_err(not_a_rollout)?;
+        let Obeyed { generation, stored } = serde_json::from_slice(&body).map_err(not_a_rollout)?;
+        if !stored {
+            say_aside("shard 0 has not stored this yet: if it starts again before, say it again");
+        }
         say(&format!("generation {generation} {what}\n"))
     }
 }
@@ -243,14 +295,11 @@ impl StatusArguments {
                 };
             }
             // What had failed before does not count.
-            let failures = standing.failures();
-            let before = *before.get_or_insert(failures);
+            let before = before.get_or_insert_with(|| standing.past());
             if let Some(error) = standing.failed(before, self.after) {
                 return Err(Failure::new(Exit::Usage, error));
             }
-            let live = standing.release.as_ref().map(|live| live.number);
-            let is_later = self.after.is_none_or(|after| live > Some(after));
-            if standing.is_at_rest() && is_later {
+            if standing.is_at_rest() && standing.is_after(self.after) {
                 return say(&standing.shown());
             }
             let line = standing.line();
@@ -264,12 +313,12 @@ impl StatusArguments {
 }
 
 impl Standing {
-    /// When all shards went back last, and when shard 0 refused something last.
-    fn failures(&self) -> (Option<u64>, Option<u64>) {
-        (
-            self.went_back.as_ref().map(|back| back.unix_time),
-            self.refused.as_ref().map(|refused| refused.unix_time),
-        )
+    fn past(&self) -> Past {
+        Past {
+            went_back: self.went_back.as_ref().map(|back| back.unix_time),
+            refused: self.refused.as_ref().map(|refused| refused.unix_time),
+            held: self.held.clone(),
+        }
     }
 
     /// Whether nothing is on its way, or watched.
@@ -278,28 +327,57 @@ impl Standing {
         is_made && self.watch.is_none() && !self.pending
     }
 
-    /// What has failed since `before`, or of a generation after that one.
-    fn failed(
-        &self,
-        (went_back, refused): (Option<u64>, Option<u64>),
-        after: Option<u64>,
-    ) -> Option<Error> {
+    /// Whether a later generation is live than the one that was live before, if that is said.
+    fn is_after(&self, after: Option<Mark>) -> bool {
+        let live = self.release.as_ref().map(|live| live.number);
+        after.is_none_or(|after| live > Some(after.generation))
+    }
+
+    /// What has failed since the command began or, if it is said since when, since then.
+    fn failed(&self, before: &Past, after: Option<Mark>) -> Option<Error> {
+        let is_since = |unix_time: u64| {
+            let since = after.and_then(|after| after.unix_time);
+            since.is_some_and(|since| unix_time >= since)
+        };
         let is_new = |back: &&WentBack| {
-            let is_later = after.is_some_and(|after| back.generation > after);
-            is_later || went_back != Some(back.unix_time)
+            let is_later = after.is_some_and(|after| back.generation > after.generation);
+            is_later || is_since(back.unix_time) || before.went_back != Some(back.unix_time)
         };
         if let Some(back) = self.went_back.as_ref().filter(is_new) {
-            return Some(Error::WentBack {
-                generation: back.generation,
-                why: Printable(&back.why).to_string(),
+            let (generation, why) = (back.generation, Printable(&back.why).to_string());
+            return Some(match &back.failed {
+                None => Error::WentBack { generation, why },
+                Some(failed) => Error::Stays {
+                    generation,
+                    why,
+                    failed: Printable(failed).to_string(),
+                },
             });
         }
-        let is_new = |it: &&Refused| refused != Some(it.unix_time) && !it.will_retry;
+        let is_new = |it: &&Refused| {
+            let is_other = before.refused != Some(it.unix_time);
+            (is_other || is_since(it.unix_time)) && !it.will_retry
+        };
         if let Some(refused) = self.refused.as_ref().filter(is_new) {
             let reason = Printable(&refused.reason);
             return Some(Error::Refused(format!("step {}: {reason}", refused.step)));
         }
-        self.refused_by().map(Error::Refused)
+        let refused = self.refused_by().map(Error::Refused);
+        refused.or_else(|| {
+            Some(Error::Held(
+                short(self.held_since(before, after)?).to_string(),
+            ))
+        })
+    }
+
+    /// What the ConfigMap shows and an operator went back from meanwhile.
+    fn held_since(&self, before: &Past, after: Option<Mark>) -> Option<&str> {
+        let held = self.held.as_deref().filter(|_| self.is_at_rest())?;
+        let is_new = match after {
+            Some(_) => self.is_after(after),
+            None => before.held.as_deref() != Some(held),
+        };
+        is_new.then_some(held)
     }
 
     /// Which shard refuses what is to go live, and why.
@@ -355,12 +433,12 @@ impl Standing {
             } = back;
             let digest = short(&back.digest);
             let what = match &back.failed {
-                None => "went back from",
-                Some(_) => "could not go back from",
+                None => "all shards went back from",
+                Some(_) => "there was no way back from",
             };
             let _ = writeln!(
                 shown,
-                "at {at}, all shards {what} generation {generation} ({digest}): {}",
+                "at {at}, {what} generation {generation} ({digest}): {}",
                 Printable(why)
             );
             if let Some(failed) = &back.failed {
@@ -483,6 +561,69 @@ mod tests {
             standing(answer).shown(),
             "no generation is in its steps, or watched\nat 2027-01-15T08:00:00Z, all shards went back from generation 9 (bbbbbbbbbbbb): it \\u{1b}traps\nthe ConfigMap shows bbbbbbbbbbbb, which does not go live before it has changed\n"
         );
+    }
+
+    fn failed(now: &serde_json::Value, before: &serde_json::Value, after: &str) -> Option<String> {
+        let (now, before) = (standing(now.clone()), standing(before.clone()).past());
+        let after = (!after.is_empty()).then(|| after.parse().unwrap());
+        Some(now.failed(&before, after)?.to_string())
+    }
+
+    #[test]
+    fn what_is_refused_since_the_mark_has_failed() {
+        let refused = |unix_time: u64, will_retry| {
+            serde_json::json!({
+                "release": { "number": 3 },
+                "refused": {
+                    "step": "verify", "reason": "no", "unix_time": unix_time, "will_retry": will_retry,
+                },
+            })
+        };
+        let (nothing, now) = (serde_json::json!({}), refused(100, false));
+        let told = Some("what the ConfigMap shows is refused: step verify: no".to_owned());
+        assert_eq!(failed(&now, &nothing, ""), told);
+        // It was refused before the command began, and before or after the ConfigMap changed.
+        assert_eq!(failed(&now, &now, "3"), None);
+        assert_eq!(failed(&now, &now, "3@101"), None);
+        assert_eq!(failed(&now, &now, "3@100"), told);
+        assert_eq!(failed(&refused(100, true), &nothing, "3@100"), None);
+    }
+
+    #[test]
+    fn what_was_gone_back_from_has_failed_whoever_did_it() {
+        let nothing = serde_json::json!({ "release": { "number": 3 } });
+        let held = |number: u64| serde_json::json!({ "release": { "number": number }, "held": "b".repeat(64) });
+        let told = "what the ConfigMap shows, bbbbbbbbbbbb, does not go live before it has changed: it was gone back from";
+        assert_eq!(failed(&held(5), &nothing, "3").as_deref(), Some(told));
+        assert_eq!(failed(&held(5), &nothing, "").as_deref(), Some(told));
+        // It was before: what is to take its place has not been seen yet.
+        assert_eq!(failed(&held(5), &held(5), "5"), None);
+        assert_eq!(failed(&held(5), &held(5), ""), None);
+        let mut back = nothing.clone();
+        back["went_back"] = serde_json::json!({
+            "generation": 4, "digest": "b".repeat(64), "why": "it traps", "unix_time": 100, "failed": null,
+        });
+        let told = "all shards went back from generation 4: it traps";
+        assert_eq!(failed(&back, &back, "3").as_deref(), Some(told));
+        assert_eq!(failed(&back, &back, "4"), None);
+        back["went_back"]["failed"] = "generation 3 is no longer kept".into();
+        let told = "generation 4 stays live though it traps: it cannot be gone back: generation 3 is no longer kept";
+        assert_eq!(failed(&back, &nothing, "").as_deref(), Some(told));
+    }
+
+    #[test]
+    fn a_mark_is_a_number_with_a_time_or_without() {
+        let mark = |generation, unix_time| {
+            Ok(Mark {
+                generation,
+                unix_time,
+            })
+        };
+        assert_eq!("3".parse(), mark(3, None));
+        assert_eq!("3@1764592872".parse(), mark(3, Some(1_764_592_872)));
+        for wrong in ["", "@", "3@", "@4", "3@4@5", "-1", "3 @4"] {
+            assert!(wrong.parse::<Mark>().is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -10,6 +10,10 @@ use super::counts::{Answered, Counted};
 /// Fewer failures than this may be chance, however few requests there were.
 const LEAST_FAILURES: f64 = 3.0;
 
+/// How many failures of how many requests are taken for granted of the other generation, besides what
+/// it answered: where that is little, as after a restart, one of a hundred may fail.
+const GRANTED: (f64, f64) = (0.5, 50.0);
+
 /// How many deviations of what is to be expected are chance.
 const DEVIATIONS: f64 = 3.0;
 
@@ -66,10 +70,10 @@ impl fmt::Display for Worse {
 ///
 /// It fails too much if its failures are more than chance explains: more than three deviations above
 /// the other's share of failures and what the settings allow on top, and at least three. The other's
-/// share is taken as if it had one failure and one success more, so that few requests prove little.
+/// share is taken with what is granted, so that few requests prove little.
 pub fn worse(its: &Counted, other: &Counted, settings: &Rollout) -> Option<Worse> {
     let (failures, requests) = (its.failures(), its.requests());
-    let share = (count(other.failures()) + 1.0) / (count(other.requests()) + 2.0);
+    let share = (count(other.failures()) + GRANTED.0) / (count(other.requests()) + GRANTED.1);
     let allowed = share + f64::from(settings.failures.millionths()) / 1e6;
     let expected = (count(requests) * allowed).min(count(requests));
     // A share of all leaves no room for chance.
@@ -164,10 +168,13 @@ mod tests {
 
     #[test]
     fn little_to_compare_with_proves_little() {
-        assert!(!fails((3, 3), (0, 0)));
-        assert!(!fails((100, 20), (0, 0)));
-        assert!(fails((100, 100), (0, 0)));
-        assert!(!fails((10, 3), (5, 0)));
+        assert!(!fails((2, 2), (0, 0)));
+        assert!(fails((3, 3), (0, 0)));
+        assert!(!fails((100, 4), (0, 0)));
+        assert!(fails((100, 6), (0, 0)), "as after a restart");
+        assert!(!fails((10_000, 120), (0, 0)));
+        assert!(fails((10_000, 200), (0, 0)));
+        assert!(!fails((1000, 20), (100, 2)));
         assert!(fails((10, 5), (10_000, 0)));
     }
 

@@ -2,7 +2,8 @@
 //! has been watched for long enough.
 //!
 //! While it serves a part of the partitions, both are compared in the same minutes. Once it serves all,
-//! it is compared with what the one before it did in its last minutes.
+//! it is compared with what the one before it did in its last minutes. What it answers in a step is
+//! compared by itself, and together with what it answered in the steps before.
 
 mod counts;
 mod judge;
@@ -41,8 +42,6 @@ pub struct Bake {
     with: With,
     /// When the step began.
     since: Instant,
-    /// How many requests the generation had answered by then.
-    requests_before: u64,
     shards: BTreeMap<u32, Watched>,
 }
 
@@ -50,9 +49,23 @@ pub struct Bake {
 #[derive(Debug, Default)]
 struct Watched {
     its: Counted,
+    /// What had been counted of it when the step began.
+    its_before: Counted,
+    /// What was counted of the other one meanwhile, or before.
     other: Counted,
-    /// What had been counted of the other one when the watch began.
-    other_before: Option<Counted>,
+    /// What was counted of the other one in this step, or before.
+    other_in_step: Counted,
+    /// What had been counted of the other one when the watch began, and when the step began.
+    other_before: Option<[Counted; 2]>,
+    /// All that was counted of the other one.
+    other_all: Counted,
+}
+
+impl Watched {
+    /// What was counted of the generation in this step.
+    fn its_in_step(&self) -> Counted {
+        self.its.clone().without(&self.its_before)
+    }
 }
 
 /// What a step still waits for.
@@ -69,7 +82,6 @@ impl Bake {
         Self {
             with,
             since: now.checked_sub(elapsed).unwrap_or(now),
-            requests_before: 0,
             shards: BTreeMap::new(),
         }
     }
@@ -77,11 +89,14 @@ impl Bake {
     /// Begins the next step of the same generation, beside the other one or after it.
     pub fn next_step(&mut self, with: With) {
         self.since = Instant::now();
-        self.requests_before = self.its().requests();
-        if self.with != with {
-            self.with = with;
-            for watched in self.shards.values_mut() {
+        let is_with_another = self.with != with;
+        self.with = with;
+        for watched in self.shards.values_mut() {
+            watched.its_before = watched.its.clone();
+            if is_with_another {
                 watched.other_before = None;
+            } else if let Some([_, in_step]) = &mut watched.other_before {
+                *in_step = watched.other_all.clone();
             }
         }
     }
@@ -89,54 +104,77 @@ impl Bake {
     /// Takes what a shard has counted of both by now.
     pub fn note(&mut self, shard: u32, its: Option<Served>, other: Option<Served>) {
         let watched = self.shards.entry(shard).or_default();
+        // A process that has started again has counted nothing before.
+        let forget = |before: &mut Counted, all: &Counted| {
+            if all.requests() < before.requests() {
+                *before = Counted::default();
+            }
+        };
         if let Some(its) = its {
             watched.its = its.all;
+            forget(&mut watched.its_before, &watched.its);
         }
         let Some(other) = other else {
             return;
         };
-        watched.other = match self.with {
-            With::Before => other.recent,
+        match self.with {
+            With::Before => {
+                watched.other = other.recent.clone();
+                watched.other_in_step = other.recent;
+            }
             With::Beside => {
                 // Its last minutes count, too.
-                let before = (watched.other_before)
-                    .get_or_insert_with(|| other.all.clone().without(&other.recent));
-                if other.all.requests() < before.requests() {
-                    // A process that has started again has counted nothing before.
-                    *before = Counted::default();
+                let before = watched.other_before.get_or_insert_with(|| {
+                    let before = other.all.clone().without(&other.recent);
+                    [before.clone(), before]
+                });
+                for before in &mut *before {
+                    forget(before, &other.all);
                 }
-                other.all.without(before)
+                watched.other = other.all.clone().without(&before[0]);
+                watched.other_in_step = other.all.clone().without(&before[1]);
             }
-        };
+        }
+        watched.other_all = other.all;
     }
 
-    fn its(&self) -> Counted {
-        self.sum(|watched| &watched.its)
-    }
-
-    fn sum(&self, of: impl Fn(&Watched) -> &Counted) -> Counted {
+    fn sum(&self, of: impl Fn(&Watched) -> Counted) -> Counted {
         let mut sum = Counted::default();
         for watched in self.shards.values() {
-            sum.add(of(watched));
+            sum.add(&of(watched));
         }
         sum
     }
 
-    /// In what the generation does worse, if it does.
+    /// In what the generation does worse, if it does: in this step, or since it began to serve.
     pub fn worse(&self, settings: &Rollout) -> Option<Worse> {
-        worse(&self.its(), &self.sum(|watched| &watched.other), settings)
+        let its = self.sum(Watched::its_in_step);
+        let other = self.sum(|watched| watched.other_in_step.clone());
+        worse(&its, &other, settings).or_else(|| {
+            let its = self.sum(|watched| watched.its.clone());
+            worse(&its, &self.other(), settings)
+        })
+    }
+
+    fn other(&self) -> Counted {
+        self.sum(|watched| watched.other.clone())
     }
 
     /// How many requests the generation has answered, and how many of them failed.
     pub fn answered(&self) -> (u64, u64) {
-        let its = self.its();
+        let its = self.sum(|watched| watched.its.clone());
         (its.requests(), its.failures())
+    }
+
+    /// How many requests of the other generation it is compared with.
+    pub fn compared_with(&self) -> u64 {
+        self.other().requests()
     }
 
     /// What the step still waits for; `None` if it has been watched for long enough.
     pub fn waits(&self, settings: &Rollout) -> Option<Waits> {
         let time = settings.bake.saturating_sub(self.since.elapsed());
-        let answered = self.its().requests().saturating_sub(self.requests_before);
+        let answered = self.sum(Watched::its_in_step).requests();
         let requests = settings.requests.saturating_sub(answered);
         (!time.is_zero() || requests > 0).then_some(Waits { time, requests })
     }
@@ -174,6 +212,41 @@ mod tests {
         bake.note(1, None, None);
         assert_eq!(bake.worse(&settings), None);
         assert_eq!(bake.answered(), (1000, 20));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_answered_in_earlier_steps_hides_no_failures() {
+        let settings = Rollout::default();
+        let mut bake = Bake::new(With::Beside, Duration::ZERO);
+        bake.note(0, Some(served(0, 0)), Some(served(0, 0)));
+        bake.note(0, Some(served(10_000, 0)), Some(served(10_000, 0)));
+        bake.next_step(With::Beside);
+        let by_now = |failed| Some(served(10_400, failed));
+        bake.note(0, by_now(2), Some(served(10_400, 0)));
+        assert_eq!(bake.worse(&settings), None);
+        bake.note(0, by_now(6), Some(served(10_400, 0)));
+        let told = bake.worse(&settings).map(|worse| worse.to_string());
+        let told = told.unwrap_or_default();
+        assert!(told.starts_with("6 of its 400 requests failed"), "{told}");
+        // The other one had as many in this step.
+        bake.note(0, by_now(6), Some(served(10_400, 6)));
+        assert_eq!(bake.worse(&settings), None);
+        // After the last step, too.
+        bake.note(0, by_now(0), Some(served(10_400, 0)));
+        bake.next_step(With::Before);
+        bake.note(0, Some(served(10_800, 6)), Some(served(10_400, 0)));
+        assert!(bake.worse(&settings).is_some());
+        // And few failures in each of several steps add up.
+        let mut bake = Bake::new(With::Beside, Duration::ZERO);
+        for step in 1..=4 {
+            bake.note(
+                0,
+                Some(served(100 * step, 2 * step)),
+                Some(served(100_000, 0)),
+            );
+            assert_eq!(bake.worse(&settings).is_some(), step > 1, "{step}");
+            bake.next_step(With::Beside);
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, TryLockError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
@@ -24,6 +24,9 @@ const MOST_BYTES: usize = 16 << 20;
 
 /// How old a sample may become: it keeps the data that its request saw.
 const MOST_AGE: Duration = Duration::from_secs(1);
+
+/// How often a rehearsal looks for samples while there are none.
+const LOOKS_EVERY: Duration = Duration::from_millis(2);
 
 /// Where live requests are sampled for a rehearsal. Clones share it.
 #[derive(Clone, Default)]
@@ -59,7 +62,9 @@ pub(super) struct Sampling {
     requests: AtomicU64,
     /// A std mutex, because it is held only briefly.
     waiting: Mutex<Waiting>,
-    changed: Condvar,
+    /// How many samples were left out.
+    left_out: AtomicU64,
+    ended: Condvar,
     /// A std mutex, because it is held only briefly.
     findings: Mutex<Findings>,
 }
@@ -68,7 +73,6 @@ pub(super) struct Sampling {
 struct Waiting {
     samples: VecDeque<Sample>,
     bytes: usize,
-    left_out: u64,
     is_over: bool,
 }
 
@@ -316,7 +320,8 @@ fn sampling(
             samples,
             ..Waiting::default()
         }),
-        changed: Condvar::new(),
+        left_out: AtomicU64::new(0),
+        ended: Condvar::new(),
         findings: Mutex::new(Findings::new(candidate.digest, live.digest)),
     })
 }
@@ -351,6 +356,10 @@ fn sample(request: &Request, live: Digest, shards: u32, data: Data, bytes: usize
 }
 
 impl Waiting {
+    fn is_full(&self) -> bool {
+        self.samples.len() >= MOST_SAMPLES || self.bytes >= MOST_BYTES
+    }
+
     fn take(&mut self) -> Option<Sample> {
         let sample = self.samples.pop_front()?;
         self.bytes -= sample.bytes;
@@ -371,29 +380,40 @@ impl Sampling {
         (spread * 1_000_000) >> 32 < self.share
     }
 
-    /// Whether there is no room, so that nothing need be copied.
-    fn is_full(&self) -> bool {
-        let waiting = self.waiting();
-        waiting.samples.len() >= MOST_SAMPLES || waiting.bytes >= MOST_BYTES
+    /// The samples, unless another thread has them: a live request never waits for a thread of lower
+    /// priority, which may be without a processor while it holds them.
+    fn waiting_if_free(&self) -> Option<MutexGuard<'_, Waiting>> {
+        match self.waiting.try_lock() {
+            Ok(waiting) => Some(waiting),
+            Err(TryLockError::WouldBlock) => None,
+            Err(TryLockError::Poisoned(_)) => panic!("no holder of this lock panics"),
+        }
     }
 
+    /// Whether there is no room, so that nothing need be copied.
+    fn is_full(&self) -> bool {
+        self.waiting_if_free()
+            .is_none_or(|waiting| waiting.is_full())
+    }
+
+    /// Adds a sample. Nobody is woken for it, as that would take a live request's time.
     fn put(&self, mut sample: Sample) {
-        let mut waiting = self.waiting();
+        let Some(mut waiting) = self.waiting_if_free() else {
+            self.leave_out();
+            return;
+        };
         // They keep data.
         while waiting.samples.front().is_some_and(Sample::is_old) {
             waiting.take();
-            waiting.left_out += 1;
+            self.leave_out();
         }
-        let has_room =
-            waiting.samples.len() < MOST_SAMPLES && waiting.bytes + sample.bytes <= MOST_BYTES;
-        if waiting.is_over || !has_room {
-            waiting.left_out += 1;
+        if waiting.is_over || waiting.is_full() || waiting.bytes + sample.bytes > MOST_BYTES {
+            self.leave_out();
             return;
         }
         sample.taken = Instant::now();
         waiting.bytes += sample.bytes;
         waiting.samples.push_back(sample);
-        self.changed.notify_one();
     }
 
     /// The next sample; `None` when the rehearsal is over.
@@ -409,7 +429,11 @@ impl Sampling {
             if self.is_trial {
                 return None;
             }
-            waiting = self.wait(waiting, until)?;
+            let soon = until.min(Instant::now() + LOOKS_EVERY);
+            waiting = match self.wait(waiting, soon) {
+                Some(again) => again,
+                None => self.waiting(),
+            };
         }
     }
 
@@ -425,7 +449,7 @@ impl Sampling {
         }
     }
 
-    /// Waits for a change; `None` when it is time.
+    /// Waits for the end; `None` when it is time.
     fn wait<'a>(
         &'a self,
         waiting: MutexGuard<'a, Waiting>,
@@ -435,7 +459,7 @@ impl Sampling {
         if left.is_zero() {
             return None;
         }
-        let waited = self.changed.wait_timeout(waiting, left);
+        let waited = self.ended.wait_timeout(waiting, left);
         Some(waited.expect("no holder of this lock panics").0)
     }
 
@@ -444,7 +468,7 @@ impl Sampling {
     }
 
     pub(super) fn leave_out(&self) {
-        self.waiting().left_out += 1;
+        self.left_out.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn is_over(&self) -> bool {
@@ -456,11 +480,11 @@ impl Sampling {
     pub(super) fn end(&self, outcome: Outcome) -> u64 {
         let mut waiting = self.waiting();
         waiting.is_over = true;
-        waiting.left_out += waiting.samples.len() as u64;
+        let left_out = waiting.samples.len() as u64;
         waiting.samples.clear();
-        self.changed.notify_one();
-        let left_out = waiting.left_out;
+        self.ended.notify_one();
         drop(waiting);
+        let left_out = left_out + self.left_out.fetch_add(left_out, Ordering::Relaxed);
         self.findings().end(left_out, outcome);
         left_out
     }
@@ -512,7 +536,8 @@ mod tests {
             is_trial: false,
             requests: AtomicU64::new(0),
             waiting: Mutex::default(),
-            changed: Condvar::new(),
+            left_out: AtomicU64::new(0),
+            ended: Condvar::new(),
             findings: Mutex::new(Findings::new(Digest::of(b"new"), Digest::of(b"live"))),
         }
     }
@@ -526,7 +551,7 @@ mod tests {
         assert!(!few.is_full());
         few.put(sample_of(&snapshot, 200));
         few.put(sample_of(&snapshot, 10));
-        assert_eq!(few.waiting().left_out, 1, "by its bytes");
+        assert_eq!(few.left_out.load(Ordering::Relaxed), 1, "by its bytes");
         // And those that waited at the end.
         assert_eq!(few.end(Outcome::Passed), 3);
         few.put(sample_of(&snapshot, 10));
@@ -537,7 +562,7 @@ mod tests {
             many.put(sample_of(&snapshot, 1));
         }
         assert!(many.is_full());
-        assert_eq!(many.waiting().left_out, 5);
+        assert_eq!(many.left_out.load(Ordering::Relaxed), 5);
         let until = Instant::now() + LATER;
         assert!(many.next(until).is_some() && !many.is_full());
         // They keep data, and give way.
@@ -547,7 +572,9 @@ mod tests {
         many.put(sample_of(&snapshot, 1));
         let waiting = many.waiting();
         assert_eq!(waiting.samples.len(), 1);
-        assert_eq!(waiting.left_out, 5 + MOST_SAMPLES as u64 - 1);
+        drop(waiting);
+        let left_out = many.left_out.load(Ordering::Relaxed);
+        assert_eq!(left_out, 5 + MOST_SAMPLES as u64 - 1);
     }
 
     #[test]

@@ -105,8 +105,9 @@ impl History {
                 return;
             }
             noted.push(entry);
-            let spare = noted.len().saturating_sub(MOST);
-            noted.drain(..spare);
+            while noted.len() > MOST {
+                forget_one(&mut noted);
+            }
             noted.clone()
         };
         if let Err(error) = self.write(&generations, &mut newer) {
@@ -123,6 +124,14 @@ impl History {
         }
         regular::replace_own(path, &encode(generations))
     }
+}
+
+/// Forgets a number of content that has a later one: each trial that ends gives what was live another. If
+/// there is none, the oldest generation is forgotten.
+fn forget_one(noted: &mut Vec<Entry>) {
+    let mut pairs = noted.windows(2);
+    let same = pairs.position(|pair| matches!(pair, [one, next] if one.digest == next.digest));
+    noted.remove(same.unwrap_or_default());
 }
 
 /// The time now, as entries have it.
@@ -277,14 +286,34 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory can be created");
         let history = History::read(directory.path());
         for number in 1..=2 * MOST as u64 {
-            history.note(entry(number, "a", None));
-            history.note(entry(number, "a", None));
+            let content = number.to_string();
+            history.note(entry(number, &content, None));
+            history.note(entry(number, &content, None));
         }
         let read = History::read(directory.path()).generations();
         assert_eq!(read, history.generations());
         let numbers: Vec<_> = read.iter().map(|entry| entry.generation).collect();
         let last: Vec<_> = (MOST as u64 + 1..=2 * MOST as u64).collect();
         assert_eq!(numbers, last);
+    }
+
+    #[test]
+    fn trials_that_end_displace_no_generation() {
+        let directory = tempfile::tempdir().expect("a directory can be created");
+        let history = History::read(directory.path());
+        history.note(entry(1, "a", None));
+        history.note(entry(2, "b", None));
+        for ended in 2..=2 * MOST as u64 {
+            history.note(entry(2 * ended, "c", None));
+        }
+        let generations = history.generations();
+        assert_eq!(generations.len(), MOST);
+        assert_eq!(back(&generations, None), Ok(2));
+        assert_eq!(back(&generations, Some(1)), Ok(1));
+        assert_eq!(
+            generations.last().map(|last| last.generation),
+            Some(4 * MOST as u64)
+        );
     }
 
     /// The bytes that this version writes; later ones have to read them.

@@ -19,7 +19,14 @@ use ostrakon_volumes::volume::{Files, ReadError};
 #[derive(Clone, Debug)]
 pub struct Kept {
     directory: PathBuf,
+    /// Where the content is that serves a part of the partitions, if it never served all.
+    tried: Option<PathBuf>,
 }
+
+/// The directories' names in the data directory.
+const GENERATIONS: &str = "generations";
+const OWNERS: &str = "owners";
+const TRIED: &str = "tried";
 
 /// Why a kept generation cannot be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -43,7 +50,9 @@ impl Kept {
     /// # Errors
     /// When the directory cannot be created.
     pub fn open(data_directory: &Path) -> io::Result<Self> {
-        Self::within(data_directory.join("generations"))
+        let mut kept = Self::within(data_directory.join(GENERATIONS))?;
+        kept.tried = Some(data_directory.join(TRIED));
+        Ok(kept)
     }
 
     /// Opens the generations that the stored plan names. They stay until [`Kept::retain`]
@@ -52,15 +61,14 @@ impl Kept {
     /// # Errors
     /// When the directory cannot be created.
     pub fn of_plan(data_directory: &Path) -> io::Result<Self> {
-        Self::within(data_directory.join("owners"))
+        Self::within(data_directory.join(OWNERS))
     }
 
     /// The generations in a data directory whose files are damaged. Changes nothing.
     pub fn damaged(data_directory: &Path) -> Vec<Digest> {
         let mut damaged = Vec::new();
-        for name in ["generations", "owners"] {
-            let directory = data_directory.join(name);
-            let kept = Self { directory };
+        for name in [GENERATIONS, OWNERS, TRIED] {
+            let kept = Self::at(data_directory.join(name));
             for entry in kept.entries() {
                 let digest = entry.file_name().to_str().and_then(Digest::named);
                 damaged.extend(digest.filter(|digest| kept.load(*digest).is_err()));
@@ -71,7 +79,12 @@ impl Kept {
 
     fn within(directory: PathBuf) -> io::Result<Self> {
         full::make_directory(&directory)?;
-        Ok(Self { directory })
+        Ok(Self::at(directory))
+    }
+
+    fn at(directory: PathBuf) -> Self {
+        let tried = None;
+        Self { directory, tried }
     }
 
     /// The files of a kept generation.
@@ -95,6 +108,11 @@ impl Kept {
     /// The files of a generation that may also be found elsewhere; `None` if they are not here.
     /// Logs damage.
     pub fn find(&self, digest: Digest) -> Option<Files> {
+        let tried = || self.of_trial()?.find(digest);
+        self.find_here(digest).or_else(tried)
+    }
+
+    fn find_here(&self, digest: Digest) -> Option<Files> {
         match self.load(digest) {
             Ok(files) => Some(files),
             Err(KeptError::Missing(_)) => None,
@@ -123,7 +141,7 @@ impl Kept {
     /// When the files cannot be written.
     pub fn keep(&self, files: &Files) -> io::Result<()> {
         let path = self.path(files.digest());
-        if self.find(files.digest()).is_none() {
+        if self.find_here(files.digest()).is_none() {
             fs::create_dir_all(&self.directory)?;
             let unfinished = path.with_extension("new");
             remove(&path)?;
@@ -138,6 +156,26 @@ impl Kept {
             }
         }
         recency::used_last(&path)
+    }
+
+    /// As [`Kept::keep`], for content that serves a part of the partitions: it takes the place of the one
+    /// that did before, and not that of one that served all.
+    ///
+    /// # Errors
+    /// When the files cannot be written.
+    pub fn keep_tried(&self, files: &Files) -> io::Result<()> {
+        match self.of_trial() {
+            Some(tried) if self.load(files.digest()).is_err() => {
+                tried.keep(files)?;
+                tried.retain(&[files.digest()]);
+                Ok(())
+            }
+            _ => self.keep(files),
+        }
+    }
+
+    fn of_trial(&self) -> Option<Self> {
+        self.tried.clone().map(Self::at)
     }
 
     /// Removes all generations but these.
@@ -211,6 +249,37 @@ mod tests {
         kept.prune(KEPT, None);
     }
 
+    #[test]
+    fn content_that_is_tried_takes_no_place_of_what_served() {
+        let directory = tempfile::tempdir().expect("a directory can be created");
+        let kept = Kept::open(directory.path()).expect("it can be opened");
+        let served = files("served");
+        keep_last(&kept, &served);
+        for number in 0..2 * KEPT {
+            let tried = files(&number.to_string());
+            kept.keep_tried(&tried).expect("it can be kept");
+            let kept = Kept::open(directory.path()).expect("it can be opened");
+            assert!(kept.find(tried.digest()).is_some(), "{number}");
+        }
+        let tried = directory.path().join(TRIED);
+        assert_eq!(fs::read_dir(&tried).expect("it is there").count(), 1);
+        // Once it serves all partitions it is kept as what served.
+        let last = files(&(2 * KEPT - 1).to_string());
+        kept.keep(&last).expect("it can be kept");
+        assert!(kept.load(last.digest()).is_ok(), "it is there");
+        kept.forget(last.digest());
+        // What served needs no second copy, and is found all the same.
+        kept.keep_tried(&served).expect("it can be kept");
+        assert!(kept.find(served.digest()).is_some());
+        assert_eq!(fs::read_dir(&tried).expect("it is there").count(), 1);
+        assert_eq!(kept.entries().count(), 1);
+        // Damage is found in all directories.
+        let damaged = fs::read_dir(&tried).expect("it is there").next();
+        let damaged = damaged.expect("one").expect("an entry").path();
+        fs::write(damaged.join("a"), "other").expect("the file can be written");
+        assert_eq!(Kept::damaged(directory.path()).len(), 1);
+    }
+
     fn files(content: &str) -> Files {
         let content = Bytes::from(content.to_owned());
         Files::new(BTreeMap::from([
@@ -269,7 +338,7 @@ mod tests {
     #[test]
     fn each_generation_there_has_been_is_read() {
         let directory = fixture().join("generations");
-        let kept = Kept { directory };
+        let kept = Kept::at(directory);
         let files = kept.load(one().digest()).expect("the generation is whole");
         assert_eq!(files.contents(), one().contents());
     }

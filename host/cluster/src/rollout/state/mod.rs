@@ -46,6 +46,8 @@ pub struct Way {
     pub barrier: Option<Duration>,
     /// The shares of the partitions that it serves before it serves all, in millionths.
     pub steps: Vec<u32>,
+    /// How long shards that are away are waited for; if that is not said, as for what is live.
+    pub wait: Option<Duration>,
     /// What serves then.
     pub guest: Option<Arc<Guest>>,
 }
@@ -63,6 +65,9 @@ pub(super) enum Wanted {
 
 /// How long a shard that answers, but is not prepared, is not away.
 const SLOWEST: Duration = Duration::from_mins(10);
+
+/// How long a way back waits for shards that are away: the others serve what is gone back from meanwhile.
+const BACK: Duration = Duration::from_secs(5);
 
 /// How long it is after not all shards held requests before they are to try again: twice as long each
 /// time.

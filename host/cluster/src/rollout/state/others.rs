@@ -7,7 +7,7 @@ use ostrakon_protocol::{
 };
 use tokio::time::Instant;
 
-use super::{LONGEST, NotAgreed, NotHeld, Other, SHORTEST, SLOWEST, State};
+use super::{BACK, LONGEST, NotAgreed, NotHeld, Other, SHORTEST, SLOWEST, State};
 use crate::message::{Said, Says};
 
 impl State {
@@ -164,8 +164,9 @@ impl State {
         pause
     }
 
-    /// Gives up waiting for these shards, if they have been away, or failing, for so long. With a
-    /// barrier there is no going live without them.
+    /// Gives up waiting for these shards, if they have been away, or failing, for so long, or as long as
+    /// the candidate's own settings say. A way back waits for [`BACK`] at most. With a barrier there is no
+    /// going live without them.
     pub(in crate::rollout) fn waits_no_longer(
         &mut self,
         silent: &[Ordinal],
@@ -174,6 +175,11 @@ impl State {
         if self.prepared.is_some() && self.way.barrier.is_some() {
             return false;
         }
+        let candidate = self.rollout.candidate();
+        let own = (self.way.wait).filter(|_| self.prepared == candidate);
+        let wait = own.unwrap_or(wait);
+        let is_back = candidate.is_some() && self.back.to() == candidate;
+        let wait = if is_back { wait.min(BACK) } else { wait };
         let is_over = |shard: &Ordinal| {
             let other = self.others.get(shard);
             let is_failing = other.is_some_and(|other| {

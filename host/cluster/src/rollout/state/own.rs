@@ -176,7 +176,9 @@ impl State {
     }
 
     pub(in crate::rollout) fn refuses(&mut self, refusal: &Refusal) {
-        if let Some(digest) = refusal.digest {
+        // What the disk refuses now is tried again.
+        let for_good = refusal.digest.filter(|_| !refusal.transient);
+        if let Some(digest) = for_good {
             self.back.refused(digest, &refusal.reason);
         }
         // What another shard refuses is not refused here.

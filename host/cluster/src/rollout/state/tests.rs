@@ -182,6 +182,66 @@ async fn who_is_away_or_fails_for_too_long_is_left_behind() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_settings_that_are_to_go_live_say_how_long_it_waits_and_a_way_back_waits_for_a_moment()
+{
+    let silent = [Ordinal(1)];
+    let way = || Way {
+        wait: Some(2 * WAIT),
+        ..Way::default()
+    };
+    let mut state = coordinator();
+    state.volume_shows(files("two").digest());
+    state.begins(&files("two"));
+    state.is_prepared(files("two").digest(), way());
+    assert!(matches!(next(&mut state), Next::Ask(..)));
+    tokio::time::advance(WAIT).await;
+    assert!(!state.waits_no_longer(&silent, WAIT));
+    tokio::time::advance(WAIT).await;
+    assert!(state.waits_no_longer(&silent, WAIT));
+    let Next::GoLive(second) = next(&mut state) else {
+        panic!("the other one is not waited for");
+    };
+    assert!(state.goes_live(second));
+    state.is_live(second.live, Some(second));
+
+    let one = files("one");
+    state
+        .go_back(one.digest(), None)
+        .expect("nothing is under way");
+    state.begins(&one);
+    state.is_prepared(one.digest(), way());
+    assert!(matches!(next(&mut state), Next::Ask(..)));
+    tokio::time::advance(BACK / 2).await;
+    assert!(!state.waits_no_longer(&silent, WAIT));
+    tokio::time::advance(BACK / 2).await;
+    assert!(state.waits_no_longer(&silent, WAIT));
+    assert!(matches!(next(&mut state), Next::GoLive(_)));
+}
+
+#[test]
+fn what_the_disk_refuses_for_now_ends_no_way_back() {
+    let mut state = coordinator();
+    state.volume_shows(files("two").digest());
+    let second = going(&mut state);
+    state.is_live(second.live, Some(second));
+    let one = files("one").digest();
+    state.go_back(one, None).expect("nothing is under way");
+    let mut refusal = Refusal {
+        transient: true,
+        ..refusal("one")
+    };
+    state.refuses(&refusal);
+    assert_eq!(
+        (state.back().to(), state.back().failed()),
+        (Some(one), None)
+    );
+    refusal.transient = false;
+    state.refuses(&refusal);
+    assert_eq!(state.back().to(), None);
+    assert_eq!(state.back().failed(), Some("no"));
+}
+
 #[test]
 fn a_start_of_shard_0_serves_the_newest_release_that_the_others_know() {
     let mut state = State::new(Ordinal(0), Some(released(1, "one")), 1, true);
