@@ -1,8 +1,9 @@
 //! One process of a shard, wired as `app` does it, without ports, volumes and threads.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use ostrakon_base::blocking::Blocking;
@@ -406,17 +407,22 @@ async fn work(mut turns: Turns, life: Life, writer: Writer, mistake: Option<Mist
     }
 }
 
-/// The content of each release by which a shard went live, in all seeds.
-static RELEASED: Mutex<BTreeMap<(ClusterId, Incarnation, u64), Digest>> =
-    Mutex::new(BTreeMap::new());
+thread_local! {
+    /// The content of each release by which a shard of this thread's world went live.
+    static RELEASED: RefCell<BTreeMap<(ClusterId, Incarnation, u64), Digest>> = RefCell::default();
+}
+
+/// Another world begins, with its own clusters: of the same seed, with another mistake, it may have the
+/// same numbers.
+pub(super) fn forget_releases() {
+    RELEASED.take();
+}
 
 /// No number of a coordinator's process has two contents, whichever shards go live by it.
 fn has_one_content(release: &Release) {
     let (number, digest) = (release.live.number, release.live.digest);
     let key = (release.cluster, release.maker, number);
-    let mut released = RELEASED.lock().unwrap_or_else(PoisonError::into_inner);
-    let first = *released.entry(key).or_insert(digest);
-    drop(released);
+    let first = RELEASED.with_borrow_mut(|released| *released.entry(key).or_insert(digest));
     assert_eq!(first, digest, "generation {number} has two contents");
 }
 

@@ -33,6 +33,8 @@ pub(super) enum Event {
     Pause { shard: u32, millis: u64 },
     /// A process is told to make its data file smaller.
     Compact { shard: u32 },
+    /// An operator ends a trial, or goes back to a former generation.
+    GoBack,
     /// Nothing gets from one shard to the other.
     Cut { from: u32, to: u32 },
     /// The link works again.
@@ -79,6 +81,9 @@ impl Script {
         for _ in 0..4 {
             let shard = random.below(u64::from(MAX_SHARDS)) as u32;
             events.push((at(random), Event::Compact { shard }));
+        }
+        for _ in 0..2 {
+            events.push((at(random), Event::GoBack));
         }
         events.push((begin + length, Event::Heal));
         events.retain(|(time, _)| *time <= begin + length);

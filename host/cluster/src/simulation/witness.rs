@@ -16,7 +16,7 @@ pub(super) type Counts = BTreeMap<&'static str, u64>;
 
 /// The events that must happen at least once in enough seeds. For those with a second text, the
 /// host logs that text.
-pub(super) const SOMETIMES: [(&str, Option<&str>); 24] = [
+pub(super) const SOMETIMES: [(&str, Option<&str>); 26] = [
     ("a request was forwarded", None),
     (
         "a request waited for its partition",
@@ -51,6 +51,8 @@ pub(super) const SOMETIMES: [(&str, Option<&str>); 24] = [
         Some("a generation serves a share of the partitions"),
     ),
     ("a generation that is tried answered", None),
+    ("a trial was ended", None),
+    ("a former generation was gone back to", None),
     ("a request was refused", None),
     ("an outcome was unknown", None),
 ];

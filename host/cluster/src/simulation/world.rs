@@ -12,7 +12,7 @@ use super::ground::{Generation, Ground, MAX_SHARDS};
 use super::history::History;
 use super::mistake::Mistake;
 use super::network::{LEAST_DELAY, Network};
-use super::process::{Process, Start};
+use super::process::{Process, Start, forget_releases};
 use super::random;
 use super::script::{self, Event, Script};
 use super::witness::{note, saw};
@@ -39,6 +39,10 @@ pub(super) struct World<'a> {
     pub(super) processes: u64,
     /// The last requested configuration: number of shards, and way to place.
     pub(super) asked: (u32, usize),
+    /// All that were requested.
+    pub(super) configured: BTreeSet<(u32, usize)>,
+    /// Whether an operator went back from one.
+    pub(super) went_back: bool,
     /// When the faults ended, in milliseconds; `None` until then.
     pub(super) healed: Option<u64>,
     /// The change under way that faults were added to.
@@ -60,6 +64,7 @@ pub(super) struct Host {
 
 impl<'a> World<'a> {
     pub(super) fn new(ground: &'a Ground, seed: u64, mistake: Option<Mistake>) -> Self {
+        forget_releases();
         let mut random = Random::new(seed);
         let script = Script::new(&mut random);
         let host = |shard| Host {
@@ -93,6 +98,8 @@ impl<'a> World<'a> {
             values: 0,
             processes: 0,
             asked: script.first,
+            configured: BTreeSet::from([script.first]),
+            went_back: false,
             healed: None,
             troubled: Epoch::default(),
         }
@@ -234,6 +241,7 @@ impl<'a> World<'a> {
                     process.compact();
                 }
             }
+            Event::GoBack => self.go_back(),
             Event::Cut { from, to } => self.network.set_cut((from, to), true, self.now),
             Event::Mend { from, to } => {
                 saw("a link was mended");
@@ -253,6 +261,7 @@ impl<'a> World<'a> {
         if sharding != self.asked.1 {
             saw("a change of placement was requested");
         }
+        self.configured.insert((shards, sharding));
         let before = std::mem::replace(&mut self.asked, (shards, sharding)).0;
         for shard in 0..MAX_SHARDS {
             let time = self.now + self.random.below(MAX_LAG);
@@ -279,6 +288,32 @@ impl<'a> World<'a> {
         }
     }
 
+    /// An operator ends the trial under way or, if there is none, goes back to another generation. What
+    /// the coordinator's volume shows is held then.
+    fn go_back(&mut self) {
+        let process = self.hosts[0].process.as_ref();
+        let Some(cluster) = process.and_then(Process::cluster) else {
+            return;
+        };
+        if cluster.give_up() {
+            saw("a trial was ended");
+            self.went_back = true;
+            return;
+        }
+        let former = self.configured.iter().filter(|of| **of != self.asked);
+        let former: Vec<_> = former.collect();
+        if former.is_empty() || cluster.serves_by().is_none() {
+            return;
+        }
+        let turn = self.random.below(former.len() as u64) as usize;
+        let (shards, sharding) = *former[turn];
+        let to = self.ground.generation(shards, sharding).files.digest();
+        if cluster.go_back(to, None).is_ok() {
+            saw("a former generation was gone back to");
+            self.went_back = true;
+        }
+    }
+
     fn heal(&mut self) {
         self.healed = Some(self.now);
         for from in 0..MAX_SHARDS {
@@ -295,6 +330,14 @@ impl<'a> World<'a> {
         // The volumes still show the requested content when it starts.
         self.agenda
             .retain(|(_, event)| matches!(event, Event::Volume { .. } | Event::Start { .. }));
+        if self.went_back {
+            // What is held goes live only after the volume has shown something else.
+            let (shards, sharding) = self.asked;
+            let other = (shards, 1 - sharding);
+            let is_new = self.hosts[0].volume != other;
+            let (shards, sharding) = if is_new { other } else { self.asked };
+            self.configure(shards, sharding);
+        }
         for shard in 0..MAX_SHARDS {
             let time = self.now + 1 + self.random.below(500);
             self.agenda.insert((time, Event::Start { shard }));

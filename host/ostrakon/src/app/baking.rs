@@ -646,7 +646,7 @@ fn before(generations: &[Entry], is_proven: impl Fn(&Entry) -> bool) -> Option<u
         if !was_bad && is_proven(last) {
             return its;
         }
-        last_one = last_one.or(its.filter(|_| !was_bad));
+        last_one = last_one.or_else(|| its.filter(|_| !was_bad));
         next = first;
     }
     last_one
