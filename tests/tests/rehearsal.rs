@@ -269,11 +269,12 @@ const MIGRATED: u64 = 100_000;
 /// Saves so many partitions, each with one value.
 fn fill(host: &Host, partitions: u64) {
     const CLIENTS: u64 = 64;
+    let share = partitions.div_ceil(CLIENTS);
     thread::scope(|scope| {
-        for first in 0..CLIENTS {
+        for number in 0..CLIENTS {
             scope.spawn(move || {
                 let mut client = host.client();
-                for key in (first..partitions).step_by(CLIENTS as usize) {
+                for key in number * share..partitions.min((number + 1) * share) {
                     let set = client.get(&format!("/set/k{key}/v")).expect("an answer");
                     assert_eq!(set.status, 200);
                 }
