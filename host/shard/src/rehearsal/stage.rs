@@ -497,6 +497,8 @@ impl Sampling {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+    use std::sync::mpsc;
+    use std::thread;
 
     use ostrakon_store::{Options, Store};
 
@@ -575,6 +577,24 @@ mod tests {
         drop(waiting);
         let left_out = many.left_out.load(Ordering::Relaxed);
         assert_eq!(left_out, 5 + MOST_SAMPLES as u64 - 1);
+    }
+
+    #[test]
+    fn a_live_request_does_not_wait_for_the_thread_that_rehearses() {
+        let directory = tempfile::tempdir().unwrap();
+        let sample = sample_of(&snapshot(directory.path()), 1);
+        let sampling = Arc::new(sampling(1));
+        let (done, is_done) = mpsc::channel();
+        let of_the_rehearsal = sampling.waiting();
+        let live = Arc::clone(&sampling);
+        let _runs_on = thread::spawn(move || {
+            let is_full = live.is_full();
+            live.put(sample);
+            done.send(is_full).unwrap();
+        });
+        assert!(is_done.recv_timeout(LATER).expect("it does not wait"));
+        drop(of_the_rehearsal);
+        assert_eq!(sampling.end(Outcome::Passed), 1, "it was left out");
     }
 
     #[test]
