@@ -234,7 +234,7 @@ impl Baking {
         generations
             .last()
             .filter(|last| last.generation == live.number)?;
-        let is_proven = |entry: &Entry| self.is_proven(entry, settings.bake);
+        let is_proven = |first: &Entry, until| self.is_proven(first, until, settings.bake);
         match before(&generations, is_proven).filter(|_| !settings.bake.is_zero()) {
             // One that waits for requests is watched on, but not anew.
             Some(before) if is_watched || self.elapsed() < settings.bake => {
@@ -260,11 +260,12 @@ impl Baking {
             .retain(|proven| *proven == digest || is_noted(proven));
     }
 
-    /// Whether others can be compared with a former generation: it was watched to the end in this process
-    /// or, for all that is known, before.
-    fn is_proven(&self, entry: &Entry, bake: Duration) -> bool {
-        let was_before = entry.live_since.saturating_add(bake.as_secs()) < self.0.began;
-        was_before || self.state().proven.contains(&entry.digest)
+    /// Whether others can be compared with former content, which was live from this entry until then: it
+    /// was watched to the end in this process or, for all that is known, before.
+    fn is_proven(&self, first: &Entry, until: u64, bake: Duration) -> bool {
+        let watched = first.live_since.saturating_add(bake.as_secs());
+        let was_before = watched <= until.min(self.0.began);
+        was_before || self.state().proven.contains(&first.digest)
     }
 
     /// The settings of what is watched; `None` as long as its guest is not prepared here.
@@ -291,7 +292,8 @@ impl Baking {
         match watch {
             Some(watch) if watch.stage.watched() == stage.watched() => {
                 if stage.is_other_step(&watch.stage) {
-                    watch.bake.next_step(stage.with());
+                    let is_same = stage.other() == watch.stage.other();
+                    watch.bake.next_step(stage.with(), is_same);
                 }
                 (watch.stage, watch.settings) = (stage, settings);
             }
@@ -432,8 +434,16 @@ impl Baking {
                 self.state().ended = Some(number);
             }
             Stage::All { before, .. } => {
-                let begun = self.begin_to_go_back(*before, digest).await;
-                begun.map_err(NotBack::NoWay)?;
+                // An operator goes back to what was live before, as by `ostrakon rollback`.
+                let to = Some(*before).filter(|_| !by_operator);
+                if let Err(why) = self.begin_to_go_back(to, digest).await {
+                    // What is compared with may be too old to be kept.
+                    let begun = match to {
+                        Some(_) => self.begin_to_go_back(None, digest).await,
+                        None => Err(why),
+                    };
+                    begun.map_err(NotBack::NoWay)?;
+                }
                 let mut state = self.state();
                 state.done = Some(digest);
                 state.proven.remove(&digest);
@@ -449,8 +459,8 @@ impl Baking {
     }
 
     /// Has all shards go back from content that serves all partitions to that of a former generation.
-    async fn begin_to_go_back(&self, to: u64, from: Digest) -> Result<(), String> {
-        let back = way_back(&self.0.history.generations(), Some(to));
+    async fn begin_to_go_back(&self, to: Option<u64>, from: Digest) -> Result<(), String> {
+        let back = way_back(&self.0.history.generations(), to);
         let to = back.map_err(|error| error.to_string())?;
         if !self.0.place.has(to.digest, &self.0.kept).await {
             return Err(NoWayBack::Gone(to.generation).to_string());
@@ -511,17 +521,29 @@ impl Baking {
     /// # Errors
     /// If there is nothing that it could be done to.
     pub(super) async fn obey(&self, order: Order) -> Result<Value, NoAnswer> {
-        let before = self.0.place.serves_by();
+        let trial = self.0.place.serves_by().and_then(|release| release.trial);
         let mut told = self.obey_at_once(order).await?;
-        let has_release = before.is_some_and(|release| release.trial.is_some());
-        told["stored"] = (has_release && self.is_followed_by_another(before).await).into();
+        told["stored"] = match trial {
+            Some(trial) => self.is_stored(order, &trial).await.into(),
+            None => false.into(),
+        };
         Ok(told)
     }
 
-    /// Waits until there is another release, for a while.
-    async fn is_followed_by_another(&self, before: Option<Release>) -> bool {
+    /// Waits for a while until the release says what was ordered of this trial.
+    async fn is_stored(&self, order: Order, before: &Trial) -> bool {
+        let says_so = |release: &Release| {
+            let trial = release.trial.filter(|it| it.candidate == before.candidate);
+            match order {
+                Order::Pause => trial.is_none_or(|trial| trial.paused),
+                Order::Resume => trial.is_none_or(|trial| !trial.paused),
+                Order::Promote { full: false } => trial.is_none_or(|it| it.share > before.share),
+                Order::Promote { full: true } => release.live == before.candidate,
+                Order::Abort => trial.is_none() && release.live != before.candidate,
+            }
+        };
         let until = Instant::now() + STORED_WITHIN;
-        while self.0.place.serves_by() == before {
+        while !self.0.place.serves_by().is_some_and(|it| says_so(&it)) {
             if Instant::now() >= until {
                 return false;
             }
@@ -630,20 +652,23 @@ fn contents(generations: &[Entry]) -> impl Iterator<Item = &[Entry]> {
 /// The number of the generation that the live one is to be compared with, and that is gone back to if that
 /// does worse: the last one that is proven and was not gone back from. If none is, it is the one before.
 /// `None` if there is none, or if the live one is what was gone back to, or has that content.
-fn before(generations: &[Entry], is_proven: impl Fn(&Entry) -> bool) -> Option<u64> {
-    let mut contents = contents(generations);
+fn before(generations: &[Entry], is_proven: impl Fn(&Entry, u64) -> bool) -> Option<u64> {
+    let mut contents = contents(generations).peekable();
     let live = contents.next()?.first()?;
     if live.held.is_some() {
         return None;
     }
     let (mut next, mut last_one) = (live, None);
-    for entries in contents {
+    while let Some(entries) = contents.next() {
         let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
             continue;
         };
-        let was_bad = next.held == Some(last.digest);
+        let is_around = |entries: &&[Entry]| entries[0].digest == next.digest;
+        // What came before it came after it, too.
+        let was_undone = contents.peek().is_some_and(is_around);
+        let was_bad = was_undone || next.held == Some(last.digest);
         let its = (last.digest != live.digest).then_some(last.generation);
-        if !was_bad && is_proven(last) {
+        if !was_bad && is_proven(first, next.live_since) {
             return its;
         }
         last_one = last_one.or_else(|| its.filter(|_| !was_bad));
@@ -672,7 +697,7 @@ mod tests {
     #[test]
     fn a_generation_is_compared_with_the_last_one_that_was_watched_to_the_end() {
         let of = |generations: &[Entry], proven: &[u64]| {
-            before(generations, |entry| proven.contains(&entry.generation))
+            before(generations, |first, _| proven.contains(&first.generation))
         };
         assert_eq!(of(&[], &[]), None);
         let mut all = vec![entry(1, "good", None)];
@@ -702,6 +727,15 @@ mod tests {
         ];
         assert_eq!(of(&all[..3], &[1]), Some(1));
         assert_eq!(of(&all, &[1]), Some(1));
-        assert_eq!(of(&all, &[1, 4]), Some(4));
+        assert_eq!(of(&all, &[1, 2]), Some(4));
+        // It was gone back while the mended content was shown, so nothing is held.
+        let undone = [
+            entry(1, "good", None),
+            entry(2, "bad", None),
+            entry(3, "good", None),
+            entry(4, "mended", None),
+        ];
+        assert_eq!(of(&undone[..3], &[2]), None);
+        assert_eq!(of(&undone, &[2]), Some(3));
     }
 }

@@ -11,11 +11,11 @@ use super::counts::{Answered, Counted};
 const LEAST_FAILURES: f64 = 3.0;
 
 /// How many failures of how many requests are taken for granted of the other generation, besides what
-/// it answered: where that is little, as after a restart, one of a hundred may fail.
+/// it answered: where that is nothing, as after a restart, one of a hundred is expected to fail.
 const GRANTED: (f64, f64) = (0.5, 50.0);
 
 /// How many deviations of what is to be expected are chance.
-const DEVIATIONS: f64 = 3.0;
+const DEVIATIONS: f64 = 4.0;
 
 /// How many requests of each generation must have been timed.
 const LEAST_TIMED: u64 = 100;
@@ -68,25 +68,35 @@ impl fmt::Display for Worse {
 
 /// Compares a generation with another one.
 ///
-/// It fails too much if its failures are more than chance explains: more than three deviations above
+/// It fails too much if its failures are more than chance explains: more than four deviations above
 /// the other's share of failures and what the settings allow on top, and at least three. The other's
-/// share is taken with what is granted, so that few requests prove little.
+/// share is taken with what is granted, and is itself uncertain, so that few requests prove little.
 pub fn worse(its: &Counted, other: &Counted, settings: &Rollout) -> Option<Worse> {
+    fails(its, other, settings).or_else(|| slower(its, other, settings))
+}
+
+/// The failures alone, of [`worse`].
+pub(super) fn fails(its: &Counted, other: &Counted, settings: &Rollout) -> Option<Worse> {
     let (failures, requests) = (its.failures(), its.requests());
-    let share = (count(other.failures()) + GRANTED.0) / (count(other.requests()) + GRANTED.1);
+    let known = count(other.requests()) + GRANTED.1;
+    let share = ((count(other.failures()) + GRANTED.0) / known).min(1.0);
     let allowed = share + f64::from(settings.failures.millionths()) / 1e6;
     let expected = (count(requests) * allowed).min(count(requests));
     // A share of all leaves no room for chance.
-    let spread = DEVIATIONS * (expected * (1.0 - allowed).max(0.0)).sqrt();
+    let of_its = expected * (1.0 - allowed).max(0.0);
+    let of_the_share = count(requests).powi(2) * share * (1.0 - share) / known;
+    let spread = DEVIATIONS * (of_its + of_the_share).sqrt();
     let most = (expected + spread).max(LEAST_FAILURES - 1.0);
-    if count(failures) > most {
-        return Some(Worse::Fails {
-            failures,
-            requests,
-            other: (other.failures(), other.requests()),
-            mostly: mostly(its),
-        });
-    }
+    (count(failures) > most).then(|| Worse::Fails {
+        failures,
+        requests,
+        other: (other.failures(), other.requests()),
+        mostly: mostly(its),
+    })
+}
+
+/// The times alone, of [`worse`].
+pub(super) fn slower(its: &Counted, other: &Counted, settings: &Rollout) -> Option<Worse> {
     let slower = |what, its: &Answered, other: &Answered| {
         let is_enough = |answered: &Answered| answered.timed() >= LEAST_TIMED;
         let (median, other) = (is_enough(its) && is_enough(other))
@@ -154,9 +164,9 @@ mod tests {
 
     #[test]
     fn more_failures_than_chance_explains_are_worse() {
-        // One request of 200 traps: found within some hundreds, not at the first two.
-        assert!(fails((600, 3), (100_000, 0)));
-        assert!(!fails((400, 2), (100_000, 0)));
+        // One request of 200 traps: found within some hundreds, not at the first ones.
+        assert!(fails((1200, 6), (100_000, 0)));
+        assert!(!fails((600, 3), (100_000, 0)));
         // As many as before are not, however many.
         assert!(!fails((10_000, 500), (100_000, 5000)));
         assert!(fails((10_000, 700), (100_000, 5000)));
@@ -170,10 +180,11 @@ mod tests {
     fn little_to_compare_with_proves_little() {
         assert!(!fails((2, 2), (0, 0)));
         assert!(fails((3, 3), (0, 0)));
-        assert!(!fails((100, 4), (0, 0)));
-        assert!(fails((100, 6), (0, 0)), "as after a restart");
-        assert!(!fails((10_000, 120), (0, 0)));
-        assert!(fails((10_000, 200), (0, 0)));
+        assert!(!fails((100, 8), (0, 0)));
+        assert!(fails((100, 10), (0, 0)), "as after a restart");
+        assert!(!fails((10_000, 500), (0, 0)));
+        assert!(fails((10_000, 800), (0, 0)));
+        assert!(!fails((2000, 60), (50, 0)), "of few");
         assert!(!fails((1000, 20), (100, 2)));
         assert!(fails((10, 5), (10_000, 0)));
     }

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 pub use counts::{Answered, Counted, Counts};
 pub use judge::{Worse, worse};
+use judge::{fails, slower};
 
 /// What one process counted of a generation.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,16 +87,22 @@ impl Bake {
         }
     }
 
-    /// Begins the next step of the same generation, beside the other one or after it.
-    pub fn next_step(&mut self, with: With) {
+    /// Begins the next step of the same generation, beside the other one or after it. `is_same` says
+    /// whether that is the other one of the step before.
+    pub fn next_step(&mut self, with: With, is_same: bool) {
         self.since = Instant::now();
-        let is_with_another = self.with != with;
         self.with = with;
         for watched in self.shards.values_mut() {
             watched.its_before = watched.its.clone();
-            if is_with_another {
-                watched.other_before = None;
-            } else if let Some([_, in_step]) = &mut watched.other_before {
+            if !is_same {
+                *watched = Watched {
+                    its: std::mem::take(&mut watched.its),
+                    its_before: std::mem::take(&mut watched.its_before),
+                    ..Watched::default()
+                };
+            } else if let Some([_, in_step]) = &mut watched.other_before
+                && with == With::Beside
+            {
                 *in_step = watched.other_all.clone();
             }
         }
@@ -117,23 +124,23 @@ impl Bake {
         let Some(other) = other else {
             return;
         };
-        match self.with {
-            With::Before => {
-                watched.other = other.recent.clone();
-                watched.other_in_step = other.recent;
+        // Its last minutes count, too. After a step beside it, so does what it answered there.
+        if self.with == With::Before && watched.other_before.is_none() {
+            watched.other = other.recent.clone();
+            watched.other_in_step = other.recent;
+        } else {
+            let before = watched.other_before.get_or_insert_with(|| {
+                let before = other.all.clone().without(&other.recent);
+                [before.clone(), before]
+            });
+            for before in &mut *before {
+                forget(before, &other.all);
             }
-            With::Beside => {
-                // Its last minutes count, too.
-                let before = watched.other_before.get_or_insert_with(|| {
-                    let before = other.all.clone().without(&other.recent);
-                    [before.clone(), before]
-                });
-                for before in &mut *before {
-                    forget(before, &other.all);
-                }
-                watched.other = other.all.clone().without(&before[0]);
-                watched.other_in_step = other.all.clone().without(&before[1]);
-            }
+            watched.other = other.all.clone().without(&before[0]);
+            watched.other_in_step = match self.with {
+                With::Beside => other.all.clone().without(&before[1]),
+                With::Before => watched.other.clone(),
+            };
         }
         watched.other_all = other.all;
     }
@@ -146,14 +153,21 @@ impl Bake {
         sum
     }
 
-    /// In what the generation does worse, if it does: in this step, or since it began to serve.
+    /// In what the generation does worse, if it does: in this step, or since it began to serve. In a
+    /// step it fails more only if it does so compared with all that is known of the other one, too, which
+    /// may have answered little in the step.
     pub fn worse(&self, settings: &Rollout) -> Option<Worse> {
         let its = self.sum(Watched::its_in_step);
-        let other = self.sum(|watched| watched.other_in_step.clone());
-        worse(&its, &other, settings).or_else(|| {
-            let its = self.sum(|watched| watched.its.clone());
-            worse(&its, &self.other(), settings)
-        })
+        let in_step = self.sum(|watched| watched.other_in_step.clone());
+        let other = self.other();
+        let fails_in_step =
+            fails(&its, &in_step, settings).filter(|_| fails(&its, &other, settings).is_some());
+        fails_in_step
+            .or_else(|| slower(&its, &in_step, settings))
+            .or_else(|| {
+                let its = self.sum(|watched| watched.its.clone());
+                worse(&its, &other, settings)
+            })
     }
 
     fn other(&self) -> Counted {
@@ -220,7 +234,7 @@ mod tests {
         let mut bake = Bake::new(With::Beside, Duration::ZERO);
         bake.note(0, Some(served(0, 0)), Some(served(0, 0)));
         bake.note(0, Some(served(10_000, 0)), Some(served(10_000, 0)));
-        bake.next_step(With::Beside);
+        bake.next_step(With::Beside, true);
         let by_now = |failed| Some(served(10_400, failed));
         bake.note(0, by_now(2), Some(served(10_400, 0)));
         assert_eq!(bake.worse(&settings), None);
@@ -233,8 +247,15 @@ mod tests {
         assert_eq!(bake.worse(&settings), None);
         // After the last step, too.
         bake.note(0, by_now(0), Some(served(10_400, 0)));
-        bake.next_step(With::Before);
+        bake.next_step(With::Before, true);
         bake.note(0, Some(served(10_800, 6)), Some(served(10_400, 0)));
+        assert!(bake.worse(&settings).is_some());
+        // What another one answered is no measure.
+        let mut bake = Bake::new(With::Beside, Duration::ZERO);
+        bake.note(0, Some(served(1000, 300)), Some(served(1000, 300)));
+        bake.next_step(With::Before, false);
+        bake.note(0, Some(served(2000, 600)), None);
+        assert_eq!(bake.compared_with(), 0);
         assert!(bake.worse(&settings).is_some());
         // And few failures in each of several steps add up.
         let mut bake = Bake::new(With::Beside, Duration::ZERO);
@@ -245,8 +266,24 @@ mod tests {
                 Some(served(100_000, 0)),
             );
             assert_eq!(bake.worse(&settings).is_some(), step > 1, "{step}");
-            bake.next_step(With::Beside);
+            bake.next_step(With::Beside, true);
         }
+    }
+
+    /// Both fail as often, and the other one answers less in each step.
+    #[tokio::test(start_paused = true)]
+    async fn what_fails_as_often_as_the_other_is_not_worse_for_the_little_that_is_asked_of_that() {
+        let settings = Rollout::default();
+        let mut bake = Bake::new(With::Beside, Duration::ZERO);
+        bake.note(0, Some(served(0, 0)), Some(served(2000, 100)));
+        bake.note(0, Some(served(2000, 100)), Some(served(4000, 200)));
+        assert_eq!(bake.worse(&settings), None);
+        bake.next_step(With::Beside, true);
+        bake.note(0, Some(served(4000, 200)), Some(served(4010, 200)));
+        assert_eq!(bake.worse(&settings), None);
+        bake.next_step(With::Before, true);
+        bake.note(0, Some(served(6000, 300)), Some(served(4010, 200)));
+        assert_eq!(bake.worse(&settings), None);
     }
 
     #[tokio::test(start_paused = true)]
@@ -282,7 +319,7 @@ mod tests {
         assert_eq!(bake.waits(&settings), waits(0, 30));
         bake.note(1, Some(served(60, 0)), None);
         assert_eq!(bake.waits(&settings), None);
-        bake.next_step(With::Before);
+        bake.next_step(With::Before, true);
         assert_eq!(bake.waits(&settings), waits(120, 100));
     }
 }

@@ -126,12 +126,13 @@ impl History {
     }
 }
 
-/// Forgets a number of content that has a later one: each trial that ends gives what was live another. If
-/// there is none, the oldest generation is forgotten.
+/// Forgets a number that content got later than its first, if that is not the live one: each trial that
+/// ends gives what was live another. If there is none, the oldest generation is forgotten.
 fn forget_one(noted: &mut Vec<Entry>) {
-    let mut pairs = noted.windows(2);
+    let former = noted.split_last().map_or(&[][..], |(_, former)| former);
+    let mut pairs = former.windows(2);
     let same = pairs.position(|pair| matches!(pair, [one, next] if one.digest == next.digest));
-    noted.remove(same.unwrap_or_default());
+    noted.remove(same.map_or(0, |same| same + 1));
 }
 
 /// The time now, as entries have it.
