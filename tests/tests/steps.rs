@@ -697,7 +697,6 @@ fn a_trial_survives_the_death_of_a_shard_that_is_alone() {
     survives(Rig::alone(&with("one", "", "")));
 }
 
-/// What was gone back from is tried anew once the volume has shown something else, and not before.
 /// Shard 0 is killed again and again while a generation takes its steps.
 #[test]
 fn shard_0_dies_at_any_moment_of_the_steps_and_no_partition_goes_back() {
@@ -732,6 +731,7 @@ fn shard_0_dies_at_any_moment_of_the_steps_and_no_partition_goes_back() {
     );
 }
 
+/// What was gone back from is tried anew once the volume has shown something else, and not before.
 fn is_tried_anew(mut rig: Rig) {
     rig.wait_for("one");
     rig.publish(&with("two", "", SLOW));

@@ -2,7 +2,7 @@
 //! has been watched for long enough.
 //!
 //! While it serves a part of the partitions, both are compared in the same minutes. Once it serves all,
-//! it is compared with what the one before it did in its last minutes. What it answers in a step is
+//! it is compared with what the one before it did in the steps and in its last minutes. What it answers in a step is
 //! compared by itself, and together with what it answered in the steps before.
 
 mod counts;
